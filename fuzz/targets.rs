@@ -1,0 +1,80 @@
+//! What the fuzz targets check, for any bytes. The fuzzer calls these with bytes
+//! of its own making, `tests/fuzz.rs` with those of the corpora.
+
+use maskd::camera::mjpeg::Splitter;
+use maskd::onnx::Classifier;
+use maskd::{config, frame, onnx};
+
+const MAX_FRAME_BYTES: usize = 1000;
+
+fn frames<'a>(splitter: &mut Splitter, pushes: impl Iterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    for push in pushes {
+        splitter.push(push);
+        while let Some(frame) = splitter.next_frame() {
+            assert!(frame.len() <= MAX_FRAME_BYTES);
+            frames.push(frame);
+        }
+        assert!(splitter.held_bytes() <= MAX_FRAME_BYTES);
+    }
+    frames
+}
+
+/// Any bytes as a camera's stream: how they were cut into pushes makes no
+/// difference to the pictures, and no picture exceeds the cap.
+pub fn mjpeg(data: &[u8]) {
+    let mut whole = Splitter::new(MAX_FRAME_BYTES);
+    let expected = frames(&mut whole, std::iter::once(data));
+
+    // The bytes themselves say where the stream is cut.
+    let mut cut = Splitter::new(MAX_FRAME_BYTES);
+    let mut rest = data;
+    let pushes = std::iter::from_fn(|| {
+        let length = 1 + usize::from(*rest.first()? % 16);
+        let (push, later) = rest.split_at(length.min(rest.len()));
+        rest = later;
+        Some(push)
+    });
+    assert_eq!(frames(&mut cut, pushes), expected);
+
+    assert_eq!(cut.skipped_bytes(), whole.skipped_bytes());
+    assert_eq!(cut.oversized_frames(), whole.oversized_frames());
+    let given: usize = expected.iter().map(Vec::len).sum();
+    assert_eq!(
+        whole.skipped_bytes() as usize + given + whole.held_bytes(),
+        data.len()
+    );
+}
+
+/// Any bytes as a config: what is accepted is within its ranges, what is
+/// refused is refused with a reason.
+pub fn config(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    match config::parse("fuzz", text) {
+        Ok(config) => assert!(config.check().is_empty()),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// Any bytes as a model: nothing is accepted whose head does not fit its labels.
+pub fn model(data: &[u8]) {
+    if let Ok(classifier) = Classifier::parse("fuzz", data) {
+        let head = &classifier.head;
+        assert!(classifier.labels.len() >= 2);
+        assert_eq!(head.b2.len(), classifier.labels.len());
+        assert_eq!(head.w2.len(), head.b1.len() * head.b2.len());
+        assert_eq!(head.w1.len(), head.b1.len() * onnx::FEATURES);
+    }
+    // Whatever it says, it must say it without a panic.
+    let _ = onnx::parse_detector("fuzz", data);
+}
+
+/// Any bytes as a picture: what is decoded is within the limit.
+pub fn picture(data: &[u8]) {
+    if let Ok(pixels) = frame::decode(data) {
+        let (width, height) = pixels.dimensions();
+        assert!(u64::from(width) * u64::from(height) <= frame::MAX_PIXELS);
+    }
+}

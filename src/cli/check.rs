@@ -1,0 +1,147 @@
+//! `maskd check`: every problem of a config at once, the models, the hardware.
+
+use std::fs;
+use std::path::Path;
+
+use super::{Failure, Global, print};
+use crate::camera::Spec;
+use crate::config::Config;
+use crate::decide::Judge;
+use crate::pipeline::Pipeline;
+
+/// Goes through everything, whatever fails on the way, and ends with the first
+/// failure's exit code.
+pub(super) fn check(global: &Global) -> Result<(), Failure> {
+    let mut report = Report::default();
+    let config = match global.load_config() {
+        Ok(config) => {
+            let file = global.config_file();
+            let file = file.map_or("the defaults".to_owned(), |file| file.display().to_string());
+            report.good("config", &file);
+            Some(config)
+        }
+        Err(error) => {
+            report.bad("config", &error.into());
+            None
+        }
+    };
+    let config = config.unwrap_or_default();
+    check_models(&config, &mut report);
+    check_source(&config, &mut report);
+    check_state(global, &mut report);
+    report.hardware();
+    print(report.text.as_bytes())?;
+    report.failure.map_or(Ok(()), Err)
+}
+
+#[derive(Default)]
+struct Report {
+    text: String,
+    failure: Option<Failure>,
+}
+
+impl Report {
+    fn good(&mut self, what: &str, found: &str) {
+        self.line("ok", what, found);
+    }
+
+    fn bad(&mut self, what: &str, failure: &Failure) {
+        self.line("BAD", what, &failure.sentence);
+        if let Some(first) = &mut self.failure {
+            // Everything has been said in the report.
+            "there are several problems, see above".clone_into(&mut first.sentence);
+        } else {
+            let sentence = format!("there is a problem with the {what}, see above");
+            self.failure = Some(Failure::new(failure.exit, sentence));
+        }
+    }
+
+    fn line(&mut self, state: &str, what: &str, found: &str) {
+        self.text += &format!("{state:<4} {what:<12} {found}\n");
+    }
+
+    /// What is there; nothing of it is needed.
+    fn hardware(&mut self) {
+        let model = fs::read_to_string("/proc/device-tree/model").ok();
+        let model = model.map(|model| model.trim_end_matches('\0').trim().to_owned());
+        let board = model.unwrap_or_else(|| format!("{} machine", std::env::consts::ARCH));
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        self.line("", "board", &format!("{board}, {cores} cores"));
+        self.line("", "cameras", &devices("video"));
+        self.line("", "GPIO chips", &devices("gpiochip"));
+    }
+}
+
+fn check_models(config: &Config, report: &mut Report) {
+    let pipeline = match Pipeline::open(config, 1) {
+        Ok(pipeline) => pipeline,
+        Err(error) => return report.bad("models", &error.into()),
+    };
+    let head = pipeline.head();
+    let backbone: String = head.backbone()[..6]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let labels = head.labels().join(", ");
+    report.good("models", &format!("labels {labels}; backbone {backbone}"));
+    match Judge::new(config.classify.judge_options(), head.labels()) {
+        Ok(_) => report.good(
+            "labels",
+            &format!("masked: {}", config.classify.masked_labels.join(", ")),
+        ),
+        Err(error) => report.bad("labels", &Failure::new(Failure::CONFIG, error)),
+    }
+}
+
+/// Whether the source can be there; a stream is not contacted.
+fn check_source(config: &Config, report: &mut Report) {
+    let source = &config.camera.source;
+    match source.parse::<Spec>() {
+        Err(error) => report.bad("source", &Failure::new(Failure::CONFIG, error)),
+        Ok(Spec::Path(path)) if !path.exists() => {
+            let sentence = format!("{} does not exist", path.display());
+            report.bad("source", &Failure::new(Failure::NO_INPUT, sentence));
+        }
+        Ok(Spec::Command(words)) if !words.first().is_some_and(|program| is_program(program)) => {
+            let program = words.first().map_or("", String::as_str);
+            let sentence = format!("the program {program:?} is not installed");
+            report.bad("source", &Failure::new(Failure::UNAVAILABLE, sentence));
+        }
+        Ok(spec) => report.good("source", &spec.to_string()),
+    }
+}
+
+fn is_program(name: &str) -> bool {
+    if name.contains('/') {
+        return Path::new(name).is_file();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
+}
+
+fn check_state(global: &Global, report: &mut Report) {
+    match global.state_dir() {
+        Ok(state) if state.is_dir() => report.good("state", &state.display().to_string()),
+        Ok(state) if !state.exists() => {
+            report.good("state", &format!("{} (not there yet)", state.display()));
+        }
+        Ok(state) => {
+            let sentence = format!("{} is no folder", state.display());
+            report.bad("state", &Failure::new(Failure::CANNOT_WRITE, sentence));
+        }
+        Err(failure) => report.bad("state", &failure),
+    }
+}
+
+/// The names in /dev that begin with `prefix`.
+fn devices(prefix: &str) -> String {
+    let entries = fs::read_dir("/dev").into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|name| name.starts_with(prefix)).collect();
+    names.sort();
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
+}

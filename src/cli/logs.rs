@@ -1,0 +1,98 @@
+//! Logs: `tracing` events to standard error.
+
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::{Format, Full, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use super::Failure;
+
+/// Starts logging by `filter`, or by the default for a `quiet` command; a
+/// `live` console has a line on the terminal that logs must not run into.
+pub(super) fn start(filter: Option<&str>, quiet: bool, live: bool) -> Result<(), Failure> {
+    let default = if quiet { "warn" } else { "warn,maskd=info" };
+    let filter = filter.unwrap_or(default);
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
+        Failure::new(
+            Failure::USAGE,
+            format!("--log {filter:?} is no filter: {error}"),
+        )
+    })?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(move || Log { live });
+    // systemd sets this when standard error goes to the journal, which has a
+    // clock of its own and takes levels as prefixes (sd-daemon(3)).
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        let format = Format::default()
+            .without_time()
+            .with_level(false)
+            .with_target(false);
+        builder
+            .with_ansi(false)
+            .event_format(Journal(format))
+            .init();
+    } else {
+        builder.with_target(false).init();
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        if !crate::onnx::panics_are_caught() {
+            let place = panic
+                .location()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            let what = panic.payload_as_str().unwrap_or("a panic");
+            tracing::error!(place, what, "internal error: please report this");
+        }
+    }));
+    Ok(())
+}
+
+struct Log {
+    live: bool,
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut out = io::stderr().lock();
+        if self.live && io::stderr().is_terminal() {
+            // Clears the live line, which is drawn anew below the log line.
+            out.write_all(b"\r\x1b[2K")?;
+        }
+        out.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// The level as the journal reads it, then the event.
+struct Journal(Format<Full, ()>);
+
+impl<S, N> FormatEvent<S, N> for Journal
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        writer.write_str(match *event.metadata().level() {
+            Level::ERROR => "<3>",
+            Level::WARN => "<4>",
+            Level::INFO => "<6>",
+            Level::DEBUG | Level::TRACE => "<7>",
+        })?;
+        self.0.format_event(context, writer, event)
+    }
+}

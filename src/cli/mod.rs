@@ -1,0 +1,379 @@
+//! The command line: subcommands, logs, exit codes.
+//!
+//! Owns what a user types and reads. Every failure ends here as one sentence on
+//! standard error and an exit code of `sysexits.h`.
+
+mod bench;
+mod check;
+mod classify;
+mod logs;
+mod pictures;
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::camera::{SourceError, Spec, SpecError};
+use crate::config::{self, Config, ConfigError};
+use crate::daemon::{self, DaemonError};
+use crate::indicate::{Console, ConsoleStyle};
+use crate::onnx::ModelError;
+use crate::pipeline::PipelineError;
+
+/// The config that is read when `--config` names none and this one exists.
+const SYSTEM_CONFIG: &str = "/etc/maskd/maskd.toml";
+
+/// Finds the faces in camera frames, tells for each whether it wears a mask,
+/// and drives lamps and a buzzer.
+#[derive(Debug, Parser)]
+#[command(name = "maskd", version, max_term_width = 100, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    global: Global,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 64 wrong usage, 65 bad data (a picture, a model), 66 no such input, \
+69 a camera is not available, 70 internal error, 74 cannot write, 78 bad config.";
+
+#[derive(Debug, Args)]
+struct Global {
+    /// Config file [default: /etc/maskd/maskd.toml if it exists, else the
+    /// defaults of config/maskd.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// State directory [default: /var/lib/maskd for the service, else maskd in
+    /// the XDG state folder]
+    #[arg(long, global = true, value_name = "DIR")]
+    state: Option<PathBuf>,
+
+    /// What to log to standard error: a level, or a filter such as
+    /// maskd=debug,warn [default: info for run, else warn]
+    #[arg(long, global = true, value_name = "FILTER")]
+    log: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Watch a source and show decisions: the daemon
+    ///
+    /// Runs until SIGINT or SIGTERM, or until a source ends that does not start
+    /// again. Without hardware, decisions are shown on the console.
+    Run(Run),
+    /// Classify pictures once
+    Classify(classify::Classify),
+    /// Check the config and the models, and say what hardware there is
+    Check,
+    /// Measure load time, time per stage, frames per second and memory
+    Bench(bench::Bench),
+    /// Print the completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write one for every subcommand
+    Man {
+        /// Write maskd.1, maskd-run.1 and so on into this folder
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// Where frames come from, in place of the config's: "examples", a picture,
+    /// a folder, http://…, or "exec:COMMAND ARG …" for a program that writes
+    /// MJPEG to its standard output
+    #[arg(long, value_name = "SPEC", value_parser = source)]
+    source: Option<String>,
+
+    /// Pictures a second, for pictures and folders
+    #[arg(long, value_name = "PICTURES", allow_negative_numbers = true)]
+    rate: Option<f32>,
+
+    /// Stop at the end of the pictures or of the video
+    #[arg(long)]
+    once: bool,
+
+    /// Print a JSON object for each change of the decision
+    #[arg(long)]
+    json: bool,
+}
+
+/// Checks a source when the command line is read; it stays text, as in the
+/// config, since a `Spec` does not show the password of a camera.
+fn source(text: &str) -> Result<String, SpecError> {
+    text.parse::<Spec>().map(|_| text.to_owned())
+}
+
+/// Why a command did not do what it was asked: the sentence, and the exit code
+/// by `sysexits.h`.
+#[derive(Debug)]
+struct Failure {
+    exit: u8,
+    sentence: String,
+}
+
+impl Failure {
+    const USAGE: u8 = 64;
+    const DATA: u8 = 65;
+    const NO_INPUT: u8 = 66;
+    const UNAVAILABLE: u8 = 69;
+    const INTERNAL: u8 = 70;
+    const CANNOT_WRITE: u8 = 74;
+    const CONFIG: u8 = 78;
+
+    fn new(exit: u8, sentence: impl std::fmt::Display) -> Failure {
+        Failure {
+            exit,
+            sentence: sentence.to_string(),
+        }
+    }
+
+    /// Standard output is gone or full. A reader that has seen enough, such as
+    /// `head`, is no failure worth a word.
+    fn output(error: &std::io::Error) -> Failure {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Failure {
+                exit: 0,
+                sentence: String::new(),
+            };
+        }
+        Failure::new(
+            Self::CANNOT_WRITE,
+            format!("cannot write to standard output: {error}"),
+        )
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Failure {
+        Failure::new(Failure::CONFIG, error)
+    }
+}
+
+impl From<ModelError> for Failure {
+    fn from(error: ModelError) -> Failure {
+        let exit = match error {
+            ModelError::Read { .. } => Failure::NO_INPUT,
+            ModelError::Run { .. } => Failure::INTERNAL,
+            ModelError::TooLarge { .. }
+            | ModelError::NotOnnx { .. }
+            | ModelError::Unexpected { .. } => Failure::DATA,
+        };
+        Failure::new(exit, error)
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Failure {
+        let exit = match &error {
+            SourceError::Spec(_) => Failure::CONFIG,
+            error if error.is_missing_input() => Failure::NO_INPUT,
+            _ => Failure::UNAVAILABLE,
+        };
+        Failure::new(exit, error)
+    }
+}
+
+impl From<PipelineError> for Failure {
+    fn from(error: PipelineError) -> Failure {
+        match error {
+            PipelineError::Model(error) => error.into(),
+            PipelineError::Picture(_) => Failure::new(Failure::DATA, error),
+        }
+    }
+}
+
+impl From<DaemonError> for Failure {
+    fn from(error: DaemonError) -> Failure {
+        match error {
+            DaemonError::Model(error) => error.into(),
+            DaemonError::Source(error) => error.into(),
+            DaemonError::Pipeline(error) => error.into(),
+            DaemonError::Labels(_) => Failure::new(Failure::CONFIG, error),
+            DaemonError::Console(error) => Failure::output(&error),
+            DaemonError::System(_) | DaemonError::Panicked(_) => {
+                Failure::new(Failure::INTERNAL, error)
+            }
+        }
+    }
+}
+
+/// Runs what the command line says; the whole of the binary.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are "errors" that go to standard output.
+            let is_usage = error.use_stderr();
+            let printed = error.print();
+            return match (is_usage, printed) {
+                (false, Ok(())) => ExitCode::SUCCESS,
+                (false, Err(error)) => Failure::output(&error).exit.into(),
+                (true, _) => Failure::USAGE.into(),
+            };
+        }
+    };
+    let outcome = std::panic::catch_unwind(|| run(cli));
+    match outcome {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(Failure { exit, sentence })) => {
+            if !sentence.is_empty() {
+                complain(&sentence);
+            }
+            exit.into()
+        }
+        // The panic hook has told what happened.
+        Err(_) => Failure::INTERNAL.into(),
+    }
+}
+
+/// One sentence on standard error; nothing helps if that is closed.
+fn complain(sentence: &str) {
+    let _ = writeln!(std::io::stderr(), "maskd: {sentence}");
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli { command, global } = cli;
+    let live = matches!(&command, Command::Run(run) if run.style() == ConsoleStyle::Live);
+    // On a live console the line itself shows what happens.
+    let quiet = live || !matches!(command, Command::Run(_));
+    logs::start(global.log.as_deref(), quiet, live)?;
+    match command {
+        Command::Run(run) => run.run(&global),
+        Command::Classify(classify) => classify.run(&global.load_config()?),
+        Command::Check => check::check(&global),
+        Command::Bench(bench) => bench.run(&global.load_config()?),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "maskd", &mut text);
+            print(&text)
+        }
+        Command::Man { out } => man(out.as_deref()),
+    }
+}
+
+impl Run {
+    fn style(&self) -> ConsoleStyle {
+        if self.json {
+            ConsoleStyle::Json
+        } else if std::io::stdout().is_terminal() {
+            ConsoleStyle::Live
+        } else {
+            ConsoleStyle::Lines
+        }
+    }
+
+    fn run(self, global: &Global) -> Result<(), Failure> {
+        let style = self.style();
+        let mut config = global.load_config()?;
+        let Run {
+            source,
+            rate,
+            once,
+            json: _,
+        } = self;
+        if let Some(source) = source {
+            config.camera.source = source;
+        }
+        if let Some(rate) = rate {
+            config.camera.rate = rate;
+        }
+        config.camera.repeat &= !once;
+        // What the file says was checked when it was read.
+        if let Some(problem) = config.check().first() {
+            return Err(Failure::new(Failure::USAGE, problem));
+        }
+        Ok(daemon::run(&config, Console::new(style))?)
+    }
+}
+
+impl Global {
+    /// The config file that applies, if any.
+    fn config_file(&self) -> Option<&Path> {
+        let system = Path::new(SYSTEM_CONFIG);
+        self.config
+            .as_deref()
+            .or_else(|| system.exists().then_some(system))
+    }
+
+    fn load_config(&self) -> Result<Config, ConfigError> {
+        self.config_file()
+            .map_or_else(|| Ok(Config::default()), config::load)
+    }
+
+    /// The state directory; systemd names it to the service.
+    fn state_dir(&self) -> Result<PathBuf, Failure> {
+        use etcetera::BaseStrategy;
+        if let Some(state) = &self.state {
+            return Ok(state.clone());
+        }
+        if let Some(state) = std::env::var_os("STATE_DIRECTORY") {
+            return Ok(state.into());
+        }
+        let home = etcetera::choose_base_strategy().ok();
+        let state = home
+            .and_then(|home| home.state_dir())
+            .map(|state| state.join("maskd"));
+        state.ok_or_else(|| {
+            Failure::new(
+                Failure::USAGE,
+                "there is no home directory: name one by --state DIR",
+            )
+        })
+    }
+}
+
+/// Writes to standard output.
+fn print(text: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(text).and_then(|()| out.flush());
+    written.map_err(|error| Failure::output(&error))
+}
+
+fn man(out: Option<&Path>) -> Result<(), Failure> {
+    let command = Cli::command();
+    let Some(folder) = out else {
+        let mut page = Vec::new();
+        let rendered = clap_mangen::Man::new(command).render(&mut page);
+        rendered.map_err(|error| Failure::output(&error))?;
+        return print(&page);
+    };
+    let written =
+        std::fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(command, folder));
+    written.map_err(|error| {
+        let folder = folder.display();
+        Failure::new(
+            Failure::CANNOT_WRITE,
+            format!("cannot write to {folder}: {error}"),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn state_may_stand_before_and_after_the_subcommand() {
+        for line in [
+            ["maskd", "--state", "s", "check"],
+            ["maskd", "check", "--state", "s"],
+        ] {
+            let cli = Cli::try_parse_from(line).unwrap();
+            assert_eq!(cli.global.state_dir().unwrap(), Path::new("s"));
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The pictures that a command names, one after the other.
+
+use std::path::{Path, PathBuf};
+
+use image::RgbImage;
+
+use crate::camera::pictures::{EXAMPLES, list, read};
+use crate::frame::decode;
+
+use super::Failure;
+
+/// A picture that can be read when its turn comes.
+pub(super) enum Picture {
+    File(PathBuf),
+    Example {
+        name: &'static str,
+        bytes: &'static [u8],
+    },
+}
+
+impl Picture {
+    /// What messages and records call it.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Picture::File(path) => path.display().to_string(),
+            Picture::Example { name, .. } => format!("examples/{name}"),
+        }
+    }
+
+    /// The name without folder and ending.
+    pub(super) fn stem(&self) -> String {
+        let path = match self {
+            Picture::File(path) => path,
+            Picture::Example { name, .. } => Path::new(name),
+        };
+        path.file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    }
+
+    /// Its bytes; the sentence says what is wrong with a file.
+    pub(super) fn bytes(&self) -> Result<Vec<u8>, String> {
+        match self {
+            Picture::File(path) => read(path).map_err(|error| error.to_string()),
+            Picture::Example { bytes, .. } => Ok(bytes.to_vec()),
+        }
+    }
+
+    /// Its pixels; the sentence says what is wrong with it.
+    pub(super) fn pixels(&self) -> Result<RgbImage, String> {
+        decode(&self.bytes()?).map_err(|error| error.to_string())
+    }
+}
+
+/// The named pictures and those of named folders, or the examples if nothing is
+/// named.
+pub(super) fn expand(paths: &[PathBuf]) -> Result<Vec<Picture>, Failure> {
+    if paths.is_empty() {
+        let examples = EXAMPLES.iter();
+        return Ok(examples
+            .map(|example| Picture::Example {
+                name: example.name,
+                bytes: example.bytes,
+            })
+            .collect());
+    }
+    let mut pictures = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            pictures.push(Picture::File(path.clone()));
+            continue;
+        }
+        let found = list(path).map_err(|error| {
+            let folder = path.display();
+            Failure::new(
+                Failure::NO_INPUT,
+                format!("cannot read the folder {folder}: {error}"),
+            )
+        })?;
+        if found.is_empty() {
+            let folder = path.display();
+            let sentence = format!("the folder {folder} holds no pictures");
+            return Err(Failure::new(Failure::NO_INPUT, sentence));
+        }
+        pictures.extend(found.into_iter().map(Picture::File));
+    }
+    Ok(pictures)
+}

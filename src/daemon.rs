@@ -1,0 +1,475 @@
+//! The daemon: threads, channels, shutdown, readiness and watchdog.
+//!
+//! The only module that starts threads. Data flows one way, camera to infer to
+//! indicate, through channels that keep the newest value only, so nobody waits
+//! for anybody slower. The end flows with the data: the camera drops its
+//! sender, infer ends, indicate ends with the outputs low.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::camera::{Camera, Event, SourceError, Spec};
+use crate::config::Config;
+use crate::decide::{Decider, Decision, Judge, LabelError};
+use crate::frame::Frame;
+use crate::indicate::{Change, Console, Indicator, Levels, levels};
+use crate::onnx::ModelError;
+use crate::pipeline::{Pipeline, PipelineError};
+use crate::scene::{FaceRecord, Scene, SceneFace};
+use crate::track::Tracker;
+
+/// How often patterns are drawn and staleness is looked at.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How long a stop may take before threads that still run are left behind.
+const STOP_DEADLINE: Duration = Duration::from_millis(1500);
+
+/// Why the daemon did not start, or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// A model cannot be opened.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The source cannot be opened.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The head's labels and the config do not fit.
+    #[error(transparent)]
+    Labels(#[from] LabelError),
+    /// The camera path gave up.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    /// The console cannot be written.
+    #[error("cannot show decisions on standard output: {0}")]
+    Console(std::io::Error),
+    /// The system refuses a thread, a timer or a signal handler.
+    #[error("cannot start: {0}")]
+    System(#[from] std::io::Error),
+    /// A thread panicked: a bug.
+    #[error("the {0} thread ended unexpectedly; please report this")]
+    Panicked(String),
+}
+
+/// From camera to infer.
+#[derive(Debug, Clone)]
+enum Feed {
+    /// Nothing came yet.
+    Waiting,
+    /// The newest frame.
+    Frame(Arc<Frame>),
+    /// The camera is lost, and being opened anew.
+    Lost,
+}
+
+/// From infer to indicate.
+#[derive(Debug, Clone)]
+enum Sight {
+    Waiting,
+    Seen(Arc<Scene>),
+    Lost,
+}
+
+/// From indicate to whoever wants to know whether the daemon is well.
+#[derive(Debug, Clone, Copy)]
+struct Pulse {
+    at: Instant,
+    /// Decisions rest on fresh frames, or on the knowledge that there are none.
+    fresh: bool,
+}
+
+/// Runs until the source ends or a signal asks to stop.
+///
+/// # Errors
+/// [`DaemonError`] if something cannot be opened, or a thread gives up.
+pub fn run(config: &Config, console: Console) -> Result<(), DaemonError> {
+    let spec: Spec = config.camera.source.parse().map_err(SourceError::from)?;
+    let source = spec.to_string();
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    // Signals are caught before anything is opened, so that a stop during the
+    // start is orderly too.
+    let signals = runtime.block_on(async {
+        Ok::<_, std::io::Error>((
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+        ))
+    })?;
+    let cores_for_faces = config.classify.threads(1);
+    let pipeline = Pipeline::open(config, cores_for_faces)?;
+    let judge = Judge::new(config.classify.judge_options(), pipeline.head().labels())?;
+    let stop = CancellationToken::new();
+    let camera = Camera::open(spec, config.camera.options(), stop.clone())?;
+
+    let (feed_out, feed_in) = watch::channel(Feed::Waiting);
+    let (sight_out, sight_in) = watch::channel(Sight::Waiting);
+    let (pulse_out, pulse_in) = watch::channel(Pulse {
+        at: now(),
+        fresh: true,
+    });
+    let labels = pipeline.head().labels().to_vec();
+    let show = Show {
+        console,
+        labels,
+        decider: Decider::new(config.decide.options(), now()),
+    };
+    let tracker = Tracker::new(config.track.options());
+
+    let mut threads = Threads::new(&stop);
+    threads.start("camera", {
+        let stop = stop.clone();
+        move || {
+            watch_camera(camera, &feed_out, &stop);
+            Ok(())
+        }
+    })?;
+    threads.start("infer", move || {
+        infer(pipeline, &judge, tracker, feed_in, &sight_out)
+    })?;
+    threads.start("indicate", {
+        let stop = stop.clone();
+        move || indicate(show, sight_in, &pulse_out, &stop)
+    })?;
+
+    notify(&[sd_notify::NotifyState::Ready]);
+    info!(source, "ready");
+    runtime.block_on(wait(signals, &stop, &mut threads, &pulse_in));
+    notify(&[sd_notify::NotifyState::Stopping]);
+    stop.cancel();
+    let result = threads.join(&runtime);
+    info!("stopped");
+    result
+}
+
+/// Waits for a signal, for the last thread to end, or for one to fail; feeds
+/// the watchdog meanwhile.
+async fn wait(
+    (mut interrupt, mut terminate): (tokio::signal::unix::Signal, tokio::signal::unix::Signal),
+    stop: &CancellationToken,
+    threads: &mut Threads,
+    pulse: &watch::Receiver<Pulse>,
+) {
+    // Twice an interval, as sd_watchdog_enabled(3) advises.
+    let period = sd_notify::watchdog_enabled().map(|interval| interval / 2);
+    let mut watchdog = tokio::time::interval(period.unwrap_or(Duration::from_hours(1)));
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => return info!(signal = "SIGINT", "stopping"),
+            _ = terminate.recv() => return info!(signal = "SIGTERM", "stopping"),
+            () = stop.cancelled() => return,
+            () = threads.ended() => return,
+            _ = watchdog.tick() => {
+                let Pulse { at, fresh } = *pulse.borrow();
+                let alive = fresh && now().saturating_duration_since(at) < Duration::from_secs(2);
+                if period.is_some() && alive {
+                    notify(&[sd_notify::NotifyState::Watchdog]);
+                } else if !alive {
+                    debug!("decisions are not fresh: the watchdog is not fed");
+                }
+            }
+        }
+    }
+}
+
+/// The camera thread: frames into the feed, the newest overwrites.
+fn watch_camera(mut camera: Camera, feed: &watch::Sender<Feed>, stop: &CancellationToken) {
+    while !stop.is_cancelled() {
+        match camera.next() {
+            Event::Frame(frame) => {
+                feed.send_replace(Feed::Frame(Arc::new(frame)));
+            }
+            Event::Lost(_) => {
+                feed.send_replace(Feed::Lost);
+            }
+            Event::End => break,
+        }
+    }
+}
+
+/// The infer thread: always the newest frame, and verdicts on its faces.
+fn infer(
+    mut pipeline: Pipeline,
+    judge: &Judge,
+    mut tracker: Tracker,
+    mut feed: watch::Receiver<Feed>,
+    sight: &watch::Sender<Sight>,
+) -> Result<(), DaemonError> {
+    let waiting = waiting_room()?;
+    let mut next_seq = 0;
+    let (mut frames, mut skipped) = (0_u64, 0_u64);
+    while waiting.block_on(feed.changed()).is_ok() {
+        let newest = feed.borrow_and_update().clone();
+        match newest {
+            Feed::Waiting => {}
+            Feed::Lost => {
+                sight.send_replace(Sight::Lost);
+            }
+            Feed::Frame(frame) => {
+                frames += 1;
+                skipped += frame.seq.saturating_sub(next_seq);
+                next_seq = frame.seq + 1;
+                let scene = look(&mut pipeline, judge, &mut tracker, &frame)?;
+                debug!(
+                    seq = scene.seq,
+                    faces = scene.faces.len(),
+                    latency_ms = scene.latency.as_millis() as u64,
+                    "frame"
+                );
+                sight.send_replace(Sight::Seen(Arc::new(scene)));
+            }
+        }
+    }
+    info!(frames, skipped, "no more frames");
+    Ok(())
+}
+
+/// One frame: detect, track, cut, embed, head, vote, judge.
+fn look(
+    pipeline: &mut Pipeline,
+    judge: &Judge,
+    tracker: &mut Tracker,
+    frame: &Frame,
+) -> Result<Scene, PipelineError> {
+    let faces = pipeline.detect(&frame.pixels)?;
+    let tracks = tracker.assign(frame.at, &faces);
+    let doubts: Vec<_> = faces.iter().map(|face| judge.doubt(face)).collect();
+    let worth: Vec<_> = faces
+        .iter()
+        .zip(&doubts)
+        .filter(|(_, doubt)| doubt.is_none())
+        .map(|(face, _)| *face)
+        .collect();
+    let mut looks = pipeline.classify(&frame.pixels, &worth)?.into_iter();
+    let mut seen = Vec::with_capacity(faces.len());
+    for ((face, track), doubt) in faces.into_iter().zip(tracks).zip(doubts) {
+        let look = if doubt.is_none() { looks.next() } else { None };
+        let probabilities = look.map(|look| tracker.vote(track, &look));
+        let verdict = judge.judge(&face, probabilities.as_deref().unwrap_or_default());
+        seen.push(SceneFace {
+            face,
+            track: Some(track),
+            probabilities,
+            verdict,
+        });
+    }
+    let latency = now().saturating_duration_since(frame.at);
+    Ok(Scene {
+        seq: frame.seq,
+        at: frame.at,
+        latency,
+        faces: seen,
+    })
+}
+
+/// What the indicate thread works with.
+struct Show {
+    console: Console,
+    labels: Vec<String>,
+    decider: Decider,
+}
+
+/// The indicate thread: scenes and time into decisions, decisions into outputs.
+fn indicate(
+    mut show: Show,
+    mut sight: watch::Receiver<Sight>,
+    pulse: &watch::Sender<Pulse>,
+    stop: &CancellationToken,
+) -> Result<(), DaemonError> {
+    let waiting = waiting_room()?;
+    let mut shown = Decision::Idle;
+    let mut since = now();
+    let mut changes = 0;
+    let mut stopping: Option<Instant> = None;
+    let result = loop {
+        let news = waiting.block_on(async { tokio::time::timeout(TICK, sight.changed()).await });
+        let mut seen = None;
+        let mut lost = false;
+        let decision = match news {
+            Ok(Err(_closed)) => break Ok(()),
+            Ok(Ok(())) => match sight.borrow_and_update().clone() {
+                Sight::Waiting => show.decider.tick(now()),
+                Sight::Lost => {
+                    lost = true;
+                    show.decider.fault()
+                }
+                Sight::Seen(scene) => {
+                    show.console.scene(&scene, &show.labels);
+                    let decision = show.decider.observe(scene.at, scene.decision());
+                    seen = Some(scene);
+                    decision
+                }
+            },
+            Err(_no_news) => show.decider.tick(now()),
+        };
+        if decision != shown {
+            changes += 1;
+            let change = describe(changes, decision, seen.as_deref(), &show.labels);
+            log_change(&change, shown);
+            if let Err(error) = show.console.change(&change) {
+                break Err(DaemonError::Console(error));
+            }
+            shown = decision;
+            since = now();
+        }
+        let elapsed = now().saturating_duration_since(since);
+        if let Err(error) = show.console.set(levels(shown, elapsed)) {
+            break Err(DaemonError::Console(error));
+        }
+        let known = lost || matches!(*sight.borrow(), Sight::Lost);
+        pulse.send_replace(Pulse {
+            at: now(),
+            fresh: shown != Decision::Fault || known,
+        });
+        // An infer thread that hangs must not keep the outputs on.
+        if stop.is_cancelled() {
+            let asked = *stopping.get_or_insert_with(now);
+            if now().saturating_duration_since(asked) > STOP_DEADLINE / 2 {
+                break Ok(());
+            }
+        }
+    };
+    info!(decisions = changes, "no more decisions");
+    let low = show
+        .console
+        .set(Levels::default())
+        .map_err(DaemonError::Console);
+    result.and(low)
+}
+
+fn describe(number: u64, decision: Decision, scene: Option<&Scene>, labels: &[String]) -> Change {
+    let scene = scene.filter(|_| decision != Decision::Fault);
+    let faces = scene.iter().flat_map(|scene| &scene.faces);
+    Change {
+        change: number,
+        time: unix_time(),
+        decision,
+        frame: scene.map(|scene| scene.seq),
+        faces: faces.map(|face| FaceRecord::new(face, labels)).collect(),
+    }
+}
+
+fn log_change(change: &Change, before: Decision) {
+    let (decision, before) = (change.decision.name(), before.name());
+    if change.decision == Decision::Fault {
+        warn!(
+            decision,
+            before, "decision changed: there are no fresh frames"
+        );
+    } else {
+        info!(
+            decision,
+            before,
+            faces = change.faces.len(),
+            "decision changed"
+        );
+    }
+}
+
+/// A runtime that does nothing but wait, for a thread of its own: it goes on
+/// when the main thread has left its own.
+fn waiting_room() -> Result<Runtime, DaemonError> {
+    Ok(Builder::new_current_thread().enable_time().build()?)
+}
+
+/// The daemon's threads. Each holds a guard that asks all to stop if it fails
+/// or panics.
+struct Threads {
+    stop: CancellationToken,
+    running: Vec<(&'static str, thread::JoinHandle<Result<(), DaemonError>>)>,
+    /// Dropped by each thread at its end.
+    alive: Option<tokio::sync::mpsc::Sender<()>>,
+    ended: tokio::sync::mpsc::Receiver<()>,
+}
+
+impl Threads {
+    fn new(stop: &CancellationToken) -> Threads {
+        let (alive, ended) = tokio::sync::mpsc::channel(1);
+        Threads {
+            stop: stop.clone(),
+            running: Vec::new(),
+            alive: Some(alive),
+            ended,
+        }
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is where threads are started"
+    )]
+    fn start(
+        &mut self,
+        name: &'static str,
+        work: impl FnOnce() -> Result<(), DaemonError> + Send + 'static,
+    ) -> Result<(), DaemonError> {
+        let guard = self.stop.clone().drop_guard();
+        let alive = self.alive.clone();
+        let handle = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                let _alive = alive;
+                let result = work();
+                if result.is_ok() {
+                    // An end in order flows with the data.
+                    guard.disarm();
+                }
+                result
+            })?;
+        self.running.push((name, handle));
+        Ok(())
+    }
+
+    /// When all threads have ended.
+    async fn ended(&mut self) {
+        self.alive = None;
+        let _ = self.ended.recv().await;
+    }
+
+    /// Waits for the threads, at most [`STOP_DEADLINE`], and gives the first
+    /// failure.
+    fn join(mut self, runtime: &Runtime) -> Result<(), DaemonError> {
+        let in_time =
+            runtime.block_on(async { tokio::time::timeout(STOP_DEADLINE, self.ended()).await });
+        let mut result = Ok(());
+        for (name, handle) in self.running {
+            if in_time.is_err() && !handle.is_finished() {
+                warn!(thread = name, "still busy: left behind");
+                continue;
+            }
+            let outcome = handle.join().unwrap_or_else(|_| {
+                error!(thread = name, "panicked");
+                Err(DaemonError::Panicked(name.to_owned()))
+            });
+            result = result.and(outcome);
+        }
+        result
+    }
+}
+
+fn notify(state: &[sd_notify::NotifyState]) {
+    if let Err(error) = sd_notify::notify(state) {
+        warn!(%error, "cannot tell the service manager");
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the daemon brings time to everyone else"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the daemon brings time to everyone else"
+)]
+fn unix_time() -> f64 {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    // Rounded to milliseconds.
+    since_1970.map_or(0.0, |time| time.as_millis() as f64 / 1000.0)
+}

@@ -1,0 +1,342 @@
+//! The face detector: YuNet. Frame in, faces out.
+//!
+//! Owns the detector's input layout, the decoding of its outputs and the
+//! suppression of double finds. The weights are those of
+//! `ShiqiYu/libfacedetection`; `models/README.md` has their source.
+
+use std::collections::VecDeque;
+
+use image::RgbImage;
+
+use crate::frame::{Face, Rect, Scaler};
+use crate::onnx::{self, DETECTOR_CHANNELS, DETECTOR_STRIDES, Graph, ModelError, Runner};
+
+/// Faces that overlap a better one by more than this IoU are the same face.
+const NMS_IOU: f32 = 0.45;
+
+/// Finds kept before suppression, best first.
+const MAX_FINDS: usize = 1000;
+
+/// The network's input sides are multiples of its largest stride.
+const ALIGN: u32 = 32;
+
+/// Input sizes whose plans are kept: a camera has one, a folder of pictures may
+/// have many, and a plan takes about as long to make as it takes to run.
+const KEPT_PLANS: usize = 8;
+
+/// Channels of a detector output, per cell.
+mod channel {
+    pub const CLASS: usize = 0;
+    pub const OBJECT: usize = 1;
+    pub const BOX: usize = 2;
+    pub const LANDMARKS: usize = 6;
+}
+
+/// How faces are looked for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DetectorOptions {
+    /// The frame is scaled down until its longest side has this many pixels;
+    /// it is never enlarged.
+    pub side: u32,
+    /// Finds with a lower score are dropped, 0 to 1.
+    pub threshold: f32,
+}
+
+/// Finds faces in frames; one a thread.
+#[derive(Debug)]
+pub struct Detector {
+    graph: Graph,
+    options: DetectorOptions,
+    scaler: Scaler,
+    runners: VecDeque<((u32, u32), Runner)>,
+}
+
+impl Detector {
+    /// Takes the bytes of a detector model; `name` is what messages call it.
+    ///
+    /// # Errors
+    /// [`ModelError`] if it is not one, or does not run.
+    pub fn new(name: &str, model: &[u8], options: DetectorOptions) -> Result<Detector, ModelError> {
+        let graph = onnx::parse_detector(name, model)?;
+        let mut detector = Detector {
+            graph,
+            options,
+            scaler: Scaler::default(),
+            runners: VecDeque::new(),
+        };
+        // A model that does not run is found when it is opened, not at the
+        // first frame; 4:3 is what most cameras send.
+        let side = aligned(options.side);
+        detector.runner((side, aligned(options.side * 3 / 4)))?;
+        Ok(detector)
+    }
+
+    /// The faces of a frame, best score first.
+    ///
+    /// # Errors
+    /// [`DetectError`] if the model does not run or the frame is empty.
+    pub fn detect(&mut self, pixels: &RgbImage) -> Result<Vec<Face>, DetectError> {
+        let small = self.scaler.shrink(pixels, self.options.side)?;
+        let (width, height) = small.dimensions();
+        let size = (aligned(width), aligned(height));
+        let threshold = self.options.threshold;
+        let outputs = self
+            .runner(size)?
+            .run(|input| fill_bgr(input, &small, size))?;
+        let mut finds = Vec::new();
+        for (index, stride) in DETECTOR_STRIDES.into_iter().enumerate() {
+            let columns = size.0 as usize / stride;
+            decode(
+                &outputs.get(index)?,
+                columns,
+                stride as f32,
+                threshold,
+                &mut finds,
+            );
+        }
+        let scale = (
+            pixels.width() as f32 / width as f32,
+            pixels.height() as f32 / height as f32,
+        );
+        let mut faces = suppress(finds);
+        for face in &mut faces {
+            enlarge(face, scale);
+        }
+        // The zeros around the picture can hold a find too, but no face.
+        let (width, height) = pixels.dimensions();
+        faces.retain(|face| face.rect.region(0.0, width, height).is_some());
+        Ok(faces)
+    }
+
+    /// The runner for an input of `size` = (width, height).
+    fn runner(&mut self, size: (u32, u32)) -> Result<&mut Runner, ModelError> {
+        let known = self.runners.iter().position(|(known, _)| *known == size);
+        let index = if let Some(index) = known {
+            index
+        } else {
+            let (width, height) = (size.0 as usize, size.1 as usize);
+            let shapes = DETECTOR_STRIDES
+                .map(|stride| [1, DETECTOR_CHANNELS, height / stride, width / stride]);
+            let shapes = shapes.each_ref().map(|shape| &shape[..]);
+            let runner = self.graph.plan([1, 3, height, width], shapes)?.runner()?;
+            if self.runners.len() == KEPT_PLANS {
+                self.runners.pop_front();
+            }
+            self.runners.push_back((size, runner));
+            self.runners.len() - 1
+        };
+        Ok(&mut self.runners[index].1)
+    }
+}
+
+/// Why a frame could not be searched.
+#[derive(Debug, thiserror::Error)]
+pub enum DetectError {
+    /// The model failed.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The frame cannot be scaled.
+    #[error(transparent)]
+    Picture(#[from] crate::frame::PictureError),
+}
+
+fn aligned(length: u32) -> u32 {
+    length.max(1).next_multiple_of(ALIGN)
+}
+
+/// Planar BGR, 0 to 255 as it is; the picture at the top left, zeros around.
+fn fill_bgr(input: &mut [f32], pixels: &RgbImage, size: (u32, u32)) {
+    let (width, height) = (size.0 as usize, size.1 as usize);
+    let (blue, rest) = input.split_at_mut(width * height);
+    let (green, red) = rest.split_at_mut(width * height);
+    for (y, row) in pixels.rows().enumerate() {
+        let start = y * width;
+        for (x, pixel) in row.enumerate() {
+            let [r, g, b] = pixel.0;
+            blue[start + x] = f32::from(b);
+            green[start + x] = f32::from(g);
+            red[start + x] = f32::from(r);
+        }
+    }
+}
+
+/// Decodes one output, `[1, 16, rows, columns]`. A cell's prior is its top-left
+/// corner, without the half cell that other detectors add.
+fn decode(output: &[f32], columns: usize, stride: f32, threshold: f32, finds: &mut Vec<Face>) {
+    let cells = output.len() / DETECTOR_CHANNELS;
+    let value = |channel: usize, cell: usize| output[channel * cells + cell];
+    for cell in 0..cells {
+        let class = sigmoid(value(channel::CLASS, cell));
+        let object = sigmoid(value(channel::OBJECT, cell));
+        let score = (class * object).sqrt();
+        if score < threshold {
+            continue;
+        }
+        let column = (cell % columns) as f32;
+        let row = (cell / columns) as f32;
+        let centre_x = (column + value(channel::BOX, cell)) * stride;
+        let centre_y = (row + value(channel::BOX + 1, cell)) * stride;
+        let width = value(channel::BOX + 2, cell).exp() * stride;
+        let height = value(channel::BOX + 3, cell).exp() * stride;
+        let rect = Rect {
+            x: centre_x - width / 2.0,
+            y: centre_y - height / 2.0,
+            width,
+            height,
+        };
+        // A damaged model can put out anything; such a box is no find.
+        if ![rect.x, rect.y, width, height, score]
+            .iter()
+            .all(|number| number.is_finite())
+        {
+            continue;
+        }
+        let landmarks = std::array::from_fn(|point| {
+            let x = value(channel::LANDMARKS + 2 * point, cell);
+            let y = value(channel::LANDMARKS + 2 * point + 1, cell);
+            ((column + x) * stride, (row + y) * stride)
+        });
+        finds.push(Face {
+            rect,
+            score,
+            landmarks,
+        });
+    }
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// Greedy non-maximum suppression, best score first.
+fn suppress(mut finds: Vec<Face>) -> Vec<Face> {
+    finds.sort_by(|a, b| b.score.total_cmp(&a.score));
+    finds.truncate(MAX_FINDS);
+    let mut kept: Vec<Face> = Vec::new();
+    for face in finds {
+        if kept
+            .iter()
+            .all(|better| better.rect.iou(&face.rect) <= NMS_IOU)
+        {
+            kept.push(face);
+        }
+    }
+    kept
+}
+
+/// From pixels of the network's input to pixels of the frame.
+fn enlarge(face: &mut Face, (x, y): (f32, f32)) {
+    face.rect.x *= x;
+    face.rect.width *= x;
+    face.rect.y *= y;
+    face.rect.height *= y;
+    for landmark in &mut face.landmarks {
+        landmark.0 *= x;
+        landmark.1 *= y;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn face(x: f32, score: f32) -> Face {
+        let rect = Rect {
+            x,
+            y: 0.0,
+            width: 10.0,
+            height: 10.0,
+        };
+        Face {
+            rect,
+            score,
+            landmarks: [(0.0, 0.0); 5],
+        }
+    }
+
+    #[test]
+    fn decodes_a_cell_without_half_a_cell() {
+        // 2 x 2 cells at stride 8; everything far below any score, but cell 3.
+        let mut output = vec![-20.0; DETECTOR_CHANNELS * 4];
+        let mut set = |channel: usize, value: f32| output[channel * 4 + 3] = value;
+        set(channel::CLASS, 20.0);
+        set(channel::OBJECT, 20.0);
+        set(channel::BOX, 0.25);
+        set(channel::BOX + 1, 0.5);
+        set(channel::BOX + 2, 0.0);
+        set(channel::BOX + 3, 2.0_f32.ln());
+        set(channel::LANDMARKS, 0.5);
+        set(channel::LANDMARKS + 1, -0.5);
+        let mut finds = Vec::new();
+        decode(&output, 2, 8.0, 0.5, &mut finds);
+        let [found] = finds.as_slice() else {
+            panic!("{finds:?}")
+        };
+        // centre (1.25, 1.5) cells = (10, 12) px; size 8 x 16 px
+        assert_eq!(
+            found.rect,
+            Rect {
+                x: 6.0,
+                y: 4.0,
+                width: 8.0,
+                height: 16.0
+            }
+        );
+        assert_eq!(found.landmarks[0], (12.0, 4.0));
+        assert!(found.score > 0.99);
+    }
+
+    #[test]
+    fn keeps_the_better_of_two_finds_of_one_face() {
+        let kept = suppress(vec![face(1.0, 0.6), face(0.0, 0.9), face(30.0, 0.7)]);
+        let scores: Vec<f32> = kept.iter().map(|face| face.score).collect();
+        assert_eq!(scores, [0.9, 0.7]);
+    }
+
+    #[test]
+    fn input_is_bgr_at_the_top_left_of_zeros() {
+        let pixels = RgbImage::from_pixel(1, 1, image::Rgb([1, 2, 3]));
+        let mut input = vec![0.0; 3 * 4];
+        fill_bgr(&mut input, &pixels, (2, 2));
+        assert_eq!(
+            input,
+            [3.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_kept_does_not_overlap(boxes in prop::collection::vec(
+            (0.0_f32..100.0, 0.0_f32..100.0, 1.0_f32..50.0, 1.0_f32..50.0, 0.0_f32..1.0), 0..40)
+        ) {
+            let finds: Vec<Face> = boxes.iter().map(|&(x, y, width, height, score)| Face {
+                rect: Rect { x, y, width, height }, score, landmarks: [(0.0, 0.0); 5],
+            }).collect();
+            let best = finds.iter().map(|face| face.score).fold(f32::MIN, f32::max);
+            let kept = suppress(finds);
+            for (index, face) in kept.iter().enumerate() {
+                for other in &kept[..index] {
+                    prop_assert!(face.rect.iou(&other.rect) <= NMS_IOU);
+                    prop_assert!(face.score <= other.score);
+                }
+            }
+            if let Some(first) = kept.first() {
+                prop_assert_eq!(first.score, best);
+            }
+        }
+
+        #[test]
+        fn any_output_decodes_to_finite_boxes(values in prop::collection::vec(
+            prop_oneof![any::<f32>(), -3.0_f32..3.0], DETECTOR_CHANNELS * 6)
+        ) {
+            let mut finds = Vec::new();
+            decode(&values, 3, 8.0, 0.0, &mut finds);
+            for face in finds {
+                prop_assert!(face.rect.area() >= 0.0);
+                prop_assert!((0.0..=1.0).contains(&face.score));
+            }
+        }
+    }
+}

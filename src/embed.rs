@@ -1,0 +1,125 @@
+//! The backbone: from a crop to its features.
+//!
+//! Owns the layout and range of the backbone's input and the workers that
+//! share the crops of a frame. Knows nothing of classes or labels.
+
+use crate::frame::{CROP_SIDE, Crop};
+use crate::onnx::{FEATURES, Graph, ModelError, Plan, Runner};
+
+/// What the backbone makes of a crop, after global average pooling: the input
+/// of every head. 1280 numbers, 0 to 6 each (the last activation is a ReLU6).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Feature(Box<[f32; FEATURES]>);
+
+impl Feature {
+    /// The numbers.
+    #[must_use]
+    pub fn values(&self) -> &[f32; FEATURES] {
+        &self.0
+    }
+}
+
+impl From<Box<[f32; FEATURES]>> for Feature {
+    fn from(values: Box<[f32; FEATURES]>) -> Feature {
+        Feature(values)
+    }
+}
+
+/// Runs the backbone on the crops of a frame, on several threads if there are
+/// several crops.
+///
+/// One runner a thread and one crop a run: tract takes three times as long an
+/// image in a batch of four as it does singly.
+#[derive(Debug)]
+pub struct Embedder {
+    runners: Vec<Runner>,
+}
+
+impl Embedder {
+    /// Makes the backbone ready to run on at most `threads` threads (at least
+    /// one).
+    ///
+    /// # Errors
+    /// [`ModelError`] if it does not run or puts out something else than 1280
+    /// features.
+    pub fn new(backbone: &Graph, threads: usize) -> Result<Embedder, ModelError> {
+        let side = CROP_SIDE as usize;
+        let plan: Plan = backbone.plan([1, 3, side, side], [&[1, FEATURES]])?;
+        let runners: Result<Vec<Runner>, ModelError> =
+            (0..threads.max(1)).map(|_| plan.runner()).collect();
+        Ok(Embedder { runners: runners? })
+    }
+
+    /// The features of each crop, in their order.
+    ///
+    /// # Errors
+    /// [`ModelError::Run`] if the model gives up.
+    pub fn embed(&mut self, crops: &[Crop]) -> Result<Vec<Feature>, ModelError> {
+        let share = crops.len().div_ceil(self.runners.len()).max(1);
+        let mut shares = crops.chunks(share).zip(&mut self.runners);
+        let Some((first, own)) = shares.next() else {
+            return Ok(Vec::new());
+        };
+        let results = std::thread::scope(|scope| {
+            let workers: Vec<_> = shares
+                .map(|(crops, runner)| scope.spawn(move || embed_each(runner, crops)))
+                .collect();
+            let mut results = vec![embed_each(own, first)];
+            results.extend(workers.into_iter().map(|worker| {
+                worker
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            }));
+            results
+        });
+        let mut features = Vec::with_capacity(crops.len());
+        for result in results {
+            features.extend(result?);
+        }
+        Ok(features)
+    }
+}
+
+fn embed_each(runner: &mut Runner, crops: &[Crop]) -> Result<Vec<Feature>, ModelError> {
+    crops.iter().map(|crop| embed(runner, crop)).collect()
+}
+
+fn embed(runner: &mut Runner, crop: &Crop) -> Result<Feature, ModelError> {
+    let outputs = runner.run(|input| fill_rgb(input, crop))?;
+    let mut feature = Box::new([0.0; FEATURES]);
+    feature.copy_from_slice(&outputs.get(0)?);
+    Ok(Feature(feature))
+}
+
+/// Planar RGB from 0..=255 to -1..=1, as Keras' `preprocess_input` for
+/// `MobileNetV2` does: x / 127.5 - 1.
+fn fill_rgb(input: &mut [f32], crop: &Crop) {
+    let plane = (CROP_SIDE * CROP_SIDE) as usize;
+    let (red, rest) = input.split_at_mut(plane);
+    let (green, blue) = rest.split_at_mut(plane);
+    let pixels = crop.pixels().as_raw().as_chunks::<3>().0;
+    for (((pixel, r), g), b) in pixels.iter().zip(red).zip(green).zip(blue) {
+        *r = f32::from(pixel[0]) / 127.5 - 1.0;
+        *g = f32::from(pixel[1]) / 127.5 - 1.0;
+        *b = f32::from(pixel[2]) / 127.5 - 1.0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{Rgb, RgbImage};
+
+    use super::*;
+
+    #[test]
+    fn input_is_rgb_from_minus_one_to_one() {
+        let pixels = RgbImage::from_pixel(CROP_SIDE, CROP_SIDE, Rgb([0, 255, 51]));
+        let crop = Crop::from_image(pixels).expect("it has the size of a crop");
+        let plane = (CROP_SIDE * CROP_SIDE) as usize;
+        let mut input = vec![9.0; 3 * plane];
+        fill_rgb(&mut input, &crop);
+        assert_eq!(input[0], -1.0);
+        assert_eq!(input[plane], 1.0);
+        assert!((input[2 * plane] + 0.6).abs() < 1e-6);
+    }
+}

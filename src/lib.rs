@@ -1,0 +1,48 @@
+//! `maskd` finds the faces in camera frames, tells for each whether it wears a
+//! mask, and drives lamps and a buzzer.
+//!
+//! Data flows one way:
+//!
+//! ```text
+//! camera - frame -> detect - faces -> track - crops -> embed - features -> head - probabilities
+//!                                                                                      |
+//!                    indicate <- decision - decide <---------------- verdicts ---------+
+//! ```
+//!
+//! | module | owns | may use |
+//! |---|---|---|
+//! | [`frame`] | pictures and the geometry on them | - |
+//! | [`files`] | files that are whole or not there | - |
+//! | [`onnx`] | the only user of tract | - |
+//! | [`camera`] | sources of frames | frame |
+//! | [`detect`] | the face detector | frame, onnx |
+//! | [`track`] | faces over time, votes | frame |
+//! | [`embed`] | the backbone | frame, onnx |
+//! | [`head`] | labels, weights, forward pass | embed, onnx |
+//! | [`decide`] | verdicts and decisions | frame |
+//! | [`scene`] | what a frame showed; the JSON of a face | frame, decide |
+//! | [`indicate`] | patterns, console | decide, scene |
+//! | [`config`] | keys, defaults, checks | camera, decide, track |
+//! | [`pipeline`] | the stages in their order | frame, onnx, config, detect, embed, head |
+//! | [`annotate`] | boxes and labels drawn on pictures | decide, scene |
+//! | [`daemon`] | threads, channels, shutdown | all but cli |
+//! | [`cli`] | subcommands, exit codes | all |
+//!
+//! A test holds every module to this table (`tests/architecture.rs`).
+
+pub mod annotate;
+pub mod camera;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod decide;
+pub mod detect;
+pub mod embed;
+pub mod files;
+pub mod frame;
+pub mod head;
+pub mod indicate;
+pub mod onnx;
+pub mod pipeline;
+pub mod scene;
+pub mod track;

@@ -1,0 +1,161 @@
+//! The frame-to-verdict path: detector, crops, backbone and head, in the order
+//! in which they run.
+//!
+//! Owns no state of time: what tracks and decisions remember lies in `track`
+//! and `decide`. The daemon, `classify` and `bench` all go through here.
+
+use std::sync::Arc;
+
+use image::RgbImage;
+
+use crate::config::Config;
+use crate::detect::{DetectError, Detector, DetectorOptions};
+use crate::embed::{Embedder, Feature};
+use crate::frame::{Crop, Face, PictureError, Scaler};
+use crate::head::Head;
+use crate::onnx::{self, Classifier, ModelError};
+
+/// The classifier that is compiled in; `models/README.md` has its source.
+pub const SHIPPED_CLASSIFIER: &[u8] = include_bytes!("../models/mask_classifier.onnx");
+/// The face detector that is compiled in; `models/README.md` has its source.
+pub const SHIPPED_DETECTOR: &[u8] = include_bytes!("../models/face_detector.onnx");
+
+/// Why a frame got no verdicts.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// A model failed.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The frame cannot be scaled or cut.
+    #[error("the frame cannot be used: {0}")]
+    Picture(#[from] PictureError),
+}
+
+impl From<DetectError> for PipelineError {
+    fn from(error: DetectError) -> PipelineError {
+        match error {
+            DetectError::Model(error) => error.into(),
+            DetectError::Picture(error) => error.into(),
+        }
+    }
+}
+
+/// The stages of the frame-to-verdict path with their models.
+#[derive(Debug)]
+pub struct Pipeline {
+    detector: Detector,
+    embedder: Embedder,
+    head: Arc<Head>,
+    scaler: Scaler,
+    margin: f32,
+}
+
+impl Pipeline {
+    /// Opens the models that `config` names, or the shipped ones; both at the
+    /// same time, since each takes a while. The faces of a frame are shared by
+    /// `threads` threads.
+    ///
+    /// # Errors
+    /// The first model that is not what it should be.
+    pub fn open(config: &Config, threads: usize) -> Result<Pipeline, ModelError> {
+        std::thread::scope(|scope| {
+            let detector = scope.spawn(|| open_detector(config));
+            let classifier = open_classifier(config, threads);
+            let detector = detector
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            let (embedder, head) = classifier?;
+            Ok(Pipeline {
+                detector,
+                embedder,
+                head: Arc::new(head),
+                scaler: Scaler::default(),
+                margin: config.classify.margin,
+            })
+        })
+    }
+
+    /// The head in use.
+    #[must_use]
+    pub fn head(&self) -> &Arc<Head> {
+        &self.head
+    }
+
+    /// The faces of a frame, best score first.
+    ///
+    /// # Errors
+    /// [`PipelineError`] if the model gives up or the frame is empty.
+    pub fn detect(&mut self, pixels: &RgbImage) -> Result<Vec<Face>, PipelineError> {
+        Ok(self.detector.detect(pixels)?)
+    }
+
+    /// The crop of each face, with the configured margin around its box.
+    ///
+    /// # Errors
+    /// [`PipelineError::Picture`] if a face lies outside the frame.
+    pub fn cut(&mut self, pixels: &RgbImage, faces: &[Face]) -> Result<Vec<Crop>, PipelineError> {
+        let (width, height) = pixels.dimensions();
+        let mut crops = Vec::with_capacity(faces.len());
+        for face in faces {
+            let region = face.rect.region(self.margin, width, height);
+            crops.push(
+                self.scaler
+                    .crop(pixels, region.ok_or(PictureError::Region)?)?,
+            );
+        }
+        Ok(crops)
+    }
+
+    /// The features of each crop.
+    ///
+    /// # Errors
+    /// [`PipelineError::Model`] if the backbone gives up.
+    pub fn embed(&mut self, crops: &[Crop]) -> Result<Vec<Feature>, PipelineError> {
+        Ok(self.embedder.embed(crops)?)
+    }
+
+    /// The probabilities of each face of a frame, one a label: [`cut`], [`embed`]
+    /// and the head.
+    ///
+    /// # Errors
+    /// As its stages.
+    ///
+    /// [`cut`]: Pipeline::cut
+    /// [`embed`]: Pipeline::embed
+    pub fn classify(
+        &mut self,
+        pixels: &RgbImage,
+        faces: &[Face],
+    ) -> Result<Vec<Vec<f32>>, PipelineError> {
+        let crops = self.cut(pixels, faces)?;
+        let features = self.embed(&crops)?;
+        Ok(features
+            .iter()
+            .map(|feature| self.head.probabilities(feature))
+            .collect())
+    }
+}
+
+fn open_detector(config: &Config) -> Result<Detector, ModelError> {
+    let options = DetectorOptions {
+        side: config.detect.side,
+        threshold: config.detect.threshold,
+    };
+    match &config.models.detector {
+        Some(path) => Detector::new(
+            &path.display().to_string(),
+            &onnx::read_file(path)?,
+            options,
+        ),
+        None => Detector::new("face_detector.onnx (shipped)", SHIPPED_DETECTOR, options),
+    }
+}
+
+fn open_classifier(config: &Config, threads: usize) -> Result<(Embedder, Head), ModelError> {
+    let classifier = match &config.models.classifier {
+        Some(path) => Classifier::parse(&path.display().to_string(), &onnx::read_file(path)?)?,
+        None => Classifier::parse("mask_classifier.onnx (shipped)", SHIPPED_CLASSIFIER)?,
+    };
+    let embedder = Embedder::new(&classifier.backbone, threads)?;
+    Ok((embedder, Head::of(&classifier)))
+}

@@ -1,0 +1,586 @@
+//! Cameras from end to end: programs, HTTP servers and folders as they are met
+//! at a door.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the tests measure time, and play the camera in a thread of their own"
+)]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use image::codecs::jpeg::JpegEncoder;
+use image::{Rgb, RgbImage};
+use maskd::camera::{Camera, CameraOptions, Event, SourceError, Spec};
+use maskd::frame::Frame;
+use tokio_util::sync::CancellationToken;
+
+/// A waiting thread notices a stop within 100 ms; the rest is for a machine
+/// that is busy with other tests.
+const SOON: Duration = Duration::from_secs(2);
+
+const LONG: Duration = Duration::from_mins(1);
+
+fn options() -> CameraOptions {
+    CameraOptions {
+        rate: 1000.0,
+        repeat: false,
+        stall: LONG,
+        max_frame_bytes: 1 << 20,
+    }
+}
+
+fn open(spec: Spec, options: CameraOptions) -> (Camera, CancellationToken) {
+    let stop = CancellationToken::new();
+    (Camera::open(spec, options, stop.clone()).unwrap(), stop)
+}
+
+fn shell(script: &str) -> Spec {
+    Spec::Command(["sh", "-c", script].map(str::to_owned).to_vec())
+}
+
+/// A grey JPEG whose brightness tells it from others.
+fn jpeg(grey: u8) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    RgbImage::from_pixel(32, 24, Rgb([grey; 3]))
+        .write_with_encoder(JpegEncoder::new(&mut bytes))
+        .unwrap();
+    bytes
+}
+
+fn grey(frame: &Frame) -> u8 {
+    assert_eq!(frame.pixels.dimensions(), (32, 24));
+    frame.pixels.get_pixel(16, 12).0[0]
+}
+
+/// A picture whose structure is right but that no decoder takes.
+const UNDECODABLE: &[u8] = b"\xff\xd8\xff\xda\x00\x08nosofx\xff\xd9";
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Folder {
+        Folder(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+}
+
+#[track_caller]
+fn frame(camera: &mut Camera) -> Frame {
+    match camera.next() {
+        Event::Frame(frame) => frame,
+        other => panic!("no frame but {other:?}"),
+    }
+}
+
+#[track_caller]
+fn lost(camera: &mut Camera) -> SourceError {
+    match camera.next() {
+        Event::Lost(error) => error,
+        other => panic!("no loss but {other:?}"),
+    }
+}
+
+#[track_caller]
+fn assert_end(camera: &mut Camera) {
+    for _ in 0..2 {
+        let event = camera.next();
+        assert!(matches!(event, Event::End), "{event:?}");
+    }
+}
+
+// Programs
+
+#[test]
+fn video_of_a_program_is_read_to_its_end() {
+    let folder = Folder::new();
+    for number in 0..3 {
+        folder.write(&format!("{number}.jpg"), &jpeg(50 * number));
+    }
+    // Each picture is sent when the one before was seen.
+    let script = format!(
+        "cd '{}'; for n in 0 1 2; do until [ -e go$n ]; do sleep 0.01; done; cat $n.jpg; done",
+        folder.path().display()
+    );
+    let (mut camera, _) = open(shell(&script), options());
+    let before = Instant::now();
+    for number in 0..3u8 {
+        folder.write(&format!("go{number}"), b"");
+        let frame = frame(&mut camera);
+        assert_eq!(frame.seq, u64::from(number));
+        assert!(grey(&frame).abs_diff(50 * number) < 4);
+        assert!(frame.at > before && frame.at.elapsed() < SOON);
+    }
+    assert_end(&mut camera);
+    assert_eq!(camera.restarts(), 0);
+}
+
+#[test]
+fn video_of_a_program_is_repeated_and_numbered_on() {
+    let folder = Folder::new();
+    let path = folder.write("0.jpg", &jpeg(80));
+    let spec = Spec::Command(vec!["cat".to_owned(), path.display().to_string()]);
+    let (mut camera, stop) = open(
+        spec,
+        CameraOptions {
+            repeat: true,
+            ..options()
+        },
+    );
+    for seq in 0..5 {
+        assert_eq!(frame(&mut camera).seq, seq);
+    }
+    assert_eq!(camera.restarts(), 0, "a repeat is no loss");
+    stop.cancel();
+    assert_end(&mut camera);
+}
+
+#[test]
+fn newest_of_several_pictures_is_taken_and_undecodable_ones_are_skipped() {
+    let folder = Folder::new();
+    let first = [jpeg(10), jpeg(90), jpeg(200)].concat();
+    folder.write("first", &first);
+    folder.write("bad", UNDECODABLE);
+    folder.write("last", &[&first[..100], &jpeg(120)].concat());
+    let script = format!(
+        "cd '{}'; cat first; until [ -e go ]; do sleep 0.01; done; cat bad last; exec sleep 60",
+        folder.path().display()
+    );
+    let (mut camera, _) = open(shell(&script), options());
+    let newest = frame(&mut camera);
+    assert_eq!(newest.seq, 2);
+    assert!(grey(&newest) > 190);
+    folder.write("go", b"");
+    let last = frame(&mut camera);
+    assert_eq!(last.seq, 4);
+    assert!(grey(&last).abs_diff(120) < 4);
+}
+
+#[test]
+fn lost_program_is_told_once_and_started_again() {
+    let folder = Folder::new();
+    folder.write("0.jpg", &jpeg(80));
+    // Fails at the first and the second start.
+    let script = format!(
+        "cd '{}'; if [ -e b ]; then cat 0.jpg; exec sleep 60; fi; \
+         if [ -e a ]; then touch b; exit 3; fi; \
+         touch a; cat 0.jpg; echo no such device >&2; exit 1",
+        folder.path().display()
+    );
+    let (mut camera, stop) = open(shell(&script), options());
+    assert_eq!(frame(&mut camera).seq, 0);
+    let error = lost(&mut camera);
+    assert!(!error.is_missing_input());
+    assert_eq!(
+        error.to_string(),
+        "camera command \"sh\" ended with exit status 1: no such device"
+    );
+    let start = Instant::now();
+    assert_eq!(frame(&mut camera).seq, 1);
+    assert!(
+        start.elapsed() >= Duration::from_millis(1500),
+        "0.5 s and 1 s"
+    );
+    assert_eq!(camera.restarts(), 2);
+
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(Duration::from_millis(200));
+            stop.cancel();
+        });
+        assert_end(&mut camera);
+    });
+    assert!(start.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn stop_ends_the_wait_for_a_lost_camera() {
+    let (mut camera, stop) = open(shell("exit 1"), options());
+    lost(&mut camera);
+    thread::scope(|scope| {
+        let canceller = scope.spawn(|| {
+            // Into the second wait, which takes 1 second at least.
+            thread::sleep(Duration::from_millis(800));
+            stop.cancel();
+            Instant::now()
+        });
+        assert_end(&mut camera);
+        assert!(canceller.join().unwrap().elapsed() < SOON);
+    });
+}
+
+#[test]
+fn no_process_is_left_behind() {
+    let folder = Folder::new();
+    let script = format!("echo $$ > '{}/id'; exec sleep 60", folder.path().display());
+    let (mut camera, stop) = open(shell(&script), options());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(Duration::from_millis(400));
+            stop.cancel();
+        });
+        assert_end(&mut camera);
+    });
+    let id = std::fs::read_to_string(folder.path().join("id")).unwrap();
+    let process = Path::new("/proc").join(id.trim());
+    assert!(process.exists());
+    drop(camera);
+    assert!(!process.exists(), "neither running nor a zombie");
+}
+
+#[test]
+fn program_that_sends_only_undecodable_pictures_is_lost() {
+    let folder = Folder::new();
+    let path = folder.write("bad", UNDECODABLE);
+    let script = format!("while cat '{}'; do sleep 0.1; done", path.display());
+    let stall = Duration::from_secs(1);
+    let (mut camera, _) = open(shell(&script), CameraOptions { stall, ..options() });
+    let error = lost(&mut camera).to_string();
+    assert!(
+        error.contains("for 1.0 s:") && error.contains("could not be decoded"),
+        "{error}"
+    );
+}
+
+#[test]
+fn pictures_beyond_the_cap_are_told_as_such() {
+    let folder = Folder::new();
+    let path = folder.write("0.jpg", &jpeg(80));
+    let script = format!("cat '{0}' '{0}'; exec sleep 60", path.display());
+    let options = CameraOptions {
+        stall: Duration::from_secs(1),
+        max_frame_bytes: 200,
+        ..options()
+    };
+    let (mut camera, _) = open(shell(&script), options);
+    let error = lost(&mut camera).to_string();
+    assert!(
+        error.contains("had more than the 200 bytes allowed"),
+        "{error}"
+    );
+}
+
+#[test]
+fn program_that_does_not_exist_is_an_error_at_once() {
+    let spec = "exec:no-such-program-of-maskd -x".parse().unwrap();
+    let error = Camera::open(spec, options(), CancellationToken::new()).unwrap_err();
+    assert!(matches!(error, SourceError::CommandMissing { .. }));
+    assert!(!error.is_missing_input());
+}
+
+// HTTP
+
+/// A camera that plays `answers`, one for each connection, and gives the
+/// requests that it got.
+fn serve<T>(
+    answers: &[&(dyn Fn(&mut TcpStream) + Sync)],
+    test: impl FnOnce(&str) -> T,
+) -> (T, Vec<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    thread::scope(|scope| {
+        let server = scope.spawn(|| {
+            let mut requests = Vec::new();
+            for answer in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.set_nodelay(true).unwrap();
+                stream
+                    .set_read_timeout(Some(Duration::from_secs(10)))
+                    .unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    stream.read_exact(&mut byte).unwrap();
+                    request.extend(byte);
+                }
+                requests.push(String::from_utf8(request).unwrap());
+                answer(&mut stream);
+            }
+            requests
+        });
+        let result = test(&host);
+        (result, server.join().unwrap())
+    })
+}
+
+/// The reader may be gone before all is written.
+fn send(stream: &mut TcpStream, bytes: &[u8]) {
+    let _ = stream.write_all(bytes);
+}
+
+const MULTIPART: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: \
+    multipart/x-mixed-replace;boundary=part\r\n\r\n";
+
+fn part(jpeg: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "--part\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n",
+        jpeg.len()
+    );
+    [head.as_bytes(), jpeg, b"\r\n"].concat()
+}
+
+/// Waits until the other side closes the connection.
+fn until_closed(stream: &mut TcpStream) {
+    let _ = stream.read(&mut [0]);
+}
+
+#[test]
+fn stream_is_read_lost_and_read_again() {
+    // Each picture is sent when the one before was seen.
+    let seen = AtomicU8::new(0);
+    let first = |stream: &mut TcpStream| {
+        send(stream, MULTIPART);
+        for number in 0..3 {
+            while seen.load(Ordering::Relaxed) < number {
+                thread::sleep(Duration::from_millis(5));
+            }
+            let part = part(&jpeg(50 * number));
+            // Cut within the picture.
+            send(stream, &part[..300]);
+            thread::sleep(Duration::from_millis(100));
+            send(stream, &part[300..]);
+        }
+        while seen.load(Ordering::Relaxed) < 3 {
+            thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let second = |stream: &mut TcpStream| {
+        send(stream, MULTIPART);
+        let parts: Vec<u8> = [10, 90, 200].map(|grey| part(&jpeg(grey))).concat();
+        send(stream, &parts);
+        until_closed(stream);
+    };
+    let ((), requests) = serve(&[&first, &second], |host| {
+        let url = format!("http://me:secret@{host}/video?x=1");
+        let (mut camera, _) = open(url.parse().unwrap(), options());
+        for number in 0..3u8 {
+            let frame = frame(&mut camera);
+            assert_eq!(frame.seq, u64::from(number));
+            seen.store(number + 1, Ordering::Relaxed);
+            assert!(grey(&frame).abs_diff(50 * number) < 4);
+        }
+        let error = lost(&mut camera).to_string();
+        assert!(
+            error.starts_with(&format!("the stream http://{host}/video?… ended")),
+            "{error}"
+        );
+        let newest = frame(&mut camera);
+        assert_eq!(newest.seq, 5, "two older ones were passed over");
+        assert!(grey(&newest) > 190);
+        assert_eq!(camera.restarts(), 1);
+    });
+    for request in requests {
+        assert!(
+            request.starts_with("GET /video?x=1 HTTP/1.1\r\n"),
+            "{request}"
+        );
+        assert!(request.contains("Basic bWU6c2VjcmV0\r\n"), "{request}");
+    }
+}
+
+#[test]
+fn answers_that_are_no_stream_are_told_without_the_password() {
+    for (answer, part) in [
+        (
+            "401 Unauthorized\r\n",
+            "answered 401 Unauthorized; write user and password",
+        ),
+        (
+            "404 Not Found\r\n",
+            "answered 404 Not Found, not 200 OK; check the path",
+        ),
+        ("204 No Content\r\n", "answered 204 No Content, not 200 OK"),
+        (
+            "200 OK\r\nContent-Type: Text/html; charset=utf-8\r\n",
+            "sends Text/html; charset=utf-8",
+        ),
+        (
+            "302 Found\r\nLocation: https://me:secret@cam/\r\n",
+            "redirects to https, and this build",
+        ),
+    ] {
+        let answer = format!("HTTP/1.1 {answer}Content-Length: 0\r\n\r\n");
+        let play = |stream: &mut TcpStream| send(stream, answer.as_bytes());
+        serve(&[&play], |host| {
+            let url = format!("http://me:secret@{host}/video?pwd=secret");
+            let (mut camera, _) = open(url.parse().unwrap(), options());
+            let error = lost(&mut camera);
+            assert!(!error.is_missing_input());
+            let error = error.to_string();
+            assert!(error.contains(part), "{error}");
+            assert!(error.contains(&format!("http://{host}/video")), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        });
+    }
+}
+
+#[test]
+fn redirect_within_http_is_followed() {
+    let redirect = |stream: &mut TcpStream| {
+        let head = "HTTP/1.1 302 Found\r\nLocation: /other\r\nConnection: close\r\n";
+        send(
+            stream,
+            format!("{head}Content-Length: 0\r\n\r\n").as_bytes(),
+        );
+    };
+    let picture = |stream: &mut TcpStream| {
+        send(stream, &[MULTIPART, &part(&jpeg(80))].concat());
+        until_closed(stream);
+    };
+    let ((), requests) = serve(&[&redirect, &picture], |host| {
+        let (mut camera, _) = open(Spec::Http(format!("http://{host}/video")), options());
+        frame(&mut camera);
+    });
+    assert!(requests[1].starts_with("GET /other "));
+}
+
+#[test]
+fn camera_that_is_off_is_a_loss_and_no_error_of_open() {
+    // A port that nobody listens on any more.
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let (mut camera, _) = open(Spec::Http(format!("http://127.0.0.1:{port}/")), options());
+    let error = lost(&mut camera).to_string();
+    assert!(error.contains("Connection refused"), "{error}");
+    assert!(
+        error.ends_with("check that the camera is on and the address is right"),
+        "{error}"
+    );
+}
+
+#[test]
+fn stream_that_goes_silent_or_sends_noise_is_stalled() {
+    let stall = Duration::from_millis(600);
+    let mute = |stream: &mut TcpStream| until_closed(stream);
+    let half = |stream: &mut TcpStream| {
+        send(stream, &[MULTIPART, &jpeg(80)[..100]].concat());
+        until_closed(stream);
+    };
+    let noise = |stream: &mut TcpStream| {
+        send(stream, MULTIPART);
+        for _ in 0..30 {
+            send(stream, b"noise");
+            thread::sleep(Duration::from_millis(50));
+        }
+    };
+    for (play, part) in [
+        (
+            &mute as &(dyn Fn(&mut TcpStream) + Sync),
+            "it did not answer",
+        ),
+        (&half, "100 bytes came without a whole JPEG picture"),
+        (&noise, "bytes came without a whole JPEG picture"),
+    ] {
+        serve(&[play], |host| {
+            let spec = Spec::Http(format!("http://{host}/"));
+            let (mut camera, _) = open(spec, CameraOptions { stall, ..options() });
+            let start = Instant::now();
+            let error = lost(&mut camera).to_string();
+            assert!(start.elapsed() >= stall && start.elapsed() < stall + SOON);
+            assert!(
+                error.contains("for 0.6 s:") && error.contains(part),
+                "{error}"
+            );
+        });
+    }
+}
+
+#[test]
+fn stop_ends_the_wait_for_a_stream() {
+    let play = |stream: &mut TcpStream| {
+        send(stream, MULTIPART);
+        until_closed(stream);
+    };
+    serve(&[&play], |host| {
+        let (mut camera, stop) = open(Spec::Http(format!("http://{host}/")), options());
+        thread::scope(|scope| {
+            let canceller = scope.spawn(|| {
+                thread::sleep(Duration::from_millis(300));
+                stop.cancel();
+                Instant::now()
+            });
+            assert_end(&mut camera);
+            assert!(canceller.join().unwrap().elapsed() < SOON);
+        });
+    });
+}
+
+// Pictures
+
+#[test]
+fn folder_is_shown_once_or_for_ever() {
+    let folder = Folder::new();
+    for number in 0..3 {
+        folder.write(&format!("{number}.jpg"), &jpeg(50 * number));
+    }
+    let (mut camera, _) = open(Spec::Path(folder.path().to_owned()), options());
+    for number in 0..3u8 {
+        let frame = frame(&mut camera);
+        assert_eq!(frame.seq, u64::from(number));
+        assert!(grey(&frame).abs_diff(50 * number) < 4);
+    }
+    assert_end(&mut camera);
+
+    let spec = Spec::Path(folder.path().to_owned());
+    let (mut camera, stop) = open(
+        spec,
+        CameraOptions {
+            repeat: true,
+            ..options()
+        },
+    );
+    for seq in 0..10 {
+        assert_eq!(frame(&mut camera).seq, seq);
+    }
+    // The folder goes and comes back, as on a share.
+    let elsewhere = Folder::new();
+    let aside = elsewhere.path().join("aside");
+    std::fs::rename(folder.path(), &aside).unwrap();
+    let mut seen = 9;
+    let error = loop {
+        match camera.next() {
+            Event::Frame(frame) => seen = frame.seq,
+            Event::Lost(error) => break error,
+            Event::End => panic!("it repeats"),
+        }
+    };
+    assert!(error.is_missing_input(), "{error}");
+    std::fs::rename(&aside, folder.path()).unwrap();
+    assert!(frame(&mut camera).seq > seen);
+    stop.cancel();
+    assert_end(&mut camera);
+}
+
+#[test]
+fn missing_path_is_an_error_at_once() {
+    let folder = Folder::new();
+    for path in [folder.path().to_owned(), folder.path().join("none.jpg")] {
+        let error = Camera::open(Spec::Path(path), options(), CancellationToken::new());
+        assert!(error.unwrap_err().is_missing_input());
+    }
+}
+
+#[test]
+fn examples_end_unless_repeated() {
+    let (mut camera, _) = open(Spec::Examples, options());
+    for _ in &maskd::camera::pictures::EXAMPLES {
+        frame(&mut camera);
+    }
+    assert_end(&mut camera);
+}

@@ -1,0 +1,383 @@
+//! The command line as a user meets it: the real binary.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and measure time"
+)]
+
+mod support;
+
+use std::fs;
+
+use serde_json::Value;
+use support::{assert_refused, frame, maskd, root, run, text};
+
+#[test]
+fn help_version_completions_and_man_come_from_the_same_definitions() {
+    let help = run(&["--help"]);
+    assert!(help.status.success());
+    let help = text(&help.stdout);
+    let commands = ["run", "classify", "check", "bench", "completions", "man"];
+    for command in commands {
+        assert!(help.contains(command), "{command}: {help}");
+        assert!(run(&[command, "--help"]).status.success());
+    }
+    let version = run(&["--version"]);
+    assert_eq!(
+        text(&version.stdout),
+        format!("maskd {}\n", env!("CARGO_PKG_VERSION"))
+    );
+    for shell in ["bash", "zsh", "fish"] {
+        let completions = text(&run(&["completions", shell]).stdout);
+        assert!(completions.contains("annotate"), "{shell}");
+    }
+    assert!(text(&run(&["man"]).stdout).contains(".TH maskd"));
+    let folder = tempfile::tempdir().unwrap();
+    assert!(
+        run(&["man", "--out", folder.path().to_str().unwrap()])
+            .status
+            .success()
+    );
+    assert!(folder.path().join("maskd-classify.1").exists());
+}
+
+#[test]
+fn wrong_usage_is_64() {
+    for arguments in [
+        &["--nonsense"][..],
+        &[],
+        &["run", "--rate", "fast"],
+        &["bench", "--rounds", "0"],
+    ] {
+        assert_eq!(run(arguments).status.code(), Some(64), "{arguments:?}");
+    }
+    assert_refused(&run(&["run", "--rate", "-1"]), 64, "camera.rate is -1");
+    assert_refused(&run(&["check", "--log", "a=b=c"]), 64, "--log");
+    let output = run(&["run", "--source", "https://camera/stream"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(text(&output.stderr).contains("https"));
+}
+
+#[test]
+fn classify_prints_the_documented_json() {
+    let pictures = [frame("maksssksksss5.jpg"), frame("maksssksksss128.jpg")];
+    let output = maskd()
+        .arg("classify")
+        .args(&pictures)
+        .arg("--json")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(output.stderr.is_empty());
+    let lines = text(&output.stdout);
+    let records: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(records.len(), 2);
+
+    for (record, picture) in records.iter().zip(&pictures) {
+        let keys: Vec<&String> = record.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["faces", "height", "picture", "width"]);
+        assert_eq!(record["picture"], picture.to_str().unwrap());
+        for face in record["faces"].as_array().unwrap() {
+            let mut keys: Vec<&String> = face.as_object().unwrap().keys().collect();
+            keys.sort();
+            assert_eq!(
+                keys,
+                ["box", "landmarks", "probabilities", "score", "verdict"]
+            );
+            assert_eq!(face["box"].as_array().unwrap().len(), 4);
+            assert_eq!(face["landmarks"].as_array().unwrap().len(), 5);
+            let score = face["score"].as_f64().unwrap();
+            assert!((0.5..=1.0).contains(&score));
+            let p = |label: &str| face["probabilities"][label].as_f64().unwrap();
+            assert!((p("with_mask") + p("without_mask") - 1.0).abs() < 1e-3);
+            let verdict = face["verdict"].as_str().unwrap();
+            assert!(["with_mask", "without_mask", "unsure"].contains(&verdict));
+        }
+    }
+    assert_eq!(
+        (&records[0]["width"], &records[0]["height"]),
+        (&400.into(), &266.into())
+    );
+    let verdicts = |record: &Value| -> Vec<String> {
+        let faces = record["faces"].as_array().unwrap().iter();
+        let mut verdicts: Vec<String> = faces
+            .map(|face| face["verdict"].as_str().unwrap().to_owned())
+            .collect();
+        verdicts.sort();
+        verdicts
+    };
+    assert_eq!(verdicts(&records[1]), ["without_mask"]);
+    let crowd = verdicts(&records[0]);
+    assert!(
+        crowd.iter().any(|verdict| verdict == "with_mask"),
+        "{crowd:?}"
+    );
+    assert!(
+        crowd.iter().any(|verdict| verdict == "without_mask"),
+        "{crowd:?}"
+    );
+}
+
+#[test]
+fn a_box_lies_on_the_labelled_face() {
+    let output = maskd()
+        .arg("classify")
+        .arg(frame("maksssksksss10.jpg"))
+        .arg("--json")
+        .output();
+    let record: Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+    let found: Vec<f64> = record["faces"][0]["box"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| v.as_f64().unwrap())
+        .collect();
+    // x, y, width and height of the label in maksssksksss10.xml
+    for (found, label) in found.iter().zip([97.0, 240.0, 96.0, 116.0]) {
+        assert!((found - label).abs() < 15.0, "{found} for {label}");
+    }
+}
+
+#[test]
+fn without_pictures_the_examples_are_classified() {
+    let output = run(&["classify", "--json"]);
+    assert!(output.status.success());
+    let lines = text(&output.stdout);
+    assert_eq!(lines.lines().count(), 6);
+    assert!(
+        lines
+            .lines()
+            .all(|line| line.contains("\"picture\":\"examples/"))
+    );
+}
+
+#[test]
+fn annotated_pictures_show_the_verdict_and_replace_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let inputs = folder.path().join("in");
+    let (one, two) = (inputs.join("a"), inputs.join("b"));
+    for inputs in [&one, &two] {
+        fs::create_dir_all(inputs).unwrap();
+        fs::copy(frame("maksssksksss128.jpg"), inputs.join("face.jpg")).unwrap();
+    }
+    let out = folder.path().join("out");
+    let output = maskd()
+        .arg("classify")
+        .args([&one, &two])
+        .arg("--annotate")
+        .arg(&out)
+        .output();
+    assert!(output.unwrap().status.success());
+    let mut names: Vec<String> = fs::read_dir(&out)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["face-2.annotated.jpg", "face.annotated.jpg"]);
+    let pixels = image::open(out.join("face.annotated.jpg"))
+        .unwrap()
+        .into_rgb8();
+    let red = pixels
+        .pixels()
+        .filter(|pixel| pixel[0] > 180 && pixel[1] < 60 && pixel[2] < 60);
+    assert!(
+        red.count() > 1000,
+        "a bare face has a red box and a red label"
+    );
+}
+
+#[test]
+fn missing_pictures_and_folders_are_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(&["classify", folder.path().to_str().unwrap()]);
+    assert_refused(&output, 66, "holds no pictures");
+
+    let output = maskd()
+        .arg("classify")
+        .arg("nowhere.jpg")
+        .arg(frame("maksssksksss10.jpg"))
+        .output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(65));
+    let errors = text(&output.stderr);
+    assert!(errors.contains("skipped nowhere.jpg: "), "{errors}");
+    assert!(
+        errors.contains("1 of 2 pictures could not be read"),
+        "{errors}"
+    );
+    assert!(
+        text(&output.stdout).contains("1 face"),
+        "the other one is classified"
+    );
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_failure() {
+    use std::process::{Command, Stdio};
+    let binary = env!("CARGO_BIN_EXE_maskd");
+    let frames = root().join("assets/frames");
+    let script = format!(
+        "'{binary}' classify '{}' --json | head -n 1",
+        frames.display()
+    );
+    let output = Command::new("sh")
+        .arg("-c")
+        .arg(script)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    assert_eq!(text(&output.stderr), "");
+}
+
+#[test]
+fn check_reports_every_problem_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("maskd.toml");
+    fs::write(
+        &config,
+        "[decide]\nhold-ms = 999999999\nhodl-ms = 3\n[models]\ndetector = 7\n",
+    )
+    .unwrap();
+    let output = maskd()
+        .arg("check")
+        .arg("--config")
+        .arg(&config)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    let report = text(&output.stdout);
+    for key in [
+        "decide.hold-ms is 999999999",
+        "decide.hodl-ms",
+        "models.detector",
+    ] {
+        assert!(report.contains(key), "{key}: {report}");
+    }
+    assert!(
+        report.contains("ok   models"),
+        "the shipped models are looked at all the same"
+    );
+
+    let output = maskd()
+        .arg("run")
+        .arg("--config")
+        .arg(&config)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(78));
+}
+
+#[test]
+fn check_of_the_shipped_config_is_good() {
+    let config = root().join("config/maskd.toml");
+    let folder = tempfile::tempdir().unwrap();
+    let output = maskd()
+        .arg("--state")
+        .arg(folder.path())
+        .arg("check")
+        .arg("--config")
+        .arg(config)
+        .output()
+        .unwrap();
+    let report = text(&output.stdout);
+    assert!(output.status.success(), "{report}");
+    assert!(!report.contains("BAD"), "{report}");
+    assert!(report.contains(folder.path().to_str().unwrap()), "{report}");
+    for what in [
+        "config",
+        "models",
+        "labels",
+        "source",
+        "state",
+        "board",
+        "cameras",
+        "GPIO chips",
+    ] {
+        assert!(
+            report.lines().any(|line| line[5..].starts_with(what)),
+            "{what}: {report}"
+        );
+    }
+}
+
+#[test]
+fn configs_that_cannot_be_read_are_78() {
+    assert_refused(
+        &run(&["run", "--config", "nowhere.toml"]),
+        78,
+        "cannot read the config nowhere.toml",
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("broken.toml");
+    fs::write(&config, "[decide\n").unwrap();
+    let output = maskd()
+        .arg("run")
+        .arg("--config")
+        .arg(&config)
+        .output()
+        .unwrap();
+    assert_refused(&output, 78, "is not valid TOML: line 1");
+    fs::write(&config, [0xff, 0xfe, 0x00]).unwrap();
+    let output = maskd()
+        .arg("classify")
+        .arg("--config")
+        .arg(&config)
+        .output()
+        .unwrap();
+    assert_refused(&output, 78, "cannot read the config");
+}
+
+#[test]
+fn masked_labels_that_the_head_lacks_are_78() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("maskd.toml");
+    fs::write(&config, "[classify]\nmasked-labels = [\"mask\"]\n").unwrap();
+    let output = maskd()
+        .arg("run")
+        .arg("--config")
+        .arg(&config)
+        .output()
+        .unwrap();
+    assert_refused(&output, 78, "classify.masked-labels");
+}
+
+#[test]
+fn bench_prints_a_table_and_the_documented_json() {
+    let picture = frame("maksssksksss18.jpg");
+    let output = maskd()
+        .args(["bench", "--rounds", "2", "--threads", "1", "--json"])
+        .arg(&picture)
+        .output();
+    let output = output.unwrap();
+    assert!(output.status.success());
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(record["threads"], 1);
+    assert_eq!(record["frames"][0]["faces"], 2);
+    assert!(record["load_ms"].as_f64().unwrap() > 0.0);
+    for stage in ["decode_ms", "detect_ms", "crop_ms", "embed_ms", "head_ms"] {
+        let spread = &record["stages"][stage];
+        let at = |key: &str| spread[key].as_f64().unwrap();
+        assert!(at("min") > 0.0 && at("min") <= at("median") && at("median") <= at("max"));
+        assert!(at("p99") <= at("max"), "{stage}");
+    }
+    assert!(
+        record["frame_ms"]["median"].as_f64() > record["stages"]["embed_ms"]["median"].as_f64()
+    );
+
+    let output = maskd()
+        .args(["bench", "--rounds", "1"])
+        .arg(&picture)
+        .output()
+        .unwrap();
+    let table = text(&output.stdout);
+    assert!(
+        table.contains("embed, a face") && table.contains("frames/s"),
+        "{table}"
+    );
+}

@@ -1,0 +1,122 @@
+//! Whole photographs with labelled faces, through the real binary at its
+//! defaults: are the faces found, and are they right?
+//!
+//! The photographs that lie in `assets/frames` are always tested. A larger set
+//! of the same form is tested too where there is one: in the folder that
+//! `MASKD_DATA` names, or in `../shared/data`, its subfolder `frames`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and measure time"
+)]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use support::{maskd, root, text};
+
+/// x, y, width, height
+type Box = [f64; 4];
+
+/// The labelled faces of a Pascal VOC file.
+fn labels(path: &Path) -> Vec<(String, Box)> {
+    let xml = fs::read_to_string(path).unwrap();
+    let value = |object: &str, tag: &str| -> String {
+        let (_, rest) = object.split_once(&format!("<{tag}>")).unwrap();
+        rest.split_once("</").unwrap().0.to_owned()
+    };
+    xml.split("<object>")
+        .skip(1)
+        .map(|object| {
+            let edge = |tag| value(object, tag).parse::<f64>().unwrap();
+            let [x1, y1, x2, y2] = ["xmin", "ymin", "xmax", "ymax"].map(edge);
+            (value(object, "name"), [x1, y1, x2 - x1, y2 - y1])
+        })
+        .collect()
+}
+
+fn iou(a: &Box, b: &Box) -> f64 {
+    let overlap =
+        |axis: usize| (a[axis] + a[axis + 2]).min(b[axis] + b[axis + 2]) - a[axis].max(b[axis]);
+    let both = overlap(0).max(0.0) * overlap(1).max(0.0);
+    both / (a[2] * a[3] + b[2] * b[3] - both)
+}
+
+#[derive(Debug, Default)]
+struct Score {
+    frames: usize,
+    faces: usize,
+    found: usize,
+    right: usize,
+    false_finds: usize,
+}
+
+fn score(folder: &Path) -> Score {
+    let output = maskd()
+        .args(["classify", "--json"])
+        .arg(folder)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let mut score = Score::default();
+    for line in text(&output.stdout).lines() {
+        let record: Value = serde_json::from_str(line).unwrap();
+        let picture = PathBuf::from(record["picture"].as_str().unwrap());
+        let mut finds: Vec<(String, Box)> = record["faces"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|face| {
+                let corner = |index: usize| face["box"][index].as_f64().unwrap();
+                let verdict = face["verdict"].as_str().unwrap().to_owned();
+                (verdict, [corner(0), corner(1), corner(2), corner(3)])
+            })
+            .collect();
+        score.frames += 1;
+        for (label, rect) in labels(&picture.with_extension("xml")) {
+            score.faces += 1;
+            let best = (0..finds.len())
+                .max_by(|a, b| iou(&finds[*a].1, &rect).total_cmp(&iou(&finds[*b].1, &rect)));
+            if let Some(best) = best.filter(|best| iou(&finds[*best].1, &rect) >= 0.4) {
+                score.found += 1;
+                score.right += usize::from(finds.swap_remove(best).0 == label);
+            }
+        }
+        score.false_finds += finds.len();
+    }
+    println!("{}: {score:?}", folder.display());
+    score
+}
+
+#[test]
+fn every_face_of_the_shipped_photographs_is_found_and_right() {
+    let score = score(&root().join("assets/frames"));
+    assert_eq!(score.frames, 15);
+    assert_eq!(score.found, score.faces);
+    assert_eq!(score.right, score.faces, "{score:?}");
+}
+
+#[test]
+fn every_face_of_the_larger_set_is_found() {
+    let data = std::env::var_os("MASKD_DATA").map(PathBuf::from);
+    let frames = data
+        .unwrap_or_else(|| root().join("../shared/data"))
+        .join("frames");
+    if !frames.is_dir() {
+        println!(
+            "skipped: there is no larger set of photographs in {}",
+            frames.display()
+        );
+        return;
+    }
+    let score = score(&frames);
+    assert_eq!(score.found, score.faces);
+    let false_finds = score.false_finds as f64 / score.frames as f64;
+    assert!(false_finds <= 0.12, "{false_finds} false finds a frame");
+    assert!(score.right as f64 >= 0.95 * score.faces as f64, "{score:?}");
+}

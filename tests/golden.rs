@@ -1,0 +1,261 @@
+//! The frame-to-verdict path against reference implementations: Pillow for the
+//! crops, Keras for the classifier, the compiled libfacedetection for the
+//! detector. `tests/golden/make_golden.py` makes the reference values.
+//!
+//! Each test also pins what would fail silently: swapped colours, a margin
+//! that is off by a pixel, another filter.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and measure time"
+)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use image::RgbImage;
+use maskd::detect::{Detector, DetectorOptions};
+use maskd::embed::Embedder;
+use maskd::frame::{Crop, Face, Rect, Scaler, decode};
+use maskd::head::Head;
+use maskd::onnx::Classifier;
+use maskd::pipeline::{SHIPPED_CLASSIFIER, SHIPPED_DETECTOR};
+use serde::Deserialize;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn golden<T: for<'a> Deserialize<'a>>(name: &str) -> T {
+    let path = root().join("tests/golden").join(name);
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+fn picture(path: PathBuf) -> RgbImage {
+    decode(&fs::read(path).unwrap()).unwrap()
+}
+
+fn frame(name: &str) -> RgbImage {
+    picture(root().join("assets/frames").join(name))
+}
+
+#[derive(Deserialize)]
+struct GoldenCrop {
+    crop: String,
+    frame: String,
+    #[serde(rename = "box")]
+    corners: [f32; 4],
+    margin: f32,
+    rect: [u32; 4],
+}
+
+impl GoldenCrop {
+    fn face(&self) -> Rect {
+        let [x1, y1, x2, y2] = self.corners;
+        Rect {
+            x: x1,
+            y: y1,
+            width: x2 - x1,
+            height: y2 - y1,
+        }
+    }
+
+    fn pixels(&self) -> RgbImage {
+        picture(root().join("tests/golden/crops").join(&self.crop))
+    }
+}
+
+/// Mean absolute difference over all channels, in levels of 0 to 255.
+fn mean_difference(a: &RgbImage, b: &RgbImage) -> f64 {
+    let sum: u64 = a
+        .as_raw()
+        .iter()
+        .zip(b.as_raw())
+        .map(|(a, b)| u64::from(a.abs_diff(*b)))
+        .sum();
+    sum as f64 / a.as_raw().len() as f64
+}
+
+#[test]
+fn crops_are_those_of_pillow() {
+    let mut scaler = Scaler::default();
+    for golden in golden::<Vec<GoldenCrop>>("crops.json") {
+        let pixels = frame(&golden.frame);
+        let (width, height) = pixels.dimensions();
+        let region = golden.face().region(golden.margin, width, height).unwrap();
+        assert_eq!(region.as_array(), golden.rect, "{}", golden.crop);
+
+        let expected = golden.pixels();
+        let crop = scaler.crop(&pixels, region).unwrap();
+        let difference = mean_difference(crop.pixels(), &expected);
+        assert!(difference < 0.6, "{}: {difference} levels", golden.crop);
+
+        // What a mistake would give is farther away.
+        let mut rect = golden.face();
+        rect.x += 1.0;
+        let shifted = rect.region(golden.margin, width, height).unwrap();
+        let shifted = scaler.crop(&pixels, shifted).unwrap();
+        let off_by_one = mean_difference(shifted.pixels(), &expected);
+        assert!(
+            off_by_one > 1.2,
+            "{}: one pixel off is {off_by_one} levels",
+            golden.crop
+        );
+    }
+}
+
+#[derive(Deserialize)]
+struct GoldenClassification {
+    features: Vec<f32>,
+    logits: Vec<f32>,
+    probabilities: Vec<f32>,
+}
+
+/// Largest difference as a share of the largest reference value.
+fn relative_difference(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected
+        .iter()
+        .fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    let difference = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+    difference.fold(0.0, f32::max) / largest
+}
+
+#[test]
+fn features_and_probabilities_are_those_of_keras() {
+    let classifier = Classifier::parse("shipped", SHIPPED_CLASSIFIER).unwrap();
+    assert_eq!(classifier.labels, ["with_mask", "without_mask"]);
+    let head = Head::of(&classifier);
+    // Three workers, so that every crop's place in the result is tested too.
+    let mut embedder = Embedder::new(&classifier.backbone, 3).unwrap();
+    let golden: BTreeMap<String, GoldenClassification> = golden("classifier.json");
+    let crops: Vec<Crop> = golden
+        .keys()
+        .map(|name| picture(root().join("tests/golden/crops").join(name)))
+        .map(|pixels| Crop::from_image(pixels).unwrap())
+        .collect();
+    let features = embedder.embed(&crops).unwrap();
+    for ((name, expected), feature) in golden.iter().zip(&features) {
+        let difference = relative_difference(feature.values(), &expected.features);
+        assert!(difference < 1e-3, "{name}: features {difference}");
+        let logits = head.logits(feature);
+        let difference = relative_difference(&logits, &expected.logits);
+        assert!(difference < 1e-3, "{name}: logits {difference}");
+        for (found, expected) in head
+            .probabilities(feature)
+            .iter()
+            .zip(&expected.probabilities)
+        {
+            assert!(
+                (found - expected).abs() < 1e-4,
+                "{name}: {found} for {expected}"
+            );
+        }
+    }
+
+    // Blue for red raises no error, and must not pass for the same picture.
+    let swapped: Vec<Crop> = crops
+        .iter()
+        .map(|crop| {
+            let mut pixels = crop.pixels().clone();
+            pixels.pixels_mut().for_each(|pixel| pixel.0.reverse());
+            Crop::from_image(pixels).unwrap()
+        })
+        .collect();
+    for ((name, expected), feature) in golden.iter().zip(embedder.embed(&swapped).unwrap()) {
+        let difference = relative_difference(feature.values(), &expected.features);
+        assert!(
+            difference > 0.05,
+            "{name}: swapped colours differ by {difference}"
+        );
+    }
+}
+
+#[derive(Deserialize)]
+struct GoldenFaces {
+    threshold: f32,
+    frames: BTreeMap<String, Vec<GoldenFace>>,
+}
+
+#[derive(Deserialize)]
+struct GoldenFace {
+    #[serde(rename = "box")]
+    corners: [f32; 4],
+    score: f32,
+    landmarks: [[f32; 2]; 5],
+}
+
+/// Largest difference of boxes and landmarks in pixels, and of scores; `None`
+/// if another number of faces was found.
+fn face_difference(found: &[Face], expected: &[GoldenFace]) -> Option<(f32, f32)> {
+    if found.len() != expected.len() {
+        return None;
+    }
+    let mut pixels = 0.0_f32;
+    let mut score = 0.0_f32;
+    for (face, golden) in found.iter().zip(expected) {
+        let Rect {
+            x,
+            y,
+            width,
+            height,
+        } = face.rect;
+        let corners = [x, y, x + width, y + height];
+        for (a, b) in corners.iter().zip(golden.corners) {
+            pixels = pixels.max((a - b).abs());
+        }
+        for ((x, y), golden) in face.landmarks.iter().zip(golden.landmarks) {
+            pixels = pixels.max((x - golden[0]).abs()).max((y - golden[1]).abs());
+        }
+        score = score.max((face.score - golden.score).abs());
+    }
+    Some((pixels, score))
+}
+
+#[test]
+fn faces_are_those_of_libfacedetection() {
+    let golden: GoldenFaces = golden("detector.json");
+    // The reference ran at native size.
+    let options = DetectorOptions {
+        side: 400,
+        threshold: golden.threshold,
+    };
+    let mut detector = Detector::new("shipped", SHIPPED_DETECTOR, options).unwrap();
+    let mut seen_swaps = 0;
+    for (name, expected) in &golden.frames {
+        let mut pixels = frame(name);
+        let found = detector.detect(&pixels).unwrap();
+        let (distance, score) = face_difference(&found, expected).expect(name);
+        // The same model on pixels of another JPEG decoder, which differ by a
+        // level or two; half a cell of the finest stride would be 4 pixels.
+        assert!(distance < 1.2, "{name}: {distance} pixels");
+        assert!(score < 0.01, "{name}: {score}");
+
+        pixels.pixels_mut().for_each(|pixel| pixel.0.reverse());
+        let swapped = detector.detect(&pixels).unwrap();
+        let difference = face_difference(&swapped, expected);
+        seen_swaps += usize::from(difference.is_none_or(|(distance, _)| distance > 2.0));
+    }
+    assert!(
+        seen_swaps > 8,
+        "swapped colours show in {seen_swaps} of 12 pictures only"
+    );
+}
+
+#[test]
+fn faces_keep_their_place_when_the_frame_is_scaled_down() {
+    let options = |side| DetectorOptions {
+        side,
+        threshold: 0.5,
+    };
+    let mut whole = Detector::new("shipped", SHIPPED_DETECTOR, options(400)).unwrap();
+    let mut small = Detector::new("shipped", SHIPPED_DETECTOR, options(256)).unwrap();
+    let pixels = frame("maksssksksss195.jpg");
+    let face = whole.detect(&pixels).unwrap()[0];
+    let again = small.detect(&pixels).unwrap()[0];
+    let iou = face.rect.iou(&again.rect);
+    assert!(iou > 0.8, "IoU {iou}");
+}

@@ -1,0 +1,258 @@
+//! Model files that are not what they should be: one sentence and exit code 65.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and measure time"
+)]
+
+mod support;
+
+use std::fs;
+use std::path::PathBuf;
+
+use prost::Message;
+use support::{assert_refused, frame, maskd, root, text};
+use tract_onnx::pb::{ModelProto, StringStringEntryProto};
+
+/// Runs `classify` with these bytes as a model.
+fn with_model(key: &str, bytes: &[u8]) -> std::process::Output {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model.onnx");
+    fs::write(&model, bytes).unwrap();
+    with_model_file(key, &model)
+}
+
+fn with_model_file(key: &str, model: &std::path::Path) -> std::process::Output {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("maskd.toml");
+    fs::write(
+        &config,
+        format!("[models]\n{key} = {:?}\n", model.to_str().unwrap()),
+    )
+    .unwrap();
+    let picture = frame("maksssksksss128.jpg");
+    maskd()
+        .arg("classify")
+        .arg("--config")
+        .arg(&config)
+        .arg(picture)
+        .output()
+        .unwrap()
+}
+
+fn shipped(name: &str) -> Vec<u8> {
+    fs::read(root().join("models").join(name)).unwrap()
+}
+
+const CLASSIFIER: (&str, &str) = ("classifier", "mask_classifier.onnx");
+const DETECTOR: (&str, &str) = ("detector", "face_detector.onnx");
+
+#[test]
+fn the_shipped_files_are_accepted_by_name() {
+    for (key, name) in [CLASSIFIER, DETECTOR] {
+        let output = with_model_file(key, &root().join("models").join(name));
+        assert!(output.status.success(), "{name}: {}", text(&output.stderr));
+        assert!(text(&output.stdout).contains("without_mask"));
+    }
+}
+
+#[test]
+fn files_that_are_no_models_are_refused() {
+    for (key, name) in [CLASSIFIER, DETECTOR] {
+        let bytes = shipped(name);
+        assert_refused(&with_model(key, b""), 65, "is not an ONNX model");
+        assert_refused(
+            &with_model(key, b"certainly no protobuf"),
+            65,
+            "is not an ONNX model",
+        );
+        assert_refused(
+            &with_model(key, &bytes[..bytes.len() / 2]),
+            65,
+            "is not an ONNX model",
+        );
+        assert_refused(
+            &with_model(key, &bytes[..bytes.len() - 1]),
+            65,
+            "is not an ONNX model",
+        );
+    }
+    let missing = PathBuf::from("nowhere.onnx");
+    assert_refused(
+        &with_model_file("detector", &missing),
+        66,
+        "cannot read the model nowhere.onnx",
+    );
+}
+
+#[test]
+fn a_file_over_the_limit_is_refused_unread() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("huge.onnx");
+    fs::File::create(&model).unwrap().set_len(65 << 20).unwrap();
+    assert_refused(
+        &with_model_file("classifier", &model),
+        65,
+        "more than the limit of 64 MiB",
+    );
+    // Has no length, and never ends.
+    let endless = PathBuf::from("/dev/zero");
+    assert_refused(
+        &with_model_file("classifier", &endless),
+        65,
+        "more than the limit of 64 MiB",
+    );
+}
+
+#[test]
+fn a_model_in_the_place_of_another_is_refused() {
+    let output = with_model("classifier", &shipped(DETECTOR.1));
+    assert_refused(&output, 65, "its format is \"maskd-detector-1\"");
+    let output = with_model("detector", &shipped(CLASSIFIER.1));
+    assert_refused(&output, 65, "is no face detector for maskd");
+}
+
+/// The shipped model with a change.
+fn changed(name: &str, change: impl FnOnce(&mut ModelProto)) -> Vec<u8> {
+    let mut proto = ModelProto::decode(&shipped(name)[..]).unwrap();
+    change(&mut proto);
+    proto.encode_to_vec()
+}
+
+fn set(proto: &mut ModelProto, key: &str, value: &str) {
+    proto.metadata_props.retain(|entry| entry.key != key);
+    proto.metadata_props.push(StringStringEntryProto {
+        key: key.into(),
+        value: value.into(),
+    });
+}
+
+#[test]
+fn classifiers_of_another_form_are_refused_with_the_reason() {
+    type Change = fn(&mut ModelProto);
+    let cases: &[(&str, Change)] = &[
+        ("lacks the metadata \"format\"", |p| {
+            p.metadata_props.clear();
+        }),
+        ("is not a JSON array", |p| set(p, "labels", "with_mask")),
+        ("it has 1 labels", |p| set(p, "labels", "[\"with_mask\"]")),
+        ("1280 features to 3 labels", |p| {
+            set(p, "labels", "[\"a\",\"b\",\"c\"]");
+        }),
+        ("its label \"a\"", |p| set(p, "labels", "[\"a\",\"a\"]")),
+        ("its label \"unsure\"", |p| {
+            set(p, "labels", "[\"a\",\"unsure\"]");
+        }),
+        ("its input is \"picture\"", |p| {
+            graph(p).input[0].name = "picture".into();
+        }),
+        ("its outputs are", |p| {
+            graph(p).output[0].name = "scores".into();
+        }),
+        ("has not the head", |p| {
+            let nodes = &mut graph(p).node;
+            nodes
+                .iter_mut()
+                .find(|node| node.op_type == "Softmax")
+                .unwrap()
+                .op_type = "Sigmoid".into();
+        }),
+        ("has not the head", |p| {
+            for node in &mut graph(p).node {
+                for name in node.input.iter_mut().chain(&mut node.output) {
+                    if name == "features" {
+                        *name = "pooled".into();
+                    }
+                }
+            }
+        }),
+        ("do not fit its shape", |p| {
+            weight(p, "head.0.weight").raw_data.truncate(4000);
+        }),
+        ("weight of its head is missing, or not a finite", |p| {
+            weight(p, "head.2.bias").raw_data = f32::NAN.to_le_bytes().repeat(2);
+        }),
+        ("in another file", |p| {
+            let entry = StringStringEntryProto {
+                key: "location".into(),
+                value: "/etc/passwd".into(),
+            };
+            weight(p, "head.0.bias").external_data.push(entry);
+        }),
+    ];
+    for (reason, change) in cases {
+        assert_refused(
+            &with_model("classifier", &changed(CLASSIFIER.1, change)),
+            65,
+            reason,
+        );
+    }
+}
+
+fn graph(proto: &mut ModelProto) -> &mut tract_onnx::pb::GraphProto {
+    proto.graph.as_mut().unwrap()
+}
+
+fn weight<'a>(proto: &'a mut ModelProto, name: &str) -> &'a mut tract_onnx::pb::TensorProto {
+    graph(proto)
+        .initializer
+        .iter_mut()
+        .find(|tensor| tensor.name == name)
+        .unwrap()
+}
+
+/// Valid protobuf and the right names, but a graph that cannot run.
+#[test]
+fn graphs_that_make_no_sense_are_refused_and_never_panic() {
+    type Change = fn(&mut ModelProto);
+    let cases: &[Change] = &[
+        // An operator that nobody knows.
+        |p| graph(p).node[3].op_type = "Frobnicate".into(),
+        // A weight that is gone.
+        |p| {
+            graph(p).initializer.remove(5);
+        },
+        // A weight of another shape with as many values.
+        |p| {
+            let tensor = graph(p)
+                .initializer
+                .iter_mut()
+                .find(|t| t.dims.len() == 4)
+                .unwrap();
+            tensor.dims = vec![1, tensor.dims.iter().product(), 1, 1];
+        },
+        |p| graph(p).initializer.clear(),
+        |p| graph(p).node.truncate(20),
+        // Nodes without inputs.
+        |p| {
+            graph(p)
+                .node
+                .iter_mut()
+                .take(10)
+                .for_each(|node| node.input.clear());
+        },
+        // Strides and pads that lead nowhere.
+        |p| {
+            for node in &mut graph(p).node {
+                node.attribute
+                    .iter_mut()
+                    .for_each(|a| a.ints.iter_mut().for_each(|i| *i = -*i));
+            }
+        },
+        |p| {
+            for node in &mut graph(p).node {
+                node.attribute.iter_mut().for_each(|a| a.ints.clear());
+            }
+        },
+    ];
+    for (key, name) in [CLASSIFIER, DETECTOR] {
+        for (index, change) in cases.iter().enumerate() {
+            let output = with_model(key, &changed(name, change));
+            let errors = text(&output.stderr);
+            assert_refused(&output, 65, "model");
+            assert!(errors.len() < 2000, "{key} {index}: {errors}");
+        }
+    }
+}

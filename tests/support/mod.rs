@@ -1,0 +1,72 @@
+//! What the behaviour tests share: the binary, pictures, a bounded wait.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+pub fn frame(name: &str) -> PathBuf {
+    root().join("assets/frames").join(name)
+}
+
+/// The binary, away from whatever the machine has of its own.
+pub fn maskd() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_maskd"));
+    command.stdin(Stdio::null());
+    for name in [
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+        "JOURNAL_STREAM",
+        "STATE_DIRECTORY",
+    ] {
+        command.env_remove(name);
+    }
+    command
+}
+
+pub fn run(arguments: &[&str]) -> Output {
+    maskd().args(arguments).output().unwrap()
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// What every failure must look like: this exit code, and exactly one line on
+/// standard error, a sentence and no backtrace.
+pub fn assert_refused(output: &Output, exit: i32, words: &str) {
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(exit), "{errors}");
+    let lines: Vec<&str> = errors.lines().collect();
+    assert_eq!(lines.len(), 1, "one sentence: {errors}");
+    assert!(lines[0].starts_with("maskd: "), "{errors}");
+    assert!(lines[0].contains(words), "{words:?} is not in {errors}");
+    assert!(!errors.contains("panicked"), "{errors}");
+}
+
+/// Waits for a child, at most this long, and then kills it.
+pub fn wait(child: &mut Child, limit: Duration) -> Option<i32> {
+    let start = Instant::now();
+    while start.elapsed() < limit {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status.code().unwrap_or(-1));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    None
+}
+
+pub fn interrupt(child: &Child, signal: &str) {
+    let status = Command::new("kill")
+        .arg(signal)
+        .arg(child.id().to_string())
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
