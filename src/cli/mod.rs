@@ -25,6 +25,9 @@ use crate::pipeline::PipelineError;
 /// The config that is read when `--config` names none and this one exists.
 const SYSTEM_CONFIG: &str = "/etc/maskd/maskd.toml";
 
+/// The service's state directory, which its user owns.
+const SERVICE_STATE: &str = "/var/lib/maskd";
+
 /// Finds the faces in camera frames, tells for each whether it wears a mask,
 /// and drives lamps and a buzzer.
 #[derive(Debug, Parser)]
@@ -309,14 +312,22 @@ impl Global {
             .map_or_else(|| Ok(Config::default()), config::load)
     }
 
-    /// The state directory; systemd names it to the service.
+    /// The state directory: the named one; of the service, the one that systemd
+    /// names or the service's user owns; else one of the user's own.
     fn state_dir(&self) -> Result<PathBuf, Failure> {
         use etcetera::BaseStrategy;
+        use std::os::unix::fs::MetadataExt;
         if let Some(state) = &self.state {
             return Ok(state.clone());
         }
         if let Some(state) = std::env::var_os("STATE_DIRECTORY") {
             return Ok(state.into());
+        }
+        let user = rustix::process::geteuid();
+        let service = Path::new(SERVICE_STATE);
+        let owner = service.metadata().map(|folder| folder.uid());
+        if !user.is_root() && owner.is_ok_and(|owner| owner == user.as_raw()) {
+            return Ok(service.to_owned());
         }
         let home = etcetera::choose_base_strategy().ok();
         let state = home
