@@ -425,7 +425,8 @@ impl Config {
         } = self;
         let mut check = Check::default();
         if let Err(error) = camera.source.parse::<Spec>() {
-            check.fail("camera.source", format!("is {:?}: {error}", camera.source));
+            // The error names the source, without the password of a camera.
+            check.fail("camera.source", format!("is wrong: {error}"));
         }
         check.within("camera.rate", camera.rate, 0.001, 120.0);
         check.within("camera.stall-ms", camera.stall_ms, 100, 600_000);

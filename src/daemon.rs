@@ -1,6 +1,7 @@
 //! The daemon: threads, channels, shutdown, readiness and watchdog.
 //!
-//! The only module that starts threads. Data flows one way, camera to infer to
+//! The only module that starts threads which go on by themselves (`pipeline`
+//! and `embed` have some that end within a call). Data flows one way, camera to infer to
 //! indicate, through channels that keep the newest value only, so nobody waits
 //! for anybody slower. The end flows with the data: the camera drops its
 //! sender, infer ends, indicate ends with the outputs low.
@@ -10,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -57,23 +58,25 @@ pub enum DaemonError {
     Panicked(String),
 }
 
-/// From camera to infer.
-#[derive(Debug, Clone)]
-enum Feed {
+/// What one thread has for the next: frames for infer, scenes for indicate.
+#[derive(Debug)]
+enum News<T> {
     /// Nothing came yet.
     Waiting,
-    /// The newest frame.
-    Frame(Arc<Frame>),
+    /// The newest one.
+    Newest(Arc<T>),
     /// The camera is lost, and being opened anew.
     Lost,
 }
 
-/// From infer to indicate.
-#[derive(Debug, Clone)]
-enum Sight {
-    Waiting,
-    Seen(Arc<Scene>),
-    Lost,
+impl<T> Clone for News<T> {
+    fn clone(&self) -> News<T> {
+        match self {
+            News::Waiting => News::Waiting,
+            News::Newest(newest) => News::Newest(Arc::clone(newest)),
+            News::Lost => News::Lost,
+        }
+    }
 }
 
 /// From indicate to whoever wants to know whether the daemon is well.
@@ -90,24 +93,24 @@ struct Pulse {
 /// [`DaemonError`] if something cannot be opened, or a thread gives up.
 pub fn run(config: &Config, console: Console) -> Result<(), DaemonError> {
     let spec: Spec = config.camera.source.parse().map_err(SourceError::from)?;
-    let source = spec.to_string();
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    // Signals are caught before anything is opened, so that a stop during the
-    // start is orderly too.
-    let signals = runtime.block_on(async {
-        Ok::<_, std::io::Error>((
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-        ))
-    })?;
+    // The path of a picture may say whom it shows.
+    let source = match &spec {
+        Spec::Path(_) => "pictures".to_owned(),
+        spec => spec.to_string(),
+    };
     let cores_for_faces = config.classify.threads(1);
     let pipeline = Pipeline::open(config, cores_for_faces)?;
     let judge = Judge::new(config.classify.judge_options(), pipeline.head().labels())?;
+    // Up to here nothing has to be put in order when a signal comes.
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let signals = runtime.block_on(async { Signals::catch() })?;
     let stop = CancellationToken::new();
+    // Whatever fails from here on, what was started ends.
+    let _stop_at_the_end = stop.clone().drop_guard();
     let camera = Camera::open(spec, config.camera.options(), stop.clone())?;
 
-    let (feed_out, feed_in) = watch::channel(Feed::Waiting);
-    let (sight_out, sight_in) = watch::channel(Sight::Waiting);
+    let (feed_out, feed_in) = watch::channel(News::Waiting);
+    let (sight_out, sight_in) = watch::channel(News::Waiting);
     let (pulse_out, pulse_in) = watch::channel(Pulse {
         at: now(),
         fresh: true,
@@ -123,17 +126,15 @@ pub fn run(config: &Config, console: Console) -> Result<(), DaemonError> {
     let mut threads = Threads::new(&stop);
     threads.start("camera", {
         let stop = stop.clone();
-        move || {
-            watch_camera(camera, &feed_out, &stop);
-            Ok(())
-        }
+        move || watch_camera(camera, &feed_out, &stop)
     })?;
-    threads.start("infer", move || {
-        infer(pipeline, &judge, tracker, feed_in, &sight_out)
+    threads.start("infer", {
+        let feed = feed_in.clone();
+        move || infer(pipeline, &judge, tracker, feed, &sight_out)
     })?;
     threads.start("indicate", {
         let stop = stop.clone();
-        move || indicate(show, sight_in, &pulse_out, &stop)
+        move || indicate(show, sight_in, &feed_in, &pulse_out, &stop)
     })?;
 
     notify(&[sd_notify::NotifyState::Ready]);
@@ -149,18 +150,18 @@ pub fn run(config: &Config, console: Console) -> Result<(), DaemonError> {
 /// Waits for a signal, for the last thread to end, or for one to fail; feeds
 /// the watchdog meanwhile.
 async fn wait(
-    (mut interrupt, mut terminate): (tokio::signal::unix::Signal, tokio::signal::unix::Signal),
+    mut signals: Signals,
     stop: &CancellationToken,
     threads: &mut Threads,
     pulse: &watch::Receiver<Pulse>,
 ) {
     // Twice an interval, as sd_watchdog_enabled(3) advises.
     let period = sd_notify::watchdog_enabled().map(|interval| interval / 2);
+    let period = period.filter(|period| !period.is_zero());
     let mut watchdog = tokio::time::interval(period.unwrap_or(Duration::from_hours(1)));
     loop {
         tokio::select! {
-            _ = interrupt.recv() => return info!(signal = "SIGINT", "stopping"),
-            _ = terminate.recv() => return info!(signal = "SIGTERM", "stopping"),
+            signal = signals.next() => return info!(signal, "stopping"),
             () = stop.cancelled() => return,
             () = threads.ended() => return,
             _ = watchdog.tick() => {
@@ -176,19 +177,55 @@ async fn wait(
     }
 }
 
+/// The signals that ask to stop.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    /// The terminal was closed.
+    hangup: Signal,
+    quit: Signal,
+}
+
+impl Signals {
+    fn catch() -> Result<Signals, std::io::Error> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
+        })
+    }
+
+    /// The name of the next one.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.hangup.recv() => "SIGHUP",
+            _ = self.quit.recv() => "SIGQUIT",
+        }
+    }
+}
+
 /// The camera thread: frames into the feed, the newest overwrites.
-fn watch_camera(mut camera: Camera, feed: &watch::Sender<Feed>, stop: &CancellationToken) {
+fn watch_camera(
+    mut camera: Camera,
+    feed: &watch::Sender<News<Frame>>,
+    stop: &CancellationToken,
+) -> Result<(), DaemonError> {
     while !stop.is_cancelled() {
         match camera.next() {
             Event::Frame(frame) => {
-                feed.send_replace(Feed::Frame(Arc::new(frame)));
+                feed.send_replace(News::Newest(Arc::new(frame)));
             }
             Event::Lost(_) => {
-                feed.send_replace(Feed::Lost);
+                feed.send_replace(News::Lost);
             }
+            Event::Failed(error) => return Err(error.into()),
             Event::End => break,
         }
     }
+    Ok(())
 }
 
 /// The infer thread: always the newest frame, and verdicts on its faces.
@@ -196,8 +233,8 @@ fn infer(
     mut pipeline: Pipeline,
     judge: &Judge,
     mut tracker: Tracker,
-    mut feed: watch::Receiver<Feed>,
-    sight: &watch::Sender<Sight>,
+    mut feed: watch::Receiver<News<Frame>>,
+    sight: &watch::Sender<News<Scene>>,
 ) -> Result<(), DaemonError> {
     let waiting = waiting_room()?;
     let mut next_seq = 0;
@@ -205,11 +242,11 @@ fn infer(
     while waiting.block_on(feed.changed()).is_ok() {
         let newest = feed.borrow_and_update().clone();
         match newest {
-            Feed::Waiting => {}
-            Feed::Lost => {
-                sight.send_replace(Sight::Lost);
+            News::Waiting => {}
+            News::Lost => {
+                sight.send_replace(News::Lost);
             }
-            Feed::Frame(frame) => {
+            News::Newest(frame) => {
                 frames += 1;
                 skipped += frame.seq.saturating_sub(next_seq);
                 next_seq = frame.seq + 1;
@@ -220,7 +257,7 @@ fn infer(
                     latency_ms = scene.latency.as_millis() as u64,
                     "frame"
                 );
-                sight.send_replace(Sight::Seen(Arc::new(scene)));
+                sight.send_replace(News::Newest(Arc::new(scene)));
             }
         }
     }
@@ -276,7 +313,8 @@ struct Show {
 /// The indicate thread: scenes and time into decisions, decisions into outputs.
 fn indicate(
     mut show: Show,
-    mut sight: watch::Receiver<Sight>,
+    mut sight: watch::Receiver<News<Scene>>,
+    feed: &watch::Receiver<News<Frame>>,
     pulse: &watch::Sender<Pulse>,
     stop: &CancellationToken,
 ) -> Result<(), DaemonError> {
@@ -288,24 +326,27 @@ fn indicate(
     let result = loop {
         let news = waiting.block_on(async { tokio::time::timeout(TICK, sight.changed()).await });
         let mut seen = None;
-        let mut lost = false;
         let decision = match news {
             Ok(Err(_closed)) => break Ok(()),
             Ok(Ok(())) => match sight.borrow_and_update().clone() {
-                Sight::Waiting => show.decider.tick(now()),
-                Sight::Lost => {
-                    lost = true;
-                    show.decider.fault()
-                }
-                Sight::Seen(scene) => {
+                News::Waiting => show.decider.tick(now()),
+                News::Lost => show.decider.fault(),
+                News::Newest(scene) => {
                     show.console.scene(&scene, &show.labels);
-                    let decision = show.decider.observe(scene.at, scene.decision());
+                    let decision = show.decider.observe(now(), scene.at, scene.decision());
                     seen = Some(scene);
                     decision
                 }
             },
             Err(_no_news) => show.decider.tick(now()),
         };
+        // A camera that is being opened anew is no reason to restart the service;
+        // an infer thread that hangs is one, whatever it saw before.
+        let known = matches!(*feed.borrow(), News::Lost);
+        pulse.send_replace(Pulse {
+            at: now(),
+            fresh: decision != Decision::Fault || known,
+        });
         if decision != shown {
             changes += 1;
             let change = describe(changes, decision, seen.as_deref(), &show.labels);
@@ -320,11 +361,6 @@ fn indicate(
         if let Err(error) = show.console.set(levels(shown, elapsed)) {
             break Err(DaemonError::Console(error));
         }
-        let known = lost || matches!(*sight.borrow(), Sight::Lost);
-        pulse.send_replace(Pulse {
-            at: now(),
-            fresh: shown != Decision::Fault || known,
-        });
         // An infer thread that hangs must not keep the outputs on.
         if stop.is_cancelled() {
             let asked = *stopping.get_or_insert_with(now);

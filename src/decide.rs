@@ -214,9 +214,10 @@ pub struct Decider {
     decision: Decision,
     /// Capture time of the newest frame.
     fresh: Instant,
-    /// Since when frames contradict the decision, and whether they do so by
-    /// being empty.
-    contradicted: Option<(Instant, bool)>,
+    /// Capture time of the newest frame with a face.
+    face: Option<Instant>,
+    /// Since when frames with faces contradict the decision.
+    contradicted: Option<Instant>,
 }
 
 impl Decider {
@@ -228,33 +229,40 @@ impl Decider {
             options,
             decision: Decision::Idle,
             fresh: now,
+            face: None,
             contradicted: None,
         }
     }
 
-    /// Takes what the frame captured `at` says and gives the decision.
-    pub fn observe(&mut self, at: Instant, frame: Decision) -> Decision {
+    /// Takes what the frame captured `at` says and gives the decision at `now`.
+    ///
+    /// A frame without a face says nothing until `hold` has passed since the
+    /// last one with a face: a detector misses a face in some frames, and that
+    /// must neither end a decision nor keep it.
+    pub fn observe(&mut self, now: Instant, at: Instant, frame: Decision) -> Decision {
         self.fresh = self.fresh.max(at);
+        if self.is_stale(now) {
+            return self.fault();
+        }
         if self.decision == Decision::Fault {
             // Anything seen is better than a fault.
             self.decision = frame;
         }
+        if frame == Decision::Idle {
+            let held = |face| at.saturating_duration_since(face) < self.options.hold;
+            if !self.face.is_some_and(held) {
+                self.decision = Decision::Idle;
+                self.contradicted = None;
+            }
+            return self.decision;
+        }
+        self.face = Some(at);
         if frame == self.decision {
             self.contradicted = None;
             return self.decision;
         }
-        let empty = frame == Decision::Idle;
-        let since = match self.contradicted {
-            Some((since, was_empty)) if was_empty == empty => since,
-            _ => at,
-        };
-        self.contradicted = Some((since, empty));
-        let wait = if empty {
-            self.options.hold
-        } else {
-            self.options.confirm
-        };
-        if at.saturating_duration_since(since) >= wait {
+        let since = *self.contradicted.get_or_insert(at);
+        if at.saturating_duration_since(since) >= self.options.confirm {
             self.decision = frame;
             self.contradicted = None;
         }
@@ -264,10 +272,14 @@ impl Decider {
     /// The decision at `now`, when no frame came: a fault once the newest one
     /// is stale.
     pub fn tick(&mut self, now: Instant) -> Decision {
-        if now.saturating_duration_since(self.fresh) > self.options.stale {
+        if self.is_stale(now) {
             self.fault();
         }
         self.decision
+    }
+
+    fn is_stale(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.fresh) > self.options.stale
     }
 
     /// The camera is known to be lost: a fault at once.
@@ -376,7 +388,7 @@ mod tests {
         let at = |ms: u64| start + Duration::from_millis(ms);
         frames
             .iter()
-            .map(|&(ms, frame)| decider.observe(at(ms), frame))
+            .map(|&(ms, frame)| decider.observe(at(ms), at(ms), frame))
             .collect()
     }
 
@@ -412,8 +424,8 @@ mod tests {
             (0, Mask),
             (300, Mask),
             (400, Idle),
+            (1799, Idle),
             (1800, Idle),
-            (1900, Idle),
         ]);
         assert_eq!(shown, [Idle, Mask, Mask, Mask, Idle]);
     }
@@ -436,11 +448,35 @@ mod tests {
         let mut decider = Decider::new(OPTIONS, start);
         assert_eq!(decider.tick(start + Duration::from_secs(5)), Idle);
         assert_eq!(decider.tick(start + Duration::from_millis(5001)), Fault);
-        assert_eq!(
-            decider.observe(start + Duration::from_millis(5100), NoMask),
-            NoMask
-        );
+        let later = start + Duration::from_millis(5100);
+        assert_eq!(decider.observe(later, later, NoMask), NoMask);
         assert_eq!(decider.fault(), Fault);
+    }
+
+    #[test]
+    fn frames_that_are_stale_when_they_are_judged_do_not_end_a_fault() {
+        let start = Instant::now();
+        let mut decider = Decider::new(OPTIONS, start);
+        let captured = start + Duration::from_secs(1);
+        let judged = start + Duration::from_secs(7);
+        assert_eq!(decider.observe(judged, captured, NoMask), Fault);
+        assert_eq!(decider.tick(judged), Fault);
+    }
+
+    #[test]
+    fn a_face_that_is_missed_in_every_other_frame_still_counts() {
+        let flicker = |decision| {
+            (4..40).map(move |index| (100 * index, if index % 2 == 0 { decision } else { Idle }))
+        };
+        let mut frames = vec![(0, Mask), (300, Mask)];
+        frames.extend(flicker(NoMask));
+        assert_eq!(
+            play(&frames)[2..8],
+            [Mask, Mask, Mask, Mask, NoMask, NoMask]
+        );
+        // From an empty scene, too.
+        let frames: Vec<_> = flicker(Mask).collect();
+        assert_eq!(play(&frames)[..6], [Idle, Idle, Idle, Idle, Mask, Mask]);
     }
 
     proptest! {

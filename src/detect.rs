@@ -111,8 +111,8 @@ impl Detector {
     /// The runner for an input of `size` = (width, height).
     fn runner(&mut self, size: (u32, u32)) -> Result<&mut Runner, ModelError> {
         let known = self.runners.iter().position(|(known, _)| *known == size);
-        let index = if let Some(index) = known {
-            index
+        if let Some(used) = known.and_then(|index| self.runners.remove(index)) {
+            self.runners.push_back(used);
         } else {
             let (width, height) = (size.0 as usize, size.1 as usize);
             let shapes = DETECTOR_STRIDES
@@ -123,9 +123,11 @@ impl Detector {
                 self.runners.pop_front();
             }
             self.runners.push_back((size, runner));
-            self.runners.len() - 1
-        };
-        Ok(&mut self.runners[index].1)
+        }
+        // The one that was pushed just now; the others are older, first the
+        // one that goes first.
+        let newest = self.runners.len() - 1;
+        Ok(&mut self.runners[newest].1)
     }
 }
 

@@ -8,16 +8,18 @@ use std::path::Path;
 /// old content or the new one: aside, synced, renamed, folder synced.
 ///
 /// # Errors
-/// What the system says; `path` is then as it was.
+/// What the system says; `path` is then as it was, or, if only the folder could
+/// not be synced, new.
 pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut aside = name.to_owned();
-    aside.push(format!(".{}.part", std::process::id()));
-    let aside = folder.join(aside);
+    if path.file_name().is_none() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // Not longer than `name`, whose length may be all that the system takes.
+    let aside = folder.join(format!(".maskd-{}.part", std::process::id()));
     let written = File::create(&aside)
         .and_then(|mut file| {
             file.write_all(content)?;

@@ -16,10 +16,13 @@ pub const CROP_SIDE: u32 = 224;
 
 /// Largest picture that [`decode`] accepts, in pixels (width times height).
 ///
-/// 64 million pixels are 192 MB of RGB: more than any camera for a door takes,
-/// and still within the memory of a small Pi. Larger ones are refused before a
-/// pixel is decoded.
+/// 64 million pixels are 192 MB of RGB, and more than a telephone's camera
+/// takes. Larger ones are refused before a pixel is decoded.
 pub const MAX_PIXELS: u64 = 64_000_000;
+
+/// Most memory that a decoder's result may take, in bytes: [`MAX_PIXELS`] of RGB
+/// and alpha with 8 bits each.
+const MAX_DECODED_BYTES: u64 = 4 * MAX_PIXELS;
 
 /// One picture from a camera.
 #[derive(Debug, Clone)]
@@ -239,7 +242,7 @@ pub enum PictureError {
     #[error("it is not a JPEG, PNG, WebP, BMP, GIF or TIFF picture")]
     Format,
     /// More than [`MAX_PIXELS`].
-    #[error("it has {width} x {height} pixels, more than {} million", MAX_PIXELS / 1_000_000)]
+    #[error("it has {width} x {height} pixels, more than {} million, or too many bits each", MAX_PIXELS / 1_000_000)]
     TooLarge {
         /// Width in pixels.
         width: u32,
@@ -283,7 +286,8 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, PictureError> {
     let format = reader.format().ok_or(PictureError::Format)?;
     let mut decoder = reader.into_decoder().map_err(decode_error)?;
     let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels > MAX_PIXELS || decoder.total_bytes() > MAX_DECODED_BYTES {
         return Err(PictureError::TooLarge { width, height });
     }
     // The decoder fills what is missing of a JPEG with grey and reports no

@@ -102,7 +102,6 @@ pub struct Console {
     live: ProgressBar,
     decision: Decision,
     scene: String,
-    levels: Levels,
 }
 
 impl Console {
@@ -114,6 +113,11 @@ impl Console {
             ConsoleStyle::Lines | ConsoleStyle::Json => ProgressDrawTarget::hidden(),
         };
         let live = ProgressBar::with_draw_target(None, target);
+        // A terminal that cannot move its cursor gets lines.
+        let style = match style {
+            ConsoleStyle::Live if live.is_hidden() => ConsoleStyle::Lines,
+            style => style,
+        };
         // `wide_msg` cuts the line to the width of the terminal.
         if let Ok(one_line) = ProgressStyle::with_template("{wide_msg}") {
             live.set_style(one_line);
@@ -123,7 +127,6 @@ impl Console {
             live,
             decision: Decision::Idle,
             scene: String::new(),
-            levels: Levels::default(),
         }
     }
 
@@ -161,7 +164,6 @@ impl Console {
 
 impl Indicator for Console {
     fn set(&mut self, levels: Levels) -> io::Result<()> {
-        self.levels = levels;
         let lamp = |on: bool, name: &str| {
             if on {
                 format!("●{name}")
@@ -188,7 +190,11 @@ impl Indicator for Console {
 
 impl Drop for Console {
     fn drop(&mut self) {
-        self.live.finish();
+        if self.style == ConsoleStyle::Live {
+            self.live.finish();
+            // What comes after it on the terminal begins on a line of its own.
+            println!();
+        }
     }
 }
 
@@ -196,9 +202,9 @@ impl Drop for Console {
 fn describe(faces: impl Iterator<Item = FaceRecord>) -> String {
     let words: Vec<String> = faces
         .map(|face| {
-            let all = face.probabilities.iter().flat_map(Probabilities::iter);
-            match all.map(|(_, p)| p).max_by(f64::total_cmp) {
-                Some(p) => format!("{} {:.0} %", face.verdict, p * 100.0),
+            let mut all = face.probabilities.iter().flat_map(Probabilities::iter);
+            match all.find(|(label, _)| *label == face.verdict) {
+                Some((_, p)) => format!("{} {:.0} %", face.verdict, p * 100.0),
                 None => face.verdict,
             }
         })

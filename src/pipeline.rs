@@ -4,8 +4,6 @@
 //! Owns no state of time: what tracks and decisions remember lies in `track`
 //! and `decide`. The daemon, `classify` and `bench` all go through here.
 
-use std::sync::Arc;
-
 use image::RgbImage;
 
 use crate::config::Config;
@@ -45,7 +43,7 @@ impl From<DetectError> for PipelineError {
 pub struct Pipeline {
     detector: Detector,
     embedder: Embedder,
-    head: Arc<Head>,
+    head: Head,
     scaler: Scaler,
     margin: f32,
 }
@@ -68,7 +66,7 @@ impl Pipeline {
             Ok(Pipeline {
                 detector,
                 embedder,
-                head: Arc::new(head),
+                head,
                 scaler: Scaler::default(),
                 margin: config.classify.margin,
             })
@@ -77,7 +75,7 @@ impl Pipeline {
 
     /// The head in use.
     #[must_use]
-    pub fn head(&self) -> &Arc<Head> {
+    pub fn head(&self) -> &Head {
         &self.head
     }
 
@@ -97,7 +95,9 @@ impl Pipeline {
         let (width, height) = pixels.dimensions();
         let mut crops = Vec::with_capacity(faces.len());
         for face in faces {
+            // A margin below 0 may leave nothing of a face at the edge.
             let region = face.rect.region(self.margin, width, height);
+            let region = region.or_else(|| face.rect.region(0.0, width, height));
             crops.push(
                 self.scaler
                     .crop(pixels, region.ok_or(PictureError::Region)?)?,

@@ -208,7 +208,11 @@ fn lost_program_is_told_once_and_started_again() {
 
 #[test]
 fn stop_ends_the_wait_for_a_lost_camera() {
-    let (mut camera, stop) = open(shell("exit 1"), options());
+    let repeated = CameraOptions {
+        repeat: true,
+        ..options()
+    };
+    let (mut camera, stop) = open(shell("exit 1"), repeated);
     lost(&mut camera);
     thread::scope(|scope| {
         let canceller = scope.spawn(|| {
@@ -557,7 +561,7 @@ fn folder_is_shown_once_or_for_ever() {
         match camera.next() {
             Event::Frame(frame) => seen = frame.seq,
             Event::Lost(error) => break error,
-            Event::End => panic!("it repeats"),
+            Event::Failed(_) | Event::End => panic!("it repeats"),
         }
     };
     assert!(error.is_missing_input(), "{error}");

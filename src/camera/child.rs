@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio_util::sync::CancellationToken;
 
 use super::mjpeg::Newest;
@@ -179,9 +179,8 @@ impl Child {
         let mut status = None;
         loop {
             let late = now().duration_since(start) >= PATIENCE;
-            if status.is_none() {
-                status = self.process.try_wait()?;
-                self.ended = status.is_some();
+            if status.is_none() && has_ended(&self.process) {
+                status = Some(self.reap()?);
             }
             // A process that it left behind may hold the standard error open.
             if late || self.stop.is_cancelled() || (status.is_some() && self.errors.is_none()) {
@@ -199,6 +198,28 @@ impl Child {
             }
         }
     }
+}
+
+impl Child {
+    /// Ends what the program may have left behind in its group, and takes its
+    /// exit status. Not the other way round: once the status is taken, the
+    /// group's number may be given to somebody else.
+    fn reap(&mut self) -> io::Result<ExitStatus> {
+        let _ = kill_process_group(Pid::from_child(&self.process), Signal::KILL);
+        let status = self.process.wait()?;
+        self.ended = true;
+        Ok(status)
+    }
+}
+
+/// Whether the program has ended, without taking its exit status.
+fn has_ended(process: &Process) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    // An error means that there is no such child any more.
+    !matches!(
+        waitid(WaitId::Pid(Pid::from_child(process)), options),
+        Ok(None)
+    )
 }
 
 impl Source for Child {
@@ -235,18 +256,10 @@ impl Drop for Child {
         // An error means that the group is gone already.
         let _ = kill_process_group(group, Signal::TERM);
         let start = now();
-        while now().duration_since(start) < PATIENCE {
-            if matches!(self.process.try_wait(), Ok(Some(_))) {
-                return;
-            }
+        while now().duration_since(start) < PATIENCE && !has_ended(&self.process) {
             std::thread::sleep(Duration::from_millis(10));
         }
-        tracing::debug!(
-            program = self.program,
-            "camera command does not end and is killed"
-        );
-        let _ = kill_process_group(group, Signal::KILL);
-        let _ = self.process.wait();
+        let _ = self.reap();
     }
 }
 

@@ -356,7 +356,7 @@ pub enum SourceError {
     },
     /// The camera asks who we are.
     #[error(
-        "{url} answered {status}; write user and password into the URL, as in http://USER:PASSWORD@HOST/PATH"
+        "{url} answered {status}; write user and password into the URL, as in http://USER:PASSWORD@HOST/PATH, and if they are there, let ffmpeg or curl read the camera by exec:, since only Basic authentication is built in"
     )]
     HttpRefused {
         /// The URL, without what is secret in it.
@@ -431,6 +431,9 @@ pub enum Event {
     Frame(Frame),
     /// The source was lost. Told once; the next call tries to get it back.
     Lost(SourceError),
+    /// A source that is not to be repeated failed before its first frame: it is
+    /// of no use to try again. Nothing comes after it.
+    Failed(SourceError),
     /// The source is at its end, or stop was asked. Nothing comes after it.
     End,
 }
@@ -533,13 +536,24 @@ impl Camera {
                 Ok(None) => return self.end(),
                 Err(error) => error,
             };
+            let ended = matches!(error, SourceError::CommandEnded { .. });
+            if ended && !self.options.repeat && self.next_seq == 0 {
+                self.ended = true;
+                return Event::Failed(error);
+            }
             self.broken = true;
             if self.lost {
                 tracing::debug!(%error, "camera is still lost");
                 continue;
             }
             self.lost = true;
-            tracing::warn!(%error, "camera lost");
+            if error.is_missing_input() {
+                // The path of a picture may say whom it shows.
+                tracing::warn!(error = "its pictures cannot be used", "camera lost");
+                tracing::debug!(%error, "camera lost");
+            } else {
+                tracing::warn!(%error, "camera lost");
+            }
             return Event::Lost(error);
         }
     }

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use super::{Failure, Global, print};
-use crate::camera::Spec;
+use tokio_util::sync::CancellationToken;
+
+use crate::camera::{Camera, Spec};
 use crate::config::Config;
 use crate::decide::Judge;
 use crate::pipeline::Pipeline;
@@ -93,30 +95,41 @@ fn check_models(config: &Config, report: &mut Report) {
     }
 }
 
-/// Whether the source can be there; a stream is not contacted.
+/// Whether the source can be there; a stream is not contacted, and a program not
+/// started.
 fn check_source(config: &Config, report: &mut Report) {
-    let source = &config.camera.source;
-    match source.parse::<Spec>() {
-        Err(error) => report.bad("source", &Failure::new(Failure::CONFIG, error)),
-        Ok(Spec::Path(path)) if !path.exists() => {
-            let sentence = format!("{} does not exist", path.display());
-            report.bad("source", &Failure::new(Failure::NO_INPUT, sentence));
-        }
-        Ok(Spec::Command(words)) if !words.first().is_some_and(|program| is_program(program)) => {
+    let spec = match config.camera.source.parse::<Spec>() {
+        Err(error) => return report.bad("source", &Failure::new(Failure::CONFIG, error)),
+        Ok(spec) => spec,
+    };
+    match &spec {
+        Spec::Command(words) if !words.first().is_some_and(|program| is_program(program)) => {
             let program = words.first().map_or("", String::as_str);
             let sentence = format!("the program {program:?} is not installed");
-            report.bad("source", &Failure::new(Failure::UNAVAILABLE, sentence));
+            return report.bad("source", &Failure::new(Failure::UNAVAILABLE, sentence));
         }
-        Ok(spec) => report.good("source", &spec.to_string()),
+        Spec::Path(_) => {
+            let options = config.camera.options();
+            if let Err(error) = Camera::open(spec.clone(), options, CancellationToken::new()) {
+                return report.bad("source", &error.into());
+            }
+        }
+        Spec::Command(_) | Spec::Http(_) | Spec::Examples => {}
     }
+    report.good("source", &spec.to_string());
 }
 
 fn is_program(name: &str) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    let is_executable = |path: &Path| {
+        let metadata = path.metadata();
+        metadata.is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    };
     if name.contains('/') {
-        return Path::new(name).is_file();
+        return is_executable(Path::new(name));
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
+    std::env::split_paths(&path).any(|folder| is_executable(&folder.join(name)))
 }
 
 fn check_state(global: &Global, report: &mut Report) {

@@ -24,6 +24,7 @@ pub(super) fn start(filter: Option<&str>, quiet: bool, live: bool) -> Result<(),
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal())
         .with_writer(move || Log { live });
     // systemd sets this when standard error goes to the journal, which has a
@@ -57,19 +58,22 @@ struct Log {
     live: bool,
 }
 
+/// Never fails: a daemon must outlive whoever reads its logs, and there is
+/// nowhere else to complain.
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut out = io::stderr().lock();
         if self.live && io::stderr().is_terminal() {
             // Clears the live line, which is drawn anew below the log line.
-            out.write_all(b"\r\x1b[2K")?;
+            let _ = out.write_all(b"\r\x1b[2K");
         }
-        out.write_all(bytes)?;
+        let _ = out.write_all(bytes);
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        let _ = io::stderr().flush();
+        Ok(())
     }
 }
 

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::camera::{SourceError, Spec, SpecError};
+use crate::camera::SourceError;
 use crate::config::{self, Config, ConfigError};
 use crate::daemon::{self, DaemonError};
 use crate::indicate::{Console, ConsoleStyle};
@@ -92,7 +92,7 @@ struct Run {
     /// Where frames come from, in place of the config's: "examples", a picture,
     /// a folder, http://…, or "exec:COMMAND ARG …" for a program that writes
     /// MJPEG to its standard output
-    #[arg(long, value_name = "SPEC", value_parser = source)]
+    #[arg(long, value_name = "SPEC")]
     source: Option<String>,
 
     /// Pictures a second, for pictures and folders
@@ -106,12 +106,6 @@ struct Run {
     /// Print a JSON object for each change of the decision
     #[arg(long)]
     json: bool,
-}
-
-/// Checks a source when the command line is read; it stays text, as in the
-/// config, since a `Spec` does not show the password of a camera.
-fn source(text: &str) -> Result<String, SpecError> {
-    text.parse::<Spec>().map(|_| text.to_owned())
 }
 
 /// Why a command did not do what it was asked: the sentence, and the exit code
@@ -200,7 +194,8 @@ impl From<DaemonError> for Failure {
             DaemonError::Source(error) => error.into(),
             DaemonError::Pipeline(error) => error.into(),
             DaemonError::Labels(_) => Failure::new(Failure::CONFIG, error),
-            DaemonError::Console(error) => Failure::output(&error),
+            // Whoever closes it, a daemon that shows nothing has failed.
+            DaemonError::Console(_) => Failure::new(Failure::CANNOT_WRITE, error),
             DaemonError::System(_) | DaemonError::Panicked(_) => {
                 Failure::new(Failure::INTERNAL, error)
             }
@@ -302,9 +297,10 @@ impl Global {
     /// The config file that applies, if any.
     fn config_file(&self) -> Option<&Path> {
         let system = Path::new(SYSTEM_CONFIG);
+        let is_there = system.try_exists().unwrap_or(true);
         self.config
             .as_deref()
-            .or_else(|| system.exists().then_some(system))
+            .or_else(|| is_there.then_some(system))
     }
 
     fn load_config(&self) -> Result<Config, ConfigError> {
