@@ -78,7 +78,9 @@ impl Detector {
     pub fn detect(&mut self, pixels: &RgbImage) -> Result<Vec<Face>, DetectError> {
         let small = self.scaler.shrink(pixels, self.options.side)?;
         let (width, height) = small.dimensions();
-        let size = (aligned(width), aligned(height));
+        // Zeros on the right until it is square: tract takes a third longer for
+        // 256 x 320 than for 320 x 320.
+        let size = (aligned(width.max(height)), aligned(height));
         let threshold = self.options.threshold;
         let outputs = self
             .runner(size)?
