@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use image::RgbImage;
 
 use crate::frame::{Face, Rect, Scaler};
-use crate::onnx::{self, DETECTOR_CHANNELS, DETECTOR_STRIDES, Graph, ModelError, Runner};
+use crate::onnx::{self, DETECTOR_CHANNELS, DETECTOR_STRIDES, Graph, ModelError, Runner, Team};
 
 /// Faces that overlap a better one by more than this IoU are the same face.
 const NMS_IOU: f32 = 0.45;
@@ -48,20 +48,28 @@ pub struct Detector {
     graph: Graph,
     options: DetectorOptions,
     scaler: Scaler,
+    team: Team,
     runners: VecDeque<((u32, u32), Runner)>,
 }
 
 impl Detector {
-    /// Takes the bytes of a detector model; `name` is what messages call it.
+    /// Takes the bytes of a detector model; `name` is what messages call it, and
+    /// `team` shares each run.
     ///
     /// # Errors
     /// [`ModelError`] if it is not one, or does not run.
-    pub fn new(name: &str, model: &[u8], options: DetectorOptions) -> Result<Detector, ModelError> {
+    pub fn new(
+        name: &str,
+        model: &[u8],
+        options: DetectorOptions,
+        team: Team,
+    ) -> Result<Detector, ModelError> {
         let graph = onnx::parse_detector(name, model)?;
         let mut detector = Detector {
             graph,
             options,
             scaler: Scaler::default(),
+            team,
             runners: VecDeque::new(),
         };
         // A model that does not run is found when it is opened, not at the
@@ -82,9 +90,9 @@ impl Detector {
         // 256 x 320 than for 320 x 320.
         let size = (aligned(width.max(height)), aligned(height));
         let threshold = self.options.threshold;
-        let outputs = self
-            .runner(size)?
-            .run(|input| fill_bgr(input, &small, size))?;
+        let team = self.team.clone();
+        let runner = self.runner(size)?;
+        let outputs = runner.run(&team, |input| fill_bgr(input, &small, size))?;
         let mut finds = Vec::new();
         for (index, stride) in DETECTOR_STRIDES.into_iter().enumerate() {
             let columns = size.0 as usize / stride;

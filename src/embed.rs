@@ -4,7 +4,7 @@
 //! share the crops of a frame. Knows nothing of classes or labels.
 
 use crate::frame::{CROP_SIDE, Crop};
-use crate::onnx::{FEATURES, Graph, ModelError, Plan, Runner};
+use crate::onnx::{FEATURES, Graph, ModelError, Plan, Runner, Team};
 
 /// What the backbone makes of a crop, after global average pooling: the input
 /// of every head. 1280 numbers, 0 to 6 each (the last activation is a ReLU6).
@@ -29,25 +29,30 @@ impl From<Box<[f32; FEATURES]>> for Feature {
 /// several crops.
 ///
 /// One runner a thread and one crop a run: tract takes three times as long an
-/// image in a batch of four as it does singly.
+/// image in a batch of four as it does singly. A single crop is shared by all
+/// threads, which pays less than a crop a thread.
 #[derive(Debug)]
 pub struct Embedder {
     runners: Vec<Runner>,
+    team: Team,
 }
 
 impl Embedder {
     /// Makes the backbone ready to run on at most `threads` threads (at least
-    /// one).
+    /// one), which are `team` when there is a single crop.
     ///
     /// # Errors
     /// [`ModelError`] if it does not run or puts out something else than 1280
     /// features.
-    pub fn new(backbone: &Graph, threads: usize) -> Result<Embedder, ModelError> {
+    pub fn new(backbone: &Graph, threads: usize, team: Team) -> Result<Embedder, ModelError> {
         let side = CROP_SIDE as usize;
         let plan: Plan = backbone.plan([1, 3, side, side], [&[1, FEATURES]])?;
         let runners: Result<Vec<Runner>, ModelError> =
             (0..threads.max(1)).map(|_| plan.runner()).collect();
-        Ok(Embedder { runners: runners? })
+        Ok(Embedder {
+            runners: runners?,
+            team,
+        })
     }
 
     /// The features of each crop, in their order.
@@ -55,6 +60,9 @@ impl Embedder {
     /// # Errors
     /// [`ModelError::Run`] if the model gives up.
     pub fn embed(&mut self, crops: &[Crop]) -> Result<Vec<Feature>, ModelError> {
+        if let ([crop], [runner, ..]) = (crops, self.runners.as_mut_slice()) {
+            return Ok(vec![embed(runner, &self.team, crop)?]);
+        }
         let share = crops.len().div_ceil(self.runners.len()).max(1);
         let mut shares = crops.chunks(share).zip(&mut self.runners);
         let Some((first, own)) = shares.next() else {
@@ -81,11 +89,15 @@ impl Embedder {
 }
 
 fn embed_each(runner: &mut Runner, crops: &[Crop]) -> Result<Vec<Feature>, ModelError> {
-    crops.iter().map(|crop| embed(runner, crop)).collect()
+    let alone = Team::alone();
+    crops
+        .iter()
+        .map(|crop| embed(runner, &alone, crop))
+        .collect()
 }
 
-fn embed(runner: &mut Runner, crop: &Crop) -> Result<Feature, ModelError> {
-    let outputs = runner.run(|input| fill_rgb(input, crop))?;
+fn embed(runner: &mut Runner, team: &Team, crop: &Crop) -> Result<Feature, ModelError> {
+    let outputs = runner.run(team, |input| fill_rgb(input, crop))?;
     let mut feature = Box::new([0.0; FEATURES]);
     feature.copy_from_slice(&outputs.get(0)?);
     Ok(Feature(feature))

@@ -4,7 +4,7 @@
 //! frames or what a label means at the door.
 
 use crate::embed::Feature;
-use crate::onnx::{Classifier, FEATURES};
+use crate::onnx::{Classifier, FEATURES, HeadFile, HeadTensors};
 
 /// Dense (ReLU), dense (softmax): the tutorial's head without its dropout,
 /// which does nothing outside training.
@@ -27,14 +27,29 @@ impl Head {
     /// parsed.
     #[must_use]
     pub fn of(classifier: &Classifier) -> Head {
-        let tensors = classifier.head.clone();
-        Head {
+        Head::from_file(HeadFile {
+            backbone_sha256: classifier.backbone_sha256,
             labels: classifier.labels.clone(),
-            backbone: classifier.backbone_sha256,
-            w1: tensors.w1,
-            b1: tensors.b1,
-            w2: tensors.w2,
-            b2: tensors.b2,
+            head: classifier.head.clone(),
+        })
+    }
+
+    /// The head of a file of its own, checked when it was parsed.
+    #[must_use]
+    pub fn from_file(file: HeadFile) -> Head {
+        let HeadFile {
+            backbone_sha256: backbone,
+            labels,
+            head,
+        } = file;
+        let HeadTensors { w1, b1, w2, b2 } = head;
+        Head {
+            labels,
+            backbone,
+            w1,
+            b1,
+            w2,
+            b2,
         }
     }
 
@@ -53,8 +68,12 @@ impl Head {
     /// The logits of a feature, one a label.
     #[must_use]
     pub fn logits(&self, feature: &Feature) -> Vec<f32> {
+        self.logits_of(feature.values())
+    }
+
+    fn logits_of(&self, feature: &[f32]) -> Vec<f32> {
         // hidden = max(0, w1 x + b1); logits = w2 hidden + b2
-        let hidden = dense(&self.w1, &self.b1, feature.values());
+        let hidden = dense(&self.w1, &self.b1, feature);
         let hidden: Vec<f32> = hidden.into_iter().map(|value| value.max(0.0)).collect();
         dense(&self.w2, &self.b2, &hidden)
     }
@@ -64,6 +83,13 @@ impl Head {
     pub fn probabilities(&self, feature: &Feature) -> Vec<f32> {
         debug_assert_eq!(self.w1.len(), self.b1.len() * FEATURES);
         softmax(&self.logits(feature))
+    }
+
+    /// As [`probabilities`](Head::probabilities), of a row of a matrix of
+    /// features, `[FEATURES]`.
+    #[must_use]
+    pub fn probabilities_of(&self, feature: &[f32]) -> Vec<f32> {
+        softmax(&self.logits_of(feature))
     }
 }
 

@@ -24,17 +24,23 @@
 //! | [`indicate`] | patterns, console | decide, scene |
 //! | [`config`] | keys, defaults, checks | camera, decide, track |
 //! | [`pipeline`] | the stages in their order | frame, onnx, config, detect, embed, head |
+//! | [`augment`] | seeded picture transforms | frame |
+//! | [`train`] | backward pass, Adam, history of the head | embed, head, onnx |
+//! | [`dataset`] | pictures in one folder a class; duplicates; splits | frame, camera |
+//! | [`recipe`] | the views of a picture, their features | frame, onnx, detect, embed, augment |
+//! | [`report`] | classification report, calibration, plots | - |
 //! | [`annotate`] | boxes and labels drawn on pictures | decide, scene |
 //! | [`daemon`] | threads, channels, shutdown | all but cli |
 //! | [`cli`] | subcommands, exit codes | all |
 //!
 //! A test holds every module to this table (`tests/architecture.rs`).
-
 pub mod annotate;
+pub mod augment;
 pub mod camera;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod dataset;
 pub mod decide;
 pub mod detect;
 pub mod embed;
@@ -44,5 +50,8 @@ pub mod head;
 pub mod indicate;
 pub mod onnx;
 pub mod pipeline;
+pub mod recipe;
+pub mod report;
 pub mod scene;
 pub mod track;
+pub mod train;

@@ -17,8 +17,11 @@ use std::sync::Arc;
 use prost::Message;
 use sha2::{Digest, Sha256};
 use tract_onnx::pb::{
-    GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto, tensor_shape_proto,
+    type_proto,
 };
+use tract_onnx::prelude::multithread::{Executor, multithread_tract_scope};
 use tract_onnx::prelude::*;
 
 /// Largest model file that is read, in bytes (64 MiB; the shipped classifier
@@ -37,6 +40,7 @@ pub const DETECTOR_STRIDES: [usize; 3] = [8, 16, 32];
 
 const CLASSIFIER_FORMAT: &str = "maskd-classifier-1";
 const DETECTOR_FORMAT: &str = "maskd-detector-1";
+const HEAD_FORMAT: &str = "maskd-head-1";
 
 /// ONNX's number for 32-bit floats (`TensorProto.DataType.FLOAT`).
 const FLOAT: i32 = 1;
@@ -164,7 +168,7 @@ impl Classifier {
             kind: "classifier",
         };
         let (proto, graph) = checker.open(bytes, CLASSIFIER_FORMAT)?;
-        checker.input(&graph, [None, Some(3), Some(224), Some(224)])?;
+        checker.input(&graph, "image", &[None, Some(3), Some(224), Some(224)])?;
         checker.outputs(&graph, &["probabilities"])?;
         let labels = checker.labels(&proto)?;
         let head = checker.head(&graph, labels.len())?;
@@ -183,6 +187,237 @@ impl Classifier {
     }
 }
 
+/// A head by itself: what is left of a [`Classifier`] behind `features`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeadFile {
+    /// SHA-256 of the backbone whose features it was made for.
+    pub backbone_sha256: [u8; 32],
+    /// Names of the classes, in the order of the outputs.
+    pub labels: Vec<String>,
+    /// The weights.
+    pub head: HeadTensors,
+}
+
+/// Either kind of file that holds a head.
+#[derive(Debug)]
+pub enum ModelFile {
+    /// Backbone and head.
+    Classifier(Box<Classifier>),
+    /// A head alone.
+    Head(HeadFile),
+}
+
+impl ModelFile {
+    /// Takes a classifier, or a head: metadata `format` = `maskd-head-1`,
+    /// `labels`, and `backbone_sha256` = 64 hexadecimal digits; input `features`
+    /// \[N, 1280\]; then as in [`Classifier::parse`].
+    ///
+    /// # Errors
+    /// As [`Classifier::parse`].
+    pub fn parse(name: &str, bytes: &[u8]) -> Result<ModelFile, ModelError> {
+        let proto = ModelProto::decode(bytes).ok();
+        let is_head = proto.is_some_and(|proto| metadata(&proto, "format") == Some(HEAD_FORMAT));
+        if !is_head {
+            let classifier = Classifier::parse(name, bytes)?;
+            return Ok(ModelFile::Classifier(Box::new(classifier)));
+        }
+        let checker = Checker { name, kind: "head" };
+        let (proto, graph) = checker.open(bytes, HEAD_FORMAT)?;
+        checker.input(&graph, "features", &[None, Some(FEATURES as i64)])?;
+        checker.outputs(&graph, &["probabilities"])?;
+        let labels = checker.labels(&proto)?;
+        let head = checker.head(&graph, labels.len())?;
+        let Some(backbone_sha256) = metadata(&proto, "backbone_sha256").and_then(from_hex) else {
+            return checker.fail("it lacks the metadata \"backbone_sha256\" of 64 hex digits");
+        };
+        Ok(ModelFile::Head(HeadFile {
+            backbone_sha256,
+            labels,
+            head,
+        }))
+    }
+}
+
+/// The bytes of a classifier file with another head, and `metadata` beside what
+/// the format itself asks for. The same input gives the same bytes.
+///
+/// # Errors
+/// As [`Classifier::parse`], if `base` is no classifier.
+pub fn write_classifier(
+    base: &[u8],
+    head: &HeadFile,
+    metadata: &[(&str, String)],
+) -> Result<Vec<u8>, ModelError> {
+    let checker = Checker {
+        name: "the base model",
+        kind: "classifier",
+    };
+    let (mut proto, mut graph) = checker.open(base, CLASSIFIER_FORMAT)?;
+    graph
+        .initializer
+        .retain(|tensor| !tensor.name.starts_with("head."));
+    graph.initializer.extend(head_tensors(head));
+    let classes = head.labels.len() as i64;
+    graph.output = vec![float_info("probabilities", &[None, Some(classes)])];
+    graph.value_info.retain(|value| value.name != "logits");
+    graph
+        .value_info
+        .push(float_info("logits", &[None, Some(classes)]));
+    proto.graph = Some(graph);
+    proto
+        .metadata_props
+        .retain(|entry| entry.key == "licence" || entry.key == "source");
+    set_metadata(&mut proto, CLASSIFIER_FORMAT, head, metadata);
+    Ok(proto.encode_to_vec())
+}
+
+/// The bytes of a head file: input `features` \[N, 1280\], output
+/// `probabilities`.
+#[must_use]
+pub fn write_head(head: &HeadFile, metadata: &[(&str, String)]) -> Vec<u8> {
+    let node = |op: &str, input: &[&str], output: &str| NodeProto {
+        op_type: op.to_owned(),
+        name: format!("{output}.{}", op.to_lowercase()),
+        input: input.iter().map(ToString::to_string).collect(),
+        output: vec![output.to_owned()],
+        attribute: match op {
+            "Gemm" => vec![integer("transB", 1)],
+            "Softmax" => vec![integer("axis", 1)],
+            _ => Vec::new(),
+        },
+        ..NodeProto::default()
+    };
+    let classes = Some(head.labels.len() as i64);
+    let graph = GraphProto {
+        name: "head".to_owned(),
+        node: vec![
+            node(
+                "Gemm",
+                &["features", "head.0.weight", "head.0.bias"],
+                "head.0",
+            ),
+            node("Relu", &["head.0"], "head.1"),
+            node(
+                "Gemm",
+                &["head.1", "head.2.weight", "head.2.bias"],
+                "logits",
+            ),
+            node("Softmax", &["logits"], "probabilities"),
+        ],
+        initializer: head_tensors(head),
+        input: vec![float_info("features", &[None, Some(FEATURES as i64)])],
+        output: vec![float_info("probabilities", &[None, classes])],
+        ..GraphProto::default()
+    };
+    let mut proto = ModelProto {
+        ir_version: 8,
+        opset_import: vec![OperatorSetIdProto {
+            domain: String::new(),
+            version: 13,
+        }],
+        producer_name: "maskd".to_owned(),
+        graph: Some(graph),
+        ..ModelProto::default()
+    };
+    set_metadata(&mut proto, HEAD_FORMAT, head, metadata);
+    proto.encode_to_vec()
+}
+
+fn set_metadata(
+    proto: &mut ModelProto,
+    format: &str,
+    head: &HeadFile,
+    metadata: &[(&str, String)],
+) {
+    // A list of strings can always be written as JSON.
+    let labels = serde_json::to_string(&head.labels).unwrap_or_default();
+    let own = [
+        ("format", format.to_owned()),
+        ("labels", labels),
+        ("backbone_sha256", to_hex(&head.backbone_sha256)),
+    ];
+    for (key, value) in own.iter().chain(metadata) {
+        let entry = StringStringEntryProto {
+            key: (*key).to_owned(),
+            value: value.clone(),
+        };
+        proto.metadata_props.push(entry);
+    }
+}
+
+fn head_tensors(head: &HeadFile) -> Vec<TensorProto> {
+    let HeadTensors { w1, b1, w2, b2 } = &head.head;
+    let hidden = b1.len() as i64;
+    let classes = b2.len() as i64;
+    let tensor = |name: &str, dims: &[i64], values: &[f32]| TensorProto {
+        name: name.to_owned(),
+        dims: dims.to_vec(),
+        data_type: FLOAT,
+        raw_data: values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect(),
+        ..TensorProto::default()
+    };
+    vec![
+        tensor("head.0.weight", &[hidden, FEATURES as i64], w1),
+        tensor("head.0.bias", &[hidden], b1),
+        tensor("head.2.weight", &[classes, hidden], w2),
+        tensor("head.2.bias", &[classes], b2),
+    ]
+}
+
+/// A tensor of 32-bit floats; `None` is the free number of pictures, `N`.
+fn float_info(name: &str, shape: &[Option<i64>]) -> ValueInfoProto {
+    use tensor_shape_proto::dimension::Value;
+    let dimension = |size: &Option<i64>| tensor_shape_proto::Dimension {
+        value: Some(size.map_or_else(|| Value::DimParam("N".to_owned()), Value::DimValue)),
+        ..tensor_shape_proto::Dimension::default()
+    };
+    let shape = TensorShapeProto {
+        dim: shape.iter().map(dimension).collect(),
+    };
+    let tensor = type_proto::Tensor {
+        elem_type: FLOAT,
+        shape: Some(shape),
+    };
+    ValueInfoProto {
+        name: name.to_owned(),
+        r#type: Some(TypeProto {
+            value: Some(type_proto::Value::TensorType(tensor)),
+            ..TypeProto::default()
+        }),
+        ..ValueInfoProto::default()
+    }
+}
+
+fn integer(name: &str, value: i64) -> AttributeProto {
+    AttributeProto {
+        name: name.to_owned(),
+        r#type: attribute_proto::AttributeType::Int as i32,
+        i: value,
+        ..AttributeProto::default()
+    }
+}
+
+/// Lower-case hexadecimal digits.
+#[must_use]
+pub fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_hex(text: &str) -> Option<[u8; 32]> {
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else {
+        return None;
+    };
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let bytes: Option<Vec<u8>> = pairs
+        .iter()
+        .map(|[high, low]| Some((digit(*high)? * 16 + digit(*low)?) as u8))
+        .collect();
+    bytes?.try_into().ok()
+}
+
 /// Checks a face detector file: metadata `format` = `maskd-detector-1`, input
 /// `image` \[1, 3, H, W\], outputs `stride8`, `stride16`, `stride32`.
 ///
@@ -194,7 +429,7 @@ pub fn parse_detector(name: &str, bytes: &[u8]) -> Result<Graph, ModelError> {
         kind: "face detector",
     };
     let (mut proto, graph) = checker.open(bytes, DETECTOR_FORMAT)?;
-    checker.input(&graph, [Some(1), Some(3), None, None])?;
+    checker.input(&graph, "image", &[Some(1), Some(3), None, None])?;
     checker.outputs(&graph, &["stride8", "stride16", "stride32"])?;
     proto.graph = Some(graph);
     Ok(Graph {
@@ -248,8 +483,13 @@ impl Checker<'_> {
         Ok((proto, graph))
     }
 
-    /// Exactly one input, `image`, of 32-bit floats; `None` is any size.
-    fn input(&self, graph: &GraphProto, shape: [Option<i64>; 4]) -> Result<(), ModelError> {
+    /// Exactly one input, `name`, of 32-bit floats; `None` is any size.
+    fn input(
+        &self,
+        graph: &GraphProto,
+        name: &str,
+        shape: &[Option<i64>],
+    ) -> Result<(), ModelError> {
         let weights: HashSet<&str> = graph
             .initializer
             .iter()
@@ -262,13 +502,13 @@ impl Checker<'_> {
             .collect();
         let [input] = inputs.as_slice() else {
             return self.fail(format!(
-                "it has {} inputs, expected is one, \"image\"",
+                "it has {} inputs, expected is one, {name:?}",
                 inputs.len()
             ));
         };
-        if input.name != "image" {
+        if input.name != name {
             return self.fail(format!(
-                "its input is {:?}, expected is \"image\"",
+                "its input is {:?}, expected is {name:?}",
                 input.name
             ));
         }
@@ -278,15 +518,16 @@ impl Checker<'_> {
                     .iter()
                     .zip(shape)
                     .all(|(found, want)| match (found, want) {
-                        (Some(found), Some(want)) => *found == want,
+                        (Some(found), Some(want)) => found == want,
                         _ => true,
                     })
         });
         if fits {
             return Ok(());
         }
-        let side = |size: Option<i64>| size.map_or("any".to_owned(), |size| size.to_string());
-        let shape = shape.map(side).join(", ");
+        let side = |size: &Option<i64>| size.map_or("any".to_owned(), |size| size.to_string());
+        let shape: Vec<String> = shape.iter().map(side).collect();
+        let shape = shape.join(", ");
         self.fail(format!(
             "its input is not of shape [{shape}] in 32-bit floats"
         ))
@@ -630,7 +871,34 @@ impl Plan {
     }
 }
 
-/// Runs one model on one thread.
+/// Threads that share one run of a model.
+///
+/// They wait for work, and cost nothing while they do. What comes out of a run
+/// does not depend on how many there are.
+#[derive(Debug, Clone)]
+pub struct Team(Executor);
+
+impl Team {
+    /// Nobody but the thread that calls.
+    #[must_use]
+    pub fn alone() -> Team {
+        Team(Executor::SingleThread)
+    }
+
+    /// So many threads; of one, and if the system refuses, nobody but the one
+    /// that calls.
+    #[must_use]
+    pub fn of(threads: usize) -> Team {
+        if threads < 2 {
+            return Team::alone();
+        }
+        // It panics where the system refuses a thread.
+        let team = guarded(|| Ok(Executor::multithread_with_name(threads, "team")));
+        team.map_or_else(|_| Team::alone(), Team)
+    }
+}
+
+/// Runs one model; a thread has its own.
 #[derive(Debug)]
 pub struct Runner {
     plan: Plan,
@@ -638,17 +906,22 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// Runs the model once on what `fill` writes into the input, which comes
-    /// zeroed and planar: `[1, channels, height, width]`, row by row.
+    /// Runs the model once, shared by `team`, on what `fill` writes into the
+    /// input, which comes zeroed and planar: `[1, channels, height, width]`, row
+    /// by row.
     ///
     /// # Errors
     /// [`ModelError::Run`] if tract gives up.
-    pub fn run(&mut self, fill: impl FnOnce(&mut [f32])) -> Result<Outputs, ModelError> {
+    pub fn run(
+        &mut self,
+        team: &Team,
+        fill: impl FnOnce(&mut [f32]),
+    ) -> Result<Outputs, ModelError> {
         let Runner { plan, state } = self;
         let run = || -> TractResult<TVec<TValue>> {
             let mut input = Tensor::zero::<f32>(&plan.input)?;
             fill(input.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?);
-            state.run(tvec!(input.into_tvalue()))
+            multithread_tract_scope(team.0.clone(), || state.run(tvec!(input.into_tvalue())))
         };
         let values = guarded(run).map_err(|problem| plan.failed(problem))?;
         Ok(Outputs {

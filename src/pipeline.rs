@@ -11,7 +11,7 @@ use crate::detect::{DetectError, Detector, DetectorOptions};
 use crate::embed::{Embedder, Feature};
 use crate::frame::{Crop, Face, PictureError, Scaler};
 use crate::head::Head;
-use crate::onnx::{self, Classifier, ModelError};
+use crate::onnx::{self, Classifier, Graph, ModelError, ModelFile, Team};
 
 /// The classifier that is compiled in; `models/README.md` has its source.
 pub const SHIPPED_CLASSIFIER: &[u8] = include_bytes!("../models/mask_classifier.onnx");
@@ -56,9 +56,10 @@ impl Pipeline {
     /// # Errors
     /// The first model that is not what it should be.
     pub fn open(config: &Config, threads: usize) -> Result<Pipeline, ModelError> {
+        let team = Team::of(threads);
         std::thread::scope(|scope| {
-            let detector = scope.spawn(|| open_detector(config));
-            let classifier = open_classifier(config, threads);
+            let detector = scope.spawn(|| open_detector(config, team.clone()));
+            let classifier = open_classifier(config, threads, team.clone());
             let detector = detector
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -136,7 +137,7 @@ impl Pipeline {
     }
 }
 
-fn open_detector(config: &Config) -> Result<Detector, ModelError> {
+fn open_detector(config: &Config, team: Team) -> Result<Detector, ModelError> {
     let options = DetectorOptions {
         side: config.detect.side,
         threshold: config.detect.threshold,
@@ -146,16 +147,59 @@ fn open_detector(config: &Config) -> Result<Detector, ModelError> {
             &path.display().to_string(),
             &onnx::read_file(path)?,
             options,
+            team,
         ),
-        None => Detector::new("face_detector.onnx (shipped)", SHIPPED_DETECTOR, options),
+        None => Detector::new(
+            "face_detector.onnx (shipped)",
+            SHIPPED_DETECTOR,
+            options,
+            team,
+        ),
     }
 }
 
-fn open_classifier(config: &Config, threads: usize) -> Result<(Embedder, Head), ModelError> {
-    let classifier = match &config.models.classifier {
-        Some(path) => Classifier::parse(&path.display().to_string(), &onnx::read_file(path)?)?,
-        None => Classifier::parse("mask_classifier.onnx (shipped)", SHIPPED_CLASSIFIER)?,
+/// The backbone and the head that `config` names, or the shipped ones. A file
+/// that holds a head alone goes with the shipped backbone.
+///
+/// # Errors
+/// [`ModelError`] if the file is none, or if its head was made for another
+/// backbone.
+pub fn open_model(config: &Config) -> Result<(Graph, Head), ModelError> {
+    let shipped = || Classifier::parse("mask_classifier.onnx (shipped)", SHIPPED_CLASSIFIER);
+    let Some(path) = &config.models.classifier else {
+        let classifier = shipped()?;
+        let head = Head::of(&classifier);
+        return Ok((classifier.backbone, head));
     };
-    let embedder = Embedder::new(&classifier.backbone, threads)?;
-    Ok((embedder, Head::of(&classifier)))
+    let name = path.display().to_string();
+    match ModelFile::parse(&name, &onnx::read_file(path)?)? {
+        ModelFile::Classifier(classifier) => {
+            let head = Head::of(&classifier);
+            Ok((classifier.backbone, head))
+        }
+        ModelFile::Head(file) => {
+            let backbone = shipped()?;
+            if file.backbone_sha256 != backbone.backbone_sha256 {
+                return Err(ModelError::Unexpected {
+                    model: name,
+                    kind: "head",
+                    problem: format!(
+                        "it was made for the backbone {}, not for {}",
+                        onnx::to_hex(&file.backbone_sha256[..6]),
+                        onnx::to_hex(&backbone.backbone_sha256[..6])
+                    ),
+                });
+            }
+            Ok((backbone.backbone, Head::from_file(file)))
+        }
+    }
+}
+
+fn open_classifier(
+    config: &Config,
+    threads: usize,
+    team: Team,
+) -> Result<(Embedder, Head), ModelError> {
+    let (backbone, head) = open_model(config)?;
+    Ok((Embedder::new(&backbone, threads, team)?, head))
 }

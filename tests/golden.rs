@@ -21,7 +21,7 @@ use maskd::detect::{Detector, DetectorOptions};
 use maskd::embed::Embedder;
 use maskd::frame::{Crop, Face, Rect, Scaler, decode};
 use maskd::head::Head;
-use maskd::onnx::Classifier;
+use maskd::onnx::{Classifier, Team};
 use maskd::pipeline::{SHIPPED_CLASSIFIER, SHIPPED_DETECTOR};
 use serde::Deserialize;
 
@@ -130,7 +130,7 @@ fn features_and_probabilities_are_those_of_keras() {
     assert_eq!(classifier.labels, ["with_mask", "without_mask"]);
     let head = Head::of(&classifier);
     // Three workers, so that every crop's place in the result is tested too.
-    let mut embedder = Embedder::new(&classifier.backbone, 3).unwrap();
+    let mut embedder = Embedder::new(&classifier.backbone, 3, Team::of(2)).unwrap();
     let golden: BTreeMap<String, GoldenClassification> = golden("classifier.json");
     let crops: Vec<Crop> = golden
         .keys()
@@ -155,6 +155,11 @@ fn features_and_probabilities_are_those_of_keras() {
             );
         }
     }
+
+    // A crop that a team shares has the same features as one that has a thread
+    // of its own.
+    let shared = embedder.embed(&crops[..1]).unwrap();
+    assert_eq!(shared[0], features[0]);
 
     // Blue for red raises no error, and must not pass for the same picture.
     let swapped: Vec<Crop> = crops
@@ -223,7 +228,7 @@ fn faces_are_those_of_libfacedetection() {
         side: 400,
         threshold: golden.threshold,
     };
-    let mut detector = Detector::new("shipped", SHIPPED_DETECTOR, options).unwrap();
+    let mut detector = Detector::new("shipped", SHIPPED_DETECTOR, options, Team::of(2)).unwrap();
     let mut seen_swaps = 0;
     for (name, expected) in &golden.frames {
         let mut pixels = frame(name);
@@ -251,8 +256,10 @@ fn faces_keep_their_place_when_the_frame_is_scaled_down() {
         side,
         threshold: 0.5,
     };
-    let mut whole = Detector::new("shipped", SHIPPED_DETECTOR, options(400)).unwrap();
-    let mut small = Detector::new("shipped", SHIPPED_DETECTOR, options(256)).unwrap();
+    let mut whole =
+        Detector::new("shipped", SHIPPED_DETECTOR, options(400), Team::alone()).unwrap();
+    let mut small =
+        Detector::new("shipped", SHIPPED_DETECTOR, options(256), Team::alone()).unwrap();
     let pixels = frame("maksssksksss195.jpg");
     let face = whole.detect(&pixels).unwrap()[0];
     let again = small.detect(&pixels).unwrap()[0];

@@ -62,9 +62,23 @@ pub static EXAMPLES: [Example; 6] = [
     },
 ];
 
+/// Whether a file's name ends like that of a picture and does not start with a
+/// dot (as those of files do that are still being copied).
+#[must_use]
+pub fn is_named_like_a_picture(path: &Path) -> bool {
+    let hidden = path
+        .file_name()
+        .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    let picture = path.extension().is_some_and(|extension| {
+        EXTENSIONS
+            .iter()
+            .any(|known| extension.eq_ignore_ascii_case(known))
+    });
+    picture && !hidden
+}
+
 /// The pictures of a folder, sorted by name: its own files, not those of
-/// folders within, whose names end like those of pictures and do not start with
-/// a dot (as files do that are still being copied).
+/// folders within, that are [named like a picture](is_named_like_a_picture).
 ///
 /// # Errors
 /// If the folder cannot be read.
@@ -72,15 +86,7 @@ pub fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut pictures = Vec::new();
     for entry in folder.read_dir()? {
         let path = entry?.path();
-        let hidden = path
-            .file_name()
-            .is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
-        let picture = path.extension().is_some_and(|extension| {
-            EXTENSIONS
-                .iter()
-                .any(|known| extension.eq_ignore_ascii_case(known))
-        });
-        if picture && !hidden && path.is_file() {
+        if is_named_like_a_picture(&path) && path.is_file() {
             pictures.push(path);
         }
     }

@@ -6,8 +6,11 @@
 mod bench;
 mod check;
 mod classify;
+mod eval;
+mod interrupt;
 mod logs;
 mod pictures;
+mod train;
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -41,7 +44,7 @@ struct Cli {
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 64 wrong usage, 65 bad data (a picture, a model), 66 no such input, \
-69 a camera is not available, 70 internal error, 74 cannot write, 78 bad config.";
+69 a camera is not available, 70 internal error, 74 cannot write, 75 interrupted, 78 bad config.";
 
 #[derive(Debug, Args)]
 struct Global {
@@ -70,6 +73,10 @@ enum Command {
     Run(Run),
     /// Classify pictures once
     Classify(classify::Classify),
+    /// Train a classifier on a folder of pictures
+    Train(Box<train::Train>),
+    /// Judge a model on a data set, or all of maskd on photographs
+    Eval(eval::Eval),
     /// Check the config and the models, and say what hardware there is
     Check,
     /// Measure load time, time per stage, frames per second and memory
@@ -123,6 +130,7 @@ impl Failure {
     const UNAVAILABLE: u8 = 69;
     const INTERNAL: u8 = 70;
     const CANNOT_WRITE: u8 = 74;
+    const TEMPORARY: u8 = 75;
     const CONFIG: u8 = 78;
 
     fn new(exit: u8, sentence: impl std::fmt::Display) -> Failure {
@@ -247,6 +255,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match command {
         Command::Run(run) => run.run(&global),
         Command::Classify(classify) => classify.run(&global.load_config()?),
+        Command::Train(train) => train.run(&global.load_config()?),
+        Command::Eval(eval) => eval.run(global.load_config()?),
         Command::Check => check::check(&global),
         Command::Bench(bench) => bench.run(&global.load_config()?),
         Command::Completions { shell } => {
