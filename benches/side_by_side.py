@@ -1,0 +1,188 @@
+"""What both side-by-sides need around their measuring: the two sides prepared, a child measured, figures summed up.
+
+This file knows neither what is measured nor how it is told: that is the business of the `run` of each comparison.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PYTHONS = ((3, 11), (3, 13))
+# Other programs' share of the processors over which the figures are not to be trusted.
+BUSY = 0.1
+
+Json = dict[str, Any]
+
+
+class Failure(Exception):
+    """Something that ends the measurement, as one sentence for the person who started it."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One figure over the counted rounds."""
+
+    median: float
+    min: float
+    max: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        return cls(median(values), min(values), max(values))
+
+    def json(self) -> Json:
+        return {"median": round(self.median, 4), "min": round(self.min, 4), "max": round(self.max, 4)}
+
+    def text(self, digits: int) -> str:
+        return f"{self.median:.{digits}f} [{self.min:.{digits}f}, {self.max:.{digits}f}]"
+
+
+def ratios(above: list[float], below: list[float]) -> Spread:
+    """Formed round by round: the blocks of a round ran next to each other, on an equally busy machine."""
+    if min(below) <= 0:
+        raise Failure("a side reported a figure of zero, which can't be compared.")
+    return Spread.of([a / b for a, b in zip(above, below, strict=True)])
+
+
+# --- Preparing the two sides
+
+
+def prepare_venv(folder: Path, requirements: list[str]) -> Path:
+    """Makes the virtual environment unless it is there, brings it to the pinned versions, and returns its Python."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
+            raise Failure(
+                f"the pinned TensorFlow needs Python 3.11 to 3.13, and this is {platform.python_version()}: "
+                "start this script with another Python, or give --venv."
+            )
+        say(f"making the virtual environment {folder}")
+        try:
+            venv.create(folder, with_pip=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise Failure(f"the virtual environment {folder} could not be made: {one_line(error)}.") from error
+    say("installing the tutorial's packages (about 400 MB the first time)")
+    # --no-deps: the requirements are the whole list, and the tutorial's package asks for versions of 2020.
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    checked([*pip, *requirements], "pip could not install the tutorial's packages")
+    return python
+
+
+def build_maskd() -> Path:
+    """Builds maskd for release and returns where cargo put it."""
+    say("building maskd for release")
+    command = ["cargo", "build", "--release", "--locked", "--bin", "maskd", "--message-format=json-render-diagnostics"]
+    for line in checked(command, "cargo could not build maskd").splitlines():
+        message = json.loads(line)
+        if message["reason"] == "compiler-artifact" and message["target"]["name"] == "maskd" and message["executable"]:
+            return Path(message["executable"])
+    raise Failure("cargo built no binary named maskd.")
+
+
+def checked(command: list[str], failed: str) -> str:
+    """Runs a preparing step in the repository and returns what it printed."""
+    try:
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    except OSError as error:
+        raise Failure(f"{failed}: {one_line(error)}.") from error
+    if done.returncode != 0:
+        raise Failure(f"{failed}: {last_line(done.stderr)}")
+    return done.stdout
+
+
+# --- Measuring
+
+
+@dataclass(frozen=True)
+class Child:
+    """A program that was run to its end."""
+
+    output: str
+    log: str
+    """What it wrote to standard error."""
+    seconds: float
+    """From before its start until it had ended."""
+    peak_mb: float
+    """Most resident memory, as the kernel counted it, in MB of 1,000,000 bytes."""
+
+
+def measured(name: str, command: list[str]) -> Child:
+    """Runs a program and measures it from outside; `name` is what a failure calls it."""
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as log:
+        started = time.monotonic()
+        try:
+            process = subprocess.Popen(command, stdout=output, stderr=log)
+        except OSError as error:
+            raise Failure(f"{name} could not be started: {one_line(error)}.") from error
+        try:
+            # wait4 and not Popen.wait: it also returns what the kernel counted for just this child.
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        seconds = time.monotonic() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        log.seek(0)
+        child = Child(output.read(), log.read(), seconds, usage.ru_maxrss * 1024 / 1e6)
+    if process.returncode != 0:
+        raise Failure(f"{name} ended with {process.returncode}: {last_line(child.log)}")
+    return child
+
+
+def processor_seconds_of_others() -> float:
+    """What all processors did since boot for anything but this script and the children it has waited for."""
+    names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    ticks = {name: int(field) for name, field in zip(names, fields, strict=False)}
+    busy = sum(ticks.values()) - ticks["idle"] - ticks["iowait"]
+    usages = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    own = sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    return busy / os.sysconf("SC_CLK_TCK") - own
+
+
+# --- Telling
+
+
+def processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def say(text: str) -> None:
+    """Progress, apart from the results on standard output."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def last_line(text: str) -> str:
+    """The line of a failed program's output that most likely holds its reason."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing."
+
+
+def whole(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("has to be at least 1")
+    return number
