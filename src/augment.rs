@@ -466,13 +466,13 @@ pub struct Light {
 impl Default for Light {
     fn default() -> Light {
         Light {
-            probability: 0.85,
-            gamma: Sometimes::new(0.6, 0.4, 3.2),
-            gradient: Sometimes::new(0.4, 0.1, 0.7),
+            probability: 1.0,
+            gamma: Sometimes::new(0.8, 0.4, 3.2),
+            gradient: Sometimes::new(0.5, 0.2, 0.9),
             cast: Sometimes::new(0.5, 0.05, 0.35),
-            darken: Sometimes::new(0.3, 0.25, 1.0),
-            haze: Sometimes::new(0.35, 0.1, 0.6),
-            saturation: Sometimes::new(0.3, 0.1, 1.2),
+            darken: Sometimes::new(0.5, 0.25, 1.0),
+            haze: Sometimes::new(0.4, 0.1, 0.6),
+            saturation: Sometimes::new(0.3, 0.0, 1.6),
         }
     }
 }
@@ -534,7 +534,7 @@ impl Light {
             cast: powers.map(|power| (cast * (2.0 * power - 1.0)).exp()),
             gradient: [reach * cos, reach * sin],
             haze: self.haze.draw(rng).unwrap_or(0.0),
-            haze_level: 60.0 + 140.0 * rng.random::<f32>(),
+            haze_level: 25.0 + 205.0 * rng.random::<f32>(),
             saturation: self.saturation.draw(rng).unwrap_or(1.0),
         };
         if any { draw } else { LightDraw::default() }
@@ -585,6 +585,130 @@ impl LightDraw {
     }
 }
 
+/// What a small camera makes of a face: few pixels, motion, noise, compression.
+///
+/// Of all changes of the robust recipe it is the JPEG that helps most on
+/// cameras which the head has not seen (`docs/DESIGN.md`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Camera {
+    /// Share of the pictures that get any of the below.
+    pub probability: f32,
+    /// Scaled down to so many pixels a side, and up again at the end. Ratios
+    /// alike likely.
+    pub side: Sometimes,
+    /// Motion blur: length of a straight path as a share of the scaled down
+    /// side, in a random direction.
+    pub motion: Sometimes,
+    /// Noise, its standard deviation in levels of 0 to 255; on the scaled down
+    /// picture, so that small faces have coarse noise.
+    pub noise: Sometimes,
+    /// JPEG at this quality, 1 to 100; on the scaled down picture too, as a
+    /// camera compresses a small face.
+    pub jpeg: Sometimes,
+}
+
+impl Default for Camera {
+    fn default() -> Camera {
+        Camera {
+            probability: 1.0,
+            side: Sometimes::new(1.0, 40.0, 200.0),
+            motion: Sometimes::new(0.3, 0.03, 0.1),
+            noise: Sometimes::new(0.5, 2.5, 20.0),
+            jpeg: Sometimes::new(0.6, 20.0, 80.0),
+        }
+    }
+}
+
+/// The camera of one view; the default leaves it as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct CameraDraw {
+    /// Longest side in pixels that it is scaled down to.
+    pub side: Option<u32>,
+    /// Path of the motion to the right and down, as a share of the side.
+    pub motion: [f32; 2],
+    /// Standard deviation of the noise in levels; 0 is none.
+    pub noise: f32,
+    /// What the noise is made from.
+    pub noise_seed: u64,
+    /// JPEG quality, 1 to 100.
+    pub jpeg: Option<u8>,
+}
+
+impl Camera {
+    /// Draws the camera of one view.
+    pub fn draw(&self, rng: &mut impl Rng) -> CameraDraw {
+        let any = rng.random::<f32>() < self.probability;
+        let motion = self.motion.draw(rng);
+        let (sin, cos) = (std::f32::consts::TAU * rng.random::<f32>()).sin_cos();
+        let draw = CameraDraw {
+            side: self.side.draw_ratio(rng).map(|side| side.round() as u32),
+            motion: motion.map_or([0.0; 2], |length| [length * cos, length * sin]),
+            noise: self.noise.draw(rng).unwrap_or(0.0),
+            noise_seed: rng.random(),
+            jpeg: self.jpeg.draw(rng).map(|quality| quality.round() as u8),
+        };
+        if any { draw } else { CameraDraw::default() }
+    }
+}
+
+impl CameraDraw {
+    /// Takes the picture again with this camera, in the order in which one
+    /// spoils it: pixels, motion, noise, compression; then stretched to 224 x
+    /// 224 as every crop of a small face is. A picture that stays as large as
+    /// it was keeps its size.
+    #[must_use]
+    pub fn apply(&self, scaler: &mut Scaler, mut picture: RgbImage) -> RgbImage {
+        if let Some(side) = self.side
+            && let Ok(small) = scaler.shrink(&picture, side.max(1))
+        {
+            picture = small.into_owned();
+        }
+        if self.motion != [0.0; 2] {
+            picture = smear(&picture, self.motion);
+        }
+        add_noise(&mut picture, self.noise, self.noise_seed);
+        if let Some(quality) = self.jpeg {
+            picture = through_jpeg(picture, quality);
+        }
+        if self.side.is_some() {
+            picture = stretched(scaler, picture);
+        }
+        picture
+    }
+}
+
+/// The mean along a straight path about each pixel, `path` as a share of the
+/// longest side; the edge pixels repeated outward.
+fn smear(picture: &RgbImage, path: [f32; 2]) -> RgbImage {
+    let (width, height) = picture.dimensions();
+    let side = width.max(height) as f32;
+    // NaN becomes 0, and no path is longer than the picture.
+    let [x, y] = path.map(|share| (share * side).clamp(-side, side));
+    let length = x.abs().max(y.abs());
+    if length.is_nan() || length < 0.5 || width == 0 || height == 0 {
+        return picture.clone();
+    }
+    let points = length.ceil() as i32 + 1;
+    let steps: Vec<(i64, i64)> = (0..points)
+        .map(|point| {
+            let along = point as f32 / (points - 1) as f32 - 0.5;
+            ((x * along).round() as i64, (y * along).round() as i64)
+        })
+        .collect();
+    RgbImage::from_fn(width, height, |column, row| {
+        let mut sums = [0_u32; 3];
+        for (right, down) in &steps {
+            let x = (i64::from(column) + right).clamp(0, i64::from(width) - 1) as u32;
+            let y = (i64::from(row) + down).clamp(0, i64::from(height) - 1) as u32;
+            for (sum, value) in sums.iter_mut().zip(picture.get_pixel(x, y).0) {
+                *sum += u32::from(value);
+            }
+        }
+        let count = steps.len() as u32;
+        image::Rgb(sums.map(|sum| ((sum + count / 2) / count) as u8))
+    })
+}
+
 /// Sharpness that the training pictures don't have. In the tutorial's data set
 /// bare faces are often blurred and masked ones are not.
 #[derive(Debug, Clone, PartialEq)]
@@ -597,22 +721,14 @@ pub struct Sharpness {
     /// Blur by a Gaussian, its standard deviation in pixels of the crop. Ratios
     /// alike likely.
     pub blur: Sometimes,
-    /// Noise, its standard deviation in levels of 0 to 255; after the scaling
-    /// down, so that small faces have coarse noise. Ratios alike likely.
-    pub noise: Sometimes,
-    /// JPEG at this quality, 1 to 100; after the scaling down too, as a camera
-    /// compresses a small face.
-    pub jpeg: Sometimes,
 }
 
 impl Default for Sharpness {
     fn default() -> Sharpness {
         Sharpness {
-            probability: 0.85,
-            side: Sometimes::new(0.6, 24.0, 160.0),
-            blur: Sometimes::new(0.35, 0.6, 4.0),
-            noise: Sometimes::new(0.35, 1.5, 16.0),
-            jpeg: Sometimes::new(0.4, 25.0, 90.0),
+            probability: 1.0,
+            side: Sometimes::new(0.7, 24.0, 160.0),
+            blur: Sometimes::new(0.4, 0.6, 4.0),
         }
     }
 }
@@ -624,12 +740,6 @@ pub struct SharpnessDraw {
     pub side: Option<u32>,
     /// Standard deviation of the blur in pixels; 0 is none.
     pub blur: f32,
-    /// Standard deviation of the noise in levels; 0 is none.
-    pub noise: f32,
-    /// What the noise is made from.
-    pub noise_seed: u64,
-    /// JPEG quality, 1 to 100.
-    pub jpeg: Option<u8>,
 }
 
 impl Sharpness {
@@ -639,34 +749,22 @@ impl Sharpness {
         let draw = SharpnessDraw {
             side: self.side.draw_ratio(rng).map(|side| side.round() as u32),
             blur: self.blur.draw_ratio(rng).unwrap_or(0.0),
-            noise: self.noise.draw_ratio(rng).unwrap_or(0.0),
-            noise_seed: rng.random(),
-            jpeg: self.jpeg.draw(rng).map(|quality| quality.round() as u8),
         };
         if any { draw } else { SharpnessDraw::default() }
     }
 }
 
 impl SharpnessDraw {
-    /// Changes the picture's sharpness in the order in which a camera spoils
-    /// it: lens, pixels, noise, compression; then stretched to 224 x 224 as
-    /// every crop of a small face is. A picture that stays as large as it was
-    /// keeps its size.
+    /// Scales the picture down and up, and blurs it.
     #[must_use]
     pub fn apply(&self, scaler: &mut Scaler, mut picture: RgbImage) -> RgbImage {
-        blur(&mut picture, self.blur);
-        if let Some(side) = self.side
-            && let Ok(small) = scaler.shrink(&picture, side.max(1))
-        {
-            picture = small.into_owned();
-        }
-        add_noise(&mut picture, self.noise, self.noise_seed);
-        if let Some(quality) = self.jpeg {
-            picture = through_jpeg(picture, quality);
-        }
-        if self.side.is_some() {
+        if let Some(side) = self.side {
+            if let Ok(small) = scaler.shrink(&picture, side.max(1)) {
+                picture = small.into_owned();
+            }
             picture = stretched(scaler, picture);
         }
+        blur(&mut picture, self.blur);
         picture
     }
 }
@@ -803,19 +901,22 @@ fn through_jpeg(picture: RgbImage, quality: u8) -> RgbImage {
     }
 }
 
-/// The robust recipe's changes of a picture, with ranges that are those of the
-/// recipe that generalised best to a camera it had not seen (`docs/DESIGN.md`):
-/// geometry as in the tutorial, strong light, sharpness taken as no sign.
+/// The robust recipe's changes of a picture, with the ranges that generalised
+/// best to cameras which the head had not seen (`docs/DESIGN.md`): geometry as
+/// in the tutorial, colour and strong light, a small camera, and sharpness
+/// taken as no sign.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Robust {
     /// Moved about.
     pub geometry: Geometry,
-    /// Other light.
-    pub light: Light,
-    /// Other sharpness.
-    pub sharpness: Sharpness,
     /// Share of the pictures that become grey, as an infrared camera's are.
     pub grey: f32,
+    /// Other light.
+    pub light: Light,
+    /// Another camera.
+    pub camera: Camera,
+    /// Other sharpness.
+    pub sharpness: Sharpness,
     /// From and to: margin of crops that are cut around a face's box, as a
     /// share of the box; for [`margin`].
     pub margin: (f32, f32),
@@ -825,9 +926,10 @@ impl Default for Robust {
     fn default() -> Robust {
         Robust {
             geometry: Geometry::default(),
+            grey: 0.25,
             light: Light::default(),
+            camera: Camera::default(),
             sharpness: Sharpness::default(),
-            grey: 0.08,
             margin: (-0.05, 0.4),
         }
     }
@@ -838,12 +940,14 @@ impl Default for Robust {
 pub struct RobustDraw {
     /// Moved about.
     pub geometry: GeometryDraw,
+    /// What it becomes grey by: shares of red, green and blue that sum to 1.
+    pub grey: Option<[f32; 3]>,
     /// Other light.
     pub light: LightDraw,
+    /// Another camera.
+    pub camera: CameraDraw,
     /// Other sharpness.
     pub sharpness: SharpnessDraw,
-    /// Whether it becomes grey at the end.
-    pub grey: bool,
 }
 
 impl Robust {
@@ -851,10 +955,20 @@ impl Robust {
     pub fn draw(&self, rng: &mut impl Rng) -> RobustDraw {
         RobustDraw {
             geometry: self.geometry.draw(rng),
+            grey: self.draw_grey(rng),
             light: self.light.draw(rng),
+            camera: self.camera.draw(rng),
             sharpness: self.sharpness.draw(rng),
-            grey: rng.random::<f32>() < self.grey,
         }
+    }
+
+    /// Sensors see red, green and blue unlike eyes, and infrared unlike both:
+    /// the shares are drawn too.
+    fn draw_grey(&self, rng: &mut impl Rng) -> Option<[f32; 3]> {
+        let grey = rng.random::<f32>() < self.grey;
+        let weights = rng.random::<[f32; 3]>().map(|weight| weight + 0.05);
+        let sum: f32 = weights.iter().sum();
+        grey.then(|| weights.map(|weight| weight / sum))
     }
 
     /// A view of a part of a picture, 224 x 224: the face with its margin, or
@@ -873,19 +987,21 @@ impl Robust {
 }
 
 impl RobustDraw {
-    /// Light, sharpness and grey, without the geometry.
+    /// Colour, light, camera and sharpness, without the geometry.
     #[must_use]
     pub fn spoil(&self, scaler: &mut Scaler, mut picture: RgbImage) -> RgbImage {
-        self.light.apply(&mut picture);
-        let mut picture = self.sharpness.apply(scaler, picture);
-        if self.grey {
-            // After the noise, which has colours.
+        if let Some(weights) = self.grey {
             for pixel in picture.chunks_exact_mut(3) {
-                let grey: f32 = pixel.iter().zip(LUMA).map(|(v, w)| f32::from(*v) * w).sum();
+                let parts = pixel.iter().zip(weights);
+                let grey: f32 = parts
+                    .map(|(value, weight)| f32::from(*value) * weight)
+                    .sum();
                 pixel.fill((grey + 0.5) as u8);
             }
         }
-        picture
+        self.light.apply(&mut picture);
+        let picture = self.camera.apply(scaler, picture);
+        self.sharpness.apply(scaler, picture)
     }
 }
 
@@ -1170,6 +1286,20 @@ mod tests {
     }
 
     #[test]
+    fn motion_is_a_mean_along_its_path() {
+        let mut bar = RgbImage::new(100, 40);
+        for y in 0..40 {
+            bar.put_pixel(50, y, image::Rgb([250; 3]));
+        }
+        let across = smear(&bar, [0.04, 0.0]);
+        let row: Vec<u8> = (46..55).map(|x| across.get_pixel(x, 20)[0]).collect();
+        assert_eq!(row, [0, 0, 50, 50, 50, 50, 50, 0, 0]);
+        // Along the bar it does nothing, its ends included.
+        assert_eq!(smear(&bar, [0.0, 0.1]), bar);
+        assert_eq!(smear(&bar, [f32::NAN, 0.0]), bar);
+    }
+
+    #[test]
     fn noise_has_the_deviation_asked_for_and_no_mean() {
         let mut picture = RgbImage::from_pixel(224, 224, image::Rgb([128; 3]));
         add_noise(&mut picture, 10.0, 7);
@@ -1184,14 +1314,20 @@ mod tests {
     fn a_small_side_takes_the_detail_away_and_keeps_the_size() {
         let mut scaler = Scaler::default();
         let fine = RgbImage::from_fn(224, 224, |x, y| image::Rgb([((x + y) % 2 * 255) as u8; 3]));
-        let draw = SharpnessDraw {
+        let camera = CameraDraw {
             side: Some(24),
             jpeg: Some(60),
+            ..CameraDraw::default()
+        };
+        let sharpness = SharpnessDraw {
+            side: Some(24),
             ..SharpnessDraw::default()
         };
-        let coarse = draw.apply(&mut scaler, fine);
-        assert_eq!(coarse.dimensions(), (224, 224));
-        assert!(coarse.iter().all(|value| value.abs_diff(128) < 12));
+        let by_camera = camera.apply(&mut scaler, fine.clone());
+        for coarse in [by_camera, sharpness.apply(&mut scaler, fine)] {
+            assert_eq!(coarse.dimensions(), (224, 224));
+            assert!(coarse.iter().all(|value| value.abs_diff(128) < 12));
+        }
     }
 
     #[test]
@@ -1226,12 +1362,16 @@ mod tests {
                     gradient: [value; 2],
                     ..LightDraw::default()
                 },
+                camera: CameraDraw {
+                    motion: [value; 2],
+                    noise: value,
+                    ..CameraDraw::default()
+                },
                 sharpness: SharpnessDraw {
                     blur: value,
-                    noise: value,
                     ..SharpnessDraw::default()
                 },
-                grey: false,
+                grey: Some([value; 3]),
             };
             for fill in FILLS {
                 let view = warp(&picture(30, 20), &geometry, fill);
@@ -1281,12 +1421,13 @@ mod tests {
         fn wild_light_and_sharpness_do_no_harm(
             gamma: f32, gain: f32, cast: [f32; 3], gradient: [f32; 2], haze: f32,
             haze_level: f32, saturation: f32, side: Option<u32>, blur: f32, noise: f32,
-            noise_seed: u64, jpeg: Option<u8>, grey: bool,
+            noise_seed: u64, jpeg: Option<u8>, grey: Option<[f32; 3]>, motion: [f32; 2],
         ) {
             let draw = RobustDraw {
                 geometry: GeometryDraw::default(),
                 light: LightDraw { gamma, gain, cast, gradient, haze, haze_level, saturation },
-                sharpness: SharpnessDraw { side, blur, noise, noise_seed, jpeg },
+                camera: CameraDraw { side, motion, noise, noise_seed, jpeg },
+                sharpness: SharpnessDraw { side, blur },
                 grey,
             };
             let mut scaler = Scaler::default();

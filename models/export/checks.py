@@ -137,6 +137,36 @@ def classifier(model: bytes) -> None:
     _check_pads(model, image, expected["features"])
 
 
+def run_shipped(model: bytes) -> dict[str, dict[str, list[float]]]:
+    """Logits and probabilities of all crops, by onnxruntime."""
+    crops = _json("crops.json")
+    outputs = ["logits", "probabilities"]
+    answers = {}
+    session = _session(_with_internals(model))
+    for crop in crops:
+        pixels = _rgb(GOLDEN / "crops" / crop["crop"])
+        image = pixels.astype(np.float32).transpose(2, 0, 1)[None] / np.float32(127.5) - np.float32(1)
+        found = session.run(outputs, {"image": image})
+        # Nine significant digits give back the same float32.
+        answers[crop["crop"]] = {
+            name: [float(f"{value:.9g}") for value in values[0]] for name, values in zip(outputs, found, strict=True)
+        }
+    return answers
+
+
+def shipped(model: bytes) -> None:
+    """Compares the classifier as it is shipped, with its trained head, with its reference values."""
+    golden = _json("shipped.json")
+    found = run_shipped(model)
+    largest = max(
+        abs(a - b) for crop in golden for a, b in zip(golden[crop]["probabilities"], found[crop]["probabilities"], strict=True)
+    )
+    print(f"classifier as shipped: {len(golden)} crops, probabilities at most {largest:.1e} apart")
+    _require(largest < PROBABILITY_LIMIT, f"The shipped probabilities differ from their reference by {largest:.1e}.")
+    masked = [found[crop["crop"]]["probabilities"][0] for crop in _json("crops.json") if crop["label"] == "with_mask"]
+    _require(min(masked) > 0.5, "A masked crop is not called masked by the shipped classifier.")
+
+
 def _check_labels(crops: list[dict[str, Any]], probabilities: NDArray[np.float32]) -> None:
     """The first output must be the masked one: by the mean of each class."""
     masked = np.array([crop["label"] == "with_mask" for crop in crops])

@@ -1,6 +1,11 @@
-"""Owns the making of the shipped models: fetch the sources, build, check, write.
+"""Owns the making of the shipped models' frozen parts: fetch the sources, build, check, write.
 
     python export.py [--wheel FILE] [--check]
+
+That is the whole detector, and the classifier up to its features. The
+classifier's head is made by `maskd train` (models/README.md has the command),
+which keeps what is written here byte for byte. A classifier that is written
+here has the head of its source, until it is trained.
 
 A model is written only after it has agreed with the reference values, and the
 same sources and pinned packages always give the same bytes.
@@ -18,6 +23,7 @@ import checks
 import classifier
 import detector
 import fetch
+import onnx
 
 MODELS = Path(__file__).resolve().parent.parent
 DETECTOR = MODELS / "face_detector.onnx"
@@ -40,9 +46,26 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
+def frozen(model: bytes) -> bytes:
+    """All of a model that training a head leaves as it is."""
+    proto = onnx.load_from_string(model)
+    kept = [tensor for tensor in proto.graph.initializer if not tensor.name.startswith("head.")]
+    properties = [entry for entry in proto.metadata_props if entry.key in ("licence", "source")]
+    named = [value for value in proto.graph.value_info if value.name != "logits"]
+    for field, values in (
+        (proto.graph.initializer, kept),
+        (proto.graph.value_info, named),
+        (proto.metadata_props, sorted(properties, key=lambda entry: entry.key)),
+        (proto.graph.output, []),
+    ):
+        del field[:]
+        field.extend(values)
+    return proto.SerializeToString(deterministic=True)
+
+
 def compare(path: Path, data: bytes) -> bool:
-    same = path.is_file() and path.read_bytes() == data
-    print(f"{path.name}: {'the same bytes' if same else 'DIFFERS from a fresh export'}")
+    same = path.is_file() and frozen(path.read_bytes()) == frozen(data)
+    print(f"{path.name}: {'the same frozen part' if same else 'DIFFERS from a fresh export'}")
     return same
 
 
@@ -54,8 +77,12 @@ def run(wheel: Path | None, check_only: bool) -> bool:
     checks.detector(made[DETECTOR])
     checks.classifier(made[CLASSIFIER])
     if check_only:
-        return all([compare(path, data) for path, data in made.items()])
+        same = all([compare(path, data) for path, data in made.items()])
+        checks.shipped(CLASSIFIER.read_bytes())
+        return same
     for path, data in made.items():
+        if compare(path, data):
+            continue
         write_atomically(path, data)
         print(f"{path.name}: {len(data)} bytes, SHA-256 {fetch.sha256(data)}")
     return True
