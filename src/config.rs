@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::camera::{CameraOptions, Spec};
+use crate::capture::CaptureOptions;
 use crate::decide::{DeciderOptions, JudgeOptions};
 use crate::track::TrackOptions;
 
@@ -33,6 +34,12 @@ pub struct Config {
     pub track: Track,
     /// How quickly decisions change.
     pub decide: Decide,
+    /// Which crops are kept to learn from.
+    pub capture: Capture,
+    /// When and how the head learns from labelled crops.
+    pub refit: Refit,
+    /// How other programs reach the daemon.
+    pub control: Control,
 }
 
 /// `[camera]`
@@ -242,6 +249,107 @@ impl Decide {
     }
 }
 
+/// `[capture]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Capture {
+    /// Whether crops are kept at all: faces are personal data.
+    pub enabled: bool,
+    /// What is kept of a crop.
+    pub keep: Keep,
+    /// A look is uncertain if its likeliest label has less than this
+    /// probability; 0 to 1.
+    pub uncertain_below: f32,
+    /// Share of the confident looks that are kept all the same; 0 to 1.
+    pub confident_share: f32,
+    /// Most crops of one track; 1 to 1000.
+    pub per_track: u32,
+    /// Most crops within an hour; 1 to 10,000.
+    pub per_hour: usize,
+    /// A crop whose feature is at most this cosine distance from a recent one
+    /// shows nothing new; 0 to 2.
+    pub near_duplicate: f32,
+    /// Crops older than this are deleted, in days; 1 to 3650.
+    pub keep_days: u32,
+    /// Most disk space for crops and features, in MiB; 1 to 100,000.
+    pub max_mib: u64,
+}
+
+/// What is kept of a crop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Keep {
+    /// The picture and its feature.
+    Pictures,
+    /// The feature alone, where pictures may not be kept.
+    Features,
+}
+
+impl Default for Capture {
+    fn default() -> Capture {
+        Capture {
+            enabled: false,
+            keep: Keep::Pictures,
+            uncertain_below: 0.9,
+            confident_share: 0.01,
+            per_track: 6,
+            per_hour: 120,
+            near_duplicate: 0.03,
+            keep_days: 30,
+            max_mib: 256,
+        }
+    }
+}
+
+impl Capture {
+    /// The options of [`crate::capture::Chooser`].
+    #[must_use]
+    pub fn options(&self) -> CaptureOptions {
+        CaptureOptions {
+            uncertain_below: self.uncertain_below,
+            confident_share: self.confident_share,
+            per_track: self.per_track,
+            per_hour: self.per_hour,
+            near: self.near_duplicate,
+        }
+    }
+}
+
+/// `[refit]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Refit {
+    /// Whether the daemon refits by itself when enough labels are new.
+    pub enabled: bool,
+    /// A refit starts when so many labels are new since the last one; 1 to
+    /// 100,000.
+    pub min_new: usize,
+    /// So many heads are kept to go back to; 2 to 1000.
+    pub keep_heads: usize,
+    /// The same seed and labels give the same head.
+    pub seed: u64,
+}
+
+impl Default for Refit {
+    fn default() -> Refit {
+        Refit {
+            enabled: true,
+            min_new: 10,
+            keep_heads: 10,
+            seed: 42,
+        }
+    }
+}
+
+/// `[control]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Control {
+    /// The Unix socket of the daemon's HTTP API; absent is `control.sock` in
+    /// the runtime directory that systemd names, else in the state directory.
+    pub socket: Option<PathBuf>,
+}
+
 /// One thing that is wrong with a config.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -422,6 +530,9 @@ impl Config {
             classify,
             track,
             decide,
+            capture,
+            refit,
+            control,
         } = self;
         let mut check = Check::default();
         if let Err(error) = camera.source.parse::<Spec>() {
@@ -470,6 +581,22 @@ impl Config {
         check.within("decide.confirm-ms", decide.confirm_ms, 0, 60_000);
         check.within("decide.hold-ms", decide.hold_ms, 0, 600_000);
         check.within("decide.stale-ms", decide.stale_ms, 500, 600_000);
+        check.within("capture.uncertain-below", capture.uncertain_below, 0.0, 1.0);
+        check.within("capture.confident-share", capture.confident_share, 0.0, 1.0);
+        check.within("capture.per-track", capture.per_track, 1, 1000);
+        check.within("capture.per-hour", capture.per_hour, 1, 10_000);
+        check.within("capture.near-duplicate", capture.near_duplicate, 0.0, 2.0);
+        check.within("capture.keep-days", capture.keep_days, 1, 3650);
+        check.within("capture.max-mib", capture.max_mib, 1, 100_000);
+        check.within("refit.min-new", refit.min_new, 1, 100_000);
+        check.within("refit.keep-heads", refit.keep_heads, 2, 1000);
+        let socket = control.socket.as_ref();
+        if socket.is_some_and(|path| path.as_os_str().is_empty()) {
+            check.fail(
+                "control.socket",
+                "is empty: name a file, or leave the key out".to_owned(),
+            );
+        }
         check.problems
     }
 }
@@ -529,6 +656,9 @@ mod tests {
             models: Models {
                 classifier: Some("a.onnx".into()),
                 detector: Some("b.onnx".into()),
+            },
+            control: Control {
+                socket: Some("c.sock".into()),
             },
             ..Config::default()
         };

@@ -285,7 +285,7 @@ fn look(
     let mut seen = Vec::with_capacity(faces.len());
     for ((face, track), doubt) in faces.into_iter().zip(tracks).zip(doubts) {
         let look = if doubt.is_none() { looks.next() } else { None };
-        let probabilities = look.map(|look| tracker.vote(track, &look));
+        let probabilities = look.map(|look| tracker.vote(track, &look.probabilities));
         let verdict = judge.judge(&face, probabilities.as_deref().unwrap_or_default());
         seen.push(SceneFace {
             face,

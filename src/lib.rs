@@ -22,7 +22,8 @@
 //! | [`decide`] | verdicts and decisions | frame |
 //! | [`scene`] | what a frame showed; the JSON of a face | frame, decide |
 //! | [`indicate`] | patterns, console | decide, scene |
-//! | [`config`] | keys, defaults, checks | camera, decide, track |
+//! | [`capture`] | which crops are worth keeping | embed |
+//! | [`config`] | keys, defaults, checks | camera, capture, decide, track |
 //! | [`pipeline`] | the stages in their order | frame, onnx, config, detect, embed, head |
 //! | [`augment`] | seeded picture transforms | frame |
 //! | [`train`] | backward pass, Adam, history of the head | embed, head, onnx |
@@ -30,6 +31,7 @@
 //! | [`recipe`] | the views of a picture, their features | frame, onnx, detect, embed, augment |
 //! | [`report`] | classification report, calibration, plots | - |
 //! | [`annotate`] | boxes and labels drawn on pictures | decide, scene |
+//! | [`priority`] | the lowest priority for a thread; all `unsafe` code | - |
 //! | [`daemon`] | threads, channels, shutdown | all but cli |
 //! | [`cli`] | subcommands, exit codes | all |
 //!
@@ -37,6 +39,7 @@
 pub mod annotate;
 pub mod augment;
 pub mod camera;
+pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod daemon;
@@ -50,6 +53,7 @@ pub mod head;
 pub mod indicate;
 pub mod onnx;
 pub mod pipeline;
+pub mod priority;
 pub mod recipe;
 pub mod report;
 pub mod scene;

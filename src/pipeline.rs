@@ -4,6 +4,8 @@
 //! Owns no state of time: what tracks and decisions remember lies in `track`
 //! and `decide`. The daemon, `classify` and `bench` all go through here.
 
+use std::sync::Arc;
+
 use image::RgbImage;
 
 use crate::config::Config;
@@ -38,12 +40,23 @@ impl From<DetectError> for PipelineError {
     }
 }
 
+/// What the classifier makes of one face.
+#[derive(Debug, Clone)]
+pub struct Look {
+    /// The face with its margin.
+    pub crop: Crop,
+    /// What the backbone makes of the crop.
+    pub feature: Feature,
+    /// The probability of each label of the head.
+    pub probabilities: Vec<f32>,
+}
+
 /// The stages of the frame-to-verdict path with their models.
 #[derive(Debug)]
 pub struct Pipeline {
     detector: Detector,
     embedder: Embedder,
-    head: Head,
+    head: Arc<Head>,
     scaler: Scaler,
     margin: f32,
 }
@@ -67,7 +80,7 @@ impl Pipeline {
             Ok(Pipeline {
                 detector,
                 embedder,
-                head,
+                head: Arc::new(head),
                 scaler: Scaler::default(),
                 margin: config.classify.margin,
             })
@@ -115,8 +128,8 @@ impl Pipeline {
         Ok(self.embedder.embed(crops)?)
     }
 
-    /// The probabilities of each face of a frame, one a label: [`cut`], [`embed`]
-    /// and the head.
+    /// A look at each face of a frame, in their order: [`cut`], [`embed`] and
+    /// the head.
     ///
     /// # Errors
     /// As its stages.
@@ -127,13 +140,20 @@ impl Pipeline {
         &mut self,
         pixels: &RgbImage,
         faces: &[Face],
-    ) -> Result<Vec<Vec<f32>>, PipelineError> {
+    ) -> Result<Vec<Look>, PipelineError> {
         let crops = self.cut(pixels, faces)?;
         let features = self.embed(&crops)?;
-        Ok(features
-            .iter()
-            .map(|feature| self.head.probabilities(feature))
-            .collect())
+        let looks = crops.into_iter().zip(features).map(|(crop, feature)| Look {
+            probabilities: self.head.probabilities(&feature),
+            crop,
+            feature,
+        });
+        Ok(looks.collect())
+    }
+
+    /// Takes another head, from the next look on.
+    pub fn set_head(&mut self, head: Arc<Head>) {
+        self.head = head;
     }
 }
 

@@ -111,16 +111,13 @@ fn look(
     pixels: &RgbImage,
 ) -> Result<Vec<SceneFace>, PipelineError> {
     let faces = pipeline.detect(pixels)?;
-    let probabilities = pipeline.classify(pixels, &faces)?;
-    let seen = faces
-        .into_iter()
-        .zip(probabilities)
-        .map(|(face, probabilities)| SceneFace {
-            face,
-            track: None,
-            verdict: judge.judge(&face, &probabilities),
-            probabilities: Some(probabilities),
-        });
+    let looks = pipeline.classify(pixels, &faces)?;
+    let seen = faces.into_iter().zip(looks).map(|(face, look)| SceneFace {
+        face,
+        track: None,
+        verdict: judge.judge(&face, &look.probabilities),
+        probabilities: Some(look.probabilities),
+    });
     Ok(seen.collect())
 }
 

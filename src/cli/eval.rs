@@ -214,11 +214,11 @@ fn judge_system(folder: &Path, config: &Config) -> Result<System, Failure> {
         let bytes = read(path).map_err(|error| unreadable(path, &error))?;
         let pixels = decode(&bytes).map_err(|error| unreadable(path, &error))?;
         let faces = pipeline.detect(&pixels)?;
-        let probabilities = pipeline.classify(&pixels, &faces)?;
+        let looks = pipeline.classify(&pixels, &faces)?;
         let mut finds: Vec<(Rect, Verdict)> = faces
             .iter()
-            .zip(&probabilities)
-            .map(|(face, probabilities)| (face.rect, judge.judge(face, probabilities)))
+            .zip(&looks)
+            .map(|(face, look)| (face.rect, judge.judge(face, &look.probabilities)))
             .collect();
         system.frames += 1;
         for (label, rect) in faces_there {
