@@ -10,8 +10,7 @@
 //! The way through:
 //!
 //! 1. [`Dataset::open`] lists the files and refuses what cannot be trained on.
-//! 2. [`load`] reads, decodes and fingerprints each picture; the caller makes
-//!    features of the pixels in the same go.
+//! 2. [`load`] reads, decodes and fingerprints each picture.
 //! 3. [`Findings::new`] tells from the fingerprints what is wrong;
 //!    [`Findings::left_out`] are the pictures that must not be learned from.
 //! 4. [`near_duplicate_groups`] and [`Dataset::split`] divide the rest.
@@ -80,10 +79,12 @@ pub struct Dataset {
     /// The pictures, by class and then by path.
     pub pictures: Vec<Picture>,
     /// What was passed over without being opened, sorted: files beside the
-    /// class folders, files in them that are not named like pictures, and the
+    /// class folders, what is in them and not a file named like a picture, and the
     /// folder `unlabelled` of a store of samples. Hidden files and folders are
     /// not even listed here.
     pub ignored: Vec<PathBuf>,
+    /// Fewest pictures that each class must have, for what it was opened for.
+    least: usize,
 }
 
 /// Why a folder is no data set to work on.
@@ -145,15 +146,17 @@ pub enum DatasetError {
         /// The class folder.
         path: String,
     },
-    /// Fewer than [`MIN_PICTURES`].
+    /// Fewer than [`MIN_PICTURES`], or none to judge by.
     #[error(
-        "the class \"{class}\" has only {found} usable pictures, at least {MIN_PICTURES} are needed to learn from some and check by the others"
+        "the class \"{class}\" has only {found} usable pictures, at least {least} are needed: add some or remove its folder"
     )]
     TooFewPictures {
         /// The class.
         class: String,
         /// How many it has.
         found: usize,
+        /// How many are needed.
+        least: usize,
     },
     /// All pictures of a class are near-duplicates of one another.
     #[error(
@@ -174,7 +177,7 @@ impl Dataset {
     /// # Errors
     /// If it cannot be trained on: see [`DatasetError`].
     pub fn open(folder: &Path) -> Result<Dataset, DatasetError> {
-        let dataset = Dataset::list(folder, 2)?;
+        let dataset = Dataset::list(folder, 2, MIN_PICTURES)?;
         dataset.check_sizes()?;
         Ok(dataset)
     }
@@ -185,10 +188,14 @@ impl Dataset {
     /// # Errors
     /// If there is nothing to judge by: see [`DatasetError`].
     pub fn open_to_judge(folder: &Path) -> Result<Dataset, DatasetError> {
-        Dataset::list(folder, 1)
+        Dataset::list(folder, 1, 1)
     }
 
-    fn list(folder: &Path, least: usize) -> Result<Dataset, DatasetError> {
+    fn list(
+        folder: &Path,
+        least_classes: usize,
+        least_pictures: usize,
+    ) -> Result<Dataset, DatasetError> {
         let path = || folder.display().to_string();
         match folder.metadata() {
             Ok(metadata) if metadata.is_dir() => {}
@@ -210,9 +217,12 @@ impl Dataset {
         // As names and not as paths: what counts is the order of the labels.
         folders.sort();
         let found = folders.len();
-        if found < least {
-            let path = path();
-            return Err(DatasetError::TooFewClasses { path, found, least });
+        if found < least_classes {
+            return Err(DatasetError::TooFewClasses {
+                path: path(),
+                found,
+                least: least_classes,
+            });
         }
         if found > MAX_CLASSES {
             let path = path();
@@ -238,14 +248,18 @@ impl Dataset {
             classes,
             pictures,
             ignored,
+            least: least_pictures,
         })
     }
 
     fn check_sizes(&self) -> Result<(), DatasetError> {
         for (class, found) in self.classes.iter().zip(self.counts()) {
-            if found < MIN_PICTURES {
-                let class = class.clone();
-                return Err(DatasetError::TooFewPictures { class, found });
+            if found < self.least {
+                return Err(DatasetError::TooFewPictures {
+                    class: class.clone(),
+                    found,
+                    least: self.least,
+                });
             }
         }
         Ok(())
@@ -279,7 +293,7 @@ impl Dataset {
     }
 
     /// The data set without the pictures that are `left_out` (indices in any
-    /// order), to train on it. What lies beside the pictures (fingerprints,
+    /// order), for what it was opened for. What lies beside the pictures (fingerprints,
     /// features) must be left out likewise: [`without`] does.
     ///
     /// # Errors
@@ -395,8 +409,11 @@ fn walk(
     for entry in entries(folder)? {
         if entry.is_dir() {
             walk(&entry, seen, files, ignored)?;
-        } else if pictures::is_named_like_a_picture(&entry) {
-            // A link that leads nowhere, too: it fails to load and is told.
+        } else if pictures::is_named_like_a_picture(&entry)
+            // A pipe could block for ever. A link that leads nowhere counts: it
+            // fails to load and is told.
+            && entry.metadata().map_or(true, |there| there.is_file())
+        {
             files.push(entry);
         } else {
             ignored.push(entry);
@@ -857,7 +874,7 @@ pub fn imbalance_note(classes: &[String], counts: &[usize]) -> Option<String> {
     let ratio = *most as f64 / *fewest as f64;
     (ratio > IMBALANCE).then(|| {
         format!(
-            "the classes are of different sizes: {most} pictures of \"{largest}\", {fewest} of \"{smallest}\" ({ratio:.1} times); each class is weighted to count alike"
+            "the classes are of different sizes: {most} pictures of \"{largest}\", {fewest} of \"{smallest}\" ({ratio:.1} times)"
         )
     })
 }
@@ -1041,8 +1058,55 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(Dataset::open_to_judge(folder.path()).is_err());
         write(folder.path(), "with_mask/a.jpg", b"x");
+        write(folder.path(), "with_mask/b.jpg", b"x");
         let dataset = Dataset::open_to_judge(folder.path()).unwrap();
-        assert_eq!(dataset.counts(), [1]);
+        assert_eq!(dataset.counts(), [2]);
+        let less = dataset.without(&[1]).unwrap();
+        assert_eq!(less.counts(), [1]);
+        let error = less.without(&[0]).unwrap_err().to_string();
+        assert!(error.contains("has only 0 usable pictures, at least 1"));
+    }
+
+    #[test]
+    fn a_pipe_is_not_waited_for() {
+        let folder = set(&["bare", "mask"]);
+        let pipe = folder.path().join("bare/pipe.jpg");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let dataset = Dataset::open(folder.path()).unwrap();
+        assert_eq!(dataset.counts(), [5, 5]);
+        assert_eq!(dataset.ignored, [pipe]);
+    }
+
+    #[test]
+    fn copies_are_never_both_learned_from_and_checked_by() {
+        let folder = set(&["bare", "mask"]);
+        let path = folder.path();
+        for number in 0..5 {
+            for (class, name) in ["bare", "mask"].into_iter().enumerate() {
+                let original = picture(class as u64 * 100 + number, 40, 30);
+                let turned = imageops::flip_horizontal(&original);
+                let copies = [jpeg(&original, 60), jpeg(&turned, 80)];
+                for (copy, bytes) in copies.iter().enumerate() {
+                    write(path, &format!("{name}/{number}-{copy}.jpg"), bytes);
+                }
+            }
+        }
+        let dataset = Dataset::open(path).unwrap();
+        let prints = fingerprints(&dataset).into_iter();
+        let looks: Vec<Look> = prints.map(|print| print.unwrap().look).collect();
+        let groups = near_duplicate_groups(&looks, NEAR);
+        for seed in 0..20 {
+            let sides = dataset.split(&groups, 0.2, seed).unwrap();
+            // Of "bare/0.png", "bare/0-0.jpg" and "bare/0-1.jpg": "bare/0".
+            let originals = |side: &[usize]| -> HashSet<String> {
+                let names = side.iter().map(|&index| dataset.name(index));
+                names.map(|name| name[..6].to_owned()).collect()
+            };
+            let (train, val) = (originals(&sides.train), originals(&sides.val));
+            assert!(train.is_disjoint(&val), "{seed}: {train:?} {val:?}");
+            assert_eq!((train.len(), val.len()), (8, 2));
+        }
     }
 
     #[test]

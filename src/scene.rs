@@ -78,7 +78,6 @@ impl FaceRecord {
             verdict,
         } = scene_face;
         let rect = [face.rect.x, face.rect.y, face.rect.width, face.rect.height];
-        let name = |(label, p): (&String, &f32)| (label.clone(), round(*p, 1e4));
         FaceRecord {
             rect: rect.map(|length| round(length, 10.0)),
             score: round(face.score, 1e4),
@@ -89,7 +88,7 @@ impl FaceRecord {
             verdict: verdict.name(labels).to_owned(),
             probabilities: probabilities
                 .as_ref()
-                .map(|all| Probabilities(labels.iter().zip(all).map(name).collect())),
+                .map(|all| Probabilities::new(labels, all, 1e4)),
         }
     }
 }
@@ -106,6 +105,13 @@ fn round(value: f32, steps: f64) -> f64 {
 pub struct Probabilities(Vec<(String, f64)>);
 
 impl Probabilities {
+    /// The probabilities of `labels`, rounded to one in `steps`.
+    #[must_use]
+    pub fn new(labels: &[String], probabilities: &[f32], steps: f64) -> Probabilities {
+        let name = |(label, p): (&String, &f32)| (label.clone(), round(*p, steps));
+        Probabilities(labels.iter().zip(probabilities).map(name).collect())
+    }
+
     /// Label and probability, in the head's order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
         self.0.iter().map(|(label, p)| (label.as_str(), *p))

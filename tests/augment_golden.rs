@@ -4,19 +4,15 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::disallowed_methods,
-    reason = "tests fail by panicking, and measure time"
+    reason = "tests fail by panicking"
 )]
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Instant;
 
 use image::RgbImage;
-use maskd::augment::{Fill, Geometry, GeometryDraw, Robust, warp, whole};
-use maskd::frame::{Scaler, decode};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
+use maskd::augment::{Fill, GeometryDraw, warp};
+use maskd::frame::decode;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -136,47 +132,4 @@ fn views_are_those_of_keras() {
         let (mean, _) = difference(&warp(&crop, &off, fill), &expected, golden.stride);
         assert!(mean > 0.5, "{}: half a pixel is {mean}", golden.picture);
     }
-}
-
-/// `cargo test --release --test augment_golden -- --ignored --nocapture`
-#[test]
-#[ignore = "measures time"]
-fn time_per_crop() {
-    let crop = picture("crops/mask_large.png");
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let mut scaler = Scaler::default();
-    let mut measure = |name: &str, work: &mut dyn FnMut(&mut ChaCha8Rng) -> RgbImage| {
-        let rounds = 500;
-        let started = Instant::now();
-        let mut sum = 0_u64;
-        for _ in 0..rounds {
-            sum += u64::from(work(&mut rng).as_raw()[999]);
-        }
-        let each = started.elapsed().as_secs_f64() * 1000.0 / f64::from(rounds);
-        println!("{name}: {each:.3} ms a crop ({sum})");
-    };
-    let geometry = Geometry::default();
-    for fill in [Fill::Nearest, Fill::Constant, Fill::Reflect, Fill::Wrap] {
-        measure(&format!("geometry, {fill:?}"), &mut |rng| {
-            warp(&crop, &geometry.draw(rng), fill)
-        });
-    }
-    let robust = Robust::default();
-    measure("light", &mut |rng| {
-        let mut view = crop.clone();
-        robust.light.draw(rng).apply(&mut view);
-        view
-    });
-    measure("sharpness", &mut |rng| {
-        robust.sharpness.draw(rng).apply(&mut scaler, crop.clone())
-    });
-    let region = whole(&crop).unwrap();
-    measure("robust", &mut |rng| {
-        robust.view(&mut scaler, &crop, region, rng)
-    });
-    let large = image::imageops::resize(&crop, 384, 384, image::imageops::FilterType::Triangle);
-    let region = whole(&large).unwrap();
-    measure("robust from 384 x 384", &mut |rng| {
-        robust.view(&mut scaler, &large, region, rng)
-    });
 }

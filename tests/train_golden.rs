@@ -5,8 +5,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::disallowed_methods,
-    reason = "tests fail by panicking, and measure time"
+    reason = "tests fail by panicking"
 )]
 
 use std::path::Path;
@@ -239,24 +238,5 @@ fn evaluation_is_that_of_keras_even_where_it_clips() {
             assert!(off < tolerance, "{}: {} {loss}", case.name, metrics.loss);
             assert!((metrics.accuracy - accuracy).abs() < 1e-6, "{}", case.name);
         }
-    }
-}
-
-/// `cargo test --release --test train_golden speed -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement: 1,000 features, 20 epochs, batches of 32"]
-fn speed() {
-    let mut numbers = Numbers(1);
-    let features = numbers.uniform(1000 * FEATURES);
-    let labels: Vec<usize> = (0..1000).map(|_| (numbers.next() % 2) as usize).collect();
-    for _ in 0..5 {
-        let start = std::time::Instant::now();
-        let mut trainer = Trainer::new(2, TrainOptions::default()).unwrap();
-        for _ in 0..20 {
-            for (x, y) in features.chunks(32 * FEATURES).zip(labels.chunks(32)) {
-                trainer.step(x, y).unwrap();
-            }
-        }
-        println!("{} steps in {:?}", trainer.steps(), start.elapsed());
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::interrupt::Interrupt;
-use super::train::{embed_plain, pictures, readable, write};
+use super::train::{SMALL_FILE, can_write, embed_plain, pictures, readable, write};
 use super::{Failure, print};
 use crate::camera::pictures::{list, read};
 use crate::config::Config;
@@ -19,6 +19,7 @@ use crate::onnx::Team;
 use crate::pipeline::{Pipeline, open_model};
 use crate::recipe::Worker;
 use crate::report::{self, Report};
+use crate::scene::Probabilities;
 
 /// How many of the worst pictures are named.
 const WORST: usize = 10;
@@ -61,9 +62,22 @@ struct Record {
     /// That of `--dataset`, with the keys of `maskd train --report`.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     dataset: Option<Report>,
+    /// The pictures that it is about, in the order of their classes and names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pictures: Vec<Judged>,
     /// That of `--frames`.
     #[serde(skip_serializing_if = "Option::is_none")]
     frames: Option<System>,
+}
+
+/// What the head makes of a picture of `--dataset`.
+#[derive(Debug, Serialize)]
+struct Judged {
+    /// Its path within the data set.
+    picture: String,
+    /// Its folder.
+    label: String,
+    probabilities: Probabilities,
 }
 
 /// How good the whole is on photographs with labelled faces.
@@ -107,9 +121,14 @@ impl Eval {
         if let Some(model) = &self.model {
             config.models.classifier = Some(model.clone());
         }
+        if let Some(path) = &self.report {
+            can_write(path, SMALL_FILE)?;
+        }
         let mut record = Record::default();
         if let Some(folder) = &self.dataset {
-            record.dataset = Some(self.judge_head(folder, &config)?);
+            let (report, pictures) = self.judge_head(folder, &config)?;
+            record.dataset = Some(report);
+            record.pictures = pictures;
         }
         if let Some(folder) = &self.frames {
             let system = judge_system(folder, &config)?;
@@ -124,21 +143,23 @@ impl Eval {
         Ok(())
     }
 
-    fn judge_head(&self, folder: &Path, config: &Config) -> Result<Report, Failure> {
+    fn judge_head(&self, folder: &Path, config: &Config) -> Result<(Report, Vec<Judged>), Failure> {
         let internal = |error: &dyn std::fmt::Display| Failure::new(Failure::INTERNAL, error);
         let interrupt = Interrupt::catch()?;
-        let (data, _) = readable(&Dataset::open_to_judge(folder)?)?;
+        let threads = config.classify.threads(0);
+        let data = Dataset::open_to_judge(folder)?;
+        let (data, prints) = readable(&data, threads, &interrupt)?;
         let (backbone, head) = open_model(config)?;
-        let pictures = pictures(&data, head.labels())?;
+        let pictures = pictures(&data, &prints, head.labels())?;
         let mut workers = Vec::new();
-        for _ in 0..config.classify.threads(0) {
+        for _ in 0..threads {
             workers.push(Worker::new(
                 Embedder::new(&backbone, 1, Team::alone())?,
                 None,
             ));
         }
         let features = embed_plain(&mut workers, &pictures, &interrupt)?;
-        let labels: Vec<usize> = pictures.iter().map(|(_, class)| *class).collect();
+        let labels: Vec<usize> = pictures.iter().map(|listed| listed.class).collect();
         let mut probabilities = Vec::new();
         for feature in features.chunks(crate::onnx::FEATURES) {
             probabilities.extend(head.probabilities_of(feature));
@@ -165,7 +186,11 @@ impl Eval {
         worst.sort_by(|a, b| a.0.total_cmp(&b.0));
         let mut text = "\nworst pictures, with the probability of their label\n".to_owned();
         for (p, index) in worst.iter().take(WORST) {
-            text += &format!("{:>7.2} %  {}\n", p * 100.0, pictures[*index].0.display());
+            text += &format!(
+                "{:>7.2} %  {}\n",
+                p * 100.0,
+                pictures[*index].path.display()
+            );
         }
         if self.threshold {
             let masked = &config.classify.masked_labels;
@@ -182,7 +207,13 @@ impl Eval {
             text += &report::sweep_table(head.labels(), &rows);
         }
         print(text.as_bytes())?;
-        Ok(report)
+        let judged = probabilities.chunks(classes).zip(&labels).enumerate();
+        let judged = judged.map(|(index, (probabilities, class))| Judged {
+            picture: data.name(index),
+            label: head.labels()[*class].clone(),
+            probabilities: Probabilities::new(head.labels(), probabilities, 1e6),
+        });
+        Ok((report, judged.collect()))
     }
 }
 

@@ -44,8 +44,9 @@ impl Interrupt {
                     biased;
                     _ = interrupt.recv() => true,
                     _ = terminate.recv() => true,
-                    // One turn of the runtime, in which signals arrive.
-                    () = tokio::time::sleep(std::time::Duration::ZERO) => false,
+                    // One turn of the runtime, in which signals arrive. (A sleep
+                    // of no time would take until the next tick, a millisecond.)
+                    () = tokio::task::yield_now() => false,
                 }
             });
         }

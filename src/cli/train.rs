@@ -1,20 +1,23 @@
 //! `maskd train`: a folder of pictures in, a classifier out.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 
 use clap::Args;
-use image::RgbImage;
+use image::{ImageFormat, RgbImage};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::interrupt::Interrupt;
 use super::{Failure, complain, print};
 use crate::augment::{self, Fill, Geometry, Robust};
 use crate::config::Config;
-use crate::dataset::{self, Dataset, DatasetError, Findings, Fingerprint};
+use crate::dataset::{self, Dataset, DatasetError, Findings, Fingerprint, Picture};
 use crate::detect::{Detector, DetectorOptions};
 use crate::embed::Embedder;
 use crate::files;
@@ -35,6 +38,14 @@ const VALIDATION_SHARE: f64 = 0.2;
 
 /// Pictures on a contact sheet.
 const SHEET: usize = 48;
+
+/// More than a head, a report, a plot or a contact sheet takes, in bytes; a
+/// classifier takes a backbone more.
+pub(super) const SMALL_FILE: usize = 2 << 20;
+
+/// More than the state of an interrupted training takes, in bytes: eight digits
+/// for each weight of two heads, with their running means and squares.
+const STATE_FILE: usize = 10 << 20;
 
 #[derive(Debug, Args)]
 #[expect(
@@ -140,7 +151,8 @@ pub(super) struct Train {
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=64))]
     threads: u16,
 
-    /// Go on with a training that was interrupted, with the same options
+    /// Go on with a training that was interrupted (exit code 75), with the same
+    /// pictures and options
     #[arg(long)]
     resume: bool,
 }
@@ -208,10 +220,19 @@ impl Samples {
     }
 }
 
+/// A picture to learn from or to check by.
+#[derive(Clone)]
+pub(super) struct Listed {
+    pub(super) path: PathBuf,
+    pub(super) class: usize,
+    /// SHA-256 of the file.
+    file: [u8; 32],
+}
+
 /// What `--resume` goes on from.
 #[derive(Serialize, Deserialize)]
 struct Interrupted {
-    /// Options and data set: another training must not go on from here.
+    /// See [`Train::digest`]: another training must not go on from here.
     digest: String,
     trainer: TrainerState,
     best: TrainerState,
@@ -221,43 +242,49 @@ struct Interrupted {
 impl Train {
     pub(super) fn run(self, config: &Config) -> Result<(), Failure> {
         self.check()?;
+        let state = self.state_file();
+        let saved = if self.resume {
+            Some(Interrupted::read(&state)?)
+        } else {
+            None
+        };
         if self.background {
             lowest_priority();
         }
         let interrupt = Interrupt::catch()?;
         let recipe = self.recipe();
+        let threads = self.threads(config);
 
         let data = Dataset::open(&self.dataset)?;
-        let (data, prints) = readable(&data)?;
-        let (train, val) = match &self.val {
-            None => {
-                let looks: Vec<_> = prints.iter().map(|print| print.look).collect();
-                let groups = dataset::near_duplicate_groups(&looks, dataset::NEAR);
-                let split = data.split(&groups, VALIDATION_SHARE, self.seed)?;
-                let list = |indices: &[usize]| -> Vec<(PathBuf, usize)> {
-                    let pictures = indices.iter().map(|index| &data.pictures[*index]);
-                    pictures
-                        .map(|picture| (picture.path.clone(), picture.class))
-                        .collect()
-                };
-                (list(&split.train), list(&split.val))
+        let val = self
+            .val
+            .as_deref()
+            .map(Dataset::open_to_judge)
+            .transpose()?;
+        if let Some(val) = &val {
+            same_classes(&data, val)?;
+        }
+        let (data, prints) = readable(&data, threads, &interrupt)?;
+        let all = pictures(&data, &prints, &data.classes)?;
+        let (train, val) = if let Some(val) = val {
+            let (val, val_prints) = readable(&val, threads, &interrupt)?;
+            let val_all = pictures(&val, &val_prints, &data.classes)?;
+            if let Some(note) = leak_note(&val, &prints, &val_prints) {
+                complain(&note);
             }
-            Some(folder) => {
-                let val = Dataset::open_to_judge(folder)?;
-                let (val, _) = readable(&val)?;
-                (
-                    pictures(&data, &data.classes)?,
-                    pictures(&val, &data.classes)?,
-                )
-            }
+            (all, val_all)
+        } else {
+            self.split(&data, &prints, &all)?
         };
-        let digest = onnx::to_hex(&data.digest(&prints));
         let counts = data.counts();
         if let Some(note) = dataset::imbalance_note(&data.classes, &counts) {
-            complain(&note);
+            let what = match self.recipe {
+                RecipeName::Tutorial => "the tutorial's recipe takes them as they come",
+                RecipeName::Robust => "each class is weighted to count alike",
+            };
+            complain(&format!("{note}; {what}"));
         }
-        let say = |text: String| complain(&text);
-        say(format!(
+        complain(&format!(
             "{} pictures to learn from, {} to check by, labels {}",
             train.len(),
             val.len(),
@@ -265,75 +292,140 @@ impl Train {
         ));
 
         let classifier = Classifier::parse("the shipped classifier", SHIPPED_CLASSIFIER)?;
-        let mut workers = self.workers(&classifier, config)?;
-        if let Some(path) = &self.show_augmented {
-            self.show(&mut workers[0], &recipe, &train, path)?;
-        }
-        if self.model.is_none()
-            && self.head_only.is_none()
-            && self.plot.is_none()
-            && self.report.is_none()
-        {
-            return if self.show_augmented.is_some() {
-                Ok(())
-            } else {
-                Err(Failure::new(
-                    Failure::USAGE,
-                    "nothing to write: name at least --model FILE",
-                ))
-            };
+        let weights = match self.recipe {
+            RecipeName::Tutorial => vec![1.0; counts.len()],
+            RecipeName::Robust => dataset::class_weights(&counts),
+        };
+        let options = TrainOptions {
+            init_lr: self.init_lr(),
+            decay: self.init_lr() / self.epochs() as f32,
+            seed: self.seed,
+            class_weights: weights.iter().map(|weight| *weight as f32).collect(),
+            ..TrainOptions::default()
+        };
+        let detector = DetectorOptions {
+            side: config.detect.side,
+            threshold: config.detect.threshold,
+        };
+        let means = format!(
+            "{recipe:?} {detector:?} {options:?} {:?} {}",
+            data.classes,
+            onnx::to_hex(&classifier.backbone_sha256)
+        );
+        let digest = self.digest(&means, &train, &val);
+        if saved.as_ref().is_some_and(|saved| saved.digest != digest) {
+            let state = state.display();
+            let sentence = format!("{state} is of a training with other pictures or options");
+            return Err(Failure::new(Failure::USAGE, sentence));
         }
 
-        let views = if self.views == 0 {
-            self.epochs() as usize
-        } else {
-            self.views
-        };
-        let views = views.min(self.epochs() as usize);
-        let bytes = train.len() * views * FEATURES * 4;
-        if bytes > MAX_FEATURE_BYTES {
-            return Err(Failure::new(
-                Failure::USAGE,
-                format!(
-                    "the features of {} pictures in {views} views take {} MB, more than {}: use fewer --views",
-                    train.len(),
-                    bytes / 1_000_000,
-                    MAX_FEATURE_BYTES / 1_000_000
-                ),
-            ));
+        let mut workers = self.workers(&classifier, detector, threads)?;
+        if let Some(path) = &self.show_augmented {
+            self.show(&mut workers[0], &recipe, &train, path)?;
+            if self.first_output().is_none() {
+                return Ok(());
+            }
         }
         let make = Make::Views {
             recipe: &recipe,
-            views,
+            views: self.views(train.len())?,
             seed: self.seed,
         };
         let train = embed(&mut workers, &train, make, "learn from", &interrupt)?;
         let val = embed(&mut workers, &val, Make::Plain, "check by", &interrupt)?;
         drop(workers);
 
-        let weights = match self.recipe {
-            // It takes the classes as they come.
-            RecipeName::Tutorial => vec![1.0; counts.len()],
-            RecipeName::Robust => dataset::class_weights(&counts),
+        let start = match saved {
+            Some(saved) => saved,
+            None => Interrupted::start(digest, Trainer::new(weights.len(), options)?),
         };
-        let (trainer, history) = self.fit(&train, &val, &weights, &digest, &interrupt)?;
+        let (trainer, history) = self.fit(&train, &val, start, &interrupt)?;
+        let dataset_sha256 = onnx::to_hex(&data.digest(&prints));
         self.write(
             &recipe,
             &data,
-            &digest,
+            &dataset_sha256,
             &classifier,
             &trainer,
             &history,
             &val,
-        )
+        )?;
+        let epochs = history.0.len();
+        if epochs < self.epochs() as usize {
+            return Err(Failure::new(
+                Failure::TEMPORARY,
+                format!(
+                    "interrupted after epoch {epochs}: the best head so far is written; --resume goes on from {}",
+                    state.display()
+                ),
+            ));
+        }
+        // It was there to get here only.
+        let _ = std::fs::remove_file(&state);
+        Ok(())
+    }
+
+    /// Divides a data set into what is learned from and what is checked by.
+    fn split(
+        &self,
+        data: &Dataset,
+        prints: &[Fingerprint],
+        all: &[Listed],
+    ) -> Result<(Vec<Listed>, Vec<Listed>), Failure> {
+        let looks: Vec<_> = prints.iter().map(|print| print.look).collect();
+        let groups = dataset::near_duplicate_groups(&looks, dataset::NEAR);
+        let split = data.split(&groups, VALIDATION_SHARE, self.seed)?;
+        let side = |indices: &[usize]| indices.iter().map(|index| all[*index].clone()).collect();
+        Ok((side(&split.train), side(&split.val)))
+    }
+
+    /// Views of each picture, if the features of so many pictures can be kept.
+    fn views(&self, pictures: usize) -> Result<usize, Failure> {
+        let epochs = self.epochs() as usize;
+        let views = match self.views {
+            0 => epochs,
+            views => views.min(epochs),
+        };
+        let bytes = pictures * views * FEATURES * 4;
+        if bytes <= MAX_FEATURE_BYTES {
+            return Ok(views);
+        }
+        Err(Failure::new(
+            Failure::USAGE,
+            format!(
+                "the features of {pictures} pictures in {views} views take {} MB, more than {}: use fewer --views",
+                bytes / 1_000_000,
+                MAX_FEATURE_BYTES / 1_000_000
+            ),
+        ))
+    }
+
+    /// SHA-256 over everything that decides about the result, but the machine:
+    /// `means` are the options as they work, in words.
+    fn digest(&self, means: &str, train: &[Listed], val: &[Listed]) -> String {
+        let version = env!("CARGO_PKG_VERSION");
+        let mut hash = Sha256::new();
+        hash.update(format!(
+            "{version} {means} {} {} {}\n",
+            self.views,
+            self.epochs(),
+            self.batch_size()
+        ));
+        for (side, pictures) in [("train", train), ("val", val)] {
+            // In their order, which seeds the views.
+            for Listed { class, file, .. } in pictures {
+                hash.update(format!("{side} {class} {}\n", onnx::to_hex(file)));
+            }
+        }
+        onnx::to_hex(&hash.finalize())
     }
 
     fn check(&self) -> Result<(), Failure> {
         let usage = |sentence: String| Err(Failure::new(Failure::USAGE, sentence));
-        let init_lr = self.init_lr();
-        if !(init_lr > 0.0 && init_lr <= 1.0) {
+        if !(self.init_lr() > 0.0 && self.init_lr() <= 1.0) {
             return usage(format!(
-                "--init-lr is {init_lr}, allowed is above 0 up to 1"
+                "--init-lr is {}, allowed is above 0 up to 1",
+                self.init_lr()
             ));
         }
         let ranges = [
@@ -352,17 +444,66 @@ impl Train {
         if let Some(plot) = &self.plot {
             PlotFormat::of(plot).map_err(|error| Failure::new(Failure::USAGE, error))?;
         }
-        let outputs = [
-            &self.model,
-            &self.head_only,
-            &self.plot,
-            &self.report,
-            &self.show_augmented,
-        ];
-        for path in outputs.into_iter().flatten() {
-            can_write(path)?;
+        if let Some(sheet) = &self.show_augmented {
+            sheet_format(sheet)?;
+        }
+        let outputs = self.outputs();
+        if outputs.is_empty() {
+            return usage("nothing to write: name at least --model FILE".to_owned());
+        }
+        for (number, (option, path, bytes)) in outputs.iter().enumerate() {
+            can_write(path, *bytes)?;
+            let mut before = outputs[..number].iter();
+            if let Some((other, ..)) = before.find(|(_, other, _)| same_place(other, path)) {
+                return usage(format!(
+                    "{other} and {option} are the same file, {}",
+                    path.display()
+                ));
+            }
         }
         Ok(())
+    }
+
+    /// All files that it may write: what each is, where, and more bytes than it
+    /// has.
+    fn outputs(&self) -> Vec<(&'static str, PathBuf, usize)> {
+        let classifier = SHIPPED_CLASSIFIER.len() + SMALL_FILE;
+        let plot = self.plot.as_ref();
+        let csv = plot
+            .filter(|_| self.history)
+            .map(|plot| with_suffix(plot, ".csv"));
+        let state = self.first_output().map(|_| self.state_file());
+        let named = |path: &Option<PathBuf>| path.clone();
+        [
+            ("--model", named(&self.model), classifier),
+            ("--head-only", named(&self.head_only), SMALL_FILE),
+            ("--plot", named(&self.plot), SMALL_FILE),
+            ("--history", csv, SMALL_FILE),
+            ("--report", named(&self.report), SMALL_FILE),
+            ("--show-augmented", named(&self.show_augmented), SMALL_FILE),
+            ("what --resume needs", state, STATE_FILE),
+        ]
+        .into_iter()
+        .filter_map(|(option, path, bytes)| Some((option, path?, bytes)))
+        .collect()
+    }
+
+    /// The first file of those that need a training.
+    fn first_output(&self) -> Option<&Path> {
+        let outputs = [&self.model, &self.head_only, &self.plot, &self.report];
+        outputs.into_iter().flatten().map(PathBuf::as_path).next()
+    }
+
+    /// Where the state of an interrupted training is kept.
+    fn state_file(&self) -> PathBuf {
+        with_suffix(self.first_output().unwrap_or(Path::new("")), ".resume")
+    }
+
+    fn threads(&self, config: &Config) -> usize {
+        match usize::from(self.threads) {
+            0 => config.classify.threads(0),
+            threads => threads,
+        }
     }
 
     fn epochs(&self) -> u32 {
@@ -411,15 +552,12 @@ impl Train {
         }
     }
 
-    fn workers(&self, classifier: &Classifier, config: &Config) -> Result<Vec<Worker>, Failure> {
-        let threads = match usize::from(self.threads) {
-            0 => config.classify.threads(0),
-            threads => threads,
-        };
-        let options = DetectorOptions {
-            side: config.detect.side,
-            threshold: config.detect.threshold,
-        };
+    fn workers(
+        &self,
+        classifier: &Classifier,
+        options: DetectorOptions,
+        threads: usize,
+    ) -> Result<Vec<Worker>, Failure> {
         let mut workers = Vec::new();
         for _ in 0..threads {
             let detector = match self.recipe {
@@ -443,18 +581,18 @@ impl Train {
         &self,
         worker: &mut Worker,
         recipe: &Recipe,
-        train: &[(PathBuf, usize)],
+        train: &[Listed],
         path: &Path,
     ) -> Result<(), Failure> {
         let mut crops = Vec::new();
         let step = (train.len() / SHEET).max(1);
-        for (index, (picture, _)) in train.iter().enumerate().step_by(step).take(SHEET) {
-            let pixels = load(picture).map_err(|error| Failure::new(Failure::DATA, error))?;
+        for (index, listed) in train.iter().enumerate().step_by(step).take(SHEET) {
+            let pixels = load(&listed.path).map_err(|error| Failure::new(Failure::DATA, error))?;
             let views = worker.views(recipe, &pixels, 2, mix(self.seed, index as u64))?;
             crops.extend(views.iter().map(|crop| crop.pixels().clone()));
         }
         let sheet = augment::contact_sheet(&crops, 12);
-        let format = image::ImageFormat::from_path(path).unwrap_or(image::ImageFormat::Png);
+        let format = sheet_format(path)?;
         let mut bytes = std::io::Cursor::new(Vec::new());
         sheet.write_to(&mut bytes, format).map_err(|error| {
             Failure::new(
@@ -469,33 +607,12 @@ impl Train {
         &self,
         train: &Samples,
         val: &Samples,
-        weights: &[f64],
-        digest: &str,
+        start: Interrupted,
         interrupt: &Interrupt,
     ) -> Result<(Trainer, History), Failure> {
-        let options = TrainOptions {
-            init_lr: self.init_lr(),
-            decay: self.init_lr() / self.epochs() as f32,
-            seed: self.seed,
-            class_weights: weights.iter().map(|weight| *weight as f32).collect(),
-            ..TrainOptions::default()
-        };
-        let digest = format!(
-            "{digest} {:?} {options:?} {} {}",
-            self.recipe,
-            self.views,
-            self.batch_size()
-        );
-        let state = self.state_file();
-        let mut trainer = Trainer::new(weights.len(), options)?;
-        let mut best = trainer.clone();
-        let mut history = History::default();
-        if self.resume {
-            let saved = resume(&state, &digest)?;
-            trainer = Trainer::from_state(saved.trainer)?;
-            best = Trainer::from_state(saved.best)?;
-            history = saved.history;
-        }
+        let mut trainer = Trainer::from_state(start.trainer)?;
+        let mut best = Trainer::from_state(start.best)?;
+        let mut history = start.history;
         let progress = bar(
             u64::from(self.epochs()),
             "{wide_bar} epoch {pos}/{len} {msg}, {eta} left",
@@ -542,45 +659,30 @@ impl Train {
                 seen.loss, seen.accuracy, checked.loss, checked.accuracy
             ));
             progress.inc(1);
+            tracing::debug!(
+                epoch = epoch + 1,
+                loss = seen.loss,
+                accuracy = seen.accuracy,
+                val_loss = checked.loss,
+                val_accuracy = checked.accuracy,
+                "epoch done"
+            );
             if interrupt.asked() && history.0.len() < self.epochs() as usize {
                 progress.finish_and_clear();
                 let saved = Interrupted {
-                    digest,
+                    digest: start.digest,
                     trainer: trainer.state(),
                     best: best.state(),
                     history,
                 };
-                let text = serde_json::to_vec(&saved)
-                    .map_err(|error| Failure::new(Failure::INTERNAL, error))?;
-                write(&state, &text)?;
-                complain(&format!(
-                    "interrupted after epoch {}: the best head so far is written; --resume goes on from {}",
-                    epoch + 1,
-                    state.display()
-                ));
+                saved.write(&self.state_file())?;
                 return Ok((best, saved.history));
             }
         }
         progress.finish_and_clear();
-        // It was there to get here only.
-        let _ = std::fs::remove_file(&state);
         // The last epoch as it comes, as in the tutorial: the best by the
         // pictures to check by would make their figures too good.
         Ok((trainer, history))
-    }
-
-    fn state_file(&self) -> PathBuf {
-        let output = self
-            .model
-            .as_ref()
-            .or(self.head_only.as_ref())
-            .or(self.plot.as_ref());
-        let mut name = output
-            .cloned()
-            .unwrap_or_else(|| "maskd-train".into())
-            .into_os_string();
-        name.push(".resume");
-        name.into()
     }
 
     #[expect(
@@ -591,7 +693,7 @@ impl Train {
         &self,
         recipe: &Recipe,
         data: &Dataset,
-        digest: &str,
+        dataset_sha256: &str,
         classifier: &Classifier,
         trainer: &Trainer,
         history: &History,
@@ -610,7 +712,7 @@ impl Train {
         let metadata = [
             ("recipe", recipe.name().to_owned()),
             ("seed", self.seed.to_string()),
-            ("dataset_sha256", digest.to_owned()),
+            ("dataset_sha256", dataset_sha256.to_owned()),
             ("scores", json.clone()),
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ];
@@ -635,9 +737,8 @@ impl Train {
                 .map_err(|error| Failure::new(Failure::INTERNAL, error))?;
             write(path, &plot)?;
             if self.history {
-                let mut csv = path.clone().into_os_string();
-                csv.push(".csv");
-                write(Path::new(&csv), report::history_csv(&points).as_bytes())?;
+                let csv = with_suffix(path, ".csv");
+                write(&csv, report::history_csv(&points).as_bytes())?;
             }
         }
         print(format!("{}\n{}\n", report.table(), report.confusion_table()).as_bytes())?;
@@ -665,17 +766,21 @@ fn point(epoch: &EpochRecord) -> HistoryPoint {
 
 /// The data set without the pictures that cannot be learned from, which are
 /// named, and what tells the others apart.
-pub(super) fn readable(data: &Dataset) -> Result<(Dataset, Vec<Fingerprint>), Failure> {
+pub(super) fn readable(
+    data: &Dataset,
+    threads: usize,
+    interrupt: &Interrupt,
+) -> Result<(Dataset, Vec<Fingerprint>), Failure> {
     let progress = bar(
         data.pictures.len() as u64,
         "{wide_bar} {pos}/{len} pictures read, {eta} left",
     );
-    let mut loaded = Vec::new();
-    for picture in &data.pictures {
-        loaded.push(dataset::load(&picture.path).map(|(_, print)| print));
-        progress.inc(1);
-    }
+    let loaded = fingerprints(&data.pictures, threads, |count| {
+        progress.set_position(count as u64);
+        !interrupt.asked()
+    });
     progress.finish_and_clear();
+    let loaded = loaded.ok_or_else(interrupted_early)?;
     let findings = Findings::new(data, &loaded);
     for sentence in findings.sentences(data) {
         complain(&sentence);
@@ -686,25 +791,105 @@ pub(super) fn readable(data: &Dataset) -> Result<(Dataset, Vec<Fingerprint>), Fa
     Ok((data, prints.into_iter().filter_map(Result::ok).collect()))
 }
 
-/// The pictures of a data set, their classes counted as those of `classes`.
+/// What [`dataset::load`] says of each picture, in their order. `done` is called
+/// after each, with their number; when it gives false, `None` is the result.
+fn fingerprints(
+    pictures: &[Picture],
+    threads: usize,
+    mut done: impl FnMut(usize) -> bool,
+) -> Option<Vec<Result<Fingerprint, String>>> {
+    let mut all: Vec<_> = pictures.iter().map(|_| None).collect();
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let (results, finished) = mpsc::channel();
+        for _ in 0..threads {
+            let (results, next) = (results.clone(), &next);
+            scope.spawn(move || {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(picture) = pictures.get(index) else {
+                        return;
+                    };
+                    let print = dataset::load(&picture.path).map(|(_, print)| print);
+                    // Nobody listens any more once `done` has given false.
+                    if results.send((index, print)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(results);
+        for (count, (index, print)) in finished.into_iter().enumerate() {
+            all[index] = Some(print);
+            if !done(count + 1) {
+                break;
+            }
+        }
+    });
+    all.into_iter().collect()
+}
+
+/// The pictures of a data set with the fingerprints `prints`, their classes
+/// counted as those of `classes`.
 pub(super) fn pictures(
     data: &Dataset,
+    prints: &[Fingerprint],
     classes: &[String],
-) -> Result<Vec<(PathBuf, usize)>, Failure> {
+) -> Result<Vec<Listed>, Failure> {
     let mut all = Vec::new();
-    for picture in &data.pictures {
+    for (picture, print) in data.pictures.iter().zip(prints) {
         let name = &data.classes[picture.class];
         let Some(class) = classes.iter().position(|class| class == name) else {
-            let sentence = format!(
-                "{} has the class {name:?}, which is none of {}",
-                data.folder.display(),
-                classes.join(", ")
-            );
-            return Err(Failure::new(Failure::DATA, sentence));
+            return Err(unknown_class(data, name, classes));
         };
-        all.push((picture.path.clone(), class));
+        all.push(Listed {
+            path: picture.path.clone(),
+            class,
+            file: print.file,
+        });
     }
     Ok(all)
+}
+
+fn unknown_class(data: &Dataset, name: &str, classes: &[String]) -> Failure {
+    let sentence = format!(
+        "{} has the class {name:?}, which is none of {}",
+        data.folder.display(),
+        classes.join(", ")
+    );
+    Failure::new(Failure::DATA, sentence)
+}
+
+/// A sentence if pictures to check by look like some to learn from.
+fn leak_note(val: &Dataset, prints: &[Fingerprint], val_prints: &[Fingerprint]) -> Option<String> {
+    let both = prints.iter().chain(val_prints);
+    let looks: Vec<_> = both.map(|print| print.look).collect();
+    let groups = dataset::near_duplicate_groups(&looks, dataset::NEAR);
+    // A group is told by its first picture.
+    let mut known =
+        (0..val_prints.len()).filter(|index| groups[prints.len() + index] < prints.len());
+    let first = known.next()?;
+    Some(format!(
+        "{} of the pictures to check by look like some to learn from, which flatters the scores: {} is the first",
+        known.count() + 1,
+        val.name(first)
+    ))
+}
+
+/// A class that is not checked could be forgotten, and the scores would not tell.
+fn same_classes(data: &Dataset, val: &Dataset) -> Result<(), Failure> {
+    if let Some(name) = val.classes.iter().find(|name| !data.classes.contains(name)) {
+        return Err(unknown_class(val, name, &data.classes));
+    }
+    let missing = data.classes.iter().find(|name| !val.classes.contains(name));
+    missing.map_or(Ok(()), |name| {
+        let sentence = format!(
+            "{} has no class {name:?}: each class of {} needs pictures to check by",
+            val.folder.display(),
+            data.folder.display()
+        );
+        Err(Failure::new(Failure::DATA, sentence))
+    })
 }
 
 fn load(path: &Path) -> Result<RgbImage, PictureError> {
@@ -715,7 +900,7 @@ fn load(path: &Path) -> Result<RgbImage, PictureError> {
 
 fn embed(
     workers: &mut [Worker],
-    pictures: &[(PathBuf, usize)],
+    pictures: &[Listed],
     make: Make,
     what: &str,
     interrupt: &Interrupt,
@@ -733,18 +918,15 @@ fn embed(
     let features = recipe::features(
         workers,
         pictures.len(),
-        |index| load(&pictures[index].0),
+        |index| load(&pictures[index].path),
         make,
         done,
     )?;
     progress.finish_and_clear();
     let Some(features) = features else {
-        return Err(Failure::new(
-            Failure::TEMPORARY,
-            "interrupted before the first epoch: nothing is written",
-        ));
+        return Err(interrupted_early());
     };
-    let labels = pictures.iter().map(|(_, class)| *class).collect();
+    let labels = pictures.iter().map(|listed| listed.class).collect();
     Ok(Samples {
         features,
         views,
@@ -755,31 +937,58 @@ fn embed(
 /// The features of whole pictures, one a picture.
 pub(super) fn embed_plain(
     workers: &mut [Worker],
-    pictures: &[(PathBuf, usize)],
+    pictures: &[Listed],
     interrupt: &Interrupt,
 ) -> Result<Vec<f32>, Failure> {
     Ok(embed(workers, pictures, Make::Plain, "judge by", interrupt)?.features)
 }
 
-fn resume(state: &Path, digest: &str) -> Result<Interrupted, Failure> {
-    let shown = state.display();
-    let text = std::fs::read(state).map_err(|error| {
-        Failure::new(
-            Failure::NO_INPUT,
-            format!("there is no training to go on with: {shown}: {error}"),
-        )
-    })?;
-    let saved: Interrupted = serde_json::from_slice(&text).map_err(|error| {
-        Failure::new(
-            Failure::DATA,
-            format!("{shown} is damaged ({error}): delete it and start anew"),
-        )
-    })?;
-    if saved.digest != digest {
-        let sentence = format!("{shown} is of a training with other pictures or options");
-        return Err(Failure::new(Failure::USAGE, sentence));
+fn interrupted_early() -> Failure {
+    Failure::new(
+        Failure::TEMPORARY,
+        "interrupted while pictures were read: nothing is written",
+    )
+}
+
+impl Interrupted {
+    fn start(digest: String, trainer: Trainer) -> Interrupted {
+        Interrupted {
+            digest,
+            trainer: trainer.state(),
+            best: trainer.state(),
+            history: History::default(),
+        }
     }
-    Ok(saved)
+
+    /// A line with the SHA-256 of what follows, then JSON.
+    fn write(&self, path: &Path) -> Result<(), Failure> {
+        let json =
+            serde_json::to_string(self).map_err(|error| Failure::new(Failure::INTERNAL, error))?;
+        let hash = onnx::to_hex(&Sha256::digest(&json));
+        write(path, format!("{hash}\n{json}").as_bytes())
+    }
+
+    fn read(path: &Path) -> Result<Interrupted, Failure> {
+        let shown = path.display();
+        let text = std::fs::read(path).map_err(|error| {
+            Failure::new(
+                Failure::NO_INPUT,
+                format!("there is no training to go on with: {shown}: {error}"),
+            )
+        })?;
+        let json = str::from_utf8(&text)
+            .ok()
+            .and_then(|text| text.split_once('\n'))
+            .filter(|(hash, json)| *hash == onnx::to_hex(&Sha256::digest(json)))
+            .map(|(_, json)| json);
+        let saved = json.and_then(|json| serde_json::from_str(json).ok());
+        saved.ok_or_else(|| {
+            Failure::new(
+                Failure::DATA,
+                format!("{shown} is damaged: delete it and start anew without --resume"),
+            )
+        })
+    }
 }
 
 fn bar(length: u64, template: &str) -> ProgressBar {
@@ -790,20 +999,55 @@ fn bar(length: u64, template: &str) -> ProgressBar {
     }
 }
 
-/// Found out before the work, not after it.
-fn can_write(path: &Path) -> Result<(), Failure> {
-    let problem = if path.is_dir() {
-        "it is a folder"
-    } else if !path
+/// Whether a file of so many bytes could be written: found out before the work,
+/// not after it.
+pub(super) fn can_write(path: &Path, bytes: usize) -> Result<(), Failure> {
+    let has_folder = path
         .parent()
-        .is_none_or(|folder| folder.as_os_str().is_empty() || folder.is_dir())
-    {
-        "its folder does not exist"
-    } else {
-        return Ok(());
+        .is_none_or(|folder| folder.as_os_str().is_empty() || folder.is_dir());
+    let problem = match path.metadata() {
+        Ok(there) if there.is_dir() => "it is a folder".to_owned(),
+        // A file put in the place of a device would be a disaster.
+        Ok(there) if !there.is_file() => "it is not a regular file".to_owned(),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => error.to_string(),
+        _ if !has_folder => "its folder does not exist".to_owned(),
+        _ => match files::probe(path, bytes) {
+            Ok(()) => return Ok(()),
+            Err(error) => error.to_string(),
+        },
     };
     let sentence = format!("cannot write {}: {problem}", path.display());
     Err(Failure::new(Failure::CANNOT_WRITE, sentence))
+}
+
+/// Whether two files are one; their folders exist.
+fn same_place(a: &Path, b: &Path) -> bool {
+    let place = |path: &Path| {
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new(".")).canonicalize().ok();
+        (folder, path.file_name().map(ToOwned::to_owned))
+    };
+    place(a) == place(b)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(suffix);
+    name.into()
+}
+
+/// The format of a contact sheet, by its name.
+fn sheet_format(path: &Path) -> Result<ImageFormat, Failure> {
+    match ImageFormat::from_path(path) {
+        Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg)) => Ok(format),
+        _ => {
+            let path = path.display();
+            let sentence = format!("--show-augmented {path} must end in .png, .jpg or .jpeg");
+            Err(Failure::new(Failure::USAGE, sentence))
+        }
+    }
 }
 
 pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {

@@ -70,3 +70,33 @@ pub fn interrupt(child: &Child, signal: &str) {
         .unwrap();
     assert!(status.success());
 }
+
+/// A PNG of 50,000 x 50,000 in a few bytes: the header is enough.
+pub fn bomb() -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image::RgbImage::new(1, 1)
+        .write_to(&mut bytes, image::ImageFormat::Png)
+        .unwrap();
+    let mut bomb = bytes.into_inner();
+    bomb[16..20].copy_from_slice(&50_000_u32.to_be_bytes());
+    bomb[20..24].copy_from_slice(&50_000_u32.to_be_bytes());
+    let checksum = crc32(&bomb[12..29]);
+    bomb[29..33].copy_from_slice(&checksum.to_be_bytes());
+    bomb
+}
+
+/// PNG's checksum (ISO 3309, as the PNG specification's annex D has it).
+fn crc32(bytes: &[u8]) -> u32 {
+    let mut crc = u32::MAX;
+    for byte in bytes {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = if crc & 1 == 1 {
+                0xedb8_8320 ^ (crc >> 1)
+            } else {
+                crc >> 1
+            };
+        }
+    }
+    !crc
+}

@@ -1,0 +1,108 @@
+//! What a training does besides running the backbone: `cargo bench --bench train`.
+//!
+//! Prints how many views a second are made of a crop, and how many steps a
+//! second the head takes, each with its ratio to the first line: rates are of
+//! this machine and this moment, ratios of one run can be compared.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a measurement of known input, by the clock"
+)]
+
+use std::hint::black_box;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use image::imageops::{self, FilterType};
+use maskd::augment::{Fill, Geometry, Robust, warp, whole};
+use maskd::frame::{Scaler, decode};
+use maskd::onnx::FEATURES;
+use maskd::train::{TrainOptions, Trainer};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+/// Rounds of each measurement, of which the fastest counts: what else the
+/// machine does only makes a round slower.
+const ROUNDS: usize = 5;
+
+/// Length of a round.
+const ROUND: Duration = Duration::from_millis(300);
+
+/// Prints rates and their ratios to the first.
+struct Rates {
+    what: &'static str,
+    first: Option<f64>,
+}
+
+impl Rates {
+    fn of(what: &'static str) -> Rates {
+        Rates { what, first: None }
+    }
+
+    /// `work` makes so many at a time.
+    fn measure(&mut self, name: &str, makes: usize, mut work: impl FnMut()) {
+        let mut best: f64 = 0.0;
+        for _ in 0..ROUNDS {
+            let start = Instant::now();
+            let mut made = 0;
+            while start.elapsed() < ROUND {
+                work();
+                made += makes;
+            }
+            best = best.max(made as f64 / start.elapsed().as_secs_f64());
+        }
+        let first = *self.first.get_or_insert(best);
+        let (what, ratio) = (self.what, best / first);
+        println!("{name:<28} {best:>8.0} {what} a second {ratio:>6.2}");
+    }
+}
+
+fn views() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/crops/mask_large.png");
+    let crop = decode(&std::fs::read(path).unwrap()).unwrap();
+    let large = imageops::resize(&crop, 384, 384, FilterType::Triangle);
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let mut scaler = Scaler::default();
+    let mut rates = Rates::of("views");
+    let geometry = Geometry::default();
+    for fill in [Fill::Nearest, Fill::Constant, Fill::Reflect, Fill::Wrap] {
+        rates.measure(&format!("geometry, {fill:?}"), 1, || {
+            black_box(warp(&crop, &geometry.draw(&mut rng), fill));
+        });
+    }
+    let robust = Robust::default();
+    rates.measure("light", 1, || {
+        let mut view = crop.clone();
+        robust.light.draw(&mut rng).apply(&mut view);
+        black_box(view);
+    });
+    rates.measure("sharpness", 1, || {
+        let draw = robust.sharpness.draw(&mut rng);
+        black_box(draw.apply(&mut scaler, crop.clone()));
+    });
+    for (name, picture) in [("robust", &crop), ("robust from 384 x 384", &large)] {
+        let region = whole(picture).unwrap();
+        rates.measure(name, 1, || {
+            black_box(robust.view(&mut scaler, picture, region, &mut rng));
+        });
+    }
+}
+
+fn steps() {
+    let mut rates = Rates::of("samples");
+    for batch in [1, 32, 256] {
+        let features: Vec<f32> = (0..batch * FEATURES)
+            .map(|index| (index % 97) as f32 / 97.0)
+            .collect();
+        let labels: Vec<usize> = (0..batch).map(|index| index % 2).collect();
+        let mut trainer = Trainer::new(2, TrainOptions::default()).unwrap();
+        rates.measure(&format!("head, batches of {batch}"), batch, || {
+            trainer.step(&features, &labels).unwrap();
+        });
+    }
+}
+
+fn main() {
+    views();
+    steps();
+}

@@ -1,0 +1,106 @@
+"""Checks that a classifier of `maskd train` is what it says, in other people's runtimes.
+
+    python tests/python/check_model.py MODEL DATASET REPORT
+
+MODEL is the ONNX file, DATASET the folder that it was trained on, and REPORT what
+`maskd eval --model MODEL --dataset DATASET --report REPORT` wrote. The probabilities of every
+picture there are compared with those of onnxruntime and of OpenCV's DNN, and the metadata with
+the data set. The pictures must be 224 x 224: resizing would be compared too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from PIL import Image
+
+SIDE = 224
+LIMIT = 1e-4  # of a probability
+# A wrong order of the colours must be farther away, or the comparison would not notice it.
+TRAP = 1e-2
+
+
+def require(passed: bool, sentence: str) -> None:
+    if not passed:
+        raise SystemExit(f"check_model.py: {sentence}")
+
+
+def network_input(picture: Path) -> NDArray[np.float32]:
+    """As models/README.md has it: [1, 3, 224, 224], RGB, -1 to 1."""
+    with Image.open(picture) as image:
+        require(image.size == (SIDE, SIDE), f"{picture} has {image.size} pixels")
+        pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
+    scaled = pixels / np.float32(127.5) - np.float32(1)
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
+
+
+def digest(folder: Path) -> str:
+    """As the documentation of `Dataset::digest` has it."""
+    lines = sorted(
+        f"{picture.parent.name}/{hashlib.sha256(picture.read_bytes()).hexdigest()}\n"
+        for picture in folder.glob("*/*.png")
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def check_metadata(model: bytes, folder: Path) -> list[str]:
+    proto = onnx.load_from_string(model)
+    onnx.checker.check_model(proto, full_check=True)
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    labels = json.loads(metadata["labels"])
+    scores = json.loads(metadata["scores"])
+    require(labels == sorted(path.name for path in folder.iterdir()), f"labels {labels}")
+    require(metadata["format"] == "maskd-classifier-1", f"format {metadata['format']}")
+    require(metadata["recipe"] in ("tutorial", "robust"), f"recipe {metadata['recipe']}")
+    require(metadata["seed"].isdecimal(), f"seed {metadata['seed']}")
+    require(metadata["version"].count(".") == 2, f"version {metadata['version']}")
+    require(metadata["dataset_sha256"] == digest(folder), "dataset_sha256 is of other pictures")
+    require(len(bytes.fromhex(metadata["backbone_sha256"])) == 32, "backbone_sha256 is no hash")
+    require(0 <= scores["accuracy"] <= 1 and scores["labels"] == labels, "scores without sense")
+    return labels
+
+
+def main(model_file: Path, folder: Path, report_file: Path) -> None:
+    model = model_file.read_bytes()
+    labels = check_metadata(model, folder)
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    net = cv2.dnn.readNetFromONNX(str(model_file))
+
+    def by_onnxruntime(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        return session.run(["probabilities"], {"image": image})[0][0]
+
+    def by_opencv(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        net.setInput(image, "image")
+        return net.forward("probabilities")[0]
+
+    pictures = json.loads(report_file.read_text(encoding="utf-8"))["pictures"]
+    there = sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.png"))
+    require([judged["picture"] for judged in pictures] == there, "the report has other pictures")
+    worst = {"onnxruntime": 0.0, "OpenCV": 0.0}
+    trap = 0.0
+    for judged in pictures:
+        require(judged["label"] == Path(judged["picture"]).parent.name, f"label of {judged}")
+        require(list(judged["probabilities"]) == labels, f"probabilities of {judged}")
+        expected = np.array(list(judged["probabilities"].values()))
+        image = network_input(folder / judged["picture"])
+        for runtime, run in {"onnxruntime": by_onnxruntime, "OpenCV": by_opencv}.items():
+            off = float(np.abs(run(image) - expected).max())
+            require(off < LIMIT, f"{runtime} is off by {off:.1e} on {judged['picture']}")
+            worst[runtime] = max(worst[runtime], off)
+        swapped = np.ascontiguousarray(image[:, ::-1])
+        trap = max(trap, float(np.abs(by_onnxruntime(swapped) - expected).max()))
+    require(trap > TRAP, f"swapped colours move probabilities by {trap:.1e} only")
+    found = ", ".join(f"{runtime} {off:.1e}" for runtime, off in worst.items())
+    print(f"{len(pictures)} pictures, largest differences: {found}; with swapped colours {trap:.1e}")
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
