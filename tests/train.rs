@@ -97,7 +97,7 @@ fn start_until(command: &mut Command, words: &str) -> (Child, BufReader<ChildStd
 fn end(mut child: Child, mut errors: BufReader<ChildStderr>) -> (Option<i32>, String) {
     let mut rest = String::new();
     errors.read_to_string(&mut rest).unwrap();
-    let exit = wait(&mut child, Duration::from_secs(60));
+    let exit = wait(&mut child, Duration::from_mins(1));
     (exit, rest.lines().last().unwrap_or_default().to_owned())
 }
 

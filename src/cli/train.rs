@@ -229,6 +229,15 @@ pub(super) struct Listed {
     file: [u8; 32],
 }
 
+/// What is read before anything is learned.
+struct Sides {
+    data: Dataset,
+    /// Of the pictures of `data`, in their order.
+    prints: Vec<Fingerprint>,
+    train: Vec<Listed>,
+    val: Vec<Listed>,
+}
+
 /// What `--resume` goes on from.
 #[derive(Serialize, Deserialize)]
 struct Interrupted {
@@ -255,27 +264,12 @@ impl Train {
         let recipe = self.recipe();
         let threads = self.threads(config);
 
-        let data = Dataset::open(&self.dataset)?;
-        let val = self
-            .val
-            .as_deref()
-            .map(Dataset::open_to_judge)
-            .transpose()?;
-        if let Some(val) = &val {
-            same_classes(&data, val)?;
-        }
-        let (data, prints) = readable(&data, threads, &interrupt)?;
-        let all = pictures(&data, &prints, &data.classes)?;
-        let (train, val) = if let Some(val) = val {
-            let (val, val_prints) = readable(&val, threads, &interrupt)?;
-            let val_all = pictures(&val, &val_prints, &data.classes)?;
-            if let Some(note) = leak_note(&val, &prints, &val_prints) {
-                complain(&note);
-            }
-            (all, val_all)
-        } else {
-            self.split(&data, &prints, &all)?
-        };
+        let Sides {
+            data,
+            prints,
+            train,
+            val,
+        } = self.sides(threads, &interrupt)?;
         let counts = data.counts();
         if let Some(note) = dataset::imbalance_note(&data.classes, &counts) {
             let what = match self.recipe {
@@ -337,7 +331,7 @@ impl Train {
 
         let start = match saved {
             Some(saved) => saved,
-            None => Interrupted::start(digest, Trainer::new(weights.len(), options)?),
+            None => Interrupted::start(digest, &Trainer::new(weights.len(), options)?),
         };
         let (trainer, history) = self.fit(&train, &val, start, &interrupt)?;
         let dataset_sha256 = onnx::to_hex(&data.digest(&prints));
@@ -365,18 +359,41 @@ impl Train {
         Ok(())
     }
 
-    /// Divides a data set into what is learned from and what is checked by.
-    fn split(
-        &self,
-        data: &Dataset,
-        prints: &[Fingerprint],
-        all: &[Listed],
-    ) -> Result<(Vec<Listed>, Vec<Listed>), Failure> {
-        let looks: Vec<_> = prints.iter().map(|print| print.look).collect();
-        let groups = dataset::near_duplicate_groups(&looks, dataset::NEAR);
-        let split = data.split(&groups, VALIDATION_SHARE, self.seed)?;
-        let side = |indices: &[usize]| indices.iter().map(|index| all[*index].clone()).collect();
-        Ok((side(&split.train), side(&split.val)))
+    /// What is learned from and what is checked by.
+    fn sides(&self, threads: usize, interrupt: &Interrupt) -> Result<Sides, Failure> {
+        let data = Dataset::open(&self.dataset)?;
+        let val = self
+            .val
+            .as_deref()
+            .map(Dataset::open_to_judge)
+            .transpose()?;
+        if let Some(val) = &val {
+            same_classes(&data, val)?;
+        }
+        let (data, prints) = readable(&data, threads, interrupt)?;
+        let all = pictures(&data, &prints, &data.classes)?;
+        let (train, val) = if let Some(val) = val {
+            let (val, val_prints) = readable(&val, threads, interrupt)?;
+            let val_all = pictures(&val, &val_prints, &data.classes)?;
+            if let Some(note) = leak_note(&val, &prints, &val_prints) {
+                complain(&note);
+            }
+            (all, val_all)
+        } else {
+            let looks: Vec<_> = prints.iter().map(|print| print.look).collect();
+            let groups = dataset::near_duplicate_groups(&looks, dataset::NEAR);
+            let split = data.split(&groups, VALIDATION_SHARE, self.seed)?;
+            let side = |indices: &[usize]| -> Vec<Listed> {
+                indices.iter().map(|index| all[*index].clone()).collect()
+            };
+            (side(&split.train), side(&split.val))
+        };
+        Ok(Sides {
+            data,
+            prints,
+            train,
+            val,
+        })
     }
 
     /// Views of each picture, if the features of so many pictures can be kept.
@@ -951,7 +968,7 @@ fn interrupted_early() -> Failure {
 }
 
 impl Interrupted {
-    fn start(digest: String, trainer: Trainer) -> Interrupted {
+    fn start(digest: String, trainer: &Trainer) -> Interrupted {
         Interrupted {
             digest,
             trainer: trainer.state(),
@@ -1040,14 +1057,12 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 /// The format of a contact sheet, by its name.
 fn sheet_format(path: &Path) -> Result<ImageFormat, Failure> {
-    match ImageFormat::from_path(path) {
-        Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg)) => Ok(format),
-        _ => {
-            let path = path.display();
-            let sentence = format!("--show-augmented {path} must end in .png, .jpg or .jpeg");
-            Err(Failure::new(Failure::USAGE, sentence))
-        }
+    if let Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg)) = ImageFormat::from_path(path) {
+        return Ok(format);
     }
+    let path = path.display();
+    let sentence = format!("--show-augmented {path} must end in .png, .jpg or .jpeg");
+    Err(Failure::new(Failure::USAGE, sentence))
 }
 
 pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {
