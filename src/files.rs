@@ -288,7 +288,13 @@ mod tests {
     fn full_and_read_only_are_told_apart() {
         // ENOSPC, EDQUOT, EROFS, EACCES
         let kinds = [28, 122, 30, 13].map(io::Error::from_raw_os_error);
-        assert_eq!(kinds.each_ref().map(is_no_space), [true, true, false, false]);
-        assert_eq!(kinds.each_ref().map(is_read_only), [false, false, true, true]);
+        assert_eq!(
+            kinds.each_ref().map(is_no_space),
+            [true, true, false, false]
+        );
+        assert_eq!(
+            kinds.each_ref().map(is_read_only),
+            [false, false, true, true]
+        );
     }
 }

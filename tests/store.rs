@@ -114,7 +114,10 @@ fn work(state: &Path, seed: u64) {
         let label = &labels[rng.random_range(0..2)];
         say(&format!("labelling {id}"));
         let outcome = store.label(std::slice::from_ref(&id), Some(label)).unwrap();
-        assert!(matches!(outcome[..], [Labelled::Done | Labelled::Already]), "{outcome:?}");
+        assert!(
+            matches!(outcome[..], [Labelled::Done | Labelled::Already]),
+            "{outcome:?}"
+        );
         say(&format!("labelled {id} {label}"));
         if samples.len() > 30 {
             let id = samples[rng.random_range(0..samples.len())].id.clone();
@@ -211,7 +214,10 @@ impl Said {
         let used = heads.current().unwrap();
         assert_eq!(used.note, None);
         let number = used.current.map(|current| current.number);
-        assert!(number == self.switched || number == self.switching, "{number:?}");
+        assert!(
+            number == self.switched || number == self.switching,
+            "{number:?}"
+        );
         self.switched = number;
         self.switching = None;
         let list = heads.list().unwrap();
@@ -247,7 +253,12 @@ fn nothing_that_was_said_is_lost_by_kill_9() {
         let status = child.wait().unwrap();
         assert_eq!(status.code(), None, "killed, not failed by itself");
         let mut text = String::new();
-        child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        child
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
         lines += text.lines().count();
         said.listen(&text);
         said.check(state.path());
@@ -257,7 +268,10 @@ fn nothing_that_was_said_is_lost_by_kill_9() {
         said.labels.len(),
         said.switched
     );
-    assert!(lines as u64 > KILLS, "the child did something: {lines} lines");
+    assert!(
+        lines as u64 > KILLS,
+        "the child did something: {lines} lines"
+    );
 }
 
 /// On a disk of 400 KB: stores until it is full, frees, goes on; then makes the
@@ -332,12 +346,17 @@ fn a_full_disk_and_a_read_only_one_are_survived_and_told_apart() {
     let child = itself(state.path(), "fill");
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c", mount]);
-    command.arg(state.path()).arg(child.get_program()).args(child.get_args());
+    command
+        .arg(state.path())
+        .arg(child.get_program())
+        .args(child.get_args());
     for (key, value) in child.get_envs() {
         command.env(key, value.unwrap());
     }
     let output = command.stdin(Stdio::null()).output();
-    let text = output.as_ref().map(|output| String::from_utf8_lossy(&output.stdout));
+    let text = output
+        .as_ref()
+        .map(|output| String::from_utf8_lossy(&output.stdout));
     match text {
         Ok(text) if text.contains("mounted") => {
             let errors = String::from_utf8_lossy(&output.as_ref().unwrap().stderr);

@@ -87,9 +87,7 @@ pub enum HeadsError {
         ours: String,
     },
     /// A head that tells other things apart.
-    #[error(
-        "the head {name} has the labels {theirs:?}, and expected are {ours:?} in this order"
-    )]
+    #[error("the head {name} has the labels {theirs:?}, and expected are {ours:?} in this order")]
     OtherLabels {
         /// What the head is called.
         name: String,
@@ -275,9 +273,7 @@ impl Reader {
                 note: None,
             });
         };
-        let mut note = pointer
-            .is_none()
-            .then_some(Note::Backup { used: number });
+        let mut note = pointer.is_none().then_some(Note::Backup { used: number });
         let mut found = self.load(number).ok();
         if found.is_none() {
             let before = number.saturating_sub(1);
@@ -443,11 +439,7 @@ impl Heads {
     /// # Errors
     /// [`HeadsError::Damaged`] if it is none that could be read again (a weight
     /// that is not finite), [`HeadsError::Io`], [`HeadsError::Numbers`].
-    pub fn add(
-        &mut self,
-        head: &HeadFile,
-        metadata: &[(&str, String)],
-    ) -> Result<u32, HeadsError> {
+    pub fn add(&mut self, head: &HeadFile, metadata: &[(&str, String)]) -> Result<u32, HeadsError> {
         let bytes = onnx::write_sealed_head(head, metadata);
         parse_sealed("that was made", &bytes)?;
         let (pointer, highest) = self.pointers();
@@ -561,7 +553,10 @@ impl Heads {
             kept.insert(current.number);
             kept.extend(self.get(current.number)?.parent());
         }
-        let whole = numbers.iter().rev().filter(|number| self.get(**number).is_ok());
+        let whole = numbers
+            .iter()
+            .rev()
+            .filter(|number| self.get(**number).is_ok());
         let oldest = whole.take(keep).last().copied().unwrap_or(u32::MAX);
         kept.extend(numbers.range(oldest..));
         let gone: Vec<u32> = numbers.difference(&kept).copied().collect();

@@ -272,12 +272,14 @@ impl Stats {
     /// All labels together.
     #[must_use]
     pub fn total(&self) -> Count {
-        self.labels.values().fold(Count::default(), |sum, count| Count {
-            samples: sum.samples + count.samples,
-            bytes: sum.bytes + count.bytes,
-            with_features: sum.with_features + count.with_features,
-            feature_only: sum.feature_only + count.feature_only,
-        })
+        self.labels
+            .values()
+            .fold(Count::default(), |sum, count| Count {
+                samples: sum.samples + count.samples,
+                bytes: sum.bytes + count.bytes,
+                with_features: sum.with_features + count.with_features,
+                feature_only: sum.feature_only + count.feature_only,
+            })
     }
 }
 
@@ -501,12 +503,15 @@ impl Reader {
                 StoreError::Io { source, .. } => FeatureError::Read(source),
                 _ => FeatureError::Missing,
             })?,
-            Kind::Picture => files::read(&self.cache(&sample.id), feature::MAX_BYTES)
-                .map_err(|error| match error.kind() {
-                    io::ErrorKind::NotFound => FeatureError::Missing,
-                    io::ErrorKind::FileTooLarge => FeatureError::Damaged("its length is wrong"),
-                    _ => FeatureError::Read(error),
-                })?,
+            Kind::Picture => {
+                files::read(&self.cache(&sample.id), feature::MAX_BYTES).map_err(|error| {
+                    match error.kind() {
+                        io::ErrorKind::NotFound => FeatureError::Missing,
+                        io::ErrorKind::FileTooLarge => FeatureError::Damaged("its length is wrong"),
+                        _ => FeatureError::Read(error),
+                    }
+                })?
+            }
         };
         let file = parse_features(&bytes)?;
         if file.backbone != *backbone {
@@ -535,7 +540,9 @@ impl Reader {
             return Ok(Some(sample.path.clone()));
         }
         let folders = self.label_folders(&mut Vec::new())?;
-        let mut places = folders.into_iter().map(|(_, folder)| folder.join(sample.file_name()));
+        let mut places = folders
+            .into_iter()
+            .map(|(_, folder)| folder.join(sample.file_name()));
         Ok(places.find(|path| path.symlink_metadata().is_ok()))
     }
 
@@ -669,7 +676,11 @@ impl Store {
             folders.push(folder);
         }
         let labels = reader.label_folders(&mut Vec::new())?;
-        folders.extend(labels.into_iter().filter_map(|(label, path)| label.map(|_| path)));
+        folders.extend(
+            labels
+                .into_iter()
+                .filter_map(|(label, path)| label.map(|_| path)),
+        );
         for folder in folders {
             files::remove_leftovers(&folder).map_err(StoreError::io("clean up", &folder))?;
         }
@@ -737,7 +748,9 @@ impl Store {
             None => (FEATURE_EXTENSION, encode(None)?, None),
         };
         let aside = aside(folder, &content)?;
-        let features = features.map(|bytes| self::aside(cache, &bytes)).transpose()?;
+        let features = features
+            .map(|bytes| self::aside(cache, &bytes))
+            .transpose()?;
 
         let _guard = self.changing();
         let taken = self.ids()?;
@@ -752,10 +765,14 @@ impl Store {
         let path = folder.join(format!("{id}.{extension}"));
         // The picture first: without features it is a sample, and they without
         // it are nothing.
-        aside.place(&path).map_err(StoreError::io("write to", folder))?;
+        aside
+            .place(&path)
+            .map_err(StoreError::io("write to", folder))?;
         if let Some(features) = features {
             let path = self.cache(&id);
-            features.place(&path).map_err(StoreError::io("write to", cache))?;
+            features
+                .place(&path)
+                .map_err(StoreError::io("write to", cache))?;
         }
         Ok(id)
     }
@@ -870,7 +887,10 @@ impl Store {
         let files = self.scan()?.files;
         let mut files: Vec<&Sample> = files.values().flatten().collect();
         files.sort_by_key(|sample| (sample.label.is_some(), sample.when(), &sample.path));
-        let mut bytes: u64 = files.iter().map(|sample| sample.bytes + sample.feature_bytes).sum();
+        let mut bytes: u64 = files
+            .iter()
+            .map(|sample| sample.bytes + sample.feature_bytes)
+            .sum();
         let is_old = |sample: &Sample| {
             let age = now.duration_since(sample.when()).unwrap_or_default();
             keep.is_some_and(|keep| age > keep)
@@ -1038,7 +1058,9 @@ fn used_copies_others(
     files.sort_by(|a, b| b.rank().cmp(&a.rank()));
     let Some((used, rest)) = files.split_first() else {
         let source = io::ErrorKind::NotFound.into();
-        return Err(StoreError::io("find a sample in", Path::new("samples"))(source));
+        return Err(StoreError::io("find a sample in", Path::new("samples"))(
+            source,
+        ));
     };
     let (mut copies, mut others) = (Vec::new(), Vec::new());
     for other in rest {
@@ -1168,7 +1190,9 @@ fn to_crop(bytes: &[u8], scaler: &mut Scaler) -> Result<Crop, PictureError> {
         width: width as f32,
         height: height as f32,
     };
-    let region = whole.region(0.0, width, height).ok_or(PictureError::Region)?;
+    let region = whole
+        .region(0.0, width, height)
+        .ok_or(PictureError::Region)?;
     scaler.crop(&pixels, region)
 }
 

@@ -250,7 +250,10 @@ mod tests {
     fn leap_days_and_the_ends_of_time() {
         // `date -u -d 2028-02-29 +%s`
         assert_eq!(day(at(1_835_395_200_000)), "2028-02-29");
-        assert_eq!(day(SystemTime::UNIX_EPOCH - Duration::from_secs(9)), "1970-01-01");
+        assert_eq!(
+            day(SystemTime::UNIX_EPOCH - Duration::from_secs(9)),
+            "1970-01-01"
+        );
         let far = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(u32::MAX) * 1000);
         assert_eq!(id(far, 0, 0), "99991231T235959.999Z-t000000-00");
     }
@@ -283,7 +286,17 @@ mod tests {
             assert_eq!(Label::new(name).unwrap().as_str(), name);
         }
         for name in [
-            "", ".", "..", ".x", "a/b", "a b", "ä", "unlabelled", "discard", "features", "unsure",
+            "",
+            ".",
+            "..",
+            ".x",
+            "a/b",
+            "a b",
+            "ä",
+            "unlabelled",
+            "discard",
+            "features",
+            "unsure",
             &"l".repeat(65),
         ] {
             assert!(Label::new(name).is_err(), "{name}");

@@ -117,21 +117,34 @@ fn a_captured_crop_comes_back_with_its_features() {
     let sample = only(&store);
     assert_eq!(sample.id, id);
     assert_eq!(sample.label, None);
-    assert_eq!((sample.at, sample.day.as_str()), (Some(at(0)), "2023-11-14"));
+    assert_eq!(
+        (sample.at, sample.day.as_str()),
+        (Some(at(0)), "2023-11-14")
+    );
     let track = TrackKey::Day {
         day: "2023-11-14".to_owned(),
         track: 1,
     };
     assert_eq!(sample.track, track);
     assert_eq!(sample.kind, Kind::Picture);
-    assert_eq!(sample.path, state.path().join(format!("samples/unlabelled/{id}.jpg")));
+    assert_eq!(
+        sample.path,
+        state.path().join(format!("samples/unlabelled/{id}.jpg"))
+    );
     assert_eq!(sample.bytes, fs::metadata(&sample.path).unwrap().len());
-    assert_eq!(store.features(&sample, &BACKBONE).unwrap(), [feature(100.0)]);
+    assert_eq!(
+        store.features(&sample, &BACKBONE).unwrap(),
+        [feature(100.0)]
+    );
 
     let back = store.crop(&sample, &mut Scaler::default()).unwrap();
     let differs = |(a, b): (&u8, &u8)| a.abs_diff(*b);
     let original = crop(100);
-    let pairs = back.pixels().as_raw().iter().zip(original.pixels().as_raw());
+    let pairs = back
+        .pixels()
+        .as_raw()
+        .iter()
+        .zip(original.pixels().as_raw());
     assert!(pairs.map(differs).max().unwrap() < 24);
     let mode = fs::metadata(store.folder()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
@@ -147,7 +160,10 @@ fn features_alone_leave_no_picture() {
     assert!(sample.has_features());
     assert_eq!(store.features(&sample, &BACKBONE).unwrap(), [feature(0.5)]);
     let scaler = &mut Scaler::default();
-    assert!(matches!(store.crop(&sample, scaler), Err(StoreError::NoPicture { .. })));
+    assert!(matches!(
+        store.crop(&sample, scaler),
+        Err(StoreError::NoPicture { .. })
+    ));
     let put = store.put_features(&sample, &BACKBONE, &[feature(1.0)]);
     assert!(matches!(put, Err(StoreError::NoPicture { .. })));
     assert!(matches!(
@@ -160,7 +176,9 @@ fn features_alone_leave_no_picture() {
 fn an_id_is_never_given_twice_whatever_the_clock_says() {
     let (_state, store) = open();
     let first = capture(&store, 0, 1);
-    store.label(std::slice::from_ref(&first), Some(&label("with_mask"))).unwrap();
+    store
+        .label(std::slice::from_ref(&first), Some(&label("with_mask")))
+        .unwrap();
     // The clock jumped back: the same moment, the same numbers.
     let second = capture(&store, 0, 2);
     let third = capture(&store, 0, 3);
@@ -187,7 +205,9 @@ fn a_batch_keeps_its_order_and_refuses_what_is_not_finite() {
     let given = store.capture(&[new(1, &fine), new(0, &fine)]).unwrap();
     let numbers: Vec<&str> = given.iter().map(|id| &id[id.len() - 2..]).collect();
     assert_eq!(numbers, ["01", "00"]);
-    let error = store.capture(&[new(2, &fine), new(3, &broken)]).unwrap_err();
+    let error = store
+        .capture(&[new(2, &fine), new(3, &broken)])
+        .unwrap_err();
     assert!(matches!(error, StoreError::Rows { .. }), "{error}");
     assert_eq!(ids(&store).len(), 3);
     assert!(store.capture(&[]).unwrap().is_empty());
@@ -199,7 +219,10 @@ fn one_process_changes_a_store_and_anybody_reads_it() {
     capture(&store, 0, 1);
     let error = Store::open(state.path()).unwrap_err();
     assert!(matches!(error, StoreError::Busy { .. }), "{error}");
-    assert_eq!(Store::read_only(state.path()).list().unwrap().samples.len(), 1);
+    assert_eq!(
+        Store::read_only(state.path()).list().unwrap().samples.len(),
+        1
+    );
     drop(store);
     Store::open(state.path()).unwrap();
 
@@ -237,7 +260,11 @@ fn labelling_moves_the_file_and_keeps_the_features() {
     let (_state, store) = open();
     let picture = capture(&store, 0, 1);
     let features = capture_features(&store, 1);
-    let asked = [picture.clone(), "../../etc/passwd".to_owned(), features.clone()];
+    let asked = [
+        picture.clone(),
+        "../../etc/passwd".to_owned(),
+        features.clone(),
+    ];
     let with_mask = label("with_mask");
     let outcomes = store.label(&asked, Some(&with_mask)).unwrap();
     assert!(matches!(
@@ -249,10 +276,14 @@ fn labelling_moves_the_file_and_keeps_the_features() {
         assert!(sample.path.starts_with(store.folder().join("with_mask")));
         assert_eq!(store.features(&sample, &BACKBONE).unwrap().len(), 1);
     }
-    let again = store.label(&[picture.clone(), picture.clone()], Some(&with_mask)).unwrap();
+    let again = store
+        .label(&[picture.clone(), picture.clone()], Some(&with_mask))
+        .unwrap();
     assert!(matches!(again[..], [Labelled::Already, Labelled::Already]));
     // Named twice, and away again.
-    let twice = store.label(&[picture.clone(), picture.clone()], None).unwrap();
+    let twice = store
+        .label(&[picture.clone(), picture.clone()], None)
+        .unwrap();
     assert!(matches!(twice[..], [Labelled::Done, Labelled::Already]));
     assert_eq!(store.list().unwrap().samples[0].label, None);
 }
@@ -271,7 +302,9 @@ fn a_file_that_somebody_moves_or_puts_there_is_a_sample() {
     // Whoever listed it before finds it all the same.
     assert_eq!(store.read(&listed).unwrap(), fs::read(&moved).unwrap());
     assert_eq!(store.features(&listed, &BACKBONE).unwrap(), [feature(1.0)]);
-    store.put_features(&listed, &BACKBONE, &[feature(2.0)]).unwrap();
+    store
+        .put_features(&listed, &BACKBONE, &[feature(2.0)])
+        .unwrap();
     assert_eq!(store.features(&sample, &BACKBONE).unwrap(), [feature(2.0)]);
 
     let odd = put(&store, "no-chin/Me on the.beach-t000044-1.PNG", b"");
@@ -292,9 +325,18 @@ fn what_is_no_sample_is_named_and_left_alone() {
     let (_state, store) = open();
     let mut others = [
         put(&store, "with_mask/notes.txt", b"x"),
-        put(&store, "with_mask/deeper/a.jpg", b"x").parent().unwrap().to_owned(),
-        put(&store, "bad name/a.jpg", b"x").parent().unwrap().to_owned(),
-        put(&store, "discard/a.jpg", b"x").parent().unwrap().to_owned(),
+        put(&store, "with_mask/deeper/a.jpg", b"x")
+            .parent()
+            .unwrap()
+            .to_owned(),
+        put(&store, "bad name/a.jpg", b"x")
+            .parent()
+            .unwrap()
+            .to_owned(),
+        put(&store, "discard/a.jpg", b"x")
+            .parent()
+            .unwrap()
+            .to_owned(),
         put(&store, "loose.jpg", b"x"),
         store.folder().join("with_mask/link.jpg"),
         store.folder().join("link"),
@@ -362,12 +404,21 @@ fn discarding_deletes_picture_copies_and_features() {
     let id = capture(&store, 0, 1);
     let other = capture_features(&store, 1);
     let copy = format!("with_mask/{id}.jpg");
-    put(&store, &copy, &fs::read(&store.list().unwrap().samples[0].path).unwrap());
+    put(
+        &store,
+        &copy,
+        &fs::read(&store.list().unwrap().samples[0].path).unwrap(),
+    );
     let asked = [id.clone(), id, "nobody".to_owned(), other];
     let outcomes = store.discard(&asked).unwrap();
     assert!(matches!(
         outcomes[..],
-        [Discarded::Done, Discarded::Missing, Discarded::Missing, Discarded::Done]
+        [
+            Discarded::Done,
+            Discarded::Missing,
+            Discarded::Missing,
+            Discarded::Done
+        ]
     ));
     assert_eq!(tree(store.folder()), [""; 0]);
 }
@@ -392,7 +443,9 @@ fn purging_takes_a_label_an_age_or_everything() {
     assert_eq!((removed.unlabelled, removed.labelled), (1, 0));
     assert!(removed.bytes > 5000);
     assert_eq!(ids(&store), [&all[0][..], &all[1], &all[3]]);
-    let removed = store.purge(&Which::Labelled(label("with_mask")), Some(at(50))).unwrap();
+    let removed = store
+        .purge(&Which::Labelled(label("with_mask")), Some(at(50)))
+        .unwrap();
     assert_eq!((removed.unlabelled, removed.labelled), (0, 1));
     put(&store, ".features/stray.feature", b"x");
     store.purge(&Which::All, None).unwrap();
@@ -431,7 +484,9 @@ fn age_ends_both_kinds_and_the_future_is_not_old() {
     let future = capture(&store, 400 * 86_400, 4);
     let hand = put(&store, "with_mask/hand.jpg", b"x");
     set_modified(&hand, at(2));
-    store.label(std::slice::from_ref(&labelled), Some(&label("with_mask"))).unwrap();
+    store
+        .label(std::slice::from_ref(&labelled), Some(&label("with_mask")))
+        .unwrap();
 
     // The clock jumped back to before everything, and to 1970.
     for now in [at(0) - days(30), SystemTime::UNIX_EPOCH] {
@@ -457,13 +512,21 @@ fn the_fingerprint_changes_with_every_change_of_a_label() {
     };
     let id = capture(&store, 0, 1);
     changed(&store);
-    store.label(std::slice::from_ref(&id), Some(&label("with_mask"))).unwrap();
+    store
+        .label(std::slice::from_ref(&id), Some(&label("with_mask")))
+        .unwrap();
     changed(&store);
     let path = only(&store).path;
     fs::rename(&path, store.folder().join("by-hand.jpg")).unwrap();
     put(&store, "without_mask/by-hand.jpg", b"x");
     changed(&store);
-    store.put_features(&store.list().unwrap().samples[0], &BACKBONE, &[feature(1.0)]).unwrap();
+    store
+        .put_features(
+            &store.list().unwrap().samples[0],
+            &BACKBONE,
+            &[feature(1.0)],
+        )
+        .unwrap();
     let fingerprint = store.fingerprint().unwrap();
     assert_eq!(seen.last(), Some(&fingerprint), "features are no labels");
 }
@@ -480,12 +543,16 @@ fn features_are_those_of_this_picture_by_this_backbone() {
         store.features(&sample, &[8; 32]),
         Err(FeatureError::OtherBackbone)
     ));
-    for rows in [vec![], vec![feature(f32::NAN)], vec![feature(0.0); MAX_ROWS + 1]] {
+    for rows in [
+        vec![],
+        vec![feature(f32::NAN)],
+        vec![feature(0.0); MAX_ROWS + 1],
+    ] {
         let error = store.put_features(&sample, &BACKBONE, &rows).unwrap_err();
         assert!(matches!(error, StoreError::Rows { .. }), "{error}");
     }
     // The same name, another face.
-    fs::write(&sample.path, super::jpeg(&crop(200)).unwrap()).unwrap();
+    fs::write(&sample.path, jpeg(&crop(200)).unwrap()).unwrap();
     assert!(matches!(
         store.features(&sample, &BACKBONE),
         Err(FeatureError::OtherPicture)
@@ -502,7 +569,9 @@ fn a_name_as_long_as_names_can_be_has_features_too() {
     let id = "x".repeat(251);
     put(&store, &format!("with_mask/{id}.jpg"), b"x");
     let sample = only(&store);
-    store.put_features(&sample, &BACKBONE, &[feature(1.0)]).unwrap();
+    store
+        .put_features(&sample, &BACKBONE, &[feature(1.0)])
+        .unwrap();
     drop(store);
     let store = Store::open(state.path()).unwrap();
     assert!(only(&store).has_features());
@@ -525,7 +594,10 @@ fn cut_off_at_any_length_files_are_reported_and_never_believed() {
         for length in (0..whole.len()).step_by(37).chain([whole.len() - 1]) {
             fs::write(path, &whole[..length]).unwrap();
             let error = store.features(sample, &BACKBONE).unwrap_err();
-            assert!(matches!(error, FeatureError::Damaged(_)), "{length}: {error}");
+            assert!(
+                matches!(error, FeatureError::Damaged(_)),
+                "{length}: {error}"
+            );
             assert_eq!(store.list().unwrap().samples.len(), 2);
         }
         fs::write(path, &whole).unwrap();
@@ -536,9 +608,15 @@ fn cut_off_at_any_length_files_are_reported_and_never_believed() {
     for length in (0..whole.len()).step_by(97).chain([whole.len() - 1]) {
         fs::write(&first.path, &whole[..length]).unwrap();
         let error = store.crop(first, scaler).unwrap_err();
-        assert!(matches!(error, StoreError::Picture { .. }), "{length}: {error}");
+        assert!(
+            matches!(error, StoreError::Picture { .. }),
+            "{length}: {error}"
+        );
         let error = store.features(first, &BACKBONE).unwrap_err();
-        assert!(matches!(error, FeatureError::OtherPicture), "{length}: {error}");
+        assert!(
+            matches!(error, FeatureError::OtherPicture),
+            "{length}: {error}"
+        );
     }
     // Longer than any feature file.
     fs::write(&cache, vec![0; feature::MAX_BYTES as usize + 1]).unwrap();
@@ -551,7 +629,9 @@ fn cut_off_at_any_length_files_are_reported_and_never_believed() {
 fn picture(folder: &Path, name: &str, side: u32, shade: u8) -> PathBuf {
     let path = folder.join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    RgbImage::from_pixel(side, side + 10, Rgb([shade, 10, 20])).save(&path).unwrap();
+    RgbImage::from_pixel(side, side + 10, Rgb([shade, 10, 20]))
+        .save(&path)
+        .unwrap();
     path
 }
 
@@ -568,7 +648,7 @@ fn a_folder_is_imported_once() {
     picture(&source, &format!("with_mask/{own}.png"), 60, 6);
     fs::copy(&original, source.join("with_mask/copy.png")).unwrap();
     fs::copy(&original, source.join("without_mask/other.png")).unwrap();
-    let as_it_is = super::jpeg(&crop(77)).unwrap();
+    let as_it_is = jpeg(&crop(77)).unwrap();
     fs::write(source.join("with_mask/z.jpg"), &as_it_is).unwrap();
     let broken = source.join("with_mask/broken.jpg");
     fs::write(&broken, &as_it_is[..as_it_is.len() / 2]).unwrap();
@@ -583,7 +663,10 @@ fn a_folder_is_imported_once() {
     ]);
     assert_eq!(imported.added, added);
     assert_eq!(imported.already, 1);
-    assert_eq!(imported.other_label, [source.join("without_mask/other.png")]);
+    assert_eq!(
+        imported.other_label,
+        [source.join("without_mask/other.png")]
+    );
     let (unreadable, why) = &imported.unreadable[0];
     assert_eq!(unreadable, &broken);
     assert!(why.contains("cut off"), "{why}");
@@ -625,7 +708,9 @@ fn an_export_is_a_data_set_and_comes_back() {
     let mine = state.path().join("mine");
     picture(&mine, "without_mask/x.png", 40, 9);
     store.import(&mine).unwrap();
-    store.label(std::slice::from_ref(&first), Some(&label("with_mask"))).unwrap();
+    store
+        .label(std::slice::from_ref(&first), Some(&label("with_mask")))
+        .unwrap();
 
     let target = state.path().join("out");
     let exported = store.export(&target).unwrap();
@@ -658,12 +743,21 @@ fn an_export_is_a_data_set_and_comes_back() {
     for sample in other.list().unwrap().samples {
         let original = store.list().unwrap().samples.into_iter();
         let original = original.into_iter().find(|s| s.id == sample.id).unwrap();
-        assert_eq!((&original.label, &original.track), (&sample.label, &sample.track));
+        assert_eq!(
+            (&original.label, &original.track),
+            (&sample.label, &sample.track)
+        );
         assert_eq!(store.read(&original).unwrap(), other.read(&sample).unwrap());
     }
     for folder in [store.folder().to_owned(), store.folder().join("with_mask")] {
-        assert!(matches!(store.export(&folder), Err(StoreError::Within { .. })));
-        assert!(matches!(store.import(&folder), Err(StoreError::Within { .. })));
+        assert!(matches!(
+            store.export(&folder),
+            Err(StoreError::Within { .. })
+        ));
+        assert!(matches!(
+            store.import(&folder),
+            Err(StoreError::Within { .. })
+        ));
     }
 }
 
@@ -685,7 +779,10 @@ fn stats_count_labels_bytes_and_features() {
     };
     assert_eq!(stats.labels[&Some(label("with_mask"))], hand);
     let count = stats.labels[&None];
-    assert_eq!((count.samples, count.with_features, count.feature_only), (1, 1, 1));
+    assert_eq!(
+        (count.samples, count.with_features, count.feature_only),
+        (1, 1, 1)
+    );
     let total: u64 = tree(store.folder())
         .iter()
         .map(|name| fs::metadata(store.folder().join(name)).unwrap().len())

@@ -232,7 +232,10 @@ impl Import<'_> {
             jpeg(&crop)?
         };
 
-        let folder = self.store.root.join(label.map_or(UNLABELLED, Label::as_str));
+        let folder = self
+            .store
+            .root
+            .join(label.map_or(UNLABELLED, Label::as_str));
         let aside = aside(&folder, &content)?;
         let target = folder.join(format!("{id}.jpg"));
         let guard = self.store.changing();
