@@ -162,6 +162,8 @@ impl Said {
                 }
                 ["labelling" | "discarding", id] => {
                     self.labels.remove(id);
+                    // Captured anew, perhaps, without the time to say so.
+                    self.discarded.remove(id);
                 }
                 ["labelled", id, label] => {
                     self.labels.insert(id.to_owned(), Some(label.to_owned()));
@@ -321,12 +323,15 @@ fn fill_the_disk(state: &Path) {
     fs::remove_file(state.join("filler")).unwrap();
     store.capture(&[new]).unwrap();
 
-    let remounted = Command::new("mount")
-        .args(["-o", "remount,ro"])
-        .arg(state)
-        .status()
-        .unwrap();
-    assert!(remounted.success());
+    // As a kernel does when a card fails: read-only under open files.
+    for options in [["--bind"].as_slice(), &["-o", "remount,bind,ro"]] {
+        let mut mount = Command::new("mount");
+        mount.args(options);
+        if options == ["--bind"] {
+            mount.arg(state);
+        }
+        assert!(mount.arg(state).status().unwrap().success());
+    }
     let error = store.capture(&[new]).unwrap_err();
     assert!(error.is_read_only() && !error.is_no_space(), "{error}");
     let error = heads.switch(None).unwrap_err();
@@ -336,6 +341,9 @@ fn fill_the_disk(state: &Path) {
     assert!(matches!(&outcomes[..], [Discarded::Failed(error)] if error.is_read_only()));
     assert_eq!(Store::read_only(state).list().unwrap().samples.len(), 1);
     assert!(Heads::read_only(state).current().unwrap().current.is_some());
+    drop(store);
+    let error = Store::open(state).unwrap_err();
+    assert!(error.is_read_only(), "{error}");
     say("survived");
 }
 

@@ -250,6 +250,18 @@ impl Reader {
     /// # Errors
     /// [`HeadsError::Io`] if the folder cannot be read.
     pub fn current(&self) -> Result<InUse, HeadsError> {
+        loop {
+            let before = self.pointers();
+            let in_use = self.in_use()?;
+            // A head may have been switched away from and pruned meanwhile,
+            // which is no damage.
+            if in_use.note.is_none() || self.pointers() == before {
+                return Ok(in_use);
+            }
+        }
+    }
+
+    fn in_use(&self) -> Result<InUse, HeadsError> {
         let pointer = self.pointer(CURRENT);
         let backup = self.pointer(BACKUP);
         let numbers = self.numbers()?;

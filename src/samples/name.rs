@@ -53,8 +53,8 @@ impl fmt::Display for Label {
     }
 }
 
-/// Which samples show the same face in the same minute: what is split apart
-/// only together, since its pictures are near-copies of one another.
+/// Samples with the same key show the same face within seconds: near-copies,
+/// which a split must keep together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TrackKey {
     /// A track of a day. Track numbers begin anew with each run, so two tracks
