@@ -3,7 +3,7 @@
 
 use maskd::camera::mjpeg::Splitter;
 use maskd::onnx::Classifier;
-use maskd::{config, frame, onnx};
+use maskd::{config, frame, onnx, samples};
 
 const MAX_FRAME_BYTES: usize = 1000;
 
@@ -76,5 +76,18 @@ pub fn picture(data: &[u8]) {
     if let Ok(pixels) = frame::decode(data) {
         let (width, height) = pixels.dimensions();
         assert!(u64::from(width) * u64::from(height) <= frame::MAX_PIXELS);
+    }
+}
+
+/// Any bytes as a feature file: what is accepted has rows, and all their numbers
+/// are finite.
+pub fn features(data: &[u8]) {
+    match samples::parse_features(data) {
+        Ok(file) => {
+            assert!((1..=samples::MAX_ROWS).contains(&file.rows.len()));
+            let mut values = file.rows.iter().flat_map(|row| row.values());
+            assert!(values.all(|value| value.is_finite()));
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
     }
 }

@@ -29,6 +29,8 @@
 //! | [`train`] | backward pass, Adam, history of the head | embed, head, onnx |
 //! | [`dataset`] | pictures in one folder a class; duplicates; splits | frame, camera |
 //! | [`recipe`] | the views of a picture, their features | frame, onnx, detect, embed, augment |
+//! | [`samples`] | captured and labelled crops on disk, their features | frame, files, embed, onnx |
+//! | [`heads`] | history of heads on disk | files, head, onnx |
 //! | [`report`] | classification report, calibration, plots | - |
 //! | [`annotate`] | boxes and labels drawn on pictures | decide, scene |
 //! | [`priority`] | the lowest priority for a thread; all `unsafe` code | - |
@@ -50,12 +52,14 @@ pub mod embed;
 pub mod files;
 pub mod frame;
 pub mod head;
+pub mod heads;
 pub mod indicate;
 pub mod onnx;
 pub mod pipeline;
 pub mod priority;
 pub mod recipe;
 pub mod report;
+pub mod samples;
 pub mod scene;
 pub mod track;
 pub mod train;

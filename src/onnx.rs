@@ -9,7 +9,7 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -321,6 +321,70 @@ pub fn write_head(head: &HeadFile, metadata: &[(&str, String)]) -> Vec<u8> {
     };
     set_metadata(&mut proto, HEAD_FORMAT, head, metadata);
     proto.encode_to_vec()
+}
+
+/// The key of a [sealed](write_sealed_head) file's checksum.
+const SEAL: &str = "sha256";
+
+/// As [`write_head`], with one more entry of metadata at its end: `sha256`, the
+/// SHA-256 of all bytes before that entry. A protobuf that is cut off between
+/// two fields still reads as one; a sealed file that is cut off does not.
+#[must_use]
+pub fn write_sealed_head(head: &HeadFile, metadata: &[(&str, String)]) -> Vec<u8> {
+    let mut bytes = write_head(head, metadata);
+    let seal = seal(&bytes);
+    bytes.extend(seal);
+    bytes
+}
+
+/// Checks the seal of [`write_sealed_head`]; `name` is what messages call the
+/// file.
+///
+/// # Errors
+/// [`ModelError::Unexpected`] if it is missing or does not fit.
+pub fn check_seal(name: &str, bytes: &[u8]) -> Result<(), ModelError> {
+    // It has the same length for all files.
+    let length = seal(&[]).len();
+    let content = bytes.len().checked_sub(length);
+    let parts = content.map(|content| bytes.split_at(content));
+    if parts.is_some_and(|(content, end)| seal(content) == end) {
+        return Ok(());
+    }
+    let checker = Checker { name, kind: "head" };
+    checker.fail("its checksum is missing or wrong: it is damaged, or was not written here")
+}
+
+/// The entry of metadata that goes behind `content`. One protobuf behind another
+/// reads as one whose lists are joined.
+fn seal(content: &[u8]) -> Vec<u8> {
+    let entry = StringStringEntryProto {
+        key: SEAL.to_owned(),
+        value: to_hex(&Sha256::digest(content)),
+    };
+    let proto = ModelProto {
+        metadata_props: vec![entry],
+        ..ModelProto::default()
+    };
+    proto.encode_to_vec()
+}
+
+/// The metadata of an ONNX file, without what [`write_head`],
+/// [`write_classifier`] and the seal add themselves: `format`, `labels`,
+/// `backbone_sha256`, `sha256`. Of a key that is there twice, the first counts.
+///
+/// # Errors
+/// [`ModelError::NotOnnx`].
+pub fn read_metadata(name: &str, bytes: &[u8]) -> Result<BTreeMap<String, String>, ModelError> {
+    let proto = ModelProto::decode(bytes).map_err(|_| ModelError::NotOnnx {
+        model: name.to_owned(),
+    })?;
+    let mut metadata = BTreeMap::new();
+    for StringStringEntryProto { key, value } in proto.metadata_props {
+        if !["format", "labels", "backbone_sha256", SEAL].contains(&key.as_str()) {
+            metadata.entry(key).or_insert(value);
+        }
+    }
+    Ok(metadata)
 }
 
 fn set_metadata(

@@ -49,3 +49,8 @@ fn model() {
 fn picture() {
     replay("picture", targets::picture);
 }
+
+#[test]
+fn features() {
+    replay("features", targets::features);
+}

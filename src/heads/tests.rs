@@ -1,0 +1,344 @@
+use std::fs;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::onnx::{FEATURES, HeadTensors};
+
+/// A head with one hidden neuron, so that its file is small.
+fn head(bias: f32) -> HeadFile {
+    HeadFile {
+        backbone_sha256: [5; 32],
+        labels: vec!["with_mask".to_owned(), "without_mask".to_owned()],
+        head: HeadTensors {
+            w1: vec![0.25; FEATURES],
+            b1: vec![bias],
+            w2: vec![1.0, -1.0],
+            b2: vec![0.0, bias],
+        },
+    }
+}
+
+fn open() -> (TempDir, Heads) {
+    let state = tempfile::tempdir().unwrap();
+    let heads = Heads::open(state.path()).unwrap();
+    (state, heads)
+}
+
+fn add(heads: &mut Heads, parent: Option<u32>) -> u32 {
+    let last = heads.numbers().unwrap().last().copied().unwrap_or(0);
+    let mut metadata = vec![("scores", format!("{{\"accuracy\":{last}}}"))];
+    metadata.extend(parent.map(|parent| (PARENT, parent.to_string())));
+    heads.add(&head(last as f32 + 1.0), &metadata).unwrap()
+}
+
+/// Heads 1 to `count`, each the child of the one before, the last in use.
+fn line(count: u32) -> (TempDir, Heads) {
+    let (state, mut heads) = open();
+    for number in 1..=count {
+        let parent = (number > 1).then_some(number - 1);
+        assert_eq!(add(&mut heads, parent), number);
+    }
+    heads.switch(Some(count)).unwrap();
+    (state, heads)
+}
+
+fn used(heads: &Reader) -> (Option<u32>, Option<Note>) {
+    let InUse { current, note } = heads.current().unwrap();
+    (current.map(|current| current.number), note)
+}
+
+fn cut(heads: &Reader, file: &str) {
+    fs::write(heads.root.join(file), b"").unwrap();
+}
+
+#[test]
+fn a_head_is_in_use_only_when_switched_to() {
+    let (state, mut heads) = open();
+    assert_eq!(used(&heads), (None, None));
+    assert_eq!(
+        used(&Heads::read_only(&state.path().join("nowhere"))),
+        (None, None)
+    );
+    assert_eq!(add(&mut heads, None), 1);
+    assert_eq!(used(&heads), (None, None));
+    heads.switch(Some(1)).unwrap();
+    assert_eq!(add(&mut heads, Some(1)), 2);
+    let current = heads.current().unwrap().current.unwrap();
+    assert_eq!(current.number, 1);
+    assert_eq!(current.head, Head::from_file(head(1.0)));
+    assert_eq!(current.metadata["scores"], "{\"accuracy\":0}");
+    assert_eq!(
+        current.metadata.len(),
+        1,
+        "the format's own keys are left out"
+    );
+
+    let list = heads.list().unwrap();
+    let listed: Vec<(u32, bool)> = list.iter().map(|h| (h.number, h.is_current)).collect();
+    assert_eq!(listed, [(1, true), (2, false)]);
+    let second = list[1].stored.as_ref().unwrap();
+    assert_eq!((second.parent(), &second.file), (Some(1), &head(2.0)));
+    let error = heads.switch(Some(3)).unwrap_err();
+    assert!(
+        matches!(error, HeadsError::Missing { number: 3 }),
+        "{error}"
+    );
+    heads.switch(None).unwrap();
+    assert_eq!(used(&heads), (None, None));
+}
+
+#[test]
+fn one_process_changes_heads_and_anybody_reads_them() {
+    let (state, heads) = line(1);
+    let error = Heads::open(state.path()).unwrap_err();
+    assert!(matches!(error, HeadsError::Busy { .. }), "{error}");
+    assert_eq!(used(&Heads::read_only(state.path())), (Some(1), None));
+    fs::write(heads.root.join(".maskd-1-1.part"), b"half").unwrap();
+    drop(heads);
+    let heads = Heads::open(state.path()).unwrap();
+    assert!(!heads.root.join(".maskd-1-1.part").exists());
+}
+
+#[test]
+fn a_head_that_cannot_be_read_again_is_not_stored() {
+    let (_state, mut heads) = open();
+    let error = heads.add(&head(f32::NAN), &[]).unwrap_err();
+    assert!(matches!(error, HeadsError::Damaged(_)), "{error}");
+    assert!(heads.list().unwrap().is_empty());
+}
+
+#[test]
+fn a_number_is_not_given_again() {
+    let (state, mut heads) = line(3);
+    heads.switch(Some(1)).unwrap();
+    fs::remove_file(heads.path(3)).unwrap();
+    fs::remove_file(heads.path(2)).unwrap();
+    drop(heads);
+    let mut heads = Heads::open(state.path()).unwrap();
+    assert_eq!(add(&mut heads, None), 4);
+    // Also when either of the two files that know it is damaged.
+    for file in [CURRENT, BACKUP] {
+        let last = heads.numbers().unwrap().last().copied().unwrap();
+        fs::remove_file(heads.path(last)).unwrap();
+        cut(&heads, file);
+        assert_eq!(add(&mut heads, None), last + 1);
+    }
+    // Another name than ours, and a number by hand.
+    fs::copy(heads.path(1), heads.root.join("7.onnx")).unwrap();
+    assert_eq!(add(&mut heads, None), 7);
+    fs::copy(heads.path(1), heads.path(40)).unwrap();
+    assert_eq!(add(&mut heads, None), 41);
+    fs::copy(heads.path(1), heads.path(u32::MAX)).unwrap();
+    let error = heads.add(&head(0.0), &[]).unwrap_err();
+    assert!(matches!(error, HeadsError::Numbers { .. }), "{error}");
+}
+
+#[test]
+fn going_back_follows_the_parents_and_keeps_what_is_left_behind() {
+    let (state, mut heads) = line(4);
+    assert_eq!(heads.rollback(1).unwrap(), Some(3));
+    assert_eq!(used(&heads), (Some(3), None));
+    assert_eq!(heads.rollback(0).unwrap(), Some(3));
+    assert_eq!(heads.list().unwrap().len(), 4);
+    // A child of head 3, past the one that was left.
+    let fifth = add(&mut heads, Some(3));
+    heads.switch(Some(fifth)).unwrap();
+    assert_eq!(heads.rollback(2).unwrap(), Some(2));
+    let error = heads.rollback(3).unwrap_err();
+    let sentence = "cannot go back 3 heads: after 2 the shipped head is in use";
+    assert_eq!(error.to_string(), sentence);
+    assert_eq!(used(&heads), (Some(2), None), "nothing changed");
+    drop(heads);
+    let mut heads = Heads::open(state.path()).unwrap();
+    assert_eq!(heads.rollback(2).unwrap(), None);
+    assert_eq!(used(&heads), (None, None));
+    assert!(heads.rollback(1).is_err());
+    assert_eq!(heads.list().unwrap().len(), 5);
+}
+
+#[test]
+fn going_back_to_a_head_that_is_gone_changes_nothing() {
+    let (_state, mut heads) = line(3);
+    fs::remove_file(heads.path(2)).unwrap();
+    let error = heads.rollback(1).unwrap_err();
+    assert!(
+        matches!(error, HeadsError::Missing { number: 2 }),
+        "{error}"
+    );
+    assert_eq!(used(&heads), (Some(3), None));
+}
+
+#[test]
+fn a_damaged_head_gives_way_to_the_one_before() {
+    let (_state, mut heads) = line(4);
+    cut(&heads, "000003.onnx");
+    assert_eq!(used(&heads), (Some(4), None));
+    cut(&heads, "000004.onnx");
+    let note = Note::Head {
+        damaged: 4,
+        used: Some(2),
+    };
+    assert_eq!(
+        note.to_string(),
+        "the head 4 is damaged or gone; head 2 is used instead"
+    );
+    assert_eq!(used(&heads), (Some(2), Some(note)));
+    let whole: Vec<bool> = heads
+        .list()
+        .unwrap()
+        .iter()
+        .map(|h| h.stored.is_ok())
+        .collect();
+    assert_eq!(whole, [true, true, false, false]);
+    assert!(heads.switch(Some(3)).is_err());
+
+    // Not to a newer one: it may be one that was left for a reason.
+    heads.switch(Some(1)).unwrap();
+    fs::remove_file(heads.path(1)).unwrap();
+    let note = Note::Head {
+        damaged: 1,
+        used: None,
+    };
+    assert_eq!(used(&heads), (None, Some(note)));
+}
+
+#[test]
+fn cut_off_anywhere_a_head_is_damaged() {
+    let (_state, heads) = line(2);
+    let whole = fs::read(heads.path(2)).unwrap();
+    for length in 0..whole.len() {
+        assert!(parse_sealed("cut", &whole[..length]).is_err(), "{length}");
+    }
+    // Nor is a changed byte believed.
+    for index in 0..whole.len() {
+        let mut changed = whole.clone();
+        changed[index] ^= 1;
+        assert!(parse_sealed("changed", &changed).is_err(), "{index}");
+    }
+    let fallback = Some(Note::Head {
+        damaged: 2,
+        used: Some(1),
+    });
+    for length in (0..whole.len()).step_by(211).chain([whole.len() - 1]) {
+        fs::write(heads.path(2), &whole[..length]).unwrap();
+        assert_eq!(used(&heads), (Some(1), fallback.clone()), "{length}");
+    }
+    fs::write(heads.path(2), &whole).unwrap();
+    assert_eq!(used(&heads), (Some(2), None));
+}
+
+#[test]
+fn cut_off_anywhere_current_is_got_around() {
+    let (_state, mut heads) = line(12);
+    heads.switch(Some(11)).unwrap();
+    let [current, backup] = [CURRENT, BACKUP].map(|file| heads.root.join(file));
+    let whole = fs::read(&current).unwrap();
+    assert_eq!(whole, b"current 11, highest 12\n");
+    for length in 0..whole.len() {
+        fs::write(&current, &whole[..length]).unwrap();
+        let expected = (Some(11), Some(Note::Backup { used: 11 }));
+        assert_eq!(used(&heads), expected, "{length}");
+        fs::write(&backup, &whole[..length]).unwrap();
+        let expected = (Some(12), Some(Note::Pointer { used: Some(12) }));
+        assert_eq!(used(&heads), expected, "{length}");
+        fs::write(&backup, &whole).unwrap();
+    }
+    // As a power cut leaves blocks that were never written.
+    fs::write(&current, vec![0; whole.len()]).unwrap();
+    assert_eq!(used(&heads).0, Some(11));
+    fs::write(&current, &whole).unwrap();
+    cut(&heads, BACKUP);
+    assert_eq!(used(&heads), (Some(11), None));
+    fs::remove_file(&current).unwrap();
+    fs::remove_file(&backup).unwrap();
+    assert_eq!(used(&heads).0, Some(12));
+    heads.switch(Some(11)).unwrap();
+    assert_eq!(used(&heads), (Some(11), None));
+}
+
+#[test]
+fn a_head_goes_out_and_comes_in() {
+    let (state, mut heads) = line(2);
+    let path = state.path().join("out.onnx");
+    heads.export(2, &path).unwrap();
+    let labels = head(0.0).labels;
+    assert_eq!(heads.import(&path, &[5; 32], &labels).unwrap(), 3);
+    let stored = heads.get(3).unwrap();
+    assert_eq!(stored.file, head(2.0));
+    assert_eq!(stored.metadata["scores"], "{\"accuracy\":1}");
+    assert_eq!(stored.parent(), Some(2), "the one in use here");
+    assert_eq!(used(&heads), (Some(2), None));
+
+    let error = heads
+        .import(&path, &[6; 32], &labels)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains(&"05".repeat(32)), "{error}");
+    assert!(error.contains(&"06".repeat(32)), "{error}");
+    let other = ["hat".to_owned(), "no_hat".to_owned()];
+    let error = heads
+        .import(&path, &[5; 32], &other)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("with_mask") && error.contains("no_hat"),
+        "{error}"
+    );
+    let missing = state.path().join("missing.onnx");
+    assert!(heads.import(&missing, &[5; 32], &labels).is_err());
+    assert_eq!(heads.list().unwrap().len(), 3);
+
+    cut(&heads, "000002.onnx");
+    assert!(heads.export(2, &path).is_err());
+    let error = heads.export(9, &path).unwrap_err();
+    assert!(
+        matches!(error, HeadsError::Missing { number: 9 }),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_head_that_was_not_written_here_must_be_imported() {
+    let (state, mut heads) = line(1);
+    let bytes = onnx::write_head(&head(3.0), &[("seed", "7".to_owned())]);
+    fs::write(heads.path(2), &bytes).unwrap();
+    let error = heads.get(2).unwrap_err().to_string();
+    assert!(error.contains("checksum"), "{error}");
+    let path = state.path().join("trained.onnx");
+    fs::write(&path, &bytes).unwrap();
+    let number = heads.import(&path, &[5; 32], &head(0.0).labels).unwrap();
+    assert_eq!(heads.get(number).unwrap().metadata["seed"], "7");
+}
+
+#[test]
+fn pruning_keeps_the_newest_the_current_and_its_parent() {
+    let (_state, mut heads) = line(9);
+    heads.switch(Some(4)).unwrap();
+    assert_eq!(heads.prune(2).unwrap(), [1, 2, 5, 6, 7]);
+    let numbers = |heads: &Heads| -> Vec<u32> {
+        heads
+            .list()
+            .unwrap()
+            .iter()
+            .map(|head| head.number)
+            .collect()
+    };
+    assert_eq!(numbers(&heads), [3, 4, 8, 9]);
+    assert_eq!(heads.prune(2).unwrap(), [0; 0]);
+    // Damaged ones do not count as kept.
+    cut(&heads, "000009.onnx");
+    assert_eq!(heads.prune(1).unwrap(), [0; 0]);
+    assert_eq!(numbers(&heads), [3, 4, 8, 9]);
+    assert_eq!(heads.prune(0).unwrap(), [8, 9]);
+    assert_eq!(add(&mut heads, None), 10);
+    assert_eq!(used(&heads), (Some(4), None));
+}
+
+#[test]
+fn pruning_spares_a_damaged_current_and_what_replaces_it() {
+    let (_state, mut heads) = line(5);
+    cut(&heads, "000005.onnx");
+    assert_eq!(heads.prune(0).unwrap(), [1, 2]);
+    assert_eq!(used(&heads).0, Some(4));
+}

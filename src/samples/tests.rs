@@ -1,0 +1,807 @@
+use std::fs::{self, File, FileTimes};
+use std::os::unix::fs::PermissionsExt;
+
+use image::{Rgb, RgbImage};
+use tempfile::TempDir;
+
+use super::*;
+use crate::frame::CROP_SIDE;
+
+const BACKBONE: [u8; 32] = [7; 32];
+
+fn at(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + seconds)
+}
+
+fn days(days: u64) -> Duration {
+    Duration::from_secs(days * 24 * 60 * 60)
+}
+
+fn crop(shade: u8) -> Crop {
+    let pixels = RgbImage::from_fn(CROP_SIDE, CROP_SIDE, |x, y| {
+        Rgb([shade, (x / 2) as u8, (y / 2) as u8])
+    });
+    Crop::from_image(pixels).unwrap()
+}
+
+fn feature(value: f32) -> Feature {
+    Feature::from(Box::new([value; onnx::FEATURES]))
+}
+
+fn label(name: &str) -> Label {
+    Label::new(name).unwrap()
+}
+
+fn open() -> (TempDir, Store) {
+    let state = tempfile::tempdir().unwrap();
+    let store = Store::open(state.path()).unwrap();
+    (state, store)
+}
+
+/// Captures a picture with the features `[shade; 1280]`.
+fn capture(store: &Store, seconds: u64, shade: u8) -> String {
+    let new = NewSample {
+        at: at(seconds),
+        track: 1,
+        number: 0,
+        crop: Some(&crop(shade)),
+        feature: &feature(f32::from(shade)),
+        backbone: BACKBONE,
+    };
+    store.capture(&[new]).unwrap().remove(0)
+}
+
+fn capture_features(store: &Store, seconds: u64) -> String {
+    let new = NewSample {
+        at: at(seconds),
+        track: 2,
+        number: 0,
+        crop: None,
+        feature: &feature(0.5),
+        backbone: BACKBONE,
+    };
+    store.capture(&[new]).unwrap().remove(0)
+}
+
+fn put(store: &Store, path: &str, content: &[u8]) -> PathBuf {
+    let path = store.folder().join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, content).unwrap();
+    path
+}
+
+fn set_modified(path: &Path, time: SystemTime) {
+    let file = File::options().write(true).open(path).unwrap();
+    file.set_times(FileTimes::new().set_modified(time)).unwrap();
+}
+
+fn only(store: &Reader) -> Sample {
+    let mut samples = store.list().unwrap().samples;
+    assert_eq!(samples.len(), 1);
+    samples.remove(0)
+}
+
+fn ids(store: &Reader) -> Vec<String> {
+    let samples = store.list().unwrap().samples;
+    samples.into_iter().map(|sample| sample.id).collect()
+}
+
+/// Every file below a folder but the lock, by its path from there, sorted.
+fn tree(folder: &Path) -> Vec<String> {
+    fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, files);
+            } else if !path.ends_with(".lock") {
+                files.push(path);
+            }
+        }
+    }
+    let mut files = Vec::new();
+    walk(folder, &mut files);
+    let name = |path: PathBuf| {
+        let path = path.strip_prefix(folder).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let mut names: Vec<String> = files.into_iter().map(name).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_captured_crop_comes_back_with_its_features() {
+    let (state, store) = open();
+    let id = capture(&store, 0, 100);
+    assert_eq!(id, "20231114T221320.000Z-t000001-00");
+    let sample = only(&store);
+    assert_eq!(sample.id, id);
+    assert_eq!(sample.label, None);
+    assert_eq!(
+        (sample.at, sample.day.as_str()),
+        (Some(at(0)), "2023-11-14")
+    );
+    let track = TrackKey::Day {
+        day: "2023-11-14".to_owned(),
+        track: 1,
+    };
+    assert_eq!(sample.track, track);
+    assert_eq!(sample.kind, Kind::Picture);
+    assert_eq!(
+        sample.path,
+        state.path().join(format!("samples/unlabelled/{id}.jpg"))
+    );
+    assert_eq!(sample.bytes, fs::metadata(&sample.path).unwrap().len());
+    assert_eq!(
+        store.features(&sample, &BACKBONE).unwrap(),
+        [feature(100.0)]
+    );
+
+    let back = store.crop(&sample, &mut Scaler::default()).unwrap();
+    let differs = |(a, b): (&u8, &u8)| a.abs_diff(*b);
+    let original = crop(100);
+    let pairs = back
+        .pixels()
+        .as_raw()
+        .iter()
+        .zip(original.pixels().as_raw());
+    assert!(pairs.map(differs).max().unwrap() < 24);
+    let mode = fs::metadata(store.folder()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
+
+#[test]
+fn features_alone_leave_no_picture() {
+    let (_state, store) = open();
+    let id = capture_features(&store, 0);
+    assert_eq!(tree(store.folder()), [format!("unlabelled/{id}.feature")]);
+    let sample = only(&store);
+    assert_eq!((sample.kind, sample.feature_bytes), (Kind::FeatureOnly, 0));
+    assert!(sample.has_features());
+    assert_eq!(store.features(&sample, &BACKBONE).unwrap(), [feature(0.5)]);
+    let scaler = &mut Scaler::default();
+    assert!(matches!(
+        store.crop(&sample, scaler),
+        Err(StoreError::NoPicture { .. })
+    ));
+    let put = store.put_features(&sample, &BACKBONE, &[feature(1.0)]);
+    assert!(matches!(put, Err(StoreError::NoPicture { .. })));
+    assert!(matches!(
+        store.features(&sample, &[8; 32]),
+        Err(FeatureError::OtherBackbone)
+    ));
+}
+
+#[test]
+fn an_id_is_never_given_twice_whatever_the_clock_says() {
+    let (_state, store) = open();
+    let first = capture(&store, 0, 1);
+    store
+        .label(std::slice::from_ref(&first), Some(&label("with_mask")))
+        .unwrap();
+    // The clock jumped back: the same moment, the same numbers.
+    let second = capture(&store, 0, 2);
+    let third = capture(&store, 0, 3);
+    assert_eq!(second, first.replace("-00", "-01"));
+    assert_eq!(third, first.replace("-00", "-02"));
+    assert_eq!(ids(&store), [first, second, third]);
+    for sample in store.list().unwrap().samples {
+        assert_eq!(store.features(&sample, &BACKBONE).unwrap().len(), 1);
+    }
+}
+
+#[test]
+fn a_batch_keeps_its_order_and_refuses_what_is_not_finite() {
+    let (_state, store) = open();
+    let (crop, fine, broken) = (crop(9), feature(1.0), feature(f32::NAN));
+    let new = |number, feature| NewSample {
+        at: at(5),
+        track: 3,
+        number,
+        crop: Some(&crop),
+        feature,
+        backbone: BACKBONE,
+    };
+    let given = store.capture(&[new(1, &fine), new(0, &fine)]).unwrap();
+    let numbers: Vec<&str> = given.iter().map(|id| &id[id.len() - 2..]).collect();
+    assert_eq!(numbers, ["01", "00"]);
+    let error = store
+        .capture(&[new(2, &fine), new(3, &broken)])
+        .unwrap_err();
+    assert!(matches!(error, StoreError::Rows { .. }), "{error}");
+    assert_eq!(ids(&store).len(), 3);
+    assert!(store.capture(&[]).unwrap().is_empty());
+}
+
+#[test]
+fn one_process_changes_a_store_and_anybody_reads_it() {
+    let (state, store) = open();
+    capture(&store, 0, 1);
+    let error = Store::open(state.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Busy { .. }), "{error}");
+    assert_eq!(
+        Store::read_only(state.path()).list().unwrap().samples.len(),
+        1
+    );
+    drop(store);
+    Store::open(state.path()).unwrap();
+
+    let nothing = Store::read_only(&state.path().join("not-there"));
+    assert_eq!(nothing.list().unwrap(), Listing::default());
+    assert_eq!(nothing.stats().unwrap(), Stats::default());
+    nothing.fingerprint().unwrap();
+}
+
+#[test]
+fn opening_removes_what_a_kill_left() {
+    let (state, store) = open();
+    let id = capture(&store, 0, 1);
+    for path in [
+        ".maskd-1-0.part",
+        ".features/.maskd-1-1.part",
+        "unlabelled/.maskd-1-2.part",
+        "with_mask/.maskd-1-3.part",
+        ".features/gone.feature",
+    ] {
+        put(&store, path, b"half");
+    }
+    assert_eq!(ids(&store), std::slice::from_ref(&id));
+    drop(store);
+    let store = Store::open(state.path()).unwrap();
+    let left = [
+        format!(".features/{id}.feature"),
+        format!("unlabelled/{id}.jpg"),
+    ];
+    assert_eq!(tree(store.folder()), left);
+}
+
+#[test]
+fn labelling_moves_the_file_and_keeps_the_features() {
+    let (_state, store) = open();
+    let picture = capture(&store, 0, 1);
+    let features = capture_features(&store, 1);
+    let asked = [
+        picture.clone(),
+        "../../etc/passwd".to_owned(),
+        features.clone(),
+    ];
+    let with_mask = label("with_mask");
+    let outcomes = store.label(&asked, Some(&with_mask)).unwrap();
+    assert!(matches!(
+        outcomes[..],
+        [Labelled::Done, Labelled::Missing, Labelled::Done]
+    ));
+    for sample in store.list().unwrap().samples {
+        assert_eq!(sample.label.as_ref(), Some(&with_mask));
+        assert!(sample.path.starts_with(store.folder().join("with_mask")));
+        assert_eq!(store.features(&sample, &BACKBONE).unwrap().len(), 1);
+    }
+    let again = store
+        .label(&[picture.clone(), picture.clone()], Some(&with_mask))
+        .unwrap();
+    assert!(matches!(again[..], [Labelled::Already, Labelled::Already]));
+    // Named twice, and away again.
+    let twice = store
+        .label(&[picture.clone(), picture.clone()], None)
+        .unwrap();
+    assert!(matches!(twice[..], [Labelled::Done, Labelled::Already]));
+    assert_eq!(store.list().unwrap().samples[0].label, None);
+}
+
+#[test]
+fn a_file_that_somebody_moves_or_puts_there_is_a_sample() {
+    let (_state, store) = open();
+    let id = capture(&store, 0, 1);
+    let listed = only(&store);
+    fs::create_dir(store.folder().join("no-chin")).unwrap();
+    let moved = store.folder().join(format!("no-chin/{id}.jpg"));
+    fs::rename(&listed.path, &moved).unwrap();
+    let sample = only(&store);
+    assert_eq!(sample.label, Some(label("no-chin")));
+    assert_eq!(store.features(&sample, &BACKBONE).unwrap(), [feature(1.0)]);
+    // Whoever listed it before finds it all the same.
+    assert_eq!(store.read(&listed).unwrap(), fs::read(&moved).unwrap());
+    assert_eq!(store.features(&listed, &BACKBONE).unwrap(), [feature(1.0)]);
+    store
+        .put_features(&listed, &BACKBONE, &[feature(2.0)])
+        .unwrap();
+    assert_eq!(store.features(&sample, &BACKBONE).unwrap(), [feature(2.0)]);
+
+    let odd = put(&store, "no-chin/Me on the.beach-t000044-1.PNG", b"");
+    set_modified(&odd, at(86_400));
+    let listing = store.list().unwrap();
+    let odd = &listing.samples[1];
+    assert_eq!(odd.id, "Me on the.beach-t000044-1");
+    assert_eq!((odd.at, odd.day.as_str()), (None, "2023-11-15"));
+    assert_eq!(odd.track, TrackKey::Undated(44));
+    assert!(matches!(
+        store.features(odd, &BACKBONE),
+        Err(FeatureError::Missing)
+    ));
+}
+
+#[test]
+fn what_is_no_sample_is_named_and_left_alone() {
+    let (_state, store) = open();
+    let mut others = [
+        put(&store, "with_mask/notes.txt", b"x"),
+        put(&store, "with_mask/deeper/a.jpg", b"x")
+            .parent()
+            .unwrap()
+            .to_owned(),
+        put(&store, "bad name/a.jpg", b"x")
+            .parent()
+            .unwrap()
+            .to_owned(),
+        put(&store, "discard/a.jpg", b"x")
+            .parent()
+            .unwrap()
+            .to_owned(),
+        put(&store, "loose.jpg", b"x"),
+        store.folder().join("with_mask/link.jpg"),
+        store.folder().join("link"),
+    ];
+    std::os::unix::fs::symlink(&others[0], &others[5]).unwrap();
+    std::os::unix::fs::symlink(store.folder().join("with_mask"), &others[6]).unwrap();
+    put(&store, "with_mask/.hidden.jpg", b"x");
+    others.sort();
+    let listing = store.list().unwrap();
+    assert_eq!(listing.samples, []);
+    assert_eq!(listing.ignored, others);
+    let before = tree(store.folder());
+    assert_eq!(store.purge(&Which::All, None).unwrap(), Removed::default());
+    assert_eq!(tree(store.folder()), before);
+}
+
+#[test]
+fn of_two_files_of_one_id_the_newest_counts() {
+    let (_state, store) = open();
+    let old = put(&store, "with_mask/1.jpg", b"old");
+    let new = put(&store, "without_mask/1.jpg", b"new!");
+    set_modified(&old, at(0));
+    set_modified(&new, at(1));
+    let listing = store.list().unwrap();
+    assert_eq!(listing.samples[0].path, new);
+    let double = Double {
+        id: "1".to_owned(),
+        used: new.clone(),
+        passed_over: vec![old.clone()],
+    };
+    assert_eq!(listing.doubles, [double]);
+    // Changed at the same time: one with a label, then the first by path.
+    put(&store, "unlabelled/1.jpg", b"third");
+    for path in [&old, &new, &store.folder().join("unlabelled/1.jpg")] {
+        set_modified(path, at(2));
+    }
+    assert_eq!(only(&store).path, old);
+}
+
+#[test]
+fn labelling_never_overwrites_another_picture_and_joins_copies() {
+    let (_state, store) = open();
+    let one = ["1".to_owned()];
+    let old = put(&store, "with_mask/1.jpg", b"one person");
+    let new = put(&store, "without_mask/1.jpg", b"another");
+    set_modified(&old, at(0));
+    let outcome = store.label(&one, Some(&label("with_mask"))).unwrap();
+    assert!(matches!(outcome[..], [Labelled::Taken]));
+    assert_eq!(fs::read(&old).unwrap(), b"one person");
+    assert_eq!(fs::read(&new).unwrap(), b"another");
+
+    // An exact copy is no other picture.
+    fs::write(&old, b"another").unwrap();
+    put(&store, "unlabelled/1.png", b"another");
+    let outcome = store.label(&one, Some(&label("third"))).unwrap();
+    assert!(matches!(outcome[..], [Labelled::Done]), "{outcome:?}");
+    let left = tree(store.folder());
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert!(left[0].starts_with("third/1."));
+}
+
+#[test]
+fn discarding_deletes_picture_copies_and_features() {
+    let (_state, store) = open();
+    let id = capture(&store, 0, 1);
+    let other = capture_features(&store, 1);
+    let copy = format!("with_mask/{id}.jpg");
+    put(
+        &store,
+        &copy,
+        &fs::read(&store.list().unwrap().samples[0].path).unwrap(),
+    );
+    let asked = [id.clone(), id, "nobody".to_owned(), other];
+    let outcomes = store.discard(&asked).unwrap();
+    assert!(matches!(
+        outcomes[..],
+        [
+            Discarded::Done,
+            Discarded::Missing,
+            Discarded::Missing,
+            Discarded::Done
+        ]
+    ));
+    assert_eq!(tree(store.folder()), [""; 0]);
+}
+
+#[test]
+fn discarding_leaves_another_picture_of_the_same_name() {
+    let (_state, store) = open();
+    let old = put(&store, "with_mask/1.jpg", b"one person");
+    let new = put(&store, "without_mask/1.jpg", b"another");
+    set_modified(&old, at(0));
+    store.discard(&["1".to_owned()]).unwrap();
+    assert!(old.exists() && !new.exists());
+}
+
+#[test]
+fn purging_takes_a_label_an_age_or_everything() {
+    let (_state, store) = open();
+    let all: Vec<String> = (0..4).map(|n| capture(&store, n * 100, n as u8)).collect();
+    store.label(&all[..2], Some(&label("with_mask"))).unwrap();
+    let before = Some(at(250));
+    let removed = store.purge(&Which::Unlabelled, before).unwrap();
+    assert_eq!((removed.unlabelled, removed.labelled), (1, 0));
+    assert!(removed.bytes > 5000);
+    assert_eq!(ids(&store), [&all[0][..], &all[1], &all[3]]);
+    let removed = store
+        .purge(&Which::Labelled(label("with_mask")), Some(at(50)))
+        .unwrap();
+    assert_eq!((removed.unlabelled, removed.labelled), (0, 1));
+    put(&store, ".features/stray.feature", b"x");
+    store.purge(&Which::All, None).unwrap();
+    assert_eq!(tree(store.folder()), [""; 0]);
+}
+
+#[test]
+fn the_oldest_without_a_label_go_first() {
+    let (_state, store) = open();
+    let all: Vec<String> = (0..6).map(|n| capture(&store, n * 100, 50)).collect();
+    store.label(&all[..2], Some(&label("with_mask"))).unwrap();
+    let total = store.stats().unwrap().total();
+    assert_eq!((total.samples, total.with_features), (6, 6));
+    let each = total.bytes / 6;
+    let now = at(1000);
+    let nothing = store.expire(now, None, None).unwrap();
+    assert_eq!(nothing, Removed::default());
+    assert_eq!(store.expire(now, None, Some(total.bytes)).unwrap(), nothing);
+
+    let removed = store.expire(now, None, Some(4 * each)).unwrap();
+    assert_eq!((removed.unlabelled, removed.labelled), (2, 0));
+    assert_eq!(ids(&store), [&all[0][..], &all[1], &all[4], &all[5]]);
+    let removed = store.expire(now, None, Some(each)).unwrap();
+    assert_eq!((removed.unlabelled, removed.labelled), (2, 1));
+    assert_eq!(ids(&store), [&all[1][..]]);
+    store.expire(now, None, Some(0)).unwrap();
+    assert_eq!(tree(store.folder()), [""; 0]);
+}
+
+#[test]
+fn age_ends_both_kinds_and_the_future_is_not_old() {
+    let (_state, store) = open();
+    let old = capture(&store, 0, 1);
+    let labelled = capture(&store, 1, 2);
+    let young = capture(&store, 9 * 86_400, 3);
+    let future = capture(&store, 400 * 86_400, 4);
+    let hand = put(&store, "with_mask/hand.jpg", b"x");
+    set_modified(&hand, at(2));
+    store
+        .label(std::slice::from_ref(&labelled), Some(&label("with_mask")))
+        .unwrap();
+
+    // The clock jumped back to before everything, and to 1970.
+    for now in [at(0) - days(30), SystemTime::UNIX_EPOCH] {
+        let removed = store.expire(now, Some(days(7)), None).unwrap();
+        assert_eq!(removed, Removed::default());
+    }
+    let now = at(10 * 86_400);
+    let removed = store.expire(now, Some(days(7)), None).unwrap();
+    assert_eq!((removed.unlabelled, removed.labelled), (1, 2));
+    assert_eq!(ids(&store), [young, future]);
+    assert!(!ids(&store).contains(&old));
+}
+
+#[test]
+fn the_fingerprint_changes_with_every_change_of_a_label() {
+    let (_state, store) = open();
+    let mut seen = vec![store.fingerprint().unwrap()];
+    let mut changed = |store: &Store| {
+        let fingerprint = store.fingerprint().unwrap();
+        assert_eq!(fingerprint, store.fingerprint().unwrap());
+        assert!(!seen.contains(&fingerprint));
+        seen.push(fingerprint);
+    };
+    let id = capture(&store, 0, 1);
+    changed(&store);
+    store
+        .label(std::slice::from_ref(&id), Some(&label("with_mask")))
+        .unwrap();
+    changed(&store);
+    let path = only(&store).path;
+    fs::rename(&path, store.folder().join("by-hand.jpg")).unwrap();
+    put(&store, "without_mask/by-hand.jpg", b"x");
+    changed(&store);
+    store
+        .put_features(
+            &store.list().unwrap().samples[0],
+            &BACKBONE,
+            &[feature(1.0)],
+        )
+        .unwrap();
+    let fingerprint = store.fingerprint().unwrap();
+    assert_eq!(seen.last(), Some(&fingerprint), "features are no labels");
+}
+
+#[test]
+fn features_are_those_of_this_picture_by_this_backbone() {
+    let (_state, store) = open();
+    capture(&store, 0, 1);
+    let sample = only(&store);
+    let rows = [feature(1.0), feature(2.0), feature(3.0)];
+    store.put_features(&sample, &BACKBONE, &rows).unwrap();
+    assert_eq!(store.features(&sample, &BACKBONE).unwrap(), rows);
+    assert!(matches!(
+        store.features(&sample, &[8; 32]),
+        Err(FeatureError::OtherBackbone)
+    ));
+    for rows in [
+        vec![],
+        vec![feature(f32::NAN)],
+        vec![feature(0.0); MAX_ROWS + 1],
+    ] {
+        let error = store.put_features(&sample, &BACKBONE, &rows).unwrap_err();
+        assert!(matches!(error, StoreError::Rows { .. }), "{error}");
+    }
+    // The same name, another face.
+    fs::write(&sample.path, jpeg(&crop(200)).unwrap()).unwrap();
+    assert!(matches!(
+        store.features(&sample, &BACKBONE),
+        Err(FeatureError::OtherPicture)
+    ));
+    store.discard(std::slice::from_ref(&sample.id)).unwrap();
+    let error = store.put_features(&sample, &BACKBONE, &rows).unwrap_err();
+    assert!(matches!(error, StoreError::Gone { .. }), "{error}");
+    assert_eq!(tree(store.folder()), [""; 0]);
+}
+
+#[test]
+fn a_name_as_long_as_names_can_be_has_features_too() {
+    let (state, store) = open();
+    let id = "x".repeat(251);
+    put(&store, &format!("with_mask/{id}.jpg"), b"x");
+    let sample = only(&store);
+    store
+        .put_features(&sample, &BACKBONE, &[feature(1.0)])
+        .unwrap();
+    drop(store);
+    let store = Store::open(state.path()).unwrap();
+    assert!(only(&store).has_features());
+    assert_eq!(store.features(&sample, &BACKBONE).unwrap().len(), 1);
+}
+
+#[test]
+fn cut_off_at_any_length_files_are_reported_and_never_believed() {
+    let (state, store) = open();
+    let picture = capture(&store, 0, 1);
+    capture_features(&store, 1);
+    let listing = store.list().unwrap();
+    let [first, second] = &listing.samples[..] else {
+        panic!("two samples");
+    };
+    assert_eq!(first.id, picture);
+    let cache = store.folder().join(format!(".features/{picture}.feature"));
+    for (sample, path) in [(first, &cache), (second, &second.path)] {
+        let whole = fs::read(path).unwrap();
+        for length in (0..whole.len()).step_by(37).chain([whole.len() - 1]) {
+            fs::write(path, &whole[..length]).unwrap();
+            let error = store.features(sample, &BACKBONE).unwrap_err();
+            assert!(
+                matches!(error, FeatureError::Damaged(_)),
+                "{length}: {error}"
+            );
+            assert_eq!(store.list().unwrap().samples.len(), 2);
+        }
+        fs::write(path, &whole).unwrap();
+        assert!(store.features(sample, &BACKBONE).is_ok());
+    }
+    let whole = fs::read(&first.path).unwrap();
+    let scaler = &mut Scaler::default();
+    for length in (0..whole.len()).step_by(97).chain([whole.len() - 1]) {
+        fs::write(&first.path, &whole[..length]).unwrap();
+        let error = store.crop(first, scaler).unwrap_err();
+        assert!(
+            matches!(error, StoreError::Picture { .. }),
+            "{length}: {error}"
+        );
+        let error = store.features(first, &BACKBONE).unwrap_err();
+        assert!(
+            matches!(error, FeatureError::OtherPicture),
+            "{length}: {error}"
+        );
+    }
+    // Longer than any feature file.
+    fs::write(&cache, vec![0; feature::MAX_BYTES as usize + 1]).unwrap();
+    let error = store.features(first, &BACKBONE).unwrap_err();
+    assert!(matches!(error, FeatureError::Damaged(_)), "{error}");
+    drop(store);
+    Store::open(state.path()).unwrap();
+}
+
+fn picture(folder: &Path, name: &str, side: u32, shade: u8) -> PathBuf {
+    let path = folder.join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    RgbImage::from_pixel(side, side + 10, Rgb([shade, 10, 20]))
+        .save(&path)
+        .unwrap();
+    path
+}
+
+#[test]
+fn a_folder_is_imported_once() {
+    let (state, store) = open();
+    let source = state.path().join("mine");
+    let original = picture(&source, "with_mask/a.png", 300, 1);
+    picture(&source, "with_mask/b-t000031-x.jpg", 100, 2);
+    picture(&source, "without_mask/c.webp", 50, 3);
+    picture(&source, "unlabelled/d.bmp", 50, 4);
+    picture(&source, "e.jpg", 50, 5);
+    let own = "20261124T101530.123Z-t000017-03";
+    picture(&source, &format!("with_mask/{own}.png"), 60, 6);
+    fs::copy(&original, source.join("with_mask/copy.png")).unwrap();
+    fs::copy(&original, source.join("without_mask/other.png")).unwrap();
+    let as_it_is = jpeg(&crop(77)).unwrap();
+    fs::write(source.join("with_mask/z.jpg"), &as_it_is).unwrap();
+    let broken = source.join("with_mask/broken.jpg");
+    fs::write(&broken, &as_it_is[..as_it_is.len() / 2]).unwrap();
+    fs::create_dir_all(source.join("no label")).unwrap();
+    fs::write(source.join("with_mask/notes.txt"), "x").unwrap();
+
+    let imported = store.import(&source).unwrap();
+    let added = BTreeMap::from([
+        (None, 2),
+        (Some(label("with_mask")), 4),
+        (Some(label("without_mask")), 1),
+    ]);
+    assert_eq!(imported.added, added);
+    assert_eq!(imported.already, 1);
+    assert_eq!(
+        imported.other_label,
+        [source.join("without_mask/other.png")]
+    );
+    let (unreadable, why) = &imported.unreadable[0];
+    assert_eq!(unreadable, &broken);
+    assert!(why.contains("cut off"), "{why}");
+    let ignored = [source.join("no label"), source.join("with_mask/notes.txt")];
+    assert_eq!(imported.ignored, ignored);
+
+    let samples = store.list().unwrap().samples;
+    let scaler = &mut Scaler::default();
+    for sample in &samples {
+        store.crop(sample, scaler).unwrap();
+        let size = image::image_dimensions(&sample.path).unwrap();
+        assert_eq!(size, (CROP_SIDE, CROP_SIDE));
+    }
+    let has = |id: &str| samples.iter().find(|sample| sample.id == id);
+    assert_eq!(has(own).unwrap().label, Some(label("with_mask")));
+    let hash = |bytes: &[u8]| format!("import-{}", &onnx::to_hex(&sha256(bytes))[..16]);
+    let kept = has(&hash(&as_it_is)).unwrap();
+    assert_eq!(fs::read(&kept.path).unwrap(), as_it_is);
+    let tracked = fs::read(source.join("with_mask/b-t000031-x.jpg")).unwrap();
+    let tracked = has(&format!("{}-t000031", hash(&tracked))).unwrap();
+    assert_eq!(tracked.track, TrackKey::Undated(31));
+
+    let again = store.import(&source).unwrap();
+    assert!(again.added.is_empty());
+    assert_eq!((again.already, again.other_label.len()), (8, 1));
+    assert_eq!(store.list().unwrap().samples, samples);
+    assert!(matches!(
+        store.import(&state.path().join("nothing")),
+        Err(StoreError::Io { .. })
+    ));
+}
+
+#[test]
+fn an_export_is_a_data_set_and_comes_back() {
+    let (state, store) = open();
+    let first = capture(&store, 0, 1);
+    let second = capture(&store, 1, 2);
+    capture_features(&store, 2);
+    let mine = state.path().join("mine");
+    picture(&mine, "without_mask/x.png", 40, 9);
+    store.import(&mine).unwrap();
+    store
+        .label(std::slice::from_ref(&first), Some(&label("with_mask")))
+        .unwrap();
+
+    let target = state.path().join("out");
+    let exported = store.export(&target).unwrap();
+    let written = BTreeMap::from([
+        (None, 1),
+        (Some(label("with_mask")), 1),
+        (Some(label("without_mask")), 1),
+    ]);
+    assert_eq!(exported.written, written);
+    assert_eq!((exported.feature_only, exported.already), (1, 0));
+    let files = tree(&target);
+    assert_eq!(files.len(), 3);
+    assert!(files.contains(&format!("unlabelled/{second}.jpg")));
+
+    let taken = target.join(format!("unlabelled/{second}.jpg"));
+    fs::write(&taken, b"of somebody").unwrap();
+    let again = store.export(&target).unwrap();
+    assert!(again.written.is_empty());
+    assert_eq!((again.already, &again.taken), (2, &vec![taken.clone()]));
+    assert_eq!(fs::read(&taken).unwrap(), b"of somebody");
+    fs::remove_file(&taken).unwrap();
+    store.export(&target).unwrap();
+
+    // Here they are known, elsewhere they are the same.
+    assert_eq!(store.import(&target).unwrap().already, 3);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = Store::open(elsewhere.path()).unwrap();
+    assert_eq!(other.import(&target).unwrap().added, written);
+    assert_eq!(store.import(&target).unwrap().already, 3);
+    for sample in other.list().unwrap().samples {
+        let original = store.list().unwrap().samples.into_iter();
+        let original = original.into_iter().find(|s| s.id == sample.id).unwrap();
+        assert_eq!(
+            (&original.label, &original.track),
+            (&sample.label, &sample.track)
+        );
+        assert_eq!(store.read(&original).unwrap(), other.read(&sample).unwrap());
+    }
+    for folder in [store.folder().to_owned(), store.folder().join("with_mask")] {
+        assert!(matches!(
+            store.export(&folder),
+            Err(StoreError::Within { .. })
+        ));
+        assert!(matches!(
+            store.import(&folder),
+            Err(StoreError::Within { .. })
+        ));
+    }
+}
+
+#[test]
+fn stats_count_labels_bytes_and_features() {
+    let (_state, store) = open();
+    let first = capture(&store, 10, 1);
+    capture_features(&store, 5);
+    put(&store, "with_mask/hand.jpg", b"12345");
+    set_modified(&store.folder().join("with_mask/hand.jpg"), at(99));
+    store.label(&[first], Some(&label("without_mask"))).unwrap();
+    let stats = store.stats().unwrap();
+    assert_eq!((stats.oldest, stats.newest), (Some(at(5)), Some(at(99))));
+    let hand = Count {
+        samples: 1,
+        bytes: 5,
+        with_features: 0,
+        feature_only: 0,
+    };
+    assert_eq!(stats.labels[&Some(label("with_mask"))], hand);
+    let count = stats.labels[&None];
+    assert_eq!(
+        (count.samples, count.with_features, count.feature_only),
+        (1, 1, 1)
+    );
+    let total: u64 = tree(store.folder())
+        .iter()
+        .map(|name| fs::metadata(store.folder().join(name)).unwrap().len())
+        .sum();
+    assert_eq!(stats.total().bytes, total);
+}
+
+#[test]
+fn folders_that_somebody_removed_are_made_again() {
+    let (state, store) = open();
+    fs::remove_dir_all(store.folder().join("unlabelled")).unwrap();
+    fs::remove_dir_all(store.folder().join(".features")).unwrap();
+    let id = capture(&store, 0, 1);
+    store.label(&[id], Some(&label("with_mask"))).unwrap();
+    assert_eq!(store.features(&only(&store), &BACKBONE).unwrap().len(), 1);
+    drop(store);
+    // A file in the place of the folder is an error and not a loss.
+    fs::rename(state.path().join("samples"), state.path().join("moved")).unwrap();
+    fs::write(state.path().join("samples"), b"").unwrap();
+    let error = Store::open(state.path()).unwrap_err();
+    assert!(!error.is_no_space() && !error.is_read_only(), "{error}");
+}
