@@ -27,6 +27,8 @@
 //! | [`pipeline`] | the stages in their order | frame, onnx, config, detect, embed, head |
 //! | [`augment`] | seeded picture transforms | frame |
 //! | [`train`] | backward pass, Adam, history of the head | embed, head, onnx |
+//! | [`replay`] | features that must not be forgotten | onnx |
+//! | [`refit`] | learning on the device, the gate | onnx, replay, report, train |
 //! | [`dataset`] | pictures in one folder a class; duplicates; splits | frame, camera |
 //! | [`recipe`] | the views of a picture, their features | frame, onnx, detect, embed, augment |
 //! | [`samples`] | captured and labelled crops on disk, their features | frame, files, embed, onnx |
@@ -58,6 +60,8 @@ pub mod onnx;
 pub mod pipeline;
 pub mod priority;
 pub mod recipe;
+pub mod refit;
+pub mod replay;
 pub mod report;
 pub mod samples;
 pub mod scene;

@@ -1,0 +1,1667 @@
+//! Refitting a head on the device, and the gate that a new head must pass.
+//!
+//! Owns how a challenger is learned from a few labelled crops of the device's
+//! own camera, how it is calibrated, and whether it may replace the champion.
+//! Knows nothing of cameras, files or where samples are kept. Pure: samples,
+//! replay set and seed come in as arguments; no clock, no threads.
+//! Source of the formulas and the figures: `docs/LEARNING.md`.
+//!
+//! # In which order
+//! 1. Samples that cannot be used are left out and named.
+//! 2. They are split by group, a group being a track within a day: the crops
+//!    of one person passing by resemble each other so much that a split by crop
+//!    would judge a head by what it has learned by heart.
+//! 3. A challenger is learned without each part, and predicts it.
+//! 4. Temperature and shift are fitted on those held-out predictions; for the
+//!    gate, those of a part come from the other parts.
+//! 5. The gate compares the challenger with the champion, sample by sample, and
+//!    on the replay hold-out; and asks whether the labels can be trusted.
+//! 6. The challenger that is handed out is learned from all samples in the same
+//!    way (when parts were held out by turns), or is the one that was judged.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::onnx::{FEATURES, HeadTensors};
+use crate::replay::{Replay, Rows};
+use crate::report::wilson;
+use crate::train::{TrainError, TrainOptions, Trainer};
+
+/// Why no refit was tried. Each message is one whole sentence.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum RefitError {
+    /// It was asked to stop.
+    #[error("the refit was cancelled")]
+    Cancelled,
+    /// An option that cannot work.
+    #[error("a head cannot be refitted with {0}")]
+    Options(String),
+    /// A head whose tensors do not fit its labels.
+    #[error("the {head} cannot be refitted: {problem}")]
+    Head {
+        /// "champion" or "shipped head".
+        head: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A replay set that does not go with the head.
+    #[error("the replay set cannot be used: {0}")]
+    Replay(String),
+}
+
+/// A labelled crop of the device's own camera.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// What the outcome calls it.
+    pub id: String,
+    /// Number of its class.
+    pub label: usize,
+    /// The track that it was cut from; with `day` it makes the sample's group.
+    pub track: String,
+    /// The day on which it was captured.
+    pub day: String,
+    /// `[rows, FEATURES]`, row by row: the crop itself, then its variants.
+    pub features: Vec<f32>,
+    /// Whether the champion learned from it, with this label: then the champion
+    /// is not judged by it, as long as there are others.
+    pub seen: bool,
+}
+
+/// What a refit is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// Names of the classes, in the order of both heads' outputs.
+    pub labels: &'a [String],
+    /// The head in use.
+    pub champion: &'a HeadTensors,
+    /// The shipped head; see [`grow`] if it has fewer classes.
+    pub base: &'a HeadTensors,
+    /// Labelled crops, features by the backbone of both heads.
+    pub samples: &'a [Sample],
+    /// What must not be forgotten; its labels are among `labels`.
+    pub replay: &'a Replay,
+}
+
+/// How a head is refitted, and what the gate asks for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Options {
+    /// Of batches and dropout.
+    pub seed: u64,
+    /// Most steps of Adam, at least 1; early stopping may choose fewer.
+    pub steps: usize,
+    /// Rows in a batch, at least 2.
+    pub batch: usize,
+    /// Learning rate, above 0.
+    pub learning_rate: f32,
+    /// Share of new rows in a batch, above 0 up to 1.
+    pub new_share: f32,
+    /// Share of translated replay in a batch: replayed rows as the device's
+    /// camera might have given them. What is left of the batch is replayed as
+    /// it is.
+    pub translated_share: f32,
+    /// Which part of the hidden units a step leaves out, 0 up to but not 1.
+    pub dropout: f32,
+    /// Parts that are held out by turns, at least 2; fewer if there are fewer
+    /// groups.
+    pub folds: usize,
+    /// Groups of each class that a lasting hold-out must have, at least 1;
+    /// otherwise parts are held out by turns.
+    pub holdout_groups: usize,
+    /// Least gain on held-out samples, in nats of the cross-entropy.
+    pub min_gain: f64,
+    /// Least gain in its own standard errors.
+    pub min_sigmas: f64,
+    /// How much accuracy on the replay hold-out may be lost, 0 to 1.
+    pub replay_tolerance: f64,
+    /// Which share of the samples may have a label that looks wrong, 0 to 1.
+    pub max_suspects: f64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            seed: 42,
+            steps: 300,
+            batch: 64,
+            learning_rate: 1e-4,
+            new_share: 0.25,
+            translated_share: 0.25,
+            dropout: 0.5,
+            folds: 5,
+            holdout_groups: 5,
+            min_gain: 0.02,
+            min_sigmas: 1.3,
+            replay_tolerance: 0.005,
+            max_suspects: 0.15,
+        }
+    }
+}
+
+impl Options {
+    fn check(&self) -> Result<(), RefitError> {
+        let share = |value: f64| (0.0..=1.0).contains(&value);
+        let refuse = |what: String| Err(RefitError::Options(what));
+        if self.steps == 0 {
+            return refuse("no steps".to_owned());
+        }
+        if self.batch < 2 {
+            return refuse(format!("a batch of {}, use at least 2", self.batch));
+        }
+        if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
+            return refuse(format!("a learning rate of {}", self.learning_rate));
+        }
+        let (new, translated) = (self.new_share, self.translated_share);
+        if !(new > 0.0 && translated >= 0.0 && new + translated <= 1.0) {
+            return refuse(format!(
+                "shares of {new} new and {translated} translated rows in a batch"
+            ));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return refuse(format!("a dropout of {}", self.dropout));
+        }
+        if self.folds < 2 || self.holdout_groups == 0 {
+            return refuse("fewer than 2 folds or no held-out groups".to_owned());
+        }
+        if !(self.min_gain.is_finite() && self.min_sigmas.is_finite()) {
+            return refuse("a margin that is not a number".to_owned());
+        }
+        if !(share(self.replay_tolerance) && share(self.max_suspects)) {
+            return refuse("a tolerance that is not from 0 to 1".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// What came of a refit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fit {
+    /// What was found; goes into the new head's metadata, and to whoever asks.
+    pub outcome: Outcome,
+    /// The new champion, calibrated; only if it was accepted.
+    pub head: Option<HeadTensors>,
+}
+
+/// Whether the challenger becomes the champion.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ruling {
+    /// It does.
+    Accepted,
+    /// It does not, or there is none.
+    Refused(Refusal),
+}
+
+/// Why the champion stays. [`fmt::Display`] gives the sentence.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refusal {
+    /// No sample can be used.
+    NoSamples,
+    /// All samples have one label.
+    OneClass {
+        /// Its name.
+        label: String,
+    },
+    /// Too few tracks to hold one of each class out.
+    TooFewGroups {
+        /// Name of the class that has the fewest.
+        label: String,
+        /// How many it has.
+        groups: usize,
+        /// How many are needed.
+        needed: usize,
+    },
+    /// The training ended in numbers that are not finite.
+    NotFinite,
+    /// Labels contradict each other too often.
+    LabelsLookWrong {
+        /// Samples whose label looks wrong.
+        suspects: usize,
+        /// Samples that were judged.
+        samples: usize,
+    },
+    /// The champion is not clearly beaten on the device's own samples.
+    NoGain {
+        /// Held-out gain in nats.
+        gain: f64,
+        /// What it had to be.
+        needed: f64,
+    },
+    /// The challenger tells fewer held-out samples right.
+    LessAccurate {
+        /// Told right by the champion.
+        before: usize,
+        /// Told right by the challenger.
+        after: usize,
+    },
+    /// The challenger forgets what the shipped head knew.
+    Forgets {
+        /// The champion's accuracy on the replay hold-out, 0 to 1.
+        before: f64,
+        /// The challenger's.
+        after: f64,
+    },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::NoSamples => f.write_str("there are no labelled samples that can be used"),
+            Refusal::OneClass { label } => write!(
+                f,
+                "all samples are labelled {label}: label crops of another class too"
+            ),
+            Refusal::TooFewGroups {
+                label,
+                groups,
+                needed,
+            } => write!(
+                f,
+                "{label} has samples of {groups} of at least {needed} tracks: label crops of more \
+                 people or of another day"
+            ),
+            Refusal::NotFinite => f.write_str(
+                "the training ended in numbers that are not finite: the head was dropped",
+            ),
+            Refusal::LabelsLookWrong { suspects, samples } => write!(
+                f,
+                "{suspects} of {samples} labels look wrong: look at the samples that are listed"
+            ),
+            Refusal::NoGain { gain, needed } => write!(
+                f,
+                "the new head is not clearly better on held-out samples: its loss is {gain:.3} \
+                 lower, and must be at least {needed:.3} lower"
+            ),
+            Refusal::LessAccurate { before, after } => write!(
+                f,
+                "the new head tells {after} held-out samples right, the present one {before}"
+            ),
+            Refusal::Forgets { before, after } => write!(
+                f,
+                "the new head forgets: its accuracy on the replay hold-out is {:.1} %, the present \
+                 one's {:.1} %",
+                100.0 * after,
+                100.0 * before
+            ),
+        }
+    }
+}
+
+/// How samples were held out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// About a fifth of the groups, always the same, never learned from.
+    HoldOut {
+        /// Groups that were held out.
+        groups: usize,
+    },
+    /// Cross-validation by group: each part held out once.
+    CrossValidation {
+        /// Parts.
+        folds: usize,
+    },
+}
+
+/// Which head the challenger was learned from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// The head in use.
+    Champion,
+    /// The shipped head.
+    Base,
+}
+
+/// What was found about a refit. Serialised as JSON into the head's metadata.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Whether the challenger becomes the champion.
+    pub ruling: Ruling,
+    /// Why, in a sentence.
+    pub reason: String,
+    /// Names of the classes; everything a class is in their order.
+    pub labels: Vec<String>,
+    /// Samples and groups of each class that could be used.
+    pub counts: Vec<ClassCount>,
+    /// Samples that could not be used.
+    pub left_out: Vec<LeftOut>,
+    /// What was measured; `None` if it did not come to that.
+    pub measured: Option<Measured>,
+    /// What to capture and label next.
+    pub advice: Vec<Advice>,
+    /// Ids of the samples that an accepted head has learned from.
+    pub learned: Vec<String>,
+}
+
+/// What there is of a class.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassCount {
+    /// Its name.
+    pub label: String,
+    /// Samples.
+    pub samples: usize,
+    /// Tracks within a day.
+    pub groups: usize,
+}
+
+/// A sample that could not be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Its id.
+    pub id: String,
+    /// Why.
+    pub why: Unusable,
+}
+
+/// What is wrong with a sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unusable {
+    /// Its features are not rows of [`FEATURES`] numbers.
+    Size,
+    /// A feature is NaN or infinite.
+    NotFinite,
+    /// There is no class of its number.
+    Label,
+}
+
+/// The figures of a refit that was judged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// How samples were held out.
+    pub method: Method,
+    /// Which head the challenger was learned from.
+    pub start: Start,
+    /// Steps of Adam that early stopping chose.
+    pub steps: usize,
+    /// The champion on held-out samples.
+    pub before: Scores,
+    /// The challenger on held-out samples.
+    pub after: Scores,
+    /// Mean gain in nats a class and group: losses, at most [`LOSS_CAP`] each,
+    /// before less after.
+    pub gain: f64,
+    /// Standard error of `gain`, by groups.
+    pub standard_error: f64,
+    /// The champion's accuracy on the replay hold-out, 0 to 1.
+    pub replay_before: f64,
+    /// The challenger's.
+    pub replay_after: f64,
+    /// Rows of the replay hold-out.
+    pub replay_samples: usize,
+    /// What the logits were divided by.
+    pub temperature: f64,
+    /// What was added to the logit of each class, after that.
+    pub shift: Vec<f64>,
+    /// Held-out samples with the highest losses of the challenger, worst first.
+    pub worst: Vec<Diagnosis>,
+    /// Samples whose label looks wrong.
+    pub suspects: Vec<Diagnosis>,
+}
+
+/// How a head did on held-out samples.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    /// Samples.
+    pub samples: usize,
+    /// Told right.
+    pub right: usize,
+    /// Share told right, 0 to 1.
+    pub accuracy: f64,
+    /// Its 95 % interval, see [`wilson`].
+    pub interval: [f64; 2],
+    /// Mean cross-entropy in nats, each at most [`LOSS_CAP`].
+    pub loss: f64,
+    /// Samples by true class (row) and told class (column).
+    pub confusion: Vec<Vec<usize>>,
+}
+
+/// A sample that is worth a look.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Diagnosis {
+    /// Its id.
+    pub id: String,
+    /// Its label's number.
+    pub label: usize,
+    /// The challenger's probability of the label while the sample was held out,
+    /// 0 to 1.
+    pub probability: f64,
+    /// The cross-entropy of that, in nats.
+    pub loss: f64,
+    /// Of its nearest neighbours, how many have another label.
+    pub disagreeing: usize,
+    /// How many neighbours were asked.
+    pub neighbours: usize,
+}
+
+/// What to capture and label next. [`fmt::Display`] gives the sentence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Advice {
+    /// A class has too few tracks to be judged by.
+    MoreTracks {
+        /// Its name.
+        label: String,
+        /// Tracks it has.
+        groups: usize,
+        /// Tracks from which on another sort of gain can be told from chance.
+        wanted: usize,
+    },
+    /// All samples of a class are of one day, so of one light.
+    AnotherDay {
+        /// The class' name.
+        label: String,
+    },
+    /// A class is told wrong more often than the others.
+    MoreOf {
+        /// Its name.
+        label: String,
+        /// Held-out samples told wrong.
+        wrong: usize,
+        /// Held-out samples.
+        samples: usize,
+    },
+    /// Labels to look at again.
+    CheckLabels {
+        /// How many.
+        suspects: usize,
+    },
+}
+
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Advice::MoreTracks {
+                label,
+                groups,
+                wanted,
+            } => write!(
+                f,
+                "label crops of more people with {label}: {groups} tracks so far, {wanted} say much more"
+            ),
+            Advice::AnotherDay { label } => write!(
+                f,
+                "all samples of {label} are of one day: add some of another day or another light"
+            ),
+            Advice::MoreOf {
+                label,
+                wrong,
+                samples,
+            } => write!(
+                f,
+                "{label} is told wrong most often ({wrong} of {samples}): label more crops of it"
+            ),
+            Advice::CheckLabels { suspects } => {
+                write!(f, "look at {suspects} samples whose label may be wrong")
+            }
+        }
+    }
+}
+
+/// Most that one sample counts in the gate, in nats: a head that is sure and
+/// wrong must not outweigh everything else.
+pub const LOSS_CAP: f64 = 4.0;
+
+/// A head with more classes: rows of known labels are kept, a new label gets
+/// the mean of all rows and a bias that lies [`NEWCOMER`] below the mean, so
+/// that its logit is never the largest before something was learned.
+///
+/// # Errors
+/// [`RefitError::Head`] if the tensors do not fit the labels, or a known label
+/// is missing among the new ones.
+pub fn grow(
+    head: &HeadTensors,
+    labels: &[String],
+    grown: &[String],
+) -> Result<HeadTensors, RefitError> {
+    let fail = |problem: String| {
+        Err(RefitError::Head {
+            head: "head to grow",
+            problem,
+        })
+    };
+    let (hidden, classes) = (head.b1.len(), labels.len());
+    if classes == 0 || head.b2.len() != classes || head.w2.len() != hidden * classes {
+        return fail(format!("its tensors are not those of {classes} labels"));
+    }
+    if let Some(lost) = labels.iter().find(|label| !grown.contains(label)) {
+        return fail(format!("the label {lost:?} would be lost"));
+    }
+    let distinct: BTreeSet<&String> = grown.iter().collect();
+    if distinct.len() != grown.len() {
+        return fail("two labels have the same name".to_owned());
+    }
+    let mean_row: Vec<f32> = (0..hidden)
+        .map(|unit| {
+            let column = head.w2.iter().skip(unit).step_by(hidden);
+            column.sum::<f32>() / classes as f32
+        })
+        .collect();
+    let mean_bias = head.b2.iter().sum::<f32>() / classes as f32;
+    let mut w2 = Vec::with_capacity(hidden * grown.len());
+    let mut b2 = Vec::with_capacity(grown.len());
+    for label in grown {
+        if let Some(known) = labels.iter().position(|known| known == label) {
+            w2.extend_from_slice(&head.w2[known * hidden..][..hidden]);
+            b2.push(head.b2[known]);
+        } else {
+            w2.extend_from_slice(&mean_row);
+            b2.push(mean_bias - NEWCOMER);
+        }
+    }
+    Ok(HeadTensors {
+        w1: head.w1.clone(),
+        b1: head.b1.clone(),
+        w2,
+        b2,
+    })
+}
+
+/// How far the logit of a new class begins below the mean of the others.
+pub const NEWCOMER: f32 = 2.0;
+
+/// Learns a challenger from the samples and lets the gate decide. The same
+/// input gives the same bits. `cancelled` is asked before every step.
+///
+/// # Errors
+/// [`RefitError`] if the input cannot be used or it was cancelled; whatever is
+/// wrong or missing among the samples is a [`Refusal`] instead.
+pub fn fit(
+    input: &Input,
+    options: &Options,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Fit, RefitError> {
+    options.check()?;
+    check_head("champion", input.champion, input.labels)?;
+    check_head("shipped head", input.base, input.labels)?;
+    let replay_train = renumbered(&input.replay.train, input)?;
+    let replay_holdout = renumbered(&input.replay.holdout, input)?;
+    if cancelled() {
+        return Err(RefitError::Cancelled);
+    }
+
+    let (samples, left_out) = usable(input);
+    let counts = counts(&samples, input.labels);
+    let outcome = Outcome {
+        ruling: Ruling::Accepted,
+        reason: String::new(),
+        labels: input.labels.to_vec(),
+        advice: advice(&counts, &samples, None),
+        counts,
+        left_out,
+        measured: None,
+        learned: Vec::new(),
+    };
+    if let Some(refusal) = too_little(&outcome.counts) {
+        return Ok(refused(outcome, refusal));
+    }
+
+    let study = Study {
+        options,
+        cancelled,
+        classes: input.labels.len(),
+        samples: &samples,
+        replay: &replay_train,
+    };
+    let split = split(&samples, input.labels.len(), options);
+    match study.run(input, &split, &replay_holdout) {
+        Ok(studied) => Ok(studied.into_fit(outcome, &samples, &split)),
+        Err(Stop::Cancelled) => Err(RefitError::Cancelled),
+        Err(Stop::NotFinite) => Ok(refused(outcome, Refusal::NotFinite)),
+    }
+}
+
+fn check_head(
+    head: &'static str,
+    tensors: &HeadTensors,
+    labels: &[String],
+) -> Result<(), RefitError> {
+    let fail = |problem: String| Err(RefitError::Head { head, problem });
+    if tensors.b2.len() != labels.len() {
+        let (outputs, labels) = (tensors.b2.len(), labels.len());
+        return fail(format!("it has {outputs} outputs and {labels} labels"));
+    }
+    match Trainer::from_head(tensors.clone(), TrainOptions::default()) {
+        Ok(_) => Ok(()),
+        Err(error) => fail(error.to_string()),
+    }
+}
+
+/// Replay rows with the numbers that their labels have in the head.
+fn renumbered(rows: &Rows, input: &Input) -> Result<Rows, RefitError> {
+    let fail = |problem: &str| Err(RefitError::Replay(problem.to_owned()));
+    if rows.is_empty() || rows.features.len() != rows.len() * FEATURES {
+        return fail("it has no rows to learn from, or none to judge by");
+    }
+    if rows.features.iter().any(|value| !value.is_finite()) {
+        return fail("a feature is not a finite number");
+    }
+    let number = |label: &usize| {
+        let name = input.replay.labels.get(*label)?;
+        input.labels.iter().position(|label| label == name)
+    };
+    let labels: Option<Vec<usize>> = rows.labels.iter().map(number).collect();
+    match labels {
+        Some(labels) => Ok(Rows {
+            features: rows.features.clone(),
+            labels,
+        }),
+        None => fail("it has a class that the head does not have"),
+    }
+}
+
+/// A sample that can be used.
+struct Usable<'a> {
+    sample: &'a Sample,
+    /// Number of its group.
+    group: usize,
+}
+
+impl Usable<'_> {
+    fn label(&self) -> usize {
+        self.sample.label
+    }
+
+    /// The features of the crop itself.
+    fn crop(&self) -> &[f32] {
+        &self.sample.features[..FEATURES]
+    }
+
+    fn rows(&self) -> usize {
+        self.sample.features.len() / FEATURES
+    }
+
+    fn row(&self, row: usize) -> &[f32] {
+        &self.sample.features[row * FEATURES..][..FEATURES]
+    }
+}
+
+fn usable<'a>(input: &Input<'a>) -> (Vec<Usable<'a>>, Vec<LeftOut>) {
+    let mut samples = Vec::new();
+    let mut left_out = Vec::new();
+    let mut groups: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for sample in input.samples {
+        let features = &sample.features;
+        let why = if features.is_empty() || !features.len().is_multiple_of(FEATURES) {
+            Unusable::Size
+        } else if features.iter().any(|value| !value.is_finite()) {
+            Unusable::NotFinite
+        } else if sample.label >= input.labels.len() {
+            Unusable::Label
+        } else {
+            let next = groups.len();
+            let key = (sample.day.as_str(), sample.track.as_str());
+            let group = *groups.entry(key).or_insert(next);
+            samples.push(Usable { sample, group });
+            continue;
+        };
+        left_out.push(LeftOut {
+            id: sample.id.clone(),
+            why,
+        });
+    }
+    (samples, left_out)
+}
+
+/// The label that most samples of each group have, the first of equal ones, in
+/// the order of the groups' numbers.
+fn group_labels(samples: &[Usable]) -> Vec<usize> {
+    let mut votes: BTreeMap<usize, BTreeMap<usize, usize>> = BTreeMap::new();
+    for sample in samples {
+        let votes = votes.entry(sample.group).or_default();
+        *votes.entry(sample.label()).or_default() += 1;
+    }
+    votes
+        .values()
+        .map(|votes| {
+            let most = votes
+                .iter()
+                .max_by_key(|(label, count)| (**count, usize::MAX - **label));
+            most.map_or(0, |(label, _)| *label)
+        })
+        .collect()
+}
+
+fn counts(samples: &[Usable], labels: &[String]) -> Vec<ClassCount> {
+    let mut groups = vec![BTreeSet::new(); labels.len()];
+    let mut number = vec![0; labels.len()];
+    for sample in samples {
+        groups[sample.label()].insert(sample.group);
+        number[sample.label()] += 1;
+    }
+    let counted = labels.iter().zip(number).zip(groups);
+    counted
+        .map(|((label, samples), groups)| ClassCount {
+            label: label.clone(),
+            samples,
+            groups: groups.len(),
+        })
+        .collect()
+}
+
+/// A class with a single track cannot be held out and learned at once.
+const LEAST_GROUPS: usize = 2;
+
+fn too_little(counts: &[ClassCount]) -> Option<Refusal> {
+    let there: Vec<&ClassCount> = counts.iter().filter(|count| count.samples > 0).collect();
+    match there.as_slice() {
+        [] => Some(Refusal::NoSamples),
+        [one] => Some(Refusal::OneClass {
+            label: one.label.clone(),
+        }),
+        _ => {
+            let fewest = there.iter().min_by_key(|count| count.groups)?;
+            (fewest.groups < LEAST_GROUPS).then(|| Refusal::TooFewGroups {
+                label: fewest.label.clone(),
+                groups: fewest.groups,
+                needed: LEAST_GROUPS,
+            })
+        }
+    }
+}
+
+fn refused(mut outcome: Outcome, refusal: Refusal) -> Fit {
+    outcome.reason = refusal.to_string();
+    outcome.ruling = Ruling::Refused(refusal);
+    Fit {
+        outcome,
+        head: None,
+    }
+}
+
+/// Tracks a class from which on more of them say little that is new.
+const MANY_GROUPS: usize = 20;
+
+fn advice(counts: &[ClassCount], samples: &[Usable], measured: Option<&Measured>) -> Vec<Advice> {
+    let mut advice = Vec::new();
+    if let Some(measured) = measured {
+        if !measured.suspects.is_empty() {
+            advice.push(Advice::CheckLabels {
+                suspects: measured.suspects.len(),
+            });
+        }
+        let rows = measured.after.confusion.iter().enumerate();
+        let worst = rows
+            .map(|(label, row)| {
+                let samples: usize = row.iter().sum();
+                (label, samples - row[label], samples)
+            })
+            .filter(|(_, wrong, _)| *wrong > 0)
+            .max_by(|a, b| (a.1 * b.2).cmp(&(b.1 * a.2)));
+        if let Some((label, wrong, samples)) = worst {
+            advice.push(Advice::MoreOf {
+                label: counts[label].label.clone(),
+                wrong,
+                samples,
+            });
+        }
+    }
+    for (label, count) in counts.iter().enumerate() {
+        if count.groups < MANY_GROUPS {
+            advice.push(Advice::MoreTracks {
+                label: count.label.clone(),
+                groups: count.groups,
+                wanted: MANY_GROUPS,
+            });
+        }
+        let of_class = samples.iter().filter(|sample| sample.label() == label);
+        let days: BTreeSet<&str> = of_class.map(|sample| sample.sample.day.as_str()).collect();
+        if days.len() == 1 {
+            advice.push(Advice::AnotherDay {
+                label: count.label.clone(),
+            });
+        }
+    }
+    advice
+}
+
+/// How samples are held out: what is learned from, and what is predicted by
+/// what came of it.
+struct Split {
+    method: Method,
+    /// The part of each sample; `None` is never held out.
+    parts: Vec<Option<usize>>,
+}
+
+impl Split {
+    /// Whether the head that is handed out learns from samples of a part.
+    fn learns(&self, part: Option<usize>) -> bool {
+        matches!(self.method, Method::CrossValidation { .. }) || part.is_none()
+    }
+}
+
+/// One part in so many is a lasting hold-out.
+const HOLDOUT_PARTS: u8 = 5;
+
+/// Splits by group. A lasting hold-out depends on the names of day and track
+/// alone, so that a group which is held out now always will be.
+fn split(samples: &[Usable], classes: usize, options: &Options) -> Split {
+    let labels = group_labels(samples);
+    let mut digests = vec![[0; 32]; labels.len()];
+    for sample in samples {
+        let mut hasher = Sha256::new();
+        hasher.update(sample.sample.day.as_bytes());
+        hasher.update([0]);
+        hasher.update(sample.sample.track.as_bytes());
+        digests[sample.group] = hasher.finalize().into();
+    }
+    let lasting = |group: usize| digests[group][0].is_multiple_of(HOLDOUT_PARTS);
+    // Groups by class, in an order that depends on their names alone.
+    let mut order: Vec<usize> = (0..labels.len()).collect();
+    order.sort_by_key(|group| (labels[*group], digests[*group]));
+
+    let (order_ref, labels_ref) = (&order, &labels);
+    let of_class = |label: usize| {
+        let groups = order_ref.iter();
+        groups.filter(move |group| labels_ref[**group] == label)
+    };
+    let enough = (0..classes).all(|label| {
+        let all = of_class(label).count();
+        let held = of_class(label).filter(|group| lasting(**group)).count();
+        all == 0 || (held >= options.holdout_groups && all - held >= LEAST_GROUPS)
+    });
+    let mut parts = vec![None; labels.len()];
+    let method = if enough {
+        let held: Vec<usize> = order.into_iter().filter(|group| lasting(*group)).collect();
+        for (at, group) in held.iter().enumerate() {
+            parts[*group] = Some(at % options.folds);
+        }
+        Method::HoldOut { groups: held.len() }
+    } else {
+        let folds = options.folds.min(order.len());
+        for (at, group) in order.iter().enumerate() {
+            parts[*group] = Some(at % folds);
+        }
+        Method::CrossValidation { folds }
+    };
+    Split {
+        method,
+        parts: samples.iter().map(|sample| parts[sample.group]).collect(),
+    }
+}
+
+/// Why a study ended early.
+enum Stop {
+    Cancelled,
+    /// Shapes were checked before: what is left to go wrong is the numbers.
+    NotFinite,
+}
+
+impl From<TrainError> for Stop {
+    fn from(_: TrainError) -> Stop {
+        Stop::NotFinite
+    }
+}
+
+/// The parts of a refit that stay the same all through it.
+struct Study<'a> {
+    options: &'a Options,
+    cancelled: &'a dyn Fn() -> bool,
+    classes: usize,
+    samples: &'a [Usable<'a>],
+    replay: &'a Rows,
+}
+
+/// A sample as predicted while it was held out.
+struct Held {
+    /// Its number among the usable samples.
+    sample: usize,
+    /// The part that it was held out with.
+    part: usize,
+    /// Logits of the champion.
+    champion: Vec<f64>,
+    /// Logits of the challenger, before calibration.
+    challenger: Vec<f64>,
+}
+
+/// All that the gate decides by.
+struct Studied {
+    measured: Measured,
+    head: HeadTensors,
+    refusal: Option<Refusal>,
+}
+
+impl Study<'_> {
+    fn run(&self, input: &Input, split: &Split, replay_holdout: &Rows) -> Result<Studied, Stop> {
+        let held: Vec<usize> = (0..self.samples.len())
+            .filter(|sample| split.parts[*sample].is_some())
+            .collect();
+        let crops = self.crops(&held);
+        let champion_logits = logits(input.champion, &crops)?;
+        let base_logits = logits(input.base, &crops)?;
+
+        // What the champion learned from does not tell how good it is.
+        let unseen: Vec<usize> = (0..held.len())
+            .filter(|at| !self.samples[held[*at]].sample.seen)
+            .collect();
+        let unseen_is_enough = self.can_judge(unseen.iter().map(|at| held[*at]));
+        let judged: Vec<usize> = if unseen_is_enough {
+            unseen
+        } else {
+            (0..held.len()).collect()
+        };
+        let loss_of = |logits: &[Vec<f64>]| {
+            let losses = judged.iter().map(|at| {
+                let sample = held[*at];
+                (
+                    sample,
+                    cross_entropy(&logits[*at], self.samples[sample].label()),
+                )
+            });
+            self.balanced(losses).mean
+        };
+        let champion_start = input.champion == input.base
+            || (unseen_is_enough && loss_of(&champion_logits) <= loss_of(&base_logits));
+        let (start, start_head) = if champion_start {
+            (Start::Champion, input.champion)
+        } else {
+            (Start::Base, input.base)
+        };
+
+        let marks = self.marks();
+        let mut at_marks = vec![vec![Vec::new(); held.len()]; marks.len()];
+        let mut turns: Vec<Vec<usize>> = Vec::new();
+        match split.method {
+            Method::HoldOut { .. } => turns.push((0..held.len()).collect()),
+            Method::CrossValidation { folds } => turns.extend((0..folds).map(|fold| {
+                let of_fold = |at: &usize| split.parts[held[*at]] == Some(fold);
+                (0..held.len()).filter(of_fold).collect()
+            })),
+        }
+        for turn in &turns {
+            let without: BTreeSet<usize> = turn.iter().map(|at| held[*at]).collect();
+            let learned: Vec<usize> = (0..self.samples.len())
+                .filter(|sample| !without.contains(sample))
+                .collect();
+            let turn_crops = self.crops(&turn.iter().map(|at| held[*at]).collect::<Vec<_>>());
+            self.learn(start_head, &learned, &marks, |mark, trainer| {
+                let logits = rows_of(&trainer.logits(&turn_crops)?, self.classes);
+                for (at, logits) in turn.iter().zip(logits) {
+                    at_marks[mark][*at] = logits;
+                }
+                Ok(())
+            })?;
+        }
+        // Early stopping: the first of the marks with the lowest held-out loss.
+        let losses: Vec<f64> = at_marks.iter().map(|logits| loss_of(logits)).collect();
+        let best = (1..marks.len()).fold(0, |best, mark| {
+            if losses[mark] < losses[best] {
+                mark
+            } else {
+                best
+            }
+        });
+        let challenger_logits = at_marks.swap_remove(best);
+        let steps = marks[best];
+
+        let learned: Vec<usize> = (0..self.samples.len())
+            .filter(|sample| split.learns(split.parts[*sample]))
+            .collect();
+        let mut head = None;
+        self.learn(start_head, &learned, &[steps], |_, trainer| {
+            head = Some(trainer.tensors());
+            Ok(())
+        })?;
+        let head = head.ok_or(Stop::NotFinite)?;
+
+        let predicted: Vec<Held> = judged
+            .iter()
+            .map(|at| Held {
+                sample: held[*at],
+                part: split.parts[held[*at]].unwrap_or_default(),
+                champion: champion_logits[*at].clone(),
+                challenger: challenger_logits[*at].clone(),
+            })
+            .collect();
+        self.judge(
+            input,
+            &predicted,
+            head,
+            replay_holdout,
+            (split.method, start, steps),
+        )
+    }
+
+    /// Whether these samples have two classes of two groups each.
+    fn can_judge(&self, samples: impl Iterator<Item = usize>) -> bool {
+        let mut groups = vec![BTreeSet::new(); self.classes];
+        for sample in samples {
+            let sample = &self.samples[sample];
+            groups[sample.label()].insert(sample.group);
+        }
+        groups
+            .iter()
+            .filter(|groups| groups.len() >= LEAST_GROUPS)
+            .count()
+            >= 2
+    }
+
+    /// Steps after which early stopping looks.
+    fn marks(&self) -> Vec<usize> {
+        let steps = self.options.steps;
+        let mut marks = vec![steps.div_ceil(3), (2 * steps).div_ceil(3), steps];
+        marks.dedup();
+        marks
+    }
+
+    /// The features of these samples' crops, row by row.
+    fn crops(&self, samples: &[usize]) -> Vec<f32> {
+        let mut features = Vec::with_capacity(samples.len() * FEATURES);
+        for sample in samples {
+            features.extend_from_slice(self.samples[*sample].crop());
+        }
+        features
+    }
+
+    /// Learns from these samples and the replay set; calls `at_mark` with the
+    /// number of each mark when so many steps are done.
+    fn learn(
+        &self,
+        start: &HeadTensors,
+        samples: &[usize],
+        marks: &[usize],
+        mut at_mark: impl FnMut(usize, &Trainer) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        let options = self.options;
+        let train = TrainOptions {
+            dropout: options.dropout,
+            init_lr: options.learning_rate,
+            decay: 0.0,
+            seed: options.seed,
+            class_weights: Vec::new(),
+            ..TrainOptions::default()
+        };
+        let mut trainer = Trainer::from_head(start.clone(), train)?;
+        let mut batches = Batches::new(self, samples);
+        for (mark, steps) in marks.iter().enumerate() {
+            while trainer.steps() < *steps as u64 {
+                if (self.cancelled)() {
+                    return Err(Stop::Cancelled);
+                }
+                let (features, labels) = batches.draw();
+                trainer.step(features, labels)?;
+            }
+            at_mark(mark, &trainer)?;
+        }
+        Ok(())
+    }
+
+    /// The mean over the classes of the mean over their groups of the mean over
+    /// their samples, with its standard error.
+    fn balanced(&self, values: impl Iterator<Item = (usize, f64)>) -> Balanced {
+        let mut groups: BTreeMap<(usize, usize), (f64, f64)> = BTreeMap::new();
+        for (sample, value) in values {
+            let sample = &self.samples[sample];
+            let (sum, count) = groups.entry((sample.label(), sample.group)).or_default();
+            *sum += value;
+            *count += 1.0;
+        }
+        let mut classes: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+        for ((label, _), (sum, count)) in groups {
+            classes.entry(label).or_default().push(sum / count);
+        }
+        let number = classes.len().max(1) as f64;
+        let mut balanced = Balanced::default();
+        let mut variance = 0.0;
+        for means in classes.values() {
+            let n = means.len() as f64;
+            let mean = means.iter().sum::<f64>() / n;
+            let squares: f64 = means.iter().map(|value| (value - mean).powi(2)).sum();
+            balanced.mean += mean / number;
+            // A class with one group has no spread of its own.
+            variance += squares / (n - 1.0).max(1.0) / n / (number * number);
+        }
+        balanced.standard_error = variance.sqrt();
+        balanced
+    }
+}
+
+/// See [`Study::balanced`].
+#[derive(Default)]
+struct Balanced {
+    mean: f64,
+    standard_error: f64,
+}
+
+/// Draws batches: new, translated and replayed rows, classes by turns.
+struct Batches<'a> {
+    study: &'a Study<'a>,
+    random: ChaCha8Rng,
+    /// Samples to learn from: for each class that has some, its groups.
+    classes: Vec<Vec<Vec<usize>>>,
+    /// Replay rows of each class that has some.
+    replayed: Vec<Vec<usize>>,
+    /// What each feature of a replay row is multiplied by.
+    translation: Vec<f32>,
+    new: usize,
+    translated: usize,
+    features: Vec<f32>,
+    labels: Vec<usize>,
+}
+
+/// Added to the mean features before their ratio is taken: features that
+/// neither camera shows keep their value.
+const TRANSLATION_PRIOR: f32 = 0.025;
+/// Features end with a ReLU6.
+const LARGEST_FEATURE: f32 = 6.0;
+
+impl<'a> Batches<'a> {
+    fn new(study: &'a Study<'a>, samples: &[usize]) -> Batches<'a> {
+        let options = study.options;
+        let mut classes: BTreeMap<usize, BTreeMap<usize, Vec<usize>>> = BTreeMap::new();
+        for at in samples {
+            let sample = &study.samples[*at];
+            let groups = classes.entry(sample.label()).or_default();
+            groups.entry(sample.group).or_default().push(*at);
+        }
+        let mut replayed: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (row, label) in study.replay.labels.iter().enumerate() {
+            replayed.entry(*label).or_default().push(row);
+        }
+        let share = |share: f32| (options.batch as f32 * share).round() as usize;
+        let new = share(options.new_share).clamp(1, options.batch);
+        let translation = translation(study, &classes, &replayed);
+        Batches {
+            study,
+            random: ChaCha8Rng::seed_from_u64(options.seed),
+            classes: classes
+                .into_values()
+                .map(|groups| groups.into_values().collect())
+                .collect(),
+            replayed: replayed.into_values().collect(),
+            translation,
+            new,
+            translated: share(options.translated_share).min(options.batch - new),
+            features: Vec::with_capacity(options.batch * FEATURES),
+            labels: Vec::with_capacity(options.batch),
+        }
+    }
+
+    fn draw(&mut self) -> (&[f32], &[usize]) {
+        self.features.clear();
+        self.labels.clear();
+        // By turns, and beginning with any: a batch need not be a multiple of
+        // the classes.
+        let first: usize = self.random.random_range(0..64);
+        for at in 0..self.study.options.batch {
+            let turn = first + at;
+            if at < self.new {
+                let groups = &self.classes[turn % self.classes.len()];
+                let group = &groups[self.random.random_range(0..groups.len())];
+                let sample = group[self.random.random_range(0..group.len())];
+                let sample = &self.study.samples[sample];
+                let row = sample.row(self.random.random_range(0..sample.rows()));
+                self.features.extend_from_slice(row);
+                self.labels.push(sample.label());
+                continue;
+            }
+            let rows = &self.replayed[turn % self.replayed.len()];
+            let row = rows[self.random.random_range(0..rows.len())];
+            let features = &self.study.replay.features[row * FEATURES..][..FEATURES];
+            if at < self.new + self.translated {
+                let translated = features.iter().zip(&self.translation);
+                self.features.extend(
+                    translated.map(|(value, factor)| (value * factor).min(LARGEST_FEATURE)),
+                );
+            } else {
+                self.features.extend_from_slice(features);
+            }
+            self.labels.push(self.study.replay.labels[row]);
+        }
+        (&self.features, &self.labels)
+    }
+}
+
+/// The ratio of each feature's mean on the device's samples to that in the
+/// replay set, both over the classes that they share, each counted alike.
+fn translation(
+    study: &Study,
+    samples: &BTreeMap<usize, BTreeMap<usize, Vec<usize>>>,
+    replayed: &BTreeMap<usize, Vec<usize>>,
+) -> Vec<f32> {
+    let mut device = vec![TRANSLATION_PRIOR; FEATURES];
+    let mut replay = device.clone();
+    let shared: Vec<usize> = samples
+        .keys()
+        .copied()
+        .filter(|label| replayed.contains_key(label))
+        .collect();
+    for label in &shared {
+        let crops: Vec<usize> = samples[label].values().flatten().copied().collect();
+        let rows = &replayed[label];
+        let weight = 1.0 / (shared.len() * crops.len()) as f32;
+        for at in &crops {
+            for (sum, value) in device.iter_mut().zip(study.samples[*at].crop()) {
+                *sum += weight * value;
+            }
+        }
+        let weight = 1.0 / (shared.len() * rows.len()) as f32;
+        for row in rows {
+            let features = &study.replay.features[row * FEATURES..][..FEATURES];
+            for (sum, value) in replay.iter_mut().zip(features) {
+                *sum += weight * value;
+            }
+        }
+    }
+    let factors = device.iter().zip(replay);
+    factors
+        .map(|(device, replay)| (device / replay).clamp(0.1, 10.0))
+        .collect()
+}
+
+/// The logits of each row of features.
+fn logits(head: &HeadTensors, features: &[f32]) -> Result<Vec<Vec<f64>>, Stop> {
+    let trainer = Trainer::from_head(head.clone(), TrainOptions::default())?;
+    Ok(rows_of(&trainer.logits(features)?, head.b2.len()))
+}
+
+fn rows_of(values: &[f32], columns: usize) -> Vec<Vec<f64>> {
+    let rows = values.chunks_exact(columns);
+    rows.map(|row| row.iter().copied().map(f64::from).collect())
+        .collect()
+}
+
+/// -ln of the softmax probability of a label.
+fn cross_entropy(logits: &[f64], label: usize) -> f64 {
+    let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = logits.iter().map(|logit| (logit - largest).exp()).sum();
+    sum.ln() + largest - logits[label]
+}
+
+/// The class with the highest logit, the first of equal ones.
+fn told(logits: &[f64]) -> usize {
+    (1..logits.len()).fold(
+        0,
+        |best, at| if logits[at] > logits[best] { at } else { best },
+    )
+}
+
+/// What is done to logits so that probabilities mean what they say on this
+/// camera: divided by a temperature (Guo et al. 2017), then shifted.
+#[derive(Debug, Clone, PartialEq)]
+struct Calibration {
+    temperature: f64,
+    shift: Vec<f64>,
+}
+
+/// Spread that is expected of the logarithm of the temperature: the smaller,
+/// the more samples it takes to move it.
+const TEMPERATURE_SPREAD: f64 = 0.5;
+/// Spread that is expected of each shift, in nats.
+const SHIFT_SPREAD: f64 = 0.7;
+
+impl Calibration {
+    /// Changes nothing.
+    fn none(classes: usize) -> Calibration {
+        Calibration {
+            temperature: 1.0,
+            shift: vec![0.0; classes],
+        }
+    }
+
+    /// The most probable one after these predictions (logits, label, weight),
+    /// if before them the logarithm of the temperature and the shifts were
+    /// normally distributed about 0: minimises
+    ///
+    /// ```text
+    /// sum w cross_entropy(z / T + b) + ln(T)^2 / 2 s_T^2 + sum b_c^2 / 2 s_b^2
+    /// ```
+    ///
+    /// by a golden section search along each coordinate in turn; the function
+    /// is smooth and, but for ln T, convex.
+    fn of(predictions: &[(&[f64], usize, f64)], classes: usize) -> Calibration {
+        const TURNS: usize = 6;
+        const FARTHEST: f64 = 4.0;
+        let cost = |calibration: &Calibration| {
+            let loss: f64 = predictions
+                .iter()
+                .map(|(logits, label, weight)| {
+                    weight * cross_entropy(&calibration.apply(logits), *label)
+                })
+                .sum();
+            let temperature = calibration.temperature.ln() / TEMPERATURE_SPREAD;
+            let shift: f64 = calibration.shift.iter().map(|shift| shift * shift).sum();
+            loss + 0.5 * temperature * temperature + 0.5 * shift / (SHIFT_SPREAD * SHIFT_SPREAD)
+        };
+        let mut present = vec![false; classes];
+        for (_, label, _) in predictions {
+            present[*label] = true;
+        }
+        let mut best = Calibration::none(classes);
+        for _ in 0..TURNS {
+            for class in (0..classes).filter(|class| present[*class]) {
+                let mut tried = best.clone();
+                best.shift[class] = golden_section(-FARTHEST, FARTHEST, |shift| {
+                    tried.shift[class] = shift;
+                    cost(&tried)
+                });
+            }
+            let mut tried = best.clone();
+            let logarithm = golden_section(-1.5, 1.5, |logarithm| {
+                tried.temperature = logarithm.exp();
+                cost(&tried)
+            });
+            best.temperature = logarithm.exp();
+        }
+        best
+    }
+
+    fn apply(&self, logits: &[f64]) -> Vec<f64> {
+        let shifted = logits.iter().zip(&self.shift);
+        shifted
+            .map(|(logit, shift)| logit / self.temperature + shift)
+            .collect()
+    }
+
+    /// With only a part of the shift.
+    fn weaker(&self, strength: f64) -> Calibration {
+        Calibration {
+            temperature: self.temperature,
+            shift: self.shift.iter().map(|shift| strength * shift).collect(),
+        }
+    }
+
+    /// The head whose logits are calibrated: its last layer divided by the
+    /// temperature, its last bias shifted.
+    fn fold_into(&self, head: &HeadTensors) -> HeadTensors {
+        let temperature = self.temperature;
+        let divided = move |value: &f32| f64::from(*value) / temperature;
+        HeadTensors {
+            w1: head.w1.clone(),
+            b1: head.b1.clone(),
+            w2: head.w2.iter().map(|value| divided(value) as f32).collect(),
+            b2: head
+                .b2
+                .iter()
+                .map(divided)
+                .zip(&self.shift)
+                .map(|(value, shift)| (value + shift) as f32)
+                .collect(),
+        }
+    }
+}
+
+/// Where a function with one valley is lowest between two ends (Kiefer 1953).
+fn golden_section(mut low: f64, mut high: f64, mut cost: impl FnMut(f64) -> f64) -> f64 {
+    const STEPS: usize = 32;
+    let ratio = (5.0_f64.sqrt() - 1.0) / 2.0;
+    let mut left = high - ratio * (high - low);
+    let mut right = low + ratio * (high - low);
+    let (mut at_left, mut at_right) = (cost(left), cost(right));
+    for _ in 0..STEPS {
+        if at_left < at_right {
+            high = right;
+            (right, at_right) = (left, at_left);
+            left = high - ratio * (high - low);
+            at_left = cost(left);
+        } else {
+            low = left;
+            (left, at_left) = (right, at_right);
+            right = low + ratio * (high - low);
+            at_right = cost(right);
+        }
+    }
+    f64::midpoint(low, high)
+}
+
+/// Parts of the shift that are tried, until one leaves the replay hold-out as
+/// good as it was.
+const STRENGTHS: [f64; 3] = [1.0, 0.5, 0.0];
+/// Below this held-out probability of its label a sample is looked at closely.
+const SUSPECT_PROBABILITY: f64 = 0.25;
+/// Neighbours that are asked.
+const NEIGHBOURS: usize = 5;
+/// Held-out samples that are listed as the worst.
+const WORST: usize = 10;
+
+impl Study<'_> {
+    fn judge(
+        &self,
+        input: &Input,
+        held: &[Held],
+        head: HeadTensors,
+        replay_holdout: &Rows,
+        (method, start, steps): (Method, Start, usize),
+    ) -> Result<Studied, Stop> {
+        let all = self.calibration(held, None);
+        let parts: BTreeSet<usize> = held.iter().map(|held| held.part).collect();
+        // What calibrates the prediction of a part has not seen the part.
+        let crossed: BTreeMap<usize, Calibration> = parts
+            .into_iter()
+            .map(|part| (part, self.calibration(held, Some(part))))
+            .collect();
+
+        let replay_before = accuracy(input.champion, replay_holdout)?;
+        let mut strength = 0.0;
+        let mut calibrated = head;
+        let mut replay_after = 0.0;
+        let uncalibrated = calibrated.clone();
+        for tried in STRENGTHS {
+            strength = tried;
+            calibrated = all.weaker(tried).fold_into(&uncalibrated);
+            replay_after = accuracy(&calibrated, replay_holdout)?;
+            if replay_after >= replay_before - self.options.replay_tolerance {
+                break;
+            }
+        }
+        let calibration = all.weaker(strength);
+        let after: Vec<Vec<f64>> = held
+            .iter()
+            .map(|held| {
+                let crossed = crossed.get(&held.part).unwrap_or(&calibration);
+                crossed.weaker(strength).apply(&held.challenger)
+            })
+            .collect();
+        let before: Vec<&[f64]> = held.iter().map(|held| held.champion.as_slice()).collect();
+
+        let gains = held.iter().zip(before.iter().zip(&after));
+        let gain = self.balanced(gains.map(|(held, (before, after))| {
+            let label = self.samples[held.sample].label();
+            let loss = |logits: &[f64]| cross_entropy(logits, label).min(LOSS_CAP);
+            (held.sample, loss(before) - loss(after))
+        }));
+        // By rising probability of the label; only few of them are looked at.
+        let mut order: Vec<(f64, usize)> = held
+            .iter()
+            .zip(&after)
+            .map(|(held, after)| {
+                let label = self.samples[held.sample].label();
+                (cross_entropy(after, label), held.sample)
+            })
+            .collect();
+        order.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let suspicious = order
+            .iter()
+            .take_while(|(loss, _)| (-loss).exp() < SUSPECT_PROBABILITY)
+            .count();
+        order.truncate(suspicious.max(WORST));
+        let mut diagnoses = self.diagnoses(&order);
+        let suspects: Vec<Diagnosis> = diagnoses
+            .iter()
+            .take(suspicious)
+            .filter(|diagnosis| 2 * diagnosis.disagreeing > diagnosis.neighbours)
+            .cloned()
+            .collect();
+        diagnoses.truncate(WORST);
+        let after: Vec<&[f64]> = after.iter().map(Vec::as_slice).collect();
+        let measured = Measured {
+            method,
+            start,
+            steps,
+            before: self.scores(held, &before),
+            after: self.scores(held, &after),
+            gain: gain.mean,
+            standard_error: gain.standard_error,
+            replay_before,
+            replay_after,
+            replay_samples: replay_holdout.len(),
+            temperature: calibration.temperature,
+            shift: calibration.shift,
+            worst: diagnoses,
+            suspects,
+        };
+        let finite = [&calibrated.w2, &calibrated.b2]
+            .into_iter()
+            .flatten()
+            .all(|value| value.is_finite());
+        if !(finite && measured.gain.is_finite()) {
+            return Err(Stop::NotFinite);
+        }
+        let refusal = self.gate(&measured);
+        Ok(Studied {
+            measured,
+            head: calibrated,
+            refusal,
+        })
+    }
+
+    /// What speaks against the challenger, the first that does.
+    fn gate(&self, measured: &Measured) -> Option<Refusal> {
+        let options = self.options;
+        let samples = measured.after.samples;
+        let suspects = measured.suspects.len();
+        if suspects as f64 > options.max_suspects * samples as f64 {
+            return Some(Refusal::LabelsLookWrong { suspects, samples });
+        }
+        let needed = options
+            .min_gain
+            .max(options.min_sigmas * measured.standard_error);
+        if measured.gain < needed {
+            let gain = measured.gain;
+            return Some(Refusal::NoGain { gain, needed });
+        }
+        let (before, after) = (measured.before.right, measured.after.right);
+        if after < before {
+            return Some(Refusal::LessAccurate { before, after });
+        }
+        let (before, after) = (measured.replay_before, measured.replay_after);
+        (after < before - options.replay_tolerance).then_some(Refusal::Forgets { before, after })
+    }
+
+    /// Of the predictions outside of a part. Every group weighs one.
+    fn calibration(&self, held: &[Held], without: Option<usize>) -> Calibration {
+        let mut groups: BTreeMap<usize, usize> = BTreeMap::new();
+        for held in held {
+            *groups.entry(self.samples[held.sample].group).or_default() += 1;
+        }
+        let predictions: Vec<(&[f64], usize, f64)> = held
+            .iter()
+            .filter(|held| without != Some(held.part))
+            .map(|held| {
+                let sample = &self.samples[held.sample];
+                let weight = 1.0 / groups[&sample.group] as f64;
+                (held.challenger.as_slice(), sample.label(), weight)
+            })
+            .collect();
+        Calibration::of(&predictions, self.classes)
+    }
+
+    fn scores(&self, held: &[Held], logits: &[&[f64]]) -> Scores {
+        let mut confusion = vec![vec![0; self.classes]; self.classes];
+        let mut loss = 0.0;
+        for (held, logits) in held.iter().zip(logits) {
+            let label = self.samples[held.sample].label();
+            confusion[label][told(logits)] += 1;
+            loss += cross_entropy(logits, label).min(LOSS_CAP);
+        }
+        let samples = held.len();
+        let right = (0..self.classes).map(|class| confusion[class][class]).sum();
+        Scores {
+            samples,
+            right,
+            accuracy: right as f64 / samples.max(1) as f64,
+            interval: wilson(right, samples),
+            loss: loss / samples.max(1) as f64,
+            confusion,
+        }
+    }
+
+    /// Of samples with their held-out losses. Neighbours are the samples of
+    /// other groups whose crops' features have the highest cosine with this
+    /// one's, after the mean of all was taken off.
+    fn diagnoses(&self, losses: &[(f64, usize)]) -> Vec<Diagnosis> {
+        let number = self.samples.len() as f32;
+        let mut mean = vec![0.0; FEATURES];
+        for sample in self.samples {
+            for (mean, value) in mean.iter_mut().zip(sample.crop()) {
+                *mean += value / number;
+            }
+        }
+        let describe = |&(loss, at): &(f64, usize)| {
+            let own = &self.samples[at];
+            let others = self.samples.iter().filter(|other| other.group != own.group);
+            let mut others: Vec<(f32, usize)> = others
+                .map(|other| (closeness(own.crop(), other.crop(), &mean), other.label()))
+                .collect();
+            others.sort_by(|a, b| b.0.total_cmp(&a.0));
+            others.truncate(NEIGHBOURS);
+            let disagreeing = others.iter().filter(|(_, label)| *label != own.label());
+            Diagnosis {
+                id: own.sample.id.clone(),
+                label: own.label(),
+                probability: (-loss).exp(),
+                loss,
+                disagreeing: disagreeing.count(),
+                neighbours: others.len(),
+            }
+        };
+        losses.iter().map(describe).collect()
+    }
+}
+
+/// The cosine of two features from a mean, but for the length of `own`.
+fn closeness(own: &[f32], other: &[f32], mean: &[f32]) -> f32 {
+    let (mut product, mut square) = (0.0, 0.0);
+    for ((own, other), mean) in own.iter().zip(other).zip(mean) {
+        product += (own - mean) * (other - mean);
+        square += (other - mean) * (other - mean);
+    }
+    product / square.sqrt().max(f32::MIN_POSITIVE)
+}
+
+/// The share of rows that a head tells right.
+fn accuracy(head: &HeadTensors, rows: &Rows) -> Result<f64, Stop> {
+    let logits = logits(head, &rows.features)?;
+    let right = logits
+        .iter()
+        .zip(&rows.labels)
+        .filter(|(logits, label)| told(logits) == **label);
+    Ok(right.count() as f64 / rows.len() as f64)
+}
+
+impl Studied {
+    fn into_fit(self, mut outcome: Outcome, samples: &[Usable], split: &Split) -> Fit {
+        let Studied {
+            measured,
+            head,
+            refusal,
+        } = self;
+        outcome.advice = advice(&outcome.counts, samples, Some(&measured));
+        let (before, after) = (&measured.before, &measured.after);
+        let reason = format!(
+            "the new head tells {} of {} held-out samples right, the last one told {}, and its loss \
+             is {:.3} lower",
+            after.right, after.samples, before.right, measured.gain
+        );
+        outcome.measured = Some(measured);
+        if let Some(refusal) = refusal {
+            return refused(outcome, refusal);
+        }
+        outcome.reason = reason;
+        let learned = samples.iter().zip(&split.parts);
+        outcome.learned = learned
+            .filter(|(_, part)| split.learns(**part))
+            .map(|(sample, _)| sample.sample.id.clone())
+            .collect();
+        Fit {
+            outcome,
+            head: Some(head),
+        }
+    }
+}

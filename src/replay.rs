@@ -1,0 +1,348 @@
+//! Replay features: what a head must not forget while it learns something new.
+//!
+//! Owns the file of features of the pictures that the shipped head was trained
+//! on. Knows nothing of pictures or of training, and opens no files.
+//!
+//! # Format
+//! `maskd-replay-1`, numbers with the lowest byte first:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 16 | `maskd-replay-1` and two zeros |
+//! | 32 | SHA-256 of the backbone that made the features |
+//! | 2 | number of labels, 1 to 64 |
+//! | each 1 + length | a label: length in bytes (1 to 255), UTF-8 |
+//! | 4 | rows to learn from |
+//! | 4 | rows to hold out |
+//! | each 1 + 4 + 1280 | a row, first those to learn from: its label's number, its scale (32-bit float, from 0), its features in steps of the scale |
+//! | 32 | SHA-256 of everything before |
+//!
+//! Features are 0 to 6 (the backbone ends with a ReLU6), so a step is the row's
+//! largest feature over 255: the error is at most half a step, 1/510 of the
+//! largest.
+
+use sha2::{Digest, Sha256};
+
+use crate::onnx::FEATURES;
+
+/// Largest replay file, in bytes.
+pub const MAX_BYTES: usize = 2_000_000;
+
+const MAGIC: &[u8; 16] = b"maskd-replay-1\0\0";
+const MAX_LABELS: usize = 64;
+const SHA: usize = 32;
+/// Bytes of a row.
+const ROW: usize = 1 + 4 + FEATURES;
+
+/// Why bytes are no replay set, or a replay set cannot be written. Each message
+/// is one whole sentence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReplayError {
+    /// Not of this format, cut off, or with something behind it.
+    #[error("the replay set is no maskd-replay-1 file: {0}")]
+    Format(&'static str),
+    /// The bytes are not those that were written.
+    #[error("the replay set is damaged (its SHA-256 does not fit): fetch or make it again")]
+    Damaged,
+    /// What cannot be written in this format.
+    #[error("the replay set cannot be written: {0}")]
+    Content(&'static str),
+}
+
+/// Features and the numbers of their classes.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Rows {
+    /// `[labels.len(), FEATURES]`, row by row.
+    pub features: Vec<f32>,
+    /// A class' number each.
+    pub labels: Vec<usize>,
+}
+
+impl Rows {
+    /// Number of rows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// The features of a row, if there is one with this number.
+    #[must_use]
+    pub fn row(&self, index: usize) -> Option<&[f32]> {
+        self.features.chunks_exact(FEATURES).nth(index)
+    }
+
+    /// Adds a row of [`FEATURES`] features.
+    pub fn push(&mut self, features: &[f32], label: usize) {
+        debug_assert_eq!(features.len(), FEATURES);
+        self.features.extend_from_slice(features);
+        self.labels.push(label);
+    }
+}
+
+/// A replay set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Replay {
+    /// SHA-256 of the backbone that made the features.
+    pub backbone_sha256: [u8; 32],
+    /// Names of the classes, in the order of their numbers.
+    pub labels: Vec<String>,
+    /// To learn from.
+    pub train: Rows,
+    /// To judge by; of other pictures than `train`.
+    pub holdout: Rows,
+}
+
+impl Replay {
+    /// Reads a replay set; labels are numbered below [`Replay::labels`], and
+    /// every feature is a finite number from 0.
+    ///
+    /// # Errors
+    /// [`ReplayError::Format`] and [`ReplayError::Damaged`].
+    pub fn parse(bytes: &[u8]) -> Result<Replay, ReplayError> {
+        const SHORT: ReplayError = ReplayError::Format("it is cut off");
+        let body = bytes.len().checked_sub(SHA).ok_or(SHORT)?;
+        let (body, digest) = bytes.split_at(body);
+        let mut reader = Reader(body);
+        if reader.array::<16>() != Some(*MAGIC) {
+            return Err(ReplayError::Format("it does not begin with its name"));
+        }
+        if Sha256::digest(body).as_slice() != digest {
+            return Err(ReplayError::Damaged);
+        }
+        let backbone_sha256 = reader.array().ok_or(SHORT)?;
+        let count = usize::from(u16::from_le_bytes(reader.array().ok_or(SHORT)?));
+        if !(1..=MAX_LABELS).contains(&count) {
+            return Err(ReplayError::Format("it must have 1 to 64 labels"));
+        }
+        let mut labels = Vec::with_capacity(count);
+        for _ in 0..count {
+            let [length] = reader.array().ok_or(SHORT)?;
+            let name = reader.take(usize::from(length)).ok_or(SHORT)?;
+            match std::str::from_utf8(name) {
+                Ok(name) if !name.is_empty() => labels.push(name.to_owned()),
+                _ => return Err(ReplayError::Format("a label has no name")),
+            }
+        }
+        let train = u32::from_le_bytes(reader.array().ok_or(SHORT)?) as usize;
+        let holdout = u32::from_le_bytes(reader.array().ok_or(SHORT)?) as usize;
+        // Before anything is set aside for them: the numbers are outside input.
+        let rows = train.checked_add(holdout).ok_or(SHORT)?;
+        if rows.checked_mul(ROW) != Some(reader.0.len()) {
+            return Err(ReplayError::Format(
+                "its length is not that of the rows it tells of",
+            ));
+        }
+        let mut read = |rows: usize| {
+            let mut set = Rows {
+                features: Vec::with_capacity(rows * FEATURES),
+                labels: Vec::with_capacity(rows),
+            };
+            for _ in 0..rows {
+                let [label] = reader.array().ok_or(SHORT)?;
+                let scale = f32::from_le_bytes(reader.array().ok_or(SHORT)?);
+                let steps = reader.take(FEATURES).ok_or(SHORT)?;
+                if usize::from(label) >= labels.len() {
+                    return Err(ReplayError::Format("a row has a label that has no name"));
+                }
+                if !(0.0..=1.0).contains(&scale) {
+                    return Err(ReplayError::Format("a row's scale is not from 0 to 1"));
+                }
+                let features = steps.iter().map(|step| f32::from(*step) * scale);
+                set.features.extend(features);
+                set.labels.push(usize::from(label));
+            }
+            Ok(set)
+        };
+        let (train, holdout) = (read(train)?, read(holdout)?);
+        Ok(Replay {
+            backbone_sha256,
+            labels,
+            train,
+            holdout,
+        })
+    }
+
+    /// Writes a replay set; features are rounded to steps of their row's
+    /// largest over 255. The same set gives the same bytes.
+    ///
+    /// # Errors
+    /// [`ReplayError::Content`] if the set does not fit the format or would have
+    /// more than [`MAX_BYTES`].
+    pub fn to_bytes(&self) -> Result<Vec<u8>, ReplayError> {
+        let content = |problem| Err(ReplayError::Content(problem));
+        if !(1..=MAX_LABELS).contains(&self.labels.len()) {
+            return content("it must have 1 to 64 labels");
+        }
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(self.backbone_sha256);
+        bytes.extend((self.labels.len() as u16).to_le_bytes());
+        for label in &self.labels {
+            match u8::try_from(label.len()) {
+                Ok(length) if length > 0 => bytes.push(length),
+                _ => return content("a label must have 1 to 255 bytes"),
+            }
+            bytes.extend(label.as_bytes());
+        }
+        let sets = [&self.train, &self.holdout];
+        for set in sets {
+            bytes.extend((set.len() as u32).to_le_bytes());
+        }
+        for set in sets {
+            if set.features.len() != set.len() * FEATURES {
+                return content("features and labels are of different number");
+            }
+            for (row, label) in set.features.chunks_exact(FEATURES).zip(&set.labels) {
+                if *label >= self.labels.len() {
+                    return content("a row has a label that has no name");
+                }
+                if row.iter().any(|value| !(0.0..=255.0).contains(value)) {
+                    return content("a feature is not from 0 to 255");
+                }
+                let largest = row.iter().copied().fold(0.0, f32::max);
+                let scale = largest / 255.0;
+                bytes.push(*label as u8);
+                bytes.extend(scale.to_le_bytes());
+                bytes.extend(row.iter().map(|value| {
+                    // At most 255, as no value is larger than the largest.
+                    let steps = if scale > 0.0 { value / scale } else { 0.0 };
+                    steps.round().min(255.0) as u8
+                }));
+            }
+        }
+        let digest = Sha256::digest(&bytes);
+        bytes.extend(digest.as_slice());
+        if bytes.len() > MAX_BYTES {
+            return content("it would have more than 2,000,000 bytes");
+        }
+        Ok(bytes)
+    }
+}
+
+/// What is left to read.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn set(train: usize, holdout: usize) -> Replay {
+        let rows = |count: usize, from: usize| {
+            let mut rows = Rows::default();
+            for row in 0..count {
+                let features: Vec<f32> = (0..FEATURES)
+                    .map(|at| ((at * 7 + (row + from) * 13) % 61) as f32 / 10.0)
+                    .collect();
+                rows.push(&features, (row + from) % 2);
+            }
+            rows
+        };
+        Replay {
+            backbone_sha256: [7; 32],
+            labels: vec!["with_mask".to_owned(), "bare".to_owned()],
+            train: rows(train, 0),
+            holdout: rows(holdout, train),
+        }
+    }
+
+    /// Bytes with a checksum that fits them.
+    fn sealed(mut body: Vec<u8>) -> Vec<u8> {
+        let digest = Sha256::digest(&body);
+        body.extend(digest.as_slice());
+        body
+    }
+
+    #[test]
+    fn comes_back_within_half_a_step() {
+        let written = set(5, 2);
+        let bytes = written.to_bytes().unwrap();
+        let read = Replay::parse(&bytes).unwrap();
+        assert_eq!(read.labels, written.labels);
+        assert_eq!(read.backbone_sha256, written.backbone_sha256);
+        for (read, written) in [
+            (&read.train, &written.train),
+            (&read.holdout, &written.holdout),
+        ] {
+            assert_eq!(read.labels, written.labels);
+            for (read, written) in read.features.iter().zip(&written.features) {
+                assert!((read - written).abs() <= 6.0 / 510.0 + 1e-5);
+            }
+        }
+        assert_eq!(
+            read.to_bytes().unwrap(),
+            bytes,
+            "rounding twice changes nothing"
+        );
+    }
+
+    #[test]
+    fn a_changed_byte_is_seen() {
+        let mut bytes = set(2, 1).to_bytes().unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        assert_eq!(Replay::parse(&bytes), Err(ReplayError::Damaged));
+    }
+
+    #[test]
+    fn what_does_not_fit_the_format_is_not_written() {
+        let refused = |change: fn(&mut Replay)| {
+            let mut replay = set(2, 1);
+            change(&mut replay);
+            assert!(matches!(replay.to_bytes(), Err(ReplayError::Content(_))));
+        };
+        refused(|replay| replay.labels.clear());
+        refused(|replay| replay.labels[0].clear());
+        refused(|replay| replay.train.labels[1] = 2);
+        refused(|replay| replay.train.features[3] = f32::NAN);
+        refused(|replay| replay.train.features[3] = -0.1);
+        refused(|replay| replay.holdout.labels.push(0));
+        assert!(matches!(
+            set(1600, 1).to_bytes(),
+            Err(ReplayError::Content(_))
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_on_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = Replay::parse(&bytes);
+            let named: Vec<u8> = MAGIC.iter().copied().chain(bytes).collect();
+            let _ = Replay::parse(&named);
+            let _ = Replay::parse(&sealed(named));
+        }
+
+        /// Also behind a checksum that fits.
+        #[test]
+        fn never_panics_on_a_damaged_set(
+            at in 0_usize..100, value in any::<u8>(), end in 0_usize..2, cut in 0_usize..3000
+        ) {
+            let bytes = set(1, 1).to_bytes().unwrap();
+            let mut body = bytes[..bytes.len() - SHA].to_vec();
+            body[at] = value;
+            body.truncate(body.len() - end * cut.min(body.len()));
+            if let Ok(replay) = Replay::parse(&sealed(body)) {
+                prop_assert!(replay.train.labels.iter().all(|label| *label < replay.labels.len()));
+                prop_assert!(replay.train.features.iter().all(|value| value.is_finite()));
+            }
+        }
+    }
+}
