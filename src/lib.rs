@@ -28,7 +28,7 @@
 //! | [`augment`] | seeded picture transforms | frame |
 //! | [`train`] | backward pass, Adam, history of the head | embed, head, onnx |
 //! | [`replay`] | features that must not be forgotten | onnx |
-//! | [`refit`] | learning on the device, the gate | onnx, replay, report, train |
+//! | [`refit`] | learning on the device, the gate | frame, onnx, augment, replay, report, train |
 //! | [`dataset`] | pictures in one folder a class; duplicates; splits | frame, camera |
 //! | [`recipe`] | the views of a picture, their features | frame, onnx, detect, embed, augment |
 //! | [`samples`] | captured and labelled crops on disk, their features | frame, files, embed, onnx |

@@ -27,6 +27,8 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::augment::{self, Geometry, Light, Sometimes};
+use crate::frame::Crop;
 use crate::onnx::{FEATURES, HeadTensors};
 use crate::replay::{Replay, Rows};
 use crate::report::wilson;
@@ -106,6 +108,9 @@ pub struct Options {
     pub translated_share: f32,
     /// Which part of the hidden units a step leaves out, 0 up to but not 1.
     pub dropout: f32,
+    /// Which part of the features a step leaves out, 0 up to but not 1: a few
+    /// crops must not be told by a few features.
+    pub feature_dropout: f32,
     /// Parts that are held out by turns, at least 2; fewer if there are fewer
     /// groups.
     pub folds: usize,
@@ -116,6 +121,8 @@ pub struct Options {
     pub min_gain: f64,
     /// Least gain in its own standard errors.
     pub min_sigmas: f64,
+    /// How much accuracy on held-out samples may be lost, 0 to 1.
+    pub accuracy_tolerance: f64,
     /// How much accuracy on the replay hold-out may be lost, 0 to 1.
     pub replay_tolerance: f64,
     /// Which share of the samples may have a label that looks wrong, 0 to 1.
@@ -132,10 +139,12 @@ impl Default for Options {
             new_share: 0.25,
             translated_share: 0.25,
             dropout: 0.5,
+            feature_dropout: 0.2,
             folds: 5,
             holdout_groups: 5,
             min_gain: 0.02,
             min_sigmas: 1.3,
+            accuracy_tolerance: 0.0,
             replay_tolerance: 0.005,
             max_suspects: 0.15,
         }
@@ -161,8 +170,10 @@ impl Options {
                 "shares of {new} new and {translated} translated rows in a batch"
             ));
         }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return refuse(format!("a dropout of {}", self.dropout));
+        for dropout in [self.dropout, self.feature_dropout] {
+            if !(0.0..1.0).contains(&dropout) {
+                return refuse(format!("a dropout of {dropout}"));
+            }
         }
         if self.folds < 2 || self.holdout_groups == 0 {
             return refuse("fewer than 2 folds or no held-out groups".to_owned());
@@ -170,7 +181,12 @@ impl Options {
         if !(self.min_gain.is_finite() && self.min_sigmas.is_finite()) {
             return refuse("a margin that is not a number".to_owned());
         }
-        if !(share(self.replay_tolerance) && share(self.max_suspects)) {
+        let shares = [
+            self.accuracy_tolerance,
+            self.replay_tolerance,
+            self.max_suspects,
+        ];
+        if !shares.into_iter().all(share) {
             return refuse("a tolerance that is not from 0 to 1".to_owned());
         }
         Ok(())
@@ -508,6 +524,29 @@ impl fmt::Display for Advice {
 /// wrong must not outweigh everything else.
 pub const LOSS_CAP: f64 = 4.0;
 
+/// What speaks against a challenger, the first that does; `None` accepts it.
+#[must_use]
+pub fn gate(measured: &Measured, options: &Options) -> Option<Refusal> {
+    let samples = measured.after.samples;
+    let suspects = measured.suspects.len();
+    if suspects as f64 > options.max_suspects * samples as f64 {
+        return Some(Refusal::LabelsLookWrong { suspects, samples });
+    }
+    let sigmas = options.min_sigmas * measured.standard_error;
+    let needed = options.min_gain.max(sigmas);
+    if measured.gain < needed {
+        let gain = measured.gain;
+        return Some(Refusal::NoGain { gain, needed });
+    }
+    let (before, after) = (&measured.before, &measured.after);
+    if after.accuracy < before.accuracy - options.accuracy_tolerance {
+        let (before, after) = (before.right, after.right);
+        return Some(Refusal::LessAccurate { before, after });
+    }
+    let (before, after) = (measured.replay_before, measured.replay_after);
+    (after < before - options.replay_tolerance).then_some(Refusal::Forgets { before, after })
+}
+
 /// A head with more classes: rows of known labels are kept, a new label gets
 /// the mean of all rows and a bias that lies [`NEWCOMER`] below the mean, so
 /// that its logit is never the largest before something was learned.
@@ -563,6 +602,47 @@ pub fn grow(
     })
 }
 
+/// Variants that are learned from beside each crop.
+pub const VARIANTS: usize = 4;
+
+/// A crop in slightly other light, place and turn, [`VARIANTS`] times: to be
+/// embedded once, when the crop gets its label. The same seed gives the same
+/// variants.
+#[must_use]
+pub fn variants(crop: &Crop, seed: u64) -> Vec<Crop> {
+    let sometimes = |probability, from, to| Sometimes {
+        probability,
+        from,
+        to,
+    };
+    let geometry = Geometry {
+        rotation: 8.0,
+        zoom: 0.08,
+        width_shift: 0.05,
+        height_shift: 0.05,
+        shear: 0.0,
+        ..Geometry::default()
+    };
+    let light = Light {
+        probability: 1.0,
+        gamma: sometimes(0.6, 0.7, 1.4),
+        gradient: sometimes(0.4, 0.1, 0.4),
+        cast: sometimes(0.4, 0.02, 0.15),
+        darken: sometimes(0.3, 0.7, 1.0),
+        haze: sometimes(0.0, 0.0, 0.0),
+        saturation: sometimes(0.3, 0.6, 1.2),
+    };
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    (0..VARIANTS)
+        .filter_map(|_| {
+            let place = geometry.draw(&mut random);
+            let mut view = augment::warp(crop.pixels(), &place, geometry.fill);
+            light.draw(&mut random).apply(&mut view);
+            Crop::from_image(view).ok()
+        })
+        .collect()
+}
+
 /// How far the logit of a new class begins below the mean of the others.
 pub const NEWCOMER: f32 = 2.0;
 
@@ -577,11 +657,7 @@ pub fn fit(
     options: &Options,
     cancelled: &dyn Fn() -> bool,
 ) -> Result<Fit, RefitError> {
-    options.check()?;
-    check_head("champion", input.champion, input.labels)?;
-    check_head("shipped head", input.base, input.labels)?;
-    let replay_train = renumbered(&input.replay.train, input)?;
-    let replay_holdout = renumbered(&input.replay.holdout, input)?;
+    let (replay_train, replay_holdout) = checked(input, options)?;
     if cancelled() {
         return Err(RefitError::Cancelled);
     }
@@ -615,6 +691,52 @@ pub fn fit(
         Err(Stop::Cancelled) => Err(RefitError::Cancelled),
         Err(Stop::NotFinite) => Ok(refused(outcome, Refusal::NotFinite)),
     }
+}
+
+/// Learns from all samples, beginning with the champion, and judges nothing:
+/// what [`fit`] does in each of its turns, for experiments. `None` if there is
+/// nothing to learn from or the numbers were not finite in the end.
+///
+/// # Errors
+/// As [`fit`].
+pub fn learn(
+    input: &Input,
+    options: &Options,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Option<HeadTensors>, RefitError> {
+    let (replay, _) = checked(input, options)?;
+    let (samples, _) = usable(input);
+    if samples.is_empty() {
+        return Ok(None);
+    }
+    let study = Study {
+        options,
+        cancelled,
+        classes: input.labels.len(),
+        samples: &samples,
+        replay: &replay,
+    };
+    let all: Vec<usize> = (0..samples.len()).collect();
+    let mut head = None;
+    let learned = study.learn(input.champion, &all, &[options.steps], |_, trainer| {
+        head = Some(trainer.tensors());
+        Ok(())
+    });
+    match learned {
+        Ok(()) => Ok(head),
+        Err(Stop::NotFinite) => Ok(None),
+        Err(Stop::Cancelled) => Err(RefitError::Cancelled),
+    }
+}
+
+/// The replay set, to learn from and to judge by, if all of the input fits.
+fn checked(input: &Input, options: &Options) -> Result<(Rows, Rows), RefitError> {
+    options.check()?;
+    check_head("champion", input.champion, input.labels)?;
+    check_head("shipped head", input.base, input.labels)?;
+    let train = renumbered(&input.replay.train, input)?;
+    let holdout = renumbered(&input.replay.holdout, input)?;
+    Ok((train, holdout))
 }
 
 fn check_head(
@@ -1196,7 +1318,13 @@ impl<'a> Batches<'a> {
                 let group = &groups[self.random.random_range(0..groups.len())];
                 let sample = group[self.random.random_range(0..group.len())];
                 let sample = &self.study.samples[sample];
-                let row = sample.row(self.random.random_range(0..sample.rows()));
+                // The crop itself as often as all of its variants.
+                let variants = sample.rows() - 1;
+                let row = match self.random.random_range(0..2) {
+                    1 if variants > 0 => 1 + self.random.random_range(0..variants),
+                    _ => 0,
+                };
+                let row = sample.row(row);
                 self.features.extend_from_slice(row);
                 self.labels.push(sample.label());
                 continue;
@@ -1213,6 +1341,14 @@ impl<'a> Batches<'a> {
                 self.features.extend_from_slice(features);
             }
             self.labels.push(self.study.replay.labels[row]);
+        }
+        let dropout = self.study.options.feature_dropout;
+        if dropout > 0.0 {
+            let kept = 1.0 / (1.0 - dropout);
+            for feature in &mut self.features {
+                let stays = self.random.random::<f32>() >= dropout;
+                *feature = if stays { *feature * kept } else { 0.0 };
+            }
         }
         (&self.features, &self.labels)
     }
@@ -1316,7 +1452,8 @@ impl Calibration {
     /// by a golden section search along each coordinate in turn; the function
     /// is smooth and, but for ln T, convex.
     fn of(predictions: &[(&[f64], usize, f64)], classes: usize) -> Calibration {
-        const TURNS: usize = 6;
+        const TURNS: usize = 40;
+        const CLOSE: f64 = 1e-3;
         const FARTHEST: f64 = 4.0;
         let cost = |calibration: &Calibration| {
             let loss: f64 = predictions
@@ -1335,6 +1472,7 @@ impl Calibration {
         }
         let mut best = Calibration::none(classes);
         for _ in 0..TURNS {
+            let before = best.clone();
             for class in (0..classes).filter(|class| present[*class]) {
                 let mut tried = best.clone();
                 best.shift[class] = golden_section(-FARTHEST, FARTHEST, |shift| {
@@ -1348,6 +1486,13 @@ impl Calibration {
                 cost(&tried)
             });
             best.temperature = logarithm.exp();
+            let moved = before.shift.iter().zip(&best.shift);
+            let farthest = moved
+                .map(|(before, after)| (before - after).abs())
+                .fold((before.temperature - best.temperature).abs(), f64::max);
+            if farthest < CLOSE {
+                break;
+            }
         }
         best
     }
@@ -1513,35 +1658,12 @@ impl Study<'_> {
         if !(finite && measured.gain.is_finite()) {
             return Err(Stop::NotFinite);
         }
-        let refusal = self.gate(&measured);
+        let refusal = gate(&measured, self.options);
         Ok(Studied {
             measured,
             head: calibrated,
             refusal,
         })
-    }
-
-    /// What speaks against the challenger, the first that does.
-    fn gate(&self, measured: &Measured) -> Option<Refusal> {
-        let options = self.options;
-        let samples = measured.after.samples;
-        let suspects = measured.suspects.len();
-        if suspects as f64 > options.max_suspects * samples as f64 {
-            return Some(Refusal::LabelsLookWrong { suspects, samples });
-        }
-        let needed = options
-            .min_gain
-            .max(options.min_sigmas * measured.standard_error);
-        if measured.gain < needed {
-            let gain = measured.gain;
-            return Some(Refusal::NoGain { gain, needed });
-        }
-        let (before, after) = (measured.before.right, measured.after.right);
-        if after < before {
-            return Some(Refusal::LessAccurate { before, after });
-        }
-        let (before, after) = (measured.replay_before, measured.replay_after);
-        (after < before - options.replay_tolerance).then_some(Refusal::Forgets { before, after })
     }
 
     /// Of the predictions outside of a part. Every group weighs one.
@@ -1662,6 +1784,690 @@ impl Studied {
         Fit {
             outcome,
             head: Some(head),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Features that tell the classes, 0 the mask and 1 the bare face.
+    const SIGNAL: usize = 40;
+    /// Features that the device's camera lights up whatever it sees.
+    const GLARE: usize = 30;
+
+    /// A world of two classes and two cameras. Class 0 lights up the first
+    /// features, class 1 the next; on the device the contrast is lower and the
+    /// features of class 0 are dim, so that a head of old calls most of its
+    /// pictures class 1.
+    struct World {
+        random: ChaCha8Rng,
+        labels: Vec<String>,
+        base: HeadTensors,
+        replay: Replay,
+    }
+
+    impl World {
+        fn new(seed: u64) -> World {
+            let mut random = ChaCha8Rng::seed_from_u64(seed);
+            let train = rows(&mut random, 120, false);
+            let holdout = rows(&mut random, 200, false);
+            let options = TrainOptions {
+                hidden: 8,
+                init_lr: 1e-3,
+                seed,
+                ..TrainOptions::default()
+            };
+            let mut trainer = Trainer::new(2, options).unwrap();
+            for _ in 0..60 {
+                trainer.step(&train.features, &train.labels).unwrap();
+            }
+            let labels = vec!["mask".to_owned(), "bare".to_owned()];
+            World {
+                base: trainer.tensors(),
+                replay: Replay {
+                    backbone_sha256: [0; 32],
+                    labels: labels.clone(),
+                    train,
+                    holdout,
+                },
+                labels,
+                random,
+            }
+        }
+
+        /// So many samples of each class, each of its own track.
+        fn samples(&mut self, of_each: usize) -> Vec<Sample> {
+            let rows = rows(&mut self.random, 2 * of_each, true);
+            let crops = rows.features.chunks_exact(FEATURES).zip(&rows.labels);
+            crops
+                .enumerate()
+                .map(|(at, (features, label))| Sample {
+                    id: format!("crop {at}"),
+                    label: *label,
+                    track: format!("track {at}"),
+                    day: "2026-01-02".to_owned(),
+                    features: features.to_vec(),
+                    seen: false,
+                })
+                .collect()
+        }
+
+        fn fit(&self, samples: &[Sample], options: &Options) -> Fit {
+            let input = Input {
+                labels: &self.labels,
+                champion: &self.base,
+                base: &self.base,
+                samples,
+                replay: &self.replay,
+            };
+            fit(&input, options, &|| false).unwrap()
+        }
+
+        fn refusal(&self, samples: &[Sample]) -> Refusal {
+            let fit = self.fit(samples, &options());
+            assert_eq!(fit.head, None);
+            match fit.outcome.ruling {
+                Ruling::Refused(refusal) => {
+                    assert_eq!(fit.outcome.reason, refusal.to_string());
+                    refusal
+                }
+                Ruling::Accepted => panic!("it was accepted"),
+            }
+        }
+    }
+
+    fn options() -> Options {
+        Options {
+            steps: 120,
+            learning_rate: 1e-3,
+            ..Options::default()
+        }
+    }
+
+    /// Rows of both classes by turns.
+    fn rows(random: &mut ChaCha8Rng, count: usize, device: bool) -> Rows {
+        let mut rows = Rows::default();
+        for at in 0..count {
+            let label = at % 2;
+            let features: Vec<f32> = (0..FEATURES)
+                .map(|feature| {
+                    let noise = 2.0 * random.random::<f32>();
+                    let of_class = feature / SIGNAL;
+                    let dim = if device && of_class == 0 { 0.45 } else { 1.0 };
+                    match of_class {
+                        0 | 1 if of_class == label => dim * (0.6 + noise),
+                        0 | 1 => dim * noise,
+                        _ if feature < 2 * SIGNAL + GLARE => f32::from(u8::from(device)) + noise,
+                        _ => 0.2 * noise,
+                    }
+                })
+                .collect();
+            rows.push(&features, label);
+        }
+        rows
+    }
+
+    fn right(head: &HeadTensors, rows: &Rows) -> f64 {
+        accuracy(head, rows).unwrap_or(0.0)
+    }
+
+    #[test]
+    fn a_few_crops_of_a_new_camera_are_learned_and_nothing_is_forgotten() {
+        let mut accepted = 0;
+        for seed in 0..6 {
+            let mut world = World::new(seed);
+            let test = rows(&mut world.random, 400, true);
+            let samples = world.samples(10);
+            let before = right(&world.base, &test);
+            assert!(before < 0.85, "the camera is no challenge: {before}");
+            let fit = world.fit(&samples, &options());
+            let measured = fit.outcome.measured.unwrap();
+            assert_eq!(measured.method, Method::CrossValidation { folds: 5 });
+            assert_eq!(measured.after.samples, 20);
+            if let Some(head) = &fit.head {
+                accepted += 1;
+                assert_eq!(fit.outcome.ruling, Ruling::Accepted);
+                assert_eq!(fit.outcome.learned.len(), 20);
+                let after = right(head, &test);
+                assert!(after > before + 0.03, "{before} {after}");
+                let old = right(head, &world.replay.holdout);
+                assert_eq!(old, measured.replay_after);
+                assert!(old >= measured.replay_before - 0.005);
+            }
+        }
+        assert!(accepted >= 5, "only {accepted} of 6 were accepted");
+    }
+
+    #[test]
+    fn wrong_labels_do_not_make_a_worse_head() {
+        for (share, seed) in [0.1, 0.3, 0.5]
+            .into_iter()
+            .flat_map(|share| (0..6).map(move |seed| (share, seed)))
+        {
+            let mut world = World::new(100 + seed);
+            let test = rows(&mut world.random, 400, true);
+            let mut samples = world.samples([5, 10, 20][seed as usize % 3]);
+            for sample in &mut samples {
+                if world.random.random::<f64>() < share {
+                    sample.label = 1 - sample.label;
+                }
+            }
+            let fit = world.fit(&samples, &options());
+            if let Some(head) = &fit.head {
+                let (before, after) = (right(&world.base, &test), right(head, &test));
+                assert!(after >= before - 0.02, "{share} {seed}: {before} {after}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let mut world = World::new(1);
+        assert_eq!(world.refusal(&[]), Refusal::NoSamples);
+        let samples = world.samples(6);
+        let masks: Vec<Sample> = samples
+            .iter()
+            .filter(|sample| sample.label == 0)
+            .cloned()
+            .collect();
+        let label = "mask".to_owned();
+        assert_eq!(world.refusal(&masks), Refusal::OneClass { label });
+        let one_each = &samples[..2];
+        let refusal = world.refusal(one_each);
+        assert!(
+            matches!(
+                refusal,
+                Refusal::TooFewGroups {
+                    groups: 1,
+                    needed: 2,
+                    ..
+                }
+            ),
+            "{refusal}"
+        );
+        // Many crops of one person are one track.
+        let mut one_track = samples.clone();
+        for sample in &mut one_track {
+            sample.track = format!("class {}", sample.label);
+        }
+        let refusal = world.refusal(&one_track);
+        assert!(
+            matches!(refusal, Refusal::TooFewGroups { groups: 1, .. }),
+            "{refusal}"
+        );
+        let advice = world.fit(&one_track, &options()).outcome.advice;
+        assert!(
+            advice
+                .iter()
+                .any(|advice| matches!(advice, Advice::MoreTracks { groups: 1, .. }))
+        );
+        assert!(
+            advice
+                .iter()
+                .any(|advice| matches!(advice, Advice::AnotherDay { .. }))
+        );
+    }
+
+    #[test]
+    fn samples_that_cannot_be_used_are_left_out_and_named() {
+        let mut world = World::new(2);
+        let mut samples = world.samples(8);
+        samples[3].features[700] = f32::NAN;
+        samples[4].features.pop();
+        samples[5].features.clear();
+        samples[6].label = 2;
+        let fit = world.fit(&samples, &options());
+        let left_out: Vec<(&str, Unusable)> = fit
+            .outcome
+            .left_out
+            .iter()
+            .map(|left_out| (left_out.id.as_str(), left_out.why))
+            .collect();
+        let expected = [
+            ("crop 3", Unusable::NotFinite),
+            ("crop 4", Unusable::Size),
+            ("crop 5", Unusable::Size),
+            ("crop 6", Unusable::Label),
+        ];
+        assert_eq!(left_out, expected);
+        assert_eq!(fit.outcome.measured.unwrap().after.samples, 12);
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_bits() {
+        let mut world = World::new(3);
+        let samples = world.samples(10);
+        let first = world.fit(&samples, &options());
+        assert!(first.head.is_some(), "{}", first.outcome.reason);
+        assert_eq!(first, world.fit(&samples, &options()));
+        let other = Options {
+            seed: 43,
+            ..options()
+        };
+        assert_ne!(first.head, world.fit(&samples, &other).head);
+    }
+
+    #[test]
+    fn an_outcome_survives_json() {
+        let mut world = World::new(3);
+        let samples = world.samples(10);
+        for samples in [&samples[..], &samples[..2]] {
+            let outcome = world.fit(samples, &options()).outcome;
+            let json = serde_json::to_string(&outcome).unwrap();
+            assert_eq!(serde_json::from_str::<Outcome>(&json).unwrap(), outcome);
+        }
+    }
+
+    #[test]
+    fn it_stops_when_it_is_cancelled() {
+        let mut world = World::new(4);
+        let samples = world.samples(5);
+        let input = Input {
+            labels: &world.labels,
+            champion: &world.base,
+            base: &world.base,
+            samples: &samples,
+            replay: &world.replay,
+        };
+        let asked = std::cell::Cell::new(0);
+        let cancelled = || {
+            asked.set(asked.get() + 1);
+            asked.get() > 30
+        };
+        assert_eq!(
+            fit(&input, &options(), &cancelled),
+            Err(RefitError::Cancelled)
+        );
+        assert_eq!(asked.get(), 31);
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_never_become_a_head() {
+        let mut world = World::new(5);
+        let samples = world.samples(5);
+        let options = Options {
+            learning_rate: 1e30,
+            ..options()
+        };
+        let fit = world.fit(&samples, &options);
+        assert_eq!(fit.head, None);
+        assert_eq!(fit.outcome.ruling, Ruling::Refused(Refusal::NotFinite));
+    }
+
+    #[test]
+    fn input_that_does_not_fit_is_an_error() {
+        let mut world = World::new(6);
+        let samples = world.samples(2);
+        let input = Input {
+            labels: &world.labels,
+            champion: &world.base,
+            base: &world.base,
+            samples: &samples,
+            replay: &world.replay,
+        };
+        let refused =
+            |input: &Input, options: &Options| fit(input, options, &|| false).unwrap_err();
+        let three: Vec<String> = ["mask", "bare", "chin"].map(str::to_owned).to_vec();
+        let error = refused(
+            &Input {
+                labels: &three,
+                ..input
+            },
+            &options(),
+        );
+        assert!(matches!(error, RefitError::Head { .. }), "{error}");
+        let others: Vec<String> = ["a", "b"].map(str::to_owned).to_vec();
+        let error = refused(
+            &Input {
+                labels: &others,
+                ..input
+            },
+            &options(),
+        );
+        assert!(matches!(error, RefitError::Replay(_)), "{error}");
+        for wrong in [
+            Options {
+                steps: 0,
+                ..options()
+            },
+            Options {
+                folds: 1,
+                ..options()
+            },
+            Options {
+                new_share: f32::NAN,
+                ..options()
+            },
+            Options {
+                new_share: 0.8,
+                translated_share: 0.3,
+                ..options()
+            },
+            Options {
+                feature_dropout: 1.0,
+                ..options()
+            },
+            Options {
+                min_gain: f64::NAN,
+                ..options()
+            },
+            Options {
+                replay_tolerance: -0.1,
+                ..options()
+            },
+        ] {
+            let error = refused(&input, &wrong);
+            assert!(matches!(error, RefitError::Options(_)), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_label_is_pointed_at() {
+        let mut world = World::new(7);
+        let mut samples = world.samples(20);
+        samples[8].label = 1 - samples[8].label;
+        let outcome = world.fit(&samples, &options()).outcome;
+        let measured = outcome.measured.unwrap();
+        assert_eq!(measured.worst[0].id, "crop 8");
+        let suspects: Vec<&str> = measured
+            .suspects
+            .iter()
+            .map(|suspect| suspect.id.as_str())
+            .collect();
+        assert_eq!(suspects, ["crop 8"]);
+        assert!(
+            outcome
+                .advice
+                .contains(&Advice::CheckLabels { suspects: 1 })
+        );
+    }
+
+    #[test]
+    fn a_champion_is_not_judged_by_what_it_learned() {
+        let mut world = World::new(8);
+        let mut samples = world.samples(12);
+        for sample in &mut samples[..14] {
+            sample.seen = true;
+        }
+        let measured = world.fit(&samples, &options()).outcome.measured.unwrap();
+        assert_eq!(measured.before.samples, 10);
+        for sample in &mut samples {
+            sample.seen = true;
+        }
+        let measured = world.fit(&samples, &options()).outcome.measured.unwrap();
+        assert_eq!(measured.before.samples, 24);
+    }
+
+    #[test]
+    fn a_spoilt_champion_is_not_gone_on_from() {
+        let mut world = World::new(9);
+        let samples = world.samples(10);
+        let mut champion = world.base.clone();
+        champion.b2[0] += 30.0;
+        let input = Input {
+            labels: &world.labels,
+            champion: &champion,
+            base: &world.base,
+            samples: &samples,
+            replay: &world.replay,
+        };
+        let outcome = fit(&input, &options(), &|| false).unwrap().outcome;
+        assert_eq!(outcome.ruling, Ruling::Accepted, "{}", outcome.reason);
+        assert_eq!(outcome.measured.unwrap().start, Start::Base);
+    }
+
+    #[test]
+    fn many_tracks_have_a_lasting_hold_out() {
+        let mut world = World::new(10);
+        let samples = world.samples(60);
+        let fit = world.fit(&samples, &options());
+        let measured = fit.outcome.measured.unwrap();
+        let Method::HoldOut { groups } = measured.method else {
+            panic!("{:?}", measured.method);
+        };
+        assert_eq!(measured.after.samples, groups);
+        assert_eq!(fit.outcome.learned.len(), 120 - groups);
+    }
+
+    #[test]
+    fn a_new_class_grows_the_head_and_is_learned() {
+        let mut world = World::new(11);
+        let grown = ["mask", "chin", "bare"].map(str::to_owned).to_vec();
+        let head = grow(&world.base, &world.labels, &grown).unwrap();
+        // Nothing that was known is told otherwise.
+        let before = logits(&world.base, &world.replay.holdout.features).unwrap_or_default();
+        let after = logits(&head, &world.replay.holdout.features).unwrap_or_default();
+        assert_eq!(before.len(), after.len());
+        for (before, after) in before.iter().zip(&after) {
+            assert_eq!([before[0], before[1]], [after[0], after[2]]);
+            assert!(after[1] < after[0].max(after[2]) - f64::from(NEWCOMER) + 1e-3);
+        }
+
+        let mut samples = world.samples(10);
+        for (at, sample) in samples.iter_mut().enumerate() {
+            sample.label = 2 * sample.label;
+            if at % 4 < 2 {
+                sample.label = 1;
+                for feature in &mut sample.features[600..700] {
+                    *feature += 2.0;
+                }
+            }
+        }
+        let input = Input {
+            labels: &grown,
+            champion: &head,
+            base: &head,
+            samples: &samples,
+            replay: &world.replay,
+        };
+        let outcome = fit(&input, &options(), &|| false).unwrap().outcome;
+        assert_eq!(outcome.ruling, Ruling::Accepted, "{}", outcome.reason);
+        let measured = outcome.measured.unwrap();
+        assert_eq!(measured.before.confusion[1][1], 0);
+        assert!(measured.after.confusion[1][1] >= 9, "{:?}", measured.after);
+
+        assert!(grow(&world.base, &world.labels, &grown[..2]).is_err());
+        assert!(grow(&world.base, &grown, &grown).is_err());
+    }
+
+    /// What speaks for a head by a wide margin.
+    fn good() -> Measured {
+        let scores = |right| Scores {
+            samples: 20,
+            right,
+            accuracy: right as f64 / 20.0,
+            interval: wilson(right, 20),
+            loss: 0.5,
+            confusion: vec![vec![right, 20 - right], vec![0, 0]],
+        };
+        Measured {
+            method: Method::CrossValidation { folds: 5 },
+            start: Start::Champion,
+            steps: 300,
+            before: scores(14),
+            after: scores(18),
+            gain: 0.4,
+            standard_error: 0.1,
+            replay_before: 0.99,
+            replay_after: 0.988,
+            replay_samples: 300,
+            temperature: 1.0,
+            shift: vec![0.0; 2],
+            worst: Vec::new(),
+            suspects: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_gate_asks_for_everything_at_once() {
+        let ruling = |change: fn(&mut Measured)| {
+            let mut measured = good();
+            change(&mut measured);
+            gate(&measured, &Options::default())
+        };
+        assert_eq!(ruling(|_| {}), None);
+        assert!(matches!(
+            ruling(|m| m.standard_error = 1.0),
+            Some(Refusal::NoGain { .. })
+        ));
+        assert!(matches!(
+            ruling(|m| m.gain = 0.001),
+            Some(Refusal::NoGain { .. })
+        ));
+        assert!(matches!(
+            ruling(|m| m.replay_after = 0.98),
+            Some(Refusal::Forgets { .. })
+        ));
+        let less = ruling(|m| {
+            m.after.right = 13;
+            m.after.accuracy = 0.65;
+        });
+        assert_eq!(
+            less,
+            Some(Refusal::LessAccurate {
+                before: 14,
+                after: 13
+            })
+        );
+        let suspicious = ruling(|m| {
+            let suspect = Diagnosis {
+                id: String::new(),
+                label: 0,
+                probability: 0.1,
+                loss: 2.3,
+                disagreeing: 5,
+                neighbours: 5,
+            };
+            m.suspects = vec![suspect; 5];
+        });
+        assert_eq!(
+            suspicious,
+            Some(Refusal::LabelsLookWrong {
+                suspects: 5,
+                samples: 20
+            })
+        );
+    }
+
+    #[test]
+    fn calibration_finds_temperature_and_shift_and_needs_evidence() {
+        assert_eq!(Calibration::of(&[], 2).shift.len(), 2);
+        let nothing = Calibration::of(&[], 2);
+        assert!((nothing.temperature - 1.0).abs() < 1e-3, "{nothing:?}");
+        assert!(
+            nothing.shift.iter().all(|shift| shift.abs() < 1e-3),
+            "{nothing:?}"
+        );
+
+        // Logits three times too large and 2 too high for class 0.
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let drawn: Vec<(Vec<f64>, usize)> = (0..2000)
+            .map(|_| {
+                let z = 6.0 * random.random::<f64>() - 3.0;
+                let p = 1.0 / (1.0 + (-z).exp());
+                let label = usize::from(random.random::<f64>() >= p);
+                (vec![3.0 * (z + 2.0), 0.0], label)
+            })
+            .collect();
+        let fitted = |count: usize| {
+            let some: Vec<(&[f64], usize, f64)> = drawn[..count]
+                .iter()
+                .map(|(logits, label)| (logits.as_slice(), *label, 1.0))
+                .collect();
+            Calibration::of(&some, 2)
+        };
+        let many = fitted(2000);
+        assert!((many.temperature - 3.0).abs() < 0.3, "{many:?}");
+        assert!(
+            (many.shift[1] - many.shift[0] - 2.0).abs() < 0.2,
+            "{many:?}"
+        );
+        let few = fitted(6);
+        assert!(few.temperature < many.temperature);
+        assert!(few.shift[1] - few.shift[0] < many.shift[1] - many.shift[0]);
+    }
+
+    #[test]
+    fn a_calibration_is_folded_into_the_last_layer() {
+        let world = World::new(12);
+        let calibration = Calibration {
+            temperature: 1.7,
+            shift: vec![0.4, -0.4],
+        };
+        let features = &world.replay.holdout.features[..5 * FEATURES];
+        let plain = logits(&world.base, features).unwrap_or_default();
+        let folded = logits(&calibration.fold_into(&world.base), features).unwrap_or_default();
+        assert_eq!(folded.len(), 5);
+        for (plain, folded) in plain.iter().zip(&folded) {
+            for (expected, found) in calibration.apply(plain).iter().zip(folded) {
+                assert!((expected - found).abs() < 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    fn variants_of_a_crop_are_seeded() {
+        let pixels = image::RgbImage::from_fn(224, 224, |x, y| image::Rgb([x as u8, y as u8, 90]));
+        let crop = Crop::from_image(pixels).unwrap();
+        let views = variants(&crop, 1);
+        assert_eq!(views.len(), VARIANTS);
+        assert_eq!(views, variants(&crop, 1));
+        assert_ne!(views, variants(&crop, 2));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_split_divides_no_group_and_keeps_its_hold_out(
+            crops in prop::collection::vec((0_usize..3, 0_u8..90, 0_u8..3), 1..300),
+            kept in 1_usize..300,
+        ) {
+            let samples: Vec<Sample> = crops
+                .iter()
+                .enumerate()
+                .map(|(at, (label, track, day))| Sample {
+                    id: at.to_string(),
+                    label: *label,
+                    track: track.to_string(),
+                    day: day.to_string(),
+                    features: vec![0.0; FEATURES],
+                    seen: false,
+                })
+                .collect();
+            let labels: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();
+            let world = Replay {
+                backbone_sha256: [0; 32],
+                labels: labels.clone(),
+                train: Rows::default(),
+                holdout: Rows::default(),
+            };
+            let head = HeadTensors { w1: Vec::new(), b1: Vec::new(), w2: Vec::new(), b2: Vec::new() };
+            let parts = |samples: &[Sample]| {
+                let input = Input { labels: &labels, champion: &head, base: &head, samples, replay: &world };
+                let (usable, left_out) = usable(&input);
+                assert!(left_out.is_empty());
+                split(&usable, 3, &Options::default())
+            };
+            let all = parts(&samples);
+            let mut of_group = BTreeMap::new();
+            for (sample, part) in samples.iter().zip(&all.parts) {
+                let first = of_group.entry((&sample.day, &sample.track)).or_insert(*part);
+                prop_assert_eq!(*first, *part);
+            }
+            if let Method::CrossValidation { folds } = all.method {
+                prop_assert!(all.parts.iter().all(|part| part.is_some_and(|part| part < folds)));
+            }
+            let some = parts(&samples[..kept.min(samples.len())]);
+            if let (Method::HoldOut { .. }, Method::HoldOut { .. }) = (all.method, some.method) {
+                for (before, after) in some.parts.iter().zip(&all.parts) {
+                    prop_assert_eq!(before.is_some(), after.is_some());
+                }
+            }
         }
     }
 }

@@ -1,0 +1,157 @@
+//! Makes the replay set: features of the pictures that the shipped head was
+//! trained on, so that a head does not forget them while it learns on a device.
+//!
+//! ```text
+//! cargo run --release --example make_replay -- --dataset faces/train --out models/replay.bin
+//! ```
+//!
+//! As many pictures of each class, drawn by the seed, one row each. Every fifth
+//! picture of a class is held out. The rows take turns: the whole picture, the
+//! face that the detector finds, both of them again by the robust recipe, and
+//! the whole picture by the tutorial's. The same data set, models and seed give
+//! the same bytes on one kind of CPU.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use maskd::augment::{Geometry, Robust};
+use maskd::dataset::{self, Dataset};
+use maskd::detect::{Detector, DetectorOptions};
+use maskd::embed::Embedder;
+use maskd::files;
+use maskd::onnx::{Classifier, Team};
+use maskd::pipeline::{SHIPPED_CLASSIFIER, SHIPPED_DETECTOR};
+use maskd::recipe::{Recipe, Worker, mix};
+use maskd::replay::{Replay, Rows};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+/// Makes a replay set of a data set.
+#[derive(Parser)]
+struct Arguments {
+    /// Folder with one folder of pictures a class.
+    #[arg(long)]
+    dataset: PathBuf,
+    /// File to write.
+    #[arg(long)]
+    out: PathBuf,
+    /// Rows; a file of 2,000,000 bytes holds 1,555.
+    #[arg(long, default_value_t = 1500)]
+    rows: usize,
+    /// Draws the pictures and their views.
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+}
+
+/// One picture in so many is held out.
+const HOLDOUT: usize = 5;
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("make_replay: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let dataset = Dataset::open(&arguments.dataset)?;
+    let classifier = Classifier::parse("shipped", SHIPPED_CLASSIFIER)?;
+    let options = DetectorOptions {
+        side: 320,
+        threshold: 0.5,
+    };
+    let detector = Detector::new("shipped", SHIPPED_DETECTOR, options, Team::alone())?;
+    let mut embedder = Embedder::new(&classifier.backbone, 1, Team::alone())?;
+    // The worker's own is never used: views are embedded here.
+    let spare = Embedder::new(&classifier.backbone, 1, Team::alone())?;
+    let mut worker = Worker::new(spare, Some(detector));
+
+    let mut replay = Replay {
+        backbone_sha256: classifier.backbone_sha256,
+        labels: dataset.classes.clone(),
+        train: Rows::default(),
+        holdout: Rows::default(),
+    };
+    let share = arguments.rows / dataset.classes.len();
+    for class in 0..dataset.classes.len() {
+        let of_class = dataset
+            .pictures
+            .iter()
+            .filter(|picture| picture.class == class);
+        let mut pictures: Vec<&Path> = of_class.map(|picture| picture.path.as_path()).collect();
+        let mut random = ChaCha8Rng::seed_from_u64(mix(arguments.seed, class as u64));
+        pictures.shuffle(&mut random);
+        if pictures.len() < share {
+            bail!("{} has fewer than {share} pictures", dataset.classes[class]);
+        }
+        for (at, path) in pictures.into_iter().take(share).enumerate() {
+            let (pixels, _) = dataset::load(path)
+                .map_err(anyhow::Error::msg)
+                .with_context(|| path.display().to_string())?;
+            // Turns of kinds and of the hold-out must not coincide.
+            let (recipe, view) = kind((at / HOLDOUT + at) % KINDS);
+            let seed = mix(arguments.seed, (class * share + at) as u64);
+            let views = worker.views(&recipe, &pixels, view + 1, seed)?;
+            let features = embedder.embed(&views[view..])?;
+            let rows = if at % HOLDOUT == 0 {
+                &mut replay.holdout
+            } else {
+                &mut replay.train
+            };
+            rows.push(features[0].values(), class);
+            if at % 100 == 99 {
+                eprintln!("{}: {} of {share}", dataset.classes[class], at + 1);
+            }
+        }
+    }
+    let bytes = replay.to_bytes()?;
+    files::write(&arguments.out, &bytes)
+        .with_context(|| format!("cannot write {}", arguments.out.display()))?;
+    println!(
+        "{}: {} rows to learn from, {} to hold out, {} bytes",
+        arguments.out.display(),
+        replay.train.len(),
+        replay.holdout.len(),
+        bytes.len()
+    );
+    Ok(())
+}
+
+const KINDS: usize = 5;
+
+/// A recipe and which of its views is meant: the robust recipe's first view is
+/// of the face, its second of the whole picture.
+fn kind(number: usize) -> (Recipe, usize) {
+    let still = Geometry {
+        rotation: 0.0,
+        zoom: 0.0,
+        width_shift: 0.0,
+        height_shift: 0.0,
+        shear: 0.0,
+        horizontal_flip: false,
+        ..Geometry::default()
+    };
+    match number {
+        0 => (Recipe::Tutorial(still), 0),
+        1 => (Recipe::Tutorial(Geometry::default()), 0),
+        2 => (Recipe::Robust(Robust::default()), 0),
+        3 => (Recipe::Robust(Robust::default()), 1),
+        _ => {
+            let mut plain = Robust {
+                geometry: still,
+                grey: 0.0,
+                margin: (0.15, 0.15),
+                ..Robust::default()
+            };
+            plain.light.probability = 0.0;
+            plain.sharpness.probability = 0.0;
+            (Recipe::Robust(plain), 0)
+        }
+    }
+}

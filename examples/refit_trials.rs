@@ -1,0 +1,592 @@
+//! Measures learning on the device on cameras that the head does not know: how
+//! much a few labelled crops help, what is forgotten, and what the gate lets
+//! through when labels are wrong. The figures of `docs/LEARNING.md` are its.
+//!
+//! ```text
+//! cargo run --release --example simulate_camera -- --preset dim faces/val sim/dim
+//! cargo run --release --example refit_trials -- --camera dim=sim/dim --holdout faces/val \
+//!     --replay models/replay.bin --cache cache [--head head.onnx] [--wrong 100]
+//! ```
+//!
+//! A camera's pictures are cut by the detector (whole where it finds no face)
+//! and divided in two: a pool, of which crops are drawn and labelled, and a
+//! test part. Features are kept in the cache folder, as computing them takes
+//! nearly all of the time.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use image::RgbImage;
+use maskd::dataset::{self, Dataset};
+use maskd::detect::{Detector, DetectorOptions};
+use maskd::embed::Embedder;
+use maskd::frame::{Crop, Scaler};
+use maskd::onnx::{Classifier, FEATURES, HeadFile, HeadTensors, ModelFile, Team, read_file};
+use maskd::pipeline::{SHIPPED_CLASSIFIER, SHIPPED_DETECTOR};
+use maskd::refit::{self, Input, Measured, Options, Sample};
+use maskd::replay::{Replay, Rows};
+use maskd::train::{TrainOptions, Trainer};
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Measures learning on the device on cameras that the head does not know.
+#[derive(Parser)]
+struct Arguments {
+    /// NAME=DIR: a camera's pictures, one folder a class; may be given again.
+    #[arg(long = "camera", required = true)]
+    cameras: Vec<String>,
+    /// Pictures of old, one folder a class, that must not be forgotten.
+    #[arg(long)]
+    holdout: PathBuf,
+    /// The replay set.
+    #[arg(long)]
+    replay: PathBuf,
+    /// The head to begin with: a classifier or a head file; else the shipped.
+    #[arg(long)]
+    head: Option<PathBuf>,
+    /// Folder for features.
+    #[arg(long)]
+    cache: PathBuf,
+    /// Draws of crops for each camera and number of crops.
+    #[arg(long, default_value_t = 5)]
+    seeds: u64,
+    /// Crops of each class.
+    #[arg(long = "crops", default_values_t = [1, 2, 5, 10, 20])]
+    crops: Vec<usize>,
+    /// Trials with wrong labels, for each share of them.
+    #[arg(long, default_value_t = 0)]
+    wrong: u64,
+    /// Also without replay, without translation and without variants.
+    #[arg(long)]
+    arms: bool,
+    /// Most steps of a fit.
+    #[arg(long)]
+    steps: Option<usize>,
+    /// Learning rate of a fit.
+    #[arg(long)]
+    learning_rate: Option<f32>,
+    /// Share of new rows in a batch.
+    #[arg(long)]
+    new_share: Option<f32>,
+    /// Share of translated replay rows in a batch.
+    #[arg(long)]
+    translated_share: Option<f32>,
+    /// Which part of the features a step leaves out.
+    #[arg(long)]
+    feature_dropout: Option<f32>,
+}
+
+/// Pictures of a camera to draw labelled crops from; the others test.
+const POOL: usize = 220;
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("refit_trials: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Camera {
+    name: String,
+    test: Rows,
+    /// `[variants + 1, FEATURES]` of each crop of the pool, and its label.
+    pool: Vec<(Vec<f32>, usize)>,
+}
+
+struct Trials<'a> {
+    arguments: &'a Arguments,
+    head: HeadFile,
+    replay: Replay,
+    old: Rows,
+    cameras: Vec<Camera>,
+    options: Options,
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let shipped = Classifier::parse("shipped", SHIPPED_CLASSIFIER)?;
+    let head = match &arguments.head {
+        None => HeadFile {
+            backbone_sha256: shipped.backbone_sha256,
+            labels: shipped.labels.clone(),
+            head: shipped.head.clone(),
+        },
+        Some(path) => match ModelFile::parse(&path.display().to_string(), &read_file(path)?)? {
+            ModelFile::Head(file) => file,
+            ModelFile::Classifier(classifier) => HeadFile {
+                backbone_sha256: classifier.backbone_sha256,
+                labels: classifier.labels,
+                head: classifier.head,
+            },
+        },
+    };
+    let replay = Replay::parse(&fs::read(&arguments.replay)?)?;
+    if head.backbone_sha256 != shipped.backbone_sha256
+        || replay.backbone_sha256 != shipped.backbone_sha256
+    {
+        bail!("head and replay set must be made for the shipped backbone");
+    }
+    fs::create_dir_all(&arguments.cache)?;
+    let mut eye = Eye::open(&shipped)?;
+    let old = eye.rows(
+        &arguments.cache.join("old"),
+        &arguments.holdout,
+        &head.labels,
+        false,
+    )?;
+    let mut cameras = Vec::new();
+    for camera in &arguments.cameras {
+        let (name, folder) = camera.split_once('=').context("a camera is NAME=DIR")?;
+        let all = eye.rows(
+            &arguments.cache.join(name),
+            Path::new(folder),
+            &head.labels,
+            true,
+        )?;
+        cameras.push(Camera::divide(name, &all, eye.variants));
+    }
+    let defaults = Options::default();
+    let options = Options {
+        steps: arguments.steps.unwrap_or(defaults.steps),
+        learning_rate: arguments.learning_rate.unwrap_or(defaults.learning_rate),
+        new_share: arguments.new_share.unwrap_or(defaults.new_share),
+        translated_share: arguments
+            .translated_share
+            .unwrap_or(defaults.translated_share),
+        feature_dropout: arguments
+            .feature_dropout
+            .unwrap_or(defaults.feature_dropout),
+        ..defaults
+    };
+    let trials = Trials {
+        arguments,
+        head,
+        replay,
+        old,
+        cameras,
+        options,
+    };
+    trials.learning()?;
+    if arguments.wrong > 0 {
+        trials.wrong_labels()?;
+    }
+    trials.speed()?;
+    Ok(())
+}
+
+/// From pictures to features, with a cache.
+struct Eye {
+    detector: Detector,
+    embedder: Embedder,
+    scaler: Scaler,
+    /// Variants of each crop.
+    variants: usize,
+}
+
+impl Eye {
+    fn open(classifier: &Classifier) -> anyhow::Result<Eye> {
+        let options = DetectorOptions {
+            side: 320,
+            threshold: 0.5,
+        };
+        Ok(Eye {
+            detector: Detector::new("shipped", SHIPPED_DETECTOR, options, Team::alone())?,
+            embedder: Embedder::new(&classifier.backbone, 1, Team::alone())?,
+            scaler: Scaler::default(),
+            variants: refit::VARIANTS,
+        })
+    }
+
+    /// Rows of a folder's pictures: whole, or cut and followed by variants.
+    /// The cache holds labels and features as 32-bit floats.
+    fn rows(
+        &mut self,
+        cache: &Path,
+        folder: &Path,
+        labels: &[String],
+        camera: bool,
+    ) -> anyhow::Result<Rows> {
+        if let Ok(bytes) = fs::read(cache) {
+            let floats = bytes
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|bytes| f32::from_le_bytes(*bytes));
+            let values: Vec<f32> = floats.collect();
+            let mut rows = Rows::default();
+            for row in values.chunks_exact(1 + FEATURES) {
+                rows.push(&row[1..], row[0] as usize);
+            }
+            return Ok(rows);
+        }
+        let dataset = Dataset::open(folder)?;
+        let mut rows = Rows::default();
+        for (at, picture) in dataset.pictures.iter().enumerate() {
+            let name = &dataset.classes[picture.class];
+            let label = labels.iter().position(|label| label == name);
+            let label = label.with_context(|| format!("the head does not know {name}"))?;
+            let (pixels, _) = dataset::load(&picture.path).map_err(anyhow::Error::msg)?;
+            let crop = self.crop(&pixels, camera)?;
+            let mut crops = vec![crop];
+            if camera {
+                let variants = refit::variants(&crops[0], at as u64);
+                crops.extend(variants);
+            }
+            for feature in self.embedder.embed(&crops)? {
+                rows.push(feature.values(), label);
+            }
+            if at % 100 == 99 {
+                eprintln!(
+                    "{}: {} of {}",
+                    folder.display(),
+                    at + 1,
+                    dataset.pictures.len()
+                );
+            }
+        }
+        let mut bytes = Vec::new();
+        for (row, label) in rows.features.chunks_exact(FEATURES).zip(&rows.labels) {
+            bytes.extend((*label as f32).to_le_bytes());
+            bytes.extend(row.iter().flat_map(|value| value.to_le_bytes()));
+        }
+        maskd::files::write(cache, &bytes)?;
+        Ok(rows)
+    }
+
+    fn crop(&mut self, pixels: &RgbImage, cut: bool) -> anyhow::Result<Crop> {
+        let whole = maskd::augment::whole(pixels).context("an empty picture")?;
+        let (width, height) = pixels.dimensions();
+        let faces = if cut {
+            self.detector.detect(pixels)?
+        } else {
+            Vec::new()
+        };
+        let rects = faces.iter().map(|face| face.rect);
+        let largest = rects.max_by(|a, b| a.area().total_cmp(&b.area()));
+        let region = largest.and_then(|rect| rect.region(0.15, width, height));
+        Ok(self.scaler.crop(pixels, region.unwrap_or(whole))?)
+    }
+}
+
+impl Camera {
+    /// Divides by a seed of its own, the same for every trial.
+    fn divide(name: &str, all: &Rows, variants: usize) -> Camera {
+        let rows = variants + 1;
+        let mut order: Vec<usize> = (0..all.len() / rows).collect();
+        order.shuffle(&mut ChaCha8Rng::seed_from_u64(1));
+        let mut camera = Camera {
+            name: name.to_owned(),
+            test: Rows::default(),
+            pool: Vec::new(),
+        };
+        for (place, at) in order.into_iter().enumerate() {
+            let label = all.labels[at * rows];
+            let features = &all.features[at * rows * FEATURES..][..rows * FEATURES];
+            if place < POOL {
+                camera.pool.push((features.to_vec(), label));
+            } else {
+                camera.test.push(&features[..FEATURES], label);
+            }
+        }
+        camera
+    }
+
+    /// So many crops of each class, each of its own track; some of the labels
+    /// exchanged for another.
+    fn draw(&self, crops: usize, wrong: f64, classes: usize, seed: u64) -> Vec<Sample> {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut order: Vec<usize> = (0..self.pool.len()).collect();
+        order.shuffle(&mut random);
+        let mut samples = Vec::new();
+        for class in 0..classes {
+            let of_class = order.iter().filter(|at| self.pool[**at].1 == class);
+            for at in of_class.take(crops) {
+                samples.push(Sample {
+                    id: at.to_string(),
+                    label: class,
+                    track: at.to_string(),
+                    day: String::new(),
+                    features: self.pool[*at].0.clone(),
+                    seen: false,
+                });
+            }
+        }
+        let mut mistaken: Vec<usize> = (0..samples.len()).collect();
+        mistaken.shuffle(&mut random);
+        let count = (wrong * samples.len() as f64).round() as usize;
+        for at in mistaken.into_iter().take(count) {
+            let other = random.random_range(1..classes);
+            samples[at].label = (samples[at].label + other) % classes;
+        }
+        samples
+    }
+}
+
+/// What a gate that lets everything through asks for.
+fn open_gate(options: &Options) -> Options {
+    Options {
+        min_gain: -1e9,
+        min_sigmas: -1e9,
+        accuracy_tolerance: 1.0,
+        replay_tolerance: 1.0,
+        max_suspects: 1.0,
+        ..options.clone()
+    }
+}
+
+/// In percent.
+fn accuracy(head: &HeadTensors, rows: &Rows) -> anyhow::Result<f64> {
+    let trainer = Trainer::from_head(head.clone(), TrainOptions::default())?;
+    let metrics = trainer.evaluate(&rows.features, &rows.labels)?;
+    Ok(100.0 * f64::from(metrics.accuracy))
+}
+
+#[derive(Default)]
+struct Mean(f64, f64);
+
+impl Mean {
+    fn add(&mut self, value: f64) {
+        self.0 += value;
+        self.1 += 1.0;
+    }
+
+    fn get(&self) -> f64 {
+        self.0 / self.1.max(1.0)
+    }
+}
+
+impl Trials<'_> {
+    fn input<'b>(&'b self, samples: &'b [Sample]) -> Input<'b> {
+        Input {
+            labels: &self.head.labels,
+            champion: &self.head.head,
+            base: &self.head.head,
+            samples,
+            replay: &self.replay,
+        }
+    }
+
+    /// A challenger whatever the gate would say, and what it would have said.
+    fn challenger(&self, samples: &[Sample]) -> anyhow::Result<Option<(HeadTensors, Measured)>> {
+        let fit = refit::fit(&self.input(samples), &open_gate(&self.options), &|| false)?;
+        Ok(fit.head.zip(fit.outcome.measured))
+    }
+
+    fn learned(&self, samples: &[Sample], options: &Options) -> anyhow::Result<HeadTensors> {
+        let head = refit::learn(&self.input(samples), options, &|| false)?;
+        head.context("nothing was learned")
+    }
+
+    /// The table of `docs/LEARNING.md`.
+    fn learning(&self) -> anyhow::Result<()> {
+        let classes = self.head.labels.len();
+        let old = accuracy(&self.head.head, &self.old)?;
+        for camera in &self.cameras {
+            let before = accuracy(&self.head.head, &camera.test)?;
+            println!(
+                "{}: {before:.1} % on the camera, {old:.1} % on old pictures",
+                camera.name
+            );
+        }
+        println!(
+            "\ncrops a class | fitted and calibrated: camera, least, old | only fitted: camera, old | let through, of those that gain 1 point | temperature"
+        );
+        for &crops in &self.arguments.crops {
+            let mut all: [Mean; 5] = Default::default();
+            let mut arms: [[Mean; 2]; 4] = Default::default();
+            let (mut least, mut accepted, mut better, mut better_accepted) =
+                (f64::INFINITY, 0, 0, 0);
+            for (camera, seed) in self.draws() {
+                let samples = camera.draw(crops, 0.0, classes, seed);
+                let before = accuracy(&self.head.head, &camera.test)?;
+                for (arm, means) in arms.iter_mut().enumerate() {
+                    if arm > 0 && !self.arguments.arms {
+                        continue;
+                    }
+                    let (samples, options) = self.arm(arm, &samples);
+                    let head = self.learned(&samples, &options)?;
+                    means[0].add(accuracy(&head, &camera.test)?);
+                    means[1].add(accuracy(&head, &self.old)?);
+                }
+                if let Some((head, measured)) = self.challenger(&samples)? {
+                    let after = accuracy(&head, &camera.test)?;
+                    let forgotten = accuracy(&head, &self.old)?;
+                    all[0].add(after);
+                    all[1].add(forgotten);
+                    all[2].add(measured.temperature);
+                    least = least.min(after - before);
+                    let passes = refit::gate(&measured, &self.options).is_none();
+                    accepted += usize::from(passes);
+                    if after >= before + 1.0 {
+                        better += 1;
+                        better_accepted += usize::from(passes);
+                    }
+                    self.log(
+                        "right",
+                        camera,
+                        crops,
+                        seed,
+                        (before, after, old, forgotten),
+                        &measured,
+                    );
+                }
+            }
+            let trials = self.draws().count();
+            println!(
+                "{crops:2} | {:.1}, {least:+.1}, {:.1} | {:.1}, {:.1} | {accepted} of {trials}, {better_accepted} of {better} | {:.2}",
+                all[0].get(),
+                all[1].get(),
+                arms[0][0].get(),
+                arms[0][1].get(),
+                all[2].get()
+            );
+            if self.arguments.arms {
+                for (name, [camera, old]) in
+                    ["without replay", "without translation", "without variants"]
+                        .iter()
+                        .zip(&arms[1..])
+                {
+                    println!("     {name}: {:.1}, {:.1}", camera.get(), old.get());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Samples and options of 0 all, 1 no replay, 2 no translation, 3 no
+    /// variants.
+    fn arm(&self, arm: usize, samples: &[Sample]) -> (Vec<Sample>, Options) {
+        let mut samples = samples.to_vec();
+        let mut options = self.options.clone();
+        match arm {
+            1 => (options.new_share, options.translated_share) = (1.0, 0.0),
+            2 => {
+                options.new_share += options.translated_share;
+                options.translated_share = 0.0;
+            }
+            3 => {
+                for sample in &mut samples {
+                    sample.features.truncate(FEATURES);
+                }
+            }
+            _ => {}
+        }
+        (samples, options)
+    }
+
+    fn draws(&self) -> impl Iterator<Item = (&Camera, u64)> {
+        let seeds = self.arguments.seeds;
+        self.cameras
+            .iter()
+            .flat_map(move |camera| (0..seeds).map(move |seed| (camera, seed)))
+    }
+
+    /// A line that a gate can be tried on later.
+    fn log(
+        &self,
+        kind: &str,
+        camera: &Camera,
+        crops: usize,
+        seed: u64,
+        (before, after, old, forgotten): (f64, f64, f64, f64),
+        measured: &Measured,
+    ) {
+        let line = serde_json::json!({
+            "kind": kind, "camera": camera.name, "crops": crops, "seed": seed,
+            "before": before, "after": after, "old": old, "forgotten": forgotten,
+            "measured": measured,
+        });
+        eprintln!("trial {line}");
+    }
+
+    /// Wrong labels: how many heads are let through, and how much worse the
+    /// worst of them is on the true labels.
+    fn wrong_labels(&self) -> anyhow::Result<()> {
+        let classes = self.head.labels.len();
+        let old = accuracy(&self.head.head, &self.old)?;
+        println!(
+            "\nwrong labels | trials | let through | worse by more than 2 points | worst | better by 1 point and refused"
+        );
+        for wrong in [0.1, 0.3, 0.5] {
+            let (mut through, mut harmful, mut worst, mut missed) = (0, 0, f64::INFINITY, 0);
+            for trial in 0..self.arguments.wrong {
+                let camera = &self.cameras[trial as usize % self.cameras.len()];
+                let crops = [5, 10, 20][trial as usize % 3];
+                let samples = camera.draw(crops, wrong, classes, 1000 + trial);
+                let before = accuracy(&self.head.head, &camera.test)?;
+                let Some((head, measured)) = self.challenger(&samples)? else {
+                    continue;
+                };
+                let after = accuracy(&head, &camera.test)?;
+                let forgotten = accuracy(&head, &self.old)?;
+                let kind = format!("wrong {wrong}");
+                self.log(
+                    &kind,
+                    camera,
+                    crops,
+                    trial,
+                    (before, after, old, forgotten),
+                    &measured,
+                );
+                if refit::gate(&measured, &self.options).is_none() {
+                    through += 1;
+                    harmful += usize::from(after < before - 2.0);
+                    worst = worst.min(after - before);
+                } else {
+                    missed += usize::from(after >= before + 1.0);
+                }
+            }
+            println!(
+                "{:.0} % | {} | {through} | {harmful} | {worst:+.1} | {missed}",
+                100.0 * wrong,
+                self.arguments.wrong
+            );
+        }
+        Ok(())
+    }
+
+    /// How long a fit of 1,000 samples takes: 20 epochs in batches of 32.
+    fn speed(&self) -> anyhow::Result<()> {
+        let pool = self.cameras.iter().flat_map(|camera| &camera.pool).cycle();
+        let samples: Vec<Sample> = pool
+            .take(1000)
+            .enumerate()
+            .map(|(at, (features, label))| Sample {
+                id: String::new(),
+                label: *label,
+                track: at.to_string(),
+                day: String::new(),
+                features: features[..FEATURES].to_vec(),
+                seen: false,
+            })
+            .collect();
+        let options = Options {
+            steps: 20 * 1000_usize.div_ceil(32),
+            batch: 32,
+            ..self.options.clone()
+        };
+        #[expect(clippy::disallowed_methods, reason = "this measures time")]
+        let start = Instant::now();
+        self.learned(&samples, &options)?;
+        println!(
+            "\n1,000 samples, {} steps of 32: {:.2} s",
+            options.steps,
+            start.elapsed().as_secs_f64()
+        );
+        #[expect(clippy::disallowed_methods, reason = "this measures time")]
+        let start = Instant::now();
+        self.challenger(&samples)?;
+        println!(
+            "1,000 samples, split, folds, gate and all: {:.2} s",
+            start.elapsed().as_secs_f64()
+        );
+        Ok(())
+    }
+}
