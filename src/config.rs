@@ -140,10 +140,10 @@ pub struct Classify {
 impl Default for Classify {
     fn default() -> Classify {
         Classify {
-            margin: 0.15,
+            margin: 0.2,
             masked_labels: vec!["with_mask".to_owned()],
-            mask_from: 0.4,
-            no_mask_to: 0.3,
+            mask_from: 0.65,
+            no_mask_to: 0.55,
             min_face: 24.0,
             min_score: 0.55,
             threads: 0,

@@ -1237,7 +1237,7 @@ mod tests {
         assert_eq!(imbalance_note(&classes, &[100, 150]), None);
         assert_eq!(
             imbalance_note(&classes, &[100, 151]).unwrap(),
-            "the classes are of different sizes: 151 pictures of \"mask\", 100 of \"bare\" (1.5 times); each class is weighted to count alike"
+            "the classes are of different sizes: 151 pictures of \"mask\", 100 of \"bare\" (1.5 times)"
         );
         assert_eq!(imbalance_note(&[], &[]), None);
         assert_eq!(class_weights(&[2, 0]), [0.5, 0.0]);
