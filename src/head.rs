@@ -53,6 +53,21 @@ impl Head {
         }
     }
 
+    /// The head as it is written to a file.
+    #[must_use]
+    pub fn to_file(&self) -> HeadFile {
+        HeadFile {
+            backbone_sha256: self.backbone,
+            labels: self.labels.clone(),
+            head: HeadTensors {
+                w1: self.w1.clone(),
+                b1: self.b1.clone(),
+                w2: self.w2.clone(),
+                b2: self.b2.clone(),
+            },
+        }
+    }
+
     /// Names of the classes, in the order of the probabilities.
     #[must_use]
     pub fn labels(&self) -> &[String] {

@@ -35,6 +35,7 @@
 //! | [`heads`] | history of heads on disk | files, head, onnx |
 //! | [`report`] | classification report, calibration, plots | - |
 //! | [`annotate`] | boxes and labels drawn on pictures | decide, scene |
+//! | [`learning`] | samples, heads and refits together | frame, files, config, embed, head, heads, onnx, refit, replay, samples |
 //! | [`priority`] | the lowest priority for a thread; all `unsafe` code | - |
 //! | [`daemon`] | threads, channels, shutdown | all but cli |
 //! | [`cli`] | subcommands, exit codes | all |
@@ -56,6 +57,7 @@ pub mod frame;
 pub mod head;
 pub mod heads;
 pub mod indicate;
+pub mod learning;
 pub mod onnx;
 pub mod pipeline;
 pub mod priority;
