@@ -60,6 +60,9 @@ def frozen(model: bytes) -> bytes:
     ):
         del field[:]
         field.extend(values)
+    # The default domain may be written or not.
+    for opset in proto.opset_import:
+        opset.domain = opset.domain
     return proto.SerializeToString(deterministic=True)
 
 
