@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
 use crate::embed::Feature;
 
@@ -46,6 +47,28 @@ pub enum Reason {
     Sampled,
     /// Somebody told the daemon what it sees.
     Enrolled,
+}
+
+/// Somebody stands before the camera to be learned: what the daemon sees is
+/// labelled at once. A documented contract.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrolment {
+    /// The label.
+    pub label: String,
+    /// Crops that are wanted.
+    pub wanted: u32,
+    /// Crops that were taken so far.
+    pub taken: u32,
+    /// Of those, crops that are on disk with their label.
+    pub stored: u32,
+}
+
+impl Enrolment {
+    /// Whether no more crops are wanted.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.taken >= self.wanted
+    }
 }
 
 /// Chooses crops.

@@ -602,7 +602,9 @@ impl Learning {
             Some("unlabelled") => Which::Unlabelled,
             Some(name) => Which::Labelled(Label::new(name)?),
         };
-        let days = purge.older_than_days.map(|days| Duration::from_hours(24) * days);
+        let days = purge
+            .older_than_days
+            .map(|days| Duration::from_hours(24) * days);
         let before = match days {
             None => None,
             Some(days) => Some(now.checked_sub(days).unwrap_or(SystemTime::UNIX_EPOCH)),
@@ -618,7 +620,9 @@ impl Learning {
     pub fn new_labels(&self) -> Result<usize, LearningError> {
         let last = self.last().labelled;
         let labelled = labelled(&self.store.list()?);
-        let new = labelled.iter().filter(|(id, label)| last.get(*id) != Some(label));
+        let new = labelled
+            .iter()
+            .filter(|(id, label)| last.get(*id) != Some(label));
         Ok(new.count())
     }
 

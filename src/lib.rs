@@ -36,6 +36,7 @@
 //! | [`report`] | classification report, calibration, plots | - |
 //! | [`annotate`] | boxes and labels drawn on pictures | decide, scene |
 //! | [`learning`] | samples, heads and refits together | frame, files, config, embed, head, heads, onnx, refit, replay, samples |
+//! | [`control`] | the daemon's HTTP API: requests, answers, server, client | capture, learning, samples |
 //! | [`priority`] | the lowest priority for a thread; all `unsafe` code | - |
 //! | [`daemon`] | threads, channels, shutdown | all but cli |
 //! | [`cli`] | subcommands, exit codes | all |
@@ -47,6 +48,7 @@ pub mod camera;
 pub mod capture;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod daemon;
 pub mod dataset;
 pub mod decide;
