@@ -85,7 +85,7 @@ pub fn features(data: &[u8]) {
     match samples::parse_features(data) {
         Ok(file) => {
             assert!((1..=samples::MAX_ROWS).contains(&file.rows.len()));
-            let mut values = file.rows.iter().flat_map(|row| row.values());
+            let mut values = file.rows.iter().flat_map(maskd::embed::Feature::values);
             assert!(values.all(|value| value.is_finite()));
         }
         Err(error) => assert!(!error.to_string().is_empty()),

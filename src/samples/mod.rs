@@ -834,7 +834,7 @@ impl Store {
 
     fn discard_one(
         &self,
-        files: &mut Vec<Sample>,
+        files: &mut [Sample],
         touched: &mut BTreeSet<PathBuf>,
     ) -> Result<(), StoreError> {
         let (used, copies, _) = used_copies_others(files)?;
@@ -1053,7 +1053,7 @@ fn move_sample(
 /// Of the files of one id the one that counts, those with the same bytes, and
 /// the others.
 fn used_copies_others(
-    files: &mut Vec<Sample>,
+    files: &mut [Sample],
 ) -> Result<(&Sample, Vec<&Sample>, Vec<&Sample>), StoreError> {
     files.sort_by(|a, b| b.rank().cmp(&a.rank()));
     let Some((used, rest)) = files.split_first() else {
