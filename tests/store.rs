@@ -241,7 +241,11 @@ impl Said {
 fn assert_no_leftovers(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten() {
         let name = entry.unwrap().file_name();
-        assert!(!name.as_encoded_bytes().ends_with(b".part"), "{name:?}");
+        assert!(
+            !name.as_encoded_bytes().ends_with(b".part"),
+            "{}",
+            name.display()
+        );
     }
 }
 
