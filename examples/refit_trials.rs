@@ -61,6 +61,9 @@ struct Arguments {
     /// Trials with wrong labels, for each share of them.
     #[arg(long, default_value_t = 0)]
     wrong: u64,
+    /// Shares of wrong labels.
+    #[arg(long = "wrong-share", default_values_t = [0.1, 0.3, 0.5])]
+    shares: Vec<f64>,
     /// Also without replay, without translation and without variants.
     #[arg(long)]
     arms: bool,
@@ -73,9 +76,9 @@ struct Arguments {
     /// Share of new rows in a batch.
     #[arg(long)]
     new_share: Option<f32>,
-    /// Share of translated replay rows in a batch.
+    /// Share of new and translated rows in a batch.
     #[arg(long)]
-    translated_share: Option<f32>,
+    device_share: Option<f32>,
     /// Which part of the features a step leaves out.
     #[arg(long)]
     feature_dropout: Option<f32>,
@@ -157,9 +160,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         steps: arguments.steps.unwrap_or(defaults.steps),
         learning_rate: arguments.learning_rate.unwrap_or(defaults.learning_rate),
         new_share: arguments.new_share.unwrap_or(defaults.new_share),
-        translated_share: arguments
-            .translated_share
-            .unwrap_or(defaults.translated_share),
+        device_share: arguments.device_share.unwrap_or(defaults.device_share),
         feature_dropout: arguments
             .feature_dropout
             .unwrap_or(defaults.feature_dropout),
@@ -466,11 +467,8 @@ impl Trials<'_> {
         let mut samples = samples.to_vec();
         let mut options = self.options.clone();
         match arm {
-            1 => (options.new_share, options.translated_share) = (1.0, 0.0),
-            2 => {
-                options.new_share += options.translated_share;
-                options.translated_share = 0.0;
-            }
+            1 => (options.new_share, options.device_share, options.new_half) = (1.0, 1.0, 0.0),
+            2 => (options.new_share, options.new_half) = (options.device_share, 0.0),
             3 => {
                 for sample in &mut samples {
                     sample.features.truncate(FEATURES);
@@ -514,7 +512,7 @@ impl Trials<'_> {
         println!(
             "\nwrong labels | trials | let through | worse by more than 2 points | worst | better by 1 point and refused"
         );
-        for wrong in [0.1, 0.3, 0.5] {
+        for &wrong in &self.arguments.shares {
             let (mut through, mut harmful, mut worst, mut missed) = (0, 0, f64::INFINITY, 0);
             for trial in 0..self.arguments.wrong {
                 let camera = &self.cameras[trial as usize % self.cameras.len()];
