@@ -86,9 +86,51 @@ pub enum LearningError {
     /// A track without samples.
     #[error("there are no samples of track {0}")]
     NoTrack(u64),
+    /// An id that no sample has.
+    #[error("there is no sample {0}")]
+    NoSample(String),
+}
+
+/// What sort of failure an error is, for whoever says it by a number: an exit
+/// code, an HTTP status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    /// What was asked for makes no sense.
+    Usage,
+    /// A file is not what it should be.
+    Data,
+    /// What was named is not there.
+    Missing,
+    /// Another time it may work: somebody else is at it, or it was cancelled.
+    NotNow,
+    /// The disk is full.
+    NoSpace,
+    /// The system refuses.
+    System,
+    /// Nothing that whoever asked could change.
+    Internal,
+    /// Who should do it is not there.
+    Unavailable,
 }
 
 impl LearningError {
+    /// What sort of failure it is.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            LearningError::Store(error) => of_store(error),
+            LearningError::Heads(error) => of_heads(error),
+            LearningError::Model(error) => of_model(error),
+            LearningError::Refit(RefitError::Cancelled) => Fault::NotNow,
+            LearningError::Refit(_) | LearningError::Replay(_) => Fault::Internal,
+            LearningError::Label(_) => Fault::Usage,
+            LearningError::Io { source, .. } => of_io(source),
+            LearningError::OtherBackbone { .. } => Fault::Data,
+            LearningError::NoTrack(_) | LearningError::NoSample(_) => Fault::Missing,
+        }
+    }
+
     /// Whether another process has the state directory open to change it.
     #[must_use]
     pub fn is_busy(&self) -> bool {
@@ -97,6 +139,50 @@ impl LearningError {
             LearningError::Store(StoreError::Busy { .. })
                 | LearningError::Heads(HeadsError::Busy { .. })
         )
+    }
+}
+
+fn of_store(error: &StoreError) -> Fault {
+    match error {
+        StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            Fault::Missing
+        }
+        StoreError::Io { source, .. } => of_io(source),
+        StoreError::Busy { .. } => Fault::NotNow,
+        StoreError::Gone { .. } | StoreError::NoPicture { .. } => Fault::Missing,
+        StoreError::Picture { .. } => Fault::Data,
+        StoreError::Within { .. } => Fault::Usage,
+        StoreError::Rows { .. } | StoreError::Encode(_) => Fault::Internal,
+    }
+}
+
+fn of_heads(error: &HeadsError) -> Fault {
+    match error {
+        HeadsError::Io { source, .. } => of_io(source),
+        HeadsError::Busy { .. } => Fault::NotNow,
+        HeadsError::Missing { .. } => Fault::Missing,
+        HeadsError::Damaged(error) => of_model(error),
+        HeadsError::NoParent { .. } => Fault::Usage,
+        HeadsError::OtherBackbone { .. } | HeadsError::OtherLabels { .. } => Fault::Data,
+        HeadsError::Numbers { .. } => Fault::Internal,
+    }
+}
+
+fn of_model(error: &ModelError) -> Fault {
+    match error {
+        ModelError::Read { .. } => Fault::Missing,
+        ModelError::Run { .. } => Fault::Internal,
+        ModelError::TooLarge { .. }
+        | ModelError::NotOnnx { .. }
+        | ModelError::Unexpected { .. } => Fault::Data,
+    }
+}
+
+fn of_io(error: &std::io::Error) -> Fault {
+    if files::is_no_space(error) {
+        Fault::NoSpace
+    } else {
+        Fault::System
     }
 }
 
@@ -262,8 +348,18 @@ pub fn counts(listing: &Listing) -> BTreeMap<String, CountRecord> {
         .collect()
 }
 
+/// What samples without a label are listed under.
+pub const UNLABELLED: &str = "unlabelled";
+
 fn label_or_none(label: Option<&Label>) -> String {
-    label.map_or("unlabelled".to_owned(), ToString::to_string)
+    label.map_or(UNLABELLED.to_owned(), ToString::to_string)
+}
+
+fn label_of(name: &str) -> Result<Option<Label>, LabelError> {
+    match name {
+        UNLABELLED => Ok(None),
+        name => Label::new(name).map(Some),
+    }
 }
 
 fn track(key: &TrackKey) -> String {
@@ -331,8 +427,10 @@ fn by_name(counts: BTreeMap<Option<Label>, usize>) -> BTreeMap<String, usize> {
         .collect()
 }
 
-/// Which samples to delete for good.
+/// Which samples to delete for good. A key that is written wrongly must not
+/// delete everything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Purge {
     /// Those of this label (`unlabelled` for those without one); absent is all.
     pub label: Option<String>,
@@ -466,6 +564,48 @@ impl Learning {
         &self.store
     }
 
+    /// The state directory, as it was named.
+    #[must_use]
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// The samples by id: all, or those of a label (`unlabelled` for those
+    /// without one).
+    ///
+    /// # Errors
+    /// [`LearningError::Label`], [`LearningError::Store`].
+    pub fn samples(&self, label: Option<&str>) -> Result<Vec<SampleRecord>, LearningError> {
+        let mut samples = records(&self.store.list()?);
+        if let Some(name) = label {
+            let meant = label_of(name)?.map(|label| label.to_string());
+            samples.retain(|sample| sample.label == meant);
+        }
+        Ok(samples)
+    }
+
+    /// The bytes of a sample's picture: JPEG, or what somebody put there.
+    ///
+    /// # Errors
+    /// [`LearningError::NoSample`], [`LearningError::Store`].
+    pub fn picture(&self, id: &str) -> Result<Vec<u8>, LearningError> {
+        let samples = self.store.list()?.samples;
+        let sample = samples.into_iter().find(|sample| sample.id == id);
+        let sample = sample.ok_or_else(|| LearningError::NoSample(id.to_owned()))?;
+        if sample.kind == Kind::FeatureOnly {
+            return Err(StoreError::NoPicture { id: sample.id }.into());
+        }
+        Ok(self.store.read(&sample)?)
+    }
+
+    /// Counts by label, those without one under `unlabelled`.
+    ///
+    /// # Errors
+    /// [`LearningError::Store`].
+    pub fn stats(&self) -> Result<BTreeMap<String, CountRecord>, LearningError> {
+        Ok(counts(&self.store.list()?))
+    }
+
     fn heads(&self) -> MutexGuard<'_, Heads> {
         // A panic cannot leave a half-done change: the disk has the truth.
         self.heads.lock().unwrap_or_else(PoisonError::into_inner)
@@ -485,6 +625,16 @@ impl Learning {
     /// [`LearningError::Heads`].
     pub fn heads_list(&self) -> Result<Vec<HeadRecord>, LearningError> {
         Ok(head_records(&self.heads())?)
+    }
+
+    /// A head by its number.
+    ///
+    /// # Errors
+    /// [`LearningError::Heads`].
+    pub fn head(&self, number: u32) -> Result<HeadRecord, LearningError> {
+        let found = self.heads_list()?;
+        let found = found.into_iter().find(|record| record.number == number);
+        Ok(found.ok_or(HeadsError::Missing { number })?)
     }
 
     /// Copies a head to a file.
@@ -597,10 +747,10 @@ impl Learning {
     /// # Errors
     /// [`LearningError::Label`], [`LearningError::Store`].
     pub fn purge(&self, purge: &Purge, now: SystemTime) -> Result<RemovedRecord, LearningError> {
-        let which = match purge.label.as_deref() {
+        let which = match purge.label.as_deref().map(label_of).transpose()? {
             None => Which::All,
-            Some("unlabelled") => Which::Unlabelled,
-            Some(name) => Which::Labelled(Label::new(name)?),
+            Some(None) => Which::Unlabelled,
+            Some(Some(label)) => Which::Labelled(label),
         };
         let days = purge
             .older_than_days

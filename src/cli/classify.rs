@@ -11,8 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::pictures::{Picture, expand};
-use super::{Failure, complain, print};
-use crate::config::Config;
+use super::{Failure, Global, complain, print};
 use crate::decide::Judge;
 use crate::pipeline::{Pipeline, PipelineError};
 use crate::scene::{FaceRecord, Probabilities, SceneFace};
@@ -51,9 +50,14 @@ struct PictureRecord {
 }
 
 impl Classify {
-    pub(super) fn run(self, config: &Config) -> Result<(), Failure> {
+    /// By the config's head, or by what a state directory has learned.
+    pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
+        let config = global.load_config()?;
         let pictures = expand(&self.pictures)?;
-        let mut pipeline = Pipeline::open(config, config.classify.threads(0))?;
+        let mut pipeline = Pipeline::open(&config, config.classify.threads(0))?;
+        if let Some(head) = global.learned_head(pipeline.head())? {
+            pipeline.set_head(head);
+        }
         let labels = pipeline.head().labels().to_vec();
         let judge = Judge::new(config.classify.judge_options(), &labels)
             .map_err(|error| Failure::new(Failure::CONFIG, error))?;

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::interrupt::Interrupt;
 use super::train::{SMALL_FILE, can_write, embed_plain, pictures, readable, write};
-use super::{Failure, print};
+use super::{Failure, Global, print};
 use crate::camera::pictures::{list, read};
 use crate::config::Config;
 use crate::dataset::Dataset;
@@ -43,7 +43,8 @@ pub(super) struct Eval {
     #[arg(long, value_name = "DIR")]
     frames: Option<PathBuf>,
 
-    /// The model to judge: a classifier or a head [default: as configured]
+    /// The model to judge: a classifier or a head [default: as configured, or
+    /// the head in use by --state DIR]
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
 
@@ -117,8 +118,13 @@ impl Tally {
 }
 
 impl Eval {
-    pub(super) fn run(self, mut config: Config) -> Result<(), Failure> {
+    pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
+        let mut config = global.load_config()?;
         if let Some(model) = &self.model {
+            if global.state.is_some() {
+                let sentence = "name --model or --state, not both: one head is judged";
+                return Err(Failure::new(Failure::USAGE, sentence));
+            }
             config.models.classifier = Some(model.clone());
         }
         if let Some(path) = &self.report {
@@ -126,12 +132,12 @@ impl Eval {
         }
         let mut record = Record::default();
         if let Some(folder) = &self.dataset {
-            let (report, pictures) = self.judge_head(folder, &config)?;
+            let (report, pictures) = self.judge_head(folder, &config, global)?;
             record.dataset = Some(report);
             record.pictures = pictures;
         }
         if let Some(folder) = &self.frames {
-            let system = judge_system(folder, &config)?;
+            let system = judge_system(folder, &config, global)?;
             print(system.table().as_bytes())?;
             record.frames = Some(system);
         }
@@ -143,13 +149,20 @@ impl Eval {
         Ok(())
     }
 
-    fn judge_head(&self, folder: &Path, config: &Config) -> Result<(Report, Vec<Judged>), Failure> {
+    fn judge_head(
+        &self,
+        folder: &Path,
+        config: &Config,
+        global: &Global,
+    ) -> Result<(Report, Vec<Judged>), Failure> {
         let internal = |error: &dyn std::fmt::Display| Failure::new(Failure::INTERNAL, error);
         let interrupt = Interrupt::catch()?;
         let threads = config.classify.threads(0);
         let data = Dataset::open_to_judge(folder)?;
         let (data, prints) = readable(&data, threads, &interrupt)?;
-        let (backbone, head) = open_model(config)?;
+        let (backbone, base) = open_model(config)?;
+        let learned = global.learned_head(&base)?;
+        let head = learned.as_deref().unwrap_or(&base);
         let pictures = pictures(&data, &prints, head.labels())?;
         let mut workers = Vec::new();
         for _ in 0..threads {
@@ -217,7 +230,7 @@ impl Eval {
     }
 }
 
-fn judge_system(folder: &Path, config: &Config) -> Result<System, Failure> {
+fn judge_system(folder: &Path, config: &Config, global: &Global) -> Result<System, Failure> {
     let unreadable = |path: &Path, error: &dyn std::fmt::Display| {
         Failure::new(
             Failure::DATA,
@@ -225,6 +238,9 @@ fn judge_system(folder: &Path, config: &Config) -> Result<System, Failure> {
         )
     };
     let mut pipeline = Pipeline::open(config, config.classify.threads(0))?;
+    if let Some(head) = global.learned_head(pipeline.head())? {
+        pipeline.set_head(head);
+    }
     let labels = pipeline.head().labels().to_vec();
     let judge = Judge::new(config.classify.judge_options(), &labels)
         .map_err(|error| Failure::new(Failure::CONFIG, error))?;

@@ -8,20 +8,27 @@ mod check;
 mod classify;
 mod eval;
 mod interrupt;
+mod learn;
 mod logs;
+mod outcome;
 mod pictures;
+mod reach;
 mod train;
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::camera::SourceError;
 use crate::config::{self, Config, ConfigError};
+use crate::control;
 use crate::daemon::{self, DaemonError};
+use crate::head::Head;
 use crate::indicate::{Console, ConsoleStyle};
+use crate::learning::head_in_use;
 use crate::onnx::ModelError;
 use crate::pipeline::PipelineError;
 
@@ -30,6 +37,9 @@ const SYSTEM_CONFIG: &str = "/etc/maskd/maskd.toml";
 
 /// The service's state directory, which its user owns.
 const SERVICE_STATE: &str = "/var/lib/maskd";
+
+/// The service's runtime directory, which is there while it runs.
+const SERVICE_RUNTIME: &str = "/run/maskd";
 
 /// Finds the faces in camera frames, tells for each whether it wears a mask,
 /// and drives lamps and a buzzer.
@@ -44,7 +54,8 @@ struct Cli {
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 64 wrong usage, 65 bad data (a picture, a model), 66 no such input, \
-69 a camera is not available, 70 internal error, 74 cannot write, 75 interrupted, 78 bad config.";
+69 a camera or the daemon is not available, 70 internal error, 74 cannot write, 75 interrupted, \
+or busy: try again, 78 bad config.";
 
 #[derive(Debug, Args)]
 struct Global {
@@ -77,6 +88,30 @@ enum Command {
     Train(Box<train::Train>),
     /// Judge a model on a data set, or all of maskd on photographs
     Eval(eval::Eval),
+    /// Show what the daemon is doing, and what there is to learn from
+    ///
+    /// Without a daemon: what the state directory holds, and exit code 69.
+    Status(learn::Status),
+    /// Label captured samples, or delete them
+    Label(learn::Label),
+    /// Have the daemon learn who stands before the camera now
+    ///
+    /// Crops are taken with the label until there are enough. Exit code 75 if
+    /// fewer came within the time; what came is kept.
+    Enroll(learn::Enroll),
+    /// List, count, copy and delete samples
+    #[command(subcommand)]
+    Samples(learn::Samples),
+    /// Learn a new head from the labelled samples
+    ///
+    /// It comes into use only if it passes the gate: clearly better on samples
+    /// that it has not learned from, without forgetting. Exit code 0 either way.
+    Refit(learn::Refit),
+    /// List, show and copy heads
+    #[command(subcommand)]
+    Heads(learn::HeadsCommand),
+    /// Go back to the head before the one in use
+    Rollback(learn::Rollback),
     /// Check the config and the models, and say what hardware there is
     Check,
     /// Measure load time, time per stage, frames per second and memory
@@ -254,9 +289,16 @@ fn run(cli: Cli) -> Result<(), Failure> {
     logs::start(global.log.as_deref(), quiet, live)?;
     match command {
         Command::Run(run) => run.run(&global),
-        Command::Classify(classify) => classify.run(&global.load_config()?),
+        Command::Classify(classify) => classify.run(&global),
         Command::Train(train) => train.run(&global.load_config()?),
-        Command::Eval(eval) => eval.run(global.load_config()?),
+        Command::Eval(eval) => eval.run(&global),
+        Command::Status(status) => status.run(&global),
+        Command::Label(label) => label.run(&global),
+        Command::Enroll(enroll) => enroll.run(&global),
+        Command::Samples(samples) => samples.run(&global),
+        Command::Refit(refit) => refit.run(&global),
+        Command::Heads(heads) => heads.run(&global),
+        Command::Rollback(rollback) => rollback.run(&global),
         Command::Check => check::check(&global),
         Command::Bench(bench) => bench.run(&global.load_config()?),
         Command::Completions { shell } => {
@@ -316,6 +358,33 @@ impl Global {
     fn load_config(&self) -> Result<Config, ConfigError> {
         self.config_file()
             .map_or_else(|| Ok(Config::default()), config::load)
+    }
+
+    /// The socket of the daemon of a state directory. Only the service itself is
+    /// told its runtime directory; whoever asks it has to know.
+    fn socket(&self, config: &Config, state: &Path) -> PathBuf {
+        let service = Path::new(SERVICE_RUNTIME);
+        let is_service = state == Path::new(SERVICE_STATE) && service.is_dir();
+        let runtime = std::env::var_os("RUNTIME_DIRECTORY");
+        let runtime = runtime.or_else(|| is_service.then(|| service.into()));
+        control::socket_path(config.control.socket.as_deref(), runtime.as_deref(), state)
+    }
+
+    /// The head in use by the state directory that `--state` names, if it is
+    /// given; `base` is that of the config.
+    fn learned_head(&self, base: &Head) -> Result<Option<Arc<Head>>, Failure> {
+        let Some(state) = &self.state else {
+            return Ok(None);
+        };
+        if !state.is_dir() {
+            let sentence = format!("there is no state directory {}", state.display());
+            return Err(Failure::new(Failure::NO_INPUT, sentence));
+        }
+        let in_use = head_in_use(state, &Arc::new(base.clone()))?;
+        if let Some(note) = &in_use.note {
+            complain(note);
+        }
+        Ok(Some(in_use.head))
     }
 
     /// The state directory: the named one; of the service, the one that systemd

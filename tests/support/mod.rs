@@ -22,6 +22,7 @@ pub fn maskd() -> Command {
         "WATCHDOG_USEC",
         "JOURNAL_STREAM",
         "STATE_DIRECTORY",
+        "RUNTIME_DIRECTORY",
     ] {
         command.env_remove(name);
     }

@@ -1,0 +1,153 @@
+//! What came of a refit, in words.
+
+use std::fmt::Write;
+
+use crate::learning::RefitRecord;
+use crate::refit::{Diagnosis, Measured, Method, Outcome, Ruling, Scores, Start};
+
+/// All of it, ending with what to do next.
+pub(super) fn refit(record: &RefitRecord) -> String {
+    let mut text = match record.head {
+        Some(number) => format!("accepted: head {number} is in use now\n"),
+        None => "refused: the head stays as it is\n".to_owned(),
+    };
+    text += &outcome(&record.outcome);
+    for (id, why) in &record.unusable {
+        let _ = writeln!(text, "unusable      {id}: {why}");
+    }
+    for (label, samples) in &record.small_classes {
+        let _ = writeln!(
+            text,
+            "left out      {label}: {samples} samples are too few to make a class of"
+        );
+    }
+    text
+}
+
+/// What a head's history says of the refit that made it.
+pub(super) fn outcome(outcome: &Outcome) -> String {
+    let mut text = String::new();
+    if !outcome.reason.is_empty() {
+        let _ = writeln!(text, "reason        {}", outcome.reason);
+    }
+    let counts = outcome.counts.iter().map(|count| {
+        format!(
+            "{} {} of {} tracks",
+            count.label, count.samples, count.groups
+        )
+    });
+    let counts: Vec<String> = counts.collect();
+    if !counts.is_empty() {
+        let _ = writeln!(text, "samples       {}", counts.join(", "));
+    }
+    if let Some(measured) = &outcome.measured {
+        text += &figures(measured, &outcome.labels, &outcome.ruling);
+    }
+    for sample in &outcome.left_out {
+        let _ = writeln!(text, "left out      {}: {:?}", sample.id, sample.why);
+    }
+    for advice in &outcome.advice {
+        let _ = writeln!(text, "next          {advice}");
+    }
+    text
+}
+
+fn figures(measured: &Measured, labels: &[String], ruling: &Ruling) -> String {
+    let Measured {
+        method,
+        start,
+        steps,
+        before,
+        after,
+        gain,
+        standard_error,
+        replay_before,
+        replay_after,
+        replay_samples,
+        temperature,
+        shift,
+        worst: _,
+        suspects,
+    } = measured;
+    let method = match method {
+        Method::HoldOut { groups } => format!("a lasting hold-out of {groups} tracks"),
+        Method::CrossValidation { folds } => format!("cross-validation in {folds} folds by track"),
+    };
+    let start = match start {
+        Start::Champion => "the head in use then",
+        Start::Base => "the shipped head",
+    };
+    let shift: Vec<String> = shift.iter().map(|shift| format!("{shift:+.2}")).collect();
+    let mut text = format!(
+        "judged by     {method}\n\
+         learned from  {start}, in {steps} steps\n\
+         before        {}\n\
+         after         {}\n\
+         gain          {gain:.3} nats, standard error {standard_error:.3}\n",
+        scores(before),
+        scores(after),
+    );
+    if *replay_samples > 0 {
+        let _ = writeln!(
+            text,
+            "replay        {:.1} % before, {:.1} % after, of {replay_samples}",
+            100.0 * replay_before,
+            100.0 * replay_after
+        );
+    }
+    let _ = writeln!(
+        text,
+        "calibration   temperature {temperature:.2}, shift {}",
+        shift.join(" ")
+    );
+    text += &confusion("before", labels, &before.confusion);
+    text += &confusion("after", labels, &after.confusion);
+    for suspect in suspects {
+        text += &suspicion(suspect, labels);
+    }
+    if *ruling != Ruling::Accepted && !suspects.is_empty() {
+        text += "              \"maskd samples show ID --picture FILE\" shows one of them\n";
+    }
+    text
+}
+
+fn scores(scores: &Scores) -> String {
+    let [low, high] = scores.interval.map(|share| 100.0 * share);
+    format!(
+        "{} of {} right, {:.1} % (95 % interval {low:.1} to {high:.1}), loss {:.3}",
+        scores.right,
+        scores.samples,
+        100.0 * scores.accuracy,
+        scores.loss
+    )
+}
+
+fn suspicion(suspect: &Diagnosis, labels: &[String]) -> String {
+    let label = labels.get(suspect.label).map_or("?", String::as_str);
+    format!(
+        "suspect       {}: is it {label}? probability {:.1} %, {} of {} neighbours have another \
+         label\n",
+        suspect.id,
+        100.0 * suspect.probability,
+        suspect.disagreeing,
+        suspect.neighbours
+    )
+}
+
+/// Rows are the true labels, columns what they were taken for.
+fn confusion(when: &str, labels: &[String], rows: &[Vec<usize>]) -> String {
+    let width = labels.iter().map(String::len).max().unwrap_or(0).max(6);
+    let mut text = format!("\n{when:<width$}");
+    for label in labels {
+        let _ = write!(text, "  {label:>width$}");
+    }
+    text.push('\n');
+    for (label, row) in labels.iter().zip(rows) {
+        let _ = write!(text, "{label:<width$}");
+        for count in row {
+            let _ = write!(text, "  {count:>width$}");
+        }
+        text.push('\n');
+    }
+    text
+}

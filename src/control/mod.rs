@@ -1,0 +1,321 @@
+//! The daemon's HTTP API on a Unix socket.
+//!
+//! Owns requests, answers, the routes and the client that the command line
+//! uses. Knows what the daemon does only by what it is handed: a desk.
+//!
+//! | under `/api/v1` | takes | gives |
+//! |---|---|---|
+//! | GET `/status` | | [`Status`] |
+//! | GET `/samples`, `/samples?label=L` | | a list of [`SampleRecord`] |
+//! | GET `/samples/stats` | | [`CountRecord`] by label |
+//! | GET `/samples/{id}/picture` | | the bytes of the file |
+//! | POST `/samples/label` | [`Marking`] | [`Marked`] |
+//! | POST `/samples/import` | [`Folder`] | [`ImportRecord`] |
+//! | POST `/samples/export` | [`Folder`] | [`ExportRecord`] |
+//! | POST `/samples/purge` | [`Purge`] | [`RemovedRecord`] |
+//! | POST `/enroll` | [`Wanted`] | [`Enrolment`] |
+//! | GET, DELETE `/enroll` | | [`Enrolment`] |
+//! | POST `/refit` | | [`RefitRecord`], when it is done |
+//! | GET `/heads` | | a list of [`HeadRecord`] |
+//! | GET `/heads/{number}` | | [`HeadRecord`] |
+//! | POST `/heads/{number}/export` | [`File`] | [`HeadRecord`] |
+//! | POST `/heads/import` | [`File`] | [`Switched`] |
+//! | POST `/heads/rollback` | [`Back`] | [`Switched`] |
+//!
+//! Bodies are JSON objects of at most 64 KiB. What fails is answered with an
+//! [`ErrorRecord`] and a status that fits its fault. Whoever may write to the
+//! socket (its user and group) may do everything: there is no other check.
+//! Folders and files are read and written by the daemon itself, so they must be
+//! absolute paths that its user may use.
+//!
+//! Requests read and write files in place, on the thread of the runtime that
+//! serves them. It must not be one that frames pass through.
+//!
+//! [`SampleRecord`]: crate::learning::SampleRecord
+//! [`Marked`]: crate::learning::Marked
+//! [`ImportRecord`]: crate::learning::ImportRecord
+//! [`ExportRecord`]: crate::learning::ExportRecord
+//! [`Purge`]: crate::learning::Purge
+//! [`RemovedRecord`]: crate::learning::RemovedRecord
+//! [`HeadRecord`]: crate::learning::HeadRecord
+
+mod client;
+mod server;
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::capture::Enrolment;
+use crate::learning::{Chosen, CountRecord, Fault, InUse, Learning, Mark, RefitRecord};
+
+pub use client::Client;
+pub use server::{Socket, bind, serve};
+
+/// Most crops of an enrolment.
+pub const MAX_ENROLLED: u32 = 1000;
+
+/// Why there is no answer, or no socket. Each message is one sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Another daemon answers there.
+    #[error("a daemon is already listening on {path}: stop it first")]
+    InUse {
+        /// The socket.
+        path: String,
+    },
+    /// No system takes such a name.
+    #[error(
+        "the path of the socket {path} is too long for a socket (at most 107 bytes): \
+         set control.socket in the config"
+    )]
+    TooLong {
+        /// The socket.
+        path: String,
+    },
+    /// Something else has the name.
+    #[error("{path} is there and is no socket: remove it, or set control.socket in the config")]
+    NoSocket {
+        /// The file.
+        path: String,
+    },
+    /// The system refuses.
+    #[error("cannot {action} the socket {path}: {source}")]
+    Io {
+        /// "make", "reach" and so on.
+        action: &'static str,
+        /// The socket.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// What the daemon says to what it was asked.
+    #[error("{sentence}")]
+    Refused {
+        /// Its sentence.
+        sentence: String,
+        /// What sort of failure it is.
+        fault: Fault,
+    },
+    /// The daemon did not answer.
+    #[error("the daemon at {path} does not answer: {why}")]
+    Lost {
+        /// Its socket.
+        path: String,
+        /// The reason.
+        why: String,
+    },
+    /// The answer means nothing here.
+    #[error("the daemon at {path} answers in a way that this version of maskd does not know")]
+    Answer {
+        /// Its socket.
+        path: String,
+    },
+}
+
+impl ControlError {
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> ControlError {
+        let path = path.display().to_string();
+        move |source| ControlError::Io {
+            action,
+            path,
+            source,
+        }
+    }
+
+    /// What sort of failure it is.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            ControlError::Refused { fault, .. } => *fault,
+            ControlError::InUse { .. } => Fault::NotNow,
+            ControlError::TooLong { .. } | ControlError::NoSocket { .. } => Fault::Usage,
+            ControlError::Io { .. } | ControlError::Lost { .. } | ControlError::Answer { .. } => {
+                Fault::Unavailable
+            }
+        }
+    }
+}
+
+/// The socket of the daemon of a state directory: the configured one, else
+/// `control.sock` in the runtime directory (systemd's `RUNTIME_DIRECTORY`, of
+/// which the first counts), else in the state directory.
+#[must_use]
+pub fn socket_path(configured: Option<&Path>, runtime: Option<&OsStr>, state: &Path) -> PathBuf {
+    if let Some(path) = configured {
+        return path.to_owned();
+    }
+    let first = runtime.and_then(|folders| std::env::split_paths(folders).next());
+    let folder = first.filter(|folder| !folder.as_os_str().is_empty());
+    folder.as_deref().unwrap_or(state).join("control.sock")
+}
+
+/// Everything at a glance: a documented contract.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Of the daemon.
+    pub version: String,
+    /// Its state directory.
+    pub state: PathBuf,
+    /// What it is doing.
+    pub live: Live,
+    /// Counts by label, those without one under `unlabelled`.
+    pub samples: BTreeMap<String, CountRecord>,
+    /// The enrolment that is going on, or the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enrolment: Option<Enrolment>,
+    /// Labels that are new since the last refit.
+    pub new_labels: usize,
+    /// What came of the last refit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_refit: Option<RefitRecord>,
+}
+
+/// Asks for samples to be labelled, or deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Marking {
+    /// Which.
+    pub chosen: Chosen,
+    /// How.
+    pub mark: Mark,
+}
+
+/// A folder that the daemon is to read or write, by an absolute path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Folder {
+    /// The folder.
+    pub folder: PathBuf,
+}
+
+/// A file that the daemon is to read or write, by an absolute path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// Asks for crops of whoever stands there, with a label.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wanted {
+    /// The label.
+    pub label: String,
+    /// How many; 1 to [`MAX_ENROLLED`].
+    pub count: u32,
+}
+
+/// Asks for an earlier head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Back {
+    /// From each head to its parent.
+    pub steps: u32,
+}
+
+/// Another head is in use: a documented contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switched {
+    /// Its number; absent is the shipped one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<u32>,
+}
+
+/// Why a request was not done: a documented contract.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorRecord {
+    /// One sentence.
+    pub error: String,
+    /// What sort of failure it is.
+    pub fault: Fault,
+}
+
+/// What the daemon is doing: a documented contract.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Live {
+    /// The decision that is shown.
+    pub decision: String,
+    /// Whether the camera is lost, and being opened anew.
+    pub camera_lost: bool,
+    /// Frames that were looked at.
+    pub frames: u64,
+    /// Frames that were overwritten by newer ones.
+    pub skipped: u64,
+    /// Faces in the newest frame.
+    pub faces: usize,
+    /// Number of the head in use; absent is the shipped one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<u32>,
+    /// Labels of the head in use.
+    pub labels: Vec<String>,
+    /// What is captured.
+    pub capture: LiveCapture,
+    /// Whether a head is being learned.
+    pub refitting: bool,
+}
+
+/// What is captured: a documented contract.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveCapture {
+    /// Whether crops of faces are kept.
+    pub on: bool,
+    /// Whether their pictures are, or their features alone.
+    pub pictures: bool,
+    /// Why it is off, though the config turns it on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub off_because: Option<String>,
+    /// Crops that were stored since the start.
+    pub stored: u64,
+    /// Crops that were dropped since the start, because the disk was too slow.
+    pub dropped: u64,
+}
+
+/// Asks the trainer thread for a refit; the answer is its record, or a sentence.
+pub type RefitCall = oneshot::Sender<Result<RefitRecord, String>>;
+
+/// What the API works with.
+#[derive(Debug, Clone)]
+pub struct Desk {
+    /// Samples and heads.
+    pub learning: Arc<Learning>,
+    /// What the daemon is doing.
+    pub live: watch::Receiver<Live>,
+    /// The head in use: whoever changes it by `learning` sends it here.
+    pub head: Arc<watch::Sender<Arc<InUse>>>,
+    /// The enrolment that is going on, or the last one.
+    pub enrolment: Arc<Mutex<Option<Enrolment>>>,
+    /// To the trainer thread.
+    pub refit: mpsc::Sender<RefitCall>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_socket_is_where_it_is_configured_else_in_the_runtime_or_state_directory() {
+        let state = Path::new("/state");
+        let runtime = Some(OsStr::new("/run/maskd:/run/other"));
+        let configured = Some(Path::new("/a.sock"));
+        assert_eq!(
+            socket_path(configured, runtime, state),
+            Path::new("/a.sock")
+        );
+        assert_eq!(
+            socket_path(None, runtime, state),
+            Path::new("/run/maskd/control.sock")
+        );
+        for none in [None, Some(OsStr::new(""))] {
+            assert_eq!(
+                socket_path(None, none, state),
+                Path::new("/state/control.sock")
+            );
+        }
+    }
+}

@@ -1,0 +1,501 @@
+//! The daemon's API: a server on the real stores, asked by the client, by the
+//! real binary, and by whoever does not know how to ask.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and need threads"
+)]
+
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use image::{Rgb, RgbImage};
+use maskd::capture::Enrolment;
+use maskd::config::{self, Config};
+use maskd::control::{Client, ControlError, Desk, Live, RefitCall, bind, serve};
+use maskd::embed::Feature;
+use maskd::learning::{Chosen, Fault, InUse, Learning, Mark, Purge};
+use maskd::onnx::FEATURES;
+use maskd::pipeline::{SHIPPED_CLASSIFIER, open_model};
+use maskd::refit::{Refusal, Ruling};
+use serde_json::Value;
+use support::{assert_refused, maskd, text, wait};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// A server with all that a daemon would hand it, and a trainer without a
+/// backbone.
+struct Server {
+    folder: tempfile::TempDir,
+    enrolment: Arc<Mutex<Option<Enrolment>>>,
+    head: watch::Receiver<Arc<InUse>>,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(has_trainer: bool) -> Server {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, base) = open_model(&Config::default()).unwrap();
+        let learning =
+            Learning::open(folder.path(), Arc::new(base), config::Refit::default()).unwrap();
+        let learning = Arc::new(learning);
+        let (live_now, live) = watch::channel(Live {
+            decision: "mask".to_owned(),
+            frames: 7,
+            ..Live::default()
+        });
+        let (in_use, head) = watch::channel(Arc::new(learning.in_use().unwrap()));
+        let (refit, mut calls) = mpsc::channel::<RefitCall>(1);
+        let enrolment = Arc::default();
+        let desk = Desk {
+            learning: Arc::clone(&learning),
+            live,
+            head: Arc::new(in_use),
+            enrolment: Arc::clone(&enrolment),
+            refit,
+        };
+        let stop = CancellationToken::new();
+        let socket = bind(&folder.path().join("control.sock")).unwrap();
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let _live_now = live_now;
+            if !has_trainer {
+                calls.close();
+            }
+            let trainer = async {
+                while let Some(call) = calls.recv().await {
+                    let mut embed = |crops: &[maskd::frame::Crop]| {
+                        let feature = Feature::from(Box::new([0.5; FEATURES]));
+                        Ok(vec![feature; crops.len()])
+                    };
+                    let record = learning.refit(&mut embed, &|| false);
+                    let _ = call.send(record.map_err(|error| error.to_string()));
+                }
+                std::future::pending::<()>().await;
+            };
+            runtime.block_on(async {
+                tokio::select! {
+                    served = serve(socket, desk, stopped) => served.unwrap(),
+                    () = trainer => {}
+                }
+            });
+        });
+        Server {
+            folder,
+            enrolment,
+            head,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(&self.at("control.sock")).unwrap().unwrap()
+    }
+
+    /// A folder with three pictures of `first` and two of `second`.
+    fn pictures(&self) -> PathBuf {
+        let set = self.at("set");
+        for (label, count) in [("first", 3), ("second", 2)] {
+            fs::create_dir_all(set.join(label)).unwrap();
+            for number in 0..count {
+                let shade = Rgb([40 * number, 90, label.len() as u8]);
+                RgbImage::from_pixel(32, 32, shade)
+                    .save(set.join(label).join(format!("{number}.png")))
+                    .unwrap();
+            }
+        }
+        set
+    }
+
+    /// What it answers to these bytes: the status, and the JSON.
+    fn raw(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let mut stream = UnixStream::connect(self.at("control.sock")).unwrap();
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+             content-length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap())
+    }
+
+    fn end(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+#[track_caller]
+fn refused<T: std::fmt::Debug>(answer: Result<T, ControlError>, expected: Fault, words: &str) {
+    match answer {
+        Err(ControlError::Refused { sentence, fault }) => {
+            assert_eq!(fault, expected, "{sentence}");
+            assert!(sentence.contains(words), "{words:?} is not in {sentence}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn samples_are_imported_listed_labelled_exported_and_purged() {
+    let server = Server::start(true);
+    let client = server.client();
+    let imported = client.import(&server.pictures()).unwrap();
+    assert_eq!(imported.added["first"], 3);
+    assert_eq!(imported.added["second"], 2);
+    refused(client.import(Path::new("set")), Fault::Usage, "absolute");
+    refused(client.import(&server.at("none")), Fault::Missing, "none");
+
+    let samples = client.samples(None).unwrap();
+    assert_eq!(samples.len(), 5);
+    let second = client.samples(Some("second")).unwrap();
+    assert_eq!(second.len(), 2);
+    assert!(client.samples(Some("third")).unwrap().is_empty());
+    assert!(client.samples(Some("unlabelled")).unwrap().is_empty());
+    refused(
+        client.samples(Some("a b&c")),
+        Fault::Usage,
+        "cannot be a label",
+    );
+    assert_eq!(client.stats().unwrap()["first"].samples, 3);
+
+    let id = second[0].id.clone();
+    let picture = image::load_from_memory(&client.picture(&id).unwrap()).unwrap();
+    assert_eq!((picture.width(), picture.height()), (224, 224));
+    refused(client.picture("no such/id"), Fault::Missing, "no such/id");
+
+    let ids = vec![id.clone(), "nobody".to_owned()];
+    let mark = Mark::As("first".to_owned());
+    let marked = client.mark(Chosen::Ids(ids), &mark).unwrap();
+    assert_eq!(marked.done, [id.clone()]);
+    assert!(marked.failed["nobody"].contains("no such sample"));
+    // More ids than one request takes.
+    let many: Vec<String> = (0..450).map(|number| format!("none-{number}")).collect();
+    let marked = client.mark(Chosen::Ids(many), &Mark::Discard).unwrap();
+    assert_eq!(marked.failed.len(), 450);
+    refused(
+        client.mark(Chosen::Ids(vec![id]), &Mark::As("discard".to_owned())),
+        Fault::Usage,
+        "cannot be a label",
+    );
+    refused(
+        client.mark(Chosen::Track(3), &Mark::Unlabelled),
+        Fault::Missing,
+        "track 3",
+    );
+
+    let exported = client.export(&server.at("out")).unwrap();
+    assert_eq!(exported.written["first"], 4);
+    assert_eq!(fs::read_dir(server.at("out/second")).unwrap().count(), 1);
+    refused(client.export(Path::new("out")), Fault::Usage, "absolute");
+    refused(
+        client.export(&server.at("samples/out")),
+        Fault::Usage,
+        "within the samples",
+    );
+
+    let purge = |label: &str, days| Purge {
+        label: Some(label.to_owned()),
+        older_than_days: days,
+    };
+    let removed = client.purge(&purge("first", Some(1))).unwrap();
+    assert_eq!(removed.labelled, 0, "none is a day old");
+    let removed = client.purge(&purge("first", None)).unwrap();
+    assert_eq!((removed.labelled, removed.unlabelled), (4, 0));
+    assert_eq!(client.samples(None).unwrap().len(), 1);
+}
+
+#[test]
+fn heads_are_imported_shown_exported_and_gone_back_from() {
+    let server = Server::start(true);
+    let client = server.client();
+    assert!(client.heads().unwrap().is_empty());
+    refused(client.head(1), Fault::Missing, "no head 1");
+    refused(client.rollback(1), Fault::Usage, "cannot go back");
+
+    let shipped = server.at("shipped.onnx");
+    fs::write(&shipped, SHIPPED_CLASSIFIER).unwrap();
+    assert_eq!(client.import_head(&shipped).unwrap().head, Some(1));
+    assert_eq!(
+        server.head.borrow().number,
+        Some(1),
+        "the camera path has it"
+    );
+    let heads = client.heads().unwrap();
+    assert!(heads.len() == 1 && heads[0].current, "{heads:?}");
+    assert_eq!(client.head(1).unwrap(), heads[0]);
+    let copy = server.at("copy.onnx");
+    assert_eq!(client.export_head(1, &copy).unwrap().number, 1);
+    assert_eq!(client.import_head(&copy).unwrap().head, Some(2));
+
+    fs::write(&copy, b"nothing").unwrap();
+    refused(client.import_head(&copy), Fault::Data, "not an ONNX model");
+    refused(
+        client.import_head(&server.at("gone.onnx")),
+        Fault::Missing,
+        "cannot read the model",
+    );
+    refused(
+        client.export_head(1, Path::new("here.onnx")),
+        Fault::Usage,
+        "absolute",
+    );
+    assert_eq!(client.rollback(2).unwrap().head, None);
+    assert_eq!(server.head.borrow().number, None);
+}
+
+#[test]
+fn one_enrolment_goes_on_at_a_time_and_can_be_ended() {
+    let server = Server::start(true);
+    let client = server.client();
+    refused(client.enrolment(), Fault::Missing, "nobody");
+    refused(client.end_enrolment(), Fault::Missing, "nobody");
+    refused(client.enroll("with_mask", 0), Fault::Usage, "1 to 1000");
+    refused(client.enroll("with_mask", 1001), Fault::Usage, "1 to 1000");
+    refused(
+        client.enroll("unsure", 3),
+        Fault::Usage,
+        "cannot be a label",
+    );
+    let started = client.enroll("with_mask", 3).unwrap();
+    assert_eq!((started.wanted, started.taken), (3, 0));
+    refused(client.enroll("with_mask", 3), Fault::NotNow, "is going on");
+    let now = Enrolment {
+        taken: 2,
+        stored: 1,
+        ..started
+    };
+    *server.enrolment.lock().unwrap() = Some(now.clone());
+    assert_eq!(client.enrolment().unwrap(), now);
+    let ended = client.end_enrolment().unwrap();
+    assert!(ended.is_over() && ended.stored == 1, "{ended:?}");
+    assert_eq!(client.enroll("without_mask", 3).unwrap().taken, 0);
+}
+
+#[test]
+fn a_refit_is_waited_for_and_remembered() {
+    let server = Server::start(true);
+    let client = server.client();
+    client.import(&server.pictures()).unwrap();
+    let before = client.status().unwrap();
+    assert_eq!((before.new_labels, before.last_refit), (5, None));
+    assert_eq!(
+        (before.live.decision.as_str(), before.live.frames),
+        ("mask", 7)
+    );
+    assert_eq!(before.state, server.folder.path().canonicalize().unwrap());
+    assert_eq!(before.samples["second"].samples, 2);
+
+    let record = client.refit().unwrap();
+    assert_eq!(record.outcome.ruling, Ruling::Refused(Refusal::NoSamples));
+    assert_eq!(record.small_classes["first"], 3);
+    let after = client.status().unwrap();
+    assert_eq!((after.new_labels, after.last_refit), (0, Some(record)));
+
+    let server = Server::start(false);
+    refused(
+        server.client().refit(),
+        Fault::Unavailable,
+        "not learning any more",
+    );
+}
+
+#[test]
+fn whoever_asks_wrongly_gets_a_sentence() {
+    let server = Server::start(true);
+    let client = server.client();
+    client.import(&server.pictures()).unwrap();
+    let long = format!("{{\"folder\": \"/{}\"}}", "x".repeat(70_000));
+    for (method, path, body, expected) in [
+        ("GET", "/", "", 404),
+        ("GET", "/api/v1/nothing", "", 404),
+        ("POST", "/api/v1/status", "", 405),
+        ("POST", "/api/v1/samples/label", "", 400),
+        ("POST", "/api/v1/samples/label", "{\"chosen\":", 400),
+        // Not a word of it may be misread as "all".
+        (
+            "POST",
+            "/api/v1/samples/purge",
+            "{\"labels\": \"first\"}",
+            400,
+        ),
+        ("POST", "/api/v1/samples/import", &long, 413),
+        ("GET", "/api/v1/samples?lable=first", "", 400),
+        ("GET", "/api/v1/samples?label=a%2fb", "", 400),
+        ("GET", "/api/v1/samples/none/picture", "", 404),
+        ("GET", "/api/v1/heads/one", "", 400),
+        ("GET", "/api/v1/heads/1", "", 404),
+        ("POST", "/api/v1/heads/rollback", "{\"steps\": -1}", 400),
+        (
+            "POST",
+            "/api/v1/enroll",
+            "{\"label\": \"a\", \"count\": 0}",
+            400,
+        ),
+    ] {
+        let (status, answer) = server.raw(method, path, body);
+        assert_eq!(status, expected, "{method} {path}: {answer}");
+        let sentence = answer["error"].as_str().unwrap();
+        assert!(
+            !sentence.is_empty() && answer["fault"].is_string(),
+            "{answer}"
+        );
+    }
+    assert_eq!(client.samples(None).unwrap().len(), 5, "nothing is lost");
+    let (status, list) = server.raw("GET", "/api/v1/samples?label=first", "");
+    assert_eq!((status, list.as_array().unwrap().len()), (200, 3));
+}
+
+#[test]
+fn the_socket_is_made_safely_and_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control.sock");
+    assert!(Client::connect(&path).unwrap().is_none(), "no file");
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(path.exists(), "as a killed daemon leaves it");
+    assert!(Client::connect(&path).unwrap().is_none(), "nobody listens");
+    let socket = bind(&path).unwrap();
+    let mode = path.metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    let error = bind(&path).unwrap_err();
+    assert!(matches!(error, ControlError::InUse { .. }), "{error}");
+    drop(socket);
+    assert!(!path.exists());
+
+    fs::write(&path, b"letters").unwrap();
+    let error = bind(&path).unwrap_err();
+    assert!(matches!(error, ControlError::NoSocket { .. }), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), b"letters");
+    let error = bind(&folder.path().join("x".repeat(108))).unwrap_err();
+    assert!(matches!(error, ControlError::TooLong { .. }), "{error}");
+    let error = bind(&folder.path().join("no/control.sock")).unwrap_err();
+    assert!(matches!(error, ControlError::Io { .. }), "{error}");
+}
+
+#[test]
+fn it_stops_whoever_is_connected() {
+    let mut server = Server::start(true);
+    let client = server.client();
+    client.status().unwrap();
+    let _silent = UnixStream::connect(server.at("control.sock")).unwrap();
+    let mut slow = UnixStream::connect(server.at("control.sock")).unwrap();
+    slow.write_all(b"GET /api/v1/sta").unwrap();
+    server.end();
+    assert!(!server.at("control.sock").exists());
+    let error = client.status().unwrap_err();
+    assert!(matches!(error, ControlError::Lost { .. }), "{error}");
+}
+
+#[test]
+fn the_command_line_speaks_to_the_daemon() {
+    let mut server = Server::start(true);
+    let state = server.folder.path().to_owned();
+    let command = |words: &[&str]| {
+        maskd()
+            .args(words)
+            .arg("--state")
+            .arg(&state)
+            .output()
+            .unwrap()
+    };
+    let good = |words: &[&str]| {
+        let output = command(words);
+        assert!(
+            output.status.success(),
+            "{words:?}: {}",
+            text(&output.stderr)
+        );
+        text(&output.stdout)
+    };
+    let set = server.pictures();
+    let set = set.to_str().unwrap();
+    assert_eq!(
+        good(&["samples", "import", set]),
+        "added: first 3, second 2\n"
+    );
+    let status = good(&["status"]);
+    assert!(
+        status.contains("samples     first 3, second 2; 5 labels are new"),
+        "{status}"
+    );
+    let status: Value = serde_json::from_str(&good(&["status", "--json"])).unwrap();
+    assert_eq!(status["live"]["frames"], 7);
+    let list: Value = serde_json::from_str(&good(&["samples", "list", "--json"])).unwrap();
+    assert_eq!(list.as_array().unwrap().len(), 5);
+    assert!(good(&["refit"]).starts_with("refused: the head stays as it is\n"));
+    assert_refused(&command(&["rollback"]), 64, "cannot go back");
+    assert_refused(&command(&["heads", "show", "4"]), 66, "no head 4");
+
+    // Nobody comes.
+    let nobody = command(&["enroll", "first", "--count", "3", "--seconds", "1"]);
+    assert_refused(&nobody, 75, "0 of 3 crops of first were kept within 1 s");
+    assert_refused(&command(&["enroll", "unsure"]), 64, "cannot be a label");
+    // Somebody comes.
+    let mut child = maskd()
+        .args([
+            "enroll",
+            "first",
+            "--count",
+            "2",
+            "--seconds",
+            "600",
+            "--state",
+        ])
+        .arg(&state)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    loop {
+        let mut enrolment = server.enrolment.lock().unwrap();
+        if let Some(going_on) = enrolment.as_mut().filter(|enrolment| enrolment.wanted == 2) {
+            (going_on.taken, going_on.stored) = (2, 2);
+            break;
+        }
+        drop(enrolment);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(wait(&mut child, Duration::from_mins(1)), Some(0));
+    let mut told = String::new();
+    child.stdout.unwrap().read_to_string(&mut told).unwrap();
+    assert!(told.ends_with("2 crops of first were kept\n"), "{told}");
+
+    server.end();
+    let alone = command(&["status"]);
+    assert_refused(&alone, 69, "no daemon is running");
+    assert!(text(&alone.stdout).starts_with("samples     first 3, second 2\n"));
+    assert_refused(&command(&["enroll", "first"]), 69, "maskd run");
+}

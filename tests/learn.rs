@@ -1,0 +1,359 @@
+//! Learning through the real binary, without a daemon.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking"
+)]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::Arc;
+
+use image::RgbImage;
+use maskd::config::{self, Config};
+use maskd::learning::Learning;
+use maskd::onnx::{Classifier, HeadFile, write_head};
+use maskd::pipeline::{SHIPPED_CLASSIFIER, open_model};
+use serde_json::Value;
+use support::{assert_refused, frame, maskd, root, text};
+
+/// A state directory of its own.
+struct Device {
+    folder: tempfile::TempDir,
+}
+
+impl Device {
+    fn new() -> Device {
+        Device {
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn maskd(&self, words: &[&str]) -> Output {
+        maskd()
+            .args(words)
+            .arg("--state")
+            .arg(self.at("state"))
+            .output()
+            .unwrap()
+    }
+
+    #[track_caller]
+    fn good(&self, words: &[&str]) -> String {
+        let output = self.maskd(words);
+        assert!(
+            output.status.success(),
+            "{words:?}: {}",
+            text(&output.stderr)
+        );
+        text(&output.stdout)
+    }
+
+    #[track_caller]
+    fn json(&self, words: &[&str]) -> Value {
+        serde_json::from_str(&self.good(&[words, &["--json"]].concat())).unwrap()
+    }
+
+    /// Pieces of the golden crops: twelve of each class, all different.
+    fn pictures(&self) -> PathBuf {
+        let set = self.at("set");
+        for (label, prefix) in [("without_mask", "bare_"), ("with_mask", "mask_")] {
+            let class = set.join(label);
+            fs::create_dir_all(&class).unwrap();
+            for entry in fs::read_dir(root().join("tests/golden/crops")).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+                if !name.starts_with(prefix) {
+                    continue;
+                }
+                let pixels = image::open(&path).unwrap().into_rgb8();
+                for piece in 0..4 {
+                    let inset = 6 * piece;
+                    let part: RgbImage = image::imageops::crop_imm(
+                        &pixels,
+                        inset,
+                        inset / 2,
+                        pixels.width() - 2 * inset,
+                        pixels.height() - inset,
+                    )
+                    .to_image();
+                    part.save(class.join(format!("{piece}_{name}"))).unwrap();
+                }
+            }
+        }
+        set
+    }
+}
+
+/// The shipped head, changed, as a file.
+fn head(path: &Path, change: impl FnOnce(&mut HeadFile)) -> String {
+    let classifier = Classifier::parse("shipped", SHIPPED_CLASSIFIER).unwrap();
+    let mut file = HeadFile {
+        backbone_sha256: classifier.backbone_sha256,
+        labels: classifier.labels.clone(),
+        head: classifier.head.clone(),
+    };
+    change(&mut file);
+    fs::write(path, write_head(&file, &[])).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn samples_become_labels_and_a_ruling() {
+    let device = Device::new();
+    let set = device.pictures();
+    let set = set.to_str().unwrap();
+    assert_eq!(
+        device.good(&["samples", "import", set]),
+        "added: with_mask 12, without_mask 12\n"
+    );
+    let again = device.good(&["samples", "import", set]);
+    assert_eq!(again, "added: none\n24 pictures were there already\n");
+
+    let list = device.json(&["samples", "list", "--label", "with_mask"]);
+    let ids: Vec<&str> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|sample| sample["id"].as_str().unwrap())
+        .collect();
+    assert_eq!(ids.len(), 12);
+    let lines = device.good(&["samples", "list"]);
+    assert_eq!(lines.lines().count(), 24);
+    assert!(lines.contains(ids[0]), "{lines}");
+
+    let relabelled = device.good(&["label", ids[0], ids[1], "chin"]);
+    assert_eq!(relabelled, "2 labelled chin\n");
+    let taken = device.good(&["label", ids[0], "unlabelled"]);
+    assert_eq!(taken, "1 without a label now\n");
+    assert_eq!(device.good(&["label", ids[2], "discard"]), "1 deleted\n");
+    let stats = device.json(&["samples", "stats"]);
+    for (label, count) in [
+        ("with_mask", 9),
+        ("without_mask", 12),
+        ("chin", 1),
+        ("unlabelled", 1),
+    ] {
+        assert_eq!(stats[label]["samples"], count, "{stats}");
+    }
+    let table = device.good(&["samples", "stats"]);
+    assert_eq!(table.lines().count(), 5, "{table}");
+
+    let picture = device.at("picture.jpg");
+    let path = picture.to_str().unwrap();
+    let shown = device.good(&["samples", "show", ids[1], "--picture", path]);
+    assert!(shown.contains("chin"), "{shown}");
+    assert_eq!(image::open(&picture).unwrap().width(), 224);
+
+    let out = device.at("out");
+    let exported = device.good(&["samples", "export", out.to_str().unwrap()]);
+    assert!(exported.contains("without_mask 12"), "{exported}");
+    assert_eq!(fs::read_dir(out.join("unlabelled")).unwrap().count(), 1);
+
+    // What the gate says depends on the shipped head; that it says something,
+    // and that what it says is done, does not.
+    let record = device.json(&["refit"]);
+    assert_eq!(record["small_classes"]["chin"], 1, "{record}");
+    assert_eq!(record["outcome"]["counts"][0]["groups"], 9, "{record}");
+    let measured = &record["outcome"]["measured"];
+    assert_eq!(measured["after"]["samples"], 21, "{record}");
+    let accepted = record["outcome"]["ruling"] == "accepted";
+    assert_eq!(record["head"].is_u64(), accepted);
+    let heads = device.json(&["heads", "list"]);
+    assert_eq!(heads.as_array().unwrap().len(), usize::from(accepted));
+
+    // Features are there now: the second one only learns.
+    let words = device.good(&["refit"]);
+    assert!(
+        words.starts_with("accepted: head ") || words.starts_with("refused: the head stays"),
+        "{words}"
+    );
+    for part in [
+        "reason        ",
+        "judged by     cross-validation in 5 folds by track",
+        "95 % interval",
+        "replay        ",
+        "temperature",
+        "chin: 1 samples are too few",
+        "\nbefore",
+        "\nafter",
+    ] {
+        assert!(words.contains(part), "{part:?} is not in {words}");
+    }
+
+    let purged = device.good(&["samples", "purge", "--label", "chin", "--yes"]);
+    assert!(purged.starts_with("deleted: 0 samples without a label and 1 with one"));
+    device.good(&["samples", "purge", "--yes"]);
+    assert_eq!(device.good(&["samples", "list"]), "");
+}
+
+#[test]
+fn nonsense_is_refused_in_a_sentence() {
+    let device = Device::new();
+    let set = device.pictures();
+    device.good(&["samples", "import", set.to_str().unwrap()]);
+    fs::create_dir(device.at("empty")).unwrap();
+    let empty = device.at("empty");
+    for (words, exit, sentence) in [
+        (&["label", "one"][..], 64, "at least one id"),
+        (&["label", "one", "two", "--track", "3"], 64, "not both"),
+        (&["label", "--track", "3", "chin"], 66, "track 3"),
+        (&["label", "nobody", "chin"], 66, "no such sample"),
+        (&["label", "nobody", "a b"], 64, "cannot be a label"),
+        (
+            &["samples", "list", "--label", "chin"],
+            66,
+            "no samples labelled chin",
+        ),
+        (
+            &["samples", "list", "--label", "unlabelled"],
+            66,
+            "without a label",
+        ),
+        (
+            &["samples", "list", "--label", "../x"],
+            64,
+            "cannot be a label",
+        ),
+        (&["samples", "show", "nobody"], 66, "no sample nobody"),
+        (
+            &["samples", "import", "/no/such/folder"],
+            66,
+            "/no/such/folder",
+        ),
+        (
+            &["samples", "import", empty.to_str().unwrap()],
+            66,
+            "holds no pictures",
+        ),
+        (&["samples", "purge"], 64, "--yes"),
+        (
+            &["samples", "purge", "--label", "chin", "--yes"],
+            66,
+            "labelled chin",
+        ),
+        (&["rollback"], 64, "cannot go back"),
+        (&["heads", "show", "3"], 66, "no head 3"),
+        (&["heads", "export", "3", "head.onnx"], 66, "no head 3"),
+        (&["heads", "import", "/no/head.onnx"], 66, "/no/head.onnx"),
+        (&["enroll", "chin"], 69, "no daemon"),
+        (&["status"], 69, "no daemon"),
+    ] {
+        assert_refused(&device.maskd(words), exit, sentence);
+    }
+    let several = device.maskd(&["label", "nobody", "nothing", "chin"]);
+    assert_eq!(several.status.code(), Some(66));
+    assert_eq!(text(&several.stderr).lines().count(), 3);
+    assert_eq!(device.good(&["samples", "list"]).lines().count(), 24);
+    assert!(!Path::new("head.onnx").exists());
+}
+
+#[test]
+fn heads_are_imported_used_and_gone_back_from() {
+    let device = Device::new();
+    let name = device.at("head.onnx");
+    let same = head(&name, |_| {});
+    assert_eq!(
+        device.good(&["heads", "import", &same]),
+        "head 1 is in use now\n"
+    );
+    // One that sees no masks anywhere.
+    let bare = head(&name, |file| {
+        let at = file.labels.iter().position(|l| l == "without_mask");
+        file.head.b2[at.unwrap()] += 100.0;
+    });
+    assert_eq!(
+        device.good(&["heads", "import", &bare]),
+        "head 2 is in use now\n"
+    );
+    let list = device.good(&["heads", "list"]);
+    assert!(
+        list.starts_with("  head 1  from the shipped head")
+            && list.contains("\n* head 2  from head 1"),
+        "{list}"
+    );
+    let shown = device.json(&["heads", "show", "2"]);
+    assert_eq!(
+        (&shown["parent"], &shown["current"]),
+        (&1.into(), &true.into())
+    );
+
+    let masked = frame("maksssksksss10.jpg");
+    let masked = masked.to_str().unwrap();
+    let verdict = |device: &Device| {
+        let record = device.json(&["classify", masked]);
+        record["faces"][0]["verdict"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(verdict(&device), "without_mask");
+    let set = device.pictures();
+    let set = set.to_str().unwrap();
+    let report = device.good(&["eval", "--dataset", set]);
+    assert!(report.contains("accuracy 50.00 %"), "{report}");
+    let both = device.maskd(&["eval", "--dataset", set, "--model", &bare]);
+    assert_refused(&both, 64, "not both");
+
+    let copy = device.at("copy.onnx");
+    device.good(&["heads", "export", "2", copy.to_str().unwrap()]);
+    assert_eq!(device.good(&["rollback"]), "head 1 is in use now\n");
+    assert_eq!(verdict(&device), "with_mask");
+    assert_refused(&device.maskd(&["rollback", "2"]), 64, "after 1 the shipped");
+    assert_eq!(
+        device.good(&["heads", "import", copy.to_str().unwrap()]),
+        "head 3 is in use now\n"
+    );
+    assert_eq!(verdict(&device), "without_mask");
+
+    // A damaged head is passed over, and that is said.
+    let file = device.at("state/heads/000003.onnx");
+    let mut bytes = fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let output = device.maskd(&["classify", masked, "--json"]);
+    assert!(output.status.success());
+    let note = text(&output.stderr);
+    assert!(note.starts_with("maskd: ") && note.contains('3'), "{note}");
+    let list = device.good(&["heads", "list"]);
+    assert!(list.contains("* head 3  damaged: "), "{list}");
+    assert_refused(
+        &device.maskd(&["heads", "export", "3", copy.to_str().unwrap()]),
+        65,
+        "000003.onnx",
+    );
+
+    let other = head(&name, |file| file.backbone_sha256[0] ^= 1);
+    let refused = device.maskd(&["heads", "import", &other]);
+    assert_refused(&refused, 65, "was made for the backbone");
+    let other = head(&name, |file| file.labels.reverse());
+    let refused = device.maskd(&["heads", "import", &other]);
+    assert_refused(&refused, 65, "has the labels");
+
+    let gone = maskd()
+        .args(["classify", masked, "--state", "/no/such/state"])
+        .output()
+        .unwrap();
+    assert_refused(&gone, 66, "/no/such/state");
+}
+
+#[test]
+fn a_state_that_another_process_has_open_is_waited_for_and_then_given_up() {
+    let device = Device::new();
+    let (_, base) = open_model(&Config::default()).unwrap();
+    let _learning = Learning::open(
+        &device.at("state"),
+        Arc::new(base),
+        config::Refit::default(),
+    )
+    .unwrap();
+    let busy = device.maskd(&["samples", "list"]);
+    assert_refused(&busy, 75, "another maskd");
+}
