@@ -755,10 +755,7 @@ impl Learning {
         let days = purge
             .older_than_days
             .map(|days| Duration::from_hours(24) * days);
-        let before = match days {
-            None => None,
-            Some(days) => Some(now.checked_sub(days).unwrap_or(SystemTime::UNIX_EPOCH)),
-        };
+        let before = days.map(|days| now.checked_sub(days).unwrap_or(SystemTime::UNIX_EPOCH));
         Ok(self.store.purge(&which, before)?.into())
     }
 

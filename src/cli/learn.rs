@@ -651,9 +651,6 @@ impl Refit {
 
 impl HeadsCommand {
     pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
-        if let HeadsCommand::Export { path, .. } = &self {
-            can_write(path, SMALL_FILE)?;
-        }
         let reach = Reach::open(global)?;
         match self {
             HeadsCommand::List { json } => {

@@ -360,16 +360,6 @@ impl Global {
             .map_or_else(|| Ok(Config::default()), config::load)
     }
 
-    /// The socket of the daemon of a state directory. Only the service itself is
-    /// told its runtime directory; whoever asks it has to know.
-    fn socket(&self, config: &Config, state: &Path) -> PathBuf {
-        let service = Path::new(SERVICE_RUNTIME);
-        let is_service = state == Path::new(SERVICE_STATE) && service.is_dir();
-        let runtime = std::env::var_os("RUNTIME_DIRECTORY");
-        let runtime = runtime.or_else(|| is_service.then(|| service.into()));
-        control::socket_path(config.control.socket.as_deref(), runtime.as_deref(), state)
-    }
-
     /// The head in use by the state directory that `--state` names, if it is
     /// given; `base` is that of the config.
     fn learned_head(&self, base: &Head) -> Result<Option<Arc<Head>>, Failure> {
@@ -415,6 +405,16 @@ impl Global {
             )
         })
     }
+}
+
+/// The socket of the daemon of a state directory. Only the service itself is told
+/// its runtime directory; whoever asks it has to know.
+fn socket_path(config: &Config, state: &Path) -> PathBuf {
+    let service = Path::new(SERVICE_RUNTIME);
+    let is_service = state == Path::new(SERVICE_STATE) && service.is_dir();
+    let runtime = std::env::var_os("RUNTIME_DIRECTORY");
+    let runtime = runtime.or_else(|| is_service.then(|| service.into()));
+    control::socket_path(config.control.socket.as_deref(), runtime.as_deref(), state)
 }
 
 /// Writes to standard output.

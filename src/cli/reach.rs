@@ -9,7 +9,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::interrupt::Interrupt;
-use super::{Failure, Global};
+use super::{Failure, Global, socket_path};
 use crate::config::Config;
 use crate::control::{Client, ControlError};
 use crate::embed::Embedder;
@@ -58,7 +58,7 @@ pub(super) fn daemon(
     config: &Config,
     state: &Path,
 ) -> Result<Option<Client>, Failure> {
-    let Some(client) = Client::connect(&global.socket(config, state))? else {
+    let Some(client) = Client::connect(&socket_path(config, state))? else {
         return Ok(None);
     };
     // A configured socket may be that of another state directory's daemon.
