@@ -102,6 +102,14 @@ impl Judge {
         Ok(Judge { options, masked })
     }
 
+    /// The same judge for a head with other labels.
+    ///
+    /// # Errors
+    /// As [`Judge::new`].
+    pub fn with_labels(&self, labels: &[String]) -> Result<Judge, LabelError> {
+        Judge::new(self.options.clone(), labels)
+    }
+
     /// Why a face is not worth classifying, before anything is computed of it.
     #[must_use]
     pub fn doubt(&self, face: &Face) -> Option<Doubt> {

@@ -131,8 +131,9 @@ impl Console {
     }
 
     /// Takes what the newest frame shows; drawn only on a live console.
-    pub fn scene(&mut self, scene: &Scene, labels: &[String]) {
+    pub fn scene(&mut self, scene: &Scene) {
         if self.style == ConsoleStyle::Live {
+            let labels = &scene.labels;
             let faces = scene.faces.iter().map(|face| FaceRecord::new(face, labels));
             let latency = scene.latency.as_millis();
             self.scene = format!("{}  {latency} ms", describe(faces));

@@ -93,6 +93,12 @@ impl Pipeline {
         &self.head
     }
 
+    /// The head in use, to be kept elsewhere too.
+    #[must_use]
+    pub fn shared_head(&self) -> Arc<Head> {
+        Arc::clone(&self.head)
+    }
+
     /// The faces of a frame, best score first.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! Owns the JSON of a face, which `classify`, `run` and whatever looks at the
 //! daemon from outside share. Pure.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
@@ -32,6 +33,8 @@ pub struct Scene {
     pub at: Instant,
     /// From capture to verdicts.
     pub latency: Duration,
+    /// Names of the probabilities.
+    pub labels: Arc<[String]>,
     /// Best detector score first.
     pub faces: Vec<SceneFace>,
 }

@@ -102,6 +102,13 @@ impl Tracker {
         id
     }
 
+    /// Forgets all looks, and not the tracks: another head judges from now on.
+    pub fn forget_votes(&mut self) {
+        for track in &mut self.tracks {
+            track.votes.clear();
+        }
+    }
+
     /// Adds a look at a track and gives the mean of its last looks: one
     /// blurred frame does not turn a verdict.
     ///

@@ -25,7 +25,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use crate::camera::SourceError;
 use crate::config::{self, Config, ConfigError};
 use crate::control;
-use crate::daemon::{self, DaemonError};
+use crate::daemon::{self, DaemonError, StateDir};
 use crate::head::Head;
 use crate::indicate::{Console, ConsoleStyle};
 use crate::learning::head_in_use;
@@ -237,6 +237,15 @@ impl From<DaemonError> for Failure {
             DaemonError::Source(error) => error.into(),
             DaemonError::Pipeline(error) => error.into(),
             DaemonError::Labels(_) => Failure::new(Failure::CONFIG, error),
+            DaemonError::Learning(ref problem) => {
+                let busy = problem.is_busy();
+                let exit = if busy {
+                    Failure::TEMPORARY
+                } else {
+                    Failure::CANNOT_WRITE
+                };
+                Failure::new(exit, error)
+            }
             // Whoever closes it, a daemon that shows nothing has failed.
             DaemonError::Console(_) => Failure::new(Failure::CANNOT_WRITE, error),
             DaemonError::System(_) | DaemonError::Panicked(_) => {
@@ -341,7 +350,8 @@ impl Run {
         if let Some(problem) = config.check().first() {
             return Err(Failure::new(Failure::USAGE, problem));
         }
-        Ok(daemon::run(&config, Console::new(style))?)
+        let state = global.daemon_state(&config)?;
+        Ok(daemon::run(&config, Console::new(style), state)?)
     }
 }
 
@@ -375,6 +385,19 @@ impl Global {
             complain(note);
         }
         Ok(Some(in_use.head))
+    }
+
+    /// The state directory of a daemon: one that was named; or the usual one, if
+    /// it is there or the config wants crops to be kept.
+    fn daemon_state(&self, config: &Config) -> Result<Option<StateDir>, Failure> {
+        if self.state.is_some() || std::env::var_os("STATE_DIRECTORY").is_some() {
+            return Ok(Some(StateDir::Named(self.state_dir()?)));
+        }
+        if config.capture.enabled {
+            return Ok(Some(StateDir::Usual(self.state_dir()?)));
+        }
+        let usual = self.state_dir().ok().filter(|state| state.is_dir());
+        Ok(usual.map(StateDir::Usual))
     }
 
     /// The state directory: the named one; of the service, the one that systemd

@@ -6,6 +6,7 @@
 //! for anybody slower. The end flows with the data: the camera drops its
 //! sender, infer ends, indicate ends with the outputs low.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,13 +19,19 @@ use tracing::{debug, error, info, warn};
 
 use crate::camera::{Camera, Event, SourceError, Spec};
 use crate::config::Config;
+use crate::control::{self, Desk, Live};
 use crate::decide::{Decider, Decision, Judge, LabelError};
 use crate::frame::Frame;
 use crate::indicate::{Change, Console, Indicator, Levels, levels};
+use crate::learning::LearningError;
 use crate::onnx::ModelError;
-use crate::pipeline::{Pipeline, PipelineError};
+use crate::pipeline::{Look, Pipeline, PipelineError};
 use crate::scene::{FaceRecord, Scene, SceneFace};
 use crate::track::Tracker;
+
+mod lessons;
+
+use lessons::{Lessons, Pupil};
 
 /// How often patterns are drawn and staleness is looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -47,6 +54,9 @@ pub enum DaemonError {
     /// The camera path gave up.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
+    /// The state directory that was named cannot be used.
+    #[error(transparent)]
+    Learning(#[from] LearningError),
     /// The console cannot be written.
     #[error("cannot show decisions on standard output: {0}")]
     Console(std::io::Error),
@@ -87,11 +97,22 @@ struct Pulse {
     fresh: bool,
 }
 
-/// Runs until the source ends or a signal asks to stop.
+/// Where heads and samples are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StateDir {
+    /// Somebody named it: without it there is no daemon.
+    Named(PathBuf),
+    /// The usual place: without it, or if another daemon has it, nothing is
+    /// learned.
+    Usual(PathBuf),
+}
+
+/// Runs until the source ends or a signal asks to stop. Without a state
+/// directory nothing is learned.
 ///
 /// # Errors
 /// [`DaemonError`] if something cannot be opened, or a thread gives up.
-pub fn run(config: &Config, console: Console) -> Result<(), DaemonError> {
+pub fn run(config: &Config, console: Console, state: Option<StateDir>) -> Result<(), DaemonError> {
     let spec: Spec = config.camera.source.parse().map_err(SourceError::from)?;
     // The path of a picture may say whom it shows.
     let source = match &spec {
@@ -101,6 +122,10 @@ pub fn run(config: &Config, console: Console) -> Result<(), DaemonError> {
     let cores_for_faces = config.classify.threads(1);
     let pipeline = Pipeline::open(config, cores_for_faces)?;
     let judge = Judge::new(config.classify.judge_options(), pipeline.head().labels())?;
+    let pupil = match state {
+        Some(state) => Pupil::open(config, state, &pipeline)?,
+        None => None,
+    };
     // Up to here nothing has to be put in order when a signal comes.
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let signals = runtime.block_on(async { Signals::catch() })?;
@@ -115,36 +140,85 @@ pub fn run(config: &Config, console: Console) -> Result<(), DaemonError> {
         at: now(),
         fresh: true,
     });
-    let labels = pipeline.head().labels().to_vec();
     let show = Show {
         console,
-        labels,
         decider: Decider::new(config.decide.options(), now()),
     };
-    let tracker = Tracker::new(config.track.options());
-
+    let live = Arc::new(watch::Sender::new(Live::default()));
+    // When the camera path has ended, learning has to end too.
+    let over = CancellationToken::new();
     let mut threads = Threads::new(&stop);
+    let (lessons, desk) = match pupil {
+        Some(pupil) => {
+            let (lessons, desk) = pupil.begin(config, &live, &over, &mut threads)?;
+            (Some(lessons), Some(desk))
+        }
+        None => (None, None),
+    };
+    let eyes = Eyes {
+        labels: pipeline.head().labels().into(),
+        pipeline,
+        judge,
+        tracker: Tracker::new(config.track.options()),
+        lessons,
+        live: Arc::clone(&live),
+    };
     threads.start("camera", {
         let stop = stop.clone();
         move || watch_camera(camera, &feed_out, &stop)
     })?;
     threads.start("infer", {
         let feed = feed_in.clone();
-        move || infer(pipeline, &judge, tracker, feed, &sight_out)
+        let over = over.drop_guard();
+        move || {
+            let _over = over;
+            infer(eyes, feed, &sight_out)
+        }
     })?;
     threads.start("indicate", {
         let stop = stop.clone();
-        move || indicate(show, sight_in, &feed_in, &pulse_out, &stop)
+        let live = Arc::clone(&live);
+        move || indicate(show, sight_in, &feed_in, &pulse_out, &live, &stop)
     })?;
 
     notify(&[sd_notify::NotifyState::Ready]);
     info!(source, "ready");
-    runtime.block_on(wait(signals, &stop, &mut threads, &pulse_in));
-    notify(&[sd_notify::NotifyState::Stopping]);
-    stop.cancel();
+    runtime.block_on(async {
+        let waiting = async {
+            wait(signals, &stop, &mut threads, &pulse_in).await;
+            notify(&[sd_notify::NotifyState::Stopping]);
+            stop.cancel();
+        };
+        tokio::join!(waiting, serve(desk, config, &stop));
+    });
     let result = threads.join(&runtime);
     info!("stopped");
     result
+}
+
+/// The API, until the stop; a request that is still going on then has a moment
+/// to end. A daemon without it watches its door all the same.
+async fn serve(desk: Option<(Desk, PathBuf)>, config: &Config, stop: &CancellationToken) {
+    let Some((desk, state)) = desk else { return };
+    let runtime = std::env::var_os("RUNTIME_DIRECTORY");
+    let configured = config.control.socket.as_deref();
+    let path = control::socket_path(configured, runtime.as_deref(), &state);
+    let socket = match control::bind(&path) {
+        Ok(socket) => socket,
+        Err(error) => return warn!(%error, "commands cannot reach the daemon"),
+    };
+    let grace = async {
+        stop.cancelled().await;
+        tokio::time::sleep(STOP_DEADLINE / 4).await;
+    };
+    tokio::select! {
+        served = control::serve(socket, desk, stop.clone()) => {
+            if let Err(error) = served {
+                warn!(%error, "commands can no longer reach the daemon");
+            }
+        }
+        () = grace => {}
+    }
 }
 
 /// Waits for a signal, for the last thread to end, or for one to fail; feeds
@@ -228,11 +302,20 @@ fn watch_camera(
     Ok(())
 }
 
+/// What the infer thread works with.
+struct Eyes {
+    pipeline: Pipeline,
+    judge: Judge,
+    /// Those of the head in use.
+    labels: Arc<[String]>,
+    tracker: Tracker,
+    lessons: Option<Lessons>,
+    live: Arc<watch::Sender<Live>>,
+}
+
 /// The infer thread: always the newest frame, and verdicts on its faces.
 fn infer(
-    mut pipeline: Pipeline,
-    judge: &Judge,
-    mut tracker: Tracker,
+    mut eyes: Eyes,
     mut feed: watch::Receiver<News<Frame>>,
     sight: &watch::Sender<News<Scene>>,
 ) -> Result<(), DaemonError> {
@@ -244,19 +327,26 @@ fn infer(
         match newest {
             News::Waiting => {}
             News::Lost => {
+                eyes.live.send_modify(|live| live.camera_lost = true);
                 sight.send_replace(News::Lost);
             }
             News::Newest(frame) => {
                 frames += 1;
                 skipped += frame.seq.saturating_sub(next_seq);
                 next_seq = frame.seq + 1;
-                let scene = look(&mut pipeline, judge, &mut tracker, &frame)?;
+                eyes.take_new_head();
+                let scene = eyes.look(&frame)?;
                 debug!(
                     seq = scene.seq,
                     faces = scene.faces.len(),
                     latency_ms = scene.latency.as_millis() as u64,
                     "frame"
                 );
+                eyes.live.send_modify(|live| {
+                    live.camera_lost = false;
+                    (live.frames, live.skipped) = (frames, skipped);
+                    live.faces = scene.faces.len();
+                });
                 sight.send_replace(News::Newest(Arc::new(scene)));
             }
         }
@@ -265,48 +355,75 @@ fn infer(
     Ok(())
 }
 
-/// One frame: detect, track, cut, embed, head, vote, judge.
-fn look(
-    pipeline: &mut Pipeline,
-    judge: &Judge,
-    tracker: &mut Tracker,
-    frame: &Frame,
-) -> Result<Scene, PipelineError> {
-    let faces = pipeline.detect(&frame.pixels)?;
-    let tracks = tracker.assign(frame.at, &faces);
-    let doubts: Vec<_> = faces.iter().map(|face| judge.doubt(face)).collect();
-    let worth: Vec<_> = faces
-        .iter()
-        .zip(&doubts)
-        .filter(|(_, doubt)| doubt.is_none())
-        .map(|(face, _)| *face)
-        .collect();
-    let mut looks = pipeline.classify(&frame.pixels, &worth)?.into_iter();
-    let mut seen = Vec::with_capacity(faces.len());
-    for ((face, track), doubt) in faces.into_iter().zip(tracks).zip(doubts) {
-        let look = if doubt.is_none() { looks.next() } else { None };
-        let probabilities = look.map(|look| tracker.vote(track, &look.probabilities));
-        let verdict = judge.judge(&face, probabilities.as_deref().unwrap_or_default());
-        seen.push(SceneFace {
-            face,
-            track: Some(track),
-            probabilities,
-            verdict,
+impl Eyes {
+    /// If there is another head, it judges from this frame on, and what tracks
+    /// remember of the last one is forgotten.
+    fn take_new_head(&mut self) {
+        let Some(in_use) = self.lessons.as_mut().and_then(Lessons::new_head) else {
+            return;
+        };
+        match self.judge.with_labels(in_use.head.labels()) {
+            Ok(judge) => self.judge = judge,
+            Err(error) => return warn!(%error, "the new head cannot be used"),
+        }
+        self.labels = in_use.head.labels().into();
+        self.pipeline.set_head(Arc::clone(&in_use.head));
+        self.tracker.forget_votes();
+        self.live.send_modify(|live| {
+            live.head = in_use.number;
+            live.labels = self.labels.to_vec();
         });
+        info!(head = in_use.number.unwrap_or(0), "head in use");
     }
-    let latency = now().saturating_duration_since(frame.at);
-    Ok(Scene {
-        seq: frame.seq,
-        at: frame.at,
-        latency,
-        faces: seen,
-    })
+
+    /// One frame: detect, track, cut, embed, head, vote, judge.
+    fn look(&mut self, frame: &Frame) -> Result<Scene, PipelineError> {
+        let faces = self.pipeline.detect(&frame.pixels)?;
+        let tracks = self.tracker.assign(frame.at, &faces);
+        let doubts: Vec<_> = faces.iter().map(|face| self.judge.doubt(face)).collect();
+        let worth: Vec<_> = faces
+            .iter()
+            .zip(&doubts)
+            .filter(|(_, doubt)| doubt.is_none())
+            .map(|(face, _)| *face)
+            .collect();
+        let mut looks = self.pipeline.classify(&frame.pixels, &worth)?.into_iter();
+        let mut seen = Vec::with_capacity(faces.len());
+        let mut known: Vec<(u64, f32, Look)> = Vec::new();
+        for ((face, track), doubt) in faces.into_iter().zip(tracks).zip(doubts) {
+            let look = if doubt.is_none() { looks.next() } else { None };
+            let probabilities = look.map(|look| {
+                let vote = self.tracker.vote(track, &look.probabilities);
+                known.push((track, face.rect.area(), look));
+                vote
+            });
+            let verdict = self
+                .judge
+                .judge(&face, probabilities.as_deref().unwrap_or_default());
+            seen.push(SceneFace {
+                face,
+                track: Some(track),
+                probabilities,
+                verdict,
+            });
+        }
+        let latency = now().saturating_duration_since(frame.at);
+        if let Some(lessons) = &mut self.lessons {
+            lessons.offer(frame.at, known);
+        }
+        Ok(Scene {
+            seq: frame.seq,
+            at: frame.at,
+            latency,
+            labels: Arc::clone(&self.labels),
+            faces: seen,
+        })
+    }
 }
 
 /// What the indicate thread works with.
 struct Show {
     console: Console,
-    labels: Vec<String>,
     decider: Decider,
 }
 
@@ -316,9 +433,11 @@ fn indicate(
     mut sight: watch::Receiver<News<Scene>>,
     feed: &watch::Receiver<News<Frame>>,
     pulse: &watch::Sender<Pulse>,
+    live: &watch::Sender<Live>,
     stop: &CancellationToken,
 ) -> Result<(), DaemonError> {
     let waiting = waiting_room()?;
+    live.send_modify(|live| Decision::Idle.name().clone_into(&mut live.decision));
     let mut shown = Decision::Idle;
     let mut since = now();
     let mut changes = 0;
@@ -332,7 +451,7 @@ fn indicate(
                 News::Waiting => show.decider.tick(now()),
                 News::Lost => show.decider.fault(),
                 News::Newest(scene) => {
-                    show.console.scene(&scene, &show.labels);
+                    show.console.scene(&scene);
                     let decision = show.decider.observe(now(), scene.at, scene.decision());
                     seen = Some(scene);
                     decision
@@ -349,8 +468,9 @@ fn indicate(
         });
         if decision != shown {
             changes += 1;
-            let change = describe(changes, decision, seen.as_deref(), &show.labels);
+            let change = describe(changes, decision, seen.as_deref());
             log_change(&change, shown);
+            live.send_modify(|live| decision.name().clone_into(&mut live.decision));
             if let Err(error) = show.console.change(&change) {
                 break Err(DaemonError::Console(error));
             }
@@ -377,15 +497,18 @@ fn indicate(
     result.and(low)
 }
 
-fn describe(number: u64, decision: Decision, scene: Option<&Scene>, labels: &[String]) -> Change {
+fn describe(number: u64, decision: Decision, scene: Option<&Scene>) -> Change {
     let scene = scene.filter(|_| decision != Decision::Fault);
-    let faces = scene.iter().flat_map(|scene| &scene.faces);
+    let faces = scene.iter().flat_map(|scene| {
+        let record = |face| FaceRecord::new(face, &scene.labels);
+        scene.faces.iter().map(record)
+    });
     Change {
         change: number,
         time: unix_time(),
         decision,
         frame: scene.map(|scene| scene.seq),
-        faces: faces.map(|face| FaceRecord::new(face, labels)).collect(),
+        faces: faces.collect(),
     }
 }
 
@@ -504,8 +627,12 @@ fn now() -> Instant {
     clippy::disallowed_methods,
     reason = "the daemon brings time to everyone else"
 )]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
+}
+
 fn unix_time() -> f64 {
-    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let since_1970 = wall_clock().duration_since(SystemTime::UNIX_EPOCH);
     // Rounded to milliseconds.
     since_1970.map_or(0.0, |time| time.as_millis() as f64 / 1000.0)
 }

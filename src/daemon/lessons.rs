@@ -1,0 +1,489 @@
+//! Learning while the camera runs: what is captured, kept, and refitted.
+//!
+//! Owns the `samples` and `trainer` threads and their channels. The camera path
+//! never waits for either: crops go by `try_send`, a new head comes by a `watch`
+//! that is read once a frame.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{DaemonError, StateDir, Threads, now, waiting_room, wall_clock};
+use crate::capture::{Chooser, Enrolment};
+use crate::config::{self, Config, Keep};
+use crate::control::{Desk, Live, LiveCapture, RefitCall};
+use crate::embed::{Embedder, Feature};
+use crate::frame::Crop;
+use crate::learning::{Chosen, InUse, Learning, LearningError, Mark, RefitRecord};
+use crate::onnx::{ModelError, Team};
+use crate::pipeline::{self, Look, Pipeline};
+use crate::priority;
+use crate::samples::{NewSample, StoreError};
+
+/// Crops that wait for the disk; more are dropped and counted.
+const WAITING_CROPS: usize = 16;
+/// Crops are written together: so many at the most, or after so long.
+const BATCH: usize = 16;
+const GATHER: Duration = Duration::from_secs(3);
+/// How often the limits of age and space are looked at, and how long a disk
+/// that refused is left alone.
+const UPKEEP: Duration = Duration::from_hours(1);
+/// How often labels are looked for that somebody gave by moving files.
+const LABEL_POLL: Duration = Duration::from_secs(5);
+
+/// A state directory that is open, before anything is begun.
+pub(super) struct Pupil {
+    learning: Arc<Learning>,
+    state: PathBuf,
+    in_use: InUse,
+    backbone: [u8; 32],
+}
+
+impl Pupil {
+    /// Opens a state directory. `None` if a usual one cannot be used: a daemon
+    /// that cannot learn still watches its door.
+    pub(super) fn open(
+        config: &Config,
+        state: StateDir,
+        pipeline: &Pipeline,
+    ) -> Result<Option<Pupil>, DaemonError> {
+        let (state, is_named) = match state {
+            StateDir::Named(state) => (state, true),
+            StateDir::Usual(state) => (state, false),
+        };
+        let base = pipeline.shared_head();
+        let learning = match Learning::open(&state, Arc::clone(&base), config.refit.clone()) {
+            Ok(learning) => learning,
+            Err(error) if is_named => return Err(error.into()),
+            Err(error) => {
+                warn!(%error, "nothing is learned: the state directory cannot be used");
+                return Ok(None);
+            }
+        };
+        let in_use = learning.in_use().unwrap_or_else(|error| {
+            warn!(%error, "the shipped head is used");
+            InUse {
+                head: Arc::clone(&base),
+                number: None,
+                note: None,
+            }
+        });
+        if let Some(note) = &in_use.note {
+            warn!(note, "a head is damaged");
+        }
+        Ok(Some(Pupil {
+            learning: Arc::new(learning),
+            state,
+            in_use,
+            backbone: *base.backbone(),
+        }))
+    }
+
+    /// Starts the threads. What the infer thread needs, and what the API works
+    /// with, with the state directory.
+    pub(super) fn begin(
+        self,
+        config: &Config,
+        live: &Arc<watch::Sender<Live>>,
+        over: &CancellationToken,
+        threads: &mut Threads,
+    ) -> Result<(Lessons, (Desk, PathBuf)), DaemonError> {
+        let capture = &config.capture;
+        live.send_modify(|live| {
+            live.head = self.in_use.number;
+            live.labels = self.in_use.head.labels().to_vec();
+            live.capture = LiveCapture {
+                on: capture.enabled,
+                pictures: capture.keep == Keep::Pictures,
+                ..LiveCapture::default()
+            };
+        });
+        if capture.enabled {
+            info!(keep = ?capture.keep, "crops of faces are kept");
+        }
+        let head = Arc::new(watch::Sender::new(Arc::new(self.in_use)));
+        let mut head_in = head.subscribe();
+        // The infer thread takes it before its first frame.
+        head_in.mark_changed();
+        let enrolment = Arc::new(Mutex::new(None));
+        let (crops_out, crops_in) = mpsc::channel(WAITING_CROPS);
+        let (refit_out, refit_in) = mpsc::channel(4);
+
+        let keeper = Keeper {
+            learning: Arc::clone(&self.learning),
+            options: capture.clone(),
+            backbone: self.backbone,
+            live: Arc::clone(live),
+            enrolment: Arc::clone(&enrolment),
+            off_until: None,
+        };
+        threads.start("samples", move || keeper.run(crops_in))?;
+        let trainer = Trainer {
+            learning: Arc::clone(&self.learning),
+            config: config.clone(),
+            head: Arc::clone(&head),
+            live: Arc::clone(live),
+            over: over.clone(),
+            fingerprint: None,
+        };
+        threads.start("trainer", move || trainer.run(refit_in))?;
+
+        let seed = wall_clock()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |time| time.as_nanos() as u64);
+        let lessons = Lessons {
+            head: head_in,
+            chooser: Chooser::new(capture.options(), seed),
+            capture: capture.enabled,
+            crops: crops_out,
+            enrolment: Arc::clone(&enrolment),
+            live: Arc::clone(live),
+        };
+        let desk = Desk {
+            learning: self.learning,
+            live: live.subscribe(),
+            head,
+            enrolment,
+            refit: refit_out,
+        };
+        Ok((lessons, (desk, self.state)))
+    }
+}
+
+/// A crop on its way to the disk.
+struct NewCrop {
+    at: SystemTime,
+    track: u64,
+    number: u32,
+    crop: Crop,
+    feature: Feature,
+    /// Known already: somebody enrols.
+    label: Option<String>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Plain values: a panic elsewhere leaves none of them half changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The infer thread's part.
+pub(super) struct Lessons {
+    head: watch::Receiver<Arc<InUse>>,
+    chooser: Chooser,
+    /// Whether the config turns capturing on.
+    capture: bool,
+    crops: mpsc::Sender<NewCrop>,
+    enrolment: Arc<Mutex<Option<Enrolment>>>,
+    live: Arc<watch::Sender<Live>>,
+}
+
+impl Lessons {
+    /// The head in use, if it is another one than the last time.
+    pub(super) fn new_head(&mut self) -> Option<Arc<InUse>> {
+        let changed = self.head.has_changed().unwrap_or(false);
+        changed.then(|| Arc::clone(&self.head.borrow_and_update()))
+    }
+
+    /// The looks of a frame with track and area of their faces: those that
+    /// teach something are sent on, and dropped if the disk is behind.
+    pub(super) fn offer(&mut self, at: Instant, looks: Vec<(u64, f32, Look)>) {
+        let enrolled = self.enrolling().and_then(|label| {
+            // Whoever enrols stands in front.
+            let nearest = looks.iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
+            Some((nearest.0, label))
+        });
+        let age = now().saturating_duration_since(at);
+        for (track, _, look) in looks {
+            let label = enrolled.as_ref().filter(|(nearest, _)| *nearest == track);
+            let label = label.map(|(_, label)| label.clone());
+            let chosen = if label.is_some() {
+                self.chooser.enroll(track, &look.feature)
+            } else if self.capture {
+                let (probabilities, feature) = (&look.probabilities, &look.feature);
+                self.chooser.consider(at, track, probabilities, feature)
+            } else {
+                None
+            };
+            let Some((_, number)) = chosen else { continue };
+            let is_enrolled = label.is_some();
+            let sent = self.crops.try_send(NewCrop {
+                at: wall_clock()
+                    .checked_sub(age)
+                    .unwrap_or(SystemTime::UNIX_EPOCH),
+                track,
+                number,
+                crop: look.crop,
+                feature: look.feature,
+                label,
+            });
+            if sent.is_err() {
+                self.live.send_modify(|live| live.capture.dropped += 1);
+            } else if is_enrolled && let Some(enrolment) = &mut *lock(&self.enrolment) {
+                enrolment.taken += 1;
+            }
+        }
+    }
+
+    /// The label of the enrolment that is going on.
+    fn enrolling(&self) -> Option<String> {
+        let enrolment = lock(&self.enrolment);
+        let going_on = enrolment.as_ref().filter(|enrolment| !enrolment.is_over());
+        going_on.map(|enrolment| enrolment.label.clone())
+    }
+}
+
+/// The samples thread's part: crops onto the disk, and off it when they are old.
+struct Keeper {
+    learning: Arc<Learning>,
+    options: config::Capture,
+    backbone: [u8; 32],
+    live: Arc<watch::Sender<Live>>,
+    enrolment: Arc<Mutex<Option<Enrolment>>>,
+    /// The disk refused: nothing is tried before.
+    off_until: Option<Instant>,
+}
+
+impl Keeper {
+    fn run(mut self, mut crops: mpsc::Receiver<NewCrop>) -> Result<(), DaemonError> {
+        let waiting = waiting_room()?;
+        self.tidy();
+        let mut tidied = now();
+        let mut batch: Vec<NewCrop> = Vec::new();
+        loop {
+            let first =
+                waiting.block_on(async { tokio::time::timeout(UPKEEP, crops.recv()).await });
+            let goes_on = match first {
+                Ok(Some(crop)) => {
+                    batch.push(crop);
+                    waiting.block_on(gather(&mut crops, &mut batch))
+                }
+                Ok(None) => false,
+                Err(_quiet) => true,
+            };
+            if !batch.is_empty() {
+                self.store(&batch);
+                batch.clear();
+            }
+            if now().saturating_duration_since(tidied) >= UPKEEP {
+                self.tidy();
+                tidied = now();
+            }
+            if !goes_on {
+                return Ok(());
+            }
+        }
+    }
+
+    fn store(&mut self, batch: &[NewCrop]) {
+        if self.off_until.is_some_and(|until| now() < until) {
+            self.live
+                .send_modify(|live| live.capture.dropped += batch.len() as u64);
+            return;
+        }
+        let with_pictures = self.options.keep == Keep::Pictures;
+        let new: Vec<NewSample> = batch
+            .iter()
+            .map(|crop| NewSample {
+                at: crop.at,
+                track: crop.track,
+                number: crop.number,
+                crop: with_pictures.then_some(&crop.crop),
+                feature: &crop.feature,
+                backbone: self.backbone,
+            })
+            .collect();
+        let stored = self.learning.store().capture(&new);
+        let stored = stored.map_err(LearningError::from).and_then(|ids| {
+            self.label(batch, &ids)?;
+            Ok(ids.len())
+        });
+        match stored {
+            Ok(count) => {
+                if self.off_until.take().is_some() {
+                    info!("crops are kept again");
+                }
+                let on = self.options.enabled;
+                self.live.send_modify(|live| {
+                    live.capture.stored += count as u64;
+                    (live.capture.on, live.capture.off_because) = (on, None);
+                });
+                let full = self.live.borrow().capture.stored % 64 < count as u64;
+                if full {
+                    self.tidy();
+                }
+            }
+            Err(error) => self.turn_off(&error),
+        }
+    }
+
+    /// Gives enrolled crops their labels.
+    fn label(&self, batch: &[NewCrop], ids: &[String]) -> Result<(), LearningError> {
+        for (crop, id) in batch.iter().zip(ids) {
+            let Some(label) = &crop.label else { continue };
+            let chosen = Chosen::Ids(vec![id.clone()]);
+            let marked = self.learning.mark(chosen, &Mark::As(label.clone()))?;
+            if let Some(why) = marked.failed.values().next() {
+                warn!(why, "an enrolled crop has no label");
+            } else if let Some(enrolment) = &mut *lock(&self.enrolment) {
+                enrolment.stored += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Said once, and not for every crop.
+    fn turn_off(&mut self, error: &LearningError) {
+        let why = match error {
+            LearningError::Store(error) if error.is_no_space() => "the disk is full".to_owned(),
+            LearningError::Store(error @ StoreError::Io { .. }) if error.is_read_only() => {
+                "the state directory cannot be written".to_owned()
+            }
+            error => error.to_string(),
+        };
+        if self.off_until.is_none() {
+            warn!(why, "crops are not kept any more; tried again every hour");
+        }
+        self.off_until = now().checked_add(UPKEEP);
+        self.live.send_modify(|live| {
+            live.capture.on = false;
+            live.capture.off_because = Some(why);
+        });
+    }
+
+    /// Keeps age and space within their limits.
+    fn tidy(&self) {
+        let keep = Duration::from_hours(24) * self.options.keep_days;
+        let most = self.options.max_mib * 1024 * 1024;
+        let removed = self
+            .learning
+            .store()
+            .expire(wall_clock(), Some(keep), Some(most));
+        match removed {
+            Ok(removed) if removed.unlabelled + removed.labelled > 0 => {
+                let (unlabelled, labelled) = (removed.unlabelled, removed.labelled);
+                info!(unlabelled, labelled, "old samples are deleted");
+            }
+            Ok(_) => {}
+            Err(error) => warn!(%error, "old samples cannot be deleted"),
+        }
+    }
+}
+
+/// More crops of the next moments, so that they are written together; false at
+/// the end of all. Whoever enrols looks at the count, and is not kept waiting.
+async fn gather(crops: &mut mpsc::Receiver<NewCrop>, batch: &mut Vec<NewCrop>) -> bool {
+    let until = tokio::time::Instant::now() + GATHER;
+    while batch.len() < BATCH && batch.iter().all(|crop| crop.label.is_none()) {
+        match tokio::time::timeout_at(until, crops.recv()).await {
+            Ok(Some(crop)) => batch.push(crop),
+            Ok(None) => return false,
+            Err(_enough) => break,
+        }
+    }
+    true
+}
+
+/// The trainer thread's part.
+struct Trainer {
+    learning: Arc<Learning>,
+    config: Config,
+    head: Arc<watch::Sender<Arc<InUse>>>,
+    live: Arc<watch::Sender<Live>>,
+    /// The camera path has ended.
+    over: CancellationToken,
+    /// Of the labels when they were last counted.
+    fingerprint: Option<[u8; 32]>,
+}
+
+impl Trainer {
+    fn run(mut self, mut calls: mpsc::Receiver<RefitCall>) -> Result<(), DaemonError> {
+        if let Err(error) = priority::idle() {
+            warn!(%error, "the trainer runs at normal priority");
+        }
+        let waiting = waiting_room()?;
+        loop {
+            let call = waiting.block_on(async {
+                tokio::select! {
+                    () = self.over.cancelled() => None,
+                    call = calls.recv() => Some(call),
+                    () = tokio::time::sleep(LABEL_POLL) => Some(None),
+                }
+            });
+            let Some(call) = call else { return Ok(()) };
+            if call.is_none() && !self.is_due() {
+                continue;
+            }
+            let result = self.refit();
+            if let Some(call) = call {
+                // Whoever asked may have gone.
+                let _ = call.send(result.map_err(|error| error.to_string()));
+            }
+        }
+    }
+
+    /// Whether enough labels are new.
+    fn is_due(&mut self) -> bool {
+        if !self.config.refit.enabled {
+            return false;
+        }
+        let Ok(fingerprint) = self.learning.store().fingerprint() else {
+            return false;
+        };
+        if self.fingerprint.replace(fingerprint) == Some(fingerprint) {
+            return false;
+        }
+        let new = self.learning.new_labels().unwrap_or(0);
+        new >= self.config.refit.min_new
+    }
+
+    fn refit(&self) -> Result<RefitRecord, LearningError> {
+        self.live.send_modify(|live| live.refitting = true);
+        let begun = now();
+        let result = self.learn();
+        self.live.send_modify(|live| live.refitting = false);
+        let seconds = now().saturating_duration_since(begun).as_secs_f64();
+        match &result {
+            Ok(record) => {
+                let measured = record.outcome.measured.as_ref();
+                info!(
+                    head = record.head.unwrap_or(0),
+                    accepted = record.head.is_some(),
+                    reason = record.outcome.reason,
+                    accuracy_before = measured.map(|measured| measured.before.accuracy),
+                    accuracy_after = measured.map(|measured| measured.after.accuracy),
+                    seconds,
+                    "refit"
+                );
+            }
+            Err(_) if self.over.is_cancelled() => info!("refit left off"),
+            Err(error) => warn!(%error, "refit failed"),
+        }
+        result
+    }
+
+    fn learn(&self) -> Result<RefitRecord, LearningError> {
+        // The backbone takes memory: it is there only while crops are embedded.
+        let mut embedder: Option<Embedder> = None;
+        let mut embed = |crops: &[Crop]| -> Result<Vec<Feature>, ModelError> {
+            let embedder = match &mut embedder {
+                Some(embedder) => embedder,
+                none => {
+                    let (backbone, _) = pipeline::open_model(&self.config)?;
+                    none.insert(Embedder::new(&backbone, 1, Team::alone())?)
+                }
+            };
+            embedder.embed(crops)
+        };
+        let record = self
+            .learning
+            .refit(&mut embed, &|| self.over.is_cancelled())?;
+        if record.head.is_some() {
+            self.head.send_replace(Arc::new(self.learning.in_use()?));
+        }
+        Ok(record)
+    }
+}
