@@ -61,6 +61,7 @@ fn figures(measured: &Measured, labels: &[String], ruling: &Ruling) -> String {
         after,
         gain,
         standard_error,
+        agreement,
         replay_before,
         replay_after,
         replay_samples,
@@ -83,7 +84,8 @@ fn figures(measured: &Measured, labels: &[String], ruling: &Ruling) -> String {
          learned from  {start}, in {steps} steps\n\
          before        {}\n\
          after         {}\n\
-         gain          {gain:.3} nats, standard error {standard_error:.3}\n",
+         gain          {gain:.3} nats, standard error {standard_error:.3}\n\
+         labels        agreement {agreement:.2} with a head that was learned without them\n",
         scores(before),
         scores(after),
     );
