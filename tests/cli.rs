@@ -19,7 +19,21 @@ fn help_version_completions_and_man_come_from_the_same_definitions() {
     let help = run(&["--help"]);
     assert!(help.status.success());
     let help = text(&help.stdout);
-    let commands = ["run", "classify", "check", "bench", "completions", "man"];
+    let commands = [
+        "run",
+        "classify",
+        "status",
+        "label",
+        "enroll",
+        "samples",
+        "refit",
+        "heads",
+        "rollback",
+        "check",
+        "bench",
+        "completions",
+        "man",
+    ];
     for command in commands {
         assert!(help.contains(command), "{command}: {help}");
         assert!(run(&[command, "--help"]).status.success());

@@ -200,7 +200,7 @@ fn samples_are_imported_listed_labelled_exported_and_purged() {
     let ids = vec![id.clone(), "nobody".to_owned()];
     let mark = Mark::As("first".to_owned());
     let marked = client.mark(Chosen::Ids(ids), &mark).unwrap();
-    assert_eq!(marked.done, [id.clone()]);
+    assert_eq!(marked.done, std::slice::from_ref(&id));
     assert!(marked.failed["nobody"].contains("no such sample"));
     // More ids than one request takes.
     let many: Vec<String> = (0..450).map(|number| format!("none-{number}")).collect();

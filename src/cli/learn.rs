@@ -36,6 +36,9 @@ pub(super) struct Status {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "maskd label [OPTIONS] ID… LABEL\n       maskd label [OPTIONS] --track N LABEL"
+)]
 pub(super) struct Label {
     /// Ids of samples, and last the label that they get: a name of your own,
     /// "unlabelled" to take theirs away, or "discard" to delete picture and

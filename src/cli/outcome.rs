@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::learning::RefitRecord;
-use crate::refit::{Diagnosis, Measured, Method, Outcome, Ruling, Scores, Start};
+use crate::refit::{Diagnosis, Measured, Method, Outcome, Ruling, Scores, Start, Unusable};
 
 /// All of it, ending with what to do next.
 pub(super) fn refit(record: &RefitRecord) -> String {
@@ -44,7 +44,12 @@ pub(super) fn outcome(outcome: &Outcome) -> String {
         text += &figures(measured, &outcome.labels, &outcome.ruling);
     }
     for sample in &outcome.left_out {
-        let _ = writeln!(text, "left out      {}: {:?}", sample.id, sample.why);
+        let why = match sample.why {
+            Unusable::Size => "its features are not so many numbers as they should be",
+            Unusable::NotFinite => "its features are not all finite numbers",
+            Unusable::Label => "the head has no class for its label",
+        };
+        let _ = writeln!(text, "left out      {}: {why}", sample.id);
     }
     for advice in &outcome.advice {
         let _ = writeln!(text, "next          {advice}");
@@ -85,7 +90,7 @@ fn figures(measured: &Measured, labels: &[String], ruling: &Ruling) -> String {
          before        {}\n\
          after         {}\n\
          gain          {gain:.3} nats, standard error {standard_error:.3}\n\
-         labels        agree with a head learned without them: {agreement:.2}\n",
+         labels        agreement {agreement:.2} with a head that was learned without them\n",
         scores(before),
         scores(after),
     );

@@ -1,5 +1,6 @@
 //! The daemon's side: the socket and the routes.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
@@ -310,9 +311,7 @@ async fn samples(
     Ok(Json(desk.learning.samples(filter.label.as_deref())?))
 }
 
-async fn stats(
-    State(desk): State<Desk>,
-) -> Answer<std::collections::BTreeMap<String, CountRecord>> {
+async fn stats(State(desk): State<Desk>) -> Answer<BTreeMap<String, CountRecord>> {
     Ok(Json(desk.learning.stats()?))
 }
 
@@ -343,7 +342,13 @@ async fn export(State(desk): State<Desk>, Body(to): Body<Folder>) -> Answer<Expo
 )]
 async fn purge(State(desk): State<Desk>, Body(purge): Body<Purge>) -> Answer<RemovedRecord> {
     let now = std::time::SystemTime::now();
-    Ok(Json(desk.learning.purge(&purge, now)?))
+    let removed = desk.learning.purge(&purge, now)?;
+    tracing::info!(
+        unlabelled = removed.unlabelled,
+        labelled = removed.labelled,
+        "samples were deleted as asked"
+    );
+    Ok(Json(removed))
 }
 
 async fn enroll(State(desk): State<Desk>, Body(wanted): Body<Wanted>) -> Answer<Enrolment> {
@@ -438,5 +443,6 @@ async fn rollback(State(desk): State<Desk>, Body(back): Body<Back>) -> Answer<Sw
 /// Hands the head that is in use now to the camera path.
 fn switched(desk: &Desk, head: Option<u32>) -> Answer<Switched> {
     desk.head.send_replace(Arc::new(desk.learning.in_use()?));
+    tracing::info!(head, "another head is in use, as asked");
     Ok(Json(Switched { head }))
 }
