@@ -126,7 +126,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 const KINDS: usize = 5;
 
 /// A recipe and which of its views is meant: the robust recipe's first view is
-/// of the face, its second of the whole picture.
+/// of the face, its fifth of the whole picture.
 fn kind(number: usize) -> (Recipe, usize) {
     let still = Geometry {
         rotation: 0.0,
@@ -141,7 +141,7 @@ fn kind(number: usize) -> (Recipe, usize) {
         0 => (Recipe::Tutorial(still), 0),
         1 => (Recipe::Tutorial(Geometry::default()), 0),
         2 => (Recipe::Robust(Robust::default()), 0),
-        3 => (Recipe::Robust(Robust::default()), 1),
+        3 => (Recipe::Robust(Robust::default()), 4),
         _ => {
             let mut plain = Robust {
                 geometry: still,
@@ -150,6 +150,7 @@ fn kind(number: usize) -> (Recipe, usize) {
                 ..Robust::default()
             };
             plain.light.probability = 0.0;
+            plain.camera.probability = 0.0;
             plain.sharpness.probability = 0.0;
             (Recipe::Robust(plain), 0)
         }

@@ -174,7 +174,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         cameras,
         options,
     };
-    trials.learning()?;
+    if arguments.seeds > 0 {
+        trials.learning()?;
+    }
     if arguments.wrong > 0 {
         trials.wrong_labels()?;
     }
@@ -337,6 +339,8 @@ fn open_gate(options: &Options) -> Options {
         min_sigmas: -1e9,
         accuracy_tolerance: 1.0,
         replay_tolerance: 1.0,
+        min_agreement: 0.0,
+        agreement_sigmas: -1e9,
         max_suspects: 1.0,
         ..options.clone()
     }

@@ -59,6 +59,22 @@ fn the_shipped_files_are_accepted_by_name() {
 }
 
 #[test]
+fn the_shipped_replay_set_goes_with_the_shipped_classifier() {
+    use maskd::onnx::Classifier;
+    use maskd::replay::Replay;
+    let classifier = Classifier::parse("shipped", &shipped("mask_classifier.onnx")).unwrap();
+    let replay = Replay::parse(&shipped("replay.bin")).unwrap();
+    assert_eq!(replay.backbone_sha256, classifier.backbone_sha256);
+    for rows in [&replay.train, &replay.holdout] {
+        for (number, label) in replay.labels.iter().enumerate() {
+            assert!(classifier.labels.contains(label));
+            let count = rows.labels.iter().filter(|label| **label == number).count();
+            assert_eq!(count, rows.len() / replay.labels.len());
+        }
+    }
+}
+
+#[test]
 fn files_that_are_no_models_are_refused() {
     for (key, name) in [CLASSIFIER, DETECTOR] {
         let bytes = shipped(name);
