@@ -67,6 +67,7 @@ fn figures(measured: &Measured, labels: &[String], ruling: &Ruling) -> String {
         gain,
         standard_error,
         agreement,
+        agreement_error,
         replay_before,
         replay_after,
         replay_samples,
@@ -90,7 +91,8 @@ fn figures(measured: &Measured, labels: &[String], ruling: &Ruling) -> String {
          before        {}\n\
          after         {}\n\
          gain          {gain:.3} nats, standard error {standard_error:.3}\n\
-         labels        agreement {agreement:.2} with a head that was learned without them\n",
+         labels        agreement {agreement:.2} with a head that was learned without them (by \
+         lot it would be 0.50 ± {agreement_error:.2})\n",
         scores(before),
         scores(after),
     );
