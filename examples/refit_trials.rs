@@ -13,6 +13,7 @@
 //! test part. Features are kept in the cache folder, as computing them takes
 //! nearly all of the time.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -332,6 +333,23 @@ impl Camera {
     }
 }
 
+/// A line that a gate can be tried on later.
+fn log(
+    kind: &str,
+    camera: &Camera,
+    crops: usize,
+    seed: u64,
+    (before, after, old, forgotten): (f64, f64, f64, f64),
+    measured: &Measured,
+) {
+    let line = serde_json::json!({
+        "kind": kind, "camera": camera.name, "crops": crops, "seed": seed,
+        "before": before, "after": after, "old": old, "forgotten": forgotten,
+        "measured": measured,
+    });
+    eprintln!("trial {line}");
+}
+
 /// What a gate that lets everything through asks for.
 fn open_gate(options: &Options) -> Options {
     Options {
@@ -361,9 +379,15 @@ impl Mean {
         self.0 += value;
         self.1 += 1.0;
     }
+}
 
-    fn get(&self) -> f64 {
-        self.0 / self.1.max(1.0)
+impl fmt::Display for Mean {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.1 > 0.0 {
+            write!(f, "{:.2}", self.0 / self.1)
+        } else {
+            f.write_str("-")
+        }
     }
 }
 
@@ -404,7 +428,7 @@ impl Trials<'_> {
             "\ncrops a class | fitted and calibrated: camera, least, old | only fitted: camera, old | let through, of those that gain 1 point | temperature"
         );
         for &crops in &self.arguments.crops {
-            let mut all: [Mean; 5] = Default::default();
+            let mut all: [Mean; 3] = Default::default();
             let mut arms: [[Mean; 2]; 4] = Default::default();
             let (mut least, mut accepted, mut better, mut better_accepted) =
                 (f64::INFINITY, 0, 0, 0);
@@ -433,7 +457,7 @@ impl Trials<'_> {
                         better += 1;
                         better_accepted += usize::from(passes);
                     }
-                    self.log(
+                    log(
                         "right",
                         camera,
                         crops,
@@ -443,14 +467,12 @@ impl Trials<'_> {
                     );
                 }
             }
+            let [fitted, remembered, temperature] = &all;
+            let [learned, learned_old] = &arms[0];
             let trials = self.draws().count();
             println!(
-                "{crops:2} | {:.1}, {least:+.1}, {:.1} | {:.1}, {:.1} | {accepted} of {trials}, {better_accepted} of {better} | {:.2}",
-                all[0].get(),
-                all[1].get(),
-                arms[0][0].get(),
-                arms[0][1].get(),
-                all[2].get()
+                "{crops:2} | {fitted}, {least:+.1}, {remembered} | {learned}, {learned_old} | \
+                 {accepted} of {trials}, {better_accepted} of {better} | {temperature}"
             );
             if self.arguments.arms {
                 for (name, [camera, old]) in
@@ -458,7 +480,7 @@ impl Trials<'_> {
                         .iter()
                         .zip(&arms[1..])
                 {
-                    println!("     {name}: {:.1}, {:.1}", camera.get(), old.get());
+                    println!("     {name}: {camera}, {old}");
                 }
             }
         }
@@ -490,24 +512,6 @@ impl Trials<'_> {
             .flat_map(move |camera| (0..seeds).map(move |seed| (camera, seed)))
     }
 
-    /// A line that a gate can be tried on later.
-    fn log(
-        &self,
-        kind: &str,
-        camera: &Camera,
-        crops: usize,
-        seed: u64,
-        (before, after, old, forgotten): (f64, f64, f64, f64),
-        measured: &Measured,
-    ) {
-        let line = serde_json::json!({
-            "kind": kind, "camera": camera.name, "crops": crops, "seed": seed,
-            "before": before, "after": after, "old": old, "forgotten": forgotten,
-            "measured": measured,
-        });
-        eprintln!("trial {line}");
-    }
-
     /// Wrong labels: how many heads are let through, and how much worse the
     /// worst of them is on the true labels.
     fn wrong_labels(&self) -> anyhow::Result<()> {
@@ -529,7 +533,7 @@ impl Trials<'_> {
                 let after = accuracy(&head, &camera.test)?;
                 let forgotten = accuracy(&head, &self.old)?;
                 let kind = format!("wrong {wrong}");
-                self.log(
+                log(
                     &kind,
                     camera,
                     crops,
