@@ -245,9 +245,7 @@ impl Running {
         let lines = fs::read_to_string(&self.out).unwrap();
         // The last line may be half written.
         let whole = lines.rfind('\n').map_or("", |end| &lines[..end]);
-        let changes = whole
-            .lines()
-            .map(|line| serde_json::from_str::<Value>(line));
+        let changes = whole.lines().map(serde_json::from_str::<Value>);
         changes
             .map(|change| change.unwrap()["decision"].as_str().unwrap().to_owned())
             .collect()
@@ -669,7 +667,7 @@ fn busy_door() -> Door {
     }
     let socket = door.at("sock");
     let mut config = fs::read_to_string(door.at("maskd.toml")).unwrap();
-    config += &format!("[control]\nsocket = {socket:?}\n");
+    config += &format!("[control]\nsocket = \"{}\"\n", socket.display());
     fs::write(door.at("maskd.toml"), config).unwrap();
     door
 }
