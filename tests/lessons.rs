@@ -1,0 +1,819 @@
+//! Learning while the camera runs: the real daemon, what it keeps, how it takes
+//! labels and heads, and what it leaves when it is killed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and measure time"
+)]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use maskd::config::{self, Config};
+use maskd::control::Client;
+use maskd::learning::{Chosen, Learning, Mark};
+use maskd::onnx::{Classifier, HeadFile, write_head};
+use maskd::pipeline::{SHIPPED_CLASSIFIER, open_model};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::Value;
+use support::{assert_refused, frame, interrupt, maskd, root, text, wait};
+
+/// Everything that is not the same is kept.
+const EAGER: &str = "[capture]\nenabled = true\nuncertain-below = 1.0\n\
+                     confident-share = 1.0\nper-track = 1000\nper-hour = 10000\n";
+/// Nothing that the machine is too slow for counts as a fault.
+const PATIENT: &str = "[decide]\nconfirm-ms = 100\nhold-ms = 100\nstale-ms = 60000\n";
+const NO_REFIT: &str = "[refit]\nenabled = false\n";
+const KILLS: u64 = 48;
+
+/// What becomes true sooner or later.
+#[track_caller]
+fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(90) {
+        if let Some(found) = found() {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("still waiting: {what}");
+}
+
+/// A door with a camera, a config and a state directory of its own.
+struct Door {
+    folder: tempfile::TempDir,
+}
+
+impl Door {
+    fn new(config: &[&str]) -> Door {
+        let door = Door {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        fs::create_dir(door.at("camera")).unwrap();
+        fs::write(door.at("maskd.toml"), config.concat()).unwrap();
+        door
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn state(&self) -> PathBuf {
+        self.at("state")
+    }
+
+    /// The example photographs come by, one after the other.
+    fn with_everybody(self) -> Door {
+        for entry in fs::read_dir(root().join("assets/frames")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().unwrap() == "jpg" {
+                fs::copy(&path, self.at("camera").join(path.file_name().unwrap())).unwrap();
+            }
+        }
+        self
+    }
+
+    /// One person stands there while the light changes this many times.
+    fn with_one_person(self, name: &str, lights: i32) -> Door {
+        let picture = image::open(frame(name)).unwrap();
+        for light in 0..lights {
+            let path = self.at("camera").join(format!("{light:02}.png"));
+            picture.brighten(9 * light - 60).save(path).unwrap();
+        }
+        self
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = maskd();
+        command
+            .args(words)
+            .arg("--config")
+            .arg(self.at("maskd.toml"));
+        command
+    }
+
+    fn maskd(&self, words: &[&str]) -> Output {
+        let mut command = self.command(words);
+        command.arg("--state").arg(self.state()).output().unwrap()
+    }
+
+    #[track_caller]
+    fn good(&self, words: &[&str]) -> String {
+        let output = self.maskd(words);
+        let errors = text(&output.stderr);
+        assert!(output.status.success(), "{words:?}: {errors}");
+        text(&output.stdout)
+    }
+
+    #[track_caller]
+    fn json(&self, words: &[&str]) -> Value {
+        serde_json::from_str(&self.good(&[words, &["--json"]].concat())).unwrap()
+    }
+
+    #[track_caller]
+    fn status(&self) -> Value {
+        self.json(&["status"])
+    }
+
+    fn ids(&self, label: &str) -> Vec<String> {
+        let all = self.json(&["samples", "list"]);
+        let of_label = all
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|sample| sample["label"].as_str().unwrap_or("unlabelled") == label);
+        of_label
+            .map(|sample| sample["id"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// The pictures of the camera once, to the end.
+    fn watch_once(&self) -> String {
+        let mut command = self.command(&["run", "--once", "--json", "--rate", "5"]);
+        command.arg("--state").arg(self.state());
+        command.arg("--source").arg(self.at("camera"));
+        let output = command.output().unwrap();
+        let logs = text(&output.stderr);
+        assert!(output.status.success(), "{logs}");
+        logs
+    }
+
+    fn spawn(&self, mut command: Command) -> Running {
+        let file = |name| File::create(self.at(name)).unwrap();
+        command.stdout(file("out")).stderr(file("log"));
+        Running {
+            child: command.spawn().unwrap(),
+            out: self.at("out"),
+            log: self.at("log"),
+        }
+    }
+
+    /// The daemon, the camera over and over at this many pictures a second.
+    fn run(&self, rate: &str) -> Command {
+        let mut command = self.command(&["run", "--json", "--rate", rate]);
+        command.arg("--state").arg(self.state());
+        command.arg("--source").arg(self.at("camera"));
+        command
+    }
+
+    fn open(&self) -> Running {
+        let mut running = self.spawn(self.run("10"));
+        until("the socket", || {
+            let status = self.maskd(&["status"]);
+            let over = running.child.try_wait().unwrap();
+            assert_eq!(over, None, "{}", running.log());
+            (status.status.code() == Some(0)).then_some(())
+        });
+        running
+    }
+
+    /// Pieces of the golden crops: twelve of each class, all different.
+    fn pictures(&self) -> String {
+        let set = self.at("set");
+        for (label, prefix) in [("without_mask", "bare_"), ("with_mask", "mask_")] {
+            let class = set.join(label);
+            fs::create_dir_all(&class).unwrap();
+            for entry in fs::read_dir(root().join("tests/golden/crops")).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+                if !name.starts_with(prefix) {
+                    continue;
+                }
+                let picture = image::open(&path).unwrap();
+                for piece in 0..4 {
+                    let (width, height) = (picture.width(), picture.height());
+                    let (x, y) = (6 * piece, 3 * piece);
+                    let part = picture.crop_imm(x, y, width - 2 * x, height - 2 * y);
+                    part.save(class.join(format!("{piece}_{name}"))).unwrap();
+                }
+            }
+        }
+        set.to_str().unwrap().to_owned()
+    }
+
+    /// The shipped head as a file, with this much more for a label.
+    fn head(&self, label: &str, more: f32) -> String {
+        let classifier = Classifier::parse("shipped", SHIPPED_CLASSIFIER).unwrap();
+        let mut file = HeadFile {
+            backbone_sha256: classifier.backbone_sha256,
+            labels: classifier.labels.clone(),
+            head: classifier.head.clone(),
+        };
+        let at = file.labels.iter().position(|name| name == label).unwrap();
+        file.head.b2[at] += more;
+        let path = self.at(&format!("{label}.onnx"));
+        fs::write(&path, write_head(&file, &[])).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+/// A daemon, killed at the end of the test if nobody stopped it.
+struct Running {
+    child: Child,
+    out: PathBuf,
+    log: PathBuf,
+}
+
+impl Running {
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    #[track_caller]
+    fn stop(mut self) -> String {
+        interrupt(&self.child, "-TERM");
+        let code = wait(&mut self.child, Duration::from_secs(10));
+        assert_eq!(code, Some(0), "{}", self.log());
+        self.log()
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn decisions(&self) -> Vec<String> {
+        let lines = fs::read_to_string(&self.out).unwrap();
+        // The last line may be half written.
+        let whole = lines.rfind('\n').map_or("", |end| &lines[..end]);
+        let changes = whole.lines().map(serde_json::from_str::<Value>);
+        changes
+            .map(|change| change.unwrap()["decision"].as_str().unwrap().to_owned())
+            .collect()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// All files below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn ending<'a>(files: &'a [PathBuf], ending: &str) -> Vec<&'a PathBuf> {
+    let files = files.iter();
+    files
+        .filter(|path| path.extension().is_some_and(|found| found == ending))
+        .collect()
+}
+
+#[test]
+fn nothing_is_kept_until_somebody_wants_it() {
+    let door = Door::new(&[PATIENT]).with_everybody();
+    let running = door.open();
+    let status = until("some faces", || {
+        let status = door.status();
+        (status["live"]["frames"].as_u64() > Some(30)).then_some(status)
+    });
+    assert_eq!(status["live"]["capture"]["on"], false, "{status}");
+    assert_eq!(status["live"]["capture"]["stored"], 0, "{status}");
+    assert_eq!(status["samples"], serde_json::json!({}), "{status}");
+    assert!(door.good(&["status"]).contains("capture     off; 0 stored"));
+    running.stop();
+    let kept = files(&door.state());
+    assert!(ending(&kept, "jpg").is_empty() && ending(&kept, "feature").is_empty());
+}
+
+#[test]
+fn what_shows_something_new_is_kept_with_its_features() {
+    let door = Door::new(&[EAGER, PATIENT]).with_everybody();
+    let running = door.open();
+    let status = until("three rounds", || {
+        let status = door.status();
+        let seen = status["live"]["frames"].as_u64() > Some(45);
+        let stored = status["live"]["capture"]["stored"].as_u64() > Some(0);
+        (seen && stored).then_some(status)
+    });
+    assert_eq!(status["live"]["capture"]["on"], true, "{status}");
+    let logs = running.stop();
+    assert!(
+        !logs.contains(".jpg"),
+        "no path of a face is logged: {logs}"
+    );
+
+    let kept = files(&door.state().join("samples"));
+    let pictures = ending(&kept, "jpg");
+    // 22 faces are labelled in the photographs, and a few more are found.
+    assert!(
+        (10..=30).contains(&pictures.len()),
+        "once, and not once a round: {}",
+        pictures.len()
+    );
+    for picture in pictures {
+        assert!(picture.starts_with(door.state().join("samples/unlabelled")));
+        assert_eq!(image::open(picture).unwrap().width(), 224);
+        let name = picture.file_stem().unwrap().to_str().unwrap();
+        let feature = format!("samples/.features/{name}.feature");
+        assert!(door.state().join(feature).exists(), "{name}");
+    }
+    let listed = door.json(&["samples", "list"]);
+    let mut listed = listed.as_array().unwrap().iter();
+    assert!(listed.all(|sample| sample["features"] == true));
+}
+
+#[test]
+fn one_face_is_kept_once_and_one_track_only_so_often() {
+    let door = Door::new(&[EAGER, PATIENT]);
+    for copy in 0..5 {
+        let path = door.at("camera").join(format!("{copy}.jpg"));
+        fs::copy(frame("maksssksksss10.jpg"), path).unwrap();
+    }
+    door.watch_once();
+    assert_eq!(door.ids("unlabelled").len(), 1);
+
+    let few = EAGER.replace("1000\n", "3\nnear-duplicate = 0.0\n");
+    assert!(few.contains("per-track = 3"));
+    let door = Door::new(&[&few, PATIENT]).with_one_person("maksssksksss10.jpg", 12);
+    door.watch_once();
+    let mut tracks: BTreeMap<String, usize> = BTreeMap::new();
+    for sample in door.json(&["samples", "list"]).as_array().unwrap() {
+        let track = sample["track"].as_str().unwrap().to_owned();
+        *tracks.entry(track).or_default() += 1;
+    }
+    assert_eq!(tracks.values().max(), Some(&3), "{tracks:?}");
+}
+
+#[test]
+fn where_pictures_may_not_be_kept_there_are_none() {
+    let features = EAGER.replace("[capture]\n", "[capture]\nkeep = \"features\"\n");
+    let door = Door::new(&[&features, PATIENT]).with_everybody();
+    door.watch_once();
+    let kept = files(&door.state());
+    assert!(ending(&kept, "feature").len() >= 10, "{kept:?}");
+    for path in &kept {
+        let bytes = fs::read(path).unwrap();
+        assert!(image::guess_format(&bytes).is_err(), "{}", path.display());
+        // A JPEG begins so, wherever in the file it stands.
+        let starts = bytes.windows(4).any(|four| four == b"\xff\xd8\xff\xe0");
+        assert!(!starts, "{}", path.display());
+    }
+    let ids = door.ids("unlabelled");
+    assert_eq!(
+        door.good(&["label", &ids[0], "with_mask"]),
+        "1 labelled with_mask\n"
+    );
+    assert_eq!(door.ids("with_mask"), [ids[0].clone()]);
+}
+
+#[test]
+fn labels_outlive_a_kill_however_they_were_given() {
+    let door = Door::new(&[EAGER, PATIENT, NO_REFIT]).with_everybody();
+    let running = door.open();
+    let ids = until("crops", || {
+        let ids = door.ids("unlabelled");
+        (ids.len() >= 8).then_some(ids)
+    });
+    assert_eq!(
+        door.good(&["label", &ids[0], &ids[1], "with_mask"]),
+        "2 labelled with_mask\n"
+    );
+    running.kill();
+    for id in &ids[..2] {
+        let path = format!("samples/with_mask/{id}.jpg");
+        assert!(door.state().join(path).exists(), "{id}");
+    }
+
+    let running = door.open();
+    let samples = door.state().join("samples");
+    let name = format!("{}.jpg", ids[2]);
+    fs::create_dir_all(samples.join("without_mask")).unwrap();
+    fs::rename(
+        samples.join("unlabelled").join(&name),
+        samples.join("without_mask").join(&name),
+    )
+    .unwrap();
+    assert_eq!(door.ids("without_mask"), [ids[2].clone()]);
+    let status = door.status();
+    assert_eq!(status["new_labels"], 3, "{status}");
+    assert_eq!(status["samples"]["without_mask"]["samples"], 1, "{status}");
+
+    let enrolled = door.good(&["enroll", "chin", "--count", "3", "--seconds", "60"]);
+    assert!(
+        enrolled.ends_with("3 crops of chin were kept\n"),
+        "{enrolled}"
+    );
+    running.kill();
+    assert_eq!(files(&samples.join("chin")).len(), 3);
+    assert_eq!(door.ids("with_mask"), ids[..2]);
+    assert_eq!(door.ids("without_mask"), [ids[2].clone()]);
+    assert_eq!(door.ids("chin").len(), 3);
+}
+
+#[test]
+fn enough_labels_are_learned_from_without_being_asked() {
+    let door = Door::new(&[EAGER, PATIENT, "[refit]\nmin-new = 4\n"]).with_everybody();
+    let running = door.open();
+    let ids = until("crops", || {
+        let ids = door.ids("unlabelled");
+        (ids.len() >= 4).then_some(ids)
+    });
+    door.good(&["label", &ids[0], &ids[1], &ids[2], "with_mask"]);
+    let status = door.status();
+    assert_eq!(status["last_refit"], Value::Null, "too few: {status}");
+    assert_eq!(status["new_labels"], 3, "{status}");
+    door.good(&["label", &ids[3], "without_mask"]);
+    let status = until("a refit", || {
+        let status = door.status();
+        (!status["last_refit"].is_null()).then_some(status)
+    });
+    assert_eq!(status["new_labels"], 0, "{status}");
+    let outcome = &status["last_refit"]["outcome"];
+    assert_eq!(outcome["counts"][0]["samples"], 3, "{status}");
+    let logs = running.stop();
+    assert!(logs.contains("refit"), "{logs}");
+}
+
+#[test]
+fn a_head_is_swapped_between_two_frames_and_back() {
+    let door = Door::new(&[PATIENT]);
+    let only = door.at("camera").join("masked.jpg");
+    fs::copy(frame("maksssksksss10.jpg"), only).unwrap();
+    let bare = door.head("without_mask", 100.0);
+    let running = door.open();
+    let decided = |decision: &str| {
+        until(decision, || {
+            let status = door.status();
+            (status["live"]["decision"] == decision).then_some(status)
+        })
+    };
+    let frames = |status: &Value| {
+        let count = |key: &str| status["live"][key].as_u64().unwrap();
+        (count("frames"), count("skipped"))
+    };
+    let before = decided("mask");
+    assert_eq!(before["live"]["head"], Value::Null);
+
+    assert_eq!(
+        door.good(&["heads", "import", &bare]),
+        "head 1 is in use now\n"
+    );
+    let during = decided("no_mask");
+    assert_eq!(during["live"]["head"], 1, "{during}");
+
+    assert_eq!(door.good(&["rollback"]), "the shipped head is in use now\n");
+    let after = decided("mask");
+    assert_eq!(after["live"]["head"], Value::Null, "{after}");
+
+    let ((first, skipped), (last, skipped_at_last)) = (frames(&before), frames(&after));
+    assert!(last > first, "{after}");
+    assert!(
+        skipped_at_last - skipped < 10,
+        "it looked on all the time: {before} {after}"
+    );
+    // No fault, no idle, and no start in between.
+    assert_eq!(running.decisions(), ["mask", "no_mask", "mask"]);
+    let logs = running.stop();
+    assert_eq!(logs.matches("ready").count(), 1, "{logs}");
+}
+
+/// What a daemon has acknowledged, over all its lives.
+#[derive(Default)]
+struct Acknowledged {
+    /// Labels by id; one that was being changed when the kill came is not in it.
+    labels: BTreeMap<String, String>,
+    /// Heads one of which is in use.
+    heads: BTreeSet<Option<u32>>,
+    highest: u32,
+    labelled: usize,
+    switched: usize,
+}
+
+impl Acknowledged {
+    /// Labels, imports and rolls back until the daemon does not answer.
+    fn work(&mut self, client: &Client, rng: &mut ChaCha8Rng, heads: &[String]) -> Option<()> {
+        loop {
+            let samples = client.samples(None).ok()?;
+            let id = samples[rng.random_range(0..samples.len())].id.clone();
+            let label = ["with_mask", "without_mask", "chin"][rng.random_range(0..3)];
+            self.labels.remove(&id);
+            let chosen = Chosen::Ids(vec![id.clone()]);
+            let marked = client.mark(chosen, &Mark::As(label.to_owned())).ok()?;
+            assert!(marked.failed.is_empty(), "{marked:?}");
+            self.labels.insert(id, label.to_owned());
+            self.labelled += 1;
+
+            let before = self.heads.clone();
+            let switched = match rng.random_range(0..6) {
+                0 => {
+                    self.heads.insert(Some(self.highest + 1));
+                    let head = &heads[rng.random_range(0..heads.len())];
+                    let switched = client.import_head(Path::new(head)).ok()?;
+                    self.highest = switched.head.unwrap();
+                    switched
+                }
+                1 if before.iter().all(Option::is_some) => {
+                    // Any head from here back to the shipped one.
+                    let earlier = (1..=self.highest).map(Some);
+                    self.heads.extend(earlier.chain([None]));
+                    client.rollback(1).ok()?
+                }
+                _ => continue,
+            };
+            self.heads = BTreeSet::from([switched.head]);
+            self.switched += 1;
+        }
+    }
+
+    fn check(&mut self, state: &Path, base: &Arc<maskd::head::Head>) {
+        let learning = Learning::open(state, Arc::clone(base), config::Refit::default()).unwrap();
+        let samples = learning.samples(None).unwrap();
+        let labels: BTreeMap<&str, Option<&str>> = samples
+            .iter()
+            .map(|sample| (sample.id.as_str(), sample.label.as_deref()))
+            .collect();
+        for (id, label) in &self.labels {
+            assert_eq!(labels.get(id.as_str()), Some(&Some(label.as_str())), "{id}");
+        }
+        let in_use = learning.in_use().unwrap();
+        assert_eq!(in_use.note, None);
+        let known = self.heads.contains(&in_use.number);
+        assert!(known, "{:?}, not {:?}", in_use.number, self.heads);
+        self.heads = BTreeSet::from([in_use.number]);
+        let list = learning.heads_list().unwrap();
+        assert!(list.iter().all(|head| head.damage.is_none()), "{list:?}");
+        let newest = list.last().map_or(0, |head| head.number);
+        self.highest = self.highest.max(newest);
+    }
+}
+
+#[test]
+fn nothing_that_was_acknowledged_is_lost_by_kill_9() {
+    // Short lives: what is kept must be kept at once.
+    let eager = EAGER.replace("[capture]\n", "[capture]\nnear-duplicate = 0.0\n");
+    let keep = "[refit]\nenabled = false\nkeep-heads = 1000\n";
+    let door = Door::new(&[&eager, PATIENT, keep]).with_everybody();
+    door.good(&["samples", "import", &door.pictures()]);
+    let heads = [door.head("with_mask", 1.0), door.head("without_mask", 1.0)];
+    let (_, base) = open_model(&Config::default()).unwrap();
+    let base = Arc::new(base);
+    let mut known = Acknowledged {
+        heads: BTreeSet::from([None]),
+        ..Acknowledged::default()
+    };
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    let mut captured = 0;
+    for life in 0..KILLS {
+        let mut running = door.spawn(door.run("60"));
+        let millis = rng.random_range(0..700);
+        // Some while they open what the one before left.
+        if life % 6 > 0 {
+            let client = until("a life", || {
+                let over = running.child.try_wait().unwrap();
+                assert_eq!(over, None, "it does not start: {}", running.log());
+                Client::connect(&door.state().join("control.sock")).unwrap()
+            });
+            if life % 2 == 0 {
+                // Enrolled crops are not gathered: they are stored one by one.
+                client.enroll("chin", 1000).unwrap();
+            }
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    std::thread::sleep(Duration::from_millis(millis));
+                    running.child.kill().unwrap();
+                });
+                known.work(&client, &mut rng, &heads);
+            });
+        } else {
+            std::thread::sleep(Duration::from_millis(millis));
+        }
+        let log = running.log();
+        assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+        running.kill();
+        known.check(&door.state(), &base);
+        captured = files(&door.state().join("samples"))
+            .iter()
+            .filter(|path| path.to_str().unwrap().contains("-t0"))
+            .count();
+    }
+    println!(
+        "{KILLS} kills, {} labelled, {} heads switched, {captured} captured",
+        known.labelled, known.switched
+    );
+    assert!(known.labelled > 100 && known.switched > 20 && captured > 0);
+    // The next start.
+    door.open().stop();
+}
+
+/// A daemon whose state directory is a small disk of its own, on which it is
+/// alone; `None` where that is not allowed.
+fn on_a_disk(door: &Door, before: &str) -> Option<Running> {
+    fs::create_dir(door.state()).unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size=400k maskd \"$0\" && echo mounted >&2 && {{ {before}\n\
+         exec \"$@\"; }}"
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]);
+    command.arg(door.state()).stdin(Stdio::null());
+    let run = door.run("10");
+    command.arg(run.get_program()).args(run.get_args());
+    for (key, value) in run.get_envs() {
+        match value {
+            Some(value) => command.env(key, value),
+            None => command.env_remove(key),
+        };
+    }
+    command
+        .env("GO", door.at("go"))
+        .env("GONE", door.at("gone"));
+    let mut running = door.spawn(command);
+    let mounted = until("the disk", || {
+        if running.log().contains("mounted") {
+            return Some(true);
+        }
+        running.child.try_wait().unwrap().map(|_| false)
+    });
+    if !mounted {
+        println!("skipped: no disk can be mounted here without privileges");
+        return None;
+    }
+    Some(running)
+}
+
+/// More pictures than are remembered, with a socket that is not on the disk.
+fn busy_door() -> Door {
+    let eager = EAGER.replace("[capture]\n", "[capture]\nnear-duplicate = 0.0\n");
+    let door = Door::new(&[&eager, PATIENT, NO_REFIT]).with_everybody();
+    for path in files(&door.at("camera")) {
+        let picture = image::open(&path).unwrap();
+        for light in [-40, -20, 20, 40] {
+            let name = format!("{}{light}.jpg", path.file_stem().unwrap().display());
+            let other = path.with_file_name(name);
+            picture.brighten(light).save(other).unwrap();
+        }
+    }
+    let socket = door.at("sock");
+    let mut config = fs::read_to_string(door.at("maskd.toml")).unwrap();
+    config += &format!("[control]\nsocket = \"{}\"\n", socket.display());
+    fs::write(door.at("maskd.toml"), config).unwrap();
+    door
+}
+
+/// What the daemon says, whose state directory is not to be seen from here.
+fn status_by_socket(door: &Door) -> Option<Value> {
+    let output = door.command(&["status", "--json"]).output().unwrap();
+    let there = output.status.success();
+    there.then(|| serde_json::from_slice(&output.stdout).unwrap())
+}
+
+/// Waits until capturing is off, sees that detecting is not, and gives what is
+/// said of it.
+fn off_because(door: &Door) -> String {
+    let status = || status_by_socket(door);
+    let off = until("capturing to be given up", || {
+        status().filter(|status| !status["live"]["capture"]["off_because"].is_null())
+    });
+    assert_eq!(off["live"]["capture"]["on"], false, "{off}");
+    let frames = |status: &Value| status["live"]["frames"].as_u64().unwrap();
+    until("more frames", || {
+        status().filter(|status| frames(status) > frames(&off) + 20)
+    });
+    let output = door.command(&["status"]).output().unwrap();
+    let words = text(&output.stdout);
+    let why = off["live"]["capture"]["off_because"].as_str().unwrap();
+    assert!(words.contains(&format!("off, because {why}")), "{words}");
+    why.to_owned()
+}
+
+#[test]
+fn a_full_disk_ends_capturing_and_nothing_else() {
+    let door = busy_door();
+    let Some(running) = on_a_disk(&door, "") else {
+        return;
+    };
+    assert_eq!(off_because(&door), "the disk is full");
+    let logs = running.stop();
+    assert_eq!(logs.matches("WARN").count(), 1, "{logs}");
+    assert_eq!(logs.matches("crops are not kept any more").count(), 1);
+}
+
+#[test]
+fn a_disk_that_becomes_read_only_ends_capturing_and_nothing_else() {
+    let door = busy_door();
+    // As a kernel does when a card fails: read-only under open files.
+    let later = "( for i in $(seq 900); do [ -e \"$GO\" ] && break; sleep 0.1; done\n\
+                 mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" &&\n\
+                 touch \"$GONE\" ) &";
+    let Some(running) = on_a_disk(&door, later) else {
+        return;
+    };
+    until("the daemon", || status_by_socket(&door));
+    fs::write(door.at("go"), "").unwrap();
+    until("a read-only disk", || {
+        door.at("gone").exists().then_some(())
+    });
+    assert_eq!(off_because(&door), "the state directory cannot be written");
+    let logs = running.stop();
+    assert_eq!(logs.matches("crops are not kept any more").count(), 1);
+}
+
+#[test]
+fn a_damaged_head_is_passed_over() {
+    let door = Door::new(&[PATIENT]).with_everybody();
+    let masked = door.head("with_mask", 1.0);
+    let bare = door.head("without_mask", 1.0);
+    door.good(&["heads", "import", &masked]);
+    door.good(&["heads", "import", &bare]);
+    let head = door.state().join("heads/000002.onnx");
+    let length = head.metadata().unwrap().len();
+    let file = File::options().write(true).open(&head).unwrap();
+    file.set_len(length / 2).unwrap();
+    let running = door.open();
+    let status = until("frames", || {
+        let status = door.status();
+        (status["live"]["frames"].as_u64() > Some(3)).then_some(status)
+    });
+    assert_eq!(status["live"]["head"], 1, "{status}");
+    let logs = running.stop();
+    assert_eq!(logs.matches("WARN").count(), 1, "{logs}");
+    assert!(logs.contains("the head 2 is damaged"), "{logs}");
+}
+
+#[test]
+fn one_daemon_has_a_state_directory() {
+    let door = Door::new(&[PATIENT]).with_everybody();
+    let running = door.open();
+    let second = door
+        .run("10")
+        .args(["--once", "--log", "error"])
+        .output()
+        .unwrap();
+    assert_refused(&second, 75, "another maskd");
+    // The first one does not mind.
+    assert!(door.status()["live"]["frames"].is_u64());
+    running.stop();
+}
+
+#[test]
+fn without_a_state_directory_the_door_is_watched() {
+    let door = Door::new(&[EAGER, PATIENT]).with_everybody();
+    let usual = door.at("usual");
+    fs::create_dir(&usual).unwrap();
+    // What should be a folder is a file.
+    fs::write(usual.join("maskd"), "").unwrap();
+    let mut command = door.command(&["run", "--once", "--json", "--rate", "5"]);
+    command.env("XDG_STATE_HOME", &usual).env("HOME", &usual);
+    let output = command.arg("--source").arg(door.at("camera")).output();
+    let output = output.unwrap();
+    let logs = text(&output.stderr);
+    assert!(output.status.success(), "{logs}");
+    assert!(text(&output.stdout).contains("\"mask\""));
+    assert_eq!(logs.matches("WARN").count(), 1, "{logs}");
+    assert!(logs.contains("nothing is learned"), "{logs}");
+
+    // Nobody named one, and nothing is to be kept: not a word.
+    let quiet = Door::new(&[PATIENT]).with_everybody();
+    let mut command = quiet.command(&["run", "--once", "--json", "--rate", "5"]);
+    command.env("XDG_STATE_HOME", quiet.at("none"));
+    let output = command.arg("--source").arg(quiet.at("camera")).output();
+    let output = output.unwrap();
+    assert!(output.status.success());
+    assert!(!text(&output.stderr).contains("WARN"));
+    assert!(!quiet.at("none").exists());
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_refit() {
+    let door = Door::new(&[PATIENT, NO_REFIT]).with_everybody();
+    let running = door.open();
+    door.good(&["samples", "import", &door.pictures()]);
+    let mut asking = door.command(&["refit"]);
+    asking.arg("--state").arg(door.state());
+    asking.stdout(Stdio::null()).stderr(Stdio::piped());
+    let asking = asking.spawn().unwrap();
+    until("the refit", || {
+        (door.status()["live"]["refitting"] == true).then_some(())
+    });
+    let logs = running.stop();
+    assert!(logs.contains("stopped"), "{logs}");
+    assert!(!logs.contains("accepted="), "it was not done: {logs}");
+    let answer = asking.wait_with_output().unwrap();
+    let errors = text(&answer.stderr);
+    assert!(!answer.status.success());
+    assert_eq!(errors.lines().count(), 1, "one sentence: {errors}");
+    // Nothing is left that the next one stumbles over.
+    assert_eq!(door.ids("with_mask").len(), 12);
+}
