@@ -2,13 +2,15 @@
 //!
 //! Prints how many views a second are made of a crop, and how many steps a
 //! second the head takes, each with its ratio to the first line: rates are of
-//! this machine and this moment, ratios of one run can be compared.
+//! this machine and this moment, ratios of one run can be compared. Before them,
+//! how long a large refit takes one core, and its memory.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
     reason = "a measurement of known input, by the clock"
 )]
 
+use std::fs;
 use std::hint::black_box;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -16,7 +18,10 @@ use std::time::{Duration, Instant};
 use image::imageops::{self, FilterType};
 use maskd::augment::{Fill, Geometry, Robust, warp, whole};
 use maskd::frame::{Scaler, decode};
+use maskd::learning::SHIPPED_REPLAY;
 use maskd::onnx::FEATURES;
+use maskd::refit::{self, Input, Options, Sample};
+use maskd::replay::Replay;
 use maskd::train::{TrainOptions, Trainer};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -59,7 +64,7 @@ impl Rates {
 
 fn views() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/crops/mask_large.png");
-    let crop = decode(&std::fs::read(path).unwrap()).unwrap();
+    let crop = decode(&fs::read(path).unwrap()).unwrap();
     let large = imageops::resize(&crop, 384, 384, FilterType::Triangle);
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut scaler = Scaler::default();
@@ -102,7 +107,81 @@ fn steps() {
     }
 }
 
+/// Refits with so many new features.
+const NEW: usize = 1000;
+const EPOCHS: usize = 20;
+const BATCH: usize = 32;
+
+/// A field of `/proc/self/status` in MB of 1,000,000 bytes (proc(5)).
+fn memory_mb(field: &str) -> Option<f64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with(field))?;
+    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024.0 / 1e6)
+}
+
+/// Seconds that this thread had a core, of Linux' `schedstat`.
+fn core_seconds() -> Option<f64> {
+    let stat = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    let nanoseconds: f64 = stat.split_whitespace().next()?.parse().ok()?;
+    Some(nanoseconds / 1e9)
+}
+
+/// All steps of one turn of a refit, at batches of [`BATCH`]: so many that the
+/// new and the replayed features could each be seen [`EPOCHS`] times.
+fn refit() {
+    let replay = Replay::parse(SHIPPED_REPLAY).unwrap();
+    let classes = replay.labels.len();
+    let head = Trainer::new(classes, TrainOptions::default()).unwrap();
+    let head = head.tensors();
+    let samples: Vec<Sample> = (0..NEW)
+        .map(|index| Sample {
+            id: index.to_string(),
+            label: index % classes,
+            track: index.to_string(),
+            day: String::new(),
+            features: (0..FEATURES)
+                .map(|at| ((index * 31 + at * 7) % 97) as f32 / 97.0)
+                .collect(),
+            seen: false,
+        })
+        .collect();
+    let input = Input {
+        labels: &replay.labels,
+        champion: &head,
+        base: &head,
+        samples: &samples,
+        replay: &replay,
+    };
+    let rows = NEW + replay.train.len();
+    let options = Options {
+        steps: EPOCHS * rows.div_ceil(BATCH),
+        batch: BATCH,
+        ..Options::default()
+    };
+    // The peak begins anew from here, where the system allows it (proc(5)).
+    let _ = fs::write("/proc/self/clear_refs", "5");
+    let (memory, core, start) = (memory_mb("VmRSS:"), core_seconds(), Instant::now());
+    let learned = refit::learn(&input, &options, &|| false).unwrap();
+    let seconds = start.elapsed().as_secs_f64();
+    assert!(black_box(learned).is_some(), "the refit has a head");
+    let steps = options.steps;
+    println!(
+        "refit of {NEW} features and {} replayed, {EPOCHS} epochs of batches of {BATCH} ({steps} steps):",
+        replay.train.len()
+    );
+    print!("{seconds:.2} s");
+    if let (Some(before), Some(after)) = (core, core_seconds()) {
+        print!(", {:.2} s of one core", after - before);
+    }
+    if let (Some(before), Some(peak)) = (memory, memory_mb("VmHWM:")) {
+        print!(", at most {:.1} MB on top of {before:.1} MB", peak - before);
+    }
+    println!();
+}
+
 fn main() {
+    refit();
     views();
     steps();
 }

@@ -375,6 +375,7 @@ fn bench_prints_a_table_and_the_documented_json() {
     let record: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(record["threads"], 1);
     assert_eq!(record["frames"][0]["faces"], 2);
+    assert!(record.get("while_training").is_none());
     assert!(record["load_ms"].as_f64().unwrap() > 0.0);
     for stage in ["decode_ms", "detect_ms", "crop_ms", "embed_ms", "head_ms"] {
         let spread = &record["stages"][stage];
@@ -396,4 +397,35 @@ fn bench_prints_a_table_and_the_documented_json() {
         table.contains("embed, a face") && table.contains("frames/s"),
         "{table}"
     );
+}
+
+#[test]
+fn bench_while_training_compares_frames_at_rest_with_frames_beside_trainers() {
+    let output = maskd()
+        .args(["bench", "--while-training", "--rounds", "1", "--json"])
+        .arg(frame("maksssksksss18.jpg"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let compared = &record["while_training"];
+    assert_eq!(compared["rounds"], 1);
+    let positive = [
+        "p50_ratio",
+        "p99_ratio",
+        "throughput_ratio",
+        "frames",
+        "trainers",
+    ];
+    for key in positive {
+        assert!(compared[key].as_f64().unwrap() > 0.0, "{key}: {compared}");
+    }
+    // How far they come is up to the machine: they yield to everyone.
+    for key in ["trainer_steps", "trainer_crops"] {
+        assert!(compared[key].is_u64(), "{key}: {compared}");
+    }
+    let ratio = compared["p99_ratio"].as_f64().unwrap();
+    let p99 = |kind: &str| compared[kind]["p99"].as_f64().unwrap();
+    let of_times = p99("training_ms") / p99("at_rest_ms");
+    assert!((ratio - of_times).abs() < 0.001, "{compared}");
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::pictures::expand;
-use super::{Failure, complain, print};
+use super::{Failure, complain, print, while_training};
 use crate::config::Config;
 use crate::frame::decode;
 use crate::pipeline::Pipeline;
@@ -25,6 +25,11 @@ pub(super) struct Bench {
     /// Threads that share the faces of a frame; 0 is one a core
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=64))]
     threads: u16,
+
+    /// Measure the frames also while every core learns, in as many rounds of
+    /// about two seconds by turns
+    #[arg(long)]
+    while_training: bool,
 
     /// Print one JSON object
     #[arg(long)]
@@ -50,6 +55,9 @@ struct Record {
     /// 1000 over the mean of all frames.
     frames_per_second: f64,
     stages: Stages,
+    /// Only with `--while-training`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    while_training: Option<while_training::Record>,
 }
 
 #[derive(Debug, Serialize)]
@@ -80,16 +88,16 @@ struct Stages {
 }
 
 #[derive(Debug, Serialize)]
-struct Spread {
-    median: f64,
+pub(super) struct Spread {
+    pub(super) median: f64,
     min: f64,
     max: f64,
-    p99: f64,
+    pub(super) p99: f64,
 }
 
 /// Times of the stages over all frames and rounds, in milliseconds.
 #[derive(Default)]
-struct Times {
+pub(super) struct Times {
     decode: Vec<f64>,
     detect: Vec<f64>,
     crop: Vec<f64>,
@@ -147,7 +155,7 @@ impl Bench {
                 ms,
             });
         }
-        let record = Record {
+        let mut record = Record {
             version: env!("CARGO_PKG_VERSION"),
             threads,
             rounds: self.rounds,
@@ -164,7 +172,18 @@ impl Bench {
                 embed_ms: spread(times.embed),
                 head_ms: spread(times.head),
             },
+            while_training: None,
         };
+        if self.while_training {
+            let pass_ms = record.frames.iter().map(|frame| frame.ms).sum();
+            record.while_training = Some(while_training::compare(
+                config,
+                &mut pipeline,
+                &pictures,
+                pass_ms,
+                self.rounds,
+            )?);
+        }
         let text = if self.json {
             let line = serde_json::to_string(&record);
             line.map_err(|error| Failure::new(Failure::INTERNAL, error))? + "\n"
@@ -176,7 +195,7 @@ impl Bench {
 }
 
 /// One frame through all stages: its time, and its width, height and faces.
-fn measure(
+pub(super) fn measure(
     pipeline: &mut Pipeline,
     bytes: &[u8],
     times: &mut Times,
@@ -235,7 +254,7 @@ impl Stopwatch {
 }
 
 /// Of no values at all: zeros, as when no picture shows a face.
-fn spread(mut values: Vec<f64>) -> Spread {
+pub(super) fn spread(mut values: Vec<f64>) -> Spread {
     values.sort_by(f64::total_cmp);
     let at = |share: f64| {
         let index = (share * values.len() as f64).ceil() as usize;
@@ -252,8 +271,8 @@ fn spread(mut values: Vec<f64>) -> Spread {
     }
 }
 
-/// To the microsecond.
-fn tidy(ms: f64) -> f64 {
+/// To three places: of milliseconds, to the microsecond.
+pub(super) fn tidy(ms: f64) -> f64 {
     (ms * 1000.0).round() / 1000.0
 }
 
@@ -305,7 +324,11 @@ fn table(record: &Record) -> String {
     if let (Some(now), Some(peak)) = (record.memory_mb, record.peak_memory_mb) {
         text += &format!(", memory {now:.0} MB (at most {peak:.0})");
     }
-    text + "\n"
+    text += "\n";
+    if let Some(record) = &record.while_training {
+        text += &record.table();
+    }
+    text
 }
 
 #[cfg(test)]

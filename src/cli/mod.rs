@@ -14,6 +14,7 @@ mod outcome;
 mod pictures;
 mod reach;
 mod train;
+mod while_training;
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
