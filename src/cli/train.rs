@@ -249,6 +249,10 @@ struct Interrupted {
 }
 
 impl Train {
+    #[expect(
+        clippy::too_many_lines,
+        reason = "the steps of a training, in their order"
+    )]
     pub(super) fn run(self, config: &Config) -> Result<(), Failure> {
         self.check()?;
         let state = self.state_file();

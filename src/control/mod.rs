@@ -51,7 +51,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::capture::Enrolment;
-use crate::learning::{Chosen, CountRecord, Fault, InUse, Learning, Mark, RefitRecord};
+use crate::learning::{
+    Chosen, CountRecord, Fault, InUse, Learning, LearningError, Mark, RefitRecord,
+};
 
 pub use client::Client;
 pub use server::{Socket, bind, serve};
@@ -152,6 +154,27 @@ pub fn socket_path(configured: Option<&Path>, runtime: Option<&OsStr>, state: &P
     let first = runtime.and_then(|folders| std::env::split_paths(folders).next());
     let folder = first.filter(|folder| !folder.as_os_str().is_empty());
     folder.as_deref().unwrap_or(state).join("control.sock")
+}
+
+/// Hands the head that is in use by the state directory to the camera path.
+///
+/// Two of these may cross: each goes on until what it sent is what is on disk.
+///
+/// # Errors
+/// As [`Learning::in_use`].
+pub fn hand_over(
+    learning: &Learning,
+    head: &watch::Sender<Arc<InUse>>,
+) -> Result<(), LearningError> {
+    let mut in_use = learning.in_use()?;
+    loop {
+        let number = in_use.number;
+        head.send_replace(Arc::new(in_use));
+        in_use = learning.in_use()?;
+        if in_use.number == number {
+            return Ok(());
+        }
+    }
 }
 
 /// Everything at a glance: a documented contract.

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -442,7 +442,7 @@ async fn rollback(State(desk): State<Desk>, Body(back): Body<Back>) -> Answer<Sw
 
 /// Hands the head that is in use now to the camera path.
 fn switched(desk: &Desk, head: Option<u32>) -> Answer<Switched> {
-    desk.head.send_replace(Arc::new(desk.learning.in_use()?));
+    super::hand_over(&desk.learning, &desk.head)?;
     tracing::info!(head, "another head is in use, as asked");
     Ok(Json(Switched { head }))
 }

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::{DaemonError, StateDir, Threads, now, waiting_room, wall_clock};
 use crate::capture::{Chooser, Enrolment};
 use crate::config::{self, Config, Keep};
-use crate::control::{Desk, Live, LiveCapture, RefitCall};
+use crate::control::{self, Desk, Live, LiveCapture, RefitCall};
 use crate::embed::{Embedder, Feature};
 use crate::frame::Crop;
 use crate::learning::{Chosen, InUse, Learning, LearningError, Mark, RefitRecord};
@@ -482,7 +482,7 @@ impl Trainer {
             .learning
             .refit(&mut embed, &|| self.over.is_cancelled())?;
         if record.head.is_some() {
-            self.head.send_replace(Arc::new(self.learning.in_use()?));
+            control::hand_over(&self.learning, &self.head)?;
         }
         Ok(record)
     }

@@ -373,7 +373,10 @@ impl Eyes {
             live.head = in_use.number;
             live.labels = self.labels.to_vec();
         });
-        info!(head = in_use.number.unwrap_or(0), "head in use");
+        match in_use.number {
+            Some(head) => info!(head, "head in use"),
+            None => info!("the shipped head is in use"),
+        }
     }
 
     /// One frame: detect, track, cut, embed, head, vote, judge.
