@@ -2386,7 +2386,7 @@ mod tests {
 
         let mut samples = world.samples(10);
         for (at, sample) in samples.iter_mut().enumerate() {
-            sample.label = 2 * sample.label;
+            sample.label *= 2;
             if at % 4 < 2 {
                 sample.label = 1;
                 for feature in &mut sample.features[600..700] {

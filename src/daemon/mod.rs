@@ -373,9 +373,10 @@ impl Eyes {
             live.head = in_use.number;
             live.labels = self.labels.to_vec();
         });
-        match in_use.number {
-            Some(head) => info!(head, "head in use"),
-            None => info!("the shipped head is in use"),
+        if let Some(head) = in_use.number {
+            info!(head, "head in use");
+        } else {
+            info!("the shipped head is in use");
         }
     }
 
