@@ -80,7 +80,7 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     sync_folder(folder)
 }
 
-/// Whether [`write`] could write so many bytes to `path` now: writes as many
+/// Whether [`write()`] could write so many bytes to `path` now: writes as many
 /// aside, and removes them.
 ///
 /// # Errors
