@@ -1,0 +1,90 @@
+//! What `benches/arm/run` counts: each stage of a frame by itself, between two
+//! markers that its qemu plugin knows (`count.c`).
+//!
+//! Prints a line for each stretch between markers, in their order. Without the
+//! plugin the markers do nothing.
+
+use std::hint::black_box;
+use std::io::Cursor;
+
+use anyhow::ensure;
+use image::RgbImage;
+use image::codecs::jpeg::JpegEncoder;
+use image::imageops::{self, FilterType};
+use maskd::camera::pictures::EXAMPLES;
+use maskd::config::Config;
+use maskd::frame::decode;
+use maskd::frame::yuv::{Layout, Range, YuvFormat};
+use maskd::motion::Motion;
+use maskd::pipeline::Pipeline;
+use rustix::process::{Pid, getpgid};
+
+/// Numbers of processes that cannot exist; `count.c` has the same.
+const BEGIN: i32 = 0x4d41_534b;
+const END: i32 = 0x4d41_534c;
+
+/// Each stage is counted this often, after a run that is not.
+const ROUNDS: usize = 3;
+
+/// What most webcams send.
+const SIZE: (u32, u32) = (640, 480);
+
+fn mark(number: i32) {
+    let answer = getpgid(Pid::from_raw(number));
+    assert!(answer.is_err(), "no process has the number {number}");
+}
+
+fn count<T, E>(stage: &str, mut work: impl FnMut() -> Result<T, E>) -> Result<(), E> {
+    black_box(work()?);
+    for _ in 0..ROUNDS {
+        mark(BEGIN);
+        let result = work();
+        mark(END);
+        black_box(result?);
+        println!("{stage}");
+    }
+    Ok(())
+}
+
+/// The picture as a camera sends it.
+fn jpeg(pixels: &RgbImage) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Cursor::new(Vec::new());
+    JpegEncoder::new_with_quality(&mut bytes, 85).encode_image(pixels)?;
+    Ok(bytes.into_inner())
+}
+
+fn with_side(side: u32) -> anyhow::Result<Pipeline> {
+    let mut config = Config::default();
+    config.detect.side = side;
+    Ok(Pipeline::open(&config, 1)?)
+}
+
+fn main() -> anyhow::Result<()> {
+    let example = decode(EXAMPLES[0].bytes)?;
+    let frame = imageops::resize(&example, SIZE.0, SIZE.1, FilterType::Triangle);
+    let bytes = jpeg(&frame)?;
+    let yuyv = YuvFormat::new(Layout::Yuyv, Range::Limited, SIZE.0, SIZE.1)?;
+    let raw: Vec<u8> = (0..yuyv.frame_bytes()).map(|at| (at % 251) as u8).collect();
+    let mut motion = Motion::default();
+    motion.look(&frame);
+
+    count("decode", || decode(&bytes))?;
+    count("yuyv", || yuyv.decode(&raw))?;
+    count("motion", || anyhow::Ok(motion.moved(&frame)))?;
+
+    let mut small = with_side(160)?;
+    count("detect-160", || small.detect(&frame))?;
+    let mut pipeline = with_side(320)?;
+    count("detect-320", || pipeline.detect(&frame))?;
+
+    let mut faces = pipeline.detect(&frame)?;
+    ensure!(!faces.is_empty(), "the example shows no face");
+    faces.truncate(1);
+    count("crop", || pipeline.cut(&frame, &faces))?;
+    let crops = pipeline.cut(&frame, &faces)?;
+    count("embed", || pipeline.embed(&crops))?;
+    let features = pipeline.embed(&crops)?;
+    count("head", || {
+        anyhow::Ok(pipeline.head().probabilities(&features[0]))
+    })
+}
