@@ -1,0 +1,64 @@
+# Shared by the scripts of this folder. They run on Debian; what they download or
+# build is kept in one cache, since a cold start takes many minutes.
+set -euo pipefail
+
+rig=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$rig/../.." && pwd)
+cache=${MASKD_RIG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/maskd-rig}
+triple=aarch64-unknown-linux-gnu
+mkdir -p "$cache/debs"
+
+say() { echo "rig: $*" >&2; }
+
+# Installs the packages of the programs that are missing.
+need() { # PROGRAM:PACKAGE …
+    local missing=() pair
+    for pair in "$@"; do
+        command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
+    done
+    [ "${#missing[@]}" -eq 0 ] && return
+    if [ "$(id -u)" -ne 0 ]; then
+        say "missing: ${missing[*]}; install them, or run this as root"
+        return 1
+    fi
+    apt-get update -qq
+    apt-get install -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# The mirror that this machine installs Debian's packages from.
+mirror() {
+    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -m 1 -v security
+}
+
+# apt with lists of its own, so that backports do not come near the machine's.
+rig_apt() { # PROGRAM ARGUMENT …
+    local program=$1
+    shift
+    "$program" -o Dir::Etc::sourcelist="$cache/apt/sources.list" -o Dir::Etc::sourceparts=- \
+        -o Dir::State::lists="$cache/apt/lists" -o Dir::Cache="$cache/apt/cache" \
+        -o APT::Architecture=amd64 -o APT::Architectures::=amd64 -o APT::Architectures::=arm64 \
+        -o APT::Get::AllowUnauthenticated=false -o APT::Sandbox::User=root "$@"
+}
+
+# Puts a package into the cache, and prints its path. Backports leave Debian's
+# pools some day; what is in the cache stays.
+deb() { # SUITE PACKAGE ARCHITECTURE
+    local suite=$1 package=$2 architecture=$3 found
+    kept() { find "$cache/debs" -name "${package}_*" \( -name "*_$architecture.deb" -o -name '*_all.deb' \) | sort | tail -n 1; }
+    found=$(kept)
+    if [ -z "$found" ]; then
+        local list=$cache/apt/sources.list
+        mkdir -p "$cache/apt/lists/partial" "$cache/apt/cache/archives/partial"
+        for known in bookworm bookworm-backports trixie-backports; do
+            echo "deb $(mirror) $known main"
+        done > "$list.$$"
+        if ! cmp -s "$list" "$list.$$" || [ -z "$(find "$cache/apt/lists" -name '*Packages*' -mmin -600)" ]; then
+            mv "$list.$$" "$list"
+            rig_apt apt-get update -qq >&2
+        fi
+        (cd "$cache/debs" && rig_apt apt-get download -qq "$package:$architecture/$suite" >&2)
+        found=$(kept)
+    fi
+    [ -n "$found" ] || { say "there is no package $package"; return 1; }
+    echo "$found"
+}

@@ -1,0 +1,8 @@
+# The settings of a build for aarch64 with Debian's cross compiler, without cross.
+# Native builds do not share its folder: host tools would be built anew each time.
+export CARGO_TARGET_DIR=${MASKD_RIG_TARGET:-$cache/target}
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
+export CXX_aarch64_unknown_linux_gnu=aarch64-linux-gnu-g++
+export AR_aarch64_unknown_linux_gnu=aarch64-linux-gnu-ar
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -L /usr/aarch64-linux-gnu"

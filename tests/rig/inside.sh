@@ -1,0 +1,159 @@
+#!/bin/busybox sh
+# The first program of an emulated machine (tests/rig/mini). What it writes to the
+# console is read by drive.py.
+export PATH=/bin
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+# The kernel's own lines would cut ours in two.
+dmesg -n 1
+while read -r module; do
+    insmod "/modules/$module" || echo "cannot load $module"
+done < /modules/order
+# It may have been among them.
+mount -t configfs config /config
+machine=$(cat /etc/machine)
+
+verdict() { # ok|bad WHAT
+    echo "rig $1 $2"
+    [ "$1" = ok ] || tail -n 5 /tmp/log
+}
+check() { # WHAT COMMAND…
+    what=$1
+    shift
+    if "$@"; then verdict ok "$what"; else verdict bad "$what"; fi
+}
+quietly() { "$@" > /tmp/log 2>&1; }
+# Emulation is slow, and says nothing of how fast a Pi is.
+until_so() { # COMMAND…
+    for _ in $(seq 120); do
+        "$@" && return 0
+        sleep 0.25
+    done
+    return 1
+}
+
+# Which lines are the lamps, the buzzer and a button, here and on a Pi.
+if [ "$machine" = pi3 ]; then
+    green=17 red=27 buzzer=22 button=5
+    backend='backend = "rppal"'
+else
+    green=0 red=1 buzzer=2 button=5
+    backend='backend = "gpiocdev"
+gpio-chip = "door"'
+    mkdir -p /config/gpio-sim/door/bank0
+    echo 8 > /config/gpio-sim/door/bank0/num_lines
+    echo door > /config/gpio-sim/door/bank0/label
+    echo 1 > /config/gpio-sim/door/live
+    chip=$(cat /config/gpio-sim/door/bank0/chip_name)
+    device=$(cat /config/gpio-sim/door/dev_name)
+    lines=/sys/devices/platform/$device/$chip
+    echo pull-up > "$lines/sim_gpio$button/pull"
+fi
+config() { # SOURCE
+    cat << TOML
+[camera]
+source = "$1"
+rate = 2.0
+[decide]
+confirm-ms = 100
+hold-ms = 100
+stale-ms = 60000
+[indicate]
+$backend
+green-pin = $green
+red-pin = $red
+buzzer-pin = $buzzer
+with-mask-button-pin = $button
+TOML
+}
+
+level() { cat "$lines/sim_gpio$1/value" 2> /dev/null; }
+lamps() { echo "$(level $green)$(level $red)"; }
+shows() { [ "$(lamps)" = "$1" ]; }
+# Of the lamps and the buzzer, where the machine can see them itself.
+check_lamps() { # GREEN RED WHAT
+    if [ "$machine" = pi3 ]; then
+        mask=$(((1 << green) | (1 << red)))
+        echo "rig pins $mask $((($1 << green) | ($2 << red))) $3"
+        # The host needs a moment to look.
+        sleep 5
+    else
+        check "$3" until_so shows "$1$2"
+    fi
+}
+all_low() { [ "$(level $green)$(level $red)$(level $buzzer)" = 000 ]; }
+check_all_low() { # WHAT
+    if [ "$machine" = pi3 ]; then
+        echo "rig pins $(((1 << green) | (1 << red) | (1 << buzzer))) 0 $1"
+        sleep 5
+    else
+        check "$1" all_low
+    fi
+}
+
+start() { # SOURCE
+    config "$1" > /tmp/maskd.toml
+    rm -rf /tmp/state
+    maskd run --json --config /tmp/maskd.toml --state /tmp/state > /tmp/out 2> /tmp/log &
+    maskd=$!
+}
+decided() { grep -q "\"decision\":\"$1\"" /tmp/out; }
+last_decided() { tail -n 1 /tmp/out | grep -q "\"decision\":\"$1\""; }
+status() { maskd status --json --state /tmp/state --config /tmp/maskd.toml > /tmp/status 2> /dev/null; }
+# What is behind a key of the status, the first time that it is there.
+of_status() { sed -n "s/.*\"$1\": *\"\{0,1\}\([^\",]*\).*/\1/p" /tmp/status | head -n 1; }
+
+config /pictures/mask > /tmp/maskd.toml
+check "maskd check is content" quietly maskd check --config /tmp/maskd.toml --state /tmp/state
+grep -E 'pins|GPIO|board' /tmp/log
+
+start /pictures/mask
+check "the masked face is seen" until_so decided mask
+check_lamps 1 0 "green alone while it is"
+seconds=$(awk -v now="$(awk '{print $1}' /proc/uptime)" -v begun="$(awk -v hz=100 '{print $22 / hz}' /proc/$maskd/stat)" 'BEGIN { print now - begun }')
+echo "first decision and its check after $seconds s of emulation; $(grep VmRSS /proc/$maskd/status)"
+if [ "$machine" != pi3 ]; then
+    echo pull-down > "$lines/sim_gpio$button/pull"
+    enrolled() { status && [ "$(of_status label)" = with_mask ] && grep -q '"wanted": *3' /tmp/status; }
+    check "a press of the button labels whoever stands there" until_so enrolled
+    echo pull-up > "$lines/sim_gpio$button/pull"
+fi
+kill -TERM $maskd
+wait $maskd
+check "SIGTERM ends it in order" [ $? -eq 0 ]
+check_all_low "and leaves its pins low"
+
+start /pictures/bare
+check "the bare face is seen" until_so decided no_mask
+check_lamps 0 1 "red alone while it is"
+kill -KILL $maskd
+wait $maskd 2> /dev/null
+check "maskd pins-off is content" quietly maskd pins-off --config /tmp/maskd.toml
+check_all_low "it leaves the pins of a killed daemon low"
+
+if [ "$machine" = virt ]; then
+    camera=/sys/bus/platform/drivers/vivid
+    config webcam:/dev/video0 > /tmp/maskd.toml
+    check "the camera is listed" quietly maskd check --config /tmp/maskd.toml --state /tmp/state
+    grep -i -A3 camera /tmp/log
+    sed -i 's/stale-ms = 60000/stale-ms = 5000/; s/source = .*/&\nstall-ms = 5000/' /tmp/maskd.toml
+    rm -rf /tmp/state
+    maskd run --json --config /tmp/maskd.toml --state /tmp/state > /tmp/out 2> /tmp/log &
+    maskd=$!
+    frames() { status && [ "$(of_status frames)" -gt "$1" ]; }
+    check "frames come from the camera" until_so frames 3
+    echo vivid.0 > $camera/unbind
+    check "without the camera it is a fault" until_so last_decided fault
+    echo vivid.0 > $camera/bind
+    recovered() { status && [ "$(of_status camera_lost)" = false ] && ! last_decided fault; }
+    check "with the camera it goes on by itself" until_so recovered
+    grep -E 'lost|again|back' /tmp/log | tail -n 3
+    kill -TERM $maskd
+    wait $maskd
+    check "SIGTERM ends it in order" [ $? -eq 0 ]
+fi
+echo "rig done"
+sleep 1
+poweroff -f

@@ -1,0 +1,138 @@
+# What is tried in the machine of tests/rig/service; drive.py reads what it says.
+verdict() { # ok|bad WHAT
+    echo "rig $1 $2"
+    [ "$1" = ok ] || journalctl --no-pager -q -n 8 -o cat -u maskd
+}
+check() { # WHAT COMMAND…
+    what=$1
+    shift
+    if "$@"; then verdict ok "$what"; else verdict bad "$what"; fi
+}
+# Emulation is slow, and says nothing of how fast a Pi is.
+until_so() { # COMMAND…
+    for _ in $(seq 480); do
+        "$@" && return 0
+        sleep 0.5
+    done
+    return 1
+}
+dmesg -n 1
+while read -r module; do
+    insmod "/modules/$module" || echo "cannot load $module"
+done < /modules/order
+machine=$(cat /rig/machine)
+
+# Which lines are the lamps and the buzzer, here and on a Pi.
+if [ "$machine" = pi3 ]; then
+    green=17 red=27 buzzer=22 label=pinctrl-bcm2835
+else
+    green=0 red=1 buzzer=2 label=door
+    mountpoint -q /sys/kernel/config || mount -t configfs config /sys/kernel/config
+    door=/sys/kernel/config/gpio-sim/door
+    mkdir -p $door/bank0
+    echo 8 > $door/bank0/num_lines
+    echo door > $door/bank0/label
+    echo 1 > $door/live
+    lines=/sys/devices/platform/$(cat $door/dev_name)/$(cat $door/bank0/chip_name)
+fi
+udevadm settle
+
+config() { # SOURCE
+    cat > /etc/maskd/maskd.toml << TOML
+[camera]
+source = "$1"
+stall-ms = 15000
+rate = 2.0
+[decide]
+confirm-ms = 100
+hold-ms = 100
+stale-ms = 60000
+[indicate]
+backend = "gpiocdev"
+gpio-chip = "$label"
+green-pin = $green
+red-pin = $red
+buzzer-pin = $buzzer
+TOML
+}
+level() { cat "$lines/sim_gpio$1/value"; }
+shows() { [ "$(level $green)$(level $red)$(level $buzzer)" = "$1$2$3" ]; }
+status() { maskd status --json > /tmp/status 2> /dev/null; }
+is() { status && grep -q "\"$1\": *$2" /tmp/status; }
+check_pins() { # GREEN RED BUZZER DECISION|- WHAT
+    if [ "$machine" = pi3 ]; then
+        # The machine cannot see them: it waits for the decision, and the host looks.
+        [ "$4" = - ] || until_so is decision "\"$4\""
+        sleep 2
+        mask=$(((1 << green) | (1 << red) | (1 << buzzer)))
+        echo "rig pins $mask $((($1 << green) | ($2 << red) | ($3 << buzzer))) $5"
+        sleep 5
+    else
+        check "$5" until_so shows "$1" "$2" "$3"
+    fi
+}
+main_pid() { systemctl show -P MainPID maskd; }
+restarts() { systemctl show -P NRestarts maskd; }
+
+echo "$(systemd-analyze security maskd.service --no-pager | tail -n 1)"
+check "the pins are the group gpio's" [ "$(stat -c %G /dev/gpiochip0)" = gpio ]
+config /rig/mask
+asked=$(cut -d ' ' -f 1 /proc/uptime)
+check "the service starts" systemctl start maskd
+check "it is active: the daemon said that it is ready" systemctl -q is-active maskd
+check "it runs as its own user" [ "$(stat -c %U "/proc/$(main_pid)")" = maskd ]
+check "its state is nobody else's" [ "$(stat -c %U:%a /var/lib/maskd)" = maskd:700 ]
+check "maskd status reaches it, and it decides in its sandbox" until_so is decision '"mask"'
+echo "first decision $(cut -d ' ' -f 1 /proc/uptime) s after the boot, asked for at $asked s; $(grep VmRSS "/proc/$(main_pid)/status" | tr -s '[:space:]' ' ')"
+check_pins 1 0 0 mask "the pins follow: green alone"
+
+before=$(restarts)
+kill -KILL "$(main_pid)"
+# Five seconds pass before it is started again.
+if [ "$machine" = pi3 ]; then
+    until_so [ "$(systemctl show -P ActiveState maskd)" != active ]
+    sleep 3
+    check_pins 0 0 0 - "ExecStopPost= leaves the pins of a killed service low"
+else
+    check_pins 0 0 0 - "ExecStopPost= leaves the pins of a killed service low"
+fi
+again() { [ "$(restarts)" -gt "$before" ] && systemctl -q is-active maskd; }
+check "systemd starts it again" until_so again
+check_pins 1 0 0 mask "and the pins follow again"
+
+before=$(restarts)
+kill -STOP "$(main_pid)"
+check "the watchdog ends and restarts a service that hangs" until_so again
+check_pins 1 0 0 mask "and the pins follow again"
+check "it stops" systemctl stop maskd
+check_pins 0 0 0 - "and leaves the pins low"
+
+config /rig/bare
+check "the service starts with a bare face" systemctl start maskd
+check_pins 0 1 0 no_mask "red alone, when its chirps are over"
+systemctl stop maskd
+
+echo 'camera = 3' >> /etc/maskd/maskd.toml
+systemctl start maskd
+sleep 7
+check "a bad config is not tried over and over" [ "$(systemctl show -P Result maskd)" = exit-code -a "$(systemctl is-active maskd)" = failed ]
+
+camera=/sys/bus/platform/drivers/vivid
+config webcam
+if systemctl start maskd; then
+    seen() { status && [ "$(sed -n 's/.*"frames": *\([0-9]*\).*/\1/p' /tmp/status | head -n 1)" -gt 3 ]; }
+    check "frames come from the camera, in the sandbox" until_so seen
+    echo vivid.0 > $camera/unbind
+    check "a camera that is pulled is a fault" until_so is decision '"fault"'
+    check "and the service is not ended for it" systemctl -q is-active maskd
+    echo vivid.0 > $camera/bind
+    check "it goes on by itself when the camera is back" until_so is camera_lost false
+    journalctl -q -b -o cat -u maskd | grep -E 'camera' | tail -n 3
+elif journalctl -q -b -n 20 -o cat -u maskd | grep -q 'no webcam support'; then
+    echo "rig skip webcams: the package was built without them"
+else
+    verdict bad "the service starts with a webcam"
+fi
+systemctl stop maskd
+echo "rig done"
+systemctl poweroff -f -f
