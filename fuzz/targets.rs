@@ -3,7 +3,7 @@
 
 use maskd::camera::mjpeg::Splitter;
 use maskd::onnx::Classifier;
-use maskd::{config, frame, onnx, samples};
+use maskd::{config, fleet, frame, onnx, samples};
 
 const MAX_FRAME_BYTES: usize = 1000;
 
@@ -90,4 +90,11 @@ pub fn features(data: &[u8]) {
         }
         Err(error) => assert!(!error.to_string().is_empty()),
     }
+}
+
+/// An offer of a head, by whoever it says it is, and what follows a signature.
+pub fn offer(data: &[u8]) {
+    let key = data.get(8..40).and_then(|key| key.try_into().ok());
+    let _ = fleet::open(data, &[key.unwrap_or_default()], &[1; 32]);
+    let _ = fleet::content(data);
 }

@@ -237,7 +237,7 @@ pub fn warp_region(
             let x = f64::from(small.width()) / f64::from(width);
             let y = f64::from(small.height()) / f64::from(height);
             let window = [window[0] * x, window[1] * y, window[2] * x, window[3] * y];
-            return warp_window(&small, window, draw, fill);
+            return warp_window(small, window, draw, fill);
         }
     }
     warp_window(picture, window, draw, fill)
@@ -661,7 +661,8 @@ impl CameraDraw {
         if let Some(side) = self.side
             && let Ok(small) = scaler.shrink(&picture, side.max(1))
         {
-            picture = small.into_owned();
+            let small = small.clone();
+            picture = small;
         }
         if self.motion != [0.0; 2] {
             picture = smear(&picture, self.motion);
@@ -760,7 +761,8 @@ impl SharpnessDraw {
     pub fn apply(&self, scaler: &mut Scaler, mut picture: RgbImage) -> RgbImage {
         if let Some(side) = self.side {
             if let Ok(small) = scaler.shrink(&picture, side.max(1)) {
-                picture = small.into_owned();
+                let small = small.clone();
+                picture = small;
             }
             picture = stretched(scaler, picture);
         }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::embed::Feature;
 
@@ -51,7 +52,7 @@ pub enum Reason {
 
 /// Somebody stands before the camera to be learned: what the daemon sees is
 /// labelled at once. A documented contract.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Enrolment {
     /// The label.
     pub label: String,

@@ -110,6 +110,12 @@ impl Judge {
         Judge::new(self.options.clone(), labels)
     }
 
+    /// Judges by other thresholds from now on, as of [`JudgeOptions`].
+    pub fn set_thresholds(&mut self, mask_from: f32, no_mask_to: f32) {
+        self.options.mask_from = mask_from;
+        self.options.no_mask_to = no_mask_to;
+    }
+
     /// Why a face is not worth classifying, before anything is computed of it.
     #[must_use]
     pub fn doubt(&self, face: &Face) -> Option<Doubt> {
@@ -168,6 +174,15 @@ pub enum Decision {
 }
 
 impl Decision {
+    /// All there are.
+    pub const ALL: [Decision; 5] = [
+        Decision::Idle,
+        Decision::Mask,
+        Decision::NoMask,
+        Decision::Unsure,
+        Decision::Fault,
+    ];
+
     /// Its name in logs and in JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -240,6 +255,11 @@ impl Decider {
             face: None,
             contradicted: None,
         }
+    }
+
+    /// Goes by other options from now on.
+    pub fn set_options(&mut self, options: DeciderOptions) {
+        self.options = options;
     }
 
     /// Takes what the frame captured `at` says and gives the decision at `now`.

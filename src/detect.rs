@@ -75,7 +75,8 @@ impl Detector {
         // A model that does not run is found when it is opened, not at the
         // first frame; 4:3 is what most cameras send.
         let side = aligned(options.side);
-        detector.runner((side, aligned(options.side * 3 / 4)))?;
+        let size = (side, aligned(options.side * 3 / 4));
+        runner(&detector.graph, &mut detector.runners, size)?;
         Ok(detector)
     }
 
@@ -90,9 +91,8 @@ impl Detector {
         // 256 x 320 than for 320 x 320.
         let size = (aligned(width.max(height)), aligned(height));
         let threshold = self.options.threshold;
-        let team = self.team.clone();
-        let runner = self.runner(size)?;
-        let outputs = runner.run(&team, |input| fill_bgr(input, &small, size))?;
+        let runner = runner(&self.graph, &mut self.runners, size)?;
+        let outputs = runner.run(&self.team, |input| fill_bgr(input, small, size))?;
         let mut finds = Vec::new();
         for (index, stride) in DETECTOR_STRIDES.into_iter().enumerate() {
             let columns = size.0 as usize / stride;
@@ -117,28 +117,33 @@ impl Detector {
         faces.retain(|face| face.rect.region(0.0, width, height).is_some());
         Ok(faces)
     }
+}
 
-    /// The runner for an input of `size` = (width, height).
-    fn runner(&mut self, size: (u32, u32)) -> Result<&mut Runner, ModelError> {
-        let known = self.runners.iter().position(|(known, _)| *known == size);
-        if let Some(used) = known.and_then(|index| self.runners.remove(index)) {
-            self.runners.push_back(used);
-        } else {
-            let (width, height) = (size.0 as usize, size.1 as usize);
-            let shapes = DETECTOR_STRIDES
-                .map(|stride| [1, DETECTOR_CHANNELS, height / stride, width / stride]);
-            let shapes = shapes.each_ref().map(|shape| &shape[..]);
-            let runner = self.graph.plan([1, 3, height, width], shapes)?.runner()?;
-            if self.runners.len() == KEPT_PLANS {
-                self.runners.pop_front();
-            }
-            self.runners.push_back((size, runner));
+/// The runner for an input of `size` = (width, height), out of those that are
+/// kept or new among them.
+fn runner<'a>(
+    graph: &Graph,
+    runners: &'a mut VecDeque<((u32, u32), Runner)>,
+    size: (u32, u32),
+) -> Result<&'a mut Runner, ModelError> {
+    let known = runners.iter().position(|(known, _)| *known == size);
+    if let Some(used) = known.and_then(|index| runners.remove(index)) {
+        runners.push_back(used);
+    } else {
+        let (width, height) = (size.0 as usize, size.1 as usize);
+        let shapes =
+            DETECTOR_STRIDES.map(|stride| [1, DETECTOR_CHANNELS, height / stride, width / stride]);
+        let shapes = shapes.each_ref().map(|shape| &shape[..]);
+        let runner = graph.plan([1, 3, height, width], shapes)?.runner()?;
+        if runners.len() == KEPT_PLANS {
+            runners.pop_front();
         }
-        // The one that was pushed just now; the others are older, first the
-        // one that goes first.
-        let newest = self.runners.len() - 1;
-        Ok(&mut self.runners[newest].1)
+        runners.push_back((size, runner));
     }
+    // The one that was pushed just now; the others are older, first the
+    // one that goes first.
+    let newest = runners.len() - 1;
+    Ok(&mut runners[newest].1)
 }
 
 /// Why a frame could not be searched.

@@ -4,9 +4,9 @@
 //! any moment, and how two programs are kept out of one folder. Knows nothing
 //! of what is in the files.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -31,6 +31,10 @@ impl Aside {
     /// # Errors
     /// What the system says; nothing is left behind then.
     pub fn write(folder: &Path, content: &[u8]) -> io::Result<Aside> {
+        Aside::with(folder, content, None)
+    }
+
+    fn with(folder: &Path, content: &[u8], mode: Option<Permissions>) -> io::Result<Aside> {
         // Threads write into one folder at the same time.
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -38,9 +42,18 @@ impl Aside {
         // system takes.
         let name = format!("{ASIDE}{}-{number}{PART}", std::process::id());
         let path = folder.join(name);
-        let mut file = File::create(&path)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        if mode.is_some() {
+            // What is kept from others must not be open for a moment either.
+            options.mode(0o600);
+        }
+        let mut file = options.open(&path)?;
         let aside = Aside { path: Some(path) };
         file.write_all(content)?;
+        if let Some(mode) = mode {
+            file.set_permissions(mode)?;
+        }
         file.sync_all()?;
         Ok(aside)
     }
@@ -77,6 +90,30 @@ impl Drop for Aside {
 pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = folder_of(path)?;
     Aside::write(folder, content)?.place(path)?;
+    sync_folder(folder)
+}
+
+/// As [`write()`], for nobody but the file's owner (mode 0600).
+///
+/// # Errors
+/// What the system says, as for [`write()`].
+pub fn write_secret(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = folder_of(path)?;
+    let mode = Permissions::from_mode(0o600);
+    Aside::with(folder, content, Some(mode))?.place(path)?;
+    sync_folder(folder)
+}
+
+/// As [`write()`], for a file that is there: it keeps its mode, and a link to it
+/// stays one.
+///
+/// # Errors
+/// What the system says, as for [`write()`].
+pub fn rewrite(path: &Path, content: &[u8]) -> io::Result<()> {
+    let path = path.canonicalize()?;
+    let folder = folder_of(&path)?;
+    let mode = path.metadata()?.permissions();
+    Aside::with(folder, content, Some(mode))?.place(&path)?;
     sync_folder(folder)
 }
 

@@ -10,15 +10,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::config;
 use crate::embed::Feature;
 use crate::files;
 use crate::frame::{Crop, Scaler};
 use crate::head::Head;
-use crate::heads::{Heads, HeadsError, PARENT, Stored};
-use crate::onnx::{HeadFile, ModelError};
-use crate::refit::{self, Fit, Input, Options, Outcome, RefitError};
+use crate::heads::{self, Heads, HeadsError, PARENT, Stored};
+use crate::onnx::{self, HeadFile, HeadTensors, ModelError};
+use crate::queue::{self, Candidate};
+use crate::refit::{self, Fit, Input, Options, Outcome, RefitError, Ruling};
 use crate::replay::{Replay, ReplayError, Rows};
 use crate::samples::{
     Discarded, Exported, Imported, Kind, Label, LabelError, Labelled, Listing, Removed, Sample,
@@ -34,6 +36,14 @@ pub const OUTCOME: &str = "refit";
 /// Key of a head's metadata: the samples it has learned from and their labels,
 /// as a JSON object.
 const LEARNED: &str = "learned";
+
+/// Key of a head's metadata: the public key of the device that learned it, in
+/// hexadecimal, if that is another one.
+pub const ORIGIN: &str = "origin";
+
+/// A head of another device comes into use only if its loss on held-out samples
+/// is lower by so much, in nats: as good is no reason for a change.
+const FOREIGN_GAIN: f64 = 0.01;
 
 /// A label that the head does not know yet needs so many samples before the
 /// head grows for it: a folder with a single stray file is no class.
@@ -93,7 +103,7 @@ pub enum LearningError {
 
 /// What sort of failure an error is, for whoever says it by a number: an exit
 /// code, an HTTP status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fault {
     /// What was asked for makes no sense.
@@ -206,11 +216,7 @@ pub fn head_in_use(state: &Path, base: &Arc<Head>) -> Result<InUse, LearningErro
     in_use(&Heads::read_only(state), state, base)
 }
 
-fn in_use(
-    heads: &crate::heads::Reader,
-    state: &Path,
-    base: &Arc<Head>,
-) -> Result<InUse, LearningError> {
+fn in_use(heads: &heads::Reader, state: &Path, base: &Arc<Head>) -> Result<InUse, LearningError> {
     let found = heads.current()?;
     let note = found.note.map(|note| note.to_string());
     let Some(current) = found.current else {
@@ -249,7 +255,7 @@ pub struct Learning {
 }
 
 /// How a sample is to be labelled.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mark {
     /// With a label.
@@ -261,7 +267,7 @@ pub enum Mark {
 }
 
 /// Which samples are meant.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Chosen {
     /// By id.
@@ -271,7 +277,7 @@ pub enum Chosen {
 }
 
 /// What became of the samples that were to be labelled: a documented contract.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Marked {
     /// Ids that are as asked now.
     pub done: Vec<String>,
@@ -282,7 +288,7 @@ pub struct Marked {
 }
 
 /// A sample: a documented contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SampleRecord {
     /// Its id.
     pub id: String,
@@ -322,7 +328,7 @@ pub fn records(listing: &Listing) -> Vec<SampleRecord> {
 }
 
 /// Counts of one label: a documented contract.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CountRecord {
     /// Samples.
     pub samples: usize,
@@ -429,7 +435,7 @@ fn by_name(counts: BTreeMap<Option<Label>, usize>) -> BTreeMap<String, usize> {
 
 /// Which samples to delete for good. A key that is written wrongly must not
 /// delete everything.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Purge {
     /// Those of this label (`unlabelled` for those without one); absent is all.
@@ -439,7 +445,7 @@ pub struct Purge {
 }
 
 /// What was deleted: a documented contract.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RemovedRecord {
     /// Samples without a label.
     pub unlabelled: usize,
@@ -459,8 +465,45 @@ impl From<Removed> for RemovedRecord {
     }
 }
 
+/// So many crops without a label are looked at for the queue.
+pub const MAX_QUEUED: usize = 400;
+
+/// The crops that wait for a label: a documented contract.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct QueueRecord {
+    /// Samples without a label.
+    pub waiting: usize,
+    /// Of which only features were kept, so that nobody can tell what they show.
+    pub without_picture: usize,
+    /// The most useful first.
+    pub groups: Vec<GroupRecord>,
+}
+
+/// Crops that are near-copies: a documented contract.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct GroupRecord {
+    /// How much a label of the first would teach, 0 to 1.
+    pub usefulness: f64,
+    /// At least one.
+    pub samples: Vec<QueuedRecord>,
+}
+
+/// A crop that waits for a label: a documented contract.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct QueuedRecord {
+    /// Its id.
+    pub id: String,
+    /// UTC day of capture.
+    pub day: String,
+    /// Its track.
+    pub track: String,
+    /// What the head in use says, 0 to 1 by label; empty if there are no
+    /// features yet.
+    pub probabilities: BTreeMap<String, f64>,
+}
+
 /// A head: a documented contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HeadRecord {
     /// Its number.
     pub number: u32,
@@ -485,7 +528,7 @@ pub struct HeadRecord {
 ///
 /// # Errors
 /// [`HeadsError::Io`].
-pub fn head_records(heads: &crate::heads::Reader) -> Result<Vec<HeadRecord>, HeadsError> {
+pub fn head_records(heads: &heads::Reader) -> Result<Vec<HeadRecord>, HeadsError> {
     let list = heads.list()?.into_iter();
     Ok(list
         .map(|info| match info.stored {
@@ -516,7 +559,7 @@ fn outcome(stored: &Stored) -> Option<Outcome> {
 }
 
 /// What came of a refit: a documented contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RefitRecord {
     /// What was found, and the gate's ruling.
     pub outcome: Outcome,
@@ -527,6 +570,19 @@ pub struct RefitRecord {
     pub unusable: BTreeMap<String, String>,
     /// Labels with too few samples to make a class of.
     pub small_classes: BTreeMap<String, usize>,
+}
+
+/// A head that other devices may try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shareable {
+    /// The bytes of its file.
+    pub bytes: Vec<u8>,
+    /// Its labels.
+    pub labels: Vec<String>,
+    /// Samples that it was judged by.
+    pub samples: usize,
+    /// Of which it told so many right.
+    pub right: usize,
 }
 
 /// What is remembered of the last refit.
@@ -643,6 +699,74 @@ impl Learning {
     /// [`LearningError::Heads`].
     pub fn export_head(&self, number: u32, path: &Path) -> Result<(), LearningError> {
         Ok(self.heads().export(number, path)?)
+    }
+
+    /// The bytes of a head's file.
+    ///
+    /// # Errors
+    /// [`LearningError::Heads`].
+    pub fn head_file(&self, number: u32) -> Result<Vec<u8>, LearningError> {
+        Ok(self.heads().file(number)?)
+    }
+
+    /// The crops that wait for a label, near-copies together, the most useful
+    /// group first; at most `most` groups. Of more than [`MAX_QUEUED`] the
+    /// newest are looked at.
+    ///
+    /// # Errors
+    /// [`LearningError::Store`], and those of [`in_use`](Learning::in_use).
+    pub fn queue(&self, most: usize) -> Result<QueueRecord, LearningError> {
+        let head = self.in_use()?.head;
+        let samples = self.store.list()?.samples.into_iter();
+        let mut waiting: Vec<Sample> = samples.filter(|sample| sample.label.is_none()).collect();
+        let all = waiting.len();
+        // Nobody can tell what a crop shows that is not there.
+        waiting.retain(|sample| sample.kind == Kind::Picture);
+        let without_picture = all - waiting.len();
+        waiting.sort_by_key(|sample| std::cmp::Reverse(sample.when()));
+        waiting.truncate(MAX_QUEUED);
+        let looks: Vec<(Vec<f32>, Vec<f32>)> = waiting
+            .iter()
+            .map(|sample| {
+                let rows = self.store.features(sample, head.backbone());
+                let row = rows.ok().and_then(|rows| rows.into_iter().next());
+                // One that was put there has none yet.
+                row.map_or_else(Default::default, |row| {
+                    (row.values().to_vec(), head.probabilities(&row))
+                })
+            })
+            .collect();
+        let candidates: Vec<Candidate> = looks
+            .iter()
+            .map(|(feature, probabilities)| Candidate {
+                feature,
+                probabilities,
+            })
+            .collect();
+        let rounded = |value: f32| (f64::from(value) * 1e4).round() / 1e4;
+        let groups = queue::groups(&candidates).into_iter().take(most);
+        let groups = groups.map(|group| GroupRecord {
+            usefulness: rounded(candidates[group[0]].usefulness()),
+            samples: group
+                .into_iter()
+                .map(|at| QueuedRecord {
+                    id: waiting[at].id.clone(),
+                    day: waiting[at].day.clone(),
+                    track: track(&waiting[at].track),
+                    probabilities: head
+                        .labels()
+                        .iter()
+                        .cloned()
+                        .zip(looks[at].1.iter().map(|p| rounded(*p)))
+                        .collect(),
+                })
+                .collect(),
+        });
+        Ok(QueueRecord {
+            waiting: all,
+            without_picture,
+            groups: groups.collect(),
+        })
     }
 
     /// Stores the head of a file and puts it into use; gives its number.
@@ -803,7 +927,109 @@ impl Learning {
         let listing = self.store.list()?;
         let in_use = self.in_use()?;
         let (labels, small_classes) = self.labels(&in_use.head, &listing);
-        let champion = in_use.head.to_file();
+        let (samples, unusable) = self.gather(&listing, &in_use, &labels, embed, cancelled)?;
+        let with = |input: &Input, options: &Options| refit::fit(input, options, cancelled);
+        let Fit { outcome, head } = self.with_input(&in_use, &labels, &samples, with)?;
+        let mut record = RefitRecord {
+            outcome,
+            head: None,
+            unusable,
+            small_classes,
+        };
+        if let Some(head) = head {
+            let made = [("seed", self.options.seed.to_string())];
+            let (outcome, number) = (&record.outcome, in_use.number);
+            record.head = Some(self.take(labels, head, "refit", &made, number, outcome, &samples)?);
+        }
+        self.remember(&Last {
+            labelled: labelled(&listing),
+            record: Some(record.clone()),
+        })?;
+        Ok(record)
+    }
+
+    /// Judges a head that another device has learned (the bytes of its file) on
+    /// the labelled samples of this one; if it passes the gate, it is stored, with
+    /// its `origin`, and put into use. Without samples of its own this device
+    /// refuses it.
+    ///
+    /// # Errors
+    /// [`LearningError::Heads`] if it is damaged, or of another backbone or other
+    /// labels; else as [`refit`](Learning::refit).
+    pub fn judge(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        origin: &str,
+        embed: &mut Embed,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<RefitRecord, LearningError> {
+        let listing = self.store.list()?;
+        let in_use = self.in_use()?;
+        let labels = in_use.head.labels().to_vec();
+        let theirs = heads::parse_foreign(name, bytes, self.base.backbone(), &labels)?.head;
+        let (samples, unusable) = self.gather(&listing, &in_use, &labels, embed, cancelled)?;
+        let outcome = self.with_input(&in_use, &labels, &samples, |input, options| {
+            let options = Options {
+                min_gain: FOREIGN_GAIN,
+                ..options.clone()
+            };
+            refit::judge(input, &theirs, &options, cancelled)
+        })?;
+        let mut record = RefitRecord {
+            outcome,
+            head: None,
+            unusable,
+            small_classes: BTreeMap::new(),
+        };
+        if record.outcome.ruling == Ruling::Accepted {
+            let made = [(ORIGIN, origin.to_owned())];
+            let (outcome, number) = (&record.outcome, in_use.number);
+            record.head = Some(self.take(labels, theirs, "fleet", &made, number, outcome, &[])?);
+        }
+        Ok(record)
+    }
+
+    /// The file of the head in use, for other devices, with what it was judged by;
+    /// none if it was not learned here. What it holds is weights and labels: the
+    /// ids of samples stay.
+    ///
+    /// # Errors
+    /// [`LearningError::Heads`].
+    pub fn shareable(&self, number: u32) -> Result<Option<Shareable>, LearningError> {
+        let stored = self.heads().get(number)?;
+        let is_own = stored
+            .metadata
+            .get("recipe")
+            .is_some_and(|name| name == "refit")
+            && !stored.metadata.contains_key(ORIGIN);
+        let Some(measured) = outcome(&stored).and_then(|outcome| outcome.measured) else {
+            return Ok(None);
+        };
+        if !is_own {
+            return Ok(None);
+        }
+        let metadata = [
+            ("recipe", "refit".to_owned()),
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ];
+        Ok(Some(Shareable {
+            bytes: onnx::write_sealed_head(&stored.file, &metadata),
+            labels: stored.file.labels,
+            samples: measured.after.samples,
+            right: measured.after.right,
+        }))
+    }
+
+    /// The labelled samples with their features, and those that cannot be used.
+    fn gather(
+        &self,
+        listing: &Listing,
+        in_use: &InUse,
+        labels: &[String],
+        embed: &mut Embed,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<(Vec<refit::Sample>, BTreeMap<String, String>), LearningError> {
         let learned = match in_use.number {
             Some(number) => self.learned(number),
             None => BTreeMap::new(),
@@ -838,40 +1064,32 @@ impl Learning {
                 }
             }
         }
+        Ok((samples, unusable))
+    }
 
-        let replay = self.replay(&labels)?;
+    /// Hands over what a refit is made of.
+    fn with_input<T>(
+        &self,
+        in_use: &InUse,
+        labels: &[String],
+        samples: &[refit::Sample],
+        work: impl FnOnce(&Input, &Options) -> Result<T, RefitError>,
+    ) -> Result<T, LearningError> {
+        let replay = self.replay(labels)?;
+        let champion = in_use.head.to_file();
         let base = self.base.to_file();
         let input = Input {
-            labels: &labels,
-            champion: &refit::grow(&champion.head, &champion.labels, &labels)?,
-            base: &refit::grow(&base.head, &base.labels, &labels)?,
-            samples: &samples,
+            labels,
+            champion: &refit::grow(&champion.head, &champion.labels, labels)?,
+            base: &refit::grow(&base.head, &base.labels, labels)?,
+            samples,
             replay: &replay,
         };
         let options = Options {
             seed: self.options.seed,
             ..Options::default()
         };
-        let Fit { outcome, head } = refit::fit(&input, &options, cancelled)?;
-        let mut record = RefitRecord {
-            outcome,
-            head: None,
-            unusable,
-            small_classes,
-        };
-        if let Some(head) = head {
-            let file = HeadFile {
-                backbone_sha256: *self.base.backbone(),
-                labels: labels.clone(),
-                head,
-            };
-            record.head = Some(self.take(&file, in_use.number, &record.outcome, &samples)?);
-        }
-        self.remember(&Last {
-            labelled: labelled(&listing),
-            record: Some(record.clone()),
-        })?;
-        Ok(record)
+        Ok(work(&input, &options)?)
     }
 
     /// The classes of the next head: those of the head in use, and then labels
@@ -960,13 +1178,25 @@ impl Learning {
     }
 
     /// Stores a head that was accepted, and puts it into use.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all that is written beside a head"
+    )]
     fn take(
         &self,
-        file: &HeadFile,
+        labels: Vec<String>,
+        head: HeadTensors,
+        recipe: &str,
+        made: &[(&'static str, String)],
         parent: Option<u32>,
         outcome: &Outcome,
         samples: &[refit::Sample],
     ) -> Result<u32, LearningError> {
+        let file = HeadFile {
+            backbone_sha256: *self.base.backbone(),
+            labels,
+            head,
+        };
         let ids: std::collections::BTreeSet<&String> = outcome.learned.iter().collect();
         let learned: BTreeMap<&String, &String> = samples
             .iter()
@@ -975,17 +1205,17 @@ impl Learning {
             .collect();
         let json = |text: Result<String, serde_json::Error>| text.unwrap_or_default();
         let mut metadata = vec![
-            ("recipe", "refit".to_owned()),
-            ("seed", self.options.seed.to_string()),
+            ("recipe", recipe.to_owned()),
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
             (OUTCOME, json(serde_json::to_string(outcome))),
             (LEARNED, json(serde_json::to_string(&learned))),
         ];
+        metadata.extend_from_slice(made);
         if let Some(parent) = parent {
             metadata.push((PARENT, parent.to_string()));
         }
         let mut heads = self.heads();
-        let number = heads.add(file, &metadata)?;
+        let number = heads.add(&file, &metadata)?;
         heads.switch(Some(number))?;
         heads.prune(self.options.keep_heads)?;
         Ok(number)

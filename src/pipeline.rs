@@ -40,6 +40,35 @@ impl From<DetectError> for PipelineError {
     }
 }
 
+/// A stage of the frame-to-verdict path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Faces are looked for.
+    Detect,
+    /// They are cut out.
+    Crop,
+    /// The backbone runs.
+    Embed,
+    /// The head runs.
+    Head,
+}
+
+impl Stage {
+    /// All there are, in their order.
+    pub const ALL: [Stage; 4] = [Stage::Detect, Stage::Crop, Stage::Embed, Stage::Head];
+
+    /// Its name outside.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Detect => "detect",
+            Stage::Crop => "crop",
+            Stage::Embed => "embed",
+            Stage::Head => "head",
+        }
+    }
+}
+
 /// What the classifier makes of one face.
 #[derive(Debug, Clone)]
 pub struct Look {
@@ -147,14 +176,35 @@ impl Pipeline {
         pixels: &RgbImage,
         faces: &[Face],
     ) -> Result<Vec<Look>, PipelineError> {
+        self.classify_by_stages(pixels, faces, |_| ())
+    }
+
+    /// As [`classify`](Pipeline::classify); `done` is called at the end of each
+    /// stage for whoever has a clock, if there are faces.
+    ///
+    /// # Errors
+    /// As its stages.
+    pub fn classify_by_stages(
+        &mut self,
+        pixels: &RgbImage,
+        faces: &[Face],
+        mut done: impl FnMut(Stage),
+    ) -> Result<Vec<Look>, PipelineError> {
+        if faces.is_empty() {
+            return Ok(Vec::new());
+        }
         let crops = self.cut(pixels, faces)?;
+        done(Stage::Crop);
         let features = self.embed(&crops)?;
+        done(Stage::Embed);
         let looks = crops.into_iter().zip(features).map(|(crop, feature)| Look {
             probabilities: self.head.probabilities(&feature),
             crop,
             feature,
         });
-        Ok(looks.collect())
+        let looks = looks.collect();
+        done(Stage::Head);
+        Ok(looks)
     }
 
     /// Takes another head, from the next look on.

@@ -1,4 +1,4 @@
-//! The lowest priority for the calling thread.
+//! Low priorities for the calling thread.
 //!
 //! Owns the two system calls that no safe crate offers (rustix has neither
 //! `sched_setscheduler` nor `ioprio_set`), and with them all `unsafe` code of
@@ -37,6 +37,19 @@ pub fn idle() -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, IDLE_IO) })
 }
 
+/// Puts the calling thread, and the threads that it will start, at nice 15: where
+/// all cores are wanted it gets some hundredths of one, and the disk after others.
+///
+/// For a thread that shares locks with the camera path: one that is [`idle`]
+/// could hold a lock for as long as others want the cores.
+///
+/// # Errors
+/// What the system says. The thread then goes on as it was.
+pub fn low() -> io::Result<()> {
+    // On Linux a thread has a priority of its own, and 0 is the calling one.
+    rustix::process::setpriority_process(None, 15).map_err(io::Error::from)
+}
+
 fn check(result: libc::c_long) -> io::Result<()> {
     if result == -1 {
         Err(io::Error::last_os_error())
@@ -48,6 +61,18 @@ fn check(result: libc::c_long) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_thread_alone_becomes_low() {
+        let nice = || rustix::process::getpriority_process(None).unwrap();
+        let before = nice();
+        let low = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| low().map(|()| nice()));
+            thread.join().unwrap()
+        });
+        assert_eq!(low.unwrap(), 15);
+        assert_eq!(nice(), before);
+    }
 
     #[test]
     fn the_thread_alone_becomes_idle() {

@@ -26,6 +26,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 use crate::augment::{self, Geometry, Light, Sometimes};
 use crate::frame::Crop;
@@ -226,7 +227,7 @@ pub struct Fit {
 }
 
 /// Whether the challenger becomes the champion.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ruling {
     /// It does.
@@ -236,7 +237,7 @@ pub enum Ruling {
 }
 
 /// Why the champion stays. [`fmt::Display`] gives the sentence.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Refusal {
     /// No sample can be used.
@@ -344,7 +345,7 @@ impl fmt::Display for Refusal {
 }
 
 /// How samples were held out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
     /// About a fifth of the groups, always the same, never learned from.
@@ -360,17 +361,19 @@ pub enum Method {
 }
 
 /// Which head the challenger was learned from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Start {
     /// The head in use.
     Champion,
     /// The shipped head.
     Base,
+    /// One that is not known here: it was learned by another device.
+    Elsewhere,
 }
 
 /// What was found about a refit. Serialised as JSON into the head's metadata.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Outcome {
     /// Whether the challenger becomes the champion.
     pub ruling: Ruling,
@@ -391,7 +394,7 @@ pub struct Outcome {
 }
 
 /// What there is of a class.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ClassCount {
     /// Its name.
     pub label: String,
@@ -402,7 +405,7 @@ pub struct ClassCount {
 }
 
 /// A sample that could not be used.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LeftOut {
     /// Its id.
     pub id: String,
@@ -411,7 +414,7 @@ pub struct LeftOut {
 }
 
 /// What is wrong with a sample.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unusable {
     /// Its features are not rows of [`FEATURES`] numbers.
@@ -423,7 +426,7 @@ pub enum Unusable {
 }
 
 /// The figures of a refit that was judged.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Measured {
     /// How samples were held out.
     pub method: Method,
@@ -460,10 +463,23 @@ pub struct Measured {
     pub worst: Vec<Diagnosis>,
     /// Samples whose label looks wrong.
     pub suspects: Vec<Diagnosis>,
+    /// How the held-out loss went while the challenger learned, before
+    /// calibration; empty in heads of earlier versions.
+    #[serde(default)]
+    pub curve: Vec<CurvePoint>,
+}
+
+/// The held-out loss at a moment of the learning.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CurvePoint {
+    /// Steps of Adam that were done; 0 is the head it began with.
+    pub steps: usize,
+    /// Mean cross-entropy of the samples that were held out, in nats.
+    pub loss: f64,
 }
 
 /// How a head did on held-out samples.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Scores {
     /// Samples.
     pub samples: usize,
@@ -480,7 +496,7 @@ pub struct Scores {
 }
 
 /// A sample that is worth a look.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Diagnosis {
     /// Its id.
     pub id: String,
@@ -498,7 +514,7 @@ pub struct Diagnosis {
 }
 
 /// What to capture and label next. [`fmt::Display`] gives the sentence.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Advice {
     /// A class has too few tracks to be judged by.
@@ -738,6 +754,60 @@ pub fn fit(
         Err(Stop::Cancelled) => Err(RefitError::Cancelled),
         Err(Stop::NotFinite) => Ok(refused(outcome, Refusal::NotFinite)),
     }
+}
+
+/// Judges a head that was learned elsewhere as it is, by the samples and the
+/// replay hold-out, and asks the gate. What the champion learned from is left out
+/// if enough is left; otherwise the champion has the advantage.
+///
+/// # Errors
+/// As [`fit`].
+pub fn judge(
+    input: &Input,
+    challenger: &HeadTensors,
+    options: &Options,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Outcome, RefitError> {
+    let (replay_train, replay_holdout) = checked(input, options)?;
+    check_head("head from elsewhere", challenger, input.labels)?;
+    if cancelled() {
+        return Err(RefitError::Cancelled);
+    }
+    let (samples, left_out) = usable(input);
+    let counts = counts(&samples, input.labels);
+    let mut outcome = Outcome {
+        ruling: Ruling::Accepted,
+        reason: String::new(),
+        labels: input.labels.to_vec(),
+        advice: advice(&counts, &samples, None),
+        counts,
+        left_out,
+        measured: None,
+        learned: Vec::new(),
+    };
+    if let Some(refusal) = too_little(&outcome.counts) {
+        return Ok(refused(outcome, refusal).outcome);
+    }
+    let study = Study {
+        options,
+        cancelled,
+        classes: input.labels.len(),
+        samples: &samples,
+        replay: &replay_train,
+    };
+    let measured = match study.compare(input, challenger, &replay_holdout) {
+        Ok(measured) => measured,
+        Err(Stop::Cancelled) => return Err(RefitError::Cancelled),
+        Err(Stop::NotFinite) => return Ok(refused(outcome, Refusal::NotFinite).outcome),
+    };
+    outcome.advice = advice(&outcome.counts, &samples, Some(&measured));
+    outcome.reason = told_by(&measured);
+    let refusal = gate(&measured, options);
+    outcome.measured = Some(measured);
+    Ok(match refusal {
+        Some(refusal) => refused(outcome, refusal).outcome,
+        None => outcome,
+    })
 }
 
 /// Learns from all samples, beginning with the champion, and judges nothing:
@@ -1096,6 +1166,18 @@ struct Studied {
     refusal: Option<Refusal>,
 }
 
+/// The loss before anything was learned, and at each mark.
+fn curve(start: f64, marks: &[usize], losses: &[f64]) -> Vec<CurvePoint> {
+    let marked = marks.iter().zip(losses);
+    let points = std::iter::once((&0, &start)).chain(marked);
+    points
+        .map(|(steps, loss)| CurvePoint {
+            steps: *steps,
+            loss: *loss,
+        })
+        .collect()
+}
+
 impl Study<'_> {
     fn run(&self, input: &Input, split: &Split, replay_holdout: &Rows) -> Result<Studied, Stop> {
         let held: Vec<usize> = (0..self.samples.len())
@@ -1166,6 +1248,12 @@ impl Study<'_> {
         });
         let challenger_logits = at_marks.swap_remove(best);
         let steps = marks[best];
+        let start_logits = if champion_start {
+            &champion_logits
+        } else {
+            &base_logits
+        };
+        let curve = curve(loss_of(start_logits), &marks, &losses);
 
         let learned: Vec<usize> = (0..self.samples.len())
             .filter(|sample| split.learns(split.parts[*sample]))
@@ -1191,7 +1279,7 @@ impl Study<'_> {
             &predicted,
             head,
             replay_holdout,
-            (split.method, start, steps),
+            (split.method, start, steps, curve),
         )
     }
 
@@ -1690,7 +1778,7 @@ impl Study<'_> {
         held: &[Held],
         head: HeadTensors,
         replay_holdout: &Rows,
-        (method, start, steps): (Method, Start, usize),
+        (method, start, steps, curve): (Method, Start, usize, Vec<CurvePoint>),
     ) -> Result<Studied, Stop> {
         let (agreement, agreement_error) = self.agreement(input.base)?;
         let all = self.calibration(held, None);
@@ -1740,19 +1828,7 @@ impl Study<'_> {
             })
             .collect();
         order.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let suspicious = order
-            .iter()
-            .take_while(|(loss, _)| (-loss).exp() < SUSPECT_PROBABILITY)
-            .count();
-        order.truncate(suspicious.max(WORST));
-        let mut diagnoses = self.diagnoses(&order);
-        let suspects: Vec<Diagnosis> = diagnoses
-            .iter()
-            .take(suspicious)
-            .filter(|diagnosis| 2 * diagnosis.disagreeing > diagnosis.neighbours)
-            .cloned()
-            .collect();
-        diagnoses.truncate(WORST);
+        let (diagnoses, suspects) = self.doubtful(order);
         let after: Vec<&[f64]> = after.iter().map(Vec::as_slice).collect();
         let measured = Measured {
             method,
@@ -1771,6 +1847,7 @@ impl Study<'_> {
             shift: calibration.shift,
             worst: diagnoses,
             suspects,
+            curve,
         };
         let finite = [&calibrated.w2, &calibrated.b2]
             .into_iter()
@@ -1785,6 +1862,96 @@ impl Study<'_> {
             head: calibrated,
             refusal,
         })
+    }
+
+    /// Champion and challenger, neither of which changes.
+    fn compare(
+        &self,
+        input: &Input,
+        challenger: &HeadTensors,
+        replay_holdout: &Rows,
+    ) -> Result<Measured, Stop> {
+        let all = || 0..self.samples.len();
+        let mut judged: Vec<usize> = all()
+            .filter(|sample| !self.samples[*sample].sample.seen)
+            .collect();
+        if !self.can_judge(judged.iter().copied()) {
+            judged = all().collect();
+        }
+        let crops = self.crops(&judged);
+        let champions = logits(input.champion, &crops)?;
+        let challengers = logits(challenger, &crops)?;
+        let held: Vec<Held> = judged
+            .iter()
+            .zip(champions.into_iter().zip(challengers))
+            .map(|(sample, (champion, challenger))| Held {
+                sample: *sample,
+                part: 0,
+                champion,
+                challenger,
+            })
+            .collect();
+        let label = |held: &Held| self.samples[held.sample].label();
+        let gain = self.balanced(held.iter().map(|held| {
+            let loss = |logits: &[f64]| cross_entropy(logits, label(held)).min(LOSS_CAP);
+            (held.sample, loss(&held.champion) - loss(&held.challenger))
+        }));
+        let mut order: Vec<(f64, usize)> = held
+            .iter()
+            .map(|held| (cross_entropy(&held.challenger, label(held)), held.sample))
+            .collect();
+        order.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let (worst, suspects) = self.doubtful(order);
+        let (agreement, agreement_error) = self.agreement(input.base)?;
+        let groups: BTreeSet<usize> = judged
+            .iter()
+            .map(|sample| self.samples[*sample].group)
+            .collect();
+        let before: Vec<&[f64]> = held.iter().map(|held| held.champion.as_slice()).collect();
+        let after: Vec<&[f64]> = held.iter().map(|held| held.challenger.as_slice()).collect();
+        if !gain.mean.is_finite() {
+            return Err(Stop::NotFinite);
+        }
+        Ok(Measured {
+            method: Method::HoldOut {
+                groups: groups.len(),
+            },
+            start: Start::Elsewhere,
+            steps: 0,
+            curve: Vec::new(),
+            before: self.scores(&held, &before),
+            after: self.scores(&held, &after),
+            gain: gain.mean,
+            standard_error: gain.standard_error,
+            agreement,
+            agreement_error,
+            replay_before: accuracy(input.champion, replay_holdout)?,
+            replay_after: accuracy(challenger, replay_holdout)?,
+            replay_samples: replay_holdout.len(),
+            temperature: 1.0,
+            shift: vec![0.0; self.classes],
+            worst,
+            suspects,
+        })
+    }
+
+    /// The worst of these, which are sorted by falling loss, and those of them
+    /// whose label looks wrong.
+    fn doubtful(&self, mut order: Vec<(f64, usize)>) -> (Vec<Diagnosis>, Vec<Diagnosis>) {
+        let suspicious = order
+            .iter()
+            .take_while(|(loss, _)| (-loss).exp() < SUSPECT_PROBABILITY)
+            .count();
+        order.truncate(suspicious.max(WORST));
+        let mut diagnoses = self.diagnoses(&order);
+        let suspects: Vec<Diagnosis> = diagnoses
+            .iter()
+            .take(suspicious)
+            .filter(|diagnosis| 2 * diagnosis.disagreeing > diagnosis.neighbours)
+            .cloned()
+            .collect();
+        diagnoses.truncate(WORST);
+        (diagnoses, suspects)
     }
 
     /// Of the predictions outside of a part. Every group weighs one.
@@ -1878,6 +2045,16 @@ fn accuracy(head: &HeadTensors, rows: &Rows) -> Result<f64, Stop> {
     Ok(right.count() as f64 / rows.len() as f64)
 }
 
+/// Why a head is accepted.
+fn told_by(measured: &Measured) -> String {
+    let (before, after) = (&measured.before, &measured.after);
+    format!(
+        "the new head tells {} of {} held-out samples right, the last one told {}, and its loss \
+         is {:.3} lower",
+        after.right, after.samples, before.right, measured.gain
+    )
+}
+
 impl Studied {
     fn into_fit(self, mut outcome: Outcome, samples: &[Usable], split: &Split) -> Fit {
         let Studied {
@@ -1886,12 +2063,7 @@ impl Studied {
             refusal,
         } = self;
         outcome.advice = advice(&outcome.counts, samples, Some(&measured));
-        let (before, after) = (&measured.before, &measured.after);
-        let reason = format!(
-            "the new head tells {} of {} held-out samples right, the last one told {}, and its loss \
-             is {:.3} lower",
-            after.right, after.samples, before.right, measured.gain
-        );
+        let reason = told_by(&measured);
         outcome.measured = Some(measured);
         if let Some(refusal) = refusal {
             return refused(outcome, refusal);
@@ -2336,6 +2508,49 @@ mod tests {
     }
 
     #[test]
+    fn a_head_from_elsewhere_is_judged_by_own_samples() {
+        let mut world = World::new(8);
+        let theirs = world.samples(12);
+        let learned = world.fit(&theirs, &options()).head.unwrap();
+        let own = world.samples(12);
+        let asked = |challenger: &HeadTensors, champion: &HeadTensors, own: &[Sample]| {
+            let input = Input {
+                labels: &world.labels,
+                champion,
+                base: &world.base,
+                samples: own,
+                replay: &world.replay,
+            };
+            let options = Options {
+                min_gain: 0.01,
+                ..options()
+            };
+            judge(&input, challenger, &options, &|| false)
+        };
+        let judged = |challenger: &HeadTensors, champion: &HeadTensors, own: &[Sample]| {
+            asked(challenger, champion, own).unwrap()
+        };
+        let base = &world.base;
+        let outcome = judged(&learned, base, &own);
+        assert_eq!(outcome.ruling, Ruling::Accepted, "{}", outcome.reason);
+        assert_eq!(outcome.measured.unwrap().start, Start::Elsewhere);
+        // The other way round, and no change at all.
+        for champion in [&learned, base] {
+            let outcome = judged(base, champion, &own);
+            let no_gain = matches!(outcome.ruling, Ruling::Refused(Refusal::NoGain { .. }));
+            assert!(no_gain, "{}", outcome.reason);
+        }
+        let mut spoilt = learned.clone();
+        spoilt.b2[0] = f32::NAN;
+        let refused = asked(&spoilt, base, &own).unwrap_err();
+        assert!(refused.to_string().contains("not finite"), "{refused}");
+        let outcome = judged(&learned, base, &[]);
+        assert_eq!(outcome.ruling, Ruling::Refused(Refusal::NoSamples));
+        let outcome = judged(&learned, base, &own[..1]);
+        assert_ne!(outcome.ruling, Ruling::Accepted, "one sample is no ground");
+    }
+
+    #[test]
     fn a_spoilt_champion_is_not_gone_on_from() {
         let mut world = World::new(9);
         let samples = world.samples(10);
@@ -2438,6 +2653,7 @@ mod tests {
             shift: vec![0.0; 2],
             worst: Vec::new(),
             suspects: Vec::new(),
+            curve: Vec::new(),
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 use crate::decide::{Decision, Verdict};
 use crate::frame::Face;
@@ -49,7 +50,7 @@ impl Scene {
 }
 
 /// A face as JSON: the documented contract of `maskd classify --json`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct FaceRecord {
     /// Left, top, width and height in pixels of the picture as displayed; may
     /// overhang it.
@@ -67,6 +68,7 @@ pub struct FaceRecord {
     pub verdict: String,
     /// Absent if the face was not classified.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<BTreeMap<String, f64>>)]
     pub probabilities: Option<Probabilities>,
 }
 

@@ -18,7 +18,15 @@ pub struct TrackOptions {
     pub keep: Duration,
     /// The vote is over this many looks, at least one.
     pub votes: usize,
+    /// A track whose verdict is settled needs another look only after this
+    /// long; zero is a look in every frame.
+    pub settled: Duration,
 }
+
+/// A vote is settled when all of its looks have the same likeliest class, and
+/// their mean gives that class at least this probability: far from every
+/// threshold between verdicts.
+const SETTLED: f32 = 0.9;
 
 /// Follows faces from frame to frame.
 #[derive(Debug)]
@@ -35,6 +43,8 @@ struct Track {
     seen: Instant,
     /// Probabilities of the last looks, oldest first.
     votes: VecDeque<Vec<f32>>,
+    /// When the last of them was taken.
+    looked: Instant,
 }
 
 impl Tracker {
@@ -98,6 +108,7 @@ impl Tracker {
             rect,
             seen: at,
             votes: VecDeque::new(),
+            looked: at,
         });
         id
     }
@@ -109,13 +120,31 @@ impl Tracker {
         }
     }
 
-    /// Adds a look at a track and gives the mean of its last looks: one
-    /// blurred frame does not turn a verdict.
+    /// The vote on a track that needs no look in a frame captured `at`, since
+    /// it is settled and the last look is recent.
+    #[must_use]
+    pub fn settled(&self, at: Instant, track: u64) -> Option<Vec<f32>> {
+        let track = self.tracks.iter().find(|known| known.id == track)?;
+        let is_recent = at.saturating_duration_since(track.looked) < self.options.settled;
+        if !is_recent || track.votes.len() < self.options.votes.max(1) {
+            return None;
+        }
+        let mean = mean(&track.votes);
+        let class = likeliest(&mean)?;
+        let agree = track
+            .votes
+            .iter()
+            .all(|vote| likeliest(vote) == Some(class));
+        (agree && mean[class] >= SETTLED).then_some(mean)
+    }
+
+    /// Adds a look at a track in a frame captured `at`, and gives the mean of its
+    /// last looks: one blurred frame does not turn a verdict.
     ///
     /// A look with another number of classes than the ones before (the head
     /// was swapped) starts the vote anew; a track that is not followed has only
     /// this look.
-    pub fn vote(&mut self, track: u64, probabilities: &[f32]) -> Vec<f32> {
+    pub fn vote(&mut self, at: Instant, track: u64, probabilities: &[f32]) -> Vec<f32> {
         let Some(track) = self.tracks.iter_mut().find(|known| known.id == track) else {
             return probabilities.to_vec();
         };
@@ -130,14 +159,26 @@ impl Tracker {
             track.votes.pop_front();
         }
         track.votes.push_back(probabilities.to_vec());
-        let mut mean = vec![0.0; probabilities.len()];
-        for vote in &track.votes {
-            for (sum, probability) in mean.iter_mut().zip(vote) {
-                *sum += probability / track.votes.len() as f32;
-            }
-        }
-        mean
+        track.looked = at;
+        mean(&track.votes)
     }
+}
+
+/// The mean of votes with the same number of classes; empty of none.
+fn mean(votes: &VecDeque<Vec<f32>>) -> Vec<f32> {
+    let mut mean = vec![0.0; votes.front().map_or(0, Vec::len)];
+    for vote in votes {
+        for (sum, probability) in mean.iter_mut().zip(vote) {
+            *sum += probability / votes.len() as f32;
+        }
+    }
+    mean
+}
+
+/// The class with the largest probability.
+fn likeliest(probabilities: &[f32]) -> Option<usize> {
+    let classes = probabilities.iter().enumerate();
+    Some(classes.max_by(|a, b| a.1.total_cmp(b.1))?.0)
 }
 
 #[cfg(test)]
@@ -154,6 +195,7 @@ mod tests {
         min_iou: 0.3,
         keep: Duration::from_secs(1),
         votes: 3,
+        settled: Duration::from_millis(500),
     };
 
     fn face(x: f32, y: f32) -> Face {
@@ -204,16 +246,90 @@ mod tests {
     #[test]
     fn the_vote_is_the_mean_of_the_last_looks() {
         let mut tracker = Tracker::new(OPTIONS);
-        let id = tracker.assign(Instant::now(), &[face(0.0, 0.0)])[0];
-        assert_eq!(tracker.vote(id, &[0.0, 1.0]), [0.0, 1.0]);
-        assert_eq!(tracker.vote(id, &[1.0, 0.0]), [0.5, 0.5]);
-        tracker.vote(id, &[1.0, 0.0]);
-        let mean = tracker.vote(id, &[1.0, 0.0]);
+        let now = Instant::now();
+        let id = tracker.assign(now, &[face(0.0, 0.0)])[0];
+        assert_eq!(tracker.vote(now, id, &[0.0, 1.0]), [0.0, 1.0]);
+        assert_eq!(tracker.vote(now, id, &[1.0, 0.0]), [0.5, 0.5]);
+        tracker.vote(now, id, &[1.0, 0.0]);
+        let mean = tracker.vote(now, id, &[1.0, 0.0]);
         assert!(
             (mean[0] - 1.0).abs() < 1e-6,
             "the first look has left the vote: {mean:?}"
         );
-        assert_eq!(tracker.vote(id, &[0.2, 0.3, 0.5]), [0.2, 0.3, 0.5]);
+        assert_eq!(tracker.vote(now, id, &[0.2, 0.3, 0.5]), [0.2, 0.3, 0.5]);
+    }
+
+    #[test]
+    fn a_settled_track_is_looked_at_less_often() {
+        let mut tracker = Tracker::new(OPTIONS);
+        let start = Instant::now();
+        let after = |ms| start + Duration::from_millis(ms);
+        let id = tracker.assign(start, &[face(0.0, 0.0)])[0];
+        tracker.vote(start, id, &[0.95, 0.05]);
+        tracker.vote(after(100), id, &[0.95, 0.05]);
+        assert_eq!(tracker.settled(after(101), id), None, "too few looks");
+        tracker.vote(after(200), id, &[0.95, 0.05]);
+        let vote = tracker.settled(after(699), id).unwrap();
+        assert!((vote[0] - 0.95).abs() < 1e-6, "{vote:?}");
+        assert_eq!(tracker.settled(after(700), id), None, "it was long ago");
+        assert_eq!(tracker.settled(after(201), id + 1), None, "unknown");
+
+        tracker.vote(after(700), id, &[0.8, 0.2]);
+        assert!(tracker.settled(after(701), id).is_some(), "0.9 is enough");
+        tracker.vote(after(702), id, &[0.8, 0.2]);
+        assert_eq!(tracker.settled(after(703), id), None, "it is doubtful");
+        for ms in [710, 720, 730] {
+            tracker.vote(after(ms), id, &[1.0, 0.0]);
+        }
+        assert!(tracker.settled(after(731), id).is_some());
+        tracker.vote(after(740), id, &[0.49, 0.51]);
+        assert_eq!(tracker.settled(after(741), id), None, "a look disagrees");
+
+        for ms in [750, 760, 770] {
+            tracker.vote(after(ms), id, &[1.0, 0.0]);
+        }
+        tracker.forget_votes();
+        assert_eq!(tracker.settled(after(771), id), None, "another head");
+    }
+
+    /// When a verdict has turned, in ms after somebody did, at 15 frames a
+    /// second; and how many looks it took from the beginning.
+    fn turned(settled: Duration, ms_before: u64) -> (u64, usize) {
+        let options = TrackOptions {
+            settled,
+            votes: 5,
+            ..OPTIONS
+        };
+        let mut tracker = Tracker::new(options);
+        let start = Instant::now();
+        let mut looks = 0;
+        for ms in (0..10_000).step_by(66) {
+            let at = start + Duration::from_millis(ms);
+            let id = tracker.assign(at, &[face(0.0, 0.0)])[0];
+            let vote = tracker.settled(at, id).unwrap_or_else(|| {
+                looks += 1;
+                let masked = if ms < ms_before { 0.97 } else { 0.03 };
+                tracker.vote(at, id, &[masked, 1.0 - masked])
+            });
+            if ms >= ms_before && vote[0] < 0.5 {
+                return (ms - ms_before, looks);
+            }
+        }
+        panic!("it never turned");
+    }
+
+    proptest! {
+        #[test]
+        fn who_takes_the_mask_off_is_seen_at_most_that_much_later(
+            settled in 0_u64..2000, ms_before in 1000_u64..5000
+        ) {
+            let (always, _) = turned(Duration::ZERO, ms_before);
+            let (later, looks) = turned(Duration::from_millis(settled), ms_before);
+            prop_assert!(later >= always && later <= always + settled, "{always} {later}");
+            // One look a period before, and five to be certain and to turn.
+            let most = 10 + ms_before / settled.max(66);
+            prop_assert!(looks as u64 <= most, "{looks} looks, not {most}");
+        }
     }
 
     proptest! {

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// `| [`name`] | owns | may use |`
 fn table() -> BTreeMap<String, Option<BTreeSet<String>>> {
@@ -33,7 +33,7 @@ fn table() -> BTreeMap<String, Option<BTreeSet<String>>> {
     .collect()
 }
 
-fn source(path: &str) -> std::path::PathBuf {
+fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(path)
 }
 
@@ -43,10 +43,24 @@ fn text(module: &str) -> String {
     if single.exists() {
         return without_tests(&fs::read_to_string(single).unwrap());
     }
-    let files = fs::read_dir(source(module)).unwrap();
-    files
-        .map(|file| without_tests(&fs::read_to_string(file.unwrap().path()).unwrap()))
+    sources(&source(module))
+        .iter()
+        .map(|file| without_tests(&fs::read_to_string(file).unwrap()))
         .collect()
+}
+
+/// The Rust files of a folder and of those in it.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
 }
 
 fn without_tests(text: &str) -> String {

@@ -9,15 +9,18 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
-use maskd::camera::{Camera, CameraOptions, Event, SourceError, Spec};
+use maskd::camera::{Camera, CameraOptions, Event, Format, SourceError, Spec, Video};
 use maskd::frame::Frame;
 use tokio_util::sync::CancellationToken;
+
+mod support;
 
 /// A waiting thread notices a stop within 100 ms; the rest is for a machine
 /// that is busy with other tests.
@@ -31,6 +34,7 @@ fn options() -> CameraOptions {
         repeat: false,
         stall: LONG,
         max_frame_bytes: 1 << 20,
+        video: Video::default(),
     }
 }
 
@@ -283,6 +287,323 @@ fn program_that_does_not_exist_is_an_error_at_once() {
     let error = Camera::open(spec, options(), CancellationToken::new()).unwrap_err();
     assert!(matches!(error, SourceError::CommandMissing { .. }));
     assert!(!error.is_missing_input());
+}
+
+// Raw pictures
+
+/// A grey picture of 32 x 24 in yuv420.
+fn yuv420(grey: u8) -> Vec<u8> {
+    [vec![grey; 32 * 24], vec![128; 32 * 24 / 2]].concat()
+}
+
+fn raw_options() -> CameraOptions {
+    CameraOptions {
+        video: Video {
+            format: Format::Yuv420,
+            width: 32,
+            height: 24,
+            fps: 15,
+        },
+        ..options()
+    }
+}
+
+#[test]
+fn raw_pictures_of_a_program_are_put_together_and_the_last_part_is_none() {
+    let folder = Folder::new();
+    let pictures = [yuv420(16), yuv420(235), yuv420(126)].concat();
+    folder.write("a", &pictures[..500]);
+    folder.write("b", &pictures[500..2000]);
+    folder.write("c", &pictures[2000..]);
+    folder.write("d", &pictures[..1151]);
+    let script = format!(
+        "cd '{}'; cat a; sleep 0.1; cat b; until [ -e go ]; do sleep 0.01; done; cat c d",
+        folder.path().display()
+    );
+    let (mut camera, _) = open(shell(&script), raw_options());
+    let first = frame(&mut camera);
+    assert_eq!((first.seq, grey(&first)), (0, 0), "16 is black");
+    folder.write("go", b"");
+    let mut last = frame(&mut camera);
+    if last.seq == 1 {
+        assert_eq!(grey(&last), 255, "235 is white");
+        last = frame(&mut camera);
+    }
+    assert_eq!((last.seq, grey(&last)), (2, 128));
+    assert_end(&mut camera);
+}
+
+#[test]
+fn program_without_a_whole_raw_picture_is_told_so() {
+    let (mut camera, _) = open(shell("printf abc"), raw_options());
+    let Event::Failed(error) = camera.next() else {
+        panic!("no failure");
+    };
+    let error = error.to_string();
+    assert!(error.contains("must write raw yuv420 pictures"), "{error}");
+    let stall = Duration::from_millis(500);
+    let (mut camera, _) = open(
+        shell("printf abc; exec sleep 60"),
+        CameraOptions {
+            stall,
+            ..raw_options()
+        },
+    );
+    let error = lost(&mut camera).to_string();
+    assert!(
+        error.contains("3 of the 1152 bytes of a picture came"),
+        "{error}"
+    );
+}
+
+#[test]
+fn format_that_a_source_lacks_is_an_error_at_once() {
+    for source in ["webcam", "http://127.0.0.1:1/"] {
+        let spec: Spec = source.parse().unwrap();
+        let error = Camera::open(spec, raw_options(), CancellationToken::new()).unwrap_err();
+        assert!(matches!(error, SourceError::Spec(_)), "{error}");
+        assert!(
+            error.to_string().contains("set camera.format to one of"),
+            "{error}"
+        );
+    }
+}
+
+// Camera modules
+
+/// A folder with a program named `name` in it, as the only one that is found
+/// there but for those of the shell.
+fn programs(name: &str, script: &str) -> Folder {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new();
+    let script = format!("#!/bin/sh\ncd '{}'\n{script}\n", folder.path().display());
+    let path = folder.write(name, script.as_bytes());
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    folder
+}
+
+/// The binary with these programs, and with its state there too.
+fn maskd_with(programs: &Folder, arguments: &[&str]) -> Command {
+    let usual = std::env::var_os("PATH").unwrap();
+    let folders = std::iter::once(programs.path().to_owned()).chain(std::env::split_paths(&usual));
+    let mut command = support::maskd();
+    command
+        .env("PATH", std::env::join_paths(folders).unwrap())
+        .env("XDG_STATE_HOME", programs.path())
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn config(folder: &Folder, camera: &str) -> String {
+    let path = folder.write("maskd.toml", format!("[camera]\n{camera}\n").as_bytes());
+    path.display().to_string()
+}
+
+/// Runs until `until` shows up among the logs, stops it by a signal, and gives
+/// the logs.
+fn run_until(programs: &Folder, file: &str, until: &str) -> String {
+    run_until_and(programs, file, until, || ())
+}
+
+/// The same, with something to do before it is stopped.
+fn run_until_and(programs: &Folder, file: &str, until: &str, act: impl FnOnce()) -> String {
+    let logs = programs.path().join("logs");
+    let state = programs.path().display().to_string();
+    let arguments = ["run", "--log", "debug", "--config", file, "--state", &state];
+    let mut command = maskd_with(programs, &arguments);
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(&logs).unwrap())
+        .spawn()
+        .unwrap();
+    let read = || std::fs::read_to_string(&logs).unwrap();
+    let start = Instant::now();
+    while !read().contains(until) && start.elapsed() < LONG {
+        thread::sleep(Duration::from_millis(20));
+    }
+    act();
+    support::interrupt(&child, "-TERM");
+    let status = support::wait(&mut child, LONG);
+    assert_eq!(status, Some(0), "{}", read());
+    assert!(read().contains(until), "{}", read());
+    read()
+}
+
+fn rpicam_arguments(programs: &Folder) -> String {
+    std::fs::read_to_string(programs.path().join("arguments")).unwrap()
+}
+
+#[test]
+fn rpicam_is_run_as_configured() {
+    for name in ["rpicam-vid", "libcamera-vid"] {
+        let programs = programs(name, "echo $@ > arguments\ncat 0.jpg\nexec sleep 60");
+        programs.write("0.jpg", &jpeg(80));
+        let file = config(
+            &programs,
+            "source = \"rpicam\"\nwidth = 800\nheight = 600\nfps = 7",
+        );
+        run_until(&programs, &file, " frame seq=");
+        assert_eq!(
+            rpicam_arguments(&programs),
+            "-t 0 -n --codec mjpeg --width 800 --height 600 --framerate 7 --flush -o -\n"
+        );
+    }
+}
+
+#[test]
+fn rpicam_gives_raw_pictures_too() {
+    let programs = programs(
+        "rpicam-vid",
+        "echo $@ > arguments\ncat frames\nexec sleep 60",
+    );
+    programs.write("frames", &vec![128; 64 * 48 * 3 / 2]);
+    let file = config(
+        &programs,
+        "source = \"rpicam\"\nformat = \"yuv420\"\nwidth = 64\nheight = 48",
+    );
+    run_until(&programs, &file, " frame seq=");
+    assert!(rpicam_arguments(&programs).contains("--codec yuv420 --width 64 --height 48"));
+}
+
+#[test]
+fn rpicam_that_ends_or_stalls_is_started_again() {
+    // It ends well, which a camera never does; then it hangs; then it works.
+    let script = "echo x >> starts\ncat 0.jpg\n\
+                  case $(wc -l < starts) in 1) exit 0;; 2) exec sleep 60;; esac\n\
+                  until [ -e enough ]; do cat 0.jpg; sleep 0.1; done";
+    let programs = programs("rpicam-vid", script);
+    programs.write("0.jpg", &jpeg(80));
+    let file = config(
+        &programs,
+        "source = \"rpicam\"\nstall-ms = 500\nloop = false",
+    );
+    let errors = run_until_and(&programs, &file, "restarts=2", || {
+        let state = programs.path().display().to_string();
+        let status = maskd_with(&programs, &["status", "--state", &state])
+            .output()
+            .unwrap();
+        let status = support::text(&status.stdout);
+        assert!(
+            status.contains(", lost 2 times since the start;"),
+            "{status}"
+        );
+    });
+    assert!(errors.contains("ended with exit status 0"), "{errors}");
+    assert!(
+        errors.contains("no picture came from camera command"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn rpicam_that_is_missing_is_named() {
+    let none = programs("other", "");
+    let mut command = support::maskd();
+    let output = command
+        .env("PATH", none.path())
+        .env("XDG_STATE_HOME", none.path())
+        .args(["run", "--source", "rpicam"])
+        .output()
+        .unwrap();
+    support::assert_refused(
+        &output,
+        69,
+        "neither rpicam-vid nor libcamera-vid was found",
+    );
+}
+
+#[test]
+fn check_tells_of_cameras_and_of_wrong_formats() {
+    let programs = programs("libcamera-vid", "exit 1");
+    let file = config(&programs, "source = \"rpicam\"");
+    let output = maskd_with(&programs, &["check", "--config", &file]).output();
+    let text = support::text(&output.unwrap().stdout);
+    assert!(text.contains("ok   source       rpicam\n"), "{text}");
+    assert!(text.contains(" rpicam       libcamera-vid\n"), "{text}");
+    assert!(text.contains(" cameras "), "{text}");
+
+    for (camera, key) in [
+        (
+            "source = \"rpicam\"\nformat = \"yuyv\"",
+            "camera.format is wrong",
+        ),
+        (
+            "source = \"rpicam\"\nformat = \"yuv420\"\nwidth = 650",
+            "camera.width is wrong",
+        ),
+        (
+            "source = \"webcam\"\nformat = \"yuv420\"",
+            "camera.format is wrong",
+        ),
+        ("source = \"webcam:\"", "camera.source is wrong"),
+        ("format = \"h264\"", "camera.format is wrong"),
+        ("width = 8", "camera.width is 8, allowed is 16 to 4096"),
+        ("fps = 0", "camera.fps is 0, allowed is 1 to 120"),
+    ] {
+        let file = config(&programs, camera);
+        let output = maskd_with(&programs, &["check", "--config", &file]).output();
+        let output = output.unwrap();
+        let text = support::text(&output.stdout);
+        assert_eq!(output.status.code(), Some(78), "{camera}: {text}");
+        assert!(text.contains(key), "{camera}: {text}");
+    }
+}
+
+// Webcams
+
+#[test]
+fn webcam_that_is_not_there_is_named() {
+    let output = support::run(&["run", "--source", "webcam:no such webcam"]);
+    let words = if cfg!(feature = "camera") {
+        "no webcam \"no such webcam\" was found; the video devices are: "
+    } else {
+        "this build of maskd has no webcam support; build it with --features camera"
+    };
+    support::assert_refused(&output, 69, words);
+}
+
+#[test]
+fn real_webcam_gives_frames_and_lets_go() {
+    let device = std::env::var("MASKD_TEST_WEBCAM").unwrap_or_else(|_| "/dev/video0".to_owned());
+    if !cfg!(feature = "camera") || !Path::new(&device).exists() {
+        eprintln!("skipped: needs the feature camera, and a webcam at {device}");
+        return;
+    }
+    let spec: Spec = format!("webcam:{device}").parse().unwrap();
+    for format in [Format::Auto, Format::Yuyv] {
+        let options = CameraOptions {
+            stall: Duration::from_secs(10),
+            video: Video {
+                format,
+                ..Video::default()
+            },
+            ..options()
+        };
+        // A second time: the first must have let go of it.
+        for _ in 0..2 {
+            let mut camera = reopened(&spec, options);
+            let first = frame(&mut camera);
+            let second = frame(&mut camera);
+            assert!(second.seq > first.seq && second.at > first.at);
+            assert_eq!(first.pixels.dimensions(), second.pixels.dimensions());
+            eprintln!("{format}: {:?}", first.pixels.dimensions());
+        }
+    }
+}
+
+/// Tries for a while, as the daemon does: a webcam is let go of when its next
+/// picture has come.
+fn reopened(spec: &Spec, options: CameraOptions) -> Camera {
+    let start = Instant::now();
+    loop {
+        match Camera::open(spec.clone(), options, CancellationToken::new()) {
+            Ok(camera) => return camera,
+            Err(error) if start.elapsed() > Duration::from_secs(10) => panic!("{error}"),
+            Err(_) => thread::sleep(Duration::from_millis(100)),
+        }
+    }
 }
 
 // HTTP

@@ -22,12 +22,14 @@ use std::time::Duration;
 use image::{Rgb, RgbImage};
 use maskd::capture::Enrolment;
 use maskd::config::{self, Config};
-use maskd::control::{Client, ControlError, Desk, Live, RefitCall, bind, serve};
+use maskd::control::{Client, ControlError, Desk, ErrorRecord, Live, RefitCall, bind, serve};
 use maskd::embed::Feature;
 use maskd::learning::{Chosen, Fault, InUse, Learning, Mark, Purge};
+use maskd::metrics::{self, Pulse};
 use maskd::onnx::FEATURES;
 use maskd::pipeline::{SHIPPED_CLASSIFIER, open_model};
 use maskd::refit::{Refusal, Ruling};
+use maskd::settings::Settings;
 use serde_json::Value;
 use support::{assert_refused, maskd, text, wait};
 use tokio::sync::{mpsc, watch};
@@ -64,7 +66,14 @@ impl Server {
             head: Arc::new(in_use),
             enrolment: Arc::clone(&enrolment),
             refit,
+            judge: mpsc::channel(1).0,
+            settings: Arc::new(Settings::new(&Config::default(), None)),
         };
+        let (_, pulse) = watch::channel(Pulse {
+            at: std::time::Instant::now(),
+            fresh: true,
+        });
+        let more = metrics::routes(Arc::default(), desk.clone(), pulse);
         let stop = CancellationToken::new();
         let socket = bind(&folder.path().join("control.sock")).unwrap();
         let stopped = stop.clone();
@@ -84,13 +93,13 @@ impl Server {
                         Ok(vec![feature; crops.len()])
                     };
                     let record = learning.refit(&mut embed, &|| false);
-                    let _ = call.send(record.map_err(|error| error.to_string()));
+                    let _ = call.send(record.map_err(ErrorRecord::from));
                 }
                 std::future::pending::<()>().await;
             };
             runtime.block_on(async {
                 tokio::select! {
-                    served = serve(socket, desk, stopped) => served.unwrap(),
+                    served = serve(socket, desk, more, stopped) => served.unwrap(),
                     () = trainer => {}
                 }
             });

@@ -54,3 +54,8 @@ fn picture() {
 fn features() {
     replay("features", targets::features);
 }
+
+#[test]
+fn offer() {
+    replay("offer", targets::offer);
+}

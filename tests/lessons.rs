@@ -12,6 +12,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -497,6 +498,9 @@ struct Acknowledged {
     /// Heads one of which is in use.
     heads: BTreeSet<Option<u32>>,
     highest: u32,
+    /// Or a new one is, of which nobody was told: its number may be any above the
+    /// highest, since a kill can waste one.
+    importing: bool,
     labelled: usize,
     switched: usize,
 }
@@ -518,10 +522,11 @@ impl Acknowledged {
             let before = self.heads.clone();
             let switched = match rng.random_range(0..6) {
                 0 => {
-                    self.heads.insert(Some(self.highest + 1));
+                    self.importing = true;
                     let head = &heads[rng.random_range(0..heads.len())];
                     let switched = client.import_head(Path::new(head)).ok()?;
                     self.highest = switched.head.unwrap();
+                    self.importing = false;
                     switched
                 }
                 1 if before.iter().all(Option::is_some) => {
@@ -549,8 +554,10 @@ impl Acknowledged {
         }
         let in_use = learning.in_use().unwrap();
         assert_eq!(in_use.note, None);
-        let known = self.heads.contains(&in_use.number);
+        let is_new = self.importing && in_use.number > Some(self.highest);
+        let known = self.heads.contains(&in_use.number) || is_new;
         assert!(known, "{:?}, not {:?}", in_use.number, self.heads);
+        self.importing = false;
         self.heads = BTreeSet::from([in_use.number]);
         let list = learning.heads_list().unwrap();
         assert!(list.iter().all(|head| head.damage.is_none()), "{list:?}");
@@ -816,4 +823,85 @@ fn a_stop_does_not_wait_for_a_refit() {
     assert_eq!(errors.lines().count(), 1, "one sentence: {errors}");
     // Nothing is left that the next one stumbles over.
     assert_eq!(door.ids("with_mask").len(), 12);
+}
+
+#[test]
+fn a_board_with_too_little_voltage_learns_later() {
+    if Path::new("/sys/devices/platform/soc/soc:firmware/get_throttled").exists() {
+        println!("skipped: this board says itself how it is");
+        return;
+    }
+    let door = Door::new(&[PATIENT, "[refit]\nmin-new = 10\n"]).with_everybody();
+    let bits = door.at("bits");
+    fs::write(&bits, "throttled=0x50001\n").unwrap();
+    let program = door.at("vcgencmd");
+    let script = format!("#!/bin/sh\nexec cat '{}'\n", bits.display());
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = door.run("10");
+    let path = std::env::var("PATH").unwrap();
+    command.env("PATH", format!("{}:{path}", door.at("").display()));
+    let running = door.spawn(command);
+    let status = until("the board's condition", || {
+        let status = door.maskd(&["status", "--json"]);
+        let status: Value = serde_json::from_slice(&status.stdout).ok()?;
+        status["live"]["learning_waits"]
+            .is_string()
+            .then_some(status)
+    });
+    assert_eq!(
+        status["live"]["board"]["throttling"]["under_voltage"], true,
+        "{status}"
+    );
+    let words = door.good(&["status"]);
+    assert!(
+        words.contains(
+            "supply voltage too low; learning waits, \
+             since the voltage of the board's supply is too low\n"
+        ),
+        "{words}"
+    );
+
+    door.good(&["samples", "import", &door.pictures()]);
+    assert_refused(
+        &door.maskd(&["refit"]),
+        75,
+        "learning waits, since the voltage of the board's supply is too low; try again later",
+    );
+    assert_eq!(door.status()["last_refit"], Value::Null);
+
+    // It was too low before: that is no reason to wait now.
+    fs::write(&bits, "throttled=0x50000\n").unwrap();
+    until("the refit that was put off", || {
+        door.status()["last_refit"].is_object().then_some(())
+    });
+    assert_eq!(door.status()["live"]["learning_waits"], Value::Null);
+    let log = running.stop();
+    assert_eq!(log.matches("learning waits").count(), 1, "{log}");
+    assert_eq!(log.matches("learning may go on").count(), 1, "{log}");
+}
+
+#[test]
+fn what_does_not_move_is_looked_at_once_and_what_is_certain_not_again() {
+    let looked = |still: &str| {
+        let door = Door::new(&[PATIENT, still]);
+        fs::copy(frame("maksssksksss10.jpg"), door.at("camera/one.jpg")).unwrap();
+        let running = door.open();
+        let status = until("some frames", || {
+            let status = door.status();
+            (status["live"]["frames"].as_u64() > Some(20)).then_some(status)
+        });
+        assert_eq!(status["live"]["faces"], 1, "{status}");
+        running.stop();
+        ["frames", "detections", "looks"].map(|count| status["live"][count].as_u64().unwrap())
+    };
+    let [frames, detections, looks] =
+        looked("[detect]\nstill-ms = 60000\n[track]\nsettled-ms = 60000\nvotes = 5\n");
+    assert_eq!((detections, looks), (1, 5), "of {frames} frames");
+    let [frames, detections, looks] = looked("[detect]\nstill-ms = 0\n[track]\nsettled-ms = 0\n");
+    // A frame is counted after it was looked at.
+    assert!(
+        detections - frames <= 1 && looks - frames <= 1,
+        "{frames} {detections} {looks}"
+    );
 }

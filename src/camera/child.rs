@@ -1,5 +1,5 @@
 //! A program as a camera: `rpicam-vid`, `ffmpeg`, or anything else that writes
-//! JPEG pictures to its standard output.
+//! JPEG or raw pictures to its standard output.
 //!
 //! Owns the child process from its start to its end: whatever happens, none is
 //! left behind.
@@ -8,16 +8,19 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child as Process, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio_util::sync::CancellationToken;
 
-use super::mjpeg::Newest;
-use super::{CameraOptions, STOP_CHECK, Source, SourceError, now, text_without_secrets};
+use super::{
+    CameraOptions, STOP_CHECK, Source, SourceError, StreamFormat, Video, mjpeg, now, raw,
+    text_without_secrets,
+};
 use crate::frame::Frame;
+use crate::frame::yuv::Range;
 
 /// How long a program may take to end, once it was asked to, or once it has
 /// closed its output.
@@ -38,6 +41,7 @@ pub struct Child {
     errors: Option<ChildStderr>,
     said: LastLine,
     newest: Newest,
+    good_end: GoodEnd,
     buffer: Vec<u8>,
     stall: Duration,
     stop: CancellationToken,
@@ -46,6 +50,59 @@ pub struct Child {
     /// Whether its exit status was fetched, and with it its process id given
     /// back to the system.
     ended: bool,
+}
+
+/// What it means that a program ends with exit status 0 after a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum GoodEnd {
+    /// The video is over.
+    Video,
+    /// A camera has no end: it is lost.
+    Loss,
+}
+
+/// The newest picture of the stream, whatever its encoding.
+enum Newest {
+    Mjpeg(mjpeg::Newest),
+    Raw(raw::Newest),
+}
+
+impl Newest {
+    fn push(&mut self, bytes: &[u8], at: Instant) {
+        match self {
+            Newest::Mjpeg(newest) => newest.push(bytes, at),
+            Newest::Raw(newest) => newest.push(bytes, at),
+        }
+    }
+
+    fn decode(&mut self) -> Option<Frame> {
+        match self {
+            Newest::Mjpeg(newest) => newest.decode(),
+            Newest::Raw(newest) => newest.decode(),
+        }
+    }
+
+    fn instead(&self) -> String {
+        match self {
+            Newest::Mjpeg(newest) => newest.instead(),
+            Newest::Raw(newest) => newest.instead(),
+        }
+    }
+
+    /// What to say of a program that ended well without a picture.
+    fn expected(&self) -> &'static str {
+        match self {
+            Newest::Mjpeg(_) => {
+                "no picture came; it must write JPEG pictures to its standard output (with \
+                 ffmpeg, end it with -f mjpeg -)"
+            }
+            Newest::Raw(_) => {
+                "no whole picture came; it must write raw yuv420 pictures of camera.width x \
+                 camera.height to its standard output (with ffmpeg, end it with -pix_fmt \
+                 yuv420p -f rawvideo -)"
+            }
+        }
+    }
 }
 
 impl Child {
@@ -62,6 +119,37 @@ impl Child {
         options: &CameraOptions,
         stop: CancellationToken,
     ) -> Result<Child, SourceError> {
+        Child::spawn(words, Range::Limited, GoodEnd::Video, options, stop)
+    }
+
+    /// Starts `rpicam-vid` on the camera module of a Raspberry Pi, or
+    /// `libcamera-vid`, as it was called up to Raspberry Pi OS Bookworm's first
+    /// releases.
+    ///
+    /// # Errors
+    /// If there is neither, or it cannot be started.
+    pub fn rpicam(options: &CameraOptions, stop: &CancellationToken) -> Result<Child, SourceError> {
+        for program in RPICAM_PROGRAMS {
+            let words = rpicam_words(program, &options.video);
+            match Child::spawn(&words, Range::Full, GoodEnd::Loss, options, stop.clone()) {
+                Err(SourceError::CommandMissing { .. }) => {}
+                other => return other,
+            }
+        }
+        Err(SourceError::RpicamMissing)
+    }
+
+    fn spawn(
+        words: &[String],
+        range: Range,
+        good_end: GoodEnd,
+        options: &CameraOptions,
+        stop: CancellationToken,
+    ) -> Result<Child, SourceError> {
+        let newest = match StreamFormat::of_program(&options.video, range)? {
+            StreamFormat::Mjpeg => Newest::Mjpeg(mjpeg::Newest::new(options.max_frame_bytes)),
+            StreamFormat::Raw(format) => Newest::Raw(raw::Newest::new(format)),
+        };
         let program = words.first().cloned().unwrap_or_default();
         let spawned = Command::new(&program)
             .args(words.iter().skip(1))
@@ -88,7 +176,8 @@ impl Child {
             errors: process.stderr.take(),
             process,
             said: LastLine::default(),
-            newest: Newest::new(options.max_frame_bytes),
+            newest,
+            good_end,
             buffer: vec![0; PIPE_BYTES],
             stall: options.stall,
             stop,
@@ -153,14 +242,11 @@ impl Child {
                 Err(SourceError::CommandClosed { program })
             };
         };
-        if status.success() && self.gave {
+        if status.success() && self.gave && self.good_end == GoodEnd::Video {
             return Ok(None);
         }
         let said = match self.said.last() {
-            "" if status.success() => {
-                "no picture came; it must write JPEG pictures to its \
-                 standard output (with ffmpeg, end it with -f mjpeg -)"
-            }
+            "" if status.success() && !self.gave => self.newest.expected(),
             "" => "it said nothing on its standard error; try it in a shell",
             said => said,
         };
@@ -220,6 +306,26 @@ fn has_ended(process: &Process) -> bool {
         waitid(WaitId::Pid(Pid::from_child(process)), options),
         Ok(None)
     )
+}
+
+/// The program that reads a Raspberry Pi's camera module, by its present and its
+/// former name.
+pub const RPICAM_PROGRAMS: [&str; 2] = ["rpicam-vid", "libcamera-vid"];
+
+/// For ever, without a preview, and each picture as soon as it is there.
+fn rpicam_words(program: &str, video: &Video) -> Vec<String> {
+    let codec = match video.format {
+        super::Format::Yuv420 => "yuv420",
+        _ => "mjpeg",
+    };
+    let Video {
+        width, height, fps, ..
+    } = video;
+    let command = format!(
+        "{program} -t 0 -n --codec {codec} --width {width} --height {height} --framerate {fps} \
+         --flush -o -"
+    );
+    command.split(' ').map(str::to_owned).collect()
 }
 
 impl Source for Child {
@@ -350,6 +456,7 @@ mod tests {
             repeat: false,
             stall,
             max_frame_bytes: 1 << 20,
+            video: Video::default(),
         };
         let stop = CancellationToken::new();
         (Child::start(&words, &options, stop.clone()).unwrap(), stop)
@@ -403,6 +510,7 @@ mod tests {
             repeat: false,
             stall: LONG,
             max_frame_bytes: 1 << 20,
+            video: Video::default(),
         };
         let error = Child::start(&words, &options, CancellationToken::new())
             .err()

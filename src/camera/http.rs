@@ -313,6 +313,7 @@ mod tests {
             repeat: false,
             stall: Duration::from_secs(1),
             max_frame_bytes: 1 << 20,
+            video: crate::camera::Video::default(),
         };
         let error = Http::open("no url", &options, CancellationToken::new())
             .err()

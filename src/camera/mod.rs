@@ -1,21 +1,30 @@
-//! Where frames come from: pictures, folders, network cameras, programs.
+//! Where frames come from: pictures, folders, webcams, camera modules, network
+//! cameras, programs.
 //!
 //! Owns the opening of a source, its pacing, and getting it back after it was
 //! lost. It knows pictures and nothing of what is on them; its numbers come in
 //! as [`CameraOptions`]. It reads the clock, in one function, and starts no
-//! threads: [`Camera::next`] waits in the thread that calls it, at most 100 ms
-//! beyond the stop that it was given.
+//! threads but the one that reads a webcam (`watched`): [`Camera::next`] waits in
+//! the thread that calls it, at most 100 ms beyond the stop that it was given.
 //!
 //! | source | ends | lost |
 //! |---|---|---|
 //! | [`Spec::Examples`], [`Spec::Path`] | after the last picture, unless `repeat` | a whole round without a readable picture |
 //! | [`Spec::Http`] | never | refused, closed, silent |
+//! | [`Spec::Webcam`] | never | unplugged, silent |
+//! | [`Spec::Rpicam`] | never | any exit, silent |
 //! | [`Spec::Command`] | exit status 0 after a picture, unless `repeat` | any other exit, silent |
 
 pub mod child;
 pub mod http;
 pub mod mjpeg;
 pub mod pictures;
+mod raw;
+#[cfg(feature = "camera")]
+mod v4l;
+#[cfg(any(feature = "camera", test))]
+mod watched;
+pub mod webcam;
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -23,9 +32,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::frame::Frame;
+use crate::frame::yuv::{Layout, Range, YuvFormat};
+use crate::frame::{Frame, PictureError};
 
 /// How often a wait looks whether it was asked to stop.
 const STOP_CHECK: Duration = Duration::from_millis(50);
@@ -67,25 +78,164 @@ pub enum Spec {
     Examples,
     /// A picture, or a folder of pictures.
     Path(PathBuf),
+    /// A webcam, or whatever else gives frames by V4L2.
+    Webcam(Choice),
+    /// The camera module of a Raspberry Pi, read by `rpicam-vid`.
+    Rpicam,
     /// The URL of an MJPEG stream.
     Http(String),
-    /// A program with its arguments that writes JPEG pictures to its standard
-    /// output.
+    /// A program with its arguments that writes pictures to its standard output:
+    /// JPEG, or with [`Format::Yuv420`] raw ones.
     Command(Vec<String>),
+}
+
+/// Which webcam.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Choice {
+    /// The first that can be used, by the number in `/dev/videoN`.
+    First,
+    /// A device file or a link to one.
+    Path(PathBuf),
+    /// The one with this name, as V4L2 tells it.
+    Name(String),
+}
+
+/// How a camera is asked to encode its pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// What suits the source best: MJPEG wherever it is to be had.
+    #[default]
+    Auto,
+    /// JPEG pictures.
+    Mjpeg,
+    /// Uncompressed, [`Layout::Yuyv`].
+    Yuyv,
+    /// Uncompressed, [`Layout::Nv12`].
+    Nv12,
+    /// Uncompressed, [`Layout::I420`].
+    Yuv420,
+}
+
+impl fmt::Display for Format {
+    /// As written in the configuration.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Format::Auto => "auto",
+            Format::Mjpeg => "mjpeg",
+            Format::Yuyv => "yuyv",
+            Format::Nv12 => "nv12",
+            Format::Yuv420 => "yuv420",
+        })
+    }
+}
+
+/// What a camera is asked for. A webcam gives what comes closest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Video {
+    /// How pictures are encoded.
+    pub format: Format,
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// Pictures a second.
+    pub fps: u32,
+}
+
+impl Default for Video {
+    fn default() -> Video {
+        Video {
+            format: Format::Auto,
+            width: 640,
+            height: 480,
+            fps: 15,
+        }
+    }
+}
+
+/// How the bytes of a stream are cut into pictures and decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StreamFormat {
+    /// JPEG pictures, with anything in between.
+    Mjpeg,
+    /// Uncompressed pictures with nothing in between.
+    Raw(YuvFormat),
+}
+
+impl StreamFormat {
+    /// What a program writes that was asked for `video`.
+    fn of_program(video: &Video, range: Range) -> Result<StreamFormat, PictureError> {
+        if video.format == Format::Yuv420 {
+            let format = YuvFormat::new(Layout::I420, range, video.width, video.height)?;
+            return Ok(StreamFormat::Raw(format));
+        }
+        Ok(StreamFormat::Mjpeg)
+    }
+}
+
+/// `rpicam-vid` gives raw lines as the image processor wrote them, and that
+/// starts each at a multiple of so many bytes.
+const RPICAM_ALIGNMENT: u32 = 64;
+
+impl Spec {
+    /// Whether the source can be asked for this. Pictures and folders are shown
+    /// as they are.
+    ///
+    /// # Errors
+    /// Says which key of the configuration to change.
+    pub fn check(&self, video: &Video) -> Result<(), SpecError> {
+        use Format::{Auto, Mjpeg, Nv12, Yuv420, Yuyv};
+        let (source, formats): (_, &[Format]) = match self {
+            Spec::Examples | Spec::Path(_) => return Ok(()),
+            Spec::Webcam(_) => ("webcam", &[Auto, Mjpeg, Yuyv, Nv12]),
+            Spec::Rpicam => ("rpicam", &[Auto, Mjpeg, Yuv420]),
+            Spec::Http(_) => ("http://", &[Auto, Mjpeg]),
+            Spec::Command(_) => ("exec:", &[Auto, Mjpeg, Yuv420]),
+        };
+        if !formats.contains(&video.format) {
+            let names: Vec<String> = formats.iter().map(Format::to_string).collect();
+            return Err(SpecError::Format {
+                source_kind: source,
+                format: video.format,
+                formats: names.join(", "),
+            });
+        }
+        let padded =
+            !video.width.is_multiple_of(RPICAM_ALIGNMENT) || !video.height.is_multiple_of(2);
+        if matches!(self, Spec::Rpicam) && video.format == Yuv420 && padded {
+            return Err(SpecError::Padded {
+                width: video.width,
+                height: video.height,
+            });
+        }
+        Ok(())
+    }
 }
 
 impl FromStr for Spec {
     type Err = SpecError;
 
-    /// Takes `examples`, `http://…`, `exec:COMMAND ARGUMENT …` (cut into words
-    /// as a shell does, but nothing is expanded) or a path. A folder that is
-    /// named `examples` is `./examples`.
+    /// Takes `examples`, `webcam`, `webcam:/dev/…`, `webcam:NAME`, `rpicam`,
+    /// `http://…`, `exec:COMMAND ARGUMENT …` (cut into words as a shell does, but
+    /// nothing is expanded) or a path. A folder that is named `examples` is
+    /// `./examples`.
     fn from_str(text: &str) -> Result<Spec, SpecError> {
         if text.is_empty() {
             return Err(SpecError::Empty);
         }
-        if text == "examples" {
-            return Ok(Spec::Examples);
+        match text {
+            "examples" => return Ok(Spec::Examples),
+            "webcam" => return Ok(Spec::Webcam(Choice::First)),
+            "rpicam" => return Ok(Spec::Rpicam),
+            _ => {}
+        }
+        if let Some(device) = text.strip_prefix("webcam:") {
+            return match device.trim() {
+                "" => Err(SpecError::NoWebcam),
+                path if path.starts_with('/') => Ok(Spec::Webcam(Choice::Path(path.into()))),
+                name => Ok(Spec::Webcam(Choice::Name(name.to_owned()))),
+            };
         }
         if let Some(command) = text.strip_prefix("exec:") {
             let words = shlex::split(command).ok_or(SpecError::Quotes)?;
@@ -128,6 +278,10 @@ impl fmt::Display for Spec {
         match self {
             Spec::Examples => f.write_str("examples"),
             Spec::Path(path) => path.display().fmt(f),
+            Spec::Webcam(Choice::First) => f.write_str("webcam"),
+            Spec::Webcam(Choice::Path(path)) => write!(f, "webcam:{}", path.display()),
+            Spec::Webcam(Choice::Name(name)) => write!(f, "webcam:{name}"),
+            Spec::Rpicam => f.write_str("rpicam"),
             Spec::Http(url) => f.write_str(&without_secrets(url)),
             Spec::Command(words) => {
                 let shown = |word: &String| match scheme(word) {
@@ -188,7 +342,7 @@ fn text_without_secrets(text: &str) -> String {
 pub enum SpecError {
     /// No text at all.
     #[error(
-        "the camera source is empty; give examples, a path, an http:// URL, or exec: with a command"
+        "the camera source is empty; give examples, a path, webcam, rpicam, an http:// URL, or exec: with a command"
     )]
     Empty,
     /// `exec:` and nothing behind it.
@@ -196,6 +350,33 @@ pub enum SpecError {
         "the camera source exec: names no command; write the command behind it, as in exec:rpicam-vid -t 0 --codec mjpeg -o -"
     )]
     NoCommand,
+    /// `webcam:` and nothing behind it.
+    #[error(
+        "the camera source webcam: names no device; write its path or name behind it, as in webcam:/dev/video0, or webcam alone for the first"
+    )]
+    NoWebcam,
+    /// An encoding that the source does not have.
+    #[error(
+        "the camera source {source_kind} cannot give {format} pictures; set camera.format to one of {formats}"
+    )]
+    Format {
+        /// `webcam`, `exec:`.
+        source_kind: &'static str,
+        /// What was asked for.
+        format: Format,
+        /// What can be asked for.
+        formats: String,
+    },
+    /// Raw frames of a camera module with gaps between their lines.
+    #[error(
+        "the camera source rpicam cannot give raw pictures of {width} x {height}, since rpicam-vid pads their lines; make camera.width a multiple of {RPICAM_ALIGNMENT} and camera.height even, or set camera.format to mjpeg"
+    )]
+    Padded {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+    },
     /// A quotation mark that is not closed.
     #[error(
         "the camera source exec: has a quotation mark or backslash without its counterpart; quote the words as for a shell"
@@ -245,9 +426,7 @@ pub enum SourceError {
         error: std::io::Error,
     },
     /// A device, a pipe or a socket.
-    #[error(
-        "{path} is neither a picture nor a folder; for a webcam let ffmpeg read it, as in exec:ffmpeg -f v4l2 -i /dev/video0 -f mjpeg -"
-    )]
+    #[error("{path} is neither a picture nor a folder; a webcam is named as in webcam:/dev/video0")]
     NoFile {
         /// As configured.
         path: String,
@@ -282,6 +461,59 @@ pub enum SourceError {
         /// What is wrong with the last one.
         why: String,
     },
+    /// Webcams are not compiled in.
+    #[error(
+        "this build of maskd has no webcam support; build it with --features camera after apt install libclang-dev, or let ffmpeg read the webcam, as in exec:ffmpeg -f v4l2 -i /dev/video0 -f mjpeg -"
+    )]
+    NoWebcamSupport,
+    /// No webcam is what was asked for.
+    #[error(
+        "no {wanted} was found; the video devices are: {there}; plug it in, or change the camera source"
+    )]
+    WebcamMissing {
+        /// `webcam /dev/video0`.
+        wanted: String,
+        /// The devices that are there.
+        there: String,
+    },
+    /// Several webcams have the name.
+    #[error(
+        "several webcams have the name {name:?}: {there}; name one by its path, as in webcam:/dev/video0 or one of /dev/v4l/by-id"
+    )]
+    WebcamAmbiguous {
+        /// As configured.
+        name: String,
+        /// Those that have it.
+        there: String,
+    },
+    /// The webcam cannot be opened or read.
+    #[error(
+        "cannot use the webcam {webcam}: {why}; check that it is plugged in, used by no other program, and that this user is in the group video"
+    )]
+    Webcam {
+        /// Its path and name, or all that were tried.
+        webcam: String,
+        /// What the system said.
+        why: String,
+    },
+    /// The thread that reads a webcam cannot be started.
+    #[error(
+        "cannot start the thread that reads the webcam {webcam}: {error}; check the system's limits"
+    )]
+    WebcamThread {
+        /// As configured.
+        webcam: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// Neither name of the camera program.
+    #[error(
+        "neither rpicam-vid nor libcamera-vid was found; install it by apt install rpicam-apps-lite (Raspberry Pi OS), or read the camera by another program with exec:"
+    )]
+    RpicamMissing,
+    /// A size that raw pictures cannot have.
+    #[error("cannot read raw pictures: {0}; change camera.width and camera.height")]
+    Raw(#[from] PictureError),
     /// There is no such program.
     #[error(
         "camera command {program:?} was not found; install it, or write its whole path behind exec:"
@@ -320,7 +552,7 @@ pub enum SourceError {
     },
     /// The program runs on, but its output is closed.
     #[error(
-        "camera command {program:?} closed its output and runs on; it must write JPEG pictures to its standard output until it ends"
+        "camera command {program:?} closed its output and runs on; it must write pictures to its standard output until it ends"
     )]
     CommandClosed {
         /// The first word of the command.
@@ -422,6 +654,8 @@ pub struct CameraOptions {
     pub stall: Duration,
     /// Longest JPEG of a stream in bytes; longer ones are skipped.
     pub max_frame_bytes: usize,
+    /// What webcams, camera modules and programs are asked for.
+    pub video: Video,
 }
 
 /// What [`Camera::next`] has to tell.
@@ -608,6 +842,7 @@ fn open_source(
     options: &CameraOptions,
     stop: &CancellationToken,
 ) -> Result<Box<dyn Source>, SourceError> {
+    spec.check(&options.video)?;
     let stop = stop.clone();
     Ok(match spec {
         Spec::Examples => {
@@ -616,6 +851,20 @@ fn open_source(
         }
         Spec::Path(path) => Box::new(pictures::Stills::open(path, options, stop)?),
         Spec::Http(url) => Box::new(http::Http::open(url, options, stop)?),
+        #[cfg(feature = "camera")]
+        Spec::Webcam(choice) => {
+            let (choice, video) = (choice.clone(), options.video);
+            let open = move || v4l::open(&choice, &video);
+            Box::new(watched::Watched::open(
+                &spec.to_string(),
+                open,
+                options,
+                stop,
+            )?)
+        }
+        #[cfg(not(feature = "camera"))]
+        Spec::Webcam(_) => return Err(SourceError::NoWebcamSupport),
+        Spec::Rpicam => Box::new(child::Child::rpicam(options, &stop)?),
         Spec::Command(words) => Box::new(child::Child::start(words, options, stop)?),
     })
 }
@@ -665,6 +914,17 @@ mod tests {
         assert_eq!(parse("./examples"), Ok(Spec::Path("./examples".into())));
         assert_eq!(parse("a:b/c.jpg"), Ok(Spec::Path("a:b/c.jpg".into())));
         assert_eq!(parse("./odd://name"), Ok(Spec::Path("./odd://name".into())));
+        let webcam = |choice| Ok(Spec::Webcam(choice));
+        assert_eq!(parse("webcam"), webcam(Choice::First));
+        let path = "webcam:/dev/v4l/by-id/usb-a:b";
+        assert_eq!(parse(path), webcam(Choice::Path(path[7..].into())));
+        let name = Choice::Name("HD Webcam: HD".to_owned());
+        assert_eq!(parse("webcam:HD Webcam: HD"), webcam(name));
+        assert_eq!(parse("./webcam"), Ok(Spec::Path("./webcam".into())));
+        assert_eq!(parse("rpicam"), Ok(Spec::Rpicam));
+        for text in ["webcam", path, "webcam:HD Webcam", "rpicam"] {
+            assert_eq!(parse(text).unwrap().to_string(), text);
+        }
         assert_eq!(parse("HTTP://cam/"), Ok(Spec::Http("HTTP://cam/".into())));
         let words = ["sh", "-c", "cat 'a b'"].map(str::to_owned).to_vec();
         assert_eq!(parse("exec:sh -c \"cat 'a b'\""), Ok(Spec::Command(words)));
@@ -674,6 +934,8 @@ mod tests {
     fn wrong_specs_are_refused_with_a_remedy() {
         for (text, part) in [
             ("", "give examples, a path"),
+            ("webcam:", "write its path or name behind it"),
+            ("webcam: ", "write its path or name behind it"),
             ("exec:", "write the command behind it"),
             ("exec:  ", "write the command behind it"),
             ("exec:''", "write the command behind it"),
@@ -692,6 +954,54 @@ mod tests {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
             assert!(!error.contains("sec"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn each_source_has_its_formats() {
+        let wrong = |source: &str, format, width, height| {
+            let video = Video {
+                format,
+                width,
+                height,
+                ..Video::default()
+            };
+            let refused = parse(source).unwrap().check(&video);
+            refused.err().map(|error| error.to_string())
+        };
+        for (source, allowed) in [
+            ("examples", "auto mjpeg yuyv nv12 yuv420"),
+            ("door.jpg", "auto mjpeg yuyv nv12 yuv420"),
+            ("webcam", "auto mjpeg yuyv nv12"),
+            ("rpicam", "auto mjpeg yuv420"),
+            ("http://cam/", "auto mjpeg"),
+            ("exec:cat", "auto mjpeg yuv420"),
+        ] {
+            for format in [
+                Format::Auto,
+                Format::Mjpeg,
+                Format::Yuyv,
+                Format::Nv12,
+                Format::Yuv420,
+            ] {
+                let error = wrong(source, format, 640, 480);
+                let name = format.to_string();
+                let right = allowed.split(' ').any(|word| word == name);
+                assert_eq!(error.is_none(), right, "{source} {name}: {error:?}");
+                if let Some(error) = error {
+                    assert!(error.contains(&format!("cannot give {name} pictures")));
+                    assert!(error.ends_with(&allowed.replace(' ', ", ")), "{error}");
+                }
+            }
+        }
+        for (width, height) in [(650, 480), (640, 481)] {
+            let error = wrong("rpicam", Format::Yuv420, width, height).unwrap();
+            assert!(
+                error.contains("make camera.width a multiple of 64"),
+                "{error}"
+            );
+            assert_eq!(wrong("rpicam", Format::Mjpeg, width, height), None);
+            assert_eq!(wrong("exec:cat", Format::Yuv420, width, height), None);
         }
     }
 

@@ -377,6 +377,7 @@ mod tests {
             repeat,
             stall: Duration::from_secs(1),
             max_frame_bytes: 1 << 20,
+            video: crate::camera::Video::default(),
         }
     }
 

@@ -6,10 +6,15 @@ use std::path::Path;
 use super::{Failure, Global, print};
 use tokio_util::sync::CancellationToken;
 
-use crate::camera::{Camera, Spec};
+use crate::camera::child::RPICAM_PROGRAMS;
+use crate::camera::{Camera, SourceError, Spec, webcam};
 use crate::config::Config;
+use crate::daemon;
 use crate::decide::Judge;
+use crate::indicate::pins;
+use crate::mqtt;
 use crate::pipeline::Pipeline;
+use crate::web;
 
 /// Goes through everything, whatever fails on the way, and ends with the first
 /// failure's exit code.
@@ -30,6 +35,9 @@ pub(super) fn check(global: &Global) -> Result<(), Failure> {
     let config = config.unwrap_or_default();
     check_models(&config, &mut report);
     check_source(&config, &mut report);
+    check_pins(&config, &mut report);
+    check_mqtt(&config, &mut report);
+    check_page(&config, &mut report);
     check_state(global, &mut report);
     report.hardware();
     print(report.text.as_bytes())?;
@@ -69,8 +77,40 @@ impl Report {
         let board = model.unwrap_or_else(|| format!("{} machine", std::env::consts::ARCH));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         self.line("", "board", &format!("{board}, {cores} cores"));
-        self.line("", "cameras", &devices("video"));
-        self.line("", "GPIO chips", &devices("gpiochip"));
+        self.cameras();
+        let chips = pins::chips();
+        let chips = match chips.as_slice() {
+            [] => "none".to_owned(),
+            some => some.join(", "),
+        };
+        self.line("", "GPIO chips", &chips);
+    }
+}
+
+impl Report {
+    fn cameras(&mut self) {
+        let nodes = webcam::nodes();
+        if nodes.is_empty() {
+            self.line("", "cameras", "none");
+        }
+        for node in nodes {
+            #[cfg(feature = "camera")]
+            let found = match webcam::describe(&node) {
+                Ok(formats) => format!("{node}: {formats}"),
+                // What a webcam has beside its pictures.
+                Err(_) if node.part > 0 => continue,
+                Err(why) => format!("{node}: no webcam that can be used ({why})"),
+            };
+            #[cfg(not(feature = "camera"))]
+            let found = node.to_string();
+            self.line("", "cameras", &found);
+        }
+        if !cfg!(feature = "camera") {
+            self.line("", "", "webcams are not built in");
+        }
+        let rpicam = RPICAM_PROGRAMS.iter().find(|name| is_program(name));
+        let found = rpicam.map_or("not installed", |name| *name);
+        self.line("", "rpicam", found);
     }
 }
 
@@ -114,9 +154,63 @@ fn check_source(config: &Config, report: &mut Report) {
                 return report.bad("source", &error.into());
             }
         }
-        Spec::Command(_) | Spec::Http(_) | Spec::Examples => {}
+        Spec::Webcam(choice) => {
+            if let Err(error) = webcam::find(choice) {
+                return report.bad("source", &error.into());
+            }
+        }
+        Spec::Rpicam if !RPICAM_PROGRAMS.iter().any(|name| is_program(name)) => {
+            return report.bad("source", &SourceError::RpicamMissing.into());
+        }
+        Spec::Rpicam | Spec::Command(_) | Spec::Http(_) | Spec::Examples => {}
     }
     report.good("source", &spec.to_string());
+}
+
+/// Whether the pins are there; they are left as they are.
+fn check_pins(config: &Config, report: &mut Report) {
+    match config
+        .indicate
+        .pins(pins::is_pi())
+        .as_ref()
+        .map(pins::describe)
+    {
+        Some(Ok(words)) => report.good("pins", &words),
+        Some(Err(error)) => report.bad("pins", &error.into()),
+        None if config.indicate.has_pins() => report.good("pins", "left alone: console only"),
+        None => report.good("pins", "none: console only"),
+    }
+}
+
+/// Whether the broker takes the login: it is contacted.
+fn check_mqtt(config: &Config, report: &mut Report) {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
+    let credentials = credentials.as_deref().map(Path::new);
+    let plan = match mqtt::Plan::of(config, credentials, &daemon::hostname()) {
+        Ok(Some(plan)) => plan,
+        Ok(None) => return report.good("mqtt", "off: no broker is named"),
+        Err(error) => return report.bad("mqtt", &Failure::new(Failure::NO_INPUT, error)),
+    };
+    match mqtt::reach(&plan) {
+        Ok(()) => {
+            let (broker, device) = (plan.broker(), plan.device());
+            report.good("mqtt", &format!("{broker} can be reached, as {device}"));
+        }
+        Err(error) => report.bad("mqtt", &Failure::new(Failure::UNAVAILABLE, error)),
+    }
+    if plan.is_readable_on_the_way() {
+        report.line("", "", "the password can be read on the way: set mqtt.tls");
+    }
+}
+
+/// Whether the page could be served; no port is opened.
+fn check_page(config: &Config, report: &mut Report) {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
+    match web::Plan::of(&config.web, credentials.as_deref().map(Path::new)) {
+        Ok(Some(plan)) => report.good("page", &plan.to_string()),
+        Ok(None) => report.good("page", "none"),
+        Err(error) => report.bad("page", &error.into()),
+    }
 }
 
 fn is_program(name: &str) -> bool {
@@ -143,18 +237,5 @@ fn check_state(global: &Global, report: &mut Report) {
             report.bad("state", &Failure::new(Failure::CANNOT_WRITE, sentence));
         }
         Err(failure) => report.bad("state", &failure),
-    }
-}
-
-/// The names in /dev that begin with `prefix`.
-fn devices(prefix: &str) -> String {
-    let entries = fs::read_dir("/dev").into_iter().flatten().flatten();
-    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let mut names: Vec<String> = names.filter(|name| name.starts_with(prefix)).collect();
-    names.sort();
-    if names.is_empty() {
-        "none".to_owned()
-    } else {
-        names.join(", ")
     }
 }

@@ -272,16 +272,26 @@ fn words(status: &control::Status) -> String {
     } else {
         "there"
     };
+    let camera = match live.camera_losses {
+        0 => camera.to_owned(),
+        1 => format!("{camera}, lost once since the start"),
+        times => format!("{camera}, lost {times} times since the start"),
+    };
     let capture = match (&live.capture.off_because, live.capture.on) {
         (Some(why), _) => format!("off, because {why}"),
         (None, false) => "off".to_owned(),
         (None, true) if live.capture.pictures => "on, pictures and features".to_owned(),
         (None, true) => "on, features alone".to_owned(),
     };
+    let waits = live.learning_waits.as_ref();
+    let waits = waits.map_or(String::new(), |why| {
+        format!("; learning waits, since {why}")
+    });
     let mut text = format!(
         "maskd {version}, state directory {}\n\
          decision    {}, faces: {}\n\
          camera      {camera}; {} frames looked at, {} skipped\n\
+         board       {}{waits}\n\
          head        {}, labels {}\n\
          capture     {capture}; {} stored, {} dropped since the start\n\
          samples     {}; {new_labels} labels are new since the last refit\n",
@@ -290,6 +300,7 @@ fn words(status: &control::Status) -> String {
         live.faces,
         live.frames,
         live.skipped,
+        live.board,
         head_name(live.head),
         live.labels.join(", "),
         live.capture.stored,

@@ -11,6 +11,7 @@ mod interrupt;
 mod learn;
 mod logs;
 mod outcome;
+mod passwd;
 mod pictures;
 mod reach;
 mod train;
@@ -27,11 +28,14 @@ use crate::camera::SourceError;
 use crate::config::{self, Config, ConfigError};
 use crate::control;
 use crate::daemon::{self, DaemonError, StateDir};
+use crate::fleet::{Key, KeyError};
 use crate::head::Head;
+use crate::indicate::pins::{self, PinError};
 use crate::indicate::{Console, ConsoleStyle};
 use crate::learning::head_in_use;
-use crate::onnx::ModelError;
+use crate::onnx::{ModelError, to_hex};
 use crate::pipeline::PipelineError;
+use crate::web::{self, WebError};
 
 /// The config that is read when `--config` names none and this one exists.
 const SYSTEM_CONFIG: &str = "/etc/maskd/maskd.toml";
@@ -65,8 +69,8 @@ struct Global {
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// State directory [default: /var/lib/maskd for the service, else maskd in
-    /// the XDG state folder]
+    /// State directory [default: /var/lib/maskd for the service and for whoever
+    /// may use its socket, else maskd in the XDG state folder]
     #[arg(long, global = true, value_name = "DIR")]
     state: Option<PathBuf>,
 
@@ -113,8 +117,22 @@ enum Command {
     Heads(learn::HeadsCommand),
     /// Go back to the head before the one in use
     Rollback(learn::Rollback),
+    /// Learn from other devices by the broker they share
+    #[command(subcommand)]
+    Fleet(Fleet),
     /// Check the config and the models, and say what hardware there is
     Check,
+    /// Make the hash of a password, or a token, for the page
+    ///
+    /// Reads the password from the terminal without showing it, or a line from
+    /// standard input. The hash is for web.password-hash.
+    Passwd(passwd::Passwd),
+    /// Print the description of the HTTP API, for programs: OpenAPI as JSON
+    Openapi,
+    /// Switch the outputs off, for when a daemon ended without doing so
+    ///
+    /// The service does it whatever way it ends (ExecStopPost=).
+    PinsOff,
     /// Measure load time, time per stage, frames per second and memory
     Bench(bench::Bench),
     /// Print the completions for a shell
@@ -128,6 +146,14 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum Fleet {
+    /// Print the public key of this device, for fleet.trust of the others
+    ///
+    /// It is made when it is first asked for, and lies in the state directory.
+    Key,
 }
 
 #[derive(Debug, Args)]
@@ -231,6 +257,23 @@ impl From<PipelineError> for Failure {
     }
 }
 
+impl From<PinError> for Failure {
+    fn from(error: PinError) -> Failure {
+        Failure::new(Failure::UNAVAILABLE, error)
+    }
+}
+
+impl From<WebError> for Failure {
+    fn from(error: WebError) -> Failure {
+        let exit = match error {
+            WebError::Random(_) => Failure::INTERNAL,
+            WebError::Password(_) => Failure::USAGE,
+            _ => Failure::CONFIG,
+        };
+        Failure::new(exit, error)
+    }
+}
+
 impl From<DaemonError> for Failure {
     fn from(error: DaemonError) -> Failure {
         match error {
@@ -238,6 +281,8 @@ impl From<DaemonError> for Failure {
             DaemonError::Source(error) => error.into(),
             DaemonError::Pipeline(error) => error.into(),
             DaemonError::Labels(_) => Failure::new(Failure::CONFIG, error),
+            DaemonError::Pins(error) => error.into(),
+            DaemonError::Web(error) => error.into(),
             DaemonError::Learning(ref problem) => {
                 let busy = problem.is_busy();
                 let exit = if busy {
@@ -309,7 +354,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Refit(refit) => refit.run(&global),
         Command::Heads(heads) => heads.run(&global),
         Command::Rollback(rollback) => rollback.run(&global),
+        Command::Fleet(Fleet::Key) => fleet_key(&global),
         Command::Check => check::check(&global),
+        Command::Passwd(passwd) => passwd.run(),
+        Command::Openapi => print(web::description().as_bytes()),
+        Command::PinsOff => pins_off(&global.load_config()?),
         Command::Bench(bench) => bench.run(&global.load_config()?),
         Command::Completions { shell } => {
             let mut text = Vec::new();
@@ -352,7 +401,8 @@ impl Run {
             return Err(Failure::new(Failure::USAGE, problem));
         }
         let state = global.daemon_state(&config)?;
-        Ok(daemon::run(&config, Console::new(style), state)?)
+        let file = global.config_file().map(Path::to_owned);
+        Ok(daemon::run(&config, Console::new(style), state, file)?)
     }
 }
 
@@ -394,7 +444,7 @@ impl Global {
         if self.state.is_some() || std::env::var_os("STATE_DIRECTORY").is_some() {
             return Ok(Some(StateDir::Named(self.state_dir()?)));
         }
-        if config.capture.enabled {
+        if config.capture.enabled || config.fleet != config::Fleet::default() {
             return Ok(Some(StateDir::Usual(self.state_dir()?)));
         }
         let usual = self.state_dir().ok().filter(|state| state.is_dir());
@@ -415,7 +465,10 @@ impl Global {
         let user = rustix::process::geteuid();
         let service = Path::new(SERVICE_STATE);
         let owner = service.metadata().map(|folder| folder.uid());
-        if !user.is_root() && owner.is_ok_and(|owner| owner == user.as_raw()) {
+        // Root has to ask the service: what it wrote itself, the service's user
+        // could not change. So may whoever is in its group.
+        let is_running = Path::new(SERVICE_RUNTIME).join(control::SOCKET).exists();
+        if is_running || !user.is_root() && owner.is_ok_and(|owner| owner == user.as_raw()) {
             return Ok(service.to_owned());
         }
         let home = etcetera::choose_base_strategy().ok();
@@ -439,6 +492,25 @@ fn socket_path(config: &Config, state: &Path) -> PathBuf {
     let runtime = std::env::var_os("RUNTIME_DIRECTORY");
     let runtime = runtime.or_else(|| is_service.then(|| service.into()));
     control::socket_path(config.control.socket.as_deref(), runtime.as_deref(), state)
+}
+
+fn fleet_key(global: &Global) -> Result<(), Failure> {
+    let key = Key::open(&global.state_dir()?).map_err(|error| {
+        let exit = match error {
+            KeyError::Damaged { .. } => Failure::DATA,
+            KeyError::Io { .. } => Failure::CANNOT_WRITE,
+        };
+        Failure::new(exit, error)
+    })?;
+    print(format!("{}\n", to_hex(&key.public())).as_bytes())
+}
+
+fn pins_off(config: &Config) -> Result<(), Failure> {
+    if let Some(options) = config.indicate.pins(pins::is_pi()) {
+        // To take hold of them is to switch them off; so is to let go.
+        drop(pins::open(&options)?);
+    }
+    Ok(())
 }
 
 /// Writes to standard output.

@@ -75,6 +75,7 @@ fn figures(measured: &Measured, labels: &[String], ruling: &Ruling) -> String {
         shift,
         worst: _,
         suspects,
+        curve: _,
     } = measured;
     let method = match method {
         Method::HoldOut { groups } => format!("a lasting hold-out of {groups} tracks"),
@@ -83,6 +84,7 @@ fn figures(measured: &Measured, labels: &[String], ruling: &Ruling) -> String {
     let start = match start {
         Start::Champion => "the head in use then",
         Start::Base => "the shipped head",
+        Start::Elsewhere => "another device's",
     };
     let shift: Vec<String> = shift.iter().map(|shift| format!("{shift:+.2}")).collect();
     let mut text = format!(

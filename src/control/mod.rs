@@ -9,6 +9,7 @@
 //! | GET `/samples`, `/samples?label=L` | | a list of [`SampleRecord`] |
 //! | GET `/samples/stats` | | [`CountRecord`] by label |
 //! | GET `/samples/{id}/picture` | | the bytes of the file |
+//! | GET `/queue`, `/queue?groups=N` | | [`QueueRecord`] |
 //! | POST `/samples/label` | [`Marking`] | [`Marked`] |
 //! | POST `/samples/import` | [`Folder`] | [`ImportRecord`] |
 //! | POST `/samples/export` | [`Folder`] | [`ExportRecord`] |
@@ -18,6 +19,8 @@
 //! | POST `/refit` | | [`RefitRecord`], when it is done |
 //! | GET `/heads` | | a list of [`HeadRecord`] |
 //! | GET `/heads/{number}` | | [`HeadRecord`] |
+//! | GET `/heads/{number}/file` | | the bytes of the file |
+//! | GET, PATCH `/settings` | [`Change`] | [`SettingsRecord`] |
 //! | POST `/heads/{number}/export` | [`File`] | [`HeadRecord`] |
 //! | POST `/heads/import` | [`File`] | [`Switched`] |
 //! | POST `/heads/rollback` | [`Back`] | [`Switched`] |
@@ -26,7 +29,8 @@
 //! [`ErrorRecord`] and a status that fits its fault. Whoever may write to the
 //! socket (its user and group) may do everything: there is no other check.
 //! Folders and files are read and written by the daemon itself, so they must be
-//! absolute paths that its user may use.
+//! absolute paths that its user may use. The requests that name them are of the
+//! socket alone; all others are the page's too (`web`).
 //!
 //! Requests read and write files in place, on the thread of the runtime that
 //! serves them. It must not be one that frames pass through.
@@ -38,6 +42,9 @@
 //! [`Purge`]: crate::learning::Purge
 //! [`RemovedRecord`]: crate::learning::RemovedRecord
 //! [`HeadRecord`]: crate::learning::HeadRecord
+//! [`QueueRecord`]: crate::learning::QueueRecord
+//! [`Change`]: crate::settings::Change
+//! [`SettingsRecord`]: crate::settings::SettingsRecord
 
 mod client;
 mod server;
@@ -45,18 +52,26 @@ mod server;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
+use utoipa::ToSchema;
 
+use crate::board::Condition;
 use crate::capture::Enrolment;
 use crate::learning::{
     Chosen, CountRecord, Fault, InUse, Learning, LearningError, Mark, RefitRecord,
 };
 
+use crate::samples::Label;
+use crate::settings::Settings;
+
 pub use client::Client;
-pub use server::{Socket, bind, serve};
+pub use server::{MAX_BODY, Refused, Socket, bind, open_routes, serve};
+
+/// Name of the socket, in the folder that it is in.
+pub const SOCKET: &str = "control.sock";
 
 /// Most crops of an enrolment.
 pub const MAX_ENROLLED: u32 = 1000;
@@ -153,7 +168,7 @@ pub fn socket_path(configured: Option<&Path>, runtime: Option<&OsStr>, state: &P
     }
     let first = runtime.and_then(|folders| std::env::split_paths(folders).next());
     let folder = first.filter(|folder| !folder.as_os_str().is_empty());
-    folder.as_deref().unwrap_or(state).join("control.sock")
+    folder.as_deref().unwrap_or(state).join(SOCKET)
 }
 
 /// Hands the head that is in use by the state directory to the camera path.
@@ -178,11 +193,12 @@ pub fn hand_over(
 }
 
 /// Everything at a glance: a documented contract.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// Of the daemon.
     pub version: String,
     /// Its state directory.
+    #[schema(value_type = String)]
     pub state: PathBuf,
     /// What it is doing.
     pub live: Live,
@@ -199,7 +215,7 @@ pub struct Status {
 }
 
 /// Asks for samples to be labelled, or deleted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Marking {
     /// Which.
@@ -225,7 +241,7 @@ pub struct File {
 }
 
 /// Asks for crops of whoever stands there, with a label.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
     /// The label.
@@ -235,7 +251,7 @@ pub struct Wanted {
 }
 
 /// Asks for an earlier head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Back {
     /// From each head to its parent.
@@ -243,7 +259,7 @@ pub struct Back {
 }
 
 /// Another head is in use: a documented contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Switched {
     /// Its number; absent is the shipped one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -251,7 +267,7 @@ pub struct Switched {
 }
 
 /// Why a request was not done: a documented contract.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorRecord {
     /// One sentence.
     pub error: String,
@@ -259,15 +275,30 @@ pub struct ErrorRecord {
     pub fault: Fault,
 }
 
+impl From<LearningError> for ErrorRecord {
+    fn from(error: LearningError) -> ErrorRecord {
+        ErrorRecord {
+            fault: error.fault(),
+            error: error.to_string(),
+        }
+    }
+}
+
 /// What the daemon is doing: a documented contract.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Live {
     /// The decision that is shown.
     pub decision: String,
     /// Whether the camera is lost, and being opened anew.
     pub camera_lost: bool,
+    /// How often it was lost since the start.
+    pub camera_losses: u64,
     /// Frames that were looked at.
     pub frames: u64,
+    /// Frames in which faces were looked for; in the others nothing moved.
+    pub detections: u64,
+    /// Faces that were classified; the others were settled, or in doubt.
+    pub looks: u64,
     /// Frames that were overwritten by newer ones.
     pub skipped: u64,
     /// Faces in the newest frame.
@@ -279,12 +310,21 @@ pub struct Live {
     pub labels: Vec<String>,
     /// What is captured.
     pub capture: LiveCapture,
+    /// Frames that were looked at in a second, of late.
+    pub frames_per_second: f32,
+    /// From capture to verdicts, of the newest frame, in milliseconds.
+    pub latency_ms: f32,
     /// Whether a head is being learned.
     pub refitting: bool,
+    /// How the board is.
+    pub board: Condition,
+    /// Why learning waits, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_waits: Option<String>,
 }
 
 /// What is captured: a documented contract.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LiveCapture {
     /// Whether crops of faces are kept.
     pub on: bool,
@@ -299,8 +339,23 @@ pub struct LiveCapture {
     pub dropped: u64,
 }
 
-/// Asks the trainer thread for a refit; the answer is its record, or a sentence.
-pub type RefitCall = oneshot::Sender<Result<RefitRecord, String>>;
+/// Asks the trainer thread for a refit; the answer is its record, or why there is
+/// none.
+pub type RefitCall = oneshot::Sender<Result<RefitRecord, ErrorRecord>>;
+
+/// A head that another device has learned, for the trainer thread to judge. The
+/// answer is the record of its ruling, or why there is none.
+#[derive(Debug)]
+pub struct JudgeCall {
+    /// What messages call it.
+    pub name: String,
+    /// The public key of the device, in hexadecimal.
+    pub origin: String,
+    /// The bytes of its file.
+    pub head: Vec<u8>,
+    /// To whoever asked.
+    pub answer: RefitCall,
+}
 
 /// What the API works with.
 #[derive(Debug, Clone)]
@@ -315,6 +370,62 @@ pub struct Desk {
     pub enrolment: Arc<Mutex<Option<Enrolment>>>,
     /// To the trainer thread.
     pub refit: mpsc::Sender<RefitCall>,
+    /// What may be changed meanwhile.
+    pub settings: Arc<Settings>,
+    /// To the trainer thread, too.
+    pub judge: mpsc::Sender<JudgeCall>,
+}
+
+impl Desk {
+    /// Has crops taken of whoever stands before the camera, with a label.
+    ///
+    /// # Errors
+    /// If the label is none, the count is none, or an enrolment is going on.
+    pub fn enroll(&self, label: &str, count: u32) -> Result<Enrolment, ErrorRecord> {
+        let label = Label::new(label).map_err(LearningError::from)?;
+        if !(1..=MAX_ENROLLED).contains(&count) {
+            return Err(ErrorRecord {
+                error: format!("{count} crops cannot be enrolled: take 1 to {MAX_ENROLLED}"),
+                fault: Fault::Usage,
+            });
+        }
+        let mut enrolment = self.enrolment();
+        if let Some(going_on) = enrolment.as_ref().filter(|enrolment| !enrolment.is_over()) {
+            let error = format!(
+                "an enrolment of {} is going on: wait for its end, or end it",
+                going_on.label
+            );
+            return Err(ErrorRecord {
+                error,
+                fault: Fault::NotNow,
+            });
+        }
+        let new = Enrolment {
+            label: label.to_string(),
+            wanted: count,
+            taken: 0,
+            stored: 0,
+        };
+        *enrolment = Some(new.clone());
+        Ok(new)
+    }
+
+    /// Ends the enrolment that is going on; crops that were taken are still
+    /// stored. None if there has been no enrolment since the start.
+    #[must_use]
+    pub fn end_enrolment(&self) -> Option<Enrolment> {
+        let mut enrolment = self.enrolment();
+        let enrolment = enrolment.as_mut()?;
+        enrolment.wanted = enrolment.wanted.min(enrolment.taken);
+        Some(enrolment.clone())
+    }
+
+    /// The enrolment that is going on, or the last one.
+    pub fn enrolment(&self) -> MutexGuard<'_, Option<Enrolment>> {
+        // Counts that are written whole or not at all.
+        let enrolment = self.enrolment.lock();
+        enrolment.unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]

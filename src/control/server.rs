@@ -6,34 +6,35 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, FromRequest, Path as At, Query, Request, State};
 use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderName};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::post;
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{
-    Back, ControlError, Desk, ErrorRecord, File, Folder, MAX_ENROLLED, Marking, Status, Switched,
-    Wanted,
+    Back, ControlError, Desk, ErrorRecord, File, Folder, Marking, Status, Switched, Wanted,
 };
 use crate::capture::Enrolment;
 use crate::learning::{
     CountRecord, ExportRecord, Fault, HeadRecord, ImportRecord, LearningError, Marked, Purge,
-    RefitRecord, RemovedRecord, SampleRecord,
+    QueueRecord, RefitRecord, RemovedRecord, SampleRecord,
 };
-use crate::samples::Label;
+use crate::settings::{Change, SettingsRecord};
 
 /// Largest body of a request, in bytes.
-const MAX_BODY: usize = 64 * 1024;
+pub const MAX_BODY: usize = 64 * 1024;
 /// Who may connect: user and group.
 const MODE: u32 = 0o660;
 /// Requests that are not done so long after the stop are broken off.
@@ -127,13 +128,15 @@ pub fn bind(path: &Path) -> Result<Socket, ControlError> {
 /// after a second, breaks them off), and removes the socket.
 ///
 /// Must be called within a tokio runtime that has I/O and time; handlers block
-/// it while they read and write files.
+/// it while they read and write files. `more`: what else is to be found beside
+/// the API.
 ///
 /// # Errors
 /// [`ControlError::Io`] if the system refuses to wait for connections.
 pub async fn serve(
     socket: Socket,
     desk: Desk,
+    more: Router,
     stop: CancellationToken,
 ) -> Result<(), ControlError> {
     let Socket { listener, file } = socket;
@@ -142,7 +145,7 @@ pub async fn serve(
         Ok(listener) => listener,
         Err(error) => return Err(failed(error)),
     };
-    let served = axum::serve(listener, routes(desk))
+    let served = axum::serve(listener, all_routes(desk, more))
         .with_graceful_shutdown(stop.clone().cancelled_owned())
         .into_future();
     let late = async {
@@ -155,39 +158,54 @@ pub async fn serve(
     }
 }
 
-fn routes(desk: Desk) -> Router {
-    let api = Router::new()
-        .route("/status", get(status))
-        .route("/samples", get(samples))
-        .route("/samples/stats", get(stats))
-        .route("/samples/{id}/picture", get(picture))
-        .route("/samples/label", post(label))
+fn all_routes(desk: Desk, more: Router) -> Router {
+    // These read and write files that are named by their paths.
+    let local = Router::new()
         .route("/samples/import", post(import))
         .route("/samples/export", post(export))
-        .route("/samples/purge", post(purge))
-        .route("/enroll", get(enrolment).post(enroll).delete(end_enrolment))
-        .route("/refit", post(refit))
-        .route("/heads", get(heads))
-        .route("/heads/{number}", get(head))
         .route("/heads/{number}/export", post(export_head))
         .route("/heads/import", post(import_head))
-        .route("/heads/rollback", post(rollback));
+        .with_state(desk.clone());
+    let open = Router::from(open_routes().with_state(desk)).merge(local);
     Router::new()
-        .nest("/api/v1", api)
+        .nest("/api/v1", open)
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(desk)
+        .merge(more)
+}
+
+/// What may be asked for from outside too: nothing that names a path of the
+/// device. To be nested under `/api/v1`, with its description.
+#[must_use]
+pub fn open_routes() -> OpenApiRouter<Desk> {
+    OpenApiRouter::new()
+        .routes(routes!(status))
+        .routes(routes!(samples))
+        .routes(routes!(stats))
+        .routes(routes!(picture))
+        .routes(routes!(label))
+        .routes(routes!(purge))
+        .routes(routes!(queue))
+        .routes(routes!(settings, change_settings))
+        .routes(routes!(enrolment, enroll, end_enrolment))
+        .routes(routes!(refit))
+        .routes(routes!(heads))
+        .routes(routes!(head))
+        .routes(routes!(head_file))
+        .routes(routes!(rollback))
 }
 
 /// An answer that is no success.
-struct Refused {
+#[derive(Debug)]
+pub struct Refused {
     status: StatusCode,
     record: ErrorRecord,
 }
 
 impl Refused {
-    fn new(fault: Fault, sentence: impl std::fmt::Display) -> Refused {
+    /// With the status that fits the fault.
+    pub fn new(fault: Fault, sentence: impl std::fmt::Display) -> Refused {
         let status = match fault {
             Fault::Usage => StatusCode::BAD_REQUEST,
             Fault::Data => StatusCode::UNPROCESSABLE_ENTITY,
@@ -207,7 +225,7 @@ impl Refused {
     }
 
     /// A request that is none of ours.
-    fn malformed(status: StatusCode, sentence: impl std::fmt::Display) -> Refused {
+    pub fn malformed(status: StatusCode, sentence: impl std::fmt::Display) -> Refused {
         Refused {
             status,
             ..Refused::new(Fault::Usage, sentence)
@@ -224,6 +242,12 @@ impl IntoResponse for Refused {
 impl From<LearningError> for Refused {
     fn from(error: LearningError) -> Refused {
         Refused::new(error.fault(), error)
+    }
+}
+
+impl From<ErrorRecord> for Refused {
+    fn from(record: ErrorRecord) -> Refused {
+        Refused::new(record.fault, record.error)
     }
 }
 
@@ -268,12 +292,6 @@ fn absolute(path: &Path) -> Result<&Path, Refused> {
     }
 }
 
-fn locked(desk: &Desk) -> MutexGuard<'_, Option<Enrolment>> {
-    // Counts that are written whole or not at all.
-    let enrolment = desk.enrolment.lock();
-    enrolment.unwrap_or_else(PoisonError::into_inner)
-}
-
 async fn no_route() -> Refused {
     Refused::new(Fault::Missing, "there is nothing at this address")
 }
@@ -283,6 +301,13 @@ async fn no_method() -> Refused {
     Refused::malformed(StatusCode::METHOD_NOT_ALLOWED, sentence)
 }
 
+#[utoipa::path(
+    get, path = "/status", tag = "status",
+    responses(
+        (status = 200, body = Status, description = "Everything at a glance"),
+        (status = "default", body = ErrorRecord, description = "Why not"),
+    ),
+)]
 async fn status(State(desk): State<Desk>) -> Answer<Status> {
     let learning = &desk.learning;
     let state = learning.state();
@@ -291,7 +316,7 @@ async fn status(State(desk): State<Desk>) -> Answer<Status> {
         state: state.canonicalize().unwrap_or_else(|_| state.to_owned()),
         live: desk.live.borrow().clone(),
         samples: learning.stats()?,
-        enrolment: locked(&desk).clone(),
+        enrolment: desk.enrolment().clone(),
         new_labels: learning.new_labels()?,
         last_refit: learning.last_refit(),
     }))
@@ -303,6 +328,14 @@ struct Filter {
     label: Option<String>,
 }
 
+#[utoipa::path(
+    get, path = "/samples", tag = "samples",
+    params(("label" = Option<String>, Query, description = "Those of a label alone, or \"unlabelled\"")),
+    responses(
+        (status = 200, body = Vec<SampleRecord>, description = "The samples by id"),
+        (status = "default", body = ErrorRecord, description = "Why not"),
+    ),
+)]
 async fn samples(
     State(desk): State<Desk>,
     filter: Result<Query<Filter>, QueryRejection>,
@@ -311,18 +344,44 @@ async fn samples(
     Ok(Json(desk.learning.samples(filter.label.as_deref())?))
 }
 
+#[utoipa::path(
+    get, path = "/samples/stats", tag = "samples",
+    responses(
+        (status = 200, body = BTreeMap<String, CountRecord>, description = "Counts by label"),
+        (status = "default", body = ErrorRecord, description = "Why not"),
+    ),
+)]
 async fn stats(State(desk): State<Desk>) -> Answer<BTreeMap<String, CountRecord>> {
     Ok(Json(desk.learning.stats()?))
 }
 
+#[utoipa::path(
+    get, path = "/samples/{id}/picture", tag = "samples",
+    params(("id" = String, Path, description = "Of a sample")),
+    responses(
+        (status = 200, body = Vec<u8>, content_type = "image/*", description = "The bytes of its picture"),
+        (status = "default", body = ErrorRecord, description = "Why not"),
+    ),
+)]
 async fn picture(
     State(desk): State<Desk>,
     id: Result<At<String>, PathRejection>,
-) -> Result<Vec<u8>, Refused> {
+) -> Result<([(HeaderName, &'static str); 1], Vec<u8>), Refused> {
     let At(id) = id?;
-    Ok(desk.learning.picture(&id)?)
+    let picture = desk.learning.picture(&id)?;
+    let format = image::guess_format(&picture);
+    let content = format.map_or("application/octet-stream", |format| format.to_mime_type());
+    Ok(([(CONTENT_TYPE, content)], picture))
 }
 
+#[utoipa::path(
+    post, path = "/samples/label", tag = "samples",
+    request_body = Marking,
+    responses(
+        (status = 200, body = Marked, description = "What became of each sample"),
+        (status = "default", body = ErrorRecord, description = "Why not"),
+    ),
+)]
 async fn label(State(desk): State<Desk>, Body(marking): Body<Marking>) -> Answer<Marked> {
     let Marking { chosen, mark } = marking;
     Ok(Json(desk.learning.mark(chosen, &mark)?))
@@ -340,6 +399,14 @@ async fn export(State(desk): State<Desk>, Body(to): Body<Folder>) -> Answer<Expo
     clippy::disallowed_methods,
     reason = "the age of samples is that at the time of the request"
 )]
+#[utoipa::path(
+    post, path = "/samples/purge", tag = "samples",
+    request_body = Purge,
+    responses(
+        (status = 200, body = RemovedRecord, description = "What was deleted"),
+        (status = "default", body = ErrorRecord, description = "Why not"),
+    ),
+)]
 async fn purge(State(desk): State<Desk>, Body(purge): Body<Purge>) -> Answer<RemovedRecord> {
     let now = std::time::SystemTime::now();
     let removed = desk.learning.purge(&purge, now)?;
@@ -351,50 +418,55 @@ async fn purge(State(desk): State<Desk>, Body(purge): Body<Purge>) -> Answer<Rem
     Ok(Json(removed))
 }
 
+#[utoipa::path(
+    post, path = "/enroll", tag = "enroll",
+    request_body = Wanted,
+    responses(
+        (status = 200, body = Enrolment, description = "The enrolment that was begun"),
+        (status = "default", body = ErrorRecord, description = "Why not"),
+    ),
+)]
 async fn enroll(State(desk): State<Desk>, Body(wanted): Body<Wanted>) -> Answer<Enrolment> {
-    let Wanted { label, count } = wanted;
-    let label = Label::new(&label).map_err(LearningError::from)?;
-    if !(1..=MAX_ENROLLED).contains(&count) {
-        let sentence = format!("{count} crops cannot be enrolled: take 1 to {MAX_ENROLLED}");
-        return Err(Refused::new(Fault::Usage, sentence));
-    }
-    let mut enrolment = locked(&desk);
-    if let Some(going_on) = enrolment.as_ref().filter(|enrolment| !enrolment.is_over()) {
-        let sentence = format!(
-            "an enrolment of {} is going on: wait for its end, or end it",
-            going_on.label
-        );
-        return Err(Refused::new(Fault::NotNow, sentence));
-    }
-    let new = Enrolment {
-        label: label.to_string(),
-        wanted: count,
-        taken: 0,
-        stored: 0,
-    };
-    *enrolment = Some(new.clone());
-    Ok(Json(new))
+    Ok(Json(desk.enroll(&wanted.label, wanted.count)?))
 }
 
 fn never_enrolled() -> Refused {
     Refused::new(Fault::Missing, "nobody has been enrolled since the start")
 }
 
+#[utoipa::path(
+    get, path = "/enroll", tag = "enroll",
+    responses(
+        (status = 200, body = Enrolment, description = "The enrolment that goes on, or the last one"),
+        (status = "default", body = ErrorRecord, description = "Why not"),
+    ),
+)]
 async fn enrolment(State(desk): State<Desk>) -> Answer<Enrolment> {
-    let enrolment = locked(&desk).clone();
+    let enrolment = desk.enrolment().clone();
     enrolment.map(Json).ok_or_else(never_enrolled)
 }
 
-/// Crops that were taken are still stored.
+#[utoipa::path(
+    delete, path = "/enroll", tag = "enroll",
+    responses(
+        (status = 200, body = Enrolment, description = "The enrolment that was ended"),
+        (status = "default", body = ErrorRecord, description = "Why not"),
+    ),
+)]
 async fn end_enrolment(State(desk): State<Desk>) -> Answer<Enrolment> {
-    let mut enrolment = locked(&desk);
-    let enrolment = enrolment.as_mut().ok_or_else(never_enrolled)?;
-    enrolment.wanted = enrolment.wanted.min(enrolment.taken);
-    Ok(Json(enrolment.clone()))
+    let ended = desk.end_enrolment();
+    ended.map(Json).ok_or_else(never_enrolled)
 }
 
 /// Waits until the trainer has time, and then for its answer; a request that is
 /// given up does not stop it.
+#[utoipa::path(
+    post, path = "/refit", tag = "refit",
+    responses(
+        (status = 200, body = RefitRecord, description = "What came of it, when it is done"),
+        (status = "default", body = ErrorRecord, description = "Why not"),
+    ),
+)]
 async fn refit(State(desk): State<Desk>) -> Answer<RefitRecord> {
     let gone = || {
         let sentence = "the daemon is not learning any more: it stops, or has to be restarted";
@@ -403,21 +475,104 @@ async fn refit(State(desk): State<Desk>) -> Answer<RefitRecord> {
     let (call, answer) = oneshot::channel();
     desk.refit.send(call).await.map_err(|_| gone())?;
     let record = answer.await.map_err(|_| gone())?;
-    record
-        .map(Json)
-        .map_err(|sentence| Refused::new(Fault::Internal, sentence))
+    Ok(Json(record?))
 }
 
+#[utoipa::path(
+    get, path = "/heads", tag = "heads",
+    responses(
+        (status = 200, body = Vec<HeadRecord>, description = "All heads by number"),
+        (status = "default", body = ErrorRecord, description = "Why not"),
+    ),
+)]
 async fn heads(State(desk): State<Desk>) -> Answer<Vec<HeadRecord>> {
     Ok(Json(desk.learning.heads_list()?))
 }
 
+#[utoipa::path(
+    get, path = "/heads/{number}", tag = "heads",
+    params(("number" = u32, Path, description = "Of a head")),
+    responses(
+        (status = 200, body = HeadRecord, description = "A head"),
+        (status = "default", body = ErrorRecord, description = "Why not"),
+    ),
+)]
 async fn head(
     State(desk): State<Desk>,
     number: Result<At<u32>, PathRejection>,
 ) -> Answer<HeadRecord> {
     let At(number) = number?;
     Ok(Json(desk.learning.head(number)?))
+}
+
+#[utoipa::path(
+    get, path = "/heads/{number}/file", tag = "heads",
+    params(("number" = u32, Path, description = "Of a head")),
+    responses(
+        (status = 200, body = Vec<u8>, content_type = "application/octet-stream", description = "The bytes of its file"),
+        (status = "default", body = ErrorRecord, description = "Why not"),
+    ),
+)]
+async fn head_file(
+    State(desk): State<Desk>,
+    number: Result<At<u32>, PathRejection>,
+) -> Result<Vec<u8>, Refused> {
+    let At(number) = number?;
+    Ok(desk.learning.head_file(number)?)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Most {
+    groups: Option<usize>,
+}
+
+/// Groups of a queue, unless a request asks for fewer or more.
+const GROUPS: usize = 50;
+
+#[utoipa::path(
+    get, path = "/queue", tag = "queue",
+    params(("groups" = Option<usize>, Query, description = "At most so many; 50 if absent")),
+    responses(
+        (status = 200, body = QueueRecord, description = "The crops that wait for a label"),
+        (status = "default", body = ErrorRecord, description = "Why not"),
+    ),
+)]
+async fn queue(
+    State(desk): State<Desk>,
+    most: Result<Query<Most>, QueryRejection>,
+) -> Answer<QueueRecord> {
+    let Query(most) = most?;
+    Ok(Json(desk.learning.queue(most.groups.unwrap_or(GROUPS))?))
+}
+
+#[utoipa::path(
+    get, path = "/settings", tag = "settings",
+    responses(
+        (status = 200, body = SettingsRecord, description = "The settings now"),
+        (status = "default", body = ErrorRecord, description = "Why not"),
+    ),
+)]
+async fn settings(State(desk): State<Desk>) -> Json<SettingsRecord> {
+    Json(desk.settings.record())
+}
+
+#[utoipa::path(
+    patch, path = "/settings", tag = "settings",
+    request_body = Change,
+    responses(
+        (status = 200, body = SettingsRecord, description = "The settings after the change"),
+        (status = "default", body = ErrorRecord, description = "Why not"),
+    ),
+)]
+async fn change_settings(
+    State(desk): State<Desk>,
+    Body(change): Body<Change>,
+) -> Answer<SettingsRecord> {
+    let changed = desk.settings.change(change);
+    changed
+        .map(Json)
+        .map_err(|problems| Refused::new(Fault::Usage, problems))
 }
 
 async fn export_head(
@@ -435,6 +590,14 @@ async fn import_head(State(desk): State<Desk>, Body(from): Body<File>) -> Answer
     switched(&desk, Some(number))
 }
 
+#[utoipa::path(
+    post, path = "/heads/rollback", tag = "heads",
+    request_body = Back,
+    responses(
+        (status = 200, body = Switched, description = "The head in use now"),
+        (status = "default", body = ErrorRecord, description = "Why not"),
+    ),
+)]
 async fn rollback(State(desk): State<Desk>, Body(back): Body<Back>) -> Answer<Switched> {
     let number = desk.learning.rollback(back.steps)?;
     switched(&desk, number)

@@ -4,25 +4,30 @@
 //! never waits for either: crops go by `try_send`, a new head comes by a `watch`
 //! that is read once a frame.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{DaemonError, StateDir, Threads, now, waiting_room, wall_clock};
+use crate::board::{Board, Strain};
 use crate::capture::{Chooser, Enrolment};
 use crate::config::{self, Config, Keep};
-use crate::control::{self, Desk, Live, LiveCapture, RefitCall};
+use crate::control::{self, Desk, ErrorRecord, JudgeCall, Live, LiveCapture, RefitCall};
 use crate::embed::{Embedder, Feature};
 use crate::frame::Crop;
-use crate::learning::{Chosen, InUse, Learning, LearningError, Mark, RefitRecord};
+use crate::learning::{Embed, Fault, InUse, Learning, LearningError, RefitRecord};
+use crate::metrics::{Metrics, RefitEnd};
 use crate::onnx::{ModelError, Team};
 use crate::pipeline::{self, Look, Pipeline};
 use crate::priority;
-use crate::samples::{NewSample, StoreError};
+use crate::samples::{Label, NewSample, StoreError};
+use crate::settings::{Settings, Tuning};
 
 /// Crops that wait for the disk; more are dropped and counted.
 const WAITING_CROPS: usize = 16;
@@ -34,6 +39,8 @@ const GATHER: Duration = Duration::from_secs(3);
 const UPKEEP: Duration = Duration::from_hours(1);
 /// How often labels are looked for that somebody gave by moving files.
 const LABEL_POLL: Duration = Duration::from_secs(5);
+/// How often a refit that is going on looks how the board is.
+const BOARD_POLL: Duration = Duration::from_secs(2);
 
 /// A state directory that is open, before anything is begun.
 pub(super) struct Pupil {
@@ -88,7 +95,9 @@ impl Pupil {
     pub(super) fn begin(
         self,
         config: &Config,
+        settings: &Arc<Settings>,
         live: &Arc<watch::Sender<Live>>,
+        metrics: &Arc<Metrics>,
         over: &CancellationToken,
         threads: &mut Threads,
     ) -> Result<(Lessons, (Desk, PathBuf)), DaemonError> {
@@ -112,6 +121,7 @@ impl Pupil {
         let enrolment = Arc::new(Mutex::new(None));
         let (crops_out, crops_in) = mpsc::channel(WAITING_CROPS);
         let (refit_out, refit_in) = mpsc::channel(4);
+        let (judge_out, judge_in) = mpsc::channel(4);
 
         let keeper = Keeper {
             learning: Arc::clone(&self.learning),
@@ -119,6 +129,7 @@ impl Pupil {
             backbone: self.backbone,
             live: Arc::clone(live),
             enrolment: Arc::clone(&enrolment),
+            tuning: settings.subscribe(),
             off_until: None,
         };
         threads.start("samples", move || keeper.run(crops_in))?;
@@ -127,11 +138,19 @@ impl Pupil {
             config: config.clone(),
             head: Arc::clone(&head),
             live: Arc::clone(live),
+            metrics: Arc::clone(metrics),
             over: over.clone(),
             fingerprint: None,
+            board: Board::find(),
+            watch: RefCell::default(),
         };
-        threads.start("trainer", move || trainer.run(refit_in))?;
+        threads.start("trainer", move || trainer.run(refit_in, judge_in))?;
 
+        if let Some(record) = self.learning.last_refit()
+            && let Some(measured) = &record.outcome.measured
+        {
+            metrics.scores(measured);
+        }
         let seed = wall_clock()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |time| time.as_nanos() as u64);
@@ -149,6 +168,8 @@ impl Pupil {
             head,
             enrolment,
             refit: refit_out,
+            settings: Arc::clone(settings),
+            judge: judge_out,
         };
         Ok((lessons, (desk, self.state)))
     }
@@ -162,7 +183,7 @@ struct NewCrop {
     crop: Crop,
     feature: Feature,
     /// Known already: somebody enrols.
-    label: Option<String>,
+    label: Option<Label>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -174,7 +195,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) struct Lessons {
     head: watch::Receiver<Arc<InUse>>,
     chooser: Chooser,
-    /// Whether the config turns capturing on.
+    /// Whether capturing is turned on.
     capture: bool,
     crops: mpsc::Sender<NewCrop>,
     enrolment: Arc<Mutex<Option<Enrolment>>>,
@@ -186,6 +207,23 @@ impl Lessons {
     pub(super) fn new_head(&mut self) -> Option<Arc<InUse>> {
         let changed = self.head.has_changed().unwrap_or(false);
         changed.then(|| Arc::clone(&self.head.borrow_and_update()))
+    }
+
+    /// Turns capturing on or off.
+    pub(super) fn set_capture(&mut self, on: bool) {
+        if self.capture == on {
+            return;
+        }
+        self.capture = on;
+        self.live.send_modify(|live| {
+            // A disk that refused is tried again when its time has come.
+            live.capture.on = on && live.capture.off_because.is_none();
+        });
+    }
+
+    /// Whether somebody enrols now.
+    pub(super) fn enrols(&self) -> bool {
+        self.enrolling().is_some()
     }
 
     /// The looks of a frame with track and area of their faces: those that
@@ -229,10 +267,10 @@ impl Lessons {
     }
 
     /// The label of the enrolment that is going on.
-    fn enrolling(&self) -> Option<String> {
+    fn enrolling(&self) -> Option<Label> {
         let enrolment = lock(&self.enrolment);
         let going_on = enrolment.as_ref().filter(|enrolment| !enrolment.is_over());
-        going_on.map(|enrolment| enrolment.label.clone())
+        going_on.and_then(|enrolment| Label::new(&enrolment.label).ok())
     }
 }
 
@@ -243,6 +281,7 @@ struct Keeper {
     backbone: [u8; 32],
     live: Arc<watch::Sender<Live>>,
     enrolment: Arc<Mutex<Option<Enrolment>>>,
+    tuning: watch::Receiver<Tuning>,
     /// The disk refused: nothing is tried before.
     off_until: Option<Instant>,
 }
@@ -291,22 +330,21 @@ impl Keeper {
                 at: crop.at,
                 track: crop.track,
                 number: crop.number,
+                label: crop.label.as_ref(),
                 crop: with_pictures.then_some(&crop.crop),
                 feature: &crop.feature,
                 backbone: self.backbone,
             })
             .collect();
         let stored = self.learning.store().capture(&new);
-        let stored = stored.map_err(LearningError::from).and_then(|ids| {
-            self.label(batch, &ids)?;
-            Ok(ids.len())
-        });
         match stored {
-            Ok(count) => {
+            Ok(ids) => {
+                let count = ids.len();
                 if self.off_until.take().is_some() {
                     info!("crops are kept again");
                 }
-                let on = self.options.enabled;
+                self.count_enrolled(batch);
+                let on = self.tuning.borrow().capture;
                 self.live.send_modify(|live| {
                     live.capture.stored += count as u64;
                     (live.capture.on, live.capture.off_because) = (on, None);
@@ -316,23 +354,16 @@ impl Keeper {
                     self.tidy();
                 }
             }
-            Err(error) => self.turn_off(&error),
+            Err(error) => self.turn_off(&error.into()),
         }
     }
 
-    /// Gives enrolled crops their labels.
-    fn label(&self, batch: &[NewCrop], ids: &[String]) -> Result<(), LearningError> {
-        for (crop, id) in batch.iter().zip(ids) {
-            let Some(label) = &crop.label else { continue };
-            let chosen = Chosen::Ids(vec![id.clone()]);
-            let marked = self.learning.mark(chosen, &Mark::As(label.clone()))?;
-            if let Some(why) = marked.failed.values().next() {
-                warn!(why, "an enrolled crop has no label");
-            } else if let Some(enrolment) = &mut *lock(&self.enrolment) {
-                enrolment.stored += 1;
-            }
+    /// Tells whoever enrols how many crops are on disk.
+    fn count_enrolled(&self, batch: &[NewCrop]) {
+        let enrolled = batch.iter().filter(|crop| crop.label.is_some()).count();
+        if let Some(enrolment) = &mut *lock(&self.enrolment) {
+            enrolment.stored += enrolled as u32;
         }
-        Ok(())
     }
 
     /// Said once, and not for every crop.
@@ -393,36 +424,116 @@ struct Trainer {
     config: Config,
     head: Arc<watch::Sender<Arc<InUse>>>,
     live: Arc<watch::Sender<Live>>,
+    metrics: Arc<Metrics>,
     /// The camera path has ended.
     over: CancellationToken,
     /// Of the labels when they were last counted.
     fingerprint: Option<[u8; 32]>,
+    board: Board,
+    watch: RefCell<Watch>,
+}
+
+/// What the trainer is asked for.
+enum Task {
+    Refit(RefitCall),
+    Judge(JudgeCall),
+}
+
+/// What the trainer knows of the board.
+#[derive(Default)]
+struct Watch {
+    /// When it looked last.
+    looked: Option<Instant>,
+    /// Why learning waits.
+    strain: Option<Strain>,
 }
 
 impl Trainer {
-    fn run(mut self, mut calls: mpsc::Receiver<RefitCall>) -> Result<(), DaemonError> {
+    fn run(
+        mut self,
+        mut calls: mpsc::Receiver<RefitCall>,
+        mut offers: mpsc::Receiver<JudgeCall>,
+    ) -> Result<(), DaemonError> {
         if let Err(error) = priority::idle() {
             warn!(%error, "the trainer runs at normal priority");
         }
         let waiting = waiting_room()?;
         loop {
-            let call = waiting.block_on(async {
+            let task = waiting.block_on(async {
                 tokio::select! {
                     () = self.over.cancelled() => None,
-                    call = calls.recv() => Some(call),
+                    call = calls.recv() => Some(call.map(Task::Refit)),
+                    Some(call) = offers.recv() => Some(Some(Task::Judge(call))),
                     () = tokio::time::sleep(LABEL_POLL) => Some(None),
                 }
             });
-            let Some(call) = call else { return Ok(()) };
-            if call.is_none() && !self.is_due() {
-                continue;
-            }
-            let result = self.refit();
-            if let Some(call) = call {
-                // Whoever asked may have gone.
-                let _ = call.send(result.map_err(|error| error.to_string()));
+            let Some(task) = task else { return Ok(()) };
+            let strain = self.look_at_board();
+            let waits = strain.map(|strain| ErrorRecord {
+                error: format!("learning waits, since {strain}; try again later"),
+                fault: Fault::NotNow,
+            });
+            match task {
+                Some(Task::Refit(call)) => {
+                    let result = match waits {
+                        Some(waits) => Err(waits),
+                        None => self.refit(&waiting).map_err(ErrorRecord::from),
+                    };
+                    // Whoever asked may have gone.
+                    let _ = call.send(result);
+                }
+                Some(Task::Judge(call)) => {
+                    let result = match waits {
+                        Some(waits) => Err(waits),
+                        None => self.judge(&call, &waiting).map_err(ErrorRecord::from),
+                    };
+                    let _ = call.answer.send(result);
+                }
+                None if strain.is_none() && self.is_due() => {
+                    // It has told the log.
+                    let _ = self.refit(&waiting);
+                }
+                None => {}
             }
         }
+    }
+
+    /// How the board is, for the status; whether learning should wait.
+    fn look_at_board(&self) -> Option<Strain> {
+        let mut watch = self.watch.borrow_mut();
+        let board = self.board.condition();
+        let limit = self.config.refit.max_temperature_c;
+        let strain = board.strain(limit, watch.strain.is_some());
+        match (watch.strain, strain) {
+            (None, Some(strain)) => warn!(reason = %strain, "learning waits"),
+            (Some(_), None) => info!("learning may go on"),
+            _ => {}
+        }
+        *watch = Watch {
+            looked: Some(now()),
+            strain,
+        };
+        self.live.send_modify(|live| {
+            live.board = board;
+            live.learning_waits = strain.map(|strain| strain.to_string());
+        });
+        strain
+    }
+
+    /// Asked before every step of a refit: waits while the board needs it.
+    /// Whether the refit is to be left off.
+    fn is_to_end(&self, waiting: &Runtime) -> bool {
+        let looked = self.watch.borrow().looked;
+        let is_fresh = looked.is_some_and(|at| now().saturating_duration_since(at) < BOARD_POLL);
+        if !is_fresh {
+            while self.look_at_board().is_some() && !self.over.is_cancelled() {
+                waiting.block_on(async {
+                    // Until the next look, or the end.
+                    let _ = tokio::time::timeout(BOARD_POLL, self.over.cancelled()).await;
+                });
+            }
+        }
+        self.over.is_cancelled()
     }
 
     /// Whether enough labels are new.
@@ -440,15 +551,24 @@ impl Trainer {
         new >= self.config.refit.min_new
     }
 
-    fn refit(&self) -> Result<RefitRecord, LearningError> {
+    fn refit(&self, waiting: &Runtime) -> Result<RefitRecord, LearningError> {
         self.live.send_modify(|live| live.refitting = true);
         let begun = now();
-        let result = self.learn();
+        let result = self.learn(waiting);
         self.live.send_modify(|live| live.refitting = false);
-        let seconds = now().saturating_duration_since(begun).as_secs_f64();
+        let took = now().saturating_duration_since(begun);
+        let seconds = took.as_secs_f64();
+        match &result {
+            Ok(record) if record.head.is_some() => self.metrics.refit(RefitEnd::Accepted, took),
+            Ok(_) => self.metrics.refit(RefitEnd::Refused, took),
+            Err(_) => self.metrics.refit(RefitEnd::Failed, took),
+        }
         match &result {
             Ok(record) => {
                 let measured = record.outcome.measured.as_ref();
+                if let Some(measured) = measured {
+                    self.metrics.scores(measured);
+                }
                 info!(
                     head = record.head.unwrap_or(0),
                     accepted = record.head.is_some(),
@@ -465,7 +585,34 @@ impl Trainer {
         result
     }
 
-    fn learn(&self) -> Result<RefitRecord, LearningError> {
+    /// A head of another device.
+    fn judge(&self, call: &JudgeCall, waiting: &Runtime) -> Result<RefitRecord, LearningError> {
+        let record = self.with_backbone(|embed| {
+            let JudgeCall {
+                name, origin, head, ..
+            } = call;
+            let is_to_end = || self.is_to_end(waiting);
+            self.learning.judge(name, head, origin, embed, &is_to_end)
+        })?;
+        if record.head.is_some() {
+            control::hand_over(&self.learning, &self.head)?;
+        }
+        Ok(record)
+    }
+
+    fn learn(&self, waiting: &Runtime) -> Result<RefitRecord, LearningError> {
+        let record =
+            self.with_backbone(|embed| self.learning.refit(embed, &|| self.is_to_end(waiting)))?;
+        if record.head.is_some() {
+            control::hand_over(&self.learning, &self.head)?;
+        }
+        Ok(record)
+    }
+
+    fn with_backbone(
+        &self,
+        work: impl FnOnce(&mut Embed) -> Result<RefitRecord, LearningError>,
+    ) -> Result<RefitRecord, LearningError> {
         // The backbone takes memory: it is there only while crops are embedded.
         let mut embedder: Option<Embedder> = None;
         let mut embed = |crops: &[Crop]| -> Result<Vec<Feature>, ModelError> {
@@ -478,12 +625,6 @@ impl Trainer {
             };
             embedder.embed(crops)
         };
-        let record = self
-            .learning
-            .refit(&mut embed, &|| self.over.is_cancelled())?;
-        if record.head.is_some() {
-            control::hand_over(&self.learning, &self.head)?;
-        }
-        Ok(record)
+        work(&mut embed)
     }
 }

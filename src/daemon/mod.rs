@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use axum::Router;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -20,18 +21,28 @@ use tracing::{debug, error, info, warn};
 use crate::camera::{Camera, Event, SourceError, Spec};
 use crate::config::Config;
 use crate::control::{self, Desk, Live};
-use crate::decide::{Decider, Decision, Judge, LabelError};
-use crate::frame::Frame;
-use crate::indicate::{Change, Console, Indicator, Levels, levels};
+use crate::decide::{Judge, LabelError};
+use crate::frame::{Face, Frame};
+use crate::indicate::pins::PinError;
+use crate::indicate::{Console, pins};
 use crate::learning::LearningError;
+use crate::metrics::{self, Metrics, Pulse};
+use crate::motion::Motion;
 use crate::onnx::ModelError;
-use crate::pipeline::{Look, Pipeline, PipelineError};
-use crate::scene::{FaceRecord, Scene, SceneFace};
+use crate::pipeline::{Look, Pipeline, PipelineError, Stage};
+use crate::scene::{Scene, SceneFace};
+use crate::settings::{Settings, Tuning};
 use crate::track::Tracker;
+use crate::web::{Gallery, Shot, WebError};
 
 mod lessons;
+mod outside;
+mod show;
+mod site;
 
 use lessons::{Lessons, Pupil};
+pub use outside::hostname;
+use show::Show;
 
 /// How often patterns are drawn and staleness is looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -57,6 +68,12 @@ pub enum DaemonError {
     /// The state directory that was named cannot be used.
     #[error(transparent)]
     Learning(#[from] LearningError),
+    /// The pins cannot be used.
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    /// The page cannot be served as the config wants it.
+    #[error(transparent)]
+    Web(#[from] WebError),
     /// The console cannot be written.
     #[error("cannot show decisions on standard output: {0}")]
     Console(std::io::Error),
@@ -89,14 +106,6 @@ impl<T> Clone for News<T> {
     }
 }
 
-/// From indicate to whoever wants to know whether the daemon is well.
-#[derive(Debug, Clone, Copy)]
-struct Pulse {
-    at: Instant,
-    /// Decisions rest on fresh frames, or on the knowledge that there are none.
-    fresh: bool,
-}
-
 /// Where heads and samples are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StateDir {
@@ -108,24 +117,30 @@ pub enum StateDir {
 }
 
 /// Runs until the source ends or a signal asks to stop. Without a state
-/// directory nothing is learned.
+/// directory nothing is learned. `file` is where the config was read from.
 ///
 /// # Errors
 /// [`DaemonError`] if something cannot be opened, or a thread gives up.
-pub fn run(config: &Config, console: Console, state: Option<StateDir>) -> Result<(), DaemonError> {
+pub fn run(
+    config: &Config,
+    console: Console,
+    state: Option<StateDir>,
+    file: Option<PathBuf>,
+) -> Result<(), DaemonError> {
+    // First of all: what is not to be open must not be open for a moment.
+    let plan = site::plan(config)?;
+    let settings = Arc::new(Settings::new(config, file));
     let spec: Spec = config.camera.source.parse().map_err(SourceError::from)?;
     // The path of a picture may say whom it shows.
     let source = match &spec {
         Spec::Path(_) => "pictures".to_owned(),
         spec => spec.to_string(),
     };
-    let cores_for_faces = config.classify.threads(1);
-    let pipeline = Pipeline::open(config, cores_for_faces)?;
+    let pipeline = Pipeline::open(config, config.classify.threads(1))?;
     let judge = Judge::new(config.classify.judge_options(), pipeline.head().labels())?;
-    let pupil = match state {
-        Some(state) => Pupil::open(config, state, &pipeline)?,
-        None => None,
-    };
+    let pins = open_pins(config)?;
+    let pupil = state.map(|state| Pupil::open(config, state, &pipeline));
+    let pupil = pupil.transpose()?.flatten();
     // Up to here nothing has to be put in order when a signal comes.
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let signals = runtime.block_on(async { Signals::catch() })?;
@@ -140,32 +155,54 @@ pub fn run(config: &Config, console: Console, state: Option<StateDir>) -> Result
         at: now(),
         fresh: true,
     });
-    let show = Show {
-        console,
-        decider: Decider::new(config.decide.options(), now()),
-    };
     let live = Arc::new(watch::Sender::new(Live::default()));
+    let metrics = Arc::new(Metrics::new());
     // When the camera path has ended, learning has to end too.
     let over = CancellationToken::new();
     let mut threads = Threads::new(&stop);
     let (lessons, desk) = match pupil {
         Some(pupil) => {
-            let (lessons, desk) = pupil.begin(config, &live, &over, &mut threads)?;
+            let (lessons, desk) =
+                pupil.begin(config, &settings, &live, &metrics, &over, &mut threads)?;
             (Some(lessons), Some(desk))
         }
         None => (None, None),
     };
+    let (shots_out, shots_in) = watch::channel(None);
+    let asked = desk.as_ref().map(|(desk, _)| desk);
+    // Of the socket and of the page.
+    let more =
+        asked.map(|desk| metrics::routes(Arc::clone(&metrics), desk.clone(), pulse_in.clone()));
+    let more = more.unwrap_or_default();
+    if let Some(plan) = plan {
+        let gallery = Arc::new(Gallery::new(shots_in));
+        site::start(
+            plan,
+            asked.cloned(),
+            gallery,
+            more.clone(),
+            &over,
+            &mut threads,
+        )?;
+    }
+    outside::start(config, asked, &live, &over, &mut threads)?;
     let eyes = Eyes {
         labels: pipeline.head().labels().into(),
         pipeline,
         judge,
         tracker: Tracker::new(config.track.options()),
+        still: Still::new(Duration::from_millis(config.detect.still_ms)),
         lessons,
         live: Arc::clone(&live),
+        tuning: settings.subscribe(),
+        shots: shots_out,
+        pace: Pace::default(),
+        metrics: Arc::clone(&metrics),
     };
     threads.start("camera", {
         let stop = stop.clone();
-        move || watch_camera(camera, &feed_out, &stop)
+        let live = Arc::clone(&live);
+        move || watch_camera(camera, &feed_out, &live, &stop)
     })?;
     threads.start("infer", {
         let feed = feed_in.clone();
@@ -175,10 +212,12 @@ pub fn run(config: &Config, console: Console, state: Option<StateDir>) -> Result
             infer(eyes, feed, &sight_out)
         }
     })?;
+    let show = Show::new(config, console, pins, asked.cloned(), settings.subscribe());
     threads.start("indicate", {
         let stop = stop.clone();
         let live = Arc::clone(&live);
-        move || indicate(show, sight_in, &feed_in, &pulse_out, &live, &stop)
+        let metrics = Arc::clone(&metrics);
+        move || show.run(sight_in, &feed_in, &pulse_out, &live, &metrics, &stop)
     })?;
 
     notify(&[sd_notify::NotifyState::Ready]);
@@ -189,6 +228,7 @@ pub fn run(config: &Config, console: Console, state: Option<StateDir>) -> Result
             notify(&[sd_notify::NotifyState::Stopping]);
             stop.cancel();
         };
+        let desk = desk.map(|(desk, state)| (desk, state, more));
         tokio::join!(waiting, serve(desk, config, &stop));
     });
     let result = threads.join(&runtime);
@@ -196,10 +236,31 @@ pub fn run(config: &Config, console: Console, state: Option<StateDir>) -> Result
     result
 }
 
+/// The pins that the config names, held from now on.
+fn open_pins(config: &Config) -> Result<Option<Box<dyn pins::Pins>>, DaemonError> {
+    let pins = match config.indicate.pins(pins::is_pi()) {
+        Some(options) => {
+            let words = pins::describe(&options)?;
+            let pins = pins::open(&options)?;
+            info!(pins = words, "pins are held");
+            Some(pins)
+        }
+        None => None,
+    };
+    if pins.is_none() && config.indicate.backend.is_none() && config.indicate.has_pins() {
+        warn!(
+            "this is no Raspberry Pi: the pins are left alone, unless indicate.backend is \"gpiocdev\""
+        );
+    }
+    Ok(pins)
+}
+
 /// The API, until the stop; a request that is still going on then has a moment
 /// to end. A daemon without it watches its door all the same.
-async fn serve(desk: Option<(Desk, PathBuf)>, config: &Config, stop: &CancellationToken) {
-    let Some((desk, state)) = desk else { return };
+async fn serve(desk: Option<(Desk, PathBuf, Router)>, config: &Config, stop: &CancellationToken) {
+    let Some((desk, state, more)) = desk else {
+        return;
+    };
     let runtime = std::env::var_os("RUNTIME_DIRECTORY");
     let configured = config.control.socket.as_deref();
     let path = control::socket_path(configured, runtime.as_deref(), &state);
@@ -212,7 +273,7 @@ async fn serve(desk: Option<(Desk, PathBuf)>, config: &Config, stop: &Cancellati
         tokio::time::sleep(STOP_DEADLINE / 4).await;
     };
     tokio::select! {
-        served = control::serve(socket, desk, stop.clone()) => {
+        served = control::serve(socket, desk, more, stop.clone()) => {
             if let Err(error) = served {
                 warn!(%error, "commands can no longer reach the daemon");
             }
@@ -239,8 +300,7 @@ async fn wait(
             () = stop.cancelled() => return,
             () = threads.ended() => return,
             _ = watchdog.tick() => {
-                let Pulse { at, fresh } = *pulse.borrow();
-                let alive = fresh && now().saturating_duration_since(at) < Duration::from_secs(2);
+                let alive = pulse.borrow().is_alive(now());
                 if period.is_some() && alive {
                     notify(&[sd_notify::NotifyState::Watchdog]);
                 } else if !alive {
@@ -285,6 +345,7 @@ impl Signals {
 fn watch_camera(
     mut camera: Camera,
     feed: &watch::Sender<News<Frame>>,
+    live: &watch::Sender<Live>,
     stop: &CancellationToken,
 ) -> Result<(), DaemonError> {
     while !stop.is_cancelled() {
@@ -293,6 +354,8 @@ fn watch_camera(
                 feed.send_replace(News::Newest(Arc::new(frame)));
             }
             Event::Lost(_) => {
+                // Here, since the news may be overwritten by the next frame.
+                live.send_modify(|live| live.camera_losses += 1);
                 feed.send_replace(News::Lost);
             }
             Event::Failed(error) => return Err(error.into()),
@@ -309,8 +372,39 @@ struct Eyes {
     /// Those of the head in use.
     labels: Arc<[String]>,
     tracker: Tracker,
+    still: Still,
     lessons: Option<Lessons>,
     live: Arc<watch::Sender<Live>>,
+    tuning: watch::Receiver<Tuning>,
+    /// For whoever looks at the page.
+    shots: watch::Sender<Option<Shot>>,
+    pace: Pace,
+    metrics: Arc<Metrics>,
+}
+
+/// How fast frames are looked at, of late.
+#[derive(Default)]
+struct Pace {
+    last: Option<Instant>,
+    /// Seconds between two frames, smoothed.
+    between: f32,
+}
+
+impl Pace {
+    /// Frames a second, with one that was looked at now.
+    fn frame(&mut self, at: Instant) -> f32 {
+        if let Some(last) = self.last.replace(at) {
+            let seconds = at.saturating_duration_since(last).as_secs_f32();
+            // About the last ten frames; at first, all there are.
+            let old = if self.between > 0.0 { 0.9 } else { 0.0 };
+            self.between = old * self.between + (1.0 - old) * seconds;
+        }
+        if self.between > 0.0 {
+            1.0 / self.between
+        } else {
+            0.0
+        }
+    }
 }
 
 /// The infer thread: always the newest frame, and verdicts on its faces.
@@ -335,7 +429,9 @@ fn infer(
                 skipped += frame.seq.saturating_sub(next_seq);
                 next_seq = frame.seq + 1;
                 eyes.take_new_head();
-                let scene = eyes.look(&frame)?;
+                eyes.take_tuning();
+                let scene = Arc::new(eyes.look(&frame)?);
+                let pace = eyes.pace.frame(now());
                 debug!(
                     seq = scene.seq,
                     faces = scene.faces.len(),
@@ -346,8 +442,11 @@ fn infer(
                     live.camera_lost = false;
                     (live.frames, live.skipped) = (frames, skipped);
                     live.faces = scene.faces.len();
+                    live.frames_per_second = pace;
+                    live.latency_ms = scene.latency.as_secs_f32() * 1000.0;
                 });
-                sight.send_replace(News::Newest(Arc::new(scene)));
+                sight.send_replace(News::Newest(Arc::clone(&scene)));
+                eyes.shots.send_replace(Some(Shot { frame, scene }));
             }
         }
     }
@@ -380,27 +479,77 @@ impl Eyes {
         }
     }
 
+    /// Goes by other settings from this frame on.
+    fn take_tuning(&mut self) {
+        if !self.tuning.has_changed().unwrap_or(false) {
+            return;
+        }
+        let tuning = *self.tuning.borrow_and_update();
+        self.judge
+            .set_thresholds(tuning.mask_from, tuning.no_mask_to);
+        if let Some(lessons) = &mut self.lessons {
+            lessons.set_capture(tuning.capture);
+        }
+    }
+
     /// One frame: detect, track, cut, embed, head, vote, judge.
     fn look(&mut self, frame: &Frame) -> Result<Scene, PipelineError> {
-        let faces = self.pipeline.detect(&frame.pixels)?;
+        let faces = if let Some(faces) = self.still.faces(frame) {
+            faces
+        } else {
+            let begun = now();
+            let faces = self.pipeline.detect(&frame.pixels)?;
+            let took = now().saturating_duration_since(begun);
+            self.metrics.stage(Stage::Detect, took);
+            self.live.send_modify(|live| live.detections += 1);
+            self.still.found(frame, faces)
+        };
         let tracks = self.tracker.assign(frame.at, &faces);
-        let doubts: Vec<_> = faces.iter().map(|face| self.judge.doubt(face)).collect();
+        // Whoever enrols wants crops, however certain the verdict is.
+        let enrols = self.lessons.as_ref().is_some_and(Lessons::enrols);
+        let settled: Vec<_> = tracks
+            .iter()
+            .map(|track| self.tracker.settled(frame.at, *track).filter(|_| !enrols))
+            .collect();
+        let is_worth = |face: &Face, settled: &Option<_>| {
+            settled.is_none() && self.judge.doubt(face).is_none()
+        };
         let worth: Vec<_> = faces
             .iter()
-            .zip(&doubts)
-            .filter(|(_, doubt)| doubt.is_none())
+            .zip(&settled)
+            .filter(|(face, settled)| is_worth(face, settled))
             .map(|(face, _)| *face)
             .collect();
-        let mut looks = self.pipeline.classify(&frame.pixels, &worth)?.into_iter();
+        self.live
+            .send_modify(|live| live.looks += worth.len() as u64);
+        let mut last = now();
+        let done = |stage| {
+            let at = now();
+            let took = at.saturating_duration_since(last);
+            self.metrics.stage(stage, took);
+            last = at;
+        };
+        let looks = self
+            .pipeline
+            .classify_by_stages(&frame.pixels, &worth, done)?;
+        let mut looks = looks.into_iter();
         let mut seen = Vec::with_capacity(faces.len());
         let mut known: Vec<(u64, f32, Look)> = Vec::new();
-        for ((face, track), doubt) in faces.into_iter().zip(tracks).zip(doubts) {
-            let look = if doubt.is_none() { looks.next() } else { None };
-            let probabilities = look.map(|look| {
-                let vote = self.tracker.vote(track, &look.probabilities);
-                known.push((track, face.rect.area(), look));
-                vote
-            });
+        for ((face, track), settled) in faces.into_iter().zip(tracks).zip(settled) {
+            let look = if is_worth(&face, &settled) {
+                looks.next()
+            } else {
+                None
+            };
+            let probabilities = match look {
+                Some(look) => {
+                    let vote = self.tracker.vote(frame.at, track, &look.probabilities);
+                    known.push((track, face.rect.area(), look));
+                    Some(vote)
+                }
+                // A settled face that has become too small is unsure like any.
+                None => settled.filter(|_| self.judge.doubt(&face).is_none()),
+            };
             let verdict = self
                 .judge
                 .judge(&face, probabilities.as_deref().unwrap_or_default());
@@ -412,6 +561,7 @@ impl Eyes {
             });
         }
         let latency = now().saturating_duration_since(frame.at);
+        self.metrics.verdict(latency);
         if let Some(lessons) = &mut self.lessons {
             lessons.offer(frame.at, known);
         }
@@ -425,111 +575,41 @@ impl Eyes {
     }
 }
 
-/// What the indicate thread works with.
-struct Show {
-    console: Console,
-    decider: Decider,
+/// The faces of the last frame that the detector saw: while nothing moves, they
+/// are those of the next frames too.
+struct Still {
+    /// Faces are looked for again after this long, whether or not anything
+    /// moves.
+    at_most: Duration,
+    motion: Motion,
+    /// When the detector saw a frame, and what it found.
+    last: Option<(Instant, Vec<Face>)>,
 }
 
-/// The indicate thread: scenes and time into decisions, decisions into outputs.
-fn indicate(
-    mut show: Show,
-    mut sight: watch::Receiver<News<Scene>>,
-    feed: &watch::Receiver<News<Frame>>,
-    pulse: &watch::Sender<Pulse>,
-    live: &watch::Sender<Live>,
-    stop: &CancellationToken,
-) -> Result<(), DaemonError> {
-    let waiting = waiting_room()?;
-    live.send_modify(|live| Decision::Idle.name().clone_into(&mut live.decision));
-    let mut shown = Decision::Idle;
-    let mut since = now();
-    let mut changes = 0;
-    let mut stopping: Option<Instant> = None;
-    let result = loop {
-        let news = waiting.block_on(async { tokio::time::timeout(TICK, sight.changed()).await });
-        let mut seen = None;
-        let decision = match news {
-            Ok(Err(_closed)) => break Ok(()),
-            Ok(Ok(())) => match sight.borrow_and_update().clone() {
-                News::Waiting => show.decider.tick(now()),
-                News::Lost => show.decider.fault(),
-                News::Newest(scene) => {
-                    show.console.scene(&scene);
-                    let decision = show.decider.observe(now(), scene.at, scene.decision());
-                    seen = Some(scene);
-                    decision
-                }
-            },
-            Err(_no_news) => show.decider.tick(now()),
-        };
-        // A camera that is being opened anew is no reason to restart the service;
-        // an infer thread that hangs is one, whatever it saw before.
-        let known = matches!(*feed.borrow(), News::Lost);
-        pulse.send_replace(Pulse {
-            at: now(),
-            fresh: decision != Decision::Fault || known,
-        });
-        if decision != shown {
-            changes += 1;
-            let change = describe(changes, decision, seen.as_deref());
-            log_change(&change, shown);
-            live.send_modify(|live| decision.name().clone_into(&mut live.decision));
-            if let Err(error) = show.console.change(&change) {
-                break Err(DaemonError::Console(error));
-            }
-            shown = decision;
-            since = now();
+impl Still {
+    fn new(at_most: Duration) -> Still {
+        Still {
+            at_most,
+            motion: Motion::default(),
+            last: None,
         }
-        let elapsed = now().saturating_duration_since(since);
-        if let Err(error) = show.console.set(levels(shown, elapsed)) {
-            break Err(DaemonError::Console(error));
-        }
-        // An infer thread that hangs must not keep the outputs on.
-        if stop.is_cancelled() {
-            let asked = *stopping.get_or_insert_with(now);
-            if now().saturating_duration_since(asked) > STOP_DEADLINE / 2 {
-                break Ok(());
-            }
-        }
-    };
-    info!(decisions = changes, "no more decisions");
-    let low = show
-        .console
-        .set(Levels::default())
-        .map_err(DaemonError::Console);
-    result.and(low)
-}
-
-fn describe(number: u64, decision: Decision, scene: Option<&Scene>) -> Change {
-    let scene = scene.filter(|_| decision != Decision::Fault);
-    let faces = scene.iter().flat_map(|scene| {
-        let record = |face| FaceRecord::new(face, &scene.labels);
-        scene.faces.iter().map(record)
-    });
-    Change {
-        change: number,
-        time: unix_time(),
-        decision,
-        frame: scene.map(|scene| scene.seq),
-        faces: faces.collect(),
     }
-}
 
-fn log_change(change: &Change, before: Decision) {
-    let (decision, before) = (change.decision.name(), before.name());
-    if change.decision == Decision::Fault {
-        warn!(
-            decision,
-            before, "decision changed: there are no fresh frames"
-        );
-    } else {
-        info!(
-            decision,
-            before,
-            faces = change.faces.len(),
-            "decision changed"
-        );
+    /// The faces of a frame in which nothing has moved.
+    fn faces(&self, frame: &Frame) -> Option<Vec<Face>> {
+        let (at, faces) = self.last.as_ref()?;
+        let is_recent = frame.at.saturating_duration_since(*at) < self.at_most;
+        (is_recent && !self.motion.moved(&frame.pixels)).then(|| faces.clone())
+    }
+
+    /// What the detector found.
+    fn found(&mut self, frame: &Frame, faces: Vec<Face>) -> Vec<Face> {
+        // Without this nobody asks whether anything moved.
+        if !self.at_most.is_zero() {
+            self.motion.look(&frame.pixels);
+            self.last = Some((frame.at, faces.clone()));
+        }
+        faces
     }
 }
 
@@ -633,10 +713,4 @@ fn now() -> Instant {
 )]
 fn wall_clock() -> SystemTime {
     SystemTime::now()
-}
-
-fn unix_time() -> f64 {
-    let since_1970 = wall_clock().duration_since(SystemTime::UNIX_EPOCH);
-    // Rounded to milliseconds.
-    since_1970.map_or(0.0, |time| time.as_millis() as f64 / 1000.0)
 }

@@ -329,9 +329,18 @@ impl Reader {
     /// As [`get`](Reader::get), and [`HeadsError::Io`] if the file cannot be
     /// written.
     pub fn export(&self, number: u32, path: &Path) -> Result<(), HeadsError> {
+        let bytes = self.file(number)?;
+        files::write(path, &bytes).map_err(HeadsError::io("write", path))
+    }
+
+    /// The bytes of a head's file, which is whole.
+    ///
+    /// # Errors
+    /// As [`get`](Reader::get).
+    pub fn file(&self, number: u32) -> Result<Vec<u8>, HeadsError> {
         let bytes = self.bytes(number)?;
         parse_sealed(&name(number), &bytes)?;
-        files::write(path, &bytes).map_err(HeadsError::io("write", path))
+        Ok(bytes)
     }
 
     fn bytes(&self, number: u32) -> Result<Vec<u8>, HeadsError> {
@@ -524,21 +533,7 @@ impl Heads {
         let name = path.display().to_string();
         let bytes = onnx::read_file(path)?;
         let mut metadata = onnx::read_metadata(&name, &bytes)?;
-        let file = head_of(&name, &bytes)?;
-        if file.backbone_sha256 != *backbone {
-            return Err(HeadsError::OtherBackbone {
-                name,
-                theirs: onnx::to_hex(&file.backbone_sha256),
-                ours: onnx::to_hex(backbone),
-            });
-        }
-        if file.labels != labels {
-            return Err(HeadsError::OtherLabels {
-                name,
-                theirs: file.labels,
-                ours: labels.to_owned(),
-            });
-        }
+        let file = parse_foreign(&name, &bytes, backbone, labels)?;
         // Its numbers are those of another place.
         metadata.remove(PARENT);
         if let Some(current) = self.current()?.current {
@@ -594,6 +589,36 @@ impl Heads {
 
 fn name(number: u32) -> String {
     format!("{number:06}.onnx")
+}
+
+/// The head of a file that came from elsewhere, as
+/// [`import`](Heads::import) takes it.
+///
+/// # Errors
+/// [`HeadsError::OtherBackbone`], [`HeadsError::OtherLabels`],
+/// [`HeadsError::Damaged`].
+pub fn parse_foreign(
+    name: &str,
+    bytes: &[u8],
+    backbone: &[u8; 32],
+    labels: &[String],
+) -> Result<HeadFile, HeadsError> {
+    let file = head_of(name, bytes)?;
+    if file.backbone_sha256 != *backbone {
+        return Err(HeadsError::OtherBackbone {
+            name: name.to_owned(),
+            theirs: onnx::to_hex(&file.backbone_sha256),
+            ours: onnx::to_hex(backbone),
+        });
+    }
+    if file.labels != labels {
+        return Err(HeadsError::OtherLabels {
+            name: name.to_owned(),
+            theirs: file.labels,
+            ours: labels.to_owned(),
+        });
+    }
+    Ok(file)
 }
 
 fn parse_sealed(name: &str, bytes: &[u8]) -> Result<Stored, HeadsError> {

@@ -364,6 +364,8 @@ pub struct NewSample<'a> {
     pub track: u64,
     /// Number of the crop within its track.
     pub number: u32,
+    /// What it shows, if that is known already.
+    pub label: Option<&'a Label>,
     /// The picture, unless only features are to be kept.
     pub crop: Option<&'a Crop>,
     /// The features of the crop.
@@ -534,6 +536,11 @@ impl Reader {
         self.root.join(FEATURES).join(cache_name(id))
     }
 
+    /// The folder of a label, or of no label.
+    fn folder_of(&self, label: Option<&Label>) -> PathBuf {
+        self.root.join(label.map_or(UNLABELLED, Label::as_str))
+    }
+
     /// Where the file of a sample is now.
     fn locate(&self, sample: &Sample) -> Result<Option<PathBuf>, StoreError> {
         if sample.path.symlink_metadata().is_ok() {
@@ -702,8 +709,9 @@ impl Store {
         }
     }
 
-    /// Stores crops without a label, and gives their ids in the same order. They
-    /// are on disk for good then; their folders are synced once a batch.
+    /// Stores crops, each under its label from the first moment on, and gives
+    /// their ids in the same order. They are on disk for good then; their folders
+    /// are synced once a batch.
     ///
     /// An id that is taken becomes the next number of the track: two ids are
     /// never the same, wherever the clock jumps.
@@ -715,26 +723,24 @@ impl Store {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let folder = self.root.join(UNLABELLED);
-        let cache = self.root.join(FEATURES);
+        let mut touched = BTreeSet::new();
         let ids: Result<Vec<String>, StoreError> = batch
             .iter()
-            .map(|new| self.capture_one(new, &folder, &cache))
+            .map(|new| self.capture_one(new, &mut touched))
             .collect();
         // Also after a failure: what was stored before it stays.
-        let mut synced = sync(&folder);
-        if batch.iter().any(|new| new.crop.is_some()) {
-            synced = synced.and(sync(&cache));
-        }
+        let synced = sync_all(&touched);
         ids.and_then(|ids| synced.map(|()| ids))
     }
 
     fn capture_one(
         &self,
         new: &NewSample,
-        folder: &Path,
-        cache: &Path,
+        touched: &mut BTreeSet<PathBuf>,
     ) -> Result<String, StoreError> {
+        let folder = self.folder_of(new.label);
+        files::make_folder(&folder).map_err(StoreError::io("make", &folder))?;
+        let cache = self.root.join(FEATURES);
         let encode = |picture: Option<&[u8; 32]>| {
             let rows = [new.feature];
             feature::encode(&new.backbone, picture, &rows).ok_or(StoreError::Rows { rows: 1 })
@@ -747,10 +753,11 @@ impl Store {
             }
             None => (FEATURE_EXTENSION, encode(None)?, None),
         };
-        let aside = aside(folder, &content)?;
+        let aside = aside(&folder, &content)?;
         let features = features
-            .map(|bytes| self::aside(cache, &bytes))
+            .map(|bytes| self::aside(&cache, &bytes))
             .transpose()?;
+        touched.insert(folder.clone());
 
         let _guard = self.changing();
         let taken = self.ids()?;
@@ -767,12 +774,13 @@ impl Store {
         // it are nothing.
         aside
             .place(&path)
-            .map_err(StoreError::io("write to", folder))?;
+            .map_err(StoreError::io("write to", &folder))?;
         if let Some(features) = features {
+            touched.insert(cache.clone());
             let path = self.cache(&id);
             features
                 .place(&path)
-                .map_err(StoreError::io("write to", cache))?;
+                .map_err(StoreError::io("write to", &cache))?;
         }
         Ok(id)
     }
@@ -793,7 +801,7 @@ impl Store {
     ) -> Result<Vec<Labelled>, StoreError> {
         let _guard = self.changing();
         let mut files = self.scan()?.files;
-        let folder = self.root.join(label.map_or(UNLABELLED, Label::as_str));
+        let folder = self.folder_of(label);
         files::make_folder(&folder).map_err(StoreError::io("make", &folder))?;
         let mut touched = BTreeSet::new();
         let mut outcomes = Vec::with_capacity(ids.len());

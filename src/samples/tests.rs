@@ -44,6 +44,7 @@ fn capture(store: &Store, seconds: u64, shade: u8) -> String {
         at: at(seconds),
         track: 1,
         number: 0,
+        label: None,
         crop: Some(&crop(shade)),
         feature: &feature(f32::from(shade)),
         backbone: BACKBONE,
@@ -56,6 +57,7 @@ fn capture_features(store: &Store, seconds: u64) -> String {
         at: at(seconds),
         track: 2,
         number: 0,
+        label: None,
         crop: None,
         feature: &feature(0.5),
         backbone: BACKBONE,
@@ -191,6 +193,30 @@ fn an_id_is_never_given_twice_whatever_the_clock_says() {
 }
 
 #[test]
+fn a_crop_of_a_known_label_has_it_from_the_first_moment_on() {
+    let (_state, store) = open();
+    let (masked, crop, feature) = (label("with_mask"), crop(9), feature(1.0));
+    let new = |label| NewSample {
+        at: at(5),
+        track: 3,
+        number: 0,
+        label,
+        crop: Some(&crop),
+        feature: &feature,
+        backbone: BACKBONE,
+    };
+    let given = store.capture(&[new(Some(&masked)), new(None)]).unwrap();
+    let samples = store.list().unwrap().samples;
+    let labels = given.iter().map(|id| {
+        let sample = samples.iter().find(|sample| sample.id == *id).unwrap();
+        sample.label.as_ref().map(Label::as_str)
+    });
+    assert_eq!(labels.collect::<Vec<_>>(), [Some("with_mask"), None]);
+    let features = store.features(&samples[0], &BACKBONE).unwrap();
+    assert_eq!(features.len(), 1);
+}
+
+#[test]
 fn a_batch_keeps_its_order_and_refuses_what_is_not_finite() {
     let (_state, store) = open();
     let (crop, fine, broken) = (crop(9), feature(1.0), feature(f32::NAN));
@@ -198,6 +224,7 @@ fn a_batch_keeps_its_order_and_refuses_what_is_not_finite() {
         at: at(5),
         track: 3,
         number,
+        label: None,
         crop: Some(&crop),
         feature,
         backbone: BACKBONE,

@@ -4,7 +4,8 @@
 //! of crops. Pure: no clock, no files, no threads; the time of a frame comes in
 //! from whoever captured it.
 
-use std::borrow::Cow;
+pub mod yuv;
+
 use std::io::Cursor;
 use std::time::Instant;
 
@@ -167,6 +168,8 @@ impl Crop {
 #[derive(Debug, Default)]
 pub struct Scaler {
     resizer: fir::Resizer,
+    /// What [`Scaler::shrink`] made last.
+    small: RgbImage,
 }
 
 impl Scaler {
@@ -189,27 +192,33 @@ impl Scaler {
     }
 
     /// The picture scaled down so that its longest side is at most `side`
-    /// pixels; a picture that is small enough is given back as it is.
+    /// pixels, in a buffer that the next call writes over; a picture that is
+    /// small enough is given back as it is.
     ///
     /// # Errors
     /// [`PictureError::Region`] if the picture is empty.
     pub fn shrink<'a>(
-        &mut self,
+        &'a mut self,
         pixels: &'a RgbImage,
         side: u32,
-    ) -> Result<Cow<'a, RgbImage>, PictureError> {
+    ) -> Result<&'a RgbImage, PictureError> {
         let (width, height) = pixels.dimensions();
         let longest = width.max(height);
         if longest <= side {
-            return Ok(Cow::Borrowed(pixels));
+            return Ok(pixels);
         }
         let scaled = |length: u32| {
             let scaled = f64::from(length) * f64::from(side) / f64::from(longest);
             (scaled.round() as u32).max(1)
         };
-        let mut small = RgbImage::new(scaled(width), scaled(height));
-        self.resize(pixels, &mut small, |options| options)?;
-        Ok(Cow::Owned(small))
+        let size = (scaled(width), scaled(height));
+        let mut small = std::mem::take(&mut self.small);
+        if small.dimensions() != size {
+            small = RgbImage::new(size.0, size.1);
+        }
+        let resized = self.resize(pixels, &mut small, |options| options);
+        self.small = small;
+        resized.map(|()| &self.small)
     }
 
     fn resize(
@@ -244,6 +253,16 @@ pub enum PictureError {
     /// More than [`MAX_PIXELS`].
     #[error("it has {width} x {height} pixels, more than {} million, or too many bits each", MAX_PIXELS / 1_000_000)]
     TooLarge {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+    },
+    /// A size that uncompressed pictures of this layout cannot have.
+    #[error(
+        "no such picture can have {width} x {height} pixels; both must be above 0, and the width of YUYV even"
+    )]
+    YuvSize {
         /// Width in pixels.
         width: u32,
         /// Height in pixels.
@@ -305,10 +324,15 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, PictureError> {
 }
 
 /// Whether the end-of-image marker follows the last start of a scan. Software
-/// that pads or appends to files leaves other bytes behind the marker.
+/// that pads or appends to files leaves other bytes behind the marker, which is
+/// near the end all the same: from there it is found at once.
 fn has_jpeg_end(bytes: &[u8]) -> bool {
-    let marker = |code: u8| bytes.windows(2).rposition(|pair| pair == [0xff, code]);
-    matches!((marker(0xda), marker(0xd9)), (Some(scan), Some(end)) if end > scan)
+    let mut pairs = bytes.windows(2).rev();
+    pairs.find_map(|pair| match pair {
+        [0xff, 0xd9] => Some(true),
+        [0xff, 0xda] => Some(false),
+        _ => None,
+    }) == Some(true)
 }
 
 fn decode_error(error: image::ImageError) -> PictureError {

@@ -1,72 +1,14 @@
-//! What shows the decision: lamps, buzzer, console.
-//!
-//! Owns the patterns, as a pure function of the decision and how long it has
-//! stood, and the console. Decides nothing.
+//! The console: decisions as lines, as JSON, or on a line that is drawn over and
+//! over.
 
 use std::io::{self, Write};
-use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use super::Levels;
 use crate::decide::Decision;
 use crate::scene::{FaceRecord, Probabilities, Scene};
-
-/// Which outputs are on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Levels {
-    /// Green lamp.
-    pub green: bool,
-    /// Red lamp.
-    pub red: bool,
-    /// Buzzer.
-    pub buzzer: bool,
-}
-
-/// The outputs for a decision that has stood for `elapsed`.
-///
-/// | decision | green | red | buzzer |
-/// |---|---|---|---|
-/// | idle | off | off | off |
-/// | mask | on | off | off |
-/// | no mask | off | on | three chirps of 150 ms, one every 500 ms |
-/// | unsure | blinks, 1 a second | blinks, 1 a second | off |
-/// | fault | off | blinks, 4 a second | off |
-#[must_use]
-pub fn levels(decision: Decision, elapsed: Duration) -> Levels {
-    let ms = elapsed.as_millis();
-    let blink = |period: u128| ms % period < period / 2;
-    match decision {
-        Decision::Idle => Levels::default(),
-        Decision::Mask => Levels {
-            green: true,
-            ..Levels::default()
-        },
-        Decision::NoMask => Levels {
-            red: true,
-            buzzer: ms < 1500 && ms % 500 < 150,
-            green: false,
-        },
-        Decision::Unsure => Levels {
-            green: blink(1000),
-            red: blink(1000),
-            buzzer: false,
-        },
-        Decision::Fault => Levels {
-            red: blink(250),
-            ..Levels::default()
-        },
-    }
-}
-
-/// Something with lamps and a buzzer.
-pub trait Indicator: Send {
-    /// Switches the outputs.
-    ///
-    /// # Errors
-    /// The sentence says which output could not be switched.
-    fn set(&mut self, levels: Levels) -> io::Result<()>;
-}
 
 /// A change of the decision, as JSON: the documented contract of `maskd run
 /// --json`.
@@ -161,10 +103,9 @@ impl Console {
             ConsoleStyle::Json => write_line(&serde_json::to_string(change)?),
         }
     }
-}
 
-impl Indicator for Console {
-    fn set(&mut self, levels: Levels) -> io::Result<()> {
+    /// Shows what the outputs are, wired or not.
+    pub fn set(&mut self, levels: Levels) {
         let lamp = |on: bool, name: &str| {
             if on {
                 format!("●{name}")
@@ -172,20 +113,27 @@ impl Indicator for Console {
                 format!("○{name}")
             }
         };
-        let Levels { green, red, buzzer } = levels;
-        let lamps = format!(
+        let Levels {
+            green,
+            red,
+            buzzer,
+            relay,
+        } = levels;
+        let mut lamps = format!(
             "{} {} {}",
             lamp(green, "green"),
             lamp(red, "red"),
             lamp(buzzer, "buzzer")
         );
+        if let Some(on) = relay {
+            lamps += &format!(" {}", lamp(on, "relay"));
+        }
         self.live.set_message(format!(
             "{lamps}  {:<8} {}",
             self.decision.name(),
             self.scene
         ));
         self.live.tick();
-        Ok(())
     }
 }
 
@@ -221,79 +169,4 @@ fn write_line(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn at(decision: Decision, ms: u64) -> Levels {
-        levels(decision, Duration::from_millis(ms))
-    }
-
-    #[test]
-    fn patterns_are_those_of_the_table() {
-        assert_eq!(at(Decision::Idle, 10), Levels::default());
-        assert_eq!(
-            at(Decision::Mask, 99_999),
-            Levels {
-                green: true,
-                red: false,
-                buzzer: false
-            }
-        );
-        assert_eq!(
-            at(Decision::NoMask, 0),
-            Levels {
-                green: false,
-                red: true,
-                buzzer: true
-            }
-        );
-        assert!(at(Decision::NoMask, 149).buzzer);
-        assert_eq!(
-            at(Decision::NoMask, 150),
-            Levels {
-                green: false,
-                red: true,
-                buzzer: false
-            }
-        );
-        assert!(at(Decision::NoMask, 1149).buzzer);
-        assert!(
-            !at(Decision::NoMask, 1500).buzzer,
-            "the buzzer falls silent, the lamp stays"
-        );
-        assert!(at(Decision::NoMask, 60_000).red);
-        assert_eq!(
-            at(Decision::Unsure, 499),
-            Levels {
-                green: true,
-                red: true,
-                buzzer: false
-            }
-        );
-        assert_eq!(at(Decision::Unsure, 500), Levels::default());
-        assert_eq!(
-            at(Decision::Fault, 0),
-            Levels {
-                green: false,
-                red: true,
-                buzzer: false
-            }
-        );
-        assert_eq!(at(Decision::Fault, 130), Levels::default());
-    }
-
-    proptest! {
-        #[test]
-        fn green_alone_means_mask_and_nothing_else_does(ms in 0_u64..100_000) {
-            for decision in [Decision::Idle, Decision::NoMask, Decision::Unsure, Decision::Fault] {
-                let levels = at(decision, ms);
-                prop_assert!(!levels.green || levels.red, "{decision:?} at {ms} ms: {levels:?}");
-            }
-        }
-    }
 }

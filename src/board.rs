@@ -1,0 +1,358 @@
+//! The board under the daemon: how hot it is, and whether its supply is enough.
+//!
+//! Owns where the kernel and a Raspberry Pi's firmware say so. Knows nothing of
+//! the work that a board which is too hot should be spared. Boards that say
+//! nothing are taken to be well.
+//!
+//! | what | from |
+//! |---|---|
+//! | temperature | the hottest of the kernel's thermal zones of the processor |
+//! | throttling | `get_throttled` of the firmware's driver, else of `vcgencmd`; else the alarm of the kernel's `rpi_volt`, which knows the voltage alone |
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Where a board that was too hot is cool enough again: so far under its limit,
+/// in degrees Celsius. Less would have work begin and end all the time.
+const COOLED: f32 = 5.0;
+
+/// How a board is: a documented contract.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Condition {
+    /// Of the processor, in degrees Celsius; absent where nothing measures it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature_c: Option<f32>,
+    /// Absent on boards that do not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throttling: Option<Throttling>,
+}
+
+/// What a Raspberry Pi's firmware complains about: a documented contract. The
+/// bits are those of [`vcgencmd get_throttled`].
+///
+/// [`vcgencmd get_throttled`]: https://www.raspberrypi.com/documentation/computers/os.html#get_throttled
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the bits of the firmware's register"
+)]
+pub struct Throttling {
+    /// The voltage of the supply is too low now (bit 0).
+    pub under_voltage: bool,
+    /// The clock is held down now (bit 1).
+    pub frequency_capped: bool,
+    /// The processor is throttled now (bit 2).
+    pub throttled: bool,
+    /// It is over the soft limit of its temperature now (bit 3).
+    pub soft_limit: bool,
+    /// The voltage was too low at some time since the board was switched on
+    /// (bit 16).
+    pub under_voltage_since_boot: bool,
+    /// The processor was throttled at some time since then (bit 18).
+    pub throttled_since_boot: bool,
+}
+
+impl Throttling {
+    fn from_bits(bits: u32) -> Throttling {
+        let bit = |number: u32| bits & (1 << number) != 0;
+        Throttling {
+            under_voltage: bit(0),
+            frequency_capped: bit(1),
+            throttled: bit(2),
+            soft_limit: bit(3),
+            under_voltage_since_boot: bit(16),
+            throttled_since_boot: bit(18),
+        }
+    }
+
+    /// Takes `throttled=0x50005`, as `vcgencmd` prints it, and `50005`, as the
+    /// driver does: both are hexadecimal.
+    fn parse(text: &str) -> Option<Throttling> {
+        let text = text.trim();
+        let digits = text.strip_prefix("throttled=").unwrap_or(text);
+        let digits = digits.strip_prefix("0x").unwrap_or(digits);
+        // `from_str_radix` would take a sign.
+        let hexadecimal = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let bits = hexadecimal.then(|| u32::from_str_radix(digits, 16));
+        Some(Throttling::from_bits(bits?.ok()?))
+    }
+}
+
+/// Why a board should be spared work that can wait.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+pub enum Strain {
+    /// More work could make it fail.
+    #[error("the voltage of the board's supply is too low")]
+    UnderVoltage,
+    /// It has slowed down by itself.
+    #[error("the board is throttled")]
+    Throttled,
+    /// It is hotter than it should be.
+    #[error("the board has {temperature_c:.0} °C")]
+    Hot {
+        /// Of the processor.
+        temperature_c: f32,
+    },
+}
+
+impl Condition {
+    /// Why work that can wait should wait. `limit_c`: the temperature above
+    /// which it should; once it waits (`waiting`), until the board is 5 °C
+    /// below.
+    #[must_use]
+    pub fn strain(&self, limit_c: f32, waiting: bool) -> Option<Strain> {
+        let throttling = self.throttling.unwrap_or_default();
+        if throttling.under_voltage {
+            return Some(Strain::UnderVoltage);
+        }
+        if throttling.throttled {
+            return Some(Strain::Throttled);
+        }
+        let limit_c = if waiting { limit_c - COOLED } else { limit_c };
+        let hot = |temperature_c: &f32| *temperature_c > limit_c;
+        let temperature_c = self.temperature_c.filter(hot)?;
+        Some(Strain::Hot { temperature_c })
+    }
+}
+
+impl fmt::Display for Condition {
+    /// In words: `54 °C, supply and clock are fine`.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.temperature_c {
+            Some(temperature_c) => write!(f, "{temperature_c:.0} °C")?,
+            None => f.write_str("temperature unknown")?,
+        }
+        let Some(throttling) = self.throttling else {
+            return Ok(());
+        };
+        let now = [
+            (throttling.under_voltage, "supply voltage too low"),
+            (throttling.throttled, "throttled"),
+            (throttling.frequency_capped, "clock held down"),
+            (throttling.soft_limit, "over the soft temperature limit"),
+        ];
+        let now: Vec<&str> = now
+            .iter()
+            .filter_map(|(holds, words)| holds.then_some(*words))
+            .collect();
+        if now.is_empty() {
+            f.write_str(", supply and clock are fine")?;
+        } else {
+            write!(f, ", {}", now.join(", "))?;
+        }
+        if throttling.under_voltage_since_boot && !throttling.under_voltage {
+            f.write_str(" (the supply voltage was too low since it was switched on)")?;
+        }
+        Ok(())
+    }
+}
+
+/// Where this board says how it is.
+#[derive(Debug)]
+pub struct Board {
+    /// Files with thousandths of a degree Celsius.
+    zones: Vec<PathBuf>,
+    complaints: Complaints,
+}
+
+/// Where a Raspberry Pi complains.
+#[derive(Debug)]
+enum Complaints {
+    /// A file with the firmware's bits.
+    Driver(PathBuf),
+    /// The firmware's own program.
+    Vcgencmd,
+    /// A file that is 1 while the voltage is too low.
+    Alarm(PathBuf),
+    /// Nowhere.
+    Silent,
+}
+
+impl Board {
+    /// Looks where this board says how it is.
+    #[must_use]
+    pub fn find() -> Board {
+        Board::under(Path::new("/sys"))
+    }
+
+    /// With the kernel's files under another folder than `/sys`.
+    fn under(sys: &Path) -> Board {
+        let zones = folders(&sys.join("class/thermal"));
+        let zones = zones.filter(|zone| {
+            // Of a Pi `cpu-thermal`; other boards have several.
+            let kind = read(&zone.join("type")).unwrap_or_default();
+            ["cpu", "soc", "x86_pkg_temp"]
+                .iter()
+                .any(|part| kind.contains(part))
+        });
+        let zones = zones.map(|zone| zone.join("temp")).collect();
+        let driver = sys.join("devices/platform/soc/soc:firmware/get_throttled");
+        let alarm = folders(&sys.join("class/hwmon"))
+            .find(|monitor| read(&monitor.join("name")).is_some_and(|name| name == "rpi_volt"));
+        let complaints = if read(&driver).is_some() {
+            Complaints::Driver(driver)
+        } else if vcgencmd().is_some() {
+            Complaints::Vcgencmd
+        } else {
+            alarm.map_or(Complaints::Silent, |monitor| {
+                Complaints::Alarm(monitor.join("in0_lcrit_alarm"))
+            })
+        };
+        Board { zones, complaints }
+    }
+
+    /// How it is now. Where `vcgencmd` has to be asked, a program is run.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        let celsius = |zone: &PathBuf| Some(read(zone)?.parse::<f32>().ok()? / 1000.0);
+        let throttling = match &self.complaints {
+            Complaints::Driver(path) => read(path).and_then(|text| Throttling::parse(&text)),
+            Complaints::Vcgencmd => vcgencmd(),
+            Complaints::Alarm(path) => read(path).map(|alarm| Throttling {
+                under_voltage: alarm == "1",
+                ..Throttling::default()
+            }),
+            Complaints::Silent => None,
+        };
+        Condition {
+            temperature_c: self.zones.iter().filter_map(celsius).max_by(f32::total_cmp),
+            throttling,
+        }
+    }
+}
+
+/// What is in `folder`, in the order of names.
+fn folders(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    paths.into_iter()
+}
+
+fn read(path: &Path) -> Option<String> {
+    Some(fs::read_to_string(path).ok()?.trim().to_owned())
+}
+
+fn vcgencmd() -> Option<Throttling> {
+    let output = Command::new("vcgencmd")
+        .arg("get_throttled")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    Throttling::parse(std::str::from_utf8(&output.stdout).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The kernel's files of a board, in a folder.
+    fn board(files: &[(&str, &str)]) -> (tempfile::TempDir, Board) {
+        let sys = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = sys.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let board = Board::under(sys.path());
+        (sys, board)
+    }
+
+    const DRIVER: &str = "devices/platform/soc/soc:firmware/get_throttled";
+
+    #[test]
+    fn a_pi_says_how_hot_it_is_and_what_its_supply_lacks() {
+        let (sys, board) = board(&[
+            ("class/thermal/thermal_zone0/type", "cpu-thermal\n"),
+            ("class/thermal/thermal_zone0/temp", "54321\n"),
+            (DRIVER, "50005\n"),
+        ]);
+        let condition = board.condition();
+        assert_eq!(condition.temperature_c, Some(54.321));
+        let throttling = condition.throttling.unwrap();
+        assert!(throttling.under_voltage && throttling.throttled);
+        assert!(throttling.under_voltage_since_boot && throttling.throttled_since_boot);
+        assert!(!throttling.frequency_capped && !throttling.soft_limit);
+        assert_eq!(condition.strain(75.0, false), Some(Strain::UnderVoltage));
+
+        fs::write(sys.path().join(DRIVER), "50000\n").unwrap();
+        let condition = board.condition();
+        assert_eq!(condition.strain(75.0, false), None);
+        assert_eq!(
+            condition.to_string(),
+            "54 °C, supply and clock are fine \
+             (the supply voltage was too low since it was switched on)"
+        );
+    }
+
+    #[test]
+    fn the_hottest_zone_of_the_processor_counts_and_no_other_zone_does() {
+        let (_sys, board) = board(&[
+            ("class/thermal/thermal_zone0/type", "battery\n"),
+            ("class/thermal/thermal_zone0/temp", "99000\n"),
+            ("class/thermal/thermal_zone1/type", "cpu0-thermal\n"),
+            ("class/thermal/thermal_zone1/temp", "40000\n"),
+            ("class/thermal/thermal_zone2/type", "soc-thermal\n"),
+            ("class/thermal/thermal_zone2/temp", "41000\n"),
+            ("class/thermal/thermal_zone3/type", "cpu1-thermal\n"),
+            ("class/thermal/thermal_zone3/temp", "nonsense\n"),
+        ]);
+        assert_eq!(board.condition().temperature_c, Some(41.0));
+    }
+
+    #[test]
+    fn an_alarm_of_the_voltage_is_heard() {
+        let alarm = "class/hwmon/hwmon1/in0_lcrit_alarm";
+        let (sys, board) = board(&[
+            ("class/hwmon/hwmon0/name", "cpu_thermal\n"),
+            ("class/hwmon/hwmon1/name", "rpi_volt\n"),
+            (alarm, "1\n"),
+        ]);
+        let strained = |board: &Board| board.condition().strain(75.0, false);
+        assert_eq!(strained(&board), Some(Strain::UnderVoltage));
+        fs::write(sys.path().join(alarm), "0\n").unwrap();
+        assert_eq!(strained(&board), None);
+    }
+
+    #[test]
+    fn a_board_that_says_nothing_is_well() {
+        let (_sys, board) = board(&[]);
+        assert_eq!(board.condition(), Condition::default());
+        assert_eq!(board.condition().strain(30.0, false), None);
+    }
+
+    #[test]
+    fn a_hot_board_waits_until_it_has_cooled_down() {
+        let at = |temperature_c| Condition {
+            temperature_c: Some(temperature_c),
+            throttling: None,
+        };
+        assert_eq!(at(75.0).strain(75.0, false), None);
+        let temperature_c = 75.5;
+        let hot = Some(Strain::Hot { temperature_c });
+        assert_eq!(at(temperature_c).strain(75.0, false), hot);
+        assert!(at(70.5).strain(75.0, true).is_some());
+        assert_eq!(at(70.0).strain(75.0, true), None);
+    }
+
+    proptest! {
+        #[test]
+        fn bits_are_read_as_they_are_printed(bits in any::<u32>(), noise in "\\PC{0,12}") {
+            let expected = Throttling::from_bits(bits);
+            prop_assert_eq!(Throttling::parse(&format!("throttled=0x{bits:x}\n")), Some(expected));
+            prop_assert_eq!(Throttling::parse(&format!("{bits:x}\n")), Some(expected));
+            let hex = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
+            if !hex(noise.trim()) {
+                prop_assert_eq!(Throttling::parse(&format!("-{noise}")), None);
+            }
+        }
+    }
+}

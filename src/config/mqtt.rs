@@ -1,0 +1,198 @@
+//! `[mqtt]` and `[fleet]`: the broker, and who may teach this device.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::Check;
+
+/// `[mqtt]`; off without a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Mqtt {
+    /// Name or IPv4 address of the broker; absent is no MQTT at all.
+    pub host: Option<String>,
+    /// Its port; absent is 8883 with TLS and 1883 without.
+    pub port: Option<u16>,
+    /// Whether the connection is encrypted and the broker has to show a
+    /// certificate for its name.
+    pub tls: bool,
+    /// PEM file of the authorities that the broker's certificate may come from;
+    /// absent are those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// The name to log in with.
+    pub user: Option<String>,
+    /// The password, if it may stand here.
+    pub password: Option<Secret>,
+    /// A file that holds the password; absent is the credential `mqtt-password`
+    /// of systemd, if there is one.
+    pub password_file: Option<PathBuf>,
+    /// What this device is called in topics; absent is made of the host's name.
+    pub device: Option<String>,
+    /// What all topics begin with.
+    pub topic: String,
+    /// Whether a refit, and pauses of capturing, may be asked for by MQTT.
+    pub commands: bool,
+    /// What the topics of Home Assistant's discovery begin with; empty is no
+    /// discovery.
+    pub discovery_prefix: String,
+}
+
+impl Default for Mqtt {
+    fn default() -> Mqtt {
+        Mqtt {
+            host: None,
+            port: None,
+            tls: false,
+            ca_file: None,
+            user: None,
+            password: None,
+            password_file: None,
+            device: None,
+            topic: "maskd".to_owned(),
+            commands: true,
+            discovery_prefix: "homeassistant".to_owned(),
+        }
+    }
+}
+
+/// `[fleet]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Fleet {
+    /// Whether heads that were learned here are published, signed.
+    pub share: bool,
+    /// Public keys of the devices whose heads may be tried, in hexadecimal.
+    pub trust: Vec<String>,
+}
+
+/// What must not be shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl Fleet {
+    /// The trusted keys; none that is not 64 hexadecimal digits.
+    #[must_use]
+    pub fn keys(&self) -> Vec<[u8; 32]> {
+        self.trust.iter().filter_map(|key| parse_key(key)).collect()
+    }
+}
+
+/// A public key of 64 hexadecimal digits.
+fn parse_key(text: &str) -> Option<[u8; 32]> {
+    let digits = text.as_bytes();
+    if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    let mut key = [0; 32];
+    for (byte, pair) in key.iter_mut().zip(digits.chunks(2)) {
+        let pair = std::str::from_utf8(pair).ok()?;
+        *byte = u8::from_str_radix(pair, 16).ok()?;
+    }
+    Some(key)
+}
+
+/// What stands between slashes of a topic, and may be an id of Home Assistant.
+pub(crate) fn is_device_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+    (1..=64).contains(&name.len()) && name.bytes().all(is_plain)
+}
+
+fn is_topic(topic: &str) -> bool {
+    let is_plain = |c: char| !c.is_control() && !"+#$ ".contains(c);
+    topic.len() <= 200
+        && topic.chars().all(is_plain)
+        && topic.split('/').all(|level| !level.is_empty())
+}
+
+impl Mqtt {
+    pub(super) fn check(&self, check: &mut Check) {
+        let fail = |check: &mut Check, key: &str, problem: &str| {
+            check.fail(&format!("mqtt.{key}"), problem.to_owned());
+        };
+        let is_host = |host: &str| {
+            (1..=253).contains(&host.len())
+                && host
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+        };
+        if self.host.as_deref().is_some_and(|host| !is_host(host)) {
+            fail(
+                check,
+                "host",
+                "is no name or IPv4 address of a broker: leave \"mqtt://\" and the port out",
+            );
+        }
+        if self.port == Some(0) {
+            fail(check, "port", "is 0, allowed is 1 to 65535");
+        }
+        if self.ca_file.is_some() && !self.tls {
+            fail(
+                check,
+                "ca-file",
+                "is for tls = true: set it, or leave it out",
+            );
+        }
+        if self.password.is_some() && self.password_file.is_some() {
+            fail(
+                check,
+                "password-file",
+                "and password are both set: leave one out",
+            );
+        }
+        let has_password = self.password.is_some() || self.password_file.is_some();
+        if has_password && self.user.is_none() {
+            fail(check, "user", "is missing: a password belongs to a user");
+        }
+        let name = self.device.as_deref();
+        if name.is_some_and(|name| !is_device_name(name)) {
+            fail(
+                check,
+                "device",
+                "is wrong: take 1 to 64 letters, digits, - and _",
+            );
+        }
+        if !is_topic(&self.topic) {
+            fail(
+                check,
+                "topic",
+                "is no beginning of a topic: name levels with slashes between, without + # $",
+            );
+        }
+        if !self.discovery_prefix.is_empty() && !is_topic(&self.discovery_prefix) {
+            fail(
+                check,
+                "discovery-prefix",
+                "is no beginning of a topic: \"homeassistant\", or \"\" for no discovery",
+            );
+        }
+    }
+}
+
+impl Fleet {
+    pub(super) fn check(&self, mqtt: &Mqtt, check: &mut Check) {
+        for key in &self.trust {
+            if parse_key(key).is_none() {
+                let problem = "holds what is no key: take what \"maskd fleet key\" prints there";
+                check.fail("fleet.trust", problem.to_owned());
+            }
+        }
+        let is_on = self.share || !self.trust.is_empty();
+        if is_on && mqtt.host.is_none() {
+            let key = if self.share {
+                "fleet.share"
+            } else {
+                "fleet.trust"
+            };
+            check.fail(key, "needs a broker: set mqtt.host".to_owned());
+        }
+    }
+}

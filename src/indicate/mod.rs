@@ -1,0 +1,149 @@
+//! What shows the decision: lamps, buzzer, relay, console.
+//!
+//! Owns the patterns, as pure functions of the decision and of time; the console;
+//! and the pins of a board, with its push buttons. Decides nothing, and does not
+//! know what a press of a button does.
+
+mod button;
+mod console;
+mod door;
+pub mod pins;
+mod quiet;
+
+use std::time::Duration;
+
+pub use button::{Button, Debouncer};
+pub use console::{Change, Console, ConsoleStyle};
+pub use door::{Door, Relay};
+pub use quiet::{Quiet, TimeOfDay};
+
+use crate::decide::Decision;
+
+/// Which outputs are on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Levels {
+    /// Green lamp.
+    pub green: bool,
+    /// Red lamp.
+    pub red: bool,
+    /// Buzzer.
+    pub buzzer: bool,
+    /// Relay of the door, if there is one: on is with current.
+    pub relay: Option<bool>,
+}
+
+/// The outputs for a decision that has stood for `elapsed`; the relay is the
+/// [`Door`]'s.
+///
+/// | decision | green | red | buzzer |
+/// |---|---|---|---|
+/// | idle | off | off | off |
+/// | mask | on | off | off |
+/// | no mask | off | on | three chirps of 150 ms, one every 500 ms |
+/// | unsure | blinks, 1 a second | blinks, 1 a second | off |
+/// | fault | off | blinks, 4 a second | off |
+#[must_use]
+pub fn levels(decision: Decision, elapsed: Duration) -> Levels {
+    let ms = elapsed.as_millis();
+    let blink = |period: u128| ms % period < period / 2;
+    let (green, red, buzzer) = match decision {
+        Decision::Idle => (false, false, false),
+        Decision::Mask => (true, false, false),
+        Decision::NoMask => (false, true, ms < 1500 && ms % 500 < 150),
+        Decision::Unsure => (blink(1000), blink(1000), false),
+        Decision::Fault => (false, blink(250), false),
+    };
+    Levels {
+        green,
+        red,
+        buzzer,
+        relay: None,
+    }
+}
+
+/// The answer to a press of a button.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// Crops are taken.
+    Accepted,
+    /// They are not.
+    Refused,
+}
+
+impl Notice {
+    /// The lamps while a notice that was given `elapsed` ago is shown, in place
+    /// of the decision's; then none. Buzzer and relay are as they were.
+    ///
+    /// | notice | green | red |
+    /// |---|---|---|
+    /// | accepted | three flashes of 100 ms, one every 200 ms | off |
+    /// | refused | off | 1 s |
+    #[must_use]
+    pub fn lamps(self, elapsed: Duration) -> Option<(bool, bool)> {
+        let ms = elapsed.as_millis();
+        match self {
+            Notice::Accepted => (ms < 600).then_some((ms % 200 < 100, false)),
+            Notice::Refused => (ms < 1000).then_some((false, true)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(decision: Decision, ms: u64) -> Levels {
+        levels(decision, Duration::from_millis(ms))
+    }
+
+    fn on(green: bool, red: bool, buzzer: bool) -> Levels {
+        Levels {
+            green,
+            red,
+            buzzer,
+            relay: None,
+        }
+    }
+
+    #[test]
+    fn patterns_are_those_of_the_table() {
+        assert_eq!(at(Decision::Idle, 10), Levels::default());
+        assert_eq!(at(Decision::Mask, 99_999), on(true, false, false));
+        assert_eq!(at(Decision::NoMask, 0), on(false, true, true));
+        assert!(at(Decision::NoMask, 149).buzzer);
+        assert_eq!(at(Decision::NoMask, 150), on(false, true, false));
+        assert!(at(Decision::NoMask, 1149).buzzer);
+        assert!(
+            !at(Decision::NoMask, 1500).buzzer,
+            "the buzzer falls silent, the lamp stays"
+        );
+        assert!(at(Decision::NoMask, 60_000).red);
+        assert_eq!(at(Decision::Unsure, 499), on(true, true, false));
+        assert_eq!(at(Decision::Unsure, 500), Levels::default());
+        assert_eq!(at(Decision::Fault, 0), on(false, true, false));
+        assert_eq!(at(Decision::Fault, 130), Levels::default());
+    }
+
+    #[test]
+    fn notices_are_those_of_the_table_and_end() {
+        let lamps = |notice: Notice, ms| notice.lamps(Duration::from_millis(ms));
+        assert_eq!(lamps(Notice::Accepted, 0), Some((true, false)));
+        assert_eq!(lamps(Notice::Accepted, 100), Some((false, false)));
+        assert_eq!(lamps(Notice::Accepted, 599), Some((false, false)));
+        assert_eq!(lamps(Notice::Accepted, 600), None);
+        assert_eq!(lamps(Notice::Refused, 999), Some((false, true)));
+        assert_eq!(lamps(Notice::Refused, 1000), None);
+    }
+
+    proptest! {
+        #[test]
+        fn green_alone_means_mask_and_nothing_else_does(ms in 0_u64..100_000) {
+            for decision in [Decision::Idle, Decision::NoMask, Decision::Unsure, Decision::Fault] {
+                let levels = at(decision, ms);
+                prop_assert!(!levels.green || levels.red, "{decision:?} at {ms} ms: {levels:?}");
+            }
+        }
+    }
+}

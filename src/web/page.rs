@@ -1,0 +1,36 @@
+//! The assets of the page, which are compiled in.
+
+use axum::Router;
+use axum::http::header::CONTENT_TYPE;
+use axum::routing::get;
+
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const SVG: &str = "image/svg+xml";
+
+/// Path, type, content.
+const ASSETS: [(&str, &str, &str); 11] = [
+    ("/", HTML, include_str!("page/index.html")),
+    ("/page.css", CSS, include_str!("page/page.css")),
+    ("/icon.svg", SVG, include_str!("page/icon.svg")),
+    ("/main.js", SCRIPT, include_str!("page/main.js")),
+    ("/api.js", SCRIPT, include_str!("page/api.js")),
+    ("/dom.js", SCRIPT, include_str!("page/dom.js")),
+    ("/live.js", SCRIPT, include_str!("page/live.js")),
+    ("/label.js", SCRIPT, include_str!("page/label.js")),
+    ("/learning.js", SCRIPT, include_str!("page/learning.js")),
+    ("/charts.js", SCRIPT, include_str!("page/charts.js")),
+    ("/settings.js", SCRIPT, include_str!("page/settings.js")),
+];
+
+pub(super) fn routes() -> Router {
+    ASSETS
+        .into_iter()
+        .fold(Router::new(), |router, (path, content, text)| {
+            router.route(
+                path,
+                get(move || async move { ([(CONTENT_TYPE, content)], text) }),
+            )
+        })
+}

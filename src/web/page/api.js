@@ -1,0 +1,60 @@
+// Requests to the daemon. What fails is thrown as an ApiError with one sentence.
+
+export class ApiError extends Error {
+  constructor(status, sentence) {
+    super(sentence);
+    this.status = status;
+  }
+}
+
+async function request(method, path, body, options = {}) {
+  let response;
+  try {
+    response = await fetch(`/api/v1${path}`, {
+      method,
+      body: body === undefined ? undefined : JSON.stringify(body),
+      headers: body === undefined ? {} : { "content-type": "application/json" },
+      ...options,
+    });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(0, "The device does not answer.");
+  }
+  if (response.ok) return response;
+  const record = await response.json().catch(() => ({}));
+  // Whoever was logged in and is no more is asked again.
+  if (response.status === 401 && path !== "/session") {
+    window.dispatchEvent(new Event("logged-out"));
+  }
+  throw new ApiError(response.status, sentence(record.error ?? `The device says ${response.status}.`));
+}
+
+function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1) + (text.endsWith(".") ? "" : ".");
+}
+
+const json = async (...args) => (await request(...args)).json();
+
+export const api = {
+  session: () => json("GET", "/session"),
+  logIn: (password) => json("POST", "/session", { password }),
+  logOut: () => json("DELETE", "/session"),
+  live: () => json("GET", "/live"),
+  status: () => json("GET", "/status"),
+  queue: () => json("GET", "/queue"),
+  mark: (ids, mark, options) => json("POST", "/samples/label", { chosen: { ids }, mark }, options),
+  heads: () => json("GET", "/heads"),
+  refit: () => json("POST", "/refit"),
+  rollback: () => json("POST", "/heads/rollback", { steps: 1 }),
+  settings: () => json("GET", "/settings"),
+  changeSettings: (change) => json("PATCH", "/settings", change),
+  /** The newest picture with a higher number: { number, blob }; null if none came for a while. */
+  async picture(after, signal) {
+    const response = await request("GET", `/live/picture?after=${after}`, undefined, { signal });
+    if (response.status === 204) return null;
+    return { number: Number(response.headers.get("x-picture")), blob: await response.blob() };
+  },
+};
+
+export const pictureOf = (id) => `/api/v1/samples/${encodeURIComponent(id)}/picture`;
+export const fileOfHead = (number) => `/api/v1/heads/${number}/file`;

@@ -1,0 +1,97 @@
+// The frame of the page: who may see it, and which part of it is shown.
+
+import { api } from "./api.js";
+import { h, toast } from "./dom.js";
+import "./live.js";
+import "./label.js";
+import "./learning.js";
+import "./settings.js";
+
+const VIEWS = {
+  live: ["live-view", "Live"],
+  label: ["label-queue", "Label"],
+  learning: ["learning-view", "Learning"],
+  settings: ["settings-form", "Settings"],
+};
+
+const main = document.getElementById("main");
+const nav = document.querySelector("nav");
+const logOut = document.getElementById("log-out");
+
+function show() {
+  const name = VIEWS[location.hash.slice(1)] ? location.hash.slice(1) : "live";
+  const [tag, title] = VIEWS[name];
+  document.title = `${title} · maskd`;
+  for (const link of nav.children) {
+    if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  main.replaceChildren(h(tag));
+}
+
+function askForPassword(session) {
+  nav.hidden = true;
+  logOut.hidden = true;
+  document.title = "Log in · maskd";
+  if (!session.password) {
+    main.replaceChildren(h("p", {}, "This device takes tokens only: no password is set. ", h("code", {}, "maskd passwd"), " makes one."));
+    return;
+  }
+  const error = h("p", { class: "error", role: "alert" });
+  const password = h("input", { type: "password", id: "password", name: "password", autocomplete: "current-password", required: true });
+  const form = h(
+    "form",
+    {
+      class: "card log-in",
+      onsubmit: async (event) => {
+        event.preventDefault();
+        error.replaceChildren();
+        try {
+          begin(await api.logIn(password.value));
+        } catch (problem) {
+          error.replaceChildren(problem.message);
+          password.select();
+        }
+      },
+    },
+    h("h2", {}, "Log in"),
+    // Programs that keep passwords want a name.
+    h("input", { type: "text", autocomplete: "username", value: "maskd", hidden: true }),
+    h("label", { for: "password" }, "Password"),
+    password,
+    error,
+    h("button", {}, "Log in"),
+  );
+  main.replaceChildren(form);
+  password.focus();
+}
+
+function begin(session) {
+  if (!session.allowed) return askForPassword(session);
+  nav.hidden = false;
+  logOut.hidden = !session.session;
+  show();
+}
+
+async function start() {
+  try {
+    begin(await api.session());
+  } catch (problem) {
+    main.replaceChildren(h("p", { class: "error", role: "alert" }, problem.message), h("button", { type: "button", onclick: start }, "Try again"));
+  }
+}
+
+logOut.addEventListener("click", async () => {
+  try {
+    askForPassword(await api.logOut());
+  } catch (problem) {
+    toast(problem.message);
+  }
+});
+window.addEventListener("logged-out", start);
+window.addEventListener("hashchange", () => {
+  if (nav.hidden || location.hash === "#main") return;
+  show();
+  main.focus();
+});
+start();

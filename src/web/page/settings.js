@@ -1,0 +1,64 @@
+// What may be changed while the daemon runs.
+
+import { api } from "./api.js";
+import { fill, h, toast } from "./dom.js";
+
+const FIELDS = [
+  { name: "mask_from", label: "Masked from", hint: "A face whose probability of a mask is at least this is masked.", min: 0.05, max: 1, step: 0.01 },
+  { name: "no_mask_to", label: "Unmasked up to", hint: "Between the two the verdict is unsure.", min: 0, max: 1, step: 0.01 },
+  { name: "confirm_ms", label: "Confirm, in ms", hint: "So long frames must contradict the decision before it changes.", min: 0, max: 60000, step: 1 },
+  { name: "hold_ms", label: "Hold, in ms", hint: "So long the decision stays after the last face has left.", min: 0, max: 600000, step: 1 },
+];
+
+class SettingsForm extends HTMLElement {
+  async connectedCallback() {
+    fill(this, h("p", {}, "Loading…"));
+    try {
+      this.render(await api.settings());
+    } catch (problem) {
+      fill(this, h("p", { class: "error", role: "alert" }, problem.message));
+    }
+  }
+
+  render({ now, not_saved: notSaved }) {
+    this.now = now;
+    this.error = h("p", { class: "error", role: "alert" });
+    this.note = h("p", { class: "hint" }, notSaved ? `Not in the config file: ${notSaved}. After a restart these settings are gone.` : "");
+    this.inputs = Object.fromEntries(
+      FIELDS.map(({ name, min, max, step }) => [name, h("input", { id: name, name, type: "number", inputmode: "decimal", min, max, step, required: true, value: String(Math.round(now[name] * 1e4) / 1e4), "aria-describedby": `${name}-hint` })]),
+    );
+    this.capture = h("input", { id: "capture", name: "capture", type: "checkbox", checked: now.capture, "aria-describedby": "capture-hint" });
+    fill(this, 
+      h("h2", {}, "Settings"),
+      h(
+        "form",
+        { class: "card settings", onsubmit: (event) => this.save(event) },
+        FIELDS.map(({ name, label, hint }) => h("div", { class: "field" }, h("label", { for: name }, label), this.inputs[name], h("p", { class: "hint", id: `${name}-hint` }, hint))),
+        h("div", { class: "field" }, h("label", { for: "capture" }, "Keep crops of faces"), this.capture, h("p", { class: "hint", id: "capture-hint" }, "Faces are personal data: tell the people who pass by.")),
+        this.error,
+        this.note,
+        h("button", {}, "Save"),
+      ),
+    );
+  }
+
+  async save(event) {
+    event.preventDefault();
+    const change = {};
+    for (const [name, input] of Object.entries(this.inputs)) {
+      const value = Number(input.value);
+      if (Math.abs(value - this.now[name]) > 1e-6) change[name] = value;
+    }
+    if (this.capture.checked !== this.now.capture) change.capture = this.capture.checked;
+    this.error.replaceChildren();
+    try {
+      const record = await api.changeSettings(change);
+      this.render(record);
+      toast(record.not_saved ? "Changed until the daemon ends." : "Saved.");
+    } catch (problem) {
+      this.error.replaceChildren(problem.message);
+    }
+  }
+}
+
+customElements.define("settings-form", SettingsForm);

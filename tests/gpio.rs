@@ -1,0 +1,123 @@
+//! Pins on a machine that has none: what is refused, and in which words. What pins
+//! do is tried on emulated machines (`tests/rig`).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and measure time"
+)]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use support::{assert_refused, frame, maskd, text};
+
+const FRAME: &str = "maksssksksss10.jpg";
+
+fn config(folder: &Path, indicate: &str) -> String {
+    let path = folder.join("maskd.toml");
+    let source = frame(FRAME);
+    let source = source.display();
+    let text = format!(
+        "[camera]\nsource = \"{source}\"\nrate = 5.0\n[decide]\nconfirm-ms = 0\n[indicate]\n{indicate}\n"
+    );
+    fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+/// Whether this machine has pins that a test must not touch.
+fn has_pins() -> bool {
+    let has = fs::read_dir("/dev").unwrap().flatten().any(|entry| {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        name.starts_with("gpiochip") || name.starts_with("gpiomem")
+    });
+    if has {
+        eprintln!("skipped: this machine has pins");
+    }
+    has
+}
+
+#[test]
+fn pins_that_are_not_there_are_one_sentence_and_no_start() {
+    if has_pins() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for (indicate, words) in [
+        (
+            "backend = \"rppal\"\ngreen-pin = 17",
+            "no Raspberry Pi that rppal knows",
+        ),
+        (
+            "backend = \"gpiocdev\"\ngreen-pin = 17",
+            "no GPIO chip labelled pinctrl-bcm2835 or pinctrl-bcm2711 or pinctrl-rp1; \
+             there is none that can be opened",
+        ),
+        (
+            "backend = \"gpiocdev\"\ngpio-chip = \"door\"\ngreen-pin = 17",
+            "no GPIO chip labelled door",
+        ),
+        (
+            "backend = \"gpiocdev\"\ngreen-pin = \"GPIO17\"",
+            "no line GPIO17 for the green",
+        ),
+    ] {
+        let path = config(folder.path(), indicate);
+        let run = maskd()
+            .args(["run", "--once", "--log", "error", "--config", &path])
+            .output()
+            .unwrap();
+        assert_refused(&run, 69, words);
+        let off = maskd()
+            .args(["pins-off", "--config", &path])
+            .output()
+            .unwrap();
+        assert_refused(&off, 69, words);
+        let check = maskd().args(["check", "--config", &path]).output().unwrap();
+        assert_refused(&check, 69, "there is a problem with the pins");
+        assert!(text(&check.stdout).contains(words));
+    }
+}
+
+#[test]
+fn without_a_backend_a_laptop_has_the_console_and_is_told_so() {
+    if has_pins() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), "green-pin = 17\nrelay-pin = 23");
+    let run = maskd()
+        .args(["run", "--once", "--json", "--config", &path])
+        .output()
+        .unwrap();
+    assert!(run.status.success());
+    assert!(text(&run.stdout).contains("\"decision\":\"mask\""));
+    assert!(text(&run.stderr).contains("this is no Raspberry Pi: the pins are left alone"));
+    let check = maskd().args(["check", "--config", &path]).output().unwrap();
+    assert!(check.status.success());
+    assert!(text(&check.stdout).contains("left alone: console only"));
+}
+
+#[test]
+fn pins_off_has_nothing_to_do_without_pins_and_needs_a_good_config() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), "backend = \"console\"\ngreen-pin = 17");
+    let off = maskd()
+        .args(["pins-off", "--config", &path])
+        .output()
+        .unwrap();
+    assert!(off.status.success());
+    assert!(off.stdout.is_empty() && off.stderr.is_empty());
+    let path = config(folder.path(), "green-pin = 17\nred-pin = 17");
+    let off = maskd()
+        .args(["pins-off", "--config", &path])
+        .output()
+        .unwrap();
+    assert_eq!(off.status.code(), Some(78));
+    assert!(text(&off.stderr).contains("indicate.red-pin is 17, as green-pin is"));
+}

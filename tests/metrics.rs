@@ -1,0 +1,137 @@
+//! What a running daemon tells Prometheus, and whoever asks whether it is well.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and measure time"
+)]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use support::{frame, interrupt, maskd, text, wait};
+
+/// The answer of a daemon to a GET: status and body.
+fn get(socket: &Path, path: &str) -> Option<(u16, String)> {
+    let mut stream = UnixStream::connect(socket).ok()?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    )
+    .ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, body.to_owned()))
+}
+
+#[track_caller]
+fn until(socket: &Path, path: &str, found: impl Fn(u16, &str) -> bool) -> String {
+    let start = Instant::now();
+    let mut last = None;
+    while start.elapsed() < Duration::from_secs(90) {
+        last = get(socket, path);
+        if let Some((status, body)) = &last
+            && found(*status, body)
+        {
+            return body.clone();
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("{path} answers {last:?}");
+}
+
+#[test]
+fn prometheus_gets_what_the_camera_path_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("state/control.sock");
+    let picture = frame("maksssksksss120.jpg");
+    let mut child = maskd()
+        .args(["run", "--rate", "20", "--source"])
+        .arg(&picture)
+        .arg("--state")
+        .arg(folder.path().join("state"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    until(&socket, "/readyz", |status, _| status == 200);
+    until(&socket, "/healthz", |status, body| {
+        status == 200 && body == "ok\n"
+    });
+    let count = |text: &str, series: &str| {
+        let line = text.lines().find(|line| line.starts_with(series));
+        let value = line.and_then(|line| line.rsplit(' ').next());
+        value.map_or(-1.0, |value| value.parse::<f64>().unwrap())
+    };
+    let told = until(&socket, "/metrics", |_, text| {
+        count(text, "maskd_stage_duration_seconds_count{stage=\"embed\"}") > 1.0
+            && count(text, "maskd_frames_total ") > 3.0
+    });
+    for stage in ["detect", "crop", "head"] {
+        let series = format!("maskd_stage_duration_seconds_count{{stage=\"{stage}\"}}");
+        assert!(count(&told, &series) > 0.0, "{told}");
+    }
+    let verdicts = count(&told, "maskd_frame_verdict_duration_seconds_count");
+    assert!(verdicts > 3.0, "{told}");
+    assert_eq!(count(&told, "maskd_camera_lost "), 0.0);
+    let sum = |stage: &str| {
+        let series = format!("maskd_stage_duration_seconds_sum{{stage=\"{stage}\"}}");
+        count(&told, &series)
+    };
+    assert!(sum("embed") > sum("crop"), "{told}");
+
+    if Command::new("promtool").arg("--version").output().is_err() {
+        println!("promtool is not there: what it would say of the metrics is not tried");
+    } else {
+        let mut check = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = check.stdin.take().unwrap();
+        stdin.write_all(told.as_bytes()).unwrap();
+        drop(stdin);
+        let said = check.wait_with_output().unwrap();
+        let words = text(&said.stdout) + &text(&said.stderr);
+        assert!(said.status.success() && words.is_empty(), "{words}\n{told}");
+    }
+
+    let (status, _) = get(&socket, "/metrics/").unwrap();
+    assert_eq!(status, 404);
+    interrupt(&child, "-TERM");
+    assert_eq!(wait(&mut child, Duration::from_secs(20)), Some(0));
+}
+
+#[test]
+fn a_daemon_without_its_camera_is_alive_and_not_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("state/control.sock");
+    let mut child = maskd()
+        .args(["run", "--source", "http://127.0.0.1:1/none", "--state"])
+        .arg(folder.path().join("state"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    until(&socket, "/readyz", |status, body| {
+        status == 503 && body.contains("camera is lost")
+    });
+    // It knows that the camera is gone.
+    until(&socket, "/healthz", |status, _| status == 200);
+    let told = until(&socket, "/metrics", |_, text| {
+        text.contains("maskd_camera_lost 1.0")
+    });
+    assert!(told.contains("maskd_decision{decision=\"fault\"} 1.0"));
+    interrupt(&child, "-TERM");
+    assert_eq!(wait(&mut child, Duration::from_secs(20)), Some(0));
+}

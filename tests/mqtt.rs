@@ -1,0 +1,435 @@
+//! The daemon at a real broker: what it tells, what it takes, and what it
+//! survives.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and measure time"
+)]
+
+#[path = "support/broker.rs"]
+mod broker;
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use broker::{Broker, Ear, free_port, until};
+use support::{frame, interrupt, maskd, text, wait};
+
+/// A door with a config, a state directory and a log.
+struct Door {
+    folder: tempfile::TempDir,
+}
+
+impl Door {
+    fn new(port: u16, more: &str) -> Door {
+        let door = Door {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        let config = format!(
+            "[camera]\nrate = 10\n[decide]\nconfirm-ms = 100\nstale-ms = 60000\n\
+             [mqtt]\nhost = \"127.0.0.1\"\nport = {port}\ndevice = \"door\"\n{more}"
+        );
+        fs::write(door.at("maskd.toml"), config).unwrap();
+        door
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.at("log")).unwrap_or_default()
+    }
+
+    fn run(&self) -> Child {
+        let log = fs::File::create(self.at("log")).unwrap();
+        maskd()
+            .args(["run", "--config"])
+            .arg(self.at("maskd.toml"))
+            .arg("--state")
+            .arg(self.at("state"))
+            .arg("--source")
+            .arg(frame("maksssksksss120.jpg"))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    fn check(&self) -> Output {
+        maskd()
+            .args(["check", "--config"])
+            .arg(self.at("maskd.toml"))
+            .arg("--state")
+            .arg(self.at("state"))
+            .output()
+            .unwrap()
+    }
+}
+
+/// A running daemon, which does not outlive the test.
+struct Running(Child);
+
+impl Running {
+    fn stop(&mut self) {
+        interrupt(&self.0, "-TERM");
+        assert_eq!(wait(&mut self.0, Duration::from_secs(20)), Some(0));
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn says(ear: &Ear, topic: &str, words: &str) {
+    until(&format!("{topic} is {words}"), || {
+        (ear.text(topic).as_deref() == Some(words)).then_some(())
+    });
+}
+
+fn tells(ear: &Ear, key: &str, value: &str) {
+    until(&format!("{key} is {value}"), || {
+        let state = ear.json("maskd/door/state")?;
+        (state[key] == value).then_some(())
+    });
+}
+
+const CAPTURES: &str = "[capture]\nenabled = true\n";
+
+#[test]
+fn a_house_sees_the_door_and_asks_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(broker) = Broker::start(folder.path(), "") else {
+        return;
+    };
+    let ear = Ear::listen(broker.port);
+    let door = Door::new(broker.port, CAPTURES);
+    let mut running = Running(door.run());
+    says(&ear, "maskd/door/status", "online");
+    let discovery = "homeassistant/device/door/config";
+    let device = until("the discovery", || ear.json(discovery));
+    assert_eq!(device["components"].as_object().unwrap().len(), 6);
+    assert_eq!(
+        device["components"]["capture"]["command_topic"],
+        "maskd/door/capture/set"
+    );
+    let state = until("a decision", || {
+        let state = ear.json("maskd/door/state")?;
+        let seen = ["mask", "no_mask", "unsure"].map(serde_json::Value::from);
+        seen.contains(&state["decision"]).then_some(state)
+    });
+    assert!(state["faces"].as_u64().unwrap() >= 1, "{state}");
+    assert_eq!(state["problem"], "OFF", "{state}");
+    assert_eq!(state["head"], 0);
+
+    // A pause, and its end.
+    ear.publish("maskd/door/capture/set", b"OFF", false);
+    tells(&ear, "capture", "OFF");
+    ear.publish("maskd/door/capture/set", b"ON", false);
+    tells(&ear, "capture", "ON");
+    // There is nothing to learn from: it is tried, and said.
+    ear.publish("maskd/door/refit/set", b"PRESS", false);
+    until("a refit", || {
+        door.log().contains("accepted=false").then_some(())
+    });
+    assert!(door.log().contains("a refit is asked for by MQTT"));
+
+    // Home Assistant starts anew, and then somebody who comes late.
+    let before = ear.count(discovery);
+    std::thread::sleep(Duration::from_secs(2));
+    ear.publish("homeassistant/status", b"online", false);
+    until("the discovery again", || {
+        (ear.count(discovery) > before).then_some(())
+    });
+    let late = Ear::listen(broker.port);
+    says(&late, "maskd/door/status", "online");
+    until("the kept discovery", || late.json(discovery));
+    until("the kept state", || late.json("maskd/door/state"));
+    let own = |topic: &String| topic.starts_with("maskd/") || topic.starts_with("homeassistant/");
+    assert!(late.topics().iter().all(own), "{:?}", late.topics());
+
+    // A stop in order, and a kill.
+    running.stop();
+    says(&ear, "maskd/door/status", "offline");
+    let mut running = Running(door.run());
+    says(&ear, "maskd/door/status", "online");
+    running.0.kill().unwrap();
+    says(&ear, "maskd/door/status", "offline");
+}
+
+#[test]
+fn a_broker_that_comes_back_is_told_everything_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let door = Door::new(port, "");
+    // The daemon is there first.
+    let mut running = Running(door.run());
+    until("a word about the broker", || {
+        door.log()
+            .contains("no MQTT broker; tried again")
+            .then_some(())
+    });
+    let Some(mut broker) = Broker::start_at(folder.path(), port, "") else {
+        return;
+    };
+    let ear = Ear::listen(port);
+    says(&ear, "maskd/door/status", "online");
+    until("the state", || ear.json("maskd/door/state"));
+    broker.end();
+    let broker = Broker::start_at(folder.path(), port, "").unwrap();
+    let ear = Ear::listen(broker.port);
+    says(&ear, "maskd/door/status", "online");
+    until("the state", || ear.json("maskd/door/state"));
+    let device = until("the discovery", || {
+        ear.json("homeassistant/device/door/config")
+    });
+    // Without capturing in the config there is no switch for it.
+    assert_eq!(
+        device["components"]["capture"].as_object().unwrap().len(),
+        1
+    );
+    ear.publish("maskd/door/capture/set", b"ON", false);
+    until("a word about it", || {
+        door.log()
+            .contains("cannot be turned on by MQTT")
+            .then_some(())
+    });
+    assert_eq!(ear.json("maskd/door/state").unwrap()["capture"], "OFF");
+    let warnings = door.log().matches("no MQTT broker;").count();
+    assert!(warnings <= 2, "{}", door.log());
+    running.stop();
+}
+
+#[test]
+fn nonsense_and_floods_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let more = "max_packet_size 20000000";
+    let Some(broker) = Broker::start(folder.path(), more) else {
+        return;
+    };
+    let ear = Ear::listen(broker.port);
+    // Kept from another time, of another size, and for everybody.
+    ear.publish("maskd/door/refit/set", b"PRESS", true);
+    ear.publish("maskd/door/capture/set", &vec![b'x'; 3_000_000], true);
+    ear.publish("homeassistant/status", &vec![0xff; 100_000], true);
+    until("all is kept", || {
+        (ear.count("homeassistant/status") == 1).then_some(())
+    });
+    let door = Door::new(broker.port, CAPTURES);
+    let mut running = Running(door.run());
+    says(&ear, "maskd/door/status", "online");
+    tells(&ear, "capture", "ON");
+
+    ear.publish("maskd/door/capture/set", &vec![b'x'; 3_000_000], false);
+    ear.publish("maskd/door/capture/set", b"{\"on\": tru", false);
+    ear.publish("maskd/door/capture/set", b"\xff\xfe\x00", false);
+    ear.publish("maskd/door/nothing", b"x", false);
+    ear.publish("maskd/door/refit/set", b"", false);
+    let frames = |door: &Door| {
+        let asked = maskd()
+            .args(["status", "--json", "--state"])
+            .arg(door.at("state"))
+            .output()
+            .unwrap();
+        let status: serde_json::Value = serde_json::from_slice(&asked.stdout).unwrap();
+        status["live"]["frames"].as_u64().unwrap()
+    };
+    let before = frames(&door);
+    for number in 0..5000 {
+        ear.publish(
+            "maskd/door/refit/set",
+            format!("{number}").as_bytes(),
+            false,
+        );
+    }
+    until("a word about the flood", || {
+        door.log()
+            .contains("a flood of MQTT messages")
+            .then_some(())
+    });
+    until("frames go on", || {
+        (frames(&door) > before + 10).then_some(())
+    });
+    // It hears and tells as before.
+    until("a pause", || {
+        ear.publish("maskd/door/capture/set", b"OFF", false);
+        std::thread::sleep(Duration::from_secs(1));
+        (ear.json("maskd/door/state")?["capture"] == "OFF").then_some(())
+    });
+    let log = door.log();
+    assert_eq!(
+        log.matches("a command that means nothing").count(),
+        1,
+        "{log}"
+    );
+    assert_eq!(log.matches("a flood").count(), 1, "{log}");
+    assert!(!log.contains("a refit is asked for"), "{log}");
+    assert_eq!(log.matches("MQTT connected").count(), 1, "{log}");
+    running.stop();
+}
+
+#[test]
+fn a_broker_that_says_nothing_or_nonsense_costs_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let door = Door::new(port, "");
+    let mut running = Running(door.run());
+    // The first hears the login and says nothing, the next what is no MQTT.
+    let (mut silent, _) = listener.accept().unwrap();
+    let mut bytes = [0; 2];
+    silent.read_exact(&mut bytes).unwrap();
+    assert_eq!(bytes[0], 0x10, "a CONNECT");
+    let socket = door.at("state/control.sock");
+    until("frames", || {
+        let mut stream = std::os::unix::net::UnixStream::connect(&socket).ok()?;
+        let request = "GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer.starts_with("HTTP/1.1 200").then_some(())
+    });
+    drop(silent);
+    for nonsense in [
+        &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
+        // A CONNACK that promises more than there may be, and one that refuses.
+        &[0x20, 0xff, 0xff, 0xff, 0x7f],
+        &[0x20, 0x03, 0x00, 0x87, 0x00],
+    ] {
+        let (mut next, _) = listener.accept().unwrap();
+        let _ = next.read(&mut bytes);
+        let _ = next.write_all(nonsense);
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    assert!(!door.log().contains("panicked"), "{}", door.log());
+    running.stop();
+    assert_eq!(
+        door.log().matches("no MQTT broker;").count(),
+        1,
+        "{}",
+        door.log()
+    );
+}
+
+/// Keys and certificates of a broker called localhost, and of somebody else; false
+/// without openssl.
+fn make_certificates(folder: &Path) -> bool {
+    let make = |name: &str| {
+        Command::new("openssl")
+            .args([
+                "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+            ])
+            .args([
+                "-subj",
+                "/CN=localhost",
+                "-addext",
+                "subjectAltName=DNS:localhost",
+            ])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+            .arg("-keyout")
+            .arg(folder.join(format!("{name}.key")))
+            .arg("-out")
+            .arg(folder.join(format!("{name}.pem")))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    };
+    make("broker") && make("other")
+}
+
+#[test]
+fn a_broker_with_tls_and_a_login_is_trusted_or_not() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    if !make_certificates(folder.path()) {
+        println!("skipped: openssl is not there to make certificates");
+        return;
+    }
+    let made = Command::new("mosquitto_passwd")
+        .args(["-b", "-c"])
+        .arg(at("users"))
+        .args(["maskd", "right pass"])
+        .status();
+    if made.is_err() {
+        println!("skipped: mosquitto is not there");
+        return;
+    }
+    // A mosquitto that is started by root gives its rights up before it reads.
+    for file in ["users", "broker.key", "broker.pem"] {
+        fs::set_permissions(at(file), fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let more = format!(
+        "certfile {0}/broker.pem\nkeyfile {0}/broker.key\npassword_file {0}/users",
+        folder.path().display()
+    );
+    let Some(broker) = Broker::start(folder.path(), &more) else {
+        return;
+    };
+    let door = |ca: &str, password: &str| {
+        let door = Door::new(
+            broker.port,
+            &format!(
+                "tls = true\nca-file = {:?}\nuser = \"maskd\"\npassword-file = {:?}\n",
+                at(ca),
+                at("password")
+            ),
+        );
+        fs::write(at("password"), password).unwrap();
+        let config = fs::read_to_string(door.at("maskd.toml")).unwrap();
+        let config = config.replace("\"127.0.0.1\"", "\"localhost\"");
+        fs::write(door.at("maskd.toml"), config).unwrap();
+        door
+    };
+    let good = door("broker.pem", "right pass\n");
+    let checked = good.check();
+    let said = text(&checked.stdout);
+    assert!(checked.status.success(), "{said}\n{}", broker.log());
+    assert!(said.contains("can be reached, as door"), "{said}");
+    let mut running = Running(good.run());
+    until("it is connected", || {
+        good.log().contains("MQTT connected").then_some(())
+    });
+    running.stop();
+
+    for (ca, password, words) in [
+        ("broker.pem", "wrong pass", "refuses user and password"),
+        ("other.pem", "right pass", "cannot be trusted"),
+    ] {
+        let bad = door(ca, password).check();
+        let said = text(&bad.stdout);
+        assert_eq!(bad.status.code(), Some(69), "{said}");
+        assert!(said.contains(words), "{said}");
+        assert!(
+            !said.contains("pass\n") && !said.contains("right"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn check_says_whether_there_is_a_broker() {
+    let door = Door::new(free_port(), "");
+    let bad = door.check();
+    assert_eq!(bad.status.code(), Some(69));
+    let said = text(&bad.stdout);
+    assert!(
+        said.contains("BAD  mqtt") && said.contains("cannot be reached"),
+        "{said}"
+    );
+    fs::write(door.at("maskd.toml"), "").unwrap();
+    let off = door.check();
+    assert!(off.status.success());
+    assert!(text(&off.stdout).contains("ok   mqtt         off: no broker is named"));
+}

@@ -1,0 +1,519 @@
+//! The page's door: who gets in, and what was tried to get in otherwise
+//! (`docs/SECURITY.md`), on the real binary.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and need threads"
+)]
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::{assert_refused, interrupt, maskd, root, text, wait};
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+const PASSWORD: &str = "correct horse battery staple";
+
+/// A daemon with a page.
+struct Door {
+    folder: tempfile::TempDir,
+    child: Child,
+    port: u16,
+    token: String,
+}
+
+/// What was answered.
+struct Answer {
+    status: u16,
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines();
+        let mut pairs = lines.filter_map(|line| line.split_once(": "));
+        pairs
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+
+    /// The cookie that was set, to be sent.
+    fn cookie(&self) -> String {
+        let set = self.header("set-cookie").unwrap();
+        set.split(';').next().unwrap().to_owned()
+    }
+}
+
+impl Door {
+    fn open(web: &str) -> Door {
+        let folder = tempfile::tempdir().unwrap();
+        let words = text(&maskd().args(["passwd", "--token"]).output().unwrap().stdout);
+        let words: Vec<&str> = words.split_whitespace().collect();
+        let hash = maskd::web::hash_password(PASSWORD).unwrap();
+        let config = format!(
+            "# mine\n[camera]\nrate = 5.0\n[decide]\nhold-ms = 700 # short\n[web]\n\
+             listen = \"127.0.0.1:0\"\npassword-hash = '{hash}'\ntoken-hashes = [\"{}\"]\n{web}",
+            words[3]
+        );
+        let file = folder.path().join("maskd.toml");
+        fs::write(&file, config).unwrap();
+        let mut command = maskd();
+        command.args(["run", "--json", "--config"]).arg(&file);
+        command.arg("--state").arg(folder.path().join("state"));
+        let command = command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        let port = loop {
+            line.clear();
+            assert!(log.read_line(&mut line).unwrap() > 0, "it ended");
+            if let Some((_, address)) = line.split_once("the page is at ") {
+                break address.trim().rsplit(':').next().unwrap().parse().unwrap();
+            }
+        };
+        // Nobody reads the rest, but it must be able to write it.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        Door {
+            folder,
+            child,
+            port,
+            token: words[1].to_owned(),
+        }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let patience = Some(Duration::from_mins(1));
+        stream.set_read_timeout(patience).unwrap();
+        stream
+    }
+
+    /// Sends a request with these lines in its head, and a body.
+    fn ask(&self, request: &str, lines: &[&str], body: &str) -> Answer {
+        let head: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+        let mut host = format!("host: 127.0.0.1:{}\r\n", self.port);
+        if head.to_lowercase().contains("host: ") {
+            host.clear();
+        }
+        let length = body.len();
+        let all = format!(
+            "{request} HTTP/1.1\r\n{host}connection: close\r\ncontent-length: {length}\r\n{head}\r\n{body}"
+        );
+        let mut stream = self.connect();
+        // It may be refused before it is all there.
+        let _ = stream.write_all(all.as_bytes());
+        answer(stream)
+    }
+
+    fn with_token(&self, request: &str, body: &str) -> Answer {
+        let token = format!("authorization: Bearer {}", self.token);
+        self.ask(request, &[&token], body)
+    }
+
+    fn log_in(&self, password: &str) -> Answer {
+        let body = serde_json::json!({ "password": password }).to_string();
+        self.ask("POST /api/v1/session", &[], &body)
+    }
+
+    fn end(mut self) {
+        interrupt(&self.child, "-TERM");
+        // Threads of the lowest priority end late on a busy machine.
+        assert_eq!(wait(&mut self.child, Duration::from_mins(5)), Some(0));
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn answer(mut stream: impl Read) -> Answer {
+    let mut bytes = Vec::new();
+    // A connection may be reset behind an answer that came early.
+    let _ = stream.read_to_end(&mut bytes);
+    let at = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+    let at = at.unwrap_or_else(|| panic!("no answer: {}", String::from_utf8_lossy(&bytes)));
+    let head = text(&bytes[..at]);
+    Answer {
+        status: head.split(' ').nth(1).unwrap().parse().unwrap(),
+        head,
+        body: bytes.split_off(at + 4),
+    }
+}
+
+#[test]
+fn it_does_not_start_open_to_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("maskd.toml");
+    let run = |config: &str| {
+        fs::write(&file, config).unwrap();
+        let mut command = maskd();
+        command
+            .args(["run", "--log", "error", "--config"])
+            .arg(&file);
+        command.arg("--state").arg(folder.path().join("state"));
+        command.output().unwrap()
+    };
+    for listen in ["0.0.0.0:0", "[::]:0", "192.0.2.1:80"] {
+        let output = run(&format!("[web]\nlisten = \"{listen}\"\n"));
+        assert_refused(&output, 78, "set web.password-hash to what");
+    }
+    let output = run("[web]\nlisten = \"127.0.0.1:0\"\npassword-hash = \"secret\"\n");
+    assert_eq!(output.status.code(), Some(78));
+    assert!(!text(&output.stderr).contains("secret"));
+    let certificate = root().join("tests/web/tls/certificate.pem");
+    let tls = format!("[web]\nlisten = \"127.0.0.1:0\"\ntls-certificate = {certificate:?}\n");
+    assert_refused(&run(&tls), 78, "web.tls-key is missing");
+    let wrong = format!("{tls}tls-key = {certificate:?}\n");
+    assert_refused(&run(&wrong), 78, "web.tls-key");
+}
+
+#[test]
+fn nothing_is_shown_and_done_for_those_who_are_not_let_in() {
+    let door = Door::open("allowed-hosts = [\"door.lan\"]\n");
+    let api: Value =
+        serde_json::from_str(&fs::read_to_string(root().join("docs/openapi.json")).unwrap())
+            .unwrap();
+    let mut tried = 0;
+    for (path, methods) in api["paths"].as_object().unwrap() {
+        if path == "/api/v1/session" {
+            continue;
+        }
+        let path = path.replace("{id}", "x").replace("{number}", "1");
+        for method in methods.as_object().unwrap().keys() {
+            let request = format!("{} {path}", method.to_uppercase());
+            let unknown = "authorization: Bearer maskd_0000";
+            for lines in [&[][..], &[unknown], &["cookie: maskd=0000"]] {
+                assert_eq!(door.ask(&request, lines, "{}").status, 401, "{request}");
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried > 50, "{tried}");
+    let page = door.ask("GET /", &[], "");
+    assert_eq!(page.status, 200);
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"));
+    assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
+
+    // A name of somebody else's that points here: DNS rebinding.
+    let token = format!("authorization: Bearer {}", door.token);
+    let host = |host: &str| {
+        let line = format!("host: {host}");
+        let api = door.ask("GET /api/v1/status", &[&token, &line], "").status;
+        assert_eq!(api == 421, door.ask("GET /", &[&line], "").status == 421);
+        api
+    };
+    assert_eq!(host("evil.example"), 421);
+    assert_eq!(host("127.0.0.1.evil.example"), 421);
+    assert_eq!(host("door.lan:8080"), 200);
+    assert_eq!(host("localhost"), 200);
+    let twice = ["host: localhost", "host: evil.example", &token];
+    assert_ne!(door.ask("GET /api/v1/status", &twice, "").status, 200);
+    let absolute = "GET http://evil.example/api/v1/status";
+    assert_eq!(door.ask(absolute, &[&token], "").status, 421);
+
+    // A page of another site that makes requests: CSRF, with a session.
+    let cookie = format!("cookie: {}", door.log_in(PASSWORD).cookie());
+    let ours = format!("origin: http://127.0.0.1:{}", door.port);
+    let post = |line: &str| {
+        door.ask("DELETE /api/v1/enroll", &[&cookie, line], "")
+            .status
+    };
+    assert_eq!(post(&ours), 404, "nobody is enrolled");
+    for line in [
+        "origin: http://evil.example",
+        "origin: null",
+        "origin: http://127.0.0.1:1",
+        "sec-fetch-site: cross-site",
+        "sec-fetch-site: same-site",
+    ] {
+        assert_eq!(post(line), 403, "{line}");
+    }
+    let foreign = "sec-fetch-site: cross-site";
+    let picture = door.ask("GET /api/v1/live/picture", &[&cookie, foreign], "");
+    assert_eq!(
+        picture.status, 403,
+        "pictures are not for other sites' pages"
+    );
+    door.end();
+}
+
+#[test]
+fn sessions_begin_by_the_password_and_end_by_log_out() {
+    let door = Door::open("");
+    let wrong = door.log_in("guess");
+    assert_eq!(wrong.status, 401);
+    assert!(wrong.header("set-cookie").is_none());
+    assert_eq!(door.ask("POST /api/v1/session", &[], "{}").status, 400);
+    let right = door.log_in(PASSWORD);
+    assert_eq!(right.status, 200);
+    let set = right.header("set-cookie").unwrap();
+    assert!(set.contains("; HttpOnly; SameSite=Strict") && !set.contains("Secure"));
+    let line = format!("cookie: other=1; {}", right.cookie());
+    let status = || door.ask("GET /api/v1/status", &[&line], "").status;
+    assert_eq!(status(), 200);
+    let again = door.ask("GET /api/v1/session", &[&line], "").json();
+    assert_eq!(again["session"], true);
+
+    // Who looks at the stream is shown nothing any more after the log-out.
+    let mut stream = door.connect();
+    let request = format!("GET /api/v1/live/stream HTTP/1.1\r\nhost: localhost\r\n{line}\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut some = vec![0; 20_000];
+    stream.read_exact(&mut some).unwrap();
+    let head = String::from_utf8_lossy(&some).into_owned();
+    assert!(head.contains("multipart/x-mixed-replace") && head.contains("\r\n--frame\r\n"));
+    let out = door.ask("DELETE /api/v1/session", &[&line], "");
+    assert_eq!(out.status, 200);
+    assert!(out.header("set-cookie").unwrap().contains("Max-Age=0"));
+    assert_eq!(status(), 401, "a cookie that is replayed opens nothing");
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+
+    // Guessing: five tries, and one more in each 20 seconds. On a machine so slow
+    // that a try takes as long, all are looked at.
+    let start = Instant::now();
+    let answers: Vec<Answer> = (0..12).map(|_| door.log_in("guess")).collect();
+    let looked_at = answers.iter().filter(|answer| answer.status == 401).count();
+    let allowed = 6 + start.elapsed().as_secs() / 20;
+    assert!(looked_at as u64 <= allowed, "{looked_at} of {allowed}");
+    for answer in answers.iter().filter(|answer| answer.status != 401) {
+        assert_eq!(answer.status, 429);
+        let wait = answer.header("retry-after").unwrap();
+        assert!(wait.parse::<u64>().unwrap() > 0);
+    }
+    door.end();
+}
+
+#[test]
+fn paths_of_the_device_cannot_be_named() {
+    let door = Door::open("");
+    for id in [
+        "..%2F..%2Fmaskd.toml",
+        "..",
+        "%2Fetc%2Fpasswd",
+        "a%00b",
+        "..%5C..%5Cx",
+        "%FF",
+    ] {
+        let answer = door.with_token(&format!("GET /api/v1/samples/{id}/picture"), "");
+        assert!(
+            [400, 404].contains(&answer.status),
+            "{id}: {}",
+            answer.status
+        );
+        assert!(!String::from_utf8_lossy(&answer.body).contains("password"));
+    }
+    for path in [
+        "/../../../etc/passwd",
+        "/page/../maskd.toml",
+        "/%2e%2e/maskd.toml",
+        "//etc/passwd",
+    ] {
+        assert_eq!(
+            door.with_token(&format!("GET {path}"), "").status,
+            404,
+            "{path}"
+        );
+    }
+    let folder = serde_json::json!({ "folder": door.folder.path() }).to_string();
+    for path in [
+        "samples/import",
+        "samples/export",
+        "heads/import",
+        "heads/1/export",
+    ] {
+        let answer = door.with_token(&format!("POST /api/v1/{path}"), &folder);
+        assert!(
+            [404, 405].contains(&answer.status),
+            "{path}: {}",
+            answer.status
+        );
+    }
+    let ids = r#"{"chosen":{"ids":["../../maskd.toml"]},"mark":"discard"}"#;
+    let marked = door.with_token("POST /api/v1/samples/label", ids);
+    assert!(marked.json()["failed"]["../../maskd.toml"].is_string());
+    assert!(door.folder.path().join("maskd.toml").exists());
+    door.end();
+}
+
+#[test]
+fn large_and_slow_requests_keep_nobody_waiting() {
+    let door = Door::open("");
+    // The head of a request that never ends,
+    let mut slow = door.connect();
+    slow.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nx: ")
+        .unwrap();
+    // its body,
+    let mut body = door.connect();
+    let head = "POST /api/v1/session HTTP/1.1\r\nhost: localhost\r\ncontent-length: 60000\r\n\r\n{";
+    body.write_all(head.as_bytes()).unwrap();
+    // and connections that say nothing.
+    let silent: Vec<TcpStream> = (0..40).map(|_| door.connect()).collect();
+
+    assert_eq!(door.with_token("GET /api/v1/status", "").status, 200);
+    let long = format!("x-long: {}", "x".repeat(40_000));
+    assert_eq!(door.ask("GET /", &[&long], "").status, 431);
+    let big = "x".repeat(200_000);
+    assert_eq!(door.ask("POST /api/v1/session", &[], &big).status, 413);
+    let chunked = "POST /api/v1/session HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nfffffff0\r\n";
+    let mut stream = door.connect();
+    stream.write_all(chunked.as_bytes()).unwrap();
+    let _ = stream.write_all(big.as_bytes());
+    assert_eq!(answer(stream).status, 413);
+
+    let start = Instant::now();
+    assert_eq!(answer(body).status, 408);
+    let mut rest = Vec::new();
+    let _ = slow.read_to_end(&mut rest);
+    for mut stream in silent {
+        assert_eq!(stream.read(&mut [0; 16]).unwrap(), 0, "it is closed");
+    }
+    assert!(start.elapsed() < Duration::from_secs(50));
+    // More connections than it takes are closed, and it goes on.
+    let many: Vec<TcpStream> = (0..300).map(|_| door.connect()).collect();
+    drop(many);
+    let found = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", door.port)) else {
+            return false;
+        };
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes);
+        bytes.starts_with(b"HTTP/1.1 200")
+    });
+    assert!(found);
+    door.end();
+}
+
+#[test]
+fn settings_are_checked_applied_and_written_with_comments_kept() {
+    let door = Door::open("");
+    let refused = door.with_token("PATCH /api/v1/settings", r#"{"no_mask_to":0.9}"#);
+    assert_eq!(refused.status, 400);
+    assert!(
+        refused.json()["error"]
+            .as_str()
+            .unwrap()
+            .contains("classify.no-mask-to")
+    );
+    let unknown = door.with_token("PATCH /api/v1/settings", r#"{"source":"exec:sh"}"#);
+    assert_eq!(unknown.status, 400, "nothing else can be changed");
+    let before = fs::read_to_string(door.folder.path().join("maskd.toml")).unwrap();
+    let changed = door.with_token(
+        "PATCH /api/v1/settings",
+        r#"{"hold_ms":900,"capture":true}"#,
+    );
+    assert_eq!(changed.status, 200);
+    assert_eq!(changed.json()["now"]["hold_ms"], 900);
+    assert!(changed.json()["not_saved"].is_null());
+    let after = fs::read_to_string(door.folder.path().join("maskd.toml")).unwrap();
+    let expected = before.replace("hold-ms = 700 # short", "hold-ms = 900 # short");
+    assert_eq!(after, expected + "\n[capture]\nenabled = true\n");
+    let is_on = (0..600).any(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        door.with_token("GET /api/v1/live", "").json()["capture"]["on"] == true
+    });
+    assert!(is_on);
+    door.end();
+}
+
+#[test]
+fn tls_is_served_by_the_users_own_certificate() {
+    let tls = root().join("tests/web/tls");
+    let door = Door::open(&format!(
+        "tls-certificate = {:?}\ntls-key = {:?}\n",
+        tls.join("certificate.pem"),
+        tls.join("key.pem")
+    ));
+    let mut roots = RootCertStore::empty();
+    let certificate = CertificateDer::from_pem_file(tls.join("certificate.pem")).unwrap();
+    roots.add(certificate).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost").unwrap();
+    let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut stream = StreamOwned::new(connection, door.connect());
+    let body = serde_json::json!({ "password": PASSWORD }).to_string();
+    let length = body.len();
+    write!(
+        stream,
+        "POST /api/v1/session HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+         content-length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    let answer = answer(stream);
+    assert_eq!(answer.status, 200);
+    let set = answer.header("set-cookie").unwrap();
+    assert!(
+        set.starts_with("__Host-maskd=") && set.ends_with("; Secure"),
+        "{set}"
+    );
+    // Whoever speaks without TLS gets nothing, and hurts nobody.
+    let mut plain = door.connect();
+    plain
+        .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .unwrap();
+    let mut bytes = Vec::new();
+    let _ = plain.read_to_end(&mut bytes);
+    assert!(!bytes.starts_with(b"HTTP"));
+    door.end();
+}
+
+#[test]
+fn the_description_of_the_api_is_what_is_documented() {
+    let printed = text(&maskd().arg("openapi").output().unwrap().stdout);
+    let golden = fs::read_to_string(root().join("docs/openapi.json")).unwrap();
+    assert_eq!(printed, golden, "maskd openapi > docs/openapi.json");
+    let api: Value = serde_json::from_str(&golden).unwrap();
+    let paths = api["paths"].as_object().unwrap();
+    assert!(paths.contains_key("/api/v1/live") && paths.contains_key("/api/v1/samples/label"));
+    assert!(!golden.contains("import") && !golden.contains("/export"));
+}
+
+#[test]
+fn a_password_comes_from_a_pipe() {
+    let hash = |input: &[u8]| {
+        let mut command = maskd();
+        let command = command.arg("passwd").stdin(Stdio::piped());
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let output = hash(b"with a space \r\n");
+    let web = maskd::config::Web {
+        password_hash: Some(text(&output.stdout).trim_end().to_owned()),
+        ..maskd::config::Web::default()
+    };
+    let access = maskd::web::Access::of(&web, None).unwrap();
+    assert!(access.is_password("with a space "));
+    assert_refused(&hash(b"\n"), 64, "1 to 1024 bytes");
+}
