@@ -13,7 +13,7 @@ mod support;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -516,4 +516,37 @@ fn a_password_comes_from_a_pipe() {
     let access = maskd::web::Access::of(&web, None).unwrap();
     assert!(access.is_password("with a space "));
     assert_refused(&hash(b"\n"), 64, "1 to 1024 bytes");
+}
+
+#[test]
+fn ctrl_c_at_a_password_leaves_the_terminal_as_it_was() {
+    let inside = format!(
+        "{} passwd; echo status $?; stty -a",
+        env!("CARGO_BIN_EXE_maskd")
+    );
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &inside, "/dev/null"]);
+    let script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let Ok(mut script) = script else {
+        eprintln!("skipped: there is no script(1) to make a terminal");
+        return;
+    };
+    let mut keys = script.stdin.take().unwrap();
+    let mut shown = BufReader::new(script.stdout.take().unwrap());
+    let mut before = Vec::new();
+    while !before.ends_with(b"Password: ") {
+        assert_ne!(shown.read_until(b' ', &mut before).unwrap(), 0);
+    }
+    keys.write_all(b"half a pass\x03").unwrap();
+    let mut after = String::new();
+    shown.read_to_string(&mut after).unwrap();
+    script.wait().unwrap();
+    assert!(!after.contains("half a pass"), "{after}");
+    assert!(after.contains("no password was given"), "{after}");
+    assert!(after.contains("status 130"), "{after}");
+    let words: Vec<&str> = after.split([' ', ';', '\r', '\n']).collect();
+    assert!(
+        words.contains(&"echo") && words.contains(&"isig"),
+        "{after}"
+    );
 }

@@ -3,13 +3,19 @@
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 
 use clap::Args;
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
+};
 
 use super::{Failure, print};
 use crate::web;
 
 /// Longest line that is read, in bytes.
 const MAX_LINE: u64 = 4096;
+/// What a terminal sends for Ctrl-C.
+const INTERRUPT: SpecialCodeIndex = SpecialCodeIndex::VINTR;
+/// The signal's number.
+const SIGINT: u8 = 2;
 
 #[derive(Debug, Args)]
 pub(super) struct Passwd {
@@ -45,32 +51,34 @@ fn password() -> Result<String, Failure> {
 fn line() -> Result<String, Failure> {
     let mut line = String::new();
     let mut input = io::stdin().lock().take(MAX_LINE);
-    input.read_line(&mut line).map_err(|error| {
-        Failure::new(
-            Failure::DATA,
-            format!("the password cannot be read: {error}"),
-        )
-    })?;
+    input.read_line(&mut line).map_err(unreadable)?;
     // The end of the line is none of the password, spaces are.
     let end = line.trim_end_matches(['\n', '\r']).len();
     line.truncate(end);
     Ok(line)
 }
 
-/// Asks on the terminal, which does not show what is typed.
+fn unreadable(error: io::Error) -> Failure {
+    let sentence = format!("the password cannot be read: {error}");
+    Failure::new(Failure::DATA, sentence)
+}
+
+/// Asks on the terminal, which does not show what is typed. Ctrl-C ends it with
+/// the status of a program that SIGINT ended.
 fn hidden(prompt: &str) -> Result<String, Failure> {
+    let silent = Silent::begin();
     let mut terminal = io::stderr();
     // Nothing helps if standard error is closed.
     let _ = write!(terminal, "{prompt}");
     let _ = terminal.flush();
-    let silent = Silent::begin();
-    let line = line();
+    let line = silent.line();
     drop(silent);
     let _ = writeln!(terminal);
     line
 }
 
-/// The terminal shows again what is typed when this is dropped.
+/// The terminal shows again what is typed when this is dropped. Until then its
+/// Ctrl-C ends a line in place of the program, which would leave it silent.
 struct Silent(Option<Termios>);
 
 impl Silent {
@@ -79,11 +87,33 @@ impl Silent {
         let before = tcgetattr(&input).ok();
         if let Some(before) = &before {
             let mut after = before.clone();
-            after.local_modes.remove(LocalModes::ECHO);
+            after
+                .local_modes
+                .remove(LocalModes::ECHO | LocalModes::ISIG);
+            after.special_codes[SpecialCodeIndex::VEOL] = before.special_codes[INTERRUPT];
             // A terminal that cannot be silent shows what is typed.
             let _ = tcsetattr(&input, OptionalActions::Flush, &after);
         }
         Silent(before)
+    }
+
+    fn line(&self) -> Result<String, Failure> {
+        let ctrl_c = self
+            .0
+            .as_ref()
+            .map(|before| before.special_codes[INTERRUPT]);
+        let mut bytes = Vec::new();
+        for byte in io::stdin().lock().take(MAX_LINE).bytes() {
+            match byte.map_err(unreadable)? {
+                b'\n' => break,
+                byte if Some(byte) == ctrl_c => {
+                    return Err(Failure::new(128 + SIGINT, "no password was given"));
+                }
+                byte => bytes.push(byte),
+            }
+        }
+        String::from_utf8(bytes)
+            .map_err(|_| Failure::new(Failure::DATA, "the password is no UTF-8"))
     }
 }
 

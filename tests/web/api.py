@@ -24,7 +24,9 @@ with Door(CONFIG) as door:
         "--checks", "not_a_server_error,content_type_conformance,response_schema_conformance",
         # It has no end.
         "--exclude-path", "/api/v1/live/stream",
-        "--phases", "examples,coverage,fuzzing", "--workers", "4", "--max-time", "90",
+        # Python 3.11 counts the depth of syntax trees for all threads together, and
+        # ends one that reads a lambda while another does (cpython issue 106905).
+        "--phases", "examples,coverage,fuzzing", "--workers", "1", "--max-time", "90",
         "--max-examples", "30", "--seed", "1", "--request-timeout", "60", "--no-color",
     ]
     try:
