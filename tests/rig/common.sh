@@ -62,3 +62,12 @@ deb() { # SUITE PACKAGE ARCHITECTURE
     [ -n "$found" ] || { say "there is no package $package"; return 1; }
     echo "$found"
 }
+
+# Sees to it that programs for aarch64 run here like any other, by the kernel's
+# binfmt_misc and qemu-user.
+runs_foreign() {
+    [ "$(uname -m)" != aarch64 ] || return 0
+    local binfmt=/proc/sys/fs/binfmt_misc
+    [ -e $binfmt/register ] || mount -t binfmt_misc binfmt_misc $binfmt 2>/dev/null || return 1
+    [ -e $binfmt/qemu-aarch64 ] || cat /usr/lib/binfmt.d/qemu-aarch64.conf > $binfmt/register
+}
