@@ -7,6 +7,10 @@
 //! A model file is outside input: whatever is wrong with it ends as one
 //! [`ModelError`], never as a panic.
 
+mod pool;
+mod rewrite;
+mod taps;
+
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};
@@ -864,12 +868,13 @@ impl Graph {
         // `None` for an output that is not of one shape of 32-bit floats.
         type Shapes = Vec<Option<Vec<usize>>>;
         let build = || -> TractResult<(Arc<TypedSimplePlan>, Shapes)> {
-            let model = onnx()
+            let mut model = onnx()
                 .model_for_proto_model(&self.proto)?
                 .with_input_fact(0, f32::fact(input).into())?
                 .into_typed()?
-                .into_decluttered()?
-                .into_optimized()?;
+                .into_decluttered()?;
+            rewrite::rewrite(&mut model)?;
+            let model = model.into_optimized()?;
             let mut shapes = Shapes::new();
             for index in 0..model.outputs.len() {
                 let fact = model.output_fact(index)?;

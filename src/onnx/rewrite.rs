@@ -1,0 +1,332 @@
+//! Puts our own operations where they take less than tract's.
+//!
+//! Knows how tract writes down what they replace. Whatever it does not know stays
+//! as it is: so do, on aarch64, the convolutions that tract lays out channel by
+//! channel for a kernel of its own, which takes less than ours.
+
+use tract_onnx::tract_core::internal::*;
+use tract_onnx::tract_core::model::Rewriter;
+use tract_onnx::tract_core::ops::binary::TypedBinOp;
+use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat, MaxPool, PoolSpec};
+use tract_onnx::tract_core::ops::math::{Max, Min};
+use tract_onnx::tract_core::ops::nn::DataFormat;
+
+use super::pool::Halve;
+use super::taps::{NUMBERS, Taps};
+
+/// Rewrites a decluttered model.
+pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
+    Rewriter::<()>::default()
+        .with_rule_for("taps", |(), model, node, name, conv: &Conv| {
+            taps(model, node, name, conv)
+        })
+        .with_rule_for("halve", |(), model, node, _, pool: &MaxPool| {
+            halve(model, node, pool)
+        })
+        .rewrite(&(), model)
+}
+
+/// Whether planes lie one after the other, row by row.
+fn is_planar(pool: &PoolSpec) -> bool {
+    matches!(pool.data_format, DataFormat::NCHW | DataFormat::CHW)
+}
+
+fn halve(
+    model: &TypedModel,
+    node: &TypedNode,
+    pool: &MaxPool,
+) -> TractResult<Option<TypedModelPatch>> {
+    let fact = model.outlet_fact(node.inputs[0])?;
+    let Some(shape) = fact.shape.as_concrete() else {
+        return Ok(None);
+    };
+    let spec = &pool.pool_spec;
+    let sides = &shape[shape.len().saturating_sub(2)..];
+    let padding = spec.computed_padding(sides);
+    let is_known = is_planar(spec)
+        && fact.datum_type == f32::datum_type()
+        && pool.with_index_outputs.is_none()
+        && *spec.kernel_shape == [2, 2]
+        && *spec.strides() == [2, 2]
+        && *spec.dilations() == [1, 1]
+        && sides.iter().all(|side| side % 2 == 0)
+        && padding
+            .iter()
+            .all(|axis| axis.pad_before == 0 && axis.pad_after == 0);
+    if !is_known {
+        return Ok(None);
+    }
+    TypedModelPatch::replace_single_op(model, node, &node.inputs, Halve).map(Some)
+}
+
+fn taps(
+    model: &TypedModel,
+    node: &TypedNode,
+    name: &str,
+    conv: &Conv,
+) -> TractResult<Option<TypedModelPatch>> {
+    let fact = model.outlet_fact(node.inputs[0])?;
+    let Some(shape) = fact.shape.as_concrete() else {
+        return Ok(None);
+    };
+    let spec = &conv.pool_spec;
+    let channels = spec.input_channels;
+    let stride = spec.stride(0);
+    let is_known = is_planar(spec)
+        && fact.datum_type == f32::datum_type()
+        && conv.q_params.is_none()
+        && conv.kernel_fmt == KernelFormat::OIHW
+        && conv.group == channels
+        && spec.output_channels == channels
+        && *spec.kernel_shape == [3, 3]
+        && *spec.dilations() == [1, 1]
+        && *spec.strides() == [stride, stride]
+        && matches!(stride, 1 | 2);
+    if !is_known {
+        return Ok(None);
+    }
+    let input = [shape[shape.len() - 2], shape[shape.len() - 1]];
+    let padding = spec.computed_padding(&input);
+    let output = [padding[0].convoluted, padding[1].convoluted];
+    let before = [padding[0].pad_before, padding[1].pad_before];
+    let (Some(kernel), Some(bias)) = (
+        constant(model, node.inputs[1])?,
+        constant(model, node.inputs[2])?,
+    ) else {
+        return Ok(None);
+    };
+    let is_shaped =
+        kernel.len() == 9 * channels && matches!(bias.len(), n if n == 1 || n == channels);
+    if !is_shaped || output.contains(&0) || before.iter().any(|pad| *pad > 1) {
+        return Ok(None);
+    }
+    let limits = limits(model, node)?;
+    let mut numbers = Vec::with_capacity(NUMBERS * channels);
+    for (channel, taps) in kernel.chunks_exact(9).enumerate() {
+        numbers.extend_from_slice(taps);
+        numbers.extend([bias[channel % bias.len()], limits.low, limits.high]);
+    }
+    let mut patch = TypedModelPatch::default();
+    let wire = patch.tap_model(model, node.inputs[0])?;
+    let numbers = Tensor::from_shape(&[channels, NUMBERS], &numbers)?;
+    let numbers = patch.add_const(format!("{name}.numbers"), numbers)?;
+    let op = Taps {
+        input,
+        output,
+        before,
+        stride,
+    };
+    let wire = patch.wire_node(format!("{name}.taps"), op, &[wire, numbers])?[0];
+    patch.shunt_outside(model, limits.last.into(), wire)?;
+    Ok(Some(patch))
+}
+
+/// What the values of a node are limited to, by nodes that follow it alone.
+struct Limits {
+    /// The last of these nodes, or the node itself.
+    last: usize,
+    low: f32,
+    high: f32,
+}
+
+fn limits(model: &TypedModel, node: &TypedNode) -> TractResult<Limits> {
+    let mut limits = Limits {
+        last: node.id,
+        low: f32::NEG_INFINITY,
+        high: f32::INFINITY,
+    };
+    loop {
+        let last = model.node(limits.last);
+        let outputs = model.output_outlets()?;
+        let [next] = &*last.outputs[0].successors else {
+            return Ok(limits);
+        };
+        let next = model.node(next.node);
+        let Some(op) = next.op_as::<TypedBinOp>() else {
+            return Ok(limits);
+        };
+        let by = match next.inputs[..] {
+            [one, other] if one == last.id.into() => constant(model, other)?,
+            [other, one] if one == last.id.into() => constant(model, other)?,
+            _ => None,
+        };
+        let same_shape = next.outputs[0].fact.shape == last.outputs[0].fact.shape;
+        let by = by.filter(|values| same_shape && values.iter().all(|value| *value == values[0]));
+        let Some(&[by, ..]) = by.as_deref() else {
+            return Ok(limits);
+        };
+        // A `Max` after a `Min` would have to win where they cross.
+        if op.0.is::<Max>() && limits.high == f32::INFINITY {
+            limits.low = limits.low.max(by);
+        } else if op.0.is::<Min>() {
+            limits.high = limits.high.min(by);
+        } else {
+            return Ok(limits);
+        }
+        if outputs.contains(&last.id.into()) {
+            return Ok(limits);
+        }
+        limits.last = next.id;
+    }
+}
+
+/// The values of an outlet that is a constant of floats.
+fn constant(model: &TypedModel, outlet: OutletId) -> TractResult<Option<Vec<f32>>> {
+    let fact = model.outlet_fact(outlet)?;
+    match &fact.konst {
+        Some(values) if values.datum_type() == f32::datum_type() => {
+            let values = values.try_as_plain_ram()?;
+            Ok(Some(values.as_slice::<f32>()?.to_vec()))
+        }
+        _ => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tract_onnx::tract_core::ops::cnn::PaddingSpec;
+
+    use super::*;
+
+    /// Values that look like chance, from -1 to 1.
+    fn noise(shape: &[usize], seed: u32) -> Tensor {
+        let count = shape.iter().product::<usize>() as u32;
+        let value = |index: u32| {
+            let mixed = (index ^ seed.rotate_left(16)).wrapping_mul(0x9e37_79b1);
+            f64::from(mixed) / f64::from(u32::MAX) * 2.0 - 1.0
+        };
+        let values: Vec<f32> = (0..count).map(|index| value(index) as f32).collect();
+        Tensor::from_shape(shape, &values).unwrap()
+    }
+
+    fn pool_spec(channels: usize, side: usize, stride: usize, padding: PaddingSpec) -> PoolSpec {
+        PoolSpec {
+            data_format: DataFormat::NCHW,
+            kernel_shape: tvec!(side, side),
+            padding,
+            dilations: None,
+            strides: Some(tvec!(stride, stride)),
+            input_channels: channels,
+            output_channels: channels,
+        }
+    }
+
+    fn run(model: &TypedModel, input: &Tensor) -> Tensor {
+        let plan = model.clone().into_optimized().unwrap();
+        let plan = plan.into_runnable().unwrap();
+        let mut outputs = plan.run(tvec!(input.clone().into_tvalue())).unwrap();
+        outputs.remove(0).into_tensor()
+    }
+
+    fn count(model: &TypedModel, name: &str) -> usize {
+        let named = |node: &&TypedNode| node.op.name() == name;
+        model.nodes().iter().filter(named).count()
+    }
+
+    /// Rewrites, and holds the outcome to tract's own.
+    fn compare(mut model: TypedModel, input: &Tensor, name: &str) {
+        let before = run(&model, input);
+        rewrite(&mut model).unwrap();
+        assert_eq!(count(&model, name), 1);
+        assert_eq!(
+            model
+                .nodes()
+                .iter()
+                .filter(|node| node.op_is::<TypedBinOp>())
+                .count(),
+            0
+        );
+        let after = run(&model, input);
+        before.close_enough(&after, Approximation::Close).unwrap();
+        let [before, after] = [&before, &after].map(|tensor| {
+            let plain = tensor.try_as_plain_ram().unwrap();
+            plain.as_slice::<f32>().unwrap().to_vec()
+        });
+        for (before, after) in before.iter().zip(&after) {
+            assert!((before - after).abs() < 1e-4, "{before}, ours {after}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn taps_are_what_tract_computes(
+            channels in 2..6_usize,
+            height in 1..20_usize,
+            width in 1..20_usize,
+            stride in 1..=2_usize,
+            before in [0..=1_usize, 0..=1],
+            after in [0..=1_usize, 0..=1],
+            limits in (proptest::option::of(-0.5..0.0_f32), proptest::option::of(0.1..0.5_f32)),
+            seed: u32,
+        ) {
+            prop_assume!(height + before[0] + after[0] >= 3 && width + before[1] + after[1] >= 3);
+            let shape = [1, channels, height, width];
+            let mut model = TypedModel::default();
+            let mut wire = model.add_source("x", f32::fact(shape)).unwrap();
+            let kernel = model.add_const("kernel", noise(&[channels, 1, 3, 3], seed + 1)).unwrap();
+            let bias = model.add_const("bias", noise(&[channels], seed + 2)).unwrap();
+            let padding = PaddingSpec::Explicit(before.into(), after.into());
+            let conv = Conv {
+                pool_spec: pool_spec(channels, 3, stride, padding),
+                kernel_fmt: KernelFormat::OIHW,
+                group: channels,
+                q_params: None,
+            };
+            wire = model.wire_node("conv", conv, &[wire, kernel, bias]).unwrap()[0];
+            if let Some(low) = limits.0 {
+                let low = model.add_const("low", tensor4(&[[[[low]]]])).unwrap();
+                let max = TypedBinOp(Box::new(Max), None);
+                wire = model.wire_node("max", max, &[wire, low]).unwrap()[0];
+            }
+            if let Some(high) = limits.1 {
+                let high = model.add_const("high", tensor4(&[[[[high]]]])).unwrap();
+                let min = TypedBinOp(Box::new(Min), None);
+                wire = model.wire_node("min", min, &[wire, high]).unwrap()[0];
+            }
+            model.select_output_outlets(&[wire]).unwrap();
+            compare(model, &noise(&shape, seed), "Taps");
+        }
+
+        #[test]
+        fn halves_are_what_tract_computes(
+            channels in 1..6_usize,
+            height in 1..12_usize,
+            width in 1..12_usize,
+            seed: u32,
+        ) {
+            let shape = [1, channels, 2 * height, 2 * width];
+            let mut model = TypedModel::default();
+            let wire = model.add_source("x", f32::fact(shape)).unwrap();
+            let pool = MaxPool {
+                pool_spec: pool_spec(channels, 2, 2, PaddingSpec::Valid),
+                with_index_outputs: None,
+            };
+            let wire = model.wire_node("pool", pool, &[wire]).unwrap()[0];
+            model.select_output_outlets(&[wire]).unwrap();
+            compare(model, &noise(&shape, seed), "Halve");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_stays() {
+        let mut model = TypedModel::default();
+        let wire = model.add_source("x", f32::fact([1, 2, 5, 6])).unwrap();
+        let pool = MaxPool {
+            pool_spec: pool_spec(2, 2, 2, PaddingSpec::Valid),
+            with_index_outputs: None,
+        };
+        // An odd height, and a square of another size.
+        let odd = model.wire_node("odd", pool.clone(), &[wire]).unwrap()[0];
+        let pool = MaxPool {
+            pool_spec: pool_spec(2, 3, 2, PaddingSpec::Valid),
+            ..pool
+        };
+        let large = model.wire_node("large", pool, &[wire]).unwrap()[0];
+        model.select_output_outlets(&[odd, large]).unwrap();
+        rewrite(&mut model).unwrap();
+        assert_eq!(count(&model, "Halve"), 0);
+    }
+}

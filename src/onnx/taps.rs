@@ -1,0 +1,202 @@
+//! A 3x3 convolution of each channel on its own, with what limits its values, as
+//! one operation: rows of a padded plane, nine taps wide.
+
+use tract_linalg::multithread::par_chunks_mut;
+use tract_onnx::tract_core::internal::*;
+
+/// Numbers of a channel in the second input: nine taps row by row, the bias, and
+/// the lowest and highest value that comes out.
+pub(super) const NUMBERS: usize = 12;
+const SIDE: usize = 3;
+
+/// Inputs are `[…, channels, height, width]` and `[channels, 12]` (see
+/// [`NUMBERS`]); the output is `[…, channels, out height, out width]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Taps {
+    /// Height and width that come in.
+    pub(super) input: [usize; 2],
+    /// Height and width that come out.
+    pub(super) output: [usize; 2],
+    /// Rows of zeroes above the input, and columns left of it; below and to the
+    /// right are as many as the output takes.
+    pub(super) before: [usize; 2],
+    /// Of rows and columns alike: 1 or 2.
+    pub(super) stride: usize,
+}
+
+impl Taps {
+    /// Height and width of the planes that the padded input is dealt into: with a
+    /// stride of 2, even and odd columns of even and odd rows each have their own,
+    /// so that all values of a tap lie one after the other.
+    fn dealt(&self) -> [usize; 2] {
+        self.output.map(|side| side + (SIDE - 1) / self.stride)
+    }
+
+    /// How many values a plane's convolution has, with those between the rows of
+    /// the output, which are none of it: without them each row would end in steps
+    /// of one value.
+    fn run(&self) -> usize {
+        let [_, width] = self.dealt();
+        (self.output[0] - 1) * width + self.output[1]
+    }
+
+    /// Deals the input's plane into `dealt`, whose zeroes are there already.
+    fn deal(&self, plane: &[f32], dealt: &mut [f32]) {
+        let [height, width] = self.dealt();
+        let [top, left] = self.before;
+        for (y, values) in plane.chunks_exact(self.input[1]).enumerate() {
+            let (row, phase) = ((y + top) / self.stride, (y + top) % self.stride);
+            if row == height {
+                break;
+            }
+            let start = |column| ((phase * self.stride + column) * height + row) * width;
+            if self.stride == 1 {
+                let count = values.len().min(width - left);
+                let start = start(0) + left;
+                dealt[start..start + count].copy_from_slice(&values[..count]);
+                continue;
+            }
+            // The input's even columns are odd ones of the padded input if one
+            // column of zeroes stands before them.
+            let evens = start(left)..start(left) + width;
+            for (to, pair) in dealt[evens].iter_mut().zip(values.chunks(2)) {
+                *to = pair[0];
+            }
+            let odds = start(1 - left) + left..start(1 - left) + width;
+            for (to, pair) in dealt[odds].iter_mut().zip(values.chunks_exact(2)) {
+                *to = pair[1];
+            }
+        }
+    }
+
+    /// What the tap in `row` and `column` takes.
+    fn values<'a>(&self, dealt: &'a [f32], row: usize, column: usize) -> &'a [f32] {
+        let [height, width] = self.dealt();
+        let plane = row % self.stride * self.stride + column % self.stride;
+        let start = (plane * height + row / self.stride) * width + column / self.stride;
+        &dealt[start..start + self.run()]
+    }
+}
+
+/// The convolution of a plane. `values` hold, for each tap, what it is multiplied
+/// with.
+fn convolve(values: [[&[f32]; SIDE]; SIDE], numbers: &[f32; NUMBERS], out: &mut [f32]) {
+    let count = out.len();
+    // So many of each, or the compiler keeps nine checks in the loop.
+    let [[a, b, c], [d, e, f], [g, h, i]] = values;
+    let (a, b, c) = (&a[..count], &b[..count], &c[..count]);
+    let (d, e, f) = (&d[..count], &e[..count], &f[..count]);
+    let (g, h, i) = (&g[..count], &h[..count], &i[..count]);
+    let [ka, kb, kc, kd, ke, kf, kg, kh, ki, bias, low, high] = *numbers;
+    for x in 0..count {
+        let mut sum = bias;
+        sum = add_product(sum, a[x], ka);
+        sum = add_product(sum, b[x], kb);
+        sum = add_product(sum, c[x], kc);
+        sum = add_product(sum, d[x], kd);
+        sum = add_product(sum, e[x], ke);
+        sum = add_product(sum, f[x], kf);
+        sum = add_product(sum, g[x], kg);
+        sum = add_product(sum, h[x], kh);
+        sum = add_product(sum, i[x], ki);
+        out[x] = smaller(larger(sum, low), high);
+    }
+}
+
+/// `mul_add` is a call of a function where the processor is not known to have it.
+fn add_product(sum: f32, a: f32, b: f32) -> f32 {
+    if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
+        a.mul_add(b, sum)
+    } else {
+        sum + a * b
+    }
+}
+
+/// The larger one, in the form that is one instruction here.
+pub(super) fn larger(a: f32, b: f32) -> f32 {
+    if cfg!(target_arch = "aarch64") {
+        a.max(b)
+    } else if a > b {
+        a
+    } else {
+        b
+    }
+}
+
+/// The smaller one, like [`larger`].
+fn smaller(a: f32, b: f32) -> f32 {
+    if cfg!(target_arch = "aarch64") {
+        a.min(b)
+    } else if a < b {
+        a
+    } else {
+        b
+    }
+}
+
+impl Op for Taps {
+    fn name(&self) -> StaticName {
+        "Taps".into()
+    }
+
+    fn validation(&self) -> Validation {
+        Validation::Rounding
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for Taps {
+    op_out_of_plan!();
+
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let (input, numbers) = args_2!(inputs);
+        let mut shape: TVec<usize> = input.shape().into();
+        let rank = shape.len();
+        ensure!(rank >= 3 && shape[rank - 2..] == self.input);
+        shape[rank - 2..].copy_from_slice(&self.output);
+        let input = input.try_as_plain_ram()?;
+        let input = input.as_slice::<f32>()?;
+        let numbers = numbers.try_as_plain_ram()?;
+        let (numbers, _) = numbers.as_slice::<f32>()?.as_chunks::<NUMBERS>();
+        let [from, to] = [self.input, self.output].map(|side| side[0] * side[1]);
+        let mut output = Tensor::zero::<f32>(&shape)?;
+        let total = output.len();
+        par_chunks_mut(
+            output.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?,
+            to,
+            total,
+            |first, planes| {
+                let [height, width] = self.dealt();
+                let mut dealt = vec![0.0; self.stride * self.stride * height * width];
+                let mut sums = vec![0.0; self.run()];
+                let inputs = input.chunks_exact(from).zip(numbers.iter().cycle());
+                for (out, (plane, numbers)) in planes.chunks_exact_mut(to).zip(inputs.skip(first)) {
+                    self.deal(plane, &mut dealt);
+                    let tap = |row, column| self.values(&dealt, row, column);
+                    let values = [0, 1, 2].map(|row| [0, 1, 2].map(|column| tap(row, column)));
+                    convolve(values, numbers, &mut sums);
+                    let rows = out.chunks_exact_mut(self.output[1]);
+                    for (row, sums) in rows.zip(sums.chunks(width)) {
+                        row.copy_from_slice(&sums[..self.output[1]]);
+                    }
+                }
+                Ok(())
+            },
+        )?;
+        Ok(tvec!(output.into_tvalue()))
+    }
+}
+
+impl TypedOp for Taps {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        let mut fact = inputs[0].without_value();
+        let rank = fact.rank();
+        for (axis, size) in [rank - 2, rank - 1].into_iter().zip(self.output) {
+            fact.shape.set(axis, size.to_dim());
+        }
+        Ok(tvec!(fact))
+    }
+
+    as_op!();
+}
