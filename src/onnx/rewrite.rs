@@ -268,7 +268,7 @@ mod tests {
             let mut wire = model.add_source("x", f32::fact(shape)).unwrap();
             let kernel = model.add_const("kernel", noise(&[channels, 1, 3, 3], seed + 1)).unwrap();
             let bias = model.add_const("bias", noise(&[channels], seed + 2)).unwrap();
-            let padding = PaddingSpec::Explicit(before.into(), after.into());
+            let padding = PaddingSpec::Explicit(before[..].into(), after[..].into());
             let conv = Conv {
                 pool_spec: pool_spec(channels, 3, stride, padding),
                 kernel_fmt: KernelFormat::OIHW,
