@@ -51,14 +51,16 @@ fn password() -> Result<String, Failure> {
 fn line() -> Result<String, Failure> {
     let mut line = String::new();
     let mut input = io::stdin().lock().take(MAX_LINE);
-    input.read_line(&mut line).map_err(unreadable)?;
+    input
+        .read_line(&mut line)
+        .map_err(|error| unreadable(&error))?;
     // The end of the line is none of the password, spaces are.
     let end = line.trim_end_matches(['\n', '\r']).len();
     line.truncate(end);
     Ok(line)
 }
 
-fn unreadable(error: io::Error) -> Failure {
+fn unreadable(error: &io::Error) -> Failure {
     let sentence = format!("the password cannot be read: {error}");
     Failure::new(Failure::DATA, sentence)
 }
@@ -104,7 +106,7 @@ impl Silent {
             .map(|before| before.special_codes[INTERRUPT]);
         let mut bytes = Vec::new();
         for byte in io::stdin().lock().take(MAX_LINE).bytes() {
-            match byte.map_err(unreadable)? {
+            match byte.map_err(|error| unreadable(&error))? {
                 b'\n' => break,
                 byte if Some(byte) == ctrl_c => {
                     return Err(Failure::new(128 + SIGINT, "no password was given"));

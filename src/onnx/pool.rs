@@ -2,6 +2,10 @@
 //! value at a time.
 
 use tract_linalg::multithread::par_chunks_mut;
+#[expect(
+    clippy::wildcard_imports,
+    reason = "tract's macros name what they need of it without its path"
+)]
 use tract_onnx::tract_core::internal::*;
 
 use super::taps::larger;

@@ -4,6 +4,10 @@
 //! as it is: so do, on aarch64, the convolutions that tract lays out channel by
 //! channel for a kernel of its own, which takes less than ours.
 
+#[expect(
+    clippy::wildcard_imports,
+    reason = "tract's macros name what they need of it without its path"
+)]
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::Rewriter;
 use tract_onnx::tract_core::ops::binary::TypedBinOp;

@@ -2,6 +2,10 @@
 //! one operation: rows of a padded plane, nine taps wide.
 
 use tract_linalg::multithread::par_chunks_mut;
+#[expect(
+    clippy::wildcard_imports,
+    reason = "tract's macros name what they need of it without its path"
+)]
 use tract_onnx::tract_core::internal::*;
 
 /// Numbers of a channel in the second input: nine taps row by row, the bias, and
