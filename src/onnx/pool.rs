@@ -2,7 +2,7 @@
 //! value at a time.
 
 use tract_linalg::multithread::par_chunks_mut;
-#[expect(
+#[allow(
     clippy::wildcard_imports,
     reason = "tract's macros name what they need of it without its path"
 )]

@@ -4,7 +4,7 @@
 //! as it is: so do, on aarch64, the convolutions that tract lays out channel by
 //! channel for a kernel of its own, which takes less than ours.
 
-#[expect(
+#[allow(
     clippy::wildcard_imports,
     reason = "tract's macros name what they need of it without its path"
 )]
