@@ -141,7 +141,10 @@ fn limits(model: &TypedModel, node: &TypedNode) -> TractResult<Limits> {
     };
     loop {
         let last = model.node(limits.last);
-        let outputs = model.output_outlets()?;
+        // What the model puts out itself stays as it is.
+        if model.output_outlets()?.contains(&last.id.into()) {
+            return Ok(limits);
+        }
         let [next] = &*last.outputs[0].successors else {
             return Ok(limits);
         };
@@ -165,9 +168,6 @@ fn limits(model: &TypedModel, node: &TypedNode) -> TractResult<Limits> {
         } else if op.0.is::<Min>() {
             limits.high = limits.high.min(by);
         } else {
-            return Ok(limits);
-        }
-        if outputs.contains(&last.id.into()) {
             return Ok(limits);
         }
         limits.last = next.id;
@@ -332,5 +332,32 @@ mod tests {
         model.select_output_outlets(&[odd, large]).unwrap();
         rewrite(&mut model).unwrap();
         assert_eq!(count(&model, "Halve"), 0);
+    }
+
+    #[test]
+    fn what_the_model_puts_out_itself_is_not_limited() {
+        let mut model = TypedModel::default();
+        let shape = [1, 2, 5, 6];
+        let wire = model.add_source("x", f32::fact(shape)).unwrap();
+        let kernel = model.add_const("kernel", noise(&[2, 1, 3, 3], 1)).unwrap();
+        let bias = model.add_const("bias", noise(&[2], 2)).unwrap();
+        let conv = Conv {
+            pool_spec: pool_spec(2, 3, 1, PaddingSpec::Valid),
+            kernel_fmt: KernelFormat::OIHW,
+            group: 2,
+            q_params: None,
+        };
+        let inputs = [wire, kernel, bias];
+        let conv = model.wire_node("conv", conv, &inputs).unwrap()[0];
+        let low = model.add_const("low", tensor4(&[[[[0.0_f32]]]])).unwrap();
+        let max = TypedBinOp(Box::new(Max), None);
+        let max = model.wire_node("max", max, &[conv, low]).unwrap()[0];
+        model.select_output_outlets(&[conv, max]).unwrap();
+        let input = noise(&shape, 3);
+        let before = run(&model, &input);
+        rewrite(&mut model).unwrap();
+        assert_eq!(count(&model, "Taps"), 1);
+        let after = run(&model, &input);
+        before.close_enough(&after, Approximation::Close).unwrap();
     }
 }
