@@ -725,18 +725,7 @@ pub fn fit(
         return Err(RefitError::Cancelled);
     }
 
-    let (samples, left_out) = usable(input);
-    let counts = counts(&samples, input.labels);
-    let outcome = Outcome {
-        ruling: Ruling::Accepted,
-        reason: String::new(),
-        labels: input.labels.to_vec(),
-        advice: advice(&counts, &samples, None),
-        counts,
-        left_out,
-        measured: None,
-        learned: Vec::new(),
-    };
+    let (samples, outcome) = unmeasured(input);
     if let Some(refusal) = too_little(&outcome.counts) {
         return Ok(refused(outcome, refusal));
     }
@@ -773,18 +762,7 @@ pub fn judge(
     if cancelled() {
         return Err(RefitError::Cancelled);
     }
-    let (samples, left_out) = usable(input);
-    let counts = counts(&samples, input.labels);
-    let mut outcome = Outcome {
-        ruling: Ruling::Accepted,
-        reason: String::new(),
-        labels: input.labels.to_vec(),
-        advice: advice(&counts, &samples, None),
-        counts,
-        left_out,
-        measured: None,
-        learned: Vec::new(),
-    };
+    let (samples, mut outcome) = unmeasured(input);
     if let Some(refusal) = too_little(&outcome.counts) {
         return Ok(refused(outcome, refusal).outcome);
     }
@@ -844,6 +822,24 @@ pub fn learn(
         Err(Stop::NotFinite) => Ok(None),
         Err(Stop::Cancelled) => Err(RefitError::Cancelled),
     }
+}
+
+/// The samples that can be used, and what is known before anything is learned or
+/// measured.
+fn unmeasured<'a>(input: &Input<'a>) -> (Vec<Usable<'a>>, Outcome) {
+    let (samples, left_out) = usable(input);
+    let counts = counts(&samples, input.labels);
+    let outcome = Outcome {
+        ruling: Ruling::Accepted,
+        reason: String::new(),
+        labels: input.labels.to_vec(),
+        advice: advice(&counts, &samples, None),
+        counts,
+        left_out,
+        measured: None,
+        learned: Vec::new(),
+    };
+    (samples, outcome)
 }
 
 /// The replay set, to learn from and to judge by, if all of the input fits.
