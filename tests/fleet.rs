@@ -20,7 +20,7 @@ use broker::{Broker, Ear, free_port, until};
 use maskd::onnx::{Classifier, HeadFile, write_head};
 use maskd::pipeline::SHIPPED_CLASSIFIER;
 use serde_json::Value;
-use support::{assert_refused, frame, interrupt, maskd, root, text, wait};
+use support::{assert_refused, frame, golden_crops, interrupt, maskd, text, wait};
 
 struct Device {
     name: &'static str,
@@ -155,13 +155,7 @@ fn pictures(set: &Path, shift: u32) {
     for (label, prefix) in [("without_mask", "bare_"), ("with_mask", "mask_")] {
         let class = set.join(label);
         fs::create_dir_all(&class).unwrap();
-        for entry in fs::read_dir(root().join("tests/golden/crops")).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-            if !name.starts_with(prefix) {
-                continue;
-            }
-            let pixels = image::open(&path).unwrap().into_rgb8();
+        for (name, pixels) in golden_crops(prefix) {
             for piece in 0..4 {
                 let inset = 5 * piece + shift;
                 let (width, height) = (pixels.width() - 2 * inset, pixels.height() - inset);

@@ -20,7 +20,7 @@ use maskd::learning::Learning;
 use maskd::onnx::{Classifier, HeadFile, write_head};
 use maskd::pipeline::{SHIPPED_CLASSIFIER, open_model};
 use serde_json::Value;
-use support::{assert_refused, frame, maskd, root, text};
+use support::{assert_refused, frame, golden_crops, maskd, text};
 
 /// A state directory of its own.
 struct Device {
@@ -69,13 +69,7 @@ impl Device {
         for (label, prefix) in [("without_mask", "bare_"), ("with_mask", "mask_")] {
             let class = set.join(label);
             fs::create_dir_all(&class).unwrap();
-            for entry in fs::read_dir(root().join("tests/golden/crops")).unwrap() {
-                let path = entry.unwrap().path();
-                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-                if !name.starts_with(prefix) {
-                    continue;
-                }
-                let pixels = image::open(&path).unwrap().into_rgb8();
+            for (name, pixels) in golden_crops(prefix) {
                 for piece in 0..4 {
                     let inset = 6 * piece;
                     let part: RgbImage = image::imageops::crop_imm(

@@ -26,7 +26,7 @@ use maskd::pipeline::{SHIPPED_CLASSIFIER, open_model};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
-use support::{assert_refused, frame, interrupt, maskd, root, text, wait};
+use support::{assert_refused, frame, golden_crops, interrupt, maskd, root, text, wait};
 
 /// Everything that is not the same is kept.
 const EAGER: &str = "[capture]\nenabled = true\nuncertain-below = 1.0\n\
@@ -183,18 +183,15 @@ impl Door {
         for (label, prefix) in [("without_mask", "bare_"), ("with_mask", "mask_")] {
             let class = set.join(label);
             fs::create_dir_all(&class).unwrap();
-            for entry in fs::read_dir(root().join("tests/golden/crops")).unwrap() {
-                let path = entry.unwrap().path();
-                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-                if !name.starts_with(prefix) {
-                    continue;
-                }
-                let picture = image::open(&path).unwrap();
+            for (name, picture) in golden_crops(prefix) {
                 for piece in 0..4 {
                     let (width, height) = (picture.width(), picture.height());
                     let (x, y) = (6 * piece, 3 * piece);
-                    let part = picture.crop_imm(x, y, width - 2 * x, height - 2 * y);
-                    part.save(class.join(format!("{piece}_{name}"))).unwrap();
+                    let (width, height) = (width - 2 * x, height - 2 * y);
+                    let part = image::imageops::crop_imm(&picture, x, y, width, height);
+                    part.to_image()
+                        .save(class.join(format!("{piece}_{name}")))
+                        .unwrap();
                 }
             }
         }

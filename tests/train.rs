@@ -19,7 +19,7 @@ use std::time::Duration;
 use image::RgbImage;
 use maskd::onnx::{Classifier, ModelFile};
 use serde_json::Value;
-use support::{assert_refused, bomb, frame, interrupt, maskd, root, text, wait};
+use support::{assert_refused, bomb, frame, golden_crops, interrupt, maskd, root, text, wait};
 
 /// Pieces of the golden crops: six of each class, all different.
 fn data_set(folder: &Path) -> PathBuf {
@@ -27,13 +27,7 @@ fn data_set(folder: &Path) -> PathBuf {
     for (class, prefix) in [("bare", "bare_"), ("masked", "mask_")] {
         let class = set.join(class);
         fs::create_dir_all(&class).unwrap();
-        for entry in fs::read_dir(root().join("tests/golden/crops")).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-            if !name.starts_with(prefix) {
-                continue;
-            }
-            let pixels = image::open(&path).unwrap().into_rgb8();
+        for (name, pixels) in golden_crops(prefix) {
             pixels.save(class.join(&name)).unwrap();
             let part: RgbImage = image::imageops::crop_imm(&pixels, 40, 10, 150, 180).to_image();
             image::imageops::flip_horizontal(&part)

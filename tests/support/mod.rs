@@ -1,9 +1,12 @@
 //! What the behaviour tests share: the binary, pictures, a bounded wait.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use image::RgbImage;
 
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -11,6 +14,20 @@ pub fn root() -> &'static Path {
 
 pub fn frame(name: &str) -> PathBuf {
     root().join("assets/frames").join(name)
+}
+
+/// The golden crops whose names begin so, with their names.
+pub fn golden_crops(prefix: &str) -> Vec<(String, RgbImage)> {
+    let entries = fs::read_dir(root().join("tests/golden/crops")).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let named = paths.map(|path| {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        (name, path)
+    });
+    let wanted = named.filter(|(name, _)| name.starts_with(prefix));
+    wanted
+        .map(|(name, path)| (name, image::open(path).unwrap().into_rgb8()))
+        .collect()
 }
 
 /// The binary, away from whatever the machine has of its own.
@@ -75,7 +92,7 @@ pub fn interrupt(child: &Child, signal: &str) {
 /// A PNG of 50,000 x 50,000 in a few bytes: the header is enough.
 pub fn bomb() -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
-    image::RgbImage::new(1, 1)
+    RgbImage::new(1, 1)
         .write_to(&mut bytes, image::ImageFormat::Png)
         .unwrap();
     let mut bomb = bytes.into_inner();
