@@ -225,7 +225,7 @@ impl Eye {
                 .map(|bytes| f32::from_le_bytes(*bytes));
             let values: Vec<f32> = floats.collect();
             let mut rows = Rows::default();
-            for row in values.chunks_exact(1 + FEATURES) {
+            for row in values.as_chunks::<{ 1 + FEATURES }>().0 {
                 rows.push(&row[1..], row[0] as usize);
             }
             return Ok(rows);
@@ -256,7 +256,13 @@ impl Eye {
             }
         }
         let mut bytes = Vec::new();
-        for (row, label) in rows.features.chunks_exact(FEATURES).zip(&rows.labels) {
+        for (row, label) in rows
+            .features
+            .as_chunks::<FEATURES>()
+            .0
+            .iter()
+            .zip(&rows.labels)
+        {
             bytes.extend((*label as f32).to_le_bytes());
             bytes.extend(row.iter().flat_map(|value| value.to_le_bytes()));
         }

@@ -684,7 +684,7 @@ fn backlight(picture: &RgbImage, faces: &[[f32; 4]], dice: &mut Dice) -> Filed {
         ..light
     };
     matte.each_at(|_, x, y| {
-        let (x, y) = (0.5 * (x + 1.0) * width, 0.5 * (y + 1.0) * height);
+        let (x, y) = (x.midpoint(1.0) * width, y.midpoint(1.0) * height);
         let covered = people.iter().map(|face| person(face, x, y));
         [covered.fold(0.0, f32::max); 3]
     });
@@ -733,7 +733,7 @@ fn backlight(picture: &RgbImage, faces: &[[f32; 4]], dice: &mut Dice) -> Filed {
 /// How far a person with this face covers the point, 0 to 1.
 fn person(&[x1, y1, x2, y2]: &[f32; 4], x: f32, y: f32) -> f32 {
     let (width, height) = ((x2 - x1).max(1.0), (y2 - y1).max(1.0));
-    let (centre_x, centre_y) = (0.5 * (x1 + x2), 0.5 * (y1 + y2));
+    let (centre_x, centre_y) = (x1.midpoint(x2), y1.midpoint(y2));
     // The head is wider and higher than the box of its face.
     let across = (x - centre_x) / (0.69 * width);
     let up = (y - centre_y + 0.08 * height) / (0.74 * height);

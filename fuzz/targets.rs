@@ -53,8 +53,8 @@ pub fn config(data: &[u8]) {
         return;
     };
     match config::parse("fuzz", text) {
-        Ok(config) => assert!(config.check().is_empty()),
-        Err(error) => assert!(!error.to_string().is_empty()),
+        Ok(config) => assert_eq!(config.check().len(), 0),
+        Err(error) => assert_ne!(error.to_string(), ""),
     }
 }
 
@@ -88,7 +88,7 @@ pub fn features(data: &[u8]) {
             let mut values = file.rows.iter().flat_map(maskd::embed::Feature::values);
             assert!(values.all(|value| value.is_finite()));
         }
-        Err(error) => assert!(!error.to_string().is_empty()),
+        Err(error) => assert_ne!(error.to_string(), ""),
     }
 }
 

@@ -346,12 +346,12 @@ fn sample(
     let step_x = fixed(matrix[0][0], LONGEST_STEP);
     let step_y = fixed(matrix[1][0], LONGEST_STEP);
 
-    let rows = view.chunks_exact_mut(3 * CROP_SIDE as usize);
-    for (row, y) in rows.zip(0_u32..) {
+    let (rows, _) = view.as_chunks_mut::<{ 3 * CROP_SIDE as usize }>();
+    for (row, y) in rows.iter_mut().zip(0_u32..) {
         let y = f64::from(y);
         let mut at_x = fixed(matrix[0][1] * y + matrix[0][2], FARTHEST);
         let mut at_y = fixed(matrix[1][1] * y + matrix[1][2], FARTHEST);
-        for pixel in row.chunks_exact_mut(3) {
+        for pixel in row.as_chunks_mut::<3>().0 {
             if (at_x as u64) < inner_x && (at_y as u64) < inner_y {
                 let start = (at_y >> POINT) as usize * row_length + 3 * (at_x >> POINT) as usize;
                 let upper = &pixels[start..start + 6];
@@ -565,7 +565,7 @@ impl LightDraw {
         let rows = picture.chunks_exact_mut(3 * width.max(1) as usize);
         for (row, y) in rows.zip(0..) {
             let base = 1.0 + self.gradient[1] * place(y, height);
-            for (pixel, right) in row.chunks_exact_mut(3).zip(&across) {
+            for (pixel, right) in row.as_chunks_mut::<3>().0.iter_mut().zip(&across) {
                 let brightness = (base + right).max(0.0);
                 let mut values = [0.0; 3];
                 for c in 0..3 {
@@ -864,7 +864,7 @@ fn add_noise(picture: &mut RgbImage, deviation: f32, seed: u64) {
     let shared_part = 0.8 * deviation;
     let own_part = 0.6 * deviation;
     let mut state = seed;
-    for pixel in picture.chunks_exact_mut(3) {
+    for pixel in picture.as_chunks_mut::<3>().0 {
         let (shared, red) = two_normals(&mut state);
         let (green, blue) = two_normals(&mut state);
         for (value, own) in pixel.iter_mut().zip([red, green, blue]) {
@@ -993,7 +993,7 @@ impl RobustDraw {
     #[must_use]
     pub fn spoil(&self, scaler: &mut Scaler, mut picture: RgbImage) -> RgbImage {
         if let Some(weights) = self.grey {
-            for pixel in picture.chunks_exact_mut(3) {
+            for pixel in picture.as_chunks_mut::<3>().0 {
                 let parts = pixel.iter().zip(weights);
                 let grey: f32 = parts
                     .map(|(value, weight)| f32::from(*value) * weight)

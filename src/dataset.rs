@@ -1370,6 +1370,6 @@ mod tests {
         assert_eq!(near_duplicate_groups(&looks, 127), [0, 0, 0, 0]);
         assert_eq!(near_duplicate_groups(&looks, 125), [0, 1, 0, 0]);
         assert_eq!(near_duplicate_groups(&looks, 0), [0, 1, 2, 0]);
-        assert!(near_duplicate_groups(&[], NEAR).is_empty());
+        assert_eq!(near_duplicate_groups(&[], NEAR).len(), 0);
     }
 }

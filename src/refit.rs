@@ -2131,7 +2131,12 @@ mod tests {
         /// So many samples of each class, each of its own track.
         fn samples(&mut self, of_each: usize) -> Vec<Sample> {
             let rows = rows(&mut self.random, 2 * of_each, true);
-            let crops = rows.features.chunks_exact(FEATURES).zip(&rows.labels);
+            let crops = rows
+                .features
+                .as_chunks::<FEATURES>()
+                .0
+                .iter()
+                .zip(&rows.labels);
             crops
                 .enumerate()
                 .map(|(at, (features, label))| Sample {
@@ -2807,7 +2812,7 @@ mod tests {
             let parts = |samples: &[Sample]| {
                 let input = Input { labels: &labels, champion: &head, base: &head, samples, replay: &world };
                 let (usable, left_out) = usable(&input);
-                assert!(left_out.is_empty());
+                assert_eq!(left_out.len(), 0);
                 split(&usable, 3, &Options::default())
             };
             let all = parts(&samples);

@@ -74,7 +74,8 @@ impl Rows {
     /// The features of a row, if there is one with this number.
     #[must_use]
     pub fn row(&self, index: usize) -> Option<&[f32]> {
-        self.features.chunks_exact(FEATURES).nth(index)
+        let (rows, _) = self.features.as_chunks::<FEATURES>();
+        rows.get(index).map(<[f32; FEATURES]>::as_slice)
     }
 
     /// Adds a row of [`FEATURES`] features.
@@ -197,7 +198,8 @@ impl Replay {
             if set.features.len() != set.len() * FEATURES {
                 return content("features and labels are of different number");
             }
-            for (row, label) in set.features.chunks_exact(FEATURES).zip(&set.labels) {
+            let (rows, _) = set.features.as_chunks::<FEATURES>();
+            for (row, label) in rows.iter().zip(&set.labels) {
                 if *label >= self.labels.len() {
                     return content("a row has a label that has no name");
                 }

@@ -86,7 +86,7 @@ fn classify_prints_the_documented_json() {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(output.stderr.is_empty());
+    assert_eq!(output.stderr, b"");
     let lines = text(&output.stdout);
     let records: Vec<Value> = lines
         .lines()

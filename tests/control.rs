@@ -192,8 +192,8 @@ fn samples_are_imported_listed_labelled_exported_and_purged() {
     assert_eq!(samples.len(), 5);
     let second = client.samples(Some("second")).unwrap();
     assert_eq!(second.len(), 2);
-    assert!(client.samples(Some("third")).unwrap().is_empty());
-    assert!(client.samples(Some("unlabelled")).unwrap().is_empty());
+    assert_eq!(client.samples(Some("third")).unwrap().len(), 0);
+    assert_eq!(client.samples(Some("unlabelled")).unwrap().len(), 0);
     refused(
         client.samples(Some("a b&c")),
         Fault::Usage,
@@ -251,7 +251,7 @@ fn samples_are_imported_listed_labelled_exported_and_purged() {
 fn heads_are_imported_shown_exported_and_gone_back_from() {
     let server = Server::start(true);
     let client = server.client();
-    assert!(client.heads().unwrap().is_empty());
+    assert_eq!(client.heads().unwrap().len(), 0);
     refused(client.head(1), Fault::Missing, "no head 1");
     refused(client.rollback(1), Fault::Usage, "cannot go back");
 

@@ -41,7 +41,7 @@ fn assert_skipped(bytes: &[u8], name: &str, reason: &str) {
     let output = classify(bytes, name);
     let errors = text(&output.stderr);
     assert_eq!(output.status.code(), Some(65), "{name}: {errors}");
-    assert!(output.stdout.is_empty());
+    assert_eq!(output.stdout, b"");
     assert_eq!(errors.lines().count(), 2, "{name}: {errors}");
     assert!(errors.contains(reason), "{name}: {errors}");
 }

@@ -489,7 +489,11 @@ fn an_interrupted_training_goes_on_to_the_same_bytes() {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(fs::read(&model).unwrap() == fs::read(&whole).unwrap());
+    let same = fs::read(&model).unwrap() == fs::read(&whole).unwrap();
+    assert!(
+        same,
+        "the model differs from the one of a training in one go"
+    );
     assert!(!state.exists());
     assert_refused(&resume(), 66, "there is no training to go on with");
 }

@@ -12,7 +12,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, FromRequest, Path as At, Query, Request, State};
 use axum::http::StatusCode;
-use axum::http::header::{CONTENT_TYPE, HeaderName};
+use axum::http::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
@@ -201,6 +201,8 @@ pub fn open_routes() -> OpenApiRouter<Desk> {
 pub struct Refused {
     status: StatusCode,
     record: ErrorRecord,
+    /// In seconds.
+    retry_after: Option<u64>,
 }
 
 impl Refused {
@@ -221,6 +223,7 @@ impl Refused {
                 error: sentence.to_string(),
                 fault,
             },
+            retry_after: None,
         }
     }
 
@@ -231,11 +234,22 @@ impl Refused {
             ..Refused::new(Fault::Usage, sentence)
         }
     }
+
+    /// A request that came too soon after others, with in how many seconds to come again.
+    pub fn too_many(retry_after: u64, sentence: impl std::fmt::Display) -> Refused {
+        Refused {
+            retry_after: Some(retry_after),
+            ..Refused::malformed(StatusCode::TOO_MANY_REQUESTS, sentence)
+        }
+    }
 }
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        (self.status, Json(self.record)).into_response()
+        let retry_after = self
+            .retry_after
+            .map(|seconds| [(RETRY_AFTER, seconds.to_string())]);
+        (self.status, retry_after, Json(self.record)).into_response()
     }
 }
 

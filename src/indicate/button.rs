@@ -102,7 +102,7 @@ mod tests {
             (139, false),
             (200, false),
         ];
-        assert!(presses(&readings).is_empty());
+        assert_eq!(presses(&readings).len(), 0);
         let released_bouncing = [
             (0, false),
             (50, true),
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_button_that_hangs_from_the_start_is_no_press() {
-        assert!(presses(&[(0, true), (100, true), (9000, true)]).is_empty());
+        assert_eq!(presses(&[(0, true), (100, true), (9000, true)]).len(), 0);
     }
 
     proptest! {

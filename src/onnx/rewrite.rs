@@ -106,7 +106,7 @@ fn taps(
     }
     let limits = limits(model, node)?;
     let mut numbers = Vec::with_capacity(NUMBERS * channels);
-    for (channel, taps) in kernel.chunks_exact(9).enumerate() {
+    for (channel, taps) in kernel.as_chunks::<9>().0.iter().enumerate() {
         numbers.extend_from_slice(taps);
         numbers.extend([bias[channel % bias.len()], limits.low, limits.high]);
     }

@@ -67,7 +67,7 @@ impl Taps {
                 *to = pair[0];
             }
             let odds = start(1 - left) + left..start(1 - left) + width;
-            for (to, pair) in dealt[odds].iter_mut().zip(values.chunks_exact(2)) {
+            for (to, pair) in dealt[odds].iter_mut().zip(values.as_chunks::<2>().0) {
                 *to = pair[1];
             }
         }

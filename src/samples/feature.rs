@@ -97,7 +97,7 @@ pub fn parse_features(bytes: &[u8]) -> Result<FeatureFile, FeatureError> {
     if *sum != <[u8; HASH]>::from(Sha256::digest(content)) {
         return damaged("its checksum is wrong");
     }
-    let rows: Option<Vec<Feature>> = values.chunks_exact(ROW).map(row).collect();
+    let rows: Option<Vec<Feature>> = values.as_chunks::<ROW>().0.iter().map(row).collect();
     let Some(rows) = rows else {
         return damaged("it holds a number that is not finite");
     };
@@ -109,7 +109,7 @@ pub fn parse_features(bytes: &[u8]) -> Result<FeatureFile, FeatureError> {
 }
 
 /// One row, if all of it is finite.
-fn row(bytes: &[u8]) -> Option<Feature> {
+fn row(bytes: &[u8; ROW]) -> Option<Feature> {
     let mut values = Box::new([0.0; FEATURES]);
     for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
         *value = f32::from_le_bytes(*bytes);

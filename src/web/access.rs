@@ -128,8 +128,9 @@ fn to_hex(bytes: &[u8]) -> String {
 }
 
 fn from_hex(text: &str) -> Option<[u8; 32]> {
-    let digits = text.as_bytes().chunks_exact(2);
+    let (digits, _) = text.as_bytes().as_chunks::<2>();
     let bytes: Option<Vec<u8>> = digits
+        .iter()
         .map(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok())
         .collect();
     bytes?.try_into().ok()

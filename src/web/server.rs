@@ -10,7 +10,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Query, Request, State};
 use axum::http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
-    REFERRER_POLICY, RETRY_AFTER, SET_COOKIE, X_CONTENT_TYPE_OPTIONS,
+    REFERRER_POLICY, SET_COOKIE, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::middleware::{self, Next};
@@ -440,33 +440,32 @@ async fn log_in(
     Extension(Peer(peer)): Extension<Peer>,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Response, Response> {
+) -> Result<Response, Refused> {
     let Ok(LogIn { password }) = serde_json::from_slice(&body) else {
         // What came is not repeated: it may be a password.
         let sentence = "the body of the request is not what it should be: give a password";
-        return Err(Refused::new(Fault::Usage, sentence).into_response());
+        return Err(Refused::new(Fault::Usage, sentence));
     };
     if !app.access.has_password() {
         let sentence = "there is no password to log in with";
-        return Err(Refused::new(Fault::Usage, sentence).into_response());
+        return Err(Refused::new(Fault::Usage, sentence));
     }
     if let Err(wait) = lock(&app.limiter).take(now(), peer) {
         let seconds = wait.as_secs() + 1;
         let sentence = format!("too many wrong passwords: try again in {seconds} s");
-        let refused = Refused::malformed(StatusCode::TOO_MANY_REQUESTS, sentence);
-        return Err(([(RETRY_AFTER, seconds.to_string())], refused).into_response());
+        return Err(Refused::too_many(seconds, sentence));
     }
     if !app.access.is_password(&password) {
         tracing::warn!(%peer, "somebody tried to log in with a wrong password");
-        let refused = Refused::malformed(StatusCode::UNAUTHORIZED, "this is not the password");
-        return Err(refused.into_response());
+        let sentence = "this is not the password";
+        return Err(Refused::malformed(StatusCode::UNAUTHORIZED, sentence));
     }
     lock(&app.limiter).forgive(peer);
     // A session that somebody else may have put there does not go on.
     forget(&app, &headers);
     let cookie = lock(&app.sessions)
         .begin(now())
-        .map_err(|error| Refused::new(Fault::Internal, error).into_response())?;
+        .map_err(|error| Refused::new(Fault::Internal, error))?;
     let set = app.set_cookie(&cookie, COOKIE_SECONDS);
     let record = SessionRecord {
         allowed: true,
