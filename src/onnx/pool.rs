@@ -1,6 +1,7 @@
 //! The largest value of each 2x2 square, as tract's own pooling takes it one
 //! value at a time.
 
+use fearless_simd::{Level, Simd, dispatch};
 use tract_linalg::multithread::par_chunks_mut;
 #[allow(
     clippy::wildcard_imports,
@@ -14,6 +15,19 @@ use super::taps::larger;
 /// half as wide.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Halve;
+
+/// Makes one row of each two, which lie one after the other.
+#[inline(always)]
+fn halve_rows<'a, S: Simd>(_: S, rows: impl Iterator<Item = (&'a mut [f32], &'a [f32])>) {
+    for (out, pair) in rows {
+        let (upper, lower) = pair.split_at(2 * out.len());
+        let (upper, _) = upper.as_chunks::<2>();
+        let (lower, _) = lower.as_chunks::<2>();
+        for (out, (a, b)) in out.iter_mut().zip(upper.iter().zip(lower)) {
+            *out = larger(larger(a[0], a[1]), larger(b[0], b[1]));
+        }
+    }
+}
 
 impl Op for Halve {
     fn name(&self) -> StaticName {
@@ -45,14 +59,8 @@ impl EvalOp for Halve {
             |first, rows| {
                 // Two rows of the input make one.
                 let pairs = input.chunks_exact(4 * width).skip(first);
-                for (out, pair) in rows.chunks_exact_mut(width).zip(pairs) {
-                    let (upper, lower) = pair.split_at(2 * width);
-                    let (upper, _) = upper.as_chunks::<2>();
-                    let (lower, _) = lower.as_chunks::<2>();
-                    for (out, (a, b)) in out.iter_mut().zip(upper.iter().zip(lower)) {
-                        *out = larger(larger(a[0], a[1]), larger(b[0], b[1]));
-                    }
-                }
+                let rows = rows.chunks_exact_mut(width).zip(pairs);
+                dispatch!(Level::new(), simd => halve_rows(simd, rows));
                 Ok(())
             },
         )?;

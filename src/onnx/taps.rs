@@ -1,6 +1,7 @@
 //! A 3x3 convolution of each channel on its own, with what limits its values, as
 //! one operation: rows of a padded plane, nine taps wide.
 
+use fearless_simd::{Level, Simd, SimdBase, dispatch};
 use tract_linalg::multithread::par_chunks_mut;
 #[allow(
     clippy::wildcard_imports,
@@ -45,6 +46,7 @@ impl Taps {
     }
 
     /// Deals the input's plane into `dealt`, whose zeroes are there already.
+    #[inline(always)]
     fn deal(&self, plane: &[f32], dealt: &mut [f32]) {
         let [height, width] = self.dealt();
         let [top, left] = self.before;
@@ -62,29 +64,69 @@ impl Taps {
             }
             // The input's even columns are odd ones of the padded input if one
             // column of zeroes stands before them.
-            let evens = start(left)..start(left) + width;
-            for (to, pair) in dealt[evens].iter_mut().zip(values.chunks(2)) {
+            let (pairs, last) = values.as_chunks::<2>();
+            let evens = &mut dealt[start(left)..start(left) + width];
+            for (to, pair) in evens.iter_mut().zip(pairs) {
                 *to = pair[0];
             }
+            if let (Some(to), [last]) = (evens.get_mut(pairs.len()), last) {
+                *to = *last;
+            }
             let odds = start(1 - left) + left..start(1 - left) + width;
-            for (to, pair) in dealt[odds].iter_mut().zip(values.as_chunks::<2>().0) {
+            for (to, pair) in dealt[odds].iter_mut().zip(pairs) {
                 *to = pair[1];
             }
         }
     }
 
-    /// What the tap in `row` and `column` takes.
-    fn values<'a>(&self, dealt: &'a [f32], row: usize, column: usize) -> &'a [f32] {
+    /// The first `count` values that the tap in `row` and `column` takes.
+    #[inline(always)]
+    fn values<'a>(&self, dealt: &'a [f32], row: usize, column: usize, count: usize) -> &'a [f32] {
         let [height, width] = self.dealt();
         let plane = row % self.stride * self.stride + column % self.stride;
         let start = (plane * height + row / self.stride) * width + column / self.stride;
-        &dealt[start..start + self.run()]
+        &dealt[start..start + count]
+    }
+
+    /// Convolves planes one after the other: of each the input, its numbers and
+    /// where the output goes.
+    #[inline(always)]
+    fn convolve_planes<'a, S: Simd>(
+        &self,
+        simd: S,
+        planes: impl Iterator<Item = (&'a [f32], &'a [f32; NUMBERS], &'a mut [f32])>,
+    ) {
+        let [height, width] = self.dealt();
+        // Whole vectors, so that no run ends in steps of one value.
+        let count = self.run().next_multiple_of(S::f32s::LEN);
+        let mut dealt = vec![0.0; self.stride * self.stride * height * width + S::f32s::LEN];
+        let mut sums = vec![0.0; count];
+        for (plane, numbers, out) in planes {
+            self.deal(plane, &mut dealt);
+            let mut values: [[&[f32]; SIDE]; SIDE] = [[&[]; SIDE]; SIDE];
+            for (row, values) in values.iter_mut().enumerate() {
+                for (column, values) in values.iter_mut().enumerate() {
+                    *values = self.values(&dealt, row, column, count);
+                }
+            }
+            convolve(simd, values, numbers, &mut sums);
+            let rows = out.chunks_exact_mut(self.output[1]);
+            for (row, sums) in rows.zip(sums.chunks(width)) {
+                row.copy_from_slice(&sums[..self.output[1]]);
+            }
+        }
     }
 }
 
 /// The convolution of a plane. `values` hold, for each tap, what it is multiplied
 /// with.
-fn convolve(values: [[&[f32]; SIDE]; SIDE], numbers: &[f32; NUMBERS], out: &mut [f32]) {
+#[inline(always)]
+fn convolve<S: Simd>(
+    _: S,
+    values: [[&[f32]; SIDE]; SIDE],
+    numbers: &[f32; NUMBERS],
+    out: &mut [f32],
+) {
     let count = out.len();
     // So many of each, or the compiler keeps nine checks in the loop.
     let [[a, b, c], [d, e, f], [g, h, i]] = values;
@@ -94,22 +136,24 @@ fn convolve(values: [[&[f32]; SIDE]; SIDE], numbers: &[f32; NUMBERS], out: &mut 
     let [ka, kb, kc, kd, ke, kf, kg, kh, ki, bias, low, high] = *numbers;
     for x in 0..count {
         let mut sum = bias;
-        sum = add_product(sum, a[x], ka);
-        sum = add_product(sum, b[x], kb);
-        sum = add_product(sum, c[x], kc);
-        sum = add_product(sum, d[x], kd);
-        sum = add_product(sum, e[x], ke);
-        sum = add_product(sum, f[x], kf);
-        sum = add_product(sum, g[x], kg);
-        sum = add_product(sum, h[x], kh);
-        sum = add_product(sum, i[x], ki);
+        sum = add_product::<S>(sum, a[x], ka);
+        sum = add_product::<S>(sum, b[x], kb);
+        sum = add_product::<S>(sum, c[x], kc);
+        sum = add_product::<S>(sum, d[x], kd);
+        sum = add_product::<S>(sum, e[x], ke);
+        sum = add_product::<S>(sum, f[x], kf);
+        sum = add_product::<S>(sum, g[x], kg);
+        sum = add_product::<S>(sum, h[x], kh);
+        sum = add_product::<S>(sum, i[x], ki);
         out[x] = smaller(larger(sum, low), high);
     }
 }
 
-/// `mul_add` is a call of a function where the processor is not known to have it.
-fn add_product(sum: f32, a: f32, b: f32) -> f32 {
-    if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
+/// `mul_add` is a call of a function where the processor is not known to have it:
+/// those of x86 with vectors of eight values do.
+#[inline(always)]
+fn add_product<S: Simd>(sum: f32, a: f32, b: f32) -> f32 {
+    if cfg!(target_arch = "aarch64") || S::f32s::LEN >= 8 {
         a.mul_add(b, sum)
     } else {
         sum + a * b
@@ -117,6 +161,7 @@ fn add_product(sum: f32, a: f32, b: f32) -> f32 {
 }
 
 /// The larger one, in the form that is one instruction here.
+#[inline(always)]
 pub(super) fn larger(a: f32, b: f32) -> f32 {
     if cfg!(target_arch = "aarch64") {
         a.max(b)
@@ -128,6 +173,7 @@ pub(super) fn larger(a: f32, b: f32) -> f32 {
 }
 
 /// The smaller one, like [`larger`].
+#[inline(always)]
 fn smaller(a: f32, b: f32) -> f32 {
     if cfg!(target_arch = "aarch64") {
         a.min(b)
@@ -171,20 +217,10 @@ impl EvalOp for Taps {
             to,
             total,
             |first, planes| {
-                let [height, width] = self.dealt();
-                let mut dealt = vec![0.0; self.stride * self.stride * height * width];
-                let mut sums = vec![0.0; self.run()];
                 let inputs = input.chunks_exact(from).zip(numbers.iter().cycle());
-                for (out, (plane, numbers)) in planes.chunks_exact_mut(to).zip(inputs.skip(first)) {
-                    self.deal(plane, &mut dealt);
-                    let tap = |row, column| self.values(&dealt, row, column);
-                    let values = [0, 1, 2].map(|row| [0, 1, 2].map(|column| tap(row, column)));
-                    convolve(values, numbers, &mut sums);
-                    let rows = out.chunks_exact_mut(self.output[1]);
-                    for (row, sums) in rows.zip(sums.chunks(width)) {
-                        row.copy_from_slice(&sums[..self.output[1]]);
-                    }
-                }
+                let planes = inputs.skip(first).zip(planes.chunks_exact_mut(to));
+                let planes = planes.map(|((plane, numbers), out)| (plane, numbers, out));
+                dispatch!(Level::new(), simd => self.convolve_planes(simd, planes));
                 Ok(())
             },
         )?;
