@@ -1,4 +1,4 @@
-"""What both side-by-sides need around their measuring: the two sides prepared, a child measured, figures summed up.
+"""What all side-by-sides need around their measuring: the sides prepared, a child measured or asked, figures summed up.
 
 This file knows neither what is measured nor how it is told: that is the business of the `run` of each comparison.
 """
@@ -15,10 +15,12 @@ import sys
 import tempfile
 import time
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import IO, Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PYTHONS = ((3, 11), (3, 13))
@@ -61,7 +63,7 @@ def ratios(above: list[float], below: list[float]) -> Spread:
 # --- Preparing the two sides
 
 
-def prepare_venv(folder: Path, requirements: list[str]) -> Path:
+def prepare_venv(folder: Path, requirements: list[str], what: str = "the tutorial's packages (about 400 MB)") -> Path:
     """Makes the virtual environment unless it is there, brings it to the pinned versions, and returns its Python."""
     python = folder / "bin" / "python"
     if not python.exists():
@@ -75,10 +77,10 @@ def prepare_venv(folder: Path, requirements: list[str]) -> Path:
             venv.create(folder, with_pip=True)
         except (OSError, subprocess.CalledProcessError) as error:
             raise Failure(f"the virtual environment {folder} could not be made: {one_line(error)}.") from error
-    say("installing the tutorial's packages (about 400 MB the first time)")
+    say(f"installing {what}, the first time")
     # --no-deps: the requirements are the whole list, and the tutorial's package asks for versions of 2020.
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    checked([*pip, *requirements], "pip could not install the tutorial's packages")
+    checked([*pip, *requirements], f"pip could not install {what}")
     return python
 
 
@@ -143,6 +145,55 @@ def measured(name: str, command: list[str]) -> Child:
     if process.returncode != 0:
         raise Failure(f"{name} ended with {process.returncode}: {last_line(child.log)}")
     return child
+
+
+class Worker:
+    """A process that answers requests, one JSON object a line, and keeps what it has loaded from one to the next."""
+
+    def __init__(self, name: str, command: list[str], log: IO[str]) -> None:
+        self._name = name
+        self._log = log
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+        try:
+            self.ready = self._answer()
+            """What it said of itself when it had loaded all."""
+        except BaseException:
+            self.stop()
+            raise
+
+    def ask(self, request: Json) -> Json:
+        assert self._process.stdin is not None
+        # A broken pipe: the process has ended, and the missing answer tells why.
+        with suppress(BrokenPipeError):
+            print(json.dumps(request), file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> Json:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.wait()
+            self._log.seek(0)
+            raise Failure(f"{self._name} ended: {last_line(self._log.read())}")
+        answer: Json = json.loads(line)
+        return answer
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@contextmanager
+def started_worker(name: str, command: list[str]) -> Iterator[Worker]:
+    """A worker that has loaded all; `name` is what a failure calls it. It is stopped at the end."""
+    with tempfile.TemporaryFile("w+") as log:
+        worker = Worker(name, command, log)
+        try:
+            yield worker
+        finally:
+            worker.stop()
 
 
 def processor_seconds_of_others() -> float:

@@ -1,0 +1,30 @@
+"""Writes the head of an ONNX classifier as arrays that Keras takes.
+
+    head.py CLASSIFIER OUT.npz
+
+Runs where the `onnx` package is, which is not where TensorFlow is.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+
+def main(classifier: str, out: str) -> None:
+    arrays = {each.name: numpy_helper.to_array(each) for each in onnx.load(classifier).graph.initializer}
+    # ONNX keeps a dense layer's kernel as outputs x inputs, Keras the other way round.
+    np.savez(
+        out,
+        kernel0=arrays["head.0.weight"].T,
+        bias0=arrays["head.0.bias"],
+        kernel2=arrays["head.2.weight"].T,
+        bias2=arrays["head.2.bias"],
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

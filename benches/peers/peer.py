@@ -1,0 +1,127 @@
+"""One runtime with maskd's classifier in it, as a worker process.
+
+    peer.py onnxruntime|litert|opencv|keras CLASSIFIER THREADS
+
+THREADS 0 leaves the runtime at its own default. The process stays alive over all rounds, so that loading counts for
+nothing. It speaks one JSON object a line: first its version, then for each request `{"crops": [...], "seconds": S}` on
+standard input the milliseconds of one crop, again and again for so long, and each crop's probabilities. Crops are
+pictures of 224 x 224 pixels. It ends when its input does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+
+Run = Callable[[np.ndarray], np.ndarray]
+
+SIDE = 224
+
+
+def onnxruntime(classifier: str, threads: int) -> tuple[Run, str]:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    if threads:
+        options.intra_op_num_threads = options.inter_op_num_threads = threads
+    session = ort.InferenceSession(classifier, options, providers=["CPUExecutionProvider"])
+    return lambda crop: session.run(None, {"image": crop})[0], ort.__version__
+
+
+def litert(classifier: str, threads: int) -> tuple[Run, str]:
+    import importlib.metadata
+
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(classifier, num_threads=threads or os.cpu_count())
+    interpreter.allocate_tensors()
+    image = interpreter.get_input_details()[0]["index"]
+    probabilities = interpreter.get_output_details()[0]["index"]
+
+    def run(crop: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(image, crop)
+        interpreter.invoke()
+        return interpreter.get_tensor(probabilities)
+
+    return run, importlib.metadata.version("ai-edge-litert")
+
+
+def opencv(classifier: str, threads: int) -> tuple[Run, str]:
+    if threads:
+        cv2.setNumThreads(threads)
+    net = cv2.dnn.readNetFromONNX(classifier)
+
+    def run(crop: np.ndarray) -> np.ndarray:
+        net.setInput(crop, "image")
+        return net.forward("probabilities")
+
+    return run, cv2.__version__
+
+
+def keras(classifier: str, threads: int) -> tuple[Run, str]:
+    import tensorflow as tf
+    from tf_keras.models import load_model
+
+    if threads:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    model = load_model(classifier, compile=False)
+    return lambda crop: model.predict(crop, verbose=0), tf.__version__
+
+
+PEERS: dict[str, tuple[Callable[[str, int], tuple[Run, str]], bool]] = {
+    # The second is whether channels come last.
+    "onnxruntime": (onnxruntime, False),
+    "litert": (litert, True),
+    "opencv": (opencv, False),
+    "keras": (keras, True),
+}
+
+
+def read(picture: str, channels_last: bool) -> np.ndarray:
+    """As models/README.md has it: RGB, value / 127.5 - 1."""
+    pixels = cv2.imread(picture)
+    if pixels is None or pixels.shape != (SIDE, SIDE, 3):
+        raise ValueError(f"{picture} is no picture of {SIDE} x {SIDE} pixels")
+    values = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.float32) / np.float32(127.5) - np.float32(1)
+    return np.ascontiguousarray((values if channels_last else values.transpose(2, 0, 1))[None])
+
+
+def main() -> int:
+    name, classifier, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    # Libraries also print to standard output: they get standard error, and the protocol keeps the original.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    begin, channels_last = PEERS[name]
+    run, version = begin(classifier, threads)
+    print(json.dumps({"version": version}), file=answers)
+    for line in sys.stdin:
+        request = json.loads(line)
+        crops = [read(crop, channels_last) for crop in request["crops"]]
+        probabilities = [run(crop)[0].tolist() for crop in crops]
+        times = []
+        end = time.perf_counter() + request["seconds"]
+        while (started := time.perf_counter()) < end:
+            run(crops[len(times) % len(crops)])
+            times.append((time.perf_counter() - started) * 1000)
+        print(json.dumps({"ms": times, "probabilities": probabilities}), file=answers)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Exception as error:  # `run` shows the last line of standard error, so it has to be the sentence.
+        print(f"{type(error).__name__}: {error}".replace("\n", " "), file=sys.stderr)
+        sys.exit(1)
