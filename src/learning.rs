@@ -29,7 +29,7 @@ use crate::samples::{
 
 /// Features of the base training set that are compiled in;
 /// `models/README.md` says how they were made.
-pub const SHIPPED_REPLAY: &[u8] = include_bytes!("../models/replay.bin");
+pub static SHIPPED_REPLAY: &[u8] = include_bytes!("../models/replay.bin");
 
 /// Key of a head's metadata: the [`Outcome`] of the refit that made it, as JSON.
 pub const OUTCOME: &str = "refit";

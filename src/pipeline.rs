@@ -15,10 +15,13 @@ use crate::frame::{Crop, Face, PictureError, Scaler};
 use crate::head::Head;
 use crate::onnx::{self, Classifier, Graph, ModelError, ModelFile, Team};
 
+// Statics: a constant would be in the binary once for each part of the program that
+// names it.
+
 /// The classifier that is compiled in; `models/README.md` has its source.
-pub const SHIPPED_CLASSIFIER: &[u8] = include_bytes!("../models/mask_classifier.onnx");
+pub static SHIPPED_CLASSIFIER: &[u8] = include_bytes!("../models/mask_classifier.onnx");
 /// The face detector that is compiled in; `models/README.md` has its source.
-pub const SHIPPED_DETECTOR: &[u8] = include_bytes!("../models/face_detector.onnx");
+pub static SHIPPED_DETECTOR: &[u8] = include_bytes!("../models/face_detector.onnx");
 
 /// Why a frame got no verdicts.
 #[derive(Debug, thiserror::Error)]
