@@ -1,6 +1,11 @@
 //! The largest value of each 2x2 square, as tract's own pooling takes it one
 //! value at a time.
 
+#![expect(
+    clippy::inline_always,
+    reason = "what is compiled for a kind of processor must not be a call of what is not"
+)]
+
 use fearless_simd::{Level, Simd, dispatch};
 use tract_linalg::multithread::par_chunks_mut;
 #[allow(

@@ -1,6 +1,11 @@
 //! A 3x3 convolution of each channel on its own, with what limits its values, as
 //! one operation: rows of a padded plane, nine taps wide.
 
+#![expect(
+    clippy::inline_always,
+    reason = "what is compiled for a kind of processor must not be a call of what is not"
+)]
+
 use fearless_simd::{Level, Simd, SimdBase, dispatch};
 use tract_linalg::multithread::par_chunks_mut;
 #[allow(
