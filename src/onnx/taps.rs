@@ -245,3 +245,46 @@ impl TypedOp for Taps {
 
     as_op!();
 }
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    fn convolved(simd: impl Simd, taps: &Taps, plane: &[f32]) -> Vec<f32> {
+        let numbers = [
+            0.3, -0.2, 0.1, 0.7, -0.9, 0.4, -0.6, 0.5, 0.8, 0.05, -0.5, 0.9,
+        ];
+        let mut out = vec![f32::NAN; taps.output[0] * taps.output[1]];
+        taps.convolve_planes(simd, std::iter::once((plane, &numbers, &mut out[..])));
+        out
+    }
+
+    /// The property in `rewrite` sees the vectors of one machine.
+    #[test]
+    fn all_kinds_of_vectors_compute_the_same() {
+        let level = Level::new();
+        for (height, width, stride) in [(1, 1, 1), (7, 7, 1), (14, 14, 2), (9, 35, 1), (40, 23, 2)]
+        {
+            let taps = Taps {
+                input: [height, width],
+                output: [height, width].map(|side: usize| (side - 1) / stride + 1),
+                before: [1, 1],
+                stride,
+            };
+            let plane: Vec<f32> = (0..height * width)
+                .map(|at| (at * 37 % 101) as f32 / 50.0 - 1.0)
+                .collect();
+            let plain = convolved(level.as_sse2().unwrap(), &taps, &plane);
+            let others = [
+                level.as_sse4_2().map(|simd| convolved(simd, &taps, &plane)),
+                level.as_avx2().map(|simd| convolved(simd, &taps, &plane)),
+                level.as_avx512().map(|simd| convolved(simd, &taps, &plane)),
+            ];
+            for other in others.iter().flatten() {
+                for (plain, other) in plain.iter().zip(other) {
+                    assert!((plain - other).abs() < 1e-6, "{plain} and {other}");
+                }
+            }
+        }
+    }
+}

@@ -212,7 +212,8 @@ def learn(browser, door):
     browser.tab_to("Roll back")
     browser.press(Keys.ENTER)
     browser.wait("Head 1 is in use.", "#toast")
-    assert door.get("/live")["head"] == 1
+    # The next frame tells of it.
+    until("head 1 looks", lambda: door.get("/live")["head"] == 1)
 
 
 def change_settings(browser, door):
