@@ -228,8 +228,9 @@ mod tests {
         model.nodes().iter().filter(named).count()
     }
 
-    /// Rewrites, and holds the outcome to tract's own.
-    fn compare(mut model: TypedModel, input: &Tensor, name: &str) {
+    /// Rewrites, and holds the outcome to tract's own: each value at most so far from
+    /// it.
+    fn compare(mut model: TypedModel, input: &Tensor, name: &str, farthest: f32) {
         let before = run(&model, input);
         rewrite(&mut model).unwrap();
         assert_eq!(count(&model, name), 1);
@@ -248,7 +249,7 @@ mod tests {
             plain.as_slice::<f32>().unwrap().to_vec()
         });
         for (before, after) in before.iter().zip(&after) {
-            assert!((before - after).abs() < 1e-4, "{before}, ours {after}");
+            assert!((before - after).abs() <= farthest, "{before}, ours {after}");
         }
     }
 
@@ -291,7 +292,7 @@ mod tests {
                 wire = model.wire_node("min", min, &[wire, high]).unwrap()[0];
             }
             model.select_output_outlets(&[wire]).unwrap();
-            compare(model, &noise(&shape, seed), "Taps");
+            compare(model, &noise(&shape, seed), "Taps", 1e-4);
         }
 
         #[test]
@@ -310,7 +311,7 @@ mod tests {
             };
             let wire = model.wire_node("pool", pool, &[wire]).unwrap()[0];
             model.select_output_outlets(&[wire]).unwrap();
-            compare(model, &noise(&shape, seed), "Halve");
+            compare(model, &noise(&shape, seed), "Halve", 0.0);
         }
     }
 
