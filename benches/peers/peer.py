@@ -10,11 +10,11 @@ pictures of 224 x 224 pixels. It ends when its input does.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
@@ -22,6 +22,10 @@ os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from worker import Json, end_with, serve  # noqa: E402
 
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -97,17 +101,11 @@ def read(picture: str, channels_last: bool) -> np.ndarray:
     return np.ascontiguousarray((values if channels_last else values.transpose(2, 0, 1))[None])
 
 
-def main() -> int:
-    name, classifier, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    # Libraries also print to standard output: they get standard error, and the protocol keeps the original.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
+def begin(name: str, classifier: str, threads: int) -> tuple[Json, Callable[[Json], Json]]:
+    load, channels_last = PEERS[name]
+    run, version = load(classifier, threads)
 
-    begin, channels_last = PEERS[name]
-    run, version = begin(classifier, threads)
-    print(json.dumps({"version": version}), file=answers)
-    for line in sys.stdin:
-        request = json.loads(line)
+    def answer(request: Json) -> Json:
         crops = [read(crop, channels_last) for crop in request["crops"]]
         probabilities = [run(crop)[0].tolist() for crop in crops]
         times = []
@@ -115,13 +113,15 @@ def main() -> int:
         while (started := time.perf_counter()) < end:
             run(crops[len(times) % len(crops)])
             times.append((time.perf_counter() - started) * 1000)
-        print(json.dumps({"ms": times, "probabilities": probabilities}), file=answers)
-    return 0
+        return {"ms": times, "probabilities": probabilities}
+
+    return {"version": version}, answer
+
+
+def main() -> int:
+    name, classifier, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    return serve(lambda: begin(name, classifier, threads))
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except Exception as error:  # `run` shows the last line of standard error, so it has to be the sentence.
-        print(f"{type(error).__name__}: {error}".replace("\n", " "), file=sys.stderr)
-        sys.exit(1)
+    end_with(main)

@@ -39,6 +39,10 @@ from tf_keras.utils import set_random_seed  # noqa: E402
 
 IMPORT_S = time.perf_counter() - _import_started
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from worker import end_with  # noqa: E402
+
 INIT_LR = 1e-4
 BATCH = 32
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -139,8 +143,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except Exception as error:  # `run` shows the last line of standard error, so it has to be the sentence.
-        print(f"{type(error).__name__}: {error}".replace("\n", " "), file=sys.stderr)
-        sys.exit(1)
+    end_with(main)

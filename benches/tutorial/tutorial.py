@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,6 +33,10 @@ from tf_keras.models import load_model  # noqa: E402
 from tf_keras.preprocessing.image import img_to_array  # noqa: E402
 
 IMPORT_MS = (time.perf_counter() - _import_started) * 1000
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from worker import Json, end_with, serve  # noqa: E402
 
 STAGES = ("read_ms", "detect_ms", "crop_ms", "classify_ms")
 CONFIDENCE = 0.5
@@ -137,15 +141,7 @@ def set_threads(threads: int) -> None:
         cv2.setNumThreads(threads)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="The tutorial's pipeline as a worker; started by `run`.")
-    parser.add_argument("--threads", type=int, default=0, help="threads of TensorFlow and OpenCV; 0: their default")
-    threads = parser.parse_args().threads
-
-    # Libraries also print to standard output: they get standard error, and the protocol keeps the original.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-
+def begin(threads: int) -> tuple[Json, Callable[[Json], Json]]:
     set_threads(threads)
     started = time.perf_counter()
     tutorial = Tutorial()
@@ -157,16 +153,15 @@ def main() -> int:
         "opencv": cv2.__version__,
         "cuda_build": bool(tf.sysconfig.get_build_info().get("is_cuda_build", False)),
     }
-    print(json.dumps(ready), file=answers)
-    for line in sys.stdin:
-        request = json.loads(line)
-        print(json.dumps(run_block(tutorial, request["pictures"], request["passes"])), file=answers)
-    return 0
+    return ready, lambda request: run_block(tutorial, request["pictures"], request["passes"])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The tutorial's pipeline as a worker; started by `run`.")
+    parser.add_argument("--threads", type=int, default=0, help="threads of TensorFlow and OpenCV; 0: their default")
+    threads = parser.parse_args().threads
+    return serve(lambda: begin(threads))
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except Exception as error:  # `run` shows the last line of standard error, so it has to be the sentence.
-        print(f"{type(error).__name__}: {error}".replace("\n", " "), file=sys.stderr)
-        sys.exit(1)
+    end_with(main)
