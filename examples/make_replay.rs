@@ -19,7 +19,7 @@ use clap::Parser;
 use maskd::augment::{Geometry, Robust};
 use maskd::dataset::{self, Dataset};
 use maskd::detect::{Detector, DetectorOptions};
-use maskd::embed::Embedder;
+use maskd::embed::{Backbone, Embedder};
 use maskd::files;
 use maskd::onnx::{Classifier, Team};
 use maskd::pipeline::{SHIPPED_CLASSIFIER, SHIPPED_DETECTOR};
@@ -67,9 +67,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         threshold: 0.5,
     };
     let detector = Detector::new("shipped", SHIPPED_DETECTOR, options, Team::alone())?;
-    let mut embedder = Embedder::new(&classifier.backbone, 1, Team::alone())?;
+    let backbone = Backbone::new(classifier.backbone)?;
+    let mut embedder = Embedder::new(&backbone, 1, Team::alone())?;
     // The worker's own is never used: views are embedded here.
-    let spare = Embedder::new(&classifier.backbone, 1, Team::alone())?;
+    let spare = Embedder::new(&backbone, 1, Team::alone())?;
     let mut worker = Worker::new(spare, Some(detector));
 
     let mut replay = Replay {

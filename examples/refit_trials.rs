@@ -24,9 +24,9 @@ use clap::Parser;
 use image::RgbImage;
 use maskd::dataset::{self, Dataset};
 use maskd::detect::{Detector, DetectorOptions};
-use maskd::embed::Embedder;
+use maskd::embed::{Backbone, Embedder};
 use maskd::frame::{Crop, Scaler};
-use maskd::onnx::{Classifier, FEATURES, HeadFile, HeadTensors, ModelFile, Team, read_file};
+use maskd::onnx::{Classifier, FEATURES, Graph, HeadFile, HeadTensors, ModelFile, Team, read_file};
 use maskd::pipeline::{SHIPPED_CLASSIFIER, SHIPPED_DETECTOR};
 use maskd::refit::{self, Input, Measured, Options, Sample};
 use maskd::replay::{Replay, Rows};
@@ -138,7 +138,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         bail!("head and replay set must be made for the shipped backbone");
     }
     fs::create_dir_all(&arguments.cache)?;
-    let mut eye = Eye::open(&shipped)?;
+    let mut eye = Eye::open(shipped.backbone)?;
     let old = eye.rows(
         &arguments.cache.join("old"),
         &arguments.holdout,
@@ -195,14 +195,14 @@ struct Eye {
 }
 
 impl Eye {
-    fn open(classifier: &Classifier) -> anyhow::Result<Eye> {
+    fn open(backbone: Graph) -> anyhow::Result<Eye> {
         let options = DetectorOptions {
             side: 320,
             threshold: 0.5,
         };
         Ok(Eye {
             detector: Detector::new("shipped", SHIPPED_DETECTOR, options, Team::alone())?,
-            embedder: Embedder::new(&classifier.backbone, 1, Team::alone())?,
+            embedder: Embedder::new(&Backbone::new(backbone)?, 1, Team::alone())?,
             scaler: Scaler::default(),
             variants: refit::VARIANTS,
         })

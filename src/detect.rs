@@ -87,9 +87,7 @@ impl Detector {
     pub fn detect(&mut self, pixels: &RgbImage) -> Result<Vec<Face>, DetectError> {
         let small = self.scaler.shrink(pixels, self.options.side)?;
         let (width, height) = small.dimensions();
-        // Zeros on the right until it is square: tract takes a third longer for
-        // 256 x 320 than for 320 x 320.
-        let size = (aligned(width.max(height)), aligned(height));
+        let size = (aligned(width), aligned(height));
         let threshold = self.options.threshold;
         let runner = runner(&self.graph, &mut self.runners, size)?;
         let outputs = runner.run(&self.team, |input| fill_bgr(input, small, size))?;
@@ -134,7 +132,10 @@ fn runner<'a>(
         let shapes =
             DETECTOR_STRIDES.map(|stride| [1, DETECTOR_CHANNELS, height / stride, width / stride]);
         let shapes = shapes.each_ref().map(|shape| &shape[..]);
-        let runner = graph.plan([1, 3, height, width], shapes)?.runner()?;
+        let runner = graph
+            .clone()
+            .into_plan([1, 3, height, width], shapes)?
+            .runner()?;
         if runners.len() == KEPT_PLANS {
             runners.pop_front();
         }

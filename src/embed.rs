@@ -25,6 +25,24 @@ impl From<Box<[f32; FEATURES]>> for Feature {
     }
 }
 
+/// The backbone, ready to run: what the [`Embedder`]s of a program share, since its
+/// weights take more memory than all else.
+#[derive(Debug, Clone)]
+pub struct Backbone(Plan);
+
+impl Backbone {
+    /// Makes it ready.
+    ///
+    /// # Errors
+    /// [`ModelError`] if it does not run or puts out something else than 1280
+    /// features.
+    pub fn new(graph: Graph) -> Result<Backbone, ModelError> {
+        let side = CROP_SIDE as usize;
+        let plan = graph.into_plan([1, 3, side, side], [&[1, FEATURES]])?;
+        Ok(Backbone(plan))
+    }
+}
+
 /// Runs the backbone on the crops of a frame, on several threads if there are
 /// several crops.
 ///
@@ -38,15 +56,13 @@ pub struct Embedder {
 }
 
 impl Embedder {
-    /// Makes the backbone ready to run on at most `threads` threads (at least
-    /// one), which are `team` when there is a single crop.
+    /// Runs `backbone` on at most `threads` threads (at least one), which are `team`
+    /// when there is a single crop.
     ///
     /// # Errors
-    /// [`ModelError`] if it does not run or puts out something else than 1280
-    /// features.
-    pub fn new(backbone: &Graph, threads: usize, team: Team) -> Result<Embedder, ModelError> {
-        let side = CROP_SIDE as usize;
-        let plan: Plan = backbone.plan([1, 3, side, side], [&[1, FEATURES]])?;
+    /// [`ModelError::Run`] if it cannot be set up.
+    pub fn new(backbone: &Backbone, threads: usize, team: Team) -> Result<Embedder, ModelError> {
+        let Backbone(plan) = backbone;
         let runners: Result<Vec<Runner>, ModelError> =
             (0..threads.max(1)).map(|_| plan.runner()).collect();
         Ok(Embedder {

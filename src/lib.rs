@@ -25,7 +25,7 @@
 //! | [`indicate`] | patterns, console, pins | decide, scene |
 //! | [`capture`] | which crops are worth keeping | embed |
 //! | [`config`] | keys, defaults, checks | camera, capture, decide, indicate, samples, track |
-//! | [`pipeline`] | the stages in their order | frame, onnx, config, detect, embed, head |
+//! | [`pipeline`] | the stages in their order | frame, onnx, config, detect, embed, head, system |
 //! | [`augment`] | seeded picture transforms | frame |
 //! | [`train`] | backward pass, Adam, history of the head | embed, head, onnx |
 //! | [`replay`] | features that must not be forgotten | onnx |
@@ -45,7 +45,7 @@
 //! | [`web`] | the page: the API over TCP, who may use it, the live view | annotate, config, control, files, frame, learning, scene |
 //! | [`metrics`] | what is counted and measured; whether the daemon is well | control, decide, pipeline, refit |
 //! | [`mqtt`] | the state on a broker; Home Assistant; what is asked for there | config, control, decide, files, fleet, learning, onnx, refit, settings |
-//! | [`priority`] | low priorities for a thread; all `unsafe` code | - |
+//! | [`system`] | low priorities for a thread, blocks of memory; all `unsafe` code | - |
 //! | [`daemon`] | threads, channels, shutdown | all but cli |
 //! | [`cli`] | subcommands, exit codes | all |
 //!
@@ -75,7 +75,6 @@ pub mod motion;
 pub mod mqtt;
 pub mod onnx;
 pub mod pipeline;
-pub mod priority;
 pub mod queue;
 pub mod recipe;
 pub mod refit;
@@ -84,6 +83,7 @@ pub mod report;
 pub mod samples;
 pub mod scene;
 pub mod settings;
+pub mod system;
 pub mod track;
 pub mod train;
 pub mod web;

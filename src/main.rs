@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+use maskd::system::Blocks;
+
+#[global_allocator]
+static ALLOCATOR: Blocks = Blocks;
+
 fn main() -> ExitCode {
     maskd::cli::main()
 }

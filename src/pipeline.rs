@@ -10,10 +10,11 @@ use image::RgbImage;
 
 use crate::config::Config;
 use crate::detect::{DetectError, Detector, DetectorOptions};
-use crate::embed::{Embedder, Feature};
+use crate::embed::{Backbone, Embedder, Feature};
 use crate::frame::{Crop, Face, PictureError, Scaler};
 use crate::head::Head;
 use crate::onnx::{self, Classifier, Graph, ModelError, ModelFile, Team};
+use crate::system;
 
 // Statics: a constant would be in the binary once for each part of the program that
 // names it.
@@ -244,7 +245,11 @@ fn open_detector(config: &Config, team: Team) -> Result<Detector, ModelError> {
 /// [`ModelError`] if the file is none, or if its head was made for another
 /// backbone.
 pub fn open_model(config: &Config) -> Result<(Graph, Head), ModelError> {
-    let shipped = || Classifier::parse("mask_classifier.onnx (shipped)", SHIPPED_CLASSIFIER);
+    let shipped = || {
+        let classifier = Classifier::parse("mask_classifier.onnx (shipped)", SHIPPED_CLASSIFIER);
+        system::forget(SHIPPED_CLASSIFIER);
+        classifier
+    };
     let Some(path) = &config.models.classifier else {
         let classifier = shipped()?;
         let head = Head::of(&classifier);
@@ -280,5 +285,6 @@ fn open_classifier(
     team: Team,
 ) -> Result<(Embedder, Head), ModelError> {
     let (backbone, head) = open_model(config)?;
+    let backbone = Backbone::new(backbone)?;
     Ok((Embedder::new(&backbone, threads, team)?, head))
 }

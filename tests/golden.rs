@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use maskd::detect::{Detector, DetectorOptions};
-use maskd::embed::Embedder;
+use maskd::embed::{Backbone, Embedder};
 use maskd::frame::{Crop, Face, Rect, Scaler, decode};
 use maskd::head::Head;
 use maskd::onnx::{Classifier, Team};
@@ -136,7 +136,8 @@ fn features_are_those_of_keras_and_probabilities_those_of_onnxruntime() {
     assert_eq!(classifier.labels, ["with_mask", "without_mask"]);
     let head = Head::of(&classifier);
     // Three workers, so that every crop's place in the result is tested too.
-    let mut embedder = Embedder::new(&classifier.backbone, 3, Team::of(2)).unwrap();
+    let backbone = Backbone::new(classifier.backbone).unwrap();
+    let mut embedder = Embedder::new(&backbone, 3, Team::of(2)).unwrap();
     let shipped: BTreeMap<String, GoldenVerdict> = golden("shipped.json");
     let golden: BTreeMap<String, GoldenFeatures> = golden("classifier.json");
     let crops: Vec<Crop> = golden

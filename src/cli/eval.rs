@@ -13,7 +13,7 @@ use crate::camera::pictures::{list, read};
 use crate::config::Config;
 use crate::dataset::Dataset;
 use crate::decide::{Judge, Verdict};
-use crate::embed::Embedder;
+use crate::embed::{Backbone, Embedder};
 use crate::frame::{Rect, decode};
 use crate::onnx::Team;
 use crate::pipeline::{Pipeline, open_model};
@@ -161,6 +161,7 @@ impl Eval {
         let data = Dataset::open_to_judge(folder)?;
         let (data, prints) = readable(&data, threads, &interrupt)?;
         let (backbone, base) = open_model(config)?;
+        let backbone = Backbone::new(backbone)?;
         let learned = global.learned_head(&base)?;
         let head = learned.as_deref().unwrap_or(&base);
         let pictures = pictures(&data, &prints, head.labels())?;

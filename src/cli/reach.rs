@@ -12,7 +12,7 @@ use super::interrupt::Interrupt;
 use super::{Failure, Global, socket_path};
 use crate::config::Config;
 use crate::control::{Client, ControlError};
-use crate::embed::Embedder;
+use crate::embed::{Backbone, Embedder};
 use crate::frame::Crop;
 use crate::learning::{
     Chosen, CountRecord, ExportRecord, Fault, HeadRecord, ImportRecord, Learning, LearningError,
@@ -233,7 +233,7 @@ impl Direct {
             let embedder = match &mut embedder {
                 Some(embedder) => embedder,
                 None => embedder.insert(Embedder::new(
-                    &self.backbone,
+                    &Backbone::new(self.backbone.clone())?,
                     self.threads,
                     Team::of(self.threads),
                 )?),

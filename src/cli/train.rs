@@ -19,7 +19,7 @@ use crate::augment::{self, Fill, Geometry, Robust};
 use crate::config::Config;
 use crate::dataset::{self, Dataset, DatasetError, Findings, Fingerprint, Picture};
 use crate::detect::{Detector, DetectorOptions};
-use crate::embed::Embedder;
+use crate::embed::{Backbone, Embedder};
 use crate::files;
 use crate::frame::PictureError;
 use crate::onnx::{self, Classifier, FEATURES, HeadFile, Team};
@@ -289,7 +289,11 @@ impl Train {
             data.classes.join(", ")
         ));
 
-        let classifier = Classifier::parse("the shipped classifier", SHIPPED_CLASSIFIER)?;
+        let Classifier {
+            backbone,
+            backbone_sha256,
+            ..
+        } = Classifier::parse("the shipped classifier", SHIPPED_CLASSIFIER)?;
         let weights = match self.recipe {
             RecipeName::Tutorial => vec![1.0; counts.len()],
             RecipeName::Robust => dataset::class_weights(&counts),
@@ -308,7 +312,7 @@ impl Train {
         let means = format!(
             "{recipe:?} {detector:?} {options:?} {:?} {}",
             data.classes,
-            onnx::to_hex(&classifier.backbone_sha256)
+            onnx::to_hex(&backbone_sha256)
         );
         let digest = self.digest(&means, &train, &val);
         if saved.as_ref().is_some_and(|saved| saved.digest != digest) {
@@ -317,7 +321,7 @@ impl Train {
             return Err(Failure::new(Failure::USAGE, sentence));
         }
 
-        let mut workers = self.workers(&classifier, detector, threads)?;
+        let mut workers = self.workers(&Backbone::new(backbone)?, detector, threads)?;
         if let Some(path) = &self.show_augmented {
             self.show(&mut workers[0], &recipe, &train, path)?;
             if self.first_output().is_none() {
@@ -343,7 +347,7 @@ impl Train {
             &recipe,
             &data,
             &dataset_sha256,
-            &classifier,
+            backbone_sha256,
             &trainer,
             &history,
             &val,
@@ -575,7 +579,7 @@ impl Train {
 
     fn workers(
         &self,
-        classifier: &Classifier,
+        backbone: &Backbone,
         options: DetectorOptions,
         threads: usize,
     ) -> Result<Vec<Worker>, Failure> {
@@ -591,7 +595,7 @@ impl Train {
                 )?),
             };
             workers.push(Worker::new(
-                Embedder::new(&classifier.backbone, 1, Team::alone())?,
+                Embedder::new(backbone, 1, Team::alone())?,
                 detector,
             ));
         }
@@ -715,7 +719,7 @@ impl Train {
         recipe: &Recipe,
         data: &Dataset,
         dataset_sha256: &str,
-        classifier: &Classifier,
+        backbone_sha256: [u8; 32],
         trainer: &Trainer,
         history: &History,
         val: &Samples,
@@ -726,7 +730,7 @@ impl Train {
         let json = serde_json::to_string(&report)
             .map_err(|error| Failure::new(Failure::INTERNAL, error))?;
         let head = HeadFile {
-            backbone_sha256: classifier.backbone_sha256,
+            backbone_sha256,
             labels: data.classes.clone(),
             head: trainer.tensors(),
         };

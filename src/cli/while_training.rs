@@ -14,14 +14,14 @@ use super::bench::{Spread, Times, measure, spread, tidy};
 use super::{Failure, complain};
 use crate::augment::whole;
 use crate::config::Config;
-use crate::embed::Embedder;
+use crate::embed::{Backbone, Embedder};
 use crate::frame::{Crop, Scaler, decode};
 use crate::learning::SHIPPED_REPLAY;
 use crate::onnx::{HeadTensors, Team};
 use crate::pipeline::{self, Pipeline};
-use crate::priority;
 use crate::refit::{self, Input, Options, RefitError, Sample};
 use crate::replay::Replay;
+use crate::system;
 use crate::train::{TrainOptions, Trainer};
 
 /// How long a round lasts, about, in milliseconds: short, so that a disturbance
@@ -95,6 +95,7 @@ pub(super) fn compare(
     let passes = (ROUND_MS / pass_ms.max(1.0)).ceil() as usize;
     let lesson = Lesson::of(pictures)?;
     let (backbone, _) = pipeline::open_model(config)?;
+    let backbone = Backbone::new(backbone)?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let mut learners = Vec::new();
     for number in 0..cores {
@@ -260,7 +261,7 @@ struct Learner {
 
 impl Learner {
     fn run(&mut self, lesson: &Lesson, progress: &Progress) -> Result<(), Failure> {
-        if let Err(error) = priority::idle() {
+        if let Err(error) = system::idle() {
             progress.told.get_or_init(|| {
                 complain(&format!("the trainers run at normal priority: {error}"));
             });

@@ -19,15 +19,15 @@ use crate::board::{Board, Strain};
 use crate::capture::{Chooser, Enrolment};
 use crate::config::{self, Config, Keep};
 use crate::control::{self, Desk, ErrorRecord, JudgeCall, Live, LiveCapture, RefitCall};
-use crate::embed::{Embedder, Feature};
+use crate::embed::{Backbone, Embedder, Feature};
 use crate::frame::Crop;
 use crate::learning::{Embed, Fault, InUse, Learning, LearningError, RefitRecord};
 use crate::metrics::{Metrics, RefitEnd};
 use crate::onnx::{ModelError, Team};
 use crate::pipeline::{self, Look, Pipeline};
-use crate::priority;
 use crate::samples::{Label, NewSample, StoreError};
 use crate::settings::{Settings, Tuning};
+use crate::system;
 
 /// Crops that wait for the disk; more are dropped and counted.
 const WAITING_CROPS: usize = 16;
@@ -454,7 +454,7 @@ impl Trainer {
         mut calls: mpsc::Receiver<RefitCall>,
         mut offers: mpsc::Receiver<JudgeCall>,
     ) -> Result<(), DaemonError> {
-        if let Err(error) = priority::idle() {
+        if let Err(error) = system::idle() {
             warn!(%error, "the trainer runs at normal priority");
         }
         let waiting = waiting_room()?;
@@ -620,7 +620,7 @@ impl Trainer {
                 Some(embedder) => embedder,
                 none => {
                     let (backbone, _) = pipeline::open_model(&self.config)?;
-                    none.insert(Embedder::new(&backbone, 1, Team::alone())?)
+                    none.insert(Embedder::new(&Backbone::new(backbone)?, 1, Team::alone())?)
                 }
             };
             embedder.embed(crops)

@@ -14,7 +14,7 @@ use tracing::warn;
 use super::{DaemonError, Threads, waiting_room};
 use crate::config::Config;
 use crate::control::Desk;
-use crate::priority;
+use crate::system;
 use crate::web::{self, Gallery, Plan, Site, WebError};
 
 /// How the page is to be served, if it is.
@@ -59,7 +59,7 @@ pub(super) fn start(
 }
 
 fn go_last() {
-    if let Err(error) = priority::low() {
+    if let Err(error) = system::low() {
         warn!(%error, "the page is served at normal priority");
     }
 }

@@ -806,6 +806,7 @@ fn floats(tensor: &TensorProto) -> Option<Vec<f32>> {
 }
 
 /// A checked model, not yet made ready to run.
+#[derive(Clone)]
 pub struct Graph {
     name: String,
     kind: &'static str,
@@ -857,19 +858,25 @@ impl Graph {
     /// Makes the model ready to run on inputs of `input`, one shape for good,
     /// and checks that its outputs then have the shapes `outputs`.
     ///
+    /// It takes the graph, and lets go of the file's form of the weights as soon as
+    /// tract has its own: more than two forms would be the most memory of all that
+    /// a small board ever needs.
+    ///
     /// # Errors
     /// [`ModelError::Unexpected`] if tract cannot make it run, or if it would
     /// put out something else.
-    pub fn plan<const N: usize>(
-        &self,
+    pub fn into_plan<const N: usize>(
+        self,
         input: [usize; 4],
         outputs: [&[usize]; N],
     ) -> Result<Plan, ModelError> {
         // `None` for an output that is not of one shape of 32-bit floats.
         type Shapes = Vec<Option<Vec<usize>>>;
+        let Graph { name, kind, proto } = self;
         let build = || -> TractResult<(Arc<TypedSimplePlan>, Shapes)> {
-            let mut model = onnx()
-                .model_for_proto_model(&self.proto)?
+            let model = onnx().model_for_proto_model(&proto)?;
+            drop(proto);
+            let mut model = model
                 .with_input_fact(0, f32::fact(input).into())?
                 .into_typed()?
                 .into_decluttered()?;
@@ -889,8 +896,8 @@ impl Graph {
             Ok((model.into_runnable()?, shapes))
         };
         let unexpected = |problem| ModelError::Unexpected {
-            model: self.name.clone(),
-            kind: self.kind,
+            model: name.clone(),
+            kind,
             problem,
         };
         let (plan, shapes) = guarded(build).map_err(unexpected)?;
@@ -903,7 +910,7 @@ impl Graph {
             return Err(unexpected(problem));
         }
         Ok(Plan {
-            name: self.name.clone(),
+            name,
             input,
             compiled: plan,
         })

@@ -10,6 +10,7 @@
 )]
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::Rewriter;
+use tract_onnx::tract_core::ops::array::{Slice, TypedConcat};
 use tract_onnx::tract_core::ops::binary::TypedBinOp;
 use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat, MaxPool, PoolSpec};
 use tract_onnx::tract_core::ops::math::{Max, Min};
@@ -27,7 +28,10 @@ pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
         .with_rule_for("halve", |(), model, node, _, pool: &MaxPool| {
             halve(model, node, pool)
         })
-        .rewrite(&(), model)
+        .rewrite(&(), model)?;
+    // Has what makes the planes make each part by itself, and what takes them take
+    // part after part.
+    model.declutter()
 }
 
 /// Whether planes lie one after the other, row by row.
@@ -112,17 +116,51 @@ fn taps(
     }
     let mut patch = TypedModelPatch::default();
     let wire = patch.tap_model(model, node.inputs[0])?;
-    let numbers = Tensor::from_shape(&[channels, NUMBERS], &numbers)?;
-    let numbers = patch.add_const(format!("{name}.numbers"), numbers)?;
     let op = Taps {
         input,
         output,
         before,
         stride,
     };
-    let wire = patch.wire_node(format!("{name}.taps"), op, &[wire, numbers])?[0];
+    let axis = shape.len() - 3;
+    let parts = parts(channels, 4 * input[0] * input[1]);
+    let mut outputs: TVec<OutletId> = tvec!();
+    for part in 0..parts {
+        let name = format!("{name}.{part}");
+        let [start, end] = [part, part + 1].map(|part| part * channels / parts);
+        let wire = match parts {
+            1 => wire,
+            _ => {
+                let slice = Slice::new(axis, start, end);
+                patch.wire_node(format!("{name}.slice"), slice, &[wire])?[0]
+            }
+        };
+        let numbers = &numbers[NUMBERS * start..NUMBERS * end];
+        let numbers = Tensor::from_shape(&[end - start, NUMBERS], numbers)?;
+        let numbers = patch.add_const(format!("{name}.numbers"), numbers)?;
+        let taps = patch.wire_node(format!("{name}.taps"), op.clone(), &[wire, numbers])?;
+        outputs.extend(taps);
+    }
+    let wire = match outputs[..] {
+        [whole] => whole,
+        _ => patch.wire_node(format!("{name}.parts"), TypedConcat { axis }, &outputs)?[0],
+    };
     patch.shunt_outside(model, limits.last.into(), wire)?;
     Ok(Some(patch))
+}
+
+/// The most bytes that go into a convolution at once. The backbone has one tensor of
+/// 4.8 MB, 96 channels of 112x112, and none of the others is larger than this: in
+/// parts it takes as long, and the largest need of memory is what is between.
+const LARGEST: usize = 2 << 20;
+
+/// In how many parts a convolution of so many channels, of so many bytes each, is
+/// made.
+fn parts(channels: usize, bytes: usize) -> usize {
+    let least = (channels * bytes).div_ceil(LARGEST).max(1);
+    (least..=channels)
+        .find(|parts| channels % parts == 0)
+        .unwrap_or(1)
 }
 
 /// What the values of a node are limited to, by nodes that follow it alone.
