@@ -64,7 +64,9 @@ pub fn low() -> io::Result<()> {
 pub struct Blocks;
 
 /// What the system aligns every block to.
-const PLAIN: usize = 2 * size_of::<usize>();
+const PLAIN: usize = 2 * NOTE;
+/// Bytes of the number that stands before a block of larger alignment.
+const NOTE: usize = size_of::<usize>();
 
 impl Blocks {
     /// The block of the system that holds one of `layout`; `None` if it is plain, or
@@ -92,7 +94,10 @@ impl Blocks {
         // `usize` lies between them, and at most `align` bytes.
         unsafe {
             let block = whole.add(skipped);
-            block.cast::<usize>().sub(1).write(skipped);
+            block
+                .sub(NOTE)
+                .cast::<[u8; NOTE]>()
+                .write(skipped.to_ne_bytes());
             block
         }
     }
@@ -123,7 +128,7 @@ unsafe impl GlobalAlloc for Blocks {
         match Blocks::around(layout) {
             // SAFETY: the caller says that `alloc` made it with this layout.
             Some(around) => unsafe {
-                let skipped = block.cast::<usize>().sub(1).read();
+                let skipped = usize::from_ne_bytes(block.sub(NOTE).cast::<[u8; NOTE]>().read());
                 System.dealloc(block.sub(skipped), around);
             },
             None => unsafe { System.dealloc(block, layout) },

@@ -128,12 +128,11 @@ fn taps(
     for part in 0..parts {
         let name = format!("{name}.{part}");
         let [start, end] = [part, part + 1].map(|part| part * channels / parts);
-        let wire = match parts {
-            1 => wire,
-            _ => {
-                let slice = Slice::new(axis, start, end);
-                patch.wire_node(format!("{name}.slice"), slice, &[wire])?[0]
-            }
+        let wire = if parts == 1 {
+            wire
+        } else {
+            let slice = Slice::new(axis, start, end);
+            patch.wire_node(format!("{name}.slice"), slice, &[wire])?[0]
         };
         let numbers = &numbers[NUMBERS * start..NUMBERS * end];
         let numbers = Tensor::from_shape(&[end - start, NUMBERS], numbers)?;
@@ -159,7 +158,7 @@ const LARGEST: usize = 2 << 20;
 fn parts(channels: usize, bytes: usize) -> usize {
     let least = (channels * bytes).div_ceil(LARGEST).max(1);
     (least..=channels)
-        .find(|parts| channels % parts == 0)
+        .find(|parts| channels.is_multiple_of(*parts))
         .unwrap_or(1)
 }
 
@@ -351,6 +350,46 @@ mod tests {
             model.select_output_outlets(&[wire]).unwrap();
             compare(model, &noise(&shape, seed), "Halve", 0.0);
         }
+    }
+
+    #[test]
+    fn a_large_tensor_is_never_there_as_a_whole() {
+        let (channels, side) = (6, 400);
+        let shape = [1, 2, side, side];
+        assert!(channels * side * side * 4 > LARGEST);
+        let mut model = TypedModel::default();
+        let wire = model.add_source("x", f32::fact(shape)).unwrap();
+        let convolve = |model: &mut TypedModel, wire, name: &str, ins: usize, group: usize| {
+            let side = if group == 1 { 1 } else { 3 };
+            let kernel = noise(&[channels, ins / group, side, side], group as u32);
+            let kernel = model.add_const(format!("{name}.kernel"), kernel).unwrap();
+            let bias = noise(&[channels], 9);
+            let bias = model.add_const(format!("{name}.bias"), bias).unwrap();
+            let pool_spec = PoolSpec {
+                input_channels: ins,
+                ..pool_spec(channels, side, 1, PaddingSpec::SameUpper)
+            };
+            let conv = Conv {
+                pool_spec,
+                kernel_fmt: KernelFormat::OIHW,
+                group,
+                q_params: None,
+            };
+            model.wire_node(name, conv, &[wire, kernel, bias]).unwrap()[0]
+        };
+        let wide = convolve(&mut model, wire, "expand", 2, 1);
+        let out = convolve(&mut model, wide, "depthwise", channels, channels);
+        model.select_output_outlets(&[out]).unwrap();
+        let mut model = model.into_decluttered().unwrap();
+        let input = noise(&shape, 3);
+        let before = run(&model, &input);
+        rewrite(&mut model).unwrap();
+        assert_eq!(count(&model, "Taps"), 2);
+        assert_eq!(count(&model, "Slice"), 0);
+        let after = run(&model, &input);
+        before
+            .close_enough(&after, Approximation::Approximate)
+            .unwrap();
     }
 
     #[test]
