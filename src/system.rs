@@ -110,7 +110,8 @@ impl Blocks {
 unsafe impl GlobalAlloc for Blocks {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match Blocks::around(layout) {
-            // SAFETY: the caller's layout has a size; `around` makes it larger.
+            // SAFETY: the caller's layout has a size; `around` makes it larger. Here and
+            // below, a layout that has none goes to the system as it came, both ways.
             Some(around) => unsafe { Blocks::inside(System.alloc(around), layout.align()) },
             None => unsafe { System.alloc(layout) },
         }

@@ -156,7 +156,7 @@ const LARGEST: usize = 2 << 20;
 /// In how many parts a convolution of so many channels, of so many bytes each, is
 /// made.
 fn parts(channels: usize, bytes: usize) -> usize {
-    let least = (channels * bytes).div_ceil(LARGEST).max(1);
+    let least = (channels * bytes).div_ceil(LARGEST).min(channels).max(1);
     (least..=channels)
         .find(|parts| channels.is_multiple_of(*parts))
         .unwrap_or(1)
@@ -350,6 +350,14 @@ mod tests {
             model.select_output_outlets(&[wire]).unwrap();
             compare(model, &noise(&shape, seed), "Halve", 0.0);
         }
+    }
+
+    #[test]
+    fn parts_are_equal_and_small_enough_if_a_plane_is() {
+        assert_eq!(parts(16, 4 * 128 * 160), 1);
+        assert_eq!(parts(96, 4 * 112 * 112), 3);
+        assert_eq!(parts(7, LARGEST / 2), 7);
+        assert_eq!(parts(16, 2 * LARGEST), 16);
     }
 
     #[test]
