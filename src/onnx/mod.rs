@@ -7,6 +7,9 @@
 //! A model file is outside input: whatever is wrong with it ends as one
 //! [`ModelError`], never as a panic.
 
+#[cfg(target_arch = "aarch64")]
+mod kernels;
+mod pixels;
 mod pool;
 mod rewrite;
 mod taps;

@@ -1,8 +1,7 @@
 //! Puts our own operations where they take less than tract's.
 //!
 //! Knows how tract writes down what they replace. Whatever it does not know stays
-//! as it is: so do, on aarch64, the convolutions that tract lays out channel by
-//! channel for a kernel of its own, which takes less than ours.
+//! as it is.
 
 #[allow(
     clippy::wildcard_imports,
@@ -16,8 +15,9 @@ use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat, MaxPool, PoolSpec};
 use tract_onnx::tract_core::ops::math::{Max, Min};
 use tract_onnx::tract_core::ops::nn::DataFormat;
 
+use super::pixels::{LANES, PixelTaps};
 use super::pool::Halve;
-use super::taps::{NUMBERS, Taps};
+use super::taps::{NUMBERS, SIDE, Sides, Taps};
 
 /// Rewrites a decluttered model.
 pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
@@ -80,50 +80,69 @@ fn taps(
     let spec = &conv.pool_spec;
     let channels = spec.input_channels;
     let stride = spec.stride(0);
-    let is_known = is_planar(spec)
+    let dims = spec.data_format.shape(shape)?;
+    let is_laid_out =
+        is_planar(spec) || (dims.n().is_none_or(|n| *n == 1) && channels.is_multiple_of(LANES));
+    let is_known = is_laid_out
         && fact.datum_type == f32::datum_type()
         && conv.q_params.is_none()
         && conv.kernel_fmt == KernelFormat::OIHW
         && conv.group == channels
         && spec.output_channels == channels
-        && *spec.kernel_shape == [3, 3]
+        && *spec.kernel_shape == [SIDE, SIDE]
         && *spec.dilations() == [1, 1]
         && *spec.strides() == [stride, stride]
         && matches!(stride, 1 | 2);
     if !is_known {
         return Ok(None);
     }
-    let input = [shape[shape.len() - 2], shape[shape.len() - 1]];
+    let input = [dims.hw_dims()[0], dims.hw_dims()[1]];
     let padding = spec.computed_padding(&input);
-    let output = [padding[0].convoluted, padding[1].convoluted];
-    let before = [padding[0].pad_before, padding[1].pad_before];
+    let sides = Sides {
+        input,
+        output: [padding[0].convoluted, padding[1].convoluted],
+        before: [padding[0].pad_before, padding[1].pad_before],
+        stride,
+    };
     let (Some(kernel), Some(bias)) = (
         constant(model, node.inputs[1])?,
         constant(model, node.inputs[2])?,
     ) else {
         return Ok(None);
     };
-    let is_shaped =
-        kernel.len() == 9 * channels && matches!(bias.len(), n if n == 1 || n == channels);
-    if !is_shaped || output.contains(&0) || before.iter().any(|pad| *pad > 1) {
+    let is_shaped = kernel.len() == SIDE * SIDE * channels
+        && matches!(bias.len(), n if n == 1 || n == channels);
+    if !is_shaped || sides.output.contains(&0) || sides.before.iter().any(|pad| *pad > 1) {
         return Ok(None);
     }
     let limits = limits(model, node)?;
     let mut numbers = Vec::with_capacity(NUMBERS * channels);
-    for (channel, taps) in kernel.as_chunks::<9>().0.iter().enumerate() {
+    for (channel, taps) in kernel.as_chunks::<{ SIDE * SIDE }>().0.iter().enumerate() {
         numbers.extend_from_slice(taps);
         numbers.extend([bias[channel % bias.len()], limits.low, limits.high]);
     }
     let mut patch = TypedModelPatch::default();
     let wire = patch.tap_model(model, node.inputs[0])?;
-    let op = Taps {
-        input,
-        output,
-        before,
-        stride,
+    let wire = if is_planar(spec) {
+        planes(&mut patch, name, wire, sides, dims.c_axis(), &numbers)?
+    } else {
+        pixels(&mut patch, name, wire, sides, &numbers)?
     };
-    let axis = shape.len() - 3;
-    let parts = parts(channels, 4 * input[0] * input[1]);
+    patch.shunt_outside(model, limits.last.into(), wire)?;
+    Ok(Some(patch))
+}
+
+/// Wires [`Taps`], whose channels are those of an axis, in parts of them.
+fn planes(
+    patch: &mut TypedModelPatch,
+    name: &str,
+    wire: OutletId,
+    sides: Sides,
+    axis: usize,
+    numbers: &[f32],
+) -> TractResult<OutletId> {
+    let channels = numbers.len() / NUMBERS;
+    let parts = parts(channels, 4 * sides.input[0] * sides.input[1]);
     let mut outputs: TVec<OutletId> = tvec!();
     for part in 0..parts {
         let name = format!("{name}.{part}");
@@ -137,15 +156,38 @@ fn taps(
         let numbers = &numbers[NUMBERS * start..NUMBERS * end];
         let numbers = Tensor::from_shape(&[end - start, NUMBERS], numbers)?;
         let numbers = patch.add_const(format!("{name}.numbers"), numbers)?;
-        let taps = patch.wire_node(format!("{name}.taps"), op.clone(), &[wire, numbers])?;
+        let taps = patch.wire_node(format!("{name}.taps"), Taps(sides), &[wire, numbers])?;
         outputs.extend(taps);
     }
-    let wire = match outputs[..] {
-        [whole] => whole,
-        _ => patch.wire_node(format!("{name}.parts"), TypedConcat { axis }, &outputs)?[0],
-    };
-    patch.shunt_outside(model, limits.last.into(), wire)?;
-    Ok(Some(patch))
+    match outputs[..] {
+        [whole] => Ok(whole),
+        _ => {
+            let parts = patch.wire_node(format!("{name}.parts"), TypedConcat { axis }, &outputs)?;
+            Ok(parts[0])
+        }
+    }
+}
+
+/// Wires [`PixelTaps`].
+fn pixels(
+    patch: &mut TypedModelPatch,
+    name: &str,
+    wire: OutletId,
+    sides: Sides,
+    numbers: &[f32],
+) -> TractResult<OutletId> {
+    let groups = numbers.len() / (NUMBERS * LANES);
+    let turned: Vec<f32> = numbers
+        .chunks(NUMBERS * LANES)
+        .flat_map(|group| {
+            (0..NUMBERS).flat_map(move |index| group.iter().skip(index).step_by(NUMBERS))
+        })
+        .copied()
+        .collect();
+    let numbers = Tensor::from_shape(&[groups, NUMBERS, LANES], &turned)?;
+    let numbers = patch.add_const(format!("{name}.numbers"), numbers)?;
+    let taps = patch.wire_node(format!("{name}.taps"), PixelTaps(sides), &[wire, numbers])?;
+    Ok(taps[0])
 }
 
 /// The most bytes that go into a convolution at once. The backbone has one tensor of
@@ -290,46 +332,92 @@ mod tests {
         }
     }
 
+    /// A depthwise convolution of 3x3, and what its values are limited to.
+    #[derive(Debug)]
+    struct Window {
+        input: [usize; 2],
+        stride: usize,
+        before: [usize; 2],
+        after: [usize; 2],
+        low: Option<f32>,
+        high: Option<f32>,
+    }
+
+    prop_compose! {
+        fn window()(
+            input in [1..20_usize, 1..20],
+            stride in 1..=2_usize,
+            before in [0..=1_usize, 0..=1],
+            after in [0..=1_usize, 0..=1],
+            low in proptest::option::of(-0.5..0.0_f32),
+            high in proptest::option::of(0.1..0.5_f32),
+        ) -> Window {
+            let padded = |axis: usize| input[axis].max(3 - before[axis] - after[axis]);
+            Window { input: [padded(0), padded(1)], stride, before, after, low, high }
+        }
+    }
+
+    fn depthwise(
+        window: &Window,
+        data_format: DataFormat,
+        shape: &[usize],
+        channels: usize,
+        seed: u32,
+    ) -> TypedModel {
+        let mut model = TypedModel::default();
+        let mut wire = model.add_source("x", f32::fact(shape)).unwrap();
+        let kernel = noise(&[channels, 1, 3, 3], seed.wrapping_add(1));
+        let kernel = model.add_const("kernel", kernel).unwrap();
+        let bias = model
+            .add_const("bias", noise(&[channels], seed.wrapping_add(2)))
+            .unwrap();
+        let padding = PaddingSpec::Explicit(window.before[..].into(), window.after[..].into());
+        let conv = Conv {
+            pool_spec: PoolSpec {
+                data_format,
+                ..pool_spec(channels, 3, window.stride, padding)
+            },
+            kernel_fmt: KernelFormat::OIHW,
+            group: channels,
+            q_params: None,
+        };
+        wire = model
+            .wire_node("conv", conv, &[wire, kernel, bias])
+            .unwrap()[0];
+        if let Some(low) = window.low {
+            let low = model.add_const("low", tensor4(&[[[[low]]]])).unwrap();
+            let max = TypedBinOp(Box::new(Max), None);
+            wire = model.wire_node("max", max, &[wire, low]).unwrap()[0];
+        }
+        if let Some(high) = window.high {
+            let high = model.add_const("high", tensor4(&[[[[high]]]])).unwrap();
+            let min = TypedBinOp(Box::new(Min), None);
+            wire = model.wire_node("min", min, &[wire, high]).unwrap()[0];
+        }
+        model.select_output_outlets(&[wire]).unwrap();
+        model
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(128))]
 
         #[test]
-        fn taps_are_what_tract_computes(
-            channels in 2..6_usize,
-            height in 1..20_usize,
-            width in 1..20_usize,
-            stride in 1..=2_usize,
-            before in [0..=1_usize, 0..=1],
-            after in [0..=1_usize, 0..=1],
-            limits in (proptest::option::of(-0.5..0.0_f32), proptest::option::of(0.1..0.5_f32)),
+        fn taps_are_what_tract_computes(window in window(), channels in 2..6_usize, seed: u32) {
+            let shape = [1, channels, window.input[0], window.input[1]];
+            let model = depthwise(&window, DataFormat::NCHW, &shape, channels, seed);
+            compare(model, &noise(&shape, seed), "Taps", 1e-4);
+        }
+
+        #[test]
+        fn taps_by_pixel_are_what_tract_computes(
+            window in window(),
+            quads in 1..5_usize,
             seed: u32,
         ) {
-            prop_assume!(height + before[0] + after[0] >= 3 && width + before[1] + after[1] >= 3);
-            let shape = [1, channels, height, width];
-            let mut model = TypedModel::default();
-            let mut wire = model.add_source("x", f32::fact(shape)).unwrap();
-            let kernel = model.add_const("kernel", noise(&[channels, 1, 3, 3], seed + 1)).unwrap();
-            let bias = model.add_const("bias", noise(&[channels], seed + 2)).unwrap();
-            let padding = PaddingSpec::Explicit(before[..].into(), after[..].into());
-            let conv = Conv {
-                pool_spec: pool_spec(channels, 3, stride, padding),
-                kernel_fmt: KernelFormat::OIHW,
-                group: channels,
-                q_params: None,
-            };
-            wire = model.wire_node("conv", conv, &[wire, kernel, bias]).unwrap()[0];
-            if let Some(low) = limits.0 {
-                let low = model.add_const("low", tensor4(&[[[[low]]]])).unwrap();
-                let max = TypedBinOp(Box::new(Max), None);
-                wire = model.wire_node("max", max, &[wire, low]).unwrap()[0];
-            }
-            if let Some(high) = limits.1 {
-                let high = model.add_const("high", tensor4(&[[[[high]]]])).unwrap();
-                let min = TypedBinOp(Box::new(Min), None);
-                wire = model.wire_node("min", min, &[wire, high]).unwrap()[0];
-            }
-            model.select_output_outlets(&[wire]).unwrap();
-            compare(model, &noise(&shape, seed), "Taps", 1e-4);
+            let channels = LANES * quads;
+            let shape = [1, window.input[0], window.input[1], channels];
+            let model = depthwise(&window, DataFormat::NHWC, &shape, channels, seed);
+            compare(model, &noise(&shape, seed), "PixelTaps", 1e-4);
         }
 
         #[test]

@@ -17,12 +17,12 @@ use tract_onnx::tract_core::internal::*;
 /// Numbers of a channel in the second input: nine taps row by row, the bias, and
 /// the lowest and highest value that comes out.
 pub(super) const NUMBERS: usize = 12;
-const SIDE: usize = 3;
+/// Height and width of what the taps cover.
+pub(super) const SIDE: usize = 3;
 
-/// Inputs are `[…, channels, height, width]` and `[channels, 12]` (see
-/// [`NUMBERS`]); the output is `[…, channels, out height, out width]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Taps {
+/// How a window of taps goes over a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sides {
     /// Height and width that come in.
     pub(super) input: [usize; 2],
     /// Height and width that come out.
@@ -34,12 +34,17 @@ pub(super) struct Taps {
     pub(super) stride: usize,
 }
 
+/// Inputs are `[…, channels, height, width]` and `[channels, 12]` (see
+/// [`NUMBERS`]); the output is `[…, channels, out height, out width]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Taps(pub(super) Sides);
+
 impl Taps {
     /// Height and width of the planes that the padded input is dealt into: with a
     /// stride of 2, even and odd columns of even and odd rows each have their own,
     /// so that all values of a tap lie one after the other.
     fn dealt(&self) -> [usize; 2] {
-        self.output.map(|side| side + (SIDE - 1) / self.stride)
+        self.0.output.map(|side| side + (SIDE - 1) / self.0.stride)
     }
 
     /// How many values a plane's convolution has, with those between the rows of
@@ -47,21 +52,21 @@ impl Taps {
     /// of one value.
     fn run(&self) -> usize {
         let [_, width] = self.dealt();
-        (self.output[0] - 1) * width + self.output[1]
+        (self.0.output[0] - 1) * width + self.0.output[1]
     }
 
     /// Deals the input's plane into `dealt`, whose zeroes are there already.
     #[inline(always)]
     fn deal(&self, plane: &[f32], dealt: &mut [f32]) {
         let [height, width] = self.dealt();
-        let [top, left] = self.before;
-        for (y, values) in plane.chunks_exact(self.input[1]).enumerate() {
-            let (row, phase) = ((y + top) / self.stride, (y + top) % self.stride);
+        let [top, left] = self.0.before;
+        for (y, values) in plane.chunks_exact(self.0.input[1]).enumerate() {
+            let (row, phase) = ((y + top) / self.0.stride, (y + top) % self.0.stride);
             if row == height {
                 break;
             }
-            let start = |column| ((phase * self.stride + column) * height + row) * width;
-            if self.stride == 1 {
+            let start = |column| ((phase * self.0.stride + column) * height + row) * width;
+            if self.0.stride == 1 {
                 let count = values.len().min(width - left);
                 let start = start(0) + left;
                 dealt[start..start + count].copy_from_slice(&values[..count]);
@@ -88,8 +93,8 @@ impl Taps {
     #[inline(always)]
     fn values<'a>(&self, dealt: &'a [f32], row: usize, column: usize, count: usize) -> &'a [f32] {
         let [height, width] = self.dealt();
-        let plane = row % self.stride * self.stride + column % self.stride;
-        let start = (plane * height + row / self.stride) * width + column / self.stride;
+        let plane = row % self.0.stride * self.0.stride + column % self.0.stride;
+        let start = (plane * height + row / self.0.stride) * width + column / self.0.stride;
         &dealt[start..start + count]
     }
 
@@ -104,7 +109,7 @@ impl Taps {
         let [height, width] = self.dealt();
         // Whole vectors, so that no run ends in steps of one value.
         let count = self.run().next_multiple_of(S::f32s::LEN);
-        let mut dealt = vec![0.0; self.stride * self.stride * height * width + S::f32s::LEN];
+        let mut dealt = vec![0.0; self.0.stride * self.0.stride * height * width + S::f32s::LEN];
         let mut sums = vec![0.0; count];
         for (plane, numbers, out) in planes {
             self.deal(plane, &mut dealt);
@@ -115,9 +120,9 @@ impl Taps {
                 }
             }
             convolve(simd, values, numbers, &mut sums);
-            let rows = out.chunks_exact_mut(self.output[1]);
+            let rows = out.chunks_exact_mut(self.0.output[1]);
             for (row, sums) in rows.zip(sums.chunks(width)) {
-                row.copy_from_slice(&sums[..self.output[1]]);
+                row.copy_from_slice(&sums[..self.0.output[1]]);
             }
         }
     }
@@ -208,13 +213,13 @@ impl EvalOp for Taps {
         let (input, numbers) = args_2!(inputs);
         let mut shape: TVec<usize> = input.shape().into();
         let rank = shape.len();
-        ensure!(rank >= 3 && shape[rank - 2..] == self.input);
-        shape[rank - 2..].copy_from_slice(&self.output);
+        ensure!(rank >= 3 && shape[rank - 2..] == self.0.input);
+        shape[rank - 2..].copy_from_slice(&self.0.output);
         let input = input.try_as_plain_ram()?;
         let input = input.as_slice::<f32>()?;
         let numbers = numbers.try_as_plain_ram()?;
         let (numbers, _) = numbers.as_slice::<f32>()?.as_chunks::<NUMBERS>();
-        let [from, to] = [self.input, self.output].map(|side| side[0] * side[1]);
+        let [from, to] = [self.0.input, self.0.output].map(|side| side[0] * side[1]);
         let mut output = Tensor::zero::<f32>(&shape)?;
         let total = output.len();
         par_chunks_mut(
@@ -237,7 +242,7 @@ impl TypedOp for Taps {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         let mut fact = inputs[0].without_value();
         let rank = fact.rank();
-        for (axis, size) in [rank - 2, rank - 1].into_iter().zip(self.output) {
+        for (axis, size) in [rank - 2, rank - 1].into_iter().zip(self.0.output) {
             fact.shape.set(axis, size.to_dim());
         }
         Ok(tvec!(fact))
@@ -254,7 +259,7 @@ mod tests {
         let numbers = [
             0.3, -0.2, 0.1, 0.7, -0.9, 0.4, -0.6, 0.5, 0.8, 0.05, -0.5, 0.9,
         ];
-        let mut out = vec![f32::NAN; taps.output[0] * taps.output[1]];
+        let mut out = vec![f32::NAN; taps.0.output[0] * taps.0.output[1]];
         taps.convolve_planes(simd, std::iter::once((plane, &numbers, &mut out[..])));
         out
     }
@@ -265,12 +270,12 @@ mod tests {
         let level = Level::new();
         for (height, width, stride) in [(1, 1, 1), (7, 7, 1), (14, 14, 2), (9, 35, 1), (40, 23, 2)]
         {
-            let taps = Taps {
+            let taps = Taps(Sides {
                 input: [height, width],
                 output: [height, width].map(|side: usize| (side - 1) / stride + 1),
                 before: [1, 1],
                 stride,
-            };
+            });
             let plane: Vec<f32> = (0..height * width)
                 .map(|at| (at * 37 % 101) as f32 / 50.0 - 1.0)
                 .collect();
