@@ -87,7 +87,7 @@ impl Detector {
     pub fn detect(&mut self, pixels: &RgbImage) -> Result<Vec<Face>, DetectError> {
         let small = self.scaler.shrink(pixels, self.options.side)?;
         let (width, height) = small.dimensions();
-        let size = (aligned(width), aligned(height));
+        let size = (aligned(width.max(height)), aligned(height));
         let threshold = self.options.threshold;
         let runner = runner(&self.graph, &mut self.runners, size)?;
         let outputs = runner.run(&self.team, |input| fill_bgr(input, small, size))?;
