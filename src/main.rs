@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
-use maskd::system::Blocks;
+use maskd::system::{self, Blocks};
 
 #[global_allocator]
 static ALLOCATOR: Blocks = Blocks;
 
 fn main() -> ExitCode {
+    system::one_arena();
     maskd::cli::main()
 }

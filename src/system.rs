@@ -5,8 +5,8 @@
 //! what lies in a block.
 #![expect(
     unsafe_code,
-    reason = "three system calls, none with a pointer that the kernel writes to, and the \
-              layout of blocks of memory"
+    reason = "three system calls, none with a pointer that the kernel writes to, a number for \
+              the allocator, and the layout of blocks of memory"
 )]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -50,6 +50,21 @@ pub fn idle() -> io::Result<()> {
 pub fn low() -> io::Result<()> {
     // On Linux a thread has a priority of its own, and 0 is the calling one.
     rustix::process::setpriority_process(None, 15).map_err(io::Error::from)
+}
+
+/// Has all threads take their memory from one place.
+///
+/// glibc gives each thread that allocates a place of its own, and what one of them gave
+/// back is of no use to the others: a model's run wanders among the threads of its team,
+/// and so each place grew to what a run needs. It does nothing where the C library is
+/// another. To be called before there are threads.
+pub fn one_arena() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: two integers, and mallopt(3) is safe as long as no other thread is there
+    // to allocate. If it refuses, each thread keeps a place of its own.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
 }
 
 /// The allocator of the program, which asks the system for every block in the same

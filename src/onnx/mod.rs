@@ -28,7 +28,9 @@ use tract_onnx::pb::{
     TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto, tensor_shape_proto,
     type_proto,
 };
-use tract_onnx::prelude::multithread::{Executor, multithread_tract_scope};
+use tract_onnx::prelude::multithread::{
+    Executor, multithread_tract_scope, set_threading_panel_threshold,
+};
 use tract_onnx::prelude::*;
 
 /// Largest model file that is read, in bytes (64 MiB; the shipped classifier
@@ -51,6 +53,9 @@ const HEAD_FORMAT: &str = "maskd-head-1";
 
 /// ONNX's number for 32-bit floats (`TensorProto.DataType.FLOAT`).
 const FLOAT: i32 = 1;
+/// How many panels a product of matrices must have for a team to share it. tract's
+/// own 64 leaves out most of the backbone.
+const SHARED_PANELS: usize = 16;
 const MAX_LABELS: usize = 64;
 const MAX_HIDDEN: usize = 4096;
 
@@ -971,6 +976,7 @@ impl Team {
         if threads < 2 {
             return Team::alone();
         }
+        set_threading_panel_threshold(SHARED_PANELS);
         // It panics where the system refuses a thread.
         let team = guarded(|| Ok(Executor::multithread_with_name(threads, "team")));
         team.map_or_else(|_| Team::alone(), Team)
@@ -994,15 +1000,23 @@ impl Runner {
     pub fn run(
         &mut self,
         team: &Team,
-        fill: impl FnOnce(&mut [f32]),
+        fill: impl FnOnce(&mut [f32]) + Send,
     ) -> Result<Outputs, ModelError> {
         let Runner { plan, state } = self;
-        let run = || -> TractResult<TVec<TValue>> {
-            let mut input = Tensor::zero::<f32>(&plan.input)?;
-            fill(input.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?);
-            multithread_tract_scope(team.0.clone(), || state.run(tvec!(input.into_tvalue())))
+        let run = || {
+            guarded(|| {
+                let mut input = Tensor::zero::<f32>(&plan.input)?;
+                fill(input.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?);
+                multithread_tract_scope(team.0.clone(), || state.run(tvec!(input.into_tvalue())))
+            })
         };
-        let values = guarded(run).map_err(|problem| plan.failed(problem))?;
+        // By one of the team: a thread from outside would wait for one at each
+        // operation, and be woken again.
+        let values = match &team.0 {
+            Executor::MultiThread(pool) => pool.install(run),
+            _ => run(),
+        };
+        let values = values.map_err(|problem| plan.failed(problem))?;
         Ok(Outputs {
             name: plan.name.clone(),
             values,
