@@ -5,8 +5,8 @@
 //! what lies in a block.
 #![expect(
     unsafe_code,
-    reason = "three system calls, none with a pointer that the kernel writes to, a number for \
-              the allocator, and the layout of blocks of memory"
+    reason = "three system calls, none with a pointer that the kernel writes to, two requests \
+              of the allocator, and the layout of blocks of memory"
 )]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -64,6 +64,18 @@ pub fn one_arena() {
     // to allocate. If it refuses, each thread keeps a place of its own.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+/// Gives whole pages of memory that nobody uses any more back to the system.
+///
+/// To be called after much was done that is not done again: glibc itself gives back
+/// only what lies at the end. It does nothing where the C library is another.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: an integer; malloc_trim(3) takes the allocator's own locks.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

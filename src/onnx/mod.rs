@@ -33,6 +33,8 @@ use tract_onnx::prelude::multithread::{
 };
 use tract_onnx::prelude::*;
 
+use crate::system;
+
 /// Largest model file that is read, in bytes (64 MiB; the shipped classifier
 /// has 9 MiB).
 pub const MAX_MODEL_BYTES: u64 = 64 * 1024 * 1024;
@@ -917,6 +919,8 @@ impl Graph {
             let problem = format!("it puts out {shapes:?}, expected is {outputs:?}");
             return Err(unexpected(problem));
         }
+        // What laying out took is several times what it left.
+        system::give_back();
         Ok(Plan {
             name,
             input,
