@@ -13,7 +13,7 @@
 //! |---|---|---|
 //! | [`frame`] | pictures and the geometry on them | - |
 //! | [`files`] | files that are whole or not there | - |
-//! | [`onnx`] | the only user of tract | - |
+//! | [`onnx`] | the only user of tract | system |
 //! | [`camera`] | sources of frames | frame |
 //! | [`detect`] | the face detector | frame, onnx |
 //! | [`motion`] | whether anything moved since the last look | - |
