@@ -7,7 +7,6 @@
 //! A model file is outside input: whatever is wrong with it ends as one
 //! [`ModelError`], never as a panic.
 
-#[cfg(target_arch = "aarch64")]
 mod kernels;
 mod pixels;
 mod pool;

@@ -1,5 +1,3 @@
-//! Which of tract's kernels multiplies two matrices on a Raspberry Pi.
-//!
 //! For the in-order Cortex-A53 and A55 tract weighs its kernels by times that were
 //! measured there, and is not asked otherwise. For all other cores it takes the one
 //! of 8x8 whatever the matrices are; here that is the one of the fewest
