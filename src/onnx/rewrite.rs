@@ -159,13 +159,11 @@ fn planes(
         let taps = patch.wire_node(format!("{name}.taps"), Taps(sides), &[wire, numbers])?;
         outputs.extend(taps);
     }
-    match outputs[..] {
-        [whole] => Ok(whole),
-        _ => {
-            let parts = patch.wire_node(format!("{name}.parts"), TypedConcat { axis }, &outputs)?;
-            Ok(parts[0])
-        }
+    if let [whole] = outputs[..] {
+        return Ok(whole);
     }
+    let whole = patch.wire_node(format!("{name}.parts"), TypedConcat { axis }, &outputs)?;
+    Ok(whole[0])
 }
 
 /// Wires [`PixelTaps`].
