@@ -209,26 +209,24 @@ impl EvalOp for PixelTaps {
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let (input, numbers) = args_2!(inputs);
+        let numbers = numbers.try_as_plain_ram()?;
+        let (numbers, _) = numbers.as_slice::<f32>()?.as_chunks::<LANES>();
+        let (numbers, _) = numbers.as_chunks::<NUMBERS>();
         let Sides {
             input: from,
             output: to,
             ..
         } = self.0;
-        let numbers = numbers.try_as_plain_ram()?;
-        let (numbers, _) = numbers.as_slice::<f32>()?.as_chunks::<LANES>();
-        let (numbers, _) = numbers.as_chunks::<NUMBERS>();
-        let mut shape: TVec<usize> = input.shape().into();
-        let rank = shape.len();
-        ensure!(rank >= 3 && shape[rank - 1] == LANES * numbers.len());
-        ensure!(
-            shape[rank - 3..rank - 1] == from && input.len() == from[0] * from[1] * shape[rank - 1]
-        );
-        shape[rank - 3..rank - 1].copy_from_slice(&to);
+        let channels = LANES * numbers.len();
+        let rank = input.rank();
+        ensure!(rank >= 3 && input.shape()[rank - 3..] == [from[0], from[1], channels]);
+        ensure!(input.len() == from[0] * from[1] * channels);
+        let shape = self.0.out_shape(input.shape(), rank - 3);
         let input = input.try_as_plain_ram()?;
         let (input, _) = input.as_slice::<f32>()?.as_chunks::<LANES>();
         let mut output = Tensor::zero::<f32>(&shape)?;
         let total = output.len();
-        let row = to[1] * shape[rank - 1];
+        let row = to[1] * channels;
         par_chunks_mut(
             output.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?,
             row,
@@ -245,12 +243,7 @@ impl EvalOp for PixelTaps {
 
 impl TypedOp for PixelTaps {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        let mut fact = inputs[0].without_value();
-        let rank = fact.rank();
-        for (axis, size) in [rank - 3, rank - 2].into_iter().zip(self.0.output) {
-            fact.shape.set(axis, size.to_dim());
-        }
-        Ok(tvec!(fact))
+        Ok(tvec!(self.0.out_fact(inputs[0], inputs[0].rank() - 3)))
     }
 
     as_op!();

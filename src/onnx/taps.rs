@@ -34,6 +34,25 @@ pub(super) struct Sides {
     pub(super) stride: usize,
 }
 
+impl Sides {
+    /// The shape that comes out where that of `input` has height and width from `axis`
+    /// on.
+    pub(super) fn out_shape(&self, input: &[usize], axis: usize) -> TVec<usize> {
+        let mut shape: TVec<usize> = input.into();
+        shape[axis..axis + 2].copy_from_slice(&self.output);
+        shape
+    }
+
+    /// What is known of what comes out, likewise.
+    pub(super) fn out_fact(&self, input: &TypedFact, axis: usize) -> TypedFact {
+        let mut fact = input.without_value();
+        for (axis, size) in (axis..).zip(self.output) {
+            fact.shape.set(axis, size.to_dim());
+        }
+        fact
+    }
+}
+
 /// Inputs are `[…, channels, height, width]` and `[channels, 12]` (see
 /// [`NUMBERS`]); the output is `[…, channels, out height, out width]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -211,10 +230,9 @@ impl EvalOp for Taps {
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let (input, numbers) = args_2!(inputs);
-        let mut shape: TVec<usize> = input.shape().into();
-        let rank = shape.len();
-        ensure!(rank >= 3 && shape[rank - 2..] == self.0.input);
-        shape[rank - 2..].copy_from_slice(&self.0.output);
+        let rank = input.rank();
+        ensure!(rank >= 3 && input.shape()[rank - 2..] == self.0.input);
+        let shape = self.0.out_shape(input.shape(), rank - 2);
         let input = input.try_as_plain_ram()?;
         let input = input.as_slice::<f32>()?;
         let numbers = numbers.try_as_plain_ram()?;
@@ -240,12 +258,7 @@ impl EvalOp for Taps {
 
 impl TypedOp for Taps {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        let mut fact = inputs[0].without_value();
-        let rank = fact.rank();
-        for (axis, size) in [rank - 2, rank - 1].into_iter().zip(self.0.output) {
-            fact.shape.set(axis, size.to_dim());
-        }
-        Ok(tvec!(fact))
+        Ok(tvec!(self.0.out_fact(inputs[0], inputs[0].rank() - 2)))
     }
 
     as_op!();
