@@ -7,11 +7,17 @@
 //! A model file is outside input: whatever is wrong with it ends as one
 //! [`ModelError`], never as a panic.
 
+#[cfg(target_arch = "aarch64")]
 mod kernels;
 mod pixels;
+#[cfg(target_arch = "x86_64")]
+mod pointwise;
 mod pool;
 mod rewrite;
+mod spare;
 mod taps;
+#[cfg(target_arch = "x86_64")]
+mod unfold;
 
 use std::borrow::Cow;
 use std::cell::Cell;

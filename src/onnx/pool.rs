@@ -14,6 +14,7 @@ use tract_linalg::multithread::par_chunks_mut;
 )]
 use tract_onnx::tract_core::internal::*;
 
+use super::spare;
 use super::taps::larger;
 
 /// The input is `[…, height, width]`, both even; the output half as high and
@@ -53,9 +54,9 @@ impl EvalOp for Halve {
         shape[rank - 2] /= 2;
         shape[rank - 1] /= 2;
         let width = shape[rank - 1];
-        let input = input.try_as_plain_ram()?;
-        let input = input.as_slice::<f32>()?;
-        let mut output = Tensor::zero::<f32>(&shape)?;
+        let plain = input.try_as_plain_ram()?;
+        let values = plain.as_slice::<f32>()?;
+        let mut output = spare::tensor(&shape)?;
         let total = output.len();
         par_chunks_mut(
             output.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?,
@@ -63,12 +64,13 @@ impl EvalOp for Halve {
             total,
             |first, rows| {
                 // Two rows of the input make one.
-                let pairs = input.chunks_exact(4 * width).skip(first);
+                let pairs = values.chunks_exact(4 * width).skip(first);
                 let rows = rows.chunks_exact_mut(width).zip(pairs);
                 dispatch!(Level::new(), simd => halve_rows(simd, rows));
                 Ok(())
             },
         )?;
+        spare::keep(input);
         Ok(tvec!(output.into_tvalue()))
     }
 }

@@ -15,6 +15,9 @@ use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat, MaxPool, PoolSpec};
 use tract_onnx::tract_core::ops::math::{Max, Min};
 use tract_onnx::tract_core::ops::nn::DataFormat;
 
+#[cfg(target_arch = "x86_64")]
+mod products;
+
 use super::pixels::{LANES, PixelTaps};
 use super::pool::Halve;
 use super::taps::{NUMBERS, SIDE, Sides, Taps};
@@ -31,7 +34,10 @@ pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
         .rewrite(&(), model)?;
     // Has what makes the planes make each part by itself, and what takes them take
     // part after part.
-    model.declutter()
+    model.declutter()?;
+    #[cfg(target_arch = "x86_64")]
+    products::rewrite(model)?;
+    Ok(())
 }
 
 /// Whether planes lie one after the other, row by row.
@@ -79,30 +85,15 @@ fn taps(
     };
     let spec = &conv.pool_spec;
     let channels = spec.input_channels;
-    let stride = spec.stride(0);
     let dims = spec.data_format.shape(shape)?;
     let is_laid_out =
         is_planar(spec) || (dims.n().is_none_or(|n| *n == 1) && channels.is_multiple_of(LANES));
     let is_known = is_laid_out
         && fact.datum_type == f32::datum_type()
-        && conv.q_params.is_none()
-        && conv.kernel_fmt == KernelFormat::OIHW
         && conv.group == channels
-        && spec.output_channels == channels
-        && *spec.kernel_shape == [SIDE, SIDE]
-        && *spec.dilations() == [1, 1]
-        && *spec.strides() == [stride, stride]
-        && matches!(stride, 1 | 2);
-    if !is_known {
+        && spec.output_channels == channels;
+    let (true, Some(sides)) = (is_known, window(conv, dims.hw_dims())) else {
         return Ok(None);
-    }
-    let input = [dims.hw_dims()[0], dims.hw_dims()[1]];
-    let padding = spec.computed_padding(&input);
-    let sides = Sides {
-        input,
-        output: [padding[0].convoluted, padding[1].convoluted],
-        before: [padding[0].pad_before, padding[1].pad_before],
-        stride,
     };
     let (Some(kernel), Some(bias)) = (
         constant(model, node.inputs[1])?,
@@ -112,7 +103,7 @@ fn taps(
     };
     let is_shaped = kernel.len() == SIDE * SIDE * channels
         && matches!(bias.len(), n if n == 1 || n == channels);
-    if !is_shaped || sides.output.contains(&0) || sides.before.iter().any(|pad| *pad > 1) {
+    if !is_shaped {
         return Ok(None);
     }
     let limits = limits(model, node)?;
@@ -130,6 +121,30 @@ fn taps(
     };
     patch.shunt_outside(model, limits.last.into(), wire)?;
     Ok(Some(patch))
+}
+
+/// How a convolution's windows go over a picture, if they are of 3x3 and as [`Sides`] can
+/// say it.
+fn window(conv: &Conv, input: &[usize]) -> Option<Sides> {
+    let spec = &conv.pool_spec;
+    let stride = spec.stride(0);
+    let input = *input.as_array::<2>()?;
+    let padding = spec.computed_padding(&input);
+    let sides = Sides {
+        input,
+        output: [padding[0].convoluted, padding[1].convoluted],
+        before: [padding[0].pad_before, padding[1].pad_before],
+        stride,
+    };
+    let is_known = conv.q_params.is_none()
+        && conv.kernel_fmt == KernelFormat::OIHW
+        && *spec.kernel_shape == [SIDE, SIDE]
+        && *spec.dilations() == [1, 1]
+        && *spec.strides() == [stride, stride]
+        && matches!(stride, 1 | 2)
+        && !sides.output.contains(&0)
+        && sides.before.iter().all(|pad| *pad <= 1);
+    is_known.then_some(sides)
 }
 
 /// Wires [`Taps`], whose channels are those of an axis, in parts of them.
@@ -355,16 +370,19 @@ mod tests {
         }
     }
 
-    fn depthwise(
+    fn convolution(
         window: &Window,
         data_format: DataFormat,
         shape: &[usize],
         channels: usize,
+        group: usize,
         seed: u32,
     ) -> TypedModel {
         let mut model = TypedModel::default();
         let mut wire = model.add_source("x", f32::fact(shape)).unwrap();
-        let kernel = noise(&[channels, 1, 3, 3], seed.wrapping_add(1));
+        let in_channels = if group == 1 { shape[1] } else { channels };
+        let kernel = [channels, in_channels / group, 3, 3];
+        let kernel = noise(&kernel, seed.wrapping_add(1));
         let kernel = model.add_const("kernel", kernel).unwrap();
         let bias = model
             .add_const("bias", noise(&[channels], seed.wrapping_add(2)))
@@ -373,27 +391,38 @@ mod tests {
         let conv = Conv {
             pool_spec: PoolSpec {
                 data_format,
+                input_channels: in_channels,
                 ..pool_spec(channels, 3, window.stride, padding)
             },
             kernel_fmt: KernelFormat::OIHW,
-            group: channels,
+            group,
             q_params: None,
         };
         wire = model
             .wire_node("conv", conv, &[wire, kernel, bias])
             .unwrap()[0];
-        if let Some(low) = window.low {
+        wire = limited(&mut model, wire, window.low, window.high);
+        model.select_output_outlets(&[wire]).unwrap();
+        model
+    }
+
+    fn limited(
+        model: &mut TypedModel,
+        mut wire: OutletId,
+        low: Option<f32>,
+        high: Option<f32>,
+    ) -> OutletId {
+        if let Some(low) = low {
             let low = model.add_const("low", tensor4(&[[[[low]]]])).unwrap();
             let max = TypedBinOp(Box::new(Max), None);
             wire = model.wire_node("max", max, &[wire, low]).unwrap()[0];
         }
-        if let Some(high) = window.high {
+        if let Some(high) = high {
             let high = model.add_const("high", tensor4(&[[[[high]]]])).unwrap();
             let min = TypedBinOp(Box::new(Min), None);
             wire = model.wire_node("min", min, &[wire, high]).unwrap()[0];
         }
-        model.select_output_outlets(&[wire]).unwrap();
-        model
+        wire
     }
 
     proptest! {
@@ -402,7 +431,7 @@ mod tests {
         #[test]
         fn taps_are_what_tract_computes(window in window(), channels in 2..6_usize, seed: u32) {
             let shape = [1, channels, window.input[0], window.input[1]];
-            let model = depthwise(&window, DataFormat::NCHW, &shape, channels, seed);
+            let model = convolution(&window, DataFormat::NCHW, &shape, channels, channels, seed);
             compare(model, &noise(&shape, seed), "Taps", 1e-4);
         }
 
@@ -414,8 +443,60 @@ mod tests {
         ) {
             let channels = LANES * quads;
             let shape = [1, window.input[0], window.input[1], channels];
-            let model = depthwise(&window, DataFormat::NHWC, &shape, channels, seed);
+            let model = convolution(&window, DataFormat::NHWC, &shape, channels, channels, seed);
             compare(model, &noise(&shape, seed), "PixelTaps", 1e-4);
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        #[test]
+        fn products_are_what_tract_computes(
+            channels in 2..40_usize,
+            out_channels in 2..40_usize,
+            sides in [1..20_usize, 16..20],
+            has_bias: bool,
+            low in proptest::option::of(-0.5..0.0_f32),
+            high in proptest::option::of(0.1..0.5_f32),
+            seed: u32,
+        ) {
+            let shape = [1, channels, sides[0], sides[1]];
+            let mut model = TypedModel::default();
+            let wire = model.add_source("x", f32::fact(shape)).unwrap();
+            let kernel = noise(&[out_channels, channels, 1, 1], seed.wrapping_add(1));
+            let kernel = model.add_const("kernel", kernel).unwrap();
+            let bias = if has_bias {
+                noise(&[out_channels], seed.wrapping_add(2))
+            } else {
+                Tensor::zero::<f32>(&[out_channels]).unwrap()
+            };
+            let bias = model.add_const("bias", bias).unwrap();
+            let conv = Conv {
+                pool_spec: PoolSpec {
+                    output_channels: out_channels,
+                    ..pool_spec(channels, 1, 1, PaddingSpec::Valid)
+                },
+                kernel_fmt: KernelFormat::OIHW,
+                group: 1,
+                q_params: None,
+            };
+            let inputs = [wire, kernel, bias];
+            let wire = model.wire_node("conv", conv, &inputs).unwrap()[0];
+            let wire = limited(&mut model, wire, low, high);
+            model.select_output_outlets(&[wire]).unwrap();
+            compare(model, &noise(&shape, seed), "Pointwise", 1e-4);
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        #[test]
+        fn what_is_unfolded_is_what_tract_computes(
+            window in window(),
+            channels in 2..=products::FEW,
+            out_channels in 2..20_usize,
+            seed: u32,
+        ) {
+            let shape = [1, channels, window.input[0] + 16, window.input[1] + 16];
+            let window = Window { input: [shape[2], shape[3]], ..window };
+            let model = convolution(&window, DataFormat::NCHW, &shape, out_channels, 1, seed);
+            compare(model, &noise(&shape, seed), "Unfold", 1e-4);
         }
 
         #[test]

@@ -14,6 +14,8 @@ use tract_linalg::multithread::par_chunks_mut;
 )]
 use tract_onnx::tract_core::internal::*;
 
+use super::spare;
+
 /// Numbers of a channel in the second input: nine taps row by row, the bias, and
 /// the lowest and highest value that comes out.
 pub(super) const NUMBERS: usize = 12;
@@ -62,25 +64,27 @@ impl Taps {
     /// Height and width of the planes that the padded input is dealt into: with a
     /// stride of 2, even and odd columns of even and odd rows each have their own,
     /// so that all values of a tap lie one after the other.
-    fn dealt(&self) -> [usize; 2] {
+    pub(super) fn dealt(&self) -> [usize; 2] {
         self.0.output.map(|side| side + (SIDE - 1) / self.0.stride)
     }
 
     /// How many values a plane's convolution has, with those between the rows of
     /// the output, which are none of it: without them each row would end in steps
     /// of one value.
-    fn run(&self) -> usize {
+    pub(super) fn run(&self) -> usize {
         let [_, width] = self.dealt();
         (self.0.output[0] - 1) * width + self.0.output[1]
     }
 
     /// Deals the input's plane into `dealt`, whose zeroes are there already.
     #[inline(always)]
-    fn deal(&self, plane: &[f32], dealt: &mut [f32]) {
+    pub(super) fn deal(&self, plane: &[f32], dealt: &mut [f32]) {
         let [height, width] = self.dealt();
         let [top, left] = self.0.before;
         for (y, values) in plane.chunks_exact(self.0.input[1]).enumerate() {
-            let (row, phase) = ((y + top) / self.0.stride, (y + top) % self.0.stride);
+            // A division by 1 or 2 that is none.
+            let shift = self.0.stride - 1;
+            let (row, phase) = ((y + top) >> shift, (y + top) & shift);
             if row == height {
                 break;
             }
@@ -110,20 +114,26 @@ impl Taps {
 
     /// The first `count` values that the tap in `row` and `column` takes.
     #[inline(always)]
-    fn values<'a>(&self, dealt: &'a [f32], row: usize, column: usize, count: usize) -> &'a [f32] {
+    pub(super) fn values<'a>(
+        &self,
+        dealt: &'a [f32],
+        row: usize,
+        column: usize,
+        count: usize,
+    ) -> &'a [f32] {
         let [height, width] = self.dealt();
         let plane = row % self.0.stride * self.0.stride + column % self.0.stride;
         let start = (plane * height + row / self.0.stride) * width + column / self.0.stride;
         &dealt[start..start + count]
     }
 
-    /// Convolves planes one after the other: of each the input, its numbers and
-    /// where the output goes.
+    /// Convolves planes one after the other: of each the input, if that is not what the
+    /// output goes over, its numbers and where the output goes.
     #[inline(always)]
     fn convolve_planes<'a, S: Simd>(
         &self,
         simd: S,
-        planes: impl Iterator<Item = (&'a [f32], &'a [f32; NUMBERS], &'a mut [f32])>,
+        planes: impl Iterator<Item = (Option<&'a [f32]>, &'a [f32; NUMBERS], &'a mut [f32])>,
     ) {
         let [height, width] = self.dealt();
         // Whole vectors, so that no run ends in steps of one value.
@@ -131,7 +141,7 @@ impl Taps {
         let mut dealt = vec![0.0; self.0.stride * self.0.stride * height * width + S::f32s::LEN];
         let mut sums = vec![0.0; count];
         for (plane, numbers, out) in planes {
-            self.deal(plane, &mut dealt);
+            self.deal(plane.unwrap_or(out), &mut dealt);
             let mut values: [[&[f32]; SIDE]; SIDE] = [[&[]; SIDE]; SIDE];
             for (row, values) in values.iter_mut().enumerate() {
                 for (column, values) in values.iter_mut().enumerate() {
@@ -233,25 +243,37 @@ impl EvalOp for Taps {
         let rank = input.rank();
         ensure!(rank >= 3 && input.shape()[rank - 2..] == self.0.input);
         let shape = self.0.out_shape(input.shape(), rank - 2);
-        let input = input.try_as_plain_ram()?;
-        let input = input.as_slice::<f32>()?;
         let numbers = numbers.try_as_plain_ram()?;
         let (numbers, _) = numbers.as_slice::<f32>()?.as_chunks::<NUMBERS>();
         let [from, to] = [self.0.input, self.0.output].map(|side| side[0] * side[1]);
-        let mut output = Tensor::zero::<f32>(&shape)?;
+        // Each plane is read before it is written.
+        let (input, mut output) = if input.is_exclusive() && from == to {
+            (None, input.into_tensor().into_shape(&shape)?)
+        } else {
+            (Some(input), spare::tensor(&shape)?)
+        };
+        let plain = input.as_ref().map(|input| input.try_as_plain_ram());
+        let plain = plain.transpose()?;
+        let values = plain.as_ref().map(|plain| plain.as_slice::<f32>());
+        let values = values.transpose()?;
         let total = output.len();
         par_chunks_mut(
             output.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?,
             to,
             total,
-            |first, planes| {
-                let inputs = input.chunks_exact(from).zip(numbers.iter().cycle());
-                let planes = inputs.skip(first).zip(planes.chunks_exact_mut(to));
-                let planes = planes.map(|((plane, numbers), out)| (plane, numbers, out));
+            |first, out| {
+                let numbers = numbers.iter().cycle().skip(first % numbers.len());
+                let out = out.chunks_exact_mut(to).zip(numbers);
+                let planes = out.enumerate().map(|(index, (out, numbers))| {
+                    let plane = values.map(|values| &values[(first + index) * from..][..from]);
+                    (plane, numbers, out)
+                });
                 dispatch!(Level::new(), simd => self.convolve_planes(simd, planes));
                 Ok(())
             },
         )?;
+        drop(plain);
+        input.map(spare::keep);
         Ok(tvec!(output.into_tvalue()))
     }
 }
@@ -273,7 +295,7 @@ mod tests {
             0.3, -0.2, 0.1, 0.7, -0.9, 0.4, -0.6, 0.5, 0.8, 0.05, -0.5, 0.9,
         ];
         let mut out = vec![f32::NAN; taps.0.output[0] * taps.0.output[1]];
-        taps.convolve_planes(simd, std::iter::once((plane, &numbers, &mut out[..])));
+        taps.convolve_planes(simd, std::iter::once((Some(plane), &numbers, &mut out[..])));
         out
     }
 

@@ -1,7 +1,16 @@
+//! Which of tract's kernels multiplies two matrices on aarch64, where another one takes
+//! less than the one that tract would choose. tract asks each of its tiers in order; here
+//! is one more.
+//!
 //! For the in-order Cortex-A53 and A55 tract weighs its kernels by times that were
 //! measured there, and is not asked otherwise. For all other cores it takes the one
 //! of 8x8 whatever the matrices are; here that is the one of the fewest
 //! instructions.
+
+#![expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "tract gives its instruction sets by reference"
+)]
 
 use tract_linalg::arm64::Kind;
 use tract_linalg::isa::{Arch, IsaSet};
