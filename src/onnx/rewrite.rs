@@ -128,7 +128,7 @@ fn taps(
 fn window(conv: &Conv, input: &[usize]) -> Option<Sides> {
     let spec = &conv.pool_spec;
     let stride = spec.stride(0);
-    let input = *input.as_array::<2>()?;
+    let input = <[usize; 2]>::try_from(input).ok()?;
     let padding = spec.computed_padding(&input);
     let sides = Sides {
         input,

@@ -252,10 +252,14 @@ impl EvalOp for Taps {
         } else {
             (Some(input), spare::tensor(&shape)?)
         };
-        let plain = input.as_ref().map(|input| input.try_as_plain_ram());
-        let plain = plain.transpose()?;
-        let values = plain.as_ref().map(|plain| plain.as_slice::<f32>());
-        let values = values.transpose()?;
+        let plain = match &input {
+            Some(input) => Some(input.try_as_plain_ram()?),
+            None => None,
+        };
+        let values = match &plain {
+            Some(plain) => Some(plain.as_slice::<f32>()?),
+            None => None,
+        };
         let total = output.len();
         par_chunks_mut(
             output.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?,
@@ -272,8 +276,9 @@ impl EvalOp for Taps {
                 Ok(())
             },
         )?;
-        drop(plain);
-        input.map(spare::keep);
+        if let Some(input) = input {
+            spare::keep(input);
+        }
         Ok(tvec!(output.into_tvalue()))
     }
 }
