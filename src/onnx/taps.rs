@@ -266,7 +266,7 @@ impl EvalOp for Taps {
             to,
             total,
             |first, out| {
-                let numbers = numbers.iter().cycle().skip(first % numbers.len());
+                let numbers = numbers.iter().cycle().skip(first);
                 let out = out.chunks_exact_mut(to).zip(numbers);
                 let planes = out.enumerate().map(|(index, (out, numbers))| {
                     let plane = values.map(|values| &values[(first + index) * from..][..from]);
