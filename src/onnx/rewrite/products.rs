@@ -89,19 +89,19 @@ fn numbers(
 ) -> TractResult<Tensor> {
     let channels = weights.len() / out_channels;
     let [blocks, depth] = [out_channels.div_ceil(BLOCK), FRONT + channels];
-    let number = |at: usize| {
-        let (block, row, channel) = (at / BLOCK / depth, at / BLOCK % depth, at % BLOCK);
-        match block * BLOCK + channel {
-            channel if channel >= out_channels => 0.0,
-            channel => match row {
-                0 => bias[channel % bias.len()],
-                1 => limits.low,
-                2 => limits.high,
-                _ => weights[channel * channels + row - FRONT],
-            },
-        }
+    let number = |channel: usize, row: usize| match row {
+        _ if channel >= out_channels => 0.0,
+        0 => bias[channel % bias.len()],
+        1 => limits.low,
+        2 => limits.high,
+        _ => weights[channel * channels + row - FRONT],
     };
-    let numbers: Vec<f32> = (0..blocks * depth * BLOCK).map(number).collect();
+    let mut numbers = Vec::with_capacity(blocks * depth * BLOCK);
+    for first in (0..out_channels).step_by(BLOCK) {
+        for row in 0..depth {
+            numbers.extend((first..first + BLOCK).map(|channel| number(channel, row)));
+        }
+    }
     Tensor::from_shape(&[blocks, depth, BLOCK], &numbers)
 }
 
