@@ -32,8 +32,8 @@ pub(super) const LEAST: usize = 16;
 /// Values of the input that are made ready at once, if a panel is not more: 24 KB, which
 /// stay in the first cache. The more pixels, the longer are the runs that are written.
 const READY: usize = 6 << 10;
-/// Products that are worth being shared between threads, over tract's own measure, which
-/// is of values that are read or written.
+/// So many multiplications count as one value, of which tract has a least number that
+/// threads share.
 const PRODUCTS_A_VALUE: usize = 16;
 
 /// Inputs are `[…, channels, height, width]`, of one picture, and
@@ -62,6 +62,7 @@ impl Planes<'_> {
         let lanes = S::f32s::LEN;
         let mut ready = Vec::new();
         let mut start = 0;
+        // With vectors this long come 32 registers.
         if lanes >= LEAST {
             start = self.panels::<S, 4>(simd, start, numbers, &mut ready, out);
         }
