@@ -16,13 +16,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use image::imageops::{self, FilterType};
-use maskd::augment::{Fill, Geometry, Robust, warp, whole};
 use maskd::frame::{Scaler, decode};
 use maskd::learning::SHIPPED_REPLAY;
+use maskd::learning::refit::{self, Input, Options, Sample};
+use maskd::learning::replay::Replay;
 use maskd::onnx::FEATURES;
-use maskd::refit::{self, Input, Options, Sample};
-use maskd::replay::Replay;
-use maskd::train::{TrainOptions, Trainer};
+use maskd::training::augment::{Fill, Geometry, Robust, warp, whole};
+use maskd::training::train::{TrainOptions, Trainer};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 

@@ -22,11 +22,11 @@ use anyhow::{Context, anyhow};
 use image::imageops;
 use image::{Rgb, RgbImage};
 use maskd::config::Config;
-use maskd::decide::{Judge, Verdict};
+use maskd::decision::decide::{Judge, Verdict};
 use maskd::frame::{Face, Rect, Scaler, decode};
-use maskd::motion::Motion;
-use maskd::pipeline::Pipeline;
-use maskd::track::Tracker;
+use maskd::vision::motion::Motion;
+use maskd::vision::pipeline::Pipeline;
+use maskd::vision::track::Tracker;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

@@ -22,15 +22,15 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use clap::Parser;
 use image::RgbImage;
-use maskd::dataset::{self, Dataset};
-use maskd::detect::{Detector, DetectorOptions};
-use maskd::embed::{Backbone, Embedder};
 use maskd::frame::{Crop, Scaler};
+use maskd::learning::refit::{self, Input, Measured, Options, Sample};
+use maskd::learning::replay::{Replay, Rows};
 use maskd::onnx::{Classifier, FEATURES, Graph, HeadFile, HeadTensors, ModelFile, Team, read_file};
-use maskd::pipeline::{SHIPPED_CLASSIFIER, SHIPPED_DETECTOR};
-use maskd::refit::{self, Input, Measured, Options, Sample};
-use maskd::replay::{Replay, Rows};
-use maskd::train::{TrainOptions, Trainer};
+use maskd::training::dataset::{self, Dataset};
+use maskd::training::train::{TrainOptions, Trainer};
+use maskd::vision::detect::{Detector, DetectorOptions};
+use maskd::vision::embed::{Backbone, Embedder};
+use maskd::vision::pipeline::{SHIPPED_CLASSIFIER, SHIPPED_DETECTOR};
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -266,12 +266,12 @@ impl Eye {
             bytes.extend((*label as f32).to_le_bytes());
             bytes.extend(row.iter().flat_map(|value| value.to_le_bytes()));
         }
-        maskd::files::write(cache, &bytes)?;
+        maskd::platform::files::write(cache, &bytes)?;
         Ok(rows)
     }
 
     fn crop(&mut self, pixels: &RgbImage, cut: bool) -> anyhow::Result<Crop> {
-        let whole = maskd::augment::whole(pixels).context("an empty picture")?;
+        let whole = maskd::training::augment::whole(pixels).context("an empty picture")?;
         let (width, height) = pixels.dimensions();
         let faces = if cut {
             self.detector.detect(pixels)?

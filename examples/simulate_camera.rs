@@ -9,7 +9,7 @@
 //! one, and Pascal VOC `.xml` files are copied beside their pictures, with
 //! boxes scaled to the new size. The same seed gives the same pictures.
 //!
-//! It shares no code with `maskd::augment`, on purpose: a recipe that trains on
+//! It shares no code with `maskd::training::augment`, on purpose: a recipe that trains on
 //! augmentation is judged by what it was not trained on. The camera is modelled
 //! from scene to file instead, in linear light: exposure and optics, sensor
 //! noise that grows with the light, the firmware's tone curve and smoothing,
@@ -25,10 +25,10 @@ use clap::{Parser, ValueEnum};
 use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
-use maskd::detect::{Detector, DetectorOptions};
 use maskd::frame::{Face, Rect, decode};
 use maskd::onnx::Team;
-use maskd::pipeline::SHIPPED_DETECTOR;
+use maskd::vision::detect::{Detector, DetectorOptions};
+use maskd::vision::pipeline::SHIPPED_DETECTOR;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

@@ -2,8 +2,9 @@
 //! of its own making, `tests/fuzz.rs` with those of the corpora.
 
 use maskd::camera::mjpeg::Splitter;
+use maskd::learning::{fleet, samples};
 use maskd::onnx::Classifier;
-use maskd::{config, fleet, frame, onnx, samples};
+use maskd::{config, frame, onnx};
 
 const MAX_FRAME_BYTES: usize = 1000;
 
@@ -85,7 +86,10 @@ pub fn features(data: &[u8]) {
     match samples::parse_features(data) {
         Ok(file) => {
             assert!((1..=samples::MAX_ROWS).contains(&file.rows.len()));
-            let mut values = file.rows.iter().flat_map(maskd::embed::Feature::values);
+            let mut values = file
+                .rows
+                .iter()
+                .flat_map(maskd::vision::embed::Feature::values);
             assert!(values.all(|value| value.is_finite()));
         }
         Err(error) => assert_ne!(error.to_string(), ""),

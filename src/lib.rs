@@ -21,9 +21,9 @@
 //! | [`embed`] | the backbone | frame, onnx |
 //! | [`head`] | labels, weights, forward pass | embed, onnx |
 //! | [`decide`] | verdicts and decisions | frame |
-//! | [`scene`] | what a frame showed; the JSON of a face | frame, decide |
+//! | [`frame_result`] | what a frame showed; the JSON of a face | frame, decide |
 //! | [`indicate`] | patterns, console, pins | decide, scene |
-//! | [`capture`] | which crops are worth keeping | embed |
+//! | [`capture_policy`] | which crops are worth keeping | embed |
 //! | [`config`] | keys, defaults, checks | camera, capture, decide, indicate, samples, track |
 //! | [`pipeline`] | the stages in their order | frame, onnx, config, detect, embed, head, system |
 //! | [`augment`] | seeded picture transforms | frame |
@@ -36,12 +36,12 @@
 //! | [`heads`] | history of heads on disk | files, head, onnx |
 //! | [`report`] | classification report, calibration, plots | - |
 //! | [`annotate`] | boxes and labels drawn on pictures | decide, scene |
-//! | [`queue`] | which crops to label first, and together | capture |
+//! | [`label_queue`] | which crops to label first, and together | capture |
 //! | [`learning`] | samples, heads and refits together | frame, files, config, embed, head, heads, onnx, queue, refit, replay, samples |
 //! | [`fleet`] | heads of other devices on their way, signed | files, onnx |
 //! | [`settings`] | what may be changed while the daemon runs | files, config |
 //! | [`board`] | temperature and supply of the board | - |
-//! | [`control`] | the daemon's HTTP API: requests, answers, server, client | board, capture, learning, samples, settings |
+//! | [`socket`] | the daemon's HTTP API: requests, answers, server, client | board, capture, learning, samples, settings |
 //! | [`web`] | the page: the API over TCP, who may use it, the live view | annotate, config, control, files, frame, learning, scene |
 //! | [`metrics`] | what is counted and measured; whether the daemon is well | control, decide, pipeline, refit |
 //! | [`mqtt`] | the state on a broker; Home Assistant; what is asked for there | config, control, decide, files, fleet, learning, onnx, refit, settings |
@@ -50,40 +50,16 @@
 //! | [`cli`] | subcommands, exit codes | all |
 //!
 //! A test holds every module to this table (`tests/architecture.rs`).
-pub mod annotate;
-pub mod augment;
-pub mod board;
+pub mod api;
 pub mod camera;
-pub mod capture;
 pub mod cli;
 pub mod config;
-pub mod control;
 pub mod daemon;
-pub mod dataset;
-pub mod decide;
-pub mod detect;
-pub mod embed;
-pub mod files;
-pub mod fleet;
+pub mod decision;
 pub mod frame;
-pub mod head;
-pub mod heads;
 pub mod indicate;
 pub mod learning;
-pub mod metrics;
-pub mod motion;
-pub mod mqtt;
 pub mod onnx;
-pub mod pipeline;
-pub mod queue;
-pub mod recipe;
-pub mod refit;
-pub mod replay;
-pub mod report;
-pub mod samples;
-pub mod scene;
-pub mod settings;
-pub mod system;
-pub mod track;
-pub mod train;
-pub mod web;
+pub mod platform;
+pub mod training;
+pub mod vision;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use maskd::system::{self, Blocks};
+use maskd::platform::system::{self, Blocks};
 
 #[global_allocator]
 static ALLOCATOR: Blocks = Blocks;

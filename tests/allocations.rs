@@ -14,7 +14,7 @@ use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
 use maskd::frame::yuv::{Layout, Range, YuvFormat};
 use maskd::frame::{Rect, Scaler, decode};
-use maskd::motion::Motion;
+use maskd::vision::motion::Motion;
 
 /// What `fast_image_resize` allocates to scale to this size and does not keep from
 /// call to call: the weights of each column and row of the result, and a few tables.

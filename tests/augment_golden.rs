@@ -11,8 +11,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use image::RgbImage;
-use maskd::augment::{Fill, GeometryDraw, warp};
 use maskd::frame::decode;
+use maskd::training::augment::{Fill, GeometryDraw, warp};
 use serde::Deserialize;
 
 #[derive(Deserialize)]

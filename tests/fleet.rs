@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use broker::{Broker, Ear, free_port, until};
 use maskd::onnx::{Classifier, HeadFile, write_head};
-use maskd::pipeline::SHIPPED_CLASSIFIER;
+use maskd::vision::pipeline::SHIPPED_CLASSIFIER;
 use serde_json::Value;
 use support::{assert_refused, frame, golden_crops, interrupt, maskd, text, wait};
 

@@ -17,12 +17,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
-use maskd::detect::{Detector, DetectorOptions};
-use maskd::embed::{Backbone, Embedder};
 use maskd::frame::{Crop, Face, Rect, Scaler, decode};
-use maskd::head::Head;
 use maskd::onnx::{Classifier, Team};
-use maskd::pipeline::{SHIPPED_CLASSIFIER, SHIPPED_DETECTOR};
+use maskd::vision::detect::{Detector, DetectorOptions};
+use maskd::vision::embed::{Backbone, Embedder};
+use maskd::vision::head::Head;
+use maskd::vision::pipeline::{SHIPPED_CLASSIFIER, SHIPPED_DETECTOR};
 use serde::Deserialize;
 
 fn root() -> &'static Path {

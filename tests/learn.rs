@@ -18,7 +18,7 @@ use image::RgbImage;
 use maskd::config::{self, Config};
 use maskd::learning::Learning;
 use maskd::onnx::{Classifier, HeadFile, write_head};
-use maskd::pipeline::{SHIPPED_CLASSIFIER, open_model};
+use maskd::vision::pipeline::{SHIPPED_CLASSIFIER, open_model};
 use serde_json::Value;
 use support::{assert_refused, frame, golden_crops, maskd, text};
 

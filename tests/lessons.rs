@@ -18,11 +18,11 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use maskd::api::socket::Client;
 use maskd::config::{self, Config};
-use maskd::control::Client;
 use maskd::learning::{Chosen, Learning, Mark};
 use maskd::onnx::{Classifier, HeadFile, write_head};
-use maskd::pipeline::{SHIPPED_CLASSIFIER, open_model};
+use maskd::vision::pipeline::{SHIPPED_CLASSIFIER, open_model};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
@@ -539,7 +539,7 @@ impl Acknowledged {
         }
     }
 
-    fn check(&mut self, state: &Path, base: &Arc<maskd::head::Head>) {
+    fn check(&mut self, state: &Path, base: &Arc<maskd::vision::head::Head>) {
         let learning = Learning::open(state, Arc::clone(base), config::Refit::default()).unwrap();
         let samples = learning.samples(None).unwrap();
         let labels: BTreeMap<&str, Option<&str>> = samples

@@ -60,8 +60,8 @@ fn the_shipped_files_are_accepted_by_name() {
 
 #[test]
 fn the_shipped_replay_set_goes_with_the_shipped_classifier() {
+    use maskd::learning::replay::Replay;
     use maskd::onnx::Classifier;
-    use maskd::replay::Replay;
     let classifier = Classifier::parse("shipped", &shipped("mask_classifier.onnx")).unwrap();
     let replay = Replay::parse(&shipped("replay.bin")).unwrap();
     assert_eq!(replay.backbone_sha256, classifier.backbone_sha256);

@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use maskd::dataset::class_weights;
-use maskd::report::{Report, threshold_sweep};
+use maskd::training::dataset::class_weights;
+use maskd::training::report::{Report, threshold_sweep};
 use serde::Deserialize;
 use serde_json::{Value, json};
 

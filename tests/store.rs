@@ -18,11 +18,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use image::{Rgb, RgbImage};
-use maskd::embed::Feature;
 use maskd::frame::{CROP_SIDE, Crop, Scaler};
-use maskd::heads::{Heads, PARENT};
+use maskd::learning::heads::{Heads, PARENT};
+use maskd::learning::samples::{Discarded, Label, Labelled, NewSample, Store};
 use maskd::onnx::{FEATURES, HeadFile, HeadTensors};
-use maskd::samples::{Discarded, Label, Labelled, NewSample, Store};
+use maskd::vision::embed::Feature;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

@@ -11,7 +11,7 @@
 use std::path::Path;
 
 use maskd::onnx::{FEATURES, HeadTensors};
-use maskd::train::{TrainOptions, Trainer};
+use maskd::training::train::{TrainOptions, Trainer};
 use serde::Deserialize;
 
 /// Largest difference of a logit, relative to the largest one.

@@ -66,7 +66,7 @@ impl Door {
         let folder = tempfile::tempdir().unwrap();
         let words = text(&maskd().args(["passwd", "--token"]).output().unwrap().stdout);
         let words: Vec<&str> = words.split_whitespace().collect();
-        let hash = maskd::web::hash_password(PASSWORD).unwrap();
+        let hash = maskd::api::web::hash_password(PASSWORD).unwrap();
         let config = format!(
             "# mine\n[camera]\nrate = 5.0\n[decide]\nhold-ms = 700 # short\n[web]\n\
              listen = \"127.0.0.1:0\"\npassword-hash = '{hash}'\ntoken-hashes = [\"{}\"]\n{web}",
@@ -513,7 +513,7 @@ fn a_password_comes_from_a_pipe() {
         password_hash: Some(text(&output.stdout).trim_end().to_owned()),
         ..maskd::config::Web::default()
     };
-    let access = maskd::web::Access::of(&web, None).unwrap();
+    let access = maskd::api::web::Access::of(&web, None).unwrap();
     assert!(access.is_password("with a space "));
     assert_refused(&hash(b"\n"), 64, "1 to 1024 bytes");
 }

@@ -15,8 +15,8 @@ use maskd::camera::pictures::EXAMPLES;
 use maskd::config::Config;
 use maskd::frame::decode;
 use maskd::frame::yuv::{Layout, Range, YuvFormat};
-use maskd::motion::Motion;
-use maskd::pipeline::Pipeline;
+use maskd::vision::motion::Motion;
+use maskd::vision::pipeline::Pipeline;
 use rustix::process::{Pid, getpgid};
 
 /// Numbers of processes that cannot exist; `count.c` has the same.

@@ -6,15 +6,15 @@ use std::path::Path;
 use super::{Failure, Global, print};
 use tokio_util::sync::CancellationToken;
 
+use crate::api::mqtt;
+use crate::api::web;
 use crate::camera::child::RPICAM_PROGRAMS;
 use crate::camera::{Camera, SourceError, Spec, webcam};
 use crate::config::Config;
 use crate::daemon;
-use crate::decide::Judge;
+use crate::decision::decide::Judge;
 use crate::indicate::pins;
-use crate::mqtt;
-use crate::pipeline::Pipeline;
-use crate::web;
+use crate::vision::pipeline::Pipeline;
 
 /// Goes through everything, whatever fails on the way, and ends with the first
 /// failure's exit code.

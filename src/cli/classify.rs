@@ -12,10 +12,11 @@ use serde::Serialize;
 
 use super::pictures::{Picture, expand};
 use super::{Failure, Global, complain, print};
-use crate::decide::Judge;
-use crate::pipeline::{Pipeline, PipelineError};
-use crate::scene::{FaceRecord, Probabilities, SceneFace};
-use crate::{annotate, files};
+use crate::decision::annotate;
+use crate::decision::decide::Judge;
+use crate::decision::frame_result::{FaceRecord, Probabilities, SceneFace};
+use crate::platform::files;
+use crate::vision::pipeline::{Pipeline, PipelineError};
 
 /// A list of at least so many pictures has a progress bar.
 const LONG_LIST: usize = 10;

@@ -11,15 +11,15 @@ use super::train::{SMALL_FILE, can_write, embed_plain, pictures, readable, write
 use super::{Failure, Global, print};
 use crate::camera::pictures::{list, read};
 use crate::config::Config;
-use crate::dataset::Dataset;
-use crate::decide::{Judge, Verdict};
-use crate::embed::{Backbone, Embedder};
+use crate::decision::decide::{Judge, Verdict};
+use crate::decision::frame_result::Probabilities;
 use crate::frame::{Rect, decode};
 use crate::onnx::Team;
-use crate::pipeline::{Pipeline, open_model};
-use crate::recipe::Worker;
-use crate::report::{self, Report};
-use crate::scene::Probabilities;
+use crate::training::dataset::Dataset;
+use crate::training::recipe::Worker;
+use crate::training::report::{self, Report};
+use crate::vision::embed::{Backbone, Embedder};
+use crate::vision::pipeline::{Pipeline, open_model};
 
 /// How many of the worst pictures are named.
 const WORST: usize = 10;

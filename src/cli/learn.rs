@@ -10,18 +10,18 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::backend::{Reach, daemon};
 use super::interrupt::Interrupt;
 use super::outcome;
-use super::reach::{Reach, daemon};
 use super::train::{SMALL_FILE, can_write, write};
 use super::{Failure, Global, complain, print};
-use crate::capture::Enrolment;
-use crate::control::{self, Client, MAX_ENROLLED};
-use crate::heads::Heads;
+use crate::api::socket::{self, Client, MAX_ENROLLED};
+use crate::learning::capture_policy::Enrolment;
+use crate::learning::heads::Heads;
+use crate::learning::samples::Store;
 use crate::learning::{
     self, Chosen, CountRecord, HeadRecord, LearningError, Mark, Purge, SampleRecord, UNLABELLED,
 };
-use crate::samples::Store;
 
 /// How often the daemon is asked how an enrolment goes on.
 const POLL: Duration = Duration::from_millis(200);
@@ -257,8 +257,8 @@ impl Status {
     }
 }
 
-fn words(status: &control::Status) -> String {
-    let control::Status {
+fn words(status: &socket::Status) -> String {
+    let socket::Status {
         version,
         state,
         live,

@@ -3,6 +3,7 @@
 //! Owns what a user types and reads. Every failure ends here as one sentence on
 //! standard error and an exit code of `sysexits.h`.
 
+mod backend;
 mod bench;
 mod check;
 mod classify;
@@ -13,9 +14,7 @@ mod logs;
 mod outcome;
 mod passwd;
 mod pictures;
-mod reach;
 mod train;
-mod while_training;
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -24,18 +23,18 @@ use std::sync::Arc;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::api::socket;
+use crate::api::web::{self, WebError};
 use crate::camera::SourceError;
 use crate::config::{self, Config, ConfigError};
-use crate::control;
 use crate::daemon::{self, DaemonError, StateDir};
-use crate::fleet::{Key, KeyError};
-use crate::head::Head;
 use crate::indicate::pins::{self, PinError};
 use crate::indicate::{Console, ConsoleStyle};
+use crate::learning::fleet::{Key, KeyError};
 use crate::learning::head_in_use;
 use crate::onnx::{ModelError, to_hex};
-use crate::pipeline::PipelineError;
-use crate::web::{self, WebError};
+use crate::vision::head::Head;
+use crate::vision::pipeline::PipelineError;
 
 /// The config that is read when `--config` names none and this one exists.
 const SYSTEM_CONFIG: &str = "/etc/maskd/maskd.toml";
@@ -467,7 +466,7 @@ impl Global {
         let owner = service.metadata().map(|folder| folder.uid());
         // Root has to ask the service: what it wrote itself, the service's user
         // could not change. So may whoever is in its group.
-        let is_running = Path::new(SERVICE_RUNTIME).join(control::SOCKET).exists();
+        let is_running = Path::new(SERVICE_RUNTIME).join(socket::SOCKET).exists();
         if is_running || !user.is_root() && owner.is_ok_and(|owner| owner == user.as_raw()) {
             return Ok(service.to_owned());
         }
@@ -491,7 +490,7 @@ fn socket_path(config: &Config, state: &Path) -> PathBuf {
     let is_service = state == Path::new(SERVICE_STATE) && service.is_dir();
     let runtime = std::env::var_os("RUNTIME_DIRECTORY");
     let runtime = runtime.or_else(|| is_service.then(|| service.into()));
-    control::socket_path(config.control.socket.as_deref(), runtime.as_deref(), state)
+    socket::socket_path(config.control.socket.as_deref(), runtime.as_deref(), state)
 }
 
 fn fleet_key(global: &Global) -> Result<(), Failure> {

@@ -3,7 +3,9 @@
 use std::fmt::Write;
 
 use crate::learning::RefitRecord;
-use crate::refit::{Diagnosis, Measured, Method, Outcome, Ruling, Scores, Start, Unusable};
+use crate::learning::refit::{
+    Diagnosis, Measured, Method, Outcome, Ruling, Scores, Start, Unusable,
+};
 
 /// All of it, ending with what to do next.
 pub(super) fn refit(record: &RefitRecord) -> String {

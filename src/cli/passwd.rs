@@ -8,7 +8,7 @@ use rustix::termios::{
 };
 
 use super::{Failure, print};
-use crate::web;
+use crate::api::web;
 
 /// Longest line that is read, in bytes.
 const MAX_LINE: u64 = 4096;

@@ -15,20 +15,20 @@ use sha2::{Digest, Sha256};
 
 use super::interrupt::Interrupt;
 use super::{Failure, complain, print};
-use crate::augment::{self, Fill, Geometry, Robust};
 use crate::config::Config;
-use crate::dataset::{self, Dataset, DatasetError, Findings, Fingerprint, Picture};
-use crate::detect::{Detector, DetectorOptions};
-use crate::embed::{Backbone, Embedder};
-use crate::files;
 use crate::frame::PictureError;
 use crate::onnx::{self, Classifier, FEATURES, HeadFile, Team};
-use crate::pipeline::{SHIPPED_CLASSIFIER, SHIPPED_DETECTOR};
-use crate::recipe::{self, Make, Recipe, RecipeError, Worker, mix};
-use crate::report::{self, HistoryPoint, PlotFormat, Report};
-use crate::train::{
+use crate::platform::files;
+use crate::training::augment::{self, Fill, Geometry, Robust};
+use crate::training::dataset::{self, Dataset, DatasetError, Findings, Fingerprint, Picture};
+use crate::training::recipe::{self, Make, Recipe, RecipeError, Worker, mix};
+use crate::training::report::{self, HistoryPoint, PlotFormat, Report};
+use crate::training::train::{
     EpochRecord, History, Metrics, TrainError, TrainOptions, Trainer, TrainerState,
 };
+use crate::vision::detect::{Detector, DetectorOptions};
+use crate::vision::embed::{Backbone, Embedder};
+use crate::vision::pipeline::{SHIPPED_CLASSIFIER, SHIPPED_DETECTOR};
 
 /// Most memory for the features of a training, in bytes (2 GiB).
 const MAX_FEATURE_BYTES: usize = 2 << 30;

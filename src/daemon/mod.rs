@@ -18,31 +18,31 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use crate::api::metrics::{self, Metrics, Pulse};
+use crate::api::socket::{self, Desk, Live};
+use crate::api::web::{Gallery, Shot, WebError};
 use crate::camera::{Camera, Event, SourceError, Spec};
 use crate::config::Config;
-use crate::control::{self, Desk, Live};
-use crate::decide::{Judge, LabelError};
+use crate::config::settings::{Settings, Tuning};
+use crate::decision::decide::{Judge, LabelError};
+use crate::decision::frame_result::{Scene, SceneFace};
 use crate::frame::{Face, Frame};
 use crate::indicate::pins::PinError;
 use crate::indicate::{Console, pins};
 use crate::learning::LearningError;
-use crate::metrics::{self, Metrics, Pulse};
-use crate::motion::Motion;
 use crate::onnx::ModelError;
-use crate::pipeline::{Look, Pipeline, PipelineError, Stage};
-use crate::scene::{Scene, SceneFace};
-use crate::settings::{Settings, Tuning};
-use crate::track::Tracker;
-use crate::web::{Gallery, Shot, WebError};
+use crate::vision::motion::Motion;
+use crate::vision::pipeline::{Look, Pipeline, PipelineError, Stage};
+use crate::vision::track::Tracker;
 
-mod lessons;
-mod outside;
-mod show;
-mod site;
+mod capture_worker;
+mod indicator_worker;
+mod mqtt;
+mod web;
 
-use lessons::{Lessons, Pupil};
-pub use outside::hostname;
-use show::Show;
+use capture_worker::{Lessons, Pupil};
+use indicator_worker::Show;
+pub use mqtt::hostname;
 
 /// How often patterns are drawn and staleness is looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -128,7 +128,7 @@ pub fn run(
     file: Option<PathBuf>,
 ) -> Result<(), DaemonError> {
     // First of all: what is not to be open must not be open for a moment.
-    let plan = site::plan(config)?;
+    let plan = web::plan(config)?;
     let settings = Arc::new(Settings::new(config, file));
     let spec: Spec = config.camera.source.parse().map_err(SourceError::from)?;
     // The path of a picture may say whom it shows.
@@ -176,7 +176,7 @@ pub fn run(
     let more = more.unwrap_or_default();
     if let Some(plan) = plan {
         let gallery = Arc::new(Gallery::new(shots_in));
-        site::start(
+        web::start(
             plan,
             asked.cloned(),
             gallery,
@@ -185,7 +185,7 @@ pub fn run(
             &mut threads,
         )?;
     }
-    outside::start(config, asked, &live, &over, &mut threads)?;
+    mqtt::start(config, asked, &live, &over, &mut threads)?;
     let eyes = Eyes {
         labels: pipeline.head().labels().into(),
         pipeline,
@@ -263,8 +263,8 @@ async fn serve(desk: Option<(Desk, PathBuf, Router)>, config: &Config, stop: &Ca
     };
     let runtime = std::env::var_os("RUNTIME_DIRECTORY");
     let configured = config.control.socket.as_deref();
-    let path = control::socket_path(configured, runtime.as_deref(), &state);
-    let socket = match control::bind(&path) {
+    let path = socket::socket_path(configured, runtime.as_deref(), &state);
+    let socket = match socket::bind(&path) {
         Ok(socket) => socket,
         Err(error) => return warn!(%error, "commands cannot reach the daemon"),
     };
@@ -273,7 +273,7 @@ async fn serve(desk: Option<(Desk, PathBuf, Router)>, config: &Config, stop: &Ca
         tokio::time::sleep(STOP_DEADLINE / 4).await;
     };
     tokio::select! {
-        served = control::serve(socket, desk, more, stop.clone()) => {
+        served = socket::serve(socket, desk, more, stop.clone()) => {
             if let Err(error) = served {
                 warn!(%error, "commands can no longer reach the daemon");
             }

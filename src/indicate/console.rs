@@ -7,8 +7,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::Levels;
-use crate::decide::Decision;
-use crate::scene::{FaceRecord, Probabilities, Scene};
+use crate::decision::decide::Decision;
+use crate::decision::frame_result::{FaceRecord, Probabilities, Scene};
 
 /// A change of the decision, as JSON: the documented contract of `maskd run
 /// --json`.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::decide::Decision;
+use crate::decision::decide::Decision;
 
 /// What a door does without current.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,16 +8,16 @@ mod button;
 mod console;
 mod door;
 pub mod pins;
-mod quiet;
+mod quiet_hours;
 
 use std::time::Duration;
 
 pub use button::{Button, Debouncer};
 pub use console::{Change, Console, ConsoleStyle};
 pub use door::{Door, Relay};
-pub use quiet::{Quiet, TimeOfDay};
+pub use quiet_hours::{Quiet, TimeOfDay};
 
-use crate::decide::Decision;
+use crate::decision::decide::Decision;
 
 /// Which outputs are on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -9,15 +9,8 @@
 
 #[cfg(target_arch = "aarch64")]
 mod kernels;
-mod pixels;
-#[cfg(target_arch = "x86_64")]
-mod pointwise;
-mod pool;
+mod ops;
 mod rewrite;
-mod spare;
-mod taps;
-#[cfg(target_arch = "x86_64")]
-mod unfold;
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -38,7 +31,7 @@ use tract_onnx::prelude::multithread::{
 };
 use tract_onnx::prelude::*;
 
-use crate::system;
+use crate::platform::system;
 
 /// Largest model file that is read, in bytes (64 MiB; the shipped classifier
 /// has 9 MiB).

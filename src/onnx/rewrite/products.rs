@@ -11,10 +11,10 @@ use tract_onnx::tract_core::ops::cnn::Conv;
 use tract_onnx::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_core::ops::math::Add;
 
-use super::super::pointwise::{BLOCK, FRONT, LEAST, Pointwise};
-use super::super::taps::SIDE;
-use super::super::unfold::Unfold;
 use super::{Limits, constant, is_planar, limits, window};
+use crate::onnx::ops::depthwise::SIDE;
+use crate::onnx::ops::im2col::Unfold;
+use crate::onnx::ops::pointwise::{BLOCK, FRONT, LEAST, Pointwise};
 
 /// So many channels that what is unfolded of them is not much.
 pub(super) const FEW: usize = 4;

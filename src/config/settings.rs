@@ -1,0 +1,349 @@
+//! What may be changed while the daemon runs, and is written back to its config.
+//!
+//! Owns the change: checked as a config is, written into the file with its
+//! comments kept, handed to whoever goes by it. A file that cannot be written
+//! does not stop the change: it then lasts until the daemon ends, and says so.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use toml_edit::{DocumentMut, Item, Value};
+use utoipa::ToSchema;
+
+use crate::config::{self, Config, Problem};
+use crate::platform::files;
+
+/// What may be changed: a documented contract.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Tuning {
+    /// `classify.mask-from`, 0.05 to 1.
+    pub mask_from: f32,
+    /// `classify.no-mask-to`, 0 to `mask_from`.
+    pub no_mask_to: f32,
+    /// `decide.confirm-ms`, 0 to 60,000.
+    pub confirm_ms: u64,
+    /// `decide.hold-ms`, 0 to 600,000.
+    pub hold_ms: u64,
+    /// `capture.enabled`.
+    pub capture: bool,
+}
+
+impl Tuning {
+    /// What a config says.
+    #[must_use]
+    pub fn of(config: &Config) -> Tuning {
+        Tuning {
+            mask_from: config.classify.mask_from,
+            no_mask_to: config.classify.no_mask_to,
+            confirm_ms: config.decide.confirm_ms,
+            hold_ms: config.decide.hold_ms,
+            capture: config.capture.enabled,
+        }
+    }
+
+    /// Makes a config say it.
+    pub fn apply(&self, config: &mut Config) {
+        config.classify.mask_from = self.mask_from;
+        config.classify.no_mask_to = self.no_mask_to;
+        config.decide.confirm_ms = self.confirm_ms;
+        config.decide.hold_ms = self.hold_ms;
+        config.capture.enabled = self.capture;
+    }
+}
+
+/// Asks for some of it to be changed; what is absent stays.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Change {
+    /// As [`Tuning::mask_from`].
+    pub mask_from: Option<f32>,
+    /// As [`Tuning::no_mask_to`].
+    pub no_mask_to: Option<f32>,
+    /// As [`Tuning::confirm_ms`].
+    pub confirm_ms: Option<u64>,
+    /// As [`Tuning::hold_ms`].
+    pub hold_ms: Option<u64>,
+    /// As [`Tuning::capture`].
+    pub capture: Option<bool>,
+}
+
+impl Change {
+    fn to(self, now: Tuning) -> Tuning {
+        Tuning {
+            mask_from: self.mask_from.unwrap_or(now.mask_from),
+            no_mask_to: self.no_mask_to.unwrap_or(now.no_mask_to),
+            confirm_ms: self.confirm_ms.unwrap_or(now.confirm_ms),
+            hold_ms: self.hold_ms.unwrap_or(now.hold_ms),
+            capture: self.capture.unwrap_or(now.capture),
+        }
+    }
+
+    /// Section, key and value of what is to change.
+    fn values(self) -> Vec<(&'static str, &'static str, Value)> {
+        // By way of its text: 0.65 is to stand in the file as 0.65.
+        let real = |value: f32| {
+            let value = value.to_string().parse::<f64>();
+            Value::from(value.unwrap_or_default())
+        };
+        // Checked before: at most 600,000.
+        let whole = |value: u64| Value::from(i64::try_from(value).unwrap_or(i64::MAX));
+        let values = [
+            ("classify", "mask-from", self.mask_from.map(real)),
+            ("classify", "no-mask-to", self.no_mask_to.map(real)),
+            ("decide", "confirm-ms", self.confirm_ms.map(whole)),
+            ("decide", "hold-ms", self.hold_ms.map(whole)),
+            ("capture", "enabled", self.capture.map(Value::from)),
+        ];
+        let given = values.into_iter();
+        given
+            .filter_map(|(section, key, value)| Some((section, key, value?)))
+            .collect()
+    }
+}
+
+/// The settings as they are now: a documented contract.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SettingsRecord {
+    /// What the daemon goes by.
+    pub now: Tuning,
+    /// Why the config file does not say the same, if it does not: after a
+    /// restart these settings are gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_saved: Option<String>,
+}
+
+/// The change is not allowed: every problem of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", sentence(.0))]
+pub struct NotAllowed(Vec<Problem>);
+
+fn sentence(problems: &[Problem]) -> String {
+    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    problems.join("; ")
+}
+
+/// Holds them, and changes them.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where they are written to, if the daemon was started with a file.
+    file: Option<PathBuf>,
+    state: Mutex<State>,
+    now: watch::Sender<Tuning>,
+}
+
+#[derive(Debug)]
+struct State {
+    config: Config,
+    not_saved: Option<String>,
+}
+
+impl Settings {
+    /// Those of a config that was read from `file`.
+    #[must_use]
+    pub fn new(config: &Config, file: Option<PathBuf>) -> Settings {
+        Settings {
+            file,
+            now: watch::Sender::new(Tuning::of(config)),
+            state: Mutex::new(State {
+                config: config.clone(),
+                not_saved: None,
+            }),
+        }
+    }
+
+    /// For whoever goes by them.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Tuning> {
+        self.now.subscribe()
+    }
+
+    /// As they are now.
+    #[must_use]
+    pub fn record(&self) -> SettingsRecord {
+        let state = self.state();
+        SettingsRecord {
+            now: Tuning::of(&state.config),
+            not_saved: state.not_saved.clone(),
+        }
+    }
+
+    /// Changes them, in the config file too.
+    ///
+    /// # Errors
+    /// [`NotAllowed`] if the config would then be wrong; nothing is changed.
+    pub fn change(&self, change: Change) -> Result<SettingsRecord, NotAllowed> {
+        self.set(change, || self.save(change))
+    }
+
+    /// Changes them until the daemon ends: the config file stays as it is.
+    ///
+    /// # Errors
+    /// As [`change`](Settings::change).
+    pub fn change_for_now(&self, change: Change) -> Result<SettingsRecord, NotAllowed> {
+        self.set(change, || Err("they were changed for now alone".to_owned()))
+    }
+
+    fn set(
+        &self,
+        change: Change,
+        save: impl FnOnce() -> Result<(), String>,
+    ) -> Result<SettingsRecord, NotAllowed> {
+        let mut state = self.state();
+        let mut config = state.config.clone();
+        change.to(Tuning::of(&config)).apply(&mut config);
+        let problems = config.check();
+        if !problems.is_empty() {
+            return Err(NotAllowed(problems));
+        }
+        state.not_saved = save().err();
+        state.config = config;
+        let now = Tuning::of(&state.config);
+        self.now.send_replace(now);
+        tracing::info!(
+            mask_from = now.mask_from,
+            no_mask_to = now.no_mask_to,
+            confirm_ms = now.confirm_ms,
+            hold_ms = now.hold_ms,
+            capture = now.capture,
+            saved = state.not_saved.is_none(),
+            "settings are changed, as asked"
+        );
+        Ok(SettingsRecord {
+            now,
+            not_saved: state.not_saved.clone(),
+        })
+    }
+
+    fn save(&self, change: Change) -> Result<(), String> {
+        let Some(file) = &self.file else {
+            return Err("the daemon was started without a config file".to_owned());
+        };
+        let read = config::read(file).map_err(|error| error.to_string())?;
+        let text = rewrite(&read, change)?;
+        // Somebody may have edited it since it was read.
+        config::parse("file", &text).map_err(|error| error.to_string())?;
+        if text == read {
+            return Ok(());
+        }
+        files::rewrite(file, text.as_bytes())
+            .map_err(|error| format!("the config file cannot be written: {error}"))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Values that are replaced whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The text of a config with a change, and all else as it was.
+fn rewrite(text: &str, change: Change) -> Result<String, String> {
+    let mut document: DocumentMut = text
+        .parse()
+        .map_err(|_| "the config file is no valid TOML any more".to_owned())?;
+    for (section, key, mut value) in change.values() {
+        let section = document
+            .entry(section)
+            .or_insert_with(toml_edit::table)
+            .as_table_like_mut()
+            .ok_or_else(|| format!("{section} is no section of the config file"))?;
+        if let Some(old) = section.get(key).and_then(Item::as_value) {
+            // The comment behind it.
+            *value.decor_mut() = old.decor().clone();
+        }
+        match section.get_mut(key) {
+            Some(item) => *item = Item::Value(value),
+            None => {
+                section.insert(key, Item::Value(value));
+            }
+        }
+    }
+    Ok(document.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SHIPPED: &str = include_str!("../../config/maskd.toml");
+
+    fn hold(hold_ms: u64) -> Change {
+        Change {
+            hold_ms: Some(hold_ms),
+            ..Change::default()
+        }
+    }
+
+    #[test]
+    fn the_file_keeps_everything_but_the_value() {
+        let text = "# mine\n[decide] # how\nhold-ms = 1500 # long\n\n[classify]\nmargin = 0.2\n";
+        let change = Change {
+            mask_from: Some(0.7),
+            ..hold(3000)
+        };
+        assert_eq!(
+            rewrite(text, change).unwrap(),
+            "# mine\n[decide] # how\nhold-ms = 3000 # long\n\n[classify]\nmargin = 0.2\nmask-from = 0.7\n"
+        );
+        let all = rewrite(SHIPPED, hold(7)).unwrap();
+        assert_eq!(all, SHIPPED.replace("hold-ms = 1500", "hold-ms = 7"));
+        assert_eq!(rewrite("", hold(7)).unwrap(), "[decide]\nhold-ms = 7\n");
+    }
+
+    #[test]
+    fn a_change_is_checked_saved_and_handed_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("maskd.toml");
+        std::fs::write(&file, "[decide]\nhold-ms = 9 # why\n").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let config = config::load(&file).unwrap();
+        let settings = Settings::new(&config, Some(file.clone()));
+        let mut news = settings.subscribe();
+        let wrong = Change {
+            mask_from: Some(0.5),
+            ..Change::default()
+        };
+        let refused = settings.change(wrong).unwrap_err().to_string();
+        assert_eq!(refused, "classify.no-mask-to is 0.55, allowed is 0 to 0.5");
+        assert!(!news.has_changed().unwrap());
+        let record = settings.change(hold(4000)).unwrap();
+        assert_eq!((record.now.hold_ms, record.not_saved), (4000, None));
+        assert_eq!(news.borrow_and_update().hold_ms, 4000);
+        let written = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(written, "[decide]\nhold-ms = 4000 # why\n");
+        let mode = file.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "a file with secrets stays closed");
+
+        // A file that somebody spoilt is left alone.
+        std::fs::write(&file, "[decide]\nhold-ms = \"x\"\n[tea]\n").unwrap();
+        let record = settings.change(hold(5000)).unwrap();
+        assert_eq!(record.now.hold_ms, 5000);
+        assert!(record.not_saved.unwrap().contains("tea"));
+        assert!(std::fs::read_to_string(&file).unwrap().contains("[tea]"));
+    }
+
+    #[test]
+    fn without_a_file_a_change_lasts_until_the_end() {
+        let settings = Settings::new(&Config::default(), None);
+        let record = settings.change(hold(1)).unwrap();
+        assert_eq!(record.now.hold_ms, 1);
+        assert!(record.not_saved.is_some());
+        assert_eq!(settings.record(), record);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_what_is_read(mask_from in 0.6_f32..1.0, hold_ms in 0_u64..600_000, capture: bool) {
+            let change = Change { mask_from: Some(mask_from), hold_ms: Some(hold_ms), capture: Some(capture), ..Change::default() };
+            let config = config::parse("any", &rewrite(SHIPPED, change).unwrap()).unwrap();
+            prop_assert_eq!(config.classify.mask_from, mask_from);
+            prop_assert_eq!(config.decide.hold_ms, hold_ms);
+            prop_assert_eq!(config.capture.enabled, capture);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The threads of the page: one that serves it, one that draws the live view.
+//!
+//! Both have a low priority, so that however many look, frames are judged
+//! as fast as before.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Router;
+use tokio::runtime::Builder;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::{DaemonError, Threads, waiting_room};
+use crate::api::socket::Desk;
+use crate::api::web::{self, Gallery, Plan, Site, WebError};
+use crate::config::Config;
+use crate::platform::system;
+
+/// How the page is to be served, if it is.
+pub(super) fn plan(config: &Config) -> Result<Option<Plan>, WebError> {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
+    let plan = Plan::of(&config.web, credentials.as_deref().map(Path::new))?;
+    if plan.as_ref().is_some_and(Plan::is_readable_on_the_way) {
+        warn!("the page is not encrypted: others on the network can read the password");
+    }
+    Ok(plan)
+}
+
+/// Starts them; they end with the camera path.
+pub(super) fn start(
+    plan: Plan,
+    desk: Option<Desk>,
+    gallery: Arc<Gallery>,
+    more: Router,
+    over: &CancellationToken,
+    threads: &mut Threads,
+) -> Result<(), DaemonError> {
+    let Some(desk) = desk else {
+        warn!("there is no page: it needs a state directory");
+        return Ok(());
+    };
+    let pause = plan.pause();
+    threads.start("view", {
+        let (gallery, over) = (Arc::clone(&gallery), over.clone());
+        move || {
+            go_last();
+            waiting_room()?.block_on(web::draw(&gallery, pause, &over));
+            Ok(())
+        }
+    })?;
+    let over = over.clone();
+    threads.start("web", move || {
+        go_last();
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(web::serve(Site::new(plan, desk, gallery, more), over));
+        Ok(())
+    })
+}
+
+fn go_last() {
+    if let Err(error) = system::low() {
+        warn!(%error, "the page is served at normal priority");
+    }
+}

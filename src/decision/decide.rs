@@ -1,0 +1,529 @@
+//! From probabilities and time to what the door shows.
+//!
+//! Owns the thresholds, what counts as masked, the hysteresis and the hold.
+//! Pure: time comes in as an argument.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::frame::Face;
+
+/// When a face is judged, and how.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JudgeOptions {
+    /// The labels that count as masked; every other label counts as unmasked.
+    pub masked_labels: Vec<String>,
+    /// P(masked) from here up is masked, 0 to 1.
+    pub mask_from: f32,
+    /// P(masked) up to here is unmasked, 0 to `mask_from`; between the two the
+    /// verdict is unsure.
+    pub no_mask_to: f32,
+    /// A face whose shorter side has fewer frame pixels is unsure.
+    pub min_face: f32,
+    /// A face with a lower detector score is unsure.
+    pub min_score: f32,
+}
+
+/// Why nothing is said of a face.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doubt {
+    /// Fewer pixels than `min-face`.
+    TooSmall,
+    /// A detector score below `min-score`.
+    LowScore,
+    /// P(masked) lies between the thresholds.
+    Undecided,
+}
+
+/// What is said of one face. The numbers are indices of the head's labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Masked, with this label.
+    Masked(usize),
+    /// Not masked, or not as it should be, with this label.
+    Unmasked(usize),
+    /// Nothing: a guess would be worse.
+    Unsure(Doubt),
+}
+
+impl Verdict {
+    /// The verdict's name outside: a label of the head, or `unsure`.
+    #[must_use]
+    pub fn name<'a>(&self, labels: &'a [String]) -> &'a str {
+        match *self {
+            Verdict::Masked(label) | Verdict::Unmasked(label) => {
+                labels.get(label).map_or("unsure", String::as_str)
+            }
+            Verdict::Unsure(_) => "unsure",
+        }
+    }
+}
+
+/// Turns the probabilities of a face into a verdict.
+#[derive(Debug, Clone)]
+pub struct Judge {
+    options: JudgeOptions,
+    /// For each label of the head, whether it counts as masked.
+    masked: Vec<bool>,
+}
+
+/// The config's masked labels do not divide the head's labels.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "classify.masked-labels = {masked:?} must name at least one and not all of the head's labels {labels:?}"
+)]
+pub struct LabelError {
+    masked: Vec<String>,
+    labels: Vec<String>,
+}
+
+impl Judge {
+    /// A judge for a head with these labels.
+    ///
+    /// # Errors
+    /// [`LabelError`] if a masked label is not among them, or if no label is
+    /// left on one side.
+    pub fn new(options: JudgeOptions, labels: &[String]) -> Result<Judge, LabelError> {
+        let masked: Vec<bool> = labels
+            .iter()
+            .map(|label| options.masked_labels.contains(label))
+            .collect();
+        let known = options
+            .masked_labels
+            .iter()
+            .all(|label| labels.contains(label));
+        if !known || !masked.contains(&true) || !masked.contains(&false) {
+            return Err(LabelError {
+                masked: options.masked_labels,
+                labels: labels.to_vec(),
+            });
+        }
+        Ok(Judge { options, masked })
+    }
+
+    /// The same judge for a head with other labels.
+    ///
+    /// # Errors
+    /// As [`Judge::new`].
+    pub fn with_labels(&self, labels: &[String]) -> Result<Judge, LabelError> {
+        Judge::new(self.options.clone(), labels)
+    }
+
+    /// Judges by other thresholds from now on, as of [`JudgeOptions`].
+    pub fn set_thresholds(&mut self, mask_from: f32, no_mask_to: f32) {
+        self.options.mask_from = mask_from;
+        self.options.no_mask_to = no_mask_to;
+    }
+
+    /// Why a face is not worth classifying, before anything is computed of it.
+    #[must_use]
+    pub fn doubt(&self, face: &Face) -> Option<Doubt> {
+        if face.rect.short_side() < self.options.min_face {
+            Some(Doubt::TooSmall)
+        } else if face.score < self.options.min_score {
+            Some(Doubt::LowScore)
+        } else {
+            None
+        }
+    }
+
+    /// The verdict on a face with these probabilities, one a label.
+    #[must_use]
+    pub fn judge(&self, face: &Face, probabilities: &[f32]) -> Verdict {
+        if let Some(doubt) = self.doubt(face) {
+            return Verdict::Unsure(doubt);
+        }
+        let side = |masked: bool| {
+            let of_side = self.masked.iter().zip(probabilities).enumerate();
+            of_side
+                .filter(move |(_, (side, _))| **side == masked)
+                .map(|(index, (_, p))| (index, *p))
+        };
+        let p_masked: f32 = side(true).map(|(_, p)| p).sum();
+        let likeliest = |masked: bool| {
+            side(masked)
+                .max_by(|a, b| a.1.total_cmp(&b.1))
+                .map(|(index, _)| index)
+        };
+        let verdict = if p_masked >= self.options.mask_from {
+            likeliest(true).map(Verdict::Masked)
+        } else if p_masked <= self.options.no_mask_to {
+            likeliest(false).map(Verdict::Unmasked)
+        } else {
+            None
+        };
+        verdict.unwrap_or(Verdict::Unsure(Doubt::Undecided))
+    }
+}
+
+/// What the door shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// Nobody is there.
+    Idle,
+    /// Everybody wears a mask.
+    Mask,
+    /// Somebody wears none.
+    NoMask,
+    /// Somebody is there of whom nothing certain can be said.
+    Unsure,
+    /// There are no fresh frames.
+    Fault,
+}
+
+impl Decision {
+    /// All there are.
+    pub const ALL: [Decision; 5] = [
+        Decision::Idle,
+        Decision::Mask,
+        Decision::NoMask,
+        Decision::Unsure,
+        Decision::Fault,
+    ];
+
+    /// Its name in logs and in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Decision::Idle => "idle",
+            Decision::Mask => "mask",
+            Decision::NoMask => "no_mask",
+            Decision::Unsure => "unsure",
+            Decision::Fault => "fault",
+        }
+    }
+
+    /// What one frame says by itself: one unmasked face outweighs any number
+    /// of others, and one unsure face outweighs the masked ones.
+    ///
+    /// ```
+    /// use maskd::decision::decide::{Decision, Doubt, Verdict};
+    /// let both = [Verdict::Masked(0), Verdict::Unsure(Doubt::TooSmall)];
+    /// assert_eq!(Decision::of_frame(&both), Decision::Unsure);
+    /// assert_eq!(Decision::of_frame(&[]), Decision::Idle);
+    /// ```
+    #[must_use]
+    pub fn of_frame(verdicts: &[Verdict]) -> Decision {
+        let any = |kind: fn(&Verdict) -> bool| verdicts.iter().any(kind);
+        if verdicts.is_empty() {
+            Decision::Idle
+        } else if any(|verdict| matches!(verdict, Verdict::Unmasked(_))) {
+            Decision::NoMask
+        } else if any(|verdict| matches!(verdict, Verdict::Unsure(_))) {
+            Decision::Unsure
+        } else {
+            Decision::Mask
+        }
+    }
+}
+
+/// How quickly decisions change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeciderOptions {
+    /// Frames must contradict the decision for this long before it changes.
+    pub confirm: Duration,
+    /// The decision stays for this long after the last face has left.
+    pub hold: Duration,
+    /// Without a fresh frame for this long the decision is [`Decision::Fault`].
+    pub stale: Duration,
+}
+
+/// Turns what each frame says into a steady decision.
+#[derive(Debug)]
+pub struct Decider {
+    options: DeciderOptions,
+    decision: Decision,
+    /// Capture time of the newest frame.
+    fresh: Instant,
+    /// Capture time of the newest frame with a face.
+    face: Option<Instant>,
+    /// Since when frames with faces contradict the decision.
+    contradicted: Option<Instant>,
+}
+
+impl Decider {
+    /// Starts at `now` with nobody there; a source that stays silent becomes a
+    /// fault after `stale`.
+    #[must_use]
+    pub fn new(options: DeciderOptions, now: Instant) -> Decider {
+        Decider {
+            options,
+            decision: Decision::Idle,
+            fresh: now,
+            face: None,
+            contradicted: None,
+        }
+    }
+
+    /// Goes by other options from now on.
+    pub fn set_options(&mut self, options: DeciderOptions) {
+        self.options = options;
+    }
+
+    /// Takes what the frame captured `at` says and gives the decision at `now`.
+    ///
+    /// A frame without a face says nothing until `hold` has passed since the
+    /// last one with a face: a detector misses a face in some frames, and that
+    /// must neither end a decision nor keep it.
+    pub fn observe(&mut self, now: Instant, at: Instant, frame: Decision) -> Decision {
+        self.fresh = self.fresh.max(at);
+        if self.is_stale(now) {
+            return self.fault();
+        }
+        if self.decision == Decision::Fault {
+            // Anything seen is better than a fault.
+            self.decision = frame;
+        }
+        if frame == Decision::Idle {
+            let held = |face| at.saturating_duration_since(face) < self.options.hold;
+            if !self.face.is_some_and(held) {
+                self.decision = Decision::Idle;
+                self.contradicted = None;
+            }
+            return self.decision;
+        }
+        self.face = Some(at);
+        if frame == self.decision {
+            self.contradicted = None;
+            return self.decision;
+        }
+        let since = *self.contradicted.get_or_insert(at);
+        if at.saturating_duration_since(since) >= self.options.confirm {
+            self.decision = frame;
+            self.contradicted = None;
+        }
+        self.decision
+    }
+
+    /// The decision at `now`, when no frame came: a fault once the newest one
+    /// is stale.
+    pub fn tick(&mut self, now: Instant) -> Decision {
+        if self.is_stale(now) {
+            self.fault();
+        }
+        self.decision
+    }
+
+    fn is_stale(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.fresh) > self.options.stale
+    }
+
+    /// The camera is known to be lost: a fault at once.
+    pub fn fault(&mut self) -> Decision {
+        self.decision = Decision::Fault;
+        self.contradicted = None;
+        self.decision
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests need some instant to start from"
+)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::frame::Rect;
+
+    fn judge() -> Judge {
+        let options = JudgeOptions {
+            masked_labels: vec!["with_mask".into()],
+            mask_from: 0.7,
+            no_mask_to: 0.4,
+            min_face: 30.0,
+            min_score: 0.6,
+        };
+        Judge::new(options, &labels()).expect("one label on each side")
+    }
+
+    fn labels() -> Vec<String> {
+        ["worn_wrong", "with_mask", "without_mask"]
+            .map(String::from)
+            .to_vec()
+    }
+
+    fn face(side: f32, score: f32) -> Face {
+        let rect = Rect {
+            x: 0.0,
+            y: 0.0,
+            width: side,
+            height: side + 5.0,
+        };
+        Face {
+            rect,
+            score,
+            landmarks: [(0.0, 0.0); 5],
+        }
+    }
+
+    #[test]
+    fn thresholds_divide_masked_unsure_and_unmasked() {
+        let say = |p: [f32; 3]| judge().judge(&face(50.0, 0.9), &p);
+        assert_eq!(say([0.1, 0.7, 0.2]), Verdict::Masked(1));
+        assert_eq!(say([0.2, 0.69, 0.11]), Verdict::Unsure(Doubt::Undecided));
+        assert_eq!(say([0.4, 0.4, 0.2]), Verdict::Unmasked(0));
+        assert_eq!(say([0.1, 0.1, 0.8]), Verdict::Unmasked(2));
+        assert_eq!(say([0.1, 0.1, 0.8]).name(&labels()), "without_mask");
+        assert_eq!(say([f32::NAN; 3]), Verdict::Unsure(Doubt::Undecided));
+    }
+
+    #[test]
+    fn small_and_doubtful_faces_are_never_guessed() {
+        let sure = [0.0, 1.0, 0.0];
+        assert_eq!(
+            judge().judge(&face(29.0, 0.9), &sure),
+            Verdict::Unsure(Doubt::TooSmall)
+        );
+        assert_eq!(
+            judge().judge(&face(30.0, 0.59), &sure),
+            Verdict::Unsure(Doubt::LowScore)
+        );
+        assert_eq!(judge().judge(&face(30.0, 0.6), &sure), Verdict::Masked(1));
+    }
+
+    #[test]
+    fn masked_labels_must_divide_the_labels() {
+        let judge = |masked: &[&str]| {
+            let options = JudgeOptions {
+                masked_labels: masked.iter().map(ToString::to_string).collect(),
+                mask_from: 0.5,
+                no_mask_to: 0.5,
+                min_face: 0.0,
+                min_score: 0.0,
+            };
+            Judge::new(options, &labels())
+        };
+        assert!(judge(&["with_mask"]).is_ok());
+        assert!(judge(&[]).is_err());
+        assert!(judge(&["wit_mask"]).is_err());
+        assert!(judge(&["worn_wrong", "with_mask", "without_mask"]).is_err());
+    }
+
+    const OPTIONS: DeciderOptions = DeciderOptions {
+        confirm: Duration::from_millis(300),
+        hold: Duration::from_millis(1500),
+        stale: Duration::from_secs(5),
+    };
+
+    /// Runs frames of (milliseconds, what it says) and gives the decisions.
+    fn play(frames: &[(u64, Decision)]) -> Vec<Decision> {
+        let start = Instant::now();
+        let mut decider = Decider::new(OPTIONS, start);
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        frames
+            .iter()
+            .map(|&(ms, frame)| decider.observe(at(ms), at(ms), frame))
+            .collect()
+    }
+
+    use Decision::{Fault, Idle, Mask, NoMask, Unsure};
+
+    #[test]
+    fn a_decision_changes_once_frames_contradict_it_for_long_enough() {
+        let shown = play(&[
+            (0, Mask),
+            (200, Mask),
+            (300, Mask),
+            (400, NoMask),
+            (500, Mask),
+        ]);
+        assert_eq!(shown, [Idle, Idle, Mask, Mask, Mask]);
+    }
+
+    #[test]
+    fn flicker_between_other_decisions_does_not_keep_the_old_one() {
+        let shown = play(&[
+            (0, Mask),
+            (300, Mask),
+            (400, NoMask),
+            (500, Unsure),
+            (700, NoMask),
+        ]);
+        assert_eq!(shown, [Idle, Mask, Mask, Mask, NoMask]);
+    }
+
+    #[test]
+    fn the_decision_is_held_after_the_last_face_left() {
+        let shown = play(&[
+            (0, Mask),
+            (300, Mask),
+            (400, Idle),
+            (1799, Idle),
+            (1800, Idle),
+        ]);
+        assert_eq!(shown, [Idle, Mask, Mask, Mask, Idle]);
+    }
+
+    #[test]
+    fn the_hold_of_one_person_does_not_shorten_the_confirmation_of_the_next() {
+        let shown = play(&[
+            (0, Mask),
+            (300, Mask),
+            (400, Idle),
+            (1800, NoMask),
+            (2100, NoMask),
+        ]);
+        assert_eq!(shown, [Idle, Mask, Mask, Mask, NoMask]);
+    }
+
+    #[test]
+    fn silence_becomes_a_fault_and_the_first_frame_ends_it() {
+        let start = Instant::now();
+        let mut decider = Decider::new(OPTIONS, start);
+        assert_eq!(decider.tick(start + Duration::from_secs(5)), Idle);
+        assert_eq!(decider.tick(start + Duration::from_millis(5001)), Fault);
+        let later = start + Duration::from_millis(5100);
+        assert_eq!(decider.observe(later, later, NoMask), NoMask);
+        assert_eq!(decider.fault(), Fault);
+    }
+
+    #[test]
+    fn frames_that_are_stale_when_they_are_judged_do_not_end_a_fault() {
+        let start = Instant::now();
+        let mut decider = Decider::new(OPTIONS, start);
+        let captured = start + Duration::from_secs(1);
+        let judged = start + Duration::from_secs(7);
+        assert_eq!(decider.observe(judged, captured, NoMask), Fault);
+        assert_eq!(decider.tick(judged), Fault);
+    }
+
+    #[test]
+    fn a_face_that_is_missed_in_every_other_frame_still_counts() {
+        let flicker = |decision| {
+            (4..40).map(move |index| (100 * index, if index % 2 == 0 { decision } else { Idle }))
+        };
+        let mut frames = vec![(0, Mask), (300, Mask)];
+        frames.extend(flicker(NoMask));
+        assert_eq!(
+            play(&frames)[2..8],
+            [Mask, Mask, Mask, Mask, NoMask, NoMask]
+        );
+        // From an empty scene, too.
+        let frames: Vec<_> = flicker(Mask).collect();
+        assert_eq!(play(&frames)[..6], [Idle, Idle, Idle, Idle, Mask, Mask]);
+    }
+
+    proptest! {
+        /// Whatever came before: `confirm` of frames that all say the same, and
+        /// are not empty, is enough for the decision to say it too.
+        #[test]
+        fn steady_frames_always_win(history in prop::collection::vec((0_u64..400, 0_usize..4), 0..30), last in 1_usize..4) {
+            let decisions = [Idle, Mask, NoMask, Unsure];
+            let mut ms = 0;
+            let mut frames = Vec::new();
+            for (gap, index) in history {
+                ms += gap;
+                frames.push((ms, decisions[index]));
+            }
+            for step in 1..=4 {
+                frames.push((ms + 100 * step, decisions[last]));
+            }
+            let shown = play(&frames);
+            prop_assert_eq!(*shown.last().unwrap(), decisions[last]);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What one frame showed: its faces with their verdicts.
+//!
+//! Owns the JSON of a face, which `classify`, `run` and whatever looks at the
+//! daemon from outside share. Pure.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
+
+use crate::decision::decide::{Decision, Verdict};
+use crate::frame::Face;
+
+/// A face of a frame and what is said of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SceneFace {
+    /// Where it is.
+    pub face: Face,
+    /// Its track, when faces are followed.
+    pub track: Option<u64>,
+    /// The probability of each label; absent if the face was not classified.
+    pub probabilities: Option<Vec<f32>>,
+    /// What is said of it.
+    pub verdict: Verdict,
+}
+
+/// The faces of one frame.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scene {
+    /// Number of the frame since the start.
+    pub seq: u64,
+    /// When the frame was captured.
+    pub at: Instant,
+    /// From capture to verdicts.
+    pub latency: Duration,
+    /// Names of the probabilities.
+    pub labels: Arc<[String]>,
+    /// Best detector score first.
+    pub faces: Vec<SceneFace>,
+}
+
+impl Scene {
+    /// What this frame says by itself.
+    #[must_use]
+    pub fn decision(&self) -> Decision {
+        let verdicts: Vec<Verdict> = self.faces.iter().map(|face| face.verdict).collect();
+        Decision::of_frame(&verdicts)
+    }
+}
+
+/// A face as JSON: the documented contract of `maskd classify --json`.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct FaceRecord {
+    /// Left, top, width and height in pixels of the picture as displayed; may
+    /// overhang it.
+    #[serde(rename = "box")]
+    pub rect: [f64; 4],
+    /// The detector's score, 0 to 1.
+    pub score: f64,
+    /// Left eye, right eye, nose, left and right corner of the mouth as seen in
+    /// the picture: x, y in its pixels.
+    pub landmarks: [[f64; 2]; 5],
+    /// The face's track, in the daemon.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub track: Option<u64>,
+    /// A label of the head, or `unsure`.
+    pub verdict: String,
+    /// Absent if the face was not classified.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<BTreeMap<String, f64>>)]
+    pub probabilities: Option<Probabilities>,
+}
+
+impl FaceRecord {
+    /// The record of a face, whose probabilities belong to `labels`.
+    #[must_use]
+    pub fn new(scene_face: &SceneFace, labels: &[String]) -> FaceRecord {
+        let SceneFace {
+            face,
+            track,
+            probabilities,
+            verdict,
+        } = scene_face;
+        let rect = [face.rect.x, face.rect.y, face.rect.width, face.rect.height];
+        FaceRecord {
+            rect: rect.map(|length| round(length, 10.0)),
+            score: round(face.score, 1e4),
+            landmarks: face
+                .landmarks
+                .map(|(x, y)| [round(x, 10.0), round(y, 10.0)]),
+            track: *track,
+            verdict: verdict.name(labels).to_owned(),
+            probabilities: probabilities
+                .as_ref()
+                .map(|all| Probabilities::new(labels, all, 1e4)),
+        }
+    }
+}
+
+/// Digits behind these say nothing: a tenth of a pixel, a hundredth of a per
+/// cent.
+fn round(value: f32, steps: f64) -> f64 {
+    (f64::from(value) * steps).round() / steps
+}
+
+/// The probability of each label, 0 to 1; a JSON object in the order of the
+/// head's labels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Probabilities(Vec<(String, f64)>);
+
+impl Probabilities {
+    /// The probabilities of `labels`, rounded to one in `steps`.
+    #[must_use]
+    pub fn new(labels: &[String], probabilities: &[f32], steps: f64) -> Probabilities {
+        let name = |(label, p): (&String, &f32)| (label.clone(), round(*p, steps));
+        Probabilities(labels.iter().zip(probabilities).map(name).collect())
+    }
+
+    /// Label and probability, in the head's order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.0.iter().map(|(label, p)| (label.as_str(), *p))
+    }
+}
+
+impl Serialize for Probabilities {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Rect;
+
+    #[test]
+    fn the_record_of_a_face_is_the_documented_json() {
+        let rect = Rect {
+            x: -1.26,
+            y: 2.0,
+            width: 30.04,
+            height: 40.0,
+        };
+        let face = Face {
+            rect,
+            score: 0.930_04,
+            landmarks: [(1.0, 2.5); 5],
+        };
+        let labels = ["with_mask".to_owned(), "without_mask".to_owned()];
+        let mut seen = SceneFace {
+            face,
+            track: None,
+            probabilities: Some(vec![0.97, 0.03]),
+            verdict: Verdict::Masked(0),
+        };
+        let json = serde_json::to_string(&FaceRecord::new(&seen, &labels)).unwrap();
+        let landmarks = "[1.0,2.5],[1.0,2.5],[1.0,2.5],[1.0,2.5],[1.0,2.5]";
+        assert_eq!(
+            json,
+            format!(
+                "{{\"box\":[-1.3,2.0,30.0,40.0],\"score\":0.93,\"landmarks\":[{landmarks}],\
+                 \"verdict\":\"with_mask\",\
+                 \"probabilities\":{{\"with_mask\":0.97,\"without_mask\":0.03}}}}"
+            )
+        );
+        seen.probabilities = None;
+        seen.track = Some(7);
+        let json = serde_json::to_string(&FaceRecord::new(&seen, &labels)).unwrap();
+        assert!(
+            json.contains("\"track\":7") && !json.contains("probabilities"),
+            "{json}"
+        );
+    }
+}

@@ -1,0 +1,310 @@
+//! Heads on their way from one device to another, signed.
+//!
+//! Owns the key of this device, and the bytes of an offer: who signed which head.
+//! Whoever opens one knows from whom it is and nothing of whether it is any good;
+//! that is for the gate on the device's own samples.
+//!
+//! ```text
+//! magic 8 | public key 32 | signature 64 | length of the JSON 4 (big end first) | JSON | head
+//! ```
+//!
+//! The signature (Ed25519) is over a name of the purpose, the key and all that
+//! follows the signature.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::{Path, PathBuf};
+
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use serde::{Deserialize, Serialize};
+
+use crate::onnx::to_hex;
+use crate::platform::files;
+
+const MAGIC: &[u8; 8] = b"maskdh1\n";
+/// What is signed is nothing but an offer of a head.
+const PURPOSE: &[u8] = b"maskd head offer 1\0";
+const KEY: usize = 32;
+const SIGNATURE: usize = 64;
+const FIXED: usize = MAGIC.len() + KEY + SIGNATURE + 4;
+/// Longest JSON of an offer, in bytes.
+const MAX_JSON: usize = 4096;
+/// Largest offer, in bytes: a head of many labels has less than half of it.
+pub const MAX_OFFER: usize = 2 * 1024 * 1024;
+/// The file of the key in the state directory.
+const FILE: &str = "fleet.key";
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The system refuses.
+    #[error("cannot {action} the key of this device {path}: {source}")]
+    Io {
+        /// "read", "make".
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The file is something else.
+    #[error("{path} holds no key: remove it, and others have to trust the next one")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// The key of this device, in its state directory.
+#[derive(Clone)]
+pub struct Key(SigningKey);
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({})", to_hex(&self.public()))
+    }
+}
+
+impl Key {
+    /// Reads the key of a state directory, or makes one, which belongs to the
+    /// owner of the directory and nobody else.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn open(state: &Path) -> Result<Key, KeyError> {
+        let path = state.join(FILE);
+        let failed = |action, source| KeyError::Io {
+            action,
+            path: path.clone(),
+            source,
+        };
+        match files::read(&path, 1024) {
+            Ok(bytes) => match <[u8; KEY]>::try_from(bytes) {
+                Ok(secret) => Ok(Key(SigningKey::from_bytes(&secret))),
+                Err(_) => Err(KeyError::Damaged { path: path.clone() }),
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let mut secret = [0; KEY];
+                getrandom::fill(&mut secret)
+                    .map_err(|error| failed("make", std::io::Error::other(error.to_string())))?;
+                files::make_folder(state).map_err(|error| failed("make", error))?;
+                files::write_secret(&path, &secret).map_err(|error| failed("make", error))?;
+                // Somebody else may have asked than who will use it.
+                if let (Ok(file), Ok(folder)) = (fs::metadata(&path), fs::metadata(state))
+                    && file.uid() != folder.uid()
+                {
+                    chown(&path, Some(folder.uid()), Some(folder.gid()))
+                        .map_err(|error| failed("make", error))?;
+                }
+                Ok(Key(SigningKey::from_bytes(&secret)))
+            }
+            Err(error) => Err(failed("read", error)),
+        }
+    }
+
+    /// What others know this device by.
+    #[must_use]
+    pub fn public(&self) -> [u8; KEY] {
+        self.0.verifying_key().to_bytes()
+    }
+
+    /// The bytes of an offer.
+    #[must_use]
+    pub fn seal(&self, note: &Note, head: &[u8]) -> Vec<u8> {
+        let json = serde_json::to_vec(note).unwrap_or_default();
+        let mut rest = (json.len() as u32).to_be_bytes().to_vec();
+        rest.extend(json);
+        rest.extend(head);
+        let public = self.public();
+        let signature = self.0.sign(&[PURPOSE, &public, &rest].concat());
+        [&MAGIC[..], &public, &signature.to_bytes(), &rest].concat()
+    }
+}
+
+/// What is said of a head.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// What the device is called that learned it.
+    pub device: String,
+    /// Its number there.
+    pub head: u32,
+    /// Its labels.
+    pub labels: Vec<String>,
+    /// The version of maskd that learned it.
+    pub version: String,
+    /// Samples that it was judged by there.
+    pub samples: usize,
+    /// Of which it told so many right.
+    pub right: usize,
+}
+
+/// An offer of somebody who is trusted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// Whose.
+    pub key: [u8; KEY],
+    /// What is said of the head.
+    pub note: Note,
+    /// The file of the head, not looked at yet.
+    pub head: Vec<u8>,
+}
+
+/// Why an offer is not looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unopened {
+    /// It is this device's own.
+    Own,
+    /// It is none.
+    Malformed,
+    /// Its key is not in `fleet.trust`.
+    Untrusted,
+    /// The signature is not that of the key.
+    Forged,
+}
+
+/// Opens an offer, if it is by one of the `trusted` keys and not by this device.
+///
+/// # Errors
+/// [`Unopened`].
+pub fn open(bytes: &[u8], trusted: &[[u8; KEY]], own: &[u8; KEY]) -> Result<Offer, Unopened> {
+    if bytes.len() > MAX_OFFER || bytes.len() < FIXED {
+        return Err(Unopened::Malformed);
+    }
+    let rest = bytes.strip_prefix(MAGIC).ok_or(Unopened::Malformed)?;
+    let (key, rest) = rest.split_first_chunk().ok_or(Unopened::Malformed)?;
+    let (signature, rest) = rest
+        .split_first_chunk::<SIGNATURE>()
+        .ok_or(Unopened::Malformed)?;
+    if key == own {
+        return Err(Unopened::Own);
+    }
+    // First of all, and before anything of it costs time.
+    if !trusted.contains(key) {
+        return Err(Unopened::Untrusted);
+    }
+    let verifying = VerifyingKey::from_bytes(key).map_err(|_| Unopened::Forged)?;
+    let signed = [PURPOSE, key, rest].concat();
+    verifying
+        .verify_strict(&signed, &Signature::from_bytes(signature))
+        .map_err(|_| Unopened::Forged)?;
+    let (note, head) = content(rest)?;
+    Ok(Offer {
+        key: *key,
+        note,
+        head: head.to_vec(),
+    })
+}
+
+/// What follows the signature: note and head.
+///
+/// # Errors
+/// [`Unopened::Malformed`].
+pub fn content(rest: &[u8]) -> Result<(Note, &[u8]), Unopened> {
+    let (length, rest) = rest.split_first_chunk().ok_or(Unopened::Malformed)?;
+    let length = u32::from_be_bytes(*length) as usize;
+    let (json, head) = rest
+        .split_at_checked(length)
+        .filter(|(json, _)| json.len() <= MAX_JSON)
+        .ok_or(Unopened::Malformed)?;
+    let note = serde_json::from_slice(json).map_err(|_| Unopened::Malformed)?;
+    Ok((note, head))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn note() -> Note {
+        Note {
+            device: "door".to_owned(),
+            head: 3,
+            labels: vec!["a".to_owned(), "b".to_owned()],
+            version: "1".to_owned(),
+            samples: 10,
+            right: 9,
+        }
+    }
+
+    fn key(seed: u8) -> Key {
+        Key(SigningKey::from_bytes(&[seed; 32]))
+    }
+
+    #[test]
+    fn a_key_is_made_once_for_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let made = Key::open(&state).unwrap();
+        assert_eq!(Key::open(&state).unwrap().public(), made.public());
+        let mode = fs::metadata(state.join(FILE)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{mode:o}");
+        let other = Key::open(&folder.path().join("other")).unwrap();
+        assert_ne!(other.public(), made.public());
+        assert!(!format!("{made:?}").contains(&to_hex(&made.0.to_bytes())));
+        fs::write(state.join(FILE), b"short").unwrap();
+        let error = Key::open(&state).unwrap_err().to_string();
+        assert!(error.contains("holds no key"), "{error}");
+    }
+
+    #[test]
+    fn only_what_a_trusted_key_signed_is_opened() {
+        let (theirs, ours) = (key(1), key(2));
+        let sealed = theirs.seal(&note(), b"weights");
+        let trusted = [theirs.public()];
+        let opened = open(&sealed, &trusted, &ours.public()).unwrap();
+        assert_eq!((opened.note, opened.head), (note(), b"weights".to_vec()));
+        assert_eq!(opened.key, theirs.public());
+        let refused = |bytes: &[u8], own: &Key| open(bytes, &trusted, &own.public()).unwrap_err();
+        assert_eq!(refused(&sealed, &theirs), Unopened::Own);
+        let stranger = key(3).seal(&note(), b"weights");
+        assert_eq!(refused(&stranger, &ours), Unopened::Untrusted);
+        // Somebody puts a trusted key before what he signed himself.
+        let mut forged = stranger;
+        forged[8..40].copy_from_slice(&theirs.public());
+        assert_eq!(refused(&forged, &ours), Unopened::Forged);
+        // The JSON goes on to the end of the head.
+        let mut longer = sealed.clone();
+        longer[104] = 0x7f;
+        assert_eq!(refused(&longer, &ours), Unopened::Forged);
+        assert_eq!(refused(b"", &ours), Unopened::Malformed);
+        assert_eq!(refused(&vec![0; MAX_OFFER + 1], &ours), Unopened::Malformed);
+    }
+
+    #[test]
+    fn a_trusted_key_may_sign_nonsense_too() {
+        let (theirs, ours) = (key(1), key(2));
+        for rest in [
+            &b""[..],
+            b"\xff\xff\xff\xff{}",
+            b"\0\0\0\x02{}weights",
+            b"\0\0\0\x09weights",
+        ] {
+            let public = theirs.public();
+            let signature = theirs.0.sign(&[PURPOSE, &public, rest].concat());
+            let bytes = [&MAGIC[..], &public, &signature.to_bytes(), rest].concat();
+            let refused = open(&bytes, &[public], &ours.public());
+            assert_eq!(refused, Err(Unopened::Malformed), "{rest:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_change_is_noticed(at in 0_usize..200, by in 1_u8..) {
+            let (theirs, ours) = (key(1), key(2));
+            let mut sealed = theirs.seal(&note(), &[7; 100]);
+            prop_assume!(at < sealed.len());
+            sealed[at] ^= by;
+            prop_assert!(open(&sealed, &[theirs.public()], &ours.public()).is_err());
+        }
+
+        #[test]
+        fn any_bytes_are_refused(bytes in any::<Vec<u8>>()) {
+            let trusted = [key(1).public()];
+            prop_assert!(open(&bytes, &trusted, &key(2).public()).is_err());
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Features on disk.
+
+use std::io;
+
+use sha2::{Digest, Sha256};
+
+use crate::onnx::FEATURES;
+use crate::vision::embed::Feature;
+
+/// Most rows of a feature file: the crop's own, and those of its variants.
+pub const MAX_ROWS: usize = 64;
+
+const MAGIC: [u8; 8] = *b"MASKDFEA";
+const VERSION: u32 = 1;
+const HASH: usize = 32;
+/// Magic, version, number of rows, hash of the backbone, hash of the picture.
+const HEADER: usize = MAGIC.len() + 4 + 4 + 2 * HASH;
+const ROW: usize = FEATURES * 4;
+
+/// Longest feature file in bytes.
+pub(super) const MAX_BYTES: u64 = (HEADER + MAX_ROWS * ROW + HASH) as u64;
+
+/// What is in a feature file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FeatureFile {
+    /// SHA-256 of the backbone that made the features.
+    pub backbone: [u8; 32],
+    /// SHA-256 of the picture file whose features they are; `None` where the
+    /// features are all that was kept.
+    pub picture: Option<[u8; 32]>,
+    /// The crop's own, and then those of its light-augmented variants; 1 to
+    /// [`MAX_ROWS`], all finite.
+    pub rows: Vec<Feature>,
+}
+
+/// Why a sample has no features; whatever it is, they can be made anew from the
+/// picture, if there is one.
+#[derive(Debug, thiserror::Error)]
+pub enum FeatureError {
+    /// None were made yet.
+    #[error("there are no features of this sample")]
+    Missing,
+    /// The system refuses.
+    #[error("the features of this sample cannot be read: {0}")]
+    Read(io::Error),
+    /// Cut off, or not what was written.
+    #[error("the feature file is damaged: {0}")]
+    Damaged(&'static str),
+    /// Made by another backbone than the one asked for.
+    #[error("the features were made by another backbone")]
+    OtherBackbone,
+    /// The picture was replaced by another one of the same name.
+    #[error("the features are those of another picture of the same name")]
+    OtherPicture,
+}
+
+/// Reads a feature file: all numbers little-endian,
+///
+/// ```text
+/// 8            "MASKDFEA"
+/// 4            version, 1
+/// 4            rows, 1 to 64
+/// 32           SHA-256 of the backbone
+/// 32           SHA-256 of the picture file, or zeros
+/// rows x 5120  1280 32-bit floats
+/// 32           SHA-256 of all before
+/// ```
+///
+/// # Errors
+/// [`FeatureError::Damaged`] if it is anything else.
+pub fn parse_features(bytes: &[u8]) -> Result<FeatureFile, FeatureError> {
+    let damaged = |what| Err(FeatureError::Damaged(what));
+    let Some((content, sum)) = bytes.split_last_chunk::<HASH>() else {
+        return damaged("it is cut off");
+    };
+    let Some(rest) = content.strip_prefix(&MAGIC) else {
+        return damaged("it is no feature file");
+    };
+    let header = rest
+        .split_first_chunk::<4>()
+        .and_then(|(version, rest)| Some((version, rest.split_first_chunk::<4>()?)))
+        .and_then(|(version, (rows, rest))| {
+            let (backbone, rest) = rest.split_first_chunk::<HASH>()?;
+            let (picture, rest) = rest.split_first_chunk::<HASH>()?;
+            Some((version, rows, backbone, picture, rest))
+        });
+    let Some((version, rows, backbone, picture, values)) = header else {
+        return damaged("it is cut off");
+    };
+    if u32::from_le_bytes(*version) != VERSION {
+        return damaged("it is of an unknown version");
+    }
+    let rows = u32::from_le_bytes(*rows) as usize;
+    if !(1..=MAX_ROWS).contains(&rows) || values.len() != rows * ROW {
+        return damaged("its length is wrong");
+    }
+    if *sum != <[u8; HASH]>::from(Sha256::digest(content)) {
+        return damaged("its checksum is wrong");
+    }
+    let rows: Option<Vec<Feature>> = values.as_chunks::<ROW>().0.iter().map(row).collect();
+    let Some(rows) = rows else {
+        return damaged("it holds a number that is not finite");
+    };
+    Ok(FeatureFile {
+        backbone: *backbone,
+        picture: (*picture != [0; HASH]).then_some(*picture),
+        rows,
+    })
+}
+
+/// One row, if all of it is finite.
+fn row(bytes: &[u8; ROW]) -> Option<Feature> {
+    let mut values = Box::new([0.0; FEATURES]);
+    for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        *value = f32::from_le_bytes(*bytes);
+        if !value.is_finite() {
+            return None;
+        }
+    }
+    Some(Feature::from(values))
+}
+
+/// The bytes of a feature file; `None` if it would have no rows, too many, or
+/// numbers that are not finite.
+pub(super) fn encode(
+    backbone: &[u8; 32],
+    picture: Option<&[u8; 32]>,
+    rows: &[&Feature],
+) -> Option<Vec<u8>> {
+    let finite = |row: &&Feature| row.values().iter().all(|value| value.is_finite());
+    if !(1..=MAX_ROWS).contains(&rows.len()) || !rows.iter().all(finite) {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(HEADER + rows.len() * ROW + HASH);
+    bytes.extend(MAGIC);
+    bytes.extend(VERSION.to_le_bytes());
+    bytes.extend((rows.len() as u32).to_le_bytes());
+    bytes.extend(backbone);
+    bytes.extend(picture.unwrap_or(&[0; HASH]));
+    for row in rows {
+        bytes.extend(row.values().iter().flat_map(|value| value.to_le_bytes()));
+    }
+    let sum = Sha256::digest(&bytes);
+    bytes.extend_from_slice(&sum);
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn feature(seed: f32) -> Feature {
+        let mut values = Box::new([0.0; FEATURES]);
+        for (index, value) in values.iter_mut().enumerate() {
+            *value = seed + index as f32 / 1000.0;
+        }
+        Feature::from(values)
+    }
+
+    fn file(rows: &[&Feature]) -> Vec<u8> {
+        encode(&[3; 32], Some(&[4; 32]), rows).unwrap()
+    }
+
+    /// With the right checksum.
+    fn sealed(mut content: Vec<u8>) -> Vec<u8> {
+        let sum = Sha256::digest(&content);
+        content.extend_from_slice(&sum);
+        content
+    }
+
+    #[test]
+    fn features_come_back() {
+        let (one, two) = (feature(0.5), feature(1.5));
+        let parsed = parse_features(&file(&[&one, &two])).unwrap();
+        assert_eq!(parsed.backbone, [3; 32]);
+        assert_eq!(parsed.picture, Some([4; 32]));
+        assert_eq!(parsed.rows, [one, two]);
+        let alone = encode(&[3; 32], None, &[&feature(0.0)]).unwrap();
+        assert_eq!(parse_features(&alone).unwrap().picture, None);
+    }
+
+    #[test]
+    fn cut_off_anywhere_it_is_damaged() {
+        let bytes = file(&[&feature(0.5)]);
+        assert!(parse_features(&bytes).is_ok());
+        for end in 0..bytes.len() {
+            assert!(parse_features(&bytes[..end]).is_err(), "{end}");
+        }
+        let longer = [&bytes[..], &[0]].concat();
+        assert!(parse_features(&longer).is_err());
+    }
+
+    #[test]
+    fn a_changed_byte_anywhere_is_noticed() {
+        let bytes = file(&[&feature(0.5)]);
+        for index in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[index] ^= 0x10;
+            assert!(parse_features(&changed).is_err(), "{index}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_is_neither_written_nor_read() {
+        let mut values = Box::new([0.0; FEATURES]);
+        values[7] = f32::NAN;
+        assert!(encode(&[3; 32], None, &[&Feature::from(values)]).is_none());
+        assert!(encode(&[3; 32], None, &[]).is_none());
+        let row = feature(0.0);
+        assert!(encode(&[3; 32], None, &[&row; MAX_ROWS + 1]).is_none());
+
+        let mut content = file(&[&row]);
+        content.truncate(content.len() - HASH);
+        content[HEADER + 4..HEADER + 8].copy_from_slice(&f32::INFINITY.to_le_bytes());
+        let error = parse_features(&sealed(content)).unwrap_err();
+        assert!(error.to_string().contains("not finite"), "{error}");
+    }
+
+    #[test]
+    fn a_later_version_is_refused_by_name() {
+        let mut content = file(&[&feature(0.0)]);
+        content.truncate(content.len() - HASH);
+        content[8] = 2;
+        let error = parse_features(&sealed(content)).unwrap_err();
+        assert!(error.to_string().contains("version"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(parse_features(&bytes).is_err());
+        }
+
+        /// With a fitting checksum, so that the checks behind it are reached.
+        #[test]
+        fn any_header_is_read_without_a_panic(
+            version in 0_u32..3,
+            rows in prop_oneof![0_u32..4, any::<u32>()],
+            values in 0_usize..3,
+            more in 0_usize..8,
+            fill: u8,
+        ) {
+            let mut content = MAGIC.to_vec();
+            content.extend(version.to_le_bytes());
+            content.extend(rows.to_le_bytes());
+            content.extend(vec![fill; 2 * HASH + values * ROW + more]);
+            let parsed = parse_features(&sealed(content));
+            let fits = version == 1 && rows as usize == values && values > 0 && more == 0;
+            // Four bytes 0xff are not a number, 0x7f neither.
+            let finite = f32::from_le_bytes([fill; 4]).is_finite();
+            prop_assert_eq!(parsed.is_ok(), fits && finite);
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Operators of our own, named after those of the field, and the buffers that
+//! they share.
+
+pub(in crate::onnx) mod buffer_pool;
+pub(in crate::onnx) mod depthwise;
+pub(in crate::onnx) mod depthwise_nhwc;
+#[cfg(target_arch = "x86_64")]
+pub(in crate::onnx) mod im2col;
+pub(in crate::onnx) mod max_pool;
+#[cfg(target_arch = "x86_64")]
+pub(in crate::onnx) mod pointwise;

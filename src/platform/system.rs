@@ -1,0 +1,333 @@
+//! What is asked of the system and no safe crate asks: low priorities for the
+//! calling thread, blocks of memory that fit together, and memory given back.
+//!
+//! Owns all `unsafe` code of the crate. Knows nothing of what a thread does or
+//! what lies in a block.
+#![expect(
+    unsafe_code,
+    reason = "three system calls, none with a pointer that the kernel writes to, two requests \
+              of the allocator, and the layout of blocks of memory"
+)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::{io, ptr};
+
+/// `ioprio_set`'s "a process or thread", of `linux/ioprio.h`.
+const WHO_PROCESS: libc::c_int = 1;
+/// `IOPRIO_CLASS_IDLE << IOPRIO_CLASS_SHIFT`, of `linux/ioprio.h`: the disk
+/// when nobody else wants it.
+const IDLE_IO: libc::c_int = 3 << 13;
+
+/// Puts the calling thread, and the threads that it will start, at `SCHED_IDLE`
+/// and idle I/O priority: it runs when no other thread wants a core, and reads
+/// and writes when nobody else wants the disk.
+///
+/// It can't be taken back without privileges, so a thread of a pool must not
+/// call it.
+///
+/// # Errors
+/// What the system says; a container may forbid it. The thread then goes on as
+/// it was.
+pub fn idle() -> io::Result<()> {
+    // SAFETY: an all-zero `sched_param` is a valid one, and the priority that
+    // SCHED_IDLE demands (sched(7)).
+    let param: libc::sched_param = unsafe { std::mem::zeroed() };
+    // SAFETY: 0 is the calling thread; `param` outlives the call, which only
+    // reads it.
+    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const param) }.into())?;
+    // SAFETY: `ioprio_set` takes three integers and touches no memory of ours.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, IDLE_IO) })
+}
+
+/// Puts the calling thread, and the threads that it will start, at nice 15: where
+/// all cores are wanted it gets some hundredths of one, and the disk after others.
+///
+/// For a thread that shares locks with the camera path: one that is [`idle`]
+/// could hold a lock for as long as others want the cores.
+///
+/// # Errors
+/// What the system says. The thread then goes on as it was.
+pub fn low() -> io::Result<()> {
+    // On Linux a thread has a priority of its own, and 0 is the calling one.
+    rustix::process::setpriority_process(None, 15).map_err(io::Error::from)
+}
+
+/// Has all threads take their memory from one place.
+///
+/// glibc gives each thread that allocates a place of its own, and what one of them gave
+/// back is of no use to the others: a model's run wanders among the threads of its team,
+/// and so each place grew to what a run needs. It does nothing where the C library is
+/// another. To be called before there are threads.
+pub fn one_arena() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: two integers, and mallopt(3) is safe as long as no other thread is there
+    // to allocate. If it refuses, each thread keeps a place of its own.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+/// Gives whole pages of memory that nobody uses any more back to the system.
+///
+/// To be called after much was done that is not done again: glibc itself gives back
+/// only what lies at the end. It does nothing where the C library is another.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: an integer; malloc_trim(3) takes the allocator's own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// The allocator of the program, which asks the system for every block in the same
+/// way.
+///
+/// A block of large alignment takes another way in the system's own: tract asks for
+/// 32 or 64 bytes where the processor has vectors as wide, and glibc before 2.38
+/// cuts such a block out of a larger one and hands the rests of it to small ones, so
+/// that it never fits into a hole again. The nets' tensors then took twice the memory
+/// that was in use. Here the block is the larger one as a whole.
+#[derive(Debug, Clone, Copy)]
+pub struct Blocks;
+
+/// What the system aligns every block to.
+const PLAIN: usize = 2 * NOTE;
+/// Bytes of the number that stands before a block of larger alignment.
+const NOTE: usize = size_of::<usize>();
+
+impl Blocks {
+    /// The block of the system that holds one of `layout`; `None` if it is plain, or
+    /// too large.
+    fn around(layout: Layout) -> Option<Layout> {
+        if layout.align() <= PLAIN {
+            return None;
+        }
+        let size = layout.size().checked_add(layout.align())?;
+        Layout::from_size_align(size, PLAIN).ok()
+    }
+
+    /// Where a block of alignment `align` begins inside of `whole`, which is one of
+    /// [`Blocks::around`] or null. Behind at least [`PLAIN`] bytes: the last of them
+    /// say how many.
+    ///
+    /// # Safety
+    /// `whole` must be valid for `align` bytes.
+    unsafe fn inside(whole: *mut u8, align: usize) -> *mut u8 {
+        if whole.is_null() {
+            return whole;
+        }
+        let skipped = align - whole.addr() % align;
+        // SAFETY: both addresses are multiples of PLAIN and differ, so at least a
+        // `usize` lies between them, and at most `align` bytes.
+        unsafe {
+            let block = whole.add(skipped);
+            block
+                .sub(NOTE)
+                .cast::<[u8; NOTE]>()
+                .write(skipped.to_ne_bytes());
+            block
+        }
+    }
+}
+
+// SAFETY: plain layouts are the system's business alone. Of the others, a block lies
+// inside of one that the system gave out: behind `skipped` bytes, 1 to `align`, of the
+// `align` that are more than its size; and before it, where nobody else writes, stands
+// what leads back.
+unsafe impl GlobalAlloc for Blocks {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        match Blocks::around(layout) {
+            // SAFETY: the caller's layout has a size; `around` makes it larger. Here and
+            // below, a layout that has none goes to the system as it came, both ways.
+            Some(around) => unsafe { Blocks::inside(System.alloc(around), layout.align()) },
+            None => unsafe { System.alloc(layout) },
+        }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        match Blocks::around(layout) {
+            // SAFETY: as in `alloc`; what `inside` writes lies before the block.
+            Some(around) => unsafe { Blocks::inside(System.alloc_zeroed(around), layout.align()) },
+            None => unsafe { System.alloc_zeroed(layout) },
+        }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        match Blocks::around(layout) {
+            // SAFETY: the caller says that `alloc` made it with this layout.
+            Some(around) => unsafe {
+                let skipped = usize::from_ne_bytes(block.sub(NOTE).cast::<[u8; NOTE]>().read());
+                System.dealloc(block.sub(skipped), around);
+            },
+            None => unsafe { System.dealloc(block, layout) },
+        }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        if layout.align() <= PLAIN {
+            // SAFETY: the caller's promises are those of the system's.
+            return unsafe { System.realloc(block, layout, size) };
+        }
+        // SAFETY: the caller says that `size` is none that overflows; the new block
+        // is another one, and both have the smaller size.
+        unsafe {
+            let new = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
+            if !new.is_null() {
+                ptr::copy_nonoverlapping(block, new, layout.size().min(size));
+                self.dealloc(block, layout);
+            }
+            new
+        }
+    }
+}
+
+/// Gives the memory of what was read back to the system, if `bytes` are part of the
+/// program's own file: whoever reads them again has them read from there again.
+///
+/// They would be given back anyway when memory is short, but not before others.
+pub fn forget(bytes: &'static [u8]) {
+    let page = rustix::param::page_size();
+    let range = bytes.as_ptr_range();
+    let (start, end) = (
+        range.start.addr().next_multiple_of(page),
+        range.end.addr() / page * page,
+    );
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    if start < end && maps.lines().any(|line| is_of_file(line, start, end)) {
+        let first = range.start.with_addr(start).cast_mut().cast();
+        // SAFETY: these are whole pages of bytes that never change, mapped from a file
+        // (proc_pid_maps(5)) and not writable, so what is read there next is the same.
+        // If the system refuses, nothing has changed.
+        unsafe { libc::madvise(first, end - start, libc::MADV_DONTNEED) };
+    }
+}
+
+/// Whether a line of `/proc/self/maps` is of a file, mapped to be read alone, and has
+/// all the addresses from `start` to `end`.
+fn is_of_file(line: &str, start: usize, end: usize) -> bool {
+    let mut fields = line.split_whitespace();
+    let mut field = || fields.next().unwrap_or_default();
+    let (range, access, _, _, inode) = (field(), field(), field(), field(), field());
+    let address = |text| usize::from_str_radix(text, 16).ok();
+    let bounds = range.split_once('-');
+    let bounds = bounds.and_then(|(low, high)| Some((address(low)?, address(high)?)));
+    access == "r--p"
+        && inode != "0"
+        && bounds.is_some_and(|(low, high)| low <= start && end <= high)
+}
+
+fn check(result: libc::c_long) -> io::Result<()> {
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn blocks_are_aligned_zeroed_and_apart(
+            orders in prop::collection::vec((1..5000_usize, 0..12_u32, any::<bool>()), 1..40),
+            grown in 1..5000_usize,
+        ) {
+            let mut blocks = Vec::new();
+            for (number, &(size, align, zeroed)) in orders.iter().enumerate() {
+                let layout = Layout::from_size_align(size, 1 << align).unwrap();
+                // SAFETY: no size is 0; each block is written within its size, and freed
+                // or resized once with its layout.
+                unsafe {
+                    let block = if zeroed {
+                        Blocks.alloc_zeroed(layout)
+                    } else {
+                        Blocks.alloc(layout)
+                    };
+                    prop_assert_eq!(block.addr() % layout.align(), 0);
+                    let bytes = std::slice::from_raw_parts(block, if zeroed { size } else { 0 });
+                    prop_assert!(bytes.iter().all(|byte| *byte == 0));
+                    block.write_bytes(number as u8, size);
+                    blocks.push((block, layout));
+                }
+            }
+            for (number, (block, layout)) in blocks.into_iter().enumerate() {
+                // SAFETY: as above.
+                unsafe {
+                    let block = Blocks.realloc(block, layout, grown);
+                    prop_assert_eq!(block.addr() % layout.align(), 0);
+                    let kept = std::slice::from_raw_parts(block, layout.size().min(grown));
+                    prop_assert!(kept.iter().all(|byte| *byte == number as u8));
+                    Blocks.dealloc(block, Layout::from_size_align(grown, layout.align()).unwrap());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_without_end_is_refused() {
+        let layout = Layout::from_size_align(isize::MAX as usize - 63, 64).unwrap();
+        // SAFETY: its size is not 0, and nothing is written.
+        assert!(unsafe { Blocks.alloc(layout) }.is_null());
+    }
+
+    #[test]
+    fn what_is_forgotten_reads_the_same() {
+        static BYTES: &[u8] = include_bytes!("../../models/face_detector.onnx");
+        let before = BYTES.to_vec();
+        forget(BYTES);
+        assert!(BYTES == before);
+        // Not of a file: the system would hand out zeroes for it.
+        let leaked: &'static [u8] = Box::leak(vec![7_u8; 1 << 20].into_boxed_slice());
+        forget(leaked);
+        assert!(leaked.iter().all(|byte| *byte == 7));
+    }
+
+    #[test]
+    fn lines_of_files_are_told_from_others() {
+        let line = |access: &str, inode: &str| {
+            format!("1000-3000 {access} 00001000 08:01 {inode} /usr/bin/maskd")
+        };
+        assert!(is_of_file(&line("r--p", "12"), 0x1000, 0x3000));
+        assert!(!is_of_file(&line("r--p", "12"), 0x1000, 0x4000));
+        assert!(!is_of_file(&line("rw-p", "12"), 0x1000, 0x2000));
+        assert!(!is_of_file(&line("r--p", "0"), 0x1000, 0x2000));
+        assert!(!is_of_file("no such line", 0x1000, 0x2000));
+    }
+
+    #[test]
+    fn the_thread_alone_becomes_low() {
+        let nice = || rustix::process::getpriority_process(None).unwrap();
+        let before = nice();
+        let low = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| low().map(|()| nice()));
+            thread.join().unwrap()
+        });
+        assert_eq!(low.unwrap(), 15);
+        assert_eq!(nice(), before);
+    }
+
+    #[test]
+    fn the_thread_alone_becomes_idle() {
+        let policy = || {
+            let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+            // Field 41, counted from 1; the name in brackets may hold spaces.
+            let after_name = stat.rsplit(')').next().unwrap().to_owned();
+            after_name
+                .split_whitespace()
+                .nth(41 - 3)
+                .unwrap()
+                .to_owned()
+        };
+        let before = policy();
+        let idle = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| idle().map(|()| policy()));
+            thread.join().unwrap()
+        });
+        assert_eq!(idle.unwrap(), libc::SCHED_IDLE.to_string());
+        assert_eq!(policy(), before);
+    }
+}

@@ -1,0 +1,1190 @@
+//! Training a head: from features and their labels to weights.
+//!
+//! Owns the loss, the backward pass, Adam and the history of a training. Knows
+//! nothing of pictures, folders or how batches are chosen.
+//! Pure: batches and the seed come in as arguments, and there are no threads.
+//!
+//! # Forward
+//! For a batch of n samples, with the shapes of [`HeadTensors`]:
+//!
+//! ```text
+//! a = x w1' + b1                 [n, hidden] = [n, 1280] [1280, hidden]
+//! h = max(0, a) * keep           [n, hidden]   keep = 0 or 1 / (1 - dropout)
+//! z = h w2' + b2                 [n, classes] = [n, hidden] [hidden, classes]
+//! p = softmax(z)                 [n, classes]
+//! ```
+//!
+//! # Loss
+//! The tutorial trains its two softmax outputs p0 and p1 with Keras'
+//! `binary_crossentropy`, which is the *mean* over the columns of the binary
+//! cross-entropy of each. For the one-hot target t with the label y and the
+//! other class o, and since p0 + p1 = 1:
+//!
+//! ```text
+//! -1/2 sum_k [t_k ln p_k + (1 - t_k) ln(1 - p_k)]
+//!   = -1/2 [ln p_y + ln(1 - p_o)] = -1/2 [ln p_y + ln p_y] = -ln p_y
+//! ```
+//!
+//! That is the categorical cross-entropy of the softmax pair, times one. So the
+//! gradient is dL/dz = p - t for two classes as for more.
+//!
+//! The value that is reported is clipped where Keras clips: for two classes p is
+//! kept from 0 and 1 by 1e-7, which is also added inside of the logarithm; for
+//! more classes Keras goes back to the logits and clips nothing (tf-keras 2.21,
+//! `binary_crossentropy` and `categorical_crossentropy` in `backend.py`). So two
+//! classes have a loss of 15.42 at most; Keras rounds 1 - p to f32 and gets
+//! 15.38, or 15.34 when TensorFlow has optimised the graph. The gradient is that
+//! of the loss without clipping. Keras' is p - t times p_y / (p_y + 1e-7), and
+//! none at all beyond the clip: from a sample that is hopelessly wrong it would
+//! learn nothing.
+//!
+//! One trap: since its activations carry `_keras_logits`, tf-keras (seen in
+//! 2.21, `_get_logits`) computes something else for `Dense(2, "softmax")` with
+//! `binary_crossentropy`: it takes the softmax' *logits* for those of two
+//! sigmoids, and trains with (sigmoid(z) - t) / 2. What is written here is the
+//! loss as it is documented, and as Keras computes it of probabilities.
+//!
+//! A batch's loss is the sum of its samples' losses, each times its class'
+//! weight, divided by n (Keras' `sum_over_batch_size`).
+//!
+//! # Backward
+//! With c the class weight of each sample over n:
+//!
+//! ```text
+//! dz  = (p - t) c                [n, classes]
+//! dw2 = dz' h,   db2 = sum dz    [classes, hidden], [classes]
+//! da  = (dz w2) keep, if h > 0   [n, hidden]
+//! dw1 = da' x,   db1 = sum da    [hidden, 1280], [hidden]
+//! ```
+//!
+//! # Adam
+//! The tutorial's `Adam(lr=INIT_LR, decay=INIT_LR / EPOCHS)` is today's
+//! `tf_keras.optimizers.legacy.Adam`: the form before section 2.1 of Kingma and
+//! Ba (arXiv:1412.6980), where epsilon is outside of the root and not corrected
+//! for bias (`optimizers/legacy/adam.py` and TensorFlow's `ResourceApplyAdam`).
+//! `decay` is per step, not per epoch (`_decayed_lr` in
+//! `optimizers/legacy/optimizer_v2.py`). With s steps done before and t = s + 1:
+//!
+//! ```text
+//! lr = init_lr / (1 + decay s)
+//! m += (g - m) (1 - 0.9)
+//! v += (g g - v) (1 - 0.999)
+//! w -= lr sqrt(1 - 0.999^t) / (1 - 0.9^t) m / (sqrt(v) + 1e-7)
+//! ```
+//!
+//! # The same seed gives the same bits
+//! Random numbers follow from the seed and the number of the step alone. Sums
+//! have a fixed order on one kind of CPU; another kind (with other vector
+//! instructions) may round the last digit differently.
+
+use ndarray::{Array, Array1, Array2, ArrayView2, Axis, Dimension, Zip};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
+
+use crate::onnx::{FEATURES, HeadTensors};
+
+/// Adam's decay of the gradient's running mean.
+const BETA_1: f64 = 0.9;
+/// Adam's decay of the squared gradient's running mean.
+const BETA_2: f64 = 0.999;
+/// What Adam adds to the root.
+const ADAM_EPSILON: f32 = 1e-7;
+/// Keras' `epsilon()`: how far it keeps probabilities from 0 and 1.
+const CLIP: f64 = 1e-7;
+/// The stream of random numbers for initial weights; step t draws its dropout
+/// from stream t, counted from 1.
+const INITIAL_STREAM: u64 = 0;
+
+/// Why nothing was trained. Each message is one whole sentence.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum TrainError {
+    /// An option that cannot work.
+    #[error("a head cannot be trained with {0}")]
+    Options(String),
+    /// Weights, or a saved state, of other shapes than a head's.
+    #[error("the weights to start from do not make a head: {0}")]
+    Tensors(String),
+    /// Features, labels or a mask that do not fit each other or the head.
+    #[error("the batch does not fit the head: {0}")]
+    Batch(String),
+    /// A result that is NaN or infinite; the weights stay as they were.
+    #[error(
+        "the {what} after {steps} steps of training is not a finite number: use a lower learning rate"
+    )]
+    NotFinite {
+        /// "loss" or "gradient".
+        what: &'static str,
+        /// How many steps went well.
+        steps: u64,
+    },
+}
+
+/// How a head is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainOptions {
+    /// Units of the hidden layer, at least 1.
+    pub hidden: usize,
+    /// Which part of the hidden units a step leaves out, 0 up to but not 1.
+    pub dropout: f32,
+    /// Learning rate of the first step, above 0.
+    pub init_lr: f32,
+    /// Keras' time-based decay a step, from 0: after s steps the learning rate
+    /// is `init_lr / (1 + decay * s)`.
+    pub decay: f32,
+    /// The seed of initial weights and dropout.
+    pub seed: u64,
+    /// What a sample of each class counts, above 0; usually 1 on the average.
+    /// Empty: every sample counts 1.
+    pub class_weights: Vec<f32>,
+}
+
+impl Default for TrainOptions {
+    /// The tutorial's: 128 units, dropout 0.5, learning rate 1e-4 with a decay
+    /// for 20 epochs, and the seed it splits its pictures with.
+    fn default() -> TrainOptions {
+        TrainOptions {
+            hidden: 128,
+            dropout: 0.5,
+            init_lr: 1e-4,
+            decay: 1e-4 / 20.0,
+            seed: 42,
+            class_weights: Vec::new(),
+        }
+    }
+}
+
+/// What a step saw before it changed the weights: with dropout, and with class
+/// weights in the loss.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepLoss {
+    /// Mean over the batch.
+    pub loss: f32,
+    /// Samples whose label had the highest probability.
+    pub correct: usize,
+    /// Samples in the batch.
+    pub samples: usize,
+}
+
+/// How good a head is on a set of samples.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// Mean cross-entropy, in nats.
+    pub loss: f32,
+    /// 0 to 1.
+    pub accuracy: f32,
+}
+
+impl Metrics {
+    /// Of the samples of an epoch, as its steps saw them. `None` if there are
+    /// none.
+    #[must_use]
+    pub fn of_epoch(steps: &[StepLoss]) -> Option<Metrics> {
+        let samples: usize = steps.iter().map(|step| step.samples).sum();
+        let correct: usize = steps.iter().map(|step| step.correct).sum();
+        let loss: f64 = steps
+            .iter()
+            .map(|step| f64::from(step.loss) * step.samples as f64)
+            .sum();
+        (samples > 0).then(|| Metrics {
+            loss: (loss / samples as f64) as f32,
+            accuracy: correct as f32 / samples as f32,
+        })
+    }
+}
+
+/// One epoch of a training.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// Counted from 1.
+    pub epoch: usize,
+    /// At the end of the epoch.
+    pub learning_rate: f32,
+    /// Mean over the epoch's steps, see [`StepLoss`].
+    pub loss: f32,
+    /// Mean over the epoch's steps, 0 to 1.
+    pub accuracy: f32,
+    /// [`Metrics::loss`] of the validation samples after the epoch.
+    pub val_loss: f32,
+    /// [`Metrics::accuracy`] of the validation samples after the epoch.
+    pub val_accuracy: f32,
+}
+
+/// The epochs of a training, in their order.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct History(pub Vec<EpochRecord>);
+
+impl History {
+    /// The epoch with the lowest validation loss, the first of equal ones.
+    #[must_use]
+    pub fn best(&self) -> Option<&EpochRecord> {
+        let losses = self.0.iter().filter(|epoch| !epoch.val_loss.is_nan());
+        losses.min_by(|a, b| a.val_loss.total_cmp(&b.val_loss))
+    }
+}
+
+/// All of a [`Trainer`], to go on later as if nothing had happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainerState {
+    options: TrainOptions,
+    steps: u64,
+    #[serde(with = "bits")]
+    weights: HeadTensors,
+    #[serde(with = "bits")]
+    mean: HeadTensors,
+    #[serde(with = "bits")]
+    square: HeadTensors,
+}
+
+/// Trains a head.
+///
+/// ```
+/// use maskd::training::train::{TrainOptions, Trainer};
+///
+/// let mut trainer = Trainer::new(2, TrainOptions::default())?;
+/// let features = vec![0.5; 2 * 1280]; // two samples
+/// let step = trainer.step(&features, &[0, 1])?;
+/// assert_eq!(step.samples, 2);
+/// assert_eq!(trainer.tensors().b2.len(), 2);
+/// # Ok::<(), maskd::training::train::TrainError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trainer {
+    options: TrainOptions,
+    /// Steps done.
+    steps: u64,
+    weights: Layers,
+    /// Adam's m: the gradient's running mean.
+    mean: Layers,
+    /// Adam's v: the squared gradient's running mean.
+    square: Layers,
+}
+
+impl Trainer {
+    /// A head with random weights: Glorot's uniform distribution between
+    /// -limit and limit with limit = sqrt(6 / (inputs + outputs)), Keras'
+    /// default for dense layers (Glorot and Bengio 2010, equation 16); biases
+    /// are zero.
+    ///
+    /// # Errors
+    /// [`TrainError::Options`].
+    pub fn new(classes: usize, options: TrainOptions) -> Result<Trainer, TrainError> {
+        check_options(classes, &options)?;
+        let mut random = random(options.seed, INITIAL_STREAM);
+        let mut weights = Layers::zeros(options.hidden, classes);
+        glorot_uniform(&mut weights.w1, &mut random);
+        glorot_uniform(&mut weights.w2, &mut random);
+        Ok(Trainer {
+            steps: 0,
+            mean: Layers::zeros(options.hidden, classes),
+            square: Layers::zeros(options.hidden, classes),
+            weights,
+            options,
+        })
+    }
+
+    /// Goes on from a trained head. Its hidden units count, not those of the
+    /// options.
+    ///
+    /// # Errors
+    /// [`TrainError::Options`], and [`TrainError::Tensors`] for weights that
+    /// are not finite or whose lengths do not fit.
+    pub fn from_head(tensors: HeadTensors, options: TrainOptions) -> Result<Trainer, TrainError> {
+        let options = TrainOptions {
+            hidden: tensors.b1.len(),
+            ..options
+        };
+        let classes = tensors.b2.len();
+        check_options(classes, &options)?;
+        Ok(Trainer {
+            steps: 0,
+            weights: Layers::from_tensors(tensors)?,
+            mean: Layers::zeros(options.hidden, classes),
+            square: Layers::zeros(options.hidden, classes),
+            options,
+        })
+    }
+
+    /// Goes on where [`Trainer::state`] was taken, bit for bit.
+    ///
+    /// # Errors
+    /// [`TrainError::Options`] and [`TrainError::Tensors`] for a state that no
+    /// trainer has made.
+    pub fn from_state(state: TrainerState) -> Result<Trainer, TrainError> {
+        let trainer = Trainer {
+            steps: state.steps,
+            weights: Layers::from_tensors(state.weights)?,
+            mean: Layers::from_tensors(state.mean)?,
+            square: Layers::from_tensors(state.square)?,
+            options: state.options,
+        };
+        check_options(trainer.classes(), &trainer.options)?;
+        let shape = |layers: &Layers| layers.w2.dim();
+        let expected = (trainer.classes(), trainer.options.hidden);
+        let layers = [&trainer.weights, &trainer.mean, &trainer.square];
+        if layers.into_iter().any(|layers| shape(layers) != expected) {
+            let problem = "the parts of the saved state have different shapes";
+            return Err(TrainError::Tensors(problem.to_owned()));
+        }
+        if trainer.square.iter().any(|value| *value < 0.0) {
+            let problem = "the saved state has negative squares";
+            return Err(TrainError::Tensors(problem.to_owned()));
+        }
+        Ok(trainer)
+    }
+
+    /// What is needed to go on later.
+    #[must_use]
+    pub fn state(&self) -> TrainerState {
+        TrainerState {
+            options: self.options.clone(),
+            steps: self.steps,
+            weights: self.weights.to_tensors(),
+            mean: self.mean.to_tensors(),
+            square: self.square.to_tensors(),
+        }
+    }
+
+    /// The weights as they are now.
+    #[must_use]
+    pub fn tensors(&self) -> HeadTensors {
+        self.weights.to_tensors()
+    }
+
+    /// Steps done.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// The learning rate of the next step.
+    #[must_use]
+    pub fn learning_rate(&self) -> f32 {
+        let slower = 1.0 + f64::from(self.options.decay) * self.steps as f64;
+        (f64::from(self.options.init_lr) / slower) as f32
+    }
+
+    /// Learns from a batch: `features` are \[n, 1280\] row by row, `labels` are
+    /// the numbers of the n classes. Hidden units are left out at random.
+    ///
+    /// # Errors
+    /// [`TrainError::Batch`] and [`TrainError::NotFinite`]; nothing has changed
+    /// then.
+    pub fn step(&mut self, features: &[f32], labels: &[usize]) -> Result<StepLoss, TrainError> {
+        let dropout = self.options.dropout;
+        let mask: Option<Vec<bool>> = (dropout > 0.0).then(|| {
+            let mut random = random(self.options.seed, self.steps + 1);
+            let units = labels.len() * self.options.hidden;
+            (0..units)
+                .map(|_| uniform(&mut random) >= dropout)
+                .collect()
+        });
+        self.step_kept(features, labels, mask.as_deref())
+    }
+
+    /// [`Trainer::step`] with the given units: `mask` is \[n, hidden\] row by
+    /// row, true for those that stay; they count 1 / (1 - dropout), as they do
+    /// with a random mask.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn step_with_mask(
+        &mut self,
+        features: &[f32],
+        labels: &[usize],
+        mask: &[bool],
+    ) -> Result<StepLoss, TrainError> {
+        self.step_kept(features, labels, Some(mask))
+    }
+
+    fn step_kept(
+        &mut self,
+        features: &[f32],
+        labels: &[usize],
+        mask: Option<&[bool]>,
+    ) -> Result<StepLoss, TrainError> {
+        let (loss, gradients) = self.backward(features, labels, mask)?;
+        let rate = f64::from(self.learning_rate());
+        self.steps += 1;
+        let t = self.steps as f64;
+        let rate = rate * (1.0 - BETA_2.powf(t)).sqrt() / (1.0 - BETA_1.powf(t));
+        let (w, m, v, g) = (
+            &mut self.weights,
+            &mut self.mean,
+            &mut self.square,
+            &gradients,
+        );
+        adam(rate as f32, &mut w.w1, &mut m.w1, &mut v.w1, &g.w1);
+        adam(rate as f32, &mut w.b1, &mut m.b1, &mut v.b1, &g.b1);
+        adam(rate as f32, &mut w.w2, &mut m.w2, &mut v.w2, &g.w2);
+        adam(rate as f32, &mut w.b2, &mut m.b2, &mut v.b2, &g.b2);
+        Ok(loss)
+    }
+
+    /// What a step would follow: the loss and its derivative by every weight.
+    /// Arguments as of [`Trainer::step_with_mask`]; without a mask every unit
+    /// stays and counts 1.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn gradients(
+        &self,
+        features: &[f32],
+        labels: &[usize],
+        mask: Option<&[bool]>,
+    ) -> Result<(StepLoss, HeadTensors), TrainError> {
+        let (loss, gradients) = self.backward(features, labels, mask)?;
+        Ok((loss, gradients.to_tensors()))
+    }
+
+    /// The formulas of the module's documentation, line by line.
+    fn backward(
+        &self,
+        features: &[f32],
+        labels: &[usize],
+        mask: Option<&[bool]>,
+    ) -> Result<(StepLoss, Layers), TrainError> {
+        let x = batch(features)?;
+        self.check_labels(&x, labels)?;
+        let keep = 1.0 / (1.0 - self.options.dropout);
+        let mut h = self.hidden(&x); // [n, hidden]
+        if let Some(mask) = mask {
+            if mask.len() != h.len() {
+                let (n, hidden) = h.dim();
+                let problem = format!("a mask of {} for {n} x {hidden} units", mask.len());
+                return Err(TrainError::Batch(problem));
+            }
+            for (h, stays) in h.iter_mut().zip(mask) {
+                *h = if *stays { *h * keep } else { 0.0 };
+            }
+        }
+        let mut p = self.logits_of(&h); // [n, classes]
+        let scores = score(&mut p, labels);
+
+        let n = labels.len() as f32;
+        let mut dz = p;
+        let mut loss = 0.0;
+        for ((mut dz, label), row_loss) in dz.rows_mut().into_iter().zip(labels).zip(&scores.losses)
+        {
+            let weight = self.class_weight(*label);
+            loss += f64::from(weight) * row_loss;
+            dz[*label] -= 1.0;
+            dz *= weight / n;
+        }
+        let loss = StepLoss {
+            loss: (loss / f64::from(n)) as f32,
+            correct: scores.correct,
+            samples: labels.len(),
+        };
+        if !loss.loss.is_finite() {
+            return Err(self.not_finite("loss"));
+        }
+
+        let mut da = dz.dot(&self.weights.w2); // [n, hidden]
+        let kept = if mask.is_some() { keep } else { 1.0 };
+        Zip::from(&mut da).and(&h).for_each(|da, h| {
+            // A unit that was left out is 0 too.
+            *da = if *h > 0.0 { *da * kept } else { 0.0 };
+        });
+        let gradients = Layers {
+            w1: da.t().dot(&x), // [hidden, 1280]
+            b1: da.sum_axis(Axis(0)),
+            w2: dz.t().dot(&h), // [classes, hidden]
+            b2: dz.sum_axis(Axis(0)),
+        };
+        if !gradients.squares_are_finite() {
+            return Err(self.not_finite("gradient"));
+        }
+        Ok((loss, gradients))
+    }
+
+    /// Loss and accuracy without dropout and class weights. Arguments as of
+    /// [`Trainer::step`].
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn evaluate(&self, features: &[f32], labels: &[usize]) -> Result<Metrics, TrainError> {
+        let x = batch(features)?;
+        self.check_labels(&x, labels)?;
+        let mut p = self.logits_of(&self.hidden(&x));
+        let scores = score(&mut p, labels);
+        let loss = scores.losses.iter().sum::<f64>() / labels.len() as f64;
+        if !loss.is_finite() {
+            return Err(self.not_finite("loss"));
+        }
+        Ok(Metrics {
+            loss: loss as f32,
+            accuracy: scores.correct as f32 / labels.len() as f32,
+        })
+    }
+
+    /// \[n, classes\] row by row, for `features` \[n, 1280\]; without dropout.
+    ///
+    /// # Errors
+    /// [`TrainError::Batch`].
+    pub fn logits(&self, features: &[f32]) -> Result<Vec<f32>, TrainError> {
+        let x = batch(features)?;
+        let z = self.logits_of(&self.hidden(&x));
+        Ok(z.iter().copied().collect())
+    }
+
+    /// The probability of each class, \[n, classes\] row by row, for `features`
+    /// \[n, 1280\]; without dropout.
+    ///
+    /// # Errors
+    /// [`TrainError::Batch`].
+    pub fn probabilities(&self, features: &[f32]) -> Result<Vec<f32>, TrainError> {
+        let x = batch(features)?;
+        let mut p = self.logits_of(&self.hidden(&x));
+        for mut row in p.rows_mut() {
+            softmax(row.iter_mut());
+        }
+        Ok(p.iter().copied().collect())
+    }
+
+    /// h without dropout, \[n, hidden\].
+    fn hidden(&self, x: &ArrayView2<f32>) -> Array2<f32> {
+        let mut h = x.dot(&self.weights.w1.t()) + &self.weights.b1;
+        // Not `max`, which would turn NaN into 0.
+        h.mapv_inplace(|a| if a < 0.0 { 0.0 } else { a });
+        h
+    }
+
+    /// z, \[n, classes\].
+    fn logits_of(&self, h: &Array2<f32>) -> Array2<f32> {
+        h.dot(&self.weights.w2.t()) + &self.weights.b2
+    }
+
+    fn classes(&self) -> usize {
+        self.weights.b2.len()
+    }
+
+    fn class_weight(&self, label: usize) -> f32 {
+        let weight = self.options.class_weights.get(label);
+        weight.copied().unwrap_or(1.0)
+    }
+
+    fn check_labels(&self, x: &ArrayView2<f32>, labels: &[usize]) -> Result<(), TrainError> {
+        let (n, classes) = (x.nrows(), self.classes());
+        if labels.len() != n || n == 0 {
+            let problem = format!("{} labels for {n} rows of features", labels.len());
+            return Err(TrainError::Batch(problem));
+        }
+        if let Some(label) = labels.iter().find(|label| **label >= classes) {
+            let problem = format!("label {label} for {classes} classes, counted from 0");
+            return Err(TrainError::Batch(problem));
+        }
+        Ok(())
+    }
+
+    fn not_finite(&self, what: &'static str) -> TrainError {
+        let steps = self.steps;
+        TrainError::NotFinite { what, steps }
+    }
+}
+
+/// The two layers: weights, gradients or moments.
+#[derive(Debug, Clone, PartialEq)]
+struct Layers {
+    /// `[hidden, FEATURES]`
+    w1: Array2<f32>,
+    /// `[hidden]`
+    b1: Array1<f32>,
+    /// `[classes, hidden]`
+    w2: Array2<f32>,
+    /// `[classes]`
+    b2: Array1<f32>,
+}
+
+impl Layers {
+    fn zeros(hidden: usize, classes: usize) -> Layers {
+        Layers {
+            w1: Array2::zeros((hidden, FEATURES)),
+            b1: Array1::zeros(hidden),
+            w2: Array2::zeros((classes, hidden)),
+            b2: Array1::zeros(classes),
+        }
+    }
+
+    fn from_tensors(tensors: HeadTensors) -> Result<Layers, TrainError> {
+        let (hidden, classes) = (tensors.b1.len(), tensors.b2.len());
+        let shape = |error: ndarray::ShapeError| TrainError::Tensors(error.to_string());
+        let layers = Layers {
+            w1: Array2::from_shape_vec((hidden, FEATURES), tensors.w1).map_err(shape)?,
+            b1: tensors.b1.into(),
+            w2: Array2::from_shape_vec((classes, hidden), tensors.w2).map_err(shape)?,
+            b2: tensors.b2.into(),
+        };
+        if !layers.squares_are_finite() {
+            let problem = "some of them are not finite numbers";
+            return Err(TrainError::Tensors(problem.to_owned()));
+        }
+        Ok(layers)
+    }
+
+    fn to_tensors(&self) -> HeadTensors {
+        // In the order of rows, whatever the order in memory.
+        HeadTensors {
+            w1: self.w1.iter().copied().collect(),
+            b1: self.b1.to_vec(),
+            w2: self.w2.iter().copied().collect(),
+            b2: self.b2.to_vec(),
+        }
+    }
+
+    /// Squares, because an infinite one in Adam's v would stop its weight for
+    /// good.
+    fn squares_are_finite(&self) -> bool {
+        self.iter().all(|value| (value * value).is_finite())
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &f32> {
+        let weights = [&self.w1, &self.w2].into_iter().flatten();
+        weights.chain(&self.b1).chain(&self.b2)
+    }
+}
+
+fn check_options(classes: usize, options: &TrainOptions) -> Result<(), TrainError> {
+    let positive = |value: f32| value.is_finite() && value > 0.0;
+    let problem = if classes < 2 {
+        format!("{classes} classes: it takes two")
+    } else if options.hidden == 0 {
+        "no hidden units".to_owned()
+    } else if !(0.0..1.0).contains(&options.dropout) {
+        format!("a dropout of {}: it goes from 0 up to 1", options.dropout)
+    } else if !positive(options.init_lr) {
+        format!("a learning rate of {}", options.init_lr)
+    } else if !(options.decay.is_finite() && options.decay >= 0.0) {
+        format!("a decay of {}", options.decay)
+    } else if !options.class_weights.is_empty() && options.class_weights.len() != classes {
+        format!(
+            "{} class weights for {classes} classes",
+            options.class_weights.len()
+        )
+    } else if let Some(weight) = options.class_weights.iter().find(|w| !positive(**w)) {
+        format!("a class weight of {weight}")
+    } else {
+        return Ok(());
+    };
+    Err(TrainError::Options(problem))
+}
+
+/// Rows of features as a matrix \[n, 1280\].
+fn batch(features: &[f32]) -> Result<ArrayView2<'_, f32>, TrainError> {
+    let (rows, rest) = features.as_chunks::<FEATURES>();
+    if !rest.is_empty() {
+        let problem = format!("{} features make no rows of {FEATURES}", features.len());
+        return Err(TrainError::Batch(problem));
+    }
+    if let Some(at) = features.iter().position(|value| !value.is_finite()) {
+        let (row, value) = (at / FEATURES, features[at]);
+        let problem = format!("a feature of row {row}, counted from 0, is {value}");
+        return Err(TrainError::Batch(problem));
+    }
+    Ok(ArrayView2::from(rows))
+}
+
+/// Random numbers that follow from the definition of ChaCha8 alone: the seed's
+/// bytes, then zeros, are the key. (`seed_from_u64` may change with a version.)
+fn random(seed: u64, stream: u64) -> ChaCha8Rng {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    let mut random = ChaCha8Rng::from_seed(key);
+    random.set_stream(stream);
+    random
+}
+
+/// 0 up to but not 1, in steps of 2^-24, all of which are exact.
+fn uniform(random: &mut ChaCha8Rng) -> f32 {
+    (random.next_u32() >> 8) as f32 / 16_777_216.0
+}
+
+/// Fills weights \[outputs, inputs\], see [`Trainer::new`].
+fn glorot_uniform(weights: &mut Array2<f32>, random: &mut ChaCha8Rng) {
+    let (outputs, inputs) = weights.dim();
+    let limit = (6.0 / (inputs + outputs) as f32).sqrt();
+    weights.mapv_inplace(|_| (2.0 * uniform(random) - 1.0) * limit);
+}
+
+/// One step of Adam; `rate` is the learning rate corrected for bias.
+fn adam<D: Dimension>(
+    rate: f32,
+    weights: &mut Array<f32, D>,
+    mean: &mut Array<f32, D>,
+    square: &mut Array<f32, D>,
+    gradients: &Array<f32, D>,
+) {
+    let (new_1, new_2) = ((1.0 - BETA_1) as f32, (1.0 - BETA_2) as f32);
+    let zip = Zip::from(weights).and(mean).and(square).and(gradients);
+    zip.for_each(|w, m, v, g| {
+        *m += (g - *m) * new_1;
+        *v += (g * g - *v) * new_2;
+        *w -= rate * *m / (v.sqrt() + ADAM_EPSILON);
+    });
+}
+
+struct Scores {
+    /// Of each sample, without class weights.
+    losses: Vec<f64>,
+    /// Samples whose label has the highest probability.
+    correct: usize,
+}
+
+/// Logits \[n, classes\] to probabilities, in place, and what they are worth.
+fn score(logits: &mut Array2<f32>, labels: &[usize]) -> Scores {
+    let classes = logits.ncols();
+    let mut losses = Vec::with_capacity(labels.len());
+    let mut correct = 0;
+    for (mut row, label) in logits.rows_mut().into_iter().zip(labels) {
+        let label_logit = row[*label];
+        // The first of equal ones, as argmax has it.
+        correct += usize::from(row.iter().enumerate().all(|(class, logit)| {
+            *logit < label_logit || (*logit == label_logit && class >= *label)
+        }));
+        let ln_p = f64::from(label_logit) - softmax(row.iter_mut());
+        losses.push(if classes == 2 {
+            -(ln_p.exp().clamp(CLIP, 1.0 - CLIP) + CLIP).ln()
+        } else {
+            -ln_p
+        });
+    }
+    Scores { losses, correct }
+}
+
+/// Logits to probabilities, in place; gives ln(sum(exp(logits))). Shifted by
+/// the largest logit, so that no exponential overflows.
+fn softmax<'a>(row: impl IntoIterator<Item = &'a mut f32>) -> f64 {
+    let mut row: Vec<&mut f32> = row.into_iter().collect();
+    let largest = row.iter().fold(f32::NEG_INFINITY, |max, z| max.max(**z));
+    let mut sum = 0.0;
+    for z in &mut row {
+        **z = (**z - largest).exp();
+        sum += **z;
+    }
+    for power in row {
+        *power /= sum;
+    }
+    f64::from(largest) + f64::from(sum).ln()
+}
+
+/// Tensors by the bits of their numbers, so that every format gives back the
+/// same ones.
+mod bits {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::HeadTensors;
+
+    pub(super) fn serialize<S: Serializer>(
+        tensors: &HeadTensors,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let HeadTensors { w1, b1, w2, b2 } = tensors;
+        [w1, b1, w2, b2]
+            .map(|values| values.iter().map(|value| value.to_bits()).collect())
+            .map(|bits: Vec<u32>| bits)
+            .serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(
+        deserializer: D,
+    ) -> Result<HeadTensors, D::Error> {
+        let bits = <[Vec<u32>; 4]>::deserialize(deserializer)?;
+        let [w1, b1, w2, b2] =
+            bits.map(|bits| bits.into_iter().map(f32::from_bits).collect::<Vec<f32>>());
+        Ok(HeadTensors { w1, b1, w2, b2 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn options() -> TrainOptions {
+        TrainOptions {
+            hidden: 16,
+            init_lr: 1e-2,
+            ..TrainOptions::default()
+        }
+    }
+
+    /// `n` samples of two classes: the first half of the features is larger in
+    /// one, the second half in the other.
+    fn separable(n: usize) -> (Vec<f32>, Vec<usize>) {
+        let mut random = random(7, 7);
+        let labels: Vec<usize> = (0..n).map(|sample| sample % 2).collect();
+        let mut features = Vec::with_capacity(n * FEATURES);
+        for label in &labels {
+            for at in 0..FEATURES {
+                let shift = if usize::from(at < FEATURES / 2) == *label {
+                    0.3
+                } else {
+                    0.0
+                };
+                features.push(uniform(&mut random) + shift);
+            }
+        }
+        (features, labels)
+    }
+
+    fn train(trainer: &mut Trainer, epochs: usize) -> Vec<StepLoss> {
+        let (features, labels) = separable(64);
+        let mut steps = Vec::new();
+        for _ in 0..epochs {
+            for (x, y) in features.chunks(16 * FEATURES).zip(labels.chunks(16)) {
+                steps.push(trainer.step(x, y).expect("all is finite"));
+            }
+        }
+        steps
+    }
+
+    #[test]
+    fn a_separable_set_is_learned() {
+        let options = TrainOptions {
+            hidden: 32,
+            init_lr: 1e-3,
+            ..TrainOptions::default()
+        };
+        let mut trainer = Trainer::new(2, options).unwrap();
+        let (features, labels) = separable(64);
+        let before = trainer.evaluate(&features, &labels).unwrap();
+        let steps = train(&mut trainer, 20);
+        let after = trainer.evaluate(&features, &labels).unwrap();
+        assert!(before.loss > 0.3, "{before:?}");
+        assert_eq!(after.accuracy, 1.0);
+        assert!(after.loss < 0.02, "{after:?}");
+        let last = Metrics::of_epoch(&steps[76..]).unwrap();
+        assert!(last.loss < 0.2 && last.accuracy > 0.9, "{last:?}");
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_bits_and_another_one_others() {
+        let run = |seed| {
+            let mut trainer = Trainer::new(2, TrainOptions { seed, ..options() }).unwrap();
+            let losses = train(&mut trainer, 2);
+            (trainer.tensors(), losses)
+        };
+        assert_eq!(run(1), run(1));
+        let ((one, _), (two, _)) = (run(1), run(2));
+        assert_ne!(one.w1, two.w1);
+    }
+
+    #[test]
+    fn the_numbers_of_a_seed_stay_what_they_are() {
+        // Whoever changes these makes other heads of the same commands.
+        let trainer = Trainer::new(2, TrainOptions::default()).unwrap();
+        let tensors = trainer.tensors();
+        assert_eq!(
+            tensors.w1[..3],
+            [-0.052_243_106, -0.019_811_632, -0.053_744_58]
+        );
+    }
+
+    #[test]
+    fn a_state_goes_on_as_if_nothing_had_happened() {
+        let mut straight = Trainer::new(2, options()).unwrap();
+        train(&mut straight, 2);
+        let saved = serde_json::to_vec(&straight.state()).unwrap();
+        let mut resumed = Trainer::from_state(serde_json::from_slice(&saved).unwrap()).unwrap();
+        assert_eq!(resumed, straight);
+        assert_eq!(train(&mut resumed, 2), train(&mut straight, 2));
+        assert_eq!(resumed, straight);
+    }
+
+    #[test]
+    fn a_state_that_does_not_fit_is_refused() {
+        let state = Trainer::new(2, options()).unwrap().state();
+        let broken = |change: fn(&mut TrainerState)| {
+            let mut state = state.clone();
+            change(&mut state);
+            Trainer::from_state(state).unwrap_err()
+        };
+        let errors = [
+            broken(|state| state.mean.b2.push(0.0)),
+            broken(|state| state.options.hidden = 3),
+            broken(|state| state.square.b1[0] = -1.0),
+            broken(|state| state.weights.w2[0] = f32::NAN),
+            broken(|state| state.weights.w1.truncate(1)),
+        ];
+        for error in errors {
+            assert!(matches!(error, TrainError::Tensors(_)), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_head_is_a_warm_start() {
+        let mut trainer = Trainer::new(2, options()).unwrap();
+        train(&mut trainer, 1);
+        let tensors = trainer.tensors();
+        let warm = Trainer::from_head(tensors.clone(), TrainOptions::default()).unwrap();
+        assert_eq!(warm.tensors(), tensors);
+        assert_eq!(warm.steps(), 0);
+    }
+
+    #[test]
+    fn initial_weights_fill_the_range_of_glorot() {
+        let tensors = Trainer::new(2, TrainOptions::default()).unwrap().tensors();
+        for (weights, inputs, outputs) in [(&tensors.w1, 1280.0, 128.0), (&tensors.w2, 128.0, 2.0)]
+        {
+            let limit: f32 = (6.0_f32 / (inputs + outputs)).sqrt();
+            let largest = weights.iter().fold(0.0_f32, |max, w| max.max(w.abs()));
+            assert!(largest <= limit && largest > 0.95 * limit, "{largest}");
+            let mean = weights.iter().sum::<f32>() / weights.len() as f32;
+            assert!(mean.abs() < 0.1 * limit, "{mean}");
+        }
+        assert_eq!(tensors.b1, [0.0; 128]);
+        assert_eq!(tensors.b2, [0.0; 2]);
+    }
+
+    #[test]
+    fn dropout_leaves_out_its_part_and_other_units_each_step() {
+        let (features, labels) = separable(64);
+        let mut trainer = Trainer::new(2, TrainOptions::default()).unwrap();
+        let draw = |trainer: &Trainer| -> Vec<bool> {
+            let mut random = random(trainer.options.seed, trainer.steps + 1);
+            (0..64 * 128).map(|_| uniform(&mut random) >= 0.5).collect()
+        };
+        let (mut given, mask) = (trainer.clone(), draw(&trainer));
+        let kept = mask.iter().filter(|kept| **kept).count() as f32 / mask.len() as f32;
+        assert!((kept - 0.5).abs() < 0.02, "{kept}");
+        trainer.step(&features, &labels).unwrap();
+        given.step_with_mask(&features, &labels, &mask).unwrap();
+        assert_eq!(trainer, given);
+        assert_ne!(mask, draw(&trainer));
+    }
+
+    #[test]
+    fn class_weights_scale_the_loss_and_the_gradient() {
+        let (features, _) = separable(4);
+        let labels = [1; 4];
+        let plain = Trainer::new(2, options()).unwrap();
+        let weighted = TrainOptions {
+            class_weights: vec![0.5, 1.5],
+            ..options()
+        };
+        let weighted = Trainer::new(2, weighted).unwrap();
+        let (loss, gradients) = plain.gradients(&features, &labels, None).unwrap();
+        let (loss_weighted, gradients_weighted) =
+            weighted.gradients(&features, &labels, None).unwrap();
+        assert!((loss_weighted.loss / loss.loss - 1.5).abs() < 1e-6);
+        assert!((gradients_weighted.b2[0] / gradients.b2[0] - 1.5).abs() < 1e-6);
+        assert_eq!(
+            plain.evaluate(&features, &labels),
+            weighted.evaluate(&features, &labels)
+        );
+    }
+
+    #[test]
+    fn the_learning_rate_decays_with_the_steps() {
+        let options = TrainOptions {
+            decay: 0.5,
+            ..options()
+        };
+        let mut trainer = Trainer::new(2, options).unwrap();
+        assert_eq!(trainer.learning_rate(), 1e-2);
+        train(&mut trainer, 1);
+        assert_eq!(trainer.steps(), 4);
+        assert!((trainer.learning_rate() - 1e-2 / 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn nothing_changes_when_a_result_is_not_finite() {
+        let (mut features, labels) = separable(16);
+        let mut trainer = Trainer::new(2, options()).unwrap();
+        train(&mut trainer, 1);
+        let before = trainer.clone();
+        let wrong: Vec<usize> = labels.iter().map(|label| 1 - label).collect();
+        // The gradient is finite, but its square is not.
+        let large: Vec<f32> = features.iter().map(|value| value * 1e25).collect();
+        let error = trainer.step(&large, &wrong).unwrap_err();
+        let expected = TrainError::NotFinite {
+            what: "gradient",
+            steps: 4,
+        };
+        assert_eq!(error, expected);
+        let mut tensors = trainer.tensors();
+        tensors.w1.fill(1e18);
+        let error = Trainer::from_head(tensors, options()).unwrap();
+        let error = error.evaluate(&large, &labels).unwrap_err();
+        assert!(error.to_string().starts_with("the loss after 0 steps"));
+        for value in [f32::NAN, f32::INFINITY] {
+            features[FEATURES + 3] = value;
+            let error = trainer.step(&features, &labels).unwrap_err();
+            assert!(error.to_string().contains("row 1"), "{error}");
+            assert!(trainer.evaluate(&features, &labels).is_err());
+            assert!(trainer.probabilities(&features).is_err());
+        }
+        assert_eq!(trainer, before);
+    }
+
+    #[test]
+    fn batches_that_do_not_fit_are_refused() {
+        let trainer = Trainer::new(2, options()).unwrap();
+        let x = vec![0.5; 2 * FEATURES];
+        let refused = |x: &[f32], labels: &[usize], mask: Option<&[bool]>| {
+            let error = trainer.gradients(x, labels, mask).unwrap_err();
+            assert!(matches!(error, TrainError::Batch(_)), "{error}");
+        };
+        refused(&x[1..], &[0, 1], None);
+        refused(&x, &[0], None);
+        refused(&x, &[0, 2], None);
+        refused(&x, &[0, 1], Some(&[true; 31]));
+        refused(&[], &[], None);
+    }
+
+    #[test]
+    fn options_that_cannot_work_are_refused() {
+        let refused = |classes, change: fn(&mut TrainOptions)| {
+            let mut options = options();
+            change(&mut options);
+            let error = Trainer::new(classes, options).unwrap_err();
+            assert!(matches!(error, TrainError::Options(_)), "{error}");
+        };
+        refused(1, |_| {});
+        refused(2, |options| options.hidden = 0);
+        refused(2, |options| options.dropout = 1.0);
+        refused(2, |options| options.dropout = f32::NAN);
+        refused(2, |options| options.init_lr = 0.0);
+        refused(2, |options| options.init_lr = f32::INFINITY);
+        refused(2, |options| options.decay = -1.0);
+        refused(2, |options| options.class_weights = vec![1.0]);
+        refused(2, |options| options.class_weights = vec![1.0, 0.0]);
+    }
+
+    #[test]
+    fn the_best_epoch_has_the_lowest_validation_loss() {
+        let epoch = |epoch, val_loss| EpochRecord {
+            epoch,
+            learning_rate: 1e-4,
+            loss: 0.0,
+            accuracy: 1.0,
+            val_loss,
+            val_accuracy: 1.0,
+        };
+        let losses = [0.4, 0.2, f32::NAN, 0.2, 0.3];
+        let history = History((1..).zip(losses).map(|(n, loss)| epoch(n, loss)).collect());
+        assert_eq!(history.best().map(|epoch| epoch.epoch), Some(2));
+        assert_eq!(History::default().best(), None);
+    }
+
+    #[test]
+    fn probabilities_are_the_softmax_of_the_logits() {
+        let trainer = Trainer::new(3, options()).unwrap();
+        let (features, _) = separable(2);
+        let z = trainer.logits(&features).unwrap();
+        let p = trainer.probabilities(&features).unwrap();
+        for (z, p) in z.chunks(3).zip(p.chunks(3)) {
+            let sum: f32 = z.iter().map(|z| z.exp()).sum();
+            for (z, p) in z.iter().zip(p) {
+                assert!((z.exp() / sum - p).abs() < 1e-6);
+            }
+        }
+    }
+
+    /// The loss by its definition, in f64 and with plain loops, and what is
+    /// nearest to 0 of what goes into ReLU. `clip` is 0 for the logarithm as
+    /// it is, whose gradient the trainer takes.
+    fn plain_loss(
+        weights: &[Vec<f64>; 4],
+        x: &[f32],
+        labels: &[usize],
+        class_weights: &[f32],
+        keep: &[f64],
+        clip: f64,
+    ) -> (f64, f64) {
+        let [w1, b1, w2, b2] = weights;
+        let (hidden, classes) = (b1.len(), b2.len());
+        let (mut loss, mut kink) = (0.0, f64::INFINITY);
+        for (n, label) in labels.iter().enumerate() {
+            let x = &x[n * FEATURES..][..FEATURES];
+            let h: Vec<f64> = (0..hidden)
+                .map(|unit| {
+                    let w1 = &w1[unit * FEATURES..][..FEATURES];
+                    let a: f64 = w1.iter().zip(x).map(|(w, x)| w * f64::from(*x)).sum();
+                    kink = kink.min((a + b1[unit]).abs());
+                    (a + b1[unit]).max(0.0) * keep[n * hidden + unit]
+                })
+                .collect();
+            let z: Vec<f64> = (0..classes)
+                .map(|class| {
+                    let w2 = &w2[class * hidden..][..hidden];
+                    w2.iter().zip(&h).map(|(w, h)| w * h).sum::<f64>() + b2[class]
+                })
+                .collect();
+            let sum: f64 = z.iter().map(|z| z.exp()).sum();
+            let p = (z[*label].exp() / sum).clamp(clip, 1.0 - clip) + clip;
+            loss -= f64::from(class_weights[*label]) * p.ln();
+        }
+        (loss / labels.len() as f64, kink)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// Every weight whose feature is not 0 in the whole batch; the others'
+        /// gradients are 0.
+        #[test]
+        fn gradients_are_finite_differences(
+            seed in any::<u64>(),
+            classes in 2_usize..5,
+            hidden in 1_usize..5,
+            n in 1_usize..5,
+            dropout in prop::sample::select(vec![0.0_f32, 0.3, 0.5]),
+        ) {
+            const STEP: f64 = 1e-5;
+            let mut random = random(seed, 1 << 32);
+            let columns: Vec<usize> = (0..6).map(|_| random.next_u32() as usize % FEATURES).collect();
+            let mut x = vec![0.0; n * FEATURES];
+            for row in x.chunks_mut(FEATURES) {
+                for column in &columns {
+                    row[*column] = 6.0 * uniform(&mut random);
+                }
+            }
+            let labels: Vec<usize> = (0..n).map(|_| random.next_u32() as usize % classes).collect();
+            let class_weights: Vec<f32> = (0..classes).map(|_| 0.5 + uniform(&mut random)).collect();
+            let mask: Vec<bool> = (0..n * hidden).map(|_| uniform(&mut random) >= dropout).collect();
+            let keep: Vec<f64> = mask
+                .iter()
+                .map(|kept| f64::from(u8::from(*kept)) / f64::from(1.0 - dropout))
+                .collect();
+            let mut weights = |count| (0..count).map(|_| uniform(&mut random) - 0.5).collect::<Vec<f32>>();
+            let tensors = HeadTensors {
+                w1: weights(hidden * FEATURES),
+                b1: weights(hidden),
+                w2: weights(classes * hidden),
+                b2: weights(classes),
+            };
+
+            let options = TrainOptions { dropout, class_weights: class_weights.clone(), ..options() };
+            let trainer = Trainer::from_head(tensors.clone(), options).unwrap();
+            let (loss, gradients) = trainer.gradients(&x, &labels, Some(&mask)).unwrap();
+            let HeadTensors { w1, b1, w2, b2 } = &tensors;
+            let mut weights = [w1, b1, w2, b2].map(|values| values.iter().copied().map(f64::from).collect::<Vec<f64>>());
+            let clip = if classes == 2 { CLIP } else { 0.0 };
+            let (plain, kink) = plain_loss(&weights, &x, &labels, &class_weights, &keep, clip);
+            // A difference across ReLU's kink is no gradient.
+            prop_assume!(kink > 6.0 * STEP);
+            prop_assert!((f64::from(loss.loss) - plain).abs() < 1e-5 * (1.0 + plain));
+
+            let HeadTensors { w1, b1, w2, b2 } = &gradients;
+            for (layer, gradients) in [w1, b1, w2, b2].into_iter().enumerate() {
+                for (at, gradient) in gradients.iter().enumerate() {
+                    if layer == 0 && !columns.contains(&(at % FEATURES)) {
+                        prop_assert_eq!(*gradient, 0.0);
+                        continue;
+                    }
+                    let value = weights[layer][at];
+                    weights[layer][at] = value + STEP;
+                    let (above, _) = plain_loss(&weights, &x, &labels, &class_weights, &keep, 0.0);
+                    weights[layer][at] = value - STEP;
+                    let (below, _) = plain_loss(&weights, &x, &labels, &class_weights, &keep, 0.0);
+                    weights[layer][at] = value;
+                    let difference = (above - below) / (2.0 * STEP);
+                    let error = (f64::from(*gradient) - difference).abs();
+                    prop_assert!(error < 1e-5 * (1.0 + difference.abs()), "{layer} {at}: {gradient} {difference}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The head: from features to the probability of each label.
+//!
+//! Owns the labels, the weights and the forward pass. Knows nothing of faces,
+//! frames or what a label means at the door.
+
+use crate::onnx::{Classifier, FEATURES, HeadFile, HeadTensors};
+use crate::vision::embed::Feature;
+
+/// Dense (ReLU), dense (softmax): the tutorial's head without its dropout,
+/// which does nothing outside training.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Head {
+    labels: Vec<String>,
+    backbone: [u8; 32],
+    /// `[hidden, FEATURES]`, row by row
+    w1: Vec<f32>,
+    /// `[hidden]`
+    b1: Vec<f32>,
+    /// `[classes, hidden]`, row by row
+    w2: Vec<f32>,
+    /// `[classes]`
+    b2: Vec<f32>,
+}
+
+impl Head {
+    /// The head of a classifier file, whose shapes were checked when it was
+    /// parsed.
+    #[must_use]
+    pub fn of(classifier: &Classifier) -> Head {
+        Head::from_file(HeadFile {
+            backbone_sha256: classifier.backbone_sha256,
+            labels: classifier.labels.clone(),
+            head: classifier.head.clone(),
+        })
+    }
+
+    /// The head of a file of its own, checked when it was parsed.
+    #[must_use]
+    pub fn from_file(file: HeadFile) -> Head {
+        let HeadFile {
+            backbone_sha256: backbone,
+            labels,
+            head,
+        } = file;
+        let HeadTensors { w1, b1, w2, b2 } = head;
+        Head {
+            labels,
+            backbone,
+            w1,
+            b1,
+            w2,
+            b2,
+        }
+    }
+
+    /// The head as it is written to a file.
+    #[must_use]
+    pub fn to_file(&self) -> HeadFile {
+        HeadFile {
+            backbone_sha256: self.backbone,
+            labels: self.labels.clone(),
+            head: HeadTensors {
+                w1: self.w1.clone(),
+                b1: self.b1.clone(),
+                w2: self.w2.clone(),
+                b2: self.b2.clone(),
+            },
+        }
+    }
+
+    /// Names of the classes, in the order of the probabilities.
+    #[must_use]
+    pub fn labels(&self) -> &[String] {
+        &self.labels
+    }
+
+    /// SHA-256 of the backbone whose features this head was made for.
+    #[must_use]
+    pub fn backbone(&self) -> &[u8; 32] {
+        &self.backbone
+    }
+
+    /// The logits of a feature, one a label.
+    #[must_use]
+    pub fn logits(&self, feature: &Feature) -> Vec<f32> {
+        self.logits_of(feature.values())
+    }
+
+    fn logits_of(&self, feature: &[f32]) -> Vec<f32> {
+        // hidden = max(0, w1 x + b1); logits = w2 hidden + b2
+        let hidden = dense(&self.w1, &self.b1, feature);
+        let hidden: Vec<f32> = hidden.into_iter().map(|value| value.max(0.0)).collect();
+        dense(&self.w2, &self.b2, &hidden)
+    }
+
+    /// The probability of each label, 0 to 1; they sum to 1.
+    #[must_use]
+    pub fn probabilities(&self, feature: &Feature) -> Vec<f32> {
+        debug_assert_eq!(self.w1.len(), self.b1.len() * FEATURES);
+        softmax(&self.logits(feature))
+    }
+
+    /// As [`probabilities`](Head::probabilities), of a row of a matrix of
+    /// features, `[FEATURES]`.
+    #[must_use]
+    pub fn probabilities_of(&self, feature: &[f32]) -> Vec<f32> {
+        softmax(&self.logits_of(feature))
+    }
+}
+
+/// `W x + b`, with `W` `[b.len(), x.len()]`.
+fn dense(weights: &[f32], bias: &[f32], x: &[f32]) -> Vec<f32> {
+    weights
+        .chunks_exact(x.len())
+        .zip(bias)
+        .map(|(row, bias)| dot(row, x) + bias)
+        .collect()
+}
+
+/// Sixteen running sums, which the compiler keeps in vector registers; a single
+/// one would have to add in order.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let (a_lanes, a_rest) = a.as_chunks::<LANES>();
+    let (b_lanes, b_rest) = b.as_chunks::<LANES>();
+    let mut sums = [0.0_f32; LANES];
+    for (a, b) in a_lanes.iter().zip(b_lanes) {
+        for lane in 0..LANES {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    sums.iter().sum::<f32>() + rest
+}
+
+/// Shifted by the largest logit, so that no exponential overflows.
+fn softmax(logits: &[f32]) -> Vec<f32> {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let powers: Vec<f32> = logits.iter().map(|logit| (logit - largest).exp()).collect();
+    let sum: f32 = powers.iter().sum();
+    powers.into_iter().map(|power| power / sum).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn dense_is_a_matrix_product_and_a_bias() {
+        let product = dense(
+            &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+            &[0.5, -0.5],
+            &[1.0, 10.0, 100.0],
+        );
+        assert_eq!(product, [321.5, 653.5]);
+    }
+
+    #[test]
+    fn softmax_of_large_logits_is_finite() {
+        assert_eq!(softmax(&[1000.0, 0.0]), [1.0, 0.0]);
+    }
+
+    proptest! {
+        #[test]
+        fn dot_agrees_with_the_plain_sum(pairs in prop::collection::vec((-1.0_f32..1.0, -1.0_f32..1.0), 0..100)) {
+            let (a, b): (Vec<f32>, Vec<f32>) = pairs.iter().copied().unzip();
+            let plain: f64 = pairs.iter().map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            prop_assert!((f64::from(dot(&a, &b)) - plain).abs() < 1e-4);
+        }
+
+        #[test]
+        fn probabilities_sum_to_one(logits in prop::collection::vec(-50.0_f32..50.0, 2..8)) {
+            let probabilities = softmax(&logits);
+            prop_assert!((probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+        }
+    }
+}
