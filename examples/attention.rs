@@ -22,7 +22,7 @@ use anyhow::{Context, anyhow};
 use image::imageops;
 use image::{Rgb, RgbImage};
 use maskd::config::Config;
-use maskd::decision::decide::{Judge, Verdict};
+use maskd::decision::decide::{Verdict, VerdictPolicy};
 use maskd::frame::{Face, Rect, Scaler, decode};
 use maskd::vision::motion::Motion;
 use maskd::vision::pipeline::Pipeline;
@@ -157,13 +157,13 @@ fn sequence(before: &Person, after: &Person, number: usize, light: f32) -> Seque
 }
 
 /// The models, with what they said before: settings ask for the same again.
-struct Eyes {
+struct InferenceWorker {
     pipeline: Pipeline,
     faces: HashMap<(usize, usize), Vec<Face>>,
     looks: HashMap<(usize, usize, [u32; 4]), Vec<f32>>,
 }
 
-impl Eyes {
+impl InferenceWorker {
     fn detect(&mut self, at: (usize, usize), frame: &RgbImage) -> anyhow::Result<Vec<Face>> {
         if let Some(faces) = self.faces.get(&at) {
             return Ok(faces.clone());
@@ -198,9 +198,9 @@ impl Eyes {
 
 /// What the daemon does with the frames of a sequence.
 fn watch(
-    eyes: &mut Eyes,
+    eyes: &mut InferenceWorker,
     config: &Config,
-    judge: &Judge,
+    judge: &VerdictPolicy,
     number: usize,
     sequence: &Sequence,
     tally: &mut Tally,
@@ -295,14 +295,14 @@ fn main() -> anyhow::Result<()> {
     }
     let mut config = Config::default();
     let pipeline = Pipeline::open(&config, 1)?;
-    let judge = Judge::new(config.classify.judge_options(), pipeline.head().labels())?;
+    let judge = VerdictPolicy::new(config.classify.judge_options(), pipeline.head().labels())?;
     println!(
         "{} masked and {} bare faces; {} sequences of {FRAMES} frames in each light\n",
         masked.len(),
         bare.len(),
         2 * PAIRS
     );
-    let mut eyes = Eyes {
+    let mut eyes = InferenceWorker {
         pipeline,
         faces: HashMap::new(),
         looks: HashMap::new(),

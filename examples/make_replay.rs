@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Parser;
 use maskd::learning::replay::{Replay, Rows};
-use maskd::onnx::{Classifier, Team};
+use maskd::onnx::{Classifier, ThreadPool};
 use maskd::platform::files;
 use maskd::training::augment::{Geometry, Robust};
 use maskd::training::dataset::{self, Dataset};
@@ -66,11 +66,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         side: 320,
         threshold: 0.5,
     };
-    let detector = Detector::new("shipped", SHIPPED_DETECTOR, options, Team::alone())?;
+    let detector = Detector::new("shipped", SHIPPED_DETECTOR, options, ThreadPool::alone())?;
     let backbone = Backbone::new(classifier.backbone)?;
-    let mut embedder = Embedder::new(&backbone, 1, Team::alone())?;
+    let mut embedder = Embedder::new(&backbone, 1, ThreadPool::alone())?;
     // The worker's own is never used: views are embedded here.
-    let spare = Embedder::new(&backbone, 1, Team::alone())?;
+    let spare = Embedder::new(&backbone, 1, ThreadPool::alone())?;
     let mut worker = Worker::new(spare, Some(detector));
 
     let mut replay = Replay {
@@ -152,7 +152,7 @@ fn kind(number: usize) -> (Recipe, usize) {
         2 => {
             let mut plain = Robust {
                 geometry: still,
-                grey: 0.0,
+                gray: 0.0,
                 margin: (0.15, 0.15),
                 ..Robust::default()
             };

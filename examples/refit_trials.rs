@@ -25,7 +25,9 @@ use image::RgbImage;
 use maskd::frame::{Crop, Scaler};
 use maskd::learning::refit::{self, Input, Measured, Options, Sample};
 use maskd::learning::replay::{Replay, Rows};
-use maskd::onnx::{Classifier, FEATURES, Graph, HeadFile, HeadTensors, ModelFile, Team, read_file};
+use maskd::onnx::{
+    Classifier, FEATURES, Graph, HeadFile, HeadTensors, ModelFile, ThreadPool, read_file,
+};
 use maskd::training::dataset::{self, Dataset};
 use maskd::training::train::{TrainOptions, Trainer};
 use maskd::vision::detect::{Detector, DetectorOptions};
@@ -201,8 +203,8 @@ impl Eye {
             threshold: 0.5,
         };
         Ok(Eye {
-            detector: Detector::new("shipped", SHIPPED_DETECTOR, options, Team::alone())?,
-            embedder: Embedder::new(&Backbone::new(backbone)?, 1, Team::alone())?,
+            detector: Detector::new("shipped", SHIPPED_DETECTOR, options, ThreadPool::alone())?,
+            embedder: Embedder::new(&Backbone::new(backbone)?, 1, ThreadPool::alone())?,
             scaler: Scaler::default(),
             variants: refit::VARIANTS,
         })

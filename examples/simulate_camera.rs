@@ -13,7 +13,7 @@
 //! augmentation is judged by what it was not trained on. The camera is modelled
 //! from scene to file instead, in linear light: exposure and optics, sensor
 //! noise that grows with the light, the firmware's tone curve and smoothing,
-//! JPEG with halved colour resolution.
+//! JPEG with halved color resolution.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,7 +26,7 @@ use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
 use maskd::frame::{Face, Rect, decode};
-use maskd::onnx::Team;
+use maskd::onnx::ThreadPool;
 use maskd::vision::detect::{Detector, DetectorOptions};
 use maskd::vision::pipeline::SHIPPED_DETECTOR;
 use rand::{RngExt, SeedableRng};
@@ -58,7 +58,7 @@ enum Preset {
     Backlight,
     /// A long exposure while the face or the camera moves.
     Motion,
-    /// A night camera with infrared lamps: grey, glaring in the middle.
+    /// A night camera with infrared lamps: gray, glaring in the middle.
     Infrared,
 }
 
@@ -110,7 +110,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         side: 320,
         threshold: 0.5,
     };
-    let mut detector = Detector::new("shipped", SHIPPED_DETECTOR, options, Team::alone())?;
+    let mut detector = Detector::new("shipped", SHIPPED_DETECTOR, options, ThreadPool::alone())?;
     let mut made = 0;
     for (result, name) in &results {
         match simulate(arguments, &mut detector, name, result) {
@@ -488,26 +488,26 @@ impl Light {
     /// The first channel fitted to the edges of `guide`: the guided filter (He,
     /// Sun, Tang 2010), so that a matte ends where the hair does.
     fn along_edges_of(&self, guide: &Light) -> Light {
-        let grey: Vec<f32> = guide
+        let gray: Vec<f32> = guide
             .pixels
             .iter()
             .map(|pixel| encoded(brightness(*pixel)))
             .collect();
-        let zipped = grey.iter().zip(&self.pixels);
+        let zipped = gray.iter().zip(&self.pixels);
         let with = |pixels| Light { pixels, ..*self };
         let reach = (0.04 * self.longest()).ceil() as usize;
-        let means = with(zipped.map(|(grey, p)| [*grey, p[0], grey * p[0]]).collect());
+        let means = with(zipped.map(|(gray, p)| [*gray, p[0], gray * p[0]]).collect());
         let means = means.bloomed(reach);
-        let squares = with(grey.iter().map(|grey| [grey * grey; 3]).collect()).bloomed(reach);
+        let squares = with(gray.iter().map(|gray| [gray * gray; 3]).collect()).bloomed(reach);
         let fits = means.pixels.iter().zip(&squares.pixels);
-        let fits = fits.map(|([grey, own, both], [square, ..])| {
-            let slope = (both - grey * own) / ((square - grey * grey).max(0.0) + 0.004);
-            [slope, own - slope * grey, 0.0]
+        let fits = fits.map(|([gray, own, both], [square, ..])| {
+            let slope = (both - gray * own) / ((square - gray * gray).max(0.0) + 0.004);
+            [slope, own - slope * gray, 0.0]
         });
         let fits = with(fits.collect()).bloomed(reach);
-        let fitted = fits.pixels.iter().zip(&grey);
+        let fitted = fits.pixels.iter().zip(&gray);
         let fitted =
-            fitted.map(|([slope, base, _], grey)| [smooth(0.2, 0.8, slope * grey + base); 3]);
+            fitted.map(|([slope, base, _], gray)| [smooth(0.2, 0.8, slope * gray + base); 3]);
         with(fitted.collect())
     }
 
@@ -564,7 +564,7 @@ impl Light {
     }
 }
 
-/// The firmware's last steps on 0 to 255: colours at a half of the resolution
+/// The firmware's last steps on 0 to 255: colors at a half of the resolution
 /// and smoothed, `sharpen` as the share of an unsharp mask; then JPEG.
 fn filed(
     pixels: &[[f32; 3]],
@@ -584,10 +584,10 @@ fn filed(
         let (x, y) = (x as isize, y as isize);
         // Differences to the brightness, averaged over blocks of 4:2:0.
         let (left, top) = (x & !1, y & !1);
-        let mut colour = [0.0; 3];
+        let mut color = [0.0; 3];
         for (dx, dy) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
             let at = clamped(left + dx, top + dy);
-            for (sum, value) in colour.iter_mut().zip(pixels[at]) {
+            for (sum, value) in color.iter_mut().zip(pixels[at]) {
                 *sum += 0.25 * (value - light[at]);
             }
         }
@@ -597,7 +597,7 @@ fn filed(
             .map(|(dx, dy)| 0.25 * light[clamped(x + dx, y + dy)])
             .sum();
         let base = own + sharpen * (own - around);
-        to.0 = colour.map(|colour| (base + colour).round() as u8);
+        to.0 = color.map(|color| (base + color).round() as u8);
     }
     let mut bytes = Vec::new();
     JpegEncoder::new_with_quality(&mut bytes, quality)
@@ -642,11 +642,11 @@ fn dim(picture: &RgbImage, dice: &mut Dice) -> Filed {
     // Noise reduction leaves blotches, not grains.
     light = light.defocused(dice.between(0.3, 0.7));
     let mut pixels = light.developed(dice.between(8.0, 26.0), dice.between(205.0, 245.0));
-    // Weak colours, as firmware makes them in the dark.
-    let colourful = dice.between(0.55, 0.9);
+    // Weak colors, as firmware makes them in the dark.
+    let colorful = dice.between(0.55, 0.9);
     for pixel in &mut pixels {
-        let grey = pixel.iter().sum::<f32>() / 3.0;
-        *pixel = pixel.map(|value| grey + colourful * (value - grey));
+        let gray = pixel.iter().sum::<f32>() / 3.0;
+        *pixel = pixel.map(|value| gray + colorful * (value - gray));
     }
     let size = (light.width, light.height);
     filed(&pixels, size, dice.between(0.0, 0.6), 40)
@@ -666,7 +666,7 @@ fn backlight(picture: &RgbImage, faces: &[[f32; 4]], dice: &mut Dice) -> Filed {
         people.push([0.05 * width, 0.05 * height, 0.95 * width, height]);
     }
 
-    // The window: brighter towards one upper corner or the top.
+    // The window: brighter toward one upper corner or the top.
     let lean = dice.between(-0.6, 0.6);
     let window = dice.between(0.9, 1.8);
     let tint = dice.one_of(&[[1.0, 1.0, 1.0], [0.93, 1.0, 1.10], [1.06, 1.0, 0.90]]);
@@ -749,7 +749,7 @@ fn person(&[x1, y1, x2, y2]: &[f32; 4], x: f32, y: f32) -> f32 {
 
 fn motion(picture: &RgbImage, dice: &mut Dice) -> Filed {
     let mut light = Light::from(picture, 320);
-    // People walk across or towards the camera; a third of the time the camera
+    // People walk across or toward the camera; a third of the time the camera
     // on its arm shakes, in any direction and not along a line.
     let length = dice.between(0.022, 0.062) * light.longest();
     let shakes = dice.between(0.0, 1.0) < 0.33;
@@ -799,7 +799,7 @@ fn infrared(picture: &RgbImage, dice: &mut Dice) -> Filed {
     let mut light = Light::from(picture, 320);
     light = light.defocused(dice.between(0.5, 1.1));
     // Near infrared is next to red; skin and most dyed cloth reflect it well,
-    // so what is colourful to the eye is bright there, and lips and blemishes
+    // so what is colorful to the eye is bright there, and lips and blemishes
     // vanish.
     let dye = dice.between(0.35, 0.75);
     light.each(|[r, g, b]| {
@@ -823,7 +823,7 @@ fn infrared(picture: &RgbImage, dice: &mut Dice) -> Filed {
         // A shoulder: what is too bright flattens out before it clips.
         *pixel = [1.12 * value / (1.0 + 0.25 * value); 3];
     }
-    // Grey noise, one value for all channels.
+    // Gray noise, one value for all channels.
     let gain = dice.between(0.6, 1.4);
     for pixel in &mut light.pixels {
         let deviation = gain * (0.0012 * pixel[0].max(0.0) + 0.000_06).sqrt();

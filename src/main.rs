@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use maskd::platform::system::{self, Blocks};
+use maskd::platform::system::{self, AlignedAllocator};
 
 #[global_allocator]
-static ALLOCATOR: Blocks = Blocks;
+static ALLOCATOR: AlignedAllocator = AlignedAllocator;
 
 fn main() -> ExitCode {
     system::one_arena();

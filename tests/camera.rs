@@ -47,16 +47,16 @@ fn shell(script: &str) -> Spec {
     Spec::Command(["sh", "-c", script].map(str::to_owned).to_vec())
 }
 
-/// A grey JPEG whose brightness tells it from others.
-fn jpeg(grey: u8) -> Vec<u8> {
+/// A gray JPEG whose brightness tells it from others.
+fn jpeg(gray: u8) -> Vec<u8> {
     let mut bytes = Vec::new();
-    RgbImage::from_pixel(32, 24, Rgb([grey; 3]))
+    RgbImage::from_pixel(32, 24, Rgb([gray; 3]))
         .write_with_encoder(JpegEncoder::new(&mut bytes))
         .unwrap();
     bytes
 }
 
-fn grey(frame: &Frame) -> u8 {
+fn gray(frame: &Frame) -> u8 {
     assert_eq!(frame.pixels.dimensions(), (32, 24));
     frame.pixels.get_pixel(16, 12).0[0]
 }
@@ -125,7 +125,7 @@ fn video_of_a_program_is_read_to_its_end() {
         folder.write(&format!("go{number}"), b"");
         let frame = frame(&mut camera);
         assert_eq!(frame.seq, u64::from(number));
-        assert!(grey(&frame).abs_diff(50 * number) < 4);
+        assert!(gray(&frame).abs_diff(50 * number) < 4);
         assert!(frame.at > before && frame.at.elapsed() < SOON);
     }
     assert_end(&mut camera);
@@ -166,11 +166,11 @@ fn newest_of_several_pictures_is_taken_and_undecodable_ones_are_skipped() {
     let (mut camera, _) = open(shell(&script), options());
     let newest = frame(&mut camera);
     assert_eq!(newest.seq, 2);
-    assert!(grey(&newest) > 190);
+    assert!(gray(&newest) > 190);
     folder.write("go", b"");
     let last = frame(&mut camera);
     assert_eq!(last.seq, 4);
-    assert!(grey(&last).abs_diff(120) < 4);
+    assert!(gray(&last).abs_diff(120) < 4);
 }
 
 #[test]
@@ -291,9 +291,9 @@ fn program_that_does_not_exist_is_an_error_at_once() {
 
 // Raw pictures
 
-/// A grey picture of 32 x 24 in yuv420.
-fn yuv420(grey: u8) -> Vec<u8> {
-    [vec![grey; 32 * 24], vec![128; 32 * 24 / 2]].concat()
+/// A gray picture of 32 x 24 in yuv420.
+fn yuv420(gray: u8) -> Vec<u8> {
+    [vec![gray; 32 * 24], vec![128; 32 * 24 / 2]].concat()
 }
 
 fn raw_options() -> CameraOptions {
@@ -322,14 +322,14 @@ fn raw_pictures_of_a_program_are_put_together_and_the_last_part_is_none() {
     );
     let (mut camera, _) = open(shell(&script), raw_options());
     let first = frame(&mut camera);
-    assert_eq!((first.seq, grey(&first)), (0, 0), "16 is black");
+    assert_eq!((first.seq, gray(&first)), (0, 0), "16 is black");
     folder.write("go", b"");
     let mut last = frame(&mut camera);
     if last.seq == 1 {
-        assert_eq!(grey(&last), 255, "235 is white");
+        assert_eq!(gray(&last), 255, "235 is white");
         last = frame(&mut camera);
     }
-    assert_eq!((last.seq, grey(&last)), (2, 128));
+    assert_eq!((last.seq, gray(&last)), (2, 128));
     assert_end(&mut camera);
 }
 
@@ -684,7 +684,7 @@ fn stream_is_read_lost_and_read_again() {
     };
     let second = |stream: &mut TcpStream| {
         send(stream, MULTIPART);
-        let parts: Vec<u8> = [10, 90, 200].map(|grey| part(&jpeg(grey))).concat();
+        let parts: Vec<u8> = [10, 90, 200].map(|gray| part(&jpeg(gray))).concat();
         send(stream, &parts);
         until_closed(stream);
     };
@@ -695,7 +695,7 @@ fn stream_is_read_lost_and_read_again() {
             let frame = frame(&mut camera);
             assert_eq!(frame.seq, u64::from(number));
             seen.store(number + 1, Ordering::Relaxed);
-            assert!(grey(&frame).abs_diff(50 * number) < 4);
+            assert!(gray(&frame).abs_diff(50 * number) < 4);
         }
         let error = lost(&mut camera).to_string();
         assert!(
@@ -704,7 +704,7 @@ fn stream_is_read_lost_and_read_again() {
         );
         let newest = frame(&mut camera);
         assert_eq!(newest.seq, 5, "two older ones were passed over");
-        assert!(grey(&newest) > 190);
+        assert!(gray(&newest) > 190);
         assert_eq!(camera.restarts(), 1);
     });
     for request in requests {
@@ -858,7 +858,7 @@ fn folder_is_shown_once_or_for_ever() {
     for number in 0..3u8 {
         let frame = frame(&mut camera);
         assert_eq!(frame.seq, u64::from(number));
-        assert!(grey(&frame).abs_diff(50 * number) < 4);
+        assert!(gray(&frame).abs_diff(50 * number) < 4);
     }
     assert_end(&mut camera);
 

@@ -20,13 +20,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use image::{Rgb, RgbImage};
-use maskd::api::metrics::{self, Pulse};
-use maskd::api::socket::{Client, ControlError, Desk, ErrorRecord, Live, RefitCall, bind, serve};
+use maskd::api::metrics::{self, Heartbeat};
+use maskd::api::socket::{
+    Client, ControlError, DaemonHandle, ErrorRecord, Live, RefitRequest, bind, serve,
+};
 use maskd::config::settings::Settings;
 use maskd::config::{self, Config};
-use maskd::learning::capture_policy::Enrolment;
+use maskd::learning::capture_policy::Enrollment;
 use maskd::learning::refit::{Refusal, Ruling};
-use maskd::learning::{Chosen, Fault, InUse, Learning, Mark, Purge};
+use maskd::learning::{Fault, InUse, LabelAction, Learning, Purge, SampleSelector};
 use maskd::onnx::FEATURES;
 use maskd::vision::embed::Feature;
 use maskd::vision::pipeline::{SHIPPED_CLASSIFIER, open_model};
@@ -39,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 /// backbone.
 struct Server {
     folder: tempfile::TempDir,
-    enrolment: Arc<Mutex<Option<Enrolment>>>,
+    enrollment: Arc<Mutex<Option<Enrollment>>>,
     head: watch::Receiver<Arc<InUse>>,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
@@ -58,18 +60,18 @@ impl Server {
             ..Live::default()
         });
         let (in_use, head) = watch::channel(Arc::new(learning.in_use().unwrap()));
-        let (refit, mut calls) = mpsc::channel::<RefitCall>(1);
-        let enrolment = Arc::default();
-        let desk = Desk {
+        let (refit, mut calls) = mpsc::channel::<RefitRequest>(1);
+        let enrollment = Arc::default();
+        let desk = DaemonHandle {
             learning: Arc::clone(&learning),
             live,
             head: Arc::new(in_use),
-            enrolment: Arc::clone(&enrolment),
+            enrollment: Arc::clone(&enrollment),
             refit,
             judge: mpsc::channel(1).0,
             settings: Arc::new(Settings::new(&Config::default(), None)),
         };
-        let (_, pulse) = watch::channel(Pulse {
+        let (_, pulse) = watch::channel(Heartbeat {
             at: std::time::Instant::now(),
             fresh: true,
         });
@@ -106,7 +108,7 @@ impl Server {
         });
         Server {
             folder,
-            enrolment,
+            enrollment,
             head,
             stop,
             thread: Some(thread),
@@ -207,21 +209,26 @@ fn samples_are_imported_listed_labelled_exported_and_purged() {
     refused(client.picture("no such/id"), Fault::Missing, "no such/id");
 
     let ids = vec![id.clone(), "nobody".to_owned()];
-    let mark = Mark::As("first".to_owned());
-    let marked = client.mark(Chosen::Ids(ids), &mark).unwrap();
+    let mark = LabelAction::As("first".to_owned());
+    let marked = client.mark(SampleSelector::Ids(ids), &mark).unwrap();
     assert_eq!(marked.done, std::slice::from_ref(&id));
     assert!(marked.failed["nobody"].contains("no such sample"));
     // More ids than one request takes.
     let many: Vec<String> = (0..450).map(|number| format!("none-{number}")).collect();
-    let marked = client.mark(Chosen::Ids(many), &Mark::Discard).unwrap();
+    let marked = client
+        .mark(SampleSelector::Ids(many), &LabelAction::Discard)
+        .unwrap();
     assert_eq!(marked.failed.len(), 450);
     refused(
-        client.mark(Chosen::Ids(vec![id]), &Mark::As("discard".to_owned())),
+        client.mark(
+            SampleSelector::Ids(vec![id]),
+            &LabelAction::As("discard".to_owned()),
+        ),
         Fault::Usage,
         "cannot be a label",
     );
     refused(
-        client.mark(Chosen::Track(3), &Mark::Unlabelled),
+        client.mark(SampleSelector::Track(3), &LabelAction::Unlabelled),
         Fault::Missing,
         "track 3",
     );
@@ -287,11 +294,11 @@ fn heads_are_imported_shown_exported_and_gone_back_from() {
 }
 
 #[test]
-fn one_enrolment_goes_on_at_a_time_and_can_be_ended() {
+fn one_enrollment_goes_on_at_a_time_and_can_be_ended() {
     let server = Server::start(true);
     let client = server.client();
-    refused(client.enrolment(), Fault::Missing, "nobody");
-    refused(client.end_enrolment(), Fault::Missing, "nobody");
+    refused(client.enrollment(), Fault::Missing, "nobody");
+    refused(client.end_enrollment(), Fault::Missing, "nobody");
     refused(client.enroll("with_mask", 0), Fault::Usage, "1 to 1000");
     refused(client.enroll("with_mask", 1001), Fault::Usage, "1 to 1000");
     refused(
@@ -302,14 +309,14 @@ fn one_enrolment_goes_on_at_a_time_and_can_be_ended() {
     let started = client.enroll("with_mask", 3).unwrap();
     assert_eq!((started.wanted, started.taken), (3, 0));
     refused(client.enroll("with_mask", 3), Fault::NotNow, "is going on");
-    let now = Enrolment {
+    let now = Enrollment {
         taken: 2,
         stored: 1,
         ..started
     };
-    *server.enrolment.lock().unwrap() = Some(now.clone());
-    assert_eq!(client.enrolment().unwrap(), now);
-    let ended = client.end_enrolment().unwrap();
+    *server.enrollment.lock().unwrap() = Some(now.clone());
+    assert_eq!(client.enrollment().unwrap(), now);
+    let ended = client.end_enrollment().unwrap();
     assert!(ended.is_over() && ended.stored == 1, "{ended:?}");
     assert_eq!(client.enroll("without_mask", 3).unwrap().taken, 0);
 }
@@ -489,12 +496,15 @@ fn the_command_line_speaks_to_the_daemon() {
         .spawn()
         .unwrap();
     loop {
-        let mut enrolment = server.enrolment.lock().unwrap();
-        if let Some(going_on) = enrolment.as_mut().filter(|enrolment| enrolment.wanted == 2) {
+        let mut enrollment = server.enrollment.lock().unwrap();
+        if let Some(going_on) = enrollment
+            .as_mut()
+            .filter(|enrollment| enrollment.wanted == 2)
+        {
             (going_on.taken, going_on.stored) = (2, 2);
             break;
         }
-        drop(enrolment);
+        drop(enrollment);
         std::thread::sleep(Duration::from_millis(10));
     }
     assert_eq!(wait(&mut child, Duration::from_mins(1)), Some(0));

@@ -2,7 +2,7 @@
 //! crops, Keras for the classifier, the compiled libfacedetection for the
 //! detector. `tests/golden/make_golden.py` makes the reference values.
 //!
-//! Each test also pins what would fail silently: swapped colours, a margin
+//! Each test also pins what would fail silently: swapped colors, a margin
 //! that is off by a pixel, another filter.
 #![allow(
     clippy::unwrap_used,
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use maskd::frame::{Crop, Face, Rect, Scaler, decode};
-use maskd::onnx::{Classifier, Team};
+use maskd::onnx::{Classifier, ThreadPool};
 use maskd::vision::detect::{Detector, DetectorOptions};
 use maskd::vision::embed::{Backbone, Embedder};
 use maskd::vision::head::Head;
@@ -137,7 +137,7 @@ fn features_are_those_of_keras_and_probabilities_those_of_onnxruntime() {
     let head = Head::of(&classifier);
     // Three workers, so that every crop's place in the result is tested too.
     let backbone = Backbone::new(classifier.backbone).unwrap();
-    let mut embedder = Embedder::new(&backbone, 3, Team::of(2)).unwrap();
+    let mut embedder = Embedder::new(&backbone, 3, ThreadPool::of(2)).unwrap();
     let shipped: BTreeMap<String, GoldenVerdict> = golden("shipped.json");
     let golden: BTreeMap<String, GoldenFeatures> = golden("classifier.json");
     let crops: Vec<Crop> = golden
@@ -183,7 +183,7 @@ fn features_are_those_of_keras_and_probabilities_those_of_onnxruntime() {
         let difference = relative_difference(feature.values(), &expected.features);
         assert!(
             difference > 0.05,
-            "{name}: swapped colours differ by {difference}"
+            "{name}: swapped colors differ by {difference}"
         );
     }
 }
@@ -237,7 +237,8 @@ fn faces_are_those_of_libfacedetection() {
         side: 400,
         threshold: golden.threshold,
     };
-    let mut detector = Detector::new("shipped", SHIPPED_DETECTOR, options, Team::of(2)).unwrap();
+    let mut detector =
+        Detector::new("shipped", SHIPPED_DETECTOR, options, ThreadPool::of(2)).unwrap();
     let mut seen_swaps = 0;
     for (name, expected) in &golden.frames {
         let mut pixels = frame(name);
@@ -255,7 +256,7 @@ fn faces_are_those_of_libfacedetection() {
     }
     assert!(
         seen_swaps > 8,
-        "swapped colours show in {seen_swaps} of 12 pictures only"
+        "swapped colors show in {seen_swaps} of 12 pictures only"
     );
 }
 
@@ -265,10 +266,20 @@ fn faces_keep_their_place_when_the_frame_is_scaled_down() {
         side,
         threshold: 0.5,
     };
-    let mut whole =
-        Detector::new("shipped", SHIPPED_DETECTOR, options(400), Team::alone()).unwrap();
-    let mut small =
-        Detector::new("shipped", SHIPPED_DETECTOR, options(256), Team::alone()).unwrap();
+    let mut whole = Detector::new(
+        "shipped",
+        SHIPPED_DETECTOR,
+        options(400),
+        ThreadPool::alone(),
+    )
+    .unwrap();
+    let mut small = Detector::new(
+        "shipped",
+        SHIPPED_DETECTOR,
+        options(256),
+        ThreadPool::alone(),
+    )
+    .unwrap();
     let pixels = frame("maksssksksss195.jpg");
     let face = whole.detect(&pixels).unwrap()[0];
     let again = small.detect(&pixels).unwrap()[0];

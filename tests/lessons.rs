@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use maskd::api::socket::Client;
 use maskd::config::{self, Config};
-use maskd::learning::{Chosen, Learning, Mark};
+use maskd::learning::{LabelAction, Learning, SampleSelector};
 use maskd::onnx::{Classifier, HeadFile, write_head};
 use maskd::vision::pipeline::{SHIPPED_CLASSIFIER, open_model};
 use rand::{RngExt, SeedableRng};
@@ -510,8 +510,10 @@ impl Acknowledged {
             let id = samples[rng.random_range(0..samples.len())].id.clone();
             let label = ["with_mask", "without_mask", "chin"][rng.random_range(0..3)];
             self.labels.remove(&id);
-            let chosen = Chosen::Ids(vec![id.clone()]);
-            let marked = client.mark(chosen, &Mark::As(label.to_owned())).ok()?;
+            let chosen = SampleSelector::Ids(vec![id.clone()]);
+            let marked = client
+                .mark(chosen, &LabelAction::As(label.to_owned()))
+                .ok()?;
             assert!(marked.failed.is_empty(), "{marked:?}");
             self.labels.insert(id, label.to_owned());
             self.labelled += 1;

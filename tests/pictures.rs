@@ -162,7 +162,7 @@ fn every_format_gives_the_same_verdict() {
             &format!("face.{ending}"),
         ));
         assert_eq!(verdict, "without_mask", "{ending}");
-        // GIF has 256 colours only.
+        // GIF has 256 colors only.
         assert_near(&found, &expected, if ending == "gif" { 8.0 } else { 1.0 });
     }
     let kinds = [

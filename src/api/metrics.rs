@@ -25,7 +25,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
-use crate::api::socket::{Desk, Live};
+use crate::api::socket::{DaemonHandle, Live};
 use crate::decision::decide::Decision;
 use crate::learning::refit::Measured;
 use crate::vision::pipeline::Stage;
@@ -42,7 +42,7 @@ const PULSE: Duration = Duration::from_secs(2);
 
 /// From the indicate thread to whoever wants to know whether the daemon is well.
 #[derive(Debug, Clone, Copy)]
-pub struct Pulse {
+pub struct Heartbeat {
     /// When it was given.
     pub at: Instant,
     /// Whether decisions rest on fresh frames, or on the knowledge that there are
@@ -50,7 +50,7 @@ pub struct Pulse {
     pub fresh: bool,
 }
 
-impl Pulse {
+impl Heartbeat {
     /// Whether decisions are made, and rest on something.
     #[must_use]
     pub fn is_alive(&self, now: Instant) -> bool {
@@ -363,22 +363,26 @@ impl Seen {
 #[derive(Debug, Clone)]
 struct Window {
     metrics: Arc<Metrics>,
-    desk: Desk,
-    pulse: watch::Receiver<Pulse>,
+    handle: DaemonHandle,
+    heartbeat: watch::Receiver<Heartbeat>,
 }
 
 /// `/metrics`, `/healthz` (200 while decisions rest on something, as the watchdog
 /// has it) and `/readyz` (200 while they rest on frames); else 503 and a
 /// sentence. Nothing that they answer shows anybody.
-pub fn routes(metrics: Arc<Metrics>, desk: Desk, pulse: watch::Receiver<Pulse>) -> Router {
+pub fn routes(
+    metrics: Arc<Metrics>,
+    handle: DaemonHandle,
+    heartbeat: watch::Receiver<Heartbeat>,
+) -> Router {
     Router::new()
         .route("/metrics", get(text))
         .route("/healthz", get(health))
         .route("/readyz", get(readiness))
         .with_state(Window {
             metrics,
-            desk,
-            pulse,
+            handle,
+            heartbeat,
         })
 }
 
@@ -388,16 +392,16 @@ impl Window {
         reason = "the age of the pulse is that at the time of the request"
     )]
     fn is_alive(&self) -> bool {
-        self.pulse.borrow().is_alive(Instant::now())
+        self.heartbeat.borrow().is_alive(Instant::now())
     }
 }
 
 async fn text(State(window): State<Window>) -> Response {
-    let learning = &window.desk.learning;
+    let learning = &window.handle.learning;
     // A store that cannot be read is no reason to tell nothing.
     let samples = learning.stats().unwrap_or_default().into_iter();
     let seen = Seen {
-        live: window.desk.live.borrow().clone(),
+        live: window.handle.live.borrow().clone(),
         samples: samples
             .map(|(label, count)| (label, count.samples))
             .collect(),
@@ -425,7 +429,7 @@ async fn health(State(window): State<Window>) -> (StatusCode, &'static str) {
 
 async fn readiness(State(window): State<Window>) -> (StatusCode, &'static str) {
     let (lost, frames) = {
-        let live = window.desk.live.borrow();
+        let live = window.handle.live.borrow();
         (live.camera_lost, live.frames)
     };
     let not = |sentence| (StatusCode::SERVICE_UNAVAILABLE, sentence);
@@ -444,7 +448,7 @@ async fn readiness(State(window): State<Window>) -> (StatusCode, &'static str) {
 mod tests {
     use super::*;
     use crate::learning::refit::{Method, Scores, Start};
-    use crate::platform::board::{Condition, Throttling};
+    use crate::platform::board::{BoardStatus, Throttling};
 
     const DASHBOARD: &str = include_str!("../../docs/grafana.json");
 
@@ -454,7 +458,7 @@ mod tests {
             live: Live {
                 decision: "mask".to_owned(),
                 frames: 3,
-                board: Condition {
+                board: BoardStatus {
                     temperature_c: Some(51.5),
                     throttling: Some(Throttling {
                         throttled: true,
@@ -560,9 +564,9 @@ mod tests {
     fn a_pulse_that_is_old_is_none() {
         #[expect(clippy::disallowed_methods, reason = "a test needs some time")]
         let at = Instant::now();
-        let pulse = Pulse { at, fresh: true };
-        assert!(pulse.is_alive(at + PULSE / 2));
-        assert!(!pulse.is_alive(at + PULSE));
-        assert!(!Pulse { at, fresh: false }.is_alive(at));
+        let heartbeat = Heartbeat { at, fresh: true };
+        assert!(heartbeat.is_alive(at + PULSE / 2));
+        assert!(!heartbeat.is_alive(at + PULSE));
+        assert!(!Heartbeat { at, fresh: false }.is_alive(at));
     }
 }

@@ -427,7 +427,7 @@ impl LastLine {
 
     fn take(&mut self) -> Option<String> {
         let text = String::from_utf8_lossy(&self.begun);
-        // Control codes that colour a terminal would garble a log.
+        // Control codes that color a terminal would garble a log.
         let text: String = text.chars().filter(|letter| !letter.is_control()).collect();
         let line = text_without_secrets(text.trim());
         self.begun.clear();

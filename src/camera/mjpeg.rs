@@ -11,7 +11,7 @@ use std::time::Instant;
 use crate::frame::{self, Frame};
 
 /// Most marker segments of one picture, tables and scans together. Progressive
-/// pictures with a colour profile in many pieces stay below 100.
+/// pictures with a color profile in many pieces stay below 100.
 const MAX_SEGMENTS: usize = 256;
 
 /// How many bytes may be looked at for each byte of the stream, on average,
@@ -76,7 +76,7 @@ enum Place {
 }
 
 /// Why a walk through a picture stops.
-enum Stop {
+enum ScanEnd {
     /// The next byte has not been pushed yet.
     Starved,
     /// The picture ends in front of `at`.
@@ -130,28 +130,28 @@ impl Splitter {
                 Place::Scan => self.scan(),
             };
             let Err(stop) = stop else { continue };
-            if matches!(stop, Stop::Starved) {
+            if matches!(stop, ScanEnd::Starved) {
                 return None;
             }
             let within_bounds = self.within_bounds();
             match stop {
-                Stop::Starved => {}
-                Stop::Complete => {
+                ScanEnd::Starved => {}
+                ScanEnd::Complete => {
                     let frame = self.buffer[self.begin..self.at].to_vec();
                     self.begin = self.at;
                     self.place = Place::Outside;
                     return Some(frame);
                 }
-                Stop::Restart => self.skip_to(self.at),
-                Stop::TooLong => {
+                ScanEnd::Restart => self.skip_to(self.at),
+                ScanEnd::TooLong => {
                     // Pictures that were cut short show up as a start within
                     // the scan. This one is simply long: what its header holds
                     // (a thumbnail) must not pass for a picture of the stream.
                     self.oversized_frames += 1;
                     self.skip_to(self.at);
                 }
-                Stop::Broken | Stop::TooLongByHeader => {
-                    if matches!(stop, Stop::TooLongByHeader) {
+                ScanEnd::Broken | ScanEnd::TooLongByHeader => {
+                    if matches!(stop, ScanEnd::TooLongByHeader) {
                         self.oversized_frames += 1;
                     }
                     // A picture that was cut short may have swallowed the start
@@ -193,7 +193,7 @@ impl Splitter {
     }
 
     /// Goes to the next start of a picture.
-    fn find_start(&mut self) -> Result<(), Stop> {
+    fn find_start(&mut self) -> Result<(), ScanEnd> {
         let rest = &self.buffer[self.begin..];
         let start = rest
             .windows(2)
@@ -209,25 +209,25 @@ impl Splitter {
         // The last byte may be the first half of a start.
         let half = usize::from(rest.last() == Some(&FILL));
         self.skip_to(self.buffer.len() - half);
-        Err(Stop::Starved)
+        Err(ScanEnd::Starved)
     }
 
     /// The byte at `index` of the buffer. The cap is noticed only when the byte
     /// beyond it has come: else it would depend on the pushes which of two
     /// reasons to stop comes first.
-    fn byte(&self, index: usize) -> Result<u8, Stop> {
-        let byte = *self.buffer.get(index).ok_or(Stop::Starved)?;
+    fn byte(&self, index: usize) -> Result<u8, ScanEnd> {
+        let byte = *self.buffer.get(index).ok_or(ScanEnd::Starved)?;
         if index - self.begin < self.max_frame_bytes {
             Ok(byte)
         } else {
-            Err(Stop::TooLong)
+            Err(ScanEnd::TooLong)
         }
     }
 
     /// Walks over one marker and, except for a scan's data, what belongs to it.
-    fn marker(&mut self) -> Result<(), Stop> {
+    fn marker(&mut self) -> Result<(), ScanEnd> {
         if self.byte(self.at)? != FILL {
-            return Err(Stop::Broken);
+            return Err(ScanEnd::Broken);
         }
         // Any number of fill bytes may precede a marker.
         while self.byte(self.at + 1)? == FILL {
@@ -237,27 +237,27 @@ impl Splitter {
         match code {
             END_OF_IMAGE if self.scanned => {
                 self.at += 2;
-                return Err(Stop::Complete);
+                return Err(ScanEnd::Complete);
             }
             // Everything with a length. Start and end of an image, restarts and
             // the reserved codes have no place here.
             0xc0..=0xcf | START_OF_SCAN..=0xfe => {}
-            _ => return Err(Stop::Broken),
+            _ => return Err(ScanEnd::Broken),
         }
         let length = [self.byte(self.at + 2)?, self.byte(self.at + 3)?];
         let length = usize::from(u16::from_be_bytes(length));
         self.segments += 1;
         if length < 2 || self.segments > MAX_SEGMENTS {
-            return Err(Stop::Broken);
+            return Err(ScanEnd::Broken);
         }
-        // A scan's header tells of 1 to 4 colours, 2 bytes each. What follows it
+        // A scan's header tells of 1 to 4 colors, 2 bytes each. What follows it
         // may be any data, so that a wrong length would pass unseen.
         if code == START_OF_SCAN && !matches!(length, 8 | 10 | 12 | 14) {
-            return Err(Stop::Broken);
+            return Err(ScanEnd::Broken);
         }
         let end = self.at + 2 + length;
         if end - self.begin > self.max_frame_bytes {
-            return Err(Stop::TooLongByHeader);
+            return Err(ScanEnd::TooLongByHeader);
         }
         self.at = end;
         if code == START_OF_SCAN {
@@ -268,16 +268,16 @@ impl Splitter {
     }
 
     /// Walks over entropy-coded data to the marker behind it.
-    fn scan(&mut self) -> Result<(), Stop> {
+    fn scan(&mut self) -> Result<(), ScanEnd> {
         let limit = self.buffer.len().min(self.begin + self.max_frame_bytes);
         loop {
-            let rest = self.buffer.get(self.at..limit).ok_or(Stop::Starved)?;
+            let rest = self.buffer.get(self.at..limit).ok_or(ScanEnd::Starved)?;
             let Some(next) = rest.iter().position(|byte| *byte == FILL) else {
                 self.at = limit;
                 return Err(if limit < self.buffer.len() {
-                    Stop::TooLong
+                    ScanEnd::TooLong
                 } else {
-                    Stop::Starved
+                    ScanEnd::Starved
                 });
             };
             self.at += next;
@@ -285,7 +285,7 @@ impl Splitter {
                 // A stuffed FF, or a restart marker.
                 0x00 | 0xd0..=0xd7 => self.at += 2,
                 FILL => self.at += 1,
-                START_OF_IMAGE => return Err(Stop::Restart),
+                START_OF_IMAGE => return Err(ScanEnd::Restart),
                 _ => {
                     self.place = Place::Marker;
                     return Ok(());

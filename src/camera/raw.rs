@@ -82,8 +82,8 @@ mod tests {
         Newest::new(YuvFormat::new(Layout::I420, Range::Full, 4, 2).unwrap())
     }
 
-    fn picture(grey: u8) -> Vec<u8> {
-        [vec![grey; 8], vec![128; 4]].concat()
+    fn picture(gray: u8) -> Vec<u8> {
+        [vec![gray; 8], vec![128; 4]].concat()
     }
 
     #[test]
@@ -106,11 +106,11 @@ mod tests {
     proptest! {
         #[test]
         fn pieces_make_no_difference(
-            greys in prop::collection::vec(any::<u8>(), 0..6),
+            grays in prop::collection::vec(any::<u8>(), 0..6),
             rest in 0usize..12,
             pieces in prop::collection::vec(1usize..40, 1..10),
         ) {
-            let mut stream: Vec<u8> = greys.iter().flat_map(|grey| picture(*grey)).collect();
+            let mut stream: Vec<u8> = grays.iter().flat_map(|gray| picture(*gray)).collect();
             stream.extend(&picture(9)[..rest]);
             let mut newest = newest();
             let mut seen = Vec::new();
@@ -126,11 +126,11 @@ mod tests {
                 prop_assert!(newest.begun.len() < 12);
             }
             // Those that are seen are the right ones, and the last is never missed.
-            for (seq, grey) in &seen {
-                prop_assert_eq!(*grey, greys[*seq as usize]);
+            for (seq, gray) in &seen {
+                prop_assert_eq!(*gray, grays[*seq as usize]);
             }
             let last = seen.last().map(|(seq, _)| *seq + 1);
-            prop_assert_eq!(last.unwrap_or(0), greys.len() as u64);
+            prop_assert_eq!(last.unwrap_or(0), grays.len() as u64);
             prop_assert_eq!(newest.begun.len(), rest);
         }
     }

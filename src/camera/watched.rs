@@ -298,15 +298,15 @@ mod tests {
         StreamFormat::Raw(YuvFormat::new(Layout::Yuyv, Range::Full, 2, 1).unwrap())
     }
 
-    fn yuyv(grey: u8) -> Vec<u8> {
-        vec![grey, 128, grey, 128, 77, 77]
+    fn yuyv(gray: u8) -> Vec<u8> {
+        vec![gray, 128, gray, 128, 77, 77]
     }
 
     #[test]
     fn newest_picture_is_taken_and_the_rest_is_numbered() {
         let (mut watched, feed, stop) = watched(raw(), LONG);
-        for grey in 0..3 {
-            feed.send(Ok(yuyv(grey))).unwrap();
+        for gray in 0..3 {
+            feed.send(Ok(yuyv(gray))).unwrap();
         }
         let mut last = watched.next().unwrap().unwrap();
         while last.seq < 2 {

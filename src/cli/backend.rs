@@ -14,10 +14,10 @@ use crate::api::socket::{Client, ControlError};
 use crate::config::Config;
 use crate::frame::Crop;
 use crate::learning::{
-    Chosen, CountRecord, ExportRecord, Fault, HeadRecord, ImportRecord, Learning, LearningError,
-    Mark, Marked, Purge, RefitRecord, RemovedRecord, SampleRecord,
+    CountRecord, ExportRecord, Fault, HeadRecord, ImportRecord, LabelAction, LabelResult, Learning,
+    LearningError, Purge, RefitRecord, RemovedRecord, SampleRecord, SampleSelector,
 };
-use crate::onnx::{Graph, Team};
+use crate::onnx::{Graph, ThreadPool};
 use crate::vision::embed::{Backbone, Embedder};
 use crate::vision::pipeline::open_model;
 
@@ -73,7 +73,7 @@ pub(super) fn daemon(
 }
 
 /// Samples and heads, by whichever way there is.
-pub(super) enum Reach {
+pub(super) enum Backend {
     Direct(Box<Direct>),
     Daemon(Client),
 }
@@ -85,12 +85,12 @@ pub(super) struct Direct {
     threads: usize,
 }
 
-impl Reach {
-    pub(super) fn open(global: &Global) -> Result<Reach, Failure> {
+impl Backend {
+    pub(super) fn open(global: &Global) -> Result<Backend, Failure> {
         let config = global.load_config()?;
         let state = global.state_dir()?;
         if let Some(client) = daemon(global, &config, &state)? {
-            return Ok(Reach::Daemon(client));
+            return Ok(Backend::Daemon(client));
         }
         let (backbone, head) = open_model(&config)?;
         let base = Arc::new(head);
@@ -102,13 +102,13 @@ impl Reach {
                     std::thread::sleep(PAUSE);
                     // It may be a daemon that is starting.
                     if let Some(client) = daemon(global, &config, &state)? {
-                        return Ok(Reach::Daemon(client));
+                        return Ok(Backend::Daemon(client));
                     }
                 }
                 opened => break opened?,
             }
         };
-        Ok(Reach::Direct(Box::new(Direct {
+        Ok(Backend::Direct(Box::new(Direct {
             learning,
             backbone,
             threads: config.classify.threads(0),
@@ -117,43 +117,47 @@ impl Reach {
 
     pub(super) fn samples(&self, label: Option<&str>) -> Result<Vec<SampleRecord>, Failure> {
         Ok(match self {
-            Reach::Direct(direct) => direct.learning.samples(label)?,
-            Reach::Daemon(client) => client.samples(label)?,
+            Backend::Direct(direct) => direct.learning.samples(label)?,
+            Backend::Daemon(client) => client.samples(label)?,
         })
     }
 
     pub(super) fn stats(&self) -> Result<BTreeMap<String, CountRecord>, Failure> {
         Ok(match self {
-            Reach::Direct(direct) => direct.learning.stats()?,
-            Reach::Daemon(client) => client.stats()?,
+            Backend::Direct(direct) => direct.learning.stats()?,
+            Backend::Daemon(client) => client.stats()?,
         })
     }
 
     pub(super) fn picture(&self, id: &str) -> Result<Vec<u8>, Failure> {
         Ok(match self {
-            Reach::Direct(direct) => direct.learning.picture(id)?,
-            Reach::Daemon(client) => client.picture(id)?,
+            Backend::Direct(direct) => direct.learning.picture(id)?,
+            Backend::Daemon(client) => client.picture(id)?,
         })
     }
 
-    pub(super) fn mark(&self, chosen: Chosen, mark: &Mark) -> Result<Marked, Failure> {
+    pub(super) fn mark(
+        &self,
+        chosen: SampleSelector,
+        mark: &LabelAction,
+    ) -> Result<LabelResult, Failure> {
         Ok(match self {
-            Reach::Direct(direct) => direct.learning.mark(chosen, mark)?,
-            Reach::Daemon(client) => client.mark(chosen, mark)?,
+            Backend::Direct(direct) => direct.learning.mark(chosen, mark)?,
+            Backend::Daemon(client) => client.mark(chosen, mark)?,
         })
     }
 
     pub(super) fn import(&self, folder: &Path) -> Result<ImportRecord, Failure> {
         Ok(match self {
-            Reach::Direct(direct) => direct.learning.import(folder)?,
-            Reach::Daemon(client) => client.import(&absolute(folder)?)?,
+            Backend::Direct(direct) => direct.learning.import(folder)?,
+            Backend::Daemon(client) => client.import(&absolute(folder)?)?,
         })
     }
 
     pub(super) fn export(&self, folder: &Path) -> Result<ExportRecord, Failure> {
         Ok(match self {
-            Reach::Direct(direct) => direct.learning.export(folder)?,
-            Reach::Daemon(client) => client.export(&absolute(folder)?)?,
+            Backend::Direct(direct) => direct.learning.export(folder)?,
+            Backend::Daemon(client) => client.export(&absolute(folder)?)?,
         })
     }
 
@@ -163,39 +167,39 @@ impl Reach {
     )]
     pub(super) fn purge(&self, purge: &Purge) -> Result<RemovedRecord, Failure> {
         Ok(match self {
-            Reach::Direct(direct) => {
+            Backend::Direct(direct) => {
                 let now = std::time::SystemTime::now();
                 direct.learning.purge(purge, now)?
             }
-            Reach::Daemon(client) => client.purge(purge)?,
+            Backend::Daemon(client) => client.purge(purge)?,
         })
     }
 
     pub(super) fn refit(&self) -> Result<RefitRecord, Failure> {
         match self {
-            Reach::Direct(direct) => direct.refit(),
-            Reach::Daemon(client) => Ok(client.refit()?),
+            Backend::Direct(direct) => direct.refit(),
+            Backend::Daemon(client) => Ok(client.refit()?),
         }
     }
 
     pub(super) fn heads(&self) -> Result<Vec<HeadRecord>, Failure> {
         Ok(match self {
-            Reach::Direct(direct) => direct.learning.heads_list()?,
-            Reach::Daemon(client) => client.heads()?,
+            Backend::Direct(direct) => direct.learning.heads_list()?,
+            Backend::Daemon(client) => client.heads()?,
         })
     }
 
     pub(super) fn head(&self, number: u32) -> Result<HeadRecord, Failure> {
         Ok(match self {
-            Reach::Direct(direct) => direct.learning.head(number)?,
-            Reach::Daemon(client) => client.head(number)?,
+            Backend::Direct(direct) => direct.learning.head(number)?,
+            Backend::Daemon(client) => client.head(number)?,
         })
     }
 
     pub(super) fn export_head(&self, number: u32, path: &Path) -> Result<(), Failure> {
         match self {
-            Reach::Direct(direct) => direct.learning.export_head(number, path)?,
-            Reach::Daemon(client) => {
+            Backend::Direct(direct) => direct.learning.export_head(number, path)?,
+            Backend::Daemon(client) => {
                 client.export_head(number, &absolute(path)?)?;
             }
         }
@@ -205,16 +209,16 @@ impl Reach {
     /// The number of the head that is in use now.
     pub(super) fn import_head(&self, path: &Path) -> Result<Option<u32>, Failure> {
         Ok(match self {
-            Reach::Direct(direct) => Some(direct.learning.import_head(path)?),
-            Reach::Daemon(client) => client.import_head(&absolute(path)?)?.head,
+            Backend::Direct(direct) => Some(direct.learning.import_head(path)?),
+            Backend::Daemon(client) => client.import_head(&absolute(path)?)?.head,
         })
     }
 
     /// The number of the head that is in use now; `None` is the shipped one.
     pub(super) fn rollback(&self, steps: u32) -> Result<Option<u32>, Failure> {
         Ok(match self {
-            Reach::Direct(direct) => direct.learning.rollback(steps)?,
-            Reach::Daemon(client) => client.rollback(steps)?.head,
+            Backend::Direct(direct) => direct.learning.rollback(steps)?,
+            Backend::Daemon(client) => client.rollback(steps)?.head,
         })
     }
 }
@@ -235,7 +239,7 @@ impl Direct {
                 None => embedder.insert(Embedder::new(
                     &Backbone::new(self.backbone.clone())?,
                     self.threads,
-                    Team::of(self.threads),
+                    ThreadPool::of(self.threads),
                 )?),
             };
             let features = embedder.embed(crops)?;

@@ -12,7 +12,7 @@ use crate::camera::child::RPICAM_PROGRAMS;
 use crate::camera::{Camera, SourceError, Spec, webcam};
 use crate::config::Config;
 use crate::daemon;
-use crate::decision::decide::Judge;
+use crate::decision::decide::VerdictPolicy;
 use crate::indicate::pins;
 use crate::vision::pipeline::Pipeline;
 
@@ -126,7 +126,7 @@ fn check_models(config: &Config, report: &mut Report) {
         .collect();
     let labels = head.labels().join(", ");
     report.good("models", &format!("labels {labels}; backbone {backbone}"));
-    match Judge::new(config.classify.judge_options(), head.labels()) {
+    match VerdictPolicy::new(config.classify.judge_options(), head.labels()) {
         Ok(_) => report.good(
             "labels",
             &format!("masked: {}", config.classify.masked_labels.join(", ")),

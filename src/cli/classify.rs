@@ -13,8 +13,8 @@ use serde::Serialize;
 use super::pictures::{Picture, expand};
 use super::{Failure, Global, complain, print};
 use crate::decision::annotate;
-use crate::decision::decide::Judge;
-use crate::decision::frame_result::{FaceRecord, Probabilities, SceneFace};
+use crate::decision::decide::VerdictPolicy;
+use crate::decision::frame_result::{FaceRecord, FaceResult, Probabilities};
 use crate::platform::files;
 use crate::vision::pipeline::{Pipeline, PipelineError};
 
@@ -60,7 +60,7 @@ impl Classify {
             pipeline.set_head(head);
         }
         let labels = pipeline.head().labels().to_vec();
-        let judge = Judge::new(config.classify.judge_options(), &labels)
+        let judge = VerdictPolicy::new(config.classify.judge_options(), &labels)
             .map_err(|error| Failure::new(Failure::CONFIG, error))?;
         let mut album = self.annotate.as_deref().map(Album::open).transpose()?;
         let progress = progress(pictures.len());
@@ -112,12 +112,12 @@ impl Classify {
 /// or score, so that a record always says what the head makes of them.
 fn look(
     pipeline: &mut Pipeline,
-    judge: &Judge,
+    judge: &VerdictPolicy,
     pixels: &RgbImage,
-) -> Result<Vec<SceneFace>, PipelineError> {
+) -> Result<Vec<FaceResult>, PipelineError> {
     let faces = pipeline.detect(pixels)?;
     let looks = pipeline.classify(pixels, &faces)?;
-    let seen = faces.into_iter().zip(looks).map(|(face, look)| SceneFace {
+    let seen = faces.into_iter().zip(looks).map(|(face, look)| FaceResult {
         face,
         track: None,
         verdict: judge.judge(&face, &look.probabilities),
@@ -196,7 +196,7 @@ impl Album<'_> {
         &mut self,
         picture: &Picture,
         mut pixels: RgbImage,
-        faces: &[SceneFace],
+        faces: &[FaceResult],
         labels: &[String],
     ) -> Result<(), Failure> {
         let internal = |error: &dyn std::fmt::Display| {

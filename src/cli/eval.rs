@@ -11,10 +11,10 @@ use super::train::{SMALL_FILE, can_write, embed_plain, pictures, readable, write
 use super::{Failure, Global, print};
 use crate::camera::pictures::{list, read};
 use crate::config::Config;
-use crate::decision::decide::{Judge, Verdict};
+use crate::decision::decide::{Verdict, VerdictPolicy};
 use crate::decision::frame_result::Probabilities;
 use crate::frame::{Rect, decode};
-use crate::onnx::Team;
+use crate::onnx::ThreadPool;
 use crate::training::dataset::Dataset;
 use crate::training::recipe::Worker;
 use crate::training::report::{self, Report};
@@ -168,7 +168,7 @@ impl Eval {
         let mut workers = Vec::new();
         for _ in 0..threads {
             workers.push(Worker::new(
-                Embedder::new(&backbone, 1, Team::alone())?,
+                Embedder::new(&backbone, 1, ThreadPool::alone())?,
                 None,
             ));
         }
@@ -243,7 +243,7 @@ fn judge_system(folder: &Path, config: &Config, global: &Global) -> Result<Syste
         pipeline.set_head(head);
     }
     let labels = pipeline.head().labels().to_vec();
-    let judge = Judge::new(config.classify.judge_options(), &labels)
+    let judge = VerdictPolicy::new(config.classify.judge_options(), &labels)
         .map_err(|error| Failure::new(Failure::CONFIG, error))?;
     let paths = list(folder).map_err(|error| {
         Failure::new(

@@ -10,22 +10,23 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::backend::{Reach, daemon};
+use super::backend::{Backend, daemon};
 use super::interrupt::Interrupt;
 use super::outcome;
 use super::train::{SMALL_FILE, can_write, write};
 use super::{Failure, Global, complain, print};
 use crate::api::socket::{self, Client, MAX_ENROLLED};
-use crate::learning::capture_policy::Enrolment;
+use crate::learning::capture_policy::Enrollment;
 use crate::learning::heads::Heads;
 use crate::learning::samples::Store;
 use crate::learning::{
-    self, Chosen, CountRecord, HeadRecord, LearningError, Mark, Purge, SampleRecord, UNLABELLED,
+    self, CountRecord, HeadRecord, LabelAction, LearningError, Purge, SampleRecord, SampleSelector,
+    UNLABELLED,
 };
 
-/// How often the daemon is asked how an enrolment goes on.
+/// How often the daemon is asked how an enrollment goes on.
 const POLL: Duration = Duration::from_millis(200);
-/// Crops that were taken when an enrolment ends are on disk after so many polls.
+/// Crops that were taken when an enrollment ends are on disk after so many polls.
 const LAST_POLLS: usize = 10;
 
 #[derive(Debug, Args)]
@@ -263,7 +264,7 @@ fn words(status: &socket::Status) -> String {
         state,
         live,
         samples,
-        enrolment,
+        enrollment,
         new_labels,
         last_refit,
     } = status;
@@ -307,14 +308,14 @@ fn words(status: &socket::Status) -> String {
         live.capture.dropped,
         of_samples(samples),
     );
-    if let Some(Enrolment {
+    if let Some(Enrollment {
         label,
         wanted,
         taken: _,
         stored,
-    }) = enrolment
+    }) = enrollment
     {
-        text += &format!("enrolment   {label}: {stored} of {wanted}\n");
+        text += &format!("enrollment   {label}: {stored} of {wanted}\n");
     }
     if live.refitting {
         text += "refit       going on\n";
@@ -330,8 +331,8 @@ impl Label {
     pub(super) fn run(mut self, global: &Global) -> Result<(), Failure> {
         let label = self.words.pop().unwrap_or_default();
         let chosen = match (self.track, self.words.is_empty()) {
-            (Some(track), true) => Chosen::Track(track),
-            (None, false) => Chosen::Ids(self.words),
+            (Some(track), true) => SampleSelector::Track(track),
+            (None, false) => SampleSelector::Ids(self.words),
             (Some(_), false) => {
                 let sentence = "name ids or a track, not both: label --track N LABEL";
                 return Err(Failure::new(Failure::USAGE, sentence));
@@ -342,16 +343,16 @@ impl Label {
             }
         };
         let mark = match label.as_str() {
-            "discard" => Mark::Discard,
-            UNLABELLED => Mark::Unlabelled,
-            name => Mark::As(name.to_owned()),
+            "discard" => LabelAction::Discard,
+            UNLABELLED => LabelAction::Unlabelled,
+            name => LabelAction::As(name.to_owned()),
         };
-        let marked = Reach::open(global)?.mark(chosen, &mark)?;
+        let marked = Backend::open(global)?.mark(chosen, &mark)?;
         let done = marked.done.len();
         let mut text = match mark {
-            Mark::Discard => format!("{done} deleted"),
-            Mark::Unlabelled => format!("{done} without a label now"),
-            Mark::As(_) => format!("{done} labelled {label}"),
+            LabelAction::Discard => format!("{done} deleted"),
+            LabelAction::Unlabelled => format!("{done} without a label now"),
+            LabelAction::As(_) => format!("{done} labelled {label}"),
         };
         if !marked.already.is_empty() {
             text += &format!(", {} were so before", marked.already.len());
@@ -375,7 +376,7 @@ impl Label {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "a person waits for the end of the enrolment"
+    reason = "a person waits for the end of the enrollment"
 )]
 fn now() -> Instant {
     Instant::now()
@@ -391,26 +392,26 @@ impl Enroll {
             );
             return Err(Failure::new(Failure::UNAVAILABLE, sentence));
         };
-        // From here on Ctrl-C must end the enrolment.
+        // From here on Ctrl-C must end the enrollment.
         let interrupt = Interrupt::catch()?;
         client.enroll(&self.label, self.count)?;
         let watched = self.watch(&client, &interrupt);
-        let ended = client.end_enrolment();
+        let ended = client.end_enrollment();
         let was_interrupted = watched?;
-        let mut enrolment = ended?;
+        let mut enrollment = ended?;
         for _ in 0..LAST_POLLS {
-            if enrolment.stored >= enrolment.taken {
+            if enrollment.stored >= enrollment.taken {
                 break;
             }
             std::thread::sleep(POLL);
-            enrolment = client.enrolment()?;
+            enrollment = client.enrollment()?;
         }
         let Enroll {
             label,
             count,
             seconds,
         } = self;
-        let stored = enrolment.stored;
+        let stored = enrollment.stored;
         if stored >= count {
             return print(format!("{stored} crops of {label} were kept\n").as_bytes());
         }
@@ -436,7 +437,7 @@ impl Enroll {
         let start = now();
         let mut told = None;
         let was_interrupted = loop {
-            let stored = client.enrolment()?.stored;
+            let stored = client.enrollment()?.stored;
             let left = limit.saturating_sub(now().duration_since(start));
             if bar.is_hidden() && told != Some(stored) {
                 print(format!("{stored} of {}\n", self.count).as_bytes())?;
@@ -472,7 +473,7 @@ impl Samples {
             let sentence = "nobody can be asked whether to delete samples: confirm by --yes";
             return Err(Failure::new(Failure::USAGE, sentence));
         }
-        let reach = Reach::open(global)?;
+        let reach = Backend::open(global)?;
         match self {
             Samples::List { label, json } => {
                 let samples = reach.samples(label.as_deref())?;
@@ -545,7 +546,7 @@ fn line(sample: &SampleRecord) -> String {
     )
 }
 
-fn show(reach: &Reach, id: &str, picture: Option<PathBuf>, json: bool) -> Result<(), Failure> {
+fn show(reach: &Backend, id: &str, picture: Option<PathBuf>, json: bool) -> Result<(), Failure> {
     let samples = reach.samples(None)?;
     let sample = samples.into_iter().find(|sample| sample.id == id);
     let sample = sample.ok_or_else(|| LearningError::NoSample(id.to_owned()))?;
@@ -559,7 +560,7 @@ fn show(reach: &Reach, id: &str, picture: Option<PathBuf>, json: bool) -> Result
     }
 }
 
-fn export(reach: &Reach, folder: &std::path::Path) -> Result<(), Failure> {
+fn export(reach: &Backend, folder: &std::path::Path) -> Result<(), Failure> {
     let record = reach.export(folder)?;
     let written = record.written.iter().map(|(label, count)| (label, *count));
     let mut text = format!("written: {}\n", tally(written));
@@ -583,7 +584,7 @@ fn export(reach: &Reach, folder: &std::path::Path) -> Result<(), Failure> {
     Err(Failure::new(Failure::CANNOT_WRITE, sentence))
 }
 
-fn import(reach: &Reach, folder: &std::path::Path) -> Result<(), Failure> {
+fn import(reach: &Backend, folder: &std::path::Path) -> Result<(), Failure> {
     let record = reach.import(folder)?;
     let added = record.added.iter().map(|(label, count)| (label, *count));
     let mut text = format!("added: {}\n", tally(added));
@@ -611,7 +612,7 @@ fn import(reach: &Reach, folder: &std::path::Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn purge(reach: &Reach, purge: &Purge, yes: bool) -> Result<(), Failure> {
+fn purge(reach: &Backend, purge: &Purge, yes: bool) -> Result<(), Failure> {
     if let Some(label) = &purge.label
         && reach.samples(Some(label))?.is_empty()
     {
@@ -654,7 +655,7 @@ fn confirmed(question: &str) -> Result<bool, Failure> {
 
 impl Refit {
     pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
-        let record = Reach::open(global)?.refit()?;
+        let record = Backend::open(global)?.refit()?;
         if self.json {
             print_json(&record)
         } else {
@@ -665,7 +666,7 @@ impl Refit {
 
 impl HeadsCommand {
     pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
-        let reach = Reach::open(global)?;
+        let reach = Backend::open(global)?;
         match self {
             HeadsCommand::List { json } => {
                 let heads = reach.heads()?;
@@ -727,6 +728,6 @@ fn head_line(head: &HeadRecord) -> String {
 
 impl Rollback {
     pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
-        in_use(Reach::open(global)?.rollback(self.steps)?)
+        in_use(Backend::open(global)?.rollback(self.steps)?)
     }
 }

@@ -138,12 +138,12 @@ fn scores(scores: &Scores) -> String {
 fn suspicion(suspect: &Diagnosis, labels: &[String]) -> String {
     let label = labels.get(suspect.label).map_or("?", String::as_str);
     format!(
-        "suspect       {}: is it {label}? probability {:.1} %, {} of {} neighbours have another \
+        "suspect       {}: is it {label}? probability {:.1} %, {} of {} neighbors have another \
          label\n",
         suspect.id,
         100.0 * suspect.probability,
         suspect.disagreeing,
-        suspect.neighbours
+        suspect.neighbors
     )
 }
 

@@ -17,11 +17,11 @@ use super::interrupt::Interrupt;
 use super::{Failure, complain, print};
 use crate::config::Config;
 use crate::frame::PictureError;
-use crate::onnx::{self, Classifier, FEATURES, HeadFile, Team};
+use crate::onnx::{self, Classifier, FEATURES, HeadFile, ThreadPool};
 use crate::platform::files;
 use crate::training::augment::{self, Fill, Geometry, Robust};
 use crate::training::dataset::{self, Dataset, DatasetError, Findings, Fingerprint, Picture};
-use crate::training::recipe::{self, Make, Recipe, RecipeError, Worker, mix};
+use crate::training::recipe::{self, EmbedMode, Recipe, RecipeError, Worker, mix};
 use crate::training::report::{self, HistoryPoint, PlotFormat, Report};
 use crate::training::train::{
     EpochRecord, History, Metrics, TrainError, TrainOptions, Trainer, TrainerState,
@@ -131,7 +131,7 @@ pub(super) struct Train {
     #[arg(long, default_value_t = 0.15, allow_negative_numbers = true)]
     shear: f32,
 
-    /// Shift each colour by up to so many levels
+    /// Shift each color by up to so many levels
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     channel_shift: f32,
 
@@ -222,7 +222,7 @@ impl Samples {
 
 /// A picture to learn from or to check by.
 #[derive(Clone)]
-pub(super) struct Listed {
+pub(super) struct LabelledPicture {
     pub(super) path: PathBuf,
     pub(super) class: usize,
     /// SHA-256 of the file.
@@ -230,17 +230,17 @@ pub(super) struct Listed {
 }
 
 /// What is read before anything is learned.
-struct Sides {
+struct DataSplit {
     data: Dataset,
     /// Of the pictures of `data`, in their order.
     prints: Vec<Fingerprint>,
-    train: Vec<Listed>,
-    val: Vec<Listed>,
+    train: Vec<LabelledPicture>,
+    val: Vec<LabelledPicture>,
 }
 
 /// What `--resume` goes on from.
 #[derive(Serialize, Deserialize)]
-struct Interrupted {
+struct Checkpoint {
     /// See [`Train::digest`]: another training must not go on from here.
     digest: String,
     trainer: TrainerState,
@@ -257,7 +257,7 @@ impl Train {
         self.check()?;
         let state = self.state_file();
         let saved = if self.resume {
-            Some(Interrupted::read(&state)?)
+            Some(Checkpoint::read(&state)?)
         } else {
             None
         };
@@ -268,7 +268,7 @@ impl Train {
         let recipe = self.recipe();
         let threads = self.threads(config);
 
-        let Sides {
+        let DataSplit {
             data,
             prints,
             train,
@@ -328,18 +328,18 @@ impl Train {
                 return Ok(());
             }
         }
-        let make = Make::Views {
+        let make = EmbedMode::Views {
             recipe: &recipe,
             views: self.views(train.len())?,
             seed: self.seed,
         };
         let train = embed(&mut workers, &train, make, "learn from", &interrupt)?;
-        let val = embed(&mut workers, &val, Make::Plain, "check by", &interrupt)?;
+        let val = embed(&mut workers, &val, EmbedMode::Plain, "check by", &interrupt)?;
         drop(workers);
 
         let start = match saved {
             Some(saved) => saved,
-            None => Interrupted::start(digest, &Trainer::new(weights.len(), options)?),
+            None => Checkpoint::start(digest, &Trainer::new(weights.len(), options)?),
         };
         let (trainer, history) = self.fit(&train, &val, start, &interrupt)?;
         let dataset_sha256 = onnx::to_hex(&data.digest(&prints));
@@ -368,7 +368,7 @@ impl Train {
     }
 
     /// What is learned from and what is checked by.
-    fn sides(&self, threads: usize, interrupt: &Interrupt) -> Result<Sides, Failure> {
+    fn sides(&self, threads: usize, interrupt: &Interrupt) -> Result<DataSplit, Failure> {
         let data = Dataset::open(&self.dataset)?;
         let val = self
             .val
@@ -391,12 +391,12 @@ impl Train {
             let looks: Vec<_> = prints.iter().map(|print| print.look).collect();
             let groups = dataset::near_duplicate_groups(&looks, dataset::NEAR);
             let split = data.split(&groups, VALIDATION_SHARE, self.seed)?;
-            let side = |indices: &[usize]| -> Vec<Listed> {
+            let side = |indices: &[usize]| -> Vec<LabelledPicture> {
                 indices.iter().map(|index| all[*index].clone()).collect()
             };
             (side(&split.train), side(&split.val))
         };
-        Ok(Sides {
+        Ok(DataSplit {
             data,
             prints,
             train,
@@ -427,7 +427,7 @@ impl Train {
 
     /// SHA-256 over everything that decides about the result, but the machine:
     /// `means` are the options as they work, in words.
-    fn digest(&self, means: &str, train: &[Listed], val: &[Listed]) -> String {
+    fn digest(&self, means: &str, train: &[LabelledPicture], val: &[LabelledPicture]) -> String {
         let version = env!("CARGO_PKG_VERSION");
         let mut hash = Sha256::new();
         hash.update(format!(
@@ -438,7 +438,7 @@ impl Train {
         ));
         for (side, pictures) in [("train", train), ("val", val)] {
             // In their order, which seeds the views.
-            for Listed { class, file, .. } in pictures {
+            for LabelledPicture { class, file, .. } in pictures {
                 hash.update(format!("{side} {class} {}\n", onnx::to_hex(file)));
             }
         }
@@ -591,11 +591,11 @@ impl Train {
                     "the shipped face detector",
                     SHIPPED_DETECTOR,
                     options,
-                    Team::alone(),
+                    ThreadPool::alone(),
                 )?),
             };
             workers.push(Worker::new(
-                Embedder::new(backbone, 1, Team::alone())?,
+                Embedder::new(backbone, 1, ThreadPool::alone())?,
                 detector,
             ));
         }
@@ -606,7 +606,7 @@ impl Train {
         &self,
         worker: &mut Worker,
         recipe: &Recipe,
-        train: &[Listed],
+        train: &[LabelledPicture],
         path: &Path,
     ) -> Result<(), Failure> {
         let mut crops = Vec::new();
@@ -632,7 +632,7 @@ impl Train {
         &self,
         train: &Samples,
         val: &Samples,
-        start: Interrupted,
+        start: Checkpoint,
         interrupt: &Interrupt,
     ) -> Result<(Trainer, History), Failure> {
         let mut trainer = Trainer::from_state(start.trainer)?;
@@ -694,7 +694,7 @@ impl Train {
             );
             if interrupt.asked() && history.0.len() < self.epochs() as usize {
                 progress.finish_and_clear();
-                let saved = Interrupted {
+                let saved = Checkpoint {
                     digest: start.digest,
                     trainer: trainer.state(),
                     best: best.state(),
@@ -860,14 +860,14 @@ pub(super) fn pictures(
     data: &Dataset,
     prints: &[Fingerprint],
     classes: &[String],
-) -> Result<Vec<Listed>, Failure> {
+) -> Result<Vec<LabelledPicture>, Failure> {
     let mut all = Vec::new();
     for (picture, print) in data.pictures.iter().zip(prints) {
         let name = &data.classes[picture.class];
         let Some(class) = classes.iter().position(|class| class == name) else {
             return Err(unknown_class(data, name, classes));
         };
-        all.push(Listed {
+        all.push(LabelledPicture {
             path: picture.path.clone(),
             class,
             file: print.file,
@@ -925,14 +925,14 @@ fn load(path: &Path) -> Result<RgbImage, PictureError> {
 
 fn embed(
     workers: &mut [Worker],
-    pictures: &[Listed],
-    make: Make,
+    pictures: &[LabelledPicture],
+    make: EmbedMode,
     what: &str,
     interrupt: &Interrupt,
 ) -> Result<Samples, Failure> {
     let views = match make {
-        Make::Plain => 1,
-        Make::Views { views, .. } => views,
+        EmbedMode::Plain => 1,
+        EmbedMode::Views { views, .. } => views,
     };
     let template = format!("{{wide_bar}} {{pos}}/{{len}} pictures to {what}, {{eta}} left");
     let progress = bar(pictures.len() as u64, &template);
@@ -962,10 +962,10 @@ fn embed(
 /// The features of whole pictures, one a picture.
 pub(super) fn embed_plain(
     workers: &mut [Worker],
-    pictures: &[Listed],
+    pictures: &[LabelledPicture],
     interrupt: &Interrupt,
 ) -> Result<Vec<f32>, Failure> {
-    Ok(embed(workers, pictures, Make::Plain, "judge by", interrupt)?.features)
+    Ok(embed(workers, pictures, EmbedMode::Plain, "judge by", interrupt)?.features)
 }
 
 fn interrupted_early() -> Failure {
@@ -975,9 +975,9 @@ fn interrupted_early() -> Failure {
     )
 }
 
-impl Interrupted {
-    fn start(digest: String, trainer: &Trainer) -> Interrupted {
-        Interrupted {
+impl Checkpoint {
+    fn start(digest: String, trainer: &Trainer) -> Checkpoint {
+        Checkpoint {
             digest,
             trainer: trainer.state(),
             best: trainer.state(),
@@ -993,7 +993,7 @@ impl Interrupted {
         write(path, format!("{hash}\n{json}").as_bytes())
     }
 
-    fn read(path: &Path) -> Result<Interrupted, Failure> {
+    fn read(path: &Path) -> Result<Checkpoint, Failure> {
         let shown = path.display();
         let text = std::fs::read(path).map_err(|error| {
             Failure::new(

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::camera::{CameraOptions, Format, Spec, SpecError, Video};
-use crate::decision::decide::{DeciderOptions, JudgeOptions};
+use crate::decision::decide::{DeciderOptions, VerdictOptions};
 use crate::indicate::pins::{Backend, By, Line, Output, PinOptions, Use};
 use crate::indicate::{Button, Quiet, Relay, TimeOfDay};
 use crate::learning::capture_policy::CaptureOptions;
@@ -226,10 +226,10 @@ impl Classify {
         cores.saturating_sub(reserved).max(1)
     }
 
-    /// The options of [`crate::decision::decide::Judge`].
+    /// The options of [`crate::decision::decide::VerdictPolicy`].
     #[must_use]
-    pub fn judge_options(&self) -> JudgeOptions {
-        JudgeOptions {
+    pub fn judge_options(&self) -> VerdictOptions {
+        VerdictOptions {
             masked_labels: self.masked_labels.clone(),
             mask_from: self.mask_from,
             no_mask_to: self.no_mask_to,
@@ -588,7 +588,7 @@ impl Default for Capture {
 }
 
 impl Capture {
-    /// The options of [`crate::learning::capture_policy::Chooser`].
+    /// The options of [`crate::learning::capture_policy::CapturePolicy`].
     #[must_use]
     pub fn options(&self) -> CaptureOptions {
         CaptureOptions {

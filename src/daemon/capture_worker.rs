@@ -14,20 +14,22 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{DaemonError, StateDir, Threads, now, waiting_room, wall_clock};
+use super::{DaemonError, StateDir, Threads, now, timer_runtime, wall_clock};
 use crate::api::metrics::{Metrics, RefitEnd};
-use crate::api::socket::{self, Desk, ErrorRecord, JudgeCall, Live, LiveCapture, RefitCall};
+use crate::api::socket::{
+    self, DaemonHandle, ErrorRecord, JudgeRequest, Live, LiveCapture, RefitRequest,
+};
 use crate::config::settings::{Settings, Tuning};
 use crate::config::{self, Config, Keep};
 use crate::frame::Crop;
-use crate::learning::capture_policy::{Chooser, Enrolment};
+use crate::learning::capture_policy::{CapturePolicy, Enrollment};
 use crate::learning::samples::{Label, NewSample, StoreError};
 use crate::learning::{Embed, Fault, InUse, Learning, LearningError, RefitRecord};
-use crate::onnx::{ModelError, Team};
-use crate::platform::board::{Board, Strain};
+use crate::onnx::{ModelError, ThreadPool};
+use crate::platform::board::{Board, ThrottleReason};
 use crate::platform::system;
 use crate::vision::embed::{Backbone, Embedder, Feature};
-use crate::vision::pipeline::{self, Look, Pipeline};
+use crate::vision::pipeline::{self, Classification, Pipeline};
 
 /// Crops that wait for the disk; more are dropped and counted.
 const WAITING_CROPS: usize = 16;
@@ -43,21 +45,21 @@ const LABEL_POLL: Duration = Duration::from_secs(5);
 const BOARD_POLL: Duration = Duration::from_secs(2);
 
 /// A state directory that is open, before anything is begun.
-pub(super) struct Pupil {
+pub(super) struct LearningState {
     learning: Arc<Learning>,
     state: PathBuf,
     in_use: InUse,
     backbone: [u8; 32],
 }
 
-impl Pupil {
+impl LearningState {
     /// Opens a state directory. `None` if a usual one cannot be used: a daemon
     /// that cannot learn still watches its door.
     pub(super) fn open(
         config: &Config,
         state: StateDir,
         pipeline: &Pipeline,
-    ) -> Result<Option<Pupil>, DaemonError> {
+    ) -> Result<Option<LearningState>, DaemonError> {
         let (state, is_named) = match state {
             StateDir::Named(state) => (state, true),
             StateDir::Usual(state) => (state, false),
@@ -82,7 +84,7 @@ impl Pupil {
         if let Some(note) = &in_use.note {
             warn!(note, "a head is damaged");
         }
-        Ok(Some(Pupil {
+        Ok(Some(LearningState {
             learning: Arc::new(learning),
             state,
             in_use,
@@ -100,7 +102,7 @@ impl Pupil {
         metrics: &Arc<Metrics>,
         over: &CancellationToken,
         threads: &mut Threads,
-    ) -> Result<(Lessons, (Desk, PathBuf)), DaemonError> {
+    ) -> Result<(CropSampler, (DaemonHandle, PathBuf)), DaemonError> {
         let capture = &config.capture;
         live.send_modify(|live| {
             live.head = self.in_use.number;
@@ -118,22 +120,22 @@ impl Pupil {
         let mut head_in = head.subscribe();
         // The infer thread takes it before its first frame.
         head_in.mark_changed();
-        let enrolment = Arc::new(Mutex::new(None));
+        let enrollment = Arc::new(Mutex::new(None));
         let (crops_out, crops_in) = mpsc::channel(WAITING_CROPS);
         let (refit_out, refit_in) = mpsc::channel(4);
         let (judge_out, judge_in) = mpsc::channel(4);
 
-        let keeper = Keeper {
+        let keeper = SampleWriter {
             learning: Arc::clone(&self.learning),
             options: capture.clone(),
             backbone: self.backbone,
             live: Arc::clone(live),
-            enrolment: Arc::clone(&enrolment),
+            enrollment: Arc::clone(&enrollment),
             tuning: settings.subscribe(),
             off_until: None,
         };
         threads.start("samples", move || keeper.run(crops_in))?;
-        let trainer = Trainer {
+        let trainer = RefitWorker {
             learning: Arc::clone(&self.learning),
             config: config.clone(),
             head: Arc::clone(&head),
@@ -154,24 +156,24 @@ impl Pupil {
         let seed = wall_clock()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |time| time.as_nanos() as u64);
-        let lessons = Lessons {
+        let sampler = CropSampler {
             head: head_in,
-            chooser: Chooser::new(capture.options(), seed),
+            capture_policy: CapturePolicy::new(capture.options(), seed),
             capture: capture.enabled,
             crops: crops_out,
-            enrolment: Arc::clone(&enrolment),
+            enrollment: Arc::clone(&enrollment),
             live: Arc::clone(live),
         };
-        let desk = Desk {
+        let handle = DaemonHandle {
             learning: self.learning,
             live: live.subscribe(),
             head,
-            enrolment,
+            enrollment,
             refit: refit_out,
             settings: Arc::clone(settings),
             judge: judge_out,
         };
-        Ok((lessons, (desk, self.state)))
+        Ok((sampler, (handle, self.state)))
     }
 }
 
@@ -182,7 +184,7 @@ struct NewCrop {
     number: u32,
     crop: Crop,
     feature: Feature,
-    /// Known already: somebody enrols.
+    /// Known already: somebody enrolls.
     label: Option<Label>,
 }
 
@@ -192,17 +194,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The infer thread's part.
-pub(super) struct Lessons {
+pub(super) struct CropSampler {
     head: watch::Receiver<Arc<InUse>>,
-    chooser: Chooser,
+    capture_policy: CapturePolicy,
     /// Whether capturing is turned on.
     capture: bool,
     crops: mpsc::Sender<NewCrop>,
-    enrolment: Arc<Mutex<Option<Enrolment>>>,
+    enrollment: Arc<Mutex<Option<Enrollment>>>,
     live: Arc<watch::Sender<Live>>,
 }
 
-impl Lessons {
+impl CropSampler {
     /// The head in use, if it is another one than the last time.
     pub(super) fn new_head(&mut self) -> Option<Arc<InUse>> {
         let changed = self.head.has_changed().unwrap_or(false);
@@ -221,16 +223,16 @@ impl Lessons {
         });
     }
 
-    /// Whether somebody enrols now.
-    pub(super) fn enrols(&self) -> bool {
+    /// Whether somebody enrolls now.
+    pub(super) fn enrolls(&self) -> bool {
         self.enrolling().is_some()
     }
 
     /// The looks of a frame with track and area of their faces: those that
     /// teach something are sent on, and dropped if the disk is behind.
-    pub(super) fn offer(&mut self, at: Instant, looks: Vec<(u64, f32, Look)>) {
+    pub(super) fn offer(&mut self, at: Instant, looks: Vec<(u64, f32, Classification)>) {
         let enrolled = self.enrolling().and_then(|label| {
-            // Whoever enrols stands in front.
+            // Whoever enrolls stands in front.
             let nearest = looks.iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
             Some((nearest.0, label))
         });
@@ -239,10 +241,11 @@ impl Lessons {
             let label = enrolled.as_ref().filter(|(nearest, _)| *nearest == track);
             let label = label.map(|(_, label)| label.clone());
             let chosen = if label.is_some() {
-                self.chooser.enroll(track, &look.feature)
+                self.capture_policy.enroll(track, &look.feature)
             } else if self.capture {
                 let (probabilities, feature) = (&look.probabilities, &look.feature);
-                self.chooser.consider(at, track, probabilities, feature)
+                self.capture_policy
+                    .consider(at, track, probabilities, feature)
             } else {
                 None
             };
@@ -260,35 +263,37 @@ impl Lessons {
             });
             if sent.is_err() {
                 self.live.send_modify(|live| live.capture.dropped += 1);
-            } else if is_enrolled && let Some(enrolment) = &mut *lock(&self.enrolment) {
-                enrolment.taken += 1;
+            } else if is_enrolled && let Some(enrollment) = &mut *lock(&self.enrollment) {
+                enrollment.taken += 1;
             }
         }
     }
 
-    /// The label of the enrolment that is going on.
+    /// The label of the enrollment that is going on.
     fn enrolling(&self) -> Option<Label> {
-        let enrolment = lock(&self.enrolment);
-        let going_on = enrolment.as_ref().filter(|enrolment| !enrolment.is_over());
-        going_on.and_then(|enrolment| Label::new(&enrolment.label).ok())
+        let enrollment = lock(&self.enrollment);
+        let going_on = enrollment
+            .as_ref()
+            .filter(|enrollment| !enrollment.is_over());
+        going_on.and_then(|enrollment| Label::new(&enrollment.label).ok())
     }
 }
 
 /// The samples thread's part: crops onto the disk, and off it when they are old.
-struct Keeper {
+struct SampleWriter {
     learning: Arc<Learning>,
     options: config::Capture,
     backbone: [u8; 32],
     live: Arc<watch::Sender<Live>>,
-    enrolment: Arc<Mutex<Option<Enrolment>>>,
+    enrollment: Arc<Mutex<Option<Enrollment>>>,
     tuning: watch::Receiver<Tuning>,
     /// The disk refused: nothing is tried before.
     off_until: Option<Instant>,
 }
 
-impl Keeper {
+impl SampleWriter {
     fn run(mut self, mut crops: mpsc::Receiver<NewCrop>) -> Result<(), DaemonError> {
-        let waiting = waiting_room()?;
+        let waiting = timer_runtime()?;
         self.tidy();
         let mut tidied = now();
         let mut batch: Vec<NewCrop> = Vec::new();
@@ -358,11 +363,11 @@ impl Keeper {
         }
     }
 
-    /// Tells whoever enrols how many crops are on disk.
+    /// Tells whoever enrolls how many crops are on disk.
     fn count_enrolled(&self, batch: &[NewCrop]) {
         let enrolled = batch.iter().filter(|crop| crop.label.is_some()).count();
-        if let Some(enrolment) = &mut *lock(&self.enrolment) {
-            enrolment.stored += enrolled as u32;
+        if let Some(enrollment) = &mut *lock(&self.enrollment) {
+            enrollment.stored += enrolled as u32;
         }
     }
 
@@ -405,7 +410,7 @@ impl Keeper {
 }
 
 /// More crops of the next moments, so that they are written together; false at
-/// the end of all. Whoever enrols looks at the count, and is not kept waiting.
+/// the end of all. Whoever enrolls looks at the count, and is not kept waiting.
 async fn gather(crops: &mut mpsc::Receiver<NewCrop>, batch: &mut Vec<NewCrop>) -> bool {
     let until = tokio::time::Instant::now() + GATHER;
     while batch.len() < BATCH && batch.iter().all(|crop| crop.label.is_none()) {
@@ -419,7 +424,7 @@ async fn gather(crops: &mut mpsc::Receiver<NewCrop>, batch: &mut Vec<NewCrop>) -
 }
 
 /// The trainer thread's part.
-struct Trainer {
+struct RefitWorker {
     learning: Arc<Learning>,
     config: Config,
     head: Arc<watch::Sender<Arc<InUse>>>,
@@ -430,40 +435,40 @@ struct Trainer {
     /// Of the labels when they were last counted.
     fingerprint: Option<[u8; 32]>,
     board: Board,
-    watch: RefCell<Watch>,
+    watch: RefCell<BoardMonitor>,
 }
 
 /// What the trainer is asked for.
 enum Task {
-    Refit(RefitCall),
-    Judge(JudgeCall),
+    Refit(RefitRequest),
+    VerdictPolicy(JudgeRequest),
 }
 
 /// What the trainer knows of the board.
 #[derive(Default)]
-struct Watch {
+struct BoardMonitor {
     /// When it looked last.
     looked: Option<Instant>,
     /// Why learning waits.
-    strain: Option<Strain>,
+    strain: Option<ThrottleReason>,
 }
 
-impl Trainer {
+impl RefitWorker {
     fn run(
         mut self,
-        mut calls: mpsc::Receiver<RefitCall>,
-        mut offers: mpsc::Receiver<JudgeCall>,
+        mut calls: mpsc::Receiver<RefitRequest>,
+        mut offers: mpsc::Receiver<JudgeRequest>,
     ) -> Result<(), DaemonError> {
         if let Err(error) = system::idle() {
             warn!(%error, "the trainer runs at normal priority");
         }
-        let waiting = waiting_room()?;
+        let waiting = timer_runtime()?;
         loop {
             let task = waiting.block_on(async {
                 tokio::select! {
                     () = self.over.cancelled() => None,
                     call = calls.recv() => Some(call.map(Task::Refit)),
-                    Some(call) = offers.recv() => Some(Some(Task::Judge(call))),
+                    Some(call) = offers.recv() => Some(Some(Task::VerdictPolicy(call))),
                     () = tokio::time::sleep(LABEL_POLL) => Some(None),
                 }
             });
@@ -482,7 +487,7 @@ impl Trainer {
                     // Whoever asked may have gone.
                     let _ = call.send(result);
                 }
-                Some(Task::Judge(call)) => {
+                Some(Task::VerdictPolicy(call)) => {
                     let result = match waits {
                         Some(waits) => Err(waits),
                         None => self.judge(&call, &waiting).map_err(ErrorRecord::from),
@@ -499,7 +504,7 @@ impl Trainer {
     }
 
     /// How the board is, for the status; whether learning should wait.
-    fn look_at_board(&self) -> Option<Strain> {
+    fn look_at_board(&self) -> Option<ThrottleReason> {
         let mut watch = self.watch.borrow_mut();
         let board = self.board.condition();
         let limit = self.config.refit.max_temperature_c;
@@ -509,7 +514,7 @@ impl Trainer {
             (Some(_), None) => info!("learning may go on"),
             _ => {}
         }
-        *watch = Watch {
+        *watch = BoardMonitor {
             looked: Some(now()),
             strain,
         };
@@ -586,9 +591,9 @@ impl Trainer {
     }
 
     /// A head of another device.
-    fn judge(&self, call: &JudgeCall, waiting: &Runtime) -> Result<RefitRecord, LearningError> {
+    fn judge(&self, call: &JudgeRequest, waiting: &Runtime) -> Result<RefitRecord, LearningError> {
         let record = self.with_backbone(|embed| {
-            let JudgeCall {
+            let JudgeRequest {
                 name, origin, head, ..
             } = call;
             let is_to_end = || self.is_to_end(waiting);
@@ -620,7 +625,11 @@ impl Trainer {
                 Some(embedder) => embedder,
                 none => {
                     let (backbone, _) = pipeline::open_model(&self.config)?;
-                    none.insert(Embedder::new(&Backbone::new(backbone)?, 1, Team::alone())?)
+                    none.insert(Embedder::new(
+                        &Backbone::new(backbone)?,
+                        1,
+                        ThreadPool::alone(),
+                    )?)
                 }
             };
             embedder.embed(crops)

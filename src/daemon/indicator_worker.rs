@@ -1,5 +1,5 @@
 //! The indicate thread: scenes and time into decisions, decisions into outputs,
-//! presses of buttons into enrolments.
+//! presses of buttons into enrollments.
 //!
 //! Owns the console and the pins. Pins that fail while the daemon runs are told
 //! of once, and tried again: a daemon without lamps still opens its API.
@@ -10,17 +10,17 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{DaemonError, News, STOP_DEADLINE, TICK, now, waiting_room, wall_clock};
-use crate::api::metrics::{Metrics, Pulse};
-use crate::api::socket::{Desk, Live};
+use super::{DaemonError, Latest, STOP_DEADLINE, TICK, now, timer_runtime, wall_clock};
+use crate::api::metrics::{Heartbeat, Metrics};
+use crate::api::socket::{DaemonHandle, Live};
 use crate::config::settings::Tuning;
 use crate::config::{self, Config};
 use crate::decision::decide::{Decider, Decision};
-use crate::decision::frame_result::{FaceRecord, Scene};
+use crate::decision::frame_result::{FaceRecord, FrameResult};
 use crate::frame::Frame;
 use crate::indicate::pins::{PinError, Pins};
 use crate::indicate::{Button, Change, Console, Debouncer, Door, Levels, Notice, Quiet, levels};
-use crate::learning::capture_policy::Enrolment;
+use crate::learning::capture_policy::Enrollment;
 
 /// Whoever pressed a button has left after this long: crops that are still
 /// missing then are not taken of the next one.
@@ -31,7 +31,7 @@ const BUTTON_TIME: Duration = Duration::from_secs(5);
 const BUTTON_TICK: Duration = Duration::from_millis(15);
 
 /// What the indicate thread works with.
-pub(super) struct Show {
+pub(super) struct IndicatorWorker {
     console: Console,
     decider: Decider,
     door: Option<Door>,
@@ -44,19 +44,19 @@ pub(super) struct Show {
     decide: config::Decide,
 }
 
-impl Show {
+impl IndicatorWorker {
     pub(super) fn new(
         config: &Config,
         console: Console,
         pins: Option<Box<dyn Pins>>,
-        desk: Option<Desk>,
+        handle: Option<DaemonHandle>,
         tuning: watch::Receiver<Tuning>,
-    ) -> Show {
+    ) -> IndicatorWorker {
         let indicate = &config.indicate;
         let hold = Duration::from_millis(indicate.relay_hold_ms);
         let has_relay = indicate.relay_pin.is_some();
         let has_buttons = pins.is_some() && indicate.has_buttons();
-        Show {
+        IndicatorWorker {
             tick: if has_buttons { BUTTON_TICK } else { TICK },
             tuning,
             decide: config.decide.clone(),
@@ -68,7 +68,7 @@ impl Show {
             buttons: Buttons {
                 options: indicate.clone(),
                 contacts: Button::ALL.map(|button| (button, Debouncer::default())),
-                desk,
+                handle,
                 until: None,
                 notice: None,
             },
@@ -77,14 +77,14 @@ impl Show {
 
     pub(super) fn run(
         mut self,
-        mut sight: watch::Receiver<News<Scene>>,
-        feed: &watch::Receiver<News<Frame>>,
-        pulse: &watch::Sender<Pulse>,
+        mut sight: watch::Receiver<Latest<FrameResult>>,
+        feed: &watch::Receiver<Latest<Frame>>,
+        heartbeat: &watch::Sender<Heartbeat>,
         live: &watch::Sender<Live>,
         metrics: &Metrics,
         stop: &CancellationToken,
     ) -> Result<(), DaemonError> {
-        let waiting = waiting_room()?;
+        let waiting = timer_runtime()?;
         live.send_modify(|live| Decision::Idle.name().clone_into(&mut live.decision));
         let mut shown = Decision::Idle;
         let mut since = now();
@@ -99,9 +99,9 @@ impl Show {
             let decision = match news {
                 Ok(Err(_closed)) => break Ok(()),
                 Ok(Ok(())) => match sight.borrow_and_update().clone() {
-                    News::Waiting => self.decider.tick(now()),
-                    News::Lost => self.decider.fault(),
-                    News::Newest(scene) => {
+                    Latest::Waiting => self.decider.tick(now()),
+                    Latest::Lost => self.decider.fault(),
+                    Latest::Newest(scene) => {
                         self.console.scene(&scene);
                         let decision = self.decider.observe(now(), scene.at, scene.decision());
                         seen = Some(scene);
@@ -112,8 +112,8 @@ impl Show {
             };
             // A camera that is being opened anew is no reason to restart the
             // service; an infer thread that hangs is one, whatever it saw before.
-            let known = matches!(*feed.borrow(), News::Lost);
-            pulse.send_replace(Pulse {
+            let known = matches!(*feed.borrow(), Latest::Lost);
+            heartbeat.send_replace(Heartbeat {
                 at: now(),
                 fresh: decision != Decision::Fault || known,
             });
@@ -243,12 +243,12 @@ impl Outputs {
     }
 }
 
-/// The push buttons, and the enrolment of the last press.
+/// The push buttons, and the enrollment of the last press.
 struct Buttons {
     options: config::Indicate,
     contacts: [(Button, Debouncer); 2],
-    desk: Option<Desk>,
-    /// When the enrolment of a press ends, whatever it has.
+    handle: Option<DaemonHandle>,
+    /// When the enrollment of a press ends, whatever it has.
     until: Option<Instant>,
     notice: Option<(Instant, Notice)>,
 }
@@ -277,27 +277,27 @@ impl Buttons {
     }
 
     fn enroll(&self, label: &str, somebody: bool) -> Result<(), String> {
-        let Some(desk) = &self.desk else {
+        let Some(handle) = &self.handle else {
             return Err("nothing is learned: there is no state directory".to_owned());
         };
         if !somebody {
             return Err("there is no face before the camera".to_owned());
         }
-        let enrolled = desk.enroll(label, self.options.button_crops);
+        let enrolled = handle.enroll(label, self.options.button_crops);
         enrolled.map(|_| ()).map_err(|refused| refused.error)
     }
 
     /// Whoever comes next is somebody else.
     fn end_in_time(&mut self, at: Instant) {
-        let (Some(until), Some(desk)) = (self.until, &self.desk) else {
+        let (Some(until), Some(handle)) = (self.until, &self.handle) else {
             return;
         };
-        let is_over = |enrolment: &Enrolment| enrolment.is_over();
-        if desk.enrolment().as_ref().is_none_or(is_over) {
+        let is_over = |enrollment: &Enrollment| enrollment.is_over();
+        if handle.enrollment().as_ref().is_none_or(is_over) {
             self.until = None;
         } else if at >= until {
             self.until = None;
-            let taken = desk.end_enrolment().map(|enrolment| enrolment.taken);
+            let taken = handle.end_enrollment().map(|enrollment| enrollment.taken);
             info!(taken, "the time of a button is over");
         }
     }
@@ -309,7 +309,7 @@ impl Buttons {
     }
 }
 
-fn describe(number: u64, decision: Decision, scene: Option<&Scene>) -> Change {
+fn describe(number: u64, decision: Decision, scene: Option<&FrameResult>) -> Change {
     let scene = scene.filter(|_| decision != Decision::Fault);
     let faces = scene.iter().flat_map(|scene| {
         let record = |face| FaceRecord::new(face, &scene.labels);

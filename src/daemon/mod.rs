@@ -18,21 +18,21 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::api::metrics::{self, Metrics, Pulse};
-use crate::api::socket::{self, Desk, Live};
-use crate::api::web::{Gallery, Shot, WebError};
+use crate::api::metrics::{self, Heartbeat, Metrics};
+use crate::api::socket::{self, DaemonHandle, Live};
+use crate::api::web::{AnnotatedFrame, LiveView, WebError};
 use crate::camera::{Camera, Event, SourceError, Spec};
 use crate::config::Config;
 use crate::config::settings::{Settings, Tuning};
-use crate::decision::decide::{Judge, LabelError};
-use crate::decision::frame_result::{Scene, SceneFace};
+use crate::decision::decide::{LabelError, VerdictPolicy};
+use crate::decision::frame_result::{FaceResult, FrameResult};
 use crate::frame::{Face, Frame};
 use crate::indicate::pins::PinError;
 use crate::indicate::{Console, pins};
 use crate::learning::LearningError;
 use crate::onnx::ModelError;
 use crate::vision::motion::Motion;
-use crate::vision::pipeline::{Look, Pipeline, PipelineError, Stage};
+use crate::vision::pipeline::{Classification, Pipeline, PipelineError, Stage};
 use crate::vision::track::Tracker;
 
 mod capture_worker;
@@ -40,8 +40,8 @@ mod indicator_worker;
 mod mqtt;
 mod web;
 
-use capture_worker::{Lessons, Pupil};
-use indicator_worker::Show;
+use capture_worker::{CropSampler, LearningState};
+use indicator_worker::IndicatorWorker;
 pub use mqtt::hostname;
 
 /// How often patterns are drawn and staleness is looked at.
@@ -87,7 +87,7 @@ pub enum DaemonError {
 
 /// What one thread has for the next: frames for infer, scenes for indicate.
 #[derive(Debug)]
-enum News<T> {
+enum Latest<T> {
     /// Nothing came yet.
     Waiting,
     /// The newest one.
@@ -96,12 +96,12 @@ enum News<T> {
     Lost,
 }
 
-impl<T> Clone for News<T> {
-    fn clone(&self) -> News<T> {
+impl<T> Clone for Latest<T> {
+    fn clone(&self) -> Latest<T> {
         match self {
-            News::Waiting => News::Waiting,
-            News::Newest(newest) => News::Newest(Arc::clone(newest)),
-            News::Lost => News::Lost,
+            Latest::Waiting => Latest::Waiting,
+            Latest::Newest(newest) => Latest::Newest(Arc::clone(newest)),
+            Latest::Lost => Latest::Lost,
         }
     }
 }
@@ -137,9 +137,9 @@ pub fn run(
         spec => spec.to_string(),
     };
     let pipeline = Pipeline::open(config, config.classify.threads(1))?;
-    let judge = Judge::new(config.classify.judge_options(), pipeline.head().labels())?;
+    let judge = VerdictPolicy::new(config.classify.judge_options(), pipeline.head().labels())?;
     let pins = open_pins(config)?;
-    let pupil = state.map(|state| Pupil::open(config, state, &pipeline));
+    let pupil = state.map(|state| LearningState::open(config, state, &pipeline));
     let pupil = pupil.transpose()?.flatten();
     // Up to here nothing has to be put in order when a signal comes.
     let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -149,9 +149,9 @@ pub fn run(
     let _stop_at_the_end = stop.clone().drop_guard();
     let camera = Camera::open(spec, config.camera.options(), stop.clone())?;
 
-    let (feed_out, feed_in) = watch::channel(News::Waiting);
-    let (sight_out, sight_in) = watch::channel(News::Waiting);
-    let (pulse_out, pulse_in) = watch::channel(Pulse {
+    let (feed_out, feed_in) = watch::channel(Latest::Waiting);
+    let (sight_out, sight_in) = watch::channel(Latest::Waiting);
+    let (pulse_out, pulse_in) = watch::channel(Heartbeat {
         at: now(),
         fresh: true,
     });
@@ -160,43 +160,43 @@ pub fn run(
     // When the camera path has ended, learning has to end too.
     let over = CancellationToken::new();
     let mut threads = Threads::new(&stop);
-    let (lessons, desk) = match pupil {
+    let (sampler, handle) = match pupil {
         Some(pupil) => {
-            let (lessons, desk) =
+            let (sampler, handle) =
                 pupil.begin(config, &settings, &live, &metrics, &over, &mut threads)?;
-            (Some(lessons), Some(desk))
+            (Some(sampler), Some(handle))
         }
         None => (None, None),
     };
     let (shots_out, shots_in) = watch::channel(None);
-    let asked = desk.as_ref().map(|(desk, _)| desk);
+    let asked = handle.as_ref().map(|(handle, _)| handle);
     // Of the socket and of the page.
     let more =
-        asked.map(|desk| metrics::routes(Arc::clone(&metrics), desk.clone(), pulse_in.clone()));
+        asked.map(|handle| metrics::routes(Arc::clone(&metrics), handle.clone(), pulse_in.clone()));
     let more = more.unwrap_or_default();
     if let Some(plan) = plan {
-        let gallery = Arc::new(Gallery::new(shots_in));
+        let live_view = Arc::new(LiveView::new(shots_in));
         web::start(
             plan,
             asked.cloned(),
-            gallery,
+            live_view,
             more.clone(),
             &over,
             &mut threads,
         )?;
     }
     mqtt::start(config, asked, &live, &over, &mut threads)?;
-    let eyes = Eyes {
+    let worker = InferenceWorker {
         labels: pipeline.head().labels().into(),
         pipeline,
         judge,
         tracker: Tracker::new(config.track.options()),
-        still: Still::new(Duration::from_millis(config.detect.still_ms)),
-        lessons,
+        still: MotionGate::new(Duration::from_millis(config.detect.still_ms)),
+        sampler,
         live: Arc::clone(&live),
         tuning: settings.subscribe(),
-        shots: shots_out,
-        pace: Pace::default(),
+        annotated_frames: shots_out,
+        pace: FpsMeter::default(),
         metrics: Arc::clone(&metrics),
     };
     threads.start("camera", {
@@ -209,10 +209,10 @@ pub fn run(
         let over = over.drop_guard();
         move || {
             let _over = over;
-            infer(eyes, feed, &sight_out)
+            infer(worker, feed, &sight_out)
         }
     })?;
-    let show = Show::new(config, console, pins, asked.cloned(), settings.subscribe());
+    let show = IndicatorWorker::new(config, console, pins, asked.cloned(), settings.subscribe());
     threads.start("indicate", {
         let stop = stop.clone();
         let live = Arc::clone(&live);
@@ -228,8 +228,8 @@ pub fn run(
             notify(&[sd_notify::NotifyState::Stopping]);
             stop.cancel();
         };
-        let desk = desk.map(|(desk, state)| (desk, state, more));
-        tokio::join!(waiting, serve(desk, config, &stop));
+        let handle = handle.map(|(handle, state)| (handle, state, more));
+        tokio::join!(waiting, serve(handle, config, &stop));
     });
     let result = threads.join(&runtime);
     info!("stopped");
@@ -257,8 +257,12 @@ fn open_pins(config: &Config) -> Result<Option<Box<dyn pins::Pins>>, DaemonError
 
 /// The API, until the stop; a request that is still going on then has a moment
 /// to end. A daemon without it watches its door all the same.
-async fn serve(desk: Option<(Desk, PathBuf, Router)>, config: &Config, stop: &CancellationToken) {
-    let Some((desk, state, more)) = desk else {
+async fn serve(
+    handle: Option<(DaemonHandle, PathBuf, Router)>,
+    config: &Config,
+    stop: &CancellationToken,
+) {
+    let Some((handle, state, more)) = handle else {
         return;
     };
     let runtime = std::env::var_os("RUNTIME_DIRECTORY");
@@ -273,7 +277,7 @@ async fn serve(desk: Option<(Desk, PathBuf, Router)>, config: &Config, stop: &Ca
         tokio::time::sleep(STOP_DEADLINE / 4).await;
     };
     tokio::select! {
-        served = socket::serve(socket, desk, more, stop.clone()) => {
+        served = socket::serve(socket, handle, more, stop.clone()) => {
             if let Err(error) = served {
                 warn!(%error, "commands can no longer reach the daemon");
             }
@@ -288,7 +292,7 @@ async fn wait(
     mut signals: Signals,
     stop: &CancellationToken,
     threads: &mut Threads,
-    pulse: &watch::Receiver<Pulse>,
+    heartbeat: &watch::Receiver<Heartbeat>,
 ) {
     // Twice an interval, as sd_watchdog_enabled(3) advises.
     let period = sd_notify::watchdog_enabled().map(|interval| interval / 2);
@@ -300,7 +304,7 @@ async fn wait(
             () = stop.cancelled() => return,
             () = threads.ended() => return,
             _ = watchdog.tick() => {
-                let alive = pulse.borrow().is_alive(now());
+                let alive = heartbeat.borrow().is_alive(now());
                 if period.is_some() && alive {
                     notify(&[sd_notify::NotifyState::Watchdog]);
                 } else if !alive {
@@ -344,19 +348,19 @@ impl Signals {
 /// The camera thread: frames into the feed, the newest overwrites.
 fn watch_camera(
     mut camera: Camera,
-    feed: &watch::Sender<News<Frame>>,
+    feed: &watch::Sender<Latest<Frame>>,
     live: &watch::Sender<Live>,
     stop: &CancellationToken,
 ) -> Result<(), DaemonError> {
     while !stop.is_cancelled() {
         match camera.next() {
             Event::Frame(frame) => {
-                feed.send_replace(News::Newest(Arc::new(frame)));
+                feed.send_replace(Latest::Newest(Arc::new(frame)));
             }
             Event::Lost(_) => {
                 // Here, since the news may be overwritten by the next frame.
                 live.send_modify(|live| live.camera_losses += 1);
-                feed.send_replace(News::Lost);
+                feed.send_replace(Latest::Lost);
             }
             Event::Failed(error) => return Err(error.into()),
             Event::End => break,
@@ -366,31 +370,31 @@ fn watch_camera(
 }
 
 /// What the infer thread works with.
-struct Eyes {
+struct InferenceWorker {
     pipeline: Pipeline,
-    judge: Judge,
+    judge: VerdictPolicy,
     /// Those of the head in use.
     labels: Arc<[String]>,
     tracker: Tracker,
-    still: Still,
-    lessons: Option<Lessons>,
+    still: MotionGate,
+    sampler: Option<CropSampler>,
     live: Arc<watch::Sender<Live>>,
     tuning: watch::Receiver<Tuning>,
     /// For whoever looks at the page.
-    shots: watch::Sender<Option<Shot>>,
-    pace: Pace,
+    annotated_frames: watch::Sender<Option<AnnotatedFrame>>,
+    pace: FpsMeter,
     metrics: Arc<Metrics>,
 }
 
 /// How fast frames are looked at, of late.
 #[derive(Default)]
-struct Pace {
+struct FpsMeter {
     last: Option<Instant>,
     /// Seconds between two frames, smoothed.
     between: f32,
 }
 
-impl Pace {
+impl FpsMeter {
     /// Frames a second, with one that was looked at now.
     fn frame(&mut self, at: Instant) -> f32 {
         if let Some(last) = self.last.replace(at) {
@@ -409,44 +413,46 @@ impl Pace {
 
 /// The infer thread: always the newest frame, and verdicts on its faces.
 fn infer(
-    mut eyes: Eyes,
-    mut feed: watch::Receiver<News<Frame>>,
-    sight: &watch::Sender<News<Scene>>,
+    mut worker: InferenceWorker,
+    mut feed: watch::Receiver<Latest<Frame>>,
+    sight: &watch::Sender<Latest<FrameResult>>,
 ) -> Result<(), DaemonError> {
-    let waiting = waiting_room()?;
+    let waiting = timer_runtime()?;
     let mut next_seq = 0;
     let (mut frames, mut skipped) = (0_u64, 0_u64);
     while waiting.block_on(feed.changed()).is_ok() {
         let newest = feed.borrow_and_update().clone();
         match newest {
-            News::Waiting => {}
-            News::Lost => {
-                eyes.live.send_modify(|live| live.camera_lost = true);
-                sight.send_replace(News::Lost);
+            Latest::Waiting => {}
+            Latest::Lost => {
+                worker.live.send_modify(|live| live.camera_lost = true);
+                sight.send_replace(Latest::Lost);
             }
-            News::Newest(frame) => {
+            Latest::Newest(frame) => {
                 frames += 1;
                 skipped += frame.seq.saturating_sub(next_seq);
                 next_seq = frame.seq + 1;
-                eyes.take_new_head();
-                eyes.take_tuning();
-                let scene = Arc::new(eyes.look(&frame)?);
-                let pace = eyes.pace.frame(now());
+                worker.take_new_head();
+                worker.take_tuning();
+                let scene = Arc::new(worker.look(&frame)?);
+                let pace = worker.pace.frame(now());
                 debug!(
                     seq = scene.seq,
                     faces = scene.faces.len(),
                     latency_ms = scene.latency.as_millis() as u64,
                     "frame"
                 );
-                eyes.live.send_modify(|live| {
+                worker.live.send_modify(|live| {
                     live.camera_lost = false;
                     (live.frames, live.skipped) = (frames, skipped);
                     live.faces = scene.faces.len();
                     live.frames_per_second = pace;
                     live.latency_ms = scene.latency.as_secs_f32() * 1000.0;
                 });
-                sight.send_replace(News::Newest(Arc::clone(&scene)));
-                eyes.shots.send_replace(Some(Shot { frame, scene }));
+                sight.send_replace(Latest::Newest(Arc::clone(&scene)));
+                worker
+                    .annotated_frames
+                    .send_replace(Some(AnnotatedFrame { frame, scene }));
             }
         }
     }
@@ -454,11 +460,11 @@ fn infer(
     Ok(())
 }
 
-impl Eyes {
+impl InferenceWorker {
     /// If there is another head, it judges from this frame on, and what tracks
     /// remember of the last one is forgotten.
     fn take_new_head(&mut self) {
-        let Some(in_use) = self.lessons.as_mut().and_then(Lessons::new_head) else {
+        let Some(in_use) = self.sampler.as_mut().and_then(CropSampler::new_head) else {
             return;
         };
         match self.judge.with_labels(in_use.head.labels()) {
@@ -487,13 +493,13 @@ impl Eyes {
         let tuning = *self.tuning.borrow_and_update();
         self.judge
             .set_thresholds(tuning.mask_from, tuning.no_mask_to);
-        if let Some(lessons) = &mut self.lessons {
-            lessons.set_capture(tuning.capture);
+        if let Some(sampler) = &mut self.sampler {
+            sampler.set_capture(tuning.capture);
         }
     }
 
     /// One frame: detect, track, cut, embed, head, vote, judge.
-    fn look(&mut self, frame: &Frame) -> Result<Scene, PipelineError> {
+    fn look(&mut self, frame: &Frame) -> Result<FrameResult, PipelineError> {
         let faces = if let Some(faces) = self.still.faces(frame) {
             faces
         } else {
@@ -505,11 +511,11 @@ impl Eyes {
             self.still.found(frame, faces)
         };
         let tracks = self.tracker.assign(frame.at, &faces);
-        // Whoever enrols wants crops, however certain the verdict is.
-        let enrols = self.lessons.as_ref().is_some_and(Lessons::enrols);
+        // Whoever enrolls wants crops, however certain the verdict is.
+        let enrolls = self.sampler.as_ref().is_some_and(CropSampler::enrolls);
         let settled: Vec<_> = tracks
             .iter()
-            .map(|track| self.tracker.settled(frame.at, *track).filter(|_| !enrols))
+            .map(|track| self.tracker.settled(frame.at, *track).filter(|_| !enrolls))
             .collect();
         let is_worth = |face: &Face, settled: &Option<_>| {
             settled.is_none() && self.judge.doubt(face).is_none()
@@ -534,7 +540,7 @@ impl Eyes {
             .classify_by_stages(&frame.pixels, &worth, done)?;
         let mut looks = looks.into_iter();
         let mut seen = Vec::with_capacity(faces.len());
-        let mut known: Vec<(u64, f32, Look)> = Vec::new();
+        let mut known: Vec<(u64, f32, Classification)> = Vec::new();
         for ((face, track), settled) in faces.into_iter().zip(tracks).zip(settled) {
             let look = if is_worth(&face, &settled) {
                 looks.next()
@@ -553,7 +559,7 @@ impl Eyes {
             let verdict = self
                 .judge
                 .judge(&face, probabilities.as_deref().unwrap_or_default());
-            seen.push(SceneFace {
+            seen.push(FaceResult {
                 face,
                 track: Some(track),
                 probabilities,
@@ -562,10 +568,10 @@ impl Eyes {
         }
         let latency = now().saturating_duration_since(frame.at);
         self.metrics.verdict(latency);
-        if let Some(lessons) = &mut self.lessons {
-            lessons.offer(frame.at, known);
+        if let Some(sampler) = &mut self.sampler {
+            sampler.offer(frame.at, known);
         }
-        Ok(Scene {
+        Ok(FrameResult {
             seq: frame.seq,
             at: frame.at,
             latency,
@@ -577,7 +583,7 @@ impl Eyes {
 
 /// The faces of the last frame that the detector saw: while nothing moves, they
 /// are those of the next frames too.
-struct Still {
+struct MotionGate {
     /// Faces are looked for again after this long, whether or not anything
     /// moves.
     at_most: Duration,
@@ -586,9 +592,9 @@ struct Still {
     last: Option<(Instant, Vec<Face>)>,
 }
 
-impl Still {
-    fn new(at_most: Duration) -> Still {
-        Still {
+impl MotionGate {
+    fn new(at_most: Duration) -> MotionGate {
+        MotionGate {
             at_most,
             motion: Motion::default(),
             last: None,
@@ -615,7 +621,7 @@ impl Still {
 
 /// A runtime that does nothing but wait, for a thread of its own: it goes on
 /// when the main thread has left its own.
-fn waiting_room() -> Result<Runtime, DaemonError> {
+fn timer_runtime() -> Result<Runtime, DaemonError> {
     Ok(Builder::new_current_thread().enable_time().build()?)
 }
 

@@ -10,9 +10,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::{DaemonError, Threads, waiting_room, wall_clock};
-use crate::api::mqtt::{self, House, Plan};
-use crate::api::socket::{Desk, Live};
+use super::{DaemonError, Threads, timer_runtime, wall_clock};
+use crate::api::mqtt::{self, MqttContext, Plan};
+use crate::api::socket::{DaemonHandle, Live};
 use crate::config::Config;
 use crate::learning::fleet::Key;
 
@@ -45,7 +45,7 @@ pub fn hostname() -> String {
 /// whatever happens to it happens to it alone.
 pub(super) fn start(
     config: &Config,
-    desk: Option<&Desk>,
+    handle: Option<&DaemonHandle>,
     live: &Arc<watch::Sender<Live>>,
     over: &CancellationToken,
     threads: &mut Threads,
@@ -53,19 +53,19 @@ pub(super) fn start(
     let Some(plan) = plan(config) else {
         return Ok(());
     };
-    let (live, desk, over) = (Arc::clone(live), desk.cloned(), over.clone());
+    let (live, handle, over) = (Arc::clone(live), handle.cloned(), over.clone());
     let captures = config.capture.enabled;
-    let key = match desk.as_ref().filter(|_| plan.is_in_fleet()) {
-        Some(desk) => Key::open(desk.learning.state())
+    let key = match handle.as_ref().filter(|_| plan.is_in_fleet()) {
+        Some(handle) => Key::open(handle.learning.state())
             .map_err(|error| warn!(%error, "no heads are exchanged"))
             .ok(),
         None => None,
     };
     threads.start("mqtt", move || {
         loop {
-            let house = House {
+            let house = MqttContext {
                 live: live.subscribe(),
-                desk: desk.clone(),
+                handle: handle.clone(),
                 captures,
                 key: key.clone(),
             };
@@ -79,14 +79,14 @@ pub(super) fn start(
                 // Of a library that reads what a broker sends.
                 Err(_) => error!("MQTT ended unexpectedly; please report this"),
             }
-            waiting_room()?.block_on(async {
+            timer_runtime()?.block_on(async {
                 let _ = tokio::time::timeout(AFTER_PANIC, over.cancelled()).await;
             });
         }
     })
 }
 
-fn talk(plan: &Plan, house: House, over: &CancellationToken) -> Result<(), std::io::Error> {
+fn talk(plan: &Plan, house: MqttContext, over: &CancellationToken) -> Result<(), std::io::Error> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let seed = wall_clock()
         .duration_since(SystemTime::UNIX_EPOCH)

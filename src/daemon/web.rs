@@ -11,9 +11,9 @@ use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{DaemonError, Threads, waiting_room};
-use crate::api::socket::Desk;
-use crate::api::web::{self, Gallery, Plan, Site, WebError};
+use super::{DaemonError, Threads, timer_runtime};
+use crate::api::socket::DaemonHandle;
+use crate::api::web::{self, LiveView, Plan, WebError, WebServer};
 use crate::config::Config;
 use crate::platform::system;
 
@@ -30,22 +30,22 @@ pub(super) fn plan(config: &Config) -> Result<Option<Plan>, WebError> {
 /// Starts them; they end with the camera path.
 pub(super) fn start(
     plan: Plan,
-    desk: Option<Desk>,
-    gallery: Arc<Gallery>,
+    handle: Option<DaemonHandle>,
+    live_view: Arc<LiveView>,
     more: Router,
     over: &CancellationToken,
     threads: &mut Threads,
 ) -> Result<(), DaemonError> {
-    let Some(desk) = desk else {
+    let Some(handle) = handle else {
         warn!("there is no page: it needs a state directory");
         return Ok(());
     };
     let pause = plan.pause();
     threads.start("view", {
-        let (gallery, over) = (Arc::clone(&gallery), over.clone());
+        let (live_view, over) = (Arc::clone(&live_view), over.clone());
         move || {
             go_last();
-            waiting_room()?.block_on(web::draw(&gallery, pause, &over));
+            timer_runtime()?.block_on(web::draw(&live_view, pause, &over));
             Ok(())
         }
     })?;
@@ -53,7 +53,10 @@ pub(super) fn start(
     threads.start("web", move || {
         go_last();
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(web::serve(Site::new(plan, desk, gallery, more), over));
+        runtime.block_on(web::serve(
+            WebServer::new(plan, handle, live_view, more),
+            over,
+        ));
         Ok(())
     })
 }

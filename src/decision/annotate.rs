@@ -1,14 +1,14 @@
 //! Boxes and labels drawn on pictures.
 //!
-//! Owns colours, sizes and the font. Pure.
+//! Owns colors, sizes and the font. Pure.
 
 use ab_glyph::{Font, FontRef, InvalidFont, PxScale, ScaleFont};
 use image::{Rgb, RgbImage};
 
 use crate::decision::decide::Verdict;
-use crate::decision::frame_result::SceneFace;
+use crate::decision::frame_result::FaceResult;
 
-/// Latin letters of DejaVu Sans Bold; its licence lies beside it.
+/// Latin letters of DejaVu Sans Bold; its license lies beside it.
 const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans-Bold.ttf");
 
 const GREEN: Rgb<u8> = Rgb([0, 140, 60]);
@@ -16,14 +16,14 @@ const RED: Rgb<u8> = Rgb([205, 30, 30]);
 const AMBER: Rgb<u8> = Rgb([190, 120, 0]);
 const WHITE: Rgb<u8> = Rgb([255, 255, 255]);
 
-/// Draws the box of each face in the colour of its verdict, with the verdict
+/// Draws the box of each face in the color of its verdict, with the verdict
 /// and its probability above, or where there is room.
 ///
 /// # Errors
 /// Never with the font that is compiled in.
 pub fn draw(
     pixels: &mut RgbImage,
-    faces: &[SceneFace],
+    faces: &[FaceResult],
     labels: &[String],
 ) -> Result<(), InvalidFont> {
     let font = FontRef::try_from_slice(FONT)?;
@@ -42,7 +42,7 @@ pub fn draw(
     Ok(())
 }
 
-fn colour(verdict: Verdict) -> Rgb<u8> {
+fn color(verdict: Verdict) -> Rgb<u8> {
     match verdict {
         Verdict::Masked(_) => GREEN,
         Verdict::Unmasked(_) => RED,
@@ -50,15 +50,15 @@ fn colour(verdict: Verdict) -> Rgb<u8> {
     }
 }
 
-fn outline(pixels: &mut RgbImage, face: &SceneFace, line: i64) {
-    let colour = colour(face.verdict);
+fn outline(pixels: &mut RgbImage, face: &FaceResult, line: i64) {
+    let color = color(face.verdict);
     let rect = face.face.rect;
     let (left, top) = (rect.x as i64, rect.y as i64);
     let (right, bottom) = ((rect.x + rect.width) as i64, (rect.y + rect.height) as i64);
-    fill(pixels, (left, top), (right, top + line), colour);
-    fill(pixels, (left, bottom - line), (right, bottom), colour);
-    fill(pixels, (left, top), (left + line, bottom), colour);
-    fill(pixels, (right - line, top), (right, bottom), colour);
+    fill(pixels, (left, top), (right, top + line), color);
+    fill(pixels, (left, bottom - line), (right, bottom), color);
+    fill(pixels, (left, top), (left + line, bottom), color);
+    fill(pixels, (right - line, top), (right, bottom), color);
 }
 
 /// Left, top, right and bottom of a label; right and bottom are outside.
@@ -70,7 +70,7 @@ fn label(
     pixels: &mut RgbImage,
     font: &FontRef,
     scale: PxScale,
-    face: &SceneFace,
+    face: &FaceResult,
     labels: &[String],
     taken: &[Place],
 ) -> Place {
@@ -98,7 +98,7 @@ fn label(
     let within = [left, top.max(0), left + width, top.max(0) + height];
     let place = *places.iter().find(is_free).unwrap_or(&within);
     let [left, top, right, bottom] = place;
-    fill(pixels, (left, top), (right, bottom), colour(face.verdict));
+    fill(pixels, (left, top), (right, bottom), color(face.verdict));
 
     let baseline = top as f32 + pad as f32 / 2.0 + scaled.ascent();
     let mut x = (left + pad) as f32;
@@ -125,7 +125,7 @@ fn overlap(a: &Place, b: &Place) -> bool {
 }
 
 /// `with mask 97 %`
-fn caption(face: &SceneFace, labels: &[String]) -> String {
+fn caption(face: &FaceResult, labels: &[String]) -> String {
     let name = face.verdict.name(labels).replace('_', " ");
     let probability = match (face.verdict, &face.probabilities) {
         (Verdict::Masked(label) | Verdict::Unmasked(label), Some(all)) => all.get(label),
@@ -139,21 +139,21 @@ fn caption(face: &SceneFace, labels: &[String]) -> String {
 
 /// Fills from `from` up to but without `to`; what lies outside the picture is
 /// left out.
-fn fill(pixels: &mut RgbImage, from: (i64, i64), to: (i64, i64), colour: Rgb<u8>) {
+fn fill(pixels: &mut RgbImage, from: (i64, i64), to: (i64, i64), color: Rgb<u8>) {
     let (width, height) = (i64::from(pixels.width()), i64::from(pixels.height()));
     for y in from.1.clamp(0, height)..to.1.clamp(0, height) {
         for x in from.0.clamp(0, width)..to.0.clamp(0, width) {
-            pixels.put_pixel(x as u32, y as u32, colour);
+            pixels.put_pixel(x as u32, y as u32, color);
         }
     }
 }
 
-fn blend(pixels: &mut RgbImage, at: (i64, i64), colour: Rgb<u8>, share: f32) {
+fn blend(pixels: &mut RgbImage, at: (i64, i64), color: Rgb<u8>, share: f32) {
     let (Ok(x), Ok(y)) = (u32::try_from(at.0), u32::try_from(at.1)) else {
         return;
     };
     if let Some(pixel) = pixels.get_pixel_mut_checked(x, y) {
-        for (old, new) in pixel.0.iter_mut().zip(colour.0) {
+        for (old, new) in pixel.0.iter_mut().zip(color.0) {
             *old = (f32::from(*old) * (1.0 - share) + f32::from(new) * share) as u8;
         }
     }
@@ -164,16 +164,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::decision::decide::Doubt;
+    use crate::decision::decide::UnsureReason;
     use crate::frame::{Face, Rect};
 
-    fn seen(rect: Rect, verdict: Verdict) -> SceneFace {
+    fn seen(rect: Rect, verdict: Verdict) -> FaceResult {
         let face = Face {
             rect,
             score: 0.9,
             landmarks: [(0.0, 0.0); 5],
         };
-        SceneFace {
+        FaceResult {
             face,
             track: None,
             probabilities: Some(vec![0.97, 0.03]),
@@ -196,11 +196,11 @@ mod tests {
         let caption = |verdict| caption(&seen(rect, verdict), &labels());
         assert_eq!(caption(Verdict::Masked(0)), "with mask 97 %");
         assert_eq!(caption(Verdict::Unmasked(1)), "without mask 3 %");
-        assert_eq!(caption(Verdict::Unsure(Doubt::TooSmall)), "unsure");
+        assert_eq!(caption(Verdict::Unsure(UnsureReason::TooSmall)), "unsure");
     }
 
     #[test]
-    fn the_box_has_the_colour_of_the_verdict() {
+    fn the_box_has_the_color_of_the_verdict() {
         let mut pixels = RgbImage::new(200, 200);
         let rect = Rect {
             x: 50.0,

@@ -11,7 +11,7 @@ use crate::frame::Face;
 
 /// When a face is judged, and how.
 #[derive(Debug, Clone, PartialEq)]
-pub struct JudgeOptions {
+pub struct VerdictOptions {
     /// The labels that count as masked; every other label counts as unmasked.
     pub masked_labels: Vec<String>,
     /// P(masked) from here up is masked, 0 to 1.
@@ -27,7 +27,7 @@ pub struct JudgeOptions {
 
 /// Why nothing is said of a face.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Doubt {
+pub enum UnsureReason {
     /// Fewer pixels than `min-face`.
     TooSmall,
     /// A detector score below `min-score`.
@@ -44,7 +44,7 @@ pub enum Verdict {
     /// Not masked, or not as it should be, with this label.
     Unmasked(usize),
     /// Nothing: a guess would be worse.
-    Unsure(Doubt),
+    Unsure(UnsureReason),
 }
 
 impl Verdict {
@@ -62,8 +62,8 @@ impl Verdict {
 
 /// Turns the probabilities of a face into a verdict.
 #[derive(Debug, Clone)]
-pub struct Judge {
-    options: JudgeOptions,
+pub struct VerdictPolicy {
+    options: VerdictOptions,
     /// For each label of the head, whether it counts as masked.
     masked: Vec<bool>,
 }
@@ -78,13 +78,13 @@ pub struct LabelError {
     labels: Vec<String>,
 }
 
-impl Judge {
+impl VerdictPolicy {
     /// A judge for a head with these labels.
     ///
     /// # Errors
     /// [`LabelError`] if a masked label is not among them, or if no label is
     /// left on one side.
-    pub fn new(options: JudgeOptions, labels: &[String]) -> Result<Judge, LabelError> {
+    pub fn new(options: VerdictOptions, labels: &[String]) -> Result<VerdictPolicy, LabelError> {
         let masked: Vec<bool> = labels
             .iter()
             .map(|label| options.masked_labels.contains(label))
@@ -99,18 +99,18 @@ impl Judge {
                 labels: labels.to_vec(),
             });
         }
-        Ok(Judge { options, masked })
+        Ok(VerdictPolicy { options, masked })
     }
 
     /// The same judge for a head with other labels.
     ///
     /// # Errors
-    /// As [`Judge::new`].
-    pub fn with_labels(&self, labels: &[String]) -> Result<Judge, LabelError> {
-        Judge::new(self.options.clone(), labels)
+    /// As [`VerdictPolicy::new`].
+    pub fn with_labels(&self, labels: &[String]) -> Result<VerdictPolicy, LabelError> {
+        VerdictPolicy::new(self.options.clone(), labels)
     }
 
-    /// Judges by other thresholds from now on, as of [`JudgeOptions`].
+    /// Judges by other thresholds from now on, as of [`VerdictOptions`].
     pub fn set_thresholds(&mut self, mask_from: f32, no_mask_to: f32) {
         self.options.mask_from = mask_from;
         self.options.no_mask_to = no_mask_to;
@@ -118,11 +118,11 @@ impl Judge {
 
     /// Why a face is not worth classifying, before anything is computed of it.
     #[must_use]
-    pub fn doubt(&self, face: &Face) -> Option<Doubt> {
+    pub fn doubt(&self, face: &Face) -> Option<UnsureReason> {
         if face.rect.short_side() < self.options.min_face {
-            Some(Doubt::TooSmall)
+            Some(UnsureReason::TooSmall)
         } else if face.score < self.options.min_score {
-            Some(Doubt::LowScore)
+            Some(UnsureReason::LowScore)
         } else {
             None
         }
@@ -153,7 +153,7 @@ impl Judge {
         } else {
             None
         };
-        verdict.unwrap_or(Verdict::Unsure(Doubt::Undecided))
+        verdict.unwrap_or(Verdict::Unsure(UnsureReason::Undecided))
     }
 }
 
@@ -329,15 +329,15 @@ mod tests {
     use super::*;
     use crate::frame::Rect;
 
-    fn judge() -> Judge {
-        let options = JudgeOptions {
+    fn judge() -> VerdictPolicy {
+        let options = VerdictOptions {
             masked_labels: vec!["with_mask".into()],
             mask_from: 0.7,
             no_mask_to: 0.4,
             min_face: 30.0,
             min_score: 0.6,
         };
-        Judge::new(options, &labels()).expect("one label on each side")
+        VerdictPolicy::new(options, &labels()).expect("one label on each side")
     }
 
     fn labels() -> Vec<String> {
@@ -364,11 +364,14 @@ mod tests {
     fn thresholds_divide_masked_unsure_and_unmasked() {
         let say = |p: [f32; 3]| judge().judge(&face(50.0, 0.9), &p);
         assert_eq!(say([0.1, 0.7, 0.2]), Verdict::Masked(1));
-        assert_eq!(say([0.2, 0.69, 0.11]), Verdict::Unsure(Doubt::Undecided));
+        assert_eq!(
+            say([0.2, 0.69, 0.11]),
+            Verdict::Unsure(UnsureReason::Undecided)
+        );
         assert_eq!(say([0.4, 0.4, 0.2]), Verdict::Unmasked(0));
         assert_eq!(say([0.1, 0.1, 0.8]), Verdict::Unmasked(2));
         assert_eq!(say([0.1, 0.1, 0.8]).name(&labels()), "without_mask");
-        assert_eq!(say([f32::NAN; 3]), Verdict::Unsure(Doubt::Undecided));
+        assert_eq!(say([f32::NAN; 3]), Verdict::Unsure(UnsureReason::Undecided));
     }
 
     #[test]
@@ -376,11 +379,11 @@ mod tests {
         let sure = [0.0, 1.0, 0.0];
         assert_eq!(
             judge().judge(&face(29.0, 0.9), &sure),
-            Verdict::Unsure(Doubt::TooSmall)
+            Verdict::Unsure(UnsureReason::TooSmall)
         );
         assert_eq!(
             judge().judge(&face(30.0, 0.59), &sure),
-            Verdict::Unsure(Doubt::LowScore)
+            Verdict::Unsure(UnsureReason::LowScore)
         );
         assert_eq!(judge().judge(&face(30.0, 0.6), &sure), Verdict::Masked(1));
     }
@@ -388,14 +391,14 @@ mod tests {
     #[test]
     fn masked_labels_must_divide_the_labels() {
         let judge = |masked: &[&str]| {
-            let options = JudgeOptions {
+            let options = VerdictOptions {
                 masked_labels: masked.iter().map(ToString::to_string).collect(),
                 mask_from: 0.5,
                 no_mask_to: 0.5,
                 min_face: 0.0,
                 min_score: 0.0,
             };
-            Judge::new(options, &labels())
+            VerdictPolicy::new(options, &labels())
         };
         assert!(judge(&["with_mask"]).is_ok());
         assert!(judge(&[]).is_err());

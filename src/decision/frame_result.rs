@@ -14,7 +14,7 @@ use crate::frame::Face;
 
 /// A face of a frame and what is said of it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct SceneFace {
+pub struct FaceResult {
     /// Where it is.
     pub face: Face,
     /// Its track, when faces are followed.
@@ -27,7 +27,7 @@ pub struct SceneFace {
 
 /// The faces of one frame.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Scene {
+pub struct FrameResult {
     /// Number of the frame since the start.
     pub seq: u64,
     /// When the frame was captured.
@@ -37,10 +37,10 @@ pub struct Scene {
     /// Names of the probabilities.
     pub labels: Arc<[String]>,
     /// Best detector score first.
-    pub faces: Vec<SceneFace>,
+    pub faces: Vec<FaceResult>,
 }
 
-impl Scene {
+impl FrameResult {
     /// What this frame says by itself.
     #[must_use]
     pub fn decision(&self) -> Decision {
@@ -75,8 +75,8 @@ pub struct FaceRecord {
 impl FaceRecord {
     /// The record of a face, whose probabilities belong to `labels`.
     #[must_use]
-    pub fn new(scene_face: &SceneFace, labels: &[String]) -> FaceRecord {
-        let SceneFace {
+    pub fn new(scene_face: &FaceResult, labels: &[String]) -> FaceRecord {
+        let FaceResult {
             face,
             track,
             probabilities,
@@ -148,7 +148,7 @@ mod tests {
             landmarks: [(1.0, 2.5); 5],
         };
         let labels = ["with_mask".to_owned(), "without_mask".to_owned()];
-        let mut seen = SceneFace {
+        let mut seen = FaceResult {
             face,
             track: None,
             probabilities: Some(vec![0.97, 0.03]),

@@ -309,8 +309,8 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, PictureError> {
     if pixels > MAX_PIXELS || decoder.total_bytes() > MAX_DECODED_BYTES {
         return Err(PictureError::TooLarge { width, height });
     }
-    // The decoder fills what is missing of a JPEG with grey and reports no
-    // error; a verdict on grey would be a guess.
+    // The decoder fills what is missing of a JPEG with gray and reports no
+    // error; a verdict on gray would be a guess.
     if format == image::ImageFormat::Jpeg && !has_jpeg_end(bytes) {
         return Err(PictureError::Truncated);
     }

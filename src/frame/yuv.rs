@@ -1,10 +1,10 @@
 //! Uncompressed YUV pictures, as webcams and programs send them, to RGB.
 //!
-//! Owns the layouts and the colour conversion; knows nothing of where the bytes
+//! Owns the layouts and the color conversion; knows nothing of where the bytes
 //! came from. Lines are taken to follow each other without padding.
 //!
 //! The conversion is the inverse of ITU-R BT.601-7: section 2.5.1 has
-//! Y' = 0.299 R' + 0.587 G' + 0.114 B', section 2.5.2 the colour differences
+//! Y' = 0.299 R' + 0.587 G' + 0.114 B', section 2.5.2 the color differences
 //! (B' - Y') / 1.772 and (R' - Y') / 1.402. Section 2.5.3 spreads them over 219
 //! and 224 of the 256 steps ([`Range::Limited`]); JFIF (ITU-T T.871, section 7)
 //! over all of them ([`Range::Full`]).
@@ -32,7 +32,7 @@ pub enum Range {
     /// ffmpeg's `yuv420p`.
     Limited,
     /// 0 to 255, as JPEG: rpicam-vid's `yuv420`, which asks for libcamera's
-    /// `Sycc` colours.
+    /// `Sycc` colors.
     Full,
 }
 
@@ -52,8 +52,8 @@ impl YuvFormat {
     /// use maskd::frame::yuv::{Layout, Range, YuvFormat};
     /// let format = YuvFormat::new(Layout::I420, Range::Full, 640, 480)?;
     /// assert_eq!(format.frame_bytes(), 640 * 480 * 3 / 2);
-    /// let grey = format.decode(&vec![128; format.frame_bytes()])?;
-    /// assert_eq!(grey.get_pixel(0, 0).0, [128; 3]);
+    /// let gray = format.decode(&vec![128; format.frame_bytes()])?;
+    /// assert_eq!(gray.get_pixel(0, 0).0, [128; 3]);
     /// # Ok::<(), maskd::frame::PictureError>(())
     /// ```
     ///
@@ -237,7 +237,7 @@ mod tests {
 
     const LAYOUTS: [Layout; 3] = [Layout::Yuyv, Layout::Nv12, Layout::I420];
 
-    fn one_colour(layout: Layout, [y, u, v]: [u8; 3]) -> Vec<u8> {
+    fn one_color(layout: Layout, [y, u, v]: [u8; 3]) -> Vec<u8> {
         match layout {
             Layout::Yuyv => [y, u, y, v].repeat(2),
             Layout::Nv12 | Layout::I420 => vec![y, y, y, y, u, v],
@@ -257,8 +257,8 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_those_of_the_standard() {
-        // BT.601's 100 % colour bars at 8 bits, and JFIF's.
+    fn colors_are_those_of_the_standard() {
+        // BT.601's 100 % color bars at 8 bits, and JFIF's.
         let bars = [
             ([255, 255, 255], [235, 128, 128], [255, 128, 128]),
             ([0, 0, 0], [16, 128, 128], [0, 128, 128]),
@@ -271,7 +271,7 @@ mod tests {
             for layout in LAYOUTS {
                 for (range, yuv) in [(Range::Limited, limited), (Range::Full, full)] {
                     let format = YuvFormat::new(layout, range, 2, 2).unwrap();
-                    let picture = format.decode(&one_colour(layout, yuv)).unwrap();
+                    let picture = format.decode(&one_color(layout, yuv)).unwrap();
                     for pixel in picture.pixels() {
                         let far = (0..3).map(|at| pixel.0[at].abs_diff(rgb[at])).max();
                         assert!(far <= Some(2), "{layout:?} {range:?} {rgb:?}: {pixel:?}");
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn each_pixel_takes_its_own_values() {
-        // 3 x 3: the last column and line have colours of their own.
+        // 3 x 3: the last column and line have colors of their own.
         let format = |layout| YuvFormat::new(layout, Range::Full, 3, 3).unwrap();
         let luma = [10, 20, 30, 40, 50, 60, 70, 80, 90];
         let (u, v) = ([128, 138, 148, 158], [128, 118, 108, 98]);
@@ -302,7 +302,7 @@ mod tests {
         assert_eq!(picture.into_raw(), expected);
         let picture = format(Layout::Nv12).decode(&[&luma[..], &pairs].concat());
         assert_eq!(picture.unwrap().into_raw(), expected);
-        assert_eq!(expected[..3], [10, 10, 10], "grey stays grey");
+        assert_eq!(expected[..3], [10, 10, 10], "gray stays gray");
 
         let format = YuvFormat::new(Layout::Yuyv, Range::Full, 2, 2).unwrap();
         let picture = format.decode(&[1, 128, 2, 128, 3, 128, 4, 128]).unwrap();
@@ -326,7 +326,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_colour_comes_back(rgb in any::<[u8; 3]>(), limited in any::<bool>()) {
+        fn any_color_comes_back(rgb in any::<[u8; 3]>(), limited in any::<bool>()) {
             let (range, matrix) = if limited {
                 (Range::Limited, Matrix::LIMITED)
             } else {

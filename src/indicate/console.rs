@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::Levels;
 use crate::decision::decide::Decision;
-use crate::decision::frame_result::{FaceRecord, Probabilities, Scene};
+use crate::decision::frame_result::{FaceRecord, FrameResult, Probabilities};
 
 /// A change of the decision, as JSON: the documented contract of `maskd run
 /// --json`.
@@ -73,7 +73,7 @@ impl Console {
     }
 
     /// Takes what the newest frame shows; drawn only on a live console.
-    pub fn scene(&mut self, scene: &Scene) {
+    pub fn scene(&mut self, scene: &FrameResult) {
         if self.style == ConsoleStyle::Live {
             let labels = &scene.labels;
             let faces = scene.faces.iter().map(|face| FaceRecord::new(face, labels));

@@ -53,7 +53,7 @@ pub enum Reason {
 /// Somebody stands before the camera to be learned: what the daemon sees is
 /// labelled at once. A documented contract.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Enrolment {
+pub struct Enrollment {
     /// The label.
     pub label: String,
     /// Crops that are wanted.
@@ -64,7 +64,7 @@ pub struct Enrolment {
     pub stored: u32,
 }
 
-impl Enrolment {
+impl Enrollment {
     /// Whether no more crops are wanted.
     #[must_use]
     pub fn is_over(&self) -> bool {
@@ -74,7 +74,7 @@ impl Enrolment {
 
 /// Chooses crops.
 #[derive(Debug)]
-pub struct Chooser {
+pub struct CapturePolicy {
     options: CaptureOptions,
     rng: ChaCha8Rng,
     tracks: BTreeMap<u64, Seen>,
@@ -90,12 +90,12 @@ struct Seen {
     last: Option<usize>,
 }
 
-impl Chooser {
+impl CapturePolicy {
     /// One that has chosen nothing. The same `seed` and looks give the same
     /// choice.
     #[must_use]
-    pub fn new(options: CaptureOptions, seed: u64) -> Chooser {
-        Chooser {
+    pub fn new(options: CaptureOptions, seed: u64) -> CapturePolicy {
+        CapturePolicy {
             options,
             rng: ChaCha8Rng::seed_from_u64(seed),
             tracks: BTreeMap::new(),
@@ -223,38 +223,50 @@ mod tests {
     #[test]
     fn what_teaches_something_is_chosen() {
         let at = Instant::now();
-        let mut chooser = Chooser::new(OPTIONS, 1);
-        assert_eq!(chooser.consider(at, 1, &SURE, &feature(0)), None);
-        let changed = chooser.consider(at, 1, &[0.1, 0.9], &feature(1));
+        let mut capture_policy = CapturePolicy::new(OPTIONS, 1);
+        assert_eq!(capture_policy.consider(at, 1, &SURE, &feature(0)), None);
+        let changed = capture_policy.consider(at, 1, &[0.1, 0.9], &feature(1));
         assert_eq!(changed, Some((Reason::Changed, 1)));
-        let unsure = chooser.consider(at, 2, &UNSURE, &feature(2));
+        let unsure = capture_policy.consider(at, 2, &UNSURE, &feature(2));
         assert_eq!(unsure, Some((Reason::Uncertain, 1)));
-        assert_eq!(chooser.consider(at, 2, &UNSURE, &feature(2)), None, "seen");
-        let again = chooser.consider(at, 2, &UNSURE, &feature(3));
+        assert_eq!(
+            capture_policy.consider(at, 2, &UNSURE, &feature(2)),
+            None,
+            "seen"
+        );
+        let again = capture_policy.consider(at, 2, &UNSURE, &feature(3));
         assert_eq!(again, Some((Reason::Uncertain, 2)));
-        assert_eq!(chooser.consider(at, 2, &[], &feature(4)), None);
+        assert_eq!(capture_policy.consider(at, 2, &[], &feature(4)), None);
     }
 
     #[test]
     fn limits_hold_for_tracks_and_hours() {
         let at = Instant::now();
-        let mut chooser = Chooser::new(OPTIONS, 1);
+        let mut capture_policy = CapturePolicy::new(OPTIONS, 1);
         let mut chosen = 0;
         for look in 0..20 {
             let track = look as u64 / 5;
             chosen += usize::from(
-                chooser
+                capture_policy
                     .consider(at, track, &UNSURE, &feature(look))
                     .is_some(),
             );
         }
         assert_eq!(chosen, 5, "three of the first track, two of the second");
         let later = at + Duration::from_hours(1);
-        assert!(chooser.consider(later, 9, &UNSURE, &feature(30)).is_some());
+        assert!(
+            capture_policy
+                .consider(later, 9, &UNSURE, &feature(30))
+                .is_some()
+        );
         // A clock that is behind frees nothing and breaks nothing.
-        assert!(chooser.consider(at, 9, &UNSURE, &feature(31)).is_some());
+        assert!(
+            capture_policy
+                .consider(at, 9, &UNSURE, &feature(31))
+                .is_some()
+        );
         // Somebody who stands there to be learned is not limited.
-        let enrolled = (40..60).filter(|look| chooser.enroll(9, &feature(*look)).is_some());
+        let enrolled = (40..60).filter(|look| capture_policy.enroll(9, &feature(*look)).is_some());
         assert_eq!(enrolled.count(), 20);
     }
 
@@ -267,9 +279,13 @@ mod tests {
             ..OPTIONS
         };
         let at = Instant::now();
-        let mut chooser = Chooser::new(options, 3);
+        let mut capture_policy = CapturePolicy::new(options, 3);
         let chosen = (0..1000)
-            .filter(|look| chooser.consider(at, 1, &SURE, &feature(*look)).is_some())
+            .filter(|look| {
+                capture_policy
+                    .consider(at, 1, &SURE, &feature(*look))
+                    .is_some()
+            })
             .count();
         assert!((70..130).contains(&chosen), "{chosen} of 1000");
     }
@@ -277,11 +293,11 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let at = Instant::now();
-        let mut chooser = Chooser::new(OPTIONS, 1);
+        let mut capture_policy = CapturePolicy::new(OPTIONS, 1);
         for look in 0..1000 {
-            chooser.consider(at, look, &UNSURE, &feature(look as usize));
-            chooser.enroll(look, &feature(1000 + look as usize % 200));
+            capture_policy.consider(at, look, &UNSURE, &feature(look as usize));
+            capture_policy.enroll(look, &feature(1000 + look as usize % 200));
         }
-        assert!(chooser.tracks.len() <= TRACKS && chooser.recent.len() <= RECENT);
+        assert!(capture_policy.tracks.len() <= TRACKS && capture_policy.recent.len() <= RECENT);
     }
 }

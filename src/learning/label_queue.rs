@@ -34,14 +34,14 @@ impl Candidate<'_> {
     }
 
     /// Likeliest label by its number.
-    fn told(&self) -> Option<usize> {
+    fn argmax(&self) -> Option<usize> {
         (0..self.probabilities.len())
             .max_by(|a, b| self.probabilities[*a].total_cmp(&self.probabilities[*b]))
     }
 
     fn is_near(&self, other: &Candidate) -> bool {
         // Somebody who takes the mask off is still the same track.
-        self.told() == other.told() && distance(self.feature, other.feature) <= NEAR
+        self.argmax() == other.argmax() && distance(self.feature, other.feature) <= NEAR
     }
 }
 

@@ -27,8 +27,8 @@ use crate::learning::label_queue::Candidate;
 use crate::learning::refit::{Fit, Input, Options, Outcome, RefitError, Ruling};
 use crate::learning::replay::{Replay, ReplayError, Rows};
 use crate::learning::samples::{
-    Discarded, Exported, Imported, Kind, Label, LabelError, Labelled, Listing, Removed, Sample,
-    Store, StoreError, TrackKey, Which,
+    Discarded, Exported, Imported, Kind, Label, LabelError, LabelFilter, Labelled, Listing,
+    Removed, Sample, Store, StoreError, TrackKey,
 };
 use crate::onnx::{self, HeadFile, HeadTensors, ModelError};
 use crate::platform::files;
@@ -265,7 +265,7 @@ pub struct Learning {
 /// How a sample is to be labelled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Mark {
+pub enum LabelAction {
     /// With a label.
     As(String),
     /// With none again.
@@ -277,7 +277,7 @@ pub enum Mark {
 /// Which samples are meant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Chosen {
+pub enum SampleSelector {
     /// By id.
     Ids(Vec<String>),
     /// The unlabelled ones of the newest track of this number.
@@ -286,7 +286,7 @@ pub enum Chosen {
 
 /// What became of the samples that were to be labelled: a documented contract.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Marked {
+pub struct LabelResult {
     /// Ids that are as asked now.
     pub done: Vec<String>,
     /// Ids that were before.
@@ -805,15 +805,19 @@ impl Learning {
     /// # Errors
     /// [`LearningError::Label`], [`LearningError::NoTrack`],
     /// [`LearningError::Store`].
-    pub fn mark(&self, chosen: Chosen, mark: &Mark) -> Result<Marked, LearningError> {
+    pub fn mark(
+        &self,
+        chosen: SampleSelector,
+        mark: &LabelAction,
+    ) -> Result<LabelResult, LearningError> {
         let ids = match chosen {
-            Chosen::Ids(ids) => ids,
-            Chosen::Track(number) => self.of_track(number)?,
+            SampleSelector::Ids(ids) => ids,
+            SampleSelector::Track(number) => self.of_track(number)?,
         };
         let label = match mark {
-            Mark::Discard => {
+            LabelAction::Discard => {
                 let outcomes = self.store.discard(&ids)?;
-                let mut marked = Marked::default();
+                let mut marked = LabelResult::default();
                 for (id, outcome) in ids.into_iter().zip(outcomes) {
                     match outcome {
                         Discarded::Done => marked.done.push(id),
@@ -823,11 +827,11 @@ impl Learning {
                 }
                 return Ok(marked);
             }
-            Mark::As(name) => Some(Label::new(name)?),
-            Mark::Unlabelled => None,
+            LabelAction::As(name) => Some(Label::new(name)?),
+            LabelAction::Unlabelled => None,
         };
         let outcomes = self.store.label(&ids, label.as_ref())?;
-        let mut marked = Marked::default();
+        let mut marked = LabelResult::default();
         for (id, outcome) in ids.into_iter().zip(outcomes) {
             match outcome {
                 Labelled::Done => marked.done.push(id),
@@ -880,9 +884,9 @@ impl Learning {
     /// [`LearningError::Label`], [`LearningError::Store`].
     pub fn purge(&self, purge: &Purge, now: SystemTime) -> Result<RemovedRecord, LearningError> {
         let which = match purge.label.as_deref().map(label_of).transpose()? {
-            None => Which::All,
-            Some(None) => Which::Unlabelled,
-            Some(Some(label)) => Which::Labelled(label),
+            None => LabelFilter::All,
+            Some(None) => LabelFilter::Unlabelled,
+            Some(Some(label)) => LabelFilter::Labelled(label),
         };
         let days = purge
             .older_than_days
@@ -1239,7 +1243,7 @@ impl Learning {
     }
 }
 
-impl Marked {
+impl LabelResult {
     fn fail(&mut self, id: String, why: impl std::fmt::Display) {
         self.failed.insert(id, why.to_string());
     }

@@ -962,26 +962,26 @@ impl Plan {
 /// They wait for work, and cost nothing while they do. What comes out of a run
 /// does not depend on how many there are.
 #[derive(Debug, Clone)]
-pub struct Team(Executor);
+pub struct ThreadPool(Executor);
 
-impl Team {
+impl ThreadPool {
     /// Nobody but the thread that calls.
     #[must_use]
-    pub fn alone() -> Team {
-        Team(Executor::SingleThread)
+    pub fn alone() -> ThreadPool {
+        ThreadPool(Executor::SingleThread)
     }
 
     /// So many threads; of one, and if the system refuses, nobody but the one
     /// that calls.
     #[must_use]
-    pub fn of(threads: usize) -> Team {
+    pub fn of(threads: usize) -> ThreadPool {
         if threads < 2 {
-            return Team::alone();
+            return ThreadPool::alone();
         }
         set_threading_panel_threshold(SHARED_PANELS);
         // It panics where the system refuses a thread.
         let team = guarded(|| Ok(Executor::multithread_with_name(threads, "team")));
-        team.map_or_else(|_| Team::alone(), Team)
+        team.map_or_else(|_| ThreadPool::alone(), ThreadPool)
     }
 }
 
@@ -1001,7 +1001,7 @@ impl Runner {
     /// [`ModelError::Run`] if tract gives up.
     pub fn run(
         &mut self,
-        team: &Team,
+        team: &ThreadPool,
         fill: impl FnOnce(&mut [f32]) + Send,
     ) -> Result<Outputs, ModelError> {
         let Runner { plan, state } = self;

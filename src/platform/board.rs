@@ -23,7 +23,7 @@ const COOLED: f32 = 5.0;
 
 /// How a board is: a documented contract.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Condition {
+pub struct BoardStatus {
     /// Of the processor, in degrees Celsius; absent where nothing measures it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature_c: Option<f32>,
@@ -85,7 +85,7 @@ impl Throttling {
 
 /// Why a board should be spared work that can wait.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
-pub enum Strain {
+pub enum ThrottleReason {
     /// More work could make it fail.
     #[error("the voltage of the board's supply is too low")]
     UnderVoltage,
@@ -100,27 +100,27 @@ pub enum Strain {
     },
 }
 
-impl Condition {
+impl BoardStatus {
     /// Why work that can wait should wait. `limit_c`: the temperature above
     /// which it should; once it waits (`waiting`), until the board is 5 °C
     /// below.
     #[must_use]
-    pub fn strain(&self, limit_c: f32, waiting: bool) -> Option<Strain> {
+    pub fn strain(&self, limit_c: f32, waiting: bool) -> Option<ThrottleReason> {
         let throttling = self.throttling.unwrap_or_default();
         if throttling.under_voltage {
-            return Some(Strain::UnderVoltage);
+            return Some(ThrottleReason::UnderVoltage);
         }
         if throttling.throttled {
-            return Some(Strain::Throttled);
+            return Some(ThrottleReason::Throttled);
         }
         let limit_c = if waiting { limit_c - COOLED } else { limit_c };
         let hot = |temperature_c: &f32| *temperature_c > limit_c;
         let temperature_c = self.temperature_c.filter(hot)?;
-        Some(Strain::Hot { temperature_c })
+        Some(ThrottleReason::Hot { temperature_c })
     }
 }
 
-impl fmt::Display for Condition {
+impl fmt::Display for BoardStatus {
     /// In words: `54 °C, supply and clock are fine`.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self.temperature_c {
@@ -208,7 +208,7 @@ impl Board {
 
     /// How it is now. Where `vcgencmd` has to be asked, a program is run.
     #[must_use]
-    pub fn condition(&self) -> Condition {
+    pub fn condition(&self) -> BoardStatus {
         let celsius = |zone: &PathBuf| Some(read(zone)?.parse::<f32>().ok()? / 1000.0);
         let throttling = match &self.complaints {
             Complaints::Driver(path) => read(path).and_then(|text| Throttling::parse(&text)),
@@ -219,7 +219,7 @@ impl Board {
             }),
             Complaints::Silent => None,
         };
-        Condition {
+        BoardStatus {
             temperature_c: self.zones.iter().filter_map(celsius).max_by(f32::total_cmp),
             throttling,
         }
@@ -281,7 +281,10 @@ mod tests {
         assert!(throttling.under_voltage && throttling.throttled);
         assert!(throttling.under_voltage_since_boot && throttling.throttled_since_boot);
         assert!(!throttling.frequency_capped && !throttling.soft_limit);
-        assert_eq!(condition.strain(75.0, false), Some(Strain::UnderVoltage));
+        assert_eq!(
+            condition.strain(75.0, false),
+            Some(ThrottleReason::UnderVoltage)
+        );
 
         fs::write(sys.path().join(DRIVER), "50000\n").unwrap();
         let condition = board.condition();
@@ -317,7 +320,7 @@ mod tests {
             (alarm, "1\n"),
         ]);
         let strained = |board: &Board| board.condition().strain(75.0, false);
-        assert_eq!(strained(&board), Some(Strain::UnderVoltage));
+        assert_eq!(strained(&board), Some(ThrottleReason::UnderVoltage));
         fs::write(sys.path().join(alarm), "0\n").unwrap();
         assert_eq!(strained(&board), None);
     }
@@ -325,19 +328,19 @@ mod tests {
     #[test]
     fn a_board_that_says_nothing_is_well() {
         let (_sys, board) = board(&[]);
-        assert_eq!(board.condition(), Condition::default());
+        assert_eq!(board.condition(), BoardStatus::default());
         assert_eq!(board.condition().strain(30.0, false), None);
     }
 
     #[test]
     fn a_hot_board_waits_until_it_has_cooled_down() {
-        let at = |temperature_c| Condition {
+        let at = |temperature_c| BoardStatus {
             temperature_c: Some(temperature_c),
             throttling: None,
         };
         assert_eq!(at(75.0).strain(75.0, false), None);
         let temperature_c = 75.5;
-        let hot = Some(Strain::Hot { temperature_c });
+        let hot = Some(ThrottleReason::Hot { temperature_c });
         assert_eq!(at(temperature_c).strain(75.0, false), hot);
         assert!(at(70.5).strain(75.0, true).is_some());
         assert_eq!(at(70.0).strain(75.0, true), None);

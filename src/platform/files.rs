@@ -19,22 +19,22 @@ const PART: &str = ".part";
 /// it is dropped before.
 #[derive(Debug)]
 #[must_use]
-pub struct Aside {
+pub struct PendingFile {
     /// `None` once it is in its place.
     path: Option<PathBuf>,
 }
 
-impl Aside {
+impl PendingFile {
     /// Writes `content` beside where it will be: into `folder`, under a hidden
     /// name that [`remove_leftovers`] knows.
     ///
     /// # Errors
     /// What the system says; nothing is left behind then.
-    pub fn write(folder: &Path, content: &[u8]) -> io::Result<Aside> {
-        Aside::with(folder, content, None)
+    pub fn write(folder: &Path, content: &[u8]) -> io::Result<PendingFile> {
+        PendingFile::with(folder, content, None)
     }
 
-    fn with(folder: &Path, content: &[u8], mode: Option<Permissions>) -> io::Result<Aside> {
+    fn with(folder: &Path, content: &[u8], mode: Option<Permissions>) -> io::Result<PendingFile> {
         // Threads write into one folder at the same time.
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -49,13 +49,13 @@ impl Aside {
             options.mode(0o600);
         }
         let mut file = options.open(&path)?;
-        let aside = Aside { path: Some(path) };
+        let pending = PendingFile { path: Some(path) };
         file.write_all(content)?;
         if let Some(mode) = mode {
             file.set_permissions(mode)?;
         }
         file.sync_all()?;
-        Ok(aside)
+        Ok(pending)
     }
 
     /// Gives it its name, in one step; what had the name is replaced. That the
@@ -64,15 +64,15 @@ impl Aside {
     /// # Errors
     /// What the system says; nothing is left behind then.
     pub fn place(mut self, path: &Path) -> io::Result<()> {
-        if let Some(aside) = &self.path {
-            fs::rename(aside, path)?;
+        if let Some(pending) = &self.path {
+            fs::rename(pending, path)?;
             self.path = None;
         }
         Ok(())
     }
 }
 
-impl Drop for Aside {
+impl Drop for PendingFile {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
             // Whoever gave up on it has the error that matters.
@@ -89,7 +89,7 @@ impl Drop for Aside {
 /// not be synced, new.
 pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = folder_of(path)?;
-    Aside::write(folder, content)?.place(path)?;
+    PendingFile::write(folder, content)?.place(path)?;
     sync_folder(folder)
 }
 
@@ -100,7 +100,7 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
 pub fn write_secret(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = folder_of(path)?;
     let mode = Permissions::from_mode(0o600);
-    Aside::with(folder, content, Some(mode))?.place(path)?;
+    PendingFile::with(folder, content, Some(mode))?.place(path)?;
     sync_folder(folder)
 }
 
@@ -113,7 +113,7 @@ pub fn rewrite(path: &Path, content: &[u8]) -> io::Result<()> {
     let path = path.canonicalize()?;
     let folder = folder_of(&path)?;
     let mode = path.metadata()?.permissions();
-    Aside::with(folder, content, Some(mode))?.place(&path)?;
+    PendingFile::with(folder, content, Some(mode))?.place(&path)?;
     sync_folder(folder)
 }
 
@@ -123,7 +123,7 @@ pub fn rewrite(path: &Path, content: &[u8]) -> io::Result<()> {
 /// # Errors
 /// What the system says.
 pub fn probe(path: &Path, bytes: usize) -> io::Result<()> {
-    Aside::write(folder_of(path)?, &vec![0; bytes]).map(drop)
+    PendingFile::write(folder_of(path)?, &vec![0; bytes]).map(drop)
 }
 
 fn folder_of(path: &Path) -> io::Result<&Path> {
@@ -279,9 +279,9 @@ mod tests {
     #[test]
     fn leftovers_are_told_from_other_files() {
         let folder = tempfile::tempdir().unwrap();
-        let aside = Aside::write(folder.path(), b"half").unwrap();
+        let pending = PendingFile::write(folder.path(), b"half").unwrap();
         // As a kill leaves it: no `drop`.
-        std::mem::forget(aside);
+        std::mem::forget(pending);
         for name in ["picture.jpg", ".maskd-notes", "x.part"] {
             fs::write(folder.path().join(name), b"x").unwrap();
         }

@@ -88,14 +88,14 @@ pub fn give_back() {
 /// that it never fits into a hole again. The nets' tensors then took twice the memory
 /// that was in use. Here the block is the larger one as a whole.
 #[derive(Debug, Clone, Copy)]
-pub struct Blocks;
+pub struct AlignedAllocator;
 
 /// What the system aligns every block to.
 const PLAIN: usize = 2 * NOTE;
 /// Bytes of the number that stands before a block of larger alignment.
 const NOTE: usize = size_of::<usize>();
 
-impl Blocks {
+impl AlignedAllocator {
     /// The block of the system that holds one of `layout`; `None` if it is plain, or
     /// too large.
     fn around(layout: Layout) -> Option<Layout> {
@@ -107,7 +107,7 @@ impl Blocks {
     }
 
     /// Where a block of alignment `align` begins inside of `whole`, which is one of
-    /// [`Blocks::around`] or null. Behind at least [`PLAIN`] bytes: the last of them
+    /// [`AlignedAllocator::around`] or null. Behind at least [`PLAIN`] bytes: the last of them
     /// say how many.
     ///
     /// # Safety
@@ -134,26 +134,30 @@ impl Blocks {
 // inside of one that the system gave out: behind `skipped` bytes, 1 to `align`, of the
 // `align` that are more than its size; and before it, where nobody else writes, stands
 // what leads back.
-unsafe impl GlobalAlloc for Blocks {
+unsafe impl GlobalAlloc for AlignedAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        match Blocks::around(layout) {
+        match AlignedAllocator::around(layout) {
             // SAFETY: the caller's layout has a size; `around` makes it larger. Here and
             // below, a layout that has none goes to the system as it came, both ways.
-            Some(around) => unsafe { Blocks::inside(System.alloc(around), layout.align()) },
+            Some(around) => unsafe {
+                AlignedAllocator::inside(System.alloc(around), layout.align())
+            },
             None => unsafe { System.alloc(layout) },
         }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        match Blocks::around(layout) {
+        match AlignedAllocator::around(layout) {
             // SAFETY: as in `alloc`; what `inside` writes lies before the block.
-            Some(around) => unsafe { Blocks::inside(System.alloc_zeroed(around), layout.align()) },
+            Some(around) => unsafe {
+                AlignedAllocator::inside(System.alloc_zeroed(around), layout.align())
+            },
             None => unsafe { System.alloc_zeroed(layout) },
         }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        match Blocks::around(layout) {
+        match AlignedAllocator::around(layout) {
             // SAFETY: the caller says that `alloc` made it with this layout.
             Some(around) => unsafe {
                 let skipped = usize::from_ne_bytes(block.sub(NOTE).cast::<[u8; NOTE]>().read());
@@ -243,9 +247,9 @@ mod tests {
                 // or resized once with its layout.
                 unsafe {
                     let block = if zeroed {
-                        Blocks.alloc_zeroed(layout)
+                        AlignedAllocator.alloc_zeroed(layout)
                     } else {
-                        Blocks.alloc(layout)
+                        AlignedAllocator.alloc(layout)
                     };
                     prop_assert_eq!(block.addr() % layout.align(), 0);
                     let bytes = std::slice::from_raw_parts(block, if zeroed { size } else { 0 });
@@ -257,11 +261,11 @@ mod tests {
             for (number, (block, layout)) in blocks.into_iter().enumerate() {
                 // SAFETY: as above.
                 unsafe {
-                    let block = Blocks.realloc(block, layout, grown);
+                    let block = AlignedAllocator.realloc(block, layout, grown);
                     prop_assert_eq!(block.addr() % layout.align(), 0);
                     let kept = std::slice::from_raw_parts(block, layout.size().min(grown));
                     prop_assert!(kept.iter().all(|byte| *byte == number as u8));
-                    Blocks.dealloc(block, Layout::from_size_align(grown, layout.align()).unwrap());
+                    AlignedAllocator.dealloc(block, Layout::from_size_align(grown, layout.align()).unwrap());
                 }
             }
         }
@@ -271,7 +275,7 @@ mod tests {
     fn a_block_without_end_is_refused() {
         let layout = Layout::from_size_align(isize::MAX as usize - 63, 64).unwrap();
         // SAFETY: its size is not 0, and nothing is written.
-        assert!(unsafe { Blocks.alloc(layout) }.is_null());
+        assert!(unsafe { AlignedAllocator.alloc(layout) }.is_null());
     }
 
     #[test]

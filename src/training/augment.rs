@@ -140,10 +140,10 @@ fn product(a: &Matrix, b: &Matrix) -> Matrix {
 impl GeometryDraw {
     /// Where each pixel of the view comes from: (x, y, 1) in the crop that is
     /// made, to (x, y, 1) in the crop that is warped, both counted from the
-    /// centre of the pixel at the top left. The flip is not part of it.
+    /// center of the pixel at the top left. The flip is not part of it.
     ///
     /// `apply_affine_transform`'s product: rotation, shift, shear, zoom, from
-    /// left to right (so the shift turns with the picture), about the centre
+    /// left to right (so the shift turns with the picture), about the center
     /// `side / 2 - 0.5` (`transform_matrix_offset_center`).
     #[must_use]
     pub fn matrix(&self) -> Matrix {
@@ -161,12 +161,12 @@ impl GeometryDraw {
             [0.0, self.zoom_y, 0.0],
             [0.0, 0.0, 1.0],
         ];
-        let centre = f64::from(CROP_SIDE) / 2.0 - 0.5;
+        let center = f64::from(CROP_SIDE) / 2.0 - 0.5;
         let mut offset = IDENTITY;
         let mut reset = IDENTITY;
         for axis in 0..2 {
-            offset[axis][2] = centre;
-            reset[axis][2] = -centre;
+            offset[axis][2] = center;
+            reset[axis][2] = -center;
         }
         [rotation, shift, shear, zoom, reset]
             .iter()
@@ -263,7 +263,7 @@ const LONGEST_STEP: f64 = 1e6;
 fn warp_window(picture: &RgbImage, window: [f64; 4], draw: &GeometryDraw, fill: Fill) -> RgbImage {
     let [left, top, width, height] = window;
     let side = f64::from(CROP_SIDE);
-    // From pixel centres of a crop to those of the picture: (c + 0.5) * scale
+    // From pixel centers of a crop to those of the picture: (c + 0.5) * scale
     // + left - 0.5. For a picture that is a crop this is the identity.
     let (scale_x, scale_y) = (width / side, height / side);
     let place = [
@@ -281,11 +281,11 @@ fn warp_window(picture: &RgbImage, window: [f64; 4], draw: &GeometryDraw, fill: 
     let mut view = match fill {
         Fill::Nearest => sample(picture, &matrix, |at, last| {
             let at = at.clamp(0, i64::from(last) << POINT);
-            Some(neighbours(at, last))
+            Some(neighbors(at, last))
         }),
         Fill::Constant => sample(picture, &matrix, |at, last| {
             let inside = (0..=i64::from(last) << POINT).contains(&at);
-            inside.then(|| neighbours(at, last))
+            inside.then(|| neighbors(at, last))
         }),
         Fill::Reflect => sample(picture, &matrix, |at, last| {
             let count = i64::from(last) + 1;
@@ -300,7 +300,7 @@ fn warp_window(picture: &RgbImage, window: [f64; 4], draw: &GeometryDraw, fill: 
             let period = i64::from(last.max(1)) << POINT;
             let inside = (0..=period).contains(&at);
             let at = if inside { at } else { at.rem_euclid(period) };
-            Some(neighbours(at, last))
+            Some(neighbors(at, last))
         }),
     };
     if draw.channel_shift != 0.0 {
@@ -309,13 +309,13 @@ fn warp_window(picture: &RgbImage, window: [f64; 4], draw: &GeometryDraw, fill: 
     view
 }
 
-/// Share of the second neighbour, in 2^-[`WEIGHT`].
+/// Share of the second neighbor, in 2^-[`WEIGHT`].
 fn weight(at: i64) -> u32 {
     (at >> (POINT - WEIGHT)) as u32 & ((1 << WEIGHT) - 1)
 }
 
-/// Both neighbours of a coordinate in 0..=`last`, and the second one's share.
-fn neighbours(at: i64, last: u32) -> (usize, usize, u32) {
+/// Both neighbors of a coordinate in 0..=`last`, and the second one's share.
+fn neighbors(at: i64, last: u32) -> (usize, usize, u32) {
     let last = last as usize;
     let index = ((at >> POINT) as usize).min(last);
     (index, (index + 1).min(last), weight(at))
@@ -323,7 +323,7 @@ fn neighbours(at: i64, last: u32) -> (usize, usize, u32) {
 
 /// Bilinear samples of `picture` where `matrix` leads the pixels of a crop to.
 ///
-/// `beyond(coordinate, last index)` gives the two neighbours and the second
+/// `beyond(coordinate, last index)` gives the two neighbors and the second
 /// one's weight for coordinates that don't lie between four pixels; `None` is
 /// black.
 fn sample(
@@ -407,7 +407,7 @@ pub fn margin((from, to): (f32, f32), rng: &mut impl Rng) -> f32 {
 
 /// A change that some of the pictures get, with its strength.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sometimes {
+pub struct RandomRange {
     /// Share of the pictures that get it, 0 to 1.
     pub probability: f32,
     /// Least strength, in the unit that the field says.
@@ -416,9 +416,9 @@ pub struct Sometimes {
     pub to: f32,
 }
 
-impl Sometimes {
-    fn new(probability: f32, from: f32, to: f32) -> Sometimes {
-        Sometimes {
+impl RandomRange {
+    fn new(probability: f32, from: f32, to: f32) -> RandomRange {
+        RandomRange {
             probability,
             from,
             to,
@@ -431,7 +431,7 @@ impl Sometimes {
         (coin < self.probability).then_some(self.from + (self.to - self.from) * share)
     }
 
-    /// As [`Sometimes::draw`], but all *ratios* alike likely: from 24 to 48 as
+    /// As [`RandomRange::draw`], but all *ratios* alike likely: from 24 to 48 as
     /// often as from 48 to 96. Both ends must be above 0.
     fn draw_ratio(self, rng: &mut impl Rng) -> Option<f32> {
         let (coin, share) = rng.random::<(f32, f32)>();
@@ -447,32 +447,32 @@ pub struct Light {
     /// own light.
     pub probability: f32,
     /// Exponent on values of 0 to 1; above 1 darkens. Ratios alike likely.
-    pub gamma: Sometimes,
+    pub gamma: RandomRange,
     /// Linear gradient in a random direction: brightness times 1 + this at one
     /// end and 1 - this at the other, below 1.
-    pub gradient: Sometimes,
-    /// Colour cast: each channel times e to a power uniform in ± this.
-    pub cast: Sometimes,
+    pub gradient: RandomRange,
+    /// Color cast: each channel times e to a power uniform in ± this.
+    pub cast: RandomRange,
     /// Factor on the brightness, at most 1 darkens. Ratios alike likely. Less
-    /// so where the gamma darkens too: a middle grey keeps at least 23 levels
+    /// so where the gamma darkens too: a middle gray keeps at least 23 levels
     /// of 255 (before cast and gradient), so that something is left to see.
-    pub darken: Sometimes,
-    /// Haze: this share of the way to one grey, 0 to 1.
-    pub haze: Sometimes,
-    /// Colourfulness, 0 is grey and 1 unchanged.
-    pub saturation: Sometimes,
+    pub darken: RandomRange,
+    /// Haze: this share of the way to one gray, 0 to 1.
+    pub haze: RandomRange,
+    /// Colorfulness, 0 is gray and 1 unchanged.
+    pub saturation: RandomRange,
 }
 
 impl Default for Light {
     fn default() -> Light {
         Light {
             probability: 1.0,
-            gamma: Sometimes::new(0.8, 0.4, 3.2),
-            gradient: Sometimes::new(0.5, 0.2, 0.9),
-            cast: Sometimes::new(0.5, 0.05, 0.35),
-            darken: Sometimes::new(0.5, 0.25, 1.0),
-            haze: Sometimes::new(0.4, 0.1, 0.6),
-            saturation: Sometimes::new(0.3, 0.0, 1.6),
+            gamma: RandomRange::new(0.8, 0.4, 3.2),
+            gradient: RandomRange::new(0.5, 0.2, 0.9),
+            cast: RandomRange::new(0.5, 0.05, 0.35),
+            darken: RandomRange::new(0.5, 0.25, 1.0),
+            haze: RandomRange::new(0.4, 0.1, 0.6),
+            saturation: RandomRange::new(0.3, 0.0, 1.6),
         }
     }
 }
@@ -486,14 +486,14 @@ pub struct LightDraw {
     pub gain: f32,
     /// Factor of red, green and blue.
     pub cast: [f32; 3],
-    /// Change of brightness from the centre to the right and to the lower
+    /// Change of brightness from the center to the right and to the lower
     /// edge, as a share.
     pub gradient: [f32; 2],
     /// Share of the way to `haze_level`, 0 to 1.
     pub haze: f32,
-    /// The grey of the haze, 0 to 255.
+    /// The gray of the haze, 0 to 255.
     pub haze_level: f32,
-    /// Colourfulness, 0 is grey and 1 unchanged.
+    /// Colorfulness, 0 is gray and 1 unchanged.
     pub saturation: f32,
 }
 
@@ -572,8 +572,8 @@ impl LightDraw {
                     values[c] = tables[c][usize::from(pixel[c])] * brightness + veil;
                 }
                 if self.saturation != 1.0 {
-                    let grey: f32 = values.iter().zip(LUMA).map(|(v, weight)| v * weight).sum();
-                    values = values.map(|value| grey + self.saturation * (value - grey));
+                    let gray: f32 = values.iter().zip(LUMA).map(|(v, weight)| v * weight).sum();
+                    values = values.map(|value| gray + self.saturation * (value - gray));
                 }
                 // `as` cuts off below 0 and above 255; the half of rounding is
                 // in `veil`.
@@ -595,26 +595,26 @@ pub struct Camera {
     pub probability: f32,
     /// Scaled down to so many pixels a side, and up again at the end. Ratios
     /// alike likely.
-    pub side: Sometimes,
+    pub side: RandomRange,
     /// Motion blur: length of a straight path as a share of the scaled down
     /// side, in a random direction.
-    pub motion: Sometimes,
+    pub motion: RandomRange,
     /// Noise, its standard deviation in levels of 0 to 255; on the scaled down
     /// picture, so that small faces have coarse noise.
-    pub noise: Sometimes,
+    pub noise: RandomRange,
     /// JPEG at this quality, 1 to 100; on the scaled down picture too, as a
     /// camera compresses a small face.
-    pub jpeg: Sometimes,
+    pub jpeg: RandomRange,
 }
 
 impl Default for Camera {
     fn default() -> Camera {
         Camera {
             probability: 1.0,
-            side: Sometimes::new(1.0, 40.0, 200.0),
-            motion: Sometimes::new(0.3, 0.03, 0.1),
-            noise: Sometimes::new(0.5, 2.5, 20.0),
-            jpeg: Sometimes::new(0.6, 20.0, 80.0),
+            side: RandomRange::new(1.0, 40.0, 200.0),
+            motion: RandomRange::new(0.3, 0.03, 0.1),
+            noise: RandomRange::new(0.5, 2.5, 20.0),
+            jpeg: RandomRange::new(0.6, 20.0, 80.0),
         }
     }
 }
@@ -718,18 +718,18 @@ pub struct Sharpness {
     pub probability: f32,
     /// Scaled down to so many pixels a side, and up again: a small face. Ratios
     /// alike likely.
-    pub side: Sometimes,
+    pub side: RandomRange,
     /// Blur by a Gaussian, its standard deviation in pixels of the crop. Ratios
     /// alike likely.
-    pub blur: Sometimes,
+    pub blur: RandomRange,
 }
 
 impl Default for Sharpness {
     fn default() -> Sharpness {
         Sharpness {
             probability: 1.0,
-            side: Sometimes::new(0.7, 24.0, 160.0),
-            blur: Sometimes::new(0.4, 0.6, 4.0),
+            side: RandomRange::new(0.7, 24.0, 160.0),
+            blur: RandomRange::new(0.4, 0.6, 4.0),
         }
     }
 }
@@ -798,7 +798,7 @@ pub fn whole(picture: &RgbImage) -> Option<Region> {
 /// edge pixels repeated outward.
 fn blur(picture: &mut RgbImage, deviation: f32) {
     let deviation = deviation.min(16.0);
-    // Below this the neighbours' weights round to nothing; NaN ends here too.
+    // Below this the neighbors' weights round to nothing; NaN ends here too.
     if deviation.is_nan() || deviation < 0.2 {
         return;
     }
@@ -903,16 +903,16 @@ fn through_jpeg(picture: RgbImage, quality: u8) -> RgbImage {
     }
 }
 
-/// The robust recipe's changes of a picture, with the ranges that generalised
+/// The robust recipe's changes of a picture, with the ranges that generalized
 /// best to cameras which the head had not seen (`docs/DESIGN.md`): geometry as
-/// in the tutorial, colour and strong light, a small camera, and sharpness
+/// in the tutorial, color and strong light, a small camera, and sharpness
 /// taken as no sign.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Robust {
     /// Moved about.
     pub geometry: Geometry,
-    /// Share of the pictures that become grey, as an infrared camera's are.
-    pub grey: f32,
+    /// Share of the pictures that become gray, as an infrared camera's are.
+    pub gray: f32,
     /// Other light.
     pub light: Light,
     /// Another camera.
@@ -928,7 +928,7 @@ impl Default for Robust {
     fn default() -> Robust {
         Robust {
             geometry: Geometry::default(),
-            grey: 0.25,
+            gray: 0.25,
             light: Light::default(),
             camera: Camera::default(),
             sharpness: Sharpness::default(),
@@ -942,8 +942,8 @@ impl Default for Robust {
 pub struct RobustDraw {
     /// Moved about.
     pub geometry: GeometryDraw,
-    /// What it becomes grey by: shares of red, green and blue that sum to 1.
-    pub grey: Option<[f32; 3]>,
+    /// What it becomes gray by: shares of red, green and blue that sum to 1.
+    pub gray: Option<[f32; 3]>,
     /// Other light.
     pub light: LightDraw,
     /// Another camera.
@@ -957,7 +957,7 @@ impl Robust {
     pub fn draw(&self, rng: &mut impl Rng) -> RobustDraw {
         RobustDraw {
             geometry: self.geometry.draw(rng),
-            grey: self.draw_grey(rng),
+            gray: self.draw_grey(rng),
             light: self.light.draw(rng),
             camera: self.camera.draw(rng),
             sharpness: self.sharpness.draw(rng),
@@ -967,10 +967,10 @@ impl Robust {
     /// Sensors see red, green and blue unlike eyes, and infrared unlike both:
     /// the shares are drawn too.
     fn draw_grey(&self, rng: &mut impl Rng) -> Option<[f32; 3]> {
-        let grey = rng.random::<f32>() < self.grey;
+        let gray = rng.random::<f32>() < self.gray;
         let weights = rng.random::<[f32; 3]>().map(|weight| weight + 0.05);
         let sum: f32 = weights.iter().sum();
-        grey.then(|| weights.map(|weight| weight / sum))
+        gray.then(|| weights.map(|weight| weight / sum))
     }
 
     /// A view of a part of a picture, 224 x 224: the face with its margin, or
@@ -989,16 +989,16 @@ impl Robust {
 }
 
 impl RobustDraw {
-    /// Colour, light, camera and sharpness, without the geometry.
+    /// Color, light, camera and sharpness, without the geometry.
     #[must_use]
     pub fn spoil(&self, scaler: &mut Scaler, mut picture: RgbImage) -> RgbImage {
-        if let Some(weights) = self.grey {
+        if let Some(weights) = self.gray {
             for pixel in picture.as_chunks_mut::<3>().0 {
                 let parts = pixel.iter().zip(weights);
-                let grey: f32 = parts
+                let gray: f32 = parts
                     .map(|(value, weight)| f32::from(*value) * weight)
                     .sum();
-                pixel.fill((grey + 0.5) as u8);
+                pixel.fill((gray + 0.5) as u8);
             }
         }
         self.light.apply(&mut picture);
@@ -1222,9 +1222,9 @@ mod tests {
 
     #[test]
     fn light_does_what_its_numbers_say() {
-        let grey = RgbImage::from_pixel(224, 224, image::Rgb([128; 3]));
+        let gray = RgbImage::from_pixel(224, 224, image::Rgb([128; 3]));
         let lit = |draw: LightDraw| {
-            let mut picture = grey.clone();
+            let mut picture = gray.clone();
             draw.apply(&mut picture);
             picture
         };
@@ -1251,13 +1251,13 @@ mod tests {
         assert_eq!(slope.get_pixel(0, 100).0[0], 64);
         assert_eq!(slope.get_pixel(223, 100).0[0], 192);
         assert!((mean(&slope) - 128.0).abs() < 0.5);
-        let mut colours = picture(224, 224);
-        let grey = LightDraw {
+        let mut colors = picture(224, 224);
+        let gray = LightDraw {
             saturation: 0.0,
             ..none
         };
-        grey.apply(&mut colours);
-        let flat = colours.pixels().all(|pixel| {
+        gray.apply(&mut colors);
+        let flat = colors.pixels().all(|pixel| {
             let [r, g, b] = pixel.0;
             r.abs_diff(g) <= 1 && g.abs_diff(b) <= 1
         });
@@ -1373,7 +1373,7 @@ mod tests {
                     blur: value,
                     ..SharpnessDraw::default()
                 },
-                grey: Some([value; 3]),
+                gray: Some([value; 3]),
             };
             for fill in FILLS {
                 let view = warp(&picture(30, 20), &geometry, fill);
@@ -1423,14 +1423,14 @@ mod tests {
         fn wild_light_and_sharpness_do_no_harm(
             gamma: f32, gain: f32, cast: [f32; 3], gradient: [f32; 2], haze: f32,
             haze_level: f32, saturation: f32, side: Option<u32>, blur: f32, noise: f32,
-            noise_seed: u64, jpeg: Option<u8>, grey: Option<[f32; 3]>, motion: [f32; 2],
+            noise_seed: u64, jpeg: Option<u8>, gray: Option<[f32; 3]>, motion: [f32; 2],
         ) {
             let draw = RobustDraw {
                 geometry: GeometryDraw::default(),
                 light: LightDraw { gamma, gain, cast, gradient, haze, haze_level, saturation },
                 camera: CameraDraw { side, motion, noise, noise_seed, jpeg },
                 sharpness: SharpnessDraw { side, blur },
-                grey,
+                gray,
             };
             let mut scaler = Scaler::default();
             let spoilt = draw.spoil(&mut scaler, picture(224, 224));

@@ -427,11 +427,11 @@ fn walk(
 ///
 /// It is the difference hash of Neal Krawetz ("Kind of Like That", 2013,
 /// <https://www.hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html>)
-/// taken twice: of the picture as 9 x 8 grey cells, whether each is brighter
+/// taken twice: of the picture as 9 x 8 gray cells, whether each is brighter
 /// than the one to its left (64 bits), and of 8 x 9 cells, whether each is
 /// brighter than the one above (64 bits).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Look {
+pub struct PerceptualHash {
     /// The bits of the picture: the rows of the first kind, then the second.
     pub upright: u128,
     /// The bits of the picture with left and right swapped. Data sets hold
@@ -445,12 +445,12 @@ const LOOK_BITS: u32 = u128::BITS;
 /// Side of the small picture that a look is taken of: both 8 and 9 divide it.
 const LOOK_SIDE: u32 = 72;
 
-impl Look {
+impl PerceptualHash {
     /// The look of a picture.
     #[must_use]
-    pub fn of(pixels: &RgbImage) -> Look {
+    pub fn of(pixels: &RgbImage) -> PerceptualHash {
         if pixels.width() == 0 || pixels.height() == 0 {
-            return Look::default();
+            return PerceptualHash::default();
         }
         let small = imageops::thumbnail(pixels, LOOK_SIDE, LOOK_SIDE);
         let mut across = [[0_u64; 9]; 8];
@@ -459,15 +459,15 @@ impl Look {
             // ITU-R BT.601 luma, times 1000. Only cells of one size are
             // compared, so that their sums do as well as their means.
             let [red, green, blue] = pixel.0.map(u64::from);
-            let grey = 299 * red + 587 * green + 114 * blue;
+            let gray = 299 * red + 587 * green + 114 * blue;
             let (x, y) = (x as usize, y as usize);
-            across[y / 9][x / 8] += grey;
-            down[y / 8][x / 9] += grey;
+            across[y / 9][x / 8] += gray;
+            down[y / 8][x / 9] += gray;
         }
         let upright = bits(&across, &down);
         across = across.map(reversed);
         down = down.map(reversed);
-        Look {
+        PerceptualHash {
             upright,
             mirrored: bits(&across, &down),
         }
@@ -476,7 +476,7 @@ impl Look {
     /// In how many bits, 0 to 128, two pictures differ as they are, or when one
     /// of them is mirrored, if these are fewer.
     #[must_use]
-    pub fn distance(&self, other: &Look) -> u32 {
+    pub fn distance(&self, other: &PerceptualHash) -> u32 {
         let as_they_are = self.upright ^ other.upright;
         let mirrored = [self.upright ^ other.mirrored, self.mirrored ^ other.upright];
         let mirrored = mirrored.map(u128::count_ones);
@@ -507,7 +507,7 @@ pub struct Fingerprint {
     /// RGB pixels: the same for a PNG and a BMP of one picture.
     pub pixels: [u8; 32],
     /// What it looks like.
-    pub look: Look,
+    pub look: PerceptualHash,
 }
 
 /// The fingerprint of a picture file that is read and decoded already.
@@ -520,7 +520,7 @@ pub fn fingerprint(bytes: &[u8], pixels: &RgbImage) -> Fingerprint {
     Fingerprint {
         file: Sha256::digest(bytes).into(),
         pixels: hash.finalize().into(),
-        look: Look::of(pixels),
+        look: PerceptualHash::of(pixels),
     }
 }
 
@@ -543,8 +543,8 @@ pub fn load(path: &Path) -> Result<(RgbImage, Fingerprint), String> {
 /// `max_distance` ([`NEAR`] is the measured choice), or if a chain of such
 /// pictures links them.
 #[must_use]
-pub fn near_duplicate_groups(looks: &[Look], max_distance: u32) -> Vec<usize> {
-    let mut first_with: HashMap<Look, usize> = HashMap::new();
+pub fn near_duplicate_groups(looks: &[PerceptualHash], max_distance: u32) -> Vec<usize> {
+    let mut first_with: HashMap<PerceptualHash, usize> = HashMap::new();
     let mut groups: Vec<usize> = (0..looks.len())
         .map(|index| *first_with.entry(looks[index]).or_insert(index))
         .collect();
@@ -640,7 +640,7 @@ impl Findings {
         (findings.contradictions, findings.duplicates) =
             same.into_iter().partition(|group| is_mixed(group));
 
-        let looks: Vec<Look> = readable.iter().map(|(_, print)| print.look).collect();
+        let looks: Vec<PerceptualHash> = readable.iter().map(|(_, print)| print.look).collect();
         let mut alike: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for ((index, _), group) in readable.iter().zip(near_duplicate_groups(&looks, NEAR)) {
             alike.entry(group).or_default().push(*index);
@@ -1095,7 +1095,7 @@ mod tests {
         }
         let dataset = Dataset::open(path).unwrap();
         let prints = fingerprints(&dataset).into_iter();
-        let looks: Vec<Look> = prints.map(|print| print.unwrap().look).collect();
+        let looks: Vec<PerceptualHash> = prints.map(|print| print.unwrap().look).collect();
         let groups = near_duplicate_groups(&looks, NEAR);
         for seed in 0..20 {
             let sides = dataset.split(&groups, 0.2, seed).unwrap();
@@ -1162,7 +1162,7 @@ mod tests {
         for example in EXAMPLES {
             let original = frame::decode(example.bytes).unwrap();
             let (width, height) = original.dimensions();
-            let own = Look::of(&original);
+            let own = PerceptualHash::of(&original);
             let resized = |width: u32, height: u32| {
                 imageops::resize(&original, width, height, FilterType::Triangle)
             };
@@ -1176,7 +1176,7 @@ mod tests {
             ];
             for (copy, quality) in copies.iter().zip([50, 85, 85, 90, 40, 70]) {
                 let again = frame::decode(&jpeg(copy, quality)).unwrap();
-                let look = Look::of(&again);
+                let look = PerceptualHash::of(&again);
                 let distance = own.distance(&look);
                 assert!(distance <= NEAR, "{}: {distance}", example.name);
                 looks.push(look);
@@ -1191,21 +1191,30 @@ mod tests {
     fn a_look_is_what_krawetz_describes() {
         // Brighter to the right: each cell of a row beats the one to its left.
         let right = RgbImage::from_fn(90, 80, |x, _| Rgb([x as u8 * 2; 3]));
-        assert_eq!(Look::of(&right).upright, u128::MAX << 64);
-        assert_eq!(Look::of(&right).mirrored, 0);
+        assert_eq!(PerceptualHash::of(&right).upright, u128::MAX << 64);
+        assert_eq!(PerceptualHash::of(&right).mirrored, 0);
         let down = RgbImage::from_fn(80, 90, |_, y| Rgb([y as u8 * 2; 3]));
-        let down = Look::of(&down);
+        let down = PerceptualHash::of(&down);
         assert_eq!([down.upright, down.mirrored], [u128::MAX >> 64; 2]);
-        assert_eq!(Look::of(&RgbImage::new(50, 50)), Look::default());
+        assert_eq!(
+            PerceptualHash::of(&RgbImage::new(50, 50)),
+            PerceptualHash::default()
+        );
         let one = picture(1, 144, 144);
-        let (look, mirrored) = (Look::of(&one), Look::of(&imageops::flip_horizontal(&one)));
+        let (look, mirrored) = (
+            PerceptualHash::of(&one),
+            PerceptualHash::of(&imageops::flip_horizontal(&one)),
+        );
         assert_eq!(
             [look.upright, look.mirrored],
             [mirrored.mirrored, mirrored.upright]
         );
         for (width, height) in [(0, 0), (1, 1), (1, 500), (500, 1), (3, 2)] {
-            let _ = Look::of(&picture(1, width.max(1), height.max(1)));
-            assert_eq!(Look::of(&RgbImage::new(width, height)), Look::default());
+            let _ = PerceptualHash::of(&picture(1, width.max(1), height.max(1)));
+            assert_eq!(
+                PerceptualHash::of(&RgbImage::new(width, height)),
+                PerceptualHash::default()
+            );
         }
     }
 
@@ -1328,9 +1337,9 @@ mod tests {
                 let base = base.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
                 flips.iter().fold(base, |bits, flip| bits ^ (1 << flip))
             };
-            let looks: Vec<Look> = seeds
+            let looks: Vec<PerceptualHash> = seeds
                 .iter()
-                .map(|(base, mirrored, flips)| Look {
+                .map(|(base, mirrored, flips)| PerceptualHash {
                     upright: bits(*base, flips),
                     mirrored: bits(*mirrored, &flips[flips.len() / 2..]),
                 })
@@ -1361,7 +1370,7 @@ mod tests {
 
     #[test]
     fn wide_distances_make_one_group() {
-        let look = |upright| Look {
+        let look = |upright| PerceptualHash {
             upright,
             mirrored: upright,
         };

@@ -172,7 +172,7 @@ fn largest(faces: &[Face]) -> Option<Rect> {
 
 /// What is to be made of a list of pictures.
 #[derive(Debug, Clone, Copy)]
-pub enum Make<'a> {
+pub enum EmbedMode<'a> {
     /// The features of the picture as it is judged.
     Plain,
     /// The features of so many views by a recipe.
@@ -199,15 +199,15 @@ pub fn features<L>(
     workers: &mut [Worker],
     count: usize,
     load: L,
-    make: Make,
+    make: EmbedMode,
     mut done: impl FnMut(usize) -> bool,
 ) -> Result<Option<Vec<f32>>, RecipeError>
 where
     L: Fn(usize) -> Result<RgbImage, PictureError> + Sync,
 {
     let views = match make {
-        Make::Plain => 1,
-        Make::Views { views, .. } => views,
+        EmbedMode::Plain => 1,
+        EmbedMode::Views { views, .. } => views,
     };
     let row = views * FEATURES;
     let mut all = vec![0.0; count * row];
@@ -256,14 +256,19 @@ where
     })
 }
 
-fn one<L>(worker: &mut Worker, load: &L, make: Make, index: usize) -> Result<Vec<f32>, RecipeError>
+fn one<L>(
+    worker: &mut Worker,
+    load: &L,
+    make: EmbedMode,
+    index: usize,
+) -> Result<Vec<f32>, RecipeError>
 where
     L: Fn(usize) -> Result<RgbImage, PictureError>,
 {
     let pixels = load(index)?;
     let crops = match make {
-        Make::Plain => vec![worker.plain(&pixels)?],
-        Make::Views {
+        EmbedMode::Plain => vec![worker.plain(&pixels)?],
+        EmbedMode::Views {
             recipe,
             views,
             seed,
@@ -276,7 +281,7 @@ where
         .collect())
 }
 
-/// A seed for each picture, far from those of its neighbours: one step of
+/// A seed for each picture, far from those of its neighbors: one step of
 /// `SplitMix64` (Steele, Lea and Flood, "Fast splittable pseudorandom number
 /// generators", 2014).
 #[must_use]

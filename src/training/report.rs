@@ -376,11 +376,11 @@ pub fn wilson(right: usize, all: usize) -> [f64; 2] {
     }
     let n = all as f64;
     let share = right as f64 / n;
-    let centre = (share + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
+    let center = (share + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
     let spread = (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
     let half = Z / (1.0 + Z * Z / n) * spread;
     // At 0 and at 1 the ends are those exactly; rounding may miss them.
-    let (low, high) = (centre - half, centre + half);
+    let (low, high) = (center - half, center + half);
     [low.clamp(0.0, share), high.clamp(share, 1.0)]
 }
 
@@ -564,7 +564,7 @@ impl PlotFormat {
     }
 }
 
-/// Latin letters of DejaVu Sans Bold; its licence lies beside it.
+/// Latin letters of DejaVu Sans Bold; its license lies beside it.
 const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans-Bold.ttf");
 
 /// Under this name the font is known to plotters, and stands in an SVG, where
@@ -616,8 +616,8 @@ impl Canvas {
     }
 }
 
-/// Matplotlib's first two colours (Tableau's blue and orange), which also those
-/// tell apart who see few colours.
+/// Matplotlib's first two colors (Tableau's blue and orange), which also those
+/// tell apart who see few colors.
 const TRAIN: RGBColor = RGBColor(31, 119, 180);
 const VALIDATION: RGBColor = RGBColor(255, 127, 14);
 const INK: RGBColor = RGBColor(38, 38, 38);
@@ -743,9 +743,9 @@ where
         .draw()
         .map_err(draw_error)?;
 
-    let styles = [TRAIN, VALIDATION].map(|colour| SeriesStyle {
-        line: colour.stroke_width(2 * canvas.scale),
-        dot: colour.filled(),
+    let styles = [TRAIN, VALIDATION].map(|color| SeriesStyle {
+        line: color.stroke_width(2 * canvas.scale),
+        dot: color.filled(),
         // Few epochs are seen one by one, many as a line.
         radius: canvas.pixels(if series[0].len() <= 50 { 3 } else { 0 }),
     });
@@ -1062,10 +1062,10 @@ mod tests {
         let png = plot_history(&history(20), "title", PlotFormat::Png).unwrap();
         let picture = image::load_from_memory(&png).unwrap().into_rgb8();
         assert_eq!(picture.dimensions(), PLOT_SIZE);
-        for colour in [TRAIN, VALIDATION] {
-            let colour = image::Rgb([colour.0, colour.1, colour.2]);
-            let count = picture.pixels().filter(|pixel| **pixel == colour).count();
-            assert!(count > 300, "{count} pixels of {colour:?}");
+        for color in [TRAIN, VALIDATION] {
+            let color = image::Rgb([color.0, color.1, color.2]);
+            let count = picture.pixels().filter(|pixel| **pixel == color).count();
+            assert!(count > 300, "{count} pixels of {color:?}");
         }
     }
 

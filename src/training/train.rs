@@ -33,7 +33,7 @@
 //! more classes Keras goes back to the logits and clips nothing (tf-keras 2.21,
 //! `binary_crossentropy` and `categorical_crossentropy` in `backend.py`). So two
 //! classes have a loss of 15.42 at most; Keras rounds 1 - p to f32 and gets
-//! 15.38, or 15.34 when TensorFlow has optimised the graph. The gradient is that
+//! 15.38, or 15.34 when TensorFlow has optimized the graph. The gradient is that
 //! of the loss without clipping. Keras' is p - t times p_y / (p_y + 1e-7), and
 //! none at all beyond the clip: from a sample that is hopelessly wrong it would
 //! learn nothing.

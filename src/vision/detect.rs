@@ -9,7 +9,9 @@ use std::collections::VecDeque;
 use image::RgbImage;
 
 use crate::frame::{Face, Rect, Scaler};
-use crate::onnx::{self, DETECTOR_CHANNELS, DETECTOR_STRIDES, Graph, ModelError, Runner, Team};
+use crate::onnx::{
+    self, DETECTOR_CHANNELS, DETECTOR_STRIDES, Graph, ModelError, Runner, ThreadPool,
+};
 
 /// Faces that overlap a better one by more than this IoU are the same face.
 const NMS_IOU: f32 = 0.45;
@@ -48,7 +50,7 @@ pub struct Detector {
     graph: Graph,
     options: DetectorOptions,
     scaler: Scaler,
-    team: Team,
+    team: ThreadPool,
     runners: VecDeque<((u32, u32), Runner)>,
 }
 
@@ -62,7 +64,7 @@ impl Detector {
         name: &str,
         model: &[u8],
         options: DetectorOptions,
-        team: Team,
+        team: ThreadPool,
     ) -> Result<Detector, ModelError> {
         let graph = onnx::parse_detector(name, model)?;
         let mut detector = Detector {
@@ -294,7 +296,7 @@ mod tests {
         let [found] = finds.as_slice() else {
             panic!("{finds:?}")
         };
-        // centre (1.25, 1.5) cells = (10, 12) px; size 8 x 16 px
+        // center (1.25, 1.5) cells = (10, 12) px; size 8 x 16 px
         assert_eq!(
             found.rect,
             Rect {

@@ -4,7 +4,7 @@
 //! share the crops of a frame. Knows nothing of classes or labels.
 
 use crate::frame::{CROP_SIDE, Crop};
-use crate::onnx::{FEATURES, Graph, ModelError, Plan, Runner, Team};
+use crate::onnx::{FEATURES, Graph, ModelError, Plan, Runner, ThreadPool};
 
 /// What the backbone makes of a crop, after global average pooling: the input
 /// of every head. 1280 numbers, 0 to 6 each (the last activation is a ReLU6).
@@ -52,7 +52,7 @@ impl Backbone {
 #[derive(Debug)]
 pub struct Embedder {
     runners: Vec<Runner>,
-    team: Team,
+    team: ThreadPool,
 }
 
 impl Embedder {
@@ -61,7 +61,11 @@ impl Embedder {
     ///
     /// # Errors
     /// [`ModelError::Run`] if it cannot be set up.
-    pub fn new(backbone: &Backbone, threads: usize, team: Team) -> Result<Embedder, ModelError> {
+    pub fn new(
+        backbone: &Backbone,
+        threads: usize,
+        team: ThreadPool,
+    ) -> Result<Embedder, ModelError> {
         let Backbone(plan) = backbone;
         let runners: Result<Vec<Runner>, ModelError> =
             (0..threads.max(1)).map(|_| plan.runner()).collect();
@@ -105,14 +109,14 @@ impl Embedder {
 }
 
 fn embed_each(runner: &mut Runner, crops: &[Crop]) -> Result<Vec<Feature>, ModelError> {
-    let alone = Team::alone();
+    let alone = ThreadPool::alone();
     crops
         .iter()
         .map(|crop| embed(runner, &alone, crop))
         .collect()
 }
 
-fn embed(runner: &mut Runner, team: &Team, crop: &Crop) -> Result<Feature, ModelError> {
+fn embed(runner: &mut Runner, team: &ThreadPool, crop: &Crop) -> Result<Feature, ModelError> {
     let outputs = runner.run(team, |input| fill_rgb(input, crop))?;
     let mut feature = Box::new([0.0; FEATURES]);
     feature.copy_from_slice(&outputs.get(0)?);

@@ -84,25 +84,25 @@ mod tests {
 
     use super::*;
 
-    fn grey(width: u32, height: u32, level: u8) -> RgbImage {
+    fn gray(width: u32, height: u32, level: u8) -> RgbImage {
         RgbImage::from_pixel(width, height, Rgb([level; 3]))
     }
 
     #[test]
     fn the_first_frame_and_one_of_another_size_have_moved() {
         let mut motion = Motion::default();
-        let frame = grey(640, 480, 90);
+        let frame = gray(640, 480, 90);
         assert!(motion.moved(&frame));
         motion.look(&frame);
         assert!(!motion.moved(&frame));
-        assert!(motion.moved(&grey(320, 240, 90)));
+        assert!(motion.moved(&gray(320, 240, 90)));
     }
 
     #[test]
     fn what_creeps_is_seen_in_the_end() {
         let mut motion = Motion::default();
-        motion.look(&grey(640, 480, 100));
-        let first = (101..=255).find(|level| motion.moved(&grey(640, 480, *level)));
+        motion.look(&gray(640, 480, 100));
+        let first = (101..=255).find(|level| motion.moved(&gray(640, 480, *level)));
         assert_eq!(first, Some(111));
     }
 
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn noise_is_no_motion_and_a_small_face_in_it_is() {
         let mut rng = ChaCha8Rng::seed_from_u64(7);
-        let hall = grey(640, 480, 90);
+        let hall = gray(640, 480, 90);
         let mut motion = Motion::default();
         motion.look(&noisy(&hall, 8.0, &mut rng));
         for _ in 0..10 {
@@ -141,11 +141,11 @@ mod tests {
         #[test]
         fn any_size_is_taken(width in 0_u32..70, height in 0_u32..70, level in 0_u8..240) {
             let mut motion = Motion::default();
-            let frame = grey(width, height, level);
+            let frame = gray(width, height, level);
             motion.look(&frame);
             let is_empty = width == 0 || height == 0;
             prop_assert_eq!(motion.moved(&frame), is_empty);
-            prop_assert!(motion.moved(&grey(width, height, level + 11)));
+            prop_assert!(motion.moved(&gray(width, height, level + 11)));
         }
     }
 }

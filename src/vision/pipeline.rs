@@ -10,7 +10,7 @@ use image::RgbImage;
 
 use crate::config::Config;
 use crate::frame::{Crop, Face, PictureError, Scaler};
-use crate::onnx::{self, Classifier, Graph, ModelError, ModelFile, Team};
+use crate::onnx::{self, Classifier, Graph, ModelError, ModelFile, ThreadPool};
 use crate::platform::system;
 use crate::vision::detect::{DetectError, Detector, DetectorOptions};
 use crate::vision::embed::{Backbone, Embedder, Feature};
@@ -75,7 +75,7 @@ impl Stage {
 
 /// What the classifier makes of one face.
 #[derive(Debug, Clone)]
-pub struct Look {
+pub struct Classification {
     /// The face with its margin.
     pub crop: Crop,
     /// What the backbone makes of the crop.
@@ -102,7 +102,7 @@ impl Pipeline {
     /// # Errors
     /// The first model that is not what it should be.
     pub fn open(config: &Config, threads: usize) -> Result<Pipeline, ModelError> {
-        let team = Team::of(threads);
+        let team = ThreadPool::of(threads);
         std::thread::scope(|scope| {
             let detector = scope.spawn(|| open_detector(config, team.clone()));
             let classifier = open_classifier(config, threads, team.clone());
@@ -179,7 +179,7 @@ impl Pipeline {
         &mut self,
         pixels: &RgbImage,
         faces: &[Face],
-    ) -> Result<Vec<Look>, PipelineError> {
+    ) -> Result<Vec<Classification>, PipelineError> {
         self.classify_by_stages(pixels, faces, |_| ())
     }
 
@@ -193,7 +193,7 @@ impl Pipeline {
         pixels: &RgbImage,
         faces: &[Face],
         mut done: impl FnMut(Stage),
-    ) -> Result<Vec<Look>, PipelineError> {
+    ) -> Result<Vec<Classification>, PipelineError> {
         if faces.is_empty() {
             return Ok(Vec::new());
         }
@@ -201,11 +201,14 @@ impl Pipeline {
         done(Stage::Crop);
         let features = self.embed(&crops)?;
         done(Stage::Embed);
-        let looks = crops.into_iter().zip(features).map(|(crop, feature)| Look {
-            probabilities: self.head.probabilities(&feature),
-            crop,
-            feature,
-        });
+        let looks = crops
+            .into_iter()
+            .zip(features)
+            .map(|(crop, feature)| Classification {
+                probabilities: self.head.probabilities(&feature),
+                crop,
+                feature,
+            });
         let looks = looks.collect();
         done(Stage::Head);
         Ok(looks)
@@ -217,7 +220,7 @@ impl Pipeline {
     }
 }
 
-fn open_detector(config: &Config, team: Team) -> Result<Detector, ModelError> {
+fn open_detector(config: &Config, team: ThreadPool) -> Result<Detector, ModelError> {
     let options = DetectorOptions {
         side: config.detect.side,
         threshold: config.detect.threshold,
@@ -282,7 +285,7 @@ pub fn open_model(config: &Config) -> Result<(Graph, Head), ModelError> {
 fn open_classifier(
     config: &Config,
     threads: usize,
-    team: Team,
+    team: ThreadPool,
 ) -> Result<(Embedder, Head), ModelError> {
     let (backbone, head) = open_model(config)?;
     let backbone = Backbone::new(backbone)?;

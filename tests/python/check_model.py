@@ -24,7 +24,7 @@ from PIL import Image
 
 SIDE = 224
 LIMIT = 1e-4  # of a probability
-# A wrong order of the colours must be farther away, or the comparison would not notice it.
+# A wrong order of the colors must be farther away, or the comparison would not notice it.
 TRAP = 1e-2
 
 
@@ -97,9 +97,9 @@ def main(model_file: Path, folder: Path, report_file: Path) -> None:
             worst[runtime] = max(worst[runtime], off)
         swapped = np.ascontiguousarray(image[:, ::-1])
         trap = max(trap, float(np.abs(by_onnxruntime(swapped) - expected).max()))
-    require(trap > TRAP, f"swapped colours move probabilities by {trap:.1e} only")
+    require(trap > TRAP, f"swapped colors move probabilities by {trap:.1e} only")
     found = ", ".join(f"{runtime} {off:.1e}" for runtime, off in worst.items())
-    print(f"{len(pictures)} pictures, largest differences: {found}; with swapped colours {trap:.1e}")
+    print(f"{len(pictures)} pictures, largest differences: {found}; with swapped colors {trap:.1e}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-//! What the behaviour tests share: the binary, pictures, a bounded wait.
+//! What the behavior tests share: the binary, pictures, a bounded wait.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::fs;

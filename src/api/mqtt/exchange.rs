@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use crate::api::socket::{Desk, ErrorRecord, JudgeCall};
+use crate::api::socket::{DaemonHandle, ErrorRecord, JudgeRequest};
 use crate::config::is_device_name;
 use crate::learning::fleet::{self, Key, Note, Offer, Unopened};
 use crate::learning::refit::{Refusal, Ruling};
@@ -39,7 +39,7 @@ struct Waiting {
 /// What one device does with the heads of others.
 pub(super) struct Exchange {
     key: Key,
-    desk: Desk,
+    handle: DaemonHandle,
     trusted: Vec<[u8; 32]>,
     share: bool,
     /// The head in use when it was last looked whether to share it.
@@ -52,13 +52,18 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(key: Key, desk: Desk, trusted: Vec<[u8; 32]>, share: bool) -> Exchange {
-        let bytes = files::read(&desk.learning.state().join(FILE), MAX_FILE);
+    pub(super) fn new(
+        key: Key,
+        handle: DaemonHandle,
+        trusted: Vec<[u8; 32]>,
+        share: bool,
+    ) -> Exchange {
+        let bytes = files::read(&handle.learning.state().join(FILE), MAX_FILE);
         // Without it offers are judged once more.
         let judged = serde_json::from_slice(&bytes.unwrap_or_default()).unwrap_or_default();
         Exchange {
             key,
-            desk,
+            handle,
             trusted,
             share,
             shared: None,
@@ -105,13 +110,13 @@ impl Exchange {
     /// The bytes of an offer, if another head is in use than the last time, which
     /// was learned here.
     pub(super) fn offer(&mut self, device: &str) -> Option<Vec<u8>> {
-        let number = self.desk.head.borrow().number;
+        let number = self.handle.head.borrow().number;
         if !self.share || number == self.shared {
             return None;
         }
         self.shared = number;
         let head = number?;
-        let shareable = match self.desk.learning.shareable(head) {
+        let shareable = match self.handle.learning.shareable(head) {
             Ok(shareable) => shareable?,
             Err(error) => {
                 warn!(%error, head, "the head cannot be shared");
@@ -150,13 +155,13 @@ impl Exchange {
         waiting.tried = Some(Instant::now());
         let Offer { key, note, head } = waiting.offer.clone();
         let (out, answer) = oneshot::channel();
-        let call = JudgeCall {
+        let call = JudgeRequest {
             name: format!("of the device {}", note.device),
             origin: to_hex(&key),
             head,
             answer: out,
         };
-        if self.desk.judge.try_send(call).is_ok() {
+        if self.handle.judge.try_send(call).is_ok() {
             debug!(
                 device = note.device,
                 head = note.head,
@@ -221,7 +226,7 @@ impl Exchange {
     }
 
     fn remember(&self) {
-        let path: PathBuf = self.desk.learning.state().join(FILE);
+        let path: PathBuf = self.handle.learning.state().join(FILE);
         let json = serde_json::to_vec(&self.judged).unwrap_or_default();
         if let Err(error) = files::write(&path, &json) {
             warn!(%error, "it cannot be kept which heads were judged");

@@ -33,7 +33,7 @@ use rumqttc::{
 use crate::config::{self, Config, Secret};
 use crate::learning::fleet;
 
-pub use session::{House, reach, serve};
+pub use session::{MqttContext, reach, serve};
 pub use state::StateRecord;
 
 /// Largest packet that a broker may send, in bytes, when no heads are taken.

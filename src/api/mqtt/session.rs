@@ -20,7 +20,7 @@ use super::discovery::{self, Offers};
 use super::exchange::Exchange;
 use super::state::StateRecord;
 use super::{MqttError, Plan, describe};
-use crate::api::socket::{Desk, ErrorRecord, Live};
+use crate::api::socket::{DaemonHandle, ErrorRecord, Live};
 use crate::config::settings::Change;
 use crate::learning::fleet::{Key, Unopened};
 use crate::learning::{RefitRecord, UNLABELLED};
@@ -45,11 +45,11 @@ const BIRTHS: Duration = Duration::from_secs(2);
 
 /// What the connection works with.
 #[derive(Debug)]
-pub struct House {
+pub struct MqttContext {
     /// What the daemon is doing.
     pub live: watch::Receiver<Live>,
     /// Samples and heads; none if nothing is learned.
-    pub desk: Option<Desk>,
+    pub handle: Option<DaemonHandle>,
     /// Whether the config has crops kept: only then they may be asked for, since
     /// nobody but the owner of the device may begin to keep faces.
     pub captures: bool,
@@ -87,7 +87,7 @@ impl Backoff {
 
 /// What somebody asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wish {
+enum Command {
     Refit,
     Capture(bool),
     Announce,
@@ -97,7 +97,7 @@ enum Wish {
 
 /// Why a message is no wish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Nonsense {
+enum RejectReason {
     /// A topic that is none of ours.
     Topic,
     /// A command that the broker kept: it was meant for another time.
@@ -110,21 +110,25 @@ enum Nonsense {
     Head(Unopened),
 }
 
-impl Nonsense {
+impl RejectReason {
     fn sentence(self) -> &'static str {
         match self {
-            Nonsense::Topic => "a message on a topic that was not asked for is ignored",
-            Nonsense::Retained => "a retained command is ignored: publish commands without retain",
-            Nonsense::Payload => "a command that means nothing is ignored",
-            Nonsense::Capture => "capturing is off in the config, and cannot be turned on by MQTT",
-            Nonsense::Head(Unopened::Untrusted) => {
+            RejectReason::Topic => "a message on a topic that was not asked for is ignored",
+            RejectReason::Retained => {
+                "a retained command is ignored: publish commands without retain"
+            }
+            RejectReason::Payload => "a command that means nothing is ignored",
+            RejectReason::Capture => {
+                "capturing is off in the config, and cannot be turned on by MQTT"
+            }
+            RejectReason::Head(Unopened::Untrusted) => {
                 "a head of a device that is not in fleet.trust is ignored"
             }
-            Nonsense::Head(Unopened::Forged) => {
+            RejectReason::Head(Unopened::Forged) => {
                 "a head with a forged signature is ignored: somebody at the broker pretends to be \
                  a trusted device"
             }
-            Nonsense::Head(Unopened::Malformed | Unopened::Own) => {
+            RejectReason::Head(Unopened::Malformed | Unopened::Own) => {
                 "a message on a topic of the fleet is no head, and is ignored"
             }
         }
@@ -132,28 +136,28 @@ impl Nonsense {
 }
 
 impl Plan {
-    fn understand(&self, message: &Publish) -> Result<Option<Wish>, Nonsense> {
+    fn understand(&self, message: &Publish) -> Result<Option<Command>, RejectReason> {
         let topic = message.topic.as_ref();
         let is = |ours: &String| topic == ours.as_bytes();
         if self.discovery && is(&self.topics.birth) {
             // Home Assistant also says when it goes.
-            return Ok((message.payload.as_ref() == b"online").then_some(Wish::Announce));
+            return Ok((message.payload.as_ref() == b"online").then_some(Command::Announce));
         }
         if !self.trusted.is_empty() && topic.starts_with(self.topics.fleet.as_bytes()) {
-            return Ok(Some(Wish::Offer));
+            return Ok(Some(Command::Offer));
         }
         let is_command = is(&self.topics.refit) || is(&self.topics.capture);
         if !(self.commands && is_command) {
-            return Err(Nonsense::Topic);
+            return Err(RejectReason::Topic);
         }
         if message.retain {
-            return Err(Nonsense::Retained);
+            return Err(RejectReason::Retained);
         }
         match (is(&self.topics.refit), message.payload.as_ref()) {
-            (true, b"PRESS") => Ok(Some(Wish::Refit)),
-            (false, b"ON") => Ok(Some(Wish::Capture(true))),
-            (false, b"OFF") => Ok(Some(Wish::Capture(false))),
-            _ => Err(Nonsense::Payload),
+            (true, b"PRESS") => Ok(Some(Command::Refit)),
+            (false, b"ON") => Ok(Some(Command::Capture(true))),
+            (false, b"OFF") => Ok(Some(Command::Capture(false))),
+            _ => Err(RejectReason::Payload),
         }
     }
 
@@ -188,9 +192,9 @@ enum End {
 
 /// Tells the broker of the daemon until `stop`, and connects anew whenever the
 /// connection is lost. Must be called within a tokio runtime of its own thread.
-pub async fn serve(plan: &Plan, house: House, seed: u64, stop: &CancellationToken) {
+pub async fn serve(plan: &Plan, house: MqttContext, seed: u64, stop: &CancellationToken) {
     let mut backoff = Backoff::new(seed);
-    let mut talk = Talk::new(plan, house);
+    let mut talk = Session::new(plan, house);
     let mut complained = false;
     loop {
         match connection(plan, &mut talk, &mut complained, stop).await {
@@ -253,7 +257,7 @@ enum Heard {
 
 async fn connection(
     plan: &Plan,
-    talk: &mut Talk<'_>,
+    talk: &mut Session<'_>,
     complained: &mut bool,
     stop: &CancellationToken,
 ) -> End {
@@ -321,9 +325,9 @@ fn cost(message: &Publish) -> u32 {
 }
 
 /// What is told and asked for, whatever connection there is.
-struct Talk<'a> {
+struct Session<'a> {
     plan: &'a Plan,
-    house: House,
+    house: MqttContext,
     /// Samples without a label, when they were counted.
     unlabelled: Option<usize>,
     /// What the broker was told last.
@@ -331,7 +335,7 @@ struct Talk<'a> {
     /// A refit that was asked for here.
     refit: Option<oneshot::Receiver<Result<RefitRecord, ErrorRecord>>>,
     /// What was complained about already.
-    complaints: BTreeSet<Nonsense>,
+    complaints: BTreeSet<RejectReason>,
     has_warned_of_flood: bool,
     counted: Option<Instant>,
     announced: Option<Instant>,
@@ -341,14 +345,14 @@ struct Talk<'a> {
     largest: usize,
 }
 
-impl<'a> Talk<'a> {
-    fn new(plan: &'a Plan, house: House) -> Talk<'a> {
-        let exchange = house.key.clone().zip(house.desk.clone());
-        let exchange = exchange.map(|(key, desk)| {
+impl<'a> Session<'a> {
+    fn new(plan: &'a Plan, house: MqttContext) -> Session<'a> {
+        let exchange = house.key.clone().zip(house.handle.clone());
+        let exchange = exchange.map(|(key, handle)| {
             let trusted = plan.trusted.clone();
-            Exchange::new(key, desk, trusted, plan.share)
+            Exchange::new(key, handle, trusted, plan.share)
         });
-        Talk {
+        Session {
             exchange,
             largest: usize::MAX,
             plan,
@@ -452,8 +456,10 @@ impl<'a> Talk<'a> {
     }
 
     fn count(&mut self) {
-        let Some(desk) = &self.house.desk else { return };
-        match desk.learning.stats() {
+        let Some(handle) = &self.house.handle else {
+            return;
+        };
+        match handle.learning.stats() {
             Ok(counts) => {
                 let waiting = counts.get(UNLABELLED).map_or(0, |count| count.samples);
                 self.unlabelled = Some(waiting);
@@ -482,11 +488,11 @@ impl<'a> Talk<'a> {
         if !self.plan.discovery || self.announced.is_some_and(is_soon) {
             return;
         }
-        let desk = self.house.desk.is_some();
+        let handle = self.house.handle.is_some();
         let offers = Offers {
-            refit: self.plan.commands && desk,
-            capture: self.plan.commands && desk && self.house.captures,
-            samples: desk,
+            refit: self.plan.commands && handle,
+            capture: self.plan.commands && handle && self.house.captures,
+            samples: handle,
         };
         let payload = discovery::payload(&self.plan.device, &self.plan.topics, offers);
         if Self::publish(client, &self.plan.topics.discovery, payload.to_string()) {
@@ -496,9 +502,9 @@ impl<'a> Talk<'a> {
 
     fn hear(&mut self, client: &AsyncClient, message: &Publish) {
         match (self.plan.understand(message), &mut self.exchange) {
-            (Ok(Some(Wish::Offer)), Some(exchange)) => {
+            (Ok(Some(Command::Offer)), Some(exchange)) => {
                 if let Err(unopened) = exchange.hear(&message.payload) {
-                    self.complain(Nonsense::Head(unopened));
+                    self.complain(RejectReason::Head(unopened));
                 }
             }
             (Ok(Some(wish)), _) => self.grant(client, wish),
@@ -508,44 +514,48 @@ impl<'a> Talk<'a> {
     }
 
     /// Once: whoever sends nonsense sends more of it.
-    fn complain(&mut self, nonsense: Nonsense) {
+    fn complain(&mut self, nonsense: RejectReason) {
         if self.complaints.insert(nonsense) {
             warn!("{}", nonsense.sentence());
         }
     }
 
-    fn grant(&mut self, client: &AsyncClient, wish: Wish) {
+    fn grant(&mut self, client: &AsyncClient, wish: Command) {
         match wish {
-            Wish::Announce => {
+            Command::Announce => {
                 self.announce(client);
                 // Home Assistant has forgotten what it knew.
                 self.told = None;
             }
             // Without a state directory there is nothing to judge it by.
-            Wish::Offer => {}
-            Wish::Refit if self.refit.is_some() => {
+            Command::Offer => {}
+            Command::Refit if self.refit.is_some() => {
                 debug!("a refit has been asked for already");
             }
-            Wish::Refit => {
-                let Some(desk) = &self.house.desk else { return };
+            Command::Refit => {
+                let Some(handle) = &self.house.handle else {
+                    return;
+                };
                 let (call, answer) = oneshot::channel();
-                if desk.refit.try_send(call).is_ok() {
+                if handle.refit.try_send(call).is_ok() {
                     info!("a refit is asked for by MQTT");
                     self.refit = Some(answer);
                 }
             }
-            Wish::Capture(on) => {
-                let Some(desk) = &self.house.desk else { return };
+            Command::Capture(on) => {
+                let Some(handle) = &self.house.handle else {
+                    return;
+                };
                 if !self.house.captures {
-                    self.complain(Nonsense::Capture);
-                } else if desk.settings.record().now.capture != on {
+                    self.complain(RejectReason::Capture);
+                } else if handle.settings.record().now.capture != on {
                     // Not in the file: capturing that it leaves off cannot be
                     // turned on from here.
                     let change = Change {
                         capture: Some(on),
                         ..Change::default()
                     };
-                    if let Err(error) = desk.settings.change_for_now(change) {
+                    if let Err(error) = handle.settings.change_for_now(change) {
                         debug!(%error, "capturing stays as it is");
                     }
                 }
@@ -591,37 +601,41 @@ mod tests {
         let heard = |topic: &str, payload: &[u8]| plan.understand(&message(topic, payload));
         assert_eq!(
             heard("maskd/door/refit/set", b"PRESS"),
-            Ok(Some(Wish::Refit))
+            Ok(Some(Command::Refit))
         );
-        let off = Ok(Some(Wish::Capture(false)));
+        let off = Ok(Some(Command::Capture(false)));
         assert_eq!(heard("maskd/door/capture/set", b"OFF"), off);
         assert_eq!(
             heard("homeassistant/status", b"online"),
-            Ok(Some(Wish::Announce))
+            Ok(Some(Command::Announce))
         );
         assert_eq!(heard("homeassistant/status", b"offline"), Ok(None));
         for (topic, payload, why) in [
-            ("maskd/door/refit/set", &b"ON"[..], Nonsense::Payload),
-            ("maskd/door/refit/set", b"{\"press\":", Nonsense::Payload),
-            ("maskd/door/capture/set", b"PRESS", Nonsense::Payload),
-            ("maskd/door/capture/set", b"\xff\xfe", Nonsense::Payload),
-            ("maskd/other/refit/set", b"PRESS", Nonsense::Topic),
-            ("maskd/door/refit/set/", b"PRESS", Nonsense::Topic),
+            ("maskd/door/refit/set", &b"ON"[..], RejectReason::Payload),
+            (
+                "maskd/door/refit/set",
+                b"{\"press\":",
+                RejectReason::Payload,
+            ),
+            ("maskd/door/capture/set", b"PRESS", RejectReason::Payload),
+            ("maskd/door/capture/set", b"\xff\xfe", RejectReason::Payload),
+            ("maskd/other/refit/set", b"PRESS", RejectReason::Topic),
+            ("maskd/door/refit/set/", b"PRESS", RejectReason::Topic),
         ] {
             assert_eq!(heard(topic, payload), Err(why), "{topic}");
         }
         let mut kept = message("maskd/door/refit/set", b"PRESS");
         kept.retain = true;
-        assert_eq!(plan.understand(&kept), Err(Nonsense::Retained));
+        assert_eq!(plan.understand(&kept), Err(RejectReason::Retained));
     }
 
     #[test]
     fn heads_are_taken_if_somebody_is_trusted() {
         let offer = message("maskd/fleet/other", b"x");
-        assert_eq!(plan("").understand(&offer), Err(Nonsense::Topic));
+        assert_eq!(plan("").understand(&offer), Err(RejectReason::Topic));
         let trusting = format!("[fleet]\ntrust = [\"{}\"]\n", "0".repeat(64));
         let trusting = plan(&trusting);
-        assert_eq!(trusting.understand(&offer), Ok(Some(Wish::Offer)));
+        assert_eq!(trusting.understand(&offer), Ok(Some(Command::Offer)));
         assert_eq!(trusting.filters().len(), 4);
     }
 
@@ -630,7 +644,7 @@ mod tests {
         let plan = plan("commands = false\ndiscovery-prefix = \"\"\n");
         for topic in ["maskd/door/refit/set", "homeassistant/status", "/status"] {
             let heard = plan.understand(&message(topic, b"PRESS"));
-            assert_eq!(heard, Err(Nonsense::Topic), "{topic}");
+            assert_eq!(heard, Err(RejectReason::Topic), "{topic}");
         }
         assert!(plan.filters().is_empty());
     }

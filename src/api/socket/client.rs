@@ -12,11 +12,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
 
-use super::{Back, ControlError, ErrorRecord, File, Folder, Marking, Status, Switched, Wanted};
-use crate::learning::capture_policy::Enrolment;
+use super::{
+    ControlError, EnrollRequest, ErrorRecord, File, Folder, LabelRequest, RollbackRequest, Status,
+    Switched,
+};
+use crate::learning::capture_policy::Enrollment;
 use crate::learning::{
-    Chosen, CountRecord, ExportRecord, HeadRecord, ImportRecord, Mark, Marked, Purge, RefitRecord,
-    RemovedRecord, SampleRecord,
+    CountRecord, ExportRecord, HeadRecord, ImportRecord, LabelAction, LabelResult, Purge,
+    RefitRecord, RemovedRecord, SampleRecord, SampleSelector,
 };
 
 /// Ids in a request: names of files have at most 255 bytes, and a body is
@@ -109,14 +112,18 @@ impl Client {
     ///
     /// # Errors
     /// As [`status`](Client::status); what was done before stays done.
-    pub fn mark(&self, chosen: Chosen, mark: &Mark) -> Result<Marked, ControlError> {
+    pub fn mark(
+        &self,
+        chosen: SampleSelector,
+        mark: &LabelAction,
+    ) -> Result<LabelResult, ControlError> {
         let ids = match chosen {
-            Chosen::Ids(ids) => ids,
-            Chosen::Track(_) => return self.mark_some(chosen, mark),
+            SampleSelector::Ids(ids) => ids,
+            SampleSelector::Track(_) => return self.mark_some(chosen, mark),
         };
-        let mut marked = Marked::default();
+        let mut marked = LabelResult::default();
         for ids in ids.chunks(IDS) {
-            let some = self.mark_some(Chosen::Ids(ids.to_vec()), mark)?;
+            let some = self.mark_some(SampleSelector::Ids(ids.to_vec()), mark)?;
             marked.done.extend(some.done);
             marked.already.extend(some.already);
             marked.failed.extend(some.failed);
@@ -124,9 +131,13 @@ impl Client {
         Ok(marked)
     }
 
-    fn mark_some(&self, chosen: Chosen, mark: &Mark) -> Result<Marked, ControlError> {
+    fn mark_some(
+        &self,
+        chosen: SampleSelector,
+        mark: &LabelAction,
+    ) -> Result<LabelResult, ControlError> {
         let mark = mark.clone();
-        self.post(&["samples", "label"], &Marking { chosen, mark })
+        self.post(&["samples", "label"], &LabelRequest { chosen, mark })
     }
 
     /// Has the daemon copy pictures into its store.
@@ -155,28 +166,28 @@ impl Client {
         self.post(&["samples", "purge"], purge)
     }
 
-    /// Starts an enrolment.
+    /// Starts an enrollment.
     ///
     /// # Errors
     /// As [`status`](Client::status).
-    pub fn enroll(&self, label: &str, count: u32) -> Result<Enrolment, ControlError> {
+    pub fn enroll(&self, label: &str, count: u32) -> Result<Enrollment, ControlError> {
         let label = label.to_owned();
-        self.post(&["enroll"], &Wanted { label, count })
+        self.post(&["enroll"], &EnrollRequest { label, count })
     }
 
-    /// The enrolment that is going on, or the last one.
+    /// The enrollment that is going on, or the last one.
     ///
     /// # Errors
     /// As [`status`](Client::status).
-    pub fn enrolment(&self) -> Result<Enrolment, ControlError> {
+    pub fn enrollment(&self) -> Result<Enrollment, ControlError> {
         self.get(&["enroll"], None)
     }
 
-    /// Ends the enrolment; what was taken stays.
+    /// Ends the enrollment; what was taken stays.
     ///
     /// # Errors
     /// As [`status`](Client::status).
-    pub fn end_enrolment(&self) -> Result<Enrolment, ControlError> {
+    pub fn end_enrollment(&self) -> Result<Enrollment, ControlError> {
         let url = self.url(&["enroll"], None)?;
         let answer = self.ask(Method::DELETE, url, None)?;
         self.parse(&answer)
@@ -231,7 +242,7 @@ impl Client {
     /// # Errors
     /// As [`status`](Client::status).
     pub fn rollback(&self, steps: u32) -> Result<Switched, ControlError> {
-        self.post(&["heads", "rollback"], &Back { steps })
+        self.post(&["heads", "rollback"], &RollbackRequest { steps })
     }
 
     fn get<T: DeserializeOwned>(

@@ -10,12 +10,12 @@
 //! | GET `/samples/stats` | | [`CountRecord`] by label |
 //! | GET `/samples/{id}/picture` | | the bytes of the file |
 //! | GET `/queue`, `/queue?groups=N` | | [`QueueRecord`] |
-//! | POST `/samples/label` | [`Marking`] | [`Marked`] |
+//! | POST `/samples/label` | [`LabelRequest`] | [`LabelResult`] |
 //! | POST `/samples/import` | [`Folder`] | [`ImportRecord`] |
 //! | POST `/samples/export` | [`Folder`] | [`ExportRecord`] |
 //! | POST `/samples/purge` | [`Purge`] | [`RemovedRecord`] |
-//! | POST `/enroll` | [`Wanted`] | [`Enrolment`] |
-//! | GET, DELETE `/enroll` | | [`Enrolment`] |
+//! | POST `/enroll` | [`EnrollRequest`] | [`Enrollment`] |
+//! | GET, DELETE `/enroll` | | [`Enrollment`] |
 //! | POST `/refit` | | [`RefitRecord`], when it is done |
 //! | GET `/heads` | | a list of [`HeadRecord`] |
 //! | GET `/heads/{number}` | | [`HeadRecord`] |
@@ -23,7 +23,7 @@
 //! | GET, PATCH `/settings` | [`Change`] | [`SettingsRecord`] |
 //! | POST `/heads/{number}/export` | [`File`] | [`HeadRecord`] |
 //! | POST `/heads/import` | [`File`] | [`Switched`] |
-//! | POST `/heads/rollback` | [`Back`] | [`Switched`] |
+//! | POST `/heads/rollback` | [`RollbackRequest`] | [`Switched`] |
 //!
 //! Bodies are JSON objects of at most 64 KiB. What fails is answered with an
 //! [`ErrorRecord`] and a status that fits its fault. Whoever may write to the
@@ -36,7 +36,7 @@
 //! serves them. It must not be one that frames pass through.
 //!
 //! [`SampleRecord`]: crate::learning::SampleRecord
-//! [`Marked`]: crate::learning::Marked
+//! [`LabelResult`]: crate::learning::Marked
 //! [`ImportRecord`]: crate::learning::ImportRecord
 //! [`ExportRecord`]: crate::learning::ExportRecord
 //! [`Purge`]: crate::learning::Purge
@@ -58,11 +58,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use utoipa::ToSchema;
 
-use crate::learning::capture_policy::Enrolment;
+use crate::learning::capture_policy::Enrollment;
 use crate::learning::{
-    Chosen, CountRecord, Fault, InUse, Learning, LearningError, Mark, RefitRecord,
+    CountRecord, Fault, InUse, LabelAction, Learning, LearningError, RefitRecord, SampleSelector,
 };
-use crate::platform::board::Condition;
+use crate::platform::board::BoardStatus;
 
 use crate::config::settings::Settings;
 use crate::learning::samples::Label;
@@ -73,7 +73,7 @@ pub use server::{MAX_BODY, Refused, Socket, bind, open_routes, serve};
 /// Name of the socket, in the folder that it is in.
 pub const SOCKET: &str = "control.sock";
 
-/// Most crops of an enrolment.
+/// Most crops of an enrollment.
 pub const MAX_ENROLLED: u32 = 1000;
 
 /// Why there is no answer, or no socket. Each message is one sentence.
@@ -204,9 +204,9 @@ pub struct Status {
     pub live: Live,
     /// Counts by label, those without one under `unlabelled`.
     pub samples: BTreeMap<String, CountRecord>,
-    /// The enrolment that is going on, or the last one.
+    /// The enrollment that is going on, or the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub enrolment: Option<Enrolment>,
+    pub enrollment: Option<Enrollment>,
     /// Labels that are new since the last refit.
     pub new_labels: usize,
     /// What came of the last refit.
@@ -217,11 +217,11 @@ pub struct Status {
 /// Asks for samples to be labelled, or deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Marking {
+pub struct LabelRequest {
     /// Which.
-    pub chosen: Chosen,
+    pub chosen: SampleSelector,
     /// How.
-    pub mark: Mark,
+    pub mark: LabelAction,
 }
 
 /// A folder that the daemon is to read or write, by an absolute path.
@@ -243,7 +243,7 @@ pub struct File {
 /// Asks for crops of whoever stands there, with a label.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Wanted {
+pub struct EnrollRequest {
     /// The label.
     pub label: String,
     /// How many; 1 to [`MAX_ENROLLED`].
@@ -253,7 +253,7 @@ pub struct Wanted {
 /// Asks for an earlier head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Back {
+pub struct RollbackRequest {
     /// From each head to its parent.
     pub steps: u32,
 }
@@ -317,7 +317,7 @@ pub struct Live {
     /// Whether a head is being learned.
     pub refitting: bool,
     /// How the board is.
-    pub board: Condition,
+    pub board: BoardStatus,
     /// Why learning waits, if it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_waits: Option<String>,
@@ -341,12 +341,12 @@ pub struct LiveCapture {
 
 /// Asks the trainer thread for a refit; the answer is its record, or why there is
 /// none.
-pub type RefitCall = oneshot::Sender<Result<RefitRecord, ErrorRecord>>;
+pub type RefitRequest = oneshot::Sender<Result<RefitRecord, ErrorRecord>>;
 
 /// A head that another device has learned, for the trainer thread to judge. The
 /// answer is the record of its ruling, or why there is none.
 #[derive(Debug)]
-pub struct JudgeCall {
+pub struct JudgeRequest {
     /// What messages call it.
     pub name: String,
     /// The public key of the device, in hexadecimal.
@@ -354,34 +354,34 @@ pub struct JudgeCall {
     /// The bytes of its file.
     pub head: Vec<u8>,
     /// To whoever asked.
-    pub answer: RefitCall,
+    pub answer: RefitRequest,
 }
 
 /// What the API works with.
 #[derive(Debug, Clone)]
-pub struct Desk {
+pub struct DaemonHandle {
     /// Samples and heads.
     pub learning: Arc<Learning>,
     /// What the daemon is doing.
     pub live: watch::Receiver<Live>,
     /// The head in use: whoever changes it by `learning` sends it here.
     pub head: Arc<watch::Sender<Arc<InUse>>>,
-    /// The enrolment that is going on, or the last one.
-    pub enrolment: Arc<Mutex<Option<Enrolment>>>,
+    /// The enrollment that is going on, or the last one.
+    pub enrollment: Arc<Mutex<Option<Enrollment>>>,
     /// To the trainer thread.
-    pub refit: mpsc::Sender<RefitCall>,
+    pub refit: mpsc::Sender<RefitRequest>,
     /// What may be changed meanwhile.
     pub settings: Arc<Settings>,
     /// To the trainer thread, too.
-    pub judge: mpsc::Sender<JudgeCall>,
+    pub judge: mpsc::Sender<JudgeRequest>,
 }
 
-impl Desk {
+impl DaemonHandle {
     /// Has crops taken of whoever stands before the camera, with a label.
     ///
     /// # Errors
-    /// If the label is none, the count is none, or an enrolment is going on.
-    pub fn enroll(&self, label: &str, count: u32) -> Result<Enrolment, ErrorRecord> {
+    /// If the label is none, the count is none, or an enrollment is going on.
+    pub fn enroll(&self, label: &str, count: u32) -> Result<Enrollment, ErrorRecord> {
         let label = Label::new(label).map_err(LearningError::from)?;
         if !(1..=MAX_ENROLLED).contains(&count) {
             return Err(ErrorRecord {
@@ -389,10 +389,13 @@ impl Desk {
                 fault: Fault::Usage,
             });
         }
-        let mut enrolment = self.enrolment();
-        if let Some(going_on) = enrolment.as_ref().filter(|enrolment| !enrolment.is_over()) {
+        let mut enrollment = self.enrollment();
+        if let Some(going_on) = enrollment
+            .as_ref()
+            .filter(|enrollment| !enrollment.is_over())
+        {
             let error = format!(
-                "an enrolment of {} is going on: wait for its end, or end it",
+                "an enrollment of {} is going on: wait for its end, or end it",
                 going_on.label
             );
             return Err(ErrorRecord {
@@ -400,31 +403,31 @@ impl Desk {
                 fault: Fault::NotNow,
             });
         }
-        let new = Enrolment {
+        let new = Enrollment {
             label: label.to_string(),
             wanted: count,
             taken: 0,
             stored: 0,
         };
-        *enrolment = Some(new.clone());
+        *enrollment = Some(new.clone());
         Ok(new)
     }
 
-    /// Ends the enrolment that is going on; crops that were taken are still
-    /// stored. None if there has been no enrolment since the start.
+    /// Ends the enrollment that is going on; crops that were taken are still
+    /// stored. None if there has been no enrollment since the start.
     #[must_use]
-    pub fn end_enrolment(&self) -> Option<Enrolment> {
-        let mut enrolment = self.enrolment();
-        let enrolment = enrolment.as_mut()?;
-        enrolment.wanted = enrolment.wanted.min(enrolment.taken);
-        Some(enrolment.clone())
+    pub fn end_enrollment(&self) -> Option<Enrollment> {
+        let mut enrollment = self.enrollment();
+        let enrollment = enrollment.as_mut()?;
+        enrollment.wanted = enrollment.wanted.min(enrollment.taken);
+        Some(enrollment.clone())
     }
 
-    /// The enrolment that is going on, or the last one.
-    pub fn enrolment(&self) -> MutexGuard<'_, Option<Enrolment>> {
+    /// The enrollment that is going on, or the last one.
+    pub fn enrollment(&self) -> MutexGuard<'_, Option<Enrollment>> {
         // Counts that are written whole or not at all.
-        let enrolment = self.enrolment.lock();
-        enrolment.unwrap_or_else(PoisonError::into_inner)
+        let enrollment = self.enrollment.lock();
+        enrollment.unwrap_or_else(PoisonError::into_inner)
     }
 }
 

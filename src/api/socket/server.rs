@@ -24,12 +24,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Back, ControlError, Desk, ErrorRecord, File, Folder, Marking, Status, Switched, Wanted,
+    ControlError, DaemonHandle, EnrollRequest, ErrorRecord, File, Folder, LabelRequest,
+    RollbackRequest, Status, Switched,
 };
 use crate::config::settings::{Change, SettingsRecord};
-use crate::learning::capture_policy::Enrolment;
+use crate::learning::capture_policy::Enrollment;
 use crate::learning::{
-    CountRecord, ExportRecord, Fault, HeadRecord, ImportRecord, LearningError, Marked, Purge,
+    CountRecord, ExportRecord, Fault, HeadRecord, ImportRecord, LabelResult, LearningError, Purge,
     QueueRecord, RefitRecord, RemovedRecord, SampleRecord,
 };
 
@@ -113,11 +114,11 @@ pub fn bind(path: &Path) -> Result<Socket, ControlError> {
         Err(error) => return Err(failed(error)),
     }
     let private = Private::beside(path).map_err(failed)?;
-    let aside = private.socket();
-    let listener = UnixListener::bind(&aside).map_err(failed)?;
-    fs::set_permissions(&aside, Permissions::from_mode(MODE)).map_err(failed)?;
+    let pending = private.socket();
+    let listener = UnixListener::bind(&pending).map_err(failed)?;
+    fs::set_permissions(&pending, Permissions::from_mode(MODE)).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
-    fs::rename(&aside, path).map_err(failed)?;
+    fs::rename(&pending, path).map_err(failed)?;
     Ok(Socket {
         listener,
         file: SocketFile(path.to_owned()),
@@ -135,7 +136,7 @@ pub fn bind(path: &Path) -> Result<Socket, ControlError> {
 /// [`ControlError::Io`] if the system refuses to wait for connections.
 pub async fn serve(
     socket: Socket,
-    desk: Desk,
+    handle: DaemonHandle,
     more: Router,
     stop: CancellationToken,
 ) -> Result<(), ControlError> {
@@ -145,7 +146,7 @@ pub async fn serve(
         Ok(listener) => listener,
         Err(error) => return Err(failed(error)),
     };
-    let served = axum::serve(listener, all_routes(desk, more))
+    let served = axum::serve(listener, all_routes(handle, more))
         .with_graceful_shutdown(stop.clone().cancelled_owned())
         .into_future();
     let late = async {
@@ -158,15 +159,15 @@ pub async fn serve(
     }
 }
 
-fn all_routes(desk: Desk, more: Router) -> Router {
+fn all_routes(handle: DaemonHandle, more: Router) -> Router {
     // These read and write files that are named by their paths.
     let local = Router::new()
         .route("/samples/import", post(import))
         .route("/samples/export", post(export))
         .route("/heads/{number}/export", post(export_head))
         .route("/heads/import", post(import_head))
-        .with_state(desk.clone());
-    let open = Router::from(open_routes().with_state(desk)).merge(local);
+        .with_state(handle.clone());
+    let open = Router::from(open_routes().with_state(handle)).merge(local);
     Router::new()
         .nest("/api/v1", open)
         .fallback(no_route)
@@ -178,7 +179,7 @@ fn all_routes(desk: Desk, more: Router) -> Router {
 /// What may be asked for from outside too: nothing that names a path of the
 /// device. To be nested under `/api/v1`, with its description.
 #[must_use]
-pub fn open_routes() -> OpenApiRouter<Desk> {
+pub fn open_routes() -> OpenApiRouter<DaemonHandle> {
     OpenApiRouter::new()
         .routes(routes!(status))
         .routes(routes!(samples))
@@ -188,7 +189,7 @@ pub fn open_routes() -> OpenApiRouter<Desk> {
         .routes(routes!(purge))
         .routes(routes!(queue))
         .routes(routes!(settings, change_settings))
-        .routes(routes!(enrolment, enroll, end_enrolment))
+        .routes(routes!(enrollment, enroll, end_enrollment))
         .routes(routes!(refit))
         .routes(routes!(heads))
         .routes(routes!(head))
@@ -322,15 +323,15 @@ async fn no_method() -> Refused {
         (status = "default", body = ErrorRecord, description = "Why not"),
     ),
 )]
-async fn status(State(desk): State<Desk>) -> Answer<Status> {
-    let learning = &desk.learning;
+async fn status(State(handle): State<DaemonHandle>) -> Answer<Status> {
+    let learning = &handle.learning;
     let state = learning.state();
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         state: state.canonicalize().unwrap_or_else(|_| state.to_owned()),
-        live: desk.live.borrow().clone(),
+        live: handle.live.borrow().clone(),
         samples: learning.stats()?,
-        enrolment: desk.enrolment().clone(),
+        enrollment: handle.enrollment().clone(),
         new_labels: learning.new_labels()?,
         last_refit: learning.last_refit(),
     }))
@@ -351,11 +352,11 @@ struct Filter {
     ),
 )]
 async fn samples(
-    State(desk): State<Desk>,
+    State(handle): State<DaemonHandle>,
     filter: Result<Query<Filter>, QueryRejection>,
 ) -> Answer<Vec<SampleRecord>> {
     let Query(filter) = filter?;
-    Ok(Json(desk.learning.samples(filter.label.as_deref())?))
+    Ok(Json(handle.learning.samples(filter.label.as_deref())?))
 }
 
 #[utoipa::path(
@@ -365,8 +366,8 @@ async fn samples(
         (status = "default", body = ErrorRecord, description = "Why not"),
     ),
 )]
-async fn stats(State(desk): State<Desk>) -> Answer<BTreeMap<String, CountRecord>> {
-    Ok(Json(desk.learning.stats()?))
+async fn stats(State(handle): State<DaemonHandle>) -> Answer<BTreeMap<String, CountRecord>> {
+    Ok(Json(handle.learning.stats()?))
 }
 
 #[utoipa::path(
@@ -378,11 +379,11 @@ async fn stats(State(desk): State<Desk>) -> Answer<BTreeMap<String, CountRecord>
     ),
 )]
 async fn picture(
-    State(desk): State<Desk>,
+    State(handle): State<DaemonHandle>,
     id: Result<At<String>, PathRejection>,
 ) -> Result<([(HeaderName, &'static str); 1], Vec<u8>), Refused> {
     let At(id) = id?;
-    let picture = desk.learning.picture(&id)?;
+    let picture = handle.learning.picture(&id)?;
     let format = image::guess_format(&picture);
     let content = format.map_or("application/octet-stream", |format| format.to_mime_type());
     Ok(([(CONTENT_TYPE, content)], picture))
@@ -390,23 +391,32 @@ async fn picture(
 
 #[utoipa::path(
     post, path = "/samples/label", tag = "samples",
-    request_body = Marking,
+    request_body = LabelRequest,
     responses(
-        (status = 200, body = Marked, description = "What became of each sample"),
+        (status = 200, body = LabelResult, description = "What became of each sample"),
         (status = "default", body = ErrorRecord, description = "Why not"),
     ),
 )]
-async fn label(State(desk): State<Desk>, Body(marking): Body<Marking>) -> Answer<Marked> {
-    let Marking { chosen, mark } = marking;
-    Ok(Json(desk.learning.mark(chosen, &mark)?))
+async fn label(
+    State(handle): State<DaemonHandle>,
+    Body(marking): Body<LabelRequest>,
+) -> Answer<LabelResult> {
+    let LabelRequest { chosen, mark } = marking;
+    Ok(Json(handle.learning.mark(chosen, &mark)?))
 }
 
-async fn import(State(desk): State<Desk>, Body(from): Body<Folder>) -> Answer<ImportRecord> {
-    Ok(Json(desk.learning.import(absolute(&from.folder)?)?))
+async fn import(
+    State(handle): State<DaemonHandle>,
+    Body(from): Body<Folder>,
+) -> Answer<ImportRecord> {
+    Ok(Json(handle.learning.import(absolute(&from.folder)?)?))
 }
 
-async fn export(State(desk): State<Desk>, Body(to): Body<Folder>) -> Answer<ExportRecord> {
-    Ok(Json(desk.learning.export(absolute(&to.folder)?)?))
+async fn export(
+    State(handle): State<DaemonHandle>,
+    Body(to): Body<Folder>,
+) -> Answer<ExportRecord> {
+    Ok(Json(handle.learning.export(absolute(&to.folder)?)?))
 }
 
 #[expect(
@@ -421,9 +431,12 @@ async fn export(State(desk): State<Desk>, Body(to): Body<Folder>) -> Answer<Expo
         (status = "default", body = ErrorRecord, description = "Why not"),
     ),
 )]
-async fn purge(State(desk): State<Desk>, Body(purge): Body<Purge>) -> Answer<RemovedRecord> {
+async fn purge(
+    State(handle): State<DaemonHandle>,
+    Body(purge): Body<Purge>,
+) -> Answer<RemovedRecord> {
     let now = std::time::SystemTime::now();
-    let removed = desk.learning.purge(&purge, now)?;
+    let removed = handle.learning.purge(&purge, now)?;
     tracing::info!(
         unlabelled = removed.unlabelled,
         labelled = removed.labelled,
@@ -434,14 +447,17 @@ async fn purge(State(desk): State<Desk>, Body(purge): Body<Purge>) -> Answer<Rem
 
 #[utoipa::path(
     post, path = "/enroll", tag = "enroll",
-    request_body = Wanted,
+    request_body = EnrollRequest,
     responses(
-        (status = 200, body = Enrolment, description = "The enrolment that was begun"),
+        (status = 200, body = Enrollment, description = "The enrollment that was begun"),
         (status = "default", body = ErrorRecord, description = "Why not"),
     ),
 )]
-async fn enroll(State(desk): State<Desk>, Body(wanted): Body<Wanted>) -> Answer<Enrolment> {
-    Ok(Json(desk.enroll(&wanted.label, wanted.count)?))
+async fn enroll(
+    State(handle): State<DaemonHandle>,
+    Body(wanted): Body<EnrollRequest>,
+) -> Answer<Enrollment> {
+    Ok(Json(handle.enroll(&wanted.label, wanted.count)?))
 }
 
 fn never_enrolled() -> Refused {
@@ -451,24 +467,24 @@ fn never_enrolled() -> Refused {
 #[utoipa::path(
     get, path = "/enroll", tag = "enroll",
     responses(
-        (status = 200, body = Enrolment, description = "The enrolment that goes on, or the last one"),
+        (status = 200, body = Enrollment, description = "The enrollment that goes on, or the last one"),
         (status = "default", body = ErrorRecord, description = "Why not"),
     ),
 )]
-async fn enrolment(State(desk): State<Desk>) -> Answer<Enrolment> {
-    let enrolment = desk.enrolment().clone();
-    enrolment.map(Json).ok_or_else(never_enrolled)
+async fn enrollment(State(handle): State<DaemonHandle>) -> Answer<Enrollment> {
+    let enrollment = handle.enrollment().clone();
+    enrollment.map(Json).ok_or_else(never_enrolled)
 }
 
 #[utoipa::path(
     delete, path = "/enroll", tag = "enroll",
     responses(
-        (status = 200, body = Enrolment, description = "The enrolment that was ended"),
+        (status = 200, body = Enrollment, description = "The enrollment that was ended"),
         (status = "default", body = ErrorRecord, description = "Why not"),
     ),
 )]
-async fn end_enrolment(State(desk): State<Desk>) -> Answer<Enrolment> {
-    let ended = desk.end_enrolment();
+async fn end_enrollment(State(handle): State<DaemonHandle>) -> Answer<Enrollment> {
+    let ended = handle.end_enrollment();
     ended.map(Json).ok_or_else(never_enrolled)
 }
 
@@ -481,13 +497,13 @@ async fn end_enrolment(State(desk): State<Desk>) -> Answer<Enrolment> {
         (status = "default", body = ErrorRecord, description = "Why not"),
     ),
 )]
-async fn refit(State(desk): State<Desk>) -> Answer<RefitRecord> {
+async fn refit(State(handle): State<DaemonHandle>) -> Answer<RefitRecord> {
     let gone = || {
         let sentence = "the daemon is not learning any more: it stops, or has to be restarted";
         Refused::new(Fault::Unavailable, sentence)
     };
     let (call, answer) = oneshot::channel();
-    desk.refit.send(call).await.map_err(|_| gone())?;
+    handle.refit.send(call).await.map_err(|_| gone())?;
     let record = answer.await.map_err(|_| gone())?;
     Ok(Json(record?))
 }
@@ -499,8 +515,8 @@ async fn refit(State(desk): State<Desk>) -> Answer<RefitRecord> {
         (status = "default", body = ErrorRecord, description = "Why not"),
     ),
 )]
-async fn heads(State(desk): State<Desk>) -> Answer<Vec<HeadRecord>> {
-    Ok(Json(desk.learning.heads_list()?))
+async fn heads(State(handle): State<DaemonHandle>) -> Answer<Vec<HeadRecord>> {
+    Ok(Json(handle.learning.heads_list()?))
 }
 
 #[utoipa::path(
@@ -512,11 +528,11 @@ async fn heads(State(desk): State<Desk>) -> Answer<Vec<HeadRecord>> {
     ),
 )]
 async fn head(
-    State(desk): State<Desk>,
+    State(handle): State<DaemonHandle>,
     number: Result<At<u32>, PathRejection>,
 ) -> Answer<HeadRecord> {
     let At(number) = number?;
-    Ok(Json(desk.learning.head(number)?))
+    Ok(Json(handle.learning.head(number)?))
 }
 
 #[utoipa::path(
@@ -528,11 +544,11 @@ async fn head(
     ),
 )]
 async fn head_file(
-    State(desk): State<Desk>,
+    State(handle): State<DaemonHandle>,
     number: Result<At<u32>, PathRejection>,
 ) -> Result<Vec<u8>, Refused> {
     let At(number) = number?;
-    Ok(desk.learning.head_file(number)?)
+    Ok(handle.learning.head_file(number)?)
 }
 
 #[derive(Deserialize)]
@@ -553,11 +569,11 @@ const GROUPS: usize = 50;
     ),
 )]
 async fn queue(
-    State(desk): State<Desk>,
+    State(handle): State<DaemonHandle>,
     most: Result<Query<Most>, QueryRejection>,
 ) -> Answer<QueueRecord> {
     let Query(most) = most?;
-    Ok(Json(desk.learning.queue(most.groups.unwrap_or(GROUPS))?))
+    Ok(Json(handle.learning.queue(most.groups.unwrap_or(GROUPS))?))
 }
 
 #[utoipa::path(
@@ -567,8 +583,8 @@ async fn queue(
         (status = "default", body = ErrorRecord, description = "Why not"),
     ),
 )]
-async fn settings(State(desk): State<Desk>) -> Json<SettingsRecord> {
-    Json(desk.settings.record())
+async fn settings(State(handle): State<DaemonHandle>) -> Json<SettingsRecord> {
+    Json(handle.settings.record())
 }
 
 #[utoipa::path(
@@ -580,46 +596,52 @@ async fn settings(State(desk): State<Desk>) -> Json<SettingsRecord> {
     ),
 )]
 async fn change_settings(
-    State(desk): State<Desk>,
+    State(handle): State<DaemonHandle>,
     Body(change): Body<Change>,
 ) -> Answer<SettingsRecord> {
-    let changed = desk.settings.change(change);
+    let changed = handle.settings.change(change);
     changed
         .map(Json)
         .map_err(|problems| Refused::new(Fault::Usage, problems))
 }
 
 async fn export_head(
-    State(desk): State<Desk>,
+    State(handle): State<DaemonHandle>,
     number: Result<At<u32>, PathRejection>,
     Body(to): Body<File>,
 ) -> Answer<HeadRecord> {
     let At(number) = number?;
-    desk.learning.export_head(number, absolute(&to.path)?)?;
-    Ok(Json(desk.learning.head(number)?))
+    handle.learning.export_head(number, absolute(&to.path)?)?;
+    Ok(Json(handle.learning.head(number)?))
 }
 
-async fn import_head(State(desk): State<Desk>, Body(from): Body<File>) -> Answer<Switched> {
-    let number = desk.learning.import_head(absolute(&from.path)?)?;
-    switched(&desk, Some(number))
+async fn import_head(
+    State(handle): State<DaemonHandle>,
+    Body(from): Body<File>,
+) -> Answer<Switched> {
+    let number = handle.learning.import_head(absolute(&from.path)?)?;
+    switched(&handle, Some(number))
 }
 
 #[utoipa::path(
     post, path = "/heads/rollback", tag = "heads",
-    request_body = Back,
+    request_body = RollbackRequest,
     responses(
         (status = 200, body = Switched, description = "The head in use now"),
         (status = "default", body = ErrorRecord, description = "Why not"),
     ),
 )]
-async fn rollback(State(desk): State<Desk>, Body(back): Body<Back>) -> Answer<Switched> {
-    let number = desk.learning.rollback(back.steps)?;
-    switched(&desk, number)
+async fn rollback(
+    State(handle): State<DaemonHandle>,
+    Body(back): Body<RollbackRequest>,
+) -> Answer<Switched> {
+    let number = handle.learning.rollback(back.steps)?;
+    switched(&handle, number)
 }
 
 /// Hands the head that is in use now to the camera path.
-fn switched(desk: &Desk, head: Option<u32>) -> Answer<Switched> {
-    super::hand_over(&desk.learning, &desk.head)?;
+fn switched(handle: &DaemonHandle, head: Option<u32>) -> Answer<Switched> {
+    super::hand_over(&handle.learning, &handle.head)?;
     tracing::info!(head, "another head is in use, as asked");
     Ok(Json(Switched { head }))
 }

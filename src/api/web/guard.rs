@@ -38,7 +38,7 @@ pub(super) fn is_ours(uri: &Uri, headers: &HeaderMap, names: &[String]) -> bool 
 }
 
 /// Whether another site's page made a request. Browsers tell: all of them send
-/// `Origin` with what changes something, and today's `Sec-Fetch-Site` always.
+/// `Origin` with what changes something, and today's `Sec-Fetch-WebServer` always.
 pub(super) fn is_foreign(method: &Method, headers: &HeaderMap) -> bool {
     if headers.contains_key(SEC_FETCH_SITE) {
         let site = single(headers, &SEC_FETCH_SITE);

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::decision::annotate;
-use crate::decision::frame_result::Scene;
+use crate::decision::frame_result::FrameResult;
 use crate::frame::Frame;
 
 /// Longest side of a picture of the live view; larger frames are scaled down.
@@ -22,11 +22,11 @@ const QUALITY: u8 = 75;
 
 /// A frame and what was seen on it.
 #[derive(Debug, Clone)]
-pub struct Shot {
+pub struct AnnotatedFrame {
     /// The frame.
     pub frame: Arc<Frame>,
     /// What was seen.
-    pub scene: Arc<Scene>,
+    pub scene: Arc<FrameResult>,
 }
 
 /// A picture that all who look are sent.
@@ -41,36 +41,36 @@ pub(super) struct Picture {
 
 /// Where the newest frame hangs, and who looks.
 #[derive(Debug)]
-pub struct Gallery {
-    pub(super) shots: watch::Receiver<Option<Shot>>,
+pub struct LiveView {
+    pub(super) annotated_frames: watch::Receiver<Option<AnnotatedFrame>>,
     pictures: watch::Sender<Option<Arc<Picture>>>,
     viewers: watch::Sender<usize>,
 }
 
-impl Gallery {
-    /// One whose frames come from `shots`.
+impl LiveView {
+    /// One whose frames come from `annotated_frames`.
     #[must_use]
-    pub fn new(shots: watch::Receiver<Option<Shot>>) -> Gallery {
-        Gallery {
-            shots,
+    pub fn new(annotated_frames: watch::Receiver<Option<AnnotatedFrame>>) -> LiveView {
+        LiveView {
+            annotated_frames,
             pictures: watch::Sender::new(None),
             viewers: watch::Sender::new(0),
         }
     }
 
     /// Somebody looks, until the value is dropped.
-    pub(super) fn look(self: &Arc<Gallery>) -> Viewer {
+    pub(super) fn look(self: &Arc<LiveView>) -> Viewer {
         self.viewers.send_modify(|count| *count += 1);
         Viewer {
             pictures: self.pictures.subscribe(),
-            gallery: Arc::clone(self),
+            live_view: Arc::clone(self),
         }
     }
 }
 
 /// Somebody who looks.
 pub(super) struct Viewer {
-    gallery: Arc<Gallery>,
+    live_view: Arc<LiveView>,
     pictures: watch::Receiver<Option<Arc<Picture>>>,
 }
 
@@ -89,45 +89,49 @@ impl Viewer {
 
 impl Drop for Viewer {
     fn drop(&mut self) {
-        self.gallery.viewers.send_modify(|count| *count -= 1);
+        self.live_view.viewers.send_modify(|count| *count -= 1);
     }
 }
 
 /// Draws pictures while somebody looks, at most one in each `pause`, until
 /// `over` or until no more frames come. For a thread of its own.
-pub async fn draw(gallery: &Gallery, pause: Duration, over: &CancellationToken) {
+pub async fn draw(live_view: &LiveView, pause: Duration, over: &CancellationToken) {
     let drawing = async {
-        let mut viewers = gallery.viewers.subscribe();
-        let mut shots = gallery.shots.clone();
+        let mut viewers = live_view.viewers.subscribe();
+        let mut annotated_frames = live_view.annotated_frames.clone();
         let mut last: Option<(Instant, u64)> = None;
         loop {
             if *viewers.borrow() == 0 {
                 // Whoever comes next must not see who was there last.
-                gallery.pictures.send_replace(None);
+                live_view.pictures.send_replace(None);
                 if viewers.wait_for(|count| *count > 0).await.is_err() {
                     return;
                 }
             }
-            let shot = shots.borrow_and_update().clone();
-            let shown = gallery.pictures.borrow().as_ref().map(|picture| picture.at);
-            match shot.filter(|shot| shown != Some(shot.frame.at)) {
-                Some(shot) => {
-                    let at = shot.frame.at;
+            let annotated = annotated_frames.borrow_and_update().clone();
+            let shown = live_view
+                .pictures
+                .borrow()
+                .as_ref()
+                .map(|picture| picture.at);
+            match annotated.filter(|annotated| shown != Some(annotated.frame.at)) {
+                Some(annotated) => {
+                    let at = annotated.frame.at;
                     let number = match last {
                         Some((before, number)) if before == at => number,
                         Some((_, number)) => number + 1,
                         None => 1,
                     };
                     last = Some((at, number));
-                    if let Some(jpeg) = encode(&shot) {
+                    if let Some(jpeg) = encode(&annotated) {
                         let picture = Picture { number, at, jpeg };
-                        gallery.pictures.send_replace(Some(Arc::new(picture)));
+                        live_view.pictures.send_replace(Some(Arc::new(picture)));
                     }
-                    drop(shot);
+                    drop(annotated);
                     tokio::time::sleep(pause).await;
                 }
                 None => {
-                    if shots.changed().await.is_err() {
+                    if annotated_frames.changed().await.is_err() {
                         return;
                     }
                 }
@@ -142,9 +146,9 @@ pub async fn draw(gallery: &Gallery, pause: Duration, over: &CancellationToken) 
 
 /// The picture of a shot with its boxes; `None` only for frames that no JPEG can
 /// hold.
-fn encode(shot: &Shot) -> Option<Bytes> {
-    let mut pixels = shot.frame.pixels.clone();
-    annotate::draw(&mut pixels, &shot.scene.faces, &shot.scene.labels).ok()?;
+fn encode(annotated: &AnnotatedFrame) -> Option<Bytes> {
+    let mut pixels = annotated.frame.pixels.clone();
+    annotate::draw(&mut pixels, &annotated.scene.faces, &annotated.scene.labels).ok()?;
     let pixels = smaller(pixels);
     let mut jpeg = Vec::new();
     JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
@@ -171,14 +175,14 @@ fn smaller(pixels: RgbImage) -> RgbImage {
 mod tests {
     use super::*;
 
-    fn shot(seq: u64, at: Instant) -> Shot {
-        Shot {
+    fn annotated(seq: u64, at: Instant) -> AnnotatedFrame {
+        AnnotatedFrame {
             frame: Arc::new(Frame {
                 pixels: RgbImage::new(1920, 1080),
                 at,
                 seq,
             }),
-            scene: Arc::new(Scene {
+            scene: Arc::new(FrameResult {
                 seq,
                 at,
                 latency: Duration::ZERO,
@@ -195,30 +199,30 @@ mod tests {
             .build()
             .unwrap();
         let start = Instant::now();
-        let (send, shots) = watch::channel(Some(shot(0, start)));
-        let gallery = Arc::new(Gallery::new(shots));
+        let (send, annotated_frames) = watch::channel(Some(annotated(0, start)));
+        let live_view = Arc::new(LiveView::new(annotated_frames));
         let over = CancellationToken::new();
         let looking = async {
             tokio::task::yield_now().await;
-            assert!(gallery.pictures.borrow().is_none(), "nobody looks");
-            let mut viewer = gallery.look();
+            assert!(live_view.pictures.borrow().is_none(), "nobody looks");
+            let mut viewer = live_view.look();
             let first = viewer.newer(0).await.unwrap();
             let pixels = image::load_from_memory(&first.jpeg).unwrap();
             assert_eq!((pixels.width(), pixels.height()), (960, 540));
-            send.send_replace(Some(shot(1, start + Duration::from_millis(1))));
+            send.send_replace(Some(annotated(1, start + Duration::from_millis(1))));
             let second = viewer.newer(first.number).await.unwrap();
             assert_eq!((first.number, second.number), (1, 2));
             drop(viewer);
-            while gallery.pictures.borrow().is_some() {
+            while live_view.pictures.borrow().is_some() {
                 send.send_modify(|_| {});
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            let again = gallery.look().newer(0).await.unwrap();
+            let again = live_view.look().newer(0).await.unwrap();
             assert_eq!(again.number, 2, "the same frame has the same number");
             over.cancel();
         };
         runtime.block_on(async {
-            tokio::join!(draw(&gallery, Duration::from_millis(1), &over), looking);
+            tokio::join!(draw(&live_view, Duration::from_millis(1), &over), looking);
         });
     }
 }

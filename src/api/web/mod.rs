@@ -38,8 +38,8 @@ use tokio_rustls::TlsAcceptor;
 use crate::config;
 
 pub use auth::{Access, Limiter, Sessions, Token, hash_password, new_token};
-pub use live_view::{Gallery, Shot, draw};
-pub use server::{LiveFrame, LiveRecord, LogIn, SessionRecord, Site, description, serve};
+pub use live_view::{AnnotatedFrame, LiveView, draw};
+pub use server::{LiveFrame, LiveRecord, LogIn, SessionRecord, WebServer, description, serve};
 
 /// Why there can be no page. Each message is one sentence.
 #[derive(Debug, thiserror::Error)]

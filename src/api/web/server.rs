@@ -36,9 +36,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::{Access, Limiter, SessionKey, Sessions};
-use super::live_view::{Gallery, Viewer};
+use super::live_view::{LiveView, Viewer};
 use super::{Plan, WebError, guard, page};
-use crate::api::socket::{self, Desk, ErrorRecord, Live, MAX_BODY, Refused};
+use crate::api::socket::{self, DaemonHandle, ErrorRecord, Live, MAX_BODY, Refused};
 use crate::decision::frame_result::FaceRecord;
 use crate::learning::Fault;
 
@@ -57,22 +57,27 @@ const AGAIN: Duration = Duration::from_secs(10);
 const COOKIE_SECONDS: u64 = 7 * 24 * 3600;
 
 /// All that the page shows and does.
-pub struct Site {
+pub struct WebServer {
     plan: Plan,
-    desk: Desk,
-    gallery: Arc<Gallery>,
+    handle: DaemonHandle,
+    live_view: Arc<LiveView>,
     more: Router,
 }
 
-impl Site {
+impl WebServer {
     /// The page of a daemon. `more`: what else is to be found beside the API, such
     /// as metrics.
     #[must_use]
-    pub fn new(plan: Plan, desk: Desk, gallery: Arc<Gallery>, more: Router) -> Site {
-        Site {
+    pub fn new(
+        plan: Plan,
+        handle: DaemonHandle,
+        live_view: Arc<LiveView>,
+        more: Router,
+    ) -> WebServer {
+        WebServer {
             plan,
-            desk,
-            gallery,
+            handle,
+            live_view,
             more,
         }
     }
@@ -86,7 +91,7 @@ struct Shared {
     sessions: Mutex<Sessions>,
     limiter: Mutex<Limiter>,
     live: watch::Receiver<Live>,
-    gallery: Arc<Gallery>,
+    live_view: Arc<LiveView>,
 }
 
 type App = Arc<Shared>;
@@ -157,7 +162,7 @@ fn now() -> Instant {
 ///
 /// Must be called within a tokio runtime that has I/O and time, on a thread that
 /// no frames pass through: handlers block it while they read and write files.
-pub async fn serve(site: Site, stop: CancellationToken) {
+pub async fn serve(site: WebServer, stop: CancellationToken) {
     let listen = site.plan.listen;
     let tls = site.plan.tls.clone();
     let service = TowerToHyperService::new(all_routes(site));
@@ -179,11 +184,11 @@ pub async fn serve(site: Site, stop: CancellationToken) {
                         // Ends with this future, at the latest.
                         connections.spawn(async move {
                             match tls {
-                                None => converse(stream, peer.ip(), service).await,
+                                None => serve_connection(stream, peer.ip(), service).await,
                                 Some(tls) => {
                                     let shaken = tokio::time::timeout(PATIENCE, tls.accept(stream));
                                     if let Ok(Ok(stream)) = shaken.await {
-                                        converse(stream, peer.ip(), service).await;
+                                        serve_connection(stream, peer.ip(), service).await;
                                     }
                                 }
                             }
@@ -219,7 +224,7 @@ async fn listener(listen: SocketAddr) -> TcpListener {
 }
 
 /// Answers what is asked on a connection, until its end.
-async fn converse<S>(stream: S, peer: IpAddr, service: TowerToHyperService<Router>)
+async fn serve_connection<S>(stream: S, peer: IpAddr, service: TowerToHyperService<Router>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -236,11 +241,11 @@ where
     let _ = connection.await;
 }
 
-fn all_routes(site: Site) -> Router {
-    let Site {
+fn all_routes(site: WebServer) -> Router {
+    let WebServer {
         plan,
-        desk,
-        gallery,
+        handle,
+        live_view,
         more,
     } = site;
     let app: App = Arc::new(Shared {
@@ -249,11 +254,11 @@ fn all_routes(site: Site) -> Router {
         is_tls: plan.tls.is_some(),
         sessions: Mutex::default(),
         limiter: Mutex::default(),
-        live: desk.live.clone(),
-        gallery,
+        live: handle.live.clone(),
+        live_view,
     });
     let api = own_routes().with_state(Arc::clone(&app));
-    let api = Router::from(api.merge(socket::open_routes().with_state(desk)))
+    let api = Router::from(api.merge(socket::open_routes().with_state(handle)))
         .route("/openapi.json", get(openapi));
     Router::new()
         .nest("/api/v1", api)
@@ -531,11 +536,11 @@ pub struct LiveFrame {
     ),
 )]
 async fn live(State(app): State<App>) -> Json<LiveRecord> {
-    let shot = app.gallery.shots.borrow().clone();
-    let frame = shot.map(|shot| {
-        let scene = &shot.scene;
+    let annotated = app.live_view.annotated_frames.borrow().clone();
+    let frame = annotated.map(|annotated| {
+        let scene = &annotated.scene;
         let faces = scene.faces.iter();
-        let (width, height) = shot.frame.pixels.dimensions();
+        let (width, height) = annotated.frame.pixels.dimensions();
         LiveFrame {
             seq: scene.seq,
             age_ms: now().saturating_duration_since(scene.at).as_millis() as u64,
@@ -576,7 +581,7 @@ async fn picture(
     after: Result<Query<After>, QueryRejection>,
 ) -> Result<Response, Refused> {
     let Query(After { after }) = after?;
-    let mut viewer = app.gallery.look();
+    let mut viewer = app.live_view.look();
     let newer = viewer.newer(after.unwrap_or(0));
     let Ok(Some(picture)) = tokio::time::timeout(PICTURE_WAIT, newer).await else {
         return Ok(StatusCode::NO_CONTENT.into_response());
@@ -603,7 +608,7 @@ async fn stream(State(app): State<App>, Extension(visitor): Extension<Visitor>) 
         number: u64,
     }
     let start = Watching {
-        viewer: app.gallery.look(),
+        viewer: app.live_view.look(),
         app,
         number: 0,
     };

@@ -228,7 +228,7 @@ pub(super) fn measure(
         .collect();
     let head_ms = stage.ms();
     let ms = whole.ms();
-    // Keeps the head's work from being optimised away.
+    // Keeps the head's work from being optimized away.
     std::hint::black_box(probabilities);
 
     if !faces.is_empty() {

@@ -17,7 +17,7 @@ use crate::frame::{Crop, Scaler, decode};
 use crate::learning::SHIPPED_REPLAY;
 use crate::learning::refit::{self, Input, Options, RefitError, Sample};
 use crate::learning::replay::Replay;
-use crate::onnx::{HeadTensors, Team};
+use crate::onnx::{HeadTensors, ThreadPool};
 use crate::platform::system;
 use crate::training::augment::whole;
 use crate::training::train::{TrainOptions, Trainer};
@@ -100,7 +100,7 @@ pub(super) fn compare(
     let mut learners = Vec::new();
     for number in 0..cores {
         learners.push(Learner {
-            embedder: Embedder::new(&backbone, 1, Team::alone())?,
+            embedder: Embedder::new(&backbone, 1, ThreadPool::alone())?,
             is_fitting: number % 2 == 0,
         });
     }

@@ -3,7 +3,7 @@
 //! Owns which line of a board is what, and the two ways to reach it: `pi` by
 //! rppal, which knows Raspberry Pis alone; `chip` by the kernel's character
 //! devices, which every Linux board has. Whatever way a program ends in which
-//! destructors run, its outputs are inactive afterwards.
+//! destructors run, its outputs are inactive afterward.
 
 mod chip;
 mod pi;

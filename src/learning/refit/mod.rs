@@ -31,7 +31,7 @@ use utoipa::ToSchema;
 use crate::frame::Crop;
 use crate::learning::replay::{Replay, Rows};
 use crate::onnx::{FEATURES, HeadTensors};
-use crate::training::augment::{self, Geometry, Light, Sometimes};
+use crate::training::augment::{self, Geometry, Light, RandomRange};
 use crate::training::report::wilson;
 use crate::training::train::{TrainError, TrainOptions, Trainer};
 
@@ -372,7 +372,7 @@ pub enum Start {
     Elsewhere,
 }
 
-/// What was found about a refit. Serialised as JSON into the head's metadata.
+/// What was found about a refit. Serialized as JSON into the head's metadata.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Outcome {
     /// Whether the challenger becomes the champion.
@@ -507,10 +507,10 @@ pub struct Diagnosis {
     pub probability: f64,
     /// The cross-entropy of that, in nats.
     pub loss: f64,
-    /// Of its nearest neighbours, how many have another label.
+    /// Of its nearest neighbors, how many have another label.
     pub disagreeing: usize,
-    /// How many neighbours were asked.
-    pub neighbours: usize,
+    /// How many neighbors were asked.
+    pub neighbors: usize,
 }
 
 /// What to capture and label next. [`fmt::Display`] gives the sentence.
@@ -673,7 +673,7 @@ pub const VARIANTS: usize = 4;
 /// variants.
 #[must_use]
 pub fn variants(crop: &Crop, seed: u64) -> Vec<Crop> {
-    let sometimes = |probability, from, to| Sometimes {
+    let sometimes = |probability, from, to| RandomRange {
         probability,
         from,
         to,
@@ -730,7 +730,7 @@ pub fn fit(
         return Ok(refused(outcome, refusal));
     }
 
-    let study = Study {
+    let study = RefitContext {
         options,
         cancelled,
         classes: input.labels.len(),
@@ -740,8 +740,8 @@ pub fn fit(
     let split = split(&samples, input.labels.len(), options);
     match study.run(input, &split, &replay_holdout) {
         Ok(studied) => Ok(studied.into_fit(outcome, &samples, &split)),
-        Err(Stop::Cancelled) => Err(RefitError::Cancelled),
-        Err(Stop::NotFinite) => Ok(refused(outcome, Refusal::NotFinite)),
+        Err(Abort::Cancelled) => Err(RefitError::Cancelled),
+        Err(Abort::NotFinite) => Ok(refused(outcome, Refusal::NotFinite)),
     }
 }
 
@@ -766,7 +766,7 @@ pub fn judge(
     if let Some(refusal) = too_little(&outcome.counts) {
         return Ok(refused(outcome, refusal).outcome);
     }
-    let study = Study {
+    let study = RefitContext {
         options,
         cancelled,
         classes: input.labels.len(),
@@ -775,8 +775,8 @@ pub fn judge(
     };
     let measured = match study.compare(input, challenger, &replay_holdout) {
         Ok(measured) => measured,
-        Err(Stop::Cancelled) => return Err(RefitError::Cancelled),
-        Err(Stop::NotFinite) => return Ok(refused(outcome, Refusal::NotFinite).outcome),
+        Err(Abort::Cancelled) => return Err(RefitError::Cancelled),
+        Err(Abort::NotFinite) => return Ok(refused(outcome, Refusal::NotFinite).outcome),
     };
     outcome.advice = advice(&outcome.counts, &samples, Some(&measured));
     outcome.reason = told_by(&measured);
@@ -804,7 +804,7 @@ pub fn learn(
     if samples.is_empty() {
         return Ok(None);
     }
-    let study = Study {
+    let study = RefitContext {
         options,
         cancelled,
         classes: input.labels.len(),
@@ -819,8 +819,8 @@ pub fn learn(
     });
     match learned {
         Ok(()) => Ok(head),
-        Err(Stop::NotFinite) => Ok(None),
-        Err(Stop::Cancelled) => Err(RefitError::Cancelled),
+        Err(Abort::NotFinite) => Ok(None),
+        Err(Abort::Cancelled) => Err(RefitError::Cancelled),
     }
 }
 
@@ -1122,20 +1122,20 @@ fn split(samples: &[Usable], classes: usize, options: &Options) -> Split {
 }
 
 /// Why a study ended early.
-enum Stop {
+enum Abort {
     Cancelled,
     /// Shapes were checked before: what is left to go wrong is the numbers.
     NotFinite,
 }
 
-impl From<TrainError> for Stop {
-    fn from(_: TrainError) -> Stop {
-        Stop::NotFinite
+impl From<TrainError> for Abort {
+    fn from(_: TrainError) -> Abort {
+        Abort::NotFinite
     }
 }
 
 /// The parts of a refit that stay the same all through it.
-struct Study<'a> {
+struct RefitContext<'a> {
     options: &'a Options,
     cancelled: &'a dyn Fn() -> bool,
     classes: usize,
@@ -1144,7 +1144,7 @@ struct Study<'a> {
 }
 
 /// A sample as predicted while it was held out.
-struct Held {
+struct HeldOutPrediction {
     /// Its number among the usable samples.
     sample: usize,
     /// The part that it was held out with.
@@ -1156,7 +1156,7 @@ struct Held {
 }
 
 /// All that the gate decides by.
-struct Studied {
+struct Evaluation {
     measured: Measured,
     head: HeadTensors,
     refusal: Option<Refusal>,
@@ -1174,8 +1174,13 @@ fn curve(start: f64, marks: &[usize], losses: &[f64]) -> Vec<CurvePoint> {
         .collect()
 }
 
-impl Study<'_> {
-    fn run(&self, input: &Input, split: &Split, replay_holdout: &Rows) -> Result<Studied, Stop> {
+impl RefitContext<'_> {
+    fn run(
+        &self,
+        input: &Input,
+        split: &Split,
+        replay_holdout: &Rows,
+    ) -> Result<Evaluation, Abort> {
         let held: Vec<usize> = (0..self.samples.len())
             .filter(|sample| split.parts[*sample].is_some())
             .collect();
@@ -1259,11 +1264,11 @@ impl Study<'_> {
             head = Some(trainer.tensors());
             Ok(())
         })?;
-        let head = head.ok_or(Stop::NotFinite)?;
+        let head = head.ok_or(Abort::NotFinite)?;
 
-        let predicted: Vec<Held> = judged
+        let predicted: Vec<HeldOutPrediction> = judged
             .iter()
-            .map(|at| Held {
+            .map(|at| HeldOutPrediction {
                 sample: held[*at],
                 part: split.parts[held[*at]].unwrap_or_default(),
                 champion: champion_logits[*at].clone(),
@@ -1283,12 +1288,12 @@ impl Study<'_> {
     /// (Hand and Till 2001), of the base head as it is after learning from
     /// translated replay alone, in which labels have a part only in that both
     /// classes' mean features count alike.
-    fn agreement(&self, base: &HeadTensors) -> Result<(f64, f64), Stop> {
+    fn agreement(&self, base: &HeadTensors) -> Result<(f64, f64), Abort> {
         let options = Options {
             new_share: 0.0,
             ..self.options.clone()
         };
-        let without_labels = Study {
+        let without_labels = RefitContext {
             options: &options,
             ..*self
         };
@@ -1386,8 +1391,8 @@ impl Study<'_> {
         start: &HeadTensors,
         samples: &[usize],
         marks: &[usize],
-        mut at_mark: impl FnMut(usize, &Trainer) -> Result<(), Stop>,
-    ) -> Result<(), Stop> {
+        mut at_mark: impl FnMut(usize, &Trainer) -> Result<(), Abort>,
+    ) -> Result<(), Abort> {
         let options = self.options;
         let train = TrainOptions {
             dropout: options.dropout,
@@ -1402,7 +1407,7 @@ impl Study<'_> {
         for (mark, steps) in marks.iter().enumerate() {
             while trainer.steps() < *steps as u64 {
                 if (self.cancelled)() {
-                    return Err(Stop::Cancelled);
+                    return Err(Abort::Cancelled);
                 }
                 let (features, labels) = batches.draw();
                 trainer.step(features, labels)?;
@@ -1442,7 +1447,7 @@ impl Study<'_> {
     }
 }
 
-/// See [`Study::balanced`].
+/// See [`RefitContext::balanced`].
 #[derive(Default)]
 struct Balanced {
     mean: f64,
@@ -1451,7 +1456,7 @@ struct Balanced {
 
 /// Draws batches: new, translated and replayed rows, classes by turns.
 struct Batches<'a> {
-    study: &'a Study<'a>,
+    study: &'a RefitContext<'a>,
     random: ChaCha8Rng,
     /// What there is to learn from of each class of which there is any: samples
     /// by group, and replay rows.
@@ -1471,7 +1476,7 @@ const TRANSLATION_PRIOR: f32 = 0.025;
 const LARGEST_FEATURE: f32 = 6.0;
 
 impl<'a> Batches<'a> {
-    fn new(study: &'a Study<'a>, samples: &[usize]) -> Batches<'a> {
+    fn new(study: &'a RefitContext<'a>, samples: &[usize]) -> Batches<'a> {
         let options = study.options;
         let mut classes: BTreeMap<usize, BTreeMap<usize, Vec<usize>>> = BTreeMap::new();
         for at in samples {
@@ -1559,7 +1564,7 @@ impl<'a> Batches<'a> {
 /// The ratio of each feature's mean on the device's samples to that in the
 /// replay set, both over the classes that they share, each counted alike.
 fn translation(
-    study: &Study,
+    study: &RefitContext,
     samples: &BTreeMap<usize, BTreeMap<usize, Vec<usize>>>,
     replayed: &BTreeMap<usize, Vec<usize>>,
 ) -> Vec<f32> {
@@ -1594,7 +1599,7 @@ fn translation(
 }
 
 /// The logits of each row of features.
-fn logits(head: &HeadTensors, features: &[f32]) -> Result<Vec<Vec<f64>>, Stop> {
+fn logits(head: &HeadTensors, features: &[f32]) -> Result<Vec<Vec<f64>>, Abort> {
     let trainer = Trainer::from_head(head.clone(), TrainOptions::default())?;
     Ok(rows_of(&trainer.logits(features)?, head.b2.len()))
 }
@@ -1613,7 +1618,7 @@ fn cross_entropy(logits: &[f64], label: usize) -> f64 {
 }
 
 /// The class with the highest logit, the first of equal ones.
-fn told(logits: &[f64]) -> usize {
+fn argmax(logits: &[f64]) -> usize {
     (1..logits.len()).fold(
         0,
         |best, at| if logits[at] > logits[best] { at } else { best },
@@ -1645,7 +1650,7 @@ impl Calibration {
 
     /// The most probable one after these predictions (logits, label, weight),
     /// if before them the logarithm of the temperature and the shifts were
-    /// normally distributed about 0: minimises
+    /// normally distributed about 0: minimizes
     ///
     /// ```text
     /// sum w cross_entropy(z / T + b) + ln(T)^2 / 2 s_T^2 + sum b_c^2 / 2 s_b^2
@@ -1762,20 +1767,20 @@ fn golden_section(mut low: f64, mut high: f64, mut cost: impl FnMut(f64) -> f64)
 const STRENGTHS: [f64; 3] = [1.0, 0.5, 0.0];
 /// Below this held-out probability of its label a sample is looked at closely.
 const SUSPECT_PROBABILITY: f64 = 0.25;
-/// Neighbours that are asked.
+/// Neighbors that are asked.
 const NEIGHBOURS: usize = 5;
 /// Held-out samples that are listed as the worst.
 const WORST: usize = 10;
 
-impl Study<'_> {
+impl RefitContext<'_> {
     fn judge(
         &self,
         input: &Input,
-        held: &[Held],
+        held: &[HeldOutPrediction],
         head: HeadTensors,
         replay_holdout: &Rows,
         (method, start, steps, curve): (Method, Start, usize, Vec<CurvePoint>),
-    ) -> Result<Studied, Stop> {
+    ) -> Result<Evaluation, Abort> {
         let (agreement, agreement_error) = self.agreement(input.base)?;
         let all = self.calibration(held, None);
         let parts: BTreeSet<usize> = held.iter().map(|held| held.part).collect();
@@ -1850,10 +1855,10 @@ impl Study<'_> {
             .flatten()
             .all(|value| value.is_finite());
         if !(finite && measured.gain.is_finite()) {
-            return Err(Stop::NotFinite);
+            return Err(Abort::NotFinite);
         }
         let refusal = gate(&measured, self.options);
-        Ok(Studied {
+        Ok(Evaluation {
             measured,
             head: calibrated,
             refusal,
@@ -1866,7 +1871,7 @@ impl Study<'_> {
         input: &Input,
         challenger: &HeadTensors,
         replay_holdout: &Rows,
-    ) -> Result<Measured, Stop> {
+    ) -> Result<Measured, Abort> {
         let all = || 0..self.samples.len();
         let mut judged: Vec<usize> = all()
             .filter(|sample| !self.samples[*sample].sample.seen)
@@ -1877,17 +1882,17 @@ impl Study<'_> {
         let crops = self.crops(&judged);
         let champions = logits(input.champion, &crops)?;
         let challengers = logits(challenger, &crops)?;
-        let held: Vec<Held> = judged
+        let held: Vec<HeldOutPrediction> = judged
             .iter()
             .zip(champions.into_iter().zip(challengers))
-            .map(|(sample, (champion, challenger))| Held {
+            .map(|(sample, (champion, challenger))| HeldOutPrediction {
                 sample: *sample,
                 part: 0,
                 champion,
                 challenger,
             })
             .collect();
-        let label = |held: &Held| self.samples[held.sample].label();
+        let label = |held: &HeldOutPrediction| self.samples[held.sample].label();
         let gain = self.balanced(held.iter().map(|held| {
             let loss = |logits: &[f64]| cross_entropy(logits, label(held)).min(LOSS_CAP);
             (held.sample, loss(&held.champion) - loss(&held.challenger))
@@ -1906,7 +1911,7 @@ impl Study<'_> {
         let before: Vec<&[f64]> = held.iter().map(|held| held.champion.as_slice()).collect();
         let after: Vec<&[f64]> = held.iter().map(|held| held.challenger.as_slice()).collect();
         if !gain.mean.is_finite() {
-            return Err(Stop::NotFinite);
+            return Err(Abort::NotFinite);
         }
         Ok(Measured {
             method: Method::HoldOut {
@@ -1943,7 +1948,7 @@ impl Study<'_> {
         let suspects: Vec<Diagnosis> = diagnoses
             .iter()
             .take(suspicious)
-            .filter(|diagnosis| 2 * diagnosis.disagreeing > diagnosis.neighbours)
+            .filter(|diagnosis| 2 * diagnosis.disagreeing > diagnosis.neighbors)
             .cloned()
             .collect();
         diagnoses.truncate(WORST);
@@ -1951,7 +1956,7 @@ impl Study<'_> {
     }
 
     /// Of the predictions outside of a part. Every group weighs one.
-    fn calibration(&self, held: &[Held], without: Option<usize>) -> Calibration {
+    fn calibration(&self, held: &[HeldOutPrediction], without: Option<usize>) -> Calibration {
         let mut groups: BTreeMap<usize, usize> = BTreeMap::new();
         for held in held {
             *groups.entry(self.samples[held.sample].group).or_default() += 1;
@@ -1968,12 +1973,12 @@ impl Study<'_> {
         Calibration::of(&predictions, self.classes)
     }
 
-    fn scores(&self, held: &[Held], logits: &[&[f64]]) -> Scores {
+    fn scores(&self, held: &[HeldOutPrediction], logits: &[&[f64]]) -> Scores {
         let mut confusion = vec![vec![0; self.classes]; self.classes];
         let mut loss = 0.0;
         for (held, logits) in held.iter().zip(logits) {
             let label = self.samples[held.sample].label();
-            confusion[label][told(logits)] += 1;
+            confusion[label][argmax(logits)] += 1;
             loss += cross_entropy(logits, label).min(LOSS_CAP);
         }
         let samples = held.len();
@@ -1988,7 +1993,7 @@ impl Study<'_> {
         }
     }
 
-    /// Of samples with their held-out losses. Neighbours are the samples of
+    /// Of samples with their held-out losses. Neighbors are the samples of
     /// other groups whose crops' features have the highest cosine with this
     /// one's, after the mean of all was taken off.
     fn diagnoses(&self, losses: &[(f64, usize)]) -> Vec<Diagnosis> {
@@ -2014,7 +2019,7 @@ impl Study<'_> {
                 probability: (-loss).exp(),
                 loss,
                 disagreeing: disagreeing.count(),
-                neighbours: others.len(),
+                neighbors: others.len(),
             }
         };
         losses.iter().map(describe).collect()
@@ -2032,12 +2037,12 @@ fn closeness(own: &[f32], other: &[f32], mean: &[f32]) -> f32 {
 }
 
 /// The share of rows that a head tells right.
-fn accuracy(head: &HeadTensors, rows: &Rows) -> Result<f64, Stop> {
+fn accuracy(head: &HeadTensors, rows: &Rows) -> Result<f64, Abort> {
     let logits = logits(head, &rows.features)?;
     let right = logits
         .iter()
         .zip(&rows.labels)
-        .filter(|(logits, label)| told(logits) == **label);
+        .filter(|(logits, label)| argmax(logits) == **label);
     Ok(right.count() as f64 / rows.len() as f64)
 }
 
@@ -2051,9 +2056,9 @@ fn told_by(measured: &Measured) -> String {
     )
 }
 
-impl Studied {
+impl Evaluation {
     fn into_fit(self, mut outcome: Outcome, samples: &[Usable], split: &Split) -> Fit {
-        let Studied {
+        let Evaluation {
             measured,
             head,
             refusal,
@@ -2702,7 +2707,7 @@ mod tests {
                 probability: 0.1,
                 loss: 2.3,
                 disagreeing: 5,
-                neighbours: 5,
+                neighbors: 5,
             };
             m.suspects = vec![suspect; 5];
         });

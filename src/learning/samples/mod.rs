@@ -47,7 +47,7 @@ use sha2::{Digest, Sha256};
 
 use crate::frame::{self, Crop, PictureError, Rect, Scaler};
 use crate::onnx;
-use crate::platform::files::{self, Aside, Lock};
+use crate::platform::files::{self, Lock, PendingFile};
 use crate::vision::embed::Feature;
 
 pub use feature::{FeatureError, FeatureFile, MAX_ROWS, parse_features};
@@ -217,7 +217,7 @@ impl Sample {
 /// Several files of one id: somebody copied one, or put two of one name into
 /// two folders.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Double {
+pub struct DuplicateId {
     /// The id.
     pub id: String,
     /// The file that counts: the one changed last.
@@ -232,7 +232,7 @@ pub struct Listing {
     /// The samples, sorted by id; each id once.
     pub samples: Vec<Sample>,
     /// Ids with several files, sorted.
-    pub doubles: Vec<Double>,
+    pub doubles: Vec<DuplicateId>,
     /// What is neither a sample nor hidden, sorted: folders whose names are no
     /// labels, links, folders within, files that are not named like pictures.
     pub ignored: Vec<PathBuf>,
@@ -325,7 +325,7 @@ pub enum Discarded {
 
 /// Which labels are meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Which {
+pub enum LabelFilter {
     /// Samples with and without labels.
     All,
     /// Those without a label.
@@ -407,7 +407,7 @@ impl Reader {
             let mut passed_over: Vec<PathBuf> = files.map(|file| file.path).collect();
             if !passed_over.is_empty() {
                 passed_over.sort();
-                listing.doubles.push(Double {
+                listing.doubles.push(DuplicateId {
                     id,
                     used: used.path.clone(),
                     passed_over,
@@ -753,9 +753,9 @@ impl Store {
             }
             None => (FEATURE_EXTENSION, encode(None)?, None),
         };
-        let aside = aside(&folder, &content)?;
+        let pending = pending(&folder, &content)?;
         let features = features
-            .map(|bytes| self::aside(&cache, &bytes))
+            .map(|bytes| self::pending(&cache, &bytes))
             .transpose()?;
         touched.insert(folder.clone());
 
@@ -772,7 +772,7 @@ impl Store {
         let path = folder.join(format!("{id}.{extension}"));
         // The picture first: without features it is a sample, and they without
         // it are nothing.
-        aside
+        pending
             .place(&path)
             .map_err(StoreError::io("write to", &folder))?;
         if let Some(features) = features {
@@ -858,14 +858,18 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Io`], the first one, after as much as possible was deleted.
-    pub fn purge(&self, which: &Which, before: Option<SystemTime>) -> Result<Removed, StoreError> {
+    pub fn purge(
+        &self,
+        which: &LabelFilter,
+        before: Option<SystemTime>,
+    ) -> Result<Removed, StoreError> {
         let _guard = self.changing();
         let files = self.scan()?.files;
         let meant = |sample: &&Sample| {
             let labelled = match which {
-                Which::All => true,
-                Which::Unlabelled => sample.label.is_none(),
-                Which::Labelled(label) => sample.label.as_ref() == Some(label),
+                LabelFilter::All => true,
+                LabelFilter::Unlabelled => sample.label.is_none(),
+                LabelFilter::Labelled(label) => sample.label.as_ref() == Some(label),
             };
             labelled && before.is_none_or(|before| sample.when() < before)
         };
@@ -940,14 +944,14 @@ impl Store {
         let bytes = feature::encode(backbone, Some(&picture), &all)
             .ok_or(StoreError::Rows { rows: rows.len() })?;
         let folder = self.root.join(FEATURES);
-        let aside = aside(&folder, &bytes)?;
+        let pending = pending(&folder, &bytes)?;
         let _guard = self.changing();
         // Nothing may stay of a picture that was deleted since it was read.
         if self.locate(sample)?.is_none() {
             let id = sample.id.clone();
             return Err(StoreError::Gone { id });
         }
-        aside
+        pending
             .place(&self.cache(&sample.id))
             .map_err(StoreError::io("write to", &folder))?;
         sync(&folder)
@@ -1101,9 +1105,9 @@ fn delete_file(path: &Path) -> Result<bool, StoreError> {
 }
 
 /// The folder may have been removed by somebody since the store was opened.
-fn aside(folder: &Path, content: &[u8]) -> Result<Aside, StoreError> {
+fn pending(folder: &Path, content: &[u8]) -> Result<PendingFile, StoreError> {
     files::make_folder(folder).map_err(StoreError::io("make", folder))?;
-    Aside::write(folder, content).map_err(StoreError::io("write to", folder))
+    PendingFile::write(folder, content).map_err(StoreError::io("write to", folder))
 }
 
 fn sync(folder: &Path) -> Result<(), StoreError> {

@@ -376,7 +376,10 @@ fn what_is_no_sample_is_named_and_left_alone() {
     assert_eq!(listing.samples, []);
     assert_eq!(listing.ignored, others);
     let before = tree(store.folder());
-    assert_eq!(store.purge(&Which::All, None).unwrap(), Removed::default());
+    assert_eq!(
+        store.purge(&LabelFilter::All, None).unwrap(),
+        Removed::default()
+    );
     assert_eq!(tree(store.folder()), before);
 }
 
@@ -389,7 +392,7 @@ fn of_two_files_of_one_id_the_newest_counts() {
     set_modified(&new, at(1));
     let listing = store.list().unwrap();
     assert_eq!(listing.samples[0].path, new);
-    let double = Double {
+    let double = DuplicateId {
         id: "1".to_owned(),
         used: new.clone(),
         passed_over: vec![old.clone()],
@@ -466,16 +469,16 @@ fn purging_takes_a_label_an_age_or_everything() {
     let all: Vec<String> = (0..4).map(|n| capture(&store, n * 100, n as u8)).collect();
     store.label(&all[..2], Some(&label("with_mask"))).unwrap();
     let before = Some(at(250));
-    let removed = store.purge(&Which::Unlabelled, before).unwrap();
+    let removed = store.purge(&LabelFilter::Unlabelled, before).unwrap();
     assert_eq!((removed.unlabelled, removed.labelled), (1, 0));
     assert!(removed.bytes > 5000);
     assert_eq!(ids(&store), [&all[0][..], &all[1], &all[3]]);
     let removed = store
-        .purge(&Which::Labelled(label("with_mask")), Some(at(50)))
+        .purge(&LabelFilter::Labelled(label("with_mask")), Some(at(50)))
         .unwrap();
     assert_eq!((removed.unlabelled, removed.labelled), (0, 1));
     put(&store, ".features/stray.feature", b"x");
-    store.purge(&Which::All, None).unwrap();
+    store.purge(&LabelFilter::All, None).unwrap();
     assert_eq!(tree(store.folder()), [""; 0]);
 }
 

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use image::ImageFormat;
 
 use super::{
-    Kind, Label, MAX_PICTURE_BYTES, Reader, Store, StoreError, UNLABELLED, aside, entries, id_of,
-    jpeg, kind_of, name, sha256, sync, sync_all, to_crop,
+    Kind, Label, MAX_PICTURE_BYTES, Reader, Store, StoreError, UNLABELLED, entries, id_of, jpeg,
+    kind_of, name, pending, sha256, sync, sync_all, to_crop,
 };
 use crate::frame::{CROP_SIDE, Scaler};
 use crate::onnx;
@@ -125,7 +125,7 @@ impl Reader {
                 continue;
             }
             fs::create_dir_all(&label_folder).map_err(StoreError::io("make", &label_folder))?;
-            aside(&label_folder, &content)?
+            pending(&label_folder, &content)?
                 .place(&path)
                 .map_err(StoreError::io("write to", &label_folder))?;
             touched.insert(label_folder);
@@ -236,7 +236,7 @@ impl Import<'_> {
             .store
             .root
             .join(label.map_or(UNLABELLED, Label::as_str));
-        let aside = aside(&folder, &content)?;
+        let pending = pending(&folder, &content)?;
         let target = folder.join(format!("{id}.jpg"));
         let guard = self.store.changing();
         // A capture that came meanwhile may have this very name.
@@ -244,7 +244,7 @@ impl Import<'_> {
             self.result.already += 1;
             return Ok(());
         }
-        aside
+        pending
             .place(&target)
             .map_err(StoreError::io("write to", &folder))?;
         drop(guard);

@@ -24,7 +24,7 @@ pub(in crate::onnx) const SIDE: usize = 3;
 
 /// How a window of taps goes over a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::onnx) struct Sides {
+pub(in crate::onnx) struct ConvGeometry {
     /// Height and width that come in.
     pub(in crate::onnx) input: [usize; 2],
     /// Height and width that come out.
@@ -36,7 +36,7 @@ pub(in crate::onnx) struct Sides {
     pub(in crate::onnx) stride: usize,
 }
 
-impl Sides {
+impl ConvGeometry {
     /// The shape that comes out where that of `input` has height and width from `axis`
     /// on.
     pub(in crate::onnx) fn out_shape(&self, input: &[usize], axis: usize) -> TVec<usize> {
@@ -58,9 +58,9 @@ impl Sides {
 /// Inputs are `[…, channels, height, width]` and `[channels, 12]` (see
 /// [`NUMBERS`]); the output is `[…, channels, out height, out width]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::onnx) struct Taps(pub(in crate::onnx) Sides);
+pub(in crate::onnx) struct DepthwiseConv3x3(pub(in crate::onnx) ConvGeometry);
 
-impl Taps {
+impl DepthwiseConv3x3 {
     /// Height and width of the planes that the padded input is dealt into: with a
     /// stride of 2, even and odd columns of even and odd rows each have their own,
     /// so that all values of a tap lie one after the other.
@@ -223,7 +223,7 @@ fn smaller(a: f32, b: f32) -> f32 {
     }
 }
 
-impl Op for Taps {
+impl Op for DepthwiseConv3x3 {
     fn name(&self) -> StaticName {
         "Taps".into()
     }
@@ -235,7 +235,7 @@ impl Op for Taps {
     op_as_typed_op!();
 }
 
-impl EvalOp for Taps {
+impl EvalOp for DepthwiseConv3x3 {
     op_out_of_plan!();
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
@@ -283,7 +283,7 @@ impl EvalOp for Taps {
     }
 }
 
-impl TypedOp for Taps {
+impl TypedOp for DepthwiseConv3x3 {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         Ok(tvec!(self.0.out_fact(inputs[0], inputs[0].rank() - 2)))
     }
@@ -295,7 +295,7 @@ impl TypedOp for Taps {
 mod tests {
     use super::*;
 
-    fn convolved(simd: impl Simd, taps: &Taps, plane: &[f32]) -> Vec<f32> {
+    fn convolved(simd: impl Simd, taps: &DepthwiseConv3x3, plane: &[f32]) -> Vec<f32> {
         let numbers = [
             0.3, -0.2, 0.1, 0.7, -0.9, 0.4, -0.6, 0.5, 0.8, 0.05, -0.5, 0.9,
         ];
@@ -310,7 +310,7 @@ mod tests {
         let level = Level::new();
         for (height, width, stride) in [(1, 1, 1), (7, 7, 1), (14, 14, 2), (9, 35, 1), (40, 23, 2)]
         {
-            let taps = Taps(Sides {
+            let taps = DepthwiseConv3x3(ConvGeometry {
                 input: [height, width],
                 output: [height, width].map(|side: usize| (side - 1) / stride + 1),
                 before: [1, 1],

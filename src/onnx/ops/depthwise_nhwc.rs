@@ -16,7 +16,7 @@ use tract_linalg::multithread::par_chunks_mut;
 )]
 use tract_onnx::tract_core::internal::*;
 
-use super::depthwise::{NUMBERS, SIDE, Sides};
+use super::depthwise::{ConvGeometry, NUMBERS, SIDE};
 
 /// Channels that are convolved at once.
 pub(in crate::onnx) const LANES: usize = 4;
@@ -37,19 +37,19 @@ const WIDE_WINDOW: usize = 2 * (BLOCK - 1) + SIDE;
 /// `[channels / 4, 12, 4]`, the numbers of each four channels side by side; the
 /// output is `[…, out height, out width, channels]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::onnx) struct PixelTaps(pub(in crate::onnx) Sides);
+pub(in crate::onnx) struct DepthwiseConv3x3Nhwc(pub(in crate::onnx) ConvGeometry);
 
-impl PixelTaps {
+impl DepthwiseConv3x3Nhwc {
     /// How many columns the padded input has.
     fn width(&self) -> usize {
-        let Sides { output, stride, .. } = self.0;
+        let ConvGeometry { output, stride, .. } = self.0;
         (output[1] - 1) * stride + SIDE
     }
 
     /// The row of the input that the window of an output's row has in its `row`, if
     /// that is none of zeroes.
     fn source(&self, y: usize, row: usize) -> Option<usize> {
-        let Sides {
+        let ConvGeometry {
             input,
             before,
             stride,
@@ -61,7 +61,7 @@ impl PixelTaps {
 
     /// Writes a row of the input into a padded one. That has the columns of the first
     /// four channels side by side, then those of the next: the values of a window are
-    /// neighbours.
+    /// neighbors.
     #[inline(always)]
     fn pad(&self, row: &[Quad], groups: usize, padded: &mut [Quad]) {
         let width = self.width();
@@ -117,7 +117,7 @@ impl PixelTaps {
     }
 }
 
-/// Puts the pixels of some columns where [`PixelTaps::pad`] wants them.
+/// Puts the pixels of some columns where [`DepthwiseConv3x3Nhwc::pad`] wants them.
 #[inline(always)]
 fn turn<const COLUMNS: usize>(pixels: &[Quad], groups: usize, padded: &mut [Quad], width: usize) {
     let columns: [&[Quad]; COLUMNS] = from_fn(|x| &pixels[x * groups..][..groups]);
@@ -155,7 +155,7 @@ fn convolve_row<S: Simd, const STRIDE: usize, const WINDOW: usize, const NARROW:
     }
 }
 
-/// The sums of neighbouring pixels, four channels at a time.
+/// The sums of neighboring pixels, four channels at a time.
 #[inline(always)]
 fn convolve<'a, S: Simd, const STRIDE: usize, const COLUMNS: usize, const WINDOW: usize>(
     simd: S,
@@ -192,7 +192,7 @@ fn convolve<'a, S: Simd, const STRIDE: usize, const COLUMNS: usize, const WINDOW
     }
 }
 
-impl Op for PixelTaps {
+impl Op for DepthwiseConv3x3Nhwc {
     fn name(&self) -> StaticName {
         "PixelTaps".into()
     }
@@ -204,7 +204,7 @@ impl Op for PixelTaps {
     op_as_typed_op!();
 }
 
-impl EvalOp for PixelTaps {
+impl EvalOp for DepthwiseConv3x3Nhwc {
     op_out_of_plan!();
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
@@ -212,7 +212,7 @@ impl EvalOp for PixelTaps {
         let numbers = numbers.try_as_plain_ram()?;
         let (numbers, _) = numbers.as_slice::<f32>()?.as_chunks::<LANES>();
         let (numbers, _) = numbers.as_chunks::<NUMBERS>();
-        let Sides {
+        let ConvGeometry {
             input: from,
             output: to,
             ..
@@ -241,7 +241,7 @@ impl EvalOp for PixelTaps {
     }
 }
 
-impl TypedOp for PixelTaps {
+impl TypedOp for DepthwiseConv3x3Nhwc {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         Ok(tvec!(self.0.out_fact(inputs[0], inputs[0].rank() - 3)))
     }
@@ -254,7 +254,7 @@ mod tests {
     use super::*;
 
     /// Of pixels of eight channels.
-    fn convolved(simd: impl Simd, sides: Sides) -> Vec<Quad> {
+    fn convolved(simd: impl Simd, sides: ConvGeometry) -> Vec<Quad> {
         let [height, width] = sides.input;
         let value = |at: usize| (at * 37 % 101) as f32 / 50.0 - 1.0;
         let input: Vec<Quad> = (0..height * width * 2)
@@ -268,7 +268,7 @@ mod tests {
             })
         });
         let mut out = vec![[f32::NAN; LANES]; sides.output[0] * sides.output[1] * 2];
-        PixelTaps(sides).convolve_rows(simd, 0, &input, &numbers, &mut out);
+        DepthwiseConv3x3Nhwc(sides).convolve_rows(simd, 0, &input, &numbers, &mut out);
         out
     }
 
@@ -278,7 +278,7 @@ mod tests {
         let level = Level::new();
         for (height, width, stride) in [(1, 1, 1), (7, 7, 1), (14, 14, 2), (9, 35, 1), (40, 23, 2)]
         {
-            let sides = Sides {
+            let sides = ConvGeometry {
                 input: [height, width],
                 output: [height, width].map(|side: usize| (side - 1) / stride + 1),
                 before: [1, 1],

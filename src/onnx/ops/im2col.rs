@@ -9,17 +9,17 @@ use tract_linalg::multithread::par_chunks_mut;
 use tract_onnx::tract_core::internal::*;
 
 use super::buffer_pool;
-use super::depthwise::{SIDE, Sides, Taps};
+use super::depthwise::{ConvGeometry, DepthwiseConv3x3, SIDE};
 
 /// What each of the nine taps takes of each channel, as a channel of its own. The input is
 /// `[…, channels, height, width]`; the output is `[…, 9 channels, out height, out width]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::onnx) struct Unfold(pub(in crate::onnx) Sides);
+pub(in crate::onnx) struct Im2col(pub(in crate::onnx) ConvGeometry);
 
-impl Unfold {
+impl Im2col {
     /// Unfolds planes one after the other.
     fn unfold<'a>(&self, planes: impl Iterator<Item = (&'a [f32], &'a mut [f32])>) {
-        let taps = Taps(self.0);
+        let taps = DepthwiseConv3x3(self.0);
         let [height, width] = taps.dealt();
         let [out_height, out_width] = self.0.output;
         let mut dealt = vec![0.0; self.0.stride * self.0.stride * height * width];
@@ -36,7 +36,7 @@ impl Unfold {
     }
 }
 
-impl Op for Unfold {
+impl Op for Im2col {
     fn name(&self) -> StaticName {
         "Unfold".into()
     }
@@ -44,7 +44,7 @@ impl Op for Unfold {
     op_as_typed_op!();
 }
 
-impl EvalOp for Unfold {
+impl EvalOp for Im2col {
     op_out_of_plan!();
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
@@ -72,7 +72,7 @@ impl EvalOp for Unfold {
     }
 }
 
-impl TypedOp for Unfold {
+impl TypedOp for Im2col {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         let axis = inputs[0].rank() - 3;
         let mut fact = self.0.out_fact(inputs[0], axis + 1);

@@ -20,7 +20,7 @@ use super::depthwise::larger;
 /// The input is `[…, height, width]`, both even; the output half as high and
 /// half as wide.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::onnx) struct Halve;
+pub(in crate::onnx) struct MaxPool2x2;
 
 /// Makes one row of each two, which lie one after the other.
 #[inline(always)]
@@ -35,7 +35,7 @@ fn halve_rows<'a, S: Simd>(_: S, rows: impl Iterator<Item = (&'a mut [f32], &'a 
     }
 }
 
-impl Op for Halve {
+impl Op for MaxPool2x2 {
     fn name(&self) -> StaticName {
         "Halve".into()
     }
@@ -43,7 +43,7 @@ impl Op for Halve {
     op_as_typed_op!();
 }
 
-impl EvalOp for Halve {
+impl EvalOp for MaxPool2x2 {
     op_out_of_plan!();
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
@@ -75,7 +75,7 @@ impl EvalOp for Halve {
     }
 }
 
-impl TypedOp for Halve {
+impl TypedOp for MaxPool2x2 {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         let mut fact = inputs[0].without_value();
         for axis in [fact.rank() - 2, fact.rank() - 1] {

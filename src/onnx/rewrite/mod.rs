@@ -18,9 +18,9 @@ use tract_onnx::tract_core::ops::nn::DataFormat;
 #[cfg(target_arch = "x86_64")]
 mod products;
 
-use super::ops::depthwise::{NUMBERS, SIDE, Sides, Taps};
-use super::ops::depthwise_nhwc::{LANES, PixelTaps};
-use super::ops::max_pool::Halve;
+use super::ops::depthwise::{ConvGeometry, DepthwiseConv3x3, NUMBERS, SIDE};
+use super::ops::depthwise_nhwc::{DepthwiseConv3x3Nhwc, LANES};
+use super::ops::max_pool::MaxPool2x2;
 
 /// Rewrites a decluttered model.
 pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
@@ -70,7 +70,7 @@ fn halve(
     if !is_known {
         return Ok(None);
     }
-    TypedModelPatch::replace_single_op(model, node, &node.inputs, Halve).map(Some)
+    TypedModelPatch::replace_single_op(model, node, &node.inputs, MaxPool2x2).map(Some)
 }
 
 fn taps(
@@ -123,14 +123,14 @@ fn taps(
     Ok(Some(patch))
 }
 
-/// How a convolution's windows go over a picture, if they are of 3x3 and as [`Sides`] can
+/// How a convolution's windows go over a picture, if they are of 3x3 and as [`ConvGeometry`] can
 /// say it.
-fn window(conv: &Conv, input: &[usize]) -> Option<Sides> {
+fn window(conv: &Conv, input: &[usize]) -> Option<ConvGeometry> {
     let spec = &conv.pool_spec;
     let stride = spec.stride(0);
     let input = <[usize; 2]>::try_from(input).ok()?;
     let padding = spec.computed_padding(&input);
-    let sides = Sides {
+    let sides = ConvGeometry {
         input,
         output: [padding[0].convoluted, padding[1].convoluted],
         before: [padding[0].pad_before, padding[1].pad_before],
@@ -147,12 +147,12 @@ fn window(conv: &Conv, input: &[usize]) -> Option<Sides> {
     is_known.then_some(sides)
 }
 
-/// Wires [`Taps`], whose channels are those of an axis, in parts of them.
+/// Wires [`DepthwiseConv3x3`], whose channels are those of an axis, in parts of them.
 fn planes(
     patch: &mut TypedModelPatch,
     name: &str,
     wire: OutletId,
-    sides: Sides,
+    sides: ConvGeometry,
     axis: usize,
     numbers: &[f32],
 ) -> TractResult<OutletId> {
@@ -171,7 +171,11 @@ fn planes(
         let numbers = &numbers[NUMBERS * start..NUMBERS * end];
         let numbers = Tensor::from_shape(&[end - start, NUMBERS], numbers)?;
         let numbers = patch.add_const(format!("{name}.numbers"), numbers)?;
-        let taps = patch.wire_node(format!("{name}.taps"), Taps(sides), &[wire, numbers])?;
+        let taps = patch.wire_node(
+            format!("{name}.taps"),
+            DepthwiseConv3x3(sides),
+            &[wire, numbers],
+        )?;
         outputs.extend(taps);
     }
     if let [whole] = outputs[..] {
@@ -181,12 +185,12 @@ fn planes(
     Ok(whole[0])
 }
 
-/// Wires [`PixelTaps`].
+/// Wires [`DepthwiseConv3x3Nhwc`].
 fn pixels(
     patch: &mut TypedModelPatch,
     name: &str,
     wire: OutletId,
-    sides: Sides,
+    sides: ConvGeometry,
     numbers: &[f32],
 ) -> TractResult<OutletId> {
     let groups = numbers.len() / (NUMBERS * LANES);
@@ -199,7 +203,11 @@ fn pixels(
         .collect();
     let numbers = Tensor::from_shape(&[groups, NUMBERS, LANES], &turned)?;
     let numbers = patch.add_const(format!("{name}.numbers"), numbers)?;
-    let taps = patch.wire_node(format!("{name}.taps"), PixelTaps(sides), &[wire, numbers])?;
+    let taps = patch.wire_node(
+        format!("{name}.taps"),
+        DepthwiseConv3x3Nhwc(sides),
+        &[wire, numbers],
+    )?;
     Ok(taps[0])
 }
 

@@ -13,7 +13,7 @@ use tract_onnx::tract_core::ops::math::Add;
 
 use super::{Limits, constant, is_planar, limits, window};
 use crate::onnx::ops::depthwise::SIDE;
-use crate::onnx::ops::im2col::Unfold;
+use crate::onnx::ops::im2col::Im2col;
 use crate::onnx::ops::pointwise::{BLOCK, FRONT, LEAST, Pointwise};
 
 /// So many channels that what is unfolded of them is not much.
@@ -157,7 +157,7 @@ fn unfold(
     let limits = limits(model, node)?;
     let mut patch = TypedModelPatch::default();
     let wire = patch.tap_model(model, node.inputs[0])?;
-    let wire = patch.wire_node(format!("{name}.unfold"), Unfold(sides), &[wire])?[0];
+    let wire = patch.wire_node(format!("{name}.unfold"), Im2col(sides), &[wire])?[0];
     let numbers = numbers(&kernel, out_channels, &bias, &limits)?;
     let wire = pointwise(&mut patch, name, wire, out_shape, numbers)?;
     patch.shunt_outside(model, limits.last.into(), wire)?;
