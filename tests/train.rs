@@ -325,10 +325,10 @@ fn data_sets_that_teach_nothing_are_refused_in_a_sentence() {
     assert!(output.status.success());
     let errors = text(&output.stderr);
     assert!(
-        errors.contains("1 of the pictures to check by look like some to learn from"),
+        errors.contains("1 of the validation pictures look like training pictures"),
         "{errors}"
     );
-    assert!(errors.contains("masked/0.png is the first"), "{errors}");
+    assert!(errors.contains("the first is masked/0.png"), "{errors}");
     fs::rename(val.join("masked"), val.join("chin")).unwrap();
     refused(&arguments, "val has the class \"chin\", which is none of");
 }
@@ -369,7 +369,7 @@ fn flawed_pictures_are_named_and_the_rest_is_learned_from() {
         // 7 and 5 pictures; of each class one to check by, and the copies of one
         // picture stay together.
         assert!(
-            lines[5].ends_with("to check by, labels bare, masked"),
+            lines[5].ends_with("validation pictures, labels bare, masked"),
             "{errors}"
         );
         let ModelFile::Head(file) = ModelFile::parse("head", &fs::read(&head).unwrap()).unwrap()
@@ -397,12 +397,12 @@ fn what_cannot_be_written_is_told_before_the_work() {
     let long = format!("{}.onnx", "x".repeat(247));
     refused(&["--model", &at(&long)], 74, "cannot write");
 
-    let same = "--model and --report are the same file";
+    let same = "--model and --report name the same file";
     refused(&["--model", &model, "--report", &model], 64, same);
     let roundabout = at("set/../model.onnx");
     refused(&["--model", &model, "--report", &roundabout], 64, same);
     let (plot, csv) = (at("plot.svg"), at("plot.svg.csv"));
-    let same = "--history and --report are the same file";
+    let same = "--history and --report name the same file";
     let arguments = ["--plot", &plot, "--history", "--report", &csv];
     refused(&arguments, 64, same);
 
@@ -435,7 +435,7 @@ fn an_interrupted_training_goes_on_to_the_same_bytes() {
         last.starts_with("maskd: interrupted after epoch "),
         "{last}"
     );
-    assert!(last.contains("the best head so far is written"), "{last}");
+    assert!(last.contains("the best model so far is written"), "{last}");
     let best = Classifier::parse("best", &fs::read(&model).unwrap()).unwrap();
     assert_eq!(best.labels, ["bare", "masked"]);
     let state = folder.path().join("model.resume");
@@ -495,7 +495,7 @@ fn an_interrupted_training_goes_on_to_the_same_bytes() {
         "the model differs from the one of a training in one go"
     );
     assert!(!state.exists());
-    assert_refused(&resume(), 66, "there is no training to go on with");
+    assert_refused(&resume(), 66, "there is no interrupted training to resume");
 }
 
 #[test]
@@ -526,11 +526,11 @@ fn an_early_interrupt_leaves_nothing() {
     let model = folder.path().join("model");
     // Views enough to be interrupted in.
     let mut command = long(&set, &model, ["--views", "30"]);
-    let (child, errors) = start_until(&mut command, "pictures to learn from");
+    let (child, errors) = start_until(&mut command, "training pictures");
     interrupt(&child, "-INT");
     let (exit, last) = end(child, errors);
     assert_eq!(exit, Some(75), "{last}");
-    assert!(last.contains("nothing is written"), "{last}");
+    assert!(last.contains("nothing was written"), "{last}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 

@@ -246,7 +246,7 @@ impl Direct {
             progress.inc(crops.len() as u64);
             Ok(features)
         };
-        let record = self.learning.refit(&mut embed, &|| interrupt.asked());
+        let record = self.learning.refit(&mut embed, &|| interrupt.is_caught());
         progress.finish_and_clear();
         Ok(record?)
     }

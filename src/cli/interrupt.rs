@@ -36,7 +36,7 @@ impl Interrupt {
     }
 
     /// Whether a signal came since the start.
-    pub(super) fn asked(&self) -> bool {
+    pub(super) fn is_caught(&self) -> bool {
         let (interrupt, terminate, asked) = &mut *self.signals.borrow_mut();
         if !*asked {
             *asked = self.runtime.block_on(async {

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::backend::{Backend, daemon};
 use super::interrupt::Interrupt;
 use super::outcome;
-use super::train::{SMALL_FILE, can_write, write};
+use super::output::{SMALL_FILE, can_write, write};
 use super::{Failure, Global, complain, print};
 use crate::api::socket::{self, Client, MAX_ENROLLED};
 use crate::learning::capture_policy::Enrollment;
@@ -445,7 +445,7 @@ impl Enroll {
             }
             bar.set_position(u64::from(stored));
             bar.set_message(format!("{} s left", left.as_secs()));
-            if interrupt.asked() {
+            if interrupt.is_caught() {
                 break true;
             }
             if stored >= self.count || left.is_zero() {

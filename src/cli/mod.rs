@@ -12,8 +12,10 @@ mod interrupt;
 mod learn;
 mod logs;
 mod outcome;
+mod output;
 mod passwd;
 mod pictures;
+mod progress;
 mod train;
 
 use std::io::{IsTerminal, Write};

@@ -8,4 +8,5 @@ pub mod augment;
 pub mod dataset;
 pub mod recipe;
 pub mod report;
+pub(crate) mod run;
 pub mod train;

@@ -1,0 +1,87 @@
+//! The progress of a training run on the terminal, and Ctrl-C, which stops it.
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::interrupt::Interrupt;
+use super::{Failure, complain};
+use crate::training::run::{Progress, RunError, Stage};
+use crate::training::train::EpochRecord;
+
+/// A bar of `length` steps.
+pub(super) fn bar(length: u64, template: &str) -> ProgressBar {
+    let bar = ProgressBar::new(length);
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// Shows a run as bars on standard error.
+pub(super) struct TerminalProgress {
+    interrupt: Interrupt,
+    bar: ProgressBar,
+}
+
+impl TerminalProgress {
+    /// From here on Ctrl-C stops the run in an orderly way.
+    pub(super) fn new() -> Result<TerminalProgress, Failure> {
+        Ok(TerminalProgress {
+            interrupt: Interrupt::catch()?,
+            bar: ProgressBar::hidden(),
+        })
+    }
+}
+
+impl Progress for TerminalProgress {
+    fn start(&mut self, stage: Stage, total: usize) {
+        let template = match stage {
+            Stage::ReadPictures => "{wide_bar} {pos}/{len} pictures read, {eta} left",
+            Stage::EmbedTraining => "{wide_bar} {pos}/{len} training pictures, {eta} left",
+            Stage::EmbedEvaluation => "{wide_bar} {pos}/{len} evaluation pictures, {eta} left",
+            Stage::Train => "{wide_bar} epoch {pos}/{len} {msg}, {eta} left",
+        };
+        self.bar = bar(total as u64, template);
+    }
+
+    fn advance(&mut self, done: usize) -> bool {
+        self.bar.set_position(done as u64);
+        !self.interrupt.is_caught()
+    }
+
+    fn epoch(&mut self, record: &EpochRecord) {
+        let EpochRecord {
+            epoch,
+            learning_rate: _,
+            loss,
+            accuracy,
+            val_loss,
+            val_accuracy,
+        } = *record;
+        self.bar.set_message(format!(
+            "loss {loss:.4}, accuracy {accuracy:.4}, validation {val_loss:.4}, {val_accuracy:.4}"
+        ));
+        tracing::debug!(epoch, loss, accuracy, val_loss, val_accuracy, "epoch done");
+    }
+
+    fn finish(&mut self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn warn(&mut self, sentence: &str) {
+        complain(sentence);
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Failure {
+        let exit = match error {
+            RunError::Dataset(error) => return error.into(),
+            RunError::Recipe(error) => return error.into(),
+            RunError::Train(error) => return error.into(),
+            RunError::UnknownClass { .. } | RunError::NotValidated { .. } => Failure::DATA,
+            RunError::TooManyFeatures { .. } => Failure::USAGE,
+            RunError::Interrupted => Failure::TEMPORARY,
+        };
+        Failure::new(exit, error)
+    }
+}

@@ -1,0 +1,296 @@
+//! `maskd train`: a folder of pictures in, a model out.
+
+mod args;
+
+use std::path::Path;
+
+use super::output::write;
+use super::progress::TerminalProgress;
+use super::{Failure, complain, print};
+use crate::config::Config;
+use crate::onnx::{self, Classifier, HeadFile, to_hex};
+use crate::training::augment;
+use crate::training::dataset::{self, DatasetError};
+use crate::training::recipe::{EmbedMode, Recipe, RecipeError, Worker, mix};
+use crate::training::report::{self, HistoryPoint, PlotFormat, Report};
+use crate::training::run::{
+    Checkpoint, CheckpointError, FeatureSet, LabelledPicture, RunOptions, TrainedHead,
+    TrainingPictures, decode_picture, embed, fit, workers,
+};
+use crate::training::train::{EpochRecord, TrainError, TrainOptions, Trainer};
+use crate::vision::detect::DetectorOptions;
+use crate::vision::embed::Backbone;
+use crate::vision::pipeline::SHIPPED_CLASSIFIER;
+
+pub(super) use args::Train;
+use args::{RecipeName, sheet_format};
+
+/// Pictures on a contact sheet, each in two views.
+const SHEET_PICTURES: usize = 48;
+/// Views in a row of a contact sheet.
+const SHEET_COLUMNS: usize = 12;
+
+impl From<DatasetError> for Failure {
+    fn from(error: DatasetError) -> Failure {
+        let exit = match error {
+            DatasetError::Missing { .. } | DatasetError::NotFolder { .. } => Failure::NO_INPUT,
+            _ => Failure::DATA,
+        };
+        Failure::new(exit, error)
+    }
+}
+
+impl From<TrainError> for Failure {
+    fn from(error: TrainError) -> Failure {
+        let exit = match error {
+            TrainError::Options(_) => Failure::USAGE,
+            TrainError::NotFinite { .. } => Failure::DATA,
+            TrainError::Tensors(_) | TrainError::Batch(_) => Failure::INTERNAL,
+        };
+        Failure::new(exit, error)
+    }
+}
+
+impl From<RecipeError> for Failure {
+    fn from(error: RecipeError) -> Failure {
+        match error {
+            RecipeError::Model(error) => error.into(),
+            RecipeError::Picture(_) => Failure::new(Failure::DATA, error),
+        }
+    }
+}
+
+impl From<CheckpointError> for Failure {
+    fn from(error: CheckpointError) -> Failure {
+        let exit = match error {
+            CheckpointError::Read { .. } => Failure::NO_INPUT,
+            CheckpointError::Damaged { .. } => Failure::DATA,
+            CheckpointError::Write { .. } => Failure::CANNOT_WRITE,
+        };
+        Failure::new(exit, error)
+    }
+}
+
+impl Train {
+    pub(super) fn run(self, config: &Config) -> Result<(), Failure> {
+        self.check()?;
+        let checkpoint_file = self.checkpoint_file();
+        let checkpoint = if self.resume {
+            Some(Checkpoint::read(&checkpoint_file)?)
+        } else {
+            None
+        };
+        if self.background {
+            lowest_priority();
+        }
+        let mut progress = TerminalProgress::new()?;
+        let threads = match usize::from(self.threads) {
+            0 => config.classify.threads(0),
+            threads => threads,
+        };
+
+        let (data, val) = (&self.dataset, self.val.as_deref());
+        let pictures = TrainingPictures::read(data, val, self.seed, threads, &mut progress)?;
+        self.describe(&pictures);
+
+        let classifier = Classifier::parse("the built-in model", SHIPPED_CLASSIFIER)?;
+        let backbone_sha256 = classifier.backbone_sha256;
+        let options = self.options(&pictures, config);
+        let fingerprint = options.fingerprint(&pictures, &backbone_sha256);
+        let checkpoint = match checkpoint {
+            Some(checkpoint) if checkpoint.fingerprint == fingerprint => checkpoint,
+            Some(_) => {
+                let path = checkpoint_file.display();
+                let sentence = format!("{path} is of a training with other pictures or options");
+                return Err(Failure::new(Failure::USAGE, sentence));
+            }
+            None => {
+                let classes = pictures.dataset.classes.len();
+                let trainer = Trainer::new(classes, options.trainer.clone())?;
+                Checkpoint::start(fingerprint, &trainer)
+            }
+        };
+
+        let detector = match self.recipe {
+            RecipeName::Tutorial => None,
+            RecipeName::Robust => Some(options.detector),
+        };
+        let mut workers = workers(&Backbone::new(classifier.backbone)?, detector, threads)?;
+        if let Some(path) = &self.show_augmented {
+            self.write_sheet(&mut workers[0], &options.recipe, &pictures.training, path)?;
+            if self.first_output().is_none() {
+                return Ok(());
+            }
+        }
+        let mode = EmbedMode::Views {
+            recipe: &options.recipe,
+            views: options.views(pictures.training.len())?,
+            seed: self.seed,
+        };
+        let training = embed(&mut workers, &pictures.training, mode, &mut progress)?;
+        let plain = EmbedMode::Plain;
+        let validation = embed(&mut workers, &pictures.validation, plain, &mut progress)?;
+        drop(workers);
+
+        let trained = fit(&options, &training, &validation, checkpoint, &mut progress)?;
+        if let Some(checkpoint) = &trained.checkpoint {
+            checkpoint.write(&checkpoint_file)?;
+        }
+        self.write(&options, &pictures, backbone_sha256, &trained, &validation)?;
+        if trained.checkpoint.is_some() {
+            let sentence = format!(
+                "interrupted after epoch {}: the best model so far is written; --resume continues from {}",
+                trained.history.0.len(),
+                checkpoint_file.display()
+            );
+            return Err(Failure::new(Failure::TEMPORARY, sentence));
+        }
+        // The training is complete, and it may never have had a checkpoint.
+        let _ = std::fs::remove_file(&checkpoint_file);
+        Ok(())
+    }
+
+    /// Says on standard error what the pictures are.
+    fn describe(&self, pictures: &TrainingPictures) {
+        let TrainingPictures {
+            dataset,
+            training,
+            validation,
+            ..
+        } = pictures;
+        if let Some(note) = dataset::imbalance_note(&dataset.classes, &dataset.counts()) {
+            let consequence = match self.recipe {
+                RecipeName::Tutorial => "the tutorial's recipe does not correct for that",
+                RecipeName::Robust => "the loss is weighted so that each class counts the same",
+            };
+            complain(&format!("{note}; {consequence}"));
+        }
+        complain(&format!(
+            "{} training pictures, {} validation pictures, labels {}",
+            training.len(),
+            validation.len(),
+            dataset.classes.join(", ")
+        ));
+    }
+
+    fn options(&self, pictures: &TrainingPictures, config: &Config) -> RunOptions {
+        let counts = pictures.dataset.counts();
+        let class_weights = match self.recipe {
+            RecipeName::Tutorial => vec![1.0; counts.len()],
+            RecipeName::Robust => dataset::class_weights(&counts),
+        };
+        RunOptions {
+            recipe: self.recipe(),
+            detector: DetectorOptions {
+                side: config.detect.side,
+                threshold: config.detect.threshold,
+            },
+            trainer: TrainOptions {
+                init_lr: self.init_lr(),
+                decay: self.init_lr() / self.epochs() as f32,
+                seed: self.seed,
+                class_weights: class_weights.iter().map(|weight| *weight as f32).collect(),
+                ..TrainOptions::default()
+            },
+            views: self.views,
+            epochs: self.epochs() as usize,
+            batch_size: self.batch_size() as usize,
+        }
+    }
+
+    /// Writes a contact sheet of views as the recipe makes them.
+    fn write_sheet(
+        &self,
+        worker: &mut Worker,
+        recipe: &Recipe,
+        training: &[LabelledPicture],
+        path: &Path,
+    ) -> Result<(), Failure> {
+        let mut crops = Vec::new();
+        let step = (training.len() / SHEET_PICTURES).max(1);
+        let pictures = training.iter().enumerate().step_by(step);
+        for (index, picture) in pictures.take(SHEET_PICTURES) {
+            let pixels = decode_picture(&picture.path)
+                .map_err(|error| Failure::new(Failure::DATA, error))?;
+            let views = worker.views(recipe, &pixels, 2, mix(self.seed, index as u64))?;
+            crops.extend(views.iter().map(|crop| crop.pixels().clone()));
+        }
+        let sheet = augment::contact_sheet(&crops, SHEET_COLUMNS);
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        sheet
+            .write_to(&mut bytes, sheet_format(path)?)
+            .map_err(|error| {
+                let sentence = format!("cannot draw {}: {error}", path.display());
+                Failure::new(Failure::USAGE, sentence)
+            })?;
+        write(path, bytes.get_ref())
+    }
+
+    /// Writes what was asked for, and prints the report.
+    fn write(
+        &self,
+        options: &RunOptions,
+        pictures: &TrainingPictures,
+        backbone_sha256: [u8; 32],
+        trained: &TrainedHead,
+        validation: &FeatureSet,
+    ) -> Result<(), Failure> {
+        let internal = |error: &dyn std::fmt::Display| Failure::new(Failure::INTERNAL, error);
+        let classes = &pictures.dataset.classes;
+        let probabilities = trained.trainer.probabilities(&validation.features)?;
+        let report = Report::new(&validation.labels, &probabilities, classes, None)
+            .map_err(|error| internal(&error))?;
+        let json = serde_json::to_string(&report).map_err(|error| internal(&error))?;
+        let head = HeadFile {
+            backbone_sha256,
+            labels: classes.clone(),
+            head: trained.trainer.tensors(),
+        };
+        let metadata = [
+            ("recipe", options.recipe.name().to_owned()),
+            ("seed", self.seed.to_string()),
+            ("dataset_sha256", to_hex(&pictures.dataset_sha256)),
+            ("scores", json.clone()),
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ];
+        if let Some(path) = &self.model {
+            let model = onnx::write_classifier(SHIPPED_CLASSIFIER, &head, &metadata)?;
+            write(path, &model)?;
+        }
+        if let Some(path) = &self.head_only {
+            write(path, &onnx::write_head(&head, &metadata))?;
+        }
+        if let Some(path) = &self.report {
+            write(path, (json + "\n").as_bytes())?;
+        }
+        let points: Vec<HistoryPoint> = trained.history.0.iter().map(point).collect();
+        if let Some(path) = &self.plot {
+            let title = "Training loss and accuracy";
+            let plot = PlotFormat::of(path)
+                .and_then(|format| report::plot_history(&points, title, format))
+                .map_err(|error| internal(&error))?;
+            write(path, &plot)?;
+        }
+        if let Some(path) = self.history_file() {
+            write(&path, report::history_csv(&points).as_bytes())?;
+        }
+        print(report.to_string().as_bytes())
+    }
+}
+
+fn point(epoch: &EpochRecord) -> HistoryPoint {
+    HistoryPoint {
+        epoch: epoch.epoch as u32,
+        loss: f64::from(epoch.loss),
+        accuracy: f64::from(epoch.accuracy),
+        val_loss: f64::from(epoch.val_loss),
+        val_accuracy: f64::from(epoch.val_accuracy),
+    }
+}
+
+/// Threads that start after this inherit the priority.
+fn lowest_priority() {
+    if let Err(error) = rustix::process::setpriority_process(None, 19) {
+        complain(&format!("cannot take the lowest priority: {error}"));
+    }
+}

@@ -1,0 +1,77 @@
+//! What an interrupted run leaves behind, so that it can go on later.
+//!
+//! Owns the file format: a line with the SHA-256 of what follows, then JSON.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::onnx::to_hex;
+use crate::platform::files;
+use crate::training::train::{History, Trainer, TrainerState};
+
+/// Where a run was interrupted: after a whole epoch.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Checkpoint {
+    /// The [`RunOptions::fingerprint`](super::RunOptions::fingerprint) of the
+    /// run: a run with another one must not go on from here.
+    pub(crate) fingerprint: String,
+    pub(super) trainer: TrainerState,
+    /// After the epoch with the lowest validation loss.
+    pub(super) best: TrainerState,
+    pub(super) history: History,
+}
+
+/// Why a checkpoint cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CheckpointError {
+    #[error("there is no interrupted training to resume: cannot read {path}: {error}")]
+    Read { path: String, error: std::io::Error },
+    #[error("{path} is damaged: delete it and start again without --resume")]
+    Damaged { path: String },
+    #[error("cannot write {path}: {error}")]
+    Write { path: String, error: std::io::Error },
+}
+
+impl Checkpoint {
+    /// Larger than the file of any run, in bytes: ten digits and a comma for
+    /// each weight of two heads, with their running means and squares.
+    pub(crate) const MAX_BYTES: usize = 12 << 20;
+
+    /// The start of a run: no epoch is done.
+    pub(crate) fn start(fingerprint: String, trainer: &Trainer) -> Checkpoint {
+        Checkpoint {
+            fingerprint,
+            trainer: trainer.state(),
+            best: trainer.state(),
+            history: History::default(),
+        }
+    }
+
+    pub(crate) fn read(path: &Path) -> Result<Checkpoint, CheckpointError> {
+        let bytes = std::fs::read(path).map_err(|error| CheckpointError::Read {
+            path: path.display().to_string(),
+            error,
+        })?;
+        let json = str::from_utf8(&bytes)
+            .ok()
+            .and_then(|text| text.split_once('\n'))
+            .filter(|(hash, json)| *hash == to_hex(&Sha256::digest(json)))
+            .map(|(_, json)| json);
+        json.and_then(|json| serde_json::from_str(json).ok())
+            .ok_or_else(|| CheckpointError::Damaged {
+                path: path.display().to_string(),
+            })
+    }
+
+    pub(crate) fn write(&self, path: &Path) -> Result<(), CheckpointError> {
+        let failed = |error| CheckpointError::Write {
+            path: path.display().to_string(),
+            error,
+        };
+        let json = serde_json::to_string(self).map_err(|error| failed(error.into()))?;
+        let hash = to_hex(&Sha256::digest(&json));
+        files::write(path, format!("{hash}\n{json}").as_bytes()).map_err(failed)
+    }
+}

@@ -1,0 +1,41 @@
+//! What tells one run from another.
+
+use sha2::{Digest, Sha256};
+
+use super::{RunOptions, TrainingPictures};
+use crate::onnx::to_hex;
+
+impl RunOptions {
+    /// SHA-256 over everything that decides about the result of a run, except
+    /// for the machine it runs on.
+    pub(crate) fn fingerprint(
+        &self,
+        pictures: &TrainingPictures,
+        backbone_sha256: &[u8; 32],
+    ) -> String {
+        let RunOptions {
+            recipe,
+            detector,
+            trainer,
+            views,
+            epochs,
+            batch_size,
+        } = self;
+        let version = env!("CARGO_PKG_VERSION");
+        let classes = &pictures.dataset.classes;
+        let backbone = to_hex(backbone_sha256);
+        let mut hash = Sha256::new();
+        hash.update(format!(
+            "{version} {recipe:?} {detector:?} {trainer:?} {classes:?} {backbone} {views} {epochs} {batch_size}\n"
+        ));
+        let sides = [("train", &pictures.training), ("val", &pictures.validation)];
+        for (side, pictures) in sides {
+            // In their order, which seeds the views.
+            for picture in pictures {
+                let file = to_hex(&picture.file_sha256);
+                hash.update(format!("{side} {} {file}\n", picture.class));
+            }
+        }
+        to_hex(&hash.finalize())
+    }
+}

@@ -1,0 +1,303 @@
+//! What a run learns from: usable pictures, their division into training and
+//! validation, and their features.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+use image::RgbImage;
+
+use super::{Progress, RunError, Stage};
+use crate::camera::pictures;
+use crate::frame::{PictureError, decode};
+use crate::onnx::{FEATURES, ModelError, ThreadPool};
+use crate::training::dataset::{self, Dataset, Findings, Fingerprint, Picture};
+use crate::training::recipe::{self, EmbedMode, Worker};
+use crate::vision::detect::{Detector, DetectorOptions};
+use crate::vision::embed::{Backbone, Embedder};
+use crate::vision::pipeline::SHIPPED_DETECTOR;
+
+/// Share of the pictures that validate when there are no separate ones, as in
+/// the tutorial.
+const VALIDATION_SHARE: f64 = 0.2;
+
+/// A picture with the class that the model is to tell.
+#[derive(Debug, Clone)]
+pub(crate) struct LabelledPicture {
+    pub(crate) path: PathBuf,
+    /// Index among the classes of the model.
+    pub(crate) class: usize,
+    pub(super) file_sha256: [u8; 32],
+}
+
+/// A data set without the pictures that cannot be learned from.
+#[derive(Debug)]
+pub(crate) struct UsableDataset {
+    pub(crate) dataset: Dataset,
+    /// Of the pictures of `dataset`, in their order.
+    pub(crate) fingerprints: Vec<Fingerprint>,
+}
+
+impl UsableDataset {
+    /// Reads and compares all pictures; the findings are warnings.
+    ///
+    /// # Errors
+    /// [`RunError::Interrupted`], and [`RunError::Dataset`] if too few pictures
+    /// of a class are usable.
+    pub(crate) fn read(
+        listed: &Dataset,
+        threads: usize,
+        progress: &mut impl Progress,
+    ) -> Result<UsableDataset, RunError> {
+        progress.start(Stage::ReadPictures, listed.pictures.len());
+        let read = fingerprints(&listed.pictures, threads, |done| progress.advance(done));
+        progress.finish();
+        let read = read.ok_or(RunError::Interrupted)?;
+        let findings = Findings::new(listed, &read);
+        for sentence in findings.sentences(listed) {
+            progress.warn(&sentence);
+        }
+        let left_out = findings.left_out();
+        let usable = dataset::without(read, &left_out);
+        Ok(UsableDataset {
+            dataset: listed.without(&left_out)?,
+            fingerprints: usable.into_iter().filter_map(Result::ok).collect(),
+        })
+    }
+
+    /// Its pictures, their classes counted as those of `classes`.
+    ///
+    /// # Errors
+    /// [`RunError::UnknownClass`] for a class that is none of them.
+    pub(crate) fn labelled(&self, classes: &[String]) -> Result<Vec<LabelledPicture>, RunError> {
+        let UsableDataset {
+            dataset,
+            fingerprints,
+        } = self;
+        let labelled = |(picture, fingerprint): (&Picture, &Fingerprint)| {
+            let name = &dataset.classes[picture.class];
+            let class = classes.iter().position(|class| class == name);
+            let class = class.ok_or_else(|| unknown_class(dataset, name, classes))?;
+            Ok(LabelledPicture {
+                path: picture.path.clone(),
+                class,
+                file_sha256: fingerprint.file,
+            })
+        };
+        let pictures = dataset.pictures.iter().zip(fingerprints);
+        pictures.map(labelled).collect()
+    }
+}
+
+/// The pictures of a run.
+#[derive(Debug)]
+pub(crate) struct TrainingPictures {
+    pub(crate) dataset: Dataset,
+    pub(crate) dataset_sha256: [u8; 32],
+    pub(crate) training: Vec<LabelledPicture>,
+    pub(crate) validation: Vec<LabelledPicture>,
+}
+
+impl TrainingPictures {
+    /// Reads the data set in `folder`, and the one in `validation`. Without a
+    /// `validation`, a fifth of the first one validates, chosen by the `seed`.
+    ///
+    /// # Errors
+    /// [`RunError`] if a folder is no data set, or the two do not fit.
+    pub(crate) fn read(
+        folder: &Path,
+        validation: Option<&Path>,
+        seed: u64,
+        threads: usize,
+        progress: &mut impl Progress,
+    ) -> Result<TrainingPictures, RunError> {
+        let listed = Dataset::open(folder)?;
+        let validation = validation.map(Dataset::open_to_judge).transpose()?;
+        if let Some(validation) = &validation {
+            check_same_classes(&listed, validation)?;
+        }
+        let usable = UsableDataset::read(&listed, threads, progress)?;
+        let all = usable.labelled(&usable.dataset.classes)?;
+        let (training, validation) = if let Some(validation) = validation {
+            let validation = UsableDataset::read(&validation, threads, progress)?;
+            let pictures = validation.labelled(&usable.dataset.classes)?;
+            if let Some(note) = leak_note(&usable, &validation) {
+                progress.warn(&note);
+            }
+            (all, pictures)
+        } else {
+            let looks: Vec<_> = usable.fingerprints.iter().map(|print| print.look).collect();
+            let groups = dataset::near_duplicate_groups(&looks, dataset::NEAR);
+            let split = usable.dataset.split(&groups, VALIDATION_SHARE, seed)?;
+            let side = |indices: &[usize]| -> Vec<LabelledPicture> {
+                indices.iter().map(|index| all[*index].clone()).collect()
+            };
+            (side(&split.train), side(&split.val))
+        };
+        Ok(TrainingPictures {
+            dataset_sha256: usable.dataset.digest(&usable.fingerprints),
+            dataset: usable.dataset,
+            training,
+            validation,
+        })
+    }
+}
+
+/// The features of labelled pictures.
+#[derive(Debug)]
+pub(crate) struct FeatureSet {
+    /// `[pictures, views, FEATURES]` row by row.
+    pub(crate) features: Vec<f32>,
+    /// Views of each picture.
+    pub(crate) views: usize,
+    /// The class of each picture.
+    pub(crate) labels: Vec<usize>,
+}
+
+impl FeatureSet {
+    pub(super) fn row(&self, picture: usize, view: usize) -> &[f32] {
+        let start = (picture * self.views + view) * FEATURES;
+        &self.features[start..start + FEATURES]
+    }
+}
+
+/// Makes and embeds the views of pictures.
+///
+/// # Errors
+/// [`RunError::Interrupted`], and [`RunError::Recipe`] for a picture or model
+/// that fails.
+pub(crate) fn embed(
+    workers: &mut [Worker],
+    pictures: &[LabelledPicture],
+    mode: EmbedMode,
+    progress: &mut impl Progress,
+) -> Result<FeatureSet, RunError> {
+    let (stage, views) = match mode {
+        EmbedMode::Plain => (Stage::EmbedEvaluation, 1),
+        EmbedMode::Views { views, .. } => (Stage::EmbedTraining, views),
+    };
+    progress.start(stage, pictures.len());
+    let features = recipe::features(
+        workers,
+        pictures.len(),
+        |index| decode_picture(&pictures[index].path),
+        mode,
+        |done| progress.advance(done),
+    );
+    progress.finish();
+    Ok(FeatureSet {
+        features: features?.ok_or(RunError::Interrupted)?,
+        views,
+        labels: pictures.iter().map(|picture| picture.class).collect(),
+    })
+}
+
+/// One worker for each thread; only the robust recipe needs a `detector`.
+///
+/// # Errors
+/// [`ModelError`] if a model cannot be prepared.
+pub(crate) fn workers(
+    backbone: &Backbone,
+    detector: Option<DetectorOptions>,
+    threads: usize,
+) -> Result<Vec<Worker>, ModelError> {
+    let worker = |_| {
+        let detector = detector.map(|options| {
+            let name = "the built-in face detector";
+            Detector::new(name, SHIPPED_DETECTOR, options, ThreadPool::alone())
+        });
+        let embedder = Embedder::new(backbone, 1, ThreadPool::alone())?;
+        Ok(Worker::new(embedder, detector.transpose()?))
+    };
+    (0..threads).map(worker).collect()
+}
+
+/// Reads and decodes a picture file.
+///
+/// # Errors
+/// [`PictureError`] if it cannot be read or is no picture.
+pub(crate) fn decode_picture(path: &Path) -> Result<RgbImage, PictureError> {
+    let bytes = pictures::read(path).map_err(|error| PictureError::Decode(error.to_string()))?;
+    decode(&bytes)
+}
+
+/// What [`dataset::load`] says of each picture, in their order. `done` is called
+/// after each, with their number; when it returns `false`, the result is `None`.
+fn fingerprints(
+    pictures: &[Picture],
+    threads: usize,
+    mut done: impl FnMut(usize) -> bool,
+) -> Option<Vec<Result<Fingerprint, String>>> {
+    let mut all: Vec<_> = pictures.iter().map(|_| None).collect();
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let (results, finished) = mpsc::channel();
+        for _ in 0..threads {
+            let (results, next) = (results.clone(), &next);
+            scope.spawn(move || {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(picture) = pictures.get(index) else {
+                        return;
+                    };
+                    let print = dataset::load(&picture.path).map(|(_, print)| print);
+                    // The receiver is gone once `done` has returned `false`.
+                    if results.send((index, print)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(results);
+        for (count, (index, print)) in finished.into_iter().enumerate() {
+            all[index] = Some(print);
+            if !done(count + 1) {
+                break;
+            }
+        }
+    });
+    all.into_iter().collect()
+}
+
+fn unknown_class(dataset: &Dataset, class: &str, known: &[String]) -> RunError {
+    RunError::UnknownClass {
+        folder: dataset.folder.display().to_string(),
+        class: class.to_owned(),
+        known: known.join(", "),
+    }
+}
+
+fn check_same_classes(training: &Dataset, validation: &Dataset) -> Result<(), RunError> {
+    let missing_in = |classes: &[String], other: &Dataset| {
+        let missing = other.classes.iter().find(|name| !classes.contains(name));
+        missing.cloned()
+    };
+    if let Some(class) = missing_in(&training.classes, validation) {
+        return Err(unknown_class(validation, &class, &training.classes));
+    }
+    if let Some(class) = missing_in(&validation.classes, training) {
+        return Err(RunError::NotValidated {
+            validation: validation.folder.display().to_string(),
+            class,
+            training: training.folder.display().to_string(),
+        });
+    }
+    Ok(())
+}
+
+/// A sentence if validation pictures look like training pictures.
+fn leak_note(training: &UsableDataset, validation: &UsableDataset) -> Option<String> {
+    let both = training.fingerprints.iter().chain(&validation.fingerprints);
+    let looks: Vec<_> = both.map(|print| print.look).collect();
+    let groups = dataset::near_duplicate_groups(&looks, dataset::NEAR);
+    // A group is named by its first picture.
+    let count = training.fingerprints.len();
+    let mut leaked =
+        (0..validation.fingerprints.len()).filter(|index| groups[count + index] < count);
+    let first = leaked.next()?;
+    Some(format!(
+        "{} of the validation pictures look like training pictures, which makes the scores too good: the first is {}",
+        leaked.count() + 1,
+        validation.dataset.name(first)
+    ))
+}

@@ -1,0 +1,246 @@
+//! A training run: from the pictures of a data set to a trained head.
+//!
+//! Owns the epochs and what goes into them: the features of the pictures
+//! ([`inputs`]), the checkpoint of an interrupted run ([`checkpoint`]) and the
+//! fingerprint that tells one run from another ([`fingerprint`]). It knows
+//! neither the command line nor signals nor the terminal: whoever starts a run
+//! observes it as [`Progress`], and can stop it there.
+
+mod checkpoint;
+mod fingerprint;
+mod inputs;
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+pub(crate) use checkpoint::{Checkpoint, CheckpointError};
+pub(crate) use inputs::{
+    FeatureSet, LabelledPicture, TrainingPictures, UsableDataset, decode_picture, embed, workers,
+};
+
+use crate::onnx::FEATURES;
+use crate::training::dataset::DatasetError;
+use crate::training::recipe::{Recipe, RecipeError, mix};
+use crate::training::train::{EpochRecord, History, Metrics, TrainError, TrainOptions, Trainer};
+use crate::vision::detect::DetectorOptions;
+
+/// Largest memory for the features of a run, in bytes (2 GiB).
+const MAX_FEATURE_BYTES: usize = 2 << 30;
+
+/// Everything that decides about the result of a run, apart from its pictures
+/// and the backbone.
+#[derive(Debug)]
+pub(crate) struct RunOptions {
+    pub(crate) recipe: Recipe,
+    /// Of the detector that cuts faces from the pictures.
+    pub(crate) detector: DetectorOptions,
+    /// Its seed is also that of the split, the views and the order of samples.
+    pub(crate) trainer: TrainOptions,
+    /// Views of each picture; 0 makes a fresh one for each epoch.
+    pub(crate) views: usize,
+    /// Passes over the data set, at least 1.
+    pub(crate) epochs: usize,
+    /// Samples per step, at least 1.
+    pub(crate) batch_size: usize,
+}
+
+/// A part of a run that takes long enough to show its progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Pictures are decoded and compared.
+    ReadPictures,
+    /// The views of the training pictures are embedded.
+    EmbedTraining,
+    /// Pictures to validate or to evaluate with are embedded.
+    EmbedEvaluation,
+    /// The head is trained; counted in epochs.
+    Train,
+}
+
+/// Observes a run and can stop it.
+pub(crate) trait Progress {
+    /// A stage of `total` steps starts.
+    fn start(&mut self, stage: Stage, total: usize);
+    /// `done` steps of the stage are done; `false` stops the run.
+    fn advance(&mut self, done: usize) -> bool;
+    /// An epoch ended; [`Progress::advance`] follows.
+    fn epoch(&mut self, record: &EpochRecord);
+    /// The stage ended, whether complete or not.
+    fn finish(&mut self);
+    /// Something that the user should know: one sentence.
+    fn warn(&mut self, sentence: &str);
+}
+
+/// Why a run did not end with a head.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// A class of the validation pictures, or of pictures to evaluate on, that
+    /// the model does not have.
+    #[error("{folder} has the class {class:?}, which is none of {known}")]
+    UnknownClass {
+        folder: String,
+        class: String,
+        known: String,
+    },
+    /// A class that is not validated could be forgotten, and the scores would
+    /// not show it.
+    #[error(
+        "{validation} has no class {class:?}: each class of {training} needs validation pictures"
+    )]
+    NotValidated {
+        validation: String,
+        class: String,
+        training: String,
+    },
+    #[error(
+        "the features of {pictures} pictures in {views} views take {megabytes} MB, more than {max_megabytes}: use fewer --views",
+        max_megabytes = MAX_FEATURE_BYTES / 1_000_000
+    )]
+    TooManyFeatures {
+        pictures: usize,
+        views: usize,
+        megabytes: usize,
+    },
+    /// [`Progress::advance`] returned `false` before the first epoch.
+    #[error("interrupted while reading pictures: nothing was written")]
+    Interrupted,
+}
+
+impl RunOptions {
+    /// Views of each of so many pictures.
+    ///
+    /// # Errors
+    /// [`RunError::TooManyFeatures`] if their features do not fit in memory.
+    pub(crate) fn views(&self, pictures: usize) -> Result<usize, RunError> {
+        let views = match self.views {
+            0 => self.epochs,
+            views => views.min(self.epochs),
+        };
+        let bytes = pictures * views * FEATURES * size_of::<f32>();
+        if bytes <= MAX_FEATURE_BYTES {
+            return Ok(views);
+        }
+        Err(RunError::TooManyFeatures {
+            pictures,
+            views,
+            megabytes: bytes / 1_000_000,
+        })
+    }
+
+    /// The order of the samples in an epoch, counted from 0.
+    fn order(&self, samples: usize, epoch: usize) -> Vec<usize> {
+        let seed = mix(self.trainer.seed, u64::MAX - epoch as u64);
+        let mut order: Vec<usize> = (0..samples).collect();
+        order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+        order
+    }
+}
+
+/// What the epochs lead to.
+#[derive(Debug)]
+pub(crate) struct TrainedHead {
+    /// After the last epoch; of an interrupted run, after its best epoch.
+    pub(crate) trainer: Trainer,
+    pub(crate) history: History,
+    /// Only of an interrupted run: where to resume it.
+    pub(crate) checkpoint: Option<Checkpoint>,
+}
+
+/// Trains a head for the epochs that `start` has not seen yet.
+///
+/// # Errors
+/// [`TrainError`] if the features do not fit, or the loss is no longer finite.
+pub(crate) fn fit(
+    options: &RunOptions,
+    training: &FeatureSet,
+    validation: &FeatureSet,
+    start: Checkpoint,
+    progress: &mut impl Progress,
+) -> Result<TrainedHead, TrainError> {
+    let Checkpoint {
+        fingerprint,
+        trainer,
+        best,
+        mut history,
+    } = start;
+    let mut trainer = Trainer::from_state(trainer)?;
+    let mut best = Trainer::from_state(best)?;
+    progress.start(Stage::Train, options.epochs);
+    progress.advance(history.0.len());
+    while history.0.len() < options.epochs {
+        let number = history.0.len() + 1;
+        let record = epoch(options, training, validation, &mut trainer, number)?;
+        history.0.push(record);
+        if history.best().is_some_and(|best| best.epoch == number) {
+            best = trainer.clone();
+        }
+        progress.epoch(&record);
+        if !progress.advance(number) && number < options.epochs {
+            progress.finish();
+            return Ok(TrainedHead {
+                checkpoint: Some(Checkpoint {
+                    fingerprint,
+                    trainer: trainer.state(),
+                    best: best.state(),
+                    history: history.clone(),
+                }),
+                trainer: best,
+                history,
+            });
+        }
+    }
+    progress.finish();
+    // The head of the last epoch, as in the tutorial. Choosing the best one by
+    // the validation pictures would make their scores too good.
+    Ok(TrainedHead {
+        trainer,
+        history,
+        checkpoint: None,
+    })
+}
+
+/// One pass over the training pictures. `number` counts from 1.
+fn epoch(
+    options: &RunOptions,
+    training: &FeatureSet,
+    validation: &FeatureSet,
+    trainer: &mut Trainer,
+    number: usize,
+) -> Result<EpochRecord, TrainError> {
+    let epoch = number - 1;
+    let mut features = Vec::with_capacity(options.batch_size * FEATURES);
+    let mut steps = Vec::new();
+    for indices in options
+        .order(training.labels.len(), epoch)
+        .chunks(options.batch_size)
+    {
+        features.clear();
+        for index in indices {
+            // Each picture starts with another of its views, so that an epoch
+            // has all kinds of them.
+            features.extend_from_slice(training.row(*index, (epoch + index) % training.views));
+        }
+        let labels: Vec<usize> = indices.iter().map(|i| training.labels[*i]).collect();
+        steps.push(trainer.step(&features, &labels)?);
+    }
+    let seen = Metrics::of_epoch(&steps).unwrap_or(Metrics {
+        loss: 0.0,
+        accuracy: 0.0,
+    });
+    let validated = trainer.evaluate(&validation.features, &validation.labels)?;
+    Ok(EpochRecord {
+        epoch: number,
+        learning_rate: trainer.learning_rate(),
+        loss: seen.loss,
+        accuracy: seen.accuracy,
+        val_loss: validated.loss,
+        val_accuracy: validated.accuracy,
+    })
+}
