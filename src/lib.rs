@@ -1,55 +1,31 @@
-//! `maskd` finds the faces in camera frames, tells for each whether it wears a
-//! mask, and drives lamps and a buzzer.
+//! `maskd` finds the faces in camera frames, classifies each as masked or
+//! unmasked, and drives the lamps, buzzer and relay of a door. It learns from
+//! labelled face pictures on the same device.
 //!
-//! Data flows one way:
+//! A frame travels `camera -> vision -> decision -> indicate`; a crop travels
+//! `vision -> learning -> vision`. Each folder owns one capability and may use
+//! only folders that stand below it here:
 //!
-//! ```text
-//! camera - frame -> detect - faces -> track - crops -> embed - features -> head - probabilities
-//!                                                                                      |
-//!                    indicate <- decision - decide <---------------- verdicts ---------+
-//! ```
+//! | folder | owns |
+//! |---|---|
+//! | [`cli`] | subcommands, logs, exit codes |
+//! | [`daemon`] | threads, channels, shutdown, watchdog |
+//! | [`api`] | how others reach the daemon: control socket, web page, MQTT, metrics |
+//! | [`config`] | the TOML file: keys, defaults, checks, settings that change at run time |
+//! | [`learning`] | learning on the device: capture, samples, labels, refit, gate, heads, fleets |
+//! | [`training`] | learning from a folder of pictures: data sets, augmentation, optimizer, report |
+//! | [`indicate`] | what people at the door see, hear and press |
+//! | [`decision`] | verdicts, the decision for the door, and how both are shown |
+//! | [`vision`] | from a frame to faces, tracks, features and probabilities |
+//! | [`camera`] | sources of frames |
+//! | [`frame`] | pictures in memory: pixels, geometry, decoding |
+//! | [`onnx`] | reading, checking and running models; the only user of tract |
+//! | [`platform`] | durable files, system calls, memory, board sensors; all `unsafe` code |
 //!
-//! | module | owns | may use |
-//! |---|---|---|
-//! | [`frame`] | pictures and the geometry on them | - |
-//! | [`files`] | files that are whole or not there | - |
-//! | [`onnx`] | the only user of tract | system |
-//! | [`camera`] | sources of frames | frame |
-//! | [`detect`] | the face detector | frame, onnx |
-//! | [`motion`] | whether anything moved since the last look | - |
-//! | [`track`] | faces over time, votes | frame |
-//! | [`embed`] | the backbone | frame, onnx |
-//! | [`head`] | labels, weights, forward pass | embed, onnx |
-//! | [`decide`] | verdicts and decisions | frame |
-//! | [`frame_result`] | what a frame showed; the JSON of a face | frame, decide |
-//! | [`indicate`] | patterns, console, pins | decide, scene |
-//! | [`capture_policy`] | which crops are worth keeping | embed |
-//! | [`config`] | keys, defaults, checks | camera, capture, decide, indicate, samples, track |
-//! | [`pipeline`] | the stages in their order | frame, onnx, config, detect, embed, head, system |
-//! | [`augment`] | seeded picture transforms | frame |
-//! | [`train`] | backward pass, Adam, history of the head | embed, head, onnx |
-//! | [`replay`] | features that must not be forgotten | onnx |
-//! | [`refit`] | learning on the device, the gate | frame, onnx, augment, replay, report, train |
-//! | [`dataset`] | pictures in one folder a class; duplicates; splits | frame, camera |
-//! | [`recipe`] | the views of a picture, their features | frame, onnx, detect, embed, augment |
-//! | [`samples`] | captured and labelled crops on disk, their features | frame, files, embed, onnx |
-//! | [`heads`] | history of heads on disk | files, head, onnx |
-//! | [`report`] | classification report, calibration, plots | - |
-//! | [`annotate`] | boxes and labels drawn on pictures | decide, scene |
-//! | [`label_queue`] | which crops to label first, and together | capture |
-//! | [`learning`] | samples, heads and refits together | frame, files, config, embed, head, heads, onnx, queue, refit, replay, samples |
-//! | [`fleet`] | heads of other devices on their way, signed | files, onnx |
-//! | [`settings`] | what may be changed while the daemon runs | files, config |
-//! | [`board`] | temperature and supply of the board | - |
-//! | [`socket`] | the daemon's HTTP API: requests, answers, server, client | board, capture, learning, samples, settings |
-//! | [`web`] | the page: the API over TCP, who may use it, the live view | annotate, config, control, files, frame, learning, scene |
-//! | [`metrics`] | what is counted and measured; whether the daemon is well | control, decide, pipeline, refit |
-//! | [`mqtt`] | the state on a broker; Home Assistant; what is asked for there | config, control, decide, files, fleet, learning, onnx, refit, settings |
-//! | [`system`] | low priorities for a thread, blocks of memory; all `unsafe` code | - |
-//! | [`daemon`] | threads, channels, shutdown | all but cli |
-//! | [`cli`] | subcommands, exit codes | all |
-//!
-//! A test holds every module to this table (`tests/architecture.rs`).
+//! [`training`] uses neither [`indicate`] nor [`decision`].
+//! `docs/ARCHITECTURE.md` has the threads, the channels and a map of which file
+//! to change; `tests/architecture.rs` holds the code to both.
+
 pub mod api;
 pub mod camera;
 pub mod cli;

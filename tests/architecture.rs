@@ -1,61 +1,126 @@
-//! Holds each module to the table in `src/lib.rs`: what it may use.
+//! Holds the source tree to its architecture (`docs/ARCHITECTURE.md`): which
+//! folder may use which, no cycles among siblings, lengths of files, and names.
+//!
+//! The sources are parsed with `syn`. Paths are resolved from `use` items
+//! (grouped, renamed, re-exported), from expressions, types and macro calls,
+//! with `crate`, `self` and `super` at their head. Items behind `#[cfg(test)]`
+//! are left out.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::disallowed_methods,
-    reason = "tests fail by panicking, and measure time"
+    reason = "tests fail by panicking"
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// `| [`name`] | owns | may use |`
-fn table() -> BTreeMap<String, Option<BTreeSet<String>>> {
-    let lib = fs::read_to_string(source("lib.rs")).unwrap();
-    let rows = lib.lines().filter_map(|line| line.strip_prefix("//! | [`"));
-    rows.map(|row| {
-        let (name, rest) = row.split_once("`]").unwrap();
-        let uses = rest.trim_end_matches(" |").rsplit(" | ").next().unwrap();
-        let uses = if uses.starts_with("all") {
-            None
-        } else {
-            Some(
-                uses.split(", ")
-                    .filter(|name| *name != "-")
-                    .map(String::from)
-                    .collect(),
-            )
-        };
-        (name.to_owned(), uses)
-    })
-    .collect()
+use proc_macro2::{TokenStream, TokenTree};
+use syn::visit::{self, Visit};
+use syn::{Attribute, ItemMod, ItemUse, UseTree, Visibility};
+
+/// The folders of `src/` from top to bottom: each may use those below it.
+const ORDER: [&str; 13] = [
+    "cli", "daemon", "api", "config", "learning", "training", "indicate", "decision", "vision",
+    "camera", "frame", "onnx", "platform",
+];
+
+/// Edges that the order would allow and the design does not: what is learned
+/// from a data set does not depend on what is done with a verdict.
+const FORBIDDEN: [(&str, &str); 2] = [("training", "indicate"), ("training", "decision")];
+
+/// Files and folders directly in `src/`.
+const MAX_TOP_LEVEL: usize = 15;
+
+/// Lines of a file up to its tests.
+const MAX_LINES: usize = 800;
+
+/// Invented names that field terms have replaced.
+const RETIRED_NAMES: [&str; 56] = [
+    "Pupil",
+    "Lessons",
+    "Keeper",
+    "Watch",
+    "Eyes",
+    "Pace",
+    "News",
+    "Still",
+    "waiting_room",
+    "Show",
+    "Desk",
+    "Wanted",
+    "Back",
+    "Marking",
+    "Mark",
+    "Marked",
+    "Chosen",
+    "Which",
+    "Double",
+    "Gallery",
+    "Shot",
+    "Site",
+    "converse",
+    "Scene",
+    "Judge",
+    "Doubt",
+    "Look",
+    "Team",
+    "Halve",
+    "Taps",
+    "PixelTaps",
+    "Unfold",
+    "Sides",
+    "spare",
+    "Study",
+    "Studied",
+    "Held",
+    "Stop",
+    "told",
+    "House",
+    "Talk",
+    "Wish",
+    "Nonsense",
+    "Chooser",
+    "Aside",
+    "Listed",
+    "Interrupted",
+    "Make",
+    "Sometimes",
+    "Reach",
+    "Blocks",
+    "Strain",
+    "Condition",
+    "Pulse",
+    "lessons",
+    "reach",
+];
+
+/// A module by its path below the crate: `["learning", "refit", "gate"]`.
+type Module = Vec<String>;
+
+/// What one source file declares and refers to, outside its tests.
+#[derive(Default)]
+struct Source {
+    lines: usize,
+    /// Absolute paths below the crate that are referred to.
+    references: BTreeSet<Module>,
+    /// `use` items that others can name: name here -> absolute path.
+    reexports: BTreeMap<String, Module>,
+    /// Names of structs, enums, traits, type aliases, functions and modules.
+    declared: BTreeSet<String>,
 }
 
-fn source(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(path)
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The text of a module, without its tests.
-fn text(module: &str) -> String {
-    let single = source(&format!("{module}.rs"));
-    if single.exists() {
-        return without_tests(&fs::read_to_string(single).unwrap());
-    }
-    sources(&source(module))
-        .iter()
-        .map(|file| without_tests(&fs::read_to_string(file).unwrap()))
-        .collect()
-}
-
-/// The Rust files of a folder and of those in it.
-fn sources(folder: &Path) -> Vec<PathBuf> {
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            found.extend(sources(&path));
+            found.extend(rust_files(&path));
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             found.push(path);
         }
@@ -63,63 +128,511 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn without_tests(text: &str) -> String {
-    text.split("#[cfg(test)]")
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+/// `src/learning/refit/mod.rs` and `src/learning/refit.rs` are `learning::refit`.
+fn module_of(file: &Path) -> Module {
+    let below = file.strip_prefix(root().join("src")).unwrap();
+    let mut parts: Vec<String> = below
+        .with_extension("")
+        .iter()
+        .map(|part| part.to_str().unwrap().to_owned())
+        .collect();
+    if ["mod", "lib", "main"].contains(&parts.last().unwrap().as_str()) {
+        parts.pop();
+    }
+    parts
 }
 
-#[test]
-fn modules_use_what_the_table_allows() {
-    let table = table();
-    let lib = fs::read_to_string(source("lib.rs")).unwrap();
-    let modules: BTreeSet<&str> = lib
-        .lines()
-        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
-        .collect();
-    let listed: BTreeSet<&str> = table.keys().map(String::as_str).collect();
-    assert_eq!(modules, listed, "every module has its row");
+fn is_test_only(attributes: &[Attribute]) -> bool {
+    attributes.iter().any(|attribute| {
+        attribute.path().is_ident("cfg")
+            && attribute
+                .parse_args::<syn::Ident>()
+                .is_ok_and(|word| word == "test")
+    })
+}
 
-    let mut wrong = Vec::new();
-    for (module, allowed) in &table {
-        let Some(allowed) = allowed else { continue };
-        for line in text(module)
-            .lines()
-            .filter(|line| !line.trim_start().starts_with("//"))
-        {
-            for used in line.split("crate::").skip(1) {
-                let used: String = used
-                    .chars()
-                    .take_while(|c| c.is_alphanumeric() || *c == '_')
-                    .collect();
-                if used != *module && !allowed.contains(&used) {
-                    wrong.push(format!("{module} uses {used}: {}", line.trim()));
+/// Collects what a file refers to; `module` is where the walk stands.
+struct Walk {
+    file: Module,
+    module: Module,
+    source: Source,
+}
+
+impl Walk {
+    /// The absolute path below the crate of `segments`, if they say where they
+    /// begin, or begin with a child module of this file (`children`).
+    fn absolute(&self, segments: &[String]) -> Option<Module> {
+        let mut module = self.module.clone();
+        let mut rest = segments;
+        match segments.first()?.as_str() {
+            "crate" => {
+                module.clear();
+                rest = &rest[1..];
+            }
+            "self" => rest = &rest[1..],
+            "super" => {
+                while rest.first().is_some_and(|segment| segment == "super") {
+                    module.pop();
+                    rest = &rest[1..];
                 }
+            }
+            _ => return None,
+        }
+        module.extend(rest.iter().cloned());
+        Some(module)
+    }
+
+    fn refer(&mut self, segments: &[String]) {
+        if let Some(path) = self.absolute(segments) {
+            self.source.references.insert(path);
+        }
+    }
+
+    fn import(&mut self, tree: &UseTree, before: &[String], is_public: bool) {
+        let mut path = before.to_vec();
+        match tree {
+            UseTree::Path(inner) => {
+                path.push(inner.ident.to_string());
+                self.import(&inner.tree, &path, is_public);
+            }
+            UseTree::Group(group) => {
+                for inner in &group.items {
+                    self.import(inner, &path, is_public);
+                }
+            }
+            UseTree::Glob(_) => self.bind(&path, None, is_public),
+            UseTree::Name(name) => {
+                let name = name.ident.to_string();
+                if name != "self" {
+                    path.push(name.clone());
+                }
+                self.bind(&path, Some(name), is_public);
+            }
+            UseTree::Rename(rename) => {
+                path.push(rename.ident.to_string());
+                self.bind(&path, Some(rename.rename.to_string()), is_public);
             }
         }
     }
+
+    fn bind(&mut self, path: &[String], name: Option<String>, is_public: bool) {
+        // `use child::Item`: a path that begins with a module of this one.
+        let absolute = self.absolute(path).unwrap_or_else(|| {
+            let mut module = self.module.clone();
+            module.extend(path.iter().cloned());
+            module
+        });
+        if is_public
+            && self.module == self.file
+            && let Some(name) = name
+        {
+            self.source.reexports.insert(name, absolute.clone());
+        }
+        self.source.references.insert(absolute);
+    }
+
+    fn declare(&mut self, name: &syn::Ident) {
+        self.source.declared.insert(name.to_string());
+    }
+
+    /// Paths in what a macro is given: its tokens are not parsed further.
+    fn tokens(&mut self, stream: TokenStream) {
+        let mut path: Vec<String> = Vec::new();
+        let mut colons = 0;
+        for token in stream {
+            match token {
+                TokenTree::Ident(word) => {
+                    if colons != 2 {
+                        self.refer(&path);
+                        path.clear();
+                    }
+                    path.push(word.to_string());
+                    colons = 0;
+                }
+                TokenTree::Punct(mark) if mark.as_char() == ':' => colons += 1,
+                TokenTree::Group(group) => {
+                    self.refer(&path);
+                    path.clear();
+                    colons = 0;
+                    self.tokens(group.stream());
+                }
+                _ => {
+                    self.refer(&path);
+                    path.clear();
+                    colons = 0;
+                }
+            }
+        }
+        self.refer(&path);
+    }
+}
+
+macro_rules! visit_declarations {
+    ($($visit:ident: $item:ident, $($name:ident).+;)+) => {
+        $(fn $visit(&mut self, item: &'ast syn::$item) {
+            if is_test_only(&item.attrs) {
+                return;
+            }
+            self.declare(&item.$($name).+);
+            visit::$visit(self, item);
+        })+
+    };
+}
+
+impl<'ast> Visit<'ast> for Walk {
+    visit_declarations! {
+        visit_item_struct: ItemStruct, ident;
+        visit_item_enum: ItemEnum, ident;
+        visit_item_trait: ItemTrait, ident;
+        visit_item_type: ItemType, ident;
+        visit_item_fn: ItemFn, sig.ident;
+        visit_impl_item_fn: ImplItemFn, sig.ident;
+        visit_trait_item_fn: TraitItemFn, sig.ident;
+    }
+
+    fn visit_item_mod(&mut self, item: &'ast ItemMod) {
+        if is_test_only(&item.attrs) {
+            return;
+        }
+        self.declare(&item.ident);
+        if item.content.is_some() {
+            self.module.push(item.ident.to_string());
+            visit::visit_item_mod(self, item);
+            self.module.pop();
+        }
+    }
+
+    fn visit_item_use(&mut self, item: &'ast ItemUse) {
+        if !is_test_only(&item.attrs) {
+            let is_public = !matches!(item.vis, Visibility::Inherited);
+            self.import(&item.tree, &[], is_public);
+        }
+    }
+
+    fn visit_item_impl(&mut self, item: &'ast syn::ItemImpl) {
+        if !is_test_only(&item.attrs) {
+            visit::visit_item_impl(self, item);
+        }
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let segments: Vec<String> = path
+            .segments
+            .iter()
+            .map(|segment| segment.ident.to_string())
+            .collect();
+        self.refer(&segments);
+        visit::visit_path(self, path);
+    }
+
+    fn visit_macro(&mut self, call: &'ast syn::Macro) {
+        self.tokens(call.tokens.clone());
+        visit::visit_macro(self, call);
+    }
+}
+
+fn parse(file: &Path) -> Source {
+    let text = fs::read_to_string(file).unwrap();
+    let module = module_of(file);
+    let mut walk = Walk {
+        file: module.clone(),
+        module,
+        source: Source {
+            lines: text
+                .lines()
+                .take_while(|line| !line.starts_with("#[cfg(test)]"))
+                .count(),
+            ..Source::default()
+        },
+    };
+    walk.visit_file(&syn::parse_file(&text).unwrap());
+    walk.source
+}
+
+/// All files that are part of the program; `tests.rs` beside a module is its tests.
+fn sources() -> BTreeMap<Module, Source> {
+    rust_files(&root().join("src"))
+        .iter()
+        .filter(|file| {
+            !["tests.rs", "lib.rs", "main.rs"]
+                .contains(&file.file_name().unwrap().to_str().unwrap())
+        })
+        .map(|file| (module_of(file), parse(file)))
+        .collect()
+}
+
+/// The file that a path ends in, after re-exports.
+fn resolve(path: &[String], sources: &BTreeMap<Module, Source>, depth: usize) -> Option<Module> {
+    let length = (1..=path.len())
+        .rev()
+        .find(|length| sources.contains_key(&path[..*length]))?;
+    let module = &path[..length];
+    let reexport = path
+        .get(length)
+        .and_then(|name| sources[module].reexports.get(name));
+    match reexport {
+        Some(target) if depth > 0 && target.as_slice() != path => {
+            let mut target = target.clone();
+            target.extend(path[length + 1..].iter().cloned());
+            resolve(&target, sources, depth - 1).or_else(|| Some(module.to_vec()))
+        }
+        _ => Some(module.to_vec()),
+    }
+}
+
+/// Which file uses which other ones.
+fn edges(sources: &BTreeMap<Module, Source>) -> BTreeSet<(Module, Module)> {
+    let mut edges = BTreeSet::new();
+    for (module, source) in sources {
+        for reference in &source.references {
+            if let Some(target) = resolve(reference, sources, 8)
+                && target != *module
+            {
+                edges.insert((module.clone(), target));
+            }
+        }
+    }
+    edges
+}
+
+/// A cycle among nodes, if there is one, as the nodes along it.
+fn cycle(edges: &BTreeSet<(String, String)>) -> Option<Vec<String>> {
+    fn visit(
+        node: &str,
+        edges: &BTreeSet<(String, String)>,
+        path: &mut Vec<String>,
+        done: &mut BTreeSet<String>,
+    ) -> Option<Vec<String>> {
+        if let Some(start) = path.iter().position(|before| before == node) {
+            return Some(path[start..].to_vec());
+        }
+        if done.contains(node) {
+            return None;
+        }
+        path.push(node.to_owned());
+        for (_, target) in edges.iter().filter(|(from, _)| from == node) {
+            if let Some(found) = visit(target, edges, path, done) {
+                return Some(found);
+            }
+        }
+        path.pop();
+        done.insert(node.to_owned());
+        None
+    }
+    let mut done = BTreeSet::new();
+    edges
+        .iter()
+        .find_map(|(from, _)| visit(from, edges, &mut Vec::new(), &mut done))
+}
+
+#[test]
+fn folders_use_only_what_stands_below_them() {
+    let place = |module: &Module| {
+        let folder = &module[0];
+        let place = ORDER.iter().position(|name| name == folder);
+        place.unwrap_or_else(|| panic!("src/{folder} has no place in ORDER"))
+    };
+    let wrong: Vec<String> = edges(&sources())
+        .iter()
+        .filter(|(from, to)| {
+            place(from) > place(to) || FORBIDDEN.contains(&(from[0].as_str(), to[0].as_str()))
+        })
+        .map(|(from, to)| format!("{} uses {}", from.join("::"), to.join("::")))
+        .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
+fn siblings_form_no_cycle() {
+    let all = edges(&sources());
+    let parents: BTreeSet<Module> = all
+        .iter()
+        .flat_map(|(from, to)| [from, to])
+        .flat_map(|module| (0..module.len()).map(|length| module[..length].to_vec()))
+        .collect();
+    let mut cycles = Vec::new();
+    for parent in parents {
+        // A parent and its children count as one: edges to and from it are left out.
+        let depth = parent.len();
+        let among: BTreeSet<(String, String)> = all
+            .iter()
+            .filter(|(from, to)| {
+                from.len() > depth
+                    && to.len() > depth
+                    && from.starts_with(&parent)
+                    && to.starts_with(&parent)
+                    && from[depth] != to[depth]
+            })
+            .map(|(from, to)| (from[depth].clone(), to[depth].clone()))
+            .collect();
+        if let Some(found) = cycle(&among) {
+            cycles.push(format!("{}: {}", parent.join("::"), found.join(" -> ")));
+        }
+    }
+    assert!(cycles.is_empty(), "{cycles:#?}");
+}
+
+#[test]
+fn the_top_of_the_source_tree_is_short() {
+    let names: BTreeSet<String> = fs::read_dir(root().join("src"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert!(names.len() <= MAX_TOP_LEVEL, "{names:#?}");
+}
+
+#[test]
+fn files_are_short() {
+    let long: Vec<String> = sources()
+        .iter()
+        .filter(|(_, source)| source.lines > MAX_LINES)
+        .map(|(module, source)| format!("{}: {} lines", module.join("::"), source.lines))
+        .collect();
+    assert!(long.is_empty(), "{long:#?}");
+}
+
+#[test]
+fn retired_names_are_not_declared() {
+    let mut found = Vec::new();
+    for (module, source) in sources() {
+        for name in RETIRED_NAMES {
+            if source.declared.contains(name) {
+                found.push(format!("{} declares {name}", module.join("::")));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
 fn only_onnx_knows_tract_and_only_cli_and_indicate_know_the_terminal() {
-    for entry in fs::read_dir(source("")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        let module = name.trim_end_matches(".rs");
-        if ["lib", "main"].contains(&module) {
+    for file in rust_files(&root().join("src")) {
+        let Some(folder) = module_of(&file).first().cloned() else {
             continue;
-        }
-        let text = text(module);
+        };
+        let text = fs::read_to_string(&file).unwrap();
+        let text = text.split("#[cfg(test)]").next().unwrap();
         let knows = |words: &[&str]| words.iter().any(|word| text.contains(word));
-        if module != "onnx" {
-            assert!(!knows(&["tract_onnx", "prost::"]), "{module} knows tract");
+        let name = file.display();
+        if folder != "onnx" {
+            assert!(!knows(&["tract_onnx", "prost::"]), "{name} knows tract");
         }
-        if !["cli", "indicate"].contains(&module) {
+        if !["cli", "indicate"].contains(&folder.as_str()) {
             assert!(
                 !knows(&["println!", "print!", "indicatif"]),
-                "{module} knows the terminal"
+                "{name} knows the terminal"
             );
         }
+    }
+}
+
+/// The source paths that a document names: below `src/`, or below one of its
+/// folders.
+fn named_sources(document: &str) -> BTreeSet<String> {
+    let text = fs::read_to_string(root().join(document)).unwrap();
+    let words = text.split(|c: char| c.is_whitespace() || "`()[]<>\"',;|".contains(c));
+    words
+        .map(|word| word.trim_end_matches(['.', ':']).trim_start_matches("../"))
+        .filter(|word| !word.contains(['*', '{', '…', '=']))
+        .filter_map(|word| match word.split_once('/')? {
+            ("src", _) => Some(word.to_owned()),
+            (folder, rest)
+                if ORDER.contains(&folder) && (rest.is_empty() || rest.contains(".rs")) =>
+            {
+                Some(format!("src/{word}"))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn documents_name_files_that_exist() {
+    let mut missing = Vec::new();
+    let mut seen = 0;
+    for document in ["docs/ARCHITECTURE.md", "CONTRIBUTING.md", "README.md"] {
+        for path in named_sources(document) {
+            seen += 1;
+            if !root().join(&path).exists() {
+                missing.push(format!("{document} names {path}"));
+            }
+        }
+    }
+    assert!(seen > ORDER.len(), "only {seen} paths were found");
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// The checks themselves, on made-up sources: what they are to find, they find.
+mod checks {
+    use super::*;
+
+    fn walk(module: &[&str], text: &str) -> Source {
+        let module: Module = module.iter().map(ToString::to_string).collect();
+        let mut walk = Walk {
+            file: module.clone(),
+            module,
+            source: Source::default(),
+        };
+        walk.visit_file(&syn::parse_file(text).unwrap());
+        walk.source
+    }
+
+    fn named(module: &[&str]) -> Module {
+        module.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn imports_are_resolved_in_every_form() {
+        let source = walk(
+            &["b", "inner"],
+            "use crate::{a::{One, two}, c as see};
+             use super::sibling::Three;
+             pub use self::child::Four as Five;
+             fn f() { let _ = format!(\"{}\", crate::d::six()); crate::e::seven(); }
+             #[cfg(test)]
+             mod tests { use crate::z::Z; fn told() {} }",
+        );
+        for path in [
+            named(&["a", "One"]),
+            named(&["a", "two"]),
+            named(&["c"]),
+            named(&["b", "sibling", "Three"]),
+            named(&["b", "inner", "child", "Four"]),
+            named(&["d", "six"]),
+            named(&["e", "seven"]),
+        ] {
+            assert!(source.references.contains(&path), "{path:?}");
+        }
+        assert!(!source.references.contains(&named(&["z", "Z"])));
+        assert!(!source.declared.contains("told"));
+        assert_eq!(
+            source.reexports["Five"],
+            named(&["b", "inner", "child", "Four"])
+        );
+    }
+
+    #[test]
+    fn reexports_lead_to_the_file_that_declares() {
+        let sources: BTreeMap<Module, Source> = [
+            (named(&["a"]), walk(&["a"], "pub use inner::Thing;")),
+            (
+                named(&["a", "inner"]),
+                walk(&["a", "inner"], "pub struct Thing;"),
+            ),
+            (named(&["b"]), walk(&["b"], "use crate::a::Thing;")),
+        ]
+        .into();
+        assert!(edges(&sources).contains(&(named(&["b"]), named(&["a", "inner"]))));
+    }
+
+    #[test]
+    fn a_cycle_is_found() {
+        let pairs = |list: &[(&str, &str)]| -> BTreeSet<(String, String)> {
+            list.iter()
+                .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
+                .collect()
+        };
+        assert!(cycle(&pairs(&[("a", "b"), ("b", "c"), ("c", "a")])).is_some());
+        assert!(cycle(&pairs(&[("a", "b"), ("a", "c"), ("b", "c")])).is_none());
     }
 }
