@@ -37,7 +37,7 @@ const MAX_TOP_LEVEL: usize = 15;
 const MAX_LINES: usize = 800;
 
 /// Invented names that field terms have replaced.
-const RETIRED_NAMES: [&str; 56] = [
+const RETIRED_NAMES: [&str; 55] = [
     "Pupil",
     "Lessons",
     "Keeper",
@@ -93,7 +93,6 @@ const RETIRED_NAMES: [&str; 56] = [
     "Condition",
     "Pulse",
     "lessons",
-    "reach",
 ];
 
 /// A module by its path below the crate: `["learning", "refit", "gate"]`.
