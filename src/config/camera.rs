@@ -1,0 +1,92 @@
+//! `[camera]`: where frames come from.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Check;
+use crate::camera::{CameraOptions, Format, Spec, SpecError, Video};
+
+/// `[camera]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Camera {
+    /// `examples`, a picture, a folder of pictures, `webcam`, `rpicam`,
+    /// `http://…` or `exec:COMMAND …`.
+    pub source: String,
+    /// How webcams, camera modules and programs encode their pictures.
+    pub format: Format,
+    /// Width that they are asked for, in pixels; 16 to 4096.
+    pub width: u32,
+    /// Height that they are asked for, in pixels; 16 to 4096.
+    pub height: u32,
+    /// Pictures a second that they are asked for; 1 to 120.
+    pub fps: u32,
+    /// Pictures a second, for pictures and folders; above 0, up to 120.
+    pub rate: f32,
+    /// Whether pictures, folders and videos start again at their end.
+    #[serde(rename = "loop")]
+    pub repeat: bool,
+    /// A live source without a frame for this long is lost, in ms; 100 to
+    /// 600,000.
+    pub stall_ms: u64,
+    /// Largest JPEG of a stream, in KiB; 16 to 65,536.
+    pub max_frame_kib: usize,
+}
+
+impl Default for Camera {
+    fn default() -> Camera {
+        Camera {
+            source: "examples".to_owned(),
+            format: Format::Auto,
+            width: 640,
+            height: 480,
+            fps: 15,
+            rate: 0.5,
+            repeat: true,
+            stall_ms: 5000,
+            max_frame_kib: 8192,
+        }
+    }
+}
+
+impl Camera {
+    pub(super) fn check(&self, check: &mut Check) {
+        match self.source.parse::<Spec>() {
+            // The error names the source, without the password of a camera.
+            Err(error) => check.fail("camera.source", format!("is wrong: {error}")),
+            Ok(spec) => {
+                if let Err(error) = spec.check(&self.options().video) {
+                    let key = match error {
+                        SpecError::Padded { .. } => "camera.width",
+                        _ => "camera.format",
+                    };
+                    check.fail(key, format!("is wrong: {error}"));
+                }
+            }
+        }
+        check.within("camera.width", self.width, 16, 4096);
+        check.within("camera.height", self.height, 16, 4096);
+        check.within("camera.fps", self.fps, 1, 120);
+        check.within("camera.rate", self.rate, 0.001, 120.0);
+        check.within("camera.stall-ms", self.stall_ms, 100, 600_000);
+        check.within("camera.max-frame-kib", self.max_frame_kib, 16, 65_536);
+    }
+
+    /// The options of [`crate::camera::Camera::open`].
+    #[must_use]
+    pub fn options(&self) -> CameraOptions {
+        CameraOptions {
+            rate: self.rate,
+            repeat: self.repeat,
+            stall: Duration::from_millis(self.stall_ms),
+            max_frame_bytes: self.max_frame_kib * 1024,
+            video: Video {
+                format: self.format,
+                width: self.width,
+                height: self.height,
+                fps: self.fps,
+            },
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! `[capture]`: which crops are kept to learn from.
+
+use serde::{Deserialize, Serialize};
+
+use super::Check;
+use crate::learning::capture_policy::CaptureOptions;
+
+/// `[capture]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Capture {
+    /// Whether crops are kept at all: faces are personal data.
+    pub enabled: bool,
+    /// What is kept of a crop.
+    pub keep: Keep,
+    /// A look is uncertain if its likeliest label has less than this
+    /// probability; 0 to 1.
+    pub uncertain_below: f32,
+    /// Share of the confident looks that are kept all the same; 0 to 1.
+    pub confident_share: f32,
+    /// Most crops of one track; 1 to 1000.
+    pub per_track: u32,
+    /// Most crops within an hour; 1 to 10,000.
+    pub per_hour: usize,
+    /// A crop whose feature is at most this cosine distance from a recent one
+    /// shows nothing new; 0 to 2.
+    pub near_duplicate: f32,
+    /// Crops older than this are deleted, in days; 1 to 3650.
+    pub keep_days: u32,
+    /// Most disk space for crops and features, in MiB; 1 to 100,000.
+    pub max_mib: u64,
+}
+
+/// What is kept of a crop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Keep {
+    /// The picture and its feature.
+    Pictures,
+    /// The feature alone, where pictures may not be kept.
+    Features,
+}
+
+impl Default for Capture {
+    fn default() -> Capture {
+        Capture {
+            enabled: false,
+            keep: Keep::Pictures,
+            uncertain_below: 0.9,
+            confident_share: 0.01,
+            per_track: 6,
+            per_hour: 120,
+            near_duplicate: 0.03,
+            keep_days: 30,
+            max_mib: 256,
+        }
+    }
+}
+
+impl Capture {
+    pub(super) fn check(&self, check: &mut Check) {
+        check.within("capture.uncertain-below", self.uncertain_below, 0.0, 1.0);
+        check.within("capture.confident-share", self.confident_share, 0.0, 1.0);
+        check.within("capture.per-track", self.per_track, 1, 1000);
+        check.within("capture.per-hour", self.per_hour, 1, 10_000);
+        check.within("capture.near-duplicate", self.near_duplicate, 0.0, 2.0);
+        check.within("capture.keep-days", self.keep_days, 1, 3650);
+        check.within("capture.max-mib", self.max_mib, 1, 100_000);
+    }
+
+    /// The options of [`crate::learning::capture_policy::CapturePolicy`].
+    #[must_use]
+    pub fn options(&self) -> CaptureOptions {
+        CaptureOptions {
+            uncertain_below: self.uncertain_below,
+            confident_share: self.confident_share,
+            per_track: self.per_track,
+            per_hour: self.per_hour,
+            near: self.near_duplicate,
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! `[classify]`: how a face becomes masked, unmasked or unsure.
+
+use std::num::NonZeroUsize;
+
+use serde::{Deserialize, Serialize};
+
+use super::Check;
+use crate::decision::decide::VerdictOptions;
+
+/// `[classify]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Classify {
+    /// What a crop shows around the face's box, as a share of the box; -0.25
+    /// to 1.
+    pub margin: f32,
+    /// The labels that count as masked.
+    pub masked_labels: Vec<String>,
+    /// P(masked) from here up is masked; 0.05 to 1.
+    pub mask_from: f32,
+    /// P(masked) up to here is unmasked; 0 to `mask-from`.
+    pub no_mask_to: f32,
+    /// Faces whose shorter side has fewer frame pixels are unsure; 0 to 1000.
+    pub min_face: f32,
+    /// Faces with a lower detector score are unsure; 0 to 1.
+    pub min_score: f32,
+    /// Threads that share the faces of a frame; 0 is one a core, less one for
+    /// camera and system; up to 64.
+    pub threads: usize,
+}
+
+impl Default for Classify {
+    fn default() -> Classify {
+        Classify {
+            margin: 0.2,
+            masked_labels: vec!["with_mask".to_owned()],
+            mask_from: 0.65,
+            no_mask_to: 0.55,
+            min_face: 24.0,
+            min_score: 0.55,
+            threads: 0,
+        }
+    }
+}
+
+impl Classify {
+    pub(super) fn check(&self, check: &mut Check) {
+        check.within("classify.margin", self.margin, -0.25, 1.0);
+        if self.masked_labels.is_empty() {
+            let problem = "is empty: name at least one label";
+            check.fail("classify.masked-labels", problem.to_owned());
+        }
+        check.within("classify.mask-from", self.mask_from, 0.05, 1.0);
+        check.within("classify.no-mask-to", self.no_mask_to, 0.0, self.mask_from);
+        check.within("classify.min-face", self.min_face, 0.0, 1000.0);
+        check.within("classify.min-score", self.min_score, 0.0, 1.0);
+        check.within("classify.threads", self.threads, 0, 64);
+    }
+
+    /// Threads that share the faces of a frame, at least one, when `reserved`
+    /// cores are left to others.
+    #[must_use]
+    pub fn threads(&self, reserved: usize) -> usize {
+        if self.threads > 0 {
+            return self.threads;
+        }
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        cores.saturating_sub(reserved).max(1)
+    }
+
+    /// The options of [`crate::decision::decide::VerdictPolicy`].
+    #[must_use]
+    pub fn judge_options(&self) -> VerdictOptions {
+        VerdictOptions {
+            masked_labels: self.masked_labels.clone(),
+            mask_from: self.mask_from,
+            no_mask_to: self.no_mask_to,
+            min_face: self.min_face,
+            min_score: self.min_score,
+        }
+    }
+}

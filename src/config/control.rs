@@ -1,0 +1,22 @@
+//! `[control]`: the Unix socket that other programs use.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::Check;
+
+/// `[control]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Control {
+    /// The Unix socket of the daemon's HTTP API; absent is `control.sock` in
+    /// the runtime directory that systemd names, else in the state directory.
+    pub socket: Option<PathBuf>,
+}
+
+impl Control {
+    pub(super) fn check(&self, check: &mut Check) {
+        check.not_empty("control.socket", self.socket.as_deref());
+    }
+}

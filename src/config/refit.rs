@@ -1,0 +1,48 @@
+//! `[refit]`: when and how the device learns from labelled crops.
+
+use serde::{Deserialize, Serialize};
+
+use super::Check;
+
+/// `[refit]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Refit {
+    /// Whether the daemon refits by itself when enough labels are new.
+    pub enabled: bool,
+    /// A refit starts when so many labels are new since the last one; 1 to
+    /// 100,000.
+    pub min_new: usize,
+    /// So many heads are kept to go back to; 2 to 1000.
+    pub keep_heads: usize,
+    /// The same seed and labels give the same head.
+    pub seed: u64,
+    /// The daemon does not learn while the board's processor is hotter, in
+    /// degrees Celsius; 30 to 120.
+    pub max_temperature_c: f32,
+}
+
+impl Default for Refit {
+    fn default() -> Refit {
+        Refit {
+            enabled: true,
+            min_new: 10,
+            keep_heads: 10,
+            seed: 42,
+            max_temperature_c: 75.0,
+        }
+    }
+}
+
+impl Refit {
+    pub(super) fn check(&self, check: &mut Check) {
+        check.within("refit.min-new", self.min_new, 1, 100_000);
+        check.within("refit.keep-heads", self.keep_heads, 2, 1000);
+        check.within(
+            "refit.max-temperature-c",
+            self.max_temperature_c,
+            30.0,
+            120.0,
+        );
+    }
+}

@@ -1,0 +1,56 @@
+//! `[track]`: how faces are followed from frame to frame.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Check;
+use crate::vision::track::TrackOptions;
+
+/// `[track]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Track {
+    /// A face continues a track if it overlaps its last box by this IoU; 0.05
+    /// to 0.95.
+    pub min_iou: f32,
+    /// A track that was not seen for this long is forgotten, in ms; 0 to
+    /// 60,000.
+    pub keep_ms: u64,
+    /// The verdict is a vote over this many frames; 1 to 100.
+    pub votes: usize,
+    /// A face whose verdict is settled is classified only so often, in ms; 0 is
+    /// in every frame, up to 60,000.
+    pub settled_ms: u64,
+}
+
+impl Default for Track {
+    fn default() -> Track {
+        Track {
+            min_iou: 0.3,
+            keep_ms: 1000,
+            votes: 5,
+            settled_ms: 500,
+        }
+    }
+}
+
+impl Track {
+    pub(super) fn check(&self, check: &mut Check) {
+        check.within("track.min-iou", self.min_iou, 0.05, 0.95);
+        check.within("track.keep-ms", self.keep_ms, 0, 60_000);
+        check.within("track.votes", self.votes, 1, 100);
+        check.within("track.settled-ms", self.settled_ms, 0, 60_000);
+    }
+
+    /// The options of [`crate::vision::track::Tracker`].
+    #[must_use]
+    pub fn options(&self) -> TrackOptions {
+        TrackOptions {
+            min_iou: self.min_iou,
+            keep: Duration::from_millis(self.keep_ms),
+            votes: self.votes,
+            settled: Duration::from_millis(self.settled_ms),
+        }
+    }
+}
