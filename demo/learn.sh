@@ -85,7 +85,7 @@ CAMERA
 # Every picture is a visit of its own; the refit waits until it is asked for.
 cat >"$work/maskd.toml" <<'CONFIG'
 [track]
-keep-ms = 0
+max-lost-ms = 0
 [refit]
 enabled = false
 CONFIG

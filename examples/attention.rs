@@ -1,5 +1,5 @@
 //! What the work that is not done costs: how often faces are looked for and
-//! classified under several settings of `detect.still-ms` and `track.settled-ms`,
+//! classified under several settings of `detect.idle-interval-ms` and `track.reclassify-interval-ms`,
 //! how many verdicts are right, and how late a change is seen.
 //!
 //! ```text
@@ -43,7 +43,7 @@ const NOISE: f32 = 5.0;
 const SMALLEST: f32 = 40.0;
 const PAIRS: usize = 8;
 
-/// `detect.still-ms` and `track.settled-ms`; the first looks at everything.
+/// `detect.idle-interval-ms` and `track.reclassify-interval-ms`; the first looks at everything.
 const SETTINGS: [(u64, u64); 7] = [
     (0, 0),
     (0, 500),
@@ -210,7 +210,7 @@ fn watch(
         reason = "time is simulated, and starts somewhere"
     )]
     let start = Instant::now();
-    let at_most = Duration::from_millis(config.detect.still_ms);
+    let at_most = Duration::from_millis(config.detect.idle_interval_ms);
     let mut motion = Motion::default();
     let mut last: Option<(Instant, Vec<Face>)> = None;
     let mut tracker = Tracker::new(config.track.options());
@@ -321,8 +321,8 @@ fn main() -> anyhow::Result<()> {
             };
             let sequence = sequence(before, after, number, share);
             for ((still_ms, settled_ms), tally) in SETTINGS.iter().zip(&mut tallies) {
-                config.detect.still_ms = *still_ms;
-                config.track.settled_ms = *settled_ms;
+                config.detect.idle_interval_ms = *still_ms;
+                config.track.reclassify_interval_ms = *settled_ms;
                 watch(&mut eyes, &config, &judge, number, &sequence, tally)?;
             }
             eyes.faces.clear();
@@ -332,7 +332,7 @@ fn main() -> anyhow::Result<()> {
             "{light:<10}                                 ms until right: after coming   after the change"
         );
         println!(
-            "still-ms  settled-ms  detected  classified  right  median   max  never   median   max  never"
+            "idle-ms   reclass-ms  detected  classified  right  median   max  never   median   max  never"
         );
         for ((still_ms, settled_ms), tally) in SETTINGS.iter().zip(&tallies) {
             let percent = |part: usize, whole: usize| 100.0 * part as f64 / whole as f64;

@@ -67,7 +67,11 @@ fn wrong_usage_is_64() {
     ] {
         assert_eq!(run(arguments).status.code(), Some(64), "{arguments:?}");
     }
-    assert_refused(&run(&["run", "--rate", "-1"]), 64, "camera.rate is -1");
+    assert_refused(
+        &run(&["run", "--rate", "-1"]),
+        64,
+        "camera.playback-fps is -1",
+    );
     assert_refused(&run(&["check", "--log", "a=b=c"]), 64, "--log");
     assert_refused(
         &run(&["run", "--source", "https://camera/stream"]),

@@ -30,7 +30,7 @@ use support::{assert_refused, frame, golden_crops, interrupt, maskd, root, text,
 
 /// Everything that is not the same is kept.
 const EAGER: &str = "[capture]\nenabled = true\nuncertain-below = 1.0\n\
-                     confident-share = 1.0\nper-track = 1000\nper-hour = 10000\n";
+                     confident-share = 1.0\nmax-per-track = 1000\nmax-per-hour = 10000\n";
 /// Nothing that the machine is too slow for counts as a fault.
 const PATIENT: &str = "[decide]\nconfirm-ms = 100\nhold-ms = 100\nstale-ms = 60000\n";
 const NO_REFIT: &str = "[refit]\nenabled = false\n";
@@ -342,8 +342,8 @@ fn one_face_is_kept_once_and_one_track_only_so_often() {
     door.watch_once();
     assert_eq!(door.ids("unlabelled").len(), 1);
 
-    let few = EAGER.replace("1000\n", "3\nnear-duplicate = 0.0\n");
-    assert!(few.contains("per-track = 3"));
+    let few = EAGER.replace("1000\n", "3\nnear-duplicate-distance = 0.0\n");
+    assert!(few.contains("max-per-track = 3"));
     let door = Door::new(&[&few, PATIENT]).with_one_person("maksssksksss10.jpg", 12);
     door.watch_once();
     let mut tracks: BTreeMap<String, usize> = BTreeMap::new();
@@ -422,7 +422,7 @@ fn labels_outlive_a_kill_however_they_were_given() {
 
 #[test]
 fn enough_labels_are_learned_from_without_being_asked() {
-    let door = Door::new(&[EAGER, PATIENT, "[refit]\nmin-new = 4\n"]).with_everybody();
+    let door = Door::new(&[EAGER, PATIENT, "[refit]\nmin-new-labels = 4\n"]).with_everybody();
     let running = door.open();
     let ids = until("crops", || {
         let ids = door.ids("unlabelled");
@@ -568,7 +568,7 @@ impl Acknowledged {
 #[test]
 fn nothing_that_was_acknowledged_is_lost_by_kill_9() {
     // Short lives: what is kept must be kept at once.
-    let eager = EAGER.replace("[capture]\n", "[capture]\nnear-duplicate = 0.0\n");
+    let eager = EAGER.replace("[capture]\n", "[capture]\nnear-duplicate-distance = 0.0\n");
     let keep = "[refit]\nenabled = false\nkeep-heads = 1000\n";
     let door = Door::new(&[&eager, PATIENT, keep]).with_everybody();
     door.good(&["samples", "import", &door.pictures()]);
@@ -661,7 +661,7 @@ fn on_a_disk(door: &Door, before: &str) -> Option<Running> {
 
 /// More pictures than are remembered, with a socket that is not on the disk.
 fn busy_door() -> Door {
-    let eager = EAGER.replace("[capture]\n", "[capture]\nnear-duplicate = 0.0\n");
+    let eager = EAGER.replace("[capture]\n", "[capture]\nnear-duplicate-distance = 0.0\n");
     let door = Door::new(&[&eager, PATIENT, NO_REFIT]).with_everybody();
     for path in files(&door.at("camera")) {
         let picture = image::open(&path).unwrap();
@@ -830,7 +830,7 @@ fn a_board_with_too_little_voltage_learns_later() {
         println!("skipped: this board says itself how it is");
         return;
     }
-    let door = Door::new(&[PATIENT, "[refit]\nmin-new = 10\n"]).with_everybody();
+    let door = Door::new(&[PATIENT, "[refit]\nmin-new-labels = 10\n"]).with_everybody();
     let bits = door.at("bits");
     fs::write(&bits, "throttled=0x50001\n").unwrap();
     let program = door.at("vcgencmd");
@@ -894,10 +894,12 @@ fn what_does_not_move_is_looked_at_once_and_what_is_certain_not_again() {
         running.stop();
         ["frames", "detections", "looks"].map(|count| status["live"][count].as_u64().unwrap())
     };
-    let [frames, detections, looks] =
-        looked("[detect]\nstill-ms = 60000\n[track]\nsettled-ms = 60000\nvotes = 5\n");
+    let [frames, detections, looks] = looked(
+        "[detect]\nidle-interval-ms = 60000\n[track]\nreclassify-interval-ms = 60000\nvote-window = 5\n",
+    );
     assert_eq!((detections, looks), (1, 5), "of {frames} frames");
-    let [frames, detections, looks] = looked("[detect]\nstill-ms = 0\n[track]\nsettled-ms = 0\n");
+    let [frames, detections, looks] =
+        looked("[detect]\nidle-interval-ms = 0\n[track]\nreclassify-interval-ms = 0\n");
     // A frame is counted after it was looked at.
     assert!(
         detections - frames <= 1 && looks - frames <= 1,

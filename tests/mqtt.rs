@@ -33,7 +33,7 @@ impl Door {
             folder: tempfile::tempdir().unwrap(),
         };
         let config = format!(
-            "[camera]\nrate = 10\n[decide]\nconfirm-ms = 100\nstale-ms = 60000\n\
+            "[camera]\nplayback-fps = 10\n[decide]\nconfirm-ms = 100\nstale-ms = 60000\n\
              [mqtt]\nhost = \"127.0.0.1\"\nport = {port}\ndevice = \"door\"\n{more}"
         );
         fs::write(door.at("maskd.toml"), config).unwrap();

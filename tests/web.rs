@@ -68,7 +68,7 @@ impl Door {
         let words: Vec<&str> = words.split_whitespace().collect();
         let hash = maskd::api::web::hash_password(PASSWORD).unwrap();
         let config = format!(
-            "# mine\n[camera]\nrate = 5.0\n[decide]\nhold-ms = 700 # short\n[web]\n\
+            "# mine\n[camera]\nplayback-fps = 5.0\n[decide]\nhold-ms = 700 # short\n[web]\n\
              listen = \"127.0.0.1:0\"\npassword-hash = '{hash}'\ntoken-hashes = [\"{}\"]\n{web}",
             words[3]
         );
@@ -410,7 +410,7 @@ fn large_and_slow_requests_keep_nobody_waiting() {
 #[test]
 fn settings_are_checked_applied_and_written_with_comments_kept() {
     let door = Door::open("");
-    let refused = door.with_token("PATCH /api/v1/settings", r#"{"no_mask_to":0.9}"#);
+    let refused = door.with_token("PATCH /api/v1/settings", r#"{"unmasked_threshold":0.9}"#);
     assert_eq!(refused.status, 400);
     assert!(
         refused.json()["error"]

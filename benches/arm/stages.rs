@@ -55,7 +55,7 @@ fn jpeg(pixels: &RgbImage) -> anyhow::Result<Vec<u8>> {
 
 fn with_side(side: u32) -> anyhow::Result<Pipeline> {
     let mut config = Config::default();
-    config.detect.side = side;
+    config.detect.input_size = side;
     Ok(Pipeline::open(&config, 1)?)
 }
 

@@ -20,11 +20,14 @@ use crate::vision::pipeline::Pipeline;
 /// failure's exit code.
 pub(super) fn check(global: &Global) -> Result<(), Failure> {
     let mut report = Report::default();
-    let config = match global.load_config() {
-        Ok(config) => {
+    let config = match global.load_config_with_renames() {
+        Ok((config, renamed)) => {
             let file = global.config_file();
             let file = file.map_or("the defaults".to_owned(), |file| file.display().to_string());
             report.good("config", &file);
+            for key in renamed {
+                report.line("old", "config", &key.to_string());
+            }
             Some(config)
         }
         Err(error) => {

@@ -28,7 +28,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use crate::api::socket;
 use crate::api::web::{self, WebError};
 use crate::camera::SourceError;
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, Config, ConfigError, RenamedKey};
 use crate::daemon::{self, DaemonError, StateDir};
 use crate::indicate::pins::{self, PinError};
 use crate::indicate::{Console, ConsoleStyle};
@@ -394,7 +394,7 @@ impl Run {
             config.camera.source = source;
         }
         if let Some(rate) = rate {
-            config.camera.rate = rate;
+            config.camera.playback_fps = rate;
         }
         config.camera.repeat &= !once;
         // What the file says was checked when it was read.
@@ -418,8 +418,17 @@ impl Global {
     }
 
     fn load_config(&self) -> Result<Config, ConfigError> {
+        let (config, renamed) = self.load_config_with_renames()?;
+        for key in renamed {
+            tracing::warn!("{key}");
+        }
+        Ok(config)
+    }
+
+    /// The config, and the keys that its file gives by an old name.
+    fn load_config_with_renames(&self) -> Result<(Config, Vec<RenamedKey>), ConfigError> {
         self.config_file()
-            .map_or_else(|| Ok(Config::default()), config::load)
+            .map_or_else(|| Ok((Config::default(), Vec::new())), config::load)
     }
 
     /// The head in use by the state directory that `--state` names, if it is

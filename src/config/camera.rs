@@ -23,7 +23,7 @@ pub struct Camera {
     /// Pictures a second that they are asked for; 1 to 120.
     pub fps: u32,
     /// Pictures a second, for pictures and folders; above 0, up to 120.
-    pub rate: f32,
+    pub playback_fps: f32,
     /// Whether pictures, folders and videos start again at their end.
     #[serde(rename = "loop")]
     pub repeat: bool,
@@ -42,7 +42,7 @@ impl Default for Camera {
             width: 640,
             height: 480,
             fps: 15,
-            rate: 0.5,
+            playback_fps: 0.5,
             repeat: true,
             stall_ms: 5000,
             max_frame_kib: 8192,
@@ -68,7 +68,7 @@ impl Camera {
         check.within("camera.width", self.width, 16, 4096);
         check.within("camera.height", self.height, 16, 4096);
         check.within("camera.fps", self.fps, 1, 120);
-        check.within("camera.rate", self.rate, 0.001, 120.0);
+        check.within("camera.playback-fps", self.playback_fps, 0.001, 120.0);
         check.within("camera.stall-ms", self.stall_ms, 100, 600_000);
         check.within("camera.max-frame-kib", self.max_frame_kib, 16, 65_536);
     }
@@ -77,7 +77,7 @@ impl Camera {
     #[must_use]
     pub fn options(&self) -> CameraOptions {
         CameraOptions {
-            rate: self.rate,
+            rate: self.playback_fps,
             repeat: self.repeat,
             stall: Duration::from_millis(self.stall_ms),
             max_frame_bytes: self.max_frame_kib * 1024,

@@ -19,12 +19,12 @@ pub struct Capture {
     /// Share of the confident looks that are kept all the same; 0 to 1.
     pub confident_share: f32,
     /// Most crops of one track; 1 to 1000.
-    pub per_track: u32,
+    pub max_per_track: u32,
     /// Most crops within an hour; 1 to 10,000.
-    pub per_hour: usize,
+    pub max_per_hour: usize,
     /// A crop whose feature is at most this cosine distance from a recent one
     /// shows nothing new; 0 to 2.
-    pub near_duplicate: f32,
+    pub near_duplicate_distance: f32,
     /// Crops older than this are deleted, in days; 1 to 3650.
     pub keep_days: u32,
     /// Most disk space for crops and features, in MiB; 1 to 100,000.
@@ -48,9 +48,9 @@ impl Default for Capture {
             keep: Keep::Pictures,
             uncertain_below: 0.9,
             confident_share: 0.01,
-            per_track: 6,
-            per_hour: 120,
-            near_duplicate: 0.03,
+            max_per_track: 6,
+            max_per_hour: 120,
+            near_duplicate_distance: 0.03,
             keep_days: 30,
             max_mib: 256,
         }
@@ -61,9 +61,14 @@ impl Capture {
     pub(super) fn check(&self, check: &mut Check) {
         check.within("capture.uncertain-below", self.uncertain_below, 0.0, 1.0);
         check.within("capture.confident-share", self.confident_share, 0.0, 1.0);
-        check.within("capture.per-track", self.per_track, 1, 1000);
-        check.within("capture.per-hour", self.per_hour, 1, 10_000);
-        check.within("capture.near-duplicate", self.near_duplicate, 0.0, 2.0);
+        check.within("capture.max-per-track", self.max_per_track, 1, 1000);
+        check.within("capture.max-per-hour", self.max_per_hour, 1, 10_000);
+        check.within(
+            "capture.near-duplicate-distance",
+            self.near_duplicate_distance,
+            0.0,
+            2.0,
+        );
         check.within("capture.keep-days", self.keep_days, 1, 3650);
         check.within("capture.max-mib", self.max_mib, 1, 100_000);
     }
@@ -74,9 +79,9 @@ impl Capture {
         CaptureOptions {
             uncertain_below: self.uncertain_below,
             confident_share: self.confident_share,
-            per_track: self.per_track,
-            per_hour: self.per_hour,
-            near: self.near_duplicate,
+            per_track: self.max_per_track,
+            per_hour: self.max_per_hour,
+            near: self.near_duplicate_distance,
         }
     }
 }

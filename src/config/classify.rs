@@ -17,13 +17,13 @@ pub struct Classify {
     /// The labels that count as masked.
     pub masked_labels: Vec<String>,
     /// P(masked) from here up is masked; 0.05 to 1.
-    pub mask_from: f32,
-    /// P(masked) up to here is unmasked; 0 to `mask-from`.
-    pub no_mask_to: f32,
+    pub masked_threshold: f32,
+    /// P(masked) up to here is unmasked; 0 to `masked-threshold`.
+    pub unmasked_threshold: f32,
     /// Faces whose shorter side has fewer frame pixels are unsure; 0 to 1000.
-    pub min_face: f32,
+    pub min_face_pixels: f32,
     /// Faces with a lower detector score are unsure; 0 to 1.
-    pub min_score: f32,
+    pub min_detector_score: f32,
     /// Threads that share the faces of a frame; 0 is one a core, less one for
     /// camera and system; up to 64.
     pub threads: usize,
@@ -34,10 +34,10 @@ impl Default for Classify {
         Classify {
             margin: 0.2,
             masked_labels: vec!["with_mask".to_owned()],
-            mask_from: 0.65,
-            no_mask_to: 0.55,
-            min_face: 24.0,
-            min_score: 0.55,
+            masked_threshold: 0.65,
+            unmasked_threshold: 0.55,
+            min_face_pixels: 24.0,
+            min_detector_score: 0.55,
             threads: 0,
         }
     }
@@ -50,10 +50,30 @@ impl Classify {
             let problem = "is empty: name at least one label";
             check.fail("classify.masked-labels", problem.to_owned());
         }
-        check.within("classify.mask-from", self.mask_from, 0.05, 1.0);
-        check.within("classify.no-mask-to", self.no_mask_to, 0.0, self.mask_from);
-        check.within("classify.min-face", self.min_face, 0.0, 1000.0);
-        check.within("classify.min-score", self.min_score, 0.0, 1.0);
+        check.within(
+            "classify.masked-threshold",
+            self.masked_threshold,
+            0.05,
+            1.0,
+        );
+        check.within(
+            "classify.unmasked-threshold",
+            self.unmasked_threshold,
+            0.0,
+            self.masked_threshold,
+        );
+        check.within(
+            "classify.min-face-pixels",
+            self.min_face_pixels,
+            0.0,
+            1000.0,
+        );
+        check.within(
+            "classify.min-detector-score",
+            self.min_detector_score,
+            0.0,
+            1.0,
+        );
         check.within("classify.threads", self.threads, 0, 64);
     }
 
@@ -73,10 +93,10 @@ impl Classify {
     pub fn judge_options(&self) -> VerdictOptions {
         VerdictOptions {
             masked_labels: self.masked_labels.clone(),
-            mask_from: self.mask_from,
-            no_mask_to: self.no_mask_to,
-            min_face: self.min_face,
-            min_score: self.min_score,
+            mask_from: self.masked_threshold,
+            no_mask_to: self.unmasked_threshold,
+            min_face: self.min_face_pixels,
+            min_score: self.min_detector_score,
         }
     }
 }

@@ -9,28 +9,28 @@ use super::Check;
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Detect {
     /// Longest side of what the detector sees, in pixels; 64 to 1920.
-    pub side: u32,
+    pub input_size: u32,
     /// Finds with a lower score are no faces; 0.05 to 0.99.
     pub threshold: f32,
     /// While nothing moves, faces are looked for only so often, in ms; 0 is in
     /// every frame, up to 60,000.
-    pub still_ms: u64,
+    pub idle_interval_ms: u64,
 }
 
 impl Default for Detect {
     fn default() -> Detect {
         Detect {
-            side: 320,
+            input_size: 320,
             threshold: 0.52,
-            still_ms: 1000,
+            idle_interval_ms: 1000,
         }
     }
 }
 
 impl Detect {
     pub(super) fn check(&self, check: &mut Check) {
-        check.within("detect.side", self.side, 64, 1920);
+        check.within("detect.input-size", self.input_size, 64, 1920);
         check.within("detect.threshold", self.threshold, 0.05, 0.99);
-        check.within("detect.still-ms", self.still_ms, 0, 60_000);
+        check.within("detect.idle-interval-ms", self.idle_interval_ms, 0, 60_000);
     }
 }

@@ -18,6 +18,7 @@ mod indicate;
 mod models;
 mod mqtt;
 mod refit;
+mod renamed;
 pub mod settings;
 mod track;
 mod web;
@@ -33,6 +34,7 @@ pub use models::Models;
 pub(crate) use mqtt::is_device_name;
 pub use mqtt::{Fleet, Mqtt, Secret};
 pub use refit::Refit;
+pub use renamed::RenamedKey;
 pub use track::Track;
 pub use web::{Web, is_password_hash, is_token_hash};
 
@@ -132,13 +134,14 @@ fn list(problems: &[Problem]) -> String {
         .collect()
 }
 
-/// Reads and checks a config file.
+/// Reads and checks a config file. Beside the config come the keys that the file
+/// gives by an old name: the caller tells the user.
 ///
 /// # Errors
 /// [`ConfigError`]; one that is [`ConfigError::Invalid`] names every problem of
 /// the file.
-pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    parse(&path.display().to_string(), &read(path)?)
+pub fn load(path: &Path) -> Result<(Config, Vec<RenamedKey>), ConfigError> {
+    parse_with_renames(&path.display().to_string(), &read(path)?)
 }
 
 /// The text of a config file.
@@ -167,7 +170,11 @@ pub fn read(path: &Path) -> Result<String, ConfigError> {
 /// # Errors
 /// As [`load`].
 pub fn parse(file: &str, text: &str) -> Result<Config, ConfigError> {
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+    parse_with_renames(file, text).map(|(config, _)| config)
+}
+
+fn parse_with_renames(file: &str, text: &str) -> Result<(Config, Vec<RenamedKey>), ConfigError> {
+    let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
         let start = error.span().map_or(0, |span| span.start).min(text.len());
         // A span may end within a character's bytes.
         let before = text.get(..start).unwrap_or(text);
@@ -179,11 +186,15 @@ pub fn parse(file: &str, text: &str) -> Result<Config, ConfigError> {
         }
     })?;
     let mut problems = Vec::new();
+    let renamed = renamed::rename(&mut table, &mut problems);
     let config = from_table(&table, &mut problems);
     problems.extend(config.check());
     if problems.is_empty() {
-        Ok(config)
+        Ok((config, renamed))
     } else {
+        for problem in &mut problems {
+            renamed::name_as_written(problem, &renamed);
+        }
         Err(ConfigError::Invalid {
             file: file.to_owned(),
             problems,
@@ -437,8 +448,11 @@ mod tests {
 
     #[test]
     fn thresholds_must_not_cross() {
-        let found = problems("[classify]\nmask-from = 0.6\nno-mask-to = 0.7\n");
-        assert_eq!(found, ["classify.no-mask-to is 0.7, allowed is 0 to 0.6"]);
+        let found = problems("[classify]\nmasked-threshold = 0.6\nunmasked-threshold = 0.7\n");
+        assert_eq!(
+            found,
+            ["classify.unmasked-threshold is 0.7, allowed is 0 to 0.6"]
+        );
     }
 
     #[test]
@@ -524,7 +538,7 @@ mod tests {
     fn brokers_and_fleets_must_make_sense() {
         let found = problems(
             "[mqtt]\nhost = \"mqtt://h\"\nport = 0\nca-file = \"a\"\npassword = \"p\"\n\
-             password-file = \"f\"\ndevice = \"a/b\"\ntopic = \"a//b\"\n\
+             password-file = \"f\"\ndevice = \"a/b\"\ntopic-prefix = \"a//b\"\n\
              discovery-prefix = \"+\"\n[fleet]\ntrust = [\"00\"]\n",
         );
         for key in [
@@ -534,7 +548,7 @@ mod tests {
             "mqtt.password-file and password",
             "mqtt.user is missing",
             "mqtt.device is wrong",
-            "mqtt.topic is no beginning",
+            "mqtt.topic-prefix is no beginning",
             "mqtt.discovery-prefix is no beginning",
             "fleet.trust holds what is no key",
         ] {
@@ -566,8 +580,8 @@ mod tests {
 
         #[test]
         fn any_number_is_accepted_or_named(key in prop::sample::select(vec![
-            "camera.rate", "camera.width", "camera.fps", "camera.stall-ms", "detect.side", "detect.threshold", "classify.margin",
-            "track.votes", "decide.stale-ms",
+            "camera.playback-fps", "camera.width", "camera.fps", "camera.stall-ms", "detect.input-size", "detect.threshold", "classify.margin",
+            "track.vote-window", "decide.stale-ms",
         ]), value in prop_oneof![any::<f64>().prop_map(|v| format!("{v:?}")), any::<i64>().prop_map(|v| v.to_string())]) {
             let (section, name) = key.split_once('.').unwrap();
             // Rust writes infinities and NaN as TOML does, but for the capital.

@@ -31,7 +31,7 @@ pub struct Mqtt {
     /// What this device is called in topics; absent is made of the host's name.
     pub device: Option<String>,
     /// What all topics begin with.
-    pub topic: String,
+    pub topic_prefix: String,
     /// Whether a refit, and pauses of capturing, may be asked for by MQTT.
     pub commands: bool,
     /// What the topics of Home Assistant's discovery begin with; empty is no
@@ -50,7 +50,7 @@ impl Default for Mqtt {
             password: None,
             password_file: None,
             device: None,
-            topic: "maskd".to_owned(),
+            topic_prefix: "maskd".to_owned(),
             commands: true,
             discovery_prefix: "homeassistant".to_owned(),
         }
@@ -160,10 +160,10 @@ impl Mqtt {
                 "is wrong: take 1 to 64 letters, digits, - and _",
             );
         }
-        if !is_topic(&self.topic) {
+        if !is_topic(&self.topic_prefix) {
             fail(
                 check,
-                "topic",
+                "topic-prefix",
                 "is no beginning of a topic: name levels with slashes between, without + # $",
             );
         }

@@ -12,7 +12,7 @@ pub struct Refit {
     pub enabled: bool,
     /// A refit starts when so many labels are new since the last one; 1 to
     /// 100,000.
-    pub min_new: usize,
+    pub min_new_labels: usize,
     /// So many heads are kept to go back to; 2 to 1000.
     pub keep_heads: usize,
     /// The same seed and labels give the same head.
@@ -26,7 +26,7 @@ impl Default for Refit {
     fn default() -> Refit {
         Refit {
             enabled: true,
-            min_new: 10,
+            min_new_labels: 10,
             keep_heads: 10,
             seed: 42,
             max_temperature_c: 75.0,
@@ -36,7 +36,7 @@ impl Default for Refit {
 
 impl Refit {
     pub(super) fn check(&self, check: &mut Check) {
-        check.within("refit.min-new", self.min_new, 1, 100_000);
+        check.within("refit.min-new-labels", self.min_new_labels, 1, 100_000);
         check.within("refit.keep-heads", self.keep_heads, 2, 1000);
         check.within(
             "refit.max-temperature-c",

@@ -9,19 +9,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use toml_edit::{DocumentMut, Item, Value};
+use toml_edit::{DocumentMut, Item, TableLike, Value};
 use utoipa::ToSchema;
 
-use crate::config::{self, Config, Problem};
+use crate::config::{self, Config, Problem, renamed};
 use crate::platform::files;
 
 /// What may be changed: a documented contract.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Tuning {
-    /// `classify.mask-from`, 0.05 to 1.
-    pub mask_from: f32,
-    /// `classify.no-mask-to`, 0 to `mask_from`.
-    pub no_mask_to: f32,
+    /// `classify.masked-threshold`, 0.05 to 1.
+    pub masked_threshold: f32,
+    /// `classify.unmasked-threshold`, 0 to `masked_threshold`.
+    pub unmasked_threshold: f32,
     /// `decide.confirm-ms`, 0 to 60,000.
     pub confirm_ms: u64,
     /// `decide.hold-ms`, 0 to 600,000.
@@ -35,8 +35,8 @@ impl Tuning {
     #[must_use]
     pub fn of(config: &Config) -> Tuning {
         Tuning {
-            mask_from: config.classify.mask_from,
-            no_mask_to: config.classify.no_mask_to,
+            masked_threshold: config.classify.masked_threshold,
+            unmasked_threshold: config.classify.unmasked_threshold,
             confirm_ms: config.decide.confirm_ms,
             hold_ms: config.decide.hold_ms,
             capture: config.capture.enabled,
@@ -45,8 +45,8 @@ impl Tuning {
 
     /// Makes a config say it.
     pub fn apply(&self, config: &mut Config) {
-        config.classify.mask_from = self.mask_from;
-        config.classify.no_mask_to = self.no_mask_to;
+        config.classify.masked_threshold = self.masked_threshold;
+        config.classify.unmasked_threshold = self.unmasked_threshold;
         config.decide.confirm_ms = self.confirm_ms;
         config.decide.hold_ms = self.hold_ms;
         config.capture.enabled = self.capture;
@@ -57,10 +57,10 @@ impl Tuning {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Change {
-    /// As [`Tuning::mask_from`].
-    pub mask_from: Option<f32>,
-    /// As [`Tuning::no_mask_to`].
-    pub no_mask_to: Option<f32>,
+    /// As [`Tuning::masked_threshold`].
+    pub masked_threshold: Option<f32>,
+    /// As [`Tuning::unmasked_threshold`].
+    pub unmasked_threshold: Option<f32>,
     /// As [`Tuning::confirm_ms`].
     pub confirm_ms: Option<u64>,
     /// As [`Tuning::hold_ms`].
@@ -72,8 +72,8 @@ pub struct Change {
 impl Change {
     fn to(self, now: Tuning) -> Tuning {
         Tuning {
-            mask_from: self.mask_from.unwrap_or(now.mask_from),
-            no_mask_to: self.no_mask_to.unwrap_or(now.no_mask_to),
+            masked_threshold: self.masked_threshold.unwrap_or(now.masked_threshold),
+            unmasked_threshold: self.unmasked_threshold.unwrap_or(now.unmasked_threshold),
             confirm_ms: self.confirm_ms.unwrap_or(now.confirm_ms),
             hold_ms: self.hold_ms.unwrap_or(now.hold_ms),
             capture: self.capture.unwrap_or(now.capture),
@@ -90,8 +90,16 @@ impl Change {
         // Checked before: at most 600,000.
         let whole = |value: u64| Value::from(i64::try_from(value).unwrap_or(i64::MAX));
         let values = [
-            ("classify", "mask-from", self.mask_from.map(real)),
-            ("classify", "no-mask-to", self.no_mask_to.map(real)),
+            (
+                "classify",
+                "masked-threshold",
+                self.masked_threshold.map(real),
+            ),
+            (
+                "classify",
+                "unmasked-threshold",
+                self.unmasked_threshold.map(real),
+            ),
             ("decide", "confirm-ms", self.confirm_ms.map(whole)),
             ("decide", "hold-ms", self.hold_ms.map(whole)),
             ("capture", "enabled", self.capture.map(Value::from)),
@@ -202,8 +210,8 @@ impl Settings {
         let now = Tuning::of(&state.config);
         self.now.send_replace(now);
         tracing::info!(
-            mask_from = now.mask_from,
-            no_mask_to = now.no_mask_to,
+            masked_threshold = now.masked_threshold,
+            unmasked_threshold = now.unmasked_threshold,
             confirm_ms = now.confirm_ms,
             hold_ms = now.hold_ms,
             capture = now.capture,
@@ -242,12 +250,15 @@ fn rewrite(text: &str, change: Change) -> Result<String, String> {
     let mut document: DocumentMut = text
         .parse()
         .map_err(|_| "the config file is no valid TOML any more".to_owned())?;
-    for (section, key, mut value) in change.values() {
+    for (name, key, mut value) in change.values() {
         let section = document
-            .entry(section)
+            .entry(name)
             .or_insert_with(toml_edit::table)
             .as_table_like_mut()
-            .ok_or_else(|| format!("{section} is no section of the config file"))?;
+            .ok_or_else(|| format!("{name} is no section of the config file"))?;
+        if let Some(old) = renamed::old_name(name, key) {
+            rename(section, old, key);
+        }
         if let Some(old) = section.get(key).and_then(Item::as_value) {
             // The comment behind it.
             *value.decor_mut() = old.decor().clone();
@@ -260,6 +271,21 @@ fn rewrite(text: &str, change: Change) -> Result<String, String> {
         }
     }
     Ok(document.to_string())
+}
+
+/// Gives a key its new name, with the comments around it. A section that has both
+/// stays as it is: reading it back refuses it.
+fn rename(section: &mut dyn TableLike, old: &str, new: &str) {
+    if section.contains_key(new) {
+        return;
+    }
+    let decor = section.key(old).map(|key| key.leaf_decor().clone());
+    if let (Some(decor), Some(item)) = (decor, section.remove(old)) {
+        section.insert(new, item);
+        if let Some(mut key) = section.key_mut(new) {
+            *key.leaf_decor_mut() = decor;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -283,12 +309,21 @@ mod tests {
     fn the_file_keeps_everything_but_the_value() {
         let text = "# mine\n[decide] # how\nhold-ms = 1500 # long\n\n[classify]\nmargin = 0.2\n";
         let change = Change {
-            mask_from: Some(0.7),
+            masked_threshold: Some(0.7),
             ..hold(3000)
         };
         assert_eq!(
             rewrite(text, change).unwrap(),
-            "# mine\n[decide] # how\nhold-ms = 3000 # long\n\n[classify]\nmargin = 0.2\nmask-from = 0.7\n"
+            "# mine\n[decide] # how\nhold-ms = 3000 # long\n\n[classify]\nmargin = 0.2\nmasked-threshold = 0.7\n"
+        );
+        let old = "[classify]\n# why\nmask-from = 0.8 # so\nmargin = 0.2\n";
+        let change = Change {
+            masked_threshold: Some(0.7),
+            ..Change::default()
+        };
+        assert_eq!(
+            rewrite(old, change).unwrap(),
+            "[classify]\nmargin = 0.2\n# why\nmasked-threshold = 0.7 # so\n"
         );
         let all = rewrite(SHIPPED, hold(7)).unwrap();
         assert_eq!(all, SHIPPED.replace("hold-ms = 1500", "hold-ms = 7"));
@@ -301,15 +336,18 @@ mod tests {
         let file = folder.path().join("maskd.toml");
         std::fs::write(&file, "[decide]\nhold-ms = 9 # why\n").unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let config = config::load(&file).unwrap();
+        let (config, _) = config::load(&file).unwrap();
         let settings = Settings::new(&config, Some(file.clone()));
         let mut news = settings.subscribe();
         let wrong = Change {
-            mask_from: Some(0.5),
+            masked_threshold: Some(0.5),
             ..Change::default()
         };
         let refused = settings.change(wrong).unwrap_err().to_string();
-        assert_eq!(refused, "classify.no-mask-to is 0.55, allowed is 0 to 0.5");
+        assert_eq!(
+            refused,
+            "classify.unmasked-threshold is 0.55, allowed is 0 to 0.5"
+        );
         assert!(!news.has_changed().unwrap());
         let record = settings.change(hold(4000)).unwrap();
         assert_eq!((record.now.hold_ms, record.not_saved), (4000, None));
@@ -318,6 +356,17 @@ mod tests {
         assert_eq!(written, "[decide]\nhold-ms = 4000 # why\n");
         let mode = file.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "a file with secrets stays closed");
+
+        // A file with both names of a key is one that does not start: it is left alone.
+        let both = "[classify]\nmask-from = 0.7\nmasked-threshold = 0.7\n";
+        std::fs::write(&file, both).unwrap();
+        let change = Change {
+            masked_threshold: Some(0.8),
+            ..Change::default()
+        };
+        let record = settings.change(change).unwrap();
+        assert!(record.not_saved.unwrap().contains("remove mask-from"));
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), both);
 
         // A file that somebody spoilt is left alone.
         std::fs::write(&file, "[decide]\nhold-ms = \"x\"\n[tea]\n").unwrap();
@@ -338,10 +387,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_what_is_read(mask_from in 0.6_f32..1.0, hold_ms in 0_u64..600_000, capture: bool) {
-            let change = Change { mask_from: Some(mask_from), hold_ms: Some(hold_ms), capture: Some(capture), ..Change::default() };
+        fn what_is_written_is_what_is_read(masked_threshold in 0.6_f32..1.0, hold_ms in 0_u64..600_000, capture: bool) {
+            let change = Change { masked_threshold: Some(masked_threshold), hold_ms: Some(hold_ms), capture: Some(capture), ..Change::default() };
             let config = config::parse("any", &rewrite(SHIPPED, change).unwrap()).unwrap();
-            prop_assert_eq!(config.classify.mask_from, mask_from);
+            prop_assert_eq!(config.classify.masked_threshold, masked_threshold);
             prop_assert_eq!(config.decide.hold_ms, hold_ms);
             prop_assert_eq!(config.capture.enabled, capture);
         }

@@ -16,21 +16,21 @@ pub struct Track {
     pub min_iou: f32,
     /// A track that was not seen for this long is forgotten, in ms; 0 to
     /// 60,000.
-    pub keep_ms: u64,
+    pub max_lost_ms: u64,
     /// The verdict is a vote over this many frames; 1 to 100.
-    pub votes: usize,
+    pub vote_window: usize,
     /// A face whose verdict is settled is classified only so often, in ms; 0 is
     /// in every frame, up to 60,000.
-    pub settled_ms: u64,
+    pub reclassify_interval_ms: u64,
 }
 
 impl Default for Track {
     fn default() -> Track {
         Track {
             min_iou: 0.3,
-            keep_ms: 1000,
-            votes: 5,
-            settled_ms: 500,
+            max_lost_ms: 1000,
+            vote_window: 5,
+            reclassify_interval_ms: 500,
         }
     }
 }
@@ -38,9 +38,14 @@ impl Default for Track {
 impl Track {
     pub(super) fn check(&self, check: &mut Check) {
         check.within("track.min-iou", self.min_iou, 0.05, 0.95);
-        check.within("track.keep-ms", self.keep_ms, 0, 60_000);
-        check.within("track.votes", self.votes, 1, 100);
-        check.within("track.settled-ms", self.settled_ms, 0, 60_000);
+        check.within("track.max-lost-ms", self.max_lost_ms, 0, 60_000);
+        check.within("track.vote-window", self.vote_window, 1, 100);
+        check.within(
+            "track.reclassify-interval-ms",
+            self.reclassify_interval_ms,
+            0,
+            60_000,
+        );
     }
 
     /// The options of [`crate::vision::track::Tracker`].
@@ -48,9 +53,9 @@ impl Track {
     pub fn options(&self) -> TrackOptions {
         TrackOptions {
             min_iou: self.min_iou,
-            keep: Duration::from_millis(self.keep_ms),
-            votes: self.votes,
-            settled: Duration::from_millis(self.settled_ms),
+            keep: Duration::from_millis(self.max_lost_ms),
+            votes: self.vote_window,
+            settled: Duration::from_millis(self.reclassify_interval_ms),
         }
     }
 }

@@ -553,7 +553,7 @@ impl RefitWorker {
             return false;
         }
         let new = self.learning.new_labels().unwrap_or(0);
-        new >= self.config.refit.min_new
+        new >= self.config.refit.min_new_labels
     }
 
     fn refit(&self, waiting: &Runtime) -> Result<RefitRecord, LearningError> {

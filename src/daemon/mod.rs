@@ -191,7 +191,7 @@ pub fn run(
         pipeline,
         judge,
         tracker: Tracker::new(config.track.options()),
-        still: MotionGate::new(Duration::from_millis(config.detect.still_ms)),
+        still: MotionGate::new(Duration::from_millis(config.detect.idle_interval_ms)),
         sampler,
         live: Arc::clone(&live),
         tuning: settings.subscribe(),
@@ -492,7 +492,7 @@ impl InferenceWorker {
         }
         let tuning = *self.tuning.borrow_and_update();
         self.judge
-            .set_thresholds(tuning.mask_from, tuning.no_mask_to);
+            .set_thresholds(tuning.masked_threshold, tuning.unmasked_threshold);
         if let Some(sampler) = &mut self.sampler {
             sampler.set_capture(tuning.capture);
         }

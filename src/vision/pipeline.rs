@@ -222,7 +222,7 @@ impl Pipeline {
 
 fn open_detector(config: &Config, team: ThreadPool) -> Result<Detector, ModelError> {
     let options = DetectorOptions {
-        side: config.detect.side,
+        side: config.detect.input_size,
         threshold: config.detect.threshold,
     };
     match &config.models.detector {

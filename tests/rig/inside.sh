@@ -55,7 +55,7 @@ config() { # SOURCE
     cat << TOML
 [camera]
 source = "$1"
-rate = 2.0
+playback-fps = 2.0
 [decide]
 confirm-ms = 100
 hold-ms = 100

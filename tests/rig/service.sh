@@ -42,7 +42,7 @@ config() { # SOURCE
 [camera]
 source = "$1"
 stall-ms = 15000
-rate = 2.0
+playback-fps = 2.0
 [decide]
 confirm-ms = 100
 hold-ms = 100

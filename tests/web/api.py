@@ -9,7 +9,7 @@ from door import ROOT, Door, until
 CONFIG = """
 [camera]
 source = "assets/frames"
-rate = 4.0
+playback-fps = 4.0
 [capture]
 enabled = true
 uncertain-below = 1.0

@@ -30,13 +30,13 @@ FLAGS = [
 CONFIG = """
 [camera]
 source = "assets/frames"
-rate = 1.0
+playback-fps = 1.0
 [capture]
 enabled = true # so that there is something to label
 uncertain-below = 1.0
 confident-share = 1.0
-per-track = 1000
-per-hour = 10000
+max-per-track = 1000
+max-per-hour = 10000
 [refit]
 enabled = false
 """
@@ -219,10 +219,10 @@ def learn(browser, door):
 def change_settings(browser, door):
     browser.open("#settings")
     until("the form", lambda: browser.find("#hold_ms"))
-    field = browser.find("#mask_from")
+    field = browser.find("#masked_threshold")
     field.clear()
     field.send_keys("0.4", Keys.ENTER)
-    browser.wait("no-mask-to is 0.55, allowed is 0 to 0.4")
+    browser.wait("unmasked-threshold is 0.55, allowed is 0 to 0.4")
     field.clear()
     field.send_keys("0.7")
     hold = browser.find("#hold_ms")
@@ -234,7 +234,7 @@ def change_settings(browser, door):
     hold.send_keys(Keys.ENTER)
     until("capture is off", lambda: not door.get("/live")["capture"]["on"])
     text = door.config.read_text()
-    assert "hold-ms = 2500" in text and "mask-from = 0.7" in text, text
+    assert "hold-ms = 2500" in text and "masked-threshold = 0.7" in text, text
     assert "enabled = false # so that there is something to label" in text, text
     browser.shot("settings")
 

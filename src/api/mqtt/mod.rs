@@ -160,7 +160,7 @@ impl Plan {
         let port = mqtt.port.unwrap_or(if mqtt.tls { 8883 } else { 1883 });
         Ok(Some(Plan {
             tls: mqtt.tls.then(|| tls(mqtt)).transpose()?,
-            topics: Topics::new(&mqtt.topic, &mqtt.discovery_prefix, &device),
+            topics: Topics::new(&mqtt.topic_prefix, &mqtt.discovery_prefix, &device),
             commands: mqtt.commands,
             discovery: !mqtt.discovery_prefix.is_empty(),
             share: config.fleet.share,

@@ -182,7 +182,7 @@ impl Train {
         RunOptions {
             recipe: self.recipe(),
             detector: DetectorOptions {
-                side: config.detect.side,
+                side: config.detect.input_size,
                 threshold: config.detect.threshold,
             },
             trainer: TrainOptions {

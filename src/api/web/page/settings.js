@@ -4,8 +4,8 @@ import { api } from "./api.js";
 import { fill, h, toast } from "./dom.js";
 
 const FIELDS = [
-  { name: "mask_from", label: "Masked from", hint: "A face whose probability of a mask is at least this is masked.", min: 0.05, max: 1, step: 0.01 },
-  { name: "no_mask_to", label: "Unmasked up to", hint: "Between the two the verdict is unsure.", min: 0, max: 1, step: 0.01 },
+  { name: "masked_threshold", label: "Masked from", hint: "A face whose probability of a mask is at least this is masked.", min: 0.05, max: 1, step: 0.01 },
+  { name: "unmasked_threshold", label: "Unmasked up to", hint: "Between the two the verdict is unsure.", min: 0, max: 1, step: 0.01 },
   { name: "confirm_ms", label: "Confirm, in ms", hint: "So long frames must contradict the decision before it changes.", min: 0, max: 60000, step: 1 },
   { name: "hold_ms", label: "Hold, in ms", hint: "So long the decision stays after the last face has left.", min: 0, max: 600000, step: 1 },
 ];
