@@ -193,7 +193,7 @@ fn what_one_door_has_learned_the_others_try_by_their_own_samples() {
     south.label(2);
     north.label(0);
     ear.publish("maskd/north/refit/set", b"PRESS", false);
-    north.says("the head is offered to other devices", 1);
+    north.says("the model is shared with other devices", 1);
     let offer = until("the offer", || ear.last("maskd/fleet/north"));
     assert!(offer.starts_with(b"maskdh1\n"));
     // Neither ids of samples nor what came of them leave the device.
@@ -205,14 +205,14 @@ fn what_one_door_has_learned_the_others_try_by_their_own_samples() {
     }
     assert!(!clear.contains("learned"));
 
-    south.says("a head of another device is in use now", 1);
+    south.says("a model from another device is in use now", 1);
     let heads = south.heads();
     assert_eq!(
         (heads.len(), &heads[0]["recipe"]),
         (1, &Value::from("fleet"))
     );
     assert_eq!(heads[0]["current"], true);
-    new.says("a head of another device is refused", 1);
+    new.says("a model from another device was refused", 1);
     assert!(
         new.log().contains("there are no labelled samples"),
         "{}",
@@ -232,13 +232,13 @@ fn what_one_door_has_learned_the_others_try_by_their_own_samples() {
     let last = forged.len() - 9;
     forged[last] ^= 1;
     ear.publish("maskd/fleet/north", &forged, false);
-    south.says("a head with a forged signature", 1);
+    south.says("a model with a forged signature", 1);
     let mut stranger = offer.clone();
     stranger[8..40].fill(7);
     ear.publish("maskd/fleet/stranger", &stranger, false);
-    south.says("not in fleet.trust is ignored", 1);
+    south.says("a model from a device that is not in fleet.trust", 1);
     ear.publish("maskd/fleet/north", &vec![b'x'; 1_500_000], false);
-    south.says("is no head, and is ignored", 1);
+    south.says("a message on a fleet topic that is not a model", 1);
 
     // Who goes back stays there, also when the offer comes again.
     south.good(&["rollback"]);

@@ -1,4 +1,4 @@
-//! The daemon at a real broker: what it tells, what it takes, and what it
+//! The daemon at a real broker: what it publishes, which commands it obeys, and what it
 //! survives.
 #![allow(
     clippy::unwrap_used,
@@ -142,7 +142,7 @@ fn a_house_sees_the_door_and_asks_it() {
     until("a refit", || {
         door.log().contains("accepted=false").then_some(())
     });
-    assert!(door.log().contains("a refit is asked for by MQTT"));
+    assert!(door.log().contains("training was requested over MQTT"));
 
     // Home Assistant starts anew, and then somebody who comes late.
     let before = ear.count(discovery);
@@ -176,7 +176,7 @@ fn a_broker_that_comes_back_is_told_everything_again() {
     let mut running = Running(door.run());
     until("a word about the broker", || {
         door.log()
-            .contains("no MQTT broker; tried again")
+            .contains("not connected to the MQTT broker; retrying")
             .then_some(())
     });
     let Some(mut broker) = Broker::start_at(folder.path(), port, "") else {
@@ -201,11 +201,11 @@ fn a_broker_that_comes_back_is_told_everything_again() {
     ear.publish("maskd/door/capture/set", b"ON", false);
     until("a word about it", || {
         door.log()
-            .contains("cannot be turned on by MQTT")
+            .contains("cannot be turned on over MQTT")
             .then_some(())
     });
     assert_eq!(ear.json("maskd/door/state").unwrap()["capture"], "OFF");
-    let warnings = door.log().matches("no MQTT broker;").count();
+    let warnings = door.log().matches("not connected to the MQTT broker; retrying").count();
     assert!(warnings <= 2, "{}", door.log());
     running.stop();
 }
@@ -254,7 +254,7 @@ fn nonsense_and_floods_change_nothing() {
     }
     until("a word about the flood", || {
         door.log()
-            .contains("a flood of MQTT messages")
+            .contains("too many MQTT messages")
             .then_some(())
     });
     until("frames go on", || {
@@ -268,12 +268,12 @@ fn nonsense_and_floods_change_nothing() {
     });
     let log = door.log();
     assert_eq!(
-        log.matches("a command that means nothing").count(),
+        log.matches("a command with an unknown payload").count(),
         1,
         "{log}"
     );
-    assert_eq!(log.matches("a flood").count(), 1, "{log}");
-    assert!(!log.contains("a refit is asked for"), "{log}");
+    assert_eq!(log.matches("too many MQTT messages").count(), 1, "{log}");
+    assert!(!log.contains("training was requested"), "{log}");
     assert_eq!(log.matches("MQTT connected").count(), 1, "{log}");
     running.stop();
 }
@@ -313,7 +313,7 @@ fn a_broker_that_says_nothing_or_nonsense_costs_nothing() {
     assert!(!door.log().contains("panicked"), "{}", door.log());
     running.stop();
     assert_eq!(
-        door.log().matches("no MQTT broker;").count(),
+        door.log().matches("not connected to the MQTT broker; retrying").count(),
         1,
         "{}",
         door.log()
@@ -404,7 +404,7 @@ fn a_broker_with_tls_and_a_login_is_trusted_or_not() {
     running.stop();
 
     for (ca, password, words) in [
-        ("broker.pem", "wrong pass", "refuses user and password"),
+        ("broker.pem", "wrong pass", "refuses the user name and password"),
         ("other.pem", "right pass", "cannot be trusted"),
     ] {
         let bad = door(ca, password).check();

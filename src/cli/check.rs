@@ -189,20 +189,20 @@ fn check_pins(config: &Config, report: &mut Report) {
 fn check_mqtt(config: &Config, report: &mut Report) {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
     let credentials = credentials.as_deref().map(Path::new);
-    let plan = match mqtt::Plan::of(config, credentials, &daemon::hostname()) {
+    let plan = match mqtt::BrokerOptions::from_config(config, credentials, &daemon::hostname()) {
         Ok(Some(plan)) => plan,
         Ok(None) => return report.good("mqtt", "off: no broker is named"),
         Err(error) => return report.bad("mqtt", &Failure::new(Failure::NO_INPUT, error)),
     };
-    match mqtt::reach(&plan) {
+    match mqtt::test_connection(&plan) {
         Ok(()) => {
             let (broker, device) = (plan.broker(), plan.device());
             report.good("mqtt", &format!("{broker} can be reached, as {device}"));
         }
         Err(error) => report.bad("mqtt", &Failure::new(Failure::UNAVAILABLE, error)),
     }
-    if plan.is_readable_on_the_way() {
-        report.line("", "", "the password can be read on the way: set mqtt.tls");
+    if plan.exposes_password() {
+        report.line("", "", "the password is sent unencrypted: set mqtt.tls");
     }
 }
 

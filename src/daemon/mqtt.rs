@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::{DaemonError, Threads, timer_runtime, wall_clock};
-use crate::api::mqtt::{self, MqttContext, Plan};
+use crate::api::mqtt::{self, BrokerOptions, MqttContext};
 use crate::api::socket::{DaemonHandle, Live};
 use crate::config::Config;
 use crate::learning::fleet::Key;
@@ -21,14 +21,14 @@ const AFTER_PANIC: Duration = Duration::from_mins(1);
 
 /// How the broker is to be reached, if it is. A daemon that cannot read a
 /// password still watches its door.
-fn plan(config: &Config) -> Option<Plan> {
+fn plan(config: &Config) -> Option<BrokerOptions> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
-    let plan = Plan::of(config, credentials.as_deref().map(Path::new), &hostname());
+    let plan = BrokerOptions::from_config(config, credentials.as_deref().map(Path::new), &hostname());
     let plan = plan.unwrap_or_else(|error| {
         warn!(%error, "there is no MQTT");
         None
     })?;
-    if plan.is_readable_on_the_way() {
+    if plan.exposes_password() {
         warn!("MQTT is not encrypted: others on the network can read the password");
     }
     Some(plan)
@@ -86,7 +86,7 @@ pub(super) fn start(
     })
 }
 
-fn talk(plan: &Plan, house: MqttContext, over: &CancellationToken) -> Result<(), std::io::Error> {
+fn talk(plan: &BrokerOptions, house: MqttContext, over: &CancellationToken) -> Result<(), std::io::Error> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let seed = wall_clock()
         .duration_since(SystemTime::UNIX_EPOCH)

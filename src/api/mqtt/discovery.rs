@@ -1,4 +1,4 @@
-//! What Home Assistant is told of a device, by its [discovery].
+//! The [discovery] message from which Home Assistant creates a device and its entities.
 //!
 //! [discovery]: https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload
 
@@ -7,24 +7,24 @@ use serde_json::{Value, json};
 use super::Topics;
 use crate::decision::decide::Decision;
 
-/// What can be asked for.
+/// Which of the optional entities a device has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Offers {
-    /// A refit.
+pub(super) struct Features {
+    /// A button that starts training.
     pub(super) refit: bool,
-    /// A pause of capturing.
+    /// A switch that pauses capturing.
     pub(super) capture: bool,
-    /// Samples can be told of.
+    /// A count of the samples without a label.
     pub(super) samples: bool,
 }
 
-/// The payload of the discovery topic: one device and its entities. What is not
-/// offered is named without more, which has Home Assistant remove it.
+/// The payload of the discovery topic: one device and its entities. An entity that the
+/// device does not have is listed with its platform alone: Home Assistant removes it.
 #[expect(clippy::too_many_lines, reason = "a list of entities")]
-pub(super) fn payload(device: &str, topics: &Topics, offers: Offers) -> Value {
-    let entity = |id: &str, platform: &str, offered: bool, more: Value| {
+pub(super) fn payload(device: &str, topics: &Topics, features: Features) -> Value {
+    let entity = |id: &str, platform: &str, present: bool, more: Value| {
         let mut entity = json!({ "platform": platform });
-        if offered && let (Value::Object(entity), Value::Object(more)) = (&mut entity, more) {
+        if present && let (Value::Object(entity), Value::Object(more)) = (&mut entity, more) {
             entity.insert("unique_id".to_owned(), json!(format!("{device}_{id}")));
             entity.extend(more);
         }
@@ -75,9 +75,9 @@ pub(super) fn payload(device: &str, topics: &Topics, offers: Offers) -> Value {
         entity(
             "unlabelled",
             "sensor",
-            offers.samples,
+            features.samples,
             json!({
-                "name": "Samples without a label",
+                "name": "Face pictures to label",
                 "state_class": "measurement",
                 "icon": "mdi:label-off-outline",
                 "state_topic": topics.state,
@@ -87,9 +87,9 @@ pub(super) fn payload(device: &str, topics: &Topics, offers: Offers) -> Value {
         entity(
             "refit",
             "button",
-            offers.refit,
+            features.refit,
             json!({
-                "name": "Refit",
+                "name": "Train on this device",
                 "entity_category": "config",
                 "icon": "mdi:school",
                 "command_topic": topics.refit,
@@ -99,9 +99,9 @@ pub(super) fn payload(device: &str, topics: &Topics, offers: Offers) -> Value {
         entity(
             "capture",
             "switch",
-            offers.capture,
+            features.capture,
             json!({
-                "name": "Capture",
+                "name": "Keep face pictures",
                 "entity_category": "config",
                 "icon": "mdi:camera-plus",
                 "command_topic": topics.capture,
@@ -115,7 +115,7 @@ pub(super) fn payload(device: &str, topics: &Topics, offers: Offers) -> Value {
             "identifiers": [device],
             "name": device,
             "manufacturer": "maskd",
-            "model": "Mask detector at a door",
+            "model": "Face mask detector",
             "sw_version": env!("CARGO_PKG_VERSION"),
         },
         "origin": {
@@ -132,15 +132,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_has_its_entities_and_what_is_not_offered_is_removed() {
+    fn absent_entities_are_listed_for_removal() {
         let topics = Topics::new("maskd", "homeassistant", "door");
-        let all = Offers {
+        let all = Features {
             refit: true,
             capture: true,
             samples: true,
         };
-        let told = payload("door", &topics, all);
-        let entities = told["components"].as_object().unwrap();
+        let message = payload("door", &topics, all);
+        let entities = message["components"].as_object().unwrap();
         assert_eq!(entities.len(), 6);
         for (id, entity) in entities {
             assert!(entity["platform"].is_string(), "{id}");
@@ -151,14 +151,14 @@ mod tests {
             );
         }
         assert_eq!(entities["refit"]["command_topic"], "maskd/door/refit/set");
-        assert_eq!(told["availability_topic"], "maskd/door/status");
-        let none = Offers {
+        assert_eq!(message["availability_topic"], "maskd/door/status");
+        let none = Features {
             refit: false,
             capture: false,
             samples: false,
         };
-        let told = payload("door", &topics, none);
-        assert_eq!(told["components"]["refit"], json!({"platform": "button"}));
-        assert_eq!(told["components"]["capture"], json!({"platform": "switch"}));
+        let message = payload("door", &topics, none);
+        assert_eq!(message["components"]["refit"], json!({"platform": "button"}));
+        assert_eq!(message["components"]["capture"], json!({"platform": "switch"}));
     }
 }

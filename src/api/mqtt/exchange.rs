@@ -1,7 +1,7 @@
-//! Heads from and to other devices.
+//! Heads from and for other devices.
 //!
-//! Owns which offers wait for the trainer thread, and which were judged: one of
-//! each key at most, so that nobody who is trusted can fill the memory either.
+//! Owns which offers wait for the refit worker and which were judged. Keeps at most one
+//! offer per key, so that not even a trusted device can fill the memory.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,67 +20,69 @@ use crate::learning::{Fault, RefitRecord};
 use crate::onnx::to_hex;
 use crate::platform::files;
 
-/// An offer that could not be judged, for want of samples or because the board
-/// is too hot, is tried again after so long.
-const AGAIN: Duration = Duration::from_mins(10);
-/// What was judged, in the state directory.
-const FILE: &str = "fleet.json";
-const MAX_FILE: u64 = 1024 * 1024;
+/// When to try an offer again that could not be judged, because there are too few
+/// samples or the board is too hot.
+const RETRY_AFTER: Duration = Duration::from_mins(10);
+/// The file in the state directory that lists which offers were judged.
+const JUDGED_FILE: &str = "fleet.json";
+/// Largest [`JUDGED_FILE`], in bytes.
+const MAX_JUDGED_FILE: u64 = 1024 * 1024;
 
 type Answer = oneshot::Receiver<Result<RefitRecord, ErrorRecord>>;
 
-/// A head that waits to be judged.
-struct Waiting {
+/// An offer that waits to be judged.
+struct PendingOffer {
     offer: Offer,
     digest: String,
-    tried: Option<Instant>,
+    tried_at: Option<Instant>,
 }
 
-/// What one device does with the heads of others.
-pub(super) struct Exchange {
+/// Publishes the heads of this device and has those of others judged.
+pub(super) struct HeadExchange {
     key: Key,
     handle: DaemonHandle,
     trusted: Vec<[u8; 32]>,
     share: bool,
-    /// The head in use when it was last looked whether to share it.
-    shared: Option<u32>,
-    waiting: BTreeMap<[u8; 32], Waiting>,
+    /// The head that was in use when sharing was last considered.
+    last_considered: Option<u32>,
+    pending: BTreeMap<[u8; 32], PendingOffer>,
+    /// The key and digest of the offer that is being judged, and its result to come.
     judging: Option<([u8; 32], String, Answer)>,
-    /// The digest of the last offer of each key that was judged: after a restart,
-    /// too, since the owner may have gone back to another head.
+    /// The digest of the last judged offer of each key. It survives a restart, because
+    /// the owner may have rolled back to another head, which must then stay.
     judged: BTreeMap<String, String>,
 }
 
-impl Exchange {
+impl HeadExchange {
     pub(super) fn new(
         key: Key,
         handle: DaemonHandle,
         trusted: Vec<[u8; 32]>,
         share: bool,
-    ) -> Exchange {
-        let bytes = files::read(&handle.learning.state().join(FILE), MAX_FILE);
-        // Without it offers are judged once more.
+    ) -> HeadExchange {
+        let bytes = files::read(&handle.learning.state().join(JUDGED_FILE), MAX_JUDGED_FILE);
+        // If the file cannot be read, offers are judged once more.
         let judged = serde_json::from_slice(&bytes.unwrap_or_default()).unwrap_or_default();
-        Exchange {
+        HeadExchange {
             key,
             handle,
             trusted,
             share,
-            shared: None,
-            waiting: BTreeMap::new(),
+            last_considered: None,
+            pending: BTreeMap::new(),
             judging: None,
             judged,
         }
     }
 
-    /// On a new connection everything is told again.
-    pub(super) fn begin(&mut self) {
-        self.shared = None;
+    /// Has the head in use published again on a new connection.
+    pub(super) fn on_connect(&mut self) {
+        self.last_considered = None;
     }
 
-    /// Takes what came on a topic of the fleet.
-    pub(super) fn hear(&mut self, bytes: &[u8]) -> Result<(), Unopened> {
-        // What is deleted at the broker is an empty message.
+    /// Accepts a message from a fleet topic.
+    pub(super) fn receive(&mut self, bytes: &[u8]) -> Result<(), Unopened> {
+        // An empty message means that the retained offer was deleted.
         if bytes.is_empty() {
             return Ok(());
         }
@@ -88,38 +90,37 @@ impl Exchange {
             Err(Unopened::Own) => return Ok(()),
             offer => offer?,
         };
-        // It goes into logs.
+        // The name appears in logs.
         if !is_device_name(&offer.note.device) {
             return Err(Unopened::Malformed);
         }
         let digest = to_hex(&Sha256::digest(bytes));
         let key = offer.key;
         let is_known = self.judged.get(&to_hex(&key)) == Some(&digest);
-        let waits = self.waiting.get(&key);
-        if !is_known && waits.is_none_or(|waiting| waiting.digest != digest) {
-            let waiting = Waiting {
+        let pending = self.pending.get(&key);
+        if !is_known && pending.is_none_or(|pending| pending.digest != digest) {
+            let pending = PendingOffer {
                 offer,
                 digest,
-                tried: None,
+                tried_at: None,
             };
-            self.waiting.insert(key, waiting);
+            self.pending.insert(key, pending);
         }
         Ok(())
     }
 
-    /// The bytes of an offer, if another head is in use than the last time, which
-    /// was learned here.
-    pub(super) fn offer(&mut self, device: &str) -> Option<Vec<u8>> {
+    /// The bytes of an offer, if the head in use has changed and was trained here.
+    pub(super) fn next_offer(&mut self, device: &str) -> Option<Vec<u8>> {
         let number = self.handle.head.borrow().number;
-        if !self.share || number == self.shared {
+        if !self.share || number == self.last_considered {
             return None;
         }
-        self.shared = number;
+        self.last_considered = number;
         let head = number?;
         let shareable = match self.handle.learning.shareable(head) {
             Ok(shareable) => shareable?,
             Err(error) => {
-                warn!(%error, head, "the head cannot be shared");
+                warn!(%error, head, "cannot share the model");
                 return None;
             }
         };
@@ -131,12 +132,12 @@ impl Exchange {
             samples: shareable.samples,
             right: shareable.right,
         };
-        info!(head, "the head is offered to other devices");
+        info!(head, "the model is shared with other devices");
         Some(self.key.seal(&note, &shareable.bytes))
     }
 
-    /// Has the next offer judged, and hears what came of the last one.
-    pub(super) fn look(&mut self) {
+    /// Takes the result of the last offer and has the next one judged.
+    pub(super) fn poll(&mut self) {
         if let Some((key, digest, answer)) = &mut self.judging {
             let (key, digest) = (*key, digest.clone());
             match answer.try_recv() {
@@ -144,40 +145,41 @@ impl Exchange {
                 Err(oneshot::error::TryRecvError::Closed) => self.judging = None,
                 Ok(answer) => {
                     self.judging = None;
-                    self.settle(key, digest, &answer);
+                    self.finish(key, digest, &answer);
                 }
             }
         }
-        let is_due = |waiting: &Waiting| waiting.tried.is_none_or(|at| at.elapsed() >= AGAIN);
-        let Some(waiting) = self.waiting.values_mut().find(|waiting| is_due(waiting)) else {
+        let is_due =
+            |pending: &PendingOffer| pending.tried_at.is_none_or(|at| at.elapsed() >= RETRY_AFTER);
+        let Some(pending) = self.pending.values_mut().find(|pending| is_due(pending)) else {
             return;
         };
-        waiting.tried = Some(Instant::now());
-        let Offer { key, note, head } = waiting.offer.clone();
-        let (out, answer) = oneshot::channel();
-        let call = JudgeRequest {
+        pending.tried_at = Some(Instant::now());
+        let Offer { key, note, head } = pending.offer.clone();
+        let (sender, answer) = oneshot::channel();
+        let request = JudgeRequest {
             name: format!("of the device {}", note.device),
             origin: to_hex(&key),
             head,
-            answer: out,
+            answer: sender,
         };
-        if self.handle.judge.try_send(call).is_ok() {
+        if self.handle.judge.try_send(request).is_ok() {
             debug!(
                 device = note.device,
                 head = note.head,
-                "a head is being judged"
+                "judging a model from another device"
             );
-            self.judging = Some((key, waiting.digest.clone(), answer));
+            self.judging = Some((key, pending.digest.clone(), answer));
         }
     }
 
-    fn settle(&mut self, key: [u8; 32], digest: String, answer: &Result<RefitRecord, ErrorRecord>) {
-        let newest = self.waiting.get(&key);
-        let Some(waiting) = newest.filter(|waiting| waiting.digest == digest) else {
-            // It has offered another one meanwhile.
+    fn finish(&mut self, key: [u8; 32], digest: String, answer: &Result<RefitRecord, ErrorRecord>) {
+        let newest = self.pending.get(&key);
+        let Some(pending) = newest.filter(|pending| pending.digest == digest) else {
+            // The device has offered another head in the meantime.
             return;
         };
-        let Note { device, head, .. } = &waiting.offer.note;
+        let Note { device, head, .. } = &pending.offer.note;
         let is_final = match answer {
             Ok(record) => {
                 let reason = &record.outcome.reason;
@@ -187,13 +189,13 @@ impl Exchange {
                         theirs = head,
                         head = number,
                         reason,
-                        "a head of another device is in use now"
+                        "a model from another device is in use now"
                     ),
                     (Ruling::Refused(_), _) => info!(
                         device,
                         theirs = head,
                         reason,
-                        "a head of another device is refused"
+                        "a model from another device was refused"
                     ),
                 }
                 !matches!(
@@ -210,26 +212,26 @@ impl Exchange {
                     device,
                     theirs = head,
                     reason = error,
-                    "a head of another device is not judged"
+                    "a model from another device could not be judged"
                 );
                 *fault == Fault::Data
             }
         };
         if is_final {
-            self.waiting.remove(&key);
+            self.pending.remove(&key);
             self.judged.insert(to_hex(&key), digest);
-            // Only keys that are trusted now.
+            // Forget devices that are no longer trusted.
             let trusted: Vec<String> = self.trusted.iter().map(|key| to_hex(key)).collect();
             self.judged.retain(|key, _| trusted.contains(key));
-            self.remember();
+            self.save_judged();
         }
     }
 
-    fn remember(&self) {
-        let path: PathBuf = self.handle.learning.state().join(FILE);
+    fn save_judged(&self) {
+        let path: PathBuf = self.handle.learning.state().join(JUDGED_FILE);
         let json = serde_json::to_vec(&self.judged).unwrap_or_default();
         if let Err(error) = files::write(&path, &json) {
-            warn!(%error, "it cannot be kept which heads were judged");
+            warn!(%error, "cannot save which models were judged");
         }
     }
 }

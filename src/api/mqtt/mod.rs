@@ -1,23 +1,26 @@
-//! The daemon's state on an MQTT broker, and what may be asked for there.
+//! The daemon's state on an MQTT broker, and the commands that it accepts there.
 //!
-//! Owns topics, payloads, Home Assistant's discovery and the connection. Knows
-//! the daemon by its live state and its desk alone, and works on a thread of its
-//! own: a broker that is slow, silent or hostile costs that thread its time and
-//! nobody else's. No pictures and no crops go this way. `docs/MQTT.md` says what
-//! is done against attacks.
+//! Owns topics, payloads, Home Assistant discovery and the connection. Knows the
+//! daemon only through its live state and its [`DaemonHandle`], and runs on a thread of
+//! its own: a broker that is slow, silent or hostile delays that thread and no other.
+//! No pictures and no crops are sent. `docs/MQTT.md` describes attacks and defenses.
 //!
-//! | topic | | payload |
+//! | topic | direction | payload |
 //! |---|---|---|
-//! | `maskd/DEVICE/status` | retained, last will | `online`, `offline` |
-//! | `maskd/DEVICE/state` | retained | [`StateRecord`] as JSON |
-//! | `maskd/DEVICE/refit/set` | taken | `PRESS` |
-//! | `maskd/DEVICE/capture/set` | taken, if the config captures | `ON`, `OFF` |
-//! | `homeassistant/device/DEVICE/config` | retained | discovery |
-//! | `homeassistant/status` | taken | `online` has the discovery sent again |
-//! | `maskd/fleet/DEVICE` | retained, given and taken if `[fleet]` says so | a head ([`fleet`]) |
+//! | `maskd/DEVICE/status` | published, retained, last will | `online`, `offline` |
+//! | `maskd/DEVICE/state` | published, retained | [`StateRecord`] as JSON |
+//! | `maskd/DEVICE/refit/set` | subscribed | `PRESS` |
+//! | `maskd/DEVICE/capture/set` | subscribed; obeyed if the config turns capturing on | `ON`, `OFF` |
+//! | `homeassistant/device/DEVICE/config` | published, retained | discovery |
+//! | `homeassistant/status` | subscribed | `online` has discovery and state published again |
+//! | `maskd/fleet/DEVICE` | both, as `[fleet]` says; retained | a head ([`fleet`]) |
 //!
-//! MQTT 5, since only there a broker can be told how large a packet may be.
+//! Uses MQTT 5, because only MQTT 5 lets a client limit the size of the packets that
+//! the broker sends.
+//!
+//! [`DaemonHandle`]: crate::api::socket::DaemonHandle
 
+mod command;
 mod discovery;
 mod exchange;
 mod session;
@@ -33,56 +36,56 @@ use rumqttc::{
 use crate::config::{self, Config, Secret};
 use crate::learning::fleet;
 
-pub use session::{MqttContext, reach, serve};
+pub use session::{MqttContext, serve, test_connection};
 pub use state::StateRecord;
 
-/// Largest packet that a broker may send, in bytes, when no heads are taken.
+/// Largest packet that the broker may send, in bytes, if no device is trusted.
 const MAX_PACKET: u32 = 4096;
-/// Longest password, in bytes.
-const MAX_PASSWORD: u64 = 4096;
-/// Largest file of authorities, in bytes.
-const MAX_CA: u64 = 1024 * 1024;
-/// A broker that hears nothing for one and a half times this tells others that
-/// the device is gone, in seconds.
+/// Largest password file, in bytes.
+const MAX_PASSWORD_FILE: u64 = 4096;
+/// Largest file of certificate authorities, in bytes.
+const MAX_CA_FILE: u64 = 1024 * 1024;
+/// Keep-alive interval in seconds. After one and a half times this without a packet
+/// the broker publishes the last will.
 const KEEP_ALIVE_S: u16 = 30;
-/// How long a connection may take to come about.
-const CONNECT: Duration = Duration::from_secs(10);
-/// The credential of systemd that holds the password.
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The systemd credential that holds the password.
 const CREDENTIAL: &str = "mqtt-password";
 
-/// Why there is no connection to a broker. Each message is one sentence.
+/// Why there is no connection to the broker. Each message is one sentence.
 #[derive(Debug, thiserror::Error)]
 pub enum MqttError {
-    /// A file of the config.
+    /// A file that the config or systemd names cannot be read.
     #[error("cannot read {what} {path}: {source}")]
     File {
-        /// What it is for.
+        /// What the file is for, such as "the MQTT password in".
         what: &'static str,
-        /// The file.
+        /// Path of the file.
         path: String,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file that holds something else.
-    #[error("{path} holds no {what}")]
+    /// A file does not contain what it should.
+    #[error("{path} contains no {what}")]
     Content {
-        /// What it should hold.
+        /// What the file should contain.
         what: &'static str,
-        /// The file.
+        /// Path of the file.
         path: String,
     },
-    /// The authorities of the system.
+    /// The certificate authorities of the system cannot be loaded.
     #[error(
         "the system's certificate authorities cannot be read ({0}): set mqtt.ca-file, or install \
          ca-certificates"
     )]
     Authorities(String),
-    /// It is not there, or it refuses.
+    /// The broker does not answer, or refuses.
     #[error("the MQTT broker {broker} {why}")]
     Broker {
         /// Host and port.
         broker: String,
-        /// What it does, such as "does not answer".
+        /// What the broker does, such as "does not answer".
         why: String,
     },
     /// The system refuses a timer or a socket.
@@ -90,9 +93,9 @@ pub enum MqttError {
     System(#[from] std::io::Error),
 }
 
-/// How a broker is to be reached, with all that has to be read first.
+/// Everything needed to connect to the broker, with all files already read.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct BrokerOptions {
     host: String,
     port: u16,
     tls: Option<TlsConfiguration>,
@@ -101,9 +104,9 @@ pub struct Plan {
     topics: Topics,
     commands: bool,
     discovery: bool,
-    /// Whether heads are offered.
+    /// Whether heads trained here are published.
     share: bool,
-    /// Whose heads are tried.
+    /// Public keys of the devices whose heads are tried.
     trusted: Vec<[u8; 32]>,
 }
 
@@ -114,40 +117,40 @@ struct Topics {
     state: String,
     refit: String,
     capture: String,
-    /// What the topics of all devices' heads begin with.
+    /// Prefix of the topics of all devices' heads.
     fleet: String,
-    /// Of Home Assistant.
+    /// Home Assistant discovery.
     discovery: String,
-    /// Where Home Assistant says that it has started.
+    /// Where Home Assistant announces that it has started.
     birth: String,
 }
 
 impl Topics {
-    fn new(topic: &str, prefix: &str, device: &str) -> Topics {
-        let own = |name: &str| format!("{topic}/{device}/{name}");
+    fn new(prefix: &str, discovery_prefix: &str, device: &str) -> Topics {
+        let own = |name: &str| format!("{prefix}/{device}/{name}");
         Topics {
             status: own("status"),
             state: own("state"),
             refit: own("refit/set"),
             capture: own("capture/set"),
-            fleet: format!("{topic}/fleet/"),
-            discovery: format!("{prefix}/device/{device}/config"),
-            birth: format!("{prefix}/status"),
+            fleet: format!("{prefix}/fleet/"),
+            discovery: format!("{discovery_prefix}/device/{device}/config"),
+            birth: format!("{discovery_prefix}/status"),
         }
     }
 }
 
-impl Plan {
-    /// What a config says; `None` if it names no broker. `credentials` is the
-    /// folder of systemd's credentials, `hostname` the machine's.
+impl BrokerOptions {
+    /// The options that a config gives; `None` if it names no broker. `credentials` is
+    /// systemd's credentials directory.
     ///
     /// # Errors
     /// [`MqttError::File`], [`MqttError::Content`], [`MqttError::Authorities`].
-    pub fn of(
+    pub fn from_config(
         config: &Config,
         credentials: Option<&Path>,
         hostname: &str,
-    ) -> Result<Option<Plan>, MqttError> {
+    ) -> Result<Option<BrokerOptions>, MqttError> {
         let mqtt = &config.mqtt;
         let Some(host) = mqtt.host.clone() else {
             return Ok(None);
@@ -156,9 +159,9 @@ impl Plan {
             Some(user) => Some((user, password(mqtt, credentials)?)),
             None => None,
         };
-        let device = mqtt.device.clone().unwrap_or_else(|| usual_name(hostname));
+        let device = mqtt.device.clone().unwrap_or_else(|| default_device_name(hostname));
         let port = mqtt.port.unwrap_or(if mqtt.tls { 8883 } else { 1883 });
-        Ok(Some(Plan {
+        Ok(Some(BrokerOptions {
             tls: mqtt.tls.then(|| tls(mqtt)).transpose()?,
             topics: Topics::new(&mqtt.topic_prefix, &mqtt.discovery_prefix, &device),
             commands: mqtt.commands,
@@ -172,43 +175,44 @@ impl Plan {
         }))
     }
 
-    /// Host and port, as messages name them.
+    /// Host and port, as in messages.
     #[must_use]
     pub fn broker(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
 
-    /// What this device is called.
+    /// The name of this device in topics.
     #[must_use]
     pub fn device(&self) -> &str {
         &self.device
     }
 
-    /// Whether others on the network can read the password.
+    /// Whether the login crosses the network unencrypted.
     #[must_use]
-    pub fn is_readable_on_the_way(&self) -> bool {
-        let is_here = matches!(self.host.as_str(), "localhost" | "127.0.0.1");
-        self.login.is_some() && self.tls.is_none() && !is_here
+    pub fn exposes_password(&self) -> bool {
+        let is_local = matches!(self.host.as_str(), "localhost" | "127.0.0.1");
+        self.login.is_some() && self.tls.is_none() && !is_local
     }
 
-    /// Whether heads are offered, or those of others tried.
+    /// Whether heads are published, or heads of other devices are tried.
     #[must_use]
     pub fn is_in_fleet(&self) -> bool {
         self.share || !self.trusted.is_empty()
     }
 
-    /// The options of a connection; `role` tells apart those of one device.
-    fn options(&self, role: &str) -> MqttOptions {
-        let client = format!("maskd-{}{role}", self.device);
-        let mut options = MqttOptions::new(client, (self.host.clone(), self.port));
+    /// The client library's options. `suffix` ends the client id, which must differ
+    /// between connections of one device.
+    fn client_options(&self, suffix: &str) -> MqttOptions {
+        let client_id = format!("maskd-{}{suffix}", self.device);
+        let mut options = MqttOptions::new(client_id, (self.host.clone(), self.port));
         options.set_keep_alive(KEEP_ALIVE_S);
-        options.set_connect_timeout(CONNECT);
-        let offers = if self.trusted.is_empty() {
+        options.set_connect_timeout(CONNECT_TIMEOUT);
+        let max_offer = if self.trusted.is_empty() {
             0
         } else {
             fleet::MAX_OFFER as u32
         };
-        options.set_max_packet_size(Some(MAX_PACKET + offers));
+        options.set_max_packet_size(Some(MAX_PACKET + max_offer));
         options.set_receive_maximum(Some(16));
         options.set_request_channel_capacity(32);
         if let Some((user, password)) = &self.login {
@@ -223,9 +227,10 @@ impl Plan {
         options
     }
 
-    /// As [`options`](Plan::options), and the broker tells when the device goes.
-    fn options_with_will(&self) -> MqttOptions {
-        let mut options = self.options("");
+    /// As [`client_options`](Self::client_options), with a last will that tells when
+    /// the device is gone.
+    fn client_options_with_will(&self) -> MqttOptions {
+        let mut options = self.client_options("");
         let status = self.topics.status.clone();
         let will = LastWill::new(status, "offline", QoS::AtLeastOnce, true, None);
         options.set_last_will(will);
@@ -240,8 +245,8 @@ impl Plan {
     }
 }
 
-/// `maskd-` and the machine's name, as far as it can stand in a topic.
-fn usual_name(hostname: &str) -> String {
+/// `maskd-` and the host name, without the characters that a device name may not have.
+fn default_device_name(hostname: &str) -> String {
     let is_plain = |c: &char| c.is_ascii_alphanumeric() || "_-".contains(*c);
     let name: String = hostname.chars().filter(is_plain).take(58).collect();
     if name.is_empty() {
@@ -251,8 +256,8 @@ fn usual_name(hostname: &str) -> String {
     }
 }
 
-fn read(what: &'static str, path: &Path, most: u64) -> Result<Vec<u8>, MqttError> {
-    crate::platform::files::read(path, most).map_err(|source| MqttError::File {
+fn read(what: &'static str, path: &Path, max_bytes: u64) -> Result<Vec<u8>, MqttError> {
+    crate::platform::files::read(path, max_bytes).map_err(|source| MqttError::File {
         what,
         path: path.display().to_string(),
         source,
@@ -269,12 +274,12 @@ fn password(mqtt: &config::Mqtt, credentials: Option<&Path>) -> Result<Option<Se
         return Ok(None);
     };
     let what = "the MQTT password in";
-    let text = String::from_utf8(read(what, &path, MAX_PASSWORD)?);
+    let text = String::from_utf8(read(what, &path, MAX_PASSWORD_FILE)?);
     let text = text.map_err(|_| MqttError::Content {
-        what: "password of UTF-8",
+        what: "UTF-8 password",
         path: path.display().to_string(),
     })?;
-    // An editor ends a line.
+    // Editors end the line.
     let password = text.strip_suffix('\n').unwrap_or(&text);
     let password = password.strip_suffix('\r').unwrap_or(password);
     if password.is_empty() {
@@ -291,11 +296,11 @@ fn tls(mqtt: &config::Mqtt) -> Result<TlsConfiguration, MqttError> {
         let system = TlsConfiguration::try_default_rustls();
         return system.map_err(|error| MqttError::Authorities(error.to_string()));
     };
-    let ca = read("the certificate authorities in", path, MAX_CA)?;
+    let ca = read("the certificate authorities in", path, MAX_CA_FILE)?;
     let marker = b"-----BEGIN CERTIFICATE-----";
     if !ca.windows(marker.len()).any(|window| window == marker) {
         return Err(MqttError::Content {
-            what: "certificates in PEM form",
+            what: "certificates in PEM format",
             path: path.display().to_string(),
         });
     }
@@ -306,21 +311,21 @@ fn tls(mqtt: &config::Mqtt) -> Result<TlsConfiguration, MqttError> {
     })
 }
 
-/// What a broker does, in words that go on after its name.
+/// What the broker does, as the end of a sentence that starts with its name.
 fn describe(error: &ConnectionError) -> String {
     match error {
         ConnectionError::ConnectionRefused(
             ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
-        ) => "refuses user and password: look at mqtt.user and the password".to_owned(),
+        ) => "refuses the user name and password: check mqtt.user and the password".to_owned(),
         ConnectionError::ConnectionRefused(
             ConnectReturnCode::RefusedProtocolVersion
             | ConnectReturnCode::UnsupportedProtocolVersion,
-        ) => "does not know MQTT 5: take a newer broker".to_owned(),
+        ) => "does not support MQTT 5: use a newer broker".to_owned(),
         ConnectionError::ConnectionRefused(code) => format!("refuses the connection ({code:?})"),
         ConnectionError::Timeout(_) => "does not answer".to_owned(),
         ConnectionError::Tls(error) => format!("cannot be trusted: {error}"),
         ConnectionError::Io(error) => format!("cannot be reached: {error}"),
-        error => format!("has ended the connection: {error}"),
+        error => format!("closed the connection: {error}"),
     }
 }
 
@@ -328,26 +333,26 @@ fn describe(error: &ConnectionError) -> String {
 mod tests {
     use super::*;
 
-    fn plan(text: &str) -> Result<Option<Plan>, MqttError> {
+    fn options(text: &str) -> Result<Option<BrokerOptions>, MqttError> {
         let config = config::parse("any", text).unwrap();
-        Plan::of(&config, None, "door.lan")
+        BrokerOptions::from_config(&config, None, "door.lan")
     }
 
     #[test]
     fn without_a_host_there_is_no_broker() {
-        assert!(plan("").unwrap().is_none());
+        assert!(options("").unwrap().is_none());
     }
 
     #[test]
-    fn names_and_ports_follow_from_what_is_given() {
-        let usual = plan("[mqtt]\nhost = \"broker\"\n").unwrap().unwrap();
+    fn device_name_and_port_have_defaults() {
+        let options = options("[mqtt]\nhost = \"broker\"\n").unwrap().unwrap();
         assert_eq!(
-            (usual.broker().as_str(), usual.device()),
+            (options.broker().as_str(), options.device()),
             ("broker:1883", "maskd-doorlan")
         );
-        assert_eq!(usual.topics.state, "maskd/maskd-doorlan/state");
-        assert_eq!(usual.topics.birth, "homeassistant/status");
-        assert_eq!(usual_name("日本"), "maskd");
+        assert_eq!(options.topics.state, "maskd/maskd-doorlan/state");
+        assert_eq!(options.topics.birth, "homeassistant/status");
+        assert_eq!(default_device_name("日本"), "maskd");
     }
 
     #[test]
@@ -358,8 +363,8 @@ mod tests {
         let text = "[mqtt]\nhost = \"h\"\nuser = \"u\"\n";
         let login = |text: &str, credentials: Option<&Path>| {
             let config = config::parse("any", text).unwrap();
-            let plan = Plan::of(&config, credentials, "h")?.unwrap();
-            Ok::<_, MqttError>(plan.login.unwrap().1.map(|Secret(password)| password))
+            let options = BrokerOptions::from_config(&config, credentials, "h")?.unwrap();
+            Ok::<_, MqttError>(options.login.unwrap().1.map(|Secret(password)| password))
         };
         let secret = Some("pass word".to_owned());
         assert_eq!(login(text, None).unwrap(), None);
@@ -370,25 +375,25 @@ mod tests {
         assert_eq!(login(&own, Some(folder.path())).unwrap().unwrap(), "x");
         std::fs::write(&path, "\n").unwrap();
         let error = login(&file, None).unwrap_err().to_string();
-        assert!(error.ends_with("holds no password"), "{error}");
+        assert!(error.ends_with("contains no password"), "{error}");
         let config = config::parse("any", &own).unwrap();
-        assert!(!format!("{config:?}").contains("\"x\""), "it is not shown");
+        assert!(!format!("{config:?}").contains("\"x\""), "Debug hides it");
     }
 
     #[test]
-    fn authorities_must_be_some() {
+    fn a_ca_file_must_contain_certificates() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
         let text = format!("[mqtt]\nhost = \"h\"\ntls = true\nca-file = {path:?}\n");
-        let error = plan(&text).unwrap_err().to_string();
+        let error = options(&text).unwrap_err().to_string();
         assert!(
             error.starts_with("cannot read the certificate authorities in"),
             "{error}"
         );
-        std::fs::write(&path, "letters").unwrap();
-        let error = plan(&text).unwrap_err().to_string();
+        std::fs::write(&path, "text").unwrap();
+        let error = options(&text).unwrap_err().to_string();
         assert!(
-            error.ends_with("holds no certificates in PEM form"),
+            error.ends_with("contains no certificates in PEM format"),
             "{error}"
         );
     }

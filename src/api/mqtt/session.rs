@@ -1,5 +1,5 @@
-//! The connection: one after the other, each with its own queue, so that what is
-//! told after a gap is what holds then.
+//! Connections to the broker, one after the other. Each starts with an empty queue,
+//! so that after an outage the broker gets the current state and not the history.
 
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -7,58 +7,58 @@ use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rumqttc::{
-    AsyncClient, ConnectionError, Event, Packet, Publish, PublishOptions, QoS, RetainForwardRule,
-    SubscribeFilterInput,
-};
+use rumqttc::{AsyncClient, ConnectionError, Event, Packet, Publish, PublishOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::discovery::{self, Offers};
-use super::exchange::Exchange;
+use super::command::{Command, RejectReason};
+use super::discovery::{self, Features};
+use super::exchange::HeadExchange;
 use super::state::StateRecord;
-use super::{MqttError, Plan, describe};
+use super::{BrokerOptions, MqttError, describe};
 use crate::api::socket::{DaemonHandle, ErrorRecord, Live};
 use crate::config::settings::Change;
-use crate::learning::fleet::{Key, Unopened};
+use crate::learning::fleet::Key;
 use crate::learning::{RefitRecord, UNLABELLED};
 
-/// How often it is looked whether there is something new to tell.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often the daemon's state is compared with what was last published.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// How often samples are counted.
-const COUNT: Duration = Duration::from_secs(5);
-/// Messages of a second that are read; others wait at the broker. So many cost
-/// some milliseconds, and a flood is over soon after its end.
-const MOST: u32 = 500;
-/// The span that [`MOST`] counts for.
-const SPAN: Duration = Duration::from_secs(1);
-/// A connection that held for so long was a good one.
-const STEADY: Duration = Duration::from_secs(30);
-/// The first and the longest wait before another attempt.
-const WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
-/// How long a farewell may take.
-const FAREWELL: Duration = Duration::from_millis(500);
-/// Least time between two discoveries that Home Assistant's birth asks for.
-const BIRTHS: Duration = Duration::from_secs(2);
+const COUNT_INTERVAL: Duration = Duration::from_secs(5);
+/// Maximum messages read within [`RATE_WINDOW`]; the rest waits at the broker. This
+/// many cost a few milliseconds, and the queue drains soon after a flood ends.
+const MAX_MESSAGES: u32 = 500;
+/// The time window of [`MAX_MESSAGES`].
+const RATE_WINDOW: Duration = Duration::from_secs(1);
+/// A connection that lasted this long resets the backoff.
+const STABLE_AFTER: Duration = Duration::from_secs(30);
+/// The first delay before reconnecting.
+const MIN_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// The longest delay before reconnecting.
+const MAX_RETRY_DELAY: Duration = Duration::from_mins(1);
+/// How long a clean disconnect may take.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+/// Minimum time between two discovery messages that starts of Home Assistant cause.
+const MIN_ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What the connection works with.
+/// What the connection needs of the daemon.
 #[derive(Debug)]
 pub struct MqttContext {
     /// What the daemon is doing.
     pub live: watch::Receiver<Live>,
-    /// Samples and heads; none if nothing is learned.
+    /// Samples and heads; absent if nothing is learned.
     pub handle: Option<DaemonHandle>,
-    /// Whether the config has crops kept: only then they may be asked for, since
-    /// nobody but the owner of the device may begin to keep faces.
+    /// Whether the config turns capturing on. Only then may MQTT resume it: nobody
+    /// but the owner of the device may decide to store faces.
     pub captures: bool,
     /// The key of this device, if it is in a fleet.
     pub key: Option<Key>,
 }
 
-/// How long to wait before the next attempt: twice as long each time, and not at
-/// the same time as all other devices of a house in which the power was off.
+/// Delays between attempts: exponential, with jitter, so that the devices of a
+/// building do not all reconnect at once after a power failure.
 #[derive(Debug)]
 struct Backoff {
     next: Duration,
@@ -68,216 +68,127 @@ struct Backoff {
 impl Backoff {
     fn new(seed: u64) -> Backoff {
         Backoff {
-            next: WAITS.0,
+            next: MIN_RETRY_DELAY,
             random: ChaCha8Rng::seed_from_u64(seed),
         }
     }
 
-    /// From half of the wait to all of it.
-    fn wait(&mut self) -> Duration {
-        let wait = self.next.mul_f64(self.random.random_range(0.5..=1.0));
-        self.next = (2 * self.next).min(WAITS.1);
-        wait
+    /// Half to all of the current delay, which then doubles.
+    fn next_delay(&mut self) -> Duration {
+        let delay = self.next.mul_f64(self.random.random_range(0.5..=1.0));
+        self.next = (2 * self.next).min(MAX_RETRY_DELAY);
+        delay
     }
 
     fn reset(&mut self) {
-        self.next = WAITS.0;
-    }
-}
-
-/// What somebody asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Command {
-    Refit,
-    Capture(bool),
-    Announce,
-    /// A head of another device is to be looked at.
-    Offer,
-}
-
-/// Why a message is no wish.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum RejectReason {
-    /// A topic that is none of ours.
-    Topic,
-    /// A command that the broker kept: it was meant for another time.
-    Retained,
-    /// Another payload than there are.
-    Payload,
-    /// Capturing is not for MQTT to begin.
-    Capture,
-    /// No head that may be looked at.
-    Head(Unopened),
-}
-
-impl RejectReason {
-    fn sentence(self) -> &'static str {
-        match self {
-            RejectReason::Topic => "a message on a topic that was not asked for is ignored",
-            RejectReason::Retained => {
-                "a retained command is ignored: publish commands without retain"
-            }
-            RejectReason::Payload => "a command that means nothing is ignored",
-            RejectReason::Capture => {
-                "capturing is off in the config, and cannot be turned on by MQTT"
-            }
-            RejectReason::Head(Unopened::Untrusted) => {
-                "a head of a device that is not in fleet.trust is ignored"
-            }
-            RejectReason::Head(Unopened::Forged) => {
-                "a head with a forged signature is ignored: somebody at the broker pretends to be \
-                 a trusted device"
-            }
-            RejectReason::Head(Unopened::Malformed | Unopened::Own) => {
-                "a message on a topic of the fleet is no head, and is ignored"
-            }
-        }
-    }
-}
-
-impl Plan {
-    fn understand(&self, message: &Publish) -> Result<Option<Command>, RejectReason> {
-        let topic = message.topic.as_ref();
-        let is = |ours: &String| topic == ours.as_bytes();
-        if self.discovery && is(&self.topics.birth) {
-            // Home Assistant also says when it goes.
-            return Ok((message.payload.as_ref() == b"online").then_some(Command::Announce));
-        }
-        if !self.trusted.is_empty() && topic.starts_with(self.topics.fleet.as_bytes()) {
-            return Ok(Some(Command::Offer));
-        }
-        let is_command = is(&self.topics.refit) || is(&self.topics.capture);
-        if !(self.commands && is_command) {
-            return Err(RejectReason::Topic);
-        }
-        if message.retain {
-            return Err(RejectReason::Retained);
-        }
-        match (is(&self.topics.refit), message.payload.as_ref()) {
-            (true, b"PRESS") => Ok(Some(Command::Refit)),
-            (false, b"ON") => Ok(Some(Command::Capture(true))),
-            (false, b"OFF") => Ok(Some(Command::Capture(false))),
-            _ => Err(RejectReason::Payload),
-        }
-    }
-
-    fn filters(&self) -> Vec<SubscribeFilterInput> {
-        let mut filters = Vec::new();
-        if self.commands {
-            for topic in [&self.topics.refit, &self.topics.capture] {
-                // What was asked for before this connection is over.
-                let filter = SubscribeFilterInput::new(topic, QoS::AtMostOnce);
-                filters.push(filter.retain_forward_rule(RetainForwardRule::Never));
-            }
-        }
-        if self.discovery {
-            let birth = SubscribeFilterInput::new(&self.topics.birth, QoS::AtMostOnce);
-            filters.push(birth.retain_forward_rule(RetainForwardRule::Never));
-        }
-        if !self.trusted.is_empty() {
-            let heads = format!("{}+", self.topics.fleet);
-            filters.push(SubscribeFilterInput::new(heads, QoS::AtLeastOnce).no_local(true));
-        }
-        filters
+        self.next = MIN_RETRY_DELAY;
     }
 }
 
 /// How a connection ended.
 enum End {
-    /// As asked.
+    /// The daemon stops.
     Stopped,
-    /// After it was up for so long, if ever.
+    /// With the error, and how long the connection was up, if it was.
     Lost(MqttError, Option<Duration>),
 }
 
-/// Tells the broker of the daemon until `stop`, and connects anew whenever the
-/// connection is lost. Must be called within a tokio runtime of its own thread.
-pub async fn serve(plan: &Plan, house: MqttContext, seed: u64, stop: &CancellationToken) {
+/// Publishes the daemon's state until `stop`, and reconnects whenever the connection
+/// is lost. Must be called within a tokio runtime of its own thread.
+pub async fn serve(
+    options: &BrokerOptions,
+    context: MqttContext,
+    seed: u64,
+    stop: &CancellationToken,
+) {
     let mut backoff = Backoff::new(seed);
-    let mut talk = Session::new(plan, house);
-    let mut complained = false;
+    let mut session = Session::new(options, context);
+    let mut has_warned = false;
     loop {
-        match connection(plan, &mut talk, &mut complained, stop).await {
+        match connect(options, &mut session, &mut has_warned, stop).await {
             End::Stopped => return,
-            End::Lost(error, up) => {
-                if up.is_some_and(|up| up >= STEADY) {
+            End::Lost(error, uptime) => {
+                if uptime.is_some_and(|uptime| uptime >= STABLE_AFTER) {
                     backoff.reset();
                 }
-                if complained {
-                    debug!(%error, "still no MQTT broker");
+                if has_warned {
+                    debug!(%error, "still not connected to the MQTT broker");
                 } else {
-                    warn!(%error, "no MQTT broker; tried again until there is one");
-                    complained = true;
+                    warn!(%error, "not connected to the MQTT broker; retrying");
+                    has_warned = true;
                 }
             }
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(backoff.wait()) => {}
+            () = tokio::time::sleep(backoff.next_delay()) => {}
         }
     }
 }
 
-/// Looks whether the broker can be reached and takes the login.
+/// Connects once, to see whether the broker can be reached and accepts the login.
 ///
 /// # Errors
 /// [`MqttError::Broker`], [`MqttError::System`].
-pub fn reach(plan: &Plan) -> Result<(), MqttError> {
+pub fn test_connection(options: &BrokerOptions) -> Result<(), MqttError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    // Another name than the daemon's, which would be thrown out.
-    let built = AsyncClient::builder(plan.options("-check")).try_build();
-    let (client, mut events) = built.map_err(|error| plan.fail(error.to_string()))?;
-    let reached = runtime.block_on(async {
+    // A second client with the daemon's client id would disconnect the daemon.
+    let built = AsyncClient::builder(options.client_options("-check")).try_build();
+    let (client, mut events) = built.map_err(|error| options.fail(error.to_string()))?;
+    let connected = runtime.block_on(async {
         loop {
             match events.poll().await {
                 Ok(Event::Incoming(Packet::ConnAck(_))) => break,
                 Ok(_) => {}
-                Err(error) => return Err(plan.fail(describe(&error))),
+                Err(error) => return Err(options.fail(describe(&error))),
             }
         }
+        // Best effort: the broker also notices when the connection closes.
         let _ = client.try_disconnect_now();
-        // The broker notices either way.
-        let _ =
-            tokio::time::timeout(FAREWELL, async { while events.poll().await.is_ok() {} }).await;
+        let drain = async { while events.poll().await.is_ok() {} };
+        let _ = tokio::time::timeout(DISCONNECT_TIMEOUT, drain).await;
         Ok(())
     });
-    // A look-up of the name may still be waiting.
+    // A name lookup may still be blocking.
     runtime.shutdown_background();
-    reached
+    connected
 }
 
-/// From the network to the talk.
-enum Heard {
-    /// With the size of the largest packet that the broker takes, in bytes.
-    Up(Option<u32>),
+/// What the network task hands to the session.
+enum Incoming {
+    /// The connection is up. Holds the largest packet that the broker accepts, in
+    /// bytes, if it has a limit.
+    Connected(Option<u32>),
     Message(Box<Publish>),
 }
 
-async fn connection(
-    plan: &Plan,
-    talk: &mut Session<'_>,
-    complained: &mut bool,
+async fn connect(
+    options: &BrokerOptions,
+    session: &mut Session<'_>,
+    has_warned: &mut bool,
     stop: &CancellationToken,
 ) -> End {
-    let built = AsyncClient::builder(plan.options_with_will()).try_build();
+    let built = AsyncClient::builder(options.client_options_with_will()).try_build();
     let (client, mut events) = match built {
         Ok(built) => built,
-        Err(error) => return End::Lost(plan.fail(error.to_string()), None),
+        Err(error) => return End::Lost(options.fail(error.to_string()), None),
     };
-    let (heard_out, mut heard) = mpsc::channel(1);
-    // Polled by itself, and never dropped in the midst of a packet. When nobody
-    // takes what was heard, nothing more is read: the broker has to wait.
+    let (sender, mut incoming) = mpsc::channel(1);
+    // Polled as one future that is never dropped in the middle of a packet. While
+    // nobody takes the last message, no more are read: the broker has to wait.
     let network = async {
         loop {
             let sent = match events.poll().await {
-                Ok(Event::Incoming(Packet::ConnAck(up))) => {
-                    let most = up.properties.and_then(|its| its.max_packet_size);
-                    heard_out.send(Heard::Up(most)).await
+                Ok(Event::Incoming(Packet::ConnAck(ack))) => {
+                    let max = ack
+                        .properties
+                        .and_then(|properties| properties.max_packet_size);
+                    sender.send(Incoming::Connected(max)).await
                 }
                 Ok(Event::Incoming(Packet::Publish(message))) => {
-                    heard_out.send(Heard::Message(Box::new(message))).await
+                    sender.send(Incoming::Message(Box::new(message))).await
                 }
                 Ok(_) => Ok(()),
                 Err(error) => return error,
@@ -289,371 +200,314 @@ async fn connection(
     };
     let mut network = pin!(network);
     let up_since = tokio::select! {
-        error = &mut network => return End::Lost(plan.fail(describe(&error)), None),
-        up = heard.recv() => match up {
-            Some(Heard::Up(most)) => {
-                talk.largest = most.map_or(usize::MAX, |most| most as usize);
+        error = &mut network => return End::Lost(options.fail(describe(&error)), None),
+        first = incoming.recv() => match first {
+            Some(Incoming::Connected(max)) => {
+                session.max_packet_size = max.map_or(usize::MAX, |max| max as usize);
                 Instant::now()
             }
-            Some(Heard::Message(_)) | None => {
-                return End::Lost(plan.fail("speaks before it has answered"), None);
+            Some(Incoming::Message(_)) | None => {
+                return End::Lost(options.fail("sent a message before it accepted the connection"), None);
             }
         },
         () = stop.cancelled() => return End::Stopped,
     };
     info!(
-        broker = plan.broker(),
-        device = plan.device,
+        broker = options.broker(),
+        device = options.device,
         "MQTT connected"
     );
-    *complained = false;
+    *has_warned = false;
     let lost = tokio::select! {
         error = &mut network => Some(error),
-        () = talk.go_on(&client, &mut heard, stop) => None,
+        () = session.run(&client, &mut incoming, stop) => None,
     };
     if let Some(error) = lost {
-        return End::Lost(plan.fail(describe(&error)), Some(up_since.elapsed()));
+        return End::Lost(options.fail(describe(&error)), Some(up_since.elapsed()));
     }
-    // Broken off, and not ended with a word: the broker then tells the last will,
-    // "offline", itself, and nothing that is still on its way can keep it back.
+    // Closed without DISCONNECT: the broker then publishes the last will, "offline",
+    // itself, and nothing that is still in a queue can delay it.
     End::Stopped
 }
 
-/// Of [`MOST`]: a large one counts as several.
+/// What a message counts toward [`MAX_MESSAGES`]: a large one counts as several.
 fn cost(message: &Publish) -> u32 {
     1 + (message.payload.len() / 4096) as u32
 }
 
-/// What is told and asked for, whatever connection there is.
+/// What is published and received, across connections.
 struct Session<'a> {
-    plan: &'a Plan,
-    house: MqttContext,
-    /// Samples without a label, when they were counted.
+    options: &'a BrokerOptions,
+    context: MqttContext,
+    /// Number of samples without a label at the last count.
     unlabelled: Option<usize>,
-    /// What the broker was told last.
-    told: Option<StateRecord>,
-    /// A refit that was asked for here.
+    /// The state that was last published on this connection.
+    published: Option<StateRecord>,
+    /// The answer to a refit that was started from here.
     refit: Option<oneshot::Receiver<Result<RefitRecord, ErrorRecord>>>,
-    /// What was complained about already.
-    complaints: BTreeSet<RejectReason>,
+    /// Reasons that were already logged.
+    logged_rejections: BTreeSet<RejectReason>,
     has_warned_of_flood: bool,
-    counted: Option<Instant>,
-    announced: Option<Instant>,
-    /// Heads of and for other devices.
-    exchange: Option<Exchange>,
-    /// Largest packet that the broker takes, in bytes.
-    largest: usize,
+    counted_at: Option<Instant>,
+    announced_at: Option<Instant>,
+    /// Heads from and for other devices.
+    exchange: Option<HeadExchange>,
+    /// Largest packet that the broker accepts, in bytes.
+    max_packet_size: usize,
 }
 
 impl<'a> Session<'a> {
-    fn new(plan: &'a Plan, house: MqttContext) -> Session<'a> {
-        let exchange = house.key.clone().zip(house.handle.clone());
+    fn new(options: &'a BrokerOptions, context: MqttContext) -> Session<'a> {
+        let exchange = context.key.clone().zip(context.handle.clone());
         let exchange = exchange.map(|(key, handle)| {
-            let trusted = plan.trusted.clone();
-            Exchange::new(key, handle, trusted, plan.share)
+            let trusted = options.trusted.clone();
+            HeadExchange::new(key, handle, trusted, options.share)
         });
         Session {
             exchange,
-            largest: usize::MAX,
-            plan,
-            house,
+            max_packet_size: usize::MAX,
+            options,
+            context,
             unlabelled: None,
-            told: None,
+            published: None,
             refit: None,
-            complaints: BTreeSet::new(),
+            logged_rejections: BTreeSet::new(),
             has_warned_of_flood: false,
-            counted: None,
-            announced: None,
+            counted_at: None,
+            announced_at: None,
         }
     }
 
-    /// Until `stop`.
-    async fn go_on(
+    /// Serves one connection until `stop`.
+    async fn run(
         &mut self,
         client: &AsyncClient,
-        heard: &mut mpsc::Receiver<Heard>,
+        incoming: &mut mpsc::Receiver<Incoming>,
         stop: &CancellationToken,
     ) {
-        (self.told, self.announced) = (None, None);
+        (self.published, self.announced_at) = (None, None);
         if let Some(exchange) = &mut self.exchange {
-            exchange.begin();
+            exchange.on_connect();
         }
-        let filters = self.plan.filters();
-        if !filters.is_empty() && client.try_subscribe_many(filters).is_err() {
-            debug!("the broker was not asked for messages");
+        let subscriptions = self.options.subscriptions();
+        if !subscriptions.is_empty() && client.try_subscribe_many(subscriptions).is_err() {
+            debug!("cannot subscribe: the request queue is full");
         }
-        Self::publish(client, &self.plan.topics.status, "online");
+        publish(client, &self.options.topics.status, "online");
         self.announce(client);
-        let mut looks = tokio::time::interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut began, mut messages) = (Instant::now(), 0);
+        let mut ticks = tokio::time::interval(POLL_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut window_start, mut messages) = (Instant::now(), 0);
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                _ = looks.tick() => self.look(client),
-                message = heard.recv(), if messages < MOST || began.elapsed() >= SPAN => {
-                    let Some(message) = message else { return };
-                    if began.elapsed() >= SPAN {
-                        (began, messages) = (Instant::now(), 0);
+                _ = ticks.tick() => self.poll(client),
+                next = incoming.recv(),
+                    if messages < MAX_MESSAGES || window_start.elapsed() >= RATE_WINDOW =>
+                {
+                    let Some(next) = next else { return };
+                    if window_start.elapsed() >= RATE_WINDOW {
+                        (window_start, messages) = (Instant::now(), 0);
                     }
-                    if let Heard::Message(message) = message {
+                    if let Incoming::Message(message) = next {
                         messages += cost(&message);
-                        if messages >= MOST && !self.has_warned_of_flood {
-                            warn!("a flood of MQTT messages: the rest has to wait");
+                        if messages >= MAX_MESSAGES && !self.has_warned_of_flood {
+                            warn!("too many MQTT messages; the rest waits at the broker");
                             self.has_warned_of_flood = true;
                         }
-                        self.hear(client, &message);
+                        self.handle_message(client, &message);
                     }
                 }
             }
         }
     }
 
-    /// Tells what is new.
-    fn look(&mut self, client: &AsyncClient) {
-        if self.counted.is_none_or(|at| at.elapsed() >= COUNT) {
-            self.counted = Some(Instant::now());
-            self.count();
+    /// Publishes what has changed, and follows up on work that was started.
+    fn poll(&mut self, client: &AsyncClient) {
+        if self
+            .counted_at
+            .is_none_or(|at| at.elapsed() >= COUNT_INTERVAL)
+        {
+            self.counted_at = Some(Instant::now());
+            self.count_unlabelled();
         }
-        let record = StateRecord::of(&self.house.live.borrow(), self.unlabelled);
-        // Before the first decision there is nothing to tell.
-        if !record.decision.is_empty() && self.told.as_ref() != Some(&record) {
+        let record = StateRecord::new(&self.context.live.borrow(), self.unlabelled);
+        // There is no state to publish before the first decision.
+        if !record.decision.is_empty() && self.published.as_ref() != Some(&record) {
             let json = serde_json::to_string(&record).unwrap_or_default();
-            if Self::publish(client, &self.plan.topics.state, json) {
-                self.told = Some(record);
+            if publish(client, &self.options.topics.state, json) {
+                self.published = Some(record);
             }
         }
-        if let Some(exchange) = &mut self.exchange {
-            exchange.look();
-            if let Some(offer) = exchange.offer(&self.plan.device) {
-                // With topic and properties.
-                if offer.len() + 1024 > self.largest {
-                    warn!(
-                        bytes = offer.len(),
-                        "the broker does not take packets as large as a head"
-                    );
-                } else {
-                    let topic = format!("{}{}", self.plan.topics.fleet, self.plan.device);
-                    Self::publish(client, &topic, offer);
-                }
-            }
-        }
-        if let Some(refit) = &mut self.refit {
-            match refit.try_recv() {
-                Err(oneshot::error::TryRecvError::Empty) => {}
-                Ok(Err(refused)) => {
-                    info!(
-                        reason = refused.error,
-                        "the refit that was asked for is not done"
-                    );
-                    self.refit = None;
-                }
-                // The trainer has told the log.
-                Ok(Ok(_)) | Err(oneshot::error::TryRecvError::Closed) => self.refit = None,
+        self.exchange_heads(client);
+        self.check_refit();
+    }
+
+    fn exchange_heads(&mut self, client: &AsyncClient) {
+        let Some(exchange) = &mut self.exchange else {
+            return;
+        };
+        exchange.poll();
+        if let Some(offer) = exchange.next_offer(&self.options.device) {
+            // The topic and the properties need some bytes, too.
+            if offer.len() + 1024 > self.max_packet_size {
+                warn!(
+                    bytes = offer.len(),
+                    limit = self.max_packet_size,
+                    "cannot share the model: the broker's packet limit is too small"
+                );
+            } else {
+                let topic = format!("{}{}", self.options.topics.fleet, self.options.device);
+                publish(client, &topic, offer);
             }
         }
     }
 
-    fn count(&mut self) {
-        let Some(handle) = &self.house.handle else {
+    fn check_refit(&mut self) {
+        let Some(refit) = &mut self.refit else {
+            return;
+        };
+        match refit.try_recv() {
+            Err(oneshot::error::TryRecvError::Empty) => {}
+            Ok(Err(refused)) => {
+                info!(
+                    reason = refused.error,
+                    "the training requested over MQTT did not run"
+                );
+                self.refit = None;
+            }
+            // The worker has logged the result.
+            Ok(Ok(_)) | Err(oneshot::error::TryRecvError::Closed) => self.refit = None,
+        }
+    }
+
+    fn count_unlabelled(&mut self) {
+        let Some(handle) = &self.context.handle else {
             return;
         };
         match handle.learning.stats() {
             Ok(counts) => {
-                let waiting = counts.get(UNLABELLED).map_or(0, |count| count.samples);
-                self.unlabelled = Some(waiting);
+                let unlabelled = counts.get(UNLABELLED).map_or(0, |count| count.samples);
+                self.unlabelled = Some(unlabelled);
             }
-            Err(error) => debug!(%error, "the samples cannot be counted"),
+            Err(error) => debug!(%error, "cannot count the samples"),
         }
-    }
-
-    /// Retained; whether it is on its way.
-    fn publish(
-        client: &AsyncClient,
-        topic: &str,
-        payload: impl rumqttc::IntoPublishPayload,
-    ) -> bool {
-        let options = PublishOptions::at_least_once().retained();
-        let sent = client.try_publish(topic, payload, options);
-        if let Err(error) = &sent {
-            debug!(%error, "told later");
-        }
-        sent.is_ok()
     }
 
     fn announce(&mut self, client: &AsyncClient) {
         let now = Instant::now();
-        let is_soon = |at: Instant| now.duration_since(at) < BIRTHS;
-        if !self.plan.discovery || self.announced.is_some_and(is_soon) {
+        let is_recent = |at: Instant| now.duration_since(at) < MIN_ANNOUNCE_INTERVAL;
+        if !self.options.discovery || self.announced_at.is_some_and(is_recent) {
             return;
         }
-        let handle = self.house.handle.is_some();
-        let offers = Offers {
-            refit: self.plan.commands && handle,
-            capture: self.plan.commands && handle && self.house.captures,
-            samples: handle,
+        let learns = self.context.handle.is_some();
+        let features = Features {
+            refit: self.options.commands && learns,
+            capture: self.options.commands && learns && self.context.captures,
+            samples: learns,
         };
-        let payload = discovery::payload(&self.plan.device, &self.plan.topics, offers);
-        if Self::publish(client, &self.plan.topics.discovery, payload.to_string()) {
-            self.announced = Some(now);
+        let payload = discovery::payload(&self.options.device, &self.options.topics, features);
+        if publish(client, &self.options.topics.discovery, payload.to_string()) {
+            self.announced_at = Some(now);
         }
     }
 
-    fn hear(&mut self, client: &AsyncClient, message: &Publish) {
-        match (self.plan.understand(message), &mut self.exchange) {
-            (Ok(Some(Command::Offer)), Some(exchange)) => {
-                if let Err(unopened) = exchange.hear(&message.payload) {
-                    self.complain(RejectReason::Head(unopened));
+    fn handle_message(&mut self, client: &AsyncClient, message: &Publish) {
+        match (self.options.parse_command(message), &mut self.exchange) {
+            (Ok(Some(Command::HeadOffer)), Some(exchange)) => {
+                if let Err(unopened) = exchange.receive(&message.payload) {
+                    self.log_rejection(RejectReason::Head(unopened));
                 }
             }
-            (Ok(Some(wish)), _) => self.grant(client, wish),
+            (Ok(Some(command)), _) => self.execute(client, command),
             (Ok(None), _) => {}
-            (Err(nonsense), _) => self.complain(nonsense),
+            (Err(reason), _) => self.log_rejection(reason),
         }
     }
 
-    /// Once: whoever sends nonsense sends more of it.
-    fn complain(&mut self, nonsense: RejectReason) {
-        if self.complaints.insert(nonsense) {
-            warn!("{}", nonsense.sentence());
+    /// Logs each reason once: whoever sends one bad message sends more.
+    fn log_rejection(&mut self, reason: RejectReason) {
+        if self.logged_rejections.insert(reason) {
+            warn!("{}", reason.sentence());
         }
     }
 
-    fn grant(&mut self, client: &AsyncClient, wish: Command) {
-        match wish {
+    fn execute(&mut self, client: &AsyncClient, command: Command) {
+        match command {
             Command::Announce => {
                 self.announce(client);
-                // Home Assistant has forgotten what it knew.
-                self.told = None;
+                // A restarted Home Assistant needs the state again.
+                self.published = None;
             }
-            // Without a state directory there is nothing to judge it by.
-            Command::Offer => {}
+            // Without a state directory there are no samples to judge it on.
+            Command::HeadOffer => {}
             Command::Refit if self.refit.is_some() => {
-                debug!("a refit has been asked for already");
+                debug!("a training was already requested over MQTT");
             }
             Command::Refit => {
-                let Some(handle) = &self.house.handle else {
+                let Some(handle) = &self.context.handle else {
                     return;
                 };
-                let (call, answer) = oneshot::channel();
-                if handle.refit.try_send(call).is_ok() {
-                    info!("a refit is asked for by MQTT");
+                let (request, answer) = oneshot::channel();
+                if handle.refit.try_send(request).is_ok() {
+                    info!("training was requested over MQTT");
                     self.refit = Some(answer);
                 }
             }
-            Command::Capture(on) => {
-                let Some(handle) = &self.house.handle else {
-                    return;
-                };
-                if !self.house.captures {
-                    self.complain(RejectReason::Capture);
-                } else if handle.settings.record().now.capture != on {
-                    // Not in the file: capturing that it leaves off cannot be
-                    // turned on from here.
-                    let change = Change {
-                        capture: Some(on),
-                        ..Change::default()
-                    };
-                    if let Err(error) = handle.settings.change_for_now(change) {
-                        debug!(%error, "capturing stays as it is");
-                    }
-                }
+            Command::Capture(on) => self.set_capture(on),
+        }
+    }
+
+    fn set_capture(&mut self, on: bool) {
+        let Some(handle) = &self.context.handle else {
+            return;
+        };
+        if !self.context.captures {
+            self.log_rejection(RejectReason::Capture);
+        } else if handle.settings.record().now.capture != on {
+            // Not saved to the file: if it were saved as off, MQTT could not turn
+            // capturing on again after a restart.
+            let change = Change {
+                capture: Some(on),
+                ..Change::default()
+            };
+            if let Err(error) = handle.settings.change_for_now(change) {
+                debug!(%error, "capturing was not changed");
             }
         }
     }
 }
 
+/// Publishes a retained message. Returns whether it is queued: if not, the caller
+/// tries again at the next poll.
+fn publish(client: &AsyncClient, topic: &str, payload: impl rumqttc::IntoPublishPayload) -> bool {
+    let options = PublishOptions::at_least_once().retained();
+    let queued = client.try_publish(topic, payload, options);
+    if let Err(error) = &queued {
+        debug!(%error, topic, "cannot publish yet");
+    }
+    queued.is_ok()
+}
+
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-    use crate::config;
 
     #[test]
-    fn waits_grow_and_differ() {
+    fn retry_delays_grow_and_differ() {
         let mut backoff = Backoff::new(7);
-        let mut expected = WAITS.0;
+        let mut expected = MIN_RETRY_DELAY;
         for _ in 0..20 {
-            let wait = backoff.wait();
-            assert!(wait >= expected / 2 && wait <= expected, "{wait:?}");
-            expected = (2 * expected).min(WAITS.1);
+            let delay = backoff.next_delay();
+            assert!(delay >= expected / 2 && delay <= expected, "{delay:?}");
+            expected = (2 * expected).min(MAX_RETRY_DELAY);
         }
         backoff.reset();
-        assert!(backoff.wait() <= WAITS.0);
-        assert_ne!(Backoff::new(2).wait(), Backoff::new(5).wait());
-    }
-
-    fn plan(more: &str) -> Plan {
-        let text = format!("[mqtt]\nhost = \"h\"\ndevice = \"door\"\n{more}");
-        let config = config::parse("any", &text).unwrap();
-        Plan::of(&config, None, "").unwrap().unwrap()
-    }
-
-    fn message(topic: &str, payload: &[u8]) -> Publish {
-        Publish::new(topic, QoS::AtMostOnce, payload.to_vec(), None)
-    }
-
-    #[test]
-    fn only_what_is_meant_is_understood() {
-        let plan = plan("");
-        let heard = |topic: &str, payload: &[u8]| plan.understand(&message(topic, payload));
-        assert_eq!(
-            heard("maskd/door/refit/set", b"PRESS"),
-            Ok(Some(Command::Refit))
+        assert!(backoff.next_delay() <= MIN_RETRY_DELAY);
+        assert_ne!(
+            Backoff::new(2).next_delay(),
+            Backoff::new(5).next_delay()
         );
-        let off = Ok(Some(Command::Capture(false)));
-        assert_eq!(heard("maskd/door/capture/set", b"OFF"), off);
-        assert_eq!(
-            heard("homeassistant/status", b"online"),
-            Ok(Some(Command::Announce))
-        );
-        assert_eq!(heard("homeassistant/status", b"offline"), Ok(None));
-        for (topic, payload, why) in [
-            ("maskd/door/refit/set", &b"ON"[..], RejectReason::Payload),
-            (
-                "maskd/door/refit/set",
-                b"{\"press\":",
-                RejectReason::Payload,
-            ),
-            ("maskd/door/capture/set", b"PRESS", RejectReason::Payload),
-            ("maskd/door/capture/set", b"\xff\xfe", RejectReason::Payload),
-            ("maskd/other/refit/set", b"PRESS", RejectReason::Topic),
-            ("maskd/door/refit/set/", b"PRESS", RejectReason::Topic),
-        ] {
-            assert_eq!(heard(topic, payload), Err(why), "{topic}");
-        }
-        let mut kept = message("maskd/door/refit/set", b"PRESS");
-        kept.retain = true;
-        assert_eq!(plan.understand(&kept), Err(RejectReason::Retained));
-    }
-
-    #[test]
-    fn heads_are_taken_if_somebody_is_trusted() {
-        let offer = message("maskd/fleet/other", b"x");
-        assert_eq!(plan("").understand(&offer), Err(RejectReason::Topic));
-        let trusting = format!("[fleet]\ntrust = [\"{}\"]\n", "0".repeat(64));
-        let trusting = plan(&trusting);
-        assert_eq!(trusting.understand(&offer), Ok(Some(Command::Offer)));
-        assert_eq!(trusting.filters().len(), 4);
-    }
-
-    #[test]
-    fn what_the_config_forbids_is_not_understood() {
-        let plan = plan("commands = false\ndiscovery-prefix = \"\"\n");
-        for topic in ["maskd/door/refit/set", "homeassistant/status", "/status"] {
-            let heard = plan.understand(&message(topic, b"PRESS"));
-            assert_eq!(heard, Err(RejectReason::Topic), "{topic}");
-        }
-        assert!(plan.filters().is_empty());
-    }
-
-    proptest! {
-        #[test]
-        fn any_message_is_understood_or_not(topic in "\\PC{0,40}", payload in any::<Vec<u8>>()) {
-            let plan = plan("");
-            prop_assert!(plan.understand(&message(&topic, &payload)).is_err());
-        }
     }
 }

@@ -1,0 +1,240 @@
+//! What a message asks for: topics and payloads become commands, or reasons to
+//! ignore them. Does no input or output.
+
+use rumqttc::{Publish, QoS, RetainForwardRule, SubscribeFilterInput};
+
+use super::BrokerOptions;
+use crate::learning::fleet::Unopened;
+
+/// What a message asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Command {
+    /// Train on this device.
+    Refit,
+    /// Resume (`true`) or pause capturing.
+    Capture(bool),
+    /// Publish discovery and state again: Home Assistant has started.
+    Announce,
+    /// Look at the head of another device.
+    HeadOffer,
+}
+
+/// Why a message is ignored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum RejectReason {
+    /// The daemon did not subscribe to its topic.
+    Topic,
+    /// The broker retained a command: it was meant for an earlier time.
+    Retained,
+    /// The payload is not one of the command's.
+    Payload,
+    /// The config turns capturing off, and MQTT may not turn it on.
+    Capture,
+    /// It is not a head that may be looked at.
+    Head(Unopened),
+}
+
+impl RejectReason {
+    /// The reason as a log message.
+    pub(super) fn sentence(self) -> &'static str {
+        match self {
+            RejectReason::Topic => "ignored a message on a topic without a subscription",
+            RejectReason::Retained => {
+                "ignored a retained command: publish commands without the retain flag"
+            }
+            RejectReason::Payload => "ignored a command with an unknown payload",
+            RejectReason::Capture => {
+                "capturing is off in the config and cannot be turned on over MQTT"
+            }
+            RejectReason::Head(Unopened::Untrusted) => {
+                "ignored a model from a device that is not in fleet.trust"
+            }
+            RejectReason::Head(Unopened::Forged) => {
+                "ignored a model with a forged signature: somebody at the broker impersonates a \
+                 trusted device"
+            }
+            RejectReason::Head(Unopened::Malformed | Unopened::Own) => {
+                "ignored a message on a fleet topic that is not a model"
+            }
+        }
+    }
+}
+
+impl BrokerOptions {
+    /// The command in a message; `None` for a message that needs no action.
+    pub(super) fn parse_command(
+        &self,
+        message: &Publish,
+    ) -> Result<Option<Command>, RejectReason> {
+        let topic = message.topic.as_ref();
+        let is = |own: &String| topic == own.as_bytes();
+        if self.discovery && is(&self.topics.birth) {
+            // Home Assistant also publishes "offline" when it stops.
+            return Ok((message.payload.as_ref() == b"online").then_some(Command::Announce));
+        }
+        if !self.trusted.is_empty() && topic.starts_with(self.topics.fleet.as_bytes()) {
+            return Ok(Some(Command::HeadOffer));
+        }
+        let is_command = is(&self.topics.refit) || is(&self.topics.capture);
+        if !(self.commands && is_command) {
+            return Err(RejectReason::Topic);
+        }
+        if message.retain {
+            return Err(RejectReason::Retained);
+        }
+        match (is(&self.topics.refit), message.payload.as_ref()) {
+            (true, b"PRESS") => Ok(Some(Command::Refit)),
+            (false, b"ON") => Ok(Some(Command::Capture(true))),
+            (false, b"OFF") => Ok(Some(Command::Capture(false))),
+            _ => Err(RejectReason::Payload),
+        }
+    }
+
+    /// The topics to subscribe to.
+    pub(super) fn subscriptions(&self) -> Vec<SubscribeFilterInput> {
+        let mut subscriptions = Vec::new();
+        if self.commands {
+            for topic in [&self.topics.refit, &self.topics.capture] {
+                // Commands from before this connection are out of date.
+                let filter = SubscribeFilterInput::new(topic, QoS::AtMostOnce);
+                subscriptions.push(filter.retain_forward_rule(RetainForwardRule::Never));
+            }
+        }
+        if self.discovery {
+            let birth = SubscribeFilterInput::new(&self.topics.birth, QoS::AtMostOnce);
+            subscriptions.push(birth.retain_forward_rule(RetainForwardRule::Never));
+        }
+        if !self.trusted.is_empty() {
+            let heads = format!("{}+", self.topics.fleet);
+            subscriptions.push(SubscribeFilterInput::new(heads, QoS::AtLeastOnce).no_local(true));
+        }
+        subscriptions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config;
+
+    fn options(more: &str) -> BrokerOptions {
+        let text = format!("[mqtt]\nhost = \"h\"\ndevice = \"door\"\n{more}");
+        let config = config::parse("any", &text).unwrap();
+        BrokerOptions::from_config(&config, None, "")
+            .unwrap()
+            .unwrap()
+    }
+
+    fn message(topic: &str, payload: &[u8]) -> Publish {
+        Publish::new(topic, QoS::AtMostOnce, payload.to_vec(), None)
+    }
+
+    #[test]
+    fn only_exact_commands_are_accepted() {
+        let options = options("");
+        let parse = |topic: &str, payload: &[u8]| options.parse_command(&message(topic, payload));
+        assert_eq!(
+            parse("maskd/door/refit/set", b"PRESS"),
+            Ok(Some(Command::Refit))
+        );
+        let off = Ok(Some(Command::Capture(false)));
+        assert_eq!(parse("maskd/door/capture/set", b"OFF"), off);
+        assert_eq!(
+            parse("homeassistant/status", b"online"),
+            Ok(Some(Command::Announce))
+        );
+        assert_eq!(parse("homeassistant/status", b"offline"), Ok(None));
+        for (topic, payload, why) in [
+            ("maskd/door/refit/set", &b"ON"[..], RejectReason::Payload),
+            (
+                "maskd/door/refit/set",
+                b"{\"press\":",
+                RejectReason::Payload,
+            ),
+            ("maskd/door/capture/set", b"PRESS", RejectReason::Payload),
+            ("maskd/door/capture/set", b"\xff\xfe", RejectReason::Payload),
+            ("maskd/other/refit/set", b"PRESS", RejectReason::Topic),
+            ("maskd/door/refit/set/", b"PRESS", RejectReason::Topic),
+        ] {
+            assert_eq!(parse(topic, payload), Err(why), "{topic}");
+        }
+        let mut retained = message("maskd/door/refit/set", b"PRESS");
+        retained.retain = true;
+        assert_eq!(
+            options.parse_command(&retained),
+            Err(RejectReason::Retained)
+        );
+    }
+
+    #[test]
+    fn heads_are_accepted_only_with_a_trusted_device() {
+        let offer = message("maskd/fleet/other", b"x");
+        assert_eq!(options("").parse_command(&offer), Err(RejectReason::Topic));
+        let trusting = format!("[fleet]\ntrust = [\"{}\"]\n", "0".repeat(64));
+        let trusting = options(&trusting);
+        assert_eq!(trusting.parse_command(&offer), Ok(Some(Command::HeadOffer)));
+        assert_eq!(trusting.subscriptions().len(), 4);
+    }
+
+    #[test]
+    fn commands_and_discovery_can_be_turned_off() {
+        let options = options("commands = false\ndiscovery-prefix = \"\"\n");
+        for topic in ["maskd/door/refit/set", "homeassistant/status", "/status"] {
+            let parsed = options.parse_command(&message(topic, b"PRESS"));
+            assert_eq!(parsed, Err(RejectReason::Topic), "{topic}");
+        }
+        assert!(options.subscriptions().is_empty());
+    }
+
+    /// Any bytes, and often a payload that some command has.
+    fn payloads() -> impl Strategy<Value = Vec<u8>> {
+        let known = ["PRESS", "ON", "OFF", "online"].map(|known| known.as_bytes().to_vec());
+        prop_oneof![prop::sample::select(known.to_vec()), any::<Vec<u8>>()]
+    }
+
+    proptest! {
+        #[test]
+        fn no_payload_but_the_known_ones_is_a_command(
+            topic in prop::sample::select(vec![
+                "maskd/door/refit/set", "maskd/door/capture/set", "homeassistant/status",
+            ]),
+            payload in payloads(),
+            retain: bool,
+        ) {
+            let mut message = message(topic, &payload);
+            message.retain = retain;
+            let expected = match (topic, payload.as_slice()) {
+                ("homeassistant/status", b"online") => Ok(Some(Command::Announce)),
+                ("homeassistant/status", _) => Ok(None),
+                _ if retain => Err(RejectReason::Retained),
+                ("maskd/door/refit/set", b"PRESS") => Ok(Some(Command::Refit)),
+                ("maskd/door/capture/set", b"ON") => Ok(Some(Command::Capture(true))),
+                ("maskd/door/capture/set", b"OFF") => Ok(Some(Command::Capture(false))),
+                _ => Err(RejectReason::Payload),
+            };
+            prop_assert_eq!(options("").parse_command(&message), expected);
+        }
+
+        // Few random texts come close to a topic of ours: these are made of its parts.
+        #[test]
+        fn no_other_topic_is_a_command(
+            levels in prop::collection::vec(
+                prop::sample::select(vec![
+                    "maskd", "door", "other", "refit", "capture", "set", "homeassistant",
+                    "status", "fleet", "", "+", "#", "Maskd",
+                ]),
+                1..6,
+            ),
+            payload in payloads(),
+        ) {
+            let topic = levels.join("/");
+            let is_own = [
+                "maskd/door/refit/set", "maskd/door/capture/set", "homeassistant/status",
+            ].contains(&topic.as_str());
+            let parsed = options("").parse_command(&message(&topic, &payload));
+            prop_assert_eq!(parsed == Err(RejectReason::Topic), !is_own, "{}", topic);
+        }
+    }
+}
