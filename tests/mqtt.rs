@@ -205,7 +205,10 @@ fn a_broker_that_comes_back_is_told_everything_again() {
             .then_some(())
     });
     assert_eq!(ear.json("maskd/door/state").unwrap()["capture"], "OFF");
-    let warnings = door.log().matches("not connected to the MQTT broker; retrying").count();
+    let warnings = door
+        .log()
+        .matches("not connected to the MQTT broker; retrying")
+        .count();
     assert!(warnings <= 2, "{}", door.log());
     running.stop();
 }
@@ -253,9 +256,7 @@ fn nonsense_and_floods_change_nothing() {
         );
     }
     until("a word about the flood", || {
-        door.log()
-            .contains("too many MQTT messages")
-            .then_some(())
+        door.log().contains("too many MQTT messages").then_some(())
     });
     until("frames go on", || {
         (frames(&door) > before + 10).then_some(())
@@ -313,7 +314,9 @@ fn a_broker_that_says_nothing_or_nonsense_costs_nothing() {
     assert!(!door.log().contains("panicked"), "{}", door.log());
     running.stop();
     assert_eq!(
-        door.log().matches("not connected to the MQTT broker; retrying").count(),
+        door.log()
+            .matches("not connected to the MQTT broker; retrying")
+            .count(),
         1,
         "{}",
         door.log()
@@ -404,7 +407,11 @@ fn a_broker_with_tls_and_a_login_is_trusted_or_not() {
     running.stop();
 
     for (ca, password, words) in [
-        ("broker.pem", "wrong pass", "refuses the user name and password"),
+        (
+            "broker.pem",
+            "wrong pass",
+            "refuses the user name and password",
+        ),
         ("other.pem", "right pass", "cannot be trusted"),
     ] {
         let bad = door(ca, password).check();

@@ -416,7 +416,7 @@ fn settings_are_checked_applied_and_written_with_comments_kept() {
         refused.json()["error"]
             .as_str()
             .unwrap()
-            .contains("classify.no-mask-to")
+            .contains("classify.unmasked-threshold")
     );
     let unknown = door.with_token("PATCH /api/v1/settings", r#"{"source":"exec:sh"}"#);
     assert_eq!(unknown.status, 400, "nothing else can be changed");
@@ -513,7 +513,7 @@ fn a_password_comes_from_a_pipe() {
         password_hash: Some(text(&output.stdout).trim_end().to_owned()),
         ..maskd::config::Web::default()
     };
-    let access = maskd::api::web::Access::of(&web, None).unwrap();
+    let access = maskd::api::web::Access::from_config(&web, None).unwrap();
     assert!(access.is_password("with a space "));
     assert_refused(&hash(b"\n"), 64, "1 to 1024 bytes");
 }

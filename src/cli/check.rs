@@ -209,7 +209,7 @@ fn check_mqtt(config: &Config, report: &mut Report) {
 /// Whether the page could be served; no port is opened.
 fn check_page(config: &Config, report: &mut Report) {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
-    match web::Plan::of(&config.web, credentials.as_deref().map(Path::new)) {
+    match web::WebOptions::from_config(&config.web, credentials.as_deref().map(Path::new)) {
         Ok(Some(plan)) => report.good("page", &plan.to_string()),
         Ok(None) => report.good("page", "none"),
         Err(error) => report.bad("page", &error.into()),

@@ -450,9 +450,10 @@ fn infer(
                     live.latency_ms = scene.latency.as_secs_f32() * 1000.0;
                 });
                 sight.send_replace(Latest::Newest(Arc::clone(&scene)));
-                worker
-                    .annotated_frames
-                    .send_replace(Some(AnnotatedFrame { frame, scene }));
+                worker.annotated_frames.send_replace(Some(AnnotatedFrame {
+                    frame,
+                    result: scene,
+                }));
             }
         }
     }

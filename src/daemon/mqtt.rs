@@ -23,7 +23,8 @@ const AFTER_PANIC: Duration = Duration::from_mins(1);
 /// password still watches its door.
 fn plan(config: &Config) -> Option<BrokerOptions> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
-    let plan = BrokerOptions::from_config(config, credentials.as_deref().map(Path::new), &hostname());
+    let plan =
+        BrokerOptions::from_config(config, credentials.as_deref().map(Path::new), &hostname());
     let plan = plan.unwrap_or_else(|error| {
         warn!(%error, "there is no MQTT");
         None
@@ -86,7 +87,11 @@ pub(super) fn start(
     })
 }
 
-fn talk(plan: &BrokerOptions, house: MqttContext, over: &CancellationToken) -> Result<(), std::io::Error> {
+fn talk(
+    plan: &BrokerOptions,
+    house: MqttContext,
+    over: &CancellationToken,
+) -> Result<(), std::io::Error> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let seed = wall_clock()
         .duration_since(SystemTime::UNIX_EPOCH)

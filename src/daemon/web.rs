@@ -13,15 +13,15 @@ use tracing::warn;
 
 use super::{DaemonError, Threads, timer_runtime};
 use crate::api::socket::DaemonHandle;
-use crate::api::web::{self, LiveView, Plan, WebError, WebServer};
+use crate::api::web::{self, LiveView, WebError, WebOptions, WebServer};
 use crate::config::Config;
 use crate::platform::system;
 
 /// How the page is to be served, if it is.
-pub(super) fn plan(config: &Config) -> Result<Option<Plan>, WebError> {
+pub(super) fn plan(config: &Config) -> Result<Option<WebOptions>, WebError> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
-    let plan = Plan::of(&config.web, credentials.as_deref().map(Path::new))?;
-    if plan.as_ref().is_some_and(Plan::is_readable_on_the_way) {
+    let plan = WebOptions::from_config(&config.web, credentials.as_deref().map(Path::new))?;
+    if plan.as_ref().is_some_and(WebOptions::exposes_password) {
         warn!("the page is not encrypted: others on the network can read the password");
     }
     Ok(plan)
@@ -29,7 +29,7 @@ pub(super) fn plan(config: &Config) -> Result<Option<Plan>, WebError> {
 
 /// Starts them; they end with the camera path.
 pub(super) fn start(
-    plan: Plan,
+    plan: WebOptions,
     handle: Option<DaemonHandle>,
     live_view: Arc<LiveView>,
     more: Router,
@@ -40,7 +40,7 @@ pub(super) fn start(
         warn!("there is no page: it needs a state directory");
         return Ok(());
     };
-    let pause = plan.pause();
+    let pause = plan.frame_interval();
     threads.start("view", {
         let (live_view, over) = (Arc::clone(&live_view), over.clone());
         move || {

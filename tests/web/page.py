@@ -125,7 +125,7 @@ def log_in(browser):
     browser.open()
     browser.wait("Log in")
     browser.press("wrong", Keys.ENTER)
-    browser.wait("This is not the password.")
+    browser.wait("Wrong password.")
     browser.shot("log-in")
     browser.press(PASSWORD, Keys.ENTER)
     until("the live view", lambda: browser.find("live-view img[src^=blob]"))

@@ -62,10 +62,7 @@ impl RejectReason {
 
 impl BrokerOptions {
     /// The command in a message; `None` for a message that needs no action.
-    pub(super) fn parse_command(
-        &self,
-        message: &Publish,
-    ) -> Result<Option<Command>, RejectReason> {
+    pub(super) fn parse_command(&self, message: &Publish) -> Result<Option<Command>, RejectReason> {
         let topic = message.topic.as_ref();
         let is = |own: &String| topic == own.as_bytes();
         if self.discovery && is(&self.topics.birth) {

@@ -158,7 +158,13 @@ mod tests {
             samples: false,
         };
         let message = payload("door", &topics, none);
-        assert_eq!(message["components"]["refit"], json!({"platform": "button"}));
-        assert_eq!(message["components"]["capture"], json!({"platform": "switch"}));
+        assert_eq!(
+            message["components"]["refit"],
+            json!({"platform": "button"})
+        );
+        assert_eq!(
+            message["components"]["capture"],
+            json!({"platform": "switch"})
+        );
     }
 }

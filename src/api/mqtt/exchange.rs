@@ -149,8 +149,11 @@ impl HeadExchange {
                 }
             }
         }
-        let is_due =
-            |pending: &PendingOffer| pending.tried_at.is_none_or(|at| at.elapsed() >= RETRY_AFTER);
+        let is_due = |pending: &PendingOffer| {
+            pending
+                .tried_at
+                .is_none_or(|at| at.elapsed() >= RETRY_AFTER)
+        };
         let Some(pending) = self.pending.values_mut().find(|pending| is_due(pending)) else {
             return;
         };

@@ -159,7 +159,10 @@ impl BrokerOptions {
             Some(user) => Some((user, password(mqtt, credentials)?)),
             None => None,
         };
-        let device = mqtt.device.clone().unwrap_or_else(|| default_device_name(hostname));
+        let device = mqtt
+            .device
+            .clone()
+            .unwrap_or_else(|| default_device_name(hostname));
         let port = mqtt.port.unwrap_or(if mqtt.tls { 8883 } else { 1883 });
         Ok(Some(BrokerOptions {
             tls: mqtt.tls.then(|| tls(mqtt)).transpose()?,

@@ -505,9 +505,6 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.next_delay() <= MIN_RETRY_DELAY);
-        assert_ne!(
-            Backoff::new(2).next_delay(),
-            Backoff::new(5).next_delay()
-        );
+        assert_ne!(Backoff::new(2).next_delay(), Backoff::new(5).next_delay());
     }
 }

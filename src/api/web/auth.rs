@@ -1,5 +1,6 @@
-//! Who may use the page: passwords, tokens, sessions. Pure, but for random
-//! numbers and the credentials that are read at the start.
+//! Who may use the page: passwords, tokens, sessions, and the limit on log-in attempts.
+//! Does no input or output except for random numbers and the credentials that are read
+//! at startup.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -15,12 +16,12 @@ use super::WebError;
 use crate::config::{self, is_password_hash, is_token_hash};
 use crate::platform::files;
 
-/// Longest password that is looked at, in bytes.
-const MAX_PASSWORD: usize = 1024;
-/// Largest credential that is read, in bytes.
-const MAX_CREDENTIAL: u64 = 64 * 1024;
+/// Longest accepted password, in bytes.
+const MAX_PASSWORD_BYTES: usize = 1024;
+/// Largest accepted credential file, in bytes.
+const MAX_CREDENTIAL_BYTES: u64 = 64 * 1024;
 
-/// What lets somebody in. Nothing of it can be turned back into a secret.
+/// The hashes of the password and the tokens. None can be turned back into its secret.
 #[derive(Clone)]
 pub struct Access {
     password: Option<String>,
@@ -28,17 +29,18 @@ pub struct Access {
 }
 
 impl Access {
-    /// That of a config and of systemd's credentials.
+    /// Reads the hashes of a config and of systemd's credentials. The password of a
+    /// credential takes precedence; tokens add up.
     ///
     /// # Errors
     /// [`WebError::Credential`].
-    pub fn of(web: &config::Web, credentials: Option<&Path>) -> Result<Access, WebError> {
+    pub fn from_config(web: &config::Web, credentials: Option<&Path>) -> Result<Access, WebError> {
         let mut password = web.password_hash.clone();
         if let Some(hash) = credential(credentials, "web-password-hash")? {
             if !is_password_hash(&hash) {
                 return Err(WebError::Credential {
                     name: "web-password-hash",
-                    problem: "is no hash of a password: let \"maskd passwd\" make one".to_owned(),
+                    problem: "is not a password hash: create one with \"maskd passwd\"".to_owned(),
                 });
             }
             password = Some(hash);
@@ -47,8 +49,8 @@ impl Access {
         if !more.lines().all(is_token_hash) {
             return Err(WebError::Credential {
                 name: "web-token-hashes",
-                problem: "must have one hash of a token a line: let \"maskd passwd --token\" \
-                          make them"
+                problem: "must have one token hash per line: create them with \"maskd passwd \
+                          --token\""
                     .to_owned(),
             });
         }
@@ -60,19 +62,19 @@ impl Access {
         })
     }
 
-    /// Whether nobody has to show anything.
+    /// Whether anybody who can connect has access.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.password.is_none() && self.tokens.is_empty()
     }
 
-    /// Whether somebody can log in.
+    /// Whether there is a password to log in with.
     #[must_use]
     pub fn has_password(&self) -> bool {
         self.password.is_some()
     }
 
-    /// Whether this is the password. Takes as long as its hash was made to take.
+    /// Whether this is the password. Slow on purpose: argon2 makes guessing expensive.
     #[must_use]
     pub fn is_password(&self, password: &str) -> bool {
         let Some(hash) = self.password.as_deref() else {
@@ -81,26 +83,26 @@ impl Access {
         let Ok(hash) = PasswordHash::new(hash) else {
             return false;
         };
-        password.len() <= MAX_PASSWORD
+        password.len() <= MAX_PASSWORD_BYTES
             && Argon2::default()
                 .verify_password(password.as_bytes(), &hash)
                 .is_ok()
     }
 
-    /// Whether this is a token. Their hashes are compared, so how long it takes
-    /// says nothing of them.
+    /// Whether this is a token. Hashes are compared, so the time that it takes reveals
+    /// nothing about the tokens.
     #[must_use]
     pub fn is_token(&self, token: &str) -> bool {
         self.tokens.contains(&digest(token))
     }
 }
 
-/// A file of the folder where systemd puts secrets, without the space around.
+/// A file of systemd's credentials directory, trimmed; `None` if there is none.
 fn credential(folder: Option<&Path>, name: &'static str) -> Result<Option<String>, WebError> {
     let Some(folder) = folder else {
         return Ok(None);
     };
-    let bytes = match files::read(&folder.join(name), MAX_CREDENTIAL) {
+    let bytes = match files::read(&folder.join(name), MAX_CREDENTIAL_BYTES) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {
@@ -114,7 +116,7 @@ fn credential(folder: Option<&Path>, name: &'static str) -> Result<Option<String
         Ok(text) => Ok(Some(text.trim().to_owned())),
         Err(_) => Err(WebError::Credential {
             name,
-            problem: "is no text".to_owned(),
+            problem: "is not UTF-8 text".to_owned(),
         }),
     }
 }
@@ -142,14 +144,13 @@ fn random() -> Result<String, WebError> {
     Ok(to_hex(&bytes))
 }
 
-/// The PHC string of a password, for the config: argon2id with a salt of its
-/// own.
+/// The PHC string of a password, for the config: argon2id with a random salt.
 ///
 /// # Errors
 /// [`WebError::Password`] if it is empty or longer than 1024 bytes.
 pub fn hash_password(password: &str) -> Result<String, WebError> {
-    if password.is_empty() || password.len() > MAX_PASSWORD {
-        let problem = format!("it must have 1 to {MAX_PASSWORD} bytes");
+    if password.is_empty() || password.len() > MAX_PASSWORD_BYTES {
+        let problem = format!("it must have 1 to {MAX_PASSWORD_BYTES} bytes");
         return Err(WebError::Password(problem));
     }
     let hash = Argon2::default().hash_password(password.as_bytes());
@@ -157,12 +158,12 @@ pub fn hash_password(password: &str) -> Result<String, WebError> {
         .map_err(|error| WebError::Password(error.to_string()))
 }
 
-/// A token for a machine, and its hash for the config.
+/// A token for a program, and its hash for the config.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
-    /// What the machine sends.
+    /// What the program sends.
     pub token: String,
-    /// What the config says.
+    /// What the config contains.
     pub hash: String,
 }
 
@@ -176,151 +177,178 @@ pub fn new_token() -> Result<Token, WebError> {
     Ok(Token { token, hash })
 }
 
-/// Sessions end when nobody used them for so long,
-const UNUSED: Duration = Duration::from_hours(12);
-/// and so long after the log-in.
-const LONGEST: Duration = Duration::from_hours(24 * 7);
-/// More than these are not remembered: the one that is unused longest ends.
-const MOST_SESSIONS: usize = 64;
+/// A session ends after this long without a request.
+const IDLE_TIMEOUT: Duration = Duration::from_hours(12);
+/// A session ends this long after the log-in.
+const MAX_SESSION_AGE: Duration = Duration::from_hours(24 * 7);
+/// Maximum number of sessions; a new one replaces the one that was idle the longest.
+const MAX_SESSIONS: usize = 64;
 
-/// What a session is known by here: its cookie cannot be made from it.
+/// The hash of a session's cookie, from which the cookie cannot be derived.
 pub type SessionKey = [u8; 32];
 
-/// Who has logged in.
+/// The sessions of everybody who has logged in.
 #[derive(Debug, Default)]
 pub struct Sessions {
-    known: HashMap<SessionKey, Session>,
+    by_key: HashMap<SessionKey, Session>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Session {
-    begun: Instant,
-    used: Instant,
+    began_at: Instant,
+    used_at: Instant,
 }
 
 impl Session {
-    fn is_over(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.used) > UNUSED
-            || now.saturating_duration_since(self.begun) > LONGEST
+    fn is_expired(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.used_at) > IDLE_TIMEOUT
+            || now.saturating_duration_since(self.began_at) > MAX_SESSION_AGE
     }
 }
 
 impl Sessions {
-    /// Begins one, and gives the value of its cookie.
+    /// Begins a session and returns the value of its cookie.
     ///
     /// # Errors
     /// [`WebError::Random`].
     pub fn begin(&mut self, now: Instant) -> Result<String, WebError> {
-        self.known.retain(|_, session| !session.is_over(now));
-        while self.known.len() >= MOST_SESSIONS {
-            let oldest = self.known.iter().min_by_key(|(_, session)| session.used);
+        self.by_key.retain(|_, session| !session.is_expired(now));
+        while self.by_key.len() >= MAX_SESSIONS {
+            let oldest = self
+                .by_key
+                .iter()
+                .min_by_key(|(_, session)| session.used_at);
             let Some(key) = oldest.map(|(key, _)| *key) else {
                 break;
             };
-            self.known.remove(&key);
+            self.by_key.remove(&key);
         }
         let cookie = random()?;
         let session = Session {
-            begun: now,
-            used: now,
+            began_at: now,
+            used_at: now,
         };
-        self.known.insert(digest(&cookie), session);
+        self.by_key.insert(digest(&cookie), session);
         Ok(cookie)
     }
 
-    /// The session of a cookie, which is in use now.
+    /// The session of a cookie, if it is valid; this counts as use.
     pub fn use_cookie(&mut self, now: Instant, cookie: &str) -> Option<SessionKey> {
         let key = digest(cookie);
-        let session = self.known.get_mut(&key)?;
-        if session.is_over(now) {
-            self.known.remove(&key);
+        let session = self.by_key.get_mut(&key)?;
+        if session.is_expired(now) {
+            self.by_key.remove(&key);
             return None;
         }
-        session.used = now;
+        session.used_at = now;
         Some(key)
     }
 
-    /// Whether a session goes on.
+    /// Whether a session is still valid; this does not count as use.
     #[must_use]
-    pub fn goes_on(&self, now: Instant, key: &SessionKey) -> bool {
-        let session = self.known.get(key);
-        session.is_some_and(|session| !session.is_over(now))
+    pub fn is_valid(&self, now: Instant, key: &SessionKey) -> bool {
+        let session = self.by_key.get(key);
+        session.is_some_and(|session| !session.is_expired(now))
     }
 
-    /// Forgets one: its cookie opens nothing any more.
+    /// Ends a session: its cookie is no longer accepted.
     pub fn end(&mut self, key: &SessionKey) {
-        self.known.remove(key);
+        self.by_key.remove(key);
     }
 }
 
-/// Tries that are free, for one address and for all,
-const FREE: (f32, f32) = (5.0, 20.0);
-/// and how long it takes until one more is.
-const REFILL: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(2));
-/// Addresses that are remembered.
-const MOST_PEERS: usize = 1024;
+/// The rate limit of one address: 5 attempts, then one every 20 s.
+const PER_PEER: Rate = Rate {
+    burst: 5.0,
+    refill: Duration::from_secs(20),
+};
+/// The rate limit of all addresses together: 20 attempts, then one every 2 s.
+const OVERALL: Rate = Rate {
+    burst: 20.0,
+    refill: Duration::from_secs(2),
+};
+/// Maximum number of addresses with a bucket of their own.
+const MAX_PEERS: usize = 1024;
 
-/// How often somebody may try to log in.
+/// The size of a token bucket, and the time in which it gains one token.
+struct Rate {
+    burst: f32,
+    refill: Duration,
+}
+
+/// Limits log-in attempts, by address and overall (token buckets).
 #[derive(Debug, Default)]
 pub struct Limiter {
     peers: HashMap<IpAddr, Bucket>,
-    all: Option<Bucket>,
+    overall: Option<Bucket>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
-    /// Tries that are left.
+    /// Attempts that are left.
     left: f32,
-    at: Instant,
+    updated_at: Instant,
 }
 
 impl Bucket {
-    /// As it is now; or how long it takes until there is a try left.
-    fn at(self, now: Instant, free: f32, refill: Duration) -> Result<Bucket, Duration> {
-        let waited = now.saturating_duration_since(self.at);
-        let left = (self.left + waited.as_secs_f32() / refill.as_secs_f32()).min(free);
+    /// The bucket now, or the time until an attempt is left.
+    fn refilled(self, now: Instant, rate: &Rate) -> Result<Bucket, Duration> {
+        let waited = now.saturating_duration_since(self.updated_at);
+        let gained = waited.as_secs_f32() / rate.refill.as_secs_f32();
+        let left = (self.left + gained).min(rate.burst);
         if left >= 1.0 {
-            Ok(Bucket { left, at: now })
+            Ok(Bucket {
+                left,
+                updated_at: now,
+            })
         } else {
-            Err(refill.mul_f32(1.0 - left))
+            Err(rate.refill.mul_f32(1.0 - left))
         }
     }
 }
 
 impl Limiter {
-    /// Takes a try; or says how long to wait for one.
+    /// Uses up one attempt of `peer`.
     ///
     /// # Errors
-    /// The time until there is a try.
+    /// The time until the next attempt, if none is left.
     pub fn take(&mut self, now: Instant, peer: IpAddr) -> Result<(), Duration> {
         let peer = network(peer);
-        if self.peers.len() >= MOST_PEERS && !self.peers.contains_key(&peer) {
-            let full = |bucket: &Bucket| bucket.at(now, FREE.0, REFILL.0).map(|bucket| bucket.left);
-            self.peers
-                .retain(|_, bucket| full(bucket).is_ok_and(|left| left < FREE.0));
-            if self.peers.len() >= MOST_PEERS {
+        if self.peers.len() >= MAX_PEERS && !self.peers.contains_key(&peer) {
+            // An empty bucket counts: dropping it would give its address new attempts.
+            let is_full = |bucket: &Bucket| {
+                let refilled = bucket.refilled(now, &PER_PEER);
+                refilled.is_ok_and(|bucket| bucket.left >= PER_PEER.burst)
+            };
+            self.peers.retain(|_, bucket| !is_full(bucket));
+            if self.peers.len() >= MAX_PEERS {
+                // The overall limit still holds.
                 self.peers.clear();
             }
         }
-        let fresh = |left| Bucket { left, at: now };
-        let all = self.all.unwrap_or(fresh(FREE.1));
-        let one = self.peers.get(&peer).copied().unwrap_or(fresh(FREE.0));
-        let mut one = one.at(now, FREE.0, REFILL.0)?;
-        let mut all = all.at(now, FREE.1, REFILL.1)?;
-        one.left -= 1.0;
-        all.left -= 1.0;
-        self.peers.insert(peer, one);
-        self.all = Some(all);
+        let full = |rate: &Rate| Bucket {
+            left: rate.burst,
+            updated_at: now,
+        };
+        let own = self.peers.get(&peer).copied().unwrap_or(full(&PER_PEER));
+        let overall = self.overall.unwrap_or(full(&OVERALL));
+        let mut own = own.refilled(now, &PER_PEER)?;
+        let mut overall = overall.refilled(now, &OVERALL)?;
+        own.left -= 1.0;
+        overall.left -= 1.0;
+        self.peers.insert(peer, own);
+        self.overall = Some(overall);
         Ok(())
     }
 
-    /// The password was right: the tries of this address are free again.
-    pub fn forgive(&mut self, peer: IpAddr) {
+    /// The password was right: this address has all its attempts again.
+    pub fn reset(&mut self, peer: IpAddr) {
         self.peers.remove(&network(peer));
     }
 }
 
-/// Of IPv6 the network: whoever has an address there has billions.
+/// The address, or the /64 network of an IPv6 address: one visitor can have all of its
+/// addresses.
 fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => {
@@ -340,7 +368,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_known_by_its_hash_alone() {
+    fn a_password_is_checked_against_its_hash() {
         let hash = hash_password("correct horse").unwrap();
         assert!(is_password_hash(&hash), "{hash}");
         assert_ne!(hash, hash_password("correct horse").unwrap(), "salted");
@@ -348,7 +376,7 @@ mod tests {
             password_hash: Some(hash),
             ..config::Web::default()
         };
-        let access = Access::of(&web, None).unwrap();
+        let access = Access::from_config(&web, None).unwrap();
         assert!(access.is_password("correct horse"));
         for wrong in ["", "correct horse ", "Correct horse", &"x".repeat(100_000)] {
             assert!(!access.is_password(wrong));
@@ -358,13 +386,13 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_known_by_its_hash_alone() {
+    fn a_token_is_checked_against_its_hash() {
         let Token { token, hash } = new_token().unwrap();
         let web = config::Web {
             token_hashes: vec![hash.clone()],
             ..config::Web::default()
         };
-        let access = Access::of(&web, None).unwrap();
+        let access = Access::from_config(&web, None).unwrap();
         assert!(access.is_token(&token));
         assert!(!access.is_token(&hash) && !access.is_token(""));
         assert!(!access.has_password() && !access.is_open());
@@ -372,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_go_before_the_config() {
+    fn credentials_take_precedence_over_the_config() {
         let folder = tempfile::tempdir().unwrap();
         let hash = hash_password("theirs").unwrap();
         std::fs::write(folder.path().join("web-password-hash"), hash + "\n").unwrap();
@@ -383,21 +411,23 @@ mod tests {
             password_hash: Some(hash_password("ours").unwrap()),
             ..config::Web::default()
         };
-        let access = Access::of(&web, Some(folder.path())).unwrap();
+        let access = Access::from_config(&web, Some(folder.path())).unwrap();
         assert!(access.is_password("theirs") && !access.is_password("ours"));
         assert!(access.is_token(&token.token));
         std::fs::write(folder.path().join("web-password-hash"), "plain").unwrap();
-        let error = Access::of(&web, Some(folder.path())).err().unwrap();
+        let error = Access::from_config(&web, Some(folder.path()))
+            .err()
+            .unwrap();
         assert!(!error.to_string().contains("plain"), "{error}");
     }
 
     #[test]
-    fn sessions_end_by_log_out_disuse_and_age() {
+    fn sessions_end_by_log_out_idleness_and_age() {
         let start = Instant::now();
         let mut sessions = Sessions::default();
         let cookie = sessions.begin(start).unwrap();
         let key = sessions.use_cookie(start, &cookie).unwrap();
-        assert!(sessions.goes_on(start, &key));
+        assert!(sessions.is_valid(start, &key));
         assert_eq!(sessions.use_cookie(start, "guessed"), None);
         sessions.end(&key);
         assert_eq!(sessions.use_cookie(start, &cookie), None);
@@ -411,15 +441,15 @@ mod tests {
         }
         assert_eq!(sessions.use_cookie(now, &unused), None);
         now += Duration::from_hours(9);
-        assert_eq!(sessions.use_cookie(now, &used), None, "a week is over");
+        assert_eq!(sessions.use_cookie(now, &used), None, "older than a week");
         for _ in 0..200 {
             sessions.begin(now).unwrap();
         }
-        assert_eq!(sessions.known.len(), MOST_SESSIONS);
+        assert_eq!(sessions.by_key.len(), MAX_SESSIONS);
     }
 
     #[test]
-    fn guessing_becomes_slow_for_one_and_for_many() {
+    fn attempts_are_limited_by_address_and_overall() {
         let start = Instant::now();
         let mut limiter = Limiter::default();
         let peer = |number: u32| IpAddr::from(number.to_be_bytes());
@@ -427,15 +457,19 @@ mod tests {
             assert_eq!(limiter.take(start, peer(1)), Ok(()));
         }
         let wait = limiter.take(start, peer(1)).unwrap_err();
-        assert!(wait > Duration::ZERO && wait <= REFILL.0, "{wait:?}");
-        assert_eq!(limiter.take(start, peer(2)), Ok(()), "others may");
-        assert_eq!(limiter.take(start + REFILL.0, peer(1)), Ok(()));
-        limiter.forgive(peer(1));
-        assert_eq!(limiter.take(start + REFILL.0, peer(1)), Ok(()));
+        assert!(wait > Duration::ZERO && wait <= PER_PEER.refill, "{wait:?}");
+        assert_eq!(
+            limiter.take(start, peer(2)),
+            Ok(()),
+            "other addresses are not limited"
+        );
+        assert_eq!(limiter.take(start + PER_PEER.refill, peer(1)), Ok(()));
+        limiter.reset(peer(1));
+        assert_eq!(limiter.take(start + PER_PEER.refill, peer(1)), Ok(()));
 
-        let tried = (0..100_000).filter(|number| limiter.take(start, peer(*number)).is_ok());
-        assert!(tried.count() < 30, "many addresses are no way around it");
-        assert!(limiter.peers.len() <= MOST_PEERS);
+        let accepted = (0..100_000).filter(|number| limiter.take(start, peer(*number)).is_ok());
+        assert!(accepted.count() < 30, "many addresses do not help");
+        assert!(limiter.peers.len() <= MAX_PEERS);
         let six = |text: &str| network(text.parse().unwrap());
         assert_eq!(six("2001:db8::1"), six("2001:db8::2:3"));
         assert_eq!(six("::ffff:10.0.0.1"), peer(0x0a00_0001));

@@ -1,5 +1,5 @@
-//! Where a request comes from: whether its host is ours, and whether another
-//! site's page made it. Pure.
+//! Protection against DNS rebinding and cross-site requests: whether a request names
+//! one of our hosts, and whether another site's page sent it. Does no input or output.
 
 use std::net::IpAddr;
 
@@ -9,40 +9,41 @@ use axum::http::{HeaderMap, HeaderName, Method, Uri};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// The one text of a header; `None` if it is there more than once, or no text.
+/// The value of a header; `None` if it is missing, repeated or not text.
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;
     values.next().is_none().then_some(value)
 }
 
-/// Whether a request names a host that is ours: `localhost`, an IP address (to
-/// which no name of somebody else's can be made to point), or one of `names`.
-/// Without this, a page of another site could have its own name point here and
-/// then read everything.
-pub(super) fn is_ours(uri: &Uri, headers: &HeaderMap, names: &[String]) -> bool {
+/// Whether a request names one of our hosts: `localhost`, an IP address, or one of
+/// `names`. Without this check another site could let its own name resolve to this
+/// device, and its page could then read everything (DNS rebinding). IP addresses are
+/// safe because no name is resolved.
+pub(super) fn is_own_host(uri: &Uri, headers: &HeaderMap, names: &[String]) -> bool {
     let Some(host) = single(headers, &HOST) else {
         return false;
     };
-    let named = |authority: &Authority| {
+    let is_own = |authority: &Authority| {
         let host = authority.host();
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let ip = host.trim_start_matches('[').trim_end_matches(']');
         !authority.as_str().contains('@')
-            && (bare.parse::<IpAddr>().is_ok()
+            && (ip.parse::<IpAddr>().is_ok()
                 || host.eq_ignore_ascii_case("localhost")
                 || names.iter().any(|name| host.eq_ignore_ascii_case(name)))
     };
-    let of_header = host.parse::<Authority>();
-    // `GET http://elsewhere/ HTTP/1.1` names one, too.
-    of_header.is_ok_and(|authority| named(&authority)) && uri.authority().is_none_or(named)
+    let host = host.parse::<Authority>();
+    // A request line can name a host, too: `GET http://elsewhere/ HTTP/1.1`.
+    host.is_ok_and(|authority| is_own(&authority)) && uri.authority().is_none_or(is_own)
 }
 
-/// Whether another site's page made a request. Browsers tell: all of them send
-/// `Origin` with what changes something, and today's `Sec-Fetch-WebServer` always.
-pub(super) fn is_foreign(method: &Method, headers: &HeaderMap) -> bool {
+/// Whether another site's page sent a request. Browsers tell: all of them send `Origin`
+/// with requests that change something, and current ones always send `Sec-Fetch-Site`.
+pub(super) fn is_cross_site(method: &Method, headers: &HeaderMap) -> bool {
     if headers.contains_key(SEC_FETCH_SITE) {
         let site = single(headers, &SEC_FETCH_SITE);
-        // Another port of this machine is the same site, and somebody else's.
+        // "same-site" is refused, too: another port of this machine is the same site
+        // and can belong to somebody else.
         if !matches!(site, Some("same-origin" | "none")) {
             return true;
         }
@@ -58,7 +59,7 @@ pub(super) fn is_foreign(method: &Method, headers: &HeaderMap) -> bool {
     false
 }
 
-/// The value of a cookie.
+/// The value of a cookie; `None` if the request has no cookie of this name.
 pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let lines = headers.get_all(COOKIE).iter();
     let mut pairs = lines
@@ -85,10 +86,10 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_ours_or_refused() {
+    fn only_own_hosts_are_accepted() {
         let names = ["door.lan".to_owned()];
-        let ours =
-            |host: &str| is_ours(&Uri::from_static("/"), &headers(&[("host", host)]), &names);
+        let is_own =
+            |host: &str| is_own_host(&Uri::from_static("/"), &headers(&[("host", host)]), &names);
         for host in [
             "localhost:8080",
             "127.0.0.1:8080",
@@ -98,7 +99,7 @@ mod tests {
             "DOOR.lan",
             "door.lan:8080",
         ] {
-            assert!(ours(host), "{host}");
+            assert!(is_own(host), "{host}");
         }
         for host in [
             "evil.example",
@@ -111,13 +112,13 @@ mod tests {
             "a b",
             "door.lan.",
         ] {
-            assert!(!ours(host), "{host}");
+            assert!(!is_own(host), "{host}");
         }
-        let none = is_ours(&Uri::from_static("/"), &HeaderMap::new(), &names);
+        let missing = is_own_host(&Uri::from_static("/"), &HeaderMap::new(), &names);
         let twice = headers(&[("host", "localhost"), ("host", "evil.example")]);
-        assert!(!none && !is_ours(&Uri::from_static("/"), &twice, &names));
+        assert!(!missing && !is_own_host(&Uri::from_static("/"), &twice, &names));
         let absolute = Uri::from_static("http://evil.example/api");
-        assert!(!is_ours(
+        assert!(!is_own_host(
             &absolute,
             &headers(&[("host", "localhost")]),
             &names
@@ -125,21 +126,21 @@ mod tests {
     }
 
     #[test]
-    fn requests_of_other_sites_are_foreign() {
-        let foreign = |method: Method, more: &[(&'static str, &str)]| {
+    fn requests_from_other_sites_are_recognized() {
+        let is_refused = |method: Method, more: &[(&'static str, &str)]| {
             let mut all = vec![("host", "door.lan:8080")];
             all.extend(more);
-            is_foreign(&method, &headers(&all))
+            is_cross_site(&method, &headers(&all))
         };
-        assert!(!foreign(
+        assert!(!is_refused(
             Method::POST,
             &[("origin", "http://door.lan:8080")]
         ));
-        assert!(!foreign(
+        assert!(!is_refused(
             Method::POST,
             &[("origin", "https://door.lan:8080")]
         ));
-        assert!(!foreign(Method::POST, &[]), "a program, not a browser");
+        assert!(!is_refused(Method::POST, &[]), "a program, not a browser");
         for origin in [
             "null",
             "http://evil.example",
@@ -147,15 +148,24 @@ mod tests {
             "http://door.lan:8081",
             "",
         ] {
-            assert!(foreign(Method::POST, &[("origin", origin)]), "{origin}");
-            assert!(foreign(Method::DELETE, &[("origin", origin)]), "{origin}");
+            assert!(is_refused(Method::POST, &[("origin", origin)]), "{origin}");
+            assert!(
+                is_refused(Method::DELETE, &[("origin", origin)]),
+                "{origin}"
+            );
         }
         for site in ["cross-site", "same-site", ""] {
-            assert!(foreign(Method::GET, &[("sec-fetch-site", site)]), "{site}");
+            assert!(
+                is_refused(Method::GET, &[("sec-fetch-site", site)]),
+                "{site}"
+            );
         }
-        assert!(!foreign(Method::GET, &[("sec-fetch-site", "same-origin")]));
+        assert!(!is_refused(
+            Method::GET,
+            &[("sec-fetch-site", "same-origin")]
+        ));
         let typed = [("sec-fetch-site", "none")];
-        assert!(!foreign(Method::GET, &typed), "typed by the user");
+        assert!(!is_refused(Method::GET, &typed), "typed by the user");
     }
 
     #[test]
@@ -166,18 +176,80 @@ mod tests {
         assert_eq!(cookie(&all, "sess"), None);
     }
 
+    /// Texts that look like hosts and origins, made of their parts, and any text.
+    fn headerlike() -> impl Strategy<Value = String> {
+        let parts = vec![
+            "localhost",
+            "127.0.0.1",
+            "[::1]",
+            "door.lan",
+            "evil.example",
+            "http",
+            "https",
+            "://",
+            ":8080",
+            ":",
+            ".",
+            "@",
+            "/",
+            "?",
+            "#",
+            "null",
+            "same-origin",
+            "none",
+        ];
+        let made = prop::collection::vec(prop::sample::select(parts), 0..6);
+        prop_oneof![made.prop_map(|parts| parts.concat()), "\\PC{0,80}"]
+    }
+
     proptest! {
         #[test]
-        fn any_header_is_taken(value in "\\PC{0,80}") {
-            if let Ok(value) = axum::http::HeaderValue::from_str(&value) {
-                let mut all = HeaderMap::new();
-                for name in ["host", "origin", "cookie", "sec-fetch-site"] {
-                    all.insert(name, value.clone());
-                }
-                let _ = is_ours(&Uri::from_static("/"), &all, &[]);
-                let _ = is_foreign(&Method::POST, &all);
-                let _ = cookie(&all, "x");
+        fn no_host_but_ours_is_accepted(host in headerlike()) {
+            let mut all = HeaderMap::new();
+            if let Ok(value) = axum::http::HeaderValue::from_str(&host) {
+                all.insert(HOST, value);
             }
+            let names = ["door.lan".to_owned()];
+            if is_own_host(&Uri::from_static("/"), &all, &names) {
+                let is_port = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+                let name = match host.rsplit_once(':') {
+                    Some((name, port)) if is_port(port) => name,
+                    _ => &host,
+                };
+                let ip = name.trim_start_matches('[').trim_end_matches(']');
+                let is_name = ["localhost", "door.lan"].iter().any(|own| name.eq_ignore_ascii_case(own));
+                prop_assert!(is_name || ip.parse::<IpAddr>().is_ok(), "{}", host);
+            }
+        }
+
+        #[test]
+        fn no_site_but_ours_is_accepted(site in headerlike()) {
+            let mut all = HeaderMap::new();
+            if let Ok(value) = axum::http::HeaderValue::from_str(&site) {
+                all.insert(SEC_FETCH_SITE, value);
+                let is_own = site == "same-origin" || site == "none";
+                prop_assert_eq!(is_cross_site(&Method::GET, &all), !is_own);
+            }
+        }
+
+        #[test]
+        fn no_origin_but_ours_may_change_anything(origin in headerlike()) {
+            let mut all = headers(&[("host", "door.lan:8080")]);
+            if let Ok(value) = axum::http::HeaderValue::from_str(&origin) {
+                all.insert(ORIGIN, value);
+                let scheme = origin.to_ascii_lowercase();
+                let scheme = scheme.strip_suffix("://door.lan:8080");
+                let is_own = scheme.is_some_and(|scheme| !scheme.contains("://"));
+                prop_assert_eq!(is_cross_site(&Method::POST, &all), !is_own);
+            }
+        }
+
+        #[test]
+        fn a_cookie_is_a_part_of_its_header(line in "[xy=; a]{0,20}") {
+            let all = headers(&[("cookie", &line)]);
+            let parts: Vec<&str> = line.split(';').map(str::trim).collect();
+            let expected = parts.iter().find_map(|part| part.strip_prefix("x="));
+            prop_assert_eq!(cookie(&all, "x"), expected);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The pictures of the live view: drawn and encoded for all who look, while
-//! somebody looks.
+//! The pictures of the live view, drawn and encoded once for all viewers, and only while
+//! there are viewers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,31 +15,31 @@ use crate::decision::annotate;
 use crate::decision::frame_result::FrameResult;
 use crate::frame::Frame;
 
-/// Longest side of a picture of the live view; larger frames are scaled down.
-const LONGEST: u32 = 960;
-/// Quality of its JPEG.
-const QUALITY: u8 = 75;
+/// Longest side of a live view picture, in pixels; larger frames are scaled down.
+const MAX_SIDE: u32 = 960;
+/// JPEG quality of the pictures, 1 to 100.
+const JPEG_QUALITY: u8 = 75;
 
-/// A frame and what was seen on it.
+/// A frame with its faces and verdicts.
 #[derive(Debug, Clone)]
 pub struct AnnotatedFrame {
-    /// The frame.
+    /// The frame as captured, without boxes.
     pub frame: Arc<Frame>,
-    /// What was seen.
-    pub scene: Arc<FrameResult>,
+    /// The faces found in it.
+    pub result: Arc<FrameResult>,
 }
 
-/// A picture that all who look are sent.
+/// A picture as it is sent to all viewers.
 #[derive(Debug)]
 pub(super) struct Picture {
-    /// Rises by one with each frame that was drawn, from 1.
+    /// Counts drawn frames, from 1.
     pub(super) number: u64,
     /// When its frame was captured.
-    at: Instant,
+    captured_at: Instant,
     pub(super) jpeg: Bytes,
 }
 
-/// Where the newest frame hangs, and who looks.
+/// The newest picture and the number of viewers.
 #[derive(Debug)]
 pub struct LiveView {
     pub(super) annotated_frames: watch::Receiver<Option<AnnotatedFrame>>,
@@ -48,7 +48,7 @@ pub struct LiveView {
 }
 
 impl LiveView {
-    /// One whose frames come from `annotated_frames`.
+    /// A live view without viewers, of the frames in `annotated_frames`.
     #[must_use]
     pub fn new(annotated_frames: watch::Receiver<Option<AnnotatedFrame>>) -> LiveView {
         LiveView {
@@ -58,8 +58,8 @@ impl LiveView {
         }
     }
 
-    /// Somebody looks, until the value is dropped.
-    pub(super) fn look(self: &Arc<LiveView>) -> Viewer {
+    /// Adds a viewer, who leaves when the value is dropped.
+    pub(super) fn watch(self: &Arc<LiveView>) -> Viewer {
         self.viewers.send_modify(|count| *count += 1);
         Viewer {
             pictures: self.pictures.subscribe(),
@@ -68,19 +68,19 @@ impl LiveView {
     }
 }
 
-/// Somebody who looks.
+/// One viewer of the live view.
 pub(super) struct Viewer {
     live_view: Arc<LiveView>,
     pictures: watch::Receiver<Option<Arc<Picture>>>,
 }
 
 impl Viewer {
-    /// The newest picture, as soon as there is one with a higher number; `None`
-    /// at the end of all.
-    pub(super) async fn newer(&mut self, than: u64) -> Option<Arc<Picture>> {
+    /// Waits for a picture with a number above `number`; `None` when there will be no
+    /// more.
+    pub(super) async fn newer_than(&mut self, number: u64) -> Option<Arc<Picture>> {
         let is_newer = |picture: &Option<Arc<Picture>>| {
             let picture = picture.as_ref();
-            picture.is_some_and(|picture| picture.number > than)
+            picture.is_some_and(|picture| picture.number > number)
         };
         let picture = self.pictures.wait_for(is_newer).await.ok()?;
         picture.clone()
@@ -93,16 +93,16 @@ impl Drop for Viewer {
     }
 }
 
-/// Draws pictures while somebody looks, at most one in each `pause`, until
-/// `over` or until no more frames come. For a thread of its own.
-pub async fn draw(live_view: &LiveView, pause: Duration, over: &CancellationToken) {
+/// Draws pictures while there are viewers, at most one per `interval`, until `stop` or
+/// until the frames end. Runs on a thread of its own.
+pub async fn draw(live_view: &LiveView, interval: Duration, stop: &CancellationToken) {
     let drawing = async {
         let mut viewers = live_view.viewers.subscribe();
         let mut annotated_frames = live_view.annotated_frames.clone();
         let mut last: Option<(Instant, u64)> = None;
         loop {
             if *viewers.borrow() == 0 {
-                // Whoever comes next must not see who was there last.
+                // The next viewer must not see who was there before.
                 live_view.pictures.send_replace(None);
                 if viewers.wait_for(|count| *count > 0).await.is_err() {
                     return;
@@ -113,22 +113,26 @@ pub async fn draw(live_view: &LiveView, pause: Duration, over: &CancellationToke
                 .pictures
                 .borrow()
                 .as_ref()
-                .map(|picture| picture.at);
+                .map(|picture| picture.captured_at);
             match annotated.filter(|annotated| shown != Some(annotated.frame.at)) {
                 Some(annotated) => {
-                    let at = annotated.frame.at;
+                    let captured_at = annotated.frame.at;
                     let number = match last {
-                        Some((before, number)) if before == at => number,
+                        Some((previous, number)) if previous == captured_at => number,
                         Some((_, number)) => number + 1,
                         None => 1,
                     };
-                    last = Some((at, number));
+                    last = Some((captured_at, number));
                     if let Some(jpeg) = encode(&annotated) {
-                        let picture = Picture { number, at, jpeg };
+                        let picture = Picture {
+                            number,
+                            captured_at,
+                            jpeg,
+                        };
                         live_view.pictures.send_replace(Some(Arc::new(picture)));
                     }
                     drop(annotated);
-                    tokio::time::sleep(pause).await;
+                    tokio::time::sleep(interval).await;
                 }
                 None => {
                     if annotated_frames.changed().await.is_err() {
@@ -139,31 +143,36 @@ pub async fn draw(live_view: &LiveView, pause: Duration, over: &CancellationToke
         }
     };
     tokio::select! {
-        () = over.cancelled() => {}
+        () = stop.cancelled() => {}
         () = drawing => {}
     }
 }
 
-/// The picture of a shot with its boxes; `None` only for frames that no JPEG can
-/// hold.
+/// The frame with its boxes as a JPEG; `None` if JPEG cannot represent a frame of this
+/// size.
 fn encode(annotated: &AnnotatedFrame) -> Option<Bytes> {
     let mut pixels = annotated.frame.pixels.clone();
-    annotate::draw(&mut pixels, &annotated.scene.faces, &annotated.scene.labels).ok()?;
-    let pixels = smaller(pixels);
+    annotate::draw(
+        &mut pixels,
+        &annotated.result.faces,
+        &annotated.result.labels,
+    )
+    .ok()?;
+    let pixels = scale_down(pixels);
     let mut jpeg = Vec::new();
-    JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
+    JpegEncoder::new_with_quality(&mut jpeg, JPEG_QUALITY)
         .encode_image(&pixels)
         .ok()?;
     Some(jpeg.into())
 }
 
-fn smaller(pixels: RgbImage) -> RgbImage {
+fn scale_down(pixels: RgbImage) -> RgbImage {
     let (width, height) = pixels.dimensions();
     let longest = width.max(height);
-    if longest <= LONGEST {
+    if longest <= MAX_SIDE {
         return pixels;
     }
-    let scaled = |side: u32| (u64::from(side) * u64::from(LONGEST) / u64::from(longest)).max(1);
+    let scaled = |side: u32| (u64::from(side) * u64::from(MAX_SIDE) / u64::from(longest)).max(1);
     imageops::thumbnail(&pixels, scaled(width) as u32, scaled(height) as u32)
 }
 
@@ -182,7 +191,7 @@ mod tests {
                 at,
                 seq,
             }),
-            scene: Arc::new(FrameResult {
+            result: Arc::new(FrameResult {
                 seq,
                 at,
                 latency: Duration::ZERO,
@@ -193,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_drawn_for_those_who_look_and_forgotten_after() {
+    fn pictures_are_drawn_for_viewers_and_dropped_after_the_last() {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
@@ -201,28 +210,28 @@ mod tests {
         let start = Instant::now();
         let (send, annotated_frames) = watch::channel(Some(annotated(0, start)));
         let live_view = Arc::new(LiveView::new(annotated_frames));
-        let over = CancellationToken::new();
-        let looking = async {
+        let stop = CancellationToken::new();
+        let watching = async {
             tokio::task::yield_now().await;
-            assert!(live_view.pictures.borrow().is_none(), "nobody looks");
-            let mut viewer = live_view.look();
-            let first = viewer.newer(0).await.unwrap();
+            assert!(live_view.pictures.borrow().is_none(), "nobody watches");
+            let mut viewer = live_view.watch();
+            let first = viewer.newer_than(0).await.unwrap();
             let pixels = image::load_from_memory(&first.jpeg).unwrap();
             assert_eq!((pixels.width(), pixels.height()), (960, 540));
             send.send_replace(Some(annotated(1, start + Duration::from_millis(1))));
-            let second = viewer.newer(first.number).await.unwrap();
+            let second = viewer.newer_than(first.number).await.unwrap();
             assert_eq!((first.number, second.number), (1, 2));
             drop(viewer);
             while live_view.pictures.borrow().is_some() {
                 send.send_modify(|_| {});
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            let again = live_view.look().newer(0).await.unwrap();
+            let again = live_view.watch().newer_than(0).await.unwrap();
             assert_eq!(again.number, 2, "the same frame has the same number");
-            over.cancel();
+            stop.cancel();
         };
         runtime.block_on(async {
-            tokio::join!(draw(&live_view, Duration::from_millis(1), &over), looking);
+            tokio::join!(draw(&live_view, Duration::from_millis(1), &stop), watching);
         });
     }
 }

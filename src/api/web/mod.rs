@@ -1,11 +1,10 @@
-//! The page: the daemon's API over TCP, who may use it, and the live view.
+//! The web page: the daemon's API over TCP, access control, and the live view.
 //!
-//! Owns the listener, passwords, tokens, sessions, the checks of where a request
-//! comes from, the assets of the page, and the pictures of the live view. What
-//! the API does is `control`'s; of that, everything that names a path of the
-//! device is left out here.
+//! Owns the listener, passwords, tokens, sessions, the checks of a request's origin, the
+//! assets of the page, and the pictures of the live view. The API itself is
+//! `api::socket`'s; its operations that name a path on the device are left out here.
 //!
-//! | under `/api/v1`, besides | takes | gives |
+//! | under `/api/v1`, in addition | request | response |
 //! |---|---|---|
 //! | GET `/session` | | [`SessionRecord`] |
 //! | POST `/session` | [`LogIn`] | [`SessionRecord`], and a cookie |
@@ -15,10 +14,9 @@
 //! | GET `/live/stream` | | JPEGs as `multipart/x-mixed-replace` |
 //! | GET `/openapi.json` | | all of this, for programs |
 //!
-//! The camera path gives away two pointers a frame, and waits for nobody:
-//! pictures are drawn and encoded by a thread of low priority, from the
-//! newest frame, only while somebody looks, and once for all who look.
-//! `docs/SECURITY.md` has what was tried against it.
+//! The inference thread hands over two pointers per frame and never waits: a thread of
+//! low priority draws and encodes the newest frame, only while somebody watches, and
+//! once for all viewers. `docs/SECURITY.md` describes the attacks that were considered.
 
 mod auth;
 mod guard;
@@ -41,108 +39,111 @@ pub use auth::{Access, Limiter, Sessions, Token, hash_password, new_token};
 pub use live_view::{AnnotatedFrame, LiveView, draw};
 pub use server::{LiveFrame, LiveRecord, LogIn, SessionRecord, WebServer, description, serve};
 
-/// Why there can be no page. Each message is one sentence.
+/// Why the page cannot be served. Each message is one sentence.
 #[derive(Debug, thiserror::Error)]
 pub enum WebError {
-    /// Everybody could use it.
+    /// Anybody on the network could use the page.
     #[error(
-        "web.listen is {0}, which others can reach: set web.password-hash to what \"maskd passwd\" \
+        "web.listen is {0}, which other machines can reach: set web.password-hash to what \"maskd passwd\" \
          prints, or listen on 127.0.0.1"
     )]
     Open(SocketAddr),
-    /// A secret that is no secret's hash.
+    /// A systemd credential cannot be used.
     #[error("the credential {name} {problem}")]
     Credential {
-        /// Its name.
+        /// Name of the credential.
         name: &'static str,
-        /// What is wrong.
+        /// The end of the sentence, such as "cannot be read".
         problem: String,
     },
-    /// Certificates or key cannot be used.
+    /// The certificate chain or its key cannot be used.
     #[error("web.{key} {}: {problem}", path.display())]
     Tls {
-        /// The key of the config.
+        /// The config key that names the file.
         key: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with it.
         problem: String,
     },
-    /// There is a certificate and no key.
+    /// A certificate is configured without its key.
     #[error("web.tls-key is missing: name the file, or give the credential web-tls-key")]
     NoKey,
-    /// The system has no random numbers.
-    #[error("there are no random numbers: {0}")]
+    /// The system provides no random numbers.
+    #[error("cannot get random numbers from the system: {0}")]
     Random(getrandom::Error),
     /// A password cannot be hashed.
     #[error("this password cannot be used: {0}")]
     Password(String),
-    /// The port cannot be had.
+    /// The port cannot be opened, for example because another program uses it.
     #[error("cannot listen on {listen}: {source}")]
     Listen {
-        /// The address.
+        /// Address and port.
         listen: SocketAddr,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// What the page is served with, checked before anything starts.
+/// How the page is served, checked before the daemon starts.
 #[derive(Clone)]
-pub struct Plan {
+pub struct WebOptions {
     listen: SocketAddr,
     allowed_hosts: Arc<[String]>,
     access: Access,
     tls: Option<TlsAcceptor>,
-    pause: Duration,
+    frame_interval: Duration,
 }
 
-/// Where, and what it takes to get in.
-impl std::fmt::Display for Plan {
+/// The address, and what a visitor needs.
+impl std::fmt::Display for WebOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let needs = match (self.access.has_password(), self.access.is_open()) {
             (true, _) => "a password",
             (false, false) => "a token",
-            (false, true) => "nothing, on this device",
+            (false, true) => "access to this device",
         };
-        write!(f, "{scheme}://{}, for whoever has {needs}", self.listen)
+        write!(f, "{scheme}://{}, for anybody with {needs}", self.listen)
     }
 }
 
-impl Plan {
-    /// That of a config; `None` if it wants no page. `credentials` is the folder
-    /// where systemd puts them.
+impl WebOptions {
+    /// The options that a config gives; `None` if it turns the page off. `credentials`
+    /// is systemd's credentials directory.
     ///
     /// # Errors
-    /// [`WebError::Open`] if everybody could use it; whatever is wrong with a
-    /// credential, a certificate or a key.
-    pub fn of(web: &config::Web, credentials: Option<&Path>) -> Result<Option<Plan>, WebError> {
+    /// [`WebError::Open`] if anybody on the network could use the page;
+    /// [`WebError::Credential`], [`WebError::Tls`], [`WebError::NoKey`].
+    pub fn from_config(
+        web: &config::Web,
+        credentials: Option<&Path>,
+    ) -> Result<Option<WebOptions>, WebError> {
         let Some(listen) = web.listen else {
             return Ok(None);
         };
-        let access = Access::of(web, credentials)?;
+        let access = Access::from_config(web, credentials)?;
         if !listen.ip().is_loopback() && access.is_open() {
             return Err(WebError::Open(listen));
         }
-        Ok(Some(Plan {
+        Ok(Some(WebOptions {
             listen,
             allowed_hosts: web.allowed_hosts.clone().into(),
             access,
             tls: tls::acceptor(web, credentials)?,
-            pause: Duration::from_secs_f32(1.0 / web.live_fps),
+            frame_interval: Duration::from_secs_f32(1.0 / web.live_fps),
         }))
     }
 
-    /// Whether passwords could be read on their way.
+    /// Whether passwords cross the network unencrypted.
     #[must_use]
-    pub fn is_readable_on_the_way(&self) -> bool {
+    pub fn exposes_password(&self) -> bool {
         self.tls.is_none() && !self.listen.ip().is_loopback()
     }
 
-    /// The least time between two pictures of the live view.
+    /// The minimum time between two pictures of the live view.
     #[must_use]
-    pub fn pause(&self) -> Duration {
-        self.pause
+    pub fn frame_interval(&self) -> Duration {
+        self.frame_interval
     }
 }

@@ -1,4 +1,4 @@
-//! The listener, the routes, and what every request has to pass.
+//! The listener, the routes, and the checks that every request has to pass.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -37,53 +37,53 @@ use utoipa_axum::routes;
 
 use super::auth::{Access, Limiter, SessionKey, Sessions};
 use super::live_view::{LiveView, Viewer};
-use super::{Plan, WebError, guard, page};
+use super::{WebError, WebOptions, guard, page};
 use crate::api::socket::{self, DaemonHandle, ErrorRecord, Live, MAX_BODY, Refused};
 use crate::decision::frame_result::FaceRecord;
 use crate::learning::Fault;
 
-/// Connections at once; more are closed at once.
+/// Maximum concurrent connections; excess ones are closed immediately.
 const MAX_CONNECTIONS: usize = 128;
-/// How long a handshake, the head or the body of a request may take. A
-/// connection on which nothing is asked is closed after as long.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Largest head of a request, in bytes.
-const MAX_HEAD: usize = 16 * 1024;
-/// How long a picture is waited for; whoever wants one then asks again.
-const PICTURE_WAIT: Duration = Duration::from_secs(2);
-/// How long until a port is tried again that cannot be had.
-const AGAIN: Duration = Duration::from_secs(10);
-/// Seconds for which a browser keeps the cookie of a session.
+/// How long a TLS handshake, and reading the head or the body of a request, may take.
+/// An idle connection is closed after this time, too.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest request head, in bytes.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// How long a request waits for the next picture; the client then asks again.
+const PICTURE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long to wait before trying again to open the port.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
+/// How long a browser keeps the session cookie, in seconds.
 const COOKIE_SECONDS: u64 = 7 * 24 * 3600;
 
-/// All that the page shows and does.
+/// Everything that the page is served from.
 pub struct WebServer {
-    plan: Plan,
+    options: WebOptions,
     handle: DaemonHandle,
     live_view: Arc<LiveView>,
-    more: Router,
+    extra_routes: Router,
 }
 
 impl WebServer {
-    /// The page of a daemon. `more`: what else is to be found beside the API, such
-    /// as metrics.
+    /// The page of a daemon. `extra_routes` are served beside the API, such as the
+    /// metrics.
     #[must_use]
     pub fn new(
-        plan: Plan,
+        options: WebOptions,
         handle: DaemonHandle,
         live_view: Arc<LiveView>,
-        more: Router,
+        extra_routes: Router,
     ) -> WebServer {
         WebServer {
-            plan,
+            options,
             handle,
             live_view,
-            more,
+            extra_routes,
         }
     }
 }
 
-/// What handlers and checks share.
+/// What the handlers and the checks share.
 struct Shared {
     access: Access,
     allowed_hosts: Arc<[String]>,
@@ -98,7 +98,7 @@ type App = Arc<Shared>;
 
 impl Shared {
     fn cookie_name(&self) -> &'static str {
-        // With this prefix browsers take it from this host and by TLS alone.
+        // Browsers accept the `__Host-` prefix only from this very host and over TLS.
         if self.is_tls { "__Host-maskd" } else { "maskd" }
     }
 
@@ -108,26 +108,26 @@ impl Shared {
         format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}")
     }
 
-    /// Who asks, if they may.
+    /// Who sent a request; `None` if they have no access.
     fn visitor(&self, headers: &HeaderMap) -> Option<Visitor> {
         if self.access.is_open() {
-            return Some(Visitor::Anybody);
+            return Some(Visitor::Stateless);
         }
         if let Some(header) = headers.get(AUTHORIZATION) {
             let (scheme, token) = header.to_str().ok()?.split_once(' ')?;
             let is_known = scheme.eq_ignore_ascii_case("bearer") && self.access.is_token(token);
-            return is_known.then_some(Visitor::Anybody);
+            return is_known.then_some(Visitor::Stateless);
         }
         let cookie = guard::cookie(headers, self.cookie_name())?;
         let key = lock(&self.sessions).use_cookie(now(), cookie)?;
         Some(Visitor::Session(key))
     }
 
-    /// Whether they still may.
-    fn may_stay(&self, visitor: Visitor) -> bool {
+    /// Whether a visitor still has access.
+    fn has_access(&self, visitor: Visitor) -> bool {
         match visitor {
-            Visitor::Anybody => true,
-            Visitor::Session(key) => lock(&self.sessions).goes_on(now(), &key),
+            Visitor::Stateless => true,
+            Visitor::Session(key) => lock(&self.sessions).is_valid(now(), &key),
         }
     }
 }
@@ -135,41 +135,41 @@ impl Shared {
 /// Who made a request.
 #[derive(Debug, Clone, Copy)]
 enum Visitor {
-    /// With a token, or where nothing is needed.
-    Anybody,
-    /// Somebody who has logged in.
+    /// With a token, or where no password is needed.
+    Stateless,
+    /// With the cookie of a session.
     Session(SessionKey),
 }
 
-/// From where.
+/// The address that a request came from.
 #[derive(Debug, Clone, Copy)]
 struct Peer(IpAddr);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Entries are put and taken whole.
+    // A panic cannot leave an entry half-written.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "sessions and tries are as old as the request that asks"
+    reason = "sessions and attempts expire by real time"
 )]
 fn now() -> Instant {
     Instant::now()
 }
 
-/// Serves the page until the stop. A port that cannot be had yet is tried again.
+/// Serves the page until `stop`. If the port cannot be opened, tries again.
 ///
-/// Must be called within a tokio runtime that has I/O and time, on a thread that
-/// no frames pass through: handlers block it while they read and write files.
-pub async fn serve(site: WebServer, stop: CancellationToken) {
-    let listen = site.plan.listen;
-    let tls = site.plan.tls.clone();
-    let service = TowerToHyperService::new(all_routes(site));
+/// Must be called within a tokio runtime with I/O and time, on a thread that handles no
+/// frames: handlers block it while they read and write files.
+pub async fn serve(server: WebServer, stop: CancellationToken) {
+    let listen = server.options.listen;
+    let tls = server.options.tls.clone();
+    let service = TowerToHyperService::new(all_routes(server));
     let serving = async {
-        let listener = listener(listen).await;
+        let listener = bind(listen).await;
         let scheme = if tls.is_some() { "https" } else { "http" };
-        // The port may be any.
+        // The configured port may be 0, which means any free one.
         let address = listener.local_addr().unwrap_or(listen);
         tracing::info!("the page is at {scheme}://{address}");
         let mut connections = JoinSet::new();
@@ -181,20 +181,20 @@ pub async fn serve(site: WebServer, stop: CancellationToken) {
                     Ok((stream, peer)) => {
                         let service = service.clone();
                         let tls = tls.clone();
-                        // Ends with this future, at the latest.
+                        // The set drops the task when serving ends.
                         connections.spawn(async move {
                             match tls {
                                 None => serve_connection(stream, peer.ip(), service).await,
                                 Some(tls) => {
-                                    let shaken = tokio::time::timeout(PATIENCE, tls.accept(stream));
-                                    if let Ok(Ok(stream)) = shaken.await {
+                                    let handshake = tokio::time::timeout(READ_TIMEOUT, tls.accept(stream));
+                                    if let Ok(Ok(stream)) = handshake.await {
                                         serve_connection(stream, peer.ip(), service).await;
                                     }
                                 }
                             }
                         });
                     }
-                    // Too many open files, or a peer that has gone again.
+                    // Too many open files, or the peer has already disconnected.
                     Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
                 },
             }
@@ -206,24 +206,24 @@ pub async fn serve(site: WebServer, stop: CancellationToken) {
     }
 }
 
-async fn listener(listen: SocketAddr) -> TcpListener {
-    let mut told = false;
+async fn bind(listen: SocketAddr) -> TcpListener {
+    let mut has_warned = false;
     loop {
         match TcpListener::bind(listen).await {
             Ok(listener) => return listener,
             Err(source) => {
-                if !told {
+                if !has_warned {
                     let error = WebError::Listen { listen, source };
-                    tracing::warn!(%error, "there is no page yet; it is tried again");
-                    told = true;
+                    tracing::warn!(%error, "the web page is not available yet; retrying");
+                    has_warned = true;
                 }
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(RETRY_AFTER).await;
             }
         }
     }
 }
 
-/// Answers what is asked on a connection, until its end.
+/// Answers the requests of one connection until it ends.
 async fn serve_connection<S>(stream: S, peer: IpAddr, service: TowerToHyperService<Router>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
@@ -234,24 +234,24 @@ where
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
-        .max_buf_size(MAX_HEAD)
+        .header_read_timeout(READ_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
-    // Whoever hangs up in the middle is no event.
+    // Visitors who disconnect are not worth a log line.
     let _ = connection.await;
 }
 
-fn all_routes(site: WebServer) -> Router {
+fn all_routes(server: WebServer) -> Router {
     let WebServer {
-        plan,
+        options,
         handle,
         live_view,
-        more,
-    } = site;
+        extra_routes,
+    } = server;
     let app: App = Arc::new(Shared {
-        access: plan.access,
-        allowed_hosts: plan.allowed_hosts,
-        is_tls: plan.tls.is_some(),
+        access: options.access,
+        allowed_hosts: options.allowed_hosts,
+        is_tls: options.tls.is_some(),
         sessions: Mutex::default(),
         limiter: Mutex::default(),
         live: handle.live.clone(),
@@ -263,7 +263,7 @@ fn all_routes(site: WebServer) -> Router {
     Router::new()
         .nest("/api/v1", api)
         .merge(page::routes())
-        .merge(more)
+        .merge(extra_routes)
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(middleware::from_fn_with_state(app, check))
@@ -283,8 +283,8 @@ pub fn description() -> String {
     let mut api = own_routes().into_openapi();
     api.merge(socket::open_routes().into_openapi());
     let mut api = OpenApi::default().nest("/api/v1", api);
-    let about = "Faces at a door, what is decided of them, and what is learned from them. \
-                 Times are milliseconds, probabilities 0 to 1.";
+    let about = "The faces in front of the camera, the decisions about them, and training from \
+                 them. Times are in milliseconds, probabilities from 0 to 1.";
     api.info = InfoBuilder::new()
         .title("maskd")
         .version(env!("CARGO_PKG_VERSION"))
@@ -297,7 +297,7 @@ pub fn description() -> String {
     components.add_security_scheme("session", cookie);
     let needs = |name: &str| SecurityRequirement::new::<_, [&str; 0], &str>(name, []);
     api.security = Some(vec![needs("token"), needs("session")]);
-    // It has no keys that JSON could not have.
+    // Serializing strings and numbers cannot fail.
     api.to_pretty_json().unwrap_or_default() + "\n"
 }
 
@@ -310,11 +310,11 @@ async fn no_route() -> Refused {
 }
 
 async fn no_method() -> Refused {
-    let sentence = "this address does not take this method";
+    let sentence = "this address does not support this method";
     Refused::malformed(StatusCode::METHOD_NOT_ALLOWED, sentence)
 }
 
-/// Everything comes from here; nothing is framed, sniffed or told to others.
+/// Everything is loaded from this server, and no other page may embed it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
                       img-src 'self' blob:; connect-src 'self'; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'";
@@ -337,10 +337,10 @@ const HEADERS: [(HeaderName, &str); 6] = [
     ),
 ];
 
-/// What every request has to pass, and what every answer says.
+/// Checks every request, and adds security headers to every response.
 async fn check(State(app): State<App>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    // Whether the daemon is well (`/healthz`) anybody may know.
+    // `/healthz` and `/readyz` need no login.
     let is_api = path.starts_with("/api/") || path == "/metrics";
     let mut response = match admit(&app, is_api, request).await {
         Ok(request) => next.run(request).await,
@@ -350,25 +350,26 @@ async fn check(State(app): State<App>, request: Request, next: Next) -> Response
     for (name, value) in HEADERS {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    // Pictures of people are not to lie in the cache of a browser.
+    // Pictures of people must not stay in a browser's cache.
     let cache = if is_api { "no-store" } else { "no-cache" };
     headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache));
     response
 }
 
 async fn admit(app: &App, is_api: bool, mut request: Request) -> Result<Request, Refused> {
-    if !guard::is_ours(request.uri(), request.headers(), &app.allowed_hosts) {
-        let sentence = "this is none of the names of this host: add it to web.allowed-hosts";
+    if !guard::is_own_host(request.uri(), request.headers(), &app.allowed_hosts) {
+        let sentence =
+            "the page is not served under this host name: add the name to web.allowed-hosts";
         return Err(Refused::malformed(
             StatusCode::MISDIRECTED_REQUEST,
             sentence,
         ));
     }
-    if is_api && guard::is_foreign(request.method(), request.headers()) {
-        let sentence = "another site asks for this";
+    if is_api && guard::is_cross_site(request.method(), request.headers()) {
+        let sentence = "requests from other sites are not allowed";
         return Err(Refused::malformed(StatusCode::FORBIDDEN, sentence));
     }
-    // Whoever is to log in has not.
+    // Logging in needs no login.
     if is_api && request.uri().path() != "/api/v1/session" {
         let Some(visitor) = app.visitor(request.headers()) else {
             let sentence = "log in first, or send a token";
@@ -376,46 +377,46 @@ async fn admit(app: &App, is_api: bool, mut request: Request) -> Result<Request,
         };
         request.extensions_mut().insert(visitor);
     }
-    // The whole body at once: handlers never wait for a slow one.
+    // Reads the whole body first, so that handlers never wait for a slow client.
     let (head, body) = request.into_parts();
-    let read = tokio::time::timeout(PATIENCE, axum::body::to_bytes(body, MAX_BODY)).await;
+    let read = tokio::time::timeout(READ_TIMEOUT, axum::body::to_bytes(body, MAX_BODY)).await;
     match read {
         Ok(Ok(bytes)) => Ok(Request::from_parts(head, Body::from(bytes))),
         Ok(Err(_)) => Err(Refused::malformed(
             StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the body of the request is broken off, or has more than {MAX_BODY} bytes"),
+            format!("the request body is incomplete or larger than {MAX_BODY} bytes"),
         )),
         Err(_) => Err(Refused::malformed(
             StatusCode::REQUEST_TIMEOUT,
-            "the body of the request came too slowly",
+            "the request body was sent too slowly",
         )),
     }
 }
 
-/// Whether somebody has to log in, and has: a documented contract.
+/// The state of the log-in: a stable format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SessionRecord {
-    /// Whether all else may be asked for.
+    /// Whether the visitor has access to the rest of the API.
     pub allowed: bool,
     /// Whether there is a password to log in with.
     pub password: bool,
-    /// Whether there is a session that can be ended.
+    /// Whether the visitor has a session, which can be ended.
     pub session: bool,
 }
 
-/// Asks for a session.
+/// A request to log in.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LogIn {
-    /// The password.
+    /// The password in plain text.
     pub password: String,
 }
 
 #[utoipa::path(
     get, path = "/session", tag = "session",
     responses(
-        (status = 200, body = SessionRecord, description = "Whether somebody has to log in, and has"),
-        (status = "default", body = ErrorRecord, description = "Why not"),
+        (status = 200, body = SessionRecord, description = "The state of the log-in"),
+        (status = "default", body = ErrorRecord, description = "What went wrong"),
     ),
     security(()),
 )]
@@ -435,8 +436,8 @@ fn record(app: &App, visitor: Option<Visitor>) -> SessionRecord {
     post, path = "/session", tag = "session",
     request_body = LogIn,
     responses(
-        (status = 200, body = SessionRecord, description = "With a cookie"),
-        (status = "default", body = ErrorRecord, description = "Why not"),
+        (status = 200, body = SessionRecord, description = "Logged in: sets a cookie"),
+        (status = "default", body = ErrorRecord, description = "What went wrong"),
     ),
     security(()),
 )]
@@ -447,27 +448,28 @@ async fn log_in(
     body: Bytes,
 ) -> Result<Response, Refused> {
     let Ok(LogIn { password }) = serde_json::from_slice(&body) else {
-        // What came is not repeated: it may be a password.
-        let sentence = "the body of the request is not what it should be: give a password";
+        // The message does not quote the body, which may contain a password.
+        let sentence = "the request body is malformed: send {\"password\": …}";
         return Err(Refused::new(Fault::Usage, sentence));
     };
     if !app.access.has_password() {
-        let sentence = "there is no password to log in with";
+        let sentence = "no password is configured: use a token";
         return Err(Refused::new(Fault::Usage, sentence));
     }
     if let Err(wait) = lock(&app.limiter).take(now(), peer) {
         let seconds = wait.as_secs() + 1;
-        let sentence = format!("too many wrong passwords: try again in {seconds} s");
+        let sentence = format!("too many attempts: try again in {seconds} s");
         return Err(Refused::too_many(seconds, sentence));
     }
     if !app.access.is_password(&password) {
-        tracing::warn!(%peer, "somebody tried to log in with a wrong password");
-        let sentence = "this is not the password";
+        tracing::warn!(%peer, "a log-in with a wrong password was refused");
+        let sentence = "wrong password";
         return Err(Refused::malformed(StatusCode::UNAUTHORIZED, sentence));
     }
-    lock(&app.limiter).forgive(peer);
-    // A session that somebody else may have put there does not go on.
-    forget(&app, &headers);
+    lock(&app.limiter).reset(peer);
+    // Never continues an existing session: an attacker may have planted its cookie
+    // (session fixation).
+    end_session(&app, &headers);
     let cookie = lock(&app.sessions)
         .begin(now())
         .map_err(|error| Refused::new(Fault::Internal, error))?;
@@ -477,12 +479,12 @@ async fn log_in(
         password: true,
         session: true,
     };
-    tracing::info!(%peer, "somebody logged in");
+    tracing::info!(%peer, "a visitor logged in");
     Ok(([(SET_COOKIE, set)], Json(record)).into_response())
 }
 
-/// Forgets the session of a request.
-fn forget(app: &App, headers: &HeaderMap) {
+/// Ends the session of a request, if it has one.
+fn end_session(app: &App, headers: &HeaderMap) {
     let cookie = guard::cookie(headers, app.cookie_name());
     let mut sessions = lock(&app.sessions);
     if let Some(key) = cookie.and_then(|cookie| sessions.use_cookie(now(), cookie)) {
@@ -493,60 +495,60 @@ fn forget(app: &App, headers: &HeaderMap) {
 #[utoipa::path(
     delete, path = "/session", tag = "session",
     responses(
-        (status = 200, body = SessionRecord, description = "The cookie opens nothing any more"),
-        (status = "default", body = ErrorRecord, description = "Why not"),
+        (status = 200, body = SessionRecord, description = "Logged out: the cookie is no longer valid"),
+        (status = "default", body = ErrorRecord, description = "What went wrong"),
     ),
     security(()),
 )]
 async fn log_out(State(app): State<App>, headers: HeaderMap) -> Response {
     forget(&app, &headers);
-    let record = record(&app, app.access.is_open().then_some(Visitor::Anybody));
+    let record = record(&app, app.access.is_open().then_some(Visitor::Stateless));
     ([(SET_COOKIE, app.set_cookie("", 0))], Json(record)).into_response()
 }
 
-/// What happens before the camera: a documented contract.
+/// The current state of the daemon: a stable format.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct LiveRecord {
     /// What the daemon is doing.
     #[serde(flatten)]
     pub live: Live,
-    /// The newest frame, once there was one.
+    /// The newest frame; absent until there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frame: Option<LiveFrame>,
 }
 
-/// What the newest frame showed: a documented contract.
+/// The faces in the newest frame: a stable format.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct LiveFrame {
-    /// Its number since the source was opened.
+    /// Number of the frame since the source was opened.
     pub seq: u64,
-    /// How long ago it was captured, in milliseconds.
+    /// Time since the frame was captured, in milliseconds.
     pub age_ms: u64,
-    /// Its width and height in pixels.
+    /// Width and height of the frame in pixels.
     pub size: [u32; 2],
-    /// Its faces.
+    /// The faces found in it.
     pub faces: Vec<FaceRecord>,
 }
 
 #[utoipa::path(
     get, path = "/live", tag = "live",
     responses(
-        (status = 200, body = LiveRecord, description = "What happens before the camera"),
-        (status = "default", body = ErrorRecord, description = "Why not"),
+        (status = 200, body = LiveRecord, description = "The current state of the daemon"),
+        (status = "default", body = ErrorRecord, description = "What went wrong"),
     ),
 )]
 async fn live(State(app): State<App>) -> Json<LiveRecord> {
     let annotated = app.live_view.annotated_frames.borrow().clone();
     let frame = annotated.map(|annotated| {
-        let scene = &annotated.scene;
-        let faces = scene.faces.iter();
+        let result = &annotated.result;
+        let faces = result.faces.iter();
         let (width, height) = annotated.frame.pixels.dimensions();
         LiveFrame {
-            seq: scene.seq,
-            age_ms: now().saturating_duration_since(scene.at).as_millis() as u64,
+            seq: result.seq,
+            age_ms: now().saturating_duration_since(result.at).as_millis() as u64,
             size: [width, height],
             faces: faces
-                .map(|face| FaceRecord::new(face, &scene.labels))
+                .map(|face| FaceRecord::new(face, &result.labels))
                 .collect(),
         }
     });
@@ -562,18 +564,17 @@ struct After {
     after: Option<u64>,
 }
 
-/// The number of a picture, to ask for the next with.
-const NUMBER: HeaderName = HeaderName::from_static("x-picture");
+/// The number of a picture, with which to ask for the next one.
+const X_PICTURE: HeaderName = HeaderName::from_static("x-picture");
 
-/// The newest picture with a higher number, as soon as it is there; nothing if
-/// none comes for a while.
+/// Waits for a picture with a higher number; no content if none comes in time.
 #[utoipa::path(
     get, path = "/live/picture", tag = "live",
-    params(("after" = Option<u64>, Query, description = "The number, x-picture, of the last one")),
+    params(("after" = Option<u64>, Query, description = "The number of the last picture, from its header x-picture")),
     responses(
-        (status = 200, body = Vec<u8>, content_type = "image/jpeg", description = "The newest picture with a higher number, once it is there"),
-        (status = 204, description = "None came for a while: ask again"),
-        (status = "default", body = ErrorRecord, description = "Why not"),
+        (status = 200, body = Vec<u8>, content_type = "image/jpeg", description = "The newest picture; its number is higher than `after`"),
+        (status = 204, description = "No new picture yet: ask again"),
+        (status = "default", body = ErrorRecord, description = "What went wrong"),
     ),
 )]
 async fn picture(
@@ -581,56 +582,56 @@ async fn picture(
     after: Result<Query<After>, QueryRejection>,
 ) -> Result<Response, Refused> {
     let Query(After { after }) = after?;
-    let mut viewer = app.live_view.look();
-    let newer = viewer.newer(after.unwrap_or(0));
-    let Ok(Some(picture)) = tokio::time::timeout(PICTURE_WAIT, newer).await else {
+    let mut viewer = app.live_view.watch();
+    let newer = viewer.newer_than(after.unwrap_or(0));
+    let Ok(Some(picture)) = tokio::time::timeout(PICTURE_TIMEOUT, newer).await else {
         return Ok(StatusCode::NO_CONTENT.into_response());
     };
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("image/jpeg")),
-        (NUMBER, picture.number.into()),
+        (X_PICTURE, picture.number.into()),
     ];
     Ok((headers, picture.jpeg.clone()).into_response())
 }
 
-/// All pictures, for players of MJPEG. Ends with the session.
+/// An endless MJPEG stream. Ends with the session.
 #[utoipa::path(
     get, path = "/live/stream", tag = "live",
     responses(
-        (status = 200, body = Vec<u8>, content_type = "multipart/x-mixed-replace", description = "All pictures, without an end"),
-        (status = "default", body = ErrorRecord, description = "Why not"),
+        (status = 200, body = Vec<u8>, content_type = "multipart/x-mixed-replace", description = "An endless MJPEG stream"),
+        (status = "default", body = ErrorRecord, description = "What went wrong"),
     ),
 )]
 async fn stream(State(app): State<App>, Extension(visitor): Extension<Visitor>) -> Response {
-    struct Watching {
+    struct Stream {
         app: App,
         viewer: Viewer,
         number: u64,
     }
-    let start = Watching {
-        viewer: app.live_view.look(),
+    let start = Stream {
+        viewer: app.live_view.watch(),
         app,
         number: 0,
     };
-    let parts = futures_util::stream::unfold(start, move |mut watching| async move {
-        let picture = watching.viewer.newer(watching.number).await?;
-        if !watching.app.may_stay(visitor) {
+    let parts = futures_util::stream::unfold(start, move |mut stream| async move {
+        let picture = stream.viewer.newer_than(stream.number).await?;
+        if !stream.app.has_access(visitor) {
             return None;
         }
-        let first = if watching.number == 0 {
+        let first = if stream.number == 0 {
             "--frame\r\n"
         } else {
             ""
         };
-        watching.number = picture.number;
+        stream.number = picture.number;
         let length = picture.jpeg.len();
         let mut part =
             format!("{first}Content-Type: image/jpeg\r\nContent-Length: {length}\r\n\r\n")
                 .into_bytes();
         part.extend_from_slice(&picture.jpeg);
-        // Players show a part when they see its end.
+        // Players show a part only when they see the boundary after it.
         part.extend_from_slice(b"\r\n--frame\r\n");
-        Some((Ok::<_, Infallible>(Bytes::from(part)), watching))
+        Some((Ok::<_, Infallible>(Bytes::from(part)), stream))
     });
     let content = "multipart/x-mixed-replace; boundary=frame";
     ([(CONTENT_TYPE, content)], Body::from_stream(parts)).into_response()

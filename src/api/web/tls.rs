@@ -1,4 +1,4 @@
-//! TLS by certificates of the user's own.
+//! TLS with the user's own certificates.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::WebError;
 use crate::config;
 
-/// With the certificates of a config; `None` if it names none. The key may be
-/// systemd's credential.
+/// The TLS acceptor for the certificates of a config; `None` if it names none. The
+/// systemd credential `web-tls-key` takes precedence over the configured key.
 ///
 /// # Errors
 /// [`WebError::Tls`], [`WebError::NoKey`].
@@ -24,9 +24,9 @@ pub(super) fn acceptor(
     let Some(chain) = &web.tls_certificate else {
         return Ok(None);
     };
-    let given = credentials.map(|folder| folder.join("web-tls-key"));
-    let given = given.filter(|path| path.exists());
-    let key = given.as_ref().or(web.tls_key.as_ref());
+    let credential = credentials.map(|folder| folder.join("web-tls-key"));
+    let credential = credential.filter(|path| path.exists());
+    let key = credential.as_ref().or(web.tls_key.as_ref());
     let key = key.ok_or(WebError::NoKey)?;
     let fail = |name: &'static str, path: &Path| {
         let path = path.to_owned();
