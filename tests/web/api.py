@@ -1,4 +1,4 @@
-"""Runs schemathesis on a daemon of its own, for at most two minutes."""
+"""Runs schemathesis against a daemon of its own, for at most two minutes."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ with Door(CONFIG) as door:
         "--url", door.url,
         "--header", f"Authorization: Bearer {door.token}",
         "--checks", "not_a_server_error,content_type_conformance,response_schema_conformance",
-        # It has no end.
+        # It never ends.
         "--exclude-path", "/api/v1/live/stream",
         # Python 3.11 counts the depth of syntax trees for all threads together, and
         # ends one that reads a lambda while another does (cpython issue 106905).

@@ -1,4 +1,4 @@
-"""A daemon that watches the example photographs, for tests of its page."""
+"""A daemon that plays the example photographs, for tests of its page."""
 
 import json
 import os
@@ -16,7 +16,7 @@ PASSWORD = "correct horse battery staple"
 
 
 class Door:
-    """Runs while the `with` block does."""
+    """Runs for the duration of a `with` block."""
 
     def __init__(self, config="", password=True):
         self.folder = Path(tempfile.mkdtemp(prefix="maskd-web-"))
@@ -68,11 +68,11 @@ class Door:
 
 
 def until(what, found, seconds=90):
-    """What becomes true sooner or later."""
+    """Waits until `found` returns something true, and returns it."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         value = found()
         if value:
             return value
         time.sleep(0.1)
-    raise AssertionError(f"still waiting: {what}")
+    raise AssertionError(f"timed out waiting for {what}")

@@ -1,4 +1,4 @@
-"""The page in headless Chromium, as somebody uses it by keyboard and on a phone.
+"""The page in headless Chromium, used by keyboard and on a phone.
 
     python tests/web/page.py [--screenshots FOLDER]
 
@@ -83,7 +83,7 @@ class Browser:
         ActionChains(self.driver).send_keys(*keys).perform()
 
     def tab_to(self, words):
-        """Moves by the tab key alone to what is called so."""
+        """Moves the focus with the tab key to the element with this text."""
         for _ in range(60):
             self.press(Keys.TAB)
             if words in self.driver.switch_to.active_element.text:
@@ -100,7 +100,7 @@ class Browser:
             picture.save(self.screenshots / f"{name}.jpg", quality=82, optimize=True)
 
     def check_log(self):
-        """The browser has no complaint, but for what was refused on purpose."""
+        """The browser logged no errors except the requests that were refused on purpose."""
         log = [entry["message"] for entry in self.driver.get_log("browser")]
         bad = [line for line in log if " 401 " not in line and " 400 " not in line]
         assert not bad, bad
@@ -111,7 +111,7 @@ class Browser:
 
 
 def bad_head(folder):
-    """A head that was taught the wrong way round, so that there is something to learn."""
+    """A head trained with swapped labels, so that training on the device can improve it."""
     subprocess.run([sys.executable, ROOT / "tests/python/make_data_set.py", folder / "set"], check=True)
     (folder / "set/bare").rename(folder / "set/with_mask")
     (folder / "set/masked").rename(folder / "set/without_mask")
@@ -135,7 +135,7 @@ def log_in(browser):
     assert seen == "", "scripts cannot see the session"
 
 
-def look(browser):
+def live_view(browser):
     until("a decision", lambda: "mask" in browser.text(".decision"))
     until("a face", lambda: browser.find(".face meter"))
     browser.wait("running", ".figures")
@@ -166,9 +166,9 @@ def label_by_keyboard(browser, door, truth, head):
             assert skipped < 200, "only new crops"
             browser.press("s")
             continue
-        before = browser.text("#waiting")
+        before = browser.text("#unlabelled-count")
         browser.press(str(labels.index(known[0]) + 1))
-        until("the next crop", lambda: browser.text("#waiting") != before)
+        until("the next crop", lambda: browser.text("#unlabelled-count") != before)
         done += len(shown)
     def labelled():
         counts = door.get("/samples/stats")
@@ -176,7 +176,7 @@ def label_by_keyboard(browser, door, truth, head):
 
     until("all labels", lambda: labelled() == done)
     browser.press("u")
-    browser.wait("Taken back.", "#toast")
+    browser.wait("Undone.", "#toast")
     assert labelled() < done
     browser.press("1" if "with_mask" == labels[0] and truth[shown[0]] == labels[0] else "2")
     until("the label again", lambda: labelled() == done)
@@ -185,7 +185,7 @@ def label_by_keyboard(browser, door, truth, head):
     browser.press("d")
     browser.wait("discarded", "#toast")
     browser.press("u")
-    browser.wait("Taken back.", "#toast")
+    browser.wait("Undone.", "#toast")
     assert door.get("/queue")["waiting"] >= waiting, "nothing was deleted"
     browser.press("d")
     browser.press("s")
@@ -194,11 +194,11 @@ def label_by_keyboard(browser, door, truth, head):
 
 def learn(browser, door):
     browser.open("#learning")
-    browser.wait("new since the last refit")
-    browser.tab_to("Refit now")
+    browser.wait("since the last training")
+    browser.tab_to("Train now")
     browser.press(Keys.ENTER)
-    # It is learned at the lowest priority: on a busy machine that takes its time.
-    browser.wait("The last refit made head 2", seconds=600)
+    # Training has the lowest priority and takes a while on a busy machine.
+    browser.wait("The last training produced model 2", seconds=600)
     outcome = door.get("/status")["last_refit"]["outcome"]
     assert outcome["ruling"] == "accepted", outcome["reason"]
     browser.wait("Before")
@@ -211,9 +211,9 @@ def learn(browser, door):
     until("the question", lambda: browser.find("dialog[open]"))
     browser.tab_to("Roll back")
     browser.press(Keys.ENTER)
-    browser.wait("Head 1 is in use.", "#toast")
-    # The next frame tells of it.
-    until("head 1 looks", lambda: door.get("/live")["head"] == 1)
+    browser.wait("Model 1 is in use.", "#toast")
+    # The live state follows with the next frame.
+    until("model 1 classifies", lambda: door.get("/live")["head"] == 1)
 
 
 def change_settings(browser, door):
@@ -246,7 +246,7 @@ def on_a_phone(browser):
         until(f"{part} is drawn", lambda: browser.find("main h2, main .decision"))
         if part == "live":
             until("a face", lambda: browser.find(".face meter"))
-            browser.wait("Show the picture moving")
+            browser.wait("Resume the picture")
             until("a picture", lambda: browser.find("live-view img[src^=blob]"))
         if part == "label":
             until("its picture", lambda: browser.driver.execute_script("return document.querySelector('.crops img')?.naturalWidth > 0"))
@@ -267,7 +267,7 @@ def log_out(browser):
     browser.driver.add_cookie({"name": cookie["name"], "value": cookie["value"]})
     browser.driver.refresh()
     until("the log-in", lambda: browser.find("#password"))
-    assert not browser.find("live-view"), "a cookie opens nothing after log-out"
+    assert not browser.find("live-view"), "a cookie is refused after log-out"
 
 
 def main():
@@ -276,7 +276,7 @@ def main():
     screenshots = parser.parse_args().screenshots
     with Door(CONFIG) as door:
         head = bad_head(door.folder)
-        # What the shipped head says of the photographs is right, but for one or two.
+        # The built-in model classifies all but one or two of the photographs correctly.
         until("enough crops", lambda: door.get("/queue")["waiting"] >= 18)
         groups = door.get("/queue")["groups"]
         truth = {s["id"]: max(s["probabilities"], key=s["probabilities"].get) for g in groups for s in g["samples"]}
@@ -284,13 +284,13 @@ def main():
         try:
             steps = [
                 ("log in", lambda: log_in(browser)),
-                ("live view", lambda: look(browser)),
+                ("live view", lambda: live_view(browser)),
                 ("label by keyboard", lambda: label_by_keyboard(browser, door, truth, head)),
-                ("refit, scores, roll back", lambda: learn(browser, door)),
+                ("training, scores, rollback", lambda: learn(browser, door)),
                 ("phone", lambda: on_a_phone(browser)),
                 ("settings", lambda: change_settings(browser, door)),
                 ("log out", lambda: log_out(browser)),
-                ("no complaints", browser.check_log),
+                ("no browser errors", browser.check_log),
             ]
             for name, step in steps:
                 step()

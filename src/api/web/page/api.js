@@ -1,4 +1,4 @@
-// Requests to the daemon. What fails is thrown as an ApiError with one sentence.
+// Requests to the daemon. A failure is thrown as an ApiError with a one-sentence message.
 
 export class ApiError extends Error {
   constructor(status, sentence) {
@@ -18,15 +18,15 @@ async function request(method, path, body, options = {}) {
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError(0, "The device does not answer.");
+    throw new ApiError(0, "The device does not respond.");
   }
   if (response.ok) return response;
   const record = await response.json().catch(() => ({}));
-  // Whoever was logged in and is no more is asked again.
+  // The session has ended: ask for the password again.
   if (response.status === 401 && path !== "/session") {
     window.dispatchEvent(new Event("logged-out"));
   }
-  throw new ApiError(response.status, sentence(record.error ?? `The device says ${response.status}.`));
+  throw new ApiError(response.status, sentence(record.error ?? `The device responded with status ${response.status}.`));
 }
 
 function sentence(text) {
@@ -48,7 +48,7 @@ export const api = {
   rollback: () => json("POST", "/heads/rollback", { steps: 1 }),
   settings: () => json("GET", "/settings"),
   changeSettings: (change) => json("PATCH", "/settings", change),
-  /** The newest picture with a higher number: { number, blob }; null if none came for a while. */
+  /** Waits for a picture with a number above `after`: { number, blob }; null if none comes in time. */
   async picture(after, signal) {
     const response = await request("GET", `/live/picture?after=${after}`, undefined, { signal });
     if (response.status === 204) return null;

@@ -1,4 +1,4 @@
-// Small helpers to build elements and words.
+// Helpers that build elements and texts.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -8,23 +8,23 @@ function build(element, attributes, children) {
     else if (value === true) element.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
   }
-  element.append(...there(children));
+  element.append(...present(children));
   return element;
 }
 
-/** Children in one list; what is null or false is left out. */
-const there = (children) => children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
+/** The children as a flat list without null, undefined and false. */
+const present = (children) => children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 
-/** Gives an element other children. */
-export const fill = (element, ...children) => element.replaceChildren(...there(children));
+/** Replaces the children of an element. */
+export const fill = (element, ...children) => element.replaceChildren(...present(children));
 
-/** An element with attributes (on… are listeners) and children. */
+/** Creates an HTML element; attributes that start with "on" are event listeners. */
 export const h = (tag, attributes, ...children) => build(document.createElement(tag), attributes, children);
 
-/** The same of SVG. */
+/** Creates an SVG element in the same way. */
 export const s = (tag, attributes, ...children) => build(document.createElementNS(SVG, tag), attributes, children);
 
-/** Words for a label or a decision: with_mask is "with mask". */
+/** A label or a decision as words: with_mask becomes "with mask". */
 export const words = (name) => name.replaceAll("_", " ");
 
 export const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
@@ -33,7 +33,7 @@ export const count = (number, one, many = `${one}s`) => `${number} ${number === 
 
 let hide;
 
-/** Says something at the edge of the page, with a button if there is something to do about it. */
+/** Shows a message at the edge of the page, with a button if there is an action. */
 export function toast(text, action) {
   const place = document.getElementById("toast");
   clearTimeout(hide);
@@ -42,7 +42,7 @@ export function toast(text, action) {
   hide = setTimeout(() => place.replaceChildren(), 8000);
 }
 
-/** Asks before something that cannot be taken back at once; whether it is wanted. */
+/** Asks the user to confirm; resolves to whether they did. */
 export function confirmed(question, yes) {
   return new Promise((resolve) => {
     const dialog = h(
@@ -61,22 +61,22 @@ export function confirmed(question, yes) {
   });
 }
 
-/** Runs a task now and every so many milliseconds while the page is seen; gives what ends it. */
-export function whileSeen(task, every) {
+/** Runs a task now and then every `interval` ms while the page is visible; returns a function that stops it. */
+export function whileVisible(task, interval) {
   let timer;
   let ended = false;
   const turn = async () => {
     clearTimeout(timer);
     if (ended) return;
     if (!document.hidden) await task();
-    if (!ended) timer = setTimeout(turn, every);
+    if (!ended) timer = setTimeout(turn, interval);
   };
-  const seen = () => document.hidden || turn();
-  document.addEventListener("visibilitychange", seen);
+  const onVisibility = () => document.hidden || turn();
+  document.addEventListener("visibilitychange", onVisibility);
   turn();
   return () => {
     ended = true;
     clearTimeout(timer);
-    document.removeEventListener("visibilitychange", seen);
+    document.removeEventListener("visibilitychange", onVisibility);
   };
 }

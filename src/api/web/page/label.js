@@ -1,11 +1,12 @@
-// The queue of crops that wait for a label: one tap or one key for each.
+// The queue of face pictures to label, with one tap or one key each.
 
 import { api, pictureOf } from "./api.js";
 import { count, fill, h, percent, toast, words } from "./dom.js";
 
-const UNDOS = 20;
-/** Discarded crops are deleted for good after this long. */
-const GRACE = 6000;
+/** How many steps can be undone. */
+const MAX_UNDO = 20;
+/** Discarded face pictures are deleted for good after this long, in ms. */
+const DISCARD_DELAY_MS = 6000;
 
 class LabelQueue extends HTMLElement {
   connectedCallback() {
@@ -30,10 +31,10 @@ class LabelQueue extends HTMLElement {
       const [queue, status] = await Promise.all([api.queue(), api.status()]);
       this.total = queue.waiting - queue.without_picture;
       this.featureOnly = queue.without_picture;
-      this.groups = queue.groups.map((group) => ({ ...group, left: new Set() }));
+      this.groups = queue.groups.map((group) => ({ ...group, excluded: new Set() }));
       const known = status.live.labels;
-      const more = Object.keys(status.samples).filter((label) => label !== "unlabelled" && !known.includes(label));
-      this.labels = [...known, ...more, ...this.labels.filter((label) => !known.includes(label) && !more.includes(label))];
+      const others = Object.keys(status.samples).filter((label) => label !== "unlabelled" && !known.includes(label));
+      this.labels = [...known, ...others, ...this.labels.filter((label) => !known.includes(label) && !others.includes(label))];
       this.capturing = status.live.capture.on;
       this.render();
     } catch (problem) {
@@ -46,22 +47,22 @@ class LabelQueue extends HTMLElement {
   }
 
   render() {
-    const badge = document.getElementById("waiting");
+    const badge = document.getElementById("unlabelled-count");
     badge.hidden = this.total === 0;
     badge.textContent = this.total;
     if (!this.group) return this.renderEmpty();
-    const { samples, left, usefulness } = this.group;
+    const { samples, excluded, usefulness } = this.group;
     const [first] = samples;
-    const said = Object.entries(first.probabilities).sort((a, b) => b[1] - a[1])[0];
+    const guess = Object.entries(first.probabilities).sort((a, b) => b[1] - a[1])[0];
     fill(this, 
       h("h2", {}, samples.length === 1 ? "What is this?" : `What are these ${samples.length}?`),
       h(
         "p",
         { class: "hint" },
-        said ? `The head says ${words(said[0])}, ${percent(said[1], 0)}. ` : "The head has not seen it yet. ",
-        `${usefulness > 0.5 ? "A label teaches much. " : ""}${count(this.total, "crop")} waiting.`,
+        guess ? `The model says ${words(guess[0])}, ${percent(guess[1], 0)}. ` : "The model has not classified it yet. ",
+        `${usefulness > 0.5 ? "This label is especially useful. " : ""}${count(this.total, "face picture")} to label.`,
       ),
-      h("div", { class: samples.length === 1 ? "crops one" : "crops" }, samples.map((sample, at) => this.crop(sample, at, left, samples.length))),
+      h("div", { class: samples.length === 1 ? "crops one" : "crops" }, samples.map((sample, at) => this.facePicture(sample, at, excluded, samples.length))),
       h(
         "div",
         { class: "labels", role: "group", "aria-label": "Labels" },
@@ -72,36 +73,36 @@ class LabelQueue extends HTMLElement {
       h(
         "div",
         { class: "row" },
-        h("button", { type: "button", class: "quiet", "aria-keyshortcuts": "d", onclick: () => this.discard() }, h("kbd", {}, "D"), " discard"),
-        h("button", { type: "button", class: "quiet", "aria-keyshortcuts": "s", onclick: () => this.skip() }, h("kbd", {}, "S"), " skip"),
-        h("button", { type: "button", class: "quiet", "aria-keyshortcuts": "u", disabled: this.done.length === 0, onclick: () => this.undo() }, h("kbd", {}, "U"), " undo"),
-        this.another(),
+        h("button", { type: "button", class: "quiet", "aria-keyshortcuts": "d", onclick: () => this.discard() }, h("kbd", {}, "D"), " Discard"),
+        h("button", { type: "button", class: "quiet", "aria-keyshortcuts": "s", onclick: () => this.skip() }, h("kbd", {}, "S"), " Skip"),
+        h("button", { type: "button", class: "quiet", "aria-keyshortcuts": "u", disabled: this.done.length === 0, onclick: () => this.undo() }, h("kbd", {}, "U"), " Undo"),
+        this.newLabelForm(),
       ),
     );
   }
 
-  crop(sample, at, left, of) {
-    const image = h("img", { src: pictureOf(sample.id), alt: `Crop ${at + 1} of ${of}, ${sample.day}`, width: 224, height: 224 });
-    if (of === 1) return image;
-    // Near-copies are labelled together, but for those that are left out by a tap.
+  facePicture(sample, at, excluded, total) {
+    const image = h("img", { src: pictureOf(sample.id), alt: `Face ${at + 1} of ${total}, ${sample.day}`, width: 224, height: 224 });
+    if (total === 1) return image;
+    // Near duplicates are labelled together, except those that are deselected by a tap.
     return h(
       "button",
       {
         type: "button",
         class: "crop",
-        "aria-pressed": String(!left.has(sample.id)),
-        "aria-label": `Crop ${at + 1} of ${of}: labelled with the others`,
+        "aria-pressed": String(!excluded.has(sample.id)),
+        "aria-label": `Face ${at + 1} of ${total}: label with the others`,
         onclick: (event) => {
-          if (!left.delete(sample.id)) left.add(sample.id);
-          event.currentTarget.setAttribute("aria-pressed", String(!left.has(sample.id)));
+          if (!excluded.delete(sample.id)) excluded.add(sample.id);
+          event.currentTarget.setAttribute("aria-pressed", String(!excluded.has(sample.id)));
         },
       },
       image,
     );
   }
 
-  another() {
-    const input = h("input", { type: "text", name: "label", placeholder: "another label", "aria-label": "Another label", maxlength: 64, required: true, size: 14 });
+  newLabelForm() {
+    const input = h("input", { type: "text", name: "label", placeholder: "new label", "aria-label": "New label", maxlength: 64, required: true, size: 14 });
     return h(
       "form",
       {
@@ -114,21 +115,21 @@ class LabelQueue extends HTMLElement {
         },
       },
       input,
-      h("button", { class: "quiet" }, "use"),
+      h("button", { class: "quiet" }, "Use"),
     );
   }
 
   renderEmpty() {
     fill(this, 
-      h("h2", {}, "Nothing waits for a label"),
-      h("p", {}, this.capturing ? "Crops of which the head is unsure come here by themselves." : "Crops are not kept: turn capture on in the settings to get some."),
-      this.featureOnly > 0 && h("p", { class: "hint" }, `${count(this.featureOnly, "sample")} without a picture cannot be shown.`),
+      h("h2", {}, "Nothing to label"),
+      h("p", {}, this.capturing ? "Face pictures that the model is uncertain about appear here." : "Face pictures are not kept. To collect some, turn this on in the settings."),
+      this.featureOnly > 0 && h("p", { class: "hint" }, `${count(this.featureOnly, "sample was", "samples were")} stored without a picture and cannot be shown.`),
       h(
         "div",
         { class: "row" },
-        h("button", { type: "button", onclick: () => this.load() }, "Look again"),
-        h("button", { type: "button", class: "quiet", "aria-keyshortcuts": "u", disabled: this.done.length === 0, onclick: () => this.undo() }, h("kbd", {}, "U"), " undo"),
-        h("a", { class: "button quiet", href: "#learning" }, "To learning"),
+        h("button", { type: "button", onclick: () => this.load() }, "Check again"),
+        h("button", { type: "button", class: "quiet", "aria-keyshortcuts": "u", disabled: this.done.length === 0, onclick: () => this.undo() }, h("kbd", {}, "U"), " Undo"),
+        h("a", { class: "button quiet", href: "#learning" }, "Go to training"),
       ),
     );
   }
@@ -146,78 +147,78 @@ class LabelQueue extends HTMLElement {
     event.preventDefault();
   }
 
-  /** Takes the chosen crops of the first group out of the queue. */
-  take() {
+  /** Removes the selected face pictures of the first group from the queue. */
+  dequeue() {
     const group = this.groups.shift();
-    const taken = group.samples.filter((sample) => !group.left.has(sample.id));
-    const rest = group.samples.filter((sample) => group.left.has(sample.id));
+    const taken = group.samples.filter((sample) => !group.excluded.has(sample.id));
+    const rest = group.samples.filter((sample) => group.excluded.has(sample.id));
     if (taken.length === 0) {
-      this.groups.unshift({ ...group, left: new Set() });
-      toast("All crops of this group are left out.");
+      this.groups.unshift({ ...group, excluded: new Set() });
+      toast("No face picture is selected.");
       return null;
     }
-    if (rest.length > 0) this.groups.unshift({ ...group, samples: rest, left: new Set() });
+    if (rest.length > 0) this.groups.unshift({ ...group, samples: rest, excluded: new Set() });
     this.total -= taken.length;
-    return { ...group, samples: taken, left: new Set() };
+    return { ...group, samples: taken, excluded: new Set() };
   }
 
-  /** Puts a group back in front. */
-  giveBack(group) {
+  /** Puts a group back at the front of the queue. */
+  requeue(group) {
     this.total += group.samples.length;
     this.groups.unshift(group);
     this.render();
   }
 
-  remember(step) {
+  addUndo(step) {
     this.done.push(step);
-    if (this.done.length > UNDOS) this.done.shift();
+    if (this.done.length > MAX_UNDO) this.done.shift();
   }
 
   async label(label) {
     if (!this.group) return;
     this.deleteNow();
-    const group = this.take();
+    const group = this.dequeue();
     if (!group) return this.render();
     const ids = group.samples.map((sample) => sample.id);
     const step = { group, undo: () => api.mark(ids, "unlabelled") };
-    this.remember(step);
+    this.addUndo(step);
     this.next();
     try {
-      const marked = await api.mark(ids, { as: label });
-      const failed = Object.values(marked.failed);
-      toast(failed.length > 0 ? `${count(failed.length, "crop")} not labelled: ${failed[0]}` : `${words(label)}: ${count(ids.length, "crop")}`, {
+      const result = await api.mark(ids, { as: label });
+      const failed = Object.values(result.failed);
+      toast(failed.length > 0 ? `${count(failed.length, "face picture")} not labelled: ${failed[0]}` : `${words(label)}: ${count(ids.length, "face picture")}`, {
         name: "Undo",
         run: () => this.undo(),
       });
     } catch (problem) {
       this.done = this.done.filter((other) => other !== step);
       toast(problem.message);
-      this.giveBack(group);
+      this.requeue(group);
     }
   }
 
   discard() {
     this.deleteNow();
-    const group = this.take();
+    const group = this.dequeue();
     if (!group) return this.render();
     const ids = group.samples.map((sample) => sample.id);
     const step = {
       group,
       undo: async () => {
-        if (this.pending !== step) throw new Error("They are deleted: this cannot be undone.");
+        if (this.pending !== step) throw new Error("The pictures are already deleted.");
         clearTimeout(step.timer);
         this.pending = null;
       },
       ids,
     };
-    step.timer = setTimeout(() => this.deleteNow(), GRACE);
+    step.timer = setTimeout(() => this.deleteNow(), DISCARD_DELAY_MS);
     this.pending = step;
-    this.remember(step);
+    this.addUndo(step);
     this.next();
-    toast(`${count(ids.length, "crop")} discarded`, { name: "Undo", run: () => this.undo() });
+    toast(`${count(ids.length, "face picture")} discarded`, { name: "Undo", run: () => this.undo() });
   }
 
-  /** Deletes what was discarded before, which can't be undone then. */
+  /** Deletes what was discarded last; after this it cannot be undone. */
   deleteNow(leaving = false) {
     const step = this.pending;
     if (!step) return;
@@ -237,8 +238,8 @@ class LabelQueue extends HTMLElement {
     if (!step) return;
     try {
       await step.undo();
-      this.giveBack(step.group);
-      toast("Taken back.");
+      this.requeue(step.group);
+      toast("Undone.");
     } catch (problem) {
       toast(problem.message);
     }

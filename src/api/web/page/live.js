@@ -1,23 +1,23 @@
 // What the camera sees now.
 
 import { api } from "./api.js";
-import { fill, h, percent, whileSeen, words } from "./dom.js";
+import { fill, h, percent, whileVisible, words } from "./dom.js";
 
 const DECISIONS = {
-  idle: "Nobody is there",
+  idle: "Nobody there",
   mask: "Everybody wears a mask",
-  no_mask: "Somebody wears no mask",
+  no_mask: "Somebody without a mask",
   unsure: "Unsure",
-  fault: "No fresh frames",
+  fault: "No new frames from the camera",
 };
 
-const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
 class LiveView extends HTMLElement {
   connectedCallback() {
     this.decision = h("p", { class: "decision", role: "status", "aria-live": "polite" });
     this.picture = h("img", { class: "camera", alt: "The newest frame, with a box around each face" });
-    this.moving = !calm.matches;
+    this.moving = !reducedMotion.matches;
     this.pause = h("button", { type: "button", class: "quiet", onclick: () => this.toggle() });
     this.note = h("p", { class: "hint" });
     this.faces = h("ul", { class: "faces", "aria-label": "Faces" });
@@ -30,8 +30,8 @@ class LiveView extends HTMLElement {
         h("section", { "aria-label": "Details" }, h("h2", {}, "Faces"), this.faces, h("h2", {}, "Device"), this.figures),
       ),
     );
-    this.say();
-    this.end = whileSeen(() => this.look(), 500);
+    this.updateButton();
+    this.end = whileVisible(() => this.look(), 500);
     this.aborter = new AbortController();
     this.watch();
   }
@@ -42,17 +42,17 @@ class LiveView extends HTMLElement {
     URL.revokeObjectURL(this.picture.src);
   }
 
-  say() {
-    this.pause.replaceChildren(this.moving ? "Pause the picture" : "Show the picture moving");
+  updateButton() {
+    this.pause.replaceChildren(this.moving ? "Pause the picture" : "Resume the picture");
   }
 
   toggle() {
     this.moving = !this.moving;
-    this.say();
+    this.updateButton();
   }
 
-  // One picture after the other, each when it is there. Paused, and where motion
-  // is not wanted, one is shown and stays.
+  // Shows each picture as soon as it arrives. While paused, and when the user prefers
+  // reduced motion, shows one still picture.
   async watch() {
     const { signal } = this.aborter;
     const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -66,7 +66,7 @@ class LiveView extends HTMLElement {
       try {
         const next = await api.picture(number, signal);
         if (!next) {
-          // A daemon that was started anew counts from the beginning.
+          // A restarted daemon counts from the beginning.
           number = 0;
           continue;
         }
@@ -89,33 +89,33 @@ class LiveView extends HTMLElement {
     try {
       this.show(await api.live());
     } catch (problem) {
-      this.set("fault", problem.message);
+      this.showDecision("fault", problem.message);
     }
   }
 
-  set(decision, text) {
+  showDecision(decision, text) {
     this.decision.className = `decision ${decision}`;
-    // A reader says it when it changes, and not twice a second.
+    // Screen readers announce every assignment, so assign only changes.
     if (this.decision.textContent !== text) this.decision.textContent = text;
   }
 
   show(live) {
-    this.set(live.decision, DECISIONS[live.decision] ?? words(live.decision));
+    this.showDecision(live.decision, DECISIONS[live.decision] ?? words(live.decision));
     const faces = live.frame?.faces ?? [];
     this.faces.replaceChildren(...faces.map((face) => this.face(face)));
     if (faces.length === 0) this.faces.append(h("li", { class: "hint" }, "No face in the newest frame."));
     const board = live.board ?? {};
     const figures = [
-      ["Camera", live.camera_lost ? `lost, being opened anew (${live.camera_losses} times so far)` : live.frame ? "running" : "starting"],
-      ["Frames a second", live.frames_per_second.toFixed(1)],
+      ["Camera", live.camera_lost ? `lost; reconnecting (${live.camera_losses} times so far)` : live.frame ? "running" : "starting"],
+      ["Frames per second", live.frames_per_second.toFixed(1)],
       ["Latency", `${live.latency_ms.toFixed(0)} ms`],
-      ["Temperature", board.temperature_c === undefined ? "not known" : `${board.temperature_c.toFixed(0)} °C`],
-      ["Head", live.head === undefined ? "the shipped one" : `number ${live.head}`],
-      ["Capture", live.capture.off_because ? `off: ${live.capture.off_because}` : live.capture.on ? "on" : "off"],
+      ["Temperature", board.temperature_c === undefined ? "unknown" : `${board.temperature_c.toFixed(0)} °C`],
+      ["Model", live.head === undefined ? "built-in" : `number ${live.head}`],
+      ["Face pictures", live.capture.off_because ? `not kept: ${live.capture.off_because}` : live.capture.on ? "kept" : "not kept"],
     ];
-    if (live.refitting) figures.push(["Learning", "a head is being learned"]);
-    if (live.learning_waits) figures.push(["Learning", `waits, since ${live.learning_waits}`]);
-    if (board.throttling?.under_voltage) figures.push(["Supply", "its voltage is too low"]);
+    if (live.refitting) figures.push(["Training", "in progress"]);
+    if (live.learning_waits) figures.push(["Training", `paused: ${live.learning_waits}`]);
+    if (board.throttling?.under_voltage) figures.push(["Power supply", "voltage too low"]);
     this.figures.replaceChildren(...figures.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
   }
 
@@ -126,7 +126,7 @@ class LiveView extends HTMLElement {
       { class: `face ${face.verdict}` },
       h("strong", {}, words(face.verdict)),
       all.length === 0
-        ? h("span", { class: "hint" }, "too small or too unclear to tell")
+        ? h("span", { class: "hint" }, "too small or too unclear")
         : all.map(([label, share]) =>
             h("label", { class: "share" }, h("span", {}, words(label)), h("meter", { min: 0, max: 1, value: share }), h("span", { class: "number" }, percent(share, 0))),
           ),

@@ -1,4 +1,4 @@
-// The frame of the page: who may see it, and which part of it is shown.
+// The page's frame: log-in and navigation.
 
 import { api } from "./api.js";
 import { h, toast } from "./dom.js";
@@ -10,7 +10,7 @@ import "./settings.js";
 const VIEWS = {
   live: ["live-view", "Live"],
   label: ["label-queue", "Label"],
-  learning: ["learning-view", "Learning"],
+  learning: ["learning-view", "Training"],
   settings: ["settings-form", "Settings"],
 };
 
@@ -34,7 +34,7 @@ function askForPassword(session) {
   logOut.hidden = true;
   document.title = "Log in · maskd";
   if (!session.password) {
-    main.replaceChildren(h("p", {}, "This device takes tokens only: no password is set. ", h("code", {}, "maskd passwd"), " makes one."));
+    main.replaceChildren(h("p", {}, "No password is set on this device. To create one, run ", h("code", {}, "maskd passwd"), "."));
     return;
   }
   const error = h("p", { class: "error", role: "alert" });
@@ -55,7 +55,7 @@ function askForPassword(session) {
       },
     },
     h("h2", {}, "Log in"),
-    // Programs that keep passwords want a name.
+    // Password managers expect a user name.
     h("input", { type: "text", autocomplete: "username", value: "maskd", hidden: true }),
     h("label", { for: "password" }, "Password"),
     password,

@@ -1,13 +1,13 @@
-// What may be changed while the daemon runs.
+// The settings that can be changed while the daemon runs.
 
 import { api } from "./api.js";
 import { fill, h, toast } from "./dom.js";
 
 const FIELDS = [
-  { name: "masked_threshold", label: "Masked from", hint: "A face whose probability of a mask is at least this is masked.", min: 0.05, max: 1, step: 0.01 },
-  { name: "unmasked_threshold", label: "Unmasked up to", hint: "Between the two the verdict is unsure.", min: 0, max: 1, step: 0.01 },
-  { name: "confirm_ms", label: "Confirm, in ms", hint: "So long frames must contradict the decision before it changes.", min: 0, max: 60000, step: 1 },
-  { name: "hold_ms", label: "Hold, in ms", hint: "So long the decision stays after the last face has left.", min: 0, max: 600000, step: 1 },
+  { name: "masked_threshold", label: "Masked threshold", hint: "A face is masked if its probability of a mask is at least this.", min: 0.05, max: 1, step: 0.01 },
+  { name: "unmasked_threshold", label: "Unmasked threshold", hint: "A face is unmasked if its probability of a mask is at most this. Between the two thresholds the verdict is unsure.", min: 0, max: 1, step: 0.01 },
+  { name: "confirm_ms", label: "Confirmation time, in ms", hint: "Frames must contradict the decision for this long before it changes.", min: 0, max: 60000, step: 1 },
+  { name: "hold_ms", label: "Hold time, in ms", hint: "The decision stays for this long after the last face has left.", min: 0, max: 600000, step: 1 },
 ];
 
 class SettingsForm extends HTMLElement {
@@ -23,7 +23,7 @@ class SettingsForm extends HTMLElement {
   render({ now, not_saved: notSaved }) {
     this.now = now;
     this.error = h("p", { class: "error", role: "alert" });
-    this.note = h("p", { class: "hint" }, notSaved ? `Not in the config file: ${notSaved}. After a restart these settings are gone.` : "");
+    this.note = h("p", { class: "hint" }, notSaved ? `Not saved in the config file: ${notSaved}. The changes are lost after a restart.` : "");
     this.inputs = Object.fromEntries(
       FIELDS.map(({ name, min, max, step }) => [name, h("input", { id: name, name, type: "number", inputmode: "decimal", min, max, step, required: true, value: String(Math.round(now[name] * 1e4) / 1e4), "aria-describedby": `${name}-hint` })]),
     );
@@ -34,7 +34,7 @@ class SettingsForm extends HTMLElement {
         "form",
         { class: "card settings", onsubmit: (event) => this.save(event) },
         FIELDS.map(({ name, label, hint }) => h("div", { class: "field" }, h("label", { for: name }, label), this.inputs[name], h("p", { class: "hint", id: `${name}-hint` }, hint))),
-        h("div", { class: "field" }, h("label", { for: "capture" }, "Keep crops of faces"), this.capture, h("p", { class: "hint", id: "capture-hint" }, "Faces are personal data: tell the people who pass by.")),
+        h("div", { class: "field" }, h("label", { for: "capture" }, "Keep face pictures"), this.capture, h("p", { class: "hint", id: "capture-hint" }, "Faces are personal data: inform the people who pass by.")),
         this.error,
         this.note,
         h("button", {}, "Save"),
@@ -54,7 +54,7 @@ class SettingsForm extends HTMLElement {
     try {
       const record = await api.changeSettings(change);
       this.render(record);
-      toast(record.not_saved ? "Changed until the daemon ends." : "Saved.");
+      toast(record.not_saved ? "Changed until the daemon restarts." : "Saved.");
     } catch (problem) {
       this.error.replaceChildren(problem.message);
     }
