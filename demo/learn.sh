@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# See maskd learn: a daemon at a dim door that is often wrong, labels, a refit,
-# another head in the running daemon, and what it is worth on nights that it has
-# not learned from. Needs Rust and nothing else; leaves nothing behind. About
-# one minute, without the first build.
+# Shows training on the device: a daemon at a dim door is often wrong, gets labels,
+# trains, and uses the new model. Both models are then compared on nights that were not
+# trained on. Needs only Rust, and leaves nothing behind. Takes about one minute after
+# the first build.
 #
 # The door is simulated: examples/simulate_camera.rs turns the photographs of
-# assets/frames into what a poor camera would have taken; every seed is another
-# night. The photographs are few, so read the figures as an example, not as
-# what to expect at your door.
+# assets/frames into what a poor camera would have taken. Every seed is another night.
+# The photographs are few, so the figures are an example, not what to expect at your
+# door.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Ten photographs to learn from, of one kind each, for only one label can be
-# told at a time; five others, with other people, to judge by.
+# Ten photographs to train on, each with faces of one kind, because enrollment gives
+# everybody the same label. Five others, of other people, to test on.
 masked=(10 18 39 117 120 188 195)
-bare=(128 161 218)
+unmasked=(128 161 218)
 strangers=(5 211 224 225 249)
-nights=12 # to learn from: seeds 1 to 12
-later=8   # to judge by: seeds 101 to 108
+nights=12 # to train on: seeds 1 to 12
+later=8   # to test on: seeds 101 to 108
 
 work=$(mktemp -d)
 daemon=
@@ -52,26 +52,26 @@ simulate() {
     rm -r "$work/originals" "$work/night"
 }
 
-# FOLDER, and --state for the learned head.
-judge() {
+# FOLDER [--state DIR]; with --state, tests the trained model.
+evaluate() {
     target/release/maskd eval --frames "$work/$1" "${@:2}" | grep -E 'end to end|_mask|right$'
 }
 
-# FOLDER: who passes by now.
-step_before() {
+# FOLDER: shows the people of this folder to the camera.
+show() {
     ln -sfn "$work/$1" "$work/new" && mv -T "$work/new" "$work/door"
 }
 
 say "build"
 cargo build --release --locked --bin maskd --example simulate_camera
 
-say "the same door on $nights nights to learn from, and on $later later ones"
+say "simulate the door on $nights nights to train on, and on $later later nights"
 simulate masked 1 "$nights" "${masked[@]}"
-simulate bare 1 "$nights" "${bare[@]}"
-simulate regulars 101 $((100 + later)) "${masked[@]}" "${bare[@]}"
+simulate unmasked 1 "$nights" "${unmasked[@]}"
+simulate regulars 101 $((100 + later)) "${masked[@]}" "${unmasked[@]}"
 simulate strangers 101 $((100 + later)) "${strangers[@]}"
 
-# What the daemon takes for a camera: the pictures of whoever passes by.
+# The daemon's camera: repeats the pictures of the people who pass by.
 cat >"$work/camera.sh" <<'CAMERA'
 while :; do
     folder=$(readlink -f "$1")
@@ -82,7 +82,7 @@ while :; do
     done
 done
 CAMERA
-# Every picture is a visit of its own; the refit waits until it is asked for.
+# Every picture is a track of its own, and training waits for the command.
 cat >"$work/maskd.toml" <<'CONFIG'
 [track]
 max-lost-ms = 0
@@ -90,13 +90,13 @@ max-lost-ms = 0
 enabled = false
 CONFIG
 
-say "before: the shipped head on the later nights (same people, then other people)"
-judge regulars
+say "before: the built-in model on the later nights (same people, then other people)"
+evaluate regulars
 echo
-judge strangers
+evaluate strangers
 
-say "the daemon starts"
-step_before masked
+say "start the daemon"
+show masked
 target/release/maskd run --config "$work/maskd.toml" --state "$work/state" \
     --source "exec:bash $work/camera.sh $work/door" >"$work/decisions" 2>"$work/log" &
 daemon=$!
@@ -106,32 +106,32 @@ for ((i = 0; i < 300; i++)); do
     sleep 0.1
 done
 
-say "its decisions while people with masks pass by (first lines)"
+say "its first decisions while people with masks pass by"
 sleep 6
 head -n 8 "$work/decisions"
 
-# Fewer than asked for are no failure: what shows nothing new is not kept.
-# LABEL COUNT SECONDS. The daemon labels what it sees as it captures it.
+# LABEL COUNT SECONDS: the daemon labels the face pictures that it captures. Fewer than
+# COUNT are no failure (exit code 75): near duplicates are not kept.
 enroll() {
     target/release/maskd enroll "$1" --count "$2" --seconds "$3" --state "$work/state" >"$work/enrolled" 2>&1 ||
         [ $? -eq 75 ]
     tail -n 1 "$work/enrolled"
 }
-say "somebody says who stands there: maskd enroll"
+say "maskd enroll labels who stands there"
 enroll with_mask 40 15
-step_before bare
+show unmasked
 sleep 2
 enroll without_mask 36 15
 
 say "maskd refit"
 target/release/maskd refit --state "$work/state"
 
-say "what the running daemon says of it: the next frame is judged by the head that came of it"
+say "the running daemon uses the new model from the next frame on"
 sleep 1
 grep -E 'refit|head in use' "$work/log" | sed 's/\x1b\[[0-9;]*m//g' || true
 target/release/maskd status --state "$work/state" | grep -E '^(camera|head|samples)'
 
-say "after: the head in use now, on the later nights (same people, then other people)"
-judge regulars --state "$work/state"
+say "after: the trained model on the later nights (same people, then other people)"
+evaluate regulars --state "$work/state"
 echo
-judge strangers --state "$work/state"
+evaluate strangers --state "$work/state"

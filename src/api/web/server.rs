@@ -501,7 +501,7 @@ fn end_session(app: &App, headers: &HeaderMap) {
     security(()),
 )]
 async fn log_out(State(app): State<App>, headers: HeaderMap) -> Response {
-    forget(&app, &headers);
+    end_session(&app, &headers);
     let record = record(&app, app.access.is_open().then_some(Visitor::Stateless));
     ([(SET_COOKIE, app.set_cookie("", 0))], Json(record)).into_response()
 }
