@@ -1,11 +1,9 @@
 //! Pictures as a camera: one file, a folder, or those that are compiled in.
 //!
-//! Owns the listing and reading of picture files and the pace at which they are
-//! shown. Each picture is shown like a person who stands at the door for a
+//! Owns the pace at which they are shown. Each picture is shown like a person who stands at the door for a
 //! while, as several frames, for a decision needs some that agree.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,16 +11,11 @@ use image::RgbImage;
 use tokio_util::sync::CancellationToken;
 
 use super::{CameraOptions, Source, SourceError, now, sleep_until};
-use crate::frame::{self, Frame};
-
-/// Largest picture file that is read, in bytes (64 MiB).
-pub const MAX_PICTURE_BYTES: u64 = 64 * 1024 * 1024;
+use crate::frame::Frame;
+use crate::frame::decoding::{decode, list, read};
 
 /// Frames a second of a picture that is shown for longer than one.
 const FRAMES_A_SECOND: f64 = 10.0;
-
-/// How a picture file's name ends, in small letters.
-const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
 
 /// A picture that is compiled in.
 #[derive(Debug, Clone, Copy)]
@@ -62,57 +55,6 @@ pub static EXAMPLES: [Example; 6] = [
     },
 ];
 
-/// Whether a file's name ends like that of a picture and does not start with a
-/// dot (as those of files do that are still being copied).
-#[must_use]
-pub fn is_named_like_a_picture(path: &Path) -> bool {
-    let hidden = path
-        .file_name()
-        .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-    let picture = path.extension().is_some_and(|extension| {
-        EXTENSIONS
-            .iter()
-            .any(|known| extension.eq_ignore_ascii_case(known))
-    });
-    picture && !hidden
-}
-
-/// The pictures of a folder, sorted by name: its own files, not those of
-/// folders within, that are [named like a picture](is_named_like_a_picture).
-///
-/// # Errors
-/// If the folder cannot be read.
-pub fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut pictures = Vec::new();
-    for entry in folder.read_dir()? {
-        let path = entry?.path();
-        if is_named_like_a_picture(&path) && path.is_file() {
-            pictures.push(path);
-        }
-    }
-    pictures.sort();
-    Ok(pictures)
-}
-
-/// Reads a picture file of at most [`MAX_PICTURE_BYTES`].
-///
-/// # Errors
-/// If it cannot be read, or is longer.
-pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?
-        .take(MAX_PICTURE_BYTES + 1)
-        .read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_PICTURE_BYTES {
-        let sentence = format!(
-            "it is longer than {} MiB",
-            MAX_PICTURE_BYTES / (1024 * 1024)
-        );
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, sentence));
-    }
-    Ok(bytes)
-}
-
 /// Shows pictures one after the other.
 pub struct Stills {
     place: Place,
@@ -150,7 +92,7 @@ enum Picture {
 
 impl Picture {
     fn load(&self) -> Result<RgbImage, String> {
-        let decode = |bytes: &[u8]| frame::decode(bytes).map_err(|error| error.to_string());
+        let decode = |bytes: &[u8]| decode(bytes).map_err(|error| error.to_string());
         match self {
             Picture::Memory(bytes) => decode(bytes),
             Picture::File(path) => decode(&read(path).map_err(|error| error.to_string())?),
@@ -419,36 +361,13 @@ mod tests {
             assert_eq!(frame.seq, seq as u64);
             assert_eq!(
                 frame.pixels,
-                frame::decode(example.bytes).unwrap(),
+                decode(example.bytes).unwrap(),
                 "{}",
                 example.name
             );
         }
         assert!(stills.next().unwrap().is_none());
         assert!(stills.next().unwrap().is_none());
-    }
-
-    #[test]
-    fn folder_is_listed_by_name_and_extension() {
-        let folder = tempfile::tempdir().unwrap();
-        for name in [
-            "b.PNG",
-            "a.jpeg",
-            "c.Tiff",
-            "notes.txt",
-            "jpg",
-            ".hidden.jpg",
-            "0.webp",
-        ] {
-            std::fs::write(folder.path().join(name), b"x").unwrap();
-        }
-        std::fs::create_dir(folder.path().join("z.jpg")).unwrap();
-        let names: Vec<_> = list(folder.path())
-            .unwrap()
-            .iter()
-            .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
-            .collect();
-        assert_eq!(names, ["0.webp", "a.jpeg", "b.PNG", "c.Tiff"]);
     }
 
     #[test]
@@ -505,20 +424,6 @@ mod tests {
         );
         let error = Stills::from_memory([&b"x"[..]], &options(1.0, true), stop()).err();
         assert!(error.unwrap().to_string().contains("pictures of examples"));
-    }
-
-    #[test]
-    fn file_beyond_the_limit_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("large.jpg");
-        let file = File::create(&path).unwrap();
-        file.set_len(MAX_PICTURE_BYTES).unwrap();
-        assert_eq!(read(&path).unwrap().len() as u64, MAX_PICTURE_BYTES);
-        file.set_len(MAX_PICTURE_BYTES + 1).unwrap();
-        assert_eq!(
-            read(&path).unwrap_err().to_string(),
-            "it is longer than 64 MiB"
-        );
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 
-use crate::camera::pictures::{EXAMPLES, list, read};
-use crate::frame::decode;
+use crate::camera::pictures::EXAMPLES;
+use crate::frame::decoding::{decode, list, read};
 
 use super::Failure;
 

@@ -199,8 +199,8 @@ impl Decision {
     /// of others, and one unsure face outweighs the masked ones.
     ///
     /// ```
-    /// use maskd::decision::decide::{Decision, Doubt, Verdict};
-    /// let both = [Verdict::Masked(0), Verdict::Unsure(Doubt::TooSmall)];
+    /// use maskd::decision::decide::{Decision, UnsureReason, Verdict};
+    /// let both = [Verdict::Masked(0), Verdict::Unsure(UnsureReason::TooSmall)];
     /// assert_eq!(Decision::of_frame(&both), Decision::Unsure);
     /// assert_eq!(Decision::of_frame(&[]), Decision::Idle);
     /// ```

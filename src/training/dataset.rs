@@ -28,8 +28,8 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use sha2::{Digest, Sha256};
 
-use crate::camera::pictures;
 use crate::frame;
+use crate::frame::decoding;
 
 /// Fewest pictures of a class that can be trained on: at the usual share of
 /// 0.2, one to check by and four to learn from.
@@ -409,7 +409,7 @@ fn walk(
     for entry in entries(folder)? {
         if entry.is_dir() {
             walk(&entry, seen, files, ignored)?;
-        } else if pictures::is_named_like_a_picture(&entry)
+        } else if decoding::is_named_like_a_picture(&entry)
             // A pipe could block for ever. A link that leads nowhere counts: it
             // fails to load and is told.
             && entry.metadata().map_or(true, |there| there.is_file())
@@ -530,7 +530,7 @@ pub fn fingerprint(bytes: &[u8], pixels: &RgbImage) -> Fingerprint {
 /// Why it cannot be used, as the end of a sentence such as
 /// `a.jpg: it is empty`.
 pub fn load(path: &Path) -> Result<(RgbImage, Fingerprint), String> {
-    let bytes = pictures::read(path).map_err(|error| error.to_string())?;
+    let bytes = decoding::read(path).map_err(|error| error.to_string())?;
     let pixels = frame::decode(&bytes).map_err(|error| error.to_string())?;
     let fingerprint = fingerprint(&bytes, &pixels);
     Ok((pixels, fingerprint))

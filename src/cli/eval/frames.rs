@@ -6,10 +6,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::camera::pictures::{list, read};
 use crate::cli::{Failure, Global};
 use crate::config::Config;
 use crate::decision::decide::{Verdict, VerdictPolicy};
+use crate::frame::decoding::{list, read};
 use crate::frame::{Rect, decode};
 use crate::training::report;
 use crate::vision::pipeline::Pipeline;

@@ -8,8 +8,8 @@ use std::sync::mpsc;
 use image::RgbImage;
 
 use super::{Progress, RunError, Stage};
-use crate::camera::pictures;
-use crate::frame::{PictureError, decode};
+use crate::frame::PictureError;
+use crate::frame::decoding::{self, decode};
 use crate::onnx::{FEATURES, ModelError, ThreadPool};
 use crate::training::dataset::{self, Dataset, Findings, Fingerprint, Picture};
 use crate::training::recipe::{self, EmbedMode, Worker};
@@ -217,7 +217,7 @@ pub(crate) fn workers(
 /// # Errors
 /// [`PictureError`] if it cannot be read or is no picture.
 pub(crate) fn decode_picture(path: &Path) -> Result<RgbImage, PictureError> {
-    let bytes = pictures::read(path).map_err(|error| PictureError::Decode(error.to_string()))?;
+    let bytes = decoding::read(path).map_err(|error| PictureError::Decode(error.to_string()))?;
     decode(&bytes)
 }
 

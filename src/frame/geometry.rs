@@ -1,0 +1,104 @@
+//! Rectangles and faces in the pixels of a frame.
+
+/// A rectangle in frame pixels, with fractions; it may overhang the frame.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Rect {
+    /// Left edge.
+    pub x: f32,
+    /// Top edge.
+    pub y: f32,
+    /// Width, not negative.
+    pub width: f32,
+    /// Height, not negative.
+    pub height: f32,
+}
+
+impl Rect {
+    /// Area in square pixels.
+    #[must_use]
+    pub fn area(&self) -> f32 {
+        self.width * self.height
+    }
+
+    /// The shorter side in pixels: the size that `min-face` is compared with.
+    #[must_use]
+    pub fn short_side(&self) -> f32 {
+        self.width.min(self.height)
+    }
+
+    /// Intersection over union with `other`, 0 (apart) to 1 (equal).
+    ///
+    /// ```
+    /// use maskd::frame::Rect;
+    /// let a = Rect { x: 0.0, y: 0.0, width: 10.0, height: 10.0 };
+    /// let b = Rect { x: 5.0, y: 0.0, width: 10.0, height: 10.0 };
+    /// assert!((a.iou(&b) - 1.0 / 3.0).abs() < 1e-6);
+    /// ```
+    #[must_use]
+    pub fn iou(&self, other: &Rect) -> f32 {
+        let width = (self.x + self.width).min(other.x + other.width) - self.x.max(other.x);
+        let height = (self.y + self.height).min(other.y + other.height) - self.y.max(other.y);
+        if width <= 0.0 || height <= 0.0 {
+            return 0.0;
+        }
+        let both = width * height;
+        both / (self.area() + other.area() - both)
+    }
+
+    /// The whole pixels of a `frame_width` x `frame_height` frame that this
+    /// rectangle covers once it is widened by `margin` (a share of its own
+    /// width on the left and right, of its own height above and below).
+    ///
+    /// `None` if nothing of it lies within the frame.
+    #[must_use]
+    pub fn region(&self, margin: f32, frame_width: u32, frame_height: u32) -> Option<Region> {
+        let dx = margin * self.width;
+        let dy = margin * self.height;
+        let (left, right) = span(self.x - dx, self.x + self.width + dx, frame_width)?;
+        let (top, bottom) = span(self.y - dy, self.y + self.height + dy, frame_height)?;
+        Some(Region {
+            left,
+            top,
+            width: right - left,
+            height: bottom - top,
+        })
+    }
+}
+
+/// Whole pixels from `from` to `to`, rounded outward and held within 0..`limit`.
+fn span(from: f32, to: f32, limit: u32) -> Option<(u32, u32)> {
+    // `as` saturates and maps NaN to 0, so a wild box ends up empty here.
+    let from = from.floor().max(0.0) as u32;
+    let to = (to.ceil().max(0.0) as u32).min(limit);
+    (from < to).then_some((from, to))
+}
+
+/// Whole pixels that lie within their frame; never empty. Made by
+/// [`Rect::region`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Region {
+    left: u32,
+    top: u32,
+    width: u32,
+    height: u32,
+}
+
+impl Region {
+    /// Left edge, top edge, width and height in pixels.
+    #[must_use]
+    pub fn as_array(&self) -> [u32; 4] {
+        [self.left, self.top, self.width, self.height]
+    }
+}
+
+/// A face that the detector found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Face {
+    /// Its box in frame pixels.
+    pub rect: Rect,
+    /// The detector's score, 0 to 1.
+    pub score: f32,
+    /// Left eye, right eye, nose, left and right corner of the mouth as seen in
+    /// the frame: (x, y) in frame pixels.
+    pub landmarks: [(f32, f32); 5],
+}

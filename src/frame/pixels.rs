@@ -1,0 +1,124 @@
+//! Frames, crops and the scaling from one to the other.
+
+use std::time::Instant;
+
+use fast_image_resize as fir;
+use image::RgbImage;
+
+use super::{PictureError, Region};
+
+/// Side of a [`Crop`] in pixels: what the backbone takes.
+pub const CROP_SIDE: u32 = 224;
+
+/// One picture from a camera.
+#[derive(Debug, Clone)]
+pub struct Frame {
+    /// RGB, 8 bits a channel, origin at the top left, upright.
+    pub pixels: RgbImage,
+    /// When it was captured.
+    pub at: Instant,
+    /// Number of the frame since the source was opened, from 0; a gap tells how
+    /// many frames were skipped.
+    pub seq: u64,
+}
+
+/// A face cut from its frame and stretched to [`CROP_SIDE`] squared: what the
+/// backbone sees.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Crop(RgbImage);
+
+impl Crop {
+    /// Takes a picture that has the size of a crop already.
+    ///
+    /// # Errors
+    /// [`PictureError::CropSize`] if it has another size.
+    pub fn from_image(pixels: RgbImage) -> Result<Crop, PictureError> {
+        match pixels.dimensions() {
+            (CROP_SIDE, CROP_SIDE) => Ok(Crop(pixels)),
+            (width, height) => Err(PictureError::CropSize { width, height }),
+        }
+    }
+
+    /// The pixels: RGB, 224 x 224.
+    #[must_use]
+    pub fn pixels(&self) -> &RgbImage {
+        &self.0
+    }
+}
+
+/// Scales pictures; keeps its buffers from one call to the next.
+#[derive(Debug, Default)]
+pub struct Scaler {
+    resizer: fir::Resizer,
+    /// What [`Scaler::shrink`] made last.
+    small: RgbImage,
+}
+
+impl Scaler {
+    /// Cuts `region` out of `pixels` and stretches it to a crop, as the
+    /// tutorial's recipe does: the shape of the box is not kept.
+    ///
+    /// The filter is the bilinear one whose support grows when it shrinks
+    /// (Pillow's `BILINEAR`), so that large faces do not alias.
+    ///
+    /// # Errors
+    /// [`PictureError::Region`] if the region lies outside the picture: it was
+    /// made for a frame of another size.
+    pub fn crop(&mut self, pixels: &RgbImage, region: Region) -> Result<Crop, PictureError> {
+        let mut crop = RgbImage::new(CROP_SIDE, CROP_SIDE);
+        let [left, top, width, height] = region.as_array().map(f64::from);
+        self.resize(pixels, &mut crop, |options| {
+            options.crop(left, top, width, height)
+        })?;
+        Ok(Crop(crop))
+    }
+
+    /// The picture scaled down so that its longest side is at most `side`
+    /// pixels, in a buffer that the next call writes over; a picture that is
+    /// small enough is given back as it is.
+    ///
+    /// # Errors
+    /// [`PictureError::Region`] if the picture is empty.
+    pub fn shrink<'a>(
+        &'a mut self,
+        pixels: &'a RgbImage,
+        side: u32,
+    ) -> Result<&'a RgbImage, PictureError> {
+        let (width, height) = pixels.dimensions();
+        let longest = width.max(height);
+        if longest <= side {
+            return Ok(pixels);
+        }
+        let scaled = |length: u32| {
+            let scaled = f64::from(length) * f64::from(side) / f64::from(longest);
+            (scaled.round() as u32).max(1)
+        };
+        let size = (scaled(width), scaled(height));
+        let mut small = std::mem::take(&mut self.small);
+        if small.dimensions() != size {
+            small = RgbImage::new(size.0, size.1);
+        }
+        let resized = self.resize(pixels, &mut small, |options| options);
+        self.small = small;
+        resized.map(|()| &self.small)
+    }
+
+    fn resize(
+        &mut self,
+        from: &RgbImage,
+        to: &mut RgbImage,
+        options: impl FnOnce(fir::ResizeOptions) -> fir::ResizeOptions,
+    ) -> Result<(), PictureError> {
+        let (width, height) = from.dimensions();
+        let source = fir::images::ImageRef::new(width, height, from, fir::PixelType::U8x3)
+            .map_err(|_| PictureError::Region)?;
+        let (width, height) = to.dimensions();
+        let mut target = fir::images::Image::from_slice_u8(width, height, to, fir::PixelType::U8x3)
+            .map_err(|_| PictureError::Region)?;
+        let bilinear = fir::ResizeAlg::Convolution(fir::FilterType::Bilinear);
+        let options = options(fir::ResizeOptions::new().resize_alg(bilinear));
+        self.resizer
+            .resize(&source, &mut target, &options)
+            .map_err(|_| PictureError::Region)
+    }
+}
