@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use image::imageops::{self, FilterType};
 use maskd::frame::{Scaler, decode};
 use maskd::learning::SHIPPED_REPLAY;
-use maskd::learning::refit::{self, Input, Options, Sample};
+use maskd::learning::refit::{self, FitOptions, RefitInput, RefitOptions, Sample};
 use maskd::learning::replay::Replay;
 use maskd::onnx::FEATURES;
 use maskd::training::augment::{Fill, Geometry, Robust, warp, whole};
@@ -146,18 +146,22 @@ fn refit() {
             seen: false,
         })
         .collect();
-    let input = Input {
+    let input = RefitInput {
         labels: &replay.labels,
         champion: &head,
         base: &head,
         samples: &samples,
-        replay: &replay,
+        base_labels: &replay.labels,
+        replay: Some(&replay),
     };
     let rows = NEW + replay.train.len();
-    let options = Options {
-        steps: EPOCHS * rows.div_ceil(BATCH),
-        batch: BATCH,
-        ..Options::default()
+    let options = RefitOptions {
+        fit: FitOptions {
+            steps: EPOCHS * rows.div_ceil(BATCH),
+            batch: BATCH,
+            ..FitOptions::default()
+        },
+        ..RefitOptions::default()
     };
     // The peak begins anew from here, where the system allows it (proc(5)).
     let _ = fs::write("/proc/self/clear_refs", "5");
@@ -165,7 +169,7 @@ fn refit() {
     let learned = refit::learn(&input, &options, &|| false).unwrap();
     let seconds = start.elapsed().as_secs_f64();
     assert!(black_box(learned).is_some(), "the refit has a head");
-    let steps = options.steps;
+    let steps = options.fit.steps;
     println!(
         "refit of {NEW} features and {} replayed, {EPOCHS} epochs of batches of {BATCH} ({steps} steps):",
         replay.train.len()

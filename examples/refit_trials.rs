@@ -23,7 +23,10 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use image::RgbImage;
 use maskd::frame::{Crop, Scaler};
-use maskd::learning::refit::{self, Input, Measured, Options, Sample};
+use maskd::learning::MeasuredRecord;
+use maskd::learning::refit::{
+    self, FitOptions, GateOptions, Measurements, RefitInput, RefitOptions, Sample,
+};
 use maskd::learning::replay::{Replay, Rows};
 use maskd::onnx::{
     Classifier, FEATURES, Graph, HeadFile, HeadTensors, ModelFile, ThreadPool, read_file,
@@ -113,7 +116,7 @@ struct Trials<'a> {
     replay: Replay,
     old: Rows,
     cameras: Vec<Camera>,
-    options: Options,
+    options: RefitOptions,
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
@@ -158,8 +161,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         )?;
         cameras.push(Camera::divide(name, &all, eye.variants));
     }
-    let defaults = Options::default();
-    let options = Options {
+    let defaults = FitOptions::default();
+    let fit = FitOptions {
         steps: arguments.steps.unwrap_or(defaults.steps),
         learning_rate: arguments.learning_rate.unwrap_or(defaults.learning_rate),
         new_share: arguments.new_share.unwrap_or(defaults.new_share),
@@ -168,6 +171,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             .feature_dropout
             .unwrap_or(defaults.feature_dropout),
         ..defaults
+    };
+    let options = RefitOptions {
+        fit,
+        ..RefitOptions::default()
     };
     let trials = Trials {
         arguments,
@@ -348,26 +355,28 @@ fn log(
     crops: usize,
     seed: u64,
     (before, after, old, forgotten): (f64, f64, f64, f64),
-    measured: &Measured,
+    measured: &Measurements,
 ) {
     let line = serde_json::json!({
         "kind": kind, "camera": camera.name, "crops": crops, "seed": seed,
         "before": before, "after": after, "old": old, "forgotten": forgotten,
-        "measured": measured,
+        "measured": MeasuredRecord::from(measured.clone()),
     });
     eprintln!("trial {line}");
 }
 
 /// What a gate that lets everything through asks for.
-fn open_gate(options: &Options) -> Options {
-    Options {
-        min_gain: -1e9,
-        min_sigmas: -1e9,
-        accuracy_tolerance: 1.0,
-        replay_tolerance: 1.0,
-        min_agreement: 0.0,
-        agreement_sigmas: -1e9,
-        max_suspects: 1.0,
+fn open_gate(options: &RefitOptions) -> RefitOptions {
+    RefitOptions {
+        gate: GateOptions {
+            min_gain: -1e9,
+            min_sigmas: -1e9,
+            accuracy_tolerance: 1.0,
+            replay_tolerance: 1.0,
+            min_agreement: 0.0,
+            agreement_sigmas: -1e9,
+            max_suspects: 1.0,
+        },
         ..options.clone()
     }
 }
@@ -400,23 +409,27 @@ impl fmt::Display for Mean {
 }
 
 impl Trials<'_> {
-    fn input<'b>(&'b self, samples: &'b [Sample]) -> Input<'b> {
-        Input {
+    fn input<'b>(&'b self, samples: &'b [Sample]) -> RefitInput<'b> {
+        RefitInput {
             labels: &self.head.labels,
             champion: &self.head.head,
             base: &self.head.head,
             samples,
-            replay: &self.replay,
+            base_labels: &self.head.labels,
+            replay: Some(&self.replay),
         }
     }
 
     /// A challenger whatever the gate would say, and what it would have said.
-    fn challenger(&self, samples: &[Sample]) -> anyhow::Result<Option<(HeadTensors, Measured)>> {
+    fn challenger(
+        &self,
+        samples: &[Sample],
+    ) -> anyhow::Result<Option<(HeadTensors, Measurements)>> {
         let fit = refit::fit(&self.input(samples), &open_gate(&self.options), &|| false)?;
         Ok(fit.head.zip(fit.outcome.measured))
     }
 
-    fn learned(&self, samples: &[Sample], options: &Options) -> anyhow::Result<HeadTensors> {
+    fn learned(&self, samples: &[Sample], options: &RefitOptions) -> anyhow::Result<HeadTensors> {
         let head = refit::learn(&self.input(samples), options, &|| false)?;
         head.context("nothing was learned")
     }
@@ -457,9 +470,9 @@ impl Trials<'_> {
                     let forgotten = accuracy(&head, &self.old)?;
                     all[0].add(after);
                     all[1].add(forgotten);
-                    all[2].add(measured.temperature);
+                    all[2].add(measured.calibration.temperature);
                     least = least.min(after - before);
-                    let passes = refit::gate(&measured, &self.options).is_none();
+                    let passes = refit::gate(&measured, &self.options.gate).is_none();
                     accepted += usize::from(passes);
                     if after >= before + 1.0 {
                         better += 1;
@@ -497,12 +510,19 @@ impl Trials<'_> {
 
     /// Samples and options of 0 all, 1 no replay, 2 no translation, 3 no
     /// variants.
-    fn arm(&self, arm: usize, samples: &[Sample]) -> (Vec<Sample>, Options) {
+    fn arm(&self, arm: usize, samples: &[Sample]) -> (Vec<Sample>, RefitOptions) {
         let mut samples = samples.to_vec();
         let mut options = self.options.clone();
         match arm {
-            1 => (options.new_share, options.device_share, options.new_half) = (1.0, 1.0, 0.0),
-            2 => (options.new_share, options.new_half) = (options.device_share, 0.0),
+            1 => {
+                options.fit.new_share = 1.0;
+                options.fit.device_share = 1.0;
+                options.fit.half_share_groups = 0.0;
+            }
+            2 => {
+                options.fit.new_share = options.fit.device_share;
+                options.fit.half_share_groups = 0.0;
+            }
             3 => {
                 for sample in &mut samples {
                     sample.features.truncate(FEATURES);
@@ -549,7 +569,7 @@ impl Trials<'_> {
                     (before, after, old, forgotten),
                     &measured,
                 );
-                if refit::gate(&measured, &self.options).is_none() {
+                if refit::gate(&measured, &self.options.gate).is_none() {
                     through += 1;
                     harmful += usize::from(after < before - 2.0);
                     worst = worst.min(after - before);
@@ -581,17 +601,15 @@ impl Trials<'_> {
                 seen: false,
             })
             .collect();
-        let options = Options {
-            steps: 20 * 1000_usize.div_ceil(32),
-            batch: 32,
-            ..self.options.clone()
-        };
+        let mut options = self.options.clone();
+        options.fit.steps = 20 * 1000_usize.div_ceil(32);
+        options.fit.batch = 32;
         #[expect(clippy::disallowed_methods, reason = "this measures time")]
         let start = Instant::now();
         self.learned(&samples, &options)?;
         println!(
             "\n1,000 samples, {} steps of 32: {:.2} s",
-            options.steps,
+            options.fit.steps,
             start.elapsed().as_secs_f64()
         );
         #[expect(clippy::disallowed_methods, reason = "this measures time")]

@@ -24,11 +24,12 @@ use maskd::api::metrics::{self, Heartbeat};
 use maskd::api::socket::{
     Client, ControlError, DaemonHandle, ErrorRecord, Live, RefitRequest, bind, serve,
 };
+use maskd::config::Config;
 use maskd::config::settings::Settings;
-use maskd::config::{self, Config};
-use maskd::learning::capture_policy::Enrollment;
-use maskd::learning::refit::{Refusal, Ruling};
-use maskd::learning::{Fault, InUse, LabelAction, Learning, Purge, SampleSelector};
+use maskd::learning::{
+    DecisionRecord, Enrollment, FailureKind, InUse, LabelAction, Learning, LearningOptions, Purge,
+    RefusalRecord, SampleSelector,
+};
 use maskd::onnx::FEATURES;
 use maskd::vision::embed::Feature;
 use maskd::vision::pipeline::{SHIPPED_CLASSIFIER, open_model};
@@ -52,7 +53,7 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let (_, base) = open_model(&Config::default()).unwrap();
         let learning =
-            Learning::open(folder.path(), Arc::new(base), config::Refit::default()).unwrap();
+            Learning::open(folder.path(), Arc::new(base), LearningOptions::default()).unwrap();
         let learning = Arc::new(learning);
         let (live_now, live) = watch::channel(Live {
             decision: "mask".to_owned(),
@@ -170,7 +171,11 @@ impl Drop for Server {
 }
 
 #[track_caller]
-fn refused<T: std::fmt::Debug>(answer: Result<T, ControlError>, expected: Fault, words: &str) {
+fn refused<T: std::fmt::Debug>(
+    answer: Result<T, ControlError>,
+    expected: FailureKind,
+    words: &str,
+) {
     match answer {
         Err(ControlError::Refused { sentence, fault }) => {
             assert_eq!(fault, expected, "{sentence}");
@@ -187,8 +192,16 @@ fn samples_are_imported_listed_labelled_exported_and_purged() {
     let imported = client.import(&server.pictures()).unwrap();
     assert_eq!(imported.added["first"], 3);
     assert_eq!(imported.added["second"], 2);
-    refused(client.import(Path::new("set")), Fault::Usage, "absolute");
-    refused(client.import(&server.at("none")), Fault::Missing, "none");
+    refused(
+        client.import(Path::new("set")),
+        FailureKind::Usage,
+        "absolute",
+    );
+    refused(
+        client.import(&server.at("none")),
+        FailureKind::Missing,
+        "none",
+    );
 
     let samples = client.samples(None).unwrap();
     assert_eq!(samples.len(), 5);
@@ -198,7 +211,7 @@ fn samples_are_imported_listed_labelled_exported_and_purged() {
     assert_eq!(client.samples(Some("unlabelled")).unwrap().len(), 0);
     refused(
         client.samples(Some("a b&c")),
-        Fault::Usage,
+        FailureKind::Usage,
         "cannot be a label",
     );
     assert_eq!(client.stats().unwrap()["first"].samples, 3);
@@ -206,7 +219,11 @@ fn samples_are_imported_listed_labelled_exported_and_purged() {
     let id = second[0].id.clone();
     let picture = image::load_from_memory(&client.picture(&id).unwrap()).unwrap();
     assert_eq!((picture.width(), picture.height()), (224, 224));
-    refused(client.picture("no such/id"), Fault::Missing, "no such/id");
+    refused(
+        client.picture("no such/id"),
+        FailureKind::Missing,
+        "no such/id",
+    );
 
     let ids = vec![id.clone(), "nobody".to_owned()];
     let mark = LabelAction::As("first".to_owned());
@@ -224,22 +241,26 @@ fn samples_are_imported_listed_labelled_exported_and_purged() {
             SampleSelector::Ids(vec![id]),
             &LabelAction::As("discard".to_owned()),
         ),
-        Fault::Usage,
+        FailureKind::Usage,
         "cannot be a label",
     );
     refused(
         client.mark(SampleSelector::Track(3), &LabelAction::Unlabelled),
-        Fault::Missing,
+        FailureKind::Missing,
         "track 3",
     );
 
     let exported = client.export(&server.at("out")).unwrap();
     assert_eq!(exported.written["first"], 4);
     assert_eq!(fs::read_dir(server.at("out/second")).unwrap().count(), 1);
-    refused(client.export(Path::new("out")), Fault::Usage, "absolute");
+    refused(
+        client.export(Path::new("out")),
+        FailureKind::Usage,
+        "absolute",
+    );
     refused(
         client.export(&server.at("samples/out")),
-        Fault::Usage,
+        FailureKind::Usage,
         "within the samples",
     );
 
@@ -259,8 +280,8 @@ fn heads_are_imported_shown_exported_and_gone_back_from() {
     let server = Server::start(true);
     let client = server.client();
     assert_eq!(client.heads().unwrap().len(), 0);
-    refused(client.head(1), Fault::Missing, "no head 1");
-    refused(client.rollback(1), Fault::Usage, "cannot go back");
+    refused(client.head(1), FailureKind::Missing, "no head 1");
+    refused(client.rollback(1), FailureKind::Usage, "cannot go back");
 
     let shipped = server.at("shipped.onnx");
     fs::write(&shipped, SHIPPED_CLASSIFIER).unwrap();
@@ -278,15 +299,19 @@ fn heads_are_imported_shown_exported_and_gone_back_from() {
     assert_eq!(client.import_head(&copy).unwrap().head, Some(2));
 
     fs::write(&copy, b"nothing").unwrap();
-    refused(client.import_head(&copy), Fault::Data, "not an ONNX model");
+    refused(
+        client.import_head(&copy),
+        FailureKind::Data,
+        "not an ONNX model",
+    );
     refused(
         client.import_head(&server.at("gone.onnx")),
-        Fault::Missing,
+        FailureKind::Missing,
         "cannot read the model",
     );
     refused(
         client.export_head(1, Path::new("here.onnx")),
-        Fault::Usage,
+        FailureKind::Usage,
         "absolute",
     );
     assert_eq!(client.rollback(2).unwrap().head, None);
@@ -297,18 +322,30 @@ fn heads_are_imported_shown_exported_and_gone_back_from() {
 fn one_enrollment_goes_on_at_a_time_and_can_be_ended() {
     let server = Server::start(true);
     let client = server.client();
-    refused(client.enrollment(), Fault::Missing, "nobody");
-    refused(client.end_enrollment(), Fault::Missing, "nobody");
-    refused(client.enroll("with_mask", 0), Fault::Usage, "1 to 1000");
-    refused(client.enroll("with_mask", 1001), Fault::Usage, "1 to 1000");
+    refused(client.enrollment(), FailureKind::Missing, "nobody");
+    refused(client.end_enrollment(), FailureKind::Missing, "nobody");
+    refused(
+        client.enroll("with_mask", 0),
+        FailureKind::Usage,
+        "1 to 1000",
+    );
+    refused(
+        client.enroll("with_mask", 1001),
+        FailureKind::Usage,
+        "1 to 1000",
+    );
     refused(
         client.enroll("unsure", 3),
-        Fault::Usage,
+        FailureKind::Usage,
         "cannot be a label",
     );
     let started = client.enroll("with_mask", 3).unwrap();
     assert_eq!((started.wanted, started.taken), (3, 0));
-    refused(client.enroll("with_mask", 3), Fault::NotNow, "is going on");
+    refused(
+        client.enroll("with_mask", 3),
+        FailureKind::NotNow,
+        "is going on",
+    );
     let now = Enrollment {
         taken: 2,
         stored: 1,
@@ -336,7 +373,10 @@ fn a_refit_is_waited_for_and_remembered() {
     assert_eq!(before.samples["second"].samples, 2);
 
     let record = client.refit().unwrap();
-    assert_eq!(record.outcome.ruling, Ruling::Refused(Refusal::NoSamples));
+    assert_eq!(
+        record.outcome.ruling,
+        DecisionRecord::Refused(RefusalRecord::NoSamples)
+    );
     assert_eq!(record.small_classes["first"], 3);
     let after = client.status().unwrap();
     assert_eq!((after.new_labels, after.last_refit), (0, Some(record)));
@@ -344,7 +384,7 @@ fn a_refit_is_waited_for_and_remembered() {
     let server = Server::start(false);
     refused(
         server.client().refit(),
-        Fault::Unavailable,
+        FailureKind::Unavailable,
         "not learning any more",
     );
 }

@@ -15,9 +15,12 @@ use std::process::Output;
 use std::sync::Arc;
 
 use image::RgbImage;
-use maskd::config::{self, Config};
-use maskd::learning::Learning;
-use maskd::onnx::{Classifier, HeadFile, write_head};
+use maskd::config::Config;
+use maskd::frame::Crop;
+use maskd::learning::{Learning, LearningOptions};
+use maskd::onnx::{Classifier, HeadFile, ThreadPool, write_classifier, write_head};
+use maskd::vision::embed::{Backbone, Embedder};
+use maskd::vision::head::Head;
 use maskd::vision::pipeline::{SHIPPED_CLASSIFIER, open_model};
 use serde_json::Value;
 use support::{assert_refused, frame, golden_crops, maskd, text};
@@ -190,6 +193,81 @@ fn samples_become_labels_and_a_ruling() {
     assert_eq!(device.good(&["samples", "list"]), "");
 }
 
+/// The replay set is of the built-in classifier's backbone and labels.
+#[test]
+fn a_classifier_with_other_labels_learns_without_the_replay_set() {
+    let device = Device::new();
+    let set = device.pictures();
+    for label in ["with_mask", "without_mask"] {
+        let name = label.replace("mask", "scarf");
+        fs::rename(set.join(label), set.join(name)).unwrap();
+    }
+    let classifier = Classifier::parse("shipped", SHIPPED_CLASSIFIER).unwrap();
+    let renamed = |label: &String| label.replace("mask", "scarf");
+    let file = HeadFile {
+        backbone_sha256: classifier.backbone_sha256,
+        labels: classifier.labels.iter().map(renamed).collect(),
+        head: classifier.head.clone(),
+    };
+    let model = device.at("scarf.onnx");
+    fs::write(
+        &model,
+        write_classifier(SHIPPED_CLASSIFIER, &file, &[]).unwrap(),
+    )
+    .unwrap();
+    let config = device.at("maskd.toml");
+    let text = format!(
+        "[models]\nclassifier = \"{}\"\n[classify]\nmasked-labels = [\"with_scarf\"]\n\
+         [indicate]\nwith-mask-label = \"with_scarf\"\nwithout-mask-label = \"without_scarf\"\n",
+        model.display()
+    );
+    fs::write(&config, text).unwrap();
+    let config = config.to_str().unwrap();
+    device.good(&["samples", "import", set.to_str().unwrap()]);
+    let words = device.good(&["refit", "--config", config]);
+    let warning = "nothing keeps the new model from forgetting";
+    assert!(words.contains(warning), "{words}");
+    assert!(!words.contains("\nreplay "), "{words}");
+    assert!(words.contains("\ngain "), "{words}");
+
+    let record = device.json(&["refit", "--config", config]);
+    let outcome = &record["outcome"];
+    assert!(outcome["warning"].as_str().unwrap().contains(warning));
+    let measured = &outcome["measured"];
+    assert_eq!(measured["replay_samples"], 0, "{record}");
+    assert_eq!(measured["replay_before"], Value::Null, "{record}");
+    assert!(measured["agreement"].as_f64() > Some(0.9), "{record}");
+}
+
+#[test]
+fn a_head_for_another_backbone_learns_without_the_replay_set() {
+    let device = Device::new();
+    let set = device.pictures();
+    let (backbone, shipped) = open_model(&Config::default()).unwrap();
+    let backbone = Backbone::new(backbone).unwrap();
+    let mut embedder = Embedder::new(&backbone, 1, ThreadPool::alone()).unwrap();
+    let mut other = shipped.to_file();
+    other.backbone_sha256[0] ^= 1;
+    let refitted = |name: &str, head: Head, embedder: &mut Embedder| {
+        let options = LearningOptions::default();
+        let learning = Learning::open(&device.at(name), Arc::new(head), options).unwrap();
+        learning.import(&set).unwrap();
+        let mut embed = |crops: &[Crop]| embedder.embed(crops);
+        learning.refit(&mut embed, &|| false).unwrap().outcome
+    };
+    let outcome = refitted("other", Head::from_file(other), &mut embedder);
+    assert!(outcome.warning.is_some(), "{outcome:?}");
+    let measured = outcome.measured.unwrap();
+    assert_eq!(measured.after.samples, 24);
+    assert_eq!((measured.replay_samples, measured.replay_after), (0, None));
+
+    let outcome = refitted("shipped", shipped, &mut embedder);
+    assert_eq!(outcome.warning, None);
+    let measured = outcome.measured.unwrap();
+    assert_eq!(measured.replay_samples, 300);
+    assert!(measured.replay_after > Some(0.9), "{measured:?}");
+}
+
 #[test]
 fn nonsense_is_refused_in_a_sentence() {
     let device = Device::new();
@@ -345,7 +423,7 @@ fn a_state_that_another_process_has_open_is_waited_for_and_then_given_up() {
     let _learning = Learning::open(
         &device.at("state"),
         Arc::new(base),
-        config::Refit::default(),
+        LearningOptions::default(),
     )
     .unwrap();
     let busy = device.maskd(&["samples", "list"]);

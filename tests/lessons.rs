@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use maskd::api::socket::Client;
-use maskd::config::{self, Config};
-use maskd::learning::{LabelAction, Learning, SampleSelector};
+use maskd::config::Config;
+use maskd::learning::{LabelAction, Learning, LearningOptions, SampleSelector};
 use maskd::onnx::{Classifier, HeadFile, write_head};
 use maskd::vision::pipeline::{SHIPPED_CLASSIFIER, open_model};
 use rand::{RngExt, SeedableRng};
@@ -542,7 +542,7 @@ impl Acknowledged {
     }
 
     fn check(&mut self, state: &Path, base: &Arc<maskd::vision::head::Head>) {
-        let learning = Learning::open(state, Arc::clone(base), config::Refit::default()).unwrap();
+        let learning = Learning::open(state, Arc::clone(base), LearningOptions::default()).unwrap();
         let samples = learning.samples(None).unwrap();
         let labels: BTreeMap<&str, Option<&str>> = samples
             .iter()
@@ -558,7 +558,7 @@ impl Acknowledged {
         assert!(known, "{:?}, not {:?}", in_use.number, self.heads);
         self.importing = false;
         self.heads = BTreeSet::from([in_use.number]);
-        let list = learning.heads_list().unwrap();
+        let list = learning.head_records().unwrap();
         assert!(list.iter().all(|head| head.damage.is_none()), "{list:?}");
         let newest = list.last().map_or(0, |head| head.number);
         self.highest = self.highest.max(newest);

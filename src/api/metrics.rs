@@ -27,7 +27,7 @@ use tokio::sync::watch;
 
 use crate::api::socket::{DaemonHandle, Live};
 use crate::decision::decide::Decision;
-use crate::learning::refit::Measured;
+use crate::learning::MeasuredRecord;
 use crate::vision::pipeline::Stage;
 
 /// Upper bounds of the buckets of what takes parts of a second, in seconds.
@@ -150,7 +150,7 @@ impl Metrics {
     }
 
     /// What the last refit was judged by.
-    pub fn scores(&self, measured: &Measured) {
+    pub fn scores(&self, measured: &MeasuredRecord) {
         for (head, scores) in [("before", &measured.before), ("after", &measured.after)] {
             let label = vec![("head", head.to_owned())];
             self.accuracy.get_or_create(&label).set(scores.accuracy);
@@ -447,7 +447,7 @@ async fn readiness(State(window): State<Window>) -> (StatusCode, &'static str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::learning::refit::{Method, Scores, Start};
+    use crate::learning::{InitialHeadRecord, ScoresRecord, ValidationRecord};
     use crate::platform::board::{BoardStatus, Throttling};
 
     const DASHBOARD: &str = include_str!("../../docs/grafana.json");
@@ -530,8 +530,8 @@ mod tests {
         serde_json::from_str::<serde_json::Value>(DASHBOARD).unwrap();
     }
 
-    fn measured() -> Measured {
-        let scores = |right| Scores {
+    fn measured() -> MeasuredRecord {
+        let scores = |right| ScoresRecord {
             samples: 4,
             right,
             accuracy: right as f64 / 4.0,
@@ -539,9 +539,9 @@ mod tests {
             loss: 0.5,
             confusion: Vec::new(),
         };
-        Measured {
-            method: Method::CrossValidation { folds: 2 },
-            start: Start::Base,
+        MeasuredRecord {
+            method: ValidationRecord::CrossValidation { folds: 2 },
+            start: InitialHeadRecord::Base,
             steps: 1,
             curve: Vec::new(),
             before: scores(2),
@@ -550,8 +550,8 @@ mod tests {
             standard_error: 0.0,
             agreement: 1.0,
             agreement_error: 0.0,
-            replay_before: 1.0,
-            replay_after: 1.0,
+            replay_before: Some(1.0),
+            replay_after: Some(1.0),
             replay_samples: 1,
             temperature: 1.0,
             shift: Vec::new(),

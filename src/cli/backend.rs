@@ -14,8 +14,8 @@ use crate::api::socket::{Client, ControlError};
 use crate::config::Config;
 use crate::frame::Crop;
 use crate::learning::{
-    CountRecord, ExportRecord, Fault, HeadRecord, ImportRecord, LabelAction, LabelResult, Learning,
-    LearningError, Purge, RefitRecord, RemovedRecord, SampleRecord, SampleSelector,
+    CountRecord, ExportRecord, FailureKind, HeadRecord, ImportRecord, LabelAction, LabelResult,
+    Learning, LearningError, Purge, RefitRecord, RemovedRecord, SampleRecord, SampleSelector,
 };
 use crate::onnx::{Graph, ThreadPool};
 use crate::vision::embed::{Backbone, Embedder};
@@ -26,23 +26,23 @@ use crate::vision::pipeline::open_model;
 const PAUSES: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(200);
 
-impl From<Fault> for u8 {
-    fn from(fault: Fault) -> u8 {
+impl From<FailureKind> for u8 {
+    fn from(fault: FailureKind) -> u8 {
         match fault {
-            Fault::Usage => Failure::USAGE,
-            Fault::Data => Failure::DATA,
-            Fault::Missing => Failure::NO_INPUT,
-            Fault::NotNow => Failure::TEMPORARY,
-            Fault::NoSpace | Fault::System => Failure::CANNOT_WRITE,
-            Fault::Internal => Failure::INTERNAL,
-            Fault::Unavailable => Failure::UNAVAILABLE,
+            FailureKind::Usage => Failure::USAGE,
+            FailureKind::Data => Failure::DATA,
+            FailureKind::Missing => Failure::NO_INPUT,
+            FailureKind::NotNow => Failure::TEMPORARY,
+            FailureKind::NoSpace | FailureKind::System => Failure::CANNOT_WRITE,
+            FailureKind::Internal => Failure::INTERNAL,
+            FailureKind::Unavailable => Failure::UNAVAILABLE,
         }
     }
 }
 
 impl From<LearningError> for Failure {
     fn from(error: LearningError) -> Failure {
-        Failure::new(error.fault().into(), error)
+        Failure::new(error.kind().into(), error)
     }
 }
 
@@ -96,7 +96,7 @@ impl Backend {
         let base = Arc::new(head);
         let mut pauses = 0;
         let learning = loop {
-            match Learning::open(&state, Arc::clone(&base), config.refit.clone()) {
+            match Learning::open(&state, Arc::clone(&base), config.refit.options()) {
                 Err(error) if error.is_busy() && pauses < PAUSES => {
                     pauses += 1;
                     std::thread::sleep(PAUSE);
@@ -142,7 +142,7 @@ impl Backend {
         mark: &LabelAction,
     ) -> Result<LabelResult, Failure> {
         Ok(match self {
-            Backend::Direct(direct) => direct.learning.mark(chosen, mark)?,
+            Backend::Direct(direct) => direct.learning.label(chosen, mark)?,
             Backend::Daemon(client) => client.mark(chosen, mark)?,
         })
     }
@@ -184,7 +184,7 @@ impl Backend {
 
     pub(super) fn heads(&self) -> Result<Vec<HeadRecord>, Failure> {
         Ok(match self {
-            Backend::Direct(direct) => direct.learning.heads_list()?,
+            Backend::Direct(direct) => direct.learning.head_records()?,
             Backend::Daemon(client) => client.heads()?,
         })
     }

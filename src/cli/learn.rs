@@ -16,12 +16,11 @@ use super::outcome;
 use super::output::{SMALL_FILE, can_write, write};
 use super::{Failure, Global, complain, print};
 use crate::api::socket::{self, Client, MAX_ENROLLED};
-use crate::learning::capture_policy::Enrollment;
 use crate::learning::heads::Heads;
 use crate::learning::samples::Store;
 use crate::learning::{
-    self, CountRecord, HeadRecord, LabelAction, LearningError, Purge, SampleRecord, SampleSelector,
-    UNLABELLED,
+    self, CountRecord, Enrollment, HeadRecord, LabelAction, LearningError, Purge, SampleRecord,
+    SampleSelector, UNLABELLED,
 };
 
 /// How often the daemon is asked how an enrollment goes on.

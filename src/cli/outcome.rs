@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use crate::learning::RefitRecord;
-use crate::learning::refit::{
-    Diagnosis, Measured, Method, Outcome, Ruling, Scores, Start, Unusable,
+use crate::learning::{
+    DecisionRecord, HardExampleRecord, InitialHeadRecord, MeasuredRecord, OutcomeRecord,
+    RefitRecord, ScoresRecord, SkipReasonRecord, ValidationRecord,
 };
 
 /// All of it, ending with what to do next.
@@ -27,10 +27,13 @@ pub(super) fn refit(record: &RefitRecord) -> String {
 }
 
 /// What a head's history says of the refit that made it.
-pub(super) fn outcome(outcome: &Outcome) -> String {
+pub(super) fn outcome(outcome: &OutcomeRecord) -> String {
     let mut text = String::new();
     if !outcome.reason.is_empty() {
         let _ = writeln!(text, "reason        {}", outcome.reason);
+    }
+    if let Some(warning) = &outcome.warning {
+        let _ = writeln!(text, "warning       {warning}");
     }
     let counts = outcome.counts.iter().map(|count| {
         format!(
@@ -47,9 +50,9 @@ pub(super) fn outcome(outcome: &Outcome) -> String {
     }
     for sample in &outcome.left_out {
         let why = match sample.why {
-            Unusable::Size => "its features are not so many numbers as they should be",
-            Unusable::NotFinite => "its features are not all finite numbers",
-            Unusable::Label => "the head has no class for its label",
+            SkipReasonRecord::Size => "its features are not so many numbers as they should be",
+            SkipReasonRecord::NotFinite => "its features are not all finite numbers",
+            SkipReasonRecord::Label => "the head has no class for its label",
         };
         let _ = writeln!(text, "left out      {}: {why}", sample.id);
     }
@@ -59,8 +62,8 @@ pub(super) fn outcome(outcome: &Outcome) -> String {
     text
 }
 
-fn figures(measured: &Measured, labels: &[String], ruling: &Ruling) -> String {
-    let Measured {
+fn figures(measured: &MeasuredRecord, labels: &[String], ruling: &DecisionRecord) -> String {
+    let MeasuredRecord {
         method,
         start,
         steps,
@@ -80,13 +83,15 @@ fn figures(measured: &Measured, labels: &[String], ruling: &Ruling) -> String {
         curve: _,
     } = measured;
     let method = match method {
-        Method::HoldOut { groups } => format!("a lasting hold-out of {groups} tracks"),
-        Method::CrossValidation { folds } => format!("cross-validation in {folds} folds by track"),
+        ValidationRecord::HoldOut { groups } => format!("a lasting hold-out of {groups} tracks"),
+        ValidationRecord::CrossValidation { folds } => {
+            format!("cross-validation in {folds} folds by track")
+        }
     };
     let start = match start {
-        Start::Champion => "the head in use then",
-        Start::Base => "the shipped head",
-        Start::Elsewhere => "another device's",
+        InitialHeadRecord::Champion => "the head in use then",
+        InitialHeadRecord::Base => "the shipped head",
+        InitialHeadRecord::Elsewhere => "another device's",
     };
     let shift: Vec<String> = shift.iter().map(|shift| format!("{shift:+.2}")).collect();
     let mut text = format!(
@@ -100,12 +105,12 @@ fn figures(measured: &Measured, labels: &[String], ruling: &Ruling) -> String {
         scores(before),
         scores(after),
     );
-    if *replay_samples > 0 {
+    if let (Some(before), Some(after)) = (replay_before, replay_after) {
         let _ = writeln!(
             text,
             "replay        {:.1} % before, {:.1} % after, of {replay_samples}",
-            100.0 * replay_before,
-            100.0 * replay_after
+            100.0 * before,
+            100.0 * after
         );
     }
     let _ = writeln!(
@@ -118,13 +123,13 @@ fn figures(measured: &Measured, labels: &[String], ruling: &Ruling) -> String {
     for suspect in suspects {
         text += &suspicion(suspect, labels);
     }
-    if *ruling != Ruling::Accepted && !suspects.is_empty() {
+    if *ruling != DecisionRecord::Accepted && !suspects.is_empty() {
         text += "              \"maskd samples show ID --picture FILE\" shows one of them\n";
     }
     text
 }
 
-fn scores(scores: &Scores) -> String {
+fn scores(scores: &ScoresRecord) -> String {
     let [low, high] = scores.interval.map(|share| 100.0 * share);
     format!(
         "{} of {} right, {:.1} % (95 % interval {low:.1} to {high:.1}), loss {:.3}",
@@ -135,7 +140,7 @@ fn scores(scores: &Scores) -> String {
     )
 }
 
-fn suspicion(suspect: &Diagnosis, labels: &[String]) -> String {
+fn suspicion(suspect: &HardExampleRecord, labels: &[String]) -> String {
     let label = labels.get(suspect.label).map_or("?", String::as_str);
     format!(
         "suspect       {}: is it {label}? probability {:.1} %, {} of {} neighbors have another \

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Check;
+use crate::learning::LearningOptions;
 
 /// `[refit]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,6 +36,15 @@ impl Default for Refit {
 }
 
 impl Refit {
+    /// The options of [`crate::learning::Learning`].
+    #[must_use]
+    pub fn options(&self) -> LearningOptions {
+        LearningOptions {
+            seed: self.seed,
+            keep_heads: self.keep_heads,
+        }
+    }
+
     pub(super) fn check(&self, check: &mut Check) {
         check.within("refit.min-new-labels", self.min_new_labels, 1, 100_000);
         check.within("refit.keep-heads", self.keep_heads, 2, 1000);

@@ -22,9 +22,11 @@ use crate::api::socket::{
 use crate::config::settings::{Settings, Tuning};
 use crate::config::{self, Config, Keep};
 use crate::frame::Crop;
-use crate::learning::capture_policy::{CapturePolicy, Enrollment};
+use crate::learning::capture_policy::CapturePolicy;
 use crate::learning::samples::{Label, NewSample, StoreError};
-use crate::learning::{Embed, Fault, InUse, Learning, LearningError, RefitRecord};
+use crate::learning::{
+    Embed, Enrollment, FailureKind, InUse, Learning, LearningError, RefitRecord,
+};
 use crate::onnx::{ModelError, ThreadPool};
 use crate::platform::board::{Board, ThrottleReason};
 use crate::platform::system;
@@ -65,7 +67,7 @@ impl LearningState {
             StateDir::Usual(state) => (state, false),
         };
         let base = pipeline.shared_head();
-        let learning = match Learning::open(&state, Arc::clone(&base), config.refit.clone()) {
+        let learning = match Learning::open(&state, Arc::clone(&base), config.refit.options()) {
             Ok(learning) => learning,
             Err(error) if is_named => return Err(error.into()),
             Err(error) => {
@@ -476,7 +478,7 @@ impl RefitWorker {
             let strain = self.look_at_board();
             let waits = strain.map(|strain| ErrorRecord {
                 error: format!("learning waits, since {strain}; try again later"),
-                fault: Fault::NotNow,
+                fault: FailureKind::NotNow,
             });
             match task {
                 Some(Task::Refit(call)) => {
@@ -578,6 +580,7 @@ impl RefitWorker {
                     head = record.head.unwrap_or(0),
                     accepted = record.head.is_some(),
                     reason = record.outcome.reason,
+                    warning = record.outcome.warning,
                     accuracy_before = measured.map(|measured| measured.before.accuracy),
                     accuracy_after = measured.map(|measured| measured.after.accuracy),
                     seconds,
@@ -597,7 +600,8 @@ impl RefitWorker {
                 name, origin, head, ..
             } = call;
             let is_to_end = || self.is_to_end(waiting);
-            self.learning.judge(name, head, origin, embed, &is_to_end)
+            self.learning
+                .try_foreign_head(name, head, origin, embed, &is_to_end)
         })?;
         if record.head.is_some() {
             socket::hand_over(&self.learning, &self.head)?;

@@ -20,7 +20,7 @@ use crate::decision::frame_result::{FaceRecord, FrameResult};
 use crate::frame::Frame;
 use crate::indicate::pins::{PinError, Pins};
 use crate::indicate::{Button, Change, Console, Debouncer, Door, Levels, Notice, Quiet, levels};
-use crate::learning::capture_policy::Enrollment;
+use crate::learning::Enrollment;
 
 /// Whoever pressed a button has left after this long: crops that are still
 /// missing then are not taken of the next one.

@@ -1,36 +1,35 @@
-//! Which crops of the camera path are worth keeping.
+//! Which crops of the camera are worth keeping.
 //!
-//! Owns the choice and its limits; pure: time comes in with the look, random
-//! numbers from a seed. Knows nothing of files: what is chosen goes to
-//! `samples` by way of the daemon.
+//! Owns the choice and its limits. Pure: the time comes in with each
+//! classification, random numbers from a seed. Knows nothing of files: the
+//! daemon takes what is chosen to the store of samples.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
-use crate::vision::embed::Feature;
+use crate::vision::embed::{Feature, cosine_distance};
+use crate::vision::head::argmax;
 
-/// Tracks that are remembered; the oldest is forgotten first.
-const TRACKS: usize = 64;
+/// Maximum number of tracks that are remembered; the oldest is forgotten first.
+const MAX_TRACKS: usize = 64;
 
-/// Features that a new one is compared with, the last that were chosen.
-const RECENT: usize = 64;
+/// Features that a new one is compared with: the last ones that were chosen.
+const MAX_RECENT: usize = 64;
 
 /// What is chosen, and how much of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CaptureOptions {
-    /// A look is uncertain if its likeliest label has less than this
-    /// probability, 0 to 1.
+    /// A classification is uncertain if its highest probability is lower than
+    /// this, 0 to 1.
     pub uncertain_below: f32,
-    /// Share of the confident looks that are chosen all the same, 0 to 1.
+    /// Share of the confident classifications that are chosen too, 0 to 1.
     pub confident_share: f32,
-    /// Most crops of one track.
+    /// Maximum number of crops per track.
     pub per_track: u32,
-    /// Most crops within an hour.
+    /// Maximum number of crops within an hour.
     pub per_hour: usize,
     /// A crop whose feature is at most this cosine distance (1 minus the
     /// cosine) from a recent one shows nothing new; 0 to 2.
@@ -40,36 +39,14 @@ pub struct CaptureOptions {
 /// Why a crop teaches something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// The head is not sure of it.
+    /// The head is uncertain about it.
     Uncertain,
-    /// The head says another label than at the last look at this track.
+    /// The head gives it another label than the last crop of this track.
     Changed,
-    /// Drawn from the confident ones, so that they are not missing.
+    /// Drawn from the confident ones, so that those are not missing.
     Sampled,
-    /// Somebody told the daemon what it sees.
+    /// Somebody enrolls, so its label is known.
     Enrolled,
-}
-
-/// Somebody stands before the camera to be learned: what the daemon sees is
-/// labelled at once. A documented contract.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Enrollment {
-    /// The label.
-    pub label: String,
-    /// Crops that are wanted.
-    pub wanted: u32,
-    /// Crops that were taken so far.
-    pub taken: u32,
-    /// Of those, crops that are on disk with their label.
-    pub stored: u32,
-}
-
-impl Enrollment {
-    /// Whether no more crops are wanted.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        self.taken >= self.wanted
-    }
 }
 
 /// Chooses crops.
@@ -77,36 +54,37 @@ impl Enrollment {
 pub struct CapturePolicy {
     options: CaptureOptions,
     rng: ChaCha8Rng,
-    tracks: BTreeMap<u64, Seen>,
-    /// When the last hour's were chosen.
-    hour: VecDeque<Instant>,
+    tracks: BTreeMap<u64, TrackState>,
+    /// When the crops of the last hour were chosen.
+    last_hour: VecDeque<Instant>,
     recent: VecDeque<Feature>,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct TrackState {
+    /// Crops that were chosen.
     chosen: u32,
-    /// The likeliest label at the last look.
-    last: Option<usize>,
+    /// The most probable label of the last classification.
+    last_label: Option<usize>,
 }
 
 impl CapturePolicy {
-    /// One that has chosen nothing. The same `seed` and looks give the same
-    /// choice.
+    /// A policy that has chosen nothing yet. The same `seed` and classifications
+    /// give the same choice.
     #[must_use]
     pub fn new(options: CaptureOptions, seed: u64) -> CapturePolicy {
         CapturePolicy {
             options,
             rng: ChaCha8Rng::seed_from_u64(seed),
             tracks: BTreeMap::new(),
-            hour: VecDeque::new(),
+            last_hour: VecDeque::new(),
             recent: VecDeque::new(),
         }
     }
 
-    /// Whether to keep this look at a track, and its number within the track,
-    /// from 1. `probabilities` are the look's own and not the track's vote: the
-    /// vote hides what a single look was unsure of.
+    /// Whether to keep this crop of a track: why, and its number within the
+    /// track, from 1. `probabilities` are those of the single crop and not the
+    /// track's vote, which would hide that the head was uncertain.
     pub fn consider(
         &mut self,
         at: Instant,
@@ -114,83 +92,66 @@ impl CapturePolicy {
         probabilities: &[f32],
         feature: &Feature,
     ) -> Option<(Reason, u32)> {
-        // Drawn for every look, so that limits don't shift the draws.
-        let sampled = self.rng.random::<f32>() < self.options.confident_share;
-        let likeliest = (0..probabilities.len())
-            .max_by(|a, b| probabilities[*a].total_cmp(&probabilities[*b]))?;
-        let seen = self.seen(track);
-        let changed = seen.last.is_some_and(|last| last != likeliest);
-        seen.last = Some(likeliest);
-        let reason = if changed {
+        // Drawn for every crop, so that limits don't shift the draws.
+        let is_sampled = self.rng.random::<f32>() < self.options.confident_share;
+        let label = argmax(probabilities)?;
+        let state = self.track(track);
+        let is_changed = state.last_label.is_some_and(|last| last != label);
+        state.last_label = Some(label);
+        let reason = if is_changed {
             Reason::Changed
-        } else if probabilities[likeliest] < self.options.uncertain_below {
+        } else if probabilities[label] < self.options.uncertain_below {
             Reason::Uncertain
-        } else if sampled {
+        } else if is_sampled {
             Reason::Sampled
         } else {
             return None;
         };
-        while let Some(first) = self.hour.front() {
+        while let Some(first) = self.last_hour.front() {
             if at.saturating_duration_since(*first) < Duration::from_hours(1) {
                 break;
             }
-            self.hour.pop_front();
+            self.last_hour.pop_front();
         }
-        if self.hour.len() >= self.options.per_hour
-            || self.seen(track).chosen >= self.options.per_track
+        if self.last_hour.len() >= self.options.per_hour
+            || self.track(track).chosen >= self.options.per_track
         {
             return None;
         }
-        let number = self.keep(track, feature)?;
-        self.hour.push_back(at);
+        let number = self.choose(track, feature)?;
+        self.last_hour.push_back(at);
         Some((reason, number))
     }
 
-    /// As [`consider`](Chooser::consider) for somebody whom the label is known
-    /// of: everything that shows something new, without the limits.
+    /// As [`consider`](CapturePolicy::consider) for somebody who enrolls: every
+    /// crop that shows something new, without the limits.
     pub fn enroll(&mut self, track: u64, feature: &Feature) -> Option<(Reason, u32)> {
-        let number = self.keep(track, feature)?;
+        let number = self.choose(track, feature)?;
         Some((Reason::Enrolled, number))
     }
 
-    /// Takes note of a crop, unless it shows nothing new.
-    fn keep(&mut self, track: u64, feature: &Feature) -> Option<u32> {
+    /// Remembers a crop, unless it shows nothing new; its number within the track.
+    fn choose(&mut self, track: u64, feature: &Feature) -> Option<u32> {
         let near = self.options.near;
-        if self
-            .recent
-            .iter()
-            .any(|recent| distance(recent.values(), feature.values()) <= near)
-        {
+        let is_near = |recent: &Feature| cosine_distance(recent.values(), feature.values()) <= near;
+        if self.recent.iter().any(is_near) {
             return None;
         }
-        if self.recent.len() == RECENT {
+        if self.recent.len() == MAX_RECENT {
             self.recent.pop_front();
         }
         self.recent.push_back(feature.clone());
-        let seen = self.seen(track);
-        seen.chosen += 1;
-        Some(seen.chosen)
+        let state = self.track(track);
+        state.chosen += 1;
+        Some(state.chosen)
     }
 
-    fn seen(&mut self, track: u64) -> &mut Seen {
-        while self.tracks.len() >= TRACKS && !self.tracks.contains_key(&track) {
-            // Numbers rise: the smallest is the oldest.
+    fn track(&mut self, track: u64) -> &mut TrackState {
+        while self.tracks.len() >= MAX_TRACKS && !self.tracks.contains_key(&track) {
+            // Numbers count up: the smallest is the oldest.
             self.tracks.pop_first();
         }
         self.tracks.entry(track).or_default()
-    }
-}
-
-/// 1 minus the cosine of the angle between two features, 0 to 2; 2 if one of
-/// them is zero.
-#[must_use]
-pub fn distance(a: &[f32], b: &[f32]) -> f32 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-    let lengths = (dot(a, a) * dot(b, b)).sqrt();
-    if lengths > 0.0 {
-        1.0 - dot(a, b) / lengths
-    } else {
-        2.0
     }
 }
 
@@ -210,8 +171,8 @@ mod tests {
         per_hour: 5,
         near: 0.02,
     };
-    const SURE: [f32; 2] = [0.99, 0.01];
-    const UNSURE: [f32; 2] = [0.6, 0.4];
+    const CERTAIN: [f32; 2] = [0.99, 0.01];
+    const UNCERTAIN: [f32; 2] = [0.6, 0.4];
 
     /// Features that are all at right angles.
     fn feature(number: usize) -> Feature {
@@ -221,57 +182,45 @@ mod tests {
     }
 
     #[test]
-    fn what_teaches_something_is_chosen() {
+    fn crops_that_teach_something_are_chosen() {
         let at = Instant::now();
-        let mut capture_policy = CapturePolicy::new(OPTIONS, 1);
-        assert_eq!(capture_policy.consider(at, 1, &SURE, &feature(0)), None);
-        let changed = capture_policy.consider(at, 1, &[0.1, 0.9], &feature(1));
+        let mut policy = CapturePolicy::new(OPTIONS, 1);
+        assert_eq!(policy.consider(at, 1, &CERTAIN, &feature(0)), None);
+        let changed = policy.consider(at, 1, &[0.1, 0.9], &feature(1));
         assert_eq!(changed, Some((Reason::Changed, 1)));
-        let unsure = capture_policy.consider(at, 2, &UNSURE, &feature(2));
-        assert_eq!(unsure, Some((Reason::Uncertain, 1)));
-        assert_eq!(
-            capture_policy.consider(at, 2, &UNSURE, &feature(2)),
-            None,
-            "seen"
-        );
-        let again = capture_policy.consider(at, 2, &UNSURE, &feature(3));
+        let uncertain = policy.consider(at, 2, &UNCERTAIN, &feature(2));
+        assert_eq!(uncertain, Some((Reason::Uncertain, 1)));
+        let near = policy.consider(at, 2, &UNCERTAIN, &feature(2));
+        assert_eq!(near, None);
+        let again = policy.consider(at, 2, &UNCERTAIN, &feature(3));
         assert_eq!(again, Some((Reason::Uncertain, 2)));
-        assert_eq!(capture_policy.consider(at, 2, &[], &feature(4)), None);
+        assert_eq!(policy.consider(at, 2, &[], &feature(4)), None);
     }
 
     #[test]
     fn limits_hold_for_tracks_and_hours() {
         let at = Instant::now();
-        let mut capture_policy = CapturePolicy::new(OPTIONS, 1);
-        let mut chosen = 0;
-        for look in 0..20 {
-            let track = look as u64 / 5;
-            chosen += usize::from(
-                capture_policy
-                    .consider(at, track, &UNSURE, &feature(look))
-                    .is_some(),
-            );
-        }
-        assert_eq!(chosen, 5, "three of the first track, two of the second");
+        let mut policy = CapturePolicy::new(OPTIONS, 1);
+        let chosen = (0..20).filter(|number| {
+            let track = *number as u64 / 5;
+            let feature = feature(*number);
+            policy.consider(at, track, &UNCERTAIN, &feature).is_some()
+        });
+        // Three of the first track, two of the second.
+        assert_eq!(chosen.count(), 5);
         let later = at + Duration::from_hours(1);
-        assert!(
-            capture_policy
-                .consider(later, 9, &UNSURE, &feature(30))
-                .is_some()
-        );
-        // A clock that is behind frees nothing and breaks nothing.
-        assert!(
-            capture_policy
-                .consider(at, 9, &UNSURE, &feature(31))
-                .is_some()
-        );
-        // Somebody who stands there to be learned is not limited.
-        let enrolled = (40..60).filter(|look| capture_policy.enroll(9, &feature(*look)).is_some());
+        let first = policy.consider(later, 9, &UNCERTAIN, &feature(30));
+        assert_eq!(first, Some((Reason::Uncertain, 1)));
+        // An earlier time does not make room, and does no harm.
+        let second = policy.consider(at, 9, &UNCERTAIN, &feature(31));
+        assert_eq!(second, Some((Reason::Uncertain, 2)));
+        // An enrollment is not limited.
+        let enrolled = (40..60).filter(|number| policy.enroll(9, &feature(*number)).is_some());
         assert_eq!(enrolled.count(), 20);
     }
 
     #[test]
-    fn a_share_of_the_confident_looks_is_chosen() {
+    fn a_share_of_the_confident_crops_is_chosen() {
         let options = CaptureOptions {
             confident_share: 0.1,
             per_track: 1000,
@@ -279,12 +228,11 @@ mod tests {
             ..OPTIONS
         };
         let at = Instant::now();
-        let mut capture_policy = CapturePolicy::new(options, 3);
+        let mut policy = CapturePolicy::new(options, 3);
         let chosen = (0..1000)
-            .filter(|look| {
-                capture_policy
-                    .consider(at, 1, &SURE, &feature(*look))
-                    .is_some()
+            .filter(|number| {
+                let feature = feature(*number);
+                policy.consider(at, 1, &CERTAIN, &feature).is_some()
             })
             .count();
         assert!((70..130).contains(&chosen), "{chosen} of 1000");
@@ -293,11 +241,12 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let at = Instant::now();
-        let mut capture_policy = CapturePolicy::new(OPTIONS, 1);
-        for look in 0..1000 {
-            capture_policy.consider(at, look, &UNSURE, &feature(look as usize));
-            capture_policy.enroll(look, &feature(1000 + look as usize % 200));
+        let mut policy = CapturePolicy::new(OPTIONS, 1);
+        for number in 0..1000 {
+            policy.consider(at, number, &UNCERTAIN, &feature(number as usize));
+            policy.enroll(number, &feature(1000 + number as usize % 200));
         }
-        assert!(capture_policy.tracks.len() <= TRACKS && capture_policy.recent.len() <= RECENT);
+        assert_eq!(policy.tracks.len(), MAX_TRACKS);
+        assert_eq!(policy.recent.len(), MAX_RECENT);
     }
 }

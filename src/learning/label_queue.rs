@@ -1,68 +1,63 @@
 //! Which crops to label first, and which to label together.
 //!
 //! Owns the order and the groups; pure. A crop that the head is unsure of
-//! teaches more than one that it knows, and near-copies teach little more than
-//! one of them: so they are one group, which is labelled at once.
+//! teaches more than one that it is certain of. Near-copies teach little more
+//! than one of them, so they form a group that is labelled at once.
 
-use crate::learning::capture_policy::distance;
+use crate::vision::embed::cosine_distance;
+use crate::vision::head::argmax;
 
-/// Crops that are closer than this (cosine distance of their features) are
-/// near-copies.
-pub const NEAR: f32 = 0.08;
+/// Crops whose features have at most this cosine distance are near-copies.
+const NEAR: f32 = 0.08;
 
 /// A crop without a label.
-#[derive(Debug, Clone, Copy)]
-pub struct Candidate<'a> {
-    /// Its features.
-    pub feature: &'a [f32],
-    /// What the head in use says of it, one a label.
-    pub probabilities: &'a [f32],
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Candidate {
+    /// Its features; empty if they were not computed yet.
+    pub(crate) feature: Vec<f32>,
+    /// The probability of each label by the head in use; empty without features.
+    pub(crate) probabilities: Vec<f32>,
 }
 
-impl Candidate<'_> {
+impl Candidate {
     /// How much its label would teach: 0 (the head is certain) to 1 (all labels
-    /// are equally likely).
-    #[must_use]
-    pub fn usefulness(&self) -> f32 {
+    /// are equally likely, or nothing is known).
+    pub(crate) fn usefulness(&self) -> f32 {
         let labels = self.probabilities.len();
         if labels < 2 {
             return 1.0;
         }
-        let likeliest = self.probabilities.iter().copied().fold(0.0, f32::max);
-        let least = 1.0 / labels as f32;
-        ((1.0 - likeliest) / (1.0 - least)).clamp(0.0, 1.0)
-    }
-
-    /// Likeliest label by its number.
-    fn argmax(&self) -> Option<usize> {
-        (0..self.probabilities.len())
-            .max_by(|a, b| self.probabilities[*a].total_cmp(&self.probabilities[*b]))
+        let highest = self.probabilities.iter().copied().fold(0.0, f32::max);
+        let uniform = 1.0 / labels as f32;
+        ((1.0 - highest) / (1.0 - uniform)).clamp(0.0, 1.0)
     }
 
     fn is_near(&self, other: &Candidate) -> bool {
         // Somebody who takes the mask off is still the same track.
-        self.argmax() == other.argmax() && distance(self.feature, other.feature) <= NEAR
+        argmax(&self.probabilities) == argmax(&other.probabilities)
+            && cosine_distance(&self.feature, &other.feature) <= NEAR
     }
 }
 
 /// Groups of near-copies, by their numbers among the candidates: the most useful
-/// group first, and within it the most useful crop. Each candidate is in one.
-#[must_use]
-pub fn groups(candidates: &[Candidate]) -> Vec<Vec<usize>> {
+/// group first, and within it the most useful crop. Each candidate is in exactly
+/// one group.
+pub(crate) fn groups(candidates: &[Candidate]) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..candidates.len()).collect();
     order.sort_by(|a, b| {
-        let useful = |at: &usize| candidates[*at].usefulness();
-        useful(b).total_cmp(&useful(a)).then(a.cmp(b))
+        let usefulness = |number: &usize| candidates[*number].usefulness();
+        usefulness(b).total_cmp(&usefulness(a)).then(a.cmp(b))
     });
     let mut groups: Vec<Vec<usize>> = Vec::new();
-    for at in order {
-        // The first of a group leads it, so that groups don't creep.
+    for number in order {
+        // Only the first of a group is compared: otherwise a chain of small
+        // differences could join crops that differ a lot.
         let near = groups
             .iter_mut()
-            .find(|group| candidates[group[0]].is_near(&candidates[at]));
+            .find(|group| candidates[group[0]].is_near(&candidates[number]));
         match near {
-            Some(group) => group.push(at),
-            None => groups.push(vec![at]),
+            Some(group) => group.push(number),
+            None => groups.push(vec![number]),
         }
     }
     groups
@@ -74,37 +69,56 @@ mod tests {
 
     use super::*;
 
+    fn candidate(feature: &[f32], probabilities: [f32; 2]) -> Candidate {
+        Candidate {
+            feature: feature.to_vec(),
+            probabilities: probabilities.to_vec(),
+        }
+    }
+
     #[test]
-    fn near_copies_are_one_group_and_the_doubtful_come_first() {
-        let features = [[1.0, 0.0], [0.0, 1.0], [0.999, 0.04], [0.04, 0.999]];
-        let said = [[0.9, 0.1], [0.45, 0.55], [0.6, 0.4], [0.7, 0.3]];
-        let candidates: Vec<Candidate> = features
-            .iter()
-            .zip(&said)
-            .map(|(feature, probabilities)| Candidate {
-                feature,
-                probabilities,
-            })
-            .collect();
-        // The last looks like the second, and the head says something else.
+    fn near_copies_are_one_group_and_the_uncertain_come_first() {
+        let candidates = [
+            candidate(&[1.0, 0.0], [0.9, 0.1]),
+            candidate(&[0.0, 1.0], [0.45, 0.55]),
+            candidate(&[0.999, 0.04], [0.6, 0.4]),
+            // It looks like the second, and the head gives it another label.
+            candidate(&[0.04, 0.999], [0.7, 0.3]),
+        ];
         assert_eq!(groups(&candidates), [vec![1], vec![2, 0], vec![3]]);
-        assert_eq!(groups(&[]).len(), 0);
+        assert_eq!(groups(&[]), Vec::<Vec<usize>>::new());
+    }
+
+    #[test]
+    fn candidates_without_features_come_first_and_alone() {
+        let candidates = [
+            candidate(&[1.0, 0.0], [0.9, 0.1]),
+            Candidate::default(),
+            Candidate::default(),
+        ];
+        assert_eq!(groups(&candidates), [vec![1], vec![2], vec![0]]);
     }
 
     proptest! {
         #[test]
         fn each_candidate_is_in_one_group(
-            all in prop::collection::vec((prop::array::uniform3(-1.0_f32..1.0), 0.0_f32..1.0), 0..40),
+            all in prop::collection::vec(
+                (prop::array::uniform3(-1.0_f32..1.0), 0.0_f32..1.0),
+                0..40,
+            ),
         ) {
-            let said: Vec<[f32; 2]> = all.iter().map(|(_, p)| [*p, 1.0 - p]).collect();
-            let candidates: Vec<Candidate> = all.iter().zip(&said)
-                .map(|((feature, _), probabilities)| Candidate { feature, probabilities })
+            let candidates: Vec<Candidate> = all
+                .iter()
+                .map(|(feature, p)| candidate(feature, [*p, 1.0 - p]))
                 .collect();
             let groups = groups(&candidates);
             let mut found: Vec<usize> = groups.iter().flatten().copied().collect();
             found.sort_unstable();
             prop_assert_eq!(found, (0..all.len()).collect::<Vec<_>>());
-            let leaders: Vec<f32> = groups.iter().map(|group| candidates[group[0]].usefulness()).collect();
+            let leaders: Vec<f32> = groups
+                .iter()
+                .map(|group| candidates[group[0]].usefulness())
+                .collect();
             prop_assert!(leaders.is_sorted_by(|a, b| a >= b));
         }
     }

@@ -137,11 +137,32 @@ fn fill_rgb(input: &mut [f32], crop: &Crop) {
     }
 }
 
+/// 1 minus the cosine of the angle between two features, 0 to 2; 2 if one of
+/// them is zero.
+#[must_use]
+pub fn cosine_distance(a: &[f32], b: &[f32]) -> f32 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    let lengths = (dot(a, a) * dot(b, b)).sqrt();
+    if lengths > 0.0 {
+        1.0 - dot(a, b) / lengths
+    } else {
+        2.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use image::{Rgb, RgbImage};
 
     use super::*;
+
+    #[test]
+    fn cosine_distance_ignores_lengths() {
+        assert_eq!(cosine_distance(&[2.0, 0.0], &[5.0, 0.0]), 0.0);
+        assert_eq!(cosine_distance(&[1.0, 0.0], &[0.0, 3.0]), 1.0);
+        assert_eq!(cosine_distance(&[1.0, 0.0], &[-1.0, 0.0]), 2.0);
+        assert_eq!(cosine_distance(&[0.0, 0.0], &[1.0, 0.0]), 2.0);
+    }
 
     #[test]
     fn input_is_rgb_from_minus_one_to_one() {

@@ -133,6 +133,20 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
+/// The index of the largest value, the first of equal ones as in numpy's `argmax`;
+/// `None` without values.
+#[must_use]
+pub fn argmax<T: PartialOrd>(values: &[T]) -> Option<usize> {
+    let last = values.len().checked_sub(1)?;
+    Some((1..=last).fold(0, |best, index| {
+        if values[index] > values[best] {
+            index
+        } else {
+            best
+        }
+    }))
+}
+
 /// Shifted by the largest logit, so that no exponential overflows.
 fn softmax(logits: &[f32]) -> Vec<f32> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -155,6 +169,13 @@ mod tests {
             &[1.0, 10.0, 100.0],
         );
         assert_eq!(product, [321.5, 653.5]);
+    }
+
+    #[test]
+    fn argmax_is_the_first_of_equal_values() {
+        assert_eq!(argmax(&[0.2, 0.4, 0.4]), Some(1));
+        assert_eq!(argmax(&[0.5_f32, 0.5]), Some(0));
+        assert_eq!(argmax::<f64>(&[]), None);
     }
 
     #[test]

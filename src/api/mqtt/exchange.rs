@@ -15,8 +15,7 @@ use tracing::{debug, info, warn};
 use crate::api::socket::{DaemonHandle, ErrorRecord, JudgeRequest};
 use crate::config::is_device_name;
 use crate::learning::fleet::{self, Key, Note, Offer, Unopened};
-use crate::learning::refit::{Refusal, Ruling};
-use crate::learning::{Fault, RefitRecord};
+use crate::learning::{DecisionRecord, FailureKind, RefitRecord, RefusalRecord};
 use crate::onnx::to_hex;
 use crate::platform::files;
 
@@ -117,7 +116,7 @@ impl HeadExchange {
         }
         self.last_considered = number;
         let head = number?;
-        let shareable = match self.handle.learning.shareable(head) {
+        let shareable = match self.handle.learning.shared_head(head) {
             Ok(shareable) => shareable?,
             Err(error) => {
                 warn!(%error, head, "cannot share the model");
@@ -187,14 +186,14 @@ impl HeadExchange {
             Ok(record) => {
                 let reason = &record.outcome.reason;
                 match (&record.outcome.ruling, record.head) {
-                    (Ruling::Accepted, number) => info!(
+                    (DecisionRecord::Accepted, number) => info!(
                         device,
                         theirs = head,
                         head = number,
                         reason,
                         "a model from another device is in use now"
                     ),
-                    (Ruling::Refused(_), _) => info!(
+                    (DecisionRecord::Refused(_), _) => info!(
                         device,
                         theirs = head,
                         reason,
@@ -203,10 +202,10 @@ impl HeadExchange {
                 }
                 !matches!(
                     record.outcome.ruling,
-                    Ruling::Refused(
-                        Refusal::NoSamples
-                            | Refusal::OneClass { .. }
-                            | Refusal::TooFewGroups { .. }
+                    DecisionRecord::Refused(
+                        RefusalRecord::NoSamples
+                            | RefusalRecord::OneClass { .. }
+                            | RefusalRecord::TooFewGroups { .. }
                     )
                 )
             }
@@ -217,7 +216,7 @@ impl HeadExchange {
                     reason = error,
                     "a model from another device could not be judged"
                 );
-                *fault == Fault::Data
+                *fault == FailureKind::Data
             }
         };
         if is_final {

@@ -16,10 +16,9 @@ use super::{
     ControlError, EnrollRequest, ErrorRecord, File, Folder, LabelRequest, RollbackRequest, Status,
     Switched,
 };
-use crate::learning::capture_policy::Enrollment;
 use crate::learning::{
-    CountRecord, ExportRecord, HeadRecord, ImportRecord, LabelAction, LabelResult, Purge,
-    RefitRecord, RemovedRecord, SampleRecord, SampleSelector,
+    CountRecord, Enrollment, ExportRecord, HeadRecord, ImportRecord, LabelAction, LabelResult,
+    Purge, RefitRecord, RemovedRecord, SampleRecord, SampleSelector,
 };
 
 /// Ids in a request: names of files have at most 255 bytes, and a body is

@@ -36,7 +36,7 @@
 //! serves them. It must not be one that frames pass through.
 //!
 //! [`SampleRecord`]: crate::learning::SampleRecord
-//! [`LabelResult`]: crate::learning::Marked
+//! [`LabelResult`]: crate::learning::LabelResult
 //! [`ImportRecord`]: crate::learning::ImportRecord
 //! [`ExportRecord`]: crate::learning::ExportRecord
 //! [`Purge`]: crate::learning::Purge
@@ -58,9 +58,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use utoipa::ToSchema;
 
-use crate::learning::capture_policy::Enrollment;
 use crate::learning::{
-    CountRecord, Fault, InUse, LabelAction, Learning, LearningError, RefitRecord, SampleSelector,
+    CountRecord, Enrollment, FailureKind, InUse, LabelAction, Learning, LearningError, RefitRecord,
+    SampleSelector,
 };
 use crate::platform::board::BoardStatus;
 
@@ -116,7 +116,7 @@ pub enum ControlError {
         /// Its sentence.
         sentence: String,
         /// What sort of failure it is.
-        fault: Fault,
+        fault: FailureKind,
     },
     /// The daemon did not answer.
     #[error("the daemon at {path} does not answer: {why}")]
@@ -146,13 +146,13 @@ impl ControlError {
 
     /// What sort of failure it is.
     #[must_use]
-    pub fn fault(&self) -> Fault {
+    pub fn fault(&self) -> FailureKind {
         match self {
             ControlError::Refused { fault, .. } => *fault,
-            ControlError::InUse { .. } => Fault::NotNow,
-            ControlError::TooLong { .. } | ControlError::NoSocket { .. } => Fault::Usage,
+            ControlError::InUse { .. } => FailureKind::NotNow,
+            ControlError::TooLong { .. } | ControlError::NoSocket { .. } => FailureKind::Usage,
             ControlError::Io { .. } | ControlError::Lost { .. } | ControlError::Answer { .. } => {
-                Fault::Unavailable
+                FailureKind::Unavailable
             }
         }
     }
@@ -272,13 +272,13 @@ pub struct ErrorRecord {
     /// One sentence.
     pub error: String,
     /// What sort of failure it is.
-    pub fault: Fault,
+    pub fault: FailureKind,
 }
 
 impl From<LearningError> for ErrorRecord {
     fn from(error: LearningError) -> ErrorRecord {
         ErrorRecord {
-            fault: error.fault(),
+            fault: error.kind(),
             error: error.to_string(),
         }
     }
@@ -386,7 +386,7 @@ impl DaemonHandle {
         if !(1..=MAX_ENROLLED).contains(&count) {
             return Err(ErrorRecord {
                 error: format!("{count} crops cannot be enrolled: take 1 to {MAX_ENROLLED}"),
-                fault: Fault::Usage,
+                fault: FailureKind::Usage,
             });
         }
         let mut enrollment = self.enrollment();
@@ -400,7 +400,7 @@ impl DaemonHandle {
             );
             return Err(ErrorRecord {
                 error,
-                fault: Fault::NotNow,
+                fault: FailureKind::NotNow,
             });
         }
         let new = Enrollment {

@@ -28,10 +28,9 @@ use super::{
     RollbackRequest, Status, Switched,
 };
 use crate::config::settings::{Change, SettingsRecord};
-use crate::learning::capture_policy::Enrollment;
 use crate::learning::{
-    CountRecord, ExportRecord, Fault, HeadRecord, ImportRecord, LabelResult, LearningError, Purge,
-    QueueRecord, RefitRecord, RemovedRecord, SampleRecord,
+    CountRecord, Enrollment, ExportRecord, FailureKind, HeadRecord, ImportRecord, LabelResult,
+    LearningError, Purge, QueueRecord, RefitRecord, RemovedRecord, SampleRecord,
 };
 
 /// Largest body of a request, in bytes.
@@ -208,15 +207,15 @@ pub struct Refused {
 
 impl Refused {
     /// With the status that fits the fault.
-    pub fn new(fault: Fault, sentence: impl std::fmt::Display) -> Refused {
+    pub fn new(fault: FailureKind, sentence: impl std::fmt::Display) -> Refused {
         let status = match fault {
-            Fault::Usage => StatusCode::BAD_REQUEST,
-            Fault::Data => StatusCode::UNPROCESSABLE_ENTITY,
-            Fault::Missing => StatusCode::NOT_FOUND,
-            Fault::NotNow => StatusCode::CONFLICT,
-            Fault::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
-            Fault::System | Fault::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Fault::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            FailureKind::Usage => StatusCode::BAD_REQUEST,
+            FailureKind::Data => StatusCode::UNPROCESSABLE_ENTITY,
+            FailureKind::Missing => StatusCode::NOT_FOUND,
+            FailureKind::NotNow => StatusCode::CONFLICT,
+            FailureKind::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
+            FailureKind::System | FailureKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            FailureKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         };
         Refused {
             status,
@@ -232,7 +231,7 @@ impl Refused {
     pub fn malformed(status: StatusCode, sentence: impl std::fmt::Display) -> Refused {
         Refused {
             status,
-            ..Refused::new(Fault::Usage, sentence)
+            ..Refused::new(FailureKind::Usage, sentence)
         }
     }
 
@@ -256,7 +255,7 @@ impl IntoResponse for Refused {
 
 impl From<LearningError> for Refused {
     fn from(error: LearningError) -> Refused {
-        Refused::new(error.fault(), error)
+        Refused::new(error.kind(), error)
     }
 }
 
@@ -290,7 +289,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             .map_err(|rejection| Refused::malformed(rejection.status(), rejection.body_text()))?;
         serde_json::from_slice(&bytes).map(Body).map_err(|error| {
             let sentence = format!("the body of the request is not what it should be: {error}");
-            Refused::new(Fault::Usage, sentence)
+            Refused::new(FailureKind::Usage, sentence)
         })
     }
 }
@@ -303,12 +302,12 @@ fn absolute(path: &Path) -> Result<&Path, Refused> {
         Ok(path)
     } else {
         let sentence = format!("{} is no absolute path: name one", path.display());
-        Err(Refused::new(Fault::Usage, sentence))
+        Err(Refused::new(FailureKind::Usage, sentence))
     }
 }
 
 async fn no_route() -> Refused {
-    Refused::new(Fault::Missing, "there is nothing at this address")
+    Refused::new(FailureKind::Missing, "there is nothing at this address")
 }
 
 async fn no_method() -> Refused {
@@ -402,7 +401,7 @@ async fn label(
     Body(marking): Body<LabelRequest>,
 ) -> Answer<LabelResult> {
     let LabelRequest { chosen, mark } = marking;
-    Ok(Json(handle.learning.mark(chosen, &mark)?))
+    Ok(Json(handle.learning.label(chosen, &mark)?))
 }
 
 async fn import(
@@ -461,7 +460,10 @@ async fn enroll(
 }
 
 fn never_enrolled() -> Refused {
-    Refused::new(Fault::Missing, "nobody has been enrolled since the start")
+    Refused::new(
+        FailureKind::Missing,
+        "nobody has been enrolled since the start",
+    )
 }
 
 #[utoipa::path(
@@ -500,7 +502,7 @@ async fn end_enrollment(State(handle): State<DaemonHandle>) -> Answer<Enrollment
 async fn refit(State(handle): State<DaemonHandle>) -> Answer<RefitRecord> {
     let gone = || {
         let sentence = "the daemon is not learning any more: it stops, or has to be restarted";
-        Refused::new(Fault::Unavailable, sentence)
+        Refused::new(FailureKind::Unavailable, sentence)
     };
     let (call, answer) = oneshot::channel();
     handle.refit.send(call).await.map_err(|_| gone())?;
@@ -516,7 +518,7 @@ async fn refit(State(handle): State<DaemonHandle>) -> Answer<RefitRecord> {
     ),
 )]
 async fn heads(State(handle): State<DaemonHandle>) -> Answer<Vec<HeadRecord>> {
-    Ok(Json(handle.learning.heads_list()?))
+    Ok(Json(handle.learning.head_records()?))
 }
 
 #[utoipa::path(
@@ -602,7 +604,7 @@ async fn change_settings(
     let changed = handle.settings.change(change);
     changed
         .map(Json)
-        .map_err(|problems| Refused::new(Fault::Usage, problems))
+        .map_err(|problems| Refused::new(FailureKind::Usage, problems))
 }
 
 async fn export_head(

@@ -40,7 +40,7 @@ use super::live_view::{LiveView, Viewer};
 use super::{WebError, WebOptions, guard, page};
 use crate::api::socket::{self, DaemonHandle, ErrorRecord, Live, MAX_BODY, Refused};
 use crate::decision::frame_result::FaceRecord;
-use crate::learning::Fault;
+use crate::learning::FailureKind;
 
 /// Maximum concurrent connections; excess ones are closed immediately.
 const MAX_CONNECTIONS: usize = 128;
@@ -306,7 +306,7 @@ async fn openapi() -> impl IntoResponse {
 }
 
 async fn no_route() -> Refused {
-    Refused::new(Fault::Missing, "there is nothing at this address")
+    Refused::new(FailureKind::Missing, "there is nothing at this address")
 }
 
 async fn no_method() -> Refused {
@@ -450,11 +450,11 @@ async fn log_in(
     let Ok(LogIn { password }) = serde_json::from_slice(&body) else {
         // The message does not quote the body, which may contain a password.
         let sentence = "the request body is malformed: send {\"password\": …}";
-        return Err(Refused::new(Fault::Usage, sentence));
+        return Err(Refused::new(FailureKind::Usage, sentence));
     };
     if !app.access.has_password() {
         let sentence = "no password is configured: use a token";
-        return Err(Refused::new(Fault::Usage, sentence));
+        return Err(Refused::new(FailureKind::Usage, sentence));
     }
     if let Err(wait) = lock(&app.limiter).take(now(), peer) {
         let seconds = wait.as_secs() + 1;
@@ -472,7 +472,7 @@ async fn log_in(
     end_session(&app, &headers);
     let cookie = lock(&app.sessions)
         .begin(now())
-        .map_err(|error| Refused::new(Fault::Internal, error))?;
+        .map_err(|error| Refused::new(FailureKind::Internal, error))?;
     let set = app.set_cookie(&cookie, COOKIE_SECONDS);
     let record = SessionRecord {
         allowed: true,

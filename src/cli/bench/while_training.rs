@@ -15,7 +15,7 @@ use crate::cli::{Failure, complain};
 use crate::config::Config;
 use crate::frame::{Crop, Scaler, decode};
 use crate::learning::SHIPPED_REPLAY;
-use crate::learning::refit::{self, Input, Options, RefitError, Sample};
+use crate::learning::refit::{self, RefitError, RefitInput, RefitOptions, Sample};
 use crate::learning::replay::Replay;
 use crate::onnx::{HeadTensors, ThreadPool};
 use crate::platform::system;
@@ -294,19 +294,20 @@ impl Learner {
 }
 
 fn fit(lesson: &Lesson, progress: &Progress) -> Result<(), Failure> {
-    let input = Input {
+    let input = RefitInput {
         labels: &lesson.replay.labels,
         champion: &lesson.head,
         base: &lesson.head,
         samples: &lesson.samples,
-        replay: &lesson.replay,
+        base_labels: &lesson.replay.labels,
+        replay: Some(&lesson.replay),
     };
     // Asked before every step.
     let is_over = || {
         progress.steps.fetch_add(1, Ordering::Relaxed);
         progress.is_over()
     };
-    match refit::fit(&input, &Options::default(), &is_over) {
+    match refit::fit(&input, &RefitOptions::default(), &is_over) {
         Ok(_) | Err(RefitError::Cancelled) => Ok(()),
         Err(error) => Err(Failure::new(Failure::INTERNAL, error)),
     }

@@ -91,6 +91,7 @@ class LearningView extends HTMLElement {
       { class: `card ${accepted ? "good" : "bad"}`, "aria-label": "The last training" },
       h("h3", {}, accepted ? `The last training produced model ${last.head}` : "The last training changed nothing"),
       outcome.reason && h("p", {}, outcome.reason.charAt(0).toUpperCase() + outcome.reason.slice(1) + "."),
+      outcome.warning && h("p", { class: "hint" }, outcome.warning.charAt(0).toUpperCase() + outcome.warning.slice(1) + "."),
       this.measured(outcome),
     );
   }

@@ -1,0 +1,154 @@
+//! Why learning cannot do what it was asked, and what kind of failure that is.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::learning::heads::HeadsError;
+use crate::learning::refit::RefitError;
+use crate::learning::replay::ReplayError;
+use crate::learning::samples::{LabelError, StoreError};
+use crate::onnx::ModelError;
+use crate::platform::files;
+
+/// Why learning cannot do what it was asked. Each message is one whole sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum LearningError {
+    /// The store of samples refuses.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store of heads refuses.
+    #[error(transparent)]
+    Heads(#[from] HeadsError),
+    /// A model cannot be read or run.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A refit cannot begin, or was cancelled.
+    #[error(transparent)]
+    Refit(#[from] RefitError),
+    /// The built-in replay set cannot be read.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// A name cannot be a label.
+    #[error(transparent)]
+    Label(#[from] LabelError),
+    /// A file of the state directory cannot be written.
+    #[error("cannot write {path}: {source}")]
+    Io {
+        /// The path of the file.
+        path: String,
+        /// The error of the operating system.
+        source: std::io::Error,
+    },
+    /// A head of the state directory was made for another backbone.
+    #[error(
+        "model {number} in {state} was made for another backbone than the classifier in use: \
+         roll back, or use its classifier"
+    )]
+    OtherBackbone {
+        /// Number of the head.
+        number: u32,
+        /// The state directory.
+        state: String,
+    },
+    /// A track has no samples without a label.
+    #[error("there are no unlabelled face pictures of track {0}")]
+    NoTrack(u64),
+    /// No sample has this id.
+    #[error("there is no sample {0}")]
+    NoSample(String),
+}
+
+/// What kind of failure an error is, for callers that report it as a number: an
+/// exit code or an HTTP status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureKind {
+    /// The request makes no sense.
+    Usage,
+    /// A file is not what it should be.
+    Data,
+    /// Whatever was named does not exist.
+    Missing,
+    /// It may work later: something else is using it, or it was cancelled.
+    NotNow,
+    /// The disk is full.
+    NoSpace,
+    /// The operating system refuses.
+    System,
+    /// A defect that the caller cannot do anything about.
+    Internal,
+    /// The daemon, or the part of it that should answer, is not running.
+    Unavailable,
+}
+
+impl LearningError {
+    /// What kind of failure it is.
+    #[must_use]
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            LearningError::Store(error) => of_store(error),
+            LearningError::Heads(error) => of_heads(error),
+            LearningError::Model(error) => of_model(error),
+            LearningError::Refit(RefitError::Cancelled) => FailureKind::NotNow,
+            LearningError::Refit(_) | LearningError::Replay(_) => FailureKind::Internal,
+            LearningError::Label(_) => FailureKind::Usage,
+            LearningError::Io { source, .. } => of_io(source),
+            LearningError::OtherBackbone { .. } => FailureKind::Data,
+            LearningError::NoTrack(_) | LearningError::NoSample(_) => FailureKind::Missing,
+        }
+    }
+
+    /// Whether another process has the state directory open for changes.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        matches!(
+            self,
+            LearningError::Store(StoreError::Busy { .. })
+                | LearningError::Heads(HeadsError::Busy { .. })
+        )
+    }
+}
+
+fn of_store(error: &StoreError) -> FailureKind {
+    match error {
+        StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            FailureKind::Missing
+        }
+        StoreError::Io { source, .. } => of_io(source),
+        StoreError::Busy { .. } => FailureKind::NotNow,
+        StoreError::Gone { .. } | StoreError::NoPicture { .. } => FailureKind::Missing,
+        StoreError::Picture { .. } => FailureKind::Data,
+        StoreError::Within { .. } => FailureKind::Usage,
+        StoreError::Rows { .. } | StoreError::Encode(_) => FailureKind::Internal,
+    }
+}
+
+fn of_heads(error: &HeadsError) -> FailureKind {
+    match error {
+        HeadsError::Io { source, .. } => of_io(source),
+        HeadsError::Busy { .. } => FailureKind::NotNow,
+        HeadsError::Missing { .. } => FailureKind::Missing,
+        HeadsError::Damaged(error) => of_model(error),
+        HeadsError::NoParent { .. } => FailureKind::Usage,
+        HeadsError::OtherBackbone { .. } | HeadsError::OtherLabels { .. } => FailureKind::Data,
+        HeadsError::Numbers { .. } => FailureKind::Internal,
+    }
+}
+
+fn of_model(error: &ModelError) -> FailureKind {
+    match error {
+        ModelError::Read { .. } => FailureKind::Missing,
+        ModelError::Run { .. } => FailureKind::Internal,
+        ModelError::TooLarge { .. }
+        | ModelError::NotOnnx { .. }
+        | ModelError::Unexpected { .. } => FailureKind::Data,
+    }
+}
+
+fn of_io(error: &std::io::Error) -> FailureKind {
+    if files::is_no_space(error) {
+        FailureKind::NoSpace
+    } else {
+        FailureKind::System
+    }
+}

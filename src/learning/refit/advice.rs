@@ -1,0 +1,92 @@
+//! What to capture and label next, from the counts and figures of a refit.
+
+use std::collections::BTreeSet;
+
+use super::input::GroupedSample;
+use super::outcome::{ClassCount, Measurements};
+
+/// What to capture and label next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Advice {
+    /// A class has too few tracks to judge a head by.
+    MoreTracks {
+        /// Name of the class.
+        label: String,
+        /// Tracks that it has.
+        groups: usize,
+        /// Number of tracks beyond which more of them add little.
+        wanted: usize,
+    },
+    /// All samples of a class are of one day, so of one light.
+    AnotherDay {
+        /// Name of the class.
+        label: String,
+    },
+    /// A class is misclassified more often than the others.
+    MoreOf {
+        /// Name of the class.
+        label: String,
+        /// Held-out samples that were misclassified.
+        wrong: usize,
+        /// Held-out samples.
+        samples: usize,
+    },
+    /// Labels to check.
+    CheckLabels {
+        /// Samples whose label looks wrong.
+        suspects: usize,
+    },
+}
+
+/// Number of tracks of a class beyond which more of them add little.
+const MANY_GROUPS: usize = 20;
+
+pub(super) fn advice(
+    counts: &[ClassCount],
+    samples: &[GroupedSample],
+    measured: Option<&Measurements>,
+) -> Vec<Advice> {
+    let mut advice = Vec::new();
+    if let Some(measured) = measured {
+        if !measured.suspects.is_empty() {
+            advice.push(Advice::CheckLabels {
+                suspects: measured.suspects.len(),
+            });
+        }
+        advice.extend(worst_class(counts, measured));
+    }
+    for (label, count) in counts.iter().enumerate() {
+        if count.groups < MANY_GROUPS {
+            advice.push(Advice::MoreTracks {
+                label: count.label.clone(),
+                groups: count.groups,
+                wanted: MANY_GROUPS,
+            });
+        }
+        let of_class = samples.iter().filter(|sample| sample.label() == label);
+        let days: BTreeSet<&str> = of_class.map(|sample| sample.sample.day.as_str()).collect();
+        if days.len() == 1 {
+            advice.push(Advice::AnotherDay {
+                label: count.label.clone(),
+            });
+        }
+    }
+    advice
+}
+
+/// The class with the largest share of misclassified samples, if there are any.
+fn worst_class(counts: &[ClassCount], measured: &Measurements) -> Option<Advice> {
+    let rows = measured.after.confusion.iter().enumerate();
+    let (label, wrong, samples) = rows
+        .map(|(label, row)| {
+            let samples: usize = row.iter().sum();
+            (label, samples - row[label], samples)
+        })
+        .filter(|(_, wrong, _)| *wrong > 0)
+        .max_by(|a, b| (a.1 * b.2).cmp(&(b.1 * a.2)))?;
+    Some(Advice::MoreOf {
+        label: counts[label].label.clone(),
+        wrong,
+        samples,
+    })
+}

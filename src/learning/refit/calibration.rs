@@ -1,0 +1,258 @@
+//! Calibration: a temperature and a shift, so that probabilities mean what they
+//! say on this camera (Guo et al. 2017).
+
+use std::collections::BTreeMap;
+
+use super::RefitContext;
+use super::evaluate::{HeldOutPrediction, cross_entropy};
+use crate::onnx::HeadTensors;
+
+/// Logits are divided by the temperature, then shifted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Calibration {
+    /// Divides the logits.
+    pub temperature: f64,
+    /// Added to the divided logit of each class.
+    pub shift: Vec<f64>,
+}
+
+/// Prior standard deviation of the logarithm of the temperature: the smaller,
+/// the more samples it takes to move it.
+const TEMPERATURE_SPREAD: f64 = 0.25;
+/// Prior standard deviation of each shift, in nats.
+const SHIFT_SPREAD: f64 = 0.15;
+
+impl Calibration {
+    /// A calibration that changes nothing.
+    pub(super) fn identity(classes: usize) -> Calibration {
+        Calibration {
+            temperature: 1.0,
+            shift: vec![0.0; classes],
+        }
+    }
+
+    /// The most probable calibration after these predictions (logits, label,
+    /// weight), if the logarithm of the temperature and the shifts have normal
+    /// priors about 0: minimizes
+    ///
+    /// ```text
+    /// sum w cross_entropy(z / T + b) + ln(T)^2 / 2 s_T^2 + sum b_c^2 / 2 s_b^2
+    /// ```
+    ///
+    /// by a golden-section search along each coordinate in turn; the function
+    /// is smooth and, except in ln T, convex.
+    fn fit(predictions: &[(&[f64], usize, f64)], classes: usize) -> Calibration {
+        const MAX_ROUNDS: usize = 40;
+        const TOLERANCE: f64 = 1e-3;
+        const MAX_SHIFT: f64 = 4.0;
+        const MAX_LOG_TEMPERATURE: f64 = 1.5;
+        let cost = |calibration: &Calibration| {
+            let loss: f64 = predictions
+                .iter()
+                .map(|(logits, label, weight)| {
+                    weight * cross_entropy(&calibration.apply(logits), *label)
+                })
+                .sum();
+            let temperature = calibration.temperature.ln() / TEMPERATURE_SPREAD;
+            let shift: f64 = calibration.shift.iter().map(|shift| shift * shift).sum();
+            loss + 0.5 * temperature * temperature + 0.5 * shift / (SHIFT_SPREAD * SHIFT_SPREAD)
+        };
+        let mut is_present = vec![false; classes];
+        for (_, label, _) in predictions {
+            is_present[*label] = true;
+        }
+        let mut best = Calibration::identity(classes);
+        for _ in 0..MAX_ROUNDS {
+            let before = best.clone();
+            for class in (0..classes).filter(|class| is_present[*class]) {
+                let mut tried = best.clone();
+                best.shift[class] = golden_section(-MAX_SHIFT, MAX_SHIFT, |shift| {
+                    tried.shift[class] = shift;
+                    cost(&tried)
+                });
+            }
+            let mut tried = best.clone();
+            let logarithm =
+                golden_section(-MAX_LOG_TEMPERATURE, MAX_LOG_TEMPERATURE, |logarithm| {
+                    tried.temperature = logarithm.exp();
+                    cost(&tried)
+                });
+            best.temperature = logarithm.exp();
+            let shifts = before.shift.iter().zip(&best.shift);
+            let largest_step = shifts
+                .map(|(before, after)| (before - after).abs())
+                .fold((before.temperature - best.temperature).abs(), f64::max);
+            if largest_step < TOLERANCE {
+                break;
+            }
+        }
+        best
+    }
+
+    pub(super) fn apply(&self, logits: &[f64]) -> Vec<f64> {
+        let shifted = logits.iter().zip(&self.shift);
+        shifted
+            .map(|(logit, shift)| logit / self.temperature + shift)
+            .collect()
+    }
+
+    /// The same temperature with this share of the shift.
+    pub(super) fn with_shift_share(&self, share: f64) -> Calibration {
+        Calibration {
+            temperature: self.temperature,
+            shift: self.shift.iter().map(|shift| share * shift).collect(),
+        }
+    }
+
+    /// The head whose logits are calibrated: its last layer divided by the
+    /// temperature, its last bias shifted.
+    pub(super) fn fold_into(&self, head: &HeadTensors) -> HeadTensors {
+        let temperature = self.temperature;
+        let divided = move |value: &f32| f64::from(*value) / temperature;
+        HeadTensors {
+            w1: head.w1.clone(),
+            b1: head.b1.clone(),
+            w2: head.w2.iter().map(|value| divided(value) as f32).collect(),
+            b2: head
+                .b2
+                .iter()
+                .map(divided)
+                .zip(&self.shift)
+                .map(|(value, shift)| (value + shift) as f32)
+                .collect(),
+        }
+    }
+}
+
+/// Minimizes a function with a single minimum between two bounds (Kiefer 1953).
+fn golden_section(mut low: f64, mut high: f64, mut cost: impl FnMut(f64) -> f64) -> f64 {
+    const STEPS: usize = 32;
+    let ratio = (5.0_f64.sqrt() - 1.0) / 2.0;
+    let mut left = high - ratio * (high - low);
+    let mut right = low + ratio * (high - low);
+    let (mut cost_left, mut cost_right) = (cost(left), cost(right));
+    for _ in 0..STEPS {
+        if cost_left < cost_right {
+            high = right;
+            (right, cost_right) = (left, cost_left);
+            left = high - ratio * (high - low);
+            cost_left = cost(left);
+        } else {
+            low = left;
+            (left, cost_left) = (right, cost_right);
+            right = low + ratio * (high - low);
+            cost_right = cost(right);
+        }
+    }
+    f64::midpoint(low, high)
+}
+
+/// The calibrations of a challenger.
+pub(super) struct Calibrations {
+    /// Fitted on all held-out predictions: the one that goes into the head.
+    pub(super) of_all: Calibration,
+    /// For each fold, fitted on the predictions of the other folds.
+    pub(super) without_fold: BTreeMap<usize, Calibration>,
+}
+
+impl RefitContext<'_> {
+    /// Fits calibrations on held-out predictions. The gate must not judge a
+    /// prediction by a calibration that was fitted on it, so each fold gets one
+    /// of its own.
+    pub(super) fn calibrations(&self, predictions: &[HeldOutPrediction]) -> Calibrations {
+        let folds = predictions.iter().map(|prediction| prediction.fold);
+        let without = |fold| (fold, self.calibration(predictions, Some(fold)));
+        Calibrations {
+            of_all: self.calibration(predictions, None),
+            without_fold: folds
+                .collect::<std::collections::BTreeSet<usize>>()
+                .into_iter()
+                .map(without)
+                .collect(),
+        }
+    }
+
+    /// Fitted on the predictions outside of a fold. Every group has weight 1.
+    fn calibration(
+        &self,
+        predictions: &[HeldOutPrediction],
+        without: Option<usize>,
+    ) -> Calibration {
+        let mut group_sizes: BTreeMap<usize, usize> = BTreeMap::new();
+        for prediction in predictions {
+            let group = self.samples[prediction.sample].group;
+            *group_sizes.entry(group).or_default() += 1;
+        }
+        let weighted: Vec<(&[f64], usize, f64)> = predictions
+            .iter()
+            .filter(|prediction| without != Some(prediction.fold))
+            .map(|prediction| {
+                let sample = &self.samples[prediction.sample];
+                let weight = 1.0 / group_sizes[&sample.group] as f64;
+                (prediction.challenger.as_slice(), sample.label(), weight)
+            })
+            .collect();
+        Calibration::fit(&weighted, self.classes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::super::evaluate::logits;
+    use super::super::tests::TwoCameras;
+    use super::*;
+    use crate::onnx::FEATURES;
+
+    #[test]
+    fn calibration_finds_temperature_and_shift_and_needs_evidence() {
+        let nothing = Calibration::fit(&[], 2);
+        assert!((nothing.temperature - 1.0).abs() < 1e-3, "{nothing:?}");
+        assert_eq!(nothing.shift, [0.0, 0.0]);
+
+        // Logits three times too large and 2 too high for class 0.
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let drawn: Vec<(Vec<f64>, usize)> = (0..2000)
+            .map(|_| {
+                let z = 6.0 * rng.random::<f64>() - 3.0;
+                let p = 1.0 / (1.0 + (-z).exp());
+                let label = usize::from(rng.random::<f64>() >= p);
+                (vec![3.0 * (z + 2.0), 0.0], label)
+            })
+            .collect();
+        let fitted = |count: usize| {
+            let some: Vec<(&[f64], usize, f64)> = drawn[..count]
+                .iter()
+                .map(|(logits, label)| (logits.as_slice(), *label, 1.0))
+                .collect();
+            Calibration::fit(&some, 2)
+        };
+        let many = fitted(2000);
+        assert!((many.temperature - 3.0).abs() < 0.5, "{many:?}");
+        let difference = many.shift[1] - many.shift[0];
+        assert!((difference - 2.0).abs() < 0.4, "{many:?}");
+        let few = fitted(6);
+        assert!(few.temperature < many.temperature);
+        assert!(few.shift[1] - few.shift[0] < difference);
+    }
+
+    #[test]
+    fn a_calibration_is_folded_into_the_last_layer() {
+        let data = TwoCameras::new(12);
+        let calibration = Calibration {
+            temperature: 1.7,
+            shift: vec![0.4, -0.4],
+        };
+        let features = &data.replay.holdout.features[..5 * FEATURES];
+        let plain = logits(&data.base, features).unwrap();
+        let folded = logits(&calibration.fold_into(&data.base), features).unwrap();
+        assert_eq!((plain.len(), folded.len()), (5, 5));
+        for (plain, folded) in plain.iter().zip(&folded) {
+            for (expected, found) in calibration.apply(plain).iter().zip(folded) {
+                assert!((expected - found).abs() < 1e-4);
+            }
+        }
+    }
+}

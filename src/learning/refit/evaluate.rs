@@ -1,0 +1,372 @@
+//! Comparing a challenger with the champion on held-out samples.
+//!
+//! Owns the loss, its weighting by class and group, the scores, the agreement of
+//! the labels, and the search for labels that look wrong. Both kinds of
+//! challenger come here: one that was trained now, and one from another device.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::calibration::Calibration;
+use super::options::{FitOptions, RefitOptions};
+use super::outcome::{
+    Estimate, HardExample, Measurements, ReplayAccuracy, Scores, TrainingSummary,
+};
+use super::{Abort, MIN_GROUPS, RefitContext, RefitInput};
+use crate::learning::replay::Rows;
+use crate::onnx::{FEATURES, HeadTensors};
+use crate::training::report::wilson;
+use crate::training::train::{TrainOptions, Trainer};
+use crate::vision::embed::cosine_distance;
+use crate::vision::head::argmax;
+
+/// The largest loss that one sample counts in the gate, in nats: a head that is
+/// certain and wrong must not outweigh everything else.
+pub const LOSS_CAP: f64 = 4.0;
+
+/// A sample whose held-out probability of its label is lower is compared with
+/// its neighbors.
+const SUSPECT_PROBABILITY: f64 = 0.25;
+/// Nearest neighbors that are compared.
+const NEIGHBORS: usize = 5;
+/// Held-out samples that are listed as the worst.
+const MAX_WORST: usize = 10;
+
+/// What both heads say of a sample that was held out.
+pub(super) struct HeldOutPrediction {
+    /// Its number among the usable samples.
+    pub(super) sample: usize,
+    /// The fold that it was held out with.
+    pub(super) fold: usize,
+    /// Logits of the champion.
+    pub(super) champion: Vec<f64>,
+    /// Logits of the challenger.
+    pub(super) challenger: Vec<f64>,
+}
+
+/// Champion and challenger on held-out samples.
+pub(super) struct Comparison {
+    before: Scores,
+    after: Scores,
+    gain: Estimate,
+    worst: Vec<HardExample>,
+    suspects: Vec<HardExample>,
+}
+
+impl Comparison {
+    /// The rest of what the gate reads.
+    pub(super) fn with(
+        self,
+        training: TrainingSummary,
+        agreement: Estimate,
+        replay: Option<ReplayAccuracy>,
+        calibration: Calibration,
+    ) -> Measurements {
+        let Comparison {
+            before,
+            after,
+            gain,
+            worst,
+            suspects,
+        } = self;
+        Measurements {
+            training,
+            before,
+            after,
+            gain,
+            agreement,
+            replay,
+            calibration,
+            worst,
+            suspects,
+        }
+    }
+}
+
+impl RefitContext<'_> {
+    /// Compares the heads on these predictions.
+    pub(super) fn compare(&self, predictions: &[HeldOutPrediction]) -> Result<Comparison, Abort> {
+        let label = |held: &HeldOutPrediction| self.samples[held.sample].label();
+        let gain = self.balanced(predictions.iter().map(|held| {
+            let loss = |logits: &[f64]| cross_entropy(logits, label(held)).min(LOSS_CAP);
+            (held.sample, loss(&held.champion) - loss(&held.challenger))
+        }));
+        if !gain.mean.is_finite() {
+            return Err(Abort::NotFinite);
+        }
+        let mut by_loss: Vec<(f64, usize)> = predictions
+            .iter()
+            .map(|held| (cross_entropy(&held.challenger, label(held)), held.sample))
+            .collect();
+        by_loss.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let (worst, suspects) = self.worst_and_suspects(by_loss);
+        Ok(Comparison {
+            before: self.scores(predictions, |held| &held.champion),
+            after: self.scores(predictions, |held| &held.challenger),
+            gain,
+            worst,
+            suspects,
+        })
+    }
+
+    fn scores(
+        &self,
+        predictions: &[HeldOutPrediction],
+        logits: impl Fn(&HeldOutPrediction) -> &[f64],
+    ) -> Scores {
+        let mut confusion = vec![vec![0; self.classes]; self.classes];
+        let mut loss = 0.0;
+        for held in predictions {
+            let label = self.samples[held.sample].label();
+            let logits = logits(held);
+            confusion[label][argmax(logits).unwrap_or_default()] += 1;
+            loss += cross_entropy(logits, label).min(LOSS_CAP);
+        }
+        let samples = predictions.len();
+        let right = (0..self.classes).map(|class| confusion[class][class]).sum();
+        Scores {
+            samples,
+            right,
+            accuracy: right as f64 / samples.max(1) as f64,
+            interval: wilson(right, samples),
+            loss: loss / samples.max(1) as f64,
+            confusion,
+        }
+    }
+
+    /// The mean over the classes of the mean over their groups of the mean over
+    /// their samples; the standard error is that over groups.
+    pub(super) fn balanced(&self, values: impl Iterator<Item = (usize, f64)>) -> Estimate {
+        let mut groups: BTreeMap<(usize, usize), (f64, f64)> = BTreeMap::new();
+        for (sample, value) in values {
+            let sample = &self.samples[sample];
+            let (sum, count) = groups.entry((sample.label(), sample.group)).or_default();
+            *sum += value;
+            *count += 1.0;
+        }
+        let mut classes: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+        for ((label, _), (sum, count)) in groups {
+            classes.entry(label).or_default().push(sum / count);
+        }
+        let number = classes.len().max(1) as f64;
+        let mut balanced = Estimate::default();
+        let mut variance = 0.0;
+        for means in classes.values() {
+            let n = means.len() as f64;
+            let mean = means.iter().sum::<f64>() / n;
+            let squares: f64 = means.iter().map(|value| (value - mean).powi(2)).sum();
+            balanced.mean += mean / number;
+            // A class with one group has no spread of its own.
+            variance += squares / (n - 1.0).max(1.0) / n / (number * number);
+        }
+        balanced.standard_error = variance.sqrt();
+        balanced
+    }
+
+    /// The worst of these samples, which are sorted by falling loss, and those
+    /// whose label looks wrong.
+    fn worst_and_suspects(
+        &self,
+        mut by_loss: Vec<(f64, usize)>,
+    ) -> (Vec<HardExample>, Vec<HardExample>) {
+        let improbable = by_loss
+            .iter()
+            .take_while(|(loss, _)| (-loss).exp() < SUSPECT_PROBABILITY)
+            .count();
+        by_loss.truncate(improbable.max(MAX_WORST));
+        let mut worst = self.hard_examples(&by_loss);
+        let suspects: Vec<HardExample> = worst
+            .iter()
+            .take(improbable)
+            .filter(|example| 2 * example.disagreeing > example.neighbors)
+            .cloned()
+            .collect();
+        worst.truncate(MAX_WORST);
+        (worst, suspects)
+    }
+
+    /// Compares samples (held-out loss, number) with their neighbors: the
+    /// samples of other groups with the smallest cosine distance, after the mean
+    /// of all features was subtracted.
+    fn hard_examples(&self, by_loss: &[(f64, usize)]) -> Vec<HardExample> {
+        let number = self.samples.len() as f32;
+        let mut mean = vec![0.0; FEATURES];
+        for sample in self.samples {
+            for (mean, value) in mean.iter_mut().zip(sample.crop()) {
+                *mean += value / number;
+            }
+        }
+        let centered: Vec<Vec<f32>> = self
+            .samples
+            .iter()
+            .map(|sample| {
+                let values = sample.crop().iter().zip(&mean);
+                values.map(|(value, mean)| value - mean).collect()
+            })
+            .collect();
+        let describe = |&(loss, own): &(f64, usize)| {
+            let sample = &self.samples[own];
+            let others = self.samples.iter().zip(&centered);
+            let mut neighbors: Vec<(f32, usize)> = others
+                .filter(|(other, _)| other.group != sample.group)
+                .map(|(other, features)| (cosine_distance(&centered[own], features), other.label()))
+                .collect();
+            neighbors.sort_by(|a, b| a.0.total_cmp(&b.0));
+            neighbors.truncate(NEIGHBORS);
+            let disagreeing = neighbors
+                .iter()
+                .filter(|(_, label)| *label != sample.label());
+            HardExample {
+                id: sample.sample.id.clone(),
+                label: sample.label(),
+                probability: (-loss).exp(),
+                loss,
+                disagreeing: disagreeing.count(),
+                neighbors: neighbors.len(),
+            }
+        };
+        by_loss.iter().map(describe).collect()
+    }
+
+    /// See [`Measurements::agreement`]: the area under the ROC curve for more
+    /// than two classes (Hand and Till 2001) of a head that was learned without
+    /// the labels.
+    pub(super) fn agreement(&self, input: &RefitInput) -> Result<Estimate, Abort> {
+        let (logits, known) = self.without_labels(input)?;
+        // The mean logits of each group's samples of a label.
+        let mut groups: BTreeMap<(usize, usize), (Vec<f64>, f64)> = BTreeMap::new();
+        for (sample, logits) in self.samples.iter().zip(&logits) {
+            let (sums, count) = groups
+                .entry((sample.label(), sample.group))
+                .or_insert_with(|| (vec![0.0; self.classes], 0.0));
+            for (sum, logit) in sums.iter_mut().zip(logits) {
+                *sum += logit;
+            }
+            *count += 1.0;
+        }
+        groups.retain(|(label, _), _| known.contains(label));
+        let (mut ordered, mut pairs) = (0.0, 0.0);
+        for ((a, _), (first, first_count)) in &groups {
+            for ((b, _), (second, second_count)) in groups.range((a + 1, 0)..) {
+                let margin = |logits: &[f64], count: f64| (logits[*a] - logits[*b]) / count;
+                let difference = margin(first, *first_count) - margin(second, *second_count);
+                pairs += 1.0;
+                ordered += match difference.total_cmp(&0.0) {
+                    Ordering::Greater => 1.0,
+                    Ordering::Equal => 0.5,
+                    Ordering::Less => 0.0,
+                };
+            }
+        }
+        // The variance of Mann and Whitney's U over that of its pairs, for each
+        // two classes, combined in proportion to their pairs.
+        let mut sizes: BTreeMap<usize, f64> = BTreeMap::new();
+        for (label, _) in groups.keys() {
+            *sizes.entry(*label).or_default() += 1.0;
+        }
+        let mut variance = 0.0;
+        for (a, first) in &sizes {
+            for (_, second) in sizes.range(a + 1..) {
+                let product: f64 = first * second;
+                variance += (first + second + 1.0) / (12.0 * product) * product * product;
+            }
+        }
+        Ok(if pairs > 0.0 {
+            Estimate {
+                mean: ordered / pairs,
+                standard_error: variance.sqrt() / pairs,
+            }
+        } else {
+            Estimate {
+                mean: 1.0,
+                standard_error: 0.0,
+            }
+        })
+    }
+
+    /// The logits of all samples by a head that was learned without their
+    /// labels, and the classes that it knows. With a replay set it is the base
+    /// head after learning from translated replay alone: labels take part only
+    /// in that the mean features weigh classes equally. Without one it is the
+    /// base head itself.
+    fn without_labels(
+        &self,
+        input: &RefitInput,
+    ) -> Result<(Vec<Vec<f64>>, BTreeSet<usize>), Abort> {
+        let all: Vec<usize> = (0..self.samples.len()).collect();
+        let crops = self.crops(&all);
+        if self.replay.is_empty() {
+            let is_known = |label: &usize| input.base_labels.contains(&input.labels[*label]);
+            let known = (0..self.classes).filter(is_known).collect();
+            return Ok((logits(input.base, &crops)?, known));
+        }
+        let options = RefitOptions {
+            fit: FitOptions {
+                new_share: 0.0,
+                ..self.options.fit.clone()
+            },
+            ..self.options.clone()
+        };
+        let steps = options.fit.steps;
+        let context = RefitContext {
+            options: &options,
+            ..*self
+        };
+        let mut predicted = Vec::new();
+        context.learn(input.base, &all, &[steps], |_, trainer| {
+            predicted = rows_of(&trainer.logits(&crops)?, self.classes);
+            Ok(())
+        })?;
+        Ok((predicted, self.replay.labels.iter().copied().collect()))
+    }
+
+    /// Whether these samples have two classes of at least [`MIN_GROUPS`] groups.
+    pub(super) fn can_judge(&self, samples: impl Iterator<Item = usize>) -> bool {
+        let mut groups = vec![BTreeSet::new(); self.classes];
+        for sample in samples {
+            let sample = &self.samples[sample];
+            groups[sample.label()].insert(sample.group);
+        }
+        let enough = groups.iter().filter(|groups| groups.len() >= MIN_GROUPS);
+        enough.count() >= 2
+    }
+
+    /// The features of these samples' crops, row by row.
+    pub(super) fn crops(&self, samples: &[usize]) -> Vec<f32> {
+        let mut features = Vec::with_capacity(samples.len() * FEATURES);
+        for sample in samples {
+            features.extend_from_slice(self.samples[*sample].crop());
+        }
+        features
+    }
+}
+
+/// The logits of each row of features.
+pub(super) fn logits(head: &HeadTensors, features: &[f32]) -> Result<Vec<Vec<f64>>, Abort> {
+    let trainer = Trainer::from_head(head.clone(), TrainOptions::default())?;
+    Ok(rows_of(&trainer.logits(features)?, head.b2.len()))
+}
+
+/// `[rows, columns]` as rows of 64-bit floats.
+pub(super) fn rows_of(values: &[f32], columns: usize) -> Vec<Vec<f64>> {
+    let rows = values.chunks_exact(columns);
+    rows.map(|row| row.iter().copied().map(f64::from).collect())
+        .collect()
+}
+
+/// -ln of the softmax probability of a label.
+pub(super) fn cross_entropy(logits: &[f64], label: usize) -> f64 {
+    let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = logits.iter().map(|logit| (logit - largest).exp()).sum();
+    sum.ln() + largest - logits[label]
+}
+
+/// The share of rows that a head classifies correctly.
+pub(super) fn accuracy(head: &HeadTensors, rows: &Rows) -> Result<f64, Abort> {
+    let logits = logits(head, &rows.features)?;
+    let right = logits
+        .iter()
+        .zip(&rows.labels)
+        .filter(|(logits, label)| argmax(logits) == Some(**label));
+    Ok(right.count() as f64 / rows.len() as f64)
+}

@@ -1,0 +1,66 @@
+//! Growing a head by new classes.
+
+use std::collections::BTreeSet;
+
+use super::RefitError;
+use crate::onnx::HeadTensors;
+
+/// How far the logit of a new class begins below the mean of the others.
+pub(super) const NEW_CLASS_MARGIN: f32 = 2.0;
+
+/// A head with more classes. Rows of known labels are kept; a new label gets
+/// the mean of all rows and a bias 2 below the mean, so that its logit is never
+/// the largest before something was learned.
+///
+/// # Errors
+/// [`RefitError::Head`] if the tensors do not fit the labels, a known label is
+/// missing among the new ones, or two labels are the same.
+pub fn grow(
+    head: &HeadTensors,
+    labels: &[String],
+    grown: &[String],
+) -> Result<HeadTensors, RefitError> {
+    let fail = |problem: String| {
+        Err(RefitError::Head {
+            head: "head to grow",
+            problem,
+        })
+    };
+    let (hidden, classes) = (head.b1.len(), labels.len());
+    if classes == 0 || head.b2.len() != classes || head.w2.len() != hidden * classes {
+        return fail(format!(
+            "its tensors do not have the shape of {classes} labels"
+        ));
+    }
+    if let Some(lost) = labels.iter().find(|label| !grown.contains(label)) {
+        return fail(format!("the label {lost:?} would be lost"));
+    }
+    let distinct: BTreeSet<&String> = grown.iter().collect();
+    if distinct.len() != grown.len() {
+        return fail("two labels have the same name".to_owned());
+    }
+    let mean_row: Vec<f32> = (0..hidden)
+        .map(|unit| {
+            let column = head.w2.iter().skip(unit).step_by(hidden);
+            column.sum::<f32>() / classes as f32
+        })
+        .collect();
+    let mean_bias = head.b2.iter().sum::<f32>() / classes as f32;
+    let mut w2 = Vec::with_capacity(hidden * grown.len());
+    let mut b2 = Vec::with_capacity(grown.len());
+    for label in grown {
+        if let Some(known) = labels.iter().position(|known| known == label) {
+            w2.extend_from_slice(&head.w2[known * hidden..][..hidden]);
+            b2.push(head.b2[known]);
+        } else {
+            w2.extend_from_slice(&mean_row);
+            b2.push(mean_bias - NEW_CLASS_MARGIN);
+        }
+    }
+    Ok(HeadTensors {
+        w1: head.w1.clone(),
+        b1: head.b1.clone(),
+        w2,
+        b2,
+    })
+}

@@ -1,0 +1,470 @@
+//! Between the stores and a refit.
+//!
+//! Owns the way of the labelled samples into a refit, of an accepted head into
+//! the store of heads, and what is remembered of the last refit.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::frame::{Crop, Scaler};
+use crate::learning::error::LearningError;
+use crate::learning::heads::{self, PARENT};
+use crate::learning::records::{
+    DecisionRecord, OUTCOME, OutcomeRecord, RefitRecord, outcome_of, track_name,
+};
+use crate::learning::refit::{self, Fit, RefitError, RefitInput, RefitOptions};
+use crate::learning::replay::Replay;
+use crate::learning::samples::{Kind, Listing, Sample, StoreError};
+use crate::learning::{InUse, Learning};
+use crate::onnx::{self, HeadFile, HeadTensors, ModelError};
+use crate::platform::files;
+use crate::vision::embed::Feature;
+use crate::vision::head::Head;
+
+/// Features of the base training set, compiled into the program;
+/// `models/README.md` says how they were made.
+pub static SHIPPED_REPLAY: &[u8] = include_bytes!("../../models/replay.bin");
+
+/// Key of a head's metadata: the samples it has learned from and their labels,
+/// as a JSON object.
+const LEARNED: &str = "learned";
+
+/// Key of a head's metadata: the public key of the device that learned it, in
+/// hexadecimal, if that is another one.
+pub const ORIGIN: &str = "origin";
+
+/// How much lower the loss of another device's head must be on held-out
+/// samples, in nats: a head that is only as good is no reason for a change.
+const FOREIGN_GAIN: f64 = 0.01;
+
+/// Samples that a new label needs before the head grows a class for it: a folder
+/// with a single stray file is no class.
+pub const NEW_CLASS_SAMPLES: usize = 4;
+
+/// File of the last refit, in the state directory.
+const LAST_REFIT: &str = "refit.json";
+const MAX_LAST_REFIT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Computes features of crops: the backbone, at any priority.
+pub type Embed<'a> = dyn FnMut(&[Crop]) -> Result<Vec<Feature>, ModelError> + 'a;
+
+/// A head that other devices may try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedHead {
+    /// The bytes of its file.
+    pub bytes: Vec<u8>,
+    /// Names of its classes.
+    pub labels: Vec<String>,
+    /// Held-out samples that it was judged by.
+    pub samples: usize,
+    /// Of those, samples that it classifies correctly.
+    pub right: usize,
+}
+
+/// What is remembered of the last refit.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct LastRefit {
+    /// Label by sample at that time.
+    labelled: BTreeMap<String, String>,
+    record: Option<RefitRecord>,
+}
+
+/// The labelled samples that a refit can use.
+struct Gathered {
+    samples: Vec<refit::Sample>,
+    /// The others, and why they cannot be used.
+    unusable: BTreeMap<String, String>,
+}
+
+/// A head that the gate accepted, and what is written beside it.
+struct AcceptedHead<'a> {
+    labels: &'a [String],
+    head: HeadTensors,
+    /// How it was made.
+    recipe: &'static str,
+    /// A key of its metadata that only heads of this recipe have.
+    detail: (&'static str, String),
+    /// The head that was in use.
+    parent: Option<u32>,
+    outcome: &'a OutcomeRecord,
+    /// The samples that were judged, of which the outcome names those that it
+    /// learned from.
+    samples: &'a [refit::Sample],
+}
+
+impl Learning {
+    /// How many labelled samples are new, or have another label, since the last
+    /// refit.
+    ///
+    /// # Errors
+    /// [`LearningError::Store`].
+    pub fn new_labels(&self) -> Result<usize, LearningError> {
+        let last = self.read_last_refit().labelled;
+        let labelled = labelled(&self.store.list()?);
+        let new = labelled
+            .iter()
+            .filter(|(id, label)| last.get(*id) != Some(label));
+        Ok(new.count())
+    }
+
+    /// The record of the last refit, if there was one.
+    #[must_use]
+    pub fn last_refit(&self) -> Option<RefitRecord> {
+        self.read_last_refit().record
+    }
+
+    /// If the file is missing or damaged, all labels count as new once more.
+    fn read_last_refit(&self) -> LastRefit {
+        let path = self.state.join(LAST_REFIT);
+        let bytes = files::read(&path, MAX_LAST_REFIT_BYTES).unwrap_or_default();
+        serde_json::from_slice(&bytes).unwrap_or_default()
+    }
+
+    fn write_last_refit(&self, last: &LastRefit) -> Result<(), LearningError> {
+        let path = self.state.join(LAST_REFIT);
+        let json = serde_json::to_vec(last).unwrap_or_default();
+        files::write(&path, &json).map_err(|source| LearningError::Io {
+            path: path.display().to_string(),
+            source,
+        })
+    }
+
+    /// Learns a challenger from the labelled samples; if it passes the gate, it
+    /// is stored and put into use. Missing features are computed by `embed`, and
+    /// kept. Labels may change during the refit: it uses those at its start.
+    ///
+    /// # Errors
+    /// [`LearningError::Refit`] if it was cancelled; [`LearningError::Store`],
+    /// [`LearningError::Heads`] or [`LearningError::Io`] if the disk refuses;
+    /// [`LearningError::Model`] if the backbone fails. A sample that cannot be
+    /// used is no error.
+    pub fn refit(
+        &self,
+        embed: &mut Embed,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<RefitRecord, LearningError> {
+        let listing = self.store.list()?;
+        let in_use = self.in_use()?;
+        let (labels, small_classes) = self.classes(&in_use.head, &listing);
+        let gathered = self.gather(&listing, &in_use, &labels, embed, cancelled)?;
+        let fit =
+            |input: &RefitInput, options: &RefitOptions| refit::fit(input, options, cancelled);
+        let Fit { outcome, head } = self.with_input(&in_use, &labels, &gathered.samples, fit)?;
+        let mut record = RefitRecord {
+            outcome: outcome.into(),
+            head: None,
+            unusable: gathered.unusable,
+            small_classes,
+        };
+        if let Some(head) = head {
+            record.head = Some(self.put_into_use(AcceptedHead {
+                labels: &labels,
+                head,
+                recipe: "refit",
+                detail: ("seed", self.options.seed.to_string()),
+                parent: in_use.number,
+                outcome: &record.outcome,
+                samples: &gathered.samples,
+            })?);
+        }
+        self.write_last_refit(&LastRefit {
+            labelled: labelled(&listing),
+            record: Some(record.clone()),
+        })?;
+        Ok(record)
+    }
+
+    /// Compares a head that another device has learned (the bytes of its file)
+    /// with the one in use, on the labelled samples of this device. If it passes
+    /// the gate, it is stored with its `origin`, and put into use. A device
+    /// without labelled samples refuses it.
+    ///
+    /// # Errors
+    /// [`LearningError::Heads`] if it is damaged, or was made for another
+    /// backbone or other labels; otherwise as [`refit`](Learning::refit).
+    pub fn try_foreign_head(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        origin: &str,
+        embed: &mut Embed,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<RefitRecord, LearningError> {
+        let listing = self.store.list()?;
+        let in_use = self.in_use()?;
+        let labels = in_use.head.labels().to_vec();
+        let foreign = heads::parse_foreign(name, bytes, self.base.backbone(), &labels)?.head;
+        let gathered = self.gather(&listing, &in_use, &labels, embed, cancelled)?;
+        let outcome = self.with_input(&in_use, &labels, &gathered.samples, |input, options| {
+            let mut options = options.clone();
+            options.gate.min_gain = FOREIGN_GAIN;
+            refit::evaluate_foreign(input, &foreign, &options, cancelled)
+        })?;
+        let mut record = RefitRecord {
+            outcome: outcome.into(),
+            head: None,
+            unusable: gathered.unusable,
+            small_classes: BTreeMap::new(),
+        };
+        if record.outcome.ruling == DecisionRecord::Accepted {
+            record.head = Some(self.put_into_use(AcceptedHead {
+                labels: &labels,
+                head: foreign,
+                recipe: "fleet",
+                detail: (ORIGIN, origin.to_owned()),
+                parent: in_use.number,
+                outcome: &record.outcome,
+                samples: &[],
+            })?);
+        }
+        Ok(record)
+    }
+
+    /// A head for other devices, with what it was judged by; `None` if it was
+    /// not learned on this device. It holds weights and labels: the ids of
+    /// samples stay here.
+    ///
+    /// # Errors
+    /// [`LearningError::Heads`].
+    pub fn shared_head(&self, number: u32) -> Result<Option<SharedHead>, LearningError> {
+        let stored = self.heads().get(number)?;
+        let is_own = stored
+            .metadata
+            .get("recipe")
+            .is_some_and(|name| name == "refit")
+            && !stored.metadata.contains_key(ORIGIN);
+        let Some(measured) = outcome_of(&stored).and_then(|outcome| outcome.measured) else {
+            return Ok(None);
+        };
+        if !is_own {
+            return Ok(None);
+        }
+        let metadata = [
+            ("recipe", "refit".to_owned()),
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ];
+        Ok(Some(SharedHead {
+            bytes: onnx::write_sealed_head(&stored.file, &metadata),
+            labels: stored.file.labels,
+            samples: measured.after.samples,
+            right: measured.after.right,
+        }))
+    }
+
+    /// The labelled samples with their features, and those that cannot be used.
+    fn gather(
+        &self,
+        listing: &Listing,
+        in_use: &InUse,
+        labels: &[String],
+        embed: &mut Embed,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Gathered, LearningError> {
+        let learned = match in_use.number {
+            Some(number) => self.learned(number),
+            None => BTreeMap::new(),
+        };
+        let mut gathered = Gathered {
+            samples: Vec::new(),
+            unusable: BTreeMap::new(),
+        };
+        let mut scaler = Scaler::default();
+        for sample in &listing.samples {
+            let Some(name) = sample.label.as_ref().map(ToString::to_string) else {
+                continue;
+            };
+            let Some(label) = labels.iter().position(|label| *label == name) else {
+                continue;
+            };
+            if cancelled() {
+                return Err(RefitError::Cancelled.into());
+            }
+            match self.features(sample, embed, &mut scaler) {
+                Ok(features) => gathered.samples.push(refit::Sample {
+                    label,
+                    track: track_name(&sample.track),
+                    day: sample.day.clone(),
+                    features,
+                    seen: learned.get(&sample.id) == Some(&name),
+                    id: sample.id.clone(),
+                }),
+                Err(LearningError::Model(error)) => return Err(error.into()),
+                // It may have been deleted in the meantime, or be no picture.
+                Err(error) => {
+                    gathered
+                        .unusable
+                        .insert(sample.id.clone(), error.to_string());
+                }
+            }
+        }
+        Ok(gathered)
+    }
+
+    /// Assembles the input of a refit and hands it to `work`.
+    fn with_input<T>(
+        &self,
+        in_use: &InUse,
+        labels: &[String],
+        samples: &[refit::Sample],
+        work: impl FnOnce(&RefitInput, &RefitOptions) -> Result<T, RefitError>,
+    ) -> Result<T, LearningError> {
+        let replay = self.replay(labels)?;
+        let champion = in_use.head.to_file();
+        let base = self.base.to_file();
+        let input = RefitInput {
+            labels,
+            champion: &refit::grow(&champion.head, &champion.labels, labels)?,
+            base: &refit::grow(&base.head, &base.labels, labels)?,
+            base_labels: &base.labels,
+            samples,
+            replay: replay.as_ref(),
+        };
+        let options = RefitOptions {
+            seed: self.options.seed,
+            ..RefitOptions::default()
+        };
+        Ok(work(&input, &options)?)
+    }
+
+    /// The classes of the next head: those of the head in use, then labels that
+    /// have enough samples. Beside them, the labels that do not, with their
+    /// counts.
+    fn classes(&self, head: &Head, listing: &Listing) -> (Vec<String>, BTreeMap<String, usize>) {
+        let mut labels = head.labels().to_vec();
+        for label in self.base.labels() {
+            if !labels.contains(label) {
+                labels.push(label.clone());
+            }
+        }
+        let mut small = BTreeMap::new();
+        for (label, count) in listing.stats().labels {
+            let Some(label) = label.map(|label| label.to_string()) else {
+                continue;
+            };
+            if labels.contains(&label) {
+                continue;
+            }
+            if count.samples < NEW_CLASS_SAMPLES {
+                small.insert(label, count.samples);
+            } else {
+                labels.push(label);
+            }
+        }
+        (labels, small)
+    }
+
+    /// What must not be forgotten. `None` for a classifier with another backbone
+    /// or without the built-in one's labels: the replay set says nothing about it.
+    fn replay(&self, labels: &[String]) -> Result<Option<Replay>, LearningError> {
+        let replay = Replay::parse(SHIPPED_REPLAY)?;
+        let fits = replay.backbone_sha256 == *self.base.backbone()
+            && replay.labels.iter().all(|label| labels.contains(label));
+        Ok(fits.then_some(replay))
+    }
+
+    /// The features of a sample, row by row: its own, and those of its variants.
+    fn features(
+        &self,
+        sample: &Sample,
+        embed: &mut Embed,
+        scaler: &mut Scaler,
+    ) -> Result<Vec<f32>, LearningError> {
+        let backbone = self.base.backbone();
+        let stored = self.store.features(sample, backbone);
+        let mut rows = match stored {
+            Ok(rows) if sample.kind == Kind::FeatureOnly || rows.len() > refit::VARIANTS => {
+                return Ok(flat(&rows));
+            }
+            Ok(rows) => rows,
+            Err(error) if sample.kind == Kind::FeatureOnly => {
+                return Err(StoreError::Io {
+                    action: "use the features of a sample in",
+                    path: self.store.folder().display().to_string(),
+                    source: std::io::Error::other(error.to_string()),
+                }
+                .into());
+            }
+            Err(_) => Vec::new(),
+        };
+        let crop = self.store.crop(sample, scaler)?;
+        let mut crops = refit::variants(&crop, seed_of(&sample.id));
+        if rows.is_empty() {
+            crops.insert(0, crop);
+        } else {
+            rows.truncate(1);
+        }
+        rows.extend(embed(&crops)?);
+        self.store.put_features(sample, backbone, &rows)?;
+        Ok(flat(&rows))
+    }
+
+    /// The samples that a head has learned from, with their labels.
+    fn learned(&self, number: u32) -> BTreeMap<String, String> {
+        let stored = self.heads().get(number).ok();
+        let json = stored.and_then(|stored| stored.metadata.get(LEARNED).cloned());
+        json.and_then(|json| serde_json::from_str(&json).ok())
+            .unwrap_or_default()
+    }
+
+    /// Stores a head and puts it into use; returns its number.
+    fn put_into_use(&self, accepted: AcceptedHead) -> Result<u32, LearningError> {
+        let AcceptedHead {
+            labels,
+            head,
+            recipe,
+            detail,
+            parent,
+            outcome,
+            samples,
+        } = accepted;
+        let ids: std::collections::BTreeSet<&String> = outcome.learned.iter().collect();
+        let learned: BTreeMap<&String, &String> = samples
+            .iter()
+            .filter(|sample| ids.contains(&sample.id))
+            .map(|sample| (&sample.id, &labels[sample.label]))
+            .collect();
+        let json = |text: Result<String, serde_json::Error>| text.unwrap_or_default();
+        let mut metadata = vec![
+            ("recipe", recipe.to_owned()),
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            (OUTCOME, json(serde_json::to_string(outcome))),
+            (LEARNED, json(serde_json::to_string(&learned))),
+            detail,
+        ];
+        if let Some(parent) = parent {
+            metadata.push((PARENT, parent.to_string()));
+        }
+        let file = HeadFile {
+            backbone_sha256: *self.base.backbone(),
+            labels: labels.to_vec(),
+            head,
+        };
+        let mut heads = self.heads();
+        let number = heads.add(&file, &metadata)?;
+        heads.switch(Some(number))?;
+        heads.prune(self.options.keep_heads)?;
+        Ok(number)
+    }
+}
+
+/// The labels of the labelled samples, by id.
+fn labelled(listing: &Listing) -> BTreeMap<String, String> {
+    let labelled = listing.samples.iter().filter_map(|sample| {
+        let label = sample.label.as_ref()?.to_string();
+        Some((sample.id.clone(), label))
+    });
+    labelled.collect()
+}
+
+fn flat(rows: &[Feature]) -> Vec<f32> {
+    rows.iter().flat_map(|row| *row.values()).collect()
+}
+
+/// FNV-1a (Fowler, Noll, Vo) of a sample's id, so that the same sample has the
+/// same variants on every device.
+fn seed_of(id: &str) -> u64 {
+    id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
