@@ -19,6 +19,8 @@ use plotters::style::{FontStyle, register_font};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
+use crate::vision::head::argmax;
+
 /// Bins of [`Report::calibration_error`].
 pub const CALIBRATION_BINS: usize = 15;
 
@@ -347,13 +349,8 @@ fn check_classes(given: &[usize], classes: usize) -> Result<(), ReportError> {
 /// ones, as numpy's `argmax`), with that probability.
 fn largest(probabilities: &[f32], classes: usize) -> Vec<(usize, f64)> {
     let largest = |row: &[f32]| {
-        let mut largest = 0;
-        for (class, probability) in row.iter().enumerate() {
-            if *probability > row[largest] {
-                largest = class;
-            }
-        }
-        (largest, f64::from(row[largest]).clamp(0.0, 1.0))
+        let class = argmax(row).unwrap_or_default();
+        (class, f64::from(row[class]).clamp(0.0, 1.0))
     };
     probabilities.chunks_exact(classes).map(largest).collect()
 }

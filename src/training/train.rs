@@ -83,6 +83,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use crate::onnx::{FEATURES, HeadTensors};
+use crate::vision::head::argmax;
 
 /// Adam's decay of the gradient's running mean.
 const BETA_1: f64 = 0.9;
@@ -737,10 +738,7 @@ fn score(logits: &mut Array2<f32>, labels: &[usize]) -> Scores {
     let mut correct = 0;
     for (mut row, label) in logits.rows_mut().into_iter().zip(labels) {
         let label_logit = row[*label];
-        // The first of equal ones, as argmax has it.
-        correct += usize::from(row.iter().enumerate().all(|(class, logit)| {
-            *logit < label_logit || (*logit == label_logit && class >= *label)
-        }));
+        correct += usize::from(argmax(row.iter()) == Some(*label));
         let ln_p = f64::from(label_logit) - softmax(row.iter_mut());
         losses.push(if classes == 2 {
             -(ln_p.exp().clamp(CLIP, 1.0 - CLIP) + CLIP).ln()

@@ -135,16 +135,14 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 /// The index of the largest value, the first of equal ones as in numpy's `argmax`;
 /// `None` without values.
-#[must_use]
-pub fn argmax<T: PartialOrd>(values: &[T]) -> Option<usize> {
-    let last = values.len().checked_sub(1)?;
-    Some((1..=last).fold(0, |best, index| {
-        if values[index] > values[best] {
-            index
-        } else {
-            best
+pub fn argmax<T: PartialOrd>(values: impl IntoIterator<Item = T>) -> Option<usize> {
+    let mut largest: Option<(usize, T)> = None;
+    for (index, value) in values.into_iter().enumerate() {
+        if largest.as_ref().is_none_or(|(_, largest)| value > *largest) {
+            largest = Some((index, value));
         }
-    }))
+    }
+    largest.map(|(index, _)| index)
 }
 
 /// Shifted by the largest logit, so that no exponential overflows.
@@ -173,9 +171,9 @@ mod tests {
 
     #[test]
     fn argmax_is_the_first_of_equal_values() {
-        assert_eq!(argmax(&[0.2, 0.4, 0.4]), Some(1));
-        assert_eq!(argmax(&[0.5_f32, 0.5]), Some(0));
-        assert_eq!(argmax::<f64>(&[]), None);
+        assert_eq!(argmax([0.2, 0.4, 0.4]), Some(1));
+        assert_eq!(argmax([0.5, 0.5]), Some(0));
+        assert_eq!(argmax([0.0; 0]), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::frame::{Face, Rect};
+use crate::vision::head::argmax;
 
 /// How faces are followed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -130,11 +131,8 @@ impl Tracker {
             return None;
         }
         let mean = mean(&track.votes);
-        let class = likeliest(&mean)?;
-        let agree = track
-            .votes
-            .iter()
-            .all(|vote| likeliest(vote) == Some(class));
+        let class = argmax(&mean)?;
+        let agree = track.votes.iter().all(|vote| argmax(vote) == Some(class));
         (agree && mean[class] >= SETTLED).then_some(mean)
     }
 
@@ -173,12 +171,6 @@ fn mean(votes: &VecDeque<Vec<f32>>) -> Vec<f32> {
         }
     }
     mean
-}
-
-/// The class with the largest probability.
-fn likeliest(probabilities: &[f32]) -> Option<usize> {
-    let classes = probabilities.iter().enumerate();
-    Some(classes.max_by(|a, b| a.1.total_cmp(b.1))?.0)
 }
 
 #[cfg(test)]

@@ -367,6 +367,6 @@ pub(super) fn accuracy(head: &HeadTensors, rows: &Rows) -> Result<f64, Abort> {
     let right = logits
         .iter()
         .zip(&rows.labels)
-        .filter(|(logits, label)| argmax(logits) == Some(**label));
+        .filter(|(logits, label)| argmax(logits.iter()) == Some(**label));
     Ok(right.count() as f64 / rows.len() as f64)
 }
