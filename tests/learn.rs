@@ -25,7 +25,7 @@ use maskd::vision::pipeline::{SHIPPED_CLASSIFIER, open_model};
 use serde_json::Value;
 use support::{assert_refused, frame, golden_crops, maskd, text};
 
-/// A state directory of its own.
+/// A device with a state directory of its own.
 struct Device {
     folder: tempfile::TempDir,
 }
@@ -51,7 +51,7 @@ impl Device {
     }
 
     #[track_caller]
-    fn good(&self, words: &[&str]) -> String {
+    fn stdout(&self, words: &[&str]) -> String {
         let output = self.maskd(words);
         assert!(
             output.status.success(),
@@ -63,7 +63,7 @@ impl Device {
 
     #[track_caller]
     fn json(&self, words: &[&str]) -> Value {
-        serde_json::from_str(&self.good(&[words, &["--json"]].concat())).unwrap()
+        serde_json::from_str(&self.stdout(&[words, &["--json"]].concat())).unwrap()
     }
 
     /// Pieces of the golden crops: twelve of each class, all different.
@@ -91,7 +91,7 @@ impl Device {
     }
 }
 
-/// The shipped head, changed, as a file.
+/// The built-in head, changed, as a file.
 fn head(path: &Path, change: impl FnOnce(&mut HeadFile)) -> String {
     let classifier = Classifier::parse("shipped", SHIPPED_CLASSIFIER).unwrap();
     let mut file = HeadFile {
@@ -105,15 +105,15 @@ fn head(path: &Path, change: impl FnOnce(&mut HeadFile)) -> String {
 }
 
 #[test]
-fn samples_become_labels_and_a_ruling() {
+fn imported_samples_are_labelled_exported_and_learned() {
     let device = Device::new();
     let set = device.pictures();
     let set = set.to_str().unwrap();
     assert_eq!(
-        device.good(&["samples", "import", set]),
+        device.stdout(&["samples", "import", set]),
         "added: with_mask 12, without_mask 12\n"
     );
-    let again = device.good(&["samples", "import", set]);
+    let again = device.stdout(&["samples", "import", set]);
     assert_eq!(again, "added: none\n24 pictures were there already\n");
 
     let list = device.json(&["samples", "list", "--label", "with_mask"]);
@@ -124,15 +124,15 @@ fn samples_become_labels_and_a_ruling() {
         .map(|sample| sample["id"].as_str().unwrap())
         .collect();
     assert_eq!(ids.len(), 12);
-    let lines = device.good(&["samples", "list"]);
+    let lines = device.stdout(&["samples", "list"]);
     assert_eq!(lines.lines().count(), 24);
     assert!(lines.contains(ids[0]), "{lines}");
 
-    let relabelled = device.good(&["label", ids[0], ids[1], "chin"]);
+    let relabelled = device.stdout(&["label", ids[0], ids[1], "chin"]);
     assert_eq!(relabelled, "2 labelled chin\n");
-    let taken = device.good(&["label", ids[0], "unlabelled"]);
+    let taken = device.stdout(&["label", ids[0], "unlabelled"]);
     assert_eq!(taken, "1 without a label now\n");
-    assert_eq!(device.good(&["label", ids[2], "discard"]), "1 deleted\n");
+    assert_eq!(device.stdout(&["label", ids[2], "discard"]), "1 deleted\n");
     let stats = device.json(&["samples", "stats"]);
     for (label, count) in [
         ("with_mask", 9),
@@ -142,22 +142,22 @@ fn samples_become_labels_and_a_ruling() {
     ] {
         assert_eq!(stats[label]["samples"], count, "{stats}");
     }
-    let table = device.good(&["samples", "stats"]);
+    let table = device.stdout(&["samples", "stats"]);
     assert_eq!(table.lines().count(), 5, "{table}");
 
     let picture = device.at("picture.jpg");
     let path = picture.to_str().unwrap();
-    let shown = device.good(&["samples", "show", ids[1], "--picture", path]);
+    let shown = device.stdout(&["samples", "show", ids[1], "--picture", path]);
     assert!(shown.contains("chin"), "{shown}");
     assert_eq!(image::open(&picture).unwrap().width(), 224);
 
     let out = device.at("out");
-    let exported = device.good(&["samples", "export", out.to_str().unwrap()]);
+    let exported = device.stdout(&["samples", "export", out.to_str().unwrap()]);
     assert!(exported.contains("without_mask 12"), "{exported}");
     assert_eq!(fs::read_dir(out.join("unlabelled")).unwrap().count(), 1);
 
-    // What the gate says depends on the shipped head; that it says something,
-    // and that what it says is done, does not.
+    // The decision depends on the built-in head; that a head is stored only if it
+    // is accepted does not.
     let record = device.json(&["refit"]);
     assert_eq!(record["small_classes"]["chin"], 1, "{record}");
     assert_eq!(record["outcome"]["counts"][0]["groups"], 9, "{record}");
@@ -168,8 +168,8 @@ fn samples_become_labels_and_a_ruling() {
     let heads = device.json(&["heads", "list"]);
     assert_eq!(heads.as_array().unwrap().len(), usize::from(accepted));
 
-    // Features are there now: the second one only learns.
-    let words = device.good(&["refit"]);
+    // The second refit finds all features on disk.
+    let words = device.stdout(&["refit"]);
     assert!(
         words.starts_with("accepted: head ") || words.starts_with("refused: the head stays"),
         "{words}"
@@ -187,10 +187,10 @@ fn samples_become_labels_and_a_ruling() {
         assert!(words.contains(part), "{part:?} is not in {words}");
     }
 
-    let purged = device.good(&["samples", "purge", "--label", "chin", "--yes"]);
+    let purged = device.stdout(&["samples", "purge", "--label", "chin", "--yes"]);
     assert!(purged.starts_with("deleted: 0 samples without a label and 1 with one"));
-    device.good(&["samples", "purge", "--yes"]);
-    assert_eq!(device.good(&["samples", "list"]), "");
+    device.stdout(&["samples", "purge", "--yes"]);
+    assert_eq!(device.stdout(&["samples", "list"]), "");
 }
 
 /// The replay set is of the built-in classifier's backbone and labels.
@@ -223,8 +223,8 @@ fn a_classifier_with_other_labels_learns_without_the_replay_set() {
     );
     fs::write(&config, text).unwrap();
     let config = config.to_str().unwrap();
-    device.good(&["samples", "import", set.to_str().unwrap()]);
-    let words = device.good(&["refit", "--config", config]);
+    device.stdout(&["samples", "import", set.to_str().unwrap()]);
+    let words = device.stdout(&["refit", "--config", config]);
     let warning = "nothing keeps the new model from forgetting";
     assert!(words.contains(warning), "{words}");
     assert!(!words.contains("\nreplay "), "{words}");
@@ -269,10 +269,10 @@ fn a_head_for_another_backbone_learns_without_the_replay_set() {
 }
 
 #[test]
-fn nonsense_is_refused_in_a_sentence() {
+fn bad_requests_are_refused_in_a_sentence() {
     let device = Device::new();
     let set = device.pictures();
-    device.good(&["samples", "import", set.to_str().unwrap()]);
+    device.stdout(&["samples", "import", set.to_str().unwrap()]);
     fs::create_dir(device.at("empty")).unwrap();
     let empty = device.at("empty");
     for (words, exit, sentence) in [
@@ -325,29 +325,29 @@ fn nonsense_is_refused_in_a_sentence() {
     let several = device.maskd(&["label", "nobody", "nothing", "chin"]);
     assert_eq!(several.status.code(), Some(66));
     assert_eq!(text(&several.stderr).lines().count(), 3);
-    assert_eq!(device.good(&["samples", "list"]).lines().count(), 24);
+    assert_eq!(device.stdout(&["samples", "list"]).lines().count(), 24);
     assert!(!Path::new("head.onnx").exists());
 }
 
 #[test]
-fn heads_are_imported_used_and_gone_back_from() {
+fn heads_are_imported_used_and_rolled_back() {
     let device = Device::new();
     let name = device.at("head.onnx");
     let same = head(&name, |_| {});
     assert_eq!(
-        device.good(&["heads", "import", &same]),
+        device.stdout(&["heads", "import", &same]),
         "head 1 is in use now\n"
     );
-    // One that sees no masks anywhere.
+    // A head that never predicts a mask.
     let bare = head(&name, |file| {
         let at = file.labels.iter().position(|l| l == "without_mask");
         file.head.b2[at.unwrap()] += 100.0;
     });
     assert_eq!(
-        device.good(&["heads", "import", &bare]),
+        device.stdout(&["heads", "import", &bare]),
         "head 2 is in use now\n"
     );
-    let list = device.good(&["heads", "list"]);
+    let list = device.stdout(&["heads", "list"]);
     assert!(
         list.starts_with("  head 1  from the shipped head")
             && list.contains("\n* head 2  from head 1"),
@@ -368,23 +368,23 @@ fn heads_are_imported_used_and_gone_back_from() {
     assert_eq!(verdict(&device), "without_mask");
     let set = device.pictures();
     let set = set.to_str().unwrap();
-    let report = device.good(&["eval", "--dataset", set]);
+    let report = device.stdout(&["eval", "--dataset", set]);
     assert!(report.contains("accuracy 50.00 %"), "{report}");
     let both = device.maskd(&["eval", "--dataset", set, "--model", &bare]);
     assert_refused(&both, 64, "not both");
 
     let copy = device.at("copy.onnx");
-    device.good(&["heads", "export", "2", copy.to_str().unwrap()]);
-    assert_eq!(device.good(&["rollback"]), "head 1 is in use now\n");
+    device.stdout(&["heads", "export", "2", copy.to_str().unwrap()]);
+    assert_eq!(device.stdout(&["rollback"]), "head 1 is in use now\n");
     assert_eq!(verdict(&device), "with_mask");
     assert_refused(&device.maskd(&["rollback", "2"]), 64, "after 1 the shipped");
     assert_eq!(
-        device.good(&["heads", "import", copy.to_str().unwrap()]),
+        device.stdout(&["heads", "import", copy.to_str().unwrap()]),
         "head 3 is in use now\n"
     );
     assert_eq!(verdict(&device), "without_mask");
 
-    // A damaged head is passed over, and that is said.
+    // A damaged head is skipped with a note.
     let file = device.at("state/heads/000003.onnx");
     let mut bytes = fs::read(&file).unwrap();
     let middle = bytes.len() / 2;
@@ -394,7 +394,7 @@ fn heads_are_imported_used_and_gone_back_from() {
     assert!(output.status.success());
     let note = text(&output.stderr);
     assert!(note.starts_with("maskd: ") && note.contains('3'), "{note}");
-    let list = device.good(&["heads", "list"]);
+    let list = device.stdout(&["heads", "list"]);
     assert!(list.contains("* head 3  damaged: "), "{list}");
     assert_refused(
         &device.maskd(&["heads", "export", "3", copy.to_str().unwrap()]),
@@ -417,7 +417,7 @@ fn heads_are_imported_used_and_gone_back_from() {
 }
 
 #[test]
-fn a_state_that_another_process_has_open_is_waited_for_and_then_given_up() {
+fn a_state_directory_that_another_process_has_open_is_refused_after_a_wait() {
     let device = Device::new();
     let (_, base) = open_model(&Config::default()).unwrap();
     let _learning = Learning::open(

@@ -1,5 +1,5 @@
-//! Learning while the camera runs: the real daemon, what it keeps, how it takes
-//! labels and heads, and what it leaves when it is killed.
+//! Learning while the camera runs: what the real daemon captures, how it takes
+//! labels and heads, and what is on disk after it was killed.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -28,17 +28,17 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 use support::{assert_refused, frame, golden_crops, interrupt, maskd, root, text, wait};
 
-/// Everything that is not the same is kept.
-const EAGER: &str = "[capture]\nenabled = true\nuncertain-below = 1.0\n\
+/// Captures every crop that differs from the recent ones.
+const CAPTURE_ALL: &str = "[capture]\nenabled = true\nuncertain-below = 1.0\n\
                      confident-share = 1.0\nmax-per-track = 1000\nmax-per-hour = 10000\n";
-/// Nothing that the machine is too slow for counts as a fault.
-const PATIENT: &str = "[decide]\nconfirm-ms = 100\nhold-ms = 100\nstale-ms = 60000\n";
+/// Short confirmation, and no fault on a machine that is too slow.
+const LENIENT: &str = "[decide]\nconfirm-ms = 100\nhold-ms = 100\nstale-ms = 60000\n";
 const NO_REFIT: &str = "[refit]\nenabled = false\n";
 const KILLS: u64 = 48;
 
-/// What becomes true sooner or later.
+/// Waits until `found` returns something; fails after 90 seconds.
 #[track_caller]
-fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(90) {
         if let Some(found) = found() {
@@ -46,10 +46,11 @@ fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    panic!("still waiting: {what}");
+    panic!("waited in vain for {what}");
 }
 
-/// A door with a camera, a config and a state directory of its own.
+/// A device with a camera (a folder of pictures), a config and a state directory
+/// of its own.
 struct Door {
     folder: tempfile::TempDir,
 }
@@ -72,8 +73,8 @@ impl Door {
         self.at("state")
     }
 
-    /// The example photographs come by, one after the other.
-    fn with_everybody(self) -> Door {
+    /// The camera shows the example photographs, one after the other.
+    fn with_all_photos(self) -> Door {
         for entry in fs::read_dir(root().join("assets/frames")).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().unwrap() == "jpg" {
@@ -83,12 +84,12 @@ impl Door {
         self
     }
 
-    /// One person stands there while the light changes this many times.
-    fn with_one_person(self, name: &str, lights: i32) -> Door {
+    /// The camera shows one person in this many brightnesses.
+    fn with_one_person(self, name: &str, count: i32) -> Door {
         let picture = image::open(frame(name)).unwrap();
-        for light in 0..lights {
-            let path = self.at("camera").join(format!("{light:02}.png"));
-            picture.brighten(9 * light - 60).save(path).unwrap();
+        for number in 0..count {
+            let path = self.at("camera").join(format!("{number:02}.png"));
+            picture.brighten(9 * number - 60).save(path).unwrap();
         }
         self
     }
@@ -108,7 +109,7 @@ impl Door {
     }
 
     #[track_caller]
-    fn good(&self, words: &[&str]) -> String {
+    fn stdout(&self, words: &[&str]) -> String {
         let output = self.maskd(words);
         let errors = text(&output.stderr);
         assert!(output.status.success(), "{words:?}: {errors}");
@@ -117,7 +118,7 @@ impl Door {
 
     #[track_caller]
     fn json(&self, words: &[&str]) -> Value {
-        serde_json::from_str(&self.good(&[words, &["--json"]].concat())).unwrap()
+        serde_json::from_str(&self.stdout(&[words, &["--json"]].concat())).unwrap()
     }
 
     #[track_caller]
@@ -137,8 +138,8 @@ impl Door {
             .collect()
     }
 
-    /// The pictures of the camera once, to the end.
-    fn watch_once(&self) -> String {
+    /// Runs the daemon on the pictures of the camera once, to the end.
+    fn run_once(&self) -> String {
         let mut command = self.command(&["run", "--once", "--json", "--rate", "5"]);
         command.arg("--state").arg(self.state());
         command.arg("--source").arg(self.at("camera"));
@@ -158,7 +159,7 @@ impl Door {
         }
     }
 
-    /// The daemon, the camera over and over at this many pictures a second.
+    /// The daemon, with the pictures in a loop at this many a second.
     fn run(&self, rate: &str) -> Command {
         let mut command = self.command(&["run", "--json", "--rate", rate]);
         command.arg("--state").arg(self.state());
@@ -168,7 +169,7 @@ impl Door {
 
     fn open(&self) -> Running {
         let mut running = self.spawn(self.run("10"));
-        until("the socket", || {
+        wait_for("the socket", || {
             let status = self.maskd(&["status"]);
             let over = running.child.try_wait().unwrap();
             assert_eq!(over, None, "{}", running.log());
@@ -198,8 +199,8 @@ impl Door {
         set.to_str().unwrap().to_owned()
     }
 
-    /// The shipped head as a file, with this much more for a label.
-    fn head(&self, label: &str, more: f32) -> String {
+    /// The built-in head as a file, with this much added to the logit of a label.
+    fn head(&self, label: &str, added: f32) -> String {
         let classifier = Classifier::parse("shipped", SHIPPED_CLASSIFIER).unwrap();
         let mut file = HeadFile {
             backbone_sha256: classifier.backbone_sha256,
@@ -207,14 +208,14 @@ impl Door {
             head: classifier.head.clone(),
         };
         let at = file.labels.iter().position(|name| name == label).unwrap();
-        file.head.b2[at] += more;
+        file.head.b2[at] += added;
         let path = self.at(&format!("{label}.onnx"));
         fs::write(&path, write_head(&file, &[])).unwrap();
         path.to_str().unwrap().to_owned()
     }
 }
 
-/// A daemon, killed at the end of the test if nobody stopped it.
+/// A running daemon, killed at the end of the test unless it was stopped.
 struct Running {
     child: Child,
     out: PathBuf,
@@ -279,27 +280,30 @@ fn ending<'a>(files: &'a [PathBuf], ending: &str) -> Vec<&'a PathBuf> {
 }
 
 #[test]
-fn nothing_is_kept_until_somebody_wants_it() {
-    let door = Door::new(&[PATIENT]).with_everybody();
+fn nothing_is_captured_by_default() {
+    let door = Door::new(&[LENIENT]).with_all_photos();
     let running = door.open();
-    let status = until("some faces", || {
+    let status = wait_for("some faces", || {
         let status = door.status();
         (status["live"]["frames"].as_u64() > Some(30)).then_some(status)
     });
     assert_eq!(status["live"]["capture"]["on"], false, "{status}");
     assert_eq!(status["live"]["capture"]["stored"], 0, "{status}");
     assert_eq!(status["samples"], serde_json::json!({}), "{status}");
-    assert!(door.good(&["status"]).contains("capture     off; 0 stored"));
+    assert!(
+        door.stdout(&["status"])
+            .contains("capture     off; 0 stored")
+    );
     running.stop();
     let kept = files(&door.state());
     assert!(ending(&kept, "jpg").is_empty() && ending(&kept, "feature").is_empty());
 }
 
 #[test]
-fn what_shows_something_new_is_kept_with_its_features() {
-    let door = Door::new(&[EAGER, PATIENT]).with_everybody();
+fn crops_that_show_something_new_are_kept_with_their_features() {
+    let door = Door::new(&[CAPTURE_ALL, LENIENT]).with_all_photos();
     let running = door.open();
-    let status = until("three rounds", || {
+    let status = wait_for("three rounds", || {
         let status = door.status();
         let seen = status["live"]["frames"].as_u64() > Some(45);
         let stored = status["live"]["capture"]["stored"].as_u64() > Some(0);
@@ -334,18 +338,18 @@ fn what_shows_something_new_is_kept_with_its_features() {
 
 #[test]
 fn one_face_is_kept_once_and_one_track_only_so_often() {
-    let door = Door::new(&[EAGER, PATIENT]);
+    let door = Door::new(&[CAPTURE_ALL, LENIENT]);
     for copy in 0..5 {
         let path = door.at("camera").join(format!("{copy}.jpg"));
         fs::copy(frame("maksssksksss10.jpg"), path).unwrap();
     }
-    door.watch_once();
+    door.run_once();
     assert_eq!(door.ids("unlabelled").len(), 1);
 
-    let few = EAGER.replace("1000\n", "3\nnear-duplicate-distance = 0.0\n");
+    let few = CAPTURE_ALL.replace("1000\n", "3\nnear-duplicate-distance = 0.0\n");
     assert!(few.contains("max-per-track = 3"));
-    let door = Door::new(&[&few, PATIENT]).with_one_person("maksssksksss10.jpg", 12);
-    door.watch_once();
+    let door = Door::new(&[&few, LENIENT]).with_one_person("maksssksksss10.jpg", 12);
+    door.run_once();
     let mut tracks: BTreeMap<String, usize> = BTreeMap::new();
     for sample in door.json(&["samples", "list"]).as_array().unwrap() {
         let track = sample["track"].as_str().unwrap().to_owned();
@@ -355,37 +359,37 @@ fn one_face_is_kept_once_and_one_track_only_so_often() {
 }
 
 #[test]
-fn where_pictures_may_not_be_kept_there_are_none() {
-    let features = EAGER.replace("[capture]\n", "[capture]\nkeep = \"features\"\n");
-    let door = Door::new(&[&features, PATIENT]).with_everybody();
-    door.watch_once();
+fn with_keep_features_no_picture_is_on_disk() {
+    let features = CAPTURE_ALL.replace("[capture]\n", "[capture]\nkeep = \"features\"\n");
+    let door = Door::new(&[&features, LENIENT]).with_all_photos();
+    door.run_once();
     let kept = files(&door.state());
     assert!(ending(&kept, "feature").len() >= 10, "{kept:?}");
     for path in &kept {
         let bytes = fs::read(path).unwrap();
         assert!(image::guess_format(&bytes).is_err(), "{}", path.display());
-        // A JPEG begins so, wherever in the file it stands.
+        // The start of a JPEG, anywhere in the file.
         let starts = bytes.windows(4).any(|four| four == b"\xff\xd8\xff\xe0");
         assert!(!starts, "{}", path.display());
     }
     let ids = door.ids("unlabelled");
     assert_eq!(
-        door.good(&["label", &ids[0], "with_mask"]),
+        door.stdout(&["label", &ids[0], "with_mask"]),
         "1 labelled with_mask\n"
     );
     assert_eq!(door.ids("with_mask"), [ids[0].clone()]);
 }
 
 #[test]
-fn labels_outlive_a_kill_however_they_were_given() {
-    let door = Door::new(&[EAGER, PATIENT, NO_REFIT]).with_everybody();
+fn labels_survive_a_kill_however_they_were_given() {
+    let door = Door::new(&[CAPTURE_ALL, LENIENT, NO_REFIT]).with_all_photos();
     let running = door.open();
-    let ids = until("crops", || {
+    let ids = wait_for("crops", || {
         let ids = door.ids("unlabelled");
         (ids.len() >= 8).then_some(ids)
     });
     assert_eq!(
-        door.good(&["label", &ids[0], &ids[1], "with_mask"]),
+        door.stdout(&["label", &ids[0], &ids[1], "with_mask"]),
         "2 labelled with_mask\n"
     );
     running.kill();
@@ -408,7 +412,7 @@ fn labels_outlive_a_kill_however_they_were_given() {
     assert_eq!(status["new_labels"], 3, "{status}");
     assert_eq!(status["samples"]["without_mask"]["samples"], 1, "{status}");
 
-    let enrolled = door.good(&["enroll", "chin", "--count", "3", "--seconds", "60"]);
+    let enrolled = door.stdout(&["enroll", "chin", "--count", "3", "--seconds", "60"]);
     assert!(
         enrolled.ends_with("3 crops of chin were kept\n"),
         "{enrolled}"
@@ -421,19 +425,20 @@ fn labels_outlive_a_kill_however_they_were_given() {
 }
 
 #[test]
-fn enough_labels_are_learned_from_without_being_asked() {
-    let door = Door::new(&[EAGER, PATIENT, "[refit]\nmin-new-labels = 4\n"]).with_everybody();
+fn enough_new_labels_start_a_refit() {
+    let door =
+        Door::new(&[CAPTURE_ALL, LENIENT, "[refit]\nmin-new-labels = 4\n"]).with_all_photos();
     let running = door.open();
-    let ids = until("crops", || {
+    let ids = wait_for("crops", || {
         let ids = door.ids("unlabelled");
         (ids.len() >= 4).then_some(ids)
     });
-    door.good(&["label", &ids[0], &ids[1], &ids[2], "with_mask"]);
+    door.stdout(&["label", &ids[0], &ids[1], &ids[2], "with_mask"]);
     let status = door.status();
     assert_eq!(status["last_refit"], Value::Null, "too few: {status}");
     assert_eq!(status["new_labels"], 3, "{status}");
-    door.good(&["label", &ids[3], "without_mask"]);
-    let status = until("a refit", || {
+    door.stdout(&["label", &ids[3], "without_mask"]);
+    let status = wait_for("a refit", || {
         let status = door.status();
         (!status["last_refit"].is_null()).then_some(status)
     });
@@ -441,18 +446,18 @@ fn enough_labels_are_learned_from_without_being_asked() {
     let outcome = &status["last_refit"]["outcome"];
     assert_eq!(outcome["counts"][0]["samples"], 3, "{status}");
     let logs = running.stop();
-    assert!(logs.contains("refit"), "{logs}");
+    assert!(logs.contains("accepted="), "{logs}");
 }
 
 #[test]
 fn a_head_is_swapped_between_two_frames_and_back() {
-    let door = Door::new(&[PATIENT]);
+    let door = Door::new(&[LENIENT]);
     let only = door.at("camera").join("masked.jpg");
     fs::copy(frame("maksssksksss10.jpg"), only).unwrap();
     let bare = door.head("without_mask", 100.0);
     let running = door.open();
     let decided = |decision: &str| {
-        until(decision, || {
+        wait_for(decision, || {
             let status = door.status();
             (status["live"]["decision"] == decision).then_some(status)
         })
@@ -465,13 +470,16 @@ fn a_head_is_swapped_between_two_frames_and_back() {
     assert_eq!(before["live"]["head"], Value::Null);
 
     assert_eq!(
-        door.good(&["heads", "import", &bare]),
+        door.stdout(&["heads", "import", &bare]),
         "head 1 is in use now\n"
     );
     let during = decided("no_mask");
     assert_eq!(during["live"]["head"], 1, "{during}");
 
-    assert_eq!(door.good(&["rollback"]), "the shipped head is in use now\n");
+    assert_eq!(
+        door.stdout(&["rollback"]),
+        "the shipped head is in use now\n"
+    );
     let after = decided("mask");
     assert_eq!(after["live"]["head"], Value::Null, "{after}");
 
@@ -479,7 +487,7 @@ fn a_head_is_swapped_between_two_frames_and_back() {
     assert!(last > first, "{after}");
     assert!(
         skipped_at_last - skipped < 10,
-        "it looked on all the time: {before} {after}"
+        "frames were skipped: {before} {after}"
     );
     // No fault, no idle, and no start in between.
     assert_eq!(running.decisions(), ["mask", "no_mask", "mask"]);
@@ -487,23 +495,23 @@ fn a_head_is_swapped_between_two_frames_and_back() {
     assert_eq!(logs.matches("ready").count(), 1, "{logs}");
 }
 
-/// What a daemon has acknowledged, over all its lives.
+/// What the daemon has acknowledged, over all its runs.
 #[derive(Default)]
 struct Acknowledged {
     /// Labels by id; one that was being changed when the kill came is not in it.
     labels: BTreeMap<String, String>,
-    /// Heads one of which is in use.
+    /// Heads, one of which is in use.
     heads: BTreeSet<Option<u32>>,
     highest: u32,
-    /// Or a new one is, of which nobody was told: its number may be any above the
-    /// highest, since a kill can waste one.
+    /// An import was not acknowledged, so a head above `highest` may be in use. Its
+    /// number may be any, since a kill can waste one.
     importing: bool,
     labelled: usize,
     switched: usize,
 }
 
 impl Acknowledged {
-    /// Labels, imports and rolls back until the daemon does not answer.
+    /// Labels, imports and rolls back until the daemon no longer answers.
     fn work(&mut self, client: &Client, rng: &mut ChaCha8Rng, heads: &[String]) -> Option<()> {
         loop {
             let samples = client.samples(None).ok()?;
@@ -529,7 +537,7 @@ impl Acknowledged {
                     switched
                 }
                 1 if before.iter().all(Option::is_some) => {
-                    // Any head from here back to the shipped one.
+                    // Any head from here back to the built-in one.
                     let earlier = (1..=self.highest).map(Some);
                     self.heads.extend(earlier.chain([None]));
                     client.rollback(1).ok()?
@@ -567,11 +575,11 @@ impl Acknowledged {
 
 #[test]
 fn nothing_that_was_acknowledged_is_lost_by_kill_9() {
-    // Short lives: what is kept must be kept at once.
-    let eager = EAGER.replace("[capture]\n", "[capture]\nnear-duplicate-distance = 0.0\n");
+    // The daemon is killed soon: crops must be captured at once.
+    let eager = CAPTURE_ALL.replace("[capture]\n", "[capture]\nnear-duplicate-distance = 0.0\n");
     let keep = "[refit]\nenabled = false\nkeep-heads = 1000\n";
-    let door = Door::new(&[&eager, PATIENT, keep]).with_everybody();
-    door.good(&["samples", "import", &door.pictures()]);
+    let door = Door::new(&[&eager, LENIENT, keep]).with_all_photos();
+    door.stdout(&["samples", "import", &door.pictures()]);
     let heads = [door.head("with_mask", 1.0), door.head("without_mask", 1.0)];
     let (_, base) = open_model(&Config::default()).unwrap();
     let base = Arc::new(base);
@@ -581,18 +589,18 @@ fn nothing_that_was_acknowledged_is_lost_by_kill_9() {
     };
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let mut captured = 0;
-    for life in 0..KILLS {
+    for kill in 0..KILLS {
         let mut running = door.spawn(door.run("60"));
         let millis = rng.random_range(0..700);
-        // Some while they open what the one before left.
-        if life % 6 > 0 {
-            let client = until("a life", || {
+        // One in six is killed while it starts.
+        if kill % 6 > 0 {
+            let client = wait_for("the socket", || {
                 let over = running.child.try_wait().unwrap();
                 assert_eq!(over, None, "it does not start: {}", running.log());
                 Client::connect(&door.state().join("control.sock")).unwrap()
             });
-            if life % 2 == 0 {
-                // Enrolled crops are not gathered: they are stored one by one.
+            if kill % 2 == 0 {
+                // Enrolled crops are not batched: they are stored one by one.
                 client.enroll("chin", 1000).unwrap();
             }
             std::thread::scope(|scope| {
@@ -619,13 +627,13 @@ fn nothing_that_was_acknowledged_is_lost_by_kill_9() {
         known.labelled, known.switched
     );
     assert!(known.labelled > 100 && known.switched > 20 && captured > 0);
-    // The next start.
+    // It still starts.
     door.open().stop();
 }
 
-/// A daemon whose state directory is a small disk of its own, on which it is
-/// alone; `None` where that is not allowed.
-fn on_a_disk(door: &Door, before: &str) -> Option<Running> {
+/// A daemon whose state directory is a small disk of its own; `None` where disks
+/// cannot be mounted.
+fn on_small_disk(door: &Door, before: &str) -> Option<Running> {
     fs::create_dir(door.state()).unwrap();
     let script = format!(
         "mount -t tmpfs -o size=400k maskd \"$0\" && echo mounted >&2 && {{ {before}\n\
@@ -646,7 +654,7 @@ fn on_a_disk(door: &Door, before: &str) -> Option<Running> {
         .env("GO", door.at("go"))
         .env("GONE", door.at("gone"));
     let mut running = door.spawn(command);
-    let mounted = until("the disk", || {
+    let mounted = wait_for("the disk", || {
         if running.log().contains("mounted") {
             return Some(true);
         }
@@ -659,10 +667,11 @@ fn on_a_disk(door: &Door, before: &str) -> Option<Running> {
     Some(running)
 }
 
-/// More pictures than are remembered, with a socket that is not on the disk.
+/// More pictures than are compared as recent, and a socket outside of the state
+/// directory.
 fn busy_door() -> Door {
-    let eager = EAGER.replace("[capture]\n", "[capture]\nnear-duplicate-distance = 0.0\n");
-    let door = Door::new(&[&eager, PATIENT, NO_REFIT]).with_everybody();
+    let eager = CAPTURE_ALL.replace("[capture]\n", "[capture]\nnear-duplicate-distance = 0.0\n");
+    let door = Door::new(&[&eager, LENIENT, NO_REFIT]).with_all_photos();
     for path in files(&door.at("camera")) {
         let picture = image::open(&path).unwrap();
         for light in [-40, -20, 20, 40] {
@@ -678,23 +687,23 @@ fn busy_door() -> Door {
     door
 }
 
-/// What the daemon says, whose state directory is not to be seen from here.
+/// The status of a daemon whose state directory is not visible from here.
 fn status_by_socket(door: &Door) -> Option<Value> {
     let output = door.command(&["status", "--json"]).output().unwrap();
     let there = output.status.success();
     there.then(|| serde_json::from_slice(&output.stdout).unwrap())
 }
 
-/// Waits until capturing is off, sees that detecting is not, and gives what is
-/// said of it.
+/// Waits until capturing is off, checks that detection goes on, and returns the
+/// reported reason.
 fn off_because(door: &Door) -> String {
     let status = || status_by_socket(door);
-    let off = until("capturing to be given up", || {
+    let off = wait_for("capturing to be turned off", || {
         status().filter(|status| !status["live"]["capture"]["off_because"].is_null())
     });
     assert_eq!(off["live"]["capture"]["on"], false, "{off}");
     let frames = |status: &Value| status["live"]["frames"].as_u64().unwrap();
-    until("more frames", || {
+    wait_for("more frames", || {
         status().filter(|status| frames(status) > frames(&off) + 20)
     });
     let output = door.command(&["status"]).output().unwrap();
@@ -707,7 +716,7 @@ fn off_because(door: &Door) -> String {
 #[test]
 fn a_full_disk_ends_capturing_and_nothing_else() {
     let door = busy_door();
-    let Some(running) = on_a_disk(&door, "") else {
+    let Some(running) = on_small_disk(&door, "") else {
         return;
     };
     assert_eq!(off_because(&door), "the disk is full");
@@ -719,16 +728,16 @@ fn a_full_disk_ends_capturing_and_nothing_else() {
 #[test]
 fn a_disk_that_becomes_read_only_ends_capturing_and_nothing_else() {
     let door = busy_door();
-    // As a kernel does when a card fails: read-only under open files.
+    // As a kernel does when a card fails: it becomes read-only under open files.
     let later = "( for i in $(seq 900); do [ -e \"$GO\" ] && break; sleep 0.1; done\n\
                  mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" &&\n\
                  touch \"$GONE\" ) &";
-    let Some(running) = on_a_disk(&door, later) else {
+    let Some(running) = on_small_disk(&door, later) else {
         return;
     };
-    until("the daemon", || status_by_socket(&door));
+    wait_for("the daemon", || status_by_socket(&door));
     fs::write(door.at("go"), "").unwrap();
-    until("a read-only disk", || {
+    wait_for("a read-only disk", || {
         door.at("gone").exists().then_some(())
     });
     assert_eq!(off_because(&door), "the state directory cannot be written");
@@ -738,17 +747,17 @@ fn a_disk_that_becomes_read_only_ends_capturing_and_nothing_else() {
 
 #[test]
 fn a_damaged_head_is_passed_over() {
-    let door = Door::new(&[PATIENT]).with_everybody();
+    let door = Door::new(&[LENIENT]).with_all_photos();
     let masked = door.head("with_mask", 1.0);
     let bare = door.head("without_mask", 1.0);
-    door.good(&["heads", "import", &masked]);
-    door.good(&["heads", "import", &bare]);
+    door.stdout(&["heads", "import", &masked]);
+    door.stdout(&["heads", "import", &bare]);
     let head = door.state().join("heads/000002.onnx");
     let length = head.metadata().unwrap().len();
     let file = File::options().write(true).open(&head).unwrap();
     file.set_len(length / 2).unwrap();
     let running = door.open();
-    let status = until("frames", || {
+    let status = wait_for("frames", || {
         let status = door.status();
         (status["live"]["frames"].as_u64() > Some(3)).then_some(status)
     });
@@ -759,8 +768,8 @@ fn a_damaged_head_is_passed_over() {
 }
 
 #[test]
-fn one_daemon_has_a_state_directory() {
-    let door = Door::new(&[PATIENT]).with_everybody();
+fn a_state_directory_belongs_to_one_daemon() {
+    let door = Door::new(&[LENIENT]).with_all_photos();
     let running = door.open();
     let second = door
         .run("10")
@@ -768,17 +777,17 @@ fn one_daemon_has_a_state_directory() {
         .output()
         .unwrap();
     assert_refused(&second, 75, "another maskd");
-    // The first one does not mind.
+    // The first one goes on.
     assert!(door.status()["live"]["frames"].is_u64());
     running.stop();
 }
 
 #[test]
-fn without_a_state_directory_the_door_is_watched() {
-    let door = Door::new(&[EAGER, PATIENT]).with_everybody();
+fn without_a_state_directory_faces_are_still_classified() {
+    let door = Door::new(&[CAPTURE_ALL, LENIENT]).with_all_photos();
     let usual = door.at("usual");
     fs::create_dir(&usual).unwrap();
-    // What should be a folder is a file.
+    // A file where the folder should be.
     fs::write(usual.join("maskd"), "").unwrap();
     let mut command = door.command(&["run", "--once", "--json", "--rate", "5"]);
     command.env("XDG_STATE_HOME", &usual).env("HOME", &usual);
@@ -790,8 +799,8 @@ fn without_a_state_directory_the_door_is_watched() {
     assert_eq!(logs.matches("WARN").count(), 1, "{logs}");
     assert!(logs.contains("nothing is learned"), "{logs}");
 
-    // Nobody named one, and nothing is to be kept: not a word.
-    let quiet = Door::new(&[PATIENT]).with_everybody();
+    // No warning if no directory was named and nothing is to be kept.
+    let quiet = Door::new(&[LENIENT]).with_all_photos();
     let mut command = quiet.command(&["run", "--once", "--json", "--rate", "5"]);
     command.env("XDG_STATE_HOME", quiet.at("none"));
     let output = command.arg("--source").arg(quiet.at("camera")).output();
@@ -803,34 +812,37 @@ fn without_a_state_directory_the_door_is_watched() {
 
 #[test]
 fn a_stop_does_not_wait_for_a_refit() {
-    let door = Door::new(&[PATIENT, NO_REFIT]).with_everybody();
+    let door = Door::new(&[LENIENT, NO_REFIT]).with_all_photos();
     let running = door.open();
-    door.good(&["samples", "import", &door.pictures()]);
+    door.stdout(&["samples", "import", &door.pictures()]);
     let mut asking = door.command(&["refit"]);
     asking.arg("--state").arg(door.state());
     asking.stdout(Stdio::null()).stderr(Stdio::piped());
     let asking = asking.spawn().unwrap();
-    until("the refit", || {
+    wait_for("the refit", || {
         (door.status()["live"]["refitting"] == true).then_some(())
     });
     let logs = running.stop();
     assert!(logs.contains("stopped"), "{logs}");
-    assert!(!logs.contains("accepted="), "it was not done: {logs}");
+    assert!(
+        !logs.contains("accepted="),
+        "the refit was not finished: {logs}"
+    );
     let answer = asking.wait_with_output().unwrap();
     let errors = text(&answer.stderr);
     assert!(!answer.status.success());
     assert_eq!(errors.lines().count(), 1, "one sentence: {errors}");
-    // Nothing is left that the next one stumbles over.
+    // What is left does not harm the next command.
     assert_eq!(door.ids("with_mask").len(), 12);
 }
 
 #[test]
 fn a_board_with_too_little_voltage_learns_later() {
     if Path::new("/sys/devices/platform/soc/soc:firmware/get_throttled").exists() {
-        println!("skipped: this board says itself how it is");
+        println!("skipped: this board reports its own throttling");
         return;
     }
-    let door = Door::new(&[PATIENT, "[refit]\nmin-new-labels = 10\n"]).with_everybody();
+    let door = Door::new(&[LENIENT, "[refit]\nmin-new-labels = 10\n"]).with_all_photos();
     let bits = door.at("bits");
     fs::write(&bits, "throttled=0x50001\n").unwrap();
     let program = door.at("vcgencmd");
@@ -841,7 +853,7 @@ fn a_board_with_too_little_voltage_learns_later() {
     let path = std::env::var("PATH").unwrap();
     command.env("PATH", format!("{}:{path}", door.at("").display()));
     let running = door.spawn(command);
-    let status = until("the board's condition", || {
+    let status = wait_for("the board's condition", || {
         let status = door.maskd(&["status", "--json"]);
         let status: Value = serde_json::from_slice(&status.stdout).ok()?;
         status["live"]["learning_waits"]
@@ -852,7 +864,7 @@ fn a_board_with_too_little_voltage_learns_later() {
         status["live"]["board"]["throttling"]["under_voltage"], true,
         "{status}"
     );
-    let words = door.good(&["status"]);
+    let words = door.stdout(&["status"]);
     assert!(
         words.contains(
             "supply voltage too low; learning waits, \
@@ -861,7 +873,7 @@ fn a_board_with_too_little_voltage_learns_later() {
         "{words}"
     );
 
-    door.good(&["samples", "import", &door.pictures()]);
+    door.stdout(&["samples", "import", &door.pictures()]);
     assert_refused(
         &door.maskd(&["refit"]),
         75,
@@ -869,9 +881,9 @@ fn a_board_with_too_little_voltage_learns_later() {
     );
     assert_eq!(door.status()["last_refit"], Value::Null);
 
-    // It was too low before: that is no reason to wait now.
+    // The voltage was too low earlier: that is no reason to wait now.
     fs::write(&bits, "throttled=0x50000\n").unwrap();
-    until("the refit that was put off", || {
+    wait_for("the refit that was put off", || {
         door.status()["last_refit"].is_object().then_some(())
     });
     assert_eq!(door.status()["live"]["learning_waits"], Value::Null);
@@ -881,12 +893,12 @@ fn a_board_with_too_little_voltage_learns_later() {
 }
 
 #[test]
-fn what_does_not_move_is_looked_at_once_and_what_is_certain_not_again() {
-    let looked = |still: &str| {
-        let door = Door::new(&[PATIENT, still]);
+fn still_frames_are_detected_once_and_settled_tracks_not_classified_again() {
+    let counts = |config: &str| {
+        let door = Door::new(&[LENIENT, config]);
         fs::copy(frame("maksssksksss10.jpg"), door.at("camera/one.jpg")).unwrap();
         let running = door.open();
-        let status = until("some frames", || {
+        let status = wait_for("some frames", || {
             let status = door.status();
             (status["live"]["frames"].as_u64() > Some(20)).then_some(status)
         });
@@ -894,15 +906,15 @@ fn what_does_not_move_is_looked_at_once_and_what_is_certain_not_again() {
         running.stop();
         ["frames", "detections", "looks"].map(|count| status["live"][count].as_u64().unwrap())
     };
-    let [frames, detections, looks] = looked(
+    let [frames, detections, classifications] = counts(
         "[detect]\nidle-interval-ms = 60000\n[track]\nreclassify-interval-ms = 60000\nvote-window = 5\n",
     );
-    assert_eq!((detections, looks), (1, 5), "of {frames} frames");
-    let [frames, detections, looks] =
-        looked("[detect]\nidle-interval-ms = 0\n[track]\nreclassify-interval-ms = 0\n");
-    // A frame is counted after it was looked at.
+    assert_eq!((detections, classifications), (1, 5), "of {frames} frames");
+    let [frames, detections, classifications] =
+        counts("[detect]\nidle-interval-ms = 0\n[track]\nreclassify-interval-ms = 0\n");
+    // A frame is counted after it was processed.
     assert!(
-        detections - frames <= 1 && looks - frames <= 1,
-        "{frames} {detections} {looks}"
+        detections - frames <= 1 && classifications - frames <= 1,
+        "{frames} {detections} {classifications}"
     );
 }
