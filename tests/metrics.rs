@@ -79,7 +79,7 @@ fn prometheus_gets_what_the_camera_path_does() {
         let series = format!("maskd_stage_duration_seconds_count{{stage=\"{stage}\"}}");
         assert!(count(&told, &series) > 0.0, "{told}");
     }
-    let verdicts = count(&told, "maskd_frame_verdict_duration_seconds_count");
+    let verdicts = count(&told, "maskd_frame_latency_seconds_count");
     assert!(verdicts > 3.0, "{told}");
     assert_eq!(count(&told, "maskd_camera_lost "), 0.0);
     let sum = |stage: &str| {

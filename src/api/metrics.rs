@@ -167,37 +167,37 @@ impl Metrics {
         let r = &mut registry;
         r.register(
             "stage_duration_seconds",
-            "Time of a stage of a frame, for all its faces together",
+            "Time of a stage per frame, for all faces of the frame",
             self.stages.clone(),
         );
         r.register(
-            "frame_verdict_duration_seconds",
-            "Time from the capture of a frame to the verdicts on its faces",
+            "frame_latency_seconds",
+            "Time from capturing a frame to the verdicts on its faces",
             self.verdict.clone(),
         );
         r.register(
-            "decisions",
-            "Changes of the decision, by what it became",
+            "decision_changes",
+            "Changes of the decision, by the new decision",
             self.decisions.clone(),
         );
         r.register(
             "refits",
-            "Refits of the head, by how they ended",
+            "Trainings on this device, by outcome",
             self.refits.clone(),
         );
         r.register(
             "refit_duration_seconds",
-            "Time of a refit",
+            "Duration of a training on this device",
             self.refit.clone(),
         );
         r.register(
             "refit_accuracy_ratio",
-            "Share of held-out samples told right in the last refit, before and after",
+            "Fraction of held-out samples classified correctly in the last training, before and after",
             self.accuracy.clone(),
         );
         r.register(
             "refit_loss_nats",
-            "Mean loss on held-out samples in the last refit, before and after",
+            "Mean loss on held-out samples in the last training, before and after",
             self.loss.clone(),
         );
         seen.register(r);
@@ -235,35 +235,35 @@ impl Seen {
     fn register(&self, r: &mut Registry) {
         let live = &self.live;
         for (name, help, count) in [
-            ("frames", "Frames that were looked at", live.frames),
+            ("frames", "Processed frames", live.frames),
             (
                 "frames_skipped",
-                "Frames that were overwritten by newer ones before they were looked at",
+                "Frames that a newer one replaced before they were processed",
                 live.skipped,
             ),
             (
                 "detections",
-                "Frames in which faces were looked for; in the others nothing moved",
+                "Frames on which the detector ran; in the others nothing moved",
                 live.detections,
             ),
             (
                 "faces_classified",
-                "Faces that were classified; the others were settled, or in doubt",
+                "Classified faces; the others had a settled verdict or were unsure",
                 live.looks,
             ),
             (
                 "captures",
-                "Crops of faces that were kept to be labelled",
+                "Face crops that were stored for labeling",
                 live.capture.stored,
             ),
             (
                 "captures_dropped",
-                "Crops that were dropped because the disk was too slow or refused",
+                "Face crops that were dropped because the disk was too slow or full",
                 live.capture.dropped,
             ),
             (
-                "camera_restarts",
-                "Times that the camera was lost and opened anew",
+                "camera_losses",
+                "Number of times the camera was lost",
                 live.camera_losses,
             ),
         ] {
@@ -274,37 +274,37 @@ impl Seen {
             ("faces", "Faces in the newest frame", live.faces as f64),
             (
                 "camera_lost",
-                "Whether the camera is lost and is being opened anew",
+                "Whether the camera is lost and is being reconnected",
                 flag(live.camera_lost),
             ),
             (
-                "decisions_fresh",
-                "Whether decisions rest on fresh frames, or on the knowledge that there are none",
+                "healthy",
+                "Whether decisions rest on new frames, or the camera is known to be lost (as /healthz)",
                 flag(self.is_alive),
             ),
             (
                 "capturing",
-                "Whether crops of faces are kept",
+                "Whether face crops are stored",
                 flag(live.capture.on),
             ),
             (
                 "refitting",
-                "Whether a head is being learned",
+                "Whether a training is running on this device",
                 flag(live.refitting),
             ),
             (
                 "head",
-                "Number of the head in use; 0 is the shipped one",
+                "Number of the model in use; 0 is the built-in one",
                 f64::from(live.head.unwrap_or(0)),
             ),
             (
-                "learning_waits",
-                "Whether learning waits because of the board's temperature or supply",
+                "refit_paused",
+                "Whether training waits because the board is too hot, throttled or short of voltage",
                 flag(live.learning_waits.is_some()),
             ),
             (
                 "new_labels",
-                "Labels that are new since the last refit",
+                "New labels since the last training",
                 self.new_labels as f64,
             ),
         ] {
@@ -323,20 +323,20 @@ impl Seen {
         });
         r.register(
             "decision",
-            "1 for the decision that is shown",
+            "1 for the current decision, 0 for the others",
             gauges("decision", decisions.to_vec()),
         );
         let samples = self.samples.iter();
         let samples = samples.map(|(label, count)| (label.clone(), *count as f64));
         r.register(
             "samples",
-            "Crops on disk by label",
+            "Face crops on disk, by label",
             gauges("label", samples.collect()),
         );
         if let Some(celsius) = live.board.temperature_c {
             r.register(
                 "board_temperature_celsius",
-                "Temperature of the board's processor",
+                "Processor temperature",
                 ConstGauge::new(f64::from(celsius)),
             );
         }
@@ -350,12 +350,16 @@ impl Seen {
             let now = now.map(|(reason, holds)| (reason.to_owned(), flag(holds)));
             r.register(
                 "board_throttling",
-                "What the firmware complains about now",
+                "Throttling reasons that the firmware reports now",
                 gauges("reason", now.to_vec()),
             );
         }
         let version = vec![(env!("CARGO_PKG_VERSION").to_owned(), 1.0)];
-        r.register("build_info", "The version", gauges("version", version));
+        r.register(
+            "build_info",
+            "The version of maskd",
+            gauges("version", version),
+        );
     }
 }
 
@@ -486,9 +490,9 @@ mod tests {
             "maskd_stage_duration_seconds_bucket{stage=\"embed\",le=\"0.01\"} 1",
             "maskd_stage_duration_seconds_bucket{stage=\"embed\",le=\"0.005\"} 0",
             "maskd_stage_duration_seconds_count{stage=\"head\"} 0",
-            "maskd_frame_verdict_duration_seconds_count 1",
-            "maskd_decisions_total{decision=\"mask\"} 1",
-            "maskd_decisions_total{decision=\"fault\"} 0",
+            "maskd_frame_latency_seconds_count 1",
+            "maskd_decision_changes_total{decision=\"mask\"} 1",
+            "maskd_decision_changes_total{decision=\"fault\"} 0",
             "maskd_decision{decision=\"mask\"} 1.0",
             "maskd_frames_total 3",
             "maskd_refits_total{outcome=\"refused\"} 1",

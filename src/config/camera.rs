@@ -11,26 +11,25 @@ use crate::camera::{CameraOptions, Format, Spec, SpecError, Video};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Camera {
-    /// `examples`, a picture, a folder of pictures, `webcam`, `rpicam`,
-    /// `http://…` or `exec:COMMAND …`.
+    /// `examples`, a picture, a folder of pictures, `webcam`, `rpicam`, `http://…` or
+    /// `exec:COMMAND …`.
     pub source: String,
-    /// How webcams, camera modules and programs encode their pictures.
+    /// Pixel format of webcams, camera modules and programs.
     pub format: Format,
-    /// Width that they are asked for, in pixels; 16 to 4096.
+    /// Requested frame width in pixels; 16 to 4096.
     pub width: u32,
-    /// Height that they are asked for, in pixels; 16 to 4096.
+    /// Requested frame height in pixels; 16 to 4096.
     pub height: u32,
-    /// Pictures a second that they are asked for; 1 to 120.
+    /// Requested frame rate; 1 to 120.
     pub fps: u32,
-    /// Pictures a second, for pictures and folders; above 0, up to 120.
+    /// Frame rate of pictures and folders; above 0, up to 120.
     pub playback_fps: f32,
-    /// Whether pictures, folders and videos start again at their end.
+    /// Whether pictures, folders and videos start over at their end.
     #[serde(rename = "loop")]
     pub repeat: bool,
-    /// A live source without a frame for this long is lost, in ms; 100 to
-    /// 600,000.
+    /// A live source that sends no frame for this long is lost, in ms; 100 to 600,000.
     pub stall_ms: u64,
-    /// Largest JPEG of a stream, in KiB; 16 to 65,536.
+    /// Largest accepted JPEG of a stream, in KiB; 16 to 65,536.
     pub max_frame_kib: usize,
 }
 
@@ -53,7 +52,7 @@ impl Default for Camera {
 impl Camera {
     pub(super) fn check(&self, check: &mut Check) {
         match self.source.parse::<Spec>() {
-            // The error names the source, without the password of a camera.
+            // The error shows the source without a camera's password.
             Err(error) => check.fail("camera.source", format!("is wrong: {error}")),
             Ok(spec) => {
                 if let Err(error) = spec.check(&self.options().video) {

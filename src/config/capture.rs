@@ -1,4 +1,4 @@
-//! `[capture]`: which crops are kept to learn from.
+//! `[capture]`: which crops are kept for training.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,25 +9,25 @@ use crate::learning::capture_policy::CaptureOptions;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Capture {
-    /// Whether crops are kept at all: faces are personal data.
+    /// Whether crops are kept. Off by default, because faces are personal data.
     pub enabled: bool,
-    /// What is kept of a crop.
+    /// What is kept of each crop.
     pub keep: Keep,
-    /// A look is uncertain if its likeliest label has less than this
-    /// probability; 0 to 1.
+    /// A classification is uncertain if its most likely label has a lower probability;
+    /// 0 to 1.
     pub uncertain_below: f32,
-    /// Share of the confident looks that are kept all the same; 0 to 1.
+    /// Fraction of the other crops that is kept, too; 0 to 1.
     pub confident_share: f32,
-    /// Most crops of one track; 1 to 1000.
+    /// Maximum number of crops per track; 1 to 1000.
     pub max_per_track: u32,
-    /// Most crops within an hour; 1 to 10,000.
+    /// Maximum number of crops per hour; 1 to 10,000.
     pub max_per_hour: usize,
-    /// A crop whose feature is at most this cosine distance from a recent one
-    /// shows nothing new; 0 to 2.
+    /// A crop whose feature has at most this cosine distance from a recent one is a near
+    /// duplicate; 0 to 2.
     pub near_duplicate_distance: f32,
-    /// Crops older than this are deleted, in days; 1 to 3650.
+    /// Crops are deleted after this many days; 1 to 3650.
     pub keep_days: u32,
-    /// Most disk space for crops and features, in MiB; 1 to 100,000.
+    /// Maximum disk space for crops and features, in MiB; 1 to 100,000.
     pub max_mib: u64,
 }
 
@@ -37,7 +37,7 @@ pub struct Capture {
 pub enum Keep {
     /// The picture and its feature.
     Pictures,
-    /// The feature alone, where pictures may not be kept.
+    /// Only the feature, where pictures may not be stored.
     Features,
 }
 

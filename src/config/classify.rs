@@ -11,20 +11,19 @@ use crate::decision::decide::VerdictOptions;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Classify {
-    /// What a crop shows around the face's box, as a share of the box; -0.25
-    /// to 1.
+    /// Margin of a crop around the face's box, as a fraction of the box; -0.25 to 1.
     pub margin: f32,
-    /// The labels that count as masked.
+    /// Labels of the model that count as masked.
     pub masked_labels: Vec<String>,
-    /// P(masked) from here up is masked; 0.05 to 1.
+    /// A face with at least this P(masked) is masked; 0.05 to 1.
     pub masked_threshold: f32,
-    /// P(masked) up to here is unmasked; 0 to `masked-threshold`.
+    /// A face with at most this P(masked) is unmasked; 0 to `masked-threshold`.
     pub unmasked_threshold: f32,
-    /// Faces whose shorter side has fewer frame pixels are unsure; 0 to 1000.
+    /// A face whose shorter side has fewer frame pixels is unsure; 0 to 1000.
     pub min_face_pixels: f32,
-    /// Faces with a lower detector score are unsure; 0 to 1.
+    /// A face that the detector scores lower is unsure; 0 to 1.
     pub min_detector_score: f32,
-    /// Threads that share the faces of a frame; 0 is one a core, less one for
+    /// Threads that classify the faces of a frame; 0 means one per core, minus one for
     /// camera and system; up to 64.
     pub threads: usize,
 }
@@ -77,7 +76,7 @@ impl Classify {
         check.within("classify.threads", self.threads, 0, 64);
     }
 
-    /// Threads that share the faces of a frame, at least one, when `reserved`
+    /// Number of threads that classify the faces of a frame, at least one. `reserved`
     /// cores are left to others.
     #[must_use]
     pub fn threads(&self, reserved: usize) -> usize {

@@ -10,8 +10,8 @@ use super::Check;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Control {
-    /// The Unix socket of the daemon's HTTP API; absent is `control.sock` in
-    /// the runtime directory that systemd names, else in the state directory.
+    /// Path of the Unix socket of the daemon's HTTP API; absent means `control.sock` in
+    /// the runtime directory that systemd provides, or else in the state directory.
     pub socket: Option<PathBuf>,
 }
 

@@ -11,14 +11,14 @@ use crate::decision::decide::DeciderOptions;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Decide {
-    /// Frames must contradict the decision for this long before it changes, in
-    /// ms; 0 to 60,000.
+    /// Frames must contradict the decision for this long before it changes, in ms; 0 to
+    /// 60,000.
     pub confirm_ms: u64,
     /// The decision stays for this long after the last face has left, in ms; 0
     /// to 600,000.
     pub hold_ms: u64,
-    /// Without a fresh frame for this long the decision is a fault, in ms; 500
-    /// to 600,000.
+    /// Without a new frame for this long the decision is a fault, in ms; 500 to
+    /// 600,000.
     pub stale_ms: u64,
 }
 

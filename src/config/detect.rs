@@ -1,4 +1,4 @@
-//! `[detect]`: how faces are searched for.
+//! `[detect]`: how faces are detected.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,12 +8,12 @@ use super::Check;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Detect {
-    /// Longest side of what the detector sees, in pixels; 64 to 1920.
+    /// Longest side of the detector's input, in pixels; 64 to 1920.
     pub input_size: u32,
-    /// Finds with a lower score are no faces; 0.05 to 0.99.
+    /// Detections scoring lower are discarded; 0.05 to 0.99.
     pub threshold: f32,
-    /// While nothing moves, faces are looked for only so often, in ms; 0 is in
-    /// every frame, up to 60,000.
+    /// While nothing moves, the detector runs only this often, in ms; 0 means on every
+    /// frame; up to 60,000.
     pub idle_interval_ms: u64,
 }
 

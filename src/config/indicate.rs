@@ -1,4 +1,4 @@
-//! `[indicate]`: the lamps, the buzzer, the relay and the buttons.
+//! `[indicate]`: the LEDs, the buzzer, the relay and the buttons.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,52 +11,52 @@ use crate::learning::samples::Label;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Indicate {
-    /// How pins are reached; absent is rppal on a Raspberry Pi, else the console.
+    /// How pins are driven; absent means rppal on a Raspberry Pi, else the console.
     pub backend: Option<Backend>,
-    /// The label of the chip, for gpiocdev; absent is that of a Raspberry Pi.
+    /// Label of the GPIO chip, for gpiocdev; absent means that of a Raspberry Pi.
     pub gpio_chip: Option<String>,
-    /// The green lamp.
+    /// Pin of the green LED.
     pub green_pin: Option<Line>,
-    /// The red lamp.
+    /// Pin of the red LED.
     pub red_pin: Option<Line>,
-    /// The buzzer.
+    /// Pin of the buzzer.
     pub buzzer_pin: Option<Line>,
-    /// The relay of a door.
+    /// Pin of the door's relay.
     pub relay_pin: Option<Line>,
-    /// The outputs that are on when their pin is low.
+    /// Outputs that are on when their pin is low.
     pub active_low: Vec<Output>,
-    /// Whether the buzzer makes its tone itself.
+    /// Type of the buzzer.
     pub buzzer: Buzzer,
-    /// The tone of a passive buzzer, in hertz; 50 to 10,000.
+    /// Tone of a passive buzzer, in hertz; 50 to 10,000.
     pub buzzer_hz: u32,
-    /// From here the buzzer is silent, in local time.
+    /// Start of the quiet hours, in local time.
     pub quiet_from: Option<TimeOfDay>,
-    /// Up to here.
+    /// End of the quiet hours.
     pub quiet_to: Option<TimeOfDay>,
-    /// What the door does without current.
+    /// What the door does without power.
     pub relay: Relay,
     /// The door stays open for this long after a mask was seen, in ms; 0 to
     /// 600,000.
     pub relay_hold_ms: u64,
-    /// A button that labels whoever stands before the camera as masked.
+    /// Pin of the button that labels people as masked.
     pub with_mask_button_pin: Option<Line>,
-    /// One that labels them as unmasked.
+    /// Pin of the button that labels people as unmasked.
     pub without_mask_button_pin: Option<Line>,
-    /// The label that the first gives.
+    /// Label that the first button assigns.
     pub with_mask_label: String,
-    /// The label that the second gives.
+    /// Label that the second button assigns.
     pub without_mask_label: String,
-    /// Crops that are taken for a press; 1 to 100.
+    /// Number of crops that a press labels; 1 to 100.
     pub button_crops: u32,
 }
 
-/// What sort of buzzer there is.
+/// The type of a buzzer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Buzzer {
-    /// It sounds when it has current.
+    /// Sounds when it is powered.
     Active,
-    /// It has to be driven with the frequency of its tone.
+    /// Must be driven with the frequency of its tone.
     Passive,
 }
 
@@ -86,7 +86,7 @@ impl Default for Indicate {
 }
 
 impl Indicate {
-    /// The keys of the pins that are set, with line and use.
+    /// The configured pins: key, line and use.
     fn lines(&self) -> Vec<(&'static str, Line, Use)> {
         let out = |output| Use::Out {
             output,
@@ -113,28 +113,28 @@ impl Indicate {
             .collect()
     }
 
-    /// Whether any pin is set.
+    /// Whether any pin is configured.
     #[must_use]
     pub fn has_pins(&self) -> bool {
         !self.lines().is_empty()
     }
 
-    /// Whether a button is set.
+    /// Whether any button is configured.
     #[must_use]
     pub fn has_buttons(&self) -> bool {
         self.with_mask_button_pin.is_some() || self.without_mask_button_pin.is_some()
     }
 
-    /// The options of [`crate::indicate::pins::open`]; none if the console alone
-    /// shows decisions. `on_pi`: whether this is a Raspberry Pi.
+    /// The options of [`crate::indicate::pins::open`]; `None` if only the console shows
+    /// decisions. `on_pi`: whether this is a Raspberry Pi.
     #[must_use]
     pub fn pins(&self, on_pi: bool) -> Option<PinOptions> {
-        let usual = if on_pi {
+        let default = if on_pi {
             Backend::Rppal
         } else {
             Backend::Console
         };
-        let by = match self.backend.unwrap_or(usual) {
+        let by = match self.backend.unwrap_or(default) {
             Backend::Console => return None,
             Backend::Rppal => By::Rppal {
                 tone: (self.buzzer == Buzzer::Passive).then_some(self.buzzer_hz.into()),
@@ -152,14 +152,14 @@ impl Indicate {
         (!options.lines.is_empty()).then_some(options)
     }
 
-    /// When the buzzer is silent, if ever.
+    /// The quiet hours of the buzzer, if configured.
     #[must_use]
     pub fn quiet(&self) -> Option<Quiet> {
         let (from, to) = (self.quiet_from?, self.quiet_to?);
         Some(Quiet { from, to })
     }
 
-    /// The label that a button gives.
+    /// The label that a button assigns.
     #[must_use]
     pub fn label(&self, button: Button) -> &str {
         match button {
@@ -175,17 +175,20 @@ impl Indicate {
             let key = format!("indicate.{key}");
             let twin = lines[..index].iter().find(|(_, other, _)| other == line);
             if let Some((other, _, _)) = twin {
-                check.fail(&key, format!("is {line}, as {other} is: take another pin"));
+                check.fail(
+                    &key,
+                    format!("is {line}, the same as {other}: use another pin"),
+                );
             }
             match line {
-                // Those above are the board's own: its card, its network.
+                // Higher numbers belong to the board itself, such as its SD card.
                 Line::Number(number) if by_number && *number > LAST_HEADER_GPIO => check.fail(
                     &key,
                     format!("is {line}, allowed is 0 to {LAST_HEADER_GPIO} with rppal"),
                 ),
                 Line::Name(_) if by_number => check.fail(
                     &key,
-                    format!("is {line}, a name: set backend to \"gpiocdev\", or give a number"),
+                    format!("is {line}, a name: set backend to \"gpiocdev\", or use a number"),
                 ),
                 Line::Name(name) if name.is_empty() => check.fail(&key, "is empty".to_owned()),
                 _ => {}
@@ -193,17 +196,20 @@ impl Indicate {
         }
         let gpiocdev = self.backend == Some(Backend::Gpiocdev);
         if self.gpio_chip.is_some() && !gpiocdev {
-            let problem = "is for the backend \"gpiocdev\" alone: set backend, or leave it out";
+            let problem = "requires the backend \"gpiocdev\": set backend, or remove gpio-chip";
             check.fail("indicate.gpio-chip", problem.to_owned());
         }
         if self.buzzer == Buzzer::Passive && gpiocdev {
-            let problem = "is passive, which needs the backend \"rppal\"; take an active buzzer";
+            let problem = "is passive, which requires the backend \"rppal\": use an active buzzer";
             check.fail("indicate.buzzer", problem.to_owned());
         }
         check.within("indicate.buzzer-hz", self.buzzer_hz, 50, 10_000);
         match (self.quiet_from, self.quiet_to) {
             (Some(from), Some(to)) if from == to => {
-                check.fail("indicate.quiet-to", format!("is {to}, as quiet-from is"));
+                check.fail(
+                    "indicate.quiet-to",
+                    format!("is {to}, the same as quiet-from"),
+                );
             }
             (Some(_), None) => check.fail("indicate.quiet-to", "is missing".to_owned()),
             (None, Some(_)) => check.fail("indicate.quiet-from", "is missing".to_owned()),

@@ -1,8 +1,9 @@
-//! The one TOML file: its keys, defaults and checks.
+//! The TOML config file: its keys, defaults and checks.
 //!
-//! Owns what a user may set and in which range. Every key has its unit in its
-//! name and its default here; `config/maskd.toml` documents them all and is
-//! tested to be equal to the defaults.
+//! Owns what a user may set, and in which range; one file for each section. A key with a
+//! unit has it in its name. `config/maskd.toml` documents all keys, and a test checks
+//! that it equals the defaults. Turns sections into the options of other modules, but
+//! knows nothing of what those do with them.
 
 use std::path::{Path, PathBuf};
 
@@ -38,47 +39,47 @@ pub use renamed::RenamedKey;
 pub use track::Track;
 pub use web::{Web, is_password_hash, is_token_hash};
 
-/// Largest config file that is read, in bytes.
+/// Largest accepted config file, in bytes.
 const MAX_CONFIG_BYTES: usize = 1024 * 1024;
 
-/// Everything a user can set.
+/// All sections of the config.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
     /// Where frames come from.
     pub camera: Camera,
-    /// Which models are used.
+    /// Model files to use in place of the built-in ones.
     pub models: Models,
-    /// How faces are looked for.
+    /// How faces are detected.
     pub detect: Detect,
-    /// How faces are judged.
+    /// How a face becomes masked, unmasked or unsure.
     pub classify: Classify,
-    /// How faces are followed from frame to frame.
+    /// How faces are tracked from frame to frame.
     pub track: Track,
     /// How quickly decisions change.
     pub decide: Decide,
-    /// What shows them.
+    /// The outputs and buttons at the door.
     pub indicate: Indicate,
-    /// Which crops are kept to learn from.
+    /// Which crops are kept for training.
     pub capture: Capture,
-    /// When and how the head learns from labelled crops.
+    /// When and how a head is trained from labeled crops.
     pub refit: Refit,
-    /// How other programs reach the daemon.
+    /// The Unix socket that other programs use.
     pub control: Control,
-    /// The page, and who may see it.
+    /// The web page, and who may use it.
     pub web: Web,
-    /// The broker that it tells its state.
+    /// The MQTT broker that the daemon publishes its state to.
     pub mqtt: Mqtt,
-    /// Which devices learn from each other.
+    /// Which devices share their heads.
     pub fleet: Fleet,
 }
 
-/// One thing that is wrong with a config.
+/// One problem of a config.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The key with its section, such as `decide.hold-ms`.
     pub key: String,
-    /// What is wrong with it, with its value and what is allowed.
+    /// The end of the sentence: the value, and what is allowed.
     pub problem: String,
 }
 
@@ -88,33 +89,33 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// Why there is no config.
+/// Why a config cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read the config {}: {source}", path.display())]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The file is no TOML.
+    /// The file is not valid TOML.
     #[error("the config {file} is not valid TOML: line {line}: {problem}")]
     Syntax {
-        /// The file.
+        /// What messages call the file.
         file: String,
         /// Line number, from 1.
         line: usize,
-        /// What the parser says.
+        /// The parser's message.
         problem: String,
     },
-    /// Every value that is not allowed.
+    /// Some values are not allowed.
     #[error("the config {file} has {}:{}", count(problems.len()), list(problems))]
     Invalid {
-        /// The file.
+        /// What messages call the file.
         file: String,
-        /// At least one.
+        /// All problems; at least one.
         problems: Vec<Problem>,
     },
 }
@@ -144,7 +145,7 @@ pub fn load(path: &Path) -> Result<(Config, Vec<RenamedKey>), ConfigError> {
     parse_with_renames(&path.display().to_string(), &read(path)?)
 }
 
-/// The text of a config file.
+/// Reads the text of a config file.
 ///
 /// # Errors
 /// [`ConfigError::Read`].
@@ -176,7 +177,7 @@ pub fn parse(file: &str, text: &str) -> Result<Config, ConfigError> {
 fn parse_with_renames(file: &str, text: &str) -> Result<(Config, Vec<RenamedKey>), ConfigError> {
     let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
         let start = error.span().map_or(0, |span| span.start).min(text.len());
-        // A span may end within a character's bytes.
+        // A span may end in the middle of a character.
         let before = text.get(..start).unwrap_or(text);
         let line = 1 + before.matches('\n').count();
         ConfigError::Syntax {
@@ -202,8 +203,8 @@ fn parse_with_renames(file: &str, text: &str) -> Result<(Config, Vec<RenamedKey>
     }
 }
 
-/// Each key by itself, so that one bad key does not hide the next; bad ones
-/// keep their default.
+/// Reads each key by itself, so that one bad key does not hide the next. Bad keys keep
+/// their defaults.
 fn from_table(table: &toml::Table, problems: &mut Vec<Problem>) -> Config {
     let mut good = toml::Table::new();
     for (section, content) in table {
@@ -217,11 +218,10 @@ fn from_table(table: &toml::Table, problems: &mut Vec<Problem>) -> Config {
                 }
             }
             // An unknown section is one problem, not one for each of its keys.
-            toml::Value::Table(_) => fail(section.clone(), "is no section of a config".to_owned()),
-            _ => fail(
-                section.clone(),
-                "stands outside of any [section]".to_owned(),
-            ),
+            toml::Value::Table(_) => {
+                fail(section.clone(), "is not a section of the config".to_owned())
+            }
+            _ => fail(section.clone(), "is outside of any [section]".to_owned()),
         }
     }
     Config::deserialize(good).unwrap_or_default()
@@ -260,7 +260,7 @@ fn one_line(message: &str) -> String {
 }
 
 impl Config {
-    /// Every value that is out of its range.
+    /// All values that are out of range or contradict each other.
     #[must_use]
     pub fn check(&self) -> Vec<Problem> {
         let Config {
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_is_reported_at_once() {
+    fn all_problems_are_reported_at_once() {
         let found = problems(
             "lonely = 1\n[decide]\nhold-ms = 600001\nconfirm-ms = \"soon\"\nhold = 3\n\
              [camera]\nsource = \"ftp://x\"\n[tea]\nlisten = 1\nport = 2\n[detect]\nthreshold = nan\n",
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lets_people_in_must_make_sense() {
+    fn web_access_settings_are_checked() {
         let found = problems(
             "[web]\nallowed-hosts = [\"http://door\", \"door.lan\"]\npassword-hash = \"secret\"\n\
              token-hashes = [\"ab\"]\ntls-key = \"k.pem\"\nlive-fps = 100\n",
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn pins_must_make_sense() {
+    fn pins_are_checked() {
         let found = problems(
             "[indicate]\ngreen-pin = 17\nred-pin = 17\nbuzzer-pin = 28\nrelay-pin = \"GPIO4\"\n\
              gpio-chip = \"x\"\nquiet-from = \"22:00\"\nbuzzer-hz = 3\nwith-mask-label = \"a/b\"\n\
@@ -485,10 +485,10 @@ mod tests {
         );
         let has = |words: &str| found.iter().any(|problem| problem.contains(words));
         for words in [
-            "indicate.red-pin is 17, as green-pin is",
+            "indicate.red-pin is 17, the same as green-pin",
             "indicate.buzzer-pin is 28, allowed is 0 to 27",
             "indicate.relay-pin is GPIO4, a name",
-            "indicate.gpio-chip is for",
+            "indicate.gpio-chip requires the backend",
             "indicate.quiet-to is wrong: \"25:00\" is no time such as",
             "indicate.buzzer-hz is 3",
             "indicate.with-mask-label is wrong",
@@ -500,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn other_boards_have_other_pins() {
+    fn gpiocdev_accepts_any_line() {
         let text = "[indicate]\nbackend = \"gpiocdev\"\ngpio-chip = \"x\"\ngreen-pin = 90\nred-pin = \"LED2\"\n";
         let config = parse("any", text).unwrap();
         let options = config.indicate.pins(true).unwrap();
@@ -516,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn pins_are_rppals_on_a_raspberry_pi_and_nobodys_elsewhere() {
+    fn rppal_is_the_default_on_a_raspberry_pi_only() {
         let config = parse(
             "any",
             "[indicate]\ngreen-pin = 17\nactive-low = [\"green\"]\nbuzzer = \"passive\"\n",
@@ -535,22 +535,22 @@ mod tests {
     }
 
     #[test]
-    fn brokers_and_fleets_must_make_sense() {
+    fn mqtt_and_fleet_settings_are_checked() {
         let found = problems(
             "[mqtt]\nhost = \"mqtt://h\"\nport = 0\nca-file = \"a\"\npassword = \"p\"\n\
              password-file = \"f\"\ndevice = \"a/b\"\ntopic-prefix = \"a//b\"\n\
              discovery-prefix = \"+\"\n[fleet]\ntrust = [\"00\"]\n",
         );
         for key in [
-            "mqtt.host is no name",
+            "mqtt.host is not a name",
             "mqtt.port is 0",
-            "mqtt.ca-file is for tls",
+            "mqtt.ca-file requires tls",
             "mqtt.password-file and password",
             "mqtt.user is missing",
             "mqtt.device is wrong",
-            "mqtt.topic-prefix is no beginning",
-            "mqtt.discovery-prefix is no beginning",
-            "fleet.trust holds what is no key",
+            "mqtt.topic-prefix is not a topic",
+            "mqtt.discovery-prefix is not a topic",
+            "fleet.trust contains an invalid key",
         ] {
             assert!(
                 found.iter().any(|problem| problem.starts_with(key)),

@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::Check;
 
-/// `[models]`; what is absent is the model that is compiled in.
+/// `[models]`; an absent key means the built-in model.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Models {
-    /// An ONNX file, backbone and head.
+    /// ONNX file with backbone and head.
     pub classifier: Option<PathBuf>,
-    /// An ONNX file.
+    /// ONNX file of the face detector.
     pub detector: Option<PathBuf>,
 }
 

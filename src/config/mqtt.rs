@@ -1,4 +1,4 @@
-//! `[mqtt]` and `[fleet]`: the broker, and who may teach this device.
+//! `[mqtt]` and `[fleet]`: the broker, and the devices whose heads are tried.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,35 +7,33 @@ use serde::{Deserialize, Serialize};
 
 use super::Check;
 
-/// `[mqtt]`; off without a host.
+/// `[mqtt]`; MQTT is off without a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Mqtt {
-    /// Name or IPv4 address of the broker; absent is no MQTT at all.
+    /// Host name or IPv4 address of the broker; absent turns MQTT off.
     pub host: Option<String>,
-    /// Its port; absent is 8883 with TLS and 1883 without.
+    /// Port of the broker; absent means 8883 with TLS, 1883 without.
     pub port: Option<u16>,
-    /// Whether the connection is encrypted and the broker has to show a
-    /// certificate for its name.
+    /// Whether the connection is encrypted and the broker must present a certificate for
+    /// its name.
     pub tls: bool,
-    /// PEM file of the authorities that the broker's certificate may come from;
-    /// absent are those of the system.
+    /// PEM file of the trusted certificate authorities; absent means those of the system.
     pub ca_file: Option<PathBuf>,
-    /// The name to log in with.
+    /// User name for the login.
     pub user: Option<String>,
-    /// The password, if it may stand here.
+    /// Password for the login, in plain text.
     pub password: Option<Secret>,
-    /// A file that holds the password; absent is the credential `mqtt-password`
-    /// of systemd, if there is one.
+    /// File that contains the password; absent means the systemd credential
+    /// `mqtt-password`, if it exists.
     pub password_file: Option<PathBuf>,
-    /// What this device is called in topics; absent is made of the host's name.
+    /// Name of this device in topics; absent means `maskd-` and the host name.
     pub device: Option<String>,
-    /// What all topics begin with.
+    /// Prefix of all topics.
     pub topic_prefix: String,
-    /// Whether a refit, and pauses of capturing, may be asked for by MQTT.
+    /// Whether training can be started, and capturing paused, over MQTT.
     pub commands: bool,
-    /// What the topics of Home Assistant's discovery begin with; empty is no
-    /// discovery.
+    /// Prefix of the topics of Home Assistant discovery; empty turns discovery off.
     pub discovery_prefix: String,
 }
 
@@ -61,13 +59,13 @@ impl Default for Mqtt {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Fleet {
-    /// Whether heads that were learned here are published, signed.
+    /// Whether heads that were trained here are signed and published.
     pub share: bool,
-    /// Public keys of the devices whose heads may be tried, in hexadecimal.
+    /// Public keys of the devices whose heads are tried, in hexadecimal.
     pub trust: Vec<String>,
 }
 
-/// What must not be shown.
+/// A password that `Debug` does not show.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(pub String);
@@ -79,14 +77,14 @@ impl fmt::Debug for Secret {
 }
 
 impl Fleet {
-    /// The trusted keys; none that is not 64 hexadecimal digits.
+    /// The trusted keys, without invalid ones.
     #[must_use]
     pub fn keys(&self) -> Vec<[u8; 32]> {
         self.trust.iter().filter_map(|key| parse_key(key)).collect()
     }
 }
 
-/// A public key of 64 hexadecimal digits.
+/// Parses a public key of 64 hexadecimal digits.
 fn parse_key(text: &str) -> Option<[u8; 32]> {
     let digits = text.as_bytes();
     if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
@@ -100,7 +98,7 @@ fn parse_key(text: &str) -> Option<[u8; 32]> {
     Some(key)
 }
 
-/// What stands between slashes of a topic, and may be an id of Home Assistant.
+/// Whether a name can be a level of a topic and an id in Home Assistant.
 pub(crate) fn is_device_name(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
     (1..=64).contains(&name.len()) && name.bytes().all(is_plain)
@@ -128,7 +126,7 @@ impl Mqtt {
             fail(
                 check,
                 "host",
-                "is no name or IPv4 address of a broker: leave \"mqtt://\" and the port out",
+                "is not a name or IPv4 address: leave out \"mqtt://\" and the port",
             );
         }
         if self.port == Some(0) {
@@ -138,14 +136,14 @@ impl Mqtt {
             fail(
                 check,
                 "ca-file",
-                "is for tls = true: set it, or leave it out",
+                "requires tls = true: set it, or remove ca-file",
             );
         }
         if self.password.is_some() && self.password_file.is_some() {
             fail(
                 check,
                 "password-file",
-                "and password are both set: leave one out",
+                "and password are both set: remove one",
             );
         }
         let has_password = self.password.is_some() || self.password_file.is_some();
@@ -157,21 +155,21 @@ impl Mqtt {
             fail(
                 check,
                 "device",
-                "is wrong: take 1 to 64 letters, digits, - and _",
+                "is wrong: use 1 to 64 letters, digits, - and _",
             );
         }
         if !is_topic(&self.topic_prefix) {
             fail(
                 check,
                 "topic-prefix",
-                "is no beginning of a topic: name levels with slashes between, without + # $",
+                "is not a topic: use levels separated by slashes, without + # $ and spaces",
             );
         }
         if !self.discovery_prefix.is_empty() && !is_topic(&self.discovery_prefix) {
             fail(
                 check,
                 "discovery-prefix",
-                "is no beginning of a topic: \"homeassistant\", or \"\" for no discovery",
+                "is not a topic: use \"homeassistant\", or \"\" to turn discovery off",
             );
         }
     }
@@ -181,7 +179,7 @@ impl Fleet {
     pub(super) fn check(&self, mqtt: &Mqtt, check: &mut Check) {
         for key in &self.trust {
             if parse_key(key).is_none() {
-                let problem = "holds what is no key: take what \"maskd fleet key\" prints there";
+                let problem = "contains an invalid key: use the output of \"maskd fleet key\" on the other device";
                 check.fail("fleet.trust", problem.to_owned());
             }
         }

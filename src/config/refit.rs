@@ -1,4 +1,4 @@
-//! `[refit]`: when and how the device learns from labelled crops.
+//! `[refit]`: when and how the device trains on labeled crops.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,17 +9,15 @@ use crate::learning::LearningOptions;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Refit {
-    /// Whether the daemon refits by itself when enough labels are new.
+    /// Whether the daemon refits by itself when there are enough new labels.
     pub enabled: bool,
-    /// A refit starts when so many labels are new since the last one; 1 to
-    /// 100,000.
+    /// Number of new labels that starts a refit; 1 to 100,000.
     pub min_new_labels: usize,
-    /// So many heads are kept to go back to; 2 to 1000.
+    /// Number of heads that are kept to roll back to; 2 to 1000.
     pub keep_heads: usize,
     /// The same seed and labels give the same head.
     pub seed: u64,
-    /// The daemon does not learn while the board's processor is hotter, in
-    /// degrees Celsius; 30 to 120.
+    /// A refit waits while the processor is hotter, in degrees Celsius; 30 to 120.
     pub max_temperature_c: f32,
 }
 

@@ -1,4 +1,4 @@
-//! `[track]`: how faces are followed from frame to frame.
+//! `[track]`: how faces are tracked from frame to frame.
 
 use std::time::Duration;
 
@@ -11,16 +11,15 @@ use crate::vision::track::TrackOptions;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Track {
-    /// A face continues a track if it overlaps its last box by this IoU; 0.05
-    /// to 0.95.
+    /// A face continues a track if their boxes overlap by at least this IoU; 0.05 to
+    /// 0.95.
     pub min_iou: f32,
-    /// A track that was not seen for this long is forgotten, in ms; 0 to
-    /// 60,000.
+    /// A track that has not been seen for this long ends, in ms; 0 to 60,000.
     pub max_lost_ms: u64,
-    /// The verdict is a vote over this many frames; 1 to 100.
+    /// The verdict is a vote over this many of the latest frames; 1 to 100.
     pub vote_window: usize,
-    /// A face whose verdict is settled is classified only so often, in ms; 0 is
-    /// in every frame, up to 60,000.
+    /// A face whose verdict is settled is classified only this often, in ms; 0 means in
+    /// every frame; up to 60,000.
     pub reclassify_interval_ms: u64,
 }
 

@@ -1,4 +1,4 @@
-//! `[web]`: the page, and who may see it.
+//! `[web]`: the web page, and who may use it.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,19 +12,19 @@ use super::Check;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Web {
-    /// Address and port of the page and the API; absent is none at all.
+    /// Address and port of the page and the API; absent means that there is no page.
     pub listen: Option<SocketAddr>,
-    /// Names by which browsers reach it, besides `localhost` and IP addresses.
+    /// Host names of the page, in addition to `localhost` and IP addresses.
     pub allowed_hosts: Vec<String>,
-    /// The hash that `maskd passwd` makes of a password.
+    /// Password hash, the output of `maskd passwd`.
     pub password_hash: Option<String>,
-    /// The hashes that `maskd passwd --token` makes of tokens for machines.
+    /// Hashes of tokens for programs, the output of `maskd passwd --token`.
     pub token_hashes: Vec<String>,
-    /// The certificate chain, PEM; with it the page is served by TLS.
+    /// PEM file of the certificate chain; with it the page uses HTTPS.
     pub tls_certificate: Option<PathBuf>,
-    /// Its private key, PEM.
+    /// PEM file of the private key.
     pub tls_key: Option<PathBuf>,
-    /// Most pictures a second of the live view; 0.2 to 30.
+    /// Maximum frame rate of the live view; 0.2 to 30.
     pub live_fps: f32,
 }
 
@@ -47,17 +47,18 @@ impl Web {
         for host in &self.allowed_hosts {
             let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
             if host.is_empty() || !host.chars().all(is_name) {
-                let problem = format!("has {host:?}: give names alone, such as \"door.lan\"");
+                let problem =
+                    format!("contains {host:?}: use plain host names, such as \"door.lan\"");
                 check.fail("web.allowed-hosts", problem);
             }
         }
         let hash = self.password_hash.as_deref();
         if hash.is_some_and(|hash| !is_password_hash(hash)) {
-            let problem = "is no hash of a password: let \"maskd passwd\" make one";
+            let problem = "is not a password hash: create one with \"maskd passwd\"";
             check.fail("web.password-hash", problem.to_owned());
         }
         if !self.token_hashes.iter().all(|hash| is_token_hash(hash)) {
-            let problem = "has what is no hash of a token: let \"maskd passwd --token\" make one";
+            let problem = "contains something other than token hashes: create them with \"maskd passwd --token\"";
             check.fail("web.token-hashes", problem.to_owned());
         }
         if self.tls_key.is_some() && self.tls_certificate.is_none() {
@@ -67,7 +68,7 @@ impl Web {
     }
 }
 
-/// Whether this is a PHC string of argon2.
+/// Whether this is an argon2 hash in the PHC string format.
 #[must_use]
 pub fn is_password_hash(text: &str) -> bool {
     PasswordHash::new(text).is_ok_and(|hash| {
@@ -75,7 +76,7 @@ pub fn is_password_hash(text: &str) -> bool {
     })
 }
 
-/// Whether this is a SHA-256 in hexadecimal digits.
+/// Whether this is a SHA-256 digest in lowercase hexadecimal digits.
 #[must_use]
 pub fn is_token_hash(text: &str) -> bool {
     text.len() == 64
