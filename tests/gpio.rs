@@ -23,7 +23,7 @@ fn config(folder: &Path, indicate: &str) -> String {
     let source = frame(FRAME);
     let source = source.display();
     let text = format!(
-        "[camera]\nsource = \"{source}\"\nrate = 5.0\n[decide]\nconfirm-ms = 0\n[indicate]\n{indicate}\n"
+        "[camera]\nsource = \"{source}\"\nplayback-fps = 5.0\n[decide]\nconfirm-ms = 0\n[indicate]\n{indicate}\n"
     );
     fs::write(&path, text).unwrap();
     path.display().to_string()
@@ -119,5 +119,5 @@ fn pins_off_has_nothing_to_do_without_pins_and_needs_a_good_config() {
         .output()
         .unwrap();
     assert_eq!(off.status.code(), Some(78));
-    assert!(text(&off.stderr).contains("indicate.red-pin is 17, as green-pin is"));
+    assert!(text(&off.stderr).contains("indicate.red-pin is 17, the same as green-pin"));
 }
