@@ -74,7 +74,7 @@ impl Door {
     }
 }
 
-/// A running daemon, which does not outlive the test.
+/// A running daemon, killed at the end of the test.
 struct Running(Child);
 
 impl Running {
@@ -91,13 +91,13 @@ impl Drop for Running {
     }
 }
 
-fn says(ear: &Ear, topic: &str, words: &str) {
+fn expect_text(ear: &Ear, topic: &str, words: &str) {
     until(&format!("{topic} is {words}"), || {
         (ear.text(topic).as_deref() == Some(words)).then_some(())
     });
 }
 
-fn tells(ear: &Ear, key: &str, value: &str) {
+fn expect_state(ear: &Ear, key: &str, value: &str) {
     until(&format!("{key} is {value}"), || {
         let state = ear.json("maskd/door/state")?;
         (state[key] == value).then_some(())
@@ -107,7 +107,7 @@ fn tells(ear: &Ear, key: &str, value: &str) {
 const CAPTURES: &str = "[capture]\nenabled = true\n";
 
 #[test]
-fn a_house_sees_the_door_and_asks_it() {
+fn home_assistant_sees_the_device_and_sends_commands() {
     let folder = tempfile::tempdir().unwrap();
     let Some(broker) = Broker::start(folder.path(), "") else {
         return;
@@ -115,7 +115,7 @@ fn a_house_sees_the_door_and_asks_it() {
     let ear = Ear::listen(broker.port);
     let door = Door::new(broker.port, CAPTURES);
     let mut running = Running(door.run());
-    says(&ear, "maskd/door/status", "online");
+    expect_text(&ear, "maskd/door/status", "online");
     let discovery = "homeassistant/device/door/config";
     let device = until("the discovery", || ear.json(discovery));
     assert_eq!(device["components"].as_object().unwrap().len(), 6);
@@ -132,19 +132,19 @@ fn a_house_sees_the_door_and_asks_it() {
     assert_eq!(state["problem"], "OFF", "{state}");
     assert_eq!(state["head"], 0);
 
-    // A pause, and its end.
+    // Capturing is paused and resumed.
     ear.publish("maskd/door/capture/set", b"OFF", false);
-    tells(&ear, "capture", "OFF");
+    expect_state(&ear, "capture", "OFF");
     ear.publish("maskd/door/capture/set", b"ON", false);
-    tells(&ear, "capture", "ON");
-    // There is nothing to learn from: it is tried, and said.
+    expect_state(&ear, "capture", "ON");
+    // There is nothing to train on: training is requested and refused.
     ear.publish("maskd/door/refit/set", b"PRESS", false);
     until("a refit", || {
         door.log().contains("accepted=false").then_some(())
     });
     assert!(door.log().contains("training was requested over MQTT"));
 
-    // Home Assistant starts anew, and then somebody who comes late.
+    // Home Assistant restarts, and then a late subscriber connects.
     let before = ear.count(discovery);
     std::thread::sleep(Duration::from_secs(2));
     ear.publish("homeassistant/status", b"online", false);
@@ -152,29 +152,29 @@ fn a_house_sees_the_door_and_asks_it() {
         (ear.count(discovery) > before).then_some(())
     });
     let late = Ear::listen(broker.port);
-    says(&late, "maskd/door/status", "online");
-    until("the kept discovery", || late.json(discovery));
-    until("the kept state", || late.json("maskd/door/state"));
+    expect_text(&late, "maskd/door/status", "online");
+    until("the retained discovery", || late.json(discovery));
+    until("the retained state", || late.json("maskd/door/state"));
     let own = |topic: &String| topic.starts_with("maskd/") || topic.starts_with("homeassistant/");
     assert!(late.topics().iter().all(own), "{:?}", late.topics());
 
-    // A stop in order, and a kill.
+    // A clean stop, and a kill.
     running.stop();
-    says(&ear, "maskd/door/status", "offline");
+    expect_text(&ear, "maskd/door/status", "offline");
     let mut running = Running(door.run());
-    says(&ear, "maskd/door/status", "online");
+    expect_text(&ear, "maskd/door/status", "online");
     running.0.kill().unwrap();
-    says(&ear, "maskd/door/status", "offline");
+    expect_text(&ear, "maskd/door/status", "offline");
 }
 
 #[test]
-fn a_broker_that_comes_back_is_told_everything_again() {
+fn everything_is_published_again_after_a_reconnect() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let door = Door::new(port, "");
-    // The daemon is there first.
+    // The daemon starts before the broker.
     let mut running = Running(door.run());
-    until("a word about the broker", || {
+    until("a warning about the broker", || {
         door.log()
             .contains("not connected to the MQTT broker; retrying")
             .then_some(())
@@ -183,23 +183,23 @@ fn a_broker_that_comes_back_is_told_everything_again() {
         return;
     };
     let ear = Ear::listen(port);
-    says(&ear, "maskd/door/status", "online");
+    expect_text(&ear, "maskd/door/status", "online");
     until("the state", || ear.json("maskd/door/state"));
     broker.end();
     let broker = Broker::start_at(folder.path(), port, "").unwrap();
     let ear = Ear::listen(broker.port);
-    says(&ear, "maskd/door/status", "online");
+    expect_text(&ear, "maskd/door/status", "online");
     until("the state", || ear.json("maskd/door/state"));
     let device = until("the discovery", || {
         ear.json("homeassistant/device/door/config")
     });
-    // Without capturing in the config there is no switch for it.
+    // Without capturing in the config there is no switch.
     assert_eq!(
         device["components"]["capture"].as_object().unwrap().len(),
         1
     );
     ear.publish("maskd/door/capture/set", b"ON", false);
-    until("a word about it", || {
+    until("a warning", || {
         door.log()
             .contains("cannot be turned on over MQTT")
             .then_some(())
@@ -214,24 +214,24 @@ fn a_broker_that_comes_back_is_told_everything_again() {
 }
 
 #[test]
-fn nonsense_and_floods_change_nothing() {
+fn malformed_messages_and_floods_change_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let more = "max_packet_size 20000000";
     let Some(broker) = Broker::start(folder.path(), more) else {
         return;
     };
     let ear = Ear::listen(broker.port);
-    // Kept from another time, of another size, and for everybody.
+    // Retained messages: an old command, a huge one, and one on a shared topic.
     ear.publish("maskd/door/refit/set", b"PRESS", true);
     ear.publish("maskd/door/capture/set", &vec![b'x'; 3_000_000], true);
     ear.publish("homeassistant/status", &vec![0xff; 100_000], true);
-    until("all is kept", || {
+    until("all are retained", || {
         (ear.count("homeassistant/status") == 1).then_some(())
     });
     let door = Door::new(broker.port, CAPTURES);
     let mut running = Running(door.run());
-    says(&ear, "maskd/door/status", "online");
-    tells(&ear, "capture", "ON");
+    expect_text(&ear, "maskd/door/status", "online");
+    expect_state(&ear, "capture", "ON");
 
     ear.publish("maskd/door/capture/set", &vec![b'x'; 3_000_000], false);
     ear.publish("maskd/door/capture/set", b"{\"on\": tru", false);
@@ -255,13 +255,13 @@ fn nonsense_and_floods_change_nothing() {
             false,
         );
     }
-    until("a word about the flood", || {
+    until("a warning about the flood", || {
         door.log().contains("too many MQTT messages").then_some(())
     });
     until("frames go on", || {
         (frames(&door) > before + 10).then_some(())
     });
-    // It hears and tells as before.
+    // Commands still work.
     until("a pause", || {
         ear.publish("maskd/door/capture/set", b"OFF", false);
         std::thread::sleep(Duration::from_secs(1));
@@ -280,12 +280,13 @@ fn nonsense_and_floods_change_nothing() {
 }
 
 #[test]
-fn a_broker_that_says_nothing_or_nonsense_costs_nothing() {
+fn a_silent_or_malformed_broker_does_no_harm() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let door = Door::new(port, "");
     let mut running = Running(door.run());
-    // The first hears the login and says nothing, the next what is no MQTT.
+    // The first connection stays silent; the next ones answer with something other than
+    // MQTT.
     let (mut silent, _) = listener.accept().unwrap();
     let mut bytes = [0; 2];
     silent.read_exact(&mut bytes).unwrap();
@@ -302,7 +303,7 @@ fn a_broker_that_says_nothing_or_nonsense_costs_nothing() {
     drop(silent);
     for nonsense in [
         &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
-        // A CONNACK that promises more than there may be, and one that refuses.
+        // A CONNACK with a huge length, and one that refuses.
         &[0x20, 0xff, 0xff, 0xff, 0x7f],
         &[0x20, 0x03, 0x00, 0x87, 0x00],
     ] {
@@ -323,8 +324,7 @@ fn a_broker_that_says_nothing_or_nonsense_costs_nothing() {
     );
 }
 
-/// Keys and certificates of a broker called localhost, and of somebody else; false
-/// without openssl.
+/// Creates a certificate for localhost and one of a stranger; false without openssl.
 fn make_certificates(folder: &Path) -> bool {
     let make = |name: &str| {
         Command::new("openssl")
@@ -351,12 +351,12 @@ fn make_certificates(folder: &Path) -> bool {
 }
 
 #[test]
-fn a_broker_with_tls_and_a_login_is_trusted_or_not() {
+fn certificates_and_logins_are_checked() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     if !make_certificates(folder.path()) {
-        println!("skipped: openssl is not there to make certificates");
+        println!("skipped: openssl is not installed");
         return;
     }
     let made = Command::new("mosquitto_passwd")
@@ -365,10 +365,10 @@ fn a_broker_with_tls_and_a_login_is_trusted_or_not() {
         .args(["maskd", "right pass"])
         .status();
     if made.is_err() {
-        println!("skipped: mosquitto is not there");
+        println!("skipped: mosquitto is not installed");
         return;
     }
-    // A mosquitto that is started by root gives its rights up before it reads.
+    // mosquitto drops root's permissions before it reads these files.
     for file in ["users", "broker.key", "broker.pem"] {
         fs::set_permissions(at(file), fs::Permissions::from_mode(0o644)).unwrap();
     }
@@ -401,7 +401,7 @@ fn a_broker_with_tls_and_a_login_is_trusted_or_not() {
     assert!(checked.status.success(), "{said}\n{}", broker.log());
     assert!(said.contains("can be reached, as door"), "{said}");
     let mut running = Running(good.run());
-    until("it is connected", || {
+    until("a connection", || {
         good.log().contains("MQTT connected").then_some(())
     });
     running.stop();
@@ -426,7 +426,7 @@ fn a_broker_with_tls_and_a_login_is_trusted_or_not() {
 }
 
 #[test]
-fn check_says_whether_there_is_a_broker() {
+fn check_tells_whether_the_broker_can_be_reached() {
     let door = Door::new(free_port(), "");
     let bad = door.check();
     assert_eq!(bad.status.code(), Some(69));

@@ -1,5 +1,4 @@
-//! The page's door: who gets in, and what was tried to get in otherwise
-//! (`docs/SECURITY.md`), on the real binary.
+//! Access to the web page, and the attacks of `docs/SECURITY.md`, on the real binary.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -34,14 +33,14 @@ struct Door {
     token: String,
 }
 
-/// What was answered.
-struct Answer {
+/// A parsed HTTP response.
+struct Response {
     status: u16,
     head: String,
     body: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
@@ -54,7 +53,7 @@ impl Answer {
             .map(|(_, value)| value)
     }
 
-    /// The cookie that was set, to be sent.
+    /// The cookie that the response sets, as a `cookie` header.
     fn cookie(&self) -> String {
         let set = self.header("set-cookie").unwrap();
         set.split(';').next().unwrap().to_owned()
@@ -88,7 +87,7 @@ impl Door {
                 break address.trim().rsplit(':').next().unwrap().parse().unwrap();
             }
         };
-        // Nobody reads the rest, but it must be able to write it.
+        // Keeps reading, so that the daemon is never blocked on its log.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         Door {
             folder,
@@ -105,8 +104,8 @@ impl Door {
         stream
     }
 
-    /// Sends a request with these lines in its head, and a body.
-    fn ask(&self, request: &str, lines: &[&str], body: &str) -> Answer {
+    /// Sends a request with these header lines and a body.
+    fn ask(&self, request: &str, lines: &[&str], body: &str) -> Response {
         let head: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
         let mut host = format!("host: 127.0.0.1:{}\r\n", self.port);
         if head.to_lowercase().contains("host: ") {
@@ -117,17 +116,17 @@ impl Door {
             "{request} HTTP/1.1\r\n{host}connection: close\r\ncontent-length: {length}\r\n{head}\r\n{body}"
         );
         let mut stream = self.connect();
-        // It may be refused before it is all there.
+        // The server may refuse the request before it has read all of it.
         let _ = stream.write_all(all.as_bytes());
-        answer(stream)
+        read_response(stream)
     }
 
-    fn with_token(&self, request: &str, body: &str) -> Answer {
+    fn with_token(&self, request: &str, body: &str) -> Response {
         let token = format!("authorization: Bearer {}", self.token);
         self.ask(request, &[&token], body)
     }
 
-    fn log_in(&self, password: &str) -> Answer {
+    fn log_in(&self, password: &str) -> Response {
         let body = serde_json::json!({ "password": password }).to_string();
         self.ask("POST /api/v1/session", &[], &body)
     }
@@ -146,14 +145,14 @@ impl Drop for Door {
     }
 }
 
-fn answer(mut stream: impl Read) -> Answer {
+fn read_response(mut stream: impl Read) -> Response {
     let mut bytes = Vec::new();
-    // A connection may be reset behind an answer that came early.
+    // The connection may be reset after an early response.
     let _ = stream.read_to_end(&mut bytes);
     let at = bytes.windows(4).position(|four| four == b"\r\n\r\n");
-    let at = at.unwrap_or_else(|| panic!("no answer: {}", String::from_utf8_lossy(&bytes)));
+    let at = at.unwrap_or_else(|| panic!("no response: {}", String::from_utf8_lossy(&bytes)));
     let head = text(&bytes[..at]);
-    Answer {
+    Response {
         status: head.split(' ').nth(1).unwrap().parse().unwrap(),
         head,
         body: bytes.split_off(at + 4),
@@ -161,7 +160,7 @@ fn answer(mut stream: impl Read) -> Answer {
 }
 
 #[test]
-fn it_does_not_start_open_to_others() {
+fn the_daemon_does_not_start_without_access_control() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("maskd.toml");
     let run = |config: &str| {
@@ -188,7 +187,7 @@ fn it_does_not_start_open_to_others() {
 }
 
 #[test]
-fn nothing_is_shown_and_done_for_those_who_are_not_let_in() {
+fn every_operation_needs_access() {
     let door = Door::open("allowed-hosts = [\"door.lan\"]\n");
     let api: Value =
         serde_json::from_str(&fs::read_to_string(root().join("docs/openapi.json")).unwrap())
@@ -215,7 +214,7 @@ fn nothing_is_shown_and_done_for_those_who_are_not_let_in() {
     assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"));
     assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
 
-    // A name of somebody else's that points here: DNS rebinding.
+    // DNS rebinding: somebody else's name points here.
     let token = format!("authorization: Bearer {}", door.token);
     let host = |host: &str| {
         let line = format!("host: {host}");
@@ -232,7 +231,7 @@ fn nothing_is_shown_and_done_for_those_who_are_not_let_in() {
     let absolute = "GET http://evil.example/api/v1/status";
     assert_eq!(door.ask(absolute, &[&token], "").status, 421);
 
-    // A page of another site that makes requests: CSRF, with a session.
+    // CSRF: another site's page sends requests with the visitor's session.
     let cookie = format!("cookie: {}", door.log_in(PASSWORD).cookie());
     let ours = format!("origin: http://127.0.0.1:{}", door.port);
     let post = |line: &str| {
@@ -259,7 +258,7 @@ fn nothing_is_shown_and_done_for_those_who_are_not_let_in() {
 }
 
 #[test]
-fn sessions_begin_by_the_password_and_end_by_log_out() {
+fn sessions_start_at_log_in_and_end_at_log_out() {
     let door = Door::open("");
     let wrong = door.log_in("guess");
     assert_eq!(wrong.status, 401);
@@ -275,7 +274,7 @@ fn sessions_begin_by_the_password_and_end_by_log_out() {
     let again = door.ask("GET /api/v1/session", &[&line], "").json();
     assert_eq!(again["session"], true);
 
-    // Who looks at the stream is shown nothing any more after the log-out.
+    // A running stream ends with the log-out.
     let mut stream = door.connect();
     let request = format!("GET /api/v1/live/stream HTTP/1.1\r\nhost: localhost\r\n{line}\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
@@ -286,14 +285,14 @@ fn sessions_begin_by_the_password_and_end_by_log_out() {
     let out = door.ask("DELETE /api/v1/session", &[&line], "");
     assert_eq!(out.status, 200);
     assert!(out.header("set-cookie").unwrap().contains("Max-Age=0"));
-    assert_eq!(status(), 401, "a cookie that is replayed opens nothing");
+    assert_eq!(status(), 401, "a replayed cookie is refused");
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).unwrap();
 
-    // Guessing: five tries, and one more in each 20 seconds. On a machine so slow
-    // that a try takes as long, all are looked at.
+    // Guessing: five attempts, then one every 20 seconds. On a machine so slow that an
+    // attempt takes that long, none is refused.
     let start = Instant::now();
-    let answers: Vec<Answer> = (0..12).map(|_| door.log_in("guess")).collect();
+    let answers: Vec<Response> = (0..12).map(|_| door.log_in("guess")).collect();
     let looked_at = answers.iter().filter(|answer| answer.status == 401).count();
     let allowed = 6 + start.elapsed().as_secs() / 20;
     assert!(looked_at as u64 <= allowed, "{looked_at} of {allowed}");
@@ -306,7 +305,7 @@ fn sessions_begin_by_the_password_and_end_by_log_out() {
 }
 
 #[test]
-fn paths_of_the_device_cannot_be_named() {
+fn the_page_cannot_reach_files_of_the_device() {
     let door = Door::open("");
     for id in [
         "..%2F..%2Fmaskd.toml",
@@ -358,17 +357,17 @@ fn paths_of_the_device_cannot_be_named() {
 }
 
 #[test]
-fn large_and_slow_requests_keep_nobody_waiting() {
+fn large_and_slow_requests_block_nobody() {
     let door = Door::open("");
-    // The head of a request that never ends,
+    // An endless request head,
     let mut slow = door.connect();
     slow.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nx: ")
         .unwrap();
-    // its body,
+    // an endless body,
     let mut body = door.connect();
     let head = "POST /api/v1/session HTTP/1.1\r\nhost: localhost\r\ncontent-length: 60000\r\n\r\n{";
     body.write_all(head.as_bytes()).unwrap();
-    // and connections that say nothing.
+    // and silent connections.
     let silent: Vec<TcpStream> = (0..40).map(|_| door.connect()).collect();
 
     assert_eq!(door.with_token("GET /api/v1/status", "").status, 200);
@@ -380,17 +379,17 @@ fn large_and_slow_requests_keep_nobody_waiting() {
     let mut stream = door.connect();
     stream.write_all(chunked.as_bytes()).unwrap();
     let _ = stream.write_all(big.as_bytes());
-    assert_eq!(answer(stream).status, 413);
+    assert_eq!(read_response(stream).status, 413);
 
     let start = Instant::now();
-    assert_eq!(answer(body).status, 408);
+    assert_eq!(read_response(body).status, 408);
     let mut rest = Vec::new();
     let _ = slow.read_to_end(&mut rest);
     for mut stream in silent {
         assert_eq!(stream.read(&mut [0; 16]).unwrap(), 0, "it is closed");
     }
     assert!(start.elapsed() < Duration::from_secs(50));
-    // More connections than it takes are closed, and it goes on.
+    // Excess connections are closed, and the server keeps working.
     let many: Vec<TcpStream> = (0..300).map(|_| door.connect()).collect();
     drop(many);
     let found = (0..100).any(|_| {
@@ -408,7 +407,7 @@ fn large_and_slow_requests_keep_nobody_waiting() {
 }
 
 #[test]
-fn settings_are_checked_applied_and_written_with_comments_kept() {
+fn settings_are_checked_applied_and_saved_with_comments() {
     let door = Door::open("");
     let refused = door.with_token("PATCH /api/v1/settings", r#"{"unmasked_threshold":0.9}"#);
     assert_eq!(refused.status, 400);
@@ -440,7 +439,7 @@ fn settings_are_checked_applied_and_written_with_comments_kept() {
 }
 
 #[test]
-fn tls_is_served_by_the_users_own_certificate() {
+fn tls_uses_the_configured_certificate() {
     let tls = root().join("tests/web/tls");
     let door = Door::open(&format!(
         "tls-certificate = {:?}\ntls-key = {:?}\n",
@@ -466,14 +465,14 @@ fn tls_is_served_by_the_users_own_certificate() {
          content-length: {length}\r\n\r\n{body}"
     )
     .unwrap();
-    let answer = answer(stream);
+    let answer = read_response(stream);
     assert_eq!(answer.status, 200);
     let set = answer.header("set-cookie").unwrap();
     assert!(
         set.starts_with("__Host-maskd=") && set.ends_with("; Secure"),
         "{set}"
     );
-    // Whoever speaks without TLS gets nothing, and hurts nobody.
+    // A client without TLS gets no response and does no harm.
     let mut plain = door.connect();
     plain
         .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
@@ -485,7 +484,7 @@ fn tls_is_served_by_the_users_own_certificate() {
 }
 
 #[test]
-fn the_description_of_the_api_is_what_is_documented() {
+fn the_documented_api_description_is_current() {
     let printed = text(&maskd().arg("openapi").output().unwrap().stdout);
     let golden = fs::read_to_string(root().join("docs/openapi.json")).unwrap();
     assert_eq!(printed, golden, "maskd openapi > docs/openapi.json");

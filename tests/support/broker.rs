@@ -1,4 +1,4 @@
-//! A mosquitto of the test's own on loopback, and somebody who listens there.
+//! A mosquitto broker for one test, on loopback, and a subscriber to all its topics.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ fn program() -> Option<&'static str> {
     })
 }
 
-/// What becomes true sooner or later.
+/// Waits until `found` returns something.
 #[track_caller]
 pub fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
@@ -35,7 +35,7 @@ pub fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    panic!("still waiting: {what}");
+    panic!("timed out waiting for {what}");
 }
 
 pub fn free_port() -> u16 {
@@ -43,7 +43,7 @@ pub fn free_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
-/// A broker; it ends with this value.
+/// A running broker; it stops when the value is dropped.
 pub struct Broker {
     pub port: u16,
     folder: PathBuf,
@@ -51,15 +51,15 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// `None`, and a word about it, if mosquitto is not there. `more` are lines of
-    /// its config.
+    /// `None`, with a note on standard output, if mosquitto is not installed. `more` are
+    /// lines for its config.
     pub fn start(folder: &Path, more: &str) -> Option<Broker> {
         Broker::start_at(folder, free_port(), more)
     }
 
     pub fn start_at(folder: &Path, port: u16, more: &str) -> Option<Broker> {
         let Some(program) = program() else {
-            println!("skipped: mosquitto is not there");
+            println!("skipped: mosquitto is not installed");
             return None;
         };
         let config = folder.join("mosquitto.conf");
@@ -110,19 +110,19 @@ impl Drop for Broker {
     }
 }
 
-/// Payloads by topic, all that came, in their order; with whether they were kept.
+/// All received payloads by topic, in order, each with whether it was retained.
 type Heard = Arc<Mutex<BTreeMap<String, Vec<(bool, Vec<u8>)>>>>;
 
-/// Somebody at the broker who hears everything.
+/// A client that is subscribed to all topics.
 pub struct Ear {
     heard: Heard,
     client: Client,
 }
 
 impl Ear {
-    #[expect(clippy::disallowed_methods, reason = "a thread of the test's own")]
+    #[expect(clippy::disallowed_methods, reason = "the test needs a thread")]
     pub fn listen(port: u16) -> Ear {
-        // A broker ends the older of two connections with one name.
+        // Unique, because a broker closes the older of two connections with one client id.
         static EARS: AtomicUsize = AtomicUsize::new(0);
         let name = format!("ear-{}", EARS.fetch_add(1, Ordering::Relaxed));
         let mut options = MqttOptions::new(name, ("127.0.0.1", port));
