@@ -185,11 +185,11 @@ const MAX_SESSION_AGE: Duration = Duration::from_hours(24 * 7);
 const MAX_SESSIONS: usize = 64;
 
 /// The hash of a session's cookie, from which the cookie cannot be derived.
-pub type SessionKey = [u8; 32];
+pub(super) type SessionKey = [u8; 32];
 
 /// The sessions of everybody who has logged in.
 #[derive(Debug, Default)]
-pub struct Sessions {
+pub(super) struct Sessions {
     by_key: HashMap<SessionKey, Session>,
 }
 
@@ -208,10 +208,7 @@ impl Session {
 
 impl Sessions {
     /// Begins a session and returns the value of its cookie.
-    ///
-    /// # Errors
-    /// [`WebError::Random`].
-    pub fn begin(&mut self, now: Instant) -> Result<String, WebError> {
+    pub(super) fn begin(&mut self, now: Instant) -> Result<String, WebError> {
         self.by_key.retain(|_, session| !session.is_expired(now));
         while self.by_key.len() >= MAX_SESSIONS {
             let oldest = self
@@ -233,7 +230,7 @@ impl Sessions {
     }
 
     /// The session of a cookie, if it is valid; this counts as use.
-    pub fn use_cookie(&mut self, now: Instant, cookie: &str) -> Option<SessionKey> {
+    pub(super) fn use_cookie(&mut self, now: Instant, cookie: &str) -> Option<SessionKey> {
         let key = digest(cookie);
         let session = self.by_key.get_mut(&key)?;
         if session.is_expired(now) {
@@ -245,14 +242,13 @@ impl Sessions {
     }
 
     /// Whether a session is still valid; this does not count as use.
-    #[must_use]
-    pub fn is_valid(&self, now: Instant, key: &SessionKey) -> bool {
+    pub(super) fn is_valid(&self, now: Instant, key: &SessionKey) -> bool {
         let session = self.by_key.get(key);
         session.is_some_and(|session| !session.is_expired(now))
     }
 
     /// Ends a session: its cookie is no longer accepted.
-    pub fn end(&mut self, key: &SessionKey) {
+    pub(super) fn end(&mut self, key: &SessionKey) {
         self.by_key.remove(key);
     }
 }
@@ -278,7 +274,7 @@ struct Rate {
 
 /// Limits log-in attempts, by address and overall (token buckets).
 #[derive(Debug, Default)]
-pub struct Limiter {
+pub(super) struct Limiter {
     peers: HashMap<IpAddr, Bucket>,
     overall: Option<Bucket>,
 }
@@ -308,11 +304,8 @@ impl Bucket {
 }
 
 impl Limiter {
-    /// Uses up one attempt of `peer`.
-    ///
-    /// # Errors
-    /// The time until the next attempt, if none is left.
-    pub fn take(&mut self, now: Instant, peer: IpAddr) -> Result<(), Duration> {
+    /// Uses up one attempt of `peer`; if none is left, returns the time until the next.
+    pub(super) fn take(&mut self, now: Instant, peer: IpAddr) -> Result<(), Duration> {
         let peer = network(peer);
         if self.peers.len() >= MAX_PEERS && !self.peers.contains_key(&peer) {
             // An empty bucket counts: dropping it would give its address new attempts.
@@ -342,7 +335,7 @@ impl Limiter {
     }
 
     /// The password was right: this address has all its attempts again.
-    pub fn reset(&mut self, peer: IpAddr) {
+    pub(super) fn reset(&mut self, peer: IpAddr) {
         self.peers.remove(&network(peer));
     }
 }

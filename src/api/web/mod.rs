@@ -35,7 +35,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config;
 
-pub use auth::{Access, Limiter, Sessions, Token, hash_password, new_token};
+pub use auth::{Access, Token, hash_password, new_token};
 pub use live_view::{AnnotatedFrame, LiveView, draw};
 pub use server::{LiveFrame, LiveRecord, LogIn, SessionRecord, WebServer, description, serve};
 
