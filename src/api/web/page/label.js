@@ -84,7 +84,7 @@ class LabelQueue extends HTMLElement {
   facePicture(sample, at, excluded, total) {
     const image = h("img", { src: pictureOf(sample.id), alt: `Face ${at + 1} of ${total}, ${sample.day}`, width: 224, height: 224 });
     if (total === 1) return image;
-    // Near duplicates are labelled together, except those that are deselected by a tap.
+    // Near duplicates are labeled together, except those that are deselected by a tap.
     return h(
       "button",
       {
@@ -186,7 +186,7 @@ class LabelQueue extends HTMLElement {
     try {
       const result = await api.mark(ids, { as: label });
       const failed = Object.values(result.failed);
-      toast(failed.length > 0 ? `${count(failed.length, "face picture")} not labelled: ${failed[0]}` : `${words(label)}: ${count(ids.length, "face picture")}`, {
+      toast(failed.length > 0 ? `${count(failed.length, "face picture")} not labeled: ${failed[0]}` : `${words(label)}: ${count(ids.length, "face picture")}`, {
         name: "Undo",
         run: () => this.undo(),
       });

@@ -12,9 +12,9 @@ function advice(entry) {
     case "more-tracks":
       return `Label pictures of more people ${label}: there are ${about.groups} so far, and ${about.wanted} would give a clearer result.`;
     case "another-day":
-      return `All pictures labelled ${label} are from one day: add some from another day or in other light.`;
+      return `All pictures labeled ${label} are from one day: add some from another day or in other light.`;
     case "more-of":
-      return `Pictures labelled ${label} are misclassified most often (${about.wrong} of ${about.samples}): label more of them.`;
+      return `Pictures labeled ${label} are misclassified most often (${about.wrong} of ${about.samples}): label more of them.`;
     case "check-labels":
       return `Check the ${count(about.suspects, "picture")} below whose label may be wrong.`;
     default:
@@ -125,7 +125,7 @@ class LearningView extends HTMLElement {
           h(
             "li",
             {},
-            h("img", { src: pictureOf(sample.id), alt: `Labelled ${words(labels[sample.label] ?? "?")}`, width: 112, height: 112, loading: "lazy" }),
+            h("img", { src: pictureOf(sample.id), alt: `Labeled ${words(labels[sample.label] ?? "?")}`, width: 112, height: 112, loading: "lazy" }),
             h("span", {}, words(labels[sample.label] ?? "?")),
             h("span", { class: "hint" }, `probability ${percent(sample.probability, 0)}`),
           ),
