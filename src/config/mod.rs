@@ -219,7 +219,7 @@ fn from_table(table: &toml::Table, problems: &mut Vec<Problem>) -> Config {
             }
             // An unknown section is one problem, not one for each of its keys.
             toml::Value::Table(_) => {
-                fail(section.clone(), "is not a section of the config".to_owned())
+                fail(section.clone(), "is not a section of the config".to_owned());
             }
             _ => fail(section.clone(), "is outside of any [section]".to_owned()),
         }

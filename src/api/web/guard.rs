@@ -27,7 +27,14 @@ pub(super) fn is_own_host(uri: &Uri, headers: &HeaderMap, names: &[String]) -> b
     let is_own = |authority: &Authority| {
         let host = authority.host();
         let ip = host.trim_start_matches('[').trim_end_matches(']');
-        !authority.as_str().contains('@')
+        // Beside the host there may only be a port: no user name, and nothing between
+        // "]" and the port, which `Authority` lets pass.
+        let is_port = |rest: &str| {
+            let port = rest.strip_prefix(':').unwrap_or_default();
+            rest.is_empty() || !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
+        };
+        let rest = authority.as_str().strip_prefix(host);
+        rest.is_some_and(is_port)
             && (ip.parse::<IpAddr>().is_ok()
                 || host.eq_ignore_ascii_case("localhost")
                 || names.iter().any(|name| host.eq_ignore_ascii_case(name)))
@@ -108,6 +115,7 @@ mod tests {
             "localhost.evil.example",
             "127.0.0.1.evil.example",
             "user@127.0.0.1",
+            "[::1]evil.example",
             "",
             "a b",
             "door.lan.",
