@@ -1,13 +1,13 @@
-//! What a training does besides running the backbone: `cargo bench --bench train`.
+//! The parts of a training other than the backbone: `cargo bench --bench train`.
 //!
-//! Prints how many views a second are made of a crop, and how many steps a
-//! second the head takes, each with its ratio to the first line: rates are of
-//! this machine and this moment, ratios of one run can be compared. Before them,
-//! how long a large refit takes one core, and its memory.
+//! Prints the time and memory of a large refit on one core. Then it prints how many
+//! views per second are made from a crop, and how many samples per second the head
+//! is trained on, each with its ratio to the first line. Rates depend on the machine
+//! and its load; the ratios within one run can be compared.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
-    reason = "a measurement of known input, by the clock"
+    reason = "a measurement of known input, with the clock"
 )]
 
 use std::fs;
@@ -26,39 +26,39 @@ use maskd::training::train::{TrainOptions, Trainer};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-/// Rounds of each measurement, of which the fastest counts: what else the
-/// machine does only makes a round slower.
+/// Rounds of each measurement. The fastest counts, since other load of the machine
+/// only makes a round slower.
 const ROUNDS: usize = 5;
 
-/// Length of a round.
+/// Duration of a round.
 const ROUND: Duration = Duration::from_millis(300);
 
-/// Prints rates and their ratios to the first.
+/// Prints rates and their ratios to the first one.
 struct Rates {
-    what: &'static str,
+    unit: &'static str,
     first: Option<f64>,
 }
 
 impl Rates {
-    fn of(what: &'static str) -> Rates {
-        Rates { what, first: None }
+    fn of(unit: &'static str) -> Rates {
+        Rates { unit, first: None }
     }
 
-    /// `work` makes so many at a time.
-    fn measure(&mut self, name: &str, makes: usize, mut work: impl FnMut()) {
+    /// Each call of `work` makes `count` units.
+    fn measure(&mut self, name: &str, count: usize, mut work: impl FnMut()) {
         let mut best: f64 = 0.0;
         for _ in 0..ROUNDS {
             let start = Instant::now();
             let mut made = 0;
             while start.elapsed() < ROUND {
                 work();
-                made += makes;
+                made += count;
             }
             best = best.max(made as f64 / start.elapsed().as_secs_f64());
         }
         let first = *self.first.get_or_insert(best);
-        let (what, ratio) = (self.what, best / first);
-        println!("{name:<28} {best:>8.0} {what} a second {ratio:>6.2}");
+        let (unit, ratio) = (self.unit, best / first);
+        println!("{name:<28} {best:>8.0} {unit} per second {ratio:>6.2}");
     }
 }
 
@@ -107,7 +107,7 @@ fn steps() {
     }
 }
 
-/// Refits with so many new features.
+/// New features of the refit.
 const NEW: usize = 1000;
 const EPOCHS: usize = 20;
 const BATCH: usize = 32;
@@ -120,15 +120,15 @@ fn memory_mb(field: &str) -> Option<f64> {
     Some(kib * 1024.0 / 1e6)
 }
 
-/// Seconds that this thread had a core, of Linux' `schedstat`.
+/// CPU time of this thread in seconds, from Linux' `schedstat`.
 fn core_seconds() -> Option<f64> {
     let stat = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     let nanoseconds: f64 = stat.split_whitespace().next()?.parse().ok()?;
     Some(nanoseconds / 1e9)
 }
 
-/// All steps of one turn of a refit, at batches of [`BATCH`]: so many that the
-/// new and the replayed features could each be seen [`EPOCHS`] times.
+/// All steps of one fit of a refit, with batches of [`BATCH`]: enough to see the new
+/// and the replayed features [`EPOCHS`] times.
 fn refit() {
     let replay = Replay::parse(SHIPPED_REPLAY).unwrap();
     let classes = replay.labels.len();
@@ -163,12 +163,12 @@ fn refit() {
         },
         ..RefitOptions::default()
     };
-    // The peak begins anew from here, where the system allows it (proc(5)).
+    // Resets the peak, if the system allows it (proc(5)).
     let _ = fs::write("/proc/self/clear_refs", "5");
     let (memory, core, start) = (memory_mb("VmRSS:"), core_seconds(), Instant::now());
     let learned = refit::learn(&input, &options, &|| false).unwrap();
     let seconds = start.elapsed().as_secs_f64();
-    assert!(black_box(learned).is_some(), "the refit has a head");
+    assert!(black_box(learned).is_some(), "the refit makes a head");
     let steps = options.fit.steps;
     println!(
         "refit of {NEW} features and {} replayed, {EPOCHS} epochs of batches of {BATCH} ({steps} steps):",
@@ -179,7 +179,7 @@ fn refit() {
         print!(", {:.2} s of one core", after - before);
     }
     if let (Some(before), Some(peak)) = (memory, memory_mb("VmHWM:")) {
-        print!(", at most {:.1} MB on top of {before:.1} MB", peak - before);
+        print!(", peak {:.1} MB above {before:.1} MB", peak - before);
     }
     println!();
 }

@@ -4,7 +4,7 @@
 # trained on. Needs only Rust, and leaves nothing behind. Takes about one minute after
 # the first build.
 #
-# The door is simulated: examples/simulate_camera.rs turns the photographs of
+# The door is simulated: tools/simulate_camera.rs turns the photographs of
 # assets/frames into what a poor camera would have taken. Every seed is another night.
 # The photographs are few, so the figures are an example, not what to expect at your
 # door.
@@ -129,7 +129,7 @@ target/release/maskd refit --state "$work/state"
 say "the running daemon uses the new model from the next frame on"
 sleep 1
 grep -E 'refit|head in use' "$work/log" | sed 's/\x1b\[[0-9;]*m//g' || true
-target/release/maskd status --state "$work/state" | grep -E '^(camera|head|samples)'
+target/release/maskd status --state "$work/state" | grep -E '^(camera|model|samples)'
 
 say "after: the trained model on the later nights (same people, then other people)"
 evaluate regulars --state "$work/state"

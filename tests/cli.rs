@@ -1,4 +1,4 @@
-//! The command line as a user meets it: the real binary.
+//! The command line, with the real binary.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,7 +9,12 @@
 
 mod support;
 
+#[path = "../examples/classify_picture.rs"]
+#[expect(dead_code, reason = "the test calls what its `main` calls")]
+mod classify_picture;
+
 use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 use support::{assert_refused, frame, maskd, root, run, text};
@@ -144,7 +149,7 @@ fn classify_prints_the_documented_json() {
 }
 
 #[test]
-fn a_box_lies_on_the_labelled_face() {
+fn a_box_is_on_the_labelled_face() {
     let output = maskd()
         .arg("classify")
         .arg(frame("maksssksksss10.jpg"))
@@ -161,6 +166,17 @@ fn a_box_lies_on_the_labelled_face() {
     for (found, label) in found.iter().zip([97.0, 240.0, 96.0, 116.0]) {
         assert!((found - label).abs() < 15.0, "{found} for {label}");
     }
+}
+
+#[test]
+fn the_library_example_gives_a_verdict_for_each_face() {
+    let lines = classify_picture::classify(&frame("maksssksksss128.jpg")).unwrap();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(
+        lines[0].starts_with("face at ") && lines[0].ends_with(": without_mask"),
+        "{lines:?}"
+    );
+    assert!(classify_picture::classify(Path::new("nowhere.jpg")).is_err());
 }
 
 #[test]
@@ -207,15 +223,15 @@ fn annotated_pictures_show_the_verdict_and_replace_nothing() {
         .filter(|pixel| pixel[0] > 180 && pixel[1] < 60 && pixel[2] < 60);
     assert!(
         red.count() > 1000,
-        "a bare face has a red box and a red label"
+        "an unmasked face has a red box and a red label"
     );
 }
 
 #[test]
-fn missing_pictures_and_folders_are_said() {
+fn missing_pictures_and_folders_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let output = run(&["classify", folder.path().to_str().unwrap()]);
-    assert_refused(&output, 66, "holds no pictures");
+    assert_refused(&output, 66, "has no pictures");
 
     let output = maskd()
         .arg("classify")
@@ -232,12 +248,12 @@ fn missing_pictures_and_folders_are_said() {
     );
     assert!(
         text(&output.stdout).contains("1 face"),
-        "the other one is classified"
+        "the other picture is classified"
     );
 }
 
 #[test]
-fn a_reader_that_leaves_early_is_no_failure() {
+fn a_reader_that_closes_the_pipe_is_no_failure() {
     use std::process::{Command, Stdio};
     let binary = env!("CARGO_BIN_EXE_maskd");
     let frames = root().join("assets/frames");
@@ -281,7 +297,7 @@ fn check_reports_every_problem_at_once() {
     }
     assert!(
         report.contains("ok   models"),
-        "the shipped models are looked at all the same"
+        "the built-in models are checked nevertheless"
     );
 
     let output = maskd()
@@ -294,7 +310,7 @@ fn check_reports_every_problem_at_once() {
 }
 
 #[test]
-fn check_of_the_shipped_config_is_good() {
+fn the_shipped_config_passes_the_check() {
     let config = root().join("config/maskd.toml");
     let folder = tempfile::tempdir().unwrap();
     let output = maskd()
@@ -354,7 +370,7 @@ fn configs_that_cannot_be_read_are_78() {
 }
 
 #[test]
-fn masked_labels_that_the_head_lacks_are_78() {
+fn masked_labels_that_the_model_lacks_are_78() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("maskd.toml");
     fs::write(&config, "[classify]\nmasked-labels = [\"mask\"]\n").unwrap();
@@ -398,13 +414,13 @@ fn bench_prints_a_table_and_the_documented_json() {
         .unwrap();
     let table = text(&output.stdout);
     assert!(
-        table.contains("embed, a face") && table.contains("frames/s"),
+        table.contains("embed, per face") && table.contains("frames/s"),
         "{table}"
     );
 }
 
 #[test]
-fn bench_while_training_compares_frames_at_rest_with_frames_beside_trainers() {
+fn bench_while_training_compares_frames_with_and_without_training() {
     let output = maskd()
         .args(["bench", "--while-training", "--rounds", "1", "--json"])
         .arg(frame("maksssksksss18.jpg"))
@@ -424,7 +440,7 @@ fn bench_while_training_compares_frames_at_rest_with_frames_beside_trainers() {
     for key in positive {
         assert!(compared[key].as_f64().unwrap() > 0.0, "{key}: {compared}");
     }
-    // How far they come is up to the machine: they yield to everyone.
+    // Their number depends on the machine, since they have the lowest priority.
     for key in ["trainer_steps", "trainer_crops"] {
         assert!(compared[key].is_u64(), "{key}: {compared}");
     }

@@ -512,13 +512,17 @@ fn the_command_line_speaks_to_the_daemon() {
     assert_eq!(status["live"]["frames"], 7);
     let list: Value = serde_json::from_str(&good(&["samples", "list", "--json"])).unwrap();
     assert_eq!(list.as_array().unwrap().len(), 5);
-    assert!(good(&["refit"]).starts_with("refused: the head stays as it is\n"));
+    assert!(good(&["refit"]).starts_with("refused: the model in use stays\n"));
     assert_refused(&command(&["rollback"]), 64, "cannot go back");
     assert_refused(&command(&["heads", "show", "4"]), 66, "no head 4");
 
     // Nobody comes.
     let nobody = command(&["enroll", "first", "--count", "3", "--seconds", "1"]);
-    assert_refused(&nobody, 75, "0 of 3 crops of first were kept within 1 s");
+    assert_refused(
+        &nobody,
+        75,
+        "0 of 3 face pictures of first were stored within 1 s",
+    );
     assert_refused(&command(&["enroll", "unsure"]), 64, "cannot be a label");
     // Somebody comes.
     let mut child = maskd()
@@ -550,7 +554,10 @@ fn the_command_line_speaks_to_the_daemon() {
     assert_eq!(wait(&mut child, Duration::from_mins(1)), Some(0));
     let mut told = String::new();
     child.stdout.unwrap().read_to_string(&mut told).unwrap();
-    assert!(told.ends_with("2 crops of first were kept\n"), "{told}");
+    assert!(
+        told.ends_with("2 face pictures of first were stored\n"),
+        "{told}"
+    );
 
     server.end();
     let alone = command(&["status"]);

@@ -100,7 +100,7 @@ fn without_a_backend_a_laptop_has_the_console_and_is_told_so() {
     assert!(text(&run.stderr).contains("this is no Raspberry Pi: the pins are left alone"));
     let check = maskd().args(["check", "--config", &path]).output().unwrap();
     assert!(check.status.success());
-    assert!(text(&check.stdout).contains("left alone: console only"));
+    assert!(text(&check.stdout).contains("not used: console only"));
 }
 
 #[test]

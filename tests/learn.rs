@@ -114,7 +114,7 @@ fn imported_samples_are_labelled_exported_and_learned() {
         "added: with_mask 12, without_mask 12\n"
     );
     let again = device.stdout(&["samples", "import", set]);
-    assert_eq!(again, "added: none\n24 pictures were there already\n");
+    assert_eq!(again, "added: none\n24 pictures are already there\n");
 
     let list = device.json(&["samples", "list", "--label", "with_mask"]);
     let ids: Vec<&str> = list
@@ -171,16 +171,17 @@ fn imported_samples_are_labelled_exported_and_learned() {
     // The second refit finds all features on disk.
     let words = device.stdout(&["refit"]);
     assert!(
-        words.starts_with("accepted: head ") || words.starts_with("refused: the head stays"),
+        words.starts_with("accepted: model ")
+            || words.starts_with("refused: the model in use stays"),
         "{words}"
     );
     for part in [
         "reason        ",
-        "judged by     cross-validation in 5 folds by track",
+        "evaluated by  cross-validation in 5 folds by track",
         "95 % interval",
         "replay        ",
         "temperature",
-        "chin: 1 samples are too few",
+        "chin: 1 face pictures are too few",
         "\nbefore",
         "\nafter",
     ] {
@@ -188,7 +189,7 @@ fn imported_samples_are_labelled_exported_and_learned() {
     }
 
     let purged = device.stdout(&["samples", "purge", "--label", "chin", "--yes"]);
-    assert!(purged.starts_with("deleted: 0 samples without a label and 1 with one"));
+    assert!(purged.starts_with("deleted: 0 unlabelled and 1 labelled face pictures"));
     device.stdout(&["samples", "purge", "--yes"]);
     assert_eq!(device.stdout(&["samples", "list"]), "");
 }
@@ -228,7 +229,7 @@ fn a_classifier_with_other_labels_learns_without_the_replay_set() {
     let warning = "nothing keeps the new model from forgetting";
     assert!(words.contains(warning), "{words}");
     assert!(!words.contains("\nreplay "), "{words}");
-    assert!(words.contains("\ngain "), "{words}");
+    assert!(words.contains("\nloss change "), "{words}");
 
     let record = device.json(&["refit", "--config", config]);
     let outcome = &record["outcome"];
@@ -284,7 +285,7 @@ fn bad_requests_are_refused_in_a_sentence() {
         (
             &["samples", "list", "--label", "chin"],
             66,
-            "no samples labelled chin",
+            "no face pictures labelled chin",
         ),
         (
             &["samples", "list", "--label", "unlabelled"],
@@ -305,7 +306,7 @@ fn bad_requests_are_refused_in_a_sentence() {
         (
             &["samples", "import", empty.to_str().unwrap()],
             66,
-            "holds no pictures",
+            "has no pictures",
         ),
         (&["samples", "purge"], 64, "--yes"),
         (
@@ -336,7 +337,7 @@ fn heads_are_imported_used_and_rolled_back() {
     let same = head(&name, |_| {});
     assert_eq!(
         device.stdout(&["heads", "import", &same]),
-        "head 1 is in use now\n"
+        "model 1 is in use now\n"
     );
     // A head that never predicts a mask.
     let bare = head(&name, |file| {
@@ -345,12 +346,12 @@ fn heads_are_imported_used_and_rolled_back() {
     });
     assert_eq!(
         device.stdout(&["heads", "import", &bare]),
-        "head 2 is in use now\n"
+        "model 2 is in use now\n"
     );
     let list = device.stdout(&["heads", "list"]);
     assert!(
-        list.starts_with("  head 1  from the shipped head")
-            && list.contains("\n* head 2  from head 1"),
+        list.starts_with("  model 1  from the built-in model")
+            && list.contains("\n* model 2  from model 1"),
         "{list}"
     );
     let shown = device.json(&["heads", "show", "2"]);
@@ -375,12 +376,12 @@ fn heads_are_imported_used_and_rolled_back() {
 
     let copy = device.at("copy.onnx");
     device.stdout(&["heads", "export", "2", copy.to_str().unwrap()]);
-    assert_eq!(device.stdout(&["rollback"]), "head 1 is in use now\n");
+    assert_eq!(device.stdout(&["rollback"]), "model 1 is in use now\n");
     assert_eq!(verdict(&device), "with_mask");
     assert_refused(&device.maskd(&["rollback", "2"]), 64, "after 1 the shipped");
     assert_eq!(
         device.stdout(&["heads", "import", copy.to_str().unwrap()]),
-        "head 3 is in use now\n"
+        "model 3 is in use now\n"
     );
     assert_eq!(verdict(&device), "without_mask");
 
@@ -395,7 +396,7 @@ fn heads_are_imported_used_and_rolled_back() {
     let note = text(&output.stderr);
     assert!(note.starts_with("maskd: ") && note.contains('3'), "{note}");
     let list = device.stdout(&["heads", "list"]);
-    assert!(list.contains("* head 3  damaged: "), "{list}");
+    assert!(list.contains("* model 3  damaged: "), "{list}");
     assert_refused(
         &device.maskd(&["heads", "export", "3", copy.to_str().unwrap()]),
         65,

@@ -414,7 +414,7 @@ fn labels_survive_a_kill_however_they_were_given() {
 
     let enrolled = door.stdout(&["enroll", "chin", "--count", "3", "--seconds", "60"]);
     assert!(
-        enrolled.ends_with("3 crops of chin were kept\n"),
+        enrolled.ends_with("3 face pictures of chin were stored\n"),
         "{enrolled}"
     );
     running.kill();
@@ -471,14 +471,14 @@ fn a_head_is_swapped_between_two_frames_and_back() {
 
     assert_eq!(
         door.stdout(&["heads", "import", &bare]),
-        "head 1 is in use now\n"
+        "model 1 is in use now\n"
     );
     let during = decided("no_mask");
     assert_eq!(during["live"]["head"], 1, "{during}");
 
     assert_eq!(
         door.stdout(&["rollback"]),
-        "the shipped head is in use now\n"
+        "the built-in model is in use now\n"
     );
     let after = decided("mask");
     assert_eq!(after["live"]["head"], Value::Null, "{after}");
@@ -709,7 +709,7 @@ fn off_because(door: &Door) -> String {
     let output = door.command(&["status"]).output().unwrap();
     let words = text(&output.stdout);
     let why = off["live"]["capture"]["off_because"].as_str().unwrap();
-    assert!(words.contains(&format!("off, because {why}")), "{words}");
+    assert!(words.contains(&format!("off: {why}")), "{words}");
     why.to_owned()
 }
 
@@ -867,8 +867,8 @@ fn a_board_with_too_little_voltage_learns_later() {
     let words = door.stdout(&["status"]);
     assert!(
         words.contains(
-            "supply voltage too low; learning waits, \
-             since the voltage of the board's supply is too low\n"
+            "supply voltage too low; training waits: \
+             the voltage of the board's supply is too low\n"
         ),
         "{words}"
     );

@@ -399,7 +399,7 @@ fn certificates_and_logins_are_checked() {
     let checked = good.check();
     let said = text(&checked.stdout);
     assert!(checked.status.success(), "{said}\n{}", broker.log());
-    assert!(said.contains("can be reached, as door"), "{said}");
+    assert!(said.contains("accepts the login as door"), "{said}");
     let mut running = Running(good.run());
     until("a connection", || {
         good.log().contains("MQTT connected").then_some(())
@@ -438,5 +438,5 @@ fn check_tells_whether_the_broker_can_be_reached() {
     fs::write(door.at("maskd.toml"), "").unwrap();
     let off = door.check();
     assert!(off.status.success());
-    assert!(text(&off.stdout).contains("ok   mqtt         off: no broker is named"));
+    assert!(text(&off.stdout).contains("ok   mqtt         off: no broker is configured"));
 }

@@ -1,5 +1,5 @@
-//! Training and judging through the real binary, on a small data set cut from
-//! the example photographs.
+//! Training and evaluation with the real binary, on a small data set that is cut
+//! from the example photographs.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -21,7 +21,7 @@ use maskd::onnx::{Classifier, ModelFile};
 use serde_json::Value;
 use support::{assert_refused, bomb, frame, golden_crops, interrupt, maskd, root, text, wait};
 
-/// Pieces of the golden crops: six of each class, all different.
+/// Parts of the golden crops: six of each class, all different.
 fn data_set(folder: &Path) -> PathBuf {
     let set = folder.join("set");
     for (class, prefix) in [("bare", "bare_"), ("masked", "mask_")] {
@@ -50,9 +50,8 @@ fn train(set: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// A training that cannot end before its standard error is read: its log of
-/// 1,000 epochs is longer than what a pipe holds. `change` is an option of
-/// another value, or one more.
+/// A training that cannot end before its standard error is read: its log of 1,000
+/// epochs does not fit in a pipe. `change` replaces an option or adds one.
 fn long(set: &Path, model: &Path, change: [&str; 2]) -> Command {
     let mut options = vec![
         ["--dataset", set.to_str().unwrap()],
@@ -70,7 +69,7 @@ fn long(set: &Path, model: &Path, change: [&str; 2]) -> Command {
 
 const UNCHANGED: [&str; 2] = ["--seed", "42"];
 
-/// Starts a command and waits until it writes these words to standard error.
+/// Starts a command, and waits until it writes these words to standard error.
 fn start_until(command: &mut Command, words: &str) -> (Child, BufReader<ChildStderr>) {
     let mut child = command
         .args(["--log", "maskd=debug"])
@@ -87,7 +86,7 @@ fn start_until(command: &mut Command, words: &str) -> (Child, BufReader<ChildStd
     (child, errors)
 }
 
-/// Exit code and last line of standard error.
+/// The exit code and the last line of standard error.
 fn end(mut child: Child, mut errors: BufReader<ChildStderr>) -> (Option<i32>, String) {
     let mut rest = String::new();
     errors.read_to_string(&mut rest).unwrap();
@@ -96,7 +95,7 @@ fn end(mut child: Child, mut errors: BufReader<ChildStderr>) -> (Option<i32>, St
 }
 
 #[test]
-fn a_folder_becomes_a_classifier_with_all_that_was_asked_for() {
+fn a_folder_becomes_a_model_with_every_requested_output() {
     let folder = tempfile::tempdir().unwrap();
     let set = data_set(folder.path());
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -140,7 +139,7 @@ fn a_folder_becomes_a_classifier_with_all_that_was_asked_for() {
     assert!(fs::read_to_string(at("plot.svg")).unwrap().contains("<svg"));
     assert!(image::open(at("sheet.png")).unwrap().width() > 1000);
 
-    // Both files hold the same head, and are taken by `classify` and `eval`.
+    // Both files contain the same head, and `classify` and `eval` accept them.
     let model = Classifier::parse("model", &fs::read(at("model.onnx")).unwrap()).unwrap();
     let ModelFile::Head(head) =
         ModelFile::parse("head", &fs::read(at("head.onnx")).unwrap()).unwrap()
@@ -187,7 +186,7 @@ fn a_folder_becomes_a_classifier_with_all_that_was_asked_for() {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_bytes_whatever_the_threads() {
+fn the_same_seed_gives_the_same_bytes_for_any_number_of_threads() {
     let folder = tempfile::tempdir().unwrap();
     let set = data_set(folder.path());
     let bytes = |name: &str, arguments: &[&str]| {
@@ -208,7 +207,7 @@ fn the_same_seed_gives_the_same_bytes_whatever_the_threads() {
 }
 
 #[test]
-fn what_cannot_be_trained_is_refused_in_a_sentence() {
+fn invalid_options_and_folders_are_refused_with_a_sentence() {
     let folder = tempfile::tempdir().unwrap();
     let set = data_set(folder.path());
     let model = folder.path().join("model.onnx");
@@ -256,12 +255,12 @@ fn what_cannot_be_trained_is_refused_in_a_sentence() {
     assert_refused(&train(&set, &sheet), 64, "must end in .png, .jpg");
     assert!(
         !Path::new(model).exists(),
-        "nothing is written by a refusal"
+        "a refused command writes nothing"
     );
 }
 
 #[test]
-fn data_sets_that_teach_nothing_are_refused_in_a_sentence() {
+fn unusable_data_sets_are_refused_with_a_sentence() {
     let folder = tempfile::tempdir().unwrap();
     let set = data_set(folder.path());
     let model = folder.path().join("model.onnx");
@@ -279,7 +278,7 @@ fn data_sets_that_teach_nothing_are_refused_in_a_sentence() {
     let crop = root().join("tests/golden/crops/bare_plain.png");
 
     let new = class("chin");
-    refused(&[], "/chin holds no pictures");
+    refused(&[], "/chin has no pictures");
     for number in 0..4 {
         fs::copy(&crop, new.join(format!("{number}.png"))).unwrap();
     }
@@ -298,7 +297,7 @@ fn data_sets_that_teach_nothing_are_refused_in_a_sentence() {
     refused(&[], "class folder \"unsure\" cannot be a label");
     fs::remove_dir_all(set.join("unsure")).unwrap();
 
-    // What is checked by must be what is learned.
+    // The validation pictures must have the same classes.
     let sheet = folder.path().join("sheet.png");
     let val = folder.path().join("val");
     fs::create_dir_all(val.join("bare")).unwrap();
@@ -306,7 +305,7 @@ fn data_sets_that_teach_nothing_are_refused_in_a_sentence() {
     let arguments = ["--val", val.to_str().unwrap()];
     refused(&arguments, "val has no class \"masked\"");
     fs::create_dir(val.join("masked")).unwrap();
-    refused(&arguments, "/masked holds no pictures");
+    refused(&arguments, "/masked has no pictures");
     fs::write(val.join("masked/0.png"), "no picture").unwrap();
     let output = train(
         &set,
@@ -315,7 +314,7 @@ fn data_sets_that_teach_nothing_are_refused_in_a_sentence() {
     assert_eq!(output.status.code(), Some(65));
     let errors = text(&output.stderr);
     assert!(
-        errors.contains("class \"masked\" has only 0 usable pictures, at least 1"),
+        errors.contains("class \"masked\" has only 0 usable pictures, but at least 1"),
         "{errors}"
     );
     let copy = root().join("tests/golden/crops/mask_small.png");
@@ -334,7 +333,7 @@ fn data_sets_that_teach_nothing_are_refused_in_a_sentence() {
 }
 
 #[test]
-fn flawed_pictures_are_named_and_the_rest_is_learned_from() {
+fn unusable_pictures_are_named_and_the_rest_is_used() {
     let folder = tempfile::tempdir().unwrap();
     let set = data_set(folder.path());
     let crop = |name: &str| root().join("tests/golden/crops").join(name);
@@ -361,13 +360,13 @@ fn flawed_pictures_are_named_and_the_rest_is_learned_from() {
             "maskd: left out: bare/bomb.png: it has 50000 x 50000 pixels, more than 64 million, or too many bits each",
             "maskd: left out: bare/empty.jpg: it is empty",
             "maskd: left out: masked/text.jpg: it is not a JPEG, PNG, WebP, BMP, GIF or TIFF picture",
-            "maskd: left out: the same picture under several classes: bare/masked.png, masked/mask_large.png",
-            "maskd: the same picture several times: bare/again.png, bare/bare_beard.png",
+            "maskd: left out: the same picture in several classes: bare/masked.png, masked/mask_large.png",
+            "maskd: the same picture more than once: bare/again.png, bare/bare_beard.png",
         ];
         assert_eq!(lines[..5], expected, "{errors}");
         assert_eq!(lines.len(), 6, "{errors}");
-        // 7 and 5 pictures; of each class one to check by, and the copies of one
-        // picture stay together.
+        // 7 and 5 pictures: one of each class validates, and copies of a picture stay
+        // together.
         assert!(
             lines[5].ends_with("validation pictures, labels bare, masked"),
             "{errors}"
@@ -381,7 +380,7 @@ fn flawed_pictures_are_named_and_the_rest_is_learned_from() {
 }
 
 #[test]
-fn what_cannot_be_written_is_told_before_the_work() {
+fn unwritable_outputs_are_refused_before_the_work() {
     let folder = tempfile::tempdir().unwrap();
     let set = data_set(folder.path());
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -389,7 +388,7 @@ fn what_cannot_be_written_is_told_before_the_work() {
     let refused = |arguments: &[&str], exit: i32, words: &str| {
         assert_refused(&train(&set, arguments), exit, words);
     };
-    // Nobody can make a file there, and root can write everywhere else.
+    // Even root cannot create a file there.
     refused(&["--model", "/proc/model.onnx"], 74, "cannot write /proc");
     refused(&["--report", "/dev/null"], 74, "it is not a regular file");
     fs::write(at("file"), "").unwrap();
@@ -406,7 +405,7 @@ fn what_cannot_be_written_is_told_before_the_work() {
     let arguments = ["--plot", &plot, "--history", "--report", &csv];
     refused(&arguments, 64, same);
 
-    // As on a full disk: no file may be longer than a few kilobytes.
+    // Like a full disk: no file can be longer than a few kilobytes.
     let output = Command::new("sh")
         .args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "sh"])
         .arg(env!("CARGO_BIN_EXE_maskd"))
@@ -420,7 +419,7 @@ fn what_cannot_be_written_is_told_before_the_work() {
 }
 
 #[test]
-fn an_interrupted_training_goes_on_to_the_same_bytes() {
+fn a_resumed_training_gives_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let set = data_set(folder.path());
     let (whole, model) = (folder.path().join("whole"), folder.path().join("model"));
@@ -441,7 +440,7 @@ fn an_interrupted_training_goes_on_to_the_same_bytes() {
     let state = folder.path().join("model.resume");
     let saved = fs::read(&state).unwrap();
 
-    // Another training does not go on from there.
+    // Another training cannot resume from there.
     let other_set = folder.path().join("other");
     fs::create_dir(&other_set).unwrap();
     let other_set = data_set(&other_set);
@@ -499,12 +498,12 @@ fn an_interrupted_training_goes_on_to_the_same_bytes() {
 }
 
 #[test]
-fn a_training_that_cannot_be_written_is_kept() {
+fn a_training_whose_output_cannot_be_written_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let set = data_set(folder.path());
     let model = folder.path().join("model");
     let (child, errors) = start_until(&mut long(&set, &model, UNCHANGED), "epoch done");
-    // Something gets in the way after the checks.
+    // The output becomes unwritable after the checks.
     fs::create_dir(&model).unwrap();
     interrupt(&child, "-TERM");
     let (exit, last) = end(child, errors);
@@ -524,7 +523,7 @@ fn an_early_interrupt_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let set = data_set(folder.path());
     let model = folder.path().join("model");
-    // Views enough to be interrupted in.
+    // Enough views to be interrupted in time.
     let mut command = long(&set, &model, ["--views", "30"]);
     let (child, errors) = start_until(&mut command, "training pictures");
     interrupt(&child, "-INT");
@@ -535,10 +534,10 @@ fn an_early_interrupt_leaves_nothing() {
 }
 
 #[test]
-fn eval_tells_of_each_picture() {
+fn eval_reports_each_picture() {
     let folder = tempfile::tempdir().unwrap();
     let (set, report) = (folder.path().join("set"), folder.path().join("report.json"));
-    // To judge by, one picture a class is enough, and one class.
+    // For an evaluation one class is enough, with one picture.
     let class = set.join("without_mask");
     fs::create_dir_all(&class).unwrap();
     for name in ["bare_plain.png", "bare_beard.png"] {
@@ -586,7 +585,7 @@ fn eval_tells_of_each_picture() {
 }
 
 #[test]
-fn photographs_with_boxes_judge_the_whole() {
+fn photographs_with_boxes_evaluate_the_whole_system() {
     let folder = tempfile::tempdir().unwrap();
     let report = folder.path().join("report.json");
     let output = maskd()

@@ -1,7 +1,7 @@
-//! What `benches/arm/run` counts: each stage of a frame by itself, between two
-//! markers that its qemu plugin knows (`count.c`).
+//! The program that `benches/arm/run` counts: each stage of a frame runs between
+//! two markers that its QEMU plugin (`count.c`) recognizes.
 //!
-//! Prints a line for each stretch between markers, in their order. Without the
+//! Prints a line for each section between markers, in their order. Without the
 //! plugin the markers do nothing.
 
 use std::hint::black_box;
@@ -19,14 +19,14 @@ use maskd::vision::motion::Motion;
 use maskd::vision::pipeline::Pipeline;
 use rustix::process::{Pid, getpgid};
 
-/// Numbers of processes that cannot exist; `count.c` has the same.
+/// Ids of processes that cannot exist; `count.c` has the same ones.
 const BEGIN: i32 = 0x4d41_534b;
 const END: i32 = 0x4d41_534c;
 
-/// Each stage is counted this often, after a run that is not.
+/// Number of times that each stage is counted, after a first run that is not.
 const ROUNDS: usize = 3;
 
-/// What most webcams send.
+/// The frame size of most webcams.
 const SIZE: (u32, u32) = (640, 480);
 
 fn mark(number: i32) {
@@ -46,7 +46,7 @@ fn count<T, E>(stage: &str, mut work: impl FnMut() -> Result<T, E>) -> Result<()
     Ok(())
 }
 
-/// The picture as a camera sends it.
+/// The picture in the form that a camera sends.
 fn jpeg(pixels: &RgbImage) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Cursor::new(Vec::new());
     JpegEncoder::new_with_quality(&mut bytes, 85).encode_image(pixels)?;

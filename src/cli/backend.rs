@@ -1,55 +1,83 @@
-//! Whom a command about samples and heads speaks to: the daemon that has the
-//! state directory open, or, without one, the files themselves.
+//! What a command about face pictures and models works on: the daemon that has
+//! the state directory open or, without one, the state directory itself.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::interrupt::Interrupt;
 use super::{Failure, Global, socket_path};
-use crate::api::socket::{Client, ControlError};
+use crate::api::socket::Client;
 use crate::config::Config;
 use crate::frame::Crop;
 use crate::learning::{
-    CountRecord, ExportRecord, FailureKind, HeadRecord, ImportRecord, LabelAction, LabelResult,
-    Learning, LearningError, Purge, RefitRecord, RemovedRecord, SampleRecord, SampleSelector,
+    CountRecord, ExportRecord, HeadRecord, ImportRecord, LabelAction, LabelResult, Learning, Purge,
+    RefitRecord, RemovedRecord, SampleRecord, SampleSelector,
 };
 use crate::onnx::{Graph, ThreadPool};
 use crate::vision::embed::{Backbone, Embedder};
 use crate::vision::pipeline::open_model;
 
-/// A state directory that another command has open is waited for: so many
-/// pauses of this length.
-const PAUSES: u32 = 50;
-const PAUSE: Duration = Duration::from_millis(200);
+/// How often, and how far apart, opening a state directory is tried while
+/// another command has it open: for ten seconds.
+const RETRIES: u32 = 50;
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
-impl From<FailureKind> for u8 {
-    fn from(fault: FailureKind) -> u8 {
-        match fault {
-            FailureKind::Usage => Failure::USAGE,
-            FailureKind::Data => Failure::DATA,
-            FailureKind::Missing => Failure::NO_INPUT,
-            FailureKind::NotNow => Failure::TEMPORARY,
-            FailureKind::NoSpace | FailureKind::System => Failure::CANNOT_WRITE,
-            FailureKind::Internal => Failure::INTERNAL,
-            FailureKind::Unavailable => Failure::UNAVAILABLE,
+/// Face pictures ("samples") and models ("heads") of a state directory.
+pub(super) trait Backend {
+    /// All samples, or those of a label.
+    fn samples(&self, label: Option<&str>) -> Result<Vec<SampleRecord>, Failure>;
+    /// Counts by label.
+    fn stats(&self) -> Result<BTreeMap<String, CountRecord>, Failure>;
+    /// The JPEG file of a sample.
+    fn picture(&self, id: &str) -> Result<Vec<u8>, Failure>;
+    fn label(&self, selector: SampleSelector, action: &LabelAction)
+    -> Result<LabelResult, Failure>;
+    fn import(&self, folder: &Path) -> Result<ImportRecord, Failure>;
+    fn export(&self, folder: &Path) -> Result<ExportRecord, Failure>;
+    fn purge(&self, purge: &Purge) -> Result<RemovedRecord, Failure>;
+    /// Trains, and returns when that is done.
+    fn refit(&self) -> Result<RefitRecord, Failure>;
+    fn heads(&self) -> Result<Vec<HeadRecord>, Failure>;
+    fn head(&self, number: u32) -> Result<HeadRecord, Failure>;
+    fn export_head(&self, number: u32, path: &Path) -> Result<(), Failure>;
+    /// The number of the head that is in use now; `None` is the built-in one.
+    fn import_head(&self, path: &Path) -> Result<Option<u32>, Failure>;
+    /// The number of the head that is in use now; `None` is the built-in one.
+    fn rollback(&self, steps: u32) -> Result<Option<u32>, Failure>;
+}
+
+/// The daemon of the state directory if one is running, else the directory.
+pub(super) fn open(global: &Global) -> Result<Box<dyn Backend>, Failure> {
+    let config = global.load_config()?;
+    let state = global.state_dir()?;
+    if let Some(client) = daemon(global, &config, &state)? {
+        return Ok(Box::new(client));
+    }
+    let (backbone, head) = open_model(&config)?;
+    let base = Arc::new(head);
+    let mut retries = 0;
+    let learning = loop {
+        match Learning::open(&state, Arc::clone(&base), config.refit.options()) {
+            Err(error) if error.is_busy() && retries < RETRIES => {
+                retries += 1;
+                std::thread::sleep(RETRY_INTERVAL);
+                // Perhaps a daemon is starting.
+                if let Some(client) = daemon(global, &config, &state)? {
+                    return Ok(Box::new(client));
+                }
+            }
+            opened => break opened?,
         }
-    }
-}
-
-impl From<LearningError> for Failure {
-    fn from(error: LearningError) -> Failure {
-        Failure::new(error.kind().into(), error)
-    }
-}
-
-impl From<ControlError> for Failure {
-    fn from(error: ControlError) -> Failure {
-        Failure::new(error.fault().into(), error)
-    }
+    };
+    Ok(Box::new(StateDirectory {
+        learning,
+        backbone,
+        threads: config.classify.threads(0),
+    }))
 }
 
 /// The daemon of a state directory, if one is running.
@@ -61,7 +89,7 @@ pub(super) fn daemon(
     let Some(client) = Client::connect(&socket_path(config, state))? else {
         return Ok(None);
     };
-    // A configured socket may be that of another state directory's daemon.
+    // The configured socket may belong to the daemon of another state directory.
     if global.state.is_some() {
         let ours = state.canonicalize().or_else(|_| std::path::absolute(state));
         let theirs = client.status()?.state;
@@ -72,166 +100,127 @@ pub(super) fn daemon(
     Ok(Some(client))
 }
 
-/// Samples and heads, by whichever way there is.
-pub(super) enum Backend {
-    Direct(Box<Direct>),
-    Daemon(Client),
+impl Backend for Client {
+    fn samples(&self, label: Option<&str>) -> Result<Vec<SampleRecord>, Failure> {
+        Ok(Client::samples(self, label)?)
+    }
+
+    fn stats(&self) -> Result<BTreeMap<String, CountRecord>, Failure> {
+        Ok(Client::stats(self)?)
+    }
+
+    fn picture(&self, id: &str) -> Result<Vec<u8>, Failure> {
+        Ok(Client::picture(self, id)?)
+    }
+
+    fn label(
+        &self,
+        selector: SampleSelector,
+        action: &LabelAction,
+    ) -> Result<LabelResult, Failure> {
+        Ok(Client::mark(self, selector, action)?)
+    }
+
+    fn import(&self, folder: &Path) -> Result<ImportRecord, Failure> {
+        Ok(Client::import(self, &absolute(folder)?)?)
+    }
+
+    fn export(&self, folder: &Path) -> Result<ExportRecord, Failure> {
+        Ok(Client::export(self, &absolute(folder)?)?)
+    }
+
+    fn purge(&self, purge: &Purge) -> Result<RemovedRecord, Failure> {
+        Ok(Client::purge(self, purge)?)
+    }
+
+    fn refit(&self) -> Result<RefitRecord, Failure> {
+        Ok(Client::refit(self)?)
+    }
+
+    fn heads(&self) -> Result<Vec<HeadRecord>, Failure> {
+        Ok(Client::heads(self)?)
+    }
+
+    fn head(&self, number: u32) -> Result<HeadRecord, Failure> {
+        Ok(Client::head(self, number)?)
+    }
+
+    fn export_head(&self, number: u32, path: &Path) -> Result<(), Failure> {
+        Client::export_head(self, number, &absolute(path)?)?;
+        Ok(())
+    }
+
+    fn import_head(&self, path: &Path) -> Result<Option<u32>, Failure> {
+        Ok(Client::import_head(self, &absolute(path)?)?.head)
+    }
+
+    fn rollback(&self, steps: u32) -> Result<Option<u32>, Failure> {
+        Ok(Client::rollback(self, steps)?.head)
+    }
 }
 
-/// The state directory, opened by this process.
-pub(super) struct Direct {
+/// The daemon needs absolute paths, since its working directory is another one.
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| {
+        let path = path.display();
+        Failure::new(Failure::NO_INPUT, format!("cannot find {path}: {error}"))
+    })
+}
+
+/// A state directory that this process has open.
+struct StateDirectory {
     learning: Learning,
     backbone: Graph,
     threads: usize,
 }
 
-impl Backend {
-    pub(super) fn open(global: &Global) -> Result<Backend, Failure> {
-        let config = global.load_config()?;
-        let state = global.state_dir()?;
-        if let Some(client) = daemon(global, &config, &state)? {
-            return Ok(Backend::Daemon(client));
-        }
-        let (backbone, head) = open_model(&config)?;
-        let base = Arc::new(head);
-        let mut pauses = 0;
-        let learning = loop {
-            match Learning::open(&state, Arc::clone(&base), config.refit.options()) {
-                Err(error) if error.is_busy() && pauses < PAUSES => {
-                    pauses += 1;
-                    std::thread::sleep(PAUSE);
-                    // It may be a daemon that is starting.
-                    if let Some(client) = daemon(global, &config, &state)? {
-                        return Ok(Backend::Daemon(client));
-                    }
-                }
-                opened => break opened?,
-            }
-        };
-        Ok(Backend::Direct(Box::new(Direct {
-            learning,
-            backbone,
-            threads: config.classify.threads(0),
-        })))
+impl Backend for StateDirectory {
+    fn samples(&self, label: Option<&str>) -> Result<Vec<SampleRecord>, Failure> {
+        Ok(self.learning.samples(label)?)
     }
 
-    pub(super) fn samples(&self, label: Option<&str>) -> Result<Vec<SampleRecord>, Failure> {
-        Ok(match self {
-            Backend::Direct(direct) => direct.learning.samples(label)?,
-            Backend::Daemon(client) => client.samples(label)?,
-        })
+    fn stats(&self) -> Result<BTreeMap<String, CountRecord>, Failure> {
+        Ok(self.learning.stats()?)
     }
 
-    pub(super) fn stats(&self) -> Result<BTreeMap<String, CountRecord>, Failure> {
-        Ok(match self {
-            Backend::Direct(direct) => direct.learning.stats()?,
-            Backend::Daemon(client) => client.stats()?,
-        })
+    fn picture(&self, id: &str) -> Result<Vec<u8>, Failure> {
+        Ok(self.learning.picture(id)?)
     }
 
-    pub(super) fn picture(&self, id: &str) -> Result<Vec<u8>, Failure> {
-        Ok(match self {
-            Backend::Direct(direct) => direct.learning.picture(id)?,
-            Backend::Daemon(client) => client.picture(id)?,
-        })
-    }
-
-    pub(super) fn mark(
+    fn label(
         &self,
-        chosen: SampleSelector,
-        mark: &LabelAction,
+        selector: SampleSelector,
+        action: &LabelAction,
     ) -> Result<LabelResult, Failure> {
-        Ok(match self {
-            Backend::Direct(direct) => direct.learning.label(chosen, mark)?,
-            Backend::Daemon(client) => client.mark(chosen, mark)?,
-        })
+        Ok(self.learning.label(selector, action)?)
     }
 
-    pub(super) fn import(&self, folder: &Path) -> Result<ImportRecord, Failure> {
-        Ok(match self {
-            Backend::Direct(direct) => direct.learning.import(folder)?,
-            Backend::Daemon(client) => client.import(&absolute(folder)?)?,
-        })
+    fn import(&self, folder: &Path) -> Result<ImportRecord, Failure> {
+        Ok(self.learning.import(folder)?)
     }
 
-    pub(super) fn export(&self, folder: &Path) -> Result<ExportRecord, Failure> {
-        Ok(match self {
-            Backend::Direct(direct) => direct.learning.export(folder)?,
-            Backend::Daemon(client) => client.export(&absolute(folder)?)?,
-        })
+    fn export(&self, folder: &Path) -> Result<ExportRecord, Failure> {
+        Ok(self.learning.export(folder)?)
     }
 
     #[expect(
         clippy::disallowed_methods,
-        reason = "the age of samples is that at the time of the command"
+        reason = "the age of samples counts from the time of the command"
     )]
-    pub(super) fn purge(&self, purge: &Purge) -> Result<RemovedRecord, Failure> {
-        Ok(match self {
-            Backend::Direct(direct) => {
-                let now = std::time::SystemTime::now();
-                direct.learning.purge(purge, now)?
-            }
-            Backend::Daemon(client) => client.purge(purge)?,
-        })
+    fn purge(&self, purge: &Purge) -> Result<RemovedRecord, Failure> {
+        Ok(self.learning.purge(purge, SystemTime::now())?)
     }
 
-    pub(super) fn refit(&self) -> Result<RefitRecord, Failure> {
-        match self {
-            Backend::Direct(direct) => direct.refit(),
-            Backend::Daemon(client) => Ok(client.refit()?),
-        }
-    }
-
-    pub(super) fn heads(&self) -> Result<Vec<HeadRecord>, Failure> {
-        Ok(match self {
-            Backend::Direct(direct) => direct.learning.head_records()?,
-            Backend::Daemon(client) => client.heads()?,
-        })
-    }
-
-    pub(super) fn head(&self, number: u32) -> Result<HeadRecord, Failure> {
-        Ok(match self {
-            Backend::Direct(direct) => direct.learning.head(number)?,
-            Backend::Daemon(client) => client.head(number)?,
-        })
-    }
-
-    pub(super) fn export_head(&self, number: u32, path: &Path) -> Result<(), Failure> {
-        match self {
-            Backend::Direct(direct) => direct.learning.export_head(number, path)?,
-            Backend::Daemon(client) => {
-                client.export_head(number, &absolute(path)?)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The number of the head that is in use now.
-    pub(super) fn import_head(&self, path: &Path) -> Result<Option<u32>, Failure> {
-        Ok(match self {
-            Backend::Direct(direct) => Some(direct.learning.import_head(path)?),
-            Backend::Daemon(client) => client.import_head(&absolute(path)?)?.head,
-        })
-    }
-
-    /// The number of the head that is in use now; `None` is the shipped one.
-    pub(super) fn rollback(&self, steps: u32) -> Result<Option<u32>, Failure> {
-        Ok(match self {
-            Backend::Direct(direct) => direct.learning.rollback(steps)?,
-            Backend::Daemon(client) => client.rollback(steps)?.head,
-        })
-    }
-}
-
-impl Direct {
-    /// Ctrl-C ends it with nothing changed.
+    /// Ctrl-C stops it, and nothing changes then.
     fn refit(&self) -> Result<RefitRecord, Failure> {
         let interrupt = Interrupt::catch()?;
         let progress = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} new crops looked at") {
+        if let Ok(style) =
+            ProgressStyle::with_template("{spinner} {pos} new face pictures embedded")
+        {
             progress.set_style(style);
         }
-        // Features that are on disk need no backbone.
+        // Without new samples there is nothing to embed.
         let mut embedder = None;
         let mut embed = |crops: &[Crop]| {
             let embedder = match &mut embedder {
@@ -250,12 +239,25 @@ impl Direct {
         progress.finish_and_clear();
         Ok(record?)
     }
-}
 
-/// As the daemon needs it, whose working directory is another.
-fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(path).map_err(|error| {
-        let path = path.display();
-        Failure::new(Failure::NO_INPUT, format!("cannot find {path}: {error}"))
-    })
+    fn heads(&self) -> Result<Vec<HeadRecord>, Failure> {
+        Ok(self.learning.head_records()?)
+    }
+
+    fn head(&self, number: u32) -> Result<HeadRecord, Failure> {
+        Ok(self.learning.head(number)?)
+    }
+
+    fn export_head(&self, number: u32, path: &Path) -> Result<(), Failure> {
+        self.learning.export_head(number, path)?;
+        Ok(())
+    }
+
+    fn import_head(&self, path: &Path) -> Result<Option<u32>, Failure> {
+        Ok(Some(self.learning.import_head(path)?))
+    }
+
+    fn rollback(&self, steps: u32) -> Result<Option<u32>, Failure> {
+        Ok(self.learning.rollback(steps)?)
+    }
 }

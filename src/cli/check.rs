@@ -1,11 +1,11 @@
-//! `maskd check`: every problem of a config at once, the models, the hardware.
+//! `maskd check`: the problems of the config, the models and the hardware.
 
 use std::fs;
 use std::path::Path;
 
-use super::{Failure, Global, print};
 use tokio_util::sync::CancellationToken;
 
+use super::{Failure, Global, print};
 use crate::api::mqtt;
 use crate::api::web;
 use crate::camera::child::RPICAM_PROGRAMS;
@@ -14,16 +14,19 @@ use crate::config::Config;
 use crate::daemon;
 use crate::decision::decide::VerdictPolicy;
 use crate::indicate::pins;
+use crate::onnx::to_hex;
 use crate::vision::pipeline::Pipeline;
 
-/// Goes through everything, whatever fails on the way, and ends with the first
-/// failure's exit code.
+/// Checks everything even if something fails, and ends with the exit code of the
+/// first failure.
 pub(super) fn check(global: &Global) -> Result<(), Failure> {
     let mut report = Report::default();
     let config = match global.load_config_with_renames() {
         Ok((config, renamed)) => {
             let file = global.config_file();
-            let file = file.map_or("the defaults".to_owned(), |file| file.display().to_string());
+            let file = file.map_or("built-in defaults".to_owned(), |file| {
+                file.display().to_string()
+            });
             report.good("config", &file);
             for key in renamed {
                 report.line("old", "config", &key.to_string());
@@ -61,7 +64,7 @@ impl Report {
     fn bad(&mut self, what: &str, failure: &Failure) {
         self.line("BAD", what, &failure.sentence);
         if let Some(first) = &mut self.failure {
-            // Everything has been said in the report.
+            // The report has the sentences of all of them.
             "there are several problems, see above".clone_into(&mut first.sentence);
         } else {
             let sentence = format!("there is a problem with the {what}, see above");
@@ -73,7 +76,7 @@ impl Report {
         self.text += &format!("{state:<4} {what:<12} {found}\n");
     }
 
-    /// What is there; nothing of it is needed.
+    /// The hardware that is there; none of it is required.
     fn hardware(&mut self) {
         let model = fs::read_to_string("/proc/device-tree/model").ok();
         let model = model.map(|model| model.trim_end_matches('\0').trim().to_owned());
@@ -88,9 +91,7 @@ impl Report {
         };
         self.line("", "GPIO chips", &chips);
     }
-}
 
-impl Report {
     fn cameras(&mut self) {
         let nodes = webcam::nodes();
         if nodes.is_empty() {
@@ -100,16 +101,16 @@ impl Report {
             #[cfg(feature = "camera")]
             let found = match webcam::describe(&node) {
                 Ok(formats) => format!("{node}: {formats}"),
-                // What a webcam has beside its pictures.
+                // A node of a webcam that carries no pictures.
                 Err(_) if node.part > 0 => continue,
-                Err(why) => format!("{node}: no webcam that can be used ({why})"),
+                Err(why) => format!("{node}: not usable as a webcam ({why})"),
             };
             #[cfg(not(feature = "camera"))]
             let found = node.to_string();
             self.line("", "cameras", &found);
         }
         if !cfg!(feature = "camera") {
-            self.line("", "", "webcams are not built in");
+            self.line("", "", "this build has no webcam support");
         }
         let rpicam = RPICAM_PROGRAMS.iter().find(|name| is_program(name));
         let found = rpicam.map_or("not installed", |name| *name);
@@ -123,10 +124,7 @@ fn check_models(config: &Config, report: &mut Report) {
         Err(error) => return report.bad("models", &error.into()),
     };
     let head = pipeline.head();
-    let backbone: String = head.backbone()[..6]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let backbone = to_hex(&head.backbone()[..6]);
     let labels = head.labels().join(", ");
     report.good("models", &format!("labels {labels}; backbone {backbone}"));
     match VerdictPolicy::new(config.classify.judge_options(), head.labels()) {
@@ -138,7 +136,7 @@ fn check_models(config: &Config, report: &mut Report) {
     }
 }
 
-/// Whether the source can be there; a stream is not contacted, and a program not
+/// Whether the source can work. A stream is not contacted, and a program is not
 /// started.
 fn check_source(config: &Config, report: &mut Report) {
     let spec = match config.camera.source.parse::<Spec>() {
@@ -170,7 +168,7 @@ fn check_source(config: &Config, report: &mut Report) {
     report.good("source", &spec.to_string());
 }
 
-/// Whether the pins are there; they are left as they are.
+/// Whether the pins exist. They are not changed.
 fn check_pins(config: &Config, report: &mut Report) {
     match config
         .indicate
@@ -180,24 +178,24 @@ fn check_pins(config: &Config, report: &mut Report) {
     {
         Some(Ok(words)) => report.good("pins", &words),
         Some(Err(error)) => report.bad("pins", &error.into()),
-        None if config.indicate.has_pins() => report.good("pins", "left alone: console only"),
+        None if config.indicate.has_pins() => report.good("pins", "not used: console only"),
         None => report.good("pins", "none: console only"),
     }
 }
 
-/// Whether the broker takes the login: it is contacted.
+/// Whether the broker accepts the login. It is contacted.
 fn check_mqtt(config: &Config, report: &mut Report) {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
     let credentials = credentials.as_deref().map(Path::new);
     let plan = match mqtt::BrokerOptions::from_config(config, credentials, &daemon::hostname()) {
         Ok(Some(plan)) => plan,
-        Ok(None) => return report.good("mqtt", "off: no broker is named"),
+        Ok(None) => return report.good("mqtt", "off: no broker is configured"),
         Err(error) => return report.bad("mqtt", &Failure::new(Failure::NO_INPUT, error)),
     };
     match mqtt::test_connection(&plan) {
         Ok(()) => {
             let (broker, device) = (plan.broker(), plan.device());
-            report.good("mqtt", &format!("{broker} can be reached, as {device}"));
+            report.good("mqtt", &format!("{broker} accepts the login as {device}"));
         }
         Err(error) => report.bad("mqtt", &Failure::new(Failure::UNAVAILABLE, error)),
     }
@@ -206,7 +204,7 @@ fn check_mqtt(config: &Config, report: &mut Report) {
     }
 }
 
-/// Whether the page could be served; no port is opened.
+/// Whether the web page can be served. No port is opened.
 fn check_page(config: &Config, report: &mut Report) {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
     match web::WebOptions::from_config(&config.web, credentials.as_deref().map(Path::new)) {
@@ -233,10 +231,13 @@ fn check_state(global: &Global, report: &mut Report) {
     match global.state_dir() {
         Ok(state) if state.is_dir() => report.good("state", &state.display().to_string()),
         Ok(state) if !state.exists() => {
-            report.good("state", &format!("{} (not there yet)", state.display()));
+            report.good(
+                "state",
+                &format!("{} (does not exist yet)", state.display()),
+            );
         }
         Ok(state) => {
-            let sentence = format!("{} is no folder", state.display());
+            let sentence = format!("{} is not a folder", state.display());
             report.bad("state", &Failure::new(Failure::CANNOT_WRITE, sentence));
         }
         Err(failure) => report.bad("state", &failure),

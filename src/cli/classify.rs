@@ -1,25 +1,26 @@
-//! `maskd classify`: pictures in, verdicts out, once.
+//! `maskd classify`: the verdicts for the faces in pictures.
 
 use std::collections::HashSet;
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use image::RgbImage;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Serialize;
 
+use super::output::write;
 use super::pictures::{Picture, expand};
-use super::{Failure, Global, complain, print};
+use super::progress::bar;
+use super::{Failure, Global, complain, print, print_json};
 use crate::decision::annotate;
 use crate::decision::decide::VerdictPolicy;
 use crate::decision::frame_result::{FaceRecord, FaceResult, Probabilities};
-use crate::platform::files;
 use crate::vision::pipeline::{Pipeline, PipelineError};
 
-/// A list of at least so many pictures has a progress bar.
-const LONG_LIST: usize = 10;
+/// With fewer pictures there is no progress bar.
+const MIN_PROGRESS: usize = 10;
 
 #[derive(Debug, Args)]
 pub(super) struct Classify {
@@ -27,31 +28,31 @@ pub(super) struct Classify {
     #[arg(value_name = "PICTURE")]
     pictures: Vec<PathBuf>,
 
-    /// Print one JSON object a line and picture
+    /// Print one JSON object per picture, each on a line
     #[arg(long)]
     json: bool,
 
-    /// Write each picture with boxes and labels drawn to DIR, as
+    /// Write each picture with boxes and labels to this folder, as
     /// NAME.annotated.jpg
     #[arg(long, value_name = "DIR")]
     annotate: Option<PathBuf>,
 }
 
-/// One line of `maskd classify --json`: a documented contract.
+/// A line of `maskd classify --json`, whose format is documented.
 #[derive(Debug, Serialize)]
 struct PictureRecord {
-    /// As it was named.
+    /// The path as given.
     picture: String,
     /// In pixels, as displayed.
     width: u32,
     /// In pixels, as displayed.
     height: u32,
-    /// Best detector score first.
+    /// In descending order of the detector score.
     faces: Vec<FaceRecord>,
 }
 
 impl Classify {
-    /// By the config's head, or by what a state directory has learned.
+    /// Uses the configured head, or the one in use in the `--state` directory.
     pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
         let config = global.load_config()?;
         let pictures = expand(&self.pictures)?;
@@ -60,15 +61,16 @@ impl Classify {
             pipeline.set_head(head);
         }
         let labels = pipeline.head().labels().to_vec();
-        let judge = VerdictPolicy::new(config.classify.judge_options(), &labels)
+        let policy = VerdictPolicy::new(config.classify.judge_options(), &labels)
             .map_err(|error| Failure::new(Failure::CONFIG, error))?;
-        let mut album = self.annotate.as_deref().map(Album::open).transpose()?;
+        let annotated = self.annotate.as_deref().map(AnnotatedFolder::open);
+        let mut annotated = annotated.transpose()?;
         let progress = progress(pictures.len());
         let mut unreadable = 0_usize;
         for picture in &pictures {
             match picture.pixels() {
                 Ok(pixels) => {
-                    let faces = look(&mut pipeline, &judge, &pixels)?;
+                    let faces = classify(&mut pipeline, &policy, &pixels)?;
                     let record = PictureRecord {
                         picture: picture.name(),
                         width: pixels.width(),
@@ -78,14 +80,15 @@ impl Classify {
                             .map(|face| FaceRecord::new(face, &labels))
                             .collect(),
                     };
-                    let text = if self.json {
-                        record.json()
-                    } else {
-                        record.words()
-                    };
-                    progress.suspend(|| print(text.as_bytes()))?;
-                    if let Some(album) = &mut album {
-                        album.add(picture, pixels, &faces, &labels)?;
+                    progress.suspend(|| {
+                        if self.json {
+                            print_json(&record)
+                        } else {
+                            print(record.text().as_bytes())
+                        }
+                    })?;
+                    if let Some(annotated) = &mut annotated {
+                        annotated.add(picture, pixels, &faces, &labels)?;
                     }
                 }
                 Err(problem) => {
@@ -108,44 +111,37 @@ impl Classify {
     }
 }
 
-/// Every face is classified, also those whose verdict is unsure for their size
-/// or score, so that a record always says what the head makes of them.
-fn look(
+/// Classifies every face, even if its size or score makes the verdict unsure, so
+/// that a record always has the probabilities.
+fn classify(
     pipeline: &mut Pipeline,
-    judge: &VerdictPolicy,
+    policy: &VerdictPolicy,
     pixels: &RgbImage,
 ) -> Result<Vec<FaceResult>, PipelineError> {
     let faces = pipeline.detect(pixels)?;
-    let looks = pipeline.classify(pixels, &faces)?;
-    let seen = faces.into_iter().zip(looks).map(|(face, look)| FaceResult {
+    let classified = pipeline.classify(pixels, &faces)?;
+    let results = faces.into_iter().zip(classified);
+    let results = results.map(|(face, class)| FaceResult {
         face,
         track: None,
-        verdict: judge.judge(&face, &look.probabilities),
-        probabilities: Some(look.probabilities),
+        verdict: policy.judge(&face, &class.probabilities),
+        probabilities: Some(class.probabilities),
     });
-    Ok(seen.collect())
+    Ok(results.collect())
 }
 
 fn progress(pictures: usize) -> ProgressBar {
-    if pictures < LONG_LIST {
+    if pictures < MIN_PROGRESS {
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::new(pictures as u64);
-    match ProgressStyle::with_template("{wide_bar} {pos}/{len} pictures, {eta} left") {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
+    bar(
+        pictures as u64,
+        "{wide_bar} {pos}/{len} pictures, {eta} left",
+    )
 }
 
 impl PictureRecord {
-    fn json(&self) -> String {
-        // Only a map with other keys than strings could fail here.
-        serde_json::to_string(self)
-            .map(|line| line + "\n")
-            .unwrap_or_default()
-    }
-
-    fn words(&self) -> String {
+    fn text(&self) -> String {
         let faces = match self.faces.len() {
             0 => "no face".to_owned(),
             1 => "1 face".to_owned(),
@@ -172,21 +168,21 @@ impl PictureRecord {
 }
 
 /// The folder of annotated pictures.
-struct Album<'a> {
+struct AnnotatedFolder<'a> {
     folder: &'a Path,
     taken: HashSet<String>,
 }
 
-impl Album<'_> {
-    fn open(folder: &Path) -> Result<Album<'_>, Failure> {
+impl AnnotatedFolder<'_> {
+    fn open(folder: &Path) -> Result<AnnotatedFolder<'_>, Failure> {
         std::fs::create_dir_all(folder).map_err(|error| {
             let folder = folder.display();
             Failure::new(
                 Failure::CANNOT_WRITE,
-                format!("cannot make the folder {folder}: {error}"),
+                format!("cannot create the folder {folder}: {error}"),
             )
         })?;
-        Ok(Album {
+        Ok(AnnotatedFolder {
             folder,
             taken: HashSet::new(),
         })
@@ -212,16 +208,11 @@ impl Album<'_> {
             .write_with_encoder(encoder)
             .map_err(|error| internal(&error))?;
         let path = self.folder.join(self.name(&picture.stem()));
-        files::write(&path, bytes.get_ref()).map_err(|error| {
-            let path = path.display();
-            Failure::new(
-                Failure::CANNOT_WRITE,
-                format!("cannot write {path}: {error}"),
-            )
-        })
+        write(&path, bytes.get_ref())
     }
 
-    /// Pictures of several folders may share a name; none replaces another.
+    /// A name that is not taken yet: pictures of different folders may have the
+    /// same name.
     fn name(&mut self, stem: &str) -> String {
         let mut name = format!("{stem}.annotated.jpg");
         let mut number = 1;

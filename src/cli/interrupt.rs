@@ -1,4 +1,4 @@
-//! Whether Ctrl-C was pressed, for commands that end in their own time.
+//! Catches Ctrl-C for commands that stop in an orderly way.
 
 use std::cell::RefCell;
 
@@ -7,7 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failure;
 
-/// SIGINT and SIGTERM, caught.
+/// Catches SIGINT and SIGTERM while it exists.
 pub(super) struct Interrupt {
     runtime: Runtime,
     signals: RefCell<(Signal, Signal, bool)>,
@@ -35,21 +35,21 @@ impl Interrupt {
         })
     }
 
-    /// Whether a signal came since the start.
+    /// Whether a signal was received since [`Interrupt::catch`].
     pub(super) fn is_caught(&self) -> bool {
-        let (interrupt, terminate, asked) = &mut *self.signals.borrow_mut();
-        if !*asked {
-            *asked = self.runtime.block_on(async {
+        let (interrupt, terminate, caught) = &mut *self.signals.borrow_mut();
+        if !*caught {
+            *caught = self.runtime.block_on(async {
                 tokio::select! {
                     biased;
                     _ = interrupt.recv() => true,
                     _ = terminate.recv() => true,
-                    // One turn of the runtime, in which signals arrive. (A sleep
-                    // of no time would take until the next tick, a millisecond.)
+                    // One iteration of the runtime, in which signals arrive. (A
+                    // sleep of zero would take until the next tick, 1 ms.)
                     () = tokio::task::yield_now() => false,
                 }
             });
         }
-        *asked
+        *caught
     }
 }

@@ -11,15 +11,15 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::Failure;
 
-/// Starts logging by `filter`, or by the default for a `quiet` command; a
-/// `live` console has a line on the terminal that logs must not run into.
+/// Starts logging with `filter`, or with the default for a `quiet` command. A
+/// `live` console has a line on the terminal that log lines must replace.
 pub(super) fn start(filter: Option<&str>, quiet: bool, live: bool) -> Result<(), Failure> {
     let default = if quiet { "warn" } else { "warn,maskd=info" };
     let filter = filter.unwrap_or(default);
     let filter = EnvFilter::try_new(filter).map_err(|error| {
         Failure::new(
             Failure::USAGE,
-            format!("--log {filter:?} is no filter: {error}"),
+            format!("--log {filter:?} is not a valid filter: {error}"),
         )
     })?;
     let builder = tracing_subscriber::fmt()
@@ -27,8 +27,8 @@ pub(super) fn start(filter: Option<&str>, quiet: bool, live: bool) -> Result<(),
         .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal())
         .with_writer(move || Log { live });
-    // systemd sets this when standard error goes to the journal, which has a
-    // clock of its own and takes levels as prefixes (sd-daemon(3)).
+    // systemd sets this when standard error goes to the journal, which adds the
+    // time itself and takes levels as prefixes (sd-daemon(3)).
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         let format = Format::default()
             .without_time()
@@ -43,12 +43,12 @@ pub(super) fn start(filter: Option<&str>, quiet: bool, live: bool) -> Result<(),
     }
     std::panic::set_hook(Box::new(|panic| {
         if !crate::onnx::panics_are_caught() {
-            let place = panic
+            let location = panic
                 .location()
                 .map(ToString::to_string)
                 .unwrap_or_default();
             let what = panic.payload_as_str().unwrap_or("a panic");
-            tracing::error!(place, what, "internal error: please report this");
+            tracing::error!(location, what, "internal error: please report this");
         }
     }));
     Ok(())
@@ -58,13 +58,13 @@ struct Log {
     live: bool,
 }
 
-/// Never fails: a daemon must outlive whoever reads its logs, and there is
-/// nowhere else to complain.
+/// Never fails: a daemon must keep running when the reader of its logs is gone, and
+/// there is nowhere else to report that.
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut out = io::stderr().lock();
         if self.live && io::stderr().is_terminal() {
-            // Clears the live line, which is drawn anew below the log line.
+            // Clears the live line, which is drawn again below the log line.
             let _ = out.write_all(b"\r\x1b[2K");
         }
         let _ = out.write_all(bytes);
@@ -77,7 +77,7 @@ impl Write for Log {
     }
 }
 
-/// The level as the journal reads it, then the event.
+/// Formats an event with its level as the prefix that the journal reads.
 struct Journal(Format<Full, ()>);
 
 impl<S, N> FormatEvent<S, N> for Journal

@@ -1,54 +1,50 @@
 //! The command line: subcommands, logs, exit codes.
 //!
-//! Owns what a user types and reads. Every failure ends here as one sentence on
+//! Owns what a user types and reads. Every failure ends here, as one sentence on
 //! standard error and an exit code of `sysexits.h`.
 
 mod backend;
 mod bench;
 mod check;
 mod classify;
+mod enroll;
 mod eval;
+mod failure;
+mod fleet;
+mod global;
+mod heads;
 mod interrupt;
-mod learn;
+mod label;
 mod logs;
 mod outcome;
 mod output;
 mod passwd;
 mod pictures;
 mod progress;
+mod refit;
+mod run;
+mod samples;
+mod status;
+mod text;
 mod train;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use serde::Serialize;
 
-use crate::api::socket;
-use crate::api::web::{self, WebError};
-use crate::camera::SourceError;
-use crate::config::{self, Config, ConfigError, RenamedKey};
-use crate::daemon::{self, DaemonError, StateDir};
-use crate::indicate::pins::{self, PinError};
-use crate::indicate::{Console, ConsoleStyle};
-use crate::learning::fleet::{Key, KeyError};
-use crate::learning::head_in_use;
-use crate::onnx::{ModelError, to_hex};
-use crate::vision::head::Head;
-use crate::vision::pipeline::PipelineError;
+use crate::api::web;
+use crate::config::Config;
+use crate::indicate::ConsoleStyle;
+use crate::indicate::pins;
 
-/// The config that is read when `--config` names none and this one exists.
-const SYSTEM_CONFIG: &str = "/etc/maskd/maskd.toml";
+use failure::Failure;
+use global::{Global, socket_path};
 
-/// The service's state directory, which its user owns.
-const SERVICE_STATE: &str = "/var/lib/maskd";
-
-/// The service's runtime directory, which is there while it runs.
-const SERVICE_RUNTIME: &str = "/run/maskd";
-
-/// Finds the faces in camera frames, tells for each whether it wears a mask,
-/// and drives lamps and a buzzer.
+/// Finds the faces in camera frames, decides for each whether it wears a mask,
+/// and controls LEDs, a buzzer and a door.
 #[derive(Debug, Parser)]
 #[command(name = "maskd", version, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
@@ -59,250 +55,80 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 64 wrong usage, 65 bad data (a picture, a model), 66 no such input, \
-69 a camera or the daemon is not available, 70 internal error, 74 cannot write, 75 interrupted, \
-or busy: try again, 78 bad config.";
-
-#[derive(Debug, Args)]
-struct Global {
-    /// Config file [default: /etc/maskd/maskd.toml if it exists, else the
-    /// defaults of config/maskd.toml]
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
-
-    /// State directory [default: /var/lib/maskd for the service and for whoever
-    /// may use its socket, else maskd in the XDG state folder]
-    #[arg(long, global = true, value_name = "DIR")]
-    state: Option<PathBuf>,
-
-    /// What to log to standard error: a level, or a filter such as
-    /// maskd=debug,warn [default: info for run, else warn]
-    #[arg(long, global = true, value_name = "FILTER")]
-    log: Option<String>,
-}
+Exit codes: 0 success, 64 wrong usage, 65 invalid data (a picture, a model), 66 input not found, \
+69 camera or daemon not available, 70 internal error, 74 cannot write, 75 interrupted or busy: try \
+again, 78 invalid config.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Watch a source and show decisions: the daemon
+    /// Watch a camera and show decisions: the daemon
     ///
-    /// Runs until SIGINT or SIGTERM, or until a source ends that does not start
-    /// again. Without hardware, decisions are shown on the console.
-    Run(Run),
-    /// Classify pictures once
+    /// Runs until SIGINT or SIGTERM, or until the source ends if it does not
+    /// repeat. Without hardware, decisions are shown on the console.
+    Run(run::Run),
+    /// Classify the faces in pictures
     Classify(classify::Classify),
-    /// Train a classifier on a folder of pictures
+    /// Train a model on a folder of pictures
     Train(Box<train::Train>),
-    /// Judge a model on a data set, or all of maskd on photographs
+    /// Evaluate a model on a data set, or all of maskd on photographs
     Eval(eval::Eval),
-    /// Show what the daemon is doing, and what there is to learn from
+    /// Show what the daemon does, and which face pictures and models there are
     ///
-    /// Without a daemon: what the state directory holds, and exit code 69.
-    Status(learn::Status),
-    /// Label captured samples, or delete them
-    Label(learn::Label),
-    /// Have the daemon learn who stands before the camera now
+    /// Without a daemon: shows what the state directory contains; exit code 69.
+    Status(status::Status),
+    /// Label face pictures, or delete them
+    Label(label::Label),
+    /// Have the daemon label the face that it sees now
     ///
-    /// Crops are taken with the label until there are enough. Exit code 75 if
-    /// fewer came within the time; what came is kept.
-    Enroll(learn::Enroll),
-    /// List, count, copy and delete samples
+    /// It stores face pictures with the label until there are enough. Exit code
+    /// 75 if the time is over before that; the stored ones are kept.
+    Enroll(enroll::Enroll),
+    /// List, count, copy and delete face pictures
     #[command(subcommand)]
-    Samples(learn::Samples),
-    /// Learn a new head from the labelled samples
+    Samples(samples::Samples),
+    /// Train on this device, with the labelled face pictures
     ///
-    /// It comes into use only if it passes the gate: clearly better on samples
-    /// that it has not learned from, without forgetting. Exit code 0 either way.
-    Refit(learn::Refit),
-    /// List, show and copy heads
+    /// The new model is used only if it passes a test: it must be clearly better
+    /// on face pictures that it was not trained on, and must not forget what the
+    /// built-in model can do. Exit code 0 in either case.
+    Refit(refit::Refit),
+    /// List, show and copy the models that this device learned
     #[command(subcommand)]
-    Heads(learn::HeadsCommand),
-    /// Go back to the head before the one in use
-    Rollback(learn::Rollback),
-    /// Learn from other devices by the broker they share
+    Heads(heads::Heads),
+    /// Go back to the model that was in use before
+    Rollback(heads::Rollback),
+    /// Share models with other devices through their broker
     #[command(subcommand)]
-    Fleet(Fleet),
-    /// Check the config and the models, and say what hardware there is
+    Fleet(fleet::Fleet),
+    /// Check the config and the models, and show the hardware
     Check,
-    /// Make the hash of a password, or a token, for the page
+    /// Make a password hash or a token for the web page
     ///
     /// Reads the password from the terminal without showing it, or a line from
     /// standard input. The hash is for web.password-hash.
     Passwd(passwd::Passwd),
-    /// Print the description of the HTTP API, for programs: OpenAPI as JSON
+    /// Print the description of the HTTP API, in OpenAPI's JSON format
     Openapi,
-    /// Switch the outputs off, for when a daemon ended without doing so
+    /// Switch all output pins off, after a daemon that was killed
     ///
-    /// The service does it whatever way it ends (ExecStopPost=).
+    /// The service does this however it ends (ExecStopPost=).
     PinsOff,
     /// Measure load time, time per stage, frames per second and memory
     Bench(bench::Bench),
     /// Print the completions for a shell
     Completions {
-        /// The shell
+        /// Which shell
         shell: clap_complete::Shell,
     },
-    /// Print the manual page, or write one for every subcommand
+    /// Print the manual page, or write one for each subcommand
     Man {
-        /// Write maskd.1, maskd-run.1 and so on into this folder
+        /// Write maskd.1, maskd-run.1 and so on to this folder
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },
 }
 
-#[derive(Debug, Subcommand)]
-enum Fleet {
-    /// Print the public key of this device, for fleet.trust of the others
-    ///
-    /// It is made when it is first asked for, and lies in the state directory.
-    Key,
-}
-
-#[derive(Debug, Args)]
-struct Run {
-    /// Where frames come from, in place of the config's: "examples", a picture,
-    /// a folder, http://…, or "exec:COMMAND ARG …" for a program that writes
-    /// MJPEG to its standard output
-    #[arg(long, value_name = "SPEC")]
-    source: Option<String>,
-
-    /// Pictures a second, for pictures and folders
-    #[arg(long, value_name = "PICTURES", allow_negative_numbers = true)]
-    rate: Option<f32>,
-
-    /// Stop at the end of the pictures or of the video
-    #[arg(long)]
-    once: bool,
-
-    /// Print a JSON object for each change of the decision
-    #[arg(long)]
-    json: bool,
-}
-
-/// Why a command did not do what it was asked: the sentence, and the exit code
-/// by `sysexits.h`.
-#[derive(Debug)]
-struct Failure {
-    exit: u8,
-    sentence: String,
-}
-
-impl Failure {
-    const USAGE: u8 = 64;
-    const DATA: u8 = 65;
-    const NO_INPUT: u8 = 66;
-    const UNAVAILABLE: u8 = 69;
-    const INTERNAL: u8 = 70;
-    const CANNOT_WRITE: u8 = 74;
-    const TEMPORARY: u8 = 75;
-    const CONFIG: u8 = 78;
-
-    fn new(exit: u8, sentence: impl std::fmt::Display) -> Failure {
-        Failure {
-            exit,
-            sentence: sentence.to_string(),
-        }
-    }
-
-    /// Standard output is gone or full. A reader that has seen enough, such as
-    /// `head`, is no failure worth a word.
-    fn output(error: &std::io::Error) -> Failure {
-        if error.kind() == std::io::ErrorKind::BrokenPipe {
-            return Failure {
-                exit: 0,
-                sentence: String::new(),
-            };
-        }
-        Failure::new(
-            Self::CANNOT_WRITE,
-            format!("cannot write to standard output: {error}"),
-        )
-    }
-}
-
-impl From<ConfigError> for Failure {
-    fn from(error: ConfigError) -> Failure {
-        Failure::new(Failure::CONFIG, error)
-    }
-}
-
-impl From<ModelError> for Failure {
-    fn from(error: ModelError) -> Failure {
-        let exit = match error {
-            ModelError::Read { .. } => Failure::NO_INPUT,
-            ModelError::Run { .. } => Failure::INTERNAL,
-            ModelError::TooLarge { .. }
-            | ModelError::NotOnnx { .. }
-            | ModelError::Unexpected { .. } => Failure::DATA,
-        };
-        Failure::new(exit, error)
-    }
-}
-
-impl From<SourceError> for Failure {
-    fn from(error: SourceError) -> Failure {
-        let exit = match &error {
-            SourceError::Spec(_) => Failure::CONFIG,
-            error if error.is_missing_input() => Failure::NO_INPUT,
-            _ => Failure::UNAVAILABLE,
-        };
-        Failure::new(exit, error)
-    }
-}
-
-impl From<PipelineError> for Failure {
-    fn from(error: PipelineError) -> Failure {
-        match error {
-            PipelineError::Model(error) => error.into(),
-            PipelineError::Picture(_) => Failure::new(Failure::DATA, error),
-        }
-    }
-}
-
-impl From<PinError> for Failure {
-    fn from(error: PinError) -> Failure {
-        Failure::new(Failure::UNAVAILABLE, error)
-    }
-}
-
-impl From<WebError> for Failure {
-    fn from(error: WebError) -> Failure {
-        let exit = match error {
-            WebError::Random(_) => Failure::INTERNAL,
-            WebError::Password(_) => Failure::USAGE,
-            _ => Failure::CONFIG,
-        };
-        Failure::new(exit, error)
-    }
-}
-
-impl From<DaemonError> for Failure {
-    fn from(error: DaemonError) -> Failure {
-        match error {
-            DaemonError::Model(error) => error.into(),
-            DaemonError::Source(error) => error.into(),
-            DaemonError::Pipeline(error) => error.into(),
-            DaemonError::Labels(_) => Failure::new(Failure::CONFIG, error),
-            DaemonError::Pins(error) => error.into(),
-            DaemonError::Web(error) => error.into(),
-            DaemonError::Learning(ref problem) => {
-                let busy = problem.is_busy();
-                let exit = if busy {
-                    Failure::TEMPORARY
-                } else {
-                    Failure::CANNOT_WRITE
-                };
-                Failure::new(exit, error)
-            }
-            // Whoever closes it, a daemon that shows nothing has failed.
-            DaemonError::Console(_) => Failure::new(Failure::CANNOT_WRITE, error),
-            DaemonError::System(_) | DaemonError::Panicked(_) => {
-                Failure::new(Failure::INTERNAL, error)
-            }
-        }
-    }
-}
-
-/// Runs what the command line says; the whole of the binary.
+/// Runs the command line; this is the whole binary.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -327,12 +153,12 @@ pub fn main() -> ExitCode {
             }
             exit.into()
         }
-        // The panic hook has told what happened.
+        // The panic hook has printed what happened.
         Err(_) => Failure::INTERNAL.into(),
     }
 }
 
-/// One sentence on standard error; nothing helps if that is closed.
+/// Prints one sentence on standard error. If that is closed, nothing helps.
 fn complain(sentence: &str) {
     let _ = writeln!(std::io::stderr(), "maskd: {sentence}");
 }
@@ -340,7 +166,7 @@ fn complain(sentence: &str) {
 fn run(cli: Cli) -> Result<(), Failure> {
     let Cli { command, global } = cli;
     let live = matches!(&command, Command::Run(run) if run.style() == ConsoleStyle::Live);
-    // On a live console the line itself shows what happens.
+    // A live console shows in its own line what happens.
     let quiet = live || !matches!(command, Command::Run(_));
     logs::start(global.log.as_deref(), quiet, live)?;
     match command {
@@ -355,7 +181,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Refit(refit) => refit.run(&global),
         Command::Heads(heads) => heads.run(&global),
         Command::Rollback(rollback) => rollback.run(&global),
-        Command::Fleet(Fleet::Key) => fleet_key(&global),
+        Command::Fleet(fleet) => fleet.run(&global),
         Command::Check => check::check(&global),
         Command::Passwd(passwd) => passwd.run(),
         Command::Openapi => print(web::description().as_bytes()),
@@ -370,154 +196,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-impl Run {
-    fn style(&self) -> ConsoleStyle {
-        if self.json {
-            ConsoleStyle::Json
-        } else if std::io::stdout().is_terminal() {
-            ConsoleStyle::Live
-        } else {
-            ConsoleStyle::Lines
-        }
-    }
-
-    fn run(self, global: &Global) -> Result<(), Failure> {
-        let style = self.style();
-        let mut config = global.load_config()?;
-        let Run {
-            source,
-            rate,
-            once,
-            json: _,
-        } = self;
-        if let Some(source) = source {
-            config.camera.source = source;
-        }
-        if let Some(rate) = rate {
-            config.camera.playback_fps = rate;
-        }
-        config.camera.repeat &= !once;
-        // What the file says was checked when it was read.
-        if let Some(problem) = config.check().first() {
-            return Err(Failure::new(Failure::USAGE, problem));
-        }
-        let state = global.daemon_state(&config)?;
-        let file = global.config_file().map(Path::to_owned);
-        Ok(daemon::run(&config, Console::new(style), state, file)?)
-    }
-}
-
-impl Global {
-    /// The config file that applies, if any.
-    fn config_file(&self) -> Option<&Path> {
-        let system = Path::new(SYSTEM_CONFIG);
-        let is_there = system.try_exists().unwrap_or(true);
-        self.config
-            .as_deref()
-            .or_else(|| is_there.then_some(system))
-    }
-
-    fn load_config(&self) -> Result<Config, ConfigError> {
-        let (config, renamed) = self.load_config_with_renames()?;
-        for key in renamed {
-            tracing::warn!("{key}");
-        }
-        Ok(config)
-    }
-
-    /// The config, and the keys that its file gives by an old name.
-    fn load_config_with_renames(&self) -> Result<(Config, Vec<RenamedKey>), ConfigError> {
-        self.config_file()
-            .map_or_else(|| Ok((Config::default(), Vec::new())), config::load)
-    }
-
-    /// The head in use by the state directory that `--state` names, if it is
-    /// given; `base` is that of the config.
-    fn learned_head(&self, base: &Head) -> Result<Option<Arc<Head>>, Failure> {
-        let Some(state) = &self.state else {
-            return Ok(None);
-        };
-        if !state.is_dir() {
-            let sentence = format!("there is no state directory {}", state.display());
-            return Err(Failure::new(Failure::NO_INPUT, sentence));
-        }
-        let in_use = head_in_use(state, &Arc::new(base.clone()))?;
-        if let Some(note) = &in_use.note {
-            complain(note);
-        }
-        Ok(Some(in_use.head))
-    }
-
-    /// The state directory of a daemon: one that was named; or the usual one, if
-    /// it is there or the config wants crops to be kept.
-    fn daemon_state(&self, config: &Config) -> Result<Option<StateDir>, Failure> {
-        if self.state.is_some() || std::env::var_os("STATE_DIRECTORY").is_some() {
-            return Ok(Some(StateDir::Named(self.state_dir()?)));
-        }
-        if config.capture.enabled || config.fleet != config::Fleet::default() {
-            return Ok(Some(StateDir::Usual(self.state_dir()?)));
-        }
-        let usual = self.state_dir().ok().filter(|state| state.is_dir());
-        Ok(usual.map(StateDir::Usual))
-    }
-
-    /// The state directory: the named one; of the service, the one that systemd
-    /// names or the service's user owns; else one of the user's own.
-    fn state_dir(&self) -> Result<PathBuf, Failure> {
-        use etcetera::BaseStrategy;
-        use std::os::unix::fs::MetadataExt;
-        if let Some(state) = &self.state {
-            return Ok(state.clone());
-        }
-        if let Some(state) = std::env::var_os("STATE_DIRECTORY") {
-            return Ok(state.into());
-        }
-        let user = rustix::process::geteuid();
-        let service = Path::new(SERVICE_STATE);
-        let owner = service.metadata().map(|folder| folder.uid());
-        // Root has to ask the service: what it wrote itself, the service's user
-        // could not change. So may whoever is in its group.
-        let is_running = Path::new(SERVICE_RUNTIME).join(socket::SOCKET).exists();
-        if is_running || !user.is_root() && owner.is_ok_and(|owner| owner == user.as_raw()) {
-            return Ok(service.to_owned());
-        }
-        let home = etcetera::choose_base_strategy().ok();
-        let state = home
-            .and_then(|home| home.state_dir())
-            .map(|state| state.join("maskd"));
-        state.ok_or_else(|| {
-            Failure::new(
-                Failure::USAGE,
-                "there is no home directory: name one by --state DIR",
-            )
-        })
-    }
-}
-
-/// The socket of the daemon of a state directory. Only the service itself is told
-/// its runtime directory; whoever asks it has to know.
-fn socket_path(config: &Config, state: &Path) -> PathBuf {
-    let service = Path::new(SERVICE_RUNTIME);
-    let is_service = state == Path::new(SERVICE_STATE) && service.is_dir();
-    let runtime = std::env::var_os("RUNTIME_DIRECTORY");
-    let runtime = runtime.or_else(|| is_service.then(|| service.into()));
-    socket::socket_path(config.control.socket.as_deref(), runtime.as_deref(), state)
-}
-
-fn fleet_key(global: &Global) -> Result<(), Failure> {
-    let key = Key::open(&global.state_dir()?).map_err(|error| {
-        let exit = match error {
-            KeyError::Damaged { .. } => Failure::DATA,
-            KeyError::Io { .. } => Failure::CANNOT_WRITE,
-        };
-        Failure::new(exit, error)
-    })?;
-    print(format!("{}\n", to_hex(&key.public())).as_bytes())
-}
-
 fn pins_off(config: &Config) -> Result<(), Failure> {
     if let Some(options) = config.indicate.pins(pins::is_pi()) {
-        // To take hold of them is to switch them off; so is to let go.
+        // Both opening and dropping the pins switches them off.
         drop(pins::open(&options)?);
     }
     Ok(())
@@ -528,6 +209,15 @@ fn print(text: &[u8]) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text).and_then(|()| out.flush());
     written.map_err(|error| Failure::output(&error))
+}
+
+/// Writes one line of JSON to standard output.
+fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let json = serde_json::to_string(value).map_err(|error| {
+        let sentence = format!("cannot write JSON: {error}");
+        Failure::new(Failure::INTERNAL, sentence)
+    })?;
+    print((json + "\n").as_bytes())
 }
 
 fn man(out: Option<&Path>) -> Result<(), Failure> {
@@ -541,11 +231,8 @@ fn man(out: Option<&Path>) -> Result<(), Failure> {
     let written =
         std::fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(command, folder));
     written.map_err(|error| {
-        let folder = folder.display();
-        Failure::new(
-            Failure::CANNOT_WRITE,
-            format!("cannot write to {folder}: {error}"),
-        )
+        let sentence = format!("cannot write to {}: {error}", folder.display());
+        Failure::new(Failure::CANNOT_WRITE, sentence)
     })
 }
 
@@ -554,12 +241,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_definitions_are_sound() {
+    fn the_definitions_are_valid() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn state_may_stand_before_and_after_the_subcommand() {
+    fn state_may_precede_or_follow_the_subcommand() {
         for line in [
             ["maskd", "--state", "s", "check"],
             ["maskd", "check", "--state", "s"],

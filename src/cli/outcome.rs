@@ -1,4 +1,4 @@
-//! What came of a refit, in words.
+//! The outcome of a training on this device, as text for its owner.
 
 use std::fmt::Write;
 
@@ -7,26 +7,26 @@ use crate::learning::{
     RefitRecord, ScoresRecord, SkipReasonRecord, ValidationRecord,
 };
 
-/// All of it, ending with what to do next.
+/// The whole outcome, which ends with what to do next.
 pub(super) fn refit(record: &RefitRecord) -> String {
     let mut text = match record.head {
-        Some(number) => format!("accepted: head {number} is in use now\n"),
-        None => "refused: the head stays as it is\n".to_owned(),
+        Some(number) => format!("accepted: model {number} is in use now\n"),
+        None => "refused: the model in use stays\n".to_owned(),
     };
     text += &outcome(&record.outcome);
     for (id, why) in &record.unusable {
-        let _ = writeln!(text, "unusable      {id}: {why}");
+        let _ = writeln!(text, "not usable    {id}: {why}");
     }
     for (label, samples) in &record.small_classes {
         let _ = writeln!(
             text,
-            "left out      {label}: {samples} samples are too few to make a class of"
+            "left out      {label}: {samples} face pictures are too few for a class"
         );
     }
     text
 }
 
-/// What a head's history says of the refit that made it.
+/// What a learned model's record says about the training that made it.
 pub(super) fn outcome(outcome: &OutcomeRecord) -> String {
     let mut text = String::new();
     if !outcome.reason.is_empty() {
@@ -37,7 +37,7 @@ pub(super) fn outcome(outcome: &OutcomeRecord) -> String {
     }
     let counts = outcome.counts.iter().map(|count| {
         format!(
-            "{} {} of {} tracks",
+            "{} {} in {} tracks",
             count.label, count.samples, count.groups
         )
     });
@@ -50,9 +50,9 @@ pub(super) fn outcome(outcome: &OutcomeRecord) -> String {
     }
     for sample in &outcome.left_out {
         let why = match sample.why {
-            SkipReasonRecord::Size => "its features are not so many numbers as they should be",
-            SkipReasonRecord::NotFinite => "its features are not all finite numbers",
-            SkipReasonRecord::Label => "the head has no class for its label",
+            SkipReasonRecord::Size => "it has the wrong number of features",
+            SkipReasonRecord::NotFinite => "a feature is not a finite number",
+            SkipReasonRecord::Label => "the model has no class for its label",
         };
         let _ = writeln!(text, "left out      {}: {why}", sample.id);
     }
@@ -83,32 +83,35 @@ fn figures(measured: &MeasuredRecord, labels: &[String], ruling: &DecisionRecord
         curve: _,
     } = measured;
     let method = match method {
-        ValidationRecord::HoldOut { groups } => format!("a lasting hold-out of {groups} tracks"),
+        ValidationRecord::HoldOut { groups } => {
+            format!("a permanent hold-out set of {groups} tracks")
+        }
         ValidationRecord::CrossValidation { folds } => {
             format!("cross-validation in {folds} folds by track")
         }
     };
     let start = match start {
-        InitialHeadRecord::Champion => "the head in use then",
-        InitialHeadRecord::Base => "the shipped head",
-        InitialHeadRecord::Elsewhere => "another device's",
+        InitialHeadRecord::Champion => "the model that was in use",
+        InitialHeadRecord::Base => "the built-in model",
+        InitialHeadRecord::Elsewhere => "the model of another device",
     };
     let shift: Vec<String> = shift.iter().map(|shift| format!("{shift:+.2}")).collect();
     let mut text = format!(
-        "judged by     {method}\n\
-         learned from  {start}, in {steps} steps\n\
+        "evaluated by  {method}\n\
+         started from  {start}, {steps} steps\n\
          before        {}\n\
          after         {}\n\
-         gain          {gain:.3} nats, standard error {standard_error:.3}\n\
-         labels        agreement {agreement:.2} with a head that was learned without them (by \
-         lot it would be 0.50 ± {agreement_error:.2})\n",
+         loss change   {:+.3}, standard error {standard_error:.3}\n\
+         labels        agreement {agreement:.2} with a model that was trained without them (chance \
+         is 0.50 ± {agreement_error:.2})\n",
         scores(before),
         scores(after),
+        -gain,
     );
     if let (Some(before), Some(after)) = (replay_before, replay_after) {
         let _ = writeln!(
             text,
-            "replay        {:.1} % before, {:.1} % after, of {replay_samples}",
+            "replay        {:.1} % right before, {:.1} % after, of {replay_samples} built-in samples",
             100.0 * before,
             100.0 * after
         );
@@ -124,7 +127,8 @@ fn figures(measured: &MeasuredRecord, labels: &[String], ruling: &DecisionRecord
         text += &suspicion(suspect, labels);
     }
     if *ruling != DecisionRecord::Accepted && !suspects.is_empty() {
-        text += "              \"maskd samples show ID --picture FILE\" shows one of them\n";
+        text +=
+            "              \"maskd samples show ID --picture FILE\" writes one of them to a file\n";
     }
     text
 }
@@ -143,8 +147,8 @@ fn scores(scores: &ScoresRecord) -> String {
 fn suspicion(suspect: &HardExampleRecord, labels: &[String]) -> String {
     let label = labels.get(suspect.label).map_or("?", String::as_str);
     format!(
-        "suspect       {}: is it {label}? probability {:.1} %, {} of {} neighbors have another \
-         label\n",
+        "suspect       {}: is it really {label}? probability {:.1} %, {} of {} similar face pictures \
+         have another label\n",
         suspect.id,
         100.0 * suspect.probability,
         suspect.disagreeing,
@@ -152,7 +156,7 @@ fn suspicion(suspect: &HardExampleRecord, labels: &[String]) -> String {
     )
 }
 
-/// Rows are the true labels, columns what they were taken for.
+/// Rows are the true labels, columns the predicted ones.
 fn confusion(when: &str, labels: &[String], rows: &[Vec<usize>]) -> String {
     let width = labels.iter().map(String::len).max().unwrap_or(0).max(6);
     let mut text = format!("\n{when:<width$}");

@@ -10,16 +10,16 @@ use rustix::termios::{
 use super::{Failure, print};
 use crate::api::web;
 
-/// Longest line that is read, in bytes.
+/// Maximum length of a line, in bytes.
 const MAX_LINE: u64 = 4096;
 /// What a terminal sends for Ctrl-C.
 const INTERRUPT: SpecialCodeIndex = SpecialCodeIndex::VINTR;
-/// The signal's number.
+/// The number of the signal.
 const SIGINT: u8 = 2;
 
 #[derive(Debug, Args)]
 pub(super) struct Passwd {
-    /// Make a token for a machine instead, and print it with its hash, which is
+    /// Make a token for a program instead, and print it with its hash, which is
     /// for web.token-hashes
     #[arg(long)]
     token: bool,
@@ -42,8 +42,8 @@ fn password() -> Result<String, Failure> {
         return line();
     }
     let first = hidden("Password: ")?;
-    if hidden("Once more: ")? != first {
-        return Err(Failure::new(Failure::USAGE, "these are two passwords"));
+    if hidden("Repeat the password: ")? != first {
+        return Err(Failure::new(Failure::USAGE, "the two passwords differ"));
     }
     Ok(first)
 }
@@ -54,7 +54,7 @@ fn line() -> Result<String, Failure> {
     input
         .read_line(&mut line)
         .map_err(|error| unreadable(&error))?;
-    // The end of the line is none of the password, spaces are.
+    // Spaces at the end belong to the password; the line ending does not.
     let end = line.trim_end_matches(['\n', '\r']).len();
     line.truncate(end);
     Ok(line)
@@ -65,26 +65,26 @@ fn unreadable(error: &io::Error) -> Failure {
     Failure::new(Failure::DATA, sentence)
 }
 
-/// Asks on the terminal, which does not show what is typed. Ctrl-C ends it with
-/// the status of a program that SIGINT ended.
+/// Asks on the terminal without showing what is typed. Ctrl-C fails with the exit
+/// code of a program that SIGINT ended.
 fn hidden(prompt: &str) -> Result<String, Failure> {
-    let silent = Silent::begin();
+    let no_echo = NoEcho::start();
     let mut terminal = io::stderr();
     // Nothing helps if standard error is closed.
     let _ = write!(terminal, "{prompt}");
     let _ = terminal.flush();
-    let line = silent.line();
-    drop(silent);
+    let line = no_echo.line();
+    drop(no_echo);
     let _ = writeln!(terminal);
     line
 }
 
-/// The terminal shows again what is typed when this is dropped. Until then its
-/// Ctrl-C ends a line in place of the program, which would leave it silent.
-struct Silent(Option<Termios>);
+/// Turns the terminal's echo off until it is dropped. Meanwhile Ctrl-C ends the
+/// line and not the program, which would leave the echo off.
+struct NoEcho(Option<Termios>);
 
-impl Silent {
-    fn begin() -> Silent {
+impl NoEcho {
+    fn start() -> NoEcho {
         let input = io::stdin();
         let before = tcgetattr(&input).ok();
         if let Some(before) = &before {
@@ -93,10 +93,10 @@ impl Silent {
                 .local_modes
                 .remove(LocalModes::ECHO | LocalModes::ISIG);
             after.special_codes[SpecialCodeIndex::VEOL] = before.special_codes[INTERRUPT];
-            // A terminal that cannot be silent shows what is typed.
+            // If this fails, the terminal shows what is typed.
             let _ = tcsetattr(&input, OptionalActions::Flush, &after);
         }
-        Silent(before)
+        NoEcho(before)
     }
 
     fn line(&self) -> Result<String, Failure> {
@@ -115,11 +115,11 @@ impl Silent {
             }
         }
         String::from_utf8(bytes)
-            .map_err(|_| Failure::new(Failure::DATA, "the password is no UTF-8"))
+            .map_err(|_| Failure::new(Failure::DATA, "the password is not valid UTF-8"))
     }
 }
 
-impl Drop for Silent {
+impl Drop for NoEcho {
     fn drop(&mut self) {
         if let Some(before) = &self.0 {
             let _ = tcsetattr(io::stdin(), OptionalActions::Flush, before);

@@ -1,4 +1,4 @@
-//! The pictures that a command names, one after the other.
+//! The pictures that are named on the command line.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::frame::decoding::{decode, list, read};
 
 use super::Failure;
 
-/// A picture that can be read when its turn comes.
+/// A picture that is not read yet.
 pub(super) enum Picture {
     File(PathBuf),
     Example {
@@ -19,7 +19,7 @@ pub(super) enum Picture {
 }
 
 impl Picture {
-    /// What messages and records call it.
+    /// The name in messages and records.
     pub(super) fn name(&self) -> String {
         match self {
             Picture::File(path) => path.display().to_string(),
@@ -27,7 +27,7 @@ impl Picture {
         }
     }
 
-    /// The name without folder and ending.
+    /// The file name without folder and extension.
     pub(super) fn stem(&self) -> String {
         let path = match self {
             Picture::File(path) => path,
@@ -39,7 +39,7 @@ impl Picture {
             .into_owned()
     }
 
-    /// Its bytes; the sentence says what is wrong with a file.
+    /// The encoded picture, or why the file cannot be read.
     pub(super) fn bytes(&self) -> Result<Vec<u8>, String> {
         match self {
             Picture::File(path) => read(path).map_err(|error| error.to_string()),
@@ -47,14 +47,14 @@ impl Picture {
         }
     }
 
-    /// Its pixels; the sentence says what is wrong with it.
+    /// The decoded picture, or why it cannot be read.
     pub(super) fn pixels(&self) -> Result<RgbImage, String> {
         decode(&self.bytes()?).map_err(|error| error.to_string())
     }
 }
 
-/// The named pictures and those of named folders, or the examples if nothing is
-/// named.
+/// The named pictures and those in the named folders, or the built-in examples if
+/// nothing is named.
 pub(super) fn expand(paths: &[PathBuf]) -> Result<Vec<Picture>, Failure> {
     if paths.is_empty() {
         let examples = EXAMPLES.iter();
@@ -80,7 +80,7 @@ pub(super) fn expand(paths: &[PathBuf]) -> Result<Vec<Picture>, Failure> {
         })?;
         if found.is_empty() {
             let folder = path.display();
-            let sentence = format!("the folder {folder} holds no pictures");
+            let sentence = format!("the folder {folder} has no pictures");
             return Err(Failure::new(Failure::NO_INPUT, sentence));
         }
         pictures.extend(found.into_iter().map(Picture::File));

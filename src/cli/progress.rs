@@ -4,7 +4,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::interrupt::Interrupt;
 use super::{Failure, complain};
-use crate::training::run::{Progress, RunError, Stage};
+use crate::training::run::{Progress, Stage};
 use crate::training::train::EpochRecord;
 
 /// A bar of `length` steps.
@@ -69,19 +69,5 @@ impl Progress for TerminalProgress {
 
     fn warn(&mut self, sentence: &str) {
         complain(sentence);
-    }
-}
-
-impl From<RunError> for Failure {
-    fn from(error: RunError) -> Failure {
-        let exit = match error {
-            RunError::Dataset(error) => return error.into(),
-            RunError::Recipe(error) => return error.into(),
-            RunError::Train(error) => return error.into(),
-            RunError::UnknownClass { .. } | RunError::NotValidated { .. } => Failure::DATA,
-            RunError::TooManyFeatures { .. } => Failure::USAGE,
-            RunError::Interrupted => Failure::TEMPORARY,
-        };
-        Failure::new(exit, error)
     }
 }

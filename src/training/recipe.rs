@@ -1,11 +1,11 @@
-//! From pictures to the features that a head learns from.
+//! Recipes: from pictures to the features that a head is trained on.
 //!
 //! Owns which views of a picture a recipe makes, and the workers that embed
-//! them. Knows nothing of labels or of training.
+//! them. It knows nothing of labels or of training.
 //!
 //! Each picture is read and decoded once, whatever the number of its views: all
-//! of them are made and embedded while it is at hand, and only features are
-//! kept (5 KB a view).
+//! of them are made and embedded while it is in memory, and only the features are
+//! kept (5 KB per view).
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -23,15 +23,16 @@ use crate::vision::embed::Embedder;
 /// How views of a picture are made.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Recipe {
-    /// The tutorial's: the whole picture, stretched to a crop and moved about.
+    /// The tutorial's: the whole picture, stretched to a crop, with geometric
+    /// changes.
     Tutorial(Geometry),
-    /// Whole pictures and faces that the detector finds in them, by turns, in
-    /// every light and sharpness.
+    /// Whole pictures and the faces that the detector finds in them, in turn, with
+    /// varied light and sharpness.
     Robust(Robust),
 }
 
 impl Recipe {
-    /// Its name in options and metadata.
+    /// The name in options and metadata.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -47,7 +48,7 @@ pub enum RecipeError {
     /// A model failed.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The picture cannot be scaled or cut.
+    /// The picture cannot be scaled or cropped.
     #[error("a picture cannot be used: {0}")]
     Picture(#[from] PictureError),
 }
@@ -61,7 +62,7 @@ impl From<DetectError> for RecipeError {
     }
 }
 
-/// Makes views and their features; one a thread.
+/// Makes views and their features; each thread has its own.
 #[derive(Debug)]
 pub struct Worker {
     embedder: Embedder,
@@ -70,7 +71,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker; only the robust recipe needs a detector.
+    /// Only the robust recipe needs a detector.
     #[must_use]
     pub fn new(embedder: Embedder, detector: Option<Detector>) -> Worker {
         Worker {
@@ -80,7 +81,7 @@ impl Worker {
         }
     }
 
-    /// The picture as it is judged: whole, stretched to a crop.
+    /// The view for evaluation: the whole picture, stretched to a crop.
     ///
     /// # Errors
     /// [`RecipeError::Picture`] if it is empty.
@@ -92,7 +93,7 @@ impl Worker {
     /// `views` views of a picture. The same `seed` gives the same views.
     ///
     /// # Errors
-    /// [`RecipeError`] if the detector gives up or the picture is empty.
+    /// [`RecipeError`] if the detector fails or the picture is empty.
     pub fn views(
         &mut self,
         recipe: &Recipe,
@@ -118,16 +119,16 @@ impl Worker {
                     None => None,
                 };
                 let (width, height) = pixels.dimensions();
-                for kind in ROBUST_TURNS.iter().cycle().take(views) {
+                for view in ROBUST_VIEWS.iter().cycle().take(views) {
                     let margin = augment::margin(robust.margin, &mut rng);
                     let cut = face.and_then(|face| face.region(margin, width, height));
                     let scaler = &mut self.scaler;
-                    let view = match kind {
-                        RobustView::Cut => {
+                    let view = match view {
+                        RobustView::Face => {
                             robust.view(scaler, pixels, cut.unwrap_or(whole), &mut rng)
                         }
                         RobustView::Whole => robust.view(scaler, pixels, whole, &mut rng),
-                        RobustView::Plain => {
+                        RobustView::Geometry => {
                             let draw = robust.geometry.draw(&mut rng);
                             augment::warp_region(scaler, pixels, whole, &draw, robust.geometry.fill)
                         }
@@ -140,58 +141,60 @@ impl Worker {
     }
 }
 
-/// A view of the robust recipe.
+/// A kind of view of the robust recipe.
 #[derive(Debug, Clone, Copy)]
 enum RobustView {
-    /// The face as the detector cuts it, in any light and by any camera.
-    Cut,
-    /// The whole picture, the same way.
+    /// The detected face, with all changes.
+    Face,
+    /// The whole picture, with all changes.
     Whole,
-    /// The whole picture in its own light, only moved about.
-    Plain,
+    /// The whole picture, with only geometric changes.
+    Geometry,
 }
 
-/// What the views of a picture are by turns. Five of eight are cut, as all are
-/// at the door; without the plain ones the head gets worse on good pictures.
-const ROBUST_TURNS: [RobustView; 8] = [
-    RobustView::Cut,
-    RobustView::Plain,
-    RobustView::Cut,
-    RobustView::Cut,
+/// The views of a picture, which repeat from the first one. Five of eight are faces,
+/// as all are at the door. Without the views that only have geometric changes, the
+/// head gets worse on good pictures.
+const ROBUST_VIEWS: [RobustView; 8] = [
+    RobustView::Face,
+    RobustView::Geometry,
+    RobustView::Face,
+    RobustView::Face,
     RobustView::Whole,
-    RobustView::Cut,
-    RobustView::Plain,
-    RobustView::Cut,
+    RobustView::Face,
+    RobustView::Geometry,
+    RobustView::Face,
 ];
 
-/// A training picture shows the person whom its label is about largest.
+/// The label of a training picture is that of the largest face in it.
 fn largest(faces: &[Face]) -> Option<Rect> {
     let rects = faces.iter().map(|face| face.rect);
     rects.max_by(|a, b| a.area().total_cmp(&b.area()))
 }
 
-/// What is to be made of a list of pictures.
+/// Which views of pictures are embedded.
 #[derive(Debug, Clone, Copy)]
 pub enum EmbedMode<'a> {
-    /// The features of the picture as it is judged.
+    /// [`Worker::plain`].
     Plain,
-    /// The features of so many views by a recipe.
+    /// [`Worker::views`].
     Views {
-        /// The recipe.
+        /// How the views are made.
         recipe: &'a Recipe,
-        /// At least one.
+        /// Views of each picture, at least one.
         views: usize,
-        /// Together with a picture's place in the list it seeds the views.
+        /// Seeds the views together with the index of a picture.
         seed: u64,
     },
 }
 
-/// The features of `count` pictures, which `load` gives by their index: for each
-/// picture its views, one after the other, `[count, views, 1280]` row by row.
+/// The features of `count` pictures, which `load` returns by their index:
+/// `[count, views, 1280]` row by row.
 ///
-/// The workers share the pictures, in their order; the result does not depend
-/// on how many there are. `done` is called after each picture, and between;
-/// when it gives false, no more pictures are begun and `None` is the result.
+/// The workers share the pictures; the result does not depend on how many workers
+/// there are. `done` is called after each picture with the number of finished
+/// ones. If it returns `false`, no more pictures are started, and the result is
+/// `None`.
 ///
 /// # Errors
 /// The first [`RecipeError`] in the order of the pictures.
@@ -199,13 +202,13 @@ pub fn features<L>(
     workers: &mut [Worker],
     count: usize,
     load: L,
-    make: EmbedMode,
+    mode: EmbedMode,
     mut done: impl FnMut(usize) -> bool,
 ) -> Result<Option<Vec<f32>>, RecipeError>
 where
     L: Fn(usize) -> Result<RgbImage, PictureError> + Sync,
 {
-    let views = match make {
+    let views = match mode {
         EmbedMode::Plain => 1,
         EmbedMode::Views { views, .. } => views,
     };
@@ -224,7 +227,7 @@ where
                     if index >= count {
                         return;
                     }
-                    let features = one(worker, load, make, index);
+                    let features = embed_one(worker, load, mode, index);
                     if results.send((index, features)).is_err() {
                         return;
                     }
@@ -256,17 +259,17 @@ where
     })
 }
 
-fn one<L>(
+fn embed_one<L>(
     worker: &mut Worker,
     load: &L,
-    make: EmbedMode,
+    mode: EmbedMode,
     index: usize,
 ) -> Result<Vec<f32>, RecipeError>
 where
     L: Fn(usize) -> Result<RgbImage, PictureError>,
 {
     let pixels = load(index)?;
-    let crops = match make {
+    let crops = match mode {
         EmbedMode::Plain => vec![worker.plain(&pixels)?],
         EmbedMode::Views {
             recipe,
@@ -281,9 +284,8 @@ where
         .collect())
 }
 
-/// A seed for each picture, far from those of its neighbors: one step of
-/// `SplitMix64` (Steele, Lea and Flood, "Fast splittable pseudorandom number
-/// generators", 2014).
+/// An independent seed for each index: one step of `SplitMix64` (Steele, Lea and
+/// Flood, "Fast splittable pseudorandom number generators", 2014).
 #[must_use]
 pub fn mix(seed: u64, index: u64) -> u64 {
     let mut z = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));

@@ -1,16 +1,15 @@
-//! `maskd bench --while-training`: what learning costs the camera path.
+//! `maskd bench --while-training`: how much training slows down frames.
 //!
-//! Owns trainers that keep every core busy with what the daemon's trainer does,
-//! and the comparison of frames at rest with frames beside them. Rounds of both
-//! kinds take turns in one run, so that whatever else the machine does meets
-//! both alike.
+//! Owns trainers that keep every core busy with what the daemon's training thread
+//! does, and the comparison of frames with and without them. Rounds of both kinds
+//! alternate, so that whatever else the machine does affects both in the same way.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde::Serialize;
 
-use super::{Spread, Times, measure, spread, tidy};
+use super::timing::{Times, TimingStats, measure, rounded, stats};
 use crate::cli::{Failure, complain};
 use crate::config::Config;
 use crate::frame::{Crop, Scaler, decode};
@@ -24,33 +23,35 @@ use crate::training::train::{TrainOptions, Trainer};
 use crate::vision::embed::{Backbone, Embedder};
 use crate::vision::pipeline::{self, Pipeline};
 
-/// How long a round lasts, about, in milliseconds: short, so that a disturbance
-/// meets both kinds of round.
+/// Approximate duration of a round in milliseconds: short, so that a disturbance
+/// affects both kinds of round.
 const ROUND_MS: f64 = 2000.0;
-/// First frames of a round, which do not count: caches and clocks settle.
-const SETTLING: usize = 3;
-/// Labelled crops of a refit: enough for every one of its stages, half of each
-/// class.
+/// The first frames of a round, which do not count: caches and the CPU's frequency
+/// settle.
+const WARM_UP: usize = 3;
+/// Labelled crops of a refit, the same number of each class: enough for all of its
+/// stages.
 const SAMPLES: usize = 40;
 
-/// `while_training` of `maskd bench --json`. Ratios are training over at rest.
+/// `while_training` of `maskd bench --json`. Ratios are those of frames with
+/// training to frames at rest.
 #[derive(Debug, Serialize)]
 pub(super) struct Record {
-    /// Rounds of each kind.
+    /// Number of rounds of each kind.
     rounds: u16,
-    /// Frames of each kind.
+    /// Number of frames of each kind.
     frames: usize,
-    /// Threads that learned, one a core.
+    /// Number of training threads, one per core.
     trainers: usize,
-    /// Steps of Adam that they took meanwhile, all together.
+    /// Total number of their Adam steps.
     trainer_steps: u64,
-    /// Crops that they embedded meanwhile, all together.
+    /// Total number of crops that they embedded.
     trainer_crops: u64,
-    at_rest_ms: Spread,
-    training_ms: Spread,
+    at_rest_ms: TimingStats,
+    training_ms: TimingStats,
     p50_ratio: f64,
     p99_ratio: f64,
-    /// Of frames a second.
+    /// Of frames per second.
     throughput_ratio: f64,
 }
 
@@ -70,7 +71,7 @@ impl Record {
             text += &format!("{name:<14} {rest:>9.3} {training:>9.3} {ratio:>9.3}\n");
         }
         text + &format!(
-            "{:<14} {:>29.3}\n\n{} frames each in {} rounds; {} trainers took {} steps and embedded {} crops\n",
+            "{:<14} {:>29.3}\n\n{} frames of each kind in {} rounds; {} trainers took {} steps and embedded {} face pictures\n",
             "frames/s",
             self.throughput_ratio,
             self.frames,
@@ -82,8 +83,8 @@ impl Record {
     }
 }
 
-/// Measures the pictures in so many pairs of rounds. They were measured before,
-/// and all of them once take about `pass_ms`.
+/// Measures the pictures in `rounds` pairs of rounds. One pass over all of them
+/// takes about `pass_ms`, as measured before.
 pub(super) fn compare(
     config: &Config,
     pipeline: &mut Pipeline,
@@ -91,53 +92,53 @@ pub(super) fn compare(
     pass_ms: f64,
     rounds: u16,
 ) -> Result<Record, Failure> {
-    // Whole passes: both kinds of round have the same frames.
+    // Whole passes, so that both kinds of round have the same frames.
     let passes = (ROUND_MS / pass_ms.max(1.0)).ceil() as usize;
-    let lesson = Lesson::of(pictures)?;
+    let job = TrainingJob::of(pictures)?;
     let (backbone, _) = pipeline::open_model(config)?;
     let backbone = Backbone::new(backbone)?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    let mut learners = Vec::new();
+    let mut trainers = Vec::new();
     for number in 0..cores {
-        learners.push(Learner {
+        trainers.push(BenchTrainer {
             embedder: Embedder::new(&backbone, 1, ThreadPool::alone())?,
             is_fitting: number % 2 == 0,
         });
     }
 
-    let progress = Progress::default();
+    let shared = Shared::default();
     let mut at_rest = Vec::new();
     let mut training = Vec::new();
     for pair in 0..rounds {
-        // By turns the first: whatever drifts is no advantage.
+        // They alternate in who is first, so that drift favors neither.
         for is_training in [pair % 2 == 1, pair % 2 == 0] {
             let mut round = || frames(pipeline, pictures, passes);
             if is_training {
-                training.extend(beside(&mut learners, &lesson, &progress, round)?);
+                training.extend(while_training(&mut trainers, &job, &shared, round)?);
             } else {
                 at_rest.extend(round()?);
             }
         }
     }
 
-    let throughput_ratio = tidy(at_rest.iter().sum::<f64>() / training.iter().sum::<f64>());
+    let throughput_ratio = rounded(at_rest.iter().sum::<f64>() / training.iter().sum::<f64>());
     let count = training.len();
-    let (at_rest_ms, training_ms) = (spread(at_rest), spread(training));
+    let (at_rest_ms, training_ms) = (stats(at_rest), stats(training));
     Ok(Record {
         rounds,
         frames: count,
         trainers: cores,
-        trainer_steps: progress.steps.into_inner(),
-        trainer_crops: progress.crops.into_inner(),
-        p50_ratio: tidy(training_ms.median / at_rest_ms.median),
-        p99_ratio: tidy(training_ms.p99 / at_rest_ms.p99),
+        trainer_steps: shared.steps.into_inner(),
+        trainer_crops: shared.crops.into_inner(),
+        p50_ratio: rounded(training_ms.median / at_rest_ms.median),
+        p99_ratio: rounded(training_ms.p99 / at_rest_ms.p99),
         throughput_ratio,
         at_rest_ms,
         training_ms,
     })
 }
 
-/// Time of each frame of a round, in milliseconds.
+/// The time of each frame of a round, in milliseconds.
 fn frames(
     pipeline: &mut Pipeline,
     pictures: &[(String, Vec<u8>)],
@@ -145,27 +146,26 @@ fn frames(
 ) -> Result<Vec<f64>, Failure> {
     let mut unused = Times::default();
     let mut all = Vec::new();
-    let count = SETTLING + passes * pictures.len();
+    let count = WARM_UP + passes * pictures.len();
     for (_, bytes) in pictures.iter().cycle().take(count) {
-        let (ms, _) = measure(pipeline, bytes, &mut unused)?;
-        all.push(ms);
+        all.push(measure(pipeline, bytes, &mut unused)?.ms);
     }
-    Ok(all.split_off(SETTLING))
+    Ok(all.split_off(WARM_UP))
 }
 
-/// A round while the learners learn; they have ended when this returns.
-fn beside<T>(
-    learners: &mut [Learner],
-    lesson: &Lesson,
-    progress: &Progress,
+/// A round during which the trainers train; they have stopped when this returns.
+fn while_training<T>(
+    trainers: &mut [BenchTrainer],
+    job: &TrainingJob,
+    shared: &Shared,
     round: impl FnOnce() -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    progress.is_over.store(false, Ordering::Relaxed);
+    shared.is_over.store(false, Ordering::Relaxed);
     std::thread::scope(|scope| {
-        let end = End(&progress.is_over);
-        let threads: Vec<_> = learners
+        let end = EndOnDrop(&shared.is_over);
+        let threads: Vec<_> = trainers
             .iter_mut()
-            .map(|learner| scope.spawn(move || learner.run(lesson, progress)))
+            .map(|trainer| scope.spawn(move || trainer.run(job, shared)))
             .collect();
         let measured = round();
         drop(end);
@@ -178,41 +178,41 @@ fn beside<T>(
     })
 }
 
-/// What the learners share.
+/// What the trainers share.
 #[derive(Default)]
-struct Progress {
+struct Shared {
     is_over: AtomicBool,
     steps: AtomicU64,
     crops: AtomicU64,
-    told: OnceLock<()>,
+    priority_warning: OnceLock<()>,
 }
 
-impl Progress {
+impl Shared {
     fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Relaxed)
     }
 }
 
-/// Ends the learners' round, also in a panic: the scope waits for them.
-struct End<'a>(&'a AtomicBool);
+/// Ends the round of the trainers, even in a panic, since the scope waits for them.
+struct EndOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for End<'_> {
+impl Drop for EndOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
-/// What is learned over and over.
-struct Lesson {
+/// What the trainers embed and fit again and again.
+struct TrainingJob {
     crop: Crop,
     head: HeadTensors,
     samples: Vec<Sample>,
     replay: Replay,
 }
 
-impl Lesson {
-    /// A crop of the first picture, and replayed features as if they were new.
-    fn of(pictures: &[(String, Vec<u8>)]) -> Result<Lesson, Failure> {
+impl TrainingJob {
+    /// A crop of the first picture, and replayed features in place of new ones.
+    fn of(pictures: &[(String, Vec<u8>)]) -> Result<TrainingJob, Failure> {
         let data = |error: &dyn std::fmt::Display| Failure::new(Failure::DATA, error);
         let internal = |error: &dyn std::fmt::Display| Failure::new(Failure::INTERNAL, error);
         let bytes = pictures.first().map_or(&[][..], |(_, bytes)| bytes);
@@ -242,7 +242,7 @@ impl Lesson {
                 });
             }
         }
-        Ok(Lesson {
+        Ok(TrainingJob {
             crop,
             head,
             samples,
@@ -251,61 +251,63 @@ impl Lesson {
     }
 }
 
-/// A thread that does what the daemon's trainer does, without end.
-struct Learner {
+/// A thread that does what the daemon's training thread does, without end.
+struct BenchTrainer {
     embedder: Embedder,
-    /// Whether it fits or embeds next: a refit takes longer than a round, and
-    /// all begin anew each time.
+    /// Whether it fits or embeds next. A refit takes longer than a round, and each
+    /// round starts again.
     is_fitting: bool,
 }
 
-impl Learner {
-    fn run(&mut self, lesson: &Lesson, progress: &Progress) -> Result<(), Failure> {
+impl BenchTrainer {
+    fn run(&mut self, job: &TrainingJob, shared: &Shared) -> Result<(), Failure> {
         if let Err(error) = system::idle() {
-            progress.told.get_or_init(|| {
-                complain(&format!("the trainers run at normal priority: {error}"));
+            shared.priority_warning.get_or_init(|| {
+                complain(&format!(
+                    "the trainers run at normal priority, so the times are too high: {error}"
+                ));
             });
         }
-        while !progress.is_over() {
+        while !shared.is_over() {
             if self.is_fitting {
-                fit(lesson, progress)?;
+                fit(job, shared)?;
             } else {
-                self.embed(lesson, progress)?;
+                self.embed(job, shared)?;
             }
             self.is_fitting = !self.is_fitting;
         }
         Ok(())
     }
 
-    /// Crops that got their labels: each and its variants.
-    fn embed(&mut self, lesson: &Lesson, progress: &Progress) -> Result<(), Failure> {
+    /// Embeds crops and their variants, as for new labels.
+    fn embed(&mut self, job: &TrainingJob, shared: &Shared) -> Result<(), Failure> {
         for seed in 0..SAMPLES as u64 {
-            let variants = refit::variants(&lesson.crop, seed);
-            for crop in std::iter::once(&lesson.crop).chain(&variants) {
-                if progress.is_over() {
+            let variants = refit::variants(&job.crop, seed);
+            for crop in std::iter::once(&job.crop).chain(&variants) {
+                if shared.is_over() {
                     return Ok(());
                 }
                 self.embedder.embed(std::slice::from_ref(crop))?;
-                progress.crops.fetch_add(1, Ordering::Relaxed);
+                shared.crops.fetch_add(1, Ordering::Relaxed);
             }
         }
         Ok(())
     }
 }
 
-fn fit(lesson: &Lesson, progress: &Progress) -> Result<(), Failure> {
+fn fit(job: &TrainingJob, shared: &Shared) -> Result<(), Failure> {
     let input = RefitInput {
-        labels: &lesson.replay.labels,
-        champion: &lesson.head,
-        base: &lesson.head,
-        samples: &lesson.samples,
-        base_labels: &lesson.replay.labels,
-        replay: Some(&lesson.replay),
+        labels: &job.replay.labels,
+        champion: &job.head,
+        base: &job.head,
+        samples: &job.samples,
+        base_labels: &job.replay.labels,
+        replay: Some(&job.replay),
     };
-    // Asked before every step.
+    // Called before every step.
     let is_over = || {
-        progress.steps.fetch_add(1, Ordering::Relaxed);
-        progress.is_over()
+        shared.steps.fetch_add(1, Ordering::Relaxed);
+        shared.is_over()
     };
     match refit::fit(&input, &RefitOptions::default(), &is_over) {
         Ok(_) | Err(RefitError::Cancelled) => Ok(()),

@@ -44,7 +44,11 @@ pub(super) fn evaluate(
 ) -> Result<Evaluation, Failure> {
     let mut progress = TerminalProgress::new()?;
     let threads = config.classify.threads(0);
-    let usable = UsableDataset::read(&Dataset::open_to_judge(folder)?, threads, &mut progress)?;
+    let usable = UsableDataset::read(
+        &Dataset::open_for_evaluation(folder)?,
+        threads,
+        &mut progress,
+    )?;
     let (backbone, base) = open_model(config)?;
     let learned = global.learned_head(&base)?;
     let head = learned.as_deref().unwrap_or(&base);

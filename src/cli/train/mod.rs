@@ -10,14 +10,14 @@ use super::{Failure, complain, print};
 use crate::config::Config;
 use crate::onnx::{self, Classifier, HeadFile, to_hex};
 use crate::training::augment;
-use crate::training::dataset::{self, DatasetError};
-use crate::training::recipe::{EmbedMode, Recipe, RecipeError, Worker, mix};
+use crate::training::dataset;
+use crate::training::recipe::{EmbedMode, Recipe, Worker, mix};
 use crate::training::report::{self, HistoryPoint, PlotFormat, Report};
 use crate::training::run::{
-    Checkpoint, CheckpointError, FeatureSet, LabelledPicture, RunOptions, TrainedHead,
-    TrainingPictures, decode_picture, embed, fit, workers,
+    Checkpoint, FeatureSet, LabelledPicture, RunOptions, TrainedHead, TrainingPictures,
+    decode_picture, embed, fit, workers,
 };
-use crate::training::train::{EpochRecord, TrainError, TrainOptions, Trainer};
+use crate::training::train::{EpochRecord, TrainOptions, Trainer};
 use crate::vision::detect::DetectorOptions;
 use crate::vision::embed::Backbone;
 use crate::vision::pipeline::SHIPPED_CLASSIFIER;
@@ -29,47 +29,6 @@ use args::{RecipeName, sheet_format};
 const SHEET_PICTURES: usize = 48;
 /// Views in a row of a contact sheet.
 const SHEET_COLUMNS: usize = 12;
-
-impl From<DatasetError> for Failure {
-    fn from(error: DatasetError) -> Failure {
-        let exit = match error {
-            DatasetError::Missing { .. } | DatasetError::NotFolder { .. } => Failure::NO_INPUT,
-            _ => Failure::DATA,
-        };
-        Failure::new(exit, error)
-    }
-}
-
-impl From<TrainError> for Failure {
-    fn from(error: TrainError) -> Failure {
-        let exit = match error {
-            TrainError::Options(_) => Failure::USAGE,
-            TrainError::NotFinite { .. } => Failure::DATA,
-            TrainError::Tensors(_) | TrainError::Batch(_) => Failure::INTERNAL,
-        };
-        Failure::new(exit, error)
-    }
-}
-
-impl From<RecipeError> for Failure {
-    fn from(error: RecipeError) -> Failure {
-        match error {
-            RecipeError::Model(error) => error.into(),
-            RecipeError::Picture(_) => Failure::new(Failure::DATA, error),
-        }
-    }
-}
-
-impl From<CheckpointError> for Failure {
-    fn from(error: CheckpointError) -> Failure {
-        let exit = match error {
-            CheckpointError::Read { .. } => Failure::NO_INPUT,
-            CheckpointError::Damaged { .. } => Failure::DATA,
-            CheckpointError::Write { .. } => Failure::CANNOT_WRITE,
-        };
-        Failure::new(exit, error)
-    }
-}
 
 impl Train {
     pub(super) fn run(self, config: &Config) -> Result<(), Failure> {

@@ -11,7 +11,7 @@ use super::{Progress, RunError, Stage};
 use crate::frame::PictureError;
 use crate::frame::decoding::{self, decode};
 use crate::onnx::{FEATURES, ModelError, ThreadPool};
-use crate::training::dataset::{self, Dataset, Findings, Fingerprint, Picture};
+use crate::training::dataset::{self, Dataset, Fingerprint, Issues, Picture};
 use crate::training::recipe::{self, EmbedMode, Worker};
 use crate::vision::detect::{Detector, DetectorOptions};
 use crate::vision::embed::{Backbone, Embedder};
@@ -39,7 +39,7 @@ pub(crate) struct UsableDataset {
 }
 
 impl UsableDataset {
-    /// Reads and compares all pictures; the findings are warnings.
+    /// Reads and compares all pictures; its issues are warnings.
     ///
     /// # Errors
     /// [`RunError::Interrupted`], and [`RunError::Dataset`] if too few pictures
@@ -53,11 +53,11 @@ impl UsableDataset {
         let read = fingerprints(&listed.pictures, threads, |done| progress.advance(done));
         progress.finish();
         let read = read.ok_or(RunError::Interrupted)?;
-        let findings = Findings::new(listed, &read);
-        for sentence in findings.sentences(listed) {
+        let issues = Issues::new(listed, &read);
+        for sentence in issues.sentences(listed) {
             progress.warn(&sentence);
         }
-        let left_out = findings.left_out();
+        let left_out = issues.left_out();
         let usable = dataset::without(read, &left_out);
         Ok(UsableDataset {
             dataset: listed.without(&left_out)?,
@@ -112,7 +112,7 @@ impl TrainingPictures {
         progress: &mut impl Progress,
     ) -> Result<TrainingPictures, RunError> {
         let listed = Dataset::open(folder)?;
-        let validation = validation.map(Dataset::open_to_judge).transpose()?;
+        let validation = validation.map(Dataset::open_for_evaluation).transpose()?;
         if let Some(validation) = &validation {
             check_same_classes(&listed, validation)?;
         }
@@ -126,8 +126,8 @@ impl TrainingPictures {
             }
             (all, pictures)
         } else {
-            let looks: Vec<_> = usable.fingerprints.iter().map(|print| print.look).collect();
-            let groups = dataset::near_duplicate_groups(&looks, dataset::NEAR);
+            let hashes: Vec<_> = usable.fingerprints.iter().map(|print| print.hash).collect();
+            let groups = dataset::near_duplicate_groups(&hashes, dataset::MAX_DUPLICATE_DISTANCE);
             let split = usable.dataset.split(&groups, VALIDATION_SHARE, seed)?;
             let side = |indices: &[usize]| -> Vec<LabelledPicture> {
                 indices.iter().map(|index| all[*index].clone()).collect()
@@ -288,8 +288,8 @@ fn check_same_classes(training: &Dataset, validation: &Dataset) -> Result<(), Ru
 /// A sentence if validation pictures look like training pictures.
 fn leak_note(training: &UsableDataset, validation: &UsableDataset) -> Option<String> {
     let both = training.fingerprints.iter().chain(&validation.fingerprints);
-    let looks: Vec<_> = both.map(|print| print.look).collect();
-    let groups = dataset::near_duplicate_groups(&looks, dataset::NEAR);
+    let hashes: Vec<_> = both.map(|print| print.hash).collect();
+    let groups = dataset::near_duplicate_groups(&hashes, dataset::MAX_DUPLICATE_DISTANCE);
     // A group is named by its first picture.
     let count = training.fingerprints.len();
     let mut leaked =

@@ -1,8 +1,8 @@
-//! Training a head: from features and their labels to weights.
+//! Training of a head: from features and their labels to weights.
 //!
-//! Owns the loss, the backward pass, Adam and the history of a training. Knows
-//! nothing of pictures, folders or how batches are chosen.
-//! Pure: batches and the seed come in as arguments, and there are no threads.
+//! Owns the loss, the backward pass, Adam and the history of a training. It knows
+//! nothing of pictures, folders or how batches are chosen. It is pure: batches and
+//! the seed come in as arguments, and there are no threads.
 //!
 //! # Forward
 //! For a batch of n samples, with the shapes of [`HeadTensors`]:
@@ -16,39 +16,39 @@
 //!
 //! # Loss
 //! The tutorial trains its two softmax outputs p0 and p1 with Keras'
-//! `binary_crossentropy`, which is the *mean* over the columns of the binary
-//! cross-entropy of each. For the one-hot target t with the label y and the
-//! other class o, and since p0 + p1 = 1:
+//! `binary_crossentropy`, which is the *mean* of the binary cross-entropies of the
+//! columns. For the one-hot target t with the label y and the other class o, and
+//! since p0 + p1 = 1:
 //!
 //! ```text
 //! -1/2 sum_k [t_k ln p_k + (1 - t_k) ln(1 - p_k)]
 //!   = -1/2 [ln p_y + ln(1 - p_o)] = -1/2 [ln p_y + ln p_y] = -ln p_y
 //! ```
 //!
-//! That is the categorical cross-entropy of the softmax pair, times one. So the
-//! gradient is dL/dz = p - t for two classes as for more.
+//! That is exactly the categorical cross-entropy of the two softmax outputs. So the
+//! gradient is dL/dz = p - t for two classes and for more.
 //!
-//! The value that is reported is clipped where Keras clips: for two classes p is
-//! kept from 0 and 1 by 1e-7, which is also added inside of the logarithm; for
-//! more classes Keras goes back to the logits and clips nothing (tf-keras 2.21,
-//! `binary_crossentropy` and `categorical_crossentropy` in `backend.py`). So two
-//! classes have a loss of 15.42 at most; Keras rounds 1 - p to f32 and gets
-//! 15.38, or 15.34 when TensorFlow has optimized the graph. The gradient is that
-//! of the loss without clipping. Keras' is p - t times p_y / (p_y + 1e-7), and
-//! none at all beyond the clip: from a sample that is hopelessly wrong it would
-//! learn nothing.
+//! The reported loss is clipped like Keras': for two classes p is clamped to
+//! 1e-7 .. 1 - 1e-7, and 1e-7 is added inside of the logarithm; for more classes
+//! Keras computes the loss from the logits and clips nothing (tf-keras 2.21,
+//! `binary_crossentropy` and `categorical_crossentropy` in `backend.py`). So with
+//! two classes the loss is at most 15.42; Keras rounds 1 - p to f32 and gets 15.38,
+//! or 15.34 when TensorFlow has optimized the graph. The gradient is that of the
+//! loss without clipping. Keras' gradient is p - t times p_y / (p_y + 1e-7), and
+//! zero where p is clamped: it would not learn from a sample that is entirely
+//! wrong.
 //!
-//! One trap: since its activations carry `_keras_logits`, tf-keras (seen in
-//! 2.21, `_get_logits`) computes something else for `Dense(2, "softmax")` with
-//! `binary_crossentropy`: it takes the softmax' *logits* for those of two
-//! sigmoids, and trains with (sigmoid(z) - t) / 2. What is written here is the
-//! loss as it is documented, and as Keras computes it of probabilities.
+//! One trap: since its activations carry `_keras_logits`, tf-keras (seen in 2.21,
+//! `_get_logits`) computes something else for `Dense(2, "softmax")` with
+//! `binary_crossentropy`. It treats the *logits* of the softmax as those of two
+//! sigmoids, and trains with (sigmoid(z) - t) / 2. This module computes the loss
+//! as it is documented, and as Keras computes it from probabilities.
 //!
-//! A batch's loss is the sum of its samples' losses, each times its class'
-//! weight, divided by n (Keras' `sum_over_batch_size`).
+//! The loss of a batch is the sum of the losses of its samples, each multiplied by
+//! the weight of its class, divided by n (Keras' `sum_over_batch_size`).
 //!
 //! # Backward
-//! With c the class weight of each sample over n:
+//! Where c is the class weight of each sample divided by n:
 //!
 //! ```text
 //! dz  = (p - t) c                [n, classes]
@@ -60,10 +60,10 @@
 //! # Adam
 //! The tutorial's `Adam(lr=INIT_LR, decay=INIT_LR / EPOCHS)` is today's
 //! `tf_keras.optimizers.legacy.Adam`: the form before section 2.1 of Kingma and
-//! Ba (arXiv:1412.6980), where epsilon is outside of the root and not corrected
-//! for bias (`optimizers/legacy/adam.py` and TensorFlow's `ResourceApplyAdam`).
+//! Ba (arXiv:1412.6980), where epsilon is outside of the root and has no bias
+//! correction (`optimizers/legacy/adam.py` and TensorFlow's `ResourceApplyAdam`).
 //! `decay` is per step, not per epoch (`_decayed_lr` in
-//! `optimizers/legacy/optimizer_v2.py`). With s steps done before and t = s + 1:
+//! `optimizers/legacy/optimizer_v2.py`). With s finished steps and t = s + 1:
 //!
 //! ```text
 //! lr = init_lr / (1 + decay s)
@@ -73,11 +73,13 @@
 //! ```
 //!
 //! # The same seed gives the same bits
-//! Random numbers follow from the seed and the number of the step alone. Sums
-//! have a fixed order on one kind of CPU; another kind (with other vector
-//! instructions) may round the last digit differently.
+//! Random numbers depend only on the seed and the number of the step. Sums have a
+//! fixed order on one kind of CPU; another kind (with other vector instructions)
+//! may round the last digit differently.
 
-use ndarray::{Array, Array1, Array2, ArrayView2, Axis, Dimension, Zip};
+mod layers;
+
+use ndarray::{Array2, ArrayView2, Axis, Zip};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -85,38 +87,34 @@ use serde::{Deserialize, Serialize};
 use crate::onnx::{FEATURES, HeadTensors};
 use crate::vision::head::argmax;
 
-/// Adam's decay of the gradient's running mean.
-const BETA_1: f64 = 0.9;
-/// Adam's decay of the squared gradient's running mean.
-const BETA_2: f64 = 0.999;
-/// What Adam adds to the root.
-const ADAM_EPSILON: f32 = 1e-7;
-/// Keras' `epsilon()`: how far it keeps probabilities from 0 and 1.
+use layers::{BETA_1, BETA_2, Layers, bits};
+
+/// Keras' `epsilon()`: the minimum distance of probabilities from 0 and 1.
 const CLIP: f64 = 1e-7;
-/// The stream of random numbers for initial weights; step t draws its dropout
-/// from stream t, counted from 1.
+/// The stream of random numbers for initial weights. Step t, counted from 1, draws
+/// its dropout from stream t.
 const INITIAL_STREAM: u64 = 0;
 
-/// Why nothing was trained. Each message is one whole sentence.
+/// Why a head cannot be trained.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum TrainError {
-    /// An option that cannot work.
+    /// An option is out of range.
     #[error("a head cannot be trained with {0}")]
     Options(String),
-    /// Weights, or a saved state, of other shapes than a head's.
-    #[error("the weights to start from do not make a head: {0}")]
+    /// Weights, or a saved state, that do not have the shapes of a head.
+    #[error("the weights to start from are not those of a head: {0}")]
     Tensors(String),
-    /// Features, labels or a mask that do not fit each other or the head.
-    #[error("the batch does not fit the head: {0}")]
+    /// Features, labels or a mask that do not match each other or the head.
+    #[error("the batch does not match the head: {0}")]
     Batch(String),
-    /// A result that is NaN or infinite; the weights stay as they were.
+    /// A result is NaN or infinite; the weights are not changed.
     #[error(
         "the {what} after {steps} steps of training is not a finite number: use a lower learning rate"
     )]
     NotFinite {
         /// "loss" or "gradient".
         what: &'static str,
-        /// How many steps went well.
+        /// Number of the steps before.
         steps: u64,
     },
 }
@@ -126,23 +124,23 @@ pub enum TrainError {
 pub struct TrainOptions {
     /// Units of the hidden layer, at least 1.
     pub hidden: usize,
-    /// Which part of the hidden units a step leaves out, 0 up to but not 1.
+    /// Share of the hidden units that a step drops, at least 0 and below 1.
     pub dropout: f32,
     /// Learning rate of the first step, above 0.
     pub init_lr: f32,
-    /// Keras' time-based decay a step, from 0: after s steps the learning rate
-    /// is `init_lr / (1 + decay * s)`.
+    /// Keras' time-based decay per step, at least 0: after s steps the learning
+    /// rate is `init_lr / (1 + decay * s)`.
     pub decay: f32,
-    /// The seed of initial weights and dropout.
+    /// Seed of the initial weights and of dropout.
     pub seed: u64,
-    /// What a sample of each class counts, above 0; usually 1 on the average.
-    /// Empty: every sample counts 1.
+    /// Weight of each class in the loss, above 0, usually 1 on average. If it is
+    /// empty, all weights are 1.
     pub class_weights: Vec<f32>,
 }
 
 impl Default for TrainOptions {
     /// The tutorial's: 128 units, dropout 0.5, learning rate 1e-4 with a decay
-    /// for 20 epochs, and the seed it splits its pictures with.
+    /// for 20 epochs, and the seed of its split.
     fn default() -> TrainOptions {
         TrainOptions {
             hidden: 128,
@@ -155,30 +153,29 @@ impl Default for TrainOptions {
     }
 }
 
-/// What a step saw before it changed the weights: with dropout, and with class
-/// weights in the loss.
+/// The result of a batch before a step changes the weights: with dropout, and with
+/// class weights in the loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepLoss {
     /// Mean over the batch.
     pub loss: f32,
-    /// Samples whose label had the highest probability.
+    /// Number of samples whose label had the highest probability.
     pub correct: usize,
-    /// Samples in the batch.
+    /// Number of samples in the batch.
     pub samples: usize,
 }
 
 /// How good a head is on a set of samples.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// Mean cross-entropy, in nats.
+    /// Mean cross-entropy in nats.
     pub loss: f32,
-    /// 0 to 1.
+    /// Share of the samples that are classified correctly, 0 to 1.
     pub accuracy: f32,
 }
 
 impl Metrics {
-    /// Of the samples of an epoch, as its steps saw them. `None` if there are
-    /// none.
+    /// The mean over the steps of an epoch; `None` without samples.
     #[must_use]
     pub fn of_epoch(steps: &[StepLoss]) -> Option<Metrics> {
         let samples: usize = steps.iter().map(|step| step.samples).sum();
@@ -197,13 +194,13 @@ impl Metrics {
 /// One epoch of a training.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
-    /// Counted from 1.
+    /// Number of the epoch, counted from 1.
     pub epoch: usize,
-    /// At the end of the epoch.
+    /// Learning rate at the end of the epoch.
     pub learning_rate: f32,
-    /// Mean over the epoch's steps, see [`StepLoss`].
+    /// Mean loss of its steps; see [`StepLoss`].
     pub loss: f32,
-    /// Mean over the epoch's steps, 0 to 1.
+    /// Mean accuracy of its steps, 0 to 1.
     pub accuracy: f32,
     /// [`Metrics::loss`] of the validation samples after the epoch.
     pub val_loss: f32,
@@ -224,7 +221,7 @@ impl History {
     }
 }
 
-/// All of a [`Trainer`], to go on later as if nothing had happened.
+/// The whole state of a [`Trainer`], from which it can continue later.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainerState {
     options: TrainOptions,
@@ -252,7 +249,7 @@ pub struct TrainerState {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trainer {
     options: TrainOptions,
-    /// Steps done.
+    /// Number of steps that were done.
     steps: u64,
     weights: Layers,
     /// Adam's m: the gradient's running mean.
@@ -262,7 +259,7 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// A head with random weights: Glorot's uniform distribution between
+    /// Starts with random weights: Glorot's uniform distribution between
     /// -limit and limit with limit = sqrt(6 / (inputs + outputs)), Keras'
     /// default for dense layers (Glorot and Bengio 2010, equation 16); biases
     /// are zero.
@@ -284,12 +281,12 @@ impl Trainer {
         })
     }
 
-    /// Goes on from a trained head. Its hidden units count, not those of the
-    /// options.
+    /// Starts with a trained head. The number of hidden units is that of the head,
+    /// not that of the options.
     ///
     /// # Errors
     /// [`TrainError::Options`], and [`TrainError::Tensors`] for weights that
-    /// are not finite or whose lengths do not fit.
+    /// are not finite or have the wrong lengths.
     pub fn from_head(tensors: HeadTensors, options: TrainOptions) -> Result<Trainer, TrainError> {
         let options = TrainOptions {
             hidden: tensors.b1.len(),
@@ -306,11 +303,11 @@ impl Trainer {
         })
     }
 
-    /// Goes on where [`Trainer::state`] was taken, bit for bit.
+    /// Continues from a saved [`Trainer::state`], with the same bits.
     ///
     /// # Errors
     /// [`TrainError::Options`] and [`TrainError::Tensors`] for a state that no
-    /// trainer has made.
+    /// trainer can have.
     pub fn from_state(state: TrainerState) -> Result<Trainer, TrainError> {
         let trainer = Trainer {
             steps: state.steps,
@@ -334,7 +331,7 @@ impl Trainer {
         Ok(trainer)
     }
 
-    /// What is needed to go on later.
+    /// The state to continue from later.
     #[must_use]
     pub fn state(&self) -> TrainerState {
         TrainerState {
@@ -346,13 +343,13 @@ impl Trainer {
         }
     }
 
-    /// The weights as they are now.
+    /// The current weights.
     #[must_use]
     pub fn tensors(&self) -> HeadTensors {
         self.weights.to_tensors()
     }
 
-    /// Steps done.
+    /// The number of steps that were done.
     #[must_use]
     pub fn steps(&self) -> u64 {
         self.steps
@@ -365,12 +362,13 @@ impl Trainer {
         (f64::from(self.options.init_lr) / slower) as f32
     }
 
-    /// Learns from a batch: `features` are \[n, 1280\] row by row, `labels` are
-    /// the numbers of the n classes. Hidden units are left out at random.
+    /// Takes a step on a batch: `features` are \[n, 1280\] row by row, and
+    /// `labels` are the indices of the n classes. Hidden units are dropped at
+    /// random.
     ///
     /// # Errors
-    /// [`TrainError::Batch`] and [`TrainError::NotFinite`]; nothing has changed
-    /// then.
+    /// [`TrainError::Batch`] and [`TrainError::NotFinite`]. In that case nothing
+    /// is changed.
     pub fn step(&mut self, features: &[f32], labels: &[usize]) -> Result<StepLoss, TrainError> {
         let dropout = self.options.dropout;
         let mask: Option<Vec<bool>> = (dropout > 0.0).then(|| {
@@ -383,12 +381,12 @@ impl Trainer {
         self.step_kept(features, labels, mask.as_deref())
     }
 
-    /// [`Trainer::step`] with the given units: `mask` is \[n, hidden\] row by
-    /// row, true for those that stay; they count 1 / (1 - dropout), as they do
+    /// [`Trainer::step`] with a given dropout mask: \[n, hidden\] row by row,
+    /// true for the units that are kept. They are scaled by 1 / (1 - dropout), as
     /// with a random mask.
     ///
     /// # Errors
-    /// As [`Trainer::step`].
+    /// Those of [`Trainer::step`].
     pub fn step_with_mask(
         &mut self,
         features: &[f32],
@@ -409,25 +407,17 @@ impl Trainer {
         self.steps += 1;
         let t = self.steps as f64;
         let rate = rate * (1.0 - BETA_2.powf(t)).sqrt() / (1.0 - BETA_1.powf(t));
-        let (w, m, v, g) = (
-            &mut self.weights,
-            &mut self.mean,
-            &mut self.square,
-            &gradients,
-        );
-        adam(rate as f32, &mut w.w1, &mut m.w1, &mut v.w1, &g.w1);
-        adam(rate as f32, &mut w.b1, &mut m.b1, &mut v.b1, &g.b1);
-        adam(rate as f32, &mut w.w2, &mut m.w2, &mut v.w2, &g.w2);
-        adam(rate as f32, &mut w.b2, &mut m.b2, &mut v.b2, &g.b2);
+        let (mean, square) = (&mut self.mean, &mut self.square);
+        self.weights.adam(rate as f32, mean, square, &gradients);
         Ok(loss)
     }
 
-    /// What a step would follow: the loss and its derivative by every weight.
-    /// Arguments as of [`Trainer::step_with_mask`]; without a mask every unit
-    /// stays and counts 1.
+    /// The loss, and its derivative with respect to every weight. The arguments
+    /// are those of [`Trainer::step_with_mask`]; without a mask all units are kept
+    /// and not scaled.
     ///
     /// # Errors
-    /// As [`Trainer::step`].
+    /// Those of [`Trainer::step`].
     pub fn gradients(
         &self,
         features: &[f32],
@@ -438,7 +428,7 @@ impl Trainer {
         Ok((loss, gradients.to_tensors()))
     }
 
-    /// The formulas of the module's documentation, line by line.
+    /// The formulas in the documentation of the module, line by line.
     fn backward(
         &self,
         features: &[f32],
@@ -484,7 +474,7 @@ impl Trainer {
         let mut da = dz.dot(&self.weights.w2); // [n, hidden]
         let kept = if mask.is_some() { keep } else { 1.0 };
         Zip::from(&mut da).and(&h).for_each(|da, h| {
-            // A unit that was left out is 0 too.
+            // A dropped unit is 0 too.
             *da = if *h > 0.0 { *da * kept } else { 0.0 };
         });
         let gradients = Layers {
@@ -499,11 +489,11 @@ impl Trainer {
         Ok((loss, gradients))
     }
 
-    /// Loss and accuracy without dropout and class weights. Arguments as of
-    /// [`Trainer::step`].
+    /// Loss and accuracy without dropout and class weights. The arguments are
+    /// those of [`Trainer::step`].
     ///
     /// # Errors
-    /// As [`Trainer::step`].
+    /// Those of [`Trainer::step`].
     pub fn evaluate(&self, features: &[f32], labels: &[usize]) -> Result<Metrics, TrainError> {
         let x = batch(features)?;
         self.check_labels(&x, labels)?;
@@ -519,7 +509,8 @@ impl Trainer {
         })
     }
 
-    /// \[n, classes\] row by row, for `features` \[n, 1280\]; without dropout.
+    /// The logits, \[n, classes\] row by row, of `features` \[n, 1280\]; without
+    /// dropout.
     ///
     /// # Errors
     /// [`TrainError::Batch`].
@@ -529,8 +520,8 @@ impl Trainer {
         Ok(z.iter().copied().collect())
     }
 
-    /// The probability of each class, \[n, classes\] row by row, for `features`
-    /// \[n, 1280\]; without dropout.
+    /// The probabilities, \[n, classes\] row by row, of `features` \[n, 1280\];
+    /// without dropout.
     ///
     /// # Errors
     /// [`TrainError::Batch`].
@@ -546,7 +537,7 @@ impl Trainer {
     /// h without dropout, \[n, hidden\].
     fn hidden(&self, x: &ArrayView2<f32>) -> Array2<f32> {
         let mut h = x.dot(&self.weights.w1.t()) + &self.weights.b1;
-        // Not `max`, which would turn NaN into 0.
+        // Not `max`, which turns NaN into 0.
         h.mapv_inplace(|a| if a < 0.0 { 0.0 } else { a });
         h
     }
@@ -584,75 +575,17 @@ impl Trainer {
     }
 }
 
-/// The two layers: weights, gradients or moments.
-#[derive(Debug, Clone, PartialEq)]
-struct Layers {
-    /// `[hidden, FEATURES]`
-    w1: Array2<f32>,
-    /// `[hidden]`
-    b1: Array1<f32>,
-    /// `[classes, hidden]`
-    w2: Array2<f32>,
-    /// `[classes]`
-    b2: Array1<f32>,
-}
-
-impl Layers {
-    fn zeros(hidden: usize, classes: usize) -> Layers {
-        Layers {
-            w1: Array2::zeros((hidden, FEATURES)),
-            b1: Array1::zeros(hidden),
-            w2: Array2::zeros((classes, hidden)),
-            b2: Array1::zeros(classes),
-        }
-    }
-
-    fn from_tensors(tensors: HeadTensors) -> Result<Layers, TrainError> {
-        let (hidden, classes) = (tensors.b1.len(), tensors.b2.len());
-        let shape = |error: ndarray::ShapeError| TrainError::Tensors(error.to_string());
-        let layers = Layers {
-            w1: Array2::from_shape_vec((hidden, FEATURES), tensors.w1).map_err(shape)?,
-            b1: tensors.b1.into(),
-            w2: Array2::from_shape_vec((classes, hidden), tensors.w2).map_err(shape)?,
-            b2: tensors.b2.into(),
-        };
-        if !layers.squares_are_finite() {
-            let problem = "some of them are not finite numbers";
-            return Err(TrainError::Tensors(problem.to_owned()));
-        }
-        Ok(layers)
-    }
-
-    fn to_tensors(&self) -> HeadTensors {
-        // In the order of rows, whatever the order in memory.
-        HeadTensors {
-            w1: self.w1.iter().copied().collect(),
-            b1: self.b1.to_vec(),
-            w2: self.w2.iter().copied().collect(),
-            b2: self.b2.to_vec(),
-        }
-    }
-
-    /// Squares, because an infinite one in Adam's v would stop its weight for
-    /// good.
-    fn squares_are_finite(&self) -> bool {
-        self.iter().all(|value| (value * value).is_finite())
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &f32> {
-        let weights = [&self.w1, &self.w2].into_iter().flatten();
-        weights.chain(&self.b1).chain(&self.b2)
-    }
-}
-
 fn check_options(classes: usize, options: &TrainOptions) -> Result<(), TrainError> {
     let positive = |value: f32| value.is_finite() && value > 0.0;
     let problem = if classes < 2 {
-        format!("{classes} classes: it takes two")
+        format!("{classes} classes: at least two are needed")
     } else if options.hidden == 0 {
         "no hidden units".to_owned()
     } else if !(0.0..1.0).contains(&options.dropout) {
-        format!("a dropout of {}: it goes from 0 up to 1", options.dropout)
+        format!(
+            "a dropout of {}: it must be at least 0 and below 1",
+            options.dropout
+        )
     } else if !positive(options.init_lr) {
         format!("a learning rate of {}", options.init_lr)
     } else if !(options.decay.is_finite() && options.decay >= 0.0) {
@@ -674,7 +607,7 @@ fn check_options(classes: usize, options: &TrainOptions) -> Result<(), TrainErro
 fn batch(features: &[f32]) -> Result<ArrayView2<'_, f32>, TrainError> {
     let (rows, rest) = features.as_chunks::<FEATURES>();
     if !rest.is_empty() {
-        let problem = format!("{} features make no rows of {FEATURES}", features.len());
+        let problem = format!("{} features are not rows of {FEATURES}", features.len());
         return Err(TrainError::Batch(problem));
     }
     if let Some(at) = features.iter().position(|value| !value.is_finite()) {
@@ -685,8 +618,9 @@ fn batch(features: &[f32]) -> Result<ArrayView2<'_, f32>, TrainError> {
     Ok(ArrayView2::from(rows))
 }
 
-/// Random numbers that follow from the definition of ChaCha8 alone: the seed's
-/// bytes, then zeros, are the key. (`seed_from_u64` may change with a version.)
+/// Random numbers that depend only on the definition of ChaCha8: the key is the
+/// bytes of the seed, followed by zeros. (`seed_from_u64` may change with a new
+/// version of the crate.)
 fn random(seed: u64, stream: u64) -> ChaCha8Rng {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
@@ -695,7 +629,7 @@ fn random(seed: u64, stream: u64) -> ChaCha8Rng {
     random
 }
 
-/// 0 up to but not 1, in steps of 2^-24, all of which are exact.
+/// At least 0 and below 1, a multiple of 2^-24, which f32 represents exactly.
 fn uniform(random: &mut ChaCha8Rng) -> f32 {
     (random.next_u32() >> 8) as f32 / 16_777_216.0
 }
@@ -707,31 +641,14 @@ fn glorot_uniform(weights: &mut Array2<f32>, random: &mut ChaCha8Rng) {
     weights.mapv_inplace(|_| (2.0 * uniform(random) - 1.0) * limit);
 }
 
-/// One step of Adam; `rate` is the learning rate corrected for bias.
-fn adam<D: Dimension>(
-    rate: f32,
-    weights: &mut Array<f32, D>,
-    mean: &mut Array<f32, D>,
-    square: &mut Array<f32, D>,
-    gradients: &Array<f32, D>,
-) {
-    let (new_1, new_2) = ((1.0 - BETA_1) as f32, (1.0 - BETA_2) as f32);
-    let zip = Zip::from(weights).and(mean).and(square).and(gradients);
-    zip.for_each(|w, m, v, g| {
-        *m += (g - *m) * new_1;
-        *v += (g * g - *v) * new_2;
-        *w -= rate * *m / (v.sqrt() + ADAM_EPSILON);
-    });
-}
-
 struct Scores {
-    /// Of each sample, without class weights.
+    /// The loss of each sample, without class weights.
     losses: Vec<f64>,
-    /// Samples whose label has the highest probability.
+    /// Number of samples whose label has the highest probability.
     correct: usize,
 }
 
-/// Logits \[n, classes\] to probabilities, in place, and what they are worth.
+/// Turns logits \[n, classes\] into probabilities in place, and scores them.
 fn score(logits: &mut Array2<f32>, labels: &[usize]) -> Scores {
     let classes = logits.ncols();
     let mut losses = Vec::with_capacity(labels.len());
@@ -749,8 +666,8 @@ fn score(logits: &mut Array2<f32>, labels: &[usize]) -> Scores {
     Scores { losses, correct }
 }
 
-/// Logits to probabilities, in place; gives ln(sum(exp(logits))). Shifted by
-/// the largest logit, so that no exponential overflows.
+/// Turns logits into probabilities in place, and returns ln(sum(exp(logits))). The
+/// logits are shifted by the largest one, so that no exponential overflows.
 fn softmax<'a>(row: impl IntoIterator<Item = &'a mut f32>) -> f64 {
     let mut row: Vec<&mut f32> = row.into_iter().collect();
     let largest = row.iter().fold(f32::NEG_INFINITY, |max, z| max.max(**z));
@@ -763,34 +680,6 @@ fn softmax<'a>(row: impl IntoIterator<Item = &'a mut f32>) -> f64 {
         *power /= sum;
     }
     f64::from(largest) + f64::from(sum).ln()
-}
-
-/// Tensors by the bits of their numbers, so that every format gives back the
-/// same ones.
-mod bits {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use super::HeadTensors;
-
-    pub(super) fn serialize<S: Serializer>(
-        tensors: &HeadTensors,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        let HeadTensors { w1, b1, w2, b2 } = tensors;
-        [w1, b1, w2, b2]
-            .map(|values| values.iter().map(|value| value.to_bits()).collect())
-            .map(|bits: Vec<u32>| bits)
-            .serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'a, D: Deserializer<'a>>(
-        deserializer: D,
-    ) -> Result<HeadTensors, D::Error> {
-        let bits = <[Vec<u32>; 4]>::deserialize(deserializer)?;
-        let [w1, b1, w2, b2] =
-            bits.map(|bits| bits.into_iter().map(f32::from_bits).collect::<Vec<f32>>());
-        Ok(HeadTensors { w1, b1, w2, b2 })
-    }
 }
 
 #[cfg(test)]
@@ -807,8 +696,8 @@ mod tests {
         }
     }
 
-    /// `n` samples of two classes: the first half of the features is larger in
-    /// one, the second half in the other.
+    /// `n` samples of two classes: the first half of the features is larger in one
+    /// class, the second half in the other.
     fn separable(n: usize) -> (Vec<f32>, Vec<usize>) {
         let mut random = random(7, 7);
         let labels: Vec<usize> = (0..n).map(|sample| sample % 2).collect();
@@ -857,7 +746,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_gives_the_same_bits_and_another_one_others() {
+    fn each_seed_gives_its_own_bits_each_time() {
         let run = |seed| {
             let mut trainer = Trainer::new(2, TrainOptions { seed, ..options() }).unwrap();
             let losses = train(&mut trainer, 2);
@@ -869,8 +758,8 @@ mod tests {
     }
 
     #[test]
-    fn the_numbers_of_a_seed_stay_what_they_are() {
-        // Whoever changes these makes other heads of the same commands.
+    fn the_numbers_of_a_seed_do_not_change() {
+        // A change of these changes the heads that existing commands make.
         let trainer = Trainer::new(2, TrainOptions::default()).unwrap();
         let tensors = trainer.tensors();
         assert_eq!(
@@ -880,18 +769,18 @@ mod tests {
     }
 
     #[test]
-    fn a_state_goes_on_as_if_nothing_had_happened() {
-        let mut straight = Trainer::new(2, options()).unwrap();
-        train(&mut straight, 2);
-        let saved = serde_json::to_vec(&straight.state()).unwrap();
+    fn a_resumed_training_is_the_same_as_an_uninterrupted_one() {
+        let mut whole = Trainer::new(2, options()).unwrap();
+        train(&mut whole, 2);
+        let saved = serde_json::to_vec(&whole.state()).unwrap();
         let mut resumed = Trainer::from_state(serde_json::from_slice(&saved).unwrap()).unwrap();
-        assert_eq!(resumed, straight);
-        assert_eq!(train(&mut resumed, 2), train(&mut straight, 2));
-        assert_eq!(resumed, straight);
+        assert_eq!(resumed, whole);
+        assert_eq!(train(&mut resumed, 2), train(&mut whole, 2));
+        assert_eq!(resumed, whole);
     }
 
     #[test]
-    fn a_state_that_does_not_fit_is_refused() {
+    fn an_inconsistent_state_is_refused() {
         let state = Trainer::new(2, options()).unwrap().state();
         let broken = |change: fn(&mut TrainerState)| {
             let mut state = state.clone();
@@ -911,7 +800,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_a_warm_start() {
+    fn training_can_start_from_a_head() {
         let mut trainer = Trainer::new(2, options()).unwrap();
         train(&mut trainer, 1);
         let tensors = trainer.tensors();
@@ -936,7 +825,7 @@ mod tests {
     }
 
     #[test]
-    fn dropout_leaves_out_its_part_and_other_units_each_step() {
+    fn dropout_drops_its_share_and_other_units_in_each_step() {
         let (features, labels) = separable(64);
         let mut trainer = Trainer::new(2, TrainOptions::default()).unwrap();
         let draw = |trainer: &Trainer| -> Vec<bool> {
@@ -1017,7 +906,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_that_do_not_fit_are_refused() {
+    fn batches_that_do_not_match_are_refused() {
         let trainer = Trainer::new(2, options()).unwrap();
         let x = vec![0.5; 2 * FEATURES];
         let refused = |x: &[f32], labels: &[usize], mask: Option<&[bool]>| {
@@ -1032,7 +921,7 @@ mod tests {
     }
 
     #[test]
-    fn options_that_cannot_work_are_refused() {
+    fn options_out_of_range_are_refused() {
         let refused = |classes, change: fn(&mut TrainOptions)| {
             let mut options = options();
             change(&mut options);
@@ -1080,9 +969,9 @@ mod tests {
         }
     }
 
-    /// The loss by its definition, in f64 and with plain loops, and what is
-    /// nearest to 0 of what goes into ReLU. `clip` is 0 for the logarithm as
-    /// it is, whose gradient the trainer takes.
+    /// The loss by its definition, in f64 and with plain loops, and the input of
+    /// ReLU that is closest to 0. `clip` is 0 for the plain logarithm, whose
+    /// gradient the trainer computes.
     fn plain_loss(
         weights: &[Vec<f64>; 4],
         x: &[f32],
@@ -1120,8 +1009,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
-        /// Every weight whose feature is not 0 in the whole batch; the others'
-        /// gradients are 0.
+        /// Checks every weight whose feature is not 0 in the whole batch; the
+        /// gradients of the others are 0.
         #[test]
         fn gradients_are_finite_differences(
             seed in any::<u64>(),
@@ -1161,7 +1050,7 @@ mod tests {
             let mut weights = [w1, b1, w2, b2].map(|values| values.iter().copied().map(f64::from).collect::<Vec<f64>>());
             let clip = if classes == 2 { CLIP } else { 0.0 };
             let (plain, kink) = plain_loss(&weights, &x, &labels, &class_weights, &keep, clip);
-            // A difference across ReLU's kink is no gradient.
+            // A difference across the kink of ReLU is not a gradient.
             prop_assume!(kink > 6.0 * STEP);
             prop_assert!((f64::from(loss.loss) - plain).abs() < 1e-5 * (1.0 + plain));
 

@@ -1,0 +1,40 @@
+//! Finds the faces in a picture and decides for each whether it wears a mask:
+//!
+//! ```text
+//! cargo run --release --example classify_picture -- PICTURE
+//! ```
+
+use std::error::Error;
+use std::path::Path;
+
+use maskd::config::Config;
+use maskd::decision::decide::VerdictPolicy;
+use maskd::frame::decode;
+use maskd::vision::pipeline::Pipeline;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let picture = std::env::args_os().nth(1).ok_or("name a picture")?;
+    for line in classify(Path::new(&picture))? {
+        println!("{line}");
+    }
+    Ok(())
+}
+
+/// One line for each face: its position and its verdict.
+pub(crate) fn classify(picture: &Path) -> Result<Vec<String>, Box<dyn Error>> {
+    let config = Config::default();
+    let mut pipeline = Pipeline::open(&config, 1)?;
+    let labels = pipeline.head().labels().to_vec();
+    let policy = VerdictPolicy::new(config.classify.judge_options(), &labels)?;
+
+    let pixels = decode(&std::fs::read(picture)?)?;
+    let faces = pipeline.detect(&pixels)?;
+    let results = pipeline.classify(&pixels, &faces)?;
+    let mut lines = Vec::new();
+    for (face, result) in faces.iter().zip(&results) {
+        let verdict = policy.judge(face, &result.probabilities);
+        let (x, y) = (face.rect.x, face.rect.y);
+        lines.push(format!("face at {x:.0},{y:.0}: {}", verdict.name(&labels)));
+    }
+    Ok(lines)
+}

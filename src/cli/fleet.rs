@@ -1,0 +1,29 @@
+//! `maskd fleet`: models that devices share through their broker.
+
+use clap::Subcommand;
+
+use super::{Failure, Global, print};
+use crate::learning::fleet::{Key, KeyError};
+use crate::onnx::to_hex;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Fleet {
+    /// Print the public key of this device, for fleet.trust of the others
+    ///
+    /// The first call makes the key and stores it in the state directory.
+    Key,
+}
+
+impl Fleet {
+    pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
+        let Fleet::Key = self;
+        let key = Key::open(&global.state_dir()?).map_err(|error| {
+            let exit = match error {
+                KeyError::Damaged { .. } => Failure::DATA,
+                KeyError::Io { .. } => Failure::CANNOT_WRITE,
+            };
+            Failure::new(exit, error)
+        })?;
+        print(format!("{}\n", to_hex(&key.public())).as_bytes())
+    }
+}

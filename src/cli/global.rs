@@ -1,0 +1,139 @@
+//! The options of all commands: config file, state directory, log filter.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::{Failure, complain};
+use crate::api::socket;
+use crate::config::{self, Config, ConfigError, RenamedKey};
+use crate::daemon::StateDir;
+use crate::learning::head_in_use;
+use crate::vision::head::Head;
+
+/// The config file that is read if it exists and `--config` names none.
+const SYSTEM_CONFIG: &str = "/etc/maskd/maskd.toml";
+
+/// The state directory of the service, which the service's user owns.
+const SERVICE_STATE: &str = "/var/lib/maskd";
+
+/// The runtime directory of the service, which exists while the service runs.
+const SERVICE_RUNTIME: &str = "/run/maskd";
+
+#[derive(Debug, Args)]
+pub(super) struct Global {
+    /// Config file [default: /etc/maskd/maskd.toml if it exists, else built-in
+    /// defaults]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+
+    /// State directory [default: /var/lib/maskd for the service and while it
+    /// runs, else maskd in the XDG state folder]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(super) state: Option<PathBuf>,
+
+    /// What to log to standard error: a level, or a filter such as
+    /// maskd=debug,warn [default: info for run, warn for other commands]
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub(super) log: Option<String>,
+}
+
+impl Global {
+    /// The config file to use, if there is one.
+    pub(super) fn config_file(&self) -> Option<&Path> {
+        let system = Path::new(SYSTEM_CONFIG);
+        let is_there = system.try_exists().unwrap_or(true);
+        self.config
+            .as_deref()
+            .or_else(|| is_there.then_some(system))
+    }
+
+    pub(super) fn load_config(&self) -> Result<Config, ConfigError> {
+        let (config, renamed) = self.load_config_with_renames()?;
+        for key in renamed {
+            tracing::warn!("{key}");
+        }
+        Ok(config)
+    }
+
+    /// The config, and the keys that its file gives by an old name.
+    pub(super) fn load_config_with_renames(
+        &self,
+    ) -> Result<(Config, Vec<RenamedKey>), ConfigError> {
+        self.config_file()
+            .map_or_else(|| Ok((Config::default(), Vec::new())), config::load)
+    }
+
+    /// The head in use in the state directory of `--state`, if that is given;
+    /// `base` is the configured head.
+    pub(super) fn learned_head(&self, base: &Head) -> Result<Option<Arc<Head>>, Failure> {
+        let Some(state) = &self.state else {
+            return Ok(None);
+        };
+        if !state.is_dir() {
+            let sentence = format!("there is no state directory {}", state.display());
+            return Err(Failure::new(Failure::NO_INPUT, sentence));
+        }
+        let in_use = head_in_use(state, &Arc::new(base.clone()))?;
+        if let Some(note) = &in_use.note {
+            complain(note);
+        }
+        Ok(Some(in_use.head))
+    }
+
+    /// The state directory of a daemon: the named one; or the usual one, if it
+    /// exists or the config needs one.
+    pub(super) fn daemon_state(&self, config: &Config) -> Result<Option<StateDir>, Failure> {
+        if self.state.is_some() || std::env::var_os("STATE_DIRECTORY").is_some() {
+            return Ok(Some(StateDir::Named(self.state_dir()?)));
+        }
+        if config.capture.enabled || config.fleet != config::Fleet::default() {
+            return Ok(Some(StateDir::Usual(self.state_dir()?)));
+        }
+        let usual = self.state_dir().ok().filter(|state| state.is_dir());
+        Ok(usual.map(StateDir::Usual))
+    }
+
+    /// The state directory: the named one; for the service, the one that systemd
+    /// names; otherwise the service's or the user's own.
+    pub(super) fn state_dir(&self) -> Result<PathBuf, Failure> {
+        use etcetera::BaseStrategy;
+        use std::os::unix::fs::MetadataExt;
+        if let Some(state) = &self.state {
+            return Ok(state.clone());
+        }
+        if let Some(state) = std::env::var_os("STATE_DIRECTORY") {
+            return Ok(state.into());
+        }
+        let user = rustix::process::geteuid();
+        let service = Path::new(SERVICE_STATE);
+        let owner = service.metadata().map(|folder| folder.uid());
+        // While the service runs, everybody asks its daemon. Root must do so
+        // always: the service's user could not change files that root wrote.
+        let is_running = Path::new(SERVICE_RUNTIME).join(socket::SOCKET).exists();
+        if is_running || !user.is_root() && owner.is_ok_and(|owner| owner == user.as_raw()) {
+            return Ok(service.to_owned());
+        }
+        let home = etcetera::choose_base_strategy().ok();
+        let state = home
+            .and_then(|home| home.state_dir())
+            .map(|state| state.join("maskd"));
+        state.ok_or_else(|| {
+            Failure::new(
+                Failure::USAGE,
+                "there is no home directory: name a state directory with --state DIR",
+            )
+        })
+    }
+}
+
+/// The socket of the daemon of a state directory. systemd tells the runtime
+/// directory only to the service itself; other processes have to know it.
+pub(super) fn socket_path(config: &Config, state: &Path) -> PathBuf {
+    let service = Path::new(SERVICE_RUNTIME);
+    let is_service = state == Path::new(SERVICE_STATE) && service.is_dir();
+    let runtime = std::env::var_os("RUNTIME_DIRECTORY");
+    let runtime = runtime.or_else(|| is_service.then(|| service.into()));
+    socket::socket_path(config.control.socket.as_deref(), runtime.as_deref(), state)
+}

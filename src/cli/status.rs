@@ -1,0 +1,157 @@
+//! `maskd status`: what the daemon does, or what a state directory contains.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::backend::daemon;
+use super::text::{counts, model_name};
+use super::{Failure, Global, outcome, print, print_json};
+use crate::api::socket;
+use crate::learning::heads::Heads;
+use crate::learning::samples::Store;
+use crate::learning::{self, CountRecord, Enrollment, LearningError};
+
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `maskd status --json` prints without a daemon.
+#[derive(Debug, Serialize)]
+struct StateRecord {
+    version: &'static str,
+    state: PathBuf,
+    /// Number of the head that a daemon would use; absent if that is the built-in
+    /// one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    head: Option<u32>,
+    /// Number of learned heads.
+    heads: usize,
+    /// Counts by label.
+    samples: BTreeMap<String, CountRecord>,
+}
+
+impl Status {
+    pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
+        let config = global.load_config()?;
+        let state = global.state_dir()?;
+        if let Some(client) = daemon(global, &config, &state)? {
+            let status = client.status()?;
+            return if self.json {
+                print_json(&status)
+            } else {
+                print(daemon_text(&status).as_bytes())
+            };
+        }
+        let samples = Store::read_only(&state).list();
+        let heads = learning::head_records(&Heads::read_only(&state));
+        let heads = heads.map_err(LearningError::from)?;
+        let record = StateRecord {
+            version: env!("CARGO_PKG_VERSION"),
+            head: heads
+                .iter()
+                .find(|head| head.current)
+                .map(|head| head.number),
+            heads: heads.len(),
+            samples: learning::counts(&samples.map_err(LearningError::from)?),
+            state,
+        };
+        if self.json {
+            print_json(&record)?;
+        } else {
+            let text = format!(
+                "samples     {}\nmodels      {} learned; {} in use\n",
+                sample_counts(&record.samples),
+                record.heads,
+                model_name(record.head)
+            );
+            print(text.as_bytes())?;
+        }
+        let sentence = format!("no daemon is running for {}", record.state.display());
+        Err(Failure::new(Failure::UNAVAILABLE, sentence))
+    }
+}
+
+fn sample_counts(samples: &BTreeMap<String, CountRecord>) -> String {
+    counts(samples.iter().map(|(label, count)| (label, count.samples)))
+}
+
+fn daemon_text(status: &socket::Status) -> String {
+    let socket::Status {
+        version,
+        state,
+        live,
+        samples,
+        enrollment,
+        new_labels,
+        last_refit,
+    } = status;
+    let waits = live.learning_waits.as_ref();
+    let waits = waits.map_or(String::new(), |why| format!("; training waits: {why}"));
+    let mut text = format!(
+        "maskd {version}, state directory {}\n\
+         decision    {}, faces: {}\n\
+         camera      {}; {} frames processed, {} skipped\n\
+         board       {}{waits}\n\
+         model       {}, labels {}\n\
+         capture     {}; {} stored, {} dropped since the start\n\
+         samples     {}; {new_labels} labels are new since the last training\n",
+        state.display(),
+        live.decision,
+        live.faces,
+        camera_text(live),
+        live.frames,
+        live.skipped,
+        live.board,
+        model_name(live.head),
+        live.labels.join(", "),
+        capture_text(live),
+        live.capture.stored,
+        live.capture.dropped,
+        sample_counts(samples),
+    );
+    if let Some(Enrollment {
+        label,
+        wanted,
+        taken: _,
+        stored,
+    }) = enrollment
+    {
+        text += &format!("enrollment  {label}: {stored} of {wanted}\n");
+    }
+    if live.refitting {
+        text += "training    in progress\n";
+    } else if let Some(record) = last_refit {
+        let first = outcome::refit(record);
+        let first = first.lines().next().unwrap_or_default();
+        text += &format!("training    {first}\n");
+    }
+    text
+}
+
+fn camera_text(live: &socket::Live) -> String {
+    let camera = if live.camera_lost {
+        "lost; reconnecting"
+    } else {
+        "connected"
+    };
+    match live.camera_losses {
+        0 => camera.to_owned(),
+        1 => format!("{camera}; lost once since the start"),
+        times => format!("{camera}; lost {times} times since the start"),
+    }
+}
+
+fn capture_text(live: &socket::Live) -> String {
+    match (&live.capture.off_because, live.capture.on) {
+        (Some(why), _) => format!("off: {why}"),
+        (None, false) => "off".to_owned(),
+        (None, true) if live.capture.pictures => "on, pictures and features".to_owned(),
+        (None, true) => "on, only features".to_owned(),
+    }
+}

@@ -1,0 +1,152 @@
+//! Changes of light: gamma, brightness, gradient, color cast, haze, saturation.
+
+use image::RgbImage;
+use rand::{Rng, RngExt};
+
+use super::RandomRange;
+
+/// Light that the training pictures do not have, so that a head does not learn
+/// the class from it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Light {
+    /// Share of the pictures that get any of the changes below; the others keep
+    /// their own light.
+    pub probability: f32,
+    /// Exponent on values of 0 to 1; above 1 darkens. Log-uniform.
+    pub gamma: RandomRange,
+    /// Linear gradient in a random direction: the brightness is multiplied by
+    /// 1 + this at one end and by 1 - this at the other. Below 1.
+    pub gradient: RandomRange,
+    /// Color cast: each channel is multiplied by e to a power uniform in ± this.
+    pub cast: RandomRange,
+    /// Factor on the brightness; below 1 darkens. Log-uniform. It is limited
+    /// where the gamma darkens too: a middle gray keeps at least 23 levels of
+    /// 255 (before cast and gradient), so that the picture stays visible.
+    pub darken: RandomRange,
+    /// Haze: mixes in this share of one gray, 0 to 1.
+    pub haze: RandomRange,
+    /// Factor on the saturation: 0 is gray and 1 unchanged.
+    pub saturation: RandomRange,
+}
+
+impl Default for Light {
+    fn default() -> Light {
+        Light {
+            probability: 1.0,
+            gamma: RandomRange::new(0.8, 0.4, 3.2),
+            gradient: RandomRange::new(0.5, 0.2, 0.9),
+            cast: RandomRange::new(0.5, 0.05, 0.35),
+            darken: RandomRange::new(0.5, 0.25, 1.0),
+            haze: RandomRange::new(0.4, 0.1, 0.6),
+            saturation: RandomRange::new(0.3, 0.0, 1.6),
+        }
+    }
+}
+
+/// The changes of light of one view; the default leaves it unchanged.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LightDraw {
+    /// Exponent on values of 0 to 1.
+    pub gamma: f32,
+    /// Factor on all channels.
+    pub gain: f32,
+    /// Factors on red, green and blue.
+    pub cast: [f32; 3],
+    /// Change of brightness from the center to the right edge and to the lower
+    /// edge, as a share.
+    pub gradient: [f32; 2],
+    /// Share of `haze_level` that is mixed in, 0 to 1.
+    pub haze: f32,
+    /// The gray of the haze, 0 to 255.
+    pub haze_level: f32,
+    /// Factor on the saturation: 0 is gray and 1 unchanged.
+    pub saturation: f32,
+}
+
+impl Default for LightDraw {
+    fn default() -> LightDraw {
+        LightDraw {
+            gamma: 1.0,
+            gain: 1.0,
+            cast: [1.0; 3],
+            gradient: [0.0; 2],
+            haze: 0.0,
+            haze_level: 128.0,
+            saturation: 1.0,
+        }
+    }
+}
+
+/// Weights of red, green and blue in the brightness (Rec. 601, as in JPEG).
+const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
+
+impl Light {
+    /// Draws the changes of one view.
+    pub fn draw(&self, rng: &mut impl Rng) -> LightDraw {
+        let any = rng.random::<f32>() < self.probability;
+        let gamma = self.gamma.draw_ratio(rng).unwrap_or(1.0);
+        let min_gain = 0.09 / 0.5_f32.powf(gamma);
+        let gain = self.darken.draw_ratio(rng);
+        let gain = gain.map_or(1.0, |gain| gain.max(min_gain.min(1.0)));
+        let gradient = self.gradient.draw(rng).unwrap_or(0.0);
+        let (sin, cos) = (std::f32::consts::TAU * rng.random::<f32>()).sin_cos();
+        // Relative to the corners, so that the farthest one gets 1 + gradient.
+        let slope = gradient / (sin.abs() + cos.abs());
+        let cast = self.cast.draw(rng).unwrap_or(0.0);
+        let powers: [f32; 3] = rng.random();
+        let draw = LightDraw {
+            gamma,
+            gain,
+            cast: powers.map(|power| (cast * (2.0 * power - 1.0)).exp()),
+            gradient: [slope * cos, slope * sin],
+            haze: self.haze.draw(rng).unwrap_or(0.0),
+            haze_level: 25.0 + 205.0 * rng.random::<f32>(),
+            saturation: self.saturation.draw(rng).unwrap_or(1.0),
+        };
+        if any { draw } else { LightDraw::default() }
+    }
+}
+
+impl LightDraw {
+    /// Changes the picture in one pass.
+    pub fn apply(&self, picture: &mut RgbImage) {
+        if *self == LightDraw::default() {
+            return;
+        }
+        let (width, height) = picture.dimensions();
+        // Lookup tables of what does not depend on the position.
+        let clear = 1.0 - self.haze;
+        let veil = self.haze * self.haze_level + 0.5;
+        let curve: Vec<f32> = (0..=255_u8)
+            .map(|value| 255.0 * (f32::from(value) / 255.0).powf(self.gamma) * self.gain * clear)
+            .collect();
+        let tables = self
+            .cast
+            .map(|factor| curve.iter().map(|value| value * factor).collect::<Vec<_>>());
+
+        let position = |at: u32, of: u32| (2 * at + 1) as f32 / of as f32 - 1.0;
+        let across: Vec<f32> = (0..width)
+            .map(|x| self.gradient[0] * position(x, width))
+            .collect();
+        let rows = picture.chunks_exact_mut(3 * width.max(1) as usize);
+        for (row, y) in rows.zip(0..) {
+            let base = 1.0 + self.gradient[1] * position(y, height);
+            for (pixel, right) in row.as_chunks_mut::<3>().0.iter_mut().zip(&across) {
+                let brightness = (base + right).max(0.0);
+                let mut values = [0.0; 3];
+                for c in 0..3 {
+                    values[c] = tables[c][usize::from(pixel[c])] * brightness + veil;
+                }
+                if self.saturation != 1.0 {
+                    let gray: f32 = values.iter().zip(LUMA).map(|(v, weight)| v * weight).sum();
+                    values = values.map(|value| gray + self.saturation * (value - gray));
+                }
+                // `as` clamps to 0 and 255. `veil` contains the 0.5 for
+                // rounding.
+                for (to, value) in pixel.iter_mut().zip(values) {
+                    *to = value as u8;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Reports on a model and its training: scores, confusion matrix, calibration,
+//! and the plot of the history.
+//!
+//! Owns the definitions of the scores ([`Report`]), their layout as text and as
+//! JSON, the sweep of thresholds ([`threshold_sweep`]), and the look of the plot
+//! ([`plot_history`]). It is pure: it knows no models, pictures or files. Numbers
+//! come in; text and the content of a plot file come out.
+
+mod plot;
+mod scores;
+mod sweep;
+
+pub use plot::{HistoryPoint, PlotError, PlotFormat, history_csv, plot_history};
+pub use scores::{CALIBRATION_BINS, Report, ReportError, Scores, calibration_error, wilson};
+pub use sweep::{SweepRow, sweep_table, threshold_sweep};

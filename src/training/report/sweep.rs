@@ -1,0 +1,116 @@
+//! The scores of a classifier of two classes at other thresholds.
+
+use serde::Serialize;
+
+use super::scores::{Report, ReportError, check_classes};
+
+/// The scores at one threshold; a row of [`threshold_sweep`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct SweepRow {
+    /// A picture with at least this probability counts as the class.
+    pub threshold: f32,
+    /// Share of the pictures that are classified correctly, 0 to 1.
+    pub accuracy: f64,
+    /// Recall of each class, 0 to 1, in the order of the model's outputs.
+    pub recall: [f64; 2],
+}
+
+/// Tries thresholds for the probability of `class` (0 or 1) of a model with two
+/// classes: pictures with at least that probability count as `class`, all others
+/// as the other one. `probabilities` are [pictures, 2] row by row.
+///
+/// # Errors
+/// [`ReportError::NotTwoClasses`], and those of [`Report::new`].
+pub fn threshold_sweep(
+    truth: &[usize],
+    probabilities: &[f32],
+    names: &[String],
+    class: usize,
+    thresholds: &[f32],
+) -> Result<Vec<SweepRow>, ReportError> {
+    if names.len() != 2 {
+        return Err(ReportError::NotTwoClasses(names.len()));
+    }
+    check_classes(&[class], 2)?;
+    thresholds
+        .iter()
+        .map(|&threshold| {
+            let is_class = |row: &[f32]| row[class] >= threshold;
+            let predicted: Vec<usize> = probabilities
+                .chunks(2)
+                .map(|row| {
+                    let whole = row.len() == 2;
+                    if whole && is_class(row) {
+                        class
+                    } else {
+                        1 - class
+                    }
+                })
+                .collect();
+            let report = Report::new(truth, probabilities, names, Some(&predicted))?;
+            Ok(SweepRow {
+                threshold,
+                accuracy: report.accuracy,
+                recall: [report.classes[0].recall, report.classes[1].recall],
+            })
+        })
+        .collect()
+}
+
+/// A sweep as text: threshold, accuracy, and the recall of each class in
+/// percent. `names` are those of the two classes.
+#[must_use]
+pub fn sweep_table(names: &[String], rows: &[SweepRow]) -> String {
+    let headings: Vec<String> = names.iter().map(|name| format!("recall {name}")).collect();
+    let mut table = "threshold  accuracy".to_owned();
+    for heading in &headings {
+        table += &format!("  {heading}");
+    }
+    table.push('\n');
+    for row in rows {
+        table += &format!("{:>9.2}  {:>6.2} %", row.threshold, row.accuracy * 100.0);
+        for (heading, recall) in headings.iter().zip(row.recall) {
+            let width = heading.chars().count() - 2;
+            table += &format!("  {:>width$.2} %", recall * 100.0);
+        }
+        table.push('\n');
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(count: usize) -> Vec<String> {
+        (0..count).map(|class| format!("class {class}")).collect()
+    }
+
+    #[test]
+    fn a_sweep_moves_faces_from_one_class_to_the_other() {
+        let (three, names) = (names(3), names(2));
+        let probabilities = [0.9, 0.1, 0.75, 0.25, 0.6, 0.4, 0.2, 0.8];
+        let sweep = |class, thresholds: &[f32]| {
+            threshold_sweep(&[0, 0, 1, 1], &probabilities, &names, class, thresholds)
+        };
+        let rows = sweep(0, &[0.0, 0.5, 0.75, 0.8, 1.0]).unwrap();
+        let recalls: Vec<[f64; 2]> = rows.iter().map(|row| row.recall).collect();
+        assert_eq!(
+            recalls,
+            [[1.0, 0.0], [1.0, 0.5], [1.0, 1.0], [0.5, 1.0], [0.0, 1.0]]
+        );
+        assert_eq!(rows[1].accuracy, 0.75);
+        assert_eq!(sweep(1, &[0.3]).unwrap()[0].recall, [1.0, 1.0]);
+        assert_eq!(
+            sweep_table(&names, &rows[1..3]),
+            "threshold  accuracy  recall class 0  recall class 1\n     \
+             0.50   75.00 %        100.00 %         50.00 %\n     \
+             0.75  100.00 %        100.00 %        100.00 %\n"
+        );
+        assert_eq!(sweep(2, &[0.5]), Err(ReportError::Class(2)));
+        let short = threshold_sweep(&[0, 1], &[0.5; 3], &names, 0, &[0.5]);
+        assert!(matches!(short, Err(ReportError::Length { found: 3, .. })));
+        let three = threshold_sweep(&[0], &[0.3; 3], &three, 0, &[0.5]);
+        assert_eq!(three, Err(ReportError::NotTwoClasses(3)));
+    }
+}
