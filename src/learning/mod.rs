@@ -8,7 +8,7 @@ pub mod capture_policy;
 mod error;
 pub mod fleet;
 pub mod heads;
-pub mod label_queue;
+mod label_queue;
 mod records;
 pub mod refit;
 mod refitting;
@@ -26,9 +26,10 @@ pub use records::{
     ExportRecord, GroupRecord, HardExampleRecord, HeadRecord, ImportRecord, InitialHeadRecord,
     LabelAction, LabelResult, MeasuredRecord, OutcomeRecord, Purge, QueueRecord, QueuedRecord,
     RefitRecord, RefusalRecord, RemovedRecord, SampleRecord, SampleSelector, ScoresRecord,
-    SkipReasonRecord, SkippedRecord, UNLABELLED, ValidationRecord, counts, records,
+    SkipReasonRecord, SkippedRecord, ValidationRecord,
 };
-pub use refitting::{Embed, NEW_CLASS_SAMPLES, ORIGIN, SHIPPED_REPLAY, SharedHead};
+pub(crate) use records::{UNLABELLED, counts, records};
+pub use refitting::{Embed, SHIPPED_REPLAY};
 
 use crate::learning::heads::{Heads, HeadsError};
 use crate::learning::label_queue::Candidate;
@@ -39,9 +40,9 @@ use crate::vision::head::Head;
 use records::{label_of, track_name};
 
 /// Maximum number of unlabelled crops that the queue considers; the newest ones.
-pub const MAX_QUEUED: usize = 400;
+const MAX_QUEUED: usize = 400;
 
-/// What learning may be told.
+/// Options of learning on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LearningOptions {
     /// Seed of every refit: the same seed and labels give the same head.
@@ -108,7 +109,7 @@ fn in_use(heads: &heads::Reader, state: &Path, base: &Arc<Head>) -> Result<InUse
 ///
 /// # Errors
 /// [`HeadsError::Io`].
-pub fn head_records(heads: &heads::Reader) -> Result<Vec<HeadRecord>, HeadsError> {
+pub(crate) fn head_records(heads: &heads::Reader) -> Result<Vec<HeadRecord>, HeadsError> {
     Ok(heads.list()?.into_iter().map(HeadRecord::from).collect())
 }
 
@@ -166,7 +167,7 @@ impl Learning {
 
 /// Samples.
 impl Learning {
-    /// The samples by id: all, or those with a label ([`UNLABELLED`] for those
+    /// The samples by id: all, or those with a label (`unlabelled` for those
     /// without one).
     ///
     /// # Errors
@@ -195,7 +196,7 @@ impl Learning {
         Ok(self.store.read(&sample)?)
     }
 
-    /// Counts by label; samples without a label are under [`UNLABELLED`].
+    /// Counts by label; samples without a label are under `unlabelled`.
     ///
     /// # Errors
     /// [`LearningError::Store`].
@@ -204,8 +205,8 @@ impl Learning {
     }
 
     /// The crops that wait for a label, near-copies together, the most useful
-    /// group first; at most `max_groups` groups. Of more than [`MAX_QUEUED`]
-    /// crops the newest are considered.
+    /// group first; at most `max_groups` groups. Only the newest crops are
+    /// considered.
     ///
     /// # Errors
     /// [`LearningError::Store`], and those of [`in_use`](Learning::in_use).

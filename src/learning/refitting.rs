@@ -32,7 +32,7 @@ const LEARNED: &str = "learned";
 
 /// Key of a head's metadata: the public key of the device that learned it, in
 /// hexadecimal, if that is another one.
-pub const ORIGIN: &str = "origin";
+const ORIGIN: &str = "origin";
 
 /// How much lower the loss of another device's head must be on held-out
 /// samples, in nats: a head that is only as good is no reason for a change.
@@ -40,7 +40,7 @@ const FOREIGN_GAIN: f64 = 0.01;
 
 /// Samples that a new label needs before the head grows a class for it: a folder
 /// with a single stray file is no class.
-pub const NEW_CLASS_SAMPLES: usize = 4;
+const NEW_CLASS_SAMPLES: usize = 4;
 
 /// File of the last refit, in the state directory.
 const LAST_REFIT: &str = "refit.json";
@@ -51,15 +51,15 @@ pub type Embed<'a> = dyn FnMut(&[Crop]) -> Result<Vec<Feature>, ModelError> + 'a
 
 /// A head that other devices may try.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SharedHead {
+pub(crate) struct SharedHead {
     /// The bytes of its file.
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     /// Names of its classes.
-    pub labels: Vec<String>,
+    pub(crate) labels: Vec<String>,
     /// Held-out samples that it was judged by.
-    pub samples: usize,
+    pub(crate) samples: usize,
     /// Of those, samples that it classifies correctly.
-    pub right: usize,
+    pub(crate) right: usize,
 }
 
 /// What is remembered of the last refit.
@@ -183,7 +183,7 @@ impl Learning {
     /// # Errors
     /// [`LearningError::Heads`] if it is damaged, or was made for another
     /// backbone or other labels; otherwise as [`refit`](Learning::refit).
-    pub fn try_foreign_head(
+    pub(crate) fn try_foreign_head(
         &self,
         name: &str,
         bytes: &[u8],
@@ -227,7 +227,7 @@ impl Learning {
     ///
     /// # Errors
     /// [`LearningError::Heads`].
-    pub fn shared_head(&self, number: u32) -> Result<Option<SharedHead>, LearningError> {
+    pub(crate) fn shared_head(&self, number: u32) -> Result<Option<SharedHead>, LearningError> {
         let stored = self.heads().get(number)?;
         let is_own = stored
             .metadata

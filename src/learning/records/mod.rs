@@ -28,7 +28,7 @@ use crate::learning::samples::{
 pub(super) const OUTCOME: &str = "refit";
 
 /// The name under which samples without a label are listed.
-pub const UNLABELLED: &str = "unlabelled";
+pub(crate) const UNLABELLED: &str = "unlabelled";
 
 /// What to do with samples.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -126,8 +126,7 @@ impl SampleRecord {
 }
 
 /// The samples of a listing as records.
-#[must_use]
-pub fn records(listing: &Listing) -> Vec<SampleRecord> {
+pub(crate) fn records(listing: &Listing) -> Vec<SampleRecord> {
     listing.samples.iter().map(SampleRecord::new).collect()
 }
 
@@ -150,8 +149,7 @@ pub struct CountRecord {
 }
 
 /// Counts by label; samples without a label are under [`UNLABELLED`].
-#[must_use]
-pub fn counts(listing: &Listing) -> BTreeMap<String, CountRecord> {
+pub(crate) fn counts(listing: &Listing) -> BTreeMap<String, CountRecord> {
     let labels = listing.stats().labels.into_iter();
     labels
         .map(|(label, count)| {

@@ -3,40 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::input::GroupedSample;
-use super::outcome::{ClassCount, Measurements};
-
-/// What to capture and label next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Advice {
-    /// A class has too few tracks to judge a head by.
-    MoreTracks {
-        /// Name of the class.
-        label: String,
-        /// Tracks that it has.
-        groups: usize,
-        /// Number of tracks beyond which more of them add little.
-        wanted: usize,
-    },
-    /// All samples of a class are of one day, so of one light.
-    AnotherDay {
-        /// Name of the class.
-        label: String,
-    },
-    /// A class is misclassified more often than the others.
-    MoreOf {
-        /// Name of the class.
-        label: String,
-        /// Held-out samples that were misclassified.
-        wrong: usize,
-        /// Held-out samples.
-        samples: usize,
-    },
-    /// Labels to check.
-    CheckLabels {
-        /// Samples whose label looks wrong.
-        suspects: usize,
-    },
-}
+use super::outcome::{Advice, ClassCount, Measurements};
 
 /// Number of tracks of a class beyond which more of them add little.
 const MANY_GROUPS: usize = 20;

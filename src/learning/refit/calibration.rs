@@ -5,16 +5,8 @@ use std::collections::BTreeMap;
 
 use super::RefitContext;
 use super::evaluate::{HeldOutPrediction, cross_entropy};
+use super::outcome::Calibration;
 use crate::onnx::HeadTensors;
-
-/// Logits are divided by the temperature, then shifted.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Calibration {
-    /// Divides the logits.
-    pub temperature: f64,
-    /// Added to the divided logit of each class.
-    pub shift: Vec<f64>,
-}
 
 /// Prior standard deviation of the logarithm of the temperature: the smaller,
 /// the more samples it takes to move it.

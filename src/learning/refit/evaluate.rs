@@ -7,10 +7,9 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::calibration::Calibration;
 use super::options::{FitOptions, RefitOptions};
 use super::outcome::{
-    Estimate, HardExample, Measurements, ReplayAccuracy, Scores, TrainingSummary,
+    Calibration, Estimate, HardExample, Measurements, ReplayAccuracy, Scores, TrainingSummary,
 };
 use super::{Abort, MIN_GROUPS, RefitContext, RefitInput};
 use crate::learning::replay::Rows;

@@ -51,9 +51,9 @@ pub(super) fn reason_to_accept(measured: &Measurements) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::calibration::Calibration;
     use super::super::outcome::{
-        Estimate, HardExample, InitialHead, ReplayAccuracy, Scores, TrainingSummary, Validation,
+        Calibration, Estimate, HardExample, InitialHead, ReplayAccuracy, Scores, TrainingSummary,
+        Validation,
     };
     use super::*;
     use crate::training::report::wilson;

@@ -34,17 +34,15 @@ mod variants;
 
 use std::collections::BTreeSet;
 
-pub use advice::Advice;
-pub use calibration::Calibration;
 pub use evaluate::LOSS_CAP;
 pub use gate::gate;
 pub use grow::grow;
 pub use input::{RefitInput, Sample};
 pub use options::{FitOptions, GateOptions, HoldOutOptions, RefitOptions};
 pub use outcome::{
-    ClassCount, CurvePoint, Estimate, GateDecision, HardExample, InitialHead, Measurements,
-    Outcome, Refusal, ReplayAccuracy, Scores, SkipReason, SkippedSample, TrainingSummary,
-    Validation,
+    Advice, Calibration, ClassCount, CurvePoint, Estimate, GateDecision, HardExample, InitialHead,
+    Measurements, Outcome, Refusal, ReplayAccuracy, Scores, SkipReason, SkippedSample,
+    TrainingSummary, Validation,
 };
 pub use variants::{VARIANTS, variants};
 
@@ -160,7 +158,7 @@ pub fn fit(
 ///
 /// # Errors
 /// As [`fit`].
-pub fn evaluate_foreign(
+pub(crate) fn evaluate_foreign(
     input: &RefitInput,
     challenger: &HeadTensors,
     options: &RefitOptions,

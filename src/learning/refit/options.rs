@@ -1,4 +1,4 @@
-//! What a refit may be told, with checks and measured defaults.
+//! The options of a refit, with their checks and measured defaults.
 //!
 //! Owns the figures of the recipe, the holdout, and the gate. Where each
 //! default comes from is in `docs/LEARNING.md`.

@@ -4,9 +4,6 @@
 
 use std::fmt;
 
-use super::advice::Advice;
-use super::calibration::Calibration;
-
 /// What was found about a challenger.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
@@ -314,6 +311,15 @@ pub struct ReplayAccuracy {
     pub rows: usize,
 }
 
+/// Logits are divided by the temperature, then shifted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Calibration {
+    /// Divides the logits.
+    pub temperature: f64,
+    /// Added to the divided logit of each class.
+    pub shift: Vec<f64>,
+}
+
 /// A held-out sample with a high loss.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HardExample {
@@ -330,6 +336,39 @@ pub struct HardExample {
     pub disagreeing: usize,
     /// How many nearest neighbors were compared.
     pub neighbors: usize,
+}
+
+/// What to capture and label next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Advice {
+    /// A class has too few tracks to judge a head by.
+    MoreTracks {
+        /// Name of the class.
+        label: String,
+        /// Tracks that it has.
+        groups: usize,
+        /// Number of tracks beyond which more of them add little.
+        wanted: usize,
+    },
+    /// All samples of a class are of one day, so of one light.
+    AnotherDay {
+        /// Name of the class.
+        label: String,
+    },
+    /// A class is misclassified more often than the others.
+    MoreOf {
+        /// Name of the class.
+        label: String,
+        /// Held-out samples that were misclassified.
+        wrong: usize,
+        /// Held-out samples.
+        samples: usize,
+    },
+    /// Labels to check.
+    CheckLabels {
+        /// Samples whose label looks wrong.
+        suspects: usize,
+    },
 }
 
 #[cfg(test)]
