@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// One line for each face: its position and its verdict.
 pub(crate) fn classify(picture: &Path) -> Result<Vec<String>, Box<dyn Error>> {
     let config = Config::default();
-    let mut pipeline = Pipeline::open(&config, 1)?;
+    let mut pipeline = Pipeline::open(&config.pipeline_options(), 1)?;
     let labels = pipeline.head().labels().to_vec();
     let policy = VerdictPolicy::new(config.classify.judge_options(), &labels)?;
 

@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 
 use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
-use maskd::camera::{Camera, CameraOptions, Event, Format, SourceError, Spec, Video};
+use maskd::camera::{
+    Camera, CameraEvent, CameraOptions, SourceError, Spec, VideoFormat, VideoOptions,
+};
 use maskd::frame::Frame;
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +36,7 @@ fn options() -> CameraOptions {
         repeat: false,
         stall: LONG,
         max_frame_bytes: 1 << 20,
-        video: Video::default(),
+        video: VideoOptions::default(),
     }
 }
 
@@ -85,7 +87,7 @@ impl Folder {
 #[track_caller]
 fn frame(camera: &mut Camera) -> Frame {
     match camera.next() {
-        Event::Frame(frame) => frame,
+        CameraEvent::Frame(frame) => frame,
         other => panic!("no frame but {other:?}"),
     }
 }
@@ -93,7 +95,7 @@ fn frame(camera: &mut Camera) -> Frame {
 #[track_caller]
 fn lost(camera: &mut Camera) -> SourceError {
     match camera.next() {
-        Event::Lost(error) => error,
+        CameraEvent::Lost(error) => error,
         other => panic!("no loss but {other:?}"),
     }
 }
@@ -102,7 +104,7 @@ fn lost(camera: &mut Camera) -> SourceError {
 fn assert_end(camera: &mut Camera) {
     for _ in 0..2 {
         let event = camera.next();
-        assert!(matches!(event, Event::End), "{event:?}");
+        assert!(matches!(event, CameraEvent::End), "{event:?}");
     }
 }
 
@@ -298,8 +300,8 @@ fn yuv420(gray: u8) -> Vec<u8> {
 
 fn raw_options() -> CameraOptions {
     CameraOptions {
-        video: Video {
-            format: Format::Yuv420,
+        video: VideoOptions {
+            format: VideoFormat::Yuv420,
             width: 32,
             height: 24,
             fps: 15,
@@ -336,7 +338,7 @@ fn raw_pictures_of_a_program_are_put_together_and_the_last_part_is_none() {
 #[test]
 fn program_without_a_whole_raw_picture_is_told_so() {
     let (mut camera, _) = open(shell("printf abc"), raw_options());
-    let Event::Failed(error) = camera.next() else {
+    let CameraEvent::Failed(error) = camera.next() else {
         panic!("no failure");
     };
     let error = error.to_string();
@@ -572,12 +574,12 @@ fn real_webcam_gives_frames_and_lets_go() {
         return;
     }
     let spec: Spec = format!("webcam:{device}").parse().unwrap();
-    for format in [Format::Auto, Format::Yuyv] {
+    for format in [VideoFormat::Auto, VideoFormat::Yuyv] {
         let options = CameraOptions {
             stall: Duration::from_secs(10),
-            video: Video {
+            video: VideoOptions {
                 format,
-                ..Video::default()
+                ..VideoOptions::default()
             },
             ..options()
         };
@@ -734,7 +736,7 @@ fn answers_that_are_no_stream_are_told_without_the_password() {
         ),
         (
             "302 Found\r\nLocation: https://me:secret@cam/\r\n",
-            "redirects to https, and this build",
+            "redirects to https, and only http",
         ),
     ] {
         let answer = format!("HTTP/1.1 {answer}Content-Length: 0\r\n\r\n");
@@ -809,8 +811,8 @@ fn stream_that_goes_silent_or_sends_noise_is_stalled() {
             &mute as &(dyn Fn(&mut TcpStream) + Sync),
             "it did not answer",
         ),
-        (&half, "100 bytes came without a whole JPEG picture"),
-        (&noise, "bytes came without a whole JPEG picture"),
+        (&half, "100 bytes came without a complete JPEG picture"),
+        (&noise, "bytes came without a complete JPEG picture"),
     ] {
         serve(&[play], |host| {
             let spec = Spec::Http(format!("http://{host}/"));
@@ -880,9 +882,9 @@ fn folder_is_shown_once_or_for_ever() {
     let mut seen = 9;
     let error = loop {
         match camera.next() {
-            Event::Frame(frame) => seen = frame.seq,
-            Event::Lost(error) => break error,
-            Event::Failed(_) | Event::End => panic!("it repeats"),
+            CameraEvent::Frame(frame) => seen = frame.seq,
+            CameraEvent::Lost(error) => break error,
+            CameraEvent::Failed(_) | CameraEvent::End => panic!("it repeats"),
         }
     };
     assert!(error.is_missing_input(), "{error}");

@@ -51,7 +51,7 @@ struct Server {
 impl Server {
     fn start(has_trainer: bool) -> Server {
         let folder = tempfile::tempdir().unwrap();
-        let (_, base) = open_model(&Config::default()).unwrap();
+        let (_, base) = open_model(None).unwrap();
         let learning =
             Learning::open(folder.path(), Arc::new(base), LearningOptions::default()).unwrap();
         let learning = Arc::new(learning);

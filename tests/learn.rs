@@ -15,7 +15,6 @@ use std::process::Output;
 use std::sync::Arc;
 
 use image::RgbImage;
-use maskd::config::Config;
 use maskd::frame::Crop;
 use maskd::learning::{Learning, LearningOptions};
 use maskd::onnx::{Classifier, HeadFile, ThreadPool, write_classifier, write_head};
@@ -244,7 +243,7 @@ fn a_classifier_with_other_labels_learns_without_the_replay_set() {
 fn a_head_for_another_backbone_learns_without_the_replay_set() {
     let device = Device::new();
     let set = device.pictures();
-    let (backbone, shipped) = open_model(&Config::default()).unwrap();
+    let (backbone, shipped) = open_model(None).unwrap();
     let backbone = Backbone::new(backbone).unwrap();
     let mut embedder = Embedder::new(&backbone, 1, ThreadPool::alone()).unwrap();
     let mut other = shipped.to_file();
@@ -420,7 +419,7 @@ fn heads_are_imported_used_and_rolled_back() {
 #[test]
 fn a_state_directory_that_another_process_has_open_is_refused_after_a_wait() {
     let device = Device::new();
-    let (_, base) = open_model(&Config::default()).unwrap();
+    let (_, base) = open_model(None).unwrap();
     let _learning = Learning::open(
         &device.at("state"),
         Arc::new(base),

@@ -19,7 +19,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use maskd::api::socket::Client;
-use maskd::config::Config;
 use maskd::learning::{LabelAction, Learning, LearningOptions, SampleSelector};
 use maskd::onnx::{Classifier, HeadFile, write_head};
 use maskd::vision::pipeline::{SHIPPED_CLASSIFIER, open_model};
@@ -581,7 +580,7 @@ fn nothing_that_was_acknowledged_is_lost_by_kill_9() {
     let door = Door::new(&[&eager, LENIENT, keep]).with_all_photos();
     door.stdout(&["samples", "import", &door.pictures()]);
     let heads = [door.head("with_mask", 1.0), door.head("without_mask", 1.0)];
-    let (_, base) = open_model(&Config::default()).unwrap();
+    let (_, base) = open_model(None).unwrap();
     let base = Arc::new(base);
     let mut known = Acknowledged {
         heads: BTreeSet::from([None]),

@@ -198,7 +198,7 @@ fn a_camera_that_fails_is_a_fault_and_comes_back() {
         "once a change: {logs}"
     );
     assert_eq!(
-        logs.matches("camera back").count(),
+        logs.matches("camera reconnected").count(),
         1,
         "once a change: {logs}"
     );

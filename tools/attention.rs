@@ -294,7 +294,7 @@ fn main() -> anyhow::Result<()> {
         return Err(anyhow!("assets/frames lacks large faces of one kind"));
     }
     let mut config = Config::default();
-    let pipeline = Pipeline::open(&config, 1)?;
+    let pipeline = Pipeline::open(&config.pipeline_options(), 1)?;
     let judge = VerdictPolicy::new(config.classify.judge_options(), pipeline.head().labels())?;
     println!(
         "{} masked and {} bare faces; {} sequences of {FRAMES} frames in each light\n",

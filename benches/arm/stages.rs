@@ -56,7 +56,7 @@ fn jpeg(pixels: &RgbImage) -> anyhow::Result<Vec<u8>> {
 fn with_side(side: u32) -> anyhow::Result<Pipeline> {
     let mut config = Config::default();
     config.detect.input_size = side;
-    Ok(Pipeline::open(&config, 1)?)
+    Ok(Pipeline::open(&config.pipeline_options(), 1)?)
 }
 
 fn main() -> anyhow::Result<()> {

@@ -1,68 +1,58 @@
 //! A network camera: an MJPEG stream over HTTP.
 //!
-//! Owns the connection and the runtime that it needs; nothing of either is seen
-//! outside. TLS is not built in: a camera at a door is in the house, and what
-//! is not can be read through `ffmpeg`.
+//! Owns the connection and the runtime that drives it; callers see only frames.
+//! TLS is not supported: a camera at a door is on the local network, and others
+//! can be read through `ffmpeg`.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
 
 use reqwest::header::CONTENT_TYPE;
 use reqwest::redirect::Policy;
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{Client, Response, StatusCode};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-use super::mjpeg::Newest;
-use super::{CameraOptions, Source, SourceError, SpecError, now, without_secrets};
+use super::error::SourceError;
+use super::mjpeg::LatestJpeg;
+use super::options::CameraOptions;
+use super::redact::without_secrets;
+use super::source::{Source, now};
+use super::spec::check_url;
 use crate::frame::Frame;
 
-/// How long bytes are taken in after a whole picture has come, to see whether a
-/// newer one is there already. Sockets hold megabytes: who decodes more slowly
-/// than the camera sends would fall behind by seconds.
+/// How long to keep reading after a complete picture, in case a newer one is
+/// already in the socket. Sockets buffer megabytes: without this, a decoder
+/// slower than the camera would fall behind by seconds.
 const CATCH_UP: Duration = Duration::from_millis(20);
 
-/// A pause of this length means that all that was there has been read.
+/// No bytes for this long means that the socket's buffer is empty.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Most redirects that are followed, as browsers do about it.
+/// Maximum number of redirects, about the same as in browsers.
 const MAX_REDIRECTS: usize = 10;
 
-/// Refuses what is no usable URL.
-pub(super) fn check(url: &str) -> Result<(), SpecError> {
-    let invalid = |why: String| SpecError::Url {
-        url: without_secrets(url),
-        why,
-    };
-    let parsed = Url::parse(url).map_err(|error| invalid(error.to_string()))?;
-    match parsed.scheme() {
-        "http" if parsed.has_host() => Ok(()),
-        _ => Err(invalid("it names no host to ask by http".to_owned())),
-    }
-}
-
-/// An MJPEG stream that is read.
-pub struct Http {
-    /// None only while it is dropped.
+/// An MJPEG stream over HTTP.
+pub struct HttpSource {
+    /// `None` only while it is dropped.
     runtime: Option<Runtime>,
     stream: Stream,
 }
 
-impl Http {
-    /// Prepares to read the stream at `url`. It is connected to by the first
-    /// [`Source::next`].
+impl HttpSource {
+    /// Prepares to read the stream at `url`; the first [`Source::next`] connects.
     ///
     /// # Errors
-    /// If `url` is no valid URL, or the system refuses what a connection needs.
+    /// If `url` is invalid, or the system cannot provide a runtime or a client.
     pub fn open(
         url: &str,
         options: &CameraOptions,
         stop: CancellationToken,
-    ) -> Result<Http, SourceError> {
-        check(url)?;
-        let shown = without_secrets(url);
+    ) -> Result<HttpSource, SourceError> {
+        check_url(url)?;
+        let redacted = without_secrets(url);
         let failed = |why: String| SourceError::HttpClient {
-            url: shown.clone(),
+            url: redacted.clone(),
             why,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -79,42 +69,42 @@ impl Http {
             .map_err(|error| failed(reason(error)))?;
         let stream = Stream {
             url: url.to_owned(),
-            shown,
+            redacted,
             client,
             response: None,
             failure: None,
-            newest: Newest::new(options.max_frame_bytes),
+            latest: LatestJpeg::new(options.max_frame_bytes),
             stall: options.stall,
             stop,
         };
-        Ok(Http {
+        Ok(HttpSource {
             runtime: Some(runtime),
             stream,
         })
     }
 }
 
-impl Source for Http {
+impl Source for HttpSource {
     fn next(&mut self) -> Result<Option<Frame>, SourceError> {
         let Some(runtime) = &self.runtime else {
             return Ok(None);
         };
         let start = now();
         loop {
-            if !runtime.block_on(self.stream.picture(start))? {
+            if !runtime.block_on(self.stream.next_picture(start))? {
                 return Ok(None);
             }
-            if let Some(frame) = self.stream.newest.decode() {
+            if let Some(frame) = self.stream.latest.decode() {
                 return Ok(Some(frame));
             }
         }
     }
 }
 
-impl Drop for Http {
+impl Drop for HttpSource {
     fn drop(&mut self) {
-        // Looking up a name cannot be broken off and may take many seconds; it
-        // is not waited for.
+        // A DNS lookup cannot be canceled and may take many seconds, so do not
+        // wait for it.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -123,24 +113,23 @@ impl Drop for Http {
 
 struct Stream {
     url: String,
-    /// The URL without what is secret in it.
-    shown: String,
+    /// The URL, redacted.
+    redacted: String,
     client: Client,
-    /// None until it is connected.
+    /// `None` until connected.
     response: Option<Response>,
-    /// Why there is nothing more to read, told when the pictures that came
-    /// before it are given out.
+    /// Why the stream ended; reported after the pictures that came before it.
     failure: Option<SourceError>,
-    newest: Newest,
+    latest: LatestJpeg,
     stall: Duration,
     stop: CancellationToken,
 }
 
 impl Stream {
-    /// Reads until a whole picture waits; false if stop was asked before.
+    /// Reads until a complete picture is there; false if a stop came first.
     ///
-    /// All waiting since `start`, over several calls, counts for the stall.
-    async fn picture(&mut self, start: Instant) -> Result<bool, SourceError> {
+    /// The stall timeout counts from `start`, across several calls.
+    async fn next_picture(&mut self, start: Instant) -> Result<bool, SourceError> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
@@ -161,11 +150,11 @@ impl Stream {
         if self.response.is_none() {
             self.response = Some(self.connect().await?);
         }
-        while !self.newest.is_waiting() {
+        while !self.latest.is_waiting() {
             self.read().await?;
         }
-        let whole = now();
-        while now().duration_since(whole) < CATCH_UP {
+        let complete = now();
+        while now().duration_since(complete) < CATCH_UP {
             match tokio::time::timeout(PAUSE, self.read()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
@@ -178,8 +167,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Reads the bytes that come next. May be dropped at any time without
-    /// losing some.
+    /// Reads the next bytes. Cancel-safe: no bytes are lost if the future is
+    /// dropped.
     async fn read(&mut self) -> Result<(), SourceError> {
         let chunk = match &mut self.response {
             Some(response) => response.chunk().await.map_err(|error| self.failed(error))?,
@@ -187,17 +176,17 @@ impl Stream {
         };
         match chunk {
             Some(bytes) => {
-                self.newest.push(&bytes, now());
+                self.latest.push(&bytes, now());
                 Ok(())
             }
             None => Err(SourceError::HttpEnded {
-                url: self.shown.clone(),
+                url: self.redacted.clone(),
             }),
         }
     }
 
     async fn connect(&self) -> Result<Response, SourceError> {
-        let url = self.shown.clone();
+        let url = self.redacted.clone();
         let response = self
             .client
             .get(&self.url)
@@ -238,31 +227,31 @@ impl Stream {
             return self.stalled();
         }
         SourceError::Http {
-            url: self.shown.clone(),
+            url: self.redacted.clone(),
             why: reason(error),
         }
     }
 
     fn stalled(&self) -> SourceError {
-        let instead = match self.response {
-            Some(_) => self.newest.instead(),
+        let received = match self.response {
+            Some(_) => self.latest.received(),
             None => "it did not answer".to_owned(),
         };
         SourceError::Stalled {
-            camera: self.shown.clone(),
+            camera: self.redacted.clone(),
             seconds: self.stall.as_secs_f32(),
-            instead,
+            received,
         }
     }
 }
 
-/// Redirects are followed, but not to where this build cannot follow.
+/// Follows redirects within HTTP only.
 fn redirects() -> Policy {
     Policy::custom(|attempt| {
         if attempt.url().scheme() != "http" {
             let scheme = attempt.url().scheme().to_owned();
             attempt.error(format!(
-                "it redirects to {scheme}, and this build has no TLS (use exec: with ffmpeg)"
+                "it redirects to {scheme}, and only http is supported (use exec: with ffmpeg)"
             ))
         } else if attempt.previous().len() > MAX_REDIRECTS {
             attempt.error("it redirects too often")
@@ -272,7 +261,7 @@ fn redirects() -> Policy {
     })
 }
 
-/// The innermost reason, without a URL: that may hold a password.
+/// The innermost cause, without the URL, which may hold a password.
 fn reason(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut innermost: &dyn Error = &error;
@@ -284,38 +273,20 @@ fn reason(error: reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::options::VideoOptions;
+    use super::super::spec::SpecError;
     use super::*;
 
     #[test]
-    fn urls_are_checked() {
-        for good in [
-            "http://cam/",
-            "http://me:secret@[::1]:81/a?b",
-            "http://10.0.0.7",
-        ] {
-            assert_eq!(check(good), Ok(()), "{good}");
-        }
-        for bad in [
-            "http://",
-            "http:///",
-            "http://cam:99999/",
-            "file:///x",
-            "cam/video",
-        ] {
-            assert!(matches!(check(bad), Err(SpecError::Url { .. })), "{bad}");
-        }
-    }
-
-    #[test]
-    fn url_that_is_none_is_refused_before_anything_is_asked() {
+    fn invalid_url_is_refused_without_a_connection() {
         let options = CameraOptions {
             rate: 1.0,
             repeat: false,
             stall: Duration::from_secs(1),
             max_frame_bytes: 1 << 20,
-            video: crate::camera::Video::default(),
+            video: VideoOptions::default(),
         };
-        let error = Http::open("no url", &options, CancellationToken::new())
+        let error = HttpSource::open("no url", &options, CancellationToken::new())
             .err()
             .unwrap();
         assert!(matches!(error, SourceError::Spec(SpecError::Url { .. })));

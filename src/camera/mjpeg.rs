@@ -1,34 +1,34 @@
 //! JPEG pictures out of a stream of bytes.
 //!
-//! [`Splitter`] cuts a byte stream into whole JPEG files by walking their
-//! structure. Whatever lies between two pictures is skipped, so that the same
-//! splitter serves bare concatenated JPEG files (`rpicam-vid`, `ffmpeg -f
-//! mjpeg`) and the `multipart/x-mixed-replace` of network cameras, whose part
-//! headers are just such bytes. Pure: no clock, no files, no sockets.
+//! [`Splitter`] splits a byte stream into complete JPEG files by parsing their
+//! marker segments. Bytes between two pictures are skipped, so that the same
+//! splitter reads both concatenated JPEG files (`rpicam-vid`, `ffmpeg -f mjpeg`)
+//! and the `multipart/x-mixed-replace` of network cameras, with its part headers.
+//! Pure: no clock, no files, no sockets.
 
 use std::time::Instant;
 
 use crate::frame::{self, Frame};
 
-/// Most marker segments of one picture, tables and scans together. Progressive
-/// pictures with a color profile in many pieces stay below 100.
+/// Maximum number of marker segments of one picture, tables and scans together.
+/// Progressive pictures with a color profile in many pieces stay below 100.
 const MAX_SEGMENTS: usize = 256;
 
-/// How many bytes may be looked at for each byte of the stream, on average,
-/// before a failed picture is no longer searched for another one within it.
-const LOOKS_PER_BYTE: u64 = 8;
+/// How many bytes may be parsed for each byte of the stream, on average, before
+/// the splitter stops searching the inside of a broken picture for another one.
+const MAX_PARSED_PER_BYTE: u64 = 8;
 
 const FILL: u8 = 0xff;
 const START_OF_IMAGE: u8 = 0xd8;
 const END_OF_IMAGE: u8 = 0xd9;
 const START_OF_SCAN: u8 = 0xda;
 
-/// Cuts a byte stream into JPEG pictures.
+/// Splits a byte stream into JPEG pictures.
 ///
-/// How the stream was cut into pushes makes no difference to the pictures. It
-/// holds the picture that has begun and what was pushed last: at most
-/// `max_frame_bytes` and one push, as long as [`Splitter::next_frame`] is called
-/// until it gives `None` between two pushes.
+/// How the stream is divided into pushes does not affect the pictures. The buffer
+/// holds the incomplete picture and the last push: at most `max_frame_bytes` and
+/// one push, provided that [`Splitter::next_frame`] is called until it returns
+/// `None` after each push.
 ///
 /// ```
 /// use maskd::camera::mjpeg::Splitter;
@@ -43,56 +43,57 @@ const START_OF_SCAN: u8 = 0xda;
 pub struct Splitter {
     max_frame_bytes: usize,
     buffer: Vec<u8>,
-    /// Start in `buffer` of the picture, or of what is still to be searched for
-    /// one; all before it was given out or skipped.
+    /// Start in `buffer` of the current picture, or of the bytes to search for
+    /// one; everything before it was returned or skipped.
     begin: usize,
-    /// The next byte to look at within a picture. A segment that is skipped by
-    /// its length can lie beyond what has been pushed.
+    /// The next byte of the picture to parse. May lie beyond the buffer after a
+    /// segment was skipped by its length.
     at: usize,
-    place: Place,
+    state: ParseState,
     segments: usize,
-    /// Whether the picture has a scan yet: without one it is no picture.
+    /// Whether a scan was found: a picture has at least one.
     scanned: bool,
 
     skipped_bytes: u64,
     oversized_frames: u64,
 
     // The bound on work, see `within_bounds`.
-    /// Place in the stream of the buffer's first byte.
+    /// Offset in the stream of the buffer's first byte.
     origin: u64,
-    /// Furthest place in the stream that was looked at.
+    /// Highest offset in the stream that was parsed.
     reached: u64,
+    /// Bytes that may still be parsed in vain.
     credit: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum ParseState {
     /// Between pictures.
-    Outside,
-    /// In front of a marker.
-    Marker,
+    BetweenPictures,
+    /// Before a marker.
+    BeforeMarker,
     /// Within entropy-coded data.
-    Scan,
+    InScan,
 }
 
-/// Why a walk through a picture stops.
-enum ScanEnd {
-    /// The next byte has not been pushed yet.
-    Starved,
-    /// The picture ends in front of `at`.
+/// Why parsing pauses or ends.
+enum Interruption {
+    /// The next byte was not pushed yet.
+    NeedsBytes,
+    /// The picture ends before `at`.
     Complete,
     /// This cannot be a picture.
     Broken,
-    /// The header says that the picture is longer than the cap.
+    /// A segment ends beyond the cap, according to its length.
     TooLongByHeader,
-    /// The data of a scan has gone on beyond the cap.
+    /// The picture continues beyond the cap.
     TooLong,
     /// Another picture starts at `at`, in the middle of this one.
     Restart,
 }
 
 impl Splitter {
-    /// A splitter that gives up each picture of more than `max_frame_bytes`.
+    /// A splitter that skips pictures of more than `max_frame_bytes`.
     #[must_use]
     pub fn new(max_frame_bytes: usize) -> Splitter {
         Splitter {
@@ -100,18 +101,18 @@ impl Splitter {
             buffer: Vec::new(),
             begin: 0,
             at: 0,
-            place: Place::Outside,
+            state: ParseState::BetweenPictures,
             segments: 0,
             scanned: false,
             skipped_bytes: 0,
             oversized_frames: 0,
             origin: 0,
             reached: 0,
-            credit: LOOKS_PER_BYTE.saturating_mul(max_frame_bytes as u64),
+            credit: MAX_PARSED_PER_BYTE.saturating_mul(max_frame_bytes as u64),
         }
     }
 
-    /// Takes the next bytes of the stream.
+    /// Adds the next bytes of the stream.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.begin);
         self.origin += self.begin as u64;
@@ -120,42 +121,42 @@ impl Splitter {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole picture, from its start-of-image to its end-of-image
-    /// marker; `None` until more bytes are pushed.
+    /// The next complete picture, from its start-of-image to its end-of-image
+    /// marker; `None` if it takes more bytes.
     pub fn next_frame(&mut self) -> Option<Vec<u8>> {
         loop {
-            let stop = match self.place {
-                Place::Outside => self.find_start(),
-                Place::Marker => self.marker(),
-                Place::Scan => self.scan(),
+            let result = match self.state {
+                ParseState::BetweenPictures => self.find_start(),
+                ParseState::BeforeMarker => self.marker(),
+                ParseState::InScan => self.scan(),
             };
-            let Err(stop) = stop else { continue };
-            if matches!(stop, ScanEnd::Starved) {
+            let Err(interruption) = result else { continue };
+            if matches!(interruption, Interruption::NeedsBytes) {
                 return None;
             }
             let within_bounds = self.within_bounds();
-            match stop {
-                ScanEnd::Starved => {}
-                ScanEnd::Complete => {
+            match interruption {
+                Interruption::NeedsBytes => {}
+                Interruption::Complete => {
                     let frame = self.buffer[self.begin..self.at].to_vec();
                     self.begin = self.at;
-                    self.place = Place::Outside;
+                    self.state = ParseState::BetweenPictures;
                     return Some(frame);
                 }
-                ScanEnd::Restart => self.skip_to(self.at),
-                ScanEnd::TooLong => {
-                    // Pictures that were cut short show up as a start within
-                    // the scan. This one is simply long: what its header holds
-                    // (a thumbnail) must not pass for a picture of the stream.
+                Interruption::Restart => self.skip_to(self.at),
+                Interruption::TooLong => {
+                    // A truncated picture would show another start within the
+                    // scan. This one is simply long: the thumbnail in its header
+                    // must not pass for a picture of the stream.
                     self.oversized_frames += 1;
                     self.skip_to(self.at);
                 }
-                ScanEnd::Broken | ScanEnd::TooLongByHeader => {
-                    if matches!(stop, ScanEnd::TooLongByHeader) {
+                Interruption::Broken | Interruption::TooLongByHeader => {
+                    if matches!(interruption, Interruption::TooLongByHeader) {
                         self.oversized_frames += 1;
                     }
-                    // A picture that was cut short may have swallowed the start
-                    // of a good one as the rest of a segment.
+                    // A segment of a truncated picture may extend over the start
+                    // of a good one: search from the next byte.
                     self.skip_to(if within_bounds {
                         self.begin + 1
                     } else {
@@ -166,34 +167,33 @@ impl Splitter {
         }
     }
 
-    /// Bytes that were no part of a picture that was given out.
+    /// Bytes that were not part of a returned picture.
     #[must_use]
     pub fn skipped_bytes(&self) -> u64 {
         self.skipped_bytes
     }
 
-    /// Pictures that were given up since they are longer than the cap.
+    /// Pictures that were skipped because they exceed the cap.
     #[must_use]
     pub fn oversized_frames(&self) -> u64 {
         self.oversized_frames
     }
 
-    /// Bytes that are held for a picture that is not complete, or not searched
-    /// yet.
+    /// Bytes in the buffer: of an incomplete picture, or not searched yet.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.buffer.len() - self.begin
     }
 
-    /// Gives up the bytes in front of `index` and searches from there.
+    /// Skips the bytes before `index` and searches from there.
     fn skip_to(&mut self, index: usize) {
         self.skipped_bytes += (index - self.begin) as u64;
         self.begin = index;
-        self.place = Place::Outside;
+        self.state = ParseState::BetweenPictures;
     }
 
     /// Goes to the next start of a picture.
-    fn find_start(&mut self) -> Result<(), ScanEnd> {
+    fn find_start(&mut self) -> Result<(), Interruption> {
         let rest = &self.buffer[self.begin..];
         let start = rest
             .windows(2)
@@ -201,33 +201,32 @@ impl Splitter {
         if let Some(start) = start {
             self.skip_to(self.begin + start);
             self.at = self.begin + 2;
-            self.place = Place::Marker;
+            self.state = ParseState::BeforeMarker;
             self.segments = 0;
             self.scanned = false;
             return Ok(());
         }
-        // The last byte may be the first half of a start.
+        // The last byte may be the first half of a start-of-image marker.
         let half = usize::from(rest.last() == Some(&FILL));
         self.skip_to(self.buffer.len() - half);
-        Err(ScanEnd::Starved)
+        Err(Interruption::NeedsBytes)
     }
 
-    /// The byte at `index` of the buffer. The cap is noticed only when the byte
-    /// beyond it has come: else it would depend on the pushes which of two
-    /// reasons to stop comes first.
-    fn byte(&self, index: usize) -> Result<u8, ScanEnd> {
-        let byte = *self.buffer.get(index).ok_or(ScanEnd::Starved)?;
+    /// The byte at `index` of the buffer. The cap counts only once the byte beyond
+    /// it has arrived: otherwise the result would depend on the pushes.
+    fn byte(&self, index: usize) -> Result<u8, Interruption> {
+        let byte = *self.buffer.get(index).ok_or(Interruption::NeedsBytes)?;
         if index - self.begin < self.max_frame_bytes {
             Ok(byte)
         } else {
-            Err(ScanEnd::TooLong)
+            Err(Interruption::TooLong)
         }
     }
 
-    /// Walks over one marker and, except for a scan's data, what belongs to it.
-    fn marker(&mut self) -> Result<(), ScanEnd> {
+    /// Parses one marker and skips its segment, except for the data of a scan.
+    fn marker(&mut self) -> Result<(), Interruption> {
         if self.byte(self.at)? != FILL {
-            return Err(ScanEnd::Broken);
+            return Err(Interruption::Broken);
         }
         // Any number of fill bytes may precede a marker.
         while self.byte(self.at + 1)? == FILL {
@@ -237,76 +236,80 @@ impl Splitter {
         match code {
             END_OF_IMAGE if self.scanned => {
                 self.at += 2;
-                return Err(ScanEnd::Complete);
+                return Err(Interruption::Complete);
             }
-            // Everything with a length. Start and end of an image, restarts and
-            // the reserved codes have no place here.
+            // The markers with a length. Start and end of an image, restart and
+            // reserved markers are invalid here.
             0xc0..=0xcf | START_OF_SCAN..=0xfe => {}
-            _ => return Err(ScanEnd::Broken),
+            _ => return Err(Interruption::Broken),
         }
         let length = [self.byte(self.at + 2)?, self.byte(self.at + 3)?];
         let length = usize::from(u16::from_be_bytes(length));
         self.segments += 1;
         if length < 2 || self.segments > MAX_SEGMENTS {
-            return Err(ScanEnd::Broken);
+            return Err(Interruption::Broken);
         }
-        // A scan's header tells of 1 to 4 colors, 2 bytes each. What follows it
-        // may be any data, so that a wrong length would pass unseen.
+        // A scan header describes 1 to 4 color components, 2 bytes each. Checked
+        // because any bytes may follow it, so that a wrong length would go
+        // unnoticed.
         if code == START_OF_SCAN && !matches!(length, 8 | 10 | 12 | 14) {
-            return Err(ScanEnd::Broken);
+            return Err(Interruption::Broken);
         }
         let end = self.at + 2 + length;
         if end - self.begin > self.max_frame_bytes {
-            return Err(ScanEnd::TooLongByHeader);
+            return Err(Interruption::TooLongByHeader);
         }
         self.at = end;
         if code == START_OF_SCAN {
             self.scanned = true;
-            self.place = Place::Scan;
+            self.state = ParseState::InScan;
         }
         Ok(())
     }
 
-    /// Walks over entropy-coded data to the marker behind it.
-    fn scan(&mut self) -> Result<(), ScanEnd> {
+    /// Skips entropy-coded data up to the marker after it.
+    fn scan(&mut self) -> Result<(), Interruption> {
         let limit = self.buffer.len().min(self.begin + self.max_frame_bytes);
         loop {
-            let rest = self.buffer.get(self.at..limit).ok_or(ScanEnd::Starved)?;
+            let rest = self
+                .buffer
+                .get(self.at..limit)
+                .ok_or(Interruption::NeedsBytes)?;
             let Some(next) = rest.iter().position(|byte| *byte == FILL) else {
                 self.at = limit;
                 return Err(if limit < self.buffer.len() {
-                    ScanEnd::TooLong
+                    Interruption::TooLong
                 } else {
-                    ScanEnd::Starved
+                    Interruption::NeedsBytes
                 });
             };
             self.at += next;
             match self.byte(self.at + 1)? {
-                // A stuffed FF, or a restart marker.
+                // A stuffed FF or a restart marker.
                 0x00 | 0xd0..=0xd7 => self.at += 2,
                 FILL => self.at += 1,
-                START_OF_IMAGE => return Err(ScanEnd::Restart),
+                START_OF_IMAGE => return Err(Interruption::Restart),
                 _ => {
-                    self.place = Place::Marker;
+                    self.state = ParseState::BeforeMarker;
                     return Ok(());
                 }
             }
         }
     }
 
-    /// Books the walk that ends at `at`; false once the walks looked at far more
-    /// bytes than the stream has.
+    /// Charges for the parse that ends at `at`; false once far more bytes were
+    /// parsed than the stream has.
     ///
-    /// Hostile bytes can hold thousands of starts whose headers all lead to the
-    /// same megabytes of data. Each byte that is reached for the first time
-    /// gives credit for [`LOOKS_PER_BYTE`] looks, and each walk costs its
-    /// length. It is booked when a walk ends and at no other time, for where
-    /// walks end does not depend on how the stream was cut into pushes.
+    /// Hostile bytes can contain thousands of starts whose headers all lead into
+    /// the same megabytes of data. Each byte that is reached for the first time
+    /// adds a credit of [`MAX_PARSED_PER_BYTE`], and each parse costs its length.
+    /// It is charged only where a parse ends, since that does not depend on how
+    /// the stream is divided into pushes.
     fn within_bounds(&mut self) -> bool {
         let here = self.origin + self.at as u64;
-        let gained = LOOKS_PER_BYTE.saturating_mul(here.saturating_sub(self.reached));
-        let most = LOOKS_PER_BYTE.saturating_mul(self.max_frame_bytes as u64);
-        let credit = self.credit.saturating_add(gained).min(most);
+        let gained = MAX_PARSED_PER_BYTE.saturating_mul(here.saturating_sub(self.reached));
+        let max_credit = MAX_PARSED_PER_BYTE.saturating_mul(self.max_frame_bytes as u64);
+        let credit = self.credit.saturating_add(gained).min(max_credit);
         let cost = (self.at - self.begin + 4 * self.segments) as u64;
         self.reached = self.reached.max(here);
         self.credit = credit.saturating_sub(cost);
@@ -314,15 +317,15 @@ impl Splitter {
     }
 }
 
-/// The newest picture of a live stream: what the live sources read into.
+/// The latest picture of a live stream.
 #[derive(Debug)]
-pub(super) struct Newest {
+pub(super) struct LatestJpeg {
     splitter: Splitter,
-    /// Pictures that the splitter found so far.
-    found: u64,
+    /// Complete pictures so far.
+    count: u64,
     waiting: Option<Waiting>,
 
-    // Since the last picture that could be decoded, to explain a stall.
+    // Counted since the last picture that could be decoded, to explain a stall.
     bytes: u64,
     undecodable: u64,
     oversized_before: u64,
@@ -336,11 +339,11 @@ struct Waiting {
     seq: u64,
 }
 
-impl Newest {
-    pub(super) fn new(max_frame_bytes: usize) -> Newest {
-        Newest {
+impl LatestJpeg {
+    pub(super) fn new(max_frame_bytes: usize) -> LatestJpeg {
+        LatestJpeg {
             splitter: Splitter::new(max_frame_bytes),
-            found: 0,
+            count: 0,
             waiting: None,
             bytes: 0,
             undecodable: 0,
@@ -349,8 +352,8 @@ impl Newest {
         }
     }
 
-    /// Takes bytes that were read at `at`. Of all whole pictures that were
-    /// pushed since the last [`Newest::decode`] the newest is kept.
+    /// Adds bytes that were read at `at`. Only the latest complete picture since
+    /// the last [`LatestJpeg::decode`] is kept.
     pub(super) fn push(&mut self, bytes: &[u8], at: Instant) {
         self.bytes += bytes.len() as u64;
         self.splitter.push(bytes);
@@ -358,19 +361,19 @@ impl Newest {
             self.waiting = Some(Waiting {
                 bytes,
                 at,
-                seq: self.found,
+                seq: self.count,
             });
-            self.found += 1;
+            self.count += 1;
         }
     }
 
-    /// Whether a whole picture waits to be decoded.
+    /// Whether a complete picture is there to be decoded.
     pub(super) fn is_waiting(&self) -> bool {
         self.waiting.is_some()
     }
 
-    /// Decodes the picture that waits; `None` if none does, or if it cannot be
-    /// decoded.
+    /// Decodes and takes the latest picture; `None` if there is none, or if it
+    /// cannot be decoded.
     pub(super) fn decode(&mut self) -> Option<Frame> {
         let Waiting { bytes, at, seq } = self.waiting.take()?;
         match frame::decode(&bytes) {
@@ -389,33 +392,30 @@ impl Newest {
         }
     }
 
-    /// What came instead of a picture since the last one, for an error message.
-    pub(super) fn instead(&self) -> String {
+    /// What has come since the last picture, for an error message.
+    pub(super) fn received(&self) -> String {
         let oversized = self.splitter.oversized_frames() - self.oversized_before;
         if self.bytes == 0 {
             "nothing came at all".to_owned()
         } else if self.undecodable > 0 {
             format!(
-                "{} could not be decoded, of the last one: {}",
-                pictures(self.undecodable),
+                "{} could not be decoded (the last one: {})",
+                picture_count(self.undecodable),
                 self.last_error
             )
         } else if oversized > 0 {
             format!(
-                "{} had more than the {} bytes allowed",
-                pictures(oversized),
+                "{} had more than the {} bytes allowed by camera.max-frame-kib",
+                picture_count(oversized),
                 self.splitter.max_frame_bytes
             )
         } else {
-            format!(
-                "{} bytes came without a whole JPEG picture in them",
-                self.bytes
-            )
+            format!("{} bytes came without a complete JPEG picture", self.bytes)
         }
     }
 }
 
-fn pictures(count: u64) -> String {
+pub(super) fn picture_count(count: u64) -> String {
     if count == 1 {
         "1 picture".to_owned()
     } else {
@@ -430,7 +430,7 @@ mod tests {
 
     use super::*;
 
-    /// A made-up picture: its structure is right, its content means nothing.
+    /// A marker segment, for pictures that are valid in structure only.
     fn segment(code: u8, payload: &[u8]) -> Vec<u8> {
         let length = u16::try_from(payload.len() + 2).unwrap().to_be_bytes();
         [&[0xff, code], &length[..], payload].concat()
@@ -527,15 +527,15 @@ mod tests {
     }
 
     #[test]
-    fn picture_cut_short_anywhere_does_not_take_the_next_one_along() {
+    fn picture_truncated_anywhere_does_not_swallow_the_next_one() {
         let exif = picture(&[], &[b"thumb".to_vec()]);
         let cut = picture(
             &[(0xe1, exif), (0xdb, vec![1; 64])],
             &[vec![7; 40], vec![8; 40]],
         );
-        // A length that was cut short can be up to 64 KiB, which come before
-        // what is wrong can be seen; then nothing of them is lost, but for one
-        // picture whose markers may by chance go on where the cut one ended.
+        // The length of a truncated segment can be up to 64 KiB, which arrive before
+        // the error shows. None of the pictures in them is lost, except for one
+        // whose markers may by chance continue the truncated picture.
         let good = picture(&[(0xe0, vec![2; 200])], &[vec![3; 300]]);
         let many = good.repeat(70_000 / good.len());
         let count = many.len() / good.len();
@@ -575,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn thumbnail_of_a_picture_beyond_the_cap_is_not_given_out() {
+    fn thumbnail_of_a_picture_beyond_the_cap_is_not_returned() {
         let thumbnail = simple(b"small");
         let large = picture(&[(0xe1, thumbnail)], &[vec![b'x'; 2000]]);
         let mut splitter = Splitter::new(1000);
@@ -588,7 +588,7 @@ mod tests {
     }
 
     #[test]
-    fn segments_without_end_are_given_up() {
+    fn endless_segments_are_skipped() {
         let mut stream = vec![0xff, 0xd8];
         for _ in 0..MAX_SEGMENTS {
             stream.extend(segment(0xfe, b""));
@@ -607,8 +607,8 @@ mod tests {
     #[test]
     fn hostile_headers_cost_linear_work() {
         // 8,000 starts within a comment, each with a header that leads behind
-        // the comment, into the same 9 MB of data: 72 GB of looks if every
-        // start was followed.
+        // the comment, into the same 9 MB of data: 72 GB to parse if every start
+        // was followed.
         let mut stream = vec![0xff, 0xd8];
         let starts: Vec<u8> = (0..8000u16)
             .flat_map(|number| {
@@ -624,7 +624,7 @@ mod tests {
         stream.extend(&good);
         let mut splitter = Splitter::new(1 << 30);
         splitter.credit = 0;
-        let start = super::super::now();
+        let start = super::super::source::now();
         assert_eq!(split_with(&mut splitter, &stream, &[1 << 16]), [good]);
         assert!(start.elapsed().as_secs() < 5);
     }
@@ -651,7 +651,7 @@ mod tests {
             .prop_map(|(segments, scans)| picture(&segments, &scans))
     }
 
-    /// Bytes between pictures that may hold anything but the start of one.
+    /// Bytes between pictures: anything but a start-of-image marker.
     fn garbage() -> impl Strategy<Value = Vec<u8>> {
         vec(any::<u8>(), 0..40).prop_map(|mut bytes| {
             for index in 1..bytes.len() {
@@ -666,7 +666,7 @@ mod tests {
         })
     }
 
-    /// Bytes that are rich in what a JPEG is made of.
+    /// Bytes rich in fragments of JPEGs.
     fn hostile() -> impl Strategy<Value = Vec<u8>> {
         let token = prop_oneof![
             4 => Just(vec![0xff, 0xd8]),
@@ -721,13 +721,12 @@ mod tests {
         }
 
         #[test]
-        fn garbage_with_false_starts_costs_no_picture_for_good(
+        fn false_starts_in_garbage_swallow_only_some_pictures(
             garbage in hostile(),
             good in good_picture(),
         ) {
-            // A false start can swallow pictures, but none for ever: its
-            // segments end within the cap, and a start within a scan begins
-            // anew.
+            // A false start can swallow some pictures only: its segments end within
+            // the cap, and a start within a scan begins a new picture.
             let mut stream = garbage;
             for _ in 0..400 {
                 stream.extend(&good);
@@ -738,33 +737,33 @@ mod tests {
     }
 
     #[test]
-    fn newest_counts_the_pictures_it_passes_over() {
+    fn skipped_pictures_are_counted() {
         let mut jpeg = Vec::new();
         image::RgbImage::new(8, 8)
             .write_with_encoder(image::codecs::jpeg::JpegEncoder::new(&mut jpeg))
             .unwrap();
         let bad = simple(b"means nothing");
-        let at = super::super::now();
-        let mut newest = Newest::new(100_000);
-        assert_eq!(newest.instead(), "nothing came at all");
-        newest.push(b"nothing yet", at);
-        assert!(newest.decode().is_none());
+        let at = super::super::source::now();
+        let mut latest = LatestJpeg::new(100_000);
+        assert_eq!(latest.received(), "nothing came at all");
+        latest.push(b"nothing yet", at);
+        assert!(latest.decode().is_none());
         assert_eq!(
-            newest.instead(),
-            "11 bytes came without a whole JPEG picture in them"
+            latest.received(),
+            "11 bytes came without a complete JPEG picture"
         );
-        newest.push(&[&jpeg[..], &bad, &jpeg].concat(), at);
-        assert_eq!(newest.decode().unwrap().seq, 2);
-        newest.push(&bad, at);
-        assert!(newest.is_waiting());
-        assert!(newest.decode().is_none());
+        latest.push(&[&jpeg[..], &bad, &jpeg].concat(), at);
+        assert_eq!(latest.decode().unwrap().seq, 2);
+        latest.push(&bad, at);
+        assert!(latest.is_waiting());
+        assert!(latest.decode().is_none());
         assert!(
-            newest
-                .instead()
+            latest
+                .received()
                 .starts_with("1 picture could not be decoded")
         );
-        newest.push(&jpeg, at);
-        assert_eq!(newest.decode().unwrap().seq, 4);
-        assert_eq!(newest.instead(), "nothing came at all");
+        latest.push(&jpeg, at);
+        assert_eq!(latest.decode().unwrap().seq, 4);
+        assert_eq!(latest.received(), "nothing came at all");
     }
 }

@@ -1,7 +1,7 @@
-//! Pictures as a camera: one file, a folder, or those that are compiled in.
+//! Pictures as a camera: a file, a folder, or the built-in examples.
 //!
-//! Owns the pace at which they are shown. Each picture is shown like a person who stands at the door for a
-//! while, as several frames, for a decision needs some that agree.
+//! Owns the pace. Each picture is shown for a while, as several frames, like a
+//! person who stands at the door: a decision needs several frames that agree.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,24 +10,25 @@ use std::time::{Duration, Instant};
 use image::RgbImage;
 use tokio_util::sync::CancellationToken;
 
-use super::{CameraOptions, Source, SourceError, now, sleep_until};
+use super::error::SourceError;
+use super::options::CameraOptions;
+use super::source::{Source, now, sleep_until};
 use crate::frame::Frame;
 use crate::frame::decoding::{decode, list, read};
 
-/// Frames a second of a picture that is shown for longer than one.
-const FRAMES_A_SECOND: f64 = 10.0;
+/// Frames per second while a picture is shown.
+const FRAMES_PER_SECOND: f64 = 10.0;
 
-/// A picture that is compiled in.
+/// A built-in picture.
 #[derive(Debug, Clone, Copy)]
 pub struct Example {
-    /// Name of its file.
+    /// File name, for messages.
     pub name: &'static str,
-    /// The JPEG file.
+    /// Content of the JPEG file.
     pub bytes: &'static [u8],
 }
 
-/// The pictures that are compiled in: photographs of people with and without
-/// masks.
+/// The built-in pictures: photographs of people with and without masks.
 pub static EXAMPLES: [Example; 6] = [
     Example {
         name: "maksssksksss5.jpg",
@@ -55,30 +56,30 @@ pub static EXAMPLES: [Example; 6] = [
     },
 ];
 
-/// Shows pictures one after the other.
-pub struct Stills {
-    place: Place,
+/// Shows pictures one after another.
+pub struct PictureSource {
+    origin: Origin,
     pictures: Vec<Picture>,
-    /// The next one of `pictures`.
+    /// Index of the next one of `pictures`.
     next: usize,
     repeat: bool,
     stop: CancellationToken,
 
-    frames_each: u32,
+    frames_per_picture: u32,
     interval: Duration,
-    /// When the next frame is due; none before the first one.
+    /// When the next frame is due; `None` before the first one.
     due: Option<Instant>,
-    shown: Option<RgbImage>,
-    /// Frames that `shown` is still good for.
-    left: u32,
+    current: Option<RgbImage>,
+    /// Frames of `current` that are still to come.
+    frames_left: u32,
     seq: u64,
 
     first_round: bool,
-    /// Pictures of this round that could be read.
+    /// Number of pictures of this round that could be read.
     readable: usize,
 }
 
-enum Place {
+enum Origin {
     Memory,
     File(PathBuf),
     Folder(PathBuf),
@@ -100,75 +101,75 @@ impl Picture {
     }
 }
 
-impl Stills {
-    /// Shows the picture at `path`, or those of the folder there.
+impl PictureSource {
+    /// Shows the picture at `path`, or the pictures of that folder.
     ///
     /// # Errors
-    /// If there is no such path, or no readable picture.
+    /// If the path does not exist, or has no readable picture.
     pub fn open(
         path: &Path,
         options: &CameraOptions,
         stop: CancellationToken,
-    ) -> Result<Stills, SourceError> {
+    ) -> Result<PictureSource, SourceError> {
         let metadata = path.metadata().map_err(|error| path_error(path, error))?;
-        let place = if metadata.is_dir() {
-            Place::Folder(path.to_owned())
+        let origin = if metadata.is_dir() {
+            Origin::Folder(path.to_owned())
         } else if metadata.is_file() {
-            Place::File(path.to_owned())
+            Origin::File(path.to_owned())
         } else {
             return Err(SourceError::NoFile {
                 path: path.display().to_string(),
             });
         };
-        Stills::new(place, Vec::new(), options, stop)
+        PictureSource::new(origin, Vec::new(), options, stop)
     }
 
-    /// Shows picture files that are in memory.
+    /// Shows picture files from memory.
     ///
     /// # Errors
-    /// If none of them is readable.
+    /// If none is readable.
     pub fn from_memory(
         pictures: impl IntoIterator<Item = &'static [u8]>,
         options: &CameraOptions,
         stop: CancellationToken,
-    ) -> Result<Stills, SourceError> {
+    ) -> Result<PictureSource, SourceError> {
         let pictures = pictures.into_iter().map(Picture::Memory).collect();
-        Stills::new(Place::Memory, pictures, options, stop)
+        PictureSource::new(Origin::Memory, pictures, options, stop)
     }
 
     fn new(
-        place: Place,
+        origin: Origin,
         pictures: Vec<Picture>,
         options: &CameraOptions,
         stop: CancellationToken,
-    ) -> Result<Stills, SourceError> {
-        let (frames_each, interval) = pace(options.rate);
-        let mut stills = Stills {
-            place,
+    ) -> Result<PictureSource, SourceError> {
+        let (frames_per_picture, interval) = pace(options.rate);
+        let mut source = PictureSource {
+            origin,
             pictures,
             next: 0,
             repeat: options.repeat,
             stop,
-            frames_each,
+            frames_per_picture,
             interval,
             due: None,
-            shown: None,
-            left: 0,
+            current: None,
+            frames_left: 0,
             seq: 0,
             first_round: true,
             readable: 0,
         };
-        stills.list()?;
-        stills.turn()?;
-        Ok(stills)
+        source.start_round()?;
+        source.advance()?;
+        Ok(source)
     }
 
-    /// Begins a round with the pictures that are there now.
-    fn list(&mut self) -> Result<(), SourceError> {
-        match &self.place {
-            Place::Memory => {}
-            Place::File(path) => self.pictures = vec![Picture::File(path.clone())],
-            Place::Folder(folder) => {
+    /// Starts a round with the pictures that exist now.
+    fn start_round(&mut self) -> Result<(), SourceError> {
+        match &self.origin {
+            Origin::Memory => {}
+            Origin::File(path) => self.pictures = vec![Picture::File(path.clone())],
+            Origin::Folder(folder) => {
                 let pictures = list(folder).map_err(|error| path_error(folder, error))?;
                 if pictures.is_empty() {
                     return Err(SourceError::NoPictures {
@@ -183,11 +184,10 @@ impl Stills {
         Ok(())
     }
 
-    /// Turns to the next readable picture; false if there is none, or stop was
-    /// asked.
-    fn turn(&mut self) -> Result<bool, SourceError> {
+    /// Loads the next readable picture; false if there is none, or after a stop.
+    fn advance(&mut self) -> Result<bool, SourceError> {
         loop {
-            let mut why = String::new();
+            let mut last_error = String::new();
             while let Some(picture) = self.pictures.get(self.next) {
                 if self.stop.is_cancelled() {
                     return Ok(false);
@@ -195,36 +195,36 @@ impl Stills {
                 self.next += 1;
                 match picture.load() {
                     Ok(pixels) => {
-                        self.shown = Some(pixels);
-                        self.left = self.frames_each;
+                        self.current = Some(pixels);
+                        self.frames_left = self.frames_per_picture;
                         self.readable += 1;
                         return Ok(true);
                     }
                     Err(error) => {
-                        self.tell_skipped(picture, &error);
-                        why = error;
+                        self.log_skipped(picture, &error);
+                        last_error = error;
                     }
                 }
             }
             if self.readable == 0 {
-                return Err(self.none_readable(why));
+                return Err(self.none_readable(last_error));
             }
             if !self.repeat {
                 return Ok(false);
             }
             self.first_round = false;
-            self.list()?;
+            self.start_round()?;
         }
     }
 
-    /// Names no path above the debug level, for pictures show people and are
-    /// often named after them.
-    fn tell_skipped(&self, picture: &Picture, error: &str) {
+    /// Logs the path at the debug level only: pictures are often named after the
+    /// people on them.
+    fn log_skipped(&self, picture: &Picture, error: &str) {
         let (number, of) = (self.next, self.pictures.len());
         if let Picture::File(path) = picture {
             tracing::debug!(number, path = %path.display(), error, "picture skipped");
         }
-        // A lone picture that fails is an error, and told as one.
+        // A single picture that fails is returned as an error.
         if self.first_round && of > 1 {
             tracing::warn!(number, of, error, "picture of the folder skipped");
         }
@@ -232,18 +232,18 @@ impl Stills {
 
     fn none_readable(&self, why: String) -> SourceError {
         let count = self.pictures.len();
-        match &self.place {
-            Place::Memory => SourceError::Pictures {
-                place: "examples".to_owned(),
+        match &self.origin {
+            Origin::Memory => SourceError::Pictures {
+                source_name: "examples".to_owned(),
                 count,
                 why,
             },
-            Place::File(path) => SourceError::Picture {
+            Origin::File(path) => SourceError::Picture {
                 path: path.display().to_string(),
                 why,
             },
-            Place::Folder(path) => SourceError::Pictures {
-                place: path.display().to_string(),
+            Origin::Folder(path) => SourceError::Pictures {
+                source_name: path.display().to_string(),
                 count,
                 why,
             },
@@ -251,22 +251,22 @@ impl Stills {
     }
 }
 
-impl Source for Stills {
+impl Source for PictureSource {
     fn next(&mut self) -> Result<Option<Frame>, SourceError> {
-        // Before the wait, so that decoding does not come on top of it.
-        let more = self.left > 0 || self.turn()?;
-        // At the end this waits until the last picture was shown in full.
+        // Before the wait, so that decoding takes place within it.
+        let more = self.frames_left > 0 || self.advance()?;
+        // Even at the end, so that the last frame lasts as long as the others.
         let due = self.due.unwrap_or_else(now);
         if !sleep_until(due, &self.stop) || !more {
             return Ok(None);
         }
         let at = now();
         self.due = Some(next_due(due, at, self.interval));
-        self.left -= 1;
-        let pixels = if self.left == 0 {
-            self.shown.take()
+        self.frames_left -= 1;
+        let pixels = if self.frames_left == 0 {
+            self.current.take()
         } else {
-            self.shown.clone()
+            self.current.clone()
         };
         let seq = self.seq;
         self.seq += 1;
@@ -281,25 +281,25 @@ fn path_error(path: &Path, error: io::Error) -> SourceError {
     }
 }
 
-/// Frames of each picture and the time between them, for `rate` pictures a
-/// second.
+/// Number of frames per picture and the time between them, at `rate` pictures
+/// per second.
 fn pace(rate: f32) -> (u32, Duration) {
     let rate = if rate.is_nan() {
         1.0
     } else {
         f64::from(rate).clamp(0.001, 1000.0)
     };
-    // A rate such as 0.1 is a little more than that in binary; it shall not
-    // cost a frame.
-    let frames = (FRAMES_A_SECOND / rate + 1e-3).floor().max(1.0);
+    // In binary, a rate such as 0.1 is slightly higher; that must not cost a
+    // frame.
+    let frames = (FRAMES_PER_SECOND / rate + 1e-3).floor().max(1.0);
     (frames as u32, Duration::from_secs_f64(1.0 / rate / frames))
 }
 
-/// When the frame after the one is due that was due at `due` and came at `at`.
+/// When the next frame is due, after one that was due at `due` and came at `at`.
 ///
-/// That goes by the plan and not by when this one came, or the delays would add
-/// up. Who is a whole frame late starts a new plan: a burst of frames helps
-/// nobody.
+/// It follows the schedule, not the time at which this frame came, so that delays
+/// do not add up. After a delay of a whole frame the schedule starts over, so that
+/// no burst of frames follows.
 fn next_due(due: Instant, at: Instant, interval: Duration) -> Instant {
     let on_time = at.saturating_duration_since(due) < interval;
     if on_time {
@@ -319,7 +319,7 @@ mod tests {
             repeat,
             stall: Duration::from_secs(1),
             max_frame_bytes: 1 << 20,
-            video: crate::camera::Video::default(),
+            video: crate::camera::VideoOptions::default(),
         }
     }
 
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn paces() {
+    fn rate_becomes_frames_and_interval() {
         for (rate, frames, milliseconds) in [
             (1.0, 10, 100),
             (0.1, 100, 100),
@@ -353,11 +353,12 @@ mod tests {
     }
 
     #[test]
-    fn examples_are_readable_and_shown_in_turn() {
+    fn examples_are_readable_and_come_in_order() {
         let pictures = EXAMPLES.iter().map(|example| example.bytes);
-        let mut stills = Stills::from_memory(pictures, &options(1000.0, false), stop()).unwrap();
+        let mut source =
+            PictureSource::from_memory(pictures, &options(1000.0, false), stop()).unwrap();
         for (seq, example) in EXAMPLES.iter().enumerate() {
-            let frame = stills.next().unwrap().unwrap();
+            let frame = source.next().unwrap().unwrap();
             assert_eq!(frame.seq, seq as u64);
             assert_eq!(
                 frame.pixels,
@@ -366,8 +367,8 @@ mod tests {
                 example.name
             );
         }
-        assert!(stills.next().unwrap().is_none());
-        assert!(stills.next().unwrap().is_none());
+        assert!(source.next().unwrap().is_none());
+        assert!(source.next().unwrap().is_none());
     }
 
     #[test]
@@ -377,15 +378,16 @@ mod tests {
         std::fs::write(folder.path().join("2.jpg"), b"no picture").unwrap();
         std::fs::write(folder.path().join("3.jpg"), b"").unwrap();
         write_png(&folder.path().join("4.png"), 5);
-        let mut stills = Stills::open(folder.path(), &options(1000.0, true), stop()).unwrap();
-        let mut side = || stills.next().unwrap().unwrap().pixels.width();
+        let mut source =
+            PictureSource::open(folder.path(), &options(1000.0, true), stop()).unwrap();
+        let mut side = || source.next().unwrap().unwrap().pixels.width();
         assert_eq!([side(), side(), side(), side()], [3, 5, 3, 5]);
-        // What is in the folder now counts from the next round on.
+        // A new file is shown from the next round on.
         write_png(&folder.path().join("5.png"), 7);
         assert_eq!([side(), side(), side(), side()], [3, 5, 7, 3]);
         drop(folder);
         let error = loop {
-            if let Err(error) = stills.next() {
+            if let Err(error) = source.next() {
                 break error;
             }
         };
@@ -393,11 +395,11 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_shown_is_an_error_at_once() {
+    fn unusable_paths_are_errors_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let open = |name: &str| {
             let path = folder.path().join(name);
-            let error = Stills::open(&path, &options(1.0, true), stop())
+            let error = PictureSource::open(&path, &options(1.0, true), stop())
                 .err()
                 .unwrap();
             assert!(error.is_missing_input());
@@ -412,17 +414,17 @@ mod tests {
         let error = open("");
         assert!(error.contains("none of the 2 pictures of"), "{error}");
         assert!(
-            error.contains("of the last one: it is empty; replace"),
+            error.contains("(the last one: it is empty); replace"),
             "{error}"
         );
-        let error = Stills::open(Path::new("/dev/null"), &options(1.0, true), stop()).err();
+        let error = PictureSource::open(Path::new("/dev/null"), &options(1.0, true), stop()).err();
         assert!(
             error
                 .unwrap()
                 .to_string()
                 .contains("neither a picture nor a folder")
         );
-        let error = Stills::from_memory([&b"x"[..]], &options(1.0, true), stop()).err();
+        let error = PictureSource::from_memory([&b"x"[..]], &options(1.0, true), stop()).err();
         assert!(error.unwrap().to_string().contains("pictures of examples"));
     }
 
@@ -446,10 +448,11 @@ mod tests {
     #[test]
     fn frames_do_not_come_before_their_time() {
         let pictures = EXAMPLES[..2].iter().map(|example| example.bytes);
-        let mut stills = Stills::from_memory(pictures, &options(20.0, true), stop()).unwrap();
-        let start = stills.next().unwrap().unwrap().at;
+        let mut source =
+            PictureSource::from_memory(pictures, &options(20.0, true), stop()).unwrap();
+        let start = source.next().unwrap().unwrap().at;
         for number in 1..=10u32 {
-            let at = stills.next().unwrap().unwrap().at;
+            let at = source.next().unwrap().unwrap().at;
             assert!(at >= start + Duration::from_millis(50) * number);
         }
     }
@@ -458,20 +461,22 @@ mod tests {
     fn each_picture_is_several_frames_and_a_stop_ends_the_wait() {
         let pictures = EXAMPLES[..1].iter().map(|example| example.bytes);
         let stop = stop();
-        let mut stills = Stills::from_memory(pictures, &options(4.0, false), stop.clone()).unwrap();
-        let start = stills.next().unwrap().unwrap().at;
-        assert!(stills.next().unwrap().is_some());
+        let mut source =
+            PictureSource::from_memory(pictures, &options(4.0, false), stop.clone()).unwrap();
+        let start = source.next().unwrap().unwrap().at;
+        assert!(source.next().unwrap().is_some());
         assert!(start.elapsed() >= Duration::from_millis(125));
-        assert!(stills.next().unwrap().is_none());
+        assert!(source.next().unwrap().is_none());
         assert!(
             start.elapsed() >= Duration::from_millis(250),
-            "the last frame stands too"
+            "the last frame lasts as long as the others"
         );
 
         let pictures = EXAMPLES[..1].iter().map(|example| example.bytes);
-        let mut stills = Stills::from_memory(pictures, &options(4.0, true), stop.clone()).unwrap();
-        assert!(stills.next().unwrap().is_some());
+        let mut source =
+            PictureSource::from_memory(pictures, &options(4.0, true), stop.clone()).unwrap();
+        assert!(source.next().unwrap().is_some());
         stop.cancel();
-        assert!(stills.next().unwrap().is_none());
+        assert!(source.next().unwrap().is_none());
     }
 }

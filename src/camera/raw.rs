@@ -1,66 +1,67 @@
 //! Uncompressed pictures out of a stream of bytes.
 //!
-//! Each has the same length and nothing stands between them, so that whoever
-//! lost the beat could not find it again: the stream must be read from its
-//! start. Pure: no clock, no files, no sockets.
+//! All pictures have the same length and no marker separates them, so the stream
+//! must be read from its start: a reader that loses its position cannot find it
+//! again. Pure: no clock, no files, no sockets.
 
 use std::time::Instant;
 
 use crate::frame::Frame;
 use crate::frame::yuv::YuvFormat;
 
-/// The newest picture of a live stream; what [`Newest`](super::mjpeg::Newest) is
-/// to JPEG.
+/// The latest picture of a live stream; [`LatestJpeg`](super::mjpeg::LatestJpeg) is
+/// its counterpart for JPEG.
 #[derive(Debug)]
-pub(super) struct Newest {
+pub(super) struct LatestRaw {
     format: YuvFormat,
-    /// The picture that has begun: less than a whole one between two calls.
-    begun: Vec<u8>,
-    /// The newest whole picture, when its last byte was read, its number.
+    /// The incomplete picture at the end of the stream.
+    partial: Vec<u8>,
+    /// The latest complete picture: bytes, time of its last byte, number.
     waiting: Option<(Vec<u8>, Instant, u64)>,
-    found: u64,
+    /// Complete pictures so far.
+    count: u64,
 }
 
-impl Newest {
-    pub(super) fn new(format: YuvFormat) -> Newest {
-        Newest {
+impl LatestRaw {
+    pub(super) fn new(format: YuvFormat) -> LatestRaw {
+        LatestRaw {
             format,
-            begun: Vec::new(),
+            partial: Vec::new(),
             waiting: None,
-            found: 0,
+            count: 0,
         }
     }
 
-    /// Takes bytes that were read at `at`. Of all whole pictures that were
-    /// pushed since the last [`Newest::decode`] the newest is kept.
+    /// Adds bytes that were read at `at`. Only the latest complete picture since
+    /// the last [`LatestRaw::decode`] is kept.
     pub(super) fn push(&mut self, mut bytes: &[u8], at: Instant) {
-        let whole = self.format.frame_bytes();
+        let length = self.format.frame_bytes();
         loop {
-            let part = bytes.len().min(whole - self.begun.len());
-            self.begun.extend_from_slice(&bytes[..part]);
+            let part = bytes.len().min(length - self.partial.len());
+            self.partial.extend_from_slice(&bytes[..part]);
             bytes = &bytes[part..];
-            if self.begun.len() < whole {
+            if self.partial.len() < length {
                 return;
             }
-            // The one that nobody fetched gives its memory to the next.
-            let spare = self.waiting.take().map_or(Vec::new(), |(spare, ..)| spare);
-            let picture = std::mem::replace(&mut self.begun, spare);
-            self.begun.clear();
-            self.waiting = Some((picture, at, self.found));
-            self.found += 1;
+            // Reuse the memory of a picture that was not taken.
+            let unused = self.waiting.take().map_or(Vec::new(), |(bytes, ..)| bytes);
+            let picture = std::mem::replace(&mut self.partial, unused);
+            self.partial.clear();
+            self.waiting = Some((picture, at, self.count));
+            self.count += 1;
         }
     }
 
-    /// Converts the picture that waits; `None` if none does.
+    /// Converts the latest picture to RGB, and takes it; `None` if there is none.
     pub(super) fn decode(&mut self) -> Option<Frame> {
         let (bytes, at, seq) = self.waiting.take()?;
         let pixels = self.format.decode(&bytes).ok()?;
         Some(Frame { pixels, at, seq })
     }
 
-    /// What came instead of a picture since the last one, for an error message.
-    pub(super) fn instead(&self) -> String {
-        match self.begun.len() {
+    /// What has come since the last picture, for an error message.
+    pub(super) fn received(&self) -> String {
+        match self.partial.len() {
             0 => "nothing came at all".to_owned(),
             bytes => format!(
                 "{bytes} of the {} bytes of a picture came",
@@ -74,12 +75,12 @@ impl Newest {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::now;
+    use super::super::source::now;
     use super::*;
     use crate::frame::yuv::{Layout, Range};
 
-    fn newest() -> Newest {
-        Newest::new(YuvFormat::new(Layout::I420, Range::Full, 4, 2).unwrap())
+    fn latest() -> LatestRaw {
+        LatestRaw::new(YuvFormat::new(Layout::I420, Range::Full, 4, 2).unwrap())
     }
 
     fn picture(gray: u8) -> Vec<u8> {
@@ -87,51 +88,51 @@ mod tests {
     }
 
     #[test]
-    fn newest_whole_picture_is_given_once() {
-        let mut newest = newest();
-        assert_eq!(newest.instead(), "nothing came at all");
-        newest.push(
+    fn latest_complete_picture_is_returned_once() {
+        let mut latest = latest();
+        assert_eq!(latest.received(), "nothing came at all");
+        latest.push(
             &[picture(1), picture(2), picture(3)[..5].to_vec()].concat(),
             now(),
         );
-        let frame = newest.decode().unwrap();
+        let frame = latest.decode().unwrap();
         assert_eq!((frame.seq, frame.pixels.get_pixel(3, 1).0), (1, [2; 3]));
-        assert!(newest.decode().is_none());
-        assert_eq!(newest.instead(), "5 of the 12 bytes of a picture came");
-        newest.push(&picture(3)[5..], now());
-        let frame = newest.decode().unwrap();
+        assert!(latest.decode().is_none());
+        assert_eq!(latest.received(), "5 of the 12 bytes of a picture came");
+        latest.push(&picture(3)[5..], now());
+        let frame = latest.decode().unwrap();
         assert_eq!((frame.seq, frame.pixels.get_pixel(0, 0).0), (2, [3; 3]));
     }
 
     proptest! {
         #[test]
-        fn pieces_make_no_difference(
+        fn the_cut_of_the_stream_makes_no_difference(
             grays in prop::collection::vec(any::<u8>(), 0..6),
             rest in 0usize..12,
             pieces in prop::collection::vec(1usize..40, 1..10),
         ) {
             let mut stream: Vec<u8> = grays.iter().flat_map(|gray| picture(*gray)).collect();
             stream.extend(&picture(9)[..rest]);
-            let mut newest = newest();
+            let mut latest = latest();
             let mut seen = Vec::new();
             let mut left = &stream[..];
             let mut lengths = pieces.iter().cycle();
             while !left.is_empty() {
                 let (piece, after) = left.split_at(left.len().min(*lengths.next().unwrap()));
-                newest.push(piece, now());
+                latest.push(piece, now());
                 left = after;
-                if let Some(frame) = newest.decode() {
+                if let Some(frame) = latest.decode() {
                     seen.push((frame.seq, frame.pixels.get_pixel(0, 0).0[0]));
                 }
-                prop_assert!(newest.begun.len() < 12);
+                prop_assert!(latest.partial.len() < 12);
             }
-            // Those that are seen are the right ones, and the last is never missed.
+            // Each picture has the right number, and the last is never missed.
             for (seq, gray) in &seen {
                 prop_assert_eq!(*gray, grays[*seq as usize]);
             }
             let last = seen.last().map(|(seq, _)| *seq + 1);
             prop_assert_eq!(last.unwrap_or(0), grays.len() as u64);
-            prop_assert_eq!(newest.begun.len(), rest);
+            prop_assert_eq!(latest.partial.len(), rest);
         }
     }
 }

@@ -1,85 +1,92 @@
-//! Webcams: the only user of nokhwa.
+//! Webcams by V4L2: the only user of nokhwa.
 //!
-//! Owns asking a device for a format and fetching its buffers. It blocks as long
-//! as the driver does: `watched` calls it in a thread of its own.
+//! Owns setting a device's format and fetching its buffers. Blocks for as long as
+//! the driver does: `device_reader` calls it in a thread of its own.
 
 use nokhwa::NokhwaError;
 use nokhwa::utils::{
     ApiBackend, CameraFormat, CameraIndex, FrameFormat, RequestedFormat, RequestedFormatType,
 };
 
-use super::watched::{Device, Opened};
-use super::webcam::{Node, Offer, find, rank};
-use super::{Choice, Format, SourceError, StreamFormat, Video};
+use super::device_reader::{Device, OpenedDevice};
+use super::error::SourceError;
+use super::options::{StreamFormat, VideoFormat, VideoOptions};
+use super::spec::WebcamSelector;
+use super::webcam::{CaptureMode, VideoDevice, find, rank};
 use crate::frame::yuv::{Layout, Range, YuvFormat};
 
+const NO_READABLE_FORMAT: &str = "it offers no format that maskd can read";
+
 /// The formats that can be decoded, best first.
-const FORMATS: [(Format, FrameFormat); 3] = [
-    (Format::Mjpeg, FrameFormat::MJPEG),
-    (Format::Yuyv, FrameFormat::YUYV),
-    (Format::Nv12, FrameFormat::NV12),
+const FORMATS: [(VideoFormat, FrameFormat); 3] = [
+    (VideoFormat::Mjpeg, FrameFormat::MJPEG),
+    (VideoFormat::Yuyv, FrameFormat::YUYV),
+    (VideoFormat::Nv12, FrameFormat::NV12),
 ];
 
-/// A device may refuse what it offers; after so many refusals it is given up.
+/// A device may refuse modes that it lists; this many are tried.
 const MAX_ATTEMPTS: usize = 12;
 
-/// A device that gives pictures.
+/// An open device.
 pub(super) struct Webcam {
-    node: Node,
+    device: VideoDevice,
     camera: nokhwa::Camera,
 }
 
-/// Opens the webcam that is meant, with the format that comes closest.
-pub(super) fn open(choice: &Choice, video: &Video) -> Result<Opened<Webcam>, SourceError> {
-    let candidates = find(choice)?;
+/// Opens the selected webcam in its closest mode.
+pub(super) fn open(
+    selector: &WebcamSelector,
+    video: &VideoOptions,
+) -> Result<OpenedDevice<Webcam>, SourceError> {
+    let candidates = find(selector)?;
     let mut refusals = Vec::new();
-    for node in &candidates {
-        match open_node(node, video) {
+    for device in &candidates {
+        match open_device(device, video) {
             Ok(opened) => return Ok(opened),
-            Err(why) => refusals.push((node, why)),
+            Err(why) => refusals.push((device, why)),
         }
     }
-    // The other files of a Raspberry Pi's video hardware refuse each in its own
-    // way; the first is most likely the webcam.
+    // The first candidate is most likely the webcam. The others, such as the
+    // codecs of a Raspberry Pi, each refuse with an error of their own.
     let (webcam, why) = refusals
         .into_iter()
         .next()
-        .map_or_else(Default::default, |(node, why)| (node.to_string(), why));
+        .map_or_else(Default::default, |(device, why)| (device.to_string(), why));
     let more = candidates.len().saturating_sub(1);
     let why = match more {
         0 => why,
-        _ => format!("{why}; nor can any of {more} other devices be used"),
+        _ => format!("{why} (nor can {more} other video devices be used)"),
     };
     Err(SourceError::Webcam { webcam, why })
 }
 
-fn open_node(node: &Node, video: &Video) -> Result<Opened<Webcam>, String> {
-    let mut camera = connect(node)?;
-    let offers = offers(&mut camera);
+fn open_device(device: &VideoDevice, video: &VideoOptions) -> Result<OpenedDevice<Webcam>, String> {
+    let mut camera = connect(device)?;
+    let modes = modes(&mut camera);
     let mut why = match video.format {
-        Format::Auto => "it offers no format that maskd can read".to_owned(),
+        VideoFormat::Auto => NO_READABLE_FORMAT.to_owned(),
         format => format!("it does not offer {format}"),
     };
-    for offer in rank(&offers, video).into_iter().take(MAX_ATTEMPTS) {
-        let Some((_, frame_format)) = FORMATS.iter().find(|(format, _)| *format == offer.format)
+    for mode in rank(&modes, video).into_iter().take(MAX_ATTEMPTS) {
+        let Some((_, frame_format)) = FORMATS.iter().find(|(format, _)| *format == mode.format)
         else {
             continue;
         };
-        let Offer {
+        let CaptureMode {
             format,
             width,
             height,
             fps,
-        } = offer;
+        } = mode;
         let wanted = CameraFormat::new_from(width, height, *frame_format, fps);
         #[expect(
             deprecated,
-            reason = "its successor asks the device for all its formats again, and fails if it \
-                      cannot tell the sizes of one that nobody wants"
+            reason = "its successor queries all formats again, and fails if the device cannot \
+                      list the sizes of one that is not needed"
         )]
         let set = camera.set_camera_format(wanted);
         if let Err(error) = set {
-            tracing::debug!(%node, %format, width, height, fps, %error, "webcam refused a format");
+            tracing::debug!(%device, %format, width, height, fps, %error, "webcam refused a format");
             why = sentence(&error);
             continue;
         }
@@ -87,30 +94,30 @@ fn open_node(node: &Node, video: &Video) -> Result<Opened<Webcam>, String> {
         // Limited range is V4L2's default for YUV.
         let raw = |layout| YuvFormat::new(layout, Range::Limited, width, height);
         let stream = match format {
-            Format::Yuyv => raw(Layout::Yuyv).map(StreamFormat::Raw),
-            Format::Nv12 => raw(Layout::Nv12).map(StreamFormat::Raw),
-            Format::Auto | Format::Mjpeg | Format::Yuv420 => Ok(StreamFormat::Mjpeg),
+            VideoFormat::Yuyv => raw(Layout::Yuyv).map(StreamFormat::Raw),
+            VideoFormat::Nv12 => raw(Layout::Nv12).map(StreamFormat::Raw),
+            VideoFormat::Auto | VideoFormat::Mjpeg | VideoFormat::Yuv420 => Ok(StreamFormat::Mjpeg),
         };
         let stream = stream.map_err(|error| error.to_string())?;
-        tracing::info!(webcam = %node, %format, width, height, fps, "webcam opened");
-        let node = node.clone();
-        return Ok((Webcam { node, camera }, stream));
+        tracing::info!(webcam = %device, %format, width, height, fps, "webcam opened");
+        let device = device.clone();
+        return Ok((Webcam { device, camera }, stream));
     }
     Err(why)
 }
 
-/// The formats and sizes of a device, in a few words.
+/// The formats and sizes of a device, in a few words. Opens it for a moment.
 ///
 /// # Errors
-/// Why it is no webcam that can be used.
-pub(super) fn describe(node: &Node) -> Result<String, String> {
-    let offers = offers(&mut connect(node)?);
+/// Why it is not a usable webcam.
+pub fn describe(device: &VideoDevice) -> Result<String, String> {
+    let modes = modes(&mut connect(device)?);
     let mut parts = Vec::new();
     for (format, _) in FORMATS {
-        let mut sizes: Vec<(u32, u32)> = offers
+        let mut sizes: Vec<(u32, u32)> = modes
             .iter()
-            .filter(|offer| offer.format == format)
-            .map(|offer| (offer.width, offer.height))
+            .filter(|mode| mode.format == format)
+            .map(|mode| (mode.width, mode.height))
             .collect();
         sizes.sort_unstable();
         sizes.dedup();
@@ -120,26 +127,27 @@ pub(super) fn describe(node: &Node) -> Result<String, String> {
         }
     }
     if parts.is_empty() {
-        return Err("it offers no format that maskd can read".to_owned());
+        return Err(NO_READABLE_FORMAT.to_owned());
     }
     Ok(parts.join("; "))
 }
 
-fn connect(node: &Node) -> Result<nokhwa::Camera, String> {
+fn connect(device: &VideoDevice) -> Result<nokhwa::Camera, String> {
     let formats = FORMATS.map(|(_, format)| format);
     let any = RequestedFormat::with_formats(RequestedFormatType::None, &formats);
-    let index = CameraIndex::Index(node.number);
+    let index = CameraIndex::Index(device.number);
     nokhwa::Camera::with_backend(index, any, ApiBackend::Video4Linux)
         .map_err(|error| sentence(&error))
 }
 
-/// A format that the device cannot tell about is one that it does not offer.
-fn offers(camera: &mut nokhwa::Camera) -> Vec<Offer> {
-    let mut offers = Vec::new();
+/// The modes of a device; a format whose sizes it fails to list counts as not
+/// offered.
+fn modes(camera: &mut nokhwa::Camera) -> Vec<CaptureMode> {
+    let mut modes = Vec::new();
     for (format, frame_format) in FORMATS {
         let sizes = camera.compatible_list_by_resolution(frame_format);
         for (size, rates) in sizes.into_iter().flatten() {
-            offers.extend(rates.into_iter().map(|fps| Offer {
+            modes.extend(rates.into_iter().map(|fps| CaptureMode {
                 format,
                 width: size.width(),
                 height: size.height(),
@@ -147,10 +155,10 @@ fn offers(camera: &mut nokhwa::Camera) -> Vec<Offer> {
             }));
         }
     }
-    offers
+    modes
 }
 
-/// nokhwa's own words, on one line.
+/// nokhwa's message, on one line.
 fn sentence(error: &NokhwaError) -> String {
     let words = error.to_string();
     words.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -161,7 +169,7 @@ impl Device for Webcam {
         match self.camera.frame_raw() {
             Ok(bytes) => Ok(bytes.into_owned()),
             Err(error) => Err(SourceError::Webcam {
-                webcam: self.node.to_string(),
+                webcam: self.device.to_string(),
                 why: sentence(&error),
             }),
         }

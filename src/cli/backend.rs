@@ -57,7 +57,7 @@ pub(super) fn open(global: &Global) -> Result<Box<dyn Backend>, Failure> {
     if let Some(client) = daemon(global, &config, &state)? {
         return Ok(Box::new(client));
     }
-    let (backbone, head) = open_model(&config)?;
+    let (backbone, head) = open_model(config.models.classifier.as_deref())?;
     let base = Arc::new(head);
     let mut retries = 0;
     let learning = loop {

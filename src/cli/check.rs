@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Failure, Global, print};
 use crate::api::mqtt;
 use crate::api::web;
-use crate::camera::child::RPICAM_PROGRAMS;
+use crate::camera::command::RPICAM_PROGRAMS;
 use crate::camera::{Camera, SourceError, Spec, webcam};
 use crate::config::Config;
 use crate::daemon;
@@ -93,16 +93,16 @@ impl Report {
     }
 
     fn cameras(&mut self) {
-        let nodes = webcam::nodes();
+        let nodes = webcam::devices();
         if nodes.is_empty() {
             self.line("", "cameras", "none");
         }
         for node in nodes {
             #[cfg(feature = "camera")]
-            let found = match webcam::describe(&node) {
+            let found = match crate::camera::describe_webcam(&node) {
                 Ok(formats) => format!("{node}: {formats}"),
                 // A node of a webcam that carries no pictures.
-                Err(_) if node.part > 0 => continue,
+                Err(_) if node.index > 0 => continue,
                 Err(why) => format!("{node}: not usable as a webcam ({why})"),
             };
             #[cfg(not(feature = "camera"))]
@@ -119,7 +119,7 @@ impl Report {
 }
 
 fn check_models(config: &Config, report: &mut Report) {
-    let pipeline = match Pipeline::open(config, 1) {
+    let pipeline = match Pipeline::open(&config.pipeline_options(), 1) {
         Ok(pipeline) => pipeline,
         Err(error) => return report.bad("models", &error.into()),
     };

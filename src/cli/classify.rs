@@ -56,7 +56,7 @@ impl Classify {
     pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
         let config = global.load_config()?;
         let pictures = expand(&self.pictures)?;
-        let mut pipeline = Pipeline::open(&config, config.classify.threads(0))?;
+        let mut pipeline = Pipeline::open(&config.pipeline_options(), config.classify.threads(0))?;
         if let Some(head) = global.learned_head(pipeline.head())? {
             pipeline.set_head(head);
         }

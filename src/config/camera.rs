@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Check;
-use crate::camera::{CameraOptions, Format, Spec, SpecError, Video};
+use crate::camera::{CameraOptions, Spec, SpecError, VideoFormat, VideoOptions};
 
 /// `[camera]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,7 +15,7 @@ pub struct Camera {
     /// `exec:COMMAND …`.
     pub source: String,
     /// Pixel format of webcams, camera modules and programs.
-    pub format: Format,
+    pub format: VideoFormat,
     /// Requested frame width in pixels; 16 to 4096.
     pub width: u32,
     /// Requested frame height in pixels; 16 to 4096.
@@ -37,7 +37,7 @@ impl Default for Camera {
     fn default() -> Camera {
         Camera {
             source: "examples".to_owned(),
-            format: Format::Auto,
+            format: VideoFormat::Auto,
             width: 640,
             height: 480,
             fps: 15,
@@ -80,7 +80,7 @@ impl Camera {
             repeat: self.repeat,
             stall: Duration::from_millis(self.stall_ms),
             max_frame_bytes: self.max_frame_kib * 1024,
-            video: Video {
+            video: VideoOptions {
                 format: self.format,
                 width: self.width,
                 height: self.height,

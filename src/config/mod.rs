@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::vision::detect::DetectorOptions;
+use crate::vision::pipeline::PipelineOptions;
+
 mod camera;
 mod capture;
 mod classify;
@@ -260,6 +263,20 @@ fn one_line(message: &str) -> String {
 }
 
 impl Config {
+    /// The options of [`Pipeline::open`](crate::vision::pipeline::Pipeline::open).
+    #[must_use]
+    pub fn pipeline_options(&self) -> PipelineOptions {
+        PipelineOptions {
+            detector_file: self.models.detector.clone(),
+            classifier_file: self.models.classifier.clone(),
+            detector: DetectorOptions {
+                side: self.detect.input_size,
+                threshold: self.detect.threshold,
+            },
+            margin: self.classify.margin,
+        }
+    }
+
     /// All values that are out of range or contradict each other.
     #[must_use]
     pub fn check(&self) -> Vec<Problem> {

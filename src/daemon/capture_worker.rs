@@ -628,7 +628,8 @@ impl RefitWorker {
             let embedder = match &mut embedder {
                 Some(embedder) => embedder,
                 none => {
-                    let (backbone, _) = pipeline::open_model(&self.config)?;
+                    let (backbone, _) =
+                        pipeline::open_model(self.config.models.classifier.as_deref())?;
                     none.insert(Embedder::new(
                         &Backbone::new(backbone)?,
                         1,

@@ -21,7 +21,7 @@ use tracing::{debug, error, info, warn};
 use crate::api::metrics::{self, Heartbeat, Metrics};
 use crate::api::socket::{self, DaemonHandle, Live};
 use crate::api::web::{AnnotatedFrame, LiveView, WebError};
-use crate::camera::{Camera, Event, SourceError, Spec};
+use crate::camera::{Camera, CameraEvent, SourceError, Spec};
 use crate::config::Config;
 use crate::config::settings::{Settings, Tuning};
 use crate::decision::decide::{LabelError, VerdictPolicy};
@@ -136,7 +136,7 @@ pub fn run(
         Spec::Path(_) => "pictures".to_owned(),
         spec => spec.to_string(),
     };
-    let pipeline = Pipeline::open(config, config.classify.threads(1))?;
+    let pipeline = Pipeline::open(&config.pipeline_options(), config.classify.threads(1))?;
     let judge = VerdictPolicy::new(config.classify.judge_options(), pipeline.head().labels())?;
     let pins = open_pins(config)?;
     let pupil = state.map(|state| LearningState::open(config, state, &pipeline));
@@ -354,16 +354,16 @@ fn watch_camera(
 ) -> Result<(), DaemonError> {
     while !stop.is_cancelled() {
         match camera.next() {
-            Event::Frame(frame) => {
+            CameraEvent::Frame(frame) => {
                 feed.send_replace(Latest::Newest(Arc::new(frame)));
             }
-            Event::Lost(_) => {
+            CameraEvent::Lost(_) => {
                 // Here, since the news may be overwritten by the next frame.
                 live.send_modify(|live| live.camera_losses += 1);
                 feed.send_replace(Latest::Lost);
             }
-            Event::Failed(error) => return Err(error.into()),
-            Event::End => break,
+            CameraEvent::Failed(error) => return Err(error.into()),
+            CameraEvent::End => break,
         }
     }
     Ok(())

@@ -1,14 +1,14 @@
-//! The frame-to-verdict path: detector, crops, backbone and head, in the order
-//! in which they run.
+//! From a frame to classified faces: detector, crops, backbone and head, in this
+//! order.
 //!
-//! Owns no state of time: what tracks and decisions remember lies in `track`
-//! and `decide`. The daemon, `classify` and `bench` all go through here.
+//! Owns the models and keeps nothing from frame to frame: tracks live in `track`.
+//! The daemon, `classify`, `eval` and `bench` all use it.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::RgbImage;
 
-use crate::config::Config;
 use crate::frame::{Crop, Face, PictureError, Scaler};
 use crate::onnx::{self, Classifier, Graph, ModelError, ModelFile, ThreadPool};
 use crate::platform::system;
@@ -16,21 +16,20 @@ use crate::vision::detect::{DetectError, Detector, DetectorOptions};
 use crate::vision::embed::{Backbone, Embedder, Feature};
 use crate::vision::head::Head;
 
-// Statics: a constant would be in the binary once for each part of the program that
-// names it.
+// Statics, since the compiler may copy a constant into each place that uses it.
 
 /// The classifier that is compiled in; `models/README.md` has its source.
 pub static SHIPPED_CLASSIFIER: &[u8] = include_bytes!("../../models/mask_classifier.onnx");
 /// The face detector that is compiled in; `models/README.md` has its source.
 pub static SHIPPED_DETECTOR: &[u8] = include_bytes!("../../models/face_detector.onnx");
 
-/// Why a frame got no verdicts.
+/// Why the faces of a frame could not be classified.
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
     /// A model failed.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The frame cannot be scaled or cut.
+    /// The frame cannot be scaled or cropped.
     #[error("the frame cannot be used: {0}")]
     Picture(#[from] PictureError),
 }
@@ -44,24 +43,24 @@ impl From<DetectError> for PipelineError {
     }
 }
 
-/// A stage of the frame-to-verdict path.
+/// A stage of the pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Faces are looked for.
+    /// The detector finds faces.
     Detect,
-    /// They are cut out.
+    /// They are cropped.
     Crop,
-    /// The backbone runs.
+    /// The backbone computes features.
     Embed,
-    /// The head runs.
+    /// The head classifies them.
     Head,
 }
 
 impl Stage {
-    /// All there are, in their order.
+    /// All stages, in order.
     pub const ALL: [Stage; 4] = [Stage::Detect, Stage::Crop, Stage::Embed, Stage::Head];
 
-    /// Its name outside.
+    /// The name in metrics and reports.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -73,18 +72,32 @@ impl Stage {
     }
 }
 
-/// What the classifier makes of one face.
+/// The classification of one face.
 #[derive(Debug, Clone)]
 pub struct Classification {
-    /// The face with its margin.
+    /// The face with the margin around it.
     pub crop: Crop,
-    /// What the backbone makes of the crop.
+    /// The backbone's output for the crop.
     pub feature: Feature,
     /// The probability of each label of the head.
     pub probabilities: Vec<f32>,
 }
 
-/// The stages of the frame-to-verdict path with their models.
+/// Which models a [`Pipeline`] runs, and how.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PipelineOptions {
+    /// File of the detector; the built-in one if absent.
+    pub detector_file: Option<PathBuf>,
+    /// File of the classifier or of a head; the built-in classifier if absent.
+    pub classifier_file: Option<PathBuf>,
+    /// Options of the detector.
+    pub detector: DetectorOptions,
+    /// Margin around a face's box, as a fraction of its width and height; added on
+    /// each side.
+    pub margin: f32,
+}
+
+/// The models of all stages, ready to run.
 #[derive(Debug)]
 pub struct Pipeline {
     detector: Detector,
@@ -95,17 +108,17 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Opens the models that `config` names, or the shipped ones; both at the
-    /// same time, since each takes a while. The faces of a frame are shared by
-    /// `threads` threads.
+    /// Opens the models, both at the same time, since each takes a while.
+    /// `threads` threads share the faces of a frame.
     ///
     /// # Errors
-    /// The first model that is not what it should be.
-    pub fn open(config: &Config, threads: usize) -> Result<Pipeline, ModelError> {
-        let team = ThreadPool::of(threads);
+    /// [`ModelError`] of the first model that cannot be used.
+    pub fn open(options: &PipelineOptions, threads: usize) -> Result<Pipeline, ModelError> {
+        let pool = ThreadPool::of(threads);
         std::thread::scope(|scope| {
-            let detector = scope.spawn(|| open_detector(config, team.clone()));
-            let classifier = open_classifier(config, threads, team.clone());
+            let detector = scope.spawn(|| open_detector(options, pool.clone()));
+            let classifier =
+                open_classifier(options.classifier_file.as_deref(), threads, pool.clone());
             let detector = detector
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -115,7 +128,7 @@ impl Pipeline {
                 embedder,
                 head: Arc::new(head),
                 scaler: Scaler::default(),
-                margin: config.classify.margin,
+                margin: options.margin,
             })
         })
     }
@@ -126,7 +139,7 @@ impl Pipeline {
         &self.head
     }
 
-    /// The head in use, to be kept elsewhere too.
+    /// The head in use, shared with the caller.
     #[must_use]
     pub fn shared_head(&self) -> Arc<Head> {
         Arc::clone(&self.head)
@@ -135,7 +148,7 @@ impl Pipeline {
     /// The faces of a frame, best score first.
     ///
     /// # Errors
-    /// [`PipelineError`] if the model gives up or the frame is empty.
+    /// [`PipelineError`] if the model fails or the frame is empty.
     pub fn detect(&mut self, pixels: &RgbImage) -> Result<Vec<Face>, PipelineError> {
         Ok(self.detector.detect(pixels)?)
     }
@@ -148,7 +161,7 @@ impl Pipeline {
         let (width, height) = pixels.dimensions();
         let mut crops = Vec::with_capacity(faces.len());
         for face in faces {
-            // A margin below 0 may leave nothing of a face at the edge.
+            // With a negative margin, nothing may remain of a face at the edge.
             let region = face.rect.region(self.margin, width, height);
             let region = region.or_else(|| face.rect.region(0.0, width, height));
             crops.push(
@@ -162,16 +175,16 @@ impl Pipeline {
     /// The features of each crop.
     ///
     /// # Errors
-    /// [`PipelineError::Model`] if the backbone gives up.
+    /// [`PipelineError::Model`] if the backbone fails.
     pub fn embed(&mut self, crops: &[Crop]) -> Result<Vec<Feature>, PipelineError> {
         Ok(self.embedder.embed(crops)?)
     }
 
-    /// A look at each face of a frame, in their order: [`cut`], [`embed`] and
+    /// Classifies each face of a frame, in their order: [`cut`], [`embed`] and
     /// the head.
     ///
     /// # Errors
-    /// As its stages.
+    /// Those of the stages.
     ///
     /// [`cut`]: Pipeline::cut
     /// [`embed`]: Pipeline::embed
@@ -183,11 +196,11 @@ impl Pipeline {
         self.classify_by_stages(pixels, faces, |_| ())
     }
 
-    /// As [`classify`](Pipeline::classify); `done` is called at the end of each
-    /// stage for whoever has a clock, if there are faces.
+    /// Like [`classify`](Pipeline::classify), and calls `done` at the end of each
+    /// stage, so that the caller can time it. Without faces it is not called.
     ///
     /// # Errors
-    /// As its stages.
+    /// Those of the stages.
     pub fn classify_by_stages(
         &mut self,
         pixels: &RgbImage,
@@ -201,59 +214,50 @@ impl Pipeline {
         done(Stage::Crop);
         let features = self.embed(&crops)?;
         done(Stage::Embed);
-        let looks = crops
-            .into_iter()
-            .zip(features)
-            .map(|(crop, feature)| Classification {
-                probabilities: self.head.probabilities(&feature),
-                crop,
-                feature,
-            });
-        let looks = looks.collect();
+        let classifications =
+            crops
+                .into_iter()
+                .zip(features)
+                .map(|(crop, feature)| Classification {
+                    probabilities: self.head.probabilities(&feature),
+                    crop,
+                    feature,
+                });
+        let classifications = classifications.collect();
         done(Stage::Head);
-        Ok(looks)
+        Ok(classifications)
     }
 
-    /// Takes another head, from the next look on.
+    /// Replaces the head, from the next classification on.
     pub fn set_head(&mut self, head: Arc<Head>) {
         self.head = head;
     }
 }
 
-fn open_detector(config: &Config, team: ThreadPool) -> Result<Detector, ModelError> {
-    let options = DetectorOptions {
-        side: config.detect.input_size,
-        threshold: config.detect.threshold,
-    };
-    match &config.models.detector {
-        Some(path) => Detector::new(
-            &path.display().to_string(),
-            &onnx::read_file(path)?,
-            options,
-            team,
-        ),
-        None => Detector::new(
-            "face_detector.onnx (shipped)",
-            SHIPPED_DETECTOR,
-            options,
-            team,
-        ),
+fn open_detector(options: &PipelineOptions, pool: ThreadPool) -> Result<Detector, ModelError> {
+    if let Some(path) = &options.detector_file {
+        let name = path.display().to_string();
+        Detector::new(&name, &onnx::read_file(path)?, options.detector, pool)
+    } else {
+        let name = "face_detector.onnx (built-in)";
+        Detector::new(name, SHIPPED_DETECTOR, options.detector, pool)
     }
 }
 
-/// The backbone and the head that `config` names, or the shipped ones. A file
-/// that holds a head alone goes with the shipped backbone.
+/// Opens the backbone and the head of a classifier file, or the built-in ones
+/// without a file. A file with a head alone is combined with the built-in
+/// backbone.
 ///
 /// # Errors
-/// [`ModelError`] if the file is none, or if its head was made for another
-/// backbone.
-pub fn open_model(config: &Config) -> Result<(Graph, Head), ModelError> {
+/// [`ModelError`] if the file cannot be used, or if its head was trained for
+/// another backbone.
+pub fn open_model(classifier_file: Option<&Path>) -> Result<(Graph, Head), ModelError> {
     let shipped = || {
-        let classifier = Classifier::parse("mask_classifier.onnx (shipped)", SHIPPED_CLASSIFIER);
+        let classifier = Classifier::parse("mask_classifier.onnx (built-in)", SHIPPED_CLASSIFIER);
         system::forget(SHIPPED_CLASSIFIER);
         classifier
     };
-    let Some(path) = &config.models.classifier else {
+    let Some(path) = classifier_file else {
         let classifier = shipped()?;
         let head = Head::of(&classifier);
         return Ok((classifier.backbone, head));
@@ -283,11 +287,11 @@ pub fn open_model(config: &Config) -> Result<(Graph, Head), ModelError> {
 }
 
 fn open_classifier(
-    config: &Config,
+    classifier_file: Option<&Path>,
     threads: usize,
-    team: ThreadPool,
+    pool: ThreadPool,
 ) -> Result<(Embedder, Head), ModelError> {
-    let (backbone, head) = open_model(config)?;
+    let (backbone, head) = open_model(classifier_file)?;
     let backbone = Backbone::new(backbone)?;
-    Ok((Embedder::new(&backbone, threads, team)?, head))
+    Ok((Embedder::new(&backbone, threads, pool)?, head))
 }

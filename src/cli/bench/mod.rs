@@ -97,7 +97,7 @@ impl Bench {
             threads => threads,
         };
         let start = Stopwatch::start();
-        let mut pipeline = Pipeline::open(config, threads)?;
+        let mut pipeline = Pipeline::open(&config.pipeline_options(), threads)?;
         let load_ms = start.ms();
 
         let mut times = Times::default();

@@ -95,7 +95,7 @@ pub(super) fn compare(
     // Whole passes, so that both kinds of round have the same frames.
     let passes = (ROUND_MS / pass_ms.max(1.0)).ceil() as usize;
     let job = TrainingJob::of(pictures)?;
-    let (backbone, _) = pipeline::open_model(config)?;
+    let (backbone, _) = pipeline::open_model(config.models.classifier.as_deref())?;
     let backbone = Backbone::new(backbone)?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let mut trainers = Vec::new();

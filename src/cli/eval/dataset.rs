@@ -49,7 +49,7 @@ pub(super) fn evaluate(
         threads,
         &mut progress,
     )?;
-    let (backbone, base) = open_model(config)?;
+    let (backbone, base) = open_model(config.models.classifier.as_deref())?;
     let learned = global.learned_head(&base)?;
     let head = learned.as_deref().unwrap_or(&base);
     let pictures = usable.labelled(head.labels())?;

@@ -64,7 +64,7 @@ pub(super) fn evaluate(
     config: &Config,
     global: &Global,
 ) -> Result<FramesRecord, Failure> {
-    let mut pipeline = Pipeline::open(config, config.classify.threads(0))?;
+    let mut pipeline = Pipeline::open(&config.pipeline_options(), config.classify.threads(0))?;
     if let Some(head) = global.learned_head(pipeline.head())? {
         pipeline.set_head(head);
     }

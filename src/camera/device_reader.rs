@@ -1,39 +1,42 @@
 //! A device that is read in a thread of its own, since a read may never return.
 //!
-//! Owns the thread and the newest picture that it read. A driver that hangs
-//! cannot be told to stop, and a thread that waits within the kernel cannot be
-//! ended: so nobody waits for it. It is left behind, lets go of the device when
-//! its read returns after all, and ends with the process at the latest.
+//! Owns the thread and the latest picture that it read. A driver that hangs
+//! cannot be told to stop, and a thread that blocks in the kernel cannot be
+//! ended, so nobody joins it: once it is abandoned, it closes the device when its
+//! read returns, and ends with the process at the latest.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::mjpeg::Splitter;
-use super::{CameraOptions, STOP_CHECK, Source, SourceError, StreamFormat, now};
+use super::error::SourceError;
+use super::mjpeg::{Splitter, picture_count};
+use super::options::{CameraOptions, StreamFormat};
+use super::source::{STOP_CHECK, Source, now};
 use crate::frame::{self, Frame};
 
-/// What can be read picture by picture, each in one buffer.
+/// A device that is read picture by picture, one buffer each.
 pub(super) trait Device {
-    /// The bytes of the next picture, and maybe others behind it. May block for
-    /// ever.
+    /// The bytes of the next picture, possibly followed by remains of earlier
+    /// ones. May block forever.
     fn read(&mut self) -> Result<Vec<u8>, SourceError>;
 }
 
-/// A device that was opened, and what it gives.
-pub(super) type Opened<D> = (D, StreamFormat);
+/// An open device and the format of its pictures.
+pub(super) type OpenedDevice<D> = (D, StreamFormat);
 
 /// A device, read in a thread of its own.
-pub(super) struct Watched {
+pub(super) struct DeviceReader {
     name: String,
     shared: Arc<Shared>,
     format: StreamFormat,
     stall: Duration,
     max_frame_bytes: usize,
     stop: CancellationToken,
-    /// Since the last picture that could be decoded.
+    /// Pictures since the last one that could be decoded.
     undecodable: u64,
+    /// Why the last of them could not be decoded.
     last_error: String,
 }
 
@@ -45,20 +48,21 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    opened: Option<StreamFormat>,
-    /// The newest picture that nobody has taken yet, when it came, its number.
-    newest: Option<(Vec<u8>, Instant, u64)>,
+    /// Format of the pictures, once the device is open.
+    format: Option<StreamFormat>,
+    /// The latest picture that was not taken yet: bytes, capture time, number.
+    latest: Option<(Vec<u8>, Instant, u64)>,
     /// Why there will be no more.
     error: Option<SourceError>,
     /// Whether the thread has ended.
     ended: bool,
-    /// Whether nobody wants pictures any more.
-    left: bool,
+    /// Whether the reader was dropped: the thread is to end.
+    abandoned: bool,
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No invariant spans two of its fields.
+        // A panic leaves no broken invariant: none spans two fields.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -68,31 +72,31 @@ impl Shared {
     }
 }
 
-impl Watched {
-    /// Opens a device by `open`, in the thread that will read it.
+impl DeviceReader {
+    /// Opens a device with `open`, in the thread that will read it.
     ///
     /// # Errors
-    /// What `open` says, or that it took longer than a stall may.
+    /// The error of `open`, or [`SourceError::Stalled`] if it takes too long.
     pub(super) fn open<D: Device>(
         name: &str,
-        open: impl FnOnce() -> Result<Opened<D>, SourceError> + Send + 'static,
+        open: impl FnOnce() -> Result<OpenedDevice<D>, SourceError> + Send + 'static,
         options: &CameraOptions,
         stop: CancellationToken,
-    ) -> Result<Watched, SourceError> {
+    ) -> Result<DeviceReader, SourceError> {
         let shared = Arc::new(Shared::default());
-        let theirs = Arc::clone(&shared);
+        let of_thread = Arc::clone(&shared);
         #[expect(
             clippy::disallowed_methods,
-            reason = "a read that never returns must not hold up who waits for frames"
+            reason = "a read that never returns must not block the caller, which waits for frames"
         )]
         let thread = std::thread::Builder::new()
             .name("webcam".to_owned())
-            .spawn(move || read_all(&theirs, open));
+            .spawn(move || read_all(&of_thread, open));
         if let Err(error) = thread {
             let webcam = name.to_owned();
             return Err(SourceError::WebcamThread { webcam, error });
         }
-        let mut watched = Watched {
+        let mut reader = DeviceReader {
             name: name.to_owned(),
             shared,
             format: StreamFormat::Mjpeg,
@@ -102,19 +106,19 @@ impl Watched {
             undecodable: 0,
             last_error: String::new(),
         };
-        let instead = || "opening it takes that long".to_owned();
-        // After a stop no format is needed any more.
-        if let Some(format) = watched.wait(|state| state.opened, instead)? {
-            watched.format = format;
+        let received = || "it did not finish opening".to_owned();
+        // After a stop the format does not matter.
+        if let Some(format) = reader.wait(|state| state.format, received)? {
+            reader.format = format;
         }
-        Ok(watched)
+        Ok(reader)
     }
 
-    /// Waits for what `take` finds; `None` if stop was asked.
+    /// Waits until `take` finds something; `None` after a stop.
     fn wait<T>(
         &self,
         mut take: impl FnMut(&mut State) -> Option<T>,
-        instead: impl FnOnce() -> String,
+        received: impl FnOnce() -> String,
     ) -> Result<Option<T>, SourceError> {
         let start = now();
         let mut state = self.shared.lock();
@@ -131,14 +135,14 @@ impl Watched {
             if state.ended {
                 return Err(SourceError::Webcam {
                     webcam: self.name.clone(),
-                    why: "the thread that reads it has broken down".to_owned(),
+                    why: "the thread that reads it has crashed".to_owned(),
                 });
             }
             if now().duration_since(start) >= self.stall {
                 return Err(SourceError::Stalled {
                     camera: self.name.clone(),
                     seconds: self.stall.as_secs_f32(),
-                    instead: instead(),
+                    received: received(),
                 });
             }
             let waited = self.shared.changed.wait_timeout(state, STOP_CHECK);
@@ -150,33 +154,34 @@ impl Watched {
         match self.format {
             StreamFormat::Raw(format) => format.decode(bytes).map_err(|error| error.to_string()),
             StreamFormat::Mjpeg => {
-                // Behind the picture a buffer holds the ends of longer ones.
+                // After the picture, a buffer holds the remains of longer ones.
                 let mut splitter = Splitter::new(self.max_frame_bytes);
                 splitter.push(bytes);
-                let picture = splitter
-                    .next_frame()
-                    .ok_or("it is no whole JPEG, or larger than camera.max-frame-kib allows")?;
+                let picture = splitter.next_frame().ok_or(
+                    "it is not a complete JPEG, or larger than camera.max-frame-kib allows",
+                )?;
                 frame::decode(&picture).map_err(|error| error.to_string())
             }
         }
     }
 
-    fn instead(&self) -> String {
+    fn received(&self) -> String {
         match self.undecodable {
             0 => "nothing came at all".to_owned(),
             count => format!(
-                "{count} could not be decoded, of the last one: {}",
+                "{} could not be decoded (the last one: {})",
+                picture_count(count),
                 self.last_error
             ),
         }
     }
 }
 
-impl Source for Watched {
+impl Source for DeviceReader {
     fn next(&mut self) -> Result<Option<Frame>, SourceError> {
         let start = now();
         loop {
-            let taken = self.wait(|state| state.newest.take(), || self.instead())?;
+            let taken = self.wait(|state| state.latest.take(), || self.received())?;
             let Some((bytes, at, seq)) = taken else {
                 return Ok(None);
             };
@@ -195,47 +200,50 @@ impl Source for Watched {
                 return Err(SourceError::Stalled {
                     camera: self.name.clone(),
                     seconds: self.stall.as_secs_f32(),
-                    instead: self.instead(),
+                    received: self.received(),
                 });
             }
         }
     }
 }
 
-impl Drop for Watched {
+impl Drop for DeviceReader {
     fn drop(&mut self) {
-        self.shared.change(|state| state.left = true);
+        self.shared.change(|state| state.abandoned = true);
     }
 }
 
-/// What the thread does.
-fn read_all<D: Device>(shared: &Shared, open: impl FnOnce() -> Result<Opened<D>, SourceError>) {
-    /// Tells the end even if a driver's library panics.
-    struct Ending<'a>(&'a Shared);
-    impl Drop for Ending<'_> {
+/// The body of the thread.
+fn read_all<D: Device>(
+    shared: &Shared,
+    open: impl FnOnce() -> Result<OpenedDevice<D>, SourceError>,
+) {
+    /// Reports the end even if a driver's library panics.
+    struct EndOnDrop<'a>(&'a Shared);
+    impl Drop for EndOnDrop<'_> {
         fn drop(&mut self) {
             self.0.change(|state| state.ended = true);
         }
     }
-    let _ending = Ending(shared);
-    if let Err(error) = read_until_left(shared, open) {
+    let _end_on_drop = EndOnDrop(shared);
+    if let Err(error) = read_until_abandoned(shared, open) {
         shared.change(|state| state.error = Some(error));
     }
 }
 
-fn read_until_left<D: Device>(
+fn read_until_abandoned<D: Device>(
     shared: &Shared,
-    open: impl FnOnce() -> Result<Opened<D>, SourceError>,
+    open: impl FnOnce() -> Result<OpenedDevice<D>, SourceError>,
 ) -> Result<(), SourceError> {
     let (mut device, format) = open()?;
-    shared.change(|state| state.opened = Some(format));
+    shared.change(|state| state.format = Some(format));
     for seq in 0.. {
         let bytes = device.read()?;
         let at = now();
-        if shared.lock().left {
+        if shared.lock().abandoned {
             break;
         }
-        shared.change(|state| state.newest = Some((bytes, at, seq)));
+        shared.change(|state| state.latest = Some((bytes, at, seq)));
     }
     Ok(())
 }
@@ -244,26 +252,26 @@ fn read_until_left<D: Device>(
 mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
 
-    use super::super::Video;
+    use super::super::options::VideoOptions;
     use super::*;
     use crate::frame::yuv::{Layout, Range, YuvFormat};
 
     const LONG: Duration = Duration::from_mins(1);
     const SHORT: Duration = Duration::from_millis(200);
 
-    /// Gives what is sent to it, and blocks until then.
-    struct Fake(Receiver<Result<Vec<u8>, SourceError>>);
+    /// Yields what is sent to it, and blocks until then.
+    struct ChannelDevice(Receiver<Result<Vec<u8>, SourceError>>);
 
-    impl Device for Fake {
+    impl Device for ChannelDevice {
         fn read(&mut self) -> Result<Vec<u8>, SourceError> {
             self.0.recv().unwrap_or_else(|_| Err(gone()))
         }
     }
 
-    struct Broken;
-    impl Device for Broken {
+    struct PanickingDevice;
+    impl Device for PanickingDevice {
         fn read(&mut self) -> Result<Vec<u8>, SourceError> {
-            panic!("as a driver's library does")
+            panic!("as a driver's library may")
         }
     }
 
@@ -280,18 +288,19 @@ mod tests {
             repeat: false,
             stall,
             max_frame_bytes: 1 << 20,
-            video: Video::default(),
+            video: VideoOptions::default(),
         }
     }
 
     type Feed = Sender<Result<Vec<u8>, SourceError>>;
 
-    fn watched(format: StreamFormat, stall: Duration) -> (Watched, Feed, CancellationToken) {
+    fn reader_of(format: StreamFormat, stall: Duration) -> (DeviceReader, Feed, CancellationToken) {
         let (feed, receiver) = channel();
         let stop = CancellationToken::new();
-        let open = move || Ok((Fake(receiver), format));
-        let watched = Watched::open("webcam:fake", open, &options(stall), stop.clone()).unwrap();
-        (watched, feed, stop)
+        let open = move || Ok((ChannelDevice(receiver), format));
+        let reader =
+            DeviceReader::open("webcam:fake", open, &options(stall), stop.clone()).unwrap();
+        (reader, feed, stop)
     }
 
     fn raw() -> StreamFormat {
@@ -303,45 +312,45 @@ mod tests {
     }
 
     #[test]
-    fn newest_picture_is_taken_and_the_rest_is_numbered() {
-        let (mut watched, feed, stop) = watched(raw(), LONG);
+    fn latest_picture_is_taken_and_skipped_ones_are_counted() {
+        let (mut reader, feed, stop) = reader_of(raw(), LONG);
         for gray in 0..3 {
             feed.send(Ok(yuyv(gray))).unwrap();
         }
-        let mut last = watched.next().unwrap().unwrap();
+        let mut last = reader.next().unwrap().unwrap();
         while last.seq < 2 {
-            last = watched.next().unwrap().unwrap();
+            last = reader.next().unwrap().unwrap();
         }
         assert_eq!(last.pixels.get_pixel(1, 0).0, [2; 3]);
         stop.cancel();
-        assert!(watched.next().unwrap().is_none());
+        assert!(reader.next().unwrap().is_none());
     }
 
     #[test]
-    fn jpeg_is_found_in_front_of_what_an_older_one_left() {
+    fn jpeg_is_found_before_the_remains_of_an_older_one() {
         let mut picture = Vec::new();
         image::RgbImage::from_pixel(8, 8, image::Rgb([200; 3]))
             .write_with_encoder(image::codecs::jpeg::JpegEncoder::new(&mut picture))
             .unwrap();
-        let (mut watched, feed, _stop) = watched(StreamFormat::Mjpeg, LONG);
+        let (mut reader, feed, _stop) = reader_of(StreamFormat::Mjpeg, LONG);
         let older = [&picture[..], b"\xff\xd8 the end of an older one\xff\xd9"].concat();
         feed.send(Ok(older)).unwrap();
-        let frame = watched.next().unwrap().unwrap();
+        let frame = reader.next().unwrap().unwrap();
         assert_eq!(frame.pixels.dimensions(), (8, 8));
     }
 
     #[test]
-    fn device_that_blocks_is_a_stall_and_holds_up_nobody() {
-        let (mut watched, feed, _stop) = watched(raw(), SHORT);
-        let error = watched.next().unwrap_err().to_string();
+    fn device_that_blocks_is_a_stall_and_blocks_nobody() {
+        let (mut reader, feed, _stop) = reader_of(raw(), SHORT);
+        let error = reader.next().unwrap_err().to_string();
         assert!(
             error.starts_with("no picture came from webcam:fake for 0.2 s: nothing came at all"),
             "{error}"
         );
-        let shared = Arc::clone(&watched.shared);
-        drop(watched);
-        assert!(!shared.lock().ended, "its thread still waits");
-        // The read returns after all: the thread lets go of the device.
+        let shared = Arc::clone(&reader.shared);
+        drop(reader);
+        assert!(!shared.lock().ended, "its thread still blocks");
+        // The read returns after all, and the thread closes the device.
         feed.send(Ok(yuyv(1))).unwrap();
         while !shared.lock().ended {
             std::thread::sleep(Duration::from_millis(5));
@@ -351,53 +360,53 @@ mod tests {
 
     #[test]
     fn stop_ends_the_wait_for_a_device_that_blocks() {
-        let (mut watched, _feed, stop) = watched(raw(), LONG);
+        let (mut reader, _feed, stop) = reader_of(raw(), LONG);
         let start = now();
         std::thread::scope(|scope| {
             scope.spawn(|| stop.cancel());
-            assert!(watched.next().unwrap().is_none());
+            assert!(reader.next().unwrap().is_none());
         });
         assert!(start.elapsed() < Duration::from_secs(10));
     }
 
     #[test]
-    fn loss_and_panic_are_told() {
-        let (mut lost, feed, _stop) = watched(raw(), LONG);
+    fn loss_and_panic_are_reported() {
+        let (mut lost, feed, _stop) = reader_of(raw(), LONG);
         feed.send(Err(gone())).unwrap();
         let error = lost.next().unwrap_err().to_string();
         assert!(error.contains("No such device"), "{error}");
 
         let stop = CancellationToken::new();
-        let open = || Ok((Broken, raw()));
-        let mut broken = Watched::open("webcam", open, &options(LONG), stop).unwrap();
+        let open = || Ok((PanickingDevice, raw()));
+        let mut broken = DeviceReader::open("webcam", open, &options(LONG), stop).unwrap();
         let error = broken.next().unwrap_err().to_string();
-        assert!(error.contains("has broken down"), "{error}");
+        assert!(error.contains("has crashed"), "{error}");
     }
 
     #[test]
     fn opening_may_fail_or_hang() {
         let stop = CancellationToken::new;
-        let open = || Err::<Opened<Fake>, _>(gone());
-        let error = Watched::open("webcam", open, &options(LONG), stop()).err();
+        let open = || Err::<OpenedDevice<ChannelDevice>, _>(gone());
+        let error = DeviceReader::open("webcam", open, &options(LONG), stop()).err();
         assert!(error.unwrap().to_string().contains("No such device"));
         let (feed, receiver) = channel::<()>();
         let open = move || {
             let _ = receiver.recv();
-            Err::<Opened<Fake>, _>(gone())
+            Err::<OpenedDevice<ChannelDevice>, _>(gone())
         };
-        let error = Watched::open("webcam", open, &options(SHORT), stop()).err();
+        let error = DeviceReader::open("webcam", open, &options(SHORT), stop()).err();
         let error = error.unwrap().to_string();
-        assert!(error.contains("opening it takes that long"), "{error}");
+        assert!(error.contains("it did not finish opening"), "{error}");
         drop(feed);
     }
 
     #[test]
-    fn pictures_that_cannot_be_decoded_are_skipped_and_told_of() {
-        let (mut watched, feed, _stop) = watched(raw(), SHORT);
+    fn undecodable_pictures_are_skipped_and_reported() {
+        let (mut reader, feed, _stop) = reader_of(raw(), SHORT);
         feed.send(Ok(vec![1, 2, 3])).unwrap();
-        let error = watched.next().unwrap_err().to_string();
+        let error = reader.next().unwrap_err().to_string();
         assert!(
-            error.contains("1 could not be decoded, of the last one: it is cut off"),
+            error.contains("1 picture could not be decoded (the last one: it is cut off"),
             "{error}"
         );
     }

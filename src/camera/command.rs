@@ -1,13 +1,12 @@
-//! A program as a camera: `rpicam-vid`, `ffmpeg`, or anything else that writes
-//! JPEG or raw pictures to its standard output.
+//! A program as a camera: `rpicam-vid`, `ffmpeg`, or any other program that
+//! writes JPEG or raw pictures to its standard output.
 //!
-//! Owns the child process from its start to its end: whatever happens, none is
-//! left behind.
+//! Owns the child process from start to end: no process outlives its source.
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child as Process, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -15,123 +14,134 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    CameraOptions, STOP_CHECK, Source, SourceError, StreamFormat, Video, mjpeg, now, raw,
-    text_without_secrets,
-};
+use super::error::SourceError;
+use super::options::{CameraOptions, StreamFormat, VideoFormat, VideoOptions};
+use super::redact::text_without_secrets;
+use super::source::{STOP_CHECK, Source, now};
+use super::{mjpeg, raw};
 use crate::frame::Frame;
 use crate::frame::yuv::Range;
 
-/// How long a program may take to end, once it was asked to, or once it has
-/// closed its output.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a program may take to exit after SIGTERM, or after it has closed
+/// its output.
+const EXIT_GRACE: Duration = Duration::from_millis(500);
 
-/// What a pipe holds: one read empties it, so that what is decoded is new.
+/// Capacity of a pipe on Linux: one read empties it, so that old pictures do not
+/// pile up in it.
 const PIPE_BYTES: usize = 64 * 1024;
 
-/// Longest line of the standard error that is kept, in bytes.
+/// Longer lines of the standard error are cut to this many bytes.
 const MAX_LINE: usize = 300;
 
-/// A program that runs and whose pictures are read.
-pub struct Child {
+/// A running program whose pictures are read.
+pub struct CommandSource {
     program: String,
-    process: Process,
+    process: Child,
     output: ChildStdout,
-    /// None once it is closed.
+    /// `None` once it is closed.
     errors: Option<ChildStderr>,
-    said: LastLine,
-    newest: Newest,
-    good_end: GoodEnd,
+    error_lines: ErrorLines,
+    latest: LatestPicture,
+    clean_exit: CleanExit,
     buffer: Vec<u8>,
     stall: Duration,
     stop: CancellationToken,
-    /// Whether a picture came.
-    gave: bool,
-    /// Whether its exit status was fetched, and with it its process id given
-    /// back to the system.
-    ended: bool,
+    /// Whether it has yielded a picture.
+    gave_picture: bool,
+    /// Whether its exit status was collected, after which the system may reuse
+    /// its process id.
+    reaped: bool,
 }
 
-/// What it means that a program ends with exit status 0 after a picture.
+/// What exit status 0 after a picture means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum GoodEnd {
+enum CleanExit {
     /// The video is over.
-    Video,
-    /// A camera has no end: it is lost.
-    Loss,
+    EndOfVideo,
+    /// A camera never ends, so it was lost.
+    CameraLost,
 }
 
-/// The newest picture of the stream, whatever its encoding.
-enum Newest {
-    Mjpeg(mjpeg::Newest),
-    Raw(raw::Newest),
+/// The latest picture of the stream, in either encoding.
+enum LatestPicture {
+    Mjpeg(mjpeg::LatestJpeg),
+    Raw(raw::LatestRaw),
 }
 
-impl Newest {
+impl LatestPicture {
     fn push(&mut self, bytes: &[u8], at: Instant) {
         match self {
-            Newest::Mjpeg(newest) => newest.push(bytes, at),
-            Newest::Raw(newest) => newest.push(bytes, at),
+            LatestPicture::Mjpeg(latest) => latest.push(bytes, at),
+            LatestPicture::Raw(latest) => latest.push(bytes, at),
         }
     }
 
     fn decode(&mut self) -> Option<Frame> {
         match self {
-            Newest::Mjpeg(newest) => newest.decode(),
-            Newest::Raw(newest) => newest.decode(),
+            LatestPicture::Mjpeg(latest) => latest.decode(),
+            LatestPicture::Raw(latest) => latest.decode(),
         }
     }
 
-    fn instead(&self) -> String {
+    fn received(&self) -> String {
         match self {
-            Newest::Mjpeg(newest) => newest.instead(),
-            Newest::Raw(newest) => newest.instead(),
+            LatestPicture::Mjpeg(latest) => latest.received(),
+            LatestPicture::Raw(latest) => latest.received(),
         }
     }
 
-    /// What to say of a program that ended well without a picture.
+    /// What a program that exited cleanly without a picture should have done.
     fn expected(&self) -> &'static str {
         match self {
-            Newest::Mjpeg(_) => {
+            LatestPicture::Mjpeg(_) => {
                 "no picture came; it must write JPEG pictures to its standard output (with \
-                 ffmpeg, end it with -f mjpeg -)"
+                 ffmpeg, end the command with -f mjpeg -)"
             }
-            Newest::Raw(_) => {
+            LatestPicture::Raw(_) => {
                 "no whole picture came; it must write raw yuv420 pictures of camera.width x \
-                 camera.height to its standard output (with ffmpeg, end it with -pix_fmt \
+                 camera.height to its standard output (with ffmpeg, end the command with -pix_fmt \
                  yuv420p -f rawvideo -)"
             }
         }
     }
 }
 
-impl Child {
+impl CommandSource {
     /// Starts a program, `words[0]`, with its arguments.
     ///
-    /// It reads nothing, leads a process group of its own, which is ended as a
-    /// whole, and does not get the terminal's interrupt: ending it is up to its
-    /// owner.
+    /// Its standard input is empty. It leads its own process group, which is
+    /// killed as a whole, and does not receive the terminal's interrupt: it ends
+    /// with this value.
     ///
     /// # Errors
-    /// If there is no such program, or it cannot be started.
+    /// If the program was not found or cannot be started.
     pub fn start(
         words: &[String],
         options: &CameraOptions,
         stop: CancellationToken,
-    ) -> Result<Child, SourceError> {
-        Child::spawn(words, Range::Limited, GoodEnd::Video, options, stop)
+    ) -> Result<CommandSource, SourceError> {
+        CommandSource::spawn(words, Range::Limited, CleanExit::EndOfVideo, options, stop)
     }
 
     /// Starts `rpicam-vid` on the camera module of a Raspberry Pi, or
-    /// `libcamera-vid`, as it was called up to Raspberry Pi OS Bookworm's first
-    /// releases.
+    /// `libcamera-vid`, its name up to the first releases of Raspberry Pi OS
+    /// Bookworm.
     ///
     /// # Errors
-    /// If there is neither, or it cannot be started.
-    pub fn rpicam(options: &CameraOptions, stop: &CancellationToken) -> Result<Child, SourceError> {
+    /// If neither was found, or it cannot be started.
+    pub fn rpicam(
+        options: &CameraOptions,
+        stop: &CancellationToken,
+    ) -> Result<CommandSource, SourceError> {
         for program in RPICAM_PROGRAMS {
             let words = rpicam_words(program, &options.video);
-            match Child::spawn(&words, Range::Full, GoodEnd::Loss, options, stop.clone()) {
+            match CommandSource::spawn(
+                &words,
+                Range::Full,
+                CleanExit::CameraLost,
+                options,
+                stop.clone(),
+            ) {
                 Err(SourceError::CommandMissing { .. }) => {}
                 other => return other,
             }
@@ -142,13 +152,15 @@ impl Child {
     fn spawn(
         words: &[String],
         range: Range,
-        good_end: GoodEnd,
+        clean_exit: CleanExit,
         options: &CameraOptions,
         stop: CancellationToken,
-    ) -> Result<Child, SourceError> {
-        let newest = match StreamFormat::of_program(&options.video, range)? {
-            StreamFormat::Mjpeg => Newest::Mjpeg(mjpeg::Newest::new(options.max_frame_bytes)),
-            StreamFormat::Raw(format) => Newest::Raw(raw::Newest::new(format)),
+    ) -> Result<CommandSource, SourceError> {
+        let latest = match StreamFormat::of_program(&options.video, range)? {
+            StreamFormat::Mjpeg => {
+                LatestPicture::Mjpeg(mjpeg::LatestJpeg::new(options.max_frame_bytes))
+            }
+            StreamFormat::Raw(format) => LatestPicture::Raw(raw::LatestRaw::new(format)),
         };
         let program = words.first().cloned().unwrap_or_default();
         let spawned = Command::new(&program)
@@ -170,23 +182,23 @@ impl Child {
             let error = io::Error::other("it has no standard output");
             return Err(SourceError::CommandStart { program, error });
         };
-        Ok(Child {
+        Ok(CommandSource {
             program,
             output,
             errors: process.stderr.take(),
             process,
-            said: LastLine::default(),
-            newest,
-            good_end,
+            error_lines: ErrorLines::default(),
+            latest,
+            clean_exit,
             buffer: vec![0; PIPE_BYTES],
             stall: options.stall,
             stop,
-            gave: false,
-            ended: false,
+            gave_picture: false,
+            reaped: false,
         })
     }
 
-    /// Waits a moment for output and takes in what is there; true once the
+    /// Waits briefly for output and reads what is available; true once the
     /// standard output is closed.
     fn read(&mut self) -> Result<bool, SourceError> {
         let (output, errors) = wait(&self.output, self.errors.as_ref())
@@ -200,7 +212,7 @@ impl Child {
         match self.output.read(&mut self.buffer) {
             Ok(0) => Ok(true),
             Ok(length) => {
-                self.newest.push(&self.buffer[..length], now());
+                self.latest.push(&self.buffer[..length], now());
                 Ok(false)
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
@@ -215,24 +227,24 @@ impl Child {
         }
     }
 
-    /// Reads what is there of the standard error.
+    /// Reads what is available of the standard error.
     fn read_errors(&mut self) {
         let Some(errors) = &mut self.errors else {
             return;
         };
         match errors.read(&mut self.buffer) {
             Ok(length) if length > 0 => {
-                for line in self.said.push(&self.buffer[..length]) {
+                for line in self.error_lines.push(&self.buffer[..length]) {
                     tracing::debug!(program = self.program, line, "camera command");
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Closed, or broken: what it says is not worth ending it for.
+            // Closed or unreadable: no reason to end a program that works.
             _ => self.errors = None,
         }
     }
 
-    /// The end of the output: of a video, or of a camera that is lost.
+    /// Called at the end of the output: a video is over, or a camera is lost.
     fn end(&mut self) -> Result<Option<Frame>, SourceError> {
         let program = self.program.clone();
         let Some(status) = self.exit_status().map_err(|error| self.read_error(error))? else {
@@ -242,33 +254,33 @@ impl Child {
                 Err(SourceError::CommandClosed { program })
             };
         };
-        if status.success() && self.gave && self.good_end == GoodEnd::Video {
+        if status.success() && self.gave_picture && self.clean_exit == CleanExit::EndOfVideo {
             return Ok(None);
         }
-        let said = match self.said.last() {
-            "" if status.success() && !self.gave => self.newest.expected(),
-            "" => "it said nothing on its standard error; try it in a shell",
-            said => said,
+        let reason = match self.error_lines.last() {
+            "" if status.success() && !self.gave_picture => self.latest.expected(),
+            "" => "it wrote nothing to its standard error; try it in a shell",
+            line => line,
         };
-        let said = said.to_owned();
+        let reason = reason.to_owned();
         Err(SourceError::CommandEnded {
             program,
             status: describe(status),
-            said,
+            reason,
         })
     }
 
-    /// Reads the rest of the standard error and gives the program a little time
-    /// to end; none if it does not.
+    /// Reads the rest of the standard error and waits [`EXIT_GRACE`] for the exit
+    /// status; `None` if the program keeps running.
     fn exit_status(&mut self) -> io::Result<Option<ExitStatus>> {
         let start = now();
         let mut status = None;
         loop {
-            let late = now().duration_since(start) >= PATIENCE;
+            let late = now().duration_since(start) >= EXIT_GRACE;
             if status.is_none() && has_ended(&self.process) {
                 status = Some(self.reap()?);
             }
-            // A process that it left behind may hold the standard error open.
+            // A process that it started may still hold the standard error open.
             if late || self.stop.is_cancelled() || (status.is_some() && self.errors.is_none()) {
                 return Ok(status);
             }
@@ -286,39 +298,39 @@ impl Child {
     }
 }
 
-impl Child {
-    /// Ends what the program may have left behind in its group, and takes its
-    /// exit status. Not the other way round: once the status is taken, the
-    /// group's number may be given to somebody else.
+impl CommandSource {
+    /// Kills whatever is left of the process group, and collects the exit status.
+    /// In this order: once the status is collected, the system may reuse the
+    /// group's id.
     fn reap(&mut self) -> io::Result<ExitStatus> {
         let _ = kill_process_group(Pid::from_child(&self.process), Signal::KILL);
         let status = self.process.wait()?;
-        self.ended = true;
+        self.reaped = true;
         Ok(status)
     }
 }
 
-/// Whether the program has ended, without taking its exit status.
-fn has_ended(process: &Process) -> bool {
+/// Whether the program has exited; leaves its exit status uncollected.
+fn has_ended(process: &Child) -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    // An error means that there is no such child any more.
+    // An error means that the child no longer exists.
     !matches!(
         waitid(WaitId::Pid(Pid::from_child(process)), options),
         Ok(None)
     )
 }
 
-/// The program that reads a Raspberry Pi's camera module, by its present and its
+/// The program that reads a Raspberry Pi's camera module: its present and its
 /// former name.
 pub const RPICAM_PROGRAMS: [&str; 2] = ["rpicam-vid", "libcamera-vid"];
 
-/// For ever, without a preview, and each picture as soon as it is there.
-fn rpicam_words(program: &str, video: &Video) -> Vec<String> {
+/// Without a time limit or a preview, each picture flushed at once.
+fn rpicam_words(program: &str, video: &VideoOptions) -> Vec<String> {
     let codec = match video.format {
-        super::Format::Yuv420 => "yuv420",
+        VideoFormat::Yuv420 => "yuv420",
         _ => "mjpeg",
     };
-    let Video {
+    let VideoOptions {
         width, height, fps, ..
     } = video;
     let command = format!(
@@ -328,7 +340,7 @@ fn rpicam_words(program: &str, video: &Video) -> Vec<String> {
     command.split(' ').map(str::to_owned).collect()
 }
 
-impl Source for Child {
+impl Source for CommandSource {
     fn next(&mut self) -> Result<Option<Frame>, SourceError> {
         let start = now();
         loop {
@@ -339,37 +351,37 @@ impl Source for Child {
                 return Err(SourceError::Stalled {
                     camera: format!("camera command {:?}", self.program),
                     seconds: self.stall.as_secs_f32(),
-                    instead: self.newest.instead(),
+                    received: self.latest.received(),
                 });
             }
             if self.read()? {
                 return self.end();
             }
-            if let Some(frame) = self.newest.decode() {
-                self.gave = true;
+            if let Some(frame) = self.latest.decode() {
+                self.gave_picture = true;
                 return Ok(Some(frame));
             }
         }
     }
 }
 
-impl Drop for Child {
+impl Drop for CommandSource {
     fn drop(&mut self) {
-        if self.ended {
+        if self.reaped {
             return;
         }
         let group = Pid::from_child(&self.process);
-        // An error means that the group is gone already.
+        // An error means that the group no longer exists.
         let _ = kill_process_group(group, Signal::TERM);
         let start = now();
-        while now().duration_since(start) < PATIENCE && !has_ended(&self.process) {
+        while now().duration_since(start) < EXIT_GRACE && !has_ended(&self.process) {
             std::thread::sleep(Duration::from_millis(10));
         }
         let _ = self.reap();
     }
 }
 
-/// Waits a moment; whether there is something to read (or the end) on each.
+/// Waits briefly; whether each stream has something to read, or has ended.
 fn wait(output: &impl AsFd, errors: Option<&ChildStderr>) -> Result<(bool, bool), Errno> {
     let Some(errors) = errors else {
         return Ok((ready(&mut [PollFd::new(output, PollFlags::IN)])?, false));
@@ -403,22 +415,24 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// The last line that was not empty, of bytes that come in pieces.
+/// Splits the standard error into lines and keeps the last one that is not
+/// blank.
 #[derive(Debug, Default)]
-struct LastLine {
-    begun: Vec<u8>,
+struct ErrorLines {
+    /// The line that has no end yet.
+    partial: Vec<u8>,
     last: String,
 }
 
-impl LastLine {
-    /// Takes bytes in, and gives the lines that they completed.
+impl ErrorLines {
+    /// Adds bytes, and returns the lines that they completed.
     fn push(&mut self, bytes: &[u8]) -> Vec<String> {
         let mut lines = Vec::new();
         for byte in bytes {
             match byte {
-                // ffmpeg ends the lines that show its progress with the latter.
+                // ffmpeg ends its progress lines with a carriage return.
                 b'\n' | b'\r' => lines.extend(self.take()),
-                _ if self.begun.len() < MAX_LINE => self.begun.push(*byte),
+                _ if self.partial.len() < MAX_LINE => self.partial.push(*byte),
                 _ => {}
             }
         }
@@ -426,11 +440,11 @@ impl LastLine {
     }
 
     fn take(&mut self) -> Option<String> {
-        let text = String::from_utf8_lossy(&self.begun);
-        // Control codes that color a terminal would garble a log.
+        let text = String::from_utf8_lossy(&self.partial);
+        // Without the control codes that color a terminal.
         let text: String = text.chars().filter(|letter| !letter.is_control()).collect();
         let line = text_without_secrets(text.trim());
-        self.begun.clear();
+        self.partial.clear();
         if line.is_empty() {
             return None;
         }
@@ -438,7 +452,7 @@ impl LastLine {
         Some(line)
     }
 
-    /// The last line, finished or not.
+    /// The last line, complete or not; empty if there was none.
     fn last(&mut self) -> &str {
         self.take();
         &self.last
@@ -449,17 +463,20 @@ impl LastLine {
 mod tests {
     use super::*;
 
-    fn start(script: &str, stall: Duration) -> (Child, CancellationToken) {
+    fn start(script: &str, stall: Duration) -> (CommandSource, CancellationToken) {
         let words = ["sh", "-c", script].map(str::to_owned);
         let options = CameraOptions {
             rate: 1.0,
             repeat: false,
             stall,
             max_frame_bytes: 1 << 20,
-            video: Video::default(),
+            video: VideoOptions::default(),
         };
         let stop = CancellationToken::new();
-        (Child::start(&words, &options, stop.clone()).unwrap(), stop)
+        (
+            CommandSource::start(&words, &options, stop.clone()).unwrap(),
+            stop,
+        )
     }
 
     fn error_of(script: &str, stall: Duration) -> String {
@@ -469,30 +486,30 @@ mod tests {
     const LONG: Duration = Duration::from_mins(1);
 
     #[test]
-    fn last_line_is_put_together_and_cleaned() {
-        let mut said = LastLine::default();
-        assert_eq!(said.last(), "");
-        assert_eq!(said.push(b"fi"), [] as [String; 0]);
+    fn error_lines_are_joined_and_cleaned() {
+        let mut lines = ErrorLines::default();
+        assert_eq!(lines.last(), "");
+        assert_eq!(lines.push(b"fi"), [] as [String; 0]);
         assert_eq!(
-            said.push(b"rst\n\n  \nframe=1\rframe=2\r"),
+            lines.push(b"rst\n\n  \nframe=1\rframe=2\r"),
             ["first", "frame=1", "frame=2"]
         );
-        assert_eq!(said.last(), "frame=2");
-        said.push(b"\x1b[31mrtsp://me:secret@cam/1: refused");
-        assert_eq!(said.last(), "[31mrtsp://cam/1: refused");
-        said.push(&[b'x'; 10_000]);
-        assert_eq!(said.last().len(), MAX_LINE);
-        said.push(b"\xff\n");
-        assert_eq!(said.last(), "\u{fffd}");
+        assert_eq!(lines.last(), "frame=2");
+        lines.push(b"\x1b[31mrtsp://me:secret@cam/1: refused");
+        assert_eq!(lines.last(), "[31mrtsp://cam/1: refused");
+        lines.push(&[b'x'; 10_000]);
+        assert_eq!(lines.last().len(), MAX_LINE);
+        lines.push(b"\xff\n");
+        assert_eq!(lines.last(), "\u{fffd}");
     }
 
     #[test]
-    fn error_names_program_status_and_last_words() {
+    fn error_names_program_status_and_last_error_line() {
         let error = error_of("echo one >&2; printf two >&2; exit 3", LONG);
         assert_eq!(error, "camera command \"sh\" ended with exit status 3: two");
         let error = error_of("kill -9 $$", LONG);
         assert!(
-            error.starts_with("camera command \"sh\" ended with signal 9: it said"),
+            error.starts_with("camera command \"sh\" ended with signal 9: it wrote"),
             "{error}"
         );
         let error = error_of("printf 'no picture'", LONG);
@@ -510,16 +527,16 @@ mod tests {
             repeat: false,
             stall: LONG,
             max_frame_bytes: 1 << 20,
-            video: Video::default(),
+            video: VideoOptions::default(),
         };
-        let error = Child::start(&words, &options, CancellationToken::new())
+        let error = CommandSource::start(&words, &options, CancellationToken::new())
             .err()
             .unwrap();
         assert!(!error.is_missing_input());
         assert_eq!(
             error.to_string(),
             "camera command \"no-such-program-of-maskd\" was not found; install it, or write its \
-             whole path behind exec:"
+             full path after exec:"
         );
     }
 
@@ -538,36 +555,39 @@ mod tests {
     }
 
     #[test]
-    fn closed_output_of_a_program_that_runs_on_is_a_loss() {
+    fn closed_output_of_a_running_program_is_a_loss() {
         let error = error_of("exec >&-; sleep 60", LONG);
-        assert!(error.contains("closed its output and runs on"), "{error}");
+        assert!(
+            error.contains("closed its output but keeps running"),
+            "{error}"
+        );
     }
 
     #[test]
-    fn process_left_behind_does_not_delay_the_error() {
+    fn background_process_does_not_delay_the_error() {
         let begin = now();
         let error = error_of("sleep 5 >&- & echo gone >&2; exit 2", LONG);
         assert!(error.ends_with("exit status 2: gone"), "{error}");
         assert!(begin.elapsed() < Duration::from_secs(4));
     }
 
-    /// Reads until the program has said something, and gives that.
-    fn said(child: &mut Child) -> String {
-        while child.said.last().is_empty() {
+    /// Reads until the program has written to its standard error, and returns that.
+    fn first_error_line(child: &mut CommandSource) -> String {
+        while child.error_lines.last().is_empty() {
             assert!(!child.read().unwrap());
         }
-        child.said.last().to_owned()
+        child.error_lines.last().to_owned()
     }
 
     #[test]
     fn stop_is_noticed_and_the_whole_group_ends() {
         let script = "trap '' TERM; sleep 60 & echo $! >&2; sleep 60; sleep 60";
         let (mut child, stop) = start(script, LONG);
-        let grandchild = said(&mut child);
+        let grandchild = first_error_line(&mut child);
         stop.cancel();
         assert!(child.next().unwrap().is_none());
         let runs = || {
-            // Whoever adopted it may not have fetched its exit status yet.
+            // The process that adopted it may not have collected its exit status yet.
             let status = std::fs::read_to_string(format!("/proc/{grandchild}/stat"));
             status.is_ok_and(|status| !status.contains(") Z "))
         };
@@ -581,7 +601,7 @@ mod tests {
     }
 
     #[test]
-    fn program_is_given_time_to_end() {
+    fn program_has_time_to_exit() {
         let folder = tempfile::tempdir().unwrap();
         let goodbye = folder.path().join("goodbye");
         let script = format!(
@@ -589,7 +609,7 @@ mod tests {
             goodbye.display()
         );
         let (mut child, _) = start(&script, LONG);
-        assert_eq!(said(&mut child), "ready");
+        assert_eq!(first_error_line(&mut child), "ready");
         drop(child);
         assert!(goodbye.exists());
     }

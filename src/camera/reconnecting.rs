@@ -1,0 +1,274 @@
+//! The camera: a source that is reopened whenever it is lost.
+//!
+//! Owns the opening of sources, the backoff between attempts, and frame numbers
+//! that continue across them.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::error::SourceError;
+use super::options::CameraOptions;
+use super::source::{Source, now, sleep_until};
+use super::spec::Spec;
+use super::{command, http, pictures};
+#[cfg(feature = "camera")]
+use super::{device_reader, v4l};
+use crate::frame::Frame;
+
+/// Wait before the first attempt to reopen a lost source. It doubles with each
+/// attempt, up to [`MAX_BACKOFF`].
+const MIN_BACKOFF: Duration = Duration::from_millis(500);
+
+/// With the most that [`backoff`] adds, this is 30 seconds.
+const MAX_BACKOFF: Duration = Duration::from_secs(24);
+
+/// A source that has yielded frames for this long has recovered: the backoff
+/// starts over at the next loss.
+const RECOVERED_AFTER: Duration = Duration::from_secs(5);
+
+/// What [`Camera::next`] returns.
+#[derive(Debug)]
+pub enum CameraEvent {
+    /// A frame. After [`CameraEvent::Lost`] it means that the camera has
+    /// reconnected.
+    Frame(Frame),
+    /// The source was lost. Reported once per loss; the next call tries to
+    /// reopen it.
+    Lost(SourceError),
+    /// A source that does not repeat failed before its first frame, so that a
+    /// retry is pointless. Nothing follows.
+    Failed(SourceError),
+    /// The source ended, or a stop was requested. Nothing follows.
+    End,
+}
+
+/// A source that is reopened whenever it is lost.
+pub struct Camera {
+    spec: Spec,
+    options: CameraOptions,
+    stop: CancellationToken,
+    source: Option<Box<dyn Source>>,
+    /// True from the loss of the source to the next frame.
+    lost: bool,
+    /// The source failed and must be reopened.
+    failed: bool,
+    ended: bool,
+    /// Attempts to reopen the source since it last recovered.
+    attempts: u32,
+    /// When the source was last opened.
+    opened_at: Instant,
+    restarts: u64,
+    /// Added to the frame numbers of the current source.
+    first_seq: u64,
+    next_seq: u64,
+}
+
+impl Camera {
+    /// Opens the source. Only [`Camera::next`] waits for frames: a network camera
+    /// that is still off is not an error here, but a [`CameraEvent::Lost`] there.
+    ///
+    /// # Errors
+    /// What a retry cannot fix: a missing file, no readable picture, a missing
+    /// program, an invalid URL.
+    pub fn open(
+        spec: Spec,
+        options: CameraOptions,
+        stop: CancellationToken,
+    ) -> Result<Camera, SourceError> {
+        let source = open_source(&spec, &options, &stop)?;
+        Ok(Camera {
+            spec,
+            options,
+            stop,
+            source: Some(source),
+            lost: false,
+            failed: false,
+            ended: false,
+            attempts: 0,
+            opened_at: now(),
+            restarts: 0,
+            first_seq: 0,
+            next_seq: 0,
+        })
+    }
+
+    /// Waits for the next frame, the loss of the source or its end.
+    ///
+    /// After a loss it retries with a backoff of 0.5 to 30 seconds until it has
+    /// a frame or the stop comes; it returns within 100 ms of a stop. Frame
+    /// numbers continue across losses and repeats. Blocks: must not be called
+    /// from an asynchronous task.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "it yields events, of which the end is one"
+    )]
+    pub fn next(&mut self) -> CameraEvent {
+        loop {
+            if self.ended || self.stop.is_cancelled() {
+                return self.end();
+            }
+            if self.failed {
+                // Not earlier: a program may take a while to end, and the loss
+                // was to be reported at once.
+                self.source = None;
+                let wait = backoff(self.attempts, RandomState::new().hash_one(()));
+                self.attempts = self.attempts.saturating_add(1);
+                if !sleep_until(now() + wait, &self.stop) {
+                    return self.end();
+                }
+                self.restarts += 1;
+                if let Err(error) = self.reopen() {
+                    tracing::debug!(%error, "camera is still lost");
+                    continue;
+                }
+            }
+            let Some(source) = &mut self.source else {
+                return self.end();
+            };
+            let error = match source.next() {
+                Ok(Some(frame)) => return self.frame(frame),
+                Ok(None) if self.options.repeat && !self.stop.is_cancelled() => {
+                    // A command that yields one picture and ends would otherwise be
+                    // restarted in a busy loop.
+                    sleep_until(self.opened_at + MIN_BACKOFF, &self.stop);
+                    match self.reopen() {
+                        Ok(()) => continue,
+                        Err(error) => error,
+                    }
+                }
+                Ok(None) => return self.end(),
+                Err(error) => error,
+            };
+            let ended = matches!(error, SourceError::CommandEnded { .. });
+            if ended && !self.options.repeat && self.next_seq == 0 {
+                self.ended = true;
+                return CameraEvent::Failed(error);
+            }
+            self.failed = true;
+            if self.lost {
+                tracing::debug!(%error, "camera is still lost");
+                continue;
+            }
+            self.lost = true;
+            if error.is_missing_input() {
+                // Above the debug level without the path: pictures are often named
+                // after the people on them.
+                tracing::warn!(error = "its pictures cannot be used", "camera lost");
+                tracing::debug!(%error, "camera lost");
+            } else {
+                tracing::warn!(%error, "camera lost");
+            }
+            return CameraEvent::Lost(error);
+        }
+    }
+
+    /// How many attempts to reopen a lost source there have been.
+    #[must_use]
+    pub fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    fn reopen(&mut self) -> Result<(), SourceError> {
+        self.source = None;
+        self.source = Some(open_source(&self.spec, &self.options, &self.stop)?);
+        self.failed = false;
+        self.opened_at = now();
+        self.first_seq = self.next_seq;
+        Ok(())
+    }
+
+    fn frame(&mut self, mut frame: Frame) -> CameraEvent {
+        frame.seq += self.first_seq;
+        self.next_seq = frame.seq + 1;
+        // A source that fails right after its first frame has not recovered.
+        if now().saturating_duration_since(self.opened_at) > RECOVERED_AFTER {
+            self.attempts = 0;
+        }
+        if self.lost {
+            self.lost = false;
+            tracing::info!(restarts = self.restarts, "camera reconnected");
+        }
+        CameraEvent::Frame(frame)
+    }
+
+    fn end(&mut self) -> CameraEvent {
+        self.ended = true;
+        CameraEvent::End
+    }
+}
+
+impl fmt::Debug for Camera {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("Camera")
+            .field("spec", &self.spec)
+            .field("lost", &self.lost)
+            .field("restarts", &self.restarts)
+            .finish_non_exhaustive()
+    }
+}
+
+fn open_source(
+    spec: &Spec,
+    options: &CameraOptions,
+    stop: &CancellationToken,
+) -> Result<Box<dyn Source>, SourceError> {
+    spec.check(&options.video)?;
+    let stop = stop.clone();
+    Ok(match spec {
+        Spec::Examples => {
+            let pictures = pictures::EXAMPLES.iter().map(|example| example.bytes);
+            Box::new(pictures::PictureSource::from_memory(
+                pictures, options, stop,
+            )?)
+        }
+        Spec::Path(path) => Box::new(pictures::PictureSource::open(path, options, stop)?),
+        Spec::Http(url) => Box::new(http::HttpSource::open(url, options, stop)?),
+        #[cfg(feature = "camera")]
+        Spec::Webcam(selector) => {
+            let (selector, video) = (selector.clone(), options.video);
+            let open = move || v4l::open(&selector, &video);
+            Box::new(device_reader::DeviceReader::open(
+                &spec.to_string(),
+                open,
+                options,
+                stop,
+            )?)
+        }
+        #[cfg(not(feature = "camera"))]
+        Spec::Webcam(_) => return Err(SourceError::NoWebcamSupport),
+        Spec::Rpicam => Box::new(command::CommandSource::rpicam(options, &stop)?),
+        Spec::Command(words) => Box::new(command::CommandSource::start(words, options, stop)?),
+    })
+}
+
+/// How long to wait before attempt number `attempt`, from 0: exponential, with
+/// a jitter of up to a quarter from `random`, so that several devices do not
+/// contact one camera in lockstep after a power cut.
+fn backoff(attempt: u32, random: u64) -> Duration {
+    let wait = MIN_BACKOFF
+        .saturating_mul(1 << attempt.min(16))
+        .min(MAX_BACKOFF);
+    let share = (random % 1024) as f32 / 1024.0;
+    wait + wait.mul_f32(share / 4.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_backoff_grows_within_its_bounds() {
+        let milliseconds = [0, 1, 2, 5, 6].map(|attempt| backoff(attempt, 0).as_millis());
+        assert_eq!(milliseconds, [500, 1000, 2000, 16_000, 24_000]);
+        for attempt in (0..40).chain([u32::MAX]) {
+            for random in [0, 1, 1023, u64::MAX] {
+                let wait = backoff(attempt, random);
+                assert!(wait >= MIN_BACKOFF && wait <= Duration::from_secs(30));
+            }
+        }
+        assert!(backoff(3, 1023) > backoff(3, 0));
+    }
+}

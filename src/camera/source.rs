@@ -1,0 +1,56 @@
+//! The trait of all sources, and the waiting that they share.
+
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::error::SourceError;
+use crate::frame::Frame;
+
+/// How often a wait checks for a stop.
+pub(super) const STOP_CHECK: Duration = Duration::from_millis(50);
+
+/// A source of frames.
+pub trait Source: Send {
+    /// Waits for the next frame. `None` at the end of a finite source, or after
+    /// a stop.
+    ///
+    /// # Errors
+    /// Why this source will yield no more frames.
+    fn next(&mut self) -> Result<Option<Frame>, SourceError>;
+}
+
+/// Sleeps until `due`; false if a stop came first.
+pub(super) fn sleep_until(due: Instant, stop: &CancellationToken) -> bool {
+    while !stop.is_cancelled() {
+        let left = due.saturating_duration_since(now());
+        if left.is_zero() {
+            return true;
+        }
+        std::thread::sleep(left.min(STOP_CHECK));
+    }
+    false
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "frames carry their capture time, and sources have paces and timeouts"
+)]
+pub(super) fn now() -> Instant {
+    Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_ends_the_sleep() {
+        let stop = CancellationToken::new();
+        assert!(sleep_until(now() + Duration::from_millis(5), &stop));
+        stop.cancel();
+        let start = now();
+        assert!(!sleep_until(start + Duration::from_mins(1), &stop));
+        assert!(start.elapsed() < Duration::from_secs(5));
+    }
+}
