@@ -10,19 +10,40 @@ mkdir -p "$cache/debs"
 
 say() { echo "rig: $*" >&2; }
 
-# Installs the packages of the programs that are missing.
-need() { # PROGRAM:PACKAGE …
+# Installs the packages of the programs and files that are missing. A name with a
+# slash is a file, or a pattern that has to match one.
+need() { # PROGRAM:PACKAGE | FILE:PACKAGE …
     local missing=() pair
     for pair in "$@"; do
-        command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
+        case $pair in
+            */*:*) compgen -G "${pair%%:*}" >/dev/null || missing+=("${pair#*:}") ;;
+            *) command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}") ;;
+        esac
     done
     [ "${#missing[@]}" -eq 0 ] && return
     if [ "$(id -u)" -ne 0 ]; then
         say "missing: ${missing[*]}; install them, or run this as root"
         return 1
     fi
-    apt-get update -qq
+    # A fresh machine has no lists of packages.
+    apt-get update -qq >&2
     apt-get install -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# Whether the Rust toolchain in use can build for the target.
+has_target() {
+    compgen -G "$(rustc --print target-libdir --target "$triple")/libstd-*.rlib" >/dev/null
+}
+
+# Where tests/rig/toolchain keeps a copy of the toolchain with a standard library that
+# was built here, for machines where rustup cannot fetch one.
+toolchain_copy() {
+    echo "$cache/rust-$(rustc --version | cut -d ' ' -f 2)"
+}
+
+# Whether the copy is to be used.
+uses_copy() {
+    [ -n "${MASKD_RIG_BUILD_STD:-}" ] || ! has_target
 }
 
 # The mirror that this machine installs Debian's packages from.
@@ -40,6 +61,21 @@ rig_apt() { # PROGRAM ARGUMENT …
         -o APT::Get::AllowUnauthenticated=false -o APT::Sandbox::User=root "$@"
 }
 
+# Refreshes the lists of packages that rig_apt reads, when they are old.
+rig_lists() {
+    local list=$cache/apt/sources.list
+    mkdir -p "$cache/apt/lists/partial" "$cache/apt/cache/archives/partial"
+    for known in bookworm bookworm-backports trixie-backports; do
+        echo "deb $(mirror) $known main"
+    done > "$list.$$"
+    if ! cmp -s "$list" "$list.$$" || [ -z "$(find "$cache/apt/lists" -name '*Packages*' -mmin -600)" ]; then
+        mv "$list.$$" "$list"
+        rig_apt apt-get update -qq >&2
+    else
+        rm "$list.$$"
+    fi
+}
+
 # Puts a package into the cache, and prints its path. Backports leave Debian's
 # pools some day; what is in the cache stays.
 deb() { # SUITE PACKAGE ARCHITECTURE
@@ -47,15 +83,7 @@ deb() { # SUITE PACKAGE ARCHITECTURE
     kept() { find "$cache/debs" -name "${package}_*" \( -name "*_$architecture.deb" -o -name '*_all.deb' \) | sort | tail -n 1; }
     found=$(kept)
     if [ -z "$found" ]; then
-        local list=$cache/apt/sources.list
-        mkdir -p "$cache/apt/lists/partial" "$cache/apt/cache/archives/partial"
-        for known in bookworm bookworm-backports trixie-backports; do
-            echo "deb $(mirror) $known main"
-        done > "$list.$$"
-        if ! cmp -s "$list" "$list.$$" || [ -z "$(find "$cache/apt/lists" -name '*Packages*' -mmin -600)" ]; then
-            mv "$list.$$" "$list"
-            rig_apt apt-get update -qq >&2
-        fi
+        rig_lists
         (cd "$cache/debs" && rig_apt apt-get download -qq "$package:$architecture/$suite" >&2)
         found=$(kept)
     fi

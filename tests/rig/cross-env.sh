@@ -6,3 +6,9 @@ export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
 export CXX_aarch64_unknown_linux_gnu=aarch64-linux-gnu-g++
 export AR_aarch64_unknown_linux_gnu=aarch64-linux-gnu-ar
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -L /usr/aarch64-linux-gnu"
+# A standard library that was built here is in a copy of the toolchain.
+if uses_copy; then
+    copy=$(toolchain_copy)
+    export PATH=$copy/bin:$PATH RUSTC=$copy/bin/rustc
+    unset RUSTUP_TOOLCHAIN
+fi
