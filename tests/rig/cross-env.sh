@@ -1,5 +1,6 @@
 # The settings of a build for aarch64 with Debian's cross compiler, without cross.
-# Native builds do not share its folder: host tools would be built anew each time.
+# Its folder is in the cache by default, where it outlives a clone. MASKD_RIG_TARGET=target
+# shares the build scripts and procedural macros of a native build.
 export CARGO_TARGET_DIR=${MASKD_RIG_TARGET:-$cache/target}
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
