@@ -27,7 +27,7 @@ need() { # PROGRAM:PACKAGE | FILE:PACKAGE …
     fi
     # A fresh machine has no lists of packages.
     apt-get update -qq >&2
-    apt-get install -qq --no-install-recommends "${missing[@]}" >/dev/null
+    apt-get install -qq --no-install-recommends -o DPkg::Lock::Timeout=300 "${missing[@]}" >/dev/null
 }
 
 # Whether the Rust toolchain in use can build for the target.
