@@ -128,7 +128,7 @@ target/release/maskd refit --state "$work/state"
 
 say "the running daemon uses the new model from the next frame on"
 sleep 1
-grep -E 'refit|head in use' "$work/log" | sed 's/\x1b\[[0-9;]*m//g' || true
+grep -E 'training|in use' "$work/log" | sed 's/\x1b\[[0-9;]*m//g' || true
 target/release/maskd status --state "$work/state" | grep -E '^(camera|model|samples)'
 
 say "after: the trained model on the later nights (same people, then other people)"
