@@ -1,4 +1,4 @@
-//! Picture augmentation against Keras' own code:
+//! Augmentation compared with Keras' own code:
 //! `tests/golden/make_augment_golden.py` makes the reference values.
 #![allow(
     clippy::unwrap_used,
@@ -36,7 +36,7 @@ struct GoldenPicture {
     draw: Draw,
 }
 
-/// With Keras' names.
+/// The numbers by their names in Keras.
 #[derive(Deserialize)]
 struct Draw {
     theta: f64,
@@ -78,7 +78,7 @@ fn picture(name: &str) -> RgbImage {
     decode(&fs::read(path(name)).unwrap()).unwrap()
 }
 
-/// Mean and largest difference in levels, over the pixels that `golden` has.
+/// Mean and maximum difference in levels, over the pixels of `golden`.
 fn difference(view: &RgbImage, golden: &RgbImage, stride: u32) -> (f64, u8) {
     let mut sum = 0.0;
     let mut largest = 0;
@@ -125,8 +125,8 @@ fn views_are_those_of_keras() {
         assert!(mean < 0.02, "{}: {mean} levels", golden.picture);
         assert!(largest <= 1, "{}: {largest} levels", golden.picture);
 
-        // What a mistake would give is farther away: half a pixel, a turn the
-        // other way.
+        // The results of typical mistakes differ more: an offset of half a pixel, a
+        // rotation in the other direction.
         let mut off = golden.draw.ours();
         off.shift_x += 0.5;
         let (mean, _) = difference(&warp(&crop, &off, fill), &expected, golden.stride);

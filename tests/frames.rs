@@ -1,9 +1,9 @@
-//! Whole photographs with labelled faces, through the real binary at its
-//! defaults: are the faces found, and are they right?
+//! Whole photographs with labelled faces, with the real binary and its defaults:
+//! are the faces found, and are the verdicts right?
 //!
-//! The photographs that lie in `assets/frames` are always tested. A larger set
-//! of the same form is tested too where there is one: in the folder that
-//! `MASKD_DATA` names, or in `../shared/data`, its subfolder `frames`.
+//! The photographs in `assets/frames` are always tested. A larger set of the same
+//! form is tested too if it exists: the subfolder `frames` of the folder that
+//! `MASKD_DATA` names, or of `../shared/data`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -53,7 +53,7 @@ struct Score {
     faces: usize,
     found: usize,
     right: usize,
-    false_finds: usize,
+    false_detections: usize,
 }
 
 fn score(folder: &Path) -> Score {
@@ -67,7 +67,7 @@ fn score(folder: &Path) -> Score {
     for line in text(&output.stdout).lines() {
         let record: Value = serde_json::from_str(line).unwrap();
         let picture = PathBuf::from(record["picture"].as_str().unwrap());
-        let mut finds: Vec<(String, Box)> = record["faces"]
+        let mut detections: Vec<(String, Box)> = record["faces"]
             .as_array()
             .unwrap()
             .iter()
@@ -80,30 +80,31 @@ fn score(folder: &Path) -> Score {
         score.frames += 1;
         for (label, rect) in labels(&picture.with_extension("xml")) {
             score.faces += 1;
-            let best = (0..finds.len())
-                .max_by(|a, b| iou(&finds[*a].1, &rect).total_cmp(&iou(&finds[*b].1, &rect)));
-            if let Some(best) = best.filter(|best| iou(&finds[*best].1, &rect) >= 0.4) {
+            let best = (0..detections.len()).max_by(|a, b| {
+                iou(&detections[*a].1, &rect).total_cmp(&iou(&detections[*b].1, &rect))
+            });
+            if let Some(best) = best.filter(|best| iou(&detections[*best].1, &rect) >= 0.4) {
                 score.found += 1;
-                score.right += usize::from(finds.swap_remove(best).0 == label);
+                score.right += usize::from(detections.swap_remove(best).0 == label);
             }
         }
-        score.false_finds += finds.len();
+        score.false_detections += detections.len();
     }
     println!("{}: {score:?}", folder.display());
     score
 }
 
 #[test]
-fn every_face_of_the_shipped_photographs_is_found_and_all_but_one_right() {
+fn every_face_in_the_shipped_photographs_is_found_and_all_but_one_right() {
     let score = score(&root().join("assets/frames"));
     assert_eq!(score.frames, 15);
     assert_eq!(score.found, score.faces);
-    // A bare face of 43 pixels in `maksssksksss249.jpg` is called masked.
+    // An unmasked face of 43 pixels in `maksssksksss249.jpg` is called masked.
     assert!(score.right + 1 >= score.faces, "{score:?}");
 }
 
 #[test]
-fn every_face_of_the_larger_set_is_found() {
+fn every_face_in_the_larger_set_is_found() {
     let data = std::env::var_os("MASKD_DATA").map(PathBuf::from);
     let frames = data
         .unwrap_or_else(|| root().join("../shared/data"))
@@ -117,7 +118,10 @@ fn every_face_of_the_larger_set_is_found() {
     }
     let score = score(&frames);
     assert_eq!(score.found, score.faces);
-    let false_finds = score.false_finds as f64 / score.frames as f64;
-    assert!(false_finds <= 0.12, "{false_finds} false finds a frame");
+    let false_detections = score.false_detections as f64 / score.frames as f64;
+    assert!(
+        false_detections <= 0.12,
+        "{false_detections} false detections per frame"
+    );
     assert!(score.right as f64 >= 0.95 * score.faces as f64, "{score:?}");
 }

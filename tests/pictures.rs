@@ -1,4 +1,4 @@
-//! Pictures of every kind, good and bad, through the real binary.
+//! Pictures of every kind, valid and invalid, with the real binary.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -36,7 +36,7 @@ fn record(bytes: &[u8], name: &str) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Skipped with this reason, and exit code 65.
+/// Asserts that the picture is skipped with this reason, and exit code 65.
 fn assert_skipped(bytes: &[u8], name: &str, reason: &str) {
     let output = classify(bytes, name);
     let errors = text(&output.stderr);
@@ -83,7 +83,7 @@ fn empty_text_and_missing_content_are_skipped() {
 }
 
 #[test]
-fn a_truncated_picture_is_skipped_and_not_guessed() {
+fn a_truncated_picture_is_skipped() {
     let whole = example();
     for share in [10, 50, 95] {
         let part = &whole[..whole.len() * share / 100];
@@ -97,7 +97,7 @@ fn a_truncated_picture_is_skipped_and_not_guessed() {
 }
 
 #[test]
-fn bytes_behind_the_end_of_a_picture_are_ignored() {
+fn bytes_after_the_end_of_a_picture_are_ignored() {
     let mut bytes = example();
     bytes.extend_from_slice(&[0; 1000]);
     assert_eq!(face(&record(&bytes, "padded.jpg")).1, "without_mask");
@@ -116,7 +116,7 @@ fn a_picture_bomb_is_refused_before_it_is_decoded() {
 fn a_file_larger_than_any_picture_is_skipped() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("huge.jpg");
-    // Sparse: takes no room on the disk.
+    // A sparse file, which takes no space on the disk.
     fs::File::create(&path).unwrap().set_len(8 << 30).unwrap();
     let output = maskd().arg("classify").arg(path).output().unwrap();
     assert_eq!(output.status.code(), Some(65));
@@ -128,7 +128,7 @@ fn a_file_larger_than_any_picture_is_skipped() {
 }
 
 #[test]
-fn tiny_and_odd_shapes_show_nobody() {
+fn tiny_and_extreme_shapes_have_no_faces() {
     for (width, height) in [(1, 1), (1, 3000), (3000, 1), (7, 5)] {
         let picture = RgbImage::from_pixel(width, height, Rgb([90, 120, 150]));
         let bytes = encoded(&DynamicImage::ImageRgb8(picture), ImageFormat::Png);
@@ -162,7 +162,7 @@ fn every_format_gives_the_same_verdict() {
             &format!("face.{ending}"),
         ));
         assert_eq!(verdict, "without_mask", "{ending}");
-        // GIF has 256 colors only.
+        // GIF has only 256 colors.
         assert_near(&found, &expected, if ending == "gif" { 8.0 } else { 1.0 });
     }
     let kinds = [
@@ -187,8 +187,8 @@ fn cmyk_is_converted() {
     assert_eq!(verdict, "without_mask");
 }
 
-/// EXIF with nothing but an orientation, as an APP1 segment right behind the
-/// start of the picture.
+/// Inserts EXIF with only an orientation, as an APP1 segment right after the start
+/// of the picture.
 fn with_orientation(jpeg: &[u8], orientation: u8) -> Vec<u8> {
     let mut exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
     exif.extend_from_slice(&[orientation, 0, 0, 0, 0, 0, 0, 0]);
@@ -202,10 +202,10 @@ fn with_orientation(jpeg: &[u8], orientation: u8) -> Vec<u8> {
 }
 
 #[test]
-fn exif_orientation_is_honoured() {
+fn exif_orientation_is_applied() {
     let upright = image::load_from_memory(&example()).unwrap();
     let (expected, verdict) = face(&record(&example(), "face.jpg"));
-    // What the camera stored, by what must be done to show it (EXIF 2.3, 4.6.4).
+    // The stored picture for each orientation (EXIF 2.3, section 4.6.4).
     let stored = [
         (1, upright.clone()),
         (2, upright.fliph()),
@@ -219,7 +219,7 @@ fn exif_orientation_is_honoured() {
         let encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 95);
         picture.write_with_encoder(encoder).unwrap();
         let bytes = with_orientation(bytes.get_ref(), orientation);
-        let record = record(&bytes, "turned.jpg");
+        let record = record(&bytes, "rotated.jpg");
         assert_eq!(
             (&record["width"], &record["height"]),
             (&upright.width().into(), &upright.height().into()),
@@ -232,17 +232,17 @@ fn exif_orientation_is_honoured() {
 }
 
 #[test]
-fn a_broken_orientation_is_no_reason_to_refuse() {
+fn an_invalid_orientation_is_ignored() {
     let bytes = with_orientation(&example(), 77);
     assert_eq!(face(&record(&bytes, "odd.jpg")).1, "without_mask");
 }
 
 #[test]
-fn one_bad_picture_does_not_keep_the_others_from_being_classified() {
+fn one_invalid_picture_does_not_stop_the_others() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("a.jpg"), b"no picture").unwrap();
     fs::write(folder.path().join("b.jpg"), example()).unwrap();
-    fs::write(folder.path().join("notes.txt"), b"not looked at").unwrap();
+    fs::write(folder.path().join("notes.txt"), b"not a picture").unwrap();
     let output = maskd().arg("classify").arg(folder.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(65));
     assert!(text(&output.stdout).contains("without_mask"));
@@ -260,5 +260,5 @@ fn an_output_folder_that_is_a_file_is_refused() {
         .arg(&taken)
         .arg(frame("maksssksksss10.jpg"))
         .output();
-    assert_refused(&output.unwrap(), 74, "cannot make the folder");
+    assert_refused(&output.unwrap(), 74, "cannot create the folder");
 }

@@ -1,6 +1,6 @@
-//! The report against scikit-learn, scipy and numpy
+//! The report compared with scikit-learn, scipy and numpy
 //! (`tests/golden/make_report_golden.py` makes the reference values), its JSON
-//! contract, and the plot as whoever opens it gets it.
+//! format, and the plot as a viewer opens it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

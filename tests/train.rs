@@ -150,39 +150,44 @@ fn a_folder_becomes_a_model_with_every_requested_output() {
     assert_eq!(head.head, model.head);
     assert_eq!(head.backbone_sha256, model.backbone_sha256);
     for file in ["model.onnx", "head.onnx"] {
-        let config = at("maskd.toml");
-        let keys = format!(
-            "[models]\nclassifier = {:?}\n[classify]\nmasked-labels = [\"masked\"]\n",
-            at(file)
-        );
-        fs::write(&config, keys).unwrap();
-        let picture = frame("maksssksksss128.jpg");
-        let output = maskd()
-            .args(["classify", "--json", "--config", &config])
-            .arg(picture)
-            .output()
-            .unwrap();
-        let record: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert!(
-            record["faces"][0]["probabilities"]["bare"].is_number(),
-            "{record}"
-        );
-        let output = maskd()
-            .args([
-                "eval",
-                "--threshold",
-                "--model",
-                &at(file),
-                "--config",
-                &config,
-                "--dataset",
-            ])
-            .arg(&set)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        assert!(text(&output.stdout).contains("worst pictures"));
+        assert_classify_and_eval_accept(&at(file), folder.path(), &set);
     }
+}
+
+/// `folder` is for a config file.
+#[track_caller]
+fn assert_classify_and_eval_accept(model: &str, folder: &Path, set: &Path) {
+    let config = folder.join("maskd.toml");
+    let config = config.to_str().unwrap();
+    let keys =
+        format!("[models]\nclassifier = {model:?}\n[classify]\nmasked-labels = [\"masked\"]\n");
+    fs::write(config, keys).unwrap();
+    let picture = frame("maksssksksss128.jpg");
+    let output = maskd()
+        .args(["classify", "--json", "--config", config])
+        .arg(picture)
+        .output()
+        .unwrap();
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(
+        record["faces"][0]["probabilities"]["bare"].is_number(),
+        "{record}"
+    );
+    let output = maskd()
+        .args([
+            "eval",
+            "--threshold",
+            "--model",
+            model,
+            "--config",
+            config,
+            "--dataset",
+        ])
+        .arg(set)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("worst pictures"));
 }
 
 #[test]

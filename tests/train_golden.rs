@@ -1,4 +1,4 @@
-//! The head's mathematics against Keras: logits, every gradient, ten steps of
+//! The training of a head compared with Keras: logits, every gradient, ten steps of
 //! Adam, with and without dropout. `tests/golden/make_train_golden.py` makes
 //! the reference values.
 #![allow(
@@ -14,20 +14,20 @@ use maskd::onnx::{FEATURES, HeadTensors};
 use maskd::training::train::{TrainOptions, Trainer};
 use serde::Deserialize;
 
-/// Largest difference of a logit, relative to the largest one.
+/// Maximum difference of a logit, relative to the largest one.
 const LOGITS: f32 = 2e-6;
-/// Largest difference of a gradient, relative to the largest one of its layer.
+/// Maximum difference of a gradient, relative to the largest one of its layer.
 const GRADIENTS: f32 = 1e-5;
-/// Largest difference of a loss, relative to it (and at least to 1).
+/// Maximum difference of a loss, relative to the loss or to 1, if that is larger.
 const LOSSES: f32 = 2e-6;
-/// Largest difference of a loss beyond Keras' clip, relative to it. There Keras
-/// differs from itself: by how it rounds 1 - p, see `src/train.rs`.
+/// Maximum relative difference of a loss that Keras clips. There the results of
+/// Keras differ too, by how it rounds 1 - p: see `src/training/train/mod.rs`.
 const CLIPPED_LOSSES: f32 = 1e-2;
-/// Largest difference of what ten steps changed a weight by, relative to the
+/// Maximum difference of the change of a weight by ten steps, relative to the
 /// largest change in its layer.
 const CHANGES: f32 = 3e-5;
 /// The same for the thousands of weights of the first layer: Adam divides each
-/// gradient by its own size, and so shows the rounding of those that are
+/// gradient by its own magnitude, and so amplifies the rounding of those that are
 /// nearly 0.
 const CHANGES_W1: f32 = 5e-4;
 
@@ -54,7 +54,7 @@ struct Case {
     saturated: [f32; 2],
 }
 
-/// Eight hexadecimal digits a number.
+/// Eight hexadecimal digits per number.
 #[derive(Deserialize)]
 struct Tensors {
     w1: String,
@@ -84,8 +84,9 @@ fn floats(text: &str) -> Vec<f32> {
         .collect()
 }
 
-/// The same numbers as in the generator: a 32-bit linear congruential generator
-/// (multiplier and increment of Numerical Recipes) whose upper 24 bits count.
+/// The same numbers as those of the Python script: a 32-bit linear congruential
+/// generator (multiplier and increment of Numerical Recipes), of which the upper 24
+/// bits are used.
 struct Numbers(u32);
 
 impl Numbers {
@@ -94,21 +95,21 @@ impl Numbers {
         self.0 >> 8
     }
 
-    /// 0 up to but not 1; exact.
+    /// At least 0 and below 1; exact.
     fn uniform(&mut self, count: usize) -> Vec<f32> {
         (0..count)
             .map(|_| self.next() as f32 / 16_777_216.0)
             .collect()
     }
 
-    /// -scale / 2 up to scale / 2; exact if scale is a power of two.
+    /// From -scale / 2 to scale / 2; exact if scale is a power of two.
     fn weights(&mut self, scale: f32, count: usize) -> Vec<f32> {
         let values = self.uniform(count).into_iter();
         values.map(|value| (value - 0.5) * scale).collect()
     }
 }
 
-/// The largest difference, relative to the largest reference value.
+/// The maximum difference, relative to the largest reference value.
 fn difference(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     let largest = expected
@@ -138,7 +139,7 @@ fn cases() -> Vec<Case> {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// The weights to start from, and a row of features for each label.
+/// The initial weights, and a row of features for each label.
 fn start(case: &Case) -> (HeadTensors, Vec<f32>) {
     let mut numbers = Numbers(case.seed);
     let weights = HeadTensors {

@@ -1,17 +1,18 @@
-//! What the work that is not done costs: how often faces are looked for and
-//! classified under several settings of `detect.idle-interval-ms` and `track.reclassify-interval-ms`,
-//! how many verdicts are right, and how late a change is seen.
+//! What skipping work saves and costs: for several settings of
+//! `detect.idle-interval-ms` and `track.reclassify-interval-ms`, how often frames are
+//! searched for faces and faces are classified, how many verdicts are right, and how
+//! late a change is noticed.
 //!
 //! ```text
 //! cargo run --release --example attention
 //! ```
 //!
-//! The sequences are made up of the faces in `assets/frames`: ten frames a second
-//! of a hall; somebody comes, and later puts a mask on or takes it off, that is,
-//! becomes another photographed face. Every other person sways by 3 pixels, and
-//! the others stand as still as a picture, which is where a gate could miss
-//! something. Each sequence is seen in good light, and with 30 % of it by a camera
-//! with the same noise. Time is simulated: the figures depend on no clock.
+//! The sequences are composed from the faces in `assets/frames`: ten frames per
+//! second of a hall. A person arrives and later puts a mask on or takes it off, that
+//! is, is replaced by another photographed face. Every other person sways by 3
+//! pixels; the others do not move at all, which is the hard case for motion
+//! detection. Each sequence is rendered in good light, and with 30 % of the light and
+//! the same noise. Time is simulated, so the figures do not depend on the clock.
 
 use std::collections::HashMap;
 use std::fs;
@@ -30,20 +31,22 @@ use maskd::vision::track::Tracker;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Of all frames, in pixels.
+/// The size of all frames, in pixels.
 const SIZE: (u32, u32) = (640, 480);
-/// Between two frames.
+/// The time between two frames.
 const PERIOD: Duration = Duration::from_millis(100);
-/// Number of frames, and of the first one that shows somebody.
+/// Number of frames of a sequence.
 const FRAMES: usize = 50;
-const COMES: usize = 8;
+/// Index of the first frame that shows a person.
+const ARRIVAL: usize = 8;
 /// Standard deviation of the camera's noise, in levels.
 const NOISE: f32 = 5.0;
-/// Smaller faces are left out, in pixels of their photograph.
-const SMALLEST: f32 = 40.0;
+/// Minimum size of the faces that are used, in pixels of their photograph.
+const MIN_FACE: f32 = 40.0;
 const PAIRS: usize = 8;
 
-/// `detect.idle-interval-ms` and `track.reclassify-interval-ms`; the first looks at everything.
+/// `detect.idle-interval-ms` and `track.reclassify-interval-ms`; the first pair skips
+/// nothing.
 const SETTINGS: [(u64, u64); 7] = [
     (0, 0),
     (0, 500),
@@ -54,30 +57,30 @@ const SETTINGS: [(u64, u64); 7] = [
     (3000, 2000),
 ];
 
-/// A head with what is around it, of the size of a crop.
+/// A head with its surroundings, of the size of a crop.
 struct Person {
     head: RgbImage,
     masked: bool,
 }
 
-/// What is shown, and what is true of it.
+/// Frames, and the truth about them.
 struct Sequence {
     frames: Vec<RgbImage>,
-    /// Number of the frame from which on the person is another.
+    /// Index of the first frame that shows the other face.
     changes: usize,
     masked: (bool, bool),
 }
 
-/// What a setting did, over all sequences.
+/// The counts of a setting over all sequences.
 #[derive(Default)]
-struct Tally {
+struct Counts {
     frames: usize,
     detections: usize,
     with_person: usize,
-    looks: usize,
+    classified: usize,
     right: usize,
-    /// From coming to the first right verdict, and from the change to it, in
-    /// frames; `None` if there was none.
+    /// Frames from the arrival, and from the change, to the first right verdict;
+    /// `None` if there was none.
     arrivals: Vec<Option<usize>>,
     changes: Vec<Option<usize>>,
 }
@@ -118,7 +121,7 @@ fn people() -> anyhow::Result<Vec<Person>> {
             };
             let inside = x > 0.3 * width && y > 0.3 * height;
             let region = rect.region(0.5, picture.width(), picture.height());
-            if let Some(region) = region.filter(|_| inside && rect.short_side() >= SMALLEST) {
+            if let Some(region) = region.filter(|_| inside && rect.short_side() >= MIN_FACE) {
                 let head = Scaler::default().crop(&picture, region)?.pixels().clone();
                 people.push(Person { head, masked });
             }
@@ -127,17 +130,17 @@ fn people() -> anyhow::Result<Vec<Person>> {
     Ok(people)
 }
 
-/// `light` is the share of it that is left.
+/// `light` is the remaining share of the light.
 fn sequence(before: &Person, after: &Person, number: usize, light: f32) -> Sequence {
     let mut rng = ChaCha8Rng::seed_from_u64(number as u64);
     // A hall with light from above.
     let hall = RgbImage::from_fn(SIZE.0, SIZE.1, |_, y| Rgb([150 - (y / 8) as u8; 3]));
     let sway = if number.is_multiple_of(2) { 3.0 } else { 0.0 };
-    // Between two looks at a settled track, at every phase.
+    // At every phase between two classifications of a settled track.
     let changes = 27 + number % 5;
     let frames = (0..FRAMES).map(|index| {
         let mut frame = hall.clone();
-        if index >= COMES {
+        if index >= ARRIVAL {
             let person = if index < changes { before } else { after };
             let x = 208.0 + sway * (index as f32 * 0.7).sin();
             imageops::replace(&mut frame, &person.head, x.round() as i64, 150);
@@ -156,14 +159,14 @@ fn sequence(before: &Person, after: &Person, number: usize, light: f32) -> Seque
     }
 }
 
-/// The models, with what they said before: settings ask for the same again.
-struct InferenceWorker {
+/// The models with a cache of their results, which are the same for all settings.
+struct CachedModels {
     pipeline: Pipeline,
     faces: HashMap<(usize, usize), Vec<Face>>,
-    looks: HashMap<(usize, usize, [u32; 4]), Vec<f32>>,
+    probabilities: HashMap<(usize, usize, [u32; 4]), Vec<f32>>,
 }
 
-impl InferenceWorker {
+impl CachedModels {
     fn detect(&mut self, at: (usize, usize), frame: &RgbImage) -> anyhow::Result<Vec<Face>> {
         if let Some(faces) = self.faces.get(&at) {
             return Ok(faces.clone());
@@ -173,7 +176,7 @@ impl InferenceWorker {
         Ok(faces)
     }
 
-    fn look(
+    fn classify(
         &mut self,
         at: (usize, usize),
         frame: &RgbImage,
@@ -186,46 +189,46 @@ impl InferenceWorker {
             height,
         } = face.rect;
         let key = (at.0, at.1, [x, y, width, height].map(f32::to_bits));
-        if let Some(probabilities) = self.looks.get(&key) {
+        if let Some(probabilities) = self.probabilities.get(&key) {
             return Ok(probabilities.clone());
         }
-        let looks = self.pipeline.classify(frame, std::slice::from_ref(face))?;
-        let probabilities = looks[0].probabilities.clone();
-        self.looks.insert(key, probabilities.clone());
+        let classified = self.pipeline.classify(frame, std::slice::from_ref(face))?;
+        let probabilities = classified[0].probabilities.clone();
+        self.probabilities.insert(key, probabilities.clone());
         Ok(probabilities)
     }
 }
 
-/// What the daemon does with the frames of a sequence.
-fn watch(
-    eyes: &mut InferenceWorker,
+/// Processes the frames of a sequence like the daemon.
+fn process(
+    models: &mut CachedModels,
     config: &Config,
-    judge: &VerdictPolicy,
+    policy: &VerdictPolicy,
     number: usize,
     sequence: &Sequence,
-    tally: &mut Tally,
+    counts: &mut Counts,
 ) -> anyhow::Result<()> {
     #[expect(
         clippy::disallowed_methods,
         reason = "time is simulated, and starts somewhere"
     )]
     let start = Instant::now();
-    let at_most = Duration::from_millis(config.detect.idle_interval_ms);
+    let max_interval = Duration::from_millis(config.detect.idle_interval_ms);
     let mut motion = Motion::default();
     let mut last: Option<(Instant, Vec<Face>)> = None;
     let mut tracker = Tracker::new(config.track.options());
     let (mut arrival, mut change) = (None, None);
     for (index, frame) in sequence.frames.iter().enumerate() {
         let at = start + PERIOD * index as u32;
-        tally.frames += 1;
+        counts.frames += 1;
         let still = last
             .as_ref()
-            .filter(|(then, _)| at - *then < at_most && !motion.moved(frame));
+            .filter(|(then, _)| at - *then < max_interval && !motion.moved(frame));
         let faces = if let Some((_, faces)) = still {
             faces.clone()
         } else {
-            tally.detections += 1;
-            let faces = eyes.detect((number, index), frame)?;
+            counts.detections += 1;
+            let faces = models.detect((number, index), frame)?;
             motion.look(frame);
             last = Some((at, faces.clone()));
             faces
@@ -233,22 +236,22 @@ fn watch(
         let tracks = tracker.assign(at, &faces);
         let mut verdicts = Vec::new();
         for (face, track) in faces.iter().zip(tracks) {
-            if judge.doubt(face).is_some() {
+            if policy.doubt(face).is_some() {
                 continue;
             }
             let vote = if let Some(vote) = tracker.settled(at, track) {
                 vote
             } else {
-                tally.looks += 1;
-                let probabilities = eyes.look((number, index), frame, face)?;
+                counts.classified += 1;
+                let probabilities = models.classify((number, index), frame, face)?;
                 tracker.vote(at, track, &probabilities)
             };
-            verdicts.push(judge.judge(face, &vote));
+            verdicts.push(policy.judge(face, &vote));
         }
-        if index < COMES {
+        if index < ARRIVAL {
             continue;
         }
-        tally.with_person += 1;
+        counts.with_person += 1;
         let truth = if index < sequence.changes {
             sequence.masked.0
         } else {
@@ -259,19 +262,20 @@ fn watch(
             [Verdict::Unmasked(_)] => !truth,
             _ => false,
         };
-        tally.right += usize::from(right);
+        counts.right += usize::from(right);
         if right && index < sequence.changes {
-            arrival = arrival.or(Some(index - COMES));
+            arrival = arrival.or(Some(index - ARRIVAL));
         } else if right {
             change = change.or(Some(index - sequence.changes));
         }
     }
-    tally.arrivals.push(arrival);
-    tally.changes.push(change);
+    counts.arrivals.push(arrival);
+    counts.changes.push(change);
     Ok(())
 }
 
-/// Median and largest of those that were seen, in ms, and how many were not.
+/// Median and maximum of the delays in ms, and the number of changes that were never
+/// noticed.
 fn delays(frames: &[Option<usize>]) -> String {
     let mut seen: Vec<usize> = frames.iter().flatten().copied().collect();
     seen.sort_unstable();
@@ -291,24 +295,26 @@ fn main() -> anyhow::Result<()> {
     let people = people()?;
     let (masked, bare): (Vec<_>, Vec<_>) = people.iter().partition(|person| person.masked);
     if masked.is_empty() || bare.is_empty() {
-        return Err(anyhow!("assets/frames lacks large faces of one kind"));
+        return Err(anyhow!(
+            "assets/frames must have both masked and unmasked large faces"
+        ));
     }
     let mut config = Config::default();
     let pipeline = Pipeline::open(&config.pipeline_options(), 1)?;
-    let judge = VerdictPolicy::new(config.classify.judge_options(), pipeline.head().labels())?;
+    let policy = VerdictPolicy::new(config.classify.judge_options(), pipeline.head().labels())?;
     println!(
-        "{} masked and {} bare faces; {} sequences of {FRAMES} frames in each light\n",
+        "{} masked and {} unmasked faces; {} sequences of {FRAMES} frames in each light\n",
         masked.len(),
         bare.len(),
         2 * PAIRS
     );
-    let mut eyes = InferenceWorker {
+    let mut models = CachedModels {
         pipeline,
         faces: HashMap::new(),
-        looks: HashMap::new(),
+        probabilities: HashMap::new(),
     };
     for (light, share) in [("good light", 1.0), ("30 % of it", 0.3)] {
-        let mut tallies: Vec<Tally> = SETTINGS.iter().map(|_| Tally::default()).collect();
+        let mut all_counts: Vec<Counts> = SETTINGS.iter().map(|_| Counts::default()).collect();
         for number in 0..2 * PAIRS {
             let (mask, face) = (
                 masked[number / 2 % masked.len()],
@@ -320,29 +326,29 @@ fn main() -> anyhow::Result<()> {
                 (face, mask)
             };
             let sequence = sequence(before, after, number, share);
-            for ((still_ms, settled_ms), tally) in SETTINGS.iter().zip(&mut tallies) {
+            for ((still_ms, settled_ms), counts) in SETTINGS.iter().zip(&mut all_counts) {
                 config.detect.idle_interval_ms = *still_ms;
                 config.track.reclassify_interval_ms = *settled_ms;
-                watch(&mut eyes, &config, &judge, number, &sequence, tally)?;
+                process(&mut models, &config, &policy, number, &sequence, counts)?;
             }
-            eyes.faces.clear();
-            eyes.looks.clear();
+            models.faces.clear();
+            models.probabilities.clear();
         }
         println!(
-            "{light:<10}                                 ms until right: after coming   after the change"
+            "{light:<10}                                 ms until right: after arrival  after the change"
         );
         println!(
             "idle-ms   reclass-ms  detected  classified  right  median   max  never   median   max  never"
         );
-        for ((still_ms, settled_ms), tally) in SETTINGS.iter().zip(&tallies) {
+        for ((still_ms, settled_ms), counts) in SETTINGS.iter().zip(&all_counts) {
             let percent = |part: usize, whole: usize| 100.0 * part as f64 / whole as f64;
             println!(
                 "{still_ms:>8} {settled_ms:>11} {:>7.1} % {:>9.1} % {:>4.1} %   {}     {}",
-                percent(tally.detections, tally.frames),
-                percent(tally.looks, tally.with_person),
-                percent(tally.right, tally.with_person),
-                delays(&tally.arrivals),
-                delays(&tally.changes),
+                percent(counts.detections, counts.frames),
+                percent(counts.classified, counts.with_person),
+                percent(counts.right, counts.with_person),
+                delays(&counts.arrivals),
+                delays(&counts.changes),
             );
         }
         println!();

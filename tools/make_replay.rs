@@ -1,15 +1,15 @@
-//! Makes the replay set: features of the pictures that the shipped head was
-//! trained on, so that a head does not forget them while it learns on a device.
+//! Makes the replay set: features of pictures that the built-in head was trained on,
+//! so that a head does not forget them while it is trained on a device.
 //!
 //! ```text
 //! cargo run --release --example make_replay -- --dataset faces/train --out models/replay.bin
 //! ```
 //!
-//! As many pictures of each class, drawn by the seed, one row each. The rows take
-//! turns: the whole picture, the same by the tutorial's recipe, the face that the
-//! detector finds, and face and whole picture by the robust recipe. Every fifth
-//! picture of a class is held out, in its own light. The same data set, models and seed give
-//! the same bytes on one kind of CPU.
+//! It has the same number of pictures of each class, chosen by the seed, with one row
+//! each. The views of the rows alternate: the whole picture, the whole picture with
+//! the tutorial's recipe, the detected face, and face and whole picture with the
+//! robust recipe. Every fifth picture of a class is held out, with its original
+//! light. The same data set, models and seed give the same bytes on one kind of CPU.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -29,24 +29,24 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-/// Makes a replay set of a data set.
+/// Makes a replay set from a data set.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder with one folder of pictures a class.
+    /// Folder with one folder of pictures for each class.
     #[arg(long)]
     dataset: PathBuf,
     /// File to write.
     #[arg(long)]
     out: PathBuf,
-    /// Rows; a file of 2,000,000 bytes holds 1,555.
+    /// Number of rows; a file of 2,000,000 bytes has 1,555.
     #[arg(long, default_value_t = 1500)]
     rows: usize,
-    /// Draws the pictures and their views.
+    /// Seed of the choice of pictures and of their views.
     #[arg(long, default_value_t = 42)]
     seed: u64,
 }
 
-/// One picture in so many is held out.
+/// One of this many pictures is held out.
 const HOLDOUT: usize = 5;
 
 fn main() -> ExitCode {
@@ -61,17 +61,22 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let dataset = Dataset::open(&arguments.dataset)?;
-    let classifier = Classifier::parse("shipped", SHIPPED_CLASSIFIER)?;
+    let classifier = Classifier::parse("the built-in model", SHIPPED_CLASSIFIER)?;
     let options = DetectorOptions {
         side: 320,
         threshold: 0.5,
     };
-    let detector = Detector::new("shipped", SHIPPED_DETECTOR, options, ThreadPool::alone())?;
+    let detector = Detector::new(
+        "the built-in model",
+        SHIPPED_DETECTOR,
+        options,
+        ThreadPool::alone(),
+    )?;
     let backbone = Backbone::new(classifier.backbone)?;
     let mut embedder = Embedder::new(&backbone, 1, ThreadPool::alone())?;
-    // The worker's own is never used: views are embedded here.
-    let spare = Embedder::new(&backbone, 1, ThreadPool::alone())?;
-    let mut worker = Worker::new(spare, Some(detector));
+    // The embedder of the worker is not used: views are embedded here.
+    let unused = Embedder::new(&backbone, 1, ThreadPool::alone())?;
+    let mut worker = Worker::new(unused, Some(detector));
 
     let mut replay = Replay {
         backbone_sha256: classifier.backbone_sha256,
@@ -95,7 +100,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             let (pixels, _) = dataset::load(path)
                 .map_err(anyhow::Error::msg)
                 .with_context(|| path.display().to_string())?;
-            // What is held out tells whether good pictures are forgotten.
+            // The held-out rows show whether good pictures are forgotten.
             let held_out = at % HOLDOUT == 0;
             let turn = at / HOLDOUT;
             let (recipe, view) = kind(if held_out {
@@ -121,7 +126,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     files::write(&arguments.out, &bytes)
         .with_context(|| format!("cannot write {}", arguments.out.display()))?;
     println!(
-        "{}: {} rows to learn from, {} to hold out, {} bytes",
+        "{}: {} training rows, {} held-out rows, {} bytes",
         arguments.out.display(),
         replay.train.len(),
         replay.holdout.len(),
@@ -131,11 +136,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 const KINDS: usize = 5;
-/// The first of them leave the light as it was.
+/// The first kinds do not change the light.
 const GOOD_KINDS: usize = 3;
 
-/// A recipe and which of its views is meant: the robust recipe's first view is
-/// of the face, its fifth of the whole picture.
+/// A recipe and the index of the view to use: the first view of the robust recipe is
+/// the face, the fifth is the whole picture.
 fn kind(number: usize) -> (Recipe, usize) {
     let still = Geometry {
         rotation: 0.0,
