@@ -1,6 +1,6 @@
-//! Measures learning on the device on cameras that the head does not know: how
-//! much a few labelled crops help, what is forgotten, and what the gate lets
-//! through when labels are wrong. The figures of `docs/LEARNING.md` are its.
+//! Measures training on the device with cameras that the head was not trained on: how
+//! much a few labelled crops help, what is forgotten, and what the gate accepts when
+//! labels are wrong. It made the figures in `docs/LEARNING.md`.
 //!
 //! ```text
 //! cargo run --release --example simulate_camera -- --preset dim faces/val sim/dim
@@ -8,10 +8,10 @@
 //!     --replay models/replay.bin --cache cache [--head head.onnx] [--wrong 100]
 //! ```
 //!
-//! A camera's pictures are cut by the detector (whole where it finds no face)
-//! and divided in two: a pool, of which crops are drawn and labelled, and a
-//! test part. Features are kept in the cache folder, as computing them takes
-//! nearly all of the time.
+//! The pictures of a camera are cropped to the detected face (or kept whole without
+//! one) and split in two: a pool, from which crops are drawn and labelled, and a test
+//! set. Features are stored in the cache folder, since computing them takes nearly
+//! all of the time.
 
 use std::fmt;
 use std::fs;
@@ -40,57 +40,58 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Measures learning on the device on cameras that the head does not know.
+/// Measures training on the device with cameras that the head was not trained on.
 #[derive(Parser)]
 struct Arguments {
-    /// NAME=DIR: a camera's pictures, one folder a class; may be given again.
+    /// NAME=DIR: the pictures of a camera, one folder for each class; can be given
+    /// several times.
     #[arg(long = "camera", required = true)]
     cameras: Vec<String>,
-    /// Pictures of old, one folder a class, that must not be forgotten.
+    /// Old pictures that must not be forgotten, one folder for each class.
     #[arg(long)]
     holdout: PathBuf,
     /// The replay set.
     #[arg(long)]
     replay: PathBuf,
-    /// The head to begin with: a classifier or a head file; else the shipped.
+    /// The initial head: a classifier or a head file [default: the built-in one].
     #[arg(long)]
     head: Option<PathBuf>,
-    /// Folder for features.
+    /// Cache folder for features.
     #[arg(long)]
     cache: PathBuf,
-    /// Draws of crops for each camera and number of crops.
+    /// Number of draws for each camera and number of crops.
     #[arg(long, default_value_t = 5)]
     seeds: u64,
-    /// Crops of each class.
+    /// Numbers of crops per class.
     #[arg(long = "crops", default_values_t = [1, 2, 5, 10, 20])]
     crops: Vec<usize>,
-    /// Trials with wrong labels, for each share of them.
+    /// Number of trials for each share of wrong labels.
     #[arg(long, default_value_t = 0)]
     wrong: u64,
     /// Shares of wrong labels.
     #[arg(long = "wrong-share", default_values_t = [0.1, 0.3, 0.5])]
     shares: Vec<f64>,
-    /// Also without replay, without translation and without variants.
+    /// Also train without replay, without translation and without variants.
     #[arg(long)]
     arms: bool,
-    /// Most steps of a fit.
+    /// Maximum number of steps of a fit.
     #[arg(long)]
     steps: Option<usize>,
     /// Learning rate of a fit.
     #[arg(long)]
     learning_rate: Option<f32>,
-    /// Share of new rows in a batch.
+    /// Share of new samples in a batch.
     #[arg(long)]
     new_share: Option<f32>,
-    /// Share of new and translated rows in a batch.
+    /// Share of new and translated samples in a batch.
     #[arg(long)]
     device_share: Option<f32>,
-    /// Which part of the features a step leaves out.
+    /// Share of the features that a step drops.
     #[arg(long)]
     feature_dropout: Option<f32>,
 }
 
-/// Pictures of a camera to draw labelled crops from; the others test.
+/// Number of pictures in the pool of a camera; the others are its test set.
 const POOL: usize = 220;
 
 fn main() -> ExitCode {
@@ -106,7 +107,7 @@ fn main() -> ExitCode {
 struct Camera {
     name: String,
     test: Rows,
-    /// `[variants + 1, FEATURES]` of each crop of the pool, and its label.
+    /// Features `[variants + 1, FEATURES]` and label of each crop of the pool.
     pool: Vec<(Vec<f32>, usize)>,
 }
 
@@ -120,7 +121,7 @@ struct Trials<'a> {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let shipped = Classifier::parse("shipped", SHIPPED_CLASSIFIER)?;
+    let shipped = Classifier::parse("the built-in model", SHIPPED_CLASSIFIER)?;
     let head = match &arguments.head {
         None => HeadFile {
             backbone_sha256: shipped.backbone_sha256,
@@ -140,11 +141,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if head.backbone_sha256 != shipped.backbone_sha256
         || replay.backbone_sha256 != shipped.backbone_sha256
     {
-        bail!("head and replay set must be made for the shipped backbone");
+        bail!("head and replay set must be made for the built-in backbone");
     }
     fs::create_dir_all(&arguments.cache)?;
-    let mut eye = Eye::open(shipped.backbone)?;
-    let old = eye.rows(
+    let mut features = FeatureCache::open(shipped.backbone)?;
+    let old = features.rows(
         &arguments.cache.join("old"),
         &arguments.holdout,
         &head.labels,
@@ -153,13 +154,13 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut cameras = Vec::new();
     for camera in &arguments.cameras {
         let (name, folder) = camera.split_once('=').context("a camera is NAME=DIR")?;
-        let all = eye.rows(
+        let all = features.rows(
             &arguments.cache.join(name),
             Path::new(folder),
             &head.labels,
             true,
         )?;
-        cameras.push(Camera::divide(name, &all, eye.variants));
+        cameras.push(Camera::split(name, &all, features.variants));
     }
     let defaults = FitOptions::default();
     let fit = FitOptions {
@@ -194,31 +195,36 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// From pictures to features, with a cache.
-struct Eye {
+/// Computes and caches the features of pictures.
+struct FeatureCache {
     detector: Detector,
     embedder: Embedder,
     scaler: Scaler,
-    /// Variants of each crop.
+    /// Number of variants of each crop.
     variants: usize,
 }
 
-impl Eye {
-    fn open(backbone: Graph) -> anyhow::Result<Eye> {
+impl FeatureCache {
+    fn open(backbone: Graph) -> anyhow::Result<FeatureCache> {
         let options = DetectorOptions {
             side: 320,
             threshold: 0.5,
         };
-        Ok(Eye {
-            detector: Detector::new("shipped", SHIPPED_DETECTOR, options, ThreadPool::alone())?,
+        Ok(FeatureCache {
+            detector: Detector::new(
+                "the built-in model",
+                SHIPPED_DETECTOR,
+                options,
+                ThreadPool::alone(),
+            )?,
             embedder: Embedder::new(&Backbone::new(backbone)?, 1, ThreadPool::alone())?,
             scaler: Scaler::default(),
             variants: refit::VARIANTS,
         })
     }
 
-    /// Rows of a folder's pictures: whole, or cut and followed by variants.
-    /// The cache holds labels and features as 32-bit floats.
+    /// The rows of a folder's pictures: whole, or cropped and followed by variants.
+    /// The cache file has labels and features as 32-bit floats.
     fn rows(
         &mut self,
         cache: &Path,
@@ -244,7 +250,7 @@ impl Eye {
         for (at, picture) in dataset.pictures.iter().enumerate() {
             let name = &dataset.classes[picture.class];
             let label = labels.iter().position(|label| label == name);
-            let label = label.with_context(|| format!("the head does not know {name}"))?;
+            let label = label.with_context(|| format!("the head has no label {name}"))?;
             let (pixels, _) = dataset::load(&picture.path).map_err(anyhow::Error::msg)?;
             let crop = self.crop(&pixels, camera)?;
             let mut crops = vec![crop];
@@ -295,8 +301,8 @@ impl Eye {
 }
 
 impl Camera {
-    /// Divides by a seed of its own, the same for every trial.
-    fn divide(name: &str, all: &Rows, variants: usize) -> Camera {
+    /// The split has its own seed, so that it is the same for every trial.
+    fn split(name: &str, all: &Rows, variants: usize) -> Camera {
         let rows = variants + 1;
         let mut order: Vec<usize> = (0..all.len() / rows).collect();
         order.shuffle(&mut ChaCha8Rng::seed_from_u64(1));
@@ -317,8 +323,8 @@ impl Camera {
         camera
     }
 
-    /// So many crops of each class, each of its own track; some of the labels
-    /// exchanged for another.
+    /// Draws `crops` crops of each class, each with its own track. The share `wrong`
+    /// of them gets another label.
     fn draw(&self, crops: usize, wrong: f64, classes: usize, seed: u64) -> Vec<Sample> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut order: Vec<usize> = (0..self.pool.len()).collect();
@@ -337,10 +343,10 @@ impl Camera {
                 });
             }
         }
-        let mut mistaken: Vec<usize> = (0..samples.len()).collect();
-        mistaken.shuffle(&mut random);
+        let mut mislabelled: Vec<usize> = (0..samples.len()).collect();
+        mislabelled.shuffle(&mut random);
         let count = (wrong * samples.len() as f64).round() as usize;
-        for at in mistaken.into_iter().take(count) {
+        for at in mislabelled.into_iter().take(count) {
             let other = random.random_range(1..classes);
             samples[at].label = (samples[at].label + other) % classes;
         }
@@ -348,7 +354,7 @@ impl Camera {
     }
 }
 
-/// A line that a gate can be tried on later.
+/// Logs the measurements of a trial, so that other gates can be tried on them.
 fn log(
     kind: &str,
     camera: &Camera,
@@ -365,7 +371,7 @@ fn log(
     eprintln!("trial {line}");
 }
 
-/// What a gate that lets everything through asks for.
+/// The options of a gate that accepts everything.
 fn open_gate(options: &RefitOptions) -> RefitOptions {
     RefitOptions {
         gate: GateOptions {
@@ -381,7 +387,7 @@ fn open_gate(options: &RefitOptions) -> RefitOptions {
     }
 }
 
-/// In percent.
+/// The accuracy in percent.
 fn accuracy(head: &HeadTensors, rows: &Rows) -> anyhow::Result<f64> {
     let trainer = Trainer::from_head(head.clone(), TrainOptions::default())?;
     let metrics = trainer.evaluate(&rows.features, &rows.labels)?;
@@ -420,7 +426,7 @@ impl Trials<'_> {
         }
     }
 
-    /// A challenger whatever the gate would say, and what it would have said.
+    /// A challenger, whatever the gate says, and the measurements for the gate.
     fn challenger(
         &self,
         samples: &[Sample],
@@ -434,7 +440,7 @@ impl Trials<'_> {
         head.context("nothing was learned")
     }
 
-    /// The table of `docs/LEARNING.md`.
+    /// Prints the table of `docs/LEARNING.md`.
     fn learning(&self) -> anyhow::Result<()> {
         let classes = self.head.labels.len();
         let old = accuracy(&self.head.head, &self.old)?;
@@ -446,12 +452,12 @@ impl Trials<'_> {
             );
         }
         println!(
-            "\ncrops a class | fitted and calibrated: camera, least, old | only fitted: camera, old | let through, of those that gain 1 point | temperature"
+            "\ncrops per class | fitted and calibrated: camera, worst change, old | only fitted: camera, old | accepted, of those that gain 1 point | temperature"
         );
         for &crops in &self.arguments.crops {
             let mut all: [Mean; 3] = Default::default();
             let mut arms: [[Mean; 2]; 4] = Default::default();
-            let (mut least, mut accepted, mut better, mut better_accepted) =
+            let (mut worst, mut accepted, mut better, mut better_accepted) =
                 (f64::INFINITY, 0, 0, 0);
             for (camera, seed) in self.draws() {
                 let samples = camera.draw(crops, 0.0, classes, seed);
@@ -471,7 +477,7 @@ impl Trials<'_> {
                     all[0].add(after);
                     all[1].add(forgotten);
                     all[2].add(measured.calibration.temperature);
-                    least = least.min(after - before);
+                    worst = worst.min(after - before);
                     let passes = refit::gate(&measured, &self.options.gate).is_none();
                     accepted += usize::from(passes);
                     if after >= before + 1.0 {
@@ -492,7 +498,7 @@ impl Trials<'_> {
             let [learned, learned_old] = &arms[0];
             let trials = self.draws().count();
             println!(
-                "{crops:2} | {fitted}, {least:+.1}, {remembered} | {learned}, {learned_old} | \
+                "{crops:2} | {fitted}, {worst:+.1}, {remembered} | {learned}, {learned_old} | \
                  {accepted} of {trials}, {better_accepted} of {better} | {temperature}"
             );
             if self.arguments.arms {
@@ -508,8 +514,8 @@ impl Trials<'_> {
         Ok(())
     }
 
-    /// Samples and options of 0 all, 1 no replay, 2 no translation, 3 no
-    /// variants.
+    /// Samples and options of an arm: 0 everything, 1 without replay, 2 without
+    /// translation, 3 without variants.
     fn arm(&self, arm: usize, samples: &[Sample]) -> (Vec<Sample>, RefitOptions) {
         let mut samples = samples.to_vec();
         let mut options = self.options.clone();
@@ -540,16 +546,16 @@ impl Trials<'_> {
             .flat_map(move |camera| (0..seeds).map(move |seed| (camera, seed)))
     }
 
-    /// Wrong labels: how many heads are let through, and how much worse the
+    /// Prints how many heads are accepted with wrong labels, and how much worse the
     /// worst of them is on the true labels.
     fn wrong_labels(&self) -> anyhow::Result<()> {
         let classes = self.head.labels.len();
         let old = accuracy(&self.head.head, &self.old)?;
         println!(
-            "\nwrong labels | trials | let through | worse by more than 2 points | worst | better by 1 point and refused"
+            "\nwrong labels | trials | accepted | worse by more than 2 points | worst change | better by 1 point and refused"
         );
         for &wrong in &self.arguments.shares {
-            let (mut through, mut harmful, mut worst, mut missed) = (0, 0, f64::INFINITY, 0);
+            let (mut accepted, mut harmful, mut worst, mut missed) = (0, 0, f64::INFINITY, 0);
             for trial in 0..self.arguments.wrong {
                 let camera = &self.cameras[trial as usize % self.cameras.len()];
                 let crops = [5, 10, 20][trial as usize % 3];
@@ -570,7 +576,7 @@ impl Trials<'_> {
                     &measured,
                 );
                 if refit::gate(&measured, &self.options.gate).is_none() {
-                    through += 1;
+                    accepted += 1;
                     harmful += usize::from(after < before - 2.0);
                     worst = worst.min(after - before);
                 } else {
@@ -578,7 +584,7 @@ impl Trials<'_> {
                 }
             }
             println!(
-                "{:.0} % | {} | {through} | {harmful} | {worst:+.1} | {missed}",
+                "{:.0} % | {} | {accepted} | {harmful} | {worst:+.1} | {missed}",
                 100.0 * wrong,
                 self.arguments.wrong
             );
@@ -586,7 +592,7 @@ impl Trials<'_> {
         Ok(())
     }
 
-    /// How long a fit of 1,000 samples takes: 20 epochs in batches of 32.
+    /// Prints the time of a fit of 1,000 samples, 20 epochs in batches of 32.
     fn speed(&self) -> anyhow::Result<()> {
         let pool = self.cameras.iter().flat_map(|camera| &camera.pool).cycle();
         let samples: Vec<Sample> = pool
@@ -616,7 +622,7 @@ impl Trials<'_> {
         let start = Instant::now();
         self.challenger(&samples)?;
         println!(
-            "1,000 samples, split, folds, gate and all: {:.2} s",
+            "1,000 samples, a whole refit: {:.2} s",
             start.elapsed().as_secs_f64()
         );
         Ok(())

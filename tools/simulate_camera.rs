@@ -1,17 +1,17 @@
-//! Turns a folder of good pictures into what a poor camera would have taken,
-//! to choose recipes and thresholds without that camera.
+//! Turns a folder of good pictures into pictures as a poor camera takes them, to
+//! choose recipes and thresholds without that camera.
 //!
 //! ```text
 //! cargo run --release --example simulate_camera -- --preset dim --seed 1 IN OUT
 //! ```
 //!
-//! The folder tree is kept: a data set with one folder a class comes out as
-//! one, and Pascal VOC `.xml` files are copied beside their pictures, with
-//! boxes scaled to the new size. The same seed gives the same pictures.
+//! The folder structure is kept, so a data set with one folder for each class remains
+//! one. Pascal VOC `.xml` files are copied with their pictures, with the boxes scaled
+//! to the new size. The same seed gives the same pictures.
 //!
-//! It shares no code with `maskd::training::augment`, on purpose: a recipe that trains on
-//! augmentation is judged by what it was not trained on. The camera is modelled
-//! from scene to file instead, in linear light: exposure and optics, sensor
+//! On purpose it shares no code with `maskd::training::augment`, so that a recipe is
+//! evaluated on changes that it was not trained on. The camera is modelled from scene
+//! to file, in linear light: exposure and optics, sensor
 //! noise that grows with the light, the firmware's tone curve and smoothing,
 //! JPEG with halved color resolution.
 
@@ -32,20 +32,20 @@ use maskd::vision::pipeline::SHIPPED_DETECTOR;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Turns a folder of pictures into what a poor camera would have taken.
+/// Turns a folder of pictures into pictures as a poor camera takes them.
 #[derive(Parser)]
 struct Arguments {
-    /// What is wrong with the camera or its place.
+    /// The fault of the camera or of its place.
     #[arg(long)]
     preset: Preset,
-    /// Every seed gives other pictures, the same seed the same.
+    /// Each seed gives different pictures; the same seed gives the same ones.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Folder of pictures; its subfolders are kept.
     #[arg(value_name = "IN")]
     from: PathBuf,
-    /// Folder for the results; made if there is none, files of the same name
-    /// are replaced.
+    /// Folder for the results. It is created if necessary; files of the same name are
+    /// replaced.
     #[arg(value_name = "OUT")]
     to: PathBuf,
 }
@@ -82,7 +82,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     // Before anything is written: pictures would be degraded twice, or the
     // originals replaced.
-    let (whole_from, whole_to) = (real_place(from)?, real_place(to)?);
+    let (whole_from, whole_to) = (canonical(from)?, canonical(to)?);
     if whole_to.starts_with(&whole_from) || whole_from.starts_with(&whole_to) {
         bail!("IN and OUT must be two folders, neither of them inside the other");
     }
@@ -104,13 +104,19 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             );
         }
     }
-    // Once and early: a disk that cannot be written to is no picture's fault.
-    fs::create_dir_all(to).with_context(|| format!("cannot make the folder {}", to.display()))?;
+    // Before the pictures, so that a disk that cannot be written to is not reported
+    // for each of them.
+    fs::create_dir_all(to).with_context(|| format!("cannot create the folder {}", to.display()))?;
     let options = DetectorOptions {
         side: 320,
         threshold: 0.5,
     };
-    let mut detector = Detector::new("shipped", SHIPPED_DETECTOR, options, ThreadPool::alone())?;
+    let mut detector = Detector::new(
+        "the built-in face detector",
+        SHIPPED_DETECTOR,
+        options,
+        ThreadPool::alone(),
+    )?;
     let mut made = 0;
     for (result, name) in &results {
         match simulate(arguments, &mut detector, name, result) {
@@ -125,9 +131,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The absolute path without symbolic links, of a folder that may still have to
-/// be made.
-fn real_place(folder: &Path) -> anyhow::Result<PathBuf> {
+/// The absolute path without symbolic links, of a folder that may not exist yet.
+fn canonical(folder: &Path) -> anyhow::Result<PathBuf> {
     let folder = std::path::absolute(folder)
         .with_context(|| format!("{} is not a usable path", folder.display()))?;
     for there in folder.ancestors() {
@@ -140,27 +145,27 @@ fn real_place(folder: &Path) -> anyhow::Result<PathBuf> {
 
 /// Names of all pictures below `root`, relative to it.
 fn find_pictures(root: &Path, below: &Path, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
-    let endings = ["bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
+    let extensions = ["bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
     let folder = root.join(below);
     let entries =
         fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
     for entry in entries {
         let entry = entry?;
         let name = below.join(entry.file_name());
-        let ending = name.extension().unwrap_or_default().to_ascii_lowercase();
+        let extension = name.extension().unwrap_or_default().to_ascii_lowercase();
         if root.join(&name).is_dir() {
             find_pictures(root, &name, found)?;
-        } else if endings.iter().any(|known| ending == *known) {
+        } else if extensions.iter().any(|known| extension == *known) {
             found.push(name);
         }
     }
     Ok(())
 }
 
-/// All results are JPEGs, and are called so.
+/// All results are JPEG files, and are named accordingly.
 fn result_name(name: &Path) -> PathBuf {
-    let ending = name.extension().unwrap_or_default().to_ascii_lowercase();
-    if ending == "jpg" || ending == "jpeg" {
+    let extension = name.extension().unwrap_or_default().to_ascii_lowercase();
+    if extension == "jpg" || extension == "jpeg" {
         name.to_owned()
     } else {
         name.with_extension("jpg")
@@ -184,11 +189,11 @@ fn simulate(
     };
     let faces = match &labels {
         Some(text) => boxes(text),
-        None if arguments.preset == Preset::Backlight => found(detector, &picture)?,
+        None if arguments.preset == Preset::Backlight => detected(detector, &picture)?,
         None => Vec::new(),
     };
 
-    // Of a picture in a class's folder, the class is part of the name.
+    // The name includes the folder of the class.
     let mut dice = Dice::of(arguments.seed, name);
     let (width, height) = picture.dimensions();
     let (jpeg, size) = match arguments.preset {
@@ -201,7 +206,7 @@ fn simulate(
     let target = arguments.to.join(result);
     if let Some(folder) = target.parent() {
         fs::create_dir_all(folder)
-            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+            .with_context(|| format!("cannot create the folder {}", folder.display()))?;
     }
     fs::write(&target, jpeg).with_context(|| format!("cannot write {}", target.display()))?;
     if let Some(text) = labels {
@@ -213,7 +218,7 @@ fn simulate(
 }
 
 // ---------------------------------------------------------------------------
-// Labels: Pascal VOC, changed as text, so that all else in it stays.
+// Labels: Pascal VOC, edited as text, so that the rest of the file is kept.
 
 /// The texts between `<tag>` and `</tag>`, as ranges of bytes.
 fn tagged(text: &str, tag: &str) -> Vec<std::ops::Range<usize>> {
@@ -247,9 +252,9 @@ fn boxes(text: &str) -> Vec<[f32; 4]> {
         .collect()
 }
 
-/// The same of the faces that the detector finds in the good picture, where
-/// there are no labels: light from behind has to know what it is behind.
-fn found(detector: &mut Detector, picture: &RgbImage) -> anyhow::Result<Vec<[f32; 4]>> {
+/// The same for the faces that the detector finds in the good picture, if there are
+/// no labels: backlight needs to know where the people are.
+fn detected(detector: &mut Detector, picture: &RgbImage) -> anyhow::Result<Vec<[f32; 4]>> {
     let faces = detector.detect(picture)?;
     let corners = |face: Face| {
         let Rect {
@@ -298,13 +303,13 @@ fn scaled_labels(text: &str, from: (u32, u32), to: (u32, u32)) -> String {
 }
 
 // ---------------------------------------------------------------------------
-// Chance.
+// Random numbers.
 
 struct Dice(ChaCha8Rng);
 
 impl Dice {
-    /// FNV-1a of the name, so that a picture looks the same whatever other
-    /// pictures there are.
+    /// Seeded by the FNV-1a hash of the name, so that a picture does not depend on the
+    /// other pictures.
     fn of(seed: u64, name: &Path) -> Dice {
         let hash = name
             .to_string_lossy()
@@ -333,7 +338,7 @@ impl Dice {
 }
 
 // ---------------------------------------------------------------------------
-// Light: what falls on the sensor, linear, 1 is its brightest.
+// Light on the sensor: linear, 1 is the brightest.
 
 struct Light {
     width: usize,
@@ -363,15 +368,15 @@ fn brightness([r, g, b]: [f32; 3]) -> f32 {
     0.2126 * r + 0.7152 * g + 0.0722 * b
 }
 
-/// 0 below `from`, 1 above `to`, smooth between.
+/// 0 below `from`, 1 above `to`, smooth in between.
 fn smooth(from: f32, to: f32, value: f32) -> f32 {
     let share = ((value - from) / (to - from)).clamp(0.0, 1.0);
     share * share * (3.0 - 2.0 * share)
 }
 
 impl Light {
-    /// What a sensor with `longest` pixels along the longer side would see of
-    /// the picture's scene; smaller pictures stay as they are.
+    /// The scene of the picture on a sensor with `longest` pixels along its longer
+    /// side; smaller pictures keep their size.
     fn from(picture: &RgbImage, longest: u32) -> Light {
         let (width, height) = picture.dimensions();
         let factor = f64::from(longest) / f64::from(width.max(height));
@@ -404,7 +409,7 @@ impl Light {
         }
     }
 
-    /// Changes each pixel by its place, x and y from -1 to 1.
+    /// Changes each pixel depending on its position, x and y from -1 to 1.
     fn each_at(&mut self, change: impl Fn([f32; 3], f32, f32) -> [f32; 3]) {
         let (width, height) = (self.width as f32, self.height as f32);
         for (at, pixel) in self.pixels.iter_mut().enumerate() {
@@ -414,14 +419,14 @@ impl Light {
         }
     }
 
-    /// The brightness that `share` of the pixels stay below.
+    /// The brightness below which `share` of the pixels are.
     fn quantile(&self, share: f32) -> f32 {
         let mut all: Vec<f32> = self.pixels.iter().map(|pixel| brightness(*pixel)).collect();
         all.sort_by(f32::total_cmp);
         all[((all.len() - 1) as f32 * share) as usize]
     }
 
-    /// Averages over the points that a kernel has, each (x, y, share).
+    /// Convolves with a kernel of points, each (x, y, weight).
     fn spread(&self, points: &[(f32, f32, f32)]) -> Light {
         let mut pixels = Vec::with_capacity(self.pixels.len());
         for y in 0..self.height {
@@ -439,7 +444,7 @@ impl Light {
         Light { pixels, ..*self }
     }
 
-    /// Between four pixels, and the edge's beyond.
+    /// Interpolates between four pixels; outside of the picture the edge repeats.
     fn at(&self, x: f32, y: f32) -> [f32; 3] {
         let x = x.clamp(0.0, (self.width - 1) as f32);
         let y = y.clamp(0.0, (self.height - 1) as f32);
@@ -456,7 +461,7 @@ impl Light {
         mixed
     }
 
-    /// A lens out of focus: an even disc, its radius in pixels.
+    /// Defocus: a uniform disc with this radius in pixels.
     fn defocused(&self, radius: f32) -> Light {
         let reach = radius.ceil() as i32;
         let mut points = Vec::new();
@@ -622,8 +627,8 @@ const LAMPS: [[f32; 3]; 4] = [
 fn dim(picture: &RgbImage, dice: &mut Dice) -> Filed {
     let mut light = Light::from(picture, 240);
     light = light.defocused(dice.between(0.4, 1.0));
-    // The automatic exposure gives up below its aim: the bright parts end at a
-    // fifth of the range. The factor is by the picture's own brightness.
+    // The automatic exposure reaches its limit: the bright parts end at a fifth of the
+    // range. The factor depends on the brightness of the picture.
     let exposure = dice.between(0.10, 0.24) / light.quantile(0.92).max(0.05);
     let lamp = dice.one_of(&LAMPS);
     let strength = dice.between(0.5, 1.0);
@@ -639,7 +644,7 @@ fn dim(picture: &RgbImage, dice: &mut Dice) -> Filed {
     });
     let gain = dice.between(0.4, 1.3);
     light.add_noise(0.050 * gain, 0.010 * gain, dice);
-    // Noise reduction leaves blotches, not grains.
+    // Noise reduction turns grain into blotches.
     light = light.defocused(dice.between(0.3, 0.7));
     let mut pixels = light.developed(dice.between(8.0, 26.0), dice.between(205.0, 245.0));
     // Weak colors, as firmware makes them in the dark.
@@ -661,8 +666,8 @@ fn backlight(picture: &RgbImage, faces: &[[f32; 4]], dice: &mut Dice) -> Filed {
         .collect();
     let (width, height) = (light.width as f32, light.height as f32);
     if people.is_empty() {
-        // Not even the detector found one: most likely a face so near that it
-        // fills the picture.
+        // The detector found none either: most likely a face so close that it fills
+        // the picture.
         people.push([0.05 * width, 0.05 * height, 0.95 * width, height]);
     }
 
@@ -678,7 +683,7 @@ fn backlight(picture: &RgbImage, faces: &[[f32; 4]], dice: &mut Dice) -> Filed {
         let bright = window * (0.75 + 0.25 * lean * x - 0.2 * y);
         tint.map(|tint| tint * bright)
     });
-    // Where people stand before it: heads, and shoulders down to the edge.
+    // Where people stand in front of it: heads, and shoulders down to the edge.
     let mut matte = Light {
         pixels: vec![[0.0; 3]; light.pixels.len()],
         ..light
@@ -689,7 +694,7 @@ fn backlight(picture: &RgbImage, faces: &[[f32; 4]], dice: &mut Dice) -> Filed {
         [covered.fold(0.0, f32::max); 3]
     });
     let matte = matte.along_edges_of(&light);
-    // The camera exposes for the window; the room's own light is weak.
+    // The camera exposes for the window; the light of the room is weak.
     let room = dice.between(0.05, 0.15) / light.quantile(0.8).clamp(0.35, 1.0);
     let detail = dice.between(0.25, 0.6);
     let mut scene = Light {
@@ -700,18 +705,18 @@ fn backlight(picture: &RgbImage, faces: &[[f32; 4]], dice: &mut Dice) -> Filed {
         let mut mixed = [0.0; 3];
         for c in 0..3 {
             let person = own[c] * room;
-            // The background stays recognisable in the bright.
+            // The background stays recognizable in the bright.
             let background = behind[c] * (1.0 - detail + detail * own[c]);
             mixed[c] = matte[c] * person + (1.0 - matte[c]) * background;
         }
         scene.pixels.push(mixed);
     }
-    // The window's light strays over everything: near edges much, everywhere
-    // a little.
+    // The light of the window is scattered over everything: strongly near edges, and
+    // a little everywhere.
     let near = scene.bloomed((0.02 * scene.longest()).ceil() as usize);
     let wide = scene.bloomed((0.16 * scene.longest()).ceil() as usize);
     let (near_share, wide_share) = (dice.between(0.05, 0.14), dice.between(0.03, 0.09));
-    // And some of it from outside of the picture.
+    // Some of it comes from outside of the picture.
     let veil = tint.map(|tint| 0.02 * tint * window);
     for ((pixel, near), wide) in scene.pixels.iter_mut().zip(&near.pixels).zip(&wide.pixels) {
         for c in 0..3 {
@@ -733,16 +738,16 @@ fn backlight(picture: &RgbImage, faces: &[[f32; 4]], dice: &mut Dice) -> Filed {
 /// How far a person with this face covers the point, 0 to 1.
 fn person(&[x1, y1, x2, y2]: &[f32; 4], x: f32, y: f32) -> f32 {
     let (width, height) = ((x2 - x1).max(1.0), (y2 - y1).max(1.0));
-    let (centre_x, centre_y) = (x1.midpoint(x2), y1.midpoint(y2));
+    let (center_x, center_y) = (x1.midpoint(x2), y1.midpoint(y2));
     // The head is wider and higher than the box of its face.
-    let across = (x - centre_x) / (0.69 * width);
-    let up = (y - centre_y + 0.08 * height) / (0.74 * height);
+    let across = (x - center_x) / (0.69 * width);
+    let up = (y - center_y + 0.08 * height) / (0.74 * height);
     let head = (across * across + up * up).sqrt();
     let head = 1.0 - smooth(0.82, 1.18, head);
-    // The neck goes over into shoulders.
+    // The neck widens into shoulders.
     let below = (y - (y2 - 0.1 * height)) / height;
     let half_width = width * (0.45 + 1.1 * smooth(0.1, 0.9, below));
-    let beside = (x - centre_x).abs() / half_width;
+    let beside = (x - center_x).abs() / half_width;
     let body = smooth(-0.1, 0.1, below) * (1.0 - smooth(0.88, 1.12, beside));
     head.max(body)
 }
@@ -778,7 +783,7 @@ fn motion(picture: &RgbImage, dice: &mut Dice) -> Filed {
         })
         .collect();
     light = light.spread(&points);
-    // A long exposure means little light.
+    // A long exposure is needed because there is little light.
     let exposure = dice.between(0.5, 0.95);
     let warm = dice.between(-0.12, 0.18);
     light.each(|[r, g, b]| {
@@ -803,11 +808,11 @@ fn infrared(picture: &RgbImage, dice: &mut Dice) -> Filed {
     // vanish.
     let dye = dice.between(0.35, 0.75);
     light.each(|[r, g, b]| {
-        let most = r.max(g).max(b);
+        let brightest = r.max(g).max(b);
         let red = 0.8 * r + 0.2 * g;
-        [red + dye * (most - red); 3]
+        [red + dye * (brightest - red); 3]
     });
-    // The lamps sit around the lens: the middle glares, the corners are black.
+    // The lamps are around the lens: the center is too bright, the corners are black.
     let (x0, y0) = (dice.between(-0.25, 0.25), dice.between(-0.25, 0.25));
     let reach = dice.between(0.75, 1.25);
     let power = dice.between(0.9, 1.9);
@@ -816,11 +821,11 @@ fn infrared(picture: &RgbImage, dice: &mut Dice) -> Filed {
         let lamp = power * (0.12 + 0.88 * (-0.9 * distance).exp());
         pixel.map(|value| value * lamp)
     });
-    // Saturated sensors spill.
+    // Saturated pixels spill into their neighbors.
     let spill = light.bloomed((0.025 * light.longest()).ceil() as usize);
     for (pixel, spill) in light.pixels.iter_mut().zip(&spill.pixels) {
         let value = 0.85 * pixel[0] + 0.15 * spill[0];
-        // A shoulder: what is too bright flattens out before it clips.
+        // A shoulder curve: bright values are compressed before they clip.
         *pixel = [1.12 * value / (1.0 + 0.25 * value); 3];
     }
     // Gray noise, one value for all channels.
