@@ -23,14 +23,14 @@ pub(super) fn can_write(path: &Path, bytes: usize) -> Result<(), Failure> {
         _ if !has_folder => "its folder does not exist".to_owned(),
         _ => match files::probe(path, bytes) {
             Ok(()) => return Ok(()),
-            Err(error) => error.to_string(),
+            Err(error) => error.source.to_string(),
         },
     };
     Err(cannot_write(path, problem))
 }
 
 pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {
-    files::write(path, content).map_err(|error| cannot_write(path, error))
+    files::write(path, content).map_err(|error| cannot_write(path, error.source))
 }
 
 fn cannot_write(path: &Path, problem: impl std::fmt::Display) -> Failure {

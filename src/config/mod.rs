@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::platform::files;
 use crate::vision::detect::DetectorOptions;
 use crate::vision::pipeline::PipelineOptions;
 
@@ -153,20 +154,13 @@ pub fn load(path: &Path) -> Result<(Config, Vec<RenamedKey>), ConfigError> {
 /// # Errors
 /// [`ConfigError::Read`].
 pub fn read(path: &Path) -> Result<String, ConfigError> {
-    use std::io::Read;
     let read = |source| ConfigError::Read {
         path: path.to_owned(),
         source,
     };
-    let file = std::fs::File::open(path).map_err(read)?;
-    let mut text = String::new();
-    file.take(MAX_CONFIG_BYTES as u64 + 1)
-        .read_to_string(&mut text)
-        .map_err(read)?;
-    if text.len() > MAX_CONFIG_BYTES {
-        return Err(read(std::io::Error::other("it has more than 1 MiB")));
-    }
-    Ok(text)
+    let bytes = files::read_bounded(path, MAX_CONFIG_BYTES as u64);
+    let bytes = bytes.map_err(|error| read(error.source))?;
+    String::from_utf8(bytes).map_err(|_| read(std::io::Error::other("it is not UTF-8 text")))
 }
 
 /// Parses and checks the text of a config; `file` is what messages call it.

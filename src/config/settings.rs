@@ -235,8 +235,7 @@ impl Settings {
         if text == read {
             return Ok(());
         }
-        files::rewrite(file, text.as_bytes())
-            .map_err(|error| format!("the config file cannot be written: {error}"))
+        files::rewrite(file, text.as_bytes()).map_err(|error| format!("{error}"))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

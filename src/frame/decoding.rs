@@ -3,13 +3,13 @@
 //! Owns which files count as pictures, the limits on what is read and decoded,
 //! and the decoders.
 
-use std::fs::File;
-use std::io::{self, Cursor, Read};
+use std::io::{self, Cursor};
 use std::path::{Path, PathBuf};
 
 use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
 
 use super::{MAX_PIXELS, PictureError};
+use crate::platform::files;
 
 /// Largest picture file that is read, in bytes (64 MiB).
 pub const MAX_PICTURE_BYTES: u64 = 64 * 1024 * 1024;
@@ -58,18 +58,7 @@ pub fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
 /// # Errors
 /// If it cannot be read, or is longer.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?
-        .take(MAX_PICTURE_BYTES + 1)
-        .read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_PICTURE_BYTES {
-        let sentence = format!(
-            "it is longer than {} MiB",
-            MAX_PICTURE_BYTES / (1024 * 1024)
-        );
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, sentence));
-    }
-    Ok(bytes)
+    files::read_bounded(path, MAX_PICTURE_BYTES).map_err(|error| error.source)
 }
 
 /// Decodes a picture of any built-in format to upright RGB.
@@ -169,13 +158,13 @@ mod tests {
     fn file_beyond_the_limit_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("large.jpg");
-        let file = File::create(&path).unwrap();
+        let file = std::fs::File::create(&path).unwrap();
         file.set_len(MAX_PICTURE_BYTES).unwrap();
         assert_eq!(read(&path).unwrap().len() as u64, MAX_PICTURE_BYTES);
         file.set_len(MAX_PICTURE_BYTES + 1).unwrap();
         assert_eq!(
             read(&path).unwrap_err().to_string(),
-            "it is longer than 64 MiB"
+            "it has more than 64 MiB"
         );
     }
 }

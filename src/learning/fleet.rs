@@ -20,7 +20,7 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 use crate::onnx::to_hex;
-use crate::platform::files;
+use crate::platform::files::{self, FileError};
 
 const MAGIC: &[u8; 8] = b"maskdh1\n";
 /// What is signed is nothing but an offer of a head.
@@ -34,20 +34,18 @@ const MAX_JSON: usize = 4096;
 pub const MAX_OFFER: usize = 2 * 1024 * 1024;
 /// The file of the key in the state directory.
 const FILE: &str = "fleet.key";
+/// Longest key file that is read, in bytes; a whole one has [`KEY`].
+const MAX_KEY_FILE: u64 = 1024;
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The system refuses.
-    #[error("cannot {action} the key of this device {path}: {source}")]
-    Io {
-        /// "read", "make".
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
+    #[error("cannot use the key of this device: {0}")]
+    File(#[from] FileError),
+    /// The system has no random numbers to make a key of.
+    #[error("cannot make the key of this device: {0}")]
+    Random(getrandom::Error),
     /// The file is something else.
     #[error("{path} holds no key: remove it, and others have to trust the next one")]
     Damaged {
@@ -74,33 +72,29 @@ impl Key {
     /// [`KeyError`].
     pub fn open(state: &Path) -> Result<Key, KeyError> {
         let path = state.join(FILE);
-        let failed = |action, source| KeyError::Io {
-            action,
-            path: path.clone(),
-            source,
-        };
-        match files::read(&path, 1024) {
+        match files::read_bounded(&path, MAX_KEY_FILE) {
             Ok(bytes) => match <[u8; KEY]>::try_from(bytes) {
                 Ok(secret) => Ok(Key(SigningKey::from_bytes(&secret))),
-                Err(_) => Err(KeyError::Damaged { path: path.clone() }),
+                Err(_) => Err(KeyError::Damaged { path }),
             },
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let mut secret = [0; KEY];
-                getrandom::fill(&mut secret)
-                    .map_err(|error| failed("make", std::io::Error::other(error.to_string())))?;
-                files::make_folder(state).map_err(|error| failed("make", error))?;
-                files::write_secret(&path, &secret).map_err(|error| failed("make", error))?;
-                // Somebody else may have asked than who will use it.
-                if let (Ok(file), Ok(folder)) = (fs::metadata(&path), fs::metadata(state))
-                    && file.uid() != folder.uid()
-                {
-                    chown(&path, Some(folder.uid()), Some(folder.gid()))
-                        .map_err(|error| failed("make", error))?;
-                }
-                Ok(Key(SigningKey::from_bytes(&secret)))
-            }
-            Err(error) => Err(failed("read", error)),
+            Err(error) if error.is_missing() => Key::make(state, &path),
+            Err(error) => Err(error.into()),
         }
+    }
+
+    fn make(state: &Path, path: &Path) -> Result<Key, KeyError> {
+        let mut secret = [0; KEY];
+        getrandom::fill(&mut secret).map_err(KeyError::Random)?;
+        files::make_folder(state)?;
+        files::write_secret(path, &secret)?;
+        // `maskd fleet key`, run as root, makes it for the user of the daemon.
+        if let (Ok(file), Ok(folder)) = (fs::metadata(path), fs::metadata(state))
+            && file.uid() != folder.uid()
+        {
+            chown(path, Some(folder.uid()), Some(folder.gid()))
+                .map_err(FileError::of("change the owner of", path))?;
+        }
+        Ok(Key(SigningKey::from_bytes(&secret)))
     }
 
     /// What others know this device by.

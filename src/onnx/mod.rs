@@ -31,7 +31,7 @@ use tract_onnx::prelude::multithread::{
 };
 use tract_onnx::prelude::*;
 
-use crate::platform::system;
+use crate::platform::{files, system};
 
 /// Largest model file that is read, in bytes (64 MiB; the shipped classifier
 /// has 9 MiB).
@@ -72,14 +72,12 @@ pub enum ModelError {
     },
     /// The file is larger than [`MAX_MODEL_BYTES`].
     #[error(
-        "the model {model} has {bytes} bytes, more than the limit of {} MiB",
+        "the model {model} has more than {} MiB, the limit for models",
         MAX_MODEL_BYTES / (1024 * 1024)
     )]
     TooLarge {
         /// The file.
         model: String,
-        /// Its size.
-        bytes: u64,
     },
     /// The bytes are not an ONNX model.
     #[error("{model} is not an ONNX model, or it is cut off: fetch or make it again")]
@@ -112,29 +110,14 @@ pub enum ModelError {
 /// # Errors
 /// [`ModelError::Read`] and [`ModelError::TooLarge`].
 pub fn read_file(path: &Path) -> Result<Vec<u8>, ModelError> {
-    use std::io::Read;
     let model = path.display().to_string();
-    let read = |source| ModelError::Read {
-        model: model.clone(),
-        source,
-    };
-    let file = std::fs::File::open(path).map_err(read)?;
-    let bytes = file.metadata().map_err(read)?.len();
-    if bytes > MAX_MODEL_BYTES {
-        return Err(ModelError::TooLarge { model, bytes });
-    }
-    let mut content = Vec::new();
-    // A device or a pipe has length 0 and may never end.
-    file.take(MAX_MODEL_BYTES + 1)
-        .read_to_end(&mut content)
-        .map_err(read)?;
-    if content.len() as u64 > MAX_MODEL_BYTES {
-        return Err(ModelError::TooLarge {
+    files::read_bounded(path, MAX_MODEL_BYTES).map_err(|error| match error.source.kind() {
+        std::io::ErrorKind::FileTooLarge => ModelError::TooLarge { model },
+        _ => ModelError::Read {
             model,
-            bytes: content.len() as u64,
-        });
-    }
-    Ok(content)
+            source: error.source,
+        },
+    })
 }
 
 /// The weights of a head as they lie in its file, row by row.

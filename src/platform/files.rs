@@ -1,55 +1,104 @@
 //! Files that are there as a whole or not at all.
 //!
-//! Owns how bytes get to a disk so that they survive a kill or a power cut at
-//! any moment, and how two programs are kept out of one folder. Knows nothing
-//! of what is in the files.
+//! Owns how bytes reach a disk so that they survive a kill or a power cut at
+//! any moment, how long a file may be that is read, and how two programs are
+//! kept out of one folder. Knows nothing of what is in the files.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How the names of files begin that are not yet in their place.
-const ASIDE: &str = ".maskd-";
-/// And how they end.
-const PART: &str = ".part";
+/// How the name of a temporary file begins.
+const TEMPORARY_PREFIX: &str = ".maskd-";
+/// And how it ends.
+const TEMPORARY_SUFFIX: &str = ".part";
+/// Bytes of a mebibyte.
+const MIB: u64 = 1024 * 1024;
 
-/// A file that is written and synced, but does not have its name yet; gone if
-/// it is dropped before.
+/// What the system refuses to do with a file or folder.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {}: {source}", path.display())]
+pub struct FileError {
+    /// A verb, and what it needs before the path: "read", "make the folder".
+    pub action: &'static str,
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What the system says.
+    pub source: io::Error,
+}
+
+impl FileError {
+    /// Makes the error of one attempt out of what the system says, for
+    /// `map_err`.
+    pub(crate) fn of(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
+        move |source| FileError {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// Whether there is no such file or folder.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+
+    /// Whether the disk, or somebody's share of it, is full.
+    #[must_use]
+    pub fn is_no_space(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self.source.kind(), StorageFull | QuotaExceeded)
+    }
+
+    /// Whether nothing may be written there: a read-only file system, or no
+    /// permission.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+        matches!(self.source.kind(), ReadOnlyFilesystem | PermissionDenied)
+    }
+}
+
+/// A file that is written and synced under a temporary name. Dropped before it
+/// is placed, it is deleted.
 #[derive(Debug)]
 #[must_use]
-pub struct PendingFile {
+pub(crate) struct PendingFile {
     /// `None` once it is in its place.
-    path: Option<PathBuf>,
+    temporary: Option<PathBuf>,
 }
 
 impl PendingFile {
-    /// Writes `content` beside where it will be: into `folder`, under a hidden
-    /// name that [`remove_leftovers`] knows.
-    ///
-    /// # Errors
-    /// What the system says; nothing is left behind then.
-    pub fn write(folder: &Path, content: &[u8]) -> io::Result<PendingFile> {
-        PendingFile::with(folder, content, None)
+    /// Writes `content` into `folder`, under a hidden name that
+    /// [`remove_leftovers`] knows.
+    pub(crate) fn write(folder: &Path, content: &[u8]) -> Result<PendingFile, FileError> {
+        PendingFile::with_mode(folder, content, None).map_err(FileError::of("write to", folder))
     }
 
-    fn with(folder: &Path, content: &[u8], mode: Option<Permissions>) -> io::Result<PendingFile> {
-        // Threads write into one folder at the same time.
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        // Not longer than the final name, whose length may be all that the
-        // system takes.
-        let name = format!("{ASIDE}{}-{number}{PART}", std::process::id());
-        let path = folder.join(name);
+    fn with_mode(
+        folder: &Path,
+        content: &[u8],
+        mode: Option<Permissions>,
+    ) -> io::Result<PendingFile> {
+        // Nobody can guess the name and put a link there, and no two threads or
+        // processes share one. It is short: the length of the final name may be
+        // all that the system takes.
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
+        let random = u64::from_ne_bytes(random);
+        let path = folder.join(format!("{TEMPORARY_PREFIX}{random:016x}{TEMPORARY_SUFFIX}"));
         let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true);
+        options.write(true).create_new(true);
         if mode.is_some() {
-            // What is kept from others must not be open for a moment either.
+            // What is kept from others must not be readable for a moment either.
             options.mode(0o600);
         }
         let mut file = options.open(&path)?;
-        let pending = PendingFile { path: Some(path) };
+        let pending = PendingFile {
+            temporary: Some(path),
+        };
         file.write_all(content)?;
         if let Some(mode) = mode {
             file.set_permissions(mode)?;
@@ -58,15 +107,12 @@ impl PendingFile {
         Ok(pending)
     }
 
-    /// Gives it its name, in one step; what had the name is replaced. That the
-    /// name survives a power cut takes a [`sync_folder`].
-    ///
-    /// # Errors
-    /// What the system says; nothing is left behind then.
-    pub fn place(mut self, path: &Path) -> io::Result<()> {
-        if let Some(pending) = &self.path {
-            fs::rename(pending, path)?;
-            self.path = None;
+    /// Gives the file its name, in one step; a file that has the name is
+    /// replaced. It takes a [`sync_folder`] for the name to survive a power cut.
+    pub(crate) fn place(mut self, path: &Path) -> Result<(), FileError> {
+        if let Some(temporary) = &self.temporary {
+            fs::rename(temporary, path).map_err(FileError::of("write", path))?;
+            self.temporary = None;
         }
         Ok(())
     }
@@ -74,61 +120,59 @@ impl PendingFile {
 
 impl Drop for PendingFile {
     fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            // Whoever gave up on it has the error that matters.
+        if let Some(path) = &self.temporary {
+            // The error that matters is the one that led here.
             let _ = fs::remove_file(path);
         }
     }
 }
 
 /// Writes a file so that whoever opens `path`, even after a power cut, sees the
-/// old content or the new one: aside, synced, renamed, folder synced.
+/// old content or the new one: under a temporary name, synced, renamed, and the
+/// folder synced.
 ///
 /// # Errors
-/// What the system says; `path` is then as it was, or, if only the folder could
-/// not be synced, new.
-pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = folder_of(path)?;
-    PendingFile::write(folder, content)?.place(path)?;
-    sync_folder(folder)
+/// [`FileError`]; `path` is then as it was, or, if only the folder could not be
+/// synced, new.
+pub fn write(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    replace(path, content, None)
 }
 
-/// As [`write()`], for nobody but the file's owner (mode 0600).
-///
-/// # Errors
-/// What the system says, as for [`write()`].
-pub fn write_secret(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = folder_of(path)?;
-    let mode = Permissions::from_mode(0o600);
-    PendingFile::with(folder, content, Some(mode))?.place(path)?;
-    sync_folder(folder)
+/// As [`write()`], readable by nobody but the file's owner (mode 0600).
+pub(crate) fn write_secret(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    replace(path, content, Some(Permissions::from_mode(0o600)))
 }
 
 /// As [`write()`], for a file that is there: it keeps its mode, and a link to it
 /// stays one.
-///
-/// # Errors
-/// What the system says, as for [`write()`].
-pub fn rewrite(path: &Path, content: &[u8]) -> io::Result<()> {
-    let path = path.canonicalize()?;
-    let folder = folder_of(&path)?;
-    let mode = path.metadata()?.permissions();
-    PendingFile::with(folder, content, Some(mode))?.place(&path)?;
+pub(crate) fn rewrite(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    let file = path.canonicalize();
+    let file = file.and_then(|file| Ok((file.metadata()?.permissions(), file)));
+    let (mode, file) = file.map_err(FileError::of("write", path))?;
+    replace(&file, content, Some(mode))
+}
+
+fn replace(path: &Path, content: &[u8], mode: Option<Permissions>) -> Result<(), FileError> {
+    let folder = folder_of(path)?;
+    PendingFile::with_mode(folder, content, mode)
+        .map_err(FileError::of("write", path))?
+        .place(path)?;
     sync_folder(folder)
 }
 
 /// Whether [`write()`] could write so many bytes to `path` now: writes as many
-/// aside, and removes them.
-///
-/// # Errors
-/// What the system says.
-pub fn probe(path: &Path, bytes: usize) -> io::Result<()> {
-    PendingFile::write(folder_of(path)?, &vec![0; bytes]).map(drop)
+/// to a temporary file, and deletes it.
+pub(crate) fn probe(path: &Path, bytes: usize) -> Result<(), FileError> {
+    let folder = folder_of(path)?;
+    PendingFile::with_mode(folder, &vec![0; bytes], None)
+        .map(drop)
+        .map_err(FileError::of("write", path))
 }
 
-fn folder_of(path: &Path) -> io::Result<&Path> {
+fn folder_of(path: &Path) -> Result<&Path, FileError> {
     if path.file_name().is_none() {
-        return Err(io::ErrorKind::InvalidInput.into());
+        let source = io::Error::new(io::ErrorKind::InvalidInput, "it names no file");
+        return Err(FileError::of("write", path)(source));
     }
     Ok(match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -137,106 +181,95 @@ fn folder_of(path: &Path) -> io::Result<&Path> {
 }
 
 /// Makes the names in a folder survive a power cut.
-///
-/// # Errors
-/// What the system says.
-pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+pub(crate) fn sync_folder(folder: &Path) -> Result<(), FileError> {
+    let sync = || File::open(folder)?.sync_all();
+    sync().map_err(FileError::of("sync the folder", folder))
 }
 
 /// Makes a folder, and those above it, for nobody but their owner (mode 0700).
 /// One that is there stays as it is.
-///
-/// # Errors
-/// What the system says.
-pub fn make_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn make_folder(folder: &Path) -> Result<(), FileError> {
     if folder.is_dir() {
         return Ok(());
     }
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
-        .create(folder)?;
+        .create(folder)
+        .map_err(FileError::of("make the folder", folder))?;
     match folder.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => sync_folder(parent),
         _ => Ok(()),
     }
 }
 
-/// Removes what a kill or a power cut left of files that were being written,
-/// and says how many there were. Only for a folder that nobody else writes to.
-///
-/// # Errors
-/// What the system says.
-pub fn remove_leftovers(folder: &Path) -> io::Result<usize> {
-    let mut removed = 0;
-    for entry in folder.read_dir()? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.as_encoded_bytes();
-        if name.starts_with(ASIDE.as_bytes()) && name.ends_with(PART.as_bytes()) {
-            fs::remove_file(entry.path())?;
-            removed += 1;
+/// Deletes temporary files that a kill or a power cut left behind, and returns
+/// how many there were. Only for a folder that nobody else writes to.
+pub(crate) fn remove_leftovers(folder: &Path) -> Result<usize, FileError> {
+    let remove = || {
+        let mut removed = 0;
+        for entry in folder.read_dir()? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.as_encoded_bytes();
+            if name.starts_with(TEMPORARY_PREFIX.as_bytes())
+                && name.ends_with(TEMPORARY_SUFFIX.as_bytes())
+            {
+                fs::remove_file(entry.path())?;
+                removed += 1;
+            }
         }
-    }
-    Ok(removed)
+        Ok(removed)
+    };
+    remove().map_err(FileError::of("clean up the folder", folder))
 }
 
-/// Reads a file of at most `limit` bytes.
-///
-/// # Errors
-/// What the system says; [`io::ErrorKind::FileTooLarge`] if it is longer.
-pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
-    // What `metadata` says may be old, and a device or a pipe has length 0.
-    File::open(path)?
-        .take(limit + 1)
-        .read_to_end(&mut content)?;
-    if content.len() as u64 > limit {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    Ok(content)
+/// Reads a file of at most `limit` bytes; a longer one is an error of the kind
+/// [`io::ErrorKind::FileTooLarge`].
+pub(crate) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
+    let read = || {
+        let mut content = Vec::new();
+        // What `metadata` says may be old, and a device or a pipe has length 0.
+        File::open(path)?
+            .take(limit + 1)
+            .read_to_end(&mut content)?;
+        if content.len() as u64 > limit {
+            let problem = match (limit / MIB, limit % MIB) {
+                (mib, 0) => format!("it has more than {mib} MiB"),
+                _ => format!("it has more than {limit} bytes"),
+            };
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
+        }
+        Ok(content)
+    };
+    read().map_err(FileError::of("read", path))
 }
 
-/// The right to change a folder; ends with this value, and with the process,
-/// however it ends.
+/// The right to change a folder. It ends with this value, and with the process,
+/// however that ends.
 #[derive(Debug)]
-pub struct Lock {
+pub(crate) struct Lock {
     _file: File,
 }
 
 /// Takes the [`Lock`] on `folder`, by a file `.lock` in it; `None` if another
-/// process, or another place in this one, has it.
-///
-/// # Errors
-/// What the system says.
-pub fn lock(folder: &Path) -> io::Result<Option<Lock>> {
-    let path = folder.join(".lock");
+/// process, or another place in this one, holds it.
+pub(crate) fn lock(folder: &Path) -> Result<Option<Lock>, FileError> {
+    let failed = FileError::of("lock the folder", folder);
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
-        .open(path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(Lock { _file: file })),
+        .open(folder.join(".lock"));
+    let locked = file.map_err(TryLockError::Error).and_then(|file| {
+        file.try_lock()?;
+        Ok(Lock { _file: file })
+    });
+    match locked {
+        Ok(lock) => Ok(Some(lock)),
         Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
     }
-}
-
-/// Whether a disk, or somebody's share of it, is full.
-#[must_use]
-pub fn is_no_space(error: &io::Error) -> bool {
-    use io::ErrorKind::{QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded)
-}
-
-/// Whether nothing may be written there: a read-only file system, or no
-/// permission.
-#[must_use]
-pub fn is_read_only(error: &io::Error) -> bool {
-    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
-    matches!(error.kind(), ReadOnlyFilesystem | PermissionDenied)
 }
 
 #[cfg(test)]
@@ -316,22 +349,38 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
         fs::write(&path, [7; 10]).unwrap();
-        assert_eq!(read(&path, 10).unwrap(), [7; 10]);
-        let error = read(&path, 9).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(read_bounded(&path, 10).unwrap(), [7; 10]);
+        let error = read_bounded(&path, 9).unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::FileTooLarge);
+        let sentence = format!("cannot read {}: it has more than 9 bytes", path.display());
+        assert_eq!(error.to_string(), sentence);
     }
 
     #[test]
     fn full_and_read_only_are_told_apart() {
         // ENOSPC, EDQUOT, EROFS, EACCES
-        let kinds = [28, 122, 30, 13].map(io::Error::from_raw_os_error);
+        let errors = [28, 122, 30, 13].map(|code| {
+            let source = io::Error::from_raw_os_error(code);
+            FileError::of("write", Path::new("a"))(source)
+        });
         assert_eq!(
-            kinds.each_ref().map(is_no_space),
+            errors.each_ref().map(FileError::is_no_space),
             [true, true, false, false]
         );
         assert_eq!(
-            kinds.each_ref().map(is_read_only),
+            errors.each_ref().map(FileError::is_read_only),
             [false, false, true, true]
         );
+    }
+
+    #[test]
+    fn temporary_files_are_new_and_have_names_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let pending: Vec<PendingFile> = (0..3)
+            .map(|_| PendingFile::write(folder.path(), b"x").unwrap())
+            .collect();
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 3);
+        drop(pending);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
     }
 }

@@ -260,10 +260,10 @@ fn default_device_name(hostname: &str) -> String {
 }
 
 fn read(what: &'static str, path: &Path, max_bytes: u64) -> Result<Vec<u8>, MqttError> {
-    crate::platform::files::read(path, max_bytes).map_err(|source| MqttError::File {
+    crate::platform::files::read_bounded(path, max_bytes).map_err(|error| MqttError::File {
         what,
         path: path.display().to_string(),
-        source,
+        source: error.source,
     })
 }
 

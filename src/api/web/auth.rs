@@ -102,13 +102,13 @@ fn credential(folder: Option<&Path>, name: &'static str) -> Result<Option<String
     let Some(folder) = folder else {
         return Ok(None);
     };
-    let bytes = match files::read(&folder.join(name), MAX_CREDENTIAL_BYTES) {
+    let bytes = match files::read_bounded(&folder.join(name), MAX_CREDENTIAL_BYTES) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.is_missing() => return Ok(None),
         Err(error) => {
             return Err(WebError::Credential {
                 name,
-                problem: format!("cannot be read: {error}"),
+                problem: format!("cannot be read: {}", error.source),
             });
         }
     };

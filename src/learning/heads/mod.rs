@@ -25,7 +25,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use crate::onnx::{self, HeadFile, ModelError, ModelFile};
-use crate::platform::files::{self, Lock};
+use crate::platform::files::{self, FileError, Lock};
 use crate::vision::head::Head;
 
 /// Key of the metadata that holds the number of the head that a head was made
@@ -40,16 +40,9 @@ const MAX_CURRENT_BYTES: u64 = 100;
 /// Why heads cannot be kept or used as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum HeadsError {
-    /// The system refuses.
-    #[error("cannot {action} {path}: {source}")]
-    Io {
-        /// "read", "write" and so on.
-        action: &'static str,
-        /// The file or folder.
-        path: String,
-        /// What the system says.
-        source: io::Error,
-    },
+    /// A file or folder of the heads, or one that was named.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Another process has the heads open to change them.
     #[error("another maskd is changing {path}; let it do this, or stop it first")]
     Busy {
@@ -105,26 +98,17 @@ pub enum HeadsError {
 }
 
 impl HeadsError {
-    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HeadsError {
-        let path = path.display().to_string();
-        move |source| HeadsError::Io {
-            action,
-            path,
-            source,
-        }
-    }
-
     /// Whether the disk is full.
     #[must_use]
     pub fn is_no_space(&self) -> bool {
-        matches!(self, HeadsError::Io { source, .. } if files::is_no_space(source))
+        matches!(self, HeadsError::File(error) if error.is_no_space())
     }
 
     /// Whether nothing may be written there: a read-only file system, or no
     /// permission.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
-        matches!(self, HeadsError::Io { source, .. } if files::is_read_only(source))
+        matches!(self, HeadsError::File(error) if error.is_read_only())
     }
 }
 
@@ -248,7 +232,7 @@ impl Reader {
     /// changed.
     ///
     /// # Errors
-    /// [`HeadsError::Io`] if the folder cannot be read.
+    /// [`HeadsError::File`] if the folder cannot be read.
     pub fn current(&self) -> Result<InUse, HeadsError> {
         loop {
             let before = self.pointers();
@@ -304,7 +288,7 @@ impl Reader {
     /// All heads, by number.
     ///
     /// # Errors
-    /// [`HeadsError::Io`] if the folder cannot be read.
+    /// [`HeadsError::File`] if the folder cannot be read.
     pub fn list(&self) -> Result<Vec<HeadInfo>, HeadsError> {
         let named = self.pointers().0.and_then(|pointer| pointer.current);
         let info = |number| HeadInfo {
@@ -318,7 +302,7 @@ impl Reader {
     /// A head by its number.
     ///
     /// # Errors
-    /// [`HeadsError::Missing`], [`HeadsError::Io`], [`HeadsError::Damaged`].
+    /// [`HeadsError::Missing`], [`HeadsError::File`], [`HeadsError::Damaged`].
     pub fn get(&self, number: u32) -> Result<Stored, HeadsError> {
         parse_sealed(&name(number), &self.bytes(number)?)
     }
@@ -326,11 +310,11 @@ impl Reader {
     /// Copies a head to a file.
     ///
     /// # Errors
-    /// As [`get`](Reader::get), and [`HeadsError::Io`] if the file cannot be
+    /// As [`get`](Reader::get), and [`HeadsError::File`] if the file cannot be
     /// written.
     pub fn export(&self, number: u32, path: &Path) -> Result<(), HeadsError> {
         let bytes = self.file(number)?;
-        files::write(path, &bytes).map_err(HeadsError::io("write", path))
+        Ok(files::write(path, &bytes)?)
     }
 
     /// The bytes of a head's file, which is whole.
@@ -345,11 +329,9 @@ impl Reader {
 
     fn bytes(&self, number: u32) -> Result<Vec<u8>, HeadsError> {
         let path = self.path(number);
-        match files::read(&path, onnx::MAX_MODEL_BYTES) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(HeadsError::Missing { number })
-            }
-            bytes => bytes.map_err(HeadsError::io("read", &path)),
+        match files::read_bounded(&path, onnx::MAX_MODEL_BYTES) {
+            Err(error) if error.is_missing() => Err(HeadsError::Missing { number }),
+            bytes => Ok(bytes?),
         }
     }
 
@@ -373,7 +355,7 @@ impl Reader {
     }
 
     fn pointer(&self, file: &str) -> Option<Pointer> {
-        let bytes = files::read(&self.root.join(file), MAX_CURRENT_BYTES).ok()?;
+        let bytes = files::read_bounded(&self.root.join(file), MAX_CURRENT_BYTES).ok()?;
         Pointer::parse(&bytes)
     }
 
@@ -401,7 +383,7 @@ impl Reader {
         };
         match read() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
-            numbers => numbers.map_err(HeadsError::io("read", &self.root)),
+            numbers => Ok(numbers.map_err(FileError::of("read the folder", &self.root))?),
         }
     }
 }
@@ -427,17 +409,17 @@ impl Heads {
     /// there is none (mode 0700), and removes files half written.
     ///
     /// # Errors
-    /// [`HeadsError::Busy`], [`HeadsError::Io`].
+    /// [`HeadsError::Busy`], [`HeadsError::File`].
     pub fn open(state: &Path) -> Result<Heads, HeadsError> {
         let reader = Heads::read_only(state);
         let root = &reader.root;
-        files::make_folder(root).map_err(HeadsError::io("make", root))?;
-        let lock = files::lock(root).map_err(HeadsError::io("lock", root))?;
+        files::make_folder(root)?;
+        let lock = files::lock(root)?;
         let Some(lock) = lock else {
             let path = root.display().to_string();
             return Err(HeadsError::Busy { path });
         };
-        files::remove_leftovers(root).map_err(HeadsError::io("clean up", root))?;
+        files::remove_leftovers(root)?;
         Ok(Heads {
             reader,
             _lock: lock,
@@ -459,7 +441,7 @@ impl Heads {
     ///
     /// # Errors
     /// [`HeadsError::Damaged`] if it is none that could be read again (a weight
-    /// that is not finite), [`HeadsError::Io`], [`HeadsError::Numbers`].
+    /// that is not finite), [`HeadsError::File`], [`HeadsError::Numbers`].
     pub fn add(&mut self, head: &HeadFile, metadata: &[(&str, String)]) -> Result<u32, HeadsError> {
         let bytes = onnx::write_sealed_head(head, metadata);
         parse_sealed("that was made", &bytes)?;
@@ -479,7 +461,7 @@ impl Heads {
             })?;
         }
         let path = self.path(number);
-        files::write(&path, &bytes).map_err(HeadsError::io("write", &path))?;
+        files::write(&path, &bytes)?;
         Ok(number)
     }
 
@@ -488,7 +470,7 @@ impl Heads {
     ///
     /// # Errors
     /// As [`Reader::get`]: a head that is damaged is not put into use;
-    /// [`HeadsError::Io`].
+    /// [`HeadsError::File`].
     pub fn switch(&mut self, number: Option<u32>) -> Result<(), HeadsError> {
         if let Some(number) = number {
             self.get(number)?;
@@ -551,7 +533,7 @@ impl Heads {
     /// should be), and its parent.
     ///
     /// # Errors
-    /// [`HeadsError::Io`].
+    /// [`HeadsError::File`].
     pub fn prune(&mut self, keep: usize) -> Result<Vec<u32>, HeadsError> {
         let numbers = self.numbers()?;
         let mut kept = BTreeSet::new();
@@ -569,9 +551,9 @@ impl Heads {
         let gone: Vec<u32> = numbers.difference(&kept).copied().collect();
         for number in &gone {
             let path = self.path(*number);
-            fs::remove_file(&path).map_err(HeadsError::io("delete", &path))?;
+            fs::remove_file(&path).map_err(FileError::of("delete", &path))?;
         }
-        files::sync_folder(&self.root).map_err(HeadsError::io("sync", &self.root))?;
+        files::sync_folder(&self.root)?;
         Ok(gone)
     }
 
@@ -580,8 +562,7 @@ impl Heads {
     fn point(&self, pointer: Pointer) -> Result<(), HeadsError> {
         for file in [BACKUP, CURRENT] {
             let path = self.root.join(file);
-            files::write(&path, pointer.to_text().as_bytes())
-                .map_err(HeadsError::io("write", &path))?;
+            files::write(&path, pointer.to_text().as_bytes())?;
         }
         Ok(())
     }

@@ -1,10 +1,9 @@
 //! Features on disk.
 
-use std::io;
-
 use sha2::{Digest, Sha256};
 
 use crate::onnx::FEATURES;
+use crate::platform::files::FileError;
 use crate::vision::embed::Feature;
 
 /// Most rows of a feature file: the crop's own, and those of its variants.
@@ -41,8 +40,8 @@ pub enum FeatureError {
     #[error("there are no features of this sample")]
     Missing,
     /// The system refuses.
-    #[error("the features of this sample cannot be read: {0}")]
-    Read(io::Error),
+    #[error(transparent)]
+    File(FileError),
     /// Cut off, or not what was written.
     #[error("the feature file is damaged: {0}")]
     Damaged(&'static str),

@@ -47,7 +47,7 @@ use sha2::{Digest, Sha256};
 
 use crate::frame::{self, Crop, PictureError, Rect, Scaler};
 use crate::onnx;
-use crate::platform::files::{self, Lock, PendingFile};
+use crate::platform::files::{self, FileError, Lock, PendingFile};
 use crate::vision::embed::Feature;
 
 pub use feature::{FeatureError, FeatureFile, MAX_ROWS, parse_features};
@@ -66,19 +66,12 @@ const JPEG_QUALITY: u8 = 95;
 /// Largest picture file that is read, in bytes.
 const MAX_PICTURE_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Why the store cannot do what it was asked. No message names a picture.
+/// Why the store cannot do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The system refuses.
-    #[error("cannot {action} {path}: {source}")]
-    Io {
-        /// "read", "write to" and so on.
-        action: &'static str,
-        /// The folder.
-        path: String,
-        /// What the system says.
-        source: io::Error,
-    },
+    /// A file or folder of the store, or one that was named.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Another process has the store open to change it.
     #[error("another maskd is changing {path}; let it do this, or stop it first")]
     Busy {
@@ -105,6 +98,14 @@ pub enum StoreError {
         /// What is wrong with it.
         error: PictureError,
     },
+    /// The features of a sample of which nothing else was kept.
+    #[error("the features of the sample {id} cannot be used: {error}")]
+    Features {
+        /// Its id.
+        id: String,
+        /// What is wrong with them.
+        error: FeatureError,
+    },
     /// Features that no file can hold.
     #[error(
         "features to store must have 1 to {MAX_ROWS} rows of finite numbers; these have {rows} rows"
@@ -125,26 +126,17 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
-        let path = path.display().to_string();
-        move |source| StoreError::Io {
-            action,
-            path,
-            source,
-        }
-    }
-
     /// Whether the disk is full: capturing may go on once there is room.
     #[must_use]
     pub fn is_no_space(&self) -> bool {
-        matches!(self, StoreError::Io { source, .. } if files::is_no_space(source))
+        matches!(self, StoreError::File(error) if error.is_no_space())
     }
 
     /// Whether nothing may be written there: a read-only file system, or no
     /// permission.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
-        matches!(self, StoreError::Io { source, .. } if files::is_read_only(source))
+        matches!(self, StoreError::File(error) if error.is_read_only())
     }
 }
 
@@ -392,7 +384,7 @@ impl Reader {
     /// Reads names and lengths, no contents: a damaged picture is listed.
     ///
     /// # Errors
-    /// [`StoreError::Io`].
+    /// [`StoreError::File`].
     pub fn list(&self) -> Result<Listing, StoreError> {
         let mut listing = Listing::default();
         let Scan { files, ignored } = self.scan()?;
@@ -432,7 +424,7 @@ impl Reader {
     /// be asked often.
     ///
     /// # Errors
-    /// [`StoreError::Io`].
+    /// [`StoreError::File`].
     pub fn fingerprint(&self) -> Result<[u8; 32], StoreError> {
         let mut lines = BTreeSet::new();
         for (_, folder) in self.label_folders(&mut Vec::new())? {
@@ -455,7 +447,7 @@ impl Reader {
     /// was listed.
     ///
     /// # Errors
-    /// [`StoreError::Gone`], [`StoreError::Io`].
+    /// [`StoreError::Gone`], [`StoreError::File`].
     pub fn read(&self, sample: &Sample) -> Result<Vec<u8>, StoreError> {
         let gone = || StoreError::Gone {
             id: sample.id.clone(),
@@ -463,9 +455,9 @@ impl Reader {
         // It may be moved once more while it is looked for.
         for _ in 0..3 {
             let path = self.locate(sample)?.ok_or_else(gone)?;
-            match files::read(&path, MAX_PICTURE_BYTES) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                read => return read.map_err(StoreError::io("read a sample in", sample.folder())),
+            match files::read_bounded(&path, MAX_PICTURE_BYTES) {
+                Err(error) if error.is_missing() => {}
+                read => return Ok(read?),
             }
         }
         Err(gone())
@@ -502,18 +494,15 @@ impl Reader {
     ) -> Result<Vec<Feature>, FeatureError> {
         let bytes = match sample.kind {
             Kind::FeatureOnly => self.read(sample).map_err(|error| match error {
-                StoreError::Io { source, .. } => FeatureError::Read(source),
+                StoreError::File(error) => FeatureError::File(error),
                 _ => FeatureError::Missing,
             })?,
-            Kind::Picture => {
-                files::read(&self.cache(&sample.id), feature::MAX_BYTES).map_err(|error| {
-                    match error.kind() {
-                        io::ErrorKind::NotFound => FeatureError::Missing,
-                        io::ErrorKind::FileTooLarge => FeatureError::Damaged("its length is wrong"),
-                        _ => FeatureError::Read(error),
-                    }
-                })?
-            }
+            Kind::Picture => files::read_bounded(&self.cache(&sample.id), feature::MAX_BYTES)
+                .map_err(|error| match error.source.kind() {
+                    io::ErrorKind::NotFound => FeatureError::Missing,
+                    io::ErrorKind::FileTooLarge => FeatureError::Damaged("its length is wrong"),
+                    _ => FeatureError::File(error),
+                })?,
         };
         let file = parse_features(&bytes)?;
         if file.backbone != *backbone {
@@ -521,7 +510,7 @@ impl Reader {
         }
         if sample.kind == Kind::Picture {
             let picture = self.read(sample).map_err(|error| match error {
-                StoreError::Io { source, .. } => FeatureError::Read(source),
+                StoreError::File(error) => FeatureError::File(error),
                 _ => FeatureError::Missing,
             })?;
             if file.picture != Some(sha256(&picture)) {
@@ -666,12 +655,12 @@ impl Store {
     /// features without a sample.
     ///
     /// # Errors
-    /// [`StoreError::Busy`], [`StoreError::Io`].
+    /// [`StoreError::Busy`], [`StoreError::File`].
     pub fn open(state: &Path) -> Result<Store, StoreError> {
         let reader = Store::read_only(state);
         let root = &reader.root;
-        files::make_folder(root).map_err(StoreError::io("make", root))?;
-        let lock = files::lock(root).map_err(StoreError::io("lock", root))?;
+        files::make_folder(root)?;
+        let lock = files::lock(root)?;
         let Some(lock) = lock else {
             let path = root.display().to_string();
             return Err(StoreError::Busy { path });
@@ -679,7 +668,7 @@ impl Store {
         let mut folders = vec![root.clone()];
         for name in [FEATURES, UNLABELLED] {
             let folder = root.join(name);
-            files::make_folder(&folder).map_err(StoreError::io("make", &folder))?;
+            files::make_folder(&folder)?;
             folders.push(folder);
         }
         let labels = reader.label_folders(&mut Vec::new())?;
@@ -689,7 +678,7 @@ impl Store {
                 .filter_map(|(label, path)| label.map(|_| path)),
         );
         for folder in folders {
-            files::remove_leftovers(&folder).map_err(StoreError::io("clean up", &folder))?;
+            files::remove_leftovers(&folder)?;
         }
         let store = Store {
             reader,
@@ -717,7 +706,7 @@ impl Store {
     /// never the same, wherever the clock jumps.
     ///
     /// # Errors
-    /// [`StoreError::Io`], [`StoreError::Rows`], [`StoreError::Encode`]; of the
+    /// [`StoreError::File`], [`StoreError::Rows`], [`StoreError::Encode`]; of the
     /// batch, those before the one that failed may have been stored, each whole.
     pub fn capture(&self, batch: &[NewSample]) -> Result<Vec<String>, StoreError> {
         if batch.is_empty() {
@@ -739,7 +728,7 @@ impl Store {
         touched: &mut BTreeSet<PathBuf>,
     ) -> Result<String, StoreError> {
         let folder = self.folder_of(new.label);
-        files::make_folder(&folder).map_err(StoreError::io("make", &folder))?;
+        files::make_folder(&folder)?;
         let cache = self.root.join(FEATURES);
         let encode = |picture: Option<&[u8; 32]>| {
             let rows = [new.feature];
@@ -772,15 +761,11 @@ impl Store {
         let path = folder.join(format!("{id}.{extension}"));
         // The picture first: without features it is a sample, and they without
         // it are nothing.
-        pending
-            .place(&path)
-            .map_err(StoreError::io("write to", &folder))?;
+        pending.place(&path)?;
         if let Some(features) = features {
             touched.insert(cache.clone());
             let path = self.cache(&id);
-            features
-                .place(&path)
-                .map_err(StoreError::io("write to", &cache))?;
+            features.place(&path)?;
         }
         Ok(id)
     }
@@ -793,7 +778,7 @@ impl Store {
     /// copies of it are deleted.
     ///
     /// # Errors
-    /// [`StoreError::Io`] if the folders cannot be read, made or synced.
+    /// [`StoreError::File`] if the folders cannot be read, made or synced.
     pub fn label(
         &self,
         ids: &[String],
@@ -802,7 +787,7 @@ impl Store {
         let _guard = self.changing();
         let mut files = self.scan()?.files;
         let folder = self.folder_of(label);
-        files::make_folder(&folder).map_err(StoreError::io("make", &folder))?;
+        files::make_folder(&folder)?;
         let mut touched = BTreeSet::new();
         let mut outcomes = Vec::with_capacity(ids.len());
         for id in ids {
@@ -820,7 +805,7 @@ impl Store {
     /// each id what became of it, in their order.
     ///
     /// # Errors
-    /// [`StoreError::Io`] if the folders cannot be read or synced.
+    /// [`StoreError::File`] if the folders cannot be read or synced.
     pub fn discard(&self, ids: &[String]) -> Result<Vec<Discarded>, StoreError> {
         let _guard = self.changing();
         let mut files = self.scan()?.files;
@@ -857,7 +842,7 @@ impl Store {
     /// [ignored](Listing::ignored) stays.
     ///
     /// # Errors
-    /// [`StoreError::Io`], the first one, after as much as possible was deleted.
+    /// [`StoreError::File`], the first one, after as much as possible was deleted.
     pub fn purge(
         &self,
         which: &LabelFilter,
@@ -888,7 +873,7 @@ impl Store {
     /// A sample from the future (a clock was wrong) is not old.
     ///
     /// # Errors
-    /// [`StoreError::Io`], the first one, after as much as possible was deleted.
+    /// [`StoreError::File`], the first one, after as much as possible was deleted.
     pub fn expire(
         &self,
         now: SystemTime,
@@ -928,7 +913,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Gone`] if the sample was deleted meanwhile,
-    /// [`StoreError::NoPicture`], [`StoreError::Rows`], [`StoreError::Io`].
+    /// [`StoreError::NoPicture`], [`StoreError::Rows`], [`StoreError::File`].
     pub fn put_features(
         &self,
         sample: &Sample,
@@ -951,9 +936,7 @@ impl Store {
             let id = sample.id.clone();
             return Err(StoreError::Gone { id });
         }
-        pending
-            .place(&self.cache(&sample.id))
-            .map_err(StoreError::io("write to", &folder))?;
+        pending.place(&self.cache(&sample.id))?;
         sync(&folder)
     }
 
@@ -1039,7 +1022,7 @@ fn move_sample(
         }
         match fs::rename(&used.path, &path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Labelled::Missing),
-            moved => moved.map_err(StoreError::io("move a sample to", folder))?,
+            moved => moved.map_err(FileError::of("move a sample to", folder))?,
         }
         touched.insert(folder.to_owned());
         touched.insert(used.folder().to_owned());
@@ -1070,17 +1053,12 @@ fn used_copies_others(
     files.sort_by(|a, b| b.rank().cmp(&a.rank()));
     let Some((used, rest)) = files.split_first() else {
         let source = io::ErrorKind::NotFound.into();
-        return Err(StoreError::io("find a sample in", Path::new("samples"))(
-            source,
-        ));
+        return Err(FileError::of("find a sample in", Path::new("samples"))(source).into());
     };
     let (mut copies, mut others) = (Vec::new(), Vec::new());
     for other in rest {
         let same = other.bytes == used.bytes && {
-            let read = |sample: &Sample| {
-                files::read(&sample.path, MAX_PICTURE_BYTES)
-                    .map_err(StoreError::io("read a sample in", sample.folder()))
-            };
+            let read = |sample: &Sample| files::read_bounded(&sample.path, MAX_PICTURE_BYTES);
             read(used)? == read(other)?
         };
         if same {
@@ -1097,21 +1075,18 @@ fn delete_file(path: &Path) -> Result<bool, StoreError> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => {
-            let folder = path.parent().unwrap_or(path);
-            Err(StoreError::io("delete a sample in", folder)(error))
-        }
+        Err(error) => Err(FileError::of("delete", path)(error).into()),
     }
 }
 
 /// The folder may have been removed by somebody since the store was opened.
 fn pending(folder: &Path, content: &[u8]) -> Result<PendingFile, StoreError> {
-    files::make_folder(folder).map_err(StoreError::io("make", folder))?;
-    PendingFile::write(folder, content).map_err(StoreError::io("write to", folder))
+    files::make_folder(folder)?;
+    Ok(PendingFile::write(folder, content)?)
 }
 
 fn sync(folder: &Path) -> Result<(), StoreError> {
-    files::sync_folder(folder).map_err(StoreError::io("sync", folder))
+    Ok(files::sync_folder(folder)?)
 }
 
 fn sync_all(folders: &BTreeSet<PathBuf>) -> Result<(), StoreError> {
@@ -1128,7 +1103,7 @@ fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>, StoreError> {
 fn entries_with_hidden(folder: &Path) -> Result<Vec<fs::DirEntry>, StoreError> {
     match folder.read_dir().and_then(Iterator::collect) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        entries => entries.map_err(StoreError::io("read", folder)),
+        entries => Ok(entries.map_err(FileError::of("read the folder", folder))?),
     }
 }
 

@@ -725,7 +725,7 @@ fn a_folder_is_imported_once() {
     assert_eq!(store.list().unwrap().samples, samples);
     assert!(matches!(
         store.import(&state.path().join("nothing")),
-        Err(StoreError::Io { .. })
+        Err(StoreError::File(_))
     ));
 }
 

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::frame::{CROP_SIDE, Scaler};
 use crate::onnx;
-use crate::platform::files;
+use crate::platform::files::{self, FileError};
 
 /// What became of a folder that was imported.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -59,12 +59,12 @@ impl Store {
     /// one is a name that this store gives. A track in the name is kept.
     ///
     /// # Errors
-    /// [`StoreError::Io`] if a folder cannot be read or the store not written
+    /// [`StoreError::File`] if a folder cannot be read or the store not written
     /// to, [`StoreError::Within`]; a picture that cannot be read is none.
     pub fn import(&self, folder: &Path) -> Result<Imported, StoreError> {
         if !folder.is_dir() {
             let source = io::ErrorKind::NotFound.into();
-            return Err(StoreError::io("read the folder", folder)(source));
+            return Err(FileError::of("read the folder", folder)(source).into());
         }
         self.refuse_within(folder)?;
         let mut import = Import {
@@ -96,9 +96,9 @@ impl Reader {
     /// Nothing that is there is changed.
     ///
     /// # Errors
-    /// [`StoreError::Io`], [`StoreError::Within`].
+    /// [`StoreError::File`], [`StoreError::Within`].
     pub fn export(&self, folder: &Path) -> Result<Exported, StoreError> {
-        fs::create_dir_all(folder).map_err(StoreError::io("make", folder))?;
+        fs::create_dir_all(folder).map_err(FileError::of("make the folder", folder))?;
         self.refuse_within(folder)?;
         let mut exported = Exported::default();
         let mut touched = BTreeSet::new();
@@ -118,16 +118,15 @@ impl Reader {
             let label_folder = folder.join(name);
             let path = label_folder.join(sample.file_name());
             if path.symlink_metadata().is_ok() {
-                match files::read(&path, MAX_PICTURE_BYTES) {
+                match files::read_bounded(&path, MAX_PICTURE_BYTES) {
                     Ok(there) if there == content => exported.already += 1,
                     _ => exported.taken.push(path),
                 }
                 continue;
             }
-            fs::create_dir_all(&label_folder).map_err(StoreError::io("make", &label_folder))?;
-            pending(&label_folder, &content)?
-                .place(&path)
-                .map_err(StoreError::io("write to", &label_folder))?;
+            fs::create_dir_all(&label_folder)
+                .map_err(FileError::of("make the folder", &label_folder))?;
+            pending(&label_folder, &content)?.place(&path)?;
             touched.insert(label_folder);
             *exported.written.entry(sample.label).or_default() += 1;
         }
@@ -209,9 +208,9 @@ impl Import<'_> {
         if !path.is_file() {
             return unreadable("it is no file".to_owned());
         }
-        let bytes = match files::read(path, MAX_PICTURE_BYTES) {
+        let bytes = match files::read_bounded(path, MAX_PICTURE_BYTES) {
             Ok(bytes) => bytes,
-            Err(error) => return unreadable(error.to_string()),
+            Err(error) => return unreadable(error.source.to_string()),
         };
         let id = import_id(path, &bytes);
         if let Some(there) = self.known.get(identity(&id)) {
@@ -244,9 +243,7 @@ impl Import<'_> {
             self.result.already += 1;
             return Ok(());
         }
-        pending
-            .place(&target)
-            .map_err(StoreError::io("write to", &folder))?;
+        pending.place(&target)?;
         drop(guard);
         self.touched.insert(folder);
         self.known.insert(identity(&id).to_owned(), label.cloned());

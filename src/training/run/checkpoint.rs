@@ -72,6 +72,7 @@ impl Checkpoint {
         };
         let json = serde_json::to_string(self).map_err(|error| failed(error.into()))?;
         let hash = to_hex(&Sha256::digest(&json));
-        files::write(path, format!("{hash}\n{json}").as_bytes()).map_err(failed)
+        files::write(path, format!("{hash}\n{json}").as_bytes())
+            .map_err(|error| failed(error.source))
     }
 }
