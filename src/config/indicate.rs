@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Check;
 use crate::indicate::pins::{Backend, By, Line, Output, PinOptions, Use};
 use crate::indicate::{Button, Quiet, Relay, TimeOfDay};
-use crate::learning::samples::Label;
+use crate::onnx::Label;
 
 /// `[indicate]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

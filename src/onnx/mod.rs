@@ -9,6 +9,7 @@
 
 #[cfg(target_arch = "aarch64")]
 mod kernels;
+mod label;
 mod ops;
 mod rewrite;
 
@@ -32,6 +33,8 @@ use tract_onnx::prelude::multithread::{
 use tract_onnx::prelude::*;
 
 use crate::platform::{files, system};
+
+pub use label::{Label, LabelError, UNLABELLED};
 
 /// Largest model file that is read, in bytes (64 MiB; the shipped classifier
 /// has 9 MiB).
@@ -624,12 +627,11 @@ impl Checker<'_> {
         }
         let mut seen = HashSet::new();
         for label in &labels {
-            let plain = !label.is_empty() && label.len() <= 64 && !label.contains(char::is_control);
-            // "unsure" is what a verdict says when no label is sure enough.
-            if !plain || label == "unsure" || !seen.insert(label) {
-                return self.fail(format!(
-                    "its label {label:?} is empty, odd, taken or twice there"
-                ));
+            if let Err(error) = Label::new(label) {
+                return self.fail(error.to_string());
+            }
+            if !seen.insert(label) {
+                return self.fail(format!("it has the label {label:?} twice"));
             }
         }
         Ok(labels)

@@ -20,8 +20,9 @@ use super::state::StateRecord;
 use super::{BrokerOptions, MqttError, describe};
 use crate::api::socket::{DaemonHandle, ErrorRecord, Live};
 use crate::config::settings::Change;
+use crate::learning::RefitRecord;
 use crate::learning::fleet::Key;
-use crate::learning::{RefitRecord, UNLABELLED};
+use crate::onnx::UNLABELLED;
 
 /// How often the daemon's state is compared with what was last published.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);

@@ -65,7 +65,7 @@ use crate::learning::{
 use crate::platform::board::BoardStatus;
 
 use crate::config::settings::Settings;
-use crate::learning::samples::Label;
+use crate::onnx::Label;
 
 pub use client::Client;
 pub use server::{MAX_BODY, Refused, Socket, bind, open_routes, serve};

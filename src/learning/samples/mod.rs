@@ -46,16 +46,14 @@ use image::codecs::jpeg::JpegEncoder;
 use sha2::{Digest, Sha256};
 
 use crate::frame::{self, Crop, PictureError, Rect, Scaler};
-use crate::onnx;
+use crate::onnx::{self, Label, UNLABELLED};
 use crate::platform::files::{self, FileError, Lock, PendingFile};
 use crate::vision::embed::Feature;
 
 pub use feature::{FeatureError, FeatureFile, MAX_ROWS, parse_features};
-pub use name::{Label, LabelError, MAX_LABEL, TrackKey};
+pub use name::TrackKey;
 pub use transfer::{Exported, Imported};
 
-/// The folder of samples without a label.
-const UNLABELLED: &str = "unlabelled";
 /// The folder of features that were made from pictures.
 const FEATURES: &str = ".features";
 const FEATURE_EXTENSION: &str = "feature";

@@ -1,57 +1,6 @@
-//! Names of samples: labels, ids, tracks, and the time in them.
+//! Names of samples: ids, tracks, and the time in them.
 
-use std::fmt;
 use std::time::{Duration, SystemTime};
-
-/// Longest label in characters.
-pub const MAX_LABEL: usize = 64;
-
-/// Names of folders that no label can have: where samples wait for one; what
-/// people and programs call other things; and what a verdict says in doubt.
-const NO_LABELS: [&str; 4] = ["unlabelled", "discard", "features", "unsure"];
-
-/// What a person calls a sample: the name of its folder, and of a class.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Label(String);
-
-/// A name that cannot be a label.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} cannot be a label: take 1 to {MAX_LABEL} letters (a to z), digits, \"_\" and \"-\", \
-     and not one of \"unlabelled\", \"discard\", \"features\" and \"unsure\""
-)]
-pub struct LabelError(String);
-
-impl Label {
-    /// Takes 1 to [`MAX_LABEL`] ASCII letters, digits, `_` and `-`.
-    ///
-    /// # Errors
-    /// [`LabelError`] for anything else, and for `unlabelled`, `discard`,
-    /// `features` and `unsure`.
-    pub fn new(name: &str) -> Result<Label, LabelError> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        let fits = (1..=MAX_LABEL).contains(&name.len())
-            && name.chars().all(plain)
-            && !NO_LABELS.contains(&name);
-        if fits {
-            Ok(Label(name.to_owned()))
-        } else {
-            Err(LabelError(name.to_owned()))
-        }
-    }
-
-    /// The name.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Label {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// Samples with the same key show the same face within seconds: near-copies,
 /// which a split must keep together.
@@ -277,29 +226,6 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(parse(name), Name { at: None, track }, "{name}");
-        }
-    }
-
-    #[test]
-    fn labels_are_plain_names() {
-        for name in ["with_mask", "A-1", "x", &"l".repeat(64)] {
-            assert_eq!(Label::new(name).unwrap().as_str(), name);
-        }
-        for name in [
-            "",
-            ".",
-            "..",
-            ".x",
-            "a/b",
-            "a b",
-            "ä",
-            "unlabelled",
-            "discard",
-            "features",
-            "unsure",
-            &"l".repeat(65),
-        ] {
-            assert!(Label::new(name).is_err(), "{name}");
         }
     }
 

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use image::ImageFormat;
 
 use super::{
-    Kind, Label, MAX_PICTURE_BYTES, Reader, Store, StoreError, UNLABELLED, entries, id_of, jpeg,
-    kind_of, name, pending, sha256, sync, sync_all, to_crop,
+    Kind, MAX_PICTURE_BYTES, Reader, Store, StoreError, entries, id_of, jpeg, kind_of, name,
+    pending, sha256, sync, sync_all, to_crop,
 };
 use crate::frame::{CROP_SIDE, Scaler};
-use crate::onnx;
+use crate::onnx::{self, Label, UNLABELLED};
 use crate::platform::files::{self, FileError};
 
 /// What became of a folder that was imported.

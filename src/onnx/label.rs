@@ -1,0 +1,176 @@
+//! The names of classes.
+//!
+//! Owns the one rule for what a label may be called, wherever it stands: in a
+//! model file, as the name of a folder of pictures, in the config, in a request.
+//! It lives beside the model files since every label ends up in one.
+
+use std::fmt;
+
+/// Longest label in characters.
+const MAX_CHARACTERS: usize = 64;
+
+/// Longest label in bytes: the longest name that a file system gives a folder,
+/// and what the replay set has room for.
+const MAX_BYTES: usize = 255;
+
+/// The folder, and the word in commands, of samples without a label. It is not a
+/// label itself.
+pub const UNLABELLED: &str = "unlabelled";
+
+/// Words that mean something else where a label could stand: the folder of
+/// samples without a label, the command that deletes a sample, a folder of
+/// features, and the verdict on a face that no label is sure of.
+const RESERVED: [&str; 4] = [UNLABELLED, "discard", "features", "unsure"];
+
+/// What a person calls a class: a name in a model, and the name of the folder
+/// with the pictures of the class.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Label(String);
+
+/// A name that cannot be a label.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} cannot be a label: use 1 to {MAX_CHARACTERS} characters (at most {MAX_BYTES} bytes) \
+     without \"/\" and control characters, with no dot at the start, no space at either end, \
+     and none of the words \"unlabelled\", \"discard\", \"features\" and \"unsure\""
+)]
+pub struct LabelError(String);
+
+impl Label {
+    /// Takes any name of 1 to 64 characters that can be the name of a visible
+    /// folder.
+    ///
+    /// Spaces within a name are part of it. A space at either end is refused and
+    /// not trimmed: the folder would keep it, and two labels would look the same.
+    ///
+    /// # Errors
+    /// [`LabelError`] for any other name, and for `unlabelled`, `discard`,
+    /// `features` and `unsure`.
+    pub fn new(name: &str) -> Result<Label, LabelError> {
+        let fits = (1..=MAX_CHARACTERS).contains(&name.chars().count())
+            && name.len() <= MAX_BYTES
+            && !name.starts_with('.')
+            && name.trim() == name
+            && !name.contains(|c: char| c == '/' || c.is_control())
+            && !RESERVED.contains(&name);
+        if fits {
+            Ok(Label(name.to_owned()))
+        } else {
+            Err(LabelError(name.to_owned()))
+        }
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<Label> for String {
+    fn from(label: Label) -> String {
+        label.0
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::onnx::{FEATURES, HeadFile, HeadTensors, ModelFile, write_head};
+
+    #[test]
+    fn names_of_any_language_are_labels_and_what_no_folder_is_called_is_none() {
+        for name in [
+            "with_mask",
+            "ohne Maske",
+            "마스크",
+            "A-1",
+            "x",
+            "a.b",
+            &"ä".repeat(64),
+        ] {
+            assert_eq!(Label::new(name).unwrap().as_str(), name);
+        }
+        for name in [
+            "",
+            " ",
+            ".",
+            "..",
+            ".x",
+            "a/b",
+            " a",
+            "a\u{a0}",
+            "a\nb",
+            "a\0b",
+            "unlabelled",
+            "discard",
+            "features",
+            "unsure",
+            &"l".repeat(65),
+            &"😀".repeat(64),
+        ] {
+            assert!(Label::new(name).is_err(), "{name:?}");
+        }
+        let error = Label::new("a/b").unwrap_err().to_string();
+        assert!(
+            error.starts_with("\"a/b\" cannot be a label: use 1 to 64"),
+            "{error}"
+        );
+    }
+
+    /// A head file with these labels, read back.
+    fn through_a_file(labels: [&str; 2]) -> Result<Vec<String>, String> {
+        let file = HeadFile {
+            backbone_sha256: [5; 32],
+            labels: labels.map(str::to_owned).to_vec(),
+            head: HeadTensors {
+                w1: vec![0.25; FEATURES],
+                b1: vec![0.0],
+                w2: vec![1.0, -1.0],
+                b2: vec![0.0; 2],
+            },
+        };
+        match ModelFile::parse("test", &write_head(&file, &[])) {
+            Ok(ModelFile::Head(file)) => Ok(file.labels),
+            Ok(ModelFile::Classifier(_)) => Err("it became a classifier".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// One rule: a label is the name of a folder beneath which nothing else
+        /// lies, and a name in a model; what is none is refused in a model too.
+        #[test]
+        fn a_label_is_a_folder_and_a_name_in_a_model(
+            name in prop_oneof!["\\PC{0,70}", "[a-z ./]{0,6}", ".{0,9}", "[a-z_]{1,20}"],
+        ) {
+            let read = through_a_file([&name, "another one"]);
+            let Ok(label) = Label::new(&name) else {
+                prop_assert!(read.is_err(), "{read:?}");
+                return Ok(());
+            };
+            prop_assume!(name != "another one");
+            prop_assert_eq!(read, Ok(vec![name.clone(), "another one".to_owned()]));
+            let folder = tempfile::tempdir().unwrap();
+            fs::create_dir(folder.path().join(label.as_str())).unwrap();
+            let entries: Vec<_> = fs::read_dir(&folder).unwrap().collect();
+            let [Ok(entry)] = &entries[..] else {
+                panic!("{entries:?}");
+            };
+            let file_name = entry.file_name();
+            prop_assert_eq!(file_name.to_str(), Some(name.as_str()));
+        }
+    }
+}
