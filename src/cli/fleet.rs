@@ -19,8 +19,8 @@ impl Fleet {
         let Fleet::Key = self;
         let key = Key::open(&global.state_dir()?).map_err(|error| {
             let exit = match error {
-                KeyError::Damaged { .. } => Failure::DATA,
-                KeyError::Io { .. } => Failure::CANNOT_WRITE,
+                KeyError::Damaged { .. } | KeyError::StateFormat(_) => Failure::DATA,
+                KeyError::File(_) | KeyError::Random(_) => Failure::CANNOT_WRITE,
             };
             Failure::new(exit, error)
         })?;

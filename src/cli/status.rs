@@ -48,6 +48,7 @@ impl Status {
                 print(daemon_text(&status).as_bytes())
             };
         }
+        learning::check_state(&state)?;
         let samples = Store::read_only(&state).list();
         let heads = learning::head_records(&Heads::read_only(&state));
         let heads = heads.map_err(LearningError::from)?;

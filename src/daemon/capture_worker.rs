@@ -23,11 +23,11 @@ use crate::config::settings::{Settings, Tuning};
 use crate::config::{self, Config, Keep};
 use crate::frame::Crop;
 use crate::learning::capture_policy::CapturePolicy;
-use crate::learning::samples::{Label, NewSample, StoreError};
+use crate::learning::samples::NewSample;
 use crate::learning::{
     Embed, Enrollment, FailureKind, InUse, Learning, LearningError, RefitRecord,
 };
-use crate::onnx::{ModelError, ThreadPool};
+use crate::onnx::{Label, ModelError, ThreadPool};
 use crate::platform::board::{Board, ThrottleReason};
 use crate::platform::system;
 use crate::vision::embed::{Backbone, Embedder, Feature};
@@ -377,7 +377,7 @@ impl SampleWriter {
     fn turn_off(&mut self, error: &LearningError) {
         let why = match error {
             LearningError::Store(error) if error.is_no_space() => "the disk is full".to_owned(),
-            LearningError::Store(error @ StoreError::Io { .. }) if error.is_read_only() => {
+            LearningError::Store(error) if error.is_read_only() => {
                 "the state directory cannot be written".to_owned()
             }
             error => error.to_string(),

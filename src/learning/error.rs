@@ -6,9 +6,10 @@ use utoipa::ToSchema;
 use crate::learning::heads::HeadsError;
 use crate::learning::refit::RefitError;
 use crate::learning::replay::ReplayError;
-use crate::learning::samples::{LabelError, StoreError};
-use crate::onnx::ModelError;
-use crate::platform::files;
+use crate::learning::samples::StoreError;
+use crate::learning::state_format::StateFormatError;
+use crate::onnx::{LabelError, ModelError};
+use crate::platform::files::FileError;
 
 /// Why learning cannot do what it was asked. Each message is one whole sentence.
 #[derive(Debug, thiserror::Error)]
@@ -32,13 +33,11 @@ pub enum LearningError {
     #[error(transparent)]
     Label(#[from] LabelError),
     /// A file of the state directory cannot be written.
-    #[error("cannot write {path}: {source}")]
-    Io {
-        /// The path of the file.
-        path: String,
-        /// The error of the operating system.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A newer maskd has used the state directory, or its format is unknown.
+    #[error(transparent)]
+    StateFormat(#[from] StateFormatError),
     /// A head of the state directory was made for another backbone.
     #[error(
         "model {number} in {state} was made for another backbone than the classifier in use: \
@@ -92,8 +91,11 @@ impl LearningError {
             LearningError::Refit(RefitError::Cancelled) => FailureKind::NotNow,
             LearningError::Refit(_) | LearningError::Replay(_) => FailureKind::Internal,
             LearningError::Label(_) => FailureKind::Usage,
-            LearningError::Io { source, .. } => of_io(source),
-            LearningError::OtherBackbone { .. } => FailureKind::Data,
+            LearningError::StateFormat(StateFormatError::File(error))
+            | LearningError::File(error) => of_file(error),
+            LearningError::StateFormat(_) | LearningError::OtherBackbone { .. } => {
+                FailureKind::Data
+            }
             LearningError::NoTrack(_) | LearningError::NoSample(_) => FailureKind::Missing,
         }
     }
@@ -111,13 +113,11 @@ impl LearningError {
 
 fn of_store(error: &StoreError) -> FailureKind {
     match error {
-        StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            FailureKind::Missing
-        }
-        StoreError::Io { source, .. } => of_io(source),
+        StoreError::File(error) if error.is_missing() => FailureKind::Missing,
+        StoreError::File(error) => of_file(error),
         StoreError::Busy { .. } => FailureKind::NotNow,
         StoreError::Gone { .. } | StoreError::NoPicture { .. } => FailureKind::Missing,
-        StoreError::Picture { .. } => FailureKind::Data,
+        StoreError::Picture { .. } | StoreError::Features { .. } => FailureKind::Data,
         StoreError::Within { .. } => FailureKind::Usage,
         StoreError::Rows { .. } | StoreError::Encode(_) => FailureKind::Internal,
     }
@@ -125,7 +125,7 @@ fn of_store(error: &StoreError) -> FailureKind {
 
 fn of_heads(error: &HeadsError) -> FailureKind {
     match error {
-        HeadsError::Io { source, .. } => of_io(source),
+        HeadsError::File(error) => of_file(error),
         HeadsError::Busy { .. } => FailureKind::NotNow,
         HeadsError::Missing { .. } => FailureKind::Missing,
         HeadsError::Damaged(error) => of_model(error),
@@ -145,8 +145,8 @@ fn of_model(error: &ModelError) -> FailureKind {
     }
 }
 
-fn of_io(error: &std::io::Error) -> FailureKind {
-    if files::is_no_space(error) {
+fn of_file(error: &FileError) -> FailureKind {
+    if error.is_no_space() {
         FailureKind::NoSpace
     } else {
         FailureKind::System

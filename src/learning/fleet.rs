@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
+use crate::learning::state_format::{self, StateFormatError};
 use crate::onnx::to_hex;
 use crate::platform::files::{self, FileError};
 
@@ -43,6 +44,9 @@ pub enum KeyError {
     /// The system refuses.
     #[error("cannot use the key of this device: {0}")]
     File(#[from] FileError),
+    /// The format of the state directory.
+    #[error(transparent)]
+    StateFormat(#[from] StateFormatError),
     /// The system has no random numbers to make a key of.
     #[error("cannot make the key of this device: {0}")]
     Random(getrandom::Error),
@@ -71,6 +75,7 @@ impl Key {
     /// # Errors
     /// [`KeyError`].
     pub fn open(state: &Path) -> Result<Key, KeyError> {
+        state_format::check(state)?;
         let path = state.join(FILE);
         match files::read_bounded(&path, MAX_KEY_FILE) {
             Ok(bytes) => match <[u8; KEY]>::try_from(bytes) {

@@ -14,6 +14,7 @@ pub mod refit;
 mod refitting;
 pub mod replay;
 pub mod samples;
+mod state_format;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,12 +31,14 @@ pub use records::{
 };
 pub(crate) use records::{UNLABELLED, counts, records};
 pub use refitting::{Embed, SHIPPED_REPLAY};
+pub use state_format::StateFormatError;
 
 use crate::learning::heads::{Heads, HeadsError};
 use crate::learning::label_queue::Candidate;
 use crate::learning::samples::{
-    Discarded, Kind, Label, LabelFilter, Labelled, Sample, Store, StoreError, TrackKey,
+    Discarded, Kind, LabelFilter, Labelled, Sample, Store, StoreError, TrackKey,
 };
+use crate::onnx::Label;
 use crate::vision::head::Head;
 use records::{label_of, track_name};
 
@@ -77,8 +80,10 @@ pub struct InUse {
 /// nothing, and works while another process has the directory open.
 ///
 /// # Errors
-/// [`LearningError::OtherBackbone`], [`LearningError::Heads`].
+/// [`LearningError::StateFormat`], [`LearningError::OtherBackbone`],
+/// [`LearningError::Heads`].
 pub fn head_in_use(state: &Path, base: &Arc<Head>) -> Result<InUse, LearningError> {
+    state_format::check(state)?;
     in_use(&Heads::read_only(state), state, base)
 }
 
@@ -105,10 +110,15 @@ fn in_use(heads: &heads::Reader, state: &Path, base: &Arc<Head>) -> Result<InUse
     })
 }
 
+/// Refuses a state directory that a newer maskd has changed. Changes nothing.
+pub(crate) fn check_state(state: &Path) -> Result<(), LearningError> {
+    Ok(state_format::check(state)?)
+}
+
 /// All heads of a state directory, by number.
 ///
 /// # Errors
-/// [`HeadsError::Io`].
+/// [`HeadsError::File`].
 pub(crate) fn head_records(heads: &heads::Reader) -> Result<Vec<HeadRecord>, HeadsError> {
     Ok(heads.list()?.into_iter().map(HeadRecord::from).collect())
 }
@@ -131,6 +141,7 @@ impl Learning {
     ///
     /// # Errors
     /// [`is_busy`](LearningError::is_busy) if another process has it open;
+    /// [`LearningError::StateFormat`] if a newer maskd has changed it;
     /// [`LearningError::Store`] and [`LearningError::Heads`] if it cannot be
     /// read or created.
     pub fn open(
@@ -138,9 +149,13 @@ impl Learning {
         base: Arc<Head>,
         options: LearningOptions,
     ) -> Result<Learning, LearningError> {
+        state_format::check(state)?;
+        let (store, heads) = (Store::open(state)?, Heads::open(state)?);
+        // Both locks are held: no other process writes the number meanwhile.
+        state_format::stamp(state)?;
         Ok(Learning {
-            store: Store::open(state)?,
-            heads: Mutex::new(Heads::open(state)?),
+            store,
+            heads: Mutex::new(heads),
             state: state.to_owned(),
             base,
             options,

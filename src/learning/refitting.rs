@@ -117,17 +117,14 @@ impl Learning {
     /// If the file is missing or damaged, all labels count as new once more.
     fn read_last_refit(&self) -> LastRefit {
         let path = self.state.join(LAST_REFIT);
-        let bytes = files::read(&path, MAX_LAST_REFIT_BYTES).unwrap_or_default();
+        let bytes = files::read_bounded(&path, MAX_LAST_REFIT_BYTES).unwrap_or_default();
         serde_json::from_slice(&bytes).unwrap_or_default()
     }
 
     fn write_last_refit(&self, last: &LastRefit) -> Result<(), LearningError> {
         let path = self.state.join(LAST_REFIT);
         let json = serde_json::to_vec(last).unwrap_or_default();
-        files::write(&path, &json).map_err(|source| LearningError::Io {
-            path: path.display().to_string(),
-            source,
-        })
+        Ok(files::write(&path, &json)?)
     }
 
     /// Learns a challenger from the labelled samples; if it passes the gate, it
@@ -136,7 +133,7 @@ impl Learning {
     ///
     /// # Errors
     /// [`LearningError::Refit`] if it was cancelled; [`LearningError::Store`],
-    /// [`LearningError::Heads`] or [`LearningError::Io`] if the disk refuses;
+    /// [`LearningError::Heads`] or [`LearningError::File`] if the disk refuses;
     /// [`LearningError::Model`] if the backbone fails. A sample that cannot be
     /// used is no error.
     pub fn refit(
@@ -378,12 +375,8 @@ impl Learning {
             }
             Ok(rows) => rows,
             Err(error) if sample.kind == Kind::FeatureOnly => {
-                return Err(StoreError::Io {
-                    action: "use the features of a sample in",
-                    path: self.store.folder().display().to_string(),
-                    source: std::io::Error::other(error.to_string()),
-                }
-                .into());
+                let id = sample.id.clone();
+                return Err(StoreError::Features { id, error }.into());
             }
             Err(_) => Vec::new(),
         };

@@ -214,7 +214,9 @@ impl ModelFile {
     /// As [`Classifier::parse`].
     pub fn parse(name: &str, bytes: &[u8]) -> Result<ModelFile, ModelError> {
         let proto = ModelProto::decode(bytes).ok();
-        let is_head = proto.is_some_and(|proto| metadata(&proto, "format") == Some(HEAD_FORMAT));
+        let is_head = proto.is_some_and(|proto| {
+            metadata(&proto, "format").is_some_and(|format| family(format) == family(HEAD_FORMAT))
+        });
         if !is_head {
             let classifier = Classifier::parse(name, bytes)?;
             return Ok(ModelFile::Classifier(Box::new(classifier)));
@@ -525,6 +527,12 @@ impl Checker<'_> {
         let graph = graph.ok_or_else(not_onnx)?;
         match metadata(&proto, "format") {
             Some(found) if found == format => {}
+            Some(found) if is_newer(found, format) => {
+                return self.fail(format!(
+                    "its format {found:?} is newer than {format:?}, which this maskd knows: \
+                     update maskd"
+                ));
+            }
             Some(found) => {
                 return self.fail(format!("its format is {found:?}, expected is {format:?}"));
             }
@@ -737,6 +745,17 @@ impl Checker<'_> {
         proto.graph = Some(graph);
         Ok(proto)
     }
+}
+
+/// A format without its number: `maskd-head` of `maskd-head-1`.
+fn family(format: &str) -> &str {
+    format.rsplit_once('-').map_or(format, |(family, _)| family)
+}
+
+/// Whether a format is a later one of the same family.
+fn is_newer(found: &str, known: &str) -> bool {
+    let number = |format: &str| -> Option<u32> { format.rsplit_once('-')?.1.parse().ok() };
+    family(found) == family(known) && number(found) > number(known)
 }
 
 fn metadata<'a>(proto: &'a ModelProto, key: &str) -> Option<&'a str> {

@@ -19,16 +19,13 @@ pub use outcome::{
 };
 
 use crate::learning::heads::{HeadInfo, Stored};
-use crate::learning::samples::{
-    Exported, Imported, Kind, Label, LabelError, Listing, Removed, Sample, TrackKey,
-};
+use crate::learning::samples::{Exported, Imported, Kind, Listing, Removed, Sample, TrackKey};
+pub(crate) use crate::onnx::UNLABELLED;
+use crate::onnx::{Label, LabelError};
 
 /// Key of a head's metadata: the [`OutcomeRecord`] of the refit that made it, as
 /// JSON.
 pub(super) const OUTCOME: &str = "refit";
-
-/// The name under which samples without a label are listed.
-pub(crate) const UNLABELLED: &str = "unlabelled";
 
 /// What to do with samples.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::frame::decoding;
-use crate::onnx::to_hex;
+use crate::onnx::{Label, LabelError, UNLABELLED, to_hex};
 
 pub use issues::Issues;
 pub use similarity::{
@@ -42,16 +42,9 @@ pub const MIN_PICTURES: usize = 5;
 /// Maximum number of classes: the limit of a classifier file.
 pub const MAX_CLASSES: usize = 64;
 
-/// Maximum length of a class name in bytes: the limit of a classifier file.
-pub const MAX_CLASS_BYTES: usize = 64;
-
 /// Ratio of the largest to the smallest class above which [`imbalance_note`]
 /// warns.
 pub const IMBALANCE: f64 = 1.5;
-
-/// The folder of unlabelled face pictures in an exported sample store: never a
-/// class.
-const UNLABELLED: &str = "unlabelled";
 
 /// One picture file of a data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,11 +118,12 @@ pub enum DatasetError {
         found: usize,
     },
     /// The name of a folder cannot be a label.
-    #[error(
-        "the class folder {name:?} cannot be a label; rename it: a label is UTF-8 of at most {MAX_CLASS_BYTES} bytes, without control characters, and not \"unsure\", which is the name of a verdict"
-    )]
-    ClassName {
-        /// The name, with invalid bytes replaced.
+    #[error("the class folder {0}; rename it")]
+    ClassName(LabelError),
+    /// The name of a class folder is not UTF-8.
+    #[error("the class folder {name:?} cannot be a label: its name is not UTF-8; rename it")]
+    ClassEncoding {
+        /// The name, invalid bytes replaced.
         name: String,
     },
     /// A class folder without pictures.
@@ -234,7 +228,7 @@ impl Dataset {
             }
             files.sort();
             pictures.extend(files.into_iter().map(|path| Picture { path, class }));
-            classes.push(name);
+            classes.push(name.into());
         }
         ignored.sort();
         Ok(Dataset {
@@ -371,17 +365,11 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     Ok(entries)
 }
 
-fn class_name(folder: &Path) -> Result<String, DatasetError> {
+fn class_name(folder: &Path) -> Result<Label, DatasetError> {
     let name = folder.file_name().unwrap_or_default();
     match name.to_str() {
-        Some(name)
-            if name != "unsure"
-                && name.len() <= MAX_CLASS_BYTES
-                && !name.contains(char::is_control) =>
-        {
-            Ok(name.to_owned())
-        }
-        _ => Err(DatasetError::ClassName {
+        Some(name) => Label::new(name).map_err(DatasetError::ClassName),
+        None => Err(DatasetError::ClassEncoding {
             name: name.to_string_lossy().into_owned(),
         }),
     }
@@ -583,7 +571,7 @@ mod tests {
         write(path, "bare/e.jpg", b"x");
         assert_eq!(Dataset::open(path).unwrap().counts(), [5, 5]);
 
-        for name in ["unsure", "line\nbreak", &"x".repeat(65)] {
+        for name in ["unsure", "discard", " bare", "line\nbreak", &"x".repeat(65)] {
             fs::rename(path.join("bare"), path.join(name)).unwrap();
             assert!(refusal(path).contains("cannot be a label"), "{name:?}");
             fs::rename(path.join(name), path.join("bare")).unwrap();

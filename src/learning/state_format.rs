@@ -1,0 +1,124 @@
+//! The format number of a state directory.
+//!
+//! Owns the file `format` of the state directory, which holds one number in
+//! decimal digits and a line feed. The number says how everything in the
+//! directory is laid out: `samples/`, `heads/`, `refit.json`, `fleet.json` and
+//! `fleet.key`. It knows none of those.
+//!
+//! | number | meaning |
+//! |---|---|
+//! | no file | written before there were numbers; laid out as 1 |
+//! | 1 | this version of maskd writes it |
+//! | higher | a newer maskd wrote it; nothing is read or changed |
+//!
+//! A process that opens the directory to change it takes over one without a
+//! number, and numbers it. Whoever only reads checks the number and changes
+//! nothing. A change to the layout that an older maskd would misread needs a new
+//! number, and code here that takes over a directory with the one before.
+//!
+//! Files have their own numbers beside it, so that they can leave the directory:
+//! head files (`maskd-head-1`, in their metadata) and feature files (a version
+//! after their first bytes).
+
+use std::path::{Path, PathBuf};
+
+use crate::platform::files::{self, FileError};
+
+const FILE: &str = "format";
+const CURRENT: u32 = 1;
+/// Longest file that is read, in bytes: any number fits.
+const MAX_BYTES: u64 = 32;
+
+/// Why a state directory must be left alone.
+#[derive(Debug, thiserror::Error)]
+pub enum StateFormatError {
+    /// The file with the number.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// It holds something else.
+    #[error(
+        "{} holds no format number: delete it, unless a newer maskd has used this state directory",
+        path.display()
+    )]
+    Damaged {
+        /// The file with the number.
+        path: PathBuf,
+    },
+    /// A newer maskd has changed the directory.
+    #[error(
+        "the state directory {} has the format {found}, and this maskd knows formats up to \
+         {CURRENT}: update maskd, or name another directory with --state",
+        state.display()
+    )]
+    Newer {
+        /// The state directory.
+        state: PathBuf,
+        /// Its number.
+        found: u32,
+    },
+}
+
+/// Refuses a state directory that this version cannot read. One that does not
+/// exist, or has no number, is fine.
+pub(crate) fn check(state: &Path) -> Result<(), StateFormatError> {
+    number(state).map(drop)
+}
+
+/// Numbers a state directory that has no number yet. Only for the process that
+/// may change the directory, after [`check`].
+pub(crate) fn stamp(state: &Path) -> Result<(), StateFormatError> {
+    if number(state)?.is_none() {
+        files::write(&state.join(FILE), format!("{CURRENT}\n").as_bytes())?;
+    }
+    Ok(())
+}
+
+fn number(state: &Path) -> Result<Option<u32>, StateFormatError> {
+    let path = state.join(FILE);
+    let bytes = match files::read_bounded(&path, MAX_BYTES) {
+        Err(error) if error.is_missing() => return Ok(None),
+        bytes => bytes?,
+    };
+    let text = std::str::from_utf8(&bytes).unwrap_or_default().trim();
+    match text.parse() {
+        Ok(0) | Err(_) => Err(StateFormatError::Damaged { path }),
+        Ok(found) if found > CURRENT => Err(StateFormatError::Newer {
+            state: state.to_owned(),
+            found,
+        }),
+        Ok(found) => Ok(Some(found)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_is_numbered_once_and_a_newer_one_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path();
+        check(&state.join("nowhere")).unwrap();
+        check(state).unwrap();
+        assert!(!state.join(FILE).exists(), "reading changes nothing");
+        stamp(state).unwrap();
+        assert_eq!(fs::read(state.join(FILE)).unwrap(), b"1\n");
+        check(state).unwrap();
+
+        fs::write(state.join(FILE), b"2\n").unwrap();
+        let sentence = format!(
+            "the state directory {} has the format 2, and this maskd knows formats up to 1: \
+             update maskd, or name another directory with --state",
+            state.display()
+        );
+        assert_eq!(check(state).unwrap_err().to_string(), sentence);
+        assert_eq!(stamp(state).unwrap_err().to_string(), sentence);
+        assert_eq!(fs::read(state.join(FILE)).unwrap(), b"2\n");
+        for damaged in [&b""[..], b"0\n", b"x", b"-1", b"\xff", &[b'1'; 40]] {
+            fs::write(state.join(FILE), damaged).unwrap();
+            assert!(stamp(state).is_err(), "{damaged:?}");
+        }
+    }
+}
