@@ -295,6 +295,7 @@ fn nothing_is_captured_by_default() {
     );
     running.stop();
     let kept = files(&door.state());
+    assert!(!kept.is_empty(), "the state directory was not found");
     assert!(ending(&kept, "jpg").is_empty() && ending(&kept, "feature").is_empty());
 }
 
@@ -317,7 +318,7 @@ fn crops_that_show_something_new_are_kept_with_their_features() {
 
     let kept = files(&door.state().join("samples"));
     let pictures = ending(&kept, "jpg");
-    // 22 faces are labelled in the photographs, and a few more are found.
+    // 22 faces are labeled in the photographs, and a few more are found.
     assert!(
         (10..=30).contains(&pictures.len()),
         "once, and not once a round: {}",

@@ -50,7 +50,7 @@ pub enum LearningError {
         state: String,
     },
     /// A track has no samples without a label.
-    #[error("there are no unlabelled face pictures of track {0}")]
+    #[error("there are no unlabeled face pictures of track {0}")]
     NoTrack(u64),
     /// No sample has this id.
     #[error("there is no sample {0}")]

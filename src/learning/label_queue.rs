@@ -1,13 +1,13 @@
 //! Which crops to label first, and which to label together.
 //!
 //! Owns the order and the groups; pure. A crop that the head is unsure of
-//! teaches more than one that it is certain of. Near-copies teach little more
-//! than one of them, so they form a group that is labelled at once.
+//! teaches more than one that it is certain of. Near-duplicates teach little more
+//! than one of them, so they form a group that is labeled at once.
 
 use crate::vision::embed::cosine_distance;
 use crate::vision::head::argmax;
 
-/// Crops whose features have at most this cosine distance are near-copies.
+/// Crops whose features have at most this cosine distance are near-duplicates.
 const NEAR: f32 = 0.08;
 
 /// A crop without a label.
@@ -39,7 +39,7 @@ impl Candidate {
     }
 }
 
-/// Groups of near-copies, by their numbers among the candidates: the most useful
+/// Groups of near-duplicates, by their numbers among the candidates: the most useful
 /// group first, and within it the most useful crop. Each candidate is in exactly
 /// one group.
 pub(crate) fn groups(candidates: &[Candidate]) -> Vec<Vec<usize>> {
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn near_copies_are_one_group_and_the_uncertain_come_first() {
+    fn near_duplicates_are_one_group_and_the_uncertain_come_first() {
         let candidates = [
             candidate(&[1.0, 0.0], [0.9, 0.1]),
             candidate(&[0.0, 1.0], [0.45, 0.55]),

@@ -42,7 +42,7 @@ use crate::onnx::Label;
 use crate::vision::head::Head;
 use records::{label_of, track_name};
 
-/// Maximum number of unlabelled crops that the queue considers; the newest ones.
+/// Maximum number of unlabeled crops that the queue considers; the newest ones.
 const MAX_QUEUED: usize = 400;
 
 /// Options of learning on the device.
@@ -219,7 +219,7 @@ impl Learning {
         Ok(counts(&self.store.list()?))
     }
 
-    /// The crops that wait for a label, near-copies together, the most useful
+    /// The crops that wait for a label, near-duplicates together, the most useful
     /// group first; at most `max_groups` groups. Only the newest crops are
     /// considered.
     ///
@@ -321,7 +321,7 @@ impl Learning {
         Ok(result)
     }
 
-    /// The unlabelled samples of a track. Track numbers begin again with each
+    /// The unlabeled samples of a track. Track numbers begin again with each
     /// start of the daemon, so the track of the newest day is meant.
     fn newest_track(&self, number: u64) -> Result<Vec<String>, LearningError> {
         let listing = self.store.list()?;

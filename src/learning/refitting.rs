@@ -1,6 +1,6 @@
 //! Between the stores and a refit.
 //!
-//! Owns the way of the labelled samples into a refit, of an accepted head into
+//! Owns the way of the labeled samples into a refit, of an accepted head into
 //! the store of heads, and what is remembered of the last refit.
 
 use std::collections::BTreeMap;
@@ -70,7 +70,7 @@ struct LastRefit {
     record: Option<RefitRecord>,
 }
 
-/// The labelled samples that a refit can use.
+/// The labeled samples that a refit can use.
 struct Gathered {
     samples: Vec<refit::Sample>,
     /// The others, and why they cannot be used.
@@ -94,7 +94,7 @@ struct AcceptedHead<'a> {
 }
 
 impl Learning {
-    /// How many labelled samples are new, or have another label, since the last
+    /// How many labeled samples are new, or have another label, since the last
     /// refit.
     ///
     /// # Errors
@@ -127,7 +127,7 @@ impl Learning {
         Ok(files::write(&path, &json)?)
     }
 
-    /// Learns a challenger from the labelled samples; if it passes the gate, it
+    /// Learns a challenger from the labeled samples; if it passes the gate, it
     /// is stored and put into use. Missing features are computed by `embed`, and
     /// kept. Labels may change during the refit: it uses those at its start.
     ///
@@ -173,9 +173,9 @@ impl Learning {
     }
 
     /// Compares a head that another device has learned (the bytes of its file)
-    /// with the one in use, on the labelled samples of this device. If it passes
+    /// with the one in use, on the labeled samples of this device. If it passes
     /// the gate, it is stored with its `origin`, and put into use. A device
-    /// without labelled samples refuses it.
+    /// without labeled samples refuses it.
     ///
     /// # Errors
     /// [`LearningError::Heads`] if it is damaged, or was made for another
@@ -249,7 +249,7 @@ impl Learning {
         }))
     }
 
-    /// The labelled samples with their features, and those that cannot be used.
+    /// The labeled samples with their features, and those that cannot be used.
     fn gather(
         &self,
         listing: &Listing,
@@ -441,7 +441,7 @@ impl Learning {
     }
 }
 
-/// The labels of the labelled samples, by id.
+/// The labels of the labeled samples, by id.
 fn labelled(listing: &Listing) -> BTreeMap<String, String> {
     let labelled = listing.samples.iter().filter_map(|sample| {
         let label = sample.label.as_ref()?.to_string();

@@ -45,11 +45,11 @@ pub enum LabelAction {
 pub enum SampleSelector {
     /// Those with these ids.
     Ids(Vec<String>),
-    /// The unlabelled ones of the newest track with this number.
+    /// The unlabeled ones of the newest track with this number.
     Track(u64),
 }
 
-/// The result of labelling samples.
+/// The result of labeling samples.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LabelResult {
     /// Ids that were changed.
@@ -98,7 +98,7 @@ pub struct SampleRecord {
     pub label: Option<String>,
     /// UTC day of capture, `YYYY-MM-DD`.
     pub day: String,
-    /// Samples of one track are near-copies.
+    /// Samples of one track are near-duplicates.
     pub track: String,
     /// Whether a picture was kept.
     pub picture: bool,
@@ -271,11 +271,11 @@ pub struct QueueRecord {
     /// Of those, samples of which only features were kept, so that nobody can
     /// tell what they show.
     pub without_picture: usize,
-    /// Groups of near-copies, the most useful first.
+    /// Groups of near-duplicates, the most useful first.
     pub groups: Vec<GroupRecord>,
 }
 
-/// Crops that are near-copies of each other.
+/// Crops that are near-duplicates of each other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct GroupRecord {
     /// How much a label of the first would teach, 0 to 1.

@@ -12,7 +12,7 @@ use crate::learning::replay::{Replay, Rows};
 use crate::onnx::{FEATURES, HeadTensors};
 use crate::training::train::{TrainOptions, Trainer};
 
-/// A labelled crop of the device's own camera.
+/// A labeled crop of the device's own camera.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
     /// Names the sample in the outcome.

@@ -1,21 +1,21 @@
 //! Refitting a head on the device, and the gate that a new head must pass.
 //!
-//! Owns how a challenger is learned from a few labelled crops of the device's
+//! Owns how a challenger is learned from a few labeled crops of the device's
 //! own camera, how it is calibrated, and whether it may replace the champion,
 //! which is the head in use. Knows nothing of cameras, files or where samples
 //! are kept. Pure: samples, replay set and seed come in as arguments; no clock,
 //! no threads. Source of the formulas and the figures: `docs/LEARNING.md`.
 //!
 //! # Order
-//! 1. Samples that cannot be used are skipped and named ([`input`]).
-//! 2. They are split by group, a group being a track within a day ([`folds`]):
+//! 1. Samples that cannot be used are skipped and named (`input`).
+//! 2. They are split by group, a group being a track within a day (`folds`):
 //!    the crops of one person passing by resemble each other so much that a
 //!    split by crop would judge a head by what it has memorized.
-//! 3. A challenger is learned without each fold, and predicts it ([`batches`]).
+//! 3. A challenger is learned without each fold, and predicts it (`batches`).
 //! 4. Temperature and shift are fitted on those held-out predictions
-//!    ([`calibration`]); for the gate, those of a fold come from the other folds.
+//!    (`calibration`); for the gate, those of a fold come from the other folds.
 //! 5. Challenger and champion are compared on the held-out samples and on the
-//!    replay holdout ([`evaluate`]), and the gate decides ([`mod@gate`]).
+//!    replay holdout (`evaluate`), and the gate decides (`gate`).
 //! 6. After a cross-validation, the challenger that is handed out is learned
 //!    from all samples in the same way; after a permanent holdout it is the one
 //!    that was judged.
@@ -71,7 +71,7 @@ const NO_REPLAY: &str = "the replay set was made for other labels or another bac
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum RefitError {
     /// The caller asked to stop.
-    #[error("the refit was cancelled")]
+    #[error("the training was cancelled")]
     Cancelled,
     /// An option that cannot work.
     #[error("a head cannot be refitted with {0}")]

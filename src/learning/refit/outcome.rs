@@ -109,10 +109,10 @@ pub enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refusal::NoSamples => f.write_str("there are no labelled face pictures to learn from"),
+            Refusal::NoSamples => f.write_str("there are no labeled face pictures to learn from"),
             Refusal::OneClass { label } => write!(
                 f,
-                "all face pictures are labelled {label}: label some of another class too"
+                "all face pictures are labeled {label}: label some of another class too"
             ),
             Refusal::TooFewGroups {
                 label,

@@ -1,4 +1,4 @@
-//! Augmented copies of labelled crops.
+//! Augmented copies of labeled crops.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::frame::Crop;
 use crate::training::augment::{self, Geometry, Light, RandomRange};
 
-/// Augmented copies per labelled crop.
+/// Augmented copies per labeled crop.
 pub const VARIANTS: usize = 4;
 
 /// [`VARIANTS`] copies of a crop with slightly different light, position and
