@@ -358,7 +358,7 @@ pub struct RefitRecord {
     /// The number of the new model; absent if it was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head: Option<u32>,
-    /// Labelled samples that could not be used, and why.
+    /// Labeled samples that could not be used, and why.
     pub unusable: BTreeMap<String, String>,
     /// Labels with too few samples to become a class, with their samples.
     pub small_classes: BTreeMap<String, usize>,

@@ -42,7 +42,7 @@ pub struct RefitInput<'a> {
     pub base: &'a HeadTensors,
     /// The classes of `base` before it was grown, some of `labels`.
     pub base_labels: &'a [String],
-    /// Labelled crops, with features by the backbone of both heads.
+    /// Labeled crops, with features by the backbone of both heads.
     pub samples: &'a [Sample],
     /// Features of what must not be forgotten, with labels among `labels`.
     /// `None` if there are none for this backbone and these labels: then
