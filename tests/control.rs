@@ -1,5 +1,5 @@
-//! The daemon's API: a server on the real stores, asked by the client, by the
-//! real binary, and by whoever does not know how to ask.
+//! The control socket: a server on real stores, with requests from the client, from
+//! the binary, and malformed ones.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -22,12 +22,13 @@ use std::time::Duration;
 use image::{Rgb, RgbImage};
 use maskd::api::metrics::{self, Heartbeat};
 use maskd::api::socket::{
-    Client, ControlError, DaemonHandle, ErrorRecord, Live, RefitRequest, bind, serve,
+    Client, ControlError, DaemonHandle, ErrorRecord, Live, LiveInference, RefitRequest, bind, serve,
 };
 use maskd::config::Config;
 use maskd::config::settings::Settings;
+use maskd::learning::enrollment::Enrollments;
 use maskd::learning::{
-    DecisionRecord, Enrollment, FailureKind, InUse, LabelAction, Learning, LearningOptions, Purge,
+    DecisionRecord, FailureKind, InUse, LabelAction, Learning, LearningOptions, Purge,
     RefusalRecord, SampleSelector,
 };
 use maskd::onnx::FEATURES;
@@ -38,45 +39,48 @@ use support::{assert_refused, maskd, text, wait};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-/// A server with all that a daemon would hand it, and a trainer without a
-/// backbone.
+/// A server with the handle of a daemon. Its refit thread has no backbone.
 struct Server {
     folder: tempfile::TempDir,
-    enrollment: Arc<Mutex<Option<Enrollment>>>,
+    enrollments: Arc<Mutex<Enrollments>>,
     head: watch::Receiver<Arc<InUse>>,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    fn start(has_trainer: bool) -> Server {
+    fn start(can_refit: bool) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let (_, base) = open_model(None).unwrap();
         let learning =
             Learning::open(folder.path(), Arc::new(base), LearningOptions::default()).unwrap();
         let learning = Arc::new(learning);
-        let (live_now, live) = watch::channel(Live {
+        let (live_out, live) = watch::channel(Live {
             decision: "mask".to_owned(),
-            frames: 7,
+            inference: LiveInference {
+                frames: 7,
+                ..LiveInference::default()
+            },
             ..Live::default()
         });
         let (in_use, head) = watch::channel(Arc::new(learning.in_use().unwrap()));
-        let (refit, mut calls) = mpsc::channel::<RefitRequest>(1);
-        let enrollment = Arc::default();
-        let desk = DaemonHandle {
+        let (refit, mut refit_requests) = mpsc::channel::<RefitRequest>(1);
+        let enrollments = Arc::default();
+        let handle = DaemonHandle {
             learning: Arc::clone(&learning),
             live,
             head: Arc::new(in_use),
-            enrollment: Arc::clone(&enrollment),
+            enrollments: Arc::clone(&enrollments),
             refit,
             judge: mpsc::channel(1).0,
             settings: Arc::new(Settings::new(&Config::default(), None)),
         };
         let (_, pulse) = watch::channel(Heartbeat {
-            at: std::time::Instant::now(),
+            // In the future, so that it never becomes too old.
+            at: std::time::Instant::now() + Duration::from_hours(1),
             fresh: true,
         });
-        let more = metrics::routes(Arc::default(), desk.clone(), pulse);
+        let metrics_routes = metrics::routes(Arc::default(), handle.clone(), pulse);
         let stop = CancellationToken::new();
         let socket = bind(&folder.path().join("control.sock")).unwrap();
         let stopped = stop.clone();
@@ -85,31 +89,31 @@ impl Server {
                 .enable_all()
                 .build()
                 .unwrap();
-            let _live_now = live_now;
-            if !has_trainer {
-                calls.close();
+            let _live = live_out;
+            if !can_refit {
+                refit_requests.close();
             }
-            let trainer = async {
-                while let Some(call) = calls.recv().await {
+            let refits = async {
+                while let Some(request) = refit_requests.recv().await {
                     let mut embed = |crops: &[maskd::frame::Crop]| {
                         let feature = Feature::from(Box::new([0.5; FEATURES]));
                         Ok(vec![feature; crops.len()])
                     };
                     let record = learning.refit(&mut embed, &|| false);
-                    let _ = call.send(record.map_err(ErrorRecord::from));
+                    let _ = request.send(record.map_err(ErrorRecord::from));
                 }
                 std::future::pending::<()>().await;
             };
             runtime.block_on(async {
                 tokio::select! {
-                    served = serve(socket, desk, more, stopped) => served.unwrap(),
-                    () = trainer => {}
+                    served = serve(socket, handle, metrics_routes, stopped) => served.unwrap(),
+                    () = refits => {}
                 }
             });
         });
         Server {
             folder,
-            enrollment,
+            enrollments,
             head,
             stop,
             thread: Some(thread),
@@ -139,8 +143,8 @@ impl Server {
         set
     }
 
-    /// What it answers to these bytes: the status, and the JSON.
-    fn raw(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+    /// The answer to a request: the status, and the body.
+    fn exchange(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         let mut stream = UnixStream::connect(self.at("control.sock")).unwrap();
         let length = body.len();
         write!(
@@ -153,7 +157,13 @@ impl Server {
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, serde_json::from_str(body).unwrap())
+        (status, body.to_owned())
+    }
+
+    /// The same for an answer in JSON.
+    fn raw(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let (status, body) = self.exchange(method, path, body);
+        (status, serde_json::from_str(&body).unwrap())
     }
 
     fn end(&mut self) {
@@ -275,6 +285,36 @@ fn samples_are_imported_listed_labelled_exported_and_purged() {
     assert_eq!(client.samples(None).unwrap().len(), 1);
 }
 
+/// An import of many pictures must not delay other requests.
+#[test]
+fn the_health_check_answers_during_an_import() {
+    let server = Server::start(true);
+    let set = server.at("large/first");
+    fs::create_dir_all(&set).unwrap();
+    for number in 0..300_u32 {
+        let shade = Rgb([(number % 256) as u8, (number / 256) as u8, 90]);
+        let path = set.join(format!("{number}.png"));
+        RgbImage::from_pixel(800, 600, shade).save(path).unwrap();
+    }
+    let client = server.client();
+    let folder = server.at("large");
+    let import = std::thread::spawn(move || client.import(&folder).unwrap());
+    let mut answers = 0;
+    while !import.is_finished() {
+        let start = std::time::Instant::now();
+        let (status, _) = server.exchange("GET", "/healthz", "");
+        assert!(
+            start.elapsed() < Duration::from_secs(2),
+            "{answers} answers"
+        );
+        assert_eq!(status, 200);
+        answers += 1;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(import.join().unwrap().added["first"], 300);
+    assert!(answers > 2, "{answers} answers during the import");
+}
+
 #[test]
 fn heads_are_imported_shown_exported_and_gone_back_from() {
     let server = Server::start(true);
@@ -346,16 +386,18 @@ fn one_enrollment_goes_on_at_a_time_and_can_be_ended() {
         FailureKind::NotNow,
         "is going on",
     );
-    let now = Enrollment {
-        taken: 2,
-        stored: 1,
-        ..started
-    };
-    *server.enrollment.lock().unwrap() = Some(now.clone());
-    assert_eq!(client.enrollment().unwrap(), now);
+    {
+        let mut enrollments = server.enrollments.lock().unwrap();
+        enrollments.taken(started.id);
+        enrollments.taken(started.id);
+        enrollments.stored(started.id);
+    }
+    let now = client.enrollment().unwrap();
+    assert_eq!((now.id, now.taken, now.stored), (started.id, 2, 1));
     let ended = client.end_enrollment().unwrap();
     assert!(ended.is_over() && ended.stored == 1, "{ended:?}");
-    assert_eq!(client.enroll("without_mask", 3).unwrap().taken, 0);
+    let next = client.enroll("without_mask", 3).unwrap();
+    assert!(next.taken == 0 && next.id != started.id, "{next:?}");
 }
 
 #[test]
@@ -366,7 +408,7 @@ fn a_refit_is_waited_for_and_remembered() {
     let before = client.status().unwrap();
     assert_eq!((before.new_labels, before.last_refit), (5, None));
     assert_eq!(
-        (before.live.decision.as_str(), before.live.frames),
+        (before.live.decision.as_str(), before.live.inference.frames),
         ("mask", 7)
     );
     assert_eq!(before.state, server.folder.path().canonicalize().unwrap());
@@ -390,7 +432,7 @@ fn a_refit_is_waited_for_and_remembered() {
 }
 
 #[test]
-fn whoever_asks_wrongly_gets_a_sentence() {
+fn a_malformed_request_is_answered_with_a_sentence() {
     let server = Server::start(true);
     let client = server.client();
     client.import(&server.pictures()).unwrap();
@@ -401,7 +443,7 @@ fn whoever_asks_wrongly_gets_a_sentence() {
         ("POST", "/api/v1/status", "", 405),
         ("POST", "/api/v1/samples/label", "", 400),
         ("POST", "/api/v1/samples/label", "{\"chosen\":", 400),
-        // Not a word of it may be misread as "all".
+        // A misspelled key must not purge everything.
         (
             "POST",
             "/api/v1/samples/purge",
@@ -436,12 +478,12 @@ fn whoever_asks_wrongly_gets_a_sentence() {
 }
 
 #[test]
-fn the_socket_is_made_safely_and_removed() {
+fn the_socket_is_created_safely_and_removed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control.sock");
     assert!(Client::connect(&path).unwrap().is_none(), "no file");
     drop(UnixListener::bind(&path).unwrap());
-    assert!(path.exists(), "as a killed daemon leaves it");
+    assert!(path.exists(), "a killed daemon leaves its socket");
     assert!(Client::connect(&path).unwrap().is_none(), "nobody listens");
     let socket = bind(&path).unwrap();
     let mode = path.metadata().unwrap().permissions().mode();
@@ -463,7 +505,7 @@ fn the_socket_is_made_safely_and_removed() {
 }
 
 #[test]
-fn it_stops_whoever_is_connected() {
+fn a_stop_closes_open_connections() {
     let mut server = Server::start(true);
     let client = server.client();
     client.status().unwrap();
@@ -477,7 +519,7 @@ fn it_stops_whoever_is_connected() {
 }
 
 #[test]
-fn the_command_line_speaks_to_the_daemon() {
+fn the_command_line_uses_the_daemon() {
     let mut server = Server::start(true);
     let state = server.folder.path().to_owned();
     let command = |words: &[&str]| {
@@ -516,7 +558,7 @@ fn the_command_line_speaks_to_the_daemon() {
     assert_refused(&command(&["rollback"]), 64, "cannot go back");
     assert_refused(&command(&["heads", "show", "4"]), 66, "no head 4");
 
-    // Nobody comes.
+    // Nobody stands before the camera.
     let nobody = command(&["enroll", "first", "--count", "3", "--seconds", "1"]);
     assert_refused(
         &nobody,
@@ -524,7 +566,7 @@ fn the_command_line_speaks_to_the_daemon() {
         "0 of 3 face pictures of first were stored within 1 s",
     );
     assert_refused(&command(&["enroll", "unsure"]), 64, "cannot be a label");
-    // Somebody comes.
+    // Somebody does.
     let mut child = maskd()
         .args([
             "enroll",
@@ -540,23 +582,24 @@ fn the_command_line_speaks_to_the_daemon() {
         .spawn()
         .unwrap();
     loop {
-        let mut enrollment = server.enrollment.lock().unwrap();
-        if let Some(going_on) = enrollment
-            .as_mut()
-            .filter(|enrollment| enrollment.wanted == 2)
-        {
-            (going_on.taken, going_on.stored) = (2, 2);
+        let mut enrollments = server.enrollments.lock().unwrap();
+        let active = enrollments.active().filter(|active| active.wanted == 2);
+        if let Some(id) = active.map(|active| active.id) {
+            for _ in 0..2 {
+                enrollments.taken(id);
+                enrollments.stored(id);
+            }
             break;
         }
-        drop(enrollment);
+        drop(enrollments);
         std::thread::sleep(Duration::from_millis(10));
     }
     assert_eq!(wait(&mut child, Duration::from_mins(1)), Some(0));
-    let mut told = String::new();
-    child.stdout.unwrap().read_to_string(&mut told).unwrap();
+    let mut output = String::new();
+    child.stdout.unwrap().read_to_string(&mut output).unwrap();
     assert!(
-        told.ends_with("2 face pictures of first were stored\n"),
-        "{told}"
+        output.ends_with("2 face pictures of first were stored\n"),
+        "{output}"
     );
 
     server.end();

@@ -1,5 +1,5 @@
-//! Pins on a machine that has none: what is refused, and in which words. What pins
-//! do is tried on emulated machines (`tests/rig`).
+//! Pins on a machine without GPIO: error messages and exit codes. What the pins do is
+//! tested on emulated machines (`tests/rig`).
 
 #![allow(
     clippy::unwrap_used,
@@ -43,7 +43,7 @@ fn has_pins() -> bool {
 }
 
 #[test]
-fn pins_that_are_not_there_are_one_sentence_and_no_start() {
+fn missing_pins_are_refused_with_one_sentence() {
     if has_pins() {
         return;
     }
@@ -85,7 +85,7 @@ fn pins_that_are_not_there_are_one_sentence_and_no_start() {
 }
 
 #[test]
-fn without_a_backend_a_laptop_has_the_console_and_is_told_so() {
+fn without_a_backend_a_laptop_has_the_console_and_a_warning() {
     if has_pins() {
         return;
     }
@@ -97,14 +97,14 @@ fn without_a_backend_a_laptop_has_the_console_and_is_told_so() {
         .unwrap();
     assert!(run.status.success());
     assert!(text(&run.stdout).contains("\"decision\":\"mask\""));
-    assert!(text(&run.stderr).contains("this is no Raspberry Pi: the pins are left alone"));
+    assert!(text(&run.stderr).contains("this is not a Raspberry Pi: the pins are not used"));
     let check = maskd().args(["check", "--config", &path]).output().unwrap();
     assert!(check.status.success());
     assert!(text(&check.stdout).contains("not used: console only"));
 }
 
 #[test]
-fn pins_off_has_nothing_to_do_without_pins_and_needs_a_good_config() {
+fn pins_off_does_nothing_without_pins_and_needs_a_valid_config() {
     let folder = tempfile::tempdir().unwrap();
     let path = config(folder.path(), "backend = \"console\"\ngreen-pin = 17");
     let off = maskd()

@@ -722,7 +722,10 @@ fn a_full_disk_ends_capturing_and_nothing_else() {
     assert_eq!(off_because(&door), "the disk is full");
     let logs = running.stop();
     assert_eq!(logs.matches("WARN").count(), 1, "{logs}");
-    assert_eq!(logs.matches("crops are not kept any more").count(), 1);
+    assert_eq!(
+        logs.matches("face pictures are no longer captured").count(),
+        1
+    );
 }
 
 #[test]
@@ -742,7 +745,10 @@ fn a_disk_that_becomes_read_only_ends_capturing_and_nothing_else() {
     });
     assert_eq!(off_because(&door), "the state directory cannot be written");
     let logs = running.stop();
-    assert_eq!(logs.matches("crops are not kept any more").count(), 1);
+    assert_eq!(
+        logs.matches("face pictures are no longer captured").count(),
+        1
+    );
 }
 
 #[test]
@@ -877,7 +883,7 @@ fn a_board_with_too_little_voltage_learns_later() {
     assert_refused(
         &door.maskd(&["refit"]),
         75,
-        "learning waits, since the voltage of the board's supply is too low; try again later",
+        "training waits because the voltage of the board's supply is too low; try again later",
     );
     assert_eq!(door.status()["last_refit"], Value::Null);
 
@@ -888,8 +894,8 @@ fn a_board_with_too_little_voltage_learns_later() {
     });
     assert_eq!(door.status()["live"]["learning_waits"], Value::Null);
     let log = running.stop();
-    assert_eq!(log.matches("learning waits").count(), 1, "{log}");
-    assert_eq!(log.matches("learning may go on").count(), 1, "{log}");
+    assert_eq!(log.matches("training waits").count(), 1, "{log}");
+    assert_eq!(log.matches("training may go on").count(), 1, "{log}");
 }
 
 #[test]
@@ -904,7 +910,7 @@ fn still_frames_are_detected_once_and_settled_tracks_not_classified_again() {
         });
         assert_eq!(status["live"]["faces"], 1, "{status}");
         running.stop();
-        ["frames", "detections", "looks"].map(|count| status["live"][count].as_u64().unwrap())
+        ["frames", "detections", "classified"].map(|count| status["live"][count].as_u64().unwrap())
     };
     let [frames, detections, classifications] = counts(
         "[detect]\nidle-interval-ms = 60000\n[track]\nreclassify-interval-ms = 60000\nvote-window = 5\n",

@@ -1,4 +1,4 @@
-//! What a running daemon tells Prometheus, and whoever asks whether it is well.
+//! Metrics and health checks of a running daemon.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -49,7 +49,7 @@ fn until(socket: &Path, path: &str, found: impl Fn(u16, &str) -> bool) -> String
 }
 
 #[test]
-fn prometheus_gets_what_the_camera_path_does() {
+fn the_metrics_count_what_the_daemon_does() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("state/control.sock");
     let picture = frame("maksssksksss120.jpg");
@@ -71,25 +71,25 @@ fn prometheus_gets_what_the_camera_path_does() {
         let value = line.and_then(|line| line.rsplit(' ').next());
         value.map_or(-1.0, |value| value.parse::<f64>().unwrap())
     };
-    let told = until(&socket, "/metrics", |_, text| {
+    let metrics = until(&socket, "/metrics", |_, text| {
         count(text, "maskd_stage_duration_seconds_count{stage=\"embed\"}") > 1.0
             && count(text, "maskd_frames_total ") > 3.0
     });
     for stage in ["detect", "crop", "head"] {
         let series = format!("maskd_stage_duration_seconds_count{{stage=\"{stage}\"}}");
-        assert!(count(&told, &series) > 0.0, "{told}");
+        assert!(count(&metrics, &series) > 0.0, "{metrics}");
     }
-    let verdicts = count(&told, "maskd_frame_latency_seconds_count");
-    assert!(verdicts > 3.0, "{told}");
-    assert_eq!(count(&told, "maskd_camera_lost "), 0.0);
+    let verdicts = count(&metrics, "maskd_frame_latency_seconds_count");
+    assert!(verdicts > 3.0, "{metrics}");
+    assert_eq!(count(&metrics, "maskd_camera_lost "), 0.0);
     let sum = |stage: &str| {
         let series = format!("maskd_stage_duration_seconds_sum{{stage=\"{stage}\"}}");
-        count(&told, &series)
+        count(&metrics, &series)
     };
-    assert!(sum("embed") > sum("crop"), "{told}");
+    assert!(sum("embed") > sum("crop"), "{metrics}");
 
     if Command::new("promtool").arg("--version").output().is_err() {
-        println!("promtool is not there: what it would say of the metrics is not tried");
+        println!("promtool is not installed: its check of the metrics is skipped");
     } else {
         let mut check = Command::new("promtool")
             .args(["check", "metrics"])
@@ -99,11 +99,14 @@ fn prometheus_gets_what_the_camera_path_does() {
             .spawn()
             .unwrap();
         let mut stdin = check.stdin.take().unwrap();
-        stdin.write_all(told.as_bytes()).unwrap();
+        stdin.write_all(metrics.as_bytes()).unwrap();
         drop(stdin);
-        let said = check.wait_with_output().unwrap();
-        let words = text(&said.stdout) + &text(&said.stderr);
-        assert!(said.status.success() && words.is_empty(), "{words}\n{told}");
+        let output = check.wait_with_output().unwrap();
+        let words = text(&output.stdout) + &text(&output.stderr);
+        assert!(
+            output.status.success() && words.is_empty(),
+            "{words}\n{metrics}"
+        );
     }
 
     let (status, _) = get(&socket, "/metrics/").unwrap();
@@ -126,12 +129,12 @@ fn a_daemon_without_its_camera_is_alive_and_not_ready() {
     until(&socket, "/readyz", |status, body| {
         status == 503 && body.contains("camera is lost")
     });
-    // It knows that the camera is gone.
+    // A camera that is known to be lost is no fault of the daemon.
     until(&socket, "/healthz", |status, _| status == 200);
-    let told = until(&socket, "/metrics", |_, text| {
+    let metrics = until(&socket, "/metrics", |_, text| {
         text.contains("maskd_camera_lost 1.0")
     });
-    assert!(told.contains("maskd_decision{decision=\"fault\"} 1.0"));
+    assert!(metrics.contains("maskd_decision{decision=\"fault\"} 1.0"));
     interrupt(&child, "-TERM");
     assert_eq!(wait(&mut child, Duration::from_secs(20)), Some(0));
 }

@@ -1,4 +1,4 @@
-//! The daemon: the real binary on pictures, programs and signals.
+//! `maskd run`: the binary with pictures, camera programs and signals.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use support::{assert_refused, frame, interrupt, maskd, run, text, wait};
 
-/// A config in which decisions follow frames quickly.
+/// A config whose decisions follow the frames quickly.
 fn quick(folder: &Path) -> std::path::PathBuf {
     let config = folder.join("quick.toml");
     let text = "[decide]\nconfirm-ms = 100\nhold-ms = 100\nstale-ms = 10000\n\
@@ -28,7 +28,7 @@ fn quick(folder: &Path) -> std::path::PathBuf {
     config
 }
 
-/// A config in which a camera that hangs is given up soon.
+/// A config that gives up on a hanging camera soon.
 fn impatient(folder: &Path) -> std::path::PathBuf {
     let config = folder.join("impatient.toml");
     let text = "[decide]\nconfirm-ms = 100\nstale-ms = 1500\n[camera]\nstall-ms = 1000\n";
@@ -46,7 +46,7 @@ fn decisions(lines: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_folder_becomes_decisions_in_its_order() {
+fn a_folder_becomes_decisions_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let pictures = folder.path().join("pictures");
     fs::create_dir(&pictures).unwrap();
@@ -98,7 +98,7 @@ fn without_json_each_change_is_a_line() {
 }
 
 #[test]
-fn signals_stop_it_in_order_within_two_seconds() {
+fn signals_stop_all_threads_in_order_within_two_seconds() {
     for signal in ["-INT", "-TERM", "-HUP"] {
         // Without a source: the built-in examples, over and over.
         let mut child = maskd()
@@ -159,7 +159,7 @@ fn a_program_that_writes_mjpeg_is_a_camera() {
 #[test]
 fn a_camera_that_fails_is_a_fault_and_comes_back() {
     let folder = tempfile::tempdir().unwrap();
-    // Fails the first time after a few frames, and goes on when opened anew.
+    // Fails the first time after a few frames, and works after a reconnect.
     let script = format!(
         "n=8; [ -e '{0}/again' ] && n=300; touch '{0}/again'\n\
          for i in $(seq $n); do cat '{1}'; sleep 0.1; done; exit 3",
@@ -233,7 +233,7 @@ fn a_camera_that_hangs_is_a_fault_and_does_not_delay_the_stop() {
 }
 
 #[test]
-fn sources_that_are_not_there_are_said() {
+fn missing_sources_are_reported() {
     let output = run(&["run", "--log", "error", "--source", "nowhere"]);
     assert_refused(&output, 66, "nowhere");
     let output = run(&[
@@ -256,7 +256,7 @@ fn sources_that_are_not_there_are_said() {
 }
 
 #[test]
-fn a_network_camera_that_is_off_is_waited_for() {
+fn a_network_camera_that_is_off_does_not_end_the_daemon() {
     // Nobody listens on port 9 of this machine.
     let mut child = maskd()
         .args([
@@ -290,7 +290,7 @@ fn a_network_camera_that_is_off_is_waited_for() {
 }
 
 #[test]
-fn systemd_is_told_of_readiness_life_and_stop() {
+fn systemd_is_notified_of_readiness_life_and_stop() {
     let folder = tempfile::tempdir().unwrap();
     let address = folder.path().join("notify");
     let socket = UnixDatagram::bind(&address).unwrap();
@@ -329,7 +329,7 @@ fn the_watchdog_is_not_fed_without_decisions() {
     let address = folder.path().join("notify");
     let socket = UnixDatagram::bind(&address).unwrap();
     let config = folder.path().join("maskd.toml");
-    // The source says nothing, and is not given up for a long time.
+    // The source sends nothing and has a long timeout.
     fs::write(
         &config,
         "[camera]\nstall-ms = 60000\n[decide]\nstale-ms = 500\n",
@@ -348,7 +348,7 @@ fn the_watchdog_is_not_fed_without_decisions() {
     let mut first = String::new();
     out.read_line(&mut first).unwrap();
     assert_eq!(decisions(&first), ["fault"]);
-    // What was sent before the fault.
+    // Skip what was sent before the fault.
     socket.set_nonblocking(true).unwrap();
     let mut bytes = [0; 256];
     while socket.recv(&mut bytes).is_ok() {}
@@ -378,7 +378,7 @@ fn logs_for_the_journal_begin_with_the_level() {
 }
 
 #[test]
-fn a_log_that_nobody_takes_does_not_end_it() {
+fn a_log_that_cannot_be_written_does_not_end_the_daemon() {
     let folder = tempfile::tempdir().unwrap();
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
     let output = maskd()
@@ -394,11 +394,11 @@ fn a_log_that_nobody_takes_does_not_end_it() {
 }
 
 #[test]
-fn a_stop_leaves_nothing_of_a_camera_program_behind() {
+fn a_stop_ends_all_processes_of_a_camera_program() {
     let folder = tempfile::tempdir().unwrap();
     let script_file = folder.path().join("camera.sh");
     let left = folder.path().join("left");
-    // Leaves a process behind that does not want to end.
+    // Starts a process that ignores the signals.
     let script = format!(
         "(trap '' TERM HUP INT; while :; do touch '{0}'; sleep 0.1; done) &\n\
          while :; do cat '{1}'; sleep 0.1; done",
@@ -428,13 +428,13 @@ fn a_stop_leaves_nothing_of_a_camera_program_behind() {
 }
 
 #[test]
-fn a_video_that_cannot_be_played_once_is_an_error() {
+fn a_camera_program_that_fails_is_an_error_with_once() {
     let output = run(&["run", "--once", "--log", "error", "--source", "exec:false"]);
     assert_refused(&output, 69, "ended with exit status 1");
 }
 
 #[test]
-fn passwords_are_not_shown() {
+fn passwords_are_neither_printed_nor_logged() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("maskd.toml");
     fs::write(&config, "[camera]\nsource = \"rtsp://me:secret@cam/v\"\n").unwrap();
@@ -452,7 +452,7 @@ fn passwords_are_not_shown() {
 }
 
 #[test]
-fn a_watchdog_without_a_period_is_none() {
+fn a_watchdog_period_of_zero_is_ignored() {
     let output = maskd()
         .args(["run", "--once", "--rate", "5", "--source"])
         .arg(frame("maksssksksss10.jpg"))

@@ -1,10 +1,8 @@
-//! What the daemon counts and measures, in Prometheus' text format, and whether
-//! it is well.
+//! Metrics in the text format of Prometheus, and health checks.
 //!
 //! Owns the names of the metrics and the routes `/metrics`, `/healthz` and
-//! `/readyz`. What is counted elsewhere anyway ([`Live`]) is only read when
-//! somebody asks; the camera path pays for a few histograms alone. Names and
-//! units follow <https://prometheus.io/docs/practices/naming/>; `docs/grafana.json`
+//! `/readyz`. Counts that exist elsewhere ([`Live`]) are read only when a request
+//! comes; the camera path updates only a few histograms. Names and units follow <https://prometheus.io/docs/practices/naming/>; `docs/grafana.json`
 //! shows them.
 
 use std::sync::Arc;
@@ -25,36 +23,37 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
+use crate::api::file_work;
 use crate::api::socket::{DaemonHandle, Live};
 use crate::decision::decide::Decision;
 use crate::learning::MeasuredRecord;
 use crate::vision::pipeline::Stage;
 
-/// Upper bounds of the buckets of what takes parts of a second, in seconds.
+/// Bucket bounds for durations of up to a second, in seconds.
 const SHORT: [f64; 12] = [
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0,
 ];
-/// Of what takes seconds and minutes.
+/// Bucket bounds for durations of seconds and minutes, in seconds.
 const LONG: [f64; 9] = [0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0];
 
-/// Older news of the indicate thread mean that it hangs.
-const PULSE: Duration = Duration::from_secs(2);
+/// A heartbeat older than this means that the indicator thread hangs.
+const MAX_HEARTBEAT_AGE: Duration = Duration::from_secs(2);
 
-/// From the indicate thread to whoever wants to know whether the daemon is well.
+/// Sign of life of the indicator thread, for the watchdog and the health checks.
 #[derive(Debug, Clone, Copy)]
 pub struct Heartbeat {
-    /// When it was given.
+    /// When it was sent.
     pub at: Instant,
-    /// Whether decisions rest on fresh frames, or on the knowledge that there are
-    /// none.
+    /// Whether decisions are based on fresh frames, or the camera is known to be
+    /// lost.
     pub fresh: bool,
 }
 
 impl Heartbeat {
-    /// Whether decisions are made, and rest on something.
+    /// Whether decisions are made and fresh.
     #[must_use]
     pub fn is_alive(&self, now: Instant) -> bool {
-        self.fresh && now.saturating_duration_since(self.at) < PULSE
+        self.fresh && now.saturating_duration_since(self.at) < MAX_HEARTBEAT_AGE
     }
 }
 
@@ -63,9 +62,9 @@ impl Heartbeat {
 pub enum RefitEnd {
     /// The new head is in use.
     Accepted,
-    /// The gate kept the old one.
+    /// The gate kept the old head.
     Refused,
-    /// It came to no ruling.
+    /// There was an error, or the daemon stopped.
     Failed,
 }
 
@@ -73,11 +72,11 @@ type Label = [(&'static str, &'static str); 1];
 type Gauges = Family<Vec<(&'static str, String)>, Gauge<f64, AtomicU64>>;
 type Histograms = Family<Label, Histogram, fn() -> Histogram>;
 
-/// What is counted and measured where it happens. Threads may share it.
+/// The metrics that are updated where they arise. Threads share them.
 #[derive(Debug)]
 pub struct Metrics {
     stages: Histograms,
-    /// Those of `stages`, by their number: without a look into the family.
+    /// The histograms of `stages`, by the number of the stage: no lookup a frame.
     by_stage: [Histogram; Stage::ALL.len()],
     verdict: Histogram,
     decisions: Family<Label, Counter>,
@@ -98,7 +97,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Everything at 0.
+    /// All metrics at 0.
     #[must_use]
     pub fn new() -> Metrics {
         let stages = Histograms::new_with_constructor(short);
@@ -106,7 +105,7 @@ impl Metrics {
             Stage::ALL.map(|stage| stages.get_or_create(&[("stage", stage.name())]).clone());
         let decisions = Family::<Label, Counter>::default();
         for decision in Decision::ALL {
-            // A series that is there from the start can be told to rise.
+            // A series that starts at 0 shows its first increase.
             drop(decisions.get_or_create(&[("decision", decision.name())]));
         }
         let refits = Family::<Label, Counter>::default();
@@ -125,14 +124,14 @@ impl Metrics {
         }
     }
 
-    /// A stage of a frame took so long, for all its faces together.
-    pub fn stage(&self, stage: Stage, took: Duration) {
-        self.by_stage[stage as usize].observe(took.as_secs_f64());
+    /// A frame has passed a stage, with all its faces.
+    pub fn stage(&self, stage: Stage, duration: Duration) {
+        self.by_stage[stage as usize].observe(duration.as_secs_f64());
     }
 
-    /// A frame took so long from its capture to its verdicts.
-    pub fn verdict(&self, took: Duration) {
-        self.verdict.observe(took.as_secs_f64());
+    /// A frame has got its verdicts, this long after its capture.
+    pub fn verdict(&self, duration: Duration) {
+        self.verdict.observe(duration.as_secs_f64());
     }
 
     /// Another decision is shown.
@@ -143,13 +142,13 @@ impl Metrics {
         counter.inc();
     }
 
-    /// A refit ended after so long.
-    pub fn refit(&self, end: RefitEnd, took: Duration) {
+    /// A refit ended.
+    pub fn refit(&self, end: RefitEnd, duration: Duration) {
         self.refits.get_or_create(&[("outcome", end.name())]).inc();
-        self.refit.observe(took.as_secs_f64());
+        self.refit.observe(duration.as_secs_f64());
     }
 
-    /// What the last refit was judged by.
+    /// Scores of the last refit, before and after.
     pub fn scores(&self, measured: &MeasuredRecord) {
         for (head, scores) in [("before", &measured.before), ("after", &measured.after)] {
             let label = vec![("head", head.to_owned())];
@@ -158,21 +157,21 @@ impl Metrics {
         }
     }
 
-    /// All of it in Prometheus' text format, with what is counted elsewhere.
+    /// All metrics in the text format of Prometheus.
     ///
     /// # Errors
-    /// None that a string could have.
-    pub fn text(&self, seen: &Seen) -> Result<String, std::fmt::Error> {
+    /// What the encoder says; writing to a string does not fail.
+    pub fn text(&self, snapshot: &Snapshot) -> Result<String, std::fmt::Error> {
         let mut registry = Registry::with_prefix("maskd");
         let r = &mut registry;
         r.register(
             "stage_duration_seconds",
-            "Time of a stage per frame, for all faces of the frame",
+            "Duration of a stage of a frame, for all its faces together",
             self.stages.clone(),
         );
         r.register(
             "frame_latency_seconds",
-            "Time from capturing a frame to the verdicts on its faces",
+            "Time from the capture of a frame to the verdicts on its faces",
             self.verdict.clone(),
         );
         r.register(
@@ -192,15 +191,15 @@ impl Metrics {
         );
         r.register(
             "refit_accuracy_ratio",
-            "Fraction of held-out samples classified correctly in the last training, before and after",
+            "Share of held-out samples that are classified correctly, before and after the last training",
             self.accuracy.clone(),
         );
         r.register(
             "refit_loss_nats",
-            "Mean loss on held-out samples in the last training, before and after",
+            "Mean loss on held-out samples, before and after the last training",
             self.loss.clone(),
         );
-        seen.register(r);
+        snapshot.register(r);
         let mut text = String::new();
         encode(&mut text, &registry)?;
         Ok(text)
@@ -217,163 +216,197 @@ impl RefitEnd {
     }
 }
 
-/// What is counted elsewhere.
+/// What is counted elsewhere, at the time of a request.
 #[derive(Debug, Clone, Default)]
-pub struct Seen {
+pub struct Snapshot {
     /// What the daemon is doing.
     pub live: Live,
     /// Samples by label, those without one under `unlabelled`.
     pub samples: Vec<(String, usize)>,
-    /// Labels that are new since the last refit.
+    /// Labels since the last refit.
     pub new_labels: usize,
-    /// Whether decisions rest on something.
+    /// Whether decisions are fresh, as [`Heartbeat::is_alive`] says.
     pub is_alive: bool,
 }
 
-impl Seen {
-    #[expect(clippy::too_many_lines, reason = "a list of metrics")]
-    fn register(&self, r: &mut Registry) {
-        let live = &self.live;
+/// Gauges of one name, told apart by one label.
+fn gauges(label: &'static str, values: impl IntoIterator<Item = (String, f64)>) -> Gauges {
+    let family = Gauges::default();
+    for (name, value) in values {
+        family.get_or_create(&vec![(label, name)]).set(value);
+    }
+    family
+}
+
+/// 1 for true.
+fn flag(holds: bool) -> f64 {
+    f64::from(u8::from(holds))
+}
+
+impl Snapshot {
+    fn register(&self, registry: &mut Registry) {
+        self.register_counters(registry);
+        self.register_gauges(registry);
+        self.register_families(registry);
+        self.register_board(registry);
+        let version = [(env!("CARGO_PKG_VERSION").to_owned(), 1.0)];
+        registry.register(
+            "build_info",
+            "The version, as a label",
+            gauges("version", version),
+        );
+    }
+
+    fn register_counters(&self, registry: &mut Registry) {
+        let Live {
+            camera,
+            inference,
+            capture,
+            ..
+        } = &self.live;
         for (name, help, count) in [
-            ("frames", "Processed frames", live.frames),
+            ("frames", "Frames that were processed", inference.frames),
             (
                 "frames_skipped",
-                "Frames that a newer one replaced before they were processed",
-                live.skipped,
+                "Frames that were replaced by newer ones before they were processed",
+                inference.skipped,
             ),
             (
                 "detections",
-                "Frames on which the detector ran; in the others nothing moved",
-                live.detections,
+                "Frames that the face detector ran on; in the others nothing moved",
+                inference.detections,
             ),
             (
                 "faces_classified",
-                "Classified faces; the others had a settled verdict or were unsure",
-                live.looks,
+                "Faces that were classified; the others had a settled verdict or were unsure",
+                inference.classified,
             ),
             (
                 "captures",
-                "Face crops that were stored for labeling",
-                live.capture.stored,
+                "Face pictures that were stored to be labelled",
+                capture.stored,
             ),
             (
                 "captures_dropped",
-                "Face crops that were dropped because the disk was too slow or full",
-                live.capture.dropped,
+                "Face pictures that were dropped because the disk was too slow or refused",
+                capture.dropped,
             ),
             (
                 "camera_losses",
                 "Number of times the camera was lost",
-                live.camera_losses,
+                camera.losses,
             ),
         ] {
-            r.register(name, help, ConstCounter::new(count));
+            registry.register(name, help, ConstCounter::new(count));
         }
-        let flag = |holds: bool| f64::from(u8::from(holds));
+    }
+
+    fn register_gauges(&self, registry: &mut Registry) {
+        let Live {
+            camera,
+            inference,
+            learning,
+            capture,
+            ..
+        } = &self.live;
         for (name, help, value) in [
-            ("faces", "Faces in the newest frame", live.faces as f64),
+            ("faces", "Faces in the newest frame", inference.faces as f64),
             (
                 "camera_lost",
-                "Whether the camera is lost and is being reconnected",
-                flag(live.camera_lost),
+                "1 while the camera is lost and being reconnected",
+                flag(camera.lost),
             ),
             (
                 "healthy",
-                "Whether decisions rest on new frames, or the camera is known to be lost (as /healthz)",
+                "1 while decisions are based on fresh frames, or the camera is known to be lost",
                 flag(self.is_alive),
             ),
             (
                 "capturing",
-                "Whether face crops are stored",
-                flag(live.capture.on),
+                "1 while face pictures are captured",
+                flag(capture.on),
             ),
             (
                 "refitting",
-                "Whether a training is running on this device",
-                flag(live.refitting),
+                "1 during training on this device",
+                flag(learning.refitting),
             ),
             (
                 "head",
-                "Number of the model in use; 0 is the built-in one",
-                f64::from(live.head.unwrap_or(0)),
+                "Number of the model in use; 0 is the built-in model",
+                f64::from(learning.head.unwrap_or(0)),
             ),
             (
                 "refit_paused",
-                "Whether training waits because the board is too hot, throttled or short of voltage",
-                flag(live.learning_waits.is_some()),
+                "1 while training waits because of the board's temperature or supply",
+                flag(learning.waits_because.is_some()),
             ),
             (
                 "new_labels",
-                "New labels since the last training",
+                "Labels since the last training on this device",
                 self.new_labels as f64,
             ),
         ] {
-            r.register(name, help, ConstGauge::new(value));
+            registry.register(name, help, ConstGauge::new(value));
         }
-        let gauges = |label: &'static str, values: Vec<(String, f64)>| {
-            let family = Gauges::default();
-            for (name, value) in values {
-                family.get_or_create(&vec![(label, name)]).set(value);
-            }
-            family
-        };
+    }
+
+    fn register_families(&self, registry: &mut Registry) {
         let decisions = Decision::ALL.map(|decision| {
             let name = decision.name();
-            (name.to_owned(), flag(live.decision == name))
+            (name.to_owned(), flag(self.live.decision == name))
         });
-        r.register(
+        registry.register(
             "decision",
-            "1 for the current decision, 0 for the others",
-            gauges("decision", decisions.to_vec()),
+            "1 for the current decision",
+            gauges("decision", decisions),
         );
         let samples = self.samples.iter();
         let samples = samples.map(|(label, count)| (label.clone(), *count as f64));
-        r.register(
+        registry.register(
             "samples",
-            "Face crops on disk, by label",
-            gauges("label", samples.collect()),
+            "Face pictures on disk by label",
+            gauges("label", samples),
         );
-        if let Some(celsius) = live.board.temperature_c {
-            r.register(
+    }
+
+    fn register_board(&self, registry: &mut Registry) {
+        let board = &self.live.board;
+        if let Some(celsius) = board.temperature_c {
+            registry.register(
                 "board_temperature_celsius",
-                "Processor temperature",
+                "Temperature of the board's processor",
                 ConstGauge::new(f64::from(celsius)),
             );
         }
-        if let Some(board) = live.board.throttling {
-            let now = [
-                ("under_voltage", board.under_voltage),
-                ("frequency_capped", board.frequency_capped),
-                ("throttled", board.throttled),
-                ("soft_limit", board.soft_limit),
+        if let Some(throttling) = board.throttling {
+            let reasons = [
+                ("under_voltage", throttling.under_voltage),
+                ("frequency_capped", throttling.frequency_capped),
+                ("throttled", throttling.throttled),
+                ("soft_limit", throttling.soft_limit),
             ];
-            let now = now.map(|(reason, holds)| (reason.to_owned(), flag(holds)));
-            r.register(
+            let reasons = reasons.map(|(reason, holds)| (reason.to_owned(), flag(holds)));
+            registry.register(
                 "board_throttling",
-                "Throttling reasons that the firmware reports now",
-                gauges("reason", now.to_vec()),
+                "1 for each reason for which the firmware throttles the board now",
+                gauges("reason", reasons),
             );
         }
-        let version = vec![(env!("CARGO_PKG_VERSION").to_owned(), 1.0)];
-        r.register(
-            "build_info",
-            "The version of maskd",
-            gauges("version", version),
-        );
     }
 }
 
-/// What the routes work with.
+/// What the routes share.
 #[derive(Debug, Clone)]
-struct Window {
+struct RouteState {
     metrics: Arc<Metrics>,
     handle: DaemonHandle,
     heartbeat: watch::Receiver<Heartbeat>,
 }
 
-/// `/metrics`, `/healthz` (200 while decisions rest on something, as the watchdog
-/// has it) and `/readyz` (200 while they rest on frames); else 503 and a
-/// sentence. Nothing that they answer shows anybody.
+/// `/metrics`; `/healthz`, 200 while the watchdog would be fed; `/readyz`, 200
+/// while decisions are based on frames; else 503 and a sentence. No answer contains
+/// personal data.
 pub fn routes(
     metrics: Arc<Metrics>,
     handle: DaemonHandle,
@@ -383,66 +416,70 @@ pub fn routes(
         .route("/metrics", get(text))
         .route("/healthz", get(health))
         .route("/readyz", get(readiness))
-        .with_state(Window {
+        .with_state(RouteState {
             metrics,
             handle,
             heartbeat,
         })
 }
 
-impl Window {
+impl RouteState {
     #[expect(
         clippy::disallowed_methods,
-        reason = "the age of the pulse is that at the time of the request"
+        reason = "the age of the heartbeat is that at the time of the request"
     )]
     fn is_alive(&self) -> bool {
         self.heartbeat.borrow().is_alive(Instant::now())
     }
 }
 
-async fn text(State(window): State<Window>) -> Response {
-    let learning = &window.handle.learning;
-    // A store that cannot be read is no reason to tell nothing.
-    let samples = learning.stats().unwrap_or_default().into_iter();
-    let seen = Seen {
-        live: window.handle.live.borrow().clone(),
-        samples: samples
-            .map(|(label, count)| (label, count.samples))
-            .collect(),
-        new_labels: learning.new_labels().unwrap_or(0),
-        is_alive: window.is_alive(),
-    };
-    match window.metrics.text(&seen) {
-        Ok(text) => (
+async fn text(State(state): State<RouteState>) -> Response {
+    let is_alive = state.is_alive();
+    let text = file_work::run(move || {
+        let learning = &state.handle.learning;
+        // A store that cannot be read must not hide the other metrics.
+        let samples = learning.stats().unwrap_or_default().into_iter();
+        let snapshot = Snapshot {
+            live: state.handle.live.borrow().clone(),
+            samples: samples
+                .map(|(label, count)| (label, count.samples))
+                .collect(),
+            new_labels: learning.new_labels().unwrap_or(0),
+            is_alive,
+        };
+        state.metrics.text(&snapshot)
+    });
+    match text.await {
+        Some(Ok(text)) => (
             [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
             text,
         )
             .into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        Some(Err(_)) | None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
-async fn health(State(window): State<Window>) -> (StatusCode, &'static str) {
-    if window.is_alive() {
+async fn health(State(state): State<RouteState>) -> (StatusCode, &'static str) {
+    if state.is_alive() {
         (StatusCode::OK, "ok\n")
     } else {
-        let sentence = "decisions do not rest on fresh frames\n";
+        let sentence = "decisions are not based on fresh frames\n";
         (StatusCode::SERVICE_UNAVAILABLE, sentence)
     }
 }
 
-async fn readiness(State(window): State<Window>) -> (StatusCode, &'static str) {
-    let (lost, frames) = {
-        let live = window.handle.live.borrow();
-        (live.camera_lost, live.frames)
+async fn readiness(State(state): State<RouteState>) -> (StatusCode, &'static str) {
+    let (is_lost, frames) = {
+        let live = state.handle.live.borrow();
+        (live.camera.lost, live.inference.frames)
     };
-    let not = |sentence| (StatusCode::SERVICE_UNAVAILABLE, sentence);
-    if lost {
-        not("the camera is lost and is being opened anew\n")
+    let not_ready = |sentence| (StatusCode::SERVICE_UNAVAILABLE, sentence);
+    if is_lost {
+        not_ready("the camera is lost and is being reconnected\n")
     } else if frames == 0 {
-        not("no frame has come yet\n")
-    } else if !window.is_alive() {
-        not("decisions do not rest on fresh frames\n")
+        not_ready("no frame has been processed yet\n")
+    } else if !state.is_alive() {
+        not_ready("decisions are not based on fresh frames\n")
     } else {
         (StatusCode::OK, "ok\n")
     }
@@ -451,17 +488,21 @@ async fn readiness(State(window): State<Window>) -> (StatusCode, &'static str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::socket::LiveInference;
     use crate::learning::{InitialHeadRecord, ScoresRecord, ValidationRecord};
     use crate::platform::board::{BoardStatus, Throttling};
 
     const DASHBOARD: &str = include_str!("../../docs/grafana.json");
 
-    /// A daemon of which everything is known.
-    fn seen() -> Seen {
-        Seen {
+    /// A snapshot in which every optional value is present.
+    fn snapshot() -> Snapshot {
+        Snapshot {
             live: Live {
                 decision: "mask".to_owned(),
-                frames: 3,
+                inference: LiveInference {
+                    frames: 3,
+                    ..LiveInference::default()
+                },
                 board: BoardStatus {
                     temperature_c: Some(51.5),
                     throttling: Some(Throttling {
@@ -471,7 +512,7 @@ mod tests {
                 },
                 ..Live::default()
             },
-            // As whoever makes folders may name them.
+            // Folders can have any name.
             samples: vec![("a\"b\\c\n".to_owned(), 2)],
             new_labels: 4,
             is_alive: true,
@@ -479,13 +520,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_is_told() {
+    fn metrics_are_exposed_under_their_names() {
         let metrics = Metrics::new();
         metrics.stage(Stage::Embed, Duration::from_millis(7));
         metrics.verdict(Duration::from_millis(30));
         metrics.decision(Decision::Mask);
         metrics.refit(RefitEnd::Refused, Duration::from_secs(3));
-        let text = metrics.text(&seen()).unwrap();
+        let text = metrics.text(&snapshot()).unwrap();
         for line in [
             "maskd_stage_duration_seconds_bucket{stage=\"embed\",le=\"0.01\"} 1",
             "maskd_stage_duration_seconds_bucket{stage=\"embed\",le=\"0.005\"} 0",
@@ -501,7 +542,10 @@ mod tests {
             "maskd_samples{label=\"a\\\"b\\\\c\\n\"} 2.0",
             "maskd_new_labels 4.0",
         ] {
-            assert!(text.lines().any(|told| told == line), "{line}\n{text}");
+            assert!(
+                text.lines().any(|exposed| exposed == line),
+                "{line}\n{text}"
+            );
         }
     }
 
@@ -509,7 +553,7 @@ mod tests {
     fn the_dashboard_shows_what_there_is() {
         let metrics = Metrics::new();
         metrics.scores(&measured());
-        let text = metrics.text(&seen()).unwrap();
+        let text = metrics.text(&snapshot()).unwrap();
         let series: Vec<&str> = text
             .lines()
             .filter(|line| !line.starts_with('#'))
@@ -565,12 +609,12 @@ mod tests {
     }
 
     #[test]
-    fn a_pulse_that_is_old_is_none() {
+    fn an_old_heartbeat_is_no_sign_of_life() {
         #[expect(clippy::disallowed_methods, reason = "a test needs some time")]
         let at = Instant::now();
         let heartbeat = Heartbeat { at, fresh: true };
-        assert!(heartbeat.is_alive(at + PULSE / 2));
-        assert!(!heartbeat.is_alive(at + PULSE));
+        assert!(heartbeat.is_alive(at + MAX_HEARTBEAT_AGE / 2));
+        assert!(!heartbeat.is_alive(at + MAX_HEARTBEAT_AGE));
         assert!(!Heartbeat { at, fresh: false }.is_alive(at));
     }
 }

@@ -4,6 +4,7 @@
 //! Owns the protocols and the types that travel over them. It starts no threads
 //! of its own: `daemon` does.
 
+pub(crate) mod file_work;
 pub mod metrics;
 pub mod mqtt;
 pub mod socket;

@@ -92,7 +92,7 @@ fn daemon_text(status: &socket::Status) -> String {
         new_labels,
         last_refit,
     } = status;
-    let waits = live.learning_waits.as_ref();
+    let waits = live.learning.waits_because.as_ref();
     let waits = waits.map_or(String::new(), |why| format!("; training waits: {why}"));
     let mut text = format!(
         "maskd {version}, state directory {}\n\
@@ -104,19 +104,20 @@ fn daemon_text(status: &socket::Status) -> String {
          samples     {}; {new_labels} labels are new since the last training\n",
         state.display(),
         live.decision,
-        live.faces,
+        live.inference.faces,
         camera_text(live),
-        live.frames,
-        live.skipped,
+        live.inference.frames,
+        live.inference.skipped,
         live.board,
-        model_name(live.head),
-        live.labels.join(", "),
+        model_name(live.learning.head),
+        live.learning.labels.join(", "),
         capture_text(live),
         live.capture.stored,
         live.capture.dropped,
         sample_counts(samples),
     );
     if let Some(Enrollment {
+        id: _,
         label,
         wanted,
         taken: _,
@@ -125,7 +126,7 @@ fn daemon_text(status: &socket::Status) -> String {
     {
         text += &format!("enrollment  {label}: {stored} of {wanted}\n");
     }
-    if live.refitting {
+    if live.learning.refitting {
         text += "training    in progress\n";
     } else if let Some(record) = last_refit {
         let first = outcome::refit(record);
@@ -136,12 +137,12 @@ fn daemon_text(status: &socket::Status) -> String {
 }
 
 fn camera_text(live: &socket::Live) -> String {
-    let camera = if live.camera_lost {
+    let camera = if live.camera.lost {
         "lost; reconnecting"
     } else {
         "connected"
     };
-    match live.camera_losses {
+    match live.camera.losses {
         0 => camera.to_owned(),
         1 => format!("{camera}; lost once since the start"),
         times => format!("{camera}; lost {times} times since the start"),

@@ -1,9 +1,10 @@
 //! What may be changed while the daemon runs, and is written back to its config.
 //!
 //! Owns the change: checked as a config is, written into the file with its
-//! comments kept, handed to whoever goes by it. A file that cannot be written
-//! does not stop the change: it then lasts until the daemon ends, and says so.
+//! comments kept, published to the threads that apply it. If the file cannot be
+//! written, the change still applies until the daemon ends, and the record says so.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -15,7 +16,7 @@ use utoipa::ToSchema;
 use crate::config::{self, Config, Problem, renamed};
 use crate::platform::files;
 
-/// What may be changed: a documented contract.
+/// The settings that can change while the daemon runs: a documented contract.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Tuning {
     /// `classify.masked-threshold`, 0.05 to 1.
@@ -31,7 +32,7 @@ pub struct Tuning {
 }
 
 impl Tuning {
-    /// What a config says.
+    /// The settings of a config.
     #[must_use]
     pub fn of(config: &Config) -> Tuning {
         Tuning {
@@ -43,7 +44,7 @@ impl Tuning {
         }
     }
 
-    /// Makes a config say it.
+    /// Writes the settings into a config.
     pub fn apply(&self, config: &mut Config) {
         config.classify.masked_threshold = self.masked_threshold;
         config.classify.unmasked_threshold = self.unmasked_threshold;
@@ -53,7 +54,7 @@ impl Tuning {
     }
 }
 
-/// Asks for some of it to be changed; what is absent stays.
+/// Asks for settings to be changed; absent ones stay as they are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Change {
@@ -70,6 +71,28 @@ pub struct Change {
 }
 
 impl Change {
+    /// What turns `from` into `to`.
+    fn between(from: Tuning, to: Tuning) -> Change {
+        fn changed<T: PartialEq + Copy>(from: T, to: T) -> Option<T> {
+            (from != to).then_some(to)
+        }
+        Change {
+            masked_threshold: changed(from.masked_threshold, to.masked_threshold),
+            unmasked_threshold: changed(from.unmasked_threshold, to.unmasked_threshold),
+            confirm_ms: changed(from.confirm_ms, to.confirm_ms),
+            hold_ms: changed(from.hold_ms, to.hold_ms),
+            capture: changed(from.capture, to.capture),
+        }
+    }
+
+    /// Names in the config file of what is to change: `decide.hold-ms`.
+    fn keys(self) -> Vec<String> {
+        let values = self.values().into_iter();
+        values
+            .map(|(section, key, _)| format!("{section}.{key}"))
+            .collect()
+    }
+
     fn to(self, now: Tuning) -> Tuning {
         Tuning {
             masked_threshold: self.masked_threshold.unwrap_or(now.masked_threshold),
@@ -80,9 +103,10 @@ impl Change {
         }
     }
 
-    /// Section, key and value of what is to change.
+    /// Section, key and value of each changed setting.
     fn values(self) -> Vec<(&'static str, &'static str, Value)> {
-        // By way of its text: 0.65 is to stand in the file as 0.65.
+        // By way of its text, so that 0.65 is 0.65 in the file too, and not the
+        // nearest f32 with all its digits.
         let real = |value: f32| {
             let value = value.to_string().parse::<f64>();
             Value::from(value.unwrap_or_default())
@@ -116,13 +140,13 @@ impl Change {
 pub struct SettingsRecord {
     /// What the daemon goes by.
     pub now: Tuning,
-    /// Why the config file does not say the same, if it does not: after a
-    /// restart these settings are gone.
+    /// Which settings the config file does not have, and why: a restart undoes
+    /// them. Absent if the config file has all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_saved: Option<String>,
 }
 
-/// The change is not allowed: every problem of it.
+/// The change is not allowed. Lists every problem.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", sentence(.0))]
 pub struct NotAllowed(Vec<Problem>);
@@ -132,10 +156,10 @@ fn sentence(problems: &[Problem]) -> String {
     problems.join("; ")
 }
 
-/// Holds them, and changes them.
+/// The settings that can change while the daemon runs.
 #[derive(Debug)]
 pub struct Settings {
-    /// Where they are written to, if the daemon was started with a file.
+    /// The config file; `None` if the daemon was started without one.
     file: Option<PathBuf>,
     state: Mutex<State>,
     now: watch::Sender<Tuning>,
@@ -144,11 +168,44 @@ pub struct Settings {
 #[derive(Debug)]
 struct State {
     config: Config,
-    not_saved: Option<String>,
+    /// What the daemon would start with the next time.
+    saved: Tuning,
+    /// Why settings are not in the config file, by section and key.
+    reasons: BTreeMap<String, String>,
+}
+
+impl State {
+    /// Remembers whether a change of the config was saved.
+    fn record(&mut self, change: Change, result: Result<(), String>) {
+        match result {
+            Ok(()) => {
+                self.saved = change.to(self.saved);
+                self.reasons.retain(|key, _| !change.keys().contains(key));
+            }
+            Err(reason) => {
+                for key in change.keys() {
+                    self.reasons.insert(key, reason.clone());
+                }
+            }
+        }
+        // A setting may be back at the saved value.
+        let now = Tuning::of(&self.config);
+        let unsaved = Change::between(self.saved, now).keys();
+        self.reasons.retain(|key, _| unsaved.contains(key));
+    }
+
+    /// Why the config file does not say what the settings are, if it does not.
+    fn not_saved(&self) -> Option<String> {
+        let mut reasons: Vec<String> = Vec::new();
+        for (key, reason) in &self.reasons {
+            reasons.push(format!("{key}: {reason}"));
+        }
+        (!reasons.is_empty()).then(|| reasons.join("; "))
+    }
 }
 
 impl Settings {
-    /// Those of a config that was read from `file`.
+    /// The settings of a config that was read from `file`.
     #[must_use]
     pub fn new(config: &Config, file: Option<PathBuf>) -> Settings {
         Settings {
@@ -156,41 +213,44 @@ impl Settings {
             now: watch::Sender::new(Tuning::of(config)),
             state: Mutex::new(State {
                 config: config.clone(),
-                not_saved: None,
+                saved: Tuning::of(config),
+                reasons: BTreeMap::new(),
             }),
         }
     }
 
-    /// For whoever goes by them.
+    /// Receives the settings after each change.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Tuning> {
         self.now.subscribe()
     }
 
-    /// As they are now.
+    /// The settings as they are now.
     #[must_use]
     pub fn record(&self) -> SettingsRecord {
         let state = self.state();
         SettingsRecord {
             now: Tuning::of(&state.config),
-            not_saved: state.not_saved.clone(),
+            not_saved: state.not_saved(),
         }
     }
 
-    /// Changes them, in the config file too.
+    /// Changes settings, in the config file too.
     ///
     /// # Errors
-    /// [`NotAllowed`] if the config would then be wrong; nothing is changed.
+    /// [`NotAllowed`] if the config would then be invalid; nothing is changed.
     pub fn change(&self, change: Change) -> Result<SettingsRecord, NotAllowed> {
         self.set(change, || self.save(change))
     }
 
-    /// Changes them until the daemon ends: the config file stays as it is.
+    /// Changes settings until the daemon ends: the config file stays as it is.
     ///
     /// # Errors
     /// As [`change`](Settings::change).
     pub fn change_for_now(&self, change: Change) -> Result<SettingsRecord, NotAllowed> {
-        self.set(change, || Err("they were changed for now alone".to_owned()))
+        self.set(change, || {
+            Err("changed only until the daemon ends".to_owned())
+        })
     }
 
     fn set(
@@ -205,8 +265,8 @@ impl Settings {
         if !problems.is_empty() {
             return Err(NotAllowed(problems));
         }
-        state.not_saved = save().err();
         state.config = config;
+        state.record(change, save());
         let now = Tuning::of(&state.config);
         self.now.send_replace(now);
         tracing::info!(
@@ -215,12 +275,12 @@ impl Settings {
             confirm_ms = now.confirm_ms,
             hold_ms = now.hold_ms,
             capture = now.capture,
-            saved = state.not_saved.is_none(),
-            "settings are changed, as asked"
+            saved = state.reasons.is_empty(),
+            "settings changed"
         );
         Ok(SettingsRecord {
             now,
-            not_saved: state.not_saved.clone(),
+            not_saved: state.not_saved(),
         })
     }
 
@@ -244,7 +304,7 @@ impl Settings {
     }
 }
 
-/// The text of a config with a change, and all else as it was.
+/// The text of a config with a change; everything else stays as it was.
 fn rewrite(text: &str, change: Change) -> Result<String, String> {
     let mut document: DocumentMut = text
         .parse()
@@ -259,7 +319,7 @@ fn rewrite(text: &str, change: Change) -> Result<String, String> {
             rename(section, old, key);
         }
         if let Some(old) = section.get(key).and_then(Item::as_value) {
-            // The comment behind it.
+            // Keeps the comment behind the value.
             *value.decor_mut() = old.decor().clone();
         }
         match section.get_mut(key) {
@@ -382,6 +442,35 @@ mod tests {
         assert_eq!(record.now.hold_ms, 1);
         assert!(record.not_saved.is_some());
         assert_eq!(settings.record(), record);
+    }
+
+    #[test]
+    fn saving_one_setting_does_not_save_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("maskd.toml");
+        std::fs::write(&file, "[capture]\nenabled = true\n").unwrap();
+        let (config, _) = config::load(&file).unwrap();
+        let settings = Settings::new(&config, Some(file.clone()));
+        let capture = |on| Change {
+            capture: Some(on),
+            ..Change::default()
+        };
+        let paused = settings.change_for_now(capture(false)).unwrap();
+        assert!(paused.not_saved.unwrap().contains("capture.enabled"));
+        let record = settings.change(hold(4000)).unwrap();
+        let restarted = Tuning::of(&config::load(&file).unwrap().0);
+        assert!(restarted.capture && restarted.hold_ms == 4000);
+        let why = record.not_saved.unwrap();
+        assert!(why.contains("capture.enabled") && !why.contains("hold-ms"));
+        assert_eq!(settings.record().not_saved, Some(why));
+        // Back at what the file says.
+        let resumed = settings.change_for_now(capture(true)).unwrap();
+        assert_eq!(resumed.not_saved, None);
+        // Saved at last.
+        settings.change_for_now(capture(false)).unwrap();
+        let saved = settings.change(capture(false)).unwrap();
+        assert_eq!(saved.not_saved, None);
+        assert!(!config::load(&file).unwrap().0.capture.enabled);
     }
 
     proptest! {

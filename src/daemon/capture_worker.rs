@@ -1,52 +1,47 @@
-//! Learning while the camera runs: what is captured, kept, and refitted.
+//! The capture thread, and the sampler in the inference thread that feeds it.
 //!
-//! Owns the `samples` and `trainer` threads and their channels. The camera path
-//! never waits for either: crops go by `try_send`, a new head comes by a `watch`
-//! that is read once a frame.
+//! Owns the way of a crop from the camera path to the disk. The camera path never
+//! waits for the disk: crops go by `try_send`, and those that find the channel
+//! full are dropped and counted. Knows nothing of training.
 
-use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{DaemonError, StateDir, Threads, now, timer_runtime, wall_clock};
-use crate::api::metrics::{Metrics, RefitEnd};
-use crate::api::socket::{
-    self, DaemonHandle, ErrorRecord, JudgeRequest, Live, LiveCapture, RefitRequest,
-};
-use crate::config::settings::{Settings, Tuning};
+use super::refit_worker::RefitWorker;
+use super::threads::{Threads, timer_runtime};
+use super::{DaemonError, Shared, StateDir, now, wall_clock};
+use crate::api::socket::{DaemonHandle, Live, LiveCapture};
+use crate::config::settings::Tuning;
 use crate::config::{self, Config, Keep};
 use crate::frame::Crop;
-use crate::learning::capture_policy::CapturePolicy;
+use crate::learning::Enrollment;
+use crate::learning::capture_policy::{CapturePolicy, Choice};
+use crate::learning::enrollment::Enrollments;
 use crate::learning::samples::NewSample;
-use crate::learning::{
-    Embed, Enrollment, FailureKind, InUse, Learning, LearningError, RefitRecord,
-};
-use crate::onnx::{Label, ModelError, ThreadPool};
-use crate::platform::board::{Board, ThrottleReason};
-use crate::platform::system;
-use crate::vision::embed::{Backbone, Embedder, Feature};
-use crate::vision::pipeline::{self, Classification, Pipeline};
+use crate::learning::{InUse, Learning, LearningError};
+use crate::onnx::Label;
+use crate::vision::embed::Feature;
+use crate::vision::pipeline::{Classification, Pipeline};
 
-/// Crops that wait for the disk; more are dropped and counted.
-const WAITING_CROPS: usize = 16;
-/// Crops are written together: so many at the most, or after so long.
-const BATCH: usize = 16;
-const GATHER: Duration = Duration::from_secs(3);
-/// How often the limits of age and space are looked at, and how long a disk
-/// that refused is left alone.
-const UPKEEP: Duration = Duration::from_hours(1);
-/// How often labels are looked for that somebody gave by moving files.
-const LABEL_POLL: Duration = Duration::from_secs(5);
-/// How often a refit that is going on looks how the board is.
-const BOARD_POLL: Duration = Duration::from_secs(2);
+/// Capacity of the channel of crops; while it is full, crops are dropped.
+const CROP_CHANNEL: usize = 16;
+/// Capacity of the channels of requests to the refit thread.
+const REQUEST_CHANNEL: usize = 4;
+/// Crops are written together: at most this many at once.
+const MAX_BATCH: usize = 16;
+/// How long the first crop of a batch waits for more.
+const BATCH_WAIT: Duration = Duration::from_secs(3);
+/// How often old samples are deleted, and how long a disk that refused a write is
+/// left alone.
+const UPKEEP_INTERVAL: Duration = Duration::from_hours(1);
+/// Old samples are deleted after this many captures, too.
+const UPKEEP_CAPTURES: u64 = 64;
 
-/// A state directory that is open, before anything is begun.
+/// An open state directory, before any thread is started.
 pub(super) struct LearningState {
     learning: Arc<Learning>,
     state: PathBuf,
@@ -55,8 +50,8 @@ pub(super) struct LearningState {
 }
 
 impl LearningState {
-    /// Opens a state directory. `None` if a usual one cannot be used: a daemon
-    /// that cannot learn still watches its door.
+    /// Opens a state directory. `None` if the default one cannot be used: a
+    /// daemon that cannot learn still watches its door.
     pub(super) fn open(
         config: &Config,
         state: StateDir,
@@ -76,7 +71,7 @@ impl LearningState {
             }
         };
         let in_use = learning.in_use().unwrap_or_else(|error| {
-            warn!(%error, "the shipped head is used");
+            warn!(%error, "the built-in model is used");
             InUse {
                 head: Arc::clone(&base),
                 number: None,
@@ -84,7 +79,7 @@ impl LearningState {
             }
         });
         if let Some(note) = &in_use.note {
-            warn!(note, "a head is damaged");
+            warn!(note, "a model is damaged");
         }
         Ok(Some(LearningState {
             learning: Arc::new(learning),
@@ -94,21 +89,18 @@ impl LearningState {
         }))
     }
 
-    /// Starts the threads. What the infer thread needs, and what the API works
-    /// with, with the state directory.
-    pub(super) fn begin(
+    /// Starts the capture thread and the refit thread. Returns what the inference
+    /// thread needs, what the API works with, and the state directory.
+    pub(super) fn start(
         self,
         config: &Config,
-        settings: &Arc<Settings>,
-        live: &Arc<watch::Sender<Live>>,
-        metrics: &Arc<Metrics>,
-        over: &CancellationToken,
+        shared: &Shared,
         threads: &mut Threads,
-    ) -> Result<(CropSampler, (DaemonHandle, PathBuf)), DaemonError> {
+    ) -> Result<(CropSampler, DaemonHandle, PathBuf), DaemonError> {
         let capture = &config.capture;
-        live.send_modify(|live| {
-            live.head = self.in_use.number;
-            live.labels = self.in_use.head.labels().to_vec();
+        shared.live.send_modify(|live| {
+            live.learning.head = self.in_use.number;
+            live.learning.labels = self.in_use.head.labels().to_vec();
             live.capture = LiveCapture {
                 on: capture.enabled,
                 pictures: capture.keep == Keep::Pictures,
@@ -116,78 +108,77 @@ impl LearningState {
             };
         });
         if capture.enabled {
-            info!(keep = ?capture.keep, "crops of faces are kept");
+            info!(keep = ?capture.keep, "face pictures are captured");
         }
-        let head = Arc::new(watch::Sender::new(Arc::new(self.in_use)));
-        let mut head_in = head.subscribe();
-        // The infer thread takes it before its first frame.
-        head_in.mark_changed();
-        let enrollment = Arc::new(Mutex::new(None));
-        let (crops_out, crops_in) = mpsc::channel(WAITING_CROPS);
-        let (refit_out, refit_in) = mpsc::channel(4);
-        let (judge_out, judge_in) = mpsc::channel(4);
-
-        let keeper = SampleWriter {
-            learning: Arc::clone(&self.learning),
-            options: capture.clone(),
-            backbone: self.backbone,
-            live: Arc::clone(live),
-            enrollment: Arc::clone(&enrollment),
-            tuning: settings.subscribe(),
-            off_until: None,
-        };
-        threads.start("samples", move || keeper.run(crops_in))?;
-        let trainer = RefitWorker {
-            learning: Arc::clone(&self.learning),
-            config: config.clone(),
-            head: Arc::clone(&head),
-            live: Arc::clone(live),
-            metrics: Arc::clone(metrics),
-            over: over.clone(),
-            fingerprint: None,
-            board: Board::find(),
-            watch: RefCell::default(),
-        };
-        threads.start("trainer", move || trainer.run(refit_in, judge_in))?;
-
         if let Some(record) = self.learning.last_refit()
             && let Some(measured) = &record.outcome.measured
         {
-            metrics.scores(measured);
+            shared.metrics.scores(measured);
         }
+        let head = Arc::new(watch::Sender::new(Arc::new(self.in_use)));
+        let mut head_in = head.subscribe();
+        // So that the inference thread takes it before its first frame.
+        head_in.mark_changed();
+        let enrollments = Arc::default();
+        let (crops, crops_in) = mpsc::channel(CROP_CHANNEL);
+        // Holds at most the crops that were on their way to the disk.
+        let (dropped, dropped_in) = mpsc::unbounded_channel();
+        let (refit, refit_in) = mpsc::channel(REQUEST_CHANNEL);
+        let (judge, judge_in) = mpsc::channel(REQUEST_CHANNEL);
+
+        let writer = SampleWriter {
+            learning: Arc::clone(&self.learning),
+            options: capture.clone(),
+            backbone: self.backbone,
+            live: Arc::clone(&shared.live),
+            enrollments: Arc::clone(&enrollments),
+            dropped,
+            tuning: shared.settings.subscribe(),
+            paused_until: None,
+        };
+        threads.start("capture", move || writer.run(crops_in))?;
+        let worker = RefitWorker::new(&self.learning, config, &head, shared);
+        threads.start("refit", move || worker.run(refit_in, judge_in))?;
+
         let seed = wall_clock()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |time| time.as_nanos() as u64);
         let sampler = CropSampler {
             head: head_in,
-            capture_policy: CapturePolicy::new(capture.options(), seed),
-            capture: capture.enabled,
-            crops: crops_out,
-            enrollment: Arc::clone(&enrollment),
-            live: Arc::clone(live),
+            policy: CapturePolicy::new(capture.options(), seed),
+            is_capturing: capture.enabled,
+            crops,
+            dropped: dropped_in,
+            enrollments: Arc::clone(&enrollments),
+            live: Arc::clone(&shared.live),
         };
         let handle = DaemonHandle {
             learning: self.learning,
-            live: live.subscribe(),
+            live: shared.live.subscribe(),
             head,
-            enrollment,
-            refit: refit_out,
-            settings: Arc::clone(settings),
-            judge: judge_out,
+            enrollments,
+            refit,
+            settings: Arc::clone(&shared.settings),
+            judge,
         };
-        Ok((sampler, (handle, self.state)))
+        Ok((sampler, handle, self.state))
     }
 }
 
 /// A crop on its way to the disk.
 struct NewCrop {
     at: SystemTime,
-    track: u64,
-    number: u32,
+    choice: Choice,
     crop: Crop,
     feature: Feature,
-    /// Known already: somebody enrolls.
-    label: Option<Label>,
+    enrolled: Option<EnrolledAs>,
+}
+
+/// The enrollment that a crop belongs to.
+#[derive(Clone)]
+struct EnrolledAs {
+    id: u64,
+    label: Label,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -195,139 +186,173 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The infer thread's part.
+/// A face that was classified in a frame.
+pub(super) struct ClassifiedFace {
+    pub(super) track: u64,
+    /// In square pixels of the frame.
+    pub(super) area: f32,
+    pub(super) classification: Classification,
+}
+
+/// Picks the crops that are worth keeping. Part of the inference thread.
 pub(super) struct CropSampler {
     head: watch::Receiver<Arc<InUse>>,
-    capture_policy: CapturePolicy,
-    /// Whether capturing is turned on.
-    capture: bool,
+    policy: CapturePolicy,
+    /// As the settings say; an enrollment takes crops in any case.
+    is_capturing: bool,
     crops: mpsc::Sender<NewCrop>,
-    enrollment: Arc<Mutex<Option<Enrollment>>>,
+    /// Crops that the capture thread dropped.
+    dropped: mpsc::UnboundedReceiver<Choice>,
+    enrollments: Arc<Mutex<Enrollments>>,
     live: Arc<watch::Sender<Live>>,
 }
 
 impl CropSampler {
-    /// The head in use, if it is another one than the last time.
+    /// The head in use, if it has changed since the last call.
     pub(super) fn new_head(&mut self) -> Option<Arc<InUse>> {
-        let changed = self.head.has_changed().unwrap_or(false);
-        changed.then(|| Arc::clone(&self.head.borrow_and_update()))
+        let has_changed = self.head.has_changed().unwrap_or(false);
+        has_changed.then(|| Arc::clone(&self.head.borrow_and_update()))
     }
 
     /// Turns capturing on or off.
     pub(super) fn set_capture(&mut self, on: bool) {
-        if self.capture == on {
+        if self.is_capturing == on {
             return;
         }
-        self.capture = on;
+        self.is_capturing = on;
         self.live.send_modify(|live| {
-            // A disk that refused is tried again when its time has come.
+            // After the disk refused a write, the capture thread turns it on.
             live.capture.on = on && live.capture.off_because.is_none();
         });
     }
 
-    /// Whether somebody enrolls now.
-    pub(super) fn enrolls(&self) -> bool {
-        self.enrolling().is_some()
+    /// Whether an enrollment is going on.
+    pub(super) fn is_enrolling(&self) -> bool {
+        lock(&self.enrollments).active().is_some()
     }
 
-    /// The looks of a frame with track and area of their faces: those that
-    /// teach something are sent on, and dropped if the disk is behind.
-    pub(super) fn offer(&mut self, at: Instant, looks: Vec<(u64, f32, Classification)>) {
-        let enrolled = self.enrolling().and_then(|label| {
-            // Whoever enrolls stands in front.
-            let nearest = looks.iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
-            Some((nearest.0, label))
+    /// Takes the classified faces of a frame captured `at`, and sends those that
+    /// are worth keeping to the capture thread.
+    pub(super) fn offer(&mut self, at: Instant, faces: Vec<ClassifiedFace>) {
+        while let Ok(choice) = self.dropped.try_recv() {
+            self.policy.give_back(choice);
+        }
+        let enrolling = self.enrolling().and_then(|enrolled_as| {
+            // The person who enrolls is the nearest.
+            let nearest = faces.iter().max_by(|a, b| a.area.total_cmp(&b.area))?;
+            Some((nearest.track, enrolled_as))
         });
         let age = now().saturating_duration_since(at);
-        for (track, _, look) in looks {
-            let label = enrolled.as_ref().filter(|(nearest, _)| *nearest == track);
-            let label = label.map(|(_, label)| label.clone());
-            let chosen = if label.is_some() {
-                self.capture_policy.enroll(track, &look.feature)
-            } else if self.capture {
-                let (probabilities, feature) = (&look.probabilities, &look.feature);
-                self.capture_policy
-                    .consider(at, track, probabilities, feature)
-            } else {
-                None
+        let captured_at = wall_clock()
+            .checked_sub(age)
+            .unwrap_or(SystemTime::UNIX_EPOCH);
+        for face in faces {
+            let enrolled = enrolling
+                .as_ref()
+                .filter(|(nearest, _)| *nearest == face.track);
+            let enrolled = enrolled.map(|(_, enrolled_as)| enrolled_as.clone());
+            let Some(choice) = self.choose(at, &face, enrolled.is_some()) else {
+                continue;
             };
-            let Some((_, number)) = chosen else { continue };
-            let is_enrolled = label.is_some();
-            let sent = self.crops.try_send(NewCrop {
-                at: wall_clock()
-                    .checked_sub(age)
-                    .unwrap_or(SystemTime::UNIX_EPOCH),
-                track,
-                number,
-                crop: look.crop,
-                feature: look.feature,
-                label,
+            self.send(NewCrop {
+                at: captured_at,
+                choice,
+                crop: face.classification.crop,
+                feature: face.classification.feature,
+                enrolled,
             });
-            if sent.is_err() {
-                self.live.send_modify(|live| live.capture.dropped += 1);
-            } else if is_enrolled && let Some(enrollment) = &mut *lock(&self.enrollment) {
-                enrollment.taken += 1;
-            }
         }
     }
 
-    /// The label of the enrollment that is going on.
-    fn enrolling(&self) -> Option<Label> {
-        let enrollment = lock(&self.enrollment);
-        let going_on = enrollment
-            .as_ref()
-            .filter(|enrollment| !enrollment.is_over());
-        going_on.and_then(|enrollment| Label::new(&enrollment.label).ok())
+    fn choose(&mut self, at: Instant, face: &ClassifiedFace, is_enrolled: bool) -> Option<Choice> {
+        let Classification {
+            feature,
+            probabilities,
+            ..
+        } = &face.classification;
+        if is_enrolled {
+            self.policy.enroll(face.track, feature)
+        } else if self.is_capturing {
+            self.policy.consider(at, face.track, probabilities, feature)
+        } else {
+            None
+        }
+    }
+
+    /// Sends a crop to the capture thread. If that is behind, the crop is dropped.
+    fn send(&mut self, crop: NewCrop) {
+        let choice = crop.choice;
+        let id = crop.enrolled.as_ref().map(|enrolled_as| enrolled_as.id);
+        // Locked while it is sent: the capture thread counts it afterwards.
+        let mut enrollments = lock(&self.enrollments);
+        if self.crops.try_send(crop).is_ok() {
+            if let Some(id) = id {
+                enrollments.taken(id);
+            }
+        } else {
+            drop(enrollments);
+            self.policy.give_back(choice);
+            self.live.send_modify(|live| live.capture.dropped += 1);
+        }
+    }
+
+    /// What crops of the enrollment that is going on carry.
+    fn enrolling(&self) -> Option<EnrolledAs> {
+        let enrollments = lock(&self.enrollments);
+        let Enrollment { id, label, .. } = enrollments.active()?;
+        let label = Label::new(label).ok()?;
+        Some(EnrolledAs { id: *id, label })
     }
 }
 
-/// The samples thread's part: crops onto the disk, and off it when they are old.
+/// Writes crops to the disk and deletes old ones. Runs in the capture thread.
 struct SampleWriter {
     learning: Arc<Learning>,
     options: config::Capture,
     backbone: [u8; 32],
     live: Arc<watch::Sender<Live>>,
-    enrollment: Arc<Mutex<Option<Enrollment>>>,
+    enrollments: Arc<Mutex<Enrollments>>,
+    /// To the sampler: crops that were not stored.
+    dropped: mpsc::UnboundedSender<Choice>,
     tuning: watch::Receiver<Tuning>,
-    /// The disk refused: nothing is tried before.
-    off_until: Option<Instant>,
+    /// Set after the disk refused a write: nothing is written before.
+    paused_until: Option<Instant>,
 }
 
 impl SampleWriter {
     fn run(mut self, mut crops: mpsc::Receiver<NewCrop>) -> Result<(), DaemonError> {
-        let waiting = timer_runtime()?;
-        self.tidy();
-        let mut tidied = now();
+        let runtime = timer_runtime()?;
+        self.expire();
+        let mut last_upkeep = now();
         let mut batch: Vec<NewCrop> = Vec::new();
         loop {
-            let first =
-                waiting.block_on(async { tokio::time::timeout(UPKEEP, crops.recv()).await });
-            let goes_on = match first {
+            let first = runtime
+                .block_on(async { tokio::time::timeout(UPKEEP_INTERVAL, crops.recv()).await });
+            let is_open = match first {
                 Ok(Some(crop)) => {
                     batch.push(crop);
-                    waiting.block_on(gather(&mut crops, &mut batch))
+                    runtime.block_on(gather(&mut crops, &mut batch))
                 }
                 Ok(None) => false,
-                Err(_quiet) => true,
+                Err(_timeout) => true,
             };
             if !batch.is_empty() {
                 self.store(&batch);
                 batch.clear();
             }
-            if now().saturating_duration_since(tidied) >= UPKEEP {
-                self.tidy();
-                tidied = now();
+            if now().saturating_duration_since(last_upkeep) >= UPKEEP_INTERVAL {
+                self.expire();
+                last_upkeep = now();
             }
-            if !goes_on {
+            if !is_open {
                 return Ok(());
             }
         }
     }
 
     fn store(&mut self, batch: &[NewCrop]) {
-        if self.off_until.is_some_and(|until| now() < until) {
-            self.live
-                .send_modify(|live| live.capture.dropped += batch.len() as u64);
+        if self.paused_until.is_some_and(|until| now() < until) {
+            self.drop_batch(batch);
             return;
         }
         let with_pictures = self.options.keep == Keep::Pictures;
@@ -335,310 +360,290 @@ impl SampleWriter {
             .iter()
             .map(|crop| NewSample {
                 at: crop.at,
-                track: crop.track,
-                number: crop.number,
-                label: crop.label.as_ref(),
+                track: crop.choice.track,
+                number: crop.choice.number,
+                label: crop.enrolled.as_ref().map(|enrolled| &enrolled.label),
                 crop: with_pictures.then_some(&crop.crop),
                 feature: &crop.feature,
                 backbone: self.backbone,
             })
             .collect();
-        let stored = self.learning.store().capture(&new);
-        match stored {
-            Ok(ids) => {
-                let count = ids.len();
-                if self.off_until.take().is_some() {
-                    info!("crops are kept again");
-                }
-                self.count_enrolled(batch);
-                let on = self.tuning.borrow().capture;
-                self.live.send_modify(|live| {
-                    live.capture.stored += count as u64;
-                    (live.capture.on, live.capture.off_because) = (on, None);
-                });
-                let full = self.live.borrow().capture.stored % 64 < count as u64;
-                if full {
-                    self.tidy();
-                }
+        match self.learning.store().capture(&new) {
+            Ok(ids) => self.stored(batch, ids.len() as u64),
+            Err(error) => {
+                self.drop_batch(batch);
+                self.pause(&error.into());
             }
-            Err(error) => self.turn_off(&error.into()),
         }
     }
 
-    /// Tells whoever enrolls how many crops are on disk.
-    fn count_enrolled(&self, batch: &[NewCrop]) {
-        let enrolled = batch.iter().filter(|crop| crop.label.is_some()).count();
-        if let Some(enrollment) = &mut *lock(&self.enrollment) {
-            enrollment.stored += enrolled as u32;
+    /// Counts crops that are not stored, so that others are taken in their place.
+    fn drop_batch(&self, batch: &[NewCrop]) {
+        let mut enrollments = lock(&self.enrollments);
+        for crop in batch {
+            if let Some(enrolled) = &crop.enrolled {
+                enrollments.dropped(enrolled.id);
+            }
+            // The sampler may have ended already.
+            let _ = self.dropped.send(crop.choice);
+        }
+        drop(enrollments);
+        self.live
+            .send_modify(|live| live.capture.dropped += batch.len() as u64);
+    }
+
+    fn stored(&mut self, batch: &[NewCrop], count: u64) {
+        if self.paused_until.take().is_some() {
+            info!("face pictures are captured again");
+        }
+        let mut enrollments = lock(&self.enrollments);
+        for enrolled in batch.iter().filter_map(|crop| crop.enrolled.as_ref()) {
+            enrollments.stored(enrolled.id);
+        }
+        drop(enrollments);
+        let on = self.tuning.borrow().capture;
+        self.live.send_modify(|live| {
+            live.capture.stored += count;
+            (live.capture.on, live.capture.off_because) = (on, None);
+        });
+        if self.live.borrow().capture.stored % UPKEEP_CAPTURES < count {
+            self.expire();
         }
     }
 
-    /// Said once, and not for every crop.
-    fn turn_off(&mut self, error: &LearningError) {
-        let why = match error {
+    /// Stops writing for a while after the disk refused.
+    fn pause(&mut self, error: &LearningError) {
+        let reason = match error {
             LearningError::Store(error) if error.is_no_space() => "the disk is full".to_owned(),
             LearningError::Store(error) if error.is_read_only() => {
                 "the state directory cannot be written".to_owned()
             }
             error => error.to_string(),
         };
-        if self.off_until.is_none() {
-            warn!(why, "crops are not kept any more; tried again every hour");
+        // Logged once, and not for every batch.
+        if self.paused_until.is_none() {
+            warn!(
+                reason,
+                "face pictures are no longer captured; tried again every hour"
+            );
         }
-        self.off_until = now().checked_add(UPKEEP);
+        self.paused_until = now().checked_add(UPKEEP_INTERVAL);
         self.live.send_modify(|live| {
             live.capture.on = false;
-            live.capture.off_because = Some(why);
+            live.capture.off_because = Some(reason);
         });
     }
 
-    /// Keeps age and space within their limits.
-    fn tidy(&self) {
-        let keep = Duration::from_hours(24) * self.options.keep_days;
-        let most = self.options.max_mib * 1024 * 1024;
+    /// Deletes what is over the limits of age and space.
+    fn expire(&self) {
+        let max_age = Duration::from_hours(24) * self.options.keep_days;
+        let max_bytes = self.options.max_mib * 1024 * 1024;
         let removed = self
             .learning
             .store()
-            .expire(wall_clock(), Some(keep), Some(most));
+            .expire(wall_clock(), Some(max_age), Some(max_bytes));
         match removed {
             Ok(removed) if removed.unlabelled + removed.labelled > 0 => {
                 let (unlabelled, labelled) = (removed.unlabelled, removed.labelled);
-                info!(unlabelled, labelled, "old samples are deleted");
+                info!(unlabelled, labelled, "old face pictures are deleted");
             }
             Ok(_) => {}
-            Err(error) => warn!(%error, "old samples cannot be deleted"),
+            Err(error) => warn!(%error, "old face pictures cannot be deleted"),
         }
     }
 }
 
-/// More crops of the next moments, so that they are written together; false at
-/// the end of all. Whoever enrolls looks at the count, and is not kept waiting.
+/// Adds crops to a batch until it is full, or its time is over; false once the
+/// channel is closed. Crops of an enrollment are not kept waiting: a person
+/// watches the count.
 async fn gather(crops: &mut mpsc::Receiver<NewCrop>, batch: &mut Vec<NewCrop>) -> bool {
-    let until = tokio::time::Instant::now() + GATHER;
-    while batch.len() < BATCH && batch.iter().all(|crop| crop.label.is_none()) {
-        match tokio::time::timeout_at(until, crops.recv()).await {
+    let deadline = tokio::time::Instant::now() + BATCH_WAIT;
+    while batch.len() < MAX_BATCH && batch.iter().all(|crop| crop.enrolled.is_none()) {
+        match tokio::time::timeout_at(deadline, crops.recv()).await {
             Ok(Some(crop)) => batch.push(crop),
             Ok(None) => return false,
-            Err(_enough) => break,
+            Err(_timeout) => break,
         }
     }
     true
 }
 
-/// The trainer thread's part.
-struct RefitWorker {
-    learning: Arc<Learning>,
-    config: Config,
-    head: Arc<watch::Sender<Arc<InUse>>>,
-    live: Arc<watch::Sender<Live>>,
-    metrics: Arc<Metrics>,
-    /// The camera path has ended.
-    over: CancellationToken,
-    /// Of the labels when they were last counted.
-    fingerprint: Option<[u8; 32]>,
-    board: Board,
-    watch: RefCell<BoardMonitor>,
-}
+#[cfg(test)]
+mod tests {
+    use std::fs;
 
-/// What the trainer is asked for.
-enum Task {
-    Refit(RefitRequest),
-    VerdictPolicy(JudgeRequest),
-}
+    use image::RgbImage;
 
-/// What the trainer knows of the board.
-#[derive(Default)]
-struct BoardMonitor {
-    /// When it looked last.
-    looked: Option<Instant>,
-    /// Why learning waits.
-    strain: Option<ThrottleReason>,
-}
+    use super::*;
+    use crate::frame::CROP_SIDE;
+    use crate::learning::capture_policy::CaptureOptions;
+    use crate::onnx::FEATURES;
+    use crate::vision::pipeline::open_model;
 
-impl RefitWorker {
-    fn run(
-        mut self,
-        mut calls: mpsc::Receiver<RefitRequest>,
-        mut offers: mpsc::Receiver<JudgeRequest>,
-    ) -> Result<(), DaemonError> {
-        if let Err(error) = system::idle() {
-            warn!(%error, "the trainer runs at normal priority");
-        }
-        let waiting = timer_runtime()?;
-        loop {
-            let task = waiting.block_on(async {
-                tokio::select! {
-                    () = self.over.cancelled() => None,
-                    call = calls.recv() => Some(call.map(Task::Refit)),
-                    Some(call) = offers.recv() => Some(Some(Task::VerdictPolicy(call))),
-                    () = tokio::time::sleep(LABEL_POLL) => Some(None),
-                }
-            });
-            let Some(task) = task else { return Ok(()) };
-            let strain = self.look_at_board();
-            let waits = strain.map(|strain| ErrorRecord {
-                error: format!("learning waits, since {strain}; try again later"),
-                fault: FailureKind::NotNow,
-            });
-            match task {
-                Some(Task::Refit(call)) => {
-                    let result = match waits {
-                        Some(waits) => Err(waits),
-                        None => self.refit(&waiting).map_err(ErrorRecord::from),
-                    };
-                    // Whoever asked may have gone.
-                    let _ = call.send(result);
-                }
-                Some(Task::VerdictPolicy(call)) => {
-                    let result = match waits {
-                        Some(waits) => Err(waits),
-                        None => self.judge(&call, &waiting).map_err(ErrorRecord::from),
-                    };
-                    let _ = call.answer.send(result);
-                }
-                None if strain.is_none() && self.is_due() => {
-                    // It has told the log.
-                    let _ = self.refit(&waiting);
-                }
-                None => {}
-            }
-        }
+    /// A sampler and a writer with their channel, without threads.
+    struct CapturePath {
+        sampler: CropSampler,
+        writer: SampleWriter,
+        crops: mpsc::Receiver<NewCrop>,
+        state: tempfile::TempDir,
+        /// So that each face is a new one.
+        faces: usize,
     }
 
-    /// How the board is, for the status; whether learning should wait.
-    fn look_at_board(&self) -> Option<ThrottleReason> {
-        let mut watch = self.watch.borrow_mut();
-        let board = self.board.condition();
-        let limit = self.config.refit.max_temperature_c;
-        let strain = board.strain(limit, watch.strain.is_some());
-        match (watch.strain, strain) {
-            (None, Some(strain)) => warn!(reason = %strain, "learning waits"),
-            (Some(_), None) => info!("learning may go on"),
-            _ => {}
-        }
-        *watch = BoardMonitor {
-            looked: Some(now()),
-            strain,
-        };
-        self.live.send_modify(|live| {
-            live.board = board;
-            live.learning_waits = strain.map(|strain| strain.to_string());
-        });
-        strain
-    }
-
-    /// Asked before every step of a refit: waits while the board needs it.
-    /// Whether the refit is to be left off.
-    fn is_to_end(&self, waiting: &Runtime) -> bool {
-        let looked = self.watch.borrow().looked;
-        let is_fresh = looked.is_some_and(|at| now().saturating_duration_since(at) < BOARD_POLL);
-        if !is_fresh {
-            while self.look_at_board().is_some() && !self.over.is_cancelled() {
-                waiting.block_on(async {
-                    // Until the next look, or the end.
-                    let _ = tokio::time::timeout(BOARD_POLL, self.over.cancelled()).await;
-                });
-            }
-        }
-        self.over.is_cancelled()
-    }
-
-    /// Whether enough labels are new.
-    fn is_due(&mut self) -> bool {
-        if !self.config.refit.enabled {
-            return false;
-        }
-        let Ok(fingerprint) = self.learning.store().fingerprint() else {
-            return false;
-        };
-        if self.fingerprint.replace(fingerprint) == Some(fingerprint) {
-            return false;
-        }
-        let new = self.learning.new_labels().unwrap_or(0);
-        new >= self.config.refit.min_new_labels
-    }
-
-    fn refit(&self, waiting: &Runtime) -> Result<RefitRecord, LearningError> {
-        self.live.send_modify(|live| live.refitting = true);
-        let begun = now();
-        let result = self.learn(waiting);
-        self.live.send_modify(|live| live.refitting = false);
-        let took = now().saturating_duration_since(begun);
-        let seconds = took.as_secs_f64();
-        match &result {
-            Ok(record) if record.head.is_some() => self.metrics.refit(RefitEnd::Accepted, took),
-            Ok(_) => self.metrics.refit(RefitEnd::Refused, took),
-            Err(_) => self.metrics.refit(RefitEnd::Failed, took),
-        }
-        match &result {
-            Ok(record) => {
-                let measured = record.outcome.measured.as_ref();
-                if let Some(measured) = measured {
-                    self.metrics.scores(measured);
-                }
-                info!(
-                    head = record.head.unwrap_or(0),
-                    accepted = record.head.is_some(),
-                    reason = record.outcome.reason,
-                    warning = record.outcome.warning,
-                    accuracy_before = measured.map(|measured| measured.before.accuracy),
-                    accuracy_after = measured.map(|measured| measured.after.accuracy),
-                    seconds,
-                    "refit"
-                );
-            }
-            Err(_) if self.over.is_cancelled() => info!("refit left off"),
-            Err(error) => warn!(%error, "refit failed"),
-        }
-        result
-    }
-
-    /// A head of another device.
-    fn judge(&self, call: &JudgeRequest, waiting: &Runtime) -> Result<RefitRecord, LearningError> {
-        let record = self.with_backbone(|embed| {
-            let JudgeRequest {
-                name, origin, head, ..
-            } = call;
-            let is_to_end = || self.is_to_end(waiting);
-            self.learning
-                .try_foreign_head(name, head, origin, embed, &is_to_end)
-        })?;
-        if record.head.is_some() {
-            socket::hand_over(&self.learning, &self.head)?;
-        }
-        Ok(record)
-    }
-
-    fn learn(&self, waiting: &Runtime) -> Result<RefitRecord, LearningError> {
-        let record =
-            self.with_backbone(|embed| self.learning.refit(embed, &|| self.is_to_end(waiting)))?;
-        if record.head.is_some() {
-            socket::hand_over(&self.learning, &self.head)?;
-        }
-        Ok(record)
-    }
-
-    fn with_backbone(
-        &self,
-        work: impl FnOnce(&mut Embed) -> Result<RefitRecord, LearningError>,
-    ) -> Result<RefitRecord, LearningError> {
-        // The backbone takes memory: it is there only while crops are embedded.
-        let mut embedder: Option<Embedder> = None;
-        let mut embed = |crops: &[Crop]| -> Result<Vec<Feature>, ModelError> {
-            let embedder = match &mut embedder {
-                Some(embedder) => embedder,
-                none => {
-                    let (backbone, _) =
-                        pipeline::open_model(self.config.models.classifier.as_deref())?;
-                    none.insert(Embedder::new(
-                        &Backbone::new(backbone)?,
-                        1,
-                        ThreadPool::alone(),
-                    )?)
-                }
+    impl CapturePath {
+        fn new(capacity: usize, per_track: u32) -> CapturePath {
+            let state = tempfile::tempdir().unwrap();
+            let (_, base) = open_model(None).unwrap();
+            let backbone = *base.backbone();
+            let base = Arc::new(base);
+            let options = config::Refit::default().options();
+            let learning = Learning::open(state.path(), Arc::clone(&base), options).unwrap();
+            let in_use = learning.in_use().unwrap();
+            let live = Arc::new(watch::Sender::new(Live::default()));
+            let enrollments = Arc::<Mutex<Enrollments>>::default();
+            let (crops_out, crops) = mpsc::channel(capacity);
+            let (dropped, dropped_in) = mpsc::unbounded_channel();
+            let policy = CaptureOptions {
+                per_track,
+                per_hour: 1000,
+                ..config::Capture::default().options()
             };
-            embedder.embed(crops)
-        };
-        work(&mut embed)
+            CapturePath {
+                sampler: CropSampler {
+                    head: watch::channel(Arc::new(in_use)).1,
+                    policy: CapturePolicy::new(policy, 1),
+                    is_capturing: true,
+                    crops: crops_out,
+                    dropped: dropped_in,
+                    enrollments: Arc::clone(&enrollments),
+                    live: Arc::clone(&live),
+                },
+                writer: SampleWriter {
+                    learning: Arc::new(learning),
+                    options: config::Capture::default(),
+                    backbone,
+                    live,
+                    enrollments,
+                    dropped,
+                    tuning: watch::channel(Tuning::of(&Config::default())).1,
+                    paused_until: None,
+                },
+                crops,
+                state,
+                faces: 0,
+            }
+        }
+
+        /// A new face of track 1, of which the classifier is unsure.
+        fn offer(&mut self) {
+            let mut feature = Box::new([0.0; FEATURES]);
+            feature[self.faces] = 1.0;
+            self.faces += 1;
+            let crop = Crop::from_image(RgbImage::new(CROP_SIDE, CROP_SIDE)).unwrap();
+            let classification = Classification {
+                crop,
+                feature: feature.into(),
+                probabilities: vec![0.5, 0.5],
+            };
+            let face = ClassifiedFace {
+                track: 1,
+                area: 100.0,
+                classification,
+            };
+            self.sampler.offer(now(), vec![face]);
+        }
+
+        /// What the capture thread does with the crops that wait.
+        fn write(&mut self) -> usize {
+            let mut batch = Vec::new();
+            while let Ok(crop) = self.crops.try_recv() {
+                batch.push(crop);
+            }
+            if !batch.is_empty() {
+                self.writer.store(&batch);
+            }
+            batch.len()
+        }
+
+        /// Makes the store refuse, as a full disk does.
+        fn break_store(&self) {
+            let samples = self.state.path().join("samples");
+            fs::remove_dir_all(&samples).unwrap();
+            fs::write(&samples, b"in the way").unwrap();
+        }
+
+        fn capture(&self) -> LiveCapture {
+            self.sampler.live.borrow().capture.clone()
+        }
+
+        fn enrollment(&self) -> Enrollment {
+            lock(&self.sampler.enrollments).last().unwrap().clone()
+        }
+
+        fn enroll(&self, wanted: u32) -> u64 {
+            let label = Label::new("with_mask").unwrap();
+            let started = lock(&self.sampler.enrollments).start(&label, wanted);
+            started.unwrap().id
+        }
+    }
+
+    #[test]
+    fn crops_that_find_the_channel_full_use_up_no_budget() {
+        let mut path = CapturePath::new(1, 2);
+        for _ in 0..5 {
+            path.offer();
+        }
+        assert_eq!(path.capture().dropped, 4);
+        assert_eq!(path.write(), 1);
+        path.offer();
+        assert_eq!(path.write(), 1, "the second crop of the track");
+        path.offer();
+        assert_eq!(path.write(), 0, "a track has two crops");
+        assert_eq!(path.capture().stored, 2);
+    }
+
+    #[test]
+    fn crops_that_the_disk_refuses_use_up_no_budget() {
+        let mut path = CapturePath::new(8, 2);
+        path.break_store();
+        for round in 1..=4 {
+            path.offer();
+            path.offer();
+            assert_eq!(path.write(), 2);
+            assert_eq!(path.capture().dropped, 2 * round);
+        }
+        let capture = path.capture();
+        assert!(!capture.on && capture.off_because.is_some() && capture.stored == 0);
+    }
+
+    #[test]
+    fn an_enrollment_counts_its_own_crops_alone() {
+        let mut path = CapturePath::new(8, 100);
+        path.enroll(5);
+        path.offer();
+        path.offer();
+        lock(&path.sampler.enrollments).end();
+        let second = path.enroll(3);
+        assert_eq!(path.write(), 2, "crops of the first enrollment, late");
+        assert_eq!((path.enrollment().taken, path.enrollment().stored), (0, 0));
+        path.offer();
+        assert_eq!(path.write(), 1);
+        let enrollment = path.enrollment();
+        assert_eq!((enrollment.id, enrollment.stored), (second, 1));
+        assert_eq!(
+            path.writer.learning.stats().unwrap()["with_mask"].samples,
+            3
+        );
+    }
+
+    #[test]
+    fn crops_of_an_enrollment_that_are_lost_are_taken_again() {
+        let mut path = CapturePath::new(8, 100);
+        path.enroll(2);
+        path.break_store();
+        path.offer();
+        assert_eq!(path.enrollment().taken, 1);
+        path.write();
+        assert_eq!(path.enrollment().taken, 0);
     }
 }

@@ -1,16 +1,18 @@
-//! The indicate thread: scenes and time into decisions, decisions into outputs,
-//! presses of buttons into enrollments.
+//! The indicator thread: frame results and time into decisions, decisions into
+//! outputs, button presses into enrollments.
 //!
-//! Owns the console and the pins. Pins that fail while the daemon runs are told
-//! of once, and tried again: a daemon without lamps still opens its API.
+//! Owns the decider, the console and the pins. Pins that fail while the daemon runs
+//! are logged once and tried again: a daemon without LEDs still serves its API.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{DaemonError, Latest, STOP_DEADLINE, TICK, now, timer_runtime, wall_clock};
+use super::threads::{STOP_DEADLINE, timer_runtime};
+use super::{DaemonError, Latest, now, wall_clock};
 use crate::api::metrics::{Heartbeat, Metrics};
 use crate::api::socket::{DaemonHandle, Live};
 use crate::config::settings::Tuning;
@@ -20,17 +22,19 @@ use crate::decision::frame_result::{FaceRecord, FrameResult};
 use crate::frame::Frame;
 use crate::indicate::pins::{PinError, Pins};
 use crate::indicate::{Button, Change, Console, Debouncer, Door, Levels, Notice, Quiet, levels};
-use crate::learning::Enrollment;
 
-/// Whoever pressed a button has left after this long: crops that are still
-/// missing then are not taken of the next one.
-const BUTTON_TIME: Duration = Duration::from_secs(5);
+/// How often blink patterns are updated and the age of frames is checked.
+const TICK: Duration = Duration::from_millis(50);
 
-/// How often contacts are looked at: a press of 60 ms, shorter than anybody's, is
-/// then seen by three looks at least, over the 30 ms that a contact must be steady.
+/// The same with buttons: the shortest press that a person makes, 60 ms, is then
+/// sampled three times within the 30 ms that a contact must be steady.
 const BUTTON_TICK: Duration = Duration::from_millis(15);
 
-/// What the indicate thread works with.
+/// How long the enrollment of a button press may take: after this the person has
+/// left, and the next face must not get the label.
+const BUTTON_ENROLLMENT: Duration = Duration::from_secs(5);
+
+/// What the indicator thread works with.
 pub(super) struct IndicatorWorker {
     console: Console,
     decider: Decider,
@@ -40,8 +44,17 @@ pub(super) struct IndicatorWorker {
     buttons: Buttons,
     tick: Duration,
     tuning: watch::Receiver<Tuning>,
-    /// How the decider works but for what the tuning says.
+    /// Options of the decider; the tuning replaces a part of them.
     decide: config::Decide,
+    shown: Shown,
+}
+
+/// The decision that is shown.
+struct Shown {
+    decision: Decision,
+    since: Instant,
+    /// Changes since the start.
+    changes: u64,
 }
 
 impl IndicatorWorker {
@@ -60,6 +73,11 @@ impl IndicatorWorker {
             tick: if has_buttons { BUTTON_TICK } else { TICK },
             tuning,
             decide: config.decide.clone(),
+            shown: Shown {
+                decision: Decision::Idle,
+                since: now(),
+                changes: 0,
+            },
             console,
             decider: Decider::new(config.decide.options(), now()),
             door: has_relay.then(|| Door::new(indicate.relay, hold)),
@@ -69,87 +87,109 @@ impl IndicatorWorker {
                 options: indicate.clone(),
                 contacts: Button::ALL.map(|button| (button, Debouncer::default())),
                 handle,
-                until: None,
+                deadline: None,
                 notice: None,
             },
         }
     }
 
+    /// Works until the inference thread closes `results`, or, after a stop, until
+    /// it has had its time.
     pub(super) fn run(
         mut self,
-        mut sight: watch::Receiver<Latest<FrameResult>>,
-        feed: &watch::Receiver<Latest<Frame>>,
+        mut results: watch::Receiver<Latest<FrameResult>>,
+        frames: &watch::Receiver<Latest<Frame>>,
         heartbeat: &watch::Sender<Heartbeat>,
         live: &watch::Sender<Live>,
         metrics: &Metrics,
         stop: &CancellationToken,
     ) -> Result<(), DaemonError> {
-        let waiting = timer_runtime()?;
+        let runtime = timer_runtime()?;
         live.send_modify(|live| Decision::Idle.name().clone_into(&mut live.decision));
-        let mut shown = Decision::Idle;
-        let mut since = now();
-        let mut changes = 0;
-        let mut stopping: Option<Instant> = None;
-        let result = loop {
+        let mut stop_seen: Option<Instant> = None;
+        let outcome = loop {
             let tick = self.tick;
-            let news =
-                waiting.block_on(async { tokio::time::timeout(tick, sight.changed()).await });
+            let changed =
+                runtime.block_on(async { tokio::time::timeout(tick, results.changed()).await });
             self.take_tuning();
-            let mut seen = None;
-            let decision = match news {
+            let (decision, result) = match changed {
                 Ok(Err(_closed)) => break Ok(()),
-                Ok(Ok(())) => match sight.borrow_and_update().clone() {
-                    Latest::Waiting => self.decider.tick(now()),
-                    Latest::Lost => self.decider.fault(),
-                    Latest::Newest(scene) => {
-                        self.console.scene(&scene);
-                        let decision = self.decider.observe(now(), scene.at, scene.decision());
-                        seen = Some(scene);
-                        decision
-                    }
-                },
-                Err(_no_news) => self.decider.tick(now()),
+                Ok(Ok(())) => {
+                    let latest = results.borrow_and_update().clone();
+                    self.decide(latest)
+                }
+                Err(_timeout) => (self.decider.tick(now()), None),
             };
-            // A camera that is being opened anew is no reason to restart the
-            // service; an infer thread that hangs is one, whatever it saw before.
-            let known = matches!(*feed.borrow(), Latest::Lost);
+            // A camera that is being reconnected is no reason to restart the
+            // service. An inference thread that hangs is one, even if the camera
+            // was lost before.
+            let camera_lost = matches!(*frames.borrow(), Latest::Lost);
             heartbeat.send_replace(Heartbeat {
                 at: now(),
-                fresh: decision != Decision::Fault || known,
+                fresh: decision != Decision::Fault || camera_lost,
             });
-            if decision != shown {
-                changes += 1;
-                let change = describe(changes, decision, seen.as_deref());
-                log_change(&change, shown);
-                metrics.decision(decision);
-                live.send_modify(|live| decision.name().clone_into(&mut live.decision));
-                if let Err(error) = self.console.change(&change) {
-                    break Err(DaemonError::Console(error));
-                }
-                shown = decision;
-                since = now();
+            if decision != self.shown.decision
+                && let Err(error) = self.change(decision, result.as_deref(), live, metrics)
+            {
+                break Err(error);
             }
-            self.show(shown, since);
-            let somebody = shown != Decision::Fault && live.borrow().faces > 0;
-            self.press(somebody);
-            // An infer thread that hangs must not keep the outputs on.
+            self.set_outputs();
+            let has_face = decision != Decision::Fault && live.borrow().inference.faces > 0;
+            self.read_buttons(has_face);
+            // An inference thread that hangs must not keep the outputs on.
             if stop.is_cancelled() {
-                let asked = *stopping.get_or_insert_with(now);
-                if now().saturating_duration_since(asked) > STOP_DEADLINE / 2 {
+                let since = *stop_seen.get_or_insert_with(now);
+                if now().saturating_duration_since(since) > STOP_DEADLINE / 2 {
                     break Ok(());
                 }
             }
         };
-        info!(decisions = changes, "no more decisions");
+        info!(decisions = self.shown.changes, "no more decisions");
         let door = self.door.is_some().then_some(false);
         self.console.set(Levels {
             relay: door,
             ..Levels::default()
         });
-        result
+        outcome
     }
 
-    /// Goes by other settings from now on.
+    /// The decision after a value from the inference thread, and the result that
+    /// it came from.
+    fn decide(&mut self, latest: Latest<FrameResult>) -> (Decision, Option<Arc<FrameResult>>) {
+        match latest {
+            Latest::Waiting => (self.decider.tick(now()), None),
+            Latest::Lost => (self.decider.fault(), None),
+            Latest::Newest(result) => {
+                self.console.scene(&result);
+                let decision = self.decider.observe(now(), result.at, result.decision());
+                (decision, Some(result))
+            }
+        }
+    }
+
+    /// Shows another decision.
+    fn change(
+        &mut self,
+        decision: Decision,
+        result: Option<&FrameResult>,
+        live: &watch::Sender<Live>,
+        metrics: &Metrics,
+    ) -> Result<(), DaemonError> {
+        let changes = self.shown.changes + 1;
+        let change = describe(changes, decision, result);
+        log_change(&change, self.shown.decision);
+        metrics.decision(decision);
+        live.send_modify(|live| decision.name().clone_into(&mut live.decision));
+        self.console.change(&change).map_err(DaemonError::Console)?;
+        self.shown = Shown {
+            decision,
+            since: now(),
+            changes,
+        };
+        Ok(())
+    }
+
+    /// Applies settings that changed.
     fn take_tuning(&mut self) {
         if self.tuning.has_changed().unwrap_or(false) {
             let tuning = *self.tuning.borrow_and_update();
@@ -159,16 +199,19 @@ impl IndicatorWorker {
         }
     }
 
-    /// Switches the outputs for a decision that stands since then.
-    fn show(&mut self, decision: Decision, since: Instant) {
+    /// Sets the outputs for the decision that is shown.
+    fn set_outputs(&mut self) {
         let at = now();
+        let Shown {
+            decision, since, ..
+        } = self.shown;
         let mut levels = levels(decision, at.saturating_duration_since(since));
         levels.relay = self.door.as_mut().map(|door| door.relay(at, decision));
         if levels.buzzer && self.quiet.is_some_and(|quiet| quiet.covers(local_time())) {
             levels.buzzer = false;
         }
-        if let Some(lamps) = self.buttons.lamps(at) {
-            (levels.green, levels.red) = lamps;
+        if let Some(leds) = self.buttons.leds(at) {
+            (levels.green, levels.red) = leds;
         }
         self.console.set(levels);
         if let Some(outputs) = &mut self.outputs {
@@ -176,150 +219,151 @@ impl IndicatorWorker {
         }
     }
 
-    /// Looks at the buttons. `somebody`: whether a face is seen now.
-    fn press(&mut self, somebody: bool) {
+    /// Samples the buttons. `has_face`: whether the newest frame shows a face.
+    fn read_buttons(&mut self, has_face: bool) {
         let Some(outputs) = &mut self.outputs else {
             return;
         };
         let at = now();
         for button in Button::ALL {
-            let closed = outputs.closed(button);
-            self.buttons.take(at, button, closed, somebody);
+            let is_closed = outputs.is_closed(button);
+            self.buttons.sample(at, button, is_closed, has_face);
         }
         self.buttons.end_in_time(at);
     }
 }
 
-/// The pins, and what was said of them.
+/// The pins, and whether they work.
 struct Outputs {
     pins: Box<dyn Pins>,
-    /// What they are, unless that is unknown.
-    shown: Option<Levels>,
-    /// Whether they failed the last time.
-    failing: bool,
+    /// The levels that were set last; `None` if that failed.
+    current: Option<Levels>,
+    /// Whether the last access failed.
+    is_failing: bool,
 }
 
 impl Outputs {
     fn new(pins: Box<dyn Pins>) -> Outputs {
         Outputs {
             pins,
-            shown: None,
-            failing: false,
+            current: None,
+            is_failing: false,
         }
     }
 
     fn set(&mut self, levels: Levels) {
-        if self.shown == Some(levels) {
+        if self.current == Some(levels) {
             return;
         }
         let set = self.pins.set(levels);
-        self.shown = set.is_ok().then_some(levels);
-        self.tell(set.err());
+        self.current = set.is_ok().then_some(levels);
+        self.log(set.err());
     }
 
-    fn closed(&mut self, button: Button) -> bool {
+    fn is_closed(&mut self, button: Button) -> bool {
         match self.pins.closed(button) {
-            Ok(closed) => closed,
+            Ok(is_closed) => is_closed,
             Err(error) => {
-                self.tell(Some(error));
+                self.log(Some(error));
                 false
             }
         }
     }
 
-    /// Once for each change.
-    fn tell(&mut self, error: Option<PinError>) {
+    /// Logs changes between working and failing.
+    fn log(&mut self, error: Option<PinError>) {
         match error {
-            Some(error) if !self.failing => {
+            Some(error) if !self.is_failing => {
                 warn!(%error, "the pins fail; they are tried again");
-                self.failing = true;
+                self.is_failing = true;
             }
-            None if self.failing => {
+            None if self.is_failing => {
                 info!("the pins work again");
-                self.failing = false;
+                self.is_failing = false;
             }
             _ => {}
         }
     }
 }
 
-/// The push buttons, and the enrollment of the last press.
+/// The push buttons, and the enrollment that the last press started.
 struct Buttons {
     options: config::Indicate,
     contacts: [(Button, Debouncer); 2],
     handle: Option<DaemonHandle>,
-    /// When the enrollment of a press ends, whatever it has.
-    until: Option<Instant>,
+    /// When the enrollment of the last press is ended, complete or not.
+    deadline: Option<Instant>,
     notice: Option<(Instant, Notice)>,
 }
 
 impl Buttons {
-    /// Takes what a contact is now.
-    fn take(&mut self, at: Instant, button: Button, closed: bool, somebody: bool) {
+    /// Takes a sample of a contact.
+    fn sample(&mut self, at: Instant, button: Button, is_closed: bool, has_face: bool) {
         let contact = self.contacts.iter_mut().find(|(name, _)| *name == button);
         let Some((_, contact)) = contact else { return };
-        if !contact.pressed(at, closed) {
+        if !contact.pressed(at, is_closed) {
             return;
         }
         let label = self.options.label(button);
-        let notice = match self.enroll(label, somebody) {
+        let notice = match self.enroll(label, has_face) {
             Ok(()) => {
-                info!(label, "a button labels who stands before the camera");
-                self.until = at.checked_add(BUTTON_TIME);
+                info!(label, "a button press labels the person before the camera");
+                self.deadline = at.checked_add(BUTTON_ENROLLMENT);
                 Notice::Accepted
             }
             Err(reason) => {
-                info!(label, reason, "a button is of no effect");
+                info!(label, reason, "a button press is ignored");
                 Notice::Refused
             }
         };
         self.notice = Some((at, notice));
     }
 
-    fn enroll(&self, label: &str, somebody: bool) -> Result<(), String> {
+    fn enroll(&self, label: &str, has_face: bool) -> Result<(), String> {
         let Some(handle) = &self.handle else {
             return Err("nothing is learned: there is no state directory".to_owned());
         };
-        if !somebody {
+        if !has_face {
             return Err("there is no face before the camera".to_owned());
         }
         let enrolled = handle.enroll(label, self.options.button_crops);
         enrolled.map(|_| ()).map_err(|refused| refused.error)
     }
 
-    /// Whoever comes next is somebody else.
+    /// Ends the enrollment of a press at its deadline: the next person is somebody
+    /// else.
     fn end_in_time(&mut self, at: Instant) {
-        let (Some(until), Some(handle)) = (self.until, &self.handle) else {
+        let (Some(deadline), Some(handle)) = (self.deadline, &self.handle) else {
             return;
         };
-        let is_over = |enrollment: &Enrollment| enrollment.is_over();
-        if handle.enrollment().as_ref().is_none_or(is_over) {
-            self.until = None;
-        } else if at >= until {
-            self.until = None;
+        let enrollment = handle.enrollment();
+        if enrollment.is_none_or(|enrollment| enrollment.is_over()) {
+            self.deadline = None;
+        } else if at >= deadline {
+            self.deadline = None;
             let taken = handle.end_enrollment().map(|enrollment| enrollment.taken);
-            info!(taken, "the time of a button is over");
+            info!(taken, "the enrollment of a button press has timed out");
         }
     }
 
-    /// The lamps, while they answer a press.
-    fn lamps(&self, at: Instant) -> Option<(bool, bool)> {
-        let (given, notice) = self.notice?;
-        notice.lamps(at.saturating_duration_since(given))
+    /// What the LEDs (green, red) show while they answer a press.
+    fn leds(&self, at: Instant) -> Option<(bool, bool)> {
+        let (start, notice) = self.notice?;
+        notice.lamps(at.saturating_duration_since(start))
     }
 }
 
-fn describe(number: u64, decision: Decision, scene: Option<&FrameResult>) -> Change {
-    let scene = scene.filter(|_| decision != Decision::Fault);
-    let faces = scene.iter().flat_map(|scene| {
-        let record = |face| FaceRecord::new(face, &scene.labels);
-        scene.faces.iter().map(record)
+fn describe(number: u64, decision: Decision, result: Option<&FrameResult>) -> Change {
+    let result = result.filter(|_| decision != Decision::Fault);
+    let faces = result.iter().flat_map(|result| {
+        let record = |face| FaceRecord::new(face, &result.labels);
+        result.faces.iter().map(record)
     });
     Change {
         change: number,
         time: unix_time(),
         decision,
-        frame: scene.map(|scene| scene.seq),
+        frame: result.map(|result| result.seq),
         faces: faces.collect(),
     }
 }
@@ -341,7 +385,7 @@ fn log_change(change: &Change, before: Decision) {
     }
 }
 
-/// Of the clock on the wall.
+/// The local time of day.
 fn local_time() -> jiff::civil::Time {
     jiff::ZonedDateTime::now().time()
 }

@@ -1,4 +1,7 @@
-//! The thread that tells a broker what the daemon does.
+//! The MQTT thread.
+//!
+//! Owns the connection to the broker for the daemon: its credentials, its thread,
+//! and the restart after a panic. Knows nothing of the messages (`api::mqtt`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -6,98 +9,98 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Builder;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::{DaemonError, Threads, timer_runtime, wall_clock};
+use super::threads::{Threads, timer_runtime};
+use super::{DaemonError, Shared, wall_clock};
 use crate::api::mqtt::{self, BrokerOptions, MqttContext};
-use crate::api::socket::{DaemonHandle, Live};
+use crate::api::socket::DaemonHandle;
 use crate::config::Config;
 use crate::learning::fleet::Key;
 
-/// After a panic nothing is tried for so long.
-const AFTER_PANIC: Duration = Duration::from_mins(1);
+/// How long to wait after a panic before connecting again.
+const WAIT_AFTER_PANIC: Duration = Duration::from_mins(1);
 
-/// How the broker is to be reached, if it is. A daemon that cannot read a
-/// password still watches its door.
-fn plan(config: &Config) -> Option<BrokerOptions> {
+/// How the broker is reached; `None` if the config names none. A daemon that
+/// cannot read the password still watches its door.
+fn broker_options(config: &Config) -> Option<BrokerOptions> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
-    let plan =
+    let options =
         BrokerOptions::from_config(config, credentials.as_deref().map(Path::new), &hostname());
-    let plan = plan.unwrap_or_else(|error| {
-        warn!(%error, "there is no MQTT");
+    let options = options.unwrap_or_else(|error| {
+        warn!(%error, "MQTT is not available");
         None
     })?;
-    if plan.exposes_password() {
+    if options.exposes_password() {
         warn!("MQTT is not encrypted: others on the network can read the password");
     }
-    Some(plan)
+    Some(options)
 }
 
-/// The machine's name; empty where the kernel does not say.
+/// The host name of the machine; empty if the kernel does not tell it.
 #[must_use]
 pub fn hostname() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
     name.unwrap_or_default().trim().to_owned()
 }
 
-/// Starts it, if the config names a broker; it ends with the camera path, and
-/// whatever happens to it happens to it alone.
+/// Starts the thread if the config names a broker. It ends with the inference
+/// thread. Its failures do not affect the other threads.
 pub(super) fn start(
     config: &Config,
     handle: Option<&DaemonHandle>,
-    live: &Arc<watch::Sender<Live>>,
-    over: &CancellationToken,
+    shared: &Shared,
     threads: &mut Threads,
 ) -> Result<(), DaemonError> {
-    let Some(plan) = plan(config) else {
+    let Some(options) = broker_options(config) else {
         return Ok(());
     };
-    let (live, handle, over) = (Arc::clone(live), handle.cloned(), over.clone());
+    let (live, stop) = (Arc::clone(&shared.live), shared.inference_ended.clone());
+    let handle = handle.cloned();
     let captures = config.capture.enabled;
-    let key = match handle.as_ref().filter(|_| plan.is_in_fleet()) {
+    let key = match handle.as_ref().filter(|_| options.is_in_fleet()) {
         Some(handle) => Key::open(handle.learning.state())
-            .map_err(|error| warn!(%error, "no heads are exchanged"))
+            .map_err(|error| warn!(%error, "models are not exchanged with other devices"))
             .ok(),
         None => None,
     };
     threads.start("mqtt", move || {
         loop {
-            let house = MqttContext {
+            let context = MqttContext {
                 live: live.subscribe(),
                 handle: handle.clone(),
                 captures,
                 key: key.clone(),
             };
-            let talked = catch_unwind(AssertUnwindSafe(|| talk(&plan, house, &over)));
-            match talked {
+            let served = catch_unwind(AssertUnwindSafe(|| serve(&options, context, &stop)));
+            match served {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) => {
-                    warn!(%error, "there is no MQTT");
+                    warn!(%error, "MQTT is not available");
                     return Ok(());
                 }
-                // Of a library that reads what a broker sends.
+                // A library that parses what the broker sends may panic.
                 Err(_) => error!("MQTT ended unexpectedly; please report this"),
             }
             timer_runtime()?.block_on(async {
-                let _ = tokio::time::timeout(AFTER_PANIC, over.cancelled()).await;
+                let _ = tokio::time::timeout(WAIT_AFTER_PANIC, stop.cancelled()).await;
             });
         }
     })
 }
 
-fn talk(
-    plan: &BrokerOptions,
-    house: MqttContext,
-    over: &CancellationToken,
-) -> Result<(), std::io::Error> {
+fn serve(
+    options: &BrokerOptions,
+    context: MqttContext,
+    stop: &CancellationToken,
+) -> std::io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let seed = wall_clock()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(1, |time| time.as_nanos() as u64);
-    runtime.block_on(mqtt::serve(plan, house, seed, over));
-    // A name that is being looked up does not delay the end.
+    runtime.block_on(mqtt::serve(options, context, seed, stop));
+    // A name lookup in progress must not delay the stop.
     runtime.shutdown_background();
     Ok(())
 }

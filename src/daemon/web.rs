@@ -1,7 +1,7 @@
-//! The threads of the page: one that serves it, one that draws the live view.
+//! The two threads of the page: `web` serves it, `live-view` draws the live view.
 //!
-//! Both have a low priority, so that however many look, frames are judged
-//! as fast as before.
+//! Both run at a low priority, so that inference is as fast with many viewers as
+//! with none. Knows nothing of requests (`api::web`).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,57 +11,61 @@ use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{DaemonError, Threads, timer_runtime};
+use super::threads::{Threads, timer_runtime};
+use super::{DaemonError, FILE_THREADS};
 use crate::api::socket::DaemonHandle;
 use crate::api::web::{self, LiveView, WebError, WebOptions, WebServer};
 use crate::config::Config;
 use crate::platform::system;
 
-/// How the page is to be served, if it is.
-pub(super) fn plan(config: &Config) -> Result<Option<WebOptions>, WebError> {
+/// How the page is served; `None` if the config does not ask for it.
+pub(super) fn options(config: &Config) -> Result<Option<WebOptions>, WebError> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
-    let plan = WebOptions::from_config(&config.web, credentials.as_deref().map(Path::new))?;
-    if plan.as_ref().is_some_and(WebOptions::exposes_password) {
+    let options = WebOptions::from_config(&config.web, credentials.as_deref().map(Path::new))?;
+    if options.as_ref().is_some_and(WebOptions::exposes_password) {
         warn!("the page is not encrypted: others on the network can read the password");
     }
-    Ok(plan)
+    Ok(options)
 }
 
-/// Starts them; they end with the camera path.
+/// Starts both threads. They end when `stop` is canceled.
 pub(super) fn start(
-    plan: WebOptions,
+    options: WebOptions,
     handle: Option<DaemonHandle>,
     live_view: Arc<LiveView>,
-    more: Router,
-    over: &CancellationToken,
+    metrics_routes: Router,
+    stop: &CancellationToken,
     threads: &mut Threads,
 ) -> Result<(), DaemonError> {
     let Some(handle) = handle else {
-        warn!("there is no page: it needs a state directory");
+        warn!("the page is not served: it needs a state directory");
         return Ok(());
     };
-    let pause = plan.frame_interval();
-    threads.start("view", {
-        let (live_view, over) = (Arc::clone(&live_view), over.clone());
+    let interval = options.frame_interval();
+    threads.start("live-view", {
+        let (live_view, stop) = (Arc::clone(&live_view), stop.clone());
         move || {
-            go_last();
-            timer_runtime()?.block_on(web::draw(&live_view, pause, &over));
+            lower_priority();
+            timer_runtime()?.block_on(web::draw(&live_view, interval, &stop));
             Ok(())
         }
     })?;
-    let over = over.clone();
+    let stop = stop.clone();
     threads.start("web", move || {
-        go_last();
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(web::serve(
-            WebServer::new(plan, handle, live_view, more),
-            over,
-        ));
+        lower_priority();
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(FILE_THREADS)
+            .thread_name("web-files")
+            .build()?;
+        let server = WebServer::new(options, handle, live_view, metrics_routes);
+        runtime.block_on(web::serve(server, stop));
+        runtime.shutdown_background();
         Ok(())
     })
 }
 
-fn go_last() {
+fn lower_priority() {
     if let Err(error) = system::low() {
         warn!(%error, "the page is served at normal priority");
     }

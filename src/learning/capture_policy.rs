@@ -49,20 +49,33 @@ pub enum Reason {
     Enrolled,
 }
 
+/// A crop that was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choice {
+    /// Why it was chosen.
+    pub reason: Reason,
+    /// The track that it belongs to.
+    pub track: u64,
+    /// Its number within the track, from 1; never given twice.
+    pub number: u32,
+}
+
 /// Chooses crops.
 #[derive(Debug)]
 pub struct CapturePolicy {
     options: CaptureOptions,
     rng: ChaCha8Rng,
     tracks: BTreeMap<u64, TrackState>,
-    /// When the crops of the last hour were chosen.
-    last_hour: VecDeque<Instant>,
-    recent: VecDeque<Feature>,
+    /// The crops of the last hour, and when they were chosen.
+    last_hour: VecDeque<(Instant, Choice)>,
+    recent: VecDeque<(Choice, Feature)>,
 }
 
 #[derive(Debug, Default)]
 struct TrackState {
-    /// Crops that were chosen.
+    /// Number of the last crop that was chosen.
+    number: u32,
+    /// Crops that were chosen and not given back: what `per_track` limits.
     chosen: u32,
     /// The most probable label of the last classification.
     last_label: Option<usize>,
@@ -82,8 +95,7 @@ impl CapturePolicy {
         }
     }
 
-    /// Whether to keep this crop of a track: why, and its number within the
-    /// track, from 1. `probabilities` are those of the single crop and not the
+    /// Whether to keep this crop of a track. `probabilities` are those of the single crop and not the
     /// track's vote, which would hide that the head was uncertain.
     pub fn consider(
         &mut self,
@@ -91,7 +103,7 @@ impl CapturePolicy {
         track: u64,
         probabilities: &[f32],
         feature: &Feature,
-    ) -> Option<(Reason, u32)> {
+    ) -> Option<Choice> {
         // Drawn for every crop, so that limits don't shift the draws.
         let is_sampled = self.rng.random::<f32>() < self.options.confident_share;
         let label = argmax(probabilities)?;
@@ -107,7 +119,7 @@ impl CapturePolicy {
         } else {
             return None;
         };
-        while let Some(first) = self.last_hour.front() {
+        while let Some((first, _)) = self.last_hour.front() {
             if at.saturating_duration_since(*first) < Duration::from_hours(1) {
                 break;
             }
@@ -118,32 +130,49 @@ impl CapturePolicy {
         {
             return None;
         }
-        let number = self.choose(track, feature)?;
-        self.last_hour.push_back(at);
-        Some((reason, number))
+        let choice = self.choose(reason, track, feature)?;
+        self.last_hour.push_back((at, choice));
+        Some(choice)
     }
 
     /// As [`consider`](CapturePolicy::consider) for somebody who enrolls: every
     /// crop that shows something new, without the limits.
-    pub fn enroll(&mut self, track: u64, feature: &Feature) -> Option<(Reason, u32)> {
-        let number = self.choose(track, feature)?;
-        Some((Reason::Enrolled, number))
+    pub fn enroll(&mut self, track: u64, feature: &Feature) -> Option<Choice> {
+        self.choose(Reason::Enrolled, track, feature)
     }
 
-    /// Remembers a crop, unless it shows nothing new; its number within the track.
-    fn choose(&mut self, track: u64, feature: &Feature) -> Option<u32> {
+    /// A crop was dropped before it was stored: the limits and the comparison with
+    /// recent crops are as if it had never been chosen.
+    pub fn give_back(&mut self, choice: Choice) {
+        self.last_hour.retain(|(_, chosen)| *chosen != choice);
+        self.recent.retain(|(chosen, _)| *chosen != choice);
+        if let Some(state) = self.tracks.get_mut(&choice.track) {
+            state.chosen = state.chosen.saturating_sub(1);
+        }
+    }
+
+    /// Chooses a crop, unless it shows nothing new.
+    fn choose(&mut self, reason: Reason, track: u64, feature: &Feature) -> Option<Choice> {
         let near = self.options.near;
-        let is_near = |recent: &Feature| cosine_distance(recent.values(), feature.values()) <= near;
+        let is_near = |(_, recent): &(Choice, Feature)| {
+            cosine_distance(recent.values(), feature.values()) <= near
+        };
         if self.recent.iter().any(is_near) {
             return None;
         }
         if self.recent.len() == MAX_RECENT {
             self.recent.pop_front();
         }
-        self.recent.push_back(feature.clone());
         let state = self.track(track);
+        state.number += 1;
         state.chosen += 1;
-        Some(state.chosen)
+        let choice = Choice {
+            reason,
+            track,
+            number: state.number,
+        };
+        self.recent.push_back((choice, feature.clone()));
+        Some(choice)
     }
 
     fn track(&mut self, track: u64) -> &mut TrackState {
@@ -181,19 +210,53 @@ mod tests {
         values.into()
     }
 
+    fn choice(reason: Reason, track: u64, number: u32) -> Choice {
+        Choice {
+            reason,
+            track,
+            number,
+        }
+    }
+
+    #[test]
+    fn a_crop_that_is_given_back_uses_up_no_limit() {
+        let at = Instant::now();
+        let options = CaptureOptions {
+            per_hour: 4,
+            ..OPTIONS
+        };
+        let mut policy = CapturePolicy::new(options, 1);
+        // The same face again and again, as while the disk refuses: it stays new.
+        for number in 1..=20 {
+            let chosen = policy.consider(at, 1, &UNCERTAIN, &feature(0));
+            assert_eq!(chosen, Some(choice(Reason::Uncertain, 1, number)));
+            policy.give_back(chosen.unwrap());
+        }
+        let enrolled = policy.enroll(1, &feature(0)).unwrap();
+        policy.give_back(enrolled);
+        for look in 0..3 {
+            assert!(policy.consider(at, 1, &UNCERTAIN, &feature(look)).is_some());
+        }
+        let of_track = policy.consider(at, 1, &UNCERTAIN, &feature(3));
+        assert_eq!(of_track, None, "three of a track");
+        assert!(policy.consider(at, 2, &UNCERTAIN, &feature(4)).is_some());
+        let of_hour = policy.consider(at, 3, &UNCERTAIN, &feature(5));
+        assert_eq!(of_hour, None, "four within an hour");
+    }
+
     #[test]
     fn crops_that_teach_something_are_chosen() {
         let at = Instant::now();
         let mut policy = CapturePolicy::new(OPTIONS, 1);
         assert_eq!(policy.consider(at, 1, &CERTAIN, &feature(0)), None);
         let changed = policy.consider(at, 1, &[0.1, 0.9], &feature(1));
-        assert_eq!(changed, Some((Reason::Changed, 1)));
+        assert_eq!(changed, Some(choice(Reason::Changed, 1, 1)));
         let uncertain = policy.consider(at, 2, &UNCERTAIN, &feature(2));
-        assert_eq!(uncertain, Some((Reason::Uncertain, 1)));
+        assert_eq!(uncertain, Some(choice(Reason::Uncertain, 2, 1)));
         let near = policy.consider(at, 2, &UNCERTAIN, &feature(2));
         assert_eq!(near, None);
         let again = policy.consider(at, 2, &UNCERTAIN, &feature(3));
-        assert_eq!(again, Some((Reason::Uncertain, 2)));
+        assert_eq!(again, Some(choice(Reason::Uncertain, 2, 2)));
         assert_eq!(policy.consider(at, 2, &[], &feature(4)), None);
     }
 
@@ -210,10 +273,10 @@ mod tests {
         assert_eq!(chosen.count(), 5);
         let later = at + Duration::from_hours(1);
         let first = policy.consider(later, 9, &UNCERTAIN, &feature(30));
-        assert_eq!(first, Some((Reason::Uncertain, 1)));
+        assert_eq!(first, Some(choice(Reason::Uncertain, 9, 1)));
         // An earlier time does not make room, and does no harm.
         let second = policy.consider(at, 9, &UNCERTAIN, &feature(31));
-        assert_eq!(second, Some((Reason::Uncertain, 2)));
+        assert_eq!(second, Some(choice(Reason::Uncertain, 9, 2)));
         // An enrollment is not limited.
         let enrolled = (40..60).filter(|number| policy.enroll(9, &feature(*number)).is_some());
         assert_eq!(enrolled.count(), 20);

@@ -5,6 +5,7 @@
 //! clock and no threads; the caller brings the backbone that embeds crops.
 
 pub mod capture_policy;
+pub mod enrollment;
 mod error;
 pub mod fleet;
 pub mod heads;

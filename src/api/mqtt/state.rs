@@ -41,25 +41,25 @@ impl StateRecord {
     #[must_use]
     pub fn new(live: &Live, unlabelled: Option<usize>) -> StateRecord {
         let off = live.capture.off_because.as_ref();
-        let reason = if live.camera_lost {
+        let reason = if live.camera.lost {
             Some("the camera is lost; reconnecting".to_owned())
         } else if live.decision == Decision::Fault.name() {
             Some("the camera sends no new frames".to_owned())
         } else if let Some(why) = off {
             Some(format!("face pictures are not kept: {why}"))
         } else {
-            let reason = live.learning_waits.as_ref();
+            let reason = live.learning.waits_because.as_ref();
             reason.map(|why| format!("training waits: {why}"))
         };
         StateRecord {
             decision: live.decision.clone(),
-            faces: live.faces,
+            faces: live.inference.faces,
             problem: on_off(reason.is_some()),
             reason,
             unlabelled,
             capture: on_off(live.capture.on),
-            refitting: on_off(live.refitting),
-            head: live.head.unwrap_or(0),
+            refitting: on_off(live.learning.refitting),
+            head: live.learning.head.unwrap_or(0),
             // Rounded, so that changes of tenths are not published.
             temperature_c: live.board.temperature_c.map(f32::round),
         }
@@ -79,7 +79,7 @@ mod tests {
         let record = |live: &Live| StateRecord::new(live, Some(3));
         assert_eq!(record(&live).problem, "OFF");
         assert_eq!(record(&live).unlabelled, Some(3));
-        live.learning_waits = Some("the board is throttled".to_owned());
+        live.learning.waits_because = Some("the board is throttled".to_owned());
         assert_eq!(
             record(&live).reason.as_deref(),
             Some("training waits: the board is throttled")
@@ -94,7 +94,7 @@ mod tests {
             record(&live).reason.as_deref(),
             Some("the camera sends no new frames")
         );
-        live.camera_lost = true;
+        live.camera.lost = true;
         assert_eq!(record(&live).problem, "ON");
     }
 }

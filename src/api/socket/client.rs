@@ -1,4 +1,4 @@
-//! The side of whoever asks the daemon: each request waits for its answer.
+//! The client of the control socket: each request waits for its answer.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -12,21 +12,21 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
 
+use super::types::{FileRequest, FolderRequest};
 use super::{
-    ControlError, EnrollRequest, ErrorRecord, File, Folder, LabelRequest, RollbackRequest, Status,
-    Switched,
+    ControlError, EnrollRequest, ErrorRecord, HeadInUse, LabelRequest, RollbackRequest, Status,
 };
+use crate::learning::Enrollment;
 use crate::learning::{
-    CountRecord, Enrollment, ExportRecord, HeadRecord, ImportRecord, LabelAction, LabelResult,
-    Purge, RefitRecord, RemovedRecord, SampleRecord, SampleSelector,
+    CountRecord, ExportRecord, HeadRecord, ImportRecord, LabelAction, LabelResult, Purge,
+    RefitRecord, RemovedRecord, SampleRecord, SampleSelector,
 };
 
-/// Ids in a request: names of files have at most 255 bytes, and a body is
-/// small.
-const IDS: usize = 200;
+/// Maximum number of ids in a request. An id has at most 255 bytes, and a body at
+/// most 64 KiB.
+const IDS_PER_REQUEST: usize = 200;
 
-/// A connection to the daemon. Waits as long as it takes: a refit takes
-/// minutes.
+/// Sends requests to the daemon. There is no timeout: a refit takes minutes.
 #[derive(Debug)]
 pub struct Client {
     runtime: Runtime,
@@ -35,14 +35,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// Looks whether a daemon listens on a socket; `None` if there is none.
+    /// Connects to the daemon that listens on a socket; `None` if there is none.
     ///
     /// # Errors
-    /// [`ControlError::Io`] if there may be one that must not be asked.
+    /// [`ControlError::Io`] if the system refuses the connection, for example for lack
+    /// of permission.
     pub fn connect(path: &Path) -> Result<Option<Client>, ControlError> {
         match UnixStream::connect(path) {
             Ok(_) => {}
-            // A path that is too long for a socket is none of a daemon.
+            // No daemon listens on a path that is too long for a socket.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -54,12 +55,12 @@ impl Client {
             {
                 return Ok(None);
             }
-            Err(error) => return Err(ControlError::io("reach", path)(error)),
+            Err(error) => return Err(ControlError::io("connect to", path)(error)),
         }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(ControlError::io("reach", path))?;
+            .map_err(ControlError::io("connect to", path))?;
         let http = reqwest::Client::builder()
             .no_proxy()
             .user_agent(concat!("maskd/", env!("CARGO_PKG_VERSION")))
@@ -73,16 +74,16 @@ impl Client {
         }))
     }
 
-    /// Everything at a glance.
+    /// The state of the daemon.
     ///
     /// # Errors
-    /// As every request: [`ControlError::Refused`] with the daemon's sentence,
+    /// As for every request: [`ControlError::Refused`] with the daemon's sentence,
     /// [`ControlError::Lost`], [`ControlError::Answer`].
     pub fn status(&self) -> Result<Status, ControlError> {
         self.get(&["status"], None)
     }
 
-    /// The samples, or those of a label.
+    /// All samples, or those with a label.
     ///
     /// # Errors
     /// As [`status`](Client::status).
@@ -90,7 +91,7 @@ impl Client {
         self.get(&["samples"], label)
     }
 
-    /// Counts by label.
+    /// Counts of samples by label.
     ///
     /// # Errors
     /// As [`status`](Client::status).
@@ -98,7 +99,7 @@ impl Client {
         self.get(&["samples", "stats"], None)
     }
 
-    /// The bytes of a sample's picture.
+    /// The picture file of a sample.
     ///
     /// # Errors
     /// As [`status`](Client::status).
@@ -107,10 +108,10 @@ impl Client {
         self.ask(Method::GET, url, None)
     }
 
-    /// Labels samples, or deletes them. Many ids are several requests.
+    /// Labels samples, or deletes them. Many ids are sent in several requests.
     ///
     /// # Errors
-    /// As [`status`](Client::status); what was done before stays done.
+    /// As [`status`](Client::status); earlier requests stay done.
     pub fn mark(
         &self,
         chosen: SampleSelector,
@@ -121,7 +122,7 @@ impl Client {
             SampleSelector::Track(_) => return self.mark_some(chosen, mark),
         };
         let mut marked = LabelResult::default();
-        for ids in ids.chunks(IDS) {
+        for ids in ids.chunks(IDS_PER_REQUEST) {
             let some = self.mark_some(SampleSelector::Ids(ids.to_vec()), mark)?;
             marked.done.extend(some.done);
             marked.already.extend(some.already);
@@ -139,22 +140,22 @@ impl Client {
         self.post(&["samples", "label"], &LabelRequest { chosen, mark })
     }
 
-    /// Has the daemon copy pictures into its store.
+    /// Makes the daemon copy the pictures of a folder into its store.
     ///
     /// # Errors
     /// As [`status`](Client::status).
     pub fn import(&self, folder: &Path) -> Result<ImportRecord, ControlError> {
         let folder = folder.to_owned();
-        self.post(&["samples", "import"], &Folder { folder })
+        self.post(&["samples", "import"], &FolderRequest { folder })
     }
 
-    /// Has the daemon copy pictures out of its store.
+    /// Makes the daemon copy the pictures of its store into a folder.
     ///
     /// # Errors
     /// As [`status`](Client::status).
     pub fn export(&self, folder: &Path) -> Result<ExportRecord, ControlError> {
         let folder = folder.to_owned();
-        self.post(&["samples", "export"], &Folder { folder })
+        self.post(&["samples", "export"], &FolderRequest { folder })
     }
 
     /// Deletes samples for good.
@@ -182,7 +183,7 @@ impl Client {
         self.get(&["enroll"], None)
     }
 
-    /// Ends the enrollment; what was taken stays.
+    /// Ends the enrollment; crops that were taken stay.
     ///
     /// # Errors
     /// As [`status`](Client::status).
@@ -192,7 +193,7 @@ impl Client {
         self.parse(&answer)
     }
 
-    /// Has the daemon learn a new head, and waits for what comes of it.
+    /// Makes the daemon train a new head, and waits for the result.
     ///
     /// # Errors
     /// As [`status`](Client::status).
@@ -218,29 +219,32 @@ impl Client {
         self.get(&["heads", &number.to_string()], None)
     }
 
-    /// Has the daemon copy a head to a file.
+    /// Makes the daemon copy a head to a file.
     ///
     /// # Errors
     /// As [`status`](Client::status).
     pub fn export_head(&self, number: u32, path: &Path) -> Result<HeadRecord, ControlError> {
         let path = path.to_owned();
-        self.post(&["heads", &number.to_string(), "export"], &File { path })
+        self.post(
+            &["heads", &number.to_string(), "export"],
+            &FileRequest { path },
+        )
     }
 
-    /// Has the daemon put the head of a file into use.
+    /// Makes the daemon import the head of a file and use it.
     ///
     /// # Errors
     /// As [`status`](Client::status).
-    pub fn import_head(&self, path: &Path) -> Result<Switched, ControlError> {
+    pub fn import_head(&self, path: &Path) -> Result<HeadInUse, ControlError> {
         let path = path.to_owned();
-        self.post(&["heads", "import"], &File { path })
+        self.post(&["heads", "import"], &FileRequest { path })
     }
 
     /// Goes back to an earlier head.
     ///
     /// # Errors
     /// As [`status`](Client::status).
-    pub fn rollback(&self, steps: u32) -> Result<Switched, ControlError> {
+    pub fn rollback(&self, steps: u32) -> Result<HeadInUse, ControlError> {
         self.post(&["heads", "rollback"], &RollbackRequest { steps })
     }
 
@@ -258,7 +262,7 @@ impl Client {
         segments: &[&str],
         body: &impl Serialize,
     ) -> Result<T, ControlError> {
-        // A path that is no UTF-8.
+        // Fails for a path that is not UTF-8.
         let json = serde_json::to_vec(body).map_err(|error| self.lost_because(&error))?;
         let answer = self.ask(Method::POST, self.url(segments, None)?, Some(json))?;
         self.parse(&answer)
@@ -276,7 +280,7 @@ impl Client {
         Ok(url)
     }
 
-    /// The body of the answer, if it is a success.
+    /// Sends a request and returns the body of a successful answer.
     fn ask(
         &self,
         method: Method,
@@ -287,11 +291,11 @@ impl Client {
         if let Some(json) = json {
             request = request.header(CONTENT_TYPE, "application/json").body(json);
         }
-        let answered = self.runtime.block_on(async {
+        let response = self.runtime.block_on(async {
             let response = request.send().await?;
             Ok::<_, reqwest::Error>((response.status(), response.bytes().await?))
         });
-        let (status, body) = answered.map_err(|error| lost(&self.path, error))?;
+        let (status, body) = response.map_err(|error| lost(&self.path, error))?;
         if status.is_success() {
             return Ok(body.to_vec());
         }
@@ -316,7 +320,7 @@ impl Client {
     }
 }
 
-/// The innermost reason: what is around it only says that a request failed.
+/// Takes the innermost reason: the outer ones only say that a request failed.
 fn lost(path: &Path, error: reqwest::Error) -> ControlError {
     let error = error.without_url();
     let mut innermost: &dyn Error = &error;

@@ -1,4 +1,6 @@
-//! The daemon's side: the socket and the routes.
+//! The server of the control socket: the socket file, the routes and their handlers.
+//!
+//! The page serves [`open_routes`] too.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, Permissions};
@@ -23,24 +25,27 @@ use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::types::{FileRequest, FolderRequest};
 use super::{
-    ControlError, DaemonHandle, EnrollRequest, ErrorRecord, File, Folder, LabelRequest,
-    RollbackRequest, Status, Switched,
+    ControlError, DaemonHandle, EnrollRequest, ErrorRecord, HeadInUse, LabelRequest,
+    RollbackRequest, Status,
 };
+use crate::api::file_work;
 use crate::config::settings::{Change, SettingsRecord};
+use crate::learning::Enrollment;
 use crate::learning::{
-    CountRecord, Enrollment, ExportRecord, FailureKind, HeadRecord, ImportRecord, LabelResult,
-    LearningError, Purge, QueueRecord, RefitRecord, RemovedRecord, SampleRecord,
+    CountRecord, ExportRecord, FailureKind, HeadRecord, ImportRecord, LabelResult, LearningError,
+    Purge, QueueRecord, RefitRecord, RemovedRecord, SampleRecord,
 };
 
-/// Largest body of a request, in bytes.
+/// Maximum size of a request body in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
-/// Who may connect: user and group.
+/// Mode of the socket file: its user and group may connect.
 const MODE: u32 = 0o660;
-/// Requests that are not done so long after the stop are broken off.
+/// Requests in progress are aborted this long after the stop.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// A socket that takes connections. Its file is removed when it is dropped.
+/// A listening socket. Its file is removed when it is dropped.
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
@@ -52,44 +57,46 @@ struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // One that stays is found to be stale by the next daemon.
+        // The next daemon replaces a file that stays.
         let _ = fs::remove_file(&self.0);
     }
 }
 
-/// A folder that nobody else can look into, for a socket that is not ready.
-struct Private(PathBuf);
+/// A folder that other users cannot enter, for a socket that does not have its mode
+/// yet.
+struct PendingSocket(PathBuf);
 
-impl Private {
-    fn beside(path: &Path) -> std::io::Result<Private> {
-        // The name is short: it counts for the length of the socket's path.
-        let private = Private(path.with_file_name(format!(".{}", std::process::id())));
-        // What a killed process of the same number left.
-        private.remove();
-        DirBuilder::new().mode(0o700).create(&private.0)?;
-        Ok(private)
+impl PendingSocket {
+    fn beside(path: &Path) -> std::io::Result<PendingSocket> {
+        // The name is short, since a socket's path has at most 107 bytes.
+        let pending = PendingSocket(path.with_file_name(format!(".{}", std::process::id())));
+        // A killed process with the same id may have left it.
+        pending.remove();
+        DirBuilder::new().mode(0o700).create(&pending.0)?;
+        Ok(pending)
     }
 
-    fn socket(&self) -> PathBuf {
+    fn path(&self) -> PathBuf {
         self.0.join("s")
     }
 
     fn remove(&self) {
-        let _ = fs::remove_file(self.socket());
+        let _ = fs::remove_file(self.path());
         let _ = fs::remove_dir(&self.0);
     }
 }
 
-impl Drop for Private {
+impl Drop for PendingSocket {
     fn drop(&mut self) {
         self.remove();
     }
 }
 
-/// Makes the socket, for its user and group (mode 0660), and listens. One that
-/// nobody listens on any more is replaced.
+/// Creates the socket for its user and group (mode 0660) and listens. A socket file
+/// that no process listens on is replaced.
 ///
-/// It gets its name when it has its mode: nobody can connect before.
+/// The socket moves to its path after it has its mode, so that nobody else can
+/// connect in between.
 ///
 /// # Errors
 /// [`ControlError::InUse`], [`ControlError::NoSocket`],
@@ -97,9 +104,9 @@ impl Drop for Private {
 pub fn bind(path: &Path) -> Result<Socket, ControlError> {
     let shown = || path.display().to_string();
     let failed = |error: std::io::Error| match error.kind() {
-        // Of a socket's path only its length can be wrong.
+        // The only reason for this is the length of the path.
         ErrorKind::InvalidInput => ControlError::TooLong { path: shown() },
-        _ => ControlError::io("make", path)(error),
+        _ => ControlError::io("create", path)(error),
     };
     match UnixStream::connect(path) {
         Ok(_) => return Err(ControlError::InUse { path: shown() }),
@@ -112,27 +119,25 @@ pub fn bind(path: &Path) -> Result<Socket, ControlError> {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
     }
-    let private = Private::beside(path).map_err(failed)?;
-    let pending = private.socket();
-    let listener = UnixListener::bind(&pending).map_err(failed)?;
-    fs::set_permissions(&pending, Permissions::from_mode(MODE)).map_err(failed)?;
+    let pending = PendingSocket::beside(path).map_err(failed)?;
+    let listener = UnixListener::bind(pending.path()).map_err(failed)?;
+    fs::set_permissions(pending.path(), Permissions::from_mode(MODE)).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
-    fs::rename(&pending, path).map_err(failed)?;
+    fs::rename(pending.path(), path).map_err(failed)?;
     Ok(Socket {
         listener,
         file: SocketFile(path.to_owned()),
     })
 }
 
-/// Answers requests until `stop`, then ends those that are being answered (or,
-/// after a second, breaks them off), and removes the socket.
+/// Answers requests until `stop`, then finishes those in progress (or aborts them
+/// after a second), and removes the socket.
 ///
-/// Must be called within a tokio runtime that has I/O and time; handlers block
-/// it while they read and write files. `more`: what else is to be found beside
-/// the API.
+/// Must be called within a tokio runtime that has I/O, time and blocking threads.
+/// `more` are further routes, such as metrics.
 ///
 /// # Errors
-/// [`ControlError::Io`] if the system refuses to wait for connections.
+/// [`ControlError::Io`] if the system refuses to listen.
 pub async fn serve(
     socket: Socket,
     handle: DaemonHandle,
@@ -159,7 +164,7 @@ pub async fn serve(
 }
 
 fn all_routes(handle: DaemonHandle, more: Router) -> Router {
-    // These read and write files that are named by their paths.
+    // The routes whose requests name a path of the device.
     let local = Router::new()
         .route("/samples/import", post(import))
         .route("/samples/export", post(export))
@@ -175,8 +180,8 @@ fn all_routes(handle: DaemonHandle, more: Router) -> Router {
         .merge(more)
 }
 
-/// What may be asked for from outside too: nothing that names a path of the
-/// device. To be nested under `/api/v1`, with its description.
+/// The routes that the page serves too: none of them takes a path of the device.
+/// To be nested under `/api/v1`; with their `OpenAPI` description.
 #[must_use]
 pub fn open_routes() -> OpenApiRouter<DaemonHandle> {
     OpenApiRouter::new()
@@ -196,17 +201,17 @@ pub fn open_routes() -> OpenApiRouter<DaemonHandle> {
         .routes(routes!(rollback))
 }
 
-/// An answer that is no success.
+/// An answer that reports a failure.
 #[derive(Debug)]
 pub struct Refused {
     status: StatusCode,
     record: ErrorRecord,
-    /// In seconds.
+    /// Value of the header `Retry-After`, in seconds.
     retry_after: Option<u64>,
 }
 
 impl Refused {
-    /// With the status that fits the fault.
+    /// An answer with the status that fits the fault.
     pub fn new(fault: FailureKind, sentence: impl std::fmt::Display) -> Refused {
         let status = match fault {
             FailureKind::Usage => StatusCode::BAD_REQUEST,
@@ -227,7 +232,7 @@ impl Refused {
         }
     }
 
-    /// A request that is none of ours.
+    /// An answer to a request that no handler can take.
     pub fn malformed(status: StatusCode, sentence: impl std::fmt::Display) -> Refused {
         Refused {
             status,
@@ -235,7 +240,8 @@ impl Refused {
         }
     }
 
-    /// A request that came too soon after others, with in how many seconds to come again.
+    /// An answer to one request too many. The client may retry after this many
+    /// seconds.
     pub fn too_many(retry_after: u64, sentence: impl std::fmt::Display) -> Refused {
         Refused {
             retry_after: Some(retry_after),
@@ -277,31 +283,57 @@ impl From<QueryRejection> for Refused {
     }
 }
 
-/// The JSON of a body, whatever its content type is called.
-struct Body<T>(T);
+/// A JSON body of any content type; axum's `Json` insists on one.
+struct JsonBody<T>(T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = Refused;
 
-    async fn from_request(request: Request, state: &S) -> Result<Body<T>, Refused> {
+    async fn from_request(request: Request, state: &S) -> Result<JsonBody<T>, Refused> {
         let bytes = Bytes::from_request(request, state)
             .await
             .map_err(|rejection| Refused::malformed(rejection.status(), rejection.body_text()))?;
-        serde_json::from_slice(&bytes).map(Body).map_err(|error| {
-            let sentence = format!("the body of the request is not what it should be: {error}");
-            Refused::new(FailureKind::Usage, sentence)
-        })
+        serde_json::from_slice(&bytes)
+            .map(JsonBody)
+            .map_err(|error| {
+                let sentence = format!("the body of the request is invalid: {error}");
+                Refused::new(FailureKind::Usage, sentence)
+            })
     }
 }
 
 type Answer<T> = Result<Json<T>, Refused>;
 
-/// The daemon's working directory is none that anybody thinks of.
+/// Runs what reads or writes files on a thread of its own, and answers with its
+/// result.
+async fn file_work<T: Send + 'static>(
+    handle: DaemonHandle,
+    work: impl FnOnce(&DaemonHandle) -> Result<T, Refused> + Send + 'static,
+) -> Result<T, Refused> {
+    let result = file_work::run(move || work(&handle)).await;
+    result.unwrap_or_else(|| {
+        let sentence = "the request ended unexpectedly; see the log of the daemon";
+        Err(Refused::new(FailureKind::Internal, sentence))
+    })
+}
+
+/// [`file_work`] that answers with JSON.
+async fn answer<T: Send + 'static>(
+    handle: DaemonHandle,
+    work: impl FnOnce(&DaemonHandle) -> Result<T, Refused> + Send + 'static,
+) -> Answer<T> {
+    file_work(handle, work).await.map(Json)
+}
+
+/// Refuses a relative path: the client does not know the daemon's working directory.
 fn absolute(path: &Path) -> Result<&Path, Refused> {
     if path.is_absolute() {
         Ok(path)
     } else {
-        let sentence = format!("{} is no absolute path: name one", path.display());
+        let sentence = format!(
+            "{} is not an absolute path: pass an absolute one",
+            path.display()
+        );
         Err(Refused::new(FailureKind::Usage, sentence))
     }
 }
@@ -311,29 +343,32 @@ async fn no_route() -> Refused {
 }
 
 async fn no_method() -> Refused {
-    let sentence = "this address does not take this method";
+    let sentence = "this address does not support this method";
     Refused::malformed(StatusCode::METHOD_NOT_ALLOWED, sentence)
 }
 
 #[utoipa::path(
     get, path = "/status", tag = "status",
     responses(
-        (status = 200, body = Status, description = "Everything at a glance"),
-        (status = "default", body = ErrorRecord, description = "Why not"),
+        (status = 200, body = Status, description = "The state of the daemon"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
 async fn status(State(handle): State<DaemonHandle>) -> Answer<Status> {
-    let learning = &handle.learning;
-    let state = learning.state();
-    Ok(Json(Status {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        state: state.canonicalize().unwrap_or_else(|_| state.to_owned()),
-        live: handle.live.borrow().clone(),
-        samples: learning.stats()?,
-        enrollment: handle.enrollment().clone(),
-        new_labels: learning.new_labels()?,
-        last_refit: learning.last_refit(),
-    }))
+    answer(handle, |handle| {
+        let learning = &handle.learning;
+        let state = learning.state();
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            state: state.canonicalize().unwrap_or_else(|_| state.to_owned()),
+            live: handle.live.borrow().clone(),
+            samples: learning.stats()?,
+            enrollment: handle.enrollment(),
+            new_labels: learning.new_labels()?,
+            last_refit: learning.last_refit(),
+        })
+    })
+    .await
 }
 
 #[derive(Deserialize)]
@@ -344,10 +379,10 @@ struct Filter {
 
 #[utoipa::path(
     get, path = "/samples", tag = "samples",
-    params(("label" = Option<String>, Query, description = "Those of a label alone, or \"unlabelled\"")),
+    params(("label" = Option<String>, Query, description = "Only samples with this label, or \"unlabelled\"")),
     responses(
         (status = 200, body = Vec<SampleRecord>, description = "The samples by id"),
-        (status = "default", body = ErrorRecord, description = "Why not"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
 async fn samples(
@@ -355,26 +390,29 @@ async fn samples(
     filter: Result<Query<Filter>, QueryRejection>,
 ) -> Answer<Vec<SampleRecord>> {
     let Query(filter) = filter?;
-    Ok(Json(handle.learning.samples(filter.label.as_deref())?))
+    answer(handle, move |handle| {
+        Ok(handle.learning.samples(filter.label.as_deref())?)
+    })
+    .await
 }
 
 #[utoipa::path(
     get, path = "/samples/stats", tag = "samples",
     responses(
         (status = 200, body = BTreeMap<String, CountRecord>, description = "Counts by label"),
-        (status = "default", body = ErrorRecord, description = "Why not"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
 async fn stats(State(handle): State<DaemonHandle>) -> Answer<BTreeMap<String, CountRecord>> {
-    Ok(Json(handle.learning.stats()?))
+    answer(handle, |handle| Ok(handle.learning.stats()?)).await
 }
 
 #[utoipa::path(
     get, path = "/samples/{id}/picture", tag = "samples",
-    params(("id" = String, Path, description = "Of a sample")),
+    params(("id" = String, Path, description = "Id of a sample")),
     responses(
-        (status = 200, body = Vec<u8>, content_type = "image/*", description = "The bytes of its picture"),
-        (status = "default", body = ErrorRecord, description = "Why not"),
+        (status = 200, body = Vec<u8>, content_type = "image/*", description = "The picture file"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
 async fn picture(
@@ -382,7 +420,7 @@ async fn picture(
     id: Result<At<String>, PathRejection>,
 ) -> Result<([(HeaderName, &'static str); 1], Vec<u8>), Refused> {
     let At(id) = id?;
-    let picture = handle.learning.picture(&id)?;
+    let picture = file_work(handle, move |handle| Ok(handle.learning.picture(&id)?)).await?;
     let format = image::guess_format(&picture);
     let content = format.map_or("application/octet-stream", |format| format.to_mime_type());
     Ok(([(CONTENT_TYPE, content)], picture))
@@ -392,30 +430,39 @@ async fn picture(
     post, path = "/samples/label", tag = "samples",
     request_body = LabelRequest,
     responses(
-        (status = 200, body = LabelResult, description = "What became of each sample"),
-        (status = "default", body = ErrorRecord, description = "Why not"),
+        (status = 200, body = LabelResult, description = "The result for each sample"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
 async fn label(
     State(handle): State<DaemonHandle>,
-    Body(marking): Body<LabelRequest>,
+    JsonBody(request): JsonBody<LabelRequest>,
 ) -> Answer<LabelResult> {
-    let LabelRequest { chosen, mark } = marking;
-    Ok(Json(handle.learning.label(chosen, &mark)?))
+    let LabelRequest { chosen, mark } = request;
+    answer(handle, move |handle| {
+        Ok(handle.learning.label(chosen, &mark)?)
+    })
+    .await
 }
 
 async fn import(
     State(handle): State<DaemonHandle>,
-    Body(from): Body<Folder>,
+    JsonBody(FolderRequest { folder }): JsonBody<FolderRequest>,
 ) -> Answer<ImportRecord> {
-    Ok(Json(handle.learning.import(absolute(&from.folder)?)?))
+    answer(handle, move |handle| {
+        Ok(handle.learning.import(absolute(&folder)?)?)
+    })
+    .await
 }
 
 async fn export(
     State(handle): State<DaemonHandle>,
-    Body(to): Body<Folder>,
+    JsonBody(FolderRequest { folder }): JsonBody<FolderRequest>,
 ) -> Answer<ExportRecord> {
-    Ok(Json(handle.learning.export(absolute(&to.folder)?)?))
+    answer(handle, move |handle| {
+        Ok(handle.learning.export(absolute(&folder)?)?)
+    })
+    .await
 }
 
 #[expect(
@@ -427,62 +474,64 @@ async fn export(
     request_body = Purge,
     responses(
         (status = 200, body = RemovedRecord, description = "What was deleted"),
-        (status = "default", body = ErrorRecord, description = "Why not"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
 async fn purge(
     State(handle): State<DaemonHandle>,
-    Body(purge): Body<Purge>,
+    JsonBody(purge): JsonBody<Purge>,
 ) -> Answer<RemovedRecord> {
     let now = std::time::SystemTime::now();
-    let removed = handle.learning.purge(&purge, now)?;
-    tracing::info!(
-        unlabelled = removed.unlabelled,
-        labelled = removed.labelled,
-        "samples were deleted as asked"
-    );
-    Ok(Json(removed))
+    answer(handle, move |handle| {
+        let removed = handle.learning.purge(&purge, now)?;
+        tracing::info!(
+            unlabelled = removed.unlabelled,
+            labelled = removed.labelled,
+            "face pictures deleted on request"
+        );
+        Ok(removed)
+    })
+    .await
 }
 
 #[utoipa::path(
     post, path = "/enroll", tag = "enroll",
     request_body = EnrollRequest,
     responses(
-        (status = 200, body = Enrollment, description = "The enrollment that was begun"),
-        (status = "default", body = ErrorRecord, description = "Why not"),
+        (status = 200, body = Enrollment, description = "The enrollment that was started"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
 async fn enroll(
     State(handle): State<DaemonHandle>,
-    Body(wanted): Body<EnrollRequest>,
+    JsonBody(request): JsonBody<EnrollRequest>,
 ) -> Answer<Enrollment> {
-    Ok(Json(handle.enroll(&wanted.label, wanted.count)?))
+    Ok(Json(handle.enroll(&request.label, request.count)?))
 }
 
 fn never_enrolled() -> Refused {
     Refused::new(
         FailureKind::Missing,
-        "nobody has been enrolled since the start",
+        "nobody has been enrolled since the daemon started",
     )
 }
 
 #[utoipa::path(
     get, path = "/enroll", tag = "enroll",
     responses(
-        (status = 200, body = Enrollment, description = "The enrollment that goes on, or the last one"),
-        (status = "default", body = ErrorRecord, description = "Why not"),
+        (status = 200, body = Enrollment, description = "The enrollment that is going on, or the last one"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
 async fn enrollment(State(handle): State<DaemonHandle>) -> Answer<Enrollment> {
-    let enrollment = handle.enrollment().clone();
-    enrollment.map(Json).ok_or_else(never_enrolled)
+    handle.enrollment().map(Json).ok_or_else(never_enrolled)
 }
 
 #[utoipa::path(
     delete, path = "/enroll", tag = "enroll",
     responses(
         (status = 200, body = Enrollment, description = "The enrollment that was ended"),
-        (status = "default", body = ErrorRecord, description = "Why not"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
 async fn end_enrollment(State(handle): State<DaemonHandle>) -> Answer<Enrollment> {
@@ -490,22 +539,22 @@ async fn end_enrollment(State(handle): State<DaemonHandle>) -> Answer<Enrollment
     ended.map(Json).ok_or_else(never_enrolled)
 }
 
-/// Waits until the trainer has time, and then for its answer; a request that is
-/// given up does not stop it.
+/// Waits until the refit thread is free, and then for its answer. A client that
+/// disconnects does not cancel the refit.
 #[utoipa::path(
     post, path = "/refit", tag = "refit",
     responses(
-        (status = 200, body = RefitRecord, description = "What came of it, when it is done"),
-        (status = "default", body = ErrorRecord, description = "Why not"),
+        (status = 200, body = RefitRecord, description = "The result, when the refit is done"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
 async fn refit(State(handle): State<DaemonHandle>) -> Answer<RefitRecord> {
     let gone = || {
-        let sentence = "the daemon is not learning any more: it stops, or has to be restarted";
+        let sentence = "the daemon is not learning any more: it is stopping; otherwise restart it";
         Refused::new(FailureKind::Unavailable, sentence)
     };
-    let (call, answer) = oneshot::channel();
-    handle.refit.send(call).await.map_err(|_| gone())?;
+    let (request, answer) = oneshot::channel();
+    handle.refit.send(request).await.map_err(|_| gone())?;
     let record = answer.await.map_err(|_| gone())?;
     Ok(Json(record?))
 }
@@ -514,19 +563,19 @@ async fn refit(State(handle): State<DaemonHandle>) -> Answer<RefitRecord> {
     get, path = "/heads", tag = "heads",
     responses(
         (status = 200, body = Vec<HeadRecord>, description = "All heads by number"),
-        (status = "default", body = ErrorRecord, description = "Why not"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
 async fn heads(State(handle): State<DaemonHandle>) -> Answer<Vec<HeadRecord>> {
-    Ok(Json(handle.learning.head_records()?))
+    answer(handle, |handle| Ok(handle.learning.head_records()?)).await
 }
 
 #[utoipa::path(
     get, path = "/heads/{number}", tag = "heads",
-    params(("number" = u32, Path, description = "Of a head")),
+    params(("number" = u32, Path, description = "Number of a head")),
     responses(
         (status = 200, body = HeadRecord, description = "A head"),
-        (status = "default", body = ErrorRecord, description = "Why not"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
 async fn head(
@@ -534,15 +583,15 @@ async fn head(
     number: Result<At<u32>, PathRejection>,
 ) -> Answer<HeadRecord> {
     let At(number) = number?;
-    Ok(Json(handle.learning.head(number)?))
+    answer(handle, move |handle| Ok(handle.learning.head(number)?)).await
 }
 
 #[utoipa::path(
     get, path = "/heads/{number}/file", tag = "heads",
-    params(("number" = u32, Path, description = "Of a head")),
+    params(("number" = u32, Path, description = "Number of a head")),
     responses(
-        (status = 200, body = Vec<u8>, content_type = "application/octet-stream", description = "The bytes of its file"),
-        (status = "default", body = ErrorRecord, description = "Why not"),
+        (status = 200, body = Vec<u8>, content_type = "application/octet-stream", description = "The file"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
 async fn head_file(
@@ -550,39 +599,43 @@ async fn head_file(
     number: Result<At<u32>, PathRejection>,
 ) -> Result<Vec<u8>, Refused> {
     let At(number) = number?;
-    Ok(handle.learning.head_file(number)?)
+    file_work(handle, move |handle| {
+        Ok(handle.learning.head_file(number)?)
+    })
+    .await
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Most {
+struct QueueLimit {
     groups: Option<usize>,
 }
 
-/// Groups of a queue, unless a request asks for fewer or more.
-const GROUPS: usize = 50;
+/// Groups of a queue, unless the request has a limit.
+const QUEUE_GROUPS: usize = 50;
 
 #[utoipa::path(
     get, path = "/queue", tag = "queue",
-    params(("groups" = Option<usize>, Query, description = "At most so many; 50 if absent")),
+    params(("groups" = Option<usize>, Query, description = "Maximum number of groups; 50 if absent")),
     responses(
-        (status = 200, body = QueueRecord, description = "The crops that wait for a label"),
-        (status = "default", body = ErrorRecord, description = "Why not"),
+        (status = 200, body = QueueRecord, description = "The crops without a label, the most useful first"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
 async fn queue(
     State(handle): State<DaemonHandle>,
-    most: Result<Query<Most>, QueryRejection>,
+    limit: Result<Query<QueueLimit>, QueryRejection>,
 ) -> Answer<QueueRecord> {
-    let Query(most) = most?;
-    Ok(Json(handle.learning.queue(most.groups.unwrap_or(GROUPS))?))
+    let Query(limit) = limit?;
+    let groups = limit.groups.unwrap_or(QUEUE_GROUPS);
+    answer(handle, move |handle| Ok(handle.learning.queue(groups)?)).await
 }
 
 #[utoipa::path(
     get, path = "/settings", tag = "settings",
     responses(
         (status = 200, body = SettingsRecord, description = "The settings now"),
-        (status = "default", body = ErrorRecord, description = "Why not"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
 async fn settings(State(handle): State<DaemonHandle>) -> Json<SettingsRecord> {
@@ -594,56 +647,66 @@ async fn settings(State(handle): State<DaemonHandle>) -> Json<SettingsRecord> {
     request_body = Change,
     responses(
         (status = 200, body = SettingsRecord, description = "The settings after the change"),
-        (status = "default", body = ErrorRecord, description = "Why not"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
 async fn change_settings(
     State(handle): State<DaemonHandle>,
-    Body(change): Body<Change>,
+    JsonBody(change): JsonBody<Change>,
 ) -> Answer<SettingsRecord> {
-    let changed = handle.settings.change(change);
-    changed
-        .map(Json)
-        .map_err(|problems| Refused::new(FailureKind::Usage, problems))
+    answer(handle, move |handle| {
+        let changed = handle.settings.change(change);
+        changed.map_err(|problems| Refused::new(FailureKind::Usage, problems))
+    })
+    .await
 }
 
 async fn export_head(
     State(handle): State<DaemonHandle>,
     number: Result<At<u32>, PathRejection>,
-    Body(to): Body<File>,
+    JsonBody(FileRequest { path }): JsonBody<FileRequest>,
 ) -> Answer<HeadRecord> {
     let At(number) = number?;
-    handle.learning.export_head(number, absolute(&to.path)?)?;
-    Ok(Json(handle.learning.head(number)?))
+    answer(handle, move |handle| {
+        handle.learning.export_head(number, absolute(&path)?)?;
+        Ok(handle.learning.head(number)?)
+    })
+    .await
 }
 
 async fn import_head(
     State(handle): State<DaemonHandle>,
-    Body(from): Body<File>,
-) -> Answer<Switched> {
-    let number = handle.learning.import_head(absolute(&from.path)?)?;
-    switched(&handle, Some(number))
+    JsonBody(FileRequest { path }): JsonBody<FileRequest>,
+) -> Answer<HeadInUse> {
+    answer(handle, move |handle| {
+        let number = handle.learning.import_head(absolute(&path)?)?;
+        put_into_use(handle, Some(number))
+    })
+    .await
 }
 
 #[utoipa::path(
     post, path = "/heads/rollback", tag = "heads",
     request_body = RollbackRequest,
     responses(
-        (status = 200, body = Switched, description = "The head in use now"),
-        (status = "default", body = ErrorRecord, description = "Why not"),
+        (status = 200, body = HeadInUse, description = "The head in use now"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
 async fn rollback(
     State(handle): State<DaemonHandle>,
-    Body(back): Body<RollbackRequest>,
-) -> Answer<Switched> {
-    let number = handle.learning.rollback(back.steps)?;
-    switched(&handle, number)
+    JsonBody(RollbackRequest { steps }): JsonBody<RollbackRequest>,
+) -> Answer<HeadInUse> {
+    answer(handle, move |handle| {
+        let number = handle.learning.rollback(steps)?;
+        put_into_use(handle, number)
+    })
+    .await
 }
 
-/// Hands the head that is in use now to the camera path.
-fn switched(handle: &DaemonHandle, head: Option<u32>) -> Answer<Switched> {
+/// Gives the head that is in use now to the inference thread.
+fn put_into_use(handle: &DaemonHandle, head: Option<u32>) -> Result<HeadInUse, Refused> {
     super::hand_over(&handle.learning, &handle.head)?;
-    tracing::info!(head, "another head is in use, as asked");
-    Ok(Json(Switched { head }))
+    tracing::info!(model = head.unwrap_or(0), "model changed on request");
+    Ok(HeadInUse { head })
 }

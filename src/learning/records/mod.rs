@@ -70,6 +70,8 @@ impl LabelResult {
 /// in front of the camera.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Enrollment {
+    /// Number of the enrollment since the daemon started, from 1.
+    pub id: u64,
     /// The label of the crops.
     pub label: String,
     /// Crops that were asked for.

@@ -1,0 +1,190 @@
+//! The JSON types of the API.
+//!
+//! A documented contract: `docs/openapi.json` describes those that the page uses
+//! too.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::learning::Enrollment;
+use crate::learning::{
+    CountRecord, FailureKind, LabelAction, LearningError, RefitRecord, SampleSelector,
+};
+use crate::platform::board::BoardStatus;
+
+/// The state of the daemon, its samples and its learning: a documented contract.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// The state directory of the daemon.
+    #[schema(value_type = String)]
+    pub state: PathBuf,
+    /// What the daemon is doing.
+    pub live: Live,
+    /// Counts by label, those without one under `unlabelled`.
+    pub samples: BTreeMap<String, CountRecord>,
+    /// The enrollment that is going on, or the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enrollment: Option<Enrollment>,
+    /// Labels since the last refit that came to a decision.
+    pub new_labels: usize,
+    /// The last refit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_refit: Option<RefitRecord>,
+}
+
+/// Asks for samples to be labelled, or deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LabelRequest {
+    /// Which samples.
+    pub chosen: SampleSelector,
+    /// What to do with them.
+    pub mark: LabelAction,
+}
+
+/// Names a folder that the daemon is to read or write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FolderRequest {
+    /// An absolute path.
+    pub(crate) folder: PathBuf,
+}
+
+/// Names a file that the daemon is to read or write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FileRequest {
+    /// An absolute path.
+    pub(crate) path: PathBuf,
+}
+
+/// Asks for crops of the person before the camera, with a label.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EnrollRequest {
+    /// The label that the crops get.
+    pub label: String,
+    /// How many crops to take; 1 to 1000.
+    pub count: u32,
+}
+
+/// Asks for an earlier head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// How many times to go from a head to its parent.
+    pub steps: u32,
+}
+
+/// Which head is in use: a documented contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HeadInUse {
+    /// Number of the head; absent for the built-in one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<u32>,
+}
+
+/// Why a request was not done: a documented contract.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ErrorRecord {
+    /// One sentence.
+    pub error: String,
+    /// The kind of the failure.
+    pub fault: FailureKind,
+}
+
+impl From<LearningError> for ErrorRecord {
+    fn from(error: LearningError) -> ErrorRecord {
+        ErrorRecord {
+            fault: error.kind(),
+            error: error.to_string(),
+        }
+    }
+}
+
+/// What the daemon is doing: a documented contract.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Live {
+    /// The current decision.
+    pub decision: String,
+    /// The camera.
+    #[serde(flatten)]
+    pub camera: LiveCamera,
+    /// The inference thread.
+    #[serde(flatten)]
+    pub inference: LiveInference,
+    /// The head in use, and training.
+    #[serde(flatten)]
+    pub learning: LiveLearning,
+    /// The capture of crops.
+    pub capture: LiveCapture,
+    /// The board.
+    pub board: BoardStatus,
+}
+
+/// The camera, as part of [`Live`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LiveCamera {
+    /// Whether the camera is lost and is being reconnected.
+    #[serde(rename = "camera_lost")]
+    pub lost: bool,
+    /// How often the camera was lost since the start.
+    #[serde(rename = "camera_losses")]
+    pub losses: u64,
+}
+
+/// The inference thread, as part of [`Live`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct LiveInference {
+    /// Frames that were processed since the start.
+    pub frames: u64,
+    /// Frames that were replaced by newer ones before they were processed.
+    pub skipped: u64,
+    /// Frames that the face detector ran on; in the others nothing moved.
+    pub detections: u64,
+    /// Faces that were classified; the others had a settled verdict or were
+    /// unsure.
+    pub classified: u64,
+    /// Faces in the newest frame.
+    pub faces: usize,
+    /// Frames processed in a second, averaged over about ten frames.
+    pub frames_per_second: f32,
+    /// From the capture of the newest frame to its verdicts, in milliseconds.
+    pub latency_ms: f32,
+}
+
+/// The head in use and training, as part of [`Live`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LiveLearning {
+    /// Number of the head in use; absent for the built-in one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<u32>,
+    /// Labels of the head in use.
+    pub labels: Vec<String>,
+    /// Whether a refit is running.
+    pub refitting: bool,
+    /// Why training waits, if it does.
+    #[serde(rename = "learning_waits", skip_serializing_if = "Option::is_none")]
+    pub waits_because: Option<String>,
+}
+
+/// The capture of crops: a documented contract.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LiveCapture {
+    /// Whether crops of faces are captured.
+    pub on: bool,
+    /// Whether pictures are stored, or only features.
+    pub pictures: bool,
+    /// Why capture is off although the settings turn it on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub off_because: Option<String>,
+    /// Crops stored since the start.
+    pub stored: u64,
+    /// Crops dropped since the start, because the disk was too slow or refused.
+    pub dropped: u64,
+}

@@ -1,0 +1,405 @@
+//! The refit thread: trains on the labels of this device, and judges heads of
+//! other devices.
+//!
+//! Owns the schedule of automatic refits and the watch over the board. It runs at
+//! the lowest priority; the camera path takes a new head from a `watch` channel
+//! that it reads once a frame.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::threads::timer_runtime;
+use super::{DaemonError, Shared, now};
+use crate::api::metrics::{Metrics, RefitEnd};
+use crate::api::socket::{self, ErrorRecord, JudgeRequest, Live, RefitRequest};
+use crate::config::Config;
+use crate::frame::Crop;
+use crate::learning::{Embed, FailureKind, InUse, Learning, LearningError, RefitRecord};
+use crate::onnx::{ModelError, ThreadPool};
+use crate::platform::board::{Board, ThrottleReason};
+use crate::platform::system;
+use crate::vision::embed::{Backbone, Embedder, Feature};
+use crate::vision::pipeline;
+
+/// How often labels are checked: people may label by moving files.
+const LABEL_POLL: Duration = Duration::from_secs(5);
+/// How often a running refit checks the board.
+const BOARD_POLL: Duration = Duration::from_secs(2);
+/// Wait before an automatic refit that failed is tried again; each further wait
+/// is twice as long.
+const FIRST_RETRY: Duration = Duration::from_mins(1);
+/// Retries of an automatic refit: the last one comes about an hour after the first
+/// failure. Then only another label starts a refit, since the error is permanent.
+const MAX_RETRIES: u32 = 6;
+
+/// What the refit thread works with.
+pub(super) struct RefitWorker {
+    learning: Arc<Learning>,
+    config: Config,
+    /// To the inference thread.
+    head: Arc<watch::Sender<Arc<InUse>>>,
+    live: Arc<watch::Sender<Live>>,
+    metrics: Arc<Metrics>,
+    inference_ended: CancellationToken,
+    schedule: RefitSchedule,
+    board: BoardMonitor,
+}
+
+/// What the refit thread is asked for.
+enum Task {
+    Refit(RefitRequest),
+    Judge(JudgeRequest),
+    /// Nothing; it is time to check for new labels.
+    CheckLabels,
+    End,
+}
+
+impl RefitWorker {
+    pub(super) fn new(
+        learning: &Arc<Learning>,
+        config: &Config,
+        head: &Arc<watch::Sender<Arc<InUse>>>,
+        shared: &Shared,
+    ) -> RefitWorker {
+        RefitWorker {
+            learning: Arc::clone(learning),
+            config: config.clone(),
+            head: Arc::clone(head),
+            live: Arc::clone(&shared.live),
+            metrics: Arc::clone(&shared.metrics),
+            inference_ended: shared.inference_ended.clone(),
+            schedule: RefitSchedule::new(config.refit.min_new_labels),
+            board: BoardMonitor {
+                board: Board::find(),
+                max_temperature_c: config.refit.max_temperature_c,
+                live: Arc::clone(&shared.live),
+                last_poll: Cell::new(None),
+                reason: Cell::new(None),
+            },
+        }
+    }
+
+    /// Works until the inference thread has ended.
+    pub(super) fn run(
+        mut self,
+        mut refit_requests: mpsc::Receiver<RefitRequest>,
+        mut judge_requests: mpsc::Receiver<JudgeRequest>,
+    ) -> Result<(), DaemonError> {
+        if let Err(error) = system::idle() {
+            warn!(%error, "training runs at normal priority");
+        }
+        let runtime = timer_runtime()?;
+        loop {
+            let task = runtime.block_on(async {
+                tokio::select! {
+                    () = self.inference_ended.cancelled() => Task::End,
+                    Some(request) = refit_requests.recv() => Task::Refit(request),
+                    Some(request) = judge_requests.recv() => Task::Judge(request),
+                    () = tokio::time::sleep(LABEL_POLL) => Task::CheckLabels,
+                }
+            });
+            let throttled = self.board.poll(now());
+            let not_now = throttled.map(|reason| ErrorRecord {
+                error: format!("training waits because {reason}; try again later"),
+                fault: FailureKind::NotNow,
+            });
+            match task {
+                Task::Refit(request) => {
+                    let result = match not_now {
+                        Some(not_now) => Err(not_now),
+                        None => self.refit(&runtime).map_err(ErrorRecord::from),
+                    };
+                    // The client may have disconnected.
+                    let _ = request.send(result);
+                }
+                Task::Judge(request) => {
+                    let result = match not_now {
+                        Some(not_now) => Err(not_now),
+                        None => self.judge(&request, &runtime).map_err(ErrorRecord::from),
+                    };
+                    let _ = request.answer.send(result);
+                }
+                Task::CheckLabels if throttled.is_none() && self.is_due() => {
+                    if self.refit(&runtime).is_err() {
+                        self.schedule_retry();
+                    }
+                }
+                Task::CheckLabels => {}
+                Task::End => return Ok(()),
+            }
+        }
+    }
+
+    /// Called before every step of a refit: waits while the board is too hot or
+    /// its supply too weak. True if the refit has to be canceled.
+    fn is_canceled(&self, runtime: &Runtime) -> bool {
+        if self.board.is_stale(now()) {
+            while self.board.poll(now()).is_some() && !self.inference_ended.is_cancelled() {
+                runtime.block_on(async {
+                    let ended = self.inference_ended.cancelled();
+                    let _ = tokio::time::timeout(BOARD_POLL, ended).await;
+                });
+            }
+        }
+        self.inference_ended.is_cancelled()
+    }
+
+    /// Whether an automatic refit is due.
+    fn is_due(&mut self) -> bool {
+        if !self.config.refit.enabled {
+            return false;
+        }
+        let Ok(labels) = self.learning.store().fingerprint() else {
+            return false;
+        };
+        let new_labels = || self.learning.new_labels().unwrap_or(0);
+        self.schedule.is_due(now(), labels, new_labels)
+    }
+
+    fn schedule_retry(&mut self) {
+        if let Some(wait) = self.schedule.failed(now()) {
+            info!(minutes = wait.as_secs() / 60, "training is tried again");
+        } else {
+            warn!("training failed too often; it is tried again after the next label");
+        }
+    }
+
+    fn refit(&self, runtime: &Runtime) -> Result<RefitRecord, LearningError> {
+        self.live.send_modify(|live| live.learning.refitting = true);
+        let start = now();
+        let result =
+            self.with_backbone(|embed| self.learning.refit(embed, &|| self.is_canceled(runtime)));
+        let result = result.and_then(|record| self.put_into_use(record));
+        self.live
+            .send_modify(|live| live.learning.refitting = false);
+        self.report(&result, now().saturating_duration_since(start));
+        result
+    }
+
+    /// Counts and logs how a refit ended.
+    fn report(&self, result: &Result<RefitRecord, LearningError>, duration: Duration) {
+        let end = match result {
+            Ok(record) if record.head.is_some() => RefitEnd::Accepted,
+            Ok(_) => RefitEnd::Refused,
+            Err(_) => RefitEnd::Failed,
+        };
+        self.metrics.refit(end, duration);
+        match result {
+            Ok(record) => {
+                let measured = record.outcome.measured.as_ref();
+                if let Some(measured) = measured {
+                    self.metrics.scores(measured);
+                }
+                info!(
+                    model = record.head.unwrap_or(0),
+                    accepted = record.head.is_some(),
+                    reason = record.outcome.reason,
+                    warning = record.outcome.warning,
+                    accuracy_before = measured.map(|measured| measured.before.accuracy),
+                    accuracy_after = measured.map(|measured| measured.after.accuracy),
+                    seconds = duration.as_secs_f64(),
+                    "training ended"
+                );
+            }
+            Err(_) if self.inference_ended.is_cancelled() => info!("training canceled"),
+            Err(error) => warn!(%error, "training failed"),
+        }
+    }
+
+    /// Judges a head of another device.
+    fn judge(
+        &self,
+        request: &JudgeRequest,
+        runtime: &Runtime,
+    ) -> Result<RefitRecord, LearningError> {
+        let JudgeRequest {
+            name, origin, head, ..
+        } = request;
+        let record = self.with_backbone(|embed| {
+            let is_canceled = || self.is_canceled(runtime);
+            self.learning
+                .try_foreign_head(name, head, origin, embed, &is_canceled)
+        })?;
+        self.put_into_use(record)
+    }
+
+    /// Gives an accepted head to the inference thread.
+    fn put_into_use(&self, record: RefitRecord) -> Result<RefitRecord, LearningError> {
+        if record.head.is_some() {
+            socket::hand_over(&self.learning, &self.head)?;
+        }
+        Ok(record)
+    }
+
+    fn with_backbone(
+        &self,
+        work: impl FnOnce(&mut Embed) -> Result<RefitRecord, LearningError>,
+    ) -> Result<RefitRecord, LearningError> {
+        // The backbone takes memory: it is loaded only if crops have to be embedded,
+        // and dropped at the end.
+        let mut embedder: Option<Embedder> = None;
+        let mut embed = |crops: &[Crop]| -> Result<Vec<Feature>, ModelError> {
+            let embedder = match &mut embedder {
+                Some(embedder) => embedder,
+                none => {
+                    let (backbone, _) =
+                        pipeline::open_model(self.config.models.classifier.as_deref())?;
+                    none.insert(Embedder::new(
+                        &Backbone::new(backbone)?,
+                        1,
+                        ThreadPool::alone(),
+                    )?)
+                }
+            };
+            embedder.embed(crops)
+        };
+        work(&mut embed)
+    }
+}
+
+/// Decides when an automatic refit starts. No clock and no files: both come in as
+/// arguments.
+struct RefitSchedule {
+    /// New labels that start a refit.
+    min_new: usize,
+    /// Fingerprint of the labels at the last check.
+    labels: Option<[u8; 32]>,
+    /// Failures since the labels last changed.
+    failures: u32,
+    retry_at: Option<Instant>,
+}
+
+impl RefitSchedule {
+    fn new(min_new: usize) -> RefitSchedule {
+        RefitSchedule {
+            min_new,
+            labels: None,
+            failures: 0,
+            retry_at: None,
+        }
+    }
+
+    /// Whether a refit should start now. `new_labels` counts the labels since the
+    /// last refit that came to a decision; it is called only if it matters.
+    fn is_due(
+        &mut self,
+        now: Instant,
+        labels: [u8; 32],
+        new_labels: impl FnOnce() -> usize,
+    ) -> bool {
+        let has_changed = self.labels.replace(labels) != Some(labels);
+        if has_changed {
+            self.failures = 0;
+            self.retry_at = None;
+        }
+        let is_retry = self.retry_at.is_some_and(|at| now >= at);
+        if is_retry {
+            self.retry_at = None;
+        }
+        (has_changed || is_retry) && new_labels() >= self.min_new
+    }
+
+    /// A refit that was due failed: how long to wait before the next attempt, or
+    /// `None` if there is none before a label changes.
+    fn failed(&mut self, now: Instant) -> Option<Duration> {
+        if self.failures == MAX_RETRIES {
+            return None;
+        }
+        let wait = FIRST_RETRY * 2_u32.pow(self.failures);
+        self.failures += 1;
+        self.retry_at = now.checked_add(wait);
+        Some(wait)
+    }
+}
+
+/// Watches the temperature and the supply of the board, and publishes both.
+struct BoardMonitor {
+    board: Board,
+    max_temperature_c: f32,
+    live: Arc<watch::Sender<Live>>,
+    last_poll: Cell<Option<Instant>>,
+    /// Why training has to wait, at the last poll.
+    reason: Cell<Option<ThrottleReason>>,
+}
+
+impl BoardMonitor {
+    /// Reads the board. Returns why training has to wait, if it has to.
+    fn poll(&self, now: Instant) -> Option<ThrottleReason> {
+        let status = self.board.condition();
+        let before = self.reason.get();
+        let reason = status.strain(self.max_temperature_c, before.is_some());
+        match (before, reason) {
+            (None, Some(reason)) => warn!(%reason, "training waits"),
+            (Some(_), None) => info!("training may go on"),
+            _ => {}
+        }
+        self.last_poll.set(Some(now));
+        self.reason.set(reason);
+        self.live.send_modify(|live| {
+            live.board = status;
+            live.learning.waits_because = reason.map(|reason| reason.to_string());
+        });
+        reason
+    }
+
+    fn is_stale(&self, now: Instant) -> bool {
+        let last = self.last_poll.get();
+        last.is_none_or(|at| now.saturating_duration_since(at) >= BOARD_POLL)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_mins(1);
+
+    #[test]
+    fn enough_new_labels_start_a_refit_once() {
+        let start = now();
+        let mut schedule = RefitSchedule::new(5);
+        assert!(!schedule.is_due(start, [1; 32], || 4), "too few");
+        assert!(schedule.is_due(start, [2; 32], || 5));
+        let later = start + 1000 * MINUTE;
+        let uncounted = || unreachable!("unchanged labels are not counted again");
+        assert!(!schedule.is_due(later, [2; 32], uncounted));
+        assert!(!schedule.is_due(later, [3; 32], || 0), "used by the refit");
+    }
+
+    #[test]
+    fn a_refit_that_failed_is_tried_again_later_and_later_and_not_for_ever() {
+        let mut at = now();
+        let mut schedule = RefitSchedule::new(5);
+        assert!(schedule.is_due(at, [1; 32], || 5));
+        let mut waits = Vec::new();
+        while let Some(wait) = schedule.failed(at) {
+            let almost = wait.saturating_sub(Duration::from_secs(1));
+            assert!(!schedule.is_due(at + almost, [1; 32], || 5));
+            at += wait;
+            assert!(schedule.is_due(at, [1; 32], || 5));
+            waits.push(wait);
+        }
+        let minutes = [1, 2, 4, 8, 16, 32].map(|minutes| minutes * MINUTE);
+        assert_eq!(waits, minutes);
+        assert!(!schedule.is_due(at + 1000 * MINUTE, [1; 32], || 5));
+    }
+
+    #[test]
+    fn a_label_starts_the_retries_anew() {
+        let start = now();
+        let mut schedule = RefitSchedule::new(5);
+        assert!(schedule.is_due(start, [1; 32], || 5));
+        while schedule.failed(start).is_some() {}
+        assert!(schedule.is_due(start, [2; 32], || 6));
+        assert_eq!(schedule.failed(start), Some(MINUTE));
+        // Somebody asked for a refit meanwhile, and it came to a decision.
+        assert!(!schedule.is_due(start + MINUTE, [2; 32], || 0));
+        assert!(!schedule.is_due(start + 2 * MINUTE, [2; 32], || 6));
+    }
+}

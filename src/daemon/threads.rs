@@ -1,0 +1,141 @@
+//! The threads of the daemon: how they start, how one that fails stops the
+//! others, and how the daemon waits for their end.
+//!
+//! Knows nothing of what they do.
+
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::DaemonError;
+
+/// How long a stop may take. Threads that still run then are abandoned.
+pub(super) const STOP_DEADLINE: Duration = Duration::from_millis(1500);
+
+/// A runtime with nothing but timers, for a thread of its own: it works on after
+/// the main thread has left its own runtime.
+pub(super) fn timer_runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_time().build()
+}
+
+/// The running threads. A thread that fails or panics asks all others to stop.
+pub(super) struct Threads {
+    stop: CancellationToken,
+    running: Vec<(&'static str, thread::JoinHandle<Result<(), DaemonError>>)>,
+    /// Each thread holds a clone until it ends.
+    alive: Option<mpsc::Sender<()>>,
+    ended: mpsc::Receiver<()>,
+}
+
+impl Threads {
+    /// `stop` is canceled if a thread fails.
+    pub(super) fn new(stop: &CancellationToken) -> Threads {
+        let (alive, ended) = mpsc::channel(1);
+        Threads {
+            stop: stop.clone(),
+            running: Vec::new(),
+            alive: Some(alive),
+            ended,
+        }
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is where threads are started"
+    )]
+    pub(super) fn start(
+        &mut self,
+        name: &'static str,
+        work: impl FnOnce() -> Result<(), DaemonError> + Send + 'static,
+    ) -> Result<(), DaemonError> {
+        let stop_on_failure = self.stop.clone().drop_guard();
+        let alive = self.alive.clone();
+        let handle = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                let _alive = alive;
+                let result = work();
+                if result.is_ok() {
+                    // The threads behind this one end when their channel closes.
+                    stop_on_failure.disarm();
+                }
+                result
+            })?;
+        self.running.push((name, handle));
+        Ok(())
+    }
+
+    /// Returns when all threads have ended.
+    pub(super) async fn ended(&mut self) {
+        self.alive = None;
+        let _ = self.ended.recv().await;
+    }
+
+    /// Waits at most [`STOP_DEADLINE`] for the threads and returns the first
+    /// failure.
+    pub(super) fn join(mut self, runtime: &Runtime) -> Result<(), DaemonError> {
+        let in_time =
+            runtime.block_on(async { tokio::time::timeout(STOP_DEADLINE, self.ended()).await });
+        let mut result = Ok(());
+        for (name, handle) in self.running {
+            if in_time.is_err() && !handle.is_finished() {
+                warn!(
+                    thread = name,
+                    "the thread did not end in time and is abandoned"
+                );
+                continue;
+            }
+            let outcome = handle.join().unwrap_or_else(|_| {
+                error!(thread = name, "the thread panicked");
+                Err(DaemonError::Panicked(name.to_owned()))
+            });
+            result = result.and(outcome);
+        }
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_panics_stops_the_others_and_is_reported() {
+        let stop = CancellationToken::new();
+        let mut threads = Threads::new(&stop);
+        threads.start("fine", || Ok(())).unwrap();
+        let waits = stop.clone();
+        threads
+            .start("waits", move || {
+                timer_runtime()?.block_on(waits.cancelled());
+                Ok(())
+            })
+            .unwrap();
+        assert!(!stop.is_cancelled());
+        threads.start("broken", || panic!("on purpose")).unwrap();
+        let runtime = timer_runtime().unwrap();
+        let error = threads.join(&runtime).unwrap_err();
+        assert!(stop.is_cancelled());
+        assert!(matches!(error, DaemonError::Panicked(name) if name == "broken"));
+    }
+
+    #[test]
+    fn a_thread_that_hangs_is_abandoned() {
+        let stop = CancellationToken::new();
+        let mut threads = Threads::new(&stop);
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        threads
+            .start("hangs", move || {
+                let _ = released.recv();
+                Ok(())
+            })
+            .unwrap();
+        threads.join(&timer_runtime().unwrap()).unwrap();
+        assert!(release.send(()).is_ok(), "it still runs");
+    }
+}
