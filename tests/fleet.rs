@@ -214,7 +214,7 @@ fn what_one_door_has_learned_the_others_try_by_their_own_samples() {
     assert_eq!(heads[0]["current"], true);
     new.says("a model from another device was refused", 1);
     assert!(
-        new.log().contains("there are no labelled face pictures"),
+        new.log().contains("there are no labeled face pictures"),
         "{}",
         new.log()
     );
