@@ -1,8 +1,8 @@
-//! What may be changed while the daemon runs, and is written back to its config.
+//! The settings that can change while the daemon runs.
 //!
-//! Owns the change: checked as a config is, written into the file with its
-//! comments kept, published to the threads that apply it. If the file cannot be
-//! written, the change still applies until the daemon ends, and the record says so.
+//! Owns a change: checks it like a config, writes it to the config file, whose comments
+//! stay, and publishes it to the threads that apply it. If the file cannot be written,
+//! the change still applies until the daemon ends, and the record says why.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use crate::config::{self, Config, Problem, renamed};
 use crate::platform::files;
 
-/// The settings that can change while the daemon runs: a documented contract.
+/// The settings that can change while the daemon runs: a stable format.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Tuning {
     /// `classify.masked-threshold`, 0.05 to 1.
@@ -54,24 +54,24 @@ impl Tuning {
     }
 }
 
-/// Asks for settings to be changed; absent ones stay as they are.
+/// A change of some settings. Absent fields stay as they are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Change {
-    /// As [`Tuning::masked_threshold`].
+    /// `classify.masked-threshold`, 0.05 to 1.
     pub masked_threshold: Option<f32>,
-    /// As [`Tuning::unmasked_threshold`].
+    /// `classify.unmasked-threshold`, 0 to `masked_threshold`.
     pub unmasked_threshold: Option<f32>,
-    /// As [`Tuning::confirm_ms`].
+    /// `decide.confirm-ms`, 0 to 60,000.
     pub confirm_ms: Option<u64>,
-    /// As [`Tuning::hold_ms`].
+    /// `decide.hold-ms`, 0 to 600,000.
     pub hold_ms: Option<u64>,
-    /// As [`Tuning::capture`].
+    /// `capture.enabled`.
     pub capture: Option<bool>,
 }
 
 impl Change {
-    /// What turns `from` into `to`.
+    /// The change that turns `from` into `to`.
     fn between(from: Tuning, to: Tuning) -> Change {
         fn changed<T: PartialEq + Copy>(from: T, to: T) -> Option<T> {
             (from != to).then_some(to)
@@ -85,7 +85,7 @@ impl Change {
         }
     }
 
-    /// Names in the config file of what is to change: `decide.hold-ms`.
+    /// The config keys of the changed settings, such as `decide.hold-ms`.
     fn keys(self) -> Vec<String> {
         let values = self.values().into_iter();
         values
@@ -93,7 +93,7 @@ impl Change {
             .collect()
     }
 
-    fn to(self, now: Tuning) -> Tuning {
+    fn apply_to(self, now: Tuning) -> Tuning {
         Tuning {
             masked_threshold: self.masked_threshold.unwrap_or(now.masked_threshold),
             unmasked_threshold: self.unmasked_threshold.unwrap_or(now.unmasked_threshold),
@@ -135,13 +135,13 @@ impl Change {
     }
 }
 
-/// The settings as they are now: a documented contract.
+/// The current settings: a stable format.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SettingsRecord {
-    /// What the daemon goes by.
+    /// The values in use.
     pub now: Tuning,
-    /// Which settings the config file does not have, and why: a restart undoes
-    /// them. Absent if the config file has all of them.
+    /// Which settings are not saved in the config file, and why. A restart undoes them.
+    /// Absent if all are saved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_saved: Option<String>,
 }
@@ -168,9 +168,9 @@ pub struct Settings {
 #[derive(Debug)]
 struct State {
     config: Config,
-    /// What the daemon would start with the next time.
+    /// The values with which the daemon would start the next time.
     saved: Tuning,
-    /// Why settings are not in the config file, by section and key.
+    /// Why settings are not saved in the config file, by section and key.
     reasons: BTreeMap<String, String>,
 }
 
@@ -179,7 +179,7 @@ impl State {
     fn record(&mut self, change: Change, result: Result<(), String>) {
         match result {
             Ok(()) => {
-                self.saved = change.to(self.saved);
+                self.saved = change.apply_to(self.saved);
                 self.reasons.retain(|key, _| !change.keys().contains(key));
             }
             Err(reason) => {
@@ -194,7 +194,7 @@ impl State {
         self.reasons.retain(|key, _| unsaved.contains(key));
     }
 
-    /// Why the config file does not say what the settings are, if it does not.
+    /// Which settings are not saved, and why.
     fn not_saved(&self) -> Option<String> {
         let mut reasons: Vec<String> = Vec::new();
         for (key, reason) in &self.reasons {
@@ -225,7 +225,7 @@ impl Settings {
         self.now.subscribe()
     }
 
-    /// The settings as they are now.
+    /// The current settings.
     #[must_use]
     pub fn record(&self) -> SettingsRecord {
         let state = self.state();
@@ -260,7 +260,7 @@ impl Settings {
     ) -> Result<SettingsRecord, NotAllowed> {
         let mut state = self.state();
         let mut config = state.config.clone();
-        change.to(Tuning::of(&config)).apply(&mut config);
+        change.apply_to(Tuning::of(&config)).apply(&mut config);
         let problems = config.check();
         if !problems.is_empty() {
             return Err(NotAllowed(problems));
