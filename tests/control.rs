@@ -220,7 +220,7 @@ fn samples_are_imported_listed_labelled_exported_and_purged() {
     assert_eq!(client.samples(Some("third")).unwrap().len(), 0);
     assert_eq!(client.samples(Some("unlabelled")).unwrap().len(), 0);
     refused(
-        client.samples(Some("a b&c")),
+        client.samples(Some("a/b&c")),
         FailureKind::Usage,
         "cannot be a label",
     );

@@ -64,7 +64,7 @@ use crate::learning::{FailureKind, InUse, Learning, LearningError};
 
 pub use client::Client;
 pub use handle::{DaemonHandle, JudgeRequest, MAX_ENROLLED, RefitRequest};
-pub use server::{MAX_BODY, Refused, Socket, bind, open_routes, serve};
+pub use server::{ErrorResponse, MAX_BODY, Socket, bind, open_routes, serve};
 pub use types::{
     EnrollRequest, ErrorRecord, HeadInUse, LabelRequest, Live, LiveCamera, LiveCapture,
     LiveInference, LiveLearning, RollbackRequest, Status,

@@ -203,16 +203,16 @@ pub fn open_routes() -> OpenApiRouter<DaemonHandle> {
 
 /// An answer that reports a failure.
 #[derive(Debug)]
-pub struct Refused {
+pub struct ErrorResponse {
     status: StatusCode,
     record: ErrorRecord,
     /// Value of the header `Retry-After`, in seconds.
     retry_after: Option<u64>,
 }
 
-impl Refused {
+impl ErrorResponse {
     /// An answer with the status that fits the fault.
-    pub fn new(fault: FailureKind, sentence: impl std::fmt::Display) -> Refused {
+    pub fn new(fault: FailureKind, sentence: impl std::fmt::Display) -> ErrorResponse {
         let status = match fault {
             FailureKind::Usage => StatusCode::BAD_REQUEST,
             FailureKind::Data => StatusCode::UNPROCESSABLE_ENTITY,
@@ -222,7 +222,7 @@ impl Refused {
             FailureKind::System | FailureKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             FailureKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Refused {
+        ErrorResponse {
             status,
             record: ErrorRecord {
                 error: sentence.to_string(),
@@ -233,24 +233,24 @@ impl Refused {
     }
 
     /// An answer to a request that no handler can take.
-    pub fn malformed(status: StatusCode, sentence: impl std::fmt::Display) -> Refused {
-        Refused {
+    pub fn malformed(status: StatusCode, sentence: impl std::fmt::Display) -> ErrorResponse {
+        ErrorResponse {
             status,
-            ..Refused::new(FailureKind::Usage, sentence)
+            ..ErrorResponse::new(FailureKind::Usage, sentence)
         }
     }
 
     /// An answer to one request too many. The client may retry after this many
     /// seconds.
-    pub fn too_many(retry_after: u64, sentence: impl std::fmt::Display) -> Refused {
-        Refused {
+    pub fn too_many(retry_after: u64, sentence: impl std::fmt::Display) -> ErrorResponse {
+        ErrorResponse {
             retry_after: Some(retry_after),
-            ..Refused::malformed(StatusCode::TOO_MANY_REQUESTS, sentence)
+            ..ErrorResponse::malformed(StatusCode::TOO_MANY_REQUESTS, sentence)
         }
     }
 }
 
-impl IntoResponse for Refused {
+impl IntoResponse for ErrorResponse {
     fn into_response(self) -> Response {
         let retry_after = self
             .retry_after
@@ -259,27 +259,27 @@ impl IntoResponse for Refused {
     }
 }
 
-impl From<LearningError> for Refused {
-    fn from(error: LearningError) -> Refused {
-        Refused::new(error.kind(), error)
+impl From<LearningError> for ErrorResponse {
+    fn from(error: LearningError) -> ErrorResponse {
+        ErrorResponse::new(error.kind(), error)
     }
 }
 
-impl From<ErrorRecord> for Refused {
-    fn from(record: ErrorRecord) -> Refused {
-        Refused::new(record.fault, record.error)
+impl From<ErrorRecord> for ErrorResponse {
+    fn from(record: ErrorRecord) -> ErrorResponse {
+        ErrorResponse::new(record.fault, record.error)
     }
 }
 
-impl From<PathRejection> for Refused {
-    fn from(rejection: PathRejection) -> Refused {
-        Refused::malformed(rejection.status(), rejection.body_text())
+impl From<PathRejection> for ErrorResponse {
+    fn from(rejection: PathRejection) -> ErrorResponse {
+        ErrorResponse::malformed(rejection.status(), rejection.body_text())
     }
 }
 
-impl From<QueryRejection> for Refused {
-    fn from(rejection: QueryRejection) -> Refused {
-        Refused::malformed(rejection.status(), rejection.body_text())
+impl From<QueryRejection> for ErrorResponse {
+    fn from(rejection: QueryRejection) -> ErrorResponse {
+        ErrorResponse::malformed(rejection.status(), rejection.body_text())
     }
 }
 
@@ -287,46 +287,48 @@ impl From<QueryRejection> for Refused {
 struct JsonBody<T>(T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
-    type Rejection = Refused;
+    type Rejection = ErrorResponse;
 
-    async fn from_request(request: Request, state: &S) -> Result<JsonBody<T>, Refused> {
+    async fn from_request(request: Request, state: &S) -> Result<JsonBody<T>, ErrorResponse> {
         let bytes = Bytes::from_request(request, state)
             .await
-            .map_err(|rejection| Refused::malformed(rejection.status(), rejection.body_text()))?;
+            .map_err(|rejection| {
+                ErrorResponse::malformed(rejection.status(), rejection.body_text())
+            })?;
         serde_json::from_slice(&bytes)
             .map(JsonBody)
             .map_err(|error| {
                 let sentence = format!("the body of the request is invalid: {error}");
-                Refused::new(FailureKind::Usage, sentence)
+                ErrorResponse::new(FailureKind::Usage, sentence)
             })
     }
 }
 
-type Answer<T> = Result<Json<T>, Refused>;
+type Answer<T> = Result<Json<T>, ErrorResponse>;
 
 /// Runs what reads or writes files on a thread of its own, and answers with its
 /// result.
 async fn file_work<T: Send + 'static>(
     handle: DaemonHandle,
-    work: impl FnOnce(&DaemonHandle) -> Result<T, Refused> + Send + 'static,
-) -> Result<T, Refused> {
+    work: impl FnOnce(&DaemonHandle) -> Result<T, ErrorResponse> + Send + 'static,
+) -> Result<T, ErrorResponse> {
     let result = file_work::run(move || work(&handle)).await;
     result.unwrap_or_else(|| {
         let sentence = "the request ended unexpectedly; see the log of the daemon";
-        Err(Refused::new(FailureKind::Internal, sentence))
+        Err(ErrorResponse::new(FailureKind::Internal, sentence))
     })
 }
 
 /// [`file_work`] that answers with JSON.
 async fn answer<T: Send + 'static>(
     handle: DaemonHandle,
-    work: impl FnOnce(&DaemonHandle) -> Result<T, Refused> + Send + 'static,
+    work: impl FnOnce(&DaemonHandle) -> Result<T, ErrorResponse> + Send + 'static,
 ) -> Answer<T> {
     file_work(handle, work).await.map(Json)
 }
 
 /// Refuses a relative path: the client does not know the daemon's working directory.
-fn absolute(path: &Path) -> Result<&Path, Refused> {
+fn absolute(path: &Path) -> Result<&Path, ErrorResponse> {
     if path.is_absolute() {
         Ok(path)
     } else {
@@ -334,17 +336,17 @@ fn absolute(path: &Path) -> Result<&Path, Refused> {
             "{} is not an absolute path: pass an absolute one",
             path.display()
         );
-        Err(Refused::new(FailureKind::Usage, sentence))
+        Err(ErrorResponse::new(FailureKind::Usage, sentence))
     }
 }
 
-async fn no_route() -> Refused {
-    Refused::new(FailureKind::Missing, "there is nothing at this address")
+async fn no_route() -> ErrorResponse {
+    ErrorResponse::new(FailureKind::Missing, "there is nothing at this address")
 }
 
-async fn no_method() -> Refused {
+async fn no_method() -> ErrorResponse {
     let sentence = "this address does not support this method";
-    Refused::malformed(StatusCode::METHOD_NOT_ALLOWED, sentence)
+    ErrorResponse::malformed(StatusCode::METHOD_NOT_ALLOWED, sentence)
 }
 
 #[utoipa::path(
@@ -418,7 +420,7 @@ async fn stats(State(handle): State<DaemonHandle>) -> Answer<BTreeMap<String, Co
 async fn picture(
     State(handle): State<DaemonHandle>,
     id: Result<At<String>, PathRejection>,
-) -> Result<([(HeaderName, &'static str); 1], Vec<u8>), Refused> {
+) -> Result<([(HeaderName, &'static str); 1], Vec<u8>), ErrorResponse> {
     let At(id) = id?;
     let picture = file_work(handle, move |handle| Ok(handle.learning.picture(&id)?)).await?;
     let format = image::guess_format(&picture);
@@ -509,8 +511,8 @@ async fn enroll(
     Ok(Json(handle.enroll(&request.label, request.count)?))
 }
 
-fn never_enrolled() -> Refused {
-    Refused::new(
+fn never_enrolled() -> ErrorResponse {
+    ErrorResponse::new(
         FailureKind::Missing,
         "nobody has been enrolled since the daemon started",
     )
@@ -551,7 +553,7 @@ async fn end_enrollment(State(handle): State<DaemonHandle>) -> Answer<Enrollment
 async fn refit(State(handle): State<DaemonHandle>) -> Answer<RefitRecord> {
     let gone = || {
         let sentence = "the daemon is not learning any more: it is stopping; otherwise restart it";
-        Refused::new(FailureKind::Unavailable, sentence)
+        ErrorResponse::new(FailureKind::Unavailable, sentence)
     };
     let (request, answer) = oneshot::channel();
     handle.refit.send(request).await.map_err(|_| gone())?;
@@ -597,7 +599,7 @@ async fn head(
 async fn head_file(
     State(handle): State<DaemonHandle>,
     number: Result<At<u32>, PathRejection>,
-) -> Result<Vec<u8>, Refused> {
+) -> Result<Vec<u8>, ErrorResponse> {
     let At(number) = number?;
     file_work(handle, move |handle| {
         Ok(handle.learning.head_file(number)?)
@@ -656,7 +658,7 @@ async fn change_settings(
 ) -> Answer<SettingsRecord> {
     answer(handle, move |handle| {
         let changed = handle.settings.change(change);
-        changed.map_err(|problems| Refused::new(FailureKind::Usage, problems))
+        changed.map_err(|problems| ErrorResponse::new(FailureKind::Usage, problems))
     })
     .await
 }
@@ -705,7 +707,7 @@ async fn rollback(
 }
 
 /// Gives the head that is in use now to the inference thread.
-fn put_into_use(handle: &DaemonHandle, head: Option<u32>) -> Result<HeadInUse, Refused> {
+fn put_into_use(handle: &DaemonHandle, head: Option<u32>) -> Result<HeadInUse, ErrorResponse> {
     super::hand_over(&handle.learning, &handle.head)?;
     tracing::info!(model = head.unwrap_or(0), "model changed on request");
     Ok(HeadInUse { head })

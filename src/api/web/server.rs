@@ -38,7 +38,7 @@ use utoipa_axum::routes;
 use super::auth::{Access, Limiter, SessionKey, Sessions};
 use super::live_view::{LiveView, Viewer};
 use super::{WebError, WebOptions, guard, page};
-use crate::api::socket::{self, DaemonHandle, ErrorRecord, Live, MAX_BODY, Refused};
+use crate::api::socket::{self, DaemonHandle, ErrorRecord, ErrorResponse, Live, MAX_BODY};
 use crate::decision::frame_result::FaceRecord;
 use crate::learning::FailureKind;
 
@@ -305,13 +305,13 @@ async fn openapi() -> impl IntoResponse {
     ([(CONTENT_TYPE, "application/json")], description())
 }
 
-async fn no_route() -> Refused {
-    Refused::new(FailureKind::Missing, "there is nothing at this address")
+async fn no_route() -> ErrorResponse {
+    ErrorResponse::new(FailureKind::Missing, "there is nothing at this address")
 }
 
-async fn no_method() -> Refused {
+async fn no_method() -> ErrorResponse {
     let sentence = "this address does not support this method";
-    Refused::malformed(StatusCode::METHOD_NOT_ALLOWED, sentence)
+    ErrorResponse::malformed(StatusCode::METHOD_NOT_ALLOWED, sentence)
 }
 
 /// Everything is loaded from this server, and no other page may embed it.
@@ -356,24 +356,24 @@ async fn check(State(app): State<App>, request: Request, next: Next) -> Response
     response
 }
 
-async fn admit(app: &App, is_api: bool, mut request: Request) -> Result<Request, Refused> {
+async fn admit(app: &App, is_api: bool, mut request: Request) -> Result<Request, ErrorResponse> {
     if !guard::is_own_host(request.uri(), request.headers(), &app.allowed_hosts) {
         let sentence =
             "the page is not served under this host name: add the name to web.allowed-hosts";
-        return Err(Refused::malformed(
+        return Err(ErrorResponse::malformed(
             StatusCode::MISDIRECTED_REQUEST,
             sentence,
         ));
     }
     if is_api && guard::is_cross_site(request.method(), request.headers()) {
         let sentence = "requests from other sites are not allowed";
-        return Err(Refused::malformed(StatusCode::FORBIDDEN, sentence));
+        return Err(ErrorResponse::malformed(StatusCode::FORBIDDEN, sentence));
     }
     // Logging in needs no login.
     if is_api && request.uri().path() != "/api/v1/session" {
         let Some(visitor) = app.visitor(request.headers()) else {
             let sentence = "log in first, or send a token";
-            return Err(Refused::malformed(StatusCode::UNAUTHORIZED, sentence));
+            return Err(ErrorResponse::malformed(StatusCode::UNAUTHORIZED, sentence));
         };
         request.extensions_mut().insert(visitor);
     }
@@ -382,11 +382,11 @@ async fn admit(app: &App, is_api: bool, mut request: Request) -> Result<Request,
     let read = tokio::time::timeout(READ_TIMEOUT, axum::body::to_bytes(body, MAX_BODY)).await;
     match read {
         Ok(Ok(bytes)) => Ok(Request::from_parts(head, Body::from(bytes))),
-        Ok(Err(_)) => Err(Refused::malformed(
+        Ok(Err(_)) => Err(ErrorResponse::malformed(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("the request body is incomplete or larger than {MAX_BODY} bytes"),
         )),
-        Err(_) => Err(Refused::malformed(
+        Err(_) => Err(ErrorResponse::malformed(
             StatusCode::REQUEST_TIMEOUT,
             "the request body was sent too slowly",
         )),
@@ -446,25 +446,25 @@ async fn log_in(
     Extension(Peer(peer)): Extension<Peer>,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     let Ok(LogIn { password }) = serde_json::from_slice(&body) else {
         // The message does not quote the body, which may contain a password.
         let sentence = "the request body is malformed: send {\"password\": …}";
-        return Err(Refused::new(FailureKind::Usage, sentence));
+        return Err(ErrorResponse::new(FailureKind::Usage, sentence));
     };
     if !app.access.has_password() {
         let sentence = "no password is configured: use a token";
-        return Err(Refused::new(FailureKind::Usage, sentence));
+        return Err(ErrorResponse::new(FailureKind::Usage, sentence));
     }
     if let Err(wait) = lock(&app.limiter).take(now(), peer) {
         let seconds = wait.as_secs() + 1;
         let sentence = format!("too many attempts: try again in {seconds} s");
-        return Err(Refused::too_many(seconds, sentence));
+        return Err(ErrorResponse::too_many(seconds, sentence));
     }
     if !app.access.is_password(&password) {
         tracing::warn!(%peer, "a log-in with a wrong password was refused");
         let sentence = "wrong password";
-        return Err(Refused::malformed(StatusCode::UNAUTHORIZED, sentence));
+        return Err(ErrorResponse::malformed(StatusCode::UNAUTHORIZED, sentence));
     }
     lock(&app.limiter).reset(peer);
     // Never continues an existing session: an attacker may have planted its cookie
@@ -472,7 +472,7 @@ async fn log_in(
     end_session(&app, &headers);
     let cookie = lock(&app.sessions)
         .begin(now())
-        .map_err(|error| Refused::new(FailureKind::Internal, error))?;
+        .map_err(|error| ErrorResponse::new(FailureKind::Internal, error))?;
     let set = app.set_cookie(&cookie, COOKIE_SECONDS);
     let record = SessionRecord {
         allowed: true,
@@ -580,7 +580,7 @@ const X_PICTURE: HeaderName = HeaderName::from_static("x-picture");
 async fn picture(
     State(app): State<App>,
     after: Result<Query<After>, QueryRejection>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     let Query(After { after }) = after?;
     let mut viewer = app.live_view.watch();
     let newer = viewer.newer_than(after.unwrap_or(0));
