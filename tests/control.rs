@@ -518,6 +518,7 @@ fn a_stop_closes_open_connections() {
     assert!(matches!(error, ControlError::Lost { .. }), "{error}");
 }
 
+#[expect(clippy::too_many_lines, reason = "one conversation, in its order")]
 #[test]
 fn the_command_line_uses_the_daemon() {
     let mut server = Server::start(true);
