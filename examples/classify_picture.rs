@@ -25,14 +25,14 @@ pub(crate) fn classify(picture: &Path) -> Result<Vec<String>, Box<dyn Error>> {
     let config = Config::default();
     let mut pipeline = Pipeline::open(&config.pipeline_options(), 1)?;
     let labels = pipeline.head().labels().to_vec();
-    let policy = VerdictPolicy::new(config.classify.judge_options(), &labels)?;
+    let policy = VerdictPolicy::new(config.classify.verdict_options(), &labels)?;
 
     let pixels = decode(&std::fs::read(picture)?)?;
     let faces = pipeline.detect(&pixels)?;
     let results = pipeline.classify(&pixels, &faces)?;
     let mut lines = Vec::new();
     for (face, result) in faces.iter().zip(&results) {
-        let verdict = policy.judge(face, &result.probabilities);
+        let verdict = policy.verdict(face, &result.probabilities);
         let (x, y) = (face.rect.x, face.rect.y);
         lines.push(format!("face at {x:.0},{y:.0}: {}", verdict.name(&labels)));
     }

@@ -14,7 +14,7 @@ use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
 use maskd::frame::yuv::{Layout, Range, YuvFormat};
 use maskd::frame::{Rect, Scaler, decode};
-use maskd::vision::motion::Motion;
+use maskd::vision::motion::MotionDetector;
 
 /// What `fast_image_resize` allocates to scale to this size and does not keep from
 /// call to call: the weights of each column and row of the result, and a few tables.
@@ -50,10 +50,10 @@ fn nothing_but_the_pixels_of_an_uncompressed_frame_is_allocated() {
 #[test]
 fn motion_allocates_nothing() {
     let frame = frame();
-    let mut motion = Motion::default();
-    motion.look(&frame);
+    let mut motion = MotionDetector::default();
+    motion.set_reference(&frame);
     assert_eq!(allocations(|| motion.moved(&frame)), 0);
-    assert_eq!(allocations(|| motion.look(&frame)), 0);
+    assert_eq!(allocations(|| motion.set_reference(&frame)), 0);
 }
 
 #[test]

@@ -51,12 +51,12 @@ fn missing_pins_are_refused_with_one_sentence() {
     for (indicate, words) in [
         (
             "backend = \"rppal\"\ngreen-pin = 17",
-            "no Raspberry Pi that rppal knows",
+            "not a Raspberry Pi that rppal supports",
         ),
         (
             "backend = \"gpiocdev\"\ngreen-pin = 17",
             "no GPIO chip labelled pinctrl-bcm2835 or pinctrl-bcm2711 or pinctrl-rp1; \
-             there is none that can be opened",
+             none can be opened",
         ),
         (
             "backend = \"gpiocdev\"\ngpio-chip = \"door\"\ngreen-pin = 17",

@@ -15,7 +15,7 @@ use maskd::camera::pictures::EXAMPLES;
 use maskd::config::Config;
 use maskd::frame::decode;
 use maskd::frame::yuv::{Layout, Range, YuvFormat};
-use maskd::vision::motion::Motion;
+use maskd::vision::motion::MotionDetector;
 use maskd::vision::pipeline::Pipeline;
 use rustix::process::{Pid, getpgid};
 
@@ -65,8 +65,8 @@ fn main() -> anyhow::Result<()> {
     let bytes = jpeg(&frame)?;
     let yuyv = YuvFormat::new(Layout::Yuyv, Range::Limited, SIZE.0, SIZE.1)?;
     let raw: Vec<u8> = (0..yuyv.frame_bytes()).map(|at| (at % 251) as u8).collect();
-    let mut motion = Motion::default();
-    motion.look(&frame);
+    let mut motion = MotionDetector::default();
+    motion.set_reference(&frame);
 
     count("decode", || decode(&bytes))?;
     count("yuyv", || yuyv.decode(&raw))?;

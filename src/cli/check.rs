@@ -127,7 +127,7 @@ fn check_models(config: &Config, report: &mut Report) {
     let backbone = to_hex(&head.backbone()[..6]);
     let labels = head.labels().join(", ");
     report.good("models", &format!("labels {labels}; backbone {backbone}"));
-    match VerdictPolicy::new(config.classify.judge_options(), head.labels()) {
+    match VerdictPolicy::new(config.classify.verdict_options(), head.labels()) {
         Ok(_) => report.good(
             "labels",
             &format!("masked: {}", config.classify.masked_labels.join(", ")),

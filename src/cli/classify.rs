@@ -61,7 +61,7 @@ impl Classify {
             pipeline.set_head(head);
         }
         let labels = pipeline.head().labels().to_vec();
-        let policy = VerdictPolicy::new(config.classify.judge_options(), &labels)
+        let policy = VerdictPolicy::new(config.classify.verdict_options(), &labels)
             .map_err(|error| Failure::new(Failure::CONFIG, error))?;
         let annotated = self.annotate.as_deref().map(AnnotatedFolder::open);
         let mut annotated = annotated.transpose()?;
@@ -124,7 +124,7 @@ fn classify(
     let results = results.map(|(face, class)| FaceResult {
         face,
         track: None,
-        verdict: policy.judge(&face, &class.probabilities),
+        verdict: policy.verdict(&face, &class.probabilities),
         probabilities: Some(class.probabilities),
     });
     Ok(results.collect())

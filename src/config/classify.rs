@@ -89,7 +89,7 @@ impl Classify {
 
     /// The options of [`crate::decision::decide::VerdictPolicy`].
     #[must_use]
-    pub fn judge_options(&self) -> VerdictOptions {
+    pub fn verdict_options(&self) -> VerdictOptions {
         VerdictOptions {
             masked_labels: self.masked_labels.clone(),
             mask_from: self.masked_threshold,

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::Check;
-use crate::indicate::pins::{Backend, By, Line, Output, PinOptions, Use};
-use crate::indicate::{Button, Quiet, Relay, TimeOfDay};
+use crate::indicate::pins::{Backend, Line, Output, PinDriver, PinFunction, PinOptions};
+use crate::indicate::{Button, LockType, QuietHours, TimeOfDay};
 use crate::onnx::Label;
 
 /// `[indicate]`
@@ -34,7 +34,7 @@ pub struct Indicate {
     /// End of the quiet hours.
     pub quiet_to: Option<TimeOfDay>,
     /// What the door does without power.
-    pub relay: Relay,
+    pub relay: LockType,
     /// The door stays open for this long after a mask was seen, in ms; 0 to
     /// 600,000.
     pub relay_hold_ms: u64,
@@ -74,7 +74,7 @@ impl Default for Indicate {
             buzzer_hz: 2000,
             quiet_from: None,
             quiet_to: None,
-            relay: Relay::FailSecure,
+            relay: LockType::FailSecure,
             relay_hold_ms: 3000,
             with_mask_button_pin: None,
             without_mask_button_pin: None,
@@ -87,8 +87,8 @@ impl Default for Indicate {
 
 impl Indicate {
     /// The configured pins: key, line and use.
-    fn lines(&self) -> Vec<(&'static str, Line, Use)> {
-        let out = |output| Use::Out {
+    fn lines(&self) -> Vec<(&'static str, Line, PinFunction)> {
+        let out = |output| PinFunction::Out {
             output,
             active_low: self.active_low.contains(&output),
         };
@@ -100,12 +100,12 @@ impl Indicate {
             (
                 "with-mask-button-pin",
                 &self.with_mask_button_pin,
-                Use::In(Button::WithMask),
+                PinFunction::In(Button::WithMask),
             ),
             (
                 "without-mask-button-pin",
                 &self.without_mask_button_pin,
-                Use::In(Button::WithoutMask),
+                PinFunction::In(Button::WithoutMask),
             ),
         ];
         all.into_iter()
@@ -134,19 +134,19 @@ impl Indicate {
         } else {
             Backend::Console
         };
-        let by = match self.backend.unwrap_or(default) {
+        let driver = match self.backend.unwrap_or(default) {
             Backend::Console => return None,
-            Backend::Rppal => By::Rppal {
+            Backend::Rppal => PinDriver::Rppal {
                 tone: (self.buzzer == Buzzer::Passive).then_some(self.buzzer_hz.into()),
             },
-            Backend::Gpiocdev => By::Gpiocdev {
+            Backend::Gpiocdev => PinDriver::Gpiocdev {
                 chip: self.gpio_chip.clone(),
             },
         };
         let lines = self.lines();
         let lines = lines.into_iter().map(|(_, line, purpose)| (line, purpose));
         let options = PinOptions {
-            by,
+            driver,
             lines: lines.collect(),
         };
         (!options.lines.is_empty()).then_some(options)
@@ -154,9 +154,9 @@ impl Indicate {
 
     /// The quiet hours of the buzzer, if configured.
     #[must_use]
-    pub fn quiet(&self) -> Option<Quiet> {
+    pub fn quiet(&self) -> Option<QuietHours> {
         let (from, to) = (self.quiet_from?, self.quiet_to?);
-        Some(Quiet { from, to })
+        Some(QuietHours { from, to })
     }
 
     /// The label that a button assigns.

@@ -346,7 +346,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::indicate::pins::{Backend, By, Line, Output, Use};
+    use crate::indicate::pins::{Backend, Line, Output, PinDriver, PinFunction};
 
     const SHIPPED: &str = include_str!("../../config/maskd.toml");
 
@@ -500,7 +500,7 @@ mod tests {
             "indicate.buzzer-pin is 28, allowed is 0 to 27",
             "indicate.relay-pin is GPIO4, a name",
             "indicate.gpio-chip requires the backend",
-            "indicate.quiet-to is wrong: \"25:00\" is no time such as",
+            "indicate.quiet-to is wrong: \"25:00\" is not a time such as",
             "indicate.buzzer-hz is 3",
             "indicate.with-mask-label is wrong",
             "indicate.button-crops is 0",
@@ -516,8 +516,8 @@ mod tests {
         let config = parse("any", text).unwrap();
         let options = config.indicate.pins(true).unwrap();
         assert_eq!(
-            options.by,
-            By::Gpiocdev {
+            options.driver,
+            PinDriver::Gpiocdev {
                 chip: Some("x".to_owned())
             }
         );
@@ -534,8 +534,8 @@ mod tests {
         )
         .unwrap();
         let options = config.indicate.pins(true).unwrap();
-        assert_eq!(options.by, By::Rppal { tone: Some(2000.0) });
-        let green = Use::Out {
+        assert_eq!(options.driver, PinDriver::Rppal { tone: Some(2000.0) });
+        let green = PinFunction::Out {
             output: Output::Green,
             active_low: true,
         };

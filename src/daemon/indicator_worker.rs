@@ -21,7 +21,9 @@ use crate::decision::decide::{Decider, Decision};
 use crate::decision::frame_result::{FaceRecord, FrameResult};
 use crate::frame::Frame;
 use crate::indicate::pins::{PinError, Pins};
-use crate::indicate::{Button, Change, Console, Debouncer, Door, Levels, Notice, Quiet, levels};
+use crate::indicate::{
+    Button, ButtonFeedback, Console, Debouncer, DecisionChange, Door, Levels, QuietHours, levels,
+};
 
 /// How often blink patterns are updated and the age of frames is checked.
 const TICK: Duration = Duration::from_millis(50);
@@ -39,7 +41,7 @@ pub(super) struct IndicatorWorker {
     console: Console,
     decider: Decider,
     door: Option<Door>,
-    quiet: Option<Quiet>,
+    quiet: Option<QuietHours>,
     outputs: Option<Outputs>,
     buttons: Buttons,
     tick: Duration,
@@ -146,7 +148,7 @@ impl IndicatorWorker {
         };
         info!(decisions = self.shown.changes, "no more decisions");
         let door = self.door.is_some().then_some(false);
-        self.console.set(Levels {
+        self.console.set_levels(Levels {
             relay: door,
             ..Levels::default()
         });
@@ -160,7 +162,7 @@ impl IndicatorWorker {
             Latest::Waiting => (self.decider.tick(now()), None),
             Latest::Lost => (self.decider.fault(), None),
             Latest::Newest(result) => {
-                self.console.scene(&result);
+                self.console.set_faces(&result);
                 let decision = self.decider.observe(now(), result.at, result.decision());
                 (decision, Some(result))
             }
@@ -206,14 +208,17 @@ impl IndicatorWorker {
             decision, since, ..
         } = self.shown;
         let mut levels = levels(decision, at.saturating_duration_since(since));
-        levels.relay = self.door.as_mut().map(|door| door.relay(at, decision));
+        levels.relay = self
+            .door
+            .as_mut()
+            .map(|door| door.is_energized(at, decision));
         if levels.buzzer && self.quiet.is_some_and(|quiet| quiet.covers(local_time())) {
             levels.buzzer = false;
         }
         if let Some(leds) = self.buttons.leds(at) {
             (levels.green, levels.red) = leds;
         }
-        self.console.set(levels);
+        self.console.set_levels(levels);
         if let Some(outputs) = &mut self.outputs {
             outputs.set(levels);
         }
@@ -293,7 +298,7 @@ struct Buttons {
     handle: Option<DaemonHandle>,
     /// When the enrollment of the last press is ended, complete or not.
     deadline: Option<Instant>,
-    notice: Option<(Instant, Notice)>,
+    notice: Option<(Instant, ButtonFeedback)>,
 }
 
 impl Buttons {
@@ -309,11 +314,11 @@ impl Buttons {
             Ok(()) => {
                 info!(label, "a button press labels the person before the camera");
                 self.deadline = at.checked_add(BUTTON_ENROLLMENT);
-                Notice::Accepted
+                ButtonFeedback::Accepted
             }
             Err(reason) => {
                 info!(label, reason, "a button press is ignored");
-                Notice::Refused
+                ButtonFeedback::Refused
             }
         };
         self.notice = Some((at, notice));
@@ -353,13 +358,13 @@ impl Buttons {
     }
 }
 
-fn describe(number: u64, decision: Decision, result: Option<&FrameResult>) -> Change {
+fn describe(number: u64, decision: Decision, result: Option<&FrameResult>) -> DecisionChange {
     let result = result.filter(|_| decision != Decision::Fault);
     let faces = result.iter().flat_map(|result| {
         let record = |face| FaceRecord::new(face, &result.labels);
         result.faces.iter().map(record)
     });
-    Change {
+    DecisionChange {
         change: number,
         time: unix_time(),
         decision,
@@ -368,7 +373,7 @@ fn describe(number: u64, decision: Decision, result: Option<&FrameResult>) -> Ch
     }
 }
 
-fn log_change(change: &Change, before: Decision) {
+fn log_change(change: &DecisionChange, before: Decision) {
     let (decision, before) = (change.decision.name(), before.name());
     if change.decision == Decision::Fault {
         warn!(

@@ -19,7 +19,7 @@ use crate::config::settings::Tuning;
 use crate::decision::decide::VerdictPolicy;
 use crate::decision::frame_result::{FaceResult, FrameResult};
 use crate::frame::{Face, Frame};
-use crate::vision::motion::Motion;
+use crate::vision::motion::MotionDetector;
 use crate::vision::pipeline::{Classification, Pipeline, PipelineError, Stage};
 use crate::vision::track::Tracker;
 
@@ -171,11 +171,11 @@ impl InferenceWorker {
                 // other small face.
                 None => tracked_face
                     .settled
-                    .filter(|_| self.policy.doubt(&face).is_none()),
+                    .filter(|_| self.policy.unsure_reason(&face).is_none()),
             };
             let verdict = self
                 .policy
-                .judge(&face, probabilities.as_deref().unwrap_or_default());
+                .verdict(&face, probabilities.as_deref().unwrap_or_default());
             results.push(FaceResult {
                 face,
                 track: Some(track),
@@ -218,7 +218,8 @@ impl InferenceWorker {
         let tracked = faces.into_iter().zip(tracks).map(|(face, track)| {
             let settled = self.tracker.settled(at, track).filter(|_| !is_enrolling);
             TrackedFace {
-                needs_classification: settled.is_none() && self.policy.doubt(&face).is_none(),
+                needs_classification: settled.is_none()
+                    && self.policy.unsure_reason(&face).is_none(),
                 face,
                 track,
                 settled,
@@ -283,7 +284,7 @@ pub(super) struct MotionGate {
     /// The detector runs again after this long, moved or not. Zero turns the
     /// gate off.
     max_age: Duration,
-    motion: Motion,
+    motion: MotionDetector,
     /// When the detector saw a frame, and what it found.
     last: Option<(Instant, Vec<Face>)>,
 }
@@ -292,7 +293,7 @@ impl MotionGate {
     pub(super) fn new(max_age: Duration) -> MotionGate {
         MotionGate {
             max_age,
-            motion: Motion::default(),
+            motion: MotionDetector::default(),
             last: None,
         }
     }
@@ -308,7 +309,7 @@ impl MotionGate {
     /// Remembers what the detector found.
     fn record(&mut self, frame: &Frame, faces: &[Face]) {
         if !self.max_age.is_zero() {
-            self.motion.look(&frame.pixels);
+            self.motion.set_reference(&frame.pixels);
             self.last = Some((frame.at, faces.to_vec()));
         }
     }

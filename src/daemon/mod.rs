@@ -193,7 +193,8 @@ impl Parts {
         let settings = Arc::new(Settings::new(config, config_file));
         let spec: Spec = config.camera.source.parse().map_err(SourceError::from)?;
         let pipeline = Pipeline::open(&config.pipeline_options(), config.classify.threads(1))?;
-        let policy = VerdictPolicy::new(config.classify.judge_options(), pipeline.head().labels())?;
+        let policy =
+            VerdictPolicy::new(config.classify.verdict_options(), pipeline.head().labels())?;
         let pins = open_pins(config)?;
         let learning = state.map(|state| LearningState::open(config, state, &pipeline));
         let learning = learning.transpose()?.flatten();

@@ -1,4 +1,4 @@
-//! Boxes and labels drawn on pictures.
+//! Draws boxes and labels on pictures.
 //!
 //! Owns colors, sizes and the font. Pure.
 
@@ -8,7 +8,7 @@ use image::{Rgb, RgbImage};
 use crate::decision::decide::Verdict;
 use crate::decision::frame_result::FaceResult;
 
-/// Latin letters of DejaVu Sans Bold; its license lies beside it.
+/// The Latin letters of DejaVu Sans Bold; its license is in the same folder.
 const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans-Bold.ttf");
 
 const GREEN: Rgb<u8> = Rgb([0, 140, 60]);
@@ -16,11 +16,11 @@ const RED: Rgb<u8> = Rgb([205, 30, 30]);
 const AMBER: Rgb<u8> = Rgb([190, 120, 0]);
 const WHITE: Rgb<u8> = Rgb([255, 255, 255]);
 
-/// Draws the box of each face in the color of its verdict, with the verdict
-/// and its probability above, or where there is room.
+/// Draws the box of each face in the color of its verdict, and the verdict with
+/// its probability above it, or elsewhere if there is no room.
 ///
 /// # Errors
-/// Never with the font that is compiled in.
+/// Never with the built-in font.
 pub fn draw(
     pixels: &mut RgbImage,
     faces: &[FaceResult],
@@ -30,14 +30,14 @@ pub fn draw(
     let longest = pixels.width().max(pixels.height()) as f32;
     let line = (longest / 250.0).round().max(1.0) as i64;
     let scale = PxScale::from((longest / 28.0).clamp(12.0, 64.0));
-    // Boxes first, so that no box crosses a label.
+    // Boxes first, so that none is drawn over a label.
     for face in faces {
         outline(pixels, face, line);
     }
     let mut taken = Vec::new();
     for face in faces {
-        let place = label(pixels, &font, scale, face, labels, &taken);
-        taken.push(place);
+        let drawn = label(pixels, &font, scale, face, labels, &taken);
+        taken.push(drawn);
     }
     Ok(())
 }
@@ -61,19 +61,19 @@ fn outline(pixels: &mut RgbImage, face: &FaceResult, line: i64) {
     fill(pixels, (right - line, top), (right, bottom), color);
 }
 
-/// Left, top, right and bottom of a label; right and bottom are outside.
-type Place = [i64; 4];
+/// Left, top, right and bottom of a label; right and bottom are exclusive.
+type LabelBox = [i64; 4];
 
-/// Writes the caption of a face and gives its place, away from those that are
-/// `taken`.
+/// Draws the label of a face where it overlaps none of `taken`, if possible, and
+/// returns its box.
 fn label(
     pixels: &mut RgbImage,
     font: &FontRef,
     scale: PxScale,
     face: &FaceResult,
     labels: &[String],
-    taken: &[Place],
-) -> Place {
+    taken: &[LabelBox],
+) -> LabelBox {
     let text = caption(face, labels);
     let scaled = font.as_scaled(scale);
     let text_width: f32 = text
@@ -90,14 +90,14 @@ fn label(
     let top = rect.y as i64;
     let bottom = (rect.y + rect.height) as i64;
     let tops = [top - height, bottom, top, bottom - height, top - 2 * height];
-    let places = tops.map(|top| [left, top, left + width, top + height]);
-    let is_free = |place: &&Place| {
-        let within = place[1] >= 0 && place[3] <= i64::from(pixels.height());
-        within && !taken.iter().any(|other| overlap(place, other))
+    let candidates = tops.map(|top| [left, top, left + width, top + height]);
+    let is_free = |candidate: &&LabelBox| {
+        let within = candidate[1] >= 0 && candidate[3] <= i64::from(pixels.height());
+        within && !taken.iter().any(|other| overlap(candidate, other))
     };
-    let within = [left, top.max(0), left + width, top.max(0) + height];
-    let place = *places.iter().find(is_free).unwrap_or(&within);
-    let [left, top, right, bottom] = place;
+    let fallback = [left, top.max(0), left + width, top.max(0) + height];
+    let label_box = *candidates.iter().find(is_free).unwrap_or(&fallback);
+    let [left, top, right, bottom] = label_box;
     fill(pixels, (left, top), (right, bottom), color(face.verdict));
 
     let baseline = top as f32 + pad as f32 / 2.0 + scaled.ascent();
@@ -117,14 +117,14 @@ fn label(
             });
         }
     }
-    place
+    label_box
 }
 
-fn overlap(a: &Place, b: &Place) -> bool {
+fn overlap(a: &LabelBox, b: &LabelBox) -> bool {
     a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3]
 }
 
-/// `with mask 97 %`
+/// For example `with mask 97 %`.
 fn caption(face: &FaceResult, labels: &[String]) -> String {
     let name = face.verdict.name(labels).replace('_', " ");
     let probability = match (face.verdict, &face.probabilities) {
@@ -137,8 +137,7 @@ fn caption(face: &FaceResult, labels: &[String]) -> String {
     }
 }
 
-/// Fills from `from` up to but without `to`; what lies outside the picture is
-/// left out.
+/// Fills from `from` to `to`, exclusive; clipped to the picture.
 fn fill(pixels: &mut RgbImage, from: (i64, i64), to: (i64, i64), color: Rgb<u8>) {
     let (width, height) = (i64::from(pixels.width()), i64::from(pixels.height()));
     for y in from.1.clamp(0, height)..to.1.clamp(0, height) {
@@ -167,7 +166,7 @@ mod tests {
     use crate::decision::decide::UnsureReason;
     use crate::frame::{Face, Rect};
 
-    fn seen(rect: Rect, verdict: Verdict) -> FaceResult {
+    fn result(rect: Rect, verdict: Verdict) -> FaceResult {
         let face = Face {
             rect,
             score: 0.9,
@@ -186,14 +185,14 @@ mod tests {
     }
 
     #[test]
-    fn captions_say_the_verdict_and_its_probability() {
+    fn captions_have_the_verdict_and_its_probability() {
         let rect = Rect {
             x: 0.0,
             y: 0.0,
             width: 10.0,
             height: 10.0,
         };
-        let caption = |verdict| caption(&seen(rect, verdict), &labels());
+        let caption = |verdict| caption(&result(rect, verdict), &labels());
         assert_eq!(caption(Verdict::Masked(0)), "with mask 97 %");
         assert_eq!(caption(Verdict::Unmasked(1)), "without mask 3 %");
         assert_eq!(caption(Verdict::Unsure(UnsureReason::TooSmall)), "unsure");
@@ -208,15 +207,20 @@ mod tests {
             width: 60.0,
             height: 70.0,
         };
-        draw(&mut pixels, &[seen(rect, Verdict::Unmasked(1))], &labels()).unwrap();
+        draw(
+            &mut pixels,
+            &[result(rect, Verdict::Unmasked(1))],
+            &labels(),
+        )
+        .unwrap();
         assert_eq!(*pixels.get_pixel(50, 150), RED);
         assert_eq!(
             *pixels.get_pixel(80, 150),
             Rgb([0, 0, 0]),
-            "the face stays as it is"
+            "the face itself is not drawn over"
         );
         let white = pixels.pixels().filter(|pixel| **pixel == WHITE).count();
-        assert!(white > 50, "the caption is written");
+        assert!(white > 50, "the caption is drawn");
     }
 
     proptest! {
@@ -224,7 +228,7 @@ mod tests {
         fn any_box_can_be_drawn(x in -500.0_f32..500.0, y in -500.0_f32..500.0, width in 0.0_f32..900.0, height in 0.0_f32..900.0, side in 1_u32..60) {
             let mut pixels = RgbImage::new(side, side);
             let rect = Rect { x, y, width, height };
-            draw(&mut pixels, &[seen(rect, Verdict::Masked(0))], &labels()).unwrap();
+            draw(&mut pixels, &[result(rect, Verdict::Masked(0))], &labels()).unwrap();
         }
     }
 }

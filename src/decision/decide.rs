@@ -1,7 +1,7 @@
-//! From probabilities and time to what the door shows.
+//! From probabilities to verdicts, and from verdicts over time to decisions.
 //!
-//! Owns the thresholds, what counts as masked, the hysteresis and the hold.
-//! Pure: time comes in as an argument.
+//! Owns the thresholds, which labels count as masked, the hysteresis and the hold
+//! time. Pure: time comes in as an argument.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::frame::Face;
 
-/// When a face is judged, and how.
+/// How a face gets its verdict.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VerdictOptions {
     /// The labels that count as masked; every other label counts as unmasked.
@@ -25,30 +25,30 @@ pub struct VerdictOptions {
     pub min_score: f32,
 }
 
-/// Why nothing is said of a face.
+/// Why a face is unsure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnsureReason {
-    /// Fewer pixels than `min-face`.
+    /// The face is smaller than [`VerdictOptions::min_face`].
     TooSmall,
-    /// A detector score below `min-score`.
+    /// The detector score is below [`VerdictOptions::min_score`].
     LowScore,
     /// P(masked) lies between the thresholds.
     Undecided,
 }
 
-/// What is said of one face. The numbers are indices of the head's labels.
+/// The verdict on one face. The numbers are indices of the head's labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Masked, with this label.
     Masked(usize),
-    /// Not masked, or not as it should be, with this label.
+    /// Unmasked, or masked incorrectly, with this label.
     Unmasked(usize),
-    /// Nothing: a guess would be worse.
+    /// Neither: a guess would be worse.
     Unsure(UnsureReason),
 }
 
 impl Verdict {
-    /// The verdict's name outside: a label of the head, or `unsure`.
+    /// The name in logs and JSON: a label of the head, or `unsure`.
     #[must_use]
     pub fn name<'a>(&self, labels: &'a [String]) -> &'a str {
         match *self {
@@ -68,7 +68,7 @@ pub struct VerdictPolicy {
     masked: Vec<bool>,
 }
 
-/// The config's masked labels do not divide the head's labels.
+/// The configured masked labels do not split the head's labels in two groups.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "classify.masked-labels = {masked:?} must name at least one and not all of the head's labels {labels:?}"
@@ -79,11 +79,11 @@ pub struct LabelError {
 }
 
 impl VerdictPolicy {
-    /// A judge for a head with these labels.
+    /// A policy for a head with these labels.
     ///
     /// # Errors
-    /// [`LabelError`] if a masked label is not among them, or if no label is
-    /// left on one side.
+    /// [`LabelError`] if a masked label is not among them, or if all labels or none
+    /// count as masked.
     pub fn new(options: VerdictOptions, labels: &[String]) -> Result<VerdictPolicy, LabelError> {
         let masked: Vec<bool> = labels
             .iter()
@@ -102,23 +102,23 @@ impl VerdictPolicy {
         Ok(VerdictPolicy { options, masked })
     }
 
-    /// The same judge for a head with other labels.
+    /// The same policy for a head with other labels.
     ///
     /// # Errors
-    /// As [`VerdictPolicy::new`].
+    /// Those of [`VerdictPolicy::new`].
     pub fn with_labels(&self, labels: &[String]) -> Result<VerdictPolicy, LabelError> {
         VerdictPolicy::new(self.options.clone(), labels)
     }
 
-    /// Judges by other thresholds from now on, as of [`VerdictOptions`].
+    /// Replaces the thresholds; see [`VerdictOptions`].
     pub fn set_thresholds(&mut self, mask_from: f32, no_mask_to: f32) {
         self.options.mask_from = mask_from;
         self.options.no_mask_to = no_mask_to;
     }
 
-    /// Why a face is not worth classifying, before anything is computed of it.
+    /// Why a face need not be classified, if so: its verdict is unsure in any case.
     #[must_use]
-    pub fn doubt(&self, face: &Face) -> Option<UnsureReason> {
+    pub fn unsure_reason(&self, face: &Face) -> Option<UnsureReason> {
         if face.rect.short_side() < self.options.min_face {
             Some(UnsureReason::TooSmall)
         } else if face.score < self.options.min_score {
@@ -128,11 +128,11 @@ impl VerdictPolicy {
         }
     }
 
-    /// The verdict on a face with these probabilities, one a label.
+    /// The verdict on a face with these probabilities, one per label.
     #[must_use]
-    pub fn judge(&self, face: &Face, probabilities: &[f32]) -> Verdict {
-        if let Some(doubt) = self.doubt(face) {
-            return Verdict::Unsure(doubt);
+    pub fn verdict(&self, face: &Face, probabilities: &[f32]) -> Verdict {
+        if let Some(reason) = self.unsure_reason(face) {
+            return Verdict::Unsure(reason);
         }
         let side = |masked: bool| {
             let of_side = self.masked.iter().zip(probabilities).enumerate();
@@ -157,24 +157,24 @@ impl VerdictPolicy {
     }
 }
 
-/// What the door shows.
+/// What the lamps at the door show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
-    /// Nobody is there.
+    /// There is no face.
     Idle,
-    /// Everybody wears a mask.
+    /// Everyone wears a mask.
     Mask,
-    /// Somebody wears none.
+    /// Someone wears no mask.
     NoMask,
-    /// Somebody is there of whom nothing certain can be said.
+    /// Someone's verdict is unsure, and nobody is unmasked.
     Unsure,
-    /// There are no fresh frames.
+    /// No recent frames.
     Fault,
 }
 
 impl Decision {
-    /// All there are.
+    /// All decisions.
     pub const ALL: [Decision; 5] = [
         Decision::Idle,
         Decision::Mask,
@@ -183,7 +183,7 @@ impl Decision {
         Decision::Fault,
     ];
 
-    /// Its name in logs and in JSON.
+    /// The name in logs and JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -195,8 +195,8 @@ impl Decision {
         }
     }
 
-    /// What one frame says by itself: one unmasked face outweighs any number
-    /// of others, and one unsure face outweighs the masked ones.
+    /// The decision for a single frame: one unmasked face outweighs any number of
+    /// others, and one unsure face outweighs the masked ones.
     ///
     /// ```
     /// use maskd::decision::decide::{Decision, UnsureReason, Verdict};
@@ -230,75 +230,76 @@ pub struct DeciderOptions {
     pub stale: Duration,
 }
 
-/// Turns what each frame says into a steady decision.
+/// Turns the decisions of single frames into a stable one.
 #[derive(Debug)]
 pub struct Decider {
     options: DeciderOptions,
     decision: Decision,
-    /// Capture time of the newest frame.
-    fresh: Instant,
-    /// Capture time of the newest frame with a face.
-    face: Option<Instant>,
+    /// Capture time of the latest frame.
+    last_frame: Instant,
+    /// Capture time of the latest frame with a face.
+    last_face: Option<Instant>,
     /// Since when frames with faces contradict the decision.
-    contradicted: Option<Instant>,
+    contradicted_since: Option<Instant>,
 }
 
 impl Decider {
-    /// Starts at `now` with nobody there; a source that stays silent becomes a
-    /// fault after `stale`.
+    /// Starts at `now` without a face. Without frames it becomes a fault after
+    /// [`DeciderOptions::stale`].
     #[must_use]
     pub fn new(options: DeciderOptions, now: Instant) -> Decider {
         Decider {
             options,
             decision: Decision::Idle,
-            fresh: now,
-            face: None,
-            contradicted: None,
+            last_frame: now,
+            last_face: None,
+            contradicted_since: None,
         }
     }
 
-    /// Goes by other options from now on.
+    /// Replaces the options.
     pub fn set_options(&mut self, options: DeciderOptions) {
         self.options = options;
     }
 
-    /// Takes what the frame captured `at` says and gives the decision at `now`.
+    /// Adds the decision of the frame captured `at`, and returns the decision at
+    /// `now`.
     ///
-    /// A frame without a face says nothing until `hold` has passed since the
-    /// last one with a face: a detector misses a face in some frames, and that
-    /// must neither end a decision nor keep it.
+    /// A frame without a face is ignored until `hold` has passed since the last one
+    /// with a face: the detector misses a face in some frames, which must neither
+    /// end a decision nor prolong it.
     pub fn observe(&mut self, now: Instant, at: Instant, frame: Decision) -> Decision {
-        self.fresh = self.fresh.max(at);
+        self.last_frame = self.last_frame.max(at);
         if self.is_stale(now) {
             return self.fault();
         }
         if self.decision == Decision::Fault {
-            // Anything seen is better than a fault.
+            // Any frame ends a fault at once.
             self.decision = frame;
         }
         if frame == Decision::Idle {
             let held = |face| at.saturating_duration_since(face) < self.options.hold;
-            if !self.face.is_some_and(held) {
+            if !self.last_face.is_some_and(held) {
                 self.decision = Decision::Idle;
-                self.contradicted = None;
+                self.contradicted_since = None;
             }
             return self.decision;
         }
-        self.face = Some(at);
+        self.last_face = Some(at);
         if frame == self.decision {
-            self.contradicted = None;
+            self.contradicted_since = None;
             return self.decision;
         }
-        let since = *self.contradicted.get_or_insert(at);
+        let since = *self.contradicted_since.get_or_insert(at);
         if at.saturating_duration_since(since) >= self.options.confirm {
             self.decision = frame;
-            self.contradicted = None;
+            self.contradicted_since = None;
         }
         self.decision
     }
 
-    /// The decision at `now`, when no frame came: a fault once the newest one
-    /// is stale.
+    /// The decision at `now`, when no frame came: a fault once the latest one is
+    /// stale.
     pub fn tick(&mut self, now: Instant) -> Decision {
         if self.is_stale(now) {
             self.fault();
@@ -307,13 +308,13 @@ impl Decider {
     }
 
     fn is_stale(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.fresh) > self.options.stale
+        now.saturating_duration_since(self.last_frame) > self.options.stale
     }
 
-    /// The camera is known to be lost: a fault at once.
+    /// Makes the decision a fault at once: the camera was lost.
     pub fn fault(&mut self) -> Decision {
         self.decision = Decision::Fault;
-        self.contradicted = None;
+        self.contradicted_since = None;
         self.decision
     }
 }
@@ -329,7 +330,7 @@ mod tests {
     use super::*;
     use crate::frame::Rect;
 
-    fn judge() -> VerdictPolicy {
+    fn policy() -> VerdictPolicy {
         let options = VerdictOptions {
             masked_labels: vec!["with_mask".into()],
             mask_from: 0.7,
@@ -362,35 +363,41 @@ mod tests {
 
     #[test]
     fn thresholds_divide_masked_unsure_and_unmasked() {
-        let say = |p: [f32; 3]| judge().judge(&face(50.0, 0.9), &p);
-        assert_eq!(say([0.1, 0.7, 0.2]), Verdict::Masked(1));
+        let verdict = |p: [f32; 3]| policy().verdict(&face(50.0, 0.9), &p);
+        assert_eq!(verdict([0.1, 0.7, 0.2]), Verdict::Masked(1));
         assert_eq!(
-            say([0.2, 0.69, 0.11]),
+            verdict([0.2, 0.69, 0.11]),
             Verdict::Unsure(UnsureReason::Undecided)
         );
-        assert_eq!(say([0.4, 0.4, 0.2]), Verdict::Unmasked(0));
-        assert_eq!(say([0.1, 0.1, 0.8]), Verdict::Unmasked(2));
-        assert_eq!(say([0.1, 0.1, 0.8]).name(&labels()), "without_mask");
-        assert_eq!(say([f32::NAN; 3]), Verdict::Unsure(UnsureReason::Undecided));
+        assert_eq!(verdict([0.4, 0.4, 0.2]), Verdict::Unmasked(0));
+        assert_eq!(verdict([0.1, 0.1, 0.8]), Verdict::Unmasked(2));
+        assert_eq!(verdict([0.1, 0.1, 0.8]).name(&labels()), "without_mask");
+        assert_eq!(
+            verdict([f32::NAN; 3]),
+            Verdict::Unsure(UnsureReason::Undecided)
+        );
     }
 
     #[test]
-    fn small_and_doubtful_faces_are_never_guessed() {
-        let sure = [0.0, 1.0, 0.0];
+    fn small_and_low_scoring_faces_are_always_unsure() {
+        let certain = [0.0, 1.0, 0.0];
         assert_eq!(
-            judge().judge(&face(29.0, 0.9), &sure),
+            policy().verdict(&face(29.0, 0.9), &certain),
             Verdict::Unsure(UnsureReason::TooSmall)
         );
         assert_eq!(
-            judge().judge(&face(30.0, 0.59), &sure),
+            policy().verdict(&face(30.0, 0.59), &certain),
             Verdict::Unsure(UnsureReason::LowScore)
         );
-        assert_eq!(judge().judge(&face(30.0, 0.6), &sure), Verdict::Masked(1));
+        assert_eq!(
+            policy().verdict(&face(30.0, 0.6), &certain),
+            Verdict::Masked(1)
+        );
     }
 
     #[test]
-    fn masked_labels_must_divide_the_labels() {
-        let judge = |masked: &[&str]| {
+    fn masked_labels_must_be_some_but_not_all_of_the_labels() {
+        let policy = |masked: &[&str]| {
             let options = VerdictOptions {
                 masked_labels: masked.iter().map(ToString::to_string).collect(),
                 mask_from: 0.5,
@@ -400,10 +407,10 @@ mod tests {
             };
             VerdictPolicy::new(options, &labels())
         };
-        assert!(judge(&["with_mask"]).is_ok());
-        assert!(judge(&[]).is_err());
-        assert!(judge(&["wit_mask"]).is_err());
-        assert!(judge(&["worn_wrong", "with_mask", "without_mask"]).is_err());
+        assert!(policy(&["with_mask"]).is_ok());
+        assert!(policy(&[]).is_err());
+        assert!(policy(&["wit_mask"]).is_err());
+        assert!(policy(&["worn_wrong", "with_mask", "without_mask"]).is_err());
     }
 
     const OPTIONS: DeciderOptions = DeciderOptions {
@@ -412,7 +419,7 @@ mod tests {
         stale: Duration::from_secs(5),
     };
 
-    /// Runs frames of (milliseconds, what it says) and gives the decisions.
+    /// The decisions after frames of (milliseconds, decision of the frame).
     fn play(frames: &[(u64, Decision)]) -> Vec<Decision> {
         let start = Instant::now();
         let mut decider = Decider::new(OPTIONS, start);
@@ -450,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn the_decision_is_held_after_the_last_face_left() {
+    fn the_decision_is_held_after_the_last_face_has_left() {
         let shown = play(&[
             (0, Mask),
             (300, Mask),
@@ -474,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_becomes_a_fault_and_the_first_frame_ends_it() {
+    fn missing_frames_become_a_fault_and_the_first_frame_ends_it() {
         let start = Instant::now();
         let mut decider = Decider::new(OPTIONS, start);
         assert_eq!(decider.tick(start + Duration::from_secs(5)), Idle);
@@ -485,13 +492,13 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_are_stale_when_they_are_judged_do_not_end_a_fault() {
+    fn frames_that_are_already_stale_do_not_end_a_fault() {
         let start = Instant::now();
         let mut decider = Decider::new(OPTIONS, start);
         let captured = start + Duration::from_secs(1);
-        let judged = start + Duration::from_secs(7);
-        assert_eq!(decider.observe(judged, captured, NoMask), Fault);
-        assert_eq!(decider.tick(judged), Fault);
+        let now = start + Duration::from_secs(7);
+        assert_eq!(decider.observe(now, captured, NoMask), Fault);
+        assert_eq!(decider.tick(now), Fault);
     }
 
     #[test]
@@ -505,14 +512,14 @@ mod tests {
             play(&frames)[2..8],
             [Mask, Mask, Mask, Mask, NoMask, NoMask]
         );
-        // From an empty scene, too.
+        // Starting without a face, too.
         let frames: Vec<_> = flicker(Mask).collect();
         assert_eq!(play(&frames)[..6], [Idle, Idle, Idle, Idle, Mask, Mask]);
     }
 
     proptest! {
-        /// Whatever came before: `confirm` of frames that all say the same, and
-        /// are not empty, is enough for the decision to say it too.
+        /// After any history, frames with the same decision for the time of `confirm`
+        /// change the decision, unless they have no face.
         #[test]
         fn steady_frames_always_win(history in prop::collection::vec((0_u64..400, 0_usize..4), 0..30), last in 1_usize..4) {
             let decisions = [Idle, Mask, NoMask, Unsure];

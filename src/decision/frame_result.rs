@@ -1,7 +1,7 @@
-//! What one frame showed: its faces with their verdicts.
+//! The result of one frame: its faces with their verdicts.
 //!
-//! Owns the JSON of a face, which `classify`, `run` and whatever looks at the
-//! daemon from outside share. Pure.
+//! Owns the JSON of a face, which `classify`, `run` and the APIs of the daemon
+//! share. Pure.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,16 +12,16 @@ use utoipa::ToSchema;
 use crate::decision::decide::{Decision, Verdict};
 use crate::frame::Face;
 
-/// A face of a frame and what is said of it.
+/// A face of a frame and the verdict on it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FaceResult {
-    /// Where it is.
+    /// Position, score and landmarks.
     pub face: Face,
-    /// Its track, when faces are followed.
+    /// The id of its track; `None` for a single picture.
     pub track: Option<u64>,
     /// The probability of each label; absent if the face was not classified.
     pub probabilities: Option<Vec<f32>>,
-    /// What is said of it.
+    /// The verdict on it.
     pub verdict: Verdict,
 }
 
@@ -34,14 +34,14 @@ pub struct FrameResult {
     pub at: Instant,
     /// From capture to verdicts.
     pub latency: Duration,
-    /// Names of the probabilities.
+    /// The labels of the head, in the order of the probabilities.
     pub labels: Arc<[String]>,
     /// Best detector score first.
     pub faces: Vec<FaceResult>,
 }
 
 impl FrameResult {
-    /// What this frame says by itself.
+    /// The decision for this frame alone.
     #[must_use]
     pub fn decision(&self) -> Decision {
         let verdicts: Vec<Verdict> = self.faces.iter().map(|face| face.verdict).collect();
@@ -61,7 +61,7 @@ pub struct FaceRecord {
     /// Left eye, right eye, nose, left and right corner of the mouth as seen in
     /// the picture: x, y in its pixels.
     pub landmarks: [[f64; 2]; 5],
-    /// The face's track, in the daemon.
+    /// The id of the face's track; only from the daemon.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub track: Option<u64>,
     /// A label of the head, or `unsure`.
@@ -75,13 +75,13 @@ pub struct FaceRecord {
 impl FaceRecord {
     /// The record of a face, whose probabilities belong to `labels`.
     #[must_use]
-    pub fn new(scene_face: &FaceResult, labels: &[String]) -> FaceRecord {
+    pub fn new(result: &FaceResult, labels: &[String]) -> FaceRecord {
         let FaceResult {
             face,
             track,
             probabilities,
             verdict,
-        } = scene_face;
+        } = result;
         let rect = [face.rect.x, face.rect.y, face.rect.width, face.rect.height];
         FaceRecord {
             rect: rect.map(|length| round(length, 10.0)),
@@ -98,8 +98,8 @@ impl FaceRecord {
     }
 }
 
-/// Digits behind these say nothing: a tenth of a pixel, a hundredth of a per
-/// cent.
+/// Rounded to where digits are meaningful: a tenth of a pixel, a hundredth of a
+/// percent.
 fn round(value: f32, steps: f64) -> f64 {
     (f64::from(value) * steps).round() / steps
 }
@@ -148,13 +148,13 @@ mod tests {
             landmarks: [(1.0, 2.5); 5],
         };
         let labels = ["with_mask".to_owned(), "without_mask".to_owned()];
-        let mut seen = FaceResult {
+        let mut result = FaceResult {
             face,
             track: None,
             probabilities: Some(vec![0.97, 0.03]),
             verdict: Verdict::Masked(0),
         };
-        let json = serde_json::to_string(&FaceRecord::new(&seen, &labels)).unwrap();
+        let json = serde_json::to_string(&FaceRecord::new(&result, &labels)).unwrap();
         let landmarks = "[1.0,2.5],[1.0,2.5],[1.0,2.5],[1.0,2.5],[1.0,2.5]";
         assert_eq!(
             json,
@@ -164,9 +164,9 @@ mod tests {
                  \"probabilities\":{{\"with_mask\":0.97,\"without_mask\":0.03}}}}"
             )
         );
-        seen.probabilities = None;
-        seen.track = Some(7);
-        let json = serde_json::to_string(&FaceRecord::new(&seen, &labels)).unwrap();
+        result.probabilities = None;
+        result.track = Some(7);
+        let json = serde_json::to_string(&FaceRecord::new(&result, &labels)).unwrap();
         assert!(
             json.contains("\"track\":7") && !json.contains("probabilities"),
             "{json}"

@@ -1,7 +1,7 @@
-//! From classifications to one decision: verdict per face, decision per frame, the
-//! record of what a frame showed, and how that is drawn on a picture.
+//! From classifications to one decision: the verdict on each face, the decision
+//! over time, the result of a frame, and its drawing on a picture.
 //!
-//! Owns no clock and no I/O: time comes in as an argument.
+//! Pure: time comes in as an argument.
 
 pub mod annotate;
 pub mod decide;

@@ -11,18 +11,18 @@ use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
 use super::{MAX_PIXELS, PictureError};
 use crate::platform::files;
 
-/// Largest picture file that is read, in bytes (64 MiB).
+/// Maximum size of a picture file, in bytes (64 MiB).
 pub const MAX_PICTURE_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Most memory that a decoder's result may take, in bytes: [`MAX_PIXELS`] of RGB
-/// and alpha with 8 bits each.
+/// Maximum size of a decoded picture, in bytes: [`MAX_PIXELS`] of RGBA with 8 bits
+/// per channel.
 const MAX_DECODED_BYTES: u64 = 4 * MAX_PIXELS;
 
-/// How a picture file's name ends, in small letters.
+/// Extensions of picture files, in lower case.
 const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
 
-/// Whether a file's name ends like that of a picture and does not start with a
-/// dot (as those of files do that are still being copied).
+/// Whether a file has the extension of a picture and is not hidden (as files are
+/// that are still being copied).
 #[must_use]
 pub fn is_named_like_a_picture(path: &Path) -> bool {
     let hidden = path
@@ -36,8 +36,8 @@ pub fn is_named_like_a_picture(path: &Path) -> bool {
     picture && !hidden
 }
 
-/// The pictures of a folder, sorted by name: its own files, not those of
-/// folders within, that are [named like a picture](is_named_like_a_picture).
+/// The files of a folder that are [named like a picture](is_named_like_a_picture),
+/// sorted by name. Subfolders are not searched.
 ///
 /// # Errors
 /// If the folder cannot be read.
@@ -56,19 +56,18 @@ pub fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
 /// Reads a picture file of at most [`MAX_PICTURE_BYTES`].
 ///
 /// # Errors
-/// If it cannot be read, or is longer.
+/// If it cannot be read, or is larger.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     files::read_bounded(path, MAX_PICTURE_BYTES).map_err(|error| error.source)
 }
 
-/// Decodes a picture of any built-in format to upright RGB.
+/// Decodes a picture of any supported format to upright RGB.
 ///
-/// EXIF orientation is applied, alpha is dropped, 16 bits a channel become 8,
-/// CMYK becomes RGB, and of an animation the first picture is taken.
+/// Applies the EXIF orientation, drops alpha, converts 16 bits per channel to 8
+/// and CMYK to RGB, and takes the first picture of an animation.
 ///
 /// # Errors
-/// Says why the bytes are no usable picture; sizes are checked before anything
-/// is decoded.
+/// [`PictureError`]. The size is checked before anything is decoded.
 pub fn decode(bytes: &[u8]) -> Result<RgbImage, PictureError> {
     if bytes.is_empty() {
         return Err(PictureError::Empty);
@@ -83,12 +82,12 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, PictureError> {
     if pixels > MAX_PIXELS || decoder.total_bytes() > MAX_DECODED_BYTES {
         return Err(PictureError::TooLarge { width, height });
     }
-    // The decoder fills what is missing of a JPEG with gray and reports no
-    // error; a verdict on gray would be a guess.
+    // The decoder fills the missing part of a JPEG with gray and reports no error;
+    // a verdict on gray would be a guess.
     if format == image::ImageFormat::Jpeg && !has_jpeg_end(bytes) {
         return Err(PictureError::Truncated);
     }
-    // A broken orientation tag is no reason to refuse the picture.
+    // A picture with an invalid orientation tag is decoded as it is.
     let orientation = decoder
         .orientation()
         .unwrap_or(image::metadata::Orientation::NoTransforms);
@@ -97,9 +96,9 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, PictureError> {
     Ok(picture.into_rgb8())
 }
 
-/// Whether the end-of-image marker follows the last start of a scan. Software
-/// that pads or appends to files leaves other bytes behind the marker, which is
-/// near the end all the same: from there it is found at once.
+/// Whether an end-of-image marker follows the last start of a scan. Some software
+/// appends bytes after the marker, so it need not be at the very end; searching
+/// backward finds it quickly.
 fn has_jpeg_end(bytes: &[u8]) -> bool {
     let mut pairs = bytes.windows(2).rev();
     pairs.find_map(|pair| match pair {
@@ -116,7 +115,7 @@ fn decode_error(error: image::ImageError) -> PictureError {
             PictureError::Truncated
         }
         ImageError::Unsupported(_) => PictureError::Format,
-        // Some decoders wrap their sentence over several lines.
+        // Some decoders wrap their messages over several lines.
         error => PictureError::Decode(
             error
                 .to_string()
@@ -155,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn file_beyond_the_limit_is_refused() {
+    fn file_larger_than_the_limit_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("large.jpg");
         let file = std::fs::File::create(&path).unwrap();

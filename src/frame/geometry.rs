@@ -1,6 +1,7 @@
 //! Rectangles and faces in the pixels of a frame.
 
-/// A rectangle in frame pixels, with fractions; it may overhang the frame.
+/// A rectangle in frame pixels, with subpixel precision; it may extend beyond the
+/// frame.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Rect {
     /// Left edge.
@@ -20,7 +21,7 @@ impl Rect {
         self.width * self.height
     }
 
-    /// The shorter side in pixels: the size that `min-face` is compared with.
+    /// The length of the shorter side in pixels.
     #[must_use]
     pub fn short_side(&self) -> f32 {
         self.width.min(self.height)
@@ -45,11 +46,11 @@ impl Rect {
         both / (self.area() + other.area() - both)
     }
 
-    /// The whole pixels of a `frame_width` x `frame_height` frame that this
-    /// rectangle covers once it is widened by `margin` (a share of its own
-    /// width on the left and right, of its own height above and below).
+    /// The pixels of a `frame_width` x `frame_height` frame that this rectangle
+    /// covers after it is enlarged by `margin` (as a fraction of its width on the
+    /// left and right, and of its height above and below).
     ///
-    /// `None` if nothing of it lies within the frame.
+    /// `None` if it lies outside the frame.
     #[must_use]
     pub fn region(&self, margin: f32, frame_width: u32, frame_height: u32) -> Option<Region> {
         let dx = margin * self.width;
@@ -65,15 +66,15 @@ impl Rect {
     }
 }
 
-/// Whole pixels from `from` to `to`, rounded outward and held within 0..`limit`.
+/// The pixels from `from` to `to`, rounded outward and clamped to 0..`limit`.
 fn span(from: f32, to: f32, limit: u32) -> Option<(u32, u32)> {
-    // `as` saturates and maps NaN to 0, so a wild box ends up empty here.
+    // `as` saturates and maps NaN to 0, so that an invalid box becomes empty.
     let from = from.floor().max(0.0) as u32;
     let to = (to.ceil().max(0.0) as u32).min(limit);
     (from < to).then_some((from, to))
 }
 
-/// Whole pixels that lie within their frame; never empty. Made by
+/// A rectangle of whole pixels within its frame; never empty. Made by
 /// [`Rect::region`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Region {
@@ -91,7 +92,7 @@ impl Region {
     }
 }
 
-/// A face that the detector found.
+/// A face found by the detector.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Face {
     /// Its box in frame pixels.

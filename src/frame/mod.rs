@@ -14,19 +14,21 @@ pub use decoding::decode;
 pub use geometry::{Face, Rect, Region};
 pub use pixels::{CROP_SIDE, Crop, Frame, Scaler};
 
-/// Largest picture that [`decode`] accepts, in pixels (width times height).
+/// Maximum size of a picture that [`decode`] accepts, in pixels (width times
+/// height).
 ///
-/// 64 million pixels are 192 MB of RGB, and more than a telephone's camera
-/// takes. Larger ones are refused before a pixel is decoded.
+/// 64 million pixels take 192 MB as RGB, and exceed what a phone's camera takes.
+/// Larger pictures are refused before any pixel is decoded.
 pub const MAX_PIXELS: u64 = 64_000_000;
 
-/// Why bytes are not a picture that `maskd` can work on.
+/// Why bytes are not a usable picture. Each message continues a sentence about the
+/// picture.
 #[derive(Debug, thiserror::Error)]
 pub enum PictureError {
-    /// No bytes at all.
+    /// There are no bytes.
     #[error("it is empty")]
     Empty,
-    /// Not one of the formats that are built in.
+    /// The format is not supported.
     #[error("it is not a JPEG, PNG, WebP, BMP, GIF or TIFF picture")]
     Format,
     /// More than [`MAX_PIXELS`], or a decoded size above 4 bytes for each of them.
@@ -37,9 +39,9 @@ pub enum PictureError {
         /// Height in pixels.
         height: u32,
     },
-    /// A size that uncompressed pictures of this layout cannot have.
+    /// A size that is not possible for uncompressed pictures of this layout.
     #[error(
-        "no such picture can have {width} x {height} pixels; both must be above 0, and the width of YUYV even"
+        "a size of {width} x {height} is not possible: both must be above 0, and the width of YUYV must be even"
     )]
     YuvSize {
         /// Width in pixels.
@@ -47,10 +49,10 @@ pub enum PictureError {
         /// Height in pixels.
         height: u32,
     },
-    /// The bytes break off before the picture's end.
+    /// The bytes end before the picture does.
     #[error("it is cut off before its end")]
     Truncated,
-    /// The decoder gave up.
+    /// The decoder failed.
     #[error("it cannot be decoded ({0})")]
     Decode(String),
     /// A crop of another size than 224 x 224.
@@ -61,7 +63,7 @@ pub enum PictureError {
         /// Height in pixels.
         height: u32,
     },
-    /// A region that is not within the picture, or an empty picture.
+    /// The region is not within the picture, or the picture is empty.
     #[error("the region to cut lies outside the picture")]
     Region,
 }

@@ -1,4 +1,4 @@
-//! Frames, crops and the scaling from one to the other.
+//! Frames, crops, and scaling.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use image::RgbImage;
 
 use super::{PictureError, Region};
 
-/// Side of a [`Crop`] in pixels: what the backbone takes.
+/// Width and height of a [`Crop`] in pixels: the input size of the backbone.
 pub const CROP_SIDE: u32 = 224;
 
 /// One picture from a camera.
@@ -15,20 +15,20 @@ pub const CROP_SIDE: u32 = 224;
 pub struct Frame {
     /// RGB, 8 bits a channel, origin at the top left, upright.
     pub pixels: RgbImage,
-    /// When it was captured.
+    /// Capture time.
     pub at: Instant,
-    /// Number of the frame since the source was opened, from 0; a gap tells how
-    /// many frames were skipped.
+    /// Number of the frame since the source was opened, from 0; a gap means skipped
+    /// frames.
     pub seq: u64,
 }
 
-/// A face cut from its frame and stretched to [`CROP_SIDE`] squared: what the
-/// backbone sees.
+/// A face cut from its frame and scaled to [`CROP_SIDE`] squared: the input of the
+/// backbone.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Crop(RgbImage);
 
 impl Crop {
-    /// Takes a picture that has the size of a crop already.
+    /// Makes a crop of a picture that already has the right size.
     ///
     /// # Errors
     /// [`PictureError::CropSize`] if it has another size.
@@ -46,24 +46,24 @@ impl Crop {
     }
 }
 
-/// Scales pictures; keeps its buffers from one call to the next.
+/// Scales pictures, and reuses its buffers between calls.
 #[derive(Debug, Default)]
 pub struct Scaler {
     resizer: fir::Resizer,
-    /// What [`Scaler::shrink`] made last.
+    /// The last result of [`Scaler::shrink`].
     small: RgbImage,
 }
 
 impl Scaler {
-    /// Cuts `region` out of `pixels` and stretches it to a crop, as the
-    /// tutorial's recipe does: the shape of the box is not kept.
+    /// Cuts `region` out of `pixels` and scales it to a crop without keeping its
+    /// aspect ratio, like the Keras tutorial.
     ///
-    /// The filter is the bilinear one whose support grows when it shrinks
-    /// (Pillow's `BILINEAR`), so that large faces do not alias.
+    /// The filter is bilinear with a support that grows with the reduction (like
+    /// Pillow's `BILINEAR`), so that large faces do not alias.
     ///
     /// # Errors
-    /// [`PictureError::Region`] if the region lies outside the picture: it was
-    /// made for a frame of another size.
+    /// [`PictureError::Region`] if the region lies outside the picture, as one of a
+    /// larger frame may.
     pub fn crop(&mut self, pixels: &RgbImage, region: Region) -> Result<Crop, PictureError> {
         let mut crop = RgbImage::new(CROP_SIDE, CROP_SIDE);
         let [left, top, width, height] = region.as_array().map(f64::from);
@@ -73,9 +73,9 @@ impl Scaler {
         Ok(Crop(crop))
     }
 
-    /// The picture scaled down so that its longest side is at most `side`
-    /// pixels, in a buffer that the next call writes over; a picture that is
-    /// small enough is given back as it is.
+    /// The picture, scaled down so that its longest side has at most `side` pixels;
+    /// one that is small enough is returned as it is. The next call overwrites the
+    /// result.
     ///
     /// # Errors
     /// [`PictureError::Region`] if the picture is empty.

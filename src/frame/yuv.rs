@@ -1,31 +1,32 @@
-//! Uncompressed YUV pictures, as webcams and programs send them, to RGB.
+//! From uncompressed YUV pictures, as webcams and programs send them, to RGB.
 //!
 //! Owns the layouts and the color conversion; knows nothing of where the bytes
-//! came from. Lines are taken to follow each other without padding.
+//! come from. Expects lines without padding.
 //!
 //! The conversion is the inverse of ITU-R BT.601-7: section 2.5.1 has
 //! Y' = 0.299 R' + 0.587 G' + 0.114 B', section 2.5.2 the color differences
-//! (B' - Y') / 1.772 and (R' - Y') / 1.402. Section 2.5.3 spreads them over 219
-//! and 224 of the 256 steps ([`Range::Limited`]); JFIF (ITU-T T.871, section 7)
-//! over all of them ([`Range::Full`]).
+//! (B' - Y') / 1.772 and (R' - Y') / 1.402. Section 2.5.3 maps them to 219
+//! and 224 of the 256 levels ([`Range::Limited`]); JFIF (ITU-T T.871, section 7)
+//! to all of them ([`Range::Full`]).
 
 use image::RgbImage;
 
 use super::{MAX_PIXELS, PictureError};
 
-/// The order of the bytes.
+/// The memory layout of the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// Y U Y V for two pixels side by side (4:2:2, V4L2's `YUYV`).
+    /// Packed: Y U Y V for two adjacent pixels (4:2:2, V4L2's `YUYV`).
     Yuyv,
-    /// All Y, then U and V in turn, one pair for 2 x 2 pixels (4:2:0, `NV12`).
+    /// Semiplanar: all Y, then interleaved U and V, one pair for 2 x 2 pixels (4:2:0,
+    /// `NV12`).
     Nv12,
-    /// All Y, then all U, then all V, one of each for 2 x 2 pixels (4:2:0,
+    /// Planar: all Y, then all U, then all V, one of each for 2 x 2 pixels (4:2:0,
     /// V4L2's `YU12`, ffmpeg's and rpicam-vid's `yuv420`).
     I420,
 }
 
-/// Which steps the values use.
+/// Which of the 256 levels the values use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Range {
     /// Y from 16 to 235, U and V from 16 to 240: V4L2's default for YUV, and
@@ -36,7 +37,7 @@ pub enum Range {
     Full,
 }
 
-/// What the bytes of an uncompressed picture mean.
+/// The format of an uncompressed picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct YuvFormat {
     layout: Layout,
@@ -58,8 +59,8 @@ impl YuvFormat {
     /// ```
     ///
     /// # Errors
-    /// [`PictureError::YuvSize`] if there are no pixels, or if [`Layout::Yuyv`]
-    /// has an odd width; [`PictureError::TooLarge`].
+    /// [`PictureError::YuvSize`] if a side is 0, or if [`Layout::Yuyv`] has an odd
+    /// width; [`PictureError::TooLarge`] above [`MAX_PIXELS`].
     pub fn new(
         layout: Layout,
         range: Range,
@@ -93,7 +94,7 @@ impl YuvFormat {
         self.height
     }
 
-    /// Bytes of one picture.
+    /// Size of one picture in bytes.
     #[must_use]
     pub fn frame_bytes(&self) -> usize {
         match self.layout {
@@ -102,8 +103,8 @@ impl YuvFormat {
         }
     }
 
-    /// The picture in the first [`frame_bytes`](Self::frame_bytes) of `bytes`;
-    /// a camera's buffer may be longer.
+    /// Converts the first [`frame_bytes`](Self::frame_bytes) of `bytes` to RGB; a
+    /// camera's buffer may be longer.
     ///
     /// # Errors
     /// [`PictureError::Truncated`] if there are fewer.
@@ -117,7 +118,7 @@ impl YuvFormat {
         };
         let mut picture = RgbImage::new(self.width, self.height);
         if self.layout == Layout::Yuyv {
-            // Two pixels each, and the width is even: lines need no care.
+            // The width is even, so that no pair of pixels spans two lines.
             let rgb = picture.as_chunks_mut::<6>().0;
             for ([y0, u, y1, v], rgb) in bytes.as_chunks::<4>().0.iter().zip(rgb) {
                 *rgb = matrix.pair([*y0, *y1], [*u, *v]);
@@ -149,13 +150,14 @@ impl YuvFormat {
         self.width as usize * self.height as usize
     }
 
-    /// Of each of U and V at 4:2:0; a last odd line or column has its own.
+    /// Number of U values (and of V values) at 4:2:0; an odd last line or column has
+    /// its own.
     fn chroma_pixels(&self) -> usize {
         self.width.div_ceil(2) as usize * self.height.div_ceil(2) as usize
     }
 }
 
-/// Factors times 2^16.
+/// The conversion in fixed point: factors times 2^16.
 struct Matrix {
     black: i32,
     luma: i32,
@@ -171,7 +173,7 @@ impl Matrix {
 
     const fn new(black: i32, luma_steps: f64, chroma_steps: f64) -> Matrix {
         const ONE: f64 = 65_536.0;
-        // Steps of 8-bit RGB to each step of Y, and of U and V.
+        // Levels of 8-bit RGB per level of Y, and of U and V.
         let luma = 255.0 / luma_steps;
         let chroma = 255.0 / chroma_steps;
         Matrix {
@@ -184,9 +186,9 @@ impl Matrix {
         }
     }
 
-    /// A line of luma, and U and V for each two of its pixels. Whole pairs at a
-    /// time, which compilers make vectors of: a third of the instructions on
-    /// aarch64 that pixels one by one take.
+    /// Converts a line of luma, with U and V for each two pixels. Works in pairs,
+    /// which the compiler vectorizes: a third of the instructions on aarch64,
+    /// compared to single pixels.
     fn line(&self, luma: &[u8], chroma: impl Iterator<Item = [u8; 2]> + Clone, rgb: &mut [u8]) {
         let (pairs, odd) = luma.as_chunks::<2>();
         let (whole, last) = rgb.as_chunks_mut::<6>();
@@ -200,7 +202,7 @@ impl Matrix {
         }
     }
 
-    /// Two pixels side by side that share U and V.
+    /// Converts two adjacent pixels, which share U and V.
     fn pair(&self, [left, right]: [u8; 2], [u, v]: [u8; 2]) -> [u8; 6] {
         let [r0, g0, b0] = self.rgb(left, u, v);
         let [r1, g1, b1] = self.rgb(right, u, v);
@@ -220,7 +222,7 @@ impl Matrix {
     }
 }
 
-/// To the nearest; the method of `f64` is not `const`.
+/// Rounds to the nearest integer; `f64::round` is not `const`.
 const fn round(value: f64) -> i32 {
     (if value < 0.0 {
         value - 0.5
@@ -244,7 +246,7 @@ mod tests {
         }
     }
 
-    /// The forward direction, straight from the standard and in floating point.
+    /// The forward conversion of the standard, in floating point.
     fn encode(range: Range, rgb: [u8; 3]) -> [u8; 3] {
         let [r, g, b] = rgb.map(|value| f64::from(value) / 255.0);
         let y = 0.299 * r + 0.587 * g + 0.114 * b;
@@ -286,7 +288,7 @@ mod tests {
 
     #[test]
     fn each_pixel_takes_its_own_values() {
-        // 3 x 3: the last column and line have colors of their own.
+        // 3 x 3: the last column and line have U and V of their own.
         let format = |layout| YuvFormat::new(layout, Range::Full, 3, 3).unwrap();
         let luma = [10, 20, 30, 40, 50, 60, 70, 80, 90];
         let (u, v) = ([128, 138, 148, 158], [128, 118, 108, 98]);
@@ -333,7 +335,7 @@ mod tests {
                 (Range::Full, Matrix::FULL)
             };
             let [y, u, v] = encode(range, rgb);
-            // Half a step of each of Y, U and V, and rounding.
+            // Half a level of each of Y, U and V, and rounding.
             for (value, original) in matrix.rgb(y, u, v).into_iter().zip(rgb) {
                 prop_assert!(value.abs_diff(original) <= 2, "{} for {}", value, original);
             }

@@ -1,50 +1,50 @@
-//! Push buttons: which there are, and when one was pressed.
+//! Push buttons: which ones there are, and their debouncing.
 
 use std::time::{Duration, Instant};
 
-/// For so long a contact must stay as it is. Contacts of push buttons bounce for
-/// some milliseconds, and nobody presses one for less than 50 ms.
-const STEADY: Duration = Duration::from_millis(30);
+/// How long a contact must be unchanged to count. Contacts of push buttons bounce
+/// for some milliseconds, and nobody presses one for less than 50 ms.
+const DEBOUNCE: Duration = Duration::from_millis(30);
 
-/// A button that labels whoever stands before the camera.
+/// A button that labels the face before the camera.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Button {
-    /// As masked.
+    /// Labels it as masked.
     WithMask,
-    /// As unmasked.
+    /// Labels it as unmasked.
     WithoutMask,
 }
 
 impl Button {
-    /// All of them.
+    /// All buttons.
     pub const ALL: [Button; 2] = [Button::WithMask, Button::WithoutMask];
 }
 
-/// Presses of a contact that bounces.
+/// Detects presses of a contact that bounces.
 #[derive(Debug, Clone, Default)]
 pub struct Debouncer {
-    /// What the contact was when it was read last, and since when.
-    read: Option<(bool, Instant)>,
-    /// What it is taken to be.
+    /// The last reading (true is closed), and since when it is unchanged.
+    reading: Option<(bool, Instant)>,
+    /// The debounced state.
     closed: bool,
 }
 
 impl Debouncer {
-    /// Takes what the contact is now; whether that makes a press. One that was
-    /// closed from the start makes none before it has been opened. `at` must not
-    /// go backwards.
+    /// Adds a reading of the contact, and returns whether it completes a press. A
+    /// contact that is closed at the first reading must open first. `at` must not
+    /// decrease.
     pub fn pressed(&mut self, at: Instant, closed: bool) -> bool {
-        let Some((before, since)) = self.read else {
-            self.read = Some((closed, at));
+        let Some((before, since)) = self.reading else {
+            self.reading = Some((closed, at));
             self.closed = closed;
             return false;
         };
         if closed != before {
-            self.read = Some((closed, at));
+            self.reading = Some((closed, at));
             return false;
         }
-        let is_steady = at.saturating_duration_since(since) >= STEADY;
-        if !is_steady || closed == self.closed {
+        let is_stable = at.saturating_duration_since(since) >= DEBOUNCE;
+        if !is_stable || closed == self.closed {
             return false;
         }
         self.closed = closed;
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_press_counts_once_and_when_it_is_steady() {
+    fn a_press_counts_once_and_only_when_it_is_stable() {
         let readings = [
             (0, false),
             (100, true),
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn bouncing_and_short_pulses_are_no_press() {
+    fn bouncing_and_short_pulses_are_not_presses() {
         let readings = [
             (0, false),
             (100, true),
@@ -116,12 +116,60 @@ mod tests {
         assert_eq!(
             presses(&released_bouncing),
             [100],
-            "it was never open for long"
+            "it was never open for long enough"
         );
     }
 
     #[test]
-    fn a_button_that_hangs_from_the_start_is_no_press() {
+    fn a_contact_bounces_while_it_closes_and_opens_and_counts_once() {
+        let bounce = [(0, true), (1, false), (2, true), (4, false), (6, true)];
+        let mut readings = vec![(0, false), (40, false)];
+        readings.extend(bounce.map(|(ms, closed)| (100 + ms, closed)));
+        readings.extend([(121, true), (136, true), (151, true)]);
+        readings.extend(bounce.map(|(ms, closed)| (300 + ms, !closed)));
+        readings.extend([(321, false), (336, false), (351, false)]);
+        assert_eq!(presses(&readings), [136], "30 ms after the last bounce");
+    }
+
+    #[test]
+    fn each_press_after_a_release_counts() {
+        let readings: Vec<_> = (0..60)
+            .map(|index| (index * 15, index / 10 % 2 == 1))
+            .collect();
+        assert_eq!(presses(&readings), [180, 480, 780]);
+    }
+
+    #[test]
+    fn a_contact_that_is_stuck_at_the_start_counts_after_it_has_opened() {
+        let readings = [
+            (0, true),
+            (100, true),
+            (200, false),
+            (230, false),
+            (300, true),
+            (330, true),
+        ];
+        assert_eq!(presses(&readings), [330]);
+    }
+
+    #[test]
+    fn the_press_of_one_button_does_not_touch_another() {
+        let start = Instant::now();
+        let mut contacts = Button::ALL.map(|button| (button, Debouncer::default()));
+        let mut pressed = Vec::new();
+        for ms in (0..200).step_by(15) {
+            for (button, contact) in &mut contacts {
+                let closed = *button == Button::WithoutMask && ms >= 60;
+                if contact.pressed(start + Duration::from_millis(ms), closed) {
+                    pressed.push((*button, ms));
+                }
+            }
+        }
+        assert_eq!(pressed, [(Button::WithoutMask, 90)]);
+    }
+
+    #[test]
+    fn a_button_that_is_stuck_from_the_start_is_not_a_press() {
         assert_eq!(presses(&[(0, true), (100, true), (9000, true)]).len(), 0);
     }
 

@@ -1,5 +1,5 @@
-//! The console: decisions as lines, as JSON, or on a line that is drawn over and
-//! over.
+//! The console: decisions as lines, as JSON, or on a line that is redrawn in
+//! place.
 
 use std::io::{self, Write};
 
@@ -13,14 +13,14 @@ use crate::decision::frame_result::{FaceRecord, FrameResult, Probabilities};
 /// A change of the decision, as JSON: the documented contract of `maskd run
 /// --json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Change {
+pub struct DecisionChange {
     /// Number of the change since the start, from 1, without gaps.
     pub change: u64,
     /// Seconds since 1970, UTC.
     pub time: f64,
     /// The new decision.
     pub decision: Decision,
-    /// Number of the frame that the decision was made with; absent for a fault.
+    /// Number of the frame that led to the decision; absent for a fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frame: Option<u64>,
     /// The faces of that frame.
@@ -30,11 +30,11 @@ pub struct Change {
 /// How the console shows decisions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConsoleStyle {
-    /// A line that is drawn over and over, on a terminal.
+    /// A line on a terminal that is redrawn in place.
     Live,
-    /// A line for each change.
+    /// One line per change.
     Lines,
-    /// A JSON object on a line for each change.
+    /// One JSON object per line and change.
     Json,
 }
 
@@ -43,7 +43,7 @@ pub struct Console {
     style: ConsoleStyle,
     live: ProgressBar,
     decision: Decision,
-    scene: String,
+    faces: String,
 }
 
 impl Console {
@@ -55,7 +55,7 @@ impl Console {
             ConsoleStyle::Lines | ConsoleStyle::Json => ProgressDrawTarget::hidden(),
         };
         let live = ProgressBar::with_draw_target(None, target);
-        // A terminal that cannot move its cursor gets lines.
+        // Without a terminal that can move its cursor: lines.
         let style = match style {
             ConsoleStyle::Live if live.is_hidden() => ConsoleStyle::Lines,
             style => style,
@@ -68,17 +68,17 @@ impl Console {
             style,
             live,
             decision: Decision::Idle,
-            scene: String::new(),
+            faces: String::new(),
         }
     }
 
-    /// Takes what the newest frame shows; drawn only on a live console.
-    pub fn scene(&mut self, scene: &FrameResult) {
+    /// Sets the faces of the latest frame; shown only in the live style.
+    pub fn set_faces(&mut self, frame: &FrameResult) {
         if self.style == ConsoleStyle::Live {
-            let labels = &scene.labels;
-            let faces = scene.faces.iter().map(|face| FaceRecord::new(face, labels));
-            let latency = scene.latency.as_millis();
-            self.scene = format!("{}  {latency} ms", describe(faces));
+            let labels = &frame.labels;
+            let faces = frame.faces.iter().map(|face| FaceRecord::new(face, labels));
+            let latency = frame.latency.as_millis();
+            self.faces = format!("{}  {latency} ms", describe(faces));
         }
     }
 
@@ -86,12 +86,12 @@ impl Console {
     ///
     /// # Errors
     /// When standard output is closed or full.
-    pub fn change(&mut self, change: &Change) -> io::Result<()> {
+    pub fn change(&mut self, change: &DecisionChange) -> io::Result<()> {
         self.decision = change.decision;
         match self.style {
             ConsoleStyle::Live => {
                 if change.decision == Decision::Fault {
-                    "no fresh frames".clone_into(&mut self.scene);
+                    "no fresh frames".clone_into(&mut self.faces);
                 }
                 Ok(())
             }
@@ -104,8 +104,8 @@ impl Console {
         }
     }
 
-    /// Shows what the outputs are, wired or not.
-    pub fn set(&mut self, levels: Levels) {
+    /// Shows the state of the outputs, whether they are wired or not.
+    pub fn set_levels(&mut self, levels: Levels) {
         let lamp = |on: bool, name: &str| {
             if on {
                 format!("●{name}")
@@ -131,7 +131,7 @@ impl Console {
         self.live.set_message(format!(
             "{lamps}  {:<8} {}",
             self.decision.name(),
-            self.scene
+            self.faces
         ));
         self.live.tick();
     }
@@ -141,13 +141,13 @@ impl Drop for Console {
     fn drop(&mut self) {
         if self.style == ConsoleStyle::Live {
             self.live.finish();
-            // What comes after it on the terminal begins on a line of its own.
+            // So that the next output starts on a new line.
             println!();
         }
     }
 }
 
-/// The faces in words: `2 faces: with_mask 98 %, unsure 55 %`.
+/// The faces as text: `2 faces: with_mask 98 %, unsure 55 %`.
 fn describe(faces: impl Iterator<Item = FaceRecord>) -> String {
     let words: Vec<String> = faces
         .map(|face| {

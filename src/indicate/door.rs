@@ -1,4 +1,4 @@
-//! When the relay of a door has current.
+//! When the relay of a door is energized.
 
 use std::time::{Duration, Instant};
 
@@ -6,53 +6,53 @@ use serde::{Deserialize, Serialize};
 
 use crate::decision::decide::Decision;
 
-/// What a door does without current.
+/// How a door's lock behaves without power.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Relay {
-    /// It is locked: the relay has current while the door is open.
+pub enum LockType {
+    /// It locks: the relay is energized while the door is open.
     FailSecure,
-    /// It is open: the relay has current while the door is locked, and none in a
+    /// It opens: the relay is energized while the door is locked, but not in a
     /// fault.
     FailSafe,
 }
 
 /// A door that opens for masks.
 ///
-/// It is open while the decision is mask and for the hold time after it, unless
-/// somebody without a mask or a fault comes.
+/// It is open while the decision is mask and for the hold time afterward, unless
+/// the decision becomes no mask or fault.
 #[derive(Debug, Clone)]
 pub struct Door {
-    relay: Relay,
+    lock: LockType,
     hold: Duration,
-    /// When the decision was mask last.
-    masked: Option<Instant>,
+    /// When the decision was last mask.
+    last_mask: Option<Instant>,
 }
 
 impl Door {
-    /// A door that is locked.
+    /// A door, locked at first.
     #[must_use]
-    pub fn new(relay: Relay, hold: Duration) -> Door {
+    pub fn new(lock: LockType, hold: Duration) -> Door {
         Door {
-            relay,
+            lock,
             hold,
-            masked: None,
+            last_mask: None,
         }
     }
 
-    /// Whether the relay has current now, at this decision. `at` must not go
-    /// backwards.
-    pub fn relay(&mut self, at: Instant, decision: Decision) -> bool {
+    /// Whether the relay is energized at time `at` with this decision. `at` must not
+    /// decrease.
+    pub fn is_energized(&mut self, at: Instant, decision: Decision) -> bool {
         match decision {
-            Decision::Mask => self.masked = Some(at),
-            Decision::NoMask | Decision::Fault => self.masked = None,
+            Decision::Mask => self.last_mask = Some(at),
+            Decision::NoMask | Decision::Fault => self.last_mask = None,
             Decision::Idle | Decision::Unsure => {}
         }
-        let held = |masked: Instant| at.saturating_duration_since(masked) < self.hold;
-        let open = decision == Decision::Mask || self.masked.is_some_and(held);
-        match self.relay {
-            Relay::FailSecure => open,
-            Relay::FailSafe => !open && decision != Decision::Fault,
+        let held = |last_mask: Instant| at.saturating_duration_since(last_mask) < self.hold;
+        let open = decision == Decision::Mask || self.last_mask.is_some_and(held);
+        match self.lock {
+            LockType::FailSecure => open,
+            LockType::FailSafe => !open && decision != Decision::Fault,
         }
     }
 }
@@ -65,13 +65,15 @@ impl Door {
 mod tests {
     use super::*;
 
-    /// What the relay does at (ms, decision).
-    fn run(relay: Relay, hold_ms: u64, steps: &[(u64, Decision)]) -> Vec<bool> {
+    /// Whether the relay is energized after each of (ms, decision).
+    fn run(lock: LockType, hold_ms: u64, steps: &[(u64, Decision)]) -> Vec<bool> {
         let start = Instant::now();
-        let mut door = Door::new(relay, Duration::from_millis(hold_ms));
+        let mut door = Door::new(lock, Duration::from_millis(hold_ms));
         let at = |ms: u64| start + Duration::from_millis(ms);
-        let mut relay = |&(ms, decision): &(u64, Decision)| door.relay(at(ms), decision);
-        steps.iter().map(&mut relay).collect()
+        steps
+            .iter()
+            .map(|&(ms, decision)| door.is_energized(at(ms), decision))
+            .collect()
     }
 
     #[test]
@@ -85,38 +87,44 @@ mod tests {
             (8000, Decision::Idle),
         ];
         let open = [false, true, true, true, true, false];
-        assert_eq!(run(Relay::FailSecure, 3000, &steps), open);
+        assert_eq!(run(LockType::FailSecure, 3000, &steps), open);
         assert_eq!(
-            run(Relay::FailSafe, 3000, &steps),
+            run(LockType::FailSafe, 3000, &steps),
             open.map(|open| !open),
-            "the other way round"
+            "the inverse"
         );
     }
 
     #[test]
-    fn somebody_without_a_mask_closes_it_at_once() {
+    fn no_mask_closes_it_at_once() {
         let steps = [
             (0, Decision::Mask),
             (10, Decision::NoMask),
             (20, Decision::Idle),
         ];
-        assert_eq!(run(Relay::FailSecure, 3000, &steps), [true, false, false]);
+        assert_eq!(
+            run(LockType::FailSecure, 3000, &steps),
+            [true, false, false]
+        );
     }
 
     #[test]
-    fn a_fault_is_as_without_current() {
+    fn the_relay_is_not_energized_in_a_fault() {
         let steps = [
             (0, Decision::Mask),
             (10, Decision::Fault),
             (20, Decision::Idle),
         ];
-        assert_eq!(run(Relay::FailSecure, 3000, &steps), [true, false, false]);
-        assert_eq!(run(Relay::FailSafe, 3000, &steps), [false, false, true]);
+        assert_eq!(
+            run(LockType::FailSecure, 3000, &steps),
+            [true, false, false]
+        );
+        assert_eq!(run(LockType::FailSafe, 3000, &steps), [false, false, true]);
     }
 
     #[test]
-    fn without_a_hold_time_it_is_open_for_masks_alone() {
+    fn without_a_hold_time_it_is_open_only_during_mask() {
         let steps = [(0, Decision::Mask), (0, Decision::Idle)];
-        assert_eq!(run(Relay::FailSecure, 0, &steps), [true, false]);
+        assert_eq!(run(LockType::FailSecure, 0, &steps), [true, false]);
     }
 }

@@ -1,8 +1,8 @@
-//! What shows the decision: lamps, buzzer, relay, console.
+//! The outputs that show the decision: lamps, buzzer, relay, console.
 //!
-//! Owns the patterns, as pure functions of the decision and of time; the console;
-//! and the pins of a board, with its push buttons. Decides nothing, and does not
-//! know what a press of a button does.
+//! Owns their patterns, as pure functions of the decision and of time; the
+//! console; and the pins of a board, with its push buttons. Makes no decisions,
+//! and knows nothing of what a button does.
 
 mod button;
 mod console;
@@ -13,9 +13,9 @@ mod quiet_hours;
 use std::time::Duration;
 
 pub use button::{Button, Debouncer};
-pub use console::{Change, Console, ConsoleStyle};
-pub use door::{Door, Relay};
-pub use quiet_hours::{Quiet, TimeOfDay};
+pub use console::{Console, ConsoleStyle, DecisionChange};
+pub use door::{Door, LockType};
+pub use quiet_hours::{QuietHours, TimeOfDay};
 
 use crate::decision::decide::Decision;
 
@@ -28,20 +28,20 @@ pub struct Levels {
     pub red: bool,
     /// Buzzer.
     pub buzzer: bool,
-    /// Relay of the door, if there is one: on is with current.
+    /// Whether the relay of the door is energized; `None` without a relay.
     pub relay: Option<bool>,
 }
 
-/// The outputs for a decision that has stood for `elapsed`; the relay is the
-/// [`Door`]'s.
+/// The outputs for a decision that was made `elapsed` ago; the relay is up to
+/// [`Door`].
 ///
 /// | decision | green | red | buzzer |
 /// |---|---|---|---|
 /// | idle | off | off | off |
 /// | mask | on | off | off |
 /// | no mask | off | on | three chirps of 150 ms, one every 500 ms |
-/// | unsure | blinks, 1 a second | blinks, 1 a second | off |
-/// | fault | off | blinks, 4 a second | off |
+/// | unsure | blinks, once a second | blinks, once a second | off |
+/// | fault | off | blinks, 4 times a second | off |
 #[must_use]
 pub fn levels(decision: Decision, elapsed: Duration) -> Levels {
     let ms = elapsed.as_millis();
@@ -61,29 +61,29 @@ pub fn levels(decision: Decision, elapsed: Duration) -> Levels {
     }
 }
 
-/// The answer to a press of a button.
+/// How the lamps acknowledge a button press.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Notice {
-    /// Crops are taken.
+pub enum ButtonFeedback {
+    /// Crops are captured.
     Accepted,
-    /// They are not.
+    /// No crops are captured.
     Refused,
 }
 
-impl Notice {
-    /// The lamps while a notice that was given `elapsed` ago is shown, in place
-    /// of the decision's; then none. Buzzer and relay are as they were.
+impl ButtonFeedback {
+    /// Green and red lamp for a press `elapsed` ago, which replace those of the
+    /// decision; `None` once the feedback is over. Buzzer and relay are not affected.
     ///
-    /// | notice | green | red |
+    /// | feedback | green | red |
     /// |---|---|---|
     /// | accepted | three flashes of 100 ms, one every 200 ms | off |
-    /// | refused | off | 1 s |
+    /// | refused | off | on for 1 s |
     #[must_use]
     pub fn lamps(self, elapsed: Duration) -> Option<(bool, bool)> {
         let ms = elapsed.as_millis();
         match self {
-            Notice::Accepted => (ms < 600).then_some((ms % 200 < 100, false)),
-            Notice::Refused => (ms < 1000).then_some((false, true)),
+            ButtonFeedback::Accepted => (ms < 600).then_some((ms % 200 < 100, false)),
+            ButtonFeedback::Refused => (ms < 1000).then_some((false, true)),
         }
     }
 }
@@ -117,7 +117,7 @@ mod tests {
         assert!(at(Decision::NoMask, 1149).buzzer);
         assert!(
             !at(Decision::NoMask, 1500).buzzer,
-            "the buzzer falls silent, the lamp stays"
+            "the buzzer stops, the lamp stays on"
         );
         assert!(at(Decision::NoMask, 60_000).red);
         assert_eq!(at(Decision::Unsure, 499), on(true, true, false));
@@ -127,19 +127,19 @@ mod tests {
     }
 
     #[test]
-    fn notices_are_those_of_the_table_and_end() {
-        let lamps = |notice: Notice, ms| notice.lamps(Duration::from_millis(ms));
-        assert_eq!(lamps(Notice::Accepted, 0), Some((true, false)));
-        assert_eq!(lamps(Notice::Accepted, 100), Some((false, false)));
-        assert_eq!(lamps(Notice::Accepted, 599), Some((false, false)));
-        assert_eq!(lamps(Notice::Accepted, 600), None);
-        assert_eq!(lamps(Notice::Refused, 999), Some((false, true)));
-        assert_eq!(lamps(Notice::Refused, 1000), None);
+    fn feedback_is_that_of_the_table_and_ends() {
+        let lamps = |feedback: ButtonFeedback, ms| feedback.lamps(Duration::from_millis(ms));
+        assert_eq!(lamps(ButtonFeedback::Accepted, 0), Some((true, false)));
+        assert_eq!(lamps(ButtonFeedback::Accepted, 100), Some((false, false)));
+        assert_eq!(lamps(ButtonFeedback::Accepted, 599), Some((false, false)));
+        assert_eq!(lamps(ButtonFeedback::Accepted, 600), None);
+        assert_eq!(lamps(ButtonFeedback::Refused, 999), Some((false, true)));
+        assert_eq!(lamps(ButtonFeedback::Refused, 1000), None);
     }
 
     proptest! {
         #[test]
-        fn green_alone_means_mask_and_nothing_else_does(ms in 0_u64..100_000) {
+        fn green_alone_means_mask(ms in 0_u64..100_000) {
             for decision in [Decision::Idle, Decision::NoMask, Decision::Unsure, Decision::Fault] {
                 let levels = at(decision, ms);
                 prop_assert!(!levels.green || levels.red, "{decision:?} at {ms} ms: {levels:?}");

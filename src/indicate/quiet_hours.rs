@@ -1,11 +1,11 @@
-//! The hours in which the buzzer is silent.
+//! The hours during which the buzzer is silent.
 
 use std::fmt;
 
 use jiff::civil::Time;
 use serde::{Deserialize, Serialize};
 
-/// A time of the day, in local time: `22:30`.
+/// A local time of day, such as `22:30`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TimeOfDay(Time);
@@ -15,9 +15,9 @@ impl TryFrom<String> for TimeOfDay {
 
     fn try_from(text: String) -> Result<TimeOfDay, String> {
         let time = Time::strptime("%H:%M", &text);
-        // As it is written: 7:00 and 07:00 are the same, 25:00 is none.
+        // `%H` accepts 7:00 as well as 07:00.
         time.map(TimeOfDay)
-            .map_err(|_| format!("{text:?} is no time such as \"22:30\""))
+            .map_err(|_| format!("{text:?} is not a time such as \"22:30\""))
     }
 }
 
@@ -33,17 +33,17 @@ impl fmt::Display for TimeOfDay {
     }
 }
 
-/// From one time of the day to another, which may be that of the next day.
+/// A daily interval, which may span midnight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Quiet {
-    /// The first moment in it.
+pub struct QuietHours {
+    /// Start, inclusive.
     pub from: TimeOfDay,
-    /// The first moment after it.
+    /// End, exclusive.
     pub to: TimeOfDay,
 }
 
-impl Quiet {
-    /// Whether this local time lies in it.
+impl QuietHours {
+    /// Whether this local time is within the interval.
     #[must_use]
     pub fn covers(&self, now: Time) -> bool {
         let (from, to) = (self.from.0, self.to.0);
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn it_may_span_midnight() {
-        let night = Quiet {
+        let night = QuietHours {
             from: time("22:00"),
             to: time("07:00"),
         };
@@ -81,7 +81,7 @@ mod tests {
         ] {
             assert_eq!(night.covers(time(at).0), quiet, "{at}");
         }
-        let lunch = Quiet {
+        let lunch = QuietHours {
             from: time("12:00"),
             to: time("13:00"),
         };
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_refused() {
+    fn invalid_times_are_refused() {
         for text in [
             "", "25:00", "22", "22:60", "22.30", "noon", "-1:00", "22:30:00",
         ] {

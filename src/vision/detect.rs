@@ -1,7 +1,7 @@
-//! The face detector: YuNet. Frame in, faces out.
+//! The face detector, YuNet: from a frame to faces.
 //!
-//! Owns the detector's input layout, the decoding of its outputs and the
-//! suppression of double finds. The weights are those of
+//! Owns the detector's input layout, the decoding of its outputs and non-maximum
+//! suppression. The weights are those of
 //! `ShiqiYu/libfacedetection`; `models/README.md` has their source.
 
 use std::collections::VecDeque;
@@ -13,20 +13,21 @@ use crate::onnx::{
     self, DETECTOR_CHANNELS, DETECTOR_STRIDES, Graph, ModelError, Runner, ThreadPool,
 };
 
-/// Faces that overlap a better one by more than this IoU are the same face.
+/// Detections that overlap a better one by more than this IoU are the same face.
 const NMS_IOU: f32 = 0.45;
 
-/// Finds kept before suppression, best first.
-const MAX_FINDS: usize = 1000;
+/// Maximum number of detections before suppression, best first.
+const MAX_DETECTIONS: usize = 1000;
 
-/// The network's input sides are multiples of its largest stride.
+/// The network's input sides must be multiples of its largest stride.
 const ALIGN: u32 = 32;
 
-/// Input sizes whose plans are kept: a camera has one, a folder of pictures may
-/// have many, and a plan takes about as long to make as it takes to run.
-const KEPT_PLANS: usize = 8;
+/// Maximum number of input sizes whose plans are cached. A camera has one size, a
+/// folder of pictures may have many; making a plan takes about as long as running
+/// it.
+const MAX_CACHED_PLANS: usize = 8;
 
-/// Channels of a detector output, per cell.
+/// Indices of the channels of a detector output.
 mod channel {
     pub const CLASS: usize = 0;
     pub const OBJECT: usize = 1;
@@ -34,48 +35,49 @@ mod channel {
     pub const LANDMARKS: usize = 6;
 }
 
-/// How faces are looked for.
+/// How faces are detected.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DetectorOptions {
-    /// The frame is scaled down until its longest side has this many pixels;
-    /// it is never enlarged.
+    /// The frame is scaled down until its longest side has this many pixels; it is
+    /// never scaled up.
     pub side: u32,
-    /// Finds with a lower score are dropped, 0 to 1.
+    /// Detections scoring lower are discarded, 0 to 1.
     pub threshold: f32,
 }
 
-/// Finds faces in frames; one a thread.
+/// Detects faces in frames. Each thread needs its own.
 #[derive(Debug)]
 pub struct Detector {
     graph: Graph,
     options: DetectorOptions,
     scaler: Scaler,
-    team: ThreadPool,
+    pool: ThreadPool,
+    /// By input size (width, height); the most recently used last.
     runners: VecDeque<((u32, u32), Runner)>,
 }
 
 impl Detector {
-    /// Takes the bytes of a detector model; `name` is what messages call it, and
-    /// `team` shares each run.
+    /// Loads a detector from the bytes of an ONNX file. `name` stands for it in
+    /// messages; the threads of `pool` share each run.
     ///
     /// # Errors
-    /// [`ModelError`] if it is not one, or does not run.
+    /// [`ModelError`] if the file is not a detector, or does not run.
     pub fn new(
         name: &str,
         model: &[u8],
         options: DetectorOptions,
-        team: ThreadPool,
+        pool: ThreadPool,
     ) -> Result<Detector, ModelError> {
         let graph = onnx::parse_detector(name, model)?;
         let mut detector = Detector {
             graph,
             options,
             scaler: Scaler::default(),
-            team,
+            pool,
             runners: VecDeque::new(),
         };
-        // A model that does not run is found when it is opened, not at the
-        // first frame; 4:3 is what most cameras send.
+        // So that a model that does not run fails here, not at the first frame.
+        // Most cameras send 4:3.
         let side = aligned(options.side);
         let size = (side, aligned(options.side * 3 / 4));
         runner(&detector.graph, &mut detector.runners, size)?;
@@ -85,17 +87,17 @@ impl Detector {
     /// The faces of a frame, best score first.
     ///
     /// # Errors
-    /// [`DetectError`] if the model does not run or the frame is empty.
+    /// [`DetectError`] if the model fails or the frame is empty.
     pub fn detect(&mut self, pixels: &RgbImage) -> Result<Vec<Face>, DetectError> {
         let small = self.scaler.shrink(pixels, self.options.side)?;
         let (width, height) = small.dimensions();
-        // A tall frame gets zeroes on its right until it is square: without them one
-        // more of 40 photographs had a false find.
+        // A tall frame is padded with zeros on its right until it is square: without
+        // them, one more of 40 photographs had a false detection.
         let size = (aligned(width.max(height)), aligned(height));
         let threshold = self.options.threshold;
         let runner = runner(&self.graph, &mut self.runners, size)?;
-        let outputs = runner.run(&self.team, |input| fill_bgr(input, small, size))?;
-        let mut finds = Vec::new();
+        let outputs = runner.run(&self.pool, |input| fill_bgr(input, small, size))?;
+        let mut detections = Vec::new();
         for (index, stride) in DETECTOR_STRIDES.into_iter().enumerate() {
             let columns = size.0 as usize / stride;
             decode(
@@ -103,26 +105,25 @@ impl Detector {
                 columns,
                 stride as f32,
                 threshold,
-                &mut finds,
+                &mut detections,
             );
         }
         let scale = (
             pixels.width() as f32 / width as f32,
             pixels.height() as f32 / height as f32,
         );
-        let mut faces = suppress(finds);
+        let mut faces = suppress(detections);
         for face in &mut faces {
-            enlarge(face, scale);
+            scale_to_frame(face, scale);
         }
-        // The zeros around the picture can hold a find too, but no face.
+        // Detections in the padding are not faces.
         let (width, height) = pixels.dimensions();
         faces.retain(|face| face.rect.region(0.0, width, height).is_some());
         Ok(faces)
     }
 }
 
-/// The runner for an input of `size` = (width, height), out of those that are
-/// kept or new among them.
+/// The runner for an input of `size` = (width, height), from the cache or new.
 fn runner<'a>(
     graph: &Graph,
     runners: &'a mut VecDeque<((u32, u32), Runner)>,
@@ -140,18 +141,17 @@ fn runner<'a>(
             .clone()
             .into_plan([1, 3, height, width], shapes)?
             .runner()?;
-        if runners.len() == KEPT_PLANS {
+        if runners.len() == MAX_CACHED_PLANS {
             runners.pop_front();
         }
         runners.push_back((size, runner));
     }
-    // The one that was pushed just now; the others are older, first the
-    // one that goes first.
+    // The front is the least recently used one, and is evicted first.
     let newest = runners.len() - 1;
     Ok(&mut runners[newest].1)
 }
 
-/// Why a frame could not be searched.
+/// Why the detector could not process a frame.
 #[derive(Debug, thiserror::Error)]
 pub enum DetectError {
     /// The model failed.
@@ -166,7 +166,8 @@ fn aligned(length: u32) -> u32 {
     length.max(1).next_multiple_of(ALIGN)
 }
 
-/// Planar BGR, 0 to 255 as it is; the picture at the top left, zeros around.
+/// Planar BGR, 0 to 255, `[3, height, width]`: the picture at the top left, and
+/// zeros to its right and below.
 fn fill_bgr(input: &mut [f32], pixels: &RgbImage, size: (u32, u32)) {
     let (width, height) = (size.0 as usize, size.1 as usize);
     let (blue, rest) = input.split_at_mut(width * height);
@@ -182,9 +183,9 @@ fn fill_bgr(input: &mut [f32], pixels: &RgbImage, size: (u32, u32)) {
     }
 }
 
-/// Decodes one output, `[1, 16, rows, columns]`. A cell's prior is its top-left
-/// corner, without the half cell that other detectors add.
-fn decode(output: &[f32], columns: usize, stride: f32, threshold: f32, finds: &mut Vec<Face>) {
+/// Decodes one output, `[1, 16, rows, columns]`. The prior of a cell is its
+/// top-left corner, without the offset of half a cell that other detectors add.
+fn decode(output: &[f32], columns: usize, stride: f32, threshold: f32, detections: &mut Vec<Face>) {
     let cells = output.len() / DETECTOR_CHANNELS;
     let value = |channel: usize, cell: usize| output[channel * cells + cell];
     for cell in 0..cells {
@@ -196,17 +197,17 @@ fn decode(output: &[f32], columns: usize, stride: f32, threshold: f32, finds: &m
         }
         let column = (cell % columns) as f32;
         let row = (cell / columns) as f32;
-        let centre_x = (column + value(channel::BOX, cell)) * stride;
-        let centre_y = (row + value(channel::BOX + 1, cell)) * stride;
+        let center_x = (column + value(channel::BOX, cell)) * stride;
+        let center_y = (row + value(channel::BOX + 1, cell)) * stride;
         let width = value(channel::BOX + 2, cell).exp() * stride;
         let height = value(channel::BOX + 3, cell).exp() * stride;
         let rect = Rect {
-            x: centre_x - width / 2.0,
-            y: centre_y - height / 2.0,
+            x: center_x - width / 2.0,
+            y: center_y - height / 2.0,
             width,
             height,
         };
-        // A damaged model can put out anything; such a box is no find.
+        // A damaged model can output anything; discard such a box.
         if ![rect.x, rect.y, width, height, score]
             .iter()
             .all(|number| number.is_finite())
@@ -218,7 +219,7 @@ fn decode(output: &[f32], columns: usize, stride: f32, threshold: f32, finds: &m
             let y = value(channel::LANDMARKS + 2 * point + 1, cell);
             ((column + x) * stride, (row + y) * stride)
         });
-        finds.push(Face {
+        detections.push(Face {
             rect,
             score,
             landmarks,
@@ -231,11 +232,11 @@ fn sigmoid(x: f32) -> f32 {
 }
 
 /// Greedy non-maximum suppression, best score first.
-fn suppress(mut finds: Vec<Face>) -> Vec<Face> {
-    finds.sort_by(|a, b| b.score.total_cmp(&a.score));
-    finds.truncate(MAX_FINDS);
+fn suppress(mut detections: Vec<Face>) -> Vec<Face> {
+    detections.sort_by(|a, b| b.score.total_cmp(&a.score));
+    detections.truncate(MAX_DETECTIONS);
     let mut kept: Vec<Face> = Vec::new();
-    for face in finds {
+    for face in detections {
         if kept
             .iter()
             .all(|better| better.rect.iou(&face.rect) <= NMS_IOU)
@@ -246,8 +247,8 @@ fn suppress(mut finds: Vec<Face>) -> Vec<Face> {
     kept
 }
 
-/// From pixels of the network's input to pixels of the frame.
-fn enlarge(face: &mut Face, (x, y): (f32, f32)) {
+/// Scales from pixels of the network's input to pixels of the frame.
+fn scale_to_frame(face: &mut Face, (x, y): (f32, f32)) {
     face.rect.x *= x;
     face.rect.width *= x;
     face.rect.y *= y;
@@ -280,7 +281,7 @@ mod tests {
 
     #[test]
     fn decodes_a_cell_without_half_a_cell() {
-        // 2 x 2 cells at stride 8; everything far below any score, but cell 3.
+        // 2 x 2 cells at stride 8; all scores are near 0, except that of cell 3.
         let mut output = vec![-20.0; DETECTOR_CHANNELS * 4];
         let mut set = |channel: usize, value: f32| output[channel * 4 + 3] = value;
         set(channel::CLASS, 20.0);
@@ -291,10 +292,10 @@ mod tests {
         set(channel::BOX + 3, 2.0_f32.ln());
         set(channel::LANDMARKS, 0.5);
         set(channel::LANDMARKS + 1, -0.5);
-        let mut finds = Vec::new();
-        decode(&output, 2, 8.0, 0.5, &mut finds);
-        let [found] = finds.as_slice() else {
-            panic!("{finds:?}")
+        let mut detections = Vec::new();
+        decode(&output, 2, 8.0, 0.5, &mut detections);
+        let [found] = detections.as_slice() else {
+            panic!("{detections:?}")
         };
         // center (1.25, 1.5) cells = (10, 12) px; size 8 x 16 px
         assert_eq!(
@@ -311,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_the_better_of_two_finds_of_one_face() {
+    fn suppression_keeps_the_better_of_two_detections_of_one_face() {
         let kept = suppress(vec![face(1.0, 0.6), face(0.0, 0.9), face(30.0, 0.7)]);
         let scores: Vec<f32> = kept.iter().map(|face| face.score).collect();
         assert_eq!(scores, [0.9, 0.7]);
@@ -333,11 +334,11 @@ mod tests {
         fn what_is_kept_does_not_overlap(boxes in prop::collection::vec(
             (0.0_f32..100.0, 0.0_f32..100.0, 1.0_f32..50.0, 1.0_f32..50.0, 0.0_f32..1.0), 0..40)
         ) {
-            let finds: Vec<Face> = boxes.iter().map(|&(x, y, width, height, score)| Face {
+            let detections: Vec<Face> = boxes.iter().map(|&(x, y, width, height, score)| Face {
                 rect: Rect { x, y, width, height }, score, landmarks: [(0.0, 0.0); 5],
             }).collect();
-            let best = finds.iter().map(|face| face.score).fold(f32::MIN, f32::max);
-            let kept = suppress(finds);
+            let best = detections.iter().map(|face| face.score).fold(f32::MIN, f32::max);
+            let kept = suppress(detections);
             for (index, face) in kept.iter().enumerate() {
                 for other in &kept[..index] {
                     prop_assert!(face.rect.iou(&other.rect) <= NMS_IOU);
@@ -353,9 +354,9 @@ mod tests {
         fn any_output_decodes_to_finite_boxes(values in prop::collection::vec(
             prop_oneof![any::<f32>(), -3.0_f32..3.0], DETECTOR_CHANNELS * 6)
         ) {
-            let mut finds = Vec::new();
-            decode(&values, 3, 8.0, 0.0, &mut finds);
-            for face in finds {
+            let mut detections = Vec::new();
+            decode(&values, 3, 8.0, 0.0, &mut detections);
+            for face in detections {
                 prop_assert!(face.rect.area() >= 0.0);
                 prop_assert!((0.0..=1.0).contains(&face.score));
             }

@@ -1,18 +1,18 @@
-//! The backbone: from a crop to its features.
+//! The backbone: from a crop to its feature vector.
 //!
-//! Owns the layout and range of the backbone's input and the workers that
-//! share the crops of a frame. Knows nothing of classes or labels.
+//! Owns the layout and range of the backbone's input, and the division of a
+//! frame's crops among threads. Knows nothing of classes or labels.
 
 use crate::frame::{CROP_SIDE, Crop};
 use crate::onnx::{FEATURES, Graph, ModelError, Plan, Runner, ThreadPool};
 
-/// What the backbone makes of a crop, after global average pooling: the input
-/// of every head. 1280 numbers, 0 to 6 each (the last activation is a ReLU6).
+/// The backbone's output for a crop, after global average pooling: the input of
+/// the head. 1280 values from 0 to 6 (the last activation is a ReLU6).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Feature(Box<[f32; FEATURES]>);
 
 impl Feature {
-    /// The numbers.
+    /// The values, `[FEATURES]`.
     #[must_use]
     pub fn values(&self) -> &[f32; FEATURES] {
         &self.0
@@ -25,17 +25,16 @@ impl From<Box<[f32; FEATURES]>> for Feature {
     }
 }
 
-/// The backbone, ready to run: what the [`Embedder`]s of a program share, since its
-/// weights take more memory than all else.
+/// The backbone, ready to run. All [`Embedder`]s of a program share one, since
+/// its weights take more memory than anything else.
 #[derive(Debug, Clone)]
 pub struct Backbone(Plan);
 
 impl Backbone {
-    /// Makes it ready.
+    /// Optimizes the graph.
     ///
     /// # Errors
-    /// [`ModelError`] if it does not run or puts out something else than 1280
-    /// features.
+    /// [`ModelError`] if it does not run, or does not output 1280 features.
     pub fn new(graph: Graph) -> Result<Backbone, ModelError> {
         let side = CROP_SIDE as usize;
         let plan = graph.into_plan([1, 3, side, side], [&[1, FEATURES]])?;
@@ -46,42 +45,42 @@ impl Backbone {
 /// Runs the backbone on the crops of a frame, on several threads if there are
 /// several crops.
 ///
-/// One runner a thread and one crop a run: tract takes three times as long an
-/// image in a batch of four as it does singly. A single crop is shared by all
-/// threads, which pays less than a crop a thread.
+/// Each thread has its runner, and each run has one crop: in a batch of four,
+/// tract takes three times as long per image. The threads share a single crop,
+/// which gains less than one crop per thread.
 #[derive(Debug)]
 pub struct Embedder {
     runners: Vec<Runner>,
-    team: ThreadPool,
+    pool: ThreadPool,
 }
 
 impl Embedder {
-    /// Runs `backbone` on at most `threads` threads (at least one), which are `team`
-    /// when there is a single crop.
+    /// Runs `backbone` on up to `threads` threads (at least one), one crop each; the
+    /// threads of `pool` share a single crop.
     ///
     /// # Errors
     /// [`ModelError::Run`] if it cannot be set up.
     pub fn new(
         backbone: &Backbone,
         threads: usize,
-        team: ThreadPool,
+        pool: ThreadPool,
     ) -> Result<Embedder, ModelError> {
         let Backbone(plan) = backbone;
         let runners: Result<Vec<Runner>, ModelError> =
             (0..threads.max(1)).map(|_| plan.runner()).collect();
         Ok(Embedder {
             runners: runners?,
-            team,
+            pool,
         })
     }
 
     /// The features of each crop, in their order.
     ///
     /// # Errors
-    /// [`ModelError::Run`] if the model gives up.
+    /// [`ModelError::Run`] if the model fails.
     pub fn embed(&mut self, crops: &[Crop]) -> Result<Vec<Feature>, ModelError> {
         if let ([crop], [runner, ..]) = (crops, self.runners.as_mut_slice()) {
-            return Ok(vec![embed(runner, &self.team, crop)?]);
+            return Ok(vec![embed(runner, &self.pool, crop)?]);
         }
         let share = crops.len().div_ceil(self.runners.len()).max(1);
         let mut shares = crops.chunks(share).zip(&mut self.runners);
@@ -116,15 +115,15 @@ fn embed_each(runner: &mut Runner, crops: &[Crop]) -> Result<Vec<Feature>, Model
         .collect()
 }
 
-fn embed(runner: &mut Runner, team: &ThreadPool, crop: &Crop) -> Result<Feature, ModelError> {
-    let outputs = runner.run(team, |input| fill_rgb(input, crop))?;
+fn embed(runner: &mut Runner, pool: &ThreadPool, crop: &Crop) -> Result<Feature, ModelError> {
+    let outputs = runner.run(pool, |input| fill_rgb(input, crop))?;
     let mut feature = Box::new([0.0; FEATURES]);
     feature.copy_from_slice(&outputs.get(0)?);
     Ok(Feature(feature))
 }
 
-/// Planar RGB from 0..=255 to -1..=1, as Keras' `preprocess_input` for
-/// `MobileNetV2` does: x / 127.5 - 1.
+/// Planar RGB, `[3, 224, 224]`, scaled from 0..=255 to -1..=1 like Keras'
+/// `preprocess_input` for `MobileNetV2`: x / 127.5 - 1.
 fn fill_rgb(input: &mut [f32], crop: &Crop) {
     let plane = (CROP_SIDE * CROP_SIDE) as usize;
     let (red, rest) = input.split_at_mut(plane);

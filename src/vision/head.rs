@@ -1,13 +1,13 @@
-//! The head: from features to the probability of each label.
+//! The head: from a feature vector to the probability of each label.
 //!
-//! Owns the labels, the weights and the forward pass. Knows nothing of faces,
-//! frames or what a label means at the door.
+//! Owns the labels, the weights and the forward pass. Knows nothing of faces and
+//! frames, nor which labels count as masked.
 
 use crate::onnx::{Classifier, FEATURES, HeadFile, HeadTensors};
 use crate::vision::embed::Feature;
 
-/// Dense (ReLU), dense (softmax): the tutorial's head without its dropout,
-/// which does nothing outside training.
+/// Dense (ReLU), dense (softmax): the head of the Keras tutorial, without its
+/// dropout, which is only active in training.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Head {
     labels: Vec<String>,
@@ -23,8 +23,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// The head of a classifier file, whose shapes were checked when it was
-    /// parsed.
+    /// The head of a classifier file; its shapes were checked when it was parsed.
     #[must_use]
     pub fn of(classifier: &Classifier) -> Head {
         Head::from_file(HeadFile {
@@ -34,7 +33,7 @@ impl Head {
         })
     }
 
-    /// The head of a file of its own, checked when it was parsed.
+    /// The head of a head file; its shapes were checked when it was parsed.
     #[must_use]
     pub fn from_file(file: HeadFile) -> Head {
         let HeadFile {
@@ -53,7 +52,7 @@ impl Head {
         }
     }
 
-    /// The head as it is written to a file.
+    /// The content of a head file.
     #[must_use]
     pub fn to_file(&self) -> HeadFile {
         HeadFile {
@@ -74,13 +73,13 @@ impl Head {
         &self.labels
     }
 
-    /// SHA-256 of the backbone whose features this head was made for.
+    /// SHA-256 of the backbone whose features this head takes.
     #[must_use]
     pub fn backbone(&self) -> &[u8; 32] {
         &self.backbone
     }
 
-    /// The logits of a feature, one a label.
+    /// The logits of a feature vector, one per label.
     #[must_use]
     pub fn logits(&self, feature: &Feature) -> Vec<f32> {
         self.logits_of(feature.values())
@@ -100,15 +99,15 @@ impl Head {
         softmax(&self.logits(feature))
     }
 
-    /// As [`probabilities`](Head::probabilities), of a row of a matrix of
-    /// features, `[FEATURES]`.
+    /// Like [`probabilities`](Head::probabilities), for a row of a feature matrix,
+    /// `[FEATURES]`.
     #[must_use]
     pub fn probabilities_of(&self, feature: &[f32]) -> Vec<f32> {
         softmax(&self.logits_of(feature))
     }
 }
 
-/// `W x + b`, with `W` `[b.len(), x.len()]`.
+/// `W x + b`, with `W` of shape `[b.len(), x.len()]`.
 fn dense(weights: &[f32], bias: &[f32], x: &[f32]) -> Vec<f32> {
     weights
         .chunks_exact(x.len())
@@ -117,8 +116,8 @@ fn dense(weights: &[f32], bias: &[f32], x: &[f32]) -> Vec<f32> {
         .collect()
 }
 
-/// Sixteen running sums, which the compiler keeps in vector registers; a single
-/// one would have to add in order.
+/// The dot product with sixteen partial sums, which the compiler keeps in vector
+/// registers; a single sum would fix the order of the additions.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 16;
     let (a_lanes, a_rest) = a.as_chunks::<LANES>();

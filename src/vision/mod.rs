@@ -1,7 +1,7 @@
 //! From a frame to classified faces: detector, tracker, backbone and head.
 //!
 //! Owns the stages of the frame-to-verdict path and their order ([`pipeline`]).
-//! It knows neither the config nor what a verdict leads to.
+//! Knows neither the config nor verdicts.
 
 pub mod detect;
 pub mod embed;

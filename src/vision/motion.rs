@@ -1,7 +1,7 @@
-//! Whether anything moved since faces were last looked for.
+//! Motion detection, so that the detector can skip still frames.
 //!
-//! Owns the comparison of a frame with the one that the detector saw last. Pure;
-//! it knows nothing of faces.
+//! Owns the comparison of a frame with a reference frame. Pure; knows nothing of
+//! faces.
 
 use image::RgbImage;
 
@@ -9,46 +9,48 @@ use image::RgbImage;
 /// smallest face that is worth a verdict.
 const CELLS: (u32, u32) = (32, 24);
 
-/// A cell whose mean differs by more levels has moved. A camera's noise of 8
-/// levels a pixel leaves 1.6 in the mean of 25 pixels, 2.3 in a difference: with
-/// 768 cells one in ten thousand frames is over this by chance.
-const MOVED: i32 = 10;
+/// A cell whose mean differs by more levels has moved. Camera noise with a
+/// standard deviation of 8 levels per pixel leaves 1.6 in the mean of 25 pixels
+/// and 2.3 in a difference: with 768 cells, one frame in ten thousand exceeds this
+/// by chance.
+const MOTION_THRESHOLD: i32 = 10;
 
-/// Pixels that are looked at in a row and a column of a cell.
+/// Pixels sampled per row and per column of a cell.
 const SAMPLES: u32 = 5;
 
-/// Compares frames with the last one that was looked at.
+/// Compares frames with a reference frame.
 #[derive(Debug, Default)]
-pub struct Motion {
+pub struct MotionDetector {
+    /// Of the reference frame: width, height.
     size: (u32, u32),
-    /// Mean green of each cell, 0 to 255: green is most of what the eye calls
-    /// light, and needs no arithmetic.
-    seen: Vec<u8>,
+    /// Of the reference frame: mean green of each cell, 0 to 255. Green is close to
+    /// luminance, and needs no conversion.
+    reference: Vec<u8>,
 }
 
-impl Motion {
-    /// Whether the frame differs from the one of the last [`look`]. The first
-    /// frame, and one of another size, always does.
-    ///
-    /// [`look`]: Motion::look
+impl MotionDetector {
+    /// Whether the frame differs from the reference. True without a reference, and
+    /// for a frame of another size.
     #[must_use]
     pub fn moved(&self, pixels: &RgbImage) -> bool {
-        if self.seen.is_empty() || self.size != pixels.dimensions() {
+        if self.reference.is_empty() || self.size != pixels.dimensions() {
             return true;
         }
-        let apart = |(cell, seen): (u8, &u8)| (i32::from(cell) - i32::from(*seen)).abs() > MOVED;
-        cells(pixels).zip(&self.seen).any(apart)
+        let differs = |(cell, reference): (u8, &u8)| {
+            (i32::from(cell) - i32::from(*reference)).abs() > MOTION_THRESHOLD
+        };
+        cells(pixels).zip(&self.reference).any(differs)
     }
 
-    /// The frame is looked at: later ones are compared with it.
-    pub fn look(&mut self, pixels: &RgbImage) {
+    /// Makes the frame the reference.
+    pub fn set_reference(&mut self, pixels: &RgbImage) {
         self.size = pixels.dimensions();
-        self.seen.clear();
-        self.seen.extend(cells(pixels));
+        self.reference.clear();
+        self.reference.extend(cells(pixels));
     }
 }
 
-/// The mean of each cell, row by row; none of an empty picture.
+/// The mean of each cell, row by row; no cells for an empty picture.
 fn cells(pixels: &RgbImage) -> impl Iterator<Item = u8> + '_ {
     let (width, height) = pixels.dimensions();
     let all = if width == 0 || height == 0 {
@@ -58,7 +60,7 @@ fn cells(pixels: &RgbImage) -> impl Iterator<Item = u8> + '_ {
     };
     (0..all).map(move |cell| {
         let (column, row) = (cell % CELLS.0, cell / CELLS.0);
-        // The middle of part `at` of `parts` equal parts of `length`.
+        // The center of part `at` of `parts` equal parts of `length`.
         let middle = |at: u32, parts: u32, length: u32| {
             let middle = u64::from(2 * at + 1) * u64::from(length) / u64::from(2 * parts);
             middle as u32
@@ -90,27 +92,27 @@ mod tests {
 
     #[test]
     fn the_first_frame_and_one_of_another_size_have_moved() {
-        let mut motion = Motion::default();
+        let mut motion = MotionDetector::default();
         let frame = gray(640, 480, 90);
         assert!(motion.moved(&frame));
-        motion.look(&frame);
+        motion.set_reference(&frame);
         assert!(!motion.moved(&frame));
         assert!(motion.moved(&gray(320, 240, 90)));
     }
 
     #[test]
-    fn what_creeps_is_seen_in_the_end() {
-        let mut motion = Motion::default();
-        motion.look(&gray(640, 480, 100));
+    fn slow_change_is_detected_eventually() {
+        let mut motion = MotionDetector::default();
+        motion.set_reference(&gray(640, 480, 100));
         let first = (101..=255).find(|level| motion.moved(&gray(640, 480, *level)));
         assert_eq!(first, Some(111));
     }
 
-    /// What `pixels` would be, seen by a camera with this much noise.
+    /// `pixels` with camera noise of this standard deviation.
     fn noisy(pixels: &RgbImage, sigma: f32, rng: &mut ChaCha8Rng) -> RgbImage {
         let mut seen = pixels.clone();
         for value in seen.iter_mut() {
-            // Twelve uniform numbers have a variance of 1.
+            // The sum of twelve uniform numbers has a variance of 1.
             let normal: f32 = (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0;
             *value = (f32::from(*value) + sigma * normal).clamp(0.0, 255.0) as u8;
         }
@@ -118,11 +120,11 @@ mod tests {
     }
 
     #[test]
-    fn noise_is_no_motion_and_a_small_face_in_it_is() {
+    fn noise_is_not_motion_but_a_small_face_in_it_is() {
         let mut rng = ChaCha8Rng::seed_from_u64(7);
         let hall = gray(640, 480, 90);
-        let mut motion = Motion::default();
-        motion.look(&noisy(&hall, 8.0, &mut rng));
+        let mut motion = MotionDetector::default();
+        motion.set_reference(&noisy(&hall, 8.0, &mut rng));
         for _ in 0..10 {
             assert!(!motion.moved(&noisy(&hall, 8.0, &mut rng)));
         }
@@ -139,10 +141,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_size_is_taken(width in 0_u32..70, height in 0_u32..70, level in 0_u8..240) {
-            let mut motion = Motion::default();
+        fn any_size_is_accepted(width in 0_u32..70, height in 0_u32..70, level in 0_u8..240) {
+            let mut motion = MotionDetector::default();
             let frame = gray(width, height, level);
-            motion.look(&frame);
+            motion.set_reference(&frame);
             let is_empty = width == 0 || height == 0;
             prop_assert_eq!(motion.moved(&frame), is_empty);
             prop_assert!(motion.moved(&gray(width, height, level + 11)));

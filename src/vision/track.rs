@@ -1,5 +1,5 @@
-//! Faces over time: which face of this frame is which of the last one, and what
-//! the last few looks at it say together.
+//! Tracking: which face of this frame is which of the last one, and the average
+//! of a face's recent classifications.
 //!
 //! Pure: time comes in with the frame.
 
@@ -9,27 +9,27 @@ use std::time::{Duration, Instant};
 use crate::frame::{Face, Rect};
 use crate::vision::head::argmax;
 
-/// How faces are followed.
+/// How faces are tracked.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TrackOptions {
-    /// A face continues a track if it overlaps the track's last box by at least
+    /// A face continues a track if it overlaps the track's last box with at least
     /// this IoU, 0 to 1.
     pub min_iou: f32,
-    /// A track that was not seen for this long is forgotten.
+    /// A track without a face for this long is dropped.
     pub keep: Duration,
-    /// The vote is over this many looks, at least one.
+    /// The vote averages this many classifications, at least one.
     pub votes: usize,
-    /// A track whose verdict is settled needs another look only after this
-    /// long; zero is a look in every frame.
+    /// A track with a settled vote is classified again only after this long; with
+    /// zero, in every frame.
     pub settled: Duration,
 }
 
-/// A vote is settled when all of its looks have the same likeliest class, and
-/// their mean gives that class at least this probability: far from every
-/// threshold between verdicts.
-const SETTLED: f32 = 0.9;
+/// A vote is settled when all its classifications have the same likeliest class,
+/// and their mean gives that class at least this probability: far from the
+/// thresholds of verdicts.
+const SETTLED_PROBABILITY: f32 = 0.9;
 
-/// Follows faces from frame to frame.
+/// Tracks faces from frame to frame.
 #[derive(Debug)]
 pub struct Tracker {
     options: TrackOptions,
@@ -41,15 +41,16 @@ pub struct Tracker {
 struct Track {
     id: u64,
     rect: Rect,
-    seen: Instant,
-    /// Probabilities of the last looks, oldest first.
+    /// Capture time of the last frame with this face.
+    last_seen: Instant,
+    /// Probabilities of the last classifications, oldest first.
     votes: VecDeque<Vec<f32>>,
-    /// When the last of them was taken.
-    looked: Instant,
+    /// Capture time of the last classified frame.
+    last_voted: Instant,
 }
 
 impl Tracker {
-    /// A tracker that has seen nothing; its tracks are numbered from 1.
+    /// A tracker without tracks; they are numbered from 1.
     #[must_use]
     pub fn new(options: TrackOptions) -> Tracker {
         Tracker {
@@ -59,13 +60,13 @@ impl Tracker {
         }
     }
 
-    /// The track of each face of a frame captured `at`, in the order of the
-    /// faces. The pairs that overlap most are matched first; a face that
-    /// matches no track starts one.
+    /// Assigns each face of a frame captured `at` to a track, in the order of the
+    /// faces. The pairs that overlap most are matched first; a face without a match
+    /// starts a track.
     pub fn assign(&mut self, at: Instant, faces: &[Face]) -> Vec<u64> {
         let keep = self.options.keep;
         self.tracks
-            .retain(|track| at.saturating_duration_since(track.seen) <= keep);
+            .retain(|track| at.saturating_duration_since(track.last_seen) <= keep);
 
         let mut pairs: Vec<(f32, usize, usize)> = Vec::new();
         for (face_index, face) in faces.iter().enumerate() {
@@ -92,7 +93,7 @@ impl Tracker {
             if let Some(index) = track_index {
                 let track = &mut self.tracks[index];
                 track.rect = face.rect;
-                track.seen = at;
+                track.last_seen = at;
                 ids.push(track.id);
             } else {
                 ids.push(self.start(at, face.rect));
@@ -107,41 +108,40 @@ impl Tracker {
         self.tracks.push(Track {
             id,
             rect,
-            seen: at,
+            last_seen: at,
             votes: VecDeque::new(),
-            looked: at,
+            last_voted: at,
         });
         id
     }
 
-    /// Forgets all looks, and not the tracks: another head judges from now on.
+    /// Clears the votes but keeps the tracks: for a change of the head.
     pub fn forget_votes(&mut self) {
         for track in &mut self.tracks {
             track.votes.clear();
         }
     }
 
-    /// The vote on a track that needs no look in a frame captured `at`, since
-    /// it is settled and the last look is recent.
+    /// The vote of a track that need not be classified in a frame captured `at`: it
+    /// is settled, and the last classification is recent.
     #[must_use]
     pub fn settled(&self, at: Instant, track: u64) -> Option<Vec<f32>> {
         let track = self.tracks.iter().find(|known| known.id == track)?;
-        let is_recent = at.saturating_duration_since(track.looked) < self.options.settled;
+        let is_recent = at.saturating_duration_since(track.last_voted) < self.options.settled;
         if !is_recent || track.votes.len() < self.options.votes.max(1) {
             return None;
         }
         let mean = mean(&track.votes);
         let class = argmax(&mean)?;
         let agree = track.votes.iter().all(|vote| argmax(vote) == Some(class));
-        (agree && mean[class] >= SETTLED).then_some(mean)
+        (agree && mean[class] >= SETTLED_PROBABILITY).then_some(mean)
     }
 
-    /// Adds a look at a track in a frame captured `at`, and gives the mean of its
-    /// last looks: one blurred frame does not turn a verdict.
+    /// Adds a classification in a frame captured `at` to a track's vote, and returns
+    /// the mean of the last ones: one blurred frame does not change a verdict.
     ///
-    /// A look with another number of classes than the ones before (the head
-    /// was swapped) starts the vote anew; a track that is not followed has only
-    /// this look.
+    /// If the number of classes changes (the head was replaced), the vote starts
+    /// over. For an unknown track, returns the probabilities as they are.
     pub fn vote(&mut self, at: Instant, track: u64, probabilities: &[f32]) -> Vec<f32> {
         let Some(track) = self.tracks.iter_mut().find(|known| known.id == track) else {
             return probabilities.to_vec();
@@ -157,12 +157,12 @@ impl Tracker {
             track.votes.pop_front();
         }
         track.votes.push_back(probabilities.to_vec());
-        track.looked = at;
+        track.last_voted = at;
         mean(&track.votes)
     }
 }
 
-/// The mean of votes with the same number of classes; empty of none.
+/// The mean of votes with the same number of classes; empty without votes.
 fn mean(votes: &VecDeque<Vec<f32>>) -> Vec<f32> {
     let mut mean = vec![0.0; votes.front().map_or(0, Vec::len)];
     for vote in votes {
@@ -212,7 +212,7 @@ mod tests {
             tracker.assign(start, &[face(0.0, 0.0), face(100.0, 0.0)]),
             [1, 2]
         );
-        // The order of the finds changes from frame to frame.
+        // The order of the detections changes from frame to frame.
         let later = start + Duration::from_millis(200);
         assert_eq!(
             tracker.assign(later, &[face(104.0, 3.0), face(6.0, 0.0)]),
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn the_vote_is_the_mean_of_the_last_looks() {
+    fn the_vote_is_the_mean_of_the_last_classifications() {
         let mut tracker = Tracker::new(OPTIONS);
         let now = Instant::now();
         let id = tracker.assign(now, &[face(0.0, 0.0)])[0];
@@ -246,20 +246,20 @@ mod tests {
         let mean = tracker.vote(now, id, &[1.0, 0.0]);
         assert!(
             (mean[0] - 1.0).abs() < 1e-6,
-            "the first look has left the vote: {mean:?}"
+            "the first one has left the vote: {mean:?}"
         );
         assert_eq!(tracker.vote(now, id, &[0.2, 0.3, 0.5]), [0.2, 0.3, 0.5]);
     }
 
     #[test]
-    fn a_settled_track_is_looked_at_less_often() {
+    fn a_settled_track_is_classified_less_often() {
         let mut tracker = Tracker::new(OPTIONS);
         let start = Instant::now();
         let after = |ms| start + Duration::from_millis(ms);
         let id = tracker.assign(start, &[face(0.0, 0.0)])[0];
         tracker.vote(start, id, &[0.95, 0.05]);
         tracker.vote(after(100), id, &[0.95, 0.05]);
-        assert_eq!(tracker.settled(after(101), id), None, "too few looks");
+        assert_eq!(tracker.settled(after(101), id), None, "too few votes");
         tracker.vote(after(200), id, &[0.95, 0.05]);
         let vote = tracker.settled(after(699), id).unwrap();
         assert!((vote[0] - 0.95).abs() < 1e-6, "{vote:?}");
@@ -269,24 +269,28 @@ mod tests {
         tracker.vote(after(700), id, &[0.8, 0.2]);
         assert!(tracker.settled(after(701), id).is_some(), "0.9 is enough");
         tracker.vote(after(702), id, &[0.8, 0.2]);
-        assert_eq!(tracker.settled(after(703), id), None, "it is doubtful");
+        assert_eq!(tracker.settled(after(703), id), None, "the mean is too low");
         for ms in [710, 720, 730] {
             tracker.vote(after(ms), id, &[1.0, 0.0]);
         }
         assert!(tracker.settled(after(731), id).is_some());
         tracker.vote(after(740), id, &[0.49, 0.51]);
-        assert_eq!(tracker.settled(after(741), id), None, "a look disagrees");
+        assert_eq!(tracker.settled(after(741), id), None, "a vote disagrees");
 
         for ms in [750, 760, 770] {
             tracker.vote(after(ms), id, &[1.0, 0.0]);
         }
         tracker.forget_votes();
-        assert_eq!(tracker.settled(after(771), id), None, "another head");
+        assert_eq!(
+            tracker.settled(after(771), id),
+            None,
+            "the votes were cleared"
+        );
     }
 
-    /// When a verdict has turned, in ms after somebody did, at 15 frames a
-    /// second; and how many looks it took from the beginning.
-    fn turned(settled: Duration, ms_before: u64) -> (u64, usize) {
+    /// How long after a person takes off the mask the vote changes, in ms, at 15
+    /// frames per second; and the number of classifications up to then.
+    fn time_to_change(settled: Duration, ms_before: u64) -> (u64, usize) {
         let options = TrackOptions {
             settled,
             votes: 5,
@@ -294,33 +298,33 @@ mod tests {
         };
         let mut tracker = Tracker::new(options);
         let start = Instant::now();
-        let mut looks = 0;
+        let mut classifications = 0;
         for ms in (0..10_000).step_by(66) {
             let at = start + Duration::from_millis(ms);
             let id = tracker.assign(at, &[face(0.0, 0.0)])[0];
             let vote = tracker.settled(at, id).unwrap_or_else(|| {
-                looks += 1;
+                classifications += 1;
                 let masked = if ms < ms_before { 0.97 } else { 0.03 };
                 tracker.vote(at, id, &[masked, 1.0 - masked])
             });
             if ms >= ms_before && vote[0] < 0.5 {
-                return (ms - ms_before, looks);
+                return (ms - ms_before, classifications);
             }
         }
-        panic!("it never turned");
+        panic!("the vote never changed");
     }
 
     proptest! {
         #[test]
-        fn who_takes_the_mask_off_is_seen_at_most_that_much_later(
+        fn settling_delays_a_change_by_at_most_its_interval(
             settled in 0_u64..2000, ms_before in 1000_u64..5000
         ) {
-            let (always, _) = turned(Duration::ZERO, ms_before);
-            let (later, looks) = turned(Duration::from_millis(settled), ms_before);
+            let (always, _) = time_to_change(Duration::ZERO, ms_before);
+            let (later, classifications) = time_to_change(Duration::from_millis(settled), ms_before);
             prop_assert!(later >= always && later <= always + settled, "{always} {later}");
-            // One look a period before, and five to be certain and to turn.
-            let most = 10 + ms_before / settled.max(66);
-            prop_assert!(looks as u64 <= most, "{looks} looks, not {most}");
+            // One per period before the change, and five each to settle and to change.
+            let max = 10 + ms_before / settled.max(66);
+            prop_assert!(classifications as u64 <= max, "{classifications}, not {max}");
         }
     }
 

@@ -69,7 +69,7 @@ pub(super) fn evaluate(
         pipeline.set_head(head);
     }
     let labels = pipeline.head().labels().to_vec();
-    let policy = VerdictPolicy::new(config.classify.judge_options(), &labels)
+    let policy = VerdictPolicy::new(config.classify.verdict_options(), &labels)
         .map_err(|error| Failure::new(Failure::CONFIG, error))?;
     let pictures = list(folder).map_err(|error| {
         let sentence = format!("cannot read {}: {error}", folder.display());
@@ -116,7 +116,7 @@ fn detections(
     Ok(faces
         .iter()
         .zip(&classified)
-        .map(|(face, class)| (face.rect, policy.judge(face, &class.probabilities)))
+        .map(|(face, class)| (face.rect, policy.verdict(face, &class.probabilities)))
         .collect())
 }
 

@@ -1,6 +1,5 @@
-//! Any board's pins by the kernel's GPIO character devices. Chips are found by
-//! their label: their numbers differ from board to board, and from one kernel to
-//! the next.
+//! The pins of any board through the kernel's GPIO character devices. Chips are
+//! found by label, since their numbers depend on the board and the kernel.
 
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
@@ -9,46 +8,49 @@ use std::path::{Path, PathBuf};
 use gpiocdev::line::{Bias, Info, Offset, Value};
 use gpiocdev::{Request, chip};
 
-use super::{Button, Levels, Line, PinError, Pins, Use};
+use super::{Button, Levels, Line, PinError, PinFunction, Pins};
 
-/// What other programs see as the user of a line.
+/// The name under which other programs see the user of a line.
 const CONSUMER: &str = "maskd";
 
-/// The chips behind the header of a Raspberry Pi: up to 3, 4, and 5.
+/// Labels of the chip of a Raspberry Pi's header: models up to 3, 4 and 5.
 const PI_CHIPS: [&str; 3] = ["pinctrl-bcm2835", "pinctrl-bcm2711", "pinctrl-rp1"];
 
-/// Lines that are held.
-pub(super) struct Chip {
-    wires: Vec<Wire>,
+/// Requested lines.
+pub(super) struct GpiochipPins {
+    lines: Vec<RequestedLine>,
 }
 
-struct Wire {
+struct RequestedLine {
     line: Line,
-    purpose: Use,
+    function: PinFunction,
     request: Request,
 }
 
-impl Wire {
+impl RequestedLine {
     fn failed(&self, action: &'static str) -> impl FnOnce(gpiocdev::Error) -> PinError {
-        let (line, purpose) = (self.line.clone(), self.purpose);
+        let (line, function) = (self.line.clone(), self.function);
         move |error| PinError::Line {
             action,
             line,
-            purpose,
+            function,
             why: error.to_string(),
         }
     }
 }
 
-impl Chip {
-    pub(super) fn open(label: Option<&str>, lines: &[(Line, Use)]) -> Result<Chip, PinError> {
-        // As it is filled, what was taken before a failure is left inactive.
-        let mut chip = Chip { wires: Vec::new() };
-        for (found, (line, purpose)) in find(label, lines)?.into_iter().zip(lines) {
+impl GpiochipPins {
+    pub(super) fn open(
+        label: Option<&str>,
+        lines: &[(Line, PinFunction)],
+    ) -> Result<GpiochipPins, PinError> {
+        // Filled step by step, so that a failure leaves the lines before it inactive.
+        let mut chip = GpiochipPins { lines: Vec::new() };
+        for (found, (line, function)) in find(label, lines)?.into_iter().zip(lines) {
             if found.info.used {
                 return Err(PinError::InUse {
                     line: line.clone(),
-                    purpose: *purpose,
+                    function: *function,
                     by: found.user(),
                 });
             }
@@ -57,26 +59,26 @@ impl Chip {
                 .on_chip(&found.path)
                 .with_consumer(CONSUMER)
                 .with_line(found.info.offset);
-            match purpose {
-                Use::Out { active_low, .. } => {
+            match function {
+                PinFunction::Out { active_low, .. } => {
                     request.as_output(Value::Inactive);
                     if *active_low {
                         request.as_active_low();
                     }
                 }
-                Use::In(_) => {
+                PinFunction::In(_) => {
                     request.as_input().with_bias(Bias::PullUp).as_active_low();
                 }
             }
             let request = request.request().map_err(|error| PinError::Line {
-                action: "take",
+                action: "request",
                 line: line.clone(),
-                purpose: *purpose,
+                function: *function,
                 why: error.to_string(),
             })?;
-            chip.wires.push(Wire {
+            chip.lines.push(RequestedLine {
                 line: line.clone(),
-                purpose: *purpose,
+                function: *function,
                 request,
             });
         }
@@ -84,48 +86,48 @@ impl Chip {
     }
 }
 
-impl Pins for Chip {
+impl Pins for GpiochipPins {
     fn set(&mut self, levels: Levels) -> Result<(), PinError> {
         let mut result = Ok(());
-        for wire in &self.wires {
-            if let Use::Out { output, .. } = wire.purpose {
+        for line in &self.lines {
+            if let PinFunction::Out { output, .. } = line.function {
                 let value = if output.level(levels) {
                     Value::Active
                 } else {
                     Value::Inactive
                 };
-                let set = wire.request.set_lone_value(value);
-                result = result.and(set.map_err(wire.failed("switch")));
+                let set = line.request.set_lone_value(value);
+                result = result.and(set.map_err(line.failed("switch")));
             }
         }
         result
     }
 
     fn closed(&mut self, button: Button) -> Result<bool, PinError> {
-        let is_it = |wire: &&Wire| matches!(wire.purpose, Use::In(wired) if wired == button);
-        let Some(wire) = self.wires.iter().find(is_it) else {
+        let is_it = |line: &&RequestedLine| matches!(line.function, PinFunction::In(other) if other == button);
+        let Some(line) = self.lines.iter().find(is_it) else {
             return Ok(false);
         };
-        let value = wire.request.lone_value().map_err(wire.failed("read"))?;
+        let value = line.request.lone_value().map_err(line.failed("read"))?;
         Ok(value == Value::Active)
     }
 }
 
-impl Drop for Chip {
+impl Drop for GpiochipPins {
     fn drop(&mut self) {
-        // Nobody is left to tell.
+        // No caller is left to report an error to.
         let _ = self.set(Levels::default());
     }
 }
 
-/// A line that is there.
-struct Found {
+/// A line that exists.
+struct FoundLine {
     path: PathBuf,
     chip: String,
     info: Info,
 }
 
-impl Found {
+impl FoundLine {
     fn user(&self) -> String {
         if self.info.consumer.is_empty() {
             "the kernel".to_owned()
@@ -135,7 +137,7 @@ impl Found {
     }
 }
 
-/// A chip that can be opened.
+/// A chip that was opened.
 struct Candidate {
     path: PathBuf,
     label: String,
@@ -143,9 +145,9 @@ struct Candidate {
     chip: chip::Chip,
 }
 
-/// Where the lines are, in their order.
-fn find(label: Option<&str>, lines: &[(Line, Use)]) -> Result<Vec<Found>, PinError> {
-    let mut refused = None;
+/// Finds the lines; in the same order.
+fn find(label: Option<&str>, lines: &[(Line, PinFunction)]) -> Result<Vec<FoundLine>, PinError> {
+    let mut not_permitted = None;
     let mut all = Vec::new();
     let paths = match chip::chips() {
         Ok(paths) => paths,
@@ -154,7 +156,7 @@ fn find(label: Option<&str>, lines: &[(Line, Use)]) -> Result<Vec<Found>, PinErr
     };
     for path in paths {
         if !may_use(&path) {
-            refused = Some(path.display().to_string());
+            not_permitted = Some(path.display().to_string());
             continue;
         }
         let system = |error: gpiocdev::Error| PinError::System(error.to_string());
@@ -167,31 +169,34 @@ fn find(label: Option<&str>, lines: &[(Line, Use)]) -> Result<Vec<Found>, PinErr
             chip,
         });
     }
-    let is_meant = |candidate: &&Candidate| match label {
+    let has_label = |candidate: &&Candidate| match label {
         Some(label) => candidate.label == label,
         None => PI_CHIPS.contains(&candidate.label.as_str()),
     };
     lines
         .iter()
-        .map(|(line, purpose)| {
-            // A name says by itself on which chip it is.
+        .map(|(line, function)| {
+            // A name without a label is looked up on all chips.
             let by_name_alone = label.is_none() && matches!(line, Line::Name(_));
-            let meant: Vec<_> = all
+            let matching: Vec<_> = all
                 .iter()
-                .filter(|candidate| by_name_alone || is_meant(candidate))
+                .filter(|candidate| by_name_alone || has_label(candidate))
                 .collect();
-            if let Some(found) = meant.iter().find_map(|candidate| locate(candidate, line)) {
+            if let Some(found) = matching
+                .iter()
+                .find_map(|candidate| locate(candidate, line))
+            {
                 return Ok(found);
             }
-            if let Some(path) = refused.clone() {
+            if let Some(path) = not_permitted.clone() {
                 return Err(PinError::Permission { path });
             }
             let no_line = |chip: String| PinError::NoLine {
                 chip,
                 line: line.clone(),
-                purpose: *purpose,
+                function: *function,
             };
-            Err(match meant.first() {
+            Err(match matching.first() {
                 _ if by_name_alone => no_line("this machine".to_owned()),
                 Some(candidate) => no_line(format!("the GPIO chip {}", candidate.label)),
                 None => PinError::NoChip {
@@ -211,7 +216,7 @@ fn may_use(path: &Path) -> bool {
     !opened.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 
-fn locate(candidate: &Candidate, line: &Line) -> Option<Found> {
+fn locate(candidate: &Candidate, line: &Line) -> Option<FoundLine> {
     let info = match line {
         Line::Number(number) if *number < candidate.lines => {
             candidate.chip.line_info(Offset::from(*number)).ok()?
@@ -219,7 +224,7 @@ fn locate(candidate: &Candidate, line: &Line) -> Option<Found> {
         Line::Number(_) => return None,
         Line::Name(name) => candidate.chip.find_line_info(name)?,
     };
-    Some(Found {
+    Some(FoundLine {
         path: candidate.path.clone(),
         chip: candidate.label.clone(),
         info,
@@ -228,11 +233,11 @@ fn locate(candidate: &Candidate, line: &Line) -> Option<Found> {
 
 pub(super) fn describe(
     label: Option<&str>,
-    lines: &[(Line, Use)],
+    lines: &[(Line, PinFunction)],
 ) -> Result<Vec<String>, PinError> {
     let found = find(label, lines)?;
-    let words = found.iter().zip(lines).map(|(found, (line, purpose))| {
-        let mut words = format!("{purpose} {line} on {}", found.chip);
+    let words = found.iter().zip(lines).map(|(found, (line, function))| {
+        let mut words = format!("{function} {line} on {}", found.chip);
         if found.info.used {
             words += &format!(" (in use by {})", found.user());
         }

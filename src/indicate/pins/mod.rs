@@ -1,9 +1,8 @@
-//! The pins of a board: lamps, buzzer and relay out, push buttons in.
+//! The pins of a board: outputs for lamps, buzzer and relay, inputs for buttons.
 //!
-//! Owns which line of a board is what, and the two ways to reach it: `pi` by
-//! rppal, which knows Raspberry Pis alone; `chip` by the kernel's character
-//! devices, which every Linux board has. Whatever way a program ends in which
-//! destructors run, its outputs are inactive afterward.
+//! Owns the function of each line, and two drivers: `pi` uses rppal, which
+//! supports only Raspberry Pis; `chip` uses the kernel's GPIO character devices,
+//! which every Linux board has. When destructors run, outputs become inactive.
 
 mod chip;
 mod pi;
@@ -14,26 +13,26 @@ use serde::{Deserialize, Serialize};
 
 use super::{Button, Levels};
 
-/// How the pins are reached.
+/// How the pins are driven, as configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Backend {
-    /// By the registers of a Raspberry Pi.
+    /// Through the registers of a Raspberry Pi.
     Rppal,
-    /// By the kernel's GPIO character devices.
+    /// Through the kernel's GPIO character devices.
     Gpiocdev,
-    /// Not at all: the console alone shows decisions.
+    /// Not at all: only the console shows decisions.
     Console,
 }
 
-/// A line of a GPIO chip: a pin.
+/// A line of a GPIO chip, that is, a pin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected the number of a line, or its name")]
 pub enum Line {
-    /// By its number; on a Raspberry Pi that of the GPIO, not of the header's
-    /// contact.
+    /// Its number; on a Raspberry Pi the GPIO number, not that of the pin on the
+    /// header.
     Number(u32),
-    /// By the name that the kernel gives it, such as `GPIO17`.
+    /// Its name in the kernel, such as `GPIO17`.
     Name(String),
 }
 
@@ -46,7 +45,7 @@ impl fmt::Display for Line {
     }
 }
 
-/// What a line switches.
+/// What an output line switches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Output {
@@ -71,185 +70,189 @@ impl Output {
     }
 }
 
-/// What a line is for.
+/// The function of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Use {
-    /// It is switched.
+pub enum PinFunction {
+    /// An output.
     Out {
         /// What it switches.
         output: Output,
-        /// Whether it is on when the line is low.
+        /// Whether the output is on while the line is low.
         active_low: bool,
     },
-    /// It is read: a button that connects it to ground, with the line's own
-    /// resistor pulling up.
+    /// An input with pull-up, for a button that connects it to ground.
     In(Button),
 }
 
-impl fmt::Display for Use {
+impl fmt::Display for PinFunction {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {
-            Use::Out { output, .. } => match output {
+            PinFunction::Out { output, .. } => match output {
                 Output::Green => "green",
                 Output::Red => "red",
                 Output::Buzzer => "buzzer",
                 Output::Relay => "relay",
             },
-            Use::In(Button::WithMask) => "with-mask button",
-            Use::In(Button::WithoutMask) => "without-mask button",
+            PinFunction::In(Button::WithMask) => "with-mask button",
+            PinFunction::In(Button::WithoutMask) => "without-mask button",
         })
     }
 }
 
-/// Which pins there are, and how they are reached.
+/// Which pins to use, and how to drive them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PinOptions {
-    /// How.
-    pub by: By,
-    /// Each line once, and each use once.
-    pub lines: Vec<(Line, Use)>,
+    /// The driver and its options.
+    pub driver: PinDriver,
+    /// No line and no function occurs twice.
+    pub lines: Vec<(Line, PinFunction)>,
 }
 
-/// How pins are reached, with what that way needs to know.
+/// A driver with its options.
 #[derive(Debug, Clone, PartialEq)]
-pub enum By {
+pub enum PinDriver {
     /// [`Backend::Rppal`].
     Rppal {
-        /// The frequency in hertz that a passive buzzer is driven with; an
-        /// active one makes its tone itself.
+        /// Frequency for a passive buzzer in hertz; `None` for an active one,
+        /// which produces its own tone.
         tone: Option<f64>,
     },
     /// [`Backend::Gpiocdev`].
     Gpiocdev {
-        /// The label of the chip; without, that of a Raspberry Pi.
+        /// The chip's label; `None` for the header of a Raspberry Pi.
         chip: Option<String>,
     },
 }
 
-/// Why pins cannot be used. Each message is one sentence.
+/// Why the pins cannot be used. Each message is one sentence.
 #[derive(Debug, thiserror::Error)]
 pub enum PinError {
-    /// rppal does not know the board.
+    /// rppal does not support the board.
     #[error(
-        "this machine is no Raspberry Pi that rppal knows: \
+        "this machine is not a Raspberry Pi that rppal supports: \
          set indicate.backend to \"gpiocdev\" or \"console\""
     )]
     NoPi,
-    /// The board has no such chip.
+    /// The board has no chip with the label.
     #[error(
-        "there is no GPIO chip labelled {}; there {} (indicate.gpio-chip)",
+        "there is no GPIO chip labelled {}; {}: check indicate.gpio-chip",
         wanted.join(" or "),
-        there(found)
+        chips_found(found)
     )]
     NoChip {
-        /// Labels.
+        /// The labels that were looked for.
         wanted: Vec<String>,
-        /// The labels of those that can be opened.
+        /// The labels of the chips that can be opened.
         found: Vec<String>,
     },
     /// The chip has no such line.
-    #[error("{chip} has no line {line} for the {purpose}")]
+    #[error("{chip} has no line {line} for the {function}: check its number or name in [indicate]")]
     NoLine {
-        /// Such as "the GPIO chip pinctrl-rp1".
+        /// For example "the GPIO chip pinctrl-rp1".
         chip: String,
         /// The line.
         line: Line,
         /// What it should be.
-        purpose: Use,
+        function: PinFunction,
     },
-    /// Another program has it.
-    #[error("line {line} for the {purpose} is in use by {by}: end that, or take another line")]
+    /// Another program uses the line.
+    #[error(
+        "line {line} for the {function} is in use by {by}: stop that program, or choose another line"
+    )]
     InUse {
         /// The line.
         line: Line,
         /// What it should be.
-        purpose: Use,
-        /// What that program calls itself.
+        function: PinFunction,
+        /// The name under which that program requested it.
         by: String,
     },
     /// The user may not use GPIO.
     #[error(
-        "the GPIO pins may not be used by this user ({path}): \
-         add it to the group gpio, or install the package with its udev rules"
+        "this user may not use the GPIO pins ({path}): \
+         add the user to the group gpio, or install the package with its udev rules"
     )]
     Permission {
         /// The device.
         path: String,
     },
-    /// What the system says.
-    #[error("cannot {action} line {line} for the {purpose}: {why}")]
+    /// The system refused an operation on a line.
+    #[error("cannot {action} line {line} for the {function}: {why}")]
     Line {
-        /// "switch", "read" and so on.
+        /// "request", "switch" or "read".
         action: &'static str,
         /// The line.
         line: Line,
         /// What it is.
-        purpose: Use,
-        /// The reason.
+        function: PinFunction,
+        /// The system's error.
         why: String,
     },
-    /// What the system says of all of them.
+    /// The system refused access to all of them.
     #[error("cannot use the GPIO pins: {0}")]
     System(String),
 }
 
-fn there(found: &[String]) -> String {
+fn chips_found(found: &[String]) -> String {
     match found {
-        [] => "is none that can be opened".to_owned(),
-        [one] => format!("is {one}"),
-        many => format!("are {}", many.join(", ")),
+        [] => "none can be opened".to_owned(),
+        [one] => format!("this machine has {one}"),
+        many => format!("this machine has {}", many.join(", ")),
     }
 }
 
-/// Lines that are held. Dropping them leaves the outputs inactive.
+/// Requested lines. Dropping them makes the outputs inactive.
 pub trait Pins: Send {
     /// Switches the outputs.
     ///
     /// # Errors
-    /// [`PinError::Line`] of the first that could not be switched; the others
-    /// were tried.
+    /// [`PinError::Line`] of the first line that could not be switched; the others
+    /// are tried as well.
     fn set(&mut self, levels: Levels) -> Result<(), PinError>;
 
-    /// Whether a button's contact is closed now; false for one that is not
-    /// wired.
+    /// Whether a button's contact is closed now; false for a button without a line.
     ///
     /// # Errors
-    /// [`PinError::Line`].
+    /// [`PinError::Line`] if the line cannot be read.
     fn closed(&mut self, button: Button) -> Result<bool, PinError>;
 }
 
-/// Takes hold of the lines; the outputs are inactive then.
+/// Requests the lines; the outputs are inactive at first.
 ///
 /// # Errors
-/// [`PinError`].
+/// [`PinError`] if a line does not exist, is in use or may not be used.
 pub fn open(options: &PinOptions) -> Result<Box<dyn Pins>, PinError> {
-    Ok(match &options.by {
-        By::Rppal { tone } => Box::new(pi::Pi::open(&options.lines, *tone)?),
-        By::Gpiocdev { chip } => Box::new(chip::Chip::open(chip.as_deref(), &options.lines)?),
+    Ok(match &options.driver {
+        PinDriver::Rppal { tone } => Box::new(pi::RppalPins::open(&options.lines, *tone)?),
+        PinDriver::Gpiocdev { chip } => {
+            Box::new(chip::GpiochipPins::open(chip.as_deref(), &options.lines)?)
+        }
     })
 }
 
-/// What the lines are, in words, without taking hold of them: `gpiocdev: green
-/// 17 on pinctrl-bcm2711`.
+/// Describes the lines without requesting them: `gpiocdev: green 17 on
+/// pinctrl-bcm2711`.
 ///
 /// # Errors
-/// [`PinError`] if they are not there. One that is in use is no error: the daemon
+/// [`PinError`] if a line does not exist. A line in use is not an error: the daemon
 /// may be running.
 pub fn describe(options: &PinOptions) -> Result<String, PinError> {
-    let (backend, lines) = match &options.by {
-        By::Rppal { .. } => ("rppal", pi::describe(&options.lines)?),
-        By::Gpiocdev { chip } => ("gpiocdev", chip::describe(chip.as_deref(), &options.lines)?),
+    let (backend, lines) = match &options.driver {
+        PinDriver::Rppal { .. } => ("rppal", pi::describe(&options.lines)?),
+        PinDriver::Gpiocdev { chip } => {
+            ("gpiocdev", chip::describe(chip.as_deref(), &options.lines)?)
+        }
     };
     Ok(format!("{backend}: {}", lines.join(", ")))
 }
 
-/// The GPIO chips of this machine, in words: label, device and lines.
+/// Describes the GPIO chips of this machine: label, device and number of lines.
 #[must_use]
 pub fn chips() -> Vec<String> {
     chip::all()
 }
 
-/// Whether this is a Raspberry Pi that rppal knows.
+/// Whether this is a Raspberry Pi that rppal supports.
 #[must_use]
 pub fn is_pi() -> bool {
     rppal::system::DeviceInfo::new().is_ok()

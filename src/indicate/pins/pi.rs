@@ -1,26 +1,26 @@
-//! A Raspberry Pi's pins by its registers.
+//! The pins of a Raspberry Pi through its registers, by rppal.
 
 use rppal::gpio::{Error, Gpio, InputPin, Level, OutputPin};
 
-use super::{Button, Levels, Line, Output, PinError, Pins, Use};
+use super::{Button, Levels, Line, Output, PinError, PinFunction, Pins};
 
-/// Lines that are held.
-pub(super) struct Pi {
-    outputs: Vec<Wire>,
+/// Requested lines.
+pub(super) struct RppalPins {
+    outputs: Vec<OutputLine>,
     buttons: Vec<(Button, InputPin)>,
-    /// Of a passive buzzer, in hertz.
+    /// Frequency for a passive buzzer in hertz.
     tone: Option<f64>,
 }
 
-struct Wire {
+struct OutputLine {
     output: Output,
     active_low: bool,
     pin: OutputPin,
-    /// Whether it is driven with the buzzer's tone now.
-    sounds: bool,
+    /// Whether PWM is on, for the tone of a passive buzzer.
+    is_pwm: bool,
 }
 
-impl Wire {
+impl OutputLine {
     fn level(&self, on: bool) -> Level {
         Level::from(on != self.active_low)
     }
@@ -28,13 +28,13 @@ impl Wire {
     fn set(&mut self, on: bool, tone: Option<f64>) -> Result<(), Error> {
         let tone = tone.filter(|_| self.output == Output::Buzzer);
         match tone {
-            Some(_) if on && self.sounds => {}
+            Some(_) if on && self.is_pwm => {}
             Some(hertz) if on => {
                 self.pin.set_pwm_frequency(hertz, 0.5)?;
-                self.sounds = true;
+                self.is_pwm = true;
             }
             _ => {
-                if std::mem::take(&mut self.sounds) {
+                if std::mem::take(&mut self.is_pwm) {
                     self.pin.clear_pwm()?;
                 }
                 let level = self.level(on);
@@ -45,72 +45,76 @@ impl Wire {
     }
 }
 
-impl Pi {
-    pub(super) fn open(lines: &[(Line, Use)], tone: Option<f64>) -> Result<Pi, PinError> {
+impl RppalPins {
+    pub(super) fn open(
+        lines: &[(Line, PinFunction)],
+        tone: Option<f64>,
+    ) -> Result<RppalPins, PinError> {
         let gpio = Gpio::new().map_err(|error| match error {
             Error::UnknownModel => PinError::NoPi,
             Error::PermissionDenied(path) => PinError::Permission { path },
             error => PinError::System(error.to_string()),
         })?;
-        let mut pi = Pi {
+        let mut pi = RppalPins {
             outputs: Vec::new(),
             buttons: Vec::new(),
             tone,
         };
-        for (line, purpose) in lines {
-            let none = || PinError::NoLine {
+        for (line, function) in lines {
+            let no_line = || PinError::NoLine {
                 chip: "a Raspberry Pi's header".to_owned(),
                 line: line.clone(),
-                purpose: *purpose,
+                function: *function,
             };
             let Line::Number(number) = line else {
-                return Err(none());
+                return Err(no_line());
             };
-            let pin = gpio.get(u8::try_from(*number).map_err(|_| none())?);
+            let pin = gpio.get(u8::try_from(*number).map_err(|_| no_line())?);
             let pin = pin.map_err(|error| match error {
-                Error::PinNotAvailable(_) => none(),
+                Error::PinNotAvailable(_) => no_line(),
                 error => PinError::Line {
-                    action: "take",
+                    action: "request",
                     line: line.clone(),
-                    purpose: *purpose,
+                    function: *function,
                     why: error.to_string(),
                 },
             })?;
-            match *purpose {
-                Use::Out { output, active_low } => {
-                    // The level is there before the line is an output.
+            match *function {
+                PinFunction::Out { output, active_low } => {
+                    // The inactive level is set before the line becomes an output.
                     let mut pin = if active_low {
                         pin.into_output_high()
                     } else {
                         pin.into_output_low()
                     };
-                    // As an input, what it was before, an output may float.
+                    // By default rppal makes the line an input again, which could
+                    // float.
                     pin.set_reset_on_drop(false);
-                    pi.outputs.push(Wire {
+                    pi.outputs.push(OutputLine {
                         output,
                         active_low,
                         pin,
-                        sounds: false,
+                        is_pwm: false,
                     });
                 }
-                Use::In(button) => pi.buttons.push((button, pin.into_input_pullup())),
+                PinFunction::In(button) => pi.buttons.push((button, pin.into_input_pullup())),
             }
         }
         Ok(pi)
     }
 }
 
-impl Pins for Pi {
+impl Pins for RppalPins {
     fn set(&mut self, levels: Levels) -> Result<(), PinError> {
         let mut result = Ok(());
-        for wire in &mut self.outputs {
-            let set = wire.set(wire.output.level(levels), self.tone);
+        for output in &mut self.outputs {
+            let set = output.set(output.output.level(levels), self.tone);
             let set = set.map_err(|error| PinError::Line {
                 action: "switch",
-                line: Line::Number(wire.pin.pin().into()),
-                purpose: Use::Out {
-                    output: wire.output,
-                    active_low: wire.active_low,
+                line: Line::Number(output.pin.pin().into()),
+                function: PinFunction::Out {
+                    output: output.output,
+                    active_low: output.active_low,
                 },
                 why: error.to_string(),
             });
@@ -125,17 +129,17 @@ impl Pins for Pi {
     }
 }
 
-impl Drop for Pi {
+impl Drop for RppalPins {
     fn drop(&mut self) {
-        // Nobody is left to tell.
+        // No caller is left to report an error to.
         let _ = self.set(Levels::default());
     }
 }
 
-pub(super) fn describe(lines: &[(Line, Use)]) -> Result<Vec<String>, PinError> {
+pub(super) fn describe(lines: &[(Line, PinFunction)]) -> Result<Vec<String>, PinError> {
     if !super::is_pi() {
         return Err(PinError::NoPi);
     }
-    let words = |(line, purpose): &(Line, Use)| format!("{purpose} GPIO{line}");
+    let words = |(line, function): &(Line, PinFunction)| format!("{function} GPIO{line}");
     Ok(lines.iter().map(words).collect())
 }
