@@ -25,7 +25,7 @@ use image::{Rgb, RgbImage};
 use maskd::config::Config;
 use maskd::decision::decide::{Verdict, VerdictPolicy};
 use maskd::frame::{Face, Rect, Scaler, decode};
-use maskd::vision::motion::Motion;
+use maskd::vision::motion::MotionDetector;
 use maskd::vision::pipeline::Pipeline;
 use maskd::vision::track::Tracker;
 use rand::{RngExt, SeedableRng};
@@ -214,7 +214,7 @@ fn process(
     )]
     let start = Instant::now();
     let max_interval = Duration::from_millis(config.detect.idle_interval_ms);
-    let mut motion = Motion::default();
+    let mut motion = MotionDetector::default();
     let mut last: Option<(Instant, Vec<Face>)> = None;
     let mut tracker = Tracker::new(config.track.options());
     let (mut arrival, mut change) = (None, None);
@@ -229,14 +229,14 @@ fn process(
         } else {
             counts.detections += 1;
             let faces = models.detect((number, index), frame)?;
-            motion.look(frame);
+            motion.set_reference(frame);
             last = Some((at, faces.clone()));
             faces
         };
         let tracks = tracker.assign(at, &faces);
         let mut verdicts = Vec::new();
         for (face, track) in faces.iter().zip(tracks) {
-            if policy.doubt(face).is_some() {
+            if policy.unsure_reason(face).is_some() {
                 continue;
             }
             let vote = if let Some(vote) = tracker.settled(at, track) {
@@ -246,7 +246,7 @@ fn process(
                 let probabilities = models.classify((number, index), frame, face)?;
                 tracker.vote(at, track, &probabilities)
             };
-            verdicts.push(policy.judge(face, &vote));
+            verdicts.push(policy.verdict(face, &vote));
         }
         if index < ARRIVAL {
             continue;
@@ -301,7 +301,7 @@ fn main() -> anyhow::Result<()> {
     }
     let mut config = Config::default();
     let pipeline = Pipeline::open(&config.pipeline_options(), 1)?;
-    let policy = VerdictPolicy::new(config.classify.judge_options(), pipeline.head().labels())?;
+    let policy = VerdictPolicy::new(config.classify.verdict_options(), pipeline.head().labels())?;
     println!(
         "{} masked and {} unmasked faces; {} sequences of {FRAMES} frames in each light\n",
         masked.len(),

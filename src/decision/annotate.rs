@@ -229,6 +229,12 @@ mod tests {
             let mut pixels = RgbImage::new(side, side);
             let rect = Rect { x, y, width, height };
             draw(&mut pixels, &[result(rect, Verdict::Masked(0))], &labels()).unwrap();
+            prop_assert_eq!(pixels.dimensions(), (side, side));
+            // Only green, and white blended into it, is drawn on the black picture.
+            let drawn = pixels.pixels().filter(|pixel| pixel.0 != [0; 3]);
+            for Rgb([red, green, blue]) in drawn {
+                prop_assert!(green >= red && green >= blue, "{red} {green} {blue}");
+            }
         }
     }
 }

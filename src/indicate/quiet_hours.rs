@@ -107,8 +107,10 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_or_refused(text in any::<String>()) {
-            let _ = TimeOfDay::try_from(text);
+        fn any_accepted_text_is_a_time_that_reads_back(text in "[ 0-9:]{0,6}|.*") {
+            if let Ok(time) = TimeOfDay::try_from(text) {
+                prop_assert_eq!(TimeOfDay::try_from(time.to_string()), Ok(time));
+            }
         }
     }
 }
