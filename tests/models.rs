@@ -127,7 +127,7 @@ fn a_model_in_the_place_of_another_is_refused() {
     let output = with_model("classifier", &shipped(DETECTOR.1));
     assert_refused(&output, 65, "its format is \"maskd-detector-1\"");
     let output = with_model("detector", &shipped(CLASSIFIER.1));
-    assert_refused(&output, 65, "is no face detector for maskd");
+    assert_refused(&output, 65, "is not a face detector for maskd");
 }
 
 /// The shipped model with a change.
@@ -184,7 +184,7 @@ fn classifiers_of_another_form_are_refused_with_the_reason() {
                 }
             }
         }),
-        ("do not fit its shape", |p| {
+        ("does not match its shape", |p| {
             weight(p, "head.0.weight").raw_data.truncate(4000);
         }),
         ("weight of its head is missing, or not a finite", |p| {

@@ -1,15 +1,13 @@
-//! Which of tract's kernels multiplies two matrices on aarch64, where another one takes
-//! less than the one that tract would choose. tract asks each of its tiers in order; here
-//! is one more.
+//! Chooses tract's kernel for a matrix product on aarch64. tract asks its tiers in order;
+//! this adds one.
 //!
-//! For the in-order Cortex-A53 and A55 tract weighs its kernels by times that were
-//! measured there, and is not asked otherwise. For all other cores it takes the one
-//! of 8x8 whatever the matrices are; here that is the one of the fewest
-//! instructions.
+//! For the in-order Cortex-A53 and A55, tract chooses by measured times, and this tier
+//! does not apply. For all other cores tract always takes the kernel of 8x8; this tier
+//! takes the one with the fewest instructions.
 
 #![expect(
     clippy::trivially_copy_pass_by_ref,
-    reason = "tract gives its instruction sets by reference"
+    reason = "tract passes its instruction sets by reference"
 )]
 
 use tract_linalg::arm64::Kind;
@@ -18,12 +16,12 @@ use tract_linalg::mmm::{Query, Suitable};
 use tract_linalg::mmm_tiers::MmmTier;
 use tract_onnx::prelude::DatumType;
 
-/// A kernel of tract's: it makes a tile of the product at a time.
+/// A kernel of tract, which computes the product tile by tile.
 struct Kernel {
     name: &'static str,
     /// Rows and columns of a tile.
     tile: [usize; 2],
-    /// Loads for each column of the left matrix and row of the right one.
+    /// Loads per column of the left matrix and row of the right one.
     loads: usize,
 }
 
@@ -50,19 +48,18 @@ const KERNELS: [Kernel; 4] = [
     },
 ];
 
-/// Instructions for a tile beside the multiplications, and for each four values of it
-/// (counted by `benches/arm` for the backbone: bias, limits, store and what calls the
-/// kernel).
-const OF_A_TILE: usize = 365;
-const OF_A_VECTOR: usize = 5;
+/// Instructions per tile, and per four of its values, in addition to the multiplications
+/// (counted by `benches/arm` for the backbone: bias, clamp, store and the calls around
+/// the kernel).
+const TILE_OVERHEAD: usize = 365;
+const VECTOR_OVERHEAD: usize = 5;
 
 impl Kernel {
-    /// About how many instructions the product of `m` rows, `n` columns and `k` between
-    /// takes.
+    /// Approximate number of instructions of a product of `[m, k]` and `[k, n]`.
     fn instructions(&self, m: usize, k: usize, n: usize) -> usize {
         let [rows, columns] = self.tile;
         let vectors = rows * columns / 4;
-        let tile = k * (vectors + self.loads) + OF_A_TILE + vectors * OF_A_VECTOR;
+        let tile = k * (vectors + self.loads) + TILE_OVERHEAD + vectors * VECTOR_OVERHEAD;
         m.div_ceil(rows) * n.div_ceil(columns) * tile
     }
 }
@@ -80,14 +77,14 @@ fn preferred(
         return None;
     }
     let kernels = KERNELS.iter();
-    let least = kernels.min_by_key(|kernel| kernel.instructions(m, k, n))?;
-    Some(least.name)
+    let best = kernels.min_by_key(|kernel| kernel.instructions(m, k, n))?;
+    Some(best.name)
 }
 
 tract_onnx::tract_core::internal::inventory::submit! {
     MmmTier {
         arch: Some(Arch::Aarch64),
-        // Above those of each core's own, below those of further instruction sets.
+        // After the tiers of specific cores, before those of other instruction sets.
         precedence: 2,
         name: "maskd",
         applies: |_| !matches!(Kind::choose(), Kind::CortexA53 | Kind::CortexA55),
@@ -128,7 +125,7 @@ mod tests {
         assert_eq!(kernel(12544, 16, 96), Some("arm64simd_mmm_f32_12x8_gen"));
         assert_eq!(kernel(16, 32, 12544), Some("arm64simd_mmm_f32_8x8_gen"));
         assert_eq!(kernel(960, 160, 4), Some("arm64simd_mmm_f32_24x4_gen"));
-        // A vector has kernels of its own.
+        // Products with a vector have kernels of their own.
         assert_eq!(kernel(1280, 320, 1), None);
         assert_eq!(
             preferred(&isa, DatumType::F16, &query(96, 96, 96), &[]),

@@ -1,51 +1,51 @@
-//! A 3x3 convolution of each channel on its own, with what limits its values, as
-//! one operation: rows of a padded plane, nine taps wide.
+//! A depthwise 3x3 convolution of planar pictures, fused with a clamp. A plane is padded,
+//! and convolved as one long row.
 
 #![expect(
     clippy::inline_always,
-    reason = "what is compiled for a kind of processor must not be a call of what is not"
+    reason = "code inside `dispatch!` must be inlined to be compiled for its instruction set"
 )]
 
 use fearless_simd::{Level, Simd, SimdBase, dispatch};
 use tract_linalg::multithread::par_chunks_mut;
 #[allow(
     clippy::wildcard_imports,
-    reason = "tract's macros name what they need of it without its path"
+    reason = "tract's macros expect its names in scope"
 )]
 use tract_onnx::tract_core::internal::*;
 
 use super::buffer_pool;
 
-/// Numbers of a channel in the second input: nine taps row by row, the bias, and
-/// the lowest and highest value that comes out.
-pub(in crate::onnx) const NUMBERS: usize = 12;
-/// Height and width of what the taps cover.
-pub(in crate::onnx) const SIDE: usize = 3;
+/// Parameters per channel in the second input: the nine kernel elements row by row, the
+/// bias, and the lower and upper bound of the clamp.
+pub(in crate::onnx) const PARAMS: usize = 12;
+/// Height and width of the kernel.
+pub(in crate::onnx) const KERNEL_SIDE: usize = 3;
 
-/// How a window of taps goes over a picture.
+/// Sizes, padding and stride of a 3x3 convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::onnx) struct ConvGeometry {
-    /// Height and width that come in.
+    /// Height and width of the input.
     pub(in crate::onnx) input: [usize; 2],
-    /// Height and width that come out.
+    /// Height and width of the output.
     pub(in crate::onnx) output: [usize; 2],
-    /// Rows of zeroes above the input, and columns left of it; below and to the
-    /// right are as many as the output takes.
+    /// Rows of zero padding above the input, and columns to its left; below and to the
+    /// right there are as many as the output needs.
     pub(in crate::onnx) before: [usize; 2],
-    /// Of rows and columns alike: 1 or 2.
+    /// Stride of rows and columns: 1 or 2.
     pub(in crate::onnx) stride: usize,
 }
 
 impl ConvGeometry {
-    /// The shape that comes out where that of `input` has height and width from `axis`
-    /// on.
+    /// The shape of the output, where `axis` is that of the height in the shape
+    /// `input`.
     pub(in crate::onnx) fn out_shape(&self, input: &[usize], axis: usize) -> TVec<usize> {
         let mut shape: TVec<usize> = input.into();
         shape[axis..axis + 2].copy_from_slice(&self.output);
         shape
     }
 
-    /// What is known of what comes out, likewise.
+    /// The fact of the output, likewise.
     pub(in crate::onnx) fn out_fact(&self, input: &TypedFact, axis: usize) -> TypedFact {
         let mut fact = input.without_value();
         for (axis, size) in (axis..).zip(self.output) {
@@ -56,33 +56,35 @@ impl ConvGeometry {
 }
 
 /// Inputs are `[…, channels, height, width]` and `[channels, 12]` (see
-/// [`NUMBERS`]); the output is `[…, channels, out height, out width]`.
+/// [`PARAMS`]); the output is `[…, channels, out height, out width]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::onnx) struct DepthwiseConv3x3(pub(in crate::onnx) ConvGeometry);
 
 impl DepthwiseConv3x3 {
-    /// Height and width of the planes that the padded input is dealt into: with a
-    /// stride of 2, even and odd columns of even and odd rows each have their own,
-    /// so that all values of a tap lie one after the other.
-    pub(in crate::onnx) fn dealt(&self) -> [usize; 2] {
-        self.0.output.map(|side| side + (SIDE - 1) / self.0.stride)
+    /// Height and width of the phases of the padded input: with a stride of 2, even and
+    /// odd columns of even and odd rows each form a phase, so that the values of a
+    /// kernel element are contiguous.
+    pub(in crate::onnx) fn phase_size(&self) -> [usize; 2] {
+        self.0
+            .output
+            .map(|side| side + (KERNEL_SIDE - 1) / self.0.stride)
     }
 
-    /// How many values a plane's convolution has, with those between the rows of
-    /// the output, which are none of it: without them each row would end in steps
-    /// of one value.
-    pub(in crate::onnx) fn run(&self) -> usize {
-        let [_, width] = self.dealt();
+    /// Number of values that the convolution of a plane computes. They include unused
+    /// ones between the rows of the output: without those, each row would end in
+    /// scalar steps.
+    pub(in crate::onnx) fn run_length(&self) -> usize {
+        let [_, width] = self.phase_size();
         (self.0.output[0] - 1) * width + self.0.output[1]
     }
 
-    /// Deals the input's plane into `dealt`, whose zeroes are there already.
+    /// Copies the input's plane into its phases; the padding is zero already.
     #[inline(always)]
-    pub(in crate::onnx) fn deal(&self, plane: &[f32], dealt: &mut [f32]) {
-        let [height, width] = self.dealt();
+    pub(in crate::onnx) fn split_phases(&self, plane: &[f32], phases: &mut [f32]) {
+        let [height, width] = self.phase_size();
         let [top, left] = self.0.before;
         for (y, values) in plane.chunks_exact(self.0.input[1]).enumerate() {
-            // A division by 1 or 2 that is none.
+            // Division and remainder by the stride, 1 or 2.
             let shift = self.0.stride - 1;
             let (row, phase) = ((y + top) >> shift, (y + top) & shift);
             if row == height {
@@ -92,13 +94,13 @@ impl DepthwiseConv3x3 {
             if self.0.stride == 1 {
                 let count = values.len().min(width - left);
                 let start = start(0) + left;
-                dealt[start..start + count].copy_from_slice(&values[..count]);
+                phases[start..start + count].copy_from_slice(&values[..count]);
                 continue;
             }
-            // The input's even columns are odd ones of the padded input if one
-            // column of zeroes stands before them.
+            // With one column of padding on the left, the input's even columns are the
+            // odd ones of the padded input.
             let (pairs, last) = values.as_chunks::<2>();
-            let evens = &mut dealt[start(left)..start(left) + width];
+            let evens = &mut phases[start(left)..start(left) + width];
             for (to, pair) in evens.iter_mut().zip(pairs) {
                 *to = pair[0];
             }
@@ -106,49 +108,50 @@ impl DepthwiseConv3x3 {
                 *to = *last;
             }
             let odds = start(1 - left) + left..start(1 - left) + width;
-            for (to, pair) in dealt[odds].iter_mut().zip(pairs) {
+            for (to, pair) in phases[odds].iter_mut().zip(pairs) {
                 *to = pair[1];
             }
         }
     }
 
-    /// The first `count` values that the tap in `row` and `column` takes.
+    /// The first `count` inputs of the kernel element in `row` and `column`.
     #[inline(always)]
     pub(in crate::onnx) fn values<'a>(
         &self,
-        dealt: &'a [f32],
+        phases: &'a [f32],
         row: usize,
         column: usize,
         count: usize,
     ) -> &'a [f32] {
-        let [height, width] = self.dealt();
+        let [height, width] = self.phase_size();
         let plane = row % self.0.stride * self.0.stride + column % self.0.stride;
         let start = (plane * height + row / self.0.stride) * width + column / self.0.stride;
-        &dealt[start..start + count]
+        &phases[start..start + count]
     }
 
-    /// Convolves planes one after the other: of each the input, if that is not what the
-    /// output goes over, its numbers and where the output goes.
+    /// Convolves planes: each is the input (`None` if it is in the output's memory), the
+    /// parameters and the output.
     #[inline(always)]
     fn convolve_planes<'a, S: Simd>(
         &self,
         simd: S,
-        planes: impl Iterator<Item = (Option<&'a [f32]>, &'a [f32; NUMBERS], &'a mut [f32])>,
+        planes: impl Iterator<Item = (Option<&'a [f32]>, &'a [f32; PARAMS], &'a mut [f32])>,
     ) {
-        let [height, width] = self.dealt();
-        // Whole vectors, so that no run ends in steps of one value.
-        let count = self.run().next_multiple_of(S::f32s::LEN);
-        let mut dealt = vec![0.0; self.0.stride * self.0.stride * height * width + S::f32s::LEN];
+        let [height, width] = self.phase_size();
+        // Whole vectors, so that there are no scalar steps at the end.
+        let count = self.run_length().next_multiple_of(S::f32s::LEN);
+        let mut phases = vec![0.0; self.0.stride * self.0.stride * height * width + S::f32s::LEN];
         let mut sums = vec![0.0; count];
-        for (plane, numbers, out) in planes {
-            self.deal(plane.unwrap_or(out), &mut dealt);
-            let mut values: [[&[f32]; SIDE]; SIDE] = [[&[]; SIDE]; SIDE];
+        for (plane, params, out) in planes {
+            self.split_phases(plane.unwrap_or(out), &mut phases);
+            let mut values: [[&[f32]; KERNEL_SIDE]; KERNEL_SIDE] =
+                [[&[]; KERNEL_SIDE]; KERNEL_SIDE];
             for (row, values) in values.iter_mut().enumerate() {
                 for (column, values) in values.iter_mut().enumerate() {
-                    *values = self.values(&dealt, row, column, count);
+                    *values = self.values(&phases, row, column, count);
                 }
             }
-            convolve(simd, values, numbers, &mut sums);
+            convolve(simd, values, params, &mut sums);
             let rows = out.chunks_exact_mut(self.0.output[1]);
             for (row, sums) in rows.zip(sums.chunks(width)) {
                 row.copy_from_slice(&sums[..self.0.output[1]]);
@@ -157,22 +160,21 @@ impl DepthwiseConv3x3 {
     }
 }
 
-/// The convolution of a plane. `values` hold, for each tap, what it is multiplied
-/// with.
+/// The convolution of a plane. `values` has the inputs of each kernel element.
 #[inline(always)]
 fn convolve<S: Simd>(
     _: S,
-    values: [[&[f32]; SIDE]; SIDE],
-    numbers: &[f32; NUMBERS],
+    values: [[&[f32]; KERNEL_SIDE]; KERNEL_SIDE],
+    params: &[f32; PARAMS],
     out: &mut [f32],
 ) {
     let count = out.len();
-    // So many of each, or the compiler keeps nine checks in the loop.
+    // Equal lengths, or the compiler keeps nine bounds checks in the loop.
     let [[a, b, c], [d, e, f], [g, h, i]] = values;
     let (a, b, c) = (&a[..count], &b[..count], &c[..count]);
     let (d, e, f) = (&d[..count], &e[..count], &f[..count]);
     let (g, h, i) = (&g[..count], &h[..count], &i[..count]);
-    let [ka, kb, kc, kd, ke, kf, kg, kh, ki, bias, low, high] = *numbers;
+    let [ka, kb, kc, kd, ke, kf, kg, kh, ki, bias, low, high] = *params;
     for x in 0..count {
         let mut sum = bias;
         sum = add_product::<S>(sum, a[x], ka);
@@ -184,12 +186,12 @@ fn convolve<S: Simd>(
         sum = add_product::<S>(sum, g[x], kg);
         sum = add_product::<S>(sum, h[x], kh);
         sum = add_product::<S>(sum, i[x], ki);
-        out[x] = smaller(larger(sum, low), high);
+        out[x] = min(max(sum, low), high);
     }
 }
 
-/// `mul_add` is a call of a function where the processor is not known to have it:
-/// those of x86 with vectors of eight values do.
+/// `sum + a * b`. `mul_add` is a function call unless the target is known to have the
+/// instruction: x86 CPUs with vectors of eight values have it.
 #[inline(always)]
 fn add_product<S: Simd>(sum: f32, a: f32, b: f32) -> f32 {
     if cfg!(target_arch = "aarch64") || S::f32s::LEN >= 8 {
@@ -199,9 +201,9 @@ fn add_product<S: Simd>(sum: f32, a: f32, b: f32) -> f32 {
     }
 }
 
-/// The larger one, in the form that is one instruction here.
+/// The maximum, in the form that compiles to one instruction.
 #[inline(always)]
-pub(in crate::onnx) fn larger(a: f32, b: f32) -> f32 {
+pub(in crate::onnx) fn max(a: f32, b: f32) -> f32 {
     if cfg!(target_arch = "aarch64") {
         a.max(b)
     } else if a > b {
@@ -211,9 +213,9 @@ pub(in crate::onnx) fn larger(a: f32, b: f32) -> f32 {
     }
 }
 
-/// The smaller one, like [`larger`].
+/// The minimum, like [`max`].
 #[inline(always)]
-fn smaller(a: f32, b: f32) -> f32 {
+fn min(a: f32, b: f32) -> f32 {
     if cfg!(target_arch = "aarch64") {
         a.min(b)
     } else if a < b {
@@ -225,7 +227,7 @@ fn smaller(a: f32, b: f32) -> f32 {
 
 impl Op for DepthwiseConv3x3 {
     fn name(&self) -> StaticName {
-        "Taps".into()
+        "DepthwiseConv3x3".into()
     }
 
     fn validation(&self) -> Validation {
@@ -239,14 +241,14 @@ impl EvalOp for DepthwiseConv3x3 {
     op_out_of_plan!();
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let (input, numbers) = args_2!(inputs);
+        let (input, params) = args_2!(inputs);
         let rank = input.rank();
         ensure!(rank >= 3 && input.shape()[rank - 2..] == self.0.input);
         let shape = self.0.out_shape(input.shape(), rank - 2);
-        let numbers = numbers.try_as_plain_ram()?;
-        let (numbers, _) = numbers.as_slice::<f32>()?.as_chunks::<NUMBERS>();
+        let params = params.try_as_plain_ram()?;
+        let (params, _) = params.as_slice::<f32>()?.as_chunks::<PARAMS>();
         let [from, to] = [self.0.input, self.0.output].map(|side| side[0] * side[1]);
-        // Each plane is read before it is written.
+        // In place if possible: each plane is read before it is written.
         let (input, mut output) = if input.is_exclusive() && from == to {
             (None, input.into_tensor().into_shape(&shape)?)
         } else {
@@ -266,18 +268,18 @@ impl EvalOp for DepthwiseConv3x3 {
             to,
             total,
             |first, out| {
-                let numbers = numbers.iter().cycle().skip(first);
-                let out = out.chunks_exact_mut(to).zip(numbers);
-                let planes = out.enumerate().map(|(index, (out, numbers))| {
+                let params = params.iter().cycle().skip(first);
+                let out = out.chunks_exact_mut(to).zip(params);
+                let planes = out.enumerate().map(|(index, (out, params))| {
                     let plane = values.map(|values| &values[(first + index) * from..][..from]);
-                    (plane, numbers, out)
+                    (plane, params, out)
                 });
                 dispatch!(Level::new(), simd => self.convolve_planes(simd, planes));
                 Ok(())
             },
         )?;
         if let Some(input) = input {
-            buffer_pool::keep(input);
+            buffer_pool::recycle(input);
         }
         Ok(tvec!(output.into_tvalue()))
     }
@@ -296,15 +298,15 @@ mod tests {
     use super::*;
 
     fn convolved(simd: impl Simd, taps: &DepthwiseConv3x3, plane: &[f32]) -> Vec<f32> {
-        let numbers = [
+        let params = [
             0.3, -0.2, 0.1, 0.7, -0.9, 0.4, -0.6, 0.5, 0.8, 0.05, -0.5, 0.9,
         ];
         let mut out = vec![f32::NAN; taps.0.output[0] * taps.0.output[1]];
-        taps.convolve_planes(simd, std::iter::once((Some(plane), &numbers, &mut out[..])));
+        taps.convolve_planes(simd, std::iter::once((Some(plane), &params, &mut out[..])));
         out
     }
 
-    /// The property in `rewrite` sees the vectors of one machine.
+    /// The property test in `rewrite` covers only the vectors of this machine.
     #[test]
     fn all_kinds_of_vectors_compute_the_same() {
         let level = Level::new();

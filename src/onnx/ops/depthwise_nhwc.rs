@@ -1,9 +1,9 @@
-//! What `taps` does, for pictures whose pixels hold all channels one after the
-//! other, as tract lays them out on aarch64.
+//! A depthwise 3x3 convolution of channels-last pictures (NHWC), which is tract's layout on
+//! aarch64, fused with a clamp.
 
 #![expect(
     clippy::inline_always,
-    reason = "what is compiled for a kind of processor must not be a call of what is not"
+    reason = "code inside `dispatch!` must be inlined to be compiled for its instruction set"
 )]
 
 use std::array::from_fn;
@@ -12,42 +12,41 @@ use fearless_simd::{Level, Simd, SimdBase, SimdFloat, dispatch, f32x4};
 use tract_linalg::multithread::par_chunks_mut;
 #[allow(
     clippy::wildcard_imports,
-    reason = "tract's macros name what they need of it without its path"
+    reason = "tract's macros expect its names in scope"
 )]
 use tract_onnx::tract_core::internal::*;
 
-use super::depthwise::{ConvGeometry, NUMBERS, SIDE};
+use super::depthwise::{ConvGeometry, KERNEL_SIDE, PARAMS};
 
-/// Channels that are convolved at once.
+/// Channels per vector.
 pub(in crate::onnx) const LANES: usize = 4;
-/// The values of as many channels in one pixel.
-type Quad = [f32; LANES];
-/// What [`NUMBERS`] says, of as many channels.
-type Numbers = [Quad; NUMBERS];
+/// The values of [`LANES`] channels in one pixel.
+type Lanes = [f32; LANES];
+/// The [`PARAMS`] of [`LANES`] channels.
+type GroupParams = [Lanes; PARAMS];
 
-/// Pixels of a row that are convolved at once: their sums and what they need stay in
-/// the 32 registers of aarch64, and the widths of a MobileNet on 224x224 pixels are
-/// multiples of it.
+/// Pixels of a row per block: their sums and inputs fit in the 32 registers of aarch64,
+/// and the widths of a MobileNet on 224x224 pixels are multiples of it.
 const BLOCK: usize = 7;
-/// How many columns a block takes with a stride of 1 and of 2.
-const WINDOW: usize = BLOCK - 1 + SIDE;
-const WIDE_WINDOW: usize = 2 * (BLOCK - 1) + SIDE;
+/// Columns that a block reads, at a stride of 1 and of 2.
+const WINDOW: usize = BLOCK - 1 + KERNEL_SIDE;
+const WIDE_WINDOW: usize = 2 * (BLOCK - 1) + KERNEL_SIDE;
 
 /// Inputs are `[…, height, width, channels]`, of one picture, and
-/// `[channels / 4, 12, 4]`, the numbers of each four channels side by side; the
+/// `[channels / 4, 12, 4]`, the parameters of each four channels interleaved; the
 /// output is `[…, out height, out width, channels]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::onnx) struct DepthwiseConv3x3Nhwc(pub(in crate::onnx) ConvGeometry);
 
 impl DepthwiseConv3x3Nhwc {
-    /// How many columns the padded input has.
+    /// Number of columns of the padded input.
     fn width(&self) -> usize {
         let ConvGeometry { output, stride, .. } = self.0;
-        (output[1] - 1) * stride + SIDE
+        (output[1] - 1) * stride + KERNEL_SIDE
     }
 
-    /// The row of the input that the window of an output's row has in its `row`, if
-    /// that is none of zeroes.
+    /// The input row under kernel row `row` for the output row `y`; `None` if it is
+    /// padding.
     fn source(&self, y: usize, row: usize) -> Option<usize> {
         let ConvGeometry {
             input,
@@ -59,71 +58,75 @@ impl DepthwiseConv3x3Nhwc {
         (source < input[0]).then_some(source)
     }
 
-    /// Writes a row of the input into a padded one. That has the columns of the first
-    /// four channels side by side, then those of the next: the values of a window are
-    /// neighbors.
+    /// Writes an input row into a padded row, which has all columns of the first four
+    /// channels, then those of the next: the values of a window are adjacent.
     #[inline(always)]
-    fn pad(&self, row: &[Quad], groups: usize, padded: &mut [Quad]) {
+    fn pad(&self, row: &[Lanes], groups: usize, padded: &mut [Lanes]) {
         let width = self.width();
         let left = self.0.before[1];
         let count = self.0.input[1].min(width - left);
         let mut blocks = row[..count * groups].chunks_exact(BLOCK * groups);
         let mut x = left;
         for block in &mut blocks {
-            turn::<BLOCK>(block, groups, &mut padded[x..], width);
+            transpose::<BLOCK>(block, groups, &mut padded[x..], width);
             x += BLOCK;
         }
         for pixel in blocks.remainder().chunks_exact(groups) {
-            turn::<1>(pixel, groups, &mut padded[x..], width);
+            transpose::<1>(pixel, groups, &mut padded[x..], width);
             x += 1;
         }
     }
 
-    /// Convolves rows of the output from the `first` on.
+    /// Computes the rows of the output from `first` on.
     #[inline(always)]
     fn convolve_rows<S: Simd>(
         &self,
         simd: S,
         first: usize,
-        input: &[Quad],
-        numbers: &[Numbers],
-        out: &mut [Quad],
+        input: &[Lanes],
+        params: &[GroupParams],
+        out: &mut [Lanes],
     ) {
-        let groups = numbers.len();
+        let groups = params.len();
         let width = self.width();
-        // A window may start anywhere in the last run of columns.
+        // Longer, since a window may start at any column of the last group.
         let zeroes = vec![[0.0; LANES]; width * groups + width];
-        let mut padded: [Vec<Quad>; SIDE] = from_fn(|_| zeroes.clone());
+        let mut padded: [Vec<Lanes>; KERNEL_SIDE] = from_fn(|_| zeroes.clone());
         let mut next = 0;
         let rows = out.chunks_exact_mut(self.0.output[1] * groups);
         for (y, out) in (first..).zip(rows) {
-            for source in (0..SIDE).filter_map(|row| self.source(y, row)) {
+            for source in (0..KERNEL_SIDE).filter_map(|row| self.source(y, row)) {
                 if source >= next {
                     let count = self.0.input[1] * groups;
                     let row = &input[source * count..][..count];
-                    self.pad(row, groups, &mut padded[source % SIDE]);
+                    self.pad(row, groups, &mut padded[source % KERNEL_SIDE]);
                     next = source + 1;
                 }
             }
             let rows = from_fn(|row| match self.source(y, row) {
-                Some(source) => &padded[source % SIDE][..],
+                Some(source) => &padded[source % KERNEL_SIDE][..],
                 None => &zeroes,
             });
             match self.0.stride {
-                1 => convolve_row::<S, 1, WINDOW, SIDE>(simd, rows, width, numbers, out),
-                _ => convolve_row::<S, 2, WIDE_WINDOW, SIDE>(simd, rows, width, numbers, out),
+                1 => convolve_row::<S, 1, WINDOW, KERNEL_SIDE>(simd, rows, width, params, out),
+                _ => convolve_row::<S, 2, WIDE_WINDOW, KERNEL_SIDE>(simd, rows, width, params, out),
             }
         }
     }
 }
 
-/// Puts the pixels of some columns where [`DepthwiseConv3x3Nhwc::pad`] wants them.
+/// Transposes some columns for [`DepthwiseConv3x3Nhwc::pad`].
 #[inline(always)]
-fn turn<const COLUMNS: usize>(pixels: &[Quad], groups: usize, padded: &mut [Quad], width: usize) {
-    let columns: [&[Quad]; COLUMNS] = from_fn(|x| &pixels[x * groups..][..groups]);
+fn transpose<const COLUMNS: usize>(
+    pixels: &[Lanes],
+    groups: usize,
+    padded: &mut [Lanes],
+    width: usize,
+) {
+    let columns: [&[Lanes]; COLUMNS] = from_fn(|x| &pixels[x * groups..][..groups]);
     for (group, run) in (0..groups).zip(padded.chunks_exact_mut(width)) {
         if let Some(run) = run.first_chunk_mut::<COLUMNS>() {
-            // Not `columns.map`, which becomes a call.
+            // Not `columns.map`, which is not inlined.
             for (to, column) in run.iter_mut().zip(&columns) {
                 *to = column[group];
             }
@@ -131,61 +134,61 @@ fn turn<const COLUMNS: usize>(pixels: &[Quad], groups: usize, padded: &mut [Quad
     }
 }
 
-/// A row of the output, a block at a time and then what is left a pixel at a time.
-/// `WINDOW` columns are what a block takes, and `NARROW` a pixel.
+/// A row of the output: whole blocks, then the remaining pixels one by one. A block reads
+/// `WINDOW` columns, a pixel `NARROW`.
 #[inline(always)]
 fn convolve_row<S: Simd, const STRIDE: usize, const WINDOW: usize, const NARROW: usize>(
     simd: S,
-    rows: [&[Quad]; SIDE],
+    rows: [&[Lanes]; KERNEL_SIDE],
     width: usize,
-    numbers: &[Numbers],
-    out: &mut [Quad],
+    params: &[GroupParams],
+    out: &mut [Lanes],
 ) {
-    let groups = numbers.len();
+    let groups = params.len();
     let from = |x: usize| rows.map(|row| row[x * STRIDE..].chunks_exact(width));
     let mut x = 0;
     let mut blocks = out.chunks_exact_mut(BLOCK * groups);
     for block in &mut blocks {
-        convolve::<S, STRIDE, BLOCK, WINDOW>(simd, from(x), numbers, block);
+        convolve::<S, STRIDE, BLOCK, WINDOW>(simd, from(x), params, block);
         x += BLOCK;
     }
     for pixel in blocks.into_remainder().chunks_exact_mut(groups) {
-        convolve::<S, STRIDE, 1, NARROW>(simd, from(x), numbers, pixel);
+        convolve::<S, STRIDE, 1, NARROW>(simd, from(x), params, pixel);
         x += 1;
     }
 }
 
-/// The sums of neighboring pixels, four channels at a time.
+/// The output of `COLUMNS` adjacent pixels, four channels at a time.
 #[inline(always)]
 fn convolve<'a, S: Simd, const STRIDE: usize, const COLUMNS: usize, const WINDOW: usize>(
     simd: S,
-    rows: [impl ExactSizeIterator<Item = &'a [Quad]>; SIDE],
-    numbers: &[Numbers],
-    out: &mut [Quad],
+    rows: [impl ExactSizeIterator<Item = &'a [Lanes]>; KERNEL_SIDE],
+    params: &[GroupParams],
+    out: &mut [Lanes],
 ) {
-    let groups = numbers.len();
+    let groups = params.len();
     let mut pixels = out.chunks_exact_mut(groups);
-    // So many of each, or the compiler keeps a check for each pixel in the loop.
-    let mut out: [&mut [Quad]; COLUMNS] =
+    // Equal lengths, or the compiler keeps a bounds check per pixel in the loop.
+    let mut out: [&mut [Lanes]; COLUMNS] =
         from_fn(|_| &mut pixels.next().unwrap_or_default()[..groups]);
     let [above, middle, below] = rows;
     let windows = above.zip(middle).zip(below);
-    for (group, (numbers, ((above, middle), below))) in numbers.iter().zip(windows).enumerate() {
-        let number = |index: usize| f32x4::from_slice(simd, &numbers[index]);
-        let mut sums = [number(SIDE * SIDE); COLUMNS];
+    for (group, (params, ((above, middle), below))) in params.iter().zip(windows).enumerate() {
+        let number = |index: usize| f32x4::from_slice(simd, &params[index]);
+        let mut sums = [number(KERNEL_SIDE * KERNEL_SIDE); COLUMNS];
         for (row, window) in [above, middle, below].into_iter().enumerate() {
             let Some(window) = window.first_chunk::<WINDOW>() else {
                 return;
             };
             let window: [f32x4<S>; WINDOW] = from_fn(|x| f32x4::from_slice(simd, &window[x]));
-            for column in 0..SIDE {
-                let tap = number(row * SIDE + column);
+            for column in 0..KERNEL_SIDE {
+                let tap = number(row * KERNEL_SIDE + column);
                 for (x, sum) in sums.iter_mut().enumerate() {
                     *sum = window[x * STRIDE + column].mul_add(tap, *sum);
                 }
             }
         }
-        let [low, high] = [NUMBERS - 2, NUMBERS - 1].map(number);
+        let [low, high] = [PARAMS - 2, PARAMS - 1].map(number);
         for (out, sum) in out.iter_mut().zip(sums) {
             sum.max(low).min(high).store_slice(&mut out[group]);
         }
@@ -194,7 +197,7 @@ fn convolve<'a, S: Simd, const STRIDE: usize, const COLUMNS: usize, const WINDOW
 
 impl Op for DepthwiseConv3x3Nhwc {
     fn name(&self) -> StaticName {
-        "PixelTaps".into()
+        "DepthwiseConv3x3Nhwc".into()
     }
 
     fn validation(&self) -> Validation {
@@ -208,16 +211,16 @@ impl EvalOp for DepthwiseConv3x3Nhwc {
     op_out_of_plan!();
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let (input, numbers) = args_2!(inputs);
-        let numbers = numbers.try_as_plain_ram()?;
-        let (numbers, _) = numbers.as_slice::<f32>()?.as_chunks::<LANES>();
-        let (numbers, _) = numbers.as_chunks::<NUMBERS>();
+        let (input, params) = args_2!(inputs);
+        let params = params.try_as_plain_ram()?;
+        let (params, _) = params.as_slice::<f32>()?.as_chunks::<LANES>();
+        let (params, _) = params.as_chunks::<PARAMS>();
         let ConvGeometry {
             input: from,
             output: to,
             ..
         } = self.0;
-        let channels = LANES * numbers.len();
+        let channels = LANES * params.len();
         let rank = input.rank();
         ensure!(rank >= 3 && input.shape()[rank - 3..] == [from[0], from[1], channels]);
         ensure!(input.len() == from[0] * from[1] * channels);
@@ -233,7 +236,7 @@ impl EvalOp for DepthwiseConv3x3Nhwc {
             total,
             |first, rows| {
                 let (rows, _) = rows.as_chunks_mut::<LANES>();
-                dispatch!(Level::new(), simd => self.convolve_rows(simd, first, input, numbers, rows));
+                dispatch!(Level::new(), simd => self.convolve_rows(simd, first, input, params, rows));
                 Ok(())
             },
         )?;
@@ -253,42 +256,42 @@ impl TypedOp for DepthwiseConv3x3Nhwc {
 mod tests {
     use super::*;
 
-    /// Of pixels of eight channels.
-    fn convolved(simd: impl Simd, sides: ConvGeometry) -> Vec<Quad> {
-        let [height, width] = sides.input;
+    /// The convolution of a picture of eight channels.
+    fn convolved(simd: impl Simd, geometry: ConvGeometry) -> Vec<Lanes> {
+        let [height, width] = geometry.input;
         let value = |at: usize| (at * 37 % 101) as f32 / 50.0 - 1.0;
-        let input: Vec<Quad> = (0..height * width * 2)
+        let input: Vec<Lanes> = (0..height * width * 2)
             .map(|quad| from_fn(|lane| value(quad * LANES + lane)))
             .collect();
-        let numbers: [Numbers; 2] = from_fn(|group| {
+        let params: [GroupParams; 2] = from_fn(|group| {
             from_fn(|index| match index {
                 10 => [-0.5; LANES],
                 11 => [0.9; LANES],
                 _ => from_fn(|lane| value(index * 13 + group * LANES + lane)),
             })
         });
-        let mut out = vec![[f32::NAN; LANES]; sides.output[0] * sides.output[1] * 2];
-        DepthwiseConv3x3Nhwc(sides).convolve_rows(simd, 0, &input, &numbers, &mut out);
+        let mut out = vec![[f32::NAN; LANES]; geometry.output[0] * geometry.output[1] * 2];
+        DepthwiseConv3x3Nhwc(geometry).convolve_rows(simd, 0, &input, &params, &mut out);
         out
     }
 
-    /// The property in `rewrite` sees the vectors of one machine.
+    /// The property test in `rewrite` covers only the vectors of this machine.
     #[test]
     fn all_kinds_of_vectors_compute_the_same() {
         let level = Level::new();
         for (height, width, stride) in [(1, 1, 1), (7, 7, 1), (14, 14, 2), (9, 35, 1), (40, 23, 2)]
         {
-            let sides = ConvGeometry {
+            let geometry = ConvGeometry {
                 input: [height, width],
                 output: [height, width].map(|side: usize| (side - 1) / stride + 1),
                 before: [1, 1],
                 stride,
             };
-            let plain = convolved(level.as_sse2().unwrap(), sides);
+            let plain = convolved(level.as_sse2().unwrap(), geometry);
             let others = [
-                level.as_sse4_2().map(|simd| convolved(simd, sides)),
-                level.as_avx2().map(|simd| convolved(simd, sides)),
-                level.as_avx512().map(|simd| convolved(simd, sides)),
+                level.as_sse4_2().map(|simd| convolved(simd, geometry)),
+                level.as_avx2().map(|simd| convolved(simd, geometry)),
+                level.as_avx512().map(|simd| convolved(simd, geometry)),
             ];
             for other in others.iter().flatten() {
                 for (plain, other) in plain.iter().flatten().zip(other.iter().flatten()) {

@@ -1,28 +1,27 @@
-//! The largest value of each 2x2 square, as tract's own pooling takes it one
-//! value at a time.
+//! Max pooling of 2x2 with a stride of 2, vectorized; tract's own is not.
 
 #![expect(
     clippy::inline_always,
-    reason = "what is compiled for a kind of processor must not be a call of what is not"
+    reason = "code inside `dispatch!` must be inlined to be compiled for its instruction set"
 )]
 
 use fearless_simd::{Level, Simd, dispatch};
 use tract_linalg::multithread::par_chunks_mut;
 #[allow(
     clippy::wildcard_imports,
-    reason = "tract's macros name what they need of it without its path"
+    reason = "tract's macros expect its names in scope"
 )]
 use tract_onnx::tract_core::internal::*;
 
 use super::buffer_pool;
-use super::depthwise::larger;
+use super::depthwise::max;
 
-/// The input is `[…, height, width]`, both even; the output half as high and
-/// half as wide.
+/// The input is `[…, height, width]`, both even; the output has half the height and
+/// half the width.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::onnx) struct MaxPool2x2;
 
-/// Makes one row of each two, which lie one after the other.
+/// Makes one output row of each pair of adjacent input rows.
 #[inline(always)]
 fn halve_rows<'a, S: Simd>(_: S, rows: impl Iterator<Item = (&'a mut [f32], &'a [f32])>) {
     for (out, pair) in rows {
@@ -30,14 +29,14 @@ fn halve_rows<'a, S: Simd>(_: S, rows: impl Iterator<Item = (&'a mut [f32], &'a 
         let (upper, _) = upper.as_chunks::<2>();
         let (lower, _) = lower.as_chunks::<2>();
         for (out, (a, b)) in out.iter_mut().zip(upper.iter().zip(lower)) {
-            *out = larger(larger(a[0], a[1]), larger(b[0], b[1]));
+            *out = max(max(a[0], a[1]), max(b[0], b[1]));
         }
     }
 }
 
 impl Op for MaxPool2x2 {
     fn name(&self) -> StaticName {
-        "Halve".into()
+        "MaxPool2x2".into()
     }
 
     op_as_typed_op!();
@@ -63,14 +62,14 @@ impl EvalOp for MaxPool2x2 {
             width,
             total,
             |first, rows| {
-                // Two rows of the input make one.
+                // Two rows of the input make one of the output.
                 let pairs = values.chunks_exact(4 * width).skip(first);
                 let rows = rows.chunks_exact_mut(width).zip(pairs);
                 dispatch!(Level::new(), simd => halve_rows(simd, rows));
                 Ok(())
             },
         )?;
-        buffer_pool::keep(input);
+        buffer_pool::recycle(input);
         Ok(tvec!(output.into_tvalue()))
     }
 }

@@ -1,5 +1,5 @@
-//! Operators of our own, named after those of the field, and the buffers that
-//! they share.
+//! Custom tract operators, named after the operators of the field, and the buffers
+//! that they share.
 
 pub(in crate::onnx) mod buffer_pool;
 pub(in crate::onnx) mod depthwise;

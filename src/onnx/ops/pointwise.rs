@@ -1,10 +1,10 @@
-//! A convolution of single pixels (1x1), with a bias and what limits its values, as
-//! one operation: the matrix product of weights and planes, whose vectors run along
-//! the planes, so that they are loaded and stored as they lie there.
+//! A 1x1 convolution, fused with its bias and a clamp: the product of the weight matrix
+//! and the planes. Vectors run along the planes, so that they are loaded and stored
+//! without rearrangement.
 
 #![expect(
     clippy::inline_always,
-    reason = "what is compiled for a kind of processor must not be a call of what is not"
+    reason = "code inside `dispatch!` must be inlined to be compiled for its instruction set"
 )]
 
 use std::array::from_fn;
@@ -13,42 +13,41 @@ use fearless_simd::{Level, Simd, SimdBase, SimdFloat, dispatch};
 use tract_linalg::multithread::{Executor, current_tract_executor, par_chunks_mut};
 #[allow(
     clippy::wildcard_imports,
-    reason = "tract's macros name what they need of it without its path"
+    reason = "tract's macros expect its names in scope"
 )]
 use tract_onnx::tract_core::internal::*;
 
 use super::buffer_pool;
 
-/// Channels of the output that are made at once, whose numbers lie side by side. Six
-/// with two vectors of pixels each keep their sums, what is multiplied and a weight in
-/// 16 registers; with four vectors, in 32.
+/// Output channels per block; their parameters are interleaved. With six channels and two
+/// vectors of pixels, the sums, the inputs and a weight fit in 16 registers; with four
+/// vectors, in 32.
 pub(in crate::onnx) const BLOCK: usize = 6;
-/// Numbers of an output's channel before its weights: the bias, and the lowest and
-/// highest value that comes out.
-pub(in crate::onnx) const FRONT: usize = 3;
-/// The fewest pixels of a plane: one vector of the longest.
-pub(in crate::onnx) const LEAST: usize = 16;
+/// Rows of parameters before the weights: the bias, and the lower and upper bound of the
+/// clamp.
+pub(in crate::onnx) const HEADER_ROWS: usize = 3;
+/// Minimum number of pixels of a plane: those of the longest vector.
+pub(in crate::onnx) const MIN_AREA: usize = 16;
 
-/// Values of the input that are made ready at once, if a panel is not more: 24 KB, which
-/// stay in the first cache. The more pixels, the longer are the runs that are written.
-const READY: usize = 6 << 10;
-/// So many multiplications count as one value, of which tract has a least number that
-/// threads share.
-const PRODUCTS_A_VALUE: usize = 16;
+/// Input values that are packed at once, unless a single panel has more: 24 KB, which fit
+/// in the L1 cache. More pixels make longer contiguous writes.
+const MAX_PACKED_VALUES: usize = 6 << 10;
+/// Multiplications that count as one value in tract's minimum size of shared work.
+const PRODUCTS_PER_VALUE: usize = 16;
 
 /// Inputs are `[…, channels, height, width]`, of one picture, and
-/// `[out channels / 6, 3 + channels, 6]` (see [`FRONT`]), with zeroes where there are
-/// no more channels; the output is `[…, out channels, height, width]`.
+/// `[out channels / 6, 3 + channels, 6]` (see [`HEADER_ROWS`]), padded with zeros to a
+/// multiple of six channels; the output is `[…, out channels, height, width]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::onnx) struct Pointwise {
-    /// That of the output.
+    /// Shape of the output.
     pub(in crate::onnx) shape: TVec<usize>,
 }
 
-/// The numbers of [`BLOCK`] channels.
-type Numbers = [f32; BLOCK];
+/// One row of parameters of a block.
+type BlockParams = [f32; BLOCK];
 
-/// Planes of `area` pixels, one after the other.
+/// Contiguous planes of `area` pixels.
 #[derive(Clone, Copy)]
 struct Planes<'a> {
     values: &'a [f32],
@@ -56,56 +55,55 @@ struct Planes<'a> {
 }
 
 impl Planes<'_> {
-    /// Convolves blocks of channels one after the other.
+    /// Convolves all blocks of output channels.
     #[inline(always)]
-    fn convolve<S: Simd>(self, simd: S, numbers: &[Numbers], out: &mut [f32]) {
+    fn convolve<S: Simd>(self, simd: S, params: &[BlockParams], out: &mut [f32]) {
         let lanes = S::f32s::LEN;
-        let mut ready = Vec::new();
+        let mut packed = Vec::new();
         let mut start = 0;
-        // With vectors this long come 32 registers.
-        if lanes >= LEAST {
-            start = self.panels::<S, 4>(simd, start, numbers, &mut ready, out);
+        // CPUs with vectors this long have 32 registers.
+        if lanes >= MIN_AREA {
+            start = self.panels::<S, 4>(simd, start, params, &mut packed, out);
         }
-        start = self.panels::<S, 2>(simd, start, numbers, &mut ready, out);
-        start = self.panels::<S, 1>(simd, start, numbers, &mut ready, out);
+        start = self.panels::<S, 2>(simd, start, params, &mut packed, out);
+        start = self.panels::<S, 1>(simd, start, params, &mut packed, out);
         if start < self.area {
-            // Some pixels are made again.
+            // Computes some pixels twice.
             let last = self.area - lanes;
-            self.panels::<S, 1>(simd, last, numbers, &mut ready, out);
+            self.panels::<S, 1>(simd, last, params, &mut packed, out);
         }
     }
 
-    /// Convolves as many panels, of so many vectors of pixels each, as there are from
-    /// `start` on, and gives where the next one would start. `ready` is for the values
-    /// of panels as they are read: in each, those of a channel follow those of the
-    /// channel before.
+    /// Convolves all whole panels of `VECTORS` vectors of pixels from `start` on, and
+    /// returns where the next one would start. `packed` is a buffer for the input of the
+    /// panels, in each channel by channel.
     #[inline(always)]
     fn panels<S: Simd, const VECTORS: usize>(
         self,
         simd: S,
         start: usize,
-        numbers: &[Numbers],
-        ready: &mut Vec<f32>,
+        params: &[BlockParams],
+        packed: &mut Vec<f32>,
         out: &mut [f32],
     ) -> usize {
         let channels = self.values.len() / self.area;
         let width = VECTORS * S::f32s::LEN;
         let panel = channels * width;
-        let at_once = (READY / panel).max(1) * width;
+        let at_once = (MAX_PACKED_VALUES / panel).max(1) * width;
         let end = self.area - (self.area - start) % width;
         for start in (start..end).step_by(at_once) {
             let count = at_once.min(end - start);
-            ready.resize(count * channels, 0.0);
+            packed.resize(count * channels, 0.0);
             for (channel, plane) in self.values.chunks_exact(self.area).enumerate() {
                 let from = plane[start..][..count].chunks_exact(width);
-                for (panel, from) in ready.chunks_exact_mut(panel).zip(from) {
+                for (panel, from) in packed.chunks_exact_mut(panel).zip(from) {
                     panel[channel * width..][..width].copy_from_slice(from);
                 }
             }
-            let blocks = numbers.chunks_exact(FRONT + channels);
-            for (numbers, out) in blocks.zip(out.chunks_mut(BLOCK * self.area)) {
-                for (index, panel) in ready.chunks_exact(panel).enumerate() {
-                    let sums = sums::<S, VECTORS>(simd, panel, numbers);
+            let blocks = params.chunks_exact(HEADER_ROWS + channels);
+            for (params, out) in blocks.zip(out.chunks_mut(BLOCK * self.area)) {
+                for (index, panel) in packed.chunks_exact(panel).enumerate() {
+                    let sums = sums::<S, VECTORS>(simd, panel, params);
                     for (sums, plane) in sums.iter().zip(out.chunks_exact_mut(self.area)) {
                         let to = &mut plane[start + index * width..][..width];
                         for (to, sum) in to.chunks_exact_mut(S::f32s::LEN).zip(sums) {
@@ -119,16 +117,16 @@ impl Planes<'_> {
     }
 }
 
-/// The values of a block of channels in a panel.
+/// The output of a block of channels for a panel.
 #[inline(always)]
 fn sums<S: Simd, const VECTORS: usize>(
     simd: S,
     panel: &[f32],
-    numbers: &[Numbers],
+    params: &[BlockParams],
 ) -> [[S::f32s; VECTORS]; BLOCK] {
     let splat = |value| S::f32s::splat(simd, value);
     let mut sums = [[splat(0.0); VECTORS]; BLOCK];
-    let Some(([bias, low, high], weights)) = numbers.split_first_chunk::<FRONT>() else {
+    let Some(([bias, low, high], weights)) = params.split_first_chunk::<HEADER_ROWS>() else {
         return sums;
     };
     for (sums, bias) in sums.iter_mut().zip(bias) {
@@ -170,7 +168,7 @@ impl EvalOp for Pointwise {
     op_out_of_plan!();
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let (input, numbers) = args_2!(inputs);
+        let (input, params) = args_2!(inputs);
         let (Some([channels, height, width]), Some([out_channels, ..])) = (
             input.shape().last_chunk::<3>(),
             self.shape.last_chunk::<3>(),
@@ -178,18 +176,18 @@ impl EvalOp for Pointwise {
             bail!("no planes");
         };
         let area = height * width;
-        ensure!(area >= LEAST && input.len() == channels * area);
+        ensure!(area >= MIN_AREA && input.len() == channels * area);
         let blocks = out_channels.div_ceil(BLOCK);
-        ensure!(numbers.shape() == [blocks, FRONT + channels, BLOCK]);
+        ensure!(params.shape() == [blocks, HEADER_ROWS + channels, BLOCK]);
         let plain = input.try_as_plain_ram()?;
         let planes = Planes {
             values: plain.as_slice::<f32>()?,
             area,
         };
-        let numbers = numbers.try_as_plain_ram()?;
-        let (numbers, _) = numbers.as_slice::<f32>()?.as_chunks::<BLOCK>();
+        let params = params.try_as_plain_ram()?;
+        let (params, _) = params.as_slice::<f32>()?.as_chunks::<BLOCK>();
         let mut output = buffer_pool::tensor(&self.shape)?;
-        // Each thread makes the input ready for itself.
+        // Each thread packs the input for itself.
         let threads = match current_tract_executor() {
             Executor::MultiThread(pool) => pool.current_num_threads(),
             _ => 1,
@@ -204,16 +202,16 @@ impl EvalOp for Pointwise {
         par_chunks_mut(
             &mut shares,
             1,
-            products / PRODUCTS_A_VALUE,
+            products / PRODUCTS_PER_VALUE,
             |first, shares| {
-                let numbers = numbers.chunks(share * (FRONT + channels)).skip(first);
-                for (out, numbers) in shares.iter_mut().zip(numbers) {
-                    dispatch!(Level::new(), simd => planes.convolve(simd, numbers, out));
+                let params = params.chunks(share * (HEADER_ROWS + channels)).skip(first);
+                for (out, params) in shares.iter_mut().zip(params) {
+                    dispatch!(Level::new(), simd => planes.convolve(simd, params, out));
                 }
                 Ok(())
             },
         )?;
-        buffer_pool::keep(input);
+        buffer_pool::recycle(input);
         Ok(tvec!(output.into_tvalue()))
     }
 }
@@ -235,8 +233,8 @@ mod tests {
     fn convolved(simd: impl Simd, [channels, area, out_channels]: [usize; 3]) -> Vec<f32> {
         let value = |at: usize| (at * 37 % 101) as f32 / 50.0 - 1.0;
         let input: Vec<f32> = (0..channels * area).map(value).collect();
-        let depth = FRONT + channels;
-        let numbers: Vec<Numbers> = (0..out_channels.div_ceil(BLOCK) * depth)
+        let depth = HEADER_ROWS + channels;
+        let params: Vec<BlockParams> = (0..out_channels.div_ceil(BLOCK) * depth)
             .map(|at| match at % depth {
                 1 => [-2.0; BLOCK],
                 2 => [3.0; BLOCK],
@@ -248,11 +246,11 @@ mod tests {
             values: &input,
             area,
         };
-        planes.convolve(simd, &numbers, &mut out);
+        planes.convolve(simd, &params, &mut out);
         out
     }
 
-    /// The property in `rewrite` sees the vectors of one machine.
+    /// The property test in `rewrite` covers only the vectors of this machine.
     #[test]
     fn all_kinds_of_vectors_compute_the_same() {
         let level = Level::new();
@@ -281,19 +279,19 @@ mod tests {
         };
         let mut model = TypedModel::default();
         let wire = model.add_source("x", f32::fact(input)).unwrap();
-        let numbers = tensor(&[out_channels.div_ceil(BLOCK), FRONT + input[1], BLOCK]);
-        let numbers = model.add_const("numbers", numbers).unwrap();
+        let params = tensor(&[out_channels.div_ceil(BLOCK), HEADER_ROWS + input[1], BLOCK]);
+        let params = model.add_const("params", params).unwrap();
         let op = Pointwise {
             shape: tvec!(1, out_channels, side, side),
         };
-        let wire = model.wire_node("product", op, &[wire, numbers]).unwrap();
+        let wire = model.wire_node("product", op, &[wire, params]).unwrap();
         model.select_output_outlets(&wire).unwrap();
         let plan = model.into_runnable().unwrap();
         let run = || plan.run(tvec!(tensor(&input).into_tvalue())).unwrap();
         let one = run();
         for threads in 2..=5 {
-            let team = Executor::multithread(threads);
-            assert_eq!(multithread_tract_scope(team, run), one);
+            let pool = Executor::multithread(threads);
+            assert_eq!(multithread_tract_scope(pool, run), one);
         }
     }
 }

@@ -1,11 +1,11 @@
-//! Puts our own operations where they take less than tract's.
+//! Replaces tract's operators with faster ones of our own.
 //!
-//! Knows how tract writes down what they replace. Whatever it does not know stays
+//! Knows the forms in which tract represents what they replace; anything else is left
 //! as it is.
 
 #[allow(
     clippy::wildcard_imports,
-    reason = "tract's macros name what they need of it without its path"
+    reason = "tract's macros expect its names in scope"
 )]
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::Rewriter;
@@ -18,34 +18,34 @@ use tract_onnx::tract_core::ops::nn::DataFormat;
 #[cfg(target_arch = "x86_64")]
 mod products;
 
-use super::ops::depthwise::{ConvGeometry, DepthwiseConv3x3, NUMBERS, SIDE};
+use super::ops::depthwise::{ConvGeometry, DepthwiseConv3x3, KERNEL_SIDE, PARAMS};
 use super::ops::depthwise_nhwc::{DepthwiseConv3x3Nhwc, LANES};
 use super::ops::max_pool::MaxPool2x2;
 
 /// Rewrites a decluttered model.
 pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
     Rewriter::<()>::default()
-        .with_rule_for("taps", |(), model, node, name, conv: &Conv| {
-            taps(model, node, name, conv)
+        .with_rule_for("depthwise", |(), model, node, name, conv: &Conv| {
+            depthwise(model, node, name, conv)
         })
-        .with_rule_for("halve", |(), model, node, _, pool: &MaxPool| {
-            halve(model, node, pool)
+        .with_rule_for("max pool", |(), model, node, _, pool: &MaxPool| {
+            max_pool(model, node, pool)
         })
         .rewrite(&(), model)?;
-    // Has what makes the planes make each part by itself, and what takes them take
-    // part after part.
+    // Moves the split into parts up to the producer of the planes, and down to their
+    // consumer.
     model.declutter()?;
     #[cfg(target_arch = "x86_64")]
     products::rewrite(model)?;
     Ok(())
 }
 
-/// Whether planes lie one after the other, row by row.
+/// Whether the layout is planar (NCHW).
 fn is_planar(pool: &PoolSpec) -> bool {
     matches!(pool.data_format, DataFormat::NCHW | DataFormat::CHW)
 }
 
-fn halve(
+fn max_pool(
     model: &TypedModel,
     node: &TypedNode,
     pool: &MaxPool,
@@ -55,15 +55,15 @@ fn halve(
         return Ok(None);
     };
     let spec = &pool.pool_spec;
-    let sides = &shape[shape.len().saturating_sub(2)..];
-    let padding = spec.computed_padding(sides);
+    let geometry = &shape[shape.len().saturating_sub(2)..];
+    let padding = spec.computed_padding(geometry);
     let is_known = is_planar(spec)
         && fact.datum_type == f32::datum_type()
         && pool.with_index_outputs.is_none()
         && *spec.kernel_shape == [2, 2]
         && *spec.strides() == [2, 2]
         && *spec.dilations() == [1, 1]
-        && sides.iter().all(|side| side % 2 == 0)
+        && geometry.iter().all(|side| side % 2 == 0)
         && padding
             .iter()
             .all(|axis| axis.pad_before == 0 && axis.pad_after == 0);
@@ -73,7 +73,7 @@ fn halve(
     TypedModelPatch::replace_single_op(model, node, &node.inputs, MaxPool2x2).map(Some)
 }
 
-fn taps(
+fn depthwise(
     model: &TypedModel,
     node: &TypedNode,
     name: &str,
@@ -92,7 +92,7 @@ fn taps(
         && fact.datum_type == f32::datum_type()
         && conv.group == channels
         && spec.output_channels == channels;
-    let (true, Some(sides)) = (is_known, window(conv, dims.hw_dims())) else {
+    let (true, Some(geometry)) = (is_known, conv_geometry(conv, dims.hw_dims())) else {
         return Ok(None);
     };
     let (Some(kernel), Some(bias)) = (
@@ -101,36 +101,40 @@ fn taps(
     ) else {
         return Ok(None);
     };
-    let is_shaped = kernel.len() == SIDE * SIDE * channels
+    let is_shaped = kernel.len() == KERNEL_SIDE * KERNEL_SIDE * channels
         && matches!(bias.len(), n if n == 1 || n == channels);
     if !is_shaped {
         return Ok(None);
     }
-    let limits = limits(model, node)?;
-    let mut numbers = Vec::with_capacity(NUMBERS * channels);
-    for (channel, taps) in kernel.as_chunks::<{ SIDE * SIDE }>().0.iter().enumerate() {
-        numbers.extend_from_slice(taps);
-        numbers.extend([bias[channel % bias.len()], limits.low, limits.high]);
+    let clamp = fused_clamp(model, node)?;
+    let mut params = Vec::with_capacity(PARAMS * channels);
+    for (channel, taps) in kernel
+        .as_chunks::<{ KERNEL_SIDE * KERNEL_SIDE }>()
+        .0
+        .iter()
+        .enumerate()
+    {
+        params.extend_from_slice(taps);
+        params.extend([bias[channel % bias.len()], clamp.low, clamp.high]);
     }
     let mut patch = TypedModelPatch::default();
     let wire = patch.tap_model(model, node.inputs[0])?;
     let wire = if is_planar(spec) {
-        planes(&mut patch, name, wire, sides, dims.c_axis(), &numbers)?
+        planes(&mut patch, name, wire, geometry, dims.c_axis(), &params)?
     } else {
-        pixels(&mut patch, name, wire, sides, &numbers)?
+        pixels(&mut patch, name, wire, geometry, &params)?
     };
-    patch.shunt_outside(model, limits.last.into(), wire)?;
+    patch.shunt_outside(model, clamp.last.into(), wire)?;
     Ok(Some(patch))
 }
 
-/// How a convolution's windows go over a picture, if they are of 3x3 and as [`ConvGeometry`] can
-/// say it.
-fn window(conv: &Conv, input: &[usize]) -> Option<ConvGeometry> {
+/// The geometry of a 3x3 convolution, if [`ConvGeometry`] can express it.
+fn conv_geometry(conv: &Conv, input: &[usize]) -> Option<ConvGeometry> {
     let spec = &conv.pool_spec;
     let stride = spec.stride(0);
     let input = <[usize; 2]>::try_from(input).ok()?;
     let padding = spec.computed_padding(&input);
-    let sides = ConvGeometry {
+    let geometry = ConvGeometry {
         input,
         output: [padding[0].convoluted, padding[1].convoluted],
         before: [padding[0].pad_before, padding[1].pad_before],
@@ -138,26 +142,27 @@ fn window(conv: &Conv, input: &[usize]) -> Option<ConvGeometry> {
     };
     let is_known = conv.q_params.is_none()
         && conv.kernel_fmt == KernelFormat::OIHW
-        && *spec.kernel_shape == [SIDE, SIDE]
+        && *spec.kernel_shape == [KERNEL_SIDE, KERNEL_SIDE]
         && *spec.dilations() == [1, 1]
         && *spec.strides() == [stride, stride]
         && matches!(stride, 1 | 2)
-        && !sides.output.contains(&0)
-        && sides.before.iter().all(|pad| *pad <= 1);
-    is_known.then_some(sides)
+        && !geometry.output.contains(&0)
+        && geometry.before.iter().all(|pad| *pad <= 1);
+    is_known.then_some(geometry)
 }
 
-/// Wires [`DepthwiseConv3x3`], whose channels are those of an axis, in parts of them.
+/// Wires one or more [`DepthwiseConv3x3`], each for a part of the channels, which are on
+/// `axis`.
 fn planes(
     patch: &mut TypedModelPatch,
     name: &str,
     wire: OutletId,
-    sides: ConvGeometry,
+    geometry: ConvGeometry,
     axis: usize,
-    numbers: &[f32],
+    params: &[f32],
 ) -> TractResult<OutletId> {
-    let channels = numbers.len() / NUMBERS;
-    let parts = parts(channels, 4 * sides.input[0] * sides.input[1]);
+    let channels = params.len() / PARAMS;
+    let parts = parts(channels, 4 * geometry.input[0] * geometry.input[1]);
     let mut outputs: TVec<OutletId> = tvec!();
     for part in 0..parts {
         let name = format!("{name}.{part}");
@@ -168,13 +173,13 @@ fn planes(
             let slice = Slice::new(axis, start, end);
             patch.wire_node(format!("{name}.slice"), slice, &[wire])?[0]
         };
-        let numbers = &numbers[NUMBERS * start..NUMBERS * end];
-        let numbers = Tensor::from_shape(&[end - start, NUMBERS], numbers)?;
-        let numbers = patch.add_const(format!("{name}.numbers"), numbers)?;
+        let params = &params[PARAMS * start..PARAMS * end];
+        let params = Tensor::from_shape(&[end - start, PARAMS], params)?;
+        let params = patch.add_const(format!("{name}.params"), params)?;
         let taps = patch.wire_node(
             format!("{name}.taps"),
-            DepthwiseConv3x3(sides),
-            &[wire, numbers],
+            DepthwiseConv3x3(geometry),
+            &[wire, params],
         )?;
         outputs.extend(taps);
     }
@@ -190,67 +195,71 @@ fn pixels(
     patch: &mut TypedModelPatch,
     name: &str,
     wire: OutletId,
-    sides: ConvGeometry,
-    numbers: &[f32],
+    geometry: ConvGeometry,
+    params: &[f32],
 ) -> TractResult<OutletId> {
-    let groups = numbers.len() / (NUMBERS * LANES);
-    let turned: Vec<f32> = numbers
-        .chunks(NUMBERS * LANES)
+    let groups = params.len() / (PARAMS * LANES);
+    let turned: Vec<f32> = params
+        .chunks(PARAMS * LANES)
         .flat_map(|group| {
-            (0..NUMBERS).flat_map(move |index| group.iter().skip(index).step_by(NUMBERS))
+            (0..PARAMS).flat_map(move |index| group.iter().skip(index).step_by(PARAMS))
         })
         .copied()
         .collect();
-    let numbers = Tensor::from_shape(&[groups, NUMBERS, LANES], &turned)?;
-    let numbers = patch.add_const(format!("{name}.numbers"), numbers)?;
+    let params = Tensor::from_shape(&[groups, PARAMS, LANES], &turned)?;
+    let params = patch.add_const(format!("{name}.params"), params)?;
     let taps = patch.wire_node(
         format!("{name}.taps"),
-        DepthwiseConv3x3Nhwc(sides),
-        &[wire, numbers],
+        DepthwiseConv3x3Nhwc(geometry),
+        &[wire, params],
     )?;
     Ok(taps[0])
 }
 
-/// The most bytes that go into a convolution at once. The backbone has one tensor of
-/// 4.8 MB, 96 channels of 112x112, and none of the others is larger than this: in
-/// parts it takes as long, and the largest need of memory is what is between.
-const LARGEST: usize = 2 << 20;
+/// Maximum input of a convolution in bytes; a larger one is split into parts. The backbone
+/// has one tensor of 4.8 MB, 96 channels of 112x112, and no other that is larger than
+/// this. In parts it takes as long, and this tensor would set the peak memory.
+const MAX_CONV_INPUT_BYTES: usize = 2 << 20;
 
-/// In how many parts a convolution of so many channels, of so many bytes each, is
-/// made.
+/// Into how many equal parts to split a convolution of `channels` channels of `bytes`
+/// each.
 fn parts(channels: usize, bytes: usize) -> usize {
-    let least = (channels * bytes).div_ceil(LARGEST).min(channels).max(1);
+    let least = (channels * bytes)
+        .div_ceil(MAX_CONV_INPUT_BYTES)
+        .min(channels)
+        .max(1);
     (least..=channels)
         .find(|parts| channels.is_multiple_of(*parts))
         .unwrap_or(1)
 }
 
-/// What the values of a node are limited to, by nodes that follow it alone.
-struct Limits {
+/// The clamp that follows a node, as `Max` and `Min` nodes, if nothing else uses its
+/// output.
+struct Clamp {
     /// The last of these nodes, or the node itself.
     last: usize,
     low: f32,
     high: f32,
 }
 
-fn limits(model: &TypedModel, node: &TypedNode) -> TractResult<Limits> {
-    let mut limits = Limits {
+fn fused_clamp(model: &TypedModel, node: &TypedNode) -> TractResult<Clamp> {
+    let mut clamp = Clamp {
         last: node.id,
         low: f32::NEG_INFINITY,
         high: f32::INFINITY,
     };
     loop {
-        let last = model.node(limits.last);
-        // What the model puts out itself stays as it is.
+        let last = model.node(clamp.last);
+        // An output of the model must not change.
         if model.output_outlets()?.contains(&last.id.into()) {
-            return Ok(limits);
+            return Ok(clamp);
         }
         let [next] = &*last.outputs[0].successors else {
-            return Ok(limits);
+            return Ok(clamp);
         };
         let next = model.node(next.node);
         let Some(op) = next.op_as::<TypedBinOp>() else {
-            return Ok(limits);
+            return Ok(clamp);
         };
         let by = match next.inputs[..] {
             [one, other] if one == last.id.into() => constant(model, other)?,
@@ -260,21 +269,22 @@ fn limits(model: &TypedModel, node: &TypedNode) -> TractResult<Limits> {
         let same_shape = next.outputs[0].fact.shape == last.outputs[0].fact.shape;
         let by = by.filter(|values| same_shape && values.iter().all(|value| *value == values[0]));
         let Some(&[by, ..]) = by.as_deref() else {
-            return Ok(limits);
+            return Ok(clamp);
         };
-        // A `Max` after a `Min` would have to win where they cross.
-        if op.0.is::<Max>() && limits.high == f32::INFINITY {
-            limits.low = limits.low.max(by);
+        // Where the bounds cross, the last node wins: a `Max` after a `Min` cannot be
+        // expressed.
+        if op.0.is::<Max>() && clamp.high == f32::INFINITY {
+            clamp.low = clamp.low.max(by);
         } else if op.0.is::<Min>() {
-            limits.high = limits.high.min(by);
+            clamp.high = clamp.high.min(by);
         } else {
-            return Ok(limits);
+            return Ok(clamp);
         }
-        limits.last = next.id;
+        clamp.last = next.id;
     }
 }
 
-/// The values of an outlet that is a constant of floats.
+/// The values of an outlet, if it is a constant of floats.
 fn constant(model: &TypedModel, outlet: OutletId) -> TractResult<Option<Vec<f32>>> {
     let fact = model.outlet_fact(outlet)?;
     match &fact.konst {
@@ -293,7 +303,7 @@ mod tests {
 
     use super::*;
 
-    /// Values that look like chance, from -1 to 1.
+    /// Pseudorandom values from -1 to 1.
     fn noise(shape: &[usize], seed: u32) -> Tensor {
         let count = shape.iter().product::<usize>() as u32;
         let value = |index: u32| {
@@ -328,9 +338,9 @@ mod tests {
         model.nodes().iter().filter(named).count()
     }
 
-    /// Rewrites, and holds the outcome to tract's own: each value at most so far from
-    /// it.
-    fn compare(mut model: TypedModel, input: &Tensor, name: &str, farthest: f32) {
+    /// Rewrites the model, and checks that each output differs from tract's own by at most
+    /// `tolerance`.
+    fn compare(mut model: TypedModel, input: &Tensor, name: &str, tolerance: f32) {
         let before = run(&model, input);
         rewrite(&mut model).unwrap();
         assert_eq!(count(&model, name), 1);
@@ -349,13 +359,16 @@ mod tests {
             plain.as_slice::<f32>().unwrap().to_vec()
         });
         for (before, after) in before.iter().zip(&after) {
-            assert!((before - after).abs() <= farthest, "{before}, ours {after}");
+            assert!(
+                (before - after).abs() <= tolerance,
+                "{before}, ours {after}"
+            );
         }
     }
 
-    /// A depthwise convolution of 3x3, and what its values are limited to.
+    /// A 3x3 convolution with a clamp.
     #[derive(Debug)]
-    struct Window {
+    struct ConvCase {
         input: [usize; 2],
         stride: usize,
         before: [usize; 2],
@@ -365,21 +378,21 @@ mod tests {
     }
 
     prop_compose! {
-        fn window()(
+        fn case()(
             input in [1..20_usize, 1..20],
             stride in 1..=2_usize,
             before in [0..=1_usize, 0..=1],
             after in [0..=1_usize, 0..=1],
             low in proptest::option::of(-0.5..0.0_f32),
             high in proptest::option::of(0.1..0.5_f32),
-        ) -> Window {
+        ) -> ConvCase {
             let padded = |axis: usize| input[axis].max(3 - before[axis] - after[axis]);
-            Window { input: [padded(0), padded(1)], stride, before, after, low, high }
+            ConvCase { input: [padded(0), padded(1)], stride, before, after, low, high }
         }
     }
 
     fn convolution(
-        window: &Window,
+        case: &ConvCase,
         data_format: DataFormat,
         shape: &[usize],
         channels: usize,
@@ -395,12 +408,12 @@ mod tests {
         let bias = model
             .add_const("bias", noise(&[channels], seed.wrapping_add(2)))
             .unwrap();
-        let padding = PaddingSpec::Explicit(window.before[..].into(), window.after[..].into());
+        let padding = PaddingSpec::Explicit(case.before[..].into(), case.after[..].into());
         let conv = Conv {
             pool_spec: PoolSpec {
                 data_format,
                 input_channels: in_channels,
-                ..pool_spec(channels, 3, window.stride, padding)
+                ..pool_spec(channels, 3, case.stride, padding)
             },
             kernel_fmt: KernelFormat::OIHW,
             group,
@@ -409,7 +422,7 @@ mod tests {
         wire = model
             .wire_node("conv", conv, &[wire, kernel, bias])
             .unwrap()[0];
-        wire = limited(&mut model, wire, window.low, window.high);
+        wire = limited(&mut model, wire, case.low, case.high);
         model.select_output_outlets(&[wire]).unwrap();
         model
     }
@@ -437,36 +450,36 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(128))]
 
         #[test]
-        fn taps_are_what_tract_computes(window in window(), channels in 2..6_usize, seed: u32) {
-            let shape = [1, channels, window.input[0], window.input[1]];
-            let model = convolution(&window, DataFormat::NCHW, &shape, channels, channels, seed);
-            compare(model, &noise(&shape, seed), "Taps", 1e-4);
+        fn depthwise_conv_equals_that_of_tract(case in case(), channels in 2..6_usize, seed: u32) {
+            let shape = [1, channels, case.input[0], case.input[1]];
+            let model = convolution(&case, DataFormat::NCHW, &shape, channels, channels, seed);
+            compare(model, &noise(&shape, seed), "DepthwiseConv3x3", 1e-4);
         }
 
         #[test]
-        fn taps_by_pixel_are_what_tract_computes(
-            window in window(),
-            quads in 1..5_usize,
+        fn depthwise_conv_nhwc_equals_that_of_tract(
+            case in case(),
+            groups in 1..5_usize,
             seed: u32,
         ) {
-            let channels = LANES * quads;
-            let shape = [1, window.input[0], window.input[1], channels];
-            let model = convolution(&window, DataFormat::NHWC, &shape, channels, channels, seed);
-            compare(model, &noise(&shape, seed), "PixelTaps", 1e-4);
+            let channels = LANES * groups;
+            let shape = [1, case.input[0], case.input[1], channels];
+            let model = convolution(&case, DataFormat::NHWC, &shape, channels, channels, seed);
+            compare(model, &noise(&shape, seed), "DepthwiseConv3x3Nhwc", 1e-4);
         }
 
         #[cfg(target_arch = "x86_64")]
         #[test]
-        fn products_are_what_tract_computes(
+        fn pointwise_conv_equals_that_of_tract(
             channels in 2..40_usize,
             out_channels in 2..40_usize,
-            sides in [1..20_usize, 16..20],
+            geometry in [1..20_usize, 16..20],
             has_bias: bool,
             low in proptest::option::of(-0.5..0.0_f32),
             high in proptest::option::of(0.1..0.5_f32),
             seed: u32,
         ) {
-            let shape = [1, channels, sides[0], sides[1]];
+            let shape = [1, channels, geometry[0], geometry[1]];
             let mut model = TypedModel::default();
             let wire = model.add_source("x", f32::fact(shape)).unwrap();
             let kernel = noise(&[out_channels, channels, 1, 1], seed.wrapping_add(1));
@@ -495,20 +508,20 @@ mod tests {
 
         #[cfg(target_arch = "x86_64")]
         #[test]
-        fn what_is_unfolded_is_what_tract_computes(
-            window in window(),
-            channels in 2..=products::FEW,
+        fn im2col_and_pointwise_conv_equal_the_conv_of_tract(
+            case in case(),
+            channels in 2..=products::MAX_IM2COL_CHANNELS,
             out_channels in 2..20_usize,
             seed: u32,
         ) {
-            let shape = [1, channels, window.input[0] + 16, window.input[1] + 16];
-            let window = Window { input: [shape[2], shape[3]], ..window };
-            let model = convolution(&window, DataFormat::NCHW, &shape, out_channels, 1, seed);
-            compare(model, &noise(&shape, seed), "Unfold", 1e-4);
+            let shape = [1, channels, case.input[0] + 16, case.input[1] + 16];
+            let case = ConvCase { input: [shape[2], shape[3]], ..case };
+            let model = convolution(&case, DataFormat::NCHW, &shape, out_channels, 1, seed);
+            compare(model, &noise(&shape, seed), "Im2col", 1e-4);
         }
 
         #[test]
-        fn halves_are_what_tract_computes(
+        fn max_pool_equals_that_of_tract(
             channels in 1..6_usize,
             height in 1..12_usize,
             width in 1..12_usize,
@@ -523,7 +536,7 @@ mod tests {
             };
             let wire = model.wire_node("pool", pool, &[wire]).unwrap()[0];
             model.select_output_outlets(&[wire]).unwrap();
-            compare(model, &noise(&shape, seed), "Halve", 0.0);
+            compare(model, &noise(&shape, seed), "MaxPool2x2", 0.0);
         }
     }
 
@@ -531,15 +544,15 @@ mod tests {
     fn parts_are_equal_and_small_enough_if_a_plane_is() {
         assert_eq!(parts(16, 4 * 128 * 160), 1);
         assert_eq!(parts(96, 4 * 112 * 112), 3);
-        assert_eq!(parts(7, LARGEST / 2), 7);
-        assert_eq!(parts(16, 2 * LARGEST), 16);
+        assert_eq!(parts(7, MAX_CONV_INPUT_BYTES / 2), 7);
+        assert_eq!(parts(16, 2 * MAX_CONV_INPUT_BYTES), 16);
     }
 
     #[test]
-    fn a_large_tensor_is_never_there_as_a_whole() {
+    fn a_large_tensor_is_computed_in_parts() {
         let (channels, side) = (6, 400);
         let shape = [1, 2, side, side];
-        assert!(channels * side * side * 4 > LARGEST);
+        assert!(channels * side * side * 4 > MAX_CONV_INPUT_BYTES);
         let mut model = TypedModel::default();
         let wire = model.add_source("x", f32::fact(shape)).unwrap();
         let convolve = |model: &mut TypedModel, wire, name: &str, ins: usize, group: usize| {
@@ -567,7 +580,7 @@ mod tests {
         let input = noise(&shape, 3);
         let before = run(&model, &input);
         rewrite(&mut model).unwrap();
-        assert_eq!(count(&model, "Taps"), 2);
+        assert_eq!(count(&model, "DepthwiseConv3x3"), 2);
         assert_eq!(count(&model, "Slice"), 0);
         let after = run(&model, &input);
         before
@@ -576,14 +589,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_stays() {
+    fn unsupported_pooling_stays() {
         let mut model = TypedModel::default();
         let wire = model.add_source("x", f32::fact([1, 2, 5, 6])).unwrap();
         let pool = MaxPool {
             pool_spec: pool_spec(2, 2, 2, PaddingSpec::Valid),
             with_index_outputs: None,
         };
-        // An odd height, and a square of another size.
+        // An odd height, and a kernel of another size.
         let odd = model.wire_node("odd", pool.clone(), &[wire]).unwrap()[0];
         let pool = MaxPool {
             pool_spec: pool_spec(2, 3, 2, PaddingSpec::Valid),
@@ -592,11 +605,11 @@ mod tests {
         let large = model.wire_node("large", pool, &[wire]).unwrap()[0];
         model.select_output_outlets(&[odd, large]).unwrap();
         rewrite(&mut model).unwrap();
-        assert_eq!(count(&model, "Halve"), 0);
+        assert_eq!(count(&model, "MaxPool2x2"), 0);
     }
 
     #[test]
-    fn what_the_model_puts_out_itself_is_not_limited() {
+    fn a_clamp_is_not_fused_into_an_output_of_the_model() {
         let mut model = TypedModel::default();
         let shape = [1, 2, 5, 6];
         let wire = model.add_source("x", f32::fact(shape)).unwrap();
@@ -617,7 +630,7 @@ mod tests {
         let input = noise(&shape, 3);
         let before = run(&model, &input);
         rewrite(&mut model).unwrap();
-        assert_eq!(count(&model, "Taps"), 1);
+        assert_eq!(count(&model, "DepthwiseConv3x3"), 1);
         let after = run(&model, &input);
         before
             .close_enough(&after, Approximation::Approximate)

@@ -1,8 +1,8 @@
-//! Puts [`Pointwise`] in the place of the convolutions that are products of matrices.
+//! Replaces convolutions that are matrix products with [`Pointwise`].
 
 #[allow(
     clippy::wildcard_imports,
-    reason = "tract's macros name what they need of it without its path"
+    reason = "tract's macros expect its names in scope"
 )]
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::Rewriter;
@@ -11,28 +11,28 @@ use tract_onnx::tract_core::ops::cnn::Conv;
 use tract_onnx::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_core::ops::math::Add;
 
-use super::{Limits, constant, is_planar, limits, window};
-use crate::onnx::ops::depthwise::SIDE;
+use super::{Clamp, constant, conv_geometry, fused_clamp, is_planar};
+use crate::onnx::ops::depthwise::KERNEL_SIDE;
 use crate::onnx::ops::im2col::Im2col;
-use crate::onnx::ops::pointwise::{BLOCK, FRONT, LEAST, Pointwise};
+use crate::onnx::ops::pointwise::{BLOCK, HEADER_ROWS, MIN_AREA, Pointwise};
 
-/// So many channels that what is unfolded of them is not much.
-pub(super) const FEW: usize = 4;
+/// Maximum number of input channels for im2col, which multiplies them by nine.
+pub(super) const MAX_IM2COL_CHANNELS: usize = 4;
 
-/// Rewrites a decluttered model, whose depthwise convolutions are rewritten: what goes
-/// into them in parts is made in parts by tract's own operations alone.
+/// Rewrites a decluttered model whose depthwise convolutions are rewritten already: only
+/// tract's own operators can compute their input in parts.
 pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
     Rewriter::<()>::default()
         .with_rule_for("product", |(), model, node, name, product: &EinSum| {
             self::product(model, node, name, product)
         })
-        .with_rule_for("unfold", |(), model, node, name, conv: &Conv| {
-            unfold(model, node, name, conv)
+        .with_rule_for("im2col", |(), model, node, name, conv: &Conv| {
+            im2col(model, node, name, conv)
         })
         .rewrite(&(), model)
 }
 
-/// tract has written a convolution of 1x1 as a product, and its bias as a sum, by now.
+/// By now tract represents a 1x1 convolution as a product, and its bias as a sum.
 fn product(
     model: &TypedModel,
     node: &TypedNode,
@@ -60,7 +60,7 @@ fn product(
         && product.operating_dt == f32::datum_type()
         && product.q_params.is_none()
         && pictures.iter().chain(out_pictures).all(|count| *count == 1)
-        && height * width >= LEAST
+        && height * width >= MIN_AREA
         && !weights.is_empty()
         && weights.len() == out_channels * channels
         && mixes_channels(&product.axes)?;
@@ -71,38 +71,38 @@ fn product(
         Some((sum, bias)) => (sum, bias),
         None => (node, vec![0.0]),
     };
-    let limits = limits(model, last)?;
+    let clamp = fused_clamp(model, last)?;
     let mut patch = TypedModelPatch::default();
     let wire = patch.tap_model(model, input)?;
-    let numbers = numbers(&weights, out_channels, &bias, &limits)?;
-    let wire = pointwise(&mut patch, name, wire, out_shape, numbers)?;
-    patch.shunt_outside(model, limits.last.into(), wire)?;
+    let params = params(&weights, out_channels, &bias, &clamp)?;
+    let wire = pointwise(&mut patch, name, wire, out_shape, params)?;
+    patch.shunt_outside(model, clamp.last.into(), wire)?;
     Ok(Some(patch))
 }
 
-/// What [`Pointwise`] takes beside the planes, of weights `[out channels, channels]`.
-fn numbers(
+/// The parameters of [`Pointwise`], from weights `[out channels, channels]`.
+fn params(
     weights: &[f32],
     out_channels: usize,
     bias: &[f32],
-    limits: &Limits,
+    clamp: &Clamp,
 ) -> TractResult<Tensor> {
     let channels = weights.len() / out_channels;
-    let [blocks, depth] = [out_channels.div_ceil(BLOCK), FRONT + channels];
+    let [blocks, depth] = [out_channels.div_ceil(BLOCK), HEADER_ROWS + channels];
     let number = |channel: usize, row: usize| match row {
         _ if channel >= out_channels => 0.0,
         0 => bias[channel % bias.len()],
-        1 => limits.low,
-        2 => limits.high,
-        _ => weights[channel * channels + row - FRONT],
+        1 => clamp.low,
+        2 => clamp.high,
+        _ => weights[channel * channels + row - HEADER_ROWS],
     };
-    let mut numbers = Vec::with_capacity(blocks * depth * BLOCK);
+    let mut params = Vec::with_capacity(blocks * depth * BLOCK);
     for first in (0..out_channels).step_by(BLOCK) {
         for row in 0..depth {
-            numbers.extend((first..first + BLOCK).map(|channel| number(channel, row)));
+            params.extend((first..first + BLOCK).map(|channel| number(channel, row)));
         }
     }
-    Tensor::from_shape(&[blocks, depth, BLOCK], &numbers)
+    Tensor::from_shape(&[blocks, depth, BLOCK], &params)
 }
 
 fn pointwise(
@@ -110,18 +110,18 @@ fn pointwise(
     name: &str,
     wire: OutletId,
     out_shape: &[usize],
-    numbers: Tensor,
+    params: Tensor,
 ) -> TractResult<OutletId> {
-    let numbers = patch.add_const(format!("{name}.numbers"), numbers)?;
+    let params = patch.add_const(format!("{name}.params"), params)?;
     let op = Pointwise {
         shape: out_shape.into(),
     };
-    let wire = patch.wire_node(format!("{name}.pointwise"), op, &[wire, numbers])?;
+    let wire = patch.wire_node(format!("{name}.pointwise"), op, &[wire, params])?;
     Ok(wire[0])
 }
 
-/// A convolution of few channels with each other: what its taps take becomes channels.
-fn unfold(
+/// A full convolution of few channels, as [`Im2col`] and [`Pointwise`].
+fn im2col(
     model: &TypedModel,
     node: &TypedNode,
     name: &str,
@@ -138,10 +138,10 @@ fn unfold(
         && dims.n().is_none_or(|n| *n == 1)
         && fact.datum_type == f32::datum_type()
         && conv.group == 1
-        && spec.input_channels <= FEW;
-    let (true, Some(sides), Some(kernel), Some(bias)) = (
+        && spec.input_channels <= MAX_IM2COL_CHANNELS;
+    let (true, Some(geometry), Some(kernel), Some(bias)) = (
         is_known,
-        window(conv, dims.hw_dims()),
+        conv_geometry(conv, dims.hw_dims()),
         constant(model, node.inputs[1])?,
         constant(model, node.inputs[2])?,
     ) else {
@@ -149,24 +149,24 @@ fn unfold(
     };
     let out_channels = spec.output_channels;
     let is_shaped = !kernel.is_empty()
-        && kernel.len() == out_channels * spec.input_channels * SIDE * SIDE
+        && kernel.len() == out_channels * spec.input_channels * KERNEL_SIDE * KERNEL_SIDE
         && matches!(bias.len(), n if n == 1 || n == out_channels);
-    if !is_shaped || sides.output[0] * sides.output[1] < LEAST {
+    if !is_shaped || geometry.output[0] * geometry.output[1] < MIN_AREA {
         return Ok(None);
     }
-    let limits = limits(model, node)?;
+    let clamp = fused_clamp(model, node)?;
     let mut patch = TypedModelPatch::default();
     let wire = patch.tap_model(model, node.inputs[0])?;
-    let wire = patch.wire_node(format!("{name}.unfold"), Im2col(sides), &[wire])?[0];
-    let numbers = numbers(&kernel, out_channels, &bias, &limits)?;
-    let wire = pointwise(&mut patch, name, wire, out_shape, numbers)?;
-    patch.shunt_outside(model, limits.last.into(), wire)?;
+    let wire = patch.wire_node(format!("{name}.im2col"), Im2col(geometry), &[wire])?[0];
+    let params = params(&kernel, out_channels, &bias, &clamp)?;
+    let wire = pointwise(&mut patch, name, wire, out_shape, params)?;
+    patch.shunt_outside(model, clamp.last.into(), wire)?;
     Ok(Some(patch))
 }
 
-/// Whether a product is of `[…, channels, height, width]` and `[out channels, channels]`
-/// and gives `[…, out channels, height, width]`. It may have lost or got axes of size 1
-/// before these.
+/// Whether a product of `[…, channels, height, width]` and `[out channels, channels]`
+/// gives `[…, out channels, height, width]`. Leading axes of size 1 may be added or
+/// removed.
 fn mixes_channels(axes: &AxesMapping) -> TractResult<bool> {
     let [rank, out_rank] = [axes.rank(InOut::In(0)), axes.rank(InOut::Out(0))];
     let is = |axis: (usize, usize), input: &[usize], output: &[usize]| -> TractResult<bool> {
@@ -180,8 +180,8 @@ fn mixes_channels(axes: &AxesMapping) -> TractResult<bool> {
         && is((0, rank - 1), &[rank - 1], &[out_rank - 1])?)
 }
 
-/// The sum that alone follows a node and adds a constant to each channel, and that
-/// constant.
+/// The sum that adds a constant to each channel of a node's output, and the constant;
+/// `None` if something else uses the output.
 fn bias<'a>(
     model: &'a TypedModel,
     node: &TypedNode,

@@ -1,0 +1,91 @@
+//! Why a model cannot be used, and the guard around tract's panics.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use tract_onnx::prelude::{TractError, TractResult};
+
+use super::MAX_MODEL_BYTES;
+
+/// Why a model cannot be used. Each message is one sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The file cannot be read.
+    #[error("cannot read the model {model}: {source}")]
+    Read {
+        /// The file.
+        model: String,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The file is larger than [`MAX_MODEL_BYTES`].
+    #[error(
+        "the model {model} has more than {} MiB, the limit for models",
+        MAX_MODEL_BYTES / (1024 * 1024)
+    )]
+    TooLarge {
+        /// The file.
+        model: String,
+    },
+    /// The bytes are not an ONNX model.
+    #[error("{model} is not an ONNX model, or it is cut off: download or create it again")]
+    NotOnnx {
+        /// The file.
+        model: String,
+    },
+    /// An ONNX model, but not of the expected kind.
+    #[error("the model {model} is not a {kind} for maskd: {problem}")]
+    Unexpected {
+        /// The file.
+        model: String,
+        /// "classifier", "head" or "face detector".
+        kind: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The model passed the checks but failed to run.
+    #[error("the model {model} does not run: {problem}")]
+    Run {
+        /// The file.
+        model: String,
+        /// tract's error, on one line.
+        problem: String,
+    },
+}
+
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is running tract, where a panic is caught and reported as a
+/// [`ModelError`], so that a panic hook must not report it.
+#[must_use]
+pub fn panics_are_caught() -> bool {
+    GUARDED.get()
+}
+
+/// Runs tract and catches its panics: it may panic on a graph that is valid ONNX
+/// but inconsistent. After a panic the state may be inconsistent, so every caller
+/// must drop the model.
+pub(super) fn guarded<T>(work: impl FnOnce() -> TractResult<T>) -> Result<T, String> {
+    GUARDED.set(true);
+    let result = catch_unwind(AssertUnwindSafe(work));
+    GUARDED.set(false);
+    match result {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(one_line(&error)),
+        Err(_) => Err("its graph is inconsistent".to_owned()),
+    }
+}
+
+/// The whole chain of a tract error on one line. Truncated, since some messages list
+/// every node of a graph.
+pub(super) fn one_line(error: &TractError) -> String {
+    const MAX_CHARS: usize = 300;
+    let line = format!("{error:#}");
+    let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(MAX_CHARS) {
+        Some((end, _)) => format!("{} …", &line[..end]),
+        None => line,
+    }
+}

@@ -1,0 +1,260 @@
+//! Making models ready to run, and running them.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use prost::Message;
+use sha2::{Digest, Sha256};
+use tract_onnx::pb::{ModelProto, NodeProto};
+use tract_onnx::prelude::multithread::{
+    Executor, multithread_tract_scope, set_threading_panel_threshold,
+};
+use tract_onnx::prelude::*;
+
+use super::check::floats;
+use super::error::{ModelError, guarded, one_line};
+use super::rewrite;
+use crate::platform::system;
+
+/// Minimum number of panels of a matrix product for several threads to share it.
+/// tract's default of 64 excludes most of the backbone.
+const MIN_SHARED_PANELS: usize = 16;
+/// A model that passed the checks, not yet ready to run.
+#[derive(Clone)]
+pub struct Graph {
+    pub(super) name: String,
+    pub(super) kind: &'static str,
+    pub(super) proto: ModelProto,
+}
+
+impl std::fmt::Debug for Graph {
+    // A derived `Debug` would print all weights.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Graph")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Graph {
+    /// SHA-256 over the graph's nodes and weights: each node in its protobuf
+    /// form without name and description, then each initializer's name, shape
+    /// and bytes. Two files with the same computation and names have the same
+    /// hash, whatever their metadata and their head.
+    #[must_use]
+    pub fn sha256(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let graph = self.proto.graph.as_ref();
+        for node in graph.iter().flat_map(|graph| &graph.node) {
+            let bare = NodeProto {
+                name: String::new(),
+                doc_string: String::new(),
+                ..node.clone()
+            };
+            hash.update(bare.encode_length_delimited_to_vec());
+        }
+        for tensor in graph.iter().flat_map(|graph| &graph.initializer) {
+            hash.update(tensor.name.as_bytes());
+            hash.update([0]);
+            for size in &tensor.dims {
+                hash.update(size.to_le_bytes());
+            }
+            match floats(tensor) {
+                Some(values) => values
+                    .iter()
+                    .for_each(|value| hash.update(value.to_le_bytes())),
+                None => hash.update(tensor.encode_to_vec()),
+            }
+        }
+        hash.finalize().into()
+    }
+
+    /// Makes the model ready to run on inputs of the shape `input`, and checks that
+    /// its outputs then have the shapes `outputs`.
+    ///
+    /// Consumes the graph, and frees the protobuf's weights as soon as tract has its
+    /// own copy: a third copy would set the peak memory of a small board.
+    ///
+    /// # Errors
+    /// [`ModelError::Unexpected`] if tract cannot run the model, or if its outputs
+    /// have other shapes.
+    pub fn into_plan<const N: usize>(
+        self,
+        input: [usize; 4],
+        outputs: [&[usize]; N],
+    ) -> Result<Plan, ModelError> {
+        // `None` for an output that is not of 32-bit floats in a fixed shape.
+        type Shapes = Vec<Option<Vec<usize>>>;
+        let Graph { name, kind, proto } = self;
+        let build = || -> TractResult<(Arc<TypedSimplePlan>, Shapes)> {
+            let model = onnx().model_for_proto_model(&proto)?;
+            drop(proto);
+            let mut model = model
+                .with_input_fact(0, f32::fact(input).into())?
+                .into_typed()?
+                .into_decluttered()?;
+            rewrite::rewrite(&mut model)?;
+            let model = model.into_optimized()?;
+            let mut shapes = Shapes::new();
+            for index in 0..model.outputs.len() {
+                let fact = model.output_fact(index)?;
+                let is_float = fact.datum_type == f32::datum_type();
+                shapes.push(
+                    fact.shape
+                        .as_concrete()
+                        .filter(|_| is_float)
+                        .map(<[usize]>::to_vec),
+                );
+            }
+            Ok((model.into_runnable()?, shapes))
+        };
+        let unexpected = |problem| ModelError::Unexpected {
+            model: name.clone(),
+            kind,
+            problem,
+        };
+        let (plan, shapes) = guarded(build).map_err(unexpected)?;
+        if !shapes
+            .iter()
+            .map(Option::as_deref)
+            .eq(outputs.iter().copied().map(Some))
+        {
+            let problem =
+                format!("its outputs have the shapes {shapes:?}, expected are {outputs:?}");
+            return Err(unexpected(problem));
+        }
+        // Optimizing took several times the memory that remains in use.
+        system::give_back();
+        Ok(Plan {
+            name,
+            input,
+            compiled: plan,
+        })
+    }
+}
+
+/// A model that is ready to run; shared by the [`Runner`]s of several threads.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    name: String,
+    input: [usize; 4],
+    compiled: Arc<TypedSimplePlan>,
+}
+
+impl Plan {
+    /// A runner for one thread, with buffers of its own.
+    ///
+    /// # Errors
+    /// [`ModelError::Run`] if tract cannot set it up.
+    pub fn runner(&self) -> Result<Runner, ModelError> {
+        let state = guarded(|| self.compiled.spawn());
+        let state = state.map_err(|problem| self.failed(problem))?;
+        Ok(Runner {
+            plan: self.clone(),
+            state,
+        })
+    }
+
+    fn failed(&self, problem: String) -> ModelError {
+        ModelError::Run {
+            model: self.name.clone(),
+            problem,
+        }
+    }
+}
+
+/// Threads that share one run of a model.
+///
+/// Idle threads cost nothing. The results do not depend on the number of threads.
+#[derive(Debug, Clone)]
+pub struct ThreadPool(Executor);
+
+impl ThreadPool {
+    /// No other threads than the caller's.
+    #[must_use]
+    pub fn alone() -> ThreadPool {
+        ThreadPool(Executor::SingleThread)
+    }
+
+    /// A pool of `threads` threads; no other threads than the caller's for one, or if
+    /// the system refuses.
+    #[must_use]
+    pub fn of(threads: usize) -> ThreadPool {
+        if threads < 2 {
+            return ThreadPool::alone();
+        }
+        set_threading_panel_threshold(MIN_SHARED_PANELS);
+        // It panics if the system refuses a thread.
+        let pool = guarded(|| Ok(Executor::multithread_with_name(threads, "tract")));
+        pool.map_or_else(|_| ThreadPool::alone(), ThreadPool)
+    }
+}
+
+/// Runs one model. Each thread needs its own.
+#[derive(Debug)]
+pub struct Runner {
+    plan: Plan,
+    state: TypedSimpleState,
+}
+
+impl Runner {
+    /// Runs the model once, on the threads of `pool`. `fill` writes the input, which
+    /// is zeroed and planar: `[1, channels, height, width]`.
+    ///
+    /// # Errors
+    /// [`ModelError::Run`] if tract fails.
+    pub fn run(
+        &mut self,
+        pool: &ThreadPool,
+        fill: impl FnOnce(&mut [f32]) + Send,
+    ) -> Result<Outputs, ModelError> {
+        let Runner { plan, state } = self;
+        let run = || {
+            guarded(|| {
+                let mut input = Tensor::zero::<f32>(&plan.input)?;
+                fill(input.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?);
+                multithread_tract_scope(pool.0.clone(), || state.run(tvec!(input.into_tvalue())))
+            })
+        };
+        // On a thread of the pool: another one would block and be woken at each
+        // operation.
+        let values = match &pool.0 {
+            Executor::MultiThread(threads) => threads.install(run),
+            _ => run(),
+        };
+        let values = values.map_err(|problem| plan.failed(problem))?;
+        Ok(Outputs {
+            name: plan.name.clone(),
+            values,
+        })
+    }
+}
+
+/// The outputs of one run.
+#[derive(Debug)]
+pub struct Outputs {
+    name: String,
+    values: TVec<TValue>,
+}
+
+impl Outputs {
+    /// The values of output number `index`, row by row.
+    ///
+    /// # Errors
+    /// [`ModelError::Run`] if there is no such output; the shapes were checked
+    /// when the plan was made.
+    pub fn get(&self, index: usize) -> Result<Cow<'_, [f32]>, ModelError> {
+        let failed = |problem: String| ModelError::Run {
+            model: self.name.clone(),
+            problem,
+        };
+        let value = self.values.get(index);
+        let value = value.ok_or_else(|| failed(format!("it has no output {index}")))?;
+        let plain = value
+            .try_as_plain_ram()
+            .and_then(|view| view.as_slice::<f32>());
+        plain
+            .map(Cow::Borrowed)
+            .map_err(|error| failed(one_line(&error)))
+    }
+}
