@@ -111,14 +111,14 @@ fn a_file_over_the_limit_is_refused_unread() {
     assert_refused(
         &with_model_file("classifier", &model),
         65,
-        "more than the limit of 64 MiB",
+        "more than 64 MiB, the limit for models",
     );
     // Has no length, and never ends.
     let endless = PathBuf::from("/dev/zero");
     assert_refused(
         &with_model_file("classifier", &endless),
         65,
-        "more than the limit of 64 MiB",
+        "more than 64 MiB, the limit for models",
     );
 }
 
@@ -157,8 +157,10 @@ fn classifiers_of_another_form_are_refused_with_the_reason() {
         ("1280 features to 3 labels", |p| {
             set(p, "labels", "[\"a\",\"b\",\"c\"]");
         }),
-        ("its label \"a\"", |p| set(p, "labels", "[\"a\",\"a\"]")),
-        ("its label \"unsure\"", |p| {
+        ("it has the label \"a\" twice", |p| {
+            set(p, "labels", "[\"a\",\"a\"]");
+        }),
+        ("\"unsure\" cannot be a label", |p| {
             set(p, "labels", "[\"a\",\"unsure\"]");
         }),
         ("its input is \"picture\"", |p| {

@@ -549,7 +549,7 @@ mod tests {
         );
         let error = error_of("printf abc; exec sleep 60", Duration::from_secs(1));
         assert!(
-            error.contains("3 bytes came without a whole JPEG"),
+            error.contains("3 bytes came without a complete JPEG"),
             "{error}"
         );
     }

@@ -302,7 +302,7 @@ mod tests {
     #[test]
     fn errors_say_what_to_write() {
         for (text, part) in [
-            ("", "give examples, a path"),
+            ("", "set it to examples, a path"),
             ("webcam:", "write its path or name after it"),
             ("webcam: ", "write its path or name after it"),
             ("exec:", "write the command after it"),

@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(numbers(&name("HD Webcam"), &devices), Ok(vec![0]));
         let error = numbers(&name("Twin"), &devices).unwrap_err();
         assert!(
-            error.contains("\"Twin\": /dev/video2 (Twin), /dev/video4 (Twin); name one"),
+            error.contains("\"Twin\": /dev/video2 (Twin), /dev/video4 (Twin); choose one"),
             "{error}"
         );
         let error = numbers(&name("Twi"), &devices).unwrap_err();
