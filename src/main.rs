@@ -8,6 +8,6 @@ use maskd::platform::system::{self, AlignedAllocator};
 static ALLOCATOR: AlignedAllocator = AlignedAllocator;
 
 fn main() -> ExitCode {
-    system::one_arena();
+    system::use_one_arena();
     maskd::cli::main()
 }

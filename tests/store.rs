@@ -192,7 +192,7 @@ impl Said {
     fn check(&mut self, state: &Path) {
         let store = Store::open(state).unwrap();
         let listing = store.list().unwrap();
-        assert_eq!(listing.doubles, []);
+        assert_eq!(listing.duplicates, []);
         assert_eq!(listing.ignored, [""; 0].map(std::path::PathBuf::from));
         let listed: BTreeMap<&str, Option<&str>> = listing
             .samples
@@ -222,7 +222,7 @@ impl Said {
 
         let heads = Heads::open(state).unwrap();
         let used = heads.current().unwrap();
-        assert_eq!(used.note, None);
+        assert_eq!(used.fallback, None);
         let number = used.current.map(|current| current.number);
         assert!(
             number == self.switched || number == self.switching,

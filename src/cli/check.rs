@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::daemon;
 use crate::decision::decide::VerdictPolicy;
 use crate::indicate::pins;
-use crate::onnx::to_hex;
+use crate::platform::hex;
 use crate::vision::pipeline::Pipeline;
 
 /// Checks everything even if something fails, and ends with the exit code of the
@@ -124,7 +124,7 @@ fn check_models(config: &Config, report: &mut Report) {
         Err(error) => return report.bad("models", &error.into()),
     };
     let head = pipeline.head();
-    let backbone = to_hex(&head.backbone()[..6]);
+    let backbone = hex::encode(&head.backbone()[..6]);
     let labels = head.labels().join(", ");
     report.good("models", &format!("labels {labels}; backbone {backbone}"));
     match VerdictPolicy::new(config.classify.verdict_options(), head.labels()) {

@@ -4,7 +4,7 @@ use clap::Subcommand;
 
 use super::{Failure, Global, print};
 use crate::learning::fleet::{Key, KeyError};
-use crate::onnx::to_hex;
+use crate::platform::hex;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Fleet {
@@ -24,6 +24,6 @@ impl Fleet {
             };
             Failure::new(exit, error)
         })?;
-        print(format!("{}\n", to_hex(&key.public())).as_bytes())
+        print(format!("{}\n", hex::encode(&key.public())).as_bytes())
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Check;
+use crate::platform::hex;
 
 /// `[mqtt]`; MQTT is off without a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,22 +81,11 @@ impl Fleet {
     /// The trusted keys, without invalid ones.
     #[must_use]
     pub fn keys(&self) -> Vec<[u8; 32]> {
-        self.trust.iter().filter_map(|key| parse_key(key)).collect()
+        self.trust
+            .iter()
+            .filter_map(|key| hex::decode(key))
+            .collect()
     }
-}
-
-/// Parses a public key of 64 hexadecimal digits.
-fn parse_key(text: &str) -> Option<[u8; 32]> {
-    let digits = text.as_bytes();
-    if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
-        return None;
-    }
-    let mut key = [0; 32];
-    for (byte, pair) in key.iter_mut().zip(digits.chunks(2)) {
-        let pair = std::str::from_utf8(pair).ok()?;
-        *byte = u8::from_str_radix(pair, 16).ok()?;
-    }
-    Some(key)
 }
 
 /// Whether a name can be a level of a topic and an id in Home Assistant.
@@ -178,7 +168,7 @@ impl Mqtt {
 impl Fleet {
     pub(super) fn check(&self, mqtt: &Mqtt, check: &mut Check) {
         for key in &self.trust {
-            if parse_key(key).is_none() {
+            if hex::decode(key).is_none() {
                 let problem = "contains an invalid key: use the output of \"maskd fleet key\" on the other device";
                 check.fail("fleet.trust", problem.to_owned());
             }

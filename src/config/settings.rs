@@ -1,8 +1,8 @@
-//! The settings that can change while the daemon runs.
+//! What may be changed while the daemon runs, and is written back to its config.
 //!
-//! Owns a change: checks it like a config, writes it to the config file, whose comments
-//! stay, and publishes it to the threads that apply it. If the file cannot be written,
-//! the change still applies until the daemon ends, and the record says why.
+//! Owns the change: checked as a config is, written into the file with its
+//! comments kept, published to the threads that apply it. If the file cannot be
+//! written, the change still applies until the daemon ends, and the record says so.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use crate::config::{self, Config, Problem, renamed};
 use crate::platform::files;
 
-/// The settings that can change while the daemon runs: a stable format.
+/// The settings that can change while the daemon runs: a documented contract.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Tuning {
     /// `classify.masked-threshold`, 0.05 to 1.
@@ -54,24 +54,24 @@ impl Tuning {
     }
 }
 
-/// A change of some settings. Absent fields stay as they are.
+/// Asks for settings to be changed; absent ones stay as they are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Change {
-    /// `classify.masked-threshold`, 0.05 to 1.
+    /// As [`Tuning::masked_threshold`].
     pub masked_threshold: Option<f32>,
-    /// `classify.unmasked-threshold`, 0 to `masked_threshold`.
+    /// As [`Tuning::unmasked_threshold`].
     pub unmasked_threshold: Option<f32>,
-    /// `decide.confirm-ms`, 0 to 60,000.
+    /// As [`Tuning::confirm_ms`].
     pub confirm_ms: Option<u64>,
-    /// `decide.hold-ms`, 0 to 600,000.
+    /// As [`Tuning::hold_ms`].
     pub hold_ms: Option<u64>,
-    /// `capture.enabled`.
+    /// As [`Tuning::capture`].
     pub capture: Option<bool>,
 }
 
 impl Change {
-    /// The change that turns `from` into `to`.
+    /// What turns `from` into `to`.
     fn between(from: Tuning, to: Tuning) -> Change {
         fn changed<T: PartialEq + Copy>(from: T, to: T) -> Option<T> {
             (from != to).then_some(to)
@@ -85,7 +85,7 @@ impl Change {
         }
     }
 
-    /// The config keys of the changed settings, such as `decide.hold-ms`.
+    /// Names in the config file of what is to change: `decide.hold-ms`.
     fn keys(self) -> Vec<String> {
         let values = self.values().into_iter();
         values
@@ -93,7 +93,7 @@ impl Change {
             .collect()
     }
 
-    fn apply_to(self, now: Tuning) -> Tuning {
+    fn to(self, now: Tuning) -> Tuning {
         Tuning {
             masked_threshold: self.masked_threshold.unwrap_or(now.masked_threshold),
             unmasked_threshold: self.unmasked_threshold.unwrap_or(now.unmasked_threshold),
@@ -135,13 +135,13 @@ impl Change {
     }
 }
 
-/// The current settings: a stable format.
+/// The settings as they are now: a documented contract.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SettingsRecord {
-    /// The values in use.
+    /// What the daemon goes by.
     pub now: Tuning,
-    /// Which settings are not saved in the config file, and why. A restart undoes them.
-    /// Absent if all are saved.
+    /// Which settings the config file does not have, and why: a restart undoes
+    /// them. Absent if the config file has all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_saved: Option<String>,
 }
@@ -168,9 +168,9 @@ pub struct Settings {
 #[derive(Debug)]
 struct State {
     config: Config,
-    /// The values with which the daemon would start the next time.
+    /// What the daemon would start with the next time.
     saved: Tuning,
-    /// Why settings are not saved in the config file, by section and key.
+    /// Why settings are not in the config file, by section and key.
     reasons: BTreeMap<String, String>,
 }
 
@@ -179,7 +179,7 @@ impl State {
     fn record(&mut self, change: Change, result: Result<(), String>) {
         match result {
             Ok(()) => {
-                self.saved = change.apply_to(self.saved);
+                self.saved = change.to(self.saved);
                 self.reasons.retain(|key, _| !change.keys().contains(key));
             }
             Err(reason) => {
@@ -194,7 +194,7 @@ impl State {
         self.reasons.retain(|key, _| unsaved.contains(key));
     }
 
-    /// Which settings are not saved, and why.
+    /// Why the config file does not say what the settings are, if it does not.
     fn not_saved(&self) -> Option<String> {
         let mut reasons: Vec<String> = Vec::new();
         for (key, reason) in &self.reasons {
@@ -225,7 +225,7 @@ impl Settings {
         self.now.subscribe()
     }
 
-    /// The current settings.
+    /// The settings as they are now.
     #[must_use]
     pub fn record(&self) -> SettingsRecord {
         let state = self.state();
@@ -260,7 +260,7 @@ impl Settings {
     ) -> Result<SettingsRecord, NotAllowed> {
         let mut state = self.state();
         let mut config = state.config.clone();
-        change.apply_to(Tuning::of(&config)).apply(&mut config);
+        change.to(Tuning::of(&config)).apply(&mut config);
         let problems = config.check();
         if !problems.is_empty() {
             return Err(NotAllowed(problems));

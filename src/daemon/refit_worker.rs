@@ -331,9 +331,9 @@ struct BoardMonitor {
 impl BoardMonitor {
     /// Reads the board. Returns why training has to wait, if it has to.
     fn poll(&self, now: Instant) -> Option<ThrottleReason> {
-        let status = self.board.condition();
+        let status = self.board.status();
         let before = self.reason.get();
-        let reason = status.strain(self.max_temperature_c, before.is_some());
+        let reason = status.throttle_reason(self.max_temperature_c, before.is_some());
         match (before, reason) {
             (None, Some(reason)) => warn!(%reason, "training waits"),
             (Some(_), None) => info!("training may go on"),

@@ -191,7 +191,7 @@ impl CapturePolicy {
 )]
 mod tests {
     use super::*;
-    use crate::onnx::FEATURES;
+    use crate::vision::embed::FEATURES;
 
     const OPTIONS: CaptureOptions = CaptureOptions {
         uncertain_below: 0.8,

@@ -1,8 +1,8 @@
-//! Heads on their way from one device to another, signed.
+//! Signed heads that devices send each other.
 //!
-//! Owns the key of this device, and the bytes of an offer: who signed which head.
-//! Whoever opens one knows from whom it is and nothing of whether it is any good;
-//! that is for the gate on the device's own samples.
+//! Owns the key of this device, and the format of an offer: who signed which head.
+//! An offer that opens is authentic, which says nothing about its quality: the gate
+//! decides that on the device's own samples.
 //!
 //! ```text
 //! magic 8 | public key 32 | signature 64 | length of the JSON 4 (big end first) | JSON | head
@@ -20,11 +20,11 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 use crate::learning::state_format::{self, StateFormatError};
-use crate::onnx::to_hex;
 use crate::platform::files::{self, FileError};
+use crate::platform::hex;
 
 const MAGIC: &[u8; 8] = b"maskdh1\n";
-/// What is signed is nothing but an offer of a head.
+/// The prefix of what is signed, so that no other signature passes for an offer's.
 const PURPOSE: &[u8] = b"maskd head offer 1\0";
 const KEY: usize = 32;
 const SIGNATURE: usize = 64;
@@ -38,7 +38,7 @@ const FILE: &str = "fleet.key";
 /// Longest key file that is read, in bytes; a whole one has [`KEY`].
 const MAX_KEY_FILE: u64 = 1024;
 
-/// Why there is no key.
+/// Why the key of this device cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The system refuses.
@@ -50,8 +50,8 @@ pub enum KeyError {
     /// The system has no random numbers to make a key of.
     #[error("cannot make the key of this device: {0}")]
     Random(getrandom::Error),
-    /// The file is something else.
-    #[error("{path} holds no key: remove it, and others have to trust the next one")]
+    /// The file does not hold a key.
+    #[error("{path} holds no key: delete it; the other devices must then trust the new key")]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -64,7 +64,7 @@ pub struct Key(SigningKey);
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Key({})", to_hex(&self.public()))
+        write!(f, "Key({})", hex::encode(&self.public()))
     }
 }
 
@@ -102,7 +102,7 @@ impl Key {
         Ok(Key(SigningKey::from_bytes(&secret)))
     }
 
-    /// What others know this device by.
+    /// The public key, by which other devices know this one.
     #[must_use]
     pub fn public(&self) -> [u8; KEY] {
         self.0.verifying_key().to_bytes()
@@ -110,8 +110,8 @@ impl Key {
 
     /// The bytes of an offer.
     #[must_use]
-    pub fn seal(&self, note: &Note, head: &[u8]) -> Vec<u8> {
-        let json = serde_json::to_vec(note).unwrap_or_default();
+    pub fn seal(&self, info: &OfferInfo, head: &[u8]) -> Vec<u8> {
+        let json = serde_json::to_vec(info).unwrap_or_default();
         let mut rest = (json.len() as u32).to_be_bytes().to_vec();
         rest.extend(json);
         rest.extend(head);
@@ -121,9 +121,9 @@ impl Key {
     }
 }
 
-/// What is said of a head.
+/// What an offer says about its head.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Note {
+pub struct OfferInfo {
     /// What the device is called that learned it.
     pub device: String,
     /// Its number there.
@@ -138,23 +138,23 @@ pub struct Note {
     pub right: usize,
 }
 
-/// An offer of somebody who is trusted.
+/// An offer of a trusted device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
-    /// Whose.
+    /// The public key of the device.
     pub key: [u8; KEY],
-    /// What is said of the head.
-    pub note: Note,
-    /// The file of the head, not looked at yet.
+    /// What the offer says about the head.
+    pub info: OfferInfo,
+    /// The bytes of the head file, not parsed yet.
     pub head: Vec<u8>,
 }
 
-/// Why an offer is not looked at.
+/// Why an offer is not opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Unopened {
+pub enum OfferError {
     /// It is this device's own.
     Own,
-    /// It is none.
+    /// The bytes do not have the format of an offer.
     Malformed,
     /// Its key is not in `fleet.trust`.
     Untrusted,
@@ -165,49 +165,49 @@ pub enum Unopened {
 /// Opens an offer, if it is by one of the `trusted` keys and not by this device.
 ///
 /// # Errors
-/// [`Unopened`].
-pub fn open(bytes: &[u8], trusted: &[[u8; KEY]], own: &[u8; KEY]) -> Result<Offer, Unopened> {
+/// [`OfferError`].
+pub fn open(bytes: &[u8], trusted: &[[u8; KEY]], own: &[u8; KEY]) -> Result<Offer, OfferError> {
     if bytes.len() > MAX_OFFER || bytes.len() < FIXED {
-        return Err(Unopened::Malformed);
+        return Err(OfferError::Malformed);
     }
-    let rest = bytes.strip_prefix(MAGIC).ok_or(Unopened::Malformed)?;
-    let (key, rest) = rest.split_first_chunk().ok_or(Unopened::Malformed)?;
+    let rest = bytes.strip_prefix(MAGIC).ok_or(OfferError::Malformed)?;
+    let (key, rest) = rest.split_first_chunk().ok_or(OfferError::Malformed)?;
     let (signature, rest) = rest
         .split_first_chunk::<SIGNATURE>()
-        .ok_or(Unopened::Malformed)?;
+        .ok_or(OfferError::Malformed)?;
     if key == own {
-        return Err(Unopened::Own);
+        return Err(OfferError::Own);
     }
     // First of all, and before anything of it costs time.
     if !trusted.contains(key) {
-        return Err(Unopened::Untrusted);
+        return Err(OfferError::Untrusted);
     }
-    let verifying = VerifyingKey::from_bytes(key).map_err(|_| Unopened::Forged)?;
+    let verifying = VerifyingKey::from_bytes(key).map_err(|_| OfferError::Forged)?;
     let signed = [PURPOSE, key, rest].concat();
     verifying
         .verify_strict(&signed, &Signature::from_bytes(signature))
-        .map_err(|_| Unopened::Forged)?;
-    let (note, head) = content(rest)?;
+        .map_err(|_| OfferError::Forged)?;
+    let (info, head) = content(rest)?;
     Ok(Offer {
         key: *key,
-        note,
+        info,
         head: head.to_vec(),
     })
 }
 
-/// What follows the signature: note and head.
+/// What follows the signature: info and head.
 ///
 /// # Errors
-/// [`Unopened::Malformed`].
-pub fn content(rest: &[u8]) -> Result<(Note, &[u8]), Unopened> {
-    let (length, rest) = rest.split_first_chunk().ok_or(Unopened::Malformed)?;
+/// [`OfferError::Malformed`].
+pub fn content(rest: &[u8]) -> Result<(OfferInfo, &[u8]), OfferError> {
+    let (length, rest) = rest.split_first_chunk().ok_or(OfferError::Malformed)?;
     let length = u32::from_be_bytes(*length) as usize;
     let (json, head) = rest
         .split_at_checked(length)
         .filter(|(json, _)| json.len() <= MAX_JSON)
-        .ok_or(Unopened::Malformed)?;
-    let note = serde_json::from_slice(json).map_err(|_| Unopened::Malformed)?;
-    Ok((note, head))
+        .ok_or(OfferError::Malformed)?;
+    let info = serde_json::from_slice(json).map_err(|_| OfferError::Malformed)?;
+    Ok((info, head))
 }
 
 #[cfg(test)]
@@ -218,8 +218,8 @@ mod tests {
 
     use super::*;
 
-    fn note() -> Note {
-        Note {
+    fn info() -> OfferInfo {
+        OfferInfo {
             device: "door".to_owned(),
             head: 3,
             labels: vec!["a".to_owned(), "b".to_owned()],
@@ -243,7 +243,7 @@ mod tests {
         assert_eq!(mode & 0o077, 0, "{mode:o}");
         let other = Key::open(&folder.path().join("other")).unwrap();
         assert_ne!(other.public(), made.public());
-        assert!(!format!("{made:?}").contains(&to_hex(&made.0.to_bytes())));
+        assert!(!format!("{made:?}").contains(&hex::encode(&made.0.to_bytes())));
         fs::write(state.join(FILE), b"short").unwrap();
         let error = Key::open(&state).unwrap_err().to_string();
         assert!(error.contains("holds no key"), "{error}");
@@ -252,25 +252,28 @@ mod tests {
     #[test]
     fn only_what_a_trusted_key_signed_is_opened() {
         let (theirs, ours) = (key(1), key(2));
-        let sealed = theirs.seal(&note(), b"weights");
+        let sealed = theirs.seal(&info(), b"weights");
         let trusted = [theirs.public()];
         let opened = open(&sealed, &trusted, &ours.public()).unwrap();
-        assert_eq!((opened.note, opened.head), (note(), b"weights".to_vec()));
+        assert_eq!((opened.info, opened.head), (info(), b"weights".to_vec()));
         assert_eq!(opened.key, theirs.public());
         let refused = |bytes: &[u8], own: &Key| open(bytes, &trusted, &own.public()).unwrap_err();
-        assert_eq!(refused(&sealed, &theirs), Unopened::Own);
-        let stranger = key(3).seal(&note(), b"weights");
-        assert_eq!(refused(&stranger, &ours), Unopened::Untrusted);
+        assert_eq!(refused(&sealed, &theirs), OfferError::Own);
+        let stranger = key(3).seal(&info(), b"weights");
+        assert_eq!(refused(&stranger, &ours), OfferError::Untrusted);
         // Somebody puts a trusted key before what he signed himself.
         let mut forged = stranger;
         forged[8..40].copy_from_slice(&theirs.public());
-        assert_eq!(refused(&forged, &ours), Unopened::Forged);
+        assert_eq!(refused(&forged, &ours), OfferError::Forged);
         // The JSON goes on to the end of the head.
         let mut longer = sealed.clone();
         longer[104] = 0x7f;
-        assert_eq!(refused(&longer, &ours), Unopened::Forged);
-        assert_eq!(refused(b"", &ours), Unopened::Malformed);
-        assert_eq!(refused(&vec![0; MAX_OFFER + 1], &ours), Unopened::Malformed);
+        assert_eq!(refused(&longer, &ours), OfferError::Forged);
+        assert_eq!(refused(b"", &ours), OfferError::Malformed);
+        assert_eq!(
+            refused(&vec![0; MAX_OFFER + 1], &ours),
+            OfferError::Malformed
+        );
     }
 
     #[test]
@@ -286,7 +289,7 @@ mod tests {
             let signature = theirs.0.sign(&[PURPOSE, &public, rest].concat());
             let bytes = [&MAGIC[..], &public, &signature.to_bytes(), rest].concat();
             let refused = open(&bytes, &[public], &ours.public());
-            assert_eq!(refused, Err(Unopened::Malformed), "{rest:?}");
+            assert_eq!(refused, Err(OfferError::Malformed), "{rest:?}");
         }
     }
 
@@ -294,7 +297,7 @@ mod tests {
         #[test]
         fn any_change_is_noticed(at in 0_usize..200, by in 1_u8..) {
             let (theirs, ours) = (key(1), key(2));
-            let mut sealed = theirs.seal(&note(), &[7; 100]);
+            let mut sealed = theirs.seal(&info(), &[7; 100]);
             prop_assume!(at < sealed.len());
             sealed[at] ^= by;
             prop_assert!(open(&sealed, &[theirs.public()], &ours.public()).is_err());

@@ -37,7 +37,7 @@ pub use state_format::StateFormatError;
 use crate::learning::heads::{Heads, HeadsError};
 use crate::learning::label_queue::Candidate;
 use crate::learning::samples::{
-    Discarded, Kind, LabelFilter, Labelled, Sample, Store, StoreError, TrackKey,
+    Discarded, LabelFilter, Labelled, Sample, SampleKind, Store, StoreError, TrackKey,
 };
 use crate::onnx::Label;
 use crate::vision::head::Head;
@@ -90,7 +90,7 @@ pub fn head_in_use(state: &Path, base: &Arc<Head>) -> Result<InUse, LearningErro
 
 fn in_use(heads: &heads::Reader, state: &Path, base: &Arc<Head>) -> Result<InUse, LearningError> {
     let found = heads.current()?;
-    let note = found.note.map(|note| note.to_string());
+    let note = found.fallback.map(|fallback| fallback.to_string());
     let Some(current) = found.current else {
         return Ok(InUse {
             head: Arc::clone(base),
@@ -206,7 +206,7 @@ impl Learning {
         let samples = self.store.list()?.samples;
         let sample = samples.into_iter().find(|sample| sample.id == id);
         let sample = sample.ok_or_else(|| LearningError::NoSample(id.to_owned()))?;
-        if sample.kind == Kind::FeatureOnly {
+        if sample.kind == SampleKind::FeatureOnly {
             return Err(StoreError::NoPicture { id: sample.id }.into());
         }
         Ok(self.store.read(&sample)?)
@@ -232,7 +232,7 @@ impl Learning {
         let mut waiting: Vec<Sample> = samples.filter(|sample| sample.label.is_none()).collect();
         let all = waiting.len();
         // Nobody can tell what a crop without a picture shows.
-        waiting.retain(|sample| sample.kind == Kind::Picture);
+        waiting.retain(|sample| sample.kind == SampleKind::Picture);
         let without_picture = all - waiting.len();
         waiting.sort_by_key(|sample| std::cmp::Reverse(sample.when()));
         waiting.truncate(MAX_QUEUED);

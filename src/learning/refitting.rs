@@ -15,7 +15,7 @@ use crate::learning::records::{
 };
 use crate::learning::refit::{self, Fit, RefitError, RefitInput, RefitOptions};
 use crate::learning::replay::Replay;
-use crate::learning::samples::{Kind, Listing, Sample, StoreError};
+use crate::learning::samples::{Listing, Sample, SampleKind, StoreError};
 use crate::learning::{InUse, Learning};
 use crate::onnx::{self, HeadFile, HeadTensors, ModelError};
 use crate::platform::files;
@@ -370,11 +370,11 @@ impl Learning {
         let backbone = self.base.backbone();
         let stored = self.store.features(sample, backbone);
         let mut rows = match stored {
-            Ok(rows) if sample.kind == Kind::FeatureOnly || rows.len() > refit::VARIANTS => {
+            Ok(rows) if sample.kind == SampleKind::FeatureOnly || rows.len() > refit::VARIANTS => {
                 return Ok(flat(&rows));
             }
             Ok(rows) => rows,
-            Err(error) if sample.kind == Kind::FeatureOnly => {
+            Err(error) if sample.kind == SampleKind::FeatureOnly => {
                 let id = sample.id.clone();
                 return Err(StoreError::Features { id, error }.into());
             }

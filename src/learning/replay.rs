@@ -23,7 +23,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::onnx::FEATURES;
+use crate::vision::embed::FEATURES;
 
 /// Largest replay file, in bytes.
 pub const MAX_BYTES: usize = 2_000_000;

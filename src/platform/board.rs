@@ -1,8 +1,8 @@
-//! The board under the daemon: how hot it is, and whether its supply is enough.
+//! The state of the board: its temperature, and whether its supply and clock hold.
 //!
-//! Owns where the kernel and a Raspberry Pi's firmware say so. Knows nothing of
-//! the work that a board which is too hot should be spared. Boards that say
-//! nothing are taken to be well.
+//! Owns where the kernel and the firmware of a Raspberry Pi report it. Knows nothing
+//! of the work that waits while a board is too hot. A board that reports nothing
+//! counts as healthy.
 //!
 //! | what | from |
 //! |---|---|
@@ -17,22 +17,22 @@ use std::process::{Command, Stdio};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Where a board that was too hot is cool enough again: so far under its limit,
-/// in degrees Celsius. Less would have work begin and end all the time.
-const COOLED: f32 = 5.0;
+/// How far a hot board must cool down below its limit before work resumes, in
+/// degrees Celsius. With less, work would start and stop all the time.
+const HYSTERESIS: f32 = 5.0;
 
-/// How a board is: a documented contract.
+/// The state of a board: a documented contract.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BoardStatus {
     /// Of the processor, in degrees Celsius; absent where nothing measures it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature_c: Option<f32>,
-    /// Absent on boards that do not say.
+    /// Absent on boards that do not report it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub throttling: Option<Throttling>,
 }
 
-/// What a Raspberry Pi's firmware complains about: a documented contract. The
+/// The throttling flags of a Raspberry Pi's firmware: a documented contract. The
 /// bits are those of [`vcgencmd get_throttled`].
 ///
 /// [`vcgencmd get_throttled`]: https://www.raspberrypi.com/documentation/computers/os.html#get_throttled
@@ -83,16 +83,16 @@ impl Throttling {
     }
 }
 
-/// Why a board should be spared work that can wait.
+/// Why work that can wait should not run on the board now.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum ThrottleReason {
-    /// More work could make it fail.
+    /// The supply may fail under more load.
     #[error("the voltage of the board's supply is too low")]
     UnderVoltage,
-    /// It has slowed down by itself.
+    /// The firmware has lowered the clock.
     #[error("the board is throttled")]
     Throttled,
-    /// It is hotter than it should be.
+    /// The temperature is over the configured limit.
     #[error("the board has {temperature_c:.0} °C")]
     Hot {
         /// Of the processor.
@@ -101,11 +101,10 @@ pub enum ThrottleReason {
 }
 
 impl BoardStatus {
-    /// Why work that can wait should wait. `limit_c`: the temperature above
-    /// which it should; once it waits (`waiting`), until the board is 5 °C
-    /// below.
+    /// Why work that can wait should wait; `None` if it can run. It waits above
+    /// `limit_c`, and, once it waits (`waiting`), until the board is 5 °C below.
     #[must_use]
-    pub fn strain(&self, limit_c: f32, waiting: bool) -> Option<ThrottleReason> {
+    pub fn throttle_reason(&self, limit_c: f32, waiting: bool) -> Option<ThrottleReason> {
         let throttling = self.throttling.unwrap_or_default();
         if throttling.under_voltage {
             return Some(ThrottleReason::UnderVoltage);
@@ -113,7 +112,11 @@ impl BoardStatus {
         if throttling.throttled {
             return Some(ThrottleReason::Throttled);
         }
-        let limit_c = if waiting { limit_c - COOLED } else { limit_c };
+        let limit_c = if waiting {
+            limit_c - HYSTERESIS
+        } else {
+            limit_c
+        };
         let hot = |temperature_c: &f32| *temperature_c > limit_c;
         let temperature_c = self.temperature_c.filter(hot)?;
         Some(ThrottleReason::Hot { temperature_c })
@@ -152,29 +155,29 @@ impl fmt::Display for BoardStatus {
     }
 }
 
-/// Where this board says how it is.
+/// Where this board reports its state.
 #[derive(Debug)]
 pub struct Board {
-    /// Files with thousandths of a degree Celsius.
+    /// Files that hold the temperature in thousandths of a degree Celsius.
     zones: Vec<PathBuf>,
-    complaints: Complaints,
+    throttle_source: ThrottleSource,
 }
 
-/// Where a Raspberry Pi complains.
+/// Where a Raspberry Pi reports throttling.
 #[derive(Debug)]
-enum Complaints {
-    /// A file with the firmware's bits.
+enum ThrottleSource {
+    /// A file with the flags of the firmware.
     Driver(PathBuf),
-    /// The firmware's own program.
+    /// The program `vcgencmd` of the firmware.
     Vcgencmd,
     /// A file that is 1 while the voltage is too low.
     Alarm(PathBuf),
-    /// Nowhere.
-    Silent,
+    /// Nothing reports it.
+    None,
 }
 
 impl Board {
-    /// Looks where this board says how it is.
+    /// Finds where this board reports its state.
     #[must_use]
     pub fn find() -> Board {
         Board::under(Path::new("/sys"))
@@ -194,30 +197,33 @@ impl Board {
         let driver = sys.join("devices/platform/soc/soc:firmware/get_throttled");
         let alarm = folders(&sys.join("class/hwmon"))
             .find(|monitor| read(&monitor.join("name")).is_some_and(|name| name == "rpi_volt"));
-        let complaints = if read(&driver).is_some() {
-            Complaints::Driver(driver)
+        let throttle_source = if read(&driver).is_some() {
+            ThrottleSource::Driver(driver)
         } else if vcgencmd().is_some() {
-            Complaints::Vcgencmd
+            ThrottleSource::Vcgencmd
         } else {
-            alarm.map_or(Complaints::Silent, |monitor| {
-                Complaints::Alarm(monitor.join("in0_lcrit_alarm"))
+            alarm.map_or(ThrottleSource::None, |monitor| {
+                ThrottleSource::Alarm(monitor.join("in0_lcrit_alarm"))
             })
         };
-        Board { zones, complaints }
+        Board {
+            zones,
+            throttle_source,
+        }
     }
 
-    /// How it is now. Where `vcgencmd` has to be asked, a program is run.
+    /// The state now. On boards without the driver this runs `vcgencmd`.
     #[must_use]
-    pub fn condition(&self) -> BoardStatus {
+    pub fn status(&self) -> BoardStatus {
         let celsius = |zone: &PathBuf| Some(read(zone)?.parse::<f32>().ok()? / 1000.0);
-        let throttling = match &self.complaints {
-            Complaints::Driver(path) => read(path).and_then(|text| Throttling::parse(&text)),
-            Complaints::Vcgencmd => vcgencmd(),
-            Complaints::Alarm(path) => read(path).map(|alarm| Throttling {
+        let throttling = match &self.throttle_source {
+            ThrottleSource::Driver(path) => read(path).and_then(|text| Throttling::parse(&text)),
+            ThrottleSource::Vcgencmd => vcgencmd(),
+            ThrottleSource::Alarm(path) => read(path).map(|alarm| Throttling {
                 under_voltage: alarm == "1",
                 ..Throttling::default()
             }),
-            Complaints::Silent => None,
+            ThrottleSource::None => None,
         };
         BoardStatus {
             temperature_c: self.zones.iter().filter_map(celsius).max_by(f32::total_cmp),
@@ -275,22 +281,22 @@ mod tests {
             ("class/thermal/thermal_zone0/temp", "54321\n"),
             (DRIVER, "50005\n"),
         ]);
-        let condition = board.condition();
-        assert_eq!(condition.temperature_c, Some(54.321));
-        let throttling = condition.throttling.unwrap();
+        let status = board.status();
+        assert_eq!(status.temperature_c, Some(54.321));
+        let throttling = status.throttling.unwrap();
         assert!(throttling.under_voltage && throttling.throttled);
         assert!(throttling.under_voltage_since_boot && throttling.throttled_since_boot);
         assert!(!throttling.frequency_capped && !throttling.soft_limit);
         assert_eq!(
-            condition.strain(75.0, false),
+            status.throttle_reason(75.0, false),
             Some(ThrottleReason::UnderVoltage)
         );
 
         fs::write(sys.path().join(DRIVER), "50000\n").unwrap();
-        let condition = board.condition();
-        assert_eq!(condition.strain(75.0, false), None);
+        let status = board.status();
+        assert_eq!(status.throttle_reason(75.0, false), None);
         assert_eq!(
-            condition.to_string(),
+            status.to_string(),
             "54 °C, supply and clock are fine \
              (the supply voltage was too low since it was switched on)"
         );
@@ -308,7 +314,7 @@ mod tests {
             ("class/thermal/thermal_zone3/type", "cpu1-thermal\n"),
             ("class/thermal/thermal_zone3/temp", "nonsense\n"),
         ]);
-        assert_eq!(board.condition().temperature_c, Some(41.0));
+        assert_eq!(board.status().temperature_c, Some(41.0));
     }
 
     #[test]
@@ -319,17 +325,17 @@ mod tests {
             ("class/hwmon/hwmon1/name", "rpi_volt\n"),
             (alarm, "1\n"),
         ]);
-        let strained = |board: &Board| board.condition().strain(75.0, false);
-        assert_eq!(strained(&board), Some(ThrottleReason::UnderVoltage));
+        let reason = |board: &Board| board.status().throttle_reason(75.0, false);
+        assert_eq!(reason(&board), Some(ThrottleReason::UnderVoltage));
         fs::write(sys.path().join(alarm), "0\n").unwrap();
-        assert_eq!(strained(&board), None);
+        assert_eq!(reason(&board), None);
     }
 
     #[test]
     fn a_board_that_says_nothing_is_well() {
         let (_sys, board) = board(&[]);
-        assert_eq!(board.condition(), BoardStatus::default());
-        assert_eq!(board.condition().strain(30.0, false), None);
+        assert_eq!(board.status(), BoardStatus::default());
+        assert_eq!(board.status().throttle_reason(30.0, false), None);
     }
 
     #[test]
@@ -338,12 +344,12 @@ mod tests {
             temperature_c: Some(temperature_c),
             throttling: None,
         };
-        assert_eq!(at(75.0).strain(75.0, false), None);
+        assert_eq!(at(75.0).throttle_reason(75.0, false), None);
         let temperature_c = 75.5;
         let hot = Some(ThrottleReason::Hot { temperature_c });
-        assert_eq!(at(temperature_c).strain(75.0, false), hot);
-        assert!(at(70.5).strain(75.0, true).is_some());
-        assert_eq!(at(70.0).strain(75.0, true), None);
+        assert_eq!(at(temperature_c).throttle_reason(75.0, false), hot);
+        assert!(at(70.5).throttle_reason(75.0, true).is_some());
+        assert_eq!(at(70.0).throttle_reason(75.0, true), None);
     }
 
     proptest! {

@@ -1,8 +1,8 @@
-//! What is asked of the system and no safe crate asks: low priorities for the
-//! calling thread, blocks of memory that fit together, and memory given back.
+//! System calls that no safe crate offers: low priorities for the calling thread,
+//! an allocator for aligned blocks, and memory returned to the system.
 //!
 //! Owns all `unsafe` code of the crate. Knows nothing of what a thread does or
-//! what lies in a block.
+//! what memory is used for.
 #![expect(
     unsafe_code,
     reason = "three system calls, none with a pointer that the kernel writes to, two requests \
@@ -22,12 +22,12 @@ const IDLE_IO: libc::c_int = 3 << 13;
 /// and idle I/O priority: it runs when no other thread wants a core, and reads
 /// and writes when nobody else wants the disk.
 ///
-/// It can't be taken back without privileges, so a thread of a pool must not
-/// call it.
+/// A thread cannot undo it without privileges, so a thread of a pool must not call
+/// it.
 ///
 /// # Errors
-/// What the system says; a container may forbid it. The thread then goes on as
-/// it was.
+/// The error of the system; a container may forbid it. The thread then keeps its
+/// priority.
 pub fn idle() -> io::Result<()> {
     // SAFETY: an all-zero `sched_param` is a valid one, and the priority that
     // SCHED_IDLE demands (sched(7)).
@@ -39,39 +39,39 @@ pub fn idle() -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, IDLE_IO) })
 }
 
-/// Puts the calling thread, and the threads that it will start, at nice 15: where
-/// all cores are wanted it gets some hundredths of one, and the disk after others.
+/// Puts the calling thread, and the threads that it will start, at nice 15: while
+/// all cores are busy it gets a few percent of one, and the disk after others.
 ///
-/// For a thread that shares locks with the camera path: one that is [`idle`]
-/// could hold a lock for as long as others want the cores.
+/// For a thread that shares locks with the camera path: an [`idle`] one could hold
+/// a lock for as long as others keep the cores busy.
 ///
 /// # Errors
-/// What the system says. The thread then goes on as it was.
+/// The error of the system. The thread then keeps its priority.
 pub fn low() -> io::Result<()> {
     // On Linux a thread has a priority of its own, and 0 is the calling one.
     rustix::process::setpriority_process(None, 15).map_err(io::Error::from)
 }
 
-/// Has all threads take their memory from one place.
+/// Makes all threads allocate from one arena.
 ///
-/// glibc gives each thread that allocates a place of its own, and what one of them gave
-/// back is of no use to the others: a model's run wanders among the threads of its team,
-/// and so each place grew to what a run needs. It does nothing where the C library is
-/// another. To be called before there are threads.
-pub fn one_arena() {
+/// glibc gives each thread an arena, and memory that is freed in one is of no use to
+/// the others. The run of a model moves between the threads of a pool, so each arena
+/// would grow to what a whole run needs. Does nothing with another C library. Call it
+/// before there are threads.
+pub fn use_one_arena() {
     #[cfg(target_env = "gnu")]
     // SAFETY: two integers, and mallopt(3) is safe as long as no other thread is there
-    // to allocate. If it refuses, each thread keeps a place of its own.
+    // to allocate. If it refuses, each thread keeps its own arena.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 
-/// Gives whole pages of memory that nobody uses any more back to the system.
+/// Returns whole pages of unused memory to the system.
 ///
-/// To be called after much was done that is not done again: glibc itself gives back
-/// only what lies at the end. It does nothing where the C library is another.
-pub fn give_back() {
+/// Call it after work that allocates much and is not repeated: glibc itself returns
+/// only the end of the heap. Does nothing with another C library.
+pub fn return_unused_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: an integer; malloc_trim(3) takes the allocator's own locks.
     unsafe {
@@ -79,14 +79,12 @@ pub fn give_back() {
     }
 }
 
-/// The allocator of the program, which asks the system for every block in the same
-/// way.
+/// The allocator of the program: it asks the system for blocks of one alignment.
 ///
-/// A block of large alignment takes another way in the system's own: tract asks for
-/// 32 or 64 bytes where the processor has vectors as wide, and glibc before 2.38
-/// cuts such a block out of a larger one and hands the rests of it to small ones, so
-/// that it never fits into a hole again. The nets' tensors then took twice the memory
-/// that was in use. Here the block is the larger one as a whole.
+/// tract aligns its tensors to 32 or 64 bytes, the width of the processor's vectors.
+/// glibc before 2.38 cuts such a block out of a larger one and uses the rest for small
+/// blocks, so that an aligned block never fits the hole that another one left: the
+/// tensors took twice the memory in use. Here the larger block stays whole.
 #[derive(Debug, Clone, Copy)]
 pub struct AlignedAllocator;
 
@@ -131,7 +129,7 @@ impl AlignedAllocator {
 }
 
 // SAFETY: plain layouts are the system's business alone. Of the others, a block lies
-// inside of one that the system gave out: behind `skipped` bytes, 1 to `align`, of the
+// inside one that the system allocated: behind `skipped` bytes, 1 to `align`, of the
 // `align` that are more than its size; and before it, where nobody else writes, stands
 // what leads back.
 unsafe impl GlobalAlloc for AlignedAllocator {
@@ -185,29 +183,53 @@ unsafe impl GlobalAlloc for AlignedAllocator {
     }
 }
 
-/// Gives the memory of what was read back to the system, if `bytes` are part of the
-/// program's own file: whoever reads them again has them read from there again.
+/// Frees the memory behind `bytes`, if they are part of the program's own file and
+/// nobody has changed them: the next read loads them from the file again.
 ///
-/// They would be given back anyway when memory is short, but not before others.
-pub fn forget(bytes: &'static [u8]) {
+/// The kernel would free it anyway when memory is short, but not before other
+/// memory.
+pub fn release_file_pages(bytes: &'static [u8]) {
     let page = rustix::param::page_size();
     let range = bytes.as_ptr_range();
     let (start, end) = (
         range.start.addr().next_multiple_of(page),
         range.end.addr() / page * page,
     );
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    if start < end && maps.lines().any(|line| is_of_file(line, start, end)) {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+    if start < end && is_unchanged_file(&maps, start, end) {
         let first = range.start.with_addr(start).cast_mut().cast();
-        // SAFETY: these are whole pages of bytes that never change, mapped from a file
-        // (proc_pid_maps(5)) and not writable, so what is read there next is the same.
-        // If the system refuses, nothing has changed.
+        // SAFETY: these are whole pages, mapped from a file and not writable, and no
+        // page of the mapping differs from the file (`Anonymous` and `Swap` of
+        // proc_pid_smaps(5) are 0; the linker's relocations would be counted there).
+        // So the next read finds the same bytes. If the system refuses, nothing has
+        // changed.
         unsafe { libc::madvise(first, end - start, libc::MADV_DONTNEED) };
     }
 }
 
-/// Whether a line of `/proc/self/maps` is of a file, mapped to be read alone, and has
-/// all the addresses from `start` to `end`.
+/// Whether `/proc/self/smaps` says that one mapping has all the addresses from
+/// `start` to `end`, is of a file, cannot be written, and has no page of its own.
+fn is_unchanged_file(maps: &str, start: usize, end: usize) -> bool {
+    let mut lines = maps.lines();
+    if !lines.any(|line| is_of_file(line, start, end)) {
+        return false;
+    }
+    // The next mapping begins with its addresses: no field has a "-" there.
+    let fields = lines.take_while(|line| {
+        let first = line.split_whitespace().next().unwrap_or_default();
+        !first.contains('-')
+    });
+    let own: Vec<&str> = fields
+        .filter_map(|line| {
+            let (name, size) = line.split_once(':')?;
+            ["Anonymous", "Swap"].contains(&name).then(|| size.trim())
+        })
+        .collect();
+    own == ["0 kB", "0 kB"]
+}
+
+/// Whether the first line of a mapping in `/proc/self/smaps` is of a file that is
+/// mapped read-only, and has all the addresses from `start` to `end`.
 fn is_of_file(line: &str, start: usize, end: usize) -> bool {
     let mut fields = line.split_whitespace();
     let mut field = || fields.next().unwrap_or_default();
@@ -279,27 +301,34 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_reads_the_same() {
+    fn released_bytes_read_the_same() {
         static BYTES: &[u8] = include_bytes!("../../models/face_detector.onnx");
         let before = BYTES.to_vec();
-        forget(BYTES);
+        release_file_pages(BYTES);
         assert!(BYTES == before);
-        // Not of a file: the system would hand out zeroes for it.
+        // Not of a file: the kernel would hand out zeros for it.
         let leaked: &'static [u8] = Box::leak(vec![7_u8; 1 << 20].into_boxed_slice());
-        forget(leaked);
+        release_file_pages(leaked);
         assert!(leaked.iter().all(|byte| *byte == 7));
     }
 
     #[test]
-    fn lines_of_files_are_told_from_others() {
-        let line = |access: &str, inode: &str| {
-            format!("1000-3000 {access} 00001000 08:01 {inode} /usr/bin/maskd")
+    fn only_unchanged_pages_of_a_file_are_released() {
+        let maps = |access: &str, inode: &str, anonymous: u32| {
+            format!(
+                "0000-1000 r--p 00000000 08:01 12 /usr/bin/maskd\nAnonymous: 0 kB\nSwap: 0 kB\n\
+                 1000-3000 {access} 00001000 08:01 {inode} /usr/bin/maskd\n\
+                 Size:                  8 kB\nAnonymous:      {anonymous:7} kB\n\
+                 Swap:                  0 kB\nVmFlags: rd mr mw me\n\
+                 3000-4000 rw-p 00000000 00:00 0 \nAnonymous: 4 kB\nSwap: 0 kB\n"
+            )
         };
-        assert!(is_of_file(&line("r--p", "12"), 0x1000, 0x3000));
-        assert!(!is_of_file(&line("r--p", "12"), 0x1000, 0x4000));
-        assert!(!is_of_file(&line("rw-p", "12"), 0x1000, 0x2000));
-        assert!(!is_of_file(&line("r--p", "0"), 0x1000, 0x2000));
-        assert!(!is_of_file("no such line", 0x1000, 0x2000));
+        assert!(is_unchanged_file(&maps("r--p", "12", 0), 0x1000, 0x3000));
+        assert!(!is_unchanged_file(&maps("r--p", "12", 0), 0x1000, 0x4000));
+        assert!(!is_unchanged_file(&maps("rw-p", "12", 0), 0x1000, 0x2000));
+        assert!(!is_unchanged_file(&maps("r--p", "0", 0), 0x1000, 0x2000));
+        assert!(!is_unchanged_file(&maps("r--p", "12", 4), 0x1000, 0x2000));
+        assert!(!is_unchanged_file("no such line", 0x1000, 0x2000));
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! frame's crops among threads. Knows nothing of classes or labels.
 
 use crate::frame::{CROP_SIDE, Crop};
-use crate::onnx::{FEATURES, Graph, ModelError, Plan, Runner, ThreadPool};
+pub use crate::onnx::FEATURES;
+use crate::onnx::{Graph, ModelError, Plan, Runner, ThreadPool};
 
 /// The backbone's output for a crop, after global average pooling: the input of
 /// the head. 1280 values from 0 to 6 (the last activation is a ReLU6).

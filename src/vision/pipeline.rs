@@ -11,6 +11,7 @@ use image::RgbImage;
 
 use crate::frame::{Crop, Face, PictureError, Scaler};
 use crate::onnx::{self, Classifier, Graph, ModelError, ModelFile, ThreadPool};
+use crate::platform::hex;
 use crate::platform::system;
 use crate::vision::detect::{DetectError, Detector, DetectorOptions};
 use crate::vision::embed::{Backbone, Embedder, Feature};
@@ -254,7 +255,7 @@ fn open_detector(options: &PipelineOptions, pool: ThreadPool) -> Result<Detector
 pub fn open_model(classifier_file: Option<&Path>) -> Result<(Graph, Head), ModelError> {
     let shipped = || {
         let classifier = Classifier::parse("mask_classifier.onnx (built-in)", SHIPPED_CLASSIFIER);
-        system::forget(SHIPPED_CLASSIFIER);
+        system::release_file_pages(SHIPPED_CLASSIFIER);
         classifier
     };
     let Some(path) = classifier_file else {
@@ -276,8 +277,8 @@ pub fn open_model(classifier_file: Option<&Path>) -> Result<(Graph, Head), Model
                     kind: "head",
                     problem: format!(
                         "it was made for the backbone {}, not for {}",
-                        onnx::to_hex(&file.backbone_sha256[..6]),
-                        onnx::to_hex(&backbone.backbone_sha256[..6])
+                        hex::encode(&file.backbone_sha256[..6]),
+                        hex::encode(&backbone.backbone_sha256[..6])
                     ),
                 });
             }

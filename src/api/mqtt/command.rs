@@ -4,7 +4,7 @@
 use rumqttc::{Publish, QoS, RetainForwardRule, SubscribeFilterInput};
 
 use super::BrokerOptions;
-use crate::learning::fleet::Unopened;
+use crate::learning::fleet::OfferError;
 
 /// What a message asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub(super) enum RejectReason {
     /// The config turns capturing off, and MQTT may not turn it on.
     Capture,
     /// It is not a head that may be looked at.
-    Head(Unopened),
+    Head(OfferError),
 }
 
 impl RejectReason {
@@ -46,14 +46,14 @@ impl RejectReason {
             RejectReason::Capture => {
                 "capturing is off in the config and cannot be turned on over MQTT"
             }
-            RejectReason::Head(Unopened::Untrusted) => {
+            RejectReason::Head(OfferError::Untrusted) => {
                 "ignored a model from a device that is not in fleet.trust"
             }
-            RejectReason::Head(Unopened::Forged) => {
+            RejectReason::Head(OfferError::Forged) => {
                 "ignored a model with a forged signature: somebody at the broker impersonates a \
                  trusted device"
             }
-            RejectReason::Head(Unopened::Malformed | Unopened::Own) => {
+            RejectReason::Head(OfferError::Malformed | OfferError::Own) => {
                 "ignored a message on a fleet topic that is not a model"
             }
         }

@@ -14,10 +14,10 @@ use tracing::{debug, info, warn};
 
 use crate::api::socket::{DaemonHandle, ErrorRecord, JudgeRequest};
 use crate::config::is_device_name;
-use crate::learning::fleet::{self, Key, Note, Offer, Unopened};
+use crate::learning::fleet::{self, Key, Offer, OfferError, OfferInfo};
 use crate::learning::{DecisionRecord, FailureKind, RefitRecord, RefusalRecord};
-use crate::onnx::to_hex;
 use crate::platform::files;
+use crate::platform::hex;
 
 /// When to try an offer again that could not be judged, because there are too few
 /// samples or the board is too hot.
@@ -81,22 +81,22 @@ impl HeadExchange {
     }
 
     /// Accepts a message from a fleet topic.
-    pub(super) fn receive(&mut self, bytes: &[u8]) -> Result<(), Unopened> {
+    pub(super) fn receive(&mut self, bytes: &[u8]) -> Result<(), OfferError> {
         // An empty message means that the retained offer was deleted.
         if bytes.is_empty() {
             return Ok(());
         }
         let offer = match fleet::open(bytes, &self.trusted, &self.key.public()) {
-            Err(Unopened::Own) => return Ok(()),
+            Err(OfferError::Own) => return Ok(()),
             offer => offer?,
         };
         // The name appears in logs.
-        if !is_device_name(&offer.note.device) {
-            return Err(Unopened::Malformed);
+        if !is_device_name(&offer.info.device) {
+            return Err(OfferError::Malformed);
         }
-        let digest = to_hex(&Sha256::digest(bytes));
+        let digest = hex::encode(&Sha256::digest(bytes));
         let key = offer.key;
-        let is_known = self.judged.get(&to_hex(&key)) == Some(&digest);
+        let is_known = self.judged.get(&hex::encode(&key)) == Some(&digest);
         let pending = self.pending.get(&key);
         if !is_known && pending.is_none_or(|pending| pending.digest != digest) {
             let pending = PendingOffer {
@@ -124,7 +124,7 @@ impl HeadExchange {
                 return None;
             }
         };
-        let note = Note {
+        let info = OfferInfo {
             device: device.to_owned(),
             head,
             labels: shareable.labels,
@@ -133,7 +133,7 @@ impl HeadExchange {
             right: shareable.right,
         };
         info!(head, "the model is shared with other devices");
-        Some(self.key.seal(&note, &shareable.bytes))
+        Some(self.key.seal(&info, &shareable.bytes))
     }
 
     /// Takes the result of the last offer and has the next one judged.
@@ -158,18 +158,18 @@ impl HeadExchange {
             return;
         };
         pending.tried_at = Some(Instant::now());
-        let Offer { key, note, head } = pending.offer.clone();
+        let Offer { key, info, head } = pending.offer.clone();
         let (sender, answer) = oneshot::channel();
         let request = JudgeRequest {
-            name: format!("of the device {}", note.device),
-            origin: to_hex(&key),
+            name: format!("of the device {}", info.device),
+            origin: hex::encode(&key),
             head,
             answer: sender,
         };
         if self.handle.judge.try_send(request).is_ok() {
             debug!(
-                device = note.device,
-                head = note.head,
+                device = info.device,
+                head = info.head,
                 "judging a model from another device"
             );
             self.judging = Some((key, pending.digest.clone(), answer));
@@ -182,7 +182,7 @@ impl HeadExchange {
             // The device has offered another head in the meantime.
             return;
         };
-        let Note { device, head, .. } = &pending.offer.note;
+        let OfferInfo { device, head, .. } = &pending.offer.info;
         let is_final = match answer {
             Ok(record) => {
                 let reason = &record.outcome.reason;
@@ -222,9 +222,9 @@ impl HeadExchange {
         };
         if is_final {
             self.pending.remove(&key);
-            self.judged.insert(to_hex(&key), digest);
+            self.judged.insert(hex::encode(&key), digest);
             // Forget devices that are no longer trusted.
-            let trusted: Vec<String> = self.trusted.iter().map(|key| to_hex(key)).collect();
+            let trusted: Vec<String> = self.trusted.iter().map(|key| hex::encode(key)).collect();
             self.judged.retain(|key, _| trusted.contains(key));
             self.save_judged();
         }

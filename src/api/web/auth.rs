@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::WebError;
 use crate::config::{self, is_password_hash, is_token_hash};
-use crate::platform::files;
+use crate::platform::{files, hex};
 
 /// Longest accepted password, in bytes.
 const MAX_PASSWORD_BYTES: usize = 1024;
@@ -55,7 +55,7 @@ impl Access {
             });
         }
         let tokens = web.token_hashes.iter().map(String::as_str);
-        let tokens = tokens.chain(more.lines()).filter_map(from_hex);
+        let tokens = tokens.chain(more.lines()).filter_map(hex::decode);
         Ok(Access {
             password,
             tokens: tokens.collect(),
@@ -125,23 +125,10 @@ fn digest(text: &str) -> [u8; 32] {
     Sha256::digest(text.as_bytes()).into()
 }
 
-fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn from_hex(text: &str) -> Option<[u8; 32]> {
-    let (digits, _) = text.as_bytes().as_chunks::<2>();
-    let bytes: Option<Vec<u8>> = digits
-        .iter()
-        .map(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok())
-        .collect();
-    bytes?.try_into().ok()
-}
-
 fn random() -> Result<String, WebError> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(WebError::Random)?;
-    Ok(to_hex(&bytes))
+    Ok(hex::encode(&bytes))
 }
 
 /// The PHC string of a password, for the config: argon2id with a random salt.
@@ -173,7 +160,7 @@ pub struct Token {
 /// [`WebError::Random`].
 pub fn new_token() -> Result<Token, WebError> {
     let token = format!("maskd_{}", random()?);
-    let hash = to_hex(&digest(&token));
+    let hash = hex::encode(&digest(&token));
     Ok(Token { token, hash })
 }
 

@@ -8,12 +8,12 @@ use crate::cli::progress::TerminalProgress;
 use crate::cli::{Failure, Global};
 use crate::config::Config;
 use crate::decision::frame_result::Probabilities;
-use crate::onnx::FEATURES;
 use crate::training::dataset::Dataset;
 use crate::training::recipe::EmbedMode;
 use crate::training::report::{self, Report};
 use crate::training::run::{LabelledPicture, UsableDataset, embed, workers};
 use crate::vision::embed::Backbone;
+use crate::vision::embed::FEATURES;
 use crate::vision::pipeline::open_model;
 
 /// How many of the worst pictures are listed.

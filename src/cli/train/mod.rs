@@ -8,7 +8,8 @@ use super::output::write;
 use super::progress::TerminalProgress;
 use super::{Failure, complain, print};
 use crate::config::Config;
-use crate::onnx::{self, Classifier, HeadFile, to_hex};
+use crate::onnx::{self, Classifier, HeadFile};
+use crate::platform::hex;
 use crate::training::augment;
 use crate::training::dataset;
 use crate::training::recipe::{EmbedMode, Recipe, Worker, mix};
@@ -208,7 +209,7 @@ impl Train {
         let metadata = [
             ("recipe", options.recipe.name().to_owned()),
             ("seed", self.seed.to_string()),
-            ("dataset_sha256", to_hex(&pictures.dataset_sha256)),
+            ("dataset_sha256", hex::encode(&pictures.dataset_sha256)),
             ("scores", json.clone()),
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ];

@@ -1,22 +1,27 @@
 //! The history of heads on disk.
 //!
 //! Owns the folder `heads` of the state directory: which heads there are, which
-//! is in use, and how to go back. Knows nothing of how a head is made or judged.
+//! is in use, and how to roll back. Knows nothing of how a head is trained or
+//! evaluated.
 //!
 //! ```text
 //! heads/000012.onnx      a head with its metadata, sealed by a checksum
 //! heads/current          "current 12, highest 14": the one in use, the last number given
-//! heads/current.backup   the same, for a day when `current` is damaged
+//! heads/current.backup   a copy, used if `current` is damaged
 //! ```
 //!
-//! Head files are written once and never changed; numbers go upward and are not
-//! given again, also when the file is gone. A head comes into use by an atomic
-//! rename of `current`: whoever reads sees the old one or the new one. What a
-//! kill leaves aside is removed when the heads are next opened to change them.
-//! One process at a time may do that (a lock says so).
+//! Head files are written once and never changed. Numbers increase and are never
+//! reused, even when the file is gone. A head comes into use by an atomic rename
+//! of `current`: readers see the old head or the new one. Temporary files that a
+//! kill leaves behind are deleted when the heads are next opened for changes,
+//! which one process at a time can do (it holds a lock).
 //!
-//! Before the first head, and after going back from it, none is current: the
-//! caller then uses the head that it has of its own, the shipped one.
+//! The format of a head file is in its metadata, `format` = `maskd-head-1`; the
+//! checksum is the last entry. A head of a newer format counts as damaged, and an
+//! older one comes into use.
+//!
+//! Before the first head, and after rolling back from it, none is current: the
+//! caller then uses its own head, the built-in one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -26,10 +31,11 @@ use std::path::{Path, PathBuf};
 
 use crate::onnx::{self, HeadFile, ModelError, ModelFile};
 use crate::platform::files::{self, FileError, Lock};
+use crate::platform::hex;
 use crate::vision::head::Head;
 
-/// Key of the metadata that holds the number of the head that a head was made
-/// from or put in place of; without it, that is the shipped head.
+/// Metadata key: the number of the head that this one was trained from or
+/// replaced. Without it, that is the built-in head.
 pub const PARENT: &str = "parent";
 
 const CURRENT: &str = "current";
@@ -43,23 +49,23 @@ pub enum HeadsError {
     /// A file or folder of the heads, or one that was named.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Another process has the heads open to change them.
+    /// Another process has the heads open for changes.
     #[error("another maskd is changing {path}; let it do this, or stop it first")]
     Busy {
         /// The folder.
         path: String,
     },
     /// There is no head of this number.
-    #[error("there is no head {number}; `list` shows those that there are")]
+    #[error("there is no model {number}: \"maskd heads list\" shows those that exist")]
     Missing {
         /// The number.
         number: u32,
     },
-    /// The file is not what it should be.
+    /// The file of a head is damaged, or of an unknown format.
     #[error(transparent)]
     Damaged(#[from] ModelError),
     /// A rollback beyond the first head.
-    #[error("cannot go back {steps} heads: after {possible} the shipped head is in use")]
+    #[error("cannot go back {steps} models: after {possible} the built-in model is in use")]
     NoParent {
         /// Steps that were asked for.
         steps: u32,
@@ -68,7 +74,7 @@ pub enum HeadsError {
     },
     /// A head for another backbone.
     #[error(
-        "the head {name} was made for the backbone {theirs}, and this one is {ours}: \
+        "the model {name} was made for the backbone {theirs}, and this one is {ours}: \
          train it on the features of this backbone"
     )]
     OtherBackbone {
@@ -79,8 +85,11 @@ pub enum HeadsError {
         /// SHA-256 of the backbone in use.
         ours: String,
     },
-    /// A head that tells other things apart.
-    #[error("the head {name} has the labels {theirs:?}, and expected are {ours:?} in this order")]
+    /// A head with other labels.
+    #[error(
+        "the model {name} has the labels {theirs:?} instead of {ours:?}: \
+         use a model with these labels in this order"
+    )]
     OtherLabels {
         /// What the head is called.
         name: String,
@@ -89,8 +98,10 @@ pub enum HeadsError {
         /// Those expected.
         ours: Vec<String>,
     },
-    /// Four thousand million heads.
-    #[error("there are no numbers left for heads in {path}")]
+    /// The highest number, 4,294,967,295, is taken.
+    #[error(
+        "there are no numbers left for models in {path}: delete the file of the highest number"
+    )]
     Numbers {
         /// The folder.
         path: String,
@@ -122,7 +133,7 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// The head that it was made from; `None` is the shipped one.
+    /// The head that it was made from; `None` is the built-in one.
     #[must_use]
     pub fn parent(&self) -> Option<u32> {
         self.metadata.get(PARENT)?.parse().ok()
@@ -134,49 +145,49 @@ impl Stored {
 pub struct Current {
     /// Its number.
     pub number: u32,
-    /// Ready to judge.
+    /// The head itself, ready to classify.
     pub head: Head,
     /// What was written beside it.
     pub metadata: BTreeMap<String, String>,
 }
 
-/// What `heads/current` led to.
+/// The head that `heads/current` names, or the one that replaces it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct InUse {
-    /// `None` is the shipped head.
+pub struct HeadInUse {
+    /// `None` is the built-in head.
     pub current: Option<Current>,
-    /// What is wrong, if another head is used than the one that should be.
-    pub note: Option<Note>,
+    /// Why it is not the head that should be in use; `None` if it is.
+    pub fallback: Option<Fallback>,
 }
 
-/// Damage that was got around; each a sentence.
+/// Why another head is used than the one that should be: a sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Note {
+pub enum Fallback {
     /// `current` is damaged or gone, and its backup is whole.
-    #[error("the file heads/current is damaged or gone; its backup names head {used}")]
+    #[error("the file heads/current is damaged or gone; its backup names model {used}")]
     Backup {
         /// The head in use.
         used: u32,
     },
     /// `current` and its backup are damaged or gone.
-    #[error("the file heads/current is damaged or gone; {} is used, the newest that is whole", called(*used))]
-    Pointer {
-        /// The head in use; `None` is the shipped one.
+    #[error("the file heads/current is damaged or gone; {} is used, the newest that is whole", name_of(*used))]
+    LostCurrent {
+        /// The head in use; `None` is the built-in one.
         used: Option<u32>,
     },
     /// The head that should be in use is damaged or gone.
-    #[error("the head {damaged} is damaged or gone; {} is used instead", called(*used))]
-    Head {
+    #[error("model {damaged} is damaged or gone; {} is used instead", name_of(*used))]
+    LostHead {
         /// The number that `current` names.
         damaged: u32,
-        /// The newest one before it that is whole; `None` is the shipped one.
+        /// The newest one before it that is whole; `None` is the built-in one.
         used: Option<u32>,
     },
 }
 
-fn called(number: Option<u32>) -> String {
-    number.map_or("the shipped head".to_owned(), |number| {
-        format!("head {number}")
+fn name_of(number: Option<u32>) -> String {
+    number.map_or("the built-in model".to_owned(), |number| {
+        format!("model {number}")
     })
 }
 
@@ -191,23 +202,23 @@ pub struct HeadInfo {
     pub stored: Result<Stored, HeadsError>,
 }
 
-/// What `current` says.
+/// The content of `current`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Pointer {
-    /// `None` is the shipped head.
+struct CurrentFile {
+    /// `None` is the built-in head.
     current: Option<u32>,
-    /// The highest number that was ever given, 0 before the first.
+    /// The highest number that was ever used, 0 before the first.
     highest: u32,
 }
 
-impl Pointer {
+impl CurrentFile {
     /// Ends in a line feed, so that it cannot be cut off without notice.
     fn to_text(self) -> String {
         let current = self.current.map_or("none".to_owned(), |n| n.to_string());
         format!("current {current}, highest {}\n", self.highest)
     }
 
-    fn parse(bytes: &[u8]) -> Option<Pointer> {
+    fn parse(bytes: &[u8]) -> Option<CurrentFile> {
         let text = std::str::from_utf8(bytes).ok()?;
         let rest = text.strip_prefix("current ")?.strip_suffix('\n')?;
         let (current, highest) = rest.split_once(", highest ")?;
@@ -216,11 +227,11 @@ impl Pointer {
             number => Some(number.parse().ok()?),
         };
         let highest = highest.parse().ok()?;
-        Some(Pointer { current, highest })
+        Some(CurrentFile { current, highest })
     }
 }
 
-/// A view of the heads, for whoever does not change them.
+/// Read access to the heads. It needs no lock.
 #[derive(Debug, Clone)]
 pub struct Reader {
     root: PathBuf,
@@ -228,60 +239,60 @@ pub struct Reader {
 
 impl Reader {
     /// The head in use, whole and checked. If it is damaged, or the file that
-    /// names it, another one is taken, and a note says so; nothing on disk is
+    /// names it, another one is taken, and a fallback says so; nothing on disk is
     /// changed.
     ///
     /// # Errors
     /// [`HeadsError::File`] if the folder cannot be read.
-    pub fn current(&self) -> Result<InUse, HeadsError> {
+    pub fn current(&self) -> Result<HeadInUse, HeadsError> {
         loop {
-            let before = self.pointers();
+            let before = self.current_and_highest();
             let in_use = self.in_use()?;
             // A head may have been switched away from and pruned meanwhile,
             // which is no damage.
-            if in_use.note.is_none() || self.pointers() == before {
+            if in_use.fallback.is_none() || self.current_and_highest() == before {
                 return Ok(in_use);
             }
         }
     }
 
-    fn in_use(&self) -> Result<InUse, HeadsError> {
-        let pointer = self.pointer(CURRENT);
-        let backup = self.pointer(BACKUP);
+    fn in_use(&self) -> Result<HeadInUse, HeadsError> {
+        let named = self.read_current(CURRENT);
+        let backup = self.read_current(BACKUP);
         let numbers = self.numbers()?;
-        let Some(Pointer { current, .. }) = pointer.or(backup) else {
+        let Some(CurrentFile { current, .. }) = named.or(backup) else {
             if numbers.is_empty() {
-                return Ok(InUse {
+                return Ok(HeadInUse {
                     current: None,
-                    note: None,
+                    fallback: None,
                 });
             }
             let current = self.newest(&numbers, u32::MAX);
             let used = current.as_ref().map(|current| current.number);
-            let note = Some(Note::Pointer { used });
-            return Ok(InUse { current, note });
+            let fallback = Some(Fallback::LostCurrent { used });
+            return Ok(HeadInUse { current, fallback });
         };
         // A kill during the very first `add` leaves the backup alone, which names
         // none: no damage.
         let Some(number) = current else {
-            return Ok(InUse {
+            return Ok(HeadInUse {
                 current: None,
-                note: None,
+                fallback: None,
             });
         };
-        let mut note = pointer.is_none().then_some(Note::Backup { used: number });
+        let mut fallback = named.is_none().then_some(Fallback::Backup { used: number });
         let mut found = self.load(number).ok();
         if found.is_none() {
             let before = number.saturating_sub(1);
             found = self.newest(&numbers, before);
-            note = Some(Note::Head {
+            fallback = Some(Fallback::LostHead {
                 damaged: number,
                 used: found.as_ref().map(|current| current.number),
             });
         }
-        Ok(InUse {
+        Ok(HeadInUse {
             current: found,
-            note,
+            fallback,
         })
     }
 
@@ -290,7 +301,7 @@ impl Reader {
     /// # Errors
     /// [`HeadsError::File`] if the folder cannot be read.
     pub fn list(&self) -> Result<Vec<HeadInfo>, HeadsError> {
-        let named = self.pointers().0.and_then(|pointer| pointer.current);
+        let named = self.current_and_highest().0.and_then(|named| named.current);
         let info = |number| HeadInfo {
             number,
             is_current: named == Some(number),
@@ -354,18 +365,18 @@ impl Reader {
         self.root.join(name(number))
     }
 
-    fn pointer(&self, file: &str) -> Option<Pointer> {
+    fn read_current(&self, file: &str) -> Option<CurrentFile> {
         let bytes = files::read_bounded(&self.root.join(file), MAX_CURRENT_BYTES).ok()?;
-        Pointer::parse(&bytes)
+        CurrentFile::parse(&bytes)
     }
 
     /// What counts, and the highest number that either file knows.
-    fn pointers(&self) -> (Option<Pointer>, u32) {
-        let (current, backup) = (self.pointer(CURRENT), self.pointer(BACKUP));
+    fn current_and_highest(&self) -> (Option<CurrentFile>, u32) {
+        let (current, backup) = (self.read_current(CURRENT), self.read_current(BACKUP));
         let highest = [current, backup]
             .into_iter()
             .flatten()
-            .map(|pointer| pointer.highest)
+            .map(|named| named.highest)
             .max();
         (current.or(backup), highest.unwrap_or(0))
     }
@@ -388,8 +399,8 @@ impl Reader {
     }
 }
 
-/// The heads, for the one process that may change them: whatever a [`Reader`]
-/// can, and more.
+/// Write access to the heads, for one process at a time. It can do all that a
+/// [`Reader`] can.
 #[derive(Debug)]
 pub struct Heads {
     reader: Reader,
@@ -445,7 +456,7 @@ impl Heads {
     pub fn add(&mut self, head: &HeadFile, metadata: &[(&str, String)]) -> Result<u32, HeadsError> {
         let bytes = onnx::write_sealed_head(head, metadata);
         parse_sealed("that was made", &bytes)?;
-        let (pointer, highest) = self.pointers();
+        let (named, highest) = self.current_and_highest();
         let last = self.numbers()?.last().copied().unwrap_or(0);
         let number = highest.max(last).checked_add(1);
         let number = number.ok_or_else(|| HeadsError::Numbers {
@@ -454,9 +465,9 @@ impl Heads {
         // The number is taken before the file is there, and so for good. A
         // damaged `current` is not made whole by a guess: it stays for
         // `current` to speak about.
-        if pointer.is_some() || last == 0 {
-            self.point(Pointer {
-                current: pointer.unwrap_or_default().current,
+        if named.is_some() || last == 0 {
+            self.write_current(CurrentFile {
+                current: named.unwrap_or_default().current,
                 highest: number,
             })?;
         }
@@ -465,7 +476,7 @@ impl Heads {
         Ok(number)
     }
 
-    /// Puts a head into use; `None` is the shipped one. Whoever reads sees the
+    /// Puts a head into use; `None` is the built-in one. Whoever reads sees the
     /// one before or this one.
     ///
     /// # Errors
@@ -476,9 +487,9 @@ impl Heads {
             self.get(number)?;
         }
         let last = self.numbers()?.last().copied().unwrap_or(0);
-        self.point(Pointer {
+        self.write_current(CurrentFile {
             current: number,
-            highest: self.pointers().1.max(last),
+            highest: self.current_and_highest().1.max(last),
         })
     }
 
@@ -537,7 +548,7 @@ impl Heads {
     pub fn prune(&mut self, keep: usize) -> Result<Vec<u32>, HeadsError> {
         let numbers = self.numbers()?;
         let mut kept = BTreeSet::new();
-        kept.extend(self.pointers().0.and_then(|pointer| pointer.current));
+        kept.extend(self.current_and_highest().0.and_then(|named| named.current));
         if let Some(current) = self.current()?.current {
             kept.insert(current.number);
             kept.extend(self.get(current.number)?.parent());
@@ -559,10 +570,10 @@ impl Heads {
 
     /// Writes `current`, after its backup: one of them is always whole, and if
     /// the disk is full, that shows before anything counts.
-    fn point(&self, pointer: Pointer) -> Result<(), HeadsError> {
+    fn write_current(&self, named: CurrentFile) -> Result<(), HeadsError> {
         for file in [BACKUP, CURRENT] {
             let path = self.root.join(file);
-            files::write(&path, pointer.to_text().as_bytes())?;
+            files::write(&path, named.to_text().as_bytes())?;
         }
         Ok(())
     }
@@ -588,8 +599,8 @@ pub fn parse_foreign(
     if file.backbone_sha256 != *backbone {
         return Err(HeadsError::OtherBackbone {
             name: name.to_owned(),
-            theirs: onnx::to_hex(&file.backbone_sha256),
-            ours: onnx::to_hex(backbone),
+            theirs: hex::encode(&file.backbone_sha256),
+            ours: hex::encode(backbone),
         });
     }
     if file.labels != labels {

@@ -43,9 +43,9 @@ fn line(count: u32) -> (TempDir, Heads) {
     (state, heads)
 }
 
-fn used(heads: &Reader) -> (Option<u32>, Option<Note>) {
-    let InUse { current, note } = heads.current().unwrap();
-    (current.map(|current| current.number), note)
+fn used(heads: &Reader) -> (Option<u32>, Option<Fallback>) {
+    let HeadInUse { current, fallback } = heads.current().unwrap();
+    (current.map(|current| current.number), fallback)
 }
 
 fn cut(heads: &Reader, file: &str) {
@@ -146,7 +146,7 @@ fn going_back_follows_the_parents_and_keeps_what_is_left_behind() {
     heads.switch(Some(fifth)).unwrap();
     assert_eq!(heads.rollback(2).unwrap(), Some(2));
     let error = heads.rollback(3).unwrap_err();
-    let sentence = "cannot go back 3 heads: after 2 the shipped head is in use";
+    let sentence = "cannot go back 3 models: after 2 the built-in model is in use";
     assert_eq!(error.to_string(), sentence);
     assert_eq!(used(&heads), (Some(2), None), "nothing changed");
     drop(heads);
@@ -175,15 +175,15 @@ fn a_damaged_head_gives_way_to_the_one_before() {
     cut(&heads, "000003.onnx");
     assert_eq!(used(&heads), (Some(4), None));
     cut(&heads, "000004.onnx");
-    let note = Note::Head {
+    let fallback = Fallback::LostHead {
         damaged: 4,
         used: Some(2),
     };
     assert_eq!(
-        note.to_string(),
-        "the head 4 is damaged or gone; head 2 is used instead"
+        fallback.to_string(),
+        "model 4 is damaged or gone; model 2 is used instead"
     );
-    assert_eq!(used(&heads), (Some(2), Some(note)));
+    assert_eq!(used(&heads), (Some(2), Some(fallback)));
     let whole: Vec<bool> = heads
         .list()
         .unwrap()
@@ -196,11 +196,11 @@ fn a_damaged_head_gives_way_to_the_one_before() {
     // Not to a newer one: it may be one that was left for a reason.
     heads.switch(Some(1)).unwrap();
     fs::remove_file(heads.path(1)).unwrap();
-    let note = Note::Head {
+    let fallback = Fallback::LostHead {
         damaged: 1,
         used: None,
     };
-    assert_eq!(used(&heads), (None, Some(note)));
+    assert_eq!(used(&heads), (None, Some(fallback)));
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn cut_off_anywhere_a_head_is_damaged() {
         changed[index] ^= 1;
         assert!(parse_sealed("changed", &changed).is_err(), "{index}");
     }
-    let fallback = Some(Note::Head {
+    let fallback = Some(Fallback::LostHead {
         damaged: 2,
         used: Some(1),
     });
@@ -237,10 +237,10 @@ fn cut_off_anywhere_current_is_got_around() {
     assert_eq!(whole, b"current 11, highest 12\n");
     for length in 0..whole.len() {
         fs::write(&current, &whole[..length]).unwrap();
-        let expected = (Some(11), Some(Note::Backup { used: 11 }));
+        let expected = (Some(11), Some(Fallback::Backup { used: 11 }));
         assert_eq!(used(&heads), expected, "{length}");
         fs::write(&backup, &whole[..length]).unwrap();
-        let expected = (Some(12), Some(Note::Pointer { used: Some(12) }));
+        let expected = (Some(12), Some(Fallback::LostCurrent { used: Some(12) }));
         assert_eq!(used(&heads), expected, "{length}");
         fs::write(&backup, &whole).unwrap();
     }

@@ -19,7 +19,9 @@ pub use outcome::{
 };
 
 use crate::learning::heads::{HeadInfo, Stored};
-use crate::learning::samples::{Exported, Imported, Kind, Listing, Removed, Sample, TrackKey};
+use crate::learning::samples::{
+    Exported, Imported, Listing, Removed, Sample, SampleKind, TrackKey,
+};
 pub(crate) use crate::onnx::UNLABELLED;
 use crate::onnx::{Label, LabelError};
 
@@ -117,7 +119,7 @@ impl SampleRecord {
             label: sample.label.as_ref().map(ToString::to_string),
             day: sample.day.clone(),
             track: track_name(&sample.track),
-            picture: sample.kind == Kind::Picture,
+            picture: sample.kind == SampleKind::Picture,
             features: sample.has_features(),
             bytes: sample.bytes + sample.feature_bytes,
         }

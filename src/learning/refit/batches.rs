@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::RefitContext;
-use crate::onnx::FEATURES;
+use crate::vision::embed::FEATURES;
 
 /// Sample numbers by class and group.
 type SamplesByClass = BTreeMap<usize, BTreeMap<usize, Vec<usize>>>;

@@ -196,7 +196,7 @@ mod tests {
     use super::super::evaluate::logits;
     use super::super::tests::TwoCameras;
     use super::*;
-    use crate::onnx::FEATURES;
+    use crate::vision::embed::FEATURES;
 
     #[test]
     fn calibration_finds_temperature_and_shift_and_needs_evidence() {

@@ -4,7 +4,7 @@ use rand_chacha::ChaCha8Rng;
 use super::grow::NEW_CLASS_MARGIN;
 use super::*;
 use crate::learning::replay::Replay;
-use crate::onnx::FEATURES;
+use crate::vision::embed::FEATURES;
 
 /// Features that distinguish the classes: the first so many are those of a mask,
 /// the next so many those of a bare face.

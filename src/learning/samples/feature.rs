@@ -2,8 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::onnx::FEATURES;
 use crate::platform::files::FileError;
+use crate::vision::embed::FEATURES;
 use crate::vision::embed::Feature;
 
 /// Most rows of a feature file: the crop's own, and those of its variants.

@@ -1,6 +1,10 @@
 //! Names of samples: ids, tracks, and the time in them.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 
 /// Samples with the same key show the same face within seconds: near-copies,
 /// which a split must keep together.
@@ -24,37 +28,33 @@ pub enum TrackKey {
 /// What a name tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Name {
-    /// Time of capture; only names of our own making have it.
+    /// Time of capture; only names that [`id`] made have it.
     pub at: Option<SystemTime>,
     pub track: Option<u64>,
 }
 
 /// The id of a capture: `20261124T101530.123Z-t000017-03`. Times before 1970 and
-/// after 9999 become the nearest that can be written.
+/// after the year 9999 become the nearest that can be written.
 pub(super) fn id(at: SystemTime, track: u64, number: u64) -> String {
-    let Civil {
-        year,
-        month,
-        day,
-        millis,
-    } = Civil::of(at);
-    let (seconds, millis) = (millis / 1000, millis % 1000);
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let at = civil(at);
     format!(
-        "{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}.{millis:03}Z\
-         -t{track:06}-{number:02}"
+        "{:04}{:02}{:02}T{:02}{:02}{:02}.{:03}Z-t{track:06}-{number:02}",
+        at.year(),
+        at.month(),
+        at.day(),
+        at.hour(),
+        at.minute(),
+        at.second(),
+        at.millisecond()
     )
 }
 
 /// The UTC day of a time: `2026-11-24`.
 pub(super) fn day(at: SystemTime) -> String {
-    let Civil {
-        year, month, day, ..
-    } = Civil::of(at);
-    format!("{year:04}-{month:02}-{day:02}")
+    civil(at).date().to_string()
 }
 
-/// Takes an id apart, of whoever's making.
+/// Takes any id apart.
 pub(super) fn parse(id: &str) -> Name {
     let track = track(id);
     Name {
@@ -93,93 +93,50 @@ fn track(id: &str) -> Option<&str> {
 /// The time that a name begins with, `20261124T101530.123Z`.
 fn time(id: &str) -> Option<SystemTime> {
     let text = id.get(..20)?;
-    let number = |from: usize, to: usize| -> Option<u64> {
+    let number = |from: usize, to: usize| -> Option<i16> {
         let digits = text.get(from..to)?;
         let plain = digits.bytes().all(|digit| digit.is_ascii_digit());
         plain.then(|| digits.parse().ok())?
     };
+    let two = |from: usize| -> Option<i8> { number(from, from + 2)?.try_into().ok() };
     let marks = [(8, b'T'), (15, b'.'), (19, b'Z')];
     if marks.iter().any(|(at, mark)| text.as_bytes()[*at] != *mark) {
         return None;
     }
-    let (year, month, day) = (number(0, 4)?, number(4, 6)?, number(6, 8)?);
-    let (hour, minute, second) = (number(9, 11)?, number(11, 13)?, number(13, 15)?);
-    if hour > 23 || minute > 59 || second > 59 {
-        return None;
-    }
-    let civil = Civil {
-        year,
-        month,
-        day,
-        millis: ((hour * 60 + minute) * 60 + second) * 1000 + number(16, 19)?,
-    };
-    // A day that the month does not have comes back as another one.
-    let at = civil.time()?;
-    (Civil::of(at) == civil).then_some(at)
+    let nanoseconds = i32::from(number(16, 19)?) * 1_000_000;
+    // Refuses a day that the month does not have.
+    let at = DateTime::new(
+        number(0, 4)?,
+        two(4)?,
+        two(6)?,
+        two(9)?,
+        two(11)?,
+        two(13)?,
+        nanoseconds,
+    );
+    let at = TimeZone::UTC.to_timestamp(at.ok()?).ok()?;
+    let at = SystemTime::try_from(at).ok()?;
+    (at >= SystemTime::UNIX_EPOCH).then_some(at)
 }
 
-/// A moment of the Gregorian calendar, UTC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Civil {
-    /// 1970 to 9999
-    year: u64,
-    month: u64,
-    day: u64,
-    /// Since midnight.
-    millis: u64,
-}
-
-const DAY_MILLIS: u64 = 24 * 60 * 60 * 1000;
-/// 9999-12-31T23:59:59.999Z
-const LAST_MILLI: u64 = 253_402_300_799_999;
-/// From 0000-03-01 to 1970-01-01.
-const DAYS_TO_1970: u64 = 719_468;
-/// Days of 400 years.
-const ERA: u64 = 146_097;
-
-impl Civil {
-    /// Howard Hinnant, "chrono-compatible low-level date algorithms",
-    /// `civil_from_days`: years begin in March, so that the leap day is last.
-    fn of(at: SystemTime) -> Civil {
-        let since = at.duration_since(SystemTime::UNIX_EPOCH);
-        let since = since.unwrap_or_default().as_millis();
-        let since = u64::try_from(since).unwrap_or(LAST_MILLI).min(LAST_MILLI);
-        let days = since / DAY_MILLIS + DAYS_TO_1970;
-        let (era, of_era) = (days / ERA, days % ERA);
-        let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-        let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let from_march = (5 * of_year + 2) / 153;
-        let month = if from_march < 10 {
-            from_march + 3
-        } else {
-            from_march - 9
-        };
-        Civil {
-            year: era * 400 + year_of_era + u64::from(month <= 2),
-            month,
-            day: of_year - (153 * from_march + 2) / 5 + 1,
-            millis: since % DAY_MILLIS,
-        }
-    }
-
-    /// `days_from_civil` of the same; `None` before 1970.
-    fn time(&self) -> Option<SystemTime> {
-        let year = self.year.checked_sub(u64::from(self.month <= 2))?;
-        let (era, year_of_era) = (year / 400, year % 400);
-        let from_march = (self.month + 9) % 12;
-        let of_year = ((153 * from_march + 2) / 5 + self.day).checked_sub(1)?;
-        let of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + of_year;
-        let days = (era * ERA + of_era).checked_sub(DAYS_TO_1970)?;
-        let millis = days * DAY_MILLIS + self.millis;
-        SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))
-    }
+/// A time in the calendar, UTC; the nearest that an id can hold.
+fn civil(at: SystemTime) -> DateTime {
+    let at = at.max(SystemTime::UNIX_EPOCH);
+    let at = Timestamp::try_from(at).unwrap_or(Timestamp::MAX);
+    TimeZone::UTC.to_datetime(at)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
+
+    /// The last millisecond that an id can hold: 9999-12-30T22:00:00.999Z, the end
+    /// of the calendar of jiff.
+    const LAST_MILLI: u64 = 253_402_207_200_999;
 
     fn at(millis: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_millis(millis)
@@ -204,7 +161,7 @@ mod tests {
             "1970-01-01"
         );
         let far = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(u32::MAX) * 1000);
-        assert_eq!(id(far, 0, 0), "99991231T235959.999Z-t000000-00");
+        assert_eq!(id(far, 0, 0), "99991230T220000.999Z-t000000-00");
     }
 
     #[test]

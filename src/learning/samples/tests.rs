@@ -1,11 +1,19 @@
+use std::collections::BTreeMap;
 use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use image::{Rgb, RgbImage};
 use tempfile::TempDir;
 
+use super::feature;
+use super::store::jpeg;
 use super::*;
-use crate::frame::CROP_SIDE;
+use crate::frame::{CROP_SIDE, Crop, Scaler};
+use crate::onnx::Label;
+use crate::platform::hex;
+use crate::vision::embed::{FEATURES, Feature};
 
 const BACKBONE: [u8; 32] = [7; 32];
 
@@ -25,7 +33,7 @@ fn crop(shade: u8) -> Crop {
 }
 
 fn feature(value: f32) -> Feature {
-    Feature::from(Box::new([value; onnx::FEATURES]))
+    Feature::from(Box::new([value; FEATURES]))
 }
 
 fn label(name: &str) -> Label {
@@ -128,7 +136,7 @@ fn a_captured_crop_comes_back_with_its_features() {
         track: 1,
     };
     assert_eq!(sample.track, track);
-    assert_eq!(sample.kind, Kind::Picture);
+    assert_eq!(sample.kind, SampleKind::Picture);
     assert_eq!(
         sample.path,
         state.path().join(format!("samples/unlabelled/{id}.jpg"))
@@ -158,7 +166,10 @@ fn features_alone_leave_no_picture() {
     let id = capture_features(&store, 0);
     assert_eq!(tree(store.folder()), [format!("unlabelled/{id}.feature")]);
     let sample = only(&store);
-    assert_eq!((sample.kind, sample.feature_bytes), (Kind::FeatureOnly, 0));
+    assert_eq!(
+        (sample.kind, sample.feature_bytes),
+        (SampleKind::FeatureOnly, 0)
+    );
     assert!(sample.has_features());
     assert_eq!(store.features(&sample, &BACKBONE).unwrap(), [feature(0.5)]);
     let scaler = &mut Scaler::default();
@@ -397,7 +408,7 @@ fn of_two_files_of_one_id_the_newest_counts() {
         used: new.clone(),
         passed_over: vec![old.clone()],
     };
-    assert_eq!(listing.doubles, [double]);
+    assert_eq!(listing.duplicates, [double]);
     // Changed at the same time: one with a label, then the first by path.
     put(&store, "unlabelled/1.jpg", b"third");
     for path in [&old, &new, &store.folder().join("unlabelled/1.jpg")] {
@@ -712,7 +723,7 @@ fn a_folder_is_imported_once() {
     }
     let has = |id: &str| samples.iter().find(|sample| sample.id == id);
     assert_eq!(has(own).unwrap().label, Some(label("with_mask")));
-    let hash = |bytes: &[u8]| format!("import-{}", &onnx::to_hex(&sha256(bytes))[..16]);
+    let hash = |bytes: &[u8]| format!("import-{}", &hex::encode(&sha256(bytes))[..16]);
     let kept = has(&hash(&as_it_is)).unwrap();
     assert_eq!(fs::read(&kept.path).unwrap(), as_it_is);
     let tracked = fs::read(source.join("with_mask/b-t000031-x.jpg")).unwrap();

@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 
 use image::ImageFormat;
 
-use super::{
-    Kind, MAX_PICTURE_BYTES, Reader, Store, StoreError, entries, id_of, jpeg, kind_of, name,
-    pending, sha256, sync, sync_all, to_crop,
-};
+use super::error::StoreError;
+use super::listing::{Reader, entries, id_of, kind_of, to_crop};
+use super::sample::SampleKind;
+use super::store::{Store, jpeg, pending, sync, sync_all};
+use super::{MAX_PICTURE_BYTES, name, sha256};
 use crate::frame::{CROP_SIDE, Scaler};
-use crate::onnx::{self, Label, UNLABELLED};
+use crate::onnx::{Label, UNLABELLED};
 use crate::platform::files::{self, FileError};
+use crate::platform::hex;
 
 /// What became of a folder that was imported.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -103,7 +105,7 @@ impl Reader {
         let mut exported = Exported::default();
         let mut touched = BTreeSet::new();
         for sample in self.list()?.samples {
-            if sample.kind == Kind::FeatureOnly {
+            if sample.kind == SampleKind::FeatureOnly {
                 exported.feature_only += 1;
                 continue;
             }
@@ -196,7 +198,7 @@ impl Import<'_> {
     }
 
     fn file(&mut self, path: &Path, label: Option<&Label>) -> Result<(), StoreError> {
-        if path.is_dir() || kind_of(path) != Some(Kind::Picture) {
+        if path.is_dir() || kind_of(path) != Some(SampleKind::Picture) {
             self.result.ignored.push(path.to_owned());
             return Ok(());
         }
@@ -237,7 +239,7 @@ impl Import<'_> {
             .join(label.map_or(UNLABELLED, Label::as_str));
         let pending = pending(&folder, &content)?;
         let target = folder.join(format!("{id}.jpg"));
-        let guard = self.store.changing();
+        let guard = self.store.lock_changes();
         // A capture that came meanwhile may have this very name.
         if target.symlink_metadata().is_ok() {
             self.result.already += 1;
@@ -264,7 +266,7 @@ fn sorted(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
 fn import_id(path: &Path, bytes: &[u8]) -> String {
     let stem = id_of(path).unwrap_or_default();
     let own = name::parse(&stem);
-    let hash = onnx::to_hex(&sha256(bytes));
+    let hash = hex::encode(&sha256(bytes));
     let id = format!("{IMPORT}{}", &hash[..DIGITS]);
     match own {
         name::Name { at: Some(_), .. } => stem,

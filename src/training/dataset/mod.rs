@@ -27,7 +27,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::frame::decoding;
-use crate::onnx::{Label, LabelError, UNLABELLED, to_hex};
+use crate::onnx::{Label, LabelError, UNLABELLED};
+use crate::platform::hex;
 
 pub use issues::Issues;
 pub use similarity::{
@@ -324,7 +325,7 @@ impl Dataset {
             .zip(fingerprints)
             .map(|(picture, fingerprint)| {
                 let class = &self.classes[picture.class];
-                format!("{class}/{}\n", to_hex(&fingerprint.file))
+                format!("{class}/{}\n", hex::encode(&fingerprint.file))
             })
             .collect();
         lines.sort();
@@ -782,7 +783,7 @@ mod tests {
         let digest = |folder: &Path| {
             let dataset = Dataset::open(folder).unwrap();
             let loaded: Result<Vec<_>, _> = fingerprints(&dataset).into_iter().collect();
-            to_hex(&dataset.digest(&loaded.unwrap()))
+            hex::encode(&dataset.digest(&loaded.unwrap()))
         };
         let (one, two) = (set(&["bare", "mask"]), set(&["bare", "mask"]));
         let first = digest(one.path());

@@ -7,8 +7,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::onnx::to_hex;
 use crate::platform::files;
+use crate::platform::hex;
 use crate::training::train::{History, Trainer, TrainerState};
 
 /// Where a run was interrupted: after a whole epoch.
@@ -57,7 +57,7 @@ impl Checkpoint {
         let json = str::from_utf8(&bytes)
             .ok()
             .and_then(|text| text.split_once('\n'))
-            .filter(|(hash, json)| *hash == to_hex(&Sha256::digest(json)))
+            .filter(|(hash, json)| *hash == hex::encode(&Sha256::digest(json)))
             .map(|(_, json)| json);
         json.and_then(|json| serde_json::from_str(json).ok())
             .ok_or_else(|| CheckpointError::Damaged {
@@ -71,7 +71,7 @@ impl Checkpoint {
             error,
         };
         let json = serde_json::to_string(self).map_err(|error| failed(error.into()))?;
-        let hash = to_hex(&Sha256::digest(&json));
+        let hash = hex::encode(&Sha256::digest(&json));
         files::write(path, format!("{hash}\n{json}").as_bytes())
             .map_err(|error| failed(error.source))
     }

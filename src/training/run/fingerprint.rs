@@ -3,7 +3,8 @@
 use sha2::{Digest, Sha256};
 
 use super::{RunOptions, TrainingPictures};
-use crate::onnx::to_hex;
+
+use crate::platform::hex;
 
 impl RunOptions {
     /// SHA-256 over everything that decides about the result of a run, except
@@ -23,7 +24,7 @@ impl RunOptions {
         } = self;
         let version = env!("CARGO_PKG_VERSION");
         let classes = &pictures.dataset.classes;
-        let backbone = to_hex(backbone_sha256);
+        let backbone = hex::encode(backbone_sha256);
         let mut hash = Sha256::new();
         hash.update(format!(
             "{version} {recipe:?} {detector:?} {trainer:?} {classes:?} {backbone} {views} {epochs} {batch_size}\n"
@@ -32,10 +33,10 @@ impl RunOptions {
         for (side, pictures) in sides {
             // In their order, which seeds the views.
             for picture in pictures {
-                let file = to_hex(&picture.file_sha256);
+                let file = hex::encode(&picture.file_sha256);
                 hash.update(format!("{side} {} {file}\n", picture.class));
             }
         }
-        to_hex(&hash.finalize())
+        hex::encode(&hash.finalize())
     }
 }

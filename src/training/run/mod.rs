@@ -19,11 +19,11 @@ pub(crate) use inputs::{
     FeatureSet, LabelledPicture, TrainingPictures, UsableDataset, decode_picture, embed, workers,
 };
 
-use crate::onnx::FEATURES;
 use crate::training::dataset::DatasetError;
 use crate::training::recipe::{Recipe, RecipeError, mix};
 use crate::training::train::{EpochRecord, History, Metrics, TrainError, TrainOptions, Trainer};
 use crate::vision::detect::DetectorOptions;
+use crate::vision::embed::FEATURES;
 
 /// Largest memory for the features of a run, in bytes (2 GiB).
 const MAX_FEATURE_BYTES: usize = 2 << 30;

@@ -1,0 +1,367 @@
+//! Reading the store: which files are samples, and what is in them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use sha2::{Digest, Sha256};
+
+use super::error::StoreError;
+use super::feature::{self, FeatureError, parse_features};
+use super::name::{self, TrackKey};
+use super::sample::{DuplicateId, Listing, Sample, SampleKind, Stats};
+use super::{
+    FEATURE_EXTENSION, FEATURES_FOLDER, MAX_PICTURE_BYTES, PICTURE_EXTENSIONS, UNLABELLED, sha256,
+};
+use crate::frame::{self, Crop, PictureError, Rect, Scaler};
+use crate::onnx::Label;
+use crate::platform::files::{self, FileError};
+use crate::platform::hex;
+use crate::vision::embed::Feature;
+
+/// Read access to the store. It needs no lock.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    pub(super) root: PathBuf,
+}
+
+impl Reader {
+    /// The folder `samples`.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.root
+    }
+
+    /// Lists the store; it is empty if the folder does not exist.
+    ///
+    /// Reads names and lengths, not contents: a damaged picture is listed.
+    ///
+    /// # Errors
+    /// [`StoreError::File`].
+    pub fn list(&self) -> Result<Listing, StoreError> {
+        let mut listing = Listing::default();
+        let ScannedFiles { files, ignored } = self.scan()?;
+        for (id, mut files) in files {
+            if files.len() > 1 {
+                // A file that is moved meanwhile is seen in both folders.
+                files.retain(|file| file.path.symlink_metadata().is_ok());
+            }
+            files.sort_by(|a, b| b.rank().cmp(&a.rank()));
+            let mut files = files.into_iter();
+            let Some(used) = files.next() else { continue };
+            let mut passed_over: Vec<PathBuf> = files.map(|file| file.path).collect();
+            if !passed_over.is_empty() {
+                passed_over.sort();
+                listing.duplicates.push(DuplicateId {
+                    id,
+                    used: used.path.clone(),
+                    passed_over,
+                });
+            }
+            listing.samples.push(used);
+        }
+        listing.ignored = ignored;
+        Ok(listing)
+    }
+
+    /// Counts.
+    ///
+    /// # Errors
+    /// As [`list`](Reader::list).
+    pub fn stats(&self) -> Result<Stats, StoreError> {
+        Ok(self.list()?.stats())
+    }
+
+    /// A digest of which file is in which folder: it changes when a sample is
+    /// added, deleted or labelled. Reads only names, so it is cheap.
+    ///
+    /// # Errors
+    /// [`StoreError::File`].
+    pub fn fingerprint(&self) -> Result<[u8; 32], StoreError> {
+        let mut lines = BTreeSet::new();
+        for (_, folder) in self.label_folders(&mut Vec::new())? {
+            for path in files_in(&folder, &mut Vec::new())? {
+                if let Ok(path) = path.strip_prefix(&self.root) {
+                    lines.insert(path.as_os_str().as_encoded_bytes().to_vec());
+                }
+            }
+        }
+        let mut hash = Sha256::new();
+        for line in lines {
+            hash.update(line);
+            // No name holds it.
+            hash.update([0]);
+        }
+        Ok(hash.finalize().into())
+    }
+
+    /// The bytes of a sample's file, even if its label was changed since it was
+    /// listed.
+    ///
+    /// # Errors
+    /// [`StoreError::Gone`], [`StoreError::File`].
+    pub fn read(&self, sample: &Sample) -> Result<Vec<u8>, StoreError> {
+        let gone = || StoreError::Gone {
+            id: sample.id.clone(),
+        };
+        // It may be moved once more while it is looked for.
+        for _ in 0..3 {
+            let path = self.locate(sample)?.ok_or_else(gone)?;
+            match files::read_bounded(&path, MAX_PICTURE_BYTES) {
+                Err(error) if error.is_missing() => {}
+                read => return Ok(read?),
+            }
+        }
+        Err(gone())
+    }
+
+    /// The picture of a sample as it is classified: whole, and scaled to the size
+    /// of a crop.
+    ///
+    /// # Errors
+    /// [`StoreError::NoPicture`], [`StoreError::Picture`], and those of
+    /// [`read`](Reader::read).
+    pub fn crop(&self, sample: &Sample, scaler: &mut Scaler) -> Result<Crop, StoreError> {
+        if sample.kind == SampleKind::FeatureOnly {
+            return Err(StoreError::NoPicture {
+                id: sample.id.clone(),
+            });
+        }
+        to_crop(&self.read(sample)?, scaler).map_err(|error| StoreError::Picture {
+            id: sample.id.clone(),
+            error,
+        })
+    }
+
+    /// The features of a sample: the crop's own first, then those of its
+    /// variants.
+    ///
+    /// # Errors
+    /// [`FeatureError`] if there are none that are whole, by this backbone, and
+    /// of this very picture.
+    pub fn features(
+        &self,
+        sample: &Sample,
+        backbone: &[u8; 32],
+    ) -> Result<Vec<Feature>, FeatureError> {
+        let bytes = match sample.kind {
+            SampleKind::FeatureOnly => self.read(sample).map_err(|error| match error {
+                StoreError::File(error) => FeatureError::File(error),
+                _ => FeatureError::Missing,
+            })?,
+            SampleKind::Picture => files::read_bounded(&self.cache(&sample.id), feature::MAX_BYTES)
+                .map_err(|error| match error.source.kind() {
+                    io::ErrorKind::NotFound => FeatureError::Missing,
+                    io::ErrorKind::FileTooLarge => FeatureError::Damaged("its length is wrong"),
+                    _ => FeatureError::File(error),
+                })?,
+        };
+        let file = parse_features(&bytes)?;
+        if file.backbone != *backbone {
+            return Err(FeatureError::OtherBackbone);
+        }
+        if sample.kind == SampleKind::Picture {
+            let picture = self.read(sample).map_err(|error| match error {
+                StoreError::File(error) => FeatureError::File(error),
+                _ => FeatureError::Missing,
+            })?;
+            if file.picture != Some(sha256(&picture)) {
+                return Err(FeatureError::OtherPicture);
+            }
+        }
+        Ok(file.rows)
+    }
+
+    /// Where the features of a picture are.
+    pub(super) fn cache(&self, id: &str) -> PathBuf {
+        self.root.join(FEATURES_FOLDER).join(cache_name(id))
+    }
+
+    /// The folder of a label, or of no label.
+    pub(super) fn folder_of(&self, label: Option<&Label>) -> PathBuf {
+        self.root.join(label.map_or(UNLABELLED, Label::as_str))
+    }
+
+    /// Where the file of a sample is now.
+    pub(super) fn locate(&self, sample: &Sample) -> Result<Option<PathBuf>, StoreError> {
+        if sample.path.symlink_metadata().is_ok() {
+            return Ok(Some(sample.path.clone()));
+        }
+        let folders = self.label_folders(&mut Vec::new())?;
+        let mut places = folders
+            .into_iter()
+            .map(|(_, folder)| folder.join(sample.file_name()));
+        Ok(places.find(|path| path.symlink_metadata().is_ok()))
+    }
+
+    /// The folders that hold samples, and what their names say; adds others to
+    /// `ignored`.
+    pub(super) fn label_folders(
+        &self,
+        ignored: &mut Vec<PathBuf>,
+    ) -> Result<Vec<(Option<Label>, PathBuf)>, StoreError> {
+        let mut folders = Vec::new();
+        for entry in entries(&self.root)? {
+            let path = entry.path();
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let label = path.file_name().and_then(|name| name.to_str());
+            match label {
+                Some(UNLABELLED) if is_folder => folders.push((None, path)),
+                Some(label) if is_folder && Label::new(label).is_ok() => {
+                    folders.push((Label::new(label).ok(), path));
+                }
+                _ => ignored.push(path),
+            }
+        }
+        folders.sort();
+        Ok(folders)
+    }
+
+    /// Every file that is a sample, by id; and what is none.
+    pub(super) fn scan(&self) -> Result<ScannedFiles, StoreError> {
+        let mut ignored = Vec::new();
+        let mut cached = BTreeMap::new();
+        for entry in entries_with_hidden(&self.root.join(FEATURES_FOLDER))? {
+            if let Ok(metadata) = entry.metadata() {
+                cached.insert(entry.file_name(), metadata.len());
+            }
+        }
+        let mut samples: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
+        for (label, folder) in self.label_folders(&mut ignored)? {
+            for path in files_in(&folder, &mut ignored)? {
+                // Gone since: moved, most likely.
+                let Ok(metadata) = path.symlink_metadata() else {
+                    continue;
+                };
+                let (Some(id), Some(kind)) = (id_of(&path), kind_of(&path)) else {
+                    ignored.push(path);
+                    continue;
+                };
+                let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                let name = name::parse(&id);
+                let day = name::day(name.at.unwrap_or(modified));
+                let track = match (name.track, name.at) {
+                    (Some(track), Some(_)) => TrackKey::Day {
+                        day: day.clone(),
+                        track,
+                    },
+                    (Some(track), None) => TrackKey::Undated(track),
+                    (None, _) => TrackKey::Alone(id.clone()),
+                };
+                let feature_bytes = match kind {
+                    SampleKind::Picture => cached.get(OsStr::new(&cache_name(&id))),
+                    SampleKind::FeatureOnly => None,
+                };
+                samples.entry(id.clone()).or_default().push(Sample {
+                    label: label.clone(),
+                    track,
+                    day,
+                    at: name.at,
+                    modified,
+                    kind,
+                    path,
+                    bytes: metadata.len(),
+                    feature_bytes: feature_bytes.copied().unwrap_or(0),
+                    id,
+                });
+            }
+        }
+        ignored.sort();
+        Ok(ScannedFiles {
+            files: samples,
+            ignored,
+        })
+    }
+}
+
+/// Every file in the label folders.
+pub(super) struct ScannedFiles {
+    /// By id; at least one each.
+    pub(super) files: BTreeMap<String, Vec<Sample>>,
+    /// What is no sample, sorted.
+    ignored: Vec<PathBuf>,
+}
+
+/// The visible entries of a folder; none if the folder does not exist.
+pub(super) fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>, StoreError> {
+    let mut entries = entries_with_hidden(folder)?;
+    entries.retain(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."));
+    Ok(entries)
+}
+
+fn entries_with_hidden(folder: &Path) -> Result<Vec<fs::DirEntry>, StoreError> {
+    match folder.read_dir().and_then(Iterator::collect) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => Ok(entries.map_err(FileError::of("read the folder", folder))?),
+    }
+}
+
+/// The files in a label's folder that are named like samples, sorted; adds what
+/// is not to `ignored`.
+pub(super) fn files_in(
+    folder: &Path,
+    ignored: &mut Vec<PathBuf>,
+) -> Result<Vec<PathBuf>, StoreError> {
+    let mut files = Vec::new();
+    for entry in entries(folder)? {
+        let path = entry.path();
+        // Links do not count: deleting would delete the link and not the file.
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if is_file && kind_of(&path).is_some() && id_of(&path).is_some() {
+            files.push(path);
+        } else {
+            ignored.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+pub(super) fn id_of(path: &Path) -> Option<String> {
+    path.file_stem()?.to_str().map(str::to_owned)
+}
+
+pub(super) fn kind_of(path: &Path) -> Option<SampleKind> {
+    let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+    if extension == FEATURE_EXTENSION {
+        Some(SampleKind::FeatureOnly)
+    } else {
+        PICTURE_EXTENSIONS
+            .contains(&extension.as_str())
+            .then_some(SampleKind::Picture)
+    }
+}
+
+/// The name of a feature file; of an id so long that `.feature` would make it
+/// too long for a file system, its hash.
+pub(super) fn cache_name(id: &str) -> String {
+    const LONGEST: usize = 200;
+    if id.len() <= LONGEST {
+        format!("{id}.{FEATURE_EXTENSION}")
+    } else {
+        let hash = hex::encode(&sha256(id.as_bytes()));
+        format!("{hash}.{FEATURE_EXTENSION}")
+    }
+}
+
+/// The whole picture as it is classified.
+pub(super) fn to_crop(bytes: &[u8], scaler: &mut Scaler) -> Result<Crop, PictureError> {
+    let pixels = frame::decode(bytes)?;
+    let (width, height) = pixels.dimensions();
+    if (width, height) == (frame::CROP_SIDE, frame::CROP_SIDE) {
+        return Crop::from_image(pixels);
+    }
+    let whole = Rect {
+        x: 0.0,
+        y: 0.0,
+        width: width as f32,
+        height: height as f32,
+    };
+    let region = whole
+        .region(0.0, width, height)
+        .ok_or(PictureError::Region)?;
+    scaler.crop(&pixels, region)
+}

@@ -1,0 +1,490 @@
+//! Changing the store: crops are captured, labelled, expired and deleted.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs;
+use std::io;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use image::codecs::jpeg::JpegEncoder;
+
+use super::error::StoreError;
+use super::listing::{Reader, cache_name, entries, files_in, id_of};
+use super::sample::{Discarded, LabelFilter, Labelled, NewSample, Removed, Sample, SampleKind};
+use super::{FEATURE_EXTENSION, FEATURES_FOLDER, JPEG_QUALITY, MAX_PICTURE_BYTES, UNLABELLED};
+use super::{feature, name, sha256};
+use crate::frame::Crop;
+use crate::onnx::Label;
+use crate::platform::files::{self, FileError, Lock, PendingFile};
+use crate::vision::embed::Feature;
+
+/// Write access to the store, for one process at a time. It can do all that a
+/// [`Reader`] can, and threads can share it.
+#[derive(Debug)]
+pub struct Store {
+    reader: Reader,
+    /// Held from checking that a name is free, or that a file exists, until the
+    /// change that relies on it is done.
+    changes: Mutex<()>,
+    _lock: Lock,
+}
+
+impl Deref for Store {
+    type Target = Reader;
+
+    fn deref(&self) -> &Reader {
+        &self.reader
+    }
+}
+
+impl Store {
+    /// Opens the samples of a state directory for changes. Missing folders are
+    /// made (mode 0700); temporary files, and features without a sample, are
+    /// deleted: a kill left them.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`], [`StoreError::File`].
+    pub fn open(state: &Path) -> Result<Store, StoreError> {
+        let reader = Store::read_only(state);
+        let root = &reader.root;
+        files::make_folder(root)?;
+        let lock = files::lock(root)?;
+        let Some(lock) = lock else {
+            let path = root.display().to_string();
+            return Err(StoreError::Busy { path });
+        };
+        let mut folders = vec![root.clone()];
+        for name in [FEATURES_FOLDER, UNLABELLED] {
+            let folder = root.join(name);
+            files::make_folder(&folder)?;
+            folders.push(folder);
+        }
+        let labels = reader.label_folders(&mut Vec::new())?;
+        folders.extend(
+            labels
+                .into_iter()
+                .filter_map(|(label, path)| label.map(|_| path)),
+        );
+        for folder in folders {
+            files::remove_leftovers(&folder)?;
+        }
+        let store = Store {
+            reader,
+            changes: Mutex::new(()),
+            _lock: lock,
+        };
+        store.remove_orphaned_features()?;
+        Ok(store)
+    }
+
+    /// Read access to the samples of a state directory, which need not exist.
+    #[must_use]
+    pub fn read_only(state: &Path) -> Reader {
+        Reader {
+            root: state.join("samples"),
+        }
+    }
+
+    /// Stores crops, each directly under its label, and returns their ids in the
+    /// same order. They are durably on disk then; folders are synced once a batch.
+    ///
+    /// If an id is taken, the next free number of the track is used: ids stay
+    /// unique even if the clock jumps.
+    ///
+    /// # Errors
+    /// [`StoreError::File`], [`StoreError::Rows`], [`StoreError::Encode`]; of the
+    /// batch, those before the one that failed may have been stored, each whole.
+    pub fn capture(&self, batch: &[NewSample]) -> Result<Vec<String>, StoreError> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut touched = BTreeSet::new();
+        let ids: Result<Vec<String>, StoreError> = batch
+            .iter()
+            .map(|new| self.capture_one(new, &mut touched))
+            .collect();
+        // Also after a failure: what was stored before it stays.
+        let synced = sync_all(&touched);
+        ids.and_then(|ids| synced.map(|()| ids))
+    }
+
+    fn capture_one(
+        &self,
+        new: &NewSample,
+        touched: &mut BTreeSet<PathBuf>,
+    ) -> Result<String, StoreError> {
+        let folder = self.folder_of(new.label);
+        files::make_folder(&folder)?;
+        let cache = self.root.join(FEATURES_FOLDER);
+        let encode = |picture: Option<&[u8; 32]>| {
+            let rows = [new.feature];
+            feature::encode(&new.backbone, picture, &rows).ok_or(StoreError::Rows { rows: 1 })
+        };
+        let (extension, content, features) = match new.crop {
+            Some(crop) => {
+                let jpeg = jpeg(crop)?;
+                let features = encode(Some(&sha256(&jpeg)))?;
+                ("jpg", jpeg, Some(features))
+            }
+            None => (FEATURE_EXTENSION, encode(None)?, None),
+        };
+        let pending = pending(&folder, &content)?;
+        let features = features
+            .map(|bytes| self::pending(&cache, &bytes))
+            .transpose()?;
+        touched.insert(folder.clone());
+
+        let _guard = self.lock_changes();
+        let taken = self.ids()?;
+        let mut numbers = u64::from(new.number)..;
+        let id = loop {
+            let number = numbers.next().unwrap_or(u64::MAX);
+            let id = name::id(new.at, new.track, number);
+            if !taken.contains(&id) {
+                break id;
+            }
+        };
+        let path = folder.join(format!("{id}.{extension}"));
+        // The picture first: without features it is a sample, and they without
+        // it are nothing.
+        pending.place(&path)?;
+        if let Some(features) = features {
+            touched.insert(cache.clone());
+            let path = self.cache(&id);
+            features.place(&path)?;
+        }
+        Ok(id)
+    }
+
+    /// Labels samples by moving their files; `None` removes the label. Returns a
+    /// result for each id, in their order; changes are durably on disk.
+    ///
+    /// Of an id with several files the one that counts is moved, and exact
+    /// copies of it are deleted.
+    ///
+    /// # Errors
+    /// [`StoreError::File`] if the folders cannot be read, made or synced.
+    pub fn label(
+        &self,
+        ids: &[String],
+        label: Option<&Label>,
+    ) -> Result<Vec<Labelled>, StoreError> {
+        let _guard = self.lock_changes();
+        let mut files = self.scan()?.files;
+        let folder = self.folder_of(label);
+        files::make_folder(&folder)?;
+        let mut touched = BTreeSet::new();
+        let mut outcomes = Vec::with_capacity(ids.len());
+        for id in ids {
+            let files = files.get_mut(id);
+            let outcome = files.map_or(Ok(Labelled::Missing), |files| {
+                move_sample(files, label, &folder, &mut touched)
+            });
+            outcomes.push(outcome.unwrap_or_else(Labelled::Failed));
+        }
+        sync_all(&touched)?;
+        Ok(outcomes)
+    }
+
+    /// Deletes samples: pictures, exact copies of them, and features. Returns a
+    /// result for each id, in their order.
+    ///
+    /// # Errors
+    /// [`StoreError::File`] if the folders cannot be read or synced.
+    pub fn discard(&self, ids: &[String]) -> Result<Vec<Discarded>, StoreError> {
+        let _guard = self.lock_changes();
+        let mut files = self.scan()?.files;
+        let mut touched = BTreeSet::new();
+        let mut outcomes = Vec::with_capacity(ids.len());
+        for id in ids {
+            // Taken out: an id that is named twice is missing the second time.
+            let outcome = match files.remove(id) {
+                None => Discarded::Missing,
+                Some(mut files) => self
+                    .discard_one(&mut files, &mut touched)
+                    .map_or_else(Discarded::Failed, |()| Discarded::Done),
+            };
+            outcomes.push(outcome);
+        }
+        sync_all(&touched)?;
+        Ok(outcomes)
+    }
+
+    fn discard_one(
+        &self,
+        files: &mut [Sample],
+        touched: &mut BTreeSet<PathBuf>,
+    ) -> Result<(), StoreError> {
+        let (used, copies, _) = used_copies_others(files)?;
+        for sample in std::iter::once(used).chain(copies) {
+            self.delete(sample, touched)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes all selected samples, or those of them that are older than a
+    /// time ([`Sample::when`]), with every copy and all features. What is
+    /// [ignored](Listing::ignored) stays.
+    ///
+    /// # Errors
+    /// [`StoreError::File`], the first one, after as much as possible was deleted.
+    pub fn purge(
+        &self,
+        which: &LabelFilter,
+        before: Option<SystemTime>,
+    ) -> Result<Removed, StoreError> {
+        let _guard = self.lock_changes();
+        let files = self.scan()?.files;
+        let selected = |sample: &&Sample| {
+            let labelled = match which {
+                LabelFilter::All => true,
+                LabelFilter::Unlabelled => sample.label.is_none(),
+                LabelFilter::Labelled(label) => sample.label.as_ref() == Some(label),
+            };
+            labelled && before.is_none_or(|before| sample.when() < before)
+        };
+        let selected: Vec<&Sample> = files.values().flatten().filter(selected).collect();
+        let removed = self.remove(&selected)?;
+        self.remove_orphaned_features()?;
+        Ok(removed)
+    }
+
+    /// Keeps the store within its limits: deletes what was captured more than
+    /// `keep` before `now`, with a label or without, and then, while there are
+    /// more than `max_bytes` of samples and features, the oldest ones: first
+    /// the unlabelled ones, and the labelled ones, which are somebody's work, only
+    /// when no unlabelled one is left.
+    ///
+    /// A sample from the future (the clock was wrong) is not old.
+    ///
+    /// # Errors
+    /// [`StoreError::File`], the first one, after as much as possible was deleted.
+    pub fn expire(
+        &self,
+        now: SystemTime,
+        keep: Option<Duration>,
+        max_bytes: Option<u64>,
+    ) -> Result<Removed, StoreError> {
+        let _guard = self.lock_changes();
+        let files = self.scan()?.files;
+        let mut files: Vec<&Sample> = files.values().flatten().collect();
+        files.sort_by_key(|sample| (sample.label.is_some(), sample.when(), &sample.path));
+        let mut bytes: u64 = files
+            .iter()
+            .map(|sample| sample.bytes + sample.feature_bytes)
+            .sum();
+        let is_old = |sample: &Sample| {
+            let age = now.duration_since(sample.when()).unwrap_or_default();
+            keep.is_some_and(|keep| age > keep)
+        };
+        let (mut selected, rest): (Vec<_>, Vec<_>) = files.into_iter().partition(|s| is_old(s));
+        for sample in &selected {
+            bytes -= sample.bytes + sample.feature_bytes;
+        }
+        for sample in rest {
+            if max_bytes.is_none_or(|most| bytes <= most) {
+                break;
+            }
+            bytes -= sample.bytes + sample.feature_bytes;
+            selected.push(sample);
+        }
+        let removed = self.remove(&selected)?;
+        self.remove_orphaned_features()?;
+        Ok(removed)
+    }
+
+    /// Stores the features of a sample's picture: the crop's own first, then
+    /// those of its variants; replaces those that were there.
+    ///
+    /// # Errors
+    /// [`StoreError::Gone`] if the sample was deleted meanwhile,
+    /// [`StoreError::NoPicture`], [`StoreError::Rows`], [`StoreError::File`].
+    pub fn put_features(
+        &self,
+        sample: &Sample,
+        backbone: &[u8; 32],
+        rows: &[Feature],
+    ) -> Result<(), StoreError> {
+        if sample.kind == SampleKind::FeatureOnly {
+            let id = sample.id.clone();
+            return Err(StoreError::NoPicture { id });
+        }
+        let picture = sha256(&self.read(sample)?);
+        let all: Vec<&Feature> = rows.iter().collect();
+        let bytes = feature::encode(backbone, Some(&picture), &all)
+            .ok_or(StoreError::Rows { rows: rows.len() })?;
+        let folder = self.root.join(FEATURES_FOLDER);
+        let pending = pending(&folder, &bytes)?;
+        let _guard = self.lock_changes();
+        // Nothing may stay of a picture that was deleted since it was read.
+        if self.locate(sample)?.is_none() {
+            let id = sample.id.clone();
+            return Err(StoreError::Gone { id });
+        }
+        pending.place(&self.cache(&sample.id))?;
+        sync(&folder)
+    }
+
+    pub(super) fn lock_changes(&self) -> MutexGuard<'_, ()> {
+        // A thread that panicked left whole files: there is nothing to repair.
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The ids that are taken.
+    fn ids(&self) -> Result<HashSet<String>, StoreError> {
+        let mut ids = HashSet::new();
+        for (_, folder) in self.label_folders(&mut Vec::new())? {
+            let files = files_in(&folder, &mut Vec::new())?;
+            ids.extend(files.iter().filter_map(|path| id_of(path)));
+        }
+        Ok(ids)
+    }
+
+    /// Deletes as many as it can.
+    fn remove(&self, samples: &[&Sample]) -> Result<Removed, StoreError> {
+        let mut touched = BTreeSet::new();
+        let mut removed = Removed::default();
+        let mut first = None;
+        for sample in samples {
+            match self.delete(sample, &mut touched) {
+                Ok(()) => removed.add(sample),
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        sync_all(&touched)?;
+        first.map_or(Ok(removed), Err)
+    }
+
+    /// Deletes the features of a sample and then its file: the other way round,
+    /// a kill would leave the features of a deleted face.
+    fn delete(&self, sample: &Sample, touched: &mut BTreeSet<PathBuf>) -> Result<(), StoreError> {
+        let cache = self.cache(&sample.id);
+        if sample.kind == SampleKind::Picture && delete_file(&cache)? {
+            touched.insert(self.root.join(FEATURES_FOLDER));
+        }
+        if delete_file(&sample.path)? {
+            touched.insert(sample.folder().to_owned());
+        }
+        Ok(())
+    }
+
+    /// Deletes features whose picture is not there any more: a person deleted
+    /// it, or a kill came between.
+    fn remove_orphaned_features(&self) -> Result<(), StoreError> {
+        let folder = self.root.join(FEATURES_FOLDER);
+        let cached: Vec<PathBuf> = entries(&folder)?.iter().map(fs::DirEntry::path).collect();
+        // Twice: a file that is moved meanwhile may be missed once.
+        let mut known = HashSet::new();
+        for _ in 0..2 {
+            known.extend(self.ids()?.iter().map(|id| cache_name(id)));
+        }
+        let mut touched = BTreeSet::new();
+        for path in cached {
+            let name = path.file_name().and_then(|name| name.to_str());
+            if name.is_none_or(|name| !known.contains(name)) && delete_file(&path)? {
+                touched.insert(folder.clone());
+            }
+        }
+        sync_all(&touched)
+    }
+}
+
+/// Moves the file that counts into `folder`, and deletes exact copies of it.
+fn move_sample(
+    files: &mut Vec<Sample>,
+    label: Option<&Label>,
+    folder: &Path,
+    touched: &mut BTreeSet<PathBuf>,
+) -> Result<Labelled, StoreError> {
+    let (used, copies, others) = used_copies_others(files)?;
+    let stays = used.label.as_ref() == label;
+    let path = folder.join(used.file_name());
+    if !stays {
+        let is_copy = copies.iter().any(|copy| copy.path == path);
+        let is_taken = !is_copy && path.symlink_metadata().is_ok();
+        if is_taken || others.iter().any(|other| other.label.as_ref() == label) {
+            return Ok(Labelled::Taken);
+        }
+        match fs::rename(&used.path, &path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Labelled::Missing),
+            moved => moved.map_err(FileError::of("move a sample to", folder))?,
+        }
+        touched.insert(folder.to_owned());
+        touched.insert(used.folder().to_owned());
+    }
+    for copy in copies {
+        if copy.path != path && delete_file(&copy.path)? {
+            touched.insert(copy.folder().to_owned());
+        }
+    }
+    if stays {
+        return Ok(Labelled::Already);
+    }
+    // So that an id that is named twice finds its file the second time.
+    let mut moved = used.clone();
+    moved.label = label.cloned();
+    moved.path = path;
+    let mut left: Vec<Sample> = others.into_iter().cloned().collect();
+    left.push(moved);
+    *files = left;
+    Ok(Labelled::Done)
+}
+
+/// Of the files of one id the one that counts, those with the same bytes, and
+/// the others.
+fn used_copies_others(
+    files: &mut [Sample],
+) -> Result<(&Sample, Vec<&Sample>, Vec<&Sample>), StoreError> {
+    files.sort_by(|a, b| b.rank().cmp(&a.rank()));
+    let Some((used, rest)) = files.split_first() else {
+        let source = io::ErrorKind::NotFound.into();
+        return Err(FileError::of("find a sample in", Path::new("samples"))(source).into());
+    };
+    let (mut copies, mut others) = (Vec::new(), Vec::new());
+    for other in rest {
+        let same = other.bytes == used.bytes && {
+            let read = |sample: &Sample| files::read_bounded(&sample.path, MAX_PICTURE_BYTES);
+            read(used)? == read(other)?
+        };
+        if same {
+            copies.push(other);
+        } else {
+            others.push(other);
+        }
+    }
+    Ok((used, copies, others))
+}
+
+/// Whether it was there.
+fn delete_file(path: &Path) -> Result<bool, StoreError> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(FileError::of("delete", path)(error).into()),
+    }
+}
+
+/// Makes the folder first: somebody may have deleted it since the store was
+/// opened.
+pub(super) fn pending(folder: &Path, content: &[u8]) -> Result<PendingFile, StoreError> {
+    files::make_folder(folder)?;
+    Ok(PendingFile::write(folder, content)?)
+}
+
+pub(super) fn sync(folder: &Path) -> Result<(), StoreError> {
+    Ok(files::sync_folder(folder)?)
+}
+
+pub(super) fn sync_all(folders: &BTreeSet<PathBuf>) -> Result<(), StoreError> {
+    folders.iter().try_for_each(|folder| sync(folder))
+}
+
+pub(super) fn jpeg(crop: &Crop) -> Result<Vec<u8>, StoreError> {
+    let mut bytes = Vec::new();
+    JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY)
+        .encode_image(crop.pixels())
+        .map_err(|error| StoreError::Encode(error.to_string()))?;
+    Ok(bytes)
+}
