@@ -402,7 +402,9 @@ pub struct HardExampleRecord {
     pub loss: f64,
     /// How many of its nearest neighbors have another label.
     pub disagreeing: usize,
-    /// How many nearest neighbors were compared.
+    /// How many nearest neighbors were compared; state directories without a format
+    /// number spell it the British way.
+    #[serde(alias = "neighbours")]
     pub neighbors: usize,
 }
 

@@ -367,7 +367,7 @@ fn what_is_no_sample_is_named_and_left_alone() {
             .parent()
             .unwrap()
             .to_owned(),
-        put(&store, "bad name/a.jpg", b"x")
+        put(&store, "bad name /a.jpg", b"x")
             .parent()
             .unwrap()
             .to_owned(),
@@ -693,7 +693,7 @@ fn a_folder_is_imported_once() {
     fs::write(source.join("with_mask/z.jpg"), &as_it_is).unwrap();
     let broken = source.join("with_mask/broken.jpg");
     fs::write(&broken, &as_it_is[..as_it_is.len() / 2]).unwrap();
-    fs::create_dir_all(source.join("no label")).unwrap();
+    fs::create_dir_all(source.join("unsure")).unwrap();
     fs::write(source.join("with_mask/notes.txt"), "x").unwrap();
 
     let imported = store.import(&source).unwrap();
@@ -711,7 +711,7 @@ fn a_folder_is_imported_once() {
     let (unreadable, why) = &imported.unreadable[0];
     assert_eq!(unreadable, &broken);
     assert!(why.contains("cut off"), "{why}");
-    let ignored = [source.join("no label"), source.join("with_mask/notes.txt")];
+    let ignored = [source.join("unsure"), source.join("with_mask/notes.txt")];
     assert_eq!(imported.ignored, ignored);
 
     let samples = store.list().unwrap().samples;
