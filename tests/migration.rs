@@ -16,8 +16,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::Arc;
 
 use maskd::config;
+use maskd::learning::{Learning, LearningOptions};
+use maskd::vision::pipeline::open_model;
 use serde_json::{Value, json};
 use support::{assert_refused, maskd, root, text};
 
@@ -135,6 +138,14 @@ fn samples_and_heads_of_an_older_maskd_are_taken_over() {
     let key = fs::read(state.path().join("fleet.key")).unwrap();
     assert_eq!(state.good(&["fleet", "key"]).trim().len(), 64);
     assert_eq!(fs::read(state.path().join("fleet.key")).unwrap(), key);
+
+    // The daemon does not learn from the same labels again.
+    let (_, base) = open_model(None).unwrap();
+    let options = LearningOptions::default();
+    let learning = Learning::open(&state.path(), Arc::new(base), options).unwrap();
+    assert_eq!(learning.new_labels().unwrap(), 0);
+    assert_eq!(learning.last_refit().unwrap().head, Some(3));
+    drop(learning);
 
     // Labels can be changed, and learned from.
     let list = state.json(&["samples", "list", "--label", "unlabelled"]);

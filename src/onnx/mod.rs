@@ -22,7 +22,7 @@ use std::path::Path;
 use prost::Message;
 use tract_onnx::pb::ModelProto;
 
-use crate::platform::files;
+use crate::platform::{files, hex};
 use check::{Checker, family, metadata};
 pub use error::{ModelError, panics_are_caught};
 pub use label::{Label, LabelError, UNLABELLED};
@@ -166,7 +166,8 @@ impl ModelFile {
         checker.outputs(&graph, &["probabilities"])?;
         let labels = checker.labels(&proto)?;
         let head = checker.head(&graph, labels.len())?;
-        let Some(backbone_sha256) = metadata(&proto, "backbone_sha256").and_then(from_hex) else {
+        let Some(backbone_sha256) = metadata(&proto, "backbone_sha256").and_then(hex::decode)
+        else {
             return checker.fail("it lacks the metadata \"backbone_sha256\" of 64 hex digits");
         };
         Ok(ModelFile::Head(HeadFile {
@@ -175,24 +176,6 @@ impl ModelFile {
             head,
         }))
     }
-}
-
-/// The bytes as lowercase hexadecimal digits.
-#[must_use]
-pub fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn from_hex(text: &str) -> Option<[u8; 32]> {
-    let (pairs, []) = text.as_bytes().as_chunks::<2>() else {
-        return None;
-    };
-    let digit = |digit: u8| char::from(digit).to_digit(16);
-    let bytes: Option<Vec<u8>> = pairs
-        .iter()
-        .map(|[high, low]| Some((digit(*high)? * 16 + digit(*low)?) as u8))
-        .collect();
-    bytes?.try_into().ok()
 }
 
 /// Checks a face detector file: metadata `format` = `maskd-detector-1`, input

@@ -124,7 +124,7 @@ impl Graph {
             return Err(unexpected(problem));
         }
         // Optimizing took several times the memory that remains in use.
-        system::give_back();
+        system::return_unused_memory();
         Ok(Plan {
             name,
             input,

@@ -12,7 +12,8 @@ use tract_onnx::pb::{
 
 use super::check::{Checker, FLOAT};
 use super::error::ModelError;
-use super::{CLASSIFIER_FORMAT, FEATURES, HEAD_FORMAT, HeadFile, HeadTensors, to_hex};
+use super::{CLASSIFIER_FORMAT, FEATURES, HEAD_FORMAT, HeadFile, HeadTensors};
+use crate::platform::hex;
 
 /// The bytes of a classifier file with another head, and with `metadata` in addition
 /// to that of the format. Deterministic.
@@ -136,7 +137,7 @@ pub fn check_seal(name: &str, bytes: &[u8]) -> Result<(), ModelError> {
 fn checksum_entry(content: &[u8]) -> Vec<u8> {
     let entry = StringStringEntryProto {
         key: CHECKSUM_KEY.to_owned(),
-        value: to_hex(&Sha256::digest(content)),
+        value: hex::encode(&Sha256::digest(content)),
     };
     let proto = ModelProto {
         metadata_props: vec![entry],
@@ -175,7 +176,7 @@ fn set_metadata(
     let own = [
         ("format", format.to_owned()),
         ("labels", labels),
-        ("backbone_sha256", to_hex(&head.backbone_sha256)),
+        ("backbone_sha256", hex::encode(&head.backbone_sha256)),
     ];
     for (key, value) in own.iter().chain(metadata) {
         let entry = StringStringEntryProto {
