@@ -1,0 +1,137 @@
+//! What the lamps and the buzzer do for each decision, and how the lamps
+//! acknowledge a button press.
+//!
+//! Owns pure functions of the decision and of the time since it was made.
+
+use std::time::Duration;
+
+use crate::decision::decide::Decision;
+
+/// Which outputs are on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Levels {
+    /// Green lamp.
+    pub green: bool,
+    /// Red lamp.
+    pub red: bool,
+    /// Buzzer.
+    pub buzzer: bool,
+    /// Whether the relay of the door is energized; `None` without a relay.
+    pub relay: Option<bool>,
+}
+
+/// The outputs for a decision that was made `elapsed` ago; the relay is up to
+/// [`Door`](super::Door).
+///
+/// | decision | green | red | buzzer |
+/// |---|---|---|---|
+/// | idle | off | off | off |
+/// | mask | on | off | off |
+/// | no mask | off | on | three chirps of 150 ms, one every 500 ms |
+/// | unsure | blinks, once a second | blinks, once a second | off |
+/// | fault | off | blinks, 4 times a second | off |
+#[must_use]
+pub fn levels(decision: Decision, elapsed: Duration) -> Levels {
+    let ms = elapsed.as_millis();
+    let blink = |period: u128| ms % period < period / 2;
+    let (green, red, buzzer) = match decision {
+        Decision::Idle => (false, false, false),
+        Decision::Mask => (true, false, false),
+        Decision::NoMask => (false, true, ms < 1500 && ms % 500 < 150),
+        Decision::Unsure => (blink(1000), blink(1000), false),
+        Decision::Fault => (false, blink(250), false),
+    };
+    Levels {
+        green,
+        red,
+        buzzer,
+        relay: None,
+    }
+}
+
+/// How the lamps acknowledge a button press.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ButtonFeedback {
+    /// Crops are captured.
+    Accepted,
+    /// No crops are captured.
+    Refused,
+}
+
+impl ButtonFeedback {
+    /// Green and red lamp for a press `elapsed` ago, which replace those of the
+    /// decision; `None` once the feedback is over. Buzzer and relay are not affected.
+    ///
+    /// | feedback | green | red |
+    /// |---|---|---|
+    /// | accepted | three flashes of 100 ms, one every 200 ms | off |
+    /// | refused | off | on for 1 s |
+    #[must_use]
+    pub fn lamps(self, elapsed: Duration) -> Option<(bool, bool)> {
+        let ms = elapsed.as_millis();
+        match self {
+            ButtonFeedback::Accepted => (ms < 600).then_some((ms % 200 < 100, false)),
+            ButtonFeedback::Refused => (ms < 1000).then_some((false, true)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(decision: Decision, ms: u64) -> Levels {
+        levels(decision, Duration::from_millis(ms))
+    }
+
+    fn on(green: bool, red: bool, buzzer: bool) -> Levels {
+        Levels {
+            green,
+            red,
+            buzzer,
+            relay: None,
+        }
+    }
+
+    #[test]
+    fn patterns_are_those_of_the_table() {
+        assert_eq!(at(Decision::Idle, 10), Levels::default());
+        assert_eq!(at(Decision::Mask, 99_999), on(true, false, false));
+        assert_eq!(at(Decision::NoMask, 0), on(false, true, true));
+        assert!(at(Decision::NoMask, 149).buzzer);
+        assert_eq!(at(Decision::NoMask, 150), on(false, true, false));
+        assert!(at(Decision::NoMask, 1149).buzzer);
+        assert!(
+            !at(Decision::NoMask, 1500).buzzer,
+            "the buzzer stops, the lamp stays on"
+        );
+        assert!(at(Decision::NoMask, 60_000).red);
+        assert_eq!(at(Decision::Unsure, 499), on(true, true, false));
+        assert_eq!(at(Decision::Unsure, 500), Levels::default());
+        assert_eq!(at(Decision::Fault, 0), on(false, true, false));
+        assert_eq!(at(Decision::Fault, 130), Levels::default());
+    }
+
+    #[test]
+    fn feedback_is_that_of_the_table_and_ends() {
+        let lamps = |feedback: ButtonFeedback, ms| feedback.lamps(Duration::from_millis(ms));
+        assert_eq!(lamps(ButtonFeedback::Accepted, 0), Some((true, false)));
+        assert_eq!(lamps(ButtonFeedback::Accepted, 100), Some((false, false)));
+        assert_eq!(lamps(ButtonFeedback::Accepted, 599), Some((false, false)));
+        assert_eq!(lamps(ButtonFeedback::Accepted, 600), None);
+        assert_eq!(lamps(ButtonFeedback::Refused, 999), Some((false, true)));
+        assert_eq!(lamps(ButtonFeedback::Refused, 1000), None);
+    }
+
+    proptest! {
+        #[test]
+        fn green_alone_means_mask(ms in 0_u64..100_000) {
+            for decision in [Decision::Idle, Decision::NoMask, Decision::Unsure, Decision::Fault] {
+                let levels = at(decision, ms);
+                prop_assert!(!levels.green || levels.red, "{decision:?} at {ms} ms: {levels:?}");
+            }
+        }
+    }
+}
