@@ -271,7 +271,7 @@ fn samples_are_imported_listed_labelled_exported_and_purged() {
     refused(
         client.export(&server.at("samples/out")),
         FailureKind::Usage,
-        "within the samples",
+        "inside the folder of the samples",
     );
 
     let purge = |label: &str, days| Purge {
@@ -320,7 +320,7 @@ fn heads_are_imported_shown_exported_and_gone_back_from() {
     let server = Server::start(true);
     let client = server.client();
     assert_eq!(client.heads().unwrap().len(), 0);
-    refused(client.head(1), FailureKind::Missing, "no head 1");
+    refused(client.head(1), FailureKind::Missing, "no model 1");
     refused(client.rollback(1), FailureKind::Usage, "cannot go back");
 
     let shipped = server.at("shipped.onnx");
@@ -557,7 +557,7 @@ fn the_command_line_uses_the_daemon() {
     assert_eq!(list.as_array().unwrap().len(), 5);
     assert!(good(&["refit"]).starts_with("refused: the model in use stays\n"));
     assert_refused(&command(&["rollback"]), 64, "cannot go back");
-    assert_refused(&command(&["heads", "show", "4"]), 66, "no head 4");
+    assert_refused(&command(&["heads", "show", "4"]), 66, "no model 4");
 
     // Nobody stands before the camera.
     let nobody = command(&["enroll", "first", "--count", "3", "--seconds", "1"]);

@@ -314,8 +314,8 @@ fn bad_requests_are_refused_in_a_sentence() {
             "labelled chin",
         ),
         (&["rollback"], 64, "cannot go back"),
-        (&["heads", "show", "3"], 66, "no head 3"),
-        (&["heads", "export", "3", "head.onnx"], 66, "no head 3"),
+        (&["heads", "show", "3"], 66, "no model 3"),
+        (&["heads", "export", "3", "head.onnx"], 66, "no model 3"),
         (&["heads", "import", "/no/head.onnx"], 66, "/no/head.onnx"),
         (&["enroll", "chin"], 69, "no daemon"),
         (&["status"], 69, "no daemon"),
@@ -377,7 +377,11 @@ fn heads_are_imported_used_and_rolled_back() {
     device.stdout(&["heads", "export", "2", copy.to_str().unwrap()]);
     assert_eq!(device.stdout(&["rollback"]), "model 1 is in use now\n");
     assert_eq!(verdict(&device), "with_mask");
-    assert_refused(&device.maskd(&["rollback", "2"]), 64, "after 1 the shipped");
+    assert_refused(
+        &device.maskd(&["rollback", "2"]),
+        64,
+        "after 1 the built-in",
+    );
     assert_eq!(
         device.stdout(&["heads", "import", copy.to_str().unwrap()]),
         "model 3 is in use now\n"

@@ -770,7 +770,7 @@ fn a_damaged_head_is_passed_over() {
     assert_eq!(status["live"]["head"], 1, "{status}");
     let logs = running.stop();
     assert_eq!(logs.matches("WARN").count(), 1, "{logs}");
-    assert!(logs.contains("the head 2 is damaged"), "{logs}");
+    assert!(logs.contains("model 2 is damaged"), "{logs}");
 }
 
 #[test]
