@@ -181,15 +181,24 @@ def label_by_keyboard(browser, door, truth, head):
     browser.press("1" if "with_mask" == labels[0] and truth[shown[0]] == labels[0] else "2")
     until("the label again", lambda: labelled() == done)
 
-    waiting = door.get("/queue")["waiting"]
+    def shown_now():
+        images = browser.driver.find_elements(By.CSS_SELECTOR, ".crops img")
+        return {image.get_attribute("src").split("/")[-2] for image in images}
+
+    # By id: the camera goes on, and new crops come meanwhile.
+    def waiting(samples):
+        return samples <= {sample["id"] for sample in door.get("/samples")}
+
+    discarded = shown_now()
     browser.press("d")
     browser.wait("discarded", "#toast")
     browser.press("u")
     browser.wait("Undone.", "#toast")
-    assert door.get("/queue")["waiting"] >= waiting, "nothing was deleted"
+    assert waiting(discarded), "nothing was deleted"
+    discarded = shown_now()
     browser.press("d")
     browser.press("s")
-    until("it is deleted", lambda: door.get("/queue")["waiting"] < waiting)
+    until("it is deleted", lambda: not waiting(discarded))
 
 
 def learn(browser, door):
