@@ -149,7 +149,7 @@ if [ "$machine" = virt ]; then
     echo vivid.0 > $camera/bind
     recovered() { status && [ "$(of_status camera_lost)" = false ] && ! last_decided fault; }
     check "with the camera it goes on by itself" until_so recovered
-    grep -E 'lost|again|back' /tmp/log | tail -n 3
+    grep -E 'lost|reconnected' /tmp/log | tail -n 3
     kill -TERM $maskd
     wait $maskd
     check "SIGTERM ends it in order" [ $? -eq 0 ]
