@@ -1,8 +1,9 @@
-//! Which crops of the camera are worth keeping.
+//! Decides which crops from the camera are worth keeping.
 //!
-//! Owns the choice and its limits. Pure: the time comes in with each
-//! classification, random numbers from a seed. Knows nothing of files: the
-//! daemon takes what is chosen to the store of samples.
+//! This module owns the choice of crops and its limits. It is pure: the caller
+//! passes the time with each classification, and the random numbers come from a
+//! seed. It knows nothing about files; the daemon writes the chosen crops to
+//! the store of samples.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -13,54 +14,56 @@ use rand_chacha::ChaCha8Rng;
 use crate::vision::embed::{Feature, cosine_distance};
 use crate::vision::head::argmax;
 
-/// Maximum number of tracks that are remembered; the oldest is forgotten first.
+/// Maximum number of tracks to remember. The oldest track is forgotten first.
 const MAX_TRACKS: usize = 64;
 
-/// Features that a new one is compared with: the last ones that were chosen.
+/// Maximum number of recently chosen features that a new feature is compared
+/// with.
 const MAX_RECENT: usize = 64;
 
-/// What is chosen, and how much of it.
+/// Which crops are chosen, and how many of them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CaptureOptions {
-    /// A classification is uncertain if its highest probability is lower than
-    /// this, 0 to 1.
+    /// A classification is uncertain if its highest probability is below this
+    /// value, 0 to 1.
     pub uncertain_below: f32,
-    /// Share of the confident classifications that are chosen too, 0 to 1.
+    /// Fraction of the confident classifications that are also chosen, 0 to 1.
     pub confident_share: f32,
     /// Maximum number of crops per track.
     pub per_track: u32,
     /// Maximum number of crops within an hour.
     pub per_hour: usize,
-    /// A crop whose feature is at most this cosine distance (1 minus the
-    /// cosine) from a recent one shows nothing new; 0 to 2.
+    /// Cosine distance (1 minus the cosine), 0 to 2. A crop whose feature is at
+    /// most this far from a recent feature shows nothing new.
     pub near: f32,
 }
 
-/// Why a crop teaches something.
+/// The reason why a crop is useful for training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// The head is uncertain about it.
     Uncertain,
     /// The head gives it another label than the last crop of this track.
     Changed,
-    /// Drawn from the confident ones, so that those are not missing.
+    /// The crop was drawn from the confident ones, so that these are
+    /// represented in the samples too.
     Sampled,
-    /// Somebody enrolls, so its label is known.
+    /// An enrollment is active, so the label is known.
     Enrolled,
 }
 
-/// A crop that was chosen.
+/// A crop that the policy chose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Choice {
-    /// Why it was chosen.
+    /// The reason for the choice.
     pub reason: Reason,
     /// The track that it belongs to.
     pub track: u64,
-    /// Its number within the track, from 1; never given twice.
+    /// Its number within the track, from 1. A number is never reused.
     pub number: u32,
 }
 
-/// Chooses crops.
+/// Chooses which crops to keep.
 #[derive(Debug)]
 pub struct CapturePolicy {
     options: CaptureOptions,
@@ -75,15 +78,16 @@ pub struct CapturePolicy {
 struct TrackState {
     /// Number of the last crop that was chosen.
     number: u32,
-    /// Crops that were chosen and not given back: what `per_track` limits.
+    /// Number of crops that were chosen and not given back. `per_track` limits
+    /// this number.
     chosen: u32,
     /// The most probable label of the last classification.
     last_label: Option<usize>,
 }
 
 impl CapturePolicy {
-    /// A policy that has chosen nothing yet. The same `seed` and classifications
-    /// give the same choice.
+    /// Creates a policy that has not chosen any crops yet. The same `seed` and
+    /// classifications give the same choices.
     #[must_use]
     pub fn new(options: CaptureOptions, seed: u64) -> CapturePolicy {
         CapturePolicy {
@@ -95,8 +99,9 @@ impl CapturePolicy {
         }
     }
 
-    /// Whether to keep this crop of a track. `probabilities` are those of the single crop and not the
-    /// track's vote, which would hide that the head was uncertain.
+    /// Decides whether to keep this crop of a track. `probabilities` must be
+    /// those of the single crop, because the vote of the track would hide that
+    /// the head was uncertain.
     pub fn consider(
         &mut self,
         at: Instant,
@@ -104,7 +109,8 @@ impl CapturePolicy {
         probabilities: &[f32],
         feature: &Feature,
     ) -> Option<Choice> {
-        // Drawn for every crop, so that limits don't shift the draws.
+        // The number is drawn for every crop, so that the limits do not shift
+        // the sequence of random numbers.
         let is_sampled = self.rng.random::<f32>() < self.options.confident_share;
         let label = argmax(probabilities)?;
         let state = self.track(track);
@@ -135,14 +141,16 @@ impl CapturePolicy {
         Some(choice)
     }
 
-    /// As [`consider`](CapturePolicy::consider) for somebody who enrolls: every
-    /// crop that shows something new, without the limits.
+    /// Same as [`consider`](CapturePolicy::consider), but for a person who is
+    /// being enrolled. Chooses every crop that shows something new and ignores
+    /// the limits.
     pub fn enroll(&mut self, track: u64, feature: &Feature) -> Option<Choice> {
         self.choose(Reason::Enrolled, track, feature)
     }
 
-    /// A crop was dropped before it was stored: the limits and the comparison with
-    /// recent crops are as if it had never been chosen.
+    /// Takes back the choice of a crop that was dropped before it was stored.
+    /// The limits and the comparison with recent crops then work as if the crop
+    /// had never been chosen.
     pub fn give_back(&mut self, choice: Choice) {
         self.last_hour.retain(|(_, chosen)| *chosen != choice);
         self.recent.retain(|(chosen, _)| *chosen != choice);
@@ -151,7 +159,7 @@ impl CapturePolicy {
         }
     }
 
-    /// Chooses a crop, unless it shows nothing new.
+    /// Chooses a crop unless it shows nothing new.
     fn choose(&mut self, reason: Reason, track: u64, feature: &Feature) -> Option<Choice> {
         let near = self.options.near;
         let is_near = |(_, recent): &(Choice, Feature)| {
@@ -177,7 +185,7 @@ impl CapturePolicy {
 
     fn track(&mut self, track: u64) -> &mut TrackState {
         while self.tracks.len() >= MAX_TRACKS && !self.tracks.contains_key(&track) {
-            // Numbers count up: the smallest is the oldest.
+            // Track numbers increase, so the smallest number is the oldest track.
             self.tracks.pop_first();
         }
         self.tracks.entry(track).or_default()
@@ -203,7 +211,7 @@ mod tests {
     const CERTAIN: [f32; 2] = [0.99, 0.01];
     const UNCERTAIN: [f32; 2] = [0.6, 0.4];
 
-    /// Features that are all at right angles.
+    /// Returns features that are all orthogonal to each other.
     fn feature(number: usize) -> Feature {
         let mut values = Box::new([0.0; FEATURES]);
         values[number] = 1.0;
@@ -226,7 +234,8 @@ mod tests {
             ..OPTIONS
         };
         let mut policy = CapturePolicy::new(options, 1);
-        // The same face again and again, as while the disk refuses: it stays new.
+        // The same face is chosen and given back repeatedly, as happens when
+        // the disk cannot be written. It still counts as new.
         for number in 1..=20 {
             let chosen = policy.consider(at, 1, &UNCERTAIN, &feature(0));
             assert_eq!(chosen, Some(choice(Reason::Uncertain, 1, number)));
@@ -269,12 +278,12 @@ mod tests {
             let feature = feature(*number);
             policy.consider(at, track, &UNCERTAIN, &feature).is_some()
         });
-        // Three of the first track, two of the second.
+        // Three crops come from the first track and two from the second.
         assert_eq!(chosen.count(), 5);
         let later = at + Duration::from_hours(1);
         let first = policy.consider(later, 9, &UNCERTAIN, &feature(30));
         assert_eq!(first, Some(choice(Reason::Uncertain, 9, 1)));
-        // An earlier time does not make room, and does no harm.
+        // An earlier time frees no capacity and does no harm.
         let second = policy.consider(at, 9, &UNCERTAIN, &feature(31));
         assert_eq!(second, Some(choice(Reason::Uncertain, 9, 2)));
         // An enrollment is not limited.

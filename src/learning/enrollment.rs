@@ -1,33 +1,35 @@
-//! Enrollments: while one is going on, the crops of the nearest face get its label
-//! at once.
+//! Enrollments. While an enrollment is active, the crops of the nearest face
+//! get its label immediately.
 //!
-//! Owns the counts. Pure: knows no camera, no clock and no files. Each crop of an
-//! enrollment carries its id, so that a crop that is stored late counts for its own
-//! enrollment and not for the next.
+//! This module owns the counts. It is pure and knows nothing about the camera,
+//! the clock, or files. Each crop carries the id of its enrollment, so that a
+//! crop that is stored late counts toward its own enrollment and not toward the
+//! next one.
 
 use super::Enrollment;
 use crate::onnx::Label;
 
-/// The enrollment that is going on, or the last one.
+/// The active enrollment, or the last one if none is active.
 #[derive(Debug, Default)]
 pub struct Enrollments {
     last: Option<Enrollment>,
 }
 
 impl Enrollments {
-    /// The enrollment that is going on, or the last one.
+    /// The active enrollment, or the last one if none is active.
     #[must_use]
     pub fn last(&self) -> Option<&Enrollment> {
         self.last.as_ref()
     }
 
-    /// The enrollment that is going on.
+    /// The active enrollment.
     #[must_use]
     pub fn active(&self) -> Option<&Enrollment> {
         self.last.as_ref().filter(|last| !last.is_over())
     }
 
-    /// Starts an enrollment of `wanted` crops. `None` if one is going on.
+    /// Starts an enrollment of `wanted` crops. Returns `None` if another
+    /// enrollment is active.
     pub fn start(&mut self, label: &Label, wanted: u32) -> Option<Enrollment> {
         if self.active().is_some() {
             return None;
@@ -43,31 +45,31 @@ impl Enrollments {
         Some(new)
     }
 
-    /// Ends the enrollment that is going on. Crops that were taken are still
-    /// stored. `None` if there has been no enrollment.
+    /// Ends the active enrollment. Crops that were already taken are still
+    /// stored. Returns `None` if there has been no enrollment.
     pub fn end(&mut self) -> Option<Enrollment> {
         let last = self.last.as_mut()?;
         last.wanted = last.wanted.min(last.taken);
         Some(last.clone())
     }
 
-    /// A crop of the enrollment `id` has been taken.
+    /// Records that a crop of the enrollment `id` was taken.
     pub fn taken(&mut self, id: u64) {
         if let Some(enrollment) = self.by_id(id) {
             enrollment.taken += 1;
         }
     }
 
-    /// A crop of the enrollment `id` is on disk.
+    /// Records that a crop of the enrollment `id` is on disk.
     pub fn stored(&mut self, id: u64) {
         if let Some(enrollment) = self.by_id(id) {
             enrollment.stored += 1;
         }
     }
 
-    /// A crop of the enrollment `id` was lost on its way to the disk: another one
-    /// is taken. An enrollment that is over stays over, since the person may have
-    /// left.
+    /// Records that a crop of the enrollment `id` was lost before it reached
+    /// the disk, so that another crop is taken. An enrollment that is over
+    /// stays over, because the person may have left.
     pub fn dropped(&mut self, id: u64) {
         if let Some(enrollment) = self.by_id(id)
             && !enrollment.is_over()

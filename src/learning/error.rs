@@ -1,4 +1,4 @@
-//! Why learning cannot do what it was asked, and what kind of failure that is.
+//! The errors of learning, and the kind of failure that each error is.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -11,19 +11,20 @@ use crate::learning::state_format::StateFormatError;
 use crate::onnx::{LabelError, ModelError};
 use crate::platform::files::FileError;
 
-/// Why learning cannot do what it was asked. Each message is one whole sentence.
+/// The reason why a learning operation failed. Each message is a complete
+/// sentence.
 #[derive(Debug, thiserror::Error)]
 pub enum LearningError {
-    /// The store of samples refuses.
+    /// The store of samples reported an error.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The store of heads refuses.
+    /// The store of heads reported an error.
     #[error(transparent)]
     Heads(#[from] HeadsError),
     /// A model cannot be read or run.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// A refit cannot begin, or was cancelled.
+    /// A refit could not start or was canceled.
     #[error(transparent)]
     Refit(#[from] RefitError),
     /// The built-in replay set cannot be read.
@@ -32,13 +33,13 @@ pub enum LearningError {
     /// A name cannot be a label.
     #[error(transparent)]
     Label(#[from] LabelError),
-    /// A file of the state directory cannot be written.
+    /// A file in the state directory cannot be written.
     #[error(transparent)]
     File(#[from] FileError),
     /// A newer maskd has used the state directory, or its format is unknown.
     #[error(transparent)]
     StateFormat(#[from] StateFormatError),
-    /// A head of the state directory was made for another backbone.
+    /// A head in the state directory was made for another backbone.
     #[error(
         "model {number} in {state} was made for another backbone than the classifier in use: \
          roll back, or use its classifier"
@@ -57,31 +58,33 @@ pub enum LearningError {
     NoSample(String),
 }
 
-/// What kind of failure an error is, for callers that report it as a number: an
-/// exit code or an HTTP status.
+/// The kind of failure, for callers that report it as a number such as an exit
+/// code or an HTTP status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FailureKind {
-    /// The request makes no sense.
+    /// The request is invalid.
     Usage,
-    /// A file is not what it should be.
+    /// A file has invalid contents.
     Data,
-    /// Whatever was named does not exist.
+    /// The requested object does not exist.
     Missing,
-    /// It may work later: something else is using it, or it was cancelled.
+    /// The request may succeed later. Something else is using the resource, or
+    /// the request was canceled.
     NotNow,
     /// The disk is full.
     NoSpace,
-    /// The operating system refuses.
+    /// The operating system reported an error.
     System,
-    /// A defect that the caller cannot do anything about.
+    /// There is a bug in maskd that the caller cannot do anything about.
     Internal,
-    /// The daemon, or the part of it that should answer, is not running.
+    /// The daemon is not running, or the part of it that handles the request is
+    /// not running.
     Unavailable,
 }
 
 impl LearningError {
-    /// What kind of failure it is.
+    /// Returns the kind of failure.
     #[must_use]
     pub fn kind(&self) -> FailureKind {
         match self {

@@ -1,15 +1,16 @@
 //! Signed heads that devices send each other.
 //!
-//! Owns the key of this device, and the format of an offer: who signed which head.
-//! An offer that opens is authentic, which says nothing about its quality: the gate
-//! decides that on the device's own samples.
+//! This module owns the key of this device and the format of an offer, which
+//! says which device signed which head. An offer that can be opened is
+//! authentic, but that says nothing about the quality of its head. The gate
+//! evaluates the quality on the device's own samples.
 //!
 //! ```text
 //! magic 8 | public key 32 | signature 64 | length of the JSON 4 (big end first) | JSON | head
 //! ```
 //!
-//! The signature (Ed25519) is over a name of the purpose, the key and all that
-//! follows the signature.
+//! The signature (Ed25519) covers a string that names the purpose, the public
+//! key, and everything that follows the signature.
 
 use std::fmt;
 use std::fs;
@@ -24,36 +25,40 @@ use crate::platform::files::{self, FileError};
 use crate::platform::hex;
 
 const MAGIC: &[u8; 8] = b"maskdh1\n";
-/// The prefix of what is signed, so that no other signature passes for an offer's.
+/// The prefix of the signed bytes, so that a signature made for another purpose
+/// is not accepted for an offer.
 const PURPOSE: &[u8] = b"maskd head offer 1\0";
 const KEY: usize = 32;
 const SIGNATURE: usize = 64;
 const FIXED: usize = MAGIC.len() + KEY + SIGNATURE + 4;
-/// Longest JSON of an offer, in bytes.
+/// Maximum size of the JSON in an offer, in bytes.
 const MAX_JSON: usize = 4096;
-/// Largest offer, in bytes: a head of many labels has less than half of it.
+/// Maximum size of an offer, in bytes. Even a head with many labels takes less
+/// than half of it.
 pub const MAX_OFFER: usize = 2 * 1024 * 1024;
-/// The file of the key in the state directory.
+/// The key file in the state directory.
 const FILE: &str = "fleet.key";
-/// Longest key file that is read, in bytes; a whole one has [`KEY`].
+/// Maximum size of a key file to read, in bytes. A valid key file has [`KEY`]
+/// bytes.
 const MAX_KEY_FILE: u64 = 1024;
 
-/// Why the key of this device cannot be used.
+/// The reason why the key of this device cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The system refuses.
+    /// The operating system reported an error for the key file.
     #[error("cannot use the key of this device: {0}")]
     File(#[from] FileError),
-    /// The format of the state directory.
+    /// The format of the state directory is newer than this version or cannot
+    /// be read.
     #[error(transparent)]
     StateFormat(#[from] StateFormatError),
-    /// The system has no random numbers to make a key of.
+    /// The system cannot provide random numbers for a new key.
     #[error("cannot make the key of this device: {0}")]
     Random(getrandom::Error),
     /// The file does not hold a key.
     #[error("{path} holds no key: delete it; the other devices must then trust the new key")]
     Damaged {
-        /// The file.
+        /// The key file.
         path: PathBuf,
     },
 }
@@ -69,11 +74,11 @@ impl fmt::Debug for Key {
 }
 
 impl Key {
-    /// Reads the key of a state directory, or makes one, which belongs to the
-    /// owner of the directory and nobody else.
+    /// Reads the key from a state directory, or creates one if there is none.
+    /// Only the owner of the directory has access to the new key.
     ///
     /// # Errors
-    /// [`KeyError`].
+    /// Returns [`KeyError`].
     pub fn open(state: &Path) -> Result<Key, KeyError> {
         state_format::check(state)?;
         let path = state.join(FILE);
@@ -92,7 +97,8 @@ impl Key {
         getrandom::fill(&mut secret).map_err(KeyError::Random)?;
         files::make_folder(state)?;
         files::write_secret(path, &secret)?;
-        // `maskd fleet key`, run as root, makes it for the user of the daemon.
+        // If `maskd fleet key` runs as root, the key must still belong to the
+        // user that the daemon runs as.
         if let (Ok(file), Ok(folder)) = (fs::metadata(path), fs::metadata(state))
             && file.uid() != folder.uid()
         {
@@ -102,13 +108,13 @@ impl Key {
         Ok(Key(SigningKey::from_bytes(&secret)))
     }
 
-    /// The public key, by which other devices know this one.
+    /// The public key, by which other devices identify this device.
     #[must_use]
     pub fn public(&self) -> [u8; KEY] {
         self.0.verifying_key().to_bytes()
     }
 
-    /// The bytes of an offer.
+    /// Signs a head and returns the bytes of the offer.
     #[must_use]
     pub fn seal(&self, info: &OfferInfo, head: &[u8]) -> Vec<u8> {
         let json = serde_json::to_vec(info).unwrap_or_default();
@@ -124,21 +130,21 @@ impl Key {
 /// What an offer says about its head.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OfferInfo {
-    /// What the device is called that learned it.
+    /// Name of the device that trained the head.
     pub device: String,
-    /// Its number there.
+    /// Number of the head on that device.
     pub head: u32,
-    /// Its labels.
+    /// Labels of the head.
     pub labels: Vec<String>,
-    /// The version of maskd that learned it.
+    /// Version of maskd that trained the head.
     pub version: String,
-    /// Samples that it was judged by there.
+    /// Number of samples that the head was evaluated on there.
     pub samples: usize,
-    /// Of which it told so many right.
+    /// Number of these samples that the head classified correctly.
     pub right: usize,
 }
 
-/// An offer of a trusted device.
+/// An offer from a trusted device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
     /// The public key of the device.
@@ -149,23 +155,24 @@ pub struct Offer {
     pub head: Vec<u8>,
 }
 
-/// Why an offer is not opened.
+/// The reason why an offer is not opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OfferError {
-    /// It is this device's own.
+    /// The offer comes from this device itself.
     Own,
     /// The bytes do not have the format of an offer.
     Malformed,
     /// Its key is not in `fleet.trust`.
     Untrusted,
-    /// The signature is not that of the key.
+    /// The signature does not match the key.
     Forged,
 }
 
-/// Opens an offer, if it is by one of the `trusted` keys and not by this device.
+/// Opens an offer if it is signed with one of the `trusted` keys and does not
+/// come from this device.
 ///
 /// # Errors
-/// [`OfferError`].
+/// Returns [`OfferError`].
 pub fn open(bytes: &[u8], trusted: &[[u8; KEY]], own: &[u8; KEY]) -> Result<Offer, OfferError> {
     if bytes.len() > MAX_OFFER || bytes.len() < FIXED {
         return Err(OfferError::Malformed);
@@ -178,7 +185,8 @@ pub fn open(bytes: &[u8], trusted: &[[u8; KEY]], own: &[u8; KEY]) -> Result<Offe
     if key == own {
         return Err(OfferError::Own);
     }
-    // First of all, and before anything of it costs time.
+    // Trust is checked before the expensive steps, so that an untrusted offer
+    // costs little time.
     if !trusted.contains(key) {
         return Err(OfferError::Untrusted);
     }
@@ -195,10 +203,11 @@ pub fn open(bytes: &[u8], trusted: &[[u8; KEY]], own: &[u8; KEY]) -> Result<Offe
     })
 }
 
-/// What follows the signature: info and head.
+/// Parses what follows the signature. Returns the info and the bytes of the
+/// head.
 ///
 /// # Errors
-/// [`OfferError::Malformed`].
+/// Returns [`OfferError::Malformed`].
 pub fn content(rest: &[u8]) -> Result<(OfferInfo, &[u8]), OfferError> {
     let (length, rest) = rest.split_first_chunk().ok_or(OfferError::Malformed)?;
     let length = u32::from_be_bytes(*length) as usize;
@@ -261,11 +270,12 @@ mod tests {
         assert_eq!(refused(&sealed, &theirs), OfferError::Own);
         let stranger = key(3).seal(&info(), b"weights");
         assert_eq!(refused(&stranger, &ours), OfferError::Untrusted);
-        // Somebody puts a trusted key before what he signed himself.
+        // An attacker puts a trusted key in front of bytes that another key
+        // signed.
         let mut forged = stranger;
         forged[8..40].copy_from_slice(&theirs.public());
         assert_eq!(refused(&forged, &ours), OfferError::Forged);
-        // The JSON goes on to the end of the head.
+        // The changed length makes the JSON extend beyond the end of the head.
         let mut longer = sealed.clone();
         longer[104] = 0x7f;
         assert_eq!(refused(&longer, &ours), OfferError::Forged);

@@ -1,8 +1,9 @@
-//! Which crops to label first, and which to label together.
+//! Decides which crops to label first and which crops to label together.
 //!
-//! Owns the order and the groups; pure. A crop that the head is unsure of
-//! teaches more than one that it is certain of. Near-duplicates teach little more
-//! than one of them, so they form a group that is labeled at once.
+//! This module owns the order and the groups, and it is pure. A label is more
+//! useful for a crop that the head is uncertain about than for one that it is
+//! certain about. Labeling all of several near-duplicates adds little to
+//! labeling one of them, so they form a group that is labeled in one step.
 
 use crate::vision::embed::cosine_distance;
 use crate::vision::head::argmax;
@@ -13,15 +14,16 @@ const NEAR: f32 = 0.08;
 /// A crop without a label.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Candidate {
-    /// Its features; empty if they were not computed yet.
+    /// Its features; empty if they have not been computed yet.
     pub(crate) feature: Vec<f32>,
-    /// The probability of each label by the head in use; empty without features.
+    /// The probability of each label according to the head in use; empty if
+    /// there are no features.
     pub(crate) probabilities: Vec<f32>,
 }
 
 impl Candidate {
-    /// How much its label would teach: 0 (the head is certain) to 1 (all labels
-    /// are equally likely, or nothing is known).
+    /// How useful a label for this crop would be, from 0 (the head is certain)
+    /// to 1 (all labels are equally likely, or nothing is known).
     pub(crate) fn usefulness(&self) -> f32 {
         let labels = self.probabilities.len();
         if labels < 2 {
@@ -33,15 +35,16 @@ impl Candidate {
     }
 
     fn is_near(&self, other: &Candidate) -> bool {
-        // Somebody who takes the mask off is still the same track.
+        // A person who takes off the mask is still on the same track, so the
+        // predicted labels must match too.
         argmax(&self.probabilities) == argmax(&other.probabilities)
             && cosine_distance(&self.feature, &other.feature) <= NEAR
     }
 }
 
-/// Groups of near-duplicates, by their numbers among the candidates: the most useful
-/// group first, and within it the most useful crop. Each candidate is in exactly
-/// one group.
+/// Groups near-duplicates. Each group lists indices of the candidates. The most
+/// useful group comes first, and within a group, the most useful crop comes
+/// first. Each candidate is in exactly one group.
 pub(crate) fn groups(candidates: &[Candidate]) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..candidates.len()).collect();
     order.sort_by(|a, b| {
@@ -50,8 +53,8 @@ pub(crate) fn groups(candidates: &[Candidate]) -> Vec<Vec<usize>> {
     });
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for number in order {
-        // Only the first of a group is compared: otherwise a chain of small
-        // differences could join crops that differ a lot.
+        // Only the first crop of a group is compared. Otherwise, a chain of
+        // small differences could join crops that differ a lot.
         let near = groups
             .iter_mut()
             .find(|group| candidates[group[0]].is_near(&candidates[number]));
@@ -82,7 +85,8 @@ mod tests {
             candidate(&[1.0, 0.0], [0.9, 0.1]),
             candidate(&[0.0, 1.0], [0.45, 0.55]),
             candidate(&[0.999, 0.04], [0.6, 0.4]),
-            // It looks like the second, and the head gives it another label.
+            // This crop looks like the second one, but the head predicts another
+            // label for it.
             candidate(&[0.04, 0.999], [0.7, 0.3]),
         ];
         assert_eq!(groups(&candidates), [vec![1], vec![2, 0], vec![3]]);

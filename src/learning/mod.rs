@@ -1,8 +1,9 @@
-//! Learning on the device: samples, heads and refits together.
+//! Learning on the device, which combines samples, heads, and refits.
 //!
-//! Owns what a label, a refit or a rollback means for both stores, whoever asks:
-//! the command line, the daemon's API, or its refit thread. Knows no config, no
-//! clock and no threads; the caller brings the backbone that embeds crops.
+//! This module defines what a label, a refit, or a rollback does to the store
+//! of samples and the store of heads. The command line, the daemon's API, and
+//! the daemon's refit thread all use it. It knows nothing about the config, the
+//! clock, or threads. The caller provides the backbone that embeds crops.
 
 pub mod capture_policy;
 pub mod enrollment;
@@ -43,15 +44,16 @@ use crate::onnx::Label;
 use crate::vision::head::Head;
 use records::{label_of, track_name};
 
-/// Maximum number of unlabeled crops that the queue considers; the newest ones.
+/// Maximum number of unlabeled crops that the queue considers. It takes the
+/// newest ones.
 const MAX_QUEUED: usize = 400;
 
 /// Options of learning on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LearningOptions {
-    /// Seed of every refit: the same seed and labels give the same head.
+    /// Seed of every refit. The same seed and labels give the same head.
     pub seed: u64,
-    /// Heads that are kept to roll back to, at least 2.
+    /// Number of heads to keep for rollbacks, at least 2.
     pub keep_heads: usize,
 }
 
@@ -64,24 +66,25 @@ impl Default for LearningOptions {
     }
 }
 
-/// The head in use, and where it comes from.
+/// The head in use, and its origin.
 #[derive(Debug, Clone)]
 pub struct InUse {
-    /// The head itself.
+    /// The head.
     pub head: Arc<Head>,
-    /// Its number among the stored heads; `None` is the built-in one, or that of
-    /// the configured classifier.
+    /// Its number among the stored heads. `None` stands for the built-in head
+    /// or the head of the configured classifier.
     pub number: Option<u32>,
-    /// Why it is not the head that should be in use, in a sentence; `None` if it
-    /// is.
+    /// A sentence that says why this is not the head that should be in use, or
+    /// `None` if it is the right one.
     pub note: Option<String>,
 }
 
-/// The head that a state directory has in use; `base` if it has none. Changes
-/// nothing, and works while another process has the directory open.
+/// Returns the head that is in use in a state directory, or `base` if the
+/// directory has none. This function changes nothing and also works while
+/// another process has the directory open.
 ///
 /// # Errors
-/// [`LearningError::StateFormat`], [`LearningError::OtherBackbone`],
+/// Returns [`LearningError::StateFormat`], [`LearningError::OtherBackbone`], or
 /// [`LearningError::Heads`].
 pub fn head_in_use(state: &Path, base: &Arc<Head>) -> Result<InUse, LearningError> {
     state_format::check(state)?;
@@ -111,40 +114,41 @@ fn in_use(heads: &heads::Reader, state: &Path, base: &Arc<Head>) -> Result<InUse
     })
 }
 
-/// Refuses a state directory that a newer maskd has changed. Changes nothing.
+/// Returns an error for a state directory that a newer maskd has changed.
+/// Changes nothing.
 pub(crate) fn check_state(state: &Path) -> Result<(), LearningError> {
     Ok(state_format::check(state)?)
 }
 
-/// All heads of a state directory, by number.
+/// Returns all heads in a state directory, sorted by number.
 ///
 /// # Errors
-/// [`HeadsError::File`].
+/// Returns [`HeadsError::File`].
 pub(crate) fn head_records(heads: &heads::Reader) -> Result<Vec<HeadRecord>, HeadsError> {
     Ok(heads.list()?.into_iter().map(HeadRecord::from).collect())
 }
 
-/// The state directory, for the one process that may change it. Threads may
-/// share it; nothing is locked while a head is learned.
+/// The state directory, opened by the only process that may change it. Threads
+/// may share this value. No mutex is held while a head is trained.
 #[derive(Debug)]
 pub struct Learning {
     state: PathBuf,
     store: Store,
     heads: Mutex<Heads>,
-    /// The built-in head, or that of the configured classifier.
+    /// The built-in head, or the head of the configured classifier.
     base: Arc<Head>,
     options: LearningOptions,
 }
 
 impl Learning {
     /// Opens a state directory for changes, and creates it if it is missing.
-    /// `base` is the head to begin with.
+    /// `base` is the head to start with.
     ///
     /// # Errors
-    /// [`is_busy`](LearningError::is_busy) if another process has it open;
-    /// [`LearningError::StateFormat`] if a newer maskd has changed it;
-    /// [`LearningError::Store`] and [`LearningError::Heads`] if it cannot be
-    /// read or created.
+    /// Returns an error that [`is_busy`](LearningError::is_busy) if another
+    /// process has the directory open, [`LearningError::StateFormat`] if a
+    /// newer maskd has changed it, and [`LearningError::Store`] or
+    /// [`LearningError::Heads`] if it cannot be read or created.
     pub fn open(
         state: &Path,
         base: Arc<Head>,
@@ -152,7 +156,8 @@ impl Learning {
     ) -> Result<Learning, LearningError> {
         state_format::check(state)?;
         let (store, heads) = (Store::open(state)?, Heads::open(state)?);
-        // Both locks are held: no other process writes the number meanwhile.
+        // Both locks are held here, so no other process can write the format
+        // number at the same time.
         state_format::stamp(state)?;
         Ok(Learning {
             store,
@@ -176,18 +181,19 @@ impl Learning {
     }
 
     fn heads(&self) -> MutexGuard<'_, Heads> {
-        // A panic cannot leave a change half done: the disk has the truth.
+        // A poisoned lock is safe to use because the files on disk are
+        // authoritative, so a panic cannot leave a change half done.
         self.heads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Samples.
+/// Operations on samples.
 impl Learning {
-    /// The samples by id: all, or those with a label (`unlabelled` for those
-    /// without one).
+    /// Returns the samples sorted by id. A label selects only the samples with
+    /// that label, and `unlabelled` selects the samples without one.
     ///
     /// # Errors
-    /// [`LearningError::Label`], [`LearningError::Store`].
+    /// Returns [`LearningError::Label`] or [`LearningError::Store`].
     pub fn samples(&self, label: Option<&str>) -> Result<Vec<SampleRecord>, LearningError> {
         let mut samples = records(&self.store.list()?);
         if let Some(name) = label {
@@ -197,11 +203,11 @@ impl Learning {
         Ok(samples)
     }
 
-    /// The bytes of a sample's picture: JPEG if it was captured, else as it was
-    /// imported.
+    /// Returns the bytes of a sample's picture. A captured picture is a JPEG;
+    /// an imported picture is returned as it was imported.
     ///
     /// # Errors
-    /// [`LearningError::NoSample`], [`LearningError::Store`].
+    /// Returns [`LearningError::NoSample`] or [`LearningError::Store`].
     pub fn picture(&self, id: &str) -> Result<Vec<u8>, LearningError> {
         let samples = self.store.list()?.samples;
         let sample = samples.into_iter().find(|sample| sample.id == id);
@@ -212,26 +218,28 @@ impl Learning {
         Ok(self.store.read(&sample)?)
     }
 
-    /// Counts by label; samples without a label are under `unlabelled`.
+    /// Returns the counts by label. Samples without a label are counted under
+    /// `unlabelled`.
     ///
     /// # Errors
-    /// [`LearningError::Store`].
+    /// Returns [`LearningError::Store`].
     pub fn stats(&self) -> Result<BTreeMap<String, CountRecord>, LearningError> {
         Ok(counts(&self.store.list()?))
     }
 
-    /// The crops that wait for a label, near-duplicates together, the most useful
-    /// group first; at most `max_groups` groups. Only the newest crops are
-    /// considered.
+    /// Returns the crops that are waiting for a label, grouped by
+    /// near-duplicates, with the most useful group first. There are at most
+    /// `max_groups` groups, and only the newest crops are considered.
     ///
     /// # Errors
-    /// [`LearningError::Store`], and those of [`in_use`](Learning::in_use).
+    /// Returns [`LearningError::Store`], or any error of
+    /// [`in_use`](Learning::in_use).
     pub fn queue(&self, max_groups: usize) -> Result<QueueRecord, LearningError> {
         let head = self.in_use()?.head;
         let samples = self.store.list()?.samples.into_iter();
         let mut waiting: Vec<Sample> = samples.filter(|sample| sample.label.is_none()).collect();
         let all = waiting.len();
-        // Nobody can tell what a crop without a picture shows.
+        // A person cannot see what a crop without a picture shows.
         waiting.retain(|sample| sample.kind == SampleKind::Picture);
         let without_picture = all - waiting.len();
         waiting.sort_by_key(|sample| std::cmp::Reverse(sample.when()));
@@ -241,7 +249,7 @@ impl Learning {
             .map(|sample| {
                 let rows = self.store.features(sample, head.backbone());
                 let row = rows.ok().and_then(|rows| rows.into_iter().next());
-                // A picture that somebody put into the folder has no features yet.
+                // A picture that a user copied into the folder has no features yet.
                 row.map_or_else(Candidate::default, |row| Candidate {
                     feature: row.values().to_vec(),
                     probabilities: head.probabilities(&row),
@@ -273,10 +281,10 @@ impl Learning {
         })
     }
 
-    /// Labels samples, takes their labels away, or deletes them.
+    /// Labels samples, removes their labels, or deletes them.
     ///
     /// # Errors
-    /// [`LearningError::Label`], [`LearningError::NoTrack`],
+    /// Returns [`LearningError::Label`], [`LearningError::NoTrack`], or
     /// [`LearningError::Store`].
     pub fn label(
         &self,
@@ -322,8 +330,9 @@ impl Learning {
         Ok(result)
     }
 
-    /// The unlabeled samples of a track. Track numbers begin again with each
-    /// start of the daemon, so the track of the newest day is meant.
+    /// Returns the ids of the unlabeled samples of a track. Track numbers start
+    /// over each time the daemon starts, so this uses the track from the newest
+    /// day.
     fn newest_track(&self, number: u64) -> Result<Vec<String>, LearningError> {
         let listing = self.store.list()?;
         let is_of_track = |sample: &&Sample| match &sample.track {
@@ -338,18 +347,20 @@ impl Learning {
         Ok(of_day.map(|sample| sample.id.clone()).collect())
     }
 
-    /// Copies pictures into the store, from a folder with a folder per label.
+    /// Copies pictures into the store from a folder that has one subfolder per
+    /// label.
     ///
     /// # Errors
-    /// [`LearningError::Store`].
+    /// Returns [`LearningError::Store`].
     pub fn import(&self, folder: &Path) -> Result<ImportRecord, LearningError> {
         Ok(self.store.import(folder)?.into())
     }
 
-    /// Copies pictures out of the store, into a folder per label.
+    /// Copies pictures from the store into a folder, with one subfolder per
+    /// label.
     ///
     /// # Errors
-    /// [`LearningError::Store`].
+    /// Returns [`LearningError::Store`].
     pub fn export(&self, folder: &Path) -> Result<ExportRecord, LearningError> {
         Ok(self.store.export(folder)?.into())
     }
@@ -357,7 +368,7 @@ impl Learning {
     /// Permanently deletes samples and their features.
     ///
     /// # Errors
-    /// [`LearningError::Label`], [`LearningError::Store`].
+    /// Returns [`LearningError::Label`] or [`LearningError::Store`].
     pub fn purge(&self, purge: &Purge, now: SystemTime) -> Result<RemovedRecord, LearningError> {
         let filter = match purge.label.as_deref().map(label_of).transpose()? {
             None => LabelFilter::All,
@@ -372,28 +383,28 @@ impl Learning {
     }
 }
 
-/// Heads.
+/// Operations on heads.
 impl Learning {
     /// The head in use.
     ///
     /// # Errors
-    /// As [`head_in_use`].
+    /// Same as [`head_in_use`].
     pub fn in_use(&self) -> Result<InUse, LearningError> {
         in_use(&self.heads(), &self.state, &self.base)
     }
 
-    /// All heads, by number.
+    /// Returns all heads, sorted by number.
     ///
     /// # Errors
-    /// [`LearningError::Heads`].
+    /// Returns [`LearningError::Heads`].
     pub fn head_records(&self) -> Result<Vec<HeadRecord>, LearningError> {
         Ok(head_records(&self.heads())?)
     }
 
-    /// A head by its number.
+    /// Returns the head with this number.
     ///
     /// # Errors
-    /// [`LearningError::Heads`].
+    /// Returns [`LearningError::Heads`].
     pub fn head(&self, number: u32) -> Result<HeadRecord, LearningError> {
         let found = self.head_records()?;
         let found = found.into_iter().find(|record| record.number == number);
@@ -403,24 +414,25 @@ impl Learning {
     /// Copies a head to a file.
     ///
     /// # Errors
-    /// [`LearningError::Heads`].
+    /// Returns [`LearningError::Heads`].
     pub fn export_head(&self, number: u32, path: &Path) -> Result<(), LearningError> {
         Ok(self.heads().export(number, path)?)
     }
 
-    /// The bytes of a head's file.
+    /// Returns the bytes of a head's file.
     ///
     /// # Errors
-    /// [`LearningError::Heads`].
+    /// Returns [`LearningError::Heads`].
     pub fn head_file(&self, number: u32) -> Result<Vec<u8>, LearningError> {
         Ok(self.heads().file(number)?)
     }
 
-    /// Stores the head of a file, puts it into use, and returns its number.
+    /// Reads a head from a file, stores it, puts it into use, and returns its
+    /// number.
     ///
     /// # Errors
-    /// [`LearningError::Heads`] if it is damaged, or was made for another
-    /// backbone or other labels.
+    /// Returns [`LearningError::Heads`] if the head is damaged or was made for
+    /// another backbone or other labels.
     pub fn import_head(&self, path: &Path) -> Result<u32, LearningError> {
         let labels = self.in_use()?.head.labels().to_vec();
         let mut heads = self.heads();
@@ -430,11 +442,12 @@ impl Learning {
         Ok(number)
     }
 
-    /// Puts the parent of the head in use into use, `steps` times. Returns its
-    /// number; `None` is the built-in head.
+    /// Rolls back from the head in use to its parent, `steps` times. Returns
+    /// the number of the head that is then in use, or `None` for the built-in
+    /// head.
     ///
     /// # Errors
-    /// [`LearningError::Heads`].
+    /// Returns [`LearningError::Heads`].
     pub fn rollback(&self, steps: u32) -> Result<Option<u32>, LearningError> {
         Ok(self.heads().rollback(steps)?)
     }

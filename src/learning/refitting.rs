@@ -1,7 +1,7 @@
-//! Between the stores and a refit.
+//! The connection between the stores and a refit.
 //!
-//! Owns the way of the labeled samples into a refit, of an accepted head into
-//! the store of heads, and what is remembered of the last refit.
+//! This module passes the labeled samples to a refit, stores an accepted head
+//! in the store of heads, and saves the record of the last refit.
 
 use std::collections::BTreeMap;
 
@@ -22,50 +22,52 @@ use crate::platform::files;
 use crate::vision::embed::Feature;
 use crate::vision::head::Head;
 
-/// Features of the base training set, compiled into the program;
-/// `models/README.md` says how they were made.
+/// Features of the base training set, compiled into the program.
+/// `models/README.md` describes how they were made.
 pub static SHIPPED_REPLAY: &[u8] = include_bytes!("../../models/replay.bin");
 
-/// Key of a head's metadata: the samples it has learned from and their labels,
-/// as a JSON object.
+/// Metadata key of a head. The value is a JSON object with the samples that the
+/// head was trained on and their labels.
 const LEARNED: &str = "learned";
 
-/// Key of a head's metadata: the public key of the device that learned it, in
-/// hexadecimal, if that is another one.
+/// Metadata key of a head from another device. The value is the public key of
+/// the device that trained the head, in hexadecimal.
 const ORIGIN: &str = "origin";
 
-/// How much lower the loss of another device's head must be on held-out
-/// samples, in nats: a head that is only as good is no reason for a change.
+/// The amount by which a head from another device must lower the loss on
+/// held-out samples, in nats. A head that is only equally good is not worth a
+/// change.
 const FOREIGN_GAIN: f64 = 0.01;
 
-/// Samples that a new label needs before the head grows a class for it: a folder
-/// with a single stray file is no class.
+/// Number of samples that a new label needs before the head gets a class for
+/// it. A folder with a single stray file must not become a class.
 const NEW_CLASS_SAMPLES: usize = 4;
 
-/// File of the last refit, in the state directory.
+/// File in the state directory that stores the last refit.
 const LAST_REFIT: &str = "refit.json";
 const MAX_LAST_REFIT_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Computes features of crops: the backbone, at any priority.
+/// A function that computes the features of crops with the backbone. The caller
+/// chooses its thread priority.
 pub type Embed<'a> = dyn FnMut(&[Crop]) -> Result<Vec<Feature>, ModelError> + 'a;
 
 /// A head that other devices may try.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SharedHead {
-    /// The bytes of its file.
+    /// The bytes of the head file.
     pub(crate) bytes: Vec<u8>,
     /// Names of its classes.
     pub(crate) labels: Vec<String>,
-    /// Held-out samples that it was judged by.
+    /// Number of held-out samples that the head was evaluated on.
     pub(crate) samples: usize,
-    /// Of those, samples that it classifies correctly.
+    /// Number of these samples that the head classifies correctly.
     pub(crate) right: usize,
 }
 
-/// What is remembered of the last refit.
+/// What is saved about the last refit.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct LastRefit {
-    /// Label by sample at that time.
+    /// The label of each labeled sample when the refit started.
     labelled: BTreeMap<String, String>,
     record: Option<RefitRecord>,
 }
@@ -73,32 +75,32 @@ struct LastRefit {
 /// The labeled samples that a refit can use.
 struct Gathered {
     samples: Vec<refit::Sample>,
-    /// The others, and why they cannot be used.
+    /// Ids of the labeled samples that cannot be used, with the reasons.
     unusable: BTreeMap<String, String>,
 }
 
-/// A head that the gate accepted, and what is written beside it.
+/// A head that the gate accepted, and the metadata that is written with it.
 struct AcceptedHead<'a> {
     labels: &'a [String],
     head: HeadTensors,
-    /// How it was made.
+    /// How the head was made: `refit` or `fleet`.
     recipe: &'static str,
-    /// A key of its metadata that only heads of this recipe have.
+    /// A metadata key that only heads with this recipe have, and its value.
     detail: (&'static str, String),
     /// The head that was in use.
     parent: Option<u32>,
     outcome: &'a OutcomeRecord,
-    /// The samples that were judged, of which the outcome names those that it
-    /// learned from.
+    /// The labeled samples of the refit. The outcome lists the ids of the ones
+    /// that the head was trained on.
     samples: &'a [refit::Sample],
 }
 
 impl Learning {
-    /// How many labeled samples are new, or have another label, since the last
-    /// refit.
+    /// Returns the number of labeled samples that were added or relabeled since
+    /// the last refit.
     ///
     /// # Errors
-    /// [`LearningError::Store`].
+    /// Returns [`LearningError::Store`].
     pub fn new_labels(&self) -> Result<usize, LearningError> {
         let last = self.read_last_refit().labelled;
         let labelled = labelled(&self.store.list()?);
@@ -108,13 +110,14 @@ impl Learning {
         Ok(new.count())
     }
 
-    /// The record of the last refit, if there was one.
+    /// Returns the record of the last refit, if there was one.
     #[must_use]
     pub fn last_refit(&self) -> Option<RefitRecord> {
         self.read_last_refit().record
     }
 
-    /// If the file is missing or damaged, all labels count as new once more.
+    /// Reads the file of the last refit. If it is missing or damaged, all
+    /// labels count as new again.
     fn read_last_refit(&self) -> LastRefit {
         let path = self.state.join(LAST_REFIT);
         let bytes = files::read_bounded(&path, MAX_LAST_REFIT_BYTES).unwrap_or_default();
@@ -127,15 +130,17 @@ impl Learning {
         Ok(files::write(&path, &json)?)
     }
 
-    /// Learns a challenger from the labeled samples; if it passes the gate, it
-    /// is stored and put into use. Missing features are computed by `embed`, and
-    /// kept. Labels may change during the refit: it uses those at its start.
+    /// Trains a challenger on the labeled samples. If it passes the gate, it is
+    /// stored and put into use. `embed` computes missing features, which are
+    /// then stored. Labels may change during the refit, which uses the labels
+    /// from when it started.
     ///
     /// # Errors
-    /// [`LearningError::Refit`] if it was cancelled; [`LearningError::Store`],
-    /// [`LearningError::Heads`] or [`LearningError::File`] if the disk refuses;
+    /// Returns [`LearningError::Refit`] if the refit was canceled;
+    /// [`LearningError::Store`], [`LearningError::Heads`], or
+    /// [`LearningError::File`] if reading or writing fails;
     /// [`LearningError::Model`] if the backbone fails. A sample that cannot be
-    /// used is no error.
+    /// used is not an error.
     pub fn refit(
         &self,
         embed: &mut Embed,
@@ -172,14 +177,15 @@ impl Learning {
         Ok(record)
     }
 
-    /// Compares a head that another device has learned (the bytes of its file)
-    /// with the one in use, on the labeled samples of this device. If it passes
-    /// the gate, it is stored with its `origin`, and put into use. A device
-    /// without labeled samples refuses it.
+    /// Compares a head that another device has trained with the head in use, on
+    /// the labeled samples of this device. `bytes` are the contents of its
+    /// file. If the head passes the gate, it is stored with its `origin` and
+    /// put into use. A device without labeled samples refuses it.
     ///
     /// # Errors
-    /// [`LearningError::Heads`] if it is damaged, or was made for another
-    /// backbone or other labels; otherwise as [`refit`](Learning::refit).
+    /// Returns [`LearningError::Heads`] if the head is damaged or was made for
+    /// another backbone or other labels; the other errors are the same as for
+    /// [`refit`](Learning::refit).
     pub(crate) fn try_foreign_head(
         &self,
         name: &str,
@@ -218,12 +224,12 @@ impl Learning {
         Ok(record)
     }
 
-    /// A head for other devices, with what it was judged by; `None` if it was
-    /// not learned on this device. It holds weights and labels: the ids of
-    /// samples stay here.
+    /// Returns a head for other devices with its evaluation figures, or `None`
+    /// if the head was not trained on this device. The head holds only weights
+    /// and labels; the ids of the samples stay on this device.
     ///
     /// # Errors
-    /// [`LearningError::Heads`].
+    /// Returns [`LearningError::Heads`].
     pub(crate) fn shared_head(&self, number: u32) -> Result<Option<SharedHead>, LearningError> {
         let stored = self.heads().get(number)?;
         let is_own = stored
@@ -249,7 +255,8 @@ impl Learning {
         }))
     }
 
-    /// The labeled samples with their features, and those that cannot be used.
+    /// Returns the labeled samples with their features, and the labeled samples
+    /// that cannot be used.
     fn gather(
         &self,
         listing: &Listing,
@@ -287,7 +294,8 @@ impl Learning {
                     id: sample.id.clone(),
                 }),
                 Err(LearningError::Model(error)) => return Err(error.into()),
-                // It may have been deleted in the meantime, or be no picture.
+                // The sample may have been deleted in the meantime, or its file may
+                // not be a picture.
                 Err(error) => {
                     gathered
                         .unusable
@@ -324,9 +332,9 @@ impl Learning {
         Ok(work(&input, &options)?)
     }
 
-    /// The classes of the next head: those of the head in use, then labels that
-    /// have enough samples. Beside them, the labels that do not, with their
-    /// counts.
+    /// Returns the classes of the next head, which are the classes of the head
+    /// in use and of the base head, followed by new labels with enough samples.
+    /// Also returns the new labels with too few samples, with their counts.
     fn classes(&self, head: &Head, listing: &Listing) -> (Vec<String>, BTreeMap<String, usize>) {
         let mut labels = head.labels().to_vec();
         for label in self.base.labels() {
@@ -351,8 +359,9 @@ impl Learning {
         (labels, small)
     }
 
-    /// What must not be forgotten. `None` for a classifier with another backbone
-    /// or without the built-in one's labels: the replay set says nothing about it.
+    /// Returns the replay set, which holds what the head must not forget.
+    /// Returns `None` for a classifier with another backbone or without the
+    /// labels of the replay set, because the replay set does not apply to it.
     fn replay(&self, labels: &[String]) -> Result<Option<Replay>, LearningError> {
         let replay = Replay::parse(SHIPPED_REPLAY)?;
         let fits = replay.backbone_sha256 == *self.base.backbone()
@@ -360,7 +369,8 @@ impl Learning {
         Ok(fits.then_some(replay))
     }
 
-    /// The features of a sample, row by row: its own, and those of its variants.
+    /// Returns the features of a sample in row-major order: first the row of
+    /// the crop itself, then the rows of its variants.
     fn features(
         &self,
         sample: &Sample,
@@ -392,7 +402,7 @@ impl Learning {
         Ok(flat(&rows))
     }
 
-    /// The samples that a head has learned from, with their labels.
+    /// Returns the samples that a head was trained on, with their labels.
     fn learned(&self, number: u32) -> BTreeMap<String, String> {
         let stored = self.heads().get(number).ok();
         let json = stored.and_then(|stored| stored.metadata.get(LEARNED).cloned());
@@ -441,7 +451,7 @@ impl Learning {
     }
 }
 
-/// The labels of the labeled samples, by id.
+/// Returns the label of each labeled sample, by the sample's id.
 fn labelled(listing: &Listing) -> BTreeMap<String, String> {
     let labelled = listing.samples.iter().filter_map(|sample| {
         let label = sample.label.as_ref()?.to_string();
@@ -454,8 +464,8 @@ fn flat(rows: &[Feature]) -> Vec<f32> {
     rows.iter().flat_map(|row| *row.values()).collect()
 }
 
-/// FNV-1a (Fowler, Noll, Vo) of a sample's id, so that the same sample has the
-/// same variants on every device.
+/// Computes the FNV-1a hash (Fowler, Noll, Vo) of a sample's id, so that the
+/// same sample has the same variants on every device.
 fn seed_of(id: &str) -> u64 {
     id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

@@ -1,10 +1,12 @@
-//! Replay features: what a head must not forget while it learns something new.
+//! Replay features, which represent what a head must not forget while it is
+//! trained on something new.
 //!
-//! Owns the file of features of the pictures that the shipped head was trained
-//! on. Knows nothing of pictures or of training, and opens no files.
+//! This module owns the format of the file with the features of the pictures
+//! that the shipped head was trained on. It knows nothing about pictures or
+//! training, and it opens no files.
 //!
 //! # Format
-//! `maskd-replay-1`, numbers with the lowest byte first:
+//! The format is called `maskd-replay-1`. All numbers are little-endian.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -17,44 +19,46 @@
 //! | each 1 + 4 + 1280 | a row, first those to learn from: its label's number, its scale (32-bit float, from 0), its features in steps of the scale |
 //! | 32 | SHA-256 of everything before |
 //!
-//! Features are 0 to 6 (the backbone ends with a ReLU6), so a step is the row's
-//! largest feature over 255: the error is at most half a step, 1/510 of the
-//! largest.
+//! Features are between 0 and 6 because the backbone ends with a ReLU6. A step
+//! is the largest feature of the row divided by 255, so the error is at most
+//! half a step, which is 1/510 of the largest feature.
 
 use sha2::{Digest, Sha256};
 
 use crate::vision::embed::FEATURES;
 
-/// Largest replay file, in bytes.
+/// Maximum size of a replay file, in bytes.
 pub const MAX_BYTES: usize = 2_000_000;
 
 const MAGIC: &[u8; 16] = b"maskd-replay-1\0\0";
 const MAX_LABELS: usize = 64;
 const SHA: usize = 32;
-/// Bytes of a row.
+/// Size of a row, in bytes.
 const ROW: usize = 1 + 4 + FEATURES;
 
-/// Why bytes are no replay set, or a replay set cannot be written. Each message
-/// is one whole sentence.
+/// The reason why bytes are not a valid replay set, or why a replay set cannot
+/// be written. Each message is a complete sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReplayError {
-    /// Not of this format, cut off, or with something behind it.
+    /// The bytes do not have this format, are cut off, or are followed by extra
+    /// bytes.
     #[error("the replay set is no maskd-replay-1 file: {0}")]
     Format(&'static str),
-    /// The bytes are not those that were written.
+    /// The checksum does not match, so the bytes have changed since they were
+    /// written.
     #[error("the replay set is damaged (its SHA-256 does not fit): fetch or make it again")]
     Damaged,
-    /// What cannot be written in this format.
+    /// The replay set cannot be represented in this format.
     #[error("the replay set cannot be written: {0}")]
     Content(&'static str),
 }
 
-/// Features and the numbers of their classes.
+/// Rows of features and the class of each row.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Rows {
-    /// `[labels.len(), FEATURES]`, row by row.
+    /// Features `[labels.len(), FEATURES]` in row-major order.
     pub features: Vec<f32>,
-    /// A class' number each.
+    /// The class index of each row.
     pub labels: Vec<usize>,
 }
 
@@ -65,13 +69,14 @@ impl Rows {
         self.labels.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no rows.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// The features of a row, if there is one with this number.
+    /// Returns the features of the row with this index, or `None` if there is
+    /// no such row.
     #[must_use]
     pub fn row(&self, index: usize) -> Option<&[f32]> {
         let (rows, _) = self.features.as_chunks::<FEATURES>();
@@ -86,25 +91,26 @@ impl Rows {
     }
 }
 
-/// A replay set.
+/// A set of rows to train on and rows to hold out, with the names of their
+/// classes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Replay {
     /// SHA-256 of the backbone that made the features.
     pub backbone_sha256: [u8; 32],
-    /// Names of the classes, in the order of their numbers.
+    /// Names of the classes, in the order of their indices.
     pub labels: Vec<String>,
-    /// To learn from.
+    /// Rows to train on.
     pub train: Rows,
-    /// To judge by; of other pictures than `train`.
+    /// Rows to evaluate on. They come from different pictures than `train`.
     pub holdout: Rows,
 }
 
 impl Replay {
-    /// Reads a replay set; labels are numbered below [`Replay::labels`], and
-    /// every feature is a finite number from 0.
+    /// Parses a replay set. In the result, every label is a valid index into
+    /// [`Replay::labels`], and every feature is finite and at least 0.
     ///
     /// # Errors
-    /// [`ReplayError::Format`] and [`ReplayError::Damaged`].
+    /// Returns [`ReplayError::Format`] or [`ReplayError::Damaged`].
     pub fn parse(bytes: &[u8]) -> Result<Replay, ReplayError> {
         const SHORT: ReplayError = ReplayError::Format("it is cut off");
         let body = bytes.len().checked_sub(SHA).ok_or(SHORT)?;
@@ -132,7 +138,8 @@ impl Replay {
         }
         let train = u32::from_le_bytes(reader.array().ok_or(SHORT)?) as usize;
         let holdout = u32::from_le_bytes(reader.array().ok_or(SHORT)?) as usize;
-        // Before anything is set aside for them: the numbers are outside input.
+        // The counts come from untrusted input, so they are checked before any
+        // memory is allocated for the rows.
         let rows = train.checked_add(holdout).ok_or(SHORT)?;
         if rows.checked_mul(ROW) != Some(reader.0.len()) {
             return Err(ReplayError::Format(
@@ -169,12 +176,13 @@ impl Replay {
         })
     }
 
-    /// Writes a replay set; features are rounded to steps of their row's
-    /// largest over 255. The same set gives the same bytes.
+    /// Serializes a replay set. Features are rounded to multiples of the row's
+    /// largest feature divided by 255. The same set always gives the same
+    /// bytes.
     ///
     /// # Errors
-    /// [`ReplayError::Content`] if the set does not fit the format or would have
-    /// more than [`MAX_BYTES`].
+    /// Returns [`ReplayError::Content`] if the set does not fit the format or
+    /// would have more than [`MAX_BYTES`] bytes.
     pub fn to_bytes(&self) -> Result<Vec<u8>, ReplayError> {
         let content = |problem| Err(ReplayError::Content(problem));
         if !(1..=MAX_LABELS).contains(&self.labels.len()) {
@@ -211,7 +219,8 @@ impl Replay {
                 bytes.push(*label as u8);
                 bytes.extend(scale.to_le_bytes());
                 bytes.extend(row.iter().map(|value| {
-                    // At most 255, as no value is larger than the largest.
+                    // The result is at most 255 because no value exceeds the
+                    // largest one.
                     let steps = if scale > 0.0 { value / scale } else { 0.0 };
                     steps.round().min(255.0) as u8
                 }));
@@ -226,7 +235,7 @@ impl Replay {
     }
 }
 
-/// What is left to read.
+/// The bytes that are left to read.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -266,7 +275,7 @@ mod tests {
         }
     }
 
-    /// Bytes with a checksum that fits them.
+    /// Appends a matching checksum to the bytes.
     fn sealed(mut body: Vec<u8>) -> Vec<u8> {
         let digest = Sha256::digest(&body);
         body.extend(digest.as_slice());
@@ -332,7 +341,8 @@ mod tests {
             let _ = Replay::parse(&sealed(named));
         }
 
-        /// Also behind a checksum that fits.
+        /// Damaged contents must not cause a panic even if the checksum
+        /// matches.
         #[test]
         fn never_panics_on_a_damaged_set(
             at in 0_usize..100, value in any::<u8>(), end in 0_usize..2, cut in 0_usize..3000

@@ -1,9 +1,10 @@
 //! The format number of a state directory.
 //!
-//! Owns the file `format` of the state directory, which holds one number in
-//! decimal digits and a line feed. The number says how everything in the
-//! directory is laid out: `samples/`, `heads/`, `refit.json`, `fleet.json` and
-//! `fleet.key`. It knows none of those.
+//! This module owns the file `format` in the state directory, which holds one
+//! number in decimal digits and a line feed. The number identifies the layout
+//! of everything in the directory: `samples/`, `heads/`, `refit.json`,
+//! `fleet.json`, and `fleet.key`. The module itself does not access any of
+//! these.
 //!
 //! | number | meaning |
 //! |---|---|
@@ -11,14 +12,16 @@
 //! | 1 | this version of maskd writes it |
 //! | higher | a newer maskd wrote it; nothing is read or changed |
 //!
-//! A process that opens the directory to change it takes over one without a
-//! number, and numbers it. Whoever only reads checks the number and changes
-//! nothing. A change to the layout that an older maskd would misread needs a new
-//! number, and code here that takes over a directory with the one before.
+//! A process that opens the directory for changes also accepts a directory
+//! without a number and writes the number into it. A process that only reads
+//! the directory checks the number and changes nothing. A layout change that an
+//! older maskd would misread needs a new number, and code in this module that
+//! migrates a directory with the previous number.
 //!
-//! Files have their own numbers beside it, so that they can leave the directory:
-//! head files (`maskd-head-1`, in their metadata) and feature files (a version
-//! after their first bytes).
+//! In addition, head files and feature files have their own format numbers, so
+//! that they can be used outside the directory. A head file has `maskd-head-1`
+//! in its metadata, and a feature file has a version number after its first
+//! bytes.
 
 use std::path::{Path, PathBuf};
 
@@ -26,22 +29,22 @@ use crate::platform::files::{self, FileError};
 
 const FILE: &str = "format";
 const CURRENT: u32 = 1;
-/// Longest file that is read, in bytes: any number fits.
+/// Maximum size of the file to read, in bytes, which is enough for any number.
 const MAX_BYTES: u64 = 32;
 
-/// Why a state directory must be left alone.
+/// The reason why a state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateFormatError {
-    /// The file with the number.
+    /// The file with the format number cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),
-    /// It holds something else.
+    /// The file does not hold a valid number.
     #[error(
         "{} holds no format number: delete it, unless a newer maskd has used this state directory",
         path.display()
     )]
     Damaged {
-        /// The file with the number.
+        /// The file with the format number.
         path: PathBuf,
     },
     /// A newer maskd has changed the directory.
@@ -53,19 +56,20 @@ pub enum StateFormatError {
     Newer {
         /// The state directory.
         state: PathBuf,
-        /// Its number.
+        /// The format number of the directory.
         found: u32,
     },
 }
 
-/// Refuses a state directory that this version cannot read. One that does not
-/// exist, or has no number, is fine.
+/// Returns an error for a state directory that this version cannot read. A
+/// directory that does not exist or has no number is accepted.
 pub(crate) fn check(state: &Path) -> Result<(), StateFormatError> {
     number(state).map(drop)
 }
 
-/// Numbers a state directory that has no number yet. Only for the process that
-/// may change the directory, after [`check`].
+/// Writes the format number into a state directory that has none. Only the
+/// process that may change the directory may call this, and only after
+/// [`check`].
 pub(crate) fn stamp(state: &Path) -> Result<(), StateFormatError> {
     if number(state)?.is_none() {
         files::write(&state.join(FILE), format!("{CURRENT}\n").as_bytes())?;

@@ -1,8 +1,9 @@
-//! The records of learning: the types behind the JSON of the command line and
-//! the API.
+//! The records of learning, which are the types behind the JSON of the command
+//! line and the API.
 //!
-//! Owns their shape, which is a documented contract (`docs/openapi.json`), and
-//! the conversions from the types that do the work. Knows nothing of HTTP.
+//! This module defines their shape, which is a documented contract
+//! (`docs/openapi.json`), and converts the internal types to records. It knows
+//! nothing about HTTP.
 
 mod outcome;
 
@@ -25,40 +26,40 @@ use crate::learning::samples::{
 pub(crate) use crate::onnx::UNLABELLED;
 use crate::onnx::{Label, LabelError};
 
-/// Key of a head's metadata: the [`OutcomeRecord`] of the refit that made it, as
-/// JSON.
+/// Metadata key of a head. The value is the [`OutcomeRecord`] of the refit that
+/// made the head, as JSON.
 pub(super) const OUTCOME: &str = "refit";
 
-/// What to do with samples.
+/// The action to apply to samples.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LabelAction {
     /// Give them this label.
     As(String),
-    /// Take their label away.
+    /// Remove their label.
     Unlabelled,
-    /// Delete picture and features.
+    /// Delete their pictures and features.
     Discard,
 }
 
-/// Which samples a request is about.
+/// The samples that a request applies to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SampleSelector {
-    /// Those with these ids.
+    /// The samples with these ids.
     Ids(Vec<String>),
-    /// The unlabeled ones of the newest track with this number.
+    /// The unlabeled samples of the newest track with this number.
     Track(u64),
 }
 
 /// The result of labeling samples.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LabelResult {
-    /// Ids that were changed.
+    /// Ids of the samples that were changed.
     pub done: Vec<String>,
-    /// Ids that had the label before.
+    /// Ids of the samples that already had the label.
     pub already: Vec<String>,
-    /// Ids that were not changed, and why.
+    /// Ids of the samples that were not changed, with the reasons.
     pub failed: BTreeMap<String, String>,
 }
 
@@ -68,19 +69,19 @@ impl LabelResult {
     }
 }
 
-/// An enrollment: while it lasts, the daemon labels the crops of whoever stands
-/// in front of the camera.
+/// An enrollment. While it lasts, the daemon captures crops of the person in
+/// front of the camera and labels them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Enrollment {
     /// Number of the enrollment since the daemon started, from 1.
     pub id: u64,
-    /// The label of the crops.
+    /// Label that the crops get.
     pub label: String,
-    /// Crops that were asked for.
+    /// Number of crops requested.
     pub wanted: u32,
-    /// Crops that were taken so far.
+    /// Number of crops taken so far.
     pub taken: u32,
-    /// Of those, crops that are on disk with their label.
+    /// Number of taken crops that are on disk with their label.
     pub stored: u32,
 }
 
@@ -92,7 +93,7 @@ impl Enrollment {
     }
 }
 
-/// A sample.
+/// A sample: a captured or imported face picture, or only its features.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SampleRecord {
     /// Name of its file, without the extension.
@@ -104,11 +105,11 @@ pub struct SampleRecord {
     pub day: String,
     /// Samples of one track are near-duplicates.
     pub track: String,
-    /// Whether a picture was kept.
+    /// Whether the sample has a picture.
     pub picture: bool,
-    /// Whether there are features.
+    /// Whether the sample has features.
     pub features: bool,
-    /// Bytes of picture and features.
+    /// Size of the picture and the features, in bytes.
     pub bytes: u64,
 }
 
@@ -138,14 +139,14 @@ pub(super) fn track_name(key: &TrackKey) -> String {
     }
 }
 
-/// What there is of one label.
+/// Number and size of the samples with one label.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CountRecord {
-    /// Samples with this label.
+    /// Number of samples with this label.
     pub samples: usize,
-    /// Of those, samples of which only features were kept.
+    /// Number of these samples that have features but no picture.
     pub feature_only: usize,
-    /// Bytes of pictures and features.
+    /// Size of their pictures and features, in bytes.
     pub bytes: u64,
 }
 
@@ -179,13 +180,14 @@ pub(super) fn label_of(name: &str) -> Result<Option<Label>, LabelError> {
 /// The result of an import.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImportRecord {
-    /// New samples by label.
+    /// Number of new samples by label.
     pub added: BTreeMap<String, usize>,
-    /// Pictures that the store had before.
+    /// Number of pictures that were already in the store.
     pub already: usize,
-    /// Pictures that the store has with another label, which they keep.
+    /// Pictures that are already in the store with another label, which they
+    /// keep.
     pub other_label: Vec<PathBuf>,
-    /// Pictures that cannot be used, and why.
+    /// Pictures that cannot be used, with the reasons.
     pub unreadable: Vec<(PathBuf, String)>,
     /// Files in a label's folder that are not pictures.
     pub ignored: Vec<PathBuf>,
@@ -206,13 +208,14 @@ impl From<Imported> for ImportRecord {
 /// The result of an export.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportRecord {
-    /// Pictures that were written, by label.
+    /// Number of pictures that were written, by label.
     pub written: BTreeMap<String, usize>,
-    /// Pictures that were there before.
+    /// Number of pictures that already existed in the folder.
     pub already: usize,
-    /// Samples without a picture.
+    /// Number of samples without a picture.
     pub feature_only: usize,
-    /// Files of the same name with another content, which stay unchanged.
+    /// Existing files with the same name but different content, which stay
+    /// unchanged.
     pub taken: Vec<PathBuf>,
 }
 
@@ -234,26 +237,26 @@ fn by_name(counts: BTreeMap<Option<Label>, usize>) -> BTreeMap<String, usize> {
         .collect()
 }
 
-/// Which samples to delete permanently. Unknown keys are refused: a typo must
-/// not delete everything.
+/// Which samples to delete permanently. Unknown keys are refused so that a typo
+/// cannot delete everything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Purge {
-    /// Those with this label (`unlabelled` for those without one); absent means
-    /// all.
+    /// Delete samples with this label, or samples without a label if the value
+    /// is `unlabelled`. Absent means any label.
     pub label: Option<String>,
-    /// Those older than this many days; absent means any age.
+    /// Delete samples that are older than this many days. Absent means any age.
     pub older_than_days: Option<u32>,
 }
 
 /// The result of deleting samples.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RemovedRecord {
-    /// Deleted samples without a label.
+    /// Number of deleted samples without a label.
     pub unlabelled: usize,
-    /// Deleted samples with a label.
+    /// Number of deleted samples with a label.
     pub labelled: usize,
-    /// Bytes that they took.
+    /// Size of the deleted samples, in bytes.
     pub bytes: u64,
 }
 
@@ -267,59 +270,61 @@ impl From<Removed> for RemovedRecord {
     }
 }
 
-/// The crops that wait for a label.
+/// The crops that are waiting for a label.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct QueueRecord {
-    /// Samples without a label.
+    /// Number of samples without a label.
     pub waiting: usize,
-    /// Of those, samples of which only features were kept, so that nobody can
-    /// tell what they show.
+    /// Number of these samples that have features but no picture, so a person
+    /// cannot see what they show.
     pub without_picture: usize,
-    /// Groups of near-duplicates, the most useful first.
+    /// Groups of near-duplicates, most useful group first.
     pub groups: Vec<GroupRecord>,
 }
 
 /// Crops that are near-duplicates of each other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct GroupRecord {
-    /// How much a label of the first would teach, 0 to 1.
+    /// How useful it would be to label the first sample, 0 to 1.
     pub usefulness: f64,
-    /// At least one, the most useful first.
+    /// At least one sample, most useful first.
     pub samples: Vec<QueuedRecord>,
 }
 
-/// A crop that waits for a label.
+/// A crop that is waiting for a label.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct QueuedRecord {
     /// Id of the sample.
     pub id: String,
     /// UTC day of capture, `YYYY-MM-DD`.
     pub day: String,
-    /// The track that it was cut from.
+    /// The track that the crop comes from.
     pub track: String,
-    /// The probability that the model in use gives each label, 0 to 1; empty if
-    /// there are no features yet.
+    /// The probability of each label according to the model in use, 0 to 1.
+    /// Empty if the sample has no features yet.
     pub probabilities: BTreeMap<String, f64>,
 }
 
-/// A model of the state directory.
+/// A model in the state directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HeadRecord {
-    /// Numbers count up from 1 in the order of storing.
+    /// Models are numbered from 1 in the order in which they are stored.
     pub number: u32,
-    /// Whether it is in use.
+    /// Whether the model is in use.
     pub current: bool,
-    /// Its labels; empty if it is damaged.
+    /// Labels of the model; empty if it is damaged.
     pub labels: Vec<String>,
-    /// The model that it was made from; absent means the built-in one.
+    /// The model that was in use when this one was stored. Absent means the
+    /// built-in model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<u32>,
-    /// How it was made: `refit`, `fleet`, `tutorial`, `robust`.
+    /// How the model was made: `refit`, `fleet`, `tutorial`, or `robust`.
     pub recipe: String,
-    /// The refit that made it; absent if none did.
+    /// Outcome of the refit that made the model. Absent if it was not made by a
+    /// refit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<OutcomeRecord>,
-    /// What is wrong with its file; absent if nothing is.
+    /// What is wrong with the file of the model. Absent if the file is intact.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
 }
@@ -349,7 +354,8 @@ impl From<HeadInfo> for HeadRecord {
     }
 }
 
-/// The outcome of the refit that made a head, if one did.
+/// The outcome of the refit that made a head, or `None` if it was not made by a
+/// refit.
 pub(super) fn outcome_of(stored: &Stored) -> Option<OutcomeRecord> {
     serde_json::from_str(stored.metadata.get(OUTCOME)?).ok()
 }
@@ -357,13 +363,14 @@ pub(super) fn outcome_of(stored: &Stored) -> Option<OutcomeRecord> {
 /// The result of training on this device, or of trying another device's model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RefitRecord {
-    /// What was found, and what the gate decided.
+    /// The figures and the decision of the gate.
     pub outcome: OutcomeRecord,
     /// The number of the new model; absent if it was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head: Option<u32>,
-    /// Labeled samples that could not be used, and why.
+    /// Labeled samples that could not be used, with the reasons.
     pub unusable: BTreeMap<String, String>,
-    /// Labels with too few samples to become a class, with their samples.
+    /// Labels with too few samples to become a class, with the number of their
+    /// samples.
     pub small_classes: BTreeMap<String, usize>,
 }

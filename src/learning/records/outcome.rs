@@ -1,5 +1,5 @@
-//! The outcome of a refit as it is written: in the API, in a head's metadata,
-//! and in the file of the last refit.
+//! The outcome of a refit as JSON, which is used in the API, in a head's
+//! metadata, and in the file of the last refit.
 
 use std::fmt;
 
@@ -11,28 +11,28 @@ use crate::learning::refit::{
     Refusal, Scores, SkipReason, SkippedSample, Validation,
 };
 
-/// The outcome of a refit: a documented contract.
+/// The outcome of a refit. Its JSON is a documented contract.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct OutcomeRecord {
-    /// What the gate decided.
+    /// The decision of the gate.
     pub ruling: DecisionRecord,
-    /// Why, in a sentence.
+    /// The reason for the decision, as a sentence.
     pub reason: String,
-    /// What the owner should know about this refit whatever its decision, in a
-    /// sentence.
+    /// A sentence that the owner should read about this refit, whatever the
+    /// gate decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
-    /// Names of the classes; everything per class is in their order.
+    /// Names of the classes. All per-class values are in this order.
     pub labels: Vec<String>,
-    /// Usable samples and groups of each class.
+    /// Number of usable samples and groups of each class.
     pub counts: Vec<ClassCountRecord>,
     /// Samples that could not be used.
     pub left_out: Vec<SkippedRecord>,
-    /// The figures; null if the refit ended before anything was measured.
+    /// The figures, or null if the refit ended before anything was measured.
     pub measured: Option<MeasuredRecord>,
     /// What to capture and label next.
     pub advice: Vec<AdviceRecord>,
-    /// Ids of the samples that an accepted model has learned from.
+    /// Ids of the samples that the accepted model was trained on.
     pub learned: Vec<String>,
 }
 
@@ -52,13 +52,13 @@ impl From<Outcome> for OutcomeRecord {
     }
 }
 
-/// Whether the new model comes into use.
+/// Whether the new model is put into use.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DecisionRecord {
-    /// The new model comes into use.
+    /// The new model is put into use.
     Accepted,
-    /// The present model stays; also if there is no new one.
+    /// The present model stays in use, possibly because there is no new model.
     Refused(RefusalRecord),
 }
 
@@ -71,7 +71,7 @@ impl From<GateDecision> for DecisionRecord {
     }
 }
 
-/// Why the present model stays.
+/// The reason why the present model stays in use.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RefusalRecord {
@@ -82,36 +82,36 @@ pub enum RefusalRecord {
         /// Name of the class.
         label: String,
     },
-    /// Too few tracks to hold one of each class out.
+    /// There are too few tracks to hold out one of each class.
     TooFewGroups {
-        /// Name of the class that has the fewest.
+        /// Name of the class that has the fewest tracks.
         label: String,
-        /// Tracks of that class.
+        /// Number of tracks of that class.
         groups: usize,
-        /// Tracks that every class needs.
+        /// Number of tracks that every class needs.
         needed: usize,
     },
-    /// The training ended in numbers that are not finite.
+    /// The training produced numbers that are not finite.
     NotFinite,
-    /// The labels contradict a model that was learned without them.
+    /// The labels contradict a model that was trained without them.
     LabelsDisagree {
-        /// Agreement of the labels with that model, 0.5 (random) to 1.
+        /// Agreement of the labels with that model, from 0.5 (random) to 1.
         agreement: f64,
-        /// The smallest agreement that passes.
+        /// The minimum agreement that the gate accepts.
         needed: f64,
     },
-    /// Too many single labels look wrong.
+    /// Too many individual labels look wrong.
     LabelsLookWrong {
-        /// Samples whose label looks wrong.
+        /// Samples whose labels look wrong.
         suspects: usize,
-        /// Held-out samples.
+        /// Number of held-out samples.
         samples: usize,
     },
     /// The new model is not clearly better on the device's own samples.
     NoGain {
         /// Held-out gain in nats.
         gain: f64,
-        /// The smallest gain that passes.
+        /// The minimum gain that the gate accepts.
         needed: f64,
     },
     /// The new model classifies fewer held-out samples correctly.
@@ -160,14 +160,14 @@ impl From<Refusal> for RefusalRecord {
     }
 }
 
-/// Usable samples of a class.
+/// The number of usable samples and tracks of a class.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ClassCountRecord {
     /// Name of the class.
     pub label: String,
-    /// Usable samples.
+    /// Number of usable samples.
     pub samples: usize,
-    /// Their tracks.
+    /// Number of their tracks.
     pub groups: usize,
 }
 
@@ -220,45 +220,46 @@ pub enum SkipReasonRecord {
 pub struct MeasuredRecord {
     /// How samples were held out.
     pub method: ValidationRecord,
-    /// The model that the training began with.
+    /// The model that the training started from.
     pub start: InitialHeadRecord,
-    /// Steps of Adam that early stopping chose.
+    /// Number of Adam steps that early stopping chose.
     pub steps: usize,
-    /// The present model on held-out samples.
+    /// Scores of the present model on held-out samples.
     pub before: ScoresRecord,
-    /// The new model on held-out samples.
+    /// Scores of the new model on held-out samples.
     pub after: ScoresRecord,
-    /// Mean decrease of the loss in nats, by class and group; each loss counts
-    /// at most 4.
+    /// Mean decrease of the loss in nats, balanced by class and group. Each
+    /// loss is capped at 4.
     pub gain: f64,
-    /// Standard error of `gain`, by groups.
+    /// Standard error of `gain`, computed from the spread of the groups.
     pub standard_error: f64,
-    /// How well the labels match a model that was learned without them, 0.5 (not
-    /// at all) to 1: the share of pairs of groups of two classes that its logits
-    /// put in the order of their labels. 1 if there is no such pair.
+    /// How well the labels match a model that was trained without them, from
+    /// 0.5 (not at all) to 1. It is the fraction of pairs of groups from
+    /// different classes whose logits are in the order that their labels imply,
+    /// or 1 if there is no such pair.
     pub agreement: f64,
-    /// Standard error that `agreement` would have with random labels.
+    /// The standard error that `agreement` would have with random labels.
     pub agreement_error: f64,
-    /// The present model's accuracy on the replay holdout, 0 to 1; absent
-    /// without a replay set.
+    /// The present model's accuracy on the replay holdout, 0 to 1. Absent if
+    /// there is no replay set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay_before: Option<f64>,
-    /// The new model's accuracy on the replay holdout, 0 to 1; absent without a
-    /// replay set.
+    /// The new model's accuracy on the replay holdout, 0 to 1. Absent if there
+    /// is no replay set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay_after: Option<f64>,
-    /// Rows of the replay holdout; 0 without a replay set.
+    /// Number of rows in the replay holdout; 0 if there is no replay set.
     pub replay_samples: usize,
-    /// Divides the logits.
+    /// Calibration temperature, by which the logits are divided.
     pub temperature: f64,
-    /// Added to the divided logit of each class.
+    /// Calibration shift of each class, which is added to its divided logit.
     pub shift: Vec<f64>,
     /// Held-out samples with the new model's highest losses, worst first.
     pub worst: Vec<HardExampleRecord>,
-    /// Samples whose label looks wrong.
+    /// Samples whose labels look wrong.
     pub suspects: Vec<HardExampleRecord>,
-    /// The held-out loss during the training, before calibration; empty in
-    /// models of earlier versions.
+    /// The held-out loss during the training, before calibration. Empty in
+    /// models that were stored by earlier versions.
     #[serde(default)]
     pub curve: Vec<CurvePointRecord>,
 }
@@ -297,12 +298,13 @@ impl From<Measurements> for MeasuredRecord {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ValidationRecord {
-    /// About a fifth of the tracks, always the same, never learned from.
+    /// About a fifth of the tracks are held out permanently: always the same
+    /// tracks, which are never used for training.
     HoldOut {
-        /// Tracks that were held out.
+        /// Number of tracks that were held out.
         groups: usize,
     },
-    /// Cross-validation by track: each fold is held out once.
+    /// Cross-validation by track, in which each fold is held out once.
     CrossValidation {
         /// Number of folds.
         folds: usize,
@@ -318,15 +320,15 @@ impl From<Validation> for ValidationRecord {
     }
 }
 
-/// The model that a training began with.
+/// The model that the training started from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum InitialHeadRecord {
     /// The model that was in use.
     Champion,
-    /// The built-in model, or that of the configured classifier.
+    /// The built-in model, or the model of the configured classifier.
     Base,
-    /// Unknown: another device trained the new model.
+    /// Unknown, because another device trained the new model.
     Elsewhere,
 }
 
@@ -340,10 +342,11 @@ impl From<InitialHead> for InitialHeadRecord {
     }
 }
 
-/// The held-out loss at one moment of a training.
+/// The held-out loss at one point of the training.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CurvePointRecord {
-    /// Steps of Adam so far; 0 is the model that the training began with.
+    /// Number of Adam steps so far; 0 stands for the model that the training
+    /// started from.
     pub steps: usize,
     /// Mean cross-entropy of the held-out samples, in nats.
     pub loss: f64,
@@ -358,20 +361,20 @@ impl From<CurvePoint> for CurvePointRecord {
     }
 }
 
-/// How a model did on held-out samples.
+/// The scores of a model on held-out samples.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ScoresRecord {
-    /// Held-out samples.
+    /// Number of held-out samples.
     pub samples: usize,
-    /// Samples that were classified correctly.
+    /// Number of samples that were classified correctly.
     pub right: usize,
-    /// Share that was classified correctly, 0 to 1.
+    /// Fraction of samples that were classified correctly, 0 to 1.
     pub accuracy: f64,
-    /// The 95 % interval of the accuracy (Wilson).
+    /// The 95% confidence interval of the accuracy (Wilson score interval).
     pub interval: [f64; 2],
-    /// Mean cross-entropy in nats, each at most 4.
+    /// Mean cross-entropy in nats. The loss of each sample is capped at 4.
     pub loss: f64,
-    /// Samples by true class (row) and predicted class (column).
+    /// Number of samples by true class (row) and predicted class (column).
     pub confusion: Vec<Vec<usize>>,
 }
 
@@ -393,17 +396,17 @@ impl From<Scores> for ScoresRecord {
 pub struct HardExampleRecord {
     /// Id of the sample.
     pub id: String,
-    /// Number of its label.
+    /// Index of its label.
     pub label: usize,
     /// The new model's probability of the label while the sample was held out,
     /// 0 to 1.
     pub probability: f64,
     /// The cross-entropy of that probability, in nats.
     pub loss: f64,
-    /// How many of its nearest neighbors have another label.
+    /// Number of its nearest neighbors that have another label.
     pub disagreeing: usize,
-    /// How many nearest neighbors were compared; state directories without a format
-    /// number spell it the British way.
+    /// Number of nearest neighbors that were compared. State directories
+    /// without a format number use the British spelling of this key.
     #[serde(alias = "neighbours")]
     pub neighbors: usize,
 }
@@ -421,20 +424,21 @@ impl From<HardExample> for HardExampleRecord {
     }
 }
 
-/// What to capture and label next. [`fmt::Display`] gives the sentence.
+/// What to capture and label next. [`fmt::Display`] formats it as a sentence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AdviceRecord {
-    /// A class has too few tracks to judge a model by.
+    /// A class has too few tracks to evaluate a model reliably.
     MoreTracks {
         /// Name of the class.
         label: String,
-        /// Tracks that it has.
+        /// Number of tracks that it has.
         groups: usize,
-        /// Number of tracks beyond which more of them add little.
+        /// Number of tracks beyond which additional tracks help little.
         wanted: usize,
     },
-    /// All samples of a class are of one day, so of one light.
+    /// All samples of a class are from one day, so they were probably taken in
+    /// similar light.
     AnotherDay {
         /// Name of the class.
         label: String,
@@ -443,14 +447,14 @@ pub enum AdviceRecord {
     MoreOf {
         /// Name of the class.
         label: String,
-        /// Held-out samples that were misclassified.
+        /// Number of held-out samples of the class that were misclassified.
         wrong: usize,
-        /// Held-out samples.
+        /// Number of held-out samples.
         samples: usize,
     },
-    /// Labels to check.
+    /// Some labels look wrong and should be checked.
     CheckLabels {
-        /// Samples whose label looks wrong.
+        /// Samples whose labels look wrong.
         suspects: usize,
     },
 }
@@ -519,7 +523,7 @@ impl fmt::Display for AdviceRecord {
 mod tests {
     use super::*;
 
-    /// As it was written before the training curve was recorded.
+    /// The JSON that was written before the training curve was recorded.
     const WRITTEN: &str = r#"{
         "ruling": {"refused": {"no-gain": {"gain": 0.004, "needed": 0.01}}},
         "reason": "r",

@@ -1,11 +1,12 @@
-//! What to capture and label next, from the counts and figures of a refit.
+//! Advice on what to capture and label next, based on the counts and figures of
+//! a refit.
 
 use std::collections::BTreeSet;
 
 use super::input::GroupedSample;
 use super::outcome::{Advice, ClassCount, Measurements};
 
-/// Number of tracks of a class beyond which more of them add little.
+/// Number of tracks per class beyond which additional tracks help little.
 const MANY_GROUPS: usize = 20;
 
 pub(super) fn advice(
@@ -41,7 +42,8 @@ pub(super) fn advice(
     advice
 }
 
-/// The class with the largest share of misclassified samples, if there are any.
+/// The class with the largest fraction of misclassified samples, or `None` if
+/// no sample is misclassified.
 fn worst_class(counts: &[ClassCount], measured: &Measurements) -> Option<Advice> {
     let rows = measured.after.confusion.iter().enumerate();
     let (label, wrong, samples) = rows

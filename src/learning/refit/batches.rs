@@ -1,7 +1,8 @@
-//! Batches of new, translated and replayed rows.
+//! Batches of new, translated, and replayed rows.
 //!
-//! Owns the mix of a batch and the translation from the replay set's cameras to
-//! the device's; `docs/LEARNING.md` gives both formulas.
+//! This module decides which rows a batch contains and translates features from
+//! the cameras of the replay set to the camera of the device.
+//! `docs/LEARNING.md` gives the formulas for both.
 
 use std::collections::BTreeMap;
 
@@ -11,43 +12,43 @@ use rand_chacha::ChaCha8Rng;
 use super::RefitContext;
 use crate::vision::embed::FEATURES;
 
-/// Sample numbers by class and group.
+/// Sample indices by class and group.
 type SamplesByClass = BTreeMap<usize, BTreeMap<usize, Vec<usize>>>;
-/// Numbers of replay rows by class.
+/// Indices of replay rows by class.
 type RowsByClass = BTreeMap<usize, Vec<usize>>;
 
-/// What a class has to learn from.
+/// The training rows of a class.
 struct ClassRows {
-    /// Numbers of its samples, by group.
+    /// Indices of its samples, by group.
     groups: Vec<Vec<usize>>,
-    /// Numbers of its replay rows.
+    /// Indices of its replay rows.
     replay: Vec<usize>,
 }
 
-/// Draws batches, taking the classes in turn.
+/// Draws batches and takes the classes in turn.
 pub(super) struct Batches<'a> {
     context: &'a RefitContext<'a>,
     rng: ChaCha8Rng,
-    /// The classes that have anything to learn from.
+    /// The classes that have at least one training row.
     classes: Vec<ClassRows>,
-    /// Factor of each feature of a replay row.
+    /// The factor by which each feature of a replay row is multiplied.
     translation: Vec<f32>,
-    /// New rows in a batch.
+    /// Number of new rows in a batch.
     new: usize,
-    /// Translated rows in a batch.
+    /// Number of translated rows in a batch.
     translated: usize,
     features: Vec<f32>,
     labels: Vec<usize>,
 }
 
-/// Added to the mean features before their ratio is taken: features that
-/// neither camera shows keep their value.
+/// Added to both mean features before their ratio is computed, so that a
+/// feature that is near zero on both cameras keeps its value.
 const TRANSLATION_PRIOR: f32 = 0.025;
-/// The largest value of a feature: the backbone ends with a ReLU6.
+/// The largest value of a feature, because the backbone ends with a ReLU6.
 const MAX_FEATURE: f32 = 6.0;
 
 impl<'a> Batches<'a> {
-    /// Batches of these samples and the replay set.
+    /// Prepares batches from these samples and the replay set.
     pub(super) fn new(context: &'a RefitContext<'a>, samples: &[usize]) -> Batches<'a> {
         let options = &context.options.fit;
         let mut by_class = SamplesByClass::new();
@@ -89,12 +90,13 @@ impl<'a> Batches<'a> {
         }
     }
 
-    /// Features `[batch, FEATURES]`, row by row, and their labels.
+    /// Draws a batch. Returns its features `[batch, FEATURES]` in row-major
+    /// order, and their labels.
     pub(super) fn draw(&mut self) -> (&[f32], &[usize]) {
         self.features.clear();
         self.labels.clear();
-        // The first class varies, since a batch need not be a multiple of the
-        // number of classes.
+        // The first class varies because the batch size may not be a multiple
+        // of the number of classes.
         let first: usize = self.rng.random_range(0..64);
         for position in 0..self.context.options.fit.batch {
             let class = (first + position) % self.classes.len();
@@ -112,13 +114,13 @@ impl<'a> Batches<'a> {
         (&self.features, &self.labels)
     }
 
-    /// A row of a random sample of a class.
+    /// Adds a random row of a random sample of a class.
     fn push_sample(&mut self, turn: usize) {
         let groups = &self.classes[turn % self.classes.len()].groups;
         let group = &groups[self.rng.random_range(0..groups.len())];
         let number = group[self.rng.random_range(0..group.len())];
         let sample = &self.context.samples[number];
-        // The crop itself as often as all of its variants together.
+        // The crop itself is drawn as often as all of its variants together.
         let variants = sample.rows() - 1;
         let row = match self.rng.random_range(0..2) {
             1 if variants > 0 => 1 + self.rng.random_range(0..variants),
@@ -128,7 +130,7 @@ impl<'a> Batches<'a> {
         self.labels.push(sample.label());
     }
 
-    /// A random replay row of a class.
+    /// Adds a random replay row of a class.
     fn push_replayed(&mut self, turn: usize, is_translated: bool) {
         let rows = &self.classes[turn % self.classes.len()].replay;
         let row = rows[self.rng.random_range(0..rows.len())];
@@ -143,7 +145,8 @@ impl<'a> Batches<'a> {
         self.labels.push(self.context.replay.labels[row]);
     }
 
-    /// Dropout of features; those that stay are scaled up by what is dropped.
+    /// Applies dropout to the features. The remaining features are scaled up to
+    /// compensate for the dropped ones.
     fn drop_features(&mut self) {
         let dropout = self.context.options.fit.feature_dropout;
         if dropout > 0.0 {
@@ -156,8 +159,9 @@ impl<'a> Batches<'a> {
     }
 }
 
-/// The ratio of each feature's mean on the device's samples to its mean in the
-/// replay set, both over the classes that they share, with equal weights.
+/// For each feature, returns the ratio of its mean over the device's samples to
+/// its mean over the replay set. Both means cover only the classes that the two
+/// sets share, and each of these classes has the same weight.
 fn translation(
     context: &RefitContext,
     samples: &SamplesByClass,

@@ -1,5 +1,5 @@
-//! Calibration: a temperature and a shift, so that probabilities mean what they
-//! say on this camera (Guo et al. 2017).
+//! Calibration with a temperature and a shift, so that the probabilities match
+//! the observed frequencies on this camera (Guo et al. 2017).
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use super::evaluate::{HeldOutPrediction, cross_entropy};
 use super::outcome::Calibration;
 use crate::onnx::HeadTensors;
 
-/// Prior standard deviation of the logarithm of the temperature: the smaller,
-/// the more samples it takes to move it.
+/// Prior standard deviation of the logarithm of the temperature. The smaller it
+/// is, the more samples are needed to move the temperature away from 1.
 const TEMPERATURE_SPREAD: f64 = 0.25;
 /// Prior standard deviation of each shift, in nats.
 const SHIFT_SPREAD: f64 = 0.15;
@@ -23,15 +23,15 @@ impl Calibration {
         }
     }
 
-    /// The most probable calibration after these predictions (logits, label,
-    /// weight), if the logarithm of the temperature and the shifts have normal
-    /// priors about 0: minimizes
+    /// Finds the most probable calibration given these predictions (logits,
+    /// label, weight). The logarithm of the temperature and the shifts have
+    /// normal priors with mean 0. The calibration minimizes
     ///
     /// ```text
     /// sum w cross_entropy(z / T + b) + ln(T)^2 / 2 s_T^2 + sum b_c^2 / 2 s_b^2
     /// ```
     ///
-    /// by a golden-section search along each coordinate in turn; the function
+    /// by a golden-section search along each coordinate in turn. The function
     /// is smooth and, except in ln T, convex.
     fn fit(predictions: &[(&[f64], usize, f64)], classes: usize) -> Calibration {
         const MAX_ROUNDS: usize = 40;
@@ -88,7 +88,8 @@ impl Calibration {
             .collect()
     }
 
-    /// The same temperature with this share of the shift.
+    /// Returns a calibration with the same temperature and the shift multiplied
+    /// by `share`.
     pub(super) fn with_shift_share(&self, share: f64) -> Calibration {
         Calibration {
             temperature: self.temperature,
@@ -96,8 +97,8 @@ impl Calibration {
         }
     }
 
-    /// The head whose logits are calibrated: its last layer divided by the
-    /// temperature, its last bias shifted.
+    /// Returns a head whose logits are calibrated. Its last layer is divided by
+    /// the temperature, and the shift is added to its last bias.
     pub(super) fn fold_into(&self, head: &HeadTensors) -> HeadTensors {
         let temperature = self.temperature;
         let divided = move |value: &f32| f64::from(*value) / temperature;
@@ -141,16 +142,18 @@ fn golden_section(mut low: f64, mut high: f64, mut cost: impl FnMut(f64) -> f64)
 
 /// The calibrations of a challenger.
 pub(super) struct Calibrations {
-    /// Fitted on all held-out predictions: the one that goes into the head.
+    /// The calibration fitted on all held-out predictions, which is folded into
+    /// the head.
     pub(super) of_all: Calibration,
-    /// For each fold, fitted on the predictions of the other folds.
+    /// For each fold, the calibration fitted on the predictions from the other
+    /// folds.
     pub(super) without_fold: BTreeMap<usize, Calibration>,
 }
 
 impl RefitContext<'_> {
-    /// Fits calibrations on held-out predictions. The gate must not judge a
-    /// prediction by a calibration that was fitted on it, so each fold gets one
-    /// of its own.
+    /// Fits calibrations on held-out predictions. The gate must not evaluate a
+    /// prediction with a calibration that was fitted on it, so each fold gets
+    /// its own calibration.
     pub(super) fn calibrations(&self, predictions: &[HeldOutPrediction]) -> Calibrations {
         let folds = predictions.iter().map(|prediction| prediction.fold);
         let without = |fold| (fold, self.calibration(predictions, Some(fold)));
@@ -164,7 +167,8 @@ impl RefitContext<'_> {
         }
     }
 
-    /// Fitted on the predictions outside of a fold. Every group has weight 1.
+    /// Fits a calibration on the predictions outside the fold `without`, or on
+    /// all predictions if it is `None`. Every group has weight 1.
     fn calibration(
         &self,
         predictions: &[HeldOutPrediction],
@@ -204,7 +208,8 @@ mod tests {
         assert!((nothing.temperature - 1.0).abs() < 1e-3, "{nothing:?}");
         assert_eq!(nothing.shift, [0.0, 0.0]);
 
-        // Logits three times too large and 2 too high for class 0.
+        // The logits are three times too large, and those of class 0 are too
+        // high by 2 before scaling.
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let drawn: Vec<(Vec<f64>, usize)> = (0..2000)
             .map(|_| {

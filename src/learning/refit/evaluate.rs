@@ -1,8 +1,9 @@
 //! Comparing a challenger with the champion on held-out samples.
 //!
-//! Owns the loss, its weighting by class and group, the scores, the agreement of
-//! the labels, and the search for labels that look wrong. Both kinds of
-//! challenger come here: one that was trained now, and one from another device.
+//! This module computes the loss, its weighting by class and group, the scores,
+//! and the agreement of the labels, and it finds labels that look wrong. It
+//! evaluates both kinds of challenger: the one that was just trained, and one
+//! from another device.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,23 +20,23 @@ use crate::training::train::{TrainOptions, Trainer};
 use crate::vision::embed::cosine_distance;
 use crate::vision::head::argmax;
 
-/// The largest loss that one sample counts in the gate, in nats: a head that is
-/// certain and wrong must not outweigh everything else.
+/// The largest loss of one sample that the gate counts, in nats. Without this
+/// cap, a single confident mistake could outweigh all other samples.
 pub const LOSS_CAP: f64 = 4.0;
 
-/// A sample whose held-out probability of its label is lower is compared with
-/// its neighbors.
+/// A sample is compared with its neighbors if the held-out probability of its
+/// label is lower than this.
 const SUSPECT_PROBABILITY: f64 = 0.25;
-/// Nearest neighbors that are compared.
+/// Number of nearest neighbors to compare with.
 const NEIGHBORS: usize = 5;
-/// Held-out samples that are listed as the worst.
+/// Maximum number of held-out samples to list as the worst.
 const MAX_WORST: usize = 10;
 
-/// What both heads say of a sample that was held out.
+/// The predictions of both heads for a held-out sample.
 pub(super) struct HeldOutPrediction {
-    /// Its number among the usable samples.
+    /// Index of the sample in the list of usable samples.
     pub(super) sample: usize,
-    /// The fold that it was held out with.
+    /// The fold in which the sample was held out.
     pub(super) fold: usize,
     /// Logits of the champion.
     pub(super) champion: Vec<f64>,
@@ -43,7 +44,7 @@ pub(super) struct HeldOutPrediction {
     pub(super) challenger: Vec<f64>,
 }
 
-/// Champion and challenger on held-out samples.
+/// Comparison of the champion and the challenger on held-out samples.
 pub(super) struct Comparison {
     before: Scores,
     after: Scores,
@@ -53,7 +54,7 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
-    /// The rest of what the gate reads.
+    /// Adds the other values that the gate needs.
     pub(super) fn with(
         self,
         training: TrainingSummary,
@@ -133,8 +134,9 @@ impl RefitContext<'_> {
         }
     }
 
-    /// The mean over the classes of the mean over their groups of the mean over
-    /// their samples; the standard error is that over groups.
+    /// Averages the values over the samples of each group, then over the groups
+    /// of each class, then over the classes. The standard error is computed
+    /// from the spread of the groups.
     pub(super) fn balanced(&self, values: impl Iterator<Item = (usize, f64)>) -> Estimate {
         let mut groups: BTreeMap<(usize, usize), (f64, f64)> = BTreeMap::new();
         for (sample, value) in values {
@@ -155,15 +157,15 @@ impl RefitContext<'_> {
             let mean = means.iter().sum::<f64>() / n;
             let squares: f64 = means.iter().map(|value| (value - mean).powi(2)).sum();
             balanced.mean += mean / number;
-            // A class with one group has no spread of its own.
+            // A class with only one group contributes no variance.
             variance += squares / (n - 1.0).max(1.0) / n / (number * number);
         }
         balanced.standard_error = variance.sqrt();
         balanced
     }
 
-    /// The worst of these samples, which are sorted by falling loss, and those
-    /// whose label looks wrong.
+    /// Returns the worst of these samples and the samples whose label looks
+    /// wrong. `by_loss` is sorted by loss in descending order.
     fn worst_and_suspects(
         &self,
         mut by_loss: Vec<(f64, usize)>,
@@ -184,9 +186,9 @@ impl RefitContext<'_> {
         (worst, suspects)
     }
 
-    /// Compares samples (held-out loss, number) with their neighbors: the
-    /// samples of other groups with the smallest cosine distance, after the mean
-    /// of all features was subtracted.
+    /// Compares samples (held-out loss, index) with their neighbors. The
+    /// neighbors are the samples from other groups with the smallest cosine
+    /// distance after the mean feature vector is subtracted.
     fn hard_examples(&self, by_loss: &[(f64, usize)]) -> Vec<HardExample> {
         let number = self.samples.len() as f32;
         let mut mean = vec![0.0; FEATURES];
@@ -227,12 +229,13 @@ impl RefitContext<'_> {
         by_loss.iter().map(describe).collect()
     }
 
-    /// See [`Measurements::agreement`]: the area under the ROC curve for more
-    /// than two classes (Hand and Till 2001) of a head that was learned without
+    /// Computes [`Measurements::agreement`]. It is the multiclass area under
+    /// the ROC curve (Hand and Till 2001) of a head that was trained without
     /// the labels.
     pub(super) fn agreement(&self, input: &RefitInput) -> Result<Estimate, Abort> {
         let (logits, known) = self.without_labels(input)?;
-        // The mean logits of each group's samples of a label.
+        // The sum of the logits and the number of samples, for each label and
+        // group.
         let mut groups: BTreeMap<(usize, usize), (Vec<f64>, f64)> = BTreeMap::new();
         for (sample, logits) in self.samples.iter().zip(&logits) {
             let (sums, count) = groups
@@ -257,8 +260,9 @@ impl RefitContext<'_> {
                 };
             }
         }
-        // The variance of Mann and Whitney's U over that of its pairs, for each
-        // two classes, combined in proportion to their pairs.
+        // For each pair of classes, the variance of the Mann-Whitney U
+        // statistic relative to its number of pairs. The variances are combined
+        // in proportion to the number of pairs.
         let mut sizes: BTreeMap<usize, f64> = BTreeMap::new();
         for (label, _) in groups.keys() {
             *sizes.entry(*label).or_default() += 1.0;
@@ -283,10 +287,11 @@ impl RefitContext<'_> {
         })
     }
 
-    /// The logits of all samples by a head that was learned without their
-    /// labels, and the classes that it knows. With a replay set it is the base
-    /// head after learning from translated replay alone: labels take part only
-    /// in that the mean features weigh classes equally. Without one it is the
+    /// Returns the logits of all samples from a head that was trained without
+    /// their labels, and the classes that this head knows. With a replay set,
+    /// it is the base head after training on replay rows alone, some of them
+    /// translated. The labels matter only because the mean features for the
+    /// translation weight the classes equally. Without a replay set, it is the
     /// base head itself.
     fn without_labels(
         &self,
@@ -319,7 +324,8 @@ impl RefitContext<'_> {
         Ok((predicted, self.replay.labels.iter().copied().collect()))
     }
 
-    /// Whether these samples have two classes of at least [`MIN_GROUPS`] groups.
+    /// Whether at least two classes have [`MIN_GROUPS`] or more groups among
+    /// these samples.
     pub(super) fn can_judge(&self, samples: impl Iterator<Item = usize>) -> bool {
         let mut groups = vec![BTreeSet::new(); self.classes];
         for sample in samples {
@@ -330,7 +336,7 @@ impl RefitContext<'_> {
         enough.count() >= 2
     }
 
-    /// The features of these samples' crops, row by row.
+    /// The features of these samples' crops in row-major order.
     pub(super) fn crops(&self, samples: &[usize]) -> Vec<f32> {
         let mut features = Vec::with_capacity(samples.len() * FEATURES);
         for sample in samples {
@@ -346,21 +352,21 @@ pub(super) fn logits(head: &HeadTensors, features: &[f32]) -> Result<Vec<Vec<f64
     Ok(rows_of(&trainer.logits(features)?, head.b2.len()))
 }
 
-/// `[rows, columns]` as rows of 64-bit floats.
+/// Converts `[rows, columns]` to a list of rows of 64-bit floats.
 pub(super) fn rows_of(values: &[f32], columns: usize) -> Vec<Vec<f64>> {
     let rows = values.chunks_exact(columns);
     rows.map(|row| row.iter().copied().map(f64::from).collect())
         .collect()
 }
 
-/// -ln of the softmax probability of a label.
+/// The negative natural logarithm of the softmax probability of a label.
 pub(super) fn cross_entropy(logits: &[f64], label: usize) -> f64 {
     let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = logits.iter().map(|logit| (logit - largest).exp()).sum();
     sum.ln() + largest - logits[label]
 }
 
-/// The share of rows that a head classifies correctly.
+/// The fraction of rows that a head classifies correctly.
 pub(super) fn accuracy(head: &HeadTensors, rows: &Rows) -> Result<f64, Abort> {
     let logits = logits(head, &rows.features)?;
     let right = logits

@@ -1,4 +1,5 @@
-//! How samples are held out: a permanent holdout or folds, split by group.
+//! Holding out samples, either in a permanent holdout or in folds. Both are
+//! split by group.
 
 use std::collections::BTreeMap;
 
@@ -9,27 +10,28 @@ use super::input::GroupedSample;
 use super::options::HoldOutOptions;
 use super::outcome::Validation;
 
-/// Which samples are held out, and when.
+/// Which samples are held out, and in which fold.
 pub(super) struct Split {
     pub(super) validation: Validation,
-    /// The fold of each sample; `None` is never held out. In a permanent
-    /// holdout the folds only separate what calibrates from what is calibrated.
+    /// The fold of each sample, or `None` if the sample is never held out. In a
+    /// permanent holdout, the folds only keep the calibration of a prediction
+    /// separate from the predictions that the calibration is fitted on.
     pub(super) folds: Vec<Option<usize>>,
 }
 
 impl Split {
-    /// Whether the head that is handed out learns from samples of a fold.
+    /// Whether the head that is returned is trained on samples of this fold.
     pub(super) fn learns(&self, fold: Option<usize>) -> bool {
         matches!(self.validation, Validation::CrossValidation { .. }) || fold.is_none()
     }
 }
 
-/// One in this many groups belongs to a permanent holdout.
+/// One in five groups belongs to the permanent holdout.
 const HOLD_OUT_RATIO: u8 = 5;
 
-/// Splits by group. Whether a group belongs to a permanent holdout depends on
-/// the names of its day and track alone, so that a group which is held out now
-/// always will be.
+/// Splits the samples by group. Whether a group belongs to the permanent
+/// holdout depends only on the names of its day and track, so a group that is
+/// held out now will always be held out.
 pub(super) fn split(samples: &[GroupedSample], classes: usize, options: &HoldOutOptions) -> Split {
     let labels = group_labels(samples);
     let mut digests = vec![[0; 32]; labels.len()];
@@ -41,7 +43,8 @@ pub(super) fn split(samples: &[GroupedSample], classes: usize, options: &HoldOut
         digests[sample.group] = hasher.finalize().into();
     }
     let is_permanent = |group: &usize| digests[*group][0].is_multiple_of(HOLD_OUT_RATIO);
-    // Groups by class, in an order that depends on their names alone.
+    // The groups sorted by class, and within a class in an order that depends
+    // only on their names.
     let mut order: Vec<usize> = (0..labels.len()).collect();
     order.sort_by_key(|group| (labels[*group], digests[*group]));
 
@@ -71,8 +74,8 @@ pub(super) fn split(samples: &[GroupedSample], classes: usize, options: &HoldOut
     }
 }
 
-/// The most frequent label of each group, the lowest of equally frequent ones,
-/// in the order of the groups' numbers.
+/// Returns the most frequent label of each group, in the order of the group
+/// indices. In a tie, the lowest label wins.
 fn group_labels(samples: &[GroupedSample]) -> Vec<usize> {
     let mut votes: BTreeMap<usize, BTreeMap<usize, usize>> = BTreeMap::new();
     for sample in samples {

@@ -1,12 +1,13 @@
-//! The gate: whether a challenger may replace the champion.
+//! The gate, which decides whether a challenger may replace the champion.
 //!
-//! Owns the order of the checks and their limits; reads nothing but the
-//! measurements.
+//! This module defines the order of the checks and their limits. It uses
+//! nothing but the measurements.
 
 use super::options::GateOptions;
 use super::outcome::{Measurements, Refusal, change};
 
-/// The first check that a challenger fails; `None` accepts it.
+/// Returns the first check that a challenger fails, or `None` if the challenger
+/// is accepted.
 #[must_use]
 pub fn gate(measured: &Measurements, options: &GateOptions) -> Option<Refusal> {
     let agreement = measured.agreement.mean;
@@ -36,7 +37,7 @@ pub fn gate(measured: &Measurements, options: &GateOptions) -> Option<Refusal> {
     (after < before - options.replay_tolerance).then_some(Refusal::Forgets { before, after })
 }
 
-/// Why a challenger is accepted, in a sentence.
+/// Returns a sentence that says why a challenger is accepted.
 pub(super) fn reason_to_accept(measured: &Measurements) -> String {
     let (before, after) = (&measured.before, &measured.after);
     format!(

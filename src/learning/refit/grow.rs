@@ -1,20 +1,21 @@
-//! Growing a head by new classes.
+//! Adding new classes to a head.
 
 use std::collections::BTreeSet;
 
 use super::RefitError;
 use crate::onnx::HeadTensors;
 
-/// How far the logit of a new class begins below the mean of the others.
+/// How far the logit of a new class starts below the mean logit of the known
+/// classes.
 pub(super) const NEW_CLASS_MARGIN: f32 = 2.0;
 
-/// A head with more classes. Rows of known labels are kept; a new label gets
-/// the mean of all rows and a bias 2 below the mean, so that its logit is never
-/// the largest before something was learned.
+/// Returns the head with more classes. The rows of known labels are kept. A new
+/// label gets the mean of all rows and a bias that is 2 below the mean bias, so
+/// that its logit is never the largest before the head is trained.
 ///
 /// # Errors
-/// [`RefitError::Head`] if the tensors do not fit the labels, a known label is
-/// missing among the new ones, or two labels are the same.
+/// Returns [`RefitError::Head`] if the tensors do not match the labels, if a
+/// known label is missing from `grown`, or if two labels are the same.
 pub fn grow(
     head: &HeadTensors,
     labels: &[String],

@@ -1,8 +1,8 @@
-//! What a refit is made of, and whether it can be used.
+//! The input of a refit, and the checks that decide whether it can be used.
 //!
-//! Owns the checks of heads, samples and replay set, and the grouping of
-//! samples. A head or replay set that does not fit is an error of the caller; a
-//! sample that does not fit is skipped and named.
+//! This module checks heads, samples, and the replay set, and groups the
+//! samples. A head or a replay set that does not fit is the caller's error. A
+//! sample that does not fit is skipped and listed in the outcome.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,50 +12,54 @@ use crate::learning::replay::{Replay, Rows};
 use crate::onnx::{FEATURES, HeadTensors};
 use crate::training::train::{TrainOptions, Trainer};
 
-/// A labeled crop of the device's own camera.
+/// A labeled crop from the device's own camera.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
-    /// Names the sample in the outcome.
+    /// The id that identifies the sample in the outcome.
     pub id: String,
-    /// Number of its class.
+    /// Index of its class in the list of labels.
     pub label: usize,
-    /// The track that it was cut from; with `day` it makes the sample's group.
+    /// The track that the crop comes from. The track and the `day` together
+    /// identify the sample's group.
     pub track: String,
     /// The day on which it was captured.
     pub day: String,
-    /// `[rows, FEATURES]`, row by row: the crop itself, then its variants.
+    /// Features `[rows, FEATURES]` in row-major order. The first row is the
+    /// crop itself, and the others are its variants.
     pub features: Vec<f32>,
-    /// Whether the champion learned from it, with this label. Such samples do
-    /// not judge the champion as long as there are enough others.
+    /// Whether the champion was trained on this sample with this label. The
+    /// champion is not evaluated on such samples as long as there are enough
+    /// others.
     pub seen: bool,
 }
 
-/// What a refit is made of.
+/// The input of a refit.
 #[derive(Debug, Clone, Copy)]
 pub struct RefitInput<'a> {
     /// Names of the classes, in the order of both heads' outputs.
     pub labels: &'a [String],
     /// The head in use.
     pub champion: &'a HeadTensors,
-    /// The head that the device began with; see [`grow`](super::grow) if it has
-    /// fewer classes.
+    /// The head that the device started with. If it has fewer classes than
+    /// `labels`, use [`grow`](super::grow) first.
     pub base: &'a HeadTensors,
-    /// The classes of `base` before it was grown, some of `labels`.
+    /// The classes that `base` had before it was grown; a subset of `labels`.
     pub base_labels: &'a [String],
-    /// Labeled crops, with features by the backbone of both heads.
+    /// Labeled crops, with features computed by the backbone that both heads
+    /// use.
     pub samples: &'a [Sample],
-    /// Features of what must not be forgotten, with labels among `labels`.
-    /// `None` if there are none for this backbone and these labels: then
-    /// nothing protects against forgetting.
+    /// Features of the pictures that the head must not forget, with labels from
+    /// `labels`. `None` if there is no replay set for this backbone and these
+    /// labels, in which case nothing protects against forgetting.
     pub replay: Option<&'a Replay>,
 }
 
 impl RefitInput<'_> {
-    /// The replay rows to learn from and those to judge by, without rows if
-    /// there is no replay set.
+    /// Checks the input and returns the replay rows to train on and the replay
+    /// rows to evaluate on. Both are empty if there is no replay set.
     ///
     /// # Errors
-    /// [`RefitError::Head`], [`RefitError::Replay`].
+    /// Returns [`RefitError::Head`] or [`RefitError::Replay`].
     pub(super) fn checked(&self) -> Result<(Rows, Rows), RefitError> {
         check_head("head in use", self.champion, self.labels)?;
         check_head("built-in head", self.base, self.labels)?;
@@ -68,7 +72,8 @@ impl RefitInput<'_> {
         }
     }
 
-    /// Replay rows with the numbers that their labels have in the head.
+    /// Returns the replay rows with each label replaced by its index in the
+    /// head.
     fn renumbered(&self, replay: &Replay, rows: &Rows) -> Result<Rows, RefitError> {
         let fail = |problem: &str| Err(RefitError::Replay(problem.to_owned()));
         if rows.is_empty() || rows.features.len() != rows.len() * FEATURES {
@@ -91,7 +96,7 @@ impl RefitInput<'_> {
         }
     }
 
-    /// The samples that can be used, with their groups, and the others.
+    /// Returns the usable samples with their groups, and the skipped samples.
     pub(super) fn grouped(&self) -> (Vec<GroupedSample<'_>>, Vec<SkippedSample>) {
         let mut samples = Vec::new();
         let mut skipped = Vec::new();
@@ -120,8 +125,8 @@ impl RefitInput<'_> {
     }
 }
 
-/// Checks that a head's tensors fit its labels and are finite; `head` names it
-/// in the error.
+/// Checks that a head's tensors match its labels and are finite. The error
+/// calls the head `head`.
 pub(super) fn check_head(
     head: &'static str,
     tensors: &HeadTensors,
@@ -141,7 +146,7 @@ pub(super) fn check_head(
 /// A sample that can be used.
 pub(super) struct GroupedSample<'a> {
     pub(super) sample: &'a Sample,
-    /// Number of its group: a track within a day.
+    /// Index of its group. A group is one track on one day.
     pub(super) group: usize,
 }
 
@@ -181,7 +186,7 @@ pub(super) fn class_counts(samples: &[GroupedSample], labels: &[String]) -> Vec<
         .collect()
 }
 
-/// Why these samples are too few to learn from, if they are.
+/// Returns the reason for a refusal if there are too few samples to train on.
 pub(super) fn too_few(counts: &[ClassCount]) -> Option<Refusal> {
     let present: Vec<&ClassCount> = counts.iter().filter(|count| count.samples > 0).collect();
     match present.as_slice() {

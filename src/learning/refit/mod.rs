@@ -1,24 +1,28 @@
 //! Refitting a head on the device, and the gate that a new head must pass.
 //!
-//! Owns how a challenger is learned from a few labeled crops of the device's
-//! own camera, how it is calibrated, and whether it may replace the champion,
-//! which is the head in use. Knows nothing of cameras, files or where samples
-//! are kept. Pure: samples, replay set and seed come in as arguments; no clock,
-//! no threads. Source of the formulas and the figures: `docs/LEARNING.md`.
+//! This module trains a challenger on a few labeled crops from the device's own
+//! camera, calibrates it, and decides whether it may replace the champion,
+//! which is the head in use. It knows nothing about cameras, files, or where
+//! samples are stored. It is pure: the samples, the replay set, and the seed
+//! are arguments, and it uses no clock and no threads. The formulas and the
+//! figures come from `docs/LEARNING.md`.
 //!
 //! # Order
-//! 1. Samples that cannot be used are skipped and named (`input`).
-//! 2. They are split by group, a group being a track within a day (`folds`):
-//!    the crops of one person passing by resemble each other so much that a
-//!    split by crop would judge a head by what it has memorized.
-//! 3. A challenger is learned without each fold, and predicts it (`batches`).
+//! 1. Samples that cannot be used are skipped and listed in the outcome
+//!    (`input`).
+//! 2. The usable samples are split by group (`folds`). A group is one track on
+//!    one day. The crops of one person passing by look so similar that a split
+//!    by crop would evaluate a head on crops that it has memorized.
+//! 3. For each fold, a challenger is trained on the other folds and then
+//!    predicts the held-out fold (`batches`).
 //! 4. Temperature and shift are fitted on those held-out predictions
-//!    (`calibration`); for the gate, those of a fold come from the other folds.
+//!    (`calibration`). For the gate, each fold is calibrated with values fitted
+//!    on the other folds.
 //! 5. Challenger and champion are compared on the held-out samples and on the
 //!    replay holdout (`evaluate`), and the gate decides (`gate`).
-//! 6. After a cross-validation, the challenger that is handed out is learned
-//!    from all samples in the same way; after a permanent holdout it is the one
-//!    that was judged.
+//! 6. After cross-validation, the challenger that is returned is trained on all
+//!    samples in the same way. With a permanent holdout, it is the challenger
+//!    that was evaluated.
 
 mod advice;
 mod batches;
@@ -54,56 +58,59 @@ use evaluate::{HeldOutPrediction, accuracy, cross_entropy, logits, rows_of};
 use folds::{Split, split};
 use input::{GroupedSample, check_head, class_counts, too_few};
 
-/// Groups that each class needs: with a single one it cannot be held out and
-/// learned at once.
+/// Minimum number of groups per class. A single group cannot be used for both
+/// training and validation.
 const MIN_GROUPS: usize = 2;
 
-/// Shares of the shift that are tried in turn, until one leaves the accuracy on
-/// the replay holdout as good as it was.
+/// Fractions of the shift to try in turn, until the accuracy on the replay
+/// holdout stays within the tolerance.
 const SHIFT_SHARES: [f64; 3] = [1.0, 0.5, 0.0];
 
-/// What an outcome says if there is no replay set.
+/// The warning in the outcome when there is no replay set.
 const NO_REPLAY: &str = "the replay set was made for other labels or another backbone than this \
                          classifier's: nothing keeps the new model from forgetting what the \
                          built-in one knows, and the check for that is skipped";
 
-/// Why no refit was tried. Each message is one whole sentence.
+/// The reason why a refit was not attempted. Each message is a complete
+/// sentence.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum RefitError {
-    /// The caller asked to stop.
+    /// The caller canceled the refit.
     #[error("the training was cancelled")]
     Cancelled,
-    /// An option that cannot work.
+    /// An option has an invalid value.
     #[error("a head cannot be refitted with {0}")]
     Options(String),
-    /// A head whose tensors do not fit its labels.
+    /// The tensors of a head do not match its labels.
     #[error("the {head} cannot be refitted: {problem}")]
     Head {
-        /// Which head it is.
+        /// Name of the head, which the message uses.
         head: &'static str,
         /// What is wrong with it.
         problem: String,
     },
-    /// A replay set that does not go with the head.
+    /// The replay set does not match the head.
     #[error("the replay set cannot be used: {0}")]
     Replay(String),
 }
 
-/// What a refit ends with.
+/// The result of a refit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fit {
-    /// What was found; kept in the new head's metadata, and reported.
+    /// The decision and the figures, which are reported and stored in the new
+    /// head's metadata.
     pub outcome: Outcome,
-    /// The new champion, calibrated; only if it was accepted.
+    /// The new, calibrated champion, or `None` if the gate refused it.
     pub head: Option<HeadTensors>,
 }
 
-/// Learns a challenger from the samples and lets the gate decide. The same
-/// input gives the same bits. `cancelled` is called before every step.
+/// Trains a challenger on the samples and lets the gate decide whether to
+/// accept it. The same input always gives exactly the same bits. `cancelled` is
+/// called before every step.
 ///
 /// # Errors
-/// [`RefitError`] if the input cannot be used or the refit was cancelled;
-/// whatever is wrong or missing among the samples is a [`Refusal`] instead.
+/// Returns [`RefitError`] if the input cannot be used or the refit was
+/// canceled. Invalid or missing samples lead to a [`Refusal`] instead.
 pub fn fit(
     input: &RefitInput,
     options: &RefitOptions,
@@ -151,13 +158,13 @@ pub fn fit(
     })
 }
 
-/// Compares a head that was learned elsewhere, unchanged, with the champion on
-/// the samples and the replay holdout, and lets the gate decide. Samples that
-/// the champion learned from are left out if enough others remain; otherwise the
-/// champion has the advantage.
+/// Compares a head from another device with the champion on the samples and the
+/// replay holdout, without changing the head, and lets the gate decide. Samples
+/// that the champion was trained on are left out if enough others remain.
+/// Otherwise, they stay in, which gives the champion an advantage.
 ///
 /// # Errors
-/// As [`fit`].
+/// Same as [`fit`].
 pub(crate) fn evaluate_foreign(
     input: &RefitInput,
     challenger: &HeadTensors,
@@ -193,12 +200,13 @@ pub(crate) fn evaluate_foreign(
     })
 }
 
-/// Learns from all samples, beginning with the champion, and judges nothing:
-/// what [`fit`] does for each fold, for experiments. `None` if there is nothing
-/// to learn from or the training ended in numbers that are not finite.
+/// Trains on all samples, starting from the champion, and evaluates nothing.
+/// This is the training step that [`fit`] runs for each fold; it is public for
+/// experiments. Returns `None` if there are no usable samples or if the
+/// training produced numbers that are not finite.
 ///
 /// # Errors
-/// As [`fit`].
+/// Same as [`fit`].
 pub fn learn(
     input: &RefitInput,
     options: &RefitOptions,
@@ -225,8 +233,8 @@ pub fn learn(
     }
 }
 
-/// The samples that can be used, and what is known before anything is learned or
-/// measured.
+/// Returns the usable samples, and the outcome with everything that is known
+/// before any training or measurement.
 fn before_measuring<'a>(input: &'a RefitInput) -> (Vec<GroupedSample<'a>>, Outcome) {
     let (samples, skipped) = input.grouped();
     let counts = class_counts(&samples, input.labels);
@@ -244,8 +252,8 @@ fn before_measuring<'a>(input: &'a RefitInput) -> (Vec<GroupedSample<'a>>, Outco
     (samples, outcome)
 }
 
-/// Adds the figures, the advice that follows from them, and the reason to
-/// accept. Gives what the gate objects to.
+/// Adds the figures, the advice based on them, and the reason for accepting the
+/// challenger. Returns the gate's objection, if it has one.
 fn add_measured(
     outcome: &mut Outcome,
     samples: &[GroupedSample],
@@ -259,11 +267,12 @@ fn add_measured(
     refusal
 }
 
-/// Why an attempt ended early.
+/// The reason why an attempt ended early.
 #[derive(Debug)]
 enum Abort {
     Cancelled,
-    /// Shapes were checked before: what is left to go wrong is the numbers.
+    /// The training produced numbers that are not finite. Nothing else can fail
+    /// here because the shapes were checked before.
     NotFinite,
 }
 
@@ -273,23 +282,23 @@ impl From<TrainError> for Abort {
     }
 }
 
-/// What stays the same throughout a refit.
+/// The data that stays the same throughout a refit.
 #[derive(Clone, Copy)]
 struct RefitContext<'a> {
     options: &'a RefitOptions,
     cancelled: &'a dyn Fn() -> bool,
     classes: usize,
     samples: &'a [GroupedSample<'a>],
-    /// Replay rows to learn from; none without a replay set.
+    /// Replay rows to train on; empty if there is no replay set.
     replay: &'a Rows,
 }
 
-/// The samples that are held out at some time, and what is known of them before
-/// a challenger is learned.
+/// The samples that are held out in any round, and what is known about them
+/// before a challenger is trained.
 struct HeldOut<'a> {
-    /// Their numbers among the usable samples.
+    /// Indices of the held-out samples in the list of usable samples.
     samples: Vec<usize>,
-    /// Those that judge, by their positions in `samples`.
+    /// Positions in `samples` of the samples that the heads are evaluated on.
     judging: Vec<usize>,
     champion_logits: Vec<Vec<f64>>,
     initial: InitialHead,
@@ -297,17 +306,17 @@ struct HeldOut<'a> {
     initial_loss: f64,
 }
 
-/// What cross-validation, or a permanent holdout, found about the challenger.
+/// What cross-validation or the permanent holdout showed about the challenger.
 struct Validated {
-    /// Steps that early stopping chose.
+    /// Number of steps that early stopping chose.
     steps: usize,
-    /// Logits of the held-out samples after so many steps.
+    /// Logits of the held-out samples after `steps` steps.
     logits: Vec<Vec<f64>>,
     curve: Vec<CurvePoint>,
 }
 
 impl RefitContext<'_> {
-    /// Learns, calibrates and measures a challenger.
+    /// Trains, calibrates, and evaluates a challenger.
     fn fit(
         &self,
         input: &RefitInput,
@@ -344,7 +353,8 @@ impl RefitContext<'_> {
         self.measure(input, predictions, &head, replay_holdout, training)
     }
 
-    /// Which samples are held out and judge, and which head to begin with.
+    /// Determines which samples are held out, which of them the heads are
+    /// evaluated on, and which head the training starts from.
     fn held_out<'a>(&self, input: &RefitInput<'a>, split: &Split) -> Result<HeldOut<'a>, Abort> {
         let samples: Vec<usize> = (0..self.samples.len())
             .filter(|sample| split.folds[*sample].is_some())
@@ -353,7 +363,8 @@ impl RefitContext<'_> {
         let champion_logits = logits(input.champion, &crops)?;
         let base_logits = logits(input.base, &crops)?;
 
-        // Samples that the champion learned from do not show how good it is.
+        // Samples that the champion was trained on do not show how well it
+        // generalizes.
         let unseen: Vec<usize> = (0..samples.len())
             .filter(|position| !self.samples[samples[*position]].sample.seen)
             .collect();
@@ -382,7 +393,8 @@ impl RefitContext<'_> {
         })
     }
 
-    /// The mean loss of the judging samples, by class and group.
+    /// Returns the mean loss over the samples in `judging`, balanced by class
+    /// and group.
     fn held_out_loss(&self, samples: &[usize], judging: &[usize], logits: &[Vec<f64>]) -> f64 {
         let losses = judging.iter().map(|&position| {
             let sample = samples[position];
@@ -392,12 +404,14 @@ impl RefitContext<'_> {
         self.balanced(losses).mean
     }
 
-    /// Learns without each fold and predicts it; chooses the number of steps.
+    /// Trains without each fold, predicts that fold, and chooses the number of
+    /// steps.
     fn validate(&self, held_out: &HeldOut, split: &Split) -> Result<Validated, Abort> {
         let samples = &held_out.samples;
         let checkpoints = self.checkpoints();
         let mut at_checkpoints = vec![vec![Vec::new(); samples.len()]; checkpoints.len()];
-        // The positions in `samples` that are held out together.
+        // For each round, the positions in `samples` that are held out
+        // together.
         let rounds: Vec<Vec<usize>> = match split.validation {
             Validation::HoldOut { .. } => vec![(0..samples.len()).collect()],
             Validation::CrossValidation { folds } => (0..folds)
@@ -451,7 +465,8 @@ impl RefitContext<'_> {
         })
     }
 
-    /// The last checkpoint, unless the held-out loss clearly rose before it.
+    /// Returns the last checkpoint, or an earlier one if the held-out loss was
+    /// clearly lower there.
     fn early_stop(&self, losses: &[f64]) -> usize {
         let last = losses.len() - 1;
         let margin = self.options.gate.min_gain.max(0.0);
@@ -461,7 +476,7 @@ impl RefitContext<'_> {
         })
     }
 
-    /// Numbers of steps after which early stopping measures the loss.
+    /// The step counts at which early stopping measures the loss.
     fn checkpoints(&self) -> Vec<usize> {
         let steps = self.options.fit.steps;
         let mut checkpoints = vec![steps.div_ceil(3), (2 * steps).div_ceil(3), steps];
@@ -469,8 +484,9 @@ impl RefitContext<'_> {
         checkpoints
     }
 
-    /// Calibrates the head, and compares it with the champion. `predictions` are
-    /// of challengers that were learned without the sample.
+    /// Calibrates the head and compares it with the champion. Each of the
+    /// `predictions` comes from a challenger that was trained without the
+    /// sample in question.
     fn measure(
         &self,
         input: &RefitInput,
@@ -510,7 +526,7 @@ impl RefitContext<'_> {
         Ok((measured, calibrated))
     }
 
-    /// Compares champion and challenger, neither of which changes.
+    /// Compares the champion with the challenger and changes neither of them.
     fn evaluate_foreign(
         &self,
         input: &RefitInput,
@@ -556,7 +572,7 @@ impl RefitContext<'_> {
         ))
     }
 
-    /// The head after so many steps of learning.
+    /// Returns the head after training for `steps` steps.
     fn learn_to(
         &self,
         initial: &HeadTensors,
@@ -571,8 +587,8 @@ impl RefitContext<'_> {
         head.ok_or(Abort::NotFinite)
     }
 
-    /// Learns from these samples and the replay set; calls `at_checkpoint` with
-    /// the number of each checkpoint when so many steps are done.
+    /// Trains on these samples and the replay set. Calls `at_checkpoint` with
+    /// the index of each checkpoint when its number of steps is reached.
     fn learn(
         &self,
         initial: &HeadTensors,
@@ -604,7 +620,8 @@ impl RefitContext<'_> {
     }
 }
 
-/// Accuracy of both heads on the replay holdout, if there is one.
+/// The accuracy of both heads on the replay holdout, or `None` if there is no
+/// holdout.
 fn replay_accuracy(
     champion: &HeadTensors,
     challenger: &HeadTensors,

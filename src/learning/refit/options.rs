@@ -1,20 +1,22 @@
-//! The options of a refit, with their checks and measured defaults.
+//! The options of a refit, with their validation and their measured defaults.
 //!
-//! Owns the figures of the recipe, the holdout, and the gate. Where each
-//! default comes from is in `docs/LEARNING.md`.
+//! This module owns the figures of the recipe, the holdout, and the gate.
+//! `docs/LEARNING.md` explains the origin of each default.
 
 use super::RefitError;
 
-/// How a head is refitted, how samples are held out, and what the gate asks for.
+/// How a head is refitted, how samples are held out, and what the gate
+/// requires.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RefitOptions {
-    /// Seed of batches and dropout: the same seed and input give the same head.
+    /// Seed for batches and dropout. The same seed and input give the same
+    /// head.
     pub seed: u64,
-    /// The recipe of the challenger.
+    /// The training recipe for the challenger.
     pub fit: FitOptions,
     /// How samples are held out.
     pub hold_out: HoldOutOptions,
-    /// What the gate asks for.
+    /// What the gate requires.
     pub gate: GateOptions,
 }
 
@@ -29,29 +31,34 @@ impl Default for RefitOptions {
     }
 }
 
-/// The recipe of the challenger.
+/// The training recipe for the challenger.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FitOptions {
-    /// Maximum steps of Adam, at least 1; early stopping may choose fewer.
+    /// Maximum number of Adam steps, at least 1. Early stopping may choose
+    /// fewer.
     pub steps: usize,
-    /// Rows in a batch, at least 2.
+    /// Number of rows in a batch, at least 2.
     pub batch: usize,
-    /// Learning rate of Adam, above 0.
+    /// Learning rate of Adam, greater than 0.
     pub learning_rate: f32,
-    /// Share of a batch that represents the device's camera, 0 to 1: new rows,
-    /// and replayed rows translated to what that camera might have given. The
-    /// rest of the batch is replayed unchanged.
+    /// Fraction of a batch that represents the device's camera, 0 to 1. It
+    /// consists of new rows and of replay rows translated to what that camera
+    /// might have produced. The rest of the batch consists of unchanged replay
+    /// rows.
     pub device_share: f32,
-    /// Share of new rows in a batch as the number of groups grows, 0 to
-    /// `device_share`. With n groups it is n / (n + `half_share_groups`) of this.
+    /// Limit of the fraction of new rows in a batch as the number of groups
+    /// grows, 0 to `device_share`. With n groups, the fraction is this value
+    /// times n / (n + `half_share_groups`).
     pub new_share: f32,
-    /// Number of groups at which new rows have half of `new_share`, from 0. A
-    /// few labels may be wrong, and translated rows hardly need them.
+    /// Number of groups at which the fraction of new rows is half of
+    /// `new_share`, at least 0. With few groups, new rows get a small fraction
+    /// because some labels may be wrong, and translated rows hardly depend on
+    /// the labels.
     pub half_share_groups: f32,
-    /// Share of the hidden units that each step drops, 0 up to but not 1.
+    /// Fraction of the hidden units that each step drops, from 0 to below 1.
     pub dropout: f32,
-    /// Share of the features that each step drops, 0 up to but not 1, so that
-    /// the head cannot recognize a few crops by a few features.
+    /// Fraction of the features that each step drops, from 0 to below 1, so
+    /// that the head cannot memorize a few crops by a few features.
     pub feature_dropout: f32,
 }
 
@@ -73,11 +80,11 @@ impl Default for FitOptions {
 /// How samples are held out.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HoldOutOptions {
-    /// Folds of the cross-validation, at least 2; fewer if there are fewer
-    /// groups.
+    /// Number of folds in cross-validation, at least 2. If there are fewer
+    /// groups than folds, each group is its own fold.
     pub folds: usize,
-    /// Groups that a permanent holdout must have of each class, at least 1.
-    /// With fewer, cross-validation is used.
+    /// Minimum number of groups of each class in a permanent holdout, at least
+    /// 1. With fewer groups, cross-validation is used instead.
     pub min_groups: usize,
 }
 
@@ -90,26 +97,28 @@ impl Default for HoldOutOptions {
     }
 }
 
-/// What the gate asks for.
+/// What the gate requires.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GateOptions {
     /// Minimum gain on held-out samples, in nats of the cross-entropy.
     pub min_gain: f64,
-    /// Minimum gain in its own standard errors. 0 by default: with few samples
-    /// the standard errors are so large that nothing would pass, and the
-    /// agreement of the labels is what prevents harm.
+    /// Minimum gain in units of its own standard error. The default is 0
+    /// because, with few samples, the standard error is so large that no
+    /// challenger would pass. The agreement of the labels prevents harm
+    /// instead.
     pub min_sigmas: f64,
-    /// How much accuracy on held-out samples may be lost, 0 to 1.
+    /// Maximum loss of accuracy on held-out samples, 0 to 1.
     pub accuracy_tolerance: f64,
-    /// How much accuracy on the replay holdout may be lost, 0 to 1.
+    /// Maximum loss of accuracy on the replay holdout, 0 to 1.
     pub replay_tolerance: f64,
-    /// Minimum agreement of the labels with a head that was learned without
-    /// them, 0.5 (none) to 1.
+    /// Minimum agreement of the labels with a head that was trained without
+    /// them, from 0.5 (no agreement) to 1.
     pub min_agreement: f64,
-    /// How far above 0.5 the agreement must be, in the standard errors that it
-    /// would have with random labels: the fewer groups, the more is asked.
+    /// How far above 0.5 the agreement must be, in units of the standard error
+    /// that it would have with random labels. The fewer groups there are, the
+    /// higher the required agreement.
     pub agreement_sigmas: f64,
-    /// Maximum share of samples whose label looks wrong, 0 to 1.
+    /// Maximum fraction of samples whose label looks wrong, 0 to 1.
     pub max_suspects: f64,
 }
 

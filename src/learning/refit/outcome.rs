@@ -1,30 +1,31 @@
-//! What a refit found: the decision, the reason for it, and the figures.
+//! The outcome of a refit: the decision, the reason for it, and the figures.
 //!
-//! Plain values; their JSON is that of the records in `learning::records`.
+//! These are plain values. The records in `learning::records` define their
+//! JSON.
 
 use std::fmt;
 
-/// What was found about a challenger.
+/// The outcome of evaluating a challenger.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// What the gate decided.
+    /// The decision of the gate.
     pub decision: GateDecision,
-    /// Why, in a sentence.
+    /// The reason for the decision, as a sentence.
     pub reason: String,
-    /// What the owner should know about this refit whatever its decision, in a
-    /// sentence.
+    /// A sentence that the owner should read about this refit, whatever the
+    /// gate decided.
     pub warning: Option<String>,
-    /// Names of the classes; everything per class is in their order.
+    /// Names of the classes. All per-class values are in this order.
     pub labels: Vec<String>,
-    /// Usable samples and groups of each class.
+    /// Number of usable samples and groups of each class.
     pub counts: Vec<ClassCount>,
     /// Samples that could not be used.
     pub skipped: Vec<SkippedSample>,
-    /// `None` if the refit ended before anything was measured.
+    /// The figures, or `None` if the refit ended before anything was measured.
     pub measured: Option<Measurements>,
     /// What to capture and label next.
     pub advice: Vec<Advice>,
-    /// Ids of the samples that an accepted head has learned from.
+    /// Ids of the samples that the accepted head was trained on.
     pub learned: Vec<String>,
 }
 
@@ -44,11 +45,12 @@ impl Outcome {
 pub enum GateDecision {
     /// The challenger becomes the champion.
     Accepted,
-    /// The champion stays; also if there is no challenger.
+    /// The champion stays in use, possibly because there is no challenger.
     Refused(Refusal),
 }
 
-/// Why the champion stays. [`fmt::Display`] gives the sentence.
+/// The reason why the champion stays. [`fmt::Display`] formats it as a
+/// sentence.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Refusal {
     /// No sample can be used.
@@ -58,36 +60,36 @@ pub enum Refusal {
         /// Name of the class.
         label: String,
     },
-    /// Too few tracks to hold one of each class out.
+    /// There are too few tracks to hold out one of each class.
     TooFewGroups {
-        /// Name of the class that has the fewest.
+        /// Name of the class that has the fewest groups.
         label: String,
-        /// Groups of that class.
+        /// Number of groups of that class.
         groups: usize,
-        /// Groups that every class needs.
+        /// Number of groups that every class needs.
         needed: usize,
     },
-    /// The training ended in numbers that are not finite.
+    /// The training produced numbers that are not finite.
     NotFinite,
-    /// The labels contradict a head that was learned without them.
+    /// The labels contradict a head that was trained without them.
     LabelsDisagree {
-        /// Agreement of the labels with that head, 0.5 (random) to 1.
+        /// Agreement of the labels with that head, from 0.5 (random) to 1.
         agreement: f64,
-        /// The smallest agreement that passes.
+        /// The minimum agreement that the gate accepts.
         needed: f64,
     },
-    /// Too many single labels look wrong.
+    /// Too many individual labels look wrong.
     LabelsLookWrong {
-        /// Samples whose label looks wrong.
+        /// Samples whose labels look wrong.
         suspects: usize,
-        /// Held-out samples.
+        /// Number of held-out samples.
         samples: usize,
     },
     /// The challenger is not clearly better on the device's own samples.
     NoGain {
         /// Held-out gain in nats.
         gain: f64,
-        /// The smallest gain that passes.
+        /// The minimum gain that the gate accepts.
         needed: f64,
     },
     /// The challenger classifies fewer held-out samples correctly.
@@ -157,7 +159,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// What the loss did, given its decrease in nats.
+/// Says how the loss changed, given its decrease in nats.
 pub(super) fn change(gain: f64) -> String {
     let size = format!("{:.3}", gain.abs());
     match size.as_str() {
@@ -167,21 +169,21 @@ pub(super) fn change(gain: f64) -> String {
     }
 }
 
-/// Usable samples of a class.
+/// The number of usable samples and groups of a class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClassCount {
     /// Name of the class.
     pub label: String,
-    /// Usable samples.
+    /// Number of usable samples.
     pub samples: usize,
-    /// Their groups: tracks within a day.
+    /// Number of their groups. A group is one track on one day.
     pub groups: usize,
 }
 
 /// A sample that could not be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SkippedSample {
-    /// As in [`Sample::id`](super::Sample::id).
+    /// Same as [`Sample::id`](super::Sample::id).
     pub id: String,
     /// What is wrong with it.
     pub reason: SkipReason,
@@ -190,49 +192,51 @@ pub struct SkippedSample {
 /// What is wrong with a sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SkipReason {
-    /// Its features are not rows of [`FEATURES`](crate::onnx::FEATURES) numbers.
+    /// Its features cannot be divided into rows of
+    /// [`FEATURES`](crate::onnx::FEATURES) numbers.
     Size,
     /// A feature is NaN or infinite.
     NotFinite,
-    /// No class has its label's number.
+    /// Its label is not the index of a class.
     Label,
 }
 
 /// The figures of a challenger that was compared with the champion.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measurements {
-    /// How the challenger came about.
+    /// How the challenger was trained.
     pub training: TrainingSummary,
-    /// The champion on held-out samples.
+    /// Scores of the champion on held-out samples.
     pub before: Scores,
-    /// The challenger on held-out samples.
+    /// Scores of the challenger on held-out samples.
     pub after: Scores,
-    /// Mean decrease of the loss in nats, by class and group; each loss counts
-    /// at most [`LOSS_CAP`](super::LOSS_CAP).
+    /// Mean decrease of the loss in nats, balanced by class and group. Each
+    /// loss is capped at [`LOSS_CAP`](super::LOSS_CAP).
     pub gain: Estimate,
-    /// How well the labels match a head that was learned without them, 0.5 (not
-    /// at all) to 1: the share of pairs of groups of two classes that its logits
-    /// put in the order of their labels. 1 if there is no such pair. The
-    /// standard error is that of random labels.
+    /// How well the labels match a head that was trained without them, from 0.5
+    /// (not at all) to 1. It is the fraction of pairs of groups from different
+    /// classes whose logits are in the order that their labels imply, or 1 if
+    /// there is no such pair. The standard error is the one that random labels
+    /// would have.
     pub agreement: Estimate,
     /// Accuracy on the replay holdout; `None` if there is no replay set.
     pub replay: Option<ReplayAccuracy>,
-    /// What was folded into the challenger's last layer.
+    /// The calibration that was folded into the challenger's last layer.
     pub calibration: Calibration,
     /// Held-out samples with the challenger's highest losses, worst first.
     pub worst: Vec<HardExample>,
-    /// Samples whose label looks wrong.
+    /// Samples whose labels look wrong.
     pub suspects: Vec<HardExample>,
 }
 
-/// How a challenger came about.
+/// How a challenger was trained.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainingSummary {
     /// How samples were held out.
     pub validation: Validation,
-    /// The head that the training began with.
+    /// The head that the training started from.
     pub initial_head: InitialHead,
-    /// Steps of Adam that early stopping chose.
+    /// Number of Adam steps that early stopping chose.
     pub steps: usize,
     /// The held-out loss during the training, before calibration.
     pub curve: Vec<CurvePoint>,
@@ -241,12 +245,13 @@ pub struct TrainingSummary {
 /// How samples were held out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Validation {
-    /// About a fifth of the groups, always the same, never learned from.
+    /// About a fifth of the groups are held out permanently: always the same
+    /// groups, which are never used for training.
     HoldOut {
-        /// Groups that were held out.
+        /// Number of groups that were held out.
         groups: usize,
     },
-    /// Cross-validation by group: each fold is held out once.
+    /// Cross-validation by group, in which each fold is held out once.
     CrossValidation {
         /// Number of folds.
         folds: usize,
@@ -258,16 +263,16 @@ pub enum Validation {
 pub enum InitialHead {
     /// The head in use.
     Champion,
-    /// The built-in head, or that of the configured classifier.
+    /// The built-in head, or the head of the configured classifier.
     Base,
-    /// Unknown: another device trained the challenger.
+    /// Unknown, because another device trained the challenger.
     Elsewhere,
 }
 
-/// The held-out loss at one moment of the training.
+/// The held-out loss at one point of the training.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CurvePoint {
-    /// Steps of Adam so far; 0 is the initial head.
+    /// Number of Adam steps so far; 0 stands for the initial head.
     pub steps: usize,
     /// Mean cross-entropy of the held-out samples, in nats.
     pub loss: f64,
@@ -276,27 +281,28 @@ pub struct CurvePoint {
 /// A mean and its standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Estimate {
-    /// The estimate itself.
+    /// The mean.
     pub mean: f64,
-    /// In the same unit as the mean.
+    /// The standard error, in the same unit as the mean.
     pub standard_error: f64,
 }
 
-/// How a head did on held-out samples.
+/// The scores of a head on held-out samples.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scores {
-    /// Held-out samples.
+    /// Number of held-out samples.
     pub samples: usize,
-    /// Samples that were classified correctly.
+    /// Number of samples that were classified correctly.
     pub right: usize,
-    /// Share that was classified correctly, 0 to 1.
+    /// Fraction of samples that were classified correctly, 0 to 1.
     pub accuracy: f64,
-    /// The accuracy's 95 % interval, see
+    /// The 95% confidence interval of the accuracy; see
     /// [`wilson`](crate::training::report::wilson).
     pub interval: [f64; 2],
-    /// Mean cross-entropy in nats, each at most [`LOSS_CAP`](super::LOSS_CAP).
+    /// Mean cross-entropy in nats. The loss of each sample is capped at
+    /// [`LOSS_CAP`](super::LOSS_CAP).
     pub loss: f64,
-    /// Samples by true class (row) and predicted class (column).
+    /// Number of samples by true class (row) and predicted class (column).
     pub confusion: Vec<Vec<usize>>,
 }
 
@@ -307,50 +313,52 @@ pub struct ReplayAccuracy {
     pub before: f64,
     /// The challenger's accuracy, 0 to 1.
     pub after: f64,
-    /// Rows of the replay holdout.
+    /// Number of rows in the replay holdout.
     pub rows: usize,
 }
 
-/// Logits are divided by the temperature, then shifted.
+/// A calibration of the logits, which are divided by the temperature and then
+/// shifted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Calibration {
-    /// Divides the logits.
+    /// The divisor of the logits.
     pub temperature: f64,
-    /// Added to the divided logit of each class.
+    /// For each class, the value that is added to the divided logit.
     pub shift: Vec<f64>,
 }
 
 /// A held-out sample with a high loss.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HardExample {
-    /// As in [`Sample::id`](super::Sample::id).
+    /// Same as [`Sample::id`](super::Sample::id).
     pub id: String,
-    /// Number of its label.
+    /// Index of its label.
     pub label: usize,
     /// The challenger's probability of the label while the sample was held out,
     /// 0 to 1.
     pub probability: f64,
     /// The cross-entropy of that probability, in nats.
     pub loss: f64,
-    /// How many of its nearest neighbors have another label.
+    /// Number of its nearest neighbors that have another label.
     pub disagreeing: usize,
-    /// How many nearest neighbors were compared.
+    /// Number of nearest neighbors that were compared.
     pub neighbors: usize,
 }
 
 /// What to capture and label next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Advice {
-    /// A class has too few tracks to judge a head by.
+    /// A class has too few tracks to evaluate a head reliably.
     MoreTracks {
         /// Name of the class.
         label: String,
-        /// Tracks that it has.
+        /// Number of tracks that it has.
         groups: usize,
-        /// Number of tracks beyond which more of them add little.
+        /// Number of tracks beyond which additional tracks help little.
         wanted: usize,
     },
-    /// All samples of a class are of one day, so of one light.
+    /// All samples of a class are from one day, so they were probably taken in
+    /// similar light.
     AnotherDay {
         /// Name of the class.
         label: String,
@@ -359,14 +367,14 @@ pub enum Advice {
     MoreOf {
         /// Name of the class.
         label: String,
-        /// Held-out samples that were misclassified.
+        /// Number of held-out samples of the class that were misclassified.
         wrong: usize,
-        /// Held-out samples.
+        /// Number of held-out samples.
         samples: usize,
     },
-    /// Labels to check.
+    /// Some labels look wrong and should be checked.
     CheckLabels {
-        /// Samples whose label looks wrong.
+        /// Samples whose labels look wrong.
         suspects: usize,
     },
 }

@@ -6,16 +6,18 @@ use super::*;
 use crate::learning::replay::Replay;
 use crate::vision::embed::FEATURES;
 
-/// Features that distinguish the classes: the first so many are those of a mask,
-/// the next so many those of a bare face.
+/// Number of features per class that distinguish the classes. The first
+/// `SIGNAL` features stand for a mask, and the next `SIGNAL` features for a
+/// bare face.
 const SIGNAL: usize = 40;
-/// Features after those, which are brighter on the device whatever it sees.
+/// Number of features after the signal features that are always brighter on the
+/// device, whatever it sees.
 const GLARE: usize = 30;
 
-/// Synthetic features of two classes and two cameras. Class 0 has high values in
-/// the first features, class 1 in the next. On the device the features of class 0
-/// are dim, so that a head of the old camera predicts class 1 for most of its
-/// pictures.
+/// Synthetic features of two classes and two cameras. Class 0 has high values
+/// in the first features, and class 1 has high values in the next ones. On the
+/// device, the features of class 0 are dim, so a head trained for the old
+/// camera predicts class 1 for most of its pictures.
 pub(super) struct TwoCameras {
     rng: ChaCha8Rng,
     labels: Vec<String>,
@@ -52,7 +54,7 @@ impl TwoCameras {
         }
     }
 
-    /// This many samples of each class, each of its own track.
+    /// Makes `of_each` samples of each class, each with its own track.
     fn samples(&mut self, of_each: usize) -> Vec<Sample> {
         let rows = rows(&mut self.rng, 2 * of_each, true);
         let (features, _) = rows.features.as_chunks::<FEATURES>();
@@ -109,7 +111,7 @@ fn options() -> RefitOptions {
     }
 }
 
-/// Rows of both classes in turn.
+/// Makes rows whose classes alternate.
 fn rows(rng: &mut ChaCha8Rng, count: usize, is_device: bool) -> Rows {
     let mut rows = Rows::default();
     for number in 0..count {
@@ -168,8 +170,8 @@ fn a_few_crops_of_a_new_camera_are_learned_and_nothing_is_forgotten() {
     assert!(accepted >= 5, "only {accepted} of 6 were accepted");
 }
 
-/// Fits so many samples of each class with this share of wrong labels: by how
-/// much the accuracy on the device changed, if a head was accepted.
+/// Refits on samples of which the given fraction has wrong labels. Returns the
+/// change in accuracy on the device, or `None` if no head was accepted.
 fn change_with_wrong_labels(share: f64, seed: u64, has_replay: bool) -> Option<f64> {
     let mut data = TwoCameras::new(100 + seed);
     let test = rows(&mut data.rng, 400, true);
@@ -222,7 +224,7 @@ fn missing_samples_are_named_in_the_refusal() {
         }
     );
     assert!(expected, "{refusal}");
-    // Many crops of one person are one track.
+    // Many crops of one person form only one track.
     let mut one_track = samples.clone();
     for sample in &mut one_track {
         sample.track = format!("class {}", sample.label);
@@ -401,7 +403,7 @@ fn a_head_from_elsewhere_is_judged_by_own_samples() {
         outcome.measured.unwrap().training.initial_head,
         InitialHead::Elsewhere
     );
-    // The other way round, and no change at all.
+    // The heads are swapped here, and then a head is compared with itself.
     for champion in [&learned, base] {
         let outcome = tried(base, champion, &own).unwrap();
         let is_no_gain = matches!(
@@ -467,7 +469,7 @@ fn a_new_class_grows_the_head_and_is_learned() {
     let mut data = TwoCameras::new(11);
     let grown = ["mask", "chin", "bare"].map(str::to_owned);
     let head = grow(&data.base, &data.labels, &grown).unwrap();
-    // Nothing that was known is classified differently.
+    // The grown head classifies every known picture as before.
     let before = logits(&data.base, &data.replay.holdout.features).unwrap();
     let after = logits(&head, &data.replay.holdout.features).unwrap();
     assert_eq!((before.len(), after.len()), (200, 200));

@@ -6,12 +6,12 @@ use rand_chacha::ChaCha8Rng;
 use crate::frame::Crop;
 use crate::training::augment::{self, Geometry, Light, RandomRange};
 
-/// Augmented copies per labeled crop.
+/// Number of augmented copies per labeled crop.
 pub const VARIANTS: usize = 4;
 
-/// [`VARIANTS`] copies of a crop with slightly different light, position and
-/// rotation, to be embedded once, when the crop gets its label. The same seed
-/// gives the same variants.
+/// Returns [`VARIANTS`] copies of a crop with slightly different light,
+/// position, and rotation. A crop's variants need to be embedded only once. The
+/// same seed gives the same variants.
 #[must_use]
 pub fn variants(crop: &Crop, seed: u64) -> Vec<Crop> {
     let range = |probability, from, to| RandomRange {
