@@ -1,4 +1,4 @@
-//! Three devices and one broker: what one has learned, the others try.
+//! Three devices share one broker, and each tries out the heads that another has trained.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -29,7 +29,7 @@ struct Device {
 }
 
 impl Device {
-    /// Its head is a bad one: it says the contrary of the shipped one.
+    /// A device with a bad head, which predicts the opposite of the shipped head.
     fn new(name: &'static str) -> Device {
         let device = Device {
             name,
@@ -100,7 +100,7 @@ impl Device {
         let what = format!("{} says {words:?}", self.name);
         until(&what, || {
             let log = self.log();
-            // A refit that fails the test is no reason to wait for two minutes.
+            // Fail immediately after a panic instead of waiting for two minutes.
             assert!(!log.contains("panicked"), "{log}");
             (log.matches(words).count() >= times).then_some(())
         });
@@ -129,7 +129,7 @@ impl Device {
         list.as_array().unwrap().clone()
     }
 
-    /// Twelve labelled samples of each class, cut otherwise by each device.
+    /// Imports twelve labeled samples of each class, cropped differently on each device.
     fn label(&self, shift: u32) {
         let set = self.at("set");
         pictures(&set, shift);
@@ -150,7 +150,7 @@ impl Drop for Device {
     }
 }
 
-/// Pieces of the golden crops.
+/// Writes pieces of the golden crops.
 fn pictures(set: &Path, shift: u32) {
     for (label, prefix) in [("without_mask", "bare_"), ("with_mask", "mask_")] {
         let class = set.join(label);
@@ -183,7 +183,8 @@ fn what_one_door_has_learned_the_others_try_by_their_own_samples() {
     let key = north.key();
     assert_eq!((key.len(), north.key()), (64, key.clone()));
     north.configure(port, "share = true");
-    // One that trusts nobody hears nothing; these trust the north, and share too.
+    // A device that trusts no other device receives nothing. These two trust the device
+    // `north`, and share their own heads, too.
     let trusting = format!("share = true\ntrust = [\"{key}\"]");
     south.configure(port, &trusting);
     new.configure(port, &trusting);
@@ -196,7 +197,7 @@ fn what_one_door_has_learned_the_others_try_by_their_own_samples() {
     north.says("the model is shared with other devices", 1);
     let offer = until("the offer", || ear.last("maskd/fleet/north"));
     assert!(offer.starts_with(b"maskdh1\n"));
-    // Neither ids of samples nor what came of them leave the device.
+    // Neither the ids of samples nor their results leave the device.
     let clear = String::from_utf8_lossy(&offer);
     let samples: Value = serde_json::from_str(&north.good(&["samples", "list", "--json"])).unwrap();
     for sample in samples.as_array().unwrap() {
@@ -219,7 +220,7 @@ fn what_one_door_has_learned_the_others_try_by_their_own_samples() {
         new.log()
     );
     assert_eq!(new.heads().len(), 0);
-    // What came from elsewhere is not offered again.
+    // A head that came from another device is not offered again.
     std::thread::sleep(Duration::from_secs(1));
     let topics = ear.topics();
     let offers = topics
@@ -227,7 +228,7 @@ fn what_one_door_has_learned_the_others_try_by_their_own_samples() {
         .filter(|topic| topic.starts_with("maskd/fleet/"));
     assert_eq!(offers.collect::<Vec<_>>(), ["maskd/fleet/north"]);
 
-    // Somebody at the broker changes the head, signs one himself, or sends noise.
+    // An attacker at the broker alters the head, signs a head of his own, or sends noise.
     let mut forged = offer.clone();
     let last = forged.len() - 9;
     forged[last] ^= 1;
@@ -240,7 +241,7 @@ fn what_one_door_has_learned_the_others_try_by_their_own_samples() {
     ear.publish("maskd/fleet/north", &vec![b'x'; 1_500_000], false);
     south.says("a message on a fleet topic that is not a model", 1);
 
-    // Who goes back stays there, also when the offer comes again.
+    // A device that has rolled back keeps its head, even when the offer arrives again.
     south.good(&["rollback"]);
     south.stop();
     south.start();

@@ -1,4 +1,4 @@
-//! One rule for labels, through the real binary.
+//! Checks with the real binary that the same rule for labels applies everywhere.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -16,7 +16,7 @@ use std::process::Output;
 use serde_json::Value;
 use support::{assert_refused, golden_crops, maskd, text};
 
-/// Six pictures of each class, all different.
+/// Writes six pictures of each class, all different.
 fn data_set(set: &Path, masked: &str, bare: &str) {
     for (label, prefix) in [(masked, "mask_"), (bare, "bare_")] {
         let class = set.join(label);

@@ -1,6 +1,6 @@
-//! What an older maskd left is taken over: a state directory and a config.
+//! maskd can use the state directory and the config that an older version left.
 //!
-//! `tests/fixtures/make` says how the state directory was made, and by which
+//! `tests/fixtures/make` shows how the state directory was created, and with which
 //! commands.
 #![allow(
     clippy::unwrap_used,
@@ -62,7 +62,7 @@ impl OldState {
         serde_json::from_str(&self.good(&[words, &["--json"]].concat())).unwrap()
     }
 
-    /// The heads, as number, parent and whether it is in use.
+    /// The number and parent of each head, and whether it is in use.
     fn heads(&self) -> Vec<(Value, Value, Value)> {
         let list = self.json(&["heads", "list"]);
         let heads = list.as_array().unwrap().iter();
@@ -98,7 +98,7 @@ fn copy(from: &Path, to: &Path) {
 #[test]
 fn samples_and_heads_of_an_older_maskd_are_taken_over() {
     let state = OldState::new();
-    // Nobody runs a daemon: the exit code says so, and the state is shown.
+    // No daemon is running: the exit code reports that, and the state is still shown.
     let status = state.maskd(&["status", "--json"]);
     assert_eq!(status.status.code(), Some(69));
     let status: Value = serde_json::from_slice(&status.stdout).unwrap();
@@ -128,7 +128,7 @@ fn samples_and_heads_of_an_older_maskd_are_taken_over() {
             (json!(3), json!(2), json!(true)),
         ]
     );
-    // What the gate found when it accepted the head.
+    // Check the results that the gate recorded when it accepted the head.
     let shown = state.json(&["heads", "show", "3"]);
     assert_eq!(shown["outcome"]["ruling"], "accepted", "{shown}");
     assert_eq!(
@@ -139,7 +139,7 @@ fn samples_and_heads_of_an_older_maskd_are_taken_over() {
     assert_eq!(state.good(&["fleet", "key"]).trim().len(), 64);
     assert_eq!(fs::read(state.path().join("fleet.key")).unwrap(), key);
 
-    // The daemon does not learn from the same labels again.
+    // The daemon does not train on the same labels again.
     let (_, base) = open_model(None).unwrap();
     let options = LearningOptions::default();
     let learning = Learning::open(&state.path(), Arc::new(base), options).unwrap();
@@ -147,7 +147,7 @@ fn samples_and_heads_of_an_older_maskd_are_taken_over() {
     assert_eq!(learning.last_refit().unwrap().head, Some(3));
     drop(learning);
 
-    // Labels can be changed, and learned from.
+    // Labels can be changed, and the daemon then trains on them.
     let list = state.json(&["samples", "list", "--label", "unlabelled"]);
     let id = list[0]["id"].as_str().unwrap();
     assert_eq!(
@@ -214,7 +214,7 @@ fn a_head_of_a_newer_format_is_refused_by_name() {
     );
 }
 
-/// Keys that have another name today.
+/// Keys that have been renamed since, with their old and new names.
 const RENAMED: [(&str, &str); 15] = [
     ("camera.rate", "camera.playback-fps"),
     ("detect.side", "detect.input-size"),
@@ -233,7 +233,7 @@ const RENAMED: [(&str, &str); 15] = [
     ("mqtt.topic", "mqtt.topic-prefix"),
 ];
 
-/// The values of a config by section and key.
+/// The values in a config by section and key.
 fn values(table: &toml::Table) -> BTreeMap<String, toml::Value> {
     let sections = table.iter().flat_map(|(section, keys)| {
         let keys = keys.as_table().unwrap().iter();

@@ -1,7 +1,7 @@
-//! Samples and heads under kill -9, on a full disk, on a disk that is read-only.
+//! Samples and heads under `kill -9`, on a full disk and on a read-only disk.
 //!
-//! The test binary runs itself: a child is the test [`child`] with a state
-//! directory in its environment, and does what its job says.
+//! The test binary runs itself: a child process runs only the test [`child`], with a state
+//! directory and a job in its environment, and performs that job.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -53,7 +53,7 @@ fn head(bias: f32) -> HeadFile {
     }
 }
 
-/// This binary, as a child with a job.
+/// A command that runs this binary as a child process with a job.
 fn itself(state: &Path, job: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
@@ -64,7 +64,7 @@ fn itself(state: &Path, job: &str) -> Command {
     command
 }
 
-/// The child; no test if nobody gave it a job.
+/// The entry point of the child process. Without a job, it tests nothing.
 #[test]
 fn child() {
     let (Some(state), Ok(job)) = (std::env::var_os(STATE), std::env::var(JOB)) else {
@@ -77,15 +77,15 @@ fn child() {
     }
 }
 
-/// One whole line at once, past the test harness.
+/// Prints one whole line in a single write, bypassing the test harness.
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     out.write_all(format!("{line}\n").as_bytes()).unwrap();
     out.flush().unwrap();
 }
 
-/// Captures, labels, discards, adds and switches, and says what is done, until
-/// it is killed.
+/// Captures, labels and discards samples, adds and switches heads, and prints each step,
+/// until the process is killed.
 fn work(state: &Path, seed: u64) {
     let store = Store::open(state).unwrap();
     let mut heads = Heads::open(state).unwrap();
@@ -93,7 +93,7 @@ fn work(state: &Path, seed: u64) {
     let labels = ["with_mask", "without_mask"].map(|name| Label::new(name).unwrap());
     say("ready");
     loop {
-        // Few moments for many samples: ids collide.
+        // Use few distinct times for many samples, so that ids collide.
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(rng.random_range(0..50));
         let (crop, feature) = (crop(rng.random()), feature(0.5));
         let new = |keep: bool| NewSample {
@@ -144,22 +144,23 @@ fn work(state: &Path, seed: u64) {
     }
 }
 
-/// What a child has said so far, over all its lives.
+/// What all child processes have reported so far.
 #[derive(Default)]
 struct Said {
-    /// Labels by id; an id that was being changed when the kill came is not in
-    /// it.
+    /// Labels by id. An id that was being changed when the process was killed is not
+    /// included.
     labels: BTreeMap<String, Option<String>>,
     discarded: BTreeSet<String>,
-    /// The head in use, and the one that perhaps is.
+    /// The head in use.
     switched: Option<u32>,
+    /// The head that may be in use, because a switch to it had begun.
     switching: Option<u32>,
     highest: u32,
 }
 
 impl Said {
     fn listen(&mut self, text: &str) {
-        // A line that was cut off by the kill was not said.
+        // Ignore a line that was cut off by the kill.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         for line in whole.lines() {
             let words: Vec<&str> = line.split(' ').collect();
@@ -170,7 +171,7 @@ impl Said {
                 }
                 ["labelling" | "discarding", id] => {
                     self.labels.remove(id);
-                    // Captured anew, perhaps, without the time to say so.
+                    // The id may have been captured again without being reported.
                     self.discarded.remove(id);
                 }
                 ["labelled", id, label] => {
@@ -202,8 +203,8 @@ impl Said {
         for (id, label) in &self.labels {
             assert_eq!(listed.get(&id[..]), Some(&label.as_deref()), "{id}");
         }
-        // Captured ones take the ids of discarded ones again, without having
-        // said so if the kill came between.
+        // New captures reuse the ids of discarded samples. If the kill came before the
+        // report, such a capture is not known here.
         for id in &self.discarded {
             assert!(listed.get(&id[..]).is_none_or(Option::is_none), "{id}");
         }
@@ -252,7 +253,8 @@ fn assert_no_leftovers(folder: &Path) {
 
 #[test]
 fn nothing_that_was_said_is_lost_by_kill_9() {
-    // In memory, where a sync costs nothing, more is done between two kills.
+    // Use a file system in memory, where syncing costs nothing, so that more work is done
+    // between two kills.
     let state = tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())
         .unwrap();
@@ -267,7 +269,8 @@ fn nothing_that_was_said_is_lost_by_kill_9() {
             .unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut text = String::new();
-        // Most at work; some while they open what the one before left.
+        // Kill most children while they work, and some while they open the files that the
+        // previous child left.
         if seed % 8 > 0 {
             while !text.ends_with("ready\n") {
                 assert!(out.read_line(&mut text).unwrap() > 0, "{text}");
@@ -290,8 +293,8 @@ fn nothing_that_was_said_is_lost_by_kill_9() {
     assert!(done > 0, "the children did something: {done} labelled");
 }
 
-/// On a disk of 400 KB: stores until it is full, frees, goes on; then makes the
-/// disk read-only.
+/// Fills a disk of 400 KB, frees space and continues to store, and then makes the disk
+/// read-only.
 fn fill_the_disk(state: &Path) {
     let store = Store::open(state).unwrap();
     let mut heads = Heads::open(state).unwrap();
@@ -315,14 +318,14 @@ fn fill_the_disk(state: &Path) {
         }
     };
     assert!(error.is_no_space() && !error.is_read_only(), "{error}");
-    // The last blocks, too.
+    // Fill the last blocks, too.
     let mut filler = fs::File::create(state.join("filler")).unwrap();
     while filler.write_all(&[0; 512]).is_ok() {}
     let error = heads.add(&head(2.0), &[]).unwrap_err();
     assert!(error.is_no_space(), "{error}");
     assert_eq!(heads.current().unwrap().current.unwrap().number, number);
 
-    // What is there is whole, can be labelled, and can make room.
+    // The existing samples are intact, can be labeled, and can be deleted to free space.
     let samples = store.list().unwrap().samples;
     let ids: Vec<String> = samples.iter().map(|sample| sample.id.clone()).collect();
     assert!(stored.len() > 3 && stored.iter().all(|id| ids.contains(id)));
@@ -338,7 +341,7 @@ fn fill_the_disk(state: &Path) {
     fs::remove_file(state.join("filler")).unwrap();
     store.capture(&[new]).unwrap();
 
-    // As a kernel does when a card fails: read-only under open files.
+    // When a card fails, the kernel makes it read-only while files are open; do the same.
     for options in [["--bind"].as_slice(), &["-o", "remount,bind,ro"]] {
         let mut mount = Command::new("mount");
         mount.args(options);

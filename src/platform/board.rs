@@ -1,13 +1,14 @@
-//! The state of the board: its temperature, and whether its supply and clock hold.
+//! The state of the board: its temperature, and whether the supply voltage and the clock
+//! are at their normal levels.
 //!
-//! Owns where the kernel and the firmware of a Raspberry Pi report it. Knows nothing
-//! of the work that waits while a board is too hot. A board that reports nothing
-//! counts as healthy.
+//! This module knows where the kernel and the firmware of a Raspberry Pi report this
+//! state. It knows nothing about the work that waits while a board is too hot. A board
+//! that reports nothing counts as healthy.
 //!
 //! | what | from |
 //! |---|---|
-//! | temperature | the hottest of the kernel's thermal zones of the processor |
-//! | throttling | `get_throttled` of the firmware's driver, else of `vcgencmd`; else the alarm of the kernel's `rpi_volt`, which knows the voltage alone |
+//! | temperature | the hottest of the kernel's thermal zones for the processor |
+//! | throttling | `get_throttled` from the firmware's driver or, if there is none, from `vcgencmd`; otherwise the alarm of the kernel's `rpi_volt`, which reports only low voltage |
 
 use std::fmt;
 use std::fs;
@@ -17,8 +18,8 @@ use std::process::{Command, Stdio};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// How far a hot board must cool down below its limit before work resumes, in
-/// degrees Celsius. With less, work would start and stop all the time.
+/// How far below its limit a hot board must cool down before work resumes, in degrees
+/// Celsius. A smaller value would make work start and stop all the time.
 const HYSTERESIS: f32 = 5.0;
 
 /// The state of a board: a documented contract.
@@ -70,13 +71,13 @@ impl Throttling {
         }
     }
 
-    /// Takes `throttled=0x50005`, as `vcgencmd` prints it, and `50005`, as the
-    /// driver does: both are hexadecimal.
+    /// Parses `throttled=0x50005`, the format that `vcgencmd` prints, and `50005`, the
+    /// format of the driver. Both numbers are hexadecimal.
     fn parse(text: &str) -> Option<Throttling> {
         let text = text.trim();
         let digits = text.strip_prefix("throttled=").unwrap_or(text);
         let digits = digits.strip_prefix("0x").unwrap_or(digits);
-        // `from_str_radix` would take a sign.
+        // Check the digits first, because `from_str_radix` would accept a sign.
         let hexadecimal = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
         let bits = hexadecimal.then(|| u32::from_str_radix(digits, 16));
         Some(Throttling::from_bits(bits?.ok()?))
@@ -95,14 +96,15 @@ pub enum ThrottleReason {
     /// The temperature is over the configured limit.
     #[error("the board has {temperature_c:.0} °C")]
     Hot {
-        /// Of the processor.
+        /// Temperature of the processor in degrees Celsius.
         temperature_c: f32,
     },
 }
 
 impl BoardStatus {
-    /// Why work that can wait should wait; `None` if it can run. It waits above
-    /// `limit_c`, and, once it waits (`waiting`), until the board is 5 °C below.
+    /// Why deferrable work should wait; `None` if it can run. Work waits while the
+    /// temperature is above `limit_c`. If it is already waiting (`waiting`), it continues
+    /// to wait until the temperature is 5 °C below the limit.
     #[must_use]
     pub fn throttle_reason(&self, limit_c: f32, waiting: bool) -> Option<ThrottleReason> {
         let throttling = self.throttling.unwrap_or_default();
@@ -124,7 +126,7 @@ impl BoardStatus {
 }
 
 impl fmt::Display for BoardStatus {
-    /// In words: `54 °C, supply and clock are fine`.
+    /// Describes the state in words, such as `54 °C, supply and clock are fine`.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self.temperature_c {
             Some(temperature_c) => write!(f, "{temperature_c:.0} °C")?,
@@ -166,9 +168,9 @@ pub struct Board {
 /// Where a Raspberry Pi reports throttling.
 #[derive(Debug)]
 enum ThrottleSource {
-    /// A file with the flags of the firmware.
+    /// A file with the firmware's flags.
     Driver(PathBuf),
-    /// The program `vcgencmd` of the firmware.
+    /// The firmware's program `vcgencmd`.
     Vcgencmd,
     /// A file that is 1 while the voltage is too low.
     Alarm(PathBuf),
@@ -183,11 +185,11 @@ impl Board {
         Board::under(Path::new("/sys"))
     }
 
-    /// With the kernel's files under another folder than `/sys`.
+    /// Same as [`find`](Board::find), with the kernel's files in `sys` instead of `/sys`.
     fn under(sys: &Path) -> Board {
         let zones = folders(&sys.join("class/thermal"));
         let zones = zones.filter(|zone| {
-            // Of a Pi `cpu-thermal`; other boards have several.
+            // A Raspberry Pi has one zone, `cpu-thermal`; other boards have several.
             let kind = read(&zone.join("type")).unwrap_or_default();
             ["cpu", "soc", "x86_pkg_temp"]
                 .iter()
@@ -212,7 +214,7 @@ impl Board {
         }
     }
 
-    /// The state now. On boards without the driver this runs `vcgencmd`.
+    /// Reads the current state. On boards without the driver, this runs `vcgencmd`.
     #[must_use]
     pub fn status(&self) -> BoardStatus {
         let celsius = |zone: &PathBuf| Some(read(zone)?.parse::<f32>().ok()? / 1000.0);
@@ -232,7 +234,7 @@ impl Board {
     }
 }
 
-/// What is in `folder`, in the order of names.
+/// The entries in `folder`, sorted by name.
 fn folders(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
@@ -260,7 +262,7 @@ mod tests {
 
     use super::*;
 
-    /// The kernel's files of a board, in a folder.
+    /// A board whose kernel files are in a temporary folder.
     fn board(files: &[(&str, &str)]) -> (tempfile::TempDir, Board) {
         let sys = tempfile::tempdir().unwrap();
         for (name, text) in files {

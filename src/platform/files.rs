@@ -1,36 +1,36 @@
-//! Files that are there as a whole or not at all.
+//! Files that are written either completely or not at all.
 //!
-//! Owns how bytes reach a disk so that they survive a kill or a power cut at
-//! any moment, how long a file may be that is read, and how two programs are
-//! kept out of one folder. Knows nothing of what is in the files.
+//! This module writes bytes to disk so that they survive a kill or a power cut at any
+//! moment, limits the size of the files that are read, and prevents two programs from
+//! changing the same folder. It knows nothing about the contents of the files.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// How the name of a temporary file begins.
+/// Prefix of the names of temporary files.
 const TEMPORARY_PREFIX: &str = ".maskd-";
-/// And how it ends.
+/// Suffix of the names of temporary files.
 const TEMPORARY_SUFFIX: &str = ".part";
-/// Bytes of a mebibyte.
+/// Number of bytes in a mebibyte.
 const MIB: u64 = 1024 * 1024;
 
-/// What the system refuses to do with a file or folder.
+/// A failed operation on a file or folder.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {}: {source}", path.display())]
 pub struct FileError {
-    /// A verb, and what it needs before the path: "read", "make the folder".
+    /// A verb and the words between it and the path: "read", "make the folder".
     pub action: &'static str,
     /// The file or folder.
     pub path: PathBuf,
-    /// What the system says.
+    /// The error that the system returned.
     pub source: io::Error,
 }
 
 impl FileError {
-    /// Makes the error of one attempt out of what the system says, for
-    /// `map_err`.
+    /// Returns a function for `map_err` that wraps the system's error together with the
+    /// attempted action and the path.
     pub(crate) fn of(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
         move |source| FileError {
             action,
@@ -39,21 +39,21 @@ impl FileError {
         }
     }
 
-    /// Whether there is no such file or folder.
+    /// Whether the file or folder does not exist.
     #[must_use]
     pub fn is_missing(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }
 
-    /// Whether the disk, or somebody's share of it, is full.
+    /// Whether the disk is full or a disk quota is used up.
     #[must_use]
     pub fn is_no_space(&self) -> bool {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
         matches!(self.source.kind(), StorageFull | QuotaExceeded)
     }
 
-    /// Whether nothing may be written there: a read-only file system, or no
-    /// permission.
+    /// Whether writing is not allowed because the file system is read-only or the
+    /// process lacks permission.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
@@ -61,18 +61,18 @@ impl FileError {
     }
 }
 
-/// A file that is written and synced under a temporary name. Dropped before it
-/// is placed, it is deleted.
+/// A file that is written and synced under a temporary name. If it is dropped before
+/// [`place`](PendingFile::place) renames it, the file is deleted.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct PendingFile {
-    /// `None` once it is in its place.
+    /// The temporary path; `None` once the file has its final name.
     temporary: Option<PathBuf>,
 }
 
 impl PendingFile {
-    /// Writes `content` into `folder`, under a hidden name that
-    /// [`remove_leftovers`] knows.
+    /// Writes `content` to a file in `folder`, under a hidden name that
+    /// [`remove_leftovers`] recognizes.
     pub(crate) fn write(folder: &Path, content: &[u8]) -> Result<PendingFile, FileError> {
         PendingFile::with_mode(folder, content, None).map_err(FileError::of("write to", folder))
     }
@@ -82,9 +82,10 @@ impl PendingFile {
         content: &[u8],
         mode: Option<Permissions>,
     ) -> io::Result<PendingFile> {
-        // Nobody can guess the name and put a link there, and no two threads or
-        // processes share one. It is short: the length of the final name may be
-        // all that the system takes.
+        // The name is random, so that nobody can guess it and create a link there, and
+        // so that no two threads or processes use the same one. It is short and
+        // independent of the final name, which may already have the maximum length that
+        // the system allows.
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
         let random = u64::from_ne_bytes(random);
@@ -92,7 +93,7 @@ impl PendingFile {
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
         if mode.is_some() {
-            // What is kept from others must not be readable for a moment either.
+            // Secret content must not be readable by others even for a moment.
             options.mode(0o600);
         }
         let mut file = options.open(&path)?;
@@ -107,8 +108,8 @@ impl PendingFile {
         Ok(pending)
     }
 
-    /// Gives the file its name, in one step; a file that has the name is
-    /// replaced. It takes a [`sync_folder`] for the name to survive a power cut.
+    /// Gives the file its final name in one atomic step and replaces any existing file
+    /// with that name. The name survives a power cut only after a call to [`sync_folder`].
     pub(crate) fn place(mut self, path: &Path) -> Result<(), FileError> {
         if let Some(temporary) = &self.temporary {
             fs::rename(temporary, path).map_err(FileError::of("write", path))?;
@@ -121,30 +122,30 @@ impl PendingFile {
 impl Drop for PendingFile {
     fn drop(&mut self) {
         if let Some(path) = &self.temporary {
-            // The error that matters is the one that led here.
+            // Ignore this error, because only the error that led here matters.
             let _ = fs::remove_file(path);
         }
     }
 }
 
-/// Writes a file so that whoever opens `path`, even after a power cut, sees the
-/// old content or the new one: under a temporary name, synced, renamed, and the
-/// folder synced.
+/// Writes a file so that any program that opens `path`, even after a power cut, sees
+/// either the old content or the new content. To do so, it writes a temporary file, syncs
+/// and renames it, and syncs the folder.
 ///
 /// # Errors
-/// [`FileError`]; `path` is then as it was, or, if only the folder could not be
-/// synced, new.
+/// [`FileError`]. `path` then has its old content, or the new content if only syncing the
+/// folder failed.
 pub fn write(path: &Path, content: &[u8]) -> Result<(), FileError> {
     replace(path, content, None)
 }
 
-/// As [`write()`], readable by nobody but the file's owner (mode 0600).
+/// Same as [`write()`], but only the file's owner can read the file (mode 0600).
 pub(crate) fn write_secret(path: &Path, content: &[u8]) -> Result<(), FileError> {
     replace(path, content, Some(Permissions::from_mode(0o600)))
 }
 
-/// As [`write()`], for a file that is there: it keeps its mode, and a link to it
-/// stays one.
+/// Same as [`write()`], but for an existing file. The file keeps its mode, and if `path`
+/// is a link, it stays a link.
 pub(crate) fn rewrite(path: &Path, content: &[u8]) -> Result<(), FileError> {
     let file = path.canonicalize();
     let file = file.and_then(|file| Ok((file.metadata()?.permissions(), file)));
@@ -160,8 +161,8 @@ fn replace(path: &Path, content: &[u8], mode: Option<Permissions>) -> Result<(),
     sync_folder(folder)
 }
 
-/// Whether [`write()`] could write so many bytes to `path` now: writes as many
-/// to a temporary file, and deletes it.
+/// Checks whether [`write()`] could write this number of bytes to `path` now, by writing
+/// them to a temporary file and deleting it.
 pub(crate) fn probe(path: &Path, bytes: usize) -> Result<(), FileError> {
     let folder = folder_of(path)?;
     PendingFile::with_mode(folder, &vec![0; bytes], None)
@@ -180,14 +181,14 @@ fn folder_of(path: &Path) -> Result<&Path, FileError> {
     })
 }
 
-/// Makes the names in a folder survive a power cut.
+/// Syncs a folder, so that the names in it survive a power cut.
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), FileError> {
     let sync = || File::open(folder)?.sync_all();
     sync().map_err(FileError::of("sync the folder", folder))
 }
 
-/// Makes a folder, and those above it, for nobody but their owner (mode 0700).
-/// One that is there stays as it is.
+/// Creates a folder and its missing parents so that only the owner has access (mode 0700).
+/// An existing folder is left unchanged.
 pub(crate) fn make_folder(folder: &Path) -> Result<(), FileError> {
     if folder.is_dir() {
         return Ok(());
@@ -204,7 +205,8 @@ pub(crate) fn make_folder(folder: &Path) -> Result<(), FileError> {
 }
 
 /// Deletes temporary files that a kill or a power cut left behind, and returns
-/// how many there were. Only for a folder that nobody else writes to.
+/// how many there were. Call it only for a folder that no other thread or process writes
+/// to.
 pub(crate) fn remove_leftovers(folder: &Path) -> Result<usize, FileError> {
     let remove = || {
         let mut removed = 0;
@@ -224,12 +226,13 @@ pub(crate) fn remove_leftovers(folder: &Path) -> Result<usize, FileError> {
     remove().map_err(FileError::of("clean up the folder", folder))
 }
 
-/// Reads a file of at most `limit` bytes; a longer one is an error of the kind
+/// Reads a file of at most `limit` bytes; a longer file causes an error of the kind
 /// [`io::ErrorKind::FileTooLarge`].
 pub(crate) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     let read = || {
         let mut content = Vec::new();
-        // What `metadata` says may be old, and a device or a pipe has length 0.
+        // Do not rely on the length in `metadata`: it may be outdated, and it is 0 for a
+        // device or a pipe.
         File::open(path)?
             .take(limit + 1)
             .read_to_end(&mut content)?;
@@ -245,15 +248,15 @@ pub(crate) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, FileError
     read().map_err(FileError::of("read", path))
 }
 
-/// The right to change a folder. It ends with this value, and with the process,
-/// however that ends.
+/// The right to change a folder. It is released when this value is dropped or when the
+/// process ends for any reason.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,
 }
 
-/// Takes the [`Lock`] on `folder`, by a file `.lock` in it; `None` if another
-/// process, or another place in this one, holds it.
+/// Takes the [`Lock`] on `folder` by locking the file `.lock` in it; `None` if another
+/// process, or another part of this one, holds the lock.
 pub(crate) fn lock(folder: &Path) -> Result<Option<Lock>, FileError> {
     let failed = FileError::of("lock the folder", folder);
     let file = OpenOptions::new()
@@ -313,7 +316,7 @@ mod tests {
     fn leftovers_are_told_from_other_files() {
         let folder = tempfile::tempdir().unwrap();
         let pending = PendingFile::write(folder.path(), b"half").unwrap();
-        // As a kill leaves it: no `drop`.
+        // A kill does not run `drop`, so skip it here.
         std::mem::forget(pending);
         for name in ["picture.jpg", ".maskd-notes", "x.part"] {
             fs::write(folder.path().join(name), b"x").unwrap();

@@ -1,13 +1,13 @@
-//! Bytes as hexadecimal digits.
+//! Converts bytes to and from hexadecimal digits.
 
-/// Two lower-case digits for each byte.
+/// Encodes each byte as two lowercase digits.
 #[must_use]
 pub fn encode(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The 32 bytes of a key or a SHA-256; `None` unless `text` is 64 hexadecimal
-/// digits of either case.
+/// Decodes the 32 bytes of a key or a SHA-256; `None` unless `text` is 64 hexadecimal
+/// digits, in upper or lower case.
 pub(crate) fn decode(text: &str) -> Option<[u8; 32]> {
     let (pairs, []) = text.as_bytes().as_chunks::<2>() else {
         return None;

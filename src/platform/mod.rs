@@ -1,7 +1,9 @@
-//! The operating system and the board: whole files, system calls, temperature
-//! and supply voltage; and hexadecimal digits, which everything above prints.
+//! Access to the operating system and the board: atomic file writes, system calls,
+//! temperature and supply voltage. Also encodes bytes as hexadecimal digits, which many
+//! other modules need.
 //!
-//! Owns all `unsafe` code (in [`system`]). It knows nothing else of the program.
+//! This module owns all `unsafe` code (in [`system`]). It knows nothing about the rest of
+//! the program.
 
 pub mod board;
 pub mod files;

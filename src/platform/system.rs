@@ -1,8 +1,8 @@
-//! System calls that no safe crate offers: low priorities for the calling thread,
-//! an allocator for aligned blocks, and memory returned to the system.
+//! Functions that no safe crate provides: setting low priorities for the calling thread,
+//! allocating aligned blocks, and returning memory to the system.
 //!
-//! Owns all `unsafe` code of the crate. Knows nothing of what a thread does or
-//! what memory is used for.
+//! This module owns all `unsafe` code in the crate. It knows nothing about what a thread
+//! does or what memory is used for.
 #![expect(
     unsafe_code,
     reason = "three system calls, none with a pointer that the kernel writes to, two requests \
@@ -12,56 +12,57 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::{io, ptr};
 
-/// `ioprio_set`'s "a process or thread", of `linux/ioprio.h`.
+/// `IOPRIO_WHO_PROCESS` in `linux/ioprio.h`, which selects a single process or thread.
 const WHO_PROCESS: libc::c_int = 1;
-/// `IOPRIO_CLASS_IDLE << IOPRIO_CLASS_SHIFT`, of `linux/ioprio.h`: the disk
-/// when nobody else wants it.
+/// `IOPRIO_CLASS_IDLE << IOPRIO_CLASS_SHIFT` in `linux/ioprio.h`, which grants disk access
+/// only when no other thread or process needs it.
 const IDLE_IO: libc::c_int = 3 << 13;
 
-/// Puts the calling thread, and the threads that it will start, at `SCHED_IDLE`
-/// and idle I/O priority: it runs when no other thread wants a core, and reads
-/// and writes when nobody else wants the disk.
+/// Sets the calling thread, and the threads that it will start, to `SCHED_IDLE` and idle
+/// I/O priority. The thread then runs only when no other thread needs a core, and reads
+/// and writes only when no other thread or process needs the disk.
 ///
-/// A thread cannot undo it without privileges, so a thread of a pool must not call
-/// it.
+/// A thread cannot undo this without privileges, so a thread in a pool must not call it.
 ///
 /// # Errors
-/// The error of the system; a container may forbid it. The thread then keeps its
+/// The error from the system; a container may forbid the call. The thread then keeps its
 /// priority.
 pub fn idle() -> io::Result<()> {
-    // SAFETY: an all-zero `sched_param` is a valid one, and the priority that
-    // SCHED_IDLE demands (sched(7)).
+    // SAFETY: an all-zero `sched_param` is valid, and 0 is the priority that SCHED_IDLE
+    // requires (sched(7)).
     let param: libc::sched_param = unsafe { std::mem::zeroed() };
-    // SAFETY: 0 is the calling thread; `param` outlives the call, which only
+    // SAFETY: 0 stands for the calling thread; `param` outlives the call, which only
     // reads it.
     check(unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const param) }.into())?;
-    // SAFETY: `ioprio_set` takes three integers and touches no memory of ours.
+    // SAFETY: `ioprio_set` takes three integers and does not access our memory.
     check(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, IDLE_IO) })
 }
 
-/// Puts the calling thread, and the threads that it will start, at nice 15: while
-/// all cores are busy it gets a few percent of one, and the disk after others.
+/// Sets the calling thread, and the threads that it will start, to nice 15. While all
+/// cores are busy, the thread gets a few percent of one core, and other threads get the
+/// disk first.
 ///
-/// For a thread that shares locks with the camera path: an [`idle`] one could hold
-/// a lock for as long as others keep the cores busy.
+/// This is meant for a thread that shares locks with the camera path. An [`idle`] thread
+/// could hold a lock for as long as other threads keep the cores busy.
 ///
 /// # Errors
-/// The error of the system. The thread then keeps its priority.
+/// The error from the system. The thread then keeps its priority.
 pub fn low() -> io::Result<()> {
-    // On Linux a thread has a priority of its own, and 0 is the calling one.
+    // On Linux, each thread has its own priority, and `None` selects the calling thread.
     rustix::process::setpriority_process(None, 15).map_err(io::Error::from)
 }
 
 /// Makes all threads allocate from one arena.
 ///
-/// glibc gives each thread an arena, and memory that is freed in one is of no use to
-/// the others. The run of a model moves between the threads of a pool, so each arena
-/// would grow to what a whole run needs. Does nothing with another C library. Call it
-/// before there are threads.
+/// glibc gives each thread its own arena, and memory that is freed in one arena cannot be
+/// used by the others. Inference runs move between the threads of a pool, so each
+/// arena would grow to the size that a whole run needs. With another C library, this
+/// function does nothing. Call it before any threads are started.
 pub fn use_one_arena() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: two integers, and mallopt(3) is safe as long as no other thread is there
-    // to allocate. If it refuses, each thread keeps its own arena.
+    // SAFETY: both arguments are integers, and mallopt(3) is safe as long as no other
+    // thread can allocate at the same time. If the call fails, each thread keeps its own
+    // arena.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }
@@ -69,33 +70,36 @@ pub fn use_one_arena() {
 
 /// Returns whole pages of unused memory to the system.
 ///
-/// Call it after work that allocates much and is not repeated: glibc itself returns
-/// only the end of the heap. Does nothing with another C library.
+/// Call it after work that allocates a lot of memory and is not repeated, because glibc on
+/// its own returns only the end of the heap. With another C library, this function does
+/// nothing.
 pub fn return_unused_memory() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: an integer; malloc_trim(3) takes the allocator's own locks.
+    // SAFETY: the argument is an integer, and malloc_trim(3) takes the allocator's own locks.
     unsafe {
         libc::malloc_trim(0);
     }
 }
 
-/// The allocator of the program: it asks the system for blocks of one alignment.
+/// The program's allocator, which requests only blocks with the default alignment from
+/// the system.
 ///
 /// tract aligns its tensors to 32 or 64 bytes, the width of the processor's vectors.
 /// glibc before 2.38 cuts such a block out of a larger one and uses the rest for small
-/// blocks, so that an aligned block never fits the hole that another one left: the
-/// tensors took twice the memory in use. Here the larger block stays whole.
+/// blocks. An aligned block then never fits the hole that another one left, so the
+/// tensors took up twice the memory that was in use. This allocator keeps the larger block
+/// in one piece.
 #[derive(Debug, Clone, Copy)]
 pub struct AlignedAllocator;
 
-/// What the system aligns every block to.
+/// The alignment in bytes that the system gives every block.
 const PLAIN: usize = 2 * NOTE;
-/// Bytes of the number that stands before a block of larger alignment.
+/// Size in bytes of the number stored directly before a block with a larger alignment.
 const NOTE: usize = size_of::<usize>();
 
 impl AlignedAllocator {
-    /// The block of the system that holds one of `layout`; `None` if it is plain, or
-    /// too large.
+    /// The layout of the system block that has room for a block of `layout`; `None` if the
+    /// default alignment is sufficient or the block is too large.
     fn around(layout: Layout) -> Option<Layout> {
         if layout.align() <= PLAIN {
             return None;
@@ -104,19 +108,19 @@ impl AlignedAllocator {
         Layout::from_size_align(size, PLAIN).ok()
     }
 
-    /// Where a block of alignment `align` begins inside of `whole`, which is one of
-    /// [`AlignedAllocator::around`] or null. Behind at least [`PLAIN`] bytes: the last of them
-    /// say how many.
+    /// The start of a block with alignment `align` inside `whole`, which has a layout from
+    /// [`AlignedAllocator::around`] or is null. At least [`PLAIN`] bytes are skipped before
+    /// the block, and the number of skipped bytes is stored in the last of them.
     ///
     /// # Safety
-    /// `whole` must be valid for `align` bytes.
+    /// `whole` must be null or valid for `align` bytes.
     unsafe fn inside(whole: *mut u8, align: usize) -> *mut u8 {
         if whole.is_null() {
             return whole;
         }
         let skipped = align - whole.addr() % align;
-        // SAFETY: both addresses are multiples of PLAIN and differ, so at least a
-        // `usize` lies between them, and at most `align` bytes.
+        // SAFETY: the two addresses are different multiples of PLAIN, so the distance
+        // between them is at least a `usize` and at most `align` bytes.
         unsafe {
             let block = whole.add(skipped);
             block
@@ -128,15 +132,16 @@ impl AlignedAllocator {
     }
 }
 
-// SAFETY: plain layouts are the system's business alone. Of the others, a block lies
-// inside one that the system allocated: behind `skipped` bytes, 1 to `align`, of the
-// `align` that are more than its size; and before it, where nobody else writes, stands
-// what leads back.
+// SAFETY: layouts with the default alignment are passed to the system unchanged. Any other
+// block lies inside a system block that is `align` bytes larger, and starts after `skipped`
+// of these bytes (1 to `align`). The value of `skipped` is stored directly before the
+// block, where no other code writes, and leads back to the start of the system block.
 unsafe impl GlobalAlloc for AlignedAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match AlignedAllocator::around(layout) {
-            // SAFETY: the caller's layout has a size; `around` makes it larger. Here and
-            // below, a layout that has none goes to the system as it came, both ways.
+            // SAFETY: the size of the caller's layout is not 0, and `around` is larger. Here
+            // and below, a layout for which `around` returns `None` goes to the system
+            // unchanged, both when allocating and when freeing.
             Some(around) => unsafe {
                 AlignedAllocator::inside(System.alloc(around), layout.align())
             },
@@ -146,7 +151,7 @@ unsafe impl GlobalAlloc for AlignedAllocator {
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         match AlignedAllocator::around(layout) {
-            // SAFETY: as in `alloc`; what `inside` writes lies before the block.
+            // SAFETY: same as in `alloc`; `inside` writes only before the block.
             Some(around) => unsafe {
                 AlignedAllocator::inside(System.alloc_zeroed(around), layout.align())
             },
@@ -156,7 +161,7 @@ unsafe impl GlobalAlloc for AlignedAllocator {
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         match AlignedAllocator::around(layout) {
-            // SAFETY: the caller says that `alloc` made it with this layout.
+            // SAFETY: the caller guarantees that `alloc` returned the block for this layout.
             Some(around) => unsafe {
                 let skipped = usize::from_ne_bytes(block.sub(NOTE).cast::<[u8; NOTE]>().read());
                 System.dealloc(block.sub(skipped), around);
@@ -167,11 +172,11 @@ unsafe impl GlobalAlloc for AlignedAllocator {
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         if layout.align() <= PLAIN {
-            // SAFETY: the caller's promises are those of the system's.
+            // SAFETY: the caller's guarantees are the ones that the system's allocator requires.
             return unsafe { System.realloc(block, layout, size) };
         }
-        // SAFETY: the caller says that `size` is none that overflows; the new block
-        // is another one, and both have the smaller size.
+        // SAFETY: the caller guarantees that `size` does not overflow. The new block does
+        // not overlap the old one, and both are at least as long as the smaller size.
         unsafe {
             let new = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
             if !new.is_null() {
@@ -183,10 +188,10 @@ unsafe impl GlobalAlloc for AlignedAllocator {
     }
 }
 
-/// Frees the memory behind `bytes`, if they are part of the program's own file and
-/// nobody has changed them: the next read loads them from the file again.
+/// Frees the memory that holds `bytes` if they are an unmodified part of the program's own
+/// file. The next read loads them from the file again.
 ///
-/// The kernel would free it anyway when memory is short, but not before other
+/// The kernel would free this memory anyway when memory runs short, but not before other
 /// memory.
 pub fn release_file_pages(bytes: &'static [u8]) {
     let page = rustix::param::page_size();
@@ -199,22 +204,22 @@ pub fn release_file_pages(bytes: &'static [u8]) {
     if start < end && is_unchanged_file(&maps, start, end) {
         let first = range.start.with_addr(start).cast_mut().cast();
         // SAFETY: these are whole pages, mapped from a file and not writable, and no
-        // page of the mapping differs from the file (`Anonymous` and `Swap` of
+        // page in the mapping differs from the file (`Anonymous` and `Swap` in
         // proc_pid_smaps(5) are 0; the linker's relocations would be counted there).
-        // So the next read finds the same bytes. If the system refuses, nothing has
+        // The next read therefore finds the same bytes. If the call fails, nothing has
         // changed.
         unsafe { libc::madvise(first, end - start, libc::MADV_DONTNEED) };
     }
 }
 
-/// Whether `/proc/self/smaps` says that one mapping has all the addresses from
-/// `start` to `end`, is of a file, cannot be written, and has no page of its own.
+/// Whether, according to `/proc/self/smaps`, a single read-only mapping of a file contains
+/// all addresses from `start` to `end` and has no private pages.
 fn is_unchanged_file(maps: &str, start: usize, end: usize) -> bool {
     let mut lines = maps.lines();
     if !lines.any(|line| is_of_file(line, start, end)) {
         return false;
     }
-    // The next mapping begins with its addresses: no field has a "-" there.
+    // The next mapping begins with an address range; no field has a "-" in its first word.
     let fields = lines.take_while(|line| {
         let first = line.split_whitespace().next().unwrap_or_default();
         !first.contains('-')
@@ -228,8 +233,8 @@ fn is_unchanged_file(maps: &str, start: usize, end: usize) -> bool {
     own == ["0 kB", "0 kB"]
 }
 
-/// Whether the first line of a mapping in `/proc/self/smaps` is of a file that is
-/// mapped read-only, and has all the addresses from `start` to `end`.
+/// Whether the first line of a mapping in `/proc/self/smaps` describes a file that is
+/// mapped read-only and contains all addresses from `start` to `end`.
 fn is_of_file(line: &str, start: usize, end: usize) -> bool {
     let mut fields = line.split_whitespace();
     let mut field = || fields.next().unwrap_or_default();
@@ -265,8 +270,8 @@ mod tests {
             let mut blocks = Vec::new();
             for (number, &(size, align, zeroed)) in orders.iter().enumerate() {
                 let layout = Layout::from_size_align(size, 1 << align).unwrap();
-                // SAFETY: no size is 0; each block is written within its size, and freed
-                // or resized once with its layout.
+                // SAFETY: no size is 0. Each block is written only within its size, and is
+                // freed or resized once with its layout.
                 unsafe {
                     let block = if zeroed {
                         AlignedAllocator.alloc_zeroed(layout)
@@ -281,7 +286,7 @@ mod tests {
                 }
             }
             for (number, (block, layout)) in blocks.into_iter().enumerate() {
-                // SAFETY: as above.
+                // SAFETY: same as above.
                 unsafe {
                     let block = AlignedAllocator.realloc(block, layout, grown);
                     prop_assert_eq!(block.addr() % layout.align(), 0);
@@ -296,7 +301,7 @@ mod tests {
     #[test]
     fn a_block_without_end_is_refused() {
         let layout = Layout::from_size_align(isize::MAX as usize - 63, 64).unwrap();
-        // SAFETY: its size is not 0, and nothing is written.
+        // SAFETY: the size is not 0, and nothing is written.
         assert!(unsafe { AlignedAllocator.alloc(layout) }.is_null());
     }
 
@@ -306,7 +311,7 @@ mod tests {
         let before = BYTES.to_vec();
         release_file_pages(BYTES);
         assert!(BYTES == before);
-        // Not of a file: the kernel would hand out zeros for it.
+        // This memory is not mapped from a file, so after a release it would read as zeros.
         let leaked: &'static [u8] = Box::leak(vec![7_u8; 1 << 20].into_boxed_slice());
         release_file_pages(leaked);
         assert!(leaked.iter().all(|byte| *byte == 7));
@@ -347,7 +352,7 @@ mod tests {
     fn the_thread_alone_becomes_idle() {
         let policy = || {
             let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
-            // Field 41, counted from 1; the name in brackets may hold spaces.
+            // Read field 41, counted from 1. The name in parentheses may contain spaces.
             let after_name = stat.rsplit(')').next().unwrap().to_owned();
             after_name
                 .split_whitespace()

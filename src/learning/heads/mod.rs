@@ -1,27 +1,28 @@
 //! The history of heads on disk.
 //!
-//! Owns the folder `heads` of the state directory: which heads there are, which
-//! is in use, and how to roll back. Knows nothing of how a head is trained or
+//! This module owns the folder `heads` in the state directory: which heads exist, which
+//! one is in use, and how to roll back. It knows nothing about how a head is trained or
 //! evaluated.
 //!
 //! ```text
 //! heads/000012.onnx      a head with its metadata, sealed by a checksum
-//! heads/current          "current 12, highest 14": the one in use, the last number given
+//! heads/current          "current 12, highest 14": the head in use, the last number assigned
 //! heads/current.backup   a copy, used if `current` is damaged
 //! ```
 //!
 //! Head files are written once and never changed. Numbers increase and are never
-//! reused, even when the file is gone. A head comes into use by an atomic rename
-//! of `current`: readers see the old head or the new one. Temporary files that a
-//! kill leaves behind are deleted when the heads are next opened for changes,
-//! which one process at a time can do (it holds a lock).
+//! reused, even when the file is gone. A head is put into use by an atomic rename of
+//! `current`, so readers see either the old head or the new one. Temporary files that a
+//! killed process leaves behind are deleted the next time the heads are opened for
+//! changes. Only one process at a time can open them that way, because it must hold a
+//! lock.
 //!
-//! The format of a head file is in its metadata, `format` = `maskd-head-1`; the
-//! checksum is the last entry. A head of a newer format counts as damaged, and an
-//! older one comes into use.
+//! The metadata of a head file states its format (`format` = `maskd-head-1`) and ends
+//! with the checksum. A head in a newer format counts as damaged, so an older head is
+//! used instead.
 //!
-//! Before the first head, and after rolling back from it, none is current: the
-//! caller then uses its own head, the built-in one.
+//! Before the first head is stored, and after a rollback from it, no stored head is in
+//! use, and the caller uses the built-in head.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -34,45 +35,45 @@ use crate::platform::files::{self, FileError, Lock};
 use crate::platform::hex;
 use crate::vision::head::Head;
 
-/// Metadata key: the number of the head that this one was trained from or
-/// replaced. Without it, that is the built-in head.
+/// Metadata key for the number of the head that this one was trained from or replaced.
+/// If the key is missing, that head is the built-in one.
 pub const PARENT: &str = "parent";
 
 const CURRENT: &str = "current";
 const BACKUP: &str = "current.backup";
-/// Longest `current` file that is read.
+/// Maximum size of a `current` file that is read, in bytes.
 const MAX_CURRENT_BYTES: u64 = 100;
 
-/// Why heads cannot be kept or used as asked.
+/// Why an operation on the heads failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HeadsError {
-    /// A file or folder of the heads, or one that was named.
+    /// An operation failed on a file or folder of the heads, or on a path from the caller.
     #[error(transparent)]
     File(#[from] FileError),
     /// Another process has the heads open for changes.
     #[error("another maskd is changing {path}; let it do this, or stop it first")]
     Busy {
-        /// The folder.
+        /// The folder of the heads.
         path: String,
     },
-    /// There is no head of this number.
+    /// There is no head with this number.
     #[error("there is no model {number}: \"maskd heads list\" shows those that exist")]
     Missing {
-        /// The number.
+        /// The requested number.
         number: u32,
     },
-    /// The file of a head is damaged, or of an unknown format.
+    /// The file of a head is damaged or has an unknown format.
     #[error(transparent)]
     Damaged(#[from] ModelError),
-    /// A rollback beyond the first head.
+    /// A rollback went past the first head.
     #[error("cannot go back {steps} models: after {possible} the built-in model is in use")]
     NoParent {
-        /// Steps that were asked for.
+        /// Number of steps requested.
         steps: u32,
-        /// Steps that are possible.
+        /// Number of steps that are possible.
         possible: u32,
     },
-    /// A head for another backbone.
+    /// The head was trained for another backbone.
     #[error(
         "the model {name} was made for the backbone {theirs}, and this one is {ours}: \
          train it on the features of this backbone"
@@ -80,12 +81,12 @@ pub enum HeadsError {
     OtherBackbone {
         /// What the head is called.
         name: String,
-        /// SHA-256 that it names, hexadecimal.
+        /// SHA-256 of the backbone that the head was trained for, in hexadecimal.
         theirs: String,
-        /// SHA-256 of the backbone in use.
+        /// SHA-256 of the backbone in use, in hexadecimal.
         ours: String,
     },
-    /// A head with other labels.
+    /// The head has other labels, or has them in another order.
     #[error(
         "the model {name} has the labels {theirs:?} instead of {ours:?}: \
          use a model with these labels in this order"
@@ -93,9 +94,9 @@ pub enum HeadsError {
     OtherLabels {
         /// What the head is called.
         name: String,
-        /// Its labels.
+        /// The labels of the head.
         theirs: Vec<String>,
-        /// Those expected.
+        /// The expected labels.
         ours: Vec<String>,
     },
     /// The highest number, 4,294,967,295, is taken.
@@ -103,7 +104,7 @@ pub enum HeadsError {
         "there are no numbers left for models in {path}: delete the file of the highest number"
     )]
     Numbers {
-        /// The folder.
+        /// The folder of the heads.
         path: String,
     },
 }
@@ -115,25 +116,26 @@ impl HeadsError {
         matches!(self, HeadsError::File(error) if error.is_no_space())
     }
 
-    /// Whether nothing may be written there: a read-only file system, or no
-    /// permission.
+    /// Whether writing is not allowed because the file system is read-only or the
+    /// process lacks permission.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         matches!(self, HeadsError::File(error) if error.is_read_only())
     }
 }
 
-/// What is in a head's file.
+/// The contents of a head's file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stored {
     /// The head.
     pub file: HeadFile,
-    /// What was written beside it: scores, parent and so on.
+    /// The metadata stored with the head: scores, parent and so on.
     pub metadata: BTreeMap<String, String>,
 }
 
 impl Stored {
-    /// The head that it was made from; `None` is the built-in one.
+    /// The number of the head that this one was trained from or replaced; `None` stands
+    /// for the built-in head.
     #[must_use]
     pub fn parent(&self) -> Option<u32> {
         self.metadata.get(PARENT)?.parse().ok()
@@ -147,32 +149,32 @@ pub struct Current {
     pub number: u32,
     /// The head itself, ready to classify.
     pub head: Head,
-    /// What was written beside it.
+    /// The metadata stored with the head.
     pub metadata: BTreeMap<String, String>,
 }
 
-/// The head that `heads/current` names, or the one that replaces it.
+/// The head that `heads/current` names, or the head used in its place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeadInUse {
-    /// `None` is the built-in head.
+    /// The head; `None` stands for the built-in head.
     pub current: Option<Current>,
-    /// Why it is not the head that should be in use; `None` if it is.
+    /// Why this is not the head that should be in use; `None` if it is the right one.
     pub fallback: Option<Fallback>,
 }
 
-/// Why another head is used than the one that should be: a sentence.
+/// Why a head other than the intended one is used. Its text is a full sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fallback {
-    /// `current` is damaged or gone, and its backup is whole.
+    /// `current` is damaged or gone, but its backup is intact.
     #[error("the file heads/current is damaged or gone; its backup names model {used}")]
     Backup {
-        /// The head in use.
+        /// The number of the head in use.
         used: u32,
     },
-    /// `current` and its backup are damaged or gone.
+    /// Both `current` and its backup are damaged or gone.
     #[error("the file heads/current is damaged or gone; {} is used, the newest that is whole", name_of(*used))]
     LostCurrent {
-        /// The head in use; `None` is the built-in one.
+        /// The head in use; `None` stands for the built-in head.
         used: Option<u32>,
     },
     /// The head that should be in use is damaged or gone.
@@ -180,7 +182,7 @@ pub enum Fallback {
     LostHead {
         /// The number that `current` names.
         damaged: u32,
-        /// The newest one before it that is whole; `None` is the built-in one.
+        /// The newest intact head with a lower number; `None` stands for the built-in head.
         used: Option<u32>,
     },
 }
@@ -191,28 +193,28 @@ fn name_of(number: Option<u32>) -> String {
     })
 }
 
-/// A head of the list.
+/// One entry in the list of heads.
 #[derive(Debug)]
 pub struct HeadInfo {
     /// Its number.
     pub number: u32,
     /// Whether `current` names it.
     pub is_current: bool,
-    /// What is in its file, or what is wrong with it.
+    /// The contents of its file, or what is wrong with the file.
     pub stored: Result<Stored, HeadsError>,
 }
 
 /// The content of `current`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct CurrentFile {
-    /// `None` is the built-in head.
+    /// The number of the head in use; `None` stands for the built-in head.
     current: Option<u32>,
-    /// The highest number that was ever used, 0 before the first.
+    /// The highest number that was ever used; 0 before the first head.
     highest: u32,
 }
 
 impl CurrentFile {
-    /// Ends in a line feed, so that it cannot be cut off without notice.
+    /// The text ends with a line feed, so that truncation is noticed.
     fn to_text(self) -> String {
         let current = self.current.map_or("none".to_owned(), |n| n.to_string());
         format!("current {current}, highest {}\n", self.highest)
@@ -238,9 +240,9 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// The head in use, whole and checked. If it is damaged, or the file that
-    /// names it, another one is taken, and a fallback says so; nothing on disk is
-    /// changed.
+    /// Loads and checks the head in use. If it is damaged, or if the file that names it
+    /// is, returns another head and states the reason in
+    /// [`fallback`](HeadInUse::fallback). Nothing on disk is changed.
     ///
     /// # Errors
     /// [`HeadsError::File`] if the folder cannot be read.
@@ -248,8 +250,8 @@ impl Reader {
         loop {
             let before = self.current_and_highest();
             let in_use = self.in_use()?;
-            // A head may have been switched away from and pruned meanwhile,
-            // which is no damage.
+            // In the meantime, another process may have switched to another head and
+            // pruned this one, which does not count as damage.
             if in_use.fallback.is_none() || self.current_and_highest() == before {
                 return Ok(in_use);
             }
@@ -272,8 +274,8 @@ impl Reader {
             let fallback = Some(Fallback::LostCurrent { used });
             return Ok(HeadInUse { current, fallback });
         };
-        // A kill during the very first `add` leaves the backup alone, which names
-        // none: no damage.
+        // A kill during the very first `add` leaves only the backup, which names no
+        // head. That does not count as damage.
         let Some(number) = current else {
             return Ok(HeadInUse {
                 current: None,
@@ -296,7 +298,7 @@ impl Reader {
         })
     }
 
-    /// All heads, by number.
+    /// All heads, sorted by number.
     ///
     /// # Errors
     /// [`HeadsError::File`] if the folder cannot be read.
@@ -310,7 +312,7 @@ impl Reader {
         Ok(self.numbers()?.into_iter().map(info).collect())
     }
 
-    /// A head by its number.
+    /// Reads the head with the given number.
     ///
     /// # Errors
     /// [`HeadsError::Missing`], [`HeadsError::File`], [`HeadsError::Damaged`].
@@ -318,20 +320,20 @@ impl Reader {
         parse_sealed(&name(number), &self.bytes(number)?)
     }
 
-    /// Copies a head to a file.
+    /// Copies the head with the given number to a file.
     ///
     /// # Errors
-    /// As [`get`](Reader::get), and [`HeadsError::File`] if the file cannot be
+    /// Same as [`get`](Reader::get), and [`HeadsError::File`] if the file cannot be
     /// written.
     pub fn export(&self, number: u32, path: &Path) -> Result<(), HeadsError> {
         let bytes = self.file(number)?;
         Ok(files::write(path, &bytes)?)
     }
 
-    /// The bytes of a head's file, which is whole.
+    /// The bytes of a head's file after checking that it is intact.
     ///
     /// # Errors
-    /// As [`get`](Reader::get).
+    /// Same as [`get`](Reader::get).
     pub fn file(&self, number: u32) -> Result<Vec<u8>, HeadsError> {
         let bytes = self.bytes(number)?;
         parse_sealed(&name(number), &bytes)?;
@@ -355,7 +357,7 @@ impl Reader {
         })
     }
 
-    /// The newest head that is whole, with a number up to `last`.
+    /// The newest intact head with a number of at most `last`.
     fn newest(&self, numbers: &BTreeSet<u32>, last: u32) -> Option<Current> {
         let mut numbers = numbers.range(..=last).rev();
         numbers.find_map(|number| self.load(*number).ok())
@@ -370,7 +372,8 @@ impl Reader {
         CurrentFile::parse(&bytes)
     }
 
-    /// What counts, and the highest number that either file knows.
+    /// The valid content of `current` or, if that is damaged, of its backup, and the
+    /// highest number in either file.
     fn current_and_highest(&self) -> (Option<CurrentFile>, u32) {
         let (current, backup) = (self.read_current(CURRENT), self.read_current(BACKUP));
         let highest = [current, backup]
@@ -399,7 +402,7 @@ impl Reader {
     }
 }
 
-/// Write access to the heads, for one process at a time. It can do all that a
+/// Write access to the heads for one process at a time. It can do everything that a
 /// [`Reader`] can.
 #[derive(Debug)]
 pub struct Heads {
@@ -416,8 +419,8 @@ impl Deref for Heads {
 }
 
 impl Heads {
-    /// Opens the heads of a state directory to change them; makes the folder if
-    /// there is none (mode 0700), and removes files half written.
+    /// Opens the heads in a state directory for changes. Creates the folder if it does not
+    /// exist (mode 0700), and removes partially written files.
     ///
     /// # Errors
     /// [`HeadsError::Busy`], [`HeadsError::File`].
@@ -437,8 +440,8 @@ impl Heads {
         })
     }
 
-    /// The heads of a state directory, to read them; there need not be any, and
-    /// whoever has them open does not matter.
+    /// Opens the heads in a state directory for reading. This works even if there are no
+    /// heads or another process has them open for changes.
     #[must_use]
     pub fn read_only(state: &Path) -> Reader {
         Reader {
@@ -446,13 +449,12 @@ impl Heads {
         }
     }
 
-    /// Stores a head under the next number, which it gives back; the head is on
-    /// disk for good then, and not in use. `metadata` should name its
-    /// [`PARENT`].
+    /// Stores a head under the next number, and returns that number. The head is then
+    /// durable on disk but not yet in use. `metadata` should name its [`PARENT`].
     ///
     /// # Errors
-    /// [`HeadsError::Damaged`] if it is none that could be read again (a weight
-    /// that is not finite), [`HeadsError::File`], [`HeadsError::Numbers`].
+    /// [`HeadsError::Damaged`] if the head could not be read back (for example, because a
+    /// weight is not finite), [`HeadsError::File`], [`HeadsError::Numbers`].
     pub fn add(&mut self, head: &HeadFile, metadata: &[(&str, String)]) -> Result<u32, HeadsError> {
         let bytes = onnx::write_sealed_head(head, metadata);
         parse_sealed("that was made", &bytes)?;
@@ -462,9 +464,9 @@ impl Heads {
         let number = number.ok_or_else(|| HeadsError::Numbers {
             path: self.root.display().to_string(),
         })?;
-        // The number is taken before the file is there, and so for good. A
-        // damaged `current` is not made whole by a guess: it stays for
-        // `current` to speak about.
+        // Record the number before the file is written, so that the number is never
+        // reused. A damaged `current` is not replaced by a guess; it stays, so that the
+        // method `current` can report the damage.
         if named.is_some() || last == 0 {
             self.write_current(CurrentFile {
                 current: named.unwrap_or_default().current,
@@ -476,12 +478,12 @@ impl Heads {
         Ok(number)
     }
 
-    /// Puts a head into use; `None` is the built-in one. Whoever reads sees the
-    /// one before or this one.
+    /// Puts a head into use; `None` stands for the built-in head. Readers see either the
+    /// previous head or this one.
     ///
     /// # Errors
-    /// As [`Reader::get`]: a head that is damaged is not put into use;
-    /// [`HeadsError::File`].
+    /// Same as [`Reader::get`], because a damaged head is not put into use, and
+    /// [`HeadsError::File`] if `current` cannot be written.
     pub fn switch(&mut self, number: Option<u32>) -> Result<(), HeadsError> {
         if let Some(number) = number {
             self.get(number)?;
@@ -493,14 +495,14 @@ impl Heads {
         })
     }
 
-    /// Goes back from the head in use to its parent, `steps` times, and puts
-    /// that one into use: its number, or `None` for the shipped head. The heads
-    /// on the way stay where they are.
+    /// Goes back from the head in use to its parent, `steps` times, and puts the head
+    /// found there into use. Returns its number, or `None` for the built-in head. The
+    /// files of the skipped heads are kept.
     ///
     /// # Errors
-    /// [`HeadsError::NoParent`] if it is more steps than there are; as
-    /// [`Reader::get`] if a head on the way is gone or damaged. Then nothing is
-    /// changed.
+    /// [`HeadsError::NoParent`] if there are fewer than `steps` parents; same as
+    /// [`Reader::get`] if a head along the way is gone or damaged. In these cases, nothing
+    /// is changed.
     pub fn rollback(&mut self, steps: u32) -> Result<Option<u32>, HeadsError> {
         let mut number = self.current()?.current.map(|current| current.number);
         for possible in 0..steps {
@@ -511,12 +513,12 @@ impl Heads {
         Ok(number)
     }
 
-    /// Stores the head of a file (a head's, or a classifier's) under the next
-    /// number, not yet in use; its parent is the head in use.
+    /// Stores the head from a file (a head file or a classifier file) under the next
+    /// number without putting it into use. Its parent is the head in use.
     ///
     /// # Errors
     /// [`HeadsError::OtherBackbone`], [`HeadsError::OtherLabels`],
-    /// [`HeadsError::Damaged`], and those of [`add`](Heads::add).
+    /// [`HeadsError::Damaged`], and the errors of [`add`](Heads::add).
     pub fn import(
         &mut self,
         path: &Path,
@@ -527,7 +529,7 @@ impl Heads {
         let bytes = onnx::read_file(path)?;
         let mut metadata = onnx::read_metadata(&name, &bytes)?;
         let file = parse_foreign(&name, &bytes, backbone, labels)?;
-        // Its numbers are those of another place.
+        // The parent's number refers to a head on the device that the file came from.
         metadata.remove(PARENT);
         if let Some(current) = self.current()?.current {
             metadata.insert(PARENT.to_owned(), current.number.to_string());
@@ -539,9 +541,9 @@ impl Heads {
         self.add(&file, &metadata)
     }
 
-    /// Deletes old heads and gives their numbers: all but the newest `keep` that
-    /// are whole and what is newer than those, the one in use (and the one that
-    /// should be), and its parent.
+    /// Deletes old heads and returns their numbers. It keeps the newest `keep` intact heads
+    /// and all files with a higher number than the oldest of these. It also keeps the head
+    /// in use, its parent, and the head that should be in use.
     ///
     /// # Errors
     /// [`HeadsError::File`].
@@ -568,8 +570,8 @@ impl Heads {
         Ok(gone)
     }
 
-    /// Writes `current`, after its backup: one of them is always whole, and if
-    /// the disk is full, that shows before anything counts.
+    /// Writes the backup first and then `current`. One of them is always intact, and a full
+    /// disk causes an error before the change takes effect.
     fn write_current(&self, named: CurrentFile) -> Result<(), HeadsError> {
         for file in [BACKUP, CURRENT] {
             let path = self.root.join(file);
@@ -583,8 +585,8 @@ fn name(number: u32) -> String {
     format!("{number:06}.onnx")
 }
 
-/// The head of a file that came from elsewhere, as
-/// [`import`](Heads::import) takes it.
+/// Parses a head file that came from elsewhere, with the same checks as
+/// [`import`](Heads::import).
 ///
 /// # Errors
 /// [`HeadsError::OtherBackbone`], [`HeadsError::OtherLabels`],

@@ -32,7 +32,7 @@ fn add(heads: &mut Heads, parent: Option<u32>) -> u32 {
     heads.add(&head(last as f32 + 1.0), &metadata).unwrap()
 }
 
-/// Heads 1 to `count`, each the child of the one before, the last in use.
+/// Heads 1 to `count`. Each is the child of the previous one, and the last is in use.
 fn line(count: u32) -> (TempDir, Heads) {
     let (state, mut heads) = open();
     for number in 1..=count {
@@ -117,14 +117,14 @@ fn a_number_is_not_given_again() {
     drop(heads);
     let mut heads = Heads::open(state.path()).unwrap();
     assert_eq!(add(&mut heads, None), 4);
-    // Also when either of the two files that know it is damaged.
+    // This holds even when either of the two files that record the number is damaged.
     for file in [CURRENT, BACKUP] {
         let last = heads.numbers().unwrap().last().copied().unwrap();
         fs::remove_file(heads.path(last)).unwrap();
         cut(&heads, file);
         assert_eq!(add(&mut heads, None), last + 1);
     }
-    // Another name than ours, and a number by hand.
+    // A file whose name is not in our format is ignored; a number assigned by hand counts.
     fs::copy(heads.path(1), heads.root.join("7.onnx")).unwrap();
     assert_eq!(add(&mut heads, None), 7);
     fs::copy(heads.path(1), heads.path(40)).unwrap();
@@ -141,7 +141,7 @@ fn going_back_follows_the_parents_and_keeps_what_is_left_behind() {
     assert_eq!(used(&heads), (Some(3), None));
     assert_eq!(heads.rollback(0).unwrap(), Some(3));
     assert_eq!(heads.list().unwrap().len(), 4);
-    // A child of head 3, past the one that was left.
+    // Add a child of head 3, which skips the head that was rolled back.
     let fifth = add(&mut heads, Some(3));
     heads.switch(Some(fifth)).unwrap();
     assert_eq!(heads.rollback(2).unwrap(), Some(2));
@@ -193,7 +193,7 @@ fn a_damaged_head_gives_way_to_the_one_before() {
     assert_eq!(whole, [true, true, false, false]);
     assert!(heads.switch(Some(3)).is_err());
 
-    // Not to a newer one: it may be one that was left for a reason.
+    // The fallback is never a newer head, which may have been rolled back for a reason.
     heads.switch(Some(1)).unwrap();
     fs::remove_file(heads.path(1)).unwrap();
     let fallback = Fallback::LostHead {
@@ -210,7 +210,7 @@ fn cut_off_anywhere_a_head_is_damaged() {
     for length in 0..whole.len() {
         assert!(parse_sealed("cut", &whole[..length]).is_err(), "{length}");
     }
-    // Nor is a changed byte believed.
+    // A changed byte is detected, too.
     for index in 0..whole.len() {
         let mut changed = whole.clone();
         changed[index] ^= 1;
@@ -244,7 +244,7 @@ fn cut_off_anywhere_current_is_got_around() {
         assert_eq!(used(&heads), expected, "{length}");
         fs::write(&backup, &whole).unwrap();
     }
-    // As a power cut leaves blocks that were never written.
+    // After a power cut, blocks that were never written contain zeros.
     fs::write(&current, vec![0; whole.len()]).unwrap();
     assert_eq!(used(&heads).0, Some(11));
     fs::write(&current, &whole).unwrap();
@@ -326,7 +326,7 @@ fn pruning_keeps_the_newest_the_current_and_its_parent() {
     };
     assert_eq!(numbers(&heads), [3, 4, 8, 9]);
     assert_eq!(heads.prune(2).unwrap(), [0; 0]);
-    // Damaged ones do not count as kept.
+    // Damaged heads do not count toward the number to keep.
     cut(&heads, "000009.onnx");
     assert_eq!(heads.prune(1).unwrap(), [0; 0]);
     assert_eq!(numbers(&heads), [3, 4, 8, 9]);

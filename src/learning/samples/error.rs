@@ -1,10 +1,10 @@
-//! Why the store of samples cannot do what it was asked.
+//! Errors of the sample store.
 
 use super::feature::{FeatureError, MAX_ROWS};
 use crate::frame::PictureError;
 use crate::platform::files::FileError;
 
-/// Why the store cannot do what it was asked.
+/// Why an operation on the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A file operation failed.
@@ -13,65 +13,65 @@ pub enum StoreError {
     /// Another process has the store open for changes.
     #[error("another maskd is changing {path}; let it do this, or stop it first")]
     Busy {
-        /// The folder.
+        /// The folder of the samples.
         path: String,
     },
-    /// The sample was deleted meanwhile.
+    /// The sample was deleted in the meantime.
     #[error("the face picture {id} no longer exists")]
     Gone {
-        /// Its id.
+        /// Id of the sample.
         id: String,
     },
-    /// Of this sample only the features were kept.
+    /// Only the features of this sample were kept.
     #[error("there is no picture of the sample {id}: only its features were kept")]
     NoPicture {
-        /// Its id.
+        /// Id of the sample.
         id: String,
     },
     /// The picture cannot be decoded.
     #[error("the picture of the sample {id} cannot be used: {error}")]
     Picture {
-        /// Its id.
+        /// Id of the sample.
         id: String,
-        /// What is wrong with it.
+        /// What is wrong with the picture.
         error: PictureError,
     },
-    /// The features of a sample of which nothing else was kept.
+    /// The features cannot be used, and nothing else was kept of the sample.
     #[error("the features of the sample {id} cannot be used: {error}")]
     Features {
-        /// Its id.
+        /// Id of the sample.
         id: String,
-        /// What is wrong with them.
+        /// What is wrong with the features.
         error: FeatureError,
     },
-    /// The number of rows, or a value, does not fit a feature file.
+    /// The number of rows is out of range, or a value is not finite.
     #[error(
         "features to store must have 1 to {MAX_ROWS} rows of finite numbers; these have {rows} rows"
     )]
     Rows {
-        /// Rows that were given.
+        /// Number of rows passed by the caller.
         rows: usize,
     },
-    /// The JPEG encoder refuses a crop.
+    /// The JPEG encoder rejected a crop.
     #[error("a crop cannot be written as JPEG: {0}")]
     Encode(String),
-    /// An export into the store itself, or an import from it.
+    /// The source of an import or the target of an export is inside the store itself.
     #[error("{path} is inside the folder of the samples: name another folder")]
     Within {
-        /// The folder that was named.
+        /// The folder passed by the caller.
         path: String,
     },
 }
 
 impl StoreError {
-    /// Whether the disk is full: capturing may go on once there is room.
+    /// Whether the disk is full. Capturing can resume once there is space again.
     #[must_use]
     pub fn is_no_space(&self) -> bool {
         matches!(self, StoreError::File(error) if error.is_no_space())
     }
 
-    /// Whether nothing may be written there: a read-only file system, or no
-    /// permission.
+    /// Whether writing is not allowed because the file system is read-only or the
+    /// process lacks permission.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         matches!(self, StoreError::File(error) if error.is_read_only())

@@ -1,4 +1,4 @@
-//! Features on disk.
+//! The file format of features.
 
 use sha2::{Digest, Sha256};
 
@@ -6,7 +6,8 @@ use crate::platform::files::FileError;
 use crate::vision::embed::FEATURES;
 use crate::vision::embed::Feature;
 
-/// Most rows of a feature file: the crop's own, and those of its variants.
+/// Maximum number of rows in a feature file: one for the crop itself, and one for each
+/// of its variants.
 pub const MAX_ROWS: usize = 64;
 
 const MAGIC: [u8; 8] = *b"MASKDFEA";
@@ -16,44 +17,44 @@ const HASH: usize = 32;
 const HEADER: usize = MAGIC.len() + 4 + 4 + 2 * HASH;
 const ROW: usize = FEATURES * 4;
 
-/// Longest feature file in bytes.
+/// Maximum size of a feature file in bytes.
 pub(super) const MAX_BYTES: u64 = (HEADER + MAX_ROWS * ROW + HASH) as u64;
 
-/// What is in a feature file.
+/// The contents of a feature file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FeatureFile {
-    /// SHA-256 of the backbone that made the features.
+    /// SHA-256 of the backbone that computed the features.
     pub backbone: [u8; 32],
-    /// SHA-256 of the picture file whose features they are; `None` where the
-    /// features are all that was kept.
+    /// SHA-256 of the picture file that the features were computed from; `None` if only
+    /// the features were kept.
     pub picture: Option<[u8; 32]>,
-    /// The crop's own, and then those of its light-augmented variants; 1 to
-    /// [`MAX_ROWS`], all finite.
+    /// The features of the crop itself, followed by those of its light-augmented
+    /// variants: 1 to [`MAX_ROWS`] rows of finite values.
     pub rows: Vec<Feature>,
 }
 
-/// Why a sample has no features; whatever it is, they can be made anew from the
-/// picture, if there is one.
+/// Why a sample has no usable features. In every case, they can be computed again from
+/// the picture, if there is one.
 #[derive(Debug, thiserror::Error)]
 pub enum FeatureError {
-    /// None were made yet.
+    /// No features have been computed yet.
     #[error("there are no features of this sample")]
     Missing,
-    /// The system refuses.
+    /// A file operation failed.
     #[error(transparent)]
     File(FileError),
-    /// Cut off, or not what was written.
+    /// The file is truncated or corrupted.
     #[error("the feature file is damaged: {0}")]
     Damaged(&'static str),
-    /// Made by another backbone than the one asked for.
+    /// The features were computed by a backbone other than the requested one.
     #[error("the features were made by another backbone")]
     OtherBackbone,
-    /// The picture was replaced by another one of the same name.
+    /// The picture was replaced by another one with the same name.
     #[error("the features are those of another picture of the same name")]
     OtherPicture,
 }
 
-/// Reads a feature file: all numbers little-endian,
+/// Parses a feature file. All numbers are little-endian:
 ///
 /// ```text
 /// 8            "MASKDFEA"
@@ -62,11 +63,11 @@ pub enum FeatureError {
 /// 32           SHA-256 of the backbone
 /// 32           SHA-256 of the picture file, or zeros
 /// rows x 5120  1280 32-bit floats
-/// 32           SHA-256 of all before
+/// 32           SHA-256 of everything before it
 /// ```
 ///
 /// # Errors
-/// [`FeatureError::Damaged`] if it is anything else.
+/// [`FeatureError::Damaged`] if the bytes do not have this format.
 pub fn parse_features(bytes: &[u8]) -> Result<FeatureFile, FeatureError> {
     let damaged = |what| Err(FeatureError::Damaged(what));
     let Some((content, sum)) = bytes.split_last_chunk::<HASH>() else {
@@ -107,7 +108,7 @@ pub fn parse_features(bytes: &[u8]) -> Result<FeatureFile, FeatureError> {
     })
 }
 
-/// One row, if all of it is finite.
+/// Parses one row; `None` if any value is not finite.
 fn row(bytes: &[u8; ROW]) -> Option<Feature> {
     let mut values = Box::new([0.0; FEATURES]);
     for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
@@ -119,8 +120,8 @@ fn row(bytes: &[u8; ROW]) -> Option<Feature> {
     Some(Feature::from(values))
 }
 
-/// The bytes of a feature file; `None` if it would have no rows, too many, or
-/// numbers that are not finite.
+/// The bytes of a feature file; `None` if there are no rows, too many rows, or values
+/// that are not finite.
 pub(super) fn encode(
     backbone: &[u8; 32],
     picture: Option<&[u8; 32]>,
@@ -162,7 +163,7 @@ mod tests {
         encode(&[3; 32], Some(&[4; 32]), rows).unwrap()
     }
 
-    /// With the right checksum.
+    /// Appends the correct checksum.
     fn sealed(mut content: Vec<u8>) -> Vec<u8> {
         let sum = Sha256::digest(&content);
         content.extend_from_slice(&sum);
@@ -232,7 +233,7 @@ mod tests {
             prop_assert!(parse_features(&bytes).is_err());
         }
 
-        /// With a fitting checksum, so that the checks behind it are reached.
+        /// The checksum is correct, so that the checks after it are reached.
         #[test]
         fn any_header_is_read_without_a_panic(
             version in 0_u32..3,
@@ -247,7 +248,7 @@ mod tests {
             content.extend(vec![fill; 2 * HASH + values * ROW + more]);
             let parsed = parse_features(&sealed(content));
             let fits = version == 1 && rows as usize == values && values > 0 && more == 0;
-            // Four bytes 0xff are not a number, 0x7f neither.
+            // Four bytes of 0xff are NaN, and so are four bytes of 0x7f.
             let finite = f32::from_le_bytes([fill; 4]).is_finite();
             prop_assert_eq!(parsed.is_ok(), fits && finite);
         }

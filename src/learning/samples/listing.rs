@@ -1,4 +1,4 @@
-//! Reading the store: which files are samples, and what is in them.
+//! Read access to the store: which files are samples, and what they contain.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -35,9 +35,9 @@ impl Reader {
         &self.root
     }
 
-    /// Lists the store; it is empty if the folder does not exist.
+    /// Lists the store; the listing is empty if the folder does not exist.
     ///
-    /// Reads names and lengths, not contents: a damaged picture is listed.
+    /// This reads names and lengths but not contents, so damaged pictures are listed, too.
     ///
     /// # Errors
     /// [`StoreError::File`].
@@ -46,7 +46,7 @@ impl Reader {
         let ScannedFiles { files, ignored } = self.scan()?;
         for (id, mut files) in files {
             if files.len() > 1 {
-                // A file that is moved meanwhile is seen in both folders.
+                // A file that was moved during the scan may have been seen in both folders.
                 files.retain(|file| file.path.symlink_metadata().is_ok());
             }
             files.sort_by(|a, b| b.rank().cmp(&a.rank()));
@@ -67,16 +67,16 @@ impl Reader {
         Ok(listing)
     }
 
-    /// Counts.
+    /// Counts the samples in the store.
     ///
     /// # Errors
-    /// As [`list`](Reader::list).
+    /// Same as [`list`](Reader::list).
     pub fn stats(&self) -> Result<Stats, StoreError> {
         Ok(self.list()?.stats())
     }
 
-    /// A digest of which file is in which folder: it changes when a sample is
-    /// added, deleted or labelled. Reads only names, so it is cheap.
+    /// A digest of which file is in which folder. It changes when a sample is added,
+    /// deleted or labeled. It reads only names, so it is cheap.
     ///
     /// # Errors
     /// [`StoreError::File`].
@@ -92,14 +92,13 @@ impl Reader {
         let mut hash = Sha256::new();
         for line in lines {
             hash.update(line);
-            // No name holds it.
+            // A zero byte is a safe separator, because no file name contains it.
             hash.update([0]);
         }
         Ok(hash.finalize().into())
     }
 
-    /// The bytes of a sample's file, even if its label was changed since it was
-    /// listed.
+    /// The bytes of a sample's file, even if its label has changed since it was listed.
     ///
     /// # Errors
     /// [`StoreError::Gone`], [`StoreError::File`].
@@ -107,7 +106,7 @@ impl Reader {
         let gone = || StoreError::Gone {
             id: sample.id.clone(),
         };
-        // It may be moved once more while it is looked for.
+        // Retry, because the file may be moved again between locating and reading it.
         for _ in 0..3 {
             let path = self.locate(sample)?.ok_or_else(gone)?;
             match files::read_bounded(&path, MAX_PICTURE_BYTES) {
@@ -118,11 +117,11 @@ impl Reader {
         Err(gone())
     }
 
-    /// The picture of a sample as it is classified: whole, and scaled to the size
-    /// of a crop.
+    /// The picture of a sample in the form that is classified: the whole picture, scaled
+    /// to the size of a crop.
     ///
     /// # Errors
-    /// [`StoreError::NoPicture`], [`StoreError::Picture`], and those of
+    /// [`StoreError::NoPicture`], [`StoreError::Picture`], and the errors of
     /// [`read`](Reader::read).
     pub fn crop(&self, sample: &Sample, scaler: &mut Scaler) -> Result<Crop, StoreError> {
         if sample.kind == SampleKind::FeatureOnly {
@@ -136,12 +135,12 @@ impl Reader {
         })
     }
 
-    /// The features of a sample: the crop's own first, then those of its
+    /// The features of a sample: first those of the crop itself, then those of its
     /// variants.
     ///
     /// # Errors
-    /// [`FeatureError`] if there are none that are whole, by this backbone, and
-    /// of this very picture.
+    /// [`FeatureError`] if there is no intact feature file that this backbone computed
+    /// from exactly this picture.
     pub fn features(
         &self,
         sample: &Sample,
@@ -175,17 +174,17 @@ impl Reader {
         Ok(file.rows)
     }
 
-    /// Where the features of a picture are.
+    /// The path of the feature file of a picture.
     pub(super) fn cache(&self, id: &str) -> PathBuf {
         self.root.join(FEATURES_FOLDER).join(cache_name(id))
     }
 
-    /// The folder of a label, or of no label.
+    /// The folder for a label, or for samples without a label.
     pub(super) fn folder_of(&self, label: Option<&Label>) -> PathBuf {
         self.root.join(label.map_or(UNLABELLED, Label::as_str))
     }
 
-    /// Where the file of a sample is now.
+    /// The current path of a sample's file; `None` if it no longer exists.
     pub(super) fn locate(&self, sample: &Sample) -> Result<Option<PathBuf>, StoreError> {
         if sample.path.symlink_metadata().is_ok() {
             return Ok(Some(sample.path.clone()));
@@ -197,8 +196,8 @@ impl Reader {
         Ok(places.find(|path| path.symlink_metadata().is_ok()))
     }
 
-    /// The folders that hold samples, and what their names say; adds others to
-    /// `ignored`.
+    /// The folders that hold samples, with the labels that their names stand for. Adds all
+    /// other entries to `ignored`.
     pub(super) fn label_folders(
         &self,
         ignored: &mut Vec<PathBuf>,
@@ -220,7 +219,7 @@ impl Reader {
         Ok(folders)
     }
 
-    /// Every file that is a sample, by id; and what is none.
+    /// Finds all files that are samples, by id, and all entries that are not.
     pub(super) fn scan(&self) -> Result<ScannedFiles, StoreError> {
         let mut ignored = Vec::new();
         let mut cached = BTreeMap::new();
@@ -232,7 +231,7 @@ impl Reader {
         let mut samples: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
         for (label, folder) in self.label_folders(&mut ignored)? {
             for path in files_in(&folder, &mut ignored)? {
-                // Gone since: moved, most likely.
+                // The file has disappeared since it was listed; most likely it was moved.
                 let Ok(metadata) = path.symlink_metadata() else {
                     continue;
                 };
@@ -277,15 +276,15 @@ impl Reader {
     }
 }
 
-/// Every file in the label folders.
+/// The files in the label folders.
 pub(super) struct ScannedFiles {
-    /// By id; at least one each.
+    /// The sample files by id; each id has at least one file.
     pub(super) files: BTreeMap<String, Vec<Sample>>,
-    /// What is no sample, sorted.
+    /// The paths that are not samples, sorted.
     ignored: Vec<PathBuf>,
 }
 
-/// The visible entries of a folder; none if the folder does not exist.
+/// The visible entries in a folder; empty if the folder does not exist.
 pub(super) fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>, StoreError> {
     let mut entries = entries_with_hidden(folder)?;
     entries.retain(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."));
@@ -299,8 +298,8 @@ fn entries_with_hidden(folder: &Path) -> Result<Vec<fs::DirEntry>, StoreError> {
     }
 }
 
-/// The files in a label's folder that are named like samples, sorted; adds what
-/// is not to `ignored`.
+/// The files in a label's folder that are named like samples, sorted. Adds all other
+/// entries to `ignored`.
 pub(super) fn files_in(
     folder: &Path,
     ignored: &mut Vec<PathBuf>,
@@ -308,7 +307,7 @@ pub(super) fn files_in(
     let mut files = Vec::new();
     for entry in entries(folder)? {
         let path = entry.path();
-        // Links do not count: deleting would delete the link and not the file.
+        // Links are ignored, because deleting one would leave the file it points to.
         let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
         if is_file && kind_of(&path).is_some() && id_of(&path).is_some() {
             files.push(path);
@@ -335,8 +334,8 @@ pub(super) fn kind_of(path: &Path) -> Option<SampleKind> {
     }
 }
 
-/// The name of a feature file; of an id so long that `.feature` would make it
-/// too long for a file system, its hash.
+/// The name of the feature file for an id. If the id is so long that `.feature` would make
+/// the name too long for a file system, the name is made from a hash of the id instead.
 pub(super) fn cache_name(id: &str) -> String {
     const LONGEST: usize = 200;
     if id.len() <= LONGEST {
@@ -347,7 +346,7 @@ pub(super) fn cache_name(id: &str) -> String {
     }
 }
 
-/// The whole picture as it is classified.
+/// Decodes a picture and scales all of it to the size of a crop, as it is classified.
 pub(super) fn to_crop(bytes: &[u8], scaler: &mut Scaler) -> Result<Crop, PictureError> {
     let pixels = frame::decode(bytes)?;
     let (width, height) = pixels.dimensions();

@@ -1,4 +1,4 @@
-//! Names of samples: ids, tracks, and the time in them.
+//! Names of samples: their ids, and the tracks and times that ids contain.
 
 use std::time::SystemTime;
 
@@ -6,35 +6,35 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-/// Samples with the same key show the same face within seconds: near-copies,
-/// which a split must keep together.
+/// A key for samples that show the same face within seconds. Such samples are
+/// near-duplicates, which a split must keep together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TrackKey {
-    /// A track of a day. Track numbers begin anew with each run, so two tracks
-    /// of one day may share a key: a split then keeps more together than it
-    /// must, which does no harm.
+    /// A track on a given day. Track numbers restart with each run, so two tracks on the
+    /// same day may share a key. A split then keeps more samples together than necessary,
+    /// which does no harm.
     Day {
-        /// As [`Sample::day`](super::Sample::day).
+        /// Same as [`Sample::day`](super::Sample::day).
         day: String,
-        /// The number in the name.
+        /// The track number in the name.
         track: u64,
     },
-    /// A name with a track, but without a time.
+    /// A name with a track but without a time; holds the track number.
     Undated(u64),
-    /// A file that somebody put there: the only one of its track. Holds its id.
+    /// A file that a person added, and the only one in its track. Holds its id.
     Alone(String),
 }
 
-/// What a name tells.
+/// What a name contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Name {
-    /// Time of capture; only names that [`id`] made have it.
+    /// Time of capture; only names that [`id`] created contain it.
     pub at: Option<SystemTime>,
     pub track: Option<u64>,
 }
 
-/// The id of a capture: `20261124T101530.123Z-t000017-03`. Times before 1970 and
-/// after the year 9999 become the nearest that can be written.
+/// The id of a capture, such as `20261124T101530.123Z-t000017-03`. Times before 1970 and
+/// after the year 9999 are clamped to the nearest time that can be written.
 pub(super) fn id(at: SystemTime, track: u64, number: u64) -> String {
     let at = civil(at);
     format!(
@@ -49,12 +49,12 @@ pub(super) fn id(at: SystemTime, track: u64, number: u64) -> String {
     )
 }
 
-/// The UTC day of a time: `2026-11-24`.
+/// The UTC day of a time, such as `2026-11-24`.
 pub(super) fn day(at: SystemTime) -> String {
     civil(at).date().to_string()
 }
 
-/// Takes any id apart.
+/// Splits any id into its parts.
 pub(super) fn parse(id: &str) -> Name {
     let track = track(id);
     Name {
@@ -63,7 +63,7 @@ pub(super) fn parse(id: &str) -> Name {
     }
 }
 
-/// Whether an id is one that [`id`] makes.
+/// Whether an id has the form that [`id`] creates.
 fn is_own(id: &str) -> bool {
     let Some((_, rest)) = id.split_once("Z-t") else {
         return false;
@@ -79,7 +79,7 @@ fn is_own(id: &str) -> bool {
     time(id).is_some() && digits(track, 6) && digits(number, 2)
 }
 
-/// The digits of the first `-tNNNNNN` that a `-` or the end follows.
+/// The digits of the first `-tNNNNNN` that is followed by a `-` or the end of the id.
 fn track(id: &str) -> Option<&str> {
     id.match_indices("-t").find_map(|(start, _)| {
         let rest = &id[start + 2..];
@@ -90,7 +90,7 @@ fn track(id: &str) -> Option<&str> {
     })
 }
 
-/// The time that a name begins with, `20261124T101530.123Z`.
+/// The time at the beginning of a name, such as `20261124T101530.123Z`.
 fn time(id: &str) -> Option<SystemTime> {
     let text = id.get(..20)?;
     let number = |from: usize, to: usize| -> Option<i16> {
@@ -104,7 +104,7 @@ fn time(id: &str) -> Option<SystemTime> {
         return None;
     }
     let nanoseconds = i32::from(number(16, 19)?) * 1_000_000;
-    // Refuses a day that the month does not have.
+    // `DateTime::new` rejects a day that the month does not have.
     let at = DateTime::new(
         number(0, 4)?,
         two(4)?,
@@ -119,7 +119,7 @@ fn time(id: &str) -> Option<SystemTime> {
     (at >= SystemTime::UNIX_EPOCH).then_some(at)
 }
 
-/// A time in the calendar, UTC; the nearest that an id can hold.
+/// A time as a UTC calendar date, clamped to the nearest one that an id can hold.
 fn civil(at: SystemTime) -> DateTime {
     let at = at.max(SystemTime::UNIX_EPOCH);
     let at = Timestamp::try_from(at).unwrap_or(Timestamp::MAX);
@@ -134,8 +134,8 @@ mod tests {
 
     use super::*;
 
-    /// The last millisecond that an id can hold: 9999-12-30T22:00:00.999Z, the end
-    /// of the calendar of jiff.
+    /// The last millisecond that an id can hold: 9999-12-30T22:00:00.999Z, which is the end
+    /// of jiff's calendar.
     const LAST_MILLI: u64 = 253_402_207_200_999;
 
     fn at(millis: u64) -> SystemTime {

@@ -1,4 +1,4 @@
-//! What a sample is, and what a listing of samples tells.
+//! The types that describe samples, listings and their statistics.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -12,57 +12,58 @@ use crate::frame::Crop;
 use crate::onnx::Label;
 use crate::vision::embed::Feature;
 
-/// What was kept of a sample.
+/// Which data was kept for a sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SampleKind {
-    /// Its features alone: they are the sample's file.
+    /// Only its features; the sample's file is a feature file.
     FeatureOnly,
-    /// Its picture.
+    /// Its picture; the sample's file is a picture file.
     Picture,
 }
 
 /// A sample on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
-    /// Its file's name without the extension.
+    /// The name of its file without the extension.
     pub id: String,
-    /// The name of its folder; `None` in `unlabelled`.
+    /// The label, which is the name of its folder; `None` in the folder `unlabelled`.
     pub label: Option<Label>,
-    /// Samples with the same key stay together when samples are split.
+    /// Key of the track. Samples with the same key stay together when samples are split.
     pub track: TrackKey,
-    /// UTC day of capture, `2026-11-24`; if the name does not have it, that of the
-    /// last change of the file.
+    /// UTC day of capture, such as `2026-11-24`; if the name does not contain it, the day
+    /// when the file was last changed.
     pub day: String,
-    /// Time of capture, if the name has it.
+    /// Time of capture, if the name contains it.
     pub at: Option<SystemTime>,
     /// When the file was last changed.
     pub modified: SystemTime,
-    /// What was kept of it.
+    /// Whether the file is a picture or features.
     pub kind: SampleKind,
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
     /// Length of the file in bytes.
     pub bytes: u64,
-    /// Length of the file of features made from the picture; 0 if there is
-    /// none.
+    /// Length in bytes of the file with the features of the picture; 0 if there is no such
+    /// file.
     pub feature_bytes: u64,
 }
 
 impl Sample {
-    /// Time of capture; if the name does not have it, of the last change.
+    /// Time of capture; if the name does not contain it, the time of the last change.
     #[must_use]
     pub fn when(&self) -> SystemTime {
         self.at.unwrap_or(self.modified)
     }
 
-    /// Whether there is a file of features, which may be damaged.
+    /// Whether there is a feature file, which may be damaged.
     #[must_use]
     pub fn has_features(&self) -> bool {
         self.kind == SampleKind::FeatureOnly || self.feature_bytes > 0
     }
 
-    /// Orders the files of one id; the greatest counts: the one that was changed
-    /// last, then one with a label, then a picture, then the first by path.
+    /// Orders the files that share an id; the greatest one is used. The file that was
+    /// changed last ranks highest; ties are broken in favor of a file with a label, then a
+    /// picture, then the first path in sort order.
     pub(super) fn rank(&self) -> impl Ord + use<'_> {
         let labelled = self.label.is_some();
         (self.modified, labelled, self.kind, Reverse(&self.path))
@@ -77,32 +78,32 @@ impl Sample {
     }
 }
 
-/// Several files with one id: somebody copied one, or put files of the same name
-/// into two folders.
+/// Several files that share an id, because a person copied a file or put files with the
+/// same name into two folders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DuplicateId {
-    /// The id.
+    /// The id that the files share.
     pub id: String,
-    /// The file that counts: the one changed last.
+    /// The file that is used, which is the one changed last.
     pub used: PathBuf,
-    /// The others, sorted.
+    /// The other files, sorted.
     pub passed_over: Vec<PathBuf>,
 }
 
-/// What is in the store.
+/// The contents of the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// The samples, sorted by id; each id once.
+    /// The samples, sorted by id; each id appears once.
     pub samples: Vec<Sample>,
     /// Ids with several files, sorted.
     pub duplicates: Vec<DuplicateId>,
-    /// What is neither a sample nor hidden, sorted: folders whose names cannot be
-    /// labels, links, subfolders, files that are not named like pictures.
+    /// Entries that are neither samples nor hidden, sorted: folders whose names cannot be
+    /// labels, links, subfolders, and files that are not named like pictures.
     pub ignored: Vec<PathBuf>,
 }
 
 impl Listing {
-    /// Counts.
+    /// Computes the counts of these samples.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let mut stats = Stats::default();
@@ -123,16 +124,17 @@ impl Listing {
 /// Counts of a store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// By label; `None` are those without one. Only what there is.
+    /// Counts by label; `None` stands for samples without a label. Labels without samples
+    /// are not included.
     pub labels: BTreeMap<Option<Label>, Count>,
-    /// Of the oldest sample, [`Sample::when`].
+    /// [`Sample::when`] of the oldest sample.
     pub oldest: Option<SystemTime>,
-    /// Of the newest sample.
+    /// [`Sample::when`] of the newest sample.
     pub newest: Option<SystemTime>,
 }
 
 impl Stats {
-    /// All labels together.
+    /// The sum over all labels.
     #[must_use]
     pub fn total(&self) -> Count {
         self.labels
@@ -149,26 +151,26 @@ impl Stats {
 /// Counts of one label.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Count {
-    /// Samples.
+    /// Number of samples.
     pub samples: usize,
-    /// Bytes of their files and of their features.
+    /// Total size of their files and features in bytes.
     pub bytes: u64,
-    /// Samples with features.
+    /// Number of samples with features.
     pub with_features: usize,
-    /// Samples of which only features were kept.
+    /// Number of samples for which only features were kept.
     pub feature_only: usize,
 }
 
-/// The result of labelling one sample.
+/// The result of labeling one sample.
 #[derive(Debug)]
 pub enum Labelled {
-    /// The sample has the label now, durably on disk.
+    /// The sample now has the label, and the change is durable on disk.
     Done,
-    /// The sample had the label already.
+    /// The sample already had the label.
     Already,
-    /// There is no such sample (any more).
+    /// The sample does not exist, or no longer exists.
     Missing,
-    /// Another picture with this name has the label already; nothing was changed.
+    /// Another picture with this name already has the label; nothing was changed.
     Taken,
     /// A file operation failed; nothing was changed.
     Failed(StoreError),
@@ -177,9 +179,9 @@ pub enum Labelled {
 /// The result of discarding one sample.
 #[derive(Debug)]
 pub enum Discarded {
-    /// Picture and features are deleted.
+    /// The picture and its features were deleted.
     Done,
-    /// There is no such sample (any more).
+    /// The sample does not exist, or no longer exists.
     Missing,
     /// A file operation failed.
     Failed(StoreError),
@@ -190,20 +192,20 @@ pub enum Discarded {
 pub enum LabelFilter {
     /// Samples with and without labels.
     All,
-    /// Those without a label.
+    /// Samples without a label.
     Unlabelled,
-    /// Those of one label.
+    /// Samples with this label.
     Labelled(Label),
 }
 
-/// What was deleted.
+/// Counts of what was deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Removed {
-    /// Files of samples without a label.
+    /// Number of deleted files without a label.
     pub unlabelled: usize,
-    /// Files of samples with one.
+    /// Number of deleted files with a label.
     pub labelled: usize,
-    /// Their bytes, those of their features with them.
+    /// Total size of the deleted files and their features in bytes.
     pub bytes: u64,
 }
 
@@ -222,16 +224,16 @@ impl Removed {
 pub struct NewSample<'a> {
     /// Time of capture.
     pub at: SystemTime,
-    /// Number of the track in this run.
+    /// Number of the track, counted within this run of the program.
     pub track: u64,
     /// Number of the crop within its track.
     pub number: u32,
-    /// Its label, if that is known already.
+    /// Its label, if it is already known.
     pub label: Option<&'a Label>,
     /// The picture, unless only features are to be kept.
     pub crop: Option<&'a Crop>,
     /// The features of the crop.
     pub feature: &'a Feature,
-    /// SHA-256 of the backbone that made them.
+    /// SHA-256 of the backbone that computed the features.
     pub backbone: [u8; 32],
 }

@@ -1,4 +1,4 @@
-//! Changing the store: crops are captured, labelled, expired and deleted.
+//! Changes to the store: capturing, labeling, expiring and deleting crops.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
@@ -20,13 +20,13 @@ use crate::onnx::Label;
 use crate::platform::files::{self, FileError, Lock, PendingFile};
 use crate::vision::embed::Feature;
 
-/// Write access to the store, for one process at a time. It can do all that a
+/// Write access to the store for one process at a time. It can do everything that a
 /// [`Reader`] can, and threads can share it.
 #[derive(Debug)]
 pub struct Store {
     reader: Reader,
-    /// Held from checking that a name is free, or that a file exists, until the
-    /// change that relies on it is done.
+    /// Held from the moment when a thread checks that a name is free, or that a file
+    /// exists, until the change that relies on that check is done.
     changes: Mutex<()>,
     _lock: Lock,
 }
@@ -40,9 +40,9 @@ impl Deref for Store {
 }
 
 impl Store {
-    /// Opens the samples of a state directory for changes. Missing folders are
-    /// made (mode 0700); temporary files, and features without a sample, are
-    /// deleted: a kill left them.
+    /// Opens the samples in a state directory for changes. Creates missing folders (mode
+    /// 0700), and deletes temporary files and features without a sample, which a killed
+    /// process left behind.
     ///
     /// # Errors
     /// [`StoreError::Busy`], [`StoreError::File`].
@@ -79,7 +79,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Read access to the samples of a state directory, which need not exist.
+    /// Opens the samples in a state directory for reading. The directory need not exist.
     #[must_use]
     pub fn read_only(state: &Path) -> Reader {
         Reader {
@@ -87,15 +87,16 @@ impl Store {
         }
     }
 
-    /// Stores crops, each directly under its label, and returns their ids in the
-    /// same order. They are durably on disk then; folders are synced once a batch.
+    /// Stores crops, each directly in the folder of its label, and returns their ids in
+    /// the same order. When this returns, the crops are durable on disk; folders are
+    /// synced once per batch.
     ///
-    /// If an id is taken, the next free number of the track is used: ids stay
-    /// unique even if the clock jumps.
+    /// If an id is taken, the next free number in the track is used, so ids stay unique
+    /// even if the clock jumps.
     ///
     /// # Errors
-    /// [`StoreError::File`], [`StoreError::Rows`], [`StoreError::Encode`]; of the
-    /// batch, those before the one that failed may have been stored, each whole.
+    /// [`StoreError::File`], [`StoreError::Rows`], [`StoreError::Encode`]. The crops in
+    /// the batch before the one that failed may have been stored, each of them completely.
     pub fn capture(&self, batch: &[NewSample]) -> Result<Vec<String>, StoreError> {
         if batch.is_empty() {
             return Ok(Vec::new());
@@ -105,7 +106,7 @@ impl Store {
             .iter()
             .map(|new| self.capture_one(new, &mut touched))
             .collect();
-        // Also after a failure: what was stored before it stays.
+        // Sync even after a failure, because the crops stored before it stay.
         let synced = sync_all(&touched);
         ids.and_then(|ids| synced.map(|()| ids))
     }
@@ -147,8 +148,8 @@ impl Store {
             }
         };
         let path = folder.join(format!("{id}.{extension}"));
-        // The picture first: without features it is a sample, and they without
-        // it are nothing.
+        // Store the picture first, because a picture without features is a sample, but
+        // features without their picture are useless.
         pending.place(&path)?;
         if let Some(features) = features {
             touched.insert(cache.clone());
@@ -158,14 +159,15 @@ impl Store {
         Ok(id)
     }
 
-    /// Labels samples by moving their files; `None` removes the label. Returns a
-    /// result for each id, in their order; changes are durably on disk.
+    /// Labels samples by moving their files; `None` removes the label. Returns one
+    /// result per id, in the same order. When this returns, the changes are durable on
+    /// disk.
     ///
-    /// Of an id with several files the one that counts is moved, and exact
-    /// copies of it are deleted.
+    /// If an id has several files, the one that is used is moved, and exact copies of it
+    /// are deleted.
     ///
     /// # Errors
-    /// [`StoreError::File`] if the folders cannot be read, made or synced.
+    /// [`StoreError::File`] if the folders cannot be read, created or synced.
     pub fn label(
         &self,
         ids: &[String],
@@ -188,8 +190,8 @@ impl Store {
         Ok(outcomes)
     }
 
-    /// Deletes samples: pictures, exact copies of them, and features. Returns a
-    /// result for each id, in their order.
+    /// Deletes samples: their pictures, exact copies of those, and their features.
+    /// Returns one result per id, in the same order.
     ///
     /// # Errors
     /// [`StoreError::File`] if the folders cannot be read or synced.
@@ -199,7 +201,7 @@ impl Store {
         let mut touched = BTreeSet::new();
         let mut outcomes = Vec::with_capacity(ids.len());
         for id in ids {
-            // Taken out: an id that is named twice is missing the second time.
+            // `remove` makes an id that is passed twice count as missing the second time.
             let outcome = match files.remove(id) {
                 None => Discarded::Missing,
                 Some(mut files) => self
@@ -224,12 +226,12 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes all selected samples, or those of them that are older than a
-    /// time ([`Sample::when`]), with every copy and all features. What is
-    /// [ignored](Listing::ignored) stays.
+    /// Deletes all selected samples, including every copy and all features. With
+    /// `before`, deletes only the samples whose time ([`Sample::when`]) is earlier. Keeps
+    /// [ignored](Listing::ignored) files and folders.
     ///
     /// # Errors
-    /// [`StoreError::File`], the first one, after as much as possible was deleted.
+    /// The first [`StoreError::File`], after as much as possible has been deleted.
     pub fn purge(
         &self,
         which: &LabelFilter,
@@ -251,16 +253,16 @@ impl Store {
         Ok(removed)
     }
 
-    /// Keeps the store within its limits: deletes what was captured more than
-    /// `keep` before `now`, with a label or without, and then, while there are
-    /// more than `max_bytes` of samples and features, the oldest ones: first
-    /// the unlabelled ones, and the labelled ones, which are somebody's work, only
-    /// when no unlabelled one is left.
+    /// Keeps the store within its limits. First deletes all samples, labeled or not,
+    /// that were captured more than `keep` before `now`. Then, while samples and features
+    /// take up more than `max_bytes`, deletes the oldest samples. Labeled samples, which
+    /// cost a person work, are deleted only when no unlabeled ones are left.
     ///
-    /// A sample from the future (the clock was wrong) is not old.
+    /// A sample with a time in the future, which a wrong clock produces, does not count
+    /// as old.
     ///
     /// # Errors
-    /// [`StoreError::File`], the first one, after as much as possible was deleted.
+    /// The first [`StoreError::File`], after as much as possible has been deleted.
     pub fn expire(
         &self,
         now: SystemTime,
@@ -295,11 +297,12 @@ impl Store {
         Ok(removed)
     }
 
-    /// Stores the features of a sample's picture: the crop's own first, then
-    /// those of its variants; replaces those that were there.
+    /// Stores the features of a sample's picture and replaces existing ones. The first
+    /// row holds the features of the crop itself; the other rows hold those of its
+    /// variants.
     ///
     /// # Errors
-    /// [`StoreError::Gone`] if the sample was deleted meanwhile,
+    /// [`StoreError::Gone`] if the sample was deleted in the meantime,
     /// [`StoreError::NoPicture`], [`StoreError::Rows`], [`StoreError::File`].
     pub fn put_features(
         &self,
@@ -318,7 +321,7 @@ impl Store {
         let folder = self.root.join(FEATURES_FOLDER);
         let pending = pending(&folder, &bytes)?;
         let _guard = self.lock_changes();
-        // Nothing may stay of a picture that was deleted since it was read.
+        // If the picture was deleted after it was read, its features must not be stored.
         if self.locate(sample)?.is_none() {
             let id = sample.id.clone();
             return Err(StoreError::Gone { id });
@@ -328,11 +331,11 @@ impl Store {
     }
 
     pub(super) fn lock_changes(&self) -> MutexGuard<'_, ()> {
-        // A thread that panicked left whole files: there is nothing to repair.
+        // A thread that panicked left only complete files, so there is nothing to repair.
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The ids that are taken.
+    /// The ids that are already in use.
     fn ids(&self) -> Result<HashSet<String>, StoreError> {
         let mut ids = HashSet::new();
         for (_, folder) in self.label_folders(&mut Vec::new())? {
@@ -342,7 +345,7 @@ impl Store {
         Ok(ids)
     }
 
-    /// Deletes as many as it can.
+    /// Deletes as many samples as possible; returns the first error, if any.
     fn remove(&self, samples: &[&Sample]) -> Result<Removed, StoreError> {
         let mut touched = BTreeSet::new();
         let mut removed = Removed::default();
@@ -357,8 +360,8 @@ impl Store {
         first.map_or(Ok(removed), Err)
     }
 
-    /// Deletes the features of a sample and then its file: the other way round,
-    /// a kill would leave the features of a deleted face.
+    /// Deletes the features of a sample and then its file. In the opposite order, a kill
+    /// in between would leave the features of a deleted face.
     fn delete(&self, sample: &Sample, touched: &mut BTreeSet<PathBuf>) -> Result<(), StoreError> {
         let cache = self.cache(&sample.id);
         if sample.kind == SampleKind::Picture && delete_file(&cache)? {
@@ -370,12 +373,12 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes features whose picture is not there any more: a person deleted
-    /// it, or a kill came between.
+    /// Deletes features whose picture no longer exists, because a person deleted it or
+    /// because the process was killed between two steps.
     fn remove_orphaned_features(&self) -> Result<(), StoreError> {
         let folder = self.root.join(FEATURES_FOLDER);
         let cached: Vec<PathBuf> = entries(&folder)?.iter().map(fs::DirEntry::path).collect();
-        // Twice: a file that is moved meanwhile may be missed once.
+        // List the ids twice, because one pass can miss a file that is being moved.
         let mut known = HashSet::new();
         for _ in 0..2 {
             known.extend(self.ids()?.iter().map(|id| cache_name(id)));
@@ -391,7 +394,7 @@ impl Store {
     }
 }
 
-/// Moves the file that counts into `folder`, and deletes exact copies of it.
+/// Moves the file that is used into `folder`, and deletes exact copies of it.
 fn move_sample(
     files: &mut Vec<Sample>,
     label: Option<&Label>,
@@ -422,7 +425,7 @@ fn move_sample(
     if stays {
         return Ok(Labelled::Already);
     }
-    // So that an id that is named twice finds its file the second time.
+    // Update the list, so that an id that is passed twice finds its file the second time.
     let mut moved = used.clone();
     moved.label = label.cloned();
     moved.path = path;
@@ -432,7 +435,7 @@ fn move_sample(
     Ok(Labelled::Done)
 }
 
-/// Of the files of one id the one that counts, those with the same bytes, and
+/// Divides the files that share an id into the one that is used, exact copies of it, and
 /// the others.
 fn used_copies_others(
     files: &mut [Sample],
@@ -457,7 +460,7 @@ fn used_copies_others(
     Ok((used, copies, others))
 }
 
-/// Whether it was there.
+/// Deletes a file; returns whether it existed.
 fn delete_file(path: &Path) -> Result<bool, StoreError> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
@@ -466,8 +469,8 @@ fn delete_file(path: &Path) -> Result<bool, StoreError> {
     }
 }
 
-/// Makes the folder first: somebody may have deleted it since the store was
-/// opened.
+/// Writes a pending file. Creates the folder first, because a person may have deleted it
+/// since the store was opened.
 pub(super) fn pending(folder: &Path, content: &[u8]) -> Result<PendingFile, StoreError> {
     files::make_folder(folder)?;
     Ok(PendingFile::write(folder, content)?)

@@ -96,7 +96,7 @@ fn ids(store: &Reader) -> Vec<String> {
     samples.into_iter().map(|sample| sample.id).collect()
 }
 
-/// Every file below a folder but the lock, by its path from there, sorted.
+/// The relative paths of all files below a folder except the lock, sorted.
 fn tree(folder: &Path) -> Vec<String> {
     fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
@@ -192,7 +192,7 @@ fn an_id_is_never_given_twice_whatever_the_clock_says() {
     store
         .label(std::slice::from_ref(&first), Some(&label("with_mask")))
         .unwrap();
-    // The clock jumped back: the same moment, the same numbers.
+    // The clock jumped back, so the time and the numbers are the same again.
     let second = capture(&store, 0, 2);
     let third = capture(&store, 0, 3);
     assert_eq!(second, first.replace("-00", "-01"));
@@ -318,7 +318,7 @@ fn labelling_moves_the_file_and_keeps_the_features() {
         .label(&[picture.clone(), picture.clone()], Some(&with_mask))
         .unwrap();
     assert!(matches!(again[..], [Labelled::Already, Labelled::Already]));
-    // Named twice, and away again.
+    // Pass the id twice, and remove the label again.
     let twice = store
         .label(&[picture.clone(), picture.clone()], None)
         .unwrap();
@@ -337,7 +337,7 @@ fn a_file_that_somebody_moves_or_puts_there_is_a_sample() {
     let sample = only(&store);
     assert_eq!(sample.label, Some(label("no-chin")));
     assert_eq!(store.features(&sample, &BACKBONE).unwrap(), [feature(1.0)]);
-    // Whoever listed it before finds it all the same.
+    // A reader that listed the sample before the move still finds it.
     assert_eq!(store.read(&listed).unwrap(), fs::read(&moved).unwrap());
     assert_eq!(store.features(&listed, &BACKBONE).unwrap(), [feature(1.0)]);
     store
@@ -409,7 +409,8 @@ fn of_two_files_of_one_id_the_newest_counts() {
         passed_over: vec![old.clone()],
     };
     assert_eq!(listing.duplicates, [double]);
-    // Changed at the same time: one with a label, then the first by path.
+    // If all were changed at the same time, a file with a label is used, then the first
+    // path in sort order.
     put(&store, "unlabelled/1.jpg", b"third");
     for path in [&old, &new, &store.folder().join("unlabelled/1.jpg")] {
         set_modified(path, at(2));
@@ -429,7 +430,7 @@ fn labelling_never_overwrites_another_picture_and_joins_copies() {
     assert_eq!(fs::read(&old).unwrap(), b"one person");
     assert_eq!(fs::read(&new).unwrap(), b"another");
 
-    // An exact copy is no other picture.
+    // An exact copy does not count as another picture.
     fs::write(&old, b"another").unwrap();
     put(&store, "unlabelled/1.png", b"another");
     let outcome = store.label(&one, Some(&label("third"))).unwrap();
@@ -529,7 +530,7 @@ fn age_ends_both_kinds_and_the_future_is_not_old() {
         .label(std::slice::from_ref(&labelled), Some(&label("with_mask")))
         .unwrap();
 
-    // The clock jumped back to before everything, and to 1970.
+    // The clock jumped back to a time before all captures, and to 1970.
     for now in [at(0) - days(30), SystemTime::UNIX_EPOCH] {
         let removed = store.expire(now, Some(days(7)), None).unwrap();
         assert_eq!(removed, Removed::default());
@@ -592,7 +593,7 @@ fn features_are_those_of_this_picture_by_this_backbone() {
         let error = store.put_features(&sample, &BACKBONE, &rows).unwrap_err();
         assert!(matches!(error, StoreError::Rows { .. }), "{error}");
     }
-    // The same name, another face.
+    // Replace the picture with another face under the same name.
     fs::write(&sample.path, jpeg(&crop(200)).unwrap()).unwrap();
     assert!(matches!(
         store.features(&sample, &BACKBONE),
@@ -659,7 +660,7 @@ fn cut_off_at_any_length_files_are_reported_and_never_believed() {
             "{length}: {error}"
         );
     }
-    // Longer than any feature file.
+    // Write a file that is longer than any valid feature file.
     fs::write(&cache, vec![0; feature::MAX_BYTES as usize + 1]).unwrap();
     let error = store.features(first, &BACKBONE).unwrap_err();
     assert!(matches!(error, FeatureError::Damaged(_)), "{error}");
@@ -775,7 +776,7 @@ fn an_export_is_a_data_set_and_comes_back() {
     fs::remove_file(&taken).unwrap();
     store.export(&target).unwrap();
 
-    // Here they are known, elsewhere they are the same.
+    // This store already knows the pictures, and another store imports the same ones.
     assert_eq!(store.import(&target).unwrap().already, 3);
     let elsewhere = tempfile::tempdir().unwrap();
     let other = Store::open(elsewhere.path()).unwrap();
@@ -840,7 +841,7 @@ fn folders_that_somebody_removed_are_made_again() {
     store.label(&[id], Some(&label("with_mask"))).unwrap();
     assert_eq!(store.features(&only(&store), &BACKBONE).unwrap().len(), 1);
     drop(store);
-    // A file in the place of the folder is an error and not a loss.
+    // A file where the folder should be causes an error, and no data is lost.
     fs::rename(state.path().join("samples"), state.path().join("moved")).unwrap();
     fs::write(state.path().join("samples"), b"").unwrap();
     let error = Store::open(state.path()).unwrap_err();

@@ -1,4 +1,4 @@
-//! Samples into the store from folders, and out of it.
+//! Importing samples from folders into the store, and exporting them to folders.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -17,52 +17,53 @@ use crate::onnx::{Label, UNLABELLED};
 use crate::platform::files::{self, FileError};
 use crate::platform::hex;
 
-/// What became of a folder that was imported.
+/// The result of importing a folder.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Imported {
-    /// Samples that are new, by label; `None` are those without one.
+    /// Numbers of new samples by label; `None` stands for samples without a label.
     pub added: BTreeMap<Option<Label>, usize>,
-    /// Pictures that were there already, with the same label or, where the
-    /// import has none for them, with any.
+    /// Number of pictures that were already in the store with the same label, or with any
+    /// label if the imported picture has none.
     pub already: usize,
-    /// Pictures that are there already, with another label (or none), which they
-    /// keep.
+    /// Pictures that are already in the store with a different label or without one. The
+    /// store keeps them unchanged.
     pub other_label: Vec<PathBuf>,
-    /// Files that are named like pictures and cannot be used, and why.
+    /// Files that are named like pictures but cannot be used, with the reason for each.
     pub unreadable: Vec<(PathBuf, String)>,
-    /// What was passed over: files that are not named like pictures, folders
-    /// whose names are no labels, folders within.
+    /// Paths that were skipped: files that are not named like pictures, folders whose
+    /// names are not valid labels, and folders inside label folders.
     pub ignored: Vec<PathBuf>,
 }
 
-/// What became of an export.
+/// The result of an export.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Exported {
-    /// Pictures that were written, by label; `None` are those without one.
+    /// Numbers of pictures written by label; `None` stands for pictures without a label.
     pub written: BTreeMap<Option<Label>, usize>,
-    /// Pictures that were there already.
+    /// Number of pictures that were already in the target folder.
     pub already: usize,
-    /// Samples of which only features were kept: they have no picture.
+    /// Number of samples that have no picture, because only their features were kept.
     pub feature_only: usize,
-    /// Files that were there with another content, and were left as they are.
+    /// Existing files with different content, which were left unchanged.
     pub taken: Vec<PathBuf>,
-    /// Samples that were deleted meanwhile.
+    /// Number of samples that were deleted during the export.
     pub gone: usize,
 }
 
 impl Store {
-    /// Copies the pictures of a folder into the store. The name of the folder
-    /// within it, where a picture is, is its label; those of `unlabelled`, and
-    /// those beside the folders, get none.
+    /// Copies the pictures in a folder into the store. The name of the subfolder that
+    /// contains a picture becomes its label. Pictures in the subfolder `unlabelled`, and
+    /// pictures directly in the folder, get no label.
     ///
-    /// They are taken as face crops: what is no JPEG of 224 x 224 already is
-    /// stretched to it. A picture that was imported before is not taken again,
-    /// whatever its name: the new one is made of its content, unless the old
-    /// one is a name that this store gives. A track in the name is kept.
+    /// The pictures are treated as face crops: one that is not already a JPEG of
+    /// 224 x 224 is stretched to that size. A picture that was imported before is not
+    /// imported again, whatever its name, because the new name is derived from its
+    /// content. Only a name in the format of this store is kept. A track in the name is
+    /// also kept.
     ///
     /// # Errors
-    /// [`StoreError::File`] if a folder cannot be read or the store not written
-    /// to, [`StoreError::Within`]; a picture that cannot be read is none.
+    /// [`StoreError::File`] if a folder cannot be read or the store cannot be written to,
+    /// [`StoreError::Within`]. A picture that cannot be read is not an error.
     pub fn import(&self, folder: &Path) -> Result<Imported, StoreError> {
         if !folder.is_dir() {
             let source = io::ErrorKind::NotFound.into();
@@ -77,14 +78,14 @@ impl Store {
             result: Imported::default(),
         };
         let imported = import.folder(folder);
-        // Also after a failure: what was taken before it stays.
+        // Sync even after a failure, because the pictures imported before it stay.
         sync_all(&import.touched)?;
         imported?;
         Ok(import.result)
     }
 
-    /// The ids there are, those of imported files without their track, and their
-    /// labels.
+    /// The existing ids and their labels. The ids of imported files are listed without
+    /// their track.
     fn known(&self) -> Result<HashMap<String, Option<Label>>, StoreError> {
         let samples = self.list()?.samples.into_iter();
         let known = samples.map(|sample| (identity(&sample.id).to_owned(), sample.label));
@@ -93,9 +94,9 @@ impl Store {
 }
 
 impl Reader {
-    /// Copies the pictures of the store into a folder, in the layout that
-    /// `maskd train --dataset` takes: a folder a label, and `unlabelled`.
-    /// Nothing that is there is changed.
+    /// Copies the pictures in the store into a folder, in the layout that
+    /// `maskd train --dataset` accepts: one folder per label, and `unlabelled`. Existing
+    /// files are not changed.
     ///
     /// # Errors
     /// [`StoreError::File`], [`StoreError::Within`].
@@ -151,13 +152,13 @@ impl Reader {
 const IMPORT: &str = "import-";
 const DIGITS: usize = 16;
 
-/// An imported file's id without its track; any other id as it is.
+/// The id of an imported file without its track; any other id is returned unchanged.
 fn identity(id: &str) -> &str {
     import_identity(id).unwrap_or(id)
 }
 
-/// `import-` and 16 hexadecimal digits, if the id begins so and then has
-/// nothing more than a track.
+/// `import-` and 16 hexadecimal digits, if the id begins with them and nothing but a
+/// track follows.
 fn import_identity(id: &str) -> Option<&str> {
     let (identity, rest) = id.split_at_checked(IMPORT.len() + DIGITS)?;
     let digits = identity.strip_prefix(IMPORT)?;
@@ -206,7 +207,7 @@ impl Import<'_> {
             self.result.unreadable.push((path.to_owned(), why));
             Ok(())
         };
-        // A pipe would be waited for.
+        // Reading from a pipe would block.
         if !path.is_file() {
             return unreadable("it is no file".to_owned());
         }
@@ -240,7 +241,7 @@ impl Import<'_> {
         let pending = pending(&folder, &content)?;
         let target = folder.join(format!("{id}.jpg"));
         let guard = self.store.lock_changes();
-        // A capture that came meanwhile may have this very name.
+        // A sample captured in the meantime may have exactly this name.
         if target.symlink_metadata().is_ok() {
             self.result.already += 1;
             return Ok(());
@@ -254,15 +255,15 @@ impl Import<'_> {
     }
 }
 
-/// Visible entries, sorted by name.
+/// The visible entries in a folder, sorted by name.
 fn sorted(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let mut paths: Vec<PathBuf> = entries(folder)?.iter().map(fs::DirEntry::path).collect();
     paths.sort();
     Ok(paths)
 }
 
-/// The name, if this store gave it (to a capture, or to an import before); else
-/// one that tells the content.
+/// The file's own name if it is in the format of this store (from a capture or an earlier
+/// import); otherwise a name derived from the content.
 fn import_id(path: &Path, bytes: &[u8]) -> String {
     let stem = id_of(path).unwrap_or_default();
     let own = name::parse(&stem);
@@ -278,7 +279,7 @@ fn import_id(path: &Path, bytes: &[u8]) -> String {
     }
 }
 
-/// Whether a file is stored as it is.
+/// Whether a file is already a JPEG with the size of a crop, and is stored unchanged.
 fn is_crop_jpeg(bytes: &[u8]) -> bool {
     let is_jpeg = image::guess_format(bytes).is_ok_and(|format| format == ImageFormat::Jpeg);
     let size = || {
