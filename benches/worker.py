@@ -16,7 +16,8 @@ Json = dict[str, Any]
 
 def serve(begin: Callable[[], tuple[Json, Callable[[Json], Json]]]) -> int:
     """Loads by `begin`, prints what that says of itself, then the answer to each request on standard input."""
-    # Libraries also print to standard output: they get standard error, and the protocol keeps the original.
+    # Libraries also print to standard output, so it is redirected to standard error,
+    # and the protocol keeps the original standard output.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     ready, answer = begin()

@@ -1,4 +1,4 @@
-//! Augmentation compared with Keras' own code:
+//! Compares augmentation with Keras's own code.
 //! `tests/golden/make_augment_golden.py` makes the reference values.
 #![allow(
     clippy::unwrap_used,
@@ -36,7 +36,7 @@ struct GoldenPicture {
     draw: Draw,
 }
 
-/// The numbers by their names in Keras.
+/// The drawn numbers, under their names in Keras.
 #[derive(Deserialize)]
 struct Draw {
     theta: f64,
@@ -78,7 +78,8 @@ fn picture(name: &str) -> RgbImage {
     decode(&fs::read(path(name)).unwrap()).unwrap()
 }
 
-/// Mean and maximum difference in levels, over the pixels of `golden`.
+/// Returns the mean and the maximum difference in levels, over the pixels of
+/// `golden`.
 fn difference(view: &RgbImage, golden: &RgbImage, stride: u32) -> (f64, u8) {
     let mut sum = 0.0;
     let mut largest = 0;
@@ -125,8 +126,8 @@ fn views_are_those_of_keras() {
         assert!(mean < 0.02, "{}: {mean} levels", golden.picture);
         assert!(largest <= 1, "{}: {largest} levels", golden.picture);
 
-        // The results of typical mistakes differ more: an offset of half a pixel, a
-        // rotation in the other direction.
+        // Typical mistakes, such as an offset of half a pixel or a rotation in the
+        // wrong direction, give larger differences.
         let mut off = golden.draw.ours();
         off.shift_x += 0.5;
         let (mean, _) = difference(&warp(&crop, &off, fill), &expected, golden.stride);

@@ -1,6 +1,6 @@
-//! The report compared with scikit-learn, scipy and numpy
-//! (`tests/golden/make_report_golden.py` makes the reference values), its JSON
-//! format, and the plot as a viewer opens it.
+//! Compares the report with scikit-learn, scipy and numpy
+//! (`tests/golden/make_report_golden.py` makes the reference values), and tests its
+//! JSON format and the plot as a viewer opens it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

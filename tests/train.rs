@@ -1,5 +1,5 @@
-//! Training and evaluation with the real binary, on a small data set that is cut
-//! from the example photographs.
+//! Tests training and evaluation with the real binary, on a small data set that is
+//! cut from the example photographs.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -21,7 +21,8 @@ use maskd::onnx::{Classifier, ModelFile};
 use serde_json::Value;
 use support::{assert_refused, bomb, frame, golden_crops, interrupt, maskd, root, text, wait};
 
-/// Parts of the golden crops: six of each class, all different.
+/// Makes a data set from parts of the golden crops: six of each class, all
+/// different.
 fn data_set(folder: &Path) -> PathBuf {
     let set = folder.join("set");
     for (class, prefix) in [("bare", "bare_"), ("masked", "mask_")] {
@@ -50,8 +51,9 @@ fn train(set: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// A training that cannot end before its standard error is read: its log of 1,000
-/// epochs does not fit in a pipe. `change` replaces an option or adds one.
+/// Prepares a training run that cannot end before its standard error is read,
+/// because its log of 1,000 epochs does not fit in a pipe. `change` replaces an
+/// option or adds one.
 fn long(set: &Path, model: &Path, change: [&str; 2]) -> Command {
     let mut options = vec![
         ["--dataset", set.to_str().unwrap()],
@@ -69,7 +71,7 @@ fn long(set: &Path, model: &Path, change: [&str; 2]) -> Command {
 
 const UNCHANGED: [&str; 2] = ["--seed", "42"];
 
-/// Starts a command, and waits until it writes these words to standard error.
+/// Starts a command, and waits until it writes `words` to standard error.
 fn start_until(command: &mut Command, words: &str) -> (Child, BufReader<ChildStderr>) {
     let mut child = command
         .args(["--log", "maskd=debug"])
@@ -86,7 +88,7 @@ fn start_until(command: &mut Command, words: &str) -> (Child, BufReader<ChildStd
     (child, errors)
 }
 
-/// The exit code and the last line of standard error.
+/// Waits for the end, and returns the exit code and the last line of standard error.
 fn end(mut child: Child, mut errors: BufReader<ChildStderr>) -> (Option<i32>, String) {
     let mut rest = String::new();
     errors.read_to_string(&mut rest).unwrap();
@@ -154,7 +156,7 @@ fn a_folder_becomes_a_model_with_every_requested_output() {
     }
 }
 
-/// `folder` is for a config file.
+/// `folder` is where the config file is written.
 #[track_caller]
 fn assert_classify_and_eval_accept(model: &str, folder: &Path, set: &Path) {
     let config = folder.join("maskd.toml");
@@ -370,8 +372,8 @@ fn unusable_pictures_are_named_and_the_rest_is_used() {
         ];
         assert_eq!(lines[..5], expected, "{errors}");
         assert_eq!(lines.len(), 6, "{errors}");
-        // 7 and 5 pictures: one of each class validates, and copies of a picture stay
-        // together.
+        // There are 7 and 5 pictures. One of each class is used for validation, and
+        // copies of a picture stay together.
         assert!(
             lines[5].ends_with("validation pictures, labels bare, masked"),
             "{errors}"
@@ -410,7 +412,7 @@ fn unwritable_outputs_are_refused_before_the_work() {
     let arguments = ["--plot", &plot, "--history", "--report", &csv];
     refused(&arguments, 64, same);
 
-    // Like a full disk: no file can be longer than a few kilobytes.
+    // Simulates a full disk: no file can be longer than a few kilobytes.
     let output = Command::new("sh")
         .args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "sh"])
         .arg(env!("CARGO_BIN_EXE_maskd"))
@@ -445,7 +447,7 @@ fn a_resumed_training_gives_the_same_bytes() {
     let state = folder.path().join("model.resume");
     let saved = fs::read(&state).unwrap();
 
-    // Another training cannot resume from there.
+    // A different training run cannot resume from there.
     let other_set = folder.path().join("other");
     fs::create_dir(&other_set).unwrap();
     let other_set = data_set(&other_set);
@@ -528,7 +530,7 @@ fn an_early_interrupt_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let set = data_set(folder.path());
     let model = folder.path().join("model");
-    // Enough views to be interrupted in time.
+    // There are enough views for the interrupt to arrive in time.
     let mut command = long(&set, &model, ["--views", "30"]);
     let (child, errors) = start_until(&mut command, "training pictures");
     interrupt(&child, "-INT");
@@ -542,7 +544,7 @@ fn an_early_interrupt_leaves_nothing() {
 fn eval_reports_each_picture() {
     let folder = tempfile::tempdir().unwrap();
     let (set, report) = (folder.path().join("set"), folder.path().join("report.json"));
-    // For an evaluation one class is enough, with one picture.
+    // For evaluation, a single class with one picture is enough.
     let class = set.join("without_mask");
     fs::create_dir_all(&class).unwrap();
     for name in ["bare_plain.png", "bare_beard.png"] {

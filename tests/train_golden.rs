@@ -1,6 +1,6 @@
-//! The training of a head compared with Keras: logits, every gradient, ten steps of
-//! Adam, with and without dropout. `tests/golden/make_train_golden.py` makes
-//! the reference values.
+//! Compares the training of a head with Keras: logits, every gradient, and ten steps
+//! of Adam, with and without dropout. `tests/golden/make_train_golden.py` makes the
+//! reference values.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,21 +14,21 @@ use maskd::onnx::{FEATURES, HeadTensors};
 use maskd::training::train::{TrainOptions, Trainer};
 use serde::Deserialize;
 
-/// Maximum difference of a logit, relative to the largest one.
+/// Maximum difference in a logit, relative to the largest logit.
 const LOGITS: f32 = 2e-6;
-/// Maximum difference of a gradient, relative to the largest one of its layer.
+/// Maximum difference in a gradient, relative to the largest gradient in its layer.
 const GRADIENTS: f32 = 1e-5;
-/// Maximum difference of a loss, relative to the loss or to 1, if that is larger.
+/// Maximum difference in a loss, relative to the loss or to 1, whichever is larger.
 const LOSSES: f32 = 2e-6;
-/// Maximum relative difference of a loss that Keras clips. There the results of
-/// Keras differ too, by how it rounds 1 - p: see `src/training/train/mod.rs`.
+/// Maximum relative difference in a loss that Keras clips. Such losses vary even
+/// within Keras, depending on how it rounds 1 - p; see `src/training/train/mod.rs`.
 const CLIPPED_LOSSES: f32 = 1e-2;
-/// Maximum difference of the change of a weight by ten steps, relative to the
+/// Maximum difference in how much a weight changes over ten steps, relative to the
 /// largest change in its layer.
 const CHANGES: f32 = 3e-5;
-/// The same for the thousands of weights of the first layer: Adam divides each
-/// gradient by its own magnitude, and so amplifies the rounding of those that are
-/// nearly 0.
+/// The same limit for the thousands of weights in the first layer. Adam divides each
+/// gradient by its own magnitude, which amplifies the rounding errors of gradients
+/// that are nearly 0.
 const CHANGES_W1: f32 = 5e-4;
 
 #[derive(Deserialize)]
@@ -48,13 +48,13 @@ struct Case {
     gradients: Tensors,
     losses: Vec<f32>,
     trained: Tensors,
-    /// Loss and accuracy of all samples after the steps.
+    /// Loss and accuracy on all samples after the steps.
     evaluation: [f32; 2],
-    /// The same with the last weights times 256.
+    /// Loss and accuracy on all samples with the last weights multiplied by 256.
     saturated: [f32; 2],
 }
 
-/// Eight hexadecimal digits per number.
+/// Tensors as text, with eight hexadecimal digits per number.
 #[derive(Deserialize)]
 struct Tensors {
     w1: String,
@@ -84,9 +84,9 @@ fn floats(text: &str) -> Vec<f32> {
         .collect()
 }
 
-/// The same numbers as those of the Python script: a 32-bit linear congruential
-/// generator (multiplier and increment of Numerical Recipes), of which the upper 24
-/// bits are used.
+/// Generates the same numbers as the Python script, with a 32-bit linear
+/// congruential generator (multiplier and increment from Numerical Recipes) of which
+/// only the upper 24 bits are used.
 struct Numbers(u32);
 
 impl Numbers {
@@ -95,21 +95,22 @@ impl Numbers {
         self.0 >> 8
     }
 
-    /// At least 0 and below 1; exact.
+    /// Draws numbers that are at least 0 and below 1, and exact.
     fn uniform(&mut self, count: usize) -> Vec<f32> {
         (0..count)
             .map(|_| self.next() as f32 / 16_777_216.0)
             .collect()
     }
 
-    /// From -scale / 2 to scale / 2; exact if scale is a power of two.
+    /// Draws numbers from -scale / 2 to scale / 2. They are exact if scale is a
+    /// power of two.
     fn weights(&mut self, scale: f32, count: usize) -> Vec<f32> {
         let values = self.uniform(count).into_iter();
         values.map(|value| (value - 0.5) * scale).collect()
     }
 }
 
-/// The maximum difference, relative to the largest reference value.
+/// Returns the maximum difference, relative to the largest reference value.
 fn difference(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     let largest = expected
@@ -139,7 +140,7 @@ fn cases() -> Vec<Case> {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// The initial weights, and a row of features for each label.
+/// Returns the initial weights, and a row of features for each label.
 fn start(case: &Case) -> (HeadTensors, Vec<f32>) {
     let mut numbers = Numbers(case.seed);
     let weights = HeadTensors {

@@ -1,17 +1,19 @@
-//! What skipping work saves and costs: for several settings of
-//! `detect.idle-interval-ms` and `track.reclassify-interval-ms`, how often frames are
-//! searched for faces and faces are classified, how many verdicts are right, and how
-//! late a change is noticed.
+//! Measures what skipping work saves and costs. For several settings of
+//! `detect.idle-interval-ms` and `track.reclassify-interval-ms`, it reports how
+//! often frames are searched for faces, how often faces are classified, how many
+//! verdicts are right, and how late a change is noticed.
 //!
 //! ```text
 //! cargo run --release --example attention
 //! ```
 //!
-//! The sequences are composed from the faces in `assets/frames`: ten frames per
-//! second of a hall. A person arrives and later puts a mask on or takes it off, that
-//! is, is replaced by another photographed face. Every other person sways by 3
-//! pixels; the others do not move at all, which is the hard case for motion
-//! detection. Each sequence is rendered in good light, and with 30 % of the light and
+//! The sequences are composed from the faces in `assets/frames` and show a hall at
+//! ten frames per second. A person arrives and later puts a mask on or takes it off;
+//! the sequence shows this by replacing the face with another photographed face.
+//! Every other person sways by 3 pixels; the others do not move at all, which is the
+//! hard case for motion detection. Each sequence is rendered in good light, and
+//! again with 30 % of the light and the same noise. Time is simulated, so the
+//! figures do not depend on the clock.
 //! the same noise. Time is simulated, so the figures do not depend on the clock.
 
 use std::collections::HashMap;
@@ -31,22 +33,22 @@ use maskd::vision::track::Tracker;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// The size of all frames, in pixels.
+/// The size of every frame, in pixels.
 const SIZE: (u32, u32) = (640, 480);
-/// The time between two frames.
+/// The time between two consecutive frames.
 const PERIOD: Duration = Duration::from_millis(100);
-/// Number of frames of a sequence.
+/// Number of frames in a sequence.
 const FRAMES: usize = 50;
 /// Index of the first frame that shows a person.
 const ARRIVAL: usize = 8;
 /// Standard deviation of the camera's noise, in levels.
 const NOISE: f32 = 5.0;
-/// Minimum size of the faces that are used, in pixels of their photograph.
+/// Minimum size of the faces that are used, in pixels of the original photograph.
 const MIN_FACE: f32 = 40.0;
 const PAIRS: usize = 8;
 
-/// `detect.idle-interval-ms` and `track.reclassify-interval-ms`; the first pair skips
-/// nothing.
+/// Pairs of `detect.idle-interval-ms` and `track.reclassify-interval-ms`. The first
+/// pair skips nothing.
 const SETTINGS: [(u64, u64); 7] = [
     (0, 0),
     (0, 500),
@@ -57,21 +59,21 @@ const SETTINGS: [(u64, u64); 7] = [
     (3000, 2000),
 ];
 
-/// A head with its surroundings, of the size of a crop.
+/// A head with its surroundings, at the size of a crop.
 struct Person {
     head: RgbImage,
     masked: bool,
 }
 
-/// Frames, and the truth about them.
+/// The frames of a sequence, with the true answers about them.
 struct Sequence {
     frames: Vec<RgbImage>,
-    /// Index of the first frame that shows the other face.
+    /// Index of the first frame that shows the second face.
     changes: usize,
     masked: (bool, bool),
 }
 
-/// The counts of a setting over all sequences.
+/// The counts for one setting over all sequences.
 #[derive(Default)]
 struct Counts {
     frames: usize,
@@ -79,8 +81,8 @@ struct Counts {
     with_person: usize,
     classified: usize,
     right: usize,
-    /// Frames from the arrival, and from the change, to the first right verdict;
-    /// `None` if there was none.
+    /// Number of frames from the arrival, and from the change, to the first right
+    /// verdict; `None` if there was no right verdict.
     arrivals: Vec<Option<usize>>,
     changes: Vec<Option<usize>>,
 }
@@ -130,13 +132,14 @@ fn people() -> anyhow::Result<Vec<Person>> {
     Ok(people)
 }
 
-/// `light` is the remaining share of the light.
+/// Renders a sequence; `light` is the remaining share of the light.
 fn sequence(before: &Person, after: &Person, number: usize, light: f32) -> Sequence {
     let mut rng = ChaCha8Rng::seed_from_u64(number as u64);
-    // A hall with light from above.
+    // The background is a hall lit from above.
     let hall = RgbImage::from_fn(SIZE.0, SIZE.1, |_, y| Rgb([150 - (y / 8) as u8; 3]));
     let sway = if number.is_multiple_of(2) { 3.0 } else { 0.0 };
-    // At every phase between two classifications of a settled track.
+    // The sequences together cover every phase between two classifications of a
+    // settled track.
     let changes = 27 + number % 5;
     let frames = (0..FRAMES).map(|index| {
         let mut frame = hall.clone();
@@ -146,7 +149,7 @@ fn sequence(before: &Person, after: &Person, number: usize, light: f32) -> Seque
             imageops::replace(&mut frame, &person.head, x.round() as i64, 150);
         }
         for value in frame.iter_mut() {
-            // Twelve uniform numbers have a variance of 1.
+            // The sum of twelve uniform numbers has a variance of 1.
             let normal: f32 = (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0;
             *value = (f32::from(*value) * light + NOISE * normal).clamp(0.0, 255.0) as u8;
         }
@@ -159,7 +162,7 @@ fn sequence(before: &Person, after: &Person, number: usize, light: f32) -> Seque
     }
 }
 
-/// The models with a cache of their results, which are the same for all settings.
+/// The models, with a cache of their results, which are the same for all settings.
 struct CachedModels {
     pipeline: Pipeline,
     faces: HashMap<(usize, usize), Vec<Face>>,
@@ -199,7 +202,7 @@ impl CachedModels {
     }
 }
 
-/// Processes the frames of a sequence like the daemon.
+/// Processes the frames of a sequence as the daemon does.
 fn process(
     models: &mut CachedModels,
     config: &Config,
@@ -274,8 +277,8 @@ fn process(
     Ok(())
 }
 
-/// Median and maximum of the delays in ms, and the number of changes that were never
-/// noticed.
+/// Formats the median and maximum of the delays in ms, and the number of changes
+/// that were never noticed.
 fn delays(frames: &[Option<usize>]) -> String {
     let mut seen: Vec<usize> = frames.iter().flatten().copied().collect();
     seen.sort_unstable();

@@ -1,15 +1,16 @@
-//! Makes the replay set: features of pictures that the built-in head was trained on,
-//! so that a head does not forget them while it is trained on a device.
+//! Makes the replay set: features of the pictures that the built-in head was trained
+//! on, so that a head does not forget them when it is trained on a device.
 //!
 //! ```text
 //! cargo run --release --example make_replay -- --dataset faces/train --out models/replay.bin
 //! ```
 //!
-//! It has the same number of pictures of each class, chosen by the seed, with one row
-//! each. The views of the rows alternate: the whole picture, the whole picture with
-//! the tutorial's recipe, the detected face, and face and whole picture with the
-//! robust recipe. Every fifth picture of a class is held out, with its original
-//! light. The same data set, models and seed give the same bytes on one kind of CPU.
+//! The replay set has the same number of pictures for each class, chosen by the
+//! seed, with one row per picture. The views alternate from row to row: the whole
+//! picture, the whole picture with the tutorial's recipe, the detected face, and the
+//! face and the whole picture with the robust recipe. Every fifth picture in a class
+//! is held out, with its original light. The same data set, models and seed give the
+//! same bytes on any one kind of CPU.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -46,7 +47,7 @@ struct Arguments {
     seed: u64,
 }
 
-/// One of this many pictures is held out.
+/// One in this many pictures is held out.
 const HOLDOUT: usize = 5;
 
 fn main() -> ExitCode {
@@ -74,7 +75,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     )?;
     let backbone = Backbone::new(classifier.backbone)?;
     let mut embedder = Embedder::new(&backbone, 1, ThreadPool::alone())?;
-    // The embedder of the worker is not used: views are embedded here.
+    // The worker's embedder is not used, because the views are embedded here.
     let unused = Embedder::new(&backbone, 1, ThreadPool::alone())?;
     let mut worker = Worker::new(unused, Some(detector));
 
@@ -100,7 +101,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             let (pixels, _) = dataset::load(path)
                 .map_err(anyhow::Error::msg)
                 .with_context(|| path.display().to_string())?;
-            // The held-out rows show whether good pictures are forgotten.
+            // The held-out rows show whether the head forgets good pictures.
             let held_out = at % HOLDOUT == 0;
             let turn = at / HOLDOUT;
             let (recipe, view) = kind(if held_out {
@@ -139,8 +140,8 @@ const KINDS: usize = 5;
 /// The first kinds do not change the light.
 const GOOD_KINDS: usize = 3;
 
-/// A recipe and the index of the view to use: the first view of the robust recipe is
-/// the face, the fifth is the whole picture.
+/// Returns a recipe and the index of the view to use. In the robust recipe, the
+/// first view is the face and the fifth is the whole picture.
 fn kind(number: usize) -> (Recipe, usize) {
     let still = Geometry {
         rotation: 0.0,

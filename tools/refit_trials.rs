@@ -1,6 +1,6 @@
-//! Measures training on the device with cameras that the head was not trained on: how
-//! much a few labelled crops help, what is forgotten, and what the gate accepts when
-//! labels are wrong. It made the figures in `docs/LEARNING.md`.
+//! Measures training on the device with cameras that the head was not trained on:
+//! how much a few labeled crops help, what the head forgets, and what the gate
+//! accepts when labels are wrong. It produced the figures in `docs/LEARNING.md`.
 //!
 //! ```text
 //! cargo run --release --example simulate_camera -- --preset dim faces/val sim/dim
@@ -8,10 +8,10 @@
 //!     --replay models/replay.bin --cache cache [--head head.onnx] [--wrong 100]
 //! ```
 //!
-//! The pictures of a camera are cropped to the detected face (or kept whole without
-//! one) and split in two: a pool, from which crops are drawn and labelled, and a test
-//! set. Features are stored in the cache folder, since computing them takes nearly
-//! all of the time.
+//! The pictures from a camera are cropped to the detected face (or kept whole if no
+//! face is detected) and split in two: a pool, from which crops are drawn and
+//! labeled, and a test set. Features are stored in the cache folder, because
+//! computing them takes nearly all of the time.
 
 use std::fmt;
 use std::fs;
@@ -91,7 +91,7 @@ struct Arguments {
     feature_dropout: Option<f32>,
 }
 
-/// Number of pictures in the pool of a camera; the others are its test set.
+/// Number of pictures in a camera's pool; the others are its test set.
 const POOL: usize = 220;
 
 fn main() -> ExitCode {
@@ -107,7 +107,7 @@ fn main() -> ExitCode {
 struct Camera {
     name: String,
     test: Rows,
-    /// Features `[variants + 1, FEATURES]` and label of each crop of the pool.
+    /// Features `[variants + 1, FEATURES]` and the label of each crop in the pool.
     pool: Vec<(Vec<f32>, usize)>,
 }
 
@@ -223,8 +223,9 @@ impl FeatureCache {
         })
     }
 
-    /// The rows of a folder's pictures: whole, or cropped and followed by variants.
-    /// The cache file has labels and features as 32-bit floats.
+    /// Returns the rows for the pictures in a folder, either whole, or cropped and
+    /// followed by variants. The cache file stores labels and features as 32-bit
+    /// floats.
     fn rows(
         &mut self,
         cache: &Path,
@@ -301,7 +302,8 @@ impl FeatureCache {
 }
 
 impl Camera {
-    /// The split has its own seed, so that it is the same for every trial.
+    /// Splits the pictures with a fixed seed, so that the split is the same for
+    /// every trial.
     fn split(name: &str, all: &Rows, variants: usize) -> Camera {
         let rows = variants + 1;
         let mut order: Vec<usize> = (0..all.len() / rows).collect();
@@ -323,8 +325,8 @@ impl Camera {
         camera
     }
 
-    /// Draws `crops` crops of each class, each with its own track. The share `wrong`
-    /// of them gets another label.
+    /// Draws `crops` crops of each class, each with its own track. A share of
+    /// `wrong` of them gets a wrong label.
     fn draw(&self, crops: usize, wrong: f64, classes: usize, seed: u64) -> Vec<Sample> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut order: Vec<usize> = (0..self.pool.len()).collect();
@@ -354,7 +356,7 @@ impl Camera {
     }
 }
 
-/// Logs the measurements of a trial, so that other gates can be tried on them.
+/// Logs the measurements from a trial, so that other gates can be tested on them.
 fn log(
     kind: &str,
     camera: &Camera,
@@ -371,7 +373,7 @@ fn log(
     eprintln!("trial {line}");
 }
 
-/// The options of a gate that accepts everything.
+/// Returns the options for a gate that accepts everything.
 fn open_gate(options: &RefitOptions) -> RefitOptions {
     RefitOptions {
         gate: GateOptions {
@@ -387,7 +389,7 @@ fn open_gate(options: &RefitOptions) -> RefitOptions {
     }
 }
 
-/// The accuracy in percent.
+/// Computes the accuracy in percent.
 fn accuracy(head: &HeadTensors, rows: &Rows) -> anyhow::Result<f64> {
     let trainer = Trainer::from_head(head.clone(), TrainOptions::default())?;
     let metrics = trainer.evaluate(&rows.features, &rows.labels)?;
@@ -426,7 +428,8 @@ impl Trials<'_> {
         }
     }
 
-    /// A challenger, whatever the gate says, and the measurements for the gate.
+    /// Trains a challenger, regardless of what the gate would decide, and returns it
+    /// with the measurements for the gate.
     fn challenger(
         &self,
         samples: &[Sample],
@@ -440,7 +443,7 @@ impl Trials<'_> {
         head.context("nothing was learned")
     }
 
-    /// Prints the table of `docs/LEARNING.md`.
+    /// Prints the table in `docs/LEARNING.md`.
     fn learning(&self) -> anyhow::Result<()> {
         let classes = self.head.labels.len();
         let old = accuracy(&self.head.head, &self.old)?;
@@ -514,8 +517,8 @@ impl Trials<'_> {
         Ok(())
     }
 
-    /// Samples and options of an arm: 0 everything, 1 without replay, 2 without
-    /// translation, 3 without variants.
+    /// Returns the samples and options for an arm of the experiment: 0 uses
+    /// everything, 1 omits replay, 2 omits translation, and 3 omits variants.
     fn arm(&self, arm: usize, samples: &[Sample]) -> (Vec<Sample>, RefitOptions) {
         let mut samples = samples.to_vec();
         let mut options = self.options.clone();
@@ -546,8 +549,8 @@ impl Trials<'_> {
             .flat_map(move |camera| (0..seeds).map(move |seed| (camera, seed)))
     }
 
-    /// Prints how many heads are accepted with wrong labels, and how much worse the
-    /// worst of them is on the true labels.
+    /// Prints how many heads trained with wrong labels are accepted, and how much
+    /// worse the worst of them is on the true labels.
     fn wrong_labels(&self) -> anyhow::Result<()> {
         let classes = self.head.labels.len();
         let old = accuracy(&self.head.head, &self.old)?;
@@ -592,7 +595,7 @@ impl Trials<'_> {
         Ok(())
     }
 
-    /// Prints the time of a fit of 1,000 samples, 20 epochs in batches of 32.
+    /// Prints the time for a fit on 1,000 samples, with 20 epochs in batches of 32.
     fn speed(&self) -> anyhow::Result<()> {
         let pool = self.cameras.iter().flat_map(|camera| &camera.pool).cycle();
         let samples: Vec<Sample> = pool

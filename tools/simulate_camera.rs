@@ -1,19 +1,19 @@
-//! Turns a folder of good pictures into pictures as a poor camera takes them, to
-//! choose recipes and thresholds without that camera.
+//! Degrades a folder of good pictures as a poor camera would, so that recipes and
+//! thresholds can be chosen without that camera.
 //!
 //! ```text
 //! cargo run --release --example simulate_camera -- --preset dim --seed 1 IN OUT
 //! ```
 //!
-//! The folder structure is kept, so a data set with one folder for each class remains
-//! one. Pascal VOC `.xml` files are copied with their pictures, with the boxes scaled
-//! to the new size. The same seed gives the same pictures.
+//! The folder structure is kept, so a data set with one folder per class remains a
+//! data set. Pascal VOC `.xml` files are copied with their pictures, and the boxes
+//! are scaled to the new size. The same seed gives the same pictures.
 //!
-//! On purpose it shares no code with `maskd::training::augment`, so that a recipe is
-//! evaluated on changes that it was not trained on. The camera is modelled from scene
-//! to file, in linear light: exposure and optics, sensor
-//! noise that grows with the light, the firmware's tone curve and smoothing,
-//! JPEG with halved color resolution.
+//! It deliberately shares no code with `maskd::training::augment`, so that a recipe
+//! is evaluated on changes that it was not trained on. The camera is modeled from
+//! scene to file, in linear light: exposure and optics, sensor noise that grows with
+//! the light, the firmware's tone curve and smoothing, and JPEG with halved color
+//! resolution.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -80,8 +80,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if to.exists() && !to.is_dir() {
         bail!("{} is a file; OUT must be a folder", to.display());
     }
-    // Before anything is written: pictures would be degraded twice, or the
-    // originals replaced.
+    // Checks this before anything is written, because otherwise pictures could be
+    // degraded twice or the originals replaced.
     let (whole_from, whole_to) = (canonical(from)?, canonical(to)?);
     if whole_to.starts_with(&whole_from) || whole_from.starts_with(&whole_to) {
         bail!("IN and OUT must be two folders, neither of them inside the other");
@@ -104,8 +104,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             );
         }
     }
-    // Before the pictures, so that a disk that cannot be written to is not reported
-    // for each of them.
+    // Creates the folder before processing the pictures, so that an unwritable disk
+    // is not reported once per picture.
     fs::create_dir_all(to).with_context(|| format!("cannot create the folder {}", to.display()))?;
     let options = DetectorOptions {
         side: 320,
@@ -131,7 +131,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The absolute path without symbolic links, of a folder that may not exist yet.
+/// Returns the absolute path, without symbolic links, of a folder that may not exist
+/// yet.
 fn canonical(folder: &Path) -> anyhow::Result<PathBuf> {
     let folder = std::path::absolute(folder)
         .with_context(|| format!("{} is not a usable path", folder.display()))?;
@@ -143,7 +144,7 @@ fn canonical(folder: &Path) -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-/// Names of all pictures below `root`, relative to it.
+/// Finds the names of all pictures below `root`, relative to it.
 fn find_pictures(root: &Path, below: &Path, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     let extensions = ["bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
     let folder = root.join(below);
@@ -162,7 +163,8 @@ fn find_pictures(root: &Path, below: &Path, found: &mut Vec<PathBuf>) -> anyhow:
     Ok(())
 }
 
-/// All results are JPEG files, and are named accordingly.
+/// Returns the name of the result. All results are JPEG files and are named
+/// accordingly.
 fn result_name(name: &Path) -> PathBuf {
     let extension = name.extension().unwrap_or_default().to_ascii_lowercase();
     if extension == "jpg" || extension == "jpeg" {
@@ -193,7 +195,7 @@ fn simulate(
         None => Vec::new(),
     };
 
-    // The name includes the folder of the class.
+    // The name includes the class folder.
     let mut dice = Dice::of(arguments.seed, name);
     let (width, height) = picture.dimensions();
     let (jpeg, size) = match arguments.preset {
@@ -218,9 +220,9 @@ fn simulate(
 }
 
 // ---------------------------------------------------------------------------
-// Labels: Pascal VOC, edited as text, so that the rest of the file is kept.
+// Labels: Pascal VOC, edited as text so that the rest of the file is kept.
 
-/// The texts between `<tag>` and `</tag>`, as ranges of bytes.
+/// Finds the texts between `<tag>` and `</tag>`, as byte ranges.
 fn tagged(text: &str, tag: &str) -> Vec<std::ops::Range<usize>> {
     let (open, close) = (format!("<{tag}>"), format!("</{tag}>"));
     let mut found = Vec::new();
@@ -235,7 +237,7 @@ fn tagged(text: &str, tag: &str) -> Vec<std::ops::Range<usize>> {
     found
 }
 
-/// Left, top, right and lower edges of the labelled faces in pixels.
+/// Returns the left, top, right and lower edges of the labeled faces, in pixels.
 fn boxes(text: &str) -> Vec<[f32; 4]> {
     let corners = ["xmin", "ymin", "xmax", "ymax"];
     let number = |object: &str, tag: &str| {
@@ -252,8 +254,9 @@ fn boxes(text: &str) -> Vec<[f32; 4]> {
         .collect()
 }
 
-/// The same for the faces that the detector finds in the good picture, if there are
-/// no labels: backlight needs to know where the people are.
+/// Returns the edges of the faces that the detector finds in the good picture. This
+/// is used if there are no labels, because backlight needs to know where the people
+/// are.
 fn detected(detector: &mut Detector, picture: &RgbImage) -> anyhow::Result<Vec<[f32; 4]>> {
     let faces = detector.detect(picture)?;
     let corners = |face: Face| {
@@ -268,7 +271,7 @@ fn detected(detector: &mut Detector, picture: &RgbImage) -> anyhow::Result<Vec<[
     Ok(faces.into_iter().map(corners).collect())
 }
 
-/// The labels of a picture of size `from`, now of size `to`.
+/// Scales the labels of a picture from size `from` to size `to`.
 fn scaled_labels(text: &str, from: (u32, u32), to: (u32, u32)) -> String {
     if from == to {
         return text.to_owned();
@@ -308,8 +311,8 @@ fn scaled_labels(text: &str, from: (u32, u32), to: (u32, u32)) -> String {
 struct Dice(ChaCha8Rng);
 
 impl Dice {
-    /// Seeded by the FNV-1a hash of the name, so that a picture does not depend on the
-    /// other pictures.
+    /// Seeds the numbers with the FNV-1a hash of the name, so that a picture does
+    /// not depend on the other pictures.
     fn of(seed: u64, name: &Path) -> Dice {
         let hash = name
             .to_string_lossy()
@@ -330,7 +333,7 @@ impl Dice {
         choices[self.0.random_range(0..choices.len())]
     }
 
-    /// Standard normal (Box and Muller 1958).
+    /// Draws a standard normal number (Box and Muller 1958).
     fn normal(&mut self) -> f32 {
         let radius = (-2.0 * (1.0 - self.0.random::<f32>()).ln()).sqrt();
         radius * (std::f32::consts::TAU * self.0.random::<f32>()).cos()
@@ -338,7 +341,7 @@ impl Dice {
 }
 
 // ---------------------------------------------------------------------------
-// Light on the sensor: linear, 1 is the brightest.
+// Light on the sensor: linear, where 1 is the brightest.
 
 struct Light {
     width: usize,
@@ -346,7 +349,7 @@ struct Light {
     pixels: Vec<[f32; 3]>,
 }
 
-/// sRGB to linear light (IEC 61966-2-1) and back, both 0 to 1.
+/// Converts sRGB to linear light (IEC 61966-2-1); both range from 0 to 1.
 fn linear(value: f32) -> f32 {
     if value <= 0.04045 {
         value / 12.92
@@ -368,15 +371,15 @@ fn brightness([r, g, b]: [f32; 3]) -> f32 {
     0.2126 * r + 0.7152 * g + 0.0722 * b
 }
 
-/// 0 below `from`, 1 above `to`, smooth in between.
+/// Rises smoothly from 0 at `from` to 1 at `to`, and is constant beyond them.
 fn smooth(from: f32, to: f32, value: f32) -> f32 {
     let share = ((value - from) / (to - from)).clamp(0.0, 1.0);
     share * share * (3.0 - 2.0 * share)
 }
 
 impl Light {
-    /// The scene of the picture on a sensor with `longest` pixels along its longer
-    /// side; smaller pictures keep their size.
+    /// Projects the scene in the picture onto a sensor with `longest` pixels along
+    /// its longer side; smaller pictures keep their size.
     fn from(picture: &RgbImage, longest: u32) -> Light {
         let (width, height) = picture.dimensions();
         let factor = f64::from(longest) / f64::from(width.max(height));
@@ -409,7 +412,7 @@ impl Light {
         }
     }
 
-    /// Changes each pixel depending on its position, x and y from -1 to 1.
+    /// Changes each pixel depending on its position; x and y range from -1 to 1.
     fn each_at(&mut self, change: impl Fn([f32; 3], f32, f32) -> [f32; 3]) {
         let (width, height) = (self.width as f32, self.height as f32);
         for (at, pixel) in self.pixels.iter_mut().enumerate() {
@@ -419,14 +422,14 @@ impl Light {
         }
     }
 
-    /// The brightness below which `share` of the pixels are.
+    /// Returns the brightness that a share of `share` of the pixels stays below.
     fn quantile(&self, share: f32) -> f32 {
         let mut all: Vec<f32> = self.pixels.iter().map(|pixel| brightness(*pixel)).collect();
         all.sort_by(f32::total_cmp);
         all[((all.len() - 1) as f32 * share) as usize]
     }
 
-    /// Convolves with a kernel of points, each (x, y, weight).
+    /// Convolves with a kernel of points, each given as (x, y, weight).
     fn spread(&self, points: &[(f32, f32, f32)]) -> Light {
         let mut pixels = Vec::with_capacity(self.pixels.len());
         for y in 0..self.height {
@@ -444,7 +447,7 @@ impl Light {
         Light { pixels, ..*self }
     }
 
-    /// Interpolates between four pixels; outside of the picture the edge repeats.
+    /// Interpolates between four pixels; outside the picture, the edge repeats.
     fn at(&self, x: f32, y: f32) -> [f32; 3] {
         let x = x.clamp(0.0, (self.width - 1) as f32);
         let y = y.clamp(0.0, (self.height - 1) as f32);
@@ -461,7 +464,7 @@ impl Light {
         mixed
     }
 
-    /// Defocus: a uniform disc with this radius in pixels.
+    /// Applies defocus with a uniform disc of this radius in pixels.
     fn defocused(&self, radius: f32) -> Light {
         let reach = radius.ceil() as i32;
         let mut points = Vec::new();
@@ -481,8 +484,8 @@ impl Light {
         self.spread(&points)
     }
 
-    /// The mean over squares of 2 * `reach` + 1 pixels, twice, with running
-    /// sums: for wide blooms.
+    /// Averages over squares of 2 * `reach` + 1 pixels, twice, with running sums, to
+    /// make wide blooms.
     fn bloomed(&self, reach: usize) -> Light {
         let once = self.averaged_across(reach).turned();
         let once = once.averaged_across(reach);
@@ -490,7 +493,7 @@ impl Light {
         twice.averaged_across(reach)
     }
 
-    /// The first channel fitted to the edges of `guide`: the guided filter (He,
+    /// Fits the first channel to the edges of `guide` with the guided filter (He,
     /// Sun, Tang 2010), so that a matte ends where the hair does.
     fn along_edges_of(&self, guide: &Light) -> Light {
         let gray: Vec<f32> = guide
@@ -538,7 +541,7 @@ impl Light {
         Light { pixels, ..*self }
     }
 
-    /// Rows for columns.
+    /// Swaps rows and columns.
     fn turned(&self) -> Light {
         let mut pixels = Vec::with_capacity(self.pixels.len());
         for x in 0..self.width {
@@ -551,8 +554,8 @@ impl Light {
         }
     }
 
-    /// Sensor noise: `shot` grows with the square root of the light, `read` is
-    /// always there; both as deviations at full light.
+    /// Adds sensor noise. `shot` grows with the square root of the light, and `read`
+    /// is always present; both are standard deviations at full light.
     fn add_noise(&mut self, shot: f32, read: f32, dice: &mut Dice) {
         for pixel in &mut self.pixels {
             for value in pixel {
@@ -562,15 +565,17 @@ impl Light {
         }
     }
 
-    /// 0 to 255 by the sRGB curve, darkest and brightest value as given.
+    /// Converts to 0 to 255 with the sRGB curve, given the darkest and the brightest
+    /// value.
     fn developed(&self, black: f32, white: f32) -> Vec<[f32; 3]> {
         let level = |light: f32| black + (white - black) * encoded(light);
         self.pixels.iter().map(|pixel| pixel.map(level)).collect()
     }
 }
 
-/// The firmware's last steps on 0 to 255: colors at a half of the resolution
-/// and smoothed, `sharpen` as the share of an unsharp mask; then JPEG.
+/// Applies the firmware's last steps to values from 0 to 255: it halves the
+/// resolution of the colors and smooths them, applies an unsharp mask of strength
+/// `sharpen`, and then compresses the picture as JPEG.
 fn filed(
     pixels: &[[f32; 3]],
     (width, height): (usize, usize),
@@ -587,7 +592,7 @@ fn filed(
     let mut picture = RgbImage::new(width as u32, height as u32);
     for (x, y, to) in picture.enumerate_pixels_mut() {
         let (x, y) = (x as isize, y as isize);
-        // Differences to the brightness, averaged over blocks of 4:2:0.
+        // Averages the differences from the brightness over blocks of 4:2:0.
         let (left, top) = (x & !1, y & !1);
         let mut color = [0.0; 3];
         for (dx, dy) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
@@ -616,24 +621,25 @@ type Filed = anyhow::Result<(Vec<u8>, (u32, u32))>;
 // ---------------------------------------------------------------------------
 // The presets.
 
-/// The light of a dim place, by its lamps: red, green and blue.
+/// The light from various lamps in a dim room, as red, green and blue.
 const LAMPS: [[f32; 3]; 4] = [
     [1.45, 0.98, 0.52], // incandescent, white balance too weak
     [0.92, 1.14, 0.80], // old fluorescent tube
     [0.78, 0.98, 1.32], // blue evening light
-    [1.18, 0.86, 1.10], // magenta of a camera without an infrared filter
+    [1.18, 0.86, 1.10], // magenta tint from a camera without an infrared filter
 ];
 
 fn dim(picture: &RgbImage, dice: &mut Dice) -> Filed {
     let mut light = Light::from(picture, 240);
     light = light.defocused(dice.between(0.4, 1.0));
-    // The automatic exposure reaches its limit: the bright parts end at a fifth of the
-    // range. The factor depends on the brightness of the picture.
+    // The automatic exposure reaches its limit, so the bright parts end at a fifth
+    // of the range. The factor depends on the brightness of the picture.
     let exposure = dice.between(0.10, 0.24) / light.quantile(0.92).max(0.05);
     let lamp = dice.one_of(&LAMPS);
     let strength = dice.between(0.5, 1.0);
     let lamp = lamp.map(|factor| factor.powf(strength));
-    // Stray light in a cheap lens: a veil of the whole picture's mean.
+    // Stray light in a cheap lens adds a veil equal to a share of the whole
+    // picture's mean.
     let veil = dice.between(0.02, 0.06);
     light.each(|pixel| {
         let mut lit = [0.0; 3];
@@ -647,7 +653,7 @@ fn dim(picture: &RgbImage, dice: &mut Dice) -> Filed {
     // Noise reduction turns grain into blotches.
     light = light.defocused(dice.between(0.3, 0.7));
     let mut pixels = light.developed(dice.between(8.0, 26.0), dice.between(205.0, 245.0));
-    // Weak colors, as firmware makes them in the dark.
+    // Weak colors, as firmware produces them in the dark.
     let colorful = dice.between(0.55, 0.9);
     for pixel in &mut pixels {
         let gray = pixel.iter().sum::<f32>() / 3.0;
@@ -666,12 +672,12 @@ fn backlight(picture: &RgbImage, faces: &[[f32; 4]], dice: &mut Dice) -> Filed {
         .collect();
     let (width, height) = (light.width as f32, light.height as f32);
     if people.is_empty() {
-        // The detector found none either: most likely a face so close that it fills
-        // the picture.
+        // The detector found no face either, so the face is most likely so close
+        // that it fills the picture.
         people.push([0.05 * width, 0.05 * height, 0.95 * width, height]);
     }
 
-    // The window: brighter toward one upper corner or the top.
+    // The window is brighter toward one upper corner or the top.
     let lean = dice.between(-0.6, 0.6);
     let window = dice.between(0.9, 1.8);
     let tint = dice.one_of(&[[1.0, 1.0, 1.0], [0.93, 1.0, 1.10], [1.06, 1.0, 0.90]]);
@@ -683,7 +689,8 @@ fn backlight(picture: &RgbImage, faces: &[[f32; 4]], dice: &mut Dice) -> Filed {
         let bright = window * (0.75 + 0.25 * lean * x - 0.2 * y);
         tint.map(|tint| tint * bright)
     });
-    // Where people stand in front of it: heads, and shoulders down to the edge.
+    // The matte marks where people stand in front of the window: their heads, and
+    // their shoulders down to the edge.
     let mut matte = Light {
         pixels: vec![[0.0; 3]; light.pixels.len()],
         ..light
@@ -694,7 +701,7 @@ fn backlight(picture: &RgbImage, faces: &[[f32; 4]], dice: &mut Dice) -> Filed {
         [covered.fold(0.0, f32::max); 3]
     });
     let matte = matte.along_edges_of(&light);
-    // The camera exposes for the window; the light of the room is weak.
+    // The camera exposes for the window, so the light in the room is weak.
     let room = dice.between(0.05, 0.15) / light.quantile(0.8).clamp(0.35, 1.0);
     let detail = dice.between(0.25, 0.6);
     let mut scene = Light {
@@ -705,18 +712,18 @@ fn backlight(picture: &RgbImage, faces: &[[f32; 4]], dice: &mut Dice) -> Filed {
         let mut mixed = [0.0; 3];
         for c in 0..3 {
             let person = own[c] * room;
-            // The background stays recognizable in the bright.
+            // The background stays recognizable in the bright area.
             let background = behind[c] * (1.0 - detail + detail * own[c]);
             mixed[c] = matte[c] * person + (1.0 - matte[c]) * background;
         }
         scene.pixels.push(mixed);
     }
-    // The light of the window is scattered over everything: strongly near edges, and
-    // a little everywhere.
+    // The light from the window is scattered over everything, strongly near edges
+    // and slightly everywhere else.
     let near = scene.bloomed((0.02 * scene.longest()).ceil() as usize);
     let wide = scene.bloomed((0.16 * scene.longest()).ceil() as usize);
     let (near_share, wide_share) = (dice.between(0.05, 0.14), dice.between(0.03, 0.09));
-    // Some of it comes from outside of the picture.
+    // Some of the light comes from outside the picture.
     let veil = tint.map(|tint| 0.02 * tint * window);
     for ((pixel, near), wide) in scene.pixels.iter_mut().zip(&near.pixels).zip(&wide.pixels) {
         for c in 0..3 {
@@ -735,11 +742,11 @@ fn backlight(picture: &RgbImage, faces: &[[f32; 4]], dice: &mut Dice) -> Filed {
     filed(&pixels, size, dice.between(0.2, 0.9), quality)
 }
 
-/// How far a person with this face covers the point, 0 to 1.
+/// Returns how much of the point is covered by a person with this face, 0 to 1.
 fn person(&[x1, y1, x2, y2]: &[f32; 4], x: f32, y: f32) -> f32 {
     let (width, height) = ((x2 - x1).max(1.0), (y2 - y1).max(1.0));
     let (center_x, center_y) = (x1.midpoint(x2), y1.midpoint(y2));
-    // The head is wider and higher than the box of its face.
+    // The head is wider and taller than the face's box.
     let across = (x - center_x) / (0.69 * width);
     let up = (y - center_y + 0.08 * height) / (0.74 * height);
     let head = (across * across + up * up).sqrt();
@@ -754,8 +761,8 @@ fn person(&[x1, y1, x2, y2]: &[f32; 4], x: f32, y: f32) -> f32 {
 
 fn motion(picture: &RgbImage, dice: &mut Dice) -> Filed {
     let mut light = Light::from(picture, 320);
-    // People walk across or toward the camera; a third of the time the camera
-    // on its arm shakes, in any direction and not along a line.
+    // People walk across the picture or toward the camera. A third of the time, the
+    // camera shakes on its arm, in any direction and along a curve.
     let length = dice.between(0.022, 0.062) * light.longest();
     let shakes = dice.between(0.0, 1.0) < 0.33;
     let angle: f32 = if shakes {
@@ -772,7 +779,7 @@ fn motion(picture: &RgbImage, dice: &mut Dice) -> Filed {
     let share = 1.0 / (steps + 1) as f32;
     let points: Vec<(f32, f32, f32)> = (0..=steps)
         .map(|step| {
-            // -0.5 to 0.5 along the path, which bends like a parabola.
+            // Runs from -0.5 to 0.5 along the path, which bends like a parabola.
             let along = step as f32 * (1.0 / steps as f32) - 0.5;
             let (forth, side) = (along * length, bend * length * (along * along - 0.08));
             (
@@ -783,7 +790,7 @@ fn motion(picture: &RgbImage, dice: &mut Dice) -> Filed {
         })
         .collect();
     light = light.spread(&points);
-    // A long exposure is needed because there is little light.
+    // The exposure is long because there is little light.
     let exposure = dice.between(0.5, 0.95);
     let warm = dice.between(-0.12, 0.18);
     light.each(|[r, g, b]| {
@@ -803,8 +810,8 @@ fn motion(picture: &RgbImage, dice: &mut Dice) -> Filed {
 fn infrared(picture: &RgbImage, dice: &mut Dice) -> Filed {
     let mut light = Light::from(picture, 320);
     light = light.defocused(dice.between(0.5, 1.1));
-    // Near infrared is next to red; skin and most dyed cloth reflect it well,
-    // so what is colorful to the eye is bright there, and lips and blemishes
+    // Near infrared is next to red. Skin and most dyed cloth reflect it well, so
+    // things that look colorful to the eye are bright in it, and lips and blemishes
     // vanish.
     let dye = dice.between(0.35, 0.75);
     light.each(|[r, g, b]| {
@@ -812,7 +819,8 @@ fn infrared(picture: &RgbImage, dice: &mut Dice) -> Filed {
         let red = 0.8 * r + 0.2 * g;
         [red + dye * (brightest - red); 3]
     });
-    // The lamps are around the lens: the center is too bright, the corners are black.
+    // The lamps surround the lens, so the center is too bright and the corners are
+    // black.
     let (x0, y0) = (dice.between(-0.25, 0.25), dice.between(-0.25, 0.25));
     let reach = dice.between(0.75, 1.25);
     let power = dice.between(0.9, 1.9);
@@ -821,14 +829,14 @@ fn infrared(picture: &RgbImage, dice: &mut Dice) -> Filed {
         let lamp = power * (0.12 + 0.88 * (-0.9 * distance).exp());
         pixel.map(|value| value * lamp)
     });
-    // Saturated pixels spill into their neighbors.
+    // Saturated pixels spill over into their neighbors.
     let spill = light.bloomed((0.025 * light.longest()).ceil() as usize);
     for (pixel, spill) in light.pixels.iter_mut().zip(&spill.pixels) {
         let value = 0.85 * pixel[0] + 0.15 * spill[0];
-        // A shoulder curve: bright values are compressed before they clip.
+        // Applies a shoulder curve, which compresses bright values before they clip.
         *pixel = [1.12 * value / (1.0 + 0.25 * value); 3];
     }
-    // Gray noise, one value for all channels.
+    // Adds gray noise, with one value for all channels.
     let gain = dice.between(0.6, 1.4);
     for pixel in &mut light.pixels {
         let deviation = gain * (0.0012 * pixel[0].max(0.0) + 0.000_06).sqrt();

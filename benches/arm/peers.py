@@ -14,7 +14,7 @@ sys.path.insert(0, f"{FOLDER}/packages")
 
 import numpy as np  # noqa: E402
 
-# As in stages.rs.
+# The same values as in stages.rs.
 BEGIN, END = 0x4D41534B, 0x4D41534C
 ROUNDS = 3
 

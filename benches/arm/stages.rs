@@ -1,8 +1,8 @@
-//! The program that `benches/arm/run` counts: each stage of a frame runs between
-//! two markers that its QEMU plugin (`count.c`) recognizes.
+//! The program whose instructions `benches/arm/run` counts. Each stage of a frame
+//! runs between two markers that the QEMU plugin (`count.c`) recognizes.
 //!
-//! Prints a line for each section between markers, in their order. Without the
-//! plugin the markers do nothing.
+//! Prints one line for each section between markers, in order. Without the plugin,
+//! the markers do nothing.
 
 use std::hint::black_box;
 use std::io::Cursor;
@@ -19,14 +19,15 @@ use maskd::vision::motion::MotionDetector;
 use maskd::vision::pipeline::Pipeline;
 use rustix::process::{Pid, getpgid};
 
-/// Ids of processes that cannot exist; `count.c` has the same ones.
+/// IDs of processes that cannot exist; `count.c` uses the same IDs.
 const BEGIN: i32 = 0x4d41_534b;
 const END: i32 = 0x4d41_534c;
 
-/// Number of times that each stage is counted, after a first run that is not.
+/// Number of times that each stage is counted, after a first run that is not
+/// counted.
 const ROUNDS: usize = 3;
 
-/// The frame size of most webcams.
+/// The frame size used by most webcams.
 const SIZE: (u32, u32) = (640, 480);
 
 fn mark(number: i32) {
@@ -46,7 +47,7 @@ fn count<T, E>(stage: &str, mut work: impl FnMut() -> Result<T, E>) -> Result<()
     Ok(())
 }
 
-/// The picture in the form that a camera sends.
+/// Encodes the picture in the format that a camera sends.
 fn jpeg(pixels: &RgbImage) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Cursor::new(Vec::new());
     JpegEncoder::new_with_quality(&mut bytes, 85).encode_image(pixels)?;

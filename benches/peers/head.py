@@ -16,7 +16,8 @@ from onnx import numpy_helper
 
 def main(classifier: str, out: str) -> None:
     arrays = {each.name: numpy_helper.to_array(each) for each in onnx.load(classifier).graph.initializer}
-    # ONNX keeps a dense layer's kernel as outputs x inputs, Keras the other way round.
+    # ONNX stores a dense layer's kernel as outputs x inputs, and Keras stores it the
+    # other way around.
     np.savez(
         out,
         kernel0=arrays["head.0.weight"].T,

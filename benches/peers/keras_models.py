@@ -32,7 +32,7 @@ def multiply_adds(model: Model) -> int:
         if isinstance(layer, (Conv2D, DepthwiseConv2D)):
             _, height, width, channels = layer.output_shape
             rows, columns, inputs, _ = layer.weights[0].shape
-            # A channel of a depthwise convolution has one input.
+            # Each channel in a depthwise convolution has one input.
             inputs = 1 if isinstance(layer, DepthwiseConv2D) else inputs
             total += height * width * channels * rows * columns * inputs
         elif isinstance(layer, Dense):

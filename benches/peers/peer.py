@@ -84,7 +84,7 @@ def keras(classifier: str, threads: int) -> tuple[Run, str]:
 
 
 PEERS: dict[str, tuple[Callable[[str, int], tuple[Run, str]], bool]] = {
-    # The second is whether channels come last.
+    # The second value tells whether channels come last.
     "onnxruntime": (onnxruntime, False),
     "litert": (litert, True),
     "opencv": (opencv, False),

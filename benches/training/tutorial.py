@@ -22,7 +22,7 @@ import sys
 import time
 from pathlib import Path
 
-# TensorFlow reads these when it is imported.
+# TensorFlow reads these variables when it is imported.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"

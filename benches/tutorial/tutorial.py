@@ -18,8 +18,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-# TensorFlow reads these when it is imported. Without the second, its `keras` would be Keras 3, which can't load the
-# tutorial's HDF5 model.
+# TensorFlow reads these variables when it is imported. Without the second one, its
+# `keras` would be Keras 3, which can't load the tutorial's HDF5 model.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -77,7 +77,8 @@ class Tutorial:
         cropped = time.perf_counter()
 
         if faces:
-            # The tutorial's Keras had no progress bar here by default; today's has, and drawing it costs time.
+            # The tutorial's version of Keras had no progress bar here by default.
+            # Today's version has one, and drawing it takes time.
             self.classifier.predict(np.array(faces, dtype="float32"), batch_size=32, verbose=0)
         classified = time.perf_counter()
 
@@ -96,7 +97,8 @@ def crops(image: np.ndarray, detections: np.ndarray) -> list[np.ndarray]:
         left, top = max(0, left), max(0, top)
         right, bottom = min(width - 1, right), min(height - 1, bottom)
         face = image[top:bottom, left:right]
-        # The tutorial would stop with an OpenCV error on a box that lies outside of the frame.
+        # On a box that lies outside the frame, the tutorial would stop with an
+        # OpenCV error.
         if face.size == 0:
             continue
         face = cv2.cvtColor(face, cv2.COLOR_BGR2RGB)

@@ -1,8 +1,8 @@
-//! Training a head from folders of pictures: data set, augmentation, recipe,
+//! Training a head from folders of pictures: the data set, augmentation, the recipe,
 //! the head's training step, and the report.
 //!
-//! Owns the mathematics of training. It knows neither the samples that the
-//! device captured nor what is decided from a verdict.
+//! Owns the mathematics of training. It knows nothing about the samples that the
+//! device captured or about what is decided from a verdict.
 
 pub mod augment;
 pub mod dataset;

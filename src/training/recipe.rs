@@ -1,11 +1,11 @@
-//! Recipes: from pictures to the features that a head is trained on.
+//! Recipes, which turn pictures into the features that a head is trained on.
 //!
-//! Owns which views of a picture a recipe makes, and the workers that embed
-//! them. It knows nothing of labels or of training.
+//! Owns the views that a recipe makes of a picture, and the workers that embed them.
+//! It knows nothing about labels or training.
 //!
-//! Each picture is read and decoded once, whatever the number of its views: all
-//! of them are made and embedded while it is in memory, and only the features are
-//! kept (5 KB per view).
+//! Each picture is read and decoded once, however many views it has. All of its
+//! views are made and embedded while it is in memory, and only the features are kept
+//! (5 KB per view).
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -20,19 +20,19 @@ use crate::training::augment::{self, Geometry, Robust};
 use crate::vision::detect::{DetectError, Detector};
 use crate::vision::embed::Embedder;
 
-/// How views of a picture are made.
+/// How the views of a picture are made.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Recipe {
-    /// The tutorial's: the whole picture, stretched to a crop, with geometric
+    /// The tutorial's recipe: the whole picture, stretched to a crop, with geometric
     /// changes.
     Tutorial(Geometry),
-    /// Whole pictures and the faces that the detector finds in them, in turn, with
-    /// varied light and sharpness.
+    /// Alternates between whole pictures and the faces that the detector finds in
+    /// them, with varied light and sharpness.
     Robust(Robust),
 }
 
 impl Recipe {
-    /// The name in options and metadata.
+    /// The name used in options and metadata.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -42,7 +42,7 @@ impl Recipe {
     }
 }
 
-/// Why a picture has no features.
+/// Why features could not be made for a picture.
 #[derive(Debug, thiserror::Error)]
 pub enum RecipeError {
     /// A model failed.
@@ -62,7 +62,7 @@ impl From<DetectError> for RecipeError {
     }
 }
 
-/// Makes views and their features; each thread has its own.
+/// Makes views and their features. Each thread has its own worker.
 #[derive(Debug)]
 pub struct Worker {
     embedder: Embedder,
@@ -71,7 +71,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Only the robust recipe needs a detector.
+    /// Makes a worker. Only the robust recipe needs a detector.
     #[must_use]
     pub fn new(embedder: Embedder, detector: Option<Detector>) -> Worker {
         Worker {
@@ -81,7 +81,7 @@ impl Worker {
         }
     }
 
-    /// The view for evaluation: the whole picture, stretched to a crop.
+    /// Makes the view for evaluation: the whole picture, stretched to a crop.
     ///
     /// # Errors
     /// [`RecipeError::Picture`] if it is empty.
@@ -90,7 +90,7 @@ impl Worker {
         Ok(self.scaler.crop(pixels, whole)?)
     }
 
-    /// `views` views of a picture. The same `seed` gives the same views.
+    /// Makes `views` views of a picture. The same `seed` gives the same views.
     ///
     /// # Errors
     /// [`RecipeError`] if the detector fails or the picture is empty.
@@ -141,7 +141,7 @@ impl Worker {
     }
 }
 
-/// A kind of view of the robust recipe.
+/// A kind of view in the robust recipe.
 #[derive(Debug, Clone, Copy)]
 enum RobustView {
     /// The detected face, with all changes.
@@ -152,9 +152,9 @@ enum RobustView {
     Geometry,
 }
 
-/// The views of a picture, which repeat from the first one. Five of eight are faces,
-/// as all are at the door. Without the views that only have geometric changes, the
-/// head gets worse on good pictures.
+/// The kinds of views of a picture, repeated from the start as needed. Five of eight
+/// are faces, because every crop at the door is a face. Without the views that have
+/// only geometric changes, the head gets worse on good pictures.
 const ROBUST_VIEWS: [RobustView; 8] = [
     RobustView::Face,
     RobustView::Geometry,
@@ -166,7 +166,8 @@ const ROBUST_VIEWS: [RobustView; 8] = [
     RobustView::Face,
 ];
 
-/// The label of a training picture is that of the largest face in it.
+/// Finds the largest face, because a training picture's label applies to that face.
+/// one.
 fn largest(faces: &[Face]) -> Option<Rect> {
     let rects = faces.iter().map(|face| face.rect);
     rects.max_by(|a, b| a.area().total_cmp(&b.area()))
@@ -175,29 +176,29 @@ fn largest(faces: &[Face]) -> Option<Rect> {
 /// Which views of pictures are embedded.
 #[derive(Debug, Clone, Copy)]
 pub enum EmbedMode<'a> {
-    /// [`Worker::plain`].
+    /// The view that [`Worker::plain`] makes.
     Plain,
-    /// [`Worker::views`].
+    /// The views that [`Worker::views`] makes.
     Views {
         /// How the views are made.
         recipe: &'a Recipe,
-        /// Views of each picture, at least one.
+        /// Number of views of each picture, at least one.
         views: usize,
-        /// Seeds the views together with the index of a picture.
+        /// Seeds the views, together with the index of the picture.
         seed: u64,
     },
 }
 
-/// The features of `count` pictures, which `load` returns by their index:
-/// `[count, views, 1280]` row by row.
+/// Computes the features of `count` pictures, which `load` returns by index. The
+/// result is `[count, views, 1280]`, row by row.
 ///
-/// The workers share the pictures; the result does not depend on how many workers
-/// there are. `done` is called after each picture with the number of finished
-/// ones. If it returns `false`, no more pictures are started, and the result is
+/// The workers share the pictures, and the result does not depend on the number of
+/// workers. After each picture, `done` is called with the number of finished
+/// pictures. If it returns `false`, no more pictures are started, and the result is
 /// `None`.
 ///
 /// # Errors
-/// The first [`RecipeError`] in the order of the pictures.
+/// The first [`RecipeError`], in the order of the pictures.
 pub fn features<L>(
     workers: &mut [Worker],
     count: usize,
@@ -284,8 +285,8 @@ where
         .collect())
 }
 
-/// An independent seed for each index: one step of `SplitMix64` (Steele, Lea and
-/// Flood, "Fast splittable pseudorandom number generators", 2014).
+/// Returns an independent seed for each index, using one step of `SplitMix64`
+/// (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
 #[must_use]
 pub fn mix(seed: u64, index: u64) -> u64 {
     let mut z = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));

@@ -10,11 +10,11 @@ use crate::frame::{Scaler, decode};
 /// What a cheap camera does to a face: few pixels, motion blur, noise,
 /// compression.
 ///
-/// Of all changes of the robust recipe, JPEG compression helps most on cameras
+/// Of all the changes in the robust recipe, JPEG compression helps most on cameras
 /// that the head was not trained on (`docs/DESIGN.md`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Camera {
-    /// Share of the pictures that get any of the changes below.
+    /// Share of the pictures that get any of the changes below, 0 to 1.
     pub probability: f32,
     /// Longest side in pixels that the picture is scaled down to; it is scaled
     /// up again at the end. Log-uniform.
@@ -22,7 +22,7 @@ pub struct Camera {
     /// Motion blur: length of a straight path in a random direction, as a share
     /// of the longest side after scaling down.
     pub motion: RandomRange,
-    /// Standard deviation of the noise in levels of 0 to 255. It is added to the
+    /// Standard deviation of the noise in levels from 0 to 255. It is added to the
     /// picture after scaling down, so that small faces have coarse noise.
     pub noise: RandomRange,
     /// JPEG quality, 1 to 100. The picture is compressed after scaling down, as
@@ -42,7 +42,7 @@ impl Default for Camera {
     }
 }
 
-/// The camera of one view; the default leaves it unchanged.
+/// Camera changes for one view; the default leaves it unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct CameraDraw {
     /// Longest side in pixels that the picture is scaled down to.
@@ -51,14 +51,14 @@ pub struct CameraDraw {
     pub motion: [f32; 2],
     /// Standard deviation of the noise in levels; 0 is none.
     pub noise: f32,
-    /// Seed of the noise.
+    /// Seed for the noise.
     pub noise_seed: u64,
     /// JPEG quality, 1 to 100.
     pub jpeg: Option<u8>,
 }
 
 impl Camera {
-    /// Draws the changes of one view.
+    /// Draws the camera changes for one view.
     pub fn draw(&self, rng: &mut impl Rng) -> CameraDraw {
         let any = rng.random::<f32>() < self.probability;
         let motion = self.motion.draw(rng);
@@ -75,9 +75,10 @@ impl Camera {
 }
 
 impl CameraDraw {
-    /// Degrades the picture in the order in which a camera does: resolution,
-    /// motion, noise, compression. Then it is stretched to 224 x 224, like every
-    /// crop of a small face. A picture that is not scaled down keeps its size.
+    /// Degrades the picture in the same order as a real camera: resolution, motion,
+    /// noise, compression. It then stretches the picture to 224 x 224, like every
+    /// crop of a small face. A picture that is not scaled down keeps its size until
+    /// then.
     #[must_use]
     pub fn apply(&self, scaler: &mut Scaler, mut picture: RgbImage) -> RgbImage {
         if let Some(side) = self.side
@@ -100,12 +101,12 @@ impl CameraDraw {
     }
 }
 
-/// The mean along a straight path about each pixel; `path` is a share of the
-/// longest side. Outside of the picture the edge pixels repeat.
+/// Replaces each pixel with the mean along a straight path centered on it. `path` is
+/// a share of the longest side. Outside the picture, the edge pixels repeat.
 pub(super) fn motion_blur(picture: &RgbImage, path: [f32; 2]) -> RgbImage {
     let (width, height) = picture.dimensions();
     let side = width.max(height) as f32;
-    // No path is longer than the picture.
+    // Limits the path to the size of the picture.
     let [x, y] = path.map(|share| (share * side).clamp(-side, side));
     let length = x.abs().max(y.abs());
     if length.is_nan() || length < 0.5 || width == 0 || height == 0 {
@@ -132,13 +133,13 @@ pub(super) fn motion_blur(picture: &RgbImage, path: [f32; 2]) -> RgbImage {
     })
 }
 
-/// Adds noise of this standard deviation in levels. Part of it is common to all
-/// channels and part is their own, as with real sensors.
+/// Adds noise with this standard deviation in levels. As in real sensors, part of
+/// the noise is common to all channels and part is specific to each.
 pub(super) fn add_noise(picture: &mut RgbImage, deviation: f32, seed: u64) {
     if deviation.is_nan() || deviation <= 0.0 {
         return;
     }
-    // 0.8² + 0.6² = 1.
+    // The variances add up: 0.8² + 0.6² = 1.
     let shared_part = 0.8 * deviation;
     let own_part = 0.6 * deviation;
     let mut state = seed;
@@ -152,24 +153,24 @@ pub(super) fn add_noise(picture: &mut RgbImage, deviation: f32, seed: u64) {
     }
 }
 
-/// Two roughly normal numbers (each the sum of four bytes, at most ±3.4) from one
-/// step of SplitMix64 (Steele, Lea and Flood 2014). A crop takes 200,000 of
-/// them, so they must be cheap; they need not be more exact.
+/// Returns two roughly normal numbers (each the sum of four bytes, at most ±3.4)
+/// from one step of SplitMix64 (Steele, Lea and Flood 2014). A crop needs 200,000 of
+/// them, so speed matters more than exactness.
 fn two_normals(state: &mut u64) -> (f32, f32) {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut mixed = *state;
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     mixed ^= mixed >> 31;
-    // Sums of bytes: first of pairs, in 16-bit lanes.
+    // Sums the bytes, starting with pairs in 16-bit lanes.
     let pairs = (mixed & 0x00ff_00ff_00ff_00ff) + ((mixed >> 8) & 0x00ff_00ff_00ff_00ff);
     let lane = |shift: u32| (pairs >> shift & 0xffff) as f32;
-    // Mean 4 * 127.5, variance 4 * (256² - 1) / 12.
+    // The mean is 4 * 127.5, and the variance is 4 * (256² - 1) / 12.
     let normal = |sum: f32| (sum - 510.0) * (1.0 / 147.8);
     (normal(lane(0) + lane(16)), normal(lane(32) + lane(48)))
 }
 
-/// The picture after JPEG compression at this quality.
+/// Compresses the picture as JPEG at this quality and decodes it again.
 fn through_jpeg(picture: RgbImage, quality: u8) -> RgbImage {
     let mut bytes = Vec::new();
     let quality = quality.clamp(1, 100);

@@ -1,24 +1,25 @@
-//! Geometric changes: those of Keras' `ImageDataGenerator`, as one warp per
-//! picture.
+//! Geometric changes: the ones that Keras's `ImageDataGenerator` makes, as one warp
+//! per picture.
 
 use image::RgbImage;
 use rand::{Rng, RngExt};
 
 use crate::frame::{CROP_SIDE, Region, Scaler};
 
-/// How a warp fills what lies outside of the picture: Keras' `fill_mode`, and
-/// `mode` of `scipy.ndimage.affine_transform`. n is the picture's side.
+/// How a warp fills the area outside the picture: Keras's `fill_mode`, and the
+/// `mode` of `scipy.ndimage.affine_transform`. In the descriptions below, n is the
+/// side of the picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fill {
     /// Repeats the edge pixel: `aaaa|abcd|dddd`.
     #[default]
     Nearest,
-    /// Black (`cval` 0 on pixels of 0 to 255): `kkkk|abcd|kkkk`.
+    /// Fills with black (`cval` 0 for pixels from 0 to 255): `kkkk|abcd|kkkk`.
     Constant,
-    /// Mirrors the picture, with the edge pixel twice: `dcba|abcd|dcba`.
+    /// Mirrors the picture and shows the edge pixel twice: `dcba|abcd|dcba`.
     Reflect,
-    /// Repeats the picture. In scipy the last pixel coincides with the first
-    /// one of the next copy, so the period is n - 1: `bcd(a)bcd(a)bcd`.
+    /// Repeats the picture. In scipy, the last pixel coincides with the first pixel
+    /// of the next copy, so the period is n - 1: `bcd(a)bcd(a)bcd`.
     Wrap,
 }
 
@@ -29,36 +30,38 @@ pub enum Fill {
 /// shear_range=0.15, horizontal_flip=True, fill_mode="nearest"`. A range of 0
 /// turns its change off; a negative range means the same as a positive one.
 ///
-/// The meanings and formulas are those of `ImageDataGenerator.get_random_transform`
-/// in `tf_keras/src/preprocessing/image.py`, tf-keras 2.21.
+/// The meanings and formulas come from `ImageDataGenerator.get_random_transform` in
+/// `tf_keras/src/preprocessing/image.py`, tf-keras 2.21.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Geometry {
-    /// Rotation, uniform in ± this many degrees.
+    /// Rotation, drawn uniformly within ± this many degrees.
     pub rotation: f32,
-    /// The factors in x and y are drawn separately, uniform in 1 ± this share.
-    /// A factor above 1 zooms out: it shows more than the picture.
+    /// Zoom: the factors in x and y are drawn separately and uniformly within 1 ±
+    /// this share. A factor above 1 zooms out, so the view shows more than the
+    /// picture.
     pub zoom: f32,
-    /// Shift left or right, uniform in ± this share of the width, below 1.
+    /// Shift left or right, drawn uniformly within ± this share of the width. Must
+    /// be below 1.
     ///
-    /// Keras reads values from 1 up as pixels. By a mistake in Keras, its
-    /// `width_shift_range` moves pictures up and down and its
-    /// `height_shift_range` left and right; here they do what their names say.
-    /// With equal shares, as in the tutorial, and square pictures there is no
-    /// difference.
+    /// Keras treats values of 1 and above as pixels. Because of a bug in Keras, its
+    /// `width_shift_range` moves pictures up and down and its `height_shift_range`
+    /// moves them left and right; here they do what their names say. With equal
+    /// shares, as in the tutorial, and square pictures, there is no difference.
     pub width_shift: f32,
-    /// Shift up or down, uniform in ± this share of the height, below 1.
+    /// Shift up or down, drawn uniformly within ± this share of the height. Must be
+    /// below 1.
     pub height_shift: f32,
-    /// Shear, uniform in ± this many **degrees**, as in Keras: the tutorial's
-    /// 0.15 is 0.15 degrees, at most 0.6 pixels over a crop.
+    /// Shear, drawn uniformly within ± this many **degrees**, as in Keras. The
+    /// tutorial's 0.15 therefore means 0.15 degrees, at most 0.6 pixels over a crop.
     pub shear: f32,
-    /// Whether half of the pictures are mirrored left to right, after all of
-    /// the above changes.
+    /// Whether half of the pictures are mirrored left to right after all the changes
+    /// above.
     pub horizontal_flip: bool,
-    /// How to fill what lies outside of the picture.
+    /// How to fill the area outside the picture.
     pub fill: Fill,
-    /// Brightness, uniform in ± this many levels of 0 to 255: despite its name
-    /// in Keras, the same for all channels. The result is clamped to the
-    /// darkest and the brightest value of the warped picture.
+    /// Change in brightness, drawn uniformly within ± this many levels (of 0 to
+    /// 255). Despite its name in Keras, it is the same for all channels. The result
+    /// is clamped to the darkest and the brightest value of the warped picture.
     pub channel_shift: f32,
 }
 
@@ -77,10 +80,10 @@ impl Default for Geometry {
     }
 }
 
-/// The geometric changes of one view; the default leaves the picture unchanged.
+/// The geometric changes for one view; the default leaves the picture unchanged.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GeometryDraw {
-    /// Rotation in degrees: Keras' `theta`.
+    /// Rotation in degrees: Keras's `theta`.
     pub theta: f64,
     /// Shift in x, in pixels of a crop: `tx` of `apply_affine_transform`.
     pub shift_x: f64,
@@ -88,13 +91,13 @@ pub struct GeometryDraw {
     pub shift_y: f64,
     /// Shear in degrees: `shear`.
     pub shear: f64,
-    /// Factor in x, above 1 zooms out: `zx`.
+    /// Zoom factor in x: `zx`. Values above 1 zoom out.
     pub zoom_x: f64,
-    /// Factor in y, above 1 zooms out: `zy`.
+    /// Zoom factor in y: `zy`. Values above 1 zoom out.
     pub zoom_y: f64,
-    /// Whether it is mirrored left to right after the warp.
+    /// Whether the view is mirrored left to right after the warp.
     pub flip: bool,
-    /// Added to all channels, in levels of 0 to 255; see
+    /// Offset added to all channels, in levels of 0 to 255; see
     /// [`Geometry::channel_shift`].
     pub channel_shift: f32,
 }
@@ -114,7 +117,7 @@ impl Default for GeometryDraw {
     }
 }
 
-/// Rows of a 3x3 matrix on column vectors (x, y, 1).
+/// A 3x3 matrix, row by row, that transforms column vectors (x, y, 1).
 pub type Matrix = [[f64; 3]; 3];
 
 const IDENTITY: Matrix = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
@@ -130,13 +133,13 @@ fn product(a: &Matrix, b: &Matrix) -> Matrix {
 }
 
 impl GeometryDraw {
-    /// Where each pixel of the view comes from: maps (x, y, 1) in the view to
-    /// (x, y, 1) in the crop that is warped, both counted from the center of
-    /// the top left pixel. The flip is not part of it.
+    /// Returns the matrix that tells where each pixel in the view comes from. It
+    /// maps (x, y, 1) in the view to (x, y, 1) in the crop that is warped, both
+    /// measured from the center of the top left pixel. The flip is not included.
     ///
-    /// `apply_affine_transform`'s product: rotation, shift, shear, zoom, from
-    /// left to right (so the shift rotates with the picture), about the center
-    /// `side / 2 - 0.5` (`transform_matrix_offset_center`).
+    /// This is the product that `apply_affine_transform` computes: rotation, shift,
+    /// shear, zoom, from left to right (so the shift rotates with the picture),
+    /// about the center `side / 2 - 0.5` (`transform_matrix_offset_center`).
     #[must_use]
     pub fn matrix(&self) -> Matrix {
         let (sin, cos) = self.theta.to_radians().sin_cos();
@@ -167,7 +170,7 @@ impl GeometryDraw {
 }
 
 impl Geometry {
-    /// Draws the changes of one view.
+    /// Draws the geometric changes for one view.
     pub fn draw(&self, rng: &mut impl Rng) -> GeometryDraw {
         let side = f64::from(CROP_SIDE);
         let mut within = |range: f32| f64::from(range) * (2.0 * rng.random::<f64>() - 1.0);
@@ -184,12 +187,12 @@ impl Geometry {
     }
 }
 
-/// The view of a whole picture, stretched to 224 x 224. If the picture already
-/// has the size of a crop, the result is exactly Keras' (bilinear, like scipy's
-/// spline of order 1), rounded to whole levels.
+/// Makes a view of a whole picture, stretched to 224 x 224. If the picture is
+/// already the size of a crop, the result exactly matches Keras's (bilinear, like
+/// scipy's spline of order 1), rounded to whole levels.
 ///
-/// Bilinear sampling ignores the scale: scale a picture that is much larger than
-/// a crop down first, or use [`warp_region`].
+/// Bilinear sampling ignores the scale. If a picture is much larger than a crop,
+/// scale it down first or use [`warp_region`].
 #[must_use]
 pub fn warp(picture: &RgbImage, draw: &GeometryDraw, fill: Fill) -> RgbImage {
     let (width, height) = picture.dimensions();
@@ -201,12 +204,12 @@ pub fn warp(picture: &RgbImage, draw: &GeometryDraw, fill: Fill) -> RgbImage {
     )
 }
 
-/// The view of a part of a picture: as if `region` were cut, stretched to
-/// 224 x 224 and warped, but in one step. Where the view extends past the
-/// region, it shows the picture around it; only past the edge of the picture
-/// does it show the fill.
+/// Makes a view of part of a picture in one step, as if `region` were cut out,
+/// stretched to 224 x 224 and warped. Where the view extends past the region, it
+/// shows the surrounding picture; it shows the fill only past the edge of the
+/// picture.
 ///
-/// Large regions are scaled down first, so that they do not alias.
+/// Large regions are scaled down first to avoid aliasing.
 #[must_use]
 pub fn warp_region(
     scaler: &mut Scaler,
@@ -217,15 +220,15 @@ pub fn warp_region(
 ) -> RgbImage {
     let window = region.as_array().map(f64::from);
     let side = f64::from(CROP_SIDE);
-    // Scaled so that the region's shorter side has as many pixels as the crop.
-    // Its longer side then has a few more, which bilinear sampling takes
+    // Scales the picture so that the region's shorter side has as many pixels as the
+    // crop. The longer side then has slightly more, which bilinear sampling handles
     // without visible aliasing.
     let factor = side / window[2].min(window[3]).max(1.0);
     if factor < 0.9 {
         let (width, height) = picture.dimensions();
         let longest = f64::from(width.max(height)) * factor;
         if let Ok(small) = scaler.shrink(picture, (longest.round() as u32).max(1)) {
-            // The exact factors, since sides are rounded to whole pixels.
+            // Uses the exact factors, because sides are rounded to whole pixels.
             let x = f64::from(small.width()) / f64::from(width);
             let y = f64::from(small.height()) / f64::from(height);
             let window = [window[0] * x, window[1] * y, window[2] * x, window[3] * y];
@@ -235,29 +238,32 @@ pub fn warp_region(
     warp_window(picture, window, draw, fill)
 }
 
-/// Fractional bits of a coordinate.
+/// Number of fractional bits in a coordinate.
 const POINT: u32 = 32;
-/// Bits of an interpolation weight: two weights times a level of 255 stay below
-/// 2^31.
+/// Bits in an interpolation weight. The product of two weights and a level of 255
+/// stays below 2^31.
 const WEIGHT: u32 = 11;
 
-/// A coordinate in pixels as a fixed-point number with [`POINT`] fractional bits,
+/// Converts a coordinate in pixels to a fixed-point number with [`POINT`] fractional bits,
 /// clamped to ±`limit`.
 fn fixed(pixels: f64, limit: f64) -> i64 {
     (pixels.clamp(-limit, limit) * (1_u64 << POINT) as f64).round() as i64
 }
 
-/// Limits of a row's start and of its steps, in pixels: beyond what any real draw
-/// gives, and such that 224 steps from any start still fit in 63 - 32 bits.
+/// Limits for a row's start and steps, in pixels. They are larger than any real draw
+/// produces, and small enough that 224 steps from any start still fit in 63 - 32
+/// bits.
 const MAX_START: f64 = 1e9;
 const MAX_STEP: f64 = 1e6;
 
-/// `window` is left, top, width and height in pixels of `picture`.
+/// Warps part of a picture. `window` is the left, top, width and height in pixels of
+/// `picture`.
 fn warp_window(picture: &RgbImage, window: [f64; 4], draw: &GeometryDraw, fill: Fill) -> RgbImage {
     let [left, top, width, height] = window;
     let side = f64::from(CROP_SIDE);
-    // From pixel centers of a crop to those of the picture: (c + 0.5) * scale
-    // + left - 0.5. For a picture that is a crop this is the identity.
+    // Maps pixel centers in a crop to pixel centers in the picture: (c + 0.5) *
+    // scale + left - 0.5. If the picture is the size of a crop, this is the
+    // identity.
     let (scale_x, scale_y) = (width / side, height / side);
     let place = [
         [scale_x, 0.0, left + 0.5 * scale_x - 0.5],
@@ -270,7 +276,7 @@ fn warp_window(picture: &RgbImage, window: [f64; 4], draw: &GeometryDraw, fill: 
         matrix = product(&matrix, &flip);
     }
 
-    // Each closure is a type of its own, so each fill gets its own inner loop.
+    // Each closure has its own type, so each fill gets its own inner loop.
     let mut view = match fill {
         Fill::Nearest => sample(picture, &matrix, |at, last| {
             let at = at.clamp(0, i64::from(last) << POINT);
@@ -302,23 +308,24 @@ fn warp_window(picture: &RgbImage, window: [f64; 4], draw: &GeometryDraw, fill: 
     view
 }
 
-/// Weight of the second neighbor, in units of 2^-[`WEIGHT`].
+/// Returns the weight of the second neighbor, in units of 2^-[`WEIGHT`].
 fn weight(at: i64) -> u32 {
     (at >> (POINT - WEIGHT)) as u32 & ((1 << WEIGHT) - 1)
 }
 
-/// Both neighbors of a coordinate in 0..=`last`, and the weight of the second.
+/// Returns both neighbors of a coordinate in 0..=`last`, and the weight of the
+/// second.
 fn neighbors(at: i64, last: u32) -> (usize, usize, u32) {
     let last = last as usize;
     let index = ((at >> POINT) as usize).min(last);
     (index, (index + 1).min(last), weight(at))
 }
 
-/// Bilinear samples of `picture` at the points that `matrix` maps the pixels of a
-/// crop to.
+/// Samples `picture` bilinearly at the points to which `matrix` maps the pixels of a
+/// crop.
 ///
-/// `outside(coordinate, last index)` gives the two neighbors and the weight of
-/// the second for coordinates that do not lie between four pixels; `None` is
+/// For coordinates that do not lie between four pixels, `outside(coordinate, last
+/// index)` returns the two neighbors and the weight of the second, or `None` for
 /// black.
 fn sample(
     picture: &RgbImage,
@@ -333,8 +340,8 @@ fn sample(
     let pixels = picture.as_raw().as_slice();
     let row_length = 3 * width as usize;
     let (last_x, last_y) = (width - 1, height - 1);
-    // Between four pixels means from 0 to below the last one. As unsigned
-    // numbers, negative coordinates are large.
+    // A point lies between four pixels if its coordinates are at least 0 and below
+    // the last one. Interpreted as unsigned numbers, negative coordinates are large.
     let inner_x = u64::from(last_x) << POINT;
     let inner_y = u64::from(last_y) << POINT;
     let step_x = fixed(matrix[0][0], MAX_STEP);
@@ -372,8 +379,9 @@ fn sample(
     view
 }
 
-/// Interpolates between upper left, upper right, lower left and lower right, with
-/// the weights of the right and of the lower ones in units of 2^-[`WEIGHT`].
+/// Interpolates between the upper left, upper right, lower left and lower right
+/// pixels. `right` and `down` are the weights of the right and the lower pixels in
+/// units of 2^-[`WEIGHT`].
 fn blend(corners: [u8; 4], right: u32, down: u32) -> u8 {
     let [a, b, c, d] = corners.map(u32::from);
     let one = 1 << WEIGHT;
@@ -383,8 +391,8 @@ fn blend(corners: [u8; 4], right: u32, down: u32) -> u8 {
     ((upper * (one - down) + lower * down + half) >> (2 * WEIGHT)) as u8
 }
 
-/// Keras' `apply_channel_shift`: the result is clamped to the values that the
-/// picture has.
+/// Keras's `apply_channel_shift`: the result is clamped to the range of values in
+/// the picture.
 fn shift_channels(picture: &mut RgbImage, shift: f32) {
     let low = picture.iter().copied().min().unwrap_or(0);
     let high = picture.iter().copied().max().unwrap_or(255);

@@ -1,31 +1,32 @@
-//! Changes of light: gamma, brightness, gradient, color cast, haze, saturation.
+//! Changes in light: gamma, brightness, gradient, color cast, haze, saturation.
 
 use image::RgbImage;
 use rand::{Rng, RngExt};
 
 use super::RandomRange;
 
-/// Light that the training pictures do not have, so that a head does not learn
-/// the class from it.
+/// Random light that the training pictures do not have, so that a head does
+/// not use the light to predict the class.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Light {
-    /// Share of the pictures that get any of the changes below; the others keep
-    /// their own light.
+    /// Share of the pictures that get any of the changes below, 0 to 1; the others
+    /// keep their own light.
     pub probability: f32,
-    /// Exponent on values of 0 to 1; above 1 darkens. Log-uniform.
+    /// Exponent applied to values from 0 to 1; above 1 darkens. Log-uniform.
     pub gamma: RandomRange,
-    /// Linear gradient in a random direction: the brightness is multiplied by
-    /// 1 + this at one end and by 1 - this at the other. Below 1.
+    /// Linear gradient in a random direction: the brightness is multiplied by 1 +
+    /// this value at one end and by 1 - this value at the other. Must be below 1.
     pub gradient: RandomRange,
-    /// Color cast: each channel is multiplied by e to a power uniform in ± this.
+    /// Color cast: each channel is multiplied by e to the power of a number drawn
+    /// uniformly within ± this value.
     pub cast: RandomRange,
-    /// Factor on the brightness; below 1 darkens. Log-uniform. It is limited
-    /// where the gamma darkens too: a middle gray keeps at least 23 levels of
-    /// 255 (before cast and gradient), so that the picture stays visible.
+    /// Brightness factor; below 1 darkens. Log-uniform. It is limited if the gamma
+    /// also darkens: a middle gray keeps at least 23 of 255 levels (before cast and
+    /// gradient), so that the picture stays visible.
     pub darken: RandomRange,
-    /// Haze: mixes in this share of one gray, 0 to 1.
+    /// Haze: the share of a single gray that is mixed in, 0 to 1.
     pub haze: RandomRange,
-    /// Factor on the saturation: 0 is gray and 1 unchanged.
+    /// Saturation factor: 0 gives gray and 1 leaves the colors unchanged.
     pub saturation: RandomRange,
 }
 
@@ -43,23 +44,23 @@ impl Default for Light {
     }
 }
 
-/// The changes of light of one view; the default leaves it unchanged.
+/// The changes in light for one view; the default leaves it unchanged.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LightDraw {
-    /// Exponent on values of 0 to 1.
+    /// Exponent applied to values from 0 to 1.
     pub gamma: f32,
-    /// Factor on all channels.
+    /// Factor applied to all channels.
     pub gain: f32,
-    /// Factors on red, green and blue.
+    /// Factors applied to red, green and blue.
     pub cast: [f32; 3],
-    /// Change of brightness from the center to the right edge and to the lower
-    /// edge, as a share.
+    /// Change in brightness from the center to the right edge and to the lower edge,
+    /// as a share.
     pub gradient: [f32; 2],
     /// Share of `haze_level` that is mixed in, 0 to 1.
     pub haze: f32,
-    /// The gray of the haze, 0 to 255.
+    /// The gray level of the haze, 0 to 255.
     pub haze_level: f32,
-    /// Factor on the saturation: 0 is gray and 1 unchanged.
+    /// Saturation factor: 0 gives gray and 1 leaves the colors unchanged.
     pub saturation: f32,
 }
 
@@ -81,7 +82,7 @@ impl Default for LightDraw {
 const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
 
 impl Light {
-    /// Draws the changes of one view.
+    /// Draws the changes in light for one view.
     pub fn draw(&self, rng: &mut impl Rng) -> LightDraw {
         let any = rng.random::<f32>() < self.probability;
         let gamma = self.gamma.draw_ratio(rng).unwrap_or(1.0);
@@ -90,7 +91,8 @@ impl Light {
         let gain = gain.map_or(1.0, |gain| gain.max(min_gain.min(1.0)));
         let gradient = self.gradient.draw(rng).unwrap_or(0.0);
         let (sin, cos) = (std::f32::consts::TAU * rng.random::<f32>()).sin_cos();
-        // Relative to the corners, so that the farthest one gets 1 + gradient.
+        // The slope is relative to the corners, so that the farthest corner gets 1 +
+        // gradient.
         let slope = gradient / (sin.abs() + cos.abs());
         let cast = self.cast.draw(rng).unwrap_or(0.0);
         let powers: [f32; 3] = rng.random();
@@ -114,7 +116,7 @@ impl LightDraw {
             return;
         }
         let (width, height) = picture.dimensions();
-        // Lookup tables of what does not depend on the position.
+        // Lookup tables for everything that does not depend on the position.
         let clear = 1.0 - self.haze;
         let veil = self.haze * self.haze_level + 0.5;
         let curve: Vec<f32> = (0..=255_u8)
@@ -141,7 +143,7 @@ impl LightDraw {
                     let gray: f32 = values.iter().zip(LUMA).map(|(v, weight)| v * weight).sum();
                     values = values.map(|value| gray + self.saturation * (value - gray));
                 }
-                // `as` clamps to 0 and 255. `veil` contains the 0.5 for
+                // `as` clamps to 0 and 255. `veil` already includes the 0.5 for
                 // rounding.
                 for (to, value) in pixel.iter_mut().zip(values) {
                     *to = value as u8;

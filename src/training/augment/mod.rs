@@ -1,15 +1,14 @@
-//! Augmentation: random changes of pictures, so that a head learns from more
-//! than the pictures that there are.
+//! Augmentation: random changes to pictures, so that a head trains on more variety
+//! than the data set itself contains.
 //!
-//! Owns the geometry of Keras' `ImageDataGenerator` ([`Geometry`]), the changes
-//! of light, camera and sharpness of the robust recipe ([`Robust`]), and the
-//! contact sheet that shows them. It is pure: random numbers come in as an
-//! argument. It must not know data sets, labels or training. Every change is
-//! first drawn, as a plain struct of numbers, and then applied, so that a test
-//! can set the numbers.
+//! Owns the geometry of Keras's `ImageDataGenerator` ([`Geometry`]), the changes in
+//! light, camera and sharpness of the robust recipe ([`Robust`]), and the contact
+//! sheet that shows them. It is pure: random numbers come in as an argument. It must
+//! not know about data sets, labels or training. Every change is first drawn as a
+//! plain struct of numbers and then applied, so that a test can set the numbers.
 //!
-//! A draw takes the same count of random numbers whatever it gives: turning one
-//! change off leaves all others as they are for the same seed.
+//! A draw always uses the same number of random numbers, whatever the result, so
+//! turning one change off leaves all the others as they are for the same seed.
 
 mod camera;
 mod geometry;
@@ -26,20 +25,20 @@ pub use sharpness::{Sharpness, SharpnessDraw};
 
 use crate::frame::{CROP_SIDE, Rect, Region, Scaler};
 
-/// Draws the margin of one crop as a share of the face's box, uniform from `from`
-/// to `to`: for [`Rect::region`].
+/// Draws the margin for one crop as a share of the face's box, uniformly between
+/// `from` and `to`. The result is meant for [`Rect::region`].
 pub fn margin((from, to): (f32, f32), rng: &mut impl Rng) -> f32 {
     from + (to - from) * rng.random::<f32>()
 }
 
-/// A change that some of the pictures get, and its strength.
+/// A change that is applied to some of the pictures, and its range of strengths.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RandomRange {
-    /// Share of the pictures that get it, 0 to 1.
+    /// Share of the pictures that are changed, 0 to 1.
     pub probability: f32,
-    /// Lowest strength, in the unit that the field's documentation gives.
+    /// Lowest strength, in the unit given in the documentation of the field that uses it.
     pub from: f32,
-    /// Highest strength.
+    /// Highest strength, in the same unit.
     pub to: f32,
 }
 
@@ -52,21 +51,21 @@ impl RandomRange {
         }
     }
 
-    /// A strength, uniform; `None` if this picture stays as it is.
+    /// Draws a strength uniformly; `None` if this picture stays as it is.
     fn draw(self, rng: &mut impl Rng) -> Option<f32> {
         let (coin, share) = rng.random::<(f32, f32)>();
         (coin < self.probability).then_some(self.from + (self.to - self.from) * share)
     }
 
-    /// Like [`RandomRange::draw`], but log-uniform: from 24 to 48 as often as from
-    /// 48 to 96. Both ends must be above 0.
+    /// Like [`RandomRange::draw`], but log-uniform: 24 to 48 is as likely as 48
+    /// to 96. Both ends must be above 0.
     fn draw_ratio(self, rng: &mut impl Rng) -> Option<f32> {
         let (coin, share) = rng.random::<(f32, f32)>();
         (coin < self.probability).then(|| self.from * (self.to / self.from).powf(share))
     }
 }
 
-/// The whole picture, stretched to the size of a crop.
+/// Stretches the whole picture to the size of a crop.
 fn stretched(scaler: &mut Scaler, picture: RgbImage) -> RgbImage {
     let (width, height) = picture.dimensions();
     let crop = whole(&picture).and_then(|region| scaler.crop(&picture, region).ok());
@@ -76,7 +75,7 @@ fn stretched(scaler: &mut Scaler, picture: RgbImage) -> RgbImage {
     }
 }
 
-/// The region that covers a whole picture; `None` if it is empty.
+/// Returns the region that covers a whole picture; `None` if the picture is empty.
 #[must_use]
 pub fn whole(picture: &RgbImage) -> Option<Region> {
     let (width, height) = picture.dimensions();
@@ -89,23 +88,23 @@ pub fn whole(picture: &RgbImage) -> Option<Region> {
     rect.region(0.0, width, height)
 }
 
-/// The changes of the robust recipe, with the ranges that generalized best to
-/// cameras that the head was not trained on (`docs/DESIGN.md`): the tutorial's
-/// geometry, color, strong light, a cheap camera, and sharpness.
+/// The changes in the robust recipe: the tutorial's geometry, color, strong light, a
+/// cheap camera, and sharpness. The default ranges are the ones that generalized
+/// best to cameras that the head was not trained on (`docs/DESIGN.md`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Robust {
     /// Geometric changes.
     pub geometry: Geometry,
-    /// Share of the pictures that become gray, like those of an infrared camera.
+    /// Share of the pictures that are turned gray, as if from an infrared camera.
     pub gray: f32,
-    /// Changes of light.
+    /// Changes in light.
     pub light: Light,
     /// Changes that a cheap camera makes.
     pub camera: Camera,
-    /// Changes of sharpness.
+    /// Changes in sharpness.
     pub sharpness: Sharpness,
-    /// Range of the margin of crops that are cut around a face's box, as a share
-    /// of the box; for [`margin`].
+    /// Range of the margin around a face's box, as a share of the box, for crops of
+    /// faces; see [`margin`].
     pub margin: (f32, f32),
 }
 
@@ -127,19 +126,19 @@ impl Default for Robust {
 pub struct RobustDraw {
     /// Geometric changes.
     pub geometry: GeometryDraw,
-    /// Weights of red, green and blue in the gray, which sum to 1; `None` keeps
-    /// the colors.
+    /// Weights of red, green and blue in the gray value, which sum to 1; `None`
+    /// keeps the colors.
     pub gray: Option<[f32; 3]>,
-    /// Changes of light.
+    /// Changes in light.
     pub light: LightDraw,
     /// Changes that a cheap camera makes.
     pub camera: CameraDraw,
-    /// Changes of sharpness.
+    /// Changes in sharpness.
     pub sharpness: SharpnessDraw,
 }
 
 impl Robust {
-    /// Draws the changes of one view.
+    /// Draws the changes for one view.
     pub fn draw(&self, rng: &mut impl Rng) -> RobustDraw {
         RobustDraw {
             geometry: self.geometry.draw(rng),
@@ -150,8 +149,8 @@ impl Robust {
         }
     }
 
-    /// The weights are random too: sensors weight red, green and blue otherwise
-    /// than eyes do, and infrared otherwise again.
+    /// The weights are random too, because sensors weight red, green and blue
+    /// differently than eyes do, and infrared changes the weights again.
     fn draw_gray(&self, rng: &mut impl Rng) -> Option<[f32; 3]> {
         let gray = rng.random::<f32>() < self.gray;
         let weights = rng.random::<[f32; 3]>().map(|weight| weight + 0.05);
@@ -159,8 +158,8 @@ impl Robust {
         gray.then(|| weights.map(|weight| weight / sum))
     }
 
-    /// A random view of a part of a picture, 224 x 224: the face with its margin,
-    /// or the [`whole`] picture.
+    /// Makes a random view of part of a picture, 224 x 224. The part is the face
+    /// with its margin, or the [`whole`] picture.
     pub fn view(
         &self,
         scaler: &mut Scaler,
@@ -175,7 +174,7 @@ impl Robust {
 }
 
 impl RobustDraw {
-    /// Applies color, light, camera and sharpness, without the geometry.
+    /// Applies color, light, camera and sharpness, but not the geometry.
     #[must_use]
     pub fn degrade(&self, scaler: &mut Scaler, mut picture: RgbImage) -> RgbImage {
         if let Some(weights) = self.gray {
@@ -193,11 +192,11 @@ impl RobustDraw {
     }
 }
 
-/// Pixels between and around the pictures of a contact sheet.
+/// Pixels between and around the pictures on a contact sheet.
 const GAP: u32 = 4;
 
-/// Pictures side by side on white, `columns` in a row (at least one), in cells
-/// that fit the largest picture.
+/// Places pictures side by side on white, `columns` in a row (at least one), in
+/// cells that fit the largest picture.
 #[must_use]
 pub fn contact_sheet(crops: &[RgbImage], columns: usize) -> RgbImage {
     let columns = columns.clamp(1, crops.len().max(1));
@@ -230,7 +229,7 @@ mod tests {
         ChaCha8Rng::seed_from_u64(seed)
     }
 
-    /// Smooth with a little texture; every channel differs.
+    /// Makes a smooth picture with a little texture; every channel differs.
     fn picture(width: u32, height: u32) -> RgbImage {
         RgbImage::from_fn(width, height, |x, y| {
             image::Rgb([
@@ -321,7 +320,7 @@ mod tests {
             before.light.haze = 0.0;
             before.sharpness.blur = 0.0;
             let mut after = robust.draw(&mut rng(seed as u64));
-            // Without haze its level does not matter.
+            // Without haze, its level does not matter.
             after.light.haze_level = before.light.haze_level;
             assert_eq!(after, before);
         }
@@ -343,7 +342,7 @@ mod tests {
         let black = warp(&picture, &draw, Fill::Constant);
         assert_eq!(black.get_pixel(220, 3).0, [0; 3]);
         let mirror = warp(&picture, &draw, Fill::Reflect);
-        // 220 + 10 is 7 past the last pixel, which is repeated.
+        // 220 + 10 is 7 pixels past the last one, which is repeated.
         assert_eq!(mirror.get_pixel(220, 3), picture.get_pixel(217, 23));
         let other_side = warp(&picture, &draw, Fill::Wrap);
         assert_eq!(other_side.get_pixel(220, 3), picture.get_pixel(7, 23));
@@ -397,7 +396,8 @@ mod tests {
             let draw = GeometryDraw::default();
             let view = warp_region(&mut scaler, &source, region, &draw, Fill::Nearest);
             let crop = scaler.crop(&source, region).unwrap();
-            // Only red and green: blue has steps on which scalers differ.
+            // Compares only red and green, because blue has steps where scalers
+            // differ.
             let difference: u64 = view
                 .pixels()
                 .zip(crop.pixels().pixels())
@@ -456,7 +456,7 @@ mod tests {
     fn blur_is_a_gaussian() {
         let mut dot = RgbImage::new(224, 224);
         dot.put_pixel(100, 120, image::Rgb([255; 3]));
-        // A single dot would round to 0: a whole line of them.
+        // Draws a whole line of dots, because a single dot would round to 0.
         for x in 0..224 {
             dot.put_pixel(x, 120, image::Rgb([255; 3]));
         }
@@ -469,7 +469,7 @@ mod tests {
                 assert!((found - expected).abs() < 1.0, "{found} for {expected}");
             }
         }
-        // Brightness is kept, up to the edges.
+        // Blurring preserves the brightness all the way to the edges.
         let mut even = RgbImage::from_pixel(31, 17, image::Rgb([77, 150, 3]));
         blur(&mut even, 16.0);
         assert!(even.pixels().all(|pixel| pixel.0 == [77, 150, 3]));
@@ -528,7 +528,7 @@ mod tests {
         assert_eq!(sheet.dimensions(), (4 + 3 * 228, 4 + 3 * 228));
         assert_eq!(sheet.get_pixel(4, 4).0, [0; 3]);
         assert_eq!(sheet.get_pixel(3, 3).0, [255; 3]);
-        // Two cells of the last row are empty.
+        // The last row has two empty cells.
         assert_eq!(sheet.get_pixel(300, 600).0, [255; 3]);
         assert_eq!(contact_sheet(&crops, 0).width(), 4 + 228);
     }

@@ -1,4 +1,4 @@
-//! Changes of sharpness: scaling down and up again, and Gaussian blur.
+//! Changes in sharpness: scaling down and up again, and Gaussian blur.
 
 use image::RgbImage;
 use rand::{Rng, RngExt};
@@ -6,15 +6,15 @@ use rand::{Rng, RngExt};
 use super::{RandomRange, stretched};
 use crate::frame::Scaler;
 
-/// Sharpness that the training pictures do not have, so that a head does not
-/// learn the class from it: in the tutorial's data set unmasked faces are often
-/// blurred and masked ones are not.
+/// Random sharpness that the training pictures do not have, so that a head
+/// does not use the sharpness to predict the class. In the tutorial's data set,
+/// unmasked faces are often blurred and masked ones are not.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sharpness {
-    /// Share of the pictures that get any of the changes below.
+    /// Share of the pictures that get any of the changes below, 0 to 1.
     pub probability: f32,
-    /// Longest side in pixels that the picture is scaled down to, before it is
-    /// scaled up again: a small face. Log-uniform.
+    /// Longest side in pixels that the picture is scaled down to before it is scaled
+    /// up again, to imitate a small face. Log-uniform.
     pub side: RandomRange,
     /// Standard deviation of a Gaussian blur, in pixels of the crop. Log-uniform.
     pub blur: RandomRange,
@@ -30,7 +30,7 @@ impl Default for Sharpness {
     }
 }
 
-/// The changes of sharpness of one view; the default leaves it unchanged.
+/// The changes in sharpness for one view; the default leaves the picture unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct SharpnessDraw {
     /// Longest side in pixels that the picture is scaled down to.
@@ -40,7 +40,7 @@ pub struct SharpnessDraw {
 }
 
 impl Sharpness {
-    /// Draws the changes of one view.
+    /// Draws the changes in sharpness for one view.
     pub fn draw(&self, rng: &mut impl Rng) -> SharpnessDraw {
         let any = rng.random::<f32>() < self.probability;
         let draw = SharpnessDraw {
@@ -67,11 +67,11 @@ impl SharpnessDraw {
     }
 }
 
-/// Blurs by a Gaussian of this standard deviation in pixels (at most 16).
-/// Outside of the picture the edge pixels repeat.
+/// Applies a Gaussian blur with this standard deviation in pixels (at most 16).
+/// Outside the picture, the edge pixels repeat.
 pub(super) fn blur(picture: &mut RgbImage, deviation: f32) {
     let deviation = deviation.min(16.0);
-    // Below this the weights of the neighbors round to 0.
+    // Below this value, the weights of the neighbors round to 0.
     if deviation.is_nan() || deviation < 0.2 {
         return;
     }
@@ -91,8 +91,8 @@ pub(super) fn blur(picture: &mut RgbImage, deviation: f32) {
         *weight /= sum;
     }
 
-    // Along the rows. Both passes run over whole rows for each weight: a plain
-    // multiply-add that the compiler vectorizes.
+    // Blurs along the rows. Both passes process whole rows for each weight, because
+    // that is a plain multiply-add that the compiler vectorizes.
     let row_length = 3 * width;
     let mut across = vec![0.0_f32; row_length * height];
     let mut padded = vec![0.0_f32; row_length + 6 * radius];
@@ -110,7 +110,7 @@ pub(super) fn blur(picture: &mut RgbImage, deviation: f32) {
             }
         }
     }
-    // Down the columns.
+    // Blurs down the columns.
     let mut sums = vec![0.0_f32; row_length];
     for (y, to) in picture.chunks_exact_mut(row_length).enumerate() {
         sums.fill(0.5);

@@ -1,4 +1,4 @@
-//! Problems of a data set that its user should know about.
+//! Problems in a data set that the user should know about.
 
 use std::collections::BTreeMap;
 
@@ -7,25 +7,25 @@ use super::similarity::{
     Fingerprint, MAX_DUPLICATE_DISTANCE, PerceptualHash, near_duplicate_groups,
 };
 
-/// Problems of a data set's pictures, which are given by their index in
+/// Problems with the pictures in a data set. Pictures are given by their index in
 /// [`Dataset::pictures`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Issues {
     /// Pictures that cannot be read, each with the reason.
     pub unreadable: Vec<(usize, String)>,
-    /// The same picture, by file or pixels, in more than one class.
+    /// Groups of identical pictures, by file or pixels, in more than one class.
     pub contradictions: Vec<Vec<usize>>,
-    /// The same picture, by file or pixels, more than once in one class.
+    /// Groups of identical pictures, by file or pixels, within one class.
     pub duplicates: Vec<Vec<usize>>,
-    /// Pictures in more than one class that look alike
-    /// ([`MAX_DUPLICATE_DISTANCE`]) without being the same. A label may be wrong;
-    /// or both are right, as for an unmasked face and the same photograph with a
+    /// Groups of pictures in more than one class that look alike
+    /// ([`MAX_DUPLICATE_DISTANCE`]) but are not identical. A label may be wrong, or
+    /// both may be right, as with an unmasked face and the same photograph with a
     /// mask painted on it.
     pub lookalikes: Vec<Vec<usize>>,
 }
 
 impl Issues {
-    /// Compares the pictures of a data set, given the result of
+    /// Compares the pictures in a data set, given the result of
     /// [`load`](super::load) for each.
     #[must_use]
     pub fn new(dataset: &Dataset, loaded: &[Result<Fingerprint, String>]) -> Issues {
@@ -40,7 +40,7 @@ impl Issues {
         let class = |index: usize| dataset.pictures.get(index).map(|picture| picture.class);
         let is_mixed = |group: &[usize]| group.iter().any(|&i| class(i) != class(group[0]));
 
-        // The same file has the same pixels.
+        // Identical files have identical pixels.
         let mut same: BTreeMap<[u8; 32], Vec<usize>> = BTreeMap::new();
         for (index, fingerprint) in &readable {
             same.entry(fingerprint.pixels).or_default().push(*index);
@@ -66,9 +66,9 @@ impl Issues {
         issues
     }
 
-    /// The pictures to leave out of the training, in order: those that cannot be
-    /// read, and those in more than one class, since it is unknown which one is
-    /// right.
+    /// Returns the pictures to leave out of training, in order: the ones that cannot
+    /// be read, and the ones that are in more than one class, because it is unknown
+    /// which class is right.
     #[must_use]
     pub fn left_out(&self) -> Vec<usize> {
         let unreadable = self.unreadable.iter().map(|(index, _)| *index);
@@ -79,7 +79,7 @@ impl Issues {
         all
     }
 
-    /// One sentence per issue, with the names of the pictures.
+    /// Returns one sentence per issue, with the names of the pictures.
     #[must_use]
     pub fn sentences(&self, dataset: &Dataset) -> Vec<String> {
         let names = |group: &[usize]| {

@@ -1,17 +1,18 @@
 //! Data sets: pictures in one folder per class.
 //!
 //! Owns what counts as a data set, how copies of a picture are recognized, how
-//! pictures are split into training and validation, and what is reported about
-//! the issues of a set. It reads and never writes, since a data set is somebody's
-//! work. It knows nothing of models, threads or the command line: the seed of a
+//! pictures are split into training and validation, and how issues in a data set are
+//! reported. It reads and never writes, because a data set represents a person's
+//! work. It knows nothing about models, threads or the command line: the seed of a
 //! split is an argument, and [`load`] may be called from any thread.
 //!
-//! The steps:
+//! The steps are:
 //!
-//! 1. [`Dataset::open`] lists the files and refuses what cannot be trained on.
+//! 1. [`Dataset::open`] lists the files and rejects folders that cannot be used for
+//!    training.
 //! 2. [`load`] reads, decodes and fingerprints each picture.
-//! 3. [`Issues::new`] compares the fingerprints; [`Issues::left_out`] are the
-//!    pictures to leave out of the training.
+//! 3. [`Issues::new`] compares the fingerprints; [`Issues::left_out`] lists the
+//!    pictures to leave out of training.
 //! 4. [`near_duplicate_groups`] and [`Dataset::split`] split the rest.
 
 mod issues;
@@ -36,11 +37,11 @@ pub use similarity::{
 };
 pub use split::{Split, SplitError, split};
 
-/// Minimum number of pictures in a class to train on: at the usual share of 0.2,
-/// one for validation and four for training.
+/// Minimum number of pictures per class for training. At the usual share of 0.2,
+/// this gives one for validation and four for training.
 pub const MIN_PICTURES: usize = 5;
 
-/// Maximum number of classes: the limit of a classifier file.
+/// Maximum number of classes, set by the limit in a classifier file.
 pub const MAX_CLASSES: usize = 64;
 
 /// Ratio of the largest to the smallest class above which [`imbalance_note`]
@@ -50,7 +51,7 @@ pub const IMBALANCE: f64 = 1.5;
 /// One picture file of a data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture {
-    /// Starts with the path that the data set was opened by.
+    /// Path of the file, starting with the path that the data set was opened with.
     pub path: PathBuf,
     /// Index in [`Dataset::classes`].
     pub class: usize,
@@ -59,92 +60,92 @@ pub struct Picture {
 /// Pictures with their classes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dataset {
-    /// The path that it was opened by.
+    /// The path that the data set was opened with.
     pub folder: PathBuf,
-    /// Names of the classes, sorted; they become the labels.
+    /// Names of the classes, sorted. They become the labels.
     pub classes: Vec<String>,
-    /// The pictures, by class and then by path.
+    /// The pictures, sorted by class and then by path.
     pub pictures: Vec<Picture>,
-    /// What was skipped without being opened, sorted: files beside the class
-    /// folders, entries in them that are not files named like pictures, and the
-    /// folder `unlabelled` of an exported sample store. Hidden files and folders
-    /// are not listed here.
+    /// Entries that were skipped without being opened, sorted: files beside the
+    /// class folders, entries in the class folders that are not files named like
+    /// pictures, and the folder `unlabelled` in an exported sample store. Hidden
+    /// files and folders are not listed here.
     pub ignored: Vec<PathBuf>,
-    /// Minimum number of pictures in each class, for the purpose that the data
-    /// set was opened for.
+    /// Minimum number of pictures per class, depending on whether the data set was
+    /// opened for training or for evaluation.
     min_pictures: usize,
 }
 
 /// Why a folder cannot be used as a data set.
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
-    /// There is nothing at the path.
+    /// Nothing exists at the path.
     #[error("there is no folder {path}; name one that has a folder for each class")]
     Missing {
         /// The path as given.
         path: String,
     },
-    /// Usually a file.
+    /// The path is not a folder; usually it is a file.
     #[error("{path} is not a folder; name one that has a folder for each class")]
     NotFolder {
         /// The path as given.
         path: String,
     },
-    /// The operating system refuses.
+    /// The operating system denies access or reports another error.
     #[error("cannot read the folder {path} ({error})")]
     Read {
-        /// The folder, or a folder within it.
+        /// The folder, or one of its subfolders.
         path: String,
-        /// The error of the operating system.
+        /// The operating system's error.
         error: io::Error,
     },
-    /// There is nothing to tell apart.
+    /// There are too few classes to tell apart.
     #[error(
         "{path} has {found} class folders, but at least {min} are needed: put the pictures of each class into a folder of their own"
     )]
     TooFewClasses {
-        /// The data set.
+        /// Path of the data set.
         path: String,
         /// Number of class folders.
         found: usize,
-        /// How many are needed.
+        /// Minimum number required.
         min: usize,
     },
-    /// More than [`MAX_CLASSES`].
+    /// There are more than [`MAX_CLASSES`] class folders.
     #[error("{path} has {found} class folders, but at most {MAX_CLASSES} are possible")]
     TooManyClasses {
-        /// The data set.
+        /// Path of the data set.
         path: String,
         /// Number of class folders.
         found: usize,
     },
-    /// The name of a folder cannot be a label.
+    /// The name of a class folder cannot be a label.
     #[error("the class folder {0}; rename it")]
     ClassName(LabelError),
     /// The name of a class folder is not UTF-8.
     #[error("the class folder {name:?} cannot be a label: its name is not UTF-8; rename it")]
     ClassEncoding {
-        /// The name, invalid bytes replaced.
+        /// The name, with invalid bytes replaced.
         name: String,
     },
-    /// A class folder without pictures.
+    /// A class folder has no pictures.
     #[error(
         "the class folder {path} has no pictures (JPEG, PNG, WebP, BMP, GIF or TIFF); fill or remove it"
     )]
     EmptyClass {
-        /// The class folder.
+        /// Path of the class folder.
         path: String,
     },
-    /// Fewer than [`MIN_PICTURES`], or none to evaluate on.
+    /// A class has fewer pictures than [`MIN_PICTURES`], or none to evaluate on.
     #[error(
         "the class \"{class}\" has only {found} usable pictures, but at least {min} are needed: add some or remove its folder"
     )]
     TooFewPictures {
-        /// The class.
+        /// Name of the class.
         class: String,
-        /// Number of its usable pictures.
+        /// Number of usable pictures in the class.
         found: usize,
-        /// How many are needed.
+        /// Minimum number required.
         min: usize,
     },
     /// All pictures of a class are near-duplicates of one another.
@@ -152,7 +153,7 @@ pub enum DatasetError {
         "the pictures of the class \"{class}\" cannot be split: they are near-duplicates of each other; add different ones, or name separate validation pictures"
     )]
     CannotSplit {
-        /// The class.
+        /// Name of the class.
         class: String,
     },
 }
@@ -160,19 +161,19 @@ pub enum DatasetError {
 impl Dataset {
     /// Lists the data set in `folder` for training.
     ///
-    /// Each folder in it is a class. Files named like pictures count, including
-    /// those in subfolders of a class folder; links are followed.
+    /// Each subfolder is a class. All files named like pictures count, including the
+    /// ones in subfolders of a class folder; links are followed.
     ///
     /// # Errors
-    /// [`DatasetError`] if it cannot be trained on.
+    /// [`DatasetError`] if the data set cannot be used for training.
     pub fn open(folder: &Path) -> Result<Dataset, DatasetError> {
         let dataset = Dataset::list(folder, 2, MIN_PICTURES)?;
         dataset.check_sizes()?;
         Ok(dataset)
     }
 
-    /// Lists the data set in `folder` for evaluating a model: one class is
-    /// enough, with one picture.
+    /// Lists the data set in `folder` for evaluating a model. A single class with
+    /// one picture is enough.
     ///
     /// # Errors
     /// [`DatasetError`] if there is nothing to evaluate on.
@@ -203,7 +204,7 @@ impl Dataset {
                 folders.push((class_name(&entry)?, entry));
             }
         }
-        // By name and not by path: this is the order of the labels.
+        // Sorts by name instead of by path, because this is the order of the labels.
         folders.sort();
         let found = folders.len();
         if found < min_classes {
@@ -254,7 +255,7 @@ impl Dataset {
         Ok(())
     }
 
-    /// The number of pictures in each class.
+    /// Returns the number of pictures in each class.
     #[must_use]
     pub fn counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.classes.len()];
@@ -264,14 +265,14 @@ impl Dataset {
         counts
     }
 
-    /// The class of each picture.
+    /// Returns the class of each picture.
     #[must_use]
     pub fn labels(&self) -> Vec<usize> {
         self.pictures.iter().map(|picture| picture.class).collect()
     }
 
-    /// The path of a picture relative to the data set, for messages. Empty if
-    /// there is no such picture.
+    /// Returns the path of a picture relative to the data set, for messages. Returns
+    /// an empty path if there is no such picture.
     #[must_use]
     pub fn name(&self, picture: usize) -> String {
         let Some(Picture { path, .. }) = self.pictures.get(picture) else {
@@ -281,12 +282,12 @@ impl Dataset {
         path.display().to_string()
     }
 
-    /// The data set without the pictures at the indices `left_out`, in any
-    /// order. Use [`without`] on what belongs to the pictures, such as
+    /// Returns the data set without the pictures at the indices `left_out`, given in
+    /// any order. Use [`without`] on lists that correspond to the pictures, such as
     /// fingerprints and features.
     ///
     /// # Errors
-    /// [`DatasetError::TooFewPictures`] if a class has too few left.
+    /// [`DatasetError::TooFewPictures`] if a class has too few pictures left.
     pub fn without(&self, left_out: &[usize]) -> Result<Dataset, DatasetError> {
         let dataset = Dataset {
             pictures: without(self.pictures.clone(), left_out),
@@ -296,10 +297,10 @@ impl Dataset {
         Ok(dataset)
     }
 
-    /// Splits the pictures: see [`split`].
+    /// Splits the pictures; see [`split`].
     ///
     /// # Errors
-    /// [`DatasetError::CannotSplit`].
+    /// [`DatasetError::CannotSplit`] if a class cannot be in both parts.
     pub fn split(&self, groups: &[usize], share: f64, seed: u64) -> Result<Split, DatasetError> {
         split(groups, &self.labels(), share, seed).map_err(|SplitError { class }| {
             let class = self.classes.get(class).cloned().unwrap_or_default();
@@ -307,11 +308,12 @@ impl Dataset {
         })
     }
 
-    /// Identifies the content of the data set, whatever its path and file names:
-    /// SHA-256 over the sorted lines `class/SHA-256 of the file`, one per picture.
+    /// Identifies the content of the data set, regardless of its path and file
+    /// names, by the SHA-256 of the sorted lines `class/SHA-256 of the file`, one
+    /// per picture.
     ///
-    /// `fingerprints` are those of [`Dataset::pictures`], in their order. This
-    /// shell command computes the same in the data set's folder:
+    /// `fingerprints` correspond to [`Dataset::pictures`], in the same order. This
+    /// shell command, run in the data set's folder, computes the same value:
     ///
     /// ```text
     /// for c in */; do find "$c" -type f -exec sha256sum {} + | sed "s|^\([0-9a-f]*\).*|$c\1|"; done |
@@ -333,8 +335,9 @@ impl Dataset {
     }
 }
 
-/// `items` without those at the indices `left_out`, in any order: keeps what
-/// belongs to the pictures of a data set in step with [`Dataset::without`].
+/// Returns `items` without the ones at the indices `left_out`, given in any order.
+/// This keeps lists that correspond to the pictures in a data set in step with
+/// [`Dataset::without`].
 #[must_use]
 pub fn without<T>(items: Vec<T>, left_out: &[usize]) -> Vec<T> {
     let left_out: HashSet<usize> = left_out.iter().copied().collect();
@@ -352,7 +355,7 @@ fn read_error(folder: &Path, error: io::Error) -> DatasetError {
     }
 }
 
-/// The entries of a folder that are not hidden.
+/// Lists the entries in a folder that are not hidden.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     let read = || -> io::Result<Vec<PathBuf>> {
         let all = folder.read_dir()?.map(|entry| entry.map(|e| e.path()));
@@ -376,8 +379,8 @@ fn class_name(folder: &Path) -> Result<Label, DatasetError> {
     }
 }
 
-/// Collects the files in a folder and its subfolders. `seen` are the folders
-/// that were visited, since a link can lead back up.
+/// Collects the files in a folder and its subfolders. `seen` contains the folders
+/// that were already visited, because a link can lead back up.
 fn walk(
     folder: &Path,
     seen: &mut HashSet<PathBuf>,
@@ -392,8 +395,8 @@ fn walk(
         if entry.is_dir() {
             walk(&entry, seen, files, ignored)?;
         } else if decoding::is_named_like_a_picture(&entry)
-            // Reading a pipe could block forever. A broken link counts as a
-            // picture: loading it fails, which is reported.
+            // Reading a pipe could block forever. A broken link counts as a picture,
+            // so that loading it fails and the failure is reported.
             && entry.metadata().map_or(true, |there| there.is_file())
         {
             files.push(entry);
@@ -404,11 +407,11 @@ fn walk(
     Ok(())
 }
 
-/// Weight of each class in the loss, so that all classes count the same:
-/// n / (k n_class) for n pictures of k classes, as scikit-learn's `class_weight="balanced"`
+/// Weighs each class in the loss so that all classes count equally: n / (k n_class)
+/// for n pictures in k classes, like scikit-learn's `class_weight="balanced"`
 /// (<https://scikit-learn.org/stable/modules/generated/sklearn.utils.class_weight.compute_class_weight.html>).
 ///
-/// `counts` is the number of pictures in each class; an empty class weighs 0.
+/// `counts` is the number of pictures in each class; an empty class gets weight 0.
 ///
 /// ```
 /// use maskd::training::dataset::class_weights;
@@ -424,8 +427,8 @@ pub fn class_weights(counts: &[usize]) -> Vec<f64> {
     counts.iter().copied().map(weight).collect()
 }
 
-/// A warning if the sizes of the classes differ by more than [`IMBALANCE`].
-/// `counts` is the number of pictures in each of the `classes`.
+/// Returns a warning if the sizes of the classes differ by a factor of more than
+/// [`IMBALANCE`]. `counts` is the number of pictures in each of the `classes`.
 #[must_use]
 pub fn imbalance_note(classes: &[String], counts: &[usize]) -> Option<String> {
     let sizes = || classes.iter().zip(counts);
@@ -455,7 +458,7 @@ mod tests {
     use crate::camera::pictures::EXAMPLES;
     use crate::frame;
 
-    /// A picture of soft blobs; each number gives a different one.
+    /// Makes a picture of soft blobs; each number gives a different picture.
     fn picture(number: u64, width: u32, height: u32) -> RgbImage {
         let mut random = ChaCha8Rng::seed_from_u64(number);
         let coarse = RgbImage::from_fn(7, 7, |_, _| Rgb(random.random()));
@@ -482,7 +485,7 @@ mod tests {
         fs::write(path, bytes).unwrap();
     }
 
-    /// A data set without issues: five different pictures in each class.
+    /// Makes a data set without issues, with five different pictures in each class.
     fn set(classes: &[&str]) -> TempDir {
         let folder = tempfile::tempdir().unwrap();
         for (class, name) in classes.iter().enumerate() {
@@ -598,7 +601,7 @@ mod tests {
         symlink(elsewhere.path().join("mask"), path.join("linked")).unwrap();
         let dataset = Dataset::open(path).unwrap();
         assert_eq!(dataset.classes, ["bare", "linked", "with_mask"]);
-        // Through its link, "bare" contains all of the set, but only once.
+        // Because of its link, "bare" contains the whole data set, but only once.
         assert_eq!(dataset.counts(), [5 + 1 + 5 + 5, 5, 5]);
         fs::remove_file(path.join("bare/round")).unwrap();
         let (dataset, issues) = issues(path);
@@ -655,7 +658,7 @@ mod tests {
         let groups = near_duplicate_groups(&hashes, MAX_DUPLICATE_DISTANCE);
         for seed in 0..20 {
             let parts = dataset.split(&groups, 0.2, seed).unwrap();
-            // "bare/0" of "bare/0-1.jpg".
+            // The original of "bare/0-1.jpg" is "bare/0".
             let originals = |part: &[usize]| -> HashSet<String> {
                 let names = part.iter().map(|&index| dataset.name(index));
                 names.map(|name| name[..6].to_owned()).collect()
@@ -672,7 +675,7 @@ mod tests {
         let path = folder.path();
         let copy = fs::read(path.join("bare/0.png")).unwrap();
         write(path, "mask/same file.png", &copy);
-        // The same pixels in another format, under the other class.
+        // This picture has the same pixels in another format, under the other class.
         let bmp = encoded(&picture(101, 40, 30), ImageFormat::Bmp);
         write(path, "bare/same pixels.bmp", &bmp);
         write(
@@ -749,7 +752,8 @@ mod tests {
 
     #[test]
     fn the_hash_is_what_krawetz_describes() {
-        // Brighter to the right: each cell is brighter than the one to its left.
+        // The picture gets brighter to the right, so each cell is brighter than the
+        // one to its left.
         let right = RgbImage::from_fn(90, 80, |x, _| Rgb([x as u8 * 2; 3]));
         assert_eq!(PerceptualHash::of(&right).upright, u128::MAX << 64);
         assert_eq!(PerceptualHash::of(&right).mirrored, 0);
@@ -822,7 +826,8 @@ mod tests {
         assert_eq!(split(&[0], &[0], 0.2, 1), Err(SplitError { class: 0 }));
         let none = split(&[], &[], 0.2, 1).unwrap();
         assert!(none.train.is_empty() && none.val.is_empty());
-        // Two groups of ten: half is as close to a fifth as possible.
+        // There are two groups of ten pictures, so half is as close to a fifth as
+        // possible.
         let groups: Vec<usize> = (0..40).map(|index| index / 10).collect();
         let classes: Vec<usize> = (0..40).map(|index| index / 20).collect();
         assert_eq!(split(&groups, &classes, 0.2, 1).unwrap().val.len(), 20);
@@ -838,7 +843,7 @@ mod tests {
         assert_eq!(val.iter().filter(|&&index| index < 300).count(), 60);
         assert_eq!(of(1), of(1));
         assert_ne!(of(1), of(2));
-        // The same on every machine, and in every version.
+        // The split is the same on every machine and in every version.
         assert_eq!(val[..6], [7, 8, 17, 26, 28, 29]);
     }
 
@@ -892,7 +897,8 @@ mod tests {
             seeds in prop::collection::vec((0_u128..12, 0_u128..12, prop::collection::vec(0_u32..128, 0..8)), 0..40),
             distance in 0_u32..20,
         ) {
-            // Few different hashes, each with some bits flipped: many are close.
+            // There are only a few different hashes, each with some bits flipped, so
+            // many are close.
             let bits = |base: u128, flips: &[u32]| {
                 let base = base.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
                 flips.iter().fold(base, |bits, flip| bits ^ (1 << flip))
@@ -917,7 +923,8 @@ mod tests {
         }
     }
 
-    /// The parts are disjoint and complete, and no group is in both.
+    /// Checks that the parts are disjoint and complete, and that no group is in
+    /// both.
     fn check_parts(parts: &Split, groups: &[usize]) -> Result<(), TestCaseError> {
         let mut all = [parts.train.clone(), parts.val.clone()].concat();
         all.sort_unstable();

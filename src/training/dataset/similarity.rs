@@ -1,4 +1,4 @@
-//! Which pictures are the same, and which look alike.
+//! Which pictures are identical, and which look alike.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -9,38 +9,39 @@ use sha2::{Digest, Sha256};
 use crate::frame::decoding::{decode, read};
 
 /// Maximum [`distance`](PerceptualHash::distance) between the hashes of
-/// near-duplicates, in bits of 128.
+/// near-duplicates, in bits (out of 128).
 ///
-/// Measured on 2,613 photographs and face crops: of copies at JPEG quality 30 to
-/// 85 and 0.5 to 1 times the size, 99 % were within 5 to 11 bits. The nearest
-/// pictures of a masked and an unmasked face are 18 bits apart. This limit makes
-/// 118 groups, of which 117 look like copies; with every further bit, more and
-/// more groups are different portraits of a similar kind. Copies that are rotated
-/// by a few degrees or cropped differently are not found. With only the 64 bits
-/// of the rows, the distances of copies overlapped with those of different faces.
+/// The limit was measured on 2,613 photographs and face crops. Of the copies at JPEG
+/// quality 30 to 85 and 0.5 to 1 times the size, 99 % were within 5 to 11 bits. The
+/// nearest pictures of a masked and an unmasked face are 18 bits apart. This limit
+/// makes 118 groups, of which 117 look like copies; with every further bit, more and
+/// more groups are different portraits of a similar kind. Copies that are rotated by
+/// a few degrees or cropped differently are not found. When only the 64 row bits
+/// were used, the distances between copies overlapped with the distances between
+/// different faces.
 pub const MAX_DUPLICATE_DISTANCE: u32 = 12;
 
-/// A perceptual hash: pictures that look alike, or like each other's mirror
+/// A perceptual hash. Pictures that look alike, or like each other's mirror
 /// image, have a small [`distance`](PerceptualHash::distance).
 ///
-/// It is the difference hash of Neal Krawetz ("Kind of Like That", 2013,
+/// It applies the difference hash of Neal Krawetz ("Kind of Like That", 2013,
 /// <https://www.hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html>)
-/// taken twice. The picture is reduced to 9 x 8 gray cells: 64 bits say whether
-/// each cell is brighter than the one to its left. Then it is reduced to 8 x 9
-/// cells: 64 bits say whether each is brighter than the one above.
+/// twice. First, the picture is reduced to 9 x 8 gray cells, and 64 bits record
+/// whether each cell is brighter than the one to its left. Then it is reduced to 8 x
+/// 9 cells, and 64 bits record whether each cell is brighter than the one above it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct PerceptualHash {
-    /// The bits of the picture: the horizontal ones, then the vertical ones.
+    /// The hash of the picture: the horizontal bits, then the vertical bits.
     pub upright: u128,
-    /// The bits of the mirrored picture. Data sets contain such copies, and a
-    /// training that mirrors pictures makes them the same.
+    /// The hash of the mirrored picture. Data sets contain mirrored copies, and
+    /// training that mirrors pictures makes them identical.
     pub mirrored: u128,
 }
 
 /// Length of a hash.
 const HASH_BITS: u32 = u128::BITS;
 
-/// Side in pixels of the reduced picture that is hashed: a multiple of 8 and 9.
+/// Side in pixels of the reduced picture that is hashed, a multiple of 8 and 9.
 const HASH_SIDE: u32 = 72;
 
 impl PerceptualHash {
@@ -54,8 +55,8 @@ impl PerceptualHash {
         let mut across = [[0_u64; 9]; 8];
         let mut down = [[0_u64; 8]; 9];
         for (x, y, pixel) in small.enumerate_pixels() {
-            // ITU-R BT.601 luma, times 1000. Only cells of equal size are
-            // compared, so their sums serve as well as their means.
+            // ITU-R BT.601 luma, times 1000. Only cells of equal size are compared,
+            // so sums work as well as means.
             let [red, green, blue] = pixel.0.map(u64::from);
             let gray = 299 * red + 587 * green + 114 * blue;
             let (x, y) = (x as usize, y as usize);
@@ -71,8 +72,8 @@ impl PerceptualHash {
         }
     }
 
-    /// The number of bits, 0 to 128, in which two pictures differ, or one of them
-    /// and the mirrored other, whichever is smaller.
+    /// Returns the number of bits, 0 to 128, in which two pictures differ, or in
+    /// which one picture and the mirrored other differ, whichever is smaller.
     #[must_use]
     pub fn distance(&self, other: &PerceptualHash) -> u32 {
         let upright = self.upright ^ other.upright;
@@ -96,19 +97,20 @@ fn bits(across: &[[u64; 9]; 8], down: &[[u64; 8]; 9]) -> u128 {
         .fold(0, |bits, bit| bits << 1 | u128::from(bit))
 }
 
-/// Identifies a picture.
+/// Fingerprint that identifies a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint {
     /// SHA-256 of the file.
     pub file: [u8; 32],
-    /// SHA-256 of width, height (32 bits each, little-endian) and the decoded
-    /// RGB pixels: the same for a PNG and a BMP of one picture.
+    /// SHA-256 of the width, the height (32 bits each, little-endian) and the
+    /// decoded RGB pixels. It is the same for a PNG and a BMP of one picture.
     pub pixels: [u8; 32],
-    /// Finds pictures that look alike.
+    /// Perceptual hash for finding pictures that look alike.
     pub hash: PerceptualHash,
 }
 
-/// The fingerprint of a picture file with these `bytes` and decoded `pixels`.
+/// Computes the fingerprint of a picture file with these `bytes` and decoded
+/// `pixels`.
 #[must_use]
 pub fn fingerprint(bytes: &[u8], pixels: &RgbImage) -> Fingerprint {
     let mut sha256 = Sha256::new();
@@ -125,7 +127,8 @@ pub fn fingerprint(bytes: &[u8], pixels: &RgbImage) -> Fingerprint {
 /// Reads and decodes a picture file, and computes its fingerprint.
 ///
 /// # Errors
-/// Why it cannot be used, to follow its name: `a.jpg: it is empty`.
+/// Returns the reason why the file cannot be used, worded to follow its name:
+/// `a.jpg: it is empty`.
 pub fn load(path: &Path) -> Result<(RgbImage, Fingerprint), String> {
     let bytes = read(path).map_err(|error| error.to_string())?;
     let pixels = decode(&bytes).map_err(|error| error.to_string())?;
@@ -133,11 +136,12 @@ pub fn load(path: &Path) -> Result<(RgbImage, Fingerprint), String> {
     Ok((pixels, fingerprint))
 }
 
-/// Groups pictures that look alike: returns for each picture the index of the
-/// first one of its group. A picture that looks like no other is its own group.
+/// Groups pictures that look alike. For each picture, returns the index of the first
+/// picture in its group. A picture that does not look like any other is in a group
+/// of its own.
 ///
-/// Two pictures are in the same group if the distance of their hashes is at most
-/// `max_distance` ([`MAX_DUPLICATE_DISTANCE`] is the measured choice), or if a
+/// Two pictures are in the same group if the distance between their hashes is at
+/// most `max_distance` (measurements led to [`MAX_DUPLICATE_DISTANCE`]), or if a
 /// chain of such pictures links them.
 #[must_use]
 pub fn near_duplicate_groups(hashes: &[PerceptualHash], max_distance: u32) -> Vec<usize> {
@@ -148,14 +152,15 @@ pub fn near_duplicate_groups(hashes: &[PerceptualHash], max_distance: u32) -> Ve
     if max_distance >= HASH_BITS {
         return vec![0; hashes.len()];
     }
-    // (bits, picture, whether they are those of the mirrored picture)
+    // Each entry is (bits, picture, whether the bits belong to the mirrored
+    // picture).
     let mut entries: Vec<(u128, usize, bool)> = first_with
         .into_iter()
         .flat_map(|(hash, index)| [(hash.upright, index, false), (hash.mirrored, index, true)])
         .collect();
 
-    // Hashes within a distance d are equal in at least one of d + 1 bands, so
-    // only those with an equal band are compared.
+    // Hashes within a distance d are equal in at least one of d + 1 bands, so only
+    // hashes with an equal band are compared.
     let bands = (max_distance + 1).min(HASH_BITS);
     for band in 0..bands {
         let (from, to) = (band * HASH_BITS / bands, (band + 1) * HASH_BITS / bands);
@@ -173,13 +178,13 @@ pub fn near_duplicate_groups(hashes: &[PerceptualHash], max_distance: u32) -> Ve
         }
     }
     for index in 0..groups.len() {
-        // A parent comes before its children, and is final by now.
+        // A parent comes before its children, so it is already final.
         groups[index] = groups[groups[index]];
     }
     groups
 }
 
-/// Joins the groups of `a` and `b`: the smaller root becomes the parent.
+/// Joins the groups of `a` and `b`; the smaller root becomes the parent.
 fn unite(parents: &mut [usize], a: usize, b: usize) {
     let (a, b) = (root(parents, a), root(parents, b));
     parents[a.max(b)] = a.min(b);
@@ -187,7 +192,7 @@ fn unite(parents: &mut [usize], a: usize, b: usize) {
 
 fn root(parents: &mut [usize], mut index: usize) -> usize {
     while parents[index] != index {
-        // Path halving, which makes later calls faster.
+        // Path halving makes later calls faster.
         parents[index] = parents[parents[index]];
         index = parents[index];
     }

@@ -6,17 +6,17 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-/// The two parts of a data set: indices of pictures, ascending.
+/// The two parts of a data set, as picture indices in ascending order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
-    /// Training pictures.
+    /// Indices of the training pictures.
     pub train: Vec<usize>,
-    /// Validation pictures.
+    /// Indices of the validation pictures.
     pub val: Vec<usize>,
 }
 
-/// A class cannot be in both parts of a split: it has a single group, or its
-/// groups contain pictures of other classes.
+/// A class cannot be in both parts of a split, because it has a single group or its
+/// groups contain pictures from other classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the pictures of class {class} cannot be split: they all look alike")]
 pub struct SplitError {
@@ -24,14 +24,13 @@ pub struct SplitError {
     pub class: usize,
 }
 
-/// Splits pictures, given the group and the class of each: about `share` (0 to 1)
-/// of each class becomes validation pictures, each class is in both parts, and no
-/// group is.
+/// Splits pictures, given the group and the class of each. About `share` (0 to 1) of
+/// each class is used for validation. Each class is in both parts, but no group is.
 ///
-/// Group numbers are arbitrary, and a group may contain several classes. The
-/// share is met exactly if a class has enough pictures that are a group of their
-/// own, and otherwise as closely as its groups allow. The same `seed` gives the
-/// same split on every machine.
+/// Group numbers are arbitrary, and a group may contain several classes. The share
+/// is met exactly if enough pictures in a class are in a group of their own, and
+/// otherwise as closely as the groups allow. The same `seed` gives the same split on
+/// every machine.
 ///
 /// # Errors
 /// [`SplitError`] if a class cannot be in both parts.
@@ -57,7 +56,8 @@ pub fn split(
         .map(|&size| ((size as f64 * share).round() as usize).clamp(1, size.max(2) - 1))
         .collect();
 
-    // By first member and not by number: the split depends only on the pictures.
+    // Sorts by first member instead of by number, so that the split depends only on
+    // the pictures.
     let mut order: Vec<Vec<usize>> = members.into_values().collect();
     order.sort_by_key(|group| group[0]);
     order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
@@ -68,14 +68,14 @@ pub fn split(
         taken: vec![0; class_count],
         is_val: vec![false; order.len()],
     };
-    // First the groups that fit, then those that come nearer to the target by
+    // First takes the groups that fit, then those that get closer to the target by
     // exceeding it.
     for rule in [Rule::WithinTarget, Rule::NearerToTarget] {
         for (number, group) in order.iter().enumerate() {
             builder.offer(number, group, rule);
         }
     }
-    // A class with few large groups may have none yet: it gets its smallest.
+    // A class with few large groups may not have any yet, so it gets its smallest.
     let mut by_size: Vec<usize> = (0..order.len()).collect();
     by_size.sort_by_key(|&number| order[number].len());
     for &class in &present {
@@ -107,30 +107,31 @@ pub fn split(
     Ok(split)
 }
 
-/// When a group becomes validation pictures.
+/// When a group is used for validation.
 #[derive(Clone, Copy, PartialEq)]
 enum Rule {
     /// Only if no class exceeds its target.
     WithinTarget,
-    /// Only if the classes together come nearer to their targets.
+    /// Only if the classes together get closer to their targets.
     NearerToTarget,
     Always,
 }
 
-/// Chooses the groups for validation.
+/// Chooses the groups to use for validation.
 struct SplitBuilder<'a> {
     /// The class of each picture.
     classes: &'a [usize],
-    /// Number of pictures in each class: all, wanted and taken.
+    /// Number of pictures in each class: the total, the target, and those taken so
+    /// far.
     sizes: Vec<usize>,
     targets: Vec<usize>,
     taken: Vec<usize>,
-    /// Whether each group is for validation.
+    /// Whether each group is used for validation.
     is_val: Vec<bool>,
 }
 
 impl SplitBuilder<'_> {
-    /// Takes a group if the `rule` allows it, but never the last one of a class.
+    /// Takes a group if `rule` allows it, but never the last group of a class.
     fn offer(&mut self, number: usize, group: &[usize], rule: Rule) {
         if self.is_val[number] {
             return;

@@ -2,9 +2,9 @@
 //! and the plot of the history.
 //!
 //! Owns the definitions of the scores ([`Report`]), their layout as text and as
-//! JSON, the sweep of thresholds ([`threshold_sweep`]), and the look of the plot
-//! ([`plot_history`]). It is pure: it knows no models, pictures or files. Numbers
-//! come in; text and the content of a plot file come out.
+//! JSON, the threshold sweep ([`threshold_sweep`]), and the look of the plot
+//! ([`plot_history`]). It is pure: it knows nothing about models, pictures or files.
+//! It takes numbers and returns text and the content of a plot file.
 
 mod plot;
 mod scores;

@@ -1,4 +1,4 @@
-//! The history of a training as CSV and as a plot.
+//! The history of a training run as CSV and as a plot.
 
 use std::error::Error;
 use std::io::Cursor;
@@ -11,7 +11,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontStyle, register_font};
 
-/// One epoch of a training. NaN means that a number was not measured.
+/// One epoch of a training run. NaN means that a number was not measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HistoryPoint {
     /// Number of the epoch, counted from 1.
@@ -26,8 +26,8 @@ pub struct HistoryPoint {
     pub val_accuracy: f64,
 }
 
-/// The history as CSV, with the headings of Keras' `CSVLogger`. The cell of a
-/// number that was not measured is empty.
+/// Formats the history as CSV with the headings of Keras's `CSVLogger`. If a number
+/// was not measured, its cell is empty.
 #[must_use]
 pub fn history_csv(points: &[HistoryPoint]) -> String {
     let mut csv = "epoch,loss,accuracy,val_loss,val_accuracy\n".to_owned();
@@ -58,10 +58,10 @@ pub enum PlotFormat {
     Svg,
 }
 
-/// Why there is no plot.
+/// Why the plot could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum PlotError {
-    /// A file name that does not end in `.png` or `.svg`.
+    /// The file name does not end in `.png` or `.svg`.
     #[error("the plot {path} must end in .png or .svg")]
     Extension {
         /// The path as given.
@@ -76,11 +76,11 @@ pub enum PlotError {
 }
 
 impl PlotFormat {
-    /// The format of a file by the extension of its name, in upper or lower case.
-    /// Call it before a training, so that a wrong name does not waste the work.
+    /// Determines the format from a file name's extension, in upper or lower case.
+    /// Call it before training, so that a wrong name does not waste the work.
     ///
     /// # Errors
-    /// [`PlotError::Extension`] for other extensions, or none.
+    /// [`PlotError::Extension`] if the extension is different or missing.
     pub fn of(path: &Path) -> Result<PlotFormat, PlotError> {
         let extension = path.extension().unwrap_or_default();
         if extension.eq_ignore_ascii_case("png") {
@@ -94,53 +94,53 @@ impl PlotFormat {
     }
 }
 
-/// The Latin letters of DejaVu Sans Bold; its license is next to it.
+/// The Latin letters of DejaVu Sans Bold; the license is next to the file.
 const FONT: &[u8] = include_bytes!("../../../assets/fonts/DejaVuSans-Bold.ttf");
 
-/// The name by which plotters finds the font. It also stands in an SVG, whose
-/// viewer uses the first font of the list that it has.
+/// The name under which plotters finds the font. It also appears in an SVG, whose
+/// viewer uses the first font in the list that it has.
 const FONT_NAME: &str = "DejaVu Sans, Verdana, Helvetica, Arial, sans-serif";
 
 /// Size of a plot in pixels.
 const PLOT_SIZE: (u32, u32) = (1200, 500);
 
-/// The properties of a format that drawing depends on.
+/// The properties of a format that affect drawing.
 #[derive(Debug, Clone, Copy)]
 struct Canvas {
     /// The plot is drawn this many times larger than [`PLOT_SIZE`].
     scale: u32,
-    /// How far text must be moved down to be centered vertically, as a share of
-    /// its size.
+    /// How far down text must be moved to be centered vertically, as a share of its
+    /// size.
     text_offset: f64,
 }
 
-/// A PNG is drawn larger and then scaled down: plotters places letters at whole
-/// pixels and draws some edges without anti-aliasing, which would be visible at the
-/// final size. With `ab_glyph` it also places text too high.
+/// A PNG is drawn larger and then scaled down, because plotters places letters at
+/// whole pixels and draws some edges without anti-aliasing, which would be visible
+/// at the final size. With `ab_glyph`, it also places text too high.
 const PNG_CANVAS: Canvas = Canvas {
     scale: 4,
     text_offset: 0.21,
 };
 
-/// An SVG, whose viewer places the text.
+/// An SVG needs no correction, because its viewer places the text.
 const SVG_CANVAS: Canvas = Canvas {
     scale: 1,
     text_offset: 0.0,
 };
 
 impl Canvas {
-    /// A length in drawn pixels, given in final ones.
+    /// Converts a length from final pixels to drawn pixels.
     fn pixels(self, length: u32) -> i32 {
         (length * self.scale) as i32
     }
 
-    /// `size` is the height from ascender to descender in final pixels, which is
-    /// about 1.2 times the usual font size.
+    /// Returns the text style. `size` is the height from ascender to descender in final
+    /// pixels, which is about 1.2 times the usual font size.
     fn font(self, size: u32) -> TextStyle<'static> {
         (FONT_NAME, self.pixels(size)).into_font().color(&INK)
     }
 
-    /// How far text of this size must be moved down, in drawn pixels.
+    /// How far down text of this size must be moved, in drawn pixels.
     fn text_offset(self, size: u32) -> i32 {
         (self.text_offset * f64::from(self.pixels(size))).round() as i32
     }
@@ -154,8 +154,8 @@ const INK: RGBColor = RGBColor(38, 38, 38);
 const GRID: RGBColor = RGBColor(221, 221, 221);
 const FRAME: RGBColor = RGBColor(204, 204, 204);
 
-/// Plots the loss and the accuracy of training and validation over the epochs, in
-/// two panels because of their different scales. Returns the content of a file.
+/// Plots the loss and the accuracy for training and validation over the epochs, in
+/// two panels because their scales differ. Returns the content of a file.
 ///
 /// # Errors
 /// [`PlotError`] if there are no points or drawing fails.
@@ -277,7 +277,7 @@ where
     let styles = [TRAIN, VALIDATION].map(|color| SeriesStyle {
         line: color.stroke_width(2 * canvas.scale),
         dot: color.filled(),
-        // With few epochs each has a dot, with many there is only the line.
+        // With few epochs, each gets a dot; with many, there is only the line.
         radius: canvas.pixels(if series[0].len() <= 50 { 3 } else { 0 }),
     });
     for (style, points) in styles.iter().zip(series) {
@@ -294,7 +294,7 @@ where
     legend(&plot, canvas, corner, &styles)
 }
 
-/// How training or validation is drawn.
+/// How the training or the validation series is drawn.
 struct SeriesStyle {
     line: ShapeStyle,
     dot: ShapeStyle,
@@ -352,10 +352,10 @@ struct Corner {
     top: bool,
 }
 
-/// The corner of a panel with the fewest points; of equal ones the first in the
-/// order below.
+/// Finds the corner of a panel with the fewest points. On a tie, the first in the
+/// order below wins.
 fn free_corner(points: &[(f64, f64)], xs: &Axis, ys: &Axis) -> Corner {
-    // About the share of a panel that the legend covers.
+    // Roughly the share of a panel that the legend covers.
     let (width, height) = (0.35, 0.2);
     let points_in = |corner: &Corner| {
         let is_in = |(x, y): &&(f64, f64)| {
@@ -376,7 +376,7 @@ fn free_corner(points: &[(f64, f64)], xs: &Axis, ys: &Axis) -> Corner {
     corners.into_iter().min_by_key(points_in).unwrap_or(first)
 }
 
-/// The range of an axis and the round numbers on it.
+/// The range of an axis and the round numbers marked on it.
 #[derive(Debug, Clone)]
 struct Axis {
     from: f64,
@@ -386,15 +386,15 @@ struct Axis {
 }
 
 impl Axis {
-    /// An axis that contains all `values` with some padding at its ends. It has
-    /// at most about `max_ticks` ticks, which are at least `min_step` apart.
+    /// Makes an axis that contains all `values`, with some padding at its ends. It
+    /// has at most about `max_ticks` ticks, spaced at least `min_step` apart.
     fn new(values: impl Iterator<Item = f64>, max_ticks: u32, min_step: f64) -> Axis {
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
             (low.min(value), high.max(value))
         });
         let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
-        // A single value gets padding too, and no range is so narrow that its
-        // ticks have the same labels.
+        // A single value gets padding too, and the padding keeps the range wide enough
+        // for the ticks to have different labels.
         let padding = if high - low > 1e-6 * high.abs().max(1e-3) {
             0.05 * (high - low)
         } else {
@@ -409,7 +409,8 @@ impl Axis {
         let factor = factors.into_iter().find(|f| f * unit >= rough * 0.999);
         let step = factor.unwrap_or(10.0) * unit;
         let (first, last) = ((from / step).ceil() as i64, (to / step).floor() as i64);
-        // Limited, since extreme numbers may round to a step that is too small.
+        // The count is limited, because extreme numbers may round to a step that is
+        // too small.
         let ticks = (first..=last).take(50).map(|tick| tick as f64 * step);
         Axis {
             from,

@@ -7,17 +7,17 @@ use serde::{Serialize, Serializer};
 
 use crate::vision::head::argmax;
 
-/// Number of bins of [`Report::calibration_error`].
+/// Number of bins used by [`Report::calibration_error`].
 pub const CALIBRATION_BINS: usize = 15;
 
-/// The quantile of the standard normal distribution for a 95 % interval.
+/// The normal quantile for a 95 % interval (standard normal distribution).
 const Z: f64 = 1.959_963_984_540_054;
 
 /// The scores of a model on pictures whose classes are known.
 ///
-/// As JSON (the format of `--report`), it is one object with these fields and
-/// scores from 0 to 1. `classes` is an object with one member per class, by name,
-/// in the order of `labels`.
+/// As JSON (the format that `--report` writes), it is one object with these fields,
+/// and scores range from 0 to 1. `classes` is an object with one member per class,
+/// keyed by name, in the order of `labels`.
 ///
 /// ```
 /// use maskd::training::report::Report;
@@ -34,79 +34,80 @@ const Z: f64 = 1.959_963_984_540_054;
 pub struct Report {
     /// Share of the pictures that are classified correctly, 0 to 1.
     pub accuracy: f64,
-    /// Lower and upper end of the 95 % interval of the accuracy, 0 to 1; see
+    /// Lower and upper ends of the 95 % interval for the accuracy, 0 to 1; see
     /// [`wilson`].
     pub interval: [f64; 2],
-    /// Expected calibration error, 0 (the probabilities equal the accuracy) to 1;
-    /// see [`calibration_error`].
+    /// Expected calibration error, from 0 (the probabilities equal the accuracy) to
+    /// 1; see [`calibration_error`].
     pub calibration_error: f64,
     /// Names of the classes, in the order of the model's outputs.
     pub labels: Vec<String>,
-    /// Scores of each class, in the order of `labels`.
+    /// Scores for each class, in the order of `labels`.
     pub classes: Vec<Scores>,
     /// Unweighted mean of the scores over the classes.
     pub macro_avg: Scores,
-    /// Mean of the scores over the classes, weighted by their support.
+    /// Mean of the scores over the classes, weighted by support.
     pub weighted_avg: Scores,
-    /// Pictures by true class (row) and predicted class (column), in the order
-    /// of `labels`.
+    /// Number of pictures by true class (row) and predicted class (column), in the
+    /// order of `labels`.
     pub confusion: Vec<Vec<usize>>,
 }
 
-/// Scores of a class, or their mean over all classes.
+/// Scores for one class, or their mean over all classes.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Scores {
-    /// Share of the pictures predicted as the class that belong to it, 0 to 1; 0
-    /// if none are predicted.
+    /// Share of the pictures predicted as this class that belong to it, 0 to 1; 0 if
+    /// no pictures are predicted as this class.
     pub precision: f64,
-    /// Share of the pictures of the class that are predicted as it, 0 to 1; 0 if
-    /// there are none.
+    /// Share of the pictures in this class that are predicted correctly, 0 to 1; 0
+    /// if the class has no pictures.
     pub recall: f64,
     /// Harmonic mean of precision and recall, 0 to 1; 0 if both are 0.
     pub f1: f64,
-    /// Number of pictures of the class.
+    /// Number of pictures in the class.
     pub support: usize,
 }
 
-/// Why there is no report.
+/// Why the report could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReportError {
-    /// No pictures, or no classes.
+    /// There are no pictures, or no classes.
     #[error("there are no pictures to evaluate on")]
     Empty,
-    /// Lengths that do not match.
+    /// The lengths of the arguments do not match.
     #[error("{pictures} pictures of {classes} classes do not match {found} {what}")]
     Length {
         /// Number of pictures with a known class.
         pictures: usize,
         /// Number of classes.
         classes: usize,
-        /// Number of the values that `what` names.
+        /// Number of values of the kind that `what` names.
         found: usize,
         /// "probabilities" or "predictions".
         what: &'static str,
     },
-    /// An index of a class that does not exist.
+    /// There is no class with this index.
     #[error("there is no class {0}")]
     Class(usize),
-    /// A probability that is NaN or not from 0 to 1, of this picture.
+    /// The picture with this index has a probability that is NaN or not between 0
+    /// and 1.
     #[error("picture {0} has a probability that is not from 0 to 1")]
     Probability(usize),
-    /// A sweep of thresholds needs two classes.
+    /// A threshold sweep needs two classes.
     #[error("a threshold sweep needs a model with two classes, but this one has {0}")]
     NotTwoClasses(usize),
 }
 
 impl Report {
-    /// Scores predictions.
+    /// Computes the scores of predictions.
     ///
-    /// `truth` is the class of each picture, `probabilities` are the model's
-    /// outputs, [pictures, classes] row by row, and `names` are those of the
-    /// classes. Pass `predicted` if the class is not chosen by the largest
-    /// probability; the calibration is that of the probabilities in any case.
+    /// `truth` is the true class of each picture, `probabilities` are the model's
+    /// outputs, [pictures, classes] row by row, and `names` are the names of the
+    /// classes. Pass `predicted` if the class is not simply the one with the largest
+    /// probability; the calibration is always computed from the probabilities.
     ///
     /// # Errors
-    /// [`ReportError`] if there are no pictures, or the arguments do not match.
+    /// [`ReportError`] if there are no pictures or the arguments do not match.
     pub fn new(
         truth: &[usize],
         probabilities: &[f32],
@@ -155,8 +156,8 @@ impl Report {
         })
     }
 
-    /// The scores in the layout of scikit-learn's `classification_report` with
-    /// two digits and `zero_division=0`.
+    /// Formats the scores like scikit-learn's `classification_report` with two
+    /// digits and `zero_division=0`.
     #[must_use]
     pub fn table(&self) -> String {
         let heading = "weighted avg";
@@ -185,7 +186,7 @@ impl Report {
         table
     }
 
-    /// The confusion matrix as text, with the names of the classes.
+    /// Formats the confusion matrix as text, with the names of the classes.
     #[must_use]
     pub fn confusion_table(&self) -> String {
         let corner = "true \\ predicted";
@@ -230,7 +231,7 @@ impl Serialize for Report {
     }
 }
 
-/// The scores of a report by the names of their classes.
+/// The scores in a report, keyed by class name.
 struct Classes<'a>(&'a Report);
 
 impl Serialize for Classes<'_> {
@@ -239,7 +240,7 @@ impl Serialize for Classes<'_> {
     }
 }
 
-/// The whole report as text.
+/// Formats the whole report as text.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [low, high] = self.interval.map(|end| end * 100.0);
@@ -297,7 +298,7 @@ fn check(truth: &[usize], probabilities: &[f32], classes: usize) -> Result<(), R
     let (found, expected) = (probabilities.len(), truth.len() * classes);
     check_length(truth, classes, found, expected, "probabilities")?;
     check_classes(truth, classes)?;
-    // The softmax of other runtimes may round to slightly more than 1.
+    // The softmax in other runtimes may round to slightly more than 1.
     let rounded = -0.001..=1.001;
     match probabilities.iter().position(|p| !rounded.contains(p)) {
         Some(index) => Err(ReportError::Probability(index / classes)),
@@ -330,8 +331,8 @@ pub(super) fn check_classes(given: &[usize], classes: usize) -> Result<(), Repor
     }
 }
 
-/// The class with the largest probability of each picture (the first of equal
-/// ones, like numpy's `argmax`), and that probability.
+/// Returns the class with the largest probability for each picture, and that
+/// probability. On a tie, the first class wins, as in numpy's `argmax`.
 fn largest(probabilities: &[f32], classes: usize) -> Vec<(usize, f64)> {
     let largest = |row: &[f32]| {
         let class = argmax(row).unwrap_or_default();
@@ -340,9 +341,9 @@ fn largest(probabilities: &[f32], classes: usize) -> Vec<(usize, f64)> {
     probabilities.chunks_exact(classes).map(largest).collect()
 }
 
-/// The Wilson score interval at 95 % of the proportion `right` of `all` (Wilson
-/// 1927, <https://doi.org/10.1080/01621459.1927.10502953>). Unlike the usual
-/// mean +- 1.96 standard deviations, it holds near 100 % and for few pictures.
+/// Computes the Wilson score interval at 95 % for the proportion of `right` in `all`
+/// (Wilson 1927, <https://doi.org/10.1080/01621459.1927.10502953>). Unlike the usual
+/// mean +- 1.96 standard deviations, it stays valid near 100 % and for few pictures.
 ///
 /// `right` must be at most `all`. If `all` is 0, the interval is [0, 1].
 ///
@@ -360,22 +361,24 @@ pub fn wilson(right: usize, all: usize) -> [f64; 2] {
     let center = (share + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
     let spread = (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
     let half = Z / (1.0 + Z * Z / n) * spread;
-    // For shares of 0 and 1 the ends are exactly 0 and 1; rounding may miss them.
+    // For proportions of 0 and 1, the ends are exactly 0 and 1, but rounding may
+    // miss them.
     let (low, high) = (center - half, center + half);
     [low.clamp(0.0, share), high.clamp(share, 1.0)]
 }
 
-/// Expected calibration error (Guo et al. 2017, "On Calibration of Modern
-/// Neural Networks", <https://arxiv.org/abs/1706.04599>, equation 3): the
-/// pictures are put into [`CALIBRATION_BINS`] bins of equal width by their largest
-/// probability. The error is the mean over the pictures of the absolute difference
-/// between the mean probability and the accuracy of their bin.
+/// Computes the expected calibration error (Guo et al. 2017, "On Calibration of
+/// Modern Neural Networks", <https://arxiv.org/abs/1706.04599>, equation 3). The
+/// pictures are sorted into [`CALIBRATION_BINS`] bins of equal width by their
+/// largest probability. The error is the mean, over the pictures, of the absolute
+/// difference between the mean probability and the accuracy in their bin.
 ///
-/// `tops` has the largest probability of each picture, 0 to 1, and whether
-/// its class is the true one.
+/// `tops` contains the largest probability for each picture, 0 to 1, and whether the
+/// predicted class is the true one.
 #[must_use]
 pub fn calibration_error(tops: &[(f64, bool)]) -> f64 {
-    // Sum of the probabilities, and number of correct pictures.
+    // Each bin holds the sum of the probabilities and the number of correct
+    // pictures.
     let mut bins = [(0.0, 0.0); CALIBRATION_BINS];
     for &(probability, right) in tops {
         // The bins are (0, 1/15], (1/15, 2/15], ... as in the paper.

@@ -1,4 +1,4 @@
-//! The scores of a classifier of two classes at other thresholds.
+//! The scores of a two-class classifier at other thresholds.
 
 use serde::Serialize;
 
@@ -11,16 +11,16 @@ pub struct SweepRow {
     pub threshold: f32,
     /// Share of the pictures that are classified correctly, 0 to 1.
     pub accuracy: f64,
-    /// Recall of each class, 0 to 1, in the order of the model's outputs.
+    /// Recall for each class, 0 to 1, in the order of the model's outputs.
     pub recall: [f64; 2],
 }
 
-/// Tries thresholds for the probability of `class` (0 or 1) of a model with two
-/// classes: pictures with at least that probability count as `class`, all others
-/// as the other one. `probabilities` are [pictures, 2] row by row.
+/// Tries thresholds for the probability of `class` (0 or 1) with a two-class model.
+/// Pictures with at least that probability count as `class`, and all others count as
+/// the other class. `probabilities` are [pictures, 2], row by row.
 ///
 /// # Errors
-/// [`ReportError::NotTwoClasses`], and those of [`Report::new`].
+/// [`ReportError::NotTwoClasses`], and the same errors as [`Report::new`].
 pub fn threshold_sweep(
     truth: &[usize],
     probabilities: &[f32],
@@ -57,8 +57,8 @@ pub fn threshold_sweep(
         .collect()
 }
 
-/// A sweep as text: threshold, accuracy, and the recall of each class in
-/// percent. `names` are those of the two classes.
+/// Formats a sweep as text: the threshold, the accuracy, and the recall of each
+/// class in percent. `names` are the names of the two classes.
 #[must_use]
 pub fn sweep_table(names: &[String], rows: &[SweepRow]) -> String {
     let headings: Vec<String> = names.iter().map(|name| format!("recall {name}")).collect();

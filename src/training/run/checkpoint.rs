@@ -1,6 +1,6 @@
-//! What an interrupted run leaves behind, so that it can go on later.
+//! What an interrupted run saves so that it can resume later.
 //!
-//! Owns the file format: a line with the SHA-256 of what follows, then JSON.
+//! Owns the file format: a line with the SHA-256 of the rest of the file, then JSON.
 
 use std::path::Path;
 
@@ -11,14 +11,14 @@ use crate::platform::files;
 use crate::platform::hex;
 use crate::training::train::{History, Trainer, TrainerState};
 
-/// Where a run was interrupted: after a whole epoch.
+/// The point at which a run was interrupted, always after a whole epoch.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Checkpoint {
-    /// The [`RunOptions::fingerprint`](super::RunOptions::fingerprint) of the
-    /// run: a run with another one must not go on from here.
+    /// The [`RunOptions::fingerprint`](super::RunOptions::fingerprint) of the run. A
+    /// run with a different fingerprint must not resume from here.
     pub(crate) fingerprint: String,
     pub(super) trainer: TrainerState,
-    /// After the epoch with the lowest validation loss.
+    /// The state after the epoch with the lowest validation loss.
     pub(super) best: TrainerState,
     pub(super) history: History,
 }
@@ -35,11 +35,11 @@ pub(crate) enum CheckpointError {
 }
 
 impl Checkpoint {
-    /// Larger than the file of any run, in bytes: ten digits and a comma for
-    /// each weight of two heads, with their running means and squares.
+    /// Maximum size in bytes, larger than the file from any run: ten digits and a
+    /// comma for each weight of two heads, with their running means and squares.
     pub(crate) const MAX_BYTES: usize = 12 << 20;
 
-    /// The start of a run: no epoch is done.
+    /// Makes the checkpoint for the start of a run, before any epoch.
     pub(crate) fn start(fingerprint: String, trainer: &Trainer) -> Checkpoint {
         Checkpoint {
             fingerprint,

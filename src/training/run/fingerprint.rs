@@ -1,4 +1,4 @@
-//! What tells one run from another.
+//! What distinguishes one run from another.
 
 use sha2::{Digest, Sha256};
 
@@ -7,8 +7,8 @@ use super::{RunOptions, TrainingPictures};
 use crate::platform::hex;
 
 impl RunOptions {
-    /// SHA-256 over everything that decides about the result of a run, except
-    /// for the machine it runs on.
+    /// SHA-256 of everything that affects the result of a run, except for the
+    /// machine it runs on.
     pub(crate) fn fingerprint(
         &self,
         pictures: &TrainingPictures,
@@ -31,7 +31,7 @@ impl RunOptions {
         ));
         let sides = [("train", &pictures.training), ("val", &pictures.validation)];
         for (side, pictures) in sides {
-            // In their order, which seeds the views.
+            // The order matters, because it seeds the views.
             for picture in pictures {
                 let file = hex::encode(&picture.file_sha256);
                 hash.update(format!("{side} {} {file}\n", picture.class));

@@ -1,5 +1,5 @@
-//! What a run learns from: usable pictures, their division into training and
-//! validation, and their features.
+//! What a run trains on: usable pictures, their split into training and validation,
+//! and their features.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,29 +17,29 @@ use crate::vision::detect::{Detector, DetectorOptions};
 use crate::vision::embed::{Backbone, Embedder};
 use crate::vision::pipeline::SHIPPED_DETECTOR;
 
-/// Share of the pictures that validate when there are no separate ones, as in
+/// Share of the pictures used for validation when there are no separate ones, as in
 /// the tutorial.
 const VALIDATION_SHARE: f64 = 0.2;
 
-/// A picture with the class that the model is to tell.
+/// A picture with the class that the model should predict.
 #[derive(Debug, Clone)]
 pub(crate) struct LabelledPicture {
     pub(crate) path: PathBuf,
-    /// Index among the classes of the model.
+    /// Index of the class in the model.
     pub(crate) class: usize,
     pub(super) file_sha256: [u8; 32],
 }
 
-/// A data set without the pictures that cannot be learned from.
+/// A data set without the pictures that cannot be used for training.
 #[derive(Debug)]
 pub(crate) struct UsableDataset {
     pub(crate) dataset: Dataset,
-    /// Of the pictures of `dataset`, in their order.
+    /// Fingerprints of the pictures in `dataset`, in the same order.
     pub(crate) fingerprints: Vec<Fingerprint>,
 }
 
 impl UsableDataset {
-    /// Reads and compares all pictures; its issues are warnings.
+    /// Reads and compares all pictures, and reports any issues as warnings.
     ///
     /// # Errors
     /// [`RunError::Interrupted`], and [`RunError::Dataset`] if too few pictures
@@ -65,10 +65,10 @@ impl UsableDataset {
         })
     }
 
-    /// Its pictures, their classes counted as those of `classes`.
+    /// Returns the pictures, with each class given as its index in `classes`.
     ///
     /// # Errors
-    /// [`RunError::UnknownClass`] for a class that is none of them.
+    /// [`RunError::UnknownClass`] if a class is not in `classes`.
     pub(crate) fn labelled(&self, classes: &[String]) -> Result<Vec<LabelledPicture>, RunError> {
         let UsableDataset {
             dataset,
@@ -89,7 +89,7 @@ impl UsableDataset {
     }
 }
 
-/// The pictures of a run.
+/// The pictures that a run uses.
 #[derive(Debug)]
 pub(crate) struct TrainingPictures {
     pub(crate) dataset: Dataset,
@@ -99,11 +99,13 @@ pub(crate) struct TrainingPictures {
 }
 
 impl TrainingPictures {
-    /// Reads the data set in `folder`, and the one in `validation`. Without a
-    /// `validation`, a fifth of the first one validates, chosen by the `seed`.
+    /// Reads the data set in `folder` and the one in `validation`. Without
+    /// `validation`, a fifth of the first data set is used for validation, chosen
+    /// with the `seed`.
     ///
     /// # Errors
-    /// [`RunError`] if a folder is no data set, or the two do not fit.
+    /// [`RunError`] if a folder is not a data set, or the two data sets do not
+    /// match.
     pub(crate) fn read(
         folder: &Path,
         validation: Option<&Path>,
@@ -143,12 +145,12 @@ impl TrainingPictures {
     }
 }
 
-/// The features of labelled pictures.
+/// The features of labeled pictures.
 #[derive(Debug)]
 pub(crate) struct FeatureSet {
     /// `[pictures, views, FEATURES]` row by row.
     pub(crate) features: Vec<f32>,
-    /// Views of each picture.
+    /// Number of views of each picture.
     pub(crate) views: usize,
     /// The class of each picture.
     pub(crate) labels: Vec<usize>,
@@ -164,8 +166,8 @@ impl FeatureSet {
 /// Makes and embeds the views of pictures.
 ///
 /// # Errors
-/// [`RunError::Interrupted`], and [`RunError::Recipe`] for a picture or model
-/// that fails.
+/// [`RunError::Interrupted`], and [`RunError::Recipe`] if a picture or a model
+/// fails.
 pub(crate) fn embed(
     workers: &mut [Worker],
     pictures: &[LabelledPicture],
@@ -192,7 +194,7 @@ pub(crate) fn embed(
     })
 }
 
-/// One worker for each thread; only the robust recipe needs a `detector`.
+/// Makes one worker for each thread. Only the robust recipe needs a `detector`.
 ///
 /// # Errors
 /// [`ModelError`] if a model cannot be prepared.
@@ -215,14 +217,15 @@ pub(crate) fn workers(
 /// Reads and decodes a picture file.
 ///
 /// # Errors
-/// [`PictureError`] if it cannot be read or is no picture.
+/// [`PictureError`] if the file cannot be read or is not a picture.
 pub(crate) fn decode_picture(path: &Path) -> Result<RgbImage, PictureError> {
     let bytes = decoding::read(path).map_err(|error| PictureError::Decode(error.to_string()))?;
     decode(&bytes)
 }
 
-/// What [`dataset::load`] says of each picture, in their order. `done` is called
-/// after each, with their number; when it returns `false`, the result is `None`.
+/// Returns the result of [`dataset::load`] for each picture, in order. After each
+/// picture, `done` is called with the number of finished pictures; if it returns
+/// `false`, the result is `None`.
 fn fingerprints(
     pictures: &[Picture],
     threads: usize,
@@ -285,12 +288,12 @@ fn check_same_classes(training: &Dataset, validation: &Dataset) -> Result<(), Ru
     Ok(())
 }
 
-/// A sentence if validation pictures look like training pictures.
+/// Returns a sentence if validation pictures look like training pictures.
 fn leak_note(training: &UsableDataset, validation: &UsableDataset) -> Option<String> {
     let both = training.fingerprints.iter().chain(&validation.fingerprints);
     let hashes: Vec<_> = both.map(|print| print.hash).collect();
     let groups = dataset::near_duplicate_groups(&hashes, dataset::MAX_DUPLICATE_DISTANCE);
-    // A group is named by its first picture.
+    // The first picture in a group identifies it.
     let count = training.fingerprints.len();
     let mut leaked =
         (0..validation.fingerprints.len()).filter(|index| groups[count + index] < count);

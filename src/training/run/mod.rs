@@ -1,10 +1,10 @@
-//! A training run: from the pictures of a data set to a trained head.
+//! A training run, which turns the pictures in a data set into a trained head.
 //!
-//! Owns the epochs and what goes into them: the features of the pictures
-//! ([`inputs`]), the checkpoint of an interrupted run ([`checkpoint`]) and the
-//! fingerprint that tells one run from another ([`fingerprint`]). It knows
-//! neither the command line nor signals nor the terminal: whoever starts a run
-//! observes it as [`Progress`], and can stop it there.
+//! Owns the epochs and their inputs: the features of the pictures ([`inputs`]), the
+//! checkpoint of an interrupted run ([`checkpoint`]) and the fingerprint that
+//! distinguishes one run from another ([`fingerprint`]). It knows nothing about the
+//! command line, signals or the terminal: the caller that starts a run observes it
+//! through [`Progress`], and can stop it there.
 
 mod checkpoint;
 mod fingerprint;
@@ -25,19 +25,19 @@ use crate::training::train::{EpochRecord, History, Metrics, TrainError, TrainOpt
 use crate::vision::detect::DetectorOptions;
 use crate::vision::embed::FEATURES;
 
-/// Largest memory for the features of a run, in bytes (2 GiB).
+/// Maximum memory for the features in a run, in bytes (2 GiB).
 const MAX_FEATURE_BYTES: usize = 2 << 30;
 
-/// Everything that decides about the result of a run, apart from its pictures
-/// and the backbone.
+/// Everything that affects the result of a run, apart from its pictures and the
+/// backbone.
 #[derive(Debug)]
 pub(crate) struct RunOptions {
     pub(crate) recipe: Recipe,
-    /// Of the detector that cuts faces from the pictures.
+    /// Options of the detector that cuts faces from the pictures.
     pub(crate) detector: DetectorOptions,
-    /// Its seed is also that of the split, the views and the order of samples.
+    /// Its seed also determines the split, the views and the order of samples.
     pub(crate) trainer: TrainOptions,
-    /// Views of each picture; 0 makes a fresh one for each epoch.
+    /// Number of views of each picture; 0 means a new view for each epoch.
     pub(crate) views: usize,
     /// Passes over the data set, at least 1.
     pub(crate) epochs: usize,
@@ -45,16 +45,16 @@ pub(crate) struct RunOptions {
     pub(crate) batch_size: usize,
 }
 
-/// A part of a run that takes long enough to show its progress.
+/// A stage of a run that takes long enough to show its progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// Pictures are decoded and compared.
     ReadPictures,
     /// The views of the training pictures are embedded.
     EmbedTraining,
-    /// Pictures to validate or to evaluate with are embedded.
+    /// Pictures for validation or evaluation are embedded.
     EmbedEvaluation,
-    /// The head is trained; counted in epochs.
+    /// The head is trained; the steps are epochs.
     Train,
 }
 
@@ -62,17 +62,17 @@ pub(crate) enum Stage {
 pub(crate) trait Progress {
     /// A stage of `total` steps starts.
     fn start(&mut self, stage: Stage, total: usize);
-    /// `done` steps of the stage are done; `false` stops the run.
+    /// `done` steps of the stage are finished. Returning `false` stops the run.
     fn advance(&mut self, done: usize) -> bool;
     /// An epoch ended; [`Progress::advance`] follows.
     fn epoch(&mut self, record: &EpochRecord);
     /// The stage ended, whether complete or not.
     fn finish(&mut self);
-    /// Something that the user should know: one sentence.
+    /// Reports something that the user should know, in one sentence.
     fn warn(&mut self, sentence: &str);
 }
 
-/// Why a run did not end with a head.
+/// Why a run did not produce a head.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
     #[error(transparent)]
@@ -81,16 +81,16 @@ pub(crate) enum RunError {
     Recipe(#[from] RecipeError),
     #[error(transparent)]
     Train(#[from] TrainError),
-    /// A class of the validation pictures, or of pictures to evaluate on, that
-    /// the model does not have.
+    /// The validation or evaluation pictures have a class that the model does not
+    /// have.
     #[error("{folder} has the class {class:?}, which is none of {known}")]
     UnknownClass {
         folder: String,
         class: String,
         known: String,
     },
-    /// A class that is not validated could be forgotten, and the scores would
-    /// not show it.
+    /// If a class has no validation pictures, the head could forget it, and the
+    /// scores would not show it.
     #[error(
         "{validation} has no class {class:?}: each class of {training} needs validation pictures"
     )]
@@ -114,7 +114,7 @@ pub(crate) enum RunError {
 }
 
 impl RunOptions {
-    /// Views of each of so many pictures.
+    /// Returns the number of views of each picture, for this number of pictures.
     ///
     /// # Errors
     /// [`RunError::TooManyFeatures`] if their features do not fit in memory.
@@ -134,7 +134,7 @@ impl RunOptions {
         })
     }
 
-    /// The order of the samples in an epoch, counted from 0.
+    /// Returns the order of the samples in an epoch; epochs are counted from 0.
     fn order(&self, samples: usize, epoch: usize) -> Vec<usize> {
         let seed = mix(self.trainer.seed, u64::MAX - epoch as u64);
         let mut order: Vec<usize> = (0..samples).collect();
@@ -143,20 +143,22 @@ impl RunOptions {
     }
 }
 
-/// What the epochs lead to.
+/// The result of the epochs.
 #[derive(Debug)]
 pub(crate) struct TrainedHead {
-    /// After the last epoch; of an interrupted run, after its best epoch.
+    /// The state after the last epoch or, for an interrupted run, after its best
+    /// epoch.
     pub(crate) trainer: Trainer,
     pub(crate) history: History,
-    /// Only of an interrupted run: where to resume it.
+    /// Where to resume an interrupted run; `None` if the run finished.
     pub(crate) checkpoint: Option<Checkpoint>,
 }
 
-/// Trains a head for the epochs that `start` has not seen yet.
+/// Trains a head for the remaining epochs after `start`.
 ///
 /// # Errors
-/// [`TrainError`] if the features do not fit, or the loss is no longer finite.
+/// [`TrainError`] if the features do not match the head, or the loss is no longer
+/// finite.
 pub(crate) fn fit(
     options: &RunOptions,
     training: &FeatureSet,
@@ -197,8 +199,8 @@ pub(crate) fn fit(
         }
     }
     progress.finish();
-    // The head of the last epoch, as in the tutorial. Choosing the best one by
-    // the validation pictures would make their scores too good.
+    // As in the tutorial, this is the head after the last epoch. Choosing the best
+    // one by the validation pictures would make their scores too optimistic.
     Ok(TrainedHead {
         trainer,
         history,
@@ -206,7 +208,7 @@ pub(crate) fn fit(
     })
 }
 
-/// One pass over the training pictures. `number` counts from 1.
+/// Runs one pass over the training pictures. `number` counts from 1.
 fn epoch(
     options: &RunOptions,
     training: &FeatureSet,
@@ -223,8 +225,8 @@ fn epoch(
     {
         features.clear();
         for index in indices {
-            // Each picture starts with another of its views, so that an epoch
-            // has all kinds of them.
+            // Each picture starts with a different view, so that an epoch contains
+            // all kinds of views.
             features.extend_from_slice(training.row(*index, (epoch + index) % training.views));
         }
         let labels: Vec<usize> = indices.iter().map(|i| training.labels[*i]).collect();

@@ -1,15 +1,15 @@
-//! The two layers of a head as arrays, and the steps of Adam on them.
+//! The two layers of a head as arrays, and the Adam steps that update them.
 
 use ndarray::{Array, Array1, Array2, Dimension, Zip};
 
 use super::TrainError;
 use crate::onnx::{FEATURES, HeadTensors};
 
-/// Adam's decay of the gradient's running mean.
+/// Adam's decay rate for the running mean of the gradient.
 pub(super) const BETA_1: f64 = 0.9;
-/// Adam's decay of the squared gradient's running mean.
+/// Adam's decay rate for the running mean of the squared gradient.
 pub(super) const BETA_2: f64 = 0.999;
-/// Adam's term that avoids a division by zero.
+/// The term in Adam that avoids a division by zero.
 const ADAM_EPSILON: f32 = 1e-7;
 
 /// Weights, gradients or moments of the two layers.
@@ -52,7 +52,7 @@ impl Layers {
     }
 
     pub(super) fn to_tensors(&self) -> HeadTensors {
-        // Row by row, whatever the order in memory.
+        // Row by row, regardless of the order in memory.
         HeadTensors {
             w1: self.w1.iter().copied().collect(),
             b1: self.b1.to_vec(),
@@ -61,8 +61,8 @@ impl Layers {
         }
     }
 
-    /// Checks the squares, since an infinite one in Adam's v would keep its weight
-    /// from ever changing again.
+    /// Checks the squares, because an infinite one in Adam's v would prevent its
+    /// weight from ever changing again.
     pub(super) fn squares_are_finite(&self) -> bool {
         self.iter().all(|value| (value * value).is_finite())
     }
@@ -72,8 +72,8 @@ impl Layers {
         weights.chain(&self.b1).chain(&self.b2)
     }
 
-    /// One step of Adam against `gradients`; `rate` is the learning rate with bias
-    /// correction, and `mean` and `square` are the moments m and v.
+    /// Takes one step of Adam against `gradients`. `rate` is the learning rate with
+    /// bias correction, and `mean` and `square` are the moments m and v.
     pub(super) fn adam(
         &mut self,
         rate: f32,

@@ -1,8 +1,8 @@
-//! Training of a head: from features and their labels to weights.
+//! Training a head, which turns features and their labels into weights.
 //!
-//! Owns the loss, the backward pass, Adam and the history of a training. It knows
-//! nothing of pictures, folders or how batches are chosen. It is pure: batches and
-//! the seed come in as arguments, and there are no threads.
+//! Owns the loss, the backward pass, Adam and the training history. It knows nothing
+//! about pictures, folders or how batches are chosen. It is pure: batches and the
+//! seed come in as arguments, and there are no threads.
 //!
 //! # Forward
 //! For a batch of n samples, with the shapes of [`HeadTensors`]:
@@ -15,40 +15,40 @@
 //! ```
 //!
 //! # Loss
-//! The tutorial trains its two softmax outputs p0 and p1 with Keras'
+//! The tutorial trains its two softmax outputs p0 and p1 with Keras's
 //! `binary_crossentropy`, which is the *mean* of the binary cross-entropies of the
 //! columns. For the one-hot target t with the label y and the other class o, and
-//! since p0 + p1 = 1:
+//! because p0 + p1 = 1:
 //!
 //! ```text
 //! -1/2 sum_k [t_k ln p_k + (1 - t_k) ln(1 - p_k)]
 //!   = -1/2 [ln p_y + ln(1 - p_o)] = -1/2 [ln p_y + ln p_y] = -ln p_y
 //! ```
 //!
-//! That is exactly the categorical cross-entropy of the two softmax outputs. So the
-//! gradient is dL/dz = p - t for two classes and for more.
+//! That is exactly the categorical cross-entropy of the two softmax outputs. The
+//! gradient is therefore dL/dz = p - t for two classes as well as for more.
 //!
-//! The reported loss is clipped like Keras': for two classes p is clamped to
-//! 1e-7 .. 1 - 1e-7, and 1e-7 is added inside of the logarithm; for more classes
-//! Keras computes the loss from the logits and clips nothing (tf-keras 2.21,
-//! `binary_crossentropy` and `categorical_crossentropy` in `backend.py`). So with
-//! two classes the loss is at most 15.42; Keras rounds 1 - p to f32 and gets 15.38,
-//! or 15.34 when TensorFlow has optimized the graph. The gradient is that of the
-//! loss without clipping. Keras' gradient is p - t times p_y / (p_y + 1e-7), and
-//! zero where p is clamped: it would not learn from a sample that is entirely
-//! wrong.
+//! The reported loss is clipped like Keras's. For two classes, p is clamped to 1e-7
+//! .. 1 - 1e-7, and 1e-7 is added inside the logarithm; for more classes, Keras
+//! computes the loss from the logits and clips nothing (tf-keras 2.21,
+//! `binary_crossentropy` and `categorical_crossentropy` in `backend.py`). With two
+//! classes, the loss is therefore at most 15.42; Keras rounds 1 - p to f32 and gets
+//! 15.38, or 15.34 when TensorFlow has optimized the graph. The gradient is the one
+//! for the loss without clipping. Keras's gradient is p - t times p_y / (p_y +
+//! 1e-7), and zero where p is clamped, so Keras does not learn from a sample that is
+//! entirely wrong.
 //!
-//! One trap: since its activations carry `_keras_logits`, tf-keras (seen in 2.21,
-//! `_get_logits`) computes something else for `Dense(2, "softmax")` with
-//! `binary_crossentropy`. It treats the *logits* of the softmax as those of two
-//! sigmoids, and trains with (sigmoid(z) - t) / 2. This module computes the loss
-//! as it is documented, and as Keras computes it from probabilities.
+//! There is one trap: because its activations carry `_keras_logits`, tf-keras (seen
+//! in 2.21, `_get_logits`) computes something else for `Dense(2, "softmax")` with
+//! `binary_crossentropy`. It treats the *logits* of the softmax as the logits of two
+//! sigmoids, and trains with (sigmoid(z) - t) / 2. This module computes the loss as
+//! documented, and as Keras computes it from probabilities.
 //!
 //! The loss of a batch is the sum of the losses of its samples, each multiplied by
-//! the weight of its class, divided by n (Keras' `sum_over_batch_size`).
+//! its class weight, divided by n (Keras's `sum_over_batch_size`).
 //!
 //! # Backward
-//! Where c is the class weight of each sample divided by n:
+//! Here c is the class weight of each sample divided by n:
 //!
 //! ```text
 //! dz  = (p - t) c                [n, classes]
@@ -59,11 +59,11 @@
 //!
 //! # Adam
 //! The tutorial's `Adam(lr=INIT_LR, decay=INIT_LR / EPOCHS)` is today's
-//! `tf_keras.optimizers.legacy.Adam`: the form before section 2.1 of Kingma and
-//! Ba (arXiv:1412.6980), where epsilon is outside of the root and has no bias
-//! correction (`optimizers/legacy/adam.py` and TensorFlow's `ResourceApplyAdam`).
-//! `decay` is per step, not per epoch (`_decayed_lr` in
-//! `optimizers/legacy/optimizer_v2.py`). With s finished steps and t = s + 1:
+//! `tf_keras.optimizers.legacy.Adam`: the form before section 2.1 of Kingma and Ba
+//! (arXiv:1412.6980), where epsilon is outside the root and has no bias correction
+//! (`optimizers/legacy/adam.py` and TensorFlow's `ResourceApplyAdam`). `decay` is
+//! per step, not per epoch (`_decayed_lr` in `optimizers/legacy/optimizer_v2.py`).
+//! With s finished steps and t = s + 1:
 //!
 //! ```text
 //! lr = init_lr / (1 + decay s)
@@ -73,8 +73,8 @@
 //! ```
 //!
 //! # The same seed gives the same bits
-//! Random numbers depend only on the seed and the number of the step. Sums have a
-//! fixed order on one kind of CPU; another kind (with other vector instructions)
+//! Random numbers depend only on the seed and the step number. Sums have a fixed
+//! order on any one kind of CPU; another kind (with different vector instructions)
 //! may round the last digit differently.
 
 mod layers;
@@ -89,9 +89,9 @@ use crate::vision::head::argmax;
 
 use layers::{BETA_1, BETA_2, Layers, bits};
 
-/// Keras' `epsilon()`: the minimum distance of probabilities from 0 and 1.
+/// Keras's `epsilon()`: the minimum distance of probabilities from 0 and 1.
 const CLIP: f64 = 1e-7;
-/// The stream of random numbers for initial weights. Step t, counted from 1, draws
+/// The random number stream for the initial weights. Step t, counted from 1, draws
 /// its dropout from stream t.
 const INITIAL_STREAM: u64 = 0;
 
@@ -101,20 +101,20 @@ pub enum TrainError {
     /// An option is out of range.
     #[error("a head cannot be trained with {0}")]
     Options(String),
-    /// Weights, or a saved state, that do not have the shapes of a head.
+    /// The weights or the saved state do not have the shapes of a head.
     #[error("the weights to start from are not those of a head: {0}")]
     Tensors(String),
-    /// Features, labels or a mask that do not match each other or the head.
+    /// The features, labels or mask do not match each other or the head.
     #[error("the batch does not match the head: {0}")]
     Batch(String),
-    /// A result is NaN or infinite; the weights are not changed.
+    /// A result is NaN or infinite. The weights are left unchanged.
     #[error(
         "the {what} after {steps} steps of training is not a finite number: use a lower learning rate"
     )]
     NotFinite {
         /// "loss" or "gradient".
         what: &'static str,
-        /// Number of the steps before.
+        /// Number of steps finished before the failure.
         steps: u64,
     },
 }
@@ -124,23 +124,23 @@ pub enum TrainError {
 pub struct TrainOptions {
     /// Units of the hidden layer, at least 1.
     pub hidden: usize,
-    /// Share of the hidden units that a step drops, at least 0 and below 1.
+    /// Share of the hidden units that each step drops, at least 0 and below 1.
     pub dropout: f32,
     /// Learning rate of the first step, above 0.
     pub init_lr: f32,
-    /// Keras' time-based decay per step, at least 0: after s steps the learning
+    /// Keras's time-based decay per step, at least 0: after s steps, the learning
     /// rate is `init_lr / (1 + decay * s)`.
     pub decay: f32,
-    /// Seed of the initial weights and of dropout.
+    /// Seed for the initial weights and for dropout.
     pub seed: u64,
-    /// Weight of each class in the loss, above 0, usually 1 on average. If it is
-    /// empty, all weights are 1.
+    /// Weight of each class in the loss, above 0 and usually 1 on average. If the
+    /// list is empty, all weights are 1.
     pub class_weights: Vec<f32>,
 }
 
 impl Default for TrainOptions {
-    /// The tutorial's: 128 units, dropout 0.5, learning rate 1e-4 with a decay
-    /// for 20 epochs, and the seed of its split.
+    /// The tutorial's options: 128 units, dropout 0.5, a learning rate of 1e-4 with
+    /// a decay for 20 epochs, and the seed of its split.
     fn default() -> TrainOptions {
         TrainOptions {
             hidden: 128,
@@ -153,11 +153,11 @@ impl Default for TrainOptions {
     }
 }
 
-/// The result of a batch before a step changes the weights: with dropout, and with
+/// The result for a batch before a step changes the weights, with dropout and with
 /// class weights in the loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepLoss {
-    /// Mean over the batch.
+    /// Mean loss over the batch.
     pub loss: f32,
     /// Number of samples whose label had the highest probability.
     pub correct: usize,
@@ -165,7 +165,7 @@ pub struct StepLoss {
     pub samples: usize,
 }
 
-/// How good a head is on a set of samples.
+/// How well a head performs on a set of samples.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     /// Mean cross-entropy in nats.
@@ -175,7 +175,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// The mean over the steps of an epoch; `None` without samples.
+    /// Averages the steps of an epoch; `None` if there are no samples.
     #[must_use]
     pub fn of_epoch(steps: &[StepLoss]) -> Option<Metrics> {
         let samples: usize = steps.iter().map(|step| step.samples).sum();
@@ -191,29 +191,30 @@ impl Metrics {
     }
 }
 
-/// One epoch of a training.
+/// One epoch of a training run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
     /// Number of the epoch, counted from 1.
     pub epoch: usize,
     /// Learning rate at the end of the epoch.
     pub learning_rate: f32,
-    /// Mean loss of its steps; see [`StepLoss`].
+    /// Mean loss over the steps; see [`StepLoss`].
     pub loss: f32,
-    /// Mean accuracy of its steps, 0 to 1.
+    /// Mean accuracy over the steps, 0 to 1.
     pub accuracy: f32,
-    /// [`Metrics::loss`] of the validation samples after the epoch.
+    /// [`Metrics::loss`] on the validation samples after the epoch.
     pub val_loss: f32,
-    /// [`Metrics::accuracy`] of the validation samples after the epoch.
+    /// [`Metrics::accuracy`] on the validation samples after the epoch.
     pub val_accuracy: f32,
 }
 
-/// The epochs of a training, in their order.
+/// The epochs of a training run, in order.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct History(pub Vec<EpochRecord>);
 
 impl History {
-    /// The epoch with the lowest validation loss, the first of equal ones.
+    /// Returns the epoch with the lowest validation loss, or the first of several
+    /// equal ones.
     #[must_use]
     pub fn best(&self) -> Option<&EpochRecord> {
         let losses = self.0.iter().filter(|epoch| !epoch.val_loss.is_nan());
@@ -221,7 +222,7 @@ impl History {
     }
 }
 
-/// The whole state of a [`Trainer`], from which it can continue later.
+/// The complete state of a [`Trainer`], from which training can resume later.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainerState {
     options: TrainOptions,
@@ -249,23 +250,23 @@ pub struct TrainerState {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trainer {
     options: TrainOptions,
-    /// Number of steps that were done.
+    /// Number of finished steps.
     steps: u64,
     weights: Layers,
-    /// Adam's m: the gradient's running mean.
+    /// Adam's m: the running mean of the gradient.
     mean: Layers,
-    /// Adam's v: the squared gradient's running mean.
+    /// Adam's v: the running mean of the squared gradient.
     square: Layers,
 }
 
 impl Trainer {
-    /// Starts with random weights: Glorot's uniform distribution between
-    /// -limit and limit with limit = sqrt(6 / (inputs + outputs)), Keras'
-    /// default for dense layers (Glorot and Bengio 2010, equation 16); biases
+    /// Starts with random weights from Glorot's uniform distribution between -limit
+    /// and limit, where limit = sqrt(6 / (inputs + outputs)). This is Keras's
+    /// default for dense layers (Glorot and Bengio 2010, equation 16). The biases
     /// are zero.
     ///
     /// # Errors
-    /// [`TrainError::Options`].
+    /// [`TrainError::Options`] if an option is out of range.
     pub fn new(classes: usize, options: TrainOptions) -> Result<Trainer, TrainError> {
         check_options(classes, &options)?;
         let mut random = random(options.seed, INITIAL_STREAM);
@@ -281,12 +282,13 @@ impl Trainer {
         })
     }
 
-    /// Starts with a trained head. The number of hidden units is that of the head,
-    /// not that of the options.
+    /// Starts with a trained head. The number of hidden units comes from the head,
+    /// not from the options.
     ///
     /// # Errors
-    /// [`TrainError::Options`], and [`TrainError::Tensors`] for weights that
-    /// are not finite or have the wrong lengths.
+    /// [`TrainError::Options`] if an option is out of range, and
+    /// [`TrainError::Tensors`] if the weights are not finite or have the wrong
+    /// lengths.
     pub fn from_head(tensors: HeadTensors, options: TrainOptions) -> Result<Trainer, TrainError> {
         let options = TrainOptions {
             hidden: tensors.b1.len(),
@@ -303,11 +305,11 @@ impl Trainer {
         })
     }
 
-    /// Continues from a saved [`Trainer::state`], with the same bits.
+    /// Resumes from a saved [`Trainer::state`], and gives bit-identical results.
     ///
     /// # Errors
-    /// [`TrainError::Options`] and [`TrainError::Tensors`] for a state that no
-    /// trainer can have.
+    /// [`TrainError::Options`] and [`TrainError::Tensors`] if no trainer can have
+    /// this state.
     pub fn from_state(state: TrainerState) -> Result<Trainer, TrainError> {
         let trainer = Trainer {
             steps: state.steps,
@@ -331,7 +333,7 @@ impl Trainer {
         Ok(trainer)
     }
 
-    /// The state to continue from later.
+    /// Returns the state from which training can resume later.
     #[must_use]
     pub fn state(&self) -> TrainerState {
         TrainerState {
@@ -343,32 +345,31 @@ impl Trainer {
         }
     }
 
-    /// The current weights.
+    /// Returns the current weights.
     #[must_use]
     pub fn tensors(&self) -> HeadTensors {
         self.weights.to_tensors()
     }
 
-    /// The number of steps that were done.
+    /// Returns the number of finished steps.
     #[must_use]
     pub fn steps(&self) -> u64 {
         self.steps
     }
 
-    /// The learning rate of the next step.
+    /// Returns the learning rate for the next step.
     #[must_use]
     pub fn learning_rate(&self) -> f32 {
         let slower = 1.0 + f64::from(self.options.decay) * self.steps as f64;
         (f64::from(self.options.init_lr) / slower) as f32
     }
 
-    /// Takes a step on a batch: `features` are \[n, 1280\] row by row, and
-    /// `labels` are the indices of the n classes. Hidden units are dropped at
-    /// random.
+    /// Takes a step on a batch. `features` are \[n, 1280\] row by row, and `labels`
+    /// are the class indices of the n samples. Hidden units are dropped at random.
     ///
     /// # Errors
-    /// [`TrainError::Batch`] and [`TrainError::NotFinite`]. In that case nothing
-    /// is changed.
+    /// [`TrainError::Batch`] and [`TrainError::NotFinite`]. On an error, nothing is
+    /// changed.
     pub fn step(&mut self, features: &[f32], labels: &[usize]) -> Result<StepLoss, TrainError> {
         let dropout = self.options.dropout;
         let mask: Option<Vec<bool>> = (dropout > 0.0).then(|| {
@@ -381,12 +382,12 @@ impl Trainer {
         self.step_kept(features, labels, mask.as_deref())
     }
 
-    /// [`Trainer::step`] with a given dropout mask: \[n, hidden\] row by row,
-    /// true for the units that are kept. They are scaled by 1 / (1 - dropout), as
+    /// Like [`Trainer::step`], but with a given dropout mask: \[n, hidden\] row by
+    /// row, true for the units to keep. These are scaled by 1 / (1 - dropout), as
     /// with a random mask.
     ///
     /// # Errors
-    /// Those of [`Trainer::step`].
+    /// Same as [`Trainer::step`].
     pub fn step_with_mask(
         &mut self,
         features: &[f32],
@@ -412,12 +413,12 @@ impl Trainer {
         Ok(loss)
     }
 
-    /// The loss, and its derivative with respect to every weight. The arguments
-    /// are those of [`Trainer::step_with_mask`]; without a mask all units are kept
-    /// and not scaled.
+    /// Computes the loss and its derivative with respect to every weight. The
+    /// arguments are the same as for [`Trainer::step_with_mask`]; without a mask,
+    /// all units are kept and not scaled.
     ///
     /// # Errors
-    /// Those of [`Trainer::step`].
+    /// Same as [`Trainer::step`].
     pub fn gradients(
         &self,
         features: &[f32],
@@ -428,7 +429,7 @@ impl Trainer {
         Ok((loss, gradients.to_tensors()))
     }
 
-    /// The formulas in the documentation of the module, line by line.
+    /// Implements the formulas in the module documentation, line by line.
     fn backward(
         &self,
         features: &[f32],
@@ -474,7 +475,7 @@ impl Trainer {
         let mut da = dz.dot(&self.weights.w2); // [n, hidden]
         let kept = if mask.is_some() { keep } else { 1.0 };
         Zip::from(&mut da).and(&h).for_each(|da, h| {
-            // A dropped unit is 0 too.
+            // If a unit was dropped, `h` is also 0.
             *da = if *h > 0.0 { *da * kept } else { 0.0 };
         });
         let gradients = Layers {
@@ -489,11 +490,11 @@ impl Trainer {
         Ok((loss, gradients))
     }
 
-    /// Loss and accuracy without dropout and class weights. The arguments are
-    /// those of [`Trainer::step`].
+    /// Computes loss and accuracy without dropout and class weights. The arguments
+    /// are the same as for [`Trainer::step`].
     ///
     /// # Errors
-    /// Those of [`Trainer::step`].
+    /// Same as [`Trainer::step`].
     pub fn evaluate(&self, features: &[f32], labels: &[usize]) -> Result<Metrics, TrainError> {
         let x = batch(features)?;
         self.check_labels(&x, labels)?;
@@ -509,22 +510,22 @@ impl Trainer {
         })
     }
 
-    /// The logits, \[n, classes\] row by row, of `features` \[n, 1280\]; without
-    /// dropout.
+    /// Computes the logits, \[n, classes\] row by row, for `features` \[n, 1280\],
+    /// without dropout.
     ///
     /// # Errors
-    /// [`TrainError::Batch`].
+    /// [`TrainError::Batch`] if the features do not match the head.
     pub fn logits(&self, features: &[f32]) -> Result<Vec<f32>, TrainError> {
         let x = batch(features)?;
         let z = self.logits_of(&self.hidden(&x));
         Ok(z.iter().copied().collect())
     }
 
-    /// The probabilities, \[n, classes\] row by row, of `features` \[n, 1280\];
-    /// without dropout.
+    /// Computes the probabilities, \[n, classes\] row by row, for `features` \[n,
+    /// 1280\], without dropout.
     ///
     /// # Errors
-    /// [`TrainError::Batch`].
+    /// [`TrainError::Batch`] if the features do not match the head.
     pub fn probabilities(&self, features: &[f32]) -> Result<Vec<f32>, TrainError> {
         let x = batch(features)?;
         let mut p = self.logits_of(&self.hidden(&x));
@@ -534,15 +535,15 @@ impl Trainer {
         Ok(p.iter().copied().collect())
     }
 
-    /// h without dropout, \[n, hidden\].
+    /// Computes h without dropout, \[n, hidden\].
     fn hidden(&self, x: &ArrayView2<f32>) -> Array2<f32> {
         let mut h = x.dot(&self.weights.w1.t()) + &self.weights.b1;
-        // Not `max`, which turns NaN into 0.
+        // `max` is not used here, because it turns NaN into 0.
         h.mapv_inplace(|a| if a < 0.0 { 0.0 } else { a });
         h
     }
 
-    /// z, \[n, classes\].
+    /// Computes z, \[n, classes\].
     fn logits_of(&self, h: &Array2<f32>) -> Array2<f32> {
         h.dot(&self.weights.w2.t()) + &self.weights.b2
     }
@@ -603,7 +604,7 @@ fn check_options(classes: usize, options: &TrainOptions) -> Result<(), TrainErro
     Err(TrainError::Options(problem))
 }
 
-/// Rows of features as a matrix \[n, 1280\].
+/// Views rows of features as a matrix \[n, 1280\].
 fn batch(features: &[f32]) -> Result<ArrayView2<'_, f32>, TrainError> {
     let (rows, rest) = features.as_chunks::<FEATURES>();
     if !rest.is_empty() {
@@ -618,9 +619,9 @@ fn batch(features: &[f32]) -> Result<ArrayView2<'_, f32>, TrainError> {
     Ok(ArrayView2::from(rows))
 }
 
-/// Random numbers that depend only on the definition of ChaCha8: the key is the
-/// bytes of the seed, followed by zeros. (`seed_from_u64` may change with a new
-/// version of the crate.)
+/// Returns random numbers that depend only on the definition of ChaCha8: the key
+/// consists of the bytes of the seed, followed by zeros. (`seed_from_u64` may change
+/// with a new version of the crate.)
 fn random(seed: u64, stream: u64) -> ChaCha8Rng {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
@@ -629,12 +630,13 @@ fn random(seed: u64, stream: u64) -> ChaCha8Rng {
     random
 }
 
-/// At least 0 and below 1, a multiple of 2^-24, which f32 represents exactly.
+/// Draws a number that is at least 0 and below 1. It is a multiple of 2^-24, which
+/// f32 represents exactly.
 fn uniform(random: &mut ChaCha8Rng) -> f32 {
     (random.next_u32() >> 8) as f32 / 16_777_216.0
 }
 
-/// Fills weights \[outputs, inputs\], see [`Trainer::new`].
+/// Fills weights \[outputs, inputs\]; see [`Trainer::new`].
 fn glorot_uniform(weights: &mut Array2<f32>, random: &mut ChaCha8Rng) {
     let (outputs, inputs) = weights.dim();
     let limit = (6.0 / (inputs + outputs) as f32).sqrt();
@@ -667,7 +669,7 @@ fn score(logits: &mut Array2<f32>, labels: &[usize]) -> Scores {
 }
 
 /// Turns logits into probabilities in place, and returns ln(sum(exp(logits))). The
-/// logits are shifted by the largest one, so that no exponential overflows.
+/// logits are shifted by the largest one so that no exponential overflows.
 fn softmax<'a>(row: impl IntoIterator<Item = &'a mut f32>) -> f64 {
     let mut row: Vec<&mut f32> = row.into_iter().collect();
     let largest = row.iter().fold(f32::NEG_INFINITY, |max, z| max.max(**z));
@@ -696,8 +698,8 @@ mod tests {
         }
     }
 
-    /// `n` samples of two classes: the first half of the features is larger in one
-    /// class, the second half in the other.
+    /// Makes `n` samples of two classes. The first half of the features is larger in
+    /// one class, and the second half is larger in the other.
     fn separable(n: usize) -> (Vec<f32>, Vec<usize>) {
         let mut random = random(7, 7);
         let labels: Vec<usize> = (0..n).map(|sample| sample % 2).collect();
@@ -759,7 +761,7 @@ mod tests {
 
     #[test]
     fn the_numbers_of_a_seed_do_not_change() {
-        // A change of these changes the heads that existing commands make.
+        // If these values change, existing commands will produce different heads.
         let trainer = Trainer::new(2, TrainOptions::default()).unwrap();
         let tensors = trainer.tensors();
         assert_eq!(
@@ -969,9 +971,9 @@ mod tests {
         }
     }
 
-    /// The loss by its definition, in f64 and with plain loops, and the input of
-    /// ReLU that is closest to 0. `clip` is 0 for the plain logarithm, whose
-    /// gradient the trainer computes.
+    /// Computes the loss by its definition, in f64 and with plain loops, and returns
+    /// it with the input of ReLU that is closest to 0. `clip` is 0 for the plain
+    /// logarithm, whose gradient the trainer computes.
     fn plain_loss(
         weights: &[Vec<f64>; 4],
         x: &[f32],
@@ -1009,7 +1011,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
-        /// Checks every weight whose feature is not 0 in the whole batch; the
+        /// Checks every weight whose feature is nonzero somewhere in the batch; the
         /// gradients of the others are 0.
         #[test]
         fn gradients_are_finite_differences(
@@ -1050,7 +1052,7 @@ mod tests {
             let mut weights = [w1, b1, w2, b2].map(|values| values.iter().copied().map(f64::from).collect::<Vec<f64>>());
             let clip = if classes == 2 { CLIP } else { 0.0 };
             let (plain, kink) = plain_loss(&weights, &x, &labels, &class_weights, &keep, clip);
-            // A difference across the kink of ReLU is not a gradient.
+            // A difference across the kink in ReLU does not approximate a gradient.
             prop_assume!(kink > 6.0 * STEP);
             prop_assert!((f64::from(loss.loss) - plain).abs() < 1e-5 * (1.0 + plain));
 
