@@ -1,4 +1,4 @@
-//! The `maskd` binary; everything it does is in the library.
+//! The `maskd` binary, a thin wrapper around the library.
 
 use std::process::ExitCode;
 

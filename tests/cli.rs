@@ -1,4 +1,4 @@
-//! The command line, with the real binary.
+//! Tests the command line with the real binary.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -162,7 +162,7 @@ fn a_box_is_on_the_labelled_face() {
         .iter()
         .map(|v| v.as_f64().unwrap())
         .collect();
-    // x, y, width and height of the label in maksssksksss10.xml
+    // These are the x, y, width and height of the labeled face in maksssksksss10.xml.
     for (found, label) in found.iter().zip([97.0, 240.0, 96.0, 116.0]) {
         assert!((found - label).abs() < 15.0, "{found} for {label}");
     }
@@ -440,7 +440,8 @@ fn bench_while_training_compares_frames_with_and_without_training() {
     for key in positive {
         assert!(compared[key].as_f64().unwrap() > 0.0, "{key}: {compared}");
     }
-    // Their number depends on the machine, since they have the lowest priority.
+    // These counts may be zero, because the trainers run at the lowest priority and
+    // their speed depends on the machine.
     for key in ["trainer_steps", "trainer_crops"] {
         assert!(compared[key].is_u64(), "{key}: {compared}");
     }

@@ -1,5 +1,5 @@
-//! The control socket: a server on real stores, with requests from the client, from
-//! the binary, and malformed ones.
+//! Tests the control socket of a server that works on real stores. The requests come
+//! from the client and from the binary, and some are malformed.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -39,7 +39,8 @@ use support::{assert_refused, maskd, text, wait};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-/// A server with the handle of a daemon. Its refit thread has no backbone.
+/// A control socket server with the same kind of handle as a daemon's. Its refit
+/// thread has no backbone.
 struct Server {
     folder: tempfile::TempDir,
     enrollments: Arc<Mutex<Enrollments>>,
@@ -76,7 +77,7 @@ impl Server {
             settings: Arc::new(Settings::new(&Config::default(), None)),
         };
         let (_, pulse) = watch::channel(Heartbeat {
-            // In the future, so that it never becomes too old.
+            // The heartbeat is in the future, so that it never becomes too old.
             at: std::time::Instant::now() + Duration::from_hours(1),
             fresh: true,
         });
@@ -128,7 +129,7 @@ impl Server {
         Client::connect(&self.at("control.sock")).unwrap().unwrap()
     }
 
-    /// A folder with three pictures of `first` and two of `second`.
+    /// Makes a folder with three pictures labeled `first` and two labeled `second`.
     fn pictures(&self) -> PathBuf {
         let set = self.at("set");
         for (label, count) in [("first", 3), ("second", 2)] {
@@ -143,7 +144,7 @@ impl Server {
         set
     }
 
-    /// The answer to a request: the status, and the body.
+    /// Sends a request and returns the status and the body of the response.
     fn exchange(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         let mut stream = UnixStream::connect(self.at("control.sock")).unwrap();
         let length = body.len();
@@ -160,7 +161,7 @@ impl Server {
         (status, body.to_owned())
     }
 
-    /// The same for an answer in JSON.
+    /// Same as [`Server::exchange`], but parses the body as JSON.
     fn raw(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
         let (status, body) = self.exchange(method, path, body);
         (status, serde_json::from_str(&body).unwrap())
@@ -240,7 +241,7 @@ fn samples_are_imported_listed_labelled_exported_and_purged() {
     let marked = client.mark(SampleSelector::Ids(ids), &mark).unwrap();
     assert_eq!(marked.done, std::slice::from_ref(&id));
     assert!(marked.failed["nobody"].contains("no such sample"));
-    // More ids than one request takes.
+    // These are more ids than fit into one request.
     let many: Vec<String> = (0..450).map(|number| format!("none-{number}")).collect();
     let marked = client
         .mark(SampleSelector::Ids(many), &LabelAction::Discard)
@@ -559,7 +560,7 @@ fn the_command_line_uses_the_daemon() {
     assert_refused(&command(&["rollback"]), 64, "cannot go back");
     assert_refused(&command(&["heads", "show", "4"]), 66, "no model 4");
 
-    // Nobody stands before the camera.
+    // There is no person in front of the camera.
     let nobody = command(&["enroll", "first", "--count", "3", "--seconds", "1"]);
     assert_refused(
         &nobody,
@@ -567,7 +568,7 @@ fn the_command_line_uses_the_daemon() {
         "0 of 3 face pictures of first were stored within 1 s",
     );
     assert_refused(&command(&["enroll", "unsure"]), 64, "cannot be a label");
-    // Somebody does.
+    // Now there is a person in front of the camera.
     let mut child = maskd()
         .args([
             "enroll",

@@ -1,4 +1,4 @@
-//! Learning through the real binary, without a daemon.
+//! Tests learning with the real binary, without a daemon.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -65,7 +65,8 @@ impl Device {
         serde_json::from_str(&self.stdout(&[words, &["--json"]].concat())).unwrap()
     }
 
-    /// Pieces of the golden crops: twelve of each class, all different.
+    /// Makes a folder of pictures cut from the golden crops. There are twelve of each
+    /// class, all different.
     fn pictures(&self) -> PathBuf {
         let set = self.at("set");
         for (label, prefix) in [("without_mask", "bare_"), ("with_mask", "mask_")] {
@@ -90,7 +91,7 @@ impl Device {
     }
 }
 
-/// The built-in head, changed, as a file.
+/// Writes a modified copy of the built-in head to a file.
 fn head(path: &Path, change: impl FnOnce(&mut HeadFile)) -> String {
     let classifier = Classifier::parse("shipped", SHIPPED_CLASSIFIER).unwrap();
     let mut file = HeadFile {
@@ -155,8 +156,8 @@ fn imported_samples_are_labelled_exported_and_learned() {
     assert!(exported.contains("without_mask 12"), "{exported}");
     assert_eq!(fs::read_dir(out.join("unlabelled")).unwrap().count(), 1);
 
-    // The decision depends on the built-in head; that a head is stored only if it
-    // is accepted does not.
+    // Whether the new head is accepted depends on the built-in head. In either case,
+    // the head must be stored only if it is accepted.
     let record = device.json(&["refit"]);
     assert_eq!(record["small_classes"]["chin"], 1, "{record}");
     assert_eq!(record["outcome"]["counts"][0]["groups"], 9, "{record}");
@@ -193,7 +194,7 @@ fn imported_samples_are_labelled_exported_and_learned() {
     assert_eq!(device.stdout(&["samples", "list"]), "");
 }
 
-/// The replay set is of the built-in classifier's backbone and labels.
+/// The replay set fits only the backbone and labels of the built-in classifier.
 #[test]
 fn a_classifier_with_other_labels_learns_without_the_replay_set() {
     let device = Device::new();
@@ -338,7 +339,7 @@ fn heads_are_imported_used_and_rolled_back() {
         device.stdout(&["heads", "import", &same]),
         "model 1 is in use now\n"
     );
-    // A head that never predicts a mask.
+    // This head never predicts a mask.
     let bare = head(&name, |file| {
         let at = file.labels.iter().position(|l| l == "without_mask");
         file.head.b2[at.unwrap()] += 100.0;
@@ -388,7 +389,7 @@ fn heads_are_imported_used_and_rolled_back() {
     );
     assert_eq!(verdict(&device), "without_mask");
 
-    // A damaged head is skipped with a note.
+    // A damaged head must be skipped, and a note must say so.
     let file = device.at("state/heads/000003.onnx");
     let mut bytes = fs::read(&file).unwrap();
     let middle = bytes.len() / 2;

@@ -1,5 +1,5 @@
-//! Learning while the camera runs: what the real daemon captures, how it takes
-//! labels and heads, and what is on disk after it was killed.
+//! Tests learning while the camera runs: what the real daemon captures, how it handles
+//! labels and heads, and what is on disk after it has been killed.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -27,15 +27,16 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 use support::{assert_refused, frame, golden_crops, interrupt, maskd, root, text, wait};
 
-/// Captures every crop that differs from the recent ones.
+/// A config that captures every crop that differs from the recent ones.
 const CAPTURE_ALL: &str = "[capture]\nenabled = true\nuncertain-below = 1.0\n\
                      confident-share = 1.0\nmax-per-track = 1000\nmax-per-hour = 10000\n";
-/// Short confirmation, and no fault on a machine that is too slow.
+/// A config with a short confirmation time, and with a timeout so long that a slow
+/// machine causes no fault.
 const LENIENT: &str = "[decide]\nconfirm-ms = 100\nhold-ms = 100\nstale-ms = 60000\n";
 const NO_REFIT: &str = "[refit]\nenabled = false\n";
 const KILLS: u64 = 48;
 
-/// Waits until `found` returns something; fails after 90 seconds.
+/// Waits until `found` returns a value, and fails after 90 seconds.
 #[track_caller]
 fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
@@ -48,8 +49,7 @@ fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     panic!("waited in vain for {what}");
 }
 
-/// A device with a camera (a folder of pictures), a config and a state directory
-/// of its own.
+/// A device with its own camera (a folder of pictures), config and state directory.
 struct Door {
     folder: tempfile::TempDir,
 }
@@ -72,7 +72,7 @@ impl Door {
         self.at("state")
     }
 
-    /// The camera shows the example photographs, one after the other.
+    /// Makes the camera show the example photographs one after another.
     fn with_all_photos(self) -> Door {
         for entry in fs::read_dir(root().join("assets/frames")).unwrap() {
             let path = entry.unwrap().path();
@@ -83,7 +83,7 @@ impl Door {
         self
     }
 
-    /// The camera shows one person in this many brightnesses.
+    /// Makes the camera show one person at `count` different brightness levels.
     fn with_one_person(self, name: &str, count: i32) -> Door {
         let picture = image::open(frame(name)).unwrap();
         for number in 0..count {
@@ -137,7 +137,7 @@ impl Door {
             .collect()
     }
 
-    /// Runs the daemon on the pictures of the camera once, to the end.
+    /// Runs the daemon on the pictures of the camera once, until it ends by itself.
     fn run_once(&self) -> String {
         let mut command = self.command(&["run", "--once", "--json", "--rate", "5"]);
         command.arg("--state").arg(self.state());
@@ -158,7 +158,8 @@ impl Door {
         }
     }
 
-    /// The daemon, with the pictures in a loop at this many a second.
+    /// Builds the command for a daemon that plays the pictures in a loop, at `rate`
+    /// pictures per second.
     fn run(&self, rate: &str) -> Command {
         let mut command = self.command(&["run", "--json", "--rate", rate]);
         command.arg("--state").arg(self.state());
@@ -177,7 +178,8 @@ impl Door {
         running
     }
 
-    /// Pieces of the golden crops: twelve of each class, all different.
+    /// Makes a folder of pictures cut from the golden crops. There are twelve of each
+    /// class, all different.
     fn pictures(&self) -> String {
         let set = self.at("set");
         for (label, prefix) in [("without_mask", "bare_"), ("with_mask", "mask_")] {
@@ -198,7 +200,8 @@ impl Door {
         set.to_str().unwrap().to_owned()
     }
 
-    /// The built-in head as a file, with this much added to the logit of a label.
+    /// Writes a copy of the built-in head to a file, with `added` added to the logit
+    /// of a label.
     fn head(&self, label: &str, added: f32) -> String {
         let classifier = Classifier::parse("shipped", SHIPPED_CLASSIFIER).unwrap();
         let mut file = HeadFile {
@@ -214,7 +217,8 @@ impl Door {
     }
 }
 
-/// A running daemon, killed at the end of the test unless it was stopped.
+/// A running daemon, which is killed at the end of the test unless it has been
+/// stopped.
 struct Running {
     child: Child,
     out: PathBuf,
@@ -241,7 +245,7 @@ impl Running {
 
     fn decisions(&self) -> Vec<String> {
         let lines = fs::read_to_string(&self.out).unwrap();
-        // The last line may be half written.
+        // The last line may be incomplete.
         let whole = lines.rfind('\n').map_or("", |end| &lines[..end]);
         let changes = whole.lines().map(serde_json::from_str::<Value>);
         changes
@@ -257,7 +261,7 @@ impl Drop for Running {
     }
 }
 
-/// All files below a folder.
+/// Returns all files in a folder and its subfolders.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten() {
@@ -318,7 +322,7 @@ fn crops_that_show_something_new_are_kept_with_their_features() {
 
     let kept = files(&door.state().join("samples"));
     let pictures = ending(&kept, "jpg");
-    // 22 faces are labeled in the photographs, and a few more are found.
+    // The photographs have 22 labeled faces, and the detector finds a few more.
     assert!(
         (10..=30).contains(&pictures.len()),
         "once, and not once a round: {}",
@@ -368,7 +372,7 @@ fn with_keep_features_no_picture_is_on_disk() {
     for path in &kept {
         let bytes = fs::read(path).unwrap();
         assert!(image::guess_format(&bytes).is_err(), "{}", path.display());
-        // The start of a JPEG, anywhere in the file.
+        // No file may contain the first bytes of a JPEG anywhere.
         let starts = bytes.windows(4).any(|four| four == b"\xff\xd8\xff\xe0");
         assert!(!starts, "{}", path.display());
     }
@@ -489,22 +493,24 @@ fn a_head_is_swapped_between_two_frames_and_back() {
         skipped_at_last - skipped < 10,
         "frames were skipped: {before} {after}"
     );
-    // No fault, no idle, and no start in between.
+    // There must be no fault, no idle state and no restart in between.
     assert_eq!(running.decisions(), ["mask", "no_mask", "mask"]);
     let logs = running.stop();
     assert_eq!(logs.matches("ready").count(), 1, "{logs}");
 }
 
-/// What the daemon has acknowledged, over all its runs.
+/// Everything that the daemon has acknowledged over all its runs.
 #[derive(Default)]
 struct Acknowledged {
-    /// Labels by id; one that was being changed when the kill came is not in it.
+    /// Labels by sample id, without the one that was being changed when the daemon was
+    /// killed.
     labels: BTreeMap<String, String>,
-    /// Heads, one of which is in use.
+    /// Heads that may be in use, without a head that was being imported when the daemon
+    /// was killed.
     heads: BTreeSet<Option<u32>>,
     highest: u32,
-    /// An import was not acknowledged, so a head above `highest` may be in use. Its
-    /// number may be any, since a kill can waste one.
+    /// Whether an import was not acknowledged, so that a head above `highest` may be in
+    /// use. That head can have any higher number, because a kill can waste numbers.
     importing: bool,
     labelled: usize,
     switched: usize,
@@ -537,7 +543,8 @@ impl Acknowledged {
                     switched
                 }
                 1 if before.iter().all(Option::is_some) => {
-                    // Any head from here back to the built-in one.
+                    // Afterward, any earlier head may be in use, including the
+                    // built-in one.
                     let earlier = (1..=self.highest).map(Some);
                     self.heads.extend(earlier.chain([None]));
                     client.rollback(1).ok()?
@@ -575,7 +582,7 @@ impl Acknowledged {
 
 #[test]
 fn nothing_that_was_acknowledged_is_lost_by_kill_9() {
-    // The daemon is killed soon: crops must be captured at once.
+    // Crops must be captured immediately because the daemon is killed soon.
     let eager = CAPTURE_ALL.replace("[capture]\n", "[capture]\nnear-duplicate-distance = 0.0\n");
     let keep = "[refit]\nenabled = false\nkeep-heads = 1000\n";
     let door = Door::new(&[&eager, LENIENT, keep]).with_all_photos();
@@ -592,7 +599,7 @@ fn nothing_that_was_acknowledged_is_lost_by_kill_9() {
     for kill in 0..KILLS {
         let mut running = door.spawn(door.run("60"));
         let millis = rng.random_range(0..700);
-        // One in six is killed while it starts.
+        // One daemon in six is killed while it starts.
         if kill % 6 > 0 {
             let client = wait_for("the socket", || {
                 let over = running.child.try_wait().unwrap();
@@ -600,7 +607,7 @@ fn nothing_that_was_acknowledged_is_lost_by_kill_9() {
                 Client::connect(&door.state().join("control.sock")).unwrap()
             });
             if kill % 2 == 0 {
-                // Enrolled crops are not batched: they are stored one by one.
+                // Enrolled crops are not batched but stored one by one.
                 client.enroll("chin", 1000).unwrap();
             }
             std::thread::scope(|scope| {
@@ -627,12 +634,12 @@ fn nothing_that_was_acknowledged_is_lost_by_kill_9() {
         known.labelled, known.switched
     );
     assert!(known.labelled > 100 && known.switched > 20 && captured > 0);
-    // It still starts.
+    // The daemon must still start.
     door.open().stop();
 }
 
-/// A daemon whose state directory is a small disk of its own; `None` where disks
-/// cannot be mounted.
+/// Starts a daemon whose state directory is on a small disk of its own. Returns `None`
+/// if disks cannot be mounted on this machine.
 fn on_small_disk(door: &Door, before: &str) -> Option<Running> {
     fs::create_dir(door.state()).unwrap();
     let script = format!(
@@ -667,8 +674,8 @@ fn on_small_disk(door: &Door, before: &str) -> Option<Running> {
     Some(running)
 }
 
-/// More pictures than are compared as recent, and a socket outside of the state
-/// directory.
+/// Makes a device whose camera has more pictures than the daemon compares as recent,
+/// and whose socket is outside the state directory.
 fn busy_door() -> Door {
     let eager = CAPTURE_ALL.replace("[capture]\n", "[capture]\nnear-duplicate-distance = 0.0\n");
     let door = Door::new(&[&eager, LENIENT, NO_REFIT]).with_all_photos();
@@ -687,7 +694,7 @@ fn busy_door() -> Door {
     door
 }
 
-/// The status of a daemon whose state directory is not visible from here.
+/// Returns the status of a daemon whose state directory is not visible to the test.
 fn status_by_socket(door: &Door) -> Option<Value> {
     let output = door.command(&["status", "--json"]).output().unwrap();
     let there = output.status.success();
@@ -731,7 +738,8 @@ fn a_full_disk_ends_capturing_and_nothing_else() {
 #[test]
 fn a_disk_that_becomes_read_only_ends_capturing_and_nothing_else() {
     let door = busy_door();
-    // As a kernel does when a card fails: it becomes read-only under open files.
+    // The disk becomes read-only while files are open, because the kernel does the
+    // same when a memory card fails.
     let later = "( for i in $(seq 900); do [ -e \"$GO\" ] && break; sleep 0.1; done\n\
                  mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" &&\n\
                  touch \"$GONE\" ) &";
@@ -783,7 +791,7 @@ fn a_state_directory_belongs_to_one_daemon() {
         .output()
         .unwrap();
     assert_refused(&second, 75, "another maskd");
-    // The first one goes on.
+    // The first daemon must keep running.
     assert!(door.status()["live"]["frames"].is_u64());
     running.stop();
 }
@@ -793,7 +801,7 @@ fn without_a_state_directory_faces_are_still_classified() {
     let door = Door::new(&[CAPTURE_ALL, LENIENT]).with_all_photos();
     let usual = door.at("usual");
     fs::create_dir(&usual).unwrap();
-    // A file where the folder should be.
+    // A file is in the way where the folder should be.
     fs::write(usual.join("maskd"), "").unwrap();
     let mut command = door.command(&["run", "--once", "--json", "--rate", "5"]);
     command.env("XDG_STATE_HOME", &usual).env("HOME", &usual);
@@ -805,7 +813,7 @@ fn without_a_state_directory_faces_are_still_classified() {
     assert_eq!(logs.matches("WARN").count(), 1, "{logs}");
     assert!(logs.contains("nothing is learned"), "{logs}");
 
-    // No warning if no directory was named and nothing is to be kept.
+    // There must be no warning if no directory was named and the config stores nothing.
     let quiet = Door::new(&[LENIENT]).with_all_photos();
     let mut command = quiet.command(&["run", "--once", "--json", "--rate", "5"]);
     command.env("XDG_STATE_HOME", quiet.at("none"));
@@ -838,7 +846,7 @@ fn a_stop_does_not_wait_for_a_refit() {
     let errors = text(&answer.stderr);
     assert!(!answer.status.success());
     assert_eq!(errors.lines().count(), 1, "one sentence: {errors}");
-    // What is left does not harm the next command.
+    // The files that are left must not harm the next command.
     assert_eq!(door.ids("with_mask").len(), 12);
 }
 
@@ -887,7 +895,8 @@ fn a_board_with_too_little_voltage_learns_later() {
     );
     assert_eq!(door.status()["last_refit"], Value::Null);
 
-    // The voltage was too low earlier: that is no reason to wait now.
+    // This value says that the voltage was too low earlier, which is no reason to wait
+    // now.
     fs::write(&bits, "throttled=0x50000\n").unwrap();
     wait_for("the refit that was put off", || {
         door.status()["last_refit"].is_object().then_some(())
@@ -918,7 +927,8 @@ fn still_frames_are_detected_once_and_settled_tracks_not_classified_again() {
     assert_eq!((detections, classifications), (1, 5), "of {frames} frames");
     let [frames, detections, classifications] =
         counts("[detect]\nidle-interval-ms = 0\n[track]\nreclassify-interval-ms = 0\n");
-    // A frame is counted after it was processed.
+    // Each count may exceed the number of frames by one, because a frame is counted
+    // only after it has been processed.
     assert!(
         detections - frames <= 1 && classifications - frames <= 1,
         "{frames} {detections} {classifications}"

@@ -1,4 +1,4 @@
-//! `maskd run`: the binary with pictures, camera programs and signals.
+//! Tests `maskd run` with the real binary, pictures, camera programs and signals.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use support::{assert_refused, frame, interrupt, maskd, run, text, wait};
 
-/// A config whose decisions follow the frames quickly.
+/// Writes a config with which decisions follow the frames quickly.
 fn quick(folder: &Path) -> std::path::PathBuf {
     let config = folder.join("quick.toml");
     let text = "[decide]\nconfirm-ms = 100\nhold-ms = 100\nstale-ms = 10000\n\
@@ -28,7 +28,7 @@ fn quick(folder: &Path) -> std::path::PathBuf {
     config
 }
 
-/// A config that gives up on a hanging camera soon.
+/// Writes a config with which the daemon soon gives up on a camera that hangs.
 fn impatient(folder: &Path) -> std::path::PathBuf {
     let config = folder.join("impatient.toml");
     let text = "[decide]\nconfirm-ms = 100\nstale-ms = 1500\n[camera]\nstall-ms = 1000\n";
@@ -100,7 +100,7 @@ fn without_json_each_change_is_a_line() {
 #[test]
 fn signals_stop_all_threads_in_order_within_two_seconds() {
     for signal in ["-INT", "-TERM", "-HUP"] {
-        // Without a source: the built-in examples, over and over.
+        // Without a source, the daemon repeats the built-in examples endlessly.
         let mut child = maskd()
             .args(["run", "--json"])
             .stdout(Stdio::piped())
@@ -138,7 +138,8 @@ fn signals_stop_all_threads_in_order_within_two_seconds() {
 fn a_program_that_writes_mjpeg_is_a_camera() {
     let folder = tempfile::tempdir().unwrap();
     let picture = frame("maksssksksss10.jpg");
-    // A camera of ten frames a second that is unplugged after two seconds.
+    // The script imitates a camera with ten frames per second that is unplugged after
+    // two seconds.
     let script = format!(
         "for i in $(seq 20); do cat '{}'; sleep 0.1; done",
         picture.display()
@@ -159,7 +160,8 @@ fn a_program_that_writes_mjpeg_is_a_camera() {
 #[test]
 fn a_camera_that_fails_is_a_fault_and_comes_back() {
     let folder = tempfile::tempdir().unwrap();
-    // Fails the first time after a few frames, and works after a reconnect.
+    // The camera program fails after a few frames the first time, and works after the
+    // daemon reconnects.
     let script = format!(
         "n=8; [ -e '{0}/again' ] && n=300; touch '{0}/again'\n\
          for i in $(seq $n); do cat '{1}'; sleep 0.1; done; exit 3",
@@ -257,7 +259,7 @@ fn missing_sources_are_reported() {
 
 #[test]
 fn a_network_camera_that_is_off_does_not_end_the_daemon() {
-    // Nobody listens on port 9 of this machine.
+    // No program listens on port 9 of this machine.
     let mut child = maskd()
         .args([
             "run",
@@ -348,7 +350,7 @@ fn the_watchdog_is_not_fed_without_decisions() {
     let mut first = String::new();
     out.read_line(&mut first).unwrap();
     assert_eq!(decisions(&first), ["fault"]);
-    // Skip what was sent before the fault.
+    // Skip the notifications that were sent before the fault.
     socket.set_nonblocking(true).unwrap();
     let mut bytes = [0; 256];
     while socket.recv(&mut bytes).is_ok() {}
@@ -398,7 +400,7 @@ fn a_stop_ends_all_processes_of_a_camera_program() {
     let folder = tempfile::tempdir().unwrap();
     let script_file = folder.path().join("camera.sh");
     let left = folder.path().join("left");
-    // Starts a process that ignores the signals.
+    // The script starts a background process that ignores the signals.
     let script = format!(
         "(trap '' TERM HUP INT; while :; do touch '{0}'; sleep 0.1; done) &\n\
          while :; do cat '{1}'; sleep 0.1; done",

@@ -1,5 +1,6 @@
-//! What a command about face pictures and models works on: the daemon that has
-//! the state directory open or, without one, the state directory itself.
+//! The backend of the commands for face pictures and models. It is the daemon that
+//! has the state directory open or, if no daemon is running, the state directory
+//! itself.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,36 +22,39 @@ use crate::onnx::{Graph, ThreadPool};
 use crate::vision::embed::{Backbone, Embedder};
 use crate::vision::pipeline::open_model;
 
-/// How often, and how far apart, opening a state directory is tried while
-/// another command has it open: for ten seconds.
+/// Maximum number of retries to open a state directory while another process has it
+/// open. With the interval below, they take ten seconds in total.
 const RETRIES: u32 = 50;
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Face pictures ("samples") and models ("heads") of a state directory.
+/// Access to the face pictures ("samples") and models ("heads") in a state directory.
 pub(super) trait Backend {
-    /// All samples, or those of a label.
+    /// Returns all samples, or only the samples with the given label.
     fn samples(&self, label: Option<&str>) -> Result<Vec<SampleRecord>, Failure>;
-    /// Counts by label.
+    /// Returns the number of samples of each label.
     fn stats(&self) -> Result<BTreeMap<String, CountRecord>, Failure>;
-    /// The JPEG file of a sample.
+    /// Returns the JPEG file of a sample.
     fn picture(&self, id: &str) -> Result<Vec<u8>, Failure>;
     fn label(&self, selector: SampleSelector, action: &LabelAction)
     -> Result<LabelResult, Failure>;
     fn import(&self, folder: &Path) -> Result<ImportRecord, Failure>;
     fn export(&self, folder: &Path) -> Result<ExportRecord, Failure>;
     fn purge(&self, purge: &Purge) -> Result<RemovedRecord, Failure>;
-    /// Trains, and returns when that is done.
+    /// Trains a new head, and returns when training is complete.
     fn refit(&self) -> Result<RefitRecord, Failure>;
     fn heads(&self) -> Result<Vec<HeadRecord>, Failure>;
     fn head(&self, number: u32) -> Result<HeadRecord, Failure>;
     fn export_head(&self, number: u32, path: &Path) -> Result<(), Failure>;
-    /// The number of the head that is in use now; `None` is the built-in one.
+    /// Imports a head from a file. Returns the number of the head that is in use
+    /// afterward; `None` stands for the built-in head.
     fn import_head(&self, path: &Path) -> Result<Option<u32>, Failure>;
-    /// The number of the head that is in use now; `None` is the built-in one.
+    /// Goes back by `steps` heads. Returns the number of the head that is in use
+    /// afterward; `None` stands for the built-in head.
     fn rollback(&self, steps: u32) -> Result<Option<u32>, Failure>;
 }
 
-/// The daemon of the state directory if one is running, else the directory.
+/// Returns the daemon that uses the state directory, or opens the directory itself if
+/// no daemon is running.
 pub(super) fn open(global: &Global) -> Result<Box<dyn Backend>, Failure> {
     let config = global.load_config()?;
     let state = global.state_dir()?;
@@ -65,7 +69,8 @@ pub(super) fn open(global: &Global) -> Result<Box<dyn Backend>, Failure> {
             Err(error) if error.is_busy() && retries < RETRIES => {
                 retries += 1;
                 std::thread::sleep(RETRY_INTERVAL);
-                // Perhaps a daemon is starting.
+                // The process that has the directory open may be a daemon that is
+                // just starting.
                 if let Some(client) = daemon(global, &config, &state)? {
                     return Ok(Box::new(client));
                 }
@@ -80,7 +85,7 @@ pub(super) fn open(global: &Global) -> Result<Box<dyn Backend>, Failure> {
     }))
 }
 
-/// The daemon of a state directory, if one is running.
+/// Connects to the daemon that uses a state directory, if one is running.
 pub(super) fn daemon(
     global: &Global,
     config: &Config,
@@ -89,7 +94,7 @@ pub(super) fn daemon(
     let Some(client) = Client::connect(&socket_path(config, state))? else {
         return Ok(None);
     };
-    // The configured socket may belong to the daemon of another state directory.
+    // The configured socket may belong to a daemon that uses another state directory.
     if global.state.is_some() {
         let ours = state.canonicalize().or_else(|_| std::path::absolute(state));
         let theirs = client.status()?.state;
@@ -159,7 +164,7 @@ impl Backend for Client {
     }
 }
 
-/// The daemon needs absolute paths, since its working directory is another one.
+/// Makes a path absolute, because the daemon has a different working directory.
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(|error| {
         let path = path.display();
@@ -211,7 +216,7 @@ impl Backend for StateDirectory {
         Ok(self.learning.purge(purge, SystemTime::now())?)
     }
 
-    /// Ctrl-C stops it, and nothing changes then.
+    /// Ctrl-C stops the refit, and nothing changes in that case.
     fn refit(&self) -> Result<RefitRecord, Failure> {
         let interrupt = Interrupt::catch()?;
         let progress = ProgressBar::new_spinner();
@@ -220,7 +225,8 @@ impl Backend for StateDirectory {
         {
             progress.set_style(style);
         }
-        // Without new samples there is nothing to embed.
+        // The embedder is created only when it is needed, because without new samples
+        // there is nothing to embed.
         let mut embedder = None;
         let mut embed = |crops: &[Crop]| {
             let embedder = match &mut embedder {

@@ -1,4 +1,4 @@
-//! `maskd check`: the problems of the config, the models and the hardware.
+//! `maskd check`, which reports problems with the config, the models and the hardware.
 
 use std::fs;
 use std::path::Path;
@@ -17,8 +17,8 @@ use crate::indicate::pins;
 use crate::platform::hex;
 use crate::vision::pipeline::Pipeline;
 
-/// Checks everything even if something fails, and ends with the exit code of the
-/// first failure.
+/// Checks everything even if a check fails, and ends with the exit code of the first
+/// failure.
 pub(super) fn check(global: &Global) -> Result<(), Failure> {
     let mut report = Report::default();
     let config = match global.load_config_with_renames() {
@@ -64,7 +64,7 @@ impl Report {
     fn bad(&mut self, what: &str, failure: &Failure) {
         self.line("BAD", what, &failure.sentence);
         if let Some(first) = &mut self.failure {
-            // The report has the sentences of all of them.
+            // The report already contains the sentence of each problem.
             "there are several problems, see above".clone_into(&mut first.sentence);
         } else {
             let sentence = format!("there is a problem with the {what}, see above");
@@ -76,7 +76,7 @@ impl Report {
         self.text += &format!("{state:<4} {what:<12} {found}\n");
     }
 
-    /// The hardware that is there; none of it is required.
+    /// Lists the hardware that was found. None of it is required.
     fn hardware(&mut self) {
         let model = fs::read_to_string("/proc/device-tree/model").ok();
         let model = model.map(|model| model.trim_end_matches('\0').trim().to_owned());
@@ -101,7 +101,7 @@ impl Report {
             #[cfg(feature = "camera")]
             let found = match crate::camera::describe_webcam(&node) {
                 Ok(formats) => format!("{node}: {formats}"),
-                // A node of a webcam that carries no pictures.
+                // The further nodes of a webcam often provide no pictures.
                 Err(_) if node.index > 0 => continue,
                 Err(why) => format!("{node}: not usable as a webcam ({why})"),
             };
@@ -136,8 +136,8 @@ fn check_models(config: &Config, report: &mut Report) {
     }
 }
 
-/// Whether the source can work. A stream is not contacted, and a program is not
-/// started.
+/// Checks whether the source can work, without contacting a stream or starting a
+/// program.
 fn check_source(config: &Config, report: &mut Report) {
     let spec = match config.camera.source.parse::<Spec>() {
         Err(error) => return report.bad("source", &Failure::new(Failure::CONFIG, error)),
@@ -168,7 +168,7 @@ fn check_source(config: &Config, report: &mut Report) {
     report.good("source", &spec.to_string());
 }
 
-/// Whether the pins exist. They are not changed.
+/// Checks whether the pins exist, without changing them.
 fn check_pins(config: &Config, report: &mut Report) {
     match config
         .indicate
@@ -183,7 +183,7 @@ fn check_pins(config: &Config, report: &mut Report) {
     }
 }
 
-/// Whether the broker accepts the login. It is contacted.
+/// Contacts the broker and checks whether it accepts the login.
 fn check_mqtt(config: &Config, report: &mut Report) {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
     let credentials = credentials.as_deref().map(Path::new);
@@ -204,7 +204,7 @@ fn check_mqtt(config: &Config, report: &mut Report) {
     }
 }
 
-/// Whether the web page can be served. No port is opened.
+/// Checks whether the web page can be served, without opening a port.
 fn check_page(config: &Config, report: &mut Report) {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
     match web::WebOptions::from_config(&config.web, credentials.as_deref().map(Path::new)) {

@@ -1,4 +1,4 @@
-//! `maskd classify`: the verdicts for the faces in pictures.
+//! `maskd classify`, which gives verdicts on the faces in pictures.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -19,7 +19,7 @@ use crate::decision::decide::VerdictPolicy;
 use crate::decision::frame_result::{FaceRecord, FaceResult, Probabilities};
 use crate::vision::pipeline::{Pipeline, PipelineError};
 
-/// With fewer pictures there is no progress bar.
+/// Minimum number of pictures for which a progress bar is shown.
 const MIN_PROGRESS: usize = 10;
 
 #[derive(Debug, Args)]
@@ -38,21 +38,22 @@ pub(super) struct Classify {
     annotate: Option<PathBuf>,
 }
 
-/// A line of `maskd classify --json`, whose format is documented.
+/// A line of the output of `maskd classify --json`, whose format is documented.
 #[derive(Debug, Serialize)]
 struct PictureRecord {
-    /// The path as given.
+    /// The path as given on the command line.
     picture: String,
-    /// In pixels, as displayed.
+    /// Width of the picture as displayed, in pixels.
     width: u32,
-    /// In pixels, as displayed.
+    /// Height of the picture as displayed, in pixels.
     height: u32,
-    /// In descending order of the detector score.
+    /// Faces in descending order of their detector scores.
     faces: Vec<FaceRecord>,
 }
 
 impl Classify {
-    /// Uses the configured head, or the one in use in the `--state` directory.
+    /// Classifies the pictures with the configured head or, with `--state`, with the
+    /// head that is in use in that directory.
     pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
         let config = global.load_config()?;
         let pictures = expand(&self.pictures)?;
@@ -111,8 +112,8 @@ impl Classify {
     }
 }
 
-/// Classifies every face, even if its size or score makes the verdict unsure, so
-/// that a record always has the probabilities.
+/// Classifies every face, even if its size or score makes the verdict unsure, so that
+/// every record contains probabilities.
 fn classify(
     pipeline: &mut Pipeline,
     policy: &VerdictPolicy,
@@ -167,7 +168,7 @@ impl PictureRecord {
     }
 }
 
-/// The folder of annotated pictures.
+/// The folder that annotated pictures are written to.
 struct AnnotatedFolder<'a> {
     folder: &'a Path,
     taken: HashSet<String>,
@@ -211,8 +212,8 @@ impl AnnotatedFolder<'_> {
         write(&path, bytes.get_ref())
     }
 
-    /// A name that is not taken yet: pictures of different folders may have the
-    /// same name.
+    /// Returns a file name that is not taken yet, because pictures from different
+    /// folders may have the same name.
     fn name(&mut self, stem: &str) -> String {
         let mut name = format!("{stem}.annotated.jpg");
         let mut number = 1;

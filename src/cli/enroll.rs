@@ -1,4 +1,4 @@
-//! `maskd enroll`: has the daemon label the face that it sees now.
+//! `maskd enroll`, which has the daemon label the face that it sees now.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use super::progress::bar;
 use super::{Failure, Global, print};
 use crate::api::socket::{Client, MAX_ENROLLED};
 
-/// How often the daemon is asked for the progress of an enrollment.
+/// How often the command polls the daemon for the progress of an enrollment.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// Crops that were taken before the enrollment ended are on disk after at most
-/// this many polls.
+/// Maximum number of polls after the end of an enrollment. By then, the crops that
+/// were taken before the end are on disk.
 const POLLS_AFTER_END: usize = 10;
 
 #[derive(Debug, Args)]
@@ -30,7 +30,7 @@ pub(super) struct Enroll {
     seconds: u16,
 }
 
-/// Why waiting for face pictures ended.
+/// The reason why waiting for face pictures ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
     Complete,
@@ -48,7 +48,7 @@ impl Enroll {
             );
             return Err(Failure::new(Failure::UNAVAILABLE, sentence));
         };
-        // From here on Ctrl-C must end the enrollment.
+        // From here on, Ctrl-C must end the enrollment, not just this command.
         let interrupt = Interrupt::catch()?;
         client.enroll(&self.label, self.count)?;
         let waited = self.wait(&client, &interrupt);
@@ -82,7 +82,8 @@ impl Enroll {
         Err(Failure::new(Failure::TEMPORARY, sentence))
     }
 
-    /// Waits until there are enough face pictures, or the time is over.
+    /// Waits until there are enough face pictures, the time is over, or the wait is
+    /// interrupted.
     fn wait(&self, client: &Client, interrupt: &Interrupt) -> Result<Ended, Failure> {
         let bar = bar(
             u64::from(self.count),

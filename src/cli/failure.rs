@@ -1,4 +1,4 @@
-//! The exit code of each error that ends a command.
+//! Maps each error that ends a command to its exit code.
 
 use crate::api::socket::ControlError;
 use crate::api::web::WebError;
@@ -14,7 +14,8 @@ use crate::training::run::{CheckpointError, RunError};
 use crate::training::train::TrainError;
 use crate::vision::pipeline::PipelineError;
 
-/// Why a command failed: one sentence, and an exit code of `sysexits.h`.
+/// The reason why a command failed, as one sentence and an exit code from
+/// `sysexits.h`.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) exit: u8,
@@ -38,8 +39,9 @@ impl Failure {
         }
     }
 
-    /// Standard output is closed or full. A reader that has seen enough, such as
-    /// `head`, is not an error: the sentence is empty.
+    /// The failure for a standard output that is closed or full. If the reader closed
+    /// the pipe because it has seen enough, as `head` does, that is not an error, so
+    /// the sentence is empty.
     pub(super) fn output(error: &std::io::Error) -> Failure {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
             return Failure {
@@ -128,8 +130,8 @@ impl From<DaemonError> for Failure {
                 };
                 Failure::new(exit, error)
             }
-            // A daemon that cannot show anything has failed, even if the reader
-            // closed the pipe.
+            // A daemon that cannot show decisions has failed, even if that is because
+            // the reader closed the pipe.
             DaemonError::Console(_) => Failure::new(Failure::CANNOT_WRITE, error),
             DaemonError::System(_) | DaemonError::Panicked(_) => {
                 Failure::new(Failure::INTERNAL, error)

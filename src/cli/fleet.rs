@@ -1,4 +1,4 @@
-//! `maskd fleet`: models that devices share through their broker.
+//! `maskd fleet`, for models that devices share through their broker.
 
 use clap::Subcommand;
 

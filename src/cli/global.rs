@@ -1,4 +1,4 @@
-//! The options of all commands: config file, state directory, log filter.
+//! The options that all commands share: config file, state directory and log filter.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use crate::daemon::StateDir;
 use crate::learning::head_in_use;
 use crate::vision::head::Head;
 
-/// The config file that is read if it exists and `--config` names none.
+/// The config file that is read if it exists and `--config` is not given.
 const SYSTEM_CONFIG: &str = "/etc/maskd/maskd.toml";
 
-/// The state directory of the service, which the service's user owns.
+/// The state directory of the service. It belongs to the service's user.
 const SERVICE_STATE: &str = "/var/lib/maskd";
 
-/// The runtime directory of the service, which exists while the service runs.
+/// The runtime directory of the service. It exists while the service runs.
 const SERVICE_RUNTIME: &str = "/run/maskd";
 
 #[derive(Debug, Args)]
@@ -40,7 +40,7 @@ pub(super) struct Global {
 }
 
 impl Global {
-    /// The config file to use, if there is one.
+    /// Returns the config file to use, if there is one.
     pub(super) fn config_file(&self) -> Option<&Path> {
         let system = Path::new(SYSTEM_CONFIG);
         let is_there = system.try_exists().unwrap_or(true);
@@ -57,7 +57,7 @@ impl Global {
         Ok(config)
     }
 
-    /// The config, and the keys that its file gives by an old name.
+    /// Loads the config. Also returns the keys for which the file uses an old name.
     pub(super) fn load_config_with_renames(
         &self,
     ) -> Result<(Config, Vec<RenamedKey>), ConfigError> {
@@ -65,8 +65,8 @@ impl Global {
             .map_or_else(|| Ok((Config::default(), Vec::new())), config::load)
     }
 
-    /// The head in use in the state directory of `--state`, if that is given;
-    /// `base` is the configured head.
+    /// Returns the head that is in use in the directory that `--state` names, if that
+    /// option is given. `base` is the configured head.
     pub(super) fn learned_head(&self, base: &Head) -> Result<Option<Arc<Head>>, Failure> {
         let Some(state) = &self.state else {
             return Ok(None);
@@ -82,8 +82,9 @@ impl Global {
         Ok(Some(in_use.head))
     }
 
-    /// The state directory of a daemon: the named one; or the usual one, if it
-    /// exists or the config needs one.
+    /// Returns the state directory for a daemon. This is the directory that the user
+    /// or systemd names. Otherwise it is the default directory, if that exists or the
+    /// config needs one.
     pub(super) fn daemon_state(&self, config: &Config) -> Result<Option<StateDir>, Failure> {
         if self.state.is_some() || std::env::var_os("STATE_DIRECTORY").is_some() {
             return Ok(Some(StateDir::Named(self.state_dir()?)));
@@ -95,8 +96,9 @@ impl Global {
         Ok(usual.map(StateDir::Usual))
     }
 
-    /// The state directory: the named one; for the service, the one that systemd
-    /// names; otherwise the service's or the user's own.
+    /// Returns the state directory. This is the directory that `--state` names or, for
+    /// the service, the one that systemd names. Otherwise it is the service's
+    /// directory or the user's own.
     pub(super) fn state_dir(&self) -> Result<PathBuf, Failure> {
         use etcetera::BaseStrategy;
         use std::os::unix::fs::MetadataExt;
@@ -109,8 +111,9 @@ impl Global {
         let user = rustix::process::geteuid();
         let service = Path::new(SERVICE_STATE);
         let owner = service.metadata().map(|folder| folder.uid());
-        // While the service runs, everybody asks its daemon. Root must do so
-        // always: the service's user could not change files that root wrote.
+        // While the service runs, the commands of all users work through its daemon.
+        // Root must use the service's directory only through the daemon, because the
+        // service's user could not change files that root wrote.
         let is_running = Path::new(SERVICE_RUNTIME).join(socket::SOCKET).exists();
         if is_running || !user.is_root() && owner.is_ok_and(|owner| owner == user.as_raw()) {
             return Ok(service.to_owned());
@@ -128,8 +131,9 @@ impl Global {
     }
 }
 
-/// The socket of the daemon of a state directory. systemd tells the runtime
-/// directory only to the service itself; other processes have to know it.
+/// Returns the socket path of the daemon that uses a state directory. systemd passes
+/// the runtime directory only to the service itself, so other processes use its known
+/// path, [`SERVICE_RUNTIME`].
 pub(super) fn socket_path(config: &Config, state: &Path) -> PathBuf {
     let service = Path::new(SERVICE_RUNTIME);
     let is_service = state == Path::new(SERVICE_STATE) && service.is_dir();

@@ -1,4 +1,4 @@
-//! `maskd heads` and `maskd rollback`: the models that this device learned.
+//! `maskd heads` and `maskd rollback`, for the models that this device trained.
 
 use std::path::PathBuf;
 
@@ -95,7 +95,7 @@ fn print_in_use(number: Option<u32>) -> Result<(), Failure> {
     print(format!("{} is in use now\n", model_name(number)).as_bytes())
 }
 
-/// The model in use has an asterisk.
+/// Formats a line of the list of models. An asterisk marks the model in use.
 fn head_line(head: &HeadRecord) -> String {
     let mark = if head.current { '*' } else { ' ' };
     if let Some(damage) = &head.damage {

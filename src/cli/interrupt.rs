@@ -7,7 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failure;
 
-/// Catches SIGINT and SIGTERM while it exists.
+/// Catches SIGINT and SIGTERM until it is dropped.
 pub(super) struct Interrupt {
     runtime: Runtime,
     signals: RefCell<(Signal, Signal, bool)>,
@@ -44,8 +44,9 @@ impl Interrupt {
                     biased;
                     _ = interrupt.recv() => true,
                     _ = terminate.recv() => true,
-                    // One iteration of the runtime, in which signals arrive. (A
-                    // sleep of zero would take until the next tick, 1 ms.)
+                    // This lets the runtime run one iteration, in which it receives
+                    // signals. (A sleep of zero would take until the next tick,
+                    // which is up to 1 ms.)
                     () = tokio::task::yield_now() => false,
                 }
             });

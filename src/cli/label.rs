@@ -1,4 +1,4 @@
-//! `maskd label`: labels for face pictures.
+//! `maskd label`, which labels face pictures.
 
 use clap::Args;
 

@@ -1,4 +1,4 @@
-//! Logs: `tracing` events to standard error.
+//! Logging, which writes `tracing` events to standard error.
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
@@ -11,8 +11,9 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::Failure;
 
-/// Starts logging with `filter`, or with the default for a `quiet` command. A
-/// `live` console has a line on the terminal that log lines must replace.
+/// Starts logging with `filter`. Without a filter, the default level depends on
+/// whether the command is `quiet`. A `live` console keeps a line on the terminal that
+/// log lines must replace.
 pub(super) fn start(filter: Option<&str>, quiet: bool, live: bool) -> Result<(), Failure> {
     let default = if quiet { "warn" } else { "warn,maskd=info" };
     let filter = filter.unwrap_or(default);
@@ -27,8 +28,8 @@ pub(super) fn start(filter: Option<&str>, quiet: bool, live: bool) -> Result<(),
         .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal())
         .with_writer(move || Log { live });
-    // systemd sets this when standard error goes to the journal, which adds the
-    // time itself and takes levels as prefixes (sd-daemon(3)).
+    // systemd sets this variable when standard error goes to the journal. The journal
+    // adds the time itself and reads the level from a prefix (sd-daemon(3)).
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         let format = Format::default()
             .without_time()
@@ -58,13 +59,13 @@ struct Log {
     live: bool,
 }
 
-/// Never fails: a daemon must keep running when the reader of its logs is gone, and
-/// there is nowhere else to report that.
+/// Writing never fails, because a daemon must keep running when the reader of its logs
+/// is gone, and there is nowhere else to report the error.
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut out = io::stderr().lock();
         if self.live && io::stderr().is_terminal() {
-            // Clears the live line, which is drawn again below the log line.
+            // This clears the live line, which the console redraws below the log line.
             let _ = out.write_all(b"\r\x1b[2K");
         }
         let _ = out.write_all(bytes);
@@ -77,7 +78,7 @@ impl Write for Log {
     }
 }
 
-/// Formats an event with its level as the prefix that the journal reads.
+/// Formats an event with its level as a prefix that the journal understands.
 struct Journal(Format<Full, ()>);
 
 impl<S, N> FormatEvent<S, N> for Journal

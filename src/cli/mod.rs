@@ -1,7 +1,7 @@
-//! The command line: subcommands, logs, exit codes.
+//! The command line with its subcommands, logs and exit codes.
 //!
-//! Owns what a user types and reads. Every failure ends here, as one sentence on
-//! standard error and an exit code of `sysexits.h`.
+//! This module handles everything that a user types and reads. Every failure ends
+//! here, as one sentence on standard error and an exit code from `sysexits.h`.
 
 mod backend;
 mod bench;
@@ -128,13 +128,14 @@ enum Command {
     },
 }
 
-/// Runs the command line; this is the whole binary.
+/// Parses the command line, runs the command and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are "errors" that go to standard output.
+            // clap returns the help and version texts as errors, but prints them to
+            // standard output.
             let is_usage = error.use_stderr();
             let printed = error.print();
             return match (is_usage, printed) {
@@ -153,12 +154,13 @@ pub fn main() -> ExitCode {
             }
             exit.into()
         }
-        // The panic hook has printed what happened.
+        // The panic hook has already printed a message.
         Err(_) => Failure::INTERNAL.into(),
     }
 }
 
-/// Prints one sentence on standard error. If that is closed, nothing helps.
+/// Prints one sentence to standard error. If standard error is closed, the error is
+/// ignored, because there is nowhere else to report it.
 fn complain(sentence: &str) {
     let _ = writeln!(std::io::stderr(), "maskd: {sentence}");
 }
@@ -166,7 +168,7 @@ fn complain(sentence: &str) {
 fn run(cli: Cli) -> Result<(), Failure> {
     let Cli { command, global } = cli;
     let live = matches!(&command, Command::Run(run) if run.style() == ConsoleStyle::Live);
-    // A live console shows in its own line what happens.
+    // A live console already shows what is happening in a line of its own.
     let quiet = live || !matches!(command, Command::Run(_));
     logs::start(global.log.as_deref(), quiet, live)?;
     match command {

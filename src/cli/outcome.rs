@@ -1,4 +1,4 @@
-//! The outcome of a training on this device, as text for its owner.
+//! Formats the outcome of training on this device as text for the owner.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use crate::learning::{
     RefitRecord, ScoresRecord, SkipReasonRecord, ValidationRecord,
 };
 
-/// The whole outcome, which ends with what to do next.
+/// Formats the outcome of a refit. The text ends with advice on what to do next.
 pub(super) fn refit(record: &RefitRecord) -> String {
     let mut text = match record.head {
         Some(number) => format!("accepted: model {number} is in use now\n"),
@@ -26,7 +26,7 @@ pub(super) fn refit(record: &RefitRecord) -> String {
     text
 }
 
-/// What a learned model's record says about the training that made it.
+/// Formats the outcome of the training that produced a model.
 pub(super) fn outcome(outcome: &OutcomeRecord) -> String {
     let mut text = String::new();
     if !outcome.reason.is_empty() {
@@ -156,7 +156,8 @@ fn suspicion(suspect: &HardExampleRecord, labels: &[String]) -> String {
     )
 }
 
-/// Rows are the true labels, columns the predicted ones.
+/// Formats a confusion matrix. Rows are the true labels, and columns are the predicted
+/// labels.
 fn confusion(when: &str, labels: &[String], rows: &[Vec<usize>]) -> String {
     let width = labels.iter().map(String::len).max().unwrap_or(0).max(6);
     let mut text = format!("\n{when:<width$}");

@@ -1,23 +1,24 @@
-//! Files that a command writes: checked before the work, whole or not there
-//! after it.
+//! Files that a command writes. Whether they can be written is checked before the
+//! work starts. Afterward, each file is either complete or absent.
 
 use std::path::{Path, PathBuf};
 
 use super::Failure;
 use crate::platform::files;
 
-/// Larger than a head, a report, a plot or a contact sheet, in bytes.
+/// Upper limit on the size of a head, a report, a plot or a contact sheet, in bytes.
 pub(super) const SMALL_FILE: usize = 2 << 20;
 
-/// Whether a file of so many bytes can be written at `path`: known before the
-/// work, not after it.
+/// Checks whether a file of `bytes` bytes can be written at `path`, so that a problem
+/// is found before the work starts.
 pub(super) fn can_write(path: &Path, bytes: usize) -> Result<(), Failure> {
     let has_folder = path
         .parent()
         .is_none_or(|folder| folder.as_os_str().is_empty() || folder.is_dir());
     let problem = match path.metadata() {
         Ok(there) if there.is_dir() => "it is a folder".to_owned(),
-        // Writing replaces the file; replacing a device would do harm.
+        // Writing replaces whatever is at the path, and replacing a device would do
+        // harm.
         Ok(there) if !there.is_file() => "it is not a regular file".to_owned(),
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => error.to_string(),
         _ if !has_folder => "its folder does not exist".to_owned(),
@@ -38,7 +39,7 @@ fn cannot_write(path: &Path, problem: impl std::fmt::Display) -> Failure {
     Failure::new(Failure::CANNOT_WRITE, sentence)
 }
 
-/// Whether two paths name the same file; their folders exist.
+/// Whether two paths name the same file. Both parent folders must exist.
 pub(super) fn is_same_file(a: &Path, b: &Path) -> bool {
     let place = |path: &Path| {
         let folder = path
@@ -50,7 +51,8 @@ pub(super) fn is_same_file(a: &Path, b: &Path) -> bool {
     place(a) == place(b)
 }
 
-/// `path` with `suffix` after its name: `plot.svg` becomes `plot.svg.csv`.
+/// Appends `suffix` to the file name in `path`. For example, `plot.svg` becomes
+/// `plot.svg.csv`.
 pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.to_owned().into_os_string();
     name.push(suffix);

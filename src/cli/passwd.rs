@@ -1,4 +1,4 @@
-//! `maskd passwd`: hashes of passwords and tokens for the page.
+//! `maskd passwd`, which makes hashes of passwords and tokens for the page.
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 
@@ -12,9 +12,9 @@ use crate::api::web;
 
 /// Maximum length of a line, in bytes.
 const MAX_LINE: u64 = 4096;
-/// What a terminal sends for Ctrl-C.
+/// The control character that a terminal sends for Ctrl-C.
 const INTERRUPT: SpecialCodeIndex = SpecialCodeIndex::VINTR;
-/// The number of the signal.
+/// The number of the SIGINT signal.
 const SIGINT: u8 = 2;
 
 #[derive(Debug, Args)]
@@ -65,12 +65,12 @@ fn unreadable(error: &io::Error) -> Failure {
     Failure::new(Failure::DATA, sentence)
 }
 
-/// Asks on the terminal without showing what is typed. Ctrl-C fails with the exit
-/// code of a program that SIGINT ended.
+/// Reads a line from the terminal without showing what is typed. After Ctrl-C, it
+/// fails with the exit code of a program that SIGINT ended.
 fn hidden(prompt: &str) -> Result<String, Failure> {
     let no_echo = NoEcho::start();
     let mut terminal = io::stderr();
-    // Nothing helps if standard error is closed.
+    // If standard error is closed, the prompt cannot be shown anywhere else.
     let _ = write!(terminal, "{prompt}");
     let _ = terminal.flush();
     let line = no_echo.line();
@@ -79,8 +79,8 @@ fn hidden(prompt: &str) -> Result<String, Failure> {
     line
 }
 
-/// Turns the terminal's echo off until it is dropped. Meanwhile Ctrl-C ends the
-/// line and not the program, which would leave the echo off.
+/// Turns the terminal's echo off until it is dropped. Until then, Ctrl-C ends the line
+/// instead of the program, because otherwise the echo would stay off.
 struct NoEcho(Option<Termios>);
 
 impl NoEcho {
@@ -93,7 +93,7 @@ impl NoEcho {
                 .local_modes
                 .remove(LocalModes::ECHO | LocalModes::ISIG);
             after.special_codes[SpecialCodeIndex::VEOL] = before.special_codes[INTERRUPT];
-            // If this fails, the terminal shows what is typed.
+            // If this fails, the terminal shows what the user types.
             let _ = tcsetattr(&input, OptionalActions::Flush, &after);
         }
         NoEcho(before)

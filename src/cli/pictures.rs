@@ -1,4 +1,4 @@
-//! The pictures that are named on the command line.
+//! The pictures that the user names on the command line.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::frame::decoding::{decode, list, read};
 
 use super::Failure;
 
-/// A picture that is not read yet.
+/// A picture that has not been read yet.
 pub(super) enum Picture {
     File(PathBuf),
     Example {
@@ -19,7 +19,7 @@ pub(super) enum Picture {
 }
 
 impl Picture {
-    /// The name in messages and records.
+    /// Returns the name that messages and records use for the picture.
     pub(super) fn name(&self) -> String {
         match self {
             Picture::File(path) => path.display().to_string(),
@@ -27,7 +27,7 @@ impl Picture {
         }
     }
 
-    /// The file name without folder and extension.
+    /// Returns the file name without its folder and extension.
     pub(super) fn stem(&self) -> String {
         let path = match self {
             Picture::File(path) => path,
@@ -39,7 +39,7 @@ impl Picture {
             .into_owned()
     }
 
-    /// The encoded picture, or why the file cannot be read.
+    /// Returns the encoded picture, or the reason why the file cannot be read.
     pub(super) fn bytes(&self) -> Result<Vec<u8>, String> {
         match self {
             Picture::File(path) => read(path).map_err(|error| error.to_string()),
@@ -47,14 +47,14 @@ impl Picture {
         }
     }
 
-    /// The decoded picture, or why it cannot be read.
+    /// Returns the decoded picture, or the reason why it cannot be read or decoded.
     pub(super) fn pixels(&self) -> Result<RgbImage, String> {
         decode(&self.bytes()?).map_err(|error| error.to_string())
     }
 }
 
-/// The named pictures and those in the named folders, or the built-in examples if
-/// nothing is named.
+/// Returns the given pictures and the pictures in the given folders, or the built-in
+/// examples if `paths` is empty.
 pub(super) fn expand(paths: &[PathBuf]) -> Result<Vec<Picture>, Failure> {
     if paths.is_empty() {
         let examples = EXAMPLES.iter();

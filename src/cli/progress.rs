@@ -1,4 +1,4 @@
-//! The progress of a training run on the terminal, and Ctrl-C, which stops it.
+//! Shows the progress of a training run on the terminal, and stops the run on Ctrl-C.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -7,7 +7,7 @@ use super::{Failure, complain};
 use crate::training::run::{Progress, Stage};
 use crate::training::train::EpochRecord;
 
-/// A bar of `length` steps.
+/// Makes a progress bar with `length` steps.
 pub(super) fn bar(length: u64, template: &str) -> ProgressBar {
     let bar = ProgressBar::new(length);
     match ProgressStyle::with_template(template) {
@@ -16,14 +16,14 @@ pub(super) fn bar(length: u64, template: &str) -> ProgressBar {
     }
 }
 
-/// Shows a run as bars on standard error.
+/// Shows the progress of a run as bars on standard error.
 pub(super) struct TerminalProgress {
     interrupt: Interrupt,
     bar: ProgressBar,
 }
 
 impl TerminalProgress {
-    /// From here on Ctrl-C stops the run in an orderly way.
+    /// Starts catching Ctrl-C, which from then on stops the run in an orderly way.
     pub(super) fn new() -> Result<TerminalProgress, Failure> {
         Ok(TerminalProgress {
             interrupt: Interrupt::catch()?,

@@ -1,4 +1,4 @@
-//! `maskd refit`: training on this device.
+//! `maskd refit`, which trains on this device.
 
 use clap::Args;
 

@@ -1,4 +1,4 @@
-//! `maskd run`: the daemon.
+//! `maskd run`, which runs the daemon.
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -57,7 +57,8 @@ impl Run {
             config.camera.playback_fps = rate;
         }
         config.camera.repeat &= !once;
-        // The file was checked when it was loaded; this checks the options.
+        // The config file was checked when it was loaded. This checks the result of
+        // applying the command-line options to it.
         if let Some(problem) = config.check().first() {
             return Err(Failure::new(Failure::USAGE, problem));
         }

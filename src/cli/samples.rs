@@ -1,4 +1,4 @@
-//! `maskd samples`: the stored face pictures.
+//! `maskd samples`, for the stored face pictures.
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ pub(super) enum Samples {
 
 impl Samples {
     pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
-        // What cannot work is refused before a state directory is opened.
+        // Options that cannot work are refused before a state directory is opened.
         if let Samples::Show {
             picture: Some(path),
             ..
@@ -268,7 +268,7 @@ fn question(selection: &Purge) -> String {
     question
 }
 
-/// Asks on the terminal; any answer but a yes is a no.
+/// Asks a question on the terminal. Any answer except yes counts as no.
 fn confirm(question: &str) -> Result<bool, Failure> {
     let mut errors = std::io::stderr();
     let mut line = String::new();

@@ -1,4 +1,5 @@
-//! `maskd status`: what the daemon does, or what a state directory contains.
+//! `maskd status`, which shows what the daemon is doing or what a state directory
+//! contains.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,18 +22,18 @@ pub(super) struct Status {
     json: bool,
 }
 
-/// What `maskd status --json` prints without a daemon.
+/// What `maskd status --json` prints if no daemon is running.
 #[derive(Debug, Serialize)]
 struct StateRecord {
     version: &'static str,
     state: PathBuf,
-    /// Number of the head that a daemon would use; absent if that is the built-in
-    /// one.
+    /// Number of the head that a daemon would use, or absent if it would use the
+    /// built-in head.
     #[serde(skip_serializing_if = "Option::is_none")]
     head: Option<u32>,
     /// Number of learned heads.
     heads: usize,
-    /// Counts by label.
+    /// Number of samples of each label.
     samples: BTreeMap<String, CountRecord>,
 }
 

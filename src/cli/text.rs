@@ -1,6 +1,6 @@
-//! Words that several commands print.
+//! Text that several commands print.
 
-/// "with_mask 3, without_mask 4".
+/// Formats counts by label, such as "with_mask 3, without_mask 4".
 pub(super) fn counts<'a>(counts: impl Iterator<Item = (&'a String, usize)>) -> String {
     let counts: Vec<String> = counts
         .map(|(label, count)| format!("{label} {count}"))
@@ -12,7 +12,8 @@ pub(super) fn counts<'a>(counts: impl Iterator<Item = (&'a String, usize)>) -> S
     }
 }
 
-/// A head by its number, as owners know it; `None` is the built-in one.
+/// Returns the name that owners know a head by, given its number. `None` stands for
+/// the built-in head.
 pub(super) fn model_name(number: Option<u32>) -> String {
     number.map_or("the built-in model".to_owned(), |n| format!("model {n}"))
 }

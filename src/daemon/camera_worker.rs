@@ -1,7 +1,7 @@
-//! The camera thread: frames from the source to the inference thread.
+//! The camera thread, which passes frames from the source to the inference thread.
 //!
-//! Knows nothing of what is done with a frame. A new frame replaces one that
-//! nobody has taken yet.
+//! It does not know what happens to a frame afterward. A new frame replaces one that
+//! the inference thread has not taken yet.
 
 use std::sync::Arc;
 
@@ -26,8 +26,8 @@ pub(super) fn run(
                 frames.send_replace(Latest::Newest(Arc::new(frame)));
             }
             CameraEvent::Lost(_) => {
-                // Counted here: the next frame may replace this value before
-                // the inference thread sees it.
+                // Losses are counted here because the next frame may replace
+                // this value before the inference thread sees it.
                 live.send_modify(|live| live.camera.losses += 1);
                 frames.send_replace(Latest::Lost);
             }

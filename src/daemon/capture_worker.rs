@@ -1,8 +1,9 @@
 //! The capture thread, and the sampler in the inference thread that feeds it.
 //!
-//! Owns the way of a crop from the camera path to the disk. The camera path never
-//! waits for the disk: crops go by `try_send`, and those that find the channel
-//! full are dropped and counted. Knows nothing of training.
+//! Together they carry a crop from the camera path to the disk. The camera path
+//! never waits for the disk: the sampler uses `try_send`, and it drops and counts
+//! the crops that do not fit into the channel. This module knows nothing about
+//! training.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,14 +32,14 @@ use crate::vision::pipeline::{Classification, Pipeline};
 const CROP_CHANNEL: usize = 16;
 /// Capacity of the channels of requests to the refit thread.
 const REQUEST_CHANNEL: usize = 4;
-/// Crops are written together: at most this many at once.
+/// Maximum number of crops that are written to the disk in one batch.
 const MAX_BATCH: usize = 16;
-/// How long the first crop of a batch waits for more.
+/// How long the first crop of a batch waits for further crops.
 const BATCH_WAIT: Duration = Duration::from_secs(3);
-/// How often old samples are deleted, and how long a disk that refused a write is
-/// left alone.
+/// How often old samples are deleted, and how long writing pauses after the disk
+/// refused a write.
 const UPKEEP_INTERVAL: Duration = Duration::from_hours(1);
-/// Old samples are deleted after this many captures, too.
+/// Number of captured crops after which old samples are also deleted.
 const UPKEEP_CAPTURES: u64 = 64;
 
 /// An open state directory, before any thread is started.
@@ -50,8 +51,8 @@ pub(super) struct LearningState {
 }
 
 impl LearningState {
-    /// Opens a state directory. `None` if the default one cannot be used: a
-    /// daemon that cannot learn still watches its door.
+    /// Opens a state directory. Returns `None` if the default directory cannot be
+    /// used, because a daemon that cannot learn still watches its door.
     pub(super) fn open(
         config: &Config,
         state: StateDir,
@@ -89,8 +90,8 @@ impl LearningState {
         }))
     }
 
-    /// Starts the capture thread and the refit thread. Returns what the inference
-    /// thread needs, what the API works with, and the state directory.
+    /// Starts the capture thread and the refit thread. Returns the sampler for the
+    /// inference thread, the handle for the API, and the state directory.
     pub(super) fn start(
         self,
         config: &Config,
@@ -117,11 +118,12 @@ impl LearningState {
         }
         let head = Arc::new(watch::Sender::new(Arc::new(self.in_use)));
         let mut head_in = head.subscribe();
-        // So that the inference thread takes it before its first frame.
+        // This makes the inference thread take the head before its first frame.
         head_in.mark_changed();
         let enrollments = Arc::default();
         let (crops, crops_in) = mpsc::channel(CROP_CHANNEL);
-        // Holds at most the crops that were on their way to the disk.
+        // Although unbounded, this channel never holds more than the crops that were
+        // on their way to the disk.
         let (dropped, dropped_in) = mpsc::unbounded_channel();
         let (refit, refit_in) = mpsc::channel(REQUEST_CHANNEL);
         let (judge, judge_in) = mpsc::channel(REQUEST_CHANNEL);
@@ -182,23 +184,24 @@ struct EnrolledAs {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Plain values: a panic elsewhere leaves none of them half changed.
+    // A poisoned lock is safe to use here: the mutexes hold plain values, which a
+    // panic in another thread cannot leave half changed.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A face that was classified in a frame.
 pub(super) struct ClassifiedFace {
     pub(super) track: u64,
-    /// In square pixels of the frame.
+    /// Area of the face in the frame, in square pixels.
     pub(super) area: f32,
     pub(super) classification: Classification,
 }
 
-/// Picks the crops that are worth keeping. Part of the inference thread.
+/// Picks the crops that are worth keeping. It runs in the inference thread.
 pub(super) struct CropSampler {
     head: watch::Receiver<Arc<InUse>>,
     policy: CapturePolicy,
-    /// As the settings say; an enrollment takes crops in any case.
+    /// Whether the settings turn capturing on. An enrollment takes crops either way.
     is_capturing: bool,
     crops: mpsc::Sender<NewCrop>,
     /// Crops that the capture thread dropped.
@@ -221,12 +224,13 @@ impl CropSampler {
         }
         self.is_capturing = on;
         self.live.send_modify(|live| {
-            // After the disk refused a write, the capture thread turns it on.
+            // While writing is paused because the disk refused a write, only the
+            // capture thread may report that capturing is on again.
             live.capture.on = on && live.capture.off_because.is_none();
         });
     }
 
-    /// Whether an enrollment is going on.
+    /// Whether an enrollment is in progress.
     pub(super) fn is_enrolling(&self) -> bool {
         lock(&self.enrollments).active().is_some()
     }
@@ -238,7 +242,7 @@ impl CropSampler {
             self.policy.give_back(choice);
         }
         let enrolling = self.enrolling().and_then(|enrolled_as| {
-            // The person who enrolls is the nearest.
+            // The person who is being enrolled is assumed to be the nearest one.
             let nearest = faces.iter().max_by(|a, b| a.area.total_cmp(&b.area))?;
             Some((nearest.track, enrolled_as))
         });
@@ -279,11 +283,12 @@ impl CropSampler {
         }
     }
 
-    /// Sends a crop to the capture thread. If that is behind, the crop is dropped.
+    /// Sends a crop to the capture thread, or drops it if the channel is full.
     fn send(&mut self, crop: NewCrop) {
         let choice = crop.choice;
         let id = crop.enrolled.as_ref().map(|enrolled_as| enrolled_as.id);
-        // Locked while it is sent: the capture thread counts it afterwards.
+        // The lock is held while the crop is sent, so that the capture thread cannot
+        // count the crop as stored before it is counted as taken here.
         let mut enrollments = lock(&self.enrollments);
         if self.crops.try_send(crop).is_ok() {
             if let Some(id) = id {
@@ -296,7 +301,8 @@ impl CropSampler {
         }
     }
 
-    /// What crops of the enrollment that is going on carry.
+    /// The id and label of the enrollment in progress, which each of its crops
+    /// carries.
     fn enrolling(&self) -> Option<EnrolledAs> {
         let enrollments = lock(&self.enrollments);
         let Enrollment { id, label, .. } = enrollments.active()?;
@@ -305,17 +311,17 @@ impl CropSampler {
     }
 }
 
-/// Writes crops to the disk and deletes old ones. Runs in the capture thread.
+/// Writes crops to the disk and deletes old ones. It runs in the capture thread.
 struct SampleWriter {
     learning: Arc<Learning>,
     options: config::Capture,
     backbone: [u8; 32],
     live: Arc<watch::Sender<Live>>,
     enrollments: Arc<Mutex<Enrollments>>,
-    /// To the sampler: crops that were not stored.
+    /// Tells the sampler which crops were not stored.
     dropped: mpsc::UnboundedSender<Choice>,
     tuning: watch::Receiver<Tuning>,
-    /// Set after the disk refused a write: nothing is written before.
+    /// Set after the disk refused a write; nothing is written before this time.
     paused_until: Option<Instant>,
 }
 
@@ -377,7 +383,8 @@ impl SampleWriter {
         }
     }
 
-    /// Counts crops that are not stored, so that others are taken in their place.
+    /// Counts crops that could not be stored, so that the sampler takes others
+    /// instead.
     fn drop_batch(&self, batch: &[NewCrop]) {
         let mut enrollments = lock(&self.enrollments);
         for crop in batch {
@@ -411,7 +418,7 @@ impl SampleWriter {
         }
     }
 
-    /// Stops writing for a while after the disk refused.
+    /// Stops writing for a while after the disk refused a write.
     fn pause(&mut self, error: &LearningError) {
         let reason = match error {
             LearningError::Store(error) if error.is_no_space() => "the disk is full".to_owned(),
@@ -420,7 +427,7 @@ impl SampleWriter {
             }
             error => error.to_string(),
         };
-        // Logged once, and not for every batch.
+        // This is logged once, not for every batch.
         if self.paused_until.is_none() {
             warn!(
                 reason,
@@ -434,7 +441,7 @@ impl SampleWriter {
         });
     }
 
-    /// Deletes what is over the limits of age and space.
+    /// Deletes samples that exceed the limits on age and disk space.
     fn expire(&self) {
         let max_age = Duration::from_hours(24) * self.options.keep_days;
         let max_bytes = self.options.max_mib * 1024 * 1024;
@@ -453,9 +460,9 @@ impl SampleWriter {
     }
 }
 
-/// Adds crops to a batch until it is full, or its time is over; false once the
-/// channel is closed. Crops of an enrollment are not kept waiting: a person
-/// watches the count.
+/// Adds crops to a batch until it is full or [`BATCH_WAIT`] is over. Returns false
+/// once the channel is closed. Crops of an enrollment are written without waiting,
+/// because a person is watching the count.
 async fn gather(crops: &mut mpsc::Receiver<NewCrop>, batch: &mut Vec<NewCrop>) -> bool {
     let deadline = tokio::time::Instant::now() + BATCH_WAIT;
     while batch.len() < MAX_BATCH && batch.iter().all(|crop| crop.enrolled.is_none()) {
@@ -480,13 +487,13 @@ mod tests {
     use crate::onnx::FEATURES;
     use crate::vision::pipeline::open_model;
 
-    /// A sampler and a writer with their channel, without threads.
+    /// A sampler and a writer with the channel between them, but without threads.
     struct CapturePath {
         sampler: CropSampler,
         writer: SampleWriter,
         crops: mpsc::Receiver<NewCrop>,
         state: tempfile::TempDir,
-        /// So that each face is a new one.
+        /// Number of faces offered so far, which makes each face's feature different.
         faces: usize,
     }
 
@@ -534,7 +541,7 @@ mod tests {
             }
         }
 
-        /// A new face of track 1, of which the classifier is unsure.
+        /// Offers a new face of track 1 that the classifier is unsure about.
         fn offer(&mut self) {
             let mut feature = Box::new([0.0; FEATURES]);
             feature[self.faces] = 1.0;
@@ -553,7 +560,8 @@ mod tests {
             self.sampler.offer(now(), vec![face]);
         }
 
-        /// What the capture thread does with the crops that wait.
+        /// Stores the waiting crops as the capture thread does, and returns how many
+        /// there were.
         fn write(&mut self) -> usize {
             let mut batch = Vec::new();
             while let Ok(crop) = self.crops.try_recv() {
@@ -565,7 +573,7 @@ mod tests {
             batch.len()
         }
 
-        /// Makes the store refuse, as a full disk does.
+        /// Makes the store refuse writes, as a full disk does.
         fn break_store(&self) {
             let samples = self.state.path().join("samples");
             fs::remove_dir_all(&samples).unwrap();

@@ -1,8 +1,9 @@
-//! The indicator thread: frame results and time into decisions, decisions into
-//! outputs, button presses into enrollments.
+//! The indicator thread, which turns frame results and the passing of time into
+//! decisions, decisions into outputs, and button presses into enrollments.
 //!
-//! Owns the decider, the console and the pins. Pins that fail while the daemon runs
-//! are logged once and tried again: a daemon without LEDs still serves its API.
+//! It owns the decider, the console and the pins. If the pins fail while the daemon
+//! runs, it logs the failure once and keeps trying, because a daemon without LEDs
+//! still serves its API.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -28,15 +29,16 @@ use crate::indicate::{
 /// How often blink patterns are updated and the age of frames is checked.
 const TICK: Duration = Duration::from_millis(50);
 
-/// The same with buttons: the shortest press that a person makes, 60 ms, is then
-/// sampled three times within the 30 ms that a contact must be steady.
+/// The tick if there are buttons. It is short enough to sample a contact three times
+/// within the 30 ms for which it must be steady, and the shortest press that a person
+/// makes lasts 60 ms.
 const BUTTON_TICK: Duration = Duration::from_millis(15);
 
-/// How long the enrollment of a button press may take: after this the person has
-/// left, and the next face must not get the label.
+/// Time limit of an enrollment that a button press started. After this time the
+/// person is assumed to have left, and the next face must not get the label.
 const BUTTON_ENROLLMENT: Duration = Duration::from_secs(5);
 
-/// What the indicator thread works with.
+/// The state of the indicator thread.
 pub(super) struct IndicatorWorker {
     console: Console,
     decider: Decider,
@@ -46,16 +48,16 @@ pub(super) struct IndicatorWorker {
     buttons: Buttons,
     tick: Duration,
     tuning: watch::Receiver<Tuning>,
-    /// Options of the decider; the tuning replaces a part of them.
+    /// Options of the decider. The tuning overrides some of them.
     decide: config::Decide,
     shown: Shown,
 }
 
-/// The decision that is shown.
+/// The decision that is currently shown.
 struct Shown {
     decision: Decision,
     since: Instant,
-    /// Changes since the start.
+    /// Number of changes of the decision since the daemon started.
     changes: u64,
 }
 
@@ -95,8 +97,8 @@ impl IndicatorWorker {
         }
     }
 
-    /// Works until the inference thread closes `results`, or, after a stop, until
-    /// it has had its time.
+    /// Works until the inference thread closes `results`. After `stop` is canceled,
+    /// waits for that only for half of [`STOP_DEADLINE`].
     pub(super) fn run(
         mut self,
         mut results: watch::Receiver<Latest<FrameResult>>,
@@ -122,9 +124,9 @@ impl IndicatorWorker {
                 }
                 Err(_timeout) => (self.decider.tick(now()), None),
             };
-            // A camera that is being reconnected is no reason to restart the
-            // service. An inference thread that hangs is one, even if the camera
-            // was lost before.
+            // The service must not be restarted because a camera is being
+            // reconnected. It must be restarted if the inference thread hangs, even
+            // if the camera was lost before that.
             let camera_lost = matches!(*frames.borrow(), Latest::Lost);
             heartbeat.send_replace(Heartbeat {
                 at: now(),
@@ -155,8 +157,8 @@ impl IndicatorWorker {
         outcome
     }
 
-    /// The decision after a value from the inference thread, and the result that
-    /// it came from.
+    /// Returns the decision after a value from the inference thread, and the frame
+    /// result that it came from, if any.
     fn decide(&mut self, latest: Latest<FrameResult>) -> (Decision, Option<Arc<FrameResult>>) {
         match latest {
             Latest::Waiting => (self.decider.tick(now()), None),
@@ -169,7 +171,8 @@ impl IndicatorWorker {
         }
     }
 
-    /// Shows another decision.
+    /// Shows a new decision on the console, in the logs, in the metrics and in the
+    /// live status.
     fn change(
         &mut self,
         decision: Decision,
@@ -191,7 +194,7 @@ impl IndicatorWorker {
         Ok(())
     }
 
-    /// Applies settings that changed.
+    /// Applies settings that have changed.
     fn take_tuning(&mut self) {
         if self.tuning.has_changed().unwrap_or(false) {
             let tuning = *self.tuning.borrow_and_update();
@@ -224,7 +227,7 @@ impl IndicatorWorker {
         }
     }
 
-    /// Samples the buttons. `has_face`: whether the newest frame shows a face.
+    /// Samples the buttons. `has_face` tells whether the newest frame shows a face.
     fn read_buttons(&mut self, has_face: bool) {
         let Some(outputs) = &mut self.outputs else {
             return;
@@ -241,7 +244,7 @@ impl IndicatorWorker {
 /// The pins, and whether they work.
 struct Outputs {
     pins: Box<dyn Pins>,
-    /// The levels that were set last; `None` if that failed.
+    /// The levels that were set last, or `None` if setting them failed.
     current: Option<Levels>,
     /// Whether the last access failed.
     is_failing: bool,
@@ -275,7 +278,7 @@ impl Outputs {
         }
     }
 
-    /// Logs changes between working and failing.
+    /// Logs when the pins start to fail and when they work again.
     fn log(&mut self, error: Option<PinError>) {
         match error {
             Some(error) if !self.is_failing => {
@@ -296,13 +299,14 @@ struct Buttons {
     options: config::Indicate,
     contacts: [(Button, Debouncer); 2],
     handle: Option<DaemonHandle>,
-    /// When the enrollment of the last press is ended, complete or not.
+    /// When to end the enrollment that the last press started, even if it is not
+    /// complete.
     deadline: Option<Instant>,
     notice: Option<(Instant, ButtonFeedback)>,
 }
 
 impl Buttons {
-    /// Takes a sample of a contact.
+    /// Processes a sample of a button's contact. A press starts an enrollment.
     fn sample(&mut self, at: Instant, button: Button, is_closed: bool, has_face: bool) {
         let contact = self.contacts.iter_mut().find(|(name, _)| *name == button);
         let Some((_, contact)) = contact else { return };
@@ -335,8 +339,8 @@ impl Buttons {
         enrolled.map(|_| ()).map_err(|refused| refused.error)
     }
 
-    /// Ends the enrollment of a press at its deadline: the next person is somebody
-    /// else.
+    /// Ends the enrollment that a press started when its deadline has passed, because
+    /// the next face may belong to another person.
     fn end_in_time(&mut self, at: Instant) {
         let (Some(deadline), Some(handle)) = (self.deadline, &self.handle) else {
             return;
@@ -351,7 +355,7 @@ impl Buttons {
         }
     }
 
-    /// What the LEDs (green, red) show while they answer a press.
+    /// Levels of the green and the red LED while they show the feedback to a press.
     fn leds(&self, at: Instant) -> Option<(bool, bool)> {
         let (start, notice) = self.notice?;
         notice.lamps(at.saturating_duration_since(start))

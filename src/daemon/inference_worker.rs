@@ -1,7 +1,9 @@
-//! The inference thread: the newest frame in, verdicts on its faces out.
+//! The inference thread, which takes the newest frame and gives a verdict on each of
+//! its faces.
 //!
-//! Owns the vision pipeline, the tracker and the verdict policy. Knows nothing of
-//! decisions and outputs. Frames that it has no time for are skipped and counted.
+//! It owns the vision pipeline, the tracker and the verdict policy, and knows nothing
+//! about decisions and outputs. It skips and counts the frames that it has no time
+//! for.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +25,7 @@ use crate::vision::motion::MotionDetector;
 use crate::vision::pipeline::{Classification, Pipeline, PipelineError, Stage};
 use crate::vision::track::Tracker;
 
-/// What the inference thread works with.
+/// The state of the inference thread.
 pub(super) struct InferenceWorker {
     pub(super) pipeline: Pipeline,
     pub(super) policy: VerdictPolicy,
@@ -35,7 +37,7 @@ pub(super) struct InferenceWorker {
     pub(super) sampler: Option<CropSampler>,
     pub(super) live: Arc<watch::Sender<Live>>,
     pub(super) tuning: watch::Receiver<Tuning>,
-    /// For the live view of the page.
+    /// Sends frames to the live view of the page.
     pub(super) annotated_frames: watch::Sender<Option<AnnotatedFrame>>,
     pub(super) fps_meter: FpsMeter,
     pub(super) metrics: Arc<Metrics>,
@@ -45,7 +47,8 @@ pub(super) struct InferenceWorker {
 struct TrackedFace {
     face: Face,
     track: u64,
-    /// The vote on a track that needs no classification in this frame.
+    /// The vote on the track, if it is settled and so needs no classification in this
+    /// frame.
     settled: Option<Vec<f32>>,
     needs_classification: bool,
 }
@@ -105,8 +108,8 @@ impl InferenceWorker {
         });
     }
 
-    /// Switches to another head if there is one. Votes that tracks collected
-    /// under the previous head are dropped.
+    /// Switches to a new head if there is one, and discards the votes that tracks
+    /// collected with the previous head.
     fn take_new_head(&mut self) {
         let Some(in_use) = self.sampler.as_mut().and_then(CropSampler::new_head) else {
             return;
@@ -129,7 +132,7 @@ impl InferenceWorker {
         }
     }
 
-    /// Applies settings that changed since the last frame.
+    /// Applies settings that have changed since the last frame.
     fn take_tuning(&mut self) {
         if !self.tuning.has_changed().unwrap_or(false) {
             return;
@@ -142,7 +145,8 @@ impl InferenceWorker {
         }
     }
 
-    /// One frame: detect, track, classify, vote, judge.
+    /// Processes one frame: detects and tracks the faces, classifies them, updates
+    /// the votes, and gives the verdicts.
     fn process(&mut self, frame: &Frame) -> Result<FrameResult, PipelineError> {
         let faces = self.find_faces(frame)?;
         let tracked = self.track(frame.at, faces);
@@ -167,8 +171,8 @@ impl InferenceWorker {
                     });
                     Some(vote)
                 }
-                // A settled face that has become too small is as unsure as any
-                // other small face.
+                // The vote on a settled face is not used once the face has become
+                // too small, so it is unsure like any other small face.
                 None => tracked_face
                     .settled
                     .filter(|_| self.policy.unsure_reason(&face).is_none()),
@@ -197,7 +201,8 @@ impl InferenceWorker {
         })
     }
 
-    /// The faces of a frame: those of the last detection if nothing has moved.
+    /// Returns the faces of a frame. If nothing has moved, these are the faces from
+    /// the last detection.
     fn find_faces(&mut self, frame: &Frame) -> Result<Vec<Face>, PipelineError> {
         if let Some(faces) = self.motion_gate.unmoved_faces(frame) {
             return Ok(faces);
@@ -213,7 +218,7 @@ impl InferenceWorker {
 
     fn track(&mut self, at: Instant, faces: Vec<Face>) -> Vec<TrackedFace> {
         let tracks = self.tracker.assign(at, &faces);
-        // An enrollment wants crops, however certain the verdict is.
+        // An enrollment needs crops even if the vote on the track is settled.
         let is_enrolling = self.sampler.as_ref().is_some_and(CropSampler::is_enrolling);
         let tracked = faces.into_iter().zip(tracks).map(|(face, track)| {
             let settled = self.tracker.settled(at, track).filter(|_| !is_enrolling);
@@ -228,7 +233,7 @@ impl InferenceWorker {
         tracked.collect()
     }
 
-    /// Classifies the faces that need it, in their order.
+    /// Classifies the faces that need it and keeps their order.
     fn classify(
         &mut self,
         frame: &Frame,
@@ -253,20 +258,22 @@ impl InferenceWorker {
     }
 }
 
-/// Measures how many frames a second are processed.
+/// Measures how many frames per second are processed.
 #[derive(Default)]
 pub(super) struct FpsMeter {
     last: Option<Instant>,
-    /// Seconds between two frames, smoothed.
+    /// Smoothed time between two frames, in seconds.
     interval: f32,
 }
 
 impl FpsMeter {
-    /// Frames a second, after a frame that was processed `at`; 0 after the first.
+    /// Records a frame that was processed at `at`, and returns the frames per second.
+    /// Returns 0 after the first frame.
     fn record(&mut self, at: Instant) -> f32 {
         if let Some(last) = self.last.replace(at) {
             let seconds = at.saturating_duration_since(last).as_secs_f32();
-            // Smoothed over about ten frames, from the second frame on.
+            // The interval is smoothed over about ten frames once there has been a
+            // first interval.
             let weight = if self.interval > 0.0 { 0.9 } else { 0.0 };
             self.interval = weight * self.interval + (1.0 - weight) * seconds;
         }
@@ -278,14 +285,15 @@ impl FpsMeter {
     }
 }
 
-/// Spares the detector while nothing moves: the faces of the last frame that it
-/// saw are those of the next frames too.
+/// Skips detection while nothing moves, and reuses the faces from the last frame that
+/// the detector ran on.
 pub(super) struct MotionGate {
-    /// The detector runs again after this long, moved or not. Zero turns the
-    /// gate off.
+    /// Time after which the detector runs again even if nothing has moved. Zero makes
+    /// the detector run on every frame.
     max_age: Duration,
     motion: MotionDetector,
-    /// When the detector saw a frame, and what it found.
+    /// The capture time of the last frame that the detector ran on, and the faces that
+    /// it found.
     last: Option<(Instant, Vec<Face>)>,
 }
 
@@ -298,15 +306,15 @@ impl MotionGate {
         }
     }
 
-    /// The faces of a frame in which nothing has moved since the detector ran;
-    /// `None` if the detector has to run.
+    /// Returns the faces from the last detection if nothing has moved since, or `None`
+    /// if the detector has to run.
     fn unmoved_faces(&self, frame: &Frame) -> Option<Vec<Face>> {
         let (at, faces) = self.last.as_ref()?;
         let is_recent = frame.at.saturating_duration_since(*at) < self.max_age;
         (is_recent && !self.motion.moved(&frame.pixels)).then(|| faces.clone())
     }
 
-    /// Remembers what the detector found.
+    /// Remembers the faces that the detector found.
     fn record(&mut self, frame: &Frame, faces: &[Face]) {
         if !self.max_age.is_zero() {
             self.motion.set_reference(&frame.pixels);

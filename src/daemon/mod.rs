@@ -1,13 +1,13 @@
-//! The daemon: threads, channels, shutdown, readiness and watchdog.
+//! The daemon, with its threads, channels, shutdown, readiness and watchdog.
 //!
-//! The only module that starts long-running threads (`pipeline` and `embed` have
-//! threads that end within a call). Data flows one way: camera, inference,
-//! indicator. The channels between them keep only the newest value, so that no
-//! thread waits for a slower one. The main thread waits for signals, feeds the
-//! watchdog and answers the control socket; the file work of requests runs beside it
-//! (`api::file_work`), so that none of these has to wait for a disk. The end flows with the data: the camera thread
-//! drops its sender, then inference ends, then the indicator ends and leaves the
-//! outputs off.
+//! This is the only module that starts long-running threads (`pipeline` and `embed`
+//! start threads that end before the call returns). Data flows one way: camera,
+//! inference, indicator. The channels between them keep only the newest value, so
+//! that no thread waits for a slower one. The main thread waits for signals, feeds
+//! the watchdog and answers the control socket. It never waits for a disk, because
+//! requests do their file work on other threads (`api::file_work`). Shutdown follows
+//! the data: the camera thread drops its sender, then the inference thread ends, then
+//! the indicator thread ends and leaves the outputs off.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,11 +49,11 @@ use inference_worker::{FpsMeter, InferenceWorker, MotionGate};
 pub use mqtt::hostname;
 use threads::{STOP_DEADLINE, Threads};
 
-/// Threads for the file work of requests to the control socket, and as many for
-/// those to the page. Further requests wait.
+/// Maximum number of threads that do file work for requests to the control socket.
+/// Requests to the page have the same number of threads. Further requests wait.
 const FILE_THREADS: usize = 4;
 
-/// Why the daemon did not start, or did not go on.
+/// Why the daemon did not start, or stopped running.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     /// A model cannot be opened.
@@ -68,31 +68,31 @@ pub enum DaemonError {
     /// A frame cannot be processed.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
-    /// The state directory that was named cannot be used.
+    /// The state directory that the user named cannot be used.
     #[error(transparent)]
     Learning(#[from] LearningError),
     /// The pins cannot be used.
     #[error(transparent)]
     Pins(#[from] PinError),
-    /// The page cannot be served as the config asks.
+    /// The page cannot be served as the config requires.
     #[error(transparent)]
     Web(#[from] WebError),
-    /// The console cannot be written.
+    /// Decisions cannot be written to the console.
     #[error("cannot show decisions on standard output: {0}")]
     Console(std::io::Error),
-    /// The system refuses a thread, a timer or a signal handler.
+    /// The system refuses to create a thread, a timer or a signal handler.
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
-    /// A thread panicked: a bug.
+    /// A thread panicked, which is a bug.
     #[error("the {0} thread ended unexpectedly; please report this")]
     Panicked(String),
 }
 
-/// The newest value that one thread has for the next: frames for inference,
-/// results for the indicator.
+/// The newest value that one thread passes to the next: a frame for the inference
+/// thread, or a result for the indicator thread.
 #[derive(Debug)]
 enum Latest<T> {
-    /// There has been none yet.
+    /// No value has been sent yet.
     Waiting,
     Newest(Arc<T>),
     /// The camera is lost and is being reconnected.
@@ -112,19 +112,20 @@ impl<T> Clone for Latest<T> {
 /// Where heads and samples are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StateDir {
-    /// The user named it: if it cannot be used, the daemon does not start.
+    /// A directory that the user named. If it cannot be used, the daemon does not
+    /// start.
     Named(PathBuf),
-    /// The default one: if it cannot be used, or another daemon uses it, the
-    /// daemon starts and learns nothing.
+    /// The default directory. If it cannot be used, or another daemon uses it, the
+    /// daemon starts but learns nothing.
     Usual(PathBuf),
 }
 
-/// Runs until the source ends or a signal asks to stop. Without a state
-/// directory nothing is learned. `config_file` is the file that the config was
-/// read from.
+/// Runs the daemon until the source ends or a signal asks it to stop. Without a
+/// state directory, the daemon learns nothing. `config_file` is the file that the
+/// config was read from.
 ///
 /// # Errors
-/// [`DaemonError`] if something cannot be opened, or a thread gives up.
+/// Returns a [`DaemonError`] if something cannot be opened or a thread fails.
 pub fn run(
     config: &Config,
     console: Console,
@@ -132,7 +133,8 @@ pub fn run(
     config_file: Option<PathBuf>,
 ) -> Result<(), DaemonError> {
     let parts = Parts::open(config, state, config_file)?;
-    // Before this point a signal may end the process: there is nothing to clean up.
+    // Before this point, a signal may end the process because there is nothing to
+    // clean up.
     let runtime = Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(FILE_THREADS)
@@ -140,14 +142,14 @@ pub fn run(
         .build()?;
     let signals = runtime.block_on(async { Signals::catch() })?;
     let shared = Shared::new(&parts.settings);
-    // If starting fails half way, the threads that have started end.
+    // If startup fails halfway, this ends the threads that have already started.
     let _stop_on_return = shared.stop.clone().drop_guard();
     let camera = Camera::open(
         parts.spec.clone(),
         config.camera.options(),
         shared.stop.clone(),
     )?;
-    // The path of a picture may contain a name.
+    // The path is not logged, because it may contain a person's name.
     let source = match &parts.spec {
         Spec::Path(_) => "pictures".to_owned(),
         spec => spec.to_string(),
@@ -165,13 +167,14 @@ pub fn run(
         tokio::join!(waiting, serve_control(control, config, &shared.stop));
     });
     let result = threads.join(&runtime);
-    // An import in progress must not delay the end: what it has copied stays.
+    // An import in progress must not delay the shutdown. The pictures that it has
+    // already copied are kept.
     runtime.shutdown_background();
     info!("stopped");
     result
 }
 
-/// Everything that can be refused before the first thread starts.
+/// Everything that is opened and checked before the first thread starts.
 struct Parts {
     web_options: Option<WebOptions>,
     settings: Arc<Settings>,
@@ -188,7 +191,8 @@ impl Parts {
         state: Option<StateDir>,
         config_file: Option<PathBuf>,
     ) -> Result<Parts, DaemonError> {
-        // First: a page that is configured to be protected must never be open.
+        // Checked first, because a page that is configured to be protected must never
+        // be served without protection.
         let web_options = web::options(config)?;
         let settings = Arc::new(Settings::new(config, config_file));
         let spec: Spec = config.camera.source.parse().map_err(SourceError::from)?;
@@ -218,8 +222,8 @@ struct Shared {
     heartbeat: Arc<watch::Sender<Heartbeat>>,
     /// Asks all threads to stop.
     stop: CancellationToken,
-    /// Canceled when the inference thread has ended: the threads beside the
-    /// camera path (refit, MQTT, page) then end too.
+    /// Canceled when the inference thread has ended, so that the threads outside
+    /// the camera path (refit, MQTT, page) end too.
     inference_ended: CancellationToken,
 }
 
@@ -239,15 +243,15 @@ impl Shared {
     }
 }
 
-/// What the control socket serves.
+/// Everything that serving the control socket requires.
 struct Control {
     handle: DaemonHandle,
     state: PathBuf,
     metrics_routes: Router,
 }
 
-/// Starts all threads. `None` if there is no state directory: then there is no
-/// control socket either.
+/// Starts all threads. Returns `None` if there is no state directory, because then
+/// there is no control socket either.
 fn start(
     parts: Parts,
     camera: Camera,
@@ -379,9 +383,9 @@ fn open_pins(config: &Config) -> Result<Option<Box<dyn Pins>>, DaemonError> {
     Ok(pins)
 }
 
-/// Serves the control socket until the stop; a request in progress then has a
-/// moment to finish. If the socket cannot be opened, the daemon works on without
-/// it.
+/// Serves the control socket until `stop` is canceled. A request in progress then
+/// has a short time to finish. If the socket cannot be opened, the daemon keeps
+/// running without it.
 async fn serve_control(control: Option<Control>, config: &Config, stop: &CancellationToken) {
     let Some(control) = control else {
         return;
@@ -407,10 +411,10 @@ async fn serve_control(control: Option<Control>, config: &Config, stop: &Cancell
     }
 }
 
-/// Waits for a signal, for the end of the last thread, or for a thread that
-/// fails. Feeds the watchdog meanwhile.
+/// Waits until a signal arrives, a thread fails, or all threads have ended, and feeds
+/// the watchdog in the meantime.
 async fn wait(mut signals: Signals, shared: &Shared, threads: &mut Threads) {
-    // Twice an interval, as sd_watchdog_enabled(3) advises.
+    // Notify twice per watchdog interval, as sd_watchdog_enabled(3) advises.
     let period = sd_notify::watchdog_enabled().map(|interval| interval / 2);
     let period = period.filter(|period| !period.is_zero());
     let mut watchdog = tokio::time::interval(period.unwrap_or(Duration::from_hours(1)));
@@ -435,7 +439,7 @@ async fn wait(mut signals: Signals, shared: &Shared, threads: &mut Threads) {
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    /// The terminal was closed.
+    /// Sent when the terminal is closed.
     hangup: Signal,
     quit: Signal,
 }

@@ -1,7 +1,7 @@
 //! The MQTT thread.
 //!
-//! Owns the connection to the broker for the daemon: its credentials, its thread,
-//! and the restart after a panic. Knows nothing of the messages (`api::mqtt`).
+//! This module reads the credentials for the broker, starts the thread that connects
+//! to it, and reconnects after a panic. `api::mqtt` handles the messages.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -22,8 +22,9 @@ use crate::learning::fleet::Key;
 /// How long to wait after a panic before connecting again.
 const WAIT_AFTER_PANIC: Duration = Duration::from_mins(1);
 
-/// How the broker is reached; `None` if the config names none. A daemon that
-/// cannot read the password still watches its door.
+/// Returns the options for the connection to the broker. Returns `None` if the config
+/// names no broker, or if the options are unusable, because a daemon that cannot read
+/// the password still watches its door.
 fn broker_options(config: &Config) -> Option<BrokerOptions> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
     let options =
@@ -38,15 +39,15 @@ fn broker_options(config: &Config) -> Option<BrokerOptions> {
     Some(options)
 }
 
-/// The host name of the machine; empty if the kernel does not tell it.
+/// Returns the host name of the machine, or an empty string if it cannot be read.
 #[must_use]
 pub fn hostname() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
     name.unwrap_or_default().trim().to_owned()
 }
 
-/// Starts the thread if the config names a broker. It ends with the inference
-/// thread. Its failures do not affect the other threads.
+/// Starts the MQTT thread if the config names a broker. The thread ends when the
+/// inference thread ends, and its failures do not affect the other threads.
 pub(super) fn start(
     config: &Config,
     handle: Option<&DaemonHandle>,
@@ -80,7 +81,7 @@ pub(super) fn start(
                     warn!(%error, "MQTT is not available");
                     return Ok(());
                 }
-                // A library that parses what the broker sends may panic.
+                // A library that parses the broker's messages may panic.
                 Err(_) => error!("MQTT ended unexpectedly; please report this"),
             }
             timer_runtime()?.block_on(async {

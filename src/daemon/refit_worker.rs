@@ -1,9 +1,9 @@
-//! The refit thread: trains on the labels of this device, and judges heads of
-//! other devices.
+//! The refit thread, which trains on the labels of this device and evaluates heads
+//! from other devices.
 //!
-//! Owns the schedule of automatic refits and the watch over the board. It runs at
-//! the lowest priority; the camera path takes a new head from a `watch` channel
-//! that it reads once a frame.
+//! It schedules automatic refits and monitors the board. It runs at the lowest
+//! priority. The camera path receives a new head through a `watch` channel that it
+//! checks once per frame.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -27,22 +27,24 @@ use crate::platform::system;
 use crate::vision::embed::{Backbone, Embedder, Feature};
 use crate::vision::pipeline;
 
-/// How often labels are checked: people may label by moving files.
+/// How often the thread checks for new labels. It has to poll because people may
+/// label samples by moving files.
 const LABEL_POLL: Duration = Duration::from_secs(5);
 /// How often a running refit checks the board.
 const BOARD_POLL: Duration = Duration::from_secs(2);
-/// Wait before an automatic refit that failed is tried again; each further wait
-/// is twice as long.
+/// Time between a failed automatic refit and the first retry. Each further wait is
+/// twice as long.
 const FIRST_RETRY: Duration = Duration::from_mins(1);
-/// Retries of an automatic refit: the last one comes about an hour after the first
-/// failure. Then only another label starts a refit, since the error is permanent.
+/// Maximum number of retries of an automatic refit. The last one starts about an hour
+/// after the first failure. If it fails too, the error is assumed to be permanent, and
+/// only a changed label starts another refit.
 const MAX_RETRIES: u32 = 6;
 
-/// What the refit thread works with.
+/// The state of the refit thread.
 pub(super) struct RefitWorker {
     learning: Arc<Learning>,
     config: Config,
-    /// To the inference thread.
+    /// Sends the head in use to the inference thread.
     head: Arc<watch::Sender<Arc<InUse>>>,
     live: Arc<watch::Sender<Live>>,
     metrics: Arc<Metrics>,
@@ -51,11 +53,11 @@ pub(super) struct RefitWorker {
     board: BoardMonitor,
 }
 
-/// What the refit thread is asked for.
+/// The next task of the refit thread.
 enum Task {
     Refit(RefitRequest),
     Judge(JudgeRequest),
-    /// Nothing; it is time to check for new labels.
+    /// There was no request until it was time to check for new labels.
     CheckLabels,
     End,
 }
@@ -85,7 +87,8 @@ impl RefitWorker {
         }
     }
 
-    /// Works until the inference thread has ended.
+    /// Handles requests and checks for new labels until the inference thread has
+    /// ended.
     pub(super) fn run(
         mut self,
         mut refit_requests: mpsc::Receiver<RefitRequest>,
@@ -136,8 +139,8 @@ impl RefitWorker {
         }
     }
 
-    /// Called before every step of a refit: waits while the board is too hot or
-    /// its supply too weak. True if the refit has to be canceled.
+    /// Waits while the board is too hot or its power supply is too weak. Returns true
+    /// if the refit must be canceled. This is called before every step of a refit.
     fn is_canceled(&self, runtime: &Runtime) -> bool {
         if self.board.is_stale(now()) {
             while self.board.poll(now()).is_some() && !self.inference_ended.is_cancelled() {
@@ -182,7 +185,7 @@ impl RefitWorker {
         result
     }
 
-    /// Counts and logs how a refit ended.
+    /// Logs the result of a refit and records it in the metrics.
     fn report(&self, result: &Result<RefitRecord, LearningError>, duration: Duration) {
         let end = match result {
             Ok(record) if record.head.is_some() => RefitEnd::Accepted,
@@ -212,7 +215,7 @@ impl RefitWorker {
         }
     }
 
-    /// Judges a head of another device.
+    /// Evaluates a head from another device, and puts it into use if it is accepted.
     fn judge(
         &self,
         request: &JudgeRequest,
@@ -229,7 +232,7 @@ impl RefitWorker {
         self.put_into_use(record)
     }
 
-    /// Gives an accepted head to the inference thread.
+    /// Passes an accepted head to the inference thread.
     fn put_into_use(&self, record: RefitRecord) -> Result<RefitRecord, LearningError> {
         if record.head.is_some() {
             socket::hand_over(&self.learning, &self.head)?;
@@ -241,8 +244,8 @@ impl RefitWorker {
         &self,
         work: impl FnOnce(&mut Embed) -> Result<RefitRecord, LearningError>,
     ) -> Result<RefitRecord, LearningError> {
-        // The backbone takes memory: it is loaded only if crops have to be embedded,
-        // and dropped at the end.
+        // The backbone takes memory, so it is loaded only if crops have to be
+        // embedded, and it is dropped at the end.
         let mut embedder: Option<Embedder> = None;
         let mut embed = |crops: &[Crop]| -> Result<Vec<Feature>, ModelError> {
             let embedder = match &mut embedder {
@@ -263,14 +266,14 @@ impl RefitWorker {
     }
 }
 
-/// Decides when an automatic refit starts. No clock and no files: both come in as
-/// arguments.
+/// Decides when an automatic refit starts. It reads no clock and no files, because
+/// the caller passes the time and the labels as arguments.
 struct RefitSchedule {
-    /// New labels that start a refit.
+    /// Number of new labels that starts a refit.
     min_new: usize,
     /// Fingerprint of the labels at the last check.
     labels: Option<[u8; 32]>,
-    /// Failures since the labels last changed.
+    /// Number of failures since the labels last changed.
     failures: u32,
     retry_at: Option<Instant>,
 }
@@ -285,8 +288,9 @@ impl RefitSchedule {
         }
     }
 
-    /// Whether a refit should start now. `new_labels` counts the labels since the
-    /// last refit that came to a decision; it is called only if it matters.
+    /// Whether a refit should start now. `new_labels` returns the number of new or
+    /// changed labels since the last refit that was accepted or refused. It is called
+    /// only if that number matters.
     fn is_due(
         &mut self,
         now: Instant,
@@ -305,8 +309,8 @@ impl RefitSchedule {
         (has_changed || is_retry) && new_labels() >= self.min_new
     }
 
-    /// A refit that was due failed: how long to wait before the next attempt, or
-    /// `None` if there is none before a label changes.
+    /// Records that an automatic refit failed. Returns how long to wait before the
+    /// next attempt, or `None` if there is no further attempt until a label changes.
     fn failed(&mut self, now: Instant) -> Option<Duration> {
         if self.failures == MAX_RETRIES {
             return None;
@@ -318,18 +322,20 @@ impl RefitSchedule {
     }
 }
 
-/// Watches the temperature and the supply of the board, and publishes both.
+/// Monitors the temperature and the power supply of the board, and publishes both in
+/// the live status.
 struct BoardMonitor {
     board: Board,
     max_temperature_c: f32,
     live: Arc<watch::Sender<Live>>,
     last_poll: Cell<Option<Instant>>,
-    /// Why training has to wait, at the last poll.
+    /// The reason to delay training, as of the last poll.
     reason: Cell<Option<ThrottleReason>>,
 }
 
 impl BoardMonitor {
-    /// Reads the board. Returns why training has to wait, if it has to.
+    /// Reads the board's sensors. Returns the reason to delay training, if there is
+    /// one.
     fn poll(&self, now: Instant) -> Option<ThrottleReason> {
         let status = self.board.status();
         let before = self.reason.get();
@@ -398,7 +404,7 @@ mod tests {
         while schedule.failed(start).is_some() {}
         assert!(schedule.is_due(start, [2; 32], || 6));
         assert_eq!(schedule.failed(start), Some(MINUTE));
-        // Somebody asked for a refit meanwhile, and it came to a decision.
+        // In the meantime, a refit that a user requested was accepted or refused.
         assert!(!schedule.is_due(start + MINUTE, [2; 32], || 0));
         assert!(!schedule.is_due(start + 2 * MINUTE, [2; 32], || 6));
     }

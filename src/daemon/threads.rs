@@ -1,7 +1,7 @@
-//! The threads of the daemon: how they start, how one that fails stops the
-//! others, and how the daemon waits for their end.
+//! Starts the daemon's threads, stops all of them if one fails, and waits for them
+//! to end.
 //!
-//! Knows nothing of what they do.
+//! This module knows nothing about the work that the threads do.
 
 use std::io;
 use std::thread;
@@ -14,11 +14,11 @@ use tracing::{error, warn};
 
 use super::DaemonError;
 
-/// How long a stop may take. Threads that still run then are abandoned.
+/// Maximum duration of a shutdown. Threads that are still running then are abandoned.
 pub(super) const STOP_DEADLINE: Duration = Duration::from_millis(1500);
 
-/// A runtime with nothing but timers, for a thread of its own: it works on after
-/// the main thread has left its own runtime.
+/// Builds a runtime that has only timers. A thread that has its own runtime can keep
+/// working after the main thread has left the main runtime.
 pub(super) fn timer_runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_time().build()
 }
@@ -33,7 +33,7 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    /// `stop` is canceled if a thread fails.
+    /// Creates an empty set of threads that cancels `stop` if one of them fails.
     pub(super) fn new(stop: &CancellationToken) -> Threads {
         let (alive, ended) = mpsc::channel(1);
         Threads {
@@ -61,7 +61,8 @@ impl Threads {
                 let _alive = alive;
                 let result = work();
                 if result.is_ok() {
-                    // The threads behind this one end when their channel closes.
+                    // The threads that receive data from this one end when their
+                    // channel closes.
                     stop_on_failure.disarm();
                 }
                 result
@@ -76,7 +77,7 @@ impl Threads {
         let _ = self.ended.recv().await;
     }
 
-    /// Waits at most [`STOP_DEADLINE`] for the threads and returns the first
+    /// Waits for the threads for at most [`STOP_DEADLINE`], and returns the first
     /// failure.
     pub(super) fn join(mut self, runtime: &Runtime) -> Result<(), DaemonError> {
         let in_time =

@@ -1,7 +1,7 @@
 //! The two threads of the page: `web` serves it, `live-view` draws the live view.
 //!
 //! Both run at a low priority, so that inference is as fast with many viewers as
-//! with none. Knows nothing of requests (`api::web`).
+//! with none. `api::web` handles the requests.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,8 @@ use crate::api::web::{self, LiveView, WebError, WebOptions, WebServer};
 use crate::config::Config;
 use crate::platform::system;
 
-/// How the page is served; `None` if the config does not ask for it.
+/// Returns the options for serving the page, or `None` if the config does not turn
+/// the page on.
 pub(super) fn options(config: &Config) -> Result<Option<WebOptions>, WebError> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
     let options = WebOptions::from_config(&config.web, credentials.as_deref().map(Path::new))?;
@@ -28,7 +29,7 @@ pub(super) fn options(config: &Config) -> Result<Option<WebOptions>, WebError> {
     Ok(options)
 }
 
-/// Starts both threads. They end when `stop` is canceled.
+/// Starts both threads, which end when `stop` is canceled.
 pub(super) fn start(
     options: WebOptions,
     handle: Option<DaemonHandle>,

@@ -1,4 +1,5 @@
-//! A mosquitto broker for one test, on loopback, and a subscriber to all its topics.
+//! A mosquitto broker on the loopback interface for one test, and a client that is
+//! subscribed to all its topics.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::collections::BTreeMap;
@@ -25,7 +26,7 @@ fn program() -> Option<&'static str> {
     })
 }
 
-/// Waits until `found` returns something.
+/// Waits until `found` returns a value.
 #[track_caller]
 pub fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
@@ -43,7 +44,7 @@ pub fn free_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
-/// A running broker; it stops when the value is dropped.
+/// A running broker, which stops when this value is dropped.
 pub struct Broker {
     pub port: u16,
     folder: PathBuf,
@@ -51,8 +52,8 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// `None`, with a note on standard output, if mosquitto is not installed. `more` are
-    /// lines for its config.
+    /// Starts a broker with the lines of `more` added to its config. If mosquitto is
+    /// not installed, prints a note to standard output and returns `None`.
     pub fn start(folder: &Path, more: &str) -> Option<Broker> {
         Broker::start_at(folder, free_port(), more)
     }
@@ -110,7 +111,8 @@ impl Drop for Broker {
     }
 }
 
-/// All received payloads by topic, in order, each with whether it was retained.
+/// All received payloads by topic, in the order of arrival. The flag tells whether the
+/// message was retained.
 type Heard = Arc<Mutex<BTreeMap<String, Vec<(bool, Vec<u8>)>>>>;
 
 /// A client that is subscribed to all topics.
@@ -122,7 +124,8 @@ pub struct Ear {
 impl Ear {
     #[expect(clippy::disallowed_methods, reason = "the test needs a thread")]
     pub fn listen(port: u16) -> Ear {
-        // Unique, because a broker closes the older of two connections with one client id.
+        // The client id must be unique, because if two connections share an id, the
+        // broker closes the older one.
         static EARS: AtomicUsize = AtomicUsize::new(0);
         let name = format!("ear-{}", EARS.fetch_add(1, Ordering::Relaxed));
         let mut options = MqttOptions::new(name, ("127.0.0.1", port));

@@ -1,4 +1,4 @@
-//! What the behavior tests share: the binary, pictures, a bounded wait.
+//! Helpers that the behavior tests share: the binary, pictures, and a bounded wait.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::fs;
@@ -16,7 +16,7 @@ pub fn frame(name: &str) -> PathBuf {
     root().join("assets/frames").join(name)
 }
 
-/// The golden crops whose names begin so, with their names.
+/// Returns the golden crops whose names start with `prefix`, with their names.
 pub fn golden_crops(prefix: &str) -> Vec<(String, RgbImage)> {
     let entries = fs::read_dir(root().join("tests/golden/crops")).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
@@ -30,7 +30,8 @@ pub fn golden_crops(prefix: &str) -> Vec<(String, RgbImage)> {
         .collect()
 }
 
-/// The binary, away from whatever the machine has of its own.
+/// Returns a command for the binary that does not inherit the machine's service
+/// environment.
 pub fn maskd() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_maskd"));
     command.stdin(Stdio::null());
@@ -54,8 +55,8 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// What every failure must look like: this exit code, and exactly one line on
-/// standard error, a sentence and no backtrace.
+/// Asserts that a command failed the way every command must: with the exit code `exit`
+/// and exactly one line on standard error, which is a sentence and not a backtrace.
 pub fn assert_refused(output: &Output, exit: i32, words: &str) {
     let errors = text(&output.stderr);
     assert_eq!(output.status.code(), Some(exit), "{errors}");
@@ -66,7 +67,7 @@ pub fn assert_refused(output: &Output, exit: i32, words: &str) {
     assert!(!errors.contains("panicked"), "{errors}");
 }
 
-/// Waits for a child, at most this long, and then kills it.
+/// Waits for a child process, and kills it if it has not ended within `limit`.
 pub fn wait(child: &mut Child, limit: Duration) -> Option<i32> {
     let start = Instant::now();
     while start.elapsed() < limit {
@@ -89,7 +90,7 @@ pub fn interrupt(child: &Child, signal: &str) {
     assert!(status.success());
 }
 
-/// A PNG of 50,000 x 50,000 in a few bytes: the header is enough.
+/// Makes a PNG of a few bytes whose header declares 50,000 x 50,000 pixels.
 pub fn bomb() -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     RgbImage::new(1, 1)
@@ -103,7 +104,8 @@ pub fn bomb() -> Vec<u8> {
     bomb
 }
 
-/// PNG's checksum (ISO 3309, as the PNG specification's annex D has it).
+/// Computes the checksum that PNG uses (ISO 3309, see annex D of the PNG
+/// specification).
 fn crc32(bytes: &[u8]) -> u32 {
     let mut crc = u32::MAX;
     for byte in bytes {

@@ -1,4 +1,4 @@
-//! `maskd bench`: the time of a frame, stage by stage.
+//! `maskd bench`, which measures the processing time of a frame, stage by stage.
 
 mod timing;
 mod while_training;
@@ -47,17 +47,17 @@ struct Record {
     rounds: u16,
     /// Time until the models are ready to run.
     load_ms: f64,
-    /// Resident memory at the end; absent if the system does not report it.
+    /// Resident memory at the end, or absent if the system does not report it.
     memory_mb: Option<f64>,
     /// Maximum resident memory.
     peak_memory_mb: Option<f64>,
     frames: Vec<FrameRecord>,
-    /// All stages of a frame.
+    /// Time of all stages of a frame together.
     frame_ms: TimingStats,
-    /// 1000 divided by the mean of all frames.
+    /// 1000 divided by the mean time of all frames in milliseconds.
     frames_per_second: f64,
     stages: Stages,
-    /// Only with `--while-training`.
+    /// Present only with `--while-training`.
     #[serde(skip_serializing_if = "Option::is_none")]
     while_training: Option<while_training::Record>,
 }
@@ -68,7 +68,7 @@ struct FrameRecord {
     width: u32,
     height: u32,
     faces: usize,
-    /// Median over the rounds.
+    /// Median time over the rounds, in milliseconds.
     ms: f64,
 }
 
@@ -81,11 +81,11 @@ struct FrameRecord {
 struct Stages {
     decode_ms: TimingStats,
     detect_ms: TimingStats,
-    /// Cropping and resizing, per face.
+    /// Time to crop and resize one face.
     crop_ms: TimingStats,
-    /// The backbone, per face.
+    /// Time of the backbone for one face.
     embed_ms: TimingStats,
-    /// The head, per face.
+    /// Time of the head for one face.
     head_ms: TimingStats,
 }
 
@@ -149,7 +149,8 @@ impl Bench {
     }
 }
 
-/// Names and bytes of the pictures that can be decoded; the others are reported.
+/// Returns the names and bytes of the pictures that can be decoded, and reports the
+/// others.
 fn readable(paths: &[PathBuf]) -> Result<Vec<(String, Vec<u8>)>, Failure> {
     let mut pictures = Vec::new();
     for picture in expand(paths)? {
@@ -180,7 +181,7 @@ impl Stages {
     }
 }
 
-/// A field of `/proc/self/status`, whose kB are 1024 bytes (proc(5)).
+/// Reads a field of `/proc/self/status`, where 1 kB means 1024 bytes (proc(5)).
 fn memory_mb(field: &str) -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status

@@ -1,4 +1,4 @@
-//! The time of a frame, stage by stage.
+//! Measures the processing time of a frame, stage by stage.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use crate::cli::Failure;
 use crate::frame::decode;
 use crate::vision::pipeline::Pipeline;
 
-/// Statistics of a time, in milliseconds.
+/// Statistics of measured times, in milliseconds.
 #[derive(Debug, Serialize)]
 pub(super) struct TimingStats {
     pub(super) median: f64,
@@ -29,14 +29,14 @@ pub(super) struct Times {
 
 /// A frame that went through all stages.
 pub(super) struct MeasuredFrame {
-    /// All stages.
+    /// Time of all stages together, in milliseconds.
     pub(super) ms: f64,
     pub(super) width: u32,
     pub(super) height: u32,
     pub(super) faces: usize,
 }
 
-/// Runs one frame through all stages, and adds their times to `times`.
+/// Runs one frame through all stages and adds the time of each stage to `times`.
 pub(super) fn measure(
     pipeline: &mut Pipeline,
     bytes: &[u8],
@@ -68,7 +68,7 @@ pub(super) fn measure(
         .collect();
     let head_ms = stage.ms();
     let ms = whole.ms();
-    // Keeps the compiler from removing the head's work.
+    // Keeps the compiler from optimizing the computation of the head away.
     std::hint::black_box(probabilities);
 
     if !faces.is_empty() {
@@ -100,8 +100,8 @@ impl Stopwatch {
     }
 }
 
-/// Statistics of `values`; zeros if there are none, as when no picture shows a
-/// face.
+/// Computes statistics of `values`. They are all zero if there are no values, for
+/// example because no picture shows a face.
 pub(super) fn stats(mut values: Vec<f64>) -> TimingStats {
     values.sort_by(f64::total_cmp);
     let at = |share: f64| {
@@ -119,7 +119,7 @@ pub(super) fn stats(mut values: Vec<f64>) -> TimingStats {
     }
 }
 
-/// Rounds to three decimals: milliseconds to microseconds.
+/// Rounds milliseconds to three decimals, which are whole microseconds.
 pub(super) fn rounded(ms: f64) -> f64 {
     (ms * 1000.0).round() / 1000.0
 }

@@ -1,8 +1,9 @@
-//! `maskd bench --while-training`: how much training slows down frames.
+//! `maskd bench --while-training`, which measures how much training slows down the
+//! processing of frames.
 //!
-//! Owns trainers that keep every core busy with what the daemon's training thread
-//! does, and the comparison of frames with and without them. Rounds of both kinds
-//! alternate, so that whatever else the machine does affects both in the same way.
+//! Trainers keep every core busy with the same work as the daemon's training thread,
+//! and the benchmark compares frame times with and without them. Rounds of both kinds
+//! alternate, so that other load on the machine affects both in the same way.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,18 +24,18 @@ use crate::training::train::{TrainOptions, Trainer};
 use crate::vision::embed::{Backbone, Embedder};
 use crate::vision::pipeline::{self, Pipeline};
 
-/// Approximate duration of a round in milliseconds: short, so that a disturbance
-/// affects both kinds of round.
+/// Approximate duration of a round in milliseconds. It is short so that a disturbance
+/// affects both kinds of rounds.
 const ROUND_MS: f64 = 2000.0;
-/// The first frames of a round, which do not count: caches and the CPU's frequency
-/// settle.
+/// Number of frames at the start of a round that do not count, because the caches and
+/// the CPU frequency have to settle first.
 const WARM_UP: usize = 3;
-/// Labelled crops of a refit, the same number of each class: enough for all of its
-/// stages.
+/// Number of labeled crops in a refit, with the same number from each class. It is
+/// large enough for all stages of a refit to run.
 const SAMPLES: usize = 40;
 
-/// `while_training` of `maskd bench --json`. Ratios are those of frames with
-/// training to frames at rest.
+/// The `while_training` object in the output of `maskd bench --json`. Each ratio is a
+/// value during training divided by the same value at rest.
 #[derive(Debug, Serialize)]
 pub(super) struct Record {
     /// Number of rounds of each kind.
@@ -43,15 +44,15 @@ pub(super) struct Record {
     frames: usize,
     /// Number of training threads, one per core.
     trainers: usize,
-    /// Total number of their Adam steps.
+    /// Total number of Adam steps of all trainers.
     trainer_steps: u64,
-    /// Total number of crops that they embedded.
+    /// Total number of crops that all trainers embedded.
     trainer_crops: u64,
     at_rest_ms: TimingStats,
     training_ms: TimingStats,
     p50_ratio: f64,
     p99_ratio: f64,
-    /// Of frames per second.
+    /// Ratio of the frames per second.
     throughput_ratio: f64,
 }
 
@@ -92,7 +93,8 @@ pub(super) fn compare(
     pass_ms: f64,
     rounds: u16,
 ) -> Result<Record, Failure> {
-    // Whole passes, so that both kinds of round have the same frames.
+    // Each round consists of whole passes, so that both kinds of rounds process the
+    // same frames.
     let passes = (ROUND_MS / pass_ms.max(1.0)).ceil() as usize;
     let job = TrainingJob::of(pictures)?;
     let (backbone, _) = pipeline::open_model(config.models.classifier.as_deref())?;
@@ -110,7 +112,7 @@ pub(super) fn compare(
     let mut at_rest = Vec::new();
     let mut training = Vec::new();
     for pair in 0..rounds {
-        // They alternate in who is first, so that drift favors neither.
+        // The kind of round that goes first alternates, so that drift favors neither.
         for is_training in [pair % 2 == 1, pair % 2 == 0] {
             let mut round = || frames(pipeline, pictures, passes);
             if is_training {
@@ -138,7 +140,7 @@ pub(super) fn compare(
     })
 }
 
-/// The time of each frame of a round, in milliseconds.
+/// Returns the time of each frame in a round, in milliseconds.
 fn frames(
     pipeline: &mut Pipeline,
     pictures: &[(String, Vec<u8>)],
@@ -153,7 +155,7 @@ fn frames(
     Ok(all.split_off(WARM_UP))
 }
 
-/// A round during which the trainers train; they have stopped when this returns.
+/// Runs a round while the trainers train. They have stopped when this returns.
 fn while_training<T>(
     trainers: &mut [BenchTrainer],
     job: &TrainingJob,
@@ -178,7 +180,7 @@ fn while_training<T>(
     })
 }
 
-/// What the trainers share.
+/// State that the trainers share.
 #[derive(Default)]
 struct Shared {
     is_over: AtomicBool,
@@ -193,7 +195,8 @@ impl Shared {
     }
 }
 
-/// Ends the round of the trainers, even in a panic, since the scope waits for them.
+/// Tells the trainers to stop when it is dropped, even during a panic, because the
+/// thread scope waits for them.
 struct EndOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for EndOnDrop<'_> {
@@ -202,7 +205,7 @@ impl Drop for EndOnDrop<'_> {
     }
 }
 
-/// What the trainers embed and fit again and again.
+/// The data that the trainers embed and fit repeatedly.
 struct TrainingJob {
     crop: Crop,
     head: HeadTensors,
@@ -211,7 +214,8 @@ struct TrainingJob {
 }
 
 impl TrainingJob {
-    /// A crop of the first picture, and replayed features in place of new ones.
+    /// Builds a job from a crop of the first picture, with replay features instead of
+    /// new ones.
     fn of(pictures: &[(String, Vec<u8>)]) -> Result<TrainingJob, Failure> {
         let data = |error: &dyn std::fmt::Display| Failure::new(Failure::DATA, error);
         let internal = |error: &dyn std::fmt::Display| Failure::new(Failure::INTERNAL, error);
@@ -251,11 +255,11 @@ impl TrainingJob {
     }
 }
 
-/// A thread that does what the daemon's training thread does, without end.
+/// Repeats the work of the daemon's training thread until the round is over.
 struct BenchTrainer {
     embedder: Embedder,
-    /// Whether it fits or embeds next. A refit takes longer than a round, and each
-    /// round starts again.
+    /// Whether the trainer fits next; otherwise it embeds next. This alternates because
+    /// a refit takes longer than a round, and each round starts again.
     is_fitting: bool,
 }
 
@@ -279,7 +283,7 @@ impl BenchTrainer {
         Ok(())
     }
 
-    /// Embeds crops and their variants, as for new labels.
+    /// Embeds crops and their variants, as a refit does for new labels.
     fn embed(&mut self, job: &TrainingJob, shared: &Shared) -> Result<(), Failure> {
         for seed in 0..SAMPLES as u64 {
             let variants = refit::variants(&job.crop, seed);
@@ -304,7 +308,7 @@ fn fit(job: &TrainingJob, shared: &Shared) -> Result<(), Failure> {
         base_labels: &job.replay.labels,
         replay: Some(&job.replay),
     };
-    // Called before every step.
+    // The fit calls this before every step.
     let is_over = || {
         shared.steps.fetch_add(1, Ordering::Relaxed);
         shared.is_over()

@@ -1,4 +1,4 @@
-//! `maskd eval --dataset`: the classifier alone, on whole pictures.
+//! `maskd eval --dataset`, which evaluates the classifier alone on whole pictures.
 
 use std::path::Path;
 
@@ -16,10 +16,10 @@ use crate::vision::embed::Backbone;
 use crate::vision::embed::FEATURES;
 use crate::vision::pipeline::open_model;
 
-/// How many of the worst pictures are listed.
+/// Number of worst pictures that are listed.
 const WORST: usize = 10;
 
-/// What the classifier makes of a picture.
+/// The classifier's prediction for a picture.
 #[derive(Debug, Serialize)]
 pub(super) struct PictureRecord {
     /// Path within the data set.
@@ -33,7 +33,7 @@ pub(super) struct Evaluation {
     pub(super) report: Report,
     dataset: Dataset,
     pictures: Vec<LabelledPicture>,
-    /// `[pictures, labels]` row by row.
+    /// Matrix of shape `[pictures, labels]` in row-major order.
     probabilities: Vec<f32>,
 }
 
@@ -82,7 +82,8 @@ impl Evaluation {
         pictures.map(record).collect()
     }
 
-    /// The report, the worst pictures and, with `sweep`, other thresholds.
+    /// Formats the report, the worst pictures and, with `sweep`, the scores at other
+    /// thresholds.
     pub(super) fn text(&self, config: &Config, sweep: bool) -> Result<String, Failure> {
         let labels = &self.report.labels;
         let mut text = self.report.to_string();

@@ -1,5 +1,5 @@
-//! `maskd eval --frames`: everything from detection to verdict, on photographs
-//! with labelled faces.
+//! `maskd eval --frames`, which evaluates everything from detection to verdict on
+//! photographs with labeled faces.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,33 +14,33 @@ use crate::frame::{Rect, decode};
 use crate::training::report;
 use crate::vision::pipeline::Pipeline;
 
-/// A detection and a label are the same face from this intersection over union
-/// up.
+/// Minimum intersection over union at which a detection and a label count as the same
+/// face.
 const SAME_FACE: f32 = 0.4;
 
-/// Faces are grouped by the longer side of their labelled box, in pixels: below
-/// the first limit, between the two, and from the second up.
+/// Limits that divide faces into three groups by the longer side of their labeled box,
+/// in pixels: below the first limit, between the two, and at or above the second.
 const SIZE_LIMITS: [f32; 2] = [30.0, 60.0];
 
-/// How good the whole system is.
+/// The scores of the whole system.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct FramesRecord {
     frames: usize,
-    /// Labelled faces.
+    /// Number of labeled faces.
     faces: usize,
-    /// Labelled faces that were detected.
+    /// Number of labeled faces that were detected.
     found: usize,
-    /// Detected, and with the right verdict.
+    /// Number of labeled faces that were detected and got the right verdict.
     right: usize,
-    /// Detected, with the verdict unsure.
+    /// Number of labeled faces that were detected and got the verdict unsure.
     unsure: usize,
-    /// Detections without a label, per frame.
+    /// Mean number of detections per frame that match no label.
     false_detections_per_frame: f64,
-    /// 95 % interval of `right / faces`, 0 to 1.
+    /// 95 % confidence interval of `right / faces`, between 0 and 1.
     interval: [f64; 2],
-    /// By the label of a face.
+    /// Counts by the label of the face.
     classes: BTreeMap<String, Counts>,
-    /// By the longer side of its labelled box in pixels.
+    /// Counts by the longer side of the face's labeled box, in pixels.
     sizes: BTreeMap<String, Counts>,
 }
 
@@ -103,7 +103,7 @@ fn unusable(path: &Path, error: impl std::fmt::Display) -> Failure {
     Failure::new(Failure::DATA, sentence)
 }
 
-/// The faces that are detected in a picture, with their verdicts.
+/// Detects the faces in a picture and returns them with their verdicts.
 fn detections(
     picture: &Path,
     pipeline: &mut Pipeline,
@@ -121,7 +121,8 @@ fn detections(
 }
 
 impl FramesRecord {
-    /// Counts a frame; returns how many detections have no label.
+    /// Adds a frame to the counts. Returns the number of detections that match no
+    /// label.
     fn add(
         &mut self,
         labelled: Vec<(String, Rect)>,
@@ -194,7 +195,7 @@ fn size_group(rect: &Rect) -> String {
     }
 }
 
-/// The labelled faces of a Pascal VOC file.
+/// Reads the labeled faces from a Pascal VOC file.
 fn voc(path: &Path) -> Result<Vec<(String, Rect)>, String> {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     let document = roxmltree::Document::parse(&text).map_err(|error| error.to_string())?;

@@ -1,4 +1,4 @@
-//! `maskd eval`: how good a model is.
+//! `maskd eval`, which measures how good a model is.
 
 mod dataset;
 mod frames;
@@ -41,10 +41,10 @@ pub(super) struct Eval {
 /// What `maskd eval --report` writes.
 #[derive(Debug, Default, Serialize)]
 struct Record {
-    /// Of `--dataset`, with the keys of `maskd train --report`.
+    /// The report of `--dataset`, with the same keys as `maskd train --report`.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     dataset: Option<Report>,
-    /// Of `--dataset`, in the order of the classes and file names.
+    /// The pictures of `--dataset`, sorted by class and then by file name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pictures: Vec<dataset::PictureRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]

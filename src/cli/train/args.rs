@@ -1,4 +1,4 @@
-//! The options of `maskd train`: their defaults, checks and output files.
+//! The options of `maskd train`, with their defaults, checks and output files.
 
 use std::path::{Path, PathBuf};
 
@@ -149,8 +149,9 @@ enum FillName {
 }
 
 impl Train {
-    /// What the command line alone tells: that values are in range, and that
-    /// there are output files, which can be written.
+    /// Checks everything that can be checked from the command line alone: that all
+    /// values are in range, that there is at least one output file, and that all
+    /// output files can be written.
     pub(super) fn check(&self) -> Result<(), Failure> {
         let usage = |sentence: String| Err(Failure::new(Failure::USAGE, sentence));
         if !(self.init_lr() > 0.0 && self.init_lr() <= 1.0) {
@@ -195,8 +196,8 @@ impl Train {
         Ok(())
     }
 
-    /// All files that may be written: the option, the path, and more bytes than
-    /// the file has.
+    /// Returns all files that may be written, each with its option, its path, and an
+    /// upper limit on its size in bytes.
     fn outputs(&self) -> Vec<(&'static str, PathBuf, usize)> {
         let classifier = SHIPPED_CLASSIFIER.len() + SMALL_FILE;
         let checkpoint = self.first_output().map(|_| self.checkpoint_file());
@@ -215,18 +216,18 @@ impl Train {
         .collect()
     }
 
-    /// The first output that needs a training; a contact sheet does not.
+    /// Returns the first output that requires training. A contact sheet does not.
     pub(super) fn first_output(&self) -> Option<&Path> {
         let outputs = [&self.model, &self.head_only, &self.plot, &self.report];
         outputs.into_iter().flatten().map(PathBuf::as_path).next()
     }
 
-    /// Where the checkpoint of an interrupted training is kept.
+    /// Returns the path of the checkpoint of an interrupted training run.
     pub(super) fn checkpoint_file(&self) -> PathBuf {
         with_suffix(self.first_output().unwrap_or(Path::new("")), ".resume")
     }
 
-    /// The file of `--history`.
+    /// Returns the path of the file that `--history` writes.
     pub(super) fn history_file(&self) -> Option<PathBuf> {
         let plot = self.plot.as_deref().filter(|_| self.history);
         plot.map(|plot| with_suffix(plot, ".csv"))
@@ -279,7 +280,7 @@ impl Train {
     }
 }
 
-/// The format of a contact sheet, by the name of its file.
+/// Returns the format of a contact sheet according to its file name.
 pub(super) fn sheet_format(path: &Path) -> Result<ImageFormat, Failure> {
     if let Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg)) = ImageFormat::from_path(path) {
         return Ok(format);

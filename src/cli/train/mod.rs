@@ -1,4 +1,4 @@
-//! `maskd train`: a folder of pictures in, a model out.
+//! `maskd train`, which trains a model on a folder of pictures.
 
 mod args;
 
@@ -26,9 +26,9 @@ use crate::vision::pipeline::SHIPPED_CLASSIFIER;
 pub(super) use args::Train;
 use args::{RecipeName, sheet_format};
 
-/// Pictures on a contact sheet, each in two views.
+/// Number of pictures on a contact sheet. Each is shown in two views.
 const SHEET_PICTURES: usize = 48;
-/// Views in a row of a contact sheet.
+/// Number of views in a row of a contact sheet.
 const SHEET_COLUMNS: usize = 12;
 
 impl Train {
@@ -105,12 +105,13 @@ impl Train {
             );
             return Err(Failure::new(Failure::TEMPORARY, sentence));
         }
-        // The training is complete, and it may never have had a checkpoint.
+        // Training is complete, so the checkpoint is not needed anymore. Errors are
+        // ignored because there may never have been one.
         let _ = std::fs::remove_file(&checkpoint_file);
         Ok(())
     }
 
-    /// Says on standard error what the pictures are.
+    /// Describes the training pictures on standard error.
     fn describe(&self, pictures: &TrainingPictures) {
         let TrainingPictures {
             dataset,
@@ -158,7 +159,7 @@ impl Train {
         }
     }
 
-    /// Writes a contact sheet of views as the recipe makes them.
+    /// Writes a contact sheet of augmented views that the recipe produces.
     fn write_sheet(
         &self,
         worker: &mut Worker,
@@ -186,7 +187,7 @@ impl Train {
         write(path, bytes.get_ref())
     }
 
-    /// Writes what was asked for, and prints the report.
+    /// Writes the output files that the user requested, and prints the report.
     fn write(
         &self,
         options: &RunOptions,
@@ -248,7 +249,8 @@ fn point(epoch: &EpochRecord) -> HistoryPoint {
     }
 }
 
-/// Threads that start after this inherit the priority.
+/// Lowers the priority of the current thread. Threads that it starts afterward inherit
+/// the priority.
 fn lowest_priority() {
     if let Err(error) = rustix::process::setpriority_process(None, 19) {
         complain(&format!("cannot take the lowest priority: {error}"));
