@@ -1,4 +1,4 @@
-//! Metrics and health checks of a running daemon.
+//! Tests the metrics and health checks of a running daemon.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use support::{frame, interrupt, maskd, text, wait};
 
-/// The answer of a daemon to a GET: status and body.
+/// Returns the status and body of the daemon's answer to a GET request.
 fn get(socket: &Path, path: &str) -> Option<(u16, String)> {
     let mut stream = UnixStream::connect(socket).ok()?;
     write!(
@@ -129,7 +129,7 @@ fn a_daemon_without_its_camera_is_alive_and_not_ready() {
     until(&socket, "/readyz", |status, body| {
         status == 503 && body.contains("camera is lost")
     });
-    // A camera that is known to be lost is no fault of the daemon.
+    // The daemon is still healthy while the camera is known to be lost.
     until(&socket, "/healthz", |status, _| status == 200);
     let metrics = until(&socket, "/metrics", |_, text| {
         text.contains("maskd_camera_lost 1.0")

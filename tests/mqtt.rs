@@ -1,5 +1,5 @@
-//! The daemon at a real broker: what it publishes, which commands it obeys, and what it
-//! survives.
+//! Tests the daemon with a real broker: what it publishes, which commands it obeys, and
+//! which attacks and failures it survives.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -137,14 +137,14 @@ fn home_assistant_sees_the_device_and_sends_commands() {
     expect_state(&ear, "capture", "OFF");
     ear.publish("maskd/door/capture/set", b"ON", false);
     expect_state(&ear, "capture", "ON");
-    // There is nothing to train on: training is requested and refused.
+    // Training is requested, and then refused because there is nothing to train on.
     ear.publish("maskd/door/refit/set", b"PRESS", false);
     until("a refit", || {
         door.log().contains("accepted=false").then_some(())
     });
     assert!(door.log().contains("training was requested over MQTT"));
 
-    // Home Assistant restarts, and then a late subscriber connects.
+    // Home Assistant restarts, and then another subscriber connects.
     let before = ear.count(discovery);
     std::thread::sleep(Duration::from_secs(2));
     ear.publish("homeassistant/status", b"online", false);
@@ -158,7 +158,7 @@ fn home_assistant_sees_the_device_and_sends_commands() {
     let own = |topic: &String| topic.starts_with("maskd/") || topic.starts_with("homeassistant/");
     assert!(late.topics().iter().all(own), "{:?}", late.topics());
 
-    // A clean stop, and a kill.
+    // The daemon is stopped cleanly, and then it is killed.
     running.stop();
     expect_text(&ear, "maskd/door/status", "offline");
     let mut running = Running(door.run());
@@ -193,7 +193,7 @@ fn everything_is_published_again_after_a_reconnect() {
     let device = until("the discovery", || {
         ear.json("homeassistant/device/door/config")
     });
-    // Without capturing in the config there is no switch.
+    // If the config does not turn capturing on, there is no switch for it.
     assert_eq!(
         device["components"]["capture"].as_object().unwrap().len(),
         1
@@ -221,7 +221,8 @@ fn malformed_messages_and_floods_change_nothing() {
         return;
     };
     let ear = Ear::listen(broker.port);
-    // Retained messages: an old command, a huge one, and one on a shared topic.
+    // Publishes retained messages: an old command, a huge command, and a message on a
+    // shared topic.
     ear.publish("maskd/door/refit/set", b"PRESS", true);
     ear.publish("maskd/door/capture/set", &vec![b'x'; 3_000_000], true);
     ear.publish("homeassistant/status", &vec![0xff; 100_000], true);
@@ -303,7 +304,7 @@ fn a_silent_or_malformed_broker_does_no_harm() {
     drop(silent);
     for nonsense in [
         &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
-        // A CONNACK with a huge length, and one that refuses.
+        // A CONNACK with a huge length, and one that refuses the connection.
         &[0x20, 0xff, 0xff, 0xff, 0x7f],
         &[0x20, 0x03, 0x00, 0x87, 0x00],
     ] {
@@ -324,7 +325,8 @@ fn a_silent_or_malformed_broker_does_no_harm() {
     );
 }
 
-/// Creates a certificate for localhost and one of a stranger; false without openssl.
+/// Creates the broker's certificate and an unrelated one, both for localhost. Returns false
+/// if openssl is not installed.
 fn make_certificates(folder: &Path) -> bool {
     let make = |name: &str| {
         Command::new("openssl")
@@ -368,7 +370,7 @@ fn certificates_and_logins_are_checked() {
         println!("skipped: mosquitto is not installed");
         return;
     }
-    // mosquitto drops root's permissions before it reads these files.
+    // mosquitto drops its root privileges before it reads these files.
     for file in ["users", "broker.key", "broker.pem"] {
         fs::set_permissions(at(file), fs::Permissions::from_mode(0o644)).unwrap();
     }

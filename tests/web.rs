@@ -1,4 +1,5 @@
-//! Access to the web page, and the attacks of `docs/SECURITY.md`, on the real binary.
+//! Tests access to the web page, and the attacks described in `docs/SECURITY.md`, on the
+//! real binary.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -53,7 +54,7 @@ impl Response {
             .map(|(_, value)| value)
     }
 
-    /// The cookie that the response sets, as a `cookie` header.
+    /// The value of the `cookie` header that sends back the cookie set by the response.
     fn cookie(&self) -> String {
         let set = self.header("set-cookie").unwrap();
         set.split(';').next().unwrap().to_owned()
@@ -87,7 +88,7 @@ impl Door {
                 break address.trim().rsplit(':').next().unwrap().parse().unwrap();
             }
         };
-        // Keeps reading, so that the daemon is never blocked on its log.
+        // This thread keeps reading, so that the daemon never blocks on writing its log.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         Door {
             folder,
@@ -133,7 +134,7 @@ impl Door {
 
     fn end(mut self) {
         interrupt(&self.child, "-TERM");
-        // Threads of the lowest priority end late on a busy machine.
+        // On a busy machine, threads with the lowest priority may take long to end.
         assert_eq!(wait(&mut self.child, Duration::from_mins(5)), Some(0));
     }
 }
@@ -214,7 +215,7 @@ fn every_operation_needs_access() {
     assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"));
     assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
 
-    // DNS rebinding: somebody else's name points here.
+    // DNS rebinding: another site's host name resolves to this device.
     let token = format!("authorization: Bearer {}", door.token);
     let host = |host: &str| {
         let line = format!("host: {host}");
@@ -274,7 +275,7 @@ fn sessions_start_at_log_in_and_end_at_log_out() {
     let again = door.ask("GET /api/v1/session", &[&line], "").json();
     assert_eq!(again["session"], true);
 
-    // A running stream ends with the log-out.
+    // A running stream ends when the visitor logs out.
     let mut stream = door.connect();
     let request = format!("GET /api/v1/live/stream HTTP/1.1\r\nhost: localhost\r\n{line}\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
@@ -289,8 +290,8 @@ fn sessions_start_at_log_in_and_end_at_log_out() {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).unwrap();
 
-    // Guessing: five attempts, then one every 20 seconds. On a machine so slow that an
-    // attempt takes that long, none is refused.
+    // Guessing passwords: five attempts are allowed, then one every 20 seconds. If the
+    // machine is so slow that an attempt takes that long, no attempt is refused.
     let start = Instant::now();
     let answers: Vec<Response> = (0..12).map(|_| door.log_in("guess")).collect();
     let looked_at = answers.iter().filter(|answer| answer.status == 401).count();
@@ -359,15 +360,15 @@ fn the_page_cannot_reach_files_of_the_device() {
 #[test]
 fn large_and_slow_requests_block_nobody() {
     let door = Door::open("");
-    // An endless request head,
+    // This client sends an endless request head.
     let mut slow = door.connect();
     slow.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nx: ")
         .unwrap();
-    // an endless body,
+    // This client sends an endless body.
     let mut body = door.connect();
     let head = "POST /api/v1/session HTTP/1.1\r\nhost: localhost\r\ncontent-length: 60000\r\n\r\n{";
     body.write_all(head.as_bytes()).unwrap();
-    // and silent connections.
+    // These clients connect and stay silent.
     let silent: Vec<TcpStream> = (0..40).map(|_| door.connect()).collect();
 
     assert_eq!(door.with_token("GET /api/v1/status", "").status, 200);

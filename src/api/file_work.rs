@@ -1,11 +1,12 @@
-//! File work of requests, beside the thread that answers them.
+//! Runs the file work of requests off the thread that answers them.
 //!
-//! An import copies thousands of pictures. Meanwhile the same thread must answer
-//! `/healthz`, and in the daemon feed the watchdog and take signals. The work runs
-//! on the blocking threads of the tokio runtime; the daemon sets how many there are.
+//! An import copies thousands of pictures. In the meantime, the answering thread must
+//! serve `/healthz`; in the daemon, it must also feed the watchdog and handle signals.
+//! File work therefore runs on the blocking threads of the tokio runtime. The daemon
+//! sets how many there are.
 
-/// Runs `work` on another thread and waits for its result. `None` if it panicked,
-/// or if the runtime is shutting down.
+/// Runs `work` on another thread and waits for its result. Returns `None` if `work`
+/// panics or the runtime is shutting down.
 #[expect(
     clippy::disallowed_methods,
     reason = "the only place where the API leaves the thread that answers requests"

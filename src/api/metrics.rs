@@ -1,9 +1,10 @@
 //! Metrics in the text format of Prometheus, and health checks.
 //!
 //! Owns the names of the metrics and the routes `/metrics`, `/healthz` and
-//! `/readyz`. Counts that exist elsewhere ([`Live`]) are read only when a request
-//! comes; the camera path updates only a few histograms. Names and units follow <https://prometheus.io/docs/practices/naming/>; `docs/grafana.json`
-//! shows them.
+//! `/readyz`. Counts that are kept elsewhere ([`Live`]) are read only when a request
+//! arrives; the camera path updates only a few histograms. Names and units follow
+//! <https://prometheus.io/docs/practices/naming/>. `docs/grafana.json` is a dashboard that
+//! shows the metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -29,20 +30,20 @@ use crate::decision::decide::Decision;
 use crate::learning::MeasuredRecord;
 use crate::vision::pipeline::Stage;
 
-/// Bucket bounds for durations of up to a second, in seconds.
+/// Histogram bucket bounds for durations around a second or less, in seconds.
 const SHORT: [f64; 12] = [
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0,
 ];
-/// Bucket bounds for durations of seconds and minutes, in seconds.
+/// Histogram bucket bounds for durations of seconds to minutes, in seconds.
 const LONG: [f64; 9] = [0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0];
 
-/// A heartbeat older than this means that the indicator thread hangs.
+/// If the heartbeat is at least this old, the indicator thread is assumed to hang.
 const MAX_HEARTBEAT_AGE: Duration = Duration::from_secs(2);
 
-/// Sign of life of the indicator thread, for the watchdog and the health checks.
+/// The heartbeat of the indicator thread, used by the watchdog and the health checks.
 #[derive(Debug, Clone, Copy)]
 pub struct Heartbeat {
-    /// When it was sent.
+    /// When the heartbeat was sent.
     pub at: Instant,
     /// Whether decisions are based on fresh frames, or the camera is known to be
     /// lost.
@@ -50,7 +51,7 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Whether decisions are made and fresh.
+    /// Whether the heartbeat is recent and decisions are fresh.
     #[must_use]
     pub fn is_alive(&self, now: Instant) -> bool {
         self.fresh && now.saturating_duration_since(self.at) < MAX_HEARTBEAT_AGE
@@ -72,11 +73,12 @@ type Label = [(&'static str, &'static str); 1];
 type Gauges = Family<Vec<(&'static str, String)>, Gauge<f64, AtomicU64>>;
 type Histograms = Family<Label, Histogram, fn() -> Histogram>;
 
-/// The metrics that are updated where they arise. Threads share them.
+/// The metrics that other modules update directly. They are shared between threads.
 #[derive(Debug)]
 pub struct Metrics {
     stages: Histograms,
-    /// The histograms of `stages`, by the number of the stage: no lookup a frame.
+    /// The histograms of `stages`, indexed by stage number to avoid a lookup on every
+    /// frame.
     by_stage: [Histogram; Stage::ALL.len()],
     verdict: Histogram,
     decisions: Family<Label, Counter>,
@@ -97,7 +99,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All metrics at 0.
+    /// Creates the metrics, with all values at 0.
     #[must_use]
     pub fn new() -> Metrics {
         let stages = Histograms::new_with_constructor(short);
@@ -105,7 +107,7 @@ impl Metrics {
             Stage::ALL.map(|stage| stages.get_or_create(&[("stage", stage.name())]).clone());
         let decisions = Family::<Label, Counter>::default();
         for decision in Decision::ALL {
-            // A series that starts at 0 shows its first increase.
+            // A series must start at 0 for its first increase to show.
             drop(decisions.get_or_create(&[("decision", decision.name())]));
         }
         let refits = Family::<Label, Counter>::default();
@@ -124,17 +126,17 @@ impl Metrics {
         }
     }
 
-    /// A frame has passed a stage, with all its faces.
+    /// Records how long a stage took for a frame with all its faces.
     pub fn stage(&self, stage: Stage, duration: Duration) {
         self.by_stage[stage as usize].observe(duration.as_secs_f64());
     }
 
-    /// A frame has got its verdicts, this long after its capture.
+    /// Records the time from a frame's capture to its verdicts.
     pub fn verdict(&self, duration: Duration) {
         self.verdict.observe(duration.as_secs_f64());
     }
 
-    /// Another decision is shown.
+    /// Counts a change to a new decision.
     pub fn decision(&self, decision: Decision) {
         let counter = self
             .decisions
@@ -142,13 +144,13 @@ impl Metrics {
         counter.inc();
     }
 
-    /// A refit ended.
+    /// Records how a refit ended and how long it took.
     pub fn refit(&self, end: RefitEnd, duration: Duration) {
         self.refits.get_or_create(&[("outcome", end.name())]).inc();
         self.refit.observe(duration.as_secs_f64());
     }
 
-    /// Scores of the last refit, before and after.
+    /// Records the scores before and after the last refit.
     pub fn scores(&self, measured: &MeasuredRecord) {
         for (head, scores) in [("before", &measured.before), ("after", &measured.after)] {
             let label = vec![("head", head.to_owned())];
@@ -160,7 +162,7 @@ impl Metrics {
     /// All metrics in the text format of Prometheus.
     ///
     /// # Errors
-    /// What the encoder says; writing to a string does not fail.
+    /// Returns the encoder's error. In practice, writing to a string does not fail.
     pub fn text(&self, snapshot: &Snapshot) -> Result<String, std::fmt::Error> {
         let mut registry = Registry::with_prefix("maskd");
         let r = &mut registry;
@@ -216,20 +218,20 @@ impl RefitEnd {
     }
 }
 
-/// What is counted elsewhere, at the time of a request.
+/// The values that are kept elsewhere, as of the time of a request.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    /// What the daemon is doing.
+    /// The live state of the daemon.
     pub live: Live,
-    /// Samples by label, those without one under `unlabelled`.
+    /// Number of samples by label. Samples without a label are under `unlabelled`.
     pub samples: Vec<(String, usize)>,
-    /// Labels since the last refit.
+    /// Number of labels assigned since the last refit.
     pub new_labels: usize,
-    /// Whether decisions are fresh, as [`Heartbeat::is_alive`] says.
+    /// Whether decisions are fresh, as defined by [`Heartbeat::is_alive`].
     pub is_alive: bool,
 }
 
-/// Gauges of one name, told apart by one label.
+/// Creates gauges that share a name and differ in the value of one label.
 fn gauges(label: &'static str, values: impl IntoIterator<Item = (String, f64)>) -> Gauges {
     let family = Gauges::default();
     for (name, value) in values {
@@ -238,7 +240,7 @@ fn gauges(label: &'static str, values: impl IntoIterator<Item = (String, f64)>) 
     family
 }
 
-/// 1 for true.
+/// Returns 1 for true and 0 for false.
 fn flag(holds: bool) -> f64 {
     f64::from(u8::from(holds))
 }
@@ -396,7 +398,7 @@ impl Snapshot {
     }
 }
 
-/// What the routes share.
+/// The state that the routes share.
 #[derive(Debug, Clone)]
 struct RouteState {
     metrics: Arc<Metrics>,
@@ -404,8 +406,9 @@ struct RouteState {
     heartbeat: watch::Receiver<Heartbeat>,
 }
 
-/// `/metrics`; `/healthz`, 200 while the watchdog would be fed; `/readyz`, 200
-/// while decisions are based on frames; else 503 and a sentence. No answer contains
+/// The routes for metrics and health checks. `/metrics` returns all metrics. `/healthz`
+/// returns 200 while the watchdog would be fed, and `/readyz` returns 200 while decisions
+/// are based on frames; otherwise both return 503 and a sentence. No answer contains
 /// personal data.
 pub fn routes(
     metrics: Arc<Metrics>,
@@ -512,7 +515,7 @@ mod tests {
                 },
                 ..Live::default()
             },
-            // Folders can have any name.
+            // Label folders can have any name, so the test uses characters that need escaping.
             samples: vec![("a\"b\\c\n".to_owned(), 2)],
             new_labels: 4,
             is_alive: true,
@@ -569,7 +572,7 @@ mod tests {
         for name in &shown {
             assert!(series.contains(name), "{name} is in no metric");
         }
-        // Buckets are shown, and the sums and counts of the other histograms.
+        // A histogram counts as shown if the dashboard shows its buckets, sum or count.
         for name in series.iter().filter(|name| !name.ends_with("_bucket")) {
             let family = name.trim_end_matches("_sum").trim_end_matches("_count");
             let is_shown = shown.iter().any(|shown| shown.starts_with(family));

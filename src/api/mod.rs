@@ -1,8 +1,8 @@
-//! How the outside reaches the daemon and hears from it: the control socket, the
-//! page and its API, MQTT, and metrics.
+//! The daemon's interfaces to other programs and users: the control socket, the page and
+//! its API, MQTT, and metrics.
 //!
-//! Owns the protocols and the types that travel over them. It starts no threads
-//! of its own: `daemon` does.
+//! Owns the protocols and the types that travel over them. This module starts no
+//! threads; `daemon` does.
 
 pub(crate) mod file_work;
 pub mod metrics;

@@ -14,22 +14,23 @@ pub struct Camera {
     /// `examples`, a picture, a folder of pictures, `webcam`, `rpicam`, `http://…` or
     /// `exec:COMMAND …`.
     pub source: String,
-    /// Pixel format of webcams, camera modules and programs.
+    /// Picture format that webcams, camera modules and programs provide.
     pub format: VideoFormat,
     /// Requested frame width in pixels; 16 to 4096.
     pub width: u32,
     /// Requested frame height in pixels; 16 to 4096.
     pub height: u32,
-    /// Requested frame rate; 1 to 120.
+    /// Requested frame rate, in frames per second; 1 to 120.
     pub fps: u32,
-    /// Frame rate of pictures and folders; above 0, up to 120.
+    /// Playback rate of pictures and folders, in frames per second; above 0, up to 120.
     pub playback_fps: f32,
-    /// Whether pictures, folders and videos start over at their end.
+    /// Whether pictures, folders and videos start over when they end.
     #[serde(rename = "loop")]
     pub repeat: bool,
-    /// A live source that sends no frame for this long is lost, in ms; 100 to 600,000.
+    /// A live source that sends no frame for this long is considered lost, in ms; 100 to
+    /// 600,000.
     pub stall_ms: u64,
-    /// Largest accepted JPEG of a stream, in KiB; 16 to 65,536.
+    /// Maximum size of a JPEG in a stream, in KiB; 16 to 65,536.
     pub max_frame_kib: usize,
 }
 
@@ -52,7 +53,7 @@ impl Default for Camera {
 impl Camera {
     pub(super) fn check(&self, check: &mut Check) {
         match self.source.parse::<Spec>() {
-            // The error shows the source without a camera's password.
+            // The error does not reveal the password in a camera's URL.
             Err(error) => check.fail("camera.source", format!("is wrong: {error}")),
             Ok(spec) => {
                 if let Err(error) = spec.check(&self.options().video) {
@@ -72,7 +73,7 @@ impl Camera {
         check.within("camera.max-frame-kib", self.max_frame_kib, 16, 65_536);
     }
 
-    /// The options of [`crate::camera::Camera::open`].
+    /// The options for [`crate::camera::Camera::open`].
     #[must_use]
     pub fn options(&self) -> CameraOptions {
         CameraOptions {

@@ -16,7 +16,7 @@ pub struct Capture {
     /// A classification is uncertain if its most likely label has a lower probability;
     /// 0 to 1.
     pub uncertain_below: f32,
-    /// Fraction of the other crops that is kept, too; 0 to 1.
+    /// Fraction of the other crops that is also kept; 0 to 1.
     pub confident_share: f32,
     /// Maximum number of crops per track; 1 to 1000.
     pub max_per_track: u32,
@@ -37,7 +37,7 @@ pub struct Capture {
 pub enum Keep {
     /// The picture and its feature.
     Pictures,
-    /// Only the feature, where pictures may not be stored.
+    /// Only the feature, for places where pictures may not be stored.
     Features,
 }
 
@@ -73,7 +73,7 @@ impl Capture {
         check.within("capture.max-mib", self.max_mib, 1, 100_000);
     }
 
-    /// The options of [`crate::learning::capture_policy::CapturePolicy`].
+    /// The options for [`crate::learning::capture_policy::CapturePolicy`].
     #[must_use]
     pub fn options(&self) -> CaptureOptions {
         CaptureOptions {

@@ -1,4 +1,4 @@
-//! `[classify]`: how a face becomes masked, unmasked or unsure.
+//! `[classify]`: how the verdict on a face (masked, unmasked or unsure) is determined.
 
 use std::num::NonZeroUsize;
 
@@ -21,10 +21,10 @@ pub struct Classify {
     pub unmasked_threshold: f32,
     /// A face whose shorter side has fewer frame pixels is unsure; 0 to 1000.
     pub min_face_pixels: f32,
-    /// A face that the detector scores lower is unsure; 0 to 1.
+    /// A face with a lower detector score is unsure; 0 to 1.
     pub min_detector_score: f32,
-    /// Threads that classify the faces of a frame; 0 means one per core, minus one for
-    /// camera and system; up to 64.
+    /// Number of threads that classify the faces in a frame; 0 to 64. 0 means one thread
+    /// per core, minus one for the camera and the system.
     pub threads: usize,
 }
 
@@ -76,8 +76,8 @@ impl Classify {
         check.within("classify.threads", self.threads, 0, 64);
     }
 
-    /// Number of threads that classify the faces of a frame, at least one. `reserved`
-    /// cores are left to others.
+    /// Number of threads that classify the faces in a frame; at least 1. If the config does
+    /// not set it, `reserved` cores are left free for other work.
     #[must_use]
     pub fn threads(&self, reserved: usize) -> usize {
         if self.threads > 0 {
@@ -87,7 +87,7 @@ impl Classify {
         cores.saturating_sub(reserved).max(1)
     }
 
-    /// The options of [`crate::decision::decide::VerdictPolicy`].
+    /// The options for [`crate::decision::decide::VerdictPolicy`].
     #[must_use]
     pub fn verdict_options(&self) -> VerdictOptions {
         VerdictOptions {

@@ -10,8 +10,9 @@ use super::Check;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Control {
-    /// Path of the Unix socket of the daemon's HTTP API; absent means `control.sock` in
-    /// the runtime directory that systemd provides, or else in the state directory.
+    /// Path of the Unix socket for the daemon's HTTP API. If absent, the path is
+    /// `control.sock` in the runtime directory that systemd provides, or else in the state
+    /// directory.
     pub socket: Option<PathBuf>,
 }
 

@@ -11,13 +11,11 @@ use crate::decision::decide::DeciderOptions;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Decide {
-    /// Frames must contradict the decision for this long before it changes, in ms; 0 to
-    /// 60,000.
+    /// How long frames must contradict the decision before it changes, in ms; 0 to 60,000.
     pub confirm_ms: u64,
-    /// The decision stays for this long after the last face has left, in ms; 0
-    /// to 600,000.
+    /// How long the decision remains after the last face has left, in ms; 0 to 600,000.
     pub hold_ms: u64,
-    /// Without a new frame for this long the decision is a fault, in ms; 500 to
+    /// If no new frame arrives for this long, the decision becomes a fault, in ms; 500 to
     /// 600,000.
     pub stale_ms: u64,
 }
@@ -39,7 +37,7 @@ impl Decide {
         check.within("decide.stale-ms", self.stale_ms, 500, 600_000);
     }
 
-    /// The options of [`crate::decision::decide::Decider`].
+    /// The options for [`crate::decision::decide::Decider`].
     #[must_use]
     pub fn options(&self) -> DeciderOptions {
         DeciderOptions {

@@ -10,10 +10,10 @@ use super::Check;
 pub struct Detect {
     /// Longest side of the detector's input, in pixels; 64 to 1920.
     pub input_size: u32,
-    /// Detections scoring lower are discarded; 0.05 to 0.99.
+    /// Minimum score; detections with a lower score are discarded; 0.05 to 0.99.
     pub threshold: f32,
-    /// While nothing moves, the detector runs only this often, in ms; 0 means on every
-    /// frame; up to 60,000.
+    /// Interval at which the detector runs while nothing moves, in ms; 0 to 60,000. 0 runs
+    /// it on every frame.
     pub idle_interval_ms: u64,
 }
 

@@ -11,19 +11,20 @@ use crate::onnx::Label;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Indicate {
-    /// How pins are driven; absent means rppal on a Raspberry Pi, else the console.
+    /// How pins are driven. If absent, rppal is used on a Raspberry Pi and the console
+    /// elsewhere.
     pub backend: Option<Backend>,
-    /// Label of the GPIO chip, for gpiocdev; absent means that of a Raspberry Pi.
+    /// Label of the GPIO chip for gpiocdev. If absent, the chip of a Raspberry Pi is used.
     pub gpio_chip: Option<String>,
-    /// Pin of the green LED.
+    /// Pin for the green LED.
     pub green_pin: Option<Line>,
-    /// Pin of the red LED.
+    /// Pin for the red LED.
     pub red_pin: Option<Line>,
-    /// Pin of the buzzer.
+    /// Pin for the buzzer.
     pub buzzer_pin: Option<Line>,
-    /// Pin of the door's relay.
+    /// Pin for the door's relay.
     pub relay_pin: Option<Line>,
-    /// Outputs that are on when their pin is low.
+    /// Outputs that are active when their pin is low.
     pub active_low: Vec<Output>,
     /// Type of the buzzer.
     pub buzzer: Buzzer,
@@ -31,22 +32,21 @@ pub struct Indicate {
     pub buzzer_hz: u32,
     /// Start of the quiet hours, in local time.
     pub quiet_from: Option<TimeOfDay>,
-    /// End of the quiet hours.
+    /// End of the quiet hours, in local time.
     pub quiet_to: Option<TimeOfDay>,
-    /// What the door does without power.
+    /// Whether the door is locked or open without power.
     pub relay: LockType,
-    /// The door stays open for this long after a mask was seen, in ms; 0 to
-    /// 600,000.
+    /// How long the door stays open after a mask was seen, in ms; 0 to 600,000.
     pub relay_hold_ms: u64,
-    /// Pin of the button that labels people as masked.
+    /// Pin for the button that labels people as masked.
     pub with_mask_button_pin: Option<Line>,
-    /// Pin of the button that labels people as unmasked.
+    /// Pin for the button that labels people as unmasked.
     pub without_mask_button_pin: Option<Line>,
-    /// Label that the first button assigns.
+    /// Label that the button for masked people assigns.
     pub with_mask_label: String,
-    /// Label that the second button assigns.
+    /// Label that the button for unmasked people assigns.
     pub without_mask_label: String,
-    /// Number of crops that a press labels; 1 to 100.
+    /// Number of crops that one button press labels; 1 to 100.
     pub button_crops: u32,
 }
 
@@ -54,9 +54,9 @@ pub struct Indicate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Buzzer {
-    /// Sounds when it is powered.
+    /// Sounds whenever it is powered.
     Active,
-    /// Must be driven with the frequency of its tone.
+    /// Sounds only when driven with a signal at the frequency of the tone.
     Passive,
 }
 
@@ -86,7 +86,7 @@ impl Default for Indicate {
 }
 
 impl Indicate {
-    /// The configured pins: key, line and use.
+    /// The key, line and function of each configured pin.
     fn lines(&self) -> Vec<(&'static str, Line, PinFunction)> {
         let out = |output| PinFunction::Out {
             output,
@@ -125,8 +125,8 @@ impl Indicate {
         self.with_mask_button_pin.is_some() || self.without_mask_button_pin.is_some()
     }
 
-    /// The options of [`crate::indicate::pins::open`]; `None` if only the console shows
-    /// decisions. `on_pi`: whether this is a Raspberry Pi.
+    /// Returns the options for [`crate::indicate::pins::open`], or `None` if decisions are
+    /// shown only on the console. `on_pi` tells whether this is a Raspberry Pi.
     #[must_use]
     pub fn pins(&self, on_pi: bool) -> Option<PinOptions> {
         let default = if on_pi {
@@ -152,7 +152,7 @@ impl Indicate {
         (!options.lines.is_empty()).then_some(options)
     }
 
-    /// The quiet hours of the buzzer, if configured.
+    /// The quiet hours for the buzzer, if configured.
     #[must_use]
     pub fn quiet(&self) -> Option<QuietHours> {
         let (from, to) = (self.quiet_from?, self.quiet_to?);

@@ -1,9 +1,10 @@
 //! The TOML config file: its keys, defaults and checks.
 //!
-//! Owns what a user may set, and in which range; one file for each section. A key with a
-//! unit has it in its name. `config/maskd.toml` documents all keys, and a test checks
-//! that it equals the defaults. Turns sections into the options of other modules, but
-//! knows nothing of what those do with them.
+//! Defines what a user may set and the allowed ranges, with one file for each section. If
+//! a value has a unit, the name of its key includes the unit. `config/maskd.toml`
+//! documents all keys, and a test checks that its values equal the defaults. This module
+//! turns sections into options for other modules, but knows nothing about how those
+//! modules use them.
 
 use std::path::{Path, PathBuf};
 
@@ -43,7 +44,7 @@ pub use renamed::RenamedKey;
 pub use track::Track;
 pub use web::{Web, is_password_hash, is_token_hash};
 
-/// Largest accepted config file, in bytes.
+/// Maximum size of a config file, in bytes.
 const MAX_CONFIG_BYTES: usize = 1024 * 1024;
 
 /// All sections of the config.
@@ -52,11 +53,11 @@ const MAX_CONFIG_BYTES: usize = 1024 * 1024;
 pub struct Config {
     /// Where frames come from.
     pub camera: Camera,
-    /// Model files to use in place of the built-in ones.
+    /// Model files to use instead of the built-in ones.
     pub models: Models,
     /// How faces are detected.
     pub detect: Detect,
-    /// How a face becomes masked, unmasked or unsure.
+    /// How the verdict on a face (masked, unmasked or unsure) is determined.
     pub classify: Classify,
     /// How faces are tracked from frame to frame.
     pub track: Track,
@@ -70,20 +71,20 @@ pub struct Config {
     pub refit: Refit,
     /// The Unix socket that other programs use.
     pub control: Control,
-    /// The web page, and who may use it.
+    /// The web page and who may use it.
     pub web: Web,
     /// The MQTT broker that the daemon publishes its state to.
     pub mqtt: Mqtt,
-    /// Which devices share their heads.
+    /// Whether this device shares its heads, and the devices whose heads it evaluates.
     pub fleet: Fleet,
 }
 
-/// One problem of a config.
+/// One problem in a config.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The key with its section, such as `decide.hold-ms`.
     pub key: String,
-    /// The end of the sentence: the value, and what is allowed.
+    /// The rest of the sentence: usually the value and the allowed values.
     pub problem: String,
 }
 
@@ -107,7 +108,7 @@ pub enum ConfigError {
     /// The file is not valid TOML.
     #[error("the config {file} is not valid TOML: line {line}: {problem}")]
     Syntax {
-        /// What messages call the file.
+        /// Name of the file in messages.
         file: String,
         /// Line number, from 1.
         line: usize,
@@ -117,7 +118,7 @@ pub enum ConfigError {
     /// Some values are not allowed.
     #[error("the config {file} has {}:{}", count(problems.len()), list(problems))]
     Invalid {
-        /// What messages call the file.
+        /// Name of the file in messages.
         file: String,
         /// All problems; at least one.
         problems: Vec<Problem>,
@@ -139,12 +140,11 @@ fn list(problems: &[Problem]) -> String {
         .collect()
 }
 
-/// Reads and checks a config file. Beside the config come the keys that the file
-/// gives by an old name: the caller tells the user.
+/// Reads and checks a config file. Also returns the keys that appear in the file under an
+/// old name, so that the caller can tell the user.
 ///
 /// # Errors
-/// [`ConfigError`]; one that is [`ConfigError::Invalid`] names every problem of
-/// the file.
+/// [`ConfigError`]. [`ConfigError::Invalid`] lists every problem in the file.
 pub fn load(path: &Path) -> Result<(Config, Vec<RenamedKey>), ConfigError> {
     parse_with_renames(&path.display().to_string(), &read(path)?)
 }
@@ -163,10 +163,10 @@ pub fn read(path: &Path) -> Result<String, ConfigError> {
     String::from_utf8(bytes).map_err(|_| read(std::io::Error::other("it is not UTF-8 text")))
 }
 
-/// Parses and checks the text of a config; `file` is what messages call it.
+/// Parses and checks the text of a config. `file` is the name of the config in messages.
 ///
 /// # Errors
-/// As [`load`].
+/// Same as [`load`].
 pub fn parse(file: &str, text: &str) -> Result<Config, ConfigError> {
     parse_with_renames(file, text).map(|(config, _)| config)
 }
@@ -200,8 +200,8 @@ fn parse_with_renames(file: &str, text: &str) -> Result<(Config, Vec<RenamedKey>
     }
 }
 
-/// Reads each key by itself, so that one bad key does not hide the next. Bad keys keep
-/// their defaults.
+/// Reads each key separately, so that an invalid key does not hide problems in the keys
+/// after it. Invalid keys keep their defaults.
 fn from_table(table: &toml::Table, problems: &mut Vec<Problem>) -> Config {
     let mut good = toml::Table::new();
     for (section, content) in table {
@@ -214,7 +214,7 @@ fn from_table(table: &toml::Table, problems: &mut Vec<Problem>) -> Config {
                     }
                 }
             }
-            // An unknown section is one problem, not one for each of its keys.
+            // An unknown section is reported as a single problem, not once for each key.
             toml::Value::Table(_) => {
                 fail(section.clone(), "is not a section of the config".to_owned());
             }
@@ -224,7 +224,7 @@ fn from_table(table: &toml::Table, problems: &mut Vec<Problem>) -> Config {
     Config::deserialize(good).unwrap_or_default()
 }
 
-/// Adds a key to `good` if the whole can still be read with it.
+/// Adds a key to `good` if the resulting table is still a valid config.
 fn add(
     good: &mut toml::Table,
     section: &str,
@@ -257,7 +257,7 @@ fn one_line(message: &str) -> String {
 }
 
 impl Config {
-    /// The options of [`Pipeline::open`](crate::vision::pipeline::Pipeline::open).
+    /// The options for [`Pipeline::open`](crate::vision::pipeline::Pipeline::open).
     #[must_use]
     pub fn pipeline_options(&self) -> PipelineOptions {
         PipelineOptions {
@@ -271,7 +271,7 @@ impl Config {
         }
     }
 
-    /// All values that are out of range or contradict each other.
+    /// Returns all values that are out of range or contradict each other.
     #[must_use]
     pub fn check(&self) -> Vec<Problem> {
         let Config {
@@ -334,7 +334,7 @@ impl Check {
         min: T,
         max: T,
     ) {
-        // Written so that NaN fails.
+        // The condition is negated so that NaN fails the check.
         if !(value >= min && value <= max) {
             self.fail(key, format!("is {value}, allowed is {min} to {max}"));
         }
@@ -595,7 +595,7 @@ mod tests {
             "track.vote-window", "decide.stale-ms",
         ]), value in prop_oneof![any::<f64>().prop_map(|v| format!("{v:?}")), any::<i64>().prop_map(|v| v.to_string())]) {
             let (section, name) = key.split_once('.').unwrap();
-            // Rust writes infinities and NaN as TOML does, but for the capital.
+            // Rust and TOML write infinities and NaN in the same way, except for capitals.
             let text = format!("[{section}]\n{name} = {}\n", value.to_lowercase());
             match parse("any", &text) {
                 Ok(config) => prop_assert!(config.check().is_empty()),

@@ -1,4 +1,4 @@
-//! `[models]`: model files to use in place of the built-in ones.
+//! `[models]`: model files to use instead of the built-in ones.
 
 use std::path::PathBuf;
 
@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::Check;
 
-/// `[models]`; an absent key means the built-in model.
+/// `[models]`. If a key is absent, the built-in model is used.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Models {
-    /// ONNX file with backbone and head.
+    /// ONNX file with the classifier's backbone and head.
     pub classifier: Option<PathBuf>,
-    /// ONNX file of the face detector.
+    /// ONNX file with the face detector.
     pub detector: Option<PathBuf>,
 }
 

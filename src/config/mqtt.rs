@@ -1,4 +1,4 @@
-//! `[mqtt]` and `[fleet]`: the broker, and the devices whose heads are tried.
+//! `[mqtt]` and `[fleet]`: the broker, and the devices whose heads are evaluated.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,33 +8,34 @@ use serde::{Deserialize, Serialize};
 use super::Check;
 use crate::platform::hex;
 
-/// `[mqtt]`; MQTT is off without a host.
+/// `[mqtt]`. If `host` is absent, MQTT is off.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Mqtt {
-    /// Host name or IPv4 address of the broker; absent turns MQTT off.
+    /// Host name or IPv4 address of the broker. If absent, MQTT is off.
     pub host: Option<String>,
-    /// Port of the broker; absent means 8883 with TLS, 1883 without.
+    /// Port of the broker. If absent, it is 8883 with TLS and 1883 without.
     pub port: Option<u16>,
     /// Whether the connection is encrypted and the broker must present a certificate for
     /// its name.
     pub tls: bool,
-    /// PEM file of the trusted certificate authorities; absent means those of the system.
+    /// PEM file with the trusted certificate authorities. If absent, the system's
+    /// certificate authorities are trusted.
     pub ca_file: Option<PathBuf>,
     /// User name for the login.
     pub user: Option<String>,
     /// Password for the login, in plain text.
     pub password: Option<Secret>,
-    /// File that contains the password; absent means the systemd credential
-    /// `mqtt-password`, if it exists.
+    /// File that contains the password. If absent, the systemd credential `mqtt-password`
+    /// is used if it exists.
     pub password_file: Option<PathBuf>,
-    /// Name of this device in topics; absent means `maskd-` and the host name.
+    /// Name of this device in topics. If absent, it is `maskd-` followed by the host name.
     pub device: Option<String>,
     /// Prefix of all topics.
     pub topic_prefix: String,
-    /// Whether training can be started, and capturing paused, over MQTT.
+    /// Whether training can be started and capturing can be paused over MQTT.
     pub commands: bool,
-    /// Prefix of the topics of Home Assistant discovery; empty turns discovery off.
+    /// Prefix of the topics for Home Assistant discovery. If empty, discovery is off.
     pub discovery_prefix: String,
 }
 
@@ -60,9 +61,9 @@ impl Default for Mqtt {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Fleet {
-    /// Whether heads that were trained here are signed and published.
+    /// Whether heads that were trained on this device are signed and published.
     pub share: bool,
-    /// Public keys of the devices whose heads are tried, in hexadecimal.
+    /// Public keys of the devices whose heads are evaluated, in hexadecimal.
     pub trust: Vec<String>,
 }
 
@@ -88,7 +89,7 @@ impl Fleet {
     }
 }
 
-/// Whether a name can be a level of a topic and an id in Home Assistant.
+/// Whether a name can be used as a level in a topic and as an id in Home Assistant.
 pub(crate) fn is_device_name(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
     (1..=64).contains(&name.len()) && name.bytes().all(is_plain)

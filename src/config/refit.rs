@@ -9,15 +9,15 @@ use crate::learning::LearningOptions;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Refit {
-    /// Whether the daemon refits by itself when there are enough new labels.
+    /// Whether the daemon starts a refit automatically when there are enough new labels.
     pub enabled: bool,
-    /// Number of new labels that starts a refit; 1 to 100,000.
+    /// Number of new labels that triggers a refit; 1 to 100,000.
     pub min_new_labels: usize,
-    /// Number of heads that are kept to roll back to; 2 to 1000.
+    /// Number of heads that are kept for rollback; 2 to 1000.
     pub keep_heads: usize,
-    /// The same seed and labels give the same head.
+    /// Random seed. Training with the same seed and labels produces the same head.
     pub seed: u64,
-    /// A refit waits while the processor is hotter, in degrees Celsius; 30 to 120.
+    /// A refit waits while the processor is hotter than this, in degrees Celsius; 30 to 120.
     pub max_temperature_c: f32,
 }
 
@@ -34,7 +34,7 @@ impl Default for Refit {
 }
 
 impl Refit {
-    /// The options of [`crate::learning::Learning`].
+    /// The options for [`crate::learning::Learning`].
     #[must_use]
     pub fn options(&self) -> LearningOptions {
         LearningOptions {

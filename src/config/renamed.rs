@@ -1,5 +1,5 @@
-//! Keys that were renamed: a file that still has an old name is read, and its owner
-//! is told the new one.
+//! Keys that were renamed. A config file may still use an old name; the daemon then tells
+//! the user the new one.
 
 use super::Problem;
 
@@ -22,7 +22,7 @@ const RENAMED: [(&str, &str, &str); 15] = [
     ("mqtt", "topic", "topic-prefix"),
 ];
 
-/// A key that a config file gives by its old name.
+/// A key that appears in a config file under its old name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RenamedKey {
     section: &'static str,
@@ -40,14 +40,14 @@ impl std::fmt::Display for RenamedKey {
     }
 }
 
-/// The name that `section.new` had earlier, if it was renamed.
+/// The former name of the key `section.new`, if it was renamed.
 pub(super) fn old_name(section: &str, new: &str) -> Option<&'static str> {
     let entry = RENAMED.iter().find(|(s, _, n)| *s == section && *n == new);
     entry.map(|(_, old, _)| *old)
 }
 
-/// Gives every renamed key of `table` its new name. A key that has both names is a
-/// problem, and keeps the value of the new one.
+/// Changes every old key in `table` to its new name. If a key appears under both names,
+/// this is reported as a problem, and the value under the new name is kept.
 pub(super) fn rename(table: &mut toml::Table, problems: &mut Vec<Problem>) -> Vec<RenamedKey> {
     let mut renamed = Vec::new();
     for (section, old, new) in RENAMED {
@@ -70,7 +70,7 @@ pub(super) fn rename(table: &mut toml::Table, problems: &mut Vec<Problem>) -> Ve
     renamed
 }
 
-/// Names a renamed key as its file does, so that whoever reads the problem finds it.
+/// Names a renamed key as it appears in the file, so that the user can find it there.
 pub(super) fn name_as_written(problem: &mut Problem, renamed: &[RenamedKey]) {
     let key = renamed.iter().find(|key| {
         let RenamedKey { section, new, .. } = key;

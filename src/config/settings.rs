@@ -1,7 +1,7 @@
-//! What may be changed while the daemon runs, and is written back to its config.
+//! The settings that may be changed while the daemon runs.
 //!
-//! Owns the change: checked as a config is, written into the file with its
-//! comments kept, published to the threads that apply it. If the file cannot be
+//! A change is checked in the same way as a config, written to the config file without
+//! losing its comments, and published to the threads that apply it. If the file cannot be
 //! written, the change still applies until the daemon ends, and the record says so.
 
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ pub struct Tuning {
 }
 
 impl Tuning {
-    /// The settings of a config.
+    /// The settings in a config.
     #[must_use]
     pub fn of(config: &Config) -> Tuning {
         Tuning {
@@ -71,7 +71,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// What turns `from` into `to`.
+    /// Returns the change that turns `from` into `to`.
     fn between(from: Tuning, to: Tuning) -> Change {
         fn changed<T: PartialEq + Copy>(from: T, to: T) -> Option<T> {
             (from != to).then_some(to)
@@ -85,7 +85,7 @@ impl Change {
         }
     }
 
-    /// Names in the config file of what is to change: `decide.hold-ms`.
+    /// The names of the changed settings in the config file, such as `decide.hold-ms`.
     fn keys(self) -> Vec<String> {
         let values = self.values().into_iter();
         values
@@ -105,13 +105,13 @@ impl Change {
 
     /// Section, key and value of each changed setting.
     fn values(self) -> Vec<(&'static str, &'static str, Value)> {
-        // By way of its text, so that 0.65 is 0.65 in the file too, and not the
-        // nearest f32 with all its digits.
+        // The value is converted to text and back, so that the file contains 0.65 instead
+        // of all the digits of the nearest f32.
         let real = |value: f32| {
             let value = value.to_string().parse::<f64>();
             Value::from(value.unwrap_or_default())
         };
-        // Checked before: at most 600,000.
+        // The fallback is never used because the value was checked to be at most 600,000.
         let whole = |value: u64| Value::from(i64::try_from(value).unwrap_or(i64::MAX));
         let values = [
             (
@@ -146,7 +146,7 @@ pub struct SettingsRecord {
     pub not_saved: Option<String>,
 }
 
-/// The change is not allowed. Lists every problem.
+/// The error for a change that is not allowed. Lists every problem.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", sentence(.0))]
 pub struct NotAllowed(Vec<Problem>);
@@ -168,14 +168,14 @@ pub struct Settings {
 #[derive(Debug)]
 struct State {
     config: Config,
-    /// What the daemon would start with the next time.
+    /// The settings that the daemon would have after a restart.
     saved: Tuning,
     /// Why settings are not in the config file, by section and key.
     reasons: BTreeMap<String, String>,
 }
 
 impl State {
-    /// Remembers whether a change of the config was saved.
+    /// Records whether a change was saved to the config file.
     fn record(&mut self, change: Change, result: Result<(), String>) {
         match result {
             Ok(()) => {
@@ -188,13 +188,13 @@ impl State {
                 }
             }
         }
-        // A setting may be back at the saved value.
+        // A setting may have returned to its saved value.
         let now = Tuning::of(&self.config);
         let unsaved = Change::between(self.saved, now).keys();
         self.reasons.retain(|key, _| unsaved.contains(key));
     }
 
-    /// Why the config file does not say what the settings are, if it does not.
+    /// Why the current settings are not in the config file, if they are not.
     fn not_saved(&self) -> Option<String> {
         let mut reasons: Vec<String> = Vec::new();
         for (key, reason) in &self.reasons {
@@ -205,7 +205,7 @@ impl State {
 }
 
 impl Settings {
-    /// The settings of a config that was read from `file`.
+    /// Creates the settings from a config that was read from `file`.
     #[must_use]
     pub fn new(config: &Config, file: Option<PathBuf>) -> Settings {
         Settings {
@@ -219,7 +219,7 @@ impl Settings {
         }
     }
 
-    /// Receives the settings after each change.
+    /// Returns a receiver that gets the settings after each change.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Tuning> {
         self.now.subscribe()
@@ -235,18 +235,18 @@ impl Settings {
         }
     }
 
-    /// Changes settings, in the config file too.
+    /// Changes settings, including in the config file.
     ///
     /// # Errors
-    /// [`NotAllowed`] if the config would then be invalid; nothing is changed.
+    /// [`NotAllowed`] if the change would make the config invalid. Nothing is changed then.
     pub fn change(&self, change: Change) -> Result<SettingsRecord, NotAllowed> {
         self.set(change, || self.save(change))
     }
 
-    /// Changes settings until the daemon ends: the config file stays as it is.
+    /// Changes settings until the daemon ends. The config file is not changed.
     ///
     /// # Errors
-    /// As [`change`](Settings::change).
+    /// Same as [`change`](Settings::change).
     pub fn change_for_now(&self, change: Change) -> Result<SettingsRecord, NotAllowed> {
         self.set(change, || {
             Err("changed only until the daemon ends".to_owned())
@@ -290,7 +290,7 @@ impl Settings {
         };
         let read = config::read(file).map_err(|error| error.to_string())?;
         let text = rewrite(&read, change)?;
-        // Somebody may have edited it since it was read.
+        // The file may have been edited since the daemon read it.
         config::parse("file", &text).map_err(|error| error.to_string())?;
         if text == read {
             return Ok(());
@@ -299,12 +299,12 @@ impl Settings {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Values that are replaced whole.
+        // A poisoned lock is safe to use because values are always replaced as a whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The text of a config with a change; everything else stays as it was.
+/// Returns the text of a config with a change applied. Everything else stays as it is.
 fn rewrite(text: &str, change: Change) -> Result<String, String> {
     let mut document: DocumentMut = text
         .parse()
@@ -319,7 +319,7 @@ fn rewrite(text: &str, change: Change) -> Result<String, String> {
             rename(section, old, key);
         }
         if let Some(old) = section.get(key).and_then(Item::as_value) {
-            // Keeps the comment behind the value.
+            // Keeps the comment after the value.
             *value.decor_mut() = old.decor().clone();
         }
         match section.get_mut(key) {
@@ -332,8 +332,8 @@ fn rewrite(text: &str, change: Change) -> Result<String, String> {
     Ok(document.to_string())
 }
 
-/// Gives a key its new name, with the comments around it. A section that has both
-/// stays as it is: reading it back refuses it.
+/// Renames a key and keeps the comments around it. A section that has both names stays as
+/// it is, because parsing it again reports the problem.
 fn rename(section: &mut dyn TableLike, old: &str, new: &str) {
     if section.contains_key(new) {
         return;
@@ -416,7 +416,7 @@ mod tests {
         let mode = file.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "a file with secrets stays closed");
 
-        // A file with both names of a key is one that does not start: it is left alone.
+        // A file with both names of a key is invalid, so it is left unchanged.
         let both = "[classify]\nmask-from = 0.7\nmasked-threshold = 0.7\n";
         std::fs::write(&file, both).unwrap();
         let change = Change {
@@ -427,7 +427,7 @@ mod tests {
         assert!(record.not_saved.unwrap().contains("remove mask-from"));
         assert_eq!(std::fs::read_to_string(&file).unwrap(), both);
 
-        // A file that somebody spoilt is left alone.
+        // A file that has become invalid is left unchanged.
         std::fs::write(&file, "[decide]\nhold-ms = \"x\"\n[tea]\n").unwrap();
         let record = settings.change(hold(5000)).unwrap();
         assert_eq!(record.now.hold_ms, 5000);
@@ -463,10 +463,10 @@ mod tests {
         let why = record.not_saved.unwrap();
         assert!(why.contains("capture.enabled") && !why.contains("hold-ms"));
         assert_eq!(settings.record().not_saved, Some(why));
-        // Back at what the file says.
+        // The setting is back at its value in the file.
         let resumed = settings.change_for_now(capture(true)).unwrap();
         assert_eq!(resumed.not_saved, None);
-        // Saved at last.
+        // Now the change is saved.
         settings.change_for_now(capture(false)).unwrap();
         let saved = settings.change(capture(false)).unwrap();
         assert_eq!(saved.not_saved, None);

@@ -11,15 +11,15 @@ use crate::vision::track::TrackOptions;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Track {
-    /// A face continues a track if their boxes overlap by at least this IoU; 0.05 to
-    /// 0.95.
+    /// Minimum IoU between a face's box and a track's box for the face to continue the
+    /// track; 0.05 to 0.95.
     pub min_iou: f32,
-    /// A track that has not been seen for this long ends, in ms; 0 to 60,000.
+    /// A track ends after not being seen for this long, in ms; 0 to 60,000.
     pub max_lost_ms: u64,
-    /// The verdict is a vote over this many of the latest frames; 1 to 100.
+    /// Number of latest frames over which a vote determines the verdict; 1 to 100.
     pub vote_window: usize,
-    /// A face whose verdict is settled is classified only this often, in ms; 0 means in
-    /// every frame; up to 60,000.
+    /// Interval at which a face with a settled verdict is classified again, in ms; 0 to
+    /// 60,000. 0 classifies it in every frame.
     pub reclassify_interval_ms: u64,
 }
 
@@ -47,7 +47,7 @@ impl Track {
         );
     }
 
-    /// The options of [`crate::vision::track::Tracker`].
+    /// The options for [`crate::vision::track::Tracker`].
     #[must_use]
     pub fn options(&self) -> TrackOptions {
         TrackOptions {

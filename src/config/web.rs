@@ -12,19 +12,19 @@ use super::Check;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Web {
-    /// Address and port of the page and the API; absent means that there is no page.
+    /// Address and port of the page and the API. If absent, there is no page.
     pub listen: Option<SocketAddr>,
     /// Host names of the page, in addition to `localhost` and IP addresses.
     pub allowed_hosts: Vec<String>,
-    /// Password hash, the output of `maskd passwd`.
+    /// Password hash, as printed by `maskd passwd`.
     pub password_hash: Option<String>,
-    /// Hashes of tokens for programs, the output of `maskd passwd --token`.
+    /// Hashes of tokens for programs, as printed by `maskd passwd --token`.
     pub token_hashes: Vec<String>,
-    /// PEM file of the certificate chain; with it the page uses HTTPS.
+    /// PEM file with the certificate chain. If present, the page uses HTTPS.
     pub tls_certificate: Option<PathBuf>,
-    /// PEM file of the private key.
+    /// PEM file with the private key.
     pub tls_key: Option<PathBuf>,
-    /// Maximum frame rate of the live view; 0.2 to 30.
+    /// Maximum frame rate of the live view, in frames per second; 0.2 to 30.
     pub live_fps: f32,
 }
 
@@ -68,7 +68,7 @@ impl Web {
     }
 }
 
-/// Whether this is an argon2 hash in the PHC string format.
+/// Whether the text is an argon2 hash in the PHC string format.
 #[must_use]
 pub fn is_password_hash(text: &str) -> bool {
     PasswordHash::new(text).is_ok_and(|hash| {
@@ -76,7 +76,7 @@ pub fn is_password_hash(text: &str) -> bool {
     })
 }
 
-/// Whether this is a SHA-256 digest in lowercase hexadecimal digits.
+/// Whether the text is a SHA-256 digest in lowercase hexadecimal digits.
 #[must_use]
 pub fn is_token_hash(text: &str) -> bool {
     text.len() == 64

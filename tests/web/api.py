@@ -22,10 +22,11 @@ with Door(CONFIG) as door:
         "--url", door.url,
         "--header", f"Authorization: Bearer {door.token}",
         "--checks", "not_a_server_error,content_type_conformance,response_schema_conformance",
-        # It never ends.
+        # The stream never ends.
         "--exclude-path", "/api/v1/live/stream",
-        # Python 3.11 counts the depth of syntax trees for all threads together, and
-        # ends one that reads a lambda while another does (cpython issue 106905).
+        # Only one worker runs, because Python 3.11 counts the depth of syntax trees for
+        # all threads together and raises an error if two threads parse a lambda at the
+        # same time (cpython issue 106905).
         "--phases", "examples,coverage,fuzzing", "--workers", "1", "--max-time", "90",
         "--max-examples", "30", "--seed", "1", "--request-timeout", "60", "--no-color",
     ]

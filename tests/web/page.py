@@ -185,7 +185,7 @@ def label_by_keyboard(browser, door, truth, head):
         images = browser.driver.find_elements(By.CSS_SELECTOR, ".crops img")
         return {image.get_attribute("src").split("/")[-2] for image in images}
 
-    # By id: the camera goes on, and new crops come meanwhile.
+    # Samples are compared by id because the camera keeps running and adds new crops.
     def waiting(samples):
         return samples <= {sample["id"] for sample in door.get("/samples")}
 
@@ -221,7 +221,7 @@ def learn(browser, door):
     browser.tab_to("Roll back")
     browser.press(Keys.ENTER)
     browser.wait("Model 1 is in use.", "#toast")
-    # The live state follows with the next frame.
+    # The live state changes with the next frame.
     until("model 1 classifies", lambda: door.get("/live")["head"] == 1)
 
 

@@ -1,36 +1,36 @@
-//! What a message asks for: topics and payloads become commands, or reasons to
-//! ignore them. Does no input or output.
+//! Parses MQTT messages: turns a topic and a payload into a command, or into a reason to
+//! ignore the message. Does no input or output.
 
 use rumqttc::{Publish, QoS, RetainForwardRule, SubscribeFilterInput};
 
 use super::BrokerOptions;
 use crate::learning::fleet::OfferError;
 
-/// What a message asks for.
+/// A command in a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Command {
     /// Train on this device.
     Refit,
     /// Resume (`true`) or pause capturing.
     Capture(bool),
-    /// Publish discovery and state again: Home Assistant has started.
+    /// Publish discovery and state again because Home Assistant has started.
     Announce,
-    /// Look at the head of another device.
+    /// Consider a head from another device.
     HeadOffer,
 }
 
 /// Why a message is ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum RejectReason {
-    /// The daemon did not subscribe to its topic.
+    /// The daemon did not subscribe to the message's topic.
     Topic,
-    /// The broker retained a command: it was meant for an earlier time.
+    /// The broker retained the command, so it may be out of date.
     Retained,
-    /// The payload is not one of the command's.
+    /// The payload is not valid for the command.
     Payload,
     /// The config turns capturing off, and MQTT may not turn it on.
     Capture,
-    /// It is not a head that may be looked at.
+    /// The message is not an acceptable head offer.
     Head(OfferError),
 }
 
@@ -61,7 +61,7 @@ impl RejectReason {
 }
 
 impl BrokerOptions {
-    /// The command in a message; `None` for a message that needs no action.
+    /// Returns the command in a message, or `None` if the message needs no action.
     pub(super) fn parse_command(&self, message: &Publish) -> Result<Option<Command>, RejectReason> {
         let topic = message.topic.as_ref();
         let is = |own: &String| topic == own.as_bytes();
@@ -185,7 +185,7 @@ mod tests {
         assert!(options.subscriptions().is_empty());
     }
 
-    /// Any bytes, and often a payload that some command has.
+    /// Arbitrary bytes, mixed with the payloads of valid commands.
     fn payloads() -> impl Strategy<Value = Vec<u8>> {
         let known = ["PRESS", "ON", "OFF", "online"].map(|known| known.as_bytes().to_vec());
         prop_oneof![prop::sample::select(known.to_vec()), any::<Vec<u8>>()]
@@ -214,7 +214,8 @@ mod tests {
             prop_assert_eq!(options("").parse_command(&message), expected);
         }
 
-        // Few random texts come close to a topic of ours: these are made of its parts.
+        // Random strings rarely resemble one of our topics, so these are assembled from
+        // parts of topics.
         #[test]
         fn no_other_topic_is_a_command(
             levels in prop::collection::vec(

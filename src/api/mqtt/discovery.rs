@@ -18,8 +18,9 @@ pub(super) struct Features {
     pub(super) samples: bool,
 }
 
-/// The payload of the discovery topic: one device and its entities. An entity that the
-/// device does not have is listed with its platform alone: Home Assistant removes it.
+/// The payload of the discovery topic, which describes one device and its entities. An
+/// entity that the device does not have is listed with only its platform, which tells
+/// Home Assistant to remove it.
 #[expect(clippy::too_many_lines, reason = "a list of entities")]
 pub(super) fn payload(device: &str, topics: &Topics, features: Features) -> Value {
     let entity = |id: &str, platform: &str, present: bool, more: Value| {

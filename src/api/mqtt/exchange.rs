@@ -1,7 +1,7 @@
-//! Heads from and for other devices.
+//! Exchanges heads with other devices.
 //!
-//! Owns which offers wait for the refit worker and which were judged. Keeps at most one
-//! offer per key, so that not even a trusted device can fill the memory.
+//! Keeps track of which offers wait for the refit worker and which were judged. Keeps at
+//! most one offer per key, so that not even a trusted device can fill the memory.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,12 +19,12 @@ use crate::learning::{DecisionRecord, FailureKind, RefitRecord, RefusalRecord};
 use crate::platform::files;
 use crate::platform::hex;
 
-/// When to try an offer again that could not be judged, because there are too few
-/// samples or the board is too hot.
+/// How long to wait before retrying an offer that could not be judged because there are
+/// too few samples or the board is too hot.
 const RETRY_AFTER: Duration = Duration::from_mins(10);
 /// The file in the state directory that lists which offers were judged.
 const JUDGED_FILE: &str = "fleet.json";
-/// Largest [`JUDGED_FILE`], in bytes.
+/// Maximum size of [`JUDGED_FILE`], in bytes.
 const MAX_JUDGED_FILE: u64 = 1024 * 1024;
 
 type Answer = oneshot::Receiver<Result<RefitRecord, ErrorRecord>>;
@@ -36,7 +36,8 @@ struct PendingOffer {
     tried_at: Option<Instant>,
 }
 
-/// Publishes the heads of this device and has those of others judged.
+/// Publishes the heads trained on this device and has the heads from other devices
+/// judged.
 pub(super) struct HeadExchange {
     key: Key,
     handle: DaemonHandle,
@@ -45,10 +46,11 @@ pub(super) struct HeadExchange {
     /// The head that was in use when sharing was last considered.
     last_considered: Option<u32>,
     pending: BTreeMap<[u8; 32], PendingOffer>,
-    /// The key and digest of the offer that is being judged, and its result to come.
+    /// The key and digest of the offer that is being judged, and the channel on which its
+    /// result will arrive.
     judging: Option<([u8; 32], String, Answer)>,
-    /// The digest of the last judged offer of each key. It survives a restart, because
-    /// the owner may have rolled back to another head, which must then stay.
+    /// The digest of the last judged offer from each key. It survives a restart: if the
+    /// owner rolled back to another head, the same offer must not replace that head.
     judged: BTreeMap<String, String>,
 }
 
@@ -75,7 +77,7 @@ impl HeadExchange {
         }
     }
 
-    /// Has the head in use published again on a new connection.
+    /// Causes the head in use to be published again on a new connection.
     pub(super) fn on_connect(&mut self) {
         self.last_considered = None;
     }
@@ -90,7 +92,7 @@ impl HeadExchange {
             Err(OfferError::Own) => return Ok(()),
             offer => offer?,
         };
-        // The name appears in logs.
+        // The device name is checked because it appears in logs.
         if !is_device_name(&offer.info.device) {
             return Err(OfferError::Malformed);
         }
@@ -109,7 +111,8 @@ impl HeadExchange {
         Ok(())
     }
 
-    /// The bytes of an offer, if the head in use has changed and was trained here.
+    /// Returns an offer to publish if the head in use has changed and was trained on this
+    /// device.
     pub(super) fn next_offer(&mut self, device: &str) -> Option<Vec<u8>> {
         let number = self.handle.head.borrow().number;
         if !self.share || number == self.last_considered {
@@ -136,7 +139,7 @@ impl HeadExchange {
         Some(self.key.seal(&info, &shareable.bytes))
     }
 
-    /// Takes the result of the last offer and has the next one judged.
+    /// Collects the result of the last offer and has the next one judged.
     pub(super) fn poll(&mut self) {
         if let Some((key, digest, answer)) = &mut self.judging {
             let (key, digest) = (*key, digest.clone());

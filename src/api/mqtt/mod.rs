@@ -1,9 +1,9 @@
-//! The daemon's state on an MQTT broker, and the commands that it accepts there.
+//! The MQTT client: publishes the daemon's state to a broker and accepts commands from it.
 //!
 //! Owns topics, payloads, Home Assistant discovery and the connection. Knows the
-//! daemon only through its live state and its [`DaemonHandle`], and runs on a thread of
-//! its own: a broker that is slow, silent or hostile delays that thread and no other.
-//! No pictures and no crops are sent. `docs/MQTT.md` describes attacks and defenses.
+//! daemon only through its live state and its [`DaemonHandle`]. Runs on its own thread,
+//! so a slow, silent or hostile broker delays only that thread. No pictures or crops are
+//! sent. `docs/MQTT.md` describes attacks and defenses.
 //!
 //! | topic | direction | payload |
 //! |---|---|---|
@@ -12,8 +12,8 @@
 //! | `maskd/DEVICE/refit/set` | subscribed | `PRESS` |
 //! | `maskd/DEVICE/capture/set` | subscribed; obeyed if the config turns capturing on | `ON`, `OFF` |
 //! | `homeassistant/device/DEVICE/config` | published, retained | discovery |
-//! | `homeassistant/status` | subscribed | `online` has discovery and state published again |
-//! | `maskd/fleet/DEVICE` | both, as `[fleet]` says; retained | a head ([`fleet`]) |
+//! | `homeassistant/status` | subscribed | `online` makes the daemon publish discovery and state again |
+//! | `maskd/fleet/DEVICE` | either or both, depending on `[fleet]`; retained | a head ([`fleet`]) |
 //!
 //! Uses MQTT 5, because only MQTT 5 lets a client limit the size of the packets that
 //! the broker sends.
@@ -39,14 +39,14 @@ use crate::learning::fleet;
 pub use session::{MqttContext, serve, test_connection};
 pub use state::StateRecord;
 
-/// Largest packet that the broker may send, in bytes, if no device is trusted.
+/// Maximum size of a packet that the broker may send, in bytes, if no device is trusted.
 const MAX_PACKET: u32 = 4096;
-/// Largest password file, in bytes.
+/// Maximum size of the password file, in bytes.
 const MAX_PASSWORD_FILE: u64 = 4096;
-/// Largest file of certificate authorities, in bytes.
+/// Maximum size of the certificate authorities file, in bytes.
 const MAX_CA_FILE: u64 = 1024 * 1024;
-/// Keep-alive interval in seconds. After one and a half times this without a packet
-/// the broker publishes the last will.
+/// Keep-alive interval in seconds. If the broker receives no packet for one and a half
+/// times this long, it publishes the last will.
 const KEEP_ALIVE_S: u16 = 30;
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -80,7 +80,7 @@ pub enum MqttError {
          ca-certificates"
     )]
     Authorities(String),
-    /// The broker does not answer, or refuses.
+    /// The broker does not answer or refuses the connection.
     #[error("the MQTT broker {broker} {why}")]
     Broker {
         /// Host and port.
@@ -93,7 +93,7 @@ pub enum MqttError {
     System(#[from] std::io::Error),
 }
 
-/// Everything needed to connect to the broker, with all files already read.
+/// Everything needed to connect to the broker. All files have already been read.
 #[derive(Debug, Clone)]
 pub struct BrokerOptions {
     host: String,
@@ -104,9 +104,9 @@ pub struct BrokerOptions {
     topics: Topics,
     commands: bool,
     discovery: bool,
-    /// Whether heads trained here are published.
+    /// Whether heads trained on this device are published.
     share: bool,
-    /// Public keys of the devices whose heads are tried.
+    /// Public keys of the devices whose heads are evaluated.
     trusted: Vec<[u8; 32]>,
 }
 
@@ -117,11 +117,11 @@ struct Topics {
     state: String,
     refit: String,
     capture: String,
-    /// Prefix of the topics of all devices' heads.
+    /// Prefix of the topics for the heads of all devices.
     fleet: String,
-    /// Home Assistant discovery.
+    /// Topic for the Home Assistant discovery message.
     discovery: String,
-    /// Where Home Assistant announces that it has started.
+    /// Topic on which Home Assistant announces that it has started.
     birth: String,
 }
 
@@ -141,8 +141,8 @@ impl Topics {
 }
 
 impl BrokerOptions {
-    /// The options that a config gives; `None` if it names no broker. `credentials` is
-    /// systemd's credentials directory.
+    /// Returns the options from a config, or `None` if the config names no broker.
+    /// `credentials` is systemd's credentials directory.
     ///
     /// # Errors
     /// [`MqttError::File`], [`MqttError::Content`], [`MqttError::Authorities`].
@@ -178,7 +178,7 @@ impl BrokerOptions {
         }))
     }
 
-    /// Host and port, as in messages.
+    /// The broker's host and port, as shown in messages.
     #[must_use]
     pub fn broker(&self) -> String {
         format!("{}:{}", self.host, self.port)
@@ -190,21 +190,21 @@ impl BrokerOptions {
         &self.device
     }
 
-    /// Whether the login crosses the network unencrypted.
+    /// Whether the user name and password cross the network unencrypted.
     #[must_use]
     pub fn exposes_password(&self) -> bool {
         let is_local = matches!(self.host.as_str(), "localhost" | "127.0.0.1");
         self.login.is_some() && self.tls.is_none() && !is_local
     }
 
-    /// Whether heads are published, or heads of other devices are tried.
+    /// Whether this device publishes heads or evaluates heads from other devices.
     #[must_use]
     pub fn is_in_fleet(&self) -> bool {
         self.share || !self.trusted.is_empty()
     }
 
-    /// The client library's options. `suffix` ends the client id, which must differ
-    /// between connections of one device.
+    /// The client library's options. `suffix` is appended to the client id, which must be
+    /// different for each connection from the same device.
     fn client_options(&self, suffix: &str) -> MqttOptions {
         let client_id = format!("maskd-{}{suffix}", self.device);
         let mut options = MqttOptions::new(client_id, (self.host.clone(), self.port));
@@ -230,8 +230,8 @@ impl BrokerOptions {
         options
     }
 
-    /// As [`client_options`](Self::client_options), with a last will that tells when
-    /// the device is gone.
+    /// Same as [`client_options`](Self::client_options), with a last will that marks the
+    /// device as offline when its connection is lost.
     fn client_options_with_will(&self) -> MqttOptions {
         let mut options = self.client_options("");
         let status = self.topics.status.clone();
@@ -248,7 +248,8 @@ impl BrokerOptions {
     }
 }
 
-/// `maskd-` and the host name, without the characters that a device name may not have.
+/// Returns `maskd-` followed by the host name, without characters that are not allowed
+/// in a device name.
 fn default_device_name(hostname: &str) -> String {
     let is_plain = |c: &char| c.is_ascii_alphanumeric() || "_-".contains(*c);
     let name: String = hostname.chars().filter(is_plain).take(58).collect();
@@ -282,7 +283,7 @@ fn password(mqtt: &config::Mqtt, credentials: Option<&Path>) -> Result<Option<Se
         what: "UTF-8 password",
         path: path.display().to_string(),
     })?;
-    // Editors end the line.
+    // Text editors add a newline at the end.
     let password = text.strip_suffix('\n').unwrap_or(&text);
     let password = password.strip_suffix('\r').unwrap_or(password);
     if password.is_empty() {
@@ -314,7 +315,7 @@ fn tls(mqtt: &config::Mqtt) -> Result<TlsConfiguration, MqttError> {
     })
 }
 
-/// What the broker does, as the end of a sentence that starts with its name.
+/// Describes the error as the end of a sentence that starts with the broker's name.
 fn describe(error: &ConnectionError) -> String {
     match error {
         ConnectionError::ConnectionRefused(

@@ -1,5 +1,5 @@
-//! Connections to the broker, one after the other. Each starts with an empty queue,
-//! so that after an outage the broker gets the current state and not the history.
+//! Connections to the broker, one at a time. Each starts with an empty queue, so that
+//! after an outage the broker receives the current state rather than a backlog.
 
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -28,12 +28,13 @@ use crate::onnx::UNLABELLED;
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// How often samples are counted.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
-/// Maximum messages read within [`RATE_WINDOW`]; the rest waits at the broker. This
-/// many cost a few milliseconds, and the queue drains soon after a flood ends.
+/// Maximum number of messages read within [`RATE_WINDOW`]; the rest wait at the broker.
+/// Handling this many takes a few milliseconds, and the queue drains soon after a flood
+/// ends.
 const MAX_MESSAGES: u32 = 500;
 /// The time window of [`MAX_MESSAGES`].
 const RATE_WINDOW: Duration = Duration::from_secs(1);
-/// A connection that lasted this long resets the backoff.
+/// How long a connection must last to reset the backoff.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 /// The first delay before reconnecting.
 const MIN_RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -41,25 +42,27 @@ const MIN_RETRY_DELAY: Duration = Duration::from_secs(1);
 const MAX_RETRY_DELAY: Duration = Duration::from_mins(1);
 /// How long a clean disconnect may take.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_millis(500);
-/// Minimum time between two discovery messages that starts of Home Assistant cause.
+/// Minimum time between two discovery messages. Home Assistant triggers one each time it
+/// starts.
 const MIN_ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What the connection needs of the daemon.
+/// What the connection needs from the daemon.
 #[derive(Debug)]
 pub struct MqttContext {
-    /// What the daemon is doing.
+    /// The live state of the daemon.
     pub live: watch::Receiver<Live>,
-    /// Samples and heads; absent if nothing is learned.
+    /// Access to samples and heads; absent if learning is off.
     pub handle: Option<DaemonHandle>,
-    /// Whether the config turns capturing on. Only then may MQTT resume it: nobody
-    /// but the owner of the device may decide to store faces.
+    /// Whether the config turns capturing on. MQTT may resume capturing only if it does,
+    /// because only the owner of the device may decide to store faces.
     pub captures: bool,
     /// The key of this device, if it is in a fleet.
     pub key: Option<Key>,
 }
 
-/// Delays between attempts: exponential, with jitter, so that the devices of a
-/// building do not all reconnect at once after a power failure.
+/// Computes the delays between connection attempts. They grow exponentially and have
+/// jitter, so that the devices in a building do not all reconnect at the same time after
+/// a power failure.
 #[derive(Debug)]
 struct Backoff {
     next: Duration,
@@ -74,7 +77,8 @@ impl Backoff {
         }
     }
 
-    /// Half to all of the current delay, which then doubles.
+    /// Returns a random delay between half and all of the current delay, then doubles the
+    /// current delay.
     fn next_delay(&mut self) -> Duration {
         let delay = self.next.mul_f64(self.random.random_range(0.5..=1.0));
         self.next = (2 * self.next).min(MAX_RETRY_DELAY);
@@ -88,14 +92,15 @@ impl Backoff {
 
 /// How a connection ended.
 enum End {
-    /// The daemon stops.
+    /// The daemon is stopping.
     Stopped,
-    /// With the error, and how long the connection was up, if it was.
+    /// The connection failed. Holds the error, and how long the connection was up if it
+    /// was established.
     Lost(MqttError, Option<Duration>),
 }
 
 /// Publishes the daemon's state until `stop`, and reconnects whenever the connection
-/// is lost. Must be called within a tokio runtime of its own thread.
+/// is lost. Must be called within a tokio runtime on its own thread.
 pub async fn serve(
     options: &BrokerOptions,
     context: MqttContext,
@@ -127,7 +132,7 @@ pub async fn serve(
     }
 }
 
-/// Connects once, to see whether the broker can be reached and accepts the login.
+/// Connects once to check whether the broker can be reached and accepts the login.
 ///
 /// # Errors
 /// [`MqttError::Broker`], [`MqttError::System`].
@@ -135,7 +140,8 @@ pub fn test_connection(options: &BrokerOptions) -> Result<(), MqttError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    // A second client with the daemon's client id would disconnect the daemon.
+    // The client id needs a suffix because a second client with the daemon's client id
+    // would disconnect the daemon.
     let built = AsyncClient::builder(options.client_options("-check")).try_build();
     let (client, mut events) = built.map_err(|error| options.fail(error.to_string()))?;
     let connected = runtime.block_on(async {
@@ -146,20 +152,20 @@ pub fn test_connection(options: &BrokerOptions) -> Result<(), MqttError> {
                 Err(error) => return Err(options.fail(describe(&error))),
             }
         }
-        // Best effort: the broker also notices when the connection closes.
+        // A failure is harmless because the broker also notices when the connection closes.
         let _ = client.try_disconnect_now();
         let drain = async { while events.poll().await.is_ok() {} };
         let _ = tokio::time::timeout(DISCONNECT_TIMEOUT, drain).await;
         Ok(())
     });
-    // A name lookup may still be blocking.
+    // Does not wait for blocking threads, because a name lookup may still be running.
     runtime.shutdown_background();
     connected
 }
 
-/// What the network task hands to the session.
+/// An event that the network task passes to the session.
 enum Incoming {
-    /// The connection is up. Holds the largest packet that the broker accepts, in
+    /// The connection is up. Holds the maximum packet size that the broker accepts, in
     /// bytes, if it has a limit.
     Connected(Option<u32>),
     Message(Box<Publish>),
@@ -177,8 +183,9 @@ async fn connect(
         Err(error) => return End::Lost(options.fail(error.to_string()), None),
     };
     let (sender, mut incoming) = mpsc::channel(1);
-    // Polled as one future that is never dropped in the middle of a packet. While
-    // nobody takes the last message, no more are read: the broker has to wait.
+    // This is polled as a single future, so that it is never dropped in the middle of a
+    // packet. Until the session takes the last message, no more are read, so the broker
+    // has to wait.
     let network = async {
         loop {
             let sent = match events.poll().await {
@@ -226,34 +233,34 @@ async fn connect(
     if let Some(error) = lost {
         return End::Lost(options.fail(describe(&error)), Some(up_since.elapsed()));
     }
-    // Closed without DISCONNECT: the broker then publishes the last will, "offline",
-    // itself, and nothing that is still in a queue can delay it.
+    // The connection is closed without DISCONNECT, so that the broker itself publishes
+    // the last will, "offline", and no queued message can delay it.
     End::Stopped
 }
 
-/// What a message counts toward [`MAX_MESSAGES`]: a large one counts as several.
+/// How much a message counts toward [`MAX_MESSAGES`]. A large message counts as several.
 fn cost(message: &Publish) -> u32 {
     1 + (message.payload.len() / 4096) as u32
 }
 
-/// What is published and received, across connections.
+/// The state that persists across connections.
 struct Session<'a> {
     options: &'a BrokerOptions,
     context: MqttContext,
     /// Number of samples without a label at the last count.
     unlabelled: Option<usize>,
-    /// The state that was last published on this connection.
+    /// The last state published on this connection.
     published: Option<StateRecord>,
-    /// The answer to a refit that was started from here.
+    /// The channel for the answer to a refit that was requested over MQTT.
     refit: Option<oneshot::Receiver<Result<RefitRecord, ErrorRecord>>>,
     /// Reasons that were already logged.
     logged_rejections: BTreeSet<RejectReason>,
     has_warned_of_flood: bool,
     counted_at: Option<Instant>,
     announced_at: Option<Instant>,
-    /// Heads from and for other devices.
+    /// The exchange of heads with other devices, if this device is in a fleet.
     exchange: Option<HeadExchange>,
-    /// Largest packet that the broker accepts, in bytes.
+    /// Maximum packet size that the broker accepts, in bytes.
     max_packet_size: usize,
 }
 
@@ -324,7 +331,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Publishes what has changed, and follows up on work that was started.
+    /// Publishes the state if it has changed, and checks on the head exchange and on a
+    /// requested refit.
     fn poll(&mut self, client: &AsyncClient) {
         if self
             .counted_at
@@ -351,7 +359,7 @@ impl<'a> Session<'a> {
         };
         exchange.poll();
         if let Some(offer) = exchange.next_offer(&self.options.device) {
-            // The topic and the properties need some bytes, too.
+            // The topic and the properties also take up space in the packet.
             if offer.len() + 1024 > self.max_packet_size {
                 warn!(
                     bytes = offer.len(),
@@ -378,7 +386,7 @@ impl<'a> Session<'a> {
                 );
                 self.refit = None;
             }
-            // The worker has logged the result.
+            // The refit worker has already logged the result.
             Ok(Ok(_)) | Err(oneshot::error::TryRecvError::Closed) => self.refit = None,
         }
     }
@@ -427,7 +435,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Logs each reason once: whoever sends one bad message sends more.
+    /// Logs each reason only once, because a client that sends one bad message usually
+    /// sends more.
     fn log_rejection(&mut self, reason: RejectReason) {
         if self.logged_rejections.insert(reason) {
             warn!("{}", reason.sentence());
@@ -441,7 +450,7 @@ impl<'a> Session<'a> {
                 // A restarted Home Assistant needs the state again.
                 self.published = None;
             }
-            // Without a state directory there are no samples to judge it on.
+            // Without a state directory, there are no samples to judge the head on.
             Command::HeadOffer => {}
             Command::Refit if self.refit.is_some() => {
                 debug!("a training was already requested over MQTT");
@@ -467,8 +476,8 @@ impl<'a> Session<'a> {
         if !self.context.captures {
             self.log_rejection(RejectReason::Capture);
         } else if handle.settings.record().now.capture != on {
-            // Not saved to the file: if it were saved as off, MQTT could not turn
-            // capturing on again after a restart.
+            // The change is not saved to the config file: if capturing were saved as off,
+            // MQTT could not turn it on again after a restart.
             let change = Change {
                 capture: Some(on),
                 ..Change::default()
@@ -480,8 +489,8 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Publishes a retained message. Returns whether it is queued: if not, the caller
-/// tries again at the next poll.
+/// Publishes a retained message and returns whether it was queued. If it was not, the
+/// caller tries again at the next poll.
 fn publish(client: &AsyncClient, topic: &str, payload: impl rumqttc::IntoPublishPayload) -> bool {
     let options = PublishOptions::at_least_once().retained();
     let queued = client.try_publish(topic, payload, options);

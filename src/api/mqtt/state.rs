@@ -1,12 +1,12 @@
-//! The state that is published.
+//! The state record that is published over MQTT.
 
 use serde::{Deserialize, Serialize};
 
 use crate::api::socket::Live;
 use crate::decision::decide::Decision;
 
-/// The state of a device, as published: a stable format. Contains nothing about a
-/// person.
+/// The published state of a device. The format is stable, and it contains no personal
+/// data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StateRecord {
     /// The current decision, such as `mask`.
@@ -15,10 +15,10 @@ pub struct StateRecord {
     pub faces: usize,
     /// `ON` while something needs attention, else `OFF`.
     pub problem: String,
-    /// What needs attention; absent without a problem.
+    /// What needs attention; absent if there is no problem.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Number of samples without a label; absent if nothing is learned.
+    /// Number of samples without a label; absent if learning is off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unlabelled: Option<usize>,
     /// Whether crops of faces are kept: `ON` or `OFF`.
@@ -37,7 +37,8 @@ fn on_off(on: bool) -> String {
 }
 
 impl StateRecord {
-    /// `unlabelled`: as [`StateRecord::unlabelled`].
+    /// Creates the record from the live state. `unlabelled` is the value of
+    /// [`StateRecord::unlabelled`].
     #[must_use]
     pub fn new(live: &Live, unlabelled: Option<usize>) -> StateRecord {
         let off = live.capture.off_because.as_ref();
@@ -60,7 +61,7 @@ impl StateRecord {
             capture: on_off(live.capture.on),
             refitting: on_off(live.learning.refitting),
             head: live.learning.head.unwrap_or(0),
-            // Rounded, so that changes of tenths are not published.
+            // Rounded so that changes of a few tenths of a degree are not published.
             temperature_c: live.board.temperature_c.map(f32::round),
         }
     }

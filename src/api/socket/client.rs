@@ -1,4 +1,4 @@
-//! The client of the control socket: each request waits for its answer.
+//! The client of the control socket. Each request blocks until its answer arrives.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -22,11 +22,11 @@ use crate::learning::{
     RefitRecord, RemovedRecord, SampleRecord, SampleSelector,
 };
 
-/// Maximum number of ids in a request. An id has at most 255 bytes, and a body at
-/// most 64 KiB.
+/// Maximum number of ids in a request. This many fit because an id has at most 255 bytes
+/// and a body may have 64 KiB.
 const IDS_PER_REQUEST: usize = 200;
 
-/// Sends requests to the daemon. There is no timeout: a refit takes minutes.
+/// Sends requests to the daemon. There is no timeout, because a refit takes minutes.
 #[derive(Debug)]
 pub struct Client {
     runtime: Runtime,
@@ -35,15 +35,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the daemon that listens on a socket; `None` if there is none.
+    /// Connects to the daemon that listens on a socket. Returns `None` if no daemon listens
+    /// there.
     ///
     /// # Errors
-    /// [`ControlError::Io`] if the system refuses the connection, for example for lack
-    /// of permission.
+    /// [`ControlError::Io`] if the system refuses the connection, for example because of
+    /// missing permissions.
     pub fn connect(path: &Path) -> Result<Option<Client>, ControlError> {
         match UnixStream::connect(path) {
             Ok(_) => {}
-            // No daemon listens on a path that is too long for a socket.
+            // The last kind of error means that the path is too long for a socket, so no
+            // daemon can listen on it.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -77,16 +79,16 @@ impl Client {
     /// The state of the daemon.
     ///
     /// # Errors
-    /// As for every request: [`ControlError::Refused`] with the daemon's sentence,
-    /// [`ControlError::Lost`], [`ControlError::Answer`].
+    /// Every request can return [`ControlError::Refused`] with the daemon's sentence,
+    /// [`ControlError::Lost`] or [`ControlError::Answer`].
     pub fn status(&self) -> Result<Status, ControlError> {
         self.get(&["status"], None)
     }
 
-    /// All samples, or those with a label.
+    /// All samples, or only the samples with a given label.
     ///
     /// # Errors
-    /// As [`status`](Client::status).
+    /// Same as [`status`](Client::status).
     pub fn samples(&self, label: Option<&str>) -> Result<Vec<SampleRecord>, ControlError> {
         self.get(&["samples"], label)
     }
@@ -94,7 +96,7 @@ impl Client {
     /// Counts of samples by label.
     ///
     /// # Errors
-    /// As [`status`](Client::status).
+    /// Same as [`status`](Client::status).
     pub fn stats(&self) -> Result<BTreeMap<String, CountRecord>, ControlError> {
         self.get(&["samples", "stats"], None)
     }
@@ -102,16 +104,16 @@ impl Client {
     /// The picture file of a sample.
     ///
     /// # Errors
-    /// As [`status`](Client::status).
+    /// Same as [`status`](Client::status).
     pub fn picture(&self, id: &str) -> Result<Vec<u8>, ControlError> {
         let url = self.url(&["samples", id, "picture"], None)?;
         self.ask(Method::GET, url, None)
     }
 
-    /// Labels samples, or deletes them. Many ids are sent in several requests.
+    /// Labels or deletes samples. Long lists of ids are split into several requests.
     ///
     /// # Errors
-    /// As [`status`](Client::status); earlier requests stay done.
+    /// Same as [`status`](Client::status). The effects of earlier requests remain.
     pub fn mark(
         &self,
         chosen: SampleSelector,
@@ -140,28 +142,28 @@ impl Client {
         self.post(&["samples", "label"], &LabelRequest { chosen, mark })
     }
 
-    /// Makes the daemon copy the pictures of a folder into its store.
+    /// Makes the daemon copy the pictures in a folder into its store.
     ///
     /// # Errors
-    /// As [`status`](Client::status).
+    /// Same as [`status`](Client::status).
     pub fn import(&self, folder: &Path) -> Result<ImportRecord, ControlError> {
         let folder = folder.to_owned();
         self.post(&["samples", "import"], &FolderRequest { folder })
     }
 
-    /// Makes the daemon copy the pictures of its store into a folder.
+    /// Makes the daemon copy the pictures in its store into a folder.
     ///
     /// # Errors
-    /// As [`status`](Client::status).
+    /// Same as [`status`](Client::status).
     pub fn export(&self, folder: &Path) -> Result<ExportRecord, ControlError> {
         let folder = folder.to_owned();
         self.post(&["samples", "export"], &FolderRequest { folder })
     }
 
-    /// Deletes samples for good.
+    /// Deletes samples permanently.
     ///
     /// # Errors
-    /// As [`status`](Client::status).
+    /// Same as [`status`](Client::status).
     pub fn purge(&self, purge: &Purge) -> Result<RemovedRecord, ControlError> {
         self.post(&["samples", "purge"], purge)
     }
@@ -169,24 +171,24 @@ impl Client {
     /// Starts an enrollment.
     ///
     /// # Errors
-    /// As [`status`](Client::status).
+    /// Same as [`status`](Client::status).
     pub fn enroll(&self, label: &str, count: u32) -> Result<Enrollment, ControlError> {
         let label = label.to_owned();
         self.post(&["enroll"], &EnrollRequest { label, count })
     }
 
-    /// The enrollment that is going on, or the last one.
+    /// The current enrollment, or the last one if none is running.
     ///
     /// # Errors
-    /// As [`status`](Client::status).
+    /// Same as [`status`](Client::status).
     pub fn enrollment(&self) -> Result<Enrollment, ControlError> {
         self.get(&["enroll"], None)
     }
 
-    /// Ends the enrollment; crops that were taken stay.
+    /// Ends the enrollment. Crops that were already taken are kept.
     ///
     /// # Errors
-    /// As [`status`](Client::status).
+    /// Same as [`status`](Client::status).
     pub fn end_enrollment(&self) -> Result<Enrollment, ControlError> {
         let url = self.url(&["enroll"], None)?;
         let answer = self.ask(Method::DELETE, url, None)?;
@@ -196,17 +198,17 @@ impl Client {
     /// Makes the daemon train a new head, and waits for the result.
     ///
     /// # Errors
-    /// As [`status`](Client::status).
+    /// Same as [`status`](Client::status).
     pub fn refit(&self) -> Result<RefitRecord, ControlError> {
         let url = self.url(&["refit"], None)?;
         let answer = self.ask(Method::POST, url, None)?;
         self.parse(&answer)
     }
 
-    /// All heads, by number.
+    /// All heads, ordered by number.
     ///
     /// # Errors
-    /// As [`status`](Client::status).
+    /// Same as [`status`](Client::status).
     pub fn heads(&self) -> Result<Vec<HeadRecord>, ControlError> {
         self.get(&["heads"], None)
     }
@@ -214,7 +216,7 @@ impl Client {
     /// A head by its number.
     ///
     /// # Errors
-    /// As [`status`](Client::status).
+    /// Same as [`status`](Client::status).
     pub fn head(&self, number: u32) -> Result<HeadRecord, ControlError> {
         self.get(&["heads", &number.to_string()], None)
     }
@@ -222,7 +224,7 @@ impl Client {
     /// Makes the daemon copy a head to a file.
     ///
     /// # Errors
-    /// As [`status`](Client::status).
+    /// Same as [`status`](Client::status).
     pub fn export_head(&self, number: u32, path: &Path) -> Result<HeadRecord, ControlError> {
         let path = path.to_owned();
         self.post(
@@ -231,19 +233,19 @@ impl Client {
         )
     }
 
-    /// Makes the daemon import the head of a file and use it.
+    /// Makes the daemon import a head from a file and use it.
     ///
     /// # Errors
-    /// As [`status`](Client::status).
+    /// Same as [`status`](Client::status).
     pub fn import_head(&self, path: &Path) -> Result<HeadInUse, ControlError> {
         let path = path.to_owned();
         self.post(&["heads", "import"], &FileRequest { path })
     }
 
-    /// Goes back to an earlier head.
+    /// Makes the daemon go back to an earlier head.
     ///
     /// # Errors
-    /// As [`status`](Client::status).
+    /// Same as [`status`](Client::status).
     pub fn rollback(&self, steps: u32) -> Result<HeadInUse, ControlError> {
         self.post(&["heads", "rollback"], &RollbackRequest { steps })
     }
@@ -262,7 +264,7 @@ impl Client {
         segments: &[&str],
         body: &impl Serialize,
     ) -> Result<T, ControlError> {
-        // Fails for a path that is not UTF-8.
+        // Serialization fails for a path that is not UTF-8.
         let json = serde_json::to_vec(body).map_err(|error| self.lost_because(&error))?;
         let answer = self.ask(Method::POST, self.url(segments, None)?, Some(json))?;
         self.parse(&answer)
@@ -320,7 +322,8 @@ impl Client {
     }
 }
 
-/// Takes the innermost reason: the outer ones only say that a request failed.
+/// Builds an error from the innermost cause, because the outer ones only say that a
+/// request failed.
 fn lost(path: &Path, error: reqwest::Error) -> ControlError {
     let error = error.without_url();
     let mut innermost: &dyn Error = &error;

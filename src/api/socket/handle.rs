@@ -1,4 +1,4 @@
-//! What the daemon gives to its APIs: the socket, the page and MQTT.
+//! The handle through which the APIs (the socket, the page and MQTT) access the daemon.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,53 +11,53 @@ use crate::learning::enrollment::Enrollments;
 use crate::learning::{FailureKind, InUse, Learning, LearningError, RefitRecord};
 use crate::onnx::Label;
 
-/// Maximum number of crops of an enrollment.
+/// Maximum number of crops in an enrollment.
 pub const MAX_ENROLLED: u32 = 1000;
 
-/// Asks the refit thread for a refit. The answer is its record, or why there is
-/// none.
+/// Requests a refit from the refit thread. The answer is the record of the refit, or the
+/// reason why there is none.
 pub type RefitRequest = oneshot::Sender<Result<RefitRecord, ErrorRecord>>;
 
-/// Asks the refit thread to judge a head that another device has learned. The answer
-/// is the record of the decision, or why there is none.
+/// Asks the refit thread to judge a head that another device has trained. The answer
+/// is the record of the decision, or the reason why there is none.
 #[derive(Debug)]
 pub struct JudgeRequest {
-    /// Name of the device in log messages.
+    /// Name of the other device in log messages.
     pub name: String,
-    /// Public key of the device, in hexadecimal.
+    /// Public key of the other device, in hexadecimal.
     pub origin: String,
     /// Content of the head's file.
     pub head: Vec<u8>,
-    /// Where the answer goes.
+    /// Channel for the answer.
     pub answer: RefitRequest,
 }
 
-/// Access to the running daemon. Clones share it.
+/// Access to the running daemon. All clones refer to the same daemon.
 #[derive(Debug, Clone)]
 pub struct DaemonHandle {
     /// Samples and heads.
     pub learning: Arc<Learning>,
-    /// What the daemon is doing.
+    /// The live state of the daemon.
     pub live: watch::Receiver<Live>,
-    /// To the inference thread: the head in use. After a change by `learning`, call
-    /// [`hand_over`](super::hand_over).
+    /// Sends the head in use to the inference thread. After `learning` changes the head,
+    /// call [`hand_over`](super::hand_over).
     pub head: Arc<watch::Sender<Arc<InUse>>>,
-    /// The enrollment that is going on, or the last one.
+    /// The current enrollment, or the last one if none is running.
     pub enrollments: Arc<Mutex<Enrollments>>,
-    /// To the refit thread.
+    /// Sends refit requests to the refit thread.
     pub refit: mpsc::Sender<RefitRequest>,
     /// The settings that can change while the daemon runs.
     pub settings: Arc<Settings>,
-    /// To the refit thread.
+    /// Sends requests to judge a head to the refit thread.
     pub judge: mpsc::Sender<JudgeRequest>,
 }
 
 impl DaemonHandle {
-    /// Starts an enrollment: crops of the nearest face get this label.
+    /// Starts an enrollment, in which crops of the nearest face get this label.
     ///
     /// # Errors
-    /// If the label is invalid, the count is not 1 to 1000, or an enrollment is going
-    /// on.
+    /// Returns an error if the label is invalid, the count is not between 1 and 1000, or
+    /// another enrollment is running.
     pub fn enroll(&self, label: &str, count: u32) -> Result<Enrollment, ErrorRecord> {
         let label = Label::new(label).map_err(LearningError::from)?;
         if !(1..=MAX_ENROLLED).contains(&count) {
@@ -79,21 +79,22 @@ impl DaemonHandle {
         })
     }
 
-    /// Ends the enrollment that is going on; crops that were taken are still
-    /// stored. `None` if there has been no enrollment since the start.
+    /// Ends the current enrollment. Crops that were already taken are still stored.
+    /// Returns `None` if there has been no enrollment since the daemon started.
     #[must_use]
     pub fn end_enrollment(&self) -> Option<Enrollment> {
         self.lock_enrollments().end()
     }
 
-    /// The enrollment that is going on, or the last one.
+    /// The current enrollment, or the last one if none is running.
     #[must_use]
     pub fn enrollment(&self) -> Option<Enrollment> {
         self.lock_enrollments().last().cloned()
     }
 
     fn lock_enrollments(&self) -> MutexGuard<'_, Enrollments> {
-        // Plain counts: a panic elsewhere leaves none of them half changed.
+        // A poisoned lock is safe to use because the enrollments are plain counts, which a
+        // panic cannot leave half changed.
         let enrollments = self.enrollments.lock();
         enrollments.unwrap_or_else(PoisonError::into_inner)
     }

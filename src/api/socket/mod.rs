@@ -25,15 +25,15 @@
 //! | POST `/heads/import` | `FileRequest` | [`HeadInUse`] |
 //! | POST `/heads/rollback` | [`RollbackRequest`] | [`HeadInUse`] |
 //!
-//! Bodies are JSON objects of at most 64 KiB. A failure is answered with an
-//! [`ErrorRecord`] and a status that fits its fault. The user and the group of the
-//! socket may send every request: there is no other check. The daemon itself reads
-//! and writes the folders and files of a request, so they must be absolute paths that
-//! its user has access to. Only the socket takes requests that name a path; the page
-//! (`web`) takes all others too.
+//! Bodies are JSON objects of at most 64 KiB. The answer to a failed request is an
+//! [`ErrorRecord`] with a status that matches its fault. The user and the group of the
+//! socket may send any request; there is no other check. The daemon itself reads and
+//! writes the folders and files that a request names, so their paths must be absolute and
+//! accessible to its user. Only the socket accepts requests that name a path; the page
+//! (`web`) also accepts all the others.
 //!
-//! The file work of a request runs beside the thread that answers requests, which
-//! takes signals and feeds the watchdog too.
+//! The file work of a request runs on a different thread than the one that answers
+//! requests, because the latter also handles signals and feeds the watchdog.
 //!
 //! [`SampleRecord`]: crate::learning::SampleRecord
 //! [`CountRecord`]: crate::learning::CountRecord
@@ -73,38 +73,38 @@ pub use types::{
 /// File name of the socket.
 pub const SOCKET: &str = "control.sock";
 
-/// Why there is no answer, or no socket.
+/// Why a request got no valid answer, or why the socket cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// Another daemon listens on the socket.
     #[error("a daemon is already listening on {path}: stop it first")]
     InUse {
-        /// The socket.
+        /// Path of the socket.
         path: String,
     },
-    /// The system does not take a path of this length.
+    /// The path is too long for a socket.
     #[error(
         "the path of the socket {path} is too long for a socket (at most 107 bytes): \
          set control.socket in the config"
     )]
     TooLong {
-        /// The socket.
+        /// Path of the socket.
         path: String,
     },
-    /// The path is that of another kind of file.
+    /// The path belongs to a file that is not a socket.
     #[error("{path} exists and is not a socket: remove it, or set control.socket in the config")]
     NoSocket {
-        /// The file.
+        /// Path of the file.
         path: String,
     },
-    /// The system refused.
+    /// The system refused the operation.
     #[error("cannot {action} the socket {path}: {source}")]
     Io {
-        /// A verb: "create", "connect to".
+        /// The operation as a verb, such as "create" or "connect to".
         action: &'static str,
-        /// The socket.
+        /// Path of the socket.
         path: String,
-        /// The error of the system.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The daemon refused the request.
@@ -118,7 +118,7 @@ pub enum ControlError {
     /// The daemon did not answer.
     #[error("the daemon at {path} does not answer: {why}")]
     Lost {
-        /// The socket.
+        /// Path of the socket.
         path: String,
         /// The reason.
         why: String,
@@ -128,7 +128,7 @@ pub enum ControlError {
         "the daemon at {path} sent an answer that this version of maskd does not understand: restart the daemon after an update"
     )]
     Answer {
-        /// The socket.
+        /// Path of the socket.
         path: String,
     },
 }
@@ -157,9 +157,9 @@ impl ControlError {
     }
 }
 
-/// The socket of the daemon of a state directory: the configured one, else
-/// `control.sock` in the runtime directory (systemd's `RUNTIME_DIRECTORY`, of
-/// which the first counts), else in the state directory.
+/// Returns the path of the daemon's socket. This is the configured path if there is one.
+/// Otherwise it is `control.sock` in the runtime directory (the first one in systemd's
+/// `RUNTIME_DIRECTORY`), or else in the state directory.
 #[must_use]
 pub fn socket_path(configured: Option<&Path>, runtime: Option<&OsStr>, state: &Path) -> PathBuf {
     if let Some(path) = configured {
@@ -170,13 +170,13 @@ pub fn socket_path(configured: Option<&Path>, runtime: Option<&OsStr>, state: &P
     folder.as_deref().unwrap_or(state).join(SOCKET)
 }
 
-/// Gives the head that the state directory names to the inference thread.
+/// Passes the head that the state directory names to the inference thread.
 ///
-/// Two calls may run at the same time: each repeats until what it sent is what is on
-/// disk.
+/// Two calls may run at the same time, so each call repeats until the head that it sent
+/// is the one on disk.
 ///
 /// # Errors
-/// As [`Learning::in_use`].
+/// Same as [`Learning::in_use`].
 pub fn hand_over(
     learning: &Learning,
     head: &watch::Sender<Arc<InUse>>,

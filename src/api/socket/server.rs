@@ -1,6 +1,6 @@
 //! The server of the control socket: the socket file, the routes and their handlers.
 //!
-//! The page serves [`open_routes`] too.
+//! The page also serves [`open_routes`].
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, Permissions};
@@ -42,10 +42,10 @@ use crate::learning::{
 pub const MAX_BODY: usize = 64 * 1024;
 /// Mode of the socket file: its user and group may connect.
 const MODE: u32 = 0o660;
-/// Requests in progress are aborted this long after the stop.
+/// How long requests in progress may continue after a stop before they are aborted.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// A listening socket. Its file is removed when it is dropped.
+/// A listening socket. Dropping it removes its file.
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
@@ -57,20 +57,19 @@ struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // The next daemon replaces a file that stays.
+        // If the file cannot be removed, the next daemon replaces it.
         let _ = fs::remove_file(&self.0);
     }
 }
 
-/// A folder that other users cannot enter, for a socket that does not have its mode
-/// yet.
+/// A folder that other users cannot enter. It holds a socket whose mode is not set yet.
 struct PendingSocket(PathBuf);
 
 impl PendingSocket {
     fn beside(path: &Path) -> std::io::Result<PendingSocket> {
-        // The name is short, since a socket's path has at most 107 bytes.
+        // The name is short because a socket's path can have at most 107 bytes.
         let pending = PendingSocket(path.with_file_name(format!(".{}", std::process::id())));
-        // A killed process with the same id may have left it.
+        // A killed process with the same id may have left the folder behind.
         pending.remove();
         DirBuilder::new().mode(0o700).create(&pending.0)?;
         Ok(pending)
@@ -95,8 +94,8 @@ impl Drop for PendingSocket {
 /// Creates the socket for its user and group (mode 0660) and listens. A socket file
 /// that no process listens on is replaced.
 ///
-/// The socket moves to its path after it has its mode, so that nobody else can
-/// connect in between.
+/// The socket is moved to its path after its mode has been set, so that no other user
+/// can connect in between.
 ///
 /// # Errors
 /// [`ControlError::InUse`], [`ControlError::NoSocket`],
@@ -104,7 +103,7 @@ impl Drop for PendingSocket {
 pub fn bind(path: &Path) -> Result<Socket, ControlError> {
     let shown = || path.display().to_string();
     let failed = |error: std::io::Error| match error.kind() {
-        // The only reason for this is the length of the path.
+        // The only cause of this error is a path that is too long.
         ErrorKind::InvalidInput => ControlError::TooLong { path: shown() },
         _ => ControlError::io("create", path)(error),
     };
@@ -130,11 +129,11 @@ pub fn bind(path: &Path) -> Result<Socket, ControlError> {
     })
 }
 
-/// Answers requests until `stop`, then finishes those in progress (or aborts them
-/// after a second), and removes the socket.
+/// Answers requests until `stop` is canceled. It then finishes the requests in progress,
+/// or aborts them after a second, and removes the socket.
 ///
 /// Must be called within a tokio runtime that has I/O, time and blocking threads.
-/// `more` are further routes, such as metrics.
+/// `more` contains additional routes, such as the metrics.
 ///
 /// # Errors
 /// [`ControlError::Io`] if the system refuses to listen.
@@ -164,7 +163,7 @@ pub async fn serve(
 }
 
 fn all_routes(handle: DaemonHandle, more: Router) -> Router {
-    // The routes whose requests name a path of the device.
+    // The routes whose requests name a path on the device.
     let local = Router::new()
         .route("/samples/import", post(import))
         .route("/samples/export", post(export))
@@ -180,8 +179,8 @@ fn all_routes(handle: DaemonHandle, more: Router) -> Router {
         .merge(more)
 }
 
-/// The routes that the page serves too: none of them takes a path of the device.
-/// To be nested under `/api/v1`; with their `OpenAPI` description.
+/// The routes that the page also serves, with their `OpenAPI` description. None of them
+/// takes a path on the device. The caller nests them under `/api/v1`.
 #[must_use]
 pub fn open_routes() -> OpenApiRouter<DaemonHandle> {
     OpenApiRouter::new()
@@ -211,7 +210,7 @@ pub struct ErrorResponse {
 }
 
 impl ErrorResponse {
-    /// An answer with the status that fits the fault.
+    /// Creates an answer with the status that matches the fault.
     pub fn new(fault: FailureKind, sentence: impl std::fmt::Display) -> ErrorResponse {
         let status = match fault {
             FailureKind::Usage => StatusCode::BAD_REQUEST,
@@ -232,7 +231,7 @@ impl ErrorResponse {
         }
     }
 
-    /// An answer to a request that no handler can take.
+    /// Creates an answer to a request that no handler accepts.
     pub fn malformed(status: StatusCode, sentence: impl std::fmt::Display) -> ErrorResponse {
         ErrorResponse {
             status,
@@ -240,8 +239,8 @@ impl ErrorResponse {
         }
     }
 
-    /// An answer to one request too many. The client may retry after this many
-    /// seconds.
+    /// Creates an answer to a client that has sent too many requests. The client may retry
+    /// after `retry_after` seconds.
     pub fn too_many(retry_after: u64, sentence: impl std::fmt::Display) -> ErrorResponse {
         ErrorResponse {
             retry_after: Some(retry_after),
@@ -283,7 +282,8 @@ impl From<QueryRejection> for ErrorResponse {
     }
 }
 
-/// A JSON body of any content type; axum's `Json` insists on one.
+/// A JSON body with any content type, unlike axum's `Json`, which requires a JSON content
+/// type.
 struct JsonBody<T>(T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
@@ -306,8 +306,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
 
 type Answer<T> = Result<Json<T>, ErrorResponse>;
 
-/// Runs what reads or writes files on a thread of its own, and answers with its
-/// result.
+/// Runs work that reads or writes files on another thread, and returns its result.
 async fn file_work<T: Send + 'static>(
     handle: DaemonHandle,
     work: impl FnOnce(&DaemonHandle) -> Result<T, ErrorResponse> + Send + 'static,
@@ -319,7 +318,7 @@ async fn file_work<T: Send + 'static>(
     })
 }
 
-/// [`file_work`] that answers with JSON.
+/// Same as [`file_work`], but answers with JSON.
 async fn answer<T: Send + 'static>(
     handle: DaemonHandle,
     work: impl FnOnce(&DaemonHandle) -> Result<T, ErrorResponse> + Send + 'static,
@@ -327,7 +326,8 @@ async fn answer<T: Send + 'static>(
     file_work(handle, work).await.map(Json)
 }
 
-/// Refuses a relative path: the client does not know the daemon's working directory.
+/// Refuses a relative path, because the client does not know the daemon's working
+/// directory.
 fn absolute(path: &Path) -> Result<&Path, ErrorResponse> {
     if path.is_absolute() {
         Ok(path)
@@ -613,7 +613,7 @@ struct QueueLimit {
     groups: Option<usize>,
 }
 
-/// Groups of a queue, unless the request has a limit.
+/// Maximum number of groups in a queue if the request sets no limit.
 const QUEUE_GROUPS: usize = 50;
 
 #[utoipa::path(
@@ -706,7 +706,7 @@ async fn rollback(
     .await
 }
 
-/// Gives the head that is in use now to the inference thread.
+/// Passes the head that is now in use to the inference thread.
 fn put_into_use(handle: &DaemonHandle, head: Option<u32>) -> Result<HeadInUse, ErrorResponse> {
     super::hand_over(&handle.learning, &handle.head)?;
     tracing::info!(model = head.unwrap_or(0), "model changed on request");

@@ -1,7 +1,7 @@
 //! The JSON types of the API.
 //!
-//! A documented contract: `docs/openapi.json` describes those that the page uses
-//! too.
+//! They are a documented contract. `docs/openapi.json` describes the types that the page
+//! also uses.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -47,7 +47,7 @@ pub struct LabelRequest {
     pub mark: LabelAction,
 }
 
-/// Names a folder that the daemon is to read or write.
+/// Names a folder for the daemon to read or write.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FolderRequest {
@@ -55,7 +55,7 @@ pub(crate) struct FolderRequest {
     pub(crate) folder: PathBuf,
 }
 
-/// Names a file that the daemon is to read or write.
+/// Names a file for the daemon to read or write.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FileRequest {

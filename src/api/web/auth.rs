@@ -1,6 +1,6 @@
-//! Who may use the page: passwords, tokens, sessions, and the limit on log-in attempts.
-//! Does no input or output except for random numbers and the credentials that are read
-//! at startup.
+//! Access control for the page: passwords, tokens, sessions, and the limit on log-in
+//! attempts. Does no input or output, except to get random numbers and to read the
+//! credentials at startup.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -21,7 +21,7 @@ const MAX_PASSWORD_BYTES: usize = 1024;
 /// Largest accepted credential file, in bytes.
 const MAX_CREDENTIAL_BYTES: u64 = 64 * 1024;
 
-/// The hashes of the password and the tokens. None can be turned back into its secret.
+/// The hashes of the password and the tokens. The secrets cannot be recovered from them.
 #[derive(Clone)]
 pub struct Access {
     password: Option<String>,
@@ -29,8 +29,8 @@ pub struct Access {
 }
 
 impl Access {
-    /// Reads the hashes of a config and of systemd's credentials. The password of a
-    /// credential takes precedence; tokens add up.
+    /// Reads the hashes from a config and from systemd's credentials. A password hash from
+    /// a credential takes precedence over the config; token hashes from both are accepted.
     ///
     /// # Errors
     /// [`WebError::Credential`].
@@ -62,7 +62,7 @@ impl Access {
         })
     }
 
-    /// Whether anybody who can connect has access.
+    /// Whether anyone who can connect has access.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.password.is_none() && self.tokens.is_empty()
@@ -74,7 +74,8 @@ impl Access {
         self.password.is_some()
     }
 
-    /// Whether this is the password. Slow on purpose: argon2 makes guessing expensive.
+    /// Whether this is the password. This is slow on purpose, because argon2 makes
+    /// guessing expensive.
     #[must_use]
     pub fn is_password(&self, password: &str) -> bool {
         let Some(hash) = self.password.as_deref() else {
@@ -89,15 +90,16 @@ impl Access {
                 .is_ok()
     }
 
-    /// Whether this is a token. Hashes are compared, so the time that it takes reveals
-    /// nothing about the tokens.
+    /// Whether this is a valid token. Hashes are compared, so the duration of the
+    /// comparison reveals nothing about the tokens.
     #[must_use]
     pub fn is_token(&self, token: &str) -> bool {
         self.tokens.contains(&digest(token))
     }
 }
 
-/// A file of systemd's credentials directory, trimmed; `None` if there is none.
+/// Returns the trimmed content of a file in systemd's credentials directory, or `None` if
+/// there is no such file.
 fn credential(folder: Option<&Path>, name: &'static str) -> Result<Option<String>, WebError> {
     let Some(folder) = folder else {
         return Ok(None);
@@ -131,10 +133,11 @@ fn random() -> Result<String, WebError> {
     Ok(hex::encode(&bytes))
 }
 
-/// The PHC string of a password, for the config: argon2id with a random salt.
+/// Returns the PHC string of a password for the config. It uses argon2id and a random
+/// salt.
 ///
 /// # Errors
-/// [`WebError::Password`] if it is empty or longer than 1024 bytes.
+/// [`WebError::Password`] if the password is empty or longer than 1024 bytes.
 pub fn hash_password(password: &str) -> Result<String, WebError> {
     if password.is_empty() || password.len() > MAX_PASSWORD_BYTES {
         let problem = format!("it must have 1 to {MAX_PASSWORD_BYTES} bytes");
@@ -148,9 +151,9 @@ pub fn hash_password(password: &str) -> Result<String, WebError> {
 /// A token for a program, and its hash for the config.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
-    /// What the program sends.
+    /// The token that the program sends.
     pub token: String,
-    /// What the config contains.
+    /// The hash that goes into the config.
     pub hash: String,
 }
 
@@ -168,13 +171,14 @@ pub fn new_token() -> Result<Token, WebError> {
 const IDLE_TIMEOUT: Duration = Duration::from_hours(12);
 /// A session ends this long after the log-in.
 const MAX_SESSION_AGE: Duration = Duration::from_hours(24 * 7);
-/// Maximum number of sessions; a new one replaces the one that was idle the longest.
+/// Maximum number of sessions. A new session replaces the one that has been idle the
+/// longest.
 const MAX_SESSIONS: usize = 64;
 
-/// The hash of a session's cookie, from which the cookie cannot be derived.
+/// The hash of a session's cookie. The cookie cannot be recovered from it.
 pub(super) type SessionKey = [u8; 32];
 
-/// The sessions of everybody who has logged in.
+/// The sessions of all logged-in visitors.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     by_key: HashMap<SessionKey, Session>,
@@ -216,7 +220,7 @@ impl Sessions {
         Ok(cookie)
     }
 
-    /// The session of a cookie, if it is valid; this counts as use.
+    /// Returns the session of a cookie if it is valid. This counts as a use of the session.
     pub(super) fn use_cookie(&mut self, now: Instant, cookie: &str) -> Option<SessionKey> {
         let key = digest(cookie);
         let session = self.by_key.get_mut(&key)?;
@@ -228,38 +232,38 @@ impl Sessions {
         Some(key)
     }
 
-    /// Whether a session is still valid; this does not count as use.
+    /// Whether a session is still valid. This does not count as a use of the session.
     pub(super) fn is_valid(&self, now: Instant, key: &SessionKey) -> bool {
         let session = self.by_key.get(key);
         session.is_some_and(|session| !session.is_expired(now))
     }
 
-    /// Ends a session: its cookie is no longer accepted.
+    /// Ends a session. Its cookie is no longer accepted.
     pub(super) fn end(&mut self, key: &SessionKey) {
         self.by_key.remove(key);
     }
 }
 
-/// The rate limit of one address: 5 attempts, then one every 20 s.
+/// The rate limit for each address: 5 attempts, then one every 20 s.
 const PER_PEER: Rate = Rate {
     burst: 5.0,
     refill: Duration::from_secs(20),
 };
-/// The rate limit of all addresses together: 20 attempts, then one every 2 s.
+/// The rate limit for all addresses together: 20 attempts, then one every 2 s.
 const OVERALL: Rate = Rate {
     burst: 20.0,
     refill: Duration::from_secs(2),
 };
-/// Maximum number of addresses with a bucket of their own.
+/// Maximum number of addresses that have their own bucket.
 const MAX_PEERS: usize = 1024;
 
-/// The size of a token bucket, and the time in which it gains one token.
+/// The size of a token bucket, and the time it takes to gain one token.
 struct Rate {
     burst: f32,
     refill: Duration,
 }
 
-/// Limits log-in attempts, by address and overall (token buckets).
+/// Limits log-in attempts per address and overall, using token buckets.
 #[derive(Debug, Default)]
 pub(super) struct Limiter {
     peers: HashMap<IpAddr, Bucket>,
@@ -268,13 +272,14 @@ pub(super) struct Limiter {
 
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
-    /// Attempts that are left.
+    /// Number of attempts left.
     left: f32,
     updated_at: Instant,
 }
 
 impl Bucket {
-    /// The bucket now, or the time until an attempt is left.
+    /// Returns the bucket refilled up to `now`, or the time until the next attempt is
+    /// allowed.
     fn refilled(self, now: Instant, rate: &Rate) -> Result<Bucket, Duration> {
         let waited = now.saturating_duration_since(self.updated_at);
         let gained = waited.as_secs_f32() / rate.refill.as_secs_f32();
@@ -291,18 +296,19 @@ impl Bucket {
 }
 
 impl Limiter {
-    /// Uses up one attempt of `peer`; if none is left, returns the time until the next.
+    /// Uses up one attempt of `peer`. If none is left, returns the time until the next one.
     pub(super) fn take(&mut self, now: Instant, peer: IpAddr) -> Result<(), Duration> {
         let peer = network(peer);
         if self.peers.len() >= MAX_PEERS && !self.peers.contains_key(&peer) {
-            // An empty bucket counts: dropping it would give its address new attempts.
+            // Only full buckets are dropped: dropping any other would give its address new
+            // attempts.
             let is_full = |bucket: &Bucket| {
                 let refilled = bucket.refilled(now, &PER_PEER);
                 refilled.is_ok_and(|bucket| bucket.left >= PER_PEER.burst)
             };
             self.peers.retain(|_, bucket| !is_full(bucket));
             if self.peers.len() >= MAX_PEERS {
-                // The overall limit still holds.
+                // The overall limit still applies.
                 self.peers.clear();
             }
         }
@@ -321,14 +327,14 @@ impl Limiter {
         Ok(())
     }
 
-    /// The password was right: this address has all its attempts again.
+    /// Restores all attempts of an address after a log-in with the right password.
     pub(super) fn reset(&mut self, peer: IpAddr) {
         self.peers.remove(&network(peer));
     }
 }
 
-/// The address, or the /64 network of an IPv6 address: one visitor can have all of its
-/// addresses.
+/// Returns an IPv4 address unchanged, and the /64 network of an IPv6 address, because one
+/// visitor can use all the addresses in such a network.
 fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => {

@@ -1,5 +1,6 @@
-//! Protection against DNS rebinding and cross-site requests: whether a request names
-//! one of our hosts, and whether another site's page sent it. Does no input or output.
+//! Protection against DNS rebinding and cross-site requests. Checks whether a request
+//! names one of our hosts, and whether another site's page sent it. Does no input or
+//! output.
 
 use std::net::IpAddr;
 
@@ -9,7 +10,7 @@ use axum::http::{HeaderMap, HeaderName, Method, Uri};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// The value of a header; `None` if it is missing, repeated or not text.
+/// Returns the value of a header, or `None` if the header is missing, repeated or not text.
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;
@@ -17,7 +18,7 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 }
 
 /// Whether a request names one of our hosts: `localhost`, an IP address, or one of
-/// `names`. Without this check another site could let its own name resolve to this
+/// `names`. Without this check, another site could make its own name resolve to this
 /// device, and its page could then read everything (DNS rebinding). IP addresses are
 /// safe because no name is resolved.
 pub(super) fn is_own_host(uri: &Uri, headers: &HeaderMap, names: &[String]) -> bool {
@@ -27,8 +28,8 @@ pub(super) fn is_own_host(uri: &Uri, headers: &HeaderMap, names: &[String]) -> b
     let is_own = |authority: &Authority| {
         let host = authority.host();
         let ip = host.trim_start_matches('[').trim_end_matches(']');
-        // Beside the host there may only be a port: no user name, and nothing between
-        // "]" and the port, which `Authority` lets pass.
+        // The host may only be followed by a port. `Authority` would also accept a user
+        // name, and text between "]" and the port.
         let is_port = |rest: &str| {
             let port = rest.strip_prefix(':').unwrap_or_default();
             rest.is_empty() || !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
@@ -40,17 +41,18 @@ pub(super) fn is_own_host(uri: &Uri, headers: &HeaderMap, names: &[String]) -> b
                 || names.iter().any(|name| host.eq_ignore_ascii_case(name)))
     };
     let host = host.parse::<Authority>();
-    // A request line can name a host, too: `GET http://elsewhere/ HTTP/1.1`.
+    // The request line can also name a host, as in `GET http://elsewhere/ HTTP/1.1`.
     host.is_ok_and(|authority| is_own(&authority)) && uri.authority().is_none_or(is_own)
 }
 
-/// Whether another site's page sent a request. Browsers tell: all of them send `Origin`
-/// with requests that change something, and current ones always send `Sec-Fetch-Site`.
+/// Whether another site's page sent a request. The headers show this: all browsers send
+/// `Origin` with requests that change something, and current ones always send
+/// `Sec-Fetch-Site`.
 pub(super) fn is_cross_site(method: &Method, headers: &HeaderMap) -> bool {
     if headers.contains_key(SEC_FETCH_SITE) {
         let site = single(headers, &SEC_FETCH_SITE);
-        // "same-site" is refused, too: another port of this machine is the same site
-        // and can belong to somebody else.
+        // "same-site" is also refused, because another port of this machine counts as the
+        // same site and can belong to another user.
         if !matches!(site, Some("same-origin" | "none")) {
             return true;
         }
@@ -66,7 +68,7 @@ pub(super) fn is_cross_site(method: &Method, headers: &HeaderMap) -> bool {
     false
 }
 
-/// The value of a cookie; `None` if the request has no cookie of this name.
+/// Returns the value of a cookie, or `None` if the request has no cookie of this name.
 pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let lines = headers.get_all(COOKIE).iter();
     let mut pairs = lines
@@ -184,7 +186,7 @@ mod tests {
         assert_eq!(cookie(&all, "sess"), None);
     }
 
-    /// Texts that look like hosts and origins, made of their parts, and any text.
+    /// Strings assembled from parts of hosts and origins, and arbitrary strings.
     fn headerlike() -> impl Strategy<Value = String> {
         let parts = vec![
             "localhost",

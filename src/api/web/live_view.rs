@@ -1,5 +1,5 @@
-//! The pictures of the live view, drawn and encoded once for all viewers, and only while
-//! there are viewers.
+//! The pictures for the live view. They are drawn and encoded once for all viewers, and
+//! only while there are viewers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,16 +25,16 @@ const JPEG_QUALITY: u8 = 75;
 pub struct AnnotatedFrame {
     /// The frame as captured, without boxes.
     pub frame: Arc<Frame>,
-    /// The faces found in it.
+    /// The faces found in the frame.
     pub result: Arc<FrameResult>,
 }
 
-/// A picture as it is sent to all viewers.
+/// A picture that is sent to all viewers.
 #[derive(Debug)]
 pub(super) struct Picture {
-    /// Counts drawn frames, from 1.
+    /// Number of the drawn frame, counted from 1.
     pub(super) number: u64,
-    /// When its frame was captured.
+    /// When the frame was captured.
     captured_at: Instant,
     pub(super) jpeg: Bytes,
 }
@@ -48,7 +48,7 @@ pub struct LiveView {
 }
 
 impl LiveView {
-    /// A live view without viewers, of the frames in `annotated_frames`.
+    /// Creates a live view of the frames in `annotated_frames`, without viewers.
     #[must_use]
     pub fn new(annotated_frames: watch::Receiver<Option<AnnotatedFrame>>) -> LiveView {
         LiveView {
@@ -58,7 +58,7 @@ impl LiveView {
         }
     }
 
-    /// Adds a viewer, who leaves when the value is dropped.
+    /// Adds a viewer, which is removed when the returned value is dropped.
     pub(super) fn watch(self: &Arc<LiveView>) -> Viewer {
         self.viewers.send_modify(|count| *count += 1);
         Viewer {
@@ -75,8 +75,8 @@ pub(super) struct Viewer {
 }
 
 impl Viewer {
-    /// Waits for a picture with a number above `number`; `None` when there will be no
-    /// more.
+    /// Waits for a picture with a number above `number`. Returns `None` if there will be
+    /// no more pictures.
     pub(super) async fn newer_than(&mut self, number: u64) -> Option<Arc<Picture>> {
         let is_newer = |picture: &Option<Arc<Picture>>| {
             let picture = picture.as_ref();
@@ -93,8 +93,8 @@ impl Drop for Viewer {
     }
 }
 
-/// Draws pictures while there are viewers, at most one per `interval`, until `stop` or
-/// until the frames end. Runs on a thread of its own.
+/// Draws pictures while there are viewers, at most one per `interval`, until `stop` is
+/// canceled or the frames end. Runs on its own thread.
 pub async fn draw(live_view: &LiveView, interval: Duration, stop: &CancellationToken) {
     let drawing = async {
         let mut viewers = live_view.viewers.subscribe();
@@ -102,7 +102,7 @@ pub async fn draw(live_view: &LiveView, interval: Duration, stop: &CancellationT
         let mut last: Option<(Instant, u64)> = None;
         loop {
             if *viewers.borrow() == 0 {
-                // The next viewer must not see who was there before.
+                // The next viewer must not see a picture from before they connected.
                 live_view.pictures.send_replace(None);
                 if viewers.wait_for(|count| *count > 0).await.is_err() {
                     return;
@@ -148,8 +148,8 @@ pub async fn draw(live_view: &LiveView, interval: Duration, stop: &CancellationT
     }
 }
 
-/// The frame with its boxes as a JPEG; `None` if JPEG cannot represent a frame of this
-/// size.
+/// Returns the frame with its boxes as a JPEG, or `None` if JPEG cannot represent a frame
+/// of this size.
 fn encode(annotated: &AnnotatedFrame) -> Option<Bytes> {
     let mut pixels = annotated.frame.pixels.clone();
     annotate::draw(

@@ -1,10 +1,10 @@
 //! The web page: the daemon's API over TCP, access control, and the live view.
 //!
 //! Owns the listener, passwords, tokens, sessions, the checks of a request's origin, the
-//! assets of the page, and the pictures of the live view. The API itself is
-//! `api::socket`'s; its operations that name a path on the device are left out here.
+//! assets of the page, and the pictures for the live view. The API itself is defined in
+//! `api::socket`; operations that name a path on the device are not available here.
 //!
-//! | under `/api/v1`, in addition | request | response |
+//! | additional paths under `/api/v1` | request | response |
 //! |---|---|---|
 //! | GET `/session` | | [`SessionRecord`] |
 //! | POST `/session` | [`LogIn`] | [`SessionRecord`], and a cookie |
@@ -12,11 +12,11 @@
 //! | GET `/live` | | [`LiveRecord`] |
 //! | GET `/live/picture`, `/live/picture?after=N` | | a JPEG |
 //! | GET `/live/stream` | | JPEGs as `multipart/x-mixed-replace` |
-//! | GET `/openapi.json` | | all of this, for programs |
+//! | GET `/openapi.json` | | a machine-readable description of the API |
 //!
-//! The inference thread hands over two pointers per frame and never waits: a thread of
-//! low priority draws and encodes the newest frame, only while somebody watches, and
-//! once for all viewers. `docs/SECURITY.md` describes the attacks that were considered.
+//! The inference thread passes on two pointers per frame and never waits. A low-priority
+//! thread draws and encodes the newest frame once for all viewers, and only while there
+//! are viewers. `docs/SECURITY.md` describes the attacks that were considered.
 
 mod auth;
 mod guard;
@@ -42,7 +42,7 @@ pub use server::{LiveFrame, LiveRecord, LogIn, SessionRecord, WebServer, descrip
 /// Why the page cannot be served. Each message is one sentence.
 #[derive(Debug, thiserror::Error)]
 pub enum WebError {
-    /// Anybody on the network could use the page.
+    /// Anyone on the network could use the page.
     #[error(
         "web.listen is {0}, which other machines can reach: set web.password-hash to what \"maskd passwd\" \
          prints, or listen on 127.0.0.1"
@@ -95,7 +95,7 @@ pub struct WebOptions {
     frame_interval: Duration,
 }
 
-/// The address, and what a visitor needs.
+/// Shows the address and what a visitor needs to get access.
 impl std::fmt::Display for WebOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
@@ -109,12 +109,12 @@ impl std::fmt::Display for WebOptions {
 }
 
 impl WebOptions {
-    /// The options that a config gives; `None` if it turns the page off. `credentials`
-    /// is systemd's credentials directory.
+    /// Returns the options from a config, or `None` if the config turns the page off.
+    /// `credentials` is systemd's credentials directory.
     ///
     /// # Errors
-    /// [`WebError::Open`] if anybody on the network could use the page;
-    /// [`WebError::Credential`], [`WebError::Tls`], [`WebError::NoKey`].
+    /// [`WebError::Open`] if anyone on the network could use the page, and
+    /// [`WebError::Credential`], [`WebError::Tls`] or [`WebError::NoKey`].
     pub fn from_config(
         web: &config::Web,
         credentials: Option<&Path>,

@@ -44,19 +44,20 @@ use crate::learning::FailureKind;
 
 /// Maximum concurrent connections; excess ones are closed immediately.
 const MAX_CONNECTIONS: usize = 128;
-/// How long a TLS handshake, and reading the head or the body of a request, may take.
-/// An idle connection is closed after this time, too.
+/// Maximum duration of a TLS handshake, of reading a request head, and of reading a
+/// request body. An idle connection is also closed after this time.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest request head, in bytes.
+/// Maximum size of a request head, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
-/// How long a request waits for the next picture; the client then asks again.
+/// How long a request waits for the next picture. The client must then send a new
+/// request.
 const PICTURE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait before trying again to open the port.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 /// How long a browser keeps the session cookie, in seconds.
 const COOKIE_SECONDS: u64 = 7 * 24 * 3600;
 
-/// Everything that the page is served from.
+/// Everything needed to serve the page.
 pub struct WebServer {
     options: WebOptions,
     handle: DaemonHandle,
@@ -65,8 +66,8 @@ pub struct WebServer {
 }
 
 impl WebServer {
-    /// The page of a daemon. `extra_routes` are served beside the API, such as the
-    /// metrics.
+    /// Creates the server for a daemon's page. `extra_routes` are served in addition to
+    /// the API; an example is the metrics.
     #[must_use]
     pub fn new(
         options: WebOptions,
@@ -83,7 +84,7 @@ impl WebServer {
     }
 }
 
-/// What the handlers and the checks share.
+/// The state that the handlers and the checks share.
 struct Shared {
     access: Access,
     allowed_hosts: Arc<[String]>,
@@ -98,7 +99,8 @@ type App = Arc<Shared>;
 
 impl Shared {
     fn cookie_name(&self) -> &'static str {
-        // Browsers accept the `__Host-` prefix only from this very host and over TLS.
+        // Browsers accept the `__Host-` prefix only over TLS, and only for the exact host
+        // that sets the cookie.
         if self.is_tls { "__Host-maskd" } else { "maskd" }
     }
 
@@ -108,7 +110,7 @@ impl Shared {
         format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}")
     }
 
-    /// Who sent a request; `None` if they have no access.
+    /// Returns the visitor who sent a request, or `None` if the visitor has no access.
     fn visitor(&self, headers: &HeaderMap) -> Option<Visitor> {
         if self.access.is_open() {
             return Some(Visitor::Stateless);
@@ -135,9 +137,9 @@ impl Shared {
 /// Who made a request.
 #[derive(Debug, Clone, Copy)]
 enum Visitor {
-    /// With a token, or where no password is needed.
+    /// A visitor with a token, or any visitor if no login is required.
     Stateless,
-    /// With the cookie of a session.
+    /// A visitor with a session cookie.
     Session(SessionKey),
 }
 
@@ -146,7 +148,7 @@ enum Visitor {
 struct Peer(IpAddr);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic cannot leave an entry half-written.
+    // A poisoned lock is safe to use because a panic cannot leave an entry half-written.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -158,10 +160,10 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Serves the page until `stop`. If the port cannot be opened, tries again.
+/// Serves the page until `stop` is canceled. If the port cannot be opened, tries again.
 ///
-/// Must be called within a tokio runtime with I/O and time, on a thread that handles no
-/// frames: handlers block it while they read and write files.
+/// Must be called within a tokio runtime with I/O and time, on a thread that does not
+/// process frames, because handlers may block it.
 pub async fn serve(server: WebServer, stop: CancellationToken) {
     let listen = server.options.listen;
     let tls = server.options.tls.clone();
@@ -169,7 +171,7 @@ pub async fn serve(server: WebServer, stop: CancellationToken) {
     let serving = async {
         let listener = bind(listen).await;
         let scheme = if tls.is_some() { "https" } else { "http" };
-        // The configured port may be 0, which means any free one.
+        // The configured port may be 0, which means any free port.
         let address = listener.local_addr().unwrap_or(listen);
         tracing::info!("the page is at {scheme}://{address}");
         let mut connections = JoinSet::new();
@@ -181,7 +183,7 @@ pub async fn serve(server: WebServer, stop: CancellationToken) {
                     Ok((stream, peer)) => {
                         let service = service.clone();
                         let tls = tls.clone();
-                        // The set drops the task when serving ends.
+                        // When serving ends, the set is dropped, which aborts the task.
                         connections.spawn(async move {
                             match tls {
                                 None => serve_connection(stream, peer.ip(), service).await,
@@ -194,7 +196,7 @@ pub async fn serve(server: WebServer, stop: CancellationToken) {
                             }
                         });
                     }
-                    // Too many open files, or the peer has already disconnected.
+                    // Too many files are open, or the peer has already disconnected.
                     Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
                 },
             }
@@ -237,7 +239,7 @@ where
         .header_read_timeout(READ_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
-    // Visitors who disconnect are not worth a log line.
+    // Errors are ignored because disconnecting visitors are not worth a log line.
     let _ = connection.await;
 }
 
@@ -277,7 +279,7 @@ fn own_routes() -> OpenApiRouter<App> {
         .routes(routes!(stream))
 }
 
-/// The description of the API, made from its handlers, as JSON.
+/// The `OpenAPI` description of the API as JSON, generated from the handlers.
 #[must_use]
 pub fn description() -> String {
     let mut api = own_routes().into_openapi();
@@ -314,7 +316,8 @@ async fn no_method() -> ErrorResponse {
     ErrorResponse::malformed(StatusCode::METHOD_NOT_ALLOWED, sentence)
 }
 
-/// Everything is loaded from this server, and no other page may embed it.
+/// The content security policy: the page loads everything from this server, and no other
+/// page may embed it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
                       img-src 'self' blob:; connect-src 'self'; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'";
@@ -369,7 +372,7 @@ async fn admit(app: &App, is_api: bool, mut request: Request) -> Result<Request,
         let sentence = "requests from other sites are not allowed";
         return Err(ErrorResponse::malformed(StatusCode::FORBIDDEN, sentence));
     }
-    // Logging in needs no login.
+    // The session routes are reachable without a login, so that visitors can log in.
     if is_api && request.uri().path() != "/api/v1/session" {
         let Some(visitor) = app.visitor(request.headers()) else {
             let sentence = "log in first, or send a token";
@@ -377,7 +380,7 @@ async fn admit(app: &App, is_api: bool, mut request: Request) -> Result<Request,
         };
         request.extensions_mut().insert(visitor);
     }
-    // Reads the whole body first, so that handlers never wait for a slow client.
+    // The whole body is read first, so that handlers never wait for a slow client.
     let (head, body) = request.into_parts();
     let read = tokio::time::timeout(READ_TIMEOUT, axum::body::to_bytes(body, MAX_BODY)).await;
     match read {
@@ -467,8 +470,8 @@ async fn log_in(
         return Err(ErrorResponse::malformed(StatusCode::UNAUTHORIZED, sentence));
     }
     lock(&app.limiter).reset(peer);
-    // Never continues an existing session: an attacker may have planted its cookie
-    // (session fixation).
+    // An existing session is never continued, because an attacker may have planted its
+    // cookie (session fixation).
     end_session(&app, &headers);
     let cookie = lock(&app.sessions)
         .begin(now())
@@ -564,7 +567,8 @@ struct After {
     after: Option<u64>,
 }
 
-/// The number of a picture, with which to ask for the next one.
+/// The header with the number of a picture. The client sends this number back to request
+/// the next picture.
 const X_PICTURE: HeaderName = HeaderName::from_static("x-picture");
 
 /// Waits for a picture with a higher number; no content if none comes in time.
@@ -629,7 +633,7 @@ async fn stream(State(app): State<App>, Extension(visitor): Extension<Visitor>) 
             format!("{first}Content-Type: image/jpeg\r\nContent-Length: {length}\r\n\r\n")
                 .into_bytes();
         part.extend_from_slice(&picture.jpeg);
-        // Players show a part only when they see the boundary after it.
+        // Players show a part only after they have received the boundary that follows it.
         part.extend_from_slice(b"\r\n--frame\r\n");
         Some((Ok::<_, Infallible>(Bytes::from(part)), stream))
     });

@@ -12,8 +12,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::WebError;
 use crate::config;
 
-/// The TLS acceptor for the certificates of a config; `None` if it names none. The
-/// systemd credential `web-tls-key` takes precedence over the configured key.
+/// Returns the TLS acceptor for the configured certificates, or `None` if the config names
+/// none. The systemd credential `web-tls-key` takes precedence over the configured key.
 ///
 /// # Errors
 /// [`WebError::Tls`], [`WebError::NoKey`].

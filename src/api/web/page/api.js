@@ -22,7 +22,7 @@ async function request(method, path, body, options = {}) {
   }
   if (response.ok) return response;
   const record = await response.json().catch(() => ({}));
-  // The session has ended: ask for the password again.
+  // The session has ended, so the page asks for the password again.
   if (response.status === 401 && path !== "/session") {
     window.dispatchEvent(new Event("logged-out"));
   }
@@ -48,7 +48,7 @@ export const api = {
   rollback: () => json("POST", "/heads/rollback", { steps: 1 }),
   settings: () => json("GET", "/settings"),
   changeSettings: (change) => json("PATCH", "/settings", change),
-  /** Waits for a picture with a number above `after`: { number, blob }; null if none comes in time. */
+  /** Waits for a picture with a number above `after`. Returns { number, blob }, or null if none arrives in time. */
   async picture(after, signal) {
     const response = await request("GET", `/live/picture?after=${after}`, undefined, { signal });
     if (response.status === 204) return null;

@@ -1,4 +1,4 @@
-// Plots as SVG, each with a text that describes it for screen readers.
+// SVG plots, each with a text description for screen readers.
 
 import { h, percent, s, words } from "./dom.js";
 
@@ -7,8 +7,8 @@ const HEIGHT = 160;
 const MARGIN = { left: 44, right: 12, top: 12, bottom: 30 };
 
 /**
- * A line through points [x, y], each with a dot.
- * `chosen`: the x of the filled dot. `format`: how y is written.
+ * Draws a line through points [x, y], with a dot at each point.
+ * `chosen` is the x value of the filled dot. `format` converts a y value to text.
  */
 export function line({ points, title, x, y, chosen, format = (value) => String(Number(value.toPrecision(2))) }) {
   const xs = points.map((point) => point[0]);
@@ -41,7 +41,7 @@ export function line({ points, title, x, y, chosen, format = (value) => String(N
   );
 }
 
-/** A confusion matrix: rows are the true labels, columns the predicted ones. */
+/** Draws a confusion matrix. Rows are the true labels, and columns are the predicted ones. */
 export function confusion(labels, rows, caption) {
   const max = Math.max(1, ...rows.flat());
   return h(

@@ -1,4 +1,4 @@
-// Helpers that build elements and texts.
+// Helpers that build elements and format text.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -12,7 +12,7 @@ function build(element, attributes, children) {
   return element;
 }
 
-/** The children as a flat list without null, undefined and false. */
+/** Returns the children as a flat list without null, undefined and false. */
 const present = (children) => children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 
 /** Replaces the children of an element. */
@@ -24,7 +24,7 @@ export const h = (tag, attributes, ...children) => build(document.createElement(
 /** Creates an SVG element in the same way. */
 export const s = (tag, attributes, ...children) => build(document.createElementNS(SVG, tag), attributes, children);
 
-/** A label or a decision as words: with_mask becomes "with mask". */
+/** Returns a label or a decision as words. For example, with_mask becomes "with mask". */
 export const words = (name) => name.replaceAll("_", " ");
 
 export const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
@@ -42,7 +42,7 @@ export function toast(text, action) {
   hide = setTimeout(() => place.replaceChildren(), 8000);
 }
 
-/** Asks the user to confirm; resolves to whether they did. */
+/** Asks the user to confirm. The promise resolves to true if they did, else to false. */
 export function confirmed(question, yes) {
   return new Promise((resolve) => {
     const dialog = h(
@@ -61,7 +61,7 @@ export function confirmed(question, yes) {
   });
 }
 
-/** Runs a task now and then every `interval` ms while the page is visible; returns a function that stops it. */
+/** Runs a task immediately, then every `interval` ms while the page is visible. Returns a function that stops it. */
 export function whileVisible(task, interval) {
   let timer;
   let ended = false;

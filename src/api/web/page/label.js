@@ -1,11 +1,11 @@
-// The queue of face pictures to label, with one tap or one key each.
+// The queue of face pictures to label. Labeling each one takes a single tap or key press.
 
 import { api, pictureOf } from "./api.js";
 import { count, fill, h, percent, toast, words } from "./dom.js";
 
 /** How many steps can be undone. */
 const MAX_UNDO = 20;
-/** Discarded face pictures are deleted for good after this long, in ms. */
+/** How long after being discarded face pictures are permanently deleted, in ms. */
 const DISCARD_DELAY_MS = 6000;
 
 class LabelQueue extends HTMLElement {
@@ -84,7 +84,7 @@ class LabelQueue extends HTMLElement {
   facePicture(sample, at, excluded, total) {
     const image = h("img", { src: pictureOf(sample.id), alt: `Face ${at + 1} of ${total}, ${sample.day}`, width: 224, height: 224 });
     if (total === 1) return image;
-    // Near duplicates are labeled together, except those that are deselected by a tap.
+    // Near duplicates are labeled together, except for those that the user deselects with a tap.
     return h(
       "button",
       {
@@ -218,7 +218,7 @@ class LabelQueue extends HTMLElement {
     toast(`${count(ids.length, "face picture")} discarded`, { name: "Undo", run: () => this.undo() });
   }
 
-  /** Deletes what was discarded last; after this it cannot be undone. */
+  /** Deletes the face pictures that were discarded last. After this, discarding cannot be undone. */
   deleteNow(leaving = false) {
     const step = this.pending;
     if (!step) return;

@@ -1,10 +1,10 @@
-// Training on this device: the models, how they compare, and what to do next.
+// Training on this device: shows the models, how they compare, and what to do next.
 
 import { api, fileOfHead, pictureOf } from "./api.js";
 import { confusion, line, score } from "./charts.js";
 import { confirmed, count, fill, h, percent, toast, whileVisible, words } from "./dom.js";
 
-/** What to capture and label next, as a sentence. */
+/** Returns a sentence that says what to capture and label next. */
 function advice(entry) {
   const [kind, about] = Object.entries(entry)[0];
   const label = about.label && words(about.label);
@@ -37,7 +37,7 @@ class LearningView extends HTMLElement {
     try {
       const [status, heads] = await Promise.all([api.status(), api.heads()]);
       const state = JSON.stringify([status.samples, status.new_labels, status.last_refit, status.live.refitting, status.live.learning_waits, status.live.head, heads]);
-      // Redraws only after a change, so that nothing moves under the user's finger.
+      // The page redraws only after a change, so that nothing moves under the user's finger.
       if (state !== this.shownState) {
         this.shownState = state;
         this.render(status, heads);
@@ -134,7 +134,7 @@ class LearningView extends HTMLElement {
     );
   }
 
-  /** The accuracy of the models over time. */
+  /** Plots the accuracy of the models over time. */
   accuracyPlot(heads) {
     const measured = heads.filter((head) => head.outcome?.measured);
     if (measured.length < 2) return null;

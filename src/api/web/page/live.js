@@ -1,4 +1,4 @@
-// What the camera sees now.
+// The live view: what the camera currently sees.
 
 import { api } from "./api.js";
 import { fill, h, percent, whileVisible, words } from "./dom.js";
@@ -51,8 +51,8 @@ class LiveView extends HTMLElement {
     this.updateButton();
   }
 
-  // Shows each picture as soon as it arrives. While paused, and when the user prefers
-  // reduced motion, shows one still picture.
+  // Shows each picture as soon as it arrives. While the view is paused, or if the user
+  // prefers reduced motion, it shows a single still picture.
   async watch() {
     const { signal } = this.aborter;
     const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -66,7 +66,7 @@ class LiveView extends HTMLElement {
       try {
         const next = await api.picture(number, signal);
         if (!next) {
-          // A restarted daemon counts from the beginning.
+          // A restarted daemon numbers its pictures from the beginning.
           number = 0;
           continue;
         }

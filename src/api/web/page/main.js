@@ -1,4 +1,4 @@
-// The page's frame: log-in and navigation.
+// The frame of the page: log-in and navigation.
 
 import { api } from "./api.js";
 import { h, toast } from "./dom.js";
