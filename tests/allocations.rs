@@ -1,6 +1,6 @@
-//! How often the frame side asks for memory once it has warmed up. What is kept
-//! from frame to frame is not asked for again; what is handed on (the pixels of a
-//! frame, a crop) is new each time.
+//! Tests how often the code that processes frames allocates memory once it has warmed
+//! up. Buffers that are kept from frame to frame are not allocated again. Data that is
+//! passed on, such as the pixels of a frame or a crop, is allocated each time.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -16,13 +16,13 @@ use maskd::frame::yuv::{Layout, Range, YuvFormat};
 use maskd::frame::{Rect, Scaler, decode};
 use maskd::vision::motion::MotionDetector;
 
-/// What `fast_image_resize` allocates to scale to this size and does not keep from
-/// call to call: the weights of each column and row of the result, and a few tables.
+/// Number of allocations that `fast_image_resize` makes in each call that scales to this
+/// size: the weights for each column and row of the result, and a few tables.
 fn weights(width: u64, height: u64) -> u64 {
     width + height + 8
 }
 
-/// Allocations of `work`, after some that are not counted.
+/// Counts the allocations during a run of `work`, after a few runs that are not counted.
 fn allocations<T>(mut work: impl FnMut() -> T) -> u64 {
     for _ in 0..3 {
         black_box(work());

@@ -1,9 +1,9 @@
-//! Whole photographs with labelled faces, with the real binary and its defaults:
-//! are the faces found, and are the verdicts right?
+//! Runs the real binary with its default options on whole photographs with labeled
+//! faces, and checks that the faces are found and that the verdicts are right.
 //!
-//! The photographs in `assets/frames` are always tested. A larger set of the same
-//! form is tested too if it exists: the subfolder `frames` of the folder that
-//! `MASKD_DATA` names, or of `../shared/data`.
+//! The photographs in `assets/frames` are always tested. A larger set in the same
+//! format is tested too if it exists. It must be in the subfolder `frames` of the folder
+//! in `MASKD_DATA`, or of `../shared/data`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -20,10 +20,10 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use support::{maskd, root, text};
 
-/// x, y, width, height
+/// The x, y, width and height of a box in pixels.
 type Box = [f64; 4];
 
-/// The labelled faces of a Pascal VOC file.
+/// Reads the labeled faces from a Pascal VOC file.
 fn labels(path: &Path) -> Vec<(String, Box)> {
     let xml = fs::read_to_string(path).unwrap();
     let value = |object: &str, tag: &str| -> String {
@@ -99,7 +99,8 @@ fn every_face_in_the_shipped_photographs_is_found_and_all_but_one_right() {
     let score = score(&root().join("assets/frames"));
     assert_eq!(score.frames, 15);
     assert_eq!(score.found, score.faces);
-    // An unmasked face of 43 pixels in `maksssksksss249.jpg` is called masked.
+    // The one wrong verdict is on an unmasked face of 43 pixels in
+    // `maksssksksss249.jpg`, which is classified as masked.
     assert!(score.right + 1 >= score.faces, "{score:?}");
 }
 

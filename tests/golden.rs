@@ -1,9 +1,9 @@
-//! The frame-to-verdict path against reference implementations: Pillow for the
-//! crops, Keras for the classifier, the compiled libfacedetection for the
-//! detector. `tests/golden/make_golden.py` makes the reference values.
+//! Compares the stages from frame to verdict with reference implementations: Pillow for
+//! the crops, Keras for the classifier, and the compiled libfacedetection for the
+//! detector. `tests/golden/make_golden.py` generates the reference values.
 //!
-//! Each test also pins what would fail silently: swapped colors, a margin
-//! that is off by a pixel, another filter.
+//! Each test also detects mistakes that cause no error, such as swapped colors, a margin
+//! that is off by a pixel, or another filter.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -68,7 +68,7 @@ impl GoldenCrop {
     }
 }
 
-/// Mean absolute difference over all channels, in levels of 0 to 255.
+/// Computes the mean absolute difference over all channels. Levels are between 0 and 255.
 fn mean_difference(a: &RgbImage, b: &RgbImage) -> f64 {
     let sum: u64 = a
         .as_raw()
@@ -93,7 +93,7 @@ fn crops_are_those_of_pillow() {
         let difference = mean_difference(crop.pixels(), &expected);
         assert!(difference < 0.6, "{}: {difference} levels", golden.crop);
 
-        // What a mistake would give is farther away.
+        // The crop that results from a mistake must differ more from the reference.
         let mut rect = golden.face();
         rect.x += 1.0;
         let shifted = rect.region(golden.margin, width, height).unwrap();
@@ -107,20 +107,20 @@ fn crops_are_those_of_pillow() {
     }
 }
 
-/// What Keras gave.
+/// The features that Keras computed.
 #[derive(Deserialize)]
 struct GoldenFeatures {
     features: Vec<f32>,
 }
 
-/// What onnxruntime gave with the shipped head.
+/// The output of onnxruntime with the shipped head.
 #[derive(Deserialize)]
 struct GoldenVerdict {
     logits: Vec<f32>,
     probabilities: Vec<f32>,
 }
 
-/// Largest difference as a share of the largest reference value.
+/// Computes the largest difference as a fraction of the largest reference value.
 fn relative_difference(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     let largest = expected
@@ -135,7 +135,8 @@ fn features_are_those_of_keras_and_probabilities_those_of_onnxruntime() {
     let classifier = Classifier::parse("shipped", SHIPPED_CLASSIFIER).unwrap();
     assert_eq!(classifier.labels, ["with_mask", "without_mask"]);
     let head = Head::of(&classifier);
-    // Three workers, so that every crop's place in the result is tested too.
+    // There are three workers, so that the test also covers the order of the crops in
+    // the result.
     let backbone = Backbone::new(classifier.backbone).unwrap();
     let mut embedder = Embedder::new(&backbone, 3, ThreadPool::of(2)).unwrap();
     let shipped: BTreeMap<String, GoldenVerdict> = golden("shipped.json");
@@ -165,12 +166,13 @@ fn features_are_those_of_keras_and_probabilities_those_of_onnxruntime() {
         }
     }
 
-    // A crop that a team shares has the same features as one that has a thread
-    // of its own.
+    // A crop that several threads share has the same features as a crop that a single
+    // thread processes.
     let shared = embedder.embed(&crops[..1]).unwrap();
     assert_eq!(shared[0], features[0]);
 
-    // Blue for red raises no error, and must not pass for the same picture.
+    // Swapping blue and red causes no error, so the test checks that the features of
+    // the swapped picture differ.
     let swapped: Vec<Crop> = crops
         .iter()
         .map(|crop| {
@@ -202,8 +204,8 @@ struct GoldenFace {
     landmarks: [[f32; 2]; 5],
 }
 
-/// Largest difference of boxes and landmarks in pixels, and of scores; `None`
-/// if another number of faces was found.
+/// Computes the largest difference between boxes and landmarks in pixels, and the largest
+/// difference between scores. Returns `None` if the number of faces differs.
 fn face_difference(found: &[Face], expected: &[GoldenFace]) -> Option<(f32, f32)> {
     if found.len() != expected.len() {
         return None;
@@ -232,7 +234,7 @@ fn face_difference(found: &[Face], expected: &[GoldenFace]) -> Option<(f32, f32)
 #[test]
 fn faces_are_those_of_libfacedetection() {
     let golden: GoldenFaces = golden("detector.json");
-    // The reference ran at native size.
+    // The reference detector ran on the pictures at their native size.
     let options = DetectorOptions {
         side: 400,
         threshold: golden.threshold,
@@ -244,8 +246,9 @@ fn faces_are_those_of_libfacedetection() {
         let mut pixels = frame(name);
         let found = detector.detect(&pixels).unwrap();
         let (distance, score) = face_difference(&found, expected).expect(name);
-        // The same model on pixels of another JPEG decoder, which differ by a
-        // level or two; half a cell of the finest stride would be 4 pixels.
+        // The reference ran the same model on pixels from another JPEG decoder, which
+        // differ by a level or two. An error of half a cell at the finest stride would
+        // be 4 pixels.
         assert!(distance < 1.2, "{name}: {distance} pixels");
         assert!(score < 0.01, "{name}: {score}");
 

@@ -1,5 +1,5 @@
-//! Pins on a machine without GPIO: error messages and exit codes. What the pins do is
-//! tested on emulated machines (`tests/rig`).
+//! Tests the error messages and exit codes for pins on a machine without GPIO. The tests
+//! in `tests/rig` check the behavior of the pins on emulated machines.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Model files that are not what they should be: one sentence and exit code 65.
+//! An invalid model file must lead to a message of one sentence and exit code 65.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -16,7 +16,7 @@ use prost::Message;
 use support::{assert_refused, frame, maskd, root, text};
 use tract_onnx::pb::{ModelProto, StringStringEntryProto};
 
-/// Runs `classify` with these bytes as a model.
+/// Runs `classify` with these bytes as the model file.
 fn with_model(key: &str, bytes: &[u8]) -> std::process::Output {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model.onnx");
@@ -113,7 +113,7 @@ fn a_file_over_the_limit_is_refused_unread() {
         65,
         "more than 64 MiB, the limit for models",
     );
-    // Has no length, and never ends.
+    // This file has no length and never ends.
     let endless = PathBuf::from("/dev/zero");
     assert_refused(
         &with_model_file("classifier", &endless),
@@ -130,7 +130,7 @@ fn a_model_in_the_place_of_another_is_refused() {
     assert_refused(&output, 65, "is not a face detector for maskd");
 }
 
-/// The shipped model with a change.
+/// Returns the shipped model after applying `change` to it.
 fn changed(name: &str, change: impl FnOnce(&mut ModelProto)) -> Vec<u8> {
     let mut proto = ModelProto::decode(&shipped(name)[..]).unwrap();
     change(&mut proto);
@@ -221,18 +221,18 @@ fn weight<'a>(proto: &'a mut ModelProto, name: &str) -> &'a mut tract_onnx::pb::
         .unwrap()
 }
 
-/// Valid protobuf and the right names, but a graph that cannot run.
+/// These files are valid protobuf with the right names, but their graphs cannot run.
 #[test]
 fn graphs_that_make_no_sense_are_refused_and_never_panic() {
     type Change = fn(&mut ModelProto);
     let cases: &[Change] = &[
-        // An operator that nobody knows.
+        // An operator that does not exist.
         |p| graph(p).node[3].op_type = "Frobnicate".into(),
-        // A weight that is gone.
+        // A missing weight.
         |p| {
             graph(p).initializer.remove(5);
         },
-        // A weight of another shape with as many values.
+        // A weight with another shape, but the same number of values.
         |p| {
             let tensor = graph(p)
                 .initializer
@@ -251,7 +251,7 @@ fn graphs_that_make_no_sense_are_refused_and_never_panic() {
                 .take(10)
                 .for_each(|node| node.input.clear());
         },
-        // Strides and pads that lead nowhere.
+        // Negative strides and pads.
         |p| {
             for node in &mut graph(p).node {
                 node.attribute

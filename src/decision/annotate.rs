@@ -1,6 +1,6 @@
 //! Draws boxes and labels on pictures.
 //!
-//! Owns colors, sizes and the font. Pure.
+//! Owns the colors, the sizes and the font. Pure.
 
 use ab_glyph::{Font, FontRef, InvalidFont, PxScale, ScaleFont};
 use image::{Rgb, RgbImage};
@@ -8,7 +8,7 @@ use image::{Rgb, RgbImage};
 use crate::decision::decide::Verdict;
 use crate::decision::frame_result::FaceResult;
 
-/// The Latin letters of DejaVu Sans Bold; its license is in the same folder.
+/// The Latin letters of DejaVu Sans Bold. The license of the font is in the same folder.
 const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans-Bold.ttf");
 
 const GREEN: Rgb<u8> = Rgb([0, 140, 60]);
@@ -16,11 +16,11 @@ const RED: Rgb<u8> = Rgb([205, 30, 30]);
 const AMBER: Rgb<u8> = Rgb([190, 120, 0]);
 const WHITE: Rgb<u8> = Rgb([255, 255, 255]);
 
-/// Draws the box of each face in the color of its verdict, and the verdict with
-/// its probability above it, or elsewhere if there is no room.
+/// Draws the box of each face in the color of its verdict. The verdict and its
+/// probability are drawn above the box, or elsewhere if there is no room.
 ///
 /// # Errors
-/// Never with the built-in font.
+/// [`InvalidFont`] if the font is invalid, which never happens with the built-in font.
 pub fn draw(
     pixels: &mut RgbImage,
     faces: &[FaceResult],
@@ -30,7 +30,7 @@ pub fn draw(
     let longest = pixels.width().max(pixels.height()) as f32;
     let line = (longest / 250.0).round().max(1.0) as i64;
     let scale = PxScale::from((longest / 28.0).clamp(12.0, 64.0));
-    // Boxes first, so that none is drawn over a label.
+    // All boxes are drawn first, so that no box is drawn over a label.
     for face in faces {
         outline(pixels, face, line);
     }
@@ -61,11 +61,11 @@ fn outline(pixels: &mut RgbImage, face: &FaceResult, line: i64) {
     fill(pixels, (right - line, top), (right, bottom), color);
 }
 
-/// Left, top, right and bottom of a label; right and bottom are exclusive.
+/// The left, top, right and bottom edges of a label. Right and bottom are exclusive.
 type LabelBox = [i64; 4];
 
-/// Draws the label of a face where it overlaps none of `taken`, if possible, and
-/// returns its box.
+/// Draws the label of a face at a position where it does not overlap any box in `taken`,
+/// if possible, and returns the label's box.
 fn label(
     pixels: &mut RgbImage,
     font: &FontRef,
@@ -124,7 +124,7 @@ fn overlap(a: &LabelBox, b: &LabelBox) -> bool {
     a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3]
 }
 
-/// For example `with mask 97 %`.
+/// Returns the text of a label, for example `with mask 97 %`.
 fn caption(face: &FaceResult, labels: &[String]) -> String {
     let name = face.verdict.name(labels).replace('_', " ");
     let probability = match (face.verdict, &face.probabilities) {
@@ -137,7 +137,8 @@ fn caption(face: &FaceResult, labels: &[String]) -> String {
     }
 }
 
-/// Fills from `from` to `to`, exclusive; clipped to the picture.
+/// Fills the rectangle between `from` (inclusive) and `to` (exclusive), clipped to the
+/// picture.
 fn fill(pixels: &mut RgbImage, from: (i64, i64), to: (i64, i64), color: Rgb<u8>) {
     let (width, height) = (i64::from(pixels.width()), i64::from(pixels.height()));
     for y in from.1.clamp(0, height)..to.1.clamp(0, height) {
@@ -230,7 +231,7 @@ mod tests {
             let rect = Rect { x, y, width, height };
             draw(&mut pixels, &[result(rect, Verdict::Masked(0))], &labels()).unwrap();
             prop_assert_eq!(pixels.dimensions(), (side, side));
-            // Only green, and white blended into it, is drawn on the black picture.
+            // Only green, and white blended with green, is drawn on the black picture.
             let drawn = pixels.pixels().filter(|pixel| pixel.0 != [0; 3]);
             for Rgb([red, green, blue]) in drawn {
                 prop_assert!(green >= red && green >= blue, "{red} {green} {blue}");

@@ -1,7 +1,7 @@
-//! From probabilities to verdicts, and from verdicts over time to decisions.
+//! Turns probabilities into verdicts, and verdicts over time into decisions.
 //!
-//! Owns the thresholds, which labels count as masked, the hysteresis and the hold
-//! time. Pure: time comes in as an argument.
+//! Owns the thresholds, the labels that count as masked, the hysteresis and the hold
+//! time. Pure, because the time is passed in as an argument.
 
 use std::time::{Duration, Instant};
 
@@ -9,23 +9,24 @@ use serde::Serialize;
 
 use crate::frame::Face;
 
-/// How a face gets its verdict.
+/// Options that determine the verdict on a face.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VerdictOptions {
     /// The labels that count as masked; every other label counts as unmasked.
     pub masked_labels: Vec<String>,
-    /// P(masked) from here up is masked, 0 to 1.
+    /// The verdict is masked if P(masked) is at least this value, between 0 and 1.
     pub mask_from: f32,
-    /// P(masked) up to here is unmasked, 0 to `mask_from`; between the two the
-    /// verdict is unsure.
+    /// The verdict is unmasked if P(masked) is at most this value, between 0 and
+    /// `mask_from`. If P(masked) is between the two thresholds, the verdict is unsure.
     pub no_mask_to: f32,
-    /// A face whose shorter side has fewer frame pixels is unsure.
+    /// Minimum length of the shorter side of a face in pixels of the frame. The verdict on
+    /// a smaller face is unsure.
     pub min_face: f32,
-    /// A face with a lower detector score is unsure.
+    /// Minimum detector score of a face. The verdict on a face with a lower score is unsure.
     pub min_score: f32,
 }
 
-/// Why a face is unsure.
+/// The reason the verdict on a face is unsure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnsureReason {
     /// The face is smaller than [`VerdictOptions::min_face`].
@@ -36,19 +37,19 @@ pub enum UnsureReason {
     Undecided,
 }
 
-/// The verdict on one face. The numbers are indices of the head's labels.
+/// The verdict on one face. The numbers are indices into the head's labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Masked, with this label.
+    /// The face is masked, and this is its label.
     Masked(usize),
-    /// Unmasked, or masked incorrectly, with this label.
+    /// The face is unmasked, or its mask is worn incorrectly, and this is its label.
     Unmasked(usize),
-    /// Neither: a guess would be worse.
+    /// There is no verdict, because a guess would be worse than none.
     Unsure(UnsureReason),
 }
 
 impl Verdict {
-    /// The name in logs and JSON: a label of the head, or `unsure`.
+    /// The name of the verdict in logs and JSON, which is a label of the head or `unsure`.
     #[must_use]
     pub fn name<'a>(&self, labels: &'a [String]) -> &'a str {
         match *self {
@@ -64,11 +65,11 @@ impl Verdict {
 #[derive(Debug, Clone)]
 pub struct VerdictPolicy {
     options: VerdictOptions,
-    /// For each label of the head, whether it counts as masked.
+    /// Whether each label of the head counts as masked.
     masked: Vec<bool>,
 }
 
-/// The configured masked labels do not split the head's labels in two groups.
+/// The configured masked labels do not split the head's labels into two groups.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "classify.masked-labels = {masked:?} must name at least one and not all of the head's labels {labels:?}"
@@ -79,11 +80,11 @@ pub struct LabelError {
 }
 
 impl VerdictPolicy {
-    /// A policy for a head with these labels.
+    /// Creates a policy for a head with these labels.
     ///
     /// # Errors
-    /// [`LabelError`] if a masked label is not among them, or if all labels or none
-    /// count as masked.
+    /// [`LabelError`] if the head does not have one of the masked labels, or if all or none
+    /// of its labels count as masked.
     pub fn new(options: VerdictOptions, labels: &[String]) -> Result<VerdictPolicy, LabelError> {
         let masked: Vec<bool> = labels
             .iter()
@@ -102,10 +103,10 @@ impl VerdictPolicy {
         Ok(VerdictPolicy { options, masked })
     }
 
-    /// The same policy for a head with other labels.
+    /// Creates a policy with the same options for a head with other labels.
     ///
     /// # Errors
-    /// Those of [`VerdictPolicy::new`].
+    /// Same as [`VerdictPolicy::new`].
     pub fn with_labels(&self, labels: &[String]) -> Result<VerdictPolicy, LabelError> {
         VerdictPolicy::new(self.options.clone(), labels)
     }
@@ -116,7 +117,8 @@ impl VerdictPolicy {
         self.options.no_mask_to = no_mask_to;
     }
 
-    /// Why a face need not be classified, if so: its verdict is unsure in any case.
+    /// Returns the reason a face does not have to be classified because its verdict is
+    /// unsure in any case. Returns `None` if the face must be classified.
     #[must_use]
     pub fn unsure_reason(&self, face: &Face) -> Option<UnsureReason> {
         if face.rect.short_side() < self.options.min_face {
@@ -128,7 +130,7 @@ impl VerdictPolicy {
         }
     }
 
-    /// The verdict on a face with these probabilities, one per label.
+    /// Returns the verdict on a face with these probabilities, one per label.
     #[must_use]
     pub fn verdict(&self, face: &Face, probabilities: &[f32]) -> Verdict {
         if let Some(reason) = self.unsure_reason(face) {
@@ -157,19 +159,19 @@ impl VerdictPolicy {
     }
 }
 
-/// What the lamps at the door show.
+/// The decision that the lamps at the door show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
     /// There is no face.
     Idle,
-    /// Everyone wears a mask.
+    /// Everyone is wearing a mask.
     Mask,
-    /// Someone wears no mask.
+    /// At least one person is not wearing a mask.
     NoMask,
-    /// Someone's verdict is unsure, and nobody is unmasked.
+    /// The verdict on at least one face is unsure, and no face is unmasked.
     Unsure,
-    /// No recent frames.
+    /// There are no recent frames.
     Fault,
 }
 
@@ -183,7 +185,7 @@ impl Decision {
         Decision::Fault,
     ];
 
-    /// The name in logs and JSON.
+    /// The name of the decision in logs and JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -195,8 +197,8 @@ impl Decision {
         }
     }
 
-    /// The decision for a single frame: one unmasked face outweighs any number of
-    /// others, and one unsure face outweighs the masked ones.
+    /// Returns the decision for a single frame. One unmasked face outweighs any number of
+    /// other faces, and one unsure face outweighs all masked faces.
     ///
     /// ```
     /// use maskd::decision::decide::{Decision, UnsureReason, Verdict};
@@ -219,18 +221,18 @@ impl Decision {
     }
 }
 
-/// How quickly decisions change.
+/// Options that determine how quickly decisions change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeciderOptions {
     /// Frames must contradict the decision for this long before it changes.
     pub confirm: Duration,
-    /// The decision stays for this long after the last face has left.
+    /// The decision is held for this long after the last face has left.
     pub hold: Duration,
-    /// Without a fresh frame for this long the decision is [`Decision::Fault`].
+    /// If no fresh frame arrives for longer than this, the decision is [`Decision::Fault`].
     pub stale: Duration,
 }
 
-/// Turns the decisions of single frames into a stable one.
+/// Turns the decisions for single frames into a stable decision.
 #[derive(Debug)]
 pub struct Decider {
     options: DeciderOptions,
@@ -239,13 +241,13 @@ pub struct Decider {
     last_frame: Instant,
     /// Capture time of the latest frame with a face.
     last_face: Option<Instant>,
-    /// Since when frames with faces contradict the decision.
+    /// The time since which frames with faces have contradicted the decision.
     contradicted_since: Option<Instant>,
 }
 
 impl Decider {
-    /// Starts at `now` without a face. Without frames it becomes a fault after
-    /// [`DeciderOptions::stale`].
+    /// Creates a decider that starts at time `now` without a face. If no frames arrive,
+    /// the decision becomes a fault after [`DeciderOptions::stale`].
     #[must_use]
     pub fn new(options: DeciderOptions, now: Instant) -> Decider {
         Decider {
@@ -262,19 +264,19 @@ impl Decider {
         self.options = options;
     }
 
-    /// Adds the decision of the frame captured `at`, and returns the decision at
-    /// `now`.
+    /// Adds the decision for the frame captured at time `at`, and returns the decision at
+    /// time `now`.
     ///
-    /// A frame without a face is ignored until `hold` has passed since the last one
-    /// with a face: the detector misses a face in some frames, which must neither
-    /// end a decision nor prolong it.
+    /// A frame without a face is ignored until `hold` has passed since the last frame with
+    /// a face. The reason is that the detector misses a face in some frames, and these
+    /// frames must neither end a decision nor prolong it.
     pub fn observe(&mut self, now: Instant, at: Instant, frame: Decision) -> Decision {
         self.last_frame = self.last_frame.max(at);
         if self.is_stale(now) {
             return self.fault();
         }
         if self.decision == Decision::Fault {
-            // Any frame ends a fault at once.
+            // Any fresh frame ends a fault immediately.
             self.decision = frame;
         }
         if frame == Decision::Idle {
@@ -298,8 +300,8 @@ impl Decider {
         self.decision
     }
 
-    /// The decision at `now`, when no frame came: a fault once the latest one is
-    /// stale.
+    /// Returns the decision at time `now` if no frame has arrived. It becomes a fault as
+    /// soon as the latest frame is stale.
     pub fn tick(&mut self, now: Instant) -> Decision {
         if self.is_stale(now) {
             self.fault();
@@ -311,7 +313,8 @@ impl Decider {
         now.saturating_duration_since(self.last_frame) > self.options.stale
     }
 
-    /// Makes the decision a fault at once: the camera was lost.
+    /// Makes the decision a fault immediately. The caller uses this when the camera is
+    /// lost.
     pub fn fault(&mut self) -> Decision {
         self.decision = Decision::Fault;
         self.contradicted_since = None;
@@ -419,7 +422,8 @@ mod tests {
         stale: Duration::from_secs(5),
     };
 
-    /// The decisions after frames of (milliseconds, decision of the frame).
+    /// Returns the decision after each of these frames, given as (capture time in
+    /// milliseconds, decision for the frame).
     fn play(frames: &[(u64, Decision)]) -> Vec<Decision> {
         let start = Instant::now();
         let mut decider = Decider::new(OPTIONS, start);
@@ -512,13 +516,13 @@ mod tests {
             play(&frames)[2..8],
             [Mask, Mask, Mask, Mask, NoMask, NoMask]
         );
-        // Starting without a face, too.
+        // The same is true if there is no face at the start.
         let frames: Vec<_> = flicker(Mask).collect();
         assert_eq!(play(&frames)[..6], [Idle, Idle, Idle, Idle, Mask, Mask]);
     }
 
     proptest! {
-        /// After any history, frames with the same decision for the time of `confirm`
+        /// After any history, frames that have the same decision for as long as `confirm`
         /// change the decision, unless they have no face.
         #[test]
         fn steady_frames_always_win(history in prop::collection::vec((0_u64..400, 0_usize..4), 0..30), last in 1_usize..4) {

@@ -1,7 +1,7 @@
-//! The result of one frame: its faces with their verdicts.
+//! The result of one frame, which consists of its faces and their verdicts.
 //!
-//! Owns the JSON of a face, which `classify`, `run` and the APIs of the daemon
-//! share. Pure.
+//! Owns the JSON format of a face, which `classify`, `run` and the daemon's APIs share.
+//! Pure.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,36 +12,36 @@ use utoipa::ToSchema;
 use crate::decision::decide::{Decision, Verdict};
 use crate::frame::Face;
 
-/// A face of a frame and the verdict on it.
+/// A face in a frame and the verdict on it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FaceResult {
-    /// Position, score and landmarks.
+    /// The face's position, score and landmarks.
     pub face: Face,
-    /// The id of its track; `None` for a single picture.
+    /// The id of the face's track, or `None` for a single picture.
     pub track: Option<u64>,
-    /// The probability of each label; absent if the face was not classified.
+    /// The probability of each label, or `None` if the face was not classified.
     pub probabilities: Option<Vec<f32>>,
-    /// The verdict on it.
+    /// The verdict on the face.
     pub verdict: Verdict,
 }
 
-/// The faces of one frame.
+/// The faces in one frame.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FrameResult {
     /// Number of the frame since the start.
     pub seq: u64,
     /// When the frame was captured.
     pub at: Instant,
-    /// From capture to verdicts.
+    /// The time from the capture of the frame to the verdicts.
     pub latency: Duration,
     /// The labels of the head, in the order of the probabilities.
     pub labels: Arc<[String]>,
-    /// Best detector score first.
+    /// The faces, with the best detector score first.
     pub faces: Vec<FaceResult>,
 }
 
 impl FrameResult {
-    /// The decision for this frame alone.
+    /// Returns the decision for this frame alone.
     #[must_use]
     pub fn decision(&self) -> Decision {
         let verdicts: Vec<Verdict> = self.faces.iter().map(|face| face.verdict).collect();
@@ -73,7 +73,8 @@ pub struct FaceRecord {
 }
 
 impl FaceRecord {
-    /// The record of a face, whose probabilities belong to `labels`.
+    /// Creates the record of a face. `labels` are the labels of its probabilities, in the
+    /// same order.
     #[must_use]
     pub fn new(result: &FaceResult, labels: &[String]) -> FaceRecord {
         let FaceResult {
@@ -98,26 +99,26 @@ impl FaceRecord {
     }
 }
 
-/// Rounded to where digits are meaningful: a tenth of a pixel, a hundredth of a
-/// percent.
+/// Rounds to a multiple of 1 / `steps`, so that only meaningful digits remain: tenths of
+/// a pixel, hundredths of a percent.
 fn round(value: f32, steps: f64) -> f64 {
     (f64::from(value) * steps).round() / steps
 }
 
-/// The probability of each label, 0 to 1; a JSON object in the order of the
-/// head's labels.
+/// The probability of each label, between 0 and 1. It is serialized as a JSON object in
+/// the order of the head's labels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Probabilities(Vec<(String, f64)>);
 
 impl Probabilities {
-    /// The probabilities of `labels`, rounded to one in `steps`.
+    /// Pairs each label with its probability, rounded to a multiple of 1 / `steps`.
     #[must_use]
     pub fn new(labels: &[String], probabilities: &[f32], steps: f64) -> Probabilities {
         let name = |(label, p): (&String, &f32)| (label.clone(), round(*p, steps));
         Probabilities(labels.iter().zip(probabilities).map(name).collect())
     }
 
-    /// Label and probability, in the head's order.
+    /// Iterates over the labels and their probabilities, in the order of the head's labels.
     pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
         self.0.iter().map(|(label, p)| (label.as_str(), *p))
     }

@@ -1,17 +1,18 @@
-//! Push buttons: which ones there are, and their debouncing.
+//! The push buttons, and how their contacts are debounced.
 
 use std::time::{Duration, Instant};
 
-/// How long a contact must be unchanged to count. Contacts of push buttons bounce
-/// for some milliseconds, and nobody presses one for less than 50 ms.
+/// A change of a contact counts once the contact has been stable for this long. The
+/// contacts of push buttons bounce for a few milliseconds, and nobody presses a button
+/// for less than 50 ms.
 const DEBOUNCE: Duration = Duration::from_millis(30);
 
-/// A button that labels the face before the camera.
+/// A button that labels the face in front of the camera.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Button {
-    /// Labels it as masked.
+    /// Labels the face as masked.
     WithMask,
-    /// Labels it as unmasked.
+    /// Labels the face as unmasked.
     WithoutMask,
 }
 
@@ -20,19 +21,19 @@ impl Button {
     pub const ALL: [Button; 2] = [Button::WithMask, Button::WithoutMask];
 }
 
-/// Detects presses of a contact that bounces.
+/// Detects button presses from the readings of a contact that bounces.
 #[derive(Debug, Clone, Default)]
 pub struct Debouncer {
-    /// The last reading (true is closed), and since when it is unchanged.
+    /// The last reading (true means closed), and the time since which it has not changed.
     reading: Option<(bool, Instant)>,
-    /// The debounced state.
+    /// Whether the contact is closed, after debouncing.
     closed: bool,
 }
 
 impl Debouncer {
-    /// Adds a reading of the contact, and returns whether it completes a press. A
-    /// contact that is closed at the first reading must open first. `at` must not
-    /// decrease.
+    /// Adds a reading of the contact at time `at`, and returns whether it completes a press.
+    /// If the contact is closed at the first reading, it must open before a press counts.
+    /// `at` must not decrease from call to call.
     pub fn pressed(&mut self, at: Instant, closed: bool) -> bool {
         let Some((before, since)) = self.reading else {
             self.reading = Some((closed, at));
@@ -62,7 +63,8 @@ mod tests {
 
     use super::*;
 
-    /// The times in ms at which reading the contact at (ms, closed) made a press.
+    /// Returns the times in ms of the readings that complete a press. Each reading is given
+    /// as (time in ms, whether the contact is closed).
     fn presses(readings: &[(u64, bool)]) -> Vec<u64> {
         let start = Instant::now();
         let mut debouncer = Debouncer::default();

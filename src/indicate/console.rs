@@ -1,5 +1,5 @@
-//! The console: decisions as lines, as JSON, or on a line that is redrawn in
-//! place.
+//! The console, which shows decisions as lines, as JSON, or on a single line that is
+//! redrawn in place.
 
 use std::io::{self, Write};
 
@@ -10,35 +10,35 @@ use super::Levels;
 use crate::decision::decide::Decision;
 use crate::decision::frame_result::{FaceRecord, FrameResult, Probabilities};
 
-/// A change of the decision, as JSON: the documented contract of `maskd run
+/// A change of the decision as JSON. This is the documented output format of `maskd run
 /// --json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DecisionChange {
-    /// Number of the change since the start, from 1, without gaps.
+    /// Number of the change since the start. The numbers start at 1 and have no gaps.
     pub change: u64,
-    /// Seconds since 1970, UTC.
+    /// Time of the change in seconds since 1970-01-01 00:00 UTC.
     pub time: f64,
     /// The new decision.
     pub decision: Decision,
-    /// Number of the frame that led to the decision; absent for a fault.
+    /// Number of the frame that led to the decision. It is absent for a fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frame: Option<u64>,
-    /// The faces of that frame.
+    /// The faces in that frame.
     pub faces: Vec<FaceRecord>,
 }
 
-/// How the console shows decisions.
+/// The way in which the console shows decisions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConsoleStyle {
-    /// A line on a terminal that is redrawn in place.
+    /// A single line on a terminal, which is redrawn in place.
     Live,
-    /// One line per change.
+    /// One line of text per change.
     Lines,
-    /// One JSON object per line and change.
+    /// One JSON object per change, each on its own line.
     Json,
 }
 
-/// Standard output as an indicator.
+/// An indicator that writes to standard output.
 pub struct Console {
     style: ConsoleStyle,
     live: ProgressBar,
@@ -47,7 +47,7 @@ pub struct Console {
 }
 
 impl Console {
-    /// A console of this style.
+    /// Creates a console with this style.
     #[must_use]
     pub fn new(style: ConsoleStyle) -> Console {
         let target = match style {
@@ -55,12 +55,12 @@ impl Console {
             ConsoleStyle::Lines | ConsoleStyle::Json => ProgressDrawTarget::hidden(),
         };
         let live = ProgressBar::with_draw_target(None, target);
-        // Without a terminal that can move its cursor: lines.
+        // If standard output is not a terminal that can move its cursor, use lines.
         let style = match style {
             ConsoleStyle::Live if live.is_hidden() => ConsoleStyle::Lines,
             style => style,
         };
-        // `wide_msg` cuts the line to the width of the terminal.
+        // `wide_msg` truncates the line to the width of the terminal.
         if let Ok(one_line) = ProgressStyle::with_template("{wide_msg}") {
             live.set_style(one_line);
         }
@@ -72,7 +72,7 @@ impl Console {
         }
     }
 
-    /// Sets the faces of the latest frame; shown only in the live style.
+    /// Sets the faces in the latest frame, which are shown only in the live style.
     pub fn set_faces(&mut self, frame: &FrameResult) {
         if self.style == ConsoleStyle::Live {
             let labels = &frame.labels;
@@ -85,7 +85,8 @@ impl Console {
     /// Shows a change of the decision.
     ///
     /// # Errors
-    /// When standard output is closed or full.
+    /// [`io::Error`] if standard output cannot be written, for example because it is closed
+    /// or its disk is full.
     pub fn change(&mut self, change: &DecisionChange) -> io::Result<()> {
         self.decision = change.decision;
         match self.style {
@@ -104,7 +105,7 @@ impl Console {
         }
     }
 
-    /// Shows the state of the outputs, whether they are wired or not.
+    /// Shows the state of the outputs, regardless of whether they are wired.
     pub fn set_levels(&mut self, levels: Levels) {
         let lamp = |on: bool, name: &str| {
             if on {
@@ -141,13 +142,13 @@ impl Drop for Console {
     fn drop(&mut self) {
         if self.style == ConsoleStyle::Live {
             self.live.finish();
-            // So that the next output starts on a new line.
+            // This makes the next output start on a new line.
             println!();
         }
     }
 }
 
-/// The faces as text: `2 faces: with_mask 98 %, unsure 55 %`.
+/// Describes the faces as text, for example `2 faces: with_mask 98 %, unsure`.
 fn describe(faces: impl Iterator<Item = FaceRecord>) -> String {
     let words: Vec<String> = faces
         .map(|face| {

@@ -1,4 +1,4 @@
-//! When the relay of a door is energized.
+//! Decides when the relay of a door is energized.
 
 use std::time::{Duration, Instant};
 
@@ -6,31 +6,31 @@ use serde::{Deserialize, Serialize};
 
 use crate::decision::decide::Decision;
 
-/// How a door's lock behaves without power.
+/// The behavior of a door's lock without power.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LockType {
-    /// It locks: the relay is energized while the door is open.
+    /// The lock closes without power, so the relay is energized while the door is open.
     FailSecure,
-    /// It opens: the relay is energized while the door is locked, but not in a
-    /// fault.
+    /// The lock opens without power, so the relay is energized while the door is locked,
+    /// but not during a fault.
     FailSafe,
 }
 
-/// A door that opens for masks.
+/// A door that opens for people with masks.
 ///
-/// It is open while the decision is mask and for the hold time afterward, unless
-/// the decision becomes no mask or fault.
+/// It is open while the decision is mask and for the hold time afterward. It closes
+/// earlier if the decision becomes no mask or fault.
 #[derive(Debug, Clone)]
 pub struct Door {
     lock: LockType,
     hold: Duration,
-    /// When the decision was last mask.
+    /// The last time at which the decision was mask.
     last_mask: Option<Instant>,
 }
 
 impl Door {
-    /// A door, locked at first.
+    /// Creates a door that is locked at first.
     #[must_use]
     pub fn new(lock: LockType, hold: Duration) -> Door {
         Door {
@@ -41,7 +41,7 @@ impl Door {
     }
 
     /// Whether the relay is energized at time `at` with this decision. `at` must not
-    /// decrease.
+    /// decrease from call to call.
     pub fn is_energized(&mut self, at: Instant, decision: Decision) -> bool {
         match decision {
             Decision::Mask => self.last_mask = Some(at),
@@ -65,7 +65,8 @@ impl Door {
 mod tests {
     use super::*;
 
-    /// Whether the relay is energized after each of (ms, decision).
+    /// Returns whether the relay is energized after each step, which is given as (time in
+    /// ms, decision).
     fn run(lock: LockType, hold_ms: u64, steps: &[(u64, Decision)]) -> Vec<bool> {
         let start = Instant::now();
         let mut door = Door::new(lock, Duration::from_millis(hold_ms));

@@ -1,8 +1,8 @@
-//! The outputs that show the decision: lamps, buzzer, relay, console.
+//! The outputs that show the decision: lamps, a buzzer, a relay and the console.
 //!
-//! Owns their patterns, as pure functions of the decision and of time; the
-//! console; and the pins of a board, with its push buttons. Makes no decisions,
-//! and knows nothing of what a button does.
+//! Owns the patterns of the outputs, which are pure functions of the decision and the
+//! time, as well as the console, and the pins of a board with its push buttons. Makes no
+//! decisions, and does not know what a button does.
 
 mod button;
 mod console;

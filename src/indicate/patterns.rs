@@ -1,13 +1,13 @@
-//! What the lamps and the buzzer do for each decision, and how the lamps
-//! acknowledge a button press.
+//! The patterns of the lamps and the buzzer for each decision, and the patterns with which
+//! the lamps acknowledge a button press.
 //!
-//! Owns pure functions of the decision and of the time since it was made.
+//! Owns pure functions of the decision and the time since it was made.
 
 use std::time::Duration;
 
 use crate::decision::decide::Decision;
 
-/// Which outputs are on.
+/// The state of each output; true means on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Levels {
     /// Green lamp.
@@ -16,12 +16,12 @@ pub struct Levels {
     pub red: bool,
     /// Buzzer.
     pub buzzer: bool,
-    /// Whether the relay of the door is energized; `None` without a relay.
+    /// Whether the relay of the door is energized, or `None` if there is no relay.
     pub relay: Option<bool>,
 }
 
-/// The outputs for a decision that was made `elapsed` ago; the relay is up to
-/// [`Door`](super::Door).
+/// Returns the state of the outputs for a decision that was made `elapsed` ago.
+/// [`Door`](super::Door) controls the relay, so this function leaves it out.
 ///
 /// | decision | green | red | buzzer |
 /// |---|---|---|---|
@@ -49,18 +49,19 @@ pub fn levels(decision: Decision, elapsed: Duration) -> Levels {
     }
 }
 
-/// How the lamps acknowledge a button press.
+/// The response of the lamps to a button press.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ButtonFeedback {
-    /// Crops are captured.
+    /// The press was accepted, and crops are captured.
     Accepted,
-    /// No crops are captured.
+    /// The press was refused, and no crops are captured.
     Refused,
 }
 
 impl ButtonFeedback {
-    /// Green and red lamp for a press `elapsed` ago, which replace those of the
-    /// decision; `None` once the feedback is over. Buzzer and relay are not affected.
+    /// Returns the states of the green and the red lamp for a press `elapsed` ago. They
+    /// replace the states for the decision. Returns `None` once the feedback is over. The
+    /// buzzer and the relay are not affected.
     ///
     /// | feedback | green | red |
     /// |---|---|---|

@@ -15,7 +15,7 @@ impl TryFrom<String> for TimeOfDay {
 
     fn try_from(text: String) -> Result<TimeOfDay, String> {
         let time = Time::strptime("%H:%M", &text);
-        // `%H` accepts 7:00 as well as 07:00.
+        // `%H` accepts both 7:00 and 07:00.
         time.map(TimeOfDay)
             .map_err(|_| format!("{text:?} is not a time such as \"22:30\""))
     }
@@ -33,12 +33,12 @@ impl fmt::Display for TimeOfDay {
     }
 }
 
-/// A daily interval, which may span midnight.
+/// A daily interval that may span midnight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuietHours {
-    /// Start, inclusive.
+    /// Start of the interval, inclusive.
     pub from: TimeOfDay,
-    /// End, exclusive.
+    /// End of the interval, exclusive.
     pub to: TimeOfDay,
 }
 

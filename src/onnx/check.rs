@@ -1,6 +1,6 @@
 //! The checks that a model file passes before anything else uses it.
 //!
-//! Owns what a valid file looks like: format, inputs, outputs, labels and head.
+//! Owns the definition of a valid file: its format, inputs, outputs, labels and head.
 
 use std::collections::HashSet;
 
@@ -18,7 +18,7 @@ pub(super) const FLOAT: i32 = 1;
 const MAX_LABELS: usize = 64;
 const MAX_HIDDEN: usize = 4096;
 
-/// The checks, with the names for their messages.
+/// Runs the checks, and holds the names that their error messages use.
 pub(super) struct Checker<'a> {
     pub(super) name: &'a str,
     pub(super) kind: &'static str,
@@ -74,7 +74,8 @@ impl Checker<'_> {
         Ok((proto, graph))
     }
 
-    /// Exactly one input, `name`, of 32-bit floats; `None` is any size.
+    /// Checks that the graph has exactly one input, called `name`, of 32-bit floats. In
+    /// `shape`, `None` stands for any size.
     pub(super) fn input(
         &self,
         graph: &GraphProto,
@@ -166,8 +167,8 @@ impl Checker<'_> {
         Ok(labels)
     }
 
-    /// The head's tensors, after checking that the nodes after `features` are those of
-    /// a head.
+    /// Checks that the nodes after `features` form a head, and returns the head's
+    /// tensors.
     pub(super) fn head(
         &self,
         graph: &GraphProto,
@@ -238,7 +239,7 @@ impl Checker<'_> {
         Ok(HeadTensors { w1, b1, w2, b2 })
     }
 
-    /// The model up to `tensor`, which becomes its only output.
+    /// Cuts the model off after `tensor`, which becomes its only output.
     pub(super) fn cut(
         &self,
         mut proto: ModelProto,
@@ -273,12 +274,12 @@ impl Checker<'_> {
     }
 }
 
-/// A format without its number: `maskd-head` of `maskd-head-1`.
+/// Returns a format without its version number: `maskd-head` for `maskd-head-1`.
 pub(super) fn family(format: &str) -> &str {
     format.rsplit_once('-').map_or(format, |(family, _)| family)
 }
 
-/// Whether a format is a later one of the same family.
+/// Whether the format `found` is a later version of the format `known`.
 fn is_newer(found: &str, known: &str) -> bool {
     let number = |format: &str| -> Option<u32> { format.rsplit_once('-')?.1.parse().ok() };
     family(found) == family(known) && number(found) > number(known)
@@ -291,7 +292,7 @@ pub(super) fn metadata<'a>(proto: &'a ModelProto, key: &str) -> Option<&'a str> 
         .map(|entry| entry.value.as_str())
 }
 
-/// The shape of a tensor of 32-bit floats; `None` where a size is variable.
+/// Returns the shape of a tensor of 32-bit floats, with `None` for each variable size.
 fn dimensions(value: &ValueInfoProto) -> Option<Vec<Option<i64>>> {
     let type_proto::Value::TensorType(tensor) = value.r#type.as_ref()?.value.as_ref()?;
     if tensor.elem_type != FLOAT {
@@ -304,7 +305,8 @@ fn dimensions(value: &ValueInfoProto) -> Option<Vec<Option<i64>>> {
     Some(tensor.shape.as_ref()?.dim.iter().map(size).collect())
 }
 
-/// Whether the node is `y = x W^T + b`: `transB` is set, and alpha and beta are 1.
+/// Whether the node computes `y = x W^T + b`, that is, `transB` is set and alpha and
+/// beta are 1.
 fn is_plain_gemm(node: &NodeProto) -> bool {
     node.attribute
         .iter()
@@ -320,7 +322,7 @@ fn is_plain_gemm(node: &NodeProto) -> bool {
             .any(|attribute| attribute.name == "transB")
 }
 
-/// The values of a tensor of 32-bit floats, if their number matches its shape.
+/// Returns the values of a tensor of 32-bit floats if their number matches its shape.
 pub(super) fn floats(tensor: &TensorProto) -> Option<Vec<f32>> {
     if tensor.data_type != FLOAT {
         return None;

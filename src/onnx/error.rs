@@ -1,4 +1,4 @@
-//! Why a model cannot be used, and the guard around tract's panics.
+//! The reasons a model cannot be used, and the guard that catches tract's panics.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,15 +7,15 @@ use tract_onnx::prelude::{TractError, TractResult};
 
 use super::MAX_MODEL_BYTES;
 
-/// Why a model cannot be used. Each message is one sentence.
+/// The reason a model cannot be used. Each message is one sentence.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// The file cannot be read.
     #[error("cannot read the model {model}: {source}")]
     Read {
-        /// The file.
+        /// Path or name of the file.
         model: String,
-        /// The system's error.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// The file is larger than [`MAX_MODEL_BYTES`].
@@ -24,31 +24,31 @@ pub enum ModelError {
         MAX_MODEL_BYTES / (1024 * 1024)
     )]
     TooLarge {
-        /// The file.
+        /// Path or name of the file.
         model: String,
     },
     /// The bytes are not an ONNX model.
     #[error("{model} is not an ONNX model, or it is cut off: download or create it again")]
     NotOnnx {
-        /// The file.
+        /// Path or name of the file.
         model: String,
     },
-    /// An ONNX model, but not of the expected kind.
+    /// The file is an ONNX model, but not of the expected kind.
     #[error("the model {model} is not a {kind} for maskd: {problem}")]
     Unexpected {
-        /// The file.
+        /// Path or name of the file.
         model: String,
-        /// "classifier", "head" or "face detector".
+        /// The expected kind: "classifier", "head" or "face detector".
         kind: &'static str,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         problem: String,
     },
     /// The model passed the checks but failed to run.
     #[error("the model {model} does not run: {problem}")]
     Run {
-        /// The file.
+        /// Path or name of the file.
         model: String,
-        /// tract's error, on one line.
+        /// tract's error message, on one line.
         problem: String,
     },
 }
@@ -57,16 +57,16 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread is running tract, where a panic is caught and reported as a
-/// [`ModelError`], so that a panic hook must not report it.
+/// Whether this thread is running tract. If so, a panic is caught and reported as a
+/// [`ModelError`], so a panic hook must not report it as well.
 #[must_use]
 pub fn panics_are_caught() -> bool {
     GUARDED.get()
 }
 
-/// Runs tract and catches its panics: it may panic on a graph that is valid ONNX
-/// but inconsistent. After a panic the state may be inconsistent, so every caller
-/// must drop the model.
+/// Runs tract and catches its panics, because tract may panic on a graph that is valid
+/// ONNX but inconsistent. After a panic, the state of the model may be inconsistent, so
+/// every caller must drop the model.
 pub(super) fn guarded<T>(work: impl FnOnce() -> TractResult<T>) -> Result<T, String> {
     GUARDED.set(true);
     let result = catch_unwind(AssertUnwindSafe(work));
@@ -78,8 +78,8 @@ pub(super) fn guarded<T>(work: impl FnOnce() -> TractResult<T>) -> Result<T, Str
     }
 }
 
-/// The whole chain of a tract error on one line. Truncated, since some messages list
-/// every node of a graph.
+/// Formats the whole chain of a tract error on one line. The line is truncated because
+/// some messages list every node of a graph.
 pub(super) fn one_line(error: &TractError) -> String {
     const MAX_CHARS: usize = 300;
     let line = format!("{error:#}");

@@ -1,9 +1,9 @@
-//! Chooses tract's kernel for a matrix product on aarch64. tract asks its tiers in order;
-//! this adds one.
+//! Chooses tract's kernel for a matrix product on aarch64. tract asks a list of tiers for
+//! a kernel, one after the other; this module adds a tier to the list.
 //!
-//! For the in-order Cortex-A53 and A55, tract chooses by measured times, and this tier
-//! does not apply. For all other cores tract always takes the kernel of 8x8; this tier
-//! takes the one with the fewest instructions.
+//! For the in-order Cortex-A53 and A55, tract chooses a kernel by measured times, so this
+//! tier does not apply. For all other cores, tract alone would always choose the 8x8
+//! kernel; this tier chooses the kernel that needs the fewest instructions.
 
 #![expect(
     clippy::trivially_copy_pass_by_ref,
@@ -16,12 +16,13 @@ use tract_linalg::mmm::{Query, Suitable};
 use tract_linalg::mmm_tiers::MmmTier;
 use tract_onnx::prelude::DatumType;
 
-/// A kernel of tract, which computes the product tile by tile.
+/// One of tract's kernels. A kernel computes the product tile by tile.
 struct Kernel {
     name: &'static str,
-    /// Rows and columns of a tile.
+    /// Number of rows and columns in a tile.
     tile: [usize; 2],
-    /// Loads per column of the left matrix and row of the right one.
+    /// Number of load instructions for one column of the left matrix and the matching row
+    /// of the right matrix.
     loads: usize,
 }
 
@@ -48,14 +49,14 @@ const KERNELS: [Kernel; 4] = [
     },
 ];
 
-/// Instructions per tile, and per four of its values, in addition to the multiplications
-/// (counted by `benches/arm` for the backbone: bias, clamp, store and the calls around
-/// the kernel).
+/// Number of instructions per tile, and per four of its values, in addition to the
+/// multiplications. They are for the bias, the clamp, the store and the calls around the
+/// kernel, and were counted by `benches/arm` for the backbone.
 const TILE_OVERHEAD: usize = 365;
 const VECTOR_OVERHEAD: usize = 5;
 
 impl Kernel {
-    /// Approximate number of instructions of a product of `[m, k]` and `[k, n]`.
+    /// Estimates the number of instructions for the product of `[m, k]` and `[k, n]`.
     fn instructions(&self, m: usize, k: usize, n: usize) -> usize {
         let [rows, columns] = self.tile;
         let vectors = rows * columns / 4;
@@ -84,7 +85,8 @@ fn preferred(
 tract_onnx::tract_core::internal::inventory::submit! {
     MmmTier {
         arch: Some(Arch::Aarch64),
-        // After the tiers of specific cores, before those of other instruction sets.
+        // tract asks this tier after the tiers for specific cores, and before the tiers for
+        // other instruction sets.
         precedence: 2,
         name: "maskd",
         applies: |_| !matches!(Kind::choose(), Kind::CortexA53 | Kind::CortexA55),
@@ -125,7 +127,7 @@ mod tests {
         assert_eq!(kernel(12544, 16, 96), Some("arm64simd_mmm_f32_12x8_gen"));
         assert_eq!(kernel(16, 32, 12544), Some("arm64simd_mmm_f32_8x8_gen"));
         assert_eq!(kernel(960, 160, 4), Some("arm64simd_mmm_f32_24x4_gen"));
-        // Products with a vector have kernels of their own.
+        // tract has separate kernels for the product of a matrix and a vector.
         assert_eq!(kernel(1280, 320, 1), None);
         assert_eq!(
             preferred(&isa, DatumType::F16, &query(96, 96, 96), &[]),

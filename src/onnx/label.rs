@@ -1,29 +1,29 @@
 //! The names of classes.
 //!
-//! Owns the one rule for what a label may be called, wherever it stands: in a
-//! model file, as the name of a folder of pictures, in the config, in a request.
-//! It lives beside the model files since every label ends up in one.
+//! Owns the one rule for valid labels. The same rule applies to labels in a model
+//! file, in the name of a folder of pictures, in the config and in a request. It is
+//! in the same folder as the code for model files because every label ends up in one.
 
 use std::fmt;
 
-/// Longest label in characters.
+/// Maximum length of a label in characters.
 const MAX_CHARACTERS: usize = 64;
 
-/// Longest label in bytes: the longest name that a file system gives a folder,
-/// and what the replay set has room for.
+/// Maximum length of a label in bytes. File systems limit the name of a folder to this
+/// length, and the replay set has room for this many bytes.
 const MAX_BYTES: usize = 255;
 
-/// The folder, and the word in commands, of samples without a label. It is not a
-/// label itself.
+/// The name of the folder for samples without a label, and the word for them in
+/// commands. It is not a label itself.
 pub const UNLABELLED: &str = "unlabelled";
 
-/// Words that mean something else where a label could stand: the folder of
-/// samples without a label, the command that deletes a sample, a folder of
-/// features, and the verdict on a face that no label is sure of.
+/// Words that cannot be labels because they have another meaning in the same position:
+/// the folder for samples without a label, the command that deletes a sample, a folder
+/// of features, and the verdict on a face if no label is certain enough.
 const RESERVED: [&str; 4] = [UNLABELLED, "discard", "features", "unsure"];
 
-/// What a person calls a class: a name in a model, and the name of the folder
-/// with the pictures of the class.
+/// The name that a person gives a class. It is stored in the model, and it is also the
+/// name of the folder with the pictures of the class.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Label(String);
 
@@ -37,11 +37,12 @@ pub struct Label(String);
 pub struct LabelError(String);
 
 impl Label {
-    /// Takes any name of 1 to 64 characters that can be the name of a visible
+    /// Accepts any name of 1 to 64 characters that can be the name of a visible
     /// folder.
     ///
-    /// Spaces within a name are part of it. A space at either end is refused and
-    /// not trimmed: the folder would keep it, and two labels would look the same.
+    /// Spaces within a name are part of it. A name with a space at either end is
+    /// refused rather than trimmed, because the folder would keep the space, and two
+    /// labels would look the same.
     ///
     /// # Errors
     /// [`LabelError`] for any other name, and for `unlabelled`, `discard`,
@@ -60,7 +61,7 @@ impl Label {
         }
     }
 
-    /// The name.
+    /// Returns the label as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -128,7 +129,7 @@ mod tests {
         );
     }
 
-    /// A head file with these labels, read back.
+    /// Writes a head file with these labels, and reads the labels back.
     fn through_a_file(labels: [&str; 2]) -> Result<Vec<String>, String> {
         let file = HeadFile {
             backbone_sha256: [5; 32],
@@ -150,8 +151,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// One rule: a label is the name of a folder beneath which nothing else
-        /// lies, and a name in a model; what is none is refused in a model too.
+        /// Any label can be the name of a single folder and a label in a model, and any
+        /// text that is not a valid label is refused in a model too.
         #[test]
         fn a_label_is_a_folder_and_a_name_in_a_model(
             name in prop_oneof!["\\PC{0,70}", "[a-z ./]{0,6}", ".{0,9}", "[a-z_]{1,20}"],

@@ -1,11 +1,11 @@
-//! ONNX models: reading, checking, splitting, writing and running them.
+//! Reads, checks, splits, writes and runs ONNX models.
 //!
-//! The only module that uses tract and the ONNX protobuf; its interface is plain
-//! numbers. It knows what files must look like (names, shapes, metadata), and not
+//! This is the only module that uses tract and the ONNX protobuf; its interface consists
+//! of plain numbers. It knows which names, shapes and metadata a file must have, but not
 //! what the numbers mean.
 //!
-//! A model file is untrusted input: any fault in it becomes one [`ModelError`],
-//! never a panic.
+//! A model file is untrusted input, so any fault in it is returned as a [`ModelError`]
+//! and never causes a panic.
 
 mod check;
 mod error;
@@ -29,18 +29,17 @@ pub use label::{Label, LabelError, UNLABELLED};
 pub use plan::{Graph, Outputs, Plan, Runner, ThreadPool};
 pub use write::{check_seal, read_metadata, write_classifier, write_head, write_sealed_head};
 
-/// Maximum size of a model file, in bytes (64 MiB; the built-in classifier has
-/// 9 MiB).
+/// Maximum size of a model file in bytes: 64 MiB. The built-in classifier has 9 MiB.
 pub const MAX_MODEL_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Length of the feature vector between backbone and head.
 pub const FEATURES: usize = 1280;
 
-/// Channels of each detector output: class, object, 4 box coordinates, 10 landmark
-/// coordinates.
+/// Number of channels in each detector output: class, object, 4 box coordinates and 10
+/// landmark coordinates.
 pub const DETECTOR_CHANNELS: usize = 16;
 
-/// Strides of the detector's three outputs, in order, in pixels.
+/// Strides of the detector's three outputs in pixels, in the order of the outputs.
 pub const DETECTOR_STRIDES: [usize; 3] = [8, 16, 32];
 
 const CLASSIFIER_FORMAT: &str = "maskd-classifier-1";
@@ -50,7 +49,8 @@ const HEAD_FORMAT: &str = "maskd-head-1";
 /// Reads a model file of at most [`MAX_MODEL_BYTES`].
 ///
 /// # Errors
-/// [`ModelError::Read`] and [`ModelError::TooLarge`].
+/// [`ModelError::Read`] if the file cannot be read, and [`ModelError::TooLarge`] if it
+/// is too large.
 pub fn read_file(path: &Path) -> Result<Vec<u8>, ModelError> {
     let model = path.display().to_string();
     files::read_bounded(path, MAX_MODEL_BYTES).map_err(|error| match error.source.kind() {
@@ -62,7 +62,7 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>, ModelError> {
     })
 }
 
-/// The weights of a head, row by row.
+/// The weights of a head, stored row by row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeadTensors {
     /// `[hidden, FEATURES]`
@@ -78,9 +78,9 @@ pub struct HeadTensors {
 /// A classifier file that passed every check, split at `features`.
 #[derive(Debug)]
 pub struct Classifier {
-    /// From a crop to its feature vector.
+    /// The part of the graph that turns a crop into its feature vector.
     pub backbone: Graph,
-    /// SHA-256 of the backbone, see [`Graph::sha256`].
+    /// SHA-256 of the backbone; see [`Graph::sha256`].
     pub backbone_sha256: [u8; 32],
     /// Names of the classes, in the order of the head's outputs.
     pub labels: Vec<String>,
@@ -89,13 +89,15 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// Splits a classifier file into backbone and head: metadata `format` = `maskd-classifier-1` and
-    /// `labels` = a JSON array of names; input `image` \[N, 3, 224, 224\];
-    /// a tensor `features` \[N, 1280\]; then Gemm (`head.0.weight`,
-    /// `head.0.bias`), Relu, Gemm (`head.2.weight`, `head.2.bias`), Softmax to
-    /// the output `probabilities`.
+    /// Splits a classifier file into backbone and head.
     ///
-    /// `name` stands for the file in messages.
+    /// The file must have the metadata `format` = `maskd-classifier-1` and `labels` = a
+    /// JSON array of names, the input `image` \[N, 3, 224, 224\] and a tensor `features`
+    /// \[N, 1280\]. This tensor must be followed by Gemm (`head.0.weight`,
+    /// `head.0.bias`), Relu, Gemm (`head.2.weight`, `head.2.bias`) and Softmax, which
+    /// leads to the output `probabilities`.
+    ///
+    /// `name` is the name of the file in error messages.
     ///
     /// # Errors
     /// A [`ModelError`] that says what is wrong with the file.
@@ -127,30 +129,32 @@ impl Classifier {
 /// The content of a head file: the part of a [`Classifier`] after `features`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeadFile {
-    /// SHA-256 of the backbone whose features the head takes.
+    /// SHA-256 of the backbone whose features are the head's input.
     pub backbone_sha256: [u8; 32],
     /// Names of the classes, in the order of the outputs.
     pub labels: Vec<String>,
-    /// The weights.
+    /// The weights of the head.
     pub head: HeadTensors,
 }
 
-/// Either kind of file that holds a head.
+/// A file that contains a head, either with or without a backbone.
 #[derive(Debug)]
 pub enum ModelFile {
-    /// Backbone and head.
+    /// A classifier file, which has a backbone and a head.
     Classifier(Box<Classifier>),
-    /// A head alone.
+    /// A head file, which has only a head.
     Head(HeadFile),
 }
 
 impl ModelFile {
-    /// Parses a classifier file or a head file. A head file has the metadata `format` = `maskd-head-1`,
-    /// `labels`, and `backbone_sha256` = 64 hexadecimal digits; input `features`
-    /// \[N, 1280\]; then as in [`Classifier::parse`].
+    /// Parses a classifier file or a head file.
+    ///
+    /// A head file has the metadata `format` = `maskd-head-1`, `labels`, and
+    /// `backbone_sha256` = 64 hexadecimal digits. Its input is `features` \[N, 1280\], and
+    /// the rest of the graph is the same as in [`Classifier::parse`].
     ///
     /// # Errors
-    /// Those of [`Classifier::parse`].
+    /// Same as [`Classifier::parse`].
     pub fn parse(name: &str, bytes: &[u8]) -> Result<ModelFile, ModelError> {
         let proto = ModelProto::decode(bytes).ok();
         let is_head = proto.is_some_and(|proto| {
@@ -178,8 +182,9 @@ impl ModelFile {
     }
 }
 
-/// Checks a face detector file: metadata `format` = `maskd-detector-1`, input
-/// `image` \[1, 3, H, W\], outputs `stride8`, `stride16`, `stride32`.
+/// Checks a face detector file. It must have the metadata `format` =
+/// `maskd-detector-1`, the input `image` \[1, 3, H, W\], and the outputs `stride8`,
+/// `stride16` and `stride32`.
 ///
 /// # Errors
 /// A [`ModelError`] that says what is wrong with the file.

@@ -1,4 +1,4 @@
-//! Making models ready to run, and running them.
+//! Prepares models and runs them.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use super::error::{ModelError, guarded, one_line};
 use super::rewrite;
 use crate::platform::system;
 
-/// Minimum number of panels of a matrix product for several threads to share it.
-/// tract's default of 64 excludes most of the backbone.
+/// Several threads share a matrix product if it has at least this many panels. tract's
+/// default of 64 would exclude most of the backbone.
 const MIN_SHARED_PANELS: usize = 16;
-/// A model that passed the checks, not yet ready to run.
+/// A model that passed the checks but is not yet ready to run.
 #[derive(Clone)]
 pub struct Graph {
     pub(super) name: String,
@@ -37,10 +37,10 @@ impl std::fmt::Debug for Graph {
 }
 
 impl Graph {
-    /// SHA-256 over the graph's nodes and weights: each node in its protobuf
-    /// form without name and description, then each initializer's name, shape
-    /// and bytes. Two files with the same computation and names have the same
-    /// hash, whatever their metadata and their head.
+    /// Computes the SHA-256 of the graph's nodes and weights: first each node in its
+    /// protobuf form without its name and description, then the name, shape and
+    /// bytes of each initializer. Two files whose graphs have the same computation and
+    /// names have the same hash, even if their metadata and heads differ.
     #[must_use]
     pub fn sha256(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
@@ -72,8 +72,9 @@ impl Graph {
     /// Makes the model ready to run on inputs of the shape `input`, and checks that
     /// its outputs then have the shapes `outputs`.
     ///
-    /// Consumes the graph, and frees the protobuf's weights as soon as tract has its
-    /// own copy: a third copy would set the peak memory of a small board.
+    /// This function consumes the graph, and frees the protobuf's weights as soon as
+    /// tract has its own copy, because a third copy would increase the peak memory on a
+    /// small board.
     ///
     /// # Errors
     /// [`ModelError::Unexpected`] if tract cannot run the model, or if its outputs
@@ -83,7 +84,7 @@ impl Graph {
         input: [usize; 4],
         outputs: [&[usize]; N],
     ) -> Result<Plan, ModelError> {
-        // `None` for an output that is not of 32-bit floats in a fixed shape.
+        // An output that does not consist of 32-bit floats in a fixed shape is `None`.
         type Shapes = Vec<Option<Vec<usize>>>;
         let Graph { name, kind, proto } = self;
         let build = || -> TractResult<(Arc<TypedSimplePlan>, Shapes)> {
@@ -123,7 +124,7 @@ impl Graph {
                 format!("its outputs have the shapes {shapes:?}, expected are {outputs:?}");
             return Err(unexpected(problem));
         }
-        // Optimizing took several times the memory that remains in use.
+        // Optimization needs several times as much memory as the optimized model.
         system::return_unused_memory();
         Ok(Plan {
             name,
@@ -133,7 +134,7 @@ impl Graph {
     }
 }
 
-/// A model that is ready to run; shared by the [`Runner`]s of several threads.
+/// A model that is ready to run. The [`Runner`]s of several threads share it.
 #[derive(Debug, Clone)]
 pub struct Plan {
     name: String,
@@ -142,10 +143,10 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A runner for one thread, with buffers of its own.
+    /// Creates a runner for one thread, with its own buffers.
     ///
     /// # Errors
-    /// [`ModelError::Run`] if tract cannot set it up.
+    /// [`ModelError::Run`] if tract cannot set up the runner.
     pub fn runner(&self) -> Result<Runner, ModelError> {
         let state = guarded(|| self.compiled.spawn());
         let state = state.map_err(|problem| self.failed(problem))?;
@@ -163,34 +164,34 @@ impl Plan {
     }
 }
 
-/// Threads that share one run of a model.
+/// Threads that share the work of a single run of a model.
 ///
-/// Idle threads cost nothing. The results do not depend on the number of threads.
+/// Idle threads use no CPU time. The results do not depend on the number of threads.
 #[derive(Debug, Clone)]
 pub struct ThreadPool(Executor);
 
 impl ThreadPool {
-    /// No other threads than the caller's.
+    /// A pool without threads: models run on the caller's thread.
     #[must_use]
     pub fn alone() -> ThreadPool {
         ThreadPool(Executor::SingleThread)
     }
 
-    /// A pool of `threads` threads; no other threads than the caller's for one, or if
-    /// the system refuses.
+    /// A pool of `threads` threads. If `threads` is less than 2, or if the system refuses
+    /// to create threads, models run on the caller's thread instead.
     #[must_use]
     pub fn of(threads: usize) -> ThreadPool {
         if threads < 2 {
             return ThreadPool::alone();
         }
         set_threading_panel_threshold(MIN_SHARED_PANELS);
-        // It panics if the system refuses a thread.
+        // tract panics if the system refuses to create a thread.
         let pool = guarded(|| Ok(Executor::multithread_with_name(threads, "tract")));
         pool.map_or_else(|_| ThreadPool::alone(), ThreadPool)
     }
 }
 
-/// Runs one model. Each thread needs its own.
+/// Runs one model. Each thread needs its own runner.
 #[derive(Debug)]
 pub struct Runner {
     plan: Plan,
@@ -198,8 +199,8 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// Runs the model once, on the threads of `pool`. `fill` writes the input, which
-    /// is zeroed and planar: `[1, channels, height, width]`.
+    /// Runs the model once, on the threads of `pool`. `fill` writes the input, which has
+    /// the planar layout `[1, channels, height, width]` and consists of zeros at first.
     ///
     /// # Errors
     /// [`ModelError::Run`] if tract fails.
@@ -216,8 +217,8 @@ impl Runner {
                 multithread_tract_scope(pool.0.clone(), || state.run(tvec!(input.into_tvalue())))
             })
         };
-        // On a thread of the pool: another one would block and be woken at each
-        // operation.
+        // Run on a thread of the pool, because any other thread would block and be woken
+        // up at each operation.
         let values = match &pool.0 {
             Executor::MultiThread(threads) => threads.install(run),
             _ => run(),
@@ -238,11 +239,11 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// The values of output number `index`, row by row.
+    /// Returns the values of output number `index`, row by row. The shapes were checked
+    /// when the plan was made.
     ///
     /// # Errors
-    /// [`ModelError::Run`] if there is no such output; the shapes were checked
-    /// when the plan was made.
+    /// [`ModelError::Run`] if there is no such output.
     pub fn get(&self, index: usize) -> Result<Cow<'_, [f32]>, ModelError> {
         let failed = |problem: String| ModelError::Run {
             model: self.name.clone(),

@@ -1,4 +1,4 @@
-//! Writing of classifier and head files, and their checksum.
+//! Writes classifier and head files, and adds and verifies the checksum of head files.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +15,12 @@ use super::error::ModelError;
 use super::{CLASSIFIER_FORMAT, FEATURES, HEAD_FORMAT, HeadFile, HeadTensors};
 use crate::platform::hex;
 
-/// The bytes of a classifier file with another head, and with `metadata` in addition
-/// to that of the format. Deterministic.
+/// Returns the bytes of the classifier file `base` with its head replaced by `head`, and
+/// with `metadata` in addition to the entries that the format requires. The same
+/// arguments always give the same bytes.
 ///
 /// # Errors
-/// Those of [`Classifier::parse`](super::Classifier::parse), if `base` is not a
+/// Same as [`Classifier::parse`](super::Classifier::parse), if `base` is not a
 /// classifier.
 pub fn write_classifier(
     base: &[u8],
@@ -49,7 +50,7 @@ pub fn write_classifier(
     Ok(proto.encode_to_vec())
 }
 
-/// The bytes of a head file: input `features` \[N, 1280\], output
+/// Returns the bytes of a head file with the input `features` \[N, 1280\] and the output
 /// `probabilities`.
 #[must_use]
 pub fn write_head(head: &HeadFile, metadata: &[(&str, String)]) -> Vec<u8> {
@@ -101,12 +102,12 @@ pub fn write_head(head: &HeadFile, metadata: &[(&str, String)]) -> Vec<u8> {
     proto.encode_to_vec()
 }
 
-/// Metadata key of the checksum of [`write_sealed_head`].
+/// Metadata key of the checksum that [`write_sealed_head`] adds.
 const CHECKSUM_KEY: &str = "sha256";
 
-/// Like [`write_head`], followed by one more metadata entry: `sha256`, the SHA-256 of
-/// all bytes before it. A protobuf that is truncated between two fields is still
-/// valid; the checksum reveals the truncation.
+/// Like [`write_head`], but adds one more metadata entry at the end: `sha256`, the SHA-256
+/// of all bytes before it. A protobuf that is truncated between two fields is still
+/// valid, but its checksum reveals the truncation.
 #[must_use]
 pub fn write_sealed_head(head: &HeadFile, metadata: &[(&str, String)]) -> Vec<u8> {
     let mut bytes = write_head(head, metadata);
@@ -115,11 +116,11 @@ pub fn write_sealed_head(head: &HeadFile, metadata: &[(&str, String)]) -> Vec<u8
     bytes
 }
 
-/// Verifies the checksum of [`write_sealed_head`]; `name` stands for the file in
-/// messages.
+/// Verifies the checksum that [`write_sealed_head`] adds. `name` is the name of the file
+/// in error messages.
 ///
 /// # Errors
-/// [`ModelError::Unexpected`] if it is missing or wrong.
+/// [`ModelError::Unexpected`] if the checksum is missing or wrong.
 pub fn check_seal(name: &str, bytes: &[u8]) -> Result<(), ModelError> {
     // The entry has the same length in all files.
     let length = checksum_entry(&[]).len();
@@ -132,8 +133,8 @@ pub fn check_seal(name: &str, bytes: &[u8]) -> Result<(), ModelError> {
     checker.fail("its checksum is missing or wrong: it is damaged, or was not written by maskd")
 }
 
-/// The metadata entry to append to `content`. Concatenated protobufs parse as one
-/// whose lists are joined.
+/// Returns the metadata entry to append to `content`. Two concatenated protobufs are
+/// parsed as a single one whose lists are joined, so the entry is added to the metadata.
 fn checksum_entry(content: &[u8]) -> Vec<u8> {
     let entry = StringStringEntryProto {
         key: CHECKSUM_KEY.to_owned(),
@@ -146,9 +147,10 @@ fn checksum_entry(content: &[u8]) -> Vec<u8> {
     proto.encode_to_vec()
 }
 
-/// The metadata of an ONNX file, without the entries that [`write_head`],
+/// Returns the metadata of an ONNX file, without the entries that [`write_head`],
 /// [`write_classifier`] and [`write_sealed_head`] add: `format`, `labels`,
-/// `backbone_sha256`, `sha256`. Of duplicate keys, the first counts.
+/// `backbone_sha256` and `sha256`. If a key occurs more than once, the first value is
+/// used.
 ///
 /// # Errors
 /// [`ModelError::NotOnnx`] if the bytes are not an ONNX model.
@@ -209,7 +211,8 @@ fn head_tensors(head: &HeadFile) -> Vec<TensorProto> {
     ]
 }
 
-/// A tensor of 32-bit floats; `None` is the variable batch size, `N`.
+/// Describes a tensor of 32-bit floats. In `shape`, `None` stands for the variable batch
+/// size `N`.
 fn float_info(name: &str, shape: &[Option<i64>]) -> ValueInfoProto {
     use tensor_shape_proto::dimension::Value;
     let dimension = |size: &Option<i64>| tensor_shape_proto::Dimension {

@@ -1,8 +1,8 @@
-//! The face detector, YuNet: from a frame to faces.
+//! The face detector, YuNet, which finds the faces in a frame.
 //!
 //! Owns the detector's input layout, the decoding of its outputs and non-maximum
-//! suppression. The weights are those of
-//! `ShiqiYu/libfacedetection`; `models/README.md` has their source.
+//! suppression. The weights come from `ShiqiYu/libfacedetection`; see
+//! `models/README.md` for their exact source.
 
 use std::collections::VecDeque;
 
@@ -13,18 +13,19 @@ use crate::onnx::{
     self, DETECTOR_CHANNELS, DETECTOR_STRIDES, Graph, ModelError, Runner, ThreadPool,
 };
 
-/// Detections that overlap a better one by more than this IoU are the same face.
+/// A detection whose IoU with a better detection exceeds this value is the same face.
 const NMS_IOU: f32 = 0.45;
 
-/// Maximum number of detections before suppression, best first.
+/// Maximum number of detections that enter suppression. Those with the best scores are
+/// kept.
 const MAX_DETECTIONS: usize = 1000;
 
-/// The network's input sides must be multiples of its largest stride.
+/// The width and height of the network's input must be multiples of its largest stride.
 const ALIGN: u32 = 32;
 
-/// Maximum number of input sizes whose plans are cached. A camera has one size, a
-/// folder of pictures may have many; making a plan takes about as long as running
-/// it.
+/// Maximum number of input sizes whose plans are cached. All frames from a camera have
+/// the same size, but the pictures in a folder may have many sizes. Making a plan takes
+/// about as long as running it.
 const MAX_CACHED_PLANS: usize = 8;
 
 /// Indices of the channels of a detector output.
@@ -35,33 +36,35 @@ mod channel {
     pub const LANDMARKS: usize = 6;
 }
 
-/// How faces are detected.
+/// Options of the face detector.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DetectorOptions {
     /// The frame is scaled down until its longest side has this many pixels; it is
     /// never scaled up.
     pub side: u32,
-    /// Detections scoring lower are discarded, 0 to 1.
+    /// Minimum score of a detection, between 0 and 1. Detections with a lower score are
+    /// discarded.
     pub threshold: f32,
 }
 
-/// Detects faces in frames. Each thread needs its own.
+/// Detects faces in frames. Each thread needs its own detector.
 #[derive(Debug)]
 pub struct Detector {
     graph: Graph,
     options: DetectorOptions,
     scaler: Scaler,
     pool: ThreadPool,
-    /// By input size (width, height); the most recently used last.
+    /// Cached runners with their input sizes (width, height). The most recently used runner
+    /// is the last one.
     runners: VecDeque<((u32, u32), Runner)>,
 }
 
 impl Detector {
-    /// Loads a detector from the bytes of an ONNX file. `name` stands for it in
-    /// messages; the threads of `pool` share each run.
+    /// Loads a detector from the bytes of an ONNX file. `name` is the name of the file in
+    /// error messages. The threads of `pool` share the work of each run.
     ///
     /// # Errors
-    /// [`ModelError`] if the file is not a detector, or does not run.
+    /// [`ModelError`] if the file is not a detector, or if the model does not run.
     pub fn new(
         name: &str,
         model: &[u8],
@@ -76,23 +79,23 @@ impl Detector {
             pool,
             runners: VecDeque::new(),
         };
-        // So that a model that does not run fails here, not at the first frame.
-        // Most cameras send 4:3.
+        // The first runner is created here so that a model that does not run fails now
+        // and not at the first frame. Most cameras have an aspect ratio of 4:3.
         let side = aligned(options.side);
         let size = (side, aligned(options.side * 3 / 4));
         runner(&detector.graph, &mut detector.runners, size)?;
         Ok(detector)
     }
 
-    /// The faces of a frame, best score first.
+    /// Detects the faces in a frame and returns them with the best score first.
     ///
     /// # Errors
     /// [`DetectError`] if the model fails or the frame is empty.
     pub fn detect(&mut self, pixels: &RgbImage) -> Result<Vec<Face>, DetectError> {
         let small = self.scaler.shrink(pixels, self.options.side)?;
         let (width, height) = small.dimensions();
-        // A tall frame is padded with zeros on its right until it is square: without
-        // them, one more of 40 photographs had a false detection.
+        // A tall frame is padded with zeros on the right until it is square, because
+        // without padding one more of 40 photographs had a false detection.
         let size = (aligned(width.max(height)), aligned(height));
         let threshold = self.options.threshold;
         let runner = runner(&self.graph, &mut self.runners, size)?;
@@ -123,7 +126,8 @@ impl Detector {
     }
 }
 
-/// The runner for an input of `size` = (width, height), from the cache or new.
+/// Returns the runner for an input of `size` = (width, height) from the cache, and creates
+/// it if it is not there.
 fn runner<'a>(
     graph: &Graph,
     runners: &'a mut VecDeque<((u32, u32), Runner)>,
@@ -146,12 +150,12 @@ fn runner<'a>(
         }
         runners.push_back((size, runner));
     }
-    // The front is the least recently used one, and is evicted first.
+    // The runner at the front is the least recently used one, so it is evicted first.
     let newest = runners.len() - 1;
     Ok(&mut runners[newest].1)
 }
 
-/// Why the detector could not process a frame.
+/// The reason the detector could not process a frame.
 #[derive(Debug, thiserror::Error)]
 pub enum DetectError {
     /// The model failed.
@@ -166,8 +170,8 @@ fn aligned(length: u32) -> u32 {
     length.max(1).next_multiple_of(ALIGN)
 }
 
-/// Planar BGR, 0 to 255, `[3, height, width]`: the picture at the top left, and
-/// zeros to its right and below.
+/// Writes the input as planar BGR `[3, height, width]` with values between 0 and 255. The
+/// picture is at the top left; the areas to its right and below it remain zero.
 fn fill_bgr(input: &mut [f32], pixels: &RgbImage, size: (u32, u32)) {
     let (width, height) = (size.0 as usize, size.1 as usize);
     let (blue, rest) = input.split_at_mut(width * height);
@@ -183,8 +187,8 @@ fn fill_bgr(input: &mut [f32], pixels: &RgbImage, size: (u32, u32)) {
     }
 }
 
-/// Decodes one output, `[1, 16, rows, columns]`. The prior of a cell is its
-/// top-left corner, without the offset of half a cell that other detectors add.
+/// Decodes one output of shape `[1, 16, rows, columns]`. The prior of a cell is its
+/// top-left corner; other detectors add an offset of half a cell.
 fn decode(output: &[f32], columns: usize, stride: f32, threshold: f32, detections: &mut Vec<Face>) {
     let cells = output.len() / DETECTOR_CHANNELS;
     let value = |channel: usize, cell: usize| output[channel * cells + cell];
@@ -207,7 +211,8 @@ fn decode(output: &[f32], columns: usize, stride: f32, threshold: f32, detection
             width,
             height,
         };
-        // A damaged model can output anything; discard such a box.
+        // A damaged model can output any number, so boxes that are not finite are
+        // discarded.
         if ![rect.x, rect.y, width, height, score]
             .iter()
             .all(|number| number.is_finite())
@@ -247,7 +252,7 @@ fn suppress(mut detections: Vec<Face>) -> Vec<Face> {
     kept
 }
 
-/// Scales from pixels of the network's input to pixels of the frame.
+/// Scales a face from pixels of the network's input to pixels of the frame.
 fn scale_to_frame(face: &mut Face, (x, y): (f32, f32)) {
     face.rect.x *= x;
     face.rect.width *= x;
@@ -281,7 +286,7 @@ mod tests {
 
     #[test]
     fn decodes_a_cell_without_half_a_cell() {
-        // 2 x 2 cells at stride 8; all scores are near 0, except that of cell 3.
+        // There are 2 x 2 cells with a stride of 8. Only the score of cell 3 is not near 0.
         let mut output = vec![-20.0; DETECTOR_CHANNELS * 4];
         let mut set = |channel: usize, value: f32| output[channel * 4 + 3] = value;
         set(channel::CLASS, 20.0);
@@ -297,7 +302,7 @@ mod tests {
         let [found] = detections.as_slice() else {
             panic!("{detections:?}")
         };
-        // center (1.25, 1.5) cells = (10, 12) px; size 8 x 16 px
+        // The center is at (1.25, 1.5) cells = (10, 12) px, and the size is 8 x 16 px.
         assert_eq!(
             found.rect,
             Rect {

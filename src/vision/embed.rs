@@ -1,19 +1,20 @@
-//! The backbone: from a crop to its feature vector.
+//! The backbone, which computes the feature vector of a crop.
 //!
 //! Owns the layout and range of the backbone's input, and the division of a
-//! frame's crops among threads. Knows nothing of classes or labels.
+//! frame's crops among threads. Knows nothing about classes or labels.
 
 use crate::frame::{CROP_SIDE, Crop};
 pub use crate::onnx::FEATURES;
 use crate::onnx::{Graph, ModelError, Plan, Runner, ThreadPool};
 
-/// The backbone's output for a crop, after global average pooling: the input of
-/// the head. 1280 values from 0 to 6 (the last activation is a ReLU6).
+/// The backbone's output for a crop after global average pooling, which is the input
+/// of the head. It has 1280 values between 0 and 6, because the last activation is a
+/// ReLU6.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Feature(Box<[f32; FEATURES]>);
 
 impl Feature {
-    /// The values, `[FEATURES]`.
+    /// The values of the feature vector, `[FEATURES]`.
     #[must_use]
     pub fn values(&self) -> &[f32; FEATURES] {
         &self.0
@@ -26,16 +27,16 @@ impl From<Box<[f32; FEATURES]>> for Feature {
     }
 }
 
-/// The backbone, ready to run. All [`Embedder`]s of a program share one, since
-/// its weights take more memory than anything else.
+/// The backbone, ready to run. All [`Embedder`]s in a program share one backbone
+/// because its weights take more memory than anything else.
 #[derive(Debug, Clone)]
 pub struct Backbone(Plan);
 
 impl Backbone {
-    /// Optimizes the graph.
+    /// Optimizes the graph so that it is ready to run.
     ///
     /// # Errors
-    /// [`ModelError`] if it does not run, or does not output 1280 features.
+    /// [`ModelError`] if the graph does not run, or does not output 1280 features.
     pub fn new(graph: Graph) -> Result<Backbone, ModelError> {
         let side = CROP_SIDE as usize;
         let plan = graph.into_plan([1, 3, side, side], [&[1, FEATURES]])?;
@@ -43,12 +44,13 @@ impl Backbone {
     }
 }
 
-/// Runs the backbone on the crops of a frame, on several threads if there are
+/// Runs the backbone on the crops from a frame, with several threads if there are
 /// several crops.
 ///
-/// Each thread has its runner, and each run has one crop: in a batch of four,
-/// tract takes three times as long per image. The threads share a single crop,
-/// which gains less than one crop per thread.
+/// Each thread has its own runner and processes one crop per run, because in a batch
+/// of four crops, tract takes three times as long per crop. If a frame has only one
+/// crop, the threads share the work on it. This gains less speed than one crop per
+/// thread.
 #[derive(Debug)]
 pub struct Embedder {
     runners: Vec<Runner>,
@@ -56,11 +58,12 @@ pub struct Embedder {
 }
 
 impl Embedder {
-    /// Runs `backbone` on up to `threads` threads (at least one), one crop each; the
-    /// threads of `pool` share a single crop.
+    /// Creates an embedder that runs `backbone` on up to `threads` threads (at least
+    /// one), each with its own crops. If there is only one crop, the threads of `pool`
+    /// share the work on it.
     ///
     /// # Errors
-    /// [`ModelError::Run`] if it cannot be set up.
+    /// [`ModelError::Run`] if a runner cannot be set up.
     pub fn new(
         backbone: &Backbone,
         threads: usize,
@@ -75,7 +78,7 @@ impl Embedder {
         })
     }
 
-    /// The features of each crop, in their order.
+    /// Computes the features of each crop, in the order of the crops.
     ///
     /// # Errors
     /// [`ModelError::Run`] if the model fails.
@@ -123,8 +126,8 @@ fn embed(runner: &mut Runner, pool: &ThreadPool, crop: &Crop) -> Result<Feature,
     Ok(Feature(feature))
 }
 
-/// Planar RGB, `[3, 224, 224]`, scaled from 0..=255 to -1..=1 like Keras'
-/// `preprocess_input` for `MobileNetV2`: x / 127.5 - 1.
+/// Writes the input as planar RGB `[3, 224, 224]`, scaled from 0..=255 to -1..=1 by
+/// x / 127.5 - 1, like Keras's `preprocess_input` for `MobileNetV2`.
 fn fill_rgb(input: &mut [f32], crop: &Crop) {
     let plane = (CROP_SIDE * CROP_SIDE) as usize;
     let (red, rest) = input.split_at_mut(plane);
@@ -137,8 +140,8 @@ fn fill_rgb(input: &mut [f32], crop: &Crop) {
     }
 }
 
-/// 1 minus the cosine of the angle between two features, 0 to 2; 2 if one of
-/// them is zero.
+/// Computes 1 minus the cosine of the angle between two features, a value between 0
+/// and 2. The result is 2 if all values of one of the features are zero.
 #[must_use]
 pub fn cosine_distance(a: &[f32], b: &[f32]) -> f32 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();

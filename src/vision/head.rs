@@ -1,13 +1,13 @@
-//! The head: from a feature vector to the probability of each label.
+//! The head, which computes the probability of each label from a feature vector.
 //!
-//! Owns the labels, the weights and the forward pass. Knows nothing of faces and
-//! frames, nor which labels count as masked.
+//! Owns the labels, the weights and the forward pass. Knows nothing about faces and
+//! frames, or about which labels count as masked.
 
 use crate::onnx::{Classifier, FEATURES, HeadFile, HeadTensors};
 use crate::vision::embed::Feature;
 
-/// Dense (ReLU), dense (softmax): the head of the Keras tutorial, without its
-/// dropout, which is only active in training.
+/// A dense layer with ReLU, followed by a dense layer with softmax. This is the head of
+/// the Keras tutorial without its dropout, which is only active in training.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Head {
     labels: Vec<String>,
@@ -23,7 +23,8 @@ pub struct Head {
 }
 
 impl Head {
-    /// The head of a classifier file; its shapes were checked when it was parsed.
+    /// Takes the head of a classifier file, whose shapes were checked when the file was
+    /// parsed.
     #[must_use]
     pub fn of(classifier: &Classifier) -> Head {
         Head::from_file(HeadFile {
@@ -33,7 +34,7 @@ impl Head {
         })
     }
 
-    /// The head of a head file; its shapes were checked when it was parsed.
+    /// Takes the head of a head file, whose shapes were checked when the file was parsed.
     #[must_use]
     pub fn from_file(file: HeadFile) -> Head {
         let HeadFile {
@@ -52,7 +53,7 @@ impl Head {
         }
     }
 
-    /// The content of a head file.
+    /// Returns the content of a head file for this head.
     #[must_use]
     pub fn to_file(&self) -> HeadFile {
         HeadFile {
@@ -73,13 +74,13 @@ impl Head {
         &self.labels
     }
 
-    /// SHA-256 of the backbone whose features this head takes.
+    /// SHA-256 of the backbone whose features are this head's input.
     #[must_use]
     pub fn backbone(&self) -> &[u8; 32] {
         &self.backbone
     }
 
-    /// The logits of a feature vector, one per label.
+    /// Computes the logits of a feature vector, one per label.
     #[must_use]
     pub fn logits(&self, feature: &Feature) -> Vec<f32> {
         self.logits_of(feature.values())
@@ -92,22 +93,22 @@ impl Head {
         dense(&self.w2, &self.b2, &hidden)
     }
 
-    /// The probability of each label, 0 to 1; they sum to 1.
+    /// Computes the probability of each label, between 0 and 1. The probabilities sum to 1.
     #[must_use]
     pub fn probabilities(&self, feature: &Feature) -> Vec<f32> {
         debug_assert_eq!(self.w1.len(), self.b1.len() * FEATURES);
         softmax(&self.logits(feature))
     }
 
-    /// Like [`probabilities`](Head::probabilities), for a row of a feature matrix,
-    /// `[FEATURES]`.
+    /// Like [`probabilities`](Head::probabilities), but for a row `[FEATURES]` of a feature
+    /// matrix.
     #[must_use]
     pub fn probabilities_of(&self, feature: &[f32]) -> Vec<f32> {
         softmax(&self.logits_of(feature))
     }
 }
 
-/// `W x + b`, with `W` of shape `[b.len(), x.len()]`.
+/// Computes `W x + b`, where `W` has the shape `[b.len(), x.len()]`.
 fn dense(weights: &[f32], bias: &[f32], x: &[f32]) -> Vec<f32> {
     weights
         .chunks_exact(x.len())
@@ -116,8 +117,8 @@ fn dense(weights: &[f32], bias: &[f32], x: &[f32]) -> Vec<f32> {
         .collect()
 }
 
-/// The dot product with sixteen partial sums, which the compiler keeps in vector
-/// registers; a single sum would fix the order of the additions.
+/// Computes the dot product with sixteen partial sums, which the compiler keeps in vector
+/// registers. With a single sum, the compiler could not reorder the additions.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 16;
     let (a_lanes, a_rest) = a.as_chunks::<LANES>();
@@ -132,8 +133,8 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
-/// The index of the largest value, the first of equal ones as in numpy's `argmax`;
-/// `None` without values.
+/// Returns the index of the largest value, or `None` if there are no values. If several
+/// values are the largest, the first one counts, as in numpy's `argmax`.
 pub fn argmax<T: PartialOrd>(values: impl IntoIterator<Item = T>) -> Option<usize> {
     let mut largest: Option<(usize, T)> = None;
     for (index, value) in values.into_iter().enumerate() {
@@ -144,7 +145,8 @@ pub fn argmax<T: PartialOrd>(values: impl IntoIterator<Item = T>) -> Option<usiz
     largest.map(|(index, _)| index)
 }
 
-/// Shifted by the largest logit, so that no exponential overflows.
+/// Computes the softmax. The largest logit is subtracted first, so that no exponential
+/// overflows.
 fn softmax(logits: &[f32]) -> Vec<f32> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let powers: Vec<f32> = logits.iter().map(|logit| (logit - largest).exp()).collect();

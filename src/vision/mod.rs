@@ -1,7 +1,8 @@
-//! From a frame to classified faces: detector, tracker, backbone and head.
+//! Finds and classifies the faces in a frame with a detector, a tracker, a backbone and
+//! a head.
 //!
-//! Owns the stages of the frame-to-verdict path and their order ([`pipeline`]).
-//! Knows neither the config nor verdicts.
+//! Owns the stages that lead from a frame to classified faces, and their order
+//! ([`pipeline`]). Knows neither the config nor verdicts.
 
 pub mod detect;
 pub mod embed;

@@ -1,36 +1,36 @@
-//! Motion detection, so that the detector can skip still frames.
+//! Detects motion, so that the face detector can skip still frames.
 //!
-//! Owns the comparison of a frame with a reference frame. Pure; knows nothing of
+//! Owns the comparison of a frame with a reference frame. Pure. Knows nothing about
 //! faces.
 
 use image::RgbImage;
 
-/// Cells across and down. At 640x480 a cell has 20 by 20 pixels: less than the
-/// smallest face that is worth a verdict.
+/// Number of cells across and down. In a frame of 640x480 pixels, a cell has 20 by 20
+/// pixels, so it is smaller than the smallest face that gets a verdict.
 const CELLS: (u32, u32) = (32, 24);
 
-/// A cell whose mean differs by more levels has moved. Camera noise with a
-/// standard deviation of 8 levels per pixel leaves 1.6 in the mean of 25 pixels
-/// and 2.3 in a difference: with 768 cells, one frame in ten thousand exceeds this
-/// by chance.
+/// There is motion in a cell if its mean differs from the reference by more than this
+/// many levels. If camera noise has a standard deviation of 8 levels per pixel, the mean
+/// of 25 pixels has one of 1.6, and the difference of two means has one of 2.3. With 768
+/// cells, one frame in ten thousand exceeds the threshold by chance.
 const MOTION_THRESHOLD: i32 = 10;
 
-/// Pixels sampled per row and per column of a cell.
+/// Number of pixels that are sampled per row and per column of a cell.
 const SAMPLES: u32 = 5;
 
 /// Compares frames with a reference frame.
 #[derive(Debug, Default)]
 pub struct MotionDetector {
-    /// Of the reference frame: width, height.
+    /// Width and height of the reference frame.
     size: (u32, u32),
-    /// Of the reference frame: mean green of each cell, 0 to 255. Green is close to
-    /// luminance, and needs no conversion.
+    /// Mean green level of each cell in the reference frame, between 0 and 255. Green is
+    /// close to luminance and needs no conversion.
     reference: Vec<u8>,
 }
 
 impl MotionDetector {
-    /// Whether the frame differs from the reference. True without a reference, and
-    /// for a frame of another size.
+    /// Whether the frame differs from the reference frame. Returns true if there is no
+    /// reference frame or if it has another size.
     #[must_use]
     pub fn moved(&self, pixels: &RgbImage) -> bool {
         if self.reference.is_empty() || self.size != pixels.dimensions() {
@@ -42,7 +42,7 @@ impl MotionDetector {
         cells(pixels).zip(&self.reference).any(differs)
     }
 
-    /// Makes the frame the reference.
+    /// Makes this frame the reference frame.
     pub fn set_reference(&mut self, pixels: &RgbImage) {
         self.size = pixels.dimensions();
         self.reference.clear();
@@ -50,7 +50,7 @@ impl MotionDetector {
     }
 }
 
-/// The mean of each cell, row by row; no cells for an empty picture.
+/// Computes the mean green level of each cell, row by row. An empty picture has no cells.
 fn cells(pixels: &RgbImage) -> impl Iterator<Item = u8> + '_ {
     let (width, height) = pixels.dimensions();
     let all = if width == 0 || height == 0 {
@@ -60,7 +60,8 @@ fn cells(pixels: &RgbImage) -> impl Iterator<Item = u8> + '_ {
     };
     (0..all).map(move |cell| {
         let (column, row) = (cell % CELLS.0, cell / CELLS.0);
-        // The center of part `at` of `parts` equal parts of `length`.
+        // If `length` is divided into `parts` equal parts, returns the center of the part
+        // with the index `at`.
         let middle = |at: u32, parts: u32, length: u32| {
             let middle = u64::from(2 * at + 1) * u64::from(length) / u64::from(2 * parts);
             middle as u32
@@ -108,7 +109,7 @@ mod tests {
         assert_eq!(first, Some(111));
     }
 
-    /// `pixels` with camera noise of this standard deviation.
+    /// Adds camera noise with the standard deviation `sigma` to `pixels`.
     fn noisy(pixels: &RgbImage, sigma: f32, rng: &mut ChaCha8Rng) -> RgbImage {
         let mut seen = pixels.clone();
         for value in seen.iter_mut() {

@@ -1,8 +1,8 @@
-//! From a frame to classified faces: detector, crops, backbone and head, in this
-//! order.
+//! Runs the stages that lead from a frame to classified faces, in this order: detector,
+//! crops, backbone and head.
 //!
-//! Owns the models and keeps nothing from frame to frame: tracks live in `track`.
-//! The daemon, `classify`, `eval` and `bench` all use it.
+//! Owns the models, and keeps no state from frame to frame; `track` holds the tracks.
+//! The daemon, `classify`, `eval` and `bench` all use this module.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use crate::vision::detect::{DetectError, Detector, DetectorOptions};
 use crate::vision::embed::{Backbone, Embedder, Feature};
 use crate::vision::head::Head;
 
-// Statics, since the compiler may copy a constant into each place that uses it.
+// These are statics because the compiler may copy a constant to each use.
 
-/// The classifier that is compiled in; `models/README.md` has its source.
+/// The built-in classifier; see `models/README.md` for its source.
 pub static SHIPPED_CLASSIFIER: &[u8] = include_bytes!("../../models/mask_classifier.onnx");
-/// The face detector that is compiled in; `models/README.md` has its source.
+/// The built-in face detector; see `models/README.md` for its source.
 pub static SHIPPED_DETECTOR: &[u8] = include_bytes!("../../models/face_detector.onnx");
 
-/// Why the faces of a frame could not be classified.
+/// The reason the faces in a frame could not be classified.
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
     /// A model failed.
@@ -47,13 +47,13 @@ impl From<DetectError> for PipelineError {
 /// A stage of the pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// The detector finds faces.
+    /// The detector finds the faces in the frame.
     Detect,
-    /// They are cropped.
+    /// The faces are cropped from the frame.
     Crop,
-    /// The backbone computes features.
+    /// The backbone computes the features of the crops.
     Embed,
-    /// The head classifies them.
+    /// The head classifies the features.
     Head,
 }
 
@@ -61,7 +61,7 @@ impl Stage {
     /// All stages, in order.
     pub const ALL: [Stage; 4] = [Stage::Detect, Stage::Crop, Stage::Embed, Stage::Head];
 
-    /// The name in metrics and reports.
+    /// The name of the stage in metrics and reports.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -76,7 +76,7 @@ impl Stage {
 /// The classification of one face.
 #[derive(Debug, Clone)]
 pub struct Classification {
-    /// The face with the margin around it.
+    /// The crop of the face, including the margin.
     pub crop: Crop,
     /// The backbone's output for the crop.
     pub feature: Feature,
@@ -84,21 +84,22 @@ pub struct Classification {
     pub probabilities: Vec<f32>,
 }
 
-/// Which models a [`Pipeline`] runs, and how.
+/// The models that a [`Pipeline`] runs, and their options.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PipelineOptions {
-    /// File of the detector; the built-in one if absent.
+    /// Path of the detector file. If it is absent, the built-in detector is used.
     pub detector_file: Option<PathBuf>,
-    /// File of the classifier or of a head; the built-in classifier if absent.
+    /// Path of a classifier file or a head file. If it is absent, the built-in classifier is
+    /// used.
     pub classifier_file: Option<PathBuf>,
-    /// Options of the detector.
+    /// Options for the detector.
     pub detector: DetectorOptions,
-    /// Margin around a face's box, as a fraction of its width and height; added on
-    /// each side.
+    /// Margin that is added on each side of a face's box, as a fraction of the box's width
+    /// and height.
     pub margin: f32,
 }
 
-/// The models of all stages, ready to run.
+/// The models for all stages, ready to run.
 #[derive(Debug)]
 pub struct Pipeline {
     detector: Detector,
@@ -109,11 +110,11 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Opens the models, both at the same time, since each takes a while.
-    /// `threads` threads share the faces of a frame.
+    /// Opens both models at the same time, because each takes a while. `threads` threads
+    /// share the faces in a frame.
     ///
     /// # Errors
-    /// [`ModelError`] of the first model that cannot be used.
+    /// [`ModelError`] for the first model that cannot be used.
     pub fn open(options: &PipelineOptions, threads: usize) -> Result<Pipeline, ModelError> {
         let pool = ThreadPool::of(threads);
         std::thread::scope(|scope| {
@@ -146,7 +147,7 @@ impl Pipeline {
         Arc::clone(&self.head)
     }
 
-    /// The faces of a frame, best score first.
+    /// Detects the faces in a frame and returns them with the best score first.
     ///
     /// # Errors
     /// [`PipelineError`] if the model fails or the frame is empty.
@@ -154,7 +155,7 @@ impl Pipeline {
         Ok(self.detector.detect(pixels)?)
     }
 
-    /// The crop of each face, with the configured margin around its box.
+    /// Crops each face from the frame, with the configured margin around its box.
     ///
     /// # Errors
     /// [`PipelineError::Picture`] if a face lies outside the frame.
@@ -162,7 +163,8 @@ impl Pipeline {
         let (width, height) = pixels.dimensions();
         let mut crops = Vec::with_capacity(faces.len());
         for face in faces {
-            // With a negative margin, nothing may remain of a face at the edge.
+            // With a negative margin, nothing might remain of a face at the edge of the
+            // frame, so the crop then has no margin.
             let region = face.rect.region(self.margin, width, height);
             let region = region.or_else(|| face.rect.region(0.0, width, height));
             crops.push(
@@ -173,7 +175,7 @@ impl Pipeline {
         Ok(crops)
     }
 
-    /// The features of each crop.
+    /// Computes the features of each crop.
     ///
     /// # Errors
     /// [`PipelineError::Model`] if the backbone fails.
@@ -181,11 +183,11 @@ impl Pipeline {
         Ok(self.embedder.embed(crops)?)
     }
 
-    /// Classifies each face of a frame, in their order: [`cut`], [`embed`] and
-    /// the head.
+    /// Classifies each face in a frame by running [`cut`], [`embed`] and the head. The
+    /// results are in the order of the faces.
     ///
     /// # Errors
-    /// Those of the stages.
+    /// Same as the stages.
     ///
     /// [`cut`]: Pipeline::cut
     /// [`embed`]: Pipeline::embed
@@ -197,11 +199,12 @@ impl Pipeline {
         self.classify_by_stages(pixels, faces, |_| ())
     }
 
-    /// Like [`classify`](Pipeline::classify), and calls `done` at the end of each
-    /// stage, so that the caller can time it. Without faces it is not called.
+    /// Like [`classify`](Pipeline::classify), but also calls `done` at the end of each
+    /// stage, so that the caller can time the stages. If there are no faces, `done` is not
+    /// called.
     ///
     /// # Errors
-    /// Those of the stages.
+    /// Same as [`classify`](Pipeline::classify).
     pub fn classify_by_stages(
         &mut self,
         pixels: &RgbImage,
@@ -229,7 +232,7 @@ impl Pipeline {
         Ok(classifications)
     }
 
-    /// Replaces the head, from the next classification on.
+    /// Replaces the head. The next classification uses the new head.
     pub fn set_head(&mut self, head: Arc<Head>) {
         self.head = head;
     }
@@ -245,9 +248,9 @@ fn open_detector(options: &PipelineOptions, pool: ThreadPool) -> Result<Detector
     }
 }
 
-/// Opens the backbone and the head of a classifier file, or the built-in ones
-/// without a file. A file with a head alone is combined with the built-in
-/// backbone.
+/// Opens the backbone and the head in a classifier file. Without a file, this function
+/// opens the built-in backbone and head. If the file contains only a head, it is combined
+/// with the built-in backbone.
 ///
 /// # Errors
 /// [`ModelError`] if the file cannot be used, or if its head was trained for

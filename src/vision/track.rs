@@ -1,7 +1,7 @@
-//! Tracking: which face of this frame is which of the last one, and the average
-//! of a face's recent classifications.
+//! Tracks faces from frame to frame, and averages the recent classifications of each
+//! face.
 //!
-//! Pure: time comes in with the frame.
+//! Pure, because the time is passed in with the frame.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -9,24 +9,24 @@ use std::time::{Duration, Instant};
 use crate::frame::{Face, Rect};
 use crate::vision::head::argmax;
 
-/// How faces are tracked.
+/// Options of the tracker.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TrackOptions {
-    /// A face continues a track if it overlaps the track's last box with at least
-    /// this IoU, 0 to 1.
+    /// A face continues a track if its IoU with the track's last box is at least this
+    /// value, between 0 and 1.
     pub min_iou: f32,
-    /// A track without a face for this long is dropped.
+    /// A track is dropped if it has had no face for longer than this.
     pub keep: Duration,
-    /// The vote averages this many classifications, at least one.
+    /// Number of classifications that the vote averages; 0 counts as 1.
     pub votes: usize,
-    /// A track with a settled vote is classified again only after this long; with
-    /// zero, in every frame.
+    /// A track with a settled vote is not classified again until this much time has passed.
+    /// If the duration is zero, the track is classified in every frame.
     pub settled: Duration,
 }
 
-/// A vote is settled when all its classifications have the same likeliest class,
-/// and their mean gives that class at least this probability: far from the
-/// thresholds of verdicts.
+/// A vote is settled when all its classifications have the same most likely class, and
+/// the mean probability of that class is at least this value. The value is far from the
+/// thresholds for verdicts.
 const SETTLED_PROBABILITY: f32 = 0.9;
 
 /// Tracks faces from frame to frame.
@@ -41,16 +41,16 @@ pub struct Tracker {
 struct Track {
     id: u64,
     rect: Rect,
-    /// Capture time of the last frame with this face.
+    /// Capture time of the latest frame with this face.
     last_seen: Instant,
-    /// Probabilities of the last classifications, oldest first.
+    /// Probabilities from the latest classifications, oldest first.
     votes: VecDeque<Vec<f32>>,
-    /// Capture time of the last classified frame.
+    /// Capture time of the latest frame in which the face was classified.
     last_voted: Instant,
 }
 
 impl Tracker {
-    /// A tracker without tracks; they are numbered from 1.
+    /// Creates a tracker without tracks. New tracks are numbered from 1.
     #[must_use]
     pub fn new(options: TrackOptions) -> Tracker {
         Tracker {
@@ -60,9 +60,9 @@ impl Tracker {
         }
     }
 
-    /// Assigns each face of a frame captured `at` to a track, in the order of the
-    /// faces. The pairs that overlap most are matched first; a face without a match
-    /// starts a track.
+    /// Assigns each face in a frame captured at time `at` to a track, and returns the ids of
+    /// the tracks in the order of the faces. The pairs that overlap the most are matched
+    /// first. A face without a match starts a new track.
     pub fn assign(&mut self, at: Instant, faces: &[Face]) -> Vec<u64> {
         let keep = self.options.keep;
         self.tracks
@@ -115,15 +115,16 @@ impl Tracker {
         id
     }
 
-    /// Clears the votes but keeps the tracks: for a change of the head.
+    /// Clears the votes but keeps the tracks. The caller uses this when the head is replaced.
     pub fn forget_votes(&mut self) {
         for track in &mut self.tracks {
             track.votes.clear();
         }
     }
 
-    /// The vote of a track that need not be classified in a frame captured `at`: it
-    /// is settled, and the last classification is recent.
+    /// Returns the vote of a track that does not have to be classified in a frame captured
+    /// at time `at`, because the vote is settled and the last classification is recent.
+    /// Returns `None` for any other track.
     #[must_use]
     pub fn settled(&self, at: Instant, track: u64) -> Option<Vec<f32>> {
         let track = self.tracks.iter().find(|known| known.id == track)?;
@@ -137,11 +138,12 @@ impl Tracker {
         (agree && mean[class] >= SETTLED_PROBABILITY).then_some(mean)
     }
 
-    /// Adds a classification in a frame captured `at` to a track's vote, and returns
-    /// the mean of the last ones: one blurred frame does not change a verdict.
+    /// Adds the classification in a frame captured at time `at` to a track's vote, and
+    /// returns the mean of the latest classifications, so that one blurred frame does not
+    /// change a verdict.
     ///
-    /// If the number of classes changes (the head was replaced), the vote starts
-    /// over. For an unknown track, returns the probabilities as they are.
+    /// If the number of classes changes because the head was replaced, the vote starts
+    /// over. For an unknown track, this function returns the probabilities unchanged.
     pub fn vote(&mut self, at: Instant, track: u64, probabilities: &[f32]) -> Vec<f32> {
         let Some(track) = self.tracks.iter_mut().find(|known| known.id == track) else {
             return probabilities.to_vec();
@@ -162,7 +164,8 @@ impl Tracker {
     }
 }
 
-/// The mean of votes with the same number of classes; empty without votes.
+/// Computes the mean of the votes, which all have the same number of classes. The result
+/// is empty if there are no votes.
 fn mean(votes: &VecDeque<Vec<f32>>) -> Vec<f32> {
     let mut mean = vec![0.0; votes.front().map_or(0, Vec::len)];
     for vote in votes {
@@ -288,8 +291,8 @@ mod tests {
         );
     }
 
-    /// How long after a person takes off the mask the vote changes, in ms, at 15
-    /// frames per second; and the number of classifications up to then.
+    /// Returns the time between the removal of a mask and the change of the vote in ms, at
+    /// 15 frames per second, and the number of classifications up to the change.
     fn time_to_change(settled: Duration, ms_before: u64) -> (u64, usize) {
         let options = TrackOptions {
             settled,
@@ -322,7 +325,8 @@ mod tests {
             let (always, _) = time_to_change(Duration::ZERO, ms_before);
             let (later, classifications) = time_to_change(Duration::from_millis(settled), ms_before);
             prop_assert!(later >= always && later <= always + settled, "{always} {later}");
-            // One per period before the change, and five each to settle and to change.
+            // There is one classification per period before the change, and the vote needs
+            // five classifications to settle and five to change.
             let max = 10 + ms_before / settled.max(66);
             prop_assert!(classifications as u64 <= max, "{classifications}, not {max}");
         }

@@ -1,5 +1,5 @@
-//! The pins of any board through the kernel's GPIO character devices. Chips are
-//! found by label, since their numbers depend on the board and the kernel.
+//! Drives the pins of any board through the kernel's GPIO character devices. Chips are
+//! found by their labels, because their numbers depend on the board and the kernel.
 
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
@@ -10,13 +10,14 @@ use gpiocdev::{Request, chip};
 
 use super::{Button, Levels, Line, PinError, PinFunction, Pins};
 
-/// The name under which other programs see the user of a line.
+/// The name that other programs see as the user of a line.
 const CONSUMER: &str = "maskd";
 
-/// Labels of the chip of a Raspberry Pi's header: models up to 3, 4 and 5.
+/// Labels of the chip that controls a Raspberry Pi's header: on models up to 3, on model
+/// 4, and on model 5.
 const PI_CHIPS: [&str; 3] = ["pinctrl-bcm2835", "pinctrl-bcm2711", "pinctrl-rp1"];
 
-/// Requested lines.
+/// The lines that were requested.
 pub(super) struct GpiochipPins {
     lines: Vec<RequestedLine>,
 }
@@ -44,7 +45,8 @@ impl GpiochipPins {
         label: Option<&str>,
         lines: &[(Line, PinFunction)],
     ) -> Result<GpiochipPins, PinError> {
-        // Filled step by step, so that a failure leaves the lines before it inactive.
+        // The lines are added one by one, so that if one fails, the lines before it are
+        // dropped and become inactive.
         let mut chip = GpiochipPins { lines: Vec::new() };
         for (found, (line, function)) in find(label, lines)?.into_iter().zip(lines) {
             if found.info.used {
@@ -115,12 +117,12 @@ impl Pins for GpiochipPins {
 
 impl Drop for GpiochipPins {
     fn drop(&mut self) {
-        // No caller is left to report an error to.
+        // An error is ignored because a destructor cannot return it.
         let _ = self.set(Levels::default());
     }
 }
 
-/// A line that exists.
+/// A line that was found on a chip.
 struct FoundLine {
     path: PathBuf,
     chip: String,
@@ -137,7 +139,7 @@ impl FoundLine {
     }
 }
 
-/// A chip that was opened.
+/// An open chip that may have the lines.
 struct Candidate {
     path: PathBuf,
     label: String,
@@ -145,7 +147,7 @@ struct Candidate {
     chip: chip::Chip,
 }
 
-/// Finds the lines; in the same order.
+/// Finds the lines and returns them in the same order.
 fn find(label: Option<&str>, lines: &[(Line, PinFunction)]) -> Result<Vec<FoundLine>, PinError> {
     let mut not_permitted = None;
     let mut all = Vec::new();
@@ -176,7 +178,7 @@ fn find(label: Option<&str>, lines: &[(Line, PinFunction)]) -> Result<Vec<FoundL
     lines
         .iter()
         .map(|(line, function)| {
-            // A name without a label is looked up on all chips.
+            // If no label is given, a line's name is looked up on all chips.
             let by_name_alone = label.is_none() && matches!(line, Line::Name(_));
             let matching: Vec<_> = all
                 .iter()

@@ -1,8 +1,10 @@
-//! The pins of a board: outputs for lamps, buzzer and relay, inputs for buttons.
+//! The pins of a board: outputs for the lamps, the buzzer and the relay, and inputs for
+//! the buttons.
 //!
-//! Owns the function of each line, and two drivers: `pi` uses rppal, which
-//! supports only Raspberry Pis; `chip` uses the kernel's GPIO character devices,
-//! which every Linux board has. When destructors run, outputs become inactive.
+//! Owns the function of each line, and two drivers. The driver `pi` uses rppal, which
+//! supports only Raspberry Pis. The driver `chip` uses the kernel's GPIO character
+//! devices, which every Linux board has. When the destructor of a driver runs, the
+//! outputs become inactive.
 
 mod chip;
 mod pi;
@@ -13,26 +15,26 @@ use serde::{Deserialize, Serialize};
 
 use super::{Button, Levels};
 
-/// How the pins are driven, as configured.
+/// The configured way to drive the pins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Backend {
-    /// Through the registers of a Raspberry Pi.
+    /// The pins are driven through the registers of a Raspberry Pi.
     Rppal,
-    /// Through the kernel's GPIO character devices.
+    /// The pins are driven through the kernel's GPIO character devices.
     Gpiocdev,
-    /// Not at all: only the console shows decisions.
+    /// No pins are driven; only the console shows decisions.
     Console,
 }
 
-/// A line of a GPIO chip, that is, a pin.
+/// A line on a GPIO chip, that is, a pin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected the number of a line, or its name")]
 pub enum Line {
-    /// Its number; on a Raspberry Pi the GPIO number, not that of the pin on the
-    /// header.
+    /// The number of the line. On a Raspberry Pi, this is the GPIO number, not the number
+    /// of the pin on the header.
     Number(u32),
-    /// Its name in the kernel, such as `GPIO17`.
+    /// The kernel's name for the line, such as `GPIO17`.
     Name(String),
 }
 
@@ -45,7 +47,7 @@ impl fmt::Display for Line {
     }
 }
 
-/// What an output line switches.
+/// The device that an output line switches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Output {
@@ -55,7 +57,7 @@ pub enum Output {
     Red,
     /// Buzzer.
     Buzzer,
-    /// Relay of a door.
+    /// Relay for a door.
     Relay,
 }
 
@@ -73,14 +75,14 @@ impl Output {
 /// The function of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PinFunction {
-    /// An output.
+    /// An output that switches a device.
     Out {
-        /// What it switches.
+        /// The device that the line switches.
         output: Output,
         /// Whether the output is on while the line is low.
         active_low: bool,
     },
-    /// An input with pull-up, for a button that connects it to ground.
+    /// An input with a pull-up resistor, for a button that connects the line to ground.
     In(Button),
 }
 
@@ -99,32 +101,32 @@ impl fmt::Display for PinFunction {
     }
 }
 
-/// Which pins to use, and how to drive them.
+/// The pins to use, and the driver for them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PinOptions {
     /// The driver and its options.
     pub driver: PinDriver,
-    /// No line and no function occurs twice.
+    /// The lines and their functions. No line and no function occurs twice.
     pub lines: Vec<(Line, PinFunction)>,
 }
 
 /// A driver with its options.
 #[derive(Debug, Clone, PartialEq)]
 pub enum PinDriver {
-    /// [`Backend::Rppal`].
+    /// The driver for [`Backend::Rppal`].
     Rppal {
-        /// Frequency for a passive buzzer in hertz; `None` for an active one,
-        /// which produces its own tone.
+        /// Frequency of the tone for a passive buzzer in hertz, or `None` for an active
+        /// buzzer, which produces its own tone.
         tone: Option<f64>,
     },
-    /// [`Backend::Gpiocdev`].
+    /// The driver for [`Backend::Gpiocdev`].
     Gpiocdev {
-        /// The chip's label; `None` for the header of a Raspberry Pi.
+        /// The chip's label, or `None` for the header of a Raspberry Pi.
         chip: Option<String>,
     },
 }
 
-/// Why the pins cannot be used. Each message is one sentence.
+/// The reason the pins cannot be used. Each message is one sentence.
 #[derive(Debug, thiserror::Error)]
 pub enum PinError {
     /// rppal does not support the board.
@@ -133,14 +135,14 @@ pub enum PinError {
          set indicate.backend to \"gpiocdev\" or \"console\""
     )]
     NoPi,
-    /// The board has no chip with the label.
+    /// The board has no chip with any of the wanted labels.
     #[error(
         "there is no GPIO chip labelled {}; {}: check indicate.gpio-chip",
         wanted.join(" or "),
         chips_found(found)
     )]
     NoChip {
-        /// The labels that were looked for.
+        /// The labels that were searched for.
         wanted: Vec<String>,
         /// The labels of the chips that can be opened.
         found: Vec<String>,
@@ -148,11 +150,11 @@ pub enum PinError {
     /// The chip has no such line.
     #[error("{chip} has no line {line} for the {function}: check its number or name in [indicate]")]
     NoLine {
-        /// For example "the GPIO chip pinctrl-rp1".
+        /// Description of the chip, for example "the GPIO chip pinctrl-rp1".
         chip: String,
-        /// The line.
+        /// The line's number or name.
         line: Line,
-        /// What it should be.
+        /// The configured function of the line.
         function: PinFunction,
     },
     /// Another program uses the line.
@@ -160,35 +162,35 @@ pub enum PinError {
         "line {line} for the {function} is in use by {by}: stop that program, or choose another line"
     )]
     InUse {
-        /// The line.
+        /// The line's number or name.
         line: Line,
-        /// What it should be.
+        /// The configured function of the line.
         function: PinFunction,
-        /// The name under which that program requested it.
+        /// The name under which that program requested the line.
         by: String,
     },
-    /// The user may not use GPIO.
+    /// The user does not have permission to use GPIO.
     #[error(
         "this user may not use the GPIO pins ({path}): \
          add the user to the group gpio, or install the package with its udev rules"
     )]
     Permission {
-        /// The device.
+        /// Path of the device.
         path: String,
     },
     /// The system refused an operation on a line.
     #[error("cannot {action} line {line} for the {function}: {why}")]
     Line {
-        /// "request", "switch" or "read".
+        /// The operation: "request", "switch" or "read".
         action: &'static str,
-        /// The line.
+        /// The line's number or name.
         line: Line,
-        /// What it is.
+        /// The function of the line.
         function: PinFunction,
-        /// The system's error.
+        /// The system's error message.
         why: String,
     },
-    /// The system refused access to all of them.
+    /// The system refused access to all GPIO pins.
     #[error("cannot use the GPIO pins: {0}")]
     System(String),
 }
@@ -201,26 +203,26 @@ fn chips_found(found: &[String]) -> String {
     }
 }
 
-/// Requested lines. Dropping them makes the outputs inactive.
+/// The lines that were requested. When they are dropped, the outputs become inactive.
 pub trait Pins: Send {
     /// Switches the outputs.
     ///
     /// # Errors
-    /// [`PinError::Line`] of the first line that could not be switched; the others
-    /// are tried as well.
+    /// [`PinError::Line`] for the first line that could not be switched. The other lines
+    /// are switched nevertheless.
     fn set(&mut self, levels: Levels) -> Result<(), PinError>;
 
-    /// Whether a button's contact is closed now; false for a button without a line.
+    /// Whether a button's contact is closed now. Returns false for a button without a line.
     ///
     /// # Errors
     /// [`PinError::Line`] if the line cannot be read.
     fn closed(&mut self, button: Button) -> Result<bool, PinError>;
 }
 
-/// Requests the lines; the outputs are inactive at first.
+/// Requests the lines. The outputs are inactive at first.
 ///
 /// # Errors
-/// [`PinError`] if a line does not exist, is in use or may not be used.
+/// [`PinError`] if a line does not exist, is in use, or if the user lacks permission.
 pub fn open(options: &PinOptions) -> Result<Box<dyn Pins>, PinError> {
     Ok(match &options.driver {
         PinDriver::Rppal { tone } => Box::new(pi::RppalPins::open(&options.lines, *tone)?),
@@ -230,12 +232,12 @@ pub fn open(options: &PinOptions) -> Result<Box<dyn Pins>, PinError> {
     })
 }
 
-/// Describes the lines without requesting them: `gpiocdev: green 17 on
+/// Describes the lines without requesting them, for example `gpiocdev: green 17 on
 /// pinctrl-bcm2711`.
 ///
 /// # Errors
-/// [`PinError`] if a line does not exist. A line in use is not an error: the daemon
-/// may be running.
+/// [`PinError`] if a line does not exist. A line in use is not an error, because the
+/// daemon may be running.
 pub fn describe(options: &PinOptions) -> Result<String, PinError> {
     let (backend, lines) = match &options.driver {
         PinDriver::Rppal { .. } => ("rppal", pi::describe(&options.lines)?),
@@ -246,7 +248,7 @@ pub fn describe(options: &PinOptions) -> Result<String, PinError> {
     Ok(format!("{backend}: {}", lines.join(", ")))
 }
 
-/// Describes the GPIO chips of this machine: label, device and number of lines.
+/// Describes the GPIO chips in this machine by label, device and number of lines.
 #[must_use]
 pub fn chips() -> Vec<String> {
     chip::all()

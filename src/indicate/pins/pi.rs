@@ -1,14 +1,14 @@
-//! The pins of a Raspberry Pi through its registers, by rppal.
+//! Drives the pins of a Raspberry Pi through its registers, with the crate rppal.
 
 use rppal::gpio::{Error, Gpio, InputPin, Level, OutputPin};
 
 use super::{Button, Levels, Line, Output, PinError, PinFunction, Pins};
 
-/// Requested lines.
+/// The lines that were requested.
 pub(super) struct RppalPins {
     outputs: Vec<OutputLine>,
     buttons: Vec<(Button, InputPin)>,
-    /// Frequency for a passive buzzer in hertz.
+    /// Frequency of the tone for a passive buzzer in hertz.
     tone: Option<f64>,
 }
 
@@ -16,7 +16,7 @@ struct OutputLine {
     output: Output,
     active_low: bool,
     pin: OutputPin,
-    /// Whether PWM is on, for the tone of a passive buzzer.
+    /// Whether PWM is on, which produces the tone of a passive buzzer.
     is_pwm: bool,
 }
 
@@ -87,8 +87,8 @@ impl RppalPins {
                     } else {
                         pin.into_output_low()
                     };
-                    // By default rppal makes the line an input again, which could
-                    // float.
+                    // By default, rppal turns the line back into an input, which
+                    // could float.
                     pin.set_reset_on_drop(false);
                     pi.outputs.push(OutputLine {
                         output,
@@ -131,7 +131,7 @@ impl Pins for RppalPins {
 
 impl Drop for RppalPins {
     fn drop(&mut self) {
-        // No caller is left to report an error to.
+        // An error is ignored because a destructor cannot return it.
         let _ = self.set(Levels::default());
     }
 }

@@ -1,9 +1,9 @@
-//! Reuses the memory of freed tensors. A new tensor is zeroed first, which took an
-//! eighth of the time per face on x86.
+//! Reuses the memory of freed tensors. A new tensor would first be filled with zeros,
+//! which took an eighth of the time per face on x86.
 //!
-//! Each thread keeps one buffer, which is reused for exactly the same number of values:
-//! the blocks of a MobileNet alternate between the same sizes. Keeping three was not
-//! faster.
+//! Each thread keeps one buffer, which it reuses only for a tensor with exactly the same
+//! number of values. One is enough because the blocks of a MobileNet alternate between
+//! the same sizes. Keeping three buffers was not faster.
 
 use std::cell::Cell;
 
@@ -17,7 +17,7 @@ thread_local! {
     static FREE: Cell<Option<Tensor>> = const { Cell::new(None) };
 }
 
-/// A tensor of floats with arbitrary values.
+/// Returns a tensor of floats whose values are arbitrary.
 pub(in crate::onnx) fn tensor(shape: &[usize]) -> TractResult<Tensor> {
     match FREE.take() {
         Some(free) if free.len() == shape.iter().product::<usize>() => free.into_shape(shape),

@@ -1,5 +1,5 @@
-//! A depthwise 3x3 convolution of planar pictures, fused with a clamp. A plane is padded,
-//! and convolved as one long row.
+//! A depthwise 3x3 convolution fused with a clamp, for planar pictures. Each plane is
+//! padded and then convolved as one long row.
 
 #![expect(
     clippy::inline_always,
@@ -16,8 +16,8 @@ use tract_onnx::tract_core::internal::*;
 
 use super::buffer_pool;
 
-/// Parameters per channel in the second input: the nine kernel elements row by row, the
-/// bias, and the lower and upper bound of the clamp.
+/// Number of parameters per channel in the second input: the nine kernel elements row by
+/// row, the bias, and the lower and upper bounds of the clamp.
 pub(in crate::onnx) const PARAMS: usize = 12;
 /// Height and width of the kernel.
 pub(in crate::onnx) const KERNEL_SIDE: usize = 3;
@@ -29,23 +29,24 @@ pub(in crate::onnx) struct ConvGeometry {
     pub(in crate::onnx) input: [usize; 2],
     /// Height and width of the output.
     pub(in crate::onnx) output: [usize; 2],
-    /// Rows of zero padding above the input, and columns to its left; below and to the
-    /// right there are as many as the output needs.
+    /// Number of rows of zero padding above the input, and of columns to its left. Below
+    /// the input and to its right, there is as much padding as the output needs.
     pub(in crate::onnx) before: [usize; 2],
-    /// Stride of rows and columns: 1 or 2.
+    /// Stride across rows and columns: 1 or 2.
     pub(in crate::onnx) stride: usize,
 }
 
 impl ConvGeometry {
-    /// The shape of the output, where `axis` is that of the height in the shape
-    /// `input`.
+    /// The shape of the output for an input of shape `input`, in which `axis` is the index
+    /// of the height.
     pub(in crate::onnx) fn out_shape(&self, input: &[usize], axis: usize) -> TVec<usize> {
         let mut shape: TVec<usize> = input.into();
         shape[axis..axis + 2].copy_from_slice(&self.output);
         shape
     }
 
-    /// The fact of the output, likewise.
+    /// The type and shape of the output (tract calls them a fact), where `axis` is the
+    /// index of the height in the input's shape.
     pub(in crate::onnx) fn out_fact(&self, input: &TypedFact, axis: usize) -> TypedFact {
         let mut fact = input.without_value();
         for (axis, size) in (axis..).zip(self.output) {
@@ -55,15 +56,16 @@ impl ConvGeometry {
     }
 }
 
-/// Inputs are `[…, channels, height, width]` and `[channels, 12]` (see
-/// [`PARAMS`]); the output is `[…, channels, out height, out width]`.
+/// The operator has two inputs: `[…, channels, height, width]` and the parameters
+/// `[channels, 12]` (see [`PARAMS`]). The output is
+/// `[…, channels, out height, out width]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::onnx) struct DepthwiseConv3x3(pub(in crate::onnx) ConvGeometry);
 
 impl DepthwiseConv3x3 {
-    /// Height and width of the phases of the padded input: with a stride of 2, even and
-    /// odd columns of even and odd rows each form a phase, so that the values of a
-    /// kernel element are contiguous.
+    /// Height and width of the phases of the padded input. With a stride of 2, the four
+    /// combinations of even or odd rows with even or odd columns each form a phase, so
+    /// that the values of a kernel element are contiguous.
     pub(in crate::onnx) fn phase_size(&self) -> [usize; 2] {
         self.0
             .output
@@ -71,20 +73,21 @@ impl DepthwiseConv3x3 {
     }
 
     /// Number of values that the convolution of a plane computes. They include unused
-    /// ones between the rows of the output: without those, each row would end in
-    /// scalar steps.
+    /// values between the rows of the output, because without these values each row would
+    /// end in scalar steps.
     pub(in crate::onnx) fn run_length(&self) -> usize {
         let [_, width] = self.phase_size();
         (self.0.output[0] - 1) * width + self.0.output[1]
     }
 
-    /// Copies the input's plane into its phases; the padding is zero already.
+    /// Copies a plane of the input into its phases, whose padding is already zero.
     #[inline(always)]
     pub(in crate::onnx) fn split_phases(&self, plane: &[f32], phases: &mut [f32]) {
         let [height, width] = self.phase_size();
         let [top, left] = self.0.before;
         for (y, values) in plane.chunks_exact(self.0.input[1]).enumerate() {
-            // Division and remainder by the stride, 1 or 2.
+            // The shift and the mask compute the quotient and the remainder of a division by
+            // the stride, which is 1 or 2.
             let shift = self.0.stride - 1;
             let (row, phase) = ((y + top) >> shift, (y + top) & shift);
             if row == height {
@@ -97,8 +100,8 @@ impl DepthwiseConv3x3 {
                 phases[start..start + count].copy_from_slice(&values[..count]);
                 continue;
             }
-            // With one column of padding on the left, the input's even columns are the
-            // odd ones of the padded input.
+            // With one column of padding on the left, the even columns of the input are the
+            // odd columns of the padded input.
             let (pairs, last) = values.as_chunks::<2>();
             let evens = &mut phases[start(left)..start(left) + width];
             for (to, pair) in evens.iter_mut().zip(pairs) {
@@ -114,7 +117,7 @@ impl DepthwiseConv3x3 {
         }
     }
 
-    /// The first `count` inputs of the kernel element in `row` and `column`.
+    /// The first `count` inputs of the kernel element at `row` and `column`.
     #[inline(always)]
     pub(in crate::onnx) fn values<'a>(
         &self,
@@ -129,8 +132,8 @@ impl DepthwiseConv3x3 {
         &phases[start..start + count]
     }
 
-    /// Convolves planes: each is the input (`None` if it is in the output's memory), the
-    /// parameters and the output.
+    /// Convolves planes. Each item consists of the input (`None` if it is in the output's
+    /// memory), the parameters and the output.
     #[inline(always)]
     fn convolve_planes<'a, S: Simd>(
         &self,
@@ -138,7 +141,8 @@ impl DepthwiseConv3x3 {
         planes: impl Iterator<Item = (Option<&'a [f32]>, &'a [f32; PARAMS], &'a mut [f32])>,
     ) {
         let [height, width] = self.phase_size();
-        // Whole vectors, so that there are no scalar steps at the end.
+        // The length is rounded up to whole vectors, so that there are no scalar steps at
+        // the end.
         let count = self.run_length().next_multiple_of(S::f32s::LEN);
         let mut phases = vec![0.0; self.0.stride * self.0.stride * height * width + S::f32s::LEN];
         let mut sums = vec![0.0; count];
@@ -160,7 +164,7 @@ impl DepthwiseConv3x3 {
     }
 }
 
-/// The convolution of a plane. `values` has the inputs of each kernel element.
+/// Convolves a plane. `values` has the inputs of each kernel element.
 #[inline(always)]
 fn convolve<S: Simd>(
     _: S,
@@ -169,7 +173,8 @@ fn convolve<S: Simd>(
     out: &mut [f32],
 ) {
     let count = out.len();
-    // Equal lengths, or the compiler keeps nine bounds checks in the loop.
+    // All slices get the same length; otherwise the compiler keeps nine bounds checks in
+    // the loop.
     let [[a, b, c], [d, e, f], [g, h, i]] = values;
     let (a, b, c) = (&a[..count], &b[..count], &c[..count]);
     let (d, e, f) = (&d[..count], &e[..count], &f[..count]);
@@ -190,8 +195,8 @@ fn convolve<S: Simd>(
     }
 }
 
-/// `sum + a * b`. `mul_add` is a function call unless the target is known to have the
-/// instruction: x86 CPUs with vectors of eight values have it.
+/// Computes `sum + a * b`. `mul_add` compiles to a function call unless the target is
+/// known to have the instruction. x86 CPUs with vectors of eight values have it.
 #[inline(always)]
 fn add_product<S: Simd>(sum: f32, a: f32, b: f32) -> f32 {
     if cfg!(target_arch = "aarch64") || S::f32s::LEN >= 8 {
@@ -201,7 +206,7 @@ fn add_product<S: Simd>(sum: f32, a: f32, b: f32) -> f32 {
     }
 }
 
-/// The maximum, in the form that compiles to one instruction.
+/// Computes the maximum in a form that compiles to a single instruction.
 #[inline(always)]
 pub(in crate::onnx) fn max(a: f32, b: f32) -> f32 {
     if cfg!(target_arch = "aarch64") {
@@ -213,7 +218,7 @@ pub(in crate::onnx) fn max(a: f32, b: f32) -> f32 {
     }
 }
 
-/// The minimum, like [`max`].
+/// Computes the minimum in the same form as [`max`].
 #[inline(always)]
 fn min(a: f32, b: f32) -> f32 {
     if cfg!(target_arch = "aarch64") {
@@ -248,7 +253,8 @@ impl EvalOp for DepthwiseConv3x3 {
         let params = params.try_as_plain_ram()?;
         let (params, _) = params.as_slice::<f32>()?.as_chunks::<PARAMS>();
         let [from, to] = [self.0.input, self.0.output].map(|side| side[0] * side[1]);
-        // In place if possible: each plane is read before it is written.
+        // The convolution works in place if possible, because each plane is read before
+        // it is written.
         let (input, mut output) = if input.is_exclusive() && from == to {
             (None, input.into_tensor().into_shape(&shape)?)
         } else {
@@ -306,7 +312,7 @@ mod tests {
         out
     }
 
-    /// The property test in `rewrite` covers only the vectors of this machine.
+    /// The property test in `rewrite` covers only the vector length of this machine.
     #[test]
     fn all_kinds_of_vectors_compute_the_same() {
         let level = Level::new();

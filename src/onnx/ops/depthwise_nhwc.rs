@@ -1,5 +1,5 @@
-//! A depthwise 3x3 convolution of channels-last pictures (NHWC), which is tract's layout on
-//! aarch64, fused with a clamp.
+//! A depthwise 3x3 convolution fused with a clamp, for pictures in the channels-last
+//! layout (NHWC), which tract uses on aarch64.
 
 #![expect(
     clippy::inline_always,
@@ -18,23 +18,24 @@ use tract_onnx::tract_core::internal::*;
 
 use super::depthwise::{ConvGeometry, KERNEL_SIDE, PARAMS};
 
-/// Channels per vector.
+/// Number of channels per vector.
 pub(in crate::onnx) const LANES: usize = 4;
 /// The values of [`LANES`] channels in one pixel.
 type Lanes = [f32; LANES];
 /// The [`PARAMS`] of [`LANES`] channels.
 type GroupParams = [Lanes; PARAMS];
 
-/// Pixels of a row per block: their sums and inputs fit in the 32 registers of aarch64,
-/// and the widths of a MobileNet on 224x224 pixels are multiples of it.
+/// Number of adjacent pixels in a row that form a block. The sums and inputs of a block
+/// fit in the 32 registers of aarch64, and the widths of the layers of a MobileNet on
+/// 224x224 pixels are multiples of this number.
 const BLOCK: usize = 7;
-/// Columns that a block reads, at a stride of 1 and of 2.
+/// Number of columns that a block reads, with a stride of 1 and with a stride of 2.
 const WINDOW: usize = BLOCK - 1 + KERNEL_SIDE;
 const WIDE_WINDOW: usize = 2 * (BLOCK - 1) + KERNEL_SIDE;
 
-/// Inputs are `[…, height, width, channels]`, of one picture, and
-/// `[channels / 4, 12, 4]`, the parameters of each four channels interleaved; the
-/// output is `[…, out height, out width, channels]`.
+/// The operator has two inputs: a single picture `[…, height, width, channels]`, and
+/// parameters `[channels / 4, 12, 4]`, which are interleaved for each group of four
+/// channels. The output is `[…, out height, out width, channels]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::onnx) struct DepthwiseConv3x3Nhwc(pub(in crate::onnx) ConvGeometry);
 
@@ -45,8 +46,8 @@ impl DepthwiseConv3x3Nhwc {
         (output[1] - 1) * stride + KERNEL_SIDE
     }
 
-    /// The input row under kernel row `row` for the output row `y`; `None` if it is
-    /// padding.
+    /// The input row that kernel row `row` covers for the output row `y`, or `None` if
+    /// that row is padding.
     fn source(&self, y: usize, row: usize) -> Option<usize> {
         let ConvGeometry {
             input,
@@ -58,8 +59,9 @@ impl DepthwiseConv3x3Nhwc {
         (source < input[0]).then_some(source)
     }
 
-    /// Writes an input row into a padded row, which has all columns of the first four
-    /// channels, then those of the next: the values of a window are adjacent.
+    /// Writes an input row into a padded row. The padded row has all columns of the first
+    /// four channels, then all columns of the next four channels, and so on, so the values
+    /// of a window are adjacent.
     #[inline(always)]
     fn pad(&self, row: &[Lanes], groups: usize, padded: &mut [Lanes]) {
         let width = self.width();
@@ -77,7 +79,7 @@ impl DepthwiseConv3x3Nhwc {
         }
     }
 
-    /// Computes the rows of the output from `first` on.
+    /// Computes the rows of the output, starting at row `first`.
     #[inline(always)]
     fn convolve_rows<S: Simd>(
         &self,
@@ -89,7 +91,8 @@ impl DepthwiseConv3x3Nhwc {
     ) {
         let groups = params.len();
         let width = self.width();
-        // Longer, since a window may start at any column of the last group.
+        // The buffers have `width` extra elements because a window may start at any column
+        // of the last group.
         let zeroes = vec![[0.0; LANES]; width * groups + width];
         let mut padded: [Vec<Lanes>; KERNEL_SIDE] = from_fn(|_| zeroes.clone());
         let mut next = 0;
@@ -115,7 +118,7 @@ impl DepthwiseConv3x3Nhwc {
     }
 }
 
-/// Transposes some columns for [`DepthwiseConv3x3Nhwc::pad`].
+/// Transposes `COLUMNS` columns for [`DepthwiseConv3x3Nhwc::pad`].
 #[inline(always)]
 fn transpose<const COLUMNS: usize>(
     pixels: &[Lanes],
@@ -126,7 +129,7 @@ fn transpose<const COLUMNS: usize>(
     let columns: [&[Lanes]; COLUMNS] = from_fn(|x| &pixels[x * groups..][..groups]);
     for (group, run) in (0..groups).zip(padded.chunks_exact_mut(width)) {
         if let Some(run) = run.first_chunk_mut::<COLUMNS>() {
-            // Not `columns.map`, which is not inlined.
+            // This is a loop because the compiler does not inline `columns.map`.
             for (to, column) in run.iter_mut().zip(&columns) {
                 *to = column[group];
             }
@@ -134,8 +137,8 @@ fn transpose<const COLUMNS: usize>(
     }
 }
 
-/// A row of the output: whole blocks, then the remaining pixels one by one. A block reads
-/// `WINDOW` columns, a pixel `NARROW`.
+/// Computes a row of the output: first the whole blocks, then the remaining pixels one by
+/// one. A block reads `WINDOW` columns, and a single pixel reads `NARROW` columns.
 #[inline(always)]
 fn convolve_row<S: Simd, const STRIDE: usize, const WINDOW: usize, const NARROW: usize>(
     simd: S,
@@ -158,7 +161,7 @@ fn convolve_row<S: Simd, const STRIDE: usize, const WINDOW: usize, const NARROW:
     }
 }
 
-/// The output of `COLUMNS` adjacent pixels, four channels at a time.
+/// Computes the output of `COLUMNS` adjacent pixels, four channels at a time.
 #[inline(always)]
 fn convolve<'a, S: Simd, const STRIDE: usize, const COLUMNS: usize, const WINDOW: usize>(
     simd: S,
@@ -168,7 +171,8 @@ fn convolve<'a, S: Simd, const STRIDE: usize, const COLUMNS: usize, const WINDOW
 ) {
     let groups = params.len();
     let mut pixels = out.chunks_exact_mut(groups);
-    // Equal lengths, or the compiler keeps a bounds check per pixel in the loop.
+    // All slices get the same length; otherwise the compiler keeps a bounds check per
+    // pixel in the loop.
     let mut out: [&mut [Lanes]; COLUMNS] =
         from_fn(|_| &mut pixels.next().unwrap_or_default()[..groups]);
     let [above, middle, below] = rows;
@@ -256,7 +260,7 @@ impl TypedOp for DepthwiseConv3x3Nhwc {
 mod tests {
     use super::*;
 
-    /// The convolution of a picture of eight channels.
+    /// Convolves a picture with eight channels.
     fn convolved(simd: impl Simd, geometry: ConvGeometry) -> Vec<Lanes> {
         let [height, width] = geometry.input;
         let value = |at: usize| (at * 37 % 101) as f32 / 50.0 - 1.0;
@@ -275,7 +279,7 @@ mod tests {
         out
     }
 
-    /// The property test in `rewrite` covers only the vectors of this machine.
+    /// The property test in `rewrite` covers only the vector length of this machine.
     #[test]
     fn all_kinds_of_vectors_compute_the_same() {
         let level = Level::new();

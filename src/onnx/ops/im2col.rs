@@ -1,5 +1,5 @@
-//! Im2col: turns a 3x3 convolution of few channels into a 1x1 convolution, by making a
-//! channel of the values of each kernel element.
+//! Im2col turns a 3x3 convolution with few input channels into a 1x1 convolution: the
+//! values that each kernel element reads become a channel of their own.
 
 use tract_linalg::multithread::par_chunks_mut;
 #[allow(
@@ -11,13 +11,14 @@ use tract_onnx::tract_core::internal::*;
 use super::buffer_pool;
 use super::depthwise::{ConvGeometry, DepthwiseConv3x3, KERNEL_SIDE};
 
-/// For each channel, nine channels with the values of the nine kernel elements. The input
-/// is `[…, channels, height, width]`; the output is `[…, 9 channels, out height, out width]`.
+/// Replaces each channel with nine channels, which hold the values that the nine kernel
+/// elements read. The input is `[…, channels, height, width]`, and the output is
+/// `[…, 9 channels, out height, out width]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::onnx) struct Im2col(pub(in crate::onnx) ConvGeometry);
 
 impl Im2col {
-    /// Processes (input plane, output planes).
+    /// Processes pairs of an input plane and its nine output planes.
     fn unfold<'a>(&self, planes: impl Iterator<Item = (&'a [f32], &'a mut [f32])>) {
         let taps = DepthwiseConv3x3(self.0);
         let [height, width] = taps.phase_size();

@@ -1,4 +1,5 @@
-//! Max pooling of 2x2 with a stride of 2, vectorized; tract's own is not.
+//! Vectorized 2x2 max pooling with a stride of 2. tract's own max pooling is not
+//! vectorized.
 
 #![expect(
     clippy::inline_always,
@@ -16,12 +17,12 @@ use tract_onnx::tract_core::internal::*;
 use super::buffer_pool;
 use super::depthwise::max;
 
-/// The input is `[…, height, width]`, both even; the output has half the height and
-/// half the width.
+/// The input is `[…, height, width]`, and both its height and its width must be even. The
+/// output has half the height and half the width.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::onnx) struct MaxPool2x2;
 
-/// Makes one output row of each pair of adjacent input rows.
+/// Computes one output row from each pair of adjacent input rows.
 #[inline(always)]
 fn halve_rows<'a, S: Simd>(_: S, rows: impl Iterator<Item = (&'a mut [f32], &'a [f32])>) {
     for (out, pair) in rows {
@@ -62,7 +63,7 @@ impl EvalOp for MaxPool2x2 {
             width,
             total,
             |first, rows| {
-                // Two rows of the input make one of the output.
+                // Each row of the output comes from two rows of the input.
                 let pairs = values.chunks_exact(4 * width).skip(first);
                 let rows = rows.chunks_exact_mut(width).zip(pairs);
                 dispatch!(Level::new(), simd => halve_rows(simd, rows));

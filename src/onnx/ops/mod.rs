@@ -1,5 +1,5 @@
-//! Custom tract operators, named after the operators of the field, and the buffers
-//! that they share.
+//! Custom tract operators, which have the usual names for such operators, and the
+//! buffers that they share.
 
 pub(in crate::onnx) mod buffer_pool;
 pub(in crate::onnx) mod depthwise;

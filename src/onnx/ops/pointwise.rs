@@ -1,6 +1,6 @@
-//! A 1x1 convolution, fused with its bias and a clamp: the product of the weight matrix
-//! and the planes. Vectors run along the planes, so that they are loaded and stored
-//! without rearrangement.
+//! A 1x1 convolution fused with its bias and a clamp. It computes the product of the
+//! weight matrix and the planes. Vectors run along the planes, so they are loaded and
+//! stored without rearrangement.
 
 #![expect(
     clippy::inline_always,
@@ -19,32 +19,35 @@ use tract_onnx::tract_core::internal::*;
 
 use super::buffer_pool;
 
-/// Output channels per block; their parameters are interleaved. With six channels and two
-/// vectors of pixels, the sums, the inputs and a weight fit in 16 registers; with four
-/// vectors, in 32.
+/// Number of output channels per block, whose parameters are interleaved. With six
+/// channels and two vectors of pixels, the sums, the inputs and a weight fit in 16
+/// registers; with four vectors, they fit in 32.
 pub(in crate::onnx) const BLOCK: usize = 6;
-/// Rows of parameters before the weights: the bias, and the lower and upper bound of the
-/// clamp.
+/// Number of rows of parameters before the weights: the bias, and the lower and upper
+/// bounds of the clamp.
 pub(in crate::onnx) const HEADER_ROWS: usize = 3;
-/// Minimum number of pixels of a plane: those of the longest vector.
+/// Minimum number of pixels in a plane: as many as the longest vector has.
 pub(in crate::onnx) const MIN_AREA: usize = 16;
 
-/// Input values that are packed at once, unless a single panel has more: 24 KB, which fit
-/// in the L1 cache. More pixels make longer contiguous writes.
+/// Number of input values that are packed together, unless a single panel has more. They
+/// take 24 KB, which fit in the L1 cache. The more pixels are packed together, the longer
+/// the contiguous writes are.
 const MAX_PACKED_VALUES: usize = 6 << 10;
-/// Multiplications that count as one value in tract's minimum size of shared work.
+/// Number of multiplications that count as one value when the work is compared with
+/// tract's minimum size of shared work.
 const PRODUCTS_PER_VALUE: usize = 16;
 
-/// Inputs are `[…, channels, height, width]`, of one picture, and
-/// `[out channels / 6, 3 + channels, 6]` (see [`HEADER_ROWS`]), padded with zeros to a
-/// multiple of six channels; the output is `[…, out channels, height, width]`.
+/// The operator has two inputs: a single picture `[…, channels, height, width]`, and
+/// parameters `[out channels / 6, 3 + channels, 6]` (see [`HEADER_ROWS`]), which are padded
+/// with zeros to a multiple of six channels. The output is
+/// `[…, out channels, height, width]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::onnx) struct Pointwise {
     /// Shape of the output.
     pub(in crate::onnx) shape: TVec<usize>,
 }
 
-/// One row of parameters of a block.
+/// One row of a block's parameters.
 type BlockParams = [f32; BLOCK];
 
 /// Contiguous planes of `area` pixels.
@@ -68,15 +71,15 @@ impl Planes<'_> {
         start = self.panels::<S, 2>(simd, start, params, &mut packed, out);
         start = self.panels::<S, 1>(simd, start, params, &mut packed, out);
         if start < self.area {
-            // Computes some pixels twice.
+            // The last vector overlaps the one before it, so some pixels are computed twice.
             let last = self.area - lanes;
             self.panels::<S, 1>(simd, last, params, &mut packed, out);
         }
     }
 
-    /// Convolves all whole panels of `VECTORS` vectors of pixels from `start` on, and
-    /// returns where the next one would start. `packed` is a buffer for the input of the
-    /// panels, in each channel by channel.
+    /// Convolves all whole panels of `VECTORS` vectors of pixels, starting at the pixel
+    /// `start`, and returns the pixel at which the next panel would start. `packed` is a
+    /// buffer for the input of the panels; each panel is stored channel by channel.
     #[inline(always)]
     fn panels<S: Simd, const VECTORS: usize>(
         self,
@@ -117,7 +120,7 @@ impl Planes<'_> {
     }
 }
 
-/// The output of a block of channels for a panel.
+/// Computes the output of a block of channels for a panel.
 #[inline(always)]
 fn sums<S: Simd, const VECTORS: usize>(
     simd: S,
@@ -187,7 +190,7 @@ impl EvalOp for Pointwise {
         let params = params.try_as_plain_ram()?;
         let (params, _) = params.as_slice::<f32>()?.as_chunks::<BLOCK>();
         let mut output = buffer_pool::tensor(&self.shape)?;
-        // Each thread packs the input for itself.
+        // Each thread packs its own copy of the input.
         let threads = match current_tract_executor() {
             Executor::MultiThread(pool) => pool.current_num_threads(),
             _ => 1,
@@ -250,7 +253,7 @@ mod tests {
         out
     }
 
-    /// The property test in `rewrite` covers only the vectors of this machine.
+    /// The property test in `rewrite` covers only the vector length of this machine.
     #[test]
     fn all_kinds_of_vectors_compute_the_same() {
         let level = Level::new();

@@ -1,7 +1,7 @@
-//! Replaces tract's operators with faster ones of our own.
+//! Replaces tract's operators with our own faster operators.
 //!
-//! Knows the forms in which tract represents what they replace; anything else is left
-//! as it is.
+//! This module knows the forms in which tract represents the operators to replace, and
+//! leaves all other operators unchanged.
 
 #[allow(
     clippy::wildcard_imports,
@@ -32,8 +32,8 @@ pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
             max_pool(model, node, pool)
         })
         .rewrite(&(), model)?;
-    // Moves the split into parts up to the producer of the planes, and down to their
-    // consumer.
+    // This moves the split into parts up to the node that produces the planes, and down
+    // to the node that consumes them.
     model.declutter()?;
     #[cfg(target_arch = "x86_64")]
     products::rewrite(model)?;
@@ -128,7 +128,7 @@ fn depthwise(
     Ok(Some(patch))
 }
 
-/// The geometry of a 3x3 convolution, if [`ConvGeometry`] can express it.
+/// Returns the geometry of a 3x3 convolution if [`ConvGeometry`] can express it.
 fn conv_geometry(conv: &Conv, input: &[usize]) -> Option<ConvGeometry> {
     let spec = &conv.pool_spec;
     let stride = spec.stride(0);
@@ -151,8 +151,8 @@ fn conv_geometry(conv: &Conv, input: &[usize]) -> Option<ConvGeometry> {
     is_known.then_some(geometry)
 }
 
-/// Wires one or more [`DepthwiseConv3x3`], each for a part of the channels, which are on
-/// `axis`.
+/// Wires one or more [`DepthwiseConv3x3`] operators. Each operator processes a part of
+/// the channels, and `axis` is the index of the channels in the shape.
 fn planes(
     patch: &mut TypedModelPatch,
     name: &str,
@@ -190,7 +190,7 @@ fn planes(
     Ok(whole[0])
 }
 
-/// Wires [`DepthwiseConv3x3Nhwc`].
+/// Wires a [`DepthwiseConv3x3Nhwc`] operator.
 fn pixels(
     patch: &mut TypedModelPatch,
     name: &str,
@@ -216,13 +216,14 @@ fn pixels(
     Ok(taps[0])
 }
 
-/// Maximum input of a convolution in bytes; a larger one is split into parts. The backbone
-/// has one tensor of 4.8 MB, 96 channels of 112x112, and no other that is larger than
-/// this. In parts it takes as long, and this tensor would set the peak memory.
+/// Maximum size of the input of a convolution in bytes. A larger input is split into
+/// parts. The only larger tensor in the backbone has 96 channels of 112x112 pixels, or
+/// 4.8 MB, and as a whole it would determine the peak memory. Splitting it does not make
+/// the convolution slower.
 const MAX_CONV_INPUT_BYTES: usize = 2 << 20;
 
-/// Into how many equal parts to split a convolution of `channels` channels of `bytes`
-/// each.
+/// Returns the number of equal parts into which to split a convolution of `channels`
+/// channels of `bytes` bytes each.
 fn parts(channels: usize, bytes: usize) -> usize {
     let least = (channels * bytes)
         .div_ceil(MAX_CONV_INPUT_BYTES)
@@ -233,10 +234,10 @@ fn parts(channels: usize, bytes: usize) -> usize {
         .unwrap_or(1)
 }
 
-/// The clamp that follows a node, as `Max` and `Min` nodes, if nothing else uses its
-/// output.
+/// The clamp that follows a node in the form of `Max` and `Min` nodes, provided that no
+/// other node uses the output of the node.
 struct Clamp {
-    /// The last of these nodes, or the node itself.
+    /// The index of the last of these nodes, or of the node itself if there is no clamp.
     last: usize,
     low: f32,
     high: f32,
@@ -250,7 +251,7 @@ fn fused_clamp(model: &TypedModel, node: &TypedNode) -> TractResult<Clamp> {
     };
     loop {
         let last = model.node(clamp.last);
-        // An output of the model must not change.
+        // The outputs of the model must not change.
         if model.output_outlets()?.contains(&last.id.into()) {
             return Ok(clamp);
         }
@@ -271,8 +272,8 @@ fn fused_clamp(model: &TypedModel, node: &TypedNode) -> TractResult<Clamp> {
         let Some(&[by, ..]) = by.as_deref() else {
             return Ok(clamp);
         };
-        // Where the bounds cross, the last node wins: a `Max` after a `Min` cannot be
-        // expressed.
+        // If the lower bound is above the upper one, the last node determines the result.
+        // The clamp cannot express a `Max` after a `Min`.
         if op.0.is::<Max>() && clamp.high == f32::INFINITY {
             clamp.low = clamp.low.max(by);
         } else if op.0.is::<Min>() {
@@ -284,7 +285,7 @@ fn fused_clamp(model: &TypedModel, node: &TypedNode) -> TractResult<Clamp> {
     }
 }
 
-/// The values of an outlet, if it is a constant of floats.
+/// Returns the values of an outlet if it is a constant of floats.
 fn constant(model: &TypedModel, outlet: OutletId) -> TractResult<Option<Vec<f32>>> {
     let fact = model.outlet_fact(outlet)?;
     match &fact.konst {
@@ -303,7 +304,7 @@ mod tests {
 
     use super::*;
 
-    /// Pseudorandom values from -1 to 1.
+    /// Returns pseudorandom values between -1 and 1.
     fn noise(shape: &[usize], seed: u32) -> Tensor {
         let count = shape.iter().product::<usize>() as u32;
         let value = |index: u32| {
@@ -596,7 +597,7 @@ mod tests {
             pool_spec: pool_spec(2, 2, 2, PaddingSpec::Valid),
             with_index_outputs: None,
         };
-        // An odd height, and a kernel of another size.
+        // One operator has an input with an odd height, the other a kernel of another size.
         let odd = model.wire_node("odd", pool.clone(), &[wire]).unwrap()[0];
         let pool = MaxPool {
             pool_spec: pool_spec(2, 3, 2, PaddingSpec::Valid),

@@ -19,8 +19,9 @@ use crate::onnx::ops::pointwise::{BLOCK, HEADER_ROWS, MIN_AREA, Pointwise};
 /// Maximum number of input channels for im2col, which multiplies them by nine.
 pub(super) const MAX_IM2COL_CHANNELS: usize = 4;
 
-/// Rewrites a decluttered model whose depthwise convolutions are rewritten already: only
-/// tract's own operators can compute their input in parts.
+/// Rewrites a decluttered model. Its depthwise convolutions must already have been
+/// rewritten, because only tract's own operators can compute the input of these
+/// convolutions in parts.
 pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
     Rewriter::<()>::default()
         .with_rule_for("product", |(), model, node, name, product: &EinSum| {
@@ -32,7 +33,8 @@ pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
         .rewrite(&(), model)
 }
 
-/// By now tract represents a 1x1 convolution as a product, and its bias as a sum.
+/// Replaces a 1x1 convolution. At this stage, tract represents the convolution as a
+/// product and its bias as a sum.
 fn product(
     model: &TypedModel,
     node: &TypedNode,
@@ -80,7 +82,7 @@ fn product(
     Ok(Some(patch))
 }
 
-/// The parameters of [`Pointwise`], from weights `[out channels, channels]`.
+/// Builds the parameters of [`Pointwise`] from weights `[out channels, channels]`.
 fn params(
     weights: &[f32],
     out_channels: usize,
@@ -120,7 +122,7 @@ fn pointwise(
     Ok(wire[0])
 }
 
-/// A full convolution of few channels, as [`Im2col`] and [`Pointwise`].
+/// Replaces a full convolution with few input channels by [`Im2col`] and [`Pointwise`].
 fn im2col(
     model: &TypedModel,
     node: &TypedNode,
@@ -164,9 +166,9 @@ fn im2col(
     Ok(Some(patch))
 }
 
-/// Whether a product of `[…, channels, height, width]` and `[out channels, channels]`
-/// gives `[…, out channels, height, width]`. Leading axes of size 1 may be added or
-/// removed.
+/// Whether the product of `[…, channels, height, width]` and `[out channels, channels]`
+/// is `[…, out channels, height, width]`. The product may add or remove leading axes of
+/// size 1.
 fn mixes_channels(axes: &AxesMapping) -> TractResult<bool> {
     let [rank, out_rank] = [axes.rank(InOut::In(0)), axes.rank(InOut::Out(0))];
     let is = |axis: (usize, usize), input: &[usize], output: &[usize]| -> TractResult<bool> {
@@ -180,8 +182,8 @@ fn mixes_channels(axes: &AxesMapping) -> TractResult<bool> {
         && is((0, rank - 1), &[rank - 1], &[out_rank - 1])?)
 }
 
-/// The sum that adds a constant to each channel of a node's output, and the constant;
-/// `None` if something else uses the output.
+/// Returns the sum that adds a constant to each channel of a node's output, and that
+/// constant. Returns `None` if another node uses the output.
 fn bias<'a>(
     model: &'a TypedModel,
     node: &TypedNode,
