@@ -21,8 +21,8 @@ fn frames<'a>(splitter: &mut Splitter, pushes: impl Iterator<Item = &'a [u8]>) -
     frames
 }
 
-/// Any bytes as a camera's stream: how they were cut into pushes makes no
-/// difference to the pictures, and no picture exceeds the cap.
+/// Takes arbitrary bytes as a camera stream. The pictures must not depend on how
+/// the bytes are split across `push` calls, and no picture may exceed the limit.
 pub fn mjpeg(data: &[u8]) {
     let mut whole = Splitter::new(MAX_FRAME_BYTES);
     let expected = frames(&mut whole, std::iter::once(data));
@@ -47,8 +47,8 @@ pub fn mjpeg(data: &[u8]) {
     );
 }
 
-/// Any bytes as a config: what is accepted is within its ranges, what is
-/// refused is refused with a reason.
+/// Takes arbitrary bytes as a config. Accepted values must be within their ranges,
+/// and a refusal must have a reason.
 pub fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -59,7 +59,8 @@ pub fn config(data: &[u8]) {
     }
 }
 
-/// Any bytes as a model: nothing is accepted whose head does not fit its labels.
+/// Takes arbitrary bytes as a model. The head of an accepted model must match its
+/// labels.
 pub fn model(data: &[u8]) {
     if let Ok(classifier) = Classifier::parse("fuzz", data) {
         let head = &classifier.head;
@@ -72,7 +73,7 @@ pub fn model(data: &[u8]) {
     let _ = onnx::parse_detector("fuzz", data);
 }
 
-/// Any bytes as a picture: what is decoded is within the limit.
+/// Takes arbitrary bytes as a picture. A decoded picture must be within the limit.
 pub fn picture(data: &[u8]) {
     if let Ok(pixels) = frame::decode(data) {
         let (width, height) = pixels.dimensions();
@@ -80,8 +81,8 @@ pub fn picture(data: &[u8]) {
     }
 }
 
-/// Any bytes as a feature file: what is accepted has rows, and all their numbers
-/// are finite.
+/// Takes arbitrary bytes as a feature file. An accepted file must have rows, and
+/// all their numbers must be finite.
 pub fn features(data: &[u8]) {
     match samples::parse_features(data) {
         Ok(file) => {

@@ -592,8 +592,8 @@ fn real_webcam_gives_frames_and_lets_go() {
     }
 }
 
-/// Tries for a while, as the daemon does: a webcam is let go of when its next
-/// picture has come.
+/// Retries for a while, as the daemon does, because a webcam is released only
+/// after its next picture has arrived.
 fn reopened(spec: &Spec, options: CameraOptions) -> Camera {
     let start = Instant::now();
     loop {

@@ -124,8 +124,8 @@ impl CommandSource {
     }
 
     /// Starts `rpicam-vid` on the camera module of a Raspberry Pi, or
-    /// `libcamera-vid`, its name up to the first releases of Raspberry Pi OS
-    /// Bookworm.
+    /// `libcamera-vid`, as it was called through the first releases of Raspberry
+    /// Pi OS Bookworm.
     ///
     /// # Errors
     /// If neither was found, or it cannot be started.
@@ -324,7 +324,8 @@ fn has_ended(process: &Child) -> bool {
 /// former name.
 pub const RPICAM_PROGRAMS: [&str; 2] = ["rpicam-vid", "libcamera-vid"];
 
-/// Without a time limit or a preview, each picture flushed at once.
+/// The arguments ask for no time limit, no preview, and each picture flushed
+/// immediately.
 fn rpicam_words(program: &str, video: &VideoOptions) -> Vec<String> {
     let codec = match video.format {
         VideoFormat::Yuv420 => "yuv420",

@@ -606,9 +606,9 @@ mod tests {
 
     #[test]
     fn hostile_headers_cost_linear_work() {
-        // 8,000 starts within a comment, each with a header that leads behind
-        // the comment, into the same 9 MB of data: 72 GB to parse if every start
-        // was followed.
+        // A comment that contains 8,000 start markers. The header after each one
+        // points past the comment into the same 9 MB of data, so following all
+        // of them would mean parsing 72 GB.
         let mut stream = vec![0xff, 0xd8];
         let starts: Vec<u8> = (0..8000u16)
             .flat_map(|number| {

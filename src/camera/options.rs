@@ -1,4 +1,4 @@
-//! What a camera is asked for, and how its stream is cut into pictures.
+//! What is requested from a camera, and how its stream is split into pictures.
 
 use std::fmt;
 use std::time::Duration;
@@ -55,7 +55,7 @@ impl fmt::Display for VideoFormat {
     }
 }
 
-/// The format, size and rate that a camera is asked for. A webcam uses its
+/// The format, size and rate requested from a camera. A webcam uses its
 /// closest mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VideoOptions {

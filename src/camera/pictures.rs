@@ -253,7 +253,7 @@ impl PictureSource {
 
 impl Source for PictureSource {
     fn next(&mut self) -> Result<Option<Frame>, SourceError> {
-        // Before the wait, so that decoding takes place within it.
+        // The next picture is decoded before the wait, so that decoding does not delay it.
         let more = self.frames_left > 0 || self.advance()?;
         // Even at the end, so that the last frame lasts as long as the others.
         let due = self.due.unwrap_or_else(now);

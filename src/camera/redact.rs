@@ -22,8 +22,8 @@ pub(super) fn without_secrets(url: &str) -> String {
     }
 }
 
-/// A sentence or a command in which each word that holds a URL is shown
-/// [`without_secrets`].
+/// Returns a sentence or a command in which every word that contains a URL has
+/// been passed through [`without_secrets`].
 pub(super) fn text_without_secrets(text: &str) -> String {
     text.split_inclusive(char::is_whitespace)
         .map(|word| {

@@ -6,7 +6,7 @@ export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-# The kernel's own lines would cut ours in two.
+# Otherwise, messages of the kernel on the console would interrupt our lines.
 dmesg -n 1
 while read -r module; do
     insmod "/modules/$module" || echo "cannot load $module"

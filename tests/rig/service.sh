@@ -61,7 +61,7 @@ status() { maskd status --json > /tmp/status 2> /dev/null; }
 is() { status && grep -q "\"$1\": *$2" /tmp/status; }
 check_pins() { # GREEN RED BUZZER DECISION|- WHAT
     if [ "$machine" = pi3 ]; then
-        # The machine cannot see them: it waits for the decision, and the host looks.
+        # The guest cannot read the pins. It waits for the decision, and the host reads them.
         [ "$4" = - ] || until_so is decision "\"$4\""
         sleep 2
         mask=$(((1 << green) | (1 << red) | (1 << buzzer)))
