@@ -11,7 +11,7 @@ use crate::frame::{Scaler, decode};
 /// compression.
 ///
 /// Of all the changes in the robust recipe, JPEG compression helps most on cameras
-/// that the head was not trained on (`docs/DESIGN.md`).
+/// that the head was not trained on (`docs/decisions/what-does-the-robust-recipe-do.md`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Camera {
     /// Share of the pictures that get any of the changes below, 0 to 1.

@@ -90,7 +90,7 @@ pub fn whole(picture: &RgbImage) -> Option<Region> {
 
 /// The changes in the robust recipe: the tutorial's geometry, color, strong light, a
 /// cheap camera, and sharpness. The default ranges are the ones that generalized
-/// best to cameras that the head was not trained on (`docs/DESIGN.md`).
+/// best to cameras that the head was not trained on (`docs/decisions/what-does-the-robust-recipe-do.md`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Robust {
     /// Geometric changes.
