@@ -228,7 +228,7 @@ impl Store {
 
     /// Deletes all selected samples, including every copy and all features. With
     /// `before`, deletes only the samples whose time ([`Sample::when`]) is earlier. Keeps
-    /// [ignored](Listing::ignored) files and folders.
+    /// [ignored](super::Listing::ignored) files and folders.
     ///
     /// # Errors
     /// The first [`StoreError::File`], after as much as possible has been deleted.
