@@ -93,7 +93,7 @@ impl Enrollment {
     }
 }
 
-/// A sample: a captured or imported face picture, or only its features.
+/// A sample: a face picture that was kept, or only its features.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SampleRecord {
     /// Name of its file, without the extension.
