@@ -14,6 +14,7 @@ mod kernels;
 mod label;
 mod ops;
 mod plan;
+mod pool;
 mod rewrite;
 mod write;
 
@@ -26,7 +27,8 @@ use crate::platform::{files, hex};
 use check::{Checker, family, metadata};
 pub use error::{ModelError, panics_are_caught};
 pub use label::{Label, LabelError, UNLABELLED};
-pub use plan::{Graph, Outputs, Plan, Runner, ThreadPool};
+pub use plan::{Graph, Outputs, Plan, Runner};
+pub use pool::ThreadPool;
 pub use write::{check_seal, read_metadata, write_classifier, write_head, write_sealed_head};
 
 /// Maximum size of a model file in bytes: 64 MiB. The built-in classifier has 9 MiB.

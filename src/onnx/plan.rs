@@ -6,19 +6,14 @@ use std::sync::Arc;
 use prost::Message;
 use sha2::{Digest, Sha256};
 use tract_onnx::pb::{ModelProto, NodeProto};
-use tract_onnx::prelude::multithread::{
-    Executor, multithread_tract_scope, set_threading_panel_threshold,
-};
 use tract_onnx::prelude::*;
 
 use super::check::floats;
 use super::error::{ModelError, guarded, one_line};
+use super::pool::ThreadPool;
 use super::rewrite;
 use crate::platform::system;
 
-/// Several threads share a matrix product if it has at least this many panels. tract's
-/// default of 64 would exclude most of the backbone.
-const MIN_SHARED_PANELS: usize = 16;
 /// A model that passed the checks but is not yet ready to run.
 #[derive(Clone)]
 pub struct Graph {
@@ -164,33 +159,6 @@ impl Plan {
     }
 }
 
-/// Threads that share the work of a single run of a model.
-///
-/// Idle threads use no CPU time. The results do not depend on the number of threads.
-#[derive(Debug, Clone)]
-pub struct ThreadPool(Executor);
-
-impl ThreadPool {
-    /// A pool without threads: models run on the caller's thread.
-    #[must_use]
-    pub fn alone() -> ThreadPool {
-        ThreadPool(Executor::SingleThread)
-    }
-
-    /// A pool of `threads` threads. If `threads` is less than 2, or if the system refuses
-    /// to create threads, models run on the caller's thread instead.
-    #[must_use]
-    pub fn of(threads: usize) -> ThreadPool {
-        if threads < 2 {
-            return ThreadPool::alone();
-        }
-        set_threading_panel_threshold(MIN_SHARED_PANELS);
-        // tract panics if the system refuses to create a thread.
-        let pool = guarded(|| Ok(Executor::multithread_with_name(threads, "tract")));
-        pool.map_or_else(|_| ThreadPool::alone(), ThreadPool)
-    }
-}
-
 /// Runs one model. Each thread needs its own runner.
 #[derive(Debug)]
 pub struct Runner {
@@ -210,19 +178,13 @@ impl Runner {
         fill: impl FnOnce(&mut [f32]) + Send,
     ) -> Result<Outputs, ModelError> {
         let Runner { plan, state } = self;
-        let run = || {
+        let values = pool.run_model(|| {
             guarded(|| {
                 let mut input = Tensor::zero::<f32>(&plan.input)?;
                 fill(input.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?);
-                multithread_tract_scope(pool.0.clone(), || state.run(tvec!(input.into_tvalue())))
+                state.run(tvec!(input.into_tvalue()))
             })
-        };
-        // Run on a thread of the pool, because any other thread would block and be woken
-        // up at each operation.
-        let values = match &pool.0 {
-            Executor::MultiThread(threads) => threads.install(run),
-            _ => run(),
-        };
+        });
         let values = values.map_err(|problem| plan.failed(problem))?;
         Ok(Outputs {
             name: plan.name.clone(),

@@ -7,15 +7,14 @@
 //! views are made and embedded while it is in memory, and only the features are kept
 //! (5 KB per view).
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::ops::ControlFlow;
 
 use image::RgbImage;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::frame::{Crop, Face, PictureError, Rect, Scaler};
-use crate::onnx::{FEATURES, ModelError};
+use crate::onnx::{FEATURES, ModelError, ThreadPool};
 use crate::training::augment::{self, Geometry, Robust};
 use crate::vision::detect::{DetectError, Detector};
 use crate::vision::embed::Embedder;
@@ -215,49 +214,35 @@ where
     };
     let row = views * FEATURES;
     let mut all = vec![0.0; count * row];
-    let next = AtomicUsize::new(0);
-    let stop = AtomicBool::new(false);
     let mut failure: Option<(usize, RecipeError)> = None;
-    std::thread::scope(|scope| {
-        let (results, finished) = mpsc::channel();
-        for worker in workers {
-            let (results, next, stop, load) = (results.clone(), &next, &stop, &load);
-            scope.spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    if index >= count {
-                        return;
-                    }
-                    let features = embed_one(worker, load, mode, index);
-                    if results.send((index, features)).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        drop(results);
-        let mut finished_count = 0;
-        for (index, features) in finished {
+    let mut finished_count = 0;
+    ThreadPool::of(workers.len()).for_each(
+        workers,
+        count,
+        |worker, index| embed_one(worker, &load, mode, index),
+        |index, features| {
+            finished_count += 1;
+            let go_on = done(finished_count);
             match features {
                 Ok(features) => all[index * row..(index + 1) * row].copy_from_slice(&features),
                 Err(error) => {
-                    stop.store(true, Ordering::Relaxed);
                     if failure.as_ref().is_none_or(|(first, _)| index < *first) {
                         failure = Some((index, error));
                     }
                 }
             }
-            finished_count += 1;
-            if !done(finished_count) {
-                stop.store(true, Ordering::Relaxed);
+            if go_on && failure.is_none() {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
             }
-        }
-        match failure {
-            Some((_, error)) => Err(error),
-            None if finished_count == count => Ok(Some(all)),
-            None => Ok(None),
-        }
-    })
+        },
+    );
+    match failure {
+        Some((_, error)) => Err(error),
+        None if finished_count == count => Ok(Some(all)),
+        None => Ok(None),
+    }
 }
 
 fn embed_one<L>(

@@ -3,6 +3,8 @@
 //! Owns the layout and range of the backbone's input, and the division of a
 //! frame's crops among threads. Knows nothing about classes or labels.
 
+use std::ops::ControlFlow;
+
 use crate::frame::{CROP_SIDE, Crop};
 pub use crate::onnx::FEATURES;
 use crate::onnx::{Graph, ModelError, Plan, Runner, ThreadPool};
@@ -86,37 +88,19 @@ impl Embedder {
         if let ([crop], [runner, ..]) = (crops, self.runners.as_mut_slice()) {
             return Ok(vec![embed(runner, &self.pool, crop)?]);
         }
-        let share = crops.len().div_ceil(self.runners.len()).max(1);
-        let mut shares = crops.chunks(share).zip(&mut self.runners);
-        let Some((first, own)) = shares.next() else {
-            return Ok(Vec::new());
-        };
-        let results = std::thread::scope(|scope| {
-            let workers: Vec<_> = shares
-                .map(|(crops, runner)| scope.spawn(move || embed_each(runner, crops)))
-                .collect();
-            let mut results = vec![embed_each(own, first)];
-            results.extend(workers.into_iter().map(|worker| {
-                worker
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            }));
-            results
-        });
-        let mut features = Vec::with_capacity(crops.len());
-        for result in results {
-            features.extend(result?);
-        }
-        Ok(features)
+        let alone = ThreadPool::alone();
+        let mut results: Vec<_> = crops.iter().map(|_| None).collect();
+        self.pool.for_each(
+            &mut self.runners,
+            crops.len(),
+            |runner, index| embed(runner, &alone, &crops[index]),
+            |index, feature| {
+                results[index] = Some(feature);
+                ControlFlow::Continue(())
+            },
+        );
+        results.into_iter().flatten().collect()
     }
-}
-
-fn embed_each(runner: &mut Runner, crops: &[Crop]) -> Result<Vec<Feature>, ModelError> {
-    let alone = ThreadPool::alone();
-    crops
-        .iter()
-        .map(|crop| embed(runner, &alone, crop))
-        .collect()
 }
 
 fn embed(runner: &mut Runner, pool: &ThreadPool, crop: &Crop) -> Result<Feature, ModelError> {

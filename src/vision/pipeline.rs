@@ -117,21 +117,18 @@ impl Pipeline {
     /// [`ModelError`] for the first model that cannot be used.
     pub fn open(options: &PipelineOptions, threads: usize) -> Result<Pipeline, ModelError> {
         let pool = ThreadPool::of(threads);
-        std::thread::scope(|scope| {
-            let detector = scope.spawn(|| open_detector(options, pool.clone()));
-            let classifier =
-                open_classifier(options.classifier_file.as_deref(), threads, pool.clone());
-            let detector = detector
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            let (embedder, head) = classifier?;
-            Ok(Pipeline {
-                detector,
-                embedder,
-                head: Arc::new(head),
-                scaler: Scaler::default(),
-                margin: options.margin,
-            })
+        let (detector, classifier) = pool.join(
+            || open_detector(options, pool.clone()),
+            || open_classifier(options.classifier_file.as_deref(), threads, pool.clone()),
+        );
+        let detector = detector?;
+        let (embedder, head) = classifier?;
+        Ok(Pipeline {
+            detector,
+            embedder,
+            head: Arc::new(head),
+            scaler: Scaler::default(),
+            margin: options.margin,
         })
     }
 

@@ -1,9 +1,8 @@
 //! What a run trains on: usable pictures, their split into training and validation,
 //! and their features.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
 
 use image::RgbImage;
 
@@ -232,33 +231,21 @@ fn fingerprints(
     mut done: impl FnMut(usize) -> bool,
 ) -> Option<Vec<Result<Fingerprint, String>>> {
     let mut all: Vec<_> = pictures.iter().map(|_| None).collect();
-    let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        let (results, finished) = mpsc::channel();
-        for _ in 0..threads {
-            let (results, next) = (results.clone(), &next);
-            scope.spawn(move || {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(picture) = pictures.get(index) else {
-                        return;
-                    };
-                    let print = dataset::load(&picture.path).map(|(_, print)| print);
-                    // The receiver is gone once `done` has returned `false`.
-                    if results.send((index, print)).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        drop(results);
-        for (count, (index, print)) in finished.into_iter().enumerate() {
+    let mut finished_count = 0;
+    ThreadPool::of(threads).for_each(
+        &mut vec![(); threads],
+        pictures.len(),
+        |(), index| dataset::load(&pictures[index].path).map(|(_, print)| print),
+        |index, print| {
             all[index] = Some(print);
-            if !done(count + 1) {
-                break;
+            finished_count += 1;
+            if done(finished_count) {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
             }
-        }
-    });
+        },
+    );
     all.into_iter().collect()
 }
 
