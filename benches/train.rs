@@ -1,10 +1,11 @@
 //! Benchmarks the parts of training other than the backbone: `cargo bench --bench
 //! train`.
 //!
-//! Prints the time and memory for a large refit on one core. Then it prints how many
-//! views per second are made from a crop, and how many samples per second the head
-//! trains on, each with its ratio to the first line. Rates depend on the machine and
-//! its load, but the ratios within one run can be compared.
+//! Prints the time and memory for a large refit on one core. Then it prints the
+//! number of augmented views generated per second and the number of samples per
+//! second that the head trains on. Each of these numbers is printed with its ratio
+//! to the first one. Rates depend on the machine and its load, but the ratios within
+//! one run can be compared.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -34,7 +35,7 @@ const ROUNDS: usize = 5;
 /// Duration of a round.
 const ROUND: Duration = Duration::from_millis(300);
 
-/// Prints rates and their ratios to the first rate.
+/// Prints rates, and the ratio of each rate to the first one.
 struct Rates {
     unit: &'static str,
     first: Option<f64>,
@@ -45,7 +46,7 @@ impl Rates {
         Rates { unit, first: None }
     }
 
-    /// Measures `work`, each call of which makes `count` units.
+    /// Measures `work`. Each call of it processes `count` units.
     fn measure(&mut self, name: &str, count: usize, mut work: impl FnMut()) {
         let mut best: f64 = 0.0;
         for _ in 0..ROUNDS {
@@ -128,8 +129,8 @@ fn core_seconds() -> Option<f64> {
     Some(nanoseconds / 1e9)
 }
 
-/// Runs all the steps in one fit of a refit, with batches of [`BATCH`]. There are
-/// enough steps to see the new and the replayed features [`EPOCHS`] times.
+/// Runs all the steps in one fit of a refit, with batches of [`BATCH`]. The number
+/// of steps corresponds to [`EPOCHS`] epochs over the new and the replayed features.
 fn refit() {
     let replay = Replay::parse(SHIPPED_REPLAY).unwrap();
     let classes = replay.labels.len();

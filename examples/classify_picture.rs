@@ -1,4 +1,4 @@
-//! Finds the faces in a picture and decides for each whether it wears a mask:
+//! Finds the faces in a picture and decides whether each face wears a mask:
 //!
 //! ```text
 //! cargo run --release --example classify_picture -- PICTURE
@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// One line for each face: its position and its verdict.
+/// Returns one line per face, with the face's position and the verdict.
 pub(crate) fn classify(picture: &Path) -> Result<Vec<String>, Box<dyn Error>> {
     let config = Config::default();
     let mut pipeline = Pipeline::open(&config.pipeline_options(), 1)?;

@@ -742,7 +742,8 @@ fn backlight(picture: &RgbImage, faces: &[[f32; 4]], dice: &mut Dice) -> Filed {
     filed(&pixels, size, dice.between(0.2, 0.9), quality)
 }
 
-/// Returns how much of the point is covered by a person with this face, 0 to 1.
+/// Returns how much of the point is covered by a person with this face, between 0
+/// and 1.
 fn person(&[x1, y1, x2, y2]: &[f32; 4], x: f32, y: f32) -> f32 {
     let (width, height) = ((x2 - x1).max(1.0), (y2 - y1).max(1.0));
     let (center_x, center_y) = (x1.midpoint(x2), y1.midpoint(y2));

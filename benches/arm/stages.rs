@@ -19,12 +19,11 @@ use maskd::vision::motion::MotionDetector;
 use maskd::vision::pipeline::Pipeline;
 use rustix::process::{Pid, getpgid};
 
-/// IDs of processes that cannot exist; `count.c` uses the same IDs.
+/// Process IDs that cannot exist. `count.c` uses the same IDs.
 const BEGIN: i32 = 0x4d41_534b;
 const END: i32 = 0x4d41_534c;
 
-/// Number of times that each stage is counted, after a first run that is not
-/// counted.
+/// Number of counted runs of each stage. A first run before them is not counted.
 const ROUNDS: usize = 3;
 
 /// The frame size used by most webcams.

@@ -39,9 +39,9 @@ impl Failure {
         }
     }
 
-    /// The failure for a standard output that is closed or full. If the reader closed
-    /// the pipe because it has seen enough, as `head` does, that is not an error, so
-    /// the sentence is empty.
+    /// The failure for a standard output that is closed or full. The sentence is
+    /// empty if the reader closed the pipe, because a program such as `head` does so
+    /// when it has read enough, which is not an error.
     pub(super) fn output(error: &std::io::Error) -> Failure {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
             return Failure {

@@ -45,8 +45,8 @@ impl Interrupt {
                     _ = interrupt.recv() => true,
                     _ = terminate.recv() => true,
                     // This lets the runtime run one iteration, in which it receives
-                    // signals. (A sleep of zero would take until the next tick,
-                    // which is up to 1 ms.)
+                    // signals. A sleep of zero would take up to 1 ms because it
+                    // ends at the next tick.
                     () = tokio::task::yield_now() => false,
                 }
             });

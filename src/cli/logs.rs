@@ -12,8 +12,8 @@ use tracing_subscriber::registry::LookupSpan;
 use super::Failure;
 
 /// Starts logging with `filter`. Without a filter, the default level depends on
-/// whether the command is `quiet`. A `live` console keeps a line on the terminal that
-/// log lines must replace.
+/// whether the command is `quiet`. If the console is `live`, it keeps a status line on
+/// the terminal, which log lines must overwrite.
 pub(super) fn start(filter: Option<&str>, quiet: bool, live: bool) -> Result<(), Failure> {
     let default = if quiet { "warn" } else { "warn,maskd=info" };
     let filter = filter.unwrap_or(default);
@@ -59,13 +59,13 @@ struct Log {
     live: bool,
 }
 
-/// Writing never fails, because a daemon must keep running when the reader of its logs
-/// is gone, and there is nowhere else to report the error.
+/// Write errors are ignored because a daemon must keep running when the reader of its
+/// logs is gone, and because there is nowhere else to report them.
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut out = io::stderr().lock();
         if self.live && io::stderr().is_terminal() {
-            // This clears the live line, which the console redraws below the log line.
+            // This clears the status line. The console redraws it below the log line.
             let _ = out.write_all(b"\r\x1b[2K");
         }
         let _ = out.write_all(bytes);

@@ -1,5 +1,5 @@
-//! Files that a command writes. Whether they can be written is checked before the
-//! work starts. Afterward, each file is either complete or absent.
+//! Files that a command writes. Before the work starts, the command checks that it
+//! can write them. When the command ends, each file is either complete or absent.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ pub(super) fn can_write(path: &Path, bytes: usize) -> Result<(), Failure> {
         .is_none_or(|folder| folder.as_os_str().is_empty() || folder.is_dir());
     let problem = match path.metadata() {
         Ok(there) if there.is_dir() => "it is a folder".to_owned(),
-        // Writing replaces whatever is at the path, and replacing a device would do
+        // Writing replaces the file at the path, and replacing a device would do
         // harm.
         Ok(there) if !there.is_file() => "it is not a regular file".to_owned(),
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => error.to_string(),

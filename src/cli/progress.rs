@@ -7,7 +7,7 @@ use super::{Failure, complain};
 use crate::training::run::{Progress, Stage};
 use crate::training::train::EpochRecord;
 
-/// Makes a progress bar with `length` steps.
+/// Creates a progress bar with `length` steps.
 pub(super) fn bar(length: u64, template: &str) -> ProgressBar {
     let bar = ProgressBar::new(length);
     match ProgressStyle::with_template(template) {
@@ -23,7 +23,7 @@ pub(super) struct TerminalProgress {
 }
 
 impl TerminalProgress {
-    /// Starts catching Ctrl-C, which from then on stops the run in an orderly way.
+    /// Starts catching Ctrl-C, so that it stops the run in an orderly way.
     pub(super) fn new() -> Result<TerminalProgress, Failure> {
         Ok(TerminalProgress {
             interrupt: Interrupt::catch()?,

@@ -12,8 +12,8 @@ pub(super) fn counts<'a>(counts: impl Iterator<Item = (&'a String, usize)>) -> S
     }
 }
 
-/// Returns the name that owners know a head by, given its number. `None` stands for
-/// the built-in head.
+/// Returns the name of a head in messages to owners, given the head's number.
+/// `None` stands for the built-in head.
 pub(super) fn model_name(number: Option<u32>) -> String {
     number.map_or("the built-in model".to_owned(), |n| format!("model {n}"))
 }

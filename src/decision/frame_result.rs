@@ -49,24 +49,26 @@ impl FrameResult {
     }
 }
 
-/// A face as JSON: the documented contract of `maskd classify --json`.
+/// A face as JSON. This is the documented output format of `maskd classify --json`.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct FaceRecord {
-    /// Left, top, width and height in pixels of the picture as displayed; may
-    /// overhang it.
+    /// Left edge, top edge, width and height of the face's box, in pixels of the picture
+    /// as displayed. The box may extend beyond the picture.
     #[serde(rename = "box")]
     pub rect: [f64; 4],
-    /// The detector's score, 0 to 1.
+    /// The detector's score, between 0 and 1.
     pub score: f64,
-    /// Left eye, right eye, nose, left and right corner of the mouth as seen in
-    /// the picture: x, y in its pixels.
+    /// Positions (x, y) of the left eye, the right eye, the nose, and the left and right
+    /// corners of the mouth, in pixels of the picture. Left and right are as seen in the
+    /// picture.
     pub landmarks: [[f64; 2]; 5],
-    /// The id of the face's track; only from the daemon.
+    /// The id of the face's track. Only the daemon tracks faces; otherwise, the id is
+    /// absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub track: Option<u64>,
     /// A label of the head, or `unsure`.
     pub verdict: String,
-    /// Absent if the face was not classified.
+    /// The probability of each label. Absent if the face was not classified.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<BTreeMap<String, f64>>)]
     pub probabilities: Option<Probabilities>,
@@ -99,8 +101,8 @@ impl FaceRecord {
     }
 }
 
-/// Rounds to a multiple of 1 / `steps`, so that only meaningful digits remain: tenths of
-/// a pixel, hundredths of a percent.
+/// Rounds to a multiple of 1 / `steps`, so that only meaningful digits remain, such as
+/// tenths of a pixel or hundredths of a percent.
 fn round(value: f32, steps: f64) -> f64 {
     (f64::from(value) * steps).round() / steps
 }

@@ -27,7 +27,8 @@ impl Rect {
         self.width.min(self.height)
     }
 
-    /// Intersection over union with `other`, 0 (apart) to 1 (equal).
+    /// Intersection over union with `other`, between 0 (no overlap) and 1
+    /// (equal).
     ///
     /// ```
     /// use maskd::frame::Rect;
@@ -46,11 +47,12 @@ impl Rect {
         both / (self.area() + other.area() - both)
     }
 
-    /// The pixels of a `frame_width` x `frame_height` frame that this rectangle
-    /// covers after it is enlarged by `margin` (as a fraction of its width on the
-    /// left and right, and of its height above and below).
+    /// Enlarges the rectangle by `margin`, and returns the pixels that it then
+    /// covers in a frame of `frame_width` x `frame_height` pixels. The margin is
+    /// a fraction of the width on the left and right, and of the height above and
+    /// below.
     ///
-    /// `None` if it lies outside the frame.
+    /// Returns `None` if the enlarged rectangle is outside the frame.
     #[must_use]
     pub fn region(&self, margin: f32, frame_width: u32, frame_height: u32) -> Option<Region> {
         let dx = margin * self.width;
@@ -68,14 +70,14 @@ impl Rect {
 
 /// The pixels from `from` to `to`, rounded outward and clamped to 0..`limit`.
 fn span(from: f32, to: f32, limit: u32) -> Option<(u32, u32)> {
-    // `as` saturates and maps NaN to 0, so that an invalid box becomes empty.
+    // `as` saturates and maps NaN to 0, so an invalid box becomes empty.
     let from = from.floor().max(0.0) as u32;
     let to = (to.ceil().max(0.0) as u32).min(limit);
     (from < to).then_some((from, to))
 }
 
-/// A rectangle of whole pixels within its frame; never empty. Made by
-/// [`Rect::region`].
+/// A rectangle of whole pixels within its frame. It is never empty.
+/// [`Rect::region`] creates it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Region {
     left: u32,
@@ -95,11 +97,12 @@ impl Region {
 /// A face found by the detector.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Face {
-    /// Its box in frame pixels.
+    /// The face's box in frame pixels.
     pub rect: Rect,
-    /// The detector's score, 0 to 1.
+    /// The detector's score, between 0 and 1.
     pub score: f32,
-    /// Left eye, right eye, nose, left and right corner of the mouth as seen in
-    /// the frame: (x, y) in frame pixels.
+    /// Positions (x, y) of the left eye, the right eye, the nose, and the left
+    /// and right corners of the mouth, in frame pixels. Left and right are as
+    /// seen in the frame.
     pub landmarks: [(f32, f32); 5],
 }

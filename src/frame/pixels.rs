@@ -7,31 +7,33 @@ use image::RgbImage;
 
 use super::{PictureError, Region};
 
-/// Width and height of a [`Crop`] in pixels: the input size of the backbone.
+/// Width and height of a [`Crop`] in pixels. This is the input size of the
+/// backbone.
 pub const CROP_SIDE: u32 = 224;
 
 /// One picture from a camera.
 #[derive(Debug, Clone)]
 pub struct Frame {
-    /// RGB, 8 bits a channel, origin at the top left, upright.
+    /// The upright picture in RGB with 8 bits per channel and the origin at the top
+    /// left.
     pub pixels: RgbImage,
     /// Capture time.
     pub at: Instant,
-    /// Number of the frame since the source was opened, from 0; a gap means skipped
-    /// frames.
+    /// Number of the frame since the source was opened, starting at 0. A gap means
+    /// that frames were skipped.
     pub seq: u64,
 }
 
-/// A face cut from its frame and scaled to [`CROP_SIDE`] squared: the input of the
-/// backbone.
+/// A face that was cut out of its frame and scaled to [`CROP_SIDE`] x [`CROP_SIDE`]
+/// pixels. It is the input of the backbone.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Crop(RgbImage);
 
 impl Crop {
-    /// Makes a crop of a picture that already has the right size.
+    /// Creates a crop from a picture that already has the right size.
     ///
     /// # Errors
-    /// [`PictureError::CropSize`] if it has another size.
+    /// [`PictureError::CropSize`] if the picture has another size.
     pub fn from_image(pixels: RgbImage) -> Result<Crop, PictureError> {
         match pixels.dimensions() {
             (CROP_SIDE, CROP_SIDE) => Ok(Crop(pixels)),
@@ -39,14 +41,14 @@ impl Crop {
         }
     }
 
-    /// The pixels: RGB, 224 x 224.
+    /// The 224 x 224 pixels in RGB.
     #[must_use]
     pub fn pixels(&self) -> &RgbImage {
         &self.0
     }
 }
 
-/// Scales pictures, and reuses its buffers between calls.
+/// Scales pictures. It reuses its buffers between calls.
 #[derive(Debug, Default)]
 pub struct Scaler {
     resizer: fir::Resizer,
@@ -55,15 +57,15 @@ pub struct Scaler {
 }
 
 impl Scaler {
-    /// Cuts `region` out of `pixels` and scales it to a crop without keeping its
-    /// aspect ratio, like the Keras tutorial.
+    /// Cuts `region` out of `pixels` and scales it to a crop. Like the Keras
+    /// tutorial, this function does not preserve the aspect ratio.
     ///
-    /// The filter is bilinear with a support that grows with the reduction (like
-    /// Pillow's `BILINEAR`), so that large faces do not alias.
+    /// To avoid aliasing in large faces, the support of the bilinear filter grows
+    /// with the reduction, as in Pillow's `BILINEAR`.
     ///
     /// # Errors
-    /// [`PictureError::Region`] if the region lies outside the picture, as one of a
-    /// larger frame may.
+    /// [`PictureError::Region`] if the region lies outside the picture, which may
+    /// happen if it was computed for a larger frame.
     pub fn crop(&mut self, pixels: &RgbImage, region: Region) -> Result<Crop, PictureError> {
         let mut crop = RgbImage::new(CROP_SIDE, CROP_SIDE);
         let [left, top, width, height] = region.as_array().map(f64::from);
@@ -73,9 +75,9 @@ impl Scaler {
         Ok(Crop(crop))
     }
 
-    /// The picture, scaled down so that its longest side has at most `side` pixels;
-    /// one that is small enough is returned as it is. The next call overwrites the
-    /// result.
+    /// Scales the picture down so that its longest side has at most `side` pixels.
+    /// A picture that is already small enough is returned unchanged. The next call
+    /// overwrites the result.
     ///
     /// # Errors
     /// [`PictureError::Region`] if the picture is empty.

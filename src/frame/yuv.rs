@@ -1,13 +1,13 @@
-//! From uncompressed YUV pictures, as webcams and programs send them, to RGB.
+//! Converts uncompressed YUV pictures from webcams and other programs to RGB.
 //!
-//! Owns the layouts and the color conversion; knows nothing of where the bytes
-//! come from. Expects lines without padding.
+//! Owns the layouts and the color conversion. Does not know where the bytes come
+//! from. Lines must not be padded.
 //!
-//! The conversion is the inverse of ITU-R BT.601-7: section 2.5.1 has
-//! Y' = 0.299 R' + 0.587 G' + 0.114 B', section 2.5.2 the color differences
-//! (B' - Y') / 1.772 and (R' - Y') / 1.402. Section 2.5.3 maps them to 219
-//! and 224 of the 256 levels ([`Range::Limited`]); JFIF (ITU-T T.871, section 7)
-//! to all of them ([`Range::Full`]).
+//! The conversion is the inverse of ITU-R BT.601-7. Section 2.5.1 defines Y' = 0.299
+//! R' + 0.587 G' + 0.114 B', and section 2.5.2 defines the color differences (B' -
+//! Y') / 1.772 and (R' - Y') / 1.402. Section 2.5.3 maps Y' to 219 and the color
+//! differences to 224 of the 256 levels ([`Range::Limited`]), and JFIF (ITU-T T.871,
+//! section 7) maps them to all levels ([`Range::Full`]).
 
 use image::RgbImage;
 
@@ -16,24 +16,26 @@ use super::{MAX_PIXELS, PictureError};
 /// The memory layout of the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// Packed: Y U Y V for two adjacent pixels (4:2:2, V4L2's `YUYV`).
+    /// Packed 4:2:2, called `YUYV` by V4L2. Each pair of adjacent pixels is stored as
+    /// Y U Y V.
     Yuyv,
-    /// Semiplanar: all Y, then interleaved U and V, one pair for 2 x 2 pixels (4:2:0,
-    /// `NV12`).
+    /// Semiplanar 4:2:0, called `NV12` by V4L2. All Y values are followed by
+    /// interleaved U and V, with one pair for each 2 x 2 pixels.
     Nv12,
-    /// Planar: all Y, then all U, then all V, one of each for 2 x 2 pixels (4:2:0,
-    /// V4L2's `YU12`, ffmpeg's and rpicam-vid's `yuv420`).
+    /// Planar 4:2:0, called `YU12` by V4L2, `yuv420p` by ffmpeg and `yuv420` by
+    /// rpicam-vid. All Y values are followed by all U values and then all V values,
+    /// with one U and one V for each 2 x 2 pixels.
     I420,
 }
 
 /// Which of the 256 levels the values use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Range {
-    /// Y from 16 to 235, U and V from 16 to 240: V4L2's default for YUV, and
-    /// ffmpeg's `yuv420p`.
+    /// Y is between 16 and 235; U and V are between 16 and 240. This is V4L2's
+    /// default for YUV, and also the range of ffmpeg's `yuv420p`.
     Limited,
-    /// 0 to 255, as JPEG: rpicam-vid's `yuv420`, which asks for libcamera's
-    /// `Sycc` colors.
+    /// All values are between 0 and 255, as in JPEG. This is the range of
+    /// rpicam-vid's `yuv420`, which requests libcamera's `Sycc` colors.
     Full,
 }
 
@@ -47,7 +49,7 @@ pub struct YuvFormat {
 }
 
 impl YuvFormat {
-    /// Pictures of `width` x `height` pixels.
+    /// Creates the format of pictures with `width` x `height` pixels.
     ///
     /// ```
     /// use maskd::frame::yuv::{Layout, Range, YuvFormat};
@@ -59,8 +61,9 @@ impl YuvFormat {
     /// ```
     ///
     /// # Errors
-    /// [`PictureError::YuvSize`] if a side is 0, or if [`Layout::Yuyv`] has an odd
-    /// width; [`PictureError::TooLarge`] above [`MAX_PIXELS`].
+    /// [`PictureError::YuvSize`] if a side is 0, or if the width is odd in
+    /// [`Layout::Yuyv`]. [`PictureError::TooLarge`] if there are more than
+    /// [`MAX_PIXELS`] pixels.
     pub fn new(
         layout: Layout,
         range: Range,
@@ -103,11 +106,11 @@ impl YuvFormat {
         }
     }
 
-    /// Converts the first [`frame_bytes`](Self::frame_bytes) of `bytes` to RGB; a
-    /// camera's buffer may be longer.
+    /// Converts the first [`frame_bytes`](Self::frame_bytes) bytes of `bytes` to RGB.
+    /// `bytes` may be longer because a camera's buffer may be longer than a frame.
     ///
     /// # Errors
-    /// [`PictureError::Truncated`] if there are fewer.
+    /// [`PictureError::Truncated`] if there are fewer bytes than that.
     pub fn decode(&self, bytes: &[u8]) -> Result<RgbImage, PictureError> {
         let bytes = bytes
             .get(..self.frame_bytes())
@@ -118,7 +121,7 @@ impl YuvFormat {
         };
         let mut picture = RgbImage::new(self.width, self.height);
         if self.layout == Layout::Yuyv {
-            // The width is even, so that no pair of pixels spans two lines.
+            // The width is even, so no pair of pixels spans two lines.
             let rgb = picture.as_chunks_mut::<6>().0;
             for ([y0, u, y1, v], rgb) in bytes.as_chunks::<4>().0.iter().zip(rgb) {
                 *rgb = matrix.pair([*y0, *y1], [*u, *v]);
@@ -150,14 +153,14 @@ impl YuvFormat {
         self.width as usize * self.height as usize
     }
 
-    /// Number of U values (and of V values) at 4:2:0; an odd last line or column has
-    /// its own.
+    /// Number of U values, and of V values, in a 4:2:0 layout. If the height or the
+    /// width is odd, the last line or column has its own values.
     fn chroma_pixels(&self) -> usize {
         self.width.div_ceil(2) as usize * self.height.div_ceil(2) as usize
     }
 }
 
-/// The conversion in fixed point: factors times 2^16.
+/// The conversion in fixed-point arithmetic. All factors are multiplied by 2^16.
 struct Matrix {
     black: i32,
     luma: i32,
@@ -173,7 +176,7 @@ impl Matrix {
 
     const fn new(black: i32, luma_steps: f64, chroma_steps: f64) -> Matrix {
         const ONE: f64 = 65_536.0;
-        // Levels of 8-bit RGB per level of Y, and of U and V.
+        // Number of 8-bit RGB levels per level of Y, and per level of U or V.
         let luma = 255.0 / luma_steps;
         let chroma = 255.0 / chroma_steps;
         Matrix {
@@ -186,9 +189,9 @@ impl Matrix {
         }
     }
 
-    /// Converts a line of luma, with U and V for each two pixels. Works in pairs,
-    /// which the compiler vectorizes: a third of the instructions on aarch64,
-    /// compared to single pixels.
+    /// Converts a line of luma, with one U and one V for each pair of pixels. The
+    /// compiler vectorizes a loop over pairs, which takes a third of the instructions
+    /// of a loop over single pixels on aarch64.
     fn line(&self, luma: &[u8], chroma: impl Iterator<Item = [u8; 2]> + Clone, rgb: &mut [u8]) {
         let (pairs, odd) = luma.as_chunks::<2>();
         let (whole, last) = rgb.as_chunks_mut::<6>();
@@ -222,7 +225,7 @@ impl Matrix {
     }
 }
 
-/// Rounds to the nearest integer; `f64::round` is not `const`.
+/// Rounds to the nearest integer, because `f64::round` is not `const`.
 const fn round(value: f64) -> i32 {
     (if value < 0.0 {
         value - 0.5
@@ -246,7 +249,7 @@ mod tests {
         }
     }
 
-    /// The forward conversion of the standard, in floating point.
+    /// The standard's forward conversion from RGB to YUV in floating point.
     fn encode(range: Range, rgb: [u8; 3]) -> [u8; 3] {
         let [r, g, b] = rgb.map(|value| f64::from(value) / 255.0);
         let y = 0.299 * r + 0.587 * g + 0.114 * b;
@@ -260,7 +263,7 @@ mod tests {
 
     #[test]
     fn colors_are_those_of_the_standard() {
-        // BT.601's 100 % color bars at 8 bits, and JFIF's.
+        // The 8-bit values of the 100% color bars in BT.601 and in JFIF.
         let bars = [
             ([255, 255, 255], [235, 128, 128], [255, 128, 128]),
             ([0, 0, 0], [16, 128, 128], [0, 128, 128]),
@@ -288,7 +291,8 @@ mod tests {
 
     #[test]
     fn each_pixel_takes_its_own_values() {
-        // 3 x 3: the last column and line have U and V of their own.
+        // In a 3 x 3 picture, the last column and the last line have their own U and
+        // V.
         let format = |layout| YuvFormat::new(layout, Range::Full, 3, 3).unwrap();
         let luma = [10, 20, 30, 40, 50, 60, 70, 80, 90];
         let (u, v) = ([128, 138, 148, 158], [128, 118, 108, 98]);
@@ -335,7 +339,7 @@ mod tests {
                 (Range::Full, Matrix::FULL)
             };
             let [y, u, v] = encode(range, rgb);
-            // Half a level of each of Y, U and V, and rounding.
+            // Y, U and V may each be off by half a level, and the result is rounded.
             for (value, original) in matrix.rgb(y, u, v).into_iter().zip(rgb) {
                 prop_assert!(value.abs_diff(original) <= 2, "{} for {}", value, original);
             }

@@ -21,32 +21,34 @@ const MAX_TRACKS: usize = 64;
 /// with.
 const MAX_RECENT: usize = 64;
 
-/// Which crops are chosen, and how many of them.
+/// Options that determine which crops are chosen, and how many.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CaptureOptions {
     /// A classification is uncertain if its highest probability is below this
-    /// value, 0 to 1.
+    /// value, which is between 0 and 1.
     pub uncertain_below: f32,
-    /// Fraction of the confident classifications that are also chosen, 0 to 1.
+    /// Fraction of the confident classifications that are also chosen, between
+    /// 0 and 1.
     pub confident_share: f32,
     /// Maximum number of crops per track.
     pub per_track: u32,
     /// Maximum number of crops within an hour.
     pub per_hour: usize,
-    /// Cosine distance (1 minus the cosine), 0 to 2. A crop whose feature is at
-    /// most this far from a recent feature shows nothing new.
+    /// Maximum cosine distance (1 minus the cosine, between 0 and 2) from a
+    /// recent feature at which a crop shows nothing new.
     pub near: f32,
 }
 
 /// The reason why a crop is useful for training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// The head is uncertain about it.
+    /// The head is uncertain about the crop.
     Uncertain,
-    /// The head gives it another label than the last crop of this track.
+    /// The head predicts a different label than it did for the previous crop of
+    /// the track.
     Changed,
-    /// The crop was drawn from the confident ones, so that these are
-    /// represented in the samples too.
+    /// The crop was randomly drawn from the crops that the head is confident
+    /// about, so that the samples represent these crops too.
     Sampled,
     /// An enrollment is active, so the label is known.
     Enrolled,
@@ -57,9 +59,10 @@ pub enum Reason {
 pub struct Choice {
     /// The reason for the choice.
     pub reason: Reason,
-    /// The track that it belongs to.
+    /// The track that the crop belongs to.
     pub track: u64,
-    /// Its number within the track, from 1. A number is never reused.
+    /// The number of the crop within the track, starting at 1. Numbers are
+    /// never reused.
     pub number: u32,
 }
 
@@ -99,9 +102,9 @@ impl CapturePolicy {
         }
     }
 
-    /// Decides whether to keep this crop of a track. `probabilities` must be
-    /// those of the single crop, because the vote of the track would hide that
-    /// the head was uncertain.
+    /// Decides whether to keep this crop of a track. `probabilities` must come
+    /// from this crop alone, because the combined probabilities of the track
+    /// would hide that the head was uncertain.
     pub fn consider(
         &mut self,
         at: Instant,
@@ -109,8 +112,8 @@ impl CapturePolicy {
         probabilities: &[f32],
         feature: &Feature,
     ) -> Option<Choice> {
-        // The number is drawn for every crop, so that the limits do not shift
-        // the sequence of random numbers.
+        // A random number is drawn for every crop, so that the limits do not
+        // shift the sequence of random numbers.
         let is_sampled = self.rng.random::<f32>() < self.options.confident_share;
         let label = argmax(probabilities)?;
         let state = self.track(track);

@@ -68,8 +68,8 @@ impl Enrollments {
     }
 
     /// Records that a crop of the enrollment `id` was lost before it reached
-    /// the disk, so that another crop is taken. An enrollment that is over
-    /// stays over, because the person may have left.
+    /// the disk, so that another crop is taken. An enrollment that has ended is
+    /// not resumed, because the person may have left.
     pub fn dropped(&mut self, id: u64) {
         if let Some(enrollment) = self.by_id(id)
             && !enrollment.is_over()

@@ -1,4 +1,5 @@
-//! The errors of learning, and the kind of failure that each error is.
+//! The errors of learning on the device, and the kind of failure that each
+//! error belongs to.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

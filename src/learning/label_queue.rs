@@ -1,9 +1,10 @@
 //! Decides which crops to label first and which crops to label together.
 //!
 //! This module owns the order and the groups, and it is pure. A label is more
-//! useful for a crop that the head is uncertain about than for one that it is
-//! certain about. Labeling all of several near-duplicates adds little to
-//! labeling one of them, so they form a group that is labeled in one step.
+//! useful for a crop that the head is uncertain about than for a crop that it is
+//! certain about. Labeling several near-duplicates one by one is hardly more
+//! useful than labeling one of them, so near-duplicates form a group that is
+//! labeled in one step.
 
 use crate::vision::embed::cosine_distance;
 use crate::vision::head::argmax;
@@ -14,9 +15,9 @@ const NEAR: f32 = 0.08;
 /// A crop without a label.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Candidate {
-    /// Its features; empty if they have not been computed yet.
+    /// The crop's features. Empty if they have not been computed yet.
     pub(crate) feature: Vec<f32>,
-    /// The probability of each label according to the head in use; empty if
+    /// The probability of each label according to the head in use. Empty if
     /// there are no features.
     pub(crate) probabilities: Vec<f32>,
 }

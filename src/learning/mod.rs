@@ -71,8 +71,8 @@ impl Default for LearningOptions {
 pub struct InUse {
     /// The head.
     pub head: Arc<Head>,
-    /// Its number among the stored heads. `None` stands for the built-in head
-    /// or the head of the configured classifier.
+    /// The number of the head among the stored heads. `None` stands for the
+    /// built-in head or the head of the configured classifier.
     pub number: Option<u32>,
     /// A sentence that says why this is not the head that should be in use, or
     /// `None` if it is the right one.
@@ -114,8 +114,8 @@ fn in_use(heads: &heads::Reader, state: &Path, base: &Arc<Head>) -> Result<InUse
     })
 }
 
-/// Returns an error for a state directory that a newer maskd has changed.
-/// Changes nothing.
+/// Returns an error if a newer maskd has changed the state directory. This
+/// function changes nothing.
 pub(crate) fn check_state(state: &Path) -> Result<(), LearningError> {
     Ok(state_format::check(state)?)
 }
@@ -145,10 +145,11 @@ impl Learning {
     /// `base` is the head to start with.
     ///
     /// # Errors
-    /// Returns an error that [`is_busy`](LearningError::is_busy) if another
-    /// process has the directory open, [`LearningError::StateFormat`] if a
-    /// newer maskd has changed it, and [`LearningError::Store`] or
-    /// [`LearningError::Heads`] if it cannot be read or created.
+    /// Returns an error for which [`is_busy`](LearningError::is_busy) is true
+    /// if another process has the directory open,
+    /// [`LearningError::StateFormat`] if a newer maskd has changed it, and
+    /// [`LearningError::Store`] or [`LearningError::Heads`] if it cannot be
+    /// read or created.
     pub fn open(
         state: &Path,
         base: Arc<Head>,
@@ -239,7 +240,8 @@ impl Learning {
         let samples = self.store.list()?.samples.into_iter();
         let mut waiting: Vec<Sample> = samples.filter(|sample| sample.label.is_none()).collect();
         let all = waiting.len();
-        // A person cannot see what a crop without a picture shows.
+        // Crops without a picture are left out because a person cannot see what
+        // they show.
         waiting.retain(|sample| sample.kind == SampleKind::Picture);
         let without_picture = all - waiting.len();
         waiting.sort_by_key(|sample| std::cmp::Reverse(sample.when()));
@@ -249,7 +251,8 @@ impl Learning {
             .map(|sample| {
                 let rows = self.store.features(sample, head.backbone());
                 let row = rows.ok().and_then(|rows| rows.into_iter().next());
-                // A picture that a user copied into the folder has no features yet.
+                // Pictures that a user copied into the folder have no features
+                // yet.
                 row.map_or_else(Candidate::default, |row| Candidate {
                     feature: row.values().to_vec(),
                     probabilities: head.probabilities(&row),

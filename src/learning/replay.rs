@@ -1,9 +1,9 @@
 //! Replay features, which represent what a head must not forget while it is
 //! trained on something new.
 //!
-//! This module owns the format of the file with the features of the pictures
-//! that the shipped head was trained on. It knows nothing about pictures or
-//! training, and it opens no files.
+//! This module owns the format of the replay file, which contains features of
+//! the pictures that the built-in head was trained on. It knows nothing about
+//! pictures or training, and it opens no files.
 //!
 //! # Format
 //! The format is called `maskd-replay-1`. All numbers are little-endian.
@@ -11,13 +11,13 @@
 //! | bytes | what |
 //! |---|---|
 //! | 16 | `maskd-replay-1` and two zeros |
-//! | 32 | SHA-256 of the backbone that made the features |
+//! | 32 | SHA-256 of the backbone that computed the features |
 //! | 2 | number of labels, 1 to 64 |
-//! | each 1 + length | a label: length in bytes (1 to 255), UTF-8 |
-//! | 4 | rows to learn from |
-//! | 4 | rows to hold out |
-//! | each 1 + 4 + 1280 | a row, first those to learn from: its label's number, its scale (32-bit float, from 0), its features in steps of the scale |
-//! | 32 | SHA-256 of everything before |
+//! | each 1 + length | a label, as its length in bytes (1 to 255) and its name in UTF-8 |
+//! | 4 | number of rows to train on |
+//! | 4 | number of rows to hold out |
+//! | each 1 + 4 + 1280 | a row (those to train on first), as the index of its label, its scale (32-bit float, at least 0), its features in steps of the scale |
+//! | 32 | SHA-256 of all bytes before it |
 //!
 //! Features are between 0 and 6 because the backbone ends with a ReLU6. A step
 //! is the largest feature of the row divided by 255, so the error is at most
@@ -91,11 +91,10 @@ impl Rows {
     }
 }
 
-/// A set of rows to train on and rows to hold out, with the names of their
-/// classes.
+/// Rows to train on and rows to hold out, with the names of their classes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Replay {
-    /// SHA-256 of the backbone that made the features.
+    /// SHA-256 of the backbone that computed the features.
     pub backbone_sha256: [u8; 32],
     /// Names of the classes, in the order of their indices.
     pub labels: Vec<String>,
@@ -235,7 +234,7 @@ impl Replay {
     }
 }
 
-/// The bytes that are left to read.
+/// The bytes that have not been read yet.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {

@@ -1,5 +1,5 @@
-//! Chooses tract's kernel for a matrix product on aarch64. tract asks a list of tiers for
-//! a kernel, one after the other; this module adds a tier to the list.
+//! Chooses tract's kernel for a matrix product on aarch64. To find a kernel, tract goes
+//! through a list of tiers in order; this module adds one tier to the list.
 //!
 //! For the in-order Cortex-A53 and A55, tract chooses a kernel by measured times, so this
 //! tier does not apply. For all other cores, tract alone would always choose the 8x8
@@ -50,8 +50,8 @@ const KERNELS: [Kernel; 4] = [
 ];
 
 /// Number of instructions per tile, and per four of its values, in addition to the
-/// multiplications. They are for the bias, the clamp, the store and the calls around the
-/// kernel, and were counted by `benches/arm` for the backbone.
+/// multiplications. These instructions handle the bias, the clamp, the store and the calls
+/// around the kernel. `benches/arm` counted them on the backbone.
 const TILE_OVERHEAD: usize = 365;
 const VECTOR_OVERHEAD: usize = 5;
 

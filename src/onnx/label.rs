@@ -1,8 +1,8 @@
 //! The names of classes.
 //!
-//! Owns the one rule for valid labels. The same rule applies to labels in a model
-//! file, in the name of a folder of pictures, in the config and in a request. It is
-//! in the same folder as the code for model files because every label ends up in one.
+//! Defines what a valid label is. The same rule applies to labels in model files, in
+//! names of picture folders, in the config and in requests. This module is next to the
+//! code for model files because every label ends up in a model file.
 
 use std::fmt;
 
@@ -17,9 +17,9 @@ const MAX_BYTES: usize = 255;
 /// commands. It is not a label itself.
 pub const UNLABELLED: &str = "unlabelled";
 
-/// Words that cannot be labels because they have another meaning in the same position:
-/// the folder for samples without a label, the command that deletes a sample, a folder
-/// of features, and the verdict on a face if no label is certain enough.
+/// Words that cannot be labels because they mean something else where a label is
+/// expected: the folder for samples without a label, the command that deletes a sample,
+/// a folder of features, and the verdict on a face when no label is certain enough.
 const RESERVED: [&str; 4] = [UNLABELLED, "discard", "features", "unsure"];
 
 /// The name that a person gives a class. It is stored in the model, and it is also the
@@ -151,8 +151,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// Any label can be the name of a single folder and a label in a model, and any
-        /// text that is not a valid label is refused in a model too.
+        /// Every valid label works as the name of a single folder and as a label in a
+        /// model. A model with any other text as a label is refused.
         #[test]
         fn a_label_is_a_folder_and_a_name_in_a_model(
             name in prop_oneof!["\\PC{0,70}", "[a-z ./]{0,6}", ".{0,9}", "[a-z_]{1,20}"],

@@ -1,8 +1,8 @@
 //! Reads, checks, splits, writes and runs ONNX models.
 //!
-//! This is the only module that uses tract and the ONNX protobuf; its interface consists
-//! of plain numbers. It knows which names, shapes and metadata a file must have, but not
-//! what the numbers mean.
+//! This is the only module that uses tract and the ONNX protobuf; its interface uses only
+//! plain numbers. It knows which names, shapes and metadata a file must have, but not what
+//! the numbers mean.
 //!
 //! A model file is untrusted input, so any fault in it is returned as a [`ModelError`]
 //! and never causes a panic.
@@ -31,7 +31,7 @@ pub use plan::{Graph, Outputs, Plan, Runner};
 pub use pool::ThreadPool;
 pub use write::{check_seal, read_metadata, write_classifier, write_head, write_sealed_head};
 
-/// Maximum size of a model file in bytes: 64 MiB. The built-in classifier has 9 MiB.
+/// Maximum size of a model file in bytes: 64 MiB. The built-in classifier is 9 MiB.
 pub const MAX_MODEL_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Length of the feature vector between backbone and head.

@@ -34,8 +34,8 @@ impl std::fmt::Debug for Graph {
 impl Graph {
     /// Computes the SHA-256 of the graph's nodes and weights: first each node in its
     /// protobuf form without its name and description, then the name, shape and
-    /// bytes of each initializer. Two files whose graphs have the same computation and
-    /// names have the same hash, even if their metadata and heads differ.
+    /// bytes of each initializer. Two files whose graphs perform the same computation
+    /// with the same names have the same hash, even if their metadata and heads differ.
     #[must_use]
     pub fn sha256(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
@@ -168,7 +168,7 @@ pub struct Runner {
 
 impl Runner {
     /// Runs the model once, on the threads of `pool`. `fill` writes the input, which has
-    /// the planar layout `[1, channels, height, width]` and consists of zeros at first.
+    /// the planar layout `[1, channels, height, width]` and is initially all zeros.
     ///
     /// # Errors
     /// [`ModelError::Run`] if tract fails.

@@ -1,8 +1,8 @@
-//! Training a head from folders of pictures: the data set, augmentation, the recipe,
-//! the head's training step, and the report.
+//! Trains a head on folders of pictures. This includes the data set, augmentation,
+//! the recipe, the head's training step, and the report.
 //!
 //! Owns the mathematics of training. It knows nothing about the samples that the
-//! device captured or about what is decided from a verdict.
+//! device captured, or about what happens after a verdict.
 
 pub mod augment;
 pub mod dataset;

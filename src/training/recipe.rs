@@ -3,9 +3,9 @@
 //! Owns the views that a recipe makes of a picture, and the workers that embed them.
 //! It knows nothing about labels or training.
 //!
-//! Each picture is read and decoded once, however many views it has. All of its
-//! views are made and embedded while it is in memory, and only the features are kept
-//! (5 KB per view).
+//! Each picture is read and decoded only once, regardless of the number of its
+//! views. All of its views are made and embedded while it is in memory, and only the
+//! features are kept (5 KB per view).
 
 use std::ops::ControlFlow;
 
@@ -22,8 +22,8 @@ use crate::vision::embed::Embedder;
 /// How the views of a picture are made.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Recipe {
-    /// The tutorial's recipe: the whole picture, stretched to a crop, with geometric
-    /// changes.
+    /// The tutorial's recipe, which stretches the whole picture to a crop and
+    /// applies geometric changes.
     Tutorial(Geometry),
     /// Alternates between whole pictures and the faces that the detector finds in
     /// them, with varied light and sharpness.
@@ -41,7 +41,7 @@ impl Recipe {
     }
 }
 
-/// Why features could not be made for a picture.
+/// The reason why the features of a picture could not be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum RecipeError {
     /// A model failed.
@@ -80,10 +80,11 @@ impl Worker {
         }
     }
 
-    /// Makes the view for evaluation: the whole picture, stretched to a crop.
+    /// Makes the view for evaluation, which is the whole picture stretched to a
+    /// crop.
     ///
     /// # Errors
-    /// [`RecipeError::Picture`] if it is empty.
+    /// [`RecipeError::Picture`] if the picture is empty.
     pub fn plain(&mut self, pixels: &RgbImage) -> Result<Crop, RecipeError> {
         let whole = augment::whole(pixels).ok_or(PictureError::Region)?;
         Ok(self.scaler.crop(pixels, whole)?)
@@ -152,8 +153,9 @@ enum RobustView {
 }
 
 /// The kinds of views of a picture, repeated from the start as needed. Five of eight
-/// are faces, because every crop at the door is a face. Without the views that have
-/// only geometric changes, the head gets worse on good pictures.
+/// views are faces, because every crop from the camera at the door is a face.
+/// Without the views that have only geometric changes, the head gets worse on good
+/// pictures.
 const ROBUST_VIEWS: [RobustView; 8] = [
     RobustView::Face,
     RobustView::Geometry,
@@ -166,13 +168,12 @@ const ROBUST_VIEWS: [RobustView; 8] = [
 ];
 
 /// Finds the largest face, because a training picture's label applies to that face.
-/// one.
 fn largest(faces: &[Face]) -> Option<Rect> {
     let rects = faces.iter().map(|face| face.rect);
     rects.max_by(|a, b| a.area().total_cmp(&b.area()))
 }
 
-/// Which views of pictures are embedded.
+/// The views of pictures to embed.
 #[derive(Debug, Clone, Copy)]
 pub enum EmbedMode<'a> {
     /// The view that [`Worker::plain`] makes.
@@ -183,7 +184,7 @@ pub enum EmbedMode<'a> {
         recipe: &'a Recipe,
         /// Number of views of each picture, at least one.
         views: usize,
-        /// Seeds the views, together with the index of the picture.
+        /// Together with the index of the picture, this seeds the views.
         seed: u64,
     },
 }

@@ -17,11 +17,12 @@ use timing::{Stopwatch, Times, TimingStats, measure, rounded, stats};
 
 #[derive(Debug, Args)]
 pub(super) struct Bench {
-    /// Pictures, or folders of pictures; without any, the built-in examples
+    /// Pictures or folders of pictures [default: the built-in examples]
     #[arg(value_name = "PICTURE")]
     pictures: Vec<PathBuf>,
 
-    /// How often each picture is measured, after a first round that does not count
+    /// Number of times to measure each picture, after a first round that does not
+    /// count
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
 
@@ -52,12 +53,12 @@ struct Record {
     /// Maximum resident memory.
     peak_memory_mb: Option<f64>,
     frames: Vec<FrameRecord>,
-    /// Time of all stages of a frame together.
+    /// Total time of all stages of a frame.
     frame_ms: TimingStats,
     /// 1000 divided by the mean time of all frames in milliseconds.
     frames_per_second: f64,
     stages: Stages,
-    /// Present only with `--while-training`.
+    /// The results of `--while-training`. Absent without this option.
     #[serde(skip_serializing_if = "Option::is_none")]
     while_training: Option<while_training::Record>,
 }

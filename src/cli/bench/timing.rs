@@ -29,7 +29,7 @@ pub(super) struct Times {
 
 /// A frame that went through all stages.
 pub(super) struct MeasuredFrame {
-    /// Time of all stages together, in milliseconds.
+    /// Total time of all stages, in milliseconds.
     pub(super) ms: f64,
     pub(super) width: u32,
     pub(super) height: u32,

@@ -1,9 +1,10 @@
 //! `maskd bench --while-training`, which measures how much training slows down the
 //! processing of frames.
 //!
-//! Trainers keep every core busy with the same work as the daemon's training thread,
-//! and the benchmark compares frame times with and without them. Rounds of both kinds
-//! alternate, so that other load on the machine affects both in the same way.
+//! Trainer threads keep every core busy with the same work as the daemon's training
+//! thread. The benchmark compares the frame times with and without this load. Rounds of
+//! both kinds alternate, so that other load on the machine affects both in the same
+//! way.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -84,8 +85,8 @@ impl Record {
     }
 }
 
-/// Measures the pictures in `rounds` pairs of rounds. One pass over all of them
-/// takes about `pass_ms`, as measured before.
+/// Measures the pictures in `rounds` pairs of rounds. `pass_ms` is the measured
+/// duration of one pass over all pictures, in milliseconds.
 pub(super) fn compare(
     config: &Config,
     pipeline: &mut Pipeline,
@@ -112,7 +113,8 @@ pub(super) fn compare(
     let mut at_rest = Vec::new();
     let mut training = Vec::new();
     for pair in 0..rounds {
-        // The kind of round that goes first alternates, so that drift favors neither.
+        // The kind of round that goes first alternates, so that drift favors neither
+        // kind.
         for is_training in [pair % 2 == 1, pair % 2 == 0] {
             let mut round = || frames(pipeline, pictures, passes);
             if is_training {
@@ -195,8 +197,8 @@ impl Shared {
     }
 }
 
-/// Tells the trainers to stop when it is dropped, even during a panic, because the
-/// thread scope waits for them.
+/// Tells the trainers to stop when it is dropped, even during a panic. Otherwise, the
+/// thread scope would wait for them forever.
 struct EndOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for EndOnDrop<'_> {
@@ -258,8 +260,8 @@ impl TrainingJob {
 /// Repeats the work of the daemon's training thread until the round is over.
 struct BenchTrainer {
     embedder: Embedder,
-    /// Whether the trainer fits next; otherwise it embeds next. This alternates because
-    /// a refit takes longer than a round, and each round starts again.
+    /// Whether the trainer fits next; otherwise it embeds next. The trainer alternates
+    /// because a refit takes longer than a round, and every round starts a new refit.
     is_fitting: bool,
 }
 
@@ -308,7 +310,7 @@ fn fit(job: &TrainingJob, shared: &Shared) -> Result<(), Failure> {
         base_labels: &job.replay.labels,
         replay: Some(&job.replay),
     };
-    // The fit calls this before every step.
+    // The training loop calls this closure before every step.
     let is_over = || {
         shared.steps.fetch_add(1, Ordering::Relaxed);
         shared.is_over()

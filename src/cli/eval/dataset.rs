@@ -24,7 +24,7 @@ const WORST: usize = 10;
 pub(super) struct PictureRecord {
     /// Path within the data set.
     picture: String,
-    /// The name of its folder.
+    /// The name of the picture's folder.
     label: String,
     probabilities: Probabilities,
 }

@@ -14,8 +14,8 @@ use crate::frame::{Rect, decode};
 use crate::training::report;
 use crate::vision::pipeline::Pipeline;
 
-/// Minimum intersection over union at which a detection and a label count as the same
-/// face.
+/// Minimum intersection over union for a detection and a labeled box to count as the
+/// same face.
 const SAME_FACE: f32 = 0.4;
 
 /// Limits that divide faces into three groups by the longer side of their labeled box,
@@ -36,11 +36,12 @@ pub(super) struct FramesRecord {
     unsure: usize,
     /// Mean number of detections per frame that match no label.
     false_detections_per_frame: f64,
-    /// 95 % confidence interval of `right / faces`, between 0 and 1.
+    /// 95% confidence interval of `right / faces`, between 0 and 1.
     interval: [f64; 2],
-    /// Counts by the label of the face.
+    /// Counts per label.
     classes: BTreeMap<String, Counts>,
-    /// Counts by the longer side of the face's labeled box, in pixels.
+    /// Counts per group of sizes. The size of a face is the longer side of its labeled
+    /// box in pixels.
     sizes: BTreeMap<String, Counts>,
 }
 

@@ -14,18 +14,19 @@ use crate::training::report::Report;
 
 #[derive(Debug, Args)]
 pub(super) struct Eval {
-    /// Folder with one folder of pictures for each class: evaluates the
-    /// classifier alone, on whole pictures
+    /// Evaluate the classifier alone on the whole pictures in this folder, which
+    /// has one subfolder per class
     #[arg(long, value_name = "DIR", required_unless_present = "frames")]
     dataset: Option<PathBuf>,
 
-    /// Folder of whole photographs, each with a Pascal VOC .xml of the same name:
-    /// evaluates everything from the detection of faces to the verdicts
+    /// Evaluate everything from the detection of faces to the verdicts on the
+    /// photographs in this folder, each with a Pascal VOC .xml file of the same
+    /// name
     #[arg(long, value_name = "DIR")]
     frames: Option<PathBuf>,
 
-    /// The model to evaluate: a classifier or a head [default: the configured
-    /// one, or the one in use in the --state DIR]
+    /// The model to evaluate, which is a classifier or a head [default: the
+    /// configured one, or the one in use in the --state DIR]
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
 

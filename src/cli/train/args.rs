@@ -19,17 +19,17 @@ use crate::vision::pipeline::SHIPPED_CLASSIFIER;
     reason = "each is a switch of the command line"
 )]
 pub(in crate::cli) struct Train {
-    /// Folder with one folder of pictures for each class; their names become the
-    /// labels
+    /// Folder with one subfolder of pictures per class; the names of the subfolders
+    /// become the labels
     #[arg(long, value_name = "DIR")]
     pub(super) dataset: PathBuf,
 
-    /// Validation pictures, in a folder of the same form [default: a fifth of the
-    /// data set]
+    /// Folder with validation pictures, organized in the same way [default: use a
+    /// fifth of the data set]
     #[arg(long, value_name = "DIR")]
     pub(super) val: Option<PathBuf>,
 
-    /// Write the model, backbone and head, to this ONNX file
+    /// Write the model, which consists of backbone and head, to this ONNX file
     #[arg(long, value_name = "FILE")]
     pub(super) model: Option<PathBuf>,
 
@@ -41,7 +41,8 @@ pub(in crate::cli) struct Train {
     #[arg(long, value_name = "FILE")]
     pub(super) plot: Option<PathBuf>,
 
-    /// Also write the numbers of the plot, to its file name with .csv appended
+    /// Also write the plotted numbers to a file with the name of the plot and .csv
+    /// appended
     #[arg(long, requires = "plot")]
     pub(super) history: bool,
 
@@ -58,26 +59,27 @@ pub(in crate::cli) struct Train {
     #[arg(long, value_enum, default_value_t = RecipeName::Robust)]
     pub(super) recipe: RecipeName,
 
-    /// Augmented views of each picture, which the epochs use in turn; 0 makes a
-    /// new one for each epoch
+    /// Number of augmented views per picture, which the epochs use in turn; 0 means
+    /// a new view in every epoch
     #[arg(long, value_name = "K", default_value_t = 8)]
     pub(super) views: usize,
 
-    /// Passes over the data set [default: tutorial 20, robust 60]
+    /// Number of passes over the data set [default: tutorial 20, robust 60]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     epochs: Option<u32>,
 
-    /// Pictures per training step [default: tutorial 32, robust 64]
+    /// Number of pictures per training step [default: tutorial 32, robust 64]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     batch_size: Option<u32>,
 
-    /// Learning rate of the first step; it decays by Keras' time-based rule, by
-    /// INIT_LR / EPOCHS per step [default: tutorial 1e-4, robust 1.5e-4]
+    /// Learning rate of the first step; it decays according to Keras's time-based
+    /// schedule with a decay of INIT_LR / EPOCHS per step [default: tutorial 1e-4,
+    /// robust 1.5e-4]
     #[arg(long, allow_negative_numbers = true)]
     init_lr: Option<f32>,
 
-    /// Seed of all random numbers: the same seed, pictures and options give the
-    /// same files
+    /// Seed of all random numbers; the same seed, pictures and options give the same
+    /// files
     #[arg(long, default_value_t = 42)]
     pub(super) seed: u64,
 
@@ -85,15 +87,15 @@ pub(in crate::cli) struct Train {
     #[arg(long, default_value_t = 20.0, allow_negative_numbers = true)]
     rotation: f32,
 
-    /// Zoom in and out by up to this share
+    /// Zoom in and out by up to this fraction
     #[arg(long, default_value_t = 0.15, allow_negative_numbers = true)]
     zoom: f32,
 
-    /// Shift by up to this share of the width
+    /// Shift by up to this fraction of the width
     #[arg(long, default_value_t = 0.2, allow_negative_numbers = true)]
     width_shift: f32,
 
-    /// Shift by up to this share of the height
+    /// Shift by up to this fraction of the height
     #[arg(long, default_value_t = 0.2, allow_negative_numbers = true)]
     height_shift: f32,
 
@@ -101,7 +103,7 @@ pub(in crate::cli) struct Train {
     #[arg(long, default_value_t = 0.15, allow_negative_numbers = true)]
     shear: f32,
 
-    /// Make brighter or darker by up to this many levels of 255
+    /// Make the picture brighter or darker by up to this many levels out of 255
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     channel_shift: f32,
 
@@ -109,7 +111,7 @@ pub(in crate::cli) struct Train {
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     horizontal_flip: bool,
 
-    /// How to fill the part of a view that lies outside of the picture
+    /// How to fill the parts of a view that lie outside the picture
     #[arg(long, value_enum, default_value_t = FillName::Nearest)]
     fill: FillName,
 
@@ -121,7 +123,7 @@ pub(in crate::cli) struct Train {
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=64))]
     pub(super) threads: u16,
 
-    /// Resume a training that was interrupted (exit code 75), with the same
+    /// Resume a training run that was interrupted (exit code 75) with the same
     /// pictures and options
     #[arg(long)]
     pub(super) resume: bool,
@@ -129,10 +131,10 @@ pub(in crate::cli) struct Train {
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub(super) enum RecipeName {
-    /// The same as the well-known Keras tutorial
+    /// Augment in the same way as the well-known Keras tutorial
     Tutorial,
-    /// Whole pictures and the faces cut from them, with varied light and
-    /// sharpness: for cameras that are not in the data set
+    /// Train on whole pictures and on the faces cut out of them, with varied light
+    /// and sharpness; suited for cameras that are not in the data set
     Robust,
 }
 
@@ -140,7 +142,7 @@ pub(super) enum RecipeName {
 enum FillName {
     /// Repeat the pixels of the edge
     Nearest,
-    /// Black
+    /// Fill with black
     Constant,
     /// Mirror the picture at its edge
     Reflect,
@@ -149,9 +151,9 @@ enum FillName {
 }
 
 impl Train {
-    /// Checks everything that can be checked from the command line alone: that all
-    /// values are in range, that there is at least one output file, and that all
-    /// output files can be written.
+    /// Checks everything that can be checked from the command line alone. All values
+    /// must be in range, there must be at least one output file, and all output
+    /// files must be writable.
     pub(super) fn check(&self) -> Result<(), Failure> {
         let usage = |sentence: String| Err(Failure::new(Failure::USAGE, sentence));
         if !(self.init_lr() > 0.0 && self.init_lr() <= 1.0) {

@@ -106,7 +106,7 @@ impl Train {
             return Err(Failure::new(Failure::TEMPORARY, sentence));
         }
         // Training is complete, so the checkpoint is not needed anymore. Errors are
-        // ignored because there may never have been one.
+        // ignored because the checkpoint may never have existed.
         let _ = std::fs::remove_file(&checkpoint_file);
         Ok(())
     }
@@ -159,7 +159,7 @@ impl Train {
         }
     }
 
-    /// Writes a contact sheet of augmented views that the recipe produces.
+    /// Writes a contact sheet with augmented views from the recipe.
     fn write_sheet(
         &self,
         worker: &mut Worker,

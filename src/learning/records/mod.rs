@@ -73,9 +73,9 @@ impl LabelResult {
 /// front of the camera and labels them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Enrollment {
-    /// Number of the enrollment since the daemon started, from 1.
+    /// Number of the enrollment since the daemon started, starting at 1.
     pub id: u64,
-    /// Label that the crops get.
+    /// Label for the captured crops.
     pub label: String,
     /// Number of crops requested.
     pub wanted: u32,
@@ -93,17 +93,18 @@ impl Enrollment {
     }
 }
 
-/// A sample: a face picture that was kept, or only its features.
+/// A sample, which is either a stored face picture with its features or only
+/// the features.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SampleRecord {
-    /// Name of its file, without the extension.
+    /// Id of the sample, which is its file name without the extension.
     pub id: String,
-    /// Its label; absent if it has none.
+    /// Label of the sample. Absent if the sample has no label.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
     /// UTC day of capture, `YYYY-MM-DD`.
     pub day: String,
-    /// Samples of one track are near-duplicates.
+    /// Track of the sample. Samples of the same track are near-duplicates.
     pub track: String,
     /// Whether the sample has a picture.
     pub picture: bool,
@@ -127,7 +128,7 @@ impl SampleRecord {
     }
 }
 
-/// The samples of a listing as records.
+/// Converts the samples in a listing to records.
 pub(crate) fn records(listing: &Listing) -> Vec<SampleRecord> {
     listing.samples.iter().map(SampleRecord::new).collect()
 }
@@ -139,18 +140,19 @@ pub(super) fn track_name(key: &TrackKey) -> String {
     }
 }
 
-/// Number and size of the samples with one label.
+/// Number and total size of the samples with the same label.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CountRecord {
     /// Number of samples with this label.
     pub samples: usize,
     /// Number of these samples that have features but no picture.
     pub feature_only: usize,
-    /// Size of their pictures and features, in bytes.
+    /// Total size of their pictures and features, in bytes.
     pub bytes: u64,
 }
 
-/// Counts by label; samples without a label are under [`UNLABELLED`].
+/// Counts the samples in a listing by label. Samples without a label are
+/// counted under [`UNLABELLED`].
 pub(crate) fn counts(listing: &Listing) -> BTreeMap<String, CountRecord> {
     let labels = listing.stats().labels.into_iter();
     labels
@@ -169,7 +171,8 @@ fn name_of(label: Option<&Label>) -> String {
     label.map_or(UNLABELLED.to_owned(), ToString::to_string)
 }
 
-/// The inverse of [`name_of`].
+/// Returns the label for a name from [`name_of`], which is `None` for samples
+/// without a label.
 pub(super) fn label_of(name: &str) -> Result<Option<Label>, LabelError> {
     match name {
         UNLABELLED => Ok(None),
@@ -285,9 +288,10 @@ pub struct QueueRecord {
 /// Crops that are near-duplicates of each other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct GroupRecord {
-    /// How useful it would be to label the first sample, 0 to 1.
+    /// How useful it would be to label the first sample, between 0 and 1.
     pub usefulness: f64,
-    /// At least one sample, most useful first.
+    /// The samples of the group, most useful first. There is at least one
+    /// sample.
     pub samples: Vec<QueuedRecord>,
 }
 
@@ -300,22 +304,23 @@ pub struct QueuedRecord {
     pub day: String,
     /// The track that the crop comes from.
     pub track: String,
-    /// The probability of each label according to the model in use, 0 to 1.
-    /// Empty if the sample has no features yet.
+    /// The probability of each label according to the model in use, between 0
+    /// and 1. Empty if the sample has no features yet.
     pub probabilities: BTreeMap<String, f64>,
 }
 
 /// A model in the state directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HeadRecord {
-    /// Models are numbered from 1 in the order in which they are stored.
+    /// Number of the model. Models are numbered in the order in which they are
+    /// stored, starting at 1.
     pub number: u32,
     /// Whether the model is in use.
     pub current: bool,
-    /// Labels of the model; empty if it is damaged.
+    /// Labels of the model. Empty if the model is damaged.
     pub labels: Vec<String>,
-    /// The model that was in use when this one was stored. Absent means the
-    /// built-in model.
+    /// Number of the model that was in use when this model was stored. Absent
+    /// means the built-in model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<u32>,
     /// How the model was made: `refit`, `fleet`, `tutorial`, or `robust`.
@@ -363,9 +368,9 @@ pub(super) fn outcome_of(stored: &Stored) -> Option<OutcomeRecord> {
 /// The result of training on this device, or of trying another device's model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RefitRecord {
-    /// The figures and the decision of the gate.
+    /// The measurements, and the decision whether to use the new model.
     pub outcome: OutcomeRecord,
-    /// The number of the new model; absent if it was refused.
+    /// Number of the new model. Absent if the new model was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head: Option<u32>,
     /// Labeled samples that could not be used, with the reasons.

@@ -1,5 +1,5 @@
-//! The outcome of a refit as JSON, which is used in the API, in a head's
-//! metadata, and in the file of the last refit.
+//! The outcome of a refit as JSON. It is used in the API, in the metadata of
+//! heads, and in the file about the last refit.
 
 use std::fmt;
 
@@ -18,8 +18,8 @@ pub struct OutcomeRecord {
     pub ruling: DecisionRecord,
     /// The reason for the decision, as a sentence.
     pub reason: String,
-    /// A sentence that the owner should read about this refit, whatever the
-    /// gate decided.
+    /// A message about this refit that the owner should read, regardless of the
+    /// gate's decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
     /// Names of the classes. All per-class values are in this order.
@@ -28,7 +28,8 @@ pub struct OutcomeRecord {
     pub counts: Vec<ClassCountRecord>,
     /// Samples that could not be used.
     pub left_out: Vec<SkippedRecord>,
-    /// The figures, or null if the refit ended before anything was measured.
+    /// The measurements, or null if the refit ended before anything was
+    /// measured.
     pub measured: Option<MeasuredRecord>,
     /// What to capture and label next.
     pub advice: Vec<AdviceRecord>,
@@ -95,37 +96,37 @@ pub enum RefusalRecord {
     NotFinite,
     /// The labels contradict a model that was trained without them.
     LabelsDisagree {
-        /// Agreement of the labels with that model, from 0.5 (random) to 1.
+        /// Agreement of the labels with that model, between 0.5 (random) and 1.
         agreement: f64,
         /// The minimum agreement that the gate accepts.
         needed: f64,
     },
     /// Too many individual labels look wrong.
     LabelsLookWrong {
-        /// Samples whose labels look wrong.
+        /// Number of samples whose labels look wrong.
         suspects: usize,
         /// Number of held-out samples.
         samples: usize,
     },
     /// The new model is not clearly better on the device's own samples.
     NoGain {
-        /// Held-out gain in nats.
+        /// Mean decrease of the held-out loss in nats.
         gain: f64,
         /// The minimum gain that the gate accepts.
         needed: f64,
     },
     /// The new model classifies fewer held-out samples correctly.
     LessAccurate {
-        /// Samples that the present model classifies correctly.
+        /// Number of samples that the present model classifies correctly.
         before: usize,
-        /// Samples that the new model classifies correctly.
+        /// Number of samples that the new model classifies correctly.
         after: usize,
     },
     /// The new model forgets what the built-in model knew.
     Forgets {
-        /// The present model's accuracy on the replay holdout, 0 to 1.
+        /// The present model's accuracy on the replay holdout, between 0 and 1.
         before: f64,
-        /// The new model's accuracy on the replay holdout, 0 to 1.
+        /// The new model's accuracy on the replay holdout, between 0 and 1.
         after: f64,
     },
 }
@@ -167,7 +168,7 @@ pub struct ClassCountRecord {
     pub label: String,
     /// Number of usable samples.
     pub samples: usize,
-    /// Number of their tracks.
+    /// Number of tracks that these samples come from.
     pub groups: usize,
 }
 
@@ -186,7 +187,7 @@ impl From<ClassCount> for ClassCountRecord {
 pub struct SkippedRecord {
     /// Id of the sample.
     pub id: String,
-    /// What is wrong with it.
+    /// What is wrong with the sample.
     pub why: SkipReasonRecord,
 }
 
@@ -207,15 +208,15 @@ impl From<SkippedSample> for SkippedRecord {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SkipReasonRecord {
-    /// Its features do not have the right number of values.
+    /// The sample's features do not have the right number of values.
     Size,
     /// A feature is NaN or infinite.
     NotFinite,
-    /// The model has no class for its label.
+    /// The model has no class for the sample's label.
     Label,
 }
 
-/// The figures of a new model that was compared with the present one.
+/// Measurements that compare a new model with the present model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct MeasuredRecord {
     /// How samples were held out.
@@ -233,19 +234,20 @@ pub struct MeasuredRecord {
     pub gain: f64,
     /// Standard error of `gain`, computed from the spread of the groups.
     pub standard_error: f64,
-    /// How well the labels match a model that was trained without them, from
-    /// 0.5 (not at all) to 1. It is the fraction of pairs of groups from
-    /// different classes whose logits are in the order that their labels imply,
-    /// or 1 if there is no such pair.
+    /// How well the labels agree with a model that was trained without them,
+    /// between 0.5 (no agreement) and 1 (full agreement). It is the fraction of
+    /// pairs of groups from different classes whose logits are in the order
+    /// that their labels imply, or 1 if there is no such pair.
     pub agreement: f64,
-    /// The standard error that `agreement` would have with random labels.
+    /// The standard error that `agreement` would have if the labels were
+    /// random.
     pub agreement_error: f64,
-    /// The present model's accuracy on the replay holdout, 0 to 1. Absent if
-    /// there is no replay set.
+    /// The present model's accuracy on the replay holdout, between 0 and 1.
+    /// Absent if there is no replay set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay_before: Option<f64>,
-    /// The new model's accuracy on the replay holdout, 0 to 1. Absent if there
-    /// is no replay set.
+    /// The new model's accuracy on the replay holdout, between 0 and 1. Absent
+    /// if there is no replay set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay_after: Option<f64>,
     /// Number of rows in the replay holdout; 0 if there is no replay set.
@@ -258,8 +260,8 @@ pub struct MeasuredRecord {
     pub worst: Vec<HardExampleRecord>,
     /// Samples whose labels look wrong.
     pub suspects: Vec<HardExampleRecord>,
-    /// The held-out loss during the training, before calibration. Empty in
-    /// models that were stored by earlier versions.
+    /// The held-out loss during training, before calibration. Empty in models
+    /// that were stored by earlier versions.
     #[serde(default)]
     pub curve: Vec<CurvePointRecord>,
 }
@@ -298,8 +300,8 @@ impl From<Measurements> for MeasuredRecord {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ValidationRecord {
-    /// About a fifth of the tracks are held out permanently: always the same
-    /// tracks, which are never used for training.
+    /// About a fifth of the tracks are held out permanently. They are always
+    /// the same tracks, and they are never used for training.
     HoldOut {
         /// Number of tracks that were held out.
         groups: usize,
@@ -342,7 +344,7 @@ impl From<InitialHead> for InitialHeadRecord {
     }
 }
 
-/// The held-out loss at one point of the training.
+/// The held-out loss at one point during training.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CurvePointRecord {
     /// Number of Adam steps so far; 0 stands for the model that the training
@@ -368,7 +370,7 @@ pub struct ScoresRecord {
     pub samples: usize,
     /// Number of samples that were classified correctly.
     pub right: usize,
-    /// Fraction of samples that were classified correctly, 0 to 1.
+    /// Fraction of samples that were classified correctly, between 0 and 1.
     pub accuracy: f64,
     /// The 95% confidence interval of the accuracy (Wilson score interval).
     pub interval: [f64; 2],
@@ -396,14 +398,14 @@ impl From<Scores> for ScoresRecord {
 pub struct HardExampleRecord {
     /// Id of the sample.
     pub id: String,
-    /// Index of its label.
+    /// Index of the sample's label in the list of labels.
     pub label: usize,
     /// The new model's probability of the label while the sample was held out,
-    /// 0 to 1.
+    /// between 0 and 1.
     pub probability: f64,
     /// The cross-entropy of that probability, in nats.
     pub loss: f64,
-    /// Number of its nearest neighbors that have another label.
+    /// Number of the sample's nearest neighbors that have another label.
     pub disagreeing: usize,
     /// Number of nearest neighbors that were compared. State directories
     /// without a format number use the British spelling of this key.
@@ -432,7 +434,7 @@ pub enum AdviceRecord {
     MoreTracks {
         /// Name of the class.
         label: String,
-        /// Number of tracks that it has.
+        /// Number of tracks in the class.
         groups: usize,
         /// Number of tracks beyond which additional tracks help little.
         wanted: usize,
@@ -454,7 +456,7 @@ pub enum AdviceRecord {
     },
     /// Some labels look wrong and should be checked.
     CheckLabels {
-        /// Samples whose labels look wrong.
+        /// Number of samples whose labels look wrong.
         suspects: usize,
     },
 }
@@ -523,7 +525,7 @@ impl fmt::Display for AdviceRecord {
 mod tests {
     use super::*;
 
-    /// The JSON that was written before the training curve was recorded.
+    /// JSON from a version that did not record the training curve yet.
     const WRITTEN: &str = r#"{
         "ruling": {"refused": {"no-gain": {"gain": 0.004, "needed": 0.01}}},
         "reason": "r",

@@ -1,5 +1,5 @@
-//! Advice on what to capture and label next, based on the counts and figures of
-//! a refit.
+//! Advice on what to capture and label next, based on the counts and
+//! measurements of a refit.
 
 use std::collections::BTreeSet;
 

@@ -19,13 +19,13 @@ type RowsByClass = BTreeMap<usize, Vec<usize>>;
 
 /// The training rows of a class.
 struct ClassRows {
-    /// Indices of its samples, by group.
+    /// Indices of the samples of the class, by group.
     groups: Vec<Vec<usize>>,
-    /// Indices of its replay rows.
+    /// Indices of the replay rows of the class.
     replay: Vec<usize>,
 }
 
-/// Draws batches and takes the classes in turn.
+/// Draws batches whose rows cycle through the classes.
 pub(super) struct Batches<'a> {
     context: &'a RefitContext<'a>,
     rng: ChaCha8Rng,
@@ -41,8 +41,9 @@ pub(super) struct Batches<'a> {
     labels: Vec<usize>,
 }
 
-/// Added to both mean features before their ratio is computed, so that a
-/// feature that is near zero on both cameras keeps its value.
+/// A constant that is added to both means of a feature before their ratio is
+/// computed. It keeps the ratio near 1 for a feature that is near zero on both
+/// cameras.
 const TRANSLATION_PRIOR: f32 = 0.025;
 /// The largest value of a feature, because the backbone ends with a ReLU6.
 const MAX_FEATURE: f32 = 6.0;

@@ -1,4 +1,4 @@
-//! Comparing a challenger with the champion on held-out samples.
+//! Compares a challenger with the champion on held-out samples.
 //!
 //! This module computes the loss, its weighting by class and group, the scores,
 //! and the agreement of the labels, and it finds labels that look wrong. It
@@ -20,8 +20,9 @@ use crate::training::train::{TrainOptions, Trainer};
 use crate::vision::embed::cosine_distance;
 use crate::vision::head::argmax;
 
-/// The largest loss of one sample that the gate counts, in nats. Without this
-/// cap, a single confident mistake could outweigh all other samples.
+/// Upper limit on the loss of each sample, in nats. The gate counts higher
+/// losses as this value. Without this cap, a single confident mistake could
+/// outweigh all other samples.
 pub const LOSS_CAP: f64 = 4.0;
 
 /// A sample is compared with its neighbors if the held-out probability of its
@@ -29,7 +30,7 @@ pub const LOSS_CAP: f64 = 4.0;
 const SUSPECT_PROBABILITY: f64 = 0.25;
 /// Number of nearest neighbors to compare with.
 const NEIGHBORS: usize = 5;
-/// Maximum number of held-out samples to list as the worst.
+/// Maximum number of worst held-out samples to list.
 const MAX_WORST: usize = 10;
 
 /// The predictions of both heads for a held-out sample.
@@ -290,8 +291,8 @@ impl RefitContext<'_> {
     /// Returns the logits of all samples from a head that was trained without
     /// their labels, and the classes that this head knows. With a replay set,
     /// it is the base head after training on replay rows alone, some of them
-    /// translated. The labels matter only because the mean features for the
-    /// translation weight the classes equally. Without a replay set, it is the
+    /// translated. The labels affect only the translation, because its mean
+    /// features weight the classes equally. Without a replay set, it is the
     /// base head itself.
     fn without_labels(
         &self,

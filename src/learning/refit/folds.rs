@@ -1,5 +1,5 @@
-//! Holding out samples, either in a permanent holdout or in folds. Both are
-//! split by group.
+//! Holds out samples, either in a permanent holdout or in the folds of
+//! cross-validation. Both keep the samples of a group together.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +14,8 @@ use super::outcome::Validation;
 pub(super) struct Split {
     pub(super) validation: Validation,
     /// The fold of each sample, or `None` if the sample is never held out. In a
-    /// permanent holdout, the folds only keep the calibration of a prediction
-    /// separate from the predictions that the calibration is fitted on.
+    /// permanent holdout, the folds only ensure that no prediction is
+    /// calibrated with values that were fitted on it.
     pub(super) folds: Vec<Option<usize>>,
 }
 

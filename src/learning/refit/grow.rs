@@ -1,12 +1,12 @@
-//! Adding new classes to a head.
+//! Adds new classes to a head.
 
 use std::collections::BTreeSet;
 
 use super::RefitError;
 use crate::onnx::HeadTensors;
 
-/// How far the logit of a new class starts below the mean logit of the known
-/// classes.
+/// Initial difference between the mean logit of the known classes and the logit
+/// of a new class.
 pub(super) const NEW_CLASS_MARGIN: f32 = 2.0;
 
 /// Returns the head with more classes. The rows of known labels are kept. A new

@@ -1,8 +1,8 @@
 //! The input of a refit, and the checks that decide whether it can be used.
 //!
 //! This module checks heads, samples, and the replay set, and groups the
-//! samples. A head or a replay set that does not fit is the caller's error. A
-//! sample that does not fit is skipped and listed in the outcome.
+//! samples. If a head or the replay set is invalid, the caller gets an error.
+//! If a sample is invalid, it is skipped and listed in the outcome.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ pub struct Sample {
     /// The track that the crop comes from. The track and the `day` together
     /// identify the sample's group.
     pub track: String,
-    /// The day on which it was captured.
+    /// The day on which the sample was captured.
     pub day: String,
     /// Features `[rows, FEATURES]` in row-major order. The first row is the
     /// crop itself, and the others are its variants.
@@ -43,7 +43,8 @@ pub struct RefitInput<'a> {
     /// The head that the device started with. If it has fewer classes than
     /// `labels`, use [`grow`](super::grow) first.
     pub base: &'a HeadTensors,
-    /// The classes that `base` had before it was grown; a subset of `labels`.
+    /// The classes that `base` had before it was grown. They are a subset of
+    /// `labels`.
     pub base_labels: &'a [String],
     /// Labeled crops, with features computed by the backbone that both heads
     /// use.

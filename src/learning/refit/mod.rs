@@ -4,8 +4,8 @@
 //! camera, calibrates it, and decides whether it may replace the champion,
 //! which is the head in use. It knows nothing about cameras, files, or where
 //! samples are stored. It is pure: the samples, the replay set, and the seed
-//! are arguments, and it uses no clock and no threads. The formulas and the
-//! figures come from `docs/LEARNING.md`.
+//! are arguments, and it uses no clock and no threads. `docs/LEARNING.md` gives
+//! the formulas and the measured values.
 //!
 //! # Order
 //! 1. Samples that cannot be used are skipped and listed in the outcome
@@ -84,9 +84,9 @@ pub enum RefitError {
     /// The tensors of a head do not match its labels.
     #[error("the {head} cannot be refitted: {problem}")]
     Head {
-        /// Name of the head, which the message uses.
+        /// Name of the head in the message.
         head: &'static str,
-        /// What is wrong with it.
+        /// What is wrong with the head.
         problem: String,
     },
     /// The replay set does not match the head.
@@ -97,8 +97,8 @@ pub enum RefitError {
 /// The result of a refit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fit {
-    /// The decision and the figures, which are reported and stored in the new
-    /// head's metadata.
+    /// The decision and the measurements, which are reported and stored in the
+    /// new head's metadata.
     pub outcome: Outcome,
     /// The new, calibrated champion, or `None` if the gate refused it.
     pub head: Option<HeadTensors>,
@@ -252,8 +252,8 @@ fn before_measuring<'a>(input: &'a RefitInput) -> (Vec<GroupedSample<'a>>, Outco
     (samples, outcome)
 }
 
-/// Adds the figures, the advice based on them, and the reason for accepting the
-/// challenger. Returns the gate's objection, if it has one.
+/// Adds the measurements, the advice based on them, and the reason for
+/// accepting the challenger. Returns the gate's objection, if it has one.
 fn add_measured(
     outcome: &mut Outcome,
     samples: &[GroupedSample],

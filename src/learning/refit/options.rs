@@ -1,6 +1,6 @@
 //! The options of a refit, with their validation and their measured defaults.
 //!
-//! This module owns the figures of the recipe, the holdout, and the gate.
+//! This module owns the values for the recipe, the holdout, and the gate.
 //! `docs/LEARNING.md` explains the origin of each default.
 
 use super::RefitError;
@@ -41,24 +41,25 @@ pub struct FitOptions {
     pub batch: usize,
     /// Learning rate of Adam, greater than 0.
     pub learning_rate: f32,
-    /// Fraction of a batch that represents the device's camera, 0 to 1. It
-    /// consists of new rows and of replay rows translated to what that camera
-    /// might have produced. The rest of the batch consists of unchanged replay
-    /// rows.
+    /// Fraction of a batch that represents the device's camera, between 0 and
+    /// 1. It consists of new rows and of replay rows translated to what that
+    /// camera might have produced. The rest of the batch consists of unchanged
+    /// replay rows.
     pub device_share: f32,
-    /// Limit of the fraction of new rows in a batch as the number of groups
-    /// grows, 0 to `device_share`. With n groups, the fraction is this value
-    /// times n / (n + `half_share_groups`).
+    /// Limit that the fraction of new rows in a batch approaches as the number
+    /// of groups grows, between 0 and `device_share`. With n groups, the
+    /// fraction is this value times n / (n + `half_share_groups`).
     pub new_share: f32,
     /// Number of groups at which the fraction of new rows is half of
     /// `new_share`, at least 0. With few groups, new rows get a small fraction
     /// because some labels may be wrong, and translated rows hardly depend on
     /// the labels.
     pub half_share_groups: f32,
-    /// Fraction of the hidden units that each step drops, from 0 to below 1.
+    /// Fraction of the hidden units that each step drops, at least 0 and less
+    /// than 1.
     pub dropout: f32,
-    /// Fraction of the features that each step drops, from 0 to below 1, so
-    /// that the head cannot memorize a few crops by a few features.
+    /// Fraction of the features that each step drops, at least 0 and less than
+    /// 1. This keeps the head from memorizing a few crops by a few features.
     pub feature_dropout: f32,
 }
 
@@ -107,18 +108,18 @@ pub struct GateOptions {
     /// challenger would pass. The agreement of the labels prevents harm
     /// instead.
     pub min_sigmas: f64,
-    /// Maximum loss of accuracy on held-out samples, 0 to 1.
+    /// Maximum loss of accuracy on held-out samples, between 0 and 1.
     pub accuracy_tolerance: f64,
-    /// Maximum loss of accuracy on the replay holdout, 0 to 1.
+    /// Maximum loss of accuracy on the replay holdout, between 0 and 1.
     pub replay_tolerance: f64,
     /// Minimum agreement of the labels with a head that was trained without
-    /// them, from 0.5 (no agreement) to 1.
+    /// them, between 0.5 (no agreement) and 1.
     pub min_agreement: f64,
     /// How far above 0.5 the agreement must be, in units of the standard error
     /// that it would have with random labels. The fewer groups there are, the
     /// higher the required agreement.
     pub agreement_sigmas: f64,
-    /// Maximum fraction of samples whose label looks wrong, 0 to 1.
+    /// Maximum fraction of samples whose label looks wrong, between 0 and 1.
     pub max_suspects: f64,
 }
 

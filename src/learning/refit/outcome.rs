@@ -1,4 +1,5 @@
-//! The outcome of a refit: the decision, the reason for it, and the figures.
+//! The outcome of a refit, which consists of the decision, the reason for it,
+//! and the measurements.
 //!
 //! These are plain values. The records in `learning::records` define their
 //! JSON.
@@ -12,8 +13,8 @@ pub struct Outcome {
     pub decision: GateDecision,
     /// The reason for the decision, as a sentence.
     pub reason: String,
-    /// A sentence that the owner should read about this refit, whatever the
-    /// gate decided.
+    /// A message about this refit that the owner should read, regardless of the
+    /// gate's decision.
     pub warning: Option<String>,
     /// Names of the classes. All per-class values are in this order.
     pub labels: Vec<String>,
@@ -21,7 +22,8 @@ pub struct Outcome {
     pub counts: Vec<ClassCount>,
     /// Samples that could not be used.
     pub skipped: Vec<SkippedSample>,
-    /// The figures, or `None` if the refit ended before anything was measured.
+    /// The measurements, or `None` if the refit ended before anything was
+    /// measured.
     pub measured: Option<Measurements>,
     /// What to capture and label next.
     pub advice: Vec<Advice>,
@@ -73,37 +75,37 @@ pub enum Refusal {
     NotFinite,
     /// The labels contradict a head that was trained without them.
     LabelsDisagree {
-        /// Agreement of the labels with that head, from 0.5 (random) to 1.
+        /// Agreement of the labels with that head, between 0.5 (random) and 1.
         agreement: f64,
         /// The minimum agreement that the gate accepts.
         needed: f64,
     },
     /// Too many individual labels look wrong.
     LabelsLookWrong {
-        /// Samples whose labels look wrong.
+        /// Number of samples whose labels look wrong.
         suspects: usize,
         /// Number of held-out samples.
         samples: usize,
     },
     /// The challenger is not clearly better on the device's own samples.
     NoGain {
-        /// Held-out gain in nats.
+        /// Mean decrease of the held-out loss in nats.
         gain: f64,
         /// The minimum gain that the gate accepts.
         needed: f64,
     },
     /// The challenger classifies fewer held-out samples correctly.
     LessAccurate {
-        /// Samples that the champion classifies correctly.
+        /// Number of samples that the champion classifies correctly.
         before: usize,
-        /// Samples that the challenger classifies correctly.
+        /// Number of samples that the challenger classifies correctly.
         after: usize,
     },
     /// The challenger forgets what the built-in model knew.
     Forgets {
-        /// The champion's accuracy on the replay holdout, 0 to 1.
+        /// The champion's accuracy on the replay holdout, between 0 and 1.
         before: f64,
-        /// The challenger's accuracy on the replay holdout, 0 to 1.
+        /// The challenger's accuracy on the replay holdout, between 0 and 1.
         after: f64,
     },
 }
@@ -176,7 +178,8 @@ pub struct ClassCount {
     pub label: String,
     /// Number of usable samples.
     pub samples: usize,
-    /// Number of their groups. A group is one track on one day.
+    /// Number of groups that these samples come from. A group is one track on
+    /// one day.
     pub groups: usize,
 }
 
@@ -185,23 +188,23 @@ pub struct ClassCount {
 pub struct SkippedSample {
     /// Same as [`Sample::id`](super::Sample::id).
     pub id: String,
-    /// What is wrong with it.
+    /// What is wrong with the sample.
     pub reason: SkipReason,
 }
 
 /// What is wrong with a sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SkipReason {
-    /// Its features cannot be divided into rows of
+    /// The sample's features cannot be divided into rows of
     /// [`FEATURES`](crate::onnx::FEATURES) numbers.
     Size,
     /// A feature is NaN or infinite.
     NotFinite,
-    /// Its label is not the index of a class.
+    /// The sample's label is not the index of a class.
     Label,
 }
 
-/// The figures of a challenger that was compared with the champion.
+/// Measurements that compare a challenger with the champion.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measurements {
     /// How the challenger was trained.
@@ -213,13 +216,13 @@ pub struct Measurements {
     /// Mean decrease of the loss in nats, balanced by class and group. Each
     /// loss is capped at [`LOSS_CAP`](super::LOSS_CAP).
     pub gain: Estimate,
-    /// How well the labels match a head that was trained without them, from 0.5
-    /// (not at all) to 1. It is the fraction of pairs of groups from different
-    /// classes whose logits are in the order that their labels imply, or 1 if
-    /// there is no such pair. The standard error is the one that random labels
-    /// would have.
+    /// How well the labels agree with a head that was trained without them,
+    /// between 0.5 (no agreement) and 1 (full agreement). It is the fraction of
+    /// pairs of groups from different classes whose logits are in the order
+    /// that their labels imply, or 1 if there is no such pair. Its standard
+    /// error is computed as if the labels were random.
     pub agreement: Estimate,
-    /// Accuracy on the replay holdout; `None` if there is no replay set.
+    /// Accuracy on the replay holdout, or `None` if there is no replay set.
     pub replay: Option<ReplayAccuracy>,
     /// The calibration that was folded into the challenger's last layer.
     pub calibration: Calibration,
@@ -238,15 +241,15 @@ pub struct TrainingSummary {
     pub initial_head: InitialHead,
     /// Number of Adam steps that early stopping chose.
     pub steps: usize,
-    /// The held-out loss during the training, before calibration.
+    /// The held-out loss during training, before calibration.
     pub curve: Vec<CurvePoint>,
 }
 
 /// How samples were held out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Validation {
-    /// About a fifth of the groups are held out permanently: always the same
-    /// groups, which are never used for training.
+    /// About a fifth of the groups are held out permanently. They are always
+    /// the same groups, and they are never used for training.
     HoldOut {
         /// Number of groups that were held out.
         groups: usize,
@@ -269,7 +272,7 @@ pub enum InitialHead {
     Elsewhere,
 }
 
-/// The held-out loss at one point of the training.
+/// The held-out loss at one point during training.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CurvePoint {
     /// Number of Adam steps so far; 0 stands for the initial head.
@@ -294,7 +297,7 @@ pub struct Scores {
     pub samples: usize,
     /// Number of samples that were classified correctly.
     pub right: usize,
-    /// Fraction of samples that were classified correctly, 0 to 1.
+    /// Fraction of samples that were classified correctly, between 0 and 1.
     pub accuracy: f64,
     /// The 95% confidence interval of the accuracy; see
     /// [`wilson`](crate::training::report::wilson).
@@ -309,9 +312,9 @@ pub struct Scores {
 /// Accuracy of both heads on the replay holdout.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ReplayAccuracy {
-    /// The champion's accuracy, 0 to 1.
+    /// The champion's accuracy, between 0 and 1.
     pub before: f64,
-    /// The challenger's accuracy, 0 to 1.
+    /// The challenger's accuracy, between 0 and 1.
     pub after: f64,
     /// Number of rows in the replay holdout.
     pub rows: usize,
@@ -332,14 +335,14 @@ pub struct Calibration {
 pub struct HardExample {
     /// Same as [`Sample::id`](super::Sample::id).
     pub id: String,
-    /// Index of its label.
+    /// Index of the sample's label in the list of labels.
     pub label: usize,
     /// The challenger's probability of the label while the sample was held out,
-    /// 0 to 1.
+    /// between 0 and 1.
     pub probability: f64,
     /// The cross-entropy of that probability, in nats.
     pub loss: f64,
-    /// Number of its nearest neighbors that have another label.
+    /// Number of the sample's nearest neighbors that have another label.
     pub disagreeing: usize,
     /// Number of nearest neighbors that were compared.
     pub neighbors: usize,
@@ -352,7 +355,7 @@ pub enum Advice {
     MoreTracks {
         /// Name of the class.
         label: String,
-        /// Number of tracks that it has.
+        /// Number of tracks in the class.
         groups: usize,
         /// Number of tracks beyond which additional tracks help little.
         wanted: usize,
@@ -374,7 +377,7 @@ pub enum Advice {
     },
     /// Some labels look wrong and should be checked.
     CheckLabels {
-        /// Samples whose labels look wrong.
+        /// Number of samples whose labels look wrong.
         suspects: usize,
     },
 }

@@ -19,22 +19,23 @@ use tract_onnx::tract_core::internal::*;
 
 use super::buffer_pool;
 
-/// Number of output channels per block, whose parameters are interleaved. With six
-/// channels and two vectors of pixels, the sums, the inputs and a weight fit in 16
-/// registers; with four vectors, they fit in 32.
+/// Number of output channels per block. The parameters of the channels in a block are
+/// interleaved. With six channels and two vectors of pixels, the sums, the inputs and a
+/// weight fit in 16 registers; with four vectors, they fit in 32.
 pub(in crate::onnx) const BLOCK: usize = 6;
 /// Number of rows of parameters before the weights: the bias, and the lower and upper
 /// bounds of the clamp.
 pub(in crate::onnx) const HEADER_ROWS: usize = 3;
-/// Minimum number of pixels in a plane: as many as the longest vector has.
+/// Minimum number of pixels in a plane. It equals the number of values in the longest
+/// vector.
 pub(in crate::onnx) const MIN_AREA: usize = 16;
 
-/// Number of input values that are packed together, unless a single panel has more. They
-/// take 24 KB, which fit in the L1 cache. The more pixels are packed together, the longer
-/// the contiguous writes are.
+/// Maximum number of input values that are packed together, unless a single panel has more.
+/// They take 24 KB, which fit in the L1 cache. The more pixels are packed together, the
+/// longer the contiguous writes are.
 const MAX_PACKED_VALUES: usize = 6 << 10;
-/// Number of multiplications that count as one value when the work is compared with
-/// tract's minimum size of shared work.
+/// tract shares work among threads only if there is a minimum number of values. In this
+/// comparison, this many multiplications count as one value.
 const PRODUCTS_PER_VALUE: usize = 16;
 
 /// The operator has two inputs: a single picture `[…, channels, height, width]`, and

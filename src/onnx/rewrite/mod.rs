@@ -217,9 +217,9 @@ fn pixels(
 }
 
 /// Maximum size of the input of a convolution in bytes. A larger input is split into
-/// parts. The only larger tensor in the backbone has 96 channels of 112x112 pixels, or
-/// 4.8 MB, and as a whole it would determine the peak memory. Splitting it does not make
-/// the convolution slower.
+/// parts. The only larger tensor in the backbone has 96 channels of 112x112 pixels, or 4.8
+/// MB. If it were not split, it would determine the peak memory. Splitting it does not
+/// make the convolution slower.
 const MAX_CONV_INPUT_BYTES: usize = 2 << 20;
 
 /// Returns the number of equal parts into which to split a convolution of `channels`

@@ -1,4 +1,5 @@
-//! What a cheap camera does to a picture: few pixels, motion blur, noise, JPEG.
+//! Simulates how a cheap camera degrades a picture with few pixels, motion blur, noise
+//! and JPEG compression.
 
 use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
@@ -7,26 +8,26 @@ use rand::{Rng, RngExt};
 use super::{RandomRange, stretched};
 use crate::frame::{Scaler, decode};
 
-/// What a cheap camera does to a face: few pixels, motion blur, noise,
+/// How a cheap camera degrades a face with few pixels, motion blur, noise and
 /// compression.
 ///
 /// Of all the changes in the robust recipe, JPEG compression helps most on cameras
 /// that the head was not trained on (`docs/decisions/what-does-the-robust-recipe-do.md`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Camera {
-    /// Share of the pictures that get any of the changes below, 0 to 1.
+    /// Fraction of the pictures that get any of the changes below, between 0 and 1.
     pub probability: f32,
-    /// Longest side in pixels that the picture is scaled down to; it is scaled
-    /// up again at the end. Log-uniform.
+    /// Length in pixels to which the longest side of the picture is scaled down. At the
+    /// end, the picture is scaled up again. The length is drawn log-uniformly.
     pub side: RandomRange,
-    /// Motion blur: length of a straight path in a random direction, as a share
-    /// of the longest side after scaling down.
+    /// Length of the motion blur's straight path, as a fraction of the longest side after
+    /// scaling down. The direction is random.
     pub motion: RandomRange,
-    /// Standard deviation of the noise in levels from 0 to 255. It is added to the
+    /// Standard deviation of the noise in levels from 0 to 255. The noise is added to the
     /// picture after scaling down, so that small faces have coarse noise.
     pub noise: RandomRange,
-    /// JPEG quality, 1 to 100. The picture is compressed after scaling down, as
-    /// a camera compresses a small face.
+    /// JPEG quality, 1 to 100. The picture is compressed after scaling down, because a
+    /// camera also compresses the small face.
     pub jpeg: RandomRange,
 }
 
@@ -42,14 +43,14 @@ impl Default for Camera {
     }
 }
 
-/// Camera changes for one view; the default leaves it unchanged.
+/// The camera changes for one view. The default leaves the view unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct CameraDraw {
-    /// Longest side in pixels that the picture is scaled down to.
+    /// Length in pixels to which the longest side of the picture is scaled down.
     pub side: Option<u32>,
-    /// Path of the motion to the right and down, as a share of the longest side.
+    /// Path of the motion to the right and down, as fractions of the longest side.
     pub motion: [f32; 2],
-    /// Standard deviation of the noise in levels; 0 is none.
+    /// Standard deviation of the noise in levels; 0 means no noise.
     pub noise: f32,
     /// Seed for the noise.
     pub noise_seed: u64,
@@ -75,10 +76,10 @@ impl Camera {
 }
 
 impl CameraDraw {
-    /// Degrades the picture in the same order as a real camera: resolution, motion,
-    /// noise, compression. It then stretches the picture to 224 x 224, like every
-    /// crop of a small face. A picture that is not scaled down keeps its size until
-    /// then.
+    /// Degrades resolution first, and then adds motion blur, noise and compression, in
+    /// the same order as a real camera. At the end, the picture is stretched to 224 x
+    /// 224, like every crop of a small face. A picture that is not scaled down keeps its
+    /// size until then.
     #[must_use]
     pub fn apply(&self, scaler: &mut Scaler, mut picture: RgbImage) -> RgbImage {
         if let Some(side) = self.side
@@ -102,7 +103,7 @@ impl CameraDraw {
 }
 
 /// Replaces each pixel with the mean along a straight path centered on it. `path` is
-/// a share of the longest side. Outside the picture, the edge pixels repeat.
+/// given in fractions of the longest side. Outside the picture, the edge pixels repeat.
 pub(super) fn motion_blur(picture: &RgbImage, path: [f32; 2]) -> RgbImage {
     let (width, height) = picture.dimensions();
     let side = width.max(height) as f32;

@@ -1,14 +1,14 @@
-//! Geometric changes: the ones that Keras's `ImageDataGenerator` makes, as one warp
-//! per picture.
+//! The geometric changes of Keras's `ImageDataGenerator`, combined into one warp per
+//! picture.
 
 use image::RgbImage;
 use rand::{Rng, RngExt};
 
 use crate::frame::{CROP_SIDE, Region, Scaler};
 
-/// How a warp fills the area outside the picture: Keras's `fill_mode`, and the
-/// `mode` of `scipy.ndimage.affine_transform`. In the descriptions below, n is the
-/// side of the picture.
+/// How a warp fills the area outside the picture. This corresponds to Keras's
+/// `fill_mode` and to the `mode` of `scipy.ndimage.affine_transform`. In the
+/// descriptions below, n is the side of the picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fill {
     /// Repeats the edge pixel: `aaaa|abcd|dddd`.
@@ -23,12 +23,13 @@ pub enum Fill {
     Wrap,
 }
 
-/// Ranges of the random geometric changes: the options of `ImageDataGenerator`.
+/// Ranges of the random geometric changes, which are the options of
+/// `ImageDataGenerator`.
 ///
 /// The default is the tutorial's generator: `rotation_range=20,
 /// zoom_range=0.15, width_shift_range=0.2, height_shift_range=0.2,
-/// shear_range=0.15, horizontal_flip=True, fill_mode="nearest"`. A range of 0
-/// turns its change off; a negative range means the same as a positive one.
+/// shear_range=0.15, horizontal_flip=True, fill_mode="nearest"`. A range of 0 turns
+/// the change off, and the sign of a range has no effect.
 ///
 /// The meanings and formulas come from `ImageDataGenerator.get_random_transform` in
 /// `tf_keras/src/preprocessing/image.py`, tf-keras 2.21.
@@ -36,20 +37,21 @@ pub enum Fill {
 pub struct Geometry {
     /// Rotation, drawn uniformly within ± this many degrees.
     pub rotation: f32,
-    /// Zoom: the factors in x and y are drawn separately and uniformly within 1 ±
-    /// this share. A factor above 1 zooms out, so the view shows more than the
+    /// Zoom. The factors in x and y are drawn separately and uniformly within 1 ±
+    /// this value. A factor above 1 zooms out, so the view shows more than the
     /// picture.
     pub zoom: f32,
-    /// Shift left or right, drawn uniformly within ± this share of the width. Must
-    /// be below 1.
+    /// Shift left or right, drawn uniformly within ± this fraction of the width.
+    /// Must be less than 1.
     ///
     /// Keras treats values of 1 and above as pixels. Because of a bug in Keras, its
     /// `width_shift_range` moves pictures up and down and its `height_shift_range`
-    /// moves them left and right; here they do what their names say. With equal
-    /// shares, as in the tutorial, and square pictures, there is no difference.
+    /// moves them left and right. Here they do what their names say. If both values
+    /// are equal, as in the tutorial, and the pictures are square, this makes no
+    /// difference.
     pub width_shift: f32,
-    /// Shift up or down, drawn uniformly within ± this share of the height. Must be
-    /// below 1.
+    /// Shift up or down, drawn uniformly within ± this fraction of the height. Must
+    /// be less than 1.
     pub height_shift: f32,
     /// Shear, drawn uniformly within ± this many **degrees**, as in Keras. The
     /// tutorial's 0.15 therefore means 0.15 degrees, at most 0.6 pixels over a crop.
@@ -80,20 +82,22 @@ impl Default for Geometry {
     }
 }
 
-/// The geometric changes for one view; the default leaves the picture unchanged.
+/// The geometric changes for one view. The default leaves the picture unchanged.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GeometryDraw {
-    /// Rotation in degrees: Keras's `theta`.
+    /// Rotation in degrees. Keras calls it `theta`.
     pub theta: f64,
-    /// Shift in x, in pixels of a crop: `tx` of `apply_affine_transform`.
+    /// Shift in x, in pixels of a crop. It is the `tx` of Keras's
+    /// `apply_affine_transform`.
     pub shift_x: f64,
-    /// Shift in y, in pixels of a crop: `ty` of `apply_affine_transform`.
+    /// Shift in y, in pixels of a crop. It is the `ty` of Keras's
+    /// `apply_affine_transform`.
     pub shift_y: f64,
-    /// Shear in degrees: `shear`.
+    /// Shear in degrees. Keras calls it `shear`.
     pub shear: f64,
-    /// Zoom factor in x: `zx`. Values above 1 zoom out.
+    /// Zoom factor in x, which Keras calls `zx`. Values above 1 zoom out.
     pub zoom_x: f64,
-    /// Zoom factor in y: `zy`. Values above 1 zoom out.
+    /// Zoom factor in y, which Keras calls `zy`. Values above 1 zoom out.
     pub zoom_y: f64,
     /// Whether the view is mirrored left to right after the warp.
     pub flip: bool,
@@ -133,13 +137,14 @@ fn product(a: &Matrix, b: &Matrix) -> Matrix {
 }
 
 impl GeometryDraw {
-    /// Returns the matrix that tells where each pixel in the view comes from. It
-    /// maps (x, y, 1) in the view to (x, y, 1) in the crop that is warped, both
+    /// Returns the matrix that maps each point in the view to its source. It maps
+    /// (x, y, 1) in the view to (x, y, 1) in the crop that is warped. Both are
     /// measured from the center of the top left pixel. The flip is not included.
     ///
-    /// This is the product that `apply_affine_transform` computes: rotation, shift,
-    /// shear, zoom, from left to right (so the shift rotates with the picture),
-    /// about the center `side / 2 - 0.5` (`transform_matrix_offset_center`).
+    /// This is the same product as in `apply_affine_transform`. From left to right,
+    /// its factors are rotation, shift, shear and zoom, so the shift rotates with
+    /// the picture. The center is `side / 2 - 0.5`
+    /// (`transform_matrix_offset_center`).
     #[must_use]
     pub fn matrix(&self) -> Matrix {
         let (sin, cos) = self.theta.to_radians().sin_cos();
@@ -187,9 +192,9 @@ impl Geometry {
     }
 }
 
-/// Makes a view of a whole picture, stretched to 224 x 224. If the picture is
-/// already the size of a crop, the result exactly matches Keras's (bilinear, like
-/// scipy's spline of order 1), rounded to whole levels.
+/// Makes a view of a whole picture, stretched to 224 x 224. If the picture already
+/// has the size of a crop, the result is exactly Keras's result, rounded to whole
+/// levels. The interpolation is bilinear, like scipy's spline of order 1.
 ///
 /// Bilinear sampling ignores the scale. If a picture is much larger than a crop,
 /// scale it down first or use [`warp_region`].
@@ -205,8 +210,8 @@ pub fn warp(picture: &RgbImage, draw: &GeometryDraw, fill: Fill) -> RgbImage {
 }
 
 /// Makes a view of part of a picture in one step, as if `region` were cut out,
-/// stretched to 224 x 224 and warped. Where the view extends past the region, it
-/// shows the surrounding picture; it shows the fill only past the edge of the
+/// stretched to 224 x 224 and warped. Where the view extends beyond the region, it
+/// shows the surrounding picture. It shows the fill only beyond the edge of the
 /// picture.
 ///
 /// Large regions are scaled down first to avoid aliasing.
@@ -228,7 +233,8 @@ pub fn warp_region(
         let (width, height) = picture.dimensions();
         let longest = f64::from(width.max(height)) * factor;
         if let Ok(small) = scaler.shrink(picture, (longest.round() as u32).max(1)) {
-            // Uses the exact factors, because sides are rounded to whole pixels.
+            // The exact factors are computed here because the sides were rounded to
+            // whole pixels.
             let x = f64::from(small.width()) / f64::from(width);
             let y = f64::from(small.height()) / f64::from(height);
             let window = [window[0] * x, window[1] * y, window[2] * x, window[3] * y];
@@ -240,8 +246,8 @@ pub fn warp_region(
 
 /// Number of fractional bits in a coordinate.
 const POINT: u32 = 32;
-/// Bits in an interpolation weight. The product of two weights and a level of 255
-/// stays below 2^31.
+/// Number of bits in an interpolation weight. The product of two weights and a level
+/// of 255 stays below 2^31.
 const WEIGHT: u32 = 11;
 
 /// Converts a coordinate in pixels to a fixed-point number with [`POINT`] fractional bits,
@@ -250,9 +256,9 @@ fn fixed(pixels: f64, limit: f64) -> i64 {
     (pixels.clamp(-limit, limit) * (1_u64 << POINT) as f64).round() as i64
 }
 
-/// Limits for a row's start and steps, in pixels. They are larger than any real draw
-/// produces, and small enough that 224 steps from any start still fit in 63 - 32
-/// bits.
+/// Limits for a row's start and steps, in pixels. They are larger than the values of
+/// any real draw, and small enough that 224 steps from any start still fit in 63 -
+/// 32 bits.
 const MAX_START: f64 = 1e9;
 const MAX_STEP: f64 = 1e6;
 
@@ -261,8 +267,8 @@ const MAX_STEP: f64 = 1e6;
 fn warp_window(picture: &RgbImage, window: [f64; 4], draw: &GeometryDraw, fill: Fill) -> RgbImage {
     let [left, top, width, height] = window;
     let side = f64::from(CROP_SIDE);
-    // Maps pixel centers in a crop to pixel centers in the picture: (c + 0.5) *
-    // scale + left - 0.5. If the picture is the size of a crop, this is the
+    // This maps the pixel center c in a crop to the pixel center (c + 0.5) * scale +
+    // left - 0.5 in the picture. If the picture has the size of a crop, this is the
     // identity.
     let (scale_x, scale_y) = (width / side, height / side);
     let place = [
@@ -314,7 +320,7 @@ fn weight(at: i64) -> u32 {
 }
 
 /// Returns both neighbors of a coordinate in 0..=`last`, and the weight of the
-/// second.
+/// second one.
 fn neighbors(at: i64, last: u32) -> (usize, usize, u32) {
     let last = last as usize;
     let index = ((at >> POINT) as usize).min(last);
@@ -324,9 +330,9 @@ fn neighbors(at: i64, last: u32) -> (usize, usize, u32) {
 /// Samples `picture` bilinearly at the points to which `matrix` maps the pixels of a
 /// crop.
 ///
-/// For coordinates that do not lie between four pixels, `outside(coordinate, last
-/// index)` returns the two neighbors and the weight of the second, or `None` for
-/// black.
+/// If a point does not lie between four pixels, `outside(coordinate, last index)` is
+/// called for each of its coordinates. It returns the two neighbors and the weight
+/// of the second one, or `None` for black.
 fn sample(
     picture: &RgbImage,
     matrix: &Matrix,
@@ -340,8 +346,9 @@ fn sample(
     let pixels = picture.as_raw().as_slice();
     let row_length = 3 * width as usize;
     let (last_x, last_y) = (width - 1, height - 1);
-    // A point lies between four pixels if its coordinates are at least 0 and below
-    // the last one. Interpreted as unsigned numbers, negative coordinates are large.
+    // A point lies between four pixels if both coordinates are at least 0 and less
+    // than the last index. Negative coordinates become large when they are
+    // interpreted as unsigned numbers.
     let inner_x = u64::from(last_x) << POINT;
     let inner_y = u64::from(last_y) << POINT;
     let step_x = fixed(matrix[0][0], MAX_STEP);
@@ -391,8 +398,8 @@ fn blend(corners: [u8; 4], right: u32, down: u32) -> u8 {
     ((upper * (one - down) + lower * down + half) >> (2 * WEIGHT)) as u8
 }
 
-/// Keras's `apply_channel_shift`: the result is clamped to the range of values in
-/// the picture.
+/// Shifts all channels like Keras's `apply_channel_shift`, which clamps the result
+/// to the range of values in the picture.
 fn shift_channels(picture: &mut RgbImage, shift: f32) {
     let low = picture.iter().copied().min().unwrap_or(0);
     let high = picture.iter().copied().max().unwrap_or(255);

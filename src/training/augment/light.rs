@@ -1,4 +1,5 @@
-//! Changes in light: gamma, brightness, gradient, color cast, haze, saturation.
+//! Changes in light, which are gamma, brightness, a gradient, a color cast, haze and
+//! saturation.
 
 use image::RgbImage;
 use rand::{Rng, RngExt};
@@ -9,22 +10,25 @@ use super::RandomRange;
 /// not use the light to predict the class.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Light {
-    /// Share of the pictures that get any of the changes below, 0 to 1; the others
-    /// keep their own light.
+    /// Fraction of the pictures that get any of the changes below, between 0 and 1.
+    /// The others keep their own light.
     pub probability: f32,
-    /// Exponent applied to values from 0 to 1; above 1 darkens. Log-uniform.
+    /// Exponent applied to values between 0 and 1. Exponents above 1 darken the
+    /// picture. The exponent is drawn log-uniformly.
     pub gamma: RandomRange,
-    /// Linear gradient in a random direction: the brightness is multiplied by 1 +
-    /// this value at one end and by 1 - this value at the other. Must be below 1.
+    /// Linear gradient in a random direction. The brightness is multiplied by 1 +
+    /// this value at one end and by 1 - this value at the other end. Must be less
+    /// than 1.
     pub gradient: RandomRange,
-    /// Color cast: each channel is multiplied by e to the power of a number drawn
-    /// uniformly within ± this value.
+    /// Color cast. Each channel is multiplied by e to the power of a number that is
+    /// drawn uniformly within ± this value.
     pub cast: RandomRange,
-    /// Brightness factor; below 1 darkens. Log-uniform. It is limited if the gamma
-    /// also darkens: a middle gray keeps at least 23 of 255 levels (before cast and
-    /// gradient), so that the picture stays visible.
+    /// Brightness factor, drawn log-uniformly. Factors below 1 darken the picture.
+    /// If the gamma also darkens it, the factor is limited so that the picture stays
+    /// visible. A middle gray keeps at least 23 of 255 levels before cast and
+    /// gradient.
     pub darken: RandomRange,
-    /// Haze: the share of a single gray that is mixed in, 0 to 1.
+    /// Haze, as the fraction of a single gray that is mixed in, between 0 and 1.
     pub haze: RandomRange,
     /// Saturation factor: 0 gives gray and 1 leaves the colors unchanged.
     pub saturation: RandomRange,
@@ -44,19 +48,19 @@ impl Default for Light {
     }
 }
 
-/// The changes in light for one view; the default leaves it unchanged.
+/// The changes in light for one view. The default leaves the view unchanged.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LightDraw {
-    /// Exponent applied to values from 0 to 1.
+    /// Exponent applied to values between 0 and 1.
     pub gamma: f32,
     /// Factor applied to all channels.
     pub gain: f32,
     /// Factors applied to red, green and blue.
     pub cast: [f32; 3],
     /// Change in brightness from the center to the right edge and to the lower edge,
-    /// as a share.
+    /// as fractions of the brightness.
     pub gradient: [f32; 2],
-    /// Share of `haze_level` that is mixed in, 0 to 1.
+    /// Fraction of `haze_level` that is mixed in, between 0 and 1.
     pub haze: f32,
     /// The gray level of the haze, 0 to 255.
     pub haze_level: f32,
@@ -91,7 +95,7 @@ impl Light {
         let gain = gain.map_or(1.0, |gain| gain.max(min_gain.min(1.0)));
         let gradient = self.gradient.draw(rng).unwrap_or(0.0);
         let (sin, cos) = (std::f32::consts::TAU * rng.random::<f32>()).sin_cos();
-        // The slope is relative to the corners, so that the farthest corner gets 1 +
+        // The slope is chosen so that the farthest corner gets the factor 1 +
         // gradient.
         let slope = gradient / (sin.abs() + cos.abs());
         let cast = self.cast.draw(rng).unwrap_or(0.0);
@@ -116,7 +120,7 @@ impl LightDraw {
             return;
         }
         let (width, height) = picture.dimensions();
-        // Lookup tables for everything that does not depend on the position.
+        // Lookup tables hold everything that does not depend on the position.
         let clear = 1.0 - self.haze;
         let veil = self.haze * self.haze_level + 0.5;
         let curve: Vec<f32> = (0..=255_u8)

@@ -1,14 +1,16 @@
-//! Augmentation: random changes to pictures, so that a head trains on more variety
-//! than the data set itself contains.
+//! Augmentation, which changes pictures at random, so that a head trains on more
+//! variety than the data set itself contains.
 //!
 //! Owns the geometry of Keras's `ImageDataGenerator` ([`Geometry`]), the changes in
 //! light, camera and sharpness of the robust recipe ([`Robust`]), and the contact
-//! sheet that shows them. It is pure: random numbers come in as an argument. It must
-//! not know about data sets, labels or training. Every change is first drawn as a
-//! plain struct of numbers and then applied, so that a test can set the numbers.
+//! sheet that shows them. It is pure, because the random number generator is an
+//! argument. It must not know about data sets, labels or training. Every change is
+//! first drawn as a plain struct of numbers and then applied, so that a test can set
+//! the numbers.
 //!
-//! A draw always uses the same number of random numbers, whatever the result, so
-//! turning one change off leaves all the others as they are for the same seed.
+//! A draw always uses the same number of random numbers, regardless of the result.
+//! With the same seed, turning one change off therefore does not affect the other
+//! changes.
 
 mod camera;
 mod geometry;
@@ -25,8 +27,8 @@ pub use sharpness::{Sharpness, SharpnessDraw};
 
 use crate::frame::{CROP_SIDE, Rect, Region, Scaler};
 
-/// Draws the margin for one crop as a share of the face's box, uniformly between
-/// `from` and `to`. The result is meant for [`Rect::region`].
+/// Draws the margin for one crop uniformly between `from` and `to`. The result is a
+/// fraction of the face's box, and is meant for [`Rect::region`].
 pub fn margin((from, to): (f32, f32), rng: &mut impl Rng) -> f32 {
     from + (to - from) * rng.random::<f32>()
 }
@@ -34,7 +36,7 @@ pub fn margin((from, to): (f32, f32), rng: &mut impl Rng) -> f32 {
 /// A change that is applied to some of the pictures, and its range of strengths.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RandomRange {
-    /// Share of the pictures that are changed, 0 to 1.
+    /// Fraction of the pictures that are changed, between 0 and 1.
     pub probability: f32,
     /// Lowest strength, in the unit given in the documentation of the field that uses it.
     pub from: f32,
@@ -51,14 +53,14 @@ impl RandomRange {
         }
     }
 
-    /// Draws a strength uniformly; `None` if this picture stays as it is.
+    /// Draws a strength uniformly. Returns `None` if this picture stays unchanged.
     fn draw(self, rng: &mut impl Rng) -> Option<f32> {
         let (coin, share) = rng.random::<(f32, f32)>();
         (coin < self.probability).then_some(self.from + (self.to - self.from) * share)
     }
 
-    /// Like [`RandomRange::draw`], but log-uniform: 24 to 48 is as likely as 48
-    /// to 96. Both ends must be above 0.
+    /// Like [`RandomRange::draw`], but log-uniform, so a value between 24 and 48 is
+    /// as likely as a value between 48 and 96. Both ends must be greater than 0.
     fn draw_ratio(self, rng: &mut impl Rng) -> Option<f32> {
         let (coin, share) = rng.random::<(f32, f32)>();
         (coin < self.probability).then(|| self.from * (self.to / self.from).powf(share))
@@ -75,7 +77,8 @@ fn stretched(scaler: &mut Scaler, picture: RgbImage) -> RgbImage {
     }
 }
 
-/// Returns the region that covers a whole picture; `None` if the picture is empty.
+/// Returns the region that covers a whole picture, or `None` if the picture is
+/// empty.
 #[must_use]
 pub fn whole(picture: &RgbImage) -> Option<Region> {
     let (width, height) = picture.dimensions();
@@ -88,14 +91,16 @@ pub fn whole(picture: &RgbImage) -> Option<Region> {
     rect.region(0.0, width, height)
 }
 
-/// The changes in the robust recipe: the tutorial's geometry, color, strong light, a
-/// cheap camera, and sharpness. The default ranges are the ones that generalized
-/// best to cameras that the head was not trained on (`docs/decisions/what-does-the-robust-recipe-do.md`).
+/// The changes in the robust recipe, which affect geometry (as in the tutorial),
+/// color, light and sharpness, and imitate a cheap camera. The default ranges are
+/// the ones that generalized best to cameras that the head was not trained on
+/// (`docs/decisions/what-does-the-robust-recipe-do.md`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Robust {
     /// Geometric changes.
     pub geometry: Geometry,
-    /// Share of the pictures that are turned gray, as if from an infrared camera.
+    /// Fraction of the pictures that are turned gray, as if they came from an
+    /// infrared camera.
     pub gray: f32,
     /// Changes in light.
     pub light: Light,
@@ -103,8 +108,8 @@ pub struct Robust {
     pub camera: Camera,
     /// Changes in sharpness.
     pub sharpness: Sharpness,
-    /// Range of the margin around a face's box, as a share of the box, for crops of
-    /// faces; see [`margin`].
+    /// Range of the margin around a face's box for crops of faces, as a fraction of
+    /// the box. See [`margin`].
     pub margin: (f32, f32),
 }
 
@@ -121,12 +126,13 @@ impl Default for Robust {
     }
 }
 
-/// One view of the robust recipe; the default leaves the picture unchanged.
+/// The changes for one view of the robust recipe. The default leaves the picture
+/// unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct RobustDraw {
     /// Geometric changes.
     pub geometry: GeometryDraw,
-    /// Weights of red, green and blue in the gray value, which sum to 1; `None`
+    /// Weights of red, green and blue in the gray value. They sum to 1. `None`
     /// keeps the colors.
     pub gray: Option<[f32; 3]>,
     /// Changes in light.
@@ -149,8 +155,9 @@ impl Robust {
         }
     }
 
-    /// The weights are random too, because sensors weight red, green and blue
-    /// differently than eyes do, and infrared changes the weights again.
+    /// Draws the weights for a gray picture. They are random because sensors weight
+    /// red, green and blue differently than eyes do, and because infrared light
+    /// changes the weights further.
     fn draw_gray(&self, rng: &mut impl Rng) -> Option<[f32; 3]> {
         let gray = rng.random::<f32>() < self.gray;
         let weights = rng.random::<[f32; 3]>().map(|weight| weight + 0.05);
@@ -158,8 +165,8 @@ impl Robust {
         gray.then(|| weights.map(|weight| weight / sum))
     }
 
-    /// Makes a random view of part of a picture, 224 x 224. The part is the face
-    /// with its margin, or the [`whole`] picture.
+    /// Makes a random view of 224 x 224 pixels from part of a picture. The part is
+    /// the face with its margin, or the [`whole`] picture.
     pub fn view(
         &self,
         scaler: &mut Scaler,
@@ -192,7 +199,7 @@ impl RobustDraw {
     }
 }
 
-/// Pixels between and around the pictures on a contact sheet.
+/// Number of pixels between and around the pictures on a contact sheet.
 const GAP: u32 = 4;
 
 /// Places pictures side by side on white, `columns` in a row (at least one), in
@@ -229,7 +236,7 @@ mod tests {
         ChaCha8Rng::seed_from_u64(seed)
     }
 
-    /// Makes a smooth picture with a little texture; every channel differs.
+    /// Makes a smooth picture with a little texture in which the channels differ.
     fn picture(width: u32, height: u32) -> RgbImage {
         RgbImage::from_fn(width, height, |x, y| {
             image::Rgb([
@@ -342,7 +349,7 @@ mod tests {
         let black = warp(&picture, &draw, Fill::Constant);
         assert_eq!(black.get_pixel(220, 3).0, [0; 3]);
         let mirror = warp(&picture, &draw, Fill::Reflect);
-        // 220 + 10 is 7 pixels past the last one, which is repeated.
+        // 220 + 10 is 7 pixels past the last pixel, which is repeated.
         assert_eq!(mirror.get_pixel(220, 3), picture.get_pixel(217, 23));
         let other_side = warp(&picture, &draw, Fill::Wrap);
         assert_eq!(other_side.get_pixel(220, 3), picture.get_pixel(7, 23));
@@ -384,7 +391,7 @@ mod tests {
         assert_eq!(view.get_pixel(0, 0), source.get_pixel(144, 120));
         assert_eq!(view.get_pixel(223, 223), source.get_pixel(367, 343));
 
-        // Without changes, the view is the crop that the pipeline makes.
+        // Without changes, the view is the same as the pipeline's crop.
         for (side, limit) in [(150.0, 0.6), (224.0, 0.1), (430.0, 2.5)] {
             let rect = Rect {
                 x: 3.0,
@@ -396,8 +403,8 @@ mod tests {
             let draw = GeometryDraw::default();
             let view = warp_region(&mut scaler, &source, region, &draw, Fill::Nearest);
             let crop = scaler.crop(&source, region).unwrap();
-            // Compares only red and green, because blue has steps where scalers
-            // differ.
+            // Only red and green are compared, because blue has steps, at which
+            // scalers give different results.
             let difference: u64 = view
                 .pixels()
                 .zip(crop.pixels().pixels())
@@ -456,7 +463,8 @@ mod tests {
     fn blur_is_a_gaussian() {
         let mut dot = RgbImage::new(224, 224);
         dot.put_pixel(100, 120, image::Rgb([255; 3]));
-        // Draws a whole line of dots, because a single dot would round to 0.
+        // This draws a whole line of dots because a single dot would be rounded to
+        // 0.
         for x in 0..224 {
             dot.put_pixel(x, 120, image::Rgb([255; 3]));
         }

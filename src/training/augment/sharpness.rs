@@ -1,4 +1,4 @@
-//! Changes in sharpness: scaling down and up again, and Gaussian blur.
+//! Changes in sharpness, which scale a picture down and up again, and blur it.
 
 use image::RgbImage;
 use rand::{Rng, RngExt};
@@ -11,12 +11,14 @@ use crate::frame::Scaler;
 /// unmasked faces are often blurred and masked ones are not.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sharpness {
-    /// Share of the pictures that get any of the changes below, 0 to 1.
+    /// Fraction of the pictures that get any of the changes below, between 0 and 1.
     pub probability: f32,
-    /// Longest side in pixels that the picture is scaled down to before it is scaled
-    /// up again, to imitate a small face. Log-uniform.
+    /// Length in pixels to which the longest side of the picture is scaled down. The
+    /// picture is then scaled up again, which imitates a small face. The length is
+    /// drawn log-uniformly.
     pub side: RandomRange,
-    /// Standard deviation of a Gaussian blur, in pixels of the crop. Log-uniform.
+    /// Standard deviation of a Gaussian blur in pixels of the crop, drawn
+    /// log-uniformly.
     pub blur: RandomRange,
 }
 
@@ -30,12 +32,12 @@ impl Default for Sharpness {
     }
 }
 
-/// The changes in sharpness for one view; the default leaves the picture unchanged.
+/// The changes in sharpness for one view. The default leaves the picture unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct SharpnessDraw {
-    /// Longest side in pixels that the picture is scaled down to.
+    /// Length in pixels to which the longest side of the picture is scaled down.
     pub side: Option<u32>,
-    /// Standard deviation of the blur in pixels; 0 is none.
+    /// Standard deviation of the blur in pixels; 0 means no blur.
     pub blur: f32,
 }
 
@@ -91,8 +93,8 @@ pub(super) fn blur(picture: &mut RgbImage, deviation: f32) {
         *weight /= sum;
     }
 
-    // Blurs along the rows. Both passes process whole rows for each weight, because
-    // that is a plain multiply-add that the compiler vectorizes.
+    // This pass blurs along the rows. Both passes process a whole row for each
+    // weight, because the compiler vectorizes such a plain multiply-add.
     let row_length = 3 * width;
     let mut across = vec![0.0_f32; row_length * height];
     let mut padded = vec![0.0_f32; row_length + 6 * radius];
@@ -110,7 +112,7 @@ pub(super) fn blur(picture: &mut RgbImage, deviation: f32) {
             }
         }
     }
-    // Blurs down the columns.
+    // This pass blurs along the columns.
     let mut sums = vec![0.0_f32; row_length];
     for (y, to) in picture.chunks_exact_mut(row_length).enumerate() {
         sums.fill(0.5);

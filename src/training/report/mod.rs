@@ -1,10 +1,10 @@
-//! Reports on a model and its training: scores, confusion matrix, calibration,
-//! and the plot of the history.
+//! Reports on a model and its training, with scores, the confusion matrix, the
+//! calibration, and a plot of the history.
 //!
 //! Owns the definitions of the scores ([`Report`]), their layout as text and as
 //! JSON, the threshold sweep ([`threshold_sweep`]), and the look of the plot
-//! ([`plot_history`]). It is pure: it knows nothing about models, pictures or files.
-//! It takes numbers and returns text and the content of a plot file.
+//! ([`plot_history`]). It is pure. It takes numbers and returns text and the content
+//! of a plot file, and knows nothing about models, pictures or files.
 
 mod plot;
 mod scores;

@@ -18,11 +18,11 @@ pub struct HistoryPoint {
     pub epoch: u32,
     /// Mean loss on the training pictures, at least 0.
     pub loss: f64,
-    /// Accuracy on the training pictures, 0 to 1.
+    /// Accuracy on the training pictures, between 0 and 1.
     pub accuracy: f64,
     /// Mean loss on the validation pictures, at least 0.
     pub val_loss: f64,
-    /// Accuracy on the validation pictures, 0 to 1.
+    /// Accuracy on the validation pictures, between 0 and 1.
     pub val_accuracy: f64,
 }
 
@@ -58,7 +58,7 @@ pub enum PlotFormat {
     Svg,
 }
 
-/// Why the plot could not be made.
+/// The reason why the plot could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum PlotError {
     /// The file name does not end in `.png` or `.svg`.
@@ -76,11 +76,12 @@ pub enum PlotError {
 }
 
 impl PlotFormat {
-    /// Determines the format from a file name's extension, in upper or lower case.
-    /// Call it before training, so that a wrong name does not waste the work.
+    /// Determines the format from a file name's extension, in upper or lower case. This
+    /// function should be called before training, so that no work is lost if the name
+    /// is wrong.
     ///
     /// # Errors
-    /// [`PlotError::Extension`] if the extension is different or missing.
+    /// [`PlotError::Extension`] if the file name has another extension or none.
     pub fn of(path: &Path) -> Result<PlotFormat, PlotError> {
         let extension = path.extension().unwrap_or_default();
         if extension.eq_ignore_ascii_case("png") {
@@ -98,7 +99,7 @@ impl PlotFormat {
 const FONT: &[u8] = include_bytes!("../../../assets/fonts/DejaVuSans-Bold.ttf");
 
 /// The name under which plotters finds the font. It also appears in an SVG, whose
-/// viewer uses the first font in the list that it has.
+/// viewer uses the first available font in the list.
 const FONT_NAME: &str = "DejaVu Sans, Verdana, Helvetica, Arial, sans-serif";
 
 /// Size of a plot in pixels.
@@ -107,10 +108,10 @@ const PLOT_SIZE: (u32, u32) = (1200, 500);
 /// The properties of a format that affect drawing.
 #[derive(Debug, Clone, Copy)]
 struct Canvas {
-    /// The plot is drawn this many times larger than [`PLOT_SIZE`].
+    /// Factor by which the drawn plot is larger than [`PLOT_SIZE`].
     scale: u32,
-    /// How far down text must be moved to be centered vertically, as a share of its
-    /// size.
+    /// Distance by which text must be moved down to be centered vertically, as a
+    /// fraction of its size.
     text_offset: f64,
 }
 
@@ -140,7 +141,7 @@ impl Canvas {
         (FONT_NAME, self.pixels(size)).into_font().color(&INK)
     }
 
-    /// How far down text of this size must be moved, in drawn pixels.
+    /// Distance in drawn pixels by which text of this size must be moved down.
     fn text_offset(self, size: u32) -> i32 {
         (self.text_offset * f64::from(self.pixels(size))).round() as i32
     }
@@ -277,7 +278,8 @@ where
     let styles = [TRAIN, VALIDATION].map(|color| SeriesStyle {
         line: color.stroke_width(2 * canvas.scale),
         dot: color.filled(),
-        // With few epochs, each gets a dot; with many, there is only the line.
+        // If there are few epochs, each gets a dot. If there are many, only the line is
+        // drawn.
         radius: canvas.pixels(if series[0].len() <= 50 { 3 } else { 0 }),
     });
     for (style, points) in styles.iter().zip(series) {
@@ -294,7 +296,7 @@ where
     legend(&plot, canvas, corner, &styles)
 }
 
-/// How the training or the validation series is drawn.
+/// The style in which the training or the validation series is drawn.
 struct SeriesStyle {
     line: ShapeStyle,
     dot: ShapeStyle,
@@ -352,10 +354,10 @@ struct Corner {
     top: bool,
 }
 
-/// Finds the corner of a panel with the fewest points. On a tie, the first in the
-/// order below wins.
+/// Finds the corner of a panel with the fewest points. In a tie, the corner that is
+/// listed first below wins.
 fn free_corner(points: &[(f64, f64)], xs: &Axis, ys: &Axis) -> Corner {
-    // Roughly the share of a panel that the legend covers.
+    // The approximate fractions of a panel's width and height that the legend covers.
     let (width, height) = (0.35, 0.2);
     let points_in = |corner: &Corner| {
         let is_in = |(x, y): &&(f64, f64)| {
@@ -393,7 +395,7 @@ impl Axis {
             (low.min(value), high.max(value))
         });
         let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
-        // A single value gets padding too, and the padding keeps the range wide enough
+        // The padding also applies to a single value, and keeps the range wide enough
         // for the ticks to have different labels.
         let padding = if high - low > 1e-6 * high.abs().max(1e-3) {
             0.05 * (high - low)
@@ -409,8 +411,8 @@ impl Axis {
         let factor = factors.into_iter().find(|f| f * unit >= rough * 0.999);
         let step = factor.unwrap_or(10.0) * unit;
         let (first, last) = ((from / step).ceil() as i64, (to / step).floor() as i64);
-        // The count is limited, because extreme numbers may round to a step that is
-        // too small.
+        // The number of ticks is limited because extreme numbers may be rounded to a
+        // step that is too small.
         let ticks = (first..=last).take(50).map(|tick| tick as f64 * step);
         Axis {
             from,
@@ -441,7 +443,7 @@ impl Ranged for Axis {
 
 impl ValueFormatter<f64> for Axis {
     fn format_ext(&self, value: &f64) -> String {
-        // Adding 0 turns -0 into 0; otherwise the label would be "-0.0".
+        // Adding 0 turns -0 into 0. Otherwise, the label would be "-0.0".
         format!("{:.*}", self.decimals, value + 0.0)
     }
 }

@@ -10,14 +10,14 @@ use crate::vision::head::argmax;
 /// Number of bins used by [`Report::calibration_error`].
 pub const CALIBRATION_BINS: usize = 15;
 
-/// The normal quantile for a 95 % interval (standard normal distribution).
+/// The quantile of the standard normal distribution for a 95% interval.
 const Z: f64 = 1.959_963_984_540_054;
 
 /// The scores of a model on pictures whose classes are known.
 ///
-/// As JSON (the format that `--report` writes), it is one object with these fields,
-/// and scores range from 0 to 1. `classes` is an object with one member per class,
-/// keyed by name, in the order of `labels`.
+/// In JSON, the format that `--report` writes, a report is one object with these
+/// fields. Scores are between 0 and 1. `classes` is an object with one member per
+/// class, keyed by name, in the order of `labels`.
 ///
 /// ```
 /// use maskd::training::report::Report;
@@ -32,13 +32,13 @@ const Z: f64 = 1.959_963_984_540_054;
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
-    /// Share of the pictures that are classified correctly, 0 to 1.
+    /// Fraction of the pictures that are classified correctly, between 0 and 1.
     pub accuracy: f64,
-    /// Lower and upper ends of the 95 % interval for the accuracy, 0 to 1; see
-    /// [`wilson`].
+    /// Lower and upper ends of the 95% confidence interval for the accuracy, between
+    /// 0 and 1. See [`wilson`].
     pub interval: [f64; 2],
-    /// Expected calibration error, from 0 (the probabilities equal the accuracy) to
-    /// 1; see [`calibration_error`].
+    /// Expected calibration error, between 0 (the probabilities equal the accuracy)
+    /// and 1. See [`calibration_error`].
     pub calibration_error: f64,
     /// Names of the classes, in the order of the model's outputs.
     pub labels: Vec<String>,
@@ -56,19 +56,20 @@ pub struct Report {
 /// Scores for one class, or their mean over all classes.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Scores {
-    /// Share of the pictures predicted as this class that belong to it, 0 to 1; 0 if
-    /// no pictures are predicted as this class.
+    /// Fraction of the pictures predicted as this class that belong to it, between 0
+    /// and 1. It is 0 if no pictures are predicted as this class.
     pub precision: f64,
-    /// Share of the pictures in this class that are predicted correctly, 0 to 1; 0
-    /// if the class has no pictures.
+    /// Fraction of the pictures in this class that are predicted correctly, between
+    /// 0 and 1. It is 0 if the class has no pictures.
     pub recall: f64,
-    /// Harmonic mean of precision and recall, 0 to 1; 0 if both are 0.
+    /// Harmonic mean of precision and recall, between 0 and 1. It is 0 if both are
+    /// 0.
     pub f1: f64,
     /// Number of pictures in the class.
     pub support: usize,
 }
 
-/// Why the report could not be made.
+/// The reason why the report could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReportError {
     /// There are no pictures, or no classes.
@@ -102,9 +103,10 @@ impl Report {
     /// Computes the scores of predictions.
     ///
     /// `truth` is the true class of each picture, `probabilities` are the model's
-    /// outputs, [pictures, classes] row by row, and `names` are the names of the
-    /// classes. Pass `predicted` if the class is not simply the one with the largest
-    /// probability; the calibration is always computed from the probabilities.
+    /// outputs, [pictures, classes] in row-major order, and `names` are the names of
+    /// the classes. Pass `predicted` if the class is not simply the one with the
+    /// largest probability; the calibration is always computed from the
+    /// probabilities.
     ///
     /// # Errors
     /// [`ReportError`] if there are no pictures or the arguments do not match.
@@ -332,7 +334,7 @@ pub(super) fn check_classes(given: &[usize], classes: usize) -> Result<(), Repor
 }
 
 /// Returns the class with the largest probability for each picture, and that
-/// probability. On a tie, the first class wins, as in numpy's `argmax`.
+/// probability. In a tie, the first class wins, as in numpy's `argmax`.
 fn largest(probabilities: &[f32], classes: usize) -> Vec<(usize, f64)> {
     let largest = |row: &[f32]| {
         let class = argmax(row).unwrap_or_default();
@@ -341,9 +343,9 @@ fn largest(probabilities: &[f32], classes: usize) -> Vec<(usize, f64)> {
     probabilities.chunks_exact(classes).map(largest).collect()
 }
 
-/// Computes the Wilson score interval at 95 % for the proportion of `right` in `all`
+/// Computes the 95% Wilson score interval for the proportion of `right` in `all`
 /// (Wilson 1927, <https://doi.org/10.1080/01621459.1927.10502953>). Unlike the usual
-/// mean +- 1.96 standard deviations, it stays valid near 100 % and for few pictures.
+/// mean ± 1.96 standard deviations, it stays valid near 100% and for few pictures.
 ///
 /// `right` must be at most `all`. If `all` is 0, the interval is [0, 1].
 ///
@@ -361,8 +363,8 @@ pub fn wilson(right: usize, all: usize) -> [f64; 2] {
     let center = (share + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
     let spread = (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
     let half = Z / (1.0 + Z * Z / n) * spread;
-    // For proportions of 0 and 1, the ends are exactly 0 and 1, but rounding may
-    // miss them.
+    // For a proportion of 0 or 1, one end is exactly 0 or 1, but the computed value
+    // may differ because of rounding.
     let (low, high) = (center - half, center + half);
     [low.clamp(0.0, share), high.clamp(share, 1.0)]
 }
@@ -373,8 +375,8 @@ pub fn wilson(right: usize, all: usize) -> [f64; 2] {
 /// largest probability. The error is the mean, over the pictures, of the absolute
 /// difference between the mean probability and the accuracy in their bin.
 ///
-/// `tops` contains the largest probability for each picture, 0 to 1, and whether the
-/// predicted class is the true one.
+/// For each picture, `tops` contains the largest probability, between 0 and 1, and
+/// whether the predicted class is the true class.
 #[must_use]
 pub fn calibration_error(tops: &[(f64, bool)]) -> f64 {
     // Each bin holds the sum of the probabilities and the number of correct

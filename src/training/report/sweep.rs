@@ -4,20 +4,20 @@ use serde::Serialize;
 
 use super::scores::{Report, ReportError, check_classes};
 
-/// The scores at one threshold; a row of [`threshold_sweep`].
+/// The scores at one threshold, which are a row of [`threshold_sweep`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct SweepRow {
     /// A picture with at least this probability counts as the class.
     pub threshold: f32,
-    /// Share of the pictures that are classified correctly, 0 to 1.
+    /// Fraction of the pictures that are classified correctly, between 0 and 1.
     pub accuracy: f64,
-    /// Recall for each class, 0 to 1, in the order of the model's outputs.
+    /// Recall for each class, between 0 and 1, in the order of the model's outputs.
     pub recall: [f64; 2],
 }
 
 /// Tries thresholds for the probability of `class` (0 or 1) with a two-class model.
 /// Pictures with at least that probability count as `class`, and all others count as
-/// the other class. `probabilities` are [pictures, 2], row by row.
+/// the other class. `probabilities` are [pictures, 2] in row-major order.
 ///
 /// # Errors
 /// [`ReportError::NotTwoClasses`], and the same errors as [`Report::new`].
@@ -57,7 +57,7 @@ pub fn threshold_sweep(
         .collect()
 }
 
-/// Formats a sweep as text: the threshold, the accuracy, and the recall of each
+/// Formats a sweep as text, with the threshold, the accuracy, and the recall of each
 /// class in percent. `names` are the names of the two classes.
 #[must_use]
 pub fn sweep_table(names: &[String], rows: &[SweepRow]) -> String {

@@ -1,6 +1,7 @@
-//! What an interrupted run saves so that it can resume later.
+//! The state that an interrupted run saves so that it can resume later.
 //!
-//! Owns the file format: a line with the SHA-256 of the rest of the file, then JSON.
+//! Owns the file format, which is a line with the SHA-256 of the rest of the file,
+//! followed by JSON.
 
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use crate::platform::files;
 use crate::platform::hex;
 use crate::training::train::{History, Trainer, TrainerState};
 
-/// The point at which a run was interrupted, always after a whole epoch.
+/// The point at which a run was interrupted. It is always after a complete epoch.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Checkpoint {
     /// The [`RunOptions::fingerprint`](super::RunOptions::fingerprint) of the run. A
@@ -23,7 +24,7 @@ pub(crate) struct Checkpoint {
     pub(super) history: History,
 }
 
-/// Why a checkpoint cannot be used.
+/// The reason why a checkpoint cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CheckpointError {
     #[error("there is no interrupted training to resume: cannot read {path}: {error}")]
@@ -35,11 +36,12 @@ pub(crate) enum CheckpointError {
 }
 
 impl Checkpoint {
-    /// Maximum size in bytes, larger than the file from any run: ten digits and a
-    /// comma for each weight of two heads, with their running means and squares.
+    /// Maximum size of a checkpoint file in bytes. It is more than any run needs,
+    /// because each weight, running mean and running square of two heads takes at
+    /// most ten digits and a comma.
     pub(crate) const MAX_BYTES: usize = 12 << 20;
 
-    /// Makes the checkpoint for the start of a run, before any epoch.
+    /// Creates the checkpoint for the start of a run, before any epoch.
     pub(crate) fn start(fingerprint: String, trainer: &Trainer) -> Checkpoint {
         Checkpoint {
             fingerprint,

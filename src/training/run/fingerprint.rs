@@ -1,4 +1,4 @@
-//! What distinguishes one run from another.
+//! The fingerprint that distinguishes one run from another.
 
 use sha2::{Digest, Sha256};
 
@@ -7,8 +7,8 @@ use super::{RunOptions, TrainingPictures};
 use crate::platform::hex;
 
 impl RunOptions {
-    /// SHA-256 of everything that affects the result of a run, except for the
-    /// machine it runs on.
+    /// Computes the SHA-256 of everything that affects the result of a run,
+    /// except for the machine on which it runs.
     pub(crate) fn fingerprint(
         &self,
         pictures: &TrainingPictures,
@@ -31,7 +31,7 @@ impl RunOptions {
         ));
         let sides = [("train", &pictures.training), ("val", &pictures.validation)];
         for (side, pictures) in sides {
-            // The order matters, because it seeds the views.
+            // The order of the pictures matters because it seeds the views.
             for picture in pictures {
                 let file = hex::encode(&picture.file_sha256);
                 hash.update(format!("{side} {} {file}\n", picture.class));

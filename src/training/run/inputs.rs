@@ -1,5 +1,5 @@
-//! What a run trains on: usable pictures, their split into training and validation,
-//! and their features.
+//! The inputs of a run, which are the usable pictures, their split into training
+//! and validation, and their features.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ use crate::vision::detect::{Detector, DetectorOptions};
 use crate::vision::embed::{Backbone, Embedder};
 use crate::vision::pipeline::SHIPPED_DETECTOR;
 
-/// Share of the pictures used for validation when there are no separate ones, as in
-/// the tutorial.
+/// Fraction of the pictures used for validation if there are no separate validation
+/// pictures, as in the tutorial.
 const VALIDATION_SHARE: f64 = 0.2;
 
 /// A picture with the class that the model should predict.
@@ -29,7 +29,8 @@ pub(crate) struct LabelledPicture {
     pub(super) file_sha256: [u8; 32],
 }
 
-/// A data set without the pictures that cannot be used for training.
+/// A data set from which the pictures that cannot be used for training were
+/// removed.
 #[derive(Debug)]
 pub(crate) struct UsableDataset {
     pub(crate) dataset: Dataset,
@@ -147,7 +148,7 @@ impl TrainingPictures {
 /// The features of labeled pictures.
 #[derive(Debug)]
 pub(crate) struct FeatureSet {
-    /// `[pictures, views, FEATURES]` row by row.
+    /// `[pictures, views, FEATURES]` in row-major order.
     pub(crate) features: Vec<f32>,
     /// Number of views of each picture.
     pub(crate) views: usize,
@@ -162,7 +163,7 @@ impl FeatureSet {
     }
 }
 
-/// Makes and embeds the views of pictures.
+/// Makes the views of pictures and embeds them.
 ///
 /// # Errors
 /// [`RunError::Interrupted`], and [`RunError::Recipe`] if a picture or a model

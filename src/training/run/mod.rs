@@ -3,8 +3,8 @@
 //! Owns the epochs and their inputs: the features of the pictures ([`inputs`]), the
 //! checkpoint of an interrupted run ([`checkpoint`]) and the fingerprint that
 //! distinguishes one run from another ([`fingerprint`]). It knows nothing about the
-//! command line, signals or the terminal: the caller that starts a run observes it
-//! through [`Progress`], and can stop it there.
+//! command line, signals or the terminal. The caller that starts a run observes and
+//! stops it through [`Progress`].
 
 mod checkpoint;
 mod fingerprint;
@@ -35,13 +35,14 @@ pub(crate) struct RunOptions {
     pub(crate) recipe: Recipe,
     /// Options of the detector that cuts faces from the pictures.
     pub(crate) detector: DetectorOptions,
-    /// Its seed also determines the split, the views and the order of samples.
+    /// Options of the trainer. The seed also determines the split, the views and
+    /// the order of samples.
     pub(crate) trainer: TrainOptions,
     /// Number of views of each picture; 0 means a new view for each epoch.
     pub(crate) views: usize,
-    /// Passes over the data set, at least 1.
+    /// Number of passes over the data set, at least 1.
     pub(crate) epochs: usize,
-    /// Samples per step, at least 1.
+    /// Number of samples per step, at least 1.
     pub(crate) batch_size: usize,
 }
 
@@ -54,25 +55,26 @@ pub(crate) enum Stage {
     EmbedTraining,
     /// Pictures for validation or evaluation are embedded.
     EmbedEvaluation,
-    /// The head is trained; the steps are epochs.
+    /// The head is trained. Each step of this stage is an epoch.
     Train,
 }
 
 /// Observes a run and can stop it.
 pub(crate) trait Progress {
-    /// A stage of `total` steps starts.
+    /// Reports the start of a stage with `total` steps.
     fn start(&mut self, stage: Stage, total: usize);
-    /// `done` steps of the stage are finished. Returning `false` stops the run.
+    /// Reports that `done` steps of the stage are finished. Returning `false` stops
+    /// the run.
     fn advance(&mut self, done: usize) -> bool;
-    /// An epoch ended; [`Progress::advance`] follows.
+    /// Reports the end of an epoch. [`Progress::advance`] is called next.
     fn epoch(&mut self, record: &EpochRecord);
-    /// The stage ended, whether complete or not.
+    /// Reports the end of the stage, whether or not it is complete.
     fn finish(&mut self);
     /// Reports something that the user should know, in one sentence.
     fn warn(&mut self, sentence: &str);
 }
 
-/// Why a run did not produce a head.
+/// The reason why a run did not produce a head.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
     #[error(transparent)]
@@ -89,8 +91,8 @@ pub(crate) enum RunError {
         class: String,
         known: String,
     },
-    /// If a class has no validation pictures, the head could forget it, and the
-    /// scores would not show it.
+    /// A class has no validation pictures. The head could forget this class, and
+    /// the scores would not show it.
     #[error(
         "{validation} has no class {class:?}: each class of {training} needs validation pictures"
     )]
@@ -114,7 +116,8 @@ pub(crate) enum RunError {
 }
 
 impl RunOptions {
-    /// Returns the number of views of each picture, for this number of pictures.
+    /// Returns the number of views per picture for a run with this number of
+    /// pictures.
     ///
     /// # Errors
     /// [`RunError::TooManyFeatures`] if their features do not fit in memory.
@@ -134,7 +137,7 @@ impl RunOptions {
         })
     }
 
-    /// Returns the order of the samples in an epoch; epochs are counted from 0.
+    /// Returns the order of the samples in an epoch. Epochs are counted from 0.
     fn order(&self, samples: usize, epoch: usize) -> Vec<usize> {
         let seed = mix(self.trainer.seed, u64::MAX - epoch as u64);
         let mut order: Vec<usize> = (0..samples).collect();
@@ -150,7 +153,8 @@ pub(crate) struct TrainedHead {
     /// epoch.
     pub(crate) trainer: Trainer,
     pub(crate) history: History,
-    /// Where to resume an interrupted run; `None` if the run finished.
+    /// The point at which to resume an interrupted run, or `None` if the run
+    /// finished.
     pub(crate) checkpoint: Option<Checkpoint>,
 }
 
@@ -199,8 +203,8 @@ pub(crate) fn fit(
         }
     }
     progress.finish();
-    // As in the tutorial, this is the head after the last epoch. Choosing the best
-    // one by the validation pictures would make their scores too optimistic.
+    // As in the tutorial, this is the head after the last epoch. If the head with
+    // the best validation scores were chosen, these scores would be too optimistic.
     Ok(TrainedHead {
         trainer,
         history,
@@ -208,7 +212,8 @@ pub(crate) fn fit(
     })
 }
 
-/// Runs one pass over the training pictures. `number` counts from 1.
+/// Runs one pass over the training pictures. `number` is the number of the epoch,
+/// counted from 1.
 fn epoch(
     options: &RunOptions,
     training: &FeatureSet,

@@ -52,7 +52,7 @@ impl Layers {
     }
 
     pub(super) fn to_tensors(&self) -> HeadTensors {
-        // Row by row, regardless of the order in memory.
+        // `iter` goes row by row, regardless of the order in memory.
         HeadTensors {
             w1: self.w1.iter().copied().collect(),
             b1: self.b1.to_vec(),
@@ -61,8 +61,8 @@ impl Layers {
         }
     }
 
-    /// Checks the squares, because an infinite one in Adam's v would prevent its
-    /// weight from ever changing again.
+    /// Whether the squares of all values are finite. An infinite square in Adam's v
+    /// would prevent its weight from ever changing again.
     pub(super) fn squares_are_finite(&self) -> bool {
         self.iter().all(|value| (value * value).is_finite())
     }

@@ -1,8 +1,8 @@
-//! Training a head, which turns features and their labels into weights.
+//! Trains a head, which turns features and their labels into weights.
 //!
 //! Owns the loss, the backward pass, Adam and the training history. It knows nothing
-//! about pictures, folders or how batches are chosen. It is pure: batches and the
-//! seed come in as arguments, and there are no threads.
+//! about pictures, folders or how batches are chosen. It is pure, because batches
+//! and the seed are arguments, and it uses no threads.
 //!
 //! # Forward
 //! For a batch of n samples, with the shapes of [`HeadTensors`]:
@@ -33,16 +33,16 @@
 //! computes the loss from the logits and clips nothing (tf-keras 2.21,
 //! `binary_crossentropy` and `categorical_crossentropy` in `backend.py`). With two
 //! classes, the loss is therefore at most 15.42; Keras rounds 1 - p to f32 and gets
-//! 15.38, or 15.34 when TensorFlow has optimized the graph. The gradient is the one
-//! for the loss without clipping. Keras's gradient is p - t times p_y / (p_y +
-//! 1e-7), and zero where p is clamped, so Keras does not learn from a sample that is
+//! 15.38, or 15.34 when TensorFlow has optimized the graph. The gradient belongs to
+//! the loss without clipping. Keras's gradient is p - t times p_y / (p_y + 1e-7),
+//! and zero where p is clamped, so Keras does not learn from a sample that is
 //! entirely wrong.
 //!
-//! There is one trap: because its activations carry `_keras_logits`, tf-keras (seen
-//! in 2.21, `_get_logits`) computes something else for `Dense(2, "softmax")` with
-//! `binary_crossentropy`. It treats the *logits* of the softmax as the logits of two
-//! sigmoids, and trains with (sigmoid(z) - t) / 2. This module computes the loss as
-//! documented, and as Keras computes it from probabilities.
+//! There is a trap. tf-keras computes something else for `Dense(2, "softmax")` with
+//! `binary_crossentropy`, because its activations carry `_keras_logits` (seen in
+//! `_get_logits` of version 2.21). It treats the *logits* of the softmax as the
+//! logits of two sigmoids, and trains with (sigmoid(z) - t) / 2. This module
+//! computes the loss as documented, and as Keras computes it from probabilities.
 //!
 //! The loss of a batch is the sum of the losses of its samples, each multiplied by
 //! its class weight, divided by n (Keras's `sum_over_batch_size`).
@@ -74,8 +74,8 @@
 //!
 //! # The same seed gives the same bits
 //! Random numbers depend only on the seed and the step number. Sums have a fixed
-//! order on any one kind of CPU; another kind (with different vector instructions)
-//! may round the last digit differently.
+//! order on CPUs of the same kind. A CPU with different vector instructions may
+//! round the last digit differently.
 
 mod layers;
 
@@ -89,13 +89,13 @@ use crate::vision::head::argmax;
 
 use layers::{BETA_1, BETA_2, Layers, bits};
 
-/// Keras's `epsilon()`: the minimum distance of probabilities from 0 and 1.
+/// Minimum distance of probabilities from 0 and 1. Keras calls it `epsilon()`.
 const CLIP: f64 = 1e-7;
 /// The random number stream for the initial weights. Step t, counted from 1, draws
 /// its dropout from stream t.
 const INITIAL_STREAM: u64 = 0;
 
-/// Why a head cannot be trained.
+/// The reason why a head cannot be trained.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum TrainError {
     /// An option is out of range.
@@ -114,33 +114,35 @@ pub enum TrainError {
     NotFinite {
         /// "loss" or "gradient".
         what: &'static str,
-        /// Number of steps finished before the failure.
+        /// Number of steps that were finished before the failure.
         steps: u64,
     },
 }
 
-/// How a head is trained.
+/// Options for training a head.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainOptions {
-    /// Units of the hidden layer, at least 1.
+    /// Number of units in the hidden layer, at least 1.
     pub hidden: usize,
-    /// Share of the hidden units that each step drops, at least 0 and below 1.
+    /// Fraction of the hidden units that each step drops, at least 0 and less than
+    /// 1.
     pub dropout: f32,
-    /// Learning rate of the first step, above 0.
+    /// Learning rate of the first step, greater than 0.
     pub init_lr: f32,
-    /// Keras's time-based decay per step, at least 0: after s steps, the learning
+    /// Keras's time-based decay per step, at least 0. After s steps, the learning
     /// rate is `init_lr / (1 + decay * s)`.
     pub decay: f32,
     /// Seed for the initial weights and for dropout.
     pub seed: u64,
-    /// Weight of each class in the loss, above 0 and usually 1 on average. If the
-    /// list is empty, all weights are 1.
+    /// Weight of each class in the loss, greater than 0 and usually 1 on average. If
+    /// the list is empty, all weights are 1.
     pub class_weights: Vec<f32>,
 }
 
 impl Default for TrainOptions {
-    /// The tutorial's options: 128 units, dropout 0.5, a learning rate of 1e-4 with
-    /// a decay for 20 epochs, and the seed of its split.
+    /// Returns the tutorial's options, which are 128 units, a dropout of 0.5, a
+    /// learning rate of 1e-4 with a decay for 20 epochs, and the seed of the
+    /// tutorial's split.
     fn default() -> TrainOptions {
         TrainOptions {
             hidden: 128,
@@ -153,8 +155,8 @@ impl Default for TrainOptions {
     }
 }
 
-/// The result for a batch before a step changes the weights, with dropout and with
-/// class weights in the loss.
+/// The result for a batch before a step changes the weights. It is computed with
+/// dropout, and with class weights in the loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepLoss {
     /// Mean loss over the batch.
@@ -170,12 +172,12 @@ pub struct StepLoss {
 pub struct Metrics {
     /// Mean cross-entropy in nats.
     pub loss: f32,
-    /// Share of the samples that are classified correctly, 0 to 1.
+    /// Fraction of the samples that are classified correctly, between 0 and 1.
     pub accuracy: f32,
 }
 
 impl Metrics {
-    /// Averages the steps of an epoch; `None` if there are no samples.
+    /// Averages the steps of an epoch. Returns `None` if there are no samples.
     #[must_use]
     pub fn of_epoch(steps: &[StepLoss]) -> Option<Metrics> {
         let samples: usize = steps.iter().map(|step| step.samples).sum();
@@ -200,7 +202,7 @@ pub struct EpochRecord {
     pub learning_rate: f32,
     /// Mean loss over the steps; see [`StepLoss`].
     pub loss: f32,
-    /// Mean accuracy over the steps, 0 to 1.
+    /// Mean accuracy over the steps, between 0 and 1.
     pub accuracy: f32,
     /// [`Metrics::loss`] on the validation samples after the epoch.
     pub val_loss: f32,
@@ -213,8 +215,8 @@ pub struct EpochRecord {
 pub struct History(pub Vec<EpochRecord>);
 
 impl History {
-    /// Returns the epoch with the lowest validation loss, or the first of several
-    /// equal ones.
+    /// Returns the epoch with the lowest validation loss. In a tie, the first epoch
+    /// is returned.
     #[must_use]
     pub fn best(&self) -> Option<&EpochRecord> {
         let losses = self.0.iter().filter(|epoch| !epoch.val_loss.is_nan());
@@ -364,8 +366,9 @@ impl Trainer {
         (f64::from(self.options.init_lr) / slower) as f32
     }
 
-    /// Takes a step on a batch. `features` are \[n, 1280\] row by row, and `labels`
-    /// are the class indices of the n samples. Hidden units are dropped at random.
+    /// Takes a step on a batch. `features` are \[n, 1280\] in row-major order, and
+    /// `labels` are the class indices of the n samples. Hidden units are dropped at
+    /// random.
     ///
     /// # Errors
     /// [`TrainError::Batch`] and [`TrainError::NotFinite`]. On an error, nothing is
@@ -382,9 +385,9 @@ impl Trainer {
         self.step_kept(features, labels, mask.as_deref())
     }
 
-    /// Like [`Trainer::step`], but with a given dropout mask: \[n, hidden\] row by
-    /// row, true for the units to keep. These are scaled by 1 / (1 - dropout), as
-    /// with a random mask.
+    /// Like [`Trainer::step`], but with a given dropout mask, \[n, hidden\] in
+    /// row-major order. It is true for the units to keep, which are scaled by 1 / (1
+    /// - dropout), as with a random mask.
     ///
     /// # Errors
     /// Same as [`Trainer::step`].
@@ -414,7 +417,7 @@ impl Trainer {
     }
 
     /// Computes the loss and its derivative with respect to every weight. The
-    /// arguments are the same as for [`Trainer::step_with_mask`]; without a mask,
+    /// arguments are the same as for [`Trainer::step_with_mask`]. Without a mask,
     /// all units are kept and not scaled.
     ///
     /// # Errors
@@ -510,8 +513,8 @@ impl Trainer {
         })
     }
 
-    /// Computes the logits, \[n, classes\] row by row, for `features` \[n, 1280\],
-    /// without dropout.
+    /// Computes the logits, \[n, classes\] in row-major order, for `features` \[n,
+    /// 1280\], without dropout.
     ///
     /// # Errors
     /// [`TrainError::Batch`] if the features do not match the head.
@@ -521,8 +524,8 @@ impl Trainer {
         Ok(z.iter().copied().collect())
     }
 
-    /// Computes the probabilities, \[n, classes\] row by row, for `features` \[n,
-    /// 1280\], without dropout.
+    /// Computes the probabilities, \[n, classes\] in row-major order, for `features`
+    /// \[n, 1280\], without dropout.
     ///
     /// # Errors
     /// [`TrainError::Batch`] if the features do not match the head.
@@ -619,9 +622,9 @@ fn batch(features: &[f32]) -> Result<ArrayView2<'_, f32>, TrainError> {
     Ok(ArrayView2::from(rows))
 }
 
-/// Returns random numbers that depend only on the definition of ChaCha8: the key
-/// consists of the bytes of the seed, followed by zeros. (`seed_from_u64` may change
-/// with a new version of the crate.)
+/// Returns random numbers that depend only on the definition of ChaCha8, whose key
+/// consists of the bytes of the seed followed by zeros. `seed_from_u64` is not used
+/// because it may change in a new version of the crate.
 fn random(seed: u64, stream: u64) -> ChaCha8Rng {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
@@ -630,8 +633,8 @@ fn random(seed: u64, stream: u64) -> ChaCha8Rng {
     random
 }
 
-/// Draws a number that is at least 0 and below 1. It is a multiple of 2^-24, which
-/// f32 represents exactly.
+/// Draws a number that is at least 0 and less than 1. It is a multiple of 2^-24,
+/// which f32 represents exactly.
 fn uniform(random: &mut ChaCha8Rng) -> f32 {
     (random.next_u32() >> 8) as f32 / 16_777_216.0
 }
@@ -971,9 +974,9 @@ mod tests {
         }
     }
 
-    /// Computes the loss by its definition, in f64 and with plain loops, and returns
-    /// it with the input of ReLU that is closest to 0. `clip` is 0 for the plain
-    /// logarithm, whose gradient the trainer computes.
+    /// Computes the loss by its definition, in f64 and with plain loops. Returns the
+    /// loss, and the input of ReLU that is closest to 0. If `clip` is 0, the
+    /// logarithm is not clipped, as in the loss whose gradient the trainer computes.
     fn plain_loss(
         weights: &[Vec<f64>; 4],
         x: &[f32],
@@ -1011,8 +1014,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
-        /// Checks every weight whose feature is nonzero somewhere in the batch; the
-        /// gradients of the others are 0.
+        /// Checks every weight whose feature is nonzero somewhere in the batch. The
+        /// gradients of the other weights are 0.
         #[test]
         fn gradients_are_finite_differences(
             seed in any::<u64>(),
