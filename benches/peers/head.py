@@ -1,8 +1,8 @@
-"""Writes the head of an ONNX classifier as arrays that Keras takes.
+"""Writes the head of an ONNX classifier as arrays that Keras can load.
 
     head.py CLASSIFIER OUT.npz
 
-Runs where the `onnx` package is, which is not where TensorFlow is.
+Runs in the virtual environment with the `onnx` package, which is not the one with TensorFlow.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Makes maskd's classifier for Keras and for LiteRT: the backbone's own Keras file with another head.
+"""Converts maskd's classifier for Keras and LiteRT by attaching its head to the Keras file that the backbone comes
+from.
 
     keras_models.py HEAD.npz FOLDER
 
-FOLDER gets classifier.h5, classifier.tflite and classifier.json, which tells how many multiply-adds a crop takes.
-Runs in the tutorial's virtual environment, whose package has the backbone.
+Writes classifier.h5, classifier.tflite and classifier.json to FOLDER. The JSON file has the number of multiply-adds for
+a crop. Runs in the tutorial's virtual environment, because the tutorial's package contains the backbone.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tf_keras.models import Model, load_model  # noqa: E402
 
 
 def multiply_adds(model: Model) -> int:
-    """Of the convolutions and dense layers, for one picture."""
+    """Counts the multiply-adds of the convolutions and dense layers for one picture."""
     total = 0
     for layer in model.layers:
         if isinstance(layer, (Conv2D, DepthwiseConv2D)):

@@ -1,7 +1,8 @@
-"""The most multiply-adds a second that one core of this machine was seen to do: a large product of float32 matrices.
+"""Measures the peak number of multiply-adds per second on one core of this machine, with a product of large float32
+matrices.
 
-Prints one number, in thousand millions. The better of two libraries' kernels counts, and of each its fastest run: this
-is what the machine can do, and not what it usually does.
+Prints one number, in billions. It is the fastest run of the faster of two libraries, because it stands for what the
+machine can do and not for what it usually does.
 """
 
 from __future__ import annotations

