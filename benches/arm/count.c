@@ -56,7 +56,7 @@ static FILE *out;
 static int where;
 
 /* Whether this is an FMLA of vectors of 32-bit or 64-bit floats, by vector or by
-/* element (Arm ARM C7.2). */
+ * element (Arm ARM C7.2). */
 static bool is_fmla(uint32_t code)
 {
     return (code & 0xbfa0fc00) == 0x0e20cc00 || (code & 0xbf80f400) == 0x0f801000;

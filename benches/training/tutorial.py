@@ -11,7 +11,7 @@ optimizer options of Keras 2. It differs in these points:
 - The validation pictures come from a separate folder and are not a random fifth of the pictures.
 - To save time, there is no plot and no progress bar, and scikit-learn is not loaded for its report. Instead, this
   script counts the pictures by true and predicted class, and the report needs nothing else.
-  """
+"""
 
 from __future__ import annotations
 

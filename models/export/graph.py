@@ -1,7 +1,7 @@
-"""Owns how an ONNX file is put together: nodes, initialisers, metadata and stable bytes.
+"""Assembles ONNX files from nodes, initializers and metadata, with stable bytes.
 
-The writers of the two models say what is in a graph. This module makes sure
-that the same content always gives the same bytes.
+The modules for the two models determine what is in a graph. This module ensures that the same
+content always gives the same bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 PRODUCER = "maskd-export"
 PRODUCER_VERSION = "1"
 
-# Old enough for OpenCV 4 and tract, new enough for Resize and Clip as used here.
+# This opset is old enough for OpenCV 4 and tract, and new enough for Resize and
+# Clip in the forms that are used here.
 OPSET = 13
 IR_VERSION = 8
 
@@ -24,7 +25,7 @@ Shape = Sequence[int | str]
 
 
 class Graph:
-    """Collects the parts of one graph, in the order in which they are added."""
+    """Collects the parts of a graph in the order in which they are added."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -42,11 +43,11 @@ class Graph:
         self._outputs.append(_float_tensor(name, shape))
 
     def internal(self, name: str, shape: Shape) -> None:
-        """Records the shape of a tensor inside the graph that others may rely on."""
+        """Records the shape of a tensor inside the graph, so that other programs can rely on it."""
         self._named.append(_float_tensor(name, shape))
 
     def constant(self, name: str, value: NDArray[np.floating]) -> str:
-        """Adds a float32 initialiser. The same name may be used again for the same value."""
+        """Adds a float32 initializer. The same name may be used again for the same value."""
         tensor = numpy_helper.from_array(np.ascontiguousarray(value, dtype=np.float32), name)
         known = self._initialisers.setdefault(name, tensor)
         if known.SerializeToString() != tensor.SerializeToString():
@@ -54,7 +55,7 @@ class Graph:
         return name
 
     def node(self, operator: str, inputs: Sequence[str], output: str, **attributes: object) -> str:
-        """Adds a node with one output. Node and output share a name."""
+        """Adds a node with one output. The node and its output have the same name."""
         self._nodes.append(helper.make_node(operator, list(inputs), [output], name=output, **attributes))
         return output
 

@@ -1,6 +1,6 @@
-"""Owns the reading of the detector's raw outputs in NumPy, for the checks only.
+"""Decodes the detector's raw outputs with NumPy. It is used only in the checks.
 
-The daemon has its own decoder. This one says in a few lines what it must give.
+The daemon has its own decoder. This decoder shows in a few lines which results the daemon's decoder must give.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 MAX_BEFORE_NMS = 1000
 
-# x1, y1, x2, y2, score, then five landmarks as x, y.
+# Each row has x1, y1, x2, y2, the score, and five landmarks as x, y.
 Faces = NDArray[np.float64]
 
 
 def network_input(rgb: NDArray[np.uint8], *, swap: bool = True) -> NDArray[np.float32]:
-    """The picture as BGR 0..255, at the top left of zeros up to a multiple of 32."""
+    """Returns the picture as BGR 0..255, padded with zeros at the bottom and right to a multiple of 32."""
     height, width, _ = rgb.shape
     canvas = np.zeros((-(-height // 32) * 32, -(-width // 32) * 32, 3), dtype=np.float32)
     canvas[:height, :width] = rgb[:, :, ::-1] if swap else rgb
@@ -33,7 +33,7 @@ def faces(session: ort.InferenceSession, image: NDArray[np.float32], threshold: 
 
 
 def _level(raw: NDArray[np.float32], stride: int) -> Faces:
-    """All cells of a level. A cell's prior is its top-left corner, not its centre."""
+    """Decodes all cells of a level. A cell's prior is its top-left corner and not its center."""
     channels, height, width = raw.shape
     row, column = np.mgrid[0:height, 0:width]
     value = raw.astype(np.float64)
@@ -58,7 +58,7 @@ def _suppress(rows: Faces, limit: float) -> Faces:
 
 
 def overlap(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Intersection over union of two boxes."""
+    """Computes the intersection over union of two boxes."""
     across = min(a[2], b[2]) - max(a[0], b[0])
     down = min(a[3], b[3]) - max(a[1], b[1])
     if across <= 0 or down <= 0:

@@ -1,7 +1,7 @@
-"""Owns the reference values of picture augmentation: what Keras' own code makes of fixed draws.
+"""Generates the reference values for augmentation by running Keras's own code on fixed draws.
 
-Nothing here repeats a formula of maskd or of Keras. The matrices are those that `apply_affine_transform` hands to
-scipy, caught on their way, and the pictures are what it gives back.
+This script does not repeat any formula from maskd or Keras. It intercepts the matrices that `apply_affine_transform`
+passes to scipy, and takes the pictures that it returns.
 
     python make_augment_golden.py
 """
@@ -27,7 +27,8 @@ from tf_keras.src.preprocessing import image as keras_source
 GOLDEN = Path(__file__).resolve().parent
 PICTURES = GOLDEN / "augment"
 SIDE = 224
-# Every how many pixels of the pictures that are kept small are compared.
+# Distance in pixels between the compared pixels in the pictures that are stored
+# at a reduced size.
 STRIDE = 4
 
 Draw = dict[str, Any]
@@ -39,7 +40,8 @@ def draw(**values: float | bool) -> Draw:
 
 
 _MATRICES: list[Draw] = [
-    # Each change alone, so that a mistake says where it is.
+    # Each change is applied alone, so that a failing case shows which change is
+    # wrong.
     draw(),
     draw(theta=20.0),
     draw(theta=-7.25),
@@ -49,14 +51,15 @@ _MATRICES: list[Draw] = [
     draw(shear=25.0),
     draw(zx=0.85),
     draw(zy=1.15),
-    # Together: the order of the factors shows.
+    # Changes are combined, so that a wrong order of the factors shows.
     draw(theta=15.0, tx=-20.0, ty=12.5),
     draw(theta=-12.0, shear=30.0, zx=1.3, zy=0.7),
     draw(theta=18.3, tx=40.1, ty=-37.7, shear=-0.12, zx=0.91, zy=1.09),
     draw(theta=-170.0, tx=150.0, ty=90.0, shear=-60.0, zx=2.5, zy=0.3),
 ]
 
-# Whole channel shifts: maskd rounds before it adds them, Keras after.
+# Channel shifts are whole numbers because maskd rounds before it adds them, and
+# Keras rounds afterward.
 _PICTURES: list[tuple[str, str, str, bool, Draw]] = [
     # name, crop, fill, whole (or one pixel in STRIDE x STRIDE), draw
     ("tutorial", "mask_large", "nearest", True, _MATRICES[11]),
@@ -88,7 +91,7 @@ def affine(picture: NDArray[np.float32], values: Draw, fill: str) -> NDArray[np.
 
 
 def matrix(values: Draw) -> list[list[float]]:
-    """The 3x3 matrix on (x, y, 1), from what Keras asks scipy for: a 2x2 matrix and an offset on (row, column)."""
+    """Returns the 3x3 matrix for (x, y, 1). Keras passes scipy a 2x2 matrix and an offset for (row, column)."""
     caught: list[tuple[Any, Any]] = []
 
     def catch(channel: Any, linear: Any, offset: Any, **_: Any) -> Any:
@@ -97,7 +100,7 @@ def matrix(values: Draw) -> list[list[float]]:
 
     with mock.patch.object(keras_source.ndimage.interpolation, "affine_transform", catch):
         affine(np.zeros((SIDE, SIDE, 3), dtype=np.float32), values, "nearest")
-    if not caught:  # Keras calls nothing if nothing changes.
+    if not caught:  # Keras does not call scipy if nothing changes.
         return np.eye(3).tolist()
     linear, offset = caught[0]
     return [
@@ -108,7 +111,7 @@ def matrix(values: Draw) -> list[list[float]]:
 
 
 def view(crop: str, fill: str, values: Draw) -> NDArray[np.uint8]:
-    """The steps of `ImageDataGenerator.apply_transform`, in its order."""
+    """Runs the steps of `ImageDataGenerator.apply_transform` in the same order."""
     picture = affine(pixels(crop), values, fill)
     if values["channel_shift"]:
         picture = keras_source.apply_channel_shift(picture, values["channel_shift"], 2)

@@ -1,8 +1,8 @@
-"""Owns the reference values in this folder: what the two models must answer.
+"""Generates the reference values in this folder, which are the outputs that the two models must produce.
 
-Nothing here comes from the ONNX files. The detector's values were computed by
-the compiled libfacedetection library (libfacedetection.json) and are only
-re-arranged. The classifier's values are computed by Keras from the original file.
+Nothing here comes from the ONNX files. The detector's values were computed by the compiled libfacedetection library
+(libfacedetection.json). This script only rearranges them. The classifier's values are computed by Keras from the
+original file.
 
     python make_golden.py [--wheel FILE]
 """
@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-# The file is of the Keras 2 format, which Keras 3 does not read.
+# The file is in the Keras 2 format, which Keras 3 cannot read.
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 import numpy as np
@@ -37,10 +37,11 @@ SIZE = 224
 MARGIN = 0.15
 Box = list[float]
 
-# Two sources of boxes: the first or second face of libfacedetection, or, for a face
-# that hangs over the frame's edge, the box labelled in the frame's .xml.
+# Boxes come from two sources: the first or second face from libfacedetection or,
+# for a face that extends beyond the frame's edge, the labeled box in the frame's
+# .xml file.
 _CROPS: list[tuple[str, str, str, int | Box]] = [
-    # name, label, frame, face number or labelled box
+    # name, label, frame, face number or labeled box
     ("mask_large", "with_mask", "maksssksksss195.jpg", 0),
     ("mask_printed", "with_mask", "maksssksksss211.jpg", 0),
     ("mask_small", "with_mask", "maksssksksss18.jpg", 1),
@@ -51,7 +52,7 @@ _CROPS: list[tuple[str, str, str, int | Box]] = [
 
 
 def detector_golden(reference: dict[str, list[list[float]]]) -> dict[str, Any]:
-    """libfacedetection's flat rows, with names."""
+    """Converts libfacedetection's flat rows to objects with names."""
 
     def face(row: list[float]) -> dict[str, Any]:
         return {"box": row[:4], "score": row[4], "landmarks": [row[i : i + 2] for i in range(5, 15, 2)]}
@@ -61,7 +62,7 @@ def detector_golden(reference: dict[str, list[list[float]]]) -> dict[str, Any]:
 
 
 def crop_rect(box: Box, width: int, height: int) -> list[int]:
-    """Left, top, width and height in whole pixels: margin, rounded outward, clamped."""
+    """Returns left, top, width and height in whole pixels after the margin is added, rounded outward and clamped."""
     x1, y1, x2, y2 = box
     across, down = MARGIN * (x2 - x1), MARGIN * (y2 - y1)
     left, top = max(math.floor(x1 - across), 0), max(math.floor(y1 - down), 0)
@@ -100,7 +101,7 @@ def make_crops(reference: dict[str, list[list[float]]]) -> tuple[list[dict[str, 
 
 
 def run_keras(keras_file: bytes, images: list[Image.Image]) -> list[NDArray[np.float32]]:
-    """Features, logits and probabilities of the crops, each [crops, n]."""
+    """Returns the features, logits and probabilities of the crops, each [crops, n]."""
     import tf_keras
 
     with tempfile.TemporaryDirectory() as folder:
@@ -119,7 +120,7 @@ def run_keras(keras_file: bytes, images: list[Image.Image]) -> list[NDArray[np.f
 
 
 def float32_list(values: NDArray[np.float32]) -> list[float]:
-    """Nine significant digits, which give back the same float32."""
+    """Rounds to nine significant digits, which are enough to restore the same float32."""
     return [float(f"{value:.9g}") for value in values]
 
 

@@ -1,7 +1,7 @@
-"""Owns report.json in this folder: what scikit-learn says of made-up predictions.
+"""Generates report.json in this folder, with scikit-learn's reports on synthetic predictions.
 
-The text is that of classification_report; calibration error and interval are computed
-here with numpy from their definitions, and by scipy.
+The text comes from classification_report. The calibration error is computed here with numpy from
+its definition, and the interval is computed by scipy.
 
     pip install -r requirements-report.txt
     python make_report_golden.py
@@ -28,7 +28,7 @@ BINS = 15
 
 
 def calibration_error(truth: np.ndarray, probabilities: np.ndarray) -> float:
-    """Guo et al. 2017, equation 3."""
+    """Computes the expected calibration error (Guo et al. 2017, equation 3)."""
     top = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == truth
     edges = np.arange(BINS + 1) / BINS
@@ -55,7 +55,7 @@ def case(truth: Any, probabilities: Any, names: list[str], predicted: Any = None
     if len(present) == len(names):
         weights = compute_class_weight("balanced", classes=present, y=truth).tolist()
     text = classification_report(truth, predicted, target_names=names, **options)
-    # Where nothing at all is right, scikit-learn 1.9 prints a support of 2 as 2.0.
+    # If no prediction is right, scikit-learn 1.9 prints a support of 2 as 2.0.
     text = re.sub(r"(\d+)\.0$", r"  \1", text, flags=re.MULTILINE)
     return {
         "truth": truth.tolist(),
@@ -107,7 +107,7 @@ def main() -> None:
         "one picture": case([1], [[0.25, 0.75]], pair),
     }
     text = json.dumps(cases, indent=None, separators=(",", ":"), ensure_ascii=False)
-    # A line a case.
+    # Puts each case on its own line.
     text = text.replace('},"', '},\n"')
     (GOLDEN / "report.json").write_text(text + "\n", encoding="utf-8")
 

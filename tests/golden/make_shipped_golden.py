@@ -1,9 +1,10 @@
-"""Owns the reference values of the classifier as it is shipped: tests/golden/shipped.json.
+"""Generates tests/golden/shipped.json, which contains the reference values for the
+built-in classifier.
 
     python make_shipped_golden.py
 
-To be run after `maskd train` has made another head. It needs the packages of
-models/export/requirements.txt: onnxruntime gives the values.
+Run this after `maskd train` has created another head. It needs the packages in
+models/export/requirements.txt, because onnxruntime computes the values.
 """
 
 from __future__ import annotations

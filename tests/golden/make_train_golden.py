@@ -1,7 +1,7 @@
-"""Owns train.json in this folder: what Keras makes of given weights and batches.
+"""Generates train.json in this folder, with Keras's results for given weights and batches.
 
-Features and initial weights are not stored: `Numbers` below and in tests/train_golden.rs makes the same ones on both
-sides. Every step of training is Keras' own (`train_on_batch`, `tf_keras.optimizers.legacy.Adam`).
+Features and initial weights are not stored, because `Numbers` below and in tests/train_golden.rs generates the same
+values on both sides. Every training step is Keras's own (`train_on_batch`, `tf_keras.optimizers.legacy.Adam`).
 
     python make_train_golden.py
 """
@@ -16,7 +16,7 @@ from typing import Any
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-# oneDNN would order sums by the number of threads.
+# With oneDNN, the order of sums would depend on the number of threads.
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
 
 import numpy as np
@@ -31,50 +31,51 @@ HIDDEN = 6
 SAMPLES = 4
 STEPS = 10
 INIT_LR = 1e-3
-# Far more than the tutorial's, so that ten steps show it.
+# This is much larger than the tutorial's decay, so that its effect shows within ten steps.
 DECAY = 0.1
 
 
 class Numbers:
-    """A 32-bit linear congruential generator (multiplier and increment of Numerical Recipes)."""
+    """A 32-bit linear congruential generator with the multiplier and increment from Numerical Recipes."""
 
     def __init__(self, seed: int) -> None:
         self.state = seed
 
     def next(self) -> int:
         self.state = (self.state * 1664525 + 1013904223) % 2**32
-        # The low bits of such a generator are poor.
+        # The low bits of such a generator have short periods.
         return self.state >> 8
 
     def uniform(self, *shape: int) -> Floats:
-        """0 up to but not 1, row by row; exact in float32."""
+        """Draws numbers that are at least 0 and less than 1, in row-major order. They are exact in float32."""
         count = int(np.prod(shape))
         return np.array([self.next() / 2**24 for _ in range(count)], dtype=np.float32).reshape(shape)
 
     def weights(self, scale: float, *shape: int) -> Floats:
-        """-scale / 2 up to scale / 2; exact if scale is a power of two."""
+        """Draws numbers between -scale / 2 and scale / 2. They are exact if scale is a power of two."""
         return (self.uniform(*shape) - np.float32(0.5)) * np.float32(scale)
 
 
 def build(classes: int) -> tf_keras.Model:
-    """The head. Dropout is a second input, already scaled, so that the mask is known."""
+    """Builds the head. The scaled dropout mask is a second input, so that the mask is known."""
     features = tf_keras.Input((FEATURES,))
     keep = tf_keras.Input((HIDDEN,))
     hidden = tf_keras.layers.Dense(HIDDEN, activation="relu")(features)
     logits = tf_keras.layers.Dense(classes)(tf_keras.layers.Multiply()([hidden, keep]))
-    # Not Keras' "softmax", which attaches its logits: binary_crossentropy would take them for those of sigmoids (see
-    # the documentation of src/train.rs). TensorFlow's gives probabilities and nothing else.
+    # This is not Keras's "softmax", because that attaches its logits, and binary_crossentropy would treat them as
+    # logits of sigmoids (see the documentation of src/training/train/mod.rs). TensorFlow's softmax returns only
+    # probabilities.
     probabilities = tf_keras.layers.Activation(tf.nn.softmax)(logits)
     return tf_keras.Model([features, keep], [probabilities, logits])
 
 
 def hexadecimal(values: Any) -> str:
-    """Eight digits a float32, in the order of rows."""
+    """Formats values in row-major order with eight hexadecimal digits per float32."""
     return np.asarray(values, dtype=">f4").tobytes().hex()
 
 
 def tensors(layers: list[Any]) -> dict[str, str]:
-    """Keras has [inputs, outputs], maskd [outputs, inputs]."""
+    """Transposes the weights, because Keras stores [inputs, outputs] and maskd stores [outputs, inputs]."""
     w1, b1, w2, b2 = (np.asarray(layer) for layer in layers)
     return {"w1": hexadecimal(w1.T), "b1": hexadecimal(b1), "w2": hexadecimal(w2.T), "b2": hexadecimal(b2)}
 
@@ -85,12 +86,14 @@ def case(name: str, seed: int, classes: int, dropout: float, class_weights: list
     b1 = numbers.weights(0.125, HIDDEN)
     w2 = numbers.weights(1.0, classes, HIDDEN)
     b2 = numbers.weights(0.125, classes)
-    # Around 0, unlike a backbone's, so that each unit is active for about half of the samples.
+    # Unlike features from a backbone, these are centered on 0, so that each
+    # unit is active for about half of the samples.
     features = numbers.weights(2.0, STEPS, SAMPLES, FEATURES)
     labels = [[numbers.next() % classes for _ in range(SAMPLES)] for _ in range(STEPS)]
     masks = numbers.uniform(STEPS, SAMPLES, HIDDEN) >= dropout
     if dropout:
-        # Masks that leave a unit to every sample, or it would teach the last bias alone.
+        # The masks keep one unit in every sample. Otherwise, a sample without
+        # any unit would train only the last bias.
         masks[:, :, 0] = True
     keep = masks.astype(np.float32) / np.float32(1 - dropout)
     targets = np.eye(classes, dtype=np.float32)[np.array(labels)]
@@ -118,7 +121,8 @@ def case(name: str, seed: int, classes: int, dropout: float, class_weights: list
     rows = features.reshape(-1, FEATURES), np.ones((STEPS * SAMPLES, HIDDEN), np.float32)
     evaluation = model.evaluate(rows, targets.reshape(-1, classes), batch_size=STEPS * SAMPLES, verbose=0)
     trained = tensors(model.get_weights())
-    # Logits of some hundreds: beyond what Keras clips for two classes.
+    # These weights give logits of a few hundred, for which Keras clips the loss
+    # of two classes.
     w1, b1, w2, b2 = model.get_weights()
     model.set_weights([w1, b1, w2 * np.float32(256), b2])
     saturated = model.evaluate(rows, targets.reshape(-1, classes), batch_size=STEPS * SAMPLES, verbose=0)

@@ -1,11 +1,12 @@
-"""Checks that a classifier of `maskd train` is what it says, in other people's runtimes.
+"""Checks that a classifier from `maskd train` gives the same results in other runtimes.
 
     python tests/python/check_model.py MODEL DATASET REPORT
 
-MODEL is the ONNX file, DATASET the folder that it was trained on, and REPORT what
-`maskd eval --model MODEL --dataset DATASET --report REPORT` wrote. The probabilities of every
-picture there are compared with those of onnxruntime and of OpenCV's DNN, and the metadata with
-the data set. The pictures must be 224 x 224: resizing would be compared too.
+MODEL is the ONNX file, DATASET is the folder that it was trained on, and REPORT is the file that
+`maskd eval --model MODEL --dataset DATASET --report REPORT` wrote. This script compares the
+probabilities of every picture in the report with those from onnxruntime and OpenCV's DNN, and the
+metadata with the data set. The pictures must be 224 x 224, because otherwise resizing would affect
+the comparison.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 SIDE = 224
-LIMIT = 1e-4  # of a probability
-# A wrong order of the colors must be farther away, or the comparison would not notice it.
+LIMIT = 1e-4  # Maximum difference between probabilities.
+# Swapping the colors must change a probability by at least this much.
+# Otherwise, the comparison could not detect swapped colors.
 TRAP = 1e-2
 
 
@@ -34,7 +36,7 @@ def require(passed: bool, sentence: str) -> None:
 
 
 def network_input(picture: Path) -> NDArray[np.float32]:
-    """As models/README.md has it: [1, 3, 224, 224], RGB, -1 to 1."""
+    """Reads a picture in the input format from models/README.md: [1, 3, 224, 224], RGB, -1 to 1."""
     with Image.open(picture) as image:
         require(image.size == (SIDE, SIDE), f"{picture} has {image.size} pixels")
         pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
@@ -43,7 +45,7 @@ def network_input(picture: Path) -> NDArray[np.float32]:
 
 
 def digest(folder: Path) -> str:
-    """As the documentation of `Dataset::digest` has it."""
+    """Computes the digest that the documentation of `Dataset::digest` describes."""
     lines = sorted(
         f"{picture.parent.name}/{hashlib.sha256(picture.read_bytes()).hexdigest()}\n"
         for picture in folder.glob("*/*.png")

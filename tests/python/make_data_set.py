@@ -1,8 +1,9 @@
-"""Makes a data set to train on out of the golden crops: six pictures a class, no two alike.
+"""Creates a data set for training from the golden crops, with six different pictures
+per class.
 
     python tests/python/make_data_set.py FOLDER
 
-All are 224 x 224 and without loss, so that nobody has to resize them.
+All pictures are lossless and 224 x 224, so that no program has to resize them.
 """
 
 import sys

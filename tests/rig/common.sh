@@ -1,5 +1,6 @@
-# Shared by the scripts of this folder. They run on Debian; what they download or
-# build is kept in one cache, since a cold start takes many minutes.
+# Functions that the scripts in this folder share. The scripts run on Debian. They
+# keep downloads and builds in one cache, because a start with an empty cache takes
+# many minutes.
 set -euo pipefail
 
 rig=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -10,8 +11,8 @@ mkdir -p "$cache/debs"
 
 say() { echo "rig: $*" >&2; }
 
-# Installs the packages of the programs and files that are missing. A name with a
-# slash is a file, or a pattern that has to match one.
+# Installs the packages for missing programs and files. A name with a slash is a file,
+# or a pattern that must match a file.
 need() { # PROGRAM:PACKAGE | FILE:PACKAGE …
     local missing=() pair
     for pair in "$@"; do
@@ -25,7 +26,7 @@ need() { # PROGRAM:PACKAGE | FILE:PACKAGE …
         say "missing: ${missing[*]}; install them, or run this as root"
         return 1
     fi
-    # A fresh machine has no lists of packages.
+    # A fresh machine has no package lists.
     apt-get update -qq >&2
     apt-get install -qq --no-install-recommends -o DPkg::Lock::Timeout=300 "${missing[@]}" >/dev/null
 }
@@ -35,23 +36,23 @@ has_target() {
     compgen -G "$(rustc --print target-libdir --target "$triple")/libstd-*.rlib" >/dev/null
 }
 
-# Where tests/rig/toolchain keeps a copy of the toolchain with a standard library that
-# was built here, for machines where rustup cannot fetch one.
+# Prints the path where tests/rig/toolchain keeps a copy of the toolchain with a
+# locally built standard library, for machines where rustup cannot fetch the library.
 toolchain_copy() {
     echo "$cache/rust-$(rustc --version | cut -d ' ' -f 2)"
 }
 
-# Whether the copy is to be used.
+# Whether to use the copy.
 uses_copy() {
     [ -n "${MASKD_RIG_BUILD_STD:-}" ] || ! has_target
 }
 
-# The mirror that this machine installs Debian's packages from.
+# Prints the mirror from which this machine installs Debian packages.
 mirror() {
     apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -m 1 -v security
 }
 
-# apt with lists of its own, so that backports do not come near the machine's.
+# Runs apt with separate package lists, so that backports do not affect this machine.
 rig_apt() { # PROGRAM ARGUMENT …
     local program=$1
     shift
@@ -61,7 +62,7 @@ rig_apt() { # PROGRAM ARGUMENT …
         -o APT::Get::AllowUnauthenticated=false -o APT::Sandbox::User=root "$@"
 }
 
-# Refreshes the lists of packages that rig_apt reads, when they are old.
+# Refreshes the package lists of rig_apt if they are old.
 rig_lists() {
     local list=$cache/apt/sources.list
     mkdir -p "$cache/apt/lists/partial" "$cache/apt/cache/archives/partial"
@@ -76,8 +77,8 @@ rig_lists() {
     fi
 }
 
-# Puts a package into the cache, and prints its path. Backports leave Debian's
-# pools some day; what is in the cache stays.
+# Puts a package into the cache, and prints its path. Debian removes backports at some
+# point, but the package stays in the cache.
 deb() { # SUITE PACKAGE ARCHITECTURE
     local suite=$1 package=$2 architecture=$3 found
     kept() { find "$cache/debs" -name "${package}_*" \( -name "*_$architecture.deb" -o -name '*_all.deb' \) | sort | tail -n 1; }
@@ -91,8 +92,8 @@ deb() { # SUITE PACKAGE ARCHITECTURE
     echo "$found"
 }
 
-# Sees to it that programs for aarch64 run here like any other, by the kernel's
-# binfmt_misc and qemu-user.
+# Makes aarch64 programs run like native programs, with the kernel's binfmt_misc and
+# qemu-user.
 runs_foreign() {
     [ "$(uname -m)" != aarch64 ] || return 0
     local binfmt=/proc/sys/fs/binfmt_misc

@@ -1,20 +1,21 @@
 #!/usr/bin/env python3
-"""Runs an emulated machine, and judges by what it writes to its serial line.
+"""Runs an emulated machine, and reads the results from its serial line.
 
     drive.py SECONDS QEMU ARGUMENT ...
 
-The machine writes a line for each thing that it checks itself:
+The machine writes a line for each of its checks:
 
-    rig ok WHAT           it is so
-    rig bad WHAT          it is not
-    rig skip WHAT         it cannot be tried there
+    rig ok WHAT           the check passed
+    rig bad WHAT          the check failed
+    rig skip WHAT         the check is not possible on this machine
     rig pins MASK VALUE WHAT
-                          whether the levels of the Raspberry Pi's pins 0 to 31
-                          (GPLEV0), under MASK, are VALUE: looked at from outside,
-                          in QEMU's monitor, while the machine waits
-    rig done              the end
+                          asks the host to check whether the levels of the
+                          Raspberry Pi's pins 0 to 31 (GPLEV0) under MASK are
+                          VALUE. The host reads them in QEMU's monitor while the
+                          machine waits.
+    rig done              all checks are done
 
-Other lines are passed on. Without "done" within SECONDS it has failed.
+Other lines are printed. If there is no "done" within SECONDS, the test has failed.
 """
 
 import os
@@ -26,12 +27,12 @@ import sys
 import tempfile
 import time
 
-# BCM2837's GPLEV0, as its processors see it.
+# The address of the BCM2837's register GPLEV0, as seen by its processors.
 LEVELS = 0x3F200034
 
 
 def levels(path):
-    """The levels of pins 0 to 31, a bit each."""
+    """Returns the levels of pins 0 to 31, with one bit per pin."""
     with socket.socket(socket.AF_UNIX) as monitor:
         monitor.settimeout(10)
         monitor.connect(path)

@@ -1,17 +1,17 @@
 #!/bin/busybox sh
-# The first program of an emulated machine (tests/rig/mini). What it writes to the
-# console is read by drive.py.
+# The first program that runs in an emulated machine (tests/rig/mini). drive.py
+# reads its output on the console.
 export PATH=/bin
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-# Otherwise, messages of the kernel on the console would interrupt our lines.
+# Otherwise, kernel messages on the console would interrupt our lines.
 dmesg -n 1
 while read -r module; do
     insmod "/modules/$module" || echo "cannot load $module"
 done < /modules/order
-# It may have been among them.
+# configfs may be one of the modules that were just loaded.
 mount -t configfs config /config
 machine=$(cat /etc/machine)
 
@@ -25,7 +25,8 @@ check() { # WHAT COMMAND…
     if "$@"; then verdict ok "$what"; else verdict bad "$what"; fi
 }
 quietly() { "$@" > /tmp/log 2>&1; }
-# Emulation is slow, and says nothing of how fast a Pi is.
+# The timeout is long because emulation is slow. It says nothing about the speed
+# of a Pi.
 until_so() { # COMMAND…
     for _ in $(seq 120); do
         "$@" && return 0
@@ -34,7 +35,8 @@ until_so() { # COMMAND…
     return 1
 }
 
-# Which lines are the lamps, the buzzer and a button, here and on a Pi.
+# The GPIO lines of the lamps, the buzzer and a button, on a Pi and on other
+# machines.
 if [ "$machine" = pi3 ]; then
     green=17 red=27 buzzer=22 button=5
     backend='backend = "rppal"'
@@ -72,7 +74,8 @@ TOML
 level() { cat "$lines/sim_gpio$1/value" 2> /dev/null; }
 lamps() { echo "$(level $green)$(level $red)"; }
 shows() { [ "$(lamps)" = "$1" ]; }
-# Of the lamps and the buzzer, where the machine can see them itself.
+# Checks the lamps. On a Pi, the host reads the pins, because the machine cannot
+# read them itself.
 check_lamps() { # GREEN RED WHAT
     if [ "$machine" = pi3 ]; then
         mask=$(((1 << green) | (1 << red)))
@@ -102,7 +105,7 @@ start() { # SOURCE
 decided() { grep -q "\"decision\":\"$1\"" /tmp/out; }
 last_decided() { tail -n 1 /tmp/out | grep -q "\"decision\":\"$1\""; }
 status() { maskd status --json --state /tmp/state --config /tmp/maskd.toml > /tmp/status 2> /dev/null; }
-# What is behind a key of the status, the first time that it is there.
+# Prints the value of the first occurrence of a key in the status.
 of_status() { sed -n "s/.*\"$1\": *\"\{0,1\}\([^\",]*\).*/\1/p" /tmp/status | head -n 1; }
 
 config /pictures/mask > /tmp/maskd.toml

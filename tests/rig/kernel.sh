@@ -1,4 +1,5 @@
-# A kernel of Debian's with gpio-sim and vivid as modules, unpacked once.
+# Unpacks a Debian kernel with the modules gpio-sim and vivid. It is unpacked
+# only once.
 
 unpack_kernel() { # VERSION ARCHITECTURE; sets `system` and `modules`
     release=$1-$2
@@ -14,13 +15,14 @@ unpack_kernel() { # VERSION ARCHITECTURE; sets `system` and `modules`
     touch "$system/done"
 }
 
-# Copies modules into TREE/modules, with the order in which they have to be loaded.
+# Copies modules and their dependencies into TREE/modules, and writes the order
+# in which to load them.
 copy_modules() { # TREE MODULE …
     local tree=$1 module file name
     shift
     mkdir -p "$tree/modules"
     for module in "$@"; do
-        # What is compiled in has no file.
+        # Modules that are compiled into the kernel have no file.
         modprobe -d "$system/usr" -S "$release" --show-depends "$module" | awk '$1 == "insmod" { print $2 }'
     done | awk '!seen[$0]++' | while read -r file; do
         name=$(basename "${file%.xz}")

@@ -1,4 +1,5 @@
-# What is tried in the machine of tests/rig/service; drive.py reads what it says.
+# The tests that run in the machine from tests/rig/service. drive.py reads their
+# output.
 verdict() { # ok|bad WHAT
     echo "rig $1 $2"
     [ "$1" = ok ] || journalctl --no-pager -q -n 8 -o cat -u maskd
@@ -8,7 +9,8 @@ check() { # WHAT COMMAND…
     shift
     if "$@"; then verdict ok "$what"; else verdict bad "$what"; fi
 }
-# Emulation is slow, and says nothing of how fast a Pi is.
+# The timeout is long because emulation is slow. It says nothing about the speed
+# of a Pi.
 until_so() { # COMMAND…
     for _ in $(seq 480); do
         "$@" && return 0
@@ -22,7 +24,7 @@ while read -r module; do
 done < /modules/order
 machine=$(cat /rig/machine)
 
-# Which lines are the lamps and the buzzer, here and on a Pi.
+# The GPIO lines of the lamps and the buzzer, on a Pi and on other machines.
 if [ "$machine" = pi3 ]; then
     green=17 red=27 buzzer=22 label=pinctrl-bcm2835
 else
@@ -88,7 +90,7 @@ check_pins 1 0 0 mask "the pins follow: green alone"
 
 before=$(restarts)
 kill -KILL "$(main_pid)"
-# Five seconds pass before it is started again.
+# systemd waits five seconds before it restarts the service.
 if [ "$machine" = pi3 ]; then
     until_so [ "$(systemctl show -P ActiveState maskd)" != active ]
     sleep 3

@@ -1,4 +1,4 @@
-"""Runs schemathesis against a daemon of its own, for at most two minutes."""
+"""Starts a daemon and runs schemathesis against it, for at most two minutes."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A daemon that plays the example photographs, for tests of its page."""
+"""A daemon that plays the example photographs, for tests of its page and its API."""
 
 import json
 import os
@@ -16,7 +16,7 @@ PASSWORD = "correct horse battery staple"
 
 
 class Door:
-    """Runs for the duration of a `with` block."""
+    """A daemon that runs for the duration of a `with` block."""
 
     def __init__(self, config="", password=True):
         self.folder = Path(tempfile.mkdtemp(prefix="maskd-web-"))

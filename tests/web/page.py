@@ -1,4 +1,4 @@
-"""The page in headless Chromium, used by keyboard and on a phone.
+"""Tests the page in headless Chromium, by keyboard and with the screen size of a phone.
 
     python tests/web/page.py [--screenshots FOLDER]
 
@@ -100,7 +100,7 @@ class Browser:
             picture.save(self.screenshots / f"{name}.jpg", quality=82, optimize=True)
 
     def check_log(self):
-        """The browser logged no errors except the requests that were refused on purpose."""
+        """Checks that the browser logged no errors except the requests that were refused on purpose."""
         log = [entry["message"] for entry in self.driver.get_log("browser")]
         bad = [line for line in log if " 401 " not in line and " 400 " not in line]
         assert not bad, bad
