@@ -1,10 +1,11 @@
-//! Holds the source tree to its architecture (`docs/ARCHITECTURE.md`): which
-//! folder may use which, no cycles among siblings, lengths of files, and names.
+//! Checks that the source tree follows its architecture
+//! (`docs/ARCHITECTURE.md`). The rules cover which folder may use which other
+//! folder, cycles among siblings, lengths of files, and names.
 //!
-//! The sources are parsed with `syn`. Paths are resolved from `use` items
-//! (grouped, renamed, re-exported), from expressions, types and macro calls,
-//! with `crate`, `self` and `super` at their head. Items behind `#[cfg(test)]`
-//! are left out.
+//! The sources are parsed with `syn`. Paths are collected from `use` items
+//! (grouped, renamed, re-exported), expressions, types and macro calls, and may
+//! start with `crate`, `self` or `super`. Items behind `#[cfg(test)]` are
+//! ignored.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -20,20 +21,21 @@ use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 use syn::{Attribute, ItemMod, ItemUse, UseTree, Visibility};
 
-/// The folders of `src/` from top to bottom: each may use those below it.
+/// The folders in `src/` from top to bottom. Each folder may use the folders
+/// below it.
 const ORDER: [&str; 13] = [
     "cli", "daemon", "api", "config", "learning", "training", "indicate", "decision", "vision",
     "camera", "frame", "onnx", "platform",
 ];
 
-/// Edges that the order would allow and the design does not: what is learned
-/// from a data set does not depend on what is done with a verdict.
+/// Edges that the order allows but the design forbids, because training on a
+/// data set must not depend on how verdicts are used.
 const FORBIDDEN: [(&str, &str); 2] = [("training", "indicate"), ("training", "decision")];
 
-/// Files and folders directly in `src/`.
+/// Maximum number of files and folders directly in `src/`.
 const MAX_TOP_LEVEL: usize = 15;
 
-/// Lines of a file up to its tests.
+/// Maximum number of lines in a file before its tests.
 const MAX_LINES: usize = 800;
 
 /// Invented names that field terms have replaced.
@@ -95,16 +97,17 @@ const RETIRED_NAMES: [&str; 55] = [
     "lessons",
 ];
 
-/// A module by its path below the crate: `["learning", "refit", "gate"]`.
+/// The path of a module below the crate, such as `["learning", "refit",
+/// "gate"]`.
 type Module = Vec<String>;
 
-/// What one source file declares and refers to, outside its tests.
+/// The declarations and references in a source file, without its tests.
 #[derive(Default)]
 struct Source {
     lines: usize,
-    /// Absolute paths below the crate that are referred to.
+    /// Absolute paths below the crate to which the file refers.
     references: BTreeSet<Module>,
-    /// `use` items that others can name: name here -> absolute path.
+    /// Re-exports, as a map from the name in this module to the absolute path.
     reexports: BTreeMap<String, Module>,
     /// Names of structs, enums, traits, type aliases, functions and modules.
     declared: BTreeSet<String>,
@@ -127,7 +130,8 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// `src/learning/refit/mod.rs` and `src/learning/refit.rs` are `learning::refit`.
+/// Returns the module of a file. Both `src/learning/refit/mod.rs` and
+/// `src/learning/refit.rs` are `learning::refit`.
 fn module_of(file: &Path) -> Module {
     let below = file.strip_prefix(root().join("src")).unwrap();
     let mut parts: Vec<String> = below
@@ -150,7 +154,8 @@ fn is_test_only(attributes: &[Attribute]) -> bool {
     })
 }
 
-/// Collects what a file refers to; `module` is where the walk stands.
+/// Collects the references in a file. `module` is the module that is being
+/// visited.
 struct Walk {
     file: Module,
     module: Module,
@@ -158,8 +163,9 @@ struct Walk {
 }
 
 impl Walk {
-    /// The absolute path below the crate of `segments`, if they say where they
-    /// begin, or begin with a child module of this file (`children`).
+    /// Returns the absolute path of `segments` below the crate if they start
+    /// with `crate`, `self`, `super` or a child module of this file
+    /// (`children`).
     fn absolute(&self, segments: &[String]) -> Option<Module> {
         let mut module = self.module.clone();
         let mut rest = segments;
@@ -215,7 +221,7 @@ impl Walk {
     }
 
     fn bind(&mut self, path: &[String], name: Option<String>, is_public: bool) {
-        // `use child::Item`: a path that begins with a module of this one.
+        // A path such as `child::Item` starts with a child of this module.
         let absolute = self.absolute(path).unwrap_or_else(|| {
             let mut module = self.module.clone();
             module.extend(path.iter().cloned());
@@ -234,7 +240,8 @@ impl Walk {
         self.source.declared.insert(name.to_string());
     }
 
-    /// Paths in what a macro is given: its tokens are not parsed further.
+    /// Collects paths from the tokens in a macro call, which `syn` does not
+    /// parse.
     fn tokens(&mut self, stream: TokenStream) {
         let mut path: Vec<String> = Vec::new();
         let mut colons = 0;
@@ -348,7 +355,8 @@ fn parse(file: &Path) -> Source {
     walk.source
 }
 
-/// All files that are part of the program; `tests.rs` beside a module is its tests.
+/// Returns all files of the program. A file `tests.rs` contains only tests, so
+/// it is left out.
 fn sources() -> BTreeMap<Module, Source> {
     rust_files(&root().join("src"))
         .iter()
@@ -360,7 +368,7 @@ fn sources() -> BTreeMap<Module, Source> {
         .collect()
 }
 
-/// The file that a path ends in, after re-exports.
+/// Returns the file in which a path ends after re-exports are followed.
 fn resolve(path: &[String], sources: &BTreeMap<Module, Source>, depth: usize) -> Option<Module> {
     let length = (1..=path.len())
         .rev()
@@ -379,7 +387,7 @@ fn resolve(path: &[String], sources: &BTreeMap<Module, Source>, depth: usize) ->
     }
 }
 
-/// Which file uses which other ones.
+/// Returns the pairs of files of which the first uses the second.
 fn edges(sources: &BTreeMap<Module, Source>) -> BTreeSet<(Module, Module)> {
     let mut edges = BTreeSet::new();
     for (module, source) in sources {
@@ -394,7 +402,7 @@ fn edges(sources: &BTreeMap<Module, Source>) -> BTreeSet<(Module, Module)> {
     edges
 }
 
-/// A cycle among nodes, if there is one, as the nodes along it.
+/// Returns the nodes along a cycle if there is one.
 fn cycle(edges: &BTreeSet<(String, String)>) -> Option<Vec<String>> {
     fn visit(
         node: &str,
@@ -451,7 +459,8 @@ fn siblings_form_no_cycle() {
         .collect();
     let mut cycles = Vec::new();
     for parent in parents {
-        // A parent and its children count as one: edges to and from it are left out.
+        // A parent and its children belong together, so edges to and from the
+        // parent are ignored.
         let depth = parent.len();
         let among: BTreeSet<(String, String)> = all
             .iter()
@@ -525,8 +534,8 @@ fn only_onnx_knows_tract_and_only_cli_and_indicate_know_the_terminal() {
     }
 }
 
-/// The source paths that a document names: below `src/`, or below one of its
-/// folders.
+/// Returns the source paths in a document, which are paths below `src/` or
+/// below one of its folders.
 fn named_sources(document: &str) -> BTreeSet<String> {
     let text = fs::read_to_string(root().join(document)).unwrap();
     let words = text.split(|c: char| c.is_whitespace() || "`()[]<>\"',;|".contains(c));
@@ -561,7 +570,7 @@ fn documents_name_files_that_exist() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
-/// The checks themselves, on made-up sources: what they are to find, they find.
+/// Tests that the checks find violations in synthetic sources.
 mod checks {
     use super::*;
 

@@ -1,5 +1,5 @@
 //! Compares augmentation with Keras's own code.
-//! `tests/golden/make_augment_golden.py` makes the reference values.
+//! `tests/golden/make_augment_golden.py` generates the reference values.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -36,7 +36,7 @@ struct GoldenPicture {
     draw: Draw,
 }
 
-/// The drawn numbers, under their names in Keras.
+/// The drawn numbers with the names that Keras uses.
 #[derive(Deserialize)]
 struct Draw {
     theta: f64,

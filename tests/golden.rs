@@ -113,7 +113,7 @@ struct GoldenFeatures {
     features: Vec<f32>,
 }
 
-/// The output of onnxruntime with the shipped head.
+/// The output of onnxruntime with the built-in head.
 #[derive(Deserialize)]
 struct GoldenVerdict {
     logits: Vec<f32>,

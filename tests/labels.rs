@@ -16,7 +16,7 @@ use std::process::Output;
 use serde_json::Value;
 use support::{assert_refused, golden_crops, maskd, text};
 
-/// Writes six pictures of each class, all different.
+/// Writes six different pictures per class.
 fn data_set(set: &Path, masked: &str, bare: &str) {
     for (label, prefix) in [(masked, "mask_"), (bare, "bare_")] {
         let class = set.join(label);

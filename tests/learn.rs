@@ -24,7 +24,7 @@ use maskd::vision::pipeline::{SHIPPED_CLASSIFIER, open_model};
 use serde_json::Value;
 use support::{assert_refused, frame, golden_crops, maskd, text};
 
-/// A device with a state directory of its own.
+/// A device with its own state directory.
 struct Device {
     folder: tempfile::TempDir,
 }
@@ -65,8 +65,8 @@ impl Device {
         serde_json::from_str(&self.stdout(&[words, &["--json"]].concat())).unwrap()
     }
 
-    /// Makes a folder of pictures cut from the golden crops. There are twelve of each
-    /// class, all different.
+    /// Creates a folder with twelve different pictures per class, which are cut from
+    /// the golden crops.
     fn pictures(&self) -> PathBuf {
         let set = self.at("set");
         for (label, prefix) in [("without_mask", "bare_"), ("with_mask", "mask_")] {
@@ -157,7 +157,7 @@ fn imported_samples_are_labelled_exported_and_learned() {
     assert_eq!(fs::read_dir(out.join("unlabelled")).unwrap().count(), 1);
 
     // Whether the new head is accepted depends on the built-in head. In either case,
-    // the head must be stored only if it is accepted.
+    // the new head must be stored only if it is accepted.
     let record = device.json(&["refit"]);
     assert_eq!(record["small_classes"]["chin"], 1, "{record}");
     assert_eq!(record["outcome"]["counts"][0]["groups"], 9, "{record}");
@@ -168,7 +168,7 @@ fn imported_samples_are_labelled_exported_and_learned() {
     let heads = device.json(&["heads", "list"]);
     assert_eq!(heads.as_array().unwrap().len(), usize::from(accepted));
 
-    // The second refit finds all features on disk.
+    // The second refit reads all features from disk.
     let words = device.stdout(&["refit"]);
     assert!(
         words.starts_with("accepted: model ")

@@ -113,7 +113,7 @@ fn a_file_over_the_limit_is_refused_unread() {
         65,
         "more than 64 MiB, the limit for models",
     );
-    // This file has no length and never ends.
+    // This file reports a size of zero but never ends.
     let endless = PathBuf::from("/dev/zero");
     assert_refused(
         &with_model_file("classifier", &endless),
@@ -130,7 +130,7 @@ fn a_model_in_the_place_of_another_is_refused() {
     assert_refused(&output, 65, "is not a face detector for maskd");
 }
 
-/// Returns the shipped model after applying `change` to it.
+/// Returns the built-in model after applying `change` to it.
 fn changed(name: &str, change: impl FnOnce(&mut ModelProto)) -> Vec<u8> {
     let mut proto = ModelProto::decode(&shipped(name)[..]).unwrap();
     change(&mut proto);
@@ -226,13 +226,13 @@ fn weight<'a>(proto: &'a mut ModelProto, name: &str) -> &'a mut tract_onnx::pb::
 fn graphs_that_make_no_sense_are_refused_and_never_panic() {
     type Change = fn(&mut ModelProto);
     let cases: &[Change] = &[
-        // An operator that does not exist.
+        // This operator does not exist.
         |p| graph(p).node[3].op_type = "Frobnicate".into(),
-        // A missing weight.
+        // A weight is missing.
         |p| {
             graph(p).initializer.remove(5);
         },
-        // A weight with another shape, but the same number of values.
+        // A weight has another shape, but the same number of values.
         |p| {
             let tensor = graph(p)
                 .initializer
@@ -243,7 +243,7 @@ fn graphs_that_make_no_sense_are_refused_and_never_panic() {
         },
         |p| graph(p).initializer.clear(),
         |p| graph(p).node.truncate(20),
-        // Nodes without inputs.
+        // Nodes have no inputs.
         |p| {
             graph(p)
                 .node
@@ -251,7 +251,7 @@ fn graphs_that_make_no_sense_are_refused_and_never_panic() {
                 .take(10)
                 .for_each(|node| node.input.clear());
         },
-        // Negative strides and pads.
+        // Strides and pads are negative.
         |p| {
             for node in &mut graph(p).node {
                 node.attribute

@@ -1,6 +1,6 @@
 //! Compares the report with scikit-learn, scipy and numpy
-//! (`tests/golden/make_report_golden.py` makes the reference values), and tests its
-//! JSON format and the plot as a viewer opens it.
+//! (`tests/golden/make_report_golden.py` generates the reference values), and tests
+//! its JSON format. Also tests that a viewer can open the plot.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

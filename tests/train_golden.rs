@@ -1,6 +1,6 @@
-//! Compares the training of a head with Keras: logits, every gradient, and ten steps
-//! of Adam, with and without dropout. `tests/golden/make_train_golden.py` makes the
-//! reference values.
+//! Compares the training of a head with Keras. It compares the logits, every
+//! gradient, and ten steps of Adam, with and without dropout.
+//! `tests/golden/make_train_golden.py` generates the reference values.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -21,10 +21,10 @@ const GRADIENTS: f32 = 1e-5;
 /// Maximum difference in a loss, relative to the loss or to 1, whichever is larger.
 const LOSSES: f32 = 2e-6;
 /// Maximum relative difference in a loss that Keras clips. Such losses vary even
-/// within Keras, depending on how it rounds 1 - p; see `src/training/train/mod.rs`.
+/// within Keras, depending on how it rounds 1 - p. See `src/training/train/mod.rs`.
 const CLIPPED_LOSSES: f32 = 1e-2;
-/// Maximum difference in how much a weight changes over ten steps, relative to the
-/// largest change in its layer.
+/// Maximum difference between the changes of a weight over ten steps, relative to
+/// the largest change in its layer.
 const CHANGES: f32 = 3e-5;
 /// The same limit for the thousands of weights in the first layer. Adam divides each
 /// gradient by its own magnitude, which amplifies the rounding errors of gradients
@@ -54,7 +54,7 @@ struct Case {
     saturated: [f32; 2],
 }
 
-/// Tensors as text, with eight hexadecimal digits per number.
+/// Tensors as text with eight hexadecimal digits per number.
 #[derive(Deserialize)]
 struct Tensors {
     w1: String,
@@ -84,9 +84,9 @@ fn floats(text: &str) -> Vec<f32> {
         .collect()
 }
 
-/// Generates the same numbers as the Python script, with a 32-bit linear
-/// congruential generator (multiplier and increment from Numerical Recipes) of which
-/// only the upper 24 bits are used.
+/// Generates the same numbers as the Python script. It is a 32-bit linear
+/// congruential generator with the multiplier and increment from Numerical Recipes,
+/// and only its upper 24 bits are used.
 struct Numbers(u32);
 
 impl Numbers {
@@ -95,14 +95,14 @@ impl Numbers {
         self.0 >> 8
     }
 
-    /// Draws numbers that are at least 0 and below 1, and exact.
+    /// Draws numbers that are at least 0 and less than 1. They are exact.
     fn uniform(&mut self, count: usize) -> Vec<f32> {
         (0..count)
             .map(|_| self.next() as f32 / 16_777_216.0)
             .collect()
     }
 
-    /// Draws numbers from -scale / 2 to scale / 2. They are exact if scale is a
+    /// Draws numbers between -scale / 2 and scale / 2. They are exact if scale is a
     /// power of two.
     fn weights(&mut self, scale: f32, count: usize) -> Vec<f32> {
         let values = self.uniform(count).into_iter();

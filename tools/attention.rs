@@ -1,4 +1,4 @@
-//! Measures what skipping work saves and costs. For several settings of
+//! Measures the savings and the costs of skipping work. For several settings of
 //! `detect.idle-interval-ms` and `track.reclassify-interval-ms`, it reports how
 //! often frames are searched for faces, how often faces are classified, how many
 //! verdicts are right, and how late a change is noticed.
@@ -8,13 +8,12 @@
 //! ```
 //!
 //! The sequences are composed from the faces in `assets/frames` and show a hall at
-//! ten frames per second. A person arrives and later puts a mask on or takes it off;
-//! the sequence shows this by replacing the face with another photographed face.
-//! Every other person sways by 3 pixels; the others do not move at all, which is the
+//! ten frames per second. A person arrives and later puts a mask on or takes it off.
+//! To show this, the sequence replaces the face with another photographed face.
+//! Every other person sways by 3 pixels. The others do not move at all, which is the
 //! hard case for motion detection. Each sequence is rendered in good light, and
-//! again with 30 % of the light and the same noise. Time is simulated, so the
-//! figures do not depend on the clock.
-//! the same noise. Time is simulated, so the figures do not depend on the clock.
+//! again with 30% of the light and the same noise. Time is simulated, so the results
+//! do not depend on the clock.
 
 use std::collections::HashMap;
 use std::fs;
@@ -59,13 +58,13 @@ const SETTINGS: [(u64, u64); 7] = [
     (3000, 2000),
 ];
 
-/// A head with its surroundings, at the size of a crop.
+/// A person's head with its surroundings, at the size of a crop.
 struct Person {
     head: RgbImage,
     masked: bool,
 }
 
-/// The frames of a sequence, with the true answers about them.
+/// The frames of a sequence, with the correct answers.
 struct Sequence {
     frames: Vec<RgbImage>,
     /// Index of the first frame that shows the second face.
@@ -81,8 +80,8 @@ struct Counts {
     with_person: usize,
     classified: usize,
     right: usize,
-    /// Number of frames from the arrival, and from the change, to the first right
-    /// verdict; `None` if there was no right verdict.
+    /// Number of frames from the arrival, and from the change, to the first correct
+    /// verdict. `None` if there was no correct verdict.
     arrivals: Vec<Option<usize>>,
     changes: Vec<Option<usize>>,
 }
@@ -132,7 +131,7 @@ fn people() -> anyhow::Result<Vec<Person>> {
     Ok(people)
 }
 
-/// Renders a sequence; `light` is the remaining share of the light.
+/// Renders a sequence. `light` is the remaining fraction of the light.
 fn sequence(before: &Person, after: &Person, number: usize, light: f32) -> Sequence {
     let mut rng = ChaCha8Rng::seed_from_u64(number as u64);
     // The background is a hall lit from above.

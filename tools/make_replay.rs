@@ -1,16 +1,17 @@
-//! Makes the replay set: features of the pictures that the built-in head was trained
-//! on, so that a head does not forget them when it is trained on a device.
+//! Creates the replay set. It contains features of the pictures that the built-in
+//! head was trained on, so that a head does not forget them when it is trained on a
+//! device.
 //!
 //! ```text
 //! cargo run --release --example make_replay -- --dataset faces/train --out models/replay.bin
 //! ```
 //!
-//! The replay set has the same number of pictures for each class, chosen by the
-//! seed, with one row per picture. The views alternate from row to row: the whole
-//! picture, the whole picture with the tutorial's recipe, the detected face, and the
-//! face and the whole picture with the robust recipe. Every fifth picture in a class
-//! is held out, with its original light. The same data set, models and seed give the
-//! same bytes on any one kind of CPU.
+//! The replay set has the same number of pictures for each class and one row per
+//! picture. The seed determines the choice of pictures. The views alternate from row
+//! to row: the whole picture, the whole picture with the tutorial's recipe, the
+//! detected face, and the face and the whole picture with the robust recipe. Every
+//! fifth picture in a class is held out, with its original light. The same data set,
+//! models and seed give the same bytes on CPUs of the same kind.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -30,19 +31,19 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-/// Makes a replay set from a data set.
+/// Creates a replay set from a data set.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder with one folder of pictures for each class.
+    /// Folder with one subfolder of pictures per class.
     #[arg(long)]
     dataset: PathBuf,
     /// File to write.
     #[arg(long)]
     out: PathBuf,
-    /// Number of rows; a file of 2,000,000 bytes has 1,555.
+    /// Number of rows. A file of 2,000,000 bytes has 1,555 rows.
     #[arg(long, default_value_t = 1500)]
     rows: usize,
-    /// Seed of the choice of pictures and of their views.
+    /// Seed for the choice of pictures and for their views.
     #[arg(long, default_value_t = 42)]
     seed: u64,
 }

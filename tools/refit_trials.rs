@@ -1,6 +1,7 @@
-//! Measures training on the device with cameras that the head was not trained on:
-//! how much a few labeled crops help, what the head forgets, and what the gate
-//! accepts when labels are wrong. It produced the figures in `docs/LEARNING.md`.
+//! Measures training on the device with cameras that the head was not trained on. It
+//! shows how much a few labeled crops help, how much the head forgets, and how many
+//! heads the gate accepts when labels are wrong. It produced the tables in
+//! `docs/LEARNING.md`.
 //!
 //! ```text
 //! cargo run --release --example simulate_camera -- --preset dim faces/val sim/dim
@@ -8,8 +9,8 @@
 //!     --replay models/replay.bin --cache cache [--head head.onnx] [--wrong 100]
 //! ```
 //!
-//! The pictures from a camera are cropped to the detected face (or kept whole if no
-//! face is detected) and split in two: a pool, from which crops are drawn and
+//! The pictures from a camera are cropped to the detected face, or kept whole if no
+//! face is detected. They are split into a pool, from which crops are drawn and
 //! labeled, and a test set. Features are stored in the cache folder, because
 //! computing them takes nearly all of the time.
 
@@ -43,32 +44,33 @@ use rand_chacha::ChaCha8Rng;
 /// Measures training on the device with cameras that the head was not trained on.
 #[derive(Parser)]
 struct Arguments {
-    /// NAME=DIR: the pictures of a camera, one folder for each class; can be given
+    /// NAME=DIR: the pictures of a camera in one subfolder per class. Can be given
     /// several times.
     #[arg(long = "camera", required = true)]
     cameras: Vec<String>,
-    /// Old pictures that must not be forgotten, one folder for each class.
+    /// Old pictures that must not be forgotten, in one subfolder per class.
     #[arg(long)]
     holdout: PathBuf,
     /// The replay set.
     #[arg(long)]
     replay: PathBuf,
-    /// The initial head: a classifier or a head file [default: the built-in one].
+    /// The initial head, which is a classifier or a head file [default: the built-in
+    /// one].
     #[arg(long)]
     head: Option<PathBuf>,
     /// Cache folder for features.
     #[arg(long)]
     cache: PathBuf,
-    /// Number of draws for each camera and number of crops.
+    /// Number of draws for each combination of camera and number of crops.
     #[arg(long, default_value_t = 5)]
     seeds: u64,
     /// Numbers of crops per class.
     #[arg(long = "crops", default_values_t = [1, 2, 5, 10, 20])]
     crops: Vec<usize>,
-    /// Number of trials for each share of wrong labels.
+    /// Number of trials for each fraction of wrong labels.
     #[arg(long, default_value_t = 0)]
     wrong: u64,
-    /// Shares of wrong labels.
+    /// Fractions of wrong labels.
     #[arg(long = "wrong-share", default_values_t = [0.1, 0.3, 0.5])]
     shares: Vec<f64>,
     /// Also train without replay, without translation and without variants.
@@ -80,18 +82,18 @@ struct Arguments {
     /// Learning rate of a fit.
     #[arg(long)]
     learning_rate: Option<f32>,
-    /// Share of new samples in a batch.
+    /// Fraction of new samples in a batch.
     #[arg(long)]
     new_share: Option<f32>,
-    /// Share of new and translated samples in a batch.
+    /// Fraction of new and translated samples in a batch.
     #[arg(long)]
     device_share: Option<f32>,
-    /// Share of the features that a step drops.
+    /// Fraction of the features that a step drops.
     #[arg(long)]
     feature_dropout: Option<f32>,
 }
 
-/// Number of pictures in a camera's pool; the others are its test set.
+/// Number of pictures in a camera's pool. The others are its test set.
 const POOL: usize = 220;
 
 fn main() -> ExitCode {
@@ -223,9 +225,9 @@ impl FeatureCache {
         })
     }
 
-    /// Returns the rows for the pictures in a folder, either whole, or cropped and
-    /// followed by variants. The cache file stores labels and features as 32-bit
-    /// floats.
+    /// Returns the rows for the pictures in a folder. Pictures are either whole, or
+    /// cropped and followed by their variants. The cache file stores labels and
+    /// features as 32-bit floats.
     fn rows(
         &mut self,
         cache: &Path,
@@ -325,8 +327,8 @@ impl Camera {
         camera
     }
 
-    /// Draws `crops` crops of each class, each with its own track. A share of
-    /// `wrong` of them gets a wrong label.
+    /// Draws `crops` crops of each class, each with its own track. The fraction
+    /// `wrong` of them gets wrong labels.
     fn draw(&self, crops: usize, wrong: f64, classes: usize, seed: u64) -> Vec<Sample> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut order: Vec<usize> = (0..self.pool.len()).collect();
@@ -517,8 +519,9 @@ impl Trials<'_> {
         Ok(())
     }
 
-    /// Returns the samples and options for an arm of the experiment: 0 uses
-    /// everything, 1 omits replay, 2 omits translation, and 3 omits variants.
+    /// Returns the samples and options for an arm of the experiment. Arm 0 uses
+    /// everything, arm 1 omits replay, arm 2 omits translation, and arm 3 omits
+    /// variants.
     fn arm(&self, arm: usize, samples: &[Sample]) -> (Vec<Sample>, RefitOptions) {
         let mut samples = samples.to_vec();
         let mut options = self.options.clone();
@@ -595,7 +598,8 @@ impl Trials<'_> {
         Ok(())
     }
 
-    /// Prints the time for a fit on 1,000 samples, with 20 epochs in batches of 32.
+    /// Prints the time for a fit on 1,000 samples, with 20 epochs and a batch size
+    /// of 32.
     fn speed(&self) -> anyhow::Result<()> {
         let pool = self.cameras.iter().flat_map(|camera| &camera.pool).cycle();
         let samples: Vec<Sample> = pool

@@ -11,9 +11,9 @@
 //!
 //! It deliberately shares no code with `maskd::training::augment`, so that a recipe
 //! is evaluated on changes that it was not trained on. The camera is modeled from
-//! scene to file, in linear light: exposure and optics, sensor noise that grows with
-//! the light, the firmware's tone curve and smoothing, and JPEG with halved color
-//! resolution.
+//! scene to file, in linear light. The model includes exposure and optics, sensor
+//! noise that grows with the light, the firmware's tone curve and smoothing, and
+//! JPEG with halved color resolution.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,33 +32,35 @@ use maskd::vision::pipeline::SHIPPED_DETECTOR;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Turns a folder of pictures into pictures as a poor camera takes them.
+/// Degrades the pictures in a folder as a poor camera would.
 #[derive(Parser)]
 struct Arguments {
-    /// The fault of the camera or of its place.
+    /// What is wrong with the camera or its position.
     #[arg(long)]
     preset: Preset,
-    /// Each seed gives different pictures; the same seed gives the same ones.
+    /// Seed of the random numbers. The same seed gives the same pictures.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Folder of pictures; its subfolders are kept.
+    /// Folder of pictures. The structure of its subfolders is kept.
     #[arg(value_name = "IN")]
     from: PathBuf,
-    /// Folder for the results. It is created if necessary; files of the same name are
-    /// replaced.
+    /// Folder for the results. It is created if necessary, and existing files with
+    /// the same names are replaced.
     #[arg(value_name = "OUT")]
     to: PathBuf,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Preset {
-    /// A cheap camera in a dim corridor: dark, flat, tinted, noisy, 240 pixels.
+    /// A cheap camera in a dim corridor. Pictures are dark, low in contrast, tinted
+    /// and noisy, and have 240 pixels.
     Dim,
     /// A bright window or doorway behind the face.
     Backlight,
     /// A long exposure while the face or the camera moves.
     Motion,
-    /// A night camera with infrared lamps: gray, glaring in the middle.
+    /// A night camera with infrared lamps. Pictures are gray, with glare in the
+    /// middle.
     Infrared,
 }
 
@@ -80,8 +82,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if to.exists() && !to.is_dir() {
         bail!("{} is a file; OUT must be a folder", to.display());
     }
-    // Checks this before anything is written, because otherwise pictures could be
-    // degraded twice or the originals replaced.
+    // This is checked before anything is written, because otherwise pictures could
+    // be degraded twice or the originals replaced.
     let (whole_from, whole_to) = (canonical(from)?, canonical(to)?);
     if whole_to.starts_with(&whole_from) || whole_from.starts_with(&whole_to) {
         bail!("IN and OUT must be two folders, neither of them inside the other");
@@ -104,8 +106,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             );
         }
     }
-    // Creates the folder before processing the pictures, so that an unwritable disk
-    // is not reported once per picture.
+    // The folder is created before the pictures are processed, so that an unwritable
+    // disk is not reported for each picture.
     fs::create_dir_all(to).with_context(|| format!("cannot create the folder {}", to.display()))?;
     let options = DetectorOptions {
         side: 320,
@@ -222,7 +224,7 @@ fn simulate(
 // ---------------------------------------------------------------------------
 // Labels: Pascal VOC, edited as text so that the rest of the file is kept.
 
-/// Finds the texts between `<tag>` and `</tag>`, as byte ranges.
+/// Returns the byte ranges of the texts between `<tag>` and `</tag>`.
 fn tagged(text: &str, tag: &str) -> Vec<std::ops::Range<usize>> {
     let (open, close) = (format!("<{tag}>"), format!("</{tag}>"));
     let mut found = Vec::new();
@@ -254,9 +256,9 @@ fn boxes(text: &str) -> Vec<[f32; 4]> {
         .collect()
 }
 
-/// Returns the edges of the faces that the detector finds in the good picture. This
-/// is used if there are no labels, because backlight needs to know where the people
-/// are.
+/// Returns the edges of the faces that the detector finds in the good picture. They
+/// are used if there are no labels, because the preset `backlight` depends on where
+/// the people are.
 fn detected(detector: &mut Detector, picture: &RgbImage) -> anyhow::Result<Vec<[f32; 4]>> {
     let faces = detector.detect(picture)?;
     let corners = |face: Face| {
@@ -349,7 +351,7 @@ struct Light {
     pixels: Vec<[f32; 3]>,
 }
 
-/// Converts sRGB to linear light (IEC 61966-2-1); both range from 0 to 1.
+/// Converts sRGB to linear light (IEC 61966-2-1). Both are between 0 and 1.
 fn linear(value: f32) -> f32 {
     if value <= 0.04045 {
         value / 12.92
@@ -379,7 +381,7 @@ fn smooth(from: f32, to: f32, value: f32) -> f32 {
 
 impl Light {
     /// Projects the scene in the picture onto a sensor with `longest` pixels along
-    /// its longer side; smaller pictures keep their size.
+    /// its longer side. Smaller pictures keep their size.
     fn from(picture: &RgbImage, longest: u32) -> Light {
         let (width, height) = picture.dimensions();
         let factor = f64::from(longest) / f64::from(width.max(height));
@@ -412,7 +414,7 @@ impl Light {
         }
     }
 
-    /// Changes each pixel depending on its position; x and y range from -1 to 1.
+    /// Changes each pixel depending on its position. x and y are between -1 and 1.
     fn each_at(&mut self, change: impl Fn([f32; 3], f32, f32) -> [f32; 3]) {
         let (width, height) = (self.width as f32, self.height as f32);
         for (at, pixel) in self.pixels.iter_mut().enumerate() {
@@ -422,7 +424,8 @@ impl Light {
         }
     }
 
-    /// Returns the brightness that a share of `share` of the pixels stays below.
+    /// Returns a quantile of the brightness. The fraction `share` of the pixels is
+    /// darker than this value.
     fn quantile(&self, share: f32) -> f32 {
         let mut all: Vec<f32> = self.pixels.iter().map(|pixel| brightness(*pixel)).collect();
         all.sort_by(f32::total_cmp);
@@ -447,7 +450,8 @@ impl Light {
         Light { pixels, ..*self }
     }
 
-    /// Interpolates between four pixels; outside the picture, the edge repeats.
+    /// Interpolates between four pixels. Outside the picture, the edge pixels
+    /// repeat.
     fn at(&self, x: f32, y: f32) -> [f32; 3] {
         let x = x.clamp(0.0, (self.width - 1) as f32);
         let y = y.clamp(0.0, (self.height - 1) as f32);
@@ -484,8 +488,8 @@ impl Light {
         self.spread(&points)
     }
 
-    /// Averages over squares of 2 * `reach` + 1 pixels, twice, with running sums, to
-    /// make wide blooms.
+    /// Averages over squares with a side of 2 * `reach` + 1 pixels, using running
+    /// sums. It does so twice to make wide blooms.
     fn bloomed(&self, reach: usize) -> Light {
         let once = self.averaged_across(reach).turned();
         let once = once.averaged_across(reach);
@@ -494,7 +498,7 @@ impl Light {
     }
 
     /// Fits the first channel to the edges of `guide` with the guided filter (He,
-    /// Sun, Tang 2010), so that a matte ends where the hair does.
+    /// Sun, Tang 2010), so that a matte ends at the edge of the hair.
     fn along_edges_of(&self, guide: &Light) -> Light {
         let gray: Vec<f32> = guide
             .pixels
@@ -554,8 +558,9 @@ impl Light {
         }
     }
 
-    /// Adds sensor noise. `shot` grows with the square root of the light, and `read`
-    /// is always present; both are standard deviations at full light.
+    /// Adds sensor noise. The part `shot` grows with the square root of the light,
+    /// and the part `read` is always present. Both values are standard deviations at
+    /// full light.
     fn add_noise(&mut self, shot: f32, read: f32, dice: &mut Dice) {
         for pixel in &mut self.pixels {
             for value in pixel {
@@ -565,15 +570,15 @@ impl Light {
         }
     }
 
-    /// Converts to 0 to 255 with the sRGB curve, given the darkest and the brightest
-    /// value.
+    /// Converts to values between 0 and 255 with the sRGB curve. `black` and `white`
+    /// are the darkest and the brightest value.
     fn developed(&self, black: f32, white: f32) -> Vec<[f32; 3]> {
         let level = |light: f32| black + (white - black) * encoded(light);
         self.pixels.iter().map(|pixel| pixel.map(level)).collect()
     }
 }
 
-/// Applies the firmware's last steps to values from 0 to 255: it halves the
+/// Applies the firmware's last steps to values between 0 and 255. It halves the
 /// resolution of the colors and smooths them, applies an unsharp mask of strength
 /// `sharpen`, and then compresses the picture as JPEG.
 fn filed(
@@ -592,7 +597,8 @@ fn filed(
     let mut picture = RgbImage::new(width as u32, height as u32);
     for (x, y, to) in picture.enumerate_pixels_mut() {
         let (x, y) = (x as isize, y as isize);
-        // Averages the differences from the brightness over blocks of 4:2:0.
+        // The differences from the brightness are averaged over the blocks of 4:2:0
+        // subsampling.
         let (left, top) = (x & !1, y & !1);
         let mut color = [0.0; 3];
         for (dx, dy) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
@@ -632,13 +638,13 @@ const LAMPS: [[f32; 3]; 4] = [
 fn dim(picture: &RgbImage, dice: &mut Dice) -> Filed {
     let mut light = Light::from(picture, 240);
     light = light.defocused(dice.between(0.4, 1.0));
-    // The automatic exposure reaches its limit, so the bright parts end at a fifth
-    // of the range. The factor depends on the brightness of the picture.
+    // The automatic exposure reaches its limit, so even the bright parts use only a
+    // fifth of the range. The factor depends on the brightness of the picture.
     let exposure = dice.between(0.10, 0.24) / light.quantile(0.92).max(0.05);
     let lamp = dice.one_of(&LAMPS);
     let strength = dice.between(0.5, 1.0);
     let lamp = lamp.map(|factor| factor.powf(strength));
-    // Stray light in a cheap lens adds a veil equal to a share of the whole
+    // Stray light in a cheap lens adds a veil that is a fraction of the whole
     // picture's mean.
     let veil = dice.between(0.02, 0.06);
     light.each(|pixel| {
@@ -653,7 +659,7 @@ fn dim(picture: &RgbImage, dice: &mut Dice) -> Filed {
     // Noise reduction turns grain into blotches.
     light = light.defocused(dice.between(0.3, 0.7));
     let mut pixels = light.developed(dice.between(8.0, 26.0), dice.between(205.0, 245.0));
-    // Weak colors, as firmware produces them in the dark.
+    // In the dark, firmware produces weak colors.
     let colorful = dice.between(0.55, 0.9);
     for pixel in &mut pixels {
         let gray = pixel.iter().sum::<f32>() / 3.0;
@@ -672,8 +678,8 @@ fn backlight(picture: &RgbImage, faces: &[[f32; 4]], dice: &mut Dice) -> Filed {
         .collect();
     let (width, height) = (light.width as f32, light.height as f32);
     if people.is_empty() {
-        // The detector found no face either, so the face is most likely so close
-        // that it fills the picture.
+        // There are no labels, and the detector found no face. The face is most
+        // likely so close that it fills the picture.
         people.push([0.05 * width, 0.05 * height, 0.95 * width, height]);
     }
 
@@ -742,7 +748,7 @@ fn backlight(picture: &RgbImage, faces: &[[f32; 4]], dice: &mut Dice) -> Filed {
     filed(&pixels, size, dice.between(0.2, 0.9), quality)
 }
 
-/// Returns how much of the point is covered by a person with this face, between 0
+/// Returns the fraction of the point that a person with this face covers, between 0
 /// and 1.
 fn person(&[x1, y1, x2, y2]: &[f32; 4], x: f32, y: f32) -> f32 {
     let (width, height) = ((x2 - x1).max(1.0), (y2 - y1).max(1.0));
@@ -780,7 +786,8 @@ fn motion(picture: &RgbImage, dice: &mut Dice) -> Filed {
     let share = 1.0 / (steps + 1) as f32;
     let points: Vec<(f32, f32, f32)> = (0..=steps)
         .map(|step| {
-            // Runs from -0.5 to 0.5 along the path, which bends like a parabola.
+            // `along` goes from -0.5 to 0.5 along the path, which is bent like a
+            // parabola.
             let along = step as f32 * (1.0 / steps as f32) - 0.5;
             let (forth, side) = (along * length, bend * length * (along * along - 0.08));
             (
@@ -812,8 +819,7 @@ fn infrared(picture: &RgbImage, dice: &mut Dice) -> Filed {
     let mut light = Light::from(picture, 320);
     light = light.defocused(dice.between(0.5, 1.1));
     // Near infrared is next to red. Skin and most dyed cloth reflect it well, so
-    // things that look colorful to the eye are bright in it, and lips and blemishes
-    // vanish.
+    // colorful things look bright, and lips and blemishes vanish.
     let dye = dice.between(0.35, 0.75);
     light.each(|[r, g, b]| {
         let brightest = r.max(g).max(b);
@@ -834,10 +840,10 @@ fn infrared(picture: &RgbImage, dice: &mut Dice) -> Filed {
     let spill = light.bloomed((0.025 * light.longest()).ceil() as usize);
     for (pixel, spill) in light.pixels.iter_mut().zip(&spill.pixels) {
         let value = 0.85 * pixel[0] + 0.15 * spill[0];
-        // Applies a shoulder curve, which compresses bright values before they clip.
+        // This shoulder curve compresses bright values before they clip.
         *pixel = [1.12 * value / (1.0 + 0.25 * value); 3];
     }
-    // Adds gray noise, with one value for all channels.
+    // The noise is gray, with the same value in all channels.
     let gain = dice.between(0.6, 1.4);
     for pixel in &mut light.pixels {
         let deviation = gain * (0.0012 * pixel[0].max(0.0) + 0.000_06).sqrt();
