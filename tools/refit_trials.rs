@@ -327,8 +327,8 @@ impl Camera {
         camera
     }
 
-    /// Draws `crops` crops of each class, each with its own track. The fraction
-    /// `wrong` of them gets wrong labels.
+    /// Draws `crops` crops of each class, each with its own track. A fraction
+    /// `wrong` of them get wrong labels.
     fn draw(&self, crops: usize, wrong: f64, classes: usize, seed: u64) -> Vec<Sample> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut order: Vec<usize> = (0..self.pool.len()).collect();

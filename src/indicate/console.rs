@@ -1,5 +1,5 @@
-//! The console, which shows decisions as lines, as JSON, or on a single line that is
-//! redrawn in place.
+//! The console, which shows decisions as lines of text, as JSON, or on a single line that
+//! is redrawn in place.
 
 use std::io::{self, Write};
 

@@ -31,7 +31,7 @@ pub use plan::{Graph, Outputs, Plan, Runner};
 pub use pool::ThreadPool;
 pub use write::{check_seal, read_metadata, write_classifier, write_head, write_sealed_head};
 
-/// Maximum size of a model file in bytes: 64 MiB. The built-in classifier is 9 MiB.
+/// Maximum size of a model file in bytes (64 MiB). The built-in classifier is 9 MiB.
 pub const MAX_MODEL_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Length of the feature vector between backbone and head.
@@ -128,7 +128,7 @@ impl Classifier {
     }
 }
 
-/// The content of a head file: the part of a [`Classifier`] after `features`.
+/// The content of a head file, which is the part of a [`Classifier`] after `features`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeadFile {
     /// SHA-256 of the backbone whose features are the head's input.

@@ -32,9 +32,9 @@ impl std::fmt::Debug for Graph {
 }
 
 impl Graph {
-    /// Computes the SHA-256 of the graph's nodes and weights: first each node in its
-    /// protobuf form without its name and description, then the name, shape and
-    /// bytes of each initializer. Two files whose graphs perform the same computation
+    /// Computes the SHA-256 of the graph's nodes and weights. The hash covers each node
+    /// in its protobuf form without its name and description, followed by the name, shape
+    /// and bytes of each initializer. Two files whose graphs perform the same computation
     /// with the same names have the same hash, even if their metadata and heads differ.
     #[must_use]
     pub fn sha256(&self) -> [u8; 32] {

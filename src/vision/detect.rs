@@ -16,8 +16,8 @@ use crate::onnx::{
 /// A detection whose IoU with a better detection exceeds this value is the same face.
 const NMS_IOU: f32 = 0.45;
 
-/// Maximum number of detections that enter suppression. Those with the best scores are
-/// kept.
+/// Maximum number of detections that enter suppression. The detections with the best scores
+/// are kept.
 const MAX_DETECTIONS: usize = 1000;
 
 /// The width and height of the network's input must be multiples of its largest stride.

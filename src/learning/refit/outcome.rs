@@ -62,7 +62,7 @@ pub enum Refusal {
         /// Name of the class.
         label: String,
     },
-    /// There are too few tracks to hold out one of each class.
+    /// There are too few tracks to hold out a track of each class.
     TooFewGroups {
         /// Name of the class that has the fewest groups.
         label: String,

@@ -1,5 +1,5 @@
-//! Im2col turns a 3x3 convolution with few input channels into a 1x1 convolution: the
-//! values that each kernel element reads become a channel of their own.
+//! Im2col turns a 3x3 convolution with few input channels into a 1x1 convolution. To do
+//! so, it copies the values that each kernel element reads to a separate channel.
 
 use tract_linalg::multithread::par_chunks_mut;
 #[allow(

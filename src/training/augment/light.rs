@@ -30,7 +30,7 @@ pub struct Light {
     pub darken: RandomRange,
     /// Haze, as the fraction of a single gray that is mixed in, between 0 and 1.
     pub haze: RandomRange,
-    /// Saturation factor: 0 gives gray and 1 leaves the colors unchanged.
+    /// Saturation factor. 0 gives gray, and 1 leaves the colors unchanged.
     pub saturation: RandomRange,
 }
 
@@ -64,7 +64,7 @@ pub struct LightDraw {
     pub haze: f32,
     /// The gray level of the haze, 0 to 255.
     pub haze_level: f32,
-    /// Saturation factor: 0 gives gray and 1 leaves the colors unchanged.
+    /// Saturation factor. 0 gives gray, and 1 leaves the colors unchanged.
     pub saturation: f32,
 }
 

@@ -255,9 +255,9 @@ pub struct Trainer {
     /// Number of finished steps.
     steps: u64,
     weights: Layers,
-    /// Adam's m: the running mean of the gradient.
+    /// Adam's m, which is the running mean of the gradient.
     mean: Layers,
-    /// Adam's v: the running mean of the squared gradient.
+    /// Adam's v, which is the running mean of the squared gradient.
     square: Layers,
 }
 
