@@ -82,8 +82,8 @@ def prepare_venv(folder: Path, requirements: list[str], what: str = "the tutoria
         except (OSError, subprocess.CalledProcessError) as error:
             raise Failure(f"the virtual environment {folder} could not be made: {one_line(error)}.") from error
     say(f"installing {what}, the first time")
-    # --no-deps, because the requirements list every package, and the tutorial's
-    # package requires versions from 2020.
+    # --no-deps is used because the requirements list every package, and because
+    # the tutorial's package requires versions from 2020.
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     checked([*pip, *requirements], f"pip could not install {what}")
     return python

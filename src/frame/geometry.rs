@@ -68,7 +68,8 @@ impl Rect {
     }
 }
 
-/// The pixels from `from` to `to`, rounded outward and clamped to 0..`limit`.
+/// Returns the pixels from `from` to `to`, rounded outward and clamped to
+/// 0..`limit`.
 fn span(from: f32, to: f32, limit: u32) -> Option<(u32, u32)> {
     // `as` saturates and maps NaN to 0, so an invalid box becomes empty.
     let from = from.floor().max(0.0) as u32;

@@ -28,7 +28,7 @@ pub enum Layout {
     I420,
 }
 
-/// Which of the 256 levels the values use.
+/// The range of the 256 levels that the values use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Range {
     /// Y is between 16 and 235; U and V are between 16 and 240. This is V4L2's

@@ -55,7 +55,8 @@ impl Console {
             ConsoleStyle::Lines | ConsoleStyle::Json => ProgressDrawTarget::hidden(),
         };
         let live = ProgressBar::with_draw_target(None, target);
-        // If standard output is not a terminal that can move its cursor, use lines.
+        // If standard output is not a terminal that can move its cursor, the style is
+        // changed to lines.
         let style = match style {
             ConsoleStyle::Live if live.is_hidden() => ConsoleStyle::Lines,
             style => style,

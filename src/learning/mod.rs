@@ -204,8 +204,8 @@ impl Learning {
         Ok(samples)
     }
 
-    /// Returns the bytes of a sample's picture. A captured picture is a JPEG;
-    /// an imported picture is returned as it was imported.
+    /// Returns the bytes of a sample's picture. A captured picture is a JPEG.
+    /// An imported picture is returned unchanged.
     ///
     /// # Errors
     /// Returns [`LearningError::NoSample`] or [`LearningError::Store`].

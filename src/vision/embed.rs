@@ -51,7 +51,7 @@ impl Backbone {
 ///
 /// Each thread has its own runner and processes one crop per run, because in a batch
 /// of four crops, tract takes three times as long per crop. If a frame has only one
-/// crop, the threads share the work on it. This gains less speed than one crop per
+/// crop, the threads share the work on it. This is less efficient than one crop per
 /// thread.
 #[derive(Debug)]
 pub struct Embedder {

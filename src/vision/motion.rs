@@ -11,8 +11,9 @@ const CELLS: (u32, u32) = (32, 24);
 
 /// There is motion in a cell if its mean differs from the reference by more than this
 /// many levels. If camera noise has a standard deviation of 8 levels per pixel, the mean
-/// of 25 pixels has one of 1.6, and the difference of two means has one of 2.3. With 768
-/// cells, one frame in ten thousand exceeds the threshold by chance.
+/// of 25 pixels has a standard deviation of 1.6, and the difference of two means has a
+/// standard deviation of 2.3. With 768 cells, one frame in ten thousand exceeds the
+/// threshold by chance.
 const MOTION_THRESHOLD: i32 = 10;
 
 /// Number of pixels that are sampled per row and per column of a cell.

@@ -26,7 +26,7 @@ pub(super) struct Bench {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
 
-    /// Threads that share the faces of a frame; 0 means one per core
+    /// Number of threads that share the faces of a frame; 0 means one per core
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=64))]
     threads: u16,
 

@@ -42,8 +42,8 @@ pub(super) fn advice(
     advice
 }
 
-/// The class with the largest fraction of misclassified samples, or `None` if
-/// no sample is misclassified.
+/// Returns the class with the largest fraction of misclassified samples, or
+/// `None` if no sample is misclassified.
 fn worst_class(counts: &[ClassCount], measured: &Measurements) -> Option<Advice> {
     let rows = measured.after.confusion.iter().enumerate();
     let (label, wrong, samples) = rows

@@ -45,7 +45,7 @@ pub(super) struct Batches<'a> {
 /// computed. It keeps the ratio near 1 for a feature that is near zero on both
 /// cameras.
 const TRANSLATION_PRIOR: f32 = 0.025;
-/// The largest value of a feature, because the backbone ends with a ReLU6.
+/// Maximum value of a feature. It is 6 because the backbone ends with a ReLU6.
 const MAX_FEATURE: f32 = 6.0;
 
 impl<'a> Batches<'a> {

@@ -15,7 +15,7 @@ const TEMPERATURE_SPREAD: f64 = 0.25;
 const SHIFT_SPREAD: f64 = 0.15;
 
 impl Calibration {
-    /// A calibration that changes nothing.
+    /// Creates a calibration that changes nothing.
     pub(super) fn identity(classes: usize) -> Calibration {
         Calibration {
             temperature: 1.0,

@@ -337,7 +337,7 @@ impl RefitContext<'_> {
         enough.count() >= 2
     }
 
-    /// The features of these samples' crops in row-major order.
+    /// Returns the features of these samples' crops in row-major order.
     pub(super) fn crops(&self, samples: &[usize]) -> Vec<f32> {
         let mut features = Vec::with_capacity(samples.len() * FEATURES);
         for sample in samples {
@@ -347,7 +347,7 @@ impl RefitContext<'_> {
     }
 }
 
-/// The logits of each row of features.
+/// Computes the logits of each row of features.
 pub(super) fn logits(head: &HeadTensors, features: &[f32]) -> Result<Vec<Vec<f64>>, Abort> {
     let trainer = Trainer::from_head(head.clone(), TrainOptions::default())?;
     Ok(rows_of(&trainer.logits(features)?, head.b2.len()))
@@ -360,14 +360,15 @@ pub(super) fn rows_of(values: &[f32], columns: usize) -> Vec<Vec<f64>> {
         .collect()
 }
 
-/// The negative natural logarithm of the softmax probability of a label.
+/// Computes the negative natural logarithm of the softmax probability of a
+/// label.
 pub(super) fn cross_entropy(logits: &[f64], label: usize) -> f64 {
     let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = logits.iter().map(|logit| (logit - largest).exp()).sum();
     sum.ln() + largest - logits[label]
 }
 
-/// The fraction of rows that a head classifies correctly.
+/// Returns the fraction of rows that a head classifies correctly.
 pub(super) fn accuracy(head: &HeadTensors, rows: &Rows) -> Result<f64, Abort> {
     let logits = logits(head, &rows.features)?;
     let right = logits

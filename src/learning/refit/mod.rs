@@ -1,4 +1,4 @@
-//! Refitting a head on the device, and the gate that a new head must pass.
+//! Refits a head on the device, and defines the gate that a new head must pass.
 //!
 //! This module trains a challenger on a few labeled crops from the device's own
 //! camera, calibrates it, and decides whether it may replace the champion,
@@ -306,7 +306,7 @@ struct HeldOut<'a> {
     initial_loss: f64,
 }
 
-/// What cross-validation or the permanent holdout showed about the challenger.
+/// The results of cross-validation or of the permanent holdout.
 struct Validated {
     /// Number of steps that early stopping chose.
     steps: usize,
@@ -404,8 +404,8 @@ impl RefitContext<'_> {
         self.balanced(losses).mean
     }
 
-    /// Trains without each fold, predicts that fold, and chooses the number of
-    /// steps.
+    /// For each fold, trains without the fold and predicts it. Then chooses the
+    /// number of steps.
     fn validate(&self, held_out: &HeldOut, split: &Split) -> Result<Validated, Abort> {
         let samples = &held_out.samples;
         let checkpoints = self.checkpoints();
@@ -476,7 +476,7 @@ impl RefitContext<'_> {
         })
     }
 
-    /// The step counts at which early stopping measures the loss.
+    /// Returns the step counts at which early stopping measures the loss.
     fn checkpoints(&self) -> Vec<usize> {
         let steps = self.options.fit.steps;
         let mut checkpoints = vec![steps.div_ceil(3), (2 * steps).div_ceil(3), steps];
@@ -620,8 +620,8 @@ impl RefitContext<'_> {
     }
 }
 
-/// The accuracy of both heads on the replay holdout, or `None` if there is no
-/// holdout.
+/// Returns the accuracy of both heads on the replay holdout, or `None` if there
+/// is no holdout.
 fn replay_accuracy(
     champion: &HeadTensors,
     challenger: &HeadTensors,

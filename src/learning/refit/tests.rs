@@ -11,7 +11,7 @@ use crate::vision::embed::FEATURES;
 /// bare face.
 const SIGNAL: usize = 40;
 /// Number of features after the signal features that are always brighter on the
-/// device, whatever it sees.
+/// device, regardless of what it sees.
 const GLARE: usize = 30;
 
 /// Synthetic features of two classes and two cameras. Class 0 has high values

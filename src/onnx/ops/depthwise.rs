@@ -37,16 +37,16 @@ pub(in crate::onnx) struct ConvGeometry {
 }
 
 impl ConvGeometry {
-    /// The shape of the output for an input of shape `input`, in which `axis` is the index
-    /// of the height.
+    /// Returns the shape of the output for an input of shape `input`, in which `axis` is the
+    /// index of the height.
     pub(in crate::onnx) fn out_shape(&self, input: &[usize], axis: usize) -> TVec<usize> {
         let mut shape: TVec<usize> = input.into();
         shape[axis..axis + 2].copy_from_slice(&self.output);
         shape
     }
 
-    /// The type and shape of the output (tract calls them a fact), where `axis` is the
-    /// index of the height in the input's shape.
+    /// Returns the type and shape of the output (tract calls them a fact), where `axis` is
+    /// the index of the height in the input's shape.
     pub(in crate::onnx) fn out_fact(&self, input: &TypedFact, axis: usize) -> TypedFact {
         let mut fact = input.without_value();
         for (axis, size) in (axis..).zip(self.output) {
@@ -117,7 +117,7 @@ impl DepthwiseConv3x3 {
         }
     }
 
-    /// The first `count` inputs of the kernel element at `row` and `column`.
+    /// Returns the first `count` inputs of the kernel element at `row` and `column`.
     #[inline(always)]
     pub(in crate::onnx) fn values<'a>(
         &self,

@@ -46,8 +46,8 @@ impl DepthwiseConv3x3Nhwc {
         (output[1] - 1) * stride + KERNEL_SIDE
     }
 
-    /// The input row that kernel row `row` covers for the output row `y`, or `None` if
-    /// that row is padding.
+    /// Returns the input row that the kernel row `row` covers for the output row `y`, or
+    /// `None` if the input row is padding.
     fn source(&self, y: usize, row: usize) -> Option<usize> {
         let ConvGeometry {
             input,

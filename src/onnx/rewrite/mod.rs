@@ -597,7 +597,8 @@ mod tests {
             pool_spec: pool_spec(2, 2, 2, PaddingSpec::Valid),
             with_index_outputs: None,
         };
-        // One operator has an input with an odd height, the other a kernel of another size.
+        // One operator has an input with an odd height, and the other has a kernel of
+        // another size.
         let odd = model.wire_node("odd", pool.clone(), &[wire]).unwrap()[0];
         let pool = MaxPool {
             pool_spec: pool_spec(2, 3, 2, PaddingSpec::Valid),

@@ -166,9 +166,9 @@ fn im2col(
     Ok(Some(patch))
 }
 
-/// Whether the product of `[…, channels, height, width]` and `[out channels, channels]`
-/// is `[…, out channels, height, width]`. The product may add or remove leading axes of
-/// size 1.
+/// Whether the product multiplies `[…, channels, height, width]` by `[out channels,
+/// channels]` to get `[…, out channels, height, width]`. It may add or remove leading
+/// axes of size 1.
 fn mixes_channels(axes: &AxesMapping) -> TractResult<bool> {
     let [rank, out_rank] = [axes.rank(InOut::In(0)), axes.rank(InOut::Out(0))];
     let is = |axis: (usize, usize), input: &[usize], output: &[usize]| -> TractResult<bool> {

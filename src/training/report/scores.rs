@@ -104,8 +104,8 @@ impl Report {
     ///
     /// `truth` is the true class of each picture, `probabilities` are the model's
     /// outputs, [pictures, classes] in row-major order, and `names` are the names of
-    /// the classes. Pass `predicted` if the class is not simply the one with the
-    /// largest probability; the calibration is always computed from the
+    /// the classes. Pass `predicted` if the predicted class is not always the class
+    /// with the largest probability. The calibration is always computed from the
     /// probabilities.
     ///
     /// # Errors

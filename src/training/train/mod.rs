@@ -26,7 +26,7 @@
 //! ```
 //!
 //! That is exactly the categorical cross-entropy of the two softmax outputs. The
-//! gradient is therefore dL/dz = p - t for two classes as well as for more.
+//! gradient is therefore dL/dz = p - t for two or more classes.
 //!
 //! The reported loss is clipped like Keras's. For two classes, p is clamped to 1e-7
 //! .. 1 - 1e-7, and 1e-7 is added inside the logarithm; for more classes, Keras
@@ -58,12 +58,12 @@
 //! ```
 //!
 //! # Adam
-//! The tutorial's `Adam(lr=INIT_LR, decay=INIT_LR / EPOCHS)` is today's
-//! `tf_keras.optimizers.legacy.Adam`: the form before section 2.1 of Kingma and Ba
-//! (arXiv:1412.6980), where epsilon is outside the root and has no bias correction
-//! (`optimizers/legacy/adam.py` and TensorFlow's `ResourceApplyAdam`). `decay` is
-//! per step, not per epoch (`_decayed_lr` in `optimizers/legacy/optimizer_v2.py`).
-//! With s finished steps and t = s + 1:
+//! The tutorial's `Adam(lr=INIT_LR, decay=INIT_LR / EPOCHS)` is called
+//! `tf_keras.optimizers.legacy.Adam` today. It has the form that Kingma and Ba
+//! (arXiv:1412.6980) give just before section 2.1, in which epsilon is outside the
+//! root and has no bias correction (`optimizers/legacy/adam.py` and TensorFlow's
+//! `ResourceApplyAdam`). `decay` is per step, not per epoch (`_decayed_lr` in
+//! `optimizers/legacy/optimizer_v2.py`). With s finished steps and t = s + 1:
 //!
 //! ```text
 //! lr = init_lr / (1 + decay s)
