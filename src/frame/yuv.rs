@@ -3,11 +3,11 @@
 //! Owns the layouts and the color conversion. Does not know where the bytes come
 //! from. Lines must not be padded.
 //!
-//! The conversion is the inverse of ITU-R BT.601-7. Section 2.5.1 defines Y' = 0.299
-//! R' + 0.587 G' + 0.114 B', and section 2.5.2 defines the color differences (B' -
-//! Y') / 1.772 and (R' - Y') / 1.402. Section 2.5.3 maps Y' to 219 and the color
-//! differences to 224 of the 256 levels ([`Range::Limited`]), and JFIF (ITU-T T.871,
-//! section 7) maps them to all levels ([`Range::Full`]).
+//! The conversion is the inverse of ITU-R BT.601-7. Section 2.5.1 defines
+//! Y' = 0.299 R' + 0.587 G' + 0.114 B', and section 2.5.2 defines the color
+//! differences (B' - Y') / 1.772 and (R' - Y') / 1.402. Section 2.5.3 maps Y' to 219
+//! and the color differences to 224 of the 256 levels ([`Range::Limited`]). JFIF
+//! (ITU-T T.871, section 7) maps them to all levels ([`Range::Full`]).
 
 use image::RgbImage;
 

@@ -16,7 +16,7 @@
 //! | each 1 + length | a label, as its length in bytes (1 to 255) and its name in UTF-8 |
 //! | 4 | number of rows to train on |
 //! | 4 | number of rows to hold out |
-//! | each 1 + 4 + 1280 | a row (those to train on first), as the index of its label, its scale (32-bit float, at least 0), its features in steps of the scale |
+//! | each 1 + 4 + 1280 | a row (training rows first): index of the label, scale (32-bit float, at least 0), features in steps of the scale |
 //! | 32 | SHA-256 of all bytes before it |
 //!
 //! Features are between 0 and 6 because the backbone ends with a ReLU6. A step

@@ -93,8 +93,7 @@ impl Enrollment {
     }
 }
 
-/// A sample, which is either a stored face picture with its features or only
-/// the features.
+/// A sample, which is a stored face picture, or only the features of one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SampleRecord {
     /// Id of the sample, which is its file name without the extension.

@@ -41,10 +41,10 @@ pub struct FitOptions {
     pub batch: usize,
     /// Learning rate of Adam, greater than 0.
     pub learning_rate: f32,
-    /// Fraction of a batch that represents the device's camera, between 0 and
-    /// 1. It consists of new rows and of replay rows translated to what that
-    /// camera might have produced. The rest of the batch consists of unchanged
-    /// replay rows.
+    /// Fraction of a batch that represents the device's camera. It is between 0
+    /// and 1, and consists of new rows and of replay rows translated to what
+    /// that camera might have produced. The rest of the batch consists of
+    /// unchanged replay rows.
     pub device_share: f32,
     /// Limit that the fraction of new rows in a batch approaches as the number
     /// of groups grows, between 0 and `device_share`. With n groups, the
@@ -58,8 +58,9 @@ pub struct FitOptions {
     /// Fraction of the hidden units that each step drops, at least 0 and less
     /// than 1.
     pub dropout: f32,
-    /// Fraction of the features that each step drops, at least 0 and less than
-    /// 1. This keeps the head from memorizing a few crops by a few features.
+    /// Fraction of the features that each step drops. It is at least 0 and less
+    /// than 1. Dropping features keeps the head from memorizing a few crops by
+    /// a few features.
     pub feature_dropout: f32,
 }
 
@@ -84,8 +85,8 @@ pub struct HoldOutOptions {
     /// Number of folds in cross-validation, at least 2. If there are fewer
     /// groups than folds, each group is its own fold.
     pub folds: usize,
-    /// Minimum number of groups of each class in a permanent holdout, at least
-    /// 1. With fewer groups, cross-validation is used instead.
+    /// Minimum number of groups of each class in a permanent holdout. It is at
+    /// least 1. With fewer groups, cross-validation is used instead.
     pub min_groups: usize,
 }
 

@@ -62,8 +62,8 @@ pub struct Scores {
     /// Fraction of the pictures in this class that are predicted correctly, between
     /// 0 and 1. It is 0 if the class has no pictures.
     pub recall: f64,
-    /// Harmonic mean of precision and recall, between 0 and 1. It is 0 if both are
-    /// 0.
+    /// Harmonic mean of precision and recall, between 0 and 1. It is 0 if both of
+    /// them are 0.
     pub f1: f64,
     /// Number of pictures in the class.
     pub support: usize,

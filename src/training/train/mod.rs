@@ -25,8 +25,8 @@
 //!   = -1/2 [ln p_y + ln(1 - p_o)] = -1/2 [ln p_y + ln p_y] = -ln p_y
 //! ```
 //!
-//! That is exactly the categorical cross-entropy of the two softmax outputs. The
-//! gradient is therefore dL/dz = p - t for two or more classes.
+//! That is exactly the categorical cross-entropy of the two softmax outputs.
+//! Therefore, the gradient is dL/dz = p - t for two or more classes.
 //!
 //! The reported loss is clipped like Keras's. For two classes, p is clamped to 1e-7
 //! .. 1 - 1e-7, and 1e-7 is added inside the logarithm; for more classes, Keras
@@ -124,8 +124,8 @@ pub enum TrainError {
 pub struct TrainOptions {
     /// Number of units in the hidden layer, at least 1.
     pub hidden: usize,
-    /// Fraction of the hidden units that each step drops, at least 0 and less than
-    /// 1.
+    /// Fraction of the hidden units that each step drops. It is at least 0 and less
+    /// than 1.
     pub dropout: f32,
     /// Learning rate of the first step, greater than 0.
     pub init_lr: f32,
@@ -386,8 +386,8 @@ impl Trainer {
     }
 
     /// Like [`Trainer::step`], but with a given dropout mask, \[n, hidden\] in
-    /// row-major order. It is true for the units to keep, which are scaled by 1 / (1
-    /// - dropout), as with a random mask.
+    /// row-major order. It is true for the units to keep. As with a random mask, these
+    /// are scaled by 1 / (1 - dropout).
     ///
     /// # Errors
     /// Same as [`Trainer::step`].
