@@ -129,7 +129,7 @@ fn core_seconds() -> Option<f64> {
     Some(nanoseconds / 1e9)
 }
 
-/// Runs all the steps in one fit of a refit, with batches of [`BATCH`]. The number
+/// Runs all steps of one fit in a refit, with a batch size of [`BATCH`]. The number
 /// of steps corresponds to [`EPOCHS`] epochs over the new and the replayed features.
 fn refit() {
     let replay = Replay::parse(SHIPPED_REPLAY).unwrap();

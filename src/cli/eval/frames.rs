@@ -40,8 +40,8 @@ pub(super) struct FramesRecord {
     interval: [f64; 2],
     /// Counts per label.
     classes: BTreeMap<String, Counts>,
-    /// Counts per group of sizes. The size of a face is the longer side of its labeled
-    /// box in pixels.
+    /// Counts per size group. The size of a face is the longer side of its labeled box
+    /// in pixels.
     sizes: BTreeMap<String, Counts>,
 }
 

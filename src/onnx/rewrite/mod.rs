@@ -32,8 +32,8 @@ pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
             max_pool(model, node, pool)
         })
         .rewrite(&(), model)?;
-    // This moves the split into parts up to the node that produces the planes, and down
-    // to the node that consumes them.
+    // This propagates the split into parts up to the node that produces the planes, and
+    // down to the node that consumes them.
     model.declutter()?;
     #[cfg(target_arch = "x86_64")]
     products::rewrite(model)?;

@@ -386,8 +386,8 @@ impl Trainer {
     }
 
     /// Like [`Trainer::step`], but with a given dropout mask, \[n, hidden\] in
-    /// row-major order. It is true for the units to keep. As with a random mask, these
-    /// are scaled by 1 / (1 - dropout).
+    /// row-major order. The mask is true for the units to keep. As with a random
+    /// mask, these are scaled by 1 / (1 - dropout).
     ///
     /// # Errors
     /// Same as [`Trainer::step`].
