@@ -10,7 +10,7 @@
     reason = "tests fail by panicking, and measure time"
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -336,8 +336,8 @@ fn fill_the_disk(state: &Path) {
     assert_no_leftovers(&store.folder().join("unlabelled"));
     drop(store);
     let store = Store::open(state).unwrap();
-    let removed = store.expire(SystemTime::UNIX_EPOCH, None, Some(0)).unwrap();
-    assert_eq!(removed.unlabelled, ids.len());
+    let pruned = store.prune(0, |_| HashSet::new()).unwrap();
+    assert_eq!(pruned.removed.unlabelled, ids.len());
     fs::remove_file(state.join("filler")).unwrap();
     store.capture(&[new]).unwrap();
 

@@ -309,8 +309,10 @@ impl Snapshot {
             inference,
             learning,
             capture,
+            retention,
             ..
         } = &self.live;
+        let retention = retention.unwrap_or_default();
         for (name, help, value) in [
             ("faces", "Faces in the newest frame", inference.faces as f64),
             (
@@ -327,6 +329,16 @@ impl Snapshot {
                 "capturing",
                 "1 while face pictures are captured",
                 flag(capture.on),
+            ),
+            (
+                "clock_synchronized",
+                "1 while the clock is synchronized with a time server",
+                flag(retention.clock_synchronized),
+            ),
+            (
+                "labeled_ending",
+                "Labeled face pictures that will be deleted because of their age",
+                retention.labeled_ending as f64,
             ),
             (
                 "refitting",

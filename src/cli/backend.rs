@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -19,6 +19,7 @@ use crate::learning::{
     RefitRecord, RemovedRecord, SampleRecord, SampleSelector,
 };
 use crate::onnx::{Graph, ThreadPool};
+use crate::platform::clock::ClockReading;
 use crate::vision::embed::{Backbone, Embedder};
 use crate::vision::pipeline::open_model;
 
@@ -208,12 +209,8 @@ impl Backend for StateDirectory {
         Ok(self.learning.export(folder)?)
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the age of samples counts from the time of the command"
-    )]
     fn purge(&self, purge: &Purge) -> Result<RemovedRecord, Failure> {
-        Ok(self.learning.purge(purge, SystemTime::now())?)
+        Ok(self.learning.purge(purge, ClockReading::now())?)
     }
 
     /// Ctrl-C stops the refit, and nothing changes in that case.

@@ -247,12 +247,16 @@ fn purge(backend: &dyn Backend, selection: &Purge, yes: bool) -> Result<(), Fail
         return Err(Failure::new(Failure::TEMPORARY, "nothing was deleted"));
     }
     let removed = backend.purge(selection)?;
-    let text = format!(
+    let mut text = format!(
         "deleted: {} unlabelled and {} labelled face pictures, {}\n",
         removed.unlabelled,
         removed.labelled,
         kib(removed.bytes)
     );
+    if removed.by_running_time {
+        text += "The clock is not synchronized with a time server, so ages counted only the \
+                 time that the daemon ran.\n";
+    }
     print(text.as_bytes())
 }
 

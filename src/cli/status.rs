@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::backend::daemon;
 use super::text::{counts, model_name};
 use super::{Failure, Global, outcome, print, print_json};
-use crate::api::socket;
+use crate::api::socket::{self, LiveRetention};
 use crate::learning::heads::Heads;
 use crate::learning::samples::Store;
 use crate::learning::{self, CountRecord, Enrollment, LearningError};
@@ -117,6 +117,9 @@ fn daemon_text(status: &socket::Status) -> String {
         live.capture.dropped,
         sample_counts(samples),
     );
+    if let Some(retention) = &live.retention {
+        text += &retention_text(retention);
+    }
     if let Some(Enrollment {
         id: _,
         label,
@@ -133,6 +136,29 @@ fn daemon_text(status: &socket::Status) -> String {
         let first = outcome::refit(record);
         let first = first.lines().next().unwrap_or_default();
         text += &format!("training    {first}\n");
+    }
+    text
+}
+
+/// Lines about what the limits on age and disk space do, if there is anything to say.
+fn retention_text(retention: &LiveRetention) -> String {
+    let mut text = String::new();
+    if let Some(hours) = retention.first_ends_in_hours {
+        text += &format!(
+            "deletion    {} labeled face pictures reach capture.keep-days; the first is \
+             deleted in {hours} h; \"maskd samples export\" copies them\n",
+            retention.labeled_ending
+        );
+    }
+    if retention.not_counted > 0 {
+        text += &format!(
+            "large files {} over 1 MiB do not count toward capture.max-mib\n",
+            retention.not_counted
+        );
+    }
+    if !retention.clock_synchronized {
+        text += "clock       not synchronized with a time server; the age of face pictures \
+                 counts only the time that the daemon runs\n";
     }
     text
 }

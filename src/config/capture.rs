@@ -25,9 +25,11 @@ pub struct Capture {
     /// A crop whose feature has at most this cosine distance from a recent one is a near
     /// duplicate; 0 to 2.
     pub near_duplicate_distance: f32,
-    /// Crops are deleted after this many days; 1 to 3650.
+    /// Crops are deleted when they are this many days old, labeled ones only after an
+    /// announcement; 1 to 3650.
     pub keep_days: u32,
-    /// Maximum disk space for crops and features, in MiB; 1 to 100,000.
+    /// Maximum disk space for crops and features, in MiB; 1 to 100,000. Only unlabeled
+    /// crops are deleted to make room.
     pub max_mib: u64,
 }
 

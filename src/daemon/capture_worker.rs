@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::refit_worker::RefitWorker;
 use super::threads::{Threads, timer_runtime};
 use super::{DaemonError, Shared, StateDir, now, wall_clock};
-use crate::api::socket::{DaemonHandle, Live, LiveCapture};
+use crate::api::socket::{DaemonHandle, Live, LiveCapture, LiveRetention};
 use crate::config::settings::Tuning;
 use crate::config::{self, Config, Keep};
 use crate::frame::Crop;
@@ -23,8 +23,9 @@ use crate::learning::Enrollment;
 use crate::learning::capture_policy::{CapturePolicy, Choice};
 use crate::learning::enrollment::Enrollments;
 use crate::learning::samples::NewSample;
-use crate::learning::{InUse, Learning, LearningError};
+use crate::learning::{InUse, Learning, LearningError, Limits, Upkeep};
 use crate::onnx::Label;
+use crate::platform::clock::ClockReading;
 use crate::vision::embed::Feature;
 use crate::vision::pipeline::{Classification, Pipeline};
 
@@ -36,11 +37,13 @@ const REQUEST_CHANNEL: usize = 4;
 const MAX_BATCH: usize = 16;
 /// How long the first crop of a batch waits for further crops.
 const BATCH_WAIT: Duration = Duration::from_secs(3);
-/// How often old samples are deleted, and how long writing pauses after the disk
-/// refused a write.
+/// How often the limits on age and disk space are applied, and how long writing pauses
+/// after the disk refused a write.
 const UPKEEP_INTERVAL: Duration = Duration::from_hours(1);
-/// Number of captured crops after which old samples are also deleted.
-const UPKEEP_CAPTURES: u64 = 64;
+/// How often the capture thread looks at the clock. While labeled samples take up all
+/// disk space that the config allows, it also looks this often whether there is space
+/// again.
+const CLOCK_INTERVAL: Duration = Duration::from_mins(1);
 
 /// An open state directory, before any thread is started.
 pub(super) struct LearningState {
@@ -137,6 +140,11 @@ impl LearningState {
             dropped,
             tuning: shared.settings.subscribe(),
             paused_until: None,
+            last_upkeep: None,
+            announced: None,
+            room: 0,
+            is_full: false,
+            cannot_save_ages: false,
         };
         threads.start("capture", move || writer.run(crops_in))?;
         let worker = RefitWorker::new(&self.learning, config, &head, shared);
@@ -323,17 +331,26 @@ struct SampleWriter {
     tuning: watch::Receiver<Tuning>,
     /// Set after the disk refused a write; nothing is written before this time.
     paused_until: Option<Instant>,
+    /// When the limits were last applied.
+    last_upkeep: Option<Instant>,
+    /// What was last announced in the log.
+    announced: Option<LiveRetention>,
+    /// Number of further crops that surely fit into the disk space.
+    room: u64,
+    /// Whether labeled samples take up all disk space that the config allows.
+    is_full: bool,
+    /// Whether the last attempt to save the ages of the samples failed.
+    cannot_save_ages: bool,
 }
 
 impl SampleWriter {
     fn run(mut self, mut crops: mpsc::Receiver<NewCrop>) -> Result<(), DaemonError> {
         let runtime = timer_runtime()?;
-        self.expire();
-        let mut last_upkeep = now();
+        self.apply_limits();
         let mut batch: Vec<NewCrop> = Vec::new();
         loop {
             let first = runtime
-                .block_on(async { tokio::time::timeout(UPKEEP_INTERVAL, crops.recv()).await });
+                .block_on(async { tokio::time::timeout(CLOCK_INTERVAL, crops.recv()).await });
             let is_open = match first {
                 Ok(Some(crop)) => {
                     batch.push(crop);
@@ -346,18 +363,32 @@ impl SampleWriter {
                 self.store(&batch);
                 batch.clear();
             }
-            if now().saturating_duration_since(last_upkeep) >= UPKEEP_INTERVAL {
-                self.expire();
-                last_upkeep = now();
+            if self.is_upkeep_due() {
+                self.apply_limits();
             }
+            self.save_ages(!is_open);
             if !is_open {
                 return Ok(());
             }
         }
     }
 
+    /// Whether the limits must be applied again: after [`UPKEEP_INTERVAL`], when the
+    /// clock has been synchronized, and often while no crop can be stored.
+    fn is_upkeep_due(&self) -> bool {
+        let since = |at: Instant| now().saturating_duration_since(at);
+        let Some(last) = self.last_upkeep else {
+            return true;
+        };
+        let told = self.live.borrow().retention.unwrap_or_default();
+        since(last) >= UPKEEP_INTERVAL
+            || (self.is_full && since(last) >= CLOCK_INTERVAL)
+            || ClockReading::now().unix_seconds().is_some() != told.clock_synchronized
+    }
+
     fn store(&mut self, batch: &[NewCrop]) {
-        if self.paused_until.is_some_and(|until| now() < until) {
+        let is_paused = self.paused_until.is_some_and(|until| now() < until);
+        if is_paused || self.is_full {
             self.drop_batch(batch);
             return;
         }
@@ -375,7 +406,10 @@ impl SampleWriter {
             })
             .collect();
         match self.learning.store().capture(&new) {
-            Ok(ids) => self.stored(batch, ids.len() as u64),
+            Ok(ids) => {
+                self.learning.captured(&ids, ClockReading::now());
+                self.stored(batch, ids.len() as u64);
+            }
             Err(error) => {
                 self.drop_batch(batch);
                 self.pause(&error.into());
@@ -413,8 +447,9 @@ impl SampleWriter {
             live.capture.stored += count;
             (live.capture.on, live.capture.off_because) = (on, None);
         });
-        if self.live.borrow().capture.stored % UPKEEP_CAPTURES < count {
-            self.expire();
+        self.room = self.room.saturating_sub(count);
+        if self.room == 0 {
+            self.apply_limits();
         }
     }
 
@@ -441,22 +476,112 @@ impl SampleWriter {
         });
     }
 
-    /// Deletes samples that exceed the limits on age and disk space.
-    fn expire(&self) {
-        let max_age = Duration::from_hours(24) * self.options.keep_days;
-        let max_bytes = self.options.max_mib * 1024 * 1024;
-        let removed = self
-            .learning
-            .store()
-            .expire(wall_clock(), Some(max_age), Some(max_bytes));
-        match removed {
-            Ok(removed) if removed.unlabelled + removed.labelled > 0 => {
-                let (unlabelled, labelled) = (removed.unlabelled, removed.labelled);
-                info!(unlabelled, labelled, "old face pictures are deleted");
-            }
-            Ok(_) => {}
-            Err(error) => warn!(%error, "old face pictures cannot be deleted"),
+    /// Deletes samples that exceed the limits on age and disk space, and tells what will
+    /// be deleted.
+    fn apply_limits(&mut self) {
+        self.last_upkeep = Some(now());
+        let limits = Limits {
+            max_age: Duration::from_hours(24) * self.options.keep_days,
+            max_bytes: self.options.max_mib * 1024 * 1024,
+        };
+        let upkeep = match self.learning.apply_limits(limits, ClockReading::now()) {
+            Ok(upkeep) => upkeep,
+            Err(error) => return warn!(%error, "old face pictures cannot be deleted"),
+        };
+        let (unlabelled, labelled) = (upkeep.removed.unlabelled, upkeep.removed.labelled);
+        if unlabelled + labelled > 0 {
+            info!(unlabelled, labelled, "old face pictures are deleted");
         }
+        self.room = upkeep.room;
+        self.announce(&upkeep);
+        self.set_full(upkeep.is_full);
+    }
+
+    /// Tells which labeled samples will be deleted, whether the clock is synchronized,
+    /// and whether there are files that are not counted. Logs what is new.
+    fn announce(&mut self, upkeep: &Upkeep) {
+        let announcement = upkeep.announcement;
+        let hours = announcement.map(|ending| ending.first_in.as_secs().div_ceil(60 * 60));
+        let told = LiveRetention {
+            clock_synchronized: upkeep.clock_synchronized,
+            labeled_ending: announcement.map_or(0, |ending| ending.samples),
+            first_ends_in_hours: hours,
+            not_counted: upkeep.not_counted,
+        };
+        let before = self.announced.replace(told);
+        if let Some(ending) = announcement
+            && (ending.new > 0 || before.is_none())
+        {
+            warn!(
+                samples = ending.samples,
+                first_in_hours = hours,
+                keep_days = self.options.keep_days,
+                "labeled face pictures will be deleted because of their age: to keep them, \
+                 export them, or raise capture.keep-days"
+            );
+        }
+        let before = before.unwrap_or(LiveRetention {
+            clock_synchronized: true,
+            ..LiveRetention::default()
+        });
+        if told.clock_synchronized != before.clock_synchronized {
+            if told.clock_synchronized {
+                info!("the clock is synchronized");
+            } else {
+                info!(
+                    "the clock is not synchronized: the age of face pictures counts only the \
+                     time that the daemon runs"
+                );
+            }
+        }
+        if told.not_counted > before.not_counted {
+            warn!(
+                files = told.not_counted,
+                "files of more than 1 MiB among the face pictures do not count toward \
+                 capture.max-mib"
+            );
+        }
+        self.live.send_modify(|live| live.retention = Some(told));
+    }
+
+    /// Stops capturing while labeled samples take up all disk space that the config
+    /// allows, and starts it again.
+    fn set_full(&mut self, is_full: bool) {
+        let on = self.tuning.borrow().capture;
+        let max_mib = self.options.max_mib;
+        let reason = || {
+            format!(
+                "the labeled face pictures take up the disk space of capture.max-mib \
+                 ({max_mib} MiB): raise it, or export and delete some of them"
+            )
+        };
+        let was_full = std::mem::replace(&mut self.is_full, is_full);
+        if is_full {
+            if !was_full {
+                warn!(reason = reason(), "face pictures are no longer captured");
+            }
+            if on {
+                self.live.send_modify(|live| {
+                    live.capture.on = false;
+                    live.capture.off_because = Some(reason());
+                });
+            }
+        } else if was_full {
+            info!("face pictures are captured again");
+            self.live
+                .send_modify(|live| (live.capture.on, live.capture.off_because) = (on, None));
+        }
+    }
+
+    /// Saves the ages of the samples if that is due.
+    fn save_ages(&mut self, last: bool) {
+        let saved = self.learning.save_ages(ClockReading::now(), last);
+        if let Err(error) = &saved
+            && !self.cannot_save_ages
+        {
+            warn!(%error, "the ages of face pictures cannot be saved");
+        }
+        self.cannot_save_ages = saved.is_err();
     }
 }
 
@@ -534,6 +659,11 @@ mod tests {
                     dropped,
                     tuning: watch::channel(Tuning::of(&Config::default())).1,
                     paused_until: None,
+                    last_upkeep: None,
+                    announced: None,
+                    room: 0,
+                    is_full: false,
+                    cannot_save_ages: false,
                 },
                 crops,
                 state,
@@ -653,5 +783,67 @@ mod tests {
         assert_eq!(path.enrollment().taken, 1);
         path.write();
         assert_eq!(path.enrollment().taken, 0);
+    }
+
+    #[test]
+    fn labeled_crops_that_take_up_the_space_stop_capturing_until_there_is_space() {
+        let mut path = CapturePath::new(8, 100);
+        path.writer.options.max_mib = 1;
+        path.writer.tuning = watch::channel(Tuning {
+            capture: true,
+            ..Tuning::of(&Config::default())
+        })
+        .1;
+        path.writer.apply_limits();
+        path.offer();
+        path.write();
+        assert_eq!(path.capture().stored, 1);
+
+        let folder = path.state.path().join("samples/with_mask");
+        fs::create_dir(&folder).unwrap();
+        for number in 0..3 {
+            fs::write(folder.join(format!("{number}.jpg")), vec![1; 400_000]).unwrap();
+        }
+        path.writer.apply_limits();
+        let capture = path.capture();
+        assert!(!capture.on);
+        assert!(
+            capture
+                .off_because
+                .unwrap()
+                .contains("capture.max-mib (1 MiB)")
+        );
+        let counts = path.writer.learning.stats().unwrap();
+        assert_eq!(counts["with_mask"].samples, 3);
+        assert!(
+            !counts.contains_key("unlabelled"),
+            "the one without a label made room"
+        );
+        path.offer();
+        path.write();
+        assert_eq!((path.capture().stored, path.capture().dropped), (1, 1));
+
+        fs::remove_file(folder.join("0.jpg")).unwrap();
+        path.writer.apply_limits();
+        assert!(path.capture().on && path.capture().off_because.is_none());
+        path.offer();
+        path.write();
+        assert_eq!(path.capture().stored, 2);
+    }
+
+    #[test]
+    fn crops_never_take_up_more_space_than_the_config_allows() {
+        let mut path = CapturePath::new(8, 1000);
+        path.writer.options.max_mib = 1;
+        for _ in 0..100 {
+            for _ in 0..4 {
+                path.offer();
+            }
+            path.write();
+            let bytes = path.writer.learning.stats().unwrap()["unlabelled"].bytes;
+            assert!(bytes <= 1 << 20, "{bytes}");
+        }
+        assert!(path.capture().stored > 300, "{:?}", path.capture());
+        assert!(path.capture().on || path.capture().off_because.is_none());
     }
 }

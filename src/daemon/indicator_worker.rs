@@ -215,7 +215,7 @@ impl IndicatorWorker {
             .door
             .as_mut()
             .map(|door| door.is_energized(at, decision));
-        if levels.buzzer && self.quiet.is_some_and(|quiet| quiet.covers(local_time())) {
+        if levels.buzzer && is_quiet(self.quiet, wall_clock()) {
             levels.buzzer = false;
         }
         if let Some(leds) = self.buttons.leds(at) {
@@ -394,9 +394,14 @@ fn log_change(change: &DecisionChange, before: Decision) {
     }
 }
 
-/// The local time of day.
-fn local_time() -> jiff::civil::Time {
-    jiff::ZonedDateTime::now().time()
+/// Whether the buzzer must be silent at a time. A clock that is so wrong that its time is no
+/// date silences nothing.
+fn is_quiet(quiet: Option<QuietHours>, at: SystemTime) -> bool {
+    let local_time = || {
+        let at = jiff::Timestamp::try_from(at).ok()?;
+        Some(jiff::tz::TimeZone::system().to_datetime(at).time())
+    };
+    quiet.is_some_and(|quiet| local_time().is_some_and(|time| quiet.covers(time)))
 }
 
 fn unix_time() -> f64 {

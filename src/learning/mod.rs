@@ -2,8 +2,8 @@
 //!
 //! This module defines what a label, a refit, or a rollback does to the store
 //! of samples and the store of heads. The command line, the daemon's API, and
-//! the daemon's refit thread all use it. It knows nothing about the config, the
-//! clock, or threads. The caller provides the backbone that embeds crops.
+//! the daemon's refit thread all use it. It knows nothing about the config or
+//! threads, and reads no clock. The caller provides the backbone that embeds crops.
 
 pub mod capture_policy;
 pub mod enrollment;
@@ -15,13 +15,14 @@ mod records;
 pub mod refit;
 mod refitting;
 pub mod replay;
+mod retention;
 pub mod samples;
 mod state_format;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
 
 pub use error::{FailureKind, LearningError};
 pub use records::{
@@ -33,16 +34,19 @@ pub use records::{
 };
 pub(crate) use records::{UNLABELLED, counts, records};
 pub use refitting::{Embed, SHIPPED_REPLAY};
+pub use retention::Announcement;
 pub use state_format::StateFormatError;
+pub use upkeep::{Limits, Upkeep};
 
 use crate::learning::heads::{Heads, HeadsError};
 use crate::learning::label_queue::Candidate;
 use crate::learning::samples::{
-    Discarded, LabelFilter, Labelled, Sample, SampleKind, Store, StoreError, TrackKey,
+    Discarded, Labelled, Sample, SampleKind, Store, StoreError, TrackKey,
 };
 use crate::onnx::Label;
 use crate::vision::head::Head;
 use records::{label_of, track_name};
+use retention::Ages;
 
 /// Maximum number of unlabeled crops that the queue considers. It takes the
 /// newest ones.
@@ -134,6 +138,7 @@ pub(crate) fn head_records(heads: &heads::Reader) -> Result<Vec<HeadRecord>, Hea
 pub struct Learning {
     state: PathBuf,
     store: Store,
+    ages: Mutex<Ages>,
     heads: Mutex<Heads>,
     /// The built-in head, or the head of the configured classifier.
     base: Arc<Head>,
@@ -160,8 +165,13 @@ impl Learning {
         // Both locks are held here, so no other process can write the format
         // number at the same time.
         state_format::stamp(state)?;
+        let (ages, problems) = Ages::open(state);
+        for error in problems {
+            tracing::warn!(%error, "the ages of face pictures begin anew");
+        }
         Ok(Learning {
             store,
+            ages: Mutex::new(ages),
             heads: Mutex::new(heads),
             state: state.to_owned(),
             base,
@@ -244,7 +254,9 @@ impl Learning {
         // they show.
         waiting.retain(|sample| sample.kind == SampleKind::Picture);
         let without_picture = all - waiting.len();
-        waiting.sort_by_key(|sample| std::cmp::Reverse(sample.when()));
+        let ages = self.ages();
+        waiting.sort_by_cached_key(|sample| std::cmp::Reverse(ages.order(sample)));
+        drop(ages);
         waiting.truncate(MAX_QUEUED);
         let candidates: Vec<Candidate> = waiting
             .iter()
@@ -334,8 +346,9 @@ impl Learning {
     }
 
     /// Returns the ids of the unlabeled samples of a track. Track numbers start
-    /// over each time the daemon starts, so this uses the track from the newest
-    /// day.
+    /// over each time the daemon starts, so this uses the day of the sample that was
+    /// captured last. That need not be the latest day, because the clock may have
+    /// shown a time in the future.
     fn newest_track(&self, number: u64) -> Result<Vec<String>, LearningError> {
         let listing = self.store.list()?;
         let is_of_track = |sample: &&Sample| match &sample.track {
@@ -344,8 +357,11 @@ impl Learning {
         };
         let unlabelled = listing.samples.iter().filter(|s| s.label.is_none());
         let of_track: Vec<&Sample> = unlabelled.filter(is_of_track).collect();
-        let newest = of_track.iter().map(|sample| &sample.day).max();
-        let newest = newest.ok_or(LearningError::NoTrack(number))?.clone();
+        let ages = self.ages();
+        let newest = of_track.iter().max_by_key(|sample| ages.order(sample));
+        let newest = newest.map(|sample| sample.day.clone());
+        drop(ages);
+        let newest = newest.ok_or(LearningError::NoTrack(number))?;
         let of_day = of_track.into_iter().filter(|sample| sample.day == newest);
         Ok(of_day.map(|sample| sample.id.clone()).collect())
     }
@@ -366,23 +382,6 @@ impl Learning {
     /// Returns [`LearningError::Store`].
     pub fn export(&self, folder: &Path) -> Result<ExportRecord, LearningError> {
         Ok(self.store.export(folder)?.into())
-    }
-
-    /// Permanently deletes samples and their features.
-    ///
-    /// # Errors
-    /// Returns [`LearningError::Label`] or [`LearningError::Store`].
-    pub fn purge(&self, purge: &Purge, now: SystemTime) -> Result<RemovedRecord, LearningError> {
-        let filter = match purge.label.as_deref().map(label_of).transpose()? {
-            None => LabelFilter::All,
-            Some(None) => LabelFilter::Unlabelled,
-            Some(Some(label)) => LabelFilter::Labelled(label),
-        };
-        let age = purge
-            .older_than_days
-            .map(|days| Duration::from_hours(24) * days);
-        let before = age.map(|age| now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH));
-        Ok(self.store.purge(&filter, before)?.into())
     }
 }
 

@@ -1,11 +1,12 @@
 //! Access to the operating system and the board: atomic file writes, system calls,
-//! temperature and supply voltage. Also encodes bytes as hexadecimal digits, which many
-//! other modules need.
+//! clocks, temperature and supply voltage. Also encodes bytes as hexadecimal digits, which
+//! many other modules need.
 //!
 //! This module owns all `unsafe` code (in [`system`]). It knows nothing about the rest of
 //! the program.
 
 pub mod board;
+pub mod clock;
 pub mod files;
 pub mod hex;
 pub mod system;

@@ -1,12 +1,13 @@
 //! Functions that no safe crate provides: setting low priorities for the calling thread,
-//! allocating aligned blocks, and returning memory to the system.
+//! asking whether the clock is synchronized, allocating aligned blocks, and returning
+//! memory to the system.
 //!
 //! This module owns all `unsafe` code in the crate. It knows nothing about what a thread
 //! does or what memory is used for.
 #![expect(
     unsafe_code,
-    reason = "three system calls, none with a pointer that the kernel writes to, two requests \
-              of the allocator, and the layout of blocks of memory"
+    reason = "four system calls, one of which fills a struct on the stack, two requests of the \
+              allocator, and the layout of blocks of memory"
 )]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -50,6 +51,29 @@ pub fn idle() -> io::Result<()> {
 pub fn low() -> io::Result<()> {
     // On Linux, each thread has its own priority, and `None` selects the calling thread.
     rustix::process::setpriority_process(None, 15).map_err(io::Error::from)
+}
+
+/// Bound on the error of a clock, in microseconds, from which on it is not synchronized.
+/// The kernel sets the bound to this value when the clock is set by hand, and raises it to
+/// this value when the time service has been silent for hours.
+const UNSYNCHRONIZED_US: libc::c_long = 16_000_000;
+
+/// Whether the kernel considers the wall clock synchronized: whether a time service keeps
+/// the bound on its error below 16 seconds. systemd uses the same rule.
+///
+/// # Errors
+/// The error from the system; a sandbox may forbid the call.
+pub fn is_clock_synchronized() -> io::Result<bool> {
+    // SAFETY: an all-zero `timex` is valid. Its `modes` of 0 asks for a reading and changes
+    // nothing.
+    let mut timex: libc::timex = unsafe { std::mem::zeroed() };
+    // The C library's adjtimex(3) makes the system call `clock_adjtime`. This calls
+    // `adjtimex` itself, so that the systemd unit has to admit only this one call.
+    // SAFETY: `timex` is writable, has the layout that the kernel expects, and outlives the
+    // call.
+    let state = unsafe { libc::syscall(libc::SYS_adjtimex, &raw mut timex) };
+    check(state)?;
+    Ok(timex.maxerror < UNSYNCHRONIZED_US)
 }
 
 /// Makes all threads allocate from one arena.

@@ -67,7 +67,7 @@ pub use handle::{DaemonHandle, JudgeRequest, MAX_ENROLLED, RefitRequest};
 pub use server::{ErrorResponse, MAX_BODY, Socket, bind, open_routes, serve};
 pub use types::{
     EnrollRequest, ErrorRecord, HeadInUse, LabelRequest, Live, LiveCamera, LiveCapture,
-    LiveInference, LiveLearning, RollbackRequest, Status,
+    LiveInference, LiveLearning, LiveRetention, RollbackRequest, Status,
 };
 
 /// File name of the socket.

@@ -37,6 +37,7 @@ use crate::learning::{
     CountRecord, ExportRecord, FailureKind, HeadRecord, ImportRecord, LabelResult, LearningError,
     Purge, QueueRecord, RefitRecord, RemovedRecord, SampleRecord,
 };
+use crate::platform::clock::ClockReading;
 
 /// Maximum size of a request body in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -467,10 +468,6 @@ async fn export(
     .await
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the age of samples is that at the time of the request"
-)]
 #[utoipa::path(
     post, path = "/samples/purge", tag = "samples",
     request_body = Purge,
@@ -483,9 +480,8 @@ async fn purge(
     State(handle): State<DaemonHandle>,
     JsonBody(purge): JsonBody<Purge>,
 ) -> Answer<RemovedRecord> {
-    let now = std::time::SystemTime::now();
     answer(handle, move |handle| {
-        let removed = handle.learning.purge(&purge, now)?;
+        let removed = handle.learning.purge(&purge, ClockReading::now())?;
         tracing::info!(
             unlabelled = removed.unlabelled,
             labelled = removed.labelled,

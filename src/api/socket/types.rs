@@ -123,6 +123,10 @@ pub struct Live {
     pub learning: LiveLearning,
     /// The capture of crops.
     pub capture: LiveCapture,
+    /// The limits on age and disk space; absent until they were applied for the first
+    /// time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention: Option<LiveRetention>,
     /// The board.
     pub board: BoardStatus,
 }
@@ -187,4 +191,20 @@ pub struct LiveCapture {
     pub stored: u64,
     /// Crops dropped since the start, because the disk was too slow or refused.
     pub dropped: u64,
+}
+
+/// What the limits on age and disk space do: a documented contract.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LiveRetention {
+    /// Whether the clock is synchronized with a time server. If it is not, the age of a
+    /// face picture counts only the time that the daemon runs.
+    pub clock_synchronized: bool,
+    /// Labeled face pictures that will be deleted because they reach the age limit.
+    pub labeled_ending: usize,
+    /// Hours until the first of them is deleted, rounded up; absent if there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_ends_in_hours: Option<u64>,
+    /// Files that do not count toward the limit on disk space because they are too large
+    /// to be face pictures from the camera.
+    pub not_counted: usize,
 }

@@ -20,9 +20,7 @@ pub use outcome::{
 };
 
 use crate::learning::heads::{HeadInfo, Stored};
-use crate::learning::samples::{
-    Exported, Imported, Listing, Removed, Sample, SampleKind, TrackKey,
-};
+use crate::learning::samples::{Exported, Imported, Listing, Sample, SampleKind, TrackKey};
 pub(crate) use crate::onnx::UNLABELLED;
 use crate::onnx::{Label, LabelError};
 
@@ -122,7 +120,7 @@ impl SampleRecord {
             track: track_name(&sample.track),
             picture: sample.kind == SampleKind::Picture,
             features: sample.has_features(),
-            bytes: sample.bytes + sample.feature_bytes,
+            bytes: sample.size(),
         }
     }
 }
@@ -260,16 +258,10 @@ pub struct RemovedRecord {
     pub labelled: usize,
     /// Size of the deleted samples, in bytes.
     pub bytes: u64,
-}
-
-impl From<Removed> for RemovedRecord {
-    fn from(removed: Removed) -> RemovedRecord {
-        RemovedRecord {
-            unlabelled: removed.unlabelled,
-            labelled: removed.labelled,
-            bytes: removed.bytes,
-        }
-    }
+    /// Whether ages counted only the time that the daemon ran, because the clock is
+    /// not synchronized.
+    #[serde(default)]
+    pub by_running_time: bool,
 }
 
 /// The crops that are waiting for a label.

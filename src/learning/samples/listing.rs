@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -225,7 +226,8 @@ impl Reader {
         let mut cached = BTreeMap::new();
         for entry in entries_with_hidden(&self.root.join(FEATURES_FOLDER))? {
             if let Ok(metadata) = entry.metadata() {
-                cached.insert(entry.file_name(), metadata.len());
+                let sizes = (metadata.len(), disk_bytes(&metadata));
+                cached.insert(entry.file_name(), sizes);
             }
         }
         let mut samples: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
@@ -254,6 +256,7 @@ impl Reader {
                     SampleKind::Picture => cached.get(OsStr::new(&cache_name(&id))),
                     SampleKind::FeatureOnly => None,
                 };
+                let (feature_bytes, feature_disk_bytes) = feature_bytes.copied().unwrap_or((0, 0));
                 samples.entry(id.clone()).or_default().push(Sample {
                     label: label.clone(),
                     track,
@@ -263,7 +266,8 @@ impl Reader {
                     kind,
                     path,
                     bytes: metadata.len(),
-                    feature_bytes: feature_bytes.copied().unwrap_or(0),
+                    feature_bytes,
+                    disk_bytes: disk_bytes(&metadata).saturating_add(feature_disk_bytes),
                     id,
                 });
             }
@@ -317,6 +321,15 @@ pub(super) fn files_in(
     }
     files.sort();
     Ok(files)
+}
+
+/// The disk space that a file takes up, in bytes. A file system that stores small files
+/// within their metadata reports no blocks for them, so that their length counts.
+fn disk_bytes(metadata: &fs::Metadata) -> u64 {
+    const UNIT: u64 = 512;
+    const SMALL: u64 = 4096;
+    let blocks = metadata.blocks().saturating_mul(UNIT);
+    blocks.max(metadata.len().min(SMALL))
 }
 
 pub(super) fn id_of(path: &Path) -> Option<String> {

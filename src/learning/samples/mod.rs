@@ -46,8 +46,8 @@ pub use feature::{FeatureError, FeatureFile, MAX_ROWS, parse_features};
 pub use listing::Reader;
 pub use name::TrackKey;
 pub use sample::{
-    Count, Discarded, DuplicateId, LabelFilter, Labelled, Listing, NewSample, Removed, Sample,
-    SampleKind, Stats,
+    Count, Discarded, DuplicateId, LabelFilter, Labelled, Listing, NewSample, Pruned, Removed,
+    Sample, SampleKind, Stats,
 };
 pub use store::Store;
 pub use transfer::{Exported, Imported};
@@ -61,6 +61,11 @@ const PICTURE_EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "bmp"];
 const JPEG_QUALITY: u8 = 95;
 /// Maximum size of a picture file that is read, in bytes.
 const MAX_PICTURE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Maximum size of a file that counts toward the limit on disk space, in bytes. A crop
+/// has at most a fifth of it. A larger file is a photo that a person put into a folder:
+/// it must not use up the space for crops.
+const MAX_COUNTED_BYTES: u64 = 1024 * 1024;
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()

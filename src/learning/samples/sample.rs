@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use super::MAX_COUNTED_BYTES;
 use super::error::StoreError;
 use super::name::TrackKey;
 use crate::frame::Crop;
@@ -46,6 +47,9 @@ pub struct Sample {
     /// Length in bytes of the file with the features of the picture; 0 if there is no such
     /// file.
     pub feature_bytes: u64,
+    /// Disk space that both files take up, in bytes: the allocated blocks, whatever their
+    /// lengths are.
+    pub disk_bytes: u64,
 }
 
 impl Sample {
@@ -55,10 +59,22 @@ impl Sample {
         self.at.unwrap_or(self.modified)
     }
 
+    /// Whether the file is too large to be a crop, so that a person must have put it
+    /// there.
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        self.bytes > MAX_COUNTED_BYTES
+    }
+
     /// Whether there is a feature file, which may be damaged.
     #[must_use]
     pub fn has_features(&self) -> bool {
         self.kind == SampleKind::FeatureOnly || self.feature_bytes > 0
+    }
+
+    /// The lengths of its files in bytes, together.
+    pub(crate) fn size(&self) -> u64 {
+        self.bytes.saturating_add(self.feature_bytes)
     }
 
     /// Orders the files that share an id; the greatest one is used. The file that was
@@ -110,7 +126,7 @@ impl Listing {
         for sample in &self.samples {
             let count = stats.labels.entry(sample.label.clone()).or_default();
             count.samples += 1;
-            count.bytes += sample.bytes + sample.feature_bytes;
+            count.bytes = count.bytes.saturating_add(sample.size());
             count.with_features += usize::from(sample.has_features());
             count.feature_only += usize::from(sample.kind == SampleKind::FeatureOnly);
             let when = sample.when();
@@ -141,7 +157,7 @@ impl Stats {
             .values()
             .fold(Count::default(), |sum, count| Count {
                 samples: sum.samples + count.samples,
-                bytes: sum.bytes + count.bytes,
+                bytes: sum.bytes.saturating_add(count.bytes),
                 with_features: sum.with_features + count.with_features,
                 feature_only: sum.feature_only + count.feature_only,
             })
@@ -215,8 +231,22 @@ impl Removed {
             Some(_) => self.labelled += 1,
             None => self.unlabelled += 1,
         }
-        self.bytes += sample.bytes + sample.feature_bytes;
+        self.bytes = self.bytes.saturating_add(sample.size());
     }
+}
+
+/// The result of [`Store::prune`](super::Store::prune).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// What was deleted.
+    pub removed: Removed,
+    /// Disk space that the samples take up now, in bytes, without those that are not
+    /// counted.
+    pub bytes: u64,
+    /// The part of `bytes` that belongs to labeled samples.
+    pub labelled_bytes: u64,
+    /// Number of files that are not counted because they are too large to be crops.
+    pub not_counted: usize,
 }
 
 /// A crop to store.

@@ -6,13 +6,14 @@ use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
 
 use image::codecs::jpeg::JpegEncoder;
 
 use super::error::StoreError;
 use super::listing::{Reader, cache_name, entries, files_in, id_of};
-use super::sample::{Discarded, LabelFilter, Labelled, NewSample, Removed, Sample, SampleKind};
+use super::sample::{
+    Discarded, LabelFilter, Labelled, NewSample, Pruned, Removed, Sample, SampleKind,
+};
 use super::{FEATURE_EXTENSION, FEATURES_FOLDER, JPEG_QUALITY, MAX_PICTURE_BYTES, UNLABELLED};
 use super::{feature, name, sha256};
 use crate::frame::Crop;
@@ -226,16 +227,15 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes all selected samples, including every copy and all features. With
-    /// `before`, deletes only the samples whose time ([`Sample::when`]) is earlier. Keeps
-    /// [ignored](super::Listing::ignored) files and folders.
+    /// Deletes all samples with this label that `is_selected` accepts, including every copy
+    /// and all features. Keeps [ignored](super::Listing::ignored) files and folders.
     ///
     /// # Errors
     /// The first [`StoreError::File`], after as much as possible has been deleted.
     pub fn purge(
         &self,
         which: &LabelFilter,
-        before: Option<SystemTime>,
+        is_selected: &dyn Fn(&Sample) -> bool,
     ) -> Result<Removed, StoreError> {
         let _guard = self.lock_changes();
         let files = self.scan()?.files;
@@ -245,7 +245,7 @@ impl Store {
                 LabelFilter::Unlabelled => sample.label.is_none(),
                 LabelFilter::Labelled(label) => sample.label.as_ref() == Some(label),
             };
-            labelled && before.is_none_or(|before| sample.when() < before)
+            labelled && is_selected(sample)
         };
         let selected: Vec<&Sample> = files.values().flatten().filter(selected).collect();
         let removed = self.remove(&selected)?;
@@ -253,48 +253,53 @@ impl Store {
         Ok(removed)
     }
 
-    /// Keeps the store within its limits. First deletes all samples, labeled or not,
-    /// that were captured more than `keep` before `now`. Then, while samples and features
-    /// take up more than `max_bytes`, deletes the oldest samples. Labeled samples, which
-    /// cost a person work, are deleted only when no unlabeled ones are left.
+    /// Keeps the store within its limits. First deletes the samples whose ids `by_age`
+    /// returns; `by_age` gets all samples and sorts them, the oldest first. Then, while
+    /// samples and features take up more than `max_bytes`, deletes unlabeled samples in
+    /// that order. Labeled samples, which cost a person work, are never deleted because
+    /// of a size.
     ///
-    /// A sample with a time in the future, which a wrong clock produces, does not count
-    /// as old.
+    /// Files that are too large to be crops ([`Sample::is_large`]) are not counted, and
+    /// are not deleted because of a size either.
     ///
     /// # Errors
     /// The first [`StoreError::File`], after as much as possible has been deleted.
-    pub fn expire(
+    pub fn prune(
         &self,
-        now: SystemTime,
-        keep: Option<Duration>,
-        max_bytes: Option<u64>,
-    ) -> Result<Removed, StoreError> {
+        max_bytes: u64,
+        by_age: impl FnOnce(&mut Vec<&Sample>) -> HashSet<String>,
+    ) -> Result<Pruned, StoreError> {
         let _guard = self.lock_changes();
         let files = self.scan()?.files;
         let mut files: Vec<&Sample> = files.values().flatten().collect();
-        files.sort_by_key(|sample| (sample.label.is_some(), sample.when(), &sample.path));
-        let mut bytes: u64 = files
-            .iter()
-            .map(|sample| sample.bytes + sample.feature_bytes)
-            .sum();
-        let is_old = |sample: &Sample| {
-            let age = now.duration_since(sample.when()).unwrap_or_default();
-            keep.is_some_and(|keep| age > keep)
-        };
-        let (mut selected, rest): (Vec<_>, Vec<_>) = files.into_iter().partition(|s| is_old(s));
-        for sample in &selected {
-            bytes -= sample.bytes + sample.feature_bytes;
+        let ended = by_age(&mut files);
+        let (mut selected, rest): (Vec<_>, Vec<_>) = files
+            .into_iter()
+            .partition(|sample| ended.contains(&sample.id));
+        let mut pruned = Pruned::default();
+        for sample in &rest {
+            if sample.is_large() {
+                pruned.not_counted += 1;
+                continue;
+            }
+            pruned.bytes = pruned.bytes.saturating_add(sample.disk_bytes);
+            if sample.label.is_some() {
+                let bytes = pruned.labelled_bytes.saturating_add(sample.disk_bytes);
+                pruned.labelled_bytes = bytes;
+            }
         }
         for sample in rest {
-            if max_bytes.is_none_or(|most| bytes <= most) {
+            if pruned.bytes <= max_bytes {
                 break;
             }
-            bytes -= sample.bytes + sample.feature_bytes;
-            selected.push(sample);
+            if sample.label.is_none() && !sample.is_large() {
+                pruned.bytes = pruned.bytes.saturating_sub(sample.disk_bytes);
+                selected.push(sample);
+            }
         }
-        let removed = self.remove(&selected)?;
+        pruned.removed = self.remove(&selected)?;
         self.remove_orphaned_features()?;
-        Ok(removed)
+        Ok(pruned)
     }
 
     /// Stores the features of a sample's picture and replaces existing ones. The first

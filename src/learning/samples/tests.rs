@@ -21,10 +21,6 @@ fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + seconds)
 }
 
-fn days(days: u64) -> Duration {
-    Duration::from_secs(days * 24 * 60 * 60)
-}
-
 fn crop(shade: u8) -> Crop {
     let pixels = RgbImage::from_fn(CROP_SIDE, CROP_SIDE, |x, y| {
         Rgb([shade, (x / 2) as u8, (y / 2) as u8])
@@ -388,7 +384,7 @@ fn what_is_no_sample_is_named_and_left_alone() {
     assert_eq!(listing.ignored, others);
     let before = tree(store.folder());
     assert_eq!(
-        store.purge(&LabelFilter::All, None).unwrap(),
+        store.purge(&LabelFilter::All, &|_| true).unwrap(),
         Removed::default()
     );
     assert_eq!(tree(store.folder()), before);
@@ -480,66 +476,87 @@ fn purging_takes_a_label_an_age_or_everything() {
     let (_state, store) = open();
     let all: Vec<String> = (0..4).map(|n| capture(&store, n * 100, n as u8)).collect();
     store.label(&all[..2], Some(&label("with_mask"))).unwrap();
-    let before = Some(at(250));
-    let removed = store.purge(&LabelFilter::Unlabelled, before).unwrap();
+    let before = |seconds| move |sample: &Sample| sample.when() < at(seconds);
+    let removed = store.purge(&LabelFilter::Unlabelled, &before(250)).unwrap();
     assert_eq!((removed.unlabelled, removed.labelled), (1, 0));
     assert!(removed.bytes > 5000);
     assert_eq!(ids(&store), [&all[0][..], &all[1], &all[3]]);
     let removed = store
-        .purge(&LabelFilter::Labelled(label("with_mask")), Some(at(50)))
+        .purge(&LabelFilter::Labelled(label("with_mask")), &before(50))
         .unwrap();
     assert_eq!((removed.unlabelled, removed.labelled), (0, 1));
     put(&store, ".features/stray.feature", b"x");
-    store.purge(&LabelFilter::All, None).unwrap();
+    store.purge(&LabelFilter::All, &|_| true).unwrap();
     assert_eq!(tree(store.folder()), [""; 0]);
 }
 
+/// Applies a limit on disk space, with the samples sorted by time, and ends `ended`.
+fn prune(store: &Store, max_bytes: u64, ended: &[&str]) -> Pruned {
+    let by_age = |samples: &mut Vec<&Sample>| {
+        samples.sort_by_key(|sample| sample.when());
+        ended.iter().map(|id| (*id).to_owned()).collect()
+    };
+    store.prune(max_bytes, by_age).unwrap()
+}
+
 #[test]
-fn the_oldest_without_a_label_go_first() {
+fn a_size_ends_the_oldest_without_a_label_and_never_a_labelled_one() {
     let (_state, store) = open();
     let all: Vec<String> = (0..6).map(|n| capture(&store, n * 100, 50)).collect();
     store.label(&all[..2], Some(&label("with_mask"))).unwrap();
-    let total = store.stats().unwrap().total();
-    assert_eq!((total.samples, total.with_features), (6, 6));
-    let each = total.bytes / 6;
-    let now = at(1000);
-    let nothing = store.expire(now, None, None).unwrap();
-    assert_eq!(nothing, Removed::default());
-    assert_eq!(store.expire(now, None, Some(total.bytes)).unwrap(), nothing);
+    let pruned = prune(&store, u64::MAX, &[]);
+    assert_eq!(pruned.removed, Removed::default());
+    let each = pruned.bytes / 6;
+    assert!(each >= 512 && pruned.labelled_bytes == 2 * each);
+    assert_eq!(prune(&store, pruned.bytes, &[]), pruned);
 
-    let removed = store.expire(now, None, Some(4 * each)).unwrap();
-    assert_eq!((removed.unlabelled, removed.labelled), (2, 0));
+    let pruned = prune(&store, 4 * each, &[]);
+    assert_eq!((pruned.removed.unlabelled, pruned.removed.labelled), (2, 0));
     assert_eq!(ids(&store), [&all[0][..], &all[1], &all[4], &all[5]]);
-    let removed = store.expire(now, None, Some(each)).unwrap();
-    assert_eq!((removed.unlabelled, removed.labelled), (2, 1));
+    for (max_bytes, gone) in [(each, 2), (0, 0)] {
+        let pruned = prune(&store, max_bytes, &[]);
+        let removed = pruned.removed;
+        assert_eq!((removed.unlabelled, removed.labelled), (gone, 0));
+        assert_eq!(pruned.bytes, 2 * each);
+    }
+    assert_eq!(ids(&store), [&all[0][..], &all[1]]);
+    let pruned = prune(&store, u64::MAX, &[&all[0], "no such sample"]);
+    assert_eq!((pruned.removed.unlabelled, pruned.removed.labelled), (0, 1));
     assert_eq!(ids(&store), [&all[1][..]]);
-    store.expire(now, None, Some(0)).unwrap();
-    assert_eq!(tree(store.folder()), [""; 0]);
 }
 
 #[test]
-fn age_ends_both_kinds_and_the_future_is_not_old() {
+fn allocated_blocks_count_and_large_files_do_not() {
     let (_state, store) = open();
-    let old = capture(&store, 0, 1);
-    let labelled = capture(&store, 1, 2);
-    let young = capture(&store, 9 * 86_400, 3);
-    let future = capture(&store, 400 * 86_400, 4);
-    let hand = put(&store, "with_mask/hand.jpg", b"x");
-    set_modified(&hand, at(2));
-    store
-        .label(std::slice::from_ref(&labelled), Some(&label("with_mask")))
-        .unwrap();
-
-    // The clock jumped back to a time before all captures, and to 1970.
-    for now in [at(0) - days(30), SystemTime::UNIX_EPOCH] {
-        let removed = store.expire(now, Some(days(7)), None).unwrap();
-        assert_eq!(removed, Removed::default());
+    let crop = capture(&store, 0, 1);
+    let bytes = prune(&store, u64::MAX, &[]).bytes;
+    for (name, length) in [
+        ("with_mask/tebibyte.jpg", 1 << 40),
+        ("unlabelled/exbibytes.jpg", i64::MAX as u64),
+        ("unlabelled/features.feature", 1 << 40),
+        ("with_mask/sparse.png", MAX_COUNTED_BYTES),
+    ] {
+        let file = File::create(put(&store, name, b"")).unwrap();
+        // Not every file system has files of this length.
+        if file.set_len(length).is_err() {
+            file.set_len(1 << 30).unwrap();
+        }
     }
-    let now = at(10 * 86_400);
-    let removed = store.expire(now, Some(days(7)), None).unwrap();
-    assert_eq!((removed.unlabelled, removed.labelled), (1, 2));
-    assert_eq!(ids(&store), [young, future]);
-    assert!(!ids(&store).contains(&old));
+    put(&store, "with_mask/photo.jpg", &vec![1; 3 << 20]);
+    put(&store, "unlabelled/photo-2.jpg", &vec![1; 3 << 20]);
+    let pruned = prune(&store, bytes + 4096, &[]);
+    assert_eq!(pruned.removed, Removed::default());
+    assert_eq!(pruned.not_counted, 5);
+    assert_eq!(pruned.labelled_bytes, 4096, "the sparse file of 1 MiB");
+    assert_eq!(pruned.bytes, bytes + pruned.labelled_bytes);
+    let total = store.stats().unwrap().total();
+    assert_eq!(
+        total.samples, 7,
+        "and adding their lengths overflows nothing"
+    );
+    let pruned = prune(&store, 4096, &[]);
+    assert_eq!((pruned.removed.unlabelled, pruned.removed.labelled), (1, 0));
+    assert!(!ids(&store).contains(&crop));
 }
 
 #[test]

@@ -113,6 +113,12 @@ class LiveView extends HTMLElement {
       ["Model", live.head === undefined ? "built-in" : `number ${live.head}`],
       ["Face pictures", live.capture.off_because ? `not kept: ${live.capture.off_because}` : live.capture.on ? "kept" : "not kept"],
     ];
+    const retention = live.retention;
+    if (retention?.labeled_ending) {
+      figures.push(["Deletion", `${retention.labeled_ending} labeled face pictures reach the age limit (capture.keep-days); the first is deleted in ${retention.first_ends_in_hours} h`]);
+    }
+    if (retention?.not_counted) figures.push(["Large files", `${retention.not_counted} over 1 MiB do not count toward capture.max-mib`]);
+    if (retention && !retention.clock_synchronized) figures.push(["Clock", "not synchronized; the age of face pictures counts only the time that the daemon runs"]);
     if (live.refitting) figures.push(["Training", "in progress"]);
     if (live.learning_waits) figures.push(["Training", `paused: ${live.learning_waits}`]);
     if (board.throttling?.under_voltage) figures.push(["Power supply", "voltage too low"]);

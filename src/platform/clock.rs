@@ -1,0 +1,108 @@
+//! What the system's clocks say, and whether the wall clock can be believed.
+//!
+//! This module reads the clocks and asks the system whether the wall clock is
+//! synchronized with a time server. It knows nothing about what the time is used for.
+
+use std::path::Path;
+use std::time::{Instant, SystemTime};
+
+use super::system;
+
+/// The file that systemd-timesyncd touches when it has synchronized the clock
+/// (systemd-timesyncd.service(8)).
+const TIMESYNCD_FLAG: &str = "/run/systemd/timesync/synchronized";
+/// The earliest believable time, 2026-01-01, in seconds since 1970. A clock that has never
+/// been set shows an earlier one.
+const EARLIEST: u64 = 1_767_225_600;
+/// The first time that is too late to be believed, 2100-01-01, in seconds since 1970.
+const TOO_LATE: u64 = 4_102_444_800;
+
+/// What the clocks say at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockReading {
+    /// The monotonic clock, which nobody can set.
+    pub monotonic: Instant,
+    /// The wall clock; `None` unless it is synchronized with a time server.
+    pub synchronized: Option<SystemTime>,
+}
+
+impl ClockReading {
+    /// Reads the clocks.
+    #[must_use]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the only place that reads the clocks for decisions that cannot be undone"
+    )]
+    pub fn now() -> ClockReading {
+        ClockReading {
+            monotonic: Instant::now(),
+            synchronized: is_synchronized().then(SystemTime::now),
+        }
+    }
+
+    /// The synchronized time in seconds since 1970; `None` if the clock is not
+    /// synchronized, or shows a time before this program was written or after the year
+    /// 2099, which no time server gives.
+    #[must_use]
+    pub fn unix_seconds(&self) -> Option<i64> {
+        believable(self.synchronized?)
+    }
+}
+
+/// A time in seconds since 1970, unless it is before 2026 or after 2099.
+#[must_use]
+pub fn believable(time: SystemTime) -> Option<i64> {
+    let since_1970 = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    let seconds = since_1970.as_secs();
+    (EARLIEST..TOO_LATE)
+        .contains(&seconds)
+        .then_some(seconds as i64)
+}
+
+/// Whether the wall clock is synchronized with a time server, according to the kernel or
+/// to systemd-timesyncd.
+///
+/// The kernel's answer covers every time service. The file covers a device on which the
+/// kernel may not be asked, or which lost its network after its clock was set: the
+/// kernel's bound on the error of the clock then grows past its limit within hours, while
+/// the clock itself drifts by seconds a day.
+#[must_use]
+pub fn is_synchronized() -> bool {
+    system::is_clock_synchronized().unwrap_or(false) || Path::new(TIMESYNCD_FLAG).exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn only_times_that_a_time_server_can_give_are_believed() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        for (time, seconds) in [
+            (at(0), None),
+            (SystemTime::UNIX_EPOCH - Duration::from_secs(1), None),
+            // `date -u -d 2025-12-31T23:59:59 +%s`, one second later, and 2036-02-07.
+            (at(1_767_225_599), None),
+            (at(1_767_225_600), Some(1_767_225_600)),
+            (at(2_085_978_496), Some(2_085_978_496)),
+            (at(4_102_444_800), None),
+            (at(u64::from(u32::MAX) * 1000), None),
+        ] {
+            assert_eq!(believable(time), seconds, "{time:?}");
+        }
+    }
+
+    #[test]
+    fn the_kernel_answers_without_any_privilege() {
+        let answer = system::is_clock_synchronized();
+        // A sandbox may forbid the question, with this error alone.
+        if let Err(error) = &answer {
+            assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+        }
+        if answer.unwrap_or(false) {
+            assert!(ClockReading::now().synchronized.is_some());
+        }
+    }
+}
