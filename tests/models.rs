@@ -192,6 +192,26 @@ fn classifiers_of_another_form_are_refused_with_the_reason() {
         ("weight of its head is missing, or not a finite", |p| {
             weight(p, "head.2.bias").raw_data = f32::NAN.to_le_bytes().repeat(2);
         }),
+        ("outputs overflow", |p| {
+            let weights = &mut weight(p, "head.0.weight").raw_data;
+            *weights = 1e38_f32.to_le_bytes().repeat(weights.len() / 4);
+        }),
+        ("outputs overflow", |p| {
+            // Each layer is harmless alone.
+            for name in ["head.0.weight", "head.2.weight"] {
+                let weights = &mut weight(p, name).raw_data;
+                *weights = (-1e18_f32).to_le_bytes().repeat(weights.len() / 4);
+            }
+        }),
+        ("outputs overflow", |p| {
+            weight(p, "head.2.bias").raw_data = f32::MAX.to_le_bytes().repeat(2);
+        }),
+        ("is not a finite number", |p| {
+            let backbone = graph(p).initializer.iter_mut();
+            let mut tensors = backbone.filter(|tensor| tensor.raw_data.len() > 400);
+            let weights = &mut tensors.next().unwrap().raw_data;
+            weights[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+        }),
         ("in another file", |p| {
             let entry = StringStringEntryProto {
                 key: "location".into(),
@@ -207,6 +227,34 @@ fn classifiers_of_another_form_are_refused_with_the_reason() {
             reason,
         );
     }
+}
+
+#[test]
+fn a_detector_with_weights_that_are_not_finite_is_refused() {
+    for value in [f32::NAN, f32::INFINITY] {
+        let bytes = changed(DETECTOR.1, |p| {
+            let tensors = graph(p).initializer.iter_mut();
+            let mut tensors = tensors.filter(|tensor| tensor.raw_data.len() > 400);
+            let weights = &mut tensors.next().unwrap().raw_data;
+            weights[..4].copy_from_slice(&value.to_le_bytes());
+        });
+        let output = with_model("detector", &bytes);
+        assert_refused(&output, 65, "is not a finite number");
+    }
+}
+
+/// A head may be far more confident than the built-in one, as long as its outputs are
+/// numbers.
+#[test]
+fn a_head_with_large_weights_is_accepted() {
+    let bytes = changed(CLASSIFIER.1, |p| {
+        let weights = &mut weight(p, "head.2.weight").raw_data;
+        for value in weights.as_chunks_mut::<4>().0 {
+            *value = (f32::from_le_bytes(*value) * 1e6).to_le_bytes();
+        }
+    });
+    let output = with_model("classifier", &bytes);
+    assert!(output.status.success(), "{}", text(&output.stderr));
 }
 
 fn graph(proto: &mut ModelProto) -> &mut tract_onnx::pb::GraphProto {

@@ -17,6 +17,9 @@ use super::{FEATURES, HeadTensors};
 pub(super) const FLOAT: i32 = 1;
 const MAX_LABELS: usize = 64;
 const MAX_HIDDEN: usize = 4096;
+/// A head must be able to compute with features of this size. Those of the built-in
+/// backbone are at most 6; other backbones may have larger ones.
+const LARGEST_FEATURE: f64 = 1e4;
 
 /// Runs the checks, and holds the names that their error messages use.
 pub(super) struct Checker<'a> {
@@ -72,6 +75,22 @@ impl Checker<'_> {
             }
         }
         Ok((proto, graph))
+    }
+
+    /// Checks that the weights of the graph are finite. Otherwise its outputs would not be
+    /// numbers.
+    pub(super) fn finite(&self, graph: &GraphProto) -> Result<(), ModelError> {
+        for tensor in &graph.initializer {
+            let values = floats(tensor).unwrap_or_default();
+            // A single infinite value is a valid limit, for example of a `Clip`.
+            let is_limit = values.len() == 1;
+            let fits = |value: &f32| value.is_finite() || is_limit && value.is_infinite();
+            if !values.iter().all(fits) {
+                let name = &tensor.name;
+                return self.fail(format!("a weight of {name:?} is not a finite number"));
+            }
+        }
+        Ok(())
     }
 
     /// Checks that the graph has exactly one input, called `name`, of 32-bit floats. In
@@ -236,7 +255,11 @@ impl Checker<'_> {
                 "its head does not lead from {FEATURES} features to {classes} labels"
             ));
         }
-        Ok(HeadTensors { w1, b1, w2, b2 })
+        let head = HeadTensors { w1, b1, w2, b2 };
+        if overflows(&head) {
+            return self.fail("the weights of its head are so large that its outputs overflow");
+        }
+        Ok(head)
     }
 
     /// Cuts the model off after `tensor`, which becomes its only output.
@@ -272,6 +295,24 @@ impl Checker<'_> {
         proto.graph = Some(graph);
         Ok(proto)
     }
+}
+
+/// Whether a head computes numbers that are not finite for some features. Such a head would
+/// give a probability that is not a number, on which no verdict may rest.
+fn overflows(head: &HeadTensors) -> bool {
+    // The largest absolute value that a layer can output if its inputs are at most `input`.
+    let largest = |weights: &[f32], bias: &[f32], input: f64| -> f64 {
+        let rows = weights.chunks_exact(weights.len() / bias.len());
+        let outputs = rows.zip(bias).map(|(row, bias)| {
+            let sum: f64 = row.iter().map(|weight| f64::from(weight.abs())).sum();
+            sum * input + f64::from(bias.abs())
+        });
+        outputs.fold(0.0, f64::max)
+    };
+    let hidden = largest(&head.w1, &head.b1, LARGEST_FEATURE);
+    let logits = largest(&head.w2, &head.b2, hidden);
+    // The margin is for the rounding of the sums.
+    hidden.max(logits) > f64::from(f32::MAX) / 2.0
 }
 
 /// Returns a format without its version number: `maskd-head` for `maskd-head-1`.

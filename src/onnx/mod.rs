@@ -113,6 +113,7 @@ impl Classifier {
         checker.outputs(&graph, &["probabilities"])?;
         let labels = checker.labels(&proto)?;
         let head = checker.head(&graph, labels.len())?;
+        checker.finite(&graph)?;
         let backbone = Graph {
             name: name.to_owned(),
             kind: checker.kind,
@@ -198,6 +199,7 @@ pub fn parse_detector(name: &str, bytes: &[u8]) -> Result<Graph, ModelError> {
     let (mut proto, graph) = checker.open(bytes, DETECTOR_FORMAT)?;
     checker.input(&graph, "image", &[Some(1), Some(3), None, None])?;
     checker.outputs(&graph, &["stride8", "stride16", "stride32"])?;
+    checker.finite(&graph)?;
     proto.graph = Some(graph);
     Ok(Graph {
         name: name.to_owned(),
