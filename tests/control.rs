@@ -28,8 +28,8 @@ use maskd::config::Config;
 use maskd::config::settings::Settings;
 use maskd::learning::enrollment::Enrollments;
 use maskd::learning::{
-    DecisionRecord, FailureKind, InUse, LabelAction, Learning, LearningOptions, Purge,
-    RefusalRecord, SampleSelector,
+    DecisionRecord, FailureKind, InUse, LabelAction, Learning, LearningAccess, LearningOptions,
+    Purge, RefusalRecord, SampleSelector,
 };
 use maskd::onnx::FEATURES;
 use maskd::vision::embed::Feature;
@@ -55,7 +55,7 @@ impl Server {
         let (_, base) = open_model(None).unwrap();
         let learning =
             Learning::open(folder.path(), Arc::new(base), LearningOptions::default()).unwrap();
-        let learning = Arc::new(learning);
+        let learning = LearningAccess::from(learning);
         let (live_out, live) = watch::channel(Live {
             decision: "mask".to_owned(),
             inference: LiveInference {
@@ -64,13 +64,13 @@ impl Server {
             },
             ..Live::default()
         });
-        let (in_use, head) = watch::channel(Arc::new(learning.in_use().unwrap()));
+        let head = learning.head();
         let (refit, mut refit_requests) = mpsc::channel::<RefitRequest>(1);
         let enrollments = Arc::default();
         let handle = DaemonHandle {
-            learning: Arc::clone(&learning),
+            learning: learning.clone(),
             live,
-            head: Arc::new(in_use),
+            head: head.clone(),
             enrollments: Arc::clone(&enrollments),
             refit,
             judge: mpsc::channel(1).0,
@@ -100,7 +100,8 @@ impl Server {
                         let feature = Feature::from(Box::new([0.5; FEATURES]));
                         Ok(vec![feature; crops.len()])
                     };
-                    let record = learning.refit(&mut embed, &|| false);
+                    let learning = learning.get();
+                    let record = learning.and_then(|open| open.refit(&mut embed, &|| false));
                     let _ = request.send(record.map_err(ErrorRecord::from));
                 }
                 std::future::pending::<()>().await;

@@ -351,6 +351,11 @@ impl Snapshot {
                 f64::from(learning.head.unwrap_or(0)),
             ),
             (
+                "learning_off",
+                "1 while nothing is learned because the state directory cannot be used",
+                flag(learning.off_because.is_some()),
+            ),
+            (
                 "refit_paused",
                 "1 while training waits because of the board's temperature or supply",
                 flag(learning.waits_because.is_some()),
@@ -451,15 +456,16 @@ impl RouteState {
 async fn text(State(state): State<RouteState>) -> Response {
     let is_alive = state.is_alive();
     let text = file_work::run(move || {
-        let learning = &state.handle.learning;
+        let learning = state.handle.learning().ok();
         // A store that cannot be read must not hide the other metrics.
-        let samples = learning.stats().unwrap_or_default().into_iter();
+        let samples = learning.and_then(|learning| learning.stats().ok());
+        let samples = samples.unwrap_or_default().into_iter();
         let snapshot = Snapshot {
             live: state.handle.live.borrow().clone(),
             samples: samples
                 .map(|(label, count)| (label, count.samples))
                 .collect(),
-            new_labels: learning.new_labels().unwrap_or(0),
+            new_labels: learning.map_or(0, |learning| learning.new_labels().unwrap_or(0)),
             is_alive,
         };
         state.metrics.text(&snapshot)

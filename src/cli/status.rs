@@ -120,6 +120,12 @@ fn daemon_text(status: &socket::Status) -> String {
     if let Some(retention) = &live.retention {
         text += &retention_text(retention);
     }
+    if let Some(why) = &live.learning.off_because {
+        text += &format!("learning    off: the state directory cannot be used: {why}\n");
+    }
+    if let Some(note) = &live.learning.note {
+        text += &format!("note        {note}\n");
+    }
     if let Some(Enrollment {
         id: _,
         label,

@@ -5,17 +5,18 @@
 //! the crops that do not fit into the channel. This module knows nothing about
 //! training.
 
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use super::refit_worker::RefitWorker;
+use super::refit_worker::{RefitWorker, record_scores};
 use super::threads::{Threads, timer_runtime};
 use super::{DaemonError, Shared, StateDir, now, wall_clock};
-use crate::api::socket::{DaemonHandle, Live, LiveCapture, LiveRetention};
+use crate::api::socket::{self, DaemonHandle, Live, LiveCapture, LiveRetention};
 use crate::config::settings::Tuning;
 use crate::config::{self, Config, Keep};
 use crate::frame::Crop;
@@ -23,7 +24,7 @@ use crate::learning::Enrollment;
 use crate::learning::capture_policy::{CapturePolicy, Choice};
 use crate::learning::enrollment::Enrollments;
 use crate::learning::samples::NewSample;
-use crate::learning::{InUse, Learning, LearningError, Limits, Upkeep};
+use crate::learning::{InUse, LearningAccess, LearningError, Limits, Upkeep};
 use crate::onnx::Label;
 use crate::platform::clock::ClockReading;
 use crate::vision::embed::Feature;
@@ -45,52 +46,56 @@ const UPKEEP_INTERVAL: Duration = Duration::from_hours(1);
 /// again.
 const CLOCK_INTERVAL: Duration = Duration::from_mins(1);
 
-/// An open state directory, before any thread is started.
+/// Why no crops are captured while the state directory is not open.
+const NO_STATE: &str = "the state directory cannot be used";
+
+/// The state directory, before any thread is started. It may not be open yet.
 pub(super) struct LearningState {
-    learning: Arc<Learning>,
+    learning: LearningAccess,
     state: PathBuf,
-    in_use: InUse,
     backbone: [u8; 32],
 }
 
 impl LearningState {
-    /// Opens a state directory. Returns `None` if the default directory cannot be
-    /// used, because a daemon that cannot learn still watches its door.
+    /// Opens a state directory. If it cannot be used, the refit thread tries again,
+    /// because a daemon that cannot learn still watches its door.
+    ///
+    /// # Errors
+    /// Returns [`DaemonError::Learning`] if another daemon uses a directory that the user
+    /// named.
     pub(super) fn open(
         config: &Config,
         state: StateDir,
         pipeline: &Pipeline,
-    ) -> Result<Option<LearningState>, DaemonError> {
+    ) -> Result<LearningState, DaemonError> {
         let (state, is_named) = match state {
             StateDir::Named(state) => (state, true),
             StateDir::Usual(state) => (state, false),
         };
         let base = pipeline.shared_head();
-        let learning = match Learning::open(&state, Arc::clone(&base), config.refit.options()) {
-            Ok(learning) => learning,
-            Err(error) if is_named => return Err(error.into()),
+        let backbone = *base.backbone();
+        let learning = LearningAccess::new(&state, base, config.refit.options());
+        let opened = learning.open().map(drop);
+        let note = learning.head().borrow().note.clone();
+        match opened {
+            // A command that has the directory open will end; a daemon will not.
+            Err(error) if is_named && error.is_busy() && daemon_answers(config, &state) => {
+                return Err(error.into());
+            }
             Err(error) => {
-                warn!(%error, "nothing is learned: the state directory cannot be used");
-                return Ok(None);
+                warn!(%error, note, "nothing is learned until the state directory can be used");
             }
-        };
-        let in_use = learning.in_use().unwrap_or_else(|error| {
-            warn!(%error, "the built-in model is used");
-            InUse {
-                head: Arc::clone(&base),
-                number: None,
-                note: None,
+            Ok(()) => {
+                if let Some(note) = note {
+                    warn!(note, "another model is used than the one that should be");
+                }
             }
-        });
-        if let Some(note) = &in_use.note {
-            warn!(note, "a model is damaged");
         }
-        Ok(Some(LearningState {
-            learning: Arc::new(learning),
+        Ok(LearningState {
+            learning,
             state,
-            in_use,
-            backbone: *base.backbone(),
-        }))
+            backbone,
+        })
     }
 
     /// Starts the capture thread and the refit thread. Returns the sampler for the
@@ -102,27 +107,29 @@ impl LearningState {
         threads: &mut Threads,
     ) -> Result<(CropSampler, DaemonHandle, PathBuf), DaemonError> {
         let capture = &config.capture;
+        let mut head = self.learning.head();
+        let in_use = Arc::clone(&head.borrow());
+        let off_because = self.learning.off_because();
         shared.live.send_modify(|live| {
-            live.learning.head = self.in_use.number;
-            live.learning.labels = self.in_use.head.labels().to_vec();
+            live.learning.head = in_use.number;
+            live.learning.note.clone_from(&in_use.note);
+            live.learning.labels = in_use.head.labels().to_vec();
             live.capture = LiveCapture {
-                on: capture.enabled,
+                on: capture.enabled && off_because.is_none(),
                 pictures: capture.keep == Keep::Pictures,
+                off_because: off_because.as_ref().map(|_| NO_STATE.to_owned()),
                 ..LiveCapture::default()
             };
+            live.learning.off_because = off_because;
         });
         if capture.enabled {
             info!(keep = ?capture.keep, "face pictures are captured");
         }
-        if let Some(record) = self.learning.last_refit()
-            && let Some(measured) = &record.outcome.measured
-        {
-            shared.metrics.scores(measured);
+        if let Ok(learning) = self.learning.get() {
+            record_scores(learning, &shared.metrics);
         }
-        let head = Arc::new(watch::Sender::new(Arc::new(self.in_use)));
-        let mut head_in = head.subscribe();
         // This makes the inference thread take the head before its first frame.
-        head_in.mark_changed();
+        head.mark_changed();
         let enrollments = Arc::default();
         let (crops, crops_in) = mpsc::channel(CROP_CHANNEL);
         // Although unbounded, this channel never holds more than the crops that were
@@ -132,7 +139,7 @@ impl LearningState {
         let (judge, judge_in) = mpsc::channel(REQUEST_CHANNEL);
 
         let writer = SampleWriter {
-            learning: Arc::clone(&self.learning),
+            learning: self.learning.clone(),
             options: capture.clone(),
             backbone: self.backbone,
             live: Arc::clone(&shared.live),
@@ -147,16 +154,17 @@ impl LearningState {
             cannot_save_ages: false,
         };
         threads.start("capture", move || writer.run(crops_in))?;
-        let worker = RefitWorker::new(&self.learning, config, &head, shared);
+        let worker = RefitWorker::new(&self.learning, config, shared);
         threads.start("refit", move || worker.run(refit_in, judge_in))?;
 
         let seed = wall_clock()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |time| time.as_nanos() as u64);
         let sampler = CropSampler {
-            head: head_in,
+            head: head.clone(),
             policy: CapturePolicy::new(capture.options(), seed),
             is_capturing: capture.enabled,
+            learning: self.learning.clone(),
             crops,
             dropped: dropped_in,
             enrollments: Arc::clone(&enrollments),
@@ -173,6 +181,14 @@ impl LearningState {
         };
         Ok((sampler, handle, self.state))
     }
+}
+
+/// Whether another daemon listens on the socket of the one that is about to start.
+fn daemon_answers(config: &Config, state: &Path) -> bool {
+    let runtime_dir = std::env::var_os("RUNTIME_DIRECTORY");
+    let configured = config.control.socket.as_deref();
+    let path = socket::socket_path(configured, runtime_dir.as_deref(), state);
+    UnixStream::connect(path).is_ok()
 }
 
 /// A crop on its way to the disk.
@@ -211,6 +227,8 @@ pub(super) struct CropSampler {
     policy: CapturePolicy,
     /// Whether the settings turn capturing on. An enrollment takes crops either way.
     is_capturing: bool,
+    /// Nothing is sent while the state directory cannot be used.
+    learning: LearningAccess,
     crops: mpsc::Sender<NewCrop>,
     /// Crops that the capture thread dropped.
     dropped: mpsc::UnboundedReceiver<Choice>,
@@ -246,6 +264,9 @@ impl CropSampler {
     /// Takes the classified faces of a frame captured `at`, and sends those that
     /// are worth keeping to the capture thread.
     pub(super) fn offer(&mut self, at: Instant, faces: Vec<ClassifiedFace>) {
+        if !self.learning.is_open() {
+            return;
+        }
         while let Ok(choice) = self.dropped.try_recv() {
             self.policy.give_back(choice);
         }
@@ -321,7 +342,7 @@ impl CropSampler {
 
 /// Writes crops to the disk and deletes old ones. It runs in the capture thread.
 struct SampleWriter {
-    learning: Arc<Learning>,
+    learning: LearningAccess,
     options: config::Capture,
     backbone: [u8; 32],
     live: Arc<watch::Sender<Live>>,
@@ -405,14 +426,16 @@ impl SampleWriter {
                 backbone: self.backbone,
             })
             .collect();
-        match self.learning.store().capture(&new) {
-            Ok(ids) => {
-                self.learning.captured(&ids, ClockReading::now());
-                self.stored(batch, ids.len() as u64);
-            }
+        let captured = self.learning.get().and_then(|learning| {
+            let ids = learning.store().capture(&new)?;
+            learning.captured(&ids, ClockReading::now());
+            Ok(ids)
+        });
+        match captured {
+            Ok(ids) => self.stored(batch, ids.len() as u64),
             Err(error) => {
                 self.drop_batch(batch);
-                self.pause(&error.into());
+                self.pause(&error);
             }
         }
     }
@@ -479,12 +502,15 @@ impl SampleWriter {
     /// Deletes samples that exceed the limits on age and disk space, and tells what will
     /// be deleted.
     fn apply_limits(&mut self) {
+        let Ok(learning) = self.learning.get() else {
+            return;
+        };
         self.last_upkeep = Some(now());
         let limits = Limits {
             max_age: Duration::from_hours(24) * self.options.keep_days,
             max_bytes: self.options.max_mib * 1024 * 1024,
         };
-        let upkeep = match self.learning.apply_limits(limits, ClockReading::now()) {
+        let upkeep = match learning.apply_limits(limits, ClockReading::now()) {
             Ok(upkeep) => upkeep,
             Err(error) => return warn!(%error, "old face pictures cannot be deleted"),
         };
@@ -575,7 +601,10 @@ impl SampleWriter {
 
     /// Saves the ages of the samples if that is due.
     fn save_ages(&mut self, last: bool) {
-        let saved = self.learning.save_ages(ClockReading::now(), last);
+        let Ok(learning) = self.learning.get() else {
+            return;
+        };
+        let saved = learning.save_ages(ClockReading::now(), last);
         if let Err(error) = &saved
             && !self.cannot_save_ages
         {
@@ -608,6 +637,7 @@ mod tests {
 
     use super::*;
     use crate::frame::CROP_SIDE;
+    use crate::learning::Learning;
     use crate::learning::capture_policy::CaptureOptions;
     use crate::onnx::FEATURES;
     use crate::vision::pipeline::open_model;
@@ -630,7 +660,7 @@ mod tests {
             let base = Arc::new(base);
             let options = config::Refit::default().options();
             let learning = Learning::open(state.path(), Arc::clone(&base), options).unwrap();
-            let in_use = learning.in_use().unwrap();
+            let learning = LearningAccess::from(learning);
             let live = Arc::new(watch::Sender::new(Live::default()));
             let enrollments = Arc::<Mutex<Enrollments>>::default();
             let (crops_out, crops) = mpsc::channel(capacity);
@@ -642,16 +672,17 @@ mod tests {
             };
             CapturePath {
                 sampler: CropSampler {
-                    head: watch::channel(Arc::new(in_use)).1,
+                    head: learning.head(),
                     policy: CapturePolicy::new(policy, 1),
                     is_capturing: true,
+                    learning: learning.clone(),
                     crops: crops_out,
                     dropped: dropped_in,
                     enrollments: Arc::clone(&enrollments),
                     live: Arc::clone(&live),
                 },
                 writer: SampleWriter {
-                    learning: Arc::new(learning),
+                    learning,
                     options: config::Capture::default(),
                     backbone,
                     live,
@@ -769,7 +800,7 @@ mod tests {
         let enrollment = path.enrollment();
         assert_eq!((enrollment.id, enrollment.stored), (second, 1));
         assert_eq!(
-            path.writer.learning.stats().unwrap()["with_mask"].samples,
+            path.writer.learning.get().unwrap().stats().unwrap()["with_mask"].samples,
             3
         );
     }
@@ -813,7 +844,7 @@ mod tests {
                 .unwrap()
                 .contains("capture.max-mib (1 MiB)")
         );
-        let counts = path.writer.learning.stats().unwrap();
+        let counts = path.writer.learning.get().unwrap().stats().unwrap();
         assert_eq!(counts["with_mask"].samples, 3);
         assert!(
             !counts.contains_key("unlabelled"),
@@ -840,7 +871,7 @@ mod tests {
                 path.offer();
             }
             path.write();
-            let bytes = path.writer.learning.stats().unwrap()["unlabelled"].bytes;
+            let bytes = path.writer.learning.get().unwrap().stats().unwrap()["unlabelled"].bytes;
             assert!(bytes <= 1 << 20, "{bytes}");
         }
         assert!(path.capture().stored > 300, "{:?}", path.capture());

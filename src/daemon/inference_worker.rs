@@ -123,6 +123,7 @@ impl InferenceWorker {
         self.tracker.forget_votes();
         self.live.send_modify(|live| {
             live.learning.head = in_use.number;
+            live.learning.note.clone_from(&in_use.note);
             live.learning.labels = self.labels.to_vec();
         });
         if let Some(model) = in_use.number {

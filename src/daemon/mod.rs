@@ -68,7 +68,7 @@ pub enum DaemonError {
     /// A frame cannot be processed.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
-    /// The state directory that the user named cannot be used.
+    /// Another daemon uses the state directory that the user named.
     #[error(transparent)]
     Learning(#[from] LearningError),
     /// The pins cannot be used.
@@ -112,11 +112,12 @@ impl<T> Clone for Latest<T> {
 /// Where heads and samples are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StateDir {
-    /// A directory that the user named. If it cannot be used, the daemon does not
-    /// start.
+    /// A directory that the user named. If another daemon uses it, the daemon does not
+    /// start. If it cannot be used for another reason, the daemon starts, and learns as
+    /// soon as it can be used.
     Named(PathBuf),
-    /// The default directory. If it cannot be used, or another daemon uses it, the
-    /// daemon starts but learns nothing.
+    /// The default directory. If it cannot be used, even because another daemon uses it,
+    /// the daemon starts, and learns as soon as it can be used.
     Usual(PathBuf),
 }
 
@@ -201,7 +202,7 @@ impl Parts {
             VerdictPolicy::new(config.classify.verdict_options(), pipeline.head().labels())?;
         let pins = open_pins(config)?;
         let learning = state.map(|state| LearningState::open(config, state, &pipeline));
-        let learning = learning.transpose()?.flatten();
+        let learning = learning.transpose()?;
         Ok(Parts {
             web_options,
             settings,
@@ -395,6 +396,11 @@ async fn serve_control(control: Option<Control>, config: &Config, stop: &Cancell
     let path = socket::socket_path(configured, runtime_dir.as_deref(), &control.state);
     let socket = match socket::bind(&path) {
         Ok(socket) => socket,
+        // The log says already that the state directory, where the socket would be, cannot
+        // be used.
+        Err(error) if !control.handle.learning.is_open() && path.starts_with(&control.state) => {
+            return info!(%error, "commands cannot reach the daemon");
+        }
         Err(error) => return warn!(%error, "commands cannot reach the daemon"),
     };
     let grace_over = async {

@@ -17,7 +17,6 @@ use super::{DaemonError, Shared, wall_clock};
 use crate::api::mqtt::{self, BrokerOptions, MqttContext};
 use crate::api::socket::DaemonHandle;
 use crate::config::Config;
-use crate::learning::fleet::Key;
 
 /// How long to wait after a panic before connecting again.
 const WAIT_AFTER_PANIC: Duration = Duration::from_mins(1);
@@ -60,19 +59,12 @@ pub(super) fn start(
     let (live, stop) = (Arc::clone(&shared.live), shared.inference_ended.clone());
     let handle = handle.cloned();
     let captures = config.capture.enabled;
-    let key = match handle.as_ref().filter(|_| options.is_in_fleet()) {
-        Some(handle) => Key::open(handle.learning.state())
-            .map_err(|error| warn!(%error, "models are not exchanged with other devices"))
-            .ok(),
-        None => None,
-    };
     threads.start("mqtt", move || {
         loop {
             let context = MqttContext {
                 live: live.subscribe(),
                 handle: handle.clone(),
                 captures,
-                key: key.clone(),
             };
             let served = catch_unwind(AssertUnwindSafe(|| serve(&options, context, &stop)));
             match served {

@@ -1,7 +1,8 @@
 //! The refit thread, which trains on the labels of this device and evaluates heads
 //! from other devices.
 //!
-//! It schedules automatic refits and monitors the board. It runs at the lowest
+//! It schedules automatic refits, monitors the board, and opens a state directory that
+//! could not be used when the daemon started. It runs at the lowest
 //! priority. The camera path receives a new head through a `watch` channel that it
 //! checks once per frame.
 
@@ -17,10 +18,11 @@ use tracing::{info, warn};
 use super::threads::timer_runtime;
 use super::{DaemonError, Shared, now};
 use crate::api::metrics::{Metrics, RefitEnd};
-use crate::api::socket::{self, ErrorRecord, JudgeRequest, Live, RefitRequest};
+use crate::api::socket::{ErrorRecord, JudgeRequest, Live, RefitRequest};
 use crate::config::Config;
+use crate::config::settings::Tuning;
 use crate::frame::Crop;
-use crate::learning::{Embed, FailureKind, InUse, Learning, LearningError, RefitRecord};
+use crate::learning::{Embed, FailureKind, Learning, LearningAccess, LearningError, RefitRecord};
 use crate::onnx::{ModelError, ThreadPool};
 use crate::platform::board::{Board, ThrottleReason};
 use crate::platform::system;
@@ -42,10 +44,9 @@ const MAX_RETRIES: u32 = 6;
 
 /// The state of the refit thread.
 pub(super) struct RefitWorker {
-    learning: Arc<Learning>,
+    learning: LearningAccess,
     config: Config,
-    /// Sends the head in use to the inference thread.
-    head: Arc<watch::Sender<Arc<InUse>>>,
+    tuning: watch::Receiver<Tuning>,
     live: Arc<watch::Sender<Live>>,
     metrics: Arc<Metrics>,
     inference_ended: CancellationToken,
@@ -63,16 +64,11 @@ enum Task {
 }
 
 impl RefitWorker {
-    pub(super) fn new(
-        learning: &Arc<Learning>,
-        config: &Config,
-        head: &Arc<watch::Sender<Arc<InUse>>>,
-        shared: &Shared,
-    ) -> RefitWorker {
+    pub(super) fn new(learning: &LearningAccess, config: &Config, shared: &Shared) -> RefitWorker {
         RefitWorker {
-            learning: Arc::clone(learning),
+            learning: learning.clone(),
             config: config.clone(),
-            head: Arc::clone(head),
+            tuning: shared.settings.subscribe(),
             live: Arc::clone(&shared.live),
             metrics: Arc::clone(&shared.metrics),
             inference_ended: shared.inference_ended.clone(),
@@ -107,6 +103,9 @@ impl RefitWorker {
                     () = tokio::time::sleep(LABEL_POLL) => Task::CheckLabels,
                 }
             });
+            if matches!(task, Task::CheckLabels) {
+                self.reopen();
+            }
             let throttled = self.board.poll(now());
             let not_now = throttled.map(|reason| ErrorRecord {
                 error: format!("training waits because {reason}; try again later"),
@@ -153,15 +152,42 @@ impl RefitWorker {
         self.inference_ended.is_cancelled()
     }
 
+    /// Tries again to open a state directory that could not be used.
+    fn reopen(&self) {
+        if self.learning.is_open() {
+            return;
+        }
+        if let Ok(learning) = self.learning.open() {
+            info!("the state directory can be used: learning is on");
+            record_scores(learning, &self.metrics);
+            let capture = self.tuning.borrow().capture;
+            self.live.send_modify(|live| {
+                live.learning.off_because = None;
+                (live.capture.on, live.capture.off_because) = (capture, None);
+            });
+        } else {
+            let off_because = self.learning.off_because();
+            self.live.send_if_modified(|live| {
+                let is_new = live.learning.off_because != off_because;
+                live.learning.off_because = off_because;
+                is_new
+            });
+        }
+    }
+
     /// Whether an automatic refit is due.
     fn is_due(&mut self) -> bool {
+        let Ok(learning) = self.learning.get() else {
+            return false;
+        };
+        learning.save_last_refit();
         if !self.config.refit.enabled {
             return false;
         }
-        let Ok(labels) = self.learning.store().fingerprint() else {
+        let Ok(labels) = learning.store().fingerprint() else {
             return false;
         };
-        let new_labels = || self.learning.new_labels().unwrap_or(0);
+        let new_labels = || learning.new_labels().unwrap_or(0);
         self.schedule.is_due(now(), labels, new_labels)
     }
 
@@ -174,11 +200,11 @@ impl RefitWorker {
     }
 
     fn refit(&self, runtime: &Runtime) -> Result<RefitRecord, LearningError> {
+        let learning = self.learning.get()?;
         self.live.send_modify(|live| live.learning.refitting = true);
         let start = now();
         let result =
-            self.with_backbone(|embed| self.learning.refit(embed, &|| self.is_canceled(runtime)));
-        let result = result.and_then(|record| self.put_into_use(record));
+            self.with_backbone(|embed| learning.refit(embed, &|| self.is_canceled(runtime)));
         self.live
             .send_modify(|live| live.learning.refitting = false);
         self.report(&result, now().saturating_duration_since(start));
@@ -224,20 +250,11 @@ impl RefitWorker {
         let JudgeRequest {
             name, origin, head, ..
         } = request;
-        let record = self.with_backbone(|embed| {
+        let learning = self.learning.get()?;
+        self.with_backbone(|embed| {
             let is_canceled = || self.is_canceled(runtime);
-            self.learning
-                .try_foreign_head(name, head, origin, embed, &is_canceled)
-        })?;
-        self.put_into_use(record)
-    }
-
-    /// Passes an accepted head to the inference thread.
-    fn put_into_use(&self, record: RefitRecord) -> Result<RefitRecord, LearningError> {
-        if record.head.is_some() {
-            socket::hand_over(&self.learning, &self.head)?;
-        }
-        Ok(record)
+            learning.try_foreign_head(name, head, origin, embed, &is_canceled)
+        })
     }
 
     fn with_backbone(
@@ -263,6 +280,15 @@ impl RefitWorker {
             embedder.embed(crops)
         };
         work(&mut embed)
+    }
+}
+
+/// Records the scores of the last refit in the metrics.
+pub(super) fn record_scores(learning: &Learning, metrics: &Metrics) {
+    if let Some(record) = learning.last_refit()
+        && let Some(measured) = &record.outcome.measured
+    {
+        metrics.scores(measured);
     }
 }
 

@@ -51,6 +51,20 @@ pub enum LearningError {
         /// The state directory.
         state: String,
     },
+    /// The head in use changed while another one was compared with it.
+    #[error(
+        "the model in use changed during the training, so the new model, which was compared with \
+         the previous one, is not used: train again"
+    )]
+    HeadChanged,
+    /// A head from another device was in use on this device before.
+    #[error(
+        "this device has used the model before; import it to use it again in spite of the rollback"
+    )]
+    KnownHead,
+    /// The state directory of a daemon cannot be used at the moment.
+    #[error("nothing is learned, because the state directory cannot be used: {0}")]
+    Off(String),
     /// A track has no samples without a label.
     #[error("there are no unlabeled face pictures of track {0}")]
     NoTrack(u64),
@@ -92,14 +106,17 @@ impl LearningError {
             LearningError::Store(error) => of_store(error),
             LearningError::Heads(error) => of_heads(error),
             LearningError::Model(error) => of_model(error),
-            LearningError::Refit(RefitError::Cancelled) => FailureKind::NotNow,
+            LearningError::Refit(RefitError::Cancelled) | LearningError::HeadChanged => {
+                FailureKind::NotNow
+            }
             LearningError::Refit(_) | LearningError::Replay(_) => FailureKind::Internal,
             LearningError::Label(_) => FailureKind::Usage,
             LearningError::StateFormat(StateFormatError::File(error))
             | LearningError::File(error) => of_file(error),
-            LearningError::StateFormat(_) | LearningError::OtherBackbone { .. } => {
-                FailureKind::Data
-            }
+            LearningError::StateFormat(_)
+            | LearningError::OtherBackbone { .. }
+            | LearningError::KnownHead => FailureKind::Data,
+            LearningError::Off(_) => FailureKind::Unavailable,
             LearningError::NoTrack(_) | LearningError::NoSample(_) => FailureKind::Missing,
         }
     }

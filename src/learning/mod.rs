@@ -5,6 +5,8 @@
 //! the daemon's refit thread all use it. It knows nothing about the config or
 //! threads, and reads no clock. The caller provides the backbone that embeds crops.
 
+mod access;
+mod active;
 pub mod capture_policy;
 pub mod enrollment;
 mod error;
@@ -14,6 +16,7 @@ mod label_queue;
 mod records;
 pub mod refit;
 mod refitting;
+mod rejected;
 pub mod replay;
 mod retention;
 pub mod samples;
@@ -22,8 +25,12 @@ mod upkeep;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use tokio::sync::watch;
+
+pub use access::LearningAccess;
+pub use active::{InUse, head_in_use};
 pub use error::{FailureKind, LearningError};
 pub use records::{
     AdviceRecord, ClassCountRecord, CountRecord, CurvePointRecord, DecisionRecord, Enrollment,
@@ -33,11 +40,13 @@ pub use records::{
     SkipReasonRecord, SkippedRecord, ValidationRecord,
 };
 pub(crate) use records::{UNLABELLED, counts, records};
+use refitting::LastRefit;
 pub use refitting::{Embed, SHIPPED_REPLAY};
 pub use retention::Announcement;
 pub use state_format::StateFormatError;
 pub use upkeep::{Limits, Upkeep};
 
+use crate::learning::active::ActiveHead;
 use crate::learning::heads::{Heads, HeadsError};
 use crate::learning::label_queue::Candidate;
 use crate::learning::samples::{
@@ -70,54 +79,6 @@ impl Default for LearningOptions {
     }
 }
 
-/// The head in use, and its origin.
-#[derive(Debug, Clone)]
-pub struct InUse {
-    /// The head.
-    pub head: Arc<Head>,
-    /// The number of the head among the stored heads. `None` stands for the
-    /// built-in head or the head of the configured classifier.
-    pub number: Option<u32>,
-    /// A sentence that says why this is not the head that should be in use, or
-    /// `None` if it is the right one.
-    pub note: Option<String>,
-}
-
-/// Returns the head that is in use in a state directory, or `base` if the
-/// directory has none. This function changes nothing and also works while
-/// another process has the directory open.
-///
-/// # Errors
-/// Returns [`LearningError::StateFormat`], [`LearningError::OtherBackbone`], or
-/// [`LearningError::Heads`].
-pub fn head_in_use(state: &Path, base: &Arc<Head>) -> Result<InUse, LearningError> {
-    state_format::check(state)?;
-    in_use(&Heads::read_only(state), state, base)
-}
-
-fn in_use(heads: &heads::Reader, state: &Path, base: &Arc<Head>) -> Result<InUse, LearningError> {
-    let found = heads.current()?;
-    let note = found.fallback.map(|fallback| fallback.to_string());
-    let Some(current) = found.current else {
-        return Ok(InUse {
-            head: Arc::clone(base),
-            number: None,
-            note,
-        });
-    };
-    if current.head.backbone() != base.backbone() {
-        return Err(LearningError::OtherBackbone {
-            number: current.number,
-            state: state.display().to_string(),
-        });
-    }
-    Ok(InUse {
-        head: Arc::new(current.head),
-        number: Some(current.number),
-        note,
-    })
-}
-
 /// Returns an error if a newer maskd has changed the state directory. This
 /// function changes nothing.
 pub(crate) fn check_state(state: &Path) -> Result<(), LearningError> {
@@ -139,10 +100,13 @@ pub struct Learning {
     state: PathBuf,
     store: Store,
     ages: Mutex<Ages>,
-    heads: Mutex<Heads>,
+    /// The stored heads and the one in use.
+    active: ActiveHead,
     /// The built-in head, or the head of the configured classifier.
     base: Arc<Head>,
     options: LearningOptions,
+    /// The last refit, while it cannot be written to its file.
+    unsaved_refit: Mutex<Option<LastRefit>>,
 }
 
 impl Learning {
@@ -160,6 +124,18 @@ impl Learning {
         base: Arc<Head>,
         options: LearningOptions,
     ) -> Result<Learning, LearningError> {
+        let published = watch::Sender::new(Arc::new(InUse::base(&base, None)));
+        Learning::open_and_publish(state, base, options, Arc::new(published))
+    }
+
+    /// Same as [`open`](Learning::open), but sends the head in use, now and after each
+    /// change, to `published`.
+    pub(crate) fn open_and_publish(
+        state: &Path,
+        base: Arc<Head>,
+        options: LearningOptions,
+        published: Arc<watch::Sender<Arc<InUse>>>,
+    ) -> Result<Learning, LearningError> {
         state_format::check(state)?;
         let (store, heads) = (Store::open(state)?, Heads::open(state)?);
         // Both locks are held here, so no other process can write the format
@@ -169,13 +145,15 @@ impl Learning {
         for error in problems {
             tracing::warn!(%error, "the ages of face pictures begin anew");
         }
+        let keep = options.keep_heads;
         Ok(Learning {
             store,
             ages: Mutex::new(ages),
-            heads: Mutex::new(heads),
+            active: ActiveHead::open(heads, state, Arc::clone(&base), keep, published)?,
             state: state.to_owned(),
             base,
             options,
+            unsaved_refit: Mutex::new(None),
         })
     }
 
@@ -189,12 +167,6 @@ impl Learning {
     #[must_use]
     pub fn state(&self) -> &Path {
         &self.state
-    }
-
-    fn heads(&self) -> MutexGuard<'_, Heads> {
-        // A poisoned lock is safe to use because the files on disk are
-        // authoritative, so a panic cannot leave a change half done.
-        self.heads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -246,7 +218,8 @@ impl Learning {
     /// Returns [`LearningError::Store`], or any error of
     /// [`in_use`](Learning::in_use).
     pub fn queue(&self, max_groups: usize) -> Result<QueueRecord, LearningError> {
-        let head = self.in_use()?.head;
+        let in_use = self.in_use()?;
+        let head = &in_use.head;
         let samples = self.store.list()?.samples.into_iter();
         let mut waiting: Vec<Sample> = samples.filter(|sample| sample.label.is_none()).collect();
         let all = waiting.len();
@@ -387,12 +360,21 @@ impl Learning {
 
 /// Operations on heads.
 impl Learning {
-    /// The head in use.
+    /// The head in use. Two equal pointers mean that no other head was put into use in
+    /// between.
     ///
     /// # Errors
-    /// Same as [`head_in_use`].
-    pub fn in_use(&self) -> Result<InUse, LearningError> {
-        in_use(&self.heads(), &self.state, &self.base)
+    /// Returns [`LearningError::OtherBackbone`] if it was made for another backbone; a
+    /// daemon then uses the built-in head.
+    pub fn in_use(&self) -> Result<Arc<InUse>, LearningError> {
+        self.active.in_use()
+    }
+
+    /// A receiver that gets the head in use after each change, or the base head while
+    /// [`in_use`](Learning::in_use) returns an error.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Arc<InUse>> {
+        self.active.subscribe()
     }
 
     /// Returns all heads, sorted by number.
@@ -400,7 +382,7 @@ impl Learning {
     /// # Errors
     /// Returns [`LearningError::Heads`].
     pub fn head_records(&self) -> Result<Vec<HeadRecord>, LearningError> {
-        Ok(head_records(&self.heads())?)
+        Ok(self.active.read(head_records)?)
     }
 
     /// Returns the head with this number.
@@ -418,7 +400,7 @@ impl Learning {
     /// # Errors
     /// Returns [`LearningError::Heads`].
     pub fn export_head(&self, number: u32, path: &Path) -> Result<(), LearningError> {
-        Ok(self.heads().export(number, path)?)
+        Ok(self.active.read(|heads| heads.export(number, path))?)
     }
 
     /// Returns the bytes of a head's file.
@@ -426,7 +408,7 @@ impl Learning {
     /// # Errors
     /// Returns [`LearningError::Heads`].
     pub fn head_file(&self, number: u32) -> Result<Vec<u8>, LearningError> {
-        Ok(self.heads().file(number)?)
+        Ok(self.active.read(|heads| heads.file(number))?)
     }
 
     /// Reads a head from a file, stores it, puts it into use, and returns its
@@ -434,23 +416,23 @@ impl Learning {
     ///
     /// # Errors
     /// Returns [`LearningError::Heads`] if the head is damaged or was made for
-    /// another backbone or other labels.
+    /// another backbone or other labels, or if it cannot be stored. The same head as
+    /// before is then in use.
     pub fn import_head(&self, path: &Path) -> Result<u32, LearningError> {
-        let labels = self.in_use()?.head.labels().to_vec();
-        let mut heads = self.heads();
-        let number = heads.import(path, self.base.backbone(), &labels)?;
-        heads.switch(Some(number))?;
-        heads.prune(self.options.keep_heads)?;
-        Ok(number)
+        self.active.import(path)
     }
 
     /// Rolls back from the head in use to its parent, `steps` times. Returns
     /// the number of the head that is then in use, or `None` for the built-in
-    /// head.
+    /// head. Another device can no longer offer the heads that were rolled back.
     ///
     /// # Errors
-    /// Returns [`LearningError::Heads`].
+    /// Returns [`LearningError::Heads`] or [`LearningError::OtherBackbone`]. The same head
+    /// as before is then in use.
     pub fn rollback(&self, steps: u32) -> Result<Option<u32>, LearningError> {
-        Ok(self.heads().rollback(steps)?)
+        self.active.rollback(steps)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,8 +4,10 @@
 //! in the store of heads, and saves the record of the last refit.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use crate::frame::{Crop, Scaler};
 use crate::learning::error::LearningError;
@@ -18,7 +20,7 @@ use crate::learning::replay::Replay;
 use crate::learning::samples::{Listing, Sample, SampleKind, StoreError};
 use crate::learning::{InUse, Learning};
 use crate::onnx::{self, HeadFile, HeadTensors, ModelError};
-use crate::platform::files;
+use crate::platform::files::{self, FileError};
 use crate::vision::embed::Feature;
 use crate::vision::head::Head;
 
@@ -66,7 +68,7 @@ pub(crate) struct SharedHead {
 
 /// What is saved about the last refit.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-struct LastRefit {
+pub(super) struct LastRefit {
     /// The label of each labeled sample when the refit started.
     labelled: BTreeMap<String, String>,
     record: Option<RefitRecord>,
@@ -87,8 +89,8 @@ struct AcceptedHead<'a> {
     recipe: &'static str,
     /// A metadata key that only heads with this recipe have, and its value.
     detail: (&'static str, String),
-    /// The head that was in use.
-    parent: Option<u32>,
+    /// The head in use that it was compared with, and that it may replace.
+    compared: &'a Arc<InUse>,
     outcome: &'a OutcomeRecord,
     /// The labeled samples of the refit. The outcome lists the ids of the ones
     /// that the head was trained on.
@@ -116,18 +118,60 @@ impl Learning {
         self.read_last_refit().record
     }
 
-    /// Reads the file of the last refit. If it is missing or damaged, all
-    /// labels count as new again.
+    /// Returns the last refit. If its file is missing or damaged, all labels count as new
+    /// again.
     fn read_last_refit(&self) -> LastRefit {
+        if let Some(last) = &*self.unsaved_refit() {
+            return last.clone();
+        }
         let path = self.state.join(LAST_REFIT);
         let bytes = files::read_bounded(&path, MAX_LAST_REFIT_BYTES).unwrap_or_default();
         serde_json::from_slice(&bytes).unwrap_or_default()
     }
 
-    fn write_last_refit(&self, last: &LastRefit) -> Result<(), LearningError> {
+    /// Writes the last refit to its file if that has failed before. The caller tries this
+    /// from time to time.
+    pub(crate) fn save_last_refit(&self) {
+        let mut unsaved = self.unsaved_refit();
+        if let Some(last) = &*unsaved
+            && self.write_last_refit(last).is_ok()
+        {
+            *unsaved = None;
+        }
+    }
+
+    /// Records a refit. Its result stands already, so this cannot fail it: while the file
+    /// cannot be written, the record is kept in memory, and the answer has a warning.
+    fn record(&self, labelled: BTreeMap<String, String>, record: RefitRecord) -> RefitRecord {
+        let mut unsaved = self.unsaved_refit();
+        let last = LastRefit {
+            labelled,
+            record: Some(record.clone()),
+        };
+        match self.write_last_refit(&last) {
+            Ok(()) => {
+                *unsaved = None;
+                record
+            }
+            Err(error) => {
+                warn!(%error, "the result of the training stands, but it is not saved yet");
+                *unsaved = Some(last);
+                with_warning(record, &format!("the result is not saved: {error}"))
+            }
+        }
+    }
+
+    fn write_last_refit(&self, last: &LastRefit) -> Result<(), FileError> {
         let path = self.state.join(LAST_REFIT);
         let json = serde_json::to_vec(last).unwrap_or_default();
-        Ok(files::write(&path, &json)?)
+        files::write(&path, &json)
+    }
+
+    fn unsaved_refit(&self) -> MutexGuard<'_, Option<LastRefit>> {
+        // A poisoned lock is safe to use because the value is always replaced as a whole.
+        self.unsaved_refit
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Trains a challenger on the labeled samples. If it passes the gate, it is
@@ -137,10 +181,11 @@ impl Learning {
     ///
     /// # Errors
     /// Returns [`LearningError::Refit`] if the refit was canceled;
-    /// [`LearningError::Store`], [`LearningError::Heads`], or
-    /// [`LearningError::File`] if reading or writing fails;
-    /// [`LearningError::Model`] if the backbone fails. A sample that cannot be
-    /// used is not an error.
+    /// [`LearningError::HeadChanged`] if another head was put into use in the
+    /// meantime; [`LearningError::Store`] or [`LearningError::Heads`] if reading
+    /// or writing fails; [`LearningError::Model`] if the backbone fails. The same
+    /// head as before is then in use. A sample that cannot be used is not an
+    /// error, nor is a record of the refit that cannot be written.
     pub fn refit(
         &self,
         embed: &mut Embed,
@@ -165,16 +210,12 @@ impl Learning {
                 head,
                 recipe: "refit",
                 detail: ("seed", self.options.seed.to_string()),
-                parent: in_use.number,
+                compared: &in_use,
                 outcome: &record.outcome,
                 samples: &gathered.samples,
             })?);
         }
-        self.write_last_refit(&LastRefit {
-            labelled: labelled(&listing),
-            record: Some(record.clone()),
-        })?;
-        Ok(record)
+        Ok(self.record(labelled(&listing), record))
     }
 
     /// Compares a head that another device has trained with the head in use, on
@@ -184,8 +225,9 @@ impl Learning {
     ///
     /// # Errors
     /// Returns [`LearningError::Heads`] if the head is damaged or was made for
-    /// another backbone or other labels; the other errors are the same as for
-    /// [`refit`](Learning::refit).
+    /// another backbone or other labels, and [`LearningError::KnownHead`] if it
+    /// was rolled back or replaced on this device; the other errors are the same
+    /// as for [`refit`](Learning::refit).
     pub(crate) fn try_foreign_head(
         &self,
         name: &str,
@@ -197,7 +239,11 @@ impl Learning {
         let listing = self.store.list()?;
         let in_use = self.in_use()?;
         let labels = in_use.head.labels().to_vec();
-        let foreign = heads::parse_foreign(name, bytes, self.base.backbone(), &labels)?.head;
+        let foreign = heads::parse_foreign(name, bytes, self.base.backbone(), &labels)?;
+        if self.active.is_known(&foreign)? {
+            return Err(LearningError::KnownHead);
+        }
+        let foreign = foreign.head;
         let gathered = self.gather(&listing, &in_use, &labels, embed, cancelled)?;
         let outcome = self.with_input(&in_use, &labels, &gathered.samples, |input, options| {
             let mut options = options.clone();
@@ -216,7 +262,7 @@ impl Learning {
                 head: foreign,
                 recipe: "fleet",
                 detail: (ORIGIN, origin.to_owned()),
-                parent: in_use.number,
+                compared: &in_use,
                 outcome: &record.outcome,
                 samples: &[],
             })?);
@@ -231,7 +277,7 @@ impl Learning {
     /// # Errors
     /// Returns [`LearningError::Heads`].
     pub(crate) fn shared_head(&self, number: u32) -> Result<Option<SharedHead>, LearningError> {
-        let stored = self.heads().get(number)?;
+        let stored = self.active.read(|heads| heads.get(number))?;
         let is_own = stored
             .metadata
             .get("recipe")
@@ -404,20 +450,21 @@ impl Learning {
 
     /// Returns the samples that a head was trained on, with their labels.
     fn learned(&self, number: u32) -> BTreeMap<String, String> {
-        let stored = self.heads().get(number).ok();
+        let stored = self.active.read(|heads| heads.get(number)).ok();
         let json = stored.and_then(|stored| stored.metadata.get(LEARNED).cloned());
         json.and_then(|json| serde_json::from_str(&json).ok())
             .unwrap_or_default()
     }
 
-    /// Stores a head and puts it into use; returns its number.
+    /// Stores a head and puts it into use in place of the one that it was compared
+    /// with; returns its number.
     fn put_into_use(&self, accepted: AcceptedHead) -> Result<u32, LearningError> {
         let AcceptedHead {
             labels,
             head,
             recipe,
             detail,
-            parent,
+            compared,
             outcome,
             samples,
         } = accepted;
@@ -435,7 +482,7 @@ impl Learning {
             (LEARNED, json(serde_json::to_string(&learned))),
             detail,
         ];
-        if let Some(parent) = parent {
+        if let Some(parent) = compared.number {
             metadata.push((PARENT, parent.to_string()));
         }
         let file = HeadFile {
@@ -443,12 +490,16 @@ impl Learning {
             labels: labels.to_vec(),
             head,
         };
-        let mut heads = self.heads();
-        let number = heads.add(&file, &metadata)?;
-        heads.switch(Some(number))?;
-        heads.prune(self.options.keep_heads)?;
-        Ok(number)
+        self.active.replace(compared, &file, &metadata)
     }
+}
+
+/// Adds a warning to those of a refit.
+fn with_warning(mut record: RefitRecord, warning: &str) -> RefitRecord {
+    let warnings = record.outcome.warning.take().into_iter();
+    let warnings: Vec<String> = warnings.chain([warning.to_owned()]).collect();
+    record.outcome.warning = Some(warnings.join("; "));
+    record
 }
 
 /// Returns the label of each labeled sample, by the sample's id.

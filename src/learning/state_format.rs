@@ -3,8 +3,8 @@
 //! This module owns the file `format` in the state directory, which holds one
 //! number in decimal digits and a line feed. The number identifies the layout
 //! of everything in the directory: `samples/`, `ages.json`, `running-time.json`,
-//! `heads/`, `refit.json`, `fleet.json`, and `fleet.key`. The module itself does
-//! not access any of these.
+//! `heads/`, `refit.json`, `fleet.json`, `rejected.json`, and `fleet.key`. The
+//! module itself does not access any of these.
 //!
 //! | number | meaning |
 //! |---|---|

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -27,7 +28,46 @@ const JUDGED_FILE: &str = "fleet.json";
 /// Maximum size of [`JUDGED_FILE`], in bytes.
 const MAX_JUDGED_FILE: u64 = 1024 * 1024;
 
+/// Maximum number of judged offers that are remembered for each key. A head that was rolled
+/// back is remembered elsewhere, for good.
+const MAX_JUDGED: usize = 100;
+
 type Answer = oneshot::Receiver<Result<RefitRecord, ErrorRecord>>;
+
+/// The digests of judged offers. An older maskd stored only the newest one.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Digests {
+    All(Vec<String>),
+    Newest(String),
+}
+
+impl Default for Digests {
+    fn default() -> Digests {
+        Digests::All(Vec::new())
+    }
+}
+
+impl Digests {
+    fn contains(&self, digest: &String) -> bool {
+        match self {
+            Digests::All(digests) => digests.contains(digest),
+            Digests::Newest(newest) => newest == digest,
+        }
+    }
+
+    fn push(&mut self, digest: String) {
+        let mut digests = match std::mem::take(self) {
+            Digests::All(digests) => digests,
+            Digests::Newest(newest) => vec![newest],
+        };
+        digests.retain(|known| *known != digest);
+        digests.push(digest);
+        let excess = digests.len().saturating_sub(MAX_JUDGED);
+        digests.drain(..excess);
+        *self = Digests::All(digests);
+    }
+}
 
 /// An offer that waits to be judged.
 struct PendingOffer {
@@ -49,9 +89,10 @@ pub(super) struct HeadExchange {
     /// The key and digest of the offer that is being judged, and the channel on which its
     /// result will arrive.
     judging: Option<([u8; 32], String, Answer)>,
-    /// The digest of the last judged offer from each key. It survives a restart: if the
-    /// owner rolled back to another head, the same offer must not replace that head.
-    judged: BTreeMap<String, String>,
+    /// The digests of the offers from each key that were judged, the newest last. They
+    /// survive a restart: if the owner rolled back to another head, the same offer must not
+    /// replace that head, even if others were judged since.
+    judged: BTreeMap<String, Digests>,
 }
 
 impl HeadExchange {
@@ -98,7 +139,8 @@ impl HeadExchange {
         }
         let digest = hex::encode(&Sha256::digest(bytes));
         let key = offer.key;
-        let is_known = self.judged.get(&hex::encode(&key)) == Some(&digest);
+        let judged = self.judged.get(&hex::encode(&key));
+        let is_known = judged.is_some_and(|judged| judged.contains(&digest));
         let pending = self.pending.get(&key);
         if !is_known && pending.is_none_or(|pending| pending.digest != digest) {
             let pending = PendingOffer {
@@ -120,7 +162,8 @@ impl HeadExchange {
         }
         self.last_considered = number;
         let head = number?;
-        let shareable = match self.handle.learning.shared_head(head) {
+        let learning = self.handle.learning();
+        let shareable = match learning.and_then(|learning| learning.shared_head(head)) {
             Ok(shareable) => shareable?,
             Err(error) => {
                 warn!(%error, head, "cannot share the model");
@@ -225,7 +268,8 @@ impl HeadExchange {
         };
         if is_final {
             self.pending.remove(&key);
-            self.judged.insert(hex::encode(&key), digest);
+            let judged = self.judged.entry(hex::encode(&key)).or_default();
+            judged.push(digest);
             // Forget devices that are no longer trusted.
             let trusted: Vec<String> = self.trusted.iter().map(|key| hex::encode(key)).collect();
             self.judged.retain(|key, _| trusted.contains(key));
@@ -239,5 +283,43 @@ impl HeadExchange {
         if let Err(error) = files::write(&path, &json) {
             warn!(%error, "cannot save which models were judged");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn judged_offers_are_remembered_in_any_order() {
+        let mut digests = Digests::default();
+        for number in 0..MAX_JUDGED {
+            digests.push(number.to_string());
+        }
+        assert!((0..MAX_JUDGED).all(|number| digests.contains(&number.to_string())));
+        digests.push("0".to_owned());
+        digests.push("new".to_owned());
+        assert!(digests.contains(&"0".to_owned()), "it was judged again");
+        assert!(
+            !digests.contains(&"1".to_owned()),
+            "the oldest is forgotten"
+        );
+    }
+
+    #[test]
+    fn the_file_of_an_older_version_is_read() {
+        let json = "{\"aa\":\"1\",\"bb\":[\"2\",\"3\"]}";
+        let mut judged: BTreeMap<String, Digests> = serde_json::from_str(json).unwrap();
+        let known = |judged: &BTreeMap<String, Digests>, key: &str, digest: &str| {
+            judged[key].contains(&digest.to_owned())
+        };
+        assert!(known(&judged, "aa", "1") && known(&judged, "bb", "2"));
+        judged
+            .entry("aa".to_owned())
+            .or_default()
+            .push("4".to_owned());
+        assert!(known(&judged, "aa", "1") && known(&judged, "aa", "4"));
+        let json = serde_json::to_string(&judged).unwrap();
+        assert_eq!(json, "{\"aa\":[\"1\",\"4\"],\"bb\":[\"2\",\"3\"]}");
     }
 }

@@ -20,8 +20,8 @@ use super::state::StateRecord;
 use super::{BrokerOptions, MqttError, describe};
 use crate::api::socket::{DaemonHandle, ErrorRecord, Live};
 use crate::config::settings::Change;
-use crate::learning::RefitRecord;
 use crate::learning::fleet::Key;
+use crate::learning::{Learning, RefitRecord};
 use crate::onnx::UNLABELLED;
 
 /// How often the daemon's state is compared with what was last published.
@@ -51,13 +51,11 @@ const MIN_ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
 pub struct MqttContext {
     /// The live state of the daemon.
     pub live: watch::Receiver<Live>,
-    /// Access to samples and heads; absent if learning is off.
+    /// Access to samples and heads; absent without a state directory.
     pub handle: Option<DaemonHandle>,
     /// Whether the config turns capturing on. MQTT may resume capturing only if it does,
     /// because only the owner of the device may decide to store faces.
     pub captures: bool,
-    /// The key of this device, if it is in a fleet.
-    pub key: Option<Key>,
 }
 
 /// Computes the delays between connection attempts. They grow exponentially and have
@@ -258,21 +256,19 @@ struct Session<'a> {
     has_warned_of_flood: bool,
     counted_at: Option<Instant>,
     announced_at: Option<Instant>,
-    /// The exchange of heads with other devices, if this device is in a fleet.
+    /// The exchange of heads with other devices, if this device is in a fleet and its
+    /// state directory can be used.
     exchange: Option<HeadExchange>,
+    has_warned_of_key: bool,
     /// Maximum packet size that the broker accepts, in bytes.
     max_packet_size: usize,
 }
 
 impl<'a> Session<'a> {
     fn new(options: &'a BrokerOptions, context: MqttContext) -> Session<'a> {
-        let exchange = context.key.clone().zip(context.handle.clone());
-        let exchange = exchange.map(|(key, handle)| {
-            let trusted = options.trusted.clone();
-            HeadExchange::new(key, handle, trusted, options.share)
-        });
         Session {
-            exchange,
+            exchange: None,
+            has_warned_of_key: false,
             max_packet_size: usize::MAX,
             options,
             context,
@@ -294,6 +290,7 @@ impl<'a> Session<'a> {
         stop: &CancellationToken,
     ) {
         (self.published, self.announced_at) = (None, None);
+        self.join_fleet();
         if let Some(exchange) = &mut self.exchange {
             exchange.on_connect();
         }
@@ -340,6 +337,13 @@ impl<'a> Session<'a> {
         {
             self.counted_at = Some(Instant::now());
             self.count_unlabelled();
+            if self.join_fleet() {
+                // The broker sends the retained offers again.
+                let subscriptions = self.options.subscriptions();
+                if client.try_subscribe_many(subscriptions).is_err() {
+                    debug!("cannot subscribe: the request queue is full");
+                }
+            }
         }
         let record = StateRecord::new(&self.context.live.borrow(), self.unlabelled);
         // There is no state to publish before the first decision.
@@ -351,6 +355,34 @@ impl<'a> Session<'a> {
         }
         self.exchange_heads(client);
         self.check_refit();
+    }
+
+    /// Begins to exchange heads with other devices if this device is in a fleet and its
+    /// state directory can be used. Returns whether it has begun now.
+    fn join_fleet(&mut self) -> bool {
+        let handle = self.context.handle.as_ref();
+        let handle = handle.filter(|handle| handle.learning.is_open());
+        let Some(handle) = handle.filter(|_| self.options.is_in_fleet()) else {
+            return false;
+        };
+        if self.exchange.is_some() {
+            return false;
+        }
+        match Key::open(handle.learning.state()) {
+            Ok(key) => {
+                let trusted = self.options.trusted.clone();
+                let exchange = HeadExchange::new(key, handle.clone(), trusted, self.options.share);
+                self.exchange = Some(exchange);
+                true
+            }
+            Err(error) => {
+                if !self.has_warned_of_key {
+                    warn!(%error, "models are not exchanged with other devices");
+                    self.has_warned_of_key = true;
+                }
+                false
+            }
+        }
     }
 
     fn exchange_heads(&mut self, client: &AsyncClient) {
@@ -395,7 +427,7 @@ impl<'a> Session<'a> {
         let Some(handle) = &self.context.handle else {
             return;
         };
-        match handle.learning.stats() {
+        match handle.learning().and_then(Learning::stats) {
             Ok(counts) => {
                 let unlabelled = counts.get(UNLABELLED).map_or(0, |count| count.samples);
                 self.unlabelled = Some(unlabelled);

@@ -46,6 +46,8 @@ impl StateRecord {
             Some("the camera is lost; reconnecting".to_owned())
         } else if live.decision == Decision::Fault.name() {
             Some("the camera sends no new frames".to_owned())
+        } else if let Some(why) = &live.learning.off_because {
+            Some(format!("nothing is learned: {why}"))
         } else if let Some(why) = off {
             Some(format!("face pictures are not kept: {why}"))
         } else {
@@ -89,6 +91,11 @@ mod tests {
         assert_eq!(
             record(&live).reason.as_deref(),
             Some("face pictures are not kept: the disk is full")
+        );
+        live.learning.off_because = Some("the disk is read-only".to_owned());
+        assert_eq!(
+            record(&live).reason.as_deref(),
+            Some("nothing is learned: the disk is read-only")
         );
         live.decision = "fault".to_owned();
         assert_eq!(

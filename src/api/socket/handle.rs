@@ -8,7 +8,7 @@ use super::types::{ErrorRecord, Live};
 use crate::config::settings::Settings;
 use crate::learning::Enrollment;
 use crate::learning::enrollment::Enrollments;
-use crate::learning::{FailureKind, InUse, Learning, LearningError, RefitRecord};
+use crate::learning::{FailureKind, InUse, Learning, LearningAccess, LearningError, RefitRecord};
 use crate::onnx::Label;
 
 /// Maximum number of crops in an enrollment.
@@ -35,13 +35,12 @@ pub struct JudgeRequest {
 /// Access to the running daemon. All clones refer to the same daemon.
 #[derive(Debug, Clone)]
 pub struct DaemonHandle {
-    /// Samples and heads.
-    pub learning: Arc<Learning>,
+    /// Samples and heads, as soon as the state directory can be used.
+    pub learning: LearningAccess,
     /// The live state of the daemon.
     pub live: watch::Receiver<Live>,
-    /// Sends the head in use to the inference thread. After `learning` changes the head,
-    /// call [`hand_over`](super::hand_over).
-    pub head: Arc<watch::Sender<Arc<InUse>>>,
+    /// The head in use, which `learning` changes.
+    pub head: watch::Receiver<Arc<InUse>>,
     /// The current enrollment, or the last one if none is running.
     pub enrollments: Arc<Mutex<Enrollments>>,
     /// Sends refit requests to the refit thread.
@@ -53,11 +52,19 @@ pub struct DaemonHandle {
 }
 
 impl DaemonHandle {
+    /// Samples and heads.
+    ///
+    /// # Errors
+    /// Returns [`LearningError::Off`] while the state directory cannot be used.
+    pub fn learning(&self) -> Result<&Learning, LearningError> {
+        Ok(self.learning.get()?)
+    }
+
     /// Starts an enrollment, in which crops of the nearest face get this label.
     ///
     /// # Errors
     /// Returns an error if the label is invalid, the count is not between 1 and 1000, or
-    /// another enrollment is running.
+    /// another enrollment is running, or if nothing can be stored.
     pub fn enroll(&self, label: &str, count: u32) -> Result<Enrollment, ErrorRecord> {
         let label = Label::new(label).map_err(LearningError::from)?;
         if !(1..=MAX_ENROLLED).contains(&count) {
@@ -66,6 +73,7 @@ impl DaemonHandle {
                 fault: FailureKind::Usage,
             });
         }
+        self.learning()?;
         let mut enrollments = self.lock_enrollments();
         enrollments.start(&label, count).ok_or_else(|| {
             let active = enrollments.active().map(|active| active.label.as_str());

@@ -56,11 +56,8 @@ mod types;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use tokio::sync::watch;
-
-use crate::learning::{FailureKind, InUse, Learning, LearningError};
+use crate::learning::FailureKind;
 
 pub use client::Client;
 pub use handle::{DaemonHandle, JudgeRequest, MAX_ENROLLED, RefitRequest};
@@ -168,28 +165,6 @@ pub fn socket_path(configured: Option<&Path>, runtime: Option<&OsStr>, state: &P
     let first = runtime.and_then(|folders| std::env::split_paths(folders).next());
     let folder = first.filter(|folder| !folder.as_os_str().is_empty());
     folder.as_deref().unwrap_or(state).join(SOCKET)
-}
-
-/// Passes the head that the state directory names to the inference thread.
-///
-/// Two calls may run at the same time, so each call repeats until the head that it sent
-/// is the one on disk.
-///
-/// # Errors
-/// Same as [`Learning::in_use`].
-pub fn hand_over(
-    learning: &Learning,
-    head: &watch::Sender<Arc<InUse>>,
-) -> Result<(), LearningError> {
-    let mut in_use = learning.in_use()?;
-    loop {
-        let number = in_use.number;
-        head.send_replace(Arc::new(in_use));
-        in_use = learning.in_use()?;
-        if in_use.number == number {
-            return Ok(());
-        }
-    }
 }
 
 #[cfg(test)]

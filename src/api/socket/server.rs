@@ -34,8 +34,8 @@ use crate::api::file_work;
 use crate::config::settings::{Change, SettingsRecord};
 use crate::learning::Enrollment;
 use crate::learning::{
-    CountRecord, ExportRecord, FailureKind, HeadRecord, ImportRecord, LabelResult, LearningError,
-    Purge, QueueRecord, RefitRecord, RemovedRecord, SampleRecord,
+    CountRecord, ExportRecord, FailureKind, HeadRecord, ImportRecord, LabelResult, Learning,
+    LearningError, Purge, QueueRecord, RefitRecord, RemovedRecord, SampleRecord,
 };
 use crate::platform::clock::ClockReading;
 
@@ -359,16 +359,23 @@ async fn no_method() -> ErrorResponse {
 )]
 async fn status(State(handle): State<DaemonHandle>) -> Answer<Status> {
     answer(handle, |handle| {
-        let learning = &handle.learning;
-        let state = learning.state();
+        let state = handle.learning.state();
+        let mut live = handle.live.borrow().clone();
+        let learning = handle.learning().ok();
+        let samples = learning.map(Learning::stats).transpose();
+        // A disk that fails must not hide what the daemon does at the door.
+        let samples = samples.unwrap_or_else(|error| {
+            live.learning.off_because = Some(error.to_string());
+            None
+        });
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             state: state.canonicalize().unwrap_or_else(|_| state.to_owned()),
-            live: handle.live.borrow().clone(),
-            samples: learning.stats()?,
+            live,
+            samples: samples.unwrap_or_default(),
             enrollment: handle.enrollment(),
-            new_labels: learning.new_labels()?,
-            last_refit: learning.last_refit(),
+            new_labels: learning.map_or(0, |learning| learning.new_labels().unwrap_or(0)),
+            last_refit: learning.and_then(Learning::last_refit),
         })
     })
     .await
@@ -394,7 +401,7 @@ async fn samples(
 ) -> Answer<Vec<SampleRecord>> {
     let Query(filter) = filter?;
     answer(handle, move |handle| {
-        Ok(handle.learning.samples(filter.label.as_deref())?)
+        Ok(handle.learning()?.samples(filter.label.as_deref())?)
     })
     .await
 }
@@ -407,7 +414,7 @@ async fn samples(
     ),
 )]
 async fn stats(State(handle): State<DaemonHandle>) -> Answer<BTreeMap<String, CountRecord>> {
-    answer(handle, |handle| Ok(handle.learning.stats()?)).await
+    answer(handle, |handle| Ok(handle.learning()?.stats()?)).await
 }
 
 #[utoipa::path(
@@ -423,7 +430,7 @@ async fn picture(
     id: Result<At<String>, PathRejection>,
 ) -> Result<([(HeaderName, &'static str); 1], Vec<u8>), ErrorResponse> {
     let At(id) = id?;
-    let picture = file_work(handle, move |handle| Ok(handle.learning.picture(&id)?)).await?;
+    let picture = file_work(handle, move |handle| Ok(handle.learning()?.picture(&id)?)).await?;
     let format = image::guess_format(&picture);
     let content = format.map_or("application/octet-stream", |format| format.to_mime_type());
     Ok(([(CONTENT_TYPE, content)], picture))
@@ -443,7 +450,7 @@ async fn label(
 ) -> Answer<LabelResult> {
     let LabelRequest { chosen, mark } = request;
     answer(handle, move |handle| {
-        Ok(handle.learning.label(chosen, &mark)?)
+        Ok(handle.learning()?.label(chosen, &mark)?)
     })
     .await
 }
@@ -453,7 +460,7 @@ async fn import(
     JsonBody(FolderRequest { folder }): JsonBody<FolderRequest>,
 ) -> Answer<ImportRecord> {
     answer(handle, move |handle| {
-        Ok(handle.learning.import(absolute(&folder)?)?)
+        Ok(handle.learning()?.import(absolute(&folder)?)?)
     })
     .await
 }
@@ -463,7 +470,7 @@ async fn export(
     JsonBody(FolderRequest { folder }): JsonBody<FolderRequest>,
 ) -> Answer<ExportRecord> {
     answer(handle, move |handle| {
-        Ok(handle.learning.export(absolute(&folder)?)?)
+        Ok(handle.learning()?.export(absolute(&folder)?)?)
     })
     .await
 }
@@ -481,7 +488,7 @@ async fn purge(
     JsonBody(purge): JsonBody<Purge>,
 ) -> Answer<RemovedRecord> {
     answer(handle, move |handle| {
-        let removed = handle.learning.purge(&purge, ClockReading::now())?;
+        let removed = handle.learning()?.purge(&purge, ClockReading::now())?;
         tracing::info!(
             unlabelled = removed.unlabelled,
             labelled = removed.labelled,
@@ -565,7 +572,7 @@ async fn refit(State(handle): State<DaemonHandle>) -> Answer<RefitRecord> {
     ),
 )]
 async fn heads(State(handle): State<DaemonHandle>) -> Answer<Vec<HeadRecord>> {
-    answer(handle, |handle| Ok(handle.learning.head_records()?)).await
+    answer(handle, |handle| Ok(handle.learning()?.head_records()?)).await
 }
 
 #[utoipa::path(
@@ -581,7 +588,7 @@ async fn head(
     number: Result<At<u32>, PathRejection>,
 ) -> Answer<HeadRecord> {
     let At(number) = number?;
-    answer(handle, move |handle| Ok(handle.learning.head(number)?)).await
+    answer(handle, move |handle| Ok(handle.learning()?.head(number)?)).await
 }
 
 #[utoipa::path(
@@ -598,7 +605,7 @@ async fn head_file(
 ) -> Result<Vec<u8>, ErrorResponse> {
     let At(number) = number?;
     file_work(handle, move |handle| {
-        Ok(handle.learning.head_file(number)?)
+        Ok(handle.learning()?.head_file(number)?)
     })
     .await
 }
@@ -626,7 +633,10 @@ async fn queue(
 ) -> Answer<QueueRecord> {
     let Query(limit) = limit?;
     let groups = limit.groups.unwrap_or(QUEUE_GROUPS);
-    answer(handle, move |handle| Ok(handle.learning.queue(groups)?)).await
+    answer(handle, move |handle| {
+        Ok(handle.learning()?.queue(groups)?)
+    })
+    .await
 }
 
 #[utoipa::path(
@@ -666,8 +676,8 @@ async fn export_head(
 ) -> Answer<HeadRecord> {
     let At(number) = number?;
     answer(handle, move |handle| {
-        handle.learning.export_head(number, absolute(&path)?)?;
-        Ok(handle.learning.head(number)?)
+        handle.learning()?.export_head(number, absolute(&path)?)?;
+        Ok(handle.learning()?.head(number)?)
     })
     .await
 }
@@ -677,8 +687,8 @@ async fn import_head(
     JsonBody(FileRequest { path }): JsonBody<FileRequest>,
 ) -> Answer<HeadInUse> {
     answer(handle, move |handle| {
-        let number = handle.learning.import_head(absolute(&path)?)?;
-        put_into_use(handle, Some(number))
+        let number = handle.learning()?.import_head(absolute(&path)?)?;
+        Ok(changed(Some(number)))
     })
     .await
 }
@@ -696,15 +706,14 @@ async fn rollback(
     JsonBody(RollbackRequest { steps }): JsonBody<RollbackRequest>,
 ) -> Answer<HeadInUse> {
     answer(handle, move |handle| {
-        let number = handle.learning.rollback(steps)?;
-        put_into_use(handle, number)
+        let number = handle.learning()?.rollback(steps)?;
+        Ok(changed(number))
     })
     .await
 }
 
-/// Passes the head that is now in use to the inference thread.
-fn put_into_use(handle: &DaemonHandle, head: Option<u32>) -> Result<HeadInUse, ErrorResponse> {
-    super::hand_over(&handle.learning, &handle.head)?;
+/// Logs that a person has put another head into use.
+fn changed(head: Option<u32>) -> HeadInUse {
     tracing::info!(model = head.unwrap_or(0), "model changed on request");
-    Ok(HeadInUse { head })
+    HeadInUse { head }
 }

@@ -172,6 +172,12 @@ pub struct LiveLearning {
     pub labels: Vec<String>,
     /// Whether a refit is running.
     pub refitting: bool,
+    /// Why nothing is learned, while the state directory cannot be used.
+    #[serde(rename = "learning_off", skip_serializing_if = "Option::is_none")]
+    pub off_because: Option<String>,
+    /// Why the head in use is not the one that should be, if it is not.
+    #[serde(rename = "head_note", skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// Why training waits, if it does.
     #[serde(rename = "learning_waits", skip_serializing_if = "Option::is_none")]
     pub waits_because: Option<String>,

@@ -12,7 +12,9 @@
 //!
 //! Head files are written once and never changed. Numbers increase and are never
 //! reused, even when the file is gone. A head is put into use by an atomic rename of
-//! `current`, so readers see either the old head or the new one. Temporary files that a
+//! `current`, so readers see either the old head or the new one. Everything that can fail
+//! comes before this rename, so a caller that gets an error knows that the same head as
+//! before is in use. Temporary files that a
 //! killed process leaves behind are deleted the next time the heads are opened for
 //! changes. Only one process at a time can open them that way, because it must hold a
 //! lock.
@@ -29,6 +31,8 @@ use std::fs;
 use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+
+use tracing::warn;
 
 use crate::onnx::{self, HeadFile, ModelError, ModelFile};
 use crate::platform::files::{self, FileError, Lock};
@@ -233,6 +237,10 @@ impl CurrentFile {
     }
 }
 
+/// The number of the head that `current` names; `None` stands for the built-in head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NamedHead(pub(super) Option<u32>);
+
 /// Read access to the heads. It needs no lock.
 #[derive(Debug, Clone)]
 pub struct Reader {
@@ -258,6 +266,12 @@ impl Reader {
         }
     }
 
+    /// The head that `current` names, or `None` if `current` cannot be read or is damaged.
+    pub(super) fn named(&self) -> Option<NamedHead> {
+        let named = self.read_current(CURRENT);
+        named.map(|named| NamedHead(named.current))
+    }
+
     fn in_use(&self) -> Result<HeadInUse, HeadsError> {
         let named = self.read_current(CURRENT);
         let backup = self.read_current(BACKUP);
@@ -274,7 +288,7 @@ impl Reader {
             let fallback = Some(Fallback::LostCurrent { used });
             return Ok(HeadInUse { current, fallback });
         };
-        // A kill during the very first `add` leaves only the backup, which names no
+        // A kill during the very first `add` leaves one of the two files, which names no
         // head. That does not count as damage.
         let Some(number) = current else {
             return Ok(HeadInUse {
@@ -483,102 +497,159 @@ impl Heads {
     ///
     /// # Errors
     /// Same as [`Reader::get`], because a damaged head is not put into use, and
-    /// [`HeadsError::File`] if `current` cannot be written.
+    /// [`HeadsError::File`] if `current` cannot be written. The same head as before is
+    /// then in use.
     pub fn switch(&mut self, number: Option<u32>) -> Result<(), HeadsError> {
         if let Some(number) = number {
             self.get(number)?;
         }
         let last = self.numbers()?.last().copied().unwrap_or(0);
-        self.write_current(CurrentFile {
+        let named = CurrentFile {
             current: number,
             highest: self.current_and_highest().1.max(last),
-        })
+        };
+        self.write(CURRENT, named)?;
+        // The head is in use now, so nothing may be reported as failed. An outdated backup
+        // names the head that was in use before.
+        if let Err(error) = self.write(BACKUP, named) {
+            warn!(%error, "the backup of heads/current is outdated");
+        }
+        Ok(())
     }
 
-    /// Goes back from the head in use to its parent, `steps` times, and puts the head
-    /// found there into use. Returns its number, or `None` for the built-in head. The
-    /// files of the skipped heads are kept.
+    /// Stores a head as [`add`](Heads::add) does, and puts it into use as
+    /// [`switch`](Heads::switch) does. Returns its number.
     ///
     /// # Errors
-    /// [`HeadsError::NoParent`] if there are fewer than `steps` parents; same as
-    /// [`Reader::get`] if a head along the way is gone or damaged. In these cases, nothing
-    /// is changed.
-    pub fn rollback(&mut self, steps: u32) -> Result<Option<u32>, HeadsError> {
-        let mut number = self.current()?.current.map(|current| current.number);
-        for possible in 0..steps {
-            let from = number.ok_or(HeadsError::NoParent { steps, possible })?;
-            number = self.get(from)?.parent();
+    /// Those of both. The same head as before is then in use, and the new one is not
+    /// stored.
+    pub(super) fn add_and_switch(
+        &mut self,
+        head: &HeadFile,
+        metadata: &[(&str, String)],
+    ) -> Result<u32, HeadsError> {
+        let number = self.add(head, metadata)?;
+        if let Err(error) = self.switch(Some(number)) {
+            let path = self.path(number);
+            // On a full disk, repeated attempts must not use up more space.
+            if let Err(error) = fs::remove_file(&path) {
+                warn!(%error, model = number, "a model that is not in use cannot be deleted");
+            }
+            return Err(error);
         }
-        self.switch(number)?;
         Ok(number)
     }
 
-    /// Stores the head from a file (a head file or a classifier file) under the next
-    /// number without putting it into use. Its parent is the head in use.
+    /// Returns the heads from `from` to the one that `steps` rollbacks lead to: their
+    /// numbers and contents, and the number of the last one, or `None` for the built-in
+    /// head.
     ///
     /// # Errors
-    /// [`HeadsError::OtherBackbone`], [`HeadsError::OtherLabels`],
-    /// [`HeadsError::Damaged`], and the errors of [`add`](Heads::add).
-    pub fn import(
-        &mut self,
-        path: &Path,
-        backbone: &[u8; 32],
-        labels: &[String],
-    ) -> Result<u32, HeadsError> {
-        let name = path.display().to_string();
-        let bytes = onnx::read_file(path)?;
-        let mut metadata = onnx::read_metadata(&name, &bytes)?;
-        let file = parse_foreign(&name, &bytes, backbone, labels)?;
-        // The parent's number refers to a head on the device that the file came from.
-        metadata.remove(PARENT);
-        if let Some(current) = self.current()?.current {
-            metadata.insert(PARENT.to_owned(), current.number.to_string());
+    /// [`HeadsError::NoParent`] if there are fewer than `steps` parents; same as
+    /// [`Reader::get`] if a head along the way is gone or damaged.
+    pub(super) fn way_back(
+        &self,
+        from: Option<u32>,
+        steps: u32,
+    ) -> Result<(Vec<Stored>, Option<u32>), HeadsError> {
+        let mut number = from;
+        let mut skipped = Vec::new();
+        for possible in 0..steps {
+            let from = number.ok_or(HeadsError::NoParent { steps, possible })?;
+            let stored = self.get(from)?;
+            number = stored.parent();
+            skipped.push(stored);
         }
-        let metadata: Vec<(&str, String)> = metadata
-            .iter()
-            .map(|(key, value)| (key.as_str(), value.clone()))
-            .collect();
-        self.add(&file, &metadata)
+        Ok((skipped, number))
     }
 
     /// Deletes old heads and returns their numbers. It keeps the newest `keep` intact heads
     /// and all files with a higher number than the oldest of these. It also keeps the head
-    /// in use, its parent, and the head that should be in use.
+    /// in use, its parent, and the head that should be in use. Nothing is deleted while
+    /// it is uncertain which heads these are.
     ///
     /// # Errors
-    /// [`HeadsError::File`].
+    /// [`HeadsError::File`] if a head cannot be read, for another reason than damage; if
+    /// one cannot be deleted, the first such error after the others have been deleted.
     pub fn prune(&mut self, keep: usize) -> Result<Vec<u32>, HeadsError> {
         let numbers = self.numbers()?;
+        let Some(NamedHead(named)) = self.named() else {
+            return Ok(Vec::new());
+        };
         let mut kept = BTreeSet::new();
-        kept.extend(self.current_and_highest().0.and_then(|named| named.current));
+        kept.extend(named);
         if let Some(current) = self.current()?.current {
             kept.insert(current.number);
             kept.extend(self.get(current.number)?.parent());
         }
-        let whole = numbers
-            .iter()
-            .rev()
-            .filter(|number| self.get(**number).is_ok());
-        let oldest = whole.take(keep).last().copied().unwrap_or(u32::MAX);
-        kept.extend(numbers.range(oldest..));
-        let gone: Vec<u32> = numbers.difference(&kept).copied().collect();
-        for number in &gone {
-            let path = self.path(*number);
-            fs::remove_file(&path).map_err(FileError::of("delete", &path))?;
+        let mut whole = Vec::new();
+        for number in numbers.iter().rev() {
+            match self.get(*number) {
+                Ok(_) => whole.push(*number),
+                Err(HeadsError::Damaged(_) | HeadsError::Missing { .. }) => {}
+                // A head that cannot be read at the moment, for example because too many
+                // files are open, may be intact.
+                Err(error) => return Err(error),
+            }
         }
+        whole.truncate(keep);
+        let oldest = whole.last().copied().unwrap_or(u32::MAX);
+        kept.extend(numbers.range(oldest..));
+        let mut gone = Vec::new();
+        let mut failed = None;
+        for number in numbers.difference(&kept) {
+            let path = self.path(*number);
+            match fs::remove_file(&path).map_err(FileError::of("delete", &path)) {
+                Ok(()) => gone.push(*number),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        failed.map_or(Ok(()), Err)?;
         files::sync_folder(&self.root)?;
         Ok(gone)
     }
 
-    /// Writes the backup first and then `current`. One of them is always intact, and a full
-    /// disk causes an error before the change takes effect.
+    /// Writes `current` and its backup. A full disk causes an error before the file that
+    /// decides, `current`, is changed.
     fn write_current(&self, named: CurrentFile) -> Result<(), HeadsError> {
-        for file in [BACKUP, CURRENT] {
-            let path = self.root.join(file);
-            files::write(&path, named.to_text().as_bytes())?;
-        }
-        Ok(())
+        self.write(BACKUP, named)?;
+        self.write(CURRENT, named)
     }
+
+    fn write(&self, file: &str, named: CurrentFile) -> Result<(), HeadsError> {
+        let path = self.root.join(file);
+        Ok(files::write(&path, named.to_text().as_bytes())?)
+    }
+}
+
+/// A head that a person imports, and the metadata to store with it.
+pub(super) struct Imported {
+    pub(super) file: HeadFile,
+    pub(super) metadata: Vec<(String, String)>,
+}
+
+/// Reads a head from a head file or a classifier file. Its parent will be the head
+/// `parent`.
+///
+/// # Errors
+/// [`HeadsError::OtherBackbone`], [`HeadsError::OtherLabels`], [`HeadsError::Damaged`].
+pub(super) fn read_foreign(
+    path: &Path,
+    backbone: &[u8; 32],
+    labels: &[String],
+    parent: Option<u32>,
+) -> Result<Imported, HeadsError> {
+    let name = path.display().to_string();
+    let bytes = onnx::read_file(path)?;
+    let mut metadata = onnx::read_metadata(&name, &bytes)?;
+    let file = parse_foreign(&name, &bytes, backbone, labels)?;
+    // The parent's number refers to a head on the device that the file came from.
+    metadata.remove(PARENT);
+    metadata.extend(parent.map(|parent| (PARENT.to_owned(), parent.to_string())));
+    Ok(Imported {
+        file,
+        metadata: metadata.into_iter().collect(),
+    })
 }
 
 fn name(number: u32) -> String {

@@ -43,6 +43,30 @@ fn line(count: u32) -> (TempDir, Heads) {
     (state, heads)
 }
 
+/// Goes back, as `active` does.
+fn rollback(heads: &mut Heads, steps: u32) -> Result<Option<u32>, HeadsError> {
+    let from = used(heads).0;
+    let (skipped, number) = heads.way_back(from, steps)?;
+    assert_eq!(skipped.len(), steps as usize);
+    heads.switch(number)?;
+    Ok(number)
+}
+
+/// Imports a head, as `active` does, but without putting it into use.
+fn import(
+    heads: &mut Heads,
+    path: &Path,
+    backbone: &[u8; 32],
+    labels: &[String],
+) -> Result<u32, HeadsError> {
+    let imported = read_foreign(path, backbone, labels, used(heads).0)?;
+    let metadata = imported.metadata.iter();
+    let metadata: Vec<(&str, String)> = metadata
+        .map(|(key, value)| (key.as_str(), value.clone()))
+        .collect();
+    heads.add(&imported.file, &metadata)
+}
+
 fn used(heads: &Reader) -> (Option<u32>, Option<Fallback>) {
     let HeadInUse { current, fallback } = heads.current().unwrap();
     (current.map(|current| current.number), fallback)
@@ -108,6 +132,36 @@ fn a_head_that_cannot_be_read_again_is_not_stored() {
     assert!(heads.list().unwrap().is_empty());
 }
 
+/// A head whose weights are finite, but whose outputs are not.
+fn overflowing() -> HeadFile {
+    let mut head = head(1.0);
+    head.head.w1.fill(1e37);
+    head
+}
+
+#[test]
+fn a_head_whose_outputs_overflow_is_neither_stored_nor_used() {
+    let (state, mut heads) = line(2);
+    let error = heads.add(&overflowing(), &[]).unwrap_err();
+    assert!(error.to_string().contains("overflow"), "{error}");
+    let path = state.path().join("overflowing.onnx");
+    fs::write(&path, onnx::write_head(&overflowing(), &[])).unwrap();
+    let labels = head(0.0).labels;
+    let error = import(&mut heads, &path, &[5; 32], &labels).unwrap_err();
+    assert!(error.to_string().contains("overflow"), "{error}");
+    let foreign = fs::read(&path).unwrap();
+    assert!(parse_foreign("x", &foreign, &[5; 32], &labels).is_err());
+    // An older maskd has stored it and put it into use.
+    let sealed = onnx::write_sealed_head(&overflowing(), &[(PARENT, "2".to_owned())]);
+    fs::write(heads.path(2), sealed).unwrap();
+    let fallback = Fallback::LostHead {
+        damaged: 2,
+        used: Some(1),
+    };
+    assert_eq!(used(&heads), (Some(1), Some(fallback)));
+    assert!(heads.switch(Some(2)).is_err());
+}
+
 #[test]
 fn a_number_is_not_given_again() {
     let (state, mut heads) = line(3);
@@ -137,23 +191,23 @@ fn a_number_is_not_given_again() {
 #[test]
 fn going_back_follows_the_parents_and_keeps_what_is_left_behind() {
     let (state, mut heads) = line(4);
-    assert_eq!(heads.rollback(1).unwrap(), Some(3));
+    assert_eq!(rollback(&mut heads, 1).unwrap(), Some(3));
     assert_eq!(used(&heads), (Some(3), None));
-    assert_eq!(heads.rollback(0).unwrap(), Some(3));
+    assert_eq!(rollback(&mut heads, 0).unwrap(), Some(3));
     assert_eq!(heads.list().unwrap().len(), 4);
     // Add a child of head 3, which skips the head that was rolled back.
     let fifth = add(&mut heads, Some(3));
     heads.switch(Some(fifth)).unwrap();
-    assert_eq!(heads.rollback(2).unwrap(), Some(2));
-    let error = heads.rollback(3).unwrap_err();
+    assert_eq!(rollback(&mut heads, 2).unwrap(), Some(2));
+    let error = rollback(&mut heads, 3).unwrap_err();
     let sentence = "cannot go back 3 models: after 2 the built-in model is in use";
     assert_eq!(error.to_string(), sentence);
     assert_eq!(used(&heads), (Some(2), None), "nothing changed");
     drop(heads);
     let mut heads = Heads::open(state.path()).unwrap();
-    assert_eq!(heads.rollback(2).unwrap(), None);
+    assert_eq!(rollback(&mut heads, 2).unwrap(), None);
     assert_eq!(used(&heads), (None, None));
-    assert!(heads.rollback(1).is_err());
+    assert!(rollback(&mut heads, 1).is_err());
     assert_eq!(heads.list().unwrap().len(), 5);
 }
 
@@ -161,7 +215,7 @@ fn going_back_follows_the_parents_and_keeps_what_is_left_behind() {
 fn going_back_to_a_head_that_is_gone_changes_nothing() {
     let (_state, mut heads) = line(3);
     fs::remove_file(heads.path(2)).unwrap();
-    let error = heads.rollback(1).unwrap_err();
+    let error = rollback(&mut heads, 1).unwrap_err();
     assert!(
         matches!(error, HeadsError::Missing { number: 2 }),
         "{error}"
@@ -263,22 +317,20 @@ fn a_head_goes_out_and_comes_in() {
     let path = state.path().join("out.onnx");
     heads.export(2, &path).unwrap();
     let labels = head(0.0).labels;
-    assert_eq!(heads.import(&path, &[5; 32], &labels).unwrap(), 3);
+    assert_eq!(import(&mut heads, &path, &[5; 32], &labels).unwrap(), 3);
     let stored = heads.get(3).unwrap();
     assert_eq!(stored.file, head(2.0));
     assert_eq!(stored.metadata["scores"], "{\"accuracy\":1}");
     assert_eq!(stored.parent(), Some(2), "the one in use here");
     assert_eq!(used(&heads), (Some(2), None));
 
-    let error = heads
-        .import(&path, &[6; 32], &labels)
+    let error = import(&mut heads, &path, &[6; 32], &labels)
         .unwrap_err()
         .to_string();
     assert!(error.contains(&"05".repeat(32)), "{error}");
     assert!(error.contains(&"06".repeat(32)), "{error}");
     let other = ["hat".to_owned(), "no_hat".to_owned()];
-    let error = heads
-        .import(&path, &[5; 32], &other)
+    let error = import(&mut heads, &path, &[5; 32], &other)
         .unwrap_err()
         .to_string();
     assert!(
@@ -286,7 +338,7 @@ fn a_head_goes_out_and_comes_in() {
         "{error}"
     );
     let missing = state.path().join("missing.onnx");
-    assert!(heads.import(&missing, &[5; 32], &labels).is_err());
+    assert!(import(&mut heads, &missing, &[5; 32], &labels).is_err());
     assert_eq!(heads.list().unwrap().len(), 3);
 
     cut(&heads, "000002.onnx");
@@ -307,7 +359,7 @@ fn a_head_that_was_not_written_here_must_be_imported() {
     assert!(error.contains("checksum"), "{error}");
     let path = state.path().join("trained.onnx");
     fs::write(&path, &bytes).unwrap();
-    let number = heads.import(&path, &[5; 32], &head(0.0).labels).unwrap();
+    let number = import(&mut heads, &path, &[5; 32], &head(0.0).labels).unwrap();
     assert_eq!(heads.get(number).unwrap().metadata["seed"], "7");
 }
 

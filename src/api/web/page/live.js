@@ -119,6 +119,8 @@ class LiveView extends HTMLElement {
     }
     if (retention?.not_counted) figures.push(["Large files", `${retention.not_counted} over 1 MiB do not count toward capture.max-mib`]);
     if (retention && !retention.clock_synchronized) figures.push(["Clock", "not synchronized; the age of face pictures counts only the time that the daemon runs"]);
+    if (live.head_note) figures.push(["Note", live.head_note]);
+    if (live.learning_off) figures.push(["Learning", `off: the state directory cannot be used: ${live.learning_off}`]);
     if (live.refitting) figures.push(["Training", "in progress"]);
     if (live.learning_waits) figures.push(["Training", `paused: ${live.learning_waits}`]);
     if (board.throttling?.under_voltage) figures.push(["Power supply", "voltage too low"]);
