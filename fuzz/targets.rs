@@ -1,6 +1,7 @@
 //! What the fuzz targets check, for any bytes. The fuzzer calls these with bytes
 //! of its own making, `tests/fuzz.rs` with those of the corpora.
 
+use maskd::camera::http::answer::{AnswerError, AnswerReader, Head, MAX_HEAD};
 use maskd::camera::mjpeg::Splitter;
 use maskd::learning::{fleet, samples};
 use maskd::onnx::Classifier;
@@ -45,6 +46,42 @@ pub fn mjpeg(data: &[u8]) {
         whole.skipped_bytes() as usize + given + whole.held_bytes(),
         data.len()
     );
+}
+
+/// Takes arbitrary bytes as the answer of a network camera. Head and body must not depend
+/// on how the bytes are split across `push` calls, and the reader may hold no more than a
+/// head.
+pub fn http(data: &[u8]) {
+    let expected = answer(std::iter::once(data));
+    // The bytes themselves say where the answer is cut.
+    let mut rest = data;
+    let pushes = std::iter::from_fn(|| {
+        let length = 1 + usize::from(*rest.first()? % 16);
+        let (push, later) = rest.split_at(length.min(rest.len()));
+        rest = later;
+        Some(push)
+    });
+    assert_eq!(answer(pushes), expected);
+}
+
+type Answer = (Head, Vec<u8>, bool);
+
+fn answer<'a>(pushes: impl Iterator<Item = &'a [u8]>) -> Result<Answer, AnswerError> {
+    let mut reader = AnswerReader::new();
+    let mut body = Vec::new();
+    let mut came = 0;
+    for push in pushes {
+        came += push.len();
+        reader.push(push, &mut body)?;
+        assert!(reader.held_bytes() <= MAX_HEAD);
+        assert!(body.len() <= came);
+    }
+    let complete = reader.is_complete();
+    reader.close(&mut body)?;
+    assert!(body.len() <= came);
+    let head = reader.head().cloned().unwrap_or_default();
+    assert!((200..1000).contains(&head.status));
+    Ok((head, body, complete))
 }
 
 /// Takes arbitrary bytes as a config. Accepted values must be within their ranges,

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
 use maskd::camera::{
-    Camera, CameraEvent, CameraOptions, SourceError, Spec, VideoFormat, VideoOptions,
+    Camera, CameraEvent, CameraOptions, SourceError, Spec, TlsTrust, VideoFormat, VideoOptions,
 };
 use maskd::frame::Frame;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,7 @@ fn options() -> CameraOptions {
         stall: LONG,
         max_frame_bytes: 1 << 20,
         video: VideoOptions::default(),
+        tls: TlsTrust::default(),
     }
 }
 
@@ -582,7 +583,7 @@ fn real_webcam_gives_frames_and_lets_go() {
         };
         // A second time: the first must have let go of it.
         for _ in 0..2 {
-            let mut camera = reopened(&spec, options);
+            let mut camera = reopened(&spec, &options);
             let first = frame(&mut camera);
             let second = frame(&mut camera);
             assert!(second.seq > first.seq && second.at > first.at);
@@ -594,10 +595,10 @@ fn real_webcam_gives_frames_and_lets_go() {
 
 /// Retries for a while, as the daemon does, because a webcam is released only
 /// after its next picture has arrived.
-fn reopened(spec: &Spec, options: CameraOptions) -> Camera {
+fn reopened(spec: &Spec, options: &CameraOptions) -> Camera {
     let start = Instant::now();
     loop {
-        match Camera::open(spec.clone(), options, CancellationToken::new()) {
+        match Camera::open(spec.clone(), options.clone(), CancellationToken::new()) {
             Ok(camera) => return camera,
             Err(error) if start.elapsed() > Duration::from_secs(10) => panic!("{error}"),
             Err(_) => thread::sleep(Duration::from_millis(100)),
@@ -624,13 +625,7 @@ fn serve<T>(
                 stream
                     .set_read_timeout(Some(Duration::from_secs(10)))
                     .unwrap();
-                let mut request = Vec::new();
-                while !request.ends_with(b"\r\n\r\n") {
-                    let mut byte = [0];
-                    stream.read_exact(&mut byte).unwrap();
-                    request.extend(byte);
-                }
-                requests.push(String::from_utf8(request).unwrap());
+                requests.push(read_request(&mut stream));
                 answer(&mut stream);
             }
             requests
@@ -640,8 +635,18 @@ fn serve<T>(
     })
 }
 
+fn read_request(stream: &mut impl Read) -> String {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        request.extend(byte);
+    }
+    String::from_utf8(request).unwrap()
+}
+
 /// The reader may be gone before all is written.
-fn send(stream: &mut TcpStream, bytes: &[u8]) {
+fn send(stream: &mut impl Write, bytes: &[u8]) {
     let _ = stream.write_all(bytes);
 }
 
@@ -657,8 +662,12 @@ fn part(jpeg: &[u8]) -> Vec<u8> {
 }
 
 /// Waits until the other side closes the connection.
-fn until_closed(stream: &mut TcpStream) {
+fn until_closed(stream: &mut impl Read) {
     let _ = stream.read(&mut [0]);
+}
+
+fn http(host: &str) -> Spec {
+    format!("http://{host}/video").parse().unwrap()
 }
 
 #[test]
@@ -687,7 +696,13 @@ fn stream_is_read_lost_and_read_again() {
         send(stream, &parts);
         until_closed(stream);
     };
-    let ((), requests) = serve(&[&first, &second], |host| {
+    let basic = |stream: &mut TcpStream| {
+        send(
+            stream,
+            b"HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=\"cam\"\r\n\r\n",
+        );
+    };
+    let ((), requests) = serve(&[&basic, &first, &basic, &second], |host| {
         let url = format!("http://me:secret@{host}/video?x=1");
         let (mut camera, _) = open(url.parse().unwrap(), options());
         for number in 0..3u8 {
@@ -698,7 +713,9 @@ fn stream_is_read_lost_and_read_again() {
         }
         let error = lost(&mut camera).to_string();
         assert!(
-            error.starts_with(&format!("the stream http://{host}/video?… ended")),
+            error.starts_with(&format!(
+                "the stream http://{host}/video?… ended (it had sent pictures before)"
+            )),
             "{error}"
         );
         let newest = frame(&mut camera);
@@ -706,12 +723,13 @@ fn stream_is_read_lost_and_read_again() {
         assert!(gray(&newest) > 190);
         assert_eq!(camera.restarts(), 1);
     });
-    for request in requests {
+    for (number, request) in requests.iter().enumerate() {
         assert!(
             request.starts_with("GET /video?x=1 HTTP/1.1\r\n"),
             "{request}"
         );
-        assert!(request.contains("Basic bWU6c2VjcmV0\r\n"), "{request}");
+        let basic = request.contains("Authorization: Basic bWU6c2VjcmV0\r\n");
+        assert_eq!(basic, number % 2 == 1, "only when asked: {request}");
     }
 }
 
@@ -719,28 +737,37 @@ fn stream_is_read_lost_and_read_again() {
 fn answers_that_are_no_stream_are_told_without_the_password() {
     for (answer, part) in [
         (
-            "401 Unauthorized\r\n",
-            "answered 401 Unauthorized; write user and password",
-        ),
-        (
             "404 Not Found\r\n",
             "answered 404 Not Found, not 200 OK; check the path",
         ),
         ("204 No Content\r\n", "answered 204 No Content, not 200 OK"),
         (
-            "200 OK\r\nContent-Type: Text/html; charset=utf-8\r\n",
-            "sends Text/html; charset=utf-8",
+            "503 secret http://me:secret@cam\r\n",
+            "answered 503 … http://cam, not 200",
         ),
         (
-            "302 Found\r\nLocation: https://me:secret@cam/\r\n",
-            "redirects to https, and only http",
+            "200 OK\r\nContent-Type: Text/html; charset=utf-8\r\n",
+            "sends Text/html; charset=utf-8 without a JPEG picture (nothing came at all)",
+        ),
+        (
+            "302 Found\r\nLocation: ftp://me:secret@cam/\r\n",
+            "it redirects to ftp:, which is not supported",
+        ),
+        (
+            "302 Found\r\nLocation: http://\r\n",
+            "it redirects to an invalid address",
+        ),
+        (
+            "401 No\r\nWWW-Authenticate: NTLM\r\nWWW-Authenticate: Negotiate\r\n",
+            "a kind that maskd does not support (NTLM, Negotiate); set the camera to",
         ),
     ] {
         let answer = format!("HTTP/1.1 {answer}Content-Length: 0\r\n\r\n");
         let play = |stream: &mut TcpStream| send(stream, answer.as_bytes());
         serve(&[&play], |host| {
             let url = format!("http://me:secret@{host}/video?pwd=secret");
-            let (mut camera, _) = open(url.parse().unwrap(), options());
+            let stall = Duration::from_secs(5);
+            let (mut camera, _) = open(url.parse().unwrap(), CameraOptions { stall, ..options() });
             let error = lost(&mut camera);
             assert!(!error.is_missing_input());
             let error = error.to_string();
@@ -765,7 +792,7 @@ fn redirect_within_http_is_followed() {
         until_closed(stream);
     };
     let ((), requests) = serve(&[&redirect, &picture], |host| {
-        let (mut camera, _) = open(Spec::Http(format!("http://{host}/video")), options());
+        let (mut camera, _) = open(http(host), options());
         frame(&mut camera);
     });
     assert!(requests[1].starts_with("GET /other "));
@@ -779,7 +806,7 @@ fn camera_that_is_off_is_a_loss_and_no_error_of_open() {
         .local_addr()
         .unwrap()
         .port();
-    let (mut camera, _) = open(Spec::Http(format!("http://127.0.0.1:{port}/")), options());
+    let (mut camera, _) = open(http(&format!("127.0.0.1:{port}")), options());
     let error = lost(&mut camera).to_string();
     assert!(error.contains("Connection refused"), "{error}");
     assert!(
@@ -796,6 +823,14 @@ fn stream_that_goes_silent_or_sends_noise_is_stalled() {
         send(stream, &[MULTIPART, &jpeg(80)[..100]].concat());
         until_closed(stream);
     };
+    // A head that never ends.
+    let drip = |stream: &mut TcpStream| {
+        send(stream, b"HTTP/1.1 200 OK\r\n");
+        for _ in 0..30 {
+            send(stream, b"A: b\r\n");
+            thread::sleep(Duration::from_millis(50));
+        }
+    };
     let noise = |stream: &mut TcpStream| {
         send(stream, MULTIPART);
         for _ in 0..30 {
@@ -809,10 +844,11 @@ fn stream_that_goes_silent_or_sends_noise_is_stalled() {
             "it did not answer",
         ),
         (&half, "100 bytes came without a complete JPEG picture"),
+        (&drip, "it did not answer"),
         (&noise, "bytes came without a complete JPEG picture"),
     ] {
         serve(&[play], |host| {
-            let spec = Spec::Http(format!("http://{host}/"));
+            let spec = http(host);
             let (mut camera, _) = open(spec, CameraOptions { stall, ..options() });
             let start = Instant::now();
             let error = lost(&mut camera).to_string();
@@ -832,7 +868,7 @@ fn stop_ends_the_wait_for_a_stream() {
         until_closed(stream);
     };
     serve(&[&play], |host| {
-        let (mut camera, stop) = open(Spec::Http(format!("http://{host}/")), options());
+        let (mut camera, stop) = open(http(host), options());
         thread::scope(|scope| {
             let canceller = scope.spawn(|| {
                 thread::sleep(Duration::from_millis(300));
@@ -843,6 +879,655 @@ fn stop_ends_the_wait_for_a_stream() {
             assert!(canceller.join().unwrap().elapsed() < SOON);
         });
     });
+}
+
+#[test]
+fn answer_with_an_oddity_gives_frames() {
+    let stream: Vec<u8> = [part(&jpeg(80)), part(&jpeg(80))].concat();
+    let chunked: Vec<u8> = [
+        format!("{:x}\r\n", stream.len()).as_bytes(),
+        &stream,
+        b"\r\n",
+    ]
+    .concat();
+    let multipart = "Content-Type: multipart/x-mixed-replace;boundary=part\r\n";
+    for head in [
+        format!("HTTP/1.1 200 OK\r\nServer IPCam\r\n{multipart}\r\n"),
+        format!("HTTP/1.1 200 OK\r\nTue, 12 Jun 2012 01:56:34 GMT\r\n{multipart}\r\n"),
+        format!("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n{multipart}\r\n"),
+        format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{multipart}\r\n"),
+        format!("HTTP/1.1 200 OK\r\nContent-Length: 2147483647\r\n{multipart}\r\n"),
+        format!("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n{multipart}\r\n"),
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Type: image/jpeg\r\n\r\n".into(),
+        "HTTP/1.1 200 OK\nContent-Type : multipart/x-mixed-replace;\n boundary=part\n\n".into(),
+        "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n".into(),
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n".into(),
+        "HTTP/1.1 200 OK\r\n\r\n".into(),
+        "HTTP/1.1 200 OK\r\n".into(),
+        "HTTP/1.1 200\r\n\r\n".into(),
+        "HTTP/1.0 200 OK\r\n\r\n".into(),
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n".into(),
+        "ICY 200 OK\r\n\r\n".into(),
+        "Content-Type: multipart/x-mixed-replace\r\n\r\n".into(),
+        "\r\nHTTP/1.1 200 OK\r\n\r\n".into(),
+        String::new(),
+    ] {
+        let play = |socket: &mut TcpStream| {
+            send(socket, &[head.as_bytes(), &stream].concat());
+            until_closed(socket);
+        };
+        serve(&[&play], |host| {
+            let stall = Duration::from_secs(5);
+            let (mut camera, _) = open(http(host), CameraOptions { stall, ..options() });
+            let event = camera.next();
+            assert!(matches!(event, CameraEvent::Frame(_)), "{head}: {event:?}");
+        });
+    }
+    let play = |socket: &mut TcpStream| {
+        send(socket, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n");
+        send(socket, &[multipart.as_bytes(), b"\r\n", &chunked].concat());
+        until_closed(socket);
+    };
+    serve(&[&play], |host| {
+        let (mut camera, _) = open(http(host), options());
+        frame(&mut camera);
+    });
+}
+
+#[test]
+fn answer_that_cannot_be_read_is_told() {
+    for (answer, part) in [
+        (&b""[..], "it closed the connection without an answer"),
+        (b"HTTP/1.1 OK\r\n\r\n", "has no HTTP status"),
+        (
+            b"\x15\x03\x01\x00\x02\x02\x46",
+            "write https:// instead of http://",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\nx\r\n",
+            "the lengths in its chunked answer are wrong",
+        ),
+        (
+            b"<html>log in</html>",
+            "ended (19 bytes came without a complete JPEG picture)",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>",
+            "sends text/html without a JPEG picture (6 bytes came",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Type: a\x1b[31mb\r\n\r\n",
+            "sends a\\u{1b}[31mb without a JPEG picture (nothing came",
+        ),
+    ] {
+        let play = |stream: &mut TcpStream| send(stream, answer);
+        serve(&[&play], |host| {
+            let (mut camera, _) = open(http(host), options());
+            let error = lost(&mut camera).to_string();
+            assert!(error.contains(part), "{error}");
+        });
+    }
+    let endless = |stream: &mut TcpStream| {
+        send(stream, b"HTTP/1.1 200 OK\r\n");
+        send(stream, &b"A: b\r\n".repeat(20_000));
+    };
+    serve(&[&endless], |host| {
+        let (mut camera, _) = open(http(host), options());
+        let error = lost(&mut camera).to_string();
+        assert!(error.contains("has more than 64 KiB"), "{error}");
+    });
+    let redirect = |stream: &mut TcpStream| {
+        send(stream, b"HTTP/1.1 302 Found\r\nLocation: /video\r\n\r\n");
+    };
+    let redirects = [&redirect as &(dyn Fn(&mut TcpStream) + Sync); 11];
+    serve(&redirects, |host| {
+        let (mut camera, _) = open(http(host), options());
+        let error = lost(&mut camera).to_string();
+        assert!(error.contains("it redirects too often"), "{error}");
+    });
+}
+
+const SNAPSHOT: &str = "Content-Type: image/jpeg\r\n";
+
+fn snapshot(status: &str, gray: u8) -> Vec<u8> {
+    let jpeg = jpeg(gray);
+    let head = format!(
+        "{status}\r\n{SNAPSHOT}Content-Length: {}\r\n\r\n",
+        jpeg.len()
+    );
+    [head.as_bytes(), &jpeg].concat()
+}
+
+#[test]
+fn snapshots_are_requested_again_and_again_without_a_loss() {
+    let kept = |stream: &mut TcpStream| {
+        for number in 0..5 {
+            if number > 0 {
+                read_request(stream);
+            }
+            send(stream, &snapshot("HTTP/1.1 200 OK", 40 * number));
+        }
+        // It is closed between two requests, as cameras do after a while.
+    };
+    let closed = |stream: &mut TcpStream| send(stream, &snapshot("HTTP/1.0 200 OK", 200));
+    let unsized_picture = |stream: &mut TcpStream| {
+        send(
+            stream,
+            format!("HTTP/1.1 200 OK\r\n{SNAPSHOT}\r\n").as_bytes(),
+        );
+        send(stream, &jpeg(220));
+    };
+    let chunked = |stream: &mut TcpStream| {
+        let jpeg = jpeg(240);
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n",
+            jpeg.len()
+        );
+        send(stream, &[head.as_bytes(), &jpeg, b"\r\n0\r\n\r\n"].concat());
+        until_closed(stream);
+    };
+    serve(&[&kept, &closed, &unsized_picture, &chunked], |host| {
+        let video = VideoOptions {
+            fps: 20,
+            ..VideoOptions::default()
+        };
+        let (mut camera, _) = open(http(host), CameraOptions { video, ..options() });
+        let start = Instant::now();
+        for (seq, expected) in [0, 40, 80, 120, 160, 200, 220, 240].into_iter().enumerate() {
+            let frame = frame(&mut camera);
+            assert_eq!(frame.seq, seq as u64);
+            assert!(gray(&frame).abs_diff(expected) < 4, "{expected}");
+        }
+        assert!(
+            start.elapsed() >= Duration::from_millis(7 * 50),
+            "20 a second at most"
+        );
+        assert_eq!(camera.restarts(), 0);
+    });
+}
+
+#[test]
+fn stream_of_pictures_that_are_no_parts_is_no_snapshot() {
+    let play = |stream: &mut TcpStream| {
+        send(
+            stream,
+            format!("HTTP/1.1 200 OK\r\n{SNAPSHOT}\r\n").as_bytes(),
+        );
+        send(stream, &[jpeg(10), jpeg(90), jpeg(200)].concat());
+    };
+    serve(&[&play], |host| {
+        let (mut camera, _) = open(http(host), options());
+        frame(&mut camera);
+        let error = loop {
+            match camera.next() {
+                CameraEvent::Frame(_) => {}
+                CameraEvent::Lost(error) => break error.to_string(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(
+            error.contains("ended (it had sent pictures before)"),
+            "{error}"
+        );
+    });
+}
+
+const DIGEST: &str = "HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=\"cam\"\r\n\
+    WWW-Authenticate: Digest realm=\"cam\", nonce=\"NONCE\", qop=\"auth\", opaque=\"o\"STALE\r\n\
+    Content-Length: 0\r\n\r\n";
+
+fn digest(nonce: &str, stale: bool) -> String {
+    let stale = if stale { ", stale=true" } else { "" };
+    DIGEST.replace("NONCE", nonce).replace("STALE", stale)
+}
+
+/// Whether a request answers the challenge `nonce` for the user `me`, as RFC 7616 says.
+fn answers(request: &str, nonce: &str, password: &str) -> bool {
+    use md5::{Digest, Md5};
+    let field = |name: &str| {
+        let (_, value) = request.split_once(&format!("{name}="))?;
+        let value = value.trim_start_matches('"');
+        Some(value[..value.find(['"', ',', '\r'])?].to_owned())
+    };
+    let hash = |text: String| maskd::platform::hex::encode(&Md5::digest(text.as_bytes()));
+    let secret = hash(format!("me:cam:{password}"));
+    let (Some(count), Some(random), Some(uri)) = (field("nc"), field("cnonce"), field("uri"))
+    else {
+        return false;
+    };
+    let covered = hash(format!("GET:{uri}"));
+    let response = hash(format!("{secret}:{nonce}:{count}:{random}:auth:{covered}"));
+    request.starts_with(&format!("GET {uri} HTTP/1.1\r\n"))
+        && field("response") == Some(response)
+        && field("nonce").as_deref() == Some(nonce)
+        && field("opaque").as_deref() == Some("o")
+}
+
+#[test]
+fn digest_is_answered_and_a_stale_nonce_is_replaced() {
+    let refuse = |stream: &mut TcpStream| send(stream, digest("one", false).as_bytes());
+    let stale = |stream: &mut TcpStream| send(stream, digest("two", true).as_bytes());
+    let picture = |stream: &mut TcpStream| send(stream, &snapshot("HTTP/1.0 200 OK", 80));
+    let ((), requests) = serve(&[&refuse, &picture, &picture, &stale, &picture], |host| {
+        let url = format!("http://me:se%2Fcr%40t@{host}/video?x=1");
+        let (mut camera, _) = open(url.parse().unwrap(), options());
+        for _ in 0..3 {
+            frame(&mut camera);
+        }
+        assert_eq!(camera.restarts(), 0);
+    });
+    assert!(!requests[0].contains("Authorization"));
+    for (number, nonce) in [(1, "one"), (2, "one"), (3, "one"), (4, "two")] {
+        let request = &requests[number];
+        assert!(answers(request, nonce, "se/cr@t"), "{number}: {request}");
+    }
+    assert!(requests[2].contains("nc=00000002"), "{}", requests[2]);
+    assert!(!requests.concat().contains("Basic"), "{requests:?}");
+}
+
+#[test]
+fn refused_logins_are_told_and_not_repeated() {
+    let refuse = |stream: &mut TcpStream| send(stream, digest("one", false).as_bytes());
+    let stale = |stream: &mut TcpStream| send(stream, digest("two", true).as_bytes());
+    let basic = |stream: &mut TcpStream| {
+        send(
+            stream,
+            b"HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=\"cam\"\r\n\r\n",
+        );
+    };
+    let silent = |stream: &mut TcpStream| send(stream, b"HTTP/1.1 401 Unauthorized\r\n\r\n");
+    for plays in [
+        &[&refuse as &(dyn Fn(&mut TcpStream) + Sync), &refuse][..],
+        &[&stale, &stale, &stale],
+        &[&basic, &basic],
+        &[&silent, &silent],
+    ] {
+        let ((), requests) = serve(plays, |host| {
+            let url = format!("http://me:secret@{host}/video");
+            let (mut camera, _) = open(url.parse().unwrap(), options());
+            let error = lost(&mut camera).to_string();
+            assert!(
+                error.contains("to the user name and password; check both"),
+                "{error}"
+            );
+            assert!(!error.contains("secret"), "{error}");
+        });
+        assert!(!requests[0].contains("Authorization"));
+    }
+    serve(&[&silent], |host| {
+        let (mut camera, _) = open(http(host), options());
+        let error = lost(&mut camera).to_string();
+        assert!(
+            error.contains("answered 401 Unauthorized; write user and password into the address"),
+            "{error}"
+        );
+    });
+}
+
+#[test]
+fn login_does_not_follow_a_redirect_to_another_host() {
+    // The same server under another name.
+    let redirect = |stream: &mut TcpStream| {
+        let port = stream.local_addr().unwrap().port();
+        let location = format!("http://me:other@localhost:{port}/other");
+        send(
+            stream,
+            format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\n\r\n").as_bytes(),
+        );
+    };
+    let basic = |stream: &mut TcpStream| {
+        send(
+            stream,
+            b"HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=\"cam\"\r\n\r\n",
+        );
+    };
+    let ((), requests) = serve(&[&basic, &redirect, &basic], |host| {
+        let url = format!("http://me:secret@{host}/video");
+        let (mut camera, _) = open(url.parse().unwrap(), options());
+        let error = lost(&mut camera).to_string();
+        assert!(
+            error.contains("(which redirects to http://localhost:"),
+            "{error}"
+        );
+        assert!(error.contains("the login is not sent there"), "{error}");
+    });
+    assert!(requests[1].contains("Authorization: Basic bWU6c2VjcmV0\r\n"));
+    assert!(requests[2].starts_with("GET /other "));
+    assert!(!requests[2].contains("Authorization"), "{}", requests[2]);
+}
+
+// HTTPS
+
+fn tls_file(name: &str) -> PathBuf {
+    support::root().join("tests/data/tls").join(name)
+}
+
+/// Answers each connection to the listener with a snapshot, over TLS with this
+/// certificate, and gives the requests that came.
+fn serve_tls(listener: &TcpListener, name: &str, connections: usize) -> Vec<String> {
+    use tokio_rustls::rustls::crypto::ring;
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+    use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
+    let certificate = CertificateDer::from_pem_file(tls_file(&format!("{name}.pem"))).unwrap();
+    let key = PrivateKeyDer::from_pem_file(tls_file(&format!("{name}.key"))).unwrap();
+    let config = ServerConfig::builder_with_provider(ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let config = std::sync::Arc::new(config);
+    let mut requests = Vec::new();
+    for _ in 0..connections {
+        let (stream, _) = listener.accept().unwrap();
+        let connection = ServerConnection::new(config.clone()).unwrap();
+        let mut stream = StreamOwned::new(connection, stream);
+        let mut request = Vec::new();
+        let mut byte = [0];
+        while !request.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
+            request.extend(byte);
+        }
+        requests.push(String::from_utf8(request).unwrap());
+        // It closes the connection without the proper end of TLS, as cameras do.
+        send(&mut stream, &snapshot("HTTP/1.0 200 OK", 80));
+    }
+    requests
+}
+
+/// Plays an `https` camera with this certificate for one connection, and returns the first
+/// event and the request.
+fn https(name: &str, tls: TlsTrust) -> (CameraEvent, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://me:secret@{}/video", listener.local_addr().unwrap());
+    thread::scope(|scope| {
+        let server = scope.spawn(|| serve_tls(&listener, name, 1));
+        let (mut camera, _) = open(url.parse().unwrap(), CameraOptions { tls, ..options() });
+        let event = camera.next();
+        (event, server.join().unwrap().concat())
+    })
+}
+
+const FINGERPRINT: &str = "4c66e22972d6b0fc9b484e6df506c34cd186c49e88fe698e7138fe491988fe83";
+
+#[test]
+fn https_camera_is_read_if_its_certificate_is_trusted() {
+    let fingerprint: Vec<u8> = (0..32)
+        .map(|at| u8::from_str_radix(&FINGERPRINT[2 * at..2 * at + 2], 16).unwrap())
+        .collect();
+    let pinned = TlsTrust::Fingerprint(fingerprint.try_into().unwrap());
+    let file = |name: &str| TlsTrust::File(tls_file(name));
+    for (name, trust) in [
+        ("self-signed", pinned.clone()),
+        ("self-signed", file("self-signed.pem")),
+        ("signed", file("signed.pem")),
+        ("signed", file("authority.pem")),
+    ] {
+        let (event, request) = https(name, trust.clone());
+        assert!(
+            matches!(event, CameraEvent::Frame(_)),
+            "{name} {trust:?}: {event:?}"
+        );
+        assert!(
+            request.starts_with("GET /video HTTP/1.1\r\nHost: 127.0.0.1:"),
+            "{request}"
+        );
+    }
+    for (name, trust, part) in [
+        ("self-signed", TlsTrust::System, "the camera signed itself"),
+        (
+            "self-signed",
+            file("authority.pem"),
+            "the camera signed itself",
+        ),
+        (
+            "signed",
+            file("self-signed.pem"),
+            "is signed by no known certificate authority",
+        ),
+        (
+            "signed",
+            pinned,
+            "is not the one with the fingerprint in camera.tls-fingerprint",
+        ),
+    ] {
+        let (event, request) = https(name, trust.clone());
+        let CameraEvent::Lost(error) = event else {
+            panic!("{name} {trust:?}: {event:?}");
+        };
+        let error = error.to_string();
+        assert!(error.contains(part), "{error}");
+        if name == "self-signed" {
+            let advice = format!("fingerprint {FINGERPRINT}, set camera.tls-fingerprint to it");
+            assert!(error.contains(&advice), "{error}");
+        }
+        assert_eq!(
+            request, "",
+            "nothing is sent to a camera that is not trusted"
+        );
+        assert!(!error.contains("secret"), "{error}");
+    }
+}
+
+#[test]
+fn https_and_http_in_the_wrong_place_are_told() {
+    let plain = |stream: &mut TcpStream| send(stream, b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}/video", listener.local_addr().unwrap());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut stream, _) = listener.accept().unwrap();
+            plain(&mut stream);
+        });
+        let (mut camera, _) = open(url.parse().unwrap(), options());
+        let error = lost(&mut camera).to_string();
+        assert!(
+            error.contains("does not use TLS on this port, so write http://"),
+            "{error}"
+        );
+    });
+    for file in [tls_file("none.pem"), tls_file("signed.key")] {
+        let tls = TlsTrust::File(file);
+        let (mut camera, _) = open(url.parse().unwrap(), CameraOptions { tls, ..options() });
+        let error = lost(&mut camera).to_string();
+        assert!(error.contains("check camera.ca-file"), "{error}");
+    }
+}
+
+#[test]
+fn redirect_to_https_on_the_same_host_keeps_the_login_and_one_back_is_refused() {
+    let secure = TcpListener::bind("127.0.0.1:0").unwrap();
+    let location = format!("https://{}/video", secure.local_addr().unwrap());
+    let redirect = |stream: &mut TcpStream| {
+        send(
+            stream,
+            format!("HTTP/1.1 301 Moved\r\nLocation: {location}\r\n\r\n").as_bytes(),
+        );
+    };
+    let basic = |stream: &mut TcpStream| {
+        send(
+            stream,
+            b"HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=\"cam\"\r\n\r\n",
+        );
+    };
+    let requests = thread::scope(|scope| {
+        let server = scope.spawn(|| serve_tls(&secure, "self-signed", 1));
+        serve(&[&basic, &redirect], |host| {
+            let tls = TlsTrust::File(tls_file("self-signed.pem"));
+            let url = format!("http://me:secret@{host}/video");
+            let (mut camera, _) = open(url.parse().unwrap(), CameraOptions { tls, ..options() });
+            frame(&mut camera);
+        });
+        server.join().unwrap()
+    });
+    assert!(
+        requests[0].contains("Authorization: Basic bWU6c2VjcmV0\r\n"),
+        "{requests:?}"
+    );
+}
+
+#[test]
+fn check_prints_the_fingerprint_of_an_https_camera() {
+    let folder = Folder::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://me:secret@{}/video", listener.local_addr().unwrap());
+    let check = |trust: &str| {
+        let file = config(&folder, &format!("source = \"{url}\"\n{trust}"));
+        thread::scope(|scope| {
+            let server = scope.spawn(|| serve_tls(&listener, "self-signed", 1));
+            let output = maskd_with(&folder, &["check", "--config", &file]).output();
+            assert_eq!(server.join().unwrap().concat(), "");
+            support::text(&output.unwrap().stdout)
+        })
+    };
+    let text = check("");
+    assert!(
+        text.contains("BAD  source       the certificate of https://127.0.0.1:"),
+        "{text}"
+    );
+    assert!(
+        text.contains(FINGERPRINT) && !text.contains("secret"),
+        "{text}"
+    );
+    let text = check(&format!("tls-fingerprint = \"{FINGERPRINT}\""));
+    assert!(
+        text.contains("ok   source       https://127.0.0.1:"),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!(
+            "its certificate is accepted; SHA-256 {FINGERPRINT}"
+        )),
+        "{text}"
+    );
+}
+
+// Passwords
+
+#[test]
+fn no_output_shows_the_password_of_a_camera() {
+    let folder = Folder::new();
+    let state = folder.path().display().to_string();
+    let passwords = [
+        "Qx7Z9",
+        "12/34Qx7Z9",
+        "Qx7Z9#",
+        "a?Qx7Z9",
+        "Qx7Z9@1",
+        "a Qx7Z9",
+        "\\\\Qx7Z9",
+        "ä%Qx7Z9",
+        ":Qx7Z9",
+        "x://Qx7Z9",
+    ];
+    for (number, password) in passwords.into_iter().enumerate() {
+        let sources = [
+            // The discard service, where nobody listens.
+            format!("http://me:{password}@127.0.0.1:9/video"),
+            format!(" http://me:{password}@127.0.0.1:9/video"),
+            format!("http://127.0.0.1:9/video?user=me&pwd={password}"),
+            format!("me:{password}@127.0.0.1:9/video"),
+            format!("rtsp://me:{password}@127.0.0.1:9/video"),
+            format!("exec:sh -c 'echo rtsp://me:{password}@127.0.0.1:9/: {password} >&2; exit 1'"),
+            format!("exec:rtsp://me:{password}@127.0.0.1:9/video"),
+        ];
+        // Each takes a second, so not all of them with all passwords.
+        for source in sources.into_iter().skip(number % 3).step_by(3) {
+            let file = config(&folder, &format!("source = \"{source}\"\nstall-ms = 500"));
+            let check = maskd_with(&folder, &["check", "--config", &file]).output();
+            let mut run = maskd_with(
+                &folder,
+                &[
+                    "run",
+                    "--log",
+                    "warn,maskd=trace,rustls=trace",
+                    "--once",
+                    "--state",
+                    &state,
+                ],
+            );
+            let mut run = run
+                .args(["--config", &file, "--source", &source])
+                .stdout(Stdio::null())
+                .stderr(std::fs::File::create(folder.path().join("logs")).unwrap())
+                .spawn()
+                .unwrap();
+            let start = Instant::now();
+            let logs = || std::fs::read_to_string(folder.path().join("logs")).unwrap();
+            while run.try_wait().unwrap().is_none() && start.elapsed() < LONG {
+                if logs().contains("camera lost") {
+                    support::interrupt(&run, "-TERM");
+                    break;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            support::wait(&mut run, LONG);
+            let check = check.unwrap();
+            let output = support::text(&check.stdout) + &support::text(&check.stderr) + &logs();
+            let line = output.lines().find(|line| line.contains("Qx7Z9"));
+            assert_eq!(line, None, "{source}");
+            assert!(logs().contains("camera"), "{source}: {}", logs());
+        }
+    }
+    let output = support::run(&["run", "http://me:Qx7Z9@127.0.0.1/"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(!support::text(&output.stderr).contains("Qx7Z9"));
+}
+
+// Processes
+
+/// The processes whose command line contains `text`, and zombies among the children of
+/// `parent`.
+fn processes(text: &str, parent: u32) -> (usize, usize) {
+    let mut found = (0, 0);
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let read = |name: &str| std::fs::read(entry.path().join(name)).unwrap_or_default();
+        let line = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
+        found.0 += usize::from(line.starts_with(text));
+        let stat = String::from_utf8_lossy(&read("stat")).into_owned();
+        found.1 += usize::from(stat.contains(&format!(") Z {parent} ")));
+    }
+    found
+}
+
+#[test]
+fn processes_that_a_camera_program_leaves_do_not_pile_up() {
+    // Each start leaves a process in a session of its own, without parent and
+    // environment, one that hands itself on, and one that ends.
+    let programs = programs(
+        "rpicam-vid",
+        "echo x >> starts\ncat 0.jpg\n\
+         setsid sleep 54321 </dev/null >/dev/null 2>&1 &\n\
+         (env -i setsid sh -c 'sleep 54321 & sleep 0.01' </dev/null >/dev/null 2>&1 &)\n\
+         (setsid true &)\n\
+         sleep 0.2\n\
+         [ $(wc -l < starts) -lt 4 ] && exit 1\nexec sleep 60",
+    );
+    programs.write("0.jpg", &jpeg(80));
+    let file = config(&programs, "source = \"rpicam\"");
+    let logs = programs.path().join("logs");
+    let mut command = maskd_with(&programs, &["run", "--config", &file]);
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(&logs).unwrap())
+        .spawn()
+        .unwrap();
+    let starts = || std::fs::read_to_string(programs.path().join("starts")).unwrap_or_default();
+    let start = Instant::now();
+    while starts().lines().count() < 4 && start.elapsed() < LONG {
+        thread::sleep(Duration::from_millis(50));
+    }
+    thread::sleep(Duration::from_millis(600));
+    let (left, zombies) = processes("sleep 54321", child.id());
+    support::interrupt(&child, "-TERM");
+    support::wait(&mut child, LONG);
+    assert_eq!(starts().lines().count(), 4);
+    assert!(
+        (1..=2).contains(&left),
+        "those of the last start only: {left}"
+    );
+    assert!(zombies <= 2, "those of the last start only: {zombies}");
+    assert_eq!(processes("sleep 54321", child.id()).0, 0);
 }
 
 // Pictures

@@ -36,6 +36,11 @@ fn mjpeg() {
 }
 
 #[test]
+fn http() {
+    replay("http", targets::http);
+}
+
+#[test]
 fn config() {
     replay("config", targets::config);
 }

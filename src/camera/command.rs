@@ -1,8 +1,10 @@
 //! A program as a camera: `rpicam-vid`, `ffmpeg`, or any other program that
 //! writes JPEG or raw pictures to its standard output.
 //!
-//! Owns the child process from start to end: no process outlives its source.
+//! Owns the child process from start to end: neither it nor a process that it started
+//! outlives its source (`processes.rs`).
 
+use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -16,8 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::SourceError;
 use super::options::{CameraOptions, StreamFormat, VideoFormat, VideoOptions};
-use super::redact::text_without_secrets;
+use super::processes::Family;
+use super::redact::{Secrets, printable};
 use super::source::{STOP_CHECK, Source, now};
+use super::spec::shown_program;
 use super::{mjpeg, raw};
 use crate::frame::Frame;
 use crate::frame::yuv::Range;
@@ -30,13 +34,27 @@ const EXIT_GRACE: Duration = Duration::from_millis(500);
 /// pile up in it.
 const PIPE_BYTES: usize = 64 * 1024;
 
-/// Longer lines of the standard error are cut to this many bytes.
+/// How many of the last lines of the standard error an error message shows.
+const MAX_LINES: usize = 5;
+
+/// Longer lines of the standard error are shown up to this many characters.
 const MAX_LINE: usize = 300;
+
+/// Longer lines of the standard error are kept up to this many bytes. This is more than
+/// is shown, so that no password is cut before it was recognized.
+const MAX_LINE_BYTES: usize = 16 * 1024;
+
+/// How often orphans of the program that have ended are looked for.
+const COLLECT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A running program whose pictures are read.
 pub struct CommandSource {
+    /// The first word of the command, for messages.
     program: String,
     process: Child,
+    family: Family,
+    /// When orphans were last looked for.
+    collected_at: Instant,
     output: ChildStdout,
     /// `None` once it is closed.
     errors: Option<ChildStderr>,
@@ -162,8 +180,9 @@ impl CommandSource {
             }
             StreamFormat::Raw(format) => LatestPicture::Raw(raw::LatestRaw::new(format)),
         };
-        let program = words.first().cloned().unwrap_or_default();
-        let spawned = Command::new(&program)
+        let word = words.first().map_or("", String::as_str);
+        let program = shown_program(word);
+        let spawned = Command::new(word)
             .args(words.iter().skip(1))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -186,8 +205,10 @@ impl CommandSource {
             program,
             output,
             errors: process.stderr.take(),
+            family: Family::of(Pid::from_child(&process)),
+            collected_at: now(),
             process,
-            error_lines: ErrorLines::default(),
+            error_lines: ErrorLines::new(Secrets::of_command(words)),
             latest,
             clean_exit,
             buffer: vec![0; PIPE_BYTES],
@@ -257,10 +278,11 @@ impl CommandSource {
         if status.success() && self.gave_picture && self.clean_exit == CleanExit::EndOfVideo {
             return Ok(None);
         }
-        let reason = match self.error_lines.last() {
+        let lines = self.error_lines.last();
+        let reason = match lines.as_str() {
             "" if status.success() && !self.gave_picture => self.latest.expected(),
             "" => "it wrote nothing to its standard error; try it in a shell",
-            line => line,
+            lines => lines,
         };
         let reason = reason.to_owned();
         Err(SourceError::CommandEnded {
@@ -299,11 +321,15 @@ impl CommandSource {
 }
 
 impl CommandSource {
-    /// Kills whatever is left of the process group, and collects the exit status.
-    /// In this order: once the status is collected, the system may reuse the
-    /// group's id.
+    /// Kills whatever is left of the process group and of the processes that the program
+    /// started, and collects the exit status. In this order: once the status is
+    /// collected, the system may reuse the group's id.
     fn reap(&mut self) -> io::Result<ExitStatus> {
-        let _ = kill_process_group(Pid::from_child(&self.process), Signal::KILL);
+        let group = Pid::from_child(&self.process);
+        // Before the program ends, since then its children lose their parent.
+        self.family.kill();
+        let _ = kill_process_group(group, Signal::KILL);
+        self.family.kill();
         let status = self.process.wait()?;
         self.reaped = true;
         Ok(status)
@@ -358,6 +384,10 @@ impl Source for CommandSource {
             if self.read()? {
                 return self.end();
             }
+            if now().duration_since(self.collected_at) >= COLLECT_INTERVAL {
+                self.collected_at = now();
+                self.family.collect();
+            }
             if let Some(frame) = self.latest.decode() {
                 self.gave_picture = true;
                 return Ok(Some(frame));
@@ -372,6 +402,7 @@ impl Drop for CommandSource {
             return;
         }
         let group = Pid::from_child(&self.process);
+        self.family.signal(Signal::TERM);
         // An error means that the group no longer exists.
         let _ = kill_process_group(group, Signal::TERM);
         let start = now();
@@ -416,52 +447,79 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// Splits the standard error into lines and keeps the last one that is not
-/// blank.
-#[derive(Debug, Default)]
+/// Splits the standard error into lines, without the passwords of the command, and keeps
+/// the last ones that are not blank.
+#[derive(Debug)]
 struct ErrorLines {
+    secrets: Secrets,
     /// The line that has no end yet.
     partial: Vec<u8>,
-    last: String,
+    /// The last lines, and whether each ended with a carriage return: the next line then
+    /// replaces it, as on a terminal.
+    last: VecDeque<(String, bool)>,
 }
 
 impl ErrorLines {
+    fn new(secrets: Secrets) -> ErrorLines {
+        ErrorLines {
+            secrets,
+            partial: Vec::new(),
+            last: VecDeque::new(),
+        }
+    }
+
     /// Adds bytes, and returns the lines that they completed.
     fn push(&mut self, bytes: &[u8]) -> Vec<String> {
         let mut lines = Vec::new();
         for byte in bytes {
             match byte {
+                b'\n' if self.partial.is_empty() => {
+                    if let Some((_, replaced)) = self.last.back_mut() {
+                        *replaced = false;
+                    }
+                }
                 // ffmpeg ends its progress lines with a carriage return.
-                b'\n' | b'\r' => lines.extend(self.take()),
-                _ if self.partial.len() < MAX_LINE => self.partial.push(*byte),
+                b'\n' | b'\r' => lines.extend(self.take(*byte == b'\r')),
+                _ if self.partial.len() < MAX_LINE_BYTES => self.partial.push(*byte),
                 _ => {}
             }
         }
         lines
     }
 
-    fn take(&mut self) -> Option<String> {
+    fn take(&mut self, replaced: bool) -> Option<String> {
         let text = String::from_utf8_lossy(&self.partial);
-        // Without the control codes that color a terminal.
-        let text: String = text.chars().filter(|letter| !letter.is_control()).collect();
-        let line = text_without_secrets(text.trim());
+        let line = printable(&self.secrets.redact(text.trim()));
         self.partial.clear();
         if line.is_empty() {
             return None;
         }
-        self.last.clone_from(&line);
+        let line: String = line.chars().take(MAX_LINE).collect();
+        if self
+            .last
+            .back()
+            .is_some_and(|(last, replaced)| *replaced || *last == line)
+        {
+            self.last.pop_back();
+        }
+        self.last.push_back((line.clone(), replaced));
+        if self.last.len() > MAX_LINES {
+            self.last.pop_front();
+        }
         Some(line)
     }
 
-    /// The last line, complete or not; empty if there was none.
-    fn last(&mut self) -> &str {
-        self.take();
-        &self.last
+    /// The last lines, complete or not; empty if there was none.
+    fn last(&mut self) -> String {
+        self.take(false);
+        let lines: Vec<&str> = self.last.iter().map(|(line, _)| line.as_str()).collect();
+        lines.join(" | ")
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::options::TlsTrust;
     use super::*;
 
     fn start(script: &str, stall: Duration) -> (CommandSource, CancellationToken) {
@@ -472,6 +530,7 @@ mod tests {
             stall,
             max_frame_bytes: 1 << 20,
             video: VideoOptions::default(),
+            tls: TlsTrust::default(),
         };
         let stop = CancellationToken::new();
         (
@@ -488,26 +547,43 @@ mod tests {
 
     #[test]
     fn error_lines_are_joined_and_cleaned() {
-        let mut lines = ErrorLines::default();
+        let words = ["ffmpeg", "-i", "rtsp://me:se cret@cam/1"].map(str::to_owned);
+        let new = || ErrorLines::new(Secrets::of_command(&words));
+        let mut lines = new();
         assert_eq!(lines.last(), "");
         assert_eq!(lines.push(b"fi"), [] as [String; 0]);
         assert_eq!(
             lines.push(b"rst\n\n  \nframe=1\rframe=2\r"),
             ["first", "frame=1", "frame=2"]
         );
-        assert_eq!(lines.last(), "frame=2");
-        lines.push(b"\x1b[31mrtsp://me:secret@cam/1: refused");
-        assert_eq!(lines.last(), "[31mrtsp://cam/1: refused");
-        lines.push(&[b'x'; 10_000]);
-        assert_eq!(lines.last().len(), MAX_LINE);
-        lines.push(b"\xff\n");
-        assert_eq!(lines.last(), "\u{fffd}");
+        assert_eq!(lines.last(), "first | frame=2");
+        lines.push(b"\x1b[31mrtsp://me:secret@cam/1: se cret\r\n");
+        assert_eq!(lines.last(), "first | \\u{1b}[31mrtsp://cam/1: …");
+        lines.push(b"second\nsecond\nsecond\n");
+        assert_eq!(lines.last(), "first | \\u{1b}[31mrtsp://cam/1: … | second");
+        lines.push(b"3\n4\n5\n6\n\xff\n");
+        assert_eq!(lines.last(), "3 | 4 | 5 | 6 | \u{fffd}");
+
+        let mut lines = new();
+        // A password at the place where the line is cut.
+        let long = format!("{} me:se cret@cam", "x".repeat(MAX_LINE - 6));
+        lines.push(long.as_bytes());
+        lines.push(&vec![b'x'; 100_000]);
+        assert_eq!(lines.partial.len(), MAX_LINE_BYTES);
+        let shown = lines.last();
+        assert!(
+            shown.chars().count() <= MAX_LINE && !shown.contains("se"),
+            "{shown}"
+        );
     }
 
     #[test]
     fn error_names_program_status_and_last_error_line() {
         let error = error_of("echo one >&2; printf two >&2; exit 3", LONG);
-        assert_eq!(error, "camera command \"sh\" ended with exit status 3: two");
+        assert_eq!(
+            error,
+            "camera command \"sh\" ended with exit status 3: one | two"
+        );
         let error = error_of("kill -9 $$", LONG);
         assert!(
             error.starts_with("camera command \"sh\" ended with signal 9: it wrote"),
@@ -529,6 +605,7 @@ mod tests {
             stall: LONG,
             max_frame_bytes: 1 << 20,
             video: VideoOptions::default(),
+            tls: TlsTrust::default(),
         };
         let error = CommandSource::start(&words, &options, CancellationToken::new())
             .err()
@@ -577,7 +654,7 @@ mod tests {
         while child.error_lines.last().is_empty() {
             assert!(!child.read().unwrap());
         }
-        child.error_lines.last().to_owned()
+        child.error_lines.last()
     }
 
     #[test]
@@ -599,6 +676,43 @@ mod tests {
             assert!(begin.elapsed() < Duration::from_secs(5));
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    #[test]
+    fn descendants_in_sessions_of_their_own_end_too() {
+        let script = "setsid sh -c 'trap \"\" TERM HUP; sleep 60 & echo $! >&2; wait; sleep 60' & \
+                      wait";
+        let (mut child, _) = start(script, LONG);
+        let grandchild = first_error_line(&mut child);
+        let runs = || {
+            let status = std::fs::read_to_string(format!("/proc/{grandchild}/stat"));
+            status.is_ok_and(|status| !status.contains(") Z "))
+        };
+        assert!(runs());
+        drop(child);
+        let begin = now();
+        while runs() {
+            assert!(begin.elapsed() < Duration::from_secs(5));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    #[test]
+    fn address_in_place_of_a_program_is_not_shown() {
+        let words = ["rtsp://me:secret@cam/1".to_owned()];
+        let options = CameraOptions {
+            rate: 1.0,
+            repeat: false,
+            stall: LONG,
+            max_frame_bytes: 1 << 20,
+            video: VideoOptions::default(),
+            tls: TlsTrust::default(),
+        };
+        let error = CommandSource::start(&words, &options, CancellationToken::new())
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(error.contains("\"rtsp://…\" was not found"), "{error}");
     }
 
     #[test]

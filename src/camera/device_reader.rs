@@ -289,6 +289,7 @@ mod tests {
             stall,
             max_frame_bytes: 1 << 20,
             video: VideoOptions::default(),
+            tls: crate::camera::TlsTrust::default(),
         }
     }
 

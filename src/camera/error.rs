@@ -12,7 +12,7 @@ pub enum SourceError {
     Spec(#[from] SpecError),
     /// The path does not exist, or may not be read.
     #[error(
-        "cannot open the picture or folder {path}: {error}; check the path of the camera source"
+        "cannot open the picture or folder {path}: {error}; check the path of the camera source, or write http:// before it if it is the address of a camera"
     )]
     Path {
         /// As configured.
@@ -181,19 +181,67 @@ pub enum SourceError {
         /// What went wrong.
         why: String,
     },
-    /// The camera requires a login, or refused ours.
+    /// The certificate of the camera is not accepted.
     #[error(
-        "{url} answered {status}; write user and password into the URL, as in http://USER:PASSWORD@HOST/PATH; if they are there and right, the camera needs more than Basic authentication: read it with ffmpeg or curl through exec:"
+        "the certificate of {url} {why}; if the camera itself shows the SHA-256 fingerprint {fingerprint}, set camera.tls-fingerprint to it, or name the camera's certificate or its authority in camera.ca-file"
     )]
-    HttpRefused {
-        /// The URL, redacted.
+    Certificate {
+        /// The address, redacted.
+        url: String,
+        /// Why, as the rest of a sentence about the certificate.
+        why: String,
+        /// The SHA-256 of the certificate, in hexadecimal.
+        fingerprint: String,
+    },
+    /// The file with trusted certificates cannot be used.
+    #[error("cannot use the certificates in {path}: {why}; check camera.ca-file")]
+    CaFile {
+        /// As configured.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The camera requires a login, and none is configured.
+    #[error(
+        "{url} answered {status}; write user and password into the address, as in http://USER:PASSWORD@HOST/PATH, with / in a password as %2F, : as %3A, @ as %40 and % as %25"
+    )]
+    HttpLogin {
+        /// The address, redacted.
         url: String,
         /// `401 Unauthorized`.
         status: String,
     },
+    /// The camera refuses the login.
+    #[error(
+        "{url} answered {status} to the user name and password; check both, and that the camera allows this user to see its pictures; write letters other than those of ASCII in the camera's own encoding, such as %E4 or %C3%A4"
+    )]
+    HttpRefused {
+        /// The address, redacted.
+        url: String,
+        /// `401 Unauthorized`.
+        status: String,
+    },
+    /// The camera requires a login of a kind that is not supported.
+    #[error(
+        "{url} asks for a login of a kind that maskd does not support ({methods}); set the camera to Digest or Basic authentication, or read it with ffmpeg or curl through exec:"
+    )]
+    HttpLoginMethod {
+        /// The address, redacted.
+        url: String,
+        /// The kinds that the camera offers.
+        methods: String,
+    },
+    /// Another host asks for a login.
+    #[error(
+        "{url}, and the login is not sent there; if that host is the camera, write its address into camera.source"
+    )]
+    HttpOtherHost {
+        /// The address and that of the redirect, redacted.
+        url: String,
+    },
     /// The camera answered with an error.
     #[error(
-        "{url} answered {status}, not 200 OK; check the path of the URL in the camera's manual"
+        "{url} answered {status}, not 200 OK; check the path of the address in the camera's manual"
     )]
     HttpStatus {
         /// The URL, redacted.
@@ -201,23 +249,25 @@ pub enum SourceError {
         /// `404 Not Found`.
         status: String,
     },
-    /// The camera sent a web page or other text.
+    /// The camera sent something other than a picture.
     #[error(
-        "{url} sends {content_type}, not an MJPEG stream; find the URL of the stream in the camera's manual"
+        "{url} sends {content_type} without a JPEG picture ({received}); find the address of the MJPEG stream or of a JPEG picture in the camera's manual"
     )]
-    HttpText {
-        /// The URL, redacted.
+    HttpNoPicture {
+        /// The address, redacted.
         url: String,
         /// The `Content-Type` of the answer.
         content_type: String,
+        /// What came.
+        received: String,
     },
     /// The camera ended the stream.
-    #[error(
-        "the stream {url} ended; check the camera, and that the URL is that of a stream rather than of a single picture"
-    )]
+    #[error("the stream {url} ended ({received}); check the camera and the network")]
     HttpEnded {
-        /// The URL, redacted.
+        /// The address, redacted.
         url: String,
+        /// What came before.
+        received: String,
     },
 }
 
@@ -246,6 +296,7 @@ mod tests {
         let path = String::new;
         assert!(SourceError::NoPictures { path: path() }.is_missing_input());
         assert!(!SourceError::CommandMissing { program: path() }.is_missing_input());
-        assert!(!SourceError::HttpEnded { url: path() }.is_missing_input());
+        let (url, received) = (path(), path());
+        assert!(!SourceError::HttpEnded { url, received }.is_missing_input());
     }
 }

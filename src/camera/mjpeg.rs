@@ -367,6 +367,11 @@ impl LatestJpeg {
         }
     }
 
+    /// Number of complete pictures so far.
+    pub(super) fn pictures(&self) -> u64 {
+        self.count
+    }
+
     /// Whether a complete picture is there to be decoded.
     pub(super) fn is_waiting(&self) -> bool {
         self.waiting.is_some()

@@ -1,6 +1,7 @@
 //! What is requested from a camera, and how its stream is split into pictures.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use crate::frame::PictureError;
 use crate::frame::yuv::{Layout, Range, YuvFormat};
 
 /// The options of a [`Camera`](super::Camera).
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CameraOptions {
     /// Pictures per second, for pictures and folders: each is shown for `1 / rate`
     /// seconds. Clamped to 0.001 to 1,000.
@@ -23,6 +24,22 @@ pub struct CameraOptions {
     /// The format, size and rate that webcams, camera modules and programs are
     /// asked for.
     pub video: VideoOptions,
+    /// Which certificates of an `https` camera are accepted.
+    pub tls: TlsTrust,
+}
+
+/// Which certificates of an `https` camera are accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum TlsTrust {
+    /// Those that one of the system's certificate authorities has signed for the
+    /// camera's host.
+    #[default]
+    System,
+    /// Those that an authority in this PEM file has signed for the camera's host, and
+    /// those that are in the file themselves, whatever their names and dates.
+    File(PathBuf),
+    /// The one with this SHA-256, whatever its names and dates.
+    Fingerprint([u8; 32]),
 }
 
 /// How a camera is asked to encode its pictures.

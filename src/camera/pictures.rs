@@ -320,6 +320,7 @@ mod tests {
             stall: Duration::from_secs(1),
             max_frame_bytes: 1 << 20,
             video: crate::camera::VideoOptions::default(),
+            tls: crate::camera::TlsTrust::default(),
         }
     }
 

@@ -1,15 +1,13 @@
 //! Camera sources as they are written in the configuration.
 //!
-//! Owns their syntax, and which formats each supports.
+//! Owns their syntax, except for that of addresses, and which formats each supports.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use reqwest::Url;
-
+use super::address::{AddressError, CameraUrl, is_blank};
 use super::options::{VideoFormat, VideoOptions};
-use super::redact::{text_without_secrets, without_secrets};
 
 /// A camera source, as written in the configuration.
 ///
@@ -31,8 +29,8 @@ pub enum Spec {
     Webcam(WebcamSelector),
     /// The camera module of a Raspberry Pi, read by `rpicam-vid`.
     Rpicam,
-    /// The URL of an MJPEG stream.
-    Http(String),
+    /// A network camera: the address of an MJPEG stream, or of single JPEG pictures.
+    Http(CameraUrl),
     /// A program and its arguments. It writes pictures to its standard output:
     /// JPEG, or raw ones with [`VideoFormat::Yuv420`].
     Command(Vec<String>),
@@ -65,6 +63,7 @@ impl Spec {
             Spec::Examples | Spec::Path(_) => return Ok(()),
             Spec::Webcam(_) => ("webcam", &[Auto, Mjpeg, Yuyv, Nv12]),
             Spec::Rpicam => ("rpicam", &[Auto, Mjpeg, Yuv420]),
+            Spec::Http(url) if url.is_https() => ("https://", &[Auto, Mjpeg]),
             Spec::Http(_) => ("http://", &[Auto, Mjpeg]),
             Spec::Command(_) => ("exec:", &[Auto, Mjpeg, Yuv420]),
         };
@@ -92,11 +91,11 @@ impl FromStr for Spec {
     type Err = SpecError;
 
     /// Takes `examples`, `webcam`, `webcam:/dev/…`, `webcam:NAME`, `rpicam`,
-    /// `http://…`, `exec:COMMAND ARGUMENT …` (split into words as a shell does, but
-    /// without expansion) or a path. A folder named `examples` is written
-    /// `./examples`.
+    /// `http://…`, `https://…`, `exec:COMMAND ARGUMENT …` (split into words as a shell
+    /// does, but without expansion) or a path. A folder named `examples` is written
+    /// `./examples`, and so is a path that looks like an address.
     fn from_str(text: &str) -> Result<Spec, SpecError> {
-        if text.is_empty() {
+        if text.trim().is_empty() {
             return Err(SpecError::Empty);
         }
         match text {
@@ -121,18 +120,18 @@ impl FromStr for Spec {
                 _ => Err(SpecError::NoCommand),
             };
         }
+        if text.starts_with(is_blank) || text.ends_with(is_blank) {
+            return Err(SpecError::Blanks);
+        }
         match scheme(text) {
-            None => Ok(Spec::Path(PathBuf::from(text))),
-            Some(scheme) if scheme.eq_ignore_ascii_case("http") => {
-                check_url(text)?;
-                Ok(Spec::Http(text.to_owned()))
+            Some(scheme) if ["http", "https"].contains(&scheme.to_ascii_lowercase().as_str()) => {
+                Ok(Spec::Http(text.parse()?))
             }
-            Some(scheme) if scheme.eq_ignore_ascii_case("https") => Err(SpecError::Tls {
-                url: without_secrets(text),
-            }),
             Some(scheme) => Err(SpecError::Scheme {
                 scheme: scheme.to_owned(),
             }),
+            None if is_bare_address(text) => Err(SpecError::NoScheme),
+            None => Ok(Spec::Path(PathBuf::from(text))),
         }
     }
 }
@@ -148,22 +147,38 @@ fn scheme(text: &str) -> Option<&str> {
     valid.then_some(scheme)
 }
 
-/// Checks that `url` is an `http` URL with a host.
-pub(super) fn check_url(url: &str) -> Result<(), SpecError> {
-    let invalid = |why: String| SpecError::Url {
-        url: without_secrets(url),
-        why,
-    };
-    let parsed = Url::parse(url).map_err(|error| invalid(error.to_string()))?;
-    match parsed.scheme() {
-        "http" if parsed.has_host() => Ok(()),
-        _ => Err(invalid("it is not an http URL with a host".to_owned())),
+/// Whether a text looks like an address without its `http://`, or with a wrong one,
+/// rather than like a path. The text may hold a password, so it must not become a path,
+/// which messages show.
+fn is_bare_address(text: &str) -> bool {
+    if text.starts_with("//") {
+        return true;
     }
+    if ["/", "./", "../", "~"]
+        .iter()
+        .any(|start| text.starts_with(start))
+    {
+        return false;
+    }
+    let lower = text.to_ascii_lowercase();
+    let first = text.split(['/', '?']).next().unwrap_or(text);
+    let is_number = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let has_port = first
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| is_number(port));
+    text.contains('@')
+        || text.contains("://")
+        || ["http:", "https:", "http/", "https/"]
+            .iter()
+            .any(|start| lower.starts_with(start))
+        || has_port
+        || first.parse::<std::net::IpAddr>().is_ok()
+        || first.starts_with('[')
 }
 
 impl fmt::Display for Spec {
-    /// Without the users, passwords and queries of URLs: some cameras take the
-    /// password in the query.
+    /// As written, but without anything that may hold a password: the login and the
+    /// query of an address, and the arguments of a command.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Spec::Examples => f.write_str("examples"),
@@ -172,20 +187,28 @@ impl fmt::Display for Spec {
             Spec::Webcam(WebcamSelector::Path(path)) => write!(f, "webcam:{}", path.display()),
             Spec::Webcam(WebcamSelector::Name(name)) => write!(f, "webcam:{name}"),
             Spec::Rpicam => f.write_str("rpicam"),
-            Spec::Http(url) => f.write_str(&without_secrets(url)),
+            Spec::Http(url) => url.fmt(f),
             Spec::Command(words) => {
-                let shown = |word: &String| match scheme(word) {
-                    Some(_) => without_secrets(word),
-                    None => text_without_secrets(word),
-                };
-                let words: Vec<String> = words.iter().map(shown).collect();
-                match shlex::try_join(words.iter().map(String::as_str)) {
-                    Ok(command) => write!(f, "exec:{command}"),
-                    // A word with a NUL byte, which no program can be started with.
-                    Err(_) => write!(f, "exec:{}", words.join(" ")),
-                }
+                let program = words.first().map_or("", String::as_str);
+                let arguments = if words.len() > 1 { " …" } else { "" };
+                write!(f, "exec:{}{arguments}", shown_program(program))
             }
         }
+    }
+}
+
+/// The first word of a command, for messages. An address or a variable is written there
+/// by mistake only, and may hold a password.
+pub(super) fn shown_program(word: &str) -> String {
+    if let Some((scheme, _)) = word.split_once("://") {
+        return format!("{scheme}://…");
+    }
+    if let Some((variable, _)) = word.split_once('=') {
+        return format!("{variable}=…");
+    }
+    match word.rsplit_once('@') {
+        Some((_, host)) => format!("…@{host}"),
+        None => word.to_owned(),
     }
 }
 
@@ -201,7 +224,7 @@ impl fmt::Debug for Spec {
 pub enum SpecError {
     /// The text is empty.
     #[error(
-        "the camera source is empty; set it to examples, a path, webcam, rpicam, an http:// URL, or exec: with a command"
+        "the camera source is empty; set it to examples, a path, webcam, rpicam, an http:// or https:// address, or exec: with a command"
     )]
     Empty,
     /// `exec:` without a command.
@@ -241,36 +264,31 @@ pub enum SpecError {
         "the camera source exec: has an unclosed quotation mark or a trailing backslash; quote the words as for a shell"
     )]
     Quotes,
-    /// An `https` URL.
+    /// Blanks before or behind the source.
+    #[error("the camera source begins or ends with a blank or an invisible character; remove it")]
+    Blanks,
+    /// An address without `http://`.
     #[error(
-        "the camera source {url} cannot be used, since camera streams over TLS are not supported; use http://, or exec: with ffmpeg"
+        "the camera source looks like an address without http:// before it; write http://HOST:PORT/PATH (or https://), or ./ before the path of a picture or folder"
     )]
-    Tls {
-        /// The URL, redacted.
-        url: String,
-    },
+    NoScheme,
     /// A URL of another scheme.
     #[error(
-        "the camera source {scheme}:// is not supported; read it with ffmpeg, as in exec:ffmpeg -i {scheme}://HOST/PATH -f mjpeg -"
+        "the camera source {scheme}:// is not supported; write http:// or https:// before the address of an MJPEG stream or picture, or read it with ffmpeg, as in exec:ffmpeg -i {scheme}://HOST/PATH -f mjpeg -"
     )]
     Scheme {
         /// The part before `://`.
         scheme: String,
     },
-    /// An invalid URL.
-    #[error(
-        "the camera source {url} is not a valid URL ({why}); write it as http://HOST:PORT/PATH"
-    )]
-    Url {
-        /// The URL, redacted.
-        url: String,
-        /// The parser's error.
-        why: String,
-    },
+    /// An invalid address.
+    #[error(transparent)]
+    Address(#[from] AddressError),
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn parse(text: &str) -> Result<Spec, SpecError> {
@@ -294,7 +312,19 @@ mod tests {
         for text in ["webcam", path, "webcam:HD Webcam", "rpicam"] {
             assert_eq!(parse(text).unwrap().to_string(), text);
         }
-        assert_eq!(parse("HTTP://cam/"), Ok(Spec::Http("HTTP://cam/".into())));
+        for text in ["http://cam/", "HTTPS://cam/"] {
+            assert_eq!(parse(text), Ok(Spec::Http(text.parse().unwrap())));
+        }
+        for path in [
+            "/a@b",
+            "./a@b",
+            "../10.0.0.7",
+            "a b.jpg",
+            "door",
+            "cam.lan/1.jpg",
+        ] {
+            assert_eq!(parse(path), Ok(Spec::Path(path.into())));
+        }
         let words = ["sh", "-c", "cat 'a b'"].map(str::to_owned).to_vec();
         assert_eq!(parse("exec:sh -c \"cat 'a b'\""), Ok(Spec::Command(words)));
     }
@@ -310,15 +340,31 @@ mod tests {
             ("exec:''", "write the command after it"),
             ("exec:cat 'a", "quote the words"),
             (
-                "https://me:secret@cam/video",
-                "https://cam/video cannot be used, since camera",
-            ),
-            (
                 "rtsp://me:secret@cam/1",
                 "exec:ffmpeg -i rtsp://HOST/PATH -f mjpeg -",
             ),
-            ("http://", "is not a valid URL"),
-            ("http://me:sec/ret@cam:x/video", "is not a valid URL"),
+            (
+                "htp://me:secret@cam/1",
+                "write http:// or https:// before the address",
+            ),
+            ("http://", "it has no host"),
+            ("http://me:sec/ret@cam:x/video", "write / as %2F"),
+            (" ", "set it to examples"),
+            (" http://me:secret@cam/", "begins or ends with a blank"),
+            ("http://me:secret@cam/ ", "begins or ends with a blank"),
+            (
+                "\u{feff}http://me:secret@cam/",
+                "begins or ends with a blank",
+            ),
+            ("me:secret@cam/video", "write http://HOST:PORT/PATH"),
+            ("secret@cam", "write http://HOST:PORT/PATH"),
+            ("//me:secret@cam/video", "write http://HOST:PORT/PATH"),
+            ("http:/me:secret@cam/", "write http://HOST:PORT/PATH"),
+            ("HTTP//me:secret@cam/", "write http://HOST:PORT/PATH"),
+            ("me:sec://ret@cam/", "write http://HOST:PORT/PATH"),
+            ("10.0.0.7/video?pwd=secret", "write http://HOST:PORT/PATH"),
+            ("cam:8080/secret", "write http://HOST:PORT/PATH"),
+            ("[::1]/secret", "write http://HOST:PORT/PATH"),
         ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
@@ -378,54 +424,42 @@ mod tests {
     fn no_secret_is_shown() {
         for (text, shown) in [
             ("http://me:secret@cam:81/video", "http://cam:81/video"),
-            ("http://me:sec@ret@cam/a@b", "http://cam/a@b"),
-            ("http://me:sec ret'@cam/1", "http://cam/1"),
-            ("http://cam/a@b", "http://cam/a@b"),
-            ("http://cam:81/a@b", "http://cam:81/a@b"),
-            ("http://[::1]:81/a@b", "http://[::1]:81/a@b"),
-            ("http://[::1]/a@b", "http://[::1]/a@b"),
+            ("http://me:sec@ret@cam/", "http://cam/"),
+            ("https://me:secret@[::1]:81/a", "https://[::1]:81/a"),
             ("http://cam/v?user=me&pwd=secret", "http://cam/v?…"),
+            (
+                "exec:ffmpeg -i rtsp://me:secret@cam/1 -f mjpeg -",
+                "exec:ffmpeg …",
+            ),
+            ("exec:curl -u me:secret cam", "exec:curl …"),
+            ("exec:rtsp://me:secret@cam/1", "exec:rtsp://…"),
+            ("exec:PASSWORD=secret ffmpeg", "exec:PASSWORD=… …"),
+            ("exec:me:secret@cam", "exec:…@cam"),
+            ("exec:/usr/bin/camera", "exec:/usr/bin/camera"),
         ] {
-            let spec = Spec::Http(text.to_owned());
+            let spec = parse(text).unwrap();
             assert_eq!(spec.to_string(), shown);
             assert_eq!(format!("{spec:?}"), format!("Spec({shown})"));
         }
-        let spec = parse("exec:ffmpeg -i 'rtsp://me:secret@cam/1?a=b' -f mjpeg -").unwrap();
-        assert_eq!(
-            spec.to_string(),
-            "exec:ffmpeg -i 'rtsp://cam/1?…' -f mjpeg -"
-        );
-        assert_eq!(
-            text_without_secrets("[x]  http://me:sec/ret@cam/1: no; \"rtsp://a:b@c\" too"),
-            "[x]  http://cam/1: no; \"rtsp://c\" too"
-        );
-        let spec = parse("exec:ffmpeg -i 'rtsp://me:sec ret@cam/1'").unwrap();
-        assert_eq!(spec.to_string(), "exec:ffmpeg -i rtsp://cam/1");
-        let spec = parse("exec:sh -c 'curl http://me:secret@cam/1 | cat'").unwrap();
-        assert_eq!(spec.to_string(), "exec:sh -c 'curl http://cam/1 | cat'");
         assert_eq!(Spec::Path("a b".into()).to_string(), "a b");
     }
 
-    #[test]
-    fn urls_are_checked() {
-        for good in [
-            "http://cam/",
-            "http://me:secret@[::1]:81/a?b",
-            "http://10.0.0.7",
-        ] {
-            assert_eq!(check_url(good), Ok(()), "{good}");
-        }
-        for bad in [
-            "http://",
-            "http:///",
-            "http://cam:99999/",
-            "file:///x",
-            "cam/video",
-        ] {
-            assert!(
-                matches!(check_url(bad), Err(SpecError::Url { .. })),
-                "{bad}"
-            );
+    proptest! {
+        #[test]
+        fn no_password_is_shown(
+            scheme in "(https?://|rtsp://|http:/|htp://|//|)",
+            before in "[ \\t]{0,1}",
+            left in "[!-~ äß]{0,5}",
+            right in "[!-~ äß]{0,5}",
+            host in "(camera|10\\.0\\.0\\.7|\\[::1\\])(:81)?",
+            path in "[a-z/]{0,5}",
+        ) {
+            let text = format!("{before}{scheme}me:{left}Qx7Z9{right}@{host}{path}");
+            let output = match parse(&text) {
+                Ok(spec) => format!("{spec} {spec:?}"),
+                Err(error) => format!("{error} {error:?}"),
+            };
+            prop_assert!(!output.contains("Qx7Z9"), "{}: {}", text, output);
         }
     }
 }

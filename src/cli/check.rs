@@ -9,6 +9,7 @@ use super::{Failure, Global, print};
 use crate::api::mqtt;
 use crate::api::web;
 use crate::camera::command::RPICAM_PROGRAMS;
+use crate::camera::http::probe_certificate;
 use crate::camera::{Camera, SourceError, Spec, webcam};
 use crate::config::Config;
 use crate::daemon;
@@ -136,8 +137,8 @@ fn check_models(config: &Config, report: &mut Report) {
     }
 }
 
-/// Checks whether the source can work, without contacting a stream or starting a
-/// program.
+/// Checks whether the source can work, without starting a program. An `https` camera is
+/// contacted for its certificate, but nothing is requested from any camera.
 fn check_source(config: &Config, report: &mut Report) {
     let spec = match config.camera.source.parse::<Spec>() {
         Err(error) => return report.bad("source", &Failure::new(Failure::CONFIG, error)),
@@ -145,8 +146,8 @@ fn check_source(config: &Config, report: &mut Report) {
     };
     match &spec {
         Spec::Command(words) if !words.first().is_some_and(|program| is_program(program)) => {
-            let program = words.first().map_or("", String::as_str);
-            let sentence = format!("the program {program:?} is not installed");
+            // The words may hold a password.
+            let sentence = format!("the program of the command {spec} is not installed");
             return report.bad("source", &Failure::new(Failure::UNAVAILABLE, sentence));
         }
         Spec::Path(_) => {
@@ -162,6 +163,16 @@ fn check_source(config: &Config, report: &mut Report) {
         }
         Spec::Rpicam if !RPICAM_PROGRAMS.iter().any(|name| is_program(name)) => {
             return report.bad("source", &SourceError::RpicamMissing.into());
+        }
+        Spec::Http(url) if url.is_https() => {
+            match probe_certificate(url, &config.camera.options()) {
+                Ok(fingerprint) => {
+                    report.good("source", &spec.to_string());
+                    let found = format!("its certificate is accepted; SHA-256 {fingerprint}");
+                    return report.line("", "", &found);
+                }
+                Err(error) => return report.bad("source", &error.into()),
+            }
         }
         Spec::Rpicam | Spec::Command(_) | Spec::Http(_) | Spec::Examples => {}
     }

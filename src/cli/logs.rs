@@ -10,6 +10,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::Failure;
+use crate::camera::text_without_secrets;
 
 /// Starts logging with `filter`. Without a filter, the default level depends on
 /// whether the command is `quiet`. If the console is `live`, it keeps a status line on
@@ -48,7 +49,7 @@ pub(super) fn start(filter: Option<&str>, quiet: bool, live: bool) -> Result<(),
                 .location()
                 .map(ToString::to_string)
                 .unwrap_or_default();
-            let what = panic.payload_as_str().unwrap_or("a panic");
+            let what = text_without_secrets(panic.payload_as_str().unwrap_or("a panic"));
             tracing::error!(location, what, "internal error: please report this");
         }
     }));
@@ -68,7 +69,13 @@ impl Write for Log {
             // This clears the status line. The console redraws it below the log line.
             let _ = out.write_all(b"\r\x1b[2K");
         }
-        let _ = out.write_all(bytes);
+        let _ = match std::str::from_utf8(bytes) {
+            // Whatever library wrote it.
+            Ok(text) if text.contains("://") => {
+                out.write_all(text_without_secrets(text).as_bytes())
+            }
+            _ => out.write_all(bytes),
+        };
         Ok(bytes.len())
     }
 

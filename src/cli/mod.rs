@@ -36,6 +36,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::api::web;
+use crate::camera::text_without_secrets;
 use crate::config::Config;
 use crate::indicate::ConsoleStyle;
 use crate::indicate::pins;
@@ -137,7 +138,13 @@ pub fn main() -> ExitCode {
             // clap returns the help and version texts as errors, but prints them to
             // standard output.
             let is_usage = error.use_stderr();
-            let printed = error.print();
+            // The error quotes what was typed, which may be the address of a camera.
+            let shown = error.render().to_string();
+            let printed = if text_without_secrets(&shown) == shown {
+                error.print()
+            } else {
+                write!(std::io::stderr(), "{}", text_without_secrets(&shown))
+            };
             return match (is_usage, printed) {
                 (false, Ok(())) => ExitCode::SUCCESS,
                 (false, Err(error)) => Failure::output(&error).exit.into(),

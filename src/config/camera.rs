@@ -1,26 +1,38 @@
 //! `[camera]`: where frames come from.
 
+use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Check;
-use crate::camera::{CameraOptions, Spec, SpecError, VideoFormat, VideoOptions};
+use crate::camera::{CameraOptions, Spec, SpecError, TlsTrust, VideoFormat, VideoOptions};
+use crate::platform::hex;
 
 /// `[camera]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+///
+/// `Debug` shows the source without its password.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Camera {
-    /// `examples`, a picture, a folder of pictures, `webcam`, `rpicam`, `http://…` or
-    /// `exec:COMMAND …`.
+    /// `examples`, a picture, a folder of pictures, `webcam`, `rpicam`, `http://…`,
+    /// `https://…` or `exec:COMMAND …`.
     pub source: String,
+    /// PEM file with the certificate authorities to trust for an `https` camera, or with
+    /// the camera's own certificate. If absent, the system's certificate authorities are
+    /// trusted.
+    pub ca_file: Option<PathBuf>,
+    /// SHA-256 of the only certificate to accept from an `https` camera, in hexadecimal.
+    pub tls_fingerprint: Option<String>,
     /// Picture format that webcams, camera modules and programs provide.
     pub format: VideoFormat,
     /// Requested frame width in pixels; 16 to 4096.
     pub width: u32,
     /// Requested frame height in pixels; 16 to 4096.
     pub height: u32,
-    /// Requested frame rate, in frames per second; 1 to 120.
+    /// Requested frame rate, in frames per second, and at most how many single pictures
+    /// are requested from a network camera in a second; 1 to 120.
     pub fps: u32,
     /// Playback rate of pictures and folders, in frames per second; above 0, up to 120.
     pub playback_fps: f32,
@@ -38,6 +50,8 @@ impl Default for Camera {
     fn default() -> Camera {
         Camera {
             source: "examples".to_owned(),
+            ca_file: None,
+            tls_fingerprint: None,
             format: VideoFormat::Auto,
             width: 640,
             height: 480,
@@ -65,6 +79,18 @@ impl Camera {
                 }
             }
         }
+        check.not_empty("camera.ca-file", self.ca_file.as_deref());
+        match &self.tls_fingerprint {
+            Some(text) if fingerprint(text).is_none() => check.fail(
+                "camera.tls-fingerprint",
+                "is not a SHA-256: write 64 hexadecimal digits, with or without colons".to_owned(),
+            ),
+            Some(_) if self.ca_file.is_some() => check.fail(
+                "camera.tls-fingerprint",
+                "and ca-file are both set: remove one".to_owned(),
+            ),
+            _ => {}
+        }
         check.within("camera.width", self.width, 16, 4096);
         check.within("camera.height", self.height, 16, 4096);
         check.within("camera.fps", self.fps, 1, 120);
@@ -87,6 +113,75 @@ impl Camera {
                 height: self.height,
                 fps: self.fps,
             },
+            tls: self.trust(),
+        }
+    }
+
+    fn trust(&self) -> TlsTrust {
+        let pinned = self.tls_fingerprint.as_deref().and_then(fingerprint);
+        match (pinned, &self.ca_file) {
+            (Some(fingerprint), _) => TlsTrust::Fingerprint(fingerprint),
+            (None, Some(file)) => TlsTrust::File(file.clone()),
+            (None, None) => TlsTrust::System,
+        }
+    }
+}
+
+/// A SHA-256 as programs print it: with or without colons, in upper or lower case.
+fn fingerprint(text: &str) -> Option<[u8; 32]> {
+    let digits = text.rsplit('=').next()?.trim();
+    hex::decode(&digits.replace(':', ""))
+}
+
+impl fmt::Debug for Camera {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Camera {
+            source,
+            ca_file,
+            tls_fingerprint,
+            format,
+            width,
+            height,
+            fps,
+            playback_fps,
+            repeat,
+            stall_ms,
+            max_frame_kib,
+        } = self;
+        let source = source.parse::<Spec>();
+        f.debug_struct("Camera")
+            .field("source", &source.as_ref().map(Spec::to_string))
+            .field("ca_file", ca_file)
+            .field("tls_fingerprint", tls_fingerprint)
+            .field("format", format)
+            .field("width", width)
+            .field("height", height)
+            .field("fps", fps)
+            .field("playback_fps", playback_fps)
+            .field("repeat", repeat)
+            .field("stall_ms", stall_ms)
+            .field("max_frame_kib", max_frame_kib)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprints_are_read_as_programs_print_them() {
+        let colons = vec!["0A"; 32].join(":");
+        for text in [
+            "0a".repeat(32),
+            colons.clone(),
+            format!("sha256 Fingerprint={colons}"),
+            format!(" {colons} "),
+        ] {
+            assert_eq!(fingerprint(&text), Some([10; 32]), "{text}");
+        }
+        for text in ["", "0a", &"0A".repeat(31), &"0x".repeat(32)] {
+            assert_eq!(fingerprint(text), None, "{text}");
         }
     }
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::camera::text_without_secrets;
 use crate::platform::files;
 use crate::vision::detect::DetectorOptions;
 use crate::vision::pipeline::PipelineOptions;
@@ -180,7 +181,7 @@ fn parse_with_renames(file: &str, text: &str) -> Result<(Config, Vec<RenamedKey>
         ConfigError::Syntax {
             file: file.to_owned(),
             line,
-            problem: one_line(error.message()),
+            problem: text_without_secrets(&one_line(error.message())),
         }
     })?;
     let mut problems = Vec::new();
@@ -192,6 +193,9 @@ fn parse_with_renames(file: &str, text: &str) -> Result<(Config, Vec<RenamedKey>
     } else {
         for problem in &mut problems {
             renamed::name_as_written(problem, &renamed);
+            // An address may stand where a key or another value belongs.
+            problem.key = text_without_secrets(&one_line(&problem.key));
+            problem.problem = text_without_secrets(&problem.problem);
         }
         Err(ConfigError::Invalid {
             file: file.to_owned(),
@@ -249,7 +253,32 @@ fn is_section(name: &str) -> bool {
 }
 
 fn wrong(message: &str) -> String {
-    format!("is wrong: {}", one_line(message))
+    format!("is wrong: {}", without_value(&one_line(message)))
+}
+
+/// The message for a value of the wrong type, without the value, which may be a password
+/// or an address with one.
+fn without_value(message: &str) -> String {
+    for start in ["invalid type: ", "invalid value: ", "unknown variant "] {
+        let Some(found) = message.strip_prefix(start) else {
+            continue;
+        };
+        let (value, expected) = found.rsplit_once(", expected ").unwrap_or((found, ""));
+        let kind = value.split(['`', '"']).next().unwrap_or_default().trim();
+        // A short word is a typing error, and helps to see it.
+        let word = value.trim_matches('`');
+        let is_word = word.len() <= 16 && word.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let shown = match kind {
+            "" if is_word => format!(" {word}"),
+            "" => String::new(),
+            kind => format!(" {kind}"),
+        };
+        return format!(
+            "{}{shown}, expected {expected}",
+            start.trim_end_matches([' ', ':'])
+        );
+    }
+    message.to_owned()
 }
 
 fn one_line(message: &str) -> String {
@@ -348,6 +377,47 @@ mod tests {
     use super::*;
     use crate::indicate::pins::{Backend, Line, Output, PinDriver, PinFunction};
 
+    #[test]
+    fn secrets_in_a_wrong_place_are_not_repeated() {
+        for text in [
+            "[camera]\nsource = \"http://me:Qx7Z9/1@cam/\"",
+            "[camera]\nsource = \" http://me:Qx7Z9@cam/\"",
+            "[camera]\nsource = \"me:Qx7Z9@cam\"",
+            "[camera]\nsource = http://me:Qx7Z9@cam/",
+            "[camera]\nsource = 'http://me:Qx7Z9@cam/",
+            "[camera]\nsource = \"http://me:Qx7Z9\\q@cam/\"",
+            "[camera]\nsource = \"http://me:Qx7Z9@cam/\"\nsource = 1",
+            "[camera]\nsource = [\"http://me:Qx7Z9@cam/\"]",
+            "[camera]\nwidth = \"http://me:Qx7Z9@cam/\"",
+            "[camera]\nformat = \"http://me:Qx7Z9@cam/\"",
+            "[camera]\nloop = \"a, expected Qx7Z9, expected b\"",
+            "[camera]\n\"http://me:Qx7Z9@cam/\" = 1",
+            "[\"http://me:Qx7Z9@cam/\"]",
+            "\"http://me:Qx7Z9@cam/\" = 1",
+            "source = \"http://me:Qx7Z9@cam/\"",
+            "http://me:Qx7Z9@cam/",
+            "[mqtt]\nport = \"Qx7Z9\"",
+            "[mqtt]\nhost = \"mqtt://me:Qx7Z9@cam\"",
+            "[mqtt]\ntls = \"me:Qx7Z9\"",
+            "[indicate]\nquiet-from = \"http://me:Qx7Z9@cam/\"",
+        ] {
+            let error = parse("test.toml", text).unwrap_err();
+            for shown in [error.to_string(), format!("{error:?}")] {
+                assert!(!shown.contains("Qx7Z9"), "{text}: {shown}");
+            }
+        }
+        let found = problems("[mqtt]\npassword = 271828\n[camera]\nformat = \"h264\"");
+        assert!(!found.concat().contains("271828"), "{found:?}");
+        assert!(
+            found
+                .concat()
+                .contains("unknown variant h264, expected one of"),
+            "{found:?}"
+        );
+        let config = parse("test.toml", "[camera]\nsource = \"http://me:Qx7Z9@cam/\"").unwrap();
+        assert!(!format!("{config:?}").contains("Qx7Z9"), "Debug hides it");
+    }
+
     const SHIPPED: &str = include_str!("../../config/maskd.toml");
 
     fn problems(text: &str) -> Vec<String> {
@@ -390,6 +460,11 @@ mod tests {
                 password_file: Some("p".into()),
                 device: Some("d".to_owned()),
                 ..Mqtt::default()
+            },
+            camera: Camera {
+                ca_file: Some("camera.pem".into()),
+                tls_fingerprint: Some("0a".to_owned()),
+                ..Camera::default()
             },
             indicate: Indicate {
                 backend: Some(Backend::Rppal),

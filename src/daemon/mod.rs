@@ -23,7 +23,7 @@ use tracing::{debug, info, warn};
 use crate::api::metrics::{self, Heartbeat, Metrics};
 use crate::api::socket::{self, DaemonHandle, Live};
 use crate::api::web::{AnnotatedFrame, LiveView, WebError, WebOptions};
-use crate::camera::{Camera, SourceError, Spec};
+use crate::camera::{Camera, SourceError, Spec, processes};
 use crate::config::Config;
 use crate::config::settings::Settings;
 use crate::decision::decide::{LabelError, VerdictPolicy};
@@ -133,6 +133,9 @@ pub fn run(
     state: Option<StateDir>,
     config_file: Option<PathBuf>,
 ) -> Result<(), DaemonError> {
+    if let Err(error) = processes::adopt_orphans() {
+        warn!(%error, "processes that the camera program leaves behind may go on");
+    }
     let parts = Parts::open(config, state, config_file)?;
     // Before this point, a signal may end the process because there is nothing to
     // clean up.

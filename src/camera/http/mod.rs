@@ -1,0 +1,297 @@
+//! A network camera: an MJPEG stream, or single JPEG pictures, over HTTP or HTTPS.
+//!
+//! Owns the connection and the runtime that drives it; callers see only frames. The
+//! HTTP client is maskd's own, because cameras send answers that HTTP libraries refuse:
+//! docs/decisions/why-does-maskd-read-http-cameras-itself.md.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `answer.rs` | the syntax of answers, and the limits on them |
+//! | `login.rs` | Basic and Digest authentication |
+//! | `tls.rs` | which certificates are accepted |
+//! | `connection.rs` | name resolution, TCP, the TLS handshake |
+//! | `client.rs` | requests: redirects, logins, reuse of a connection |
+
+pub mod answer;
+mod client;
+mod connection;
+mod login;
+mod tls;
+
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+
+use self::client::{Answer, Client};
+use super::address::CameraUrl;
+use super::error::SourceError;
+use super::mjpeg::LatestJpeg;
+use super::options::CameraOptions;
+use super::source::{Source, now};
+use crate::frame::Frame;
+
+/// How long to keep reading after a complete picture, in case a newer one is
+/// already in the socket. Sockets buffer megabytes: without this, a decoder
+/// slower than the camera would fall behind by seconds.
+const CATCH_UP: Duration = Duration::from_millis(20);
+
+/// No bytes for this long means that the socket's buffer is empty.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// A network camera.
+///
+/// An answer that is not in parts and ends after one picture is a snapshot: the next one
+/// is requested `1 / fps` seconds after the last request, or as soon as the answer has
+/// come, and the source is not lost in between.
+pub struct HttpSource {
+    /// `None` only while it is dropped.
+    runtime: Option<Runtime>,
+    stream: Stream,
+}
+
+impl HttpSource {
+    /// Prepares to read the camera at `url`; the first [`Source::next`] connects.
+    ///
+    /// # Errors
+    /// If the system cannot provide a runtime.
+    pub fn open(
+        url: &CameraUrl,
+        options: &CameraOptions,
+        stop: CancellationToken,
+    ) -> Result<HttpSource, SourceError> {
+        let runtime = runtime(url)?;
+        let stream = Stream {
+            client: Client::new(url.clone(), options.tls.clone(), options.stall),
+            answer: None,
+            pictures_before: 0,
+            requested_at: now(),
+            next_request: None,
+            failure: None,
+            latest: LatestJpeg::new(options.max_frame_bytes),
+            interval: Duration::from_secs(1) / options.video.fps.max(1),
+            stall: options.stall,
+            stop,
+        };
+        Ok(HttpSource {
+            runtime: Some(runtime),
+            stream,
+        })
+    }
+}
+
+/// Connects to an `https` camera, and returns the SHA-256 of its certificate if that is
+/// accepted. Takes up to `options.stall`.
+///
+/// # Errors
+/// What a frame would fail with.
+pub fn probe_certificate(url: &CameraUrl, options: &CameraOptions) -> Result<String, SourceError> {
+    let runtime = runtime(url)?;
+    let mut client = Client::new(url.clone(), options.tls.clone(), options.stall);
+    let found = runtime.block_on(async {
+        let probe = tokio::time::timeout(options.stall, client.fingerprint());
+        probe.await
+    });
+    runtime.shutdown_background();
+    found.unwrap_or_else(|_| Err(client.failed("it does not answer")))
+}
+
+fn runtime(url: &CameraUrl) -> Result<Runtime, SourceError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| SourceError::HttpClient {
+            url: url.to_string(),
+            why: error.to_string(),
+        })
+}
+
+impl Source for HttpSource {
+    fn next(&mut self) -> Result<Option<Frame>, SourceError> {
+        let Some(runtime) = &self.runtime else {
+            return Ok(None);
+        };
+        let mut start = now();
+        loop {
+            if let Some(due) = self.stream.next_request.take() {
+                let before = now();
+                if !runtime.block_on(self.stream.wait(due)) {
+                    return Ok(None);
+                }
+                // The camera is not to blame for this time.
+                start += now().saturating_duration_since(before);
+            }
+            if !runtime.block_on(self.stream.next_picture(start))? {
+                return Ok(None);
+            }
+            if let Some(frame) = self.stream.latest.decode() {
+                return Ok(Some(frame));
+            }
+        }
+    }
+}
+
+impl Drop for HttpSource {
+    fn drop(&mut self) {
+        // A DNS lookup cannot be canceled and may take many seconds, so do not
+        // wait for it.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+struct Stream {
+    client: Client,
+    /// The answer that is being read. `None` before the first request, and between two
+    /// snapshots.
+    answer: Option<Answer>,
+    /// Number of pictures before this answer.
+    pictures_before: u64,
+    requested_at: Instant,
+    /// When to request the next snapshot.
+    next_request: Option<Instant>,
+    /// Why the stream ended; reported after the pictures that came before it.
+    failure: Option<SourceError>,
+    latest: LatestJpeg,
+    /// Time between two snapshots.
+    interval: Duration,
+    stall: Duration,
+    stop: CancellationToken,
+}
+
+impl Stream {
+    /// Waits until `due`; false if a stop came first.
+    async fn wait(&self, due: Instant) -> bool {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => false,
+            () = tokio::time::sleep_until(due.into()) => true,
+        }
+    }
+
+    /// Reads until a complete picture is there, or a snapshot has ended without one;
+    /// false if a stop came first.
+    ///
+    /// The stall timeout counts from `start`, across several calls.
+    async fn next_picture(&mut self, start: Instant) -> Result<bool, SourceError> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        let stop = self.stop.clone();
+        let left = self.stall.saturating_sub(now().duration_since(start));
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(false),
+            read = tokio::time::timeout(left, self.read_picture()) => match read {
+                Ok(read) => read?,
+                Err(_) => return Err(self.stalled()),
+            },
+        }
+        Ok(true)
+    }
+
+    async fn read_picture(&mut self) -> Result<(), SourceError> {
+        if self.answer.is_none() {
+            self.requested_at = now();
+            self.pictures_before = self.latest.pictures();
+            self.answer = Some(self.client.get().await?);
+            let taken = self.take_bytes();
+            self.keep(taken)?;
+        }
+        while !self.latest.is_waiting() && self.answer.is_some() {
+            let read = self.read().await;
+            self.keep(read)?;
+        }
+        let complete = now();
+        while self.answer.is_some()
+            && self.failure.is_none()
+            && now().duration_since(complete) < CATCH_UP
+        {
+            let Ok(read) = tokio::time::timeout(PAUSE, self.read()).await else {
+                break;
+            };
+            self.keep(read)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps a failure for later if a picture came before it.
+    fn keep(&mut self, result: Result<(), SourceError>) -> Result<(), SourceError> {
+        match result {
+            Err(error) if self.latest.is_waiting() => {
+                self.failure = Some(error);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Reads the next bytes of the answer. Cancel-safe: no bytes are lost if the future is
+    /// dropped.
+    async fn read(&mut self) -> Result<(), SourceError> {
+        if let Some(answer) = &mut self.answer {
+            let read = answer.read().await;
+            read.map_err(|why| self.client.failed(&why))?;
+            self.take_bytes()?;
+        }
+        Ok(())
+    }
+
+    /// Passes the bytes that have come to the splitter, and ends the answer if it is over.
+    fn take_bytes(&mut self) -> Result<(), SourceError> {
+        let Some(answer) = &mut self.answer else {
+            return Ok(());
+        };
+        self.latest.push(&answer.take_body(), now());
+        if !answer.has_ended() {
+            return Ok(());
+        }
+        let pictures = self.latest.pictures() - self.pictures_before;
+        let head = answer.head();
+        if pictures == 0 && answer.is_open() && !head.is_text() {
+            // The declared length is wrong.
+            answer.ignore_length();
+            return Ok(());
+        }
+        let answer = self.answer.take();
+        if pictures == 1 && !head.is_multipart() {
+            if let Some(answer) = answer {
+                self.client.reuse(answer);
+            }
+            self.next_request = Some(self.requested_at + self.interval);
+            return Ok(());
+        }
+        let url = self.client.shown();
+        Err(match head.content_type {
+            Some(content_type) if pictures == 0 && !content_type.is_empty() => {
+                let content_type: String = content_type.chars().take(80).collect();
+                SourceError::HttpNoPicture {
+                    url,
+                    content_type: self.client.redact(&content_type),
+                    received: self.latest.received(),
+                }
+            }
+            _ => SourceError::HttpEnded {
+                url,
+                received: if pictures == 0 {
+                    self.latest.received()
+                } else {
+                    "it had sent pictures before".to_owned()
+                },
+            },
+        })
+    }
+
+    fn stalled(&self) -> SourceError {
+        let received = match self.answer {
+            Some(_) => self.latest.received(),
+            None => "it did not answer".to_owned(),
+        };
+        SourceError::Stalled {
+            camera: self.client.shown(),
+            seconds: self.stall.as_secs_f32(),
+            received,
+        }
+    }
+}

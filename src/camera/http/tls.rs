@@ -1,0 +1,236 @@
+//! Encrypted connections to cameras.
+//!
+//! Owns the decision which certificate is accepted. A camera's certificate is usually
+//! one that it signed itself, for no name or a wrong one, so besides the certificate
+//! authorities there are two ways to accept exactly one certificate: its fingerprint, and
+//! its file. Knows nothing of HTTP.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::client::WebPkiServerVerifier;
+use tokio_rustls::rustls::client::danger::{
+    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
+};
+use tokio_rustls::rustls::crypto::{
+    CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature,
+};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore,
+    SignatureScheme,
+};
+
+use super::super::options::TlsTrust;
+use crate::platform::{files, hex};
+
+/// Maximum size of a file with certificates, in bytes.
+const MAX_FILE: u64 = 4 * 1024 * 1024;
+
+/// Why TLS cannot be used at all.
+#[derive(Debug)]
+pub(super) enum TlsSetupError {
+    /// The file with certificates cannot be used: its path, and what is wrong with it.
+    File(String, String),
+    /// The TLS library refuses its configuration.
+    Library(Error),
+}
+
+/// A certificate that was not accepted. This is the error inside that of the TLS library.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Rejected {
+    /// The SHA-256 of the certificate.
+    pub(super) fingerprint: String,
+    /// Why, as the rest of a sentence about the certificate.
+    pub(super) why: String,
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "the certificate {} {}", self.fingerprint, self.why)
+    }
+}
+
+impl std::error::Error for Rejected {}
+
+/// Prepares connections that accept the certificates of `trust`.
+pub(super) fn connector(trust: &TlsTrust) -> Result<TlsConnector, TlsSetupError> {
+    let provider = Arc::new(ring::default_provider());
+    let accepted = match trust {
+        TlsTrust::Fingerprint(fingerprint) => Accepted::Fingerprint(*fingerprint),
+        TlsTrust::System => {
+            // Some of the system's certificates may be unreadable; the others count.
+            let found = rustls_native_certs::load_native_certs();
+            authorities(found.certs, Vec::new(), &provider)?
+        }
+        TlsTrust::File(path) => {
+            let certificates = read(path)?;
+            authorities(certificates.clone(), certificates, &provider)?
+        }
+    };
+    let verifier = Verifier {
+        accepted,
+        provider: Arc::clone(&provider),
+    };
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TlsSetupError::Library)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    Ok(Arc::new(config).into())
+}
+
+fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
+    let fail = |why: String| TlsSetupError::File(path.display().to_string(), why);
+    let text =
+        files::read_bounded(path, MAX_FILE).map_err(|error| fail(error.source.to_string()))?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let certificates = certificates.map_err(|error| fail(error.to_string()))?;
+    if certificates.is_empty() {
+        return Err(fail("it contains no certificates in PEM format".to_owned()));
+    }
+    Ok(certificates)
+}
+
+fn authorities(
+    certificates: Vec<CertificateDer<'static>>,
+    pinned: Vec<CertificateDer<'static>>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Accepted, TlsSetupError> {
+    let mut roots = RootCertStore::empty();
+    // A certificate that cannot be an authority may still be the camera's own.
+    roots.add_parsable_certificates(certificates);
+    let verifier = if roots.is_empty() {
+        None
+    } else {
+        let built = WebPkiServerVerifier::builder_with_provider(roots.into(), Arc::clone(provider));
+        let built = built.build();
+        Some(built.map_err(|error| TlsSetupError::Library(Error::General(error.to_string())))?)
+    };
+    Ok(Accepted::Signed { verifier, pinned })
+}
+
+#[derive(Debug)]
+struct Verifier {
+    accepted: Accepted,
+    provider: Arc<CryptoProvider>,
+}
+
+#[derive(Debug)]
+enum Accepted {
+    Fingerprint([u8; 32]),
+    Signed {
+        /// `None` if there are no authorities at all.
+        verifier: Option<Arc<WebPkiServerVerifier>>,
+        /// Accepted as they are.
+        pinned: Vec<CertificateDer<'static>>,
+    },
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let fingerprint: [u8; 32] = Sha256::digest(end_entity).into();
+        let why = match &self.accepted {
+            Accepted::Fingerprint(expected) if *expected == fingerprint => {
+                return Ok(ServerCertVerified::assertion());
+            }
+            Accepted::Fingerprint(_) => {
+                "is not the one with the fingerprint in camera.tls-fingerprint".to_owned()
+            }
+            Accepted::Signed { pinned, .. } if pinned.contains(end_entity) => {
+                return Ok(ServerCertVerified::assertion());
+            }
+            Accepted::Signed { verifier: None, .. } => {
+                "is signed by no known certificate authority".to_owned()
+            }
+            Accepted::Signed {
+                verifier: Some(verifier),
+                ..
+            } => {
+                let verified = verifier.verify_server_cert(
+                    end_entity,
+                    intermediates,
+                    server_name,
+                    ocsp_response,
+                    now,
+                );
+                match verified {
+                    Ok(verified) => return Ok(verified),
+                    Err(error) => reason(&error),
+                }
+            }
+        };
+        let rejected = Rejected {
+            fingerprint: hex::encode(&fingerprint),
+            why,
+        };
+        Err(CertificateError::Other(OtherError(Arc::new(rejected))).into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, cert, dss, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+/// Why the authorities do not vouch for a certificate, as the rest of a sentence.
+fn reason(error: &Error) -> String {
+    let Error::InvalidCertificate(error) = error else {
+        return format!("cannot be checked: {error}");
+    };
+    match error {
+        // webpki's name for a certificate that signed itself and calls itself an
+        // authority, as openssl makes them.
+        CertificateError::Other(OtherError(other))
+            if other.to_string().contains("CaUsedAsEndEntity") =>
+        {
+            "is one that the camera signed itself".to_owned()
+        }
+        CertificateError::UnknownIssuer => {
+            "is signed by no known certificate authority, or by the camera itself".to_owned()
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "is for another host name".to_owned()
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "has expired, or the clock of this device is wrong".to_owned()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "is not valid yet, so the clock of this device is probably wrong".to_owned()
+        }
+        other => format!("cannot be trusted: {other}"),
+    }
+}
