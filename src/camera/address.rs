@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use reqwest::Url;
 
-use super::redact::Secrets;
+use super::redact::{Secrets, decode, is_blank};
 
 /// The `http://` or `https://` address of a camera, with its login.
 ///
@@ -116,32 +116,6 @@ fn reason(error: &str) -> &'static str {
         "invalid IPv6 address" => "the IPv6 address is wrong",
         _ => "its host is not valid",
     }
-}
-
-/// Whether a letter is a blank, a control character, or an invisible one, as they come
-/// along when an address is copied from a page.
-pub(super) fn is_blank(letter: char) -> bool {
-    letter.is_whitespace()
-        || letter.is_control()
-        || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
-}
-
-/// Resolves `%41`; a percent sign before anything else stays.
-pub(super) fn decode(text: &str) -> Vec<u8> {
-    let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let [first, later @ ..] = rest {
-        rest = later;
-        let code = (digit(rest.first()), digit(rest.get(1)));
-        if let (b'%', (Some(high), Some(low))) = (*first, code) {
-            bytes.push((high * 16 + low) as u8);
-            rest = &rest[2..];
-        } else {
-            bytes.push(*first);
-        }
-    }
-    bytes
 }
 
 impl CameraUrl {

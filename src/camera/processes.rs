@@ -50,6 +50,8 @@ pub(super) struct Family {
     since: u64,
     /// Whether orphans are passed on to this process.
     adopts: bool,
+    /// The members that were found so far and may still run.
+    known: Vec<Process>,
 }
 
 impl Family {
@@ -59,12 +61,14 @@ impl Family {
             program,
             since: read(program).map_or(u64::MAX, |process| process.started),
             adopts: child_subreaper().is_ok_and(|id| id.is_some()),
+            known: Vec::new(),
         }
     }
 
     /// Sends a signal to all members but the program.
-    pub(super) fn signal(&self, signal: Signal) {
-        for member in self.members() {
+    pub(super) fn signal(&mut self, signal: Signal) {
+        self.remember();
+        for member in &self.known {
             // An error means that it has ended.
             let _ = kill_process(member.id, signal);
         }
@@ -73,30 +77,35 @@ impl Family {
     /// Kills all members but the program, and those that they start meanwhile, and
     /// collects the exit status of orphans. Call it before the program's own exit status
     /// is collected, since it is the root of the family.
-    pub(super) fn kill(&self) {
-        let mut known = self.members();
+    pub(super) fn kill(&mut self) {
         for round in 0..ROUNDS {
             if round > 0 {
                 std::thread::sleep(PAUSE);
-                // A child of a killed one may have no parent by now.
-                known.retain(|process| {
-                    read(process.id)
-                        .is_some_and(|now| now.started == process.started && !now.has_ended)
-                });
-                for member in self.members() {
-                    if !known.contains(&member) {
-                        known.push(member);
-                    }
-                }
             }
-            for process in &known {
+            self.remember();
+            for process in &self.known {
                 let _ = kill_process(process.id, Signal::KILL);
             }
             self.collect();
-            if known.iter().all(|process| process.has_ended) {
+            if self.known.is_empty() {
                 return;
             }
         }
+    }
+
+    /// Lists the members anew. Those that were known before and still run remain members:
+    /// once their parent has ended, nothing else tells whose they are.
+    fn remember(&mut self) {
+        let runs = |process: &Process| {
+            let now = read(process.id);
+            now.is_some_and(|now| now.started == process.started && !now.has_ended)
+        };
+        let mut members = self.members();
+        members.append(&mut self.known);
+        members.retain(runs);
+        members.sort_by_key(|member| member.id.as_raw_nonzero());
+        members.dedup_by_key(|member| member.id);
+        self.known = members;
     }
 
     /// Collects the exit status of orphans that have ended.

@@ -6,8 +6,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::address::{AddressError, CameraUrl, is_blank};
+use super::address::{AddressError, CameraUrl};
 use super::options::{VideoFormat, VideoOptions};
+use super::redact::is_blank;
 
 /// A camera source, as written in the configuration.
 ///
