@@ -118,6 +118,21 @@ pub fn picture(data: &[u8]) {
     }
 }
 
+/// Takes arbitrary bytes as a JPEG, after the start that makes it one. What is accepted
+/// must be decoded from the same bytes with an end marker, too, whatever follows them,
+/// and into the same pixels. The limit keeps the memory of each run small.
+pub fn jpeg(data: &[u8]) {
+    const MAX_PIXELS: u64 = 100_000;
+    let bytes = [b"\xff\xd8\xff", data].concat();
+    if let Ok(pixels) = frame::decode_within(&bytes, MAX_PIXELS) {
+        let (width, height) = pixels.dimensions();
+        assert!(u64::from(width) * u64::from(height) <= MAX_PIXELS);
+        let followed = [&bytes[..], b"\xff\xd9\0more\xff\xd8"].concat();
+        let again = frame::decode_within(&followed, MAX_PIXELS);
+        assert!(again.is_ok_and(|again| again == pixels));
+    }
+}
+
 /// Takes arbitrary bytes as a feature file. An accepted file must have rows, and
 /// all their numbers must be finite.
 pub fn features(data: &[u8]) {

@@ -36,6 +36,7 @@ fn options() -> CameraOptions {
         repeat: false,
         stall: LONG,
         max_frame_bytes: 1 << 20,
+        max_frame_pixels: 9_000_000,
         video: VideoOptions::default(),
         tls: TlsTrust::default(),
     }
@@ -541,6 +542,15 @@ fn check_tells_of_cameras_and_of_wrong_formats() {
         ("format = \"h264\"", "camera.format is wrong"),
         ("width = 8", "camera.width is 8, allowed is 16 to 4096"),
         ("fps = 0", "camera.fps is 0, allowed is 1 to 120"),
+        (
+            "width = 4096\nheight = 4096",
+            "camera.max-frame-megapixels is 9, but camera.width and camera.height ask for \
+             4096 x 4096 pixels; raise it to 17, or ask for smaller frames",
+        ),
+        (
+            "max-frame-megapixels = 65",
+            "camera.max-frame-megapixels is 65, allowed is 1 to 64",
+        ),
     ] {
         let file = config(&programs, camera);
         let output = maskd_with(&programs, &["check", "--config", &file]).output();

@@ -56,6 +56,11 @@ fn picture() {
 }
 
 #[test]
+fn jpeg() {
+    replay("jpeg", targets::jpeg);
+}
+
+#[test]
 fn features() {
     replay("features", targets::features);
 }

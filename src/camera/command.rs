@@ -94,6 +94,15 @@ impl LatestPicture {
         }
     }
 
+    /// Takes the picture at the end of the output.
+    fn finish(&mut self, at: Instant) {
+        match self {
+            LatestPicture::Mjpeg(latest) => latest.finish(at),
+            // The length of a raw picture is known, so it is taken already.
+            LatestPicture::Raw(_) => {}
+        }
+    }
+
     fn decode(&mut self) -> Option<Frame> {
         match self {
             LatestPicture::Mjpeg(latest) => latest.decode(),
@@ -175,9 +184,7 @@ impl CommandSource {
         stop: CancellationToken,
     ) -> Result<CommandSource, SourceError> {
         let latest = match StreamFormat::of_program(&options.video, range)? {
-            StreamFormat::Mjpeg => {
-                LatestPicture::Mjpeg(mjpeg::LatestJpeg::new(options.max_frame_bytes))
-            }
+            StreamFormat::Mjpeg => LatestPicture::Mjpeg(mjpeg::LatestJpeg::new(options)),
             StreamFormat::Raw(format) => LatestPicture::Raw(raw::LatestRaw::new(format)),
         };
         let word = words.first().map_or("", String::as_str);
@@ -381,8 +388,9 @@ impl Source for CommandSource {
                     received: self.latest.received(),
                 });
             }
-            if self.read()? {
-                return self.end();
+            let ended = self.read()?;
+            if ended {
+                self.latest.finish(now());
             }
             if now().duration_since(self.collected_at) >= COLLECT_INTERVAL {
                 self.collected_at = now();
@@ -391,6 +399,9 @@ impl Source for CommandSource {
             if let Some(frame) = self.latest.decode() {
                 self.gave_picture = true;
                 return Ok(Some(frame));
+            }
+            if ended {
+                return self.end();
             }
         }
     }
@@ -529,6 +540,7 @@ mod tests {
             repeat: false,
             stall,
             max_frame_bytes: 1 << 20,
+            max_frame_pixels: 9_000_000,
             video: VideoOptions::default(),
             tls: TlsTrust::default(),
         };
@@ -604,6 +616,7 @@ mod tests {
             repeat: false,
             stall: LONG,
             max_frame_bytes: 1 << 20,
+            max_frame_pixels: 9_000_000,
             video: VideoOptions::default(),
             tls: TlsTrust::default(),
         };
@@ -705,6 +718,7 @@ mod tests {
             repeat: false,
             stall: LONG,
             max_frame_bytes: 1 << 20,
+            max_frame_pixels: 9_000_000,
             video: VideoOptions::default(),
             tls: TlsTrust::default(),
         };

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::error::SourceError;
-use super::mjpeg::{Splitter, picture_count};
+use super::mjpeg::{Splitter, decode, picture_count};
 use super::options::{CameraOptions, StreamFormat};
 use super::source::{STOP_CHECK, Source, now};
-use crate::frame::{self, Frame};
+use crate::frame::Frame;
 
 /// A device that is read picture by picture, one buffer each.
 pub(super) trait Device {
@@ -33,6 +33,7 @@ pub(super) struct DeviceReader {
     format: StreamFormat,
     stall: Duration,
     max_frame_bytes: usize,
+    max_frame_pixels: u64,
     stop: CancellationToken,
     /// Pictures since the last one that could be decoded.
     undecodable: u64,
@@ -102,6 +103,7 @@ impl DeviceReader {
             format: StreamFormat::Mjpeg,
             stall: options.stall,
             max_frame_bytes: options.max_frame_bytes,
+            max_frame_pixels: options.max_frame_pixels,
             stop,
             undecodable: 0,
             last_error: String::new(),
@@ -157,10 +159,10 @@ impl DeviceReader {
                 // After the picture, a buffer holds the remains of longer ones.
                 let mut splitter = Splitter::new(self.max_frame_bytes);
                 splitter.push(bytes);
-                let picture = splitter.next_frame().ok_or(
+                let picture = splitter.next_frame().or_else(|| splitter.finish()).ok_or(
                     "it is not a complete JPEG, or larger than camera.max-frame-kib allows",
                 )?;
-                frame::decode(&picture).map_err(|error| error.to_string())
+                decode(&picture, self.max_frame_pixels)
             }
         }
     }
@@ -288,6 +290,7 @@ mod tests {
             repeat: false,
             stall,
             max_frame_bytes: 1 << 20,
+            max_frame_pixels: 9_000_000,
             video: VideoOptions::default(),
             tls: crate::camera::TlsTrust::default(),
         }
@@ -338,6 +341,35 @@ mod tests {
         feed.send(Ok(older)).unwrap();
         let frame = reader.next().unwrap().unwrap();
         assert_eq!(frame.pixels.dimensions(), (8, 8));
+    }
+
+    fn data(name: &str) -> Vec<u8> {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/jpeg/");
+        std::fs::read(format!("{folder}{name}.jpg")).unwrap()
+    }
+
+    #[test]
+    fn whole_pictures_of_a_webcam_are_decoded_and_others_are_not() {
+        let (mut reader, feed, _stop) = reader_of(StreamFormat::Mjpeg, LONG);
+        let mut decoded = |bytes: &[u8]| {
+            feed.send(Ok(bytes.to_vec())).unwrap();
+            let frame = reader.next().unwrap().unwrap();
+            frame.pixels.dimensions()
+        };
+        // USB video leaves the Huffman tables out, and some cameras the end marker.
+        let bare = data("no-huffman-tables");
+        assert_eq!(decoded(&bare), (301, 400));
+        assert_eq!(decoded(&bare[..bare.len() - 2]), (301, 400));
+        let remains = [&bare[..bare.len() - 2], &[0; 99]].concat();
+        assert_eq!(decoded(&remains), (301, 400));
+
+        let (mut reader, feed, _stop) = reader_of(StreamFormat::Mjpeg, SHORT);
+        feed.send(Ok(data("cut-short"))).unwrap();
+        let error = reader.next().unwrap_err().to_string();
+        assert!(
+            error.contains("1 picture could not be decoded (the last one: it is damaged"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -8,7 +8,11 @@
 
 use std::time::Instant;
 
-use crate::frame::{self, Frame};
+use image::RgbImage;
+
+use super::options::CameraOptions;
+use crate::frame::decoding::is_whole_jpeg;
+use crate::frame::{Frame, PictureError, decode_within};
 
 /// Maximum number of marker segments of one picture, tables and scans together.
 /// Progressive pictures with a color profile in many pieces stay below 100.
@@ -88,8 +92,8 @@ enum Interruption {
     TooLongByHeader,
     /// The picture continues beyond the cap.
     TooLong,
-    /// Another picture starts at `at`, in the middle of this one.
-    Restart,
+    /// Another picture starts at `at`, so this one ends there.
+    NextStarts,
 }
 
 impl Splitter {
@@ -121,8 +125,9 @@ impl Splitter {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next complete picture, from its start-of-image to its end-of-image
-    /// marker; `None` if it takes more bytes.
+    /// The next picture, from its start-of-image to its end-of-image marker, or to
+    /// the next picture if it has no end marker; `None` if it takes more bytes. What
+    /// is between two pictures belongs to the first one then.
     pub fn next_frame(&mut self) -> Option<Vec<u8>> {
         loop {
             let result = match self.state {
@@ -137,13 +142,14 @@ impl Splitter {
             let within_bounds = self.within_bounds();
             match interruption {
                 Interruption::NeedsBytes => {}
-                Interruption::Complete => {
+                // Some cameras send no end markers. Whether the picture is whole is
+                // for the decoder to say.
+                Interruption::Complete | Interruption::NextStarts => {
                     let frame = self.buffer[self.begin..self.at].to_vec();
                     self.begin = self.at;
                     self.state = ParseState::BetweenPictures;
                     return Some(frame);
                 }
-                Interruption::Restart => self.skip_to(self.at),
                 Interruption::TooLong => {
                     // A truncated picture would show another start within the
                     // scan. This one is simply long: the thumbnail in its header
@@ -165,6 +171,24 @@ impl Splitter {
                 }
             }
         }
+    }
+
+    /// The picture at the end of the stream, if it has no end marker; `None` if the
+    /// stream does not end within the data of a picture. For streams that have ended,
+    /// once [`Splitter::next_frame`] has returned `None`.
+    pub fn finish(&mut self) -> Option<Vec<u8>> {
+        let frame = self.unfinished()?.to_vec();
+        self.begin = self.buffer.len();
+        self.at = self.begin;
+        self.state = ParseState::BetweenPictures;
+        Some(frame)
+    }
+
+    /// What [`Splitter::finish`] would return.
+    fn unfinished(&self) -> Option<&[u8]> {
+        let frame = &self.buffer[self.begin..];
+        let within = self.state != ParseState::BetweenPictures && self.scanned;
+        (within && frame.len() <= self.max_frame_bytes).then_some(frame)
     }
 
     /// Bytes that were not part of a returned picture.
@@ -285,10 +309,11 @@ impl Splitter {
             };
             self.at += next;
             match self.byte(self.at + 1)? {
-                // A stuffed FF or a restart marker.
-                0x00 | 0xd0..=0xd7 => self.at += 2,
+                // A stuffed FF, a restart marker, or no marker at all: fill bytes and
+                // then text, after a picture without an end marker.
+                0x00..=0xbf | 0xd0..=0xd7 => self.at += 2,
                 FILL => self.at += 1,
-                START_OF_IMAGE => return Err(Interruption::Restart),
+                START_OF_IMAGE => return Err(Interruption::NextStarts),
                 _ => {
                     self.state = ParseState::BeforeMarker;
                     return Ok(());
@@ -321,6 +346,7 @@ impl Splitter {
 #[derive(Debug)]
 pub(super) struct LatestJpeg {
     splitter: Splitter,
+    max_frame_pixels: u64,
     /// Complete pictures so far.
     count: u64,
     waiting: Option<Waiting>,
@@ -340,9 +366,10 @@ struct Waiting {
 }
 
 impl LatestJpeg {
-    pub(super) fn new(max_frame_bytes: usize) -> LatestJpeg {
+    pub(super) fn new(options: &CameraOptions) -> LatestJpeg {
         LatestJpeg {
-            splitter: Splitter::new(max_frame_bytes),
+            splitter: Splitter::new(options.max_frame_bytes),
+            max_frame_pixels: options.max_frame_pixels,
             count: 0,
             waiting: None,
             bytes: 0,
@@ -358,18 +385,32 @@ impl LatestJpeg {
         self.bytes += bytes.len() as u64;
         self.splitter.push(bytes);
         while let Some(bytes) = self.splitter.next_frame() {
-            self.waiting = Some(Waiting {
-                bytes,
-                at,
-                seq: self.count,
-            });
-            self.count += 1;
+            self.keep(bytes, at);
         }
     }
 
     /// Number of complete pictures so far.
     pub(super) fn pictures(&self) -> u64 {
         self.count
+    }
+
+    /// Takes the picture at the end of a stream that ended at `at`, if it is whole but
+    /// has no end marker.
+    pub(super) fn finish(&mut self, at: Instant) {
+        if self.splitter.unfinished().is_some_and(is_whole_jpeg)
+            && let Some(bytes) = self.splitter.finish()
+        {
+            self.keep(bytes, at);
+        }
+    }
+
+    fn keep(&mut self, bytes: Vec<u8>, at: Instant) {
+        self.waiting = Some(Waiting {
+            bytes,
+            at,
+            seq: self.count,
+        });
+        self.count += 1;
     }
 
     /// Whether a complete picture is there to be decoded.
@@ -381,7 +422,7 @@ impl LatestJpeg {
     /// cannot be decoded.
     pub(super) fn decode(&mut self) -> Option<Frame> {
         let Waiting { bytes, at, seq } = self.waiting.take()?;
-        match frame::decode(&bytes) {
+        match decode(&bytes, self.max_frame_pixels) {
             Ok(pixels) => {
                 self.bytes = 0;
                 self.undecodable = 0;
@@ -389,9 +430,14 @@ impl LatestJpeg {
                 Some(Frame { pixels, at, seq })
             }
             Err(error) => {
-                tracing::debug!(seq, bytes = bytes.len(), %error, "picture of the stream skipped");
+                tracing::debug!(
+                    seq,
+                    bytes = bytes.len(),
+                    error,
+                    "picture of the stream skipped"
+                );
                 self.undecodable += 1;
-                self.last_error = error.to_string();
+                self.last_error = error;
                 None
             }
         }
@@ -418,6 +464,19 @@ impl LatestJpeg {
             format!("{} bytes came without a complete JPEG picture", self.bytes)
         }
     }
+}
+
+/// Decodes a picture of a live stream.
+///
+/// # Errors
+/// Why it cannot be used, worded to follow "the last one".
+pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> {
+    decode_within(bytes, max_pixels).map_err(|error| match error {
+        PictureError::TooLarge { .. } => {
+            format!("{error} allowed by camera.max-frame-megapixels")
+        }
+        error => error.to_string(),
+    })
 }
 
 pub(super) fn picture_count(count: u64) -> String {
@@ -624,7 +683,7 @@ mod tests {
         stream.extend(segment(0xfe, &starts));
         stream.extend(segment(0xda, b"header"));
         stream.resize(9_000_000, 0);
-        stream.extend([0xff, 0x02]);
+        stream.extend([0xff, 0xc4, 0, 0]);
         let good = simple(b"good");
         stream.extend(&good);
         let mut splitter = Splitter::new(1 << 30);
@@ -741,15 +800,114 @@ mod tests {
         }
     }
 
-    #[test]
-    fn skipped_pictures_are_counted() {
+    fn options() -> CameraOptions {
+        CameraOptions {
+            rate: 1.0,
+            repeat: false,
+            stall: std::time::Duration::from_secs(1),
+            max_frame_bytes: 100_000,
+            max_frame_pixels: 1_000_000,
+            video: crate::camera::VideoOptions::default(),
+            tls: crate::camera::TlsTrust::default(),
+        }
+    }
+
+    fn encoded(width: u32, height: u32) -> Vec<u8> {
         let mut jpeg = Vec::new();
-        image::RgbImage::new(8, 8)
+        RgbImage::new(width, height)
             .write_with_encoder(image::codecs::jpeg::JpegEncoder::new(&mut jpeg))
             .unwrap();
+        jpeg
+    }
+
+    #[test]
+    fn frames_without_end_markers_are_decoded() {
+        let at = super::super::source::now();
+        let whole = encoded(40, 24);
+        let unmarked = &whole[..whole.len() - 2];
+        let part = |frame: &[u8]| [b"\r\n--frame\r\nContent-Length: 1\r\n\r\n", frame].concat();
+        for (name, frame) in [
+            ("none", unmarked.to_vec()),
+            ("padding", [unmarked, &[0; 777]].concat()),
+            ("fill", [unmarked, &[0xff; 777]].concat()),
+            ("three", [&whole[..], b"\xff\xd9\xff\xd9\x00\xff"].concat()),
+        ] {
+            // Every other frame has an end marker.
+            for stream in [
+                [&frame; 3],
+                [&whole, &frame, &whole],
+                [&frame, &whole, &frame],
+            ] {
+                let mut latest = LatestJpeg::new(&options());
+                for frame in stream {
+                    latest.push(&part(frame), at);
+                }
+                latest.finish(at);
+                assert_eq!(latest.count, 3, "{name}");
+                assert!(latest.decode().is_some(), "{name}");
+
+                // The same, with each of them decoded that is not replaced at once.
+                let mut latest = LatestJpeg::new(&options());
+                for frame in stream {
+                    latest.push(&part(frame), at);
+                    latest.decode();
+                }
+                latest.finish(at);
+                latest.decode();
+                assert_eq!((latest.count, latest.undecodable), (3, 0), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn thumbnail_does_not_end_a_picture_without_end_marker() {
+        let thumbnail = simple(b"small");
+        let exif = [b"Exif\0\0", &thumbnail[..], b"more"].concat();
+        let whole = picture(&[(0xe1, exif)], &[b"large".to_vec()]);
+        let unmarked = &whole[..whole.len() - 2];
+        let mut splitter = Splitter::new(1000);
+        splitter.push(&unmarked.repeat(3));
+        let mut frames: Vec<_> = std::iter::from_fn(|| splitter.next_frame()).collect();
+        frames.extend(splitter.finish());
+        assert_eq!(frames, [unmarked, unmarked, unmarked]);
+        assert_eq!((splitter.finish(), splitter.held_bytes()), (None, 0));
+    }
+
+    #[test]
+    fn stream_that_ends_before_the_data_has_no_last_picture() {
+        for end in [
+            &b"\xff"[..],
+            b"\xff\xd8",
+            b"\xff\xd8\xff\xe0\x00\x40header",
+            b"text",
+        ] {
+            let mut splitter = Splitter::new(1000);
+            splitter.push(end);
+            assert_eq!((splitter.next_frame(), splitter.finish()), (None, None));
+        }
+    }
+
+    #[test]
+    fn frame_of_too_many_pixels_is_explained() {
+        let mut latest = LatestJpeg::new(&options());
+        let at = super::super::source::now();
+        latest.push(&encoded(1250, 801), at);
+        assert!(latest.decode().is_none());
+        assert_eq!(
+            latest.received(),
+            "1 picture could not be decoded (the last one: it has 1250 x 801 pixels, more than \
+             1 million allowed by camera.max-frame-megapixels)"
+        );
+        latest.push(&encoded(1250, 800), at);
+        assert!(latest.decode().is_some());
+    }
+
+    #[test]
+    fn skipped_pictures_are_counted() {
+        let jpeg = encoded(8, 8);
         let bad = simple(b"means nothing");
         let at = super::super::source::now();
-        let mut latest = LatestJpeg::new(100_000);
+        let mut latest = LatestJpeg::new(&options());
         assert_eq!(latest.received(), "nothing came at all");
         latest.push(b"nothing yet", at);
         assert!(latest.decode().is_none());

@@ -21,6 +21,10 @@ pub struct CameraOptions {
     pub stall: Duration,
     /// Maximum size of a JPEG in a stream, in bytes; larger ones are skipped.
     pub max_frame_bytes: usize,
+    /// Maximum number of pixels of a frame of a stream; larger ones are skipped
+    /// before they are decoded. [`decode_within`](crate::frame::decode_within) tells
+    /// how they are counted.
+    pub max_frame_pixels: u64,
     /// The format, size and rate that webcams, camera modules and programs are
     /// asked for.
     pub video: VideoOptions,

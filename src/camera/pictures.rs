@@ -319,6 +319,7 @@ mod tests {
             repeat,
             stall: Duration::from_secs(1),
             max_frame_bytes: 1 << 20,
+            max_frame_pixels: 9_000_000,
             video: crate::camera::VideoOptions::default(),
             tls: crate::camera::TlsTrust::default(),
         }

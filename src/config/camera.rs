@@ -44,6 +44,8 @@ pub struct Camera {
     pub stall_ms: u64,
     /// Maximum size of a JPEG in a stream, in KiB; 16 to 65,536.
     pub max_frame_kib: usize,
+    /// Maximum number of pixels of a frame in a stream, in millions; 1 to 64.
+    pub max_frame_megapixels: u32,
 }
 
 impl Default for Camera {
@@ -60,6 +62,7 @@ impl Default for Camera {
             repeat: true,
             stall_ms: 5000,
             max_frame_kib: 8192,
+            max_frame_megapixels: 9,
         }
     }
 }
@@ -97,6 +100,20 @@ impl Camera {
         check.within("camera.playback-fps", self.playback_fps, 0.001, 120.0);
         check.within("camera.stall-ms", self.stall_ms, 100, 600_000);
         check.within("camera.max-frame-kib", self.max_frame_kib, 16, 65_536);
+        let megapixels = self.max_frame_megapixels;
+        check.within("camera.max-frame-megapixels", megapixels, 1, 64);
+        let pixels = u64::from(self.width) * u64::from(self.height);
+        if pixels > self.options().max_frame_pixels {
+            let (width, height) = (self.width, self.height);
+            check.fail(
+                "camera.max-frame-megapixels",
+                format!(
+                    "is {megapixels}, but camera.width and camera.height ask for {width} x \
+                     {height} pixels; raise it to {}, or ask for smaller frames",
+                    pixels.div_ceil(1_000_000)
+                ),
+            );
+        }
     }
 
     /// The options for [`crate::camera::Camera::open`].
@@ -107,6 +124,7 @@ impl Camera {
             repeat: self.repeat,
             stall: Duration::from_millis(self.stall_ms),
             max_frame_bytes: self.max_frame_kib * 1024,
+            max_frame_pixels: u64::from(self.max_frame_megapixels) * 1_000_000,
             video: VideoOptions {
                 format: self.format,
                 width: self.width,
@@ -147,6 +165,7 @@ impl fmt::Debug for Camera {
             repeat,
             stall_ms,
             max_frame_kib,
+            max_frame_megapixels,
         } = self;
         let source = source.parse::<Spec>();
         f.debug_struct("Camera")
@@ -161,6 +180,7 @@ impl fmt::Debug for Camera {
             .field("repeat", repeat)
             .field("stall_ms", stall_ms)
             .field("max_frame_kib", max_frame_kib)
+            .field("max_frame_megapixels", max_frame_megapixels)
             .finish()
     }
 }

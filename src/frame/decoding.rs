@@ -3,20 +3,17 @@
 //! Owns which files count as pictures, the limits on what is read and decoded,
 //! and the decoders.
 
+use std::borrow::Cow;
 use std::io::{self, Cursor};
 use std::path::{Path, PathBuf};
 
-use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 
-use super::{MAX_PIXELS, PictureError};
+use super::{MAX_PIXELS, PictureError, jpeg};
 use crate::platform::files;
 
 /// Maximum size of a picture file, in bytes (64 MiB).
 pub const MAX_PICTURE_BYTES: u64 = 64 * 1024 * 1024;
-
-/// Maximum size of a decoded picture, in bytes: [`MAX_PIXELS`] of RGBA with 8 bits
-/// per channel.
-const MAX_DECODED_BYTES: u64 = 4 * MAX_PIXELS;
 
 /// Extensions of picture files, in lower case.
 const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
@@ -61,31 +58,48 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     files::read_bounded(path, MAX_PICTURE_BYTES).map_err(|error| error.source)
 }
 
-/// Decodes a picture of any supported format to upright RGB.
+/// Decodes a picture of any supported format to upright RGB; at most [`MAX_PIXELS`].
 ///
 /// Applies the EXIF orientation, drops alpha, converts 16 bits per channel to 8
 /// and CMYK to RGB, and takes the first picture of an animation.
 ///
 /// # Errors
-/// [`PictureError`]. The size is checked before anything is decoded.
+/// [`PictureError`]. The size is checked before anything is decoded, and a picture
+/// of which a part is missing or invalid is refused.
 pub fn decode(bytes: &[u8]) -> Result<RgbImage, PictureError> {
+    decode_within(bytes, MAX_PIXELS)
+}
+
+/// Like [`decode`], with at most `max_pixels`. Each pixel of a JPEG with several
+/// scans, such as a progressive one, counts three times: the decoder keeps 9 bytes
+/// for each, instead of 3.
+///
+/// # Errors
+/// [`PictureError`], as [`decode`] does.
+pub fn decode_within(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, PictureError> {
     if bytes.is_empty() {
         return Err(PictureError::Empty);
     }
-    let reader = ImageReader::new(Cursor::new(bytes))
-        .with_guessed_format()
-        .map_err(|error| PictureError::Decode(error.to_string()))?;
-    let format = reader.format().ok_or(PictureError::Format)?;
+    let format = image::guess_format(bytes).map_err(|_| PictureError::Format)?;
+    let bytes = match format {
+        ImageFormat::Jpeg => jpeg::check(bytes, max_pixels)?,
+        // The other decoders report missing data themselves, except for this one.
+        ImageFormat::WebP if !has_webp_data(bytes) => return Err(PictureError::Truncated),
+        _ => Cow::Borrowed(bytes),
+    };
+    let reader = ImageReader::with_format(Cursor::new(&bytes[..]), format);
     let mut decoder = reader.into_decoder().map_err(decode_error)?;
     let (width, height) = decoder.dimensions();
-    let pixels = u64::from(width) * u64::from(height);
-    if pixels > MAX_PIXELS || decoder.total_bytes() > MAX_DECODED_BYTES {
-        return Err(PictureError::TooLarge { width, height });
+    if u64::from(width) * u64::from(height) > max_pixels {
+        return Err(PictureError::TooLarge {
+            width,
+            height,
+            weight: 1,
+            max_pixels,
+        });
     }
-    // The decoder fills the missing part of a JPEG with gray and reports no error;
-    // a verdict on gray would be a guess.
-    if format == image::ImageFormat::Jpeg && !has_jpeg_end(bytes) {
-        return Err(PictureError::Truncated);
+    if decoder.total_bytes() > 4 * max_pixels {
+        return Err(PictureError::TooDeep { width, height });
     }
     // A picture with an invalid orientation tag is decoded as it is.
     let orientation = decoder
@@ -96,16 +110,31 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, PictureError> {
     Ok(picture.into_rgb8())
 }
 
-/// Whether an end-of-image marker follows the last start of a scan. Some software
-/// appends bytes after the marker, so it need not be at the very end; searching
-/// backward finds it quickly.
-fn has_jpeg_end(bytes: &[u8]) -> bool {
-    let mut pairs = bytes.windows(2).rev();
-    pairs.find_map(|pair| match pair {
-        [0xff, 0xd9] => Some(true),
-        [0xff, 0xda] => Some(false),
-        _ => None,
-    }) == Some(true)
+/// Whether these bytes are a whole JPEG, with or without an end marker.
+pub(crate) fn is_whole_jpeg(bytes: &[u8]) -> bool {
+    jpeg::check(bytes, MAX_PIXELS).is_ok()
+}
+
+/// Whether these bytes are a whole JPEG that any program can decode as it is.
+pub(crate) fn is_standalone_jpeg(bytes: &[u8]) -> bool {
+    matches!(jpeg::check(bytes, MAX_PIXELS), Ok(Cow::Borrowed(_)))
+}
+
+/// Whether a WebP file holds all of the chunk with its first picture. The decoder
+/// reads zeros beyond the end of lossy data.
+fn has_webp_data(bytes: &[u8]) -> bool {
+    // A file is a list of chunks: a name, a length, and an even number of bytes.
+    let mut rest = bytes.get(12..).unwrap_or_default();
+    while let Some((header, content)) = rest.split_first_chunk::<8>() {
+        let [name @ .., l0, l1, l2, l3] = header;
+        let length = u32::from_le_bytes([*l0, *l1, *l2, *l3]) as usize;
+        if matches!(name, b"VP8 " | b"VP8L" | b"ANMF") {
+            return length <= content.len();
+        }
+        let even = length.next_multiple_of(2);
+        rest = content.get(even..).unwrap_or_default();
+    }
+    false
 }
 
 fn decode_error(error: image::ImageError) -> PictureError {

@@ -7,10 +7,11 @@
 
 pub mod decoding;
 pub mod geometry;
+mod jpeg;
 pub mod pixels;
 pub mod yuv;
 
-pub use decoding::decode;
+pub use decoding::{decode, decode_within};
 pub use geometry::{Face, Rect, Region};
 pub use pixels::{CROP_SIDE, Crop, Frame, Scaler};
 
@@ -31,9 +32,25 @@ pub enum PictureError {
     /// The format is not supported.
     #[error("it is not a JPEG, PNG, WebP, BMP, GIF or TIFF picture")]
     Format,
-    /// More than [`MAX_PIXELS`], or a decoded size above 4 bytes for each of them.
-    #[error("it has {width} x {height} pixels, more than {} million, or too many bits each", MAX_PIXELS / 1_000_000)]
+    /// More pixels than allowed.
+    #[error(
+        "it has {width} x {height} pixels{}, more than {} million",
+        if *weight > 1 { ", which count three times in a JPEG with several scans" } else { "" },
+        max_pixels / 1_000_000
+    )]
     TooLarge {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// How often each pixel counts; above 1 if decoding takes more memory.
+        weight: u64,
+        /// How many pixels are allowed.
+        max_pixels: u64,
+    },
+    /// A decoded size above 4 bytes for each pixel that is allowed.
+    #[error("it has {width} x {height} pixels with too many bits each")]
+    TooDeep {
         /// Width in pixels.
         width: u32,
         /// Height in pixels.
@@ -52,6 +69,12 @@ pub enum PictureError {
     /// The bytes end before the picture does.
     #[error("it is cut off before its end")]
     Truncated,
+    /// Data is missing or invalid before the end of the bytes.
+    #[error("it is damaged, since some of its data is missing or invalid")]
+    Damaged,
+    /// A JPEG whose coding is not supported.
+    #[error("it is a JPEG with {0}, which is not supported")]
+    UnsupportedJpeg(&'static str),
     /// The decoder failed.
     #[error("it cannot be decoded ({0})")]
     Decode(String),

@@ -75,7 +75,12 @@ impl YuvFormat {
             return Err(PictureError::YuvSize { width, height });
         }
         if u64::from(width) * u64::from(height) > MAX_PIXELS {
-            return Err(PictureError::TooLarge { width, height });
+            return Err(PictureError::TooLarge {
+                width,
+                height,
+                weight: 1,
+                max_pixels: MAX_PIXELS,
+            });
         }
         Ok(YuvFormat {
             layout,

@@ -68,7 +68,7 @@ impl HttpSource {
             requested_at: now(),
             next_request: None,
             failure: None,
-            latest: LatestJpeg::new(options.max_frame_bytes),
+            latest: LatestJpeg::new(options),
             interval: Duration::from_secs(1) / options.video.fps.max(1),
             stall: options.stall,
             stop,
@@ -247,6 +247,7 @@ impl Stream {
         if !answer.has_ended() {
             return Ok(());
         }
+        self.latest.finish(now());
         let pictures = self.latest.pictures() - self.pictures_before;
         let head = answer.head();
         if pictures == 0 && answer.is_open() && !head.is_text() {

@@ -711,6 +711,9 @@ fn a_folder_is_imported_once() {
     fs::write(source.join("with_mask/z.jpg"), &as_it_is).unwrap();
     let broken = source.join("with_mask/broken.jpg");
     fs::write(&broken, &as_it_is[..as_it_is.len() / 2]).unwrap();
+    let ended = source.join("with_mask/ended.jpg");
+    let end = [0xff, 0xd9];
+    fs::write(&ended, [&as_it_is[..as_it_is.len() / 2], &end].concat()).unwrap();
     fs::create_dir_all(source.join("unsure")).unwrap();
     fs::write(source.join("with_mask/notes.txt"), "x").unwrap();
 
@@ -726,9 +729,12 @@ fn a_folder_is_imported_once() {
         imported.other_label,
         [source.join("without_mask/other.png")]
     );
-    let (unreadable, why) = &imported.unreadable[0];
-    assert_eq!(unreadable, &broken);
+    let [(first, why), (second, why_not)] = &imported.unreadable[..] else {
+        panic!("{:?}", imported.unreadable);
+    };
+    assert_eq!((first, second), (&broken, &ended));
     assert!(why.contains("cut off"), "{why}");
+    assert!(why_not.contains("damaged"), "{why_not}");
     let ignored = [source.join("unsure"), source.join("with_mask/notes.txt")];
     assert_eq!(imported.ignored, ignored);
 

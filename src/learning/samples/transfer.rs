@@ -12,7 +12,7 @@ use super::listing::{Reader, entries, id_of, kind_of, to_crop};
 use super::sample::SampleKind;
 use super::store::{Store, jpeg, pending, sync, sync_all};
 use super::{MAX_PICTURE_BYTES, name, sha256};
-use crate::frame::{CROP_SIDE, Scaler};
+use crate::frame::{CROP_SIDE, Scaler, decoding};
 use crate::onnx::{Label, UNLABELLED};
 use crate::platform::files::{self, FileError};
 use crate::platform::hex;
@@ -279,9 +279,10 @@ fn import_id(path: &Path, bytes: &[u8]) -> String {
     }
 }
 
-/// Whether a file is already a JPEG with the size of a crop, and is stored unchanged.
+/// Whether a file is already a JPEG with the size of a crop, and is stored unchanged. One
+/// that lacks Huffman tables or an end marker is not: a browser may not show it.
 fn is_crop_jpeg(bytes: &[u8]) -> bool {
-    let is_jpeg = image::guess_format(bytes).is_ok_and(|format| format == ImageFormat::Jpeg);
+    let is_jpeg = decoding::is_standalone_jpeg(bytes);
     let size = || {
         let reader = image::ImageReader::with_format(io::Cursor::new(bytes), ImageFormat::Jpeg);
         reader.into_dimensions().ok()

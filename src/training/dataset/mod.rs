@@ -691,12 +691,17 @@ mod tests {
             "mask/cut.jpg",
             &jpeg(&picture(7, 200, 200), 80)[..2000],
         );
+        let mut ended = jpeg(&picture(8, 200, 200), 80);
+        ended.drain(2000..ended.len() - 2);
+        write(path, "mask/ended.jpg", &ended);
         let (dataset, issues) = issues(path);
         assert_eq!(
             issues.sentences(&dataset),
             [
                 "left out: mask/cut.jpg: it is cut off before its end",
                 "left out: mask/empty.jpg: it is empty",
+                "left out: mask/ended.jpg: it is damaged, since some of its data is missing or \
+                 invalid",
                 "left out: mask/text.png: it is not a JPEG, PNG, WebP, BMP, GIF or TIFF picture",
                 "left out: the same picture in several classes: bare/0.png, mask/same file.png",
                 "left out: the same picture in several classes: bare/same pixels.bmp, mask/1.png",

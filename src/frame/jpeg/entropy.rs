@@ -1,0 +1,375 @@
+//! The entropy-coded data of a JPEG: bits, Huffman codes and blocks.
+//!
+//! Owns how many bits each block takes. Reads the codes and skips the values, so
+//! that no coefficient is computed. Knows no markers except that one ends the data.
+
+/// Why the data of a scan is not whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The data ends, or a marker comes, before the block does.
+    Ended,
+    /// The bits are not a code, or a code that cannot stand here.
+    Invalid,
+}
+
+/// Codes of up to this many bits are looked up in a table.
+const LOOKUP_BITS: u32 = 9;
+
+/// Codes have at most this many bits, and at most 15 more bits follow one.
+const MAX_BITS: u32 = 16 + 15;
+
+/// A Huffman code (ITU T.81, annex C).
+#[derive(Debug, Clone)]
+pub(super) struct Table {
+    /// For each start of [`LOOKUP_BITS`] bits: the symbol and the length of the code;
+    /// a length of 0 if the code is longer, or if there is none.
+    lookup: [Code; 1 << LOOKUP_BITS],
+    /// For each length, from 1: the first number beyond the codes of that length,
+    /// shifted to 16 bits.
+    ends: [u32; 16],
+    /// For each length: what to add to a code for the index of its symbol.
+    offsets: [i32; 16],
+    symbols: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Code {
+    symbol: u8,
+    length: u8,
+}
+
+impl Table {
+    /// A table from the number of codes of each length and their symbols, of which
+    /// there are as many; `None` if the lengths are not those of a code.
+    pub(super) fn new(counts: &[u8; 16], symbols: &[u8]) -> Option<Table> {
+        let mut table = Table {
+            lookup: [Code::default(); 1 << LOOKUP_BITS],
+            ends: [0; 16],
+            offsets: [0; 16],
+            symbols: symbols.to_vec(),
+        };
+        let mut code: u32 = 0;
+        let mut index = 0;
+        for (at, count) in counts.iter().enumerate() {
+            let length = at as u32 + 1;
+            table.offsets[at] = index as i32 - code as i32;
+            for _ in 0..*count {
+                let symbol = *symbols.get(index)?;
+                if length <= LOOKUP_BITS {
+                    let first = (code << (LOOKUP_BITS - length)) as usize;
+                    let entry = Code {
+                        symbol,
+                        length: length as u8,
+                    };
+                    table
+                        .lookup
+                        .get_mut(first..first + (1 << (LOOKUP_BITS - length)))?
+                        .fill(entry);
+                }
+                code += 1;
+                index += 1;
+            }
+            // No code may consist of ones only.
+            if code >= 1 << length {
+                return None;
+            }
+            table.ends[at] = code << (16 - length);
+            code <<= 1;
+        }
+        (index == symbols.len()).then_some(table)
+    }
+
+    /// The symbol and the length of a code of more than [`LOOKUP_BITS`] bits, from
+    /// the next 16 bits.
+    #[cold]
+    fn find(&self, bits: u32) -> Option<Code> {
+        let at = (LOOKUP_BITS as usize..16).find(|at| bits < self.ends[*at])?;
+        let code = (bits >> (15 - at)) as i32;
+        let index = usize::try_from(code + self.offsets[at]).ok()?;
+        Some(Code {
+            symbol: *self.symbols.get(index)?,
+            length: at as u8 + 1,
+        })
+    }
+}
+
+/// The bits of entropy-coded data, up to the next marker.
+#[derive(Debug)]
+pub(super) struct Bits<'a> {
+    data: &'a [u8],
+    /// The next byte to take into `buffer`.
+    at: usize,
+    /// The next bits, from the highest; zeros below.
+    buffer: u64,
+    /// Number of bits in `buffer`.
+    count: u32,
+}
+
+impl<'a> Bits<'a> {
+    pub(super) fn new(data: &'a [u8], at: usize) -> Bits<'a> {
+        Bits {
+            data,
+            at,
+            buffer: 0,
+            count: 0,
+        }
+    }
+
+    /// Takes bytes until at least [`MAX_BITS`] bits are there, or the data ends.
+    #[inline]
+    fn refill(&mut self) {
+        if self.count >= MAX_BITS {
+            return;
+        }
+        let next = self.data.get(self.at..self.at + 4);
+        if let Some(next) = next.and_then(|next| <[u8; 4]>::try_from(next).ok())
+            && !next.contains(&0xff)
+        {
+            self.buffer |= u64::from(u32::from_be_bytes(next)) << (32 - self.count);
+            self.count += 32;
+            self.at += 4;
+            return;
+        }
+        self.refill_slowly();
+    }
+
+    /// Takes byte by byte, without the zero after each FF.
+    #[inline(never)]
+    fn refill_slowly(&mut self) {
+        while self.count <= 56 {
+            let Some(&byte) = self.data.get(self.at) else {
+                return;
+            };
+            let mut end = self.at + 1;
+            if byte == 0xff {
+                while self.data.get(end) == Some(&0xff) {
+                    end += 1;
+                }
+                if self.data.get(end) != Some(&0) {
+                    return;
+                }
+                end += 1;
+            }
+            self.buffer |= u64::from(byte) << (56 - self.count);
+            self.count += 8;
+            self.at = end;
+        }
+    }
+
+    #[inline]
+    fn skip(&mut self, bits: u32) -> Result<(), Fault> {
+        if bits > self.count {
+            return Err(Fault::Ended);
+        }
+        self.buffer <<= bits;
+        self.count -= bits;
+        Ok(())
+    }
+
+    /// The value of the next 0 to 15 bits.
+    fn take(&mut self, bits: u32) -> Result<u32, Fault> {
+        self.refill();
+        let value = self.buffer.checked_shr(64 - bits).unwrap_or(0);
+        self.skip(bits)?;
+        Ok(value as u32)
+    }
+
+    /// Skips any number of bits.
+    fn skip_many(&mut self, mut bits: u32) -> Result<(), Fault> {
+        while bits > 0 {
+            self.refill();
+            let part = bits.min(MAX_BITS);
+            self.skip(part)?;
+            bits -= part;
+        }
+        Ok(())
+    }
+
+    /// The next symbol. Up to 15 bits after it are in the buffer, if the data has
+    /// them.
+    #[inline]
+    fn symbol(&mut self, table: &Table) -> Result<u8, Fault> {
+        self.refill();
+        let mut code = table.lookup[(self.buffer >> (64 - LOOKUP_BITS)) as usize];
+        if code.length == 0 {
+            // Beyond the end of the data stand zeros, which need not be a code.
+            code = table
+                .find((self.buffer >> 48) as u32)
+                .ok_or(if self.count < 16 {
+                    Fault::Ended
+                } else {
+                    Fault::Invalid
+                })?;
+        }
+        self.skip(u32::from(code.length))?;
+        Ok(code.symbol)
+    }
+
+    /// The bytes of which these are bits.
+    pub(super) fn data(&self) -> &'a [u8] {
+        self.data
+    }
+
+    /// The next byte that was not read yet.
+    pub(super) fn position(&self) -> usize {
+        self.at
+    }
+
+    /// The end of the byte that holds the last bit that was read.
+    pub(super) fn end(&self) -> usize {
+        let mut end = self.at;
+        for _ in 0..self.count / 8 {
+            end -= 1;
+            // A zero after an FF belongs to it, as do more FFs before it.
+            if self.data[end] == 0 && end > 0 && self.data[end - 1] == 0xff {
+                end -= 1;
+                while end > 0 && self.data[end - 1] == 0xff {
+                    end -= 1;
+                }
+            }
+        }
+        end
+    }
+
+    /// Reads a DC difference.
+    #[inline]
+    pub(super) fn dc(&mut self, table: &Table) -> Result<(), Fault> {
+        match self.symbol(table)? {
+            bits @ 0..=15 => self.skip(u32::from(bits)),
+            _ => Err(Fault::Invalid),
+        }
+    }
+
+    /// Reads the AC coefficients of a block of a sequential picture.
+    #[inline]
+    pub(super) fn ac(&mut self, table: &Table) -> Result<(), Fault> {
+        let mut next = 1;
+        while next < 64 {
+            let symbol = self.symbol(table)?;
+            let (zeros, bits) = (u32::from(symbol >> 4), u32::from(symbol & 15));
+            match (zeros, bits) {
+                (0, 0) => return Ok(()),
+                (0..=14, 0) => return Err(Fault::Invalid),
+                _ => next += zeros + 1,
+            }
+            self.skip(bits)?;
+        }
+        if next == 64 {
+            Ok(())
+        } else {
+            Err(Fault::Invalid)
+        }
+    }
+
+    /// Reads one bit, a refinement of a DC coefficient.
+    pub(super) fn dc_refinement(&mut self) -> Result<(), Fault> {
+        self.take(1).map(|_| ())
+    }
+}
+
+/// A band of AC coefficients in one scan of a progressive picture.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Band {
+    /// First coefficient, from 1.
+    pub(super) first: u32,
+    /// Last coefficient, up to 63.
+    pub(super) last: u32,
+    /// Whether the scan adds a bit to coefficients of earlier scans.
+    pub(super) refines: bool,
+    /// Blocks that are left of a run in which no coefficient begins.
+    pub(super) run: u32,
+}
+
+impl Band {
+    /// Reads one block. `nonzero` has a bit for each coefficient that is not zero.
+    pub(super) fn block(
+        &mut self,
+        bits: &mut Bits,
+        table: &Table,
+        nonzero: &mut u64,
+    ) -> Result<(), Fault> {
+        if self.refines {
+            self.refine(bits, table, nonzero)
+        } else {
+            self.begin(bits, table, nonzero)
+        }
+    }
+
+    fn begin(&mut self, bits: &mut Bits, table: &Table, nonzero: &mut u64) -> Result<(), Fault> {
+        if self.run > 0 {
+            self.run -= 1;
+            return Ok(());
+        }
+        let mut next = self.first;
+        while next <= self.last {
+            let symbol = bits.symbol(table)?;
+            let (zeros, length) = (u32::from(symbol >> 4), u32::from(symbol & 15));
+            match (zeros, length) {
+                (15, 0) => next += 16,
+                (exponent, 0) => {
+                    self.run = (1 << exponent) + bits.take(exponent)? - 1;
+                    return Ok(());
+                }
+                _ => {
+                    next += zeros;
+                    if next > self.last {
+                        return Err(Fault::Invalid);
+                    }
+                    *nonzero |= 1 << next;
+                    bits.skip(length)?;
+                    next += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn refine(&mut self, bits: &mut Bits, table: &Table, nonzero: &mut u64) -> Result<(), Fault> {
+        let mut next = self.first;
+        while self.run == 0 && next <= self.last {
+            let symbol = bits.symbol(table)?;
+            let (mut zeros, length) = (u32::from(symbol >> 4), u32::from(symbol & 15));
+            match (zeros, length) {
+                // The sign of a coefficient that begins here.
+                (_, 1) => bits.skip(1)?,
+                (15, 0) => {}
+                (exponent, 0) => {
+                    self.run = (1 << exponent) + bits.take(exponent)?;
+                    break;
+                }
+                _ => return Err(Fault::Invalid),
+            }
+            // Each coefficient on the way that is not zero gets one bit.
+            let mut corrections = 0;
+            loop {
+                if next > self.last {
+                    break;
+                }
+                if *nonzero >> next & 1 == 1 {
+                    corrections += 1;
+                } else if zeros == 0 {
+                    break;
+                } else {
+                    zeros -= 1;
+                }
+                next += 1;
+            }
+            bits.skip_many(corrections)?;
+            if length == 1 {
+                if next > self.last {
+                    return Err(Fault::Invalid);
+                }
+                *nonzero |= 1 << next;
+            }
+            next += 1;
+        }
+        if self.run > 0 {
+            if next <= self.last {
+                let rest = *nonzero & (u64::MAX << next) & (u64::MAX >> (63 - self.last));
+                bits.skip_many(rest.count_ones())?;
+            }
+            self.run -= 1;
+        }
+        Ok(())
+    }
+}
