@@ -136,7 +136,7 @@ fn of_store(error: &StoreError) -> FailureKind {
     match error {
         StoreError::File(error) if error.is_missing() => FailureKind::Missing,
         StoreError::File(error) => of_file(error),
-        StoreError::Busy { .. } => FailureKind::NotNow,
+        StoreError::Busy { .. } | StoreError::Canceled => FailureKind::NotNow,
         StoreError::Gone { .. } | StoreError::NoPicture { .. } => FailureKind::Missing,
         StoreError::Picture { .. } | StoreError::Features { .. } => FailureKind::Data,
         StoreError::Within { .. } => FailureKind::Usage,

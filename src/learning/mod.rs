@@ -345,7 +345,20 @@ impl Learning {
     /// # Errors
     /// Returns [`LearningError::Store`].
     pub fn import(&self, folder: &Path) -> Result<ImportRecord, LearningError> {
-        Ok(self.store.import(folder)?.into())
+        self.import_unless(folder, &|| false)
+    }
+
+    /// Same as [`import`](Learning::import), but ends as soon as `is_canceled`,
+    /// which is called before each picture, returns true.
+    ///
+    /// # Errors
+    /// Returns [`LearningError::Store`].
+    pub fn import_unless(
+        &self,
+        folder: &Path,
+        is_canceled: &dyn Fn() -> bool,
+    ) -> Result<ImportRecord, LearningError> {
+        Ok(self.store.import_unless(folder, is_canceled)?.into())
     }
 
     /// Copies pictures from the store into a folder, with one subfolder per
@@ -354,7 +367,20 @@ impl Learning {
     /// # Errors
     /// Returns [`LearningError::Store`].
     pub fn export(&self, folder: &Path) -> Result<ExportRecord, LearningError> {
-        Ok(self.store.export(folder)?.into())
+        self.export_unless(folder, &|| false)
+    }
+
+    /// Same as [`export`](Learning::export), but ends as soon as `is_canceled`,
+    /// which is called before each picture, returns true.
+    ///
+    /// # Errors
+    /// Returns [`LearningError::Store`].
+    pub fn export_unless(
+        &self,
+        folder: &Path,
+        is_canceled: &dyn Fn() -> bool,
+    ) -> Result<ExportRecord, LearningError> {
+        Ok(self.store.export_unless(folder, is_canceled)?.into())
     }
 }
 

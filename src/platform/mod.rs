@@ -1,6 +1,6 @@
 //! Access to the operating system and the board: atomic file writes, system calls,
-//! clocks, temperature and supply voltage. Also encodes bytes as hexadecimal digits, which
-//! many other modules need.
+//! clocks, temperature and supply voltage. Also encodes bytes as hexadecimal digits and
+//! makes foreign text safe to show, which many other modules need.
 //!
 //! This module owns all `unsafe` code (in [`system`]). It knows nothing about the rest of
 //! the program.
@@ -10,3 +10,4 @@ pub mod clock;
 pub mod files;
 pub mod hex;
 pub mod system;
+pub mod text;

@@ -16,6 +16,9 @@ pub enum StoreError {
         /// The folder of the samples.
         path: String,
     },
+    /// The caller canceled the operation. What was already done is kept.
+    #[error("canceled; the face pictures that were already copied are kept")]
+    Canceled,
     /// The sample was deleted in the meantime.
     #[error("the face picture {id} no longer exists")]
     Gone {

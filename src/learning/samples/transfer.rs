@@ -65,6 +65,19 @@ impl Store {
     /// [`StoreError::File`] if a folder cannot be read or the store cannot be written to,
     /// [`StoreError::Within`]. A picture that cannot be read is not an error.
     pub fn import(&self, folder: &Path) -> Result<Imported, StoreError> {
+        self.import_unless(folder, &|| false)
+    }
+
+    /// Same as [`import`](Store::import), but ends as soon as `is_canceled`, which is
+    /// called before each picture, returns true.
+    ///
+    /// # Errors
+    /// Same as [`import`](Store::import), and [`StoreError::Canceled`].
+    pub fn import_unless(
+        &self,
+        folder: &Path,
+        is_canceled: &dyn Fn() -> bool,
+    ) -> Result<Imported, StoreError> {
         if !folder.is_dir() {
             let source = io::ErrorKind::NotFound.into();
             return Err(FileError::of("read the folder", folder)(source).into());
@@ -72,6 +85,7 @@ impl Store {
         self.refuse_within(folder)?;
         let mut import = Import {
             store: self,
+            is_canceled,
             known: self.known()?,
             scaler: Scaler::default(),
             touched: BTreeSet::new(),
@@ -101,11 +115,27 @@ impl Reader {
     /// # Errors
     /// [`StoreError::File`], [`StoreError::Within`].
     pub fn export(&self, folder: &Path) -> Result<Exported, StoreError> {
+        self.export_unless(folder, &|| false)
+    }
+
+    /// Same as [`export`](Reader::export), but ends as soon as `is_canceled`, which is
+    /// called before each picture, returns true.
+    ///
+    /// # Errors
+    /// Same as [`export`](Reader::export), and [`StoreError::Canceled`].
+    pub fn export_unless(
+        &self,
+        folder: &Path,
+        is_canceled: &dyn Fn() -> bool,
+    ) -> Result<Exported, StoreError> {
         fs::create_dir_all(folder).map_err(FileError::of("make the folder", folder))?;
         self.refuse_within(folder)?;
         let mut exported = Exported::default();
         let mut touched = BTreeSet::new();
         for sample in self.list()?.samples {
+            if is_canceled() {
+                return Err(StoreError::Canceled);
+            }
             if sample.kind == SampleKind::FeatureOnly {
                 exported.feature_only += 1;
                 continue;
@@ -169,6 +199,7 @@ fn import_identity(id: &str) -> Option<&str> {
 
 struct Import<'a> {
     store: &'a Store,
+    is_canceled: &'a dyn Fn() -> bool,
     known: HashMap<String, Option<Label>>,
     scaler: Scaler,
     touched: BTreeSet<PathBuf>,
@@ -199,6 +230,9 @@ impl Import<'_> {
     }
 
     fn file(&mut self, path: &Path, label: Option<&Label>) -> Result<(), StoreError> {
+        if (self.is_canceled)() {
+            return Err(StoreError::Canceled);
+        }
         if path.is_dir() || kind_of(path) != Some(SampleKind::Picture) {
             self.result.ignored.push(path.to_owned());
             return Ok(());
