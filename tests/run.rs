@@ -99,7 +99,7 @@ fn without_json_each_change_is_a_line() {
 
 #[test]
 fn signals_stop_all_threads_in_order_within_two_seconds() {
-    for signal in ["-INT", "-TERM", "-HUP"] {
+    for signal in ["-INT", "-TERM", "-QUIT"] {
         // Without a source, the daemon repeats the built-in examples endlessly.
         let mut child = maskd()
             .args(["run", "--json"])
@@ -408,7 +408,7 @@ fn a_stop_ends_all_processes_of_a_camera_program() {
         frame("maksssksksss10.jpg").display()
     );
     fs::write(&script_file, script).unwrap();
-    for signal in ["-TERM", "-HUP"] {
+    for signal in ["-TERM", "-QUIT"] {
         let mut child = maskd()
             .args(["run", "--json", "--config"])
             .arg(quick(folder.path()))

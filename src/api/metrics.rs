@@ -24,7 +24,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
-use crate::api::file_work;
+use crate::api::file_work::{self, Length};
+use crate::api::problems::Topic;
 use crate::api::socket::{DaemonHandle, Live};
 use crate::decision::decide::Decision;
 use crate::learning::MeasuredRecord;
@@ -380,6 +381,15 @@ impl Snapshot {
             "1 for the current decision",
             gauges("decision", decisions),
         );
+        let problems = Topic::ALL.map(|topic| {
+            let name = topic.name();
+            (name.to_owned(), flag(self.live.problems.contains_key(name)))
+        });
+        registry.register(
+            "problem",
+            "1 for each topic that needs attention; the status tells why",
+            gauges("topic", problems),
+        );
         let samples = self.samples.iter();
         let samples = samples.map(|(label, count)| (label.clone(), *count as f64));
         registry.register(
@@ -455,7 +465,7 @@ impl RouteState {
 
 async fn text(State(state): State<RouteState>) -> Response {
     let is_alive = state.is_alive();
-    let text = file_work::run(move || {
+    let text = file_work::run(Length::Short, move |_| {
         let learning = state.handle.learning().ok();
         // A store that cannot be read must not hide the other metrics.
         let samples = learning.and_then(|learning| learning.stats().ok());
@@ -471,12 +481,12 @@ async fn text(State(state): State<RouteState>) -> Response {
         state.metrics.text(&snapshot)
     });
     match text.await {
-        Some(Ok(text)) => (
+        Ok(Ok(text)) => (
             [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
             text,
         )
             .into_response(),
-        Some(Err(_)) | None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        Ok(Err(_)) | Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 

@@ -4,8 +4,14 @@
 //! Owns the protocols and the types that travel over them. This module starts no
 //! threads; `daemon` does.
 
-pub(crate) mod file_work;
+mod connections;
+mod file_work;
 pub mod metrics;
 pub mod mqtt;
+pub mod problems;
 pub mod socket;
 pub mod web;
+
+/// Maximum number of blocking threads that the control socket needs in its runtime. The
+/// page needs as many.
+pub(crate) const BLOCKING_THREADS: usize = file_work::THREADS;

@@ -8,10 +8,14 @@ use super::backend::daemon;
 use super::interrupt::Interrupt;
 use super::progress::bar;
 use super::{Failure, Global, print};
-use crate::api::socket::{Client, MAX_ENROLLED};
+use crate::api::socket::{Client, ControlError, EnrollRequest, MAX_ENROLLED};
+use crate::learning::{Enrollment, FailureKind};
 
 /// How often the command polls the daemon for the progress of an enrollment.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// The daemon ends the enrollment if this command does not poll for this many seconds,
+/// because the command was killed.
+const LEASE_SECONDS: u16 = 5;
 /// Maximum number of polls after the end of an enrollment. By then, the crops that
 /// were taken before the end are on disk.
 const POLLS_AFTER_END: usize = 10;
@@ -36,6 +40,8 @@ enum Ended {
     Complete,
     TimeOut,
     Interrupted,
+    /// Another client ended the enrollment, or the daemon was restarted.
+    Elsewhere,
 }
 
 impl Enroll {
@@ -50,17 +56,25 @@ impl Enroll {
         };
         // From here on, Ctrl-C must end the enrollment, not just this command.
         let interrupt = Interrupt::catch()?;
-        client.enroll(&self.label, self.count)?;
-        let waited = self.wait(&client, &interrupt);
-        let enrollment = client.end_enrollment();
-        let ended = waited?;
-        let mut enrollment = enrollment?;
+        let started = client.enroll_with(&EnrollRequest {
+            label: self.label.clone(),
+            count: self.count,
+            seconds: Some(self.seconds),
+            lease_seconds: Some(LEASE_SECONDS),
+        })?;
+        let waited = self.wait(&client, &interrupt, started.id);
+        let enrollment = of_this_command(client.end_enrollment_of(started.id));
+        let (ended, last) = waited?;
+        let mut enrollment = enrollment?.unwrap_or(last);
         for _ in 0..POLLS_AFTER_END {
             if enrollment.stored >= enrollment.taken {
                 break;
             }
             std::thread::sleep(POLL_INTERVAL);
-            enrollment = client.enrollment()?;
+            let Some(now) = of_this_command(client.enrollment_of(started.id))? else {
+                break;
+            };
+            enrollment = now;
         }
         let Enroll {
             label,
@@ -74,6 +88,9 @@ impl Enroll {
         let mut sentence = format!("{stored} of {count} face pictures of {label} were stored");
         match ended {
             Ended::Interrupted => sentence = format!("interrupted: {sentence}"),
+            Ended::Elsewhere => {
+                sentence += ": another client ended the enrollment, or the daemon was restarted";
+            }
             Ended::Complete | Ended::TimeOut => sentence += &format!(" within {seconds} s"),
         }
         if let Some(why) = client.status()?.live.capture.off_because {
@@ -82,22 +99,33 @@ impl Enroll {
         Err(Failure::new(Failure::TEMPORARY, sentence))
     }
 
-    /// Waits until there are enough face pictures, the time is over, or the wait is
-    /// interrupted.
-    fn wait(&self, client: &Client, interrupt: &Interrupt) -> Result<Ended, Failure> {
+    /// Waits until there are enough face pictures, the time is over, the wait is
+    /// interrupted, or somebody else ends the enrollment. Also returns the last known
+    /// state of the enrollment.
+    fn wait(
+        &self,
+        client: &Client,
+        interrupt: &Interrupt,
+        id: u64,
+    ) -> Result<(Ended, Enrollment), Failure> {
         let bar = bar(
             u64::from(self.count),
             "{wide_bar} {pos}/{len} face pictures, {msg}",
         );
         let limit = Duration::from_secs(u64::from(self.seconds));
         let start = now();
-        let mut printed = None;
+        let mut last = None;
         let ended = loop {
-            let stored = client.enrollment()?.stored;
+            let polled = of_this_command(client.enrollment_of(id))?;
             let left = limit.saturating_sub(now().duration_since(start));
-            if bar.is_hidden() && printed != Some(stored) {
+            let Some(enrollment) = polled else {
+                break Ended::Elsewhere;
+            };
+            let stored = enrollment.stored;
+            let before = last.replace(enrollment.clone());
+            let before = before.map(|before| before.stored);
+            if bar.is_hidden() && before != Some(stored) {
                 print(format!("{stored} of {}\n", self.count).as_bytes())?;
-                printed = Some(stored);
             }
             bar.set_position(u64::from(stored));
             bar.set_message(format!("{} s left", left.as_secs()));
@@ -110,10 +138,37 @@ impl Enroll {
             if left.is_zero() {
                 break Ended::TimeOut;
             }
+            if enrollment.is_over() && enrollment.wanted < self.count {
+                // The daemon's clock may be a moment ahead.
+                let is_late = left <= POLL_INTERVAL;
+                break if is_late {
+                    Ended::TimeOut
+                } else {
+                    Ended::Elsewhere
+                };
+            }
             std::thread::sleep(POLL_INTERVAL);
         };
         bar.finish_and_clear();
-        Ok(ended)
+        let none = Enrollment {
+            id,
+            label: self.label.clone(),
+            wanted: 0,
+            taken: 0,
+            stored: 0,
+        };
+        Ok((ended, last.unwrap_or(none)))
+    }
+}
+
+/// Returns `None` if the daemon's enrollment is not the one of this command.
+fn of_this_command(
+    answer: Result<Enrollment, ControlError>,
+) -> Result<Option<Enrollment>, ControlError> {
+    match answer {
+        Ok(enrollment) => Ok(Some(enrollment)),
+        Err(error) if error.fault() == FailureKind::Missing => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -3,19 +3,27 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
+use tracing::field::Field;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::{Format, Full, Writer};
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::{self, Format, Full, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::Failure;
+use super::{Failure, log_thread};
 use crate::camera::text_without_secrets;
+use crate::platform::text::printable;
 
 /// Starts logging with `filter`. Without a filter, the default level depends on
 /// whether the command is `quiet`. If the console is `live`, it keeps a status line on
-/// the terminal, which log lines must overwrite.
-pub(super) fn start(filter: Option<&str>, quiet: bool, live: bool) -> Result<(), Failure> {
+/// the terminal, which log lines must overwrite. The log of a `daemon` has a thread of its own.
+pub(super) fn start(
+    filter: Option<&str>,
+    quiet: bool,
+    live: bool,
+    daemon: bool,
+) -> Result<(), Failure> {
     let default = if quiet { "warn" } else { "warn,maskd=info" };
     let filter = filter.unwrap_or(default);
     let filter = EnvFilter::try_new(filter).map_err(|error| {
@@ -24,10 +32,15 @@ pub(super) fn start(filter: Option<&str>, quiet: bool, live: bool) -> Result<(),
             format!("--log {filter:?} is not a valid filter: {error}"),
         )
     })?;
+    // A person who stops the output of a terminal expects the program to wait.
+    if daemon && !io::stderr().is_terminal() {
+        log_thread::start();
+    }
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal())
+        .fmt_fields(format::debug_fn(write_field).delimited(" "))
         .with_writer(move || Log { live });
     // systemd sets this variable when standard error goes to the journal. The journal
     // adds the time itself and reads the level from a prefix (sd-daemon(3)).
@@ -56,6 +69,17 @@ pub(super) fn start(filter: Option<&str>, quiet: bool, live: bool) -> Result<(),
     Ok(())
 }
 
+/// Writes a field of an event. The text may come from outside, for example from an HTTP
+/// header, so its control characters are escaped.
+fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let text = format!("{value:?}");
+    let text = printable(&text);
+    match field.name() {
+        "message" => writer.write_str(&text),
+        name => write!(writer, "{name}={text}"),
+    }
+}
+
 struct Log {
     live: bool,
 }
@@ -64,18 +88,17 @@ struct Log {
 /// logs is gone, and because there is nowhere else to report them.
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut out = io::stderr().lock();
         if self.live && io::stderr().is_terminal() {
             // This clears the status line. The console redraws it below the log line.
-            let _ = out.write_all(b"\r\x1b[2K");
+            let _ = io::stderr().write_all(b"\r\x1b[2K");
         }
-        let _ = match std::str::from_utf8(bytes) {
+        match std::str::from_utf8(bytes) {
             // Whatever library wrote it.
             Ok(text) if text.contains("://") => {
-                out.write_all(text_without_secrets(text).as_bytes())
+                log_thread::write(text_without_secrets(text).as_bytes());
             }
-            _ => out.write_all(bytes),
-        };
+            _ => log_thread::write(bytes),
+        }
         Ok(bytes.len())
     }
 

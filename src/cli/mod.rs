@@ -15,6 +15,7 @@ mod global;
 mod heads;
 mod interrupt;
 mod label;
+mod log_thread;
 mod logs;
 mod outcome;
 mod output;
@@ -40,6 +41,7 @@ use crate::camera::text_without_secrets;
 use crate::config::Config;
 use crate::indicate::ConsoleStyle;
 use crate::indicate::pins;
+use crate::platform::text::printable_lines;
 
 use failure::Failure;
 use global::{Global, socket_path};
@@ -153,6 +155,7 @@ pub fn main() -> ExitCode {
         }
     };
     let outcome = std::panic::catch_unwind(|| run(cli));
+    log_thread::flush();
     match outcome {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(Failure { exit, sentence })) => {
@@ -166,9 +169,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Prints one sentence to standard error. If standard error is closed, the error is
+/// Prints one sentence to standard error, without control characters. If standard error is closed, the error is
 /// ignored, because there is nowhere else to report it.
 fn complain(sentence: &str) {
+    let sentence = printable_lines(sentence);
     let _ = writeln!(std::io::stderr(), "maskd: {sentence}");
 }
 
@@ -177,7 +181,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let live = matches!(&command, Command::Run(run) if run.style() == ConsoleStyle::Live);
     // A live console already shows what is happening in a line of its own.
     let quiet = live || !matches!(command, Command::Run(_));
-    logs::start(global.log.as_deref(), quiet, live)?;
+    let is_daemon = matches!(command, Command::Run(_));
+    logs::start(global.log.as_deref(), quiet, live, is_daemon)?;
     match command {
         Command::Run(run) => run.run(&global),
         Command::Classify(classify) => classify.run(&global),

@@ -1,7 +1,6 @@
 //! `maskd run`, which runs the daemon.
 
 use std::io::IsTerminal;
-use std::path::Path;
 
 use clap::Args;
 
@@ -44,6 +43,10 @@ impl Run {
     pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
         let style = self.style();
         let mut config = global.load_config()?;
+        let file = global.config_file().map(|path| daemon::ConfigFile {
+            path: path.to_owned(),
+            config: config.clone(),
+        });
         let Run {
             source,
             rate,
@@ -63,7 +66,6 @@ impl Run {
             return Err(Failure::new(Failure::USAGE, problem));
         }
         let state = global.daemon_state(&config)?;
-        let file = global.config_file().map(Path::to_owned);
         Ok(daemon::run(&config, Console::new(style), state, file)?)
     }
 }

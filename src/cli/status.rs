@@ -126,6 +126,9 @@ fn daemon_text(status: &socket::Status) -> String {
     if let Some(note) = &live.learning.note {
         text += &format!("note        {note}\n");
     }
+    for problem in live.problems.values() {
+        text += &format!("problem     {problem}\n");
+    }
     if let Some(Enrollment {
         id: _,
         label,

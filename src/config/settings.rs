@@ -2,7 +2,8 @@
 //!
 //! A change is checked in the same way as a config, written to the config file without
 //! losing its comments, and published to the threads that apply it. If the file cannot be
-//! written, the change still applies until the daemon ends, and the record says so.
+//! written, the change still applies, and it is saved later: with the next change, or when
+//! [`Settings::save_again`] is called. The record says so until then.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -71,6 +72,20 @@ pub struct Change {
 }
 
 impl Change {
+    /// Returns only the settings in this change for which `keep` returns true.
+    fn filtered(self, keep: impl Fn(&str) -> bool) -> Change {
+        fn kept<T>(value: Option<T>, keep: bool) -> Option<T> {
+            value.filter(|_| keep)
+        }
+        Change {
+            masked_threshold: kept(self.masked_threshold, keep("classify.masked-threshold")),
+            unmasked_threshold: kept(self.unmasked_threshold, keep("classify.unmasked-threshold")),
+            confirm_ms: kept(self.confirm_ms, keep("decide.confirm-ms")),
+            hold_ms: kept(self.hold_ms, keep("decide.hold-ms")),
+            capture: kept(self.capture, keep("capture.enabled")),
+        }
+    }
+
     /// Returns the change that turns `from` into `to`.
     fn between(from: Tuning, to: Tuning) -> Change {
         fn changed<T: PartialEq + Copy>(from: T, to: T) -> Option<T> {
@@ -163,6 +178,7 @@ pub struct Settings {
     file: Option<PathBuf>,
     state: Mutex<State>,
     now: watch::Sender<Tuning>,
+    not_saved: watch::Sender<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -171,12 +187,36 @@ struct State {
     /// The settings that the daemon would have after a restart.
     saved: Tuning,
     /// Why settings are not in the config file, by section and key.
-    reasons: BTreeMap<String, String>,
+    reasons: BTreeMap<String, NotSaved>,
+}
+
+/// Why a setting is not in the config file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum NotSaved {
+    /// It is meant to last only until the daemon ends.
+    ForNow,
+    /// It could not be saved, and is to be saved later.
+    Failed(String),
+}
+
+impl std::fmt::Display for NotSaved {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            NotSaved::ForNow => f.write_str("changed only until the daemon ends"),
+            NotSaved::Failed(why) => f.write_str(why),
+        }
+    }
 }
 
 impl State {
+    /// The settings that are still to be saved.
+    fn to_save(&self) -> Change {
+        let all = Change::between(self.saved, Tuning::of(&self.config));
+        all.filtered(|key| matches!(self.reasons.get(key), Some(NotSaved::Failed(_))))
+    }
+
     /// Records whether a change was saved to the config file.
-    fn record(&mut self, change: Change, result: Result<(), String>) {
+    fn record(&mut self, change: Change, result: Result<(), NotSaved>) {
         match result {
             Ok(()) => {
                 self.saved = change.to(self.saved);
@@ -196,11 +236,38 @@ impl State {
 
     /// Why the current settings are not in the config file, if they are not.
     fn not_saved(&self) -> Option<String> {
-        let mut reasons: Vec<String> = Vec::new();
-        for (key, reason) in &self.reasons {
-            reasons.push(format!("{key}: {reason}"));
-        }
+        self.reasons_of(|_| true)
+    }
+
+    /// Same as [`not_saved`](State::not_saved), but only for the settings that are to be
+    /// saved later.
+    fn failed(&self) -> Option<String> {
+        self.reasons_of(|reason| matches!(reason, NotSaved::Failed(_)))
+    }
+
+    fn reasons_of(&self, counts: impl Fn(&NotSaved) -> bool) -> Option<String> {
+        let reasons = self.reasons.iter().filter(|(_, reason)| counts(reason));
+        let reasons: Vec<String> = reasons
+            .map(|(key, reason)| format!("{key}: {reason}"))
+            .collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
+    }
+}
+
+/// Returns a config with a change applied.
+fn changed(config: &Config, change: Change) -> Result<Config, NotAllowed> {
+    let mut config = config.clone();
+    change.to(Tuning::of(&config)).apply(&mut config);
+    check(&config)?;
+    Ok(config)
+}
+
+fn check(config: &Config) -> Result<(), NotAllowed> {
+    let problems = config.check();
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(NotAllowed(problems))
     }
 }
 
@@ -211,6 +278,7 @@ impl Settings {
         Settings {
             file,
             now: watch::Sender::new(Tuning::of(config)),
+            not_saved: watch::Sender::new(None),
             state: Mutex::new(State {
                 config: config.clone(),
                 saved: Tuning::of(config),
@@ -225,6 +293,13 @@ impl Settings {
         self.now.subscribe()
     }
 
+    /// Returns a receiver of [`SettingsRecord::not_saved`], without the settings that are
+    /// meant to last only until the daemon ends.
+    #[must_use]
+    pub fn subscribe_not_saved(&self) -> watch::Receiver<Option<String>> {
+        self.not_saved.subscribe()
+    }
+
     /// The settings as they are now.
     #[must_use]
     pub fn record(&self) -> SettingsRecord {
@@ -235,12 +310,18 @@ impl Settings {
         }
     }
 
-    /// Changes settings, including in the config file.
+    /// Changes settings, including in the config file. Settings that could not be saved
+    /// before are saved too.
     ///
     /// # Errors
     /// [`NotAllowed`] if the change would make the config invalid. Nothing is changed then.
     pub fn change(&self, change: Change) -> Result<SettingsRecord, NotAllowed> {
-        self.set(change, || self.save(change))
+        let mut state = self.state();
+        state.config = changed(&state.config, change)?;
+        // The reason is not known yet, but these settings are to be saved.
+        state.record(change, Err(NotSaved::Failed(String::new())));
+        self.save_all(&mut state, change);
+        Ok(self.publish(&state))
     }
 
     /// Changes settings until the daemon ends. The config file is not changed.
@@ -248,25 +329,58 @@ impl Settings {
     /// # Errors
     /// Same as [`change`](Settings::change).
     pub fn change_for_now(&self, change: Change) -> Result<SettingsRecord, NotAllowed> {
-        self.set(change, || {
-            Err("changed only until the daemon ends".to_owned())
-        })
+        let mut state = self.state();
+        state.config = changed(&state.config, change)?;
+        state.record(change, Err(NotSaved::ForNow));
+        Ok(self.publish(&state))
     }
 
-    fn set(
-        &self,
-        change: Change,
-        save: impl FnOnce() -> Result<(), String>,
-    ) -> Result<SettingsRecord, NotAllowed> {
+    /// Tries again to save the settings that could not be saved.
+    pub fn save_again(&self) {
         let mut state = self.state();
-        let mut config = state.config.clone();
-        change.to(Tuning::of(&config)).apply(&mut config);
-        let problems = config.check();
-        if !problems.is_empty() {
-            return Err(NotAllowed(problems));
+        if state.to_save() != Change::default() {
+            self.save_all(&mut state, Change::default());
+            self.publish_not_saved(&state);
         }
+    }
+
+    /// Takes over the settings that have changed in the config file. Settings that are
+    /// not in the file stay as they are, unless the file has changed them too.
+    ///
+    /// # Errors
+    /// [`NotAllowed`] if the result would be an invalid config. Nothing is changed then.
+    pub fn reload(&self, file: &Config) -> Result<(), NotAllowed> {
+        let mut state = self.state();
+        let in_file = Tuning::of(file);
+        let change = Change::between(state.saved, in_file);
+        let now = change.to(Tuning::of(&state.config));
+        let mut config = file.clone();
+        now.apply(&mut config);
+        check(&config)?;
         state.config = config;
-        state.record(change, save());
+        state.record(change, Ok(()));
+        state.saved = in_file;
+        self.publish(&state);
+        Ok(())
+    }
+
+    /// Saves a change, and the settings that could not be saved before.
+    fn save_all(&self, state: &mut State, change: Change) {
+        let mut all = state.to_save();
+        // These are saved even if the daemon would have them after a restart anyway,
+        // because somebody may have edited the file.
+        all = Change {
+            masked_threshold: change.masked_threshold.or(all.masked_threshold),
+            unmasked_threshold: change.unmasked_threshold.or(all.unmasked_threshold),
+            confirm_ms: change.confirm_ms.or(all.confirm_ms),
+            hold_ms: change.hold_ms.or(all.hold_ms),
+            capture: change.capture.or(all.capture),
+        };
+        let saved = self.save(all);
+        state.record(all, saved.map_err(NotSaved::Failed));
+    }
+
+    fn publish(&self, state: &State) -> SettingsRecord {
         let now = Tuning::of(&state.config);
         self.now.send_replace(now);
         tracing::info!(
@@ -278,10 +392,20 @@ impl Settings {
             saved = state.reasons.is_empty(),
             "settings changed"
         );
-        Ok(SettingsRecord {
+        self.publish_not_saved(state);
+        SettingsRecord {
             now,
             not_saved: state.not_saved(),
-        })
+        }
+    }
+
+    fn publish_not_saved(&self, state: &State) {
+        let failed = state.failed();
+        self.not_saved.send_if_modified(|told| {
+            let has_changed = *told != failed;
+            *told = failed;
+            has_changed
+        });
     }
 
     fn save(&self, change: Change) -> Result<(), String> {
@@ -471,6 +595,110 @@ mod tests {
         let saved = settings.change(capture(false)).unwrap();
         assert_eq!(saved.not_saved, None);
         assert!(!config::load(&file).unwrap().0.capture.enabled);
+    }
+
+    #[test]
+    fn settings_that_were_not_saved_are_saved_with_the_next_change_or_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("maskd.toml");
+        let good = "[decide]\nhold-ms = 9\n";
+        fs_write(&file, good);
+        let (config, _) = config::load(&file).unwrap();
+        let settings = Settings::new(&config, Some(file.clone()));
+        let mut not_saved = settings.subscribe_not_saved();
+        let told = |not_saved: &mut watch::Receiver<Option<String>>| {
+            not_saved.borrow_and_update().clone().unwrap_or_default()
+        };
+        let confirm = |ms| Change {
+            confirm_ms: Some(ms),
+            ..Change::default()
+        };
+        fs_write(&file, "[tea]\n");
+        settings.change(hold(4000)).unwrap();
+        assert!(told(&mut not_saved).contains("decide.hold-ms: "));
+        settings.change(confirm(900)).unwrap();
+        let both = told(&mut not_saved);
+        assert!(both.contains("decide.hold-ms: ") && both.contains("decide.confirm-ms: "));
+        settings.save_again();
+        assert!(!not_saved.has_changed().unwrap(), "nothing is new");
+        // A setting that is not to be saved is not told as a problem, and stays unsaved.
+        let capture = Change {
+            capture: Some(true),
+            ..Change::default()
+        };
+        settings.change_for_now(capture).unwrap();
+        assert!(!told(&mut not_saved).contains("capture.enabled"));
+
+        fs_write(&file, good);
+        settings.change(confirm(1000)).unwrap();
+        assert_eq!(told(&mut not_saved), "");
+        let restarted = Tuning::of(&config::load(&file).unwrap().0);
+        assert_eq!((restarted.hold_ms, restarted.confirm_ms), (4000, 1000));
+        assert!(!restarted.capture);
+        assert!(
+            settings
+                .record()
+                .not_saved
+                .unwrap()
+                .contains("capture.enabled")
+        );
+
+        fs_write(&file, "[tea]\n");
+        settings.change(hold(5000)).unwrap();
+        fs_write(&file, good);
+        settings.save_again();
+        assert_eq!(told(&mut not_saved), "");
+        assert_eq!(config::load(&file).unwrap().0.decide.hold_ms, 5000);
+        assert!(!config::load(&file).unwrap().0.capture.enabled);
+    }
+
+    fn fs_write(file: &std::path::Path, text: &str) {
+        std::fs::write(file, text).unwrap();
+    }
+
+    #[test]
+    fn a_reload_takes_over_what_the_file_has_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("maskd.toml");
+        fs_write(&file, "[decide]\nhold-ms = 9\n");
+        let (config, _) = config::load(&file).unwrap();
+        let settings = Settings::new(&config, Some(file.clone()));
+        settings
+            .change_for_now(Change {
+                capture: Some(true),
+                ..Change::default()
+            })
+            .unwrap();
+        let edited = config::parse("any", "[decide]\nhold-ms = 10\nconfirm-ms = 8\n").unwrap();
+        settings.reload(&edited).unwrap();
+        let now = settings.record().now;
+        assert_eq!((now.hold_ms, now.confirm_ms, now.capture), (10, 8, true));
+        assert!(settings.record().not_saved.unwrap().contains("capture"));
+        // A setting that could not be saved is kept, unless the file changes it.
+        fs_write(&file, "[tea]\n");
+        settings.change(hold(4000)).unwrap();
+        settings.reload(&edited).unwrap();
+        assert_eq!(settings.record().now.hold_ms, 4000);
+        assert!(settings.record().not_saved.unwrap().contains("hold-ms"));
+        let edited = config::parse("any", "[decide]\nhold-ms = 77\nconfirm-ms = 8\n").unwrap();
+        settings.reload(&edited).unwrap();
+        assert_eq!(settings.record().now.hold_ms, 77);
+        let reasons = settings.record().not_saved.unwrap();
+        assert!(!reasons.contains("hold-ms"), "{reasons}");
+        // Thresholds that cross are refused, and nothing is changed.
+        settings
+            .change(Change {
+                unmasked_threshold: Some(0.58),
+                ..Change::default()
+            })
+            .unwrap();
+        let crossing = config::parse(
+            "any",
+            "[classify]\nmasked-threshold = 0.56\n[decide]\nhold-ms = 78\n",
+        );
+        let error = settings.reload(&crossing.unwrap()).unwrap_err();
+        assert!(error.to_string().contains("unmasked-threshold"), "{error}");
+        assert_eq!(settings.record().now.hold_ms, 77);
     }
 
     proptest! {

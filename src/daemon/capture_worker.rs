@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::refit_worker::{RefitWorker, record_scores};
 use super::threads::{Threads, timer_runtime};
 use super::{DaemonError, Shared, StateDir, now, wall_clock};
-use crate::api::socket::{self, DaemonHandle, Live, LiveCapture, LiveRetention};
+use crate::api::socket::{self, DaemonHandle, Live, LiveCapture, LiveRetention, lock_enrollments};
 use crate::config::settings::Tuning;
 use crate::config::{self, Config, Keep};
 use crate::frame::Crop;
@@ -32,8 +32,11 @@ use crate::vision::pipeline::{Classification, Pipeline};
 
 /// Capacity of the channel of crops; while it is full, crops are dropped.
 const CROP_CHANNEL: usize = 16;
-/// Capacity of the channels of requests to the refit thread.
-const REQUEST_CHANNEL: usize = 4;
+/// Capacity of the channel of offered heads.
+const JUDGE_CHANNEL: usize = 4;
+/// Capacity of the channel of refit requests. The refit thread empties it before each
+/// refit, so that one refit answers all the requests that wait.
+const REFIT_CHANNEL: usize = 1024;
 /// Maximum number of crops that are written to the disk in one batch.
 const MAX_BATCH: usize = 16;
 /// How long the first crop of a batch waits for further crops.
@@ -135,8 +138,8 @@ impl LearningState {
         // Although unbounded, this channel never holds more than the crops that were
         // on their way to the disk.
         let (dropped, dropped_in) = mpsc::unbounded_channel();
-        let (refit, refit_in) = mpsc::channel(REQUEST_CHANNEL);
-        let (judge, judge_in) = mpsc::channel(REQUEST_CHANNEL);
+        let (refit, refit_in) = mpsc::channel(REFIT_CHANNEL);
+        let (judge, judge_in) = mpsc::channel(JUDGE_CHANNEL);
 
         let writer = SampleWriter {
             learning: self.learning.clone(),
@@ -258,7 +261,7 @@ impl CropSampler {
 
     /// Whether an enrollment is in progress.
     pub(super) fn is_enrolling(&self) -> bool {
-        lock(&self.enrollments).active().is_some()
+        lock_enrollments(&self.enrollments).active().is_some()
     }
 
     /// Takes the classified faces of a frame captured `at`, and sends those that
@@ -333,7 +336,7 @@ impl CropSampler {
     /// The id and label of the enrollment in progress, which each of its crops
     /// carries.
     fn enrolling(&self) -> Option<EnrolledAs> {
-        let enrollments = lock(&self.enrollments);
+        let enrollments = lock_enrollments(&self.enrollments);
         let Enrollment { id, label, .. } = enrollments.active()?;
         let label = Label::new(label).ok()?;
         Some(EnrolledAs { id: *id, label })
@@ -639,6 +642,7 @@ mod tests {
     use crate::frame::CROP_SIDE;
     use crate::learning::Learning;
     use crate::learning::capture_policy::CaptureOptions;
+    use crate::learning::enrollment::TimeLimit;
     use crate::onnx::FEATURES;
     use crate::vision::pipeline::open_model;
 
@@ -751,7 +755,8 @@ mod tests {
 
         fn enroll(&self, wanted: u32) -> u64 {
             let label = Label::new("with_mask").unwrap();
-            let started = lock(&self.sampler.enrollments).start(&label, wanted);
+            let limit = TimeLimit::new(now(), Duration::from_mins(1), None);
+            let started = lock(&self.sampler.enrollments).start(&label, wanted, limit);
             started.unwrap().id
         }
     }

@@ -91,7 +91,6 @@ impl IndicatorWorker {
                 options: indicate.clone(),
                 contacts: Button::ALL.map(|button| (button, Debouncer::default())),
                 handle,
-                deadline: None,
                 notice: None,
             },
         }
@@ -237,7 +236,6 @@ impl IndicatorWorker {
             let is_closed = outputs.is_closed(button);
             self.buttons.sample(at, button, is_closed, has_face);
         }
-        self.buttons.end_in_time(at);
     }
 }
 
@@ -294,14 +292,11 @@ impl Outputs {
     }
 }
 
-/// The push buttons, and the enrollment that the last press started.
+/// The push buttons, and the feedback to the last press.
 struct Buttons {
     options: config::Indicate,
     contacts: [(Button, Debouncer); 2],
     handle: Option<DaemonHandle>,
-    /// When to end the enrollment that the last press started, even if it is not
-    /// complete.
-    deadline: Option<Instant>,
     notice: Option<(Instant, ButtonFeedback)>,
 }
 
@@ -317,7 +312,6 @@ impl Buttons {
         let notice = match self.enroll(label, has_face) {
             Ok(()) => {
                 info!(label, "a button press labels the person before the camera");
-                self.deadline = at.checked_add(BUTTON_ENROLLMENT);
                 ButtonFeedback::Accepted
             }
             Err(reason) => {
@@ -335,24 +329,9 @@ impl Buttons {
         if !has_face {
             return Err("there is no face before the camera".to_owned());
         }
-        let enrolled = handle.enroll(label, self.options.button_crops);
+        let crops = self.options.button_crops;
+        let enrolled = handle.enroll(label, crops, BUTTON_ENROLLMENT, None);
         enrolled.map(|_| ()).map_err(|refused| refused.error)
-    }
-
-    /// Ends the enrollment that a press started when its deadline has passed, because
-    /// the next face may belong to another person.
-    fn end_in_time(&mut self, at: Instant) {
-        let (Some(deadline), Some(handle)) = (self.deadline, &self.handle) else {
-            return;
-        };
-        let enrollment = handle.enrollment();
-        if enrollment.is_none_or(|enrollment| enrollment.is_over()) {
-            self.deadline = None;
-        } else if at >= deadline {
-            self.deadline = None;
-            let taken = handle.end_enrollment().map(|enrollment| enrollment.taken);
-            info!(taken, "the enrollment of a button press has timed out");
-        }
     }
 
     /// Levels of the green and the red LED while they show the feedback to a press.

@@ -3,25 +3,25 @@
 //! This is the only module that starts long-running threads (`pipeline` and `embed`
 //! start threads that end before the call returns). Data flows one way: camera,
 //! inference, indicator. The channels between them keep only the newest value, so
-//! that no thread waits for a slower one. The main thread waits for signals, feeds
-//! the watchdog and answers the control socket. It never waits for a disk, because
-//! requests do their file work on other threads (`api::file_work`). Shutdown follows
-//! the data: the camera thread drops its sender, then the inference thread ends, then
-//! the indicator thread ends and leaves the outputs off.
+//! that no thread waits for a slower one. The main thread only waits for signals and
+//! feeds the watchdog, so that neither a disk nor a client can delay them. Shutdown
+//! follows the data: the camera thread drops its sender, then the inference thread ends,
+//! then the indicator thread ends and leaves the outputs off.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use axum::Router;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::api::metrics::{self, Heartbeat, Metrics};
-use crate::api::socket::{self, DaemonHandle, Live};
+use crate::api::problems::Problems;
+use crate::api::socket::Live;
 use crate::api::web::{AnnotatedFrame, LiveView, WebError, WebOptions};
 use crate::camera::{Camera, SourceError, Spec, processes};
 use crate::config::Config;
@@ -36,22 +36,23 @@ use crate::vision::track::Tracker;
 
 mod camera_worker;
 mod capture_worker;
+mod control;
 mod indicator_worker;
 mod inference_worker;
 mod mqtt;
 mod refit_worker;
+mod reload;
 mod threads;
 mod web;
 
 use capture_worker::{CropSampler, LearningState};
+use control::ControlServer;
 use indicator_worker::IndicatorWorker;
 use inference_worker::{FpsMeter, InferenceWorker, MotionGate};
 pub use mqtt::hostname;
-use threads::{STOP_DEADLINE, Threads};
-
-/// Maximum number of threads that do file work for requests to the control socket.
-/// Requests to the page have the same number of threads. Further requests wait.
-const FILE_THREADS: usize = 4;
+pub use reload::ConfigFile;
+use reload::Reloader;
+use threads::Threads;
 
 /// Why the daemon did not start, or stopped running.
 #[derive(Debug, thiserror::Error)]
@@ -122,8 +123,7 @@ pub enum StateDir {
 }
 
 /// Runs the daemon until the source ends or a signal asks it to stop. Without a
-/// state directory, the daemon learns nothing. `config_file` is the file that the
-/// config was read from.
+/// state directory, the daemon learns nothing. SIGHUP reloads `config_file`.
 ///
 /// # Errors
 /// Returns a [`DaemonError`] if something cannot be opened or a thread fails.
@@ -131,20 +131,20 @@ pub fn run(
     config: &Config,
     console: Console,
     state: Option<StateDir>,
-    config_file: Option<PathBuf>,
+    config_file: Option<ConfigFile>,
 ) -> Result<(), DaemonError> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    // Caught first, because SIGHUP would end the process while it starts, and systemd
+    // takes that for a regular end.
+    let hangup = runtime.block_on(async { Hangup::catch() })?;
     if let Err(error) = processes::adopt_orphans() {
         warn!(%error, "processes that the camera program leaves behind may go on");
     }
-    let parts = Parts::open(config, state, config_file)?;
-    // Before this point, a signal may end the process because there is nothing to
-    // clean up.
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(FILE_THREADS)
-        .thread_name("control")
-        .build()?;
-    let signals = runtime.block_on(async { Signals::catch() })?;
+    let path = config_file.as_ref().map(|file| file.path.clone());
+    let parts = Parts::open(config, state, path)?;
+    // Before this point, the other signals may end the process because there is nothing
+    // to clean up.
+    let signals = runtime.block_on(async { Signals::catch(hangup) })?;
     let shared = Shared::new(&parts.settings);
     // If startup fails halfway, this ends the threads that have already started.
     let _stop_on_return = shared.stop.clone().drop_guard();
@@ -159,21 +159,20 @@ pub fn run(
         spec => spec.to_string(),
     };
     let mut threads = Threads::new(&shared.stop);
-    let control = start(parts, camera, console, config, &shared, &mut threads)?;
+    let (reload, reloads) = mpsc::channel(1);
+    let mut start = Start {
+        config,
+        config_file,
+        shared: &shared,
+        threads: &mut threads,
+    };
+    start.all(parts, camera, console, reloads)?;
     notify(&[sd_notify::NotifyState::Ready]);
     info!(source, "ready");
-    runtime.block_on(async {
-        let waiting = async {
-            wait(signals, &shared, &mut threads).await;
-            notify(&[sd_notify::NotifyState::Stopping]);
-            shared.stop.cancel();
-        };
-        tokio::join!(waiting, serve_control(control, config, &shared.stop));
-    });
+    runtime.block_on(wait(signals, &reload, &shared, &mut threads));
+    notify(&[sd_notify::NotifyState::Stopping]);
+    shared.stop.cancel();
     let result = threads.join(&runtime);
-    // An import in progress must not delay the shutdown. The pictures that it has
-    // already copied are kept.
-    runtime.shutdown_background();
     info!("stopped");
     result
 }
@@ -222,6 +221,7 @@ impl Parts {
 struct Shared {
     settings: Arc<Settings>,
     live: Arc<watch::Sender<Live>>,
+    problems: Problems,
     metrics: Arc<Metrics>,
     heartbeat: Arc<watch::Sender<Heartbeat>>,
     /// Asks all threads to stop.
@@ -233,9 +233,11 @@ struct Shared {
 
 impl Shared {
     fn new(settings: &Arc<Settings>) -> Shared {
+        let live = Arc::new(watch::Sender::new(Live::default()));
         Shared {
             settings: Arc::clone(settings),
-            live: Arc::new(watch::Sender::new(Live::default())),
+            problems: Problems::new(Arc::clone(&live)),
+            live,
             metrics: Arc::new(Metrics::new()),
             heartbeat: Arc::new(watch::Sender::new(Heartbeat {
                 at: now(),
@@ -247,71 +249,82 @@ impl Shared {
     }
 }
 
-/// Everything that serving the control socket requires.
-struct Control {
-    handle: DaemonHandle,
-    state: PathBuf,
-    metrics_routes: Router,
+/// What starting the threads requires.
+struct Start<'a> {
+    config: &'a Config,
+    config_file: Option<ConfigFile>,
+    shared: &'a Shared,
+    threads: &'a mut Threads,
 }
 
-/// Starts all threads. Returns `None` if there is no state directory, because then
-/// there is no control socket either.
-fn start(
-    parts: Parts,
-    camera: Camera,
-    console: Console,
-    config: &Config,
-    shared: &Shared,
-    threads: &mut Threads,
-) -> Result<Option<Control>, DaemonError> {
-    let (sampler, control) = match parts.learning {
-        Some(learning) => {
-            let (sampler, handle, state) = learning.start(config, shared, threads)?;
-            let metrics_routes = metrics::routes(
-                Arc::clone(&shared.metrics),
+impl Start<'_> {
+    /// Starts all threads. If there is no state directory, there is no control socket and
+    /// no page either.
+    fn all(
+        &mut self,
+        parts: Parts,
+        camera: Camera,
+        console: Console,
+        reloads: mpsc::Receiver<()>,
+    ) -> Result<(), DaemonError> {
+        let (config, shared) = (self.config, self.shared);
+        let (sampler, server) = match parts.learning {
+            Some(learning) => {
+                let (sampler, handle, state) = learning.start(config, shared, self.threads)?;
+                let metrics_routes = metrics::routes(
+                    Arc::clone(&shared.metrics),
+                    handle.clone(),
+                    shared.heartbeat.subscribe(),
+                );
+                let server = ControlServer {
+                    handle,
+                    state,
+                    metrics_routes,
+                };
+                (Some(sampler), Some(server))
+            }
+            None => (None, None),
+        };
+        let handle = server.as_ref().map(|server| server.handle.clone());
+        let (annotated_frames, annotated_frames_in) = watch::channel(None);
+        let mut web_options = None;
+        if let Some(options) = parts.web_options {
+            let (sender, options) = watch::channel(options);
+            web_options = Some(Arc::new(sender));
+            let routes = server.as_ref().map(|server| &server.metrics_routes);
+            web::start(
+                options,
                 handle.clone(),
-                shared.heartbeat.subscribe(),
-            );
-            let control = Control {
-                handle,
-                state,
-                metrics_routes,
-            };
-            (Some(sampler), Some(control))
+                Arc::new(LiveView::new(annotated_frames_in)),
+                routes.cloned().unwrap_or_default(),
+                shared,
+                self.threads,
+            )?;
         }
-        None => (None, None),
-    };
-    let handle = control.as_ref().map(|control| &control.handle);
-    let (annotated_frames, annotated_frames_in) = watch::channel(None);
-    if let Some(options) = parts.web_options {
-        let routes = control.as_ref().map(|control| &control.metrics_routes);
-        web::start(
-            options,
-            handle.cloned(),
-            Arc::new(LiveView::new(annotated_frames_in)),
-            routes.cloned().unwrap_or_default(),
-            &shared.inference_ended,
-            threads,
-        )?;
+        mqtt::start(config, handle.as_ref(), shared, self.threads)?;
+        let reloader = Reloader {
+            file: self.config_file.take(),
+            settings: Arc::clone(&shared.settings),
+            web: web_options,
+        };
+        control::start(server, config, reloader, reloads, shared, self.threads)?;
+        let indicator = IndicatorWorker::new(
+            config,
+            console,
+            parts.pins,
+            handle,
+            shared.settings.subscribe(),
+        );
+        let inference = inference_worker(
+            parts.pipeline,
+            parts.policy,
+            sampler,
+            annotated_frames,
+            config,
+            shared,
+        );
+        start_camera_path(camera, inference, indicator, shared, self.threads)
     }
-    mqtt::start(config, handle, shared, threads)?;
-    let indicator = IndicatorWorker::new(
-        config,
-        console,
-        parts.pins,
-        handle.cloned(),
-        shared.settings.subscribe(),
-    );
-    let inference = inference_worker(
-        parts.pipeline,
-        parts.policy,
-        sampler,
-        annotated_frames,
-        config,
-        shared,
-    );
-    start_camera_path(camera, inference, indicator, shared, threads)?;
-    Ok(control)
 }
 
 fn inference_worker(
@@ -387,49 +400,27 @@ fn open_pins(config: &Config) -> Result<Option<Box<dyn Pins>>, DaemonError> {
     Ok(pins)
 }
 
-/// Serves the control socket until `stop` is canceled. A request in progress then
-/// has a short time to finish. If the socket cannot be opened, the daemon keeps
-/// running without it.
-async fn serve_control(control: Option<Control>, config: &Config, stop: &CancellationToken) {
-    let Some(control) = control else {
-        return;
-    };
-    let runtime_dir = std::env::var_os("RUNTIME_DIRECTORY");
-    let configured = config.control.socket.as_deref();
-    let path = socket::socket_path(configured, runtime_dir.as_deref(), &control.state);
-    let socket = match socket::bind(&path) {
-        Ok(socket) => socket,
-        // The log says already that the state directory, where the socket would be, cannot
-        // be used.
-        Err(error) if !control.handle.learning.is_open() && path.starts_with(&control.state) => {
-            return info!(%error, "commands cannot reach the daemon");
-        }
-        Err(error) => return warn!(%error, "commands cannot reach the daemon"),
-    };
-    let grace_over = async {
-        stop.cancelled().await;
-        tokio::time::sleep(STOP_DEADLINE / 4).await;
-    };
-    tokio::select! {
-        served = socket::serve(socket, control.handle, control.metrics_routes, stop.clone()) => {
-            if let Err(error) = served {
-                warn!(%error, "commands can no longer reach the daemon");
-            }
-        }
-        () = grace_over => {}
-    }
-}
-
-/// Waits until a signal arrives, a thread fails, or all threads have ended, and feeds
-/// the watchdog in the meantime.
-async fn wait(mut signals: Signals, shared: &Shared, threads: &mut Threads) {
+/// Waits until a signal asks for a stop, a thread fails, or all threads have ended, and
+/// feeds the watchdog in the meantime.
+async fn wait(
+    mut signals: Signals,
+    reload: &mpsc::Sender<()>,
+    shared: &Shared,
+    threads: &mut Threads,
+) {
     // Notify twice per watchdog interval, as sd_watchdog_enabled(3) advises.
     let period = sd_notify::watchdog_enabled().map(|interval| interval / 2);
     let period = period.filter(|period| !period.is_zero());
     let mut watchdog = tokio::time::interval(period.unwrap_or(Duration::from_hours(1)));
     loop {
         tokio::select! {
-            signal = signals.next() => return info!(signal, "stopping"),
+            request = signals.next() => match request {
+                SignalRequest::Stop(signal) => return info!(signal, "stopping"),
+                SignalRequest::Reload => {
+                    // If another request already waits, one reload answers both.
+                    let _ = reload.try_send(());
+                }
+            },
             () = shared.stop.cancelled() => return,
             () = threads.ended() => return,
             _ = watchdog.tick() => {
@@ -444,33 +435,78 @@ async fn wait(mut signals: Signals, shared: &Shared, threads: &mut Threads) {
     }
 }
 
-/// The signals that ask the daemon to stop.
+/// What a signal asks for.
+enum SignalRequest {
+    /// To stop, with the name of the signal.
+    Stop(&'static str),
+    /// To reload the config and the certificates.
+    Reload,
+}
+
+/// The signal that asks a service to reload its config. A terminal also sends it when it
+/// is closed.
+struct Hangup {
+    signal: Signal,
+    /// Whether the daemon runs in a terminal, with which it has to end.
+    has_terminal: bool,
+}
+
+impl Hangup {
+    fn catch() -> Result<Hangup, std::io::Error> {
+        // A service manager connects none of these to a terminal.
+        let has_terminal = std::io::stdin().is_terminal()
+            || std::io::stdout().is_terminal()
+            || std::io::stderr().is_terminal();
+        Ok(Hangup {
+            signal: signal(SignalKind::hangup())?,
+            has_terminal,
+        })
+    }
+
+    fn request(&self) -> SignalRequest {
+        if self.has_terminal {
+            SignalRequest::Stop("SIGHUP")
+        } else {
+            SignalRequest::Reload
+        }
+    }
+}
+
+/// The signals that the daemon handles.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    /// Sent when the terminal is closed.
-    hangup: Signal,
+    hangup: Hangup,
     quit: Signal,
 }
 
 impl Signals {
-    fn catch() -> Result<Signals, std::io::Error> {
+    fn catch(hangup: Hangup) -> Result<Signals, std::io::Error> {
         Ok(Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
+            hangup,
             quit: signal(SignalKind::quit())?,
         })
     }
 
-    /// Waits for a signal and returns its name.
-    async fn next(&mut self) -> &'static str {
+    /// Waits for a signal.
+    async fn next(&mut self) -> SignalRequest {
         tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.hangup.recv() => "SIGHUP",
-            _ = self.quit.recv() => "SIGQUIT",
+            _ = self.interrupt.recv() => SignalRequest::Stop("SIGINT"),
+            _ = self.terminate.recv() => SignalRequest::Stop("SIGTERM"),
+            _ = self.hangup.signal.recv() => self.hangup.request(),
+            _ = self.quit.recv() => SignalRequest::Stop("SIGQUIT"),
         }
+    }
+}
+
+/// Notifies the service manager of a reload. It must be followed by a notification of
+/// readiness.
+fn notify_reloading() {
+    match sd_notify::NotifyState::monotonic_usec_now() {
+        Ok(time) => notify(&[sd_notify::NotifyState::Reloading, time]),
+        Err(error) => warn!(%error, "cannot notify the service manager of a reload"),
     }
 }
 

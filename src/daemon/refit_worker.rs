@@ -113,12 +113,18 @@ impl RefitWorker {
             });
             match task {
                 Task::Refit(request) => {
+                    let waiting = waiting(request, &mut refit_requests);
+                    if waiting.is_empty() {
+                        continue;
+                    }
                     let result = match not_now {
                         Some(not_now) => Err(not_now),
                         None => self.refit(&runtime).map_err(ErrorRecord::from),
                     };
-                    // The client may have disconnected.
-                    let _ = request.send(result);
+                    for request in waiting {
+                        // The client may have disconnected.
+                        let _ = request.send(result.clone());
+                    }
                 }
                 Task::Judge(request) => {
                     let result = match not_now {
@@ -290,6 +296,17 @@ pub(super) fn record_scores(learning: &Learning, metrics: &Metrics) {
     {
         metrics.scores(measured);
     }
+}
+
+/// Returns all requests that wait for a refit, so that one refit answers all of them.
+/// Requests of clients that have disconnected are left out.
+fn waiting(first: RefitRequest, others: &mut mpsc::Receiver<RefitRequest>) -> Vec<RefitRequest> {
+    let mut waiting = vec![first];
+    while let Ok(request) = others.try_recv() {
+        waiting.push(request);
+    }
+    waiting.retain(|request| !request.is_closed());
+    waiting
 }
 
 /// Decides when an automatic refit starts. It reads no clock and no files, because

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use axum::Router;
 use tokio::runtime::Builder;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 use tracing::warn;
 
 use super::threads::{Threads, timer_runtime};
-use super::{DaemonError, FILE_THREADS};
+use super::{DaemonError, Shared};
+use crate::api::BLOCKING_THREADS;
 use crate::api::socket::DaemonHandle;
 use crate::api::web::{self, LiveView, WebError, WebOptions, WebServer};
 use crate::config::Config;
@@ -29,20 +30,22 @@ pub(super) fn options(config: &Config) -> Result<Option<WebOptions>, WebError> {
     Ok(options)
 }
 
-/// Starts both threads, which end when `stop` is canceled.
+/// Starts both threads, which end when the inference thread has ended. The page follows
+/// changes of `options`.
 pub(super) fn start(
-    options: WebOptions,
+    options: watch::Receiver<WebOptions>,
     handle: Option<DaemonHandle>,
     live_view: Arc<LiveView>,
     metrics_routes: Router,
-    stop: &CancellationToken,
+    shared: &Shared,
     threads: &mut Threads,
 ) -> Result<(), DaemonError> {
     let Some(handle) = handle else {
         warn!("the page is not served: it needs a state directory");
         return Ok(());
     };
-    let interval = options.frame_interval();
+    let interval = options.borrow().frame_interval();
+    let (stop, problems) = (&shared.inference_ended, shared.problems.clone());
     threads.start("live-view", {
         let (live_view, stop) = (Arc::clone(&live_view), stop.clone());
         move || {
@@ -56,10 +59,10 @@ pub(super) fn start(
         lower_priority();
         let runtime = Builder::new_current_thread()
             .enable_all()
-            .max_blocking_threads(FILE_THREADS)
+            .max_blocking_threads(BLOCKING_THREADS)
             .thread_name("web-files")
             .build()?;
-        let server = WebServer::new(options, handle, live_view, metrics_routes);
+        let server = WebServer::new(options, handle, live_view, metrics_routes, problems);
         runtime.block_on(web::serve(server, stop));
         runtime.shutdown_background();
         Ok(())

@@ -1,10 +1,16 @@
 //! Enrollments. While an enrollment is active, the crops of the nearest face
 //! get its label immediately.
 //!
-//! This module owns the counts. It is pure and knows nothing about the camera,
-//! the clock, or files. Each crop carries the id of its enrollment, so that a
-//! crop that is stored late counts toward its own enrollment and not toward the
-//! next one.
+//! This module owns the counts and the time limits. It is pure and knows nothing
+//! about the camera, the clock, or files. Each crop carries the id of its
+//! enrollment, so that a crop that is stored late counts toward its own
+//! enrollment and not toward the next one.
+//!
+//! An enrollment never outlives its time limit, because the next face before the
+//! camera may be another person's. A client that waits for the crops can also
+//! take a lease, so that the enrollment ends soon after the client has died.
+
+use std::time::{Duration, Instant};
 
 use super::Enrollment;
 use crate::onnx::Label;
@@ -13,6 +19,36 @@ use crate::onnx::Label;
 #[derive(Debug, Default)]
 pub struct Enrollments {
     last: Option<Enrollment>,
+    limit: Option<TimeLimit>,
+}
+
+/// When an enrollment ends even if it is not complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeLimit {
+    started_at: Instant,
+    longest: Duration,
+    /// The enrollment ends if it is not renewed for this long.
+    lease: Option<Duration>,
+    renewed_at: Instant,
+}
+
+impl TimeLimit {
+    /// Creates the limit of an enrollment that starts `now`.
+    #[must_use]
+    pub fn new(now: Instant, longest: Duration, lease: Option<Duration>) -> TimeLimit {
+        TimeLimit {
+            started_at: now,
+            longest,
+            lease,
+            renewed_at: now,
+        }
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        let age = now.saturating_duration_since(self.started_at);
+        let silence = now.saturating_duration_since(self.renewed_at);
+        age >= self.longest || self.lease.is_some_and(|lease| silence >= lease)
+    }
 }
 
 impl Enrollments {
@@ -30,7 +66,7 @@ impl Enrollments {
 
     /// Starts an enrollment of `wanted` crops. Returns `None` if another
     /// enrollment is active.
-    pub fn start(&mut self, label: &Label, wanted: u32) -> Option<Enrollment> {
+    pub fn start(&mut self, label: &Label, wanted: u32, limit: TimeLimit) -> Option<Enrollment> {
         if self.active().is_some() {
             return None;
         }
@@ -42,7 +78,25 @@ impl Enrollments {
             stored: 0,
         };
         self.last = Some(new.clone());
+        self.limit = Some(limit);
         Some(new)
+    }
+
+    /// Ends the active enrollment if its time is over, and returns it then. The
+    /// caller must call this before it reads or changes an enrollment.
+    pub fn expire(&mut self, now: Instant) -> Option<Enrollment> {
+        self.active()?;
+        let limit = self.limit.filter(|limit| limit.is_over(now));
+        limit.and_then(|_| self.end())
+    }
+
+    /// Records that the client of the enrollment `id` is still there.
+    pub fn renew(&mut self, id: u64, now: Instant) {
+        if self.last.as_ref().is_some_and(|last| last.id == id)
+            && let Some(limit) = &mut self.limit
+        {
+            limit.renewed_at = now;
+        }
     }
 
     /// Ends the active enrollment. Crops that were already taken are still
@@ -84,8 +138,17 @@ impl Enrollments {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests need some instant to start from"
+)]
 mod tests {
     use super::*;
+
+    /// A limit that does not matter.
+    fn limit() -> TimeLimit {
+        TimeLimit::new(Instant::now(), Duration::from_mins(1), None)
+    }
 
     fn label() -> Label {
         Label::new("with_mask").unwrap()
@@ -95,8 +158,12 @@ mod tests {
     fn crops_are_counted_until_there_are_enough() {
         let mut enrollments = Enrollments::default();
         assert!(enrollments.last().is_none() && enrollments.end().is_none());
-        let id = enrollments.start(&label(), 2).unwrap().id;
-        assert_eq!(enrollments.start(&label(), 2), None, "one is going on");
+        let id = enrollments.start(&label(), 2, limit()).unwrap().id;
+        assert_eq!(
+            enrollments.start(&label(), 2, limit()),
+            None,
+            "one is going on"
+        );
         enrollments.taken(id);
         assert_eq!(enrollments.active().unwrap().taken, 1);
         enrollments.taken(id);
@@ -109,10 +176,10 @@ mod tests {
     #[test]
     fn a_late_crop_counts_for_its_own_enrollment() {
         let mut enrollments = Enrollments::default();
-        let first = enrollments.start(&label(), 3).unwrap().id;
+        let first = enrollments.start(&label(), 3, limit()).unwrap().id;
         enrollments.taken(first);
         assert_eq!(enrollments.end().unwrap().wanted, 1);
-        let second = enrollments.start(&label(), 3).unwrap();
+        let second = enrollments.start(&label(), 3, limit()).unwrap();
         enrollments.stored(first);
         enrollments.taken(first);
         enrollments.dropped(first);
@@ -126,7 +193,7 @@ mod tests {
     #[test]
     fn a_lost_crop_is_replaced_unless_the_enrollment_is_over() {
         let mut enrollments = Enrollments::default();
-        let id = enrollments.start(&label(), 2).unwrap().id;
+        let id = enrollments.start(&label(), 2, limit()).unwrap().id;
         enrollments.taken(id);
         enrollments.dropped(id);
         assert_eq!(enrollments.active().unwrap().taken, 0);
@@ -134,5 +201,54 @@ mod tests {
         enrollments.end();
         enrollments.dropped(id);
         assert!(enrollments.active().is_none(), "it stays over");
+    }
+
+    #[test]
+    fn an_enrollment_ends_at_its_limit() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut enrollments = Enrollments::default();
+        assert_eq!(enrollments.expire(start), None);
+        let limit = TimeLimit::new(start, Duration::from_secs(30), None);
+        let id = enrollments.start(&label(), 3, limit).unwrap().id;
+        enrollments.taken(id);
+        assert_eq!(enrollments.expire(after(29)), None);
+        enrollments.renew(id, after(29));
+        let ended = enrollments.expire(after(30)).unwrap();
+        assert_eq!((ended.id, ended.wanted, ended.taken), (id, 1, 1));
+        assert!(enrollments.active().is_none());
+        assert_eq!(enrollments.expire(after(31)), None, "it is told once");
+        let limit = TimeLimit::new(after(31), Duration::from_secs(30), None);
+        assert!(enrollments.start(&label(), 3, limit).is_some());
+    }
+
+    #[test]
+    fn an_enrollment_with_a_lease_ends_soon_after_its_client() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut enrollments = Enrollments::default();
+        let lease = Some(Duration::from_secs(5));
+        let limit = TimeLimit::new(start, Duration::from_secs(30), lease);
+        let id = enrollments.start(&label(), 3, limit).unwrap().id;
+        for seconds in (0..20).step_by(4) {
+            assert_eq!(enrollments.expire(after(seconds)), None);
+            enrollments.renew(id, after(seconds));
+            enrollments.renew(id + 1, after(seconds + 1000));
+        }
+        assert!(enrollments.expire(after(21)).is_some());
+        let limit = TimeLimit::new(after(21), Duration::from_secs(30), lease);
+        let next = enrollments.start(&label(), 3, limit).unwrap().id;
+        // A late request of the first client does not keep the next enrollment going.
+        enrollments.renew(id, after(24));
+        assert!(enrollments.expire(after(26)).is_some());
+        // Not even a client that never stops asking may exceed the limit.
+        let limit = TimeLimit::new(after(26), Duration::from_secs(30), lease);
+        let last = enrollments.start(&label(), 3, limit).unwrap().id;
+        assert!(last > next);
+        for seconds in 26..56 {
+            assert_eq!(enrollments.expire(after(seconds)), None);
+            enrollments.renew(last, after(seconds));
+        }
+        assert!(enrollments.expire(after(56)).is_some());
     }
 }

@@ -50,6 +50,8 @@ impl StateRecord {
             Some(format!("nothing is learned: {why}"))
         } else if let Some(why) = off {
             Some(format!("face pictures are not kept: {why}"))
+        } else if let Some(problem) = live.problems.values().next() {
+            Some(problem.clone())
         } else {
             let reason = live.learning.waits_because.as_ref();
             reason.map(|why| format!("training waits: {why}"))
@@ -87,6 +89,9 @@ mod tests {
             record(&live).reason.as_deref(),
             Some("training waits: the board is throttled")
         );
+        let problem = "the page is not available".to_owned();
+        live.problems.insert("page".to_owned(), problem.clone());
+        assert_eq!(record(&live).reason, Some(problem));
         live.capture.off_because = Some("the disk is full".to_owned());
         assert_eq!(
             record(&live).reason.as_deref(),

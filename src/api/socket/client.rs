@@ -65,6 +65,8 @@ impl Client {
             .map_err(ControlError::io("connect to", path))?;
         let http = reqwest::Client::builder()
             .no_proxy()
+            // The daemon closes idle connections, and a client may think for long.
+            .pool_max_idle_per_host(0)
             .user_agent(concat!("maskd/", env!("CARGO_PKG_VERSION")))
             .unix_socket(path)
             .build()
@@ -174,7 +176,42 @@ impl Client {
     /// Same as [`status`](Client::status).
     pub fn enroll(&self, label: &str, count: u32) -> Result<Enrollment, ControlError> {
         let label = label.to_owned();
-        self.post(&["enroll"], &EnrollRequest { label, count })
+        let request = EnrollRequest {
+            label,
+            count,
+            seconds: None,
+            lease_seconds: None,
+        };
+        self.post(&["enroll"], &request)
+    }
+
+    /// Starts an enrollment with a time limit and a lease.
+    ///
+    /// # Errors
+    /// Same as [`status`](Client::status).
+    pub fn enroll_with(&self, request: &EnrollRequest) -> Result<Enrollment, ControlError> {
+        self.post(&["enroll"], request)
+    }
+
+    /// The enrollment with this id. Renews its lease.
+    ///
+    /// # Errors
+    /// Same as [`status`](Client::status). The kind is [`FailureKind::Missing`] if another
+    /// enrollment has started since.
+    ///
+    /// [`FailureKind::Missing`]: crate::learning::FailureKind::Missing
+    pub fn enrollment_of(&self, id: u64) -> Result<Enrollment, ControlError> {
+        self.get(&["enroll", &id.to_string()], None)
+    }
+
+    /// Ends the enrollment with this id. Crops that were already taken are kept.
+    ///
+    /// # Errors
+    /// Same as [`enrollment_of`](Client::enrollment_of).
+    pub fn end_enrollment_of(&self, id: u64) -> Result<Enrollment, ControlError> {
+        let url = self.url(&["enroll", &id.to_string()], None)?;
+        let answer = self.ask(Method::DELETE, url, None)?;
+        self.parse(&answer)
     }
 
     /// The current enrollment, or the last one if none is running.

@@ -1,13 +1,14 @@
 //! The handle through which the APIs (the socket, the page and MQTT) access the daemon.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::types::{ErrorRecord, Live};
 use crate::config::settings::Settings;
 use crate::learning::Enrollment;
-use crate::learning::enrollment::Enrollments;
+use crate::learning::enrollment::{Enrollments, TimeLimit};
 use crate::learning::{FailureKind, InUse, Learning, LearningAccess, LearningError, RefitRecord};
 use crate::onnx::Label;
 
@@ -60,12 +61,20 @@ impl DaemonHandle {
         Ok(self.learning.get()?)
     }
 
-    /// Starts an enrollment, in which crops of the nearest face get this label.
+    /// Starts an enrollment, in which crops of the nearest face get this label. It ends
+    /// after `longest`, or if `lease` is over without a call of
+    /// [`renew_enrollment`](DaemonHandle::renew_enrollment).
     ///
     /// # Errors
     /// Returns an error if the label is invalid, the count is not between 1 and 1000, or
     /// another enrollment is running, or if nothing can be stored.
-    pub fn enroll(&self, label: &str, count: u32) -> Result<Enrollment, ErrorRecord> {
+    pub fn enroll(
+        &self,
+        label: &str,
+        count: u32,
+        longest: Duration,
+        lease: Option<Duration>,
+    ) -> Result<Enrollment, ErrorRecord> {
         let label = Label::new(label).map_err(LearningError::from)?;
         if !(1..=MAX_ENROLLED).contains(&count) {
             return Err(ErrorRecord {
@@ -74,8 +83,9 @@ impl DaemonHandle {
             });
         }
         self.learning()?;
-        let mut enrollments = self.lock_enrollments();
-        enrollments.start(&label, count).ok_or_else(|| {
+        let mut enrollments = lock_enrollments(&self.enrollments);
+        let limit = TimeLimit::new(now(), longest, lease);
+        enrollments.start(&label, count, limit).ok_or_else(|| {
             let active = enrollments.active().map(|active| active.label.as_str());
             ErrorRecord {
                 error: format!(
@@ -91,19 +101,53 @@ impl DaemonHandle {
     /// Returns `None` if there has been no enrollment since the daemon started.
     #[must_use]
     pub fn end_enrollment(&self) -> Option<Enrollment> {
-        self.lock_enrollments().end()
+        lock_enrollments(&self.enrollments).end()
+    }
+
+    /// Same as [`end_enrollment`](DaemonHandle::end_enrollment), but returns `None` and
+    /// ends nothing if another enrollment than `id` is the last one.
+    #[must_use]
+    pub fn end_enrollment_of(&self, id: u64) -> Option<Enrollment> {
+        let mut enrollments = lock_enrollments(&self.enrollments);
+        enrollments.last().filter(|last| last.id == id)?;
+        enrollments.end()
     }
 
     /// The current enrollment, or the last one if none is running.
     #[must_use]
     pub fn enrollment(&self) -> Option<Enrollment> {
-        self.lock_enrollments().last().cloned()
+        lock_enrollments(&self.enrollments).last().cloned()
     }
 
-    fn lock_enrollments(&self) -> MutexGuard<'_, Enrollments> {
-        // A poisoned lock is safe to use because the enrollments are plain counts, which a
-        // panic cannot leave half changed.
-        let enrollments = self.enrollments.lock();
-        enrollments.unwrap_or_else(PoisonError::into_inner)
+    /// Records that the client of the enrollment `id` is still there, and returns the
+    /// enrollment. Returns `None` if another enrollment is the last one.
+    #[must_use]
+    pub fn renew_enrollment(&self, id: u64) -> Option<Enrollment> {
+        let mut enrollments = lock_enrollments(&self.enrollments);
+        enrollments.renew(id, now());
+        enrollments.last().filter(|last| last.id == id).cloned()
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "enrollments end by real time, whoever asks about them"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Locks the enrollments, and ends the active one if its time is over.
+pub(crate) fn lock_enrollments(enrollments: &Mutex<Enrollments>) -> MutexGuard<'_, Enrollments> {
+    // A poisoned lock is safe to use because the enrollments are plain counts, which a
+    // panic cannot leave half changed.
+    let mut enrollments = enrollments.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(ended) = enrollments.expire(now()) {
+        tracing::info!(
+            label = ended.label,
+            taken = ended.taken,
+            "the enrollment has ended: its time is over, or its client is gone"
+        );
+    }
+    enrollments
 }

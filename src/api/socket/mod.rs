@@ -15,7 +15,8 @@
 //! | POST `/samples/export` | `FolderRequest` | [`ExportRecord`] |
 //! | POST `/samples/purge` | [`Purge`] | [`RemovedRecord`] |
 //! | POST `/enroll` | [`EnrollRequest`] | [`Enrollment`] |
-//! | GET, DELETE `/enroll` | | [`Enrollment`] |
+//! | GET, DELETE `/enroll` | | [`Enrollment`], the current or last one |
+//! | GET, DELETE `/enroll/{id}` | | [`Enrollment`], only the one with this id |
 //! | POST `/refit` | | [`RefitRecord`], when the refit is done |
 //! | GET `/heads` | | a list of [`HeadRecord`] |
 //! | GET `/heads/{number}` | | [`HeadRecord`] |
@@ -33,7 +34,10 @@
 //! (`web`) also accepts all the others.
 //!
 //! The file work of a request runs on a different thread than the one that answers
-//! requests, because the latter also handles signals and feeds the watchdog.
+//! requests. A client that sends or reads nothing for ten seconds is disconnected, and
+//! an import or an export ends when its client disconnects; the pictures that were
+//! already copied are kept. A refit answers all clients that asked for one before it
+//! started, and does not start if all of them have disconnected.
 //!
 //! [`SampleRecord`]: crate::learning::SampleRecord
 //! [`CountRecord`]: crate::learning::CountRecord
@@ -49,8 +53,10 @@
 //! [`Change`]: crate::config::settings::Change
 //! [`SettingsRecord`]: crate::config::settings::SettingsRecord
 
+mod answer;
 mod client;
 mod handle;
+mod listener;
 mod server;
 mod types;
 
@@ -59,9 +65,12 @@ use std::path::{Path, PathBuf};
 
 use crate::learning::FailureKind;
 
+pub use answer::ErrorResponse;
 pub use client::Client;
+pub(crate) use handle::lock_enrollments;
 pub use handle::{DaemonHandle, JudgeRequest, MAX_ENROLLED, RefitRequest};
-pub use server::{ErrorResponse, MAX_BODY, Socket, bind, open_routes, serve};
+pub use listener::{Socket, bind};
+pub use server::{open_routes, serve};
 pub use types::{
     EnrollRequest, ErrorRecord, HeadInUse, LabelRequest, Live, LiveCamera, LiveCapture,
     LiveInference, LiveLearning, LiveRetention, RollbackRequest, Status,
@@ -85,6 +94,12 @@ pub enum ControlError {
          set control.socket in the config"
     )]
     TooLong {
+        /// Path of the socket.
+        path: String,
+    },
+    /// Another program removed or replaced the socket's file.
+    #[error("the socket {path} was removed or replaced by another program")]
+    Removed {
         /// Path of the socket.
         path: String,
     },
@@ -147,9 +162,10 @@ impl ControlError {
             ControlError::Refused { fault, .. } => *fault,
             ControlError::InUse { .. } => FailureKind::NotNow,
             ControlError::TooLong { .. } | ControlError::NoSocket { .. } => FailureKind::Usage,
-            ControlError::Io { .. } | ControlError::Lost { .. } | ControlError::Answer { .. } => {
-                FailureKind::Unavailable
-            }
+            ControlError::Io { .. }
+            | ControlError::Removed { .. }
+            | ControlError::Lost { .. }
+            | ControlError::Answer { .. } => FailureKind::Unavailable,
         }
     }
 }

@@ -1,134 +1,56 @@
-//! The server of the control socket: the socket file, the routes and their handlers.
+//! The server of the control socket: the routes and their handlers.
 //!
 //! The page also serves [`open_routes`].
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, Permissions};
-use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use axum::body::Bytes;
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, FromRequest, Path as At, Query, Request, State};
+use axum::extract::{DefaultBodyLimit, Path as At, Query, Request, State};
 use axum::http::StatusCode;
-use axum::http::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, HeaderName};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
+use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::answer::{ErrorResponse, JsonBody};
+use super::listener::Socket;
 use super::types::{FileRequest, FolderRequest};
 use super::{
     ControlError, DaemonHandle, EnrollRequest, ErrorRecord, HeadInUse, LabelRequest,
     RollbackRequest, Status,
 };
-use crate::api::file_work;
+use crate::api::connections::{Client, Connections, Limits, read_body};
+use crate::api::file_work::{self, Length, Progress};
 use crate::config::settings::{Change, SettingsRecord};
 use crate::learning::Enrollment;
 use crate::learning::{
-    CountRecord, ExportRecord, FailureKind, HeadRecord, ImportRecord, LabelResult, Learning,
-    LearningError, Purge, QueueRecord, RefitRecord, RemovedRecord, SampleRecord,
+    CountRecord, ExportRecord, FailureKind, HeadRecord, ImportRecord, LabelResult, Learning, Purge,
+    QueueRecord, RefitRecord, RemovedRecord, SampleRecord,
 };
 use crate::platform::clock::ClockReading;
 
-/// Maximum size of a request body in bytes.
-pub const MAX_BODY: usize = 64 * 1024;
-/// Mode of the socket file: its user and group may connect.
-const MODE: u32 = 0o660;
+/// Limits on connections. All clients belong to the socket's user or group.
+const LIMITS: Limits = Limits {
+    total: 512,
+    per_network: usize::MAX,
+};
 /// How long requests in progress may continue after a stop before they are aborted.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// A listening socket. Dropping it removes its file.
-#[derive(Debug)]
-pub struct Socket {
-    listener: UnixListener,
-    file: SocketFile,
-}
-
-#[derive(Debug)]
-struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // If the file cannot be removed, the next daemon replaces it.
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
-/// A folder that other users cannot enter. It holds a socket whose mode is not set yet.
-struct PendingSocket(PathBuf);
-
-impl PendingSocket {
-    fn beside(path: &Path) -> std::io::Result<PendingSocket> {
-        // The name is short because a socket's path can have at most 107 bytes.
-        let pending = PendingSocket(path.with_file_name(format!(".{}", std::process::id())));
-        // A killed process with the same id may have left the folder behind.
-        pending.remove();
-        DirBuilder::new().mode(0o700).create(&pending.0)?;
-        Ok(pending)
-    }
-
-    fn path(&self) -> PathBuf {
-        self.0.join("s")
-    }
-
-    fn remove(&self) {
-        let _ = fs::remove_file(self.path());
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
-impl Drop for PendingSocket {
-    fn drop(&mut self) {
-        self.remove();
-    }
-}
-
-/// Creates the socket for its user and group (mode 0660) and listens. A socket file
-/// that no process listens on is replaced.
-///
-/// The socket is moved to its path after its mode has been set, so that no other user
-/// can connect in between.
-///
-/// # Errors
-/// [`ControlError::InUse`], [`ControlError::NoSocket`],
-/// [`ControlError::TooLong`], [`ControlError::Io`].
-pub fn bind(path: &Path) -> Result<Socket, ControlError> {
-    let shown = || path.display().to_string();
-    let failed = |error: std::io::Error| match error.kind() {
-        // The only cause of this error is a path that is too long.
-        ErrorKind::InvalidInput => ControlError::TooLong { path: shown() },
-        _ => ControlError::io("create", path)(error),
-    };
-    match UnixStream::connect(path) {
-        Ok(_) => return Err(ControlError::InUse { path: shown() }),
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            let file = fs::symlink_metadata(path);
-            if !file.is_ok_and(|file| file.file_type().is_socket()) {
-                return Err(ControlError::NoSocket { path: shown() });
-            }
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error)),
-    }
-    let pending = PendingSocket::beside(path).map_err(failed)?;
-    let listener = UnixListener::bind(pending.path()).map_err(failed)?;
-    fs::set_permissions(pending.path(), Permissions::from_mode(MODE)).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    fs::rename(pending.path(), path).map_err(failed)?;
-    Ok(Socket {
-        listener,
-        file: SocketFile(path.to_owned()),
-    })
-}
+/// Longest duration of an enrollment if the request does not say.
+const ENROLLMENT: Duration = Duration::from_secs(30);
+/// How often the server checks that the socket's file is still there.
+const FILE_CHECK: Duration = Duration::from_secs(2);
 
 /// Answers requests until `stop` is canceled. It then finishes the requests in progress,
 /// or aborts them after a second, and removes the socket.
@@ -137,7 +59,8 @@ pub fn bind(path: &Path) -> Result<Socket, ControlError> {
 /// `more` contains additional routes, such as the metrics.
 ///
 /// # Errors
-/// [`ControlError::Io`] if the system refuses to listen.
+/// [`ControlError::Io`] if the system refuses to listen, and [`ControlError::Removed`] if
+/// another program removes or replaces the socket's file.
 pub async fn serve(
     socket: Socket,
     handle: DaemonHandle,
@@ -145,21 +68,55 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> Result<(), ControlError> {
     let Socket { listener, file } = socket;
-    let failed = ControlError::io("listen on", &file.0);
-    let listener = match tokio::net::UnixListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => return Err(failed(error)),
+    let listener = tokio::net::UnixListener::from_std(listener)
+        .map_err(ControlError::io("listen on", &file.path))?;
+    let service = TowerToHyperService::new(all_routes(handle, more));
+    let connections = Connections::new(LIMITS);
+    let mut running = JoinSet::new();
+    let mut file_check = tokio::time::interval(FILE_CHECK);
+    let served = loop {
+        tokio::select! {
+            () = stop.cancelled() => break Ok(()),
+            Some(_ended) = running.join_next() => {}
+            _ = file_check.tick() => {
+                if !file.is_in_place() {
+                    let path = file.path.display().to_string();
+                    break Err(ControlError::Removed { path });
+                }
+            }
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let Some(place) = connections.admit(None) else { continue };
+                    let (service, stop) = (service.clone(), stop.clone());
+                    running.spawn(async move {
+                        place.serve(place.watch(stream), service, None, &stop).await;
+                    });
+                }
+                // Too many files are open, or the client has already disconnected.
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            },
+        }
     };
-    let served = axum::serve(listener, all_routes(handle, more))
-        .with_graceful_shutdown(stop.clone().cancelled_owned())
-        .into_future();
-    let late = async {
-        stop.cancelled().await;
-        tokio::time::sleep(GRACE).await;
-    };
-    tokio::select! {
-        served = served => served.map_err(failed),
-        () = late => Ok(()),
+    drop(listener);
+    if served.is_ok() {
+        let finishing = async { while running.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(GRACE, finishing).await;
+    } else {
+        // The requests in progress are finished although nobody can connect any more.
+        running.detach_all();
+    }
+    served
+}
+
+/// Reads each request completely before it is handled.
+async fn check(request: Request, next: Next) -> Response {
+    let client = request.extensions().get::<Client>().cloned();
+    match read_body(request).await {
+        Ok(request) => {
+            let _handling = client.as_ref().map(Client::handling);
+            next.run(request).await
+        }
+        Err(error) => ErrorResponse::from(error).into_response(),
     }
 }
 
@@ -176,8 +133,9 @@ fn all_routes(handle: DaemonHandle, more: Router) -> Router {
         .nest("/api/v1", open)
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .merge(more)
+        .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn(check))
 }
 
 /// The routes that the page also serves, with their `OpenAPI` description. None of them
@@ -194,6 +152,7 @@ pub fn open_routes() -> OpenApiRouter<DaemonHandle> {
         .routes(routes!(queue))
         .routes(routes!(settings, change_settings))
         .routes(routes!(enrollment, enroll, end_enrollment))
+        .routes(routes!(enrollment_of, end_enrollment_of))
         .routes(routes!(refit))
         .routes(routes!(heads))
         .routes(routes!(head))
@@ -201,122 +160,14 @@ pub fn open_routes() -> OpenApiRouter<DaemonHandle> {
         .routes(routes!(rollback))
 }
 
-/// An answer that reports a failure.
-#[derive(Debug)]
-pub struct ErrorResponse {
-    status: StatusCode,
-    record: ErrorRecord,
-    /// Value of the header `Retry-After`, in seconds.
-    retry_after: Option<u64>,
-}
-
-impl ErrorResponse {
-    /// Creates an answer with the status that matches the fault.
-    pub fn new(fault: FailureKind, sentence: impl std::fmt::Display) -> ErrorResponse {
-        let status = match fault {
-            FailureKind::Usage => StatusCode::BAD_REQUEST,
-            FailureKind::Data => StatusCode::UNPROCESSABLE_ENTITY,
-            FailureKind::Missing => StatusCode::NOT_FOUND,
-            FailureKind::NotNow => StatusCode::CONFLICT,
-            FailureKind::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
-            FailureKind::System | FailureKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            FailureKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        };
-        ErrorResponse {
-            status,
-            record: ErrorRecord {
-                error: sentence.to_string(),
-                fault,
-            },
-            retry_after: None,
-        }
-    }
-
-    /// Creates an answer to a request that no handler accepts.
-    pub fn malformed(status: StatusCode, sentence: impl std::fmt::Display) -> ErrorResponse {
-        ErrorResponse {
-            status,
-            ..ErrorResponse::new(FailureKind::Usage, sentence)
-        }
-    }
-
-    /// Creates an answer to a client that has sent too many requests. The client may retry
-    /// after `retry_after` seconds.
-    pub fn too_many(retry_after: u64, sentence: impl std::fmt::Display) -> ErrorResponse {
-        ErrorResponse {
-            retry_after: Some(retry_after),
-            ..ErrorResponse::malformed(StatusCode::TOO_MANY_REQUESTS, sentence)
-        }
-    }
-}
-
-impl IntoResponse for ErrorResponse {
-    fn into_response(self) -> Response {
-        let retry_after = self
-            .retry_after
-            .map(|seconds| [(RETRY_AFTER, seconds.to_string())]);
-        (self.status, retry_after, Json(self.record)).into_response()
-    }
-}
-
-impl From<LearningError> for ErrorResponse {
-    fn from(error: LearningError) -> ErrorResponse {
-        ErrorResponse::new(error.kind(), error)
-    }
-}
-
-impl From<ErrorRecord> for ErrorResponse {
-    fn from(record: ErrorRecord) -> ErrorResponse {
-        ErrorResponse::new(record.fault, record.error)
-    }
-}
-
-impl From<PathRejection> for ErrorResponse {
-    fn from(rejection: PathRejection) -> ErrorResponse {
-        ErrorResponse::malformed(rejection.status(), rejection.body_text())
-    }
-}
-
-impl From<QueryRejection> for ErrorResponse {
-    fn from(rejection: QueryRejection) -> ErrorResponse {
-        ErrorResponse::malformed(rejection.status(), rejection.body_text())
-    }
-}
-
-/// A JSON body with any content type, unlike axum's `Json`, which requires a JSON content
-/// type.
-struct JsonBody<T>(T);
-
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
-    type Rejection = ErrorResponse;
-
-    async fn from_request(request: Request, state: &S) -> Result<JsonBody<T>, ErrorResponse> {
-        let bytes = Bytes::from_request(request, state)
-            .await
-            .map_err(|rejection| {
-                ErrorResponse::malformed(rejection.status(), rejection.body_text())
-            })?;
-        serde_json::from_slice(&bytes)
-            .map(JsonBody)
-            .map_err(|error| {
-                let sentence = format!("the body of the request is invalid: {error}");
-                ErrorResponse::new(FailureKind::Usage, sentence)
-            })
-    }
-}
-
 type Answer<T> = Result<Json<T>, ErrorResponse>;
 
-/// Runs work that reads or writes files on another thread, and returns its result.
+/// Runs short work that reads or writes files on another thread, and returns its result.
 async fn file_work<T: Send + 'static>(
     handle: DaemonHandle,
     work: impl FnOnce(&DaemonHandle) -> Result<T, ErrorResponse> + Send + 'static,
 ) -> Result<T, ErrorResponse> {
-    let result = file_work::run(move || work(&handle)).await;
-    result.unwrap_or_else(|| {
-        let sentence = "the request ended unexpectedly; see the log of the daemon";
-        Err(ErrorResponse::new(FailureKind::Internal, sentence))
-    })
+    file_work::run(Length::Short, move |_| work(&handle)).await?
 }
 
 /// Same as [`file_work`], but answers with JSON.
@@ -325,6 +176,16 @@ async fn answer<T: Send + 'static>(
     work: impl FnOnce(&DaemonHandle) -> Result<T, ErrorResponse> + Send + 'static,
 ) -> Answer<T> {
     file_work(handle, work).await.map(Json)
+}
+
+/// Same as [`answer`], for work that may take minutes. It ends early if the client
+/// disconnects.
+async fn long_answer<T: Send + 'static>(
+    handle: DaemonHandle,
+    work: impl FnOnce(&DaemonHandle, &Progress) -> Result<T, ErrorResponse> + Send + 'static,
+) -> Answer<T> {
+    let work = move |progress: &Progress| work(&handle, progress);
+    Ok(Json(file_work::run(Length::Long, work).await??))
 }
 
 /// Refuses a relative path, because the client does not know the daemon's working
@@ -459,8 +320,10 @@ async fn import(
     State(handle): State<DaemonHandle>,
     JsonBody(FolderRequest { folder }): JsonBody<FolderRequest>,
 ) -> Answer<ImportRecord> {
-    answer(handle, move |handle| {
-        Ok(handle.learning()?.import(absolute(&folder)?)?)
+    long_answer(handle, move |handle, progress| {
+        let is_canceled = || progress.is_canceled();
+        let folder = absolute(&folder)?;
+        Ok(handle.learning()?.import_unless(folder, &is_canceled)?)
     })
     .await
 }
@@ -469,8 +332,10 @@ async fn export(
     State(handle): State<DaemonHandle>,
     JsonBody(FolderRequest { folder }): JsonBody<FolderRequest>,
 ) -> Answer<ExportRecord> {
-    answer(handle, move |handle| {
-        Ok(handle.learning()?.export(absolute(&folder)?)?)
+    long_answer(handle, move |handle, progress| {
+        let is_canceled = || progress.is_canceled();
+        let folder = absolute(&folder)?;
+        Ok(handle.learning()?.export_unless(folder, &is_canceled)?)
     })
     .await
 }
@@ -511,7 +376,59 @@ async fn enroll(
     State(handle): State<DaemonHandle>,
     JsonBody(request): JsonBody<EnrollRequest>,
 ) -> Answer<Enrollment> {
-    Ok(Json(handle.enroll(&request.label, request.count)?))
+    let EnrollRequest {
+        label,
+        count,
+        seconds,
+        lease_seconds,
+    } = request;
+    if seconds == Some(0) || lease_seconds == Some(0) {
+        let sentence = format!("cannot enroll for 0 seconds: take 1 to {}", u16::MAX);
+        return Err(ErrorResponse::new(FailureKind::Usage, sentence));
+    }
+    let duration = |seconds| Duration::from_secs(u64::from(seconds));
+    let longest = seconds.map_or(ENROLLMENT, duration);
+    let lease = lease_seconds.map(duration);
+    Ok(Json(handle.enroll(&label, count, longest, lease)?))
+}
+
+fn another_enrollment(id: u64) -> ErrorResponse {
+    let sentence = format!("the enrollment {id} is over, and its counts are no longer known");
+    ErrorResponse::new(FailureKind::Missing, sentence)
+}
+
+#[utoipa::path(
+    get, path = "/enroll/{id}", tag = "enroll",
+    params(("id" = u64, Path, description = "Id of an enrollment")),
+    responses(
+        (status = 200, body = Enrollment, description = "The enrollment, whose lease is renewed"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
+    ),
+)]
+async fn enrollment_of(
+    State(handle): State<DaemonHandle>,
+    id: Result<At<u64>, PathRejection>,
+) -> Answer<Enrollment> {
+    let At(id) = id?;
+    let enrollment = handle.renew_enrollment(id);
+    enrollment.map(Json).ok_or_else(|| another_enrollment(id))
+}
+
+#[utoipa::path(
+    delete, path = "/enroll/{id}", tag = "enroll",
+    params(("id" = u64, Path, description = "Id of an enrollment")),
+    responses(
+        (status = 200, body = Enrollment, description = "The enrollment that was ended"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
+    ),
+)]
+async fn end_enrollment_of(
+    State(handle): State<DaemonHandle>,
+    id: Result<At<u64>, PathRejection>,
+) -> Answer<Enrollment> {
+    let At(id) = id?;
+    let ended = handle.end_enrollment_of(id);
+    ended.map(Json).ok_or_else(|| another_enrollment(id))
 }
 
 fn never_enrolled() -> ErrorResponse {
@@ -544,8 +461,8 @@ async fn end_enrollment(State(handle): State<DaemonHandle>) -> Answer<Enrollment
     ended.map(Json).ok_or_else(never_enrolled)
 }
 
-/// Waits until the refit thread is free, and then for its answer. A client that
-/// disconnects does not cancel the refit.
+/// Waits for the result of a refit that starts after this request. One refit answers all
+/// requests that came before it started. A client that disconnects ends only its wait.
 #[utoipa::path(
     post, path = "/refit", tag = "refit",
     responses(

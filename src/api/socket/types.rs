@@ -71,6 +71,14 @@ pub struct EnrollRequest {
     pub label: String,
     /// How many crops to take; 1 to 1000.
     pub count: u32,
+    /// The enrollment ends after this many seconds even if it is not complete, because
+    /// the next face may be another person's; 1 to 65,535, and 30 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u16>,
+    /// The enrollment also ends if nobody requests `/enroll/{id}` for this many seconds,
+    /// as a client that has died; 1 to 65,535.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_seconds: Option<u16>,
 }
 
 /// Asks for an earlier head.
@@ -129,6 +137,10 @@ pub struct Live {
     pub retention: Option<LiveRetention>,
     /// The board.
     pub board: BoardStatus,
+    /// What needs attention, as a sentence for each topic: `config`, `control`, `page` or
+    /// `settings`. A problem stays here until it is solved.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub problems: BTreeMap<String, String>,
 }
 
 /// The camera, as part of [`Live`].

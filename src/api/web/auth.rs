@@ -2,8 +2,8 @@
 //! attempts. Does no input or output, except to get random numbers and to read the
 //! credentials at startup.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use sha2::{Digest, Sha256};
 
 use super::WebError;
+use crate::api::connections::network;
 use crate::config::{self, is_password_hash, is_token_hash};
 use crate::platform::{files, hex};
 
@@ -72,6 +73,11 @@ impl Access {
     #[must_use]
     pub fn has_password(&self) -> bool {
         self.password.is_some()
+    }
+
+    /// Whether both have the same password, or both have none.
+    pub(super) fn has_same_password(&self, other: &Access) -> bool {
+        self.password == other.password
     }
 
     /// Whether this is the password. This is slow on purpose, because argon2 makes
@@ -242,6 +248,11 @@ impl Sessions {
     pub(super) fn end(&mut self, key: &SessionKey) {
         self.by_key.remove(key);
     }
+
+    /// Ends all sessions.
+    pub(super) fn end_all(&mut self) {
+        self.by_key.clear();
+    }
 }
 
 /// The rate limit for each address: 5 attempts, then one every 20 s.
@@ -249,13 +260,24 @@ const PER_PEER: Rate = Rate {
     burst: 5.0,
     refill: Duration::from_secs(20),
 };
-/// The rate limit for all addresses together: 20 attempts, then one every 2 s.
-const OVERALL: Rate = Rate {
+/// The rate limit for the first attempts of all addresses together: 64 attempts, then one
+/// every second. An attempt counts as the first one if the address has all its attempts
+/// left. Guesses from other addresses therefore do not use up the attempts of an owner
+/// who logs in for the first time.
+const FIRST: Rate = Rate {
+    burst: 64.0,
+    refill: Duration::from_secs(1),
+};
+/// The rate limit for the further attempts of all addresses together: 20 attempts, then
+/// one every 2 s.
+const FURTHER: Rate = Rate {
     burst: 20.0,
     refill: Duration::from_secs(2),
 };
 /// Maximum number of addresses that have their own bucket.
 const MAX_PEERS: usize = 1024;
+/// Maximum number of addresses that are remembered because somebody logged in from them.
+const MAX_KNOWN: usize = 64;
 
 /// The size of a token bucket, and the time it takes to gain one token.
 struct Rate {
@@ -264,10 +286,16 @@ struct Rate {
 }
 
 /// Limits log-in attempts per address and overall, using token buckets.
+///
+/// Addresses from which somebody has logged in have only their own limit, so that
+/// strangers cannot lock the owner out.
 #[derive(Debug, Default)]
 pub(super) struct Limiter {
     peers: HashMap<IpAddr, Bucket>,
-    overall: Option<Bucket>,
+    first: Option<Bucket>,
+    further: Option<Bucket>,
+    /// Addresses from which somebody has logged in, the latest at the end.
+    known: VecDeque<IpAddr>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -308,7 +336,7 @@ impl Limiter {
             };
             self.peers.retain(|_, bucket| !is_full(bucket));
             if self.peers.len() >= MAX_PEERS {
-                // The overall limit still applies.
+                // The overall limits still apply.
                 self.peers.clear();
             }
         }
@@ -317,31 +345,32 @@ impl Limiter {
             updated_at: now,
         };
         let own = self.peers.get(&peer).copied().unwrap_or(full(&PER_PEER));
-        let overall = self.overall.unwrap_or(full(&OVERALL));
         let mut own = own.refilled(now, &PER_PEER)?;
-        let mut overall = overall.refilled(now, &OVERALL)?;
+        let (overall, rate) = if own.left >= PER_PEER.burst {
+            (&mut self.first, &FIRST)
+        } else {
+            (&mut self.further, &FURTHER)
+        };
+        if !self.known.contains(&peer) {
+            let mut left = overall.unwrap_or(full(rate)).refilled(now, rate)?;
+            left.left -= 1.0;
+            *overall = Some(left);
+        }
         own.left -= 1.0;
-        overall.left -= 1.0;
         self.peers.insert(peer, own);
-        self.overall = Some(overall);
         Ok(())
     }
 
-    /// Restores all attempts of an address after a log-in with the right password.
-    pub(super) fn reset(&mut self, peer: IpAddr) {
-        self.peers.remove(&network(peer));
-    }
-}
-
-/// Returns an IPv4 address unchanged, and the /64 network of an IPv6 address, because one
-/// visitor can use all the addresses in such a network.
-fn network(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+    /// Restores all attempts of an address after a log-in with the right password, and
+    /// remembers the address.
+    pub(super) fn succeeded(&mut self, peer: IpAddr) {
+        let peer = network(peer);
+        self.peers.remove(&peer);
+        self.known.retain(|known| *known != peer);
+        self.known.push_back(peer);
+        if self.known.len() > MAX_KNOWN {
+            self.known.pop_front();
         }
-        four @ IpAddr::V4(_) => four,
     }
 }
 
@@ -450,14 +479,37 @@ mod tests {
             "other addresses are not limited"
         );
         assert_eq!(limiter.take(start + PER_PEER.refill, peer(1)), Ok(()));
-        limiter.reset(peer(1));
+        limiter.succeeded(peer(1));
         assert_eq!(limiter.take(start + PER_PEER.refill, peer(1)), Ok(()));
 
         let accepted = (0..100_000).filter(|number| limiter.take(start, peer(*number)).is_ok());
-        assert!(accepted.count() < 30, "many addresses do not help");
+        assert!(accepted.count() < 100, "many addresses do not help");
         assert!(limiter.peers.len() <= MAX_PEERS);
-        let six = |text: &str| network(text.parse().unwrap());
-        assert_eq!(six("2001:db8::1"), six("2001:db8::2:3"));
-        assert_eq!(six("::ffff:10.0.0.1"), peer(0x0a00_0001));
+    }
+
+    #[test]
+    fn the_attempts_of_strangers_are_not_those_of_the_owner() {
+        let start = Instant::now();
+        let mut limiter = Limiter::default();
+        let peer = |number: u32| IpAddr::from(number.to_be_bytes());
+        for stranger in 2..60 {
+            while limiter.take(start, peer(stranger)).is_ok() {}
+        }
+        assert_eq!(limiter.take(start, peer(1)), Ok(()), "a first attempt");
+        limiter.succeeded(peer(1));
+        for stranger in 60..10_000 {
+            while limiter.take(start, peer(stranger)).is_ok() {}
+        }
+        for _ in 0..5 {
+            assert_eq!(limiter.take(start, peer(1)), Ok(()), "a known address");
+        }
+        assert!(
+            limiter.take(start, peer(1)).is_err(),
+            "it has its own limit"
+        );
+        for owner in 0..1000 {
+            limiter.succeeded(peer(owner));
+        }
+        assert_eq!(limiter.known.len(), MAX_KNOWN);
     }
 }

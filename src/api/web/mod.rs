@@ -135,6 +135,25 @@ impl WebOptions {
         }))
     }
 
+    /// Returns the options from a changed config, but with the frame rate of these ones,
+    /// which cannot change while the page is served. If the config has another address or
+    /// turns the page off, these options stay as they are until the restart.
+    ///
+    /// # Errors
+    /// Same as [`from_config`](WebOptions::from_config).
+    pub fn reloaded(
+        &self,
+        web: &config::Web,
+        credentials: Option<&Path>,
+    ) -> Result<WebOptions, WebError> {
+        let options = WebOptions::from_config(web, credentials)?;
+        let options = options.filter(|options| options.listen == self.listen);
+        Ok(WebOptions {
+            frame_interval: self.frame_interval,
+            ..options.unwrap_or_else(|| self.clone())
+        })
+    }
+
     /// Whether passwords cross the network unencrypted.
     #[must_use]
     pub fn exposes_password(&self) -> bool {

@@ -1,7 +1,7 @@
 //! The listener, the routes, and the checks that every request has to pass.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,15 +17,12 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use hyper::server::conn::http1;
-use hyper::service::Service;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 use utoipa::openapi::security::{
@@ -35,62 +32,72 @@ use utoipa::openapi::{InfoBuilder, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::{Access, Limiter, SessionKey, Sessions};
+use super::auth::{Limiter, SessionKey, Sessions};
 use super::live_view::{LiveView, Viewer};
 use super::{WebError, WebOptions, guard, page};
-use crate::api::socket::{self, DaemonHandle, ErrorRecord, ErrorResponse, Live, MAX_BODY};
+use crate::api::connections::{Client, Connections, Limits, Peer, Place, READ_TIMEOUT, read_body};
+use crate::api::problems::{Problems, Topic};
+use crate::api::socket::{self, DaemonHandle, ErrorRecord, ErrorResponse, Live};
 use crate::decision::frame_result::FaceRecord;
 use crate::learning::FailureKind;
 
-/// Maximum concurrent connections; excess ones are closed immediately.
-const MAX_CONNECTIONS: usize = 128;
-/// Maximum duration of a TLS handshake, of reading a request head, and of reading a
-/// request body. An idle connection is also closed after this time.
-const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// Maximum size of a request head, in bytes.
-const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// Limits on connections. A browser opens about six.
+const LIMITS: Limits = Limits {
+    total: 128,
+    per_network: 64,
+};
+/// Size of the system's send buffer of a connection, in bytes. A larger one would only
+/// hide for longer that a viewer does not read.
+const SEND_BUFFER: u32 = 128 * 1024;
+/// Maximum number of connections that the system has accepted and this server has not.
+const BACKLOG: u32 = 1024;
 /// How long a request waits for the next picture. The client must then send a new
 /// request.
 const PICTURE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait before trying again to open the port.
-const RETRY_AFTER: Duration = Duration::from_secs(10);
+const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// How long a browser keeps the session cookie, in seconds.
 const COOKIE_SECONDS: u64 = 7 * 24 * 3600;
 
 /// Everything needed to serve the page.
 pub struct WebServer {
-    options: WebOptions,
+    options: watch::Receiver<WebOptions>,
     handle: DaemonHandle,
     live_view: Arc<LiveView>,
     extra_routes: Router,
+    problems: Problems,
 }
 
 impl WebServer {
-    /// Creates the server for a daemon's page. `extra_routes` are served in addition to
-    /// the API; an example is the metrics.
+    /// Creates the server for a daemon's page. New `options` apply to the next request,
+    /// except the address, which is the first one. `extra_routes` are served in addition
+    /// to the API; an example is the metrics.
     #[must_use]
     pub fn new(
-        options: WebOptions,
+        options: watch::Receiver<WebOptions>,
         handle: DaemonHandle,
         live_view: Arc<LiveView>,
         extra_routes: Router,
+        problems: Problems,
     ) -> WebServer {
         WebServer {
             options,
             handle,
             live_view,
             extra_routes,
+            problems,
         }
     }
 }
 
 /// The state that the handlers and the checks share.
 struct Shared {
-    access: Access,
-    allowed_hosts: Arc<[String]>,
-    is_tls: bool,
+    options: watch::Receiver<WebOptions>,
     sessions: Mutex<Sessions>,
     limiter: Mutex<Limiter>,
+    /// Passwords are checked one at a time, because each check takes 19 MiB of memory
+    /// and much of a processor.
+    password_checks: Semaphore,
     live: watch::Receiver<Live>,
     live_view: Arc<LiveView>,
 }
@@ -98,27 +105,36 @@ struct Shared {
 type App = Arc<Shared>;
 
 impl Shared {
+    fn is_tls(&self) -> bool {
+        self.options.borrow().tls.is_some()
+    }
+
     fn cookie_name(&self) -> &'static str {
         // Browsers accept the `__Host-` prefix only over TLS, and only for the exact host
         // that sets the cookie.
-        if self.is_tls { "__Host-maskd" } else { "maskd" }
+        if self.is_tls() {
+            "__Host-maskd"
+        } else {
+            "maskd"
+        }
     }
 
     fn set_cookie(&self, value: &str, seconds: u64) -> String {
-        let secure = if self.is_tls { "; Secure" } else { "" };
+        let secure = if self.is_tls() { "; Secure" } else { "" };
         let name = self.cookie_name();
         format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}")
     }
 
     /// Returns the visitor who sent a request, or `None` if the visitor has no access.
     fn visitor(&self, headers: &HeaderMap) -> Option<Visitor> {
-        if self.access.is_open() {
-            return Some(Visitor::Stateless);
+        if self.options.borrow().access.is_open() {
+            return Some(Visitor::Anybody);
         }
         if let Some(header) = headers.get(AUTHORIZATION) {
             let (scheme, token) = header.to_str().ok()?.split_once(' ')?;
-            let is_known = scheme.eq_ignore_ascii_case("bearer") && self.access.is_token(token);
-            return is_known.then_some(Visitor::Stateless);
+            let is_known = scheme.eq_ignore_ascii_case("bearer")
+                && self.options.borrow().access.is_token(token);
+            return is_known.then_some(Visitor::Token);
         }
         let cookie = guard::cookie(headers, self.cookie_name())?;
         let key = lock(&self.sessions).use_cookie(now(), cookie)?;
@@ -128,7 +144,7 @@ impl Shared {
     /// Whether a visitor still has access.
     fn has_access(&self, visitor: Visitor) -> bool {
         match visitor {
-            Visitor::Stateless => true,
+            Visitor::Anybody | Visitor::Token => true,
             Visitor::Session(key) => lock(&self.sessions).is_valid(now(), &key),
         }
     }
@@ -137,15 +153,13 @@ impl Shared {
 /// Who made a request.
 #[derive(Debug, Clone, Copy)]
 enum Visitor {
-    /// A visitor with a token, or any visitor if no login is required.
-    Stateless,
+    /// Any visitor, because no login is required.
+    Anybody,
+    /// A visitor with a token.
+    Token,
     /// A visitor with a session cookie.
     Session(SessionKey),
 }
-
-/// The address that a request came from.
-#[derive(Debug, Clone, Copy)]
-struct Peer(IpAddr);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A poisoned lock is safe to use because a panic cannot leave an entry half-written.
@@ -160,106 +174,138 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Serves the page until `stop` is canceled. If the port cannot be opened, tries again.
+/// Serves the page until `stop` is canceled. If the port cannot be opened, tries again and
+/// says so in the meantime.
 ///
 /// Must be called within a tokio runtime with I/O and time, on a thread that does not
 /// process frames, because handlers may block it.
 pub async fn serve(server: WebServer, stop: CancellationToken) {
-    let listen = server.options.listen;
-    let tls = server.options.tls.clone();
-    let service = TowerToHyperService::new(all_routes(server));
+    let listen = server.options.borrow().listen;
+    let problems = server.problems.clone();
+    let app = Shared::new(&server);
+    let service = TowerToHyperService::new(all_routes(server, &app));
     let serving = async {
-        let listener = bind(listen).await;
-        let scheme = if tls.is_some() { "https" } else { "http" };
+        let listener = bind(listen, &problems).await;
+        let scheme = if app.is_tls() { "https" } else { "http" };
         // The configured port may be 0, which means any free port.
         let address = listener.local_addr().unwrap_or(listen);
         tracing::info!("the page is at {scheme}://{address}");
-        let mut connections = JoinSet::new();
-        loop {
-            tokio::select! {
-                Some(_ended) = connections.join_next() => {}
-                accepted = listener.accept() => match accepted {
-                    Ok(_) if connections.len() >= MAX_CONNECTIONS => {}
-                    Ok((stream, peer)) => {
-                        let service = service.clone();
-                        let tls = tls.clone();
-                        // When serving ends, the set is dropped, which aborts the task.
-                        connections.spawn(async move {
-                            match tls {
-                                None => serve_connection(stream, peer.ip(), service).await,
-                                Some(tls) => {
-                                    let handshake = tokio::time::timeout(READ_TIMEOUT, tls.accept(stream));
-                                    if let Ok(Ok(stream)) = handshake.await {
-                                        serve_connection(stream, peer.ip(), service).await;
-                                    }
-                                }
-                            }
-                        });
-                    }
-                    // Too many files are open, or the peer has already disconnected.
-                    Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-                },
-            }
-        }
+        accept(&listener, &app, &service).await;
     };
     tokio::select! {
         () = stop.cancelled() => {}
         () = serving => {}
+        () = end_old_sessions(&app) => {}
     }
 }
 
-async fn bind(listen: SocketAddr) -> TcpListener {
-    let mut has_warned = false;
+/// Accepts connections forever. When the returned future is dropped, all connections are
+/// closed.
+async fn accept(listener: &TcpListener, app: &App, service: &TowerToHyperService<Router>) {
+    let table = Connections::new(LIMITS);
+    let mut running = JoinSet::new();
     loop {
-        match TcpListener::bind(listen).await {
-            Ok(listener) => return listener,
-            Err(source) => {
-                if !has_warned {
-                    let error = WebError::Listen { listen, source };
-                    tracing::warn!(%error, "the web page is not available yet; retrying");
-                    has_warned = true;
+        tokio::select! {
+            Some(_ended) = running.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    let peer = peer.ip();
+                    let Some(place) = table.admit(Some(peer)) else { continue };
+                    let tls = app.options.borrow().tls.clone();
+                    running.spawn(serve_connection(stream, place, peer, tls, service.clone()));
                 }
+                // Too many files are open, or the peer has already disconnected.
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            },
+        }
+    }
+}
+
+/// Answers the requests of one connection until it ends.
+async fn serve_connection(
+    stream: TcpStream,
+    place: Place,
+    peer: IpAddr,
+    tls: Option<TlsAcceptor>,
+    service: TowerToHyperService<Router>,
+) {
+    let stream = place.watch(stream);
+    // Connections are dropped when serving ends.
+    let stop = CancellationToken::new();
+    let Some(tls) = tls else {
+        return place.serve(stream, service, Some(peer), &stop).await;
+    };
+    let handshake = tokio::time::timeout(READ_TIMEOUT, tls.accept(stream));
+    if let Some(Ok(Ok(stream))) = place.hold(handshake).await {
+        place.serve(stream, service, Some(peer), &stop).await;
+    }
+}
+
+async fn bind(listen: SocketAddr, problems: &Problems) -> TcpListener {
+    loop {
+        match try_bind(listen) {
+            Ok(listener) => {
+                problems.set(Topic::Page, None);
+                return listener;
+            }
+            Err(source) => {
+                let error = WebError::Listen { listen, source };
+                let problem = format!("the page is not available: {error}; it is tried again");
+                problems.set(Topic::Page, Some(problem));
                 tokio::time::sleep(RETRY_AFTER).await;
             }
         }
     }
 }
 
-/// Answers the requests of one connection until it ends.
-async fn serve_connection<S>(stream: S, peer: IpAddr, service: TowerToHyperService<Router>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
-{
-    let service = hyper::service::service_fn(move |mut request: hyper::Request<_>| {
-        request.extensions_mut().insert(Peer(peer));
-        service.call(request)
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(READ_TIMEOUT)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
-    // Errors are ignored because disconnecting visitors are not worth a log line.
-    let _ = connection.await;
+fn try_bind(listen: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match listen {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // Without this, the port could not be opened for a minute after a restart.
+    socket.set_reuseaddr(true)?;
+    // Accepted connections inherit the size.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.bind(listen)?;
+    socket.listen(BACKLOG)
 }
 
-fn all_routes(server: WebServer) -> Router {
+/// Ends all sessions when the password changes.
+async fn end_old_sessions(app: &App) {
+    let mut options = app.options.clone();
+    let mut access = options.borrow_and_update().access.clone();
+    while options.changed().await.is_ok() {
+        let new = options.borrow_and_update().access.clone();
+        if !new.has_same_password(&access) {
+            lock(&app.sessions).end_all();
+        }
+        access = new;
+    }
+    // The options no longer change.
+    std::future::pending::<()>().await;
+}
+
+impl Shared {
+    fn new(server: &WebServer) -> App {
+        Arc::new(Shared {
+            options: server.options.clone(),
+            sessions: Mutex::default(),
+            limiter: Mutex::default(),
+            password_checks: Semaphore::new(1),
+            live: server.handle.live.clone(),
+            live_view: Arc::clone(&server.live_view),
+        })
+    }
+}
+
+fn all_routes(server: WebServer, app: &App) -> Router {
     let WebServer {
-        options,
         handle,
-        live_view,
         extra_routes,
+        ..
     } = server;
-    let app: App = Arc::new(Shared {
-        access: options.access,
-        allowed_hosts: options.allowed_hosts,
-        is_tls: options.tls.is_some(),
-        sessions: Mutex::default(),
-        limiter: Mutex::default(),
-        live: handle.live.clone(),
-        live_view,
-    });
-    let api = own_routes().with_state(Arc::clone(&app));
+    let api = own_routes().with_state(Arc::clone(app));
     let api = Router::from(api.merge(socket::open_routes().with_state(handle)))
         .route("/openapi.json", get(openapi));
     Router::new()
@@ -268,7 +314,7 @@ fn all_routes(server: WebServer) -> Router {
         .merge(extra_routes)
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
-        .layer(middleware::from_fn_with_state(app, check))
+        .layer(middleware::from_fn_with_state(Arc::clone(app), check))
 }
 
 fn own_routes() -> OpenApiRouter<App> {
@@ -345,8 +391,14 @@ async fn check(State(app): State<App>, request: Request, next: Next) -> Response
     let path = request.uri().path();
     // `/healthz` and `/readyz` need no login.
     let is_api = path.starts_with("/api/") || path == "/metrics";
+    let client = request.extensions().get::<Client>().cloned();
     let mut response = match admit(&app, is_api, request).await {
-        Ok(request) => next.run(request).await,
+        Ok(request) => {
+            let visitor = request.extensions().get::<Visitor>();
+            // Only a request of somebody with access may take long.
+            let _handling = visitor.and(client.as_ref()).map(Client::handling);
+            next.run(request).await
+        }
         Err(refused) => refused.into_response(),
     };
     let headers = response.headers_mut();
@@ -360,7 +412,11 @@ async fn check(State(app): State<App>, request: Request, next: Next) -> Response
 }
 
 async fn admit(app: &App, is_api: bool, mut request: Request) -> Result<Request, ErrorResponse> {
-    if !guard::is_own_host(request.uri(), request.headers(), &app.allowed_hosts) {
+    if !guard::is_own_host(
+        request.uri(),
+        request.headers(),
+        &app.options.borrow().allowed_hosts,
+    ) {
         let sentence =
             "the page is not served under this host name: add the name to web.allowed-hosts";
         return Err(ErrorResponse::malformed(
@@ -378,22 +434,14 @@ async fn admit(app: &App, is_api: bool, mut request: Request) -> Result<Request,
             let sentence = "log in first, or send a token";
             return Err(ErrorResponse::malformed(StatusCode::UNAUTHORIZED, sentence));
         };
+        if let (Visitor::Token | Visitor::Session(_), Some(client)) =
+            (visitor, request.extensions().get::<Client>())
+        {
+            client.prove_access();
+        }
         request.extensions_mut().insert(visitor);
     }
-    // The whole body is read first, so that handlers never wait for a slow client.
-    let (head, body) = request.into_parts();
-    let read = tokio::time::timeout(READ_TIMEOUT, axum::body::to_bytes(body, MAX_BODY)).await;
-    match read {
-        Ok(Ok(bytes)) => Ok(Request::from_parts(head, Body::from(bytes))),
-        Ok(Err(_)) => Err(ErrorResponse::malformed(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the request body is incomplete or larger than {MAX_BODY} bytes"),
-        )),
-        Err(_) => Err(ErrorResponse::malformed(
-            StatusCode::REQUEST_TIMEOUT,
-            "the request body was sent too slowly",
-        )),
-    }
+    Ok(read_body(request).await?)
 }
 
 /// The state of the log-in: a stable format.
@@ -430,7 +478,7 @@ async fn session(State(app): State<App>, headers: HeaderMap) -> Json<SessionReco
 fn record(app: &App, visitor: Option<Visitor>) -> SessionRecord {
     SessionRecord {
         allowed: visitor.is_some(),
-        password: app.access.has_password(),
+        password: app.options.borrow().access.has_password(),
         session: matches!(visitor, Some(Visitor::Session(_))),
     }
 }
@@ -455,21 +503,23 @@ async fn log_in(
         let sentence = "the request body is malformed: send {\"password\": …}";
         return Err(ErrorResponse::new(FailureKind::Usage, sentence));
     };
-    if !app.access.has_password() {
+    if !app.options.borrow().access.has_password() {
         let sentence = "no password is configured: use a token";
         return Err(ErrorResponse::new(FailureKind::Usage, sentence));
     }
+    // Requests over TCP always have an address.
+    let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     if let Err(wait) = lock(&app.limiter).take(now(), peer) {
         let seconds = wait.as_secs() + 1;
         let sentence = format!("too many attempts: try again in {seconds} s");
         return Err(ErrorResponse::too_many(seconds, sentence));
     }
-    if !app.access.is_password(&password) {
+    if !is_password(&app, password).await? {
         tracing::warn!(%peer, "a log-in with a wrong password was refused");
         let sentence = "wrong password";
         return Err(ErrorResponse::malformed(StatusCode::UNAUTHORIZED, sentence));
     }
-    lock(&app.limiter).reset(peer);
+    lock(&app.limiter).succeeded(peer);
     // An existing session is never continued, because an attacker may have planted its
     // cookie (session fixation).
     end_session(&app, &headers);
@@ -484,6 +534,23 @@ async fn log_in(
     };
     tracing::info!(%peer, "a visitor logged in");
     Ok(([(SET_COOKIE, set)], Json(record)).into_response())
+}
+
+/// Whether this is the password. Checking it takes long, so another thread does it, which
+/// leaves this one free for other requests.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a password is checked for each log-in, of which there are few"
+)]
+async fn is_password(app: &App, password: String) -> Result<bool, ErrorResponse> {
+    let failed = || {
+        let sentence = "the password cannot be checked; see the log of the daemon";
+        ErrorResponse::new(FailureKind::Internal, sentence)
+    };
+    let _one_at_a_time = app.password_checks.acquire().await.map_err(|_| failed())?;
+    let access = app.options.borrow().access.clone();
+    let check = tokio::task::spawn_blocking(move || access.is_password(&password));
+    check.await.map_err(|_| failed())
 }
 
 /// Ends the session of a request, if it has one.
@@ -505,7 +572,8 @@ fn end_session(app: &App, headers: &HeaderMap) {
 )]
 async fn log_out(State(app): State<App>, headers: HeaderMap) -> Response {
     end_session(&app, &headers);
-    let record = record(&app, app.access.is_open().then_some(Visitor::Stateless));
+    let is_open = app.options.borrow().access.is_open();
+    let record = record(&app, is_open.then_some(Visitor::Anybody));
     ([(SET_COOKIE, app.set_cookie("", 0))], Json(record)).into_response()
 }
 

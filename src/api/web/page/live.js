@@ -124,6 +124,7 @@ class LiveView extends HTMLElement {
     if (live.refitting) figures.push(["Training", "in progress"]);
     if (live.learning_waits) figures.push(["Training", `paused: ${live.learning_waits}`]);
     if (board.throttling?.under_voltage) figures.push(["Power supply", "voltage too low"]);
+    for (const problem of Object.values(live.problems ?? {})) figures.push(["Problem", problem]);
     this.figures.replaceChildren(...figures.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
   }
 

@@ -1,0 +1,104 @@
+//! Conditions that need somebody's attention. Each is told for as long as it lasts: in
+//! the status, on the page, over MQTT and in the metrics. The log tells when it begins,
+//! changes and ends.
+//!
+//! Owns the topics and how a problem is published. Knows nothing about the causes.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::socket::Live;
+use crate::platform::text::printable;
+
+/// What a problem is about. There is at most one problem for each topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Topic {
+    /// The config file, after it was reloaded.
+    Config,
+    /// The control socket.
+    Control,
+    /// The listener of the page.
+    Page,
+    /// Settings that are not in the config file.
+    Settings,
+}
+
+impl Topic {
+    /// All topics.
+    pub const ALL: [Topic; 4] = [Topic::Config, Topic::Control, Topic::Page, Topic::Settings];
+
+    /// The name of the topic in [`Live::problems`] and in the metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Topic::Config => "config",
+            Topic::Control => "control",
+            Topic::Page => "page",
+            Topic::Settings => "settings",
+        }
+    }
+}
+
+/// Publishes problems in the live state of the daemon.
+#[derive(Debug, Clone)]
+pub struct Problems {
+    live: Arc<watch::Sender<Live>>,
+}
+
+impl Problems {
+    /// Creates a publisher that changes `live`.
+    #[must_use]
+    pub fn new(live: Arc<watch::Sender<Live>>) -> Problems {
+        Problems { live }
+    }
+
+    /// Publishes the problem of a topic, as one sentence, or that there is none.
+    pub fn set(&self, topic: Topic, problem: Option<String>) {
+        let name = topic.name();
+        let problem = problem.map(|sentence| {
+            let words: Vec<&str> = sentence.split_whitespace().collect();
+            printable(&words.join(" ")).into_owned()
+        });
+        let changed = self.live.send_if_modified(|live| {
+            let before = match &problem {
+                Some(sentence) => live.problems.insert(name.to_owned(), sentence.clone()),
+                None => live.problems.remove(name),
+            };
+            before != problem
+        });
+        if !changed {
+            return;
+        }
+        if let Some(problem) = problem {
+            tracing::warn!(topic = name, "{problem}");
+        } else {
+            tracing::info!(topic = name, "the problem is solved");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_told_until_it_is_solved() {
+        let live = Arc::new(watch::Sender::new(Live::default()));
+        let mut seen = live.subscribe();
+        let problems = Problems::new(Arc::clone(&live));
+        let told = || live.borrow().problems.get("page").cloned();
+        problems.set(Topic::Page, None);
+        assert!(!seen.has_changed().unwrap());
+        problems.set(Topic::Page, Some("the port is in use".to_owned()));
+        assert_eq!(told().as_deref(), Some("the port is in use"));
+        assert!(seen.has_changed().unwrap());
+        seen.mark_unchanged();
+        problems.set(Topic::Page, Some("the port is in use".to_owned()));
+        assert!(!seen.has_changed().unwrap(), "nothing is new");
+        problems.set(Topic::Settings, Some("not saved".to_owned()));
+        problems.set(Topic::Page, None);
+        assert_eq!(told(), None);
+        assert_eq!(live.borrow().problems.len(), 1);
+    }
+}

@@ -1,0 +1,142 @@
+//! The bodies of requests, and the answers that report failures.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{FromRequest, Request};
+use axum::http::StatusCode;
+use axum::http::header::RETRY_AFTER;
+use axum::response::{IntoResponse, Response};
+use serde::de::DeserializeOwned;
+
+use super::ErrorRecord;
+use crate::api::connections::BodyError;
+use crate::api::file_work::FileWorkError;
+use crate::learning::{FailureKind, LearningError};
+use crate::platform::text::printable;
+
+/// An answer that reports a failure.
+#[derive(Debug)]
+pub struct ErrorResponse {
+    status: StatusCode,
+    record: ErrorRecord,
+    /// Value of the header `Retry-After`, in seconds.
+    retry_after: Option<u64>,
+}
+
+impl ErrorResponse {
+    /// Creates an answer with the status that matches the fault.
+    pub fn new(fault: FailureKind, sentence: impl std::fmt::Display) -> ErrorResponse {
+        let status = match fault {
+            FailureKind::Usage => StatusCode::BAD_REQUEST,
+            FailureKind::Data => StatusCode::UNPROCESSABLE_ENTITY,
+            FailureKind::Missing => StatusCode::NOT_FOUND,
+            FailureKind::NotNow => StatusCode::CONFLICT,
+            FailureKind::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
+            FailureKind::System | FailureKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            FailureKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        ErrorResponse {
+            status,
+            record: ErrorRecord {
+                // A client may print the sentence, which may quote a request or a file.
+                error: printable(&sentence.to_string()).into_owned(),
+                fault,
+            },
+            retry_after: None,
+        }
+    }
+
+    /// Creates an answer to a request that no handler accepts.
+    pub fn malformed(status: StatusCode, sentence: impl std::fmt::Display) -> ErrorResponse {
+        ErrorResponse {
+            status,
+            ..ErrorResponse::new(FailureKind::Usage, sentence)
+        }
+    }
+
+    /// Creates an answer to a client that has sent too many requests. The client may retry
+    /// after `retry_after` seconds.
+    pub fn too_many(retry_after: u64, sentence: impl std::fmt::Display) -> ErrorResponse {
+        ErrorResponse {
+            retry_after: Some(retry_after),
+            ..ErrorResponse::malformed(StatusCode::TOO_MANY_REQUESTS, sentence)
+        }
+    }
+}
+
+impl IntoResponse for ErrorResponse {
+    fn into_response(self) -> Response {
+        let retry_after = self
+            .retry_after
+            .map(|seconds| [(RETRY_AFTER, seconds.to_string())]);
+        (self.status, retry_after, Json(self.record)).into_response()
+    }
+}
+
+impl From<LearningError> for ErrorResponse {
+    fn from(error: LearningError) -> ErrorResponse {
+        ErrorResponse::new(error.kind(), error)
+    }
+}
+
+impl From<ErrorRecord> for ErrorResponse {
+    fn from(record: ErrorRecord) -> ErrorResponse {
+        ErrorResponse::new(record.fault, record.error)
+    }
+}
+
+impl From<BodyError> for ErrorResponse {
+    fn from(error: BodyError) -> ErrorResponse {
+        let status = match error {
+            BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            BodyError::TooSlow => StatusCode::REQUEST_TIMEOUT,
+        };
+        ErrorResponse::malformed(status, error)
+    }
+}
+
+impl From<FileWorkError> for ErrorResponse {
+    fn from(error: FileWorkError) -> ErrorResponse {
+        let kind = match error {
+            FileWorkError::Busy => FailureKind::NotNow,
+            FileWorkError::Stuck => FailureKind::System,
+            FileWorkError::Ended => FailureKind::Internal,
+        };
+        ErrorResponse::new(kind, error)
+    }
+}
+
+impl From<PathRejection> for ErrorResponse {
+    fn from(rejection: PathRejection) -> ErrorResponse {
+        ErrorResponse::malformed(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for ErrorResponse {
+    fn from(rejection: QueryRejection) -> ErrorResponse {
+        ErrorResponse::malformed(rejection.status(), rejection.body_text())
+    }
+}
+
+/// A JSON body with any content type, unlike axum's `Json`, which requires a JSON content
+/// type.
+pub(super) struct JsonBody<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
+    type Rejection = ErrorResponse;
+
+    async fn from_request(request: Request, state: &S) -> Result<JsonBody<T>, ErrorResponse> {
+        let bytes = Bytes::from_request(request, state)
+            .await
+            .map_err(|rejection| {
+                ErrorResponse::malformed(rejection.status(), rejection.body_text())
+            })?;
+        serde_json::from_slice(&bytes)
+            .map(JsonBody)
+            .map_err(|error| {
+                let sentence = format!("the body of the request is invalid: {error}");
+                ErrorResponse::new(FailureKind::Usage, sentence)
+            })
+    }
+}

@@ -1,0 +1,195 @@
+//! The control thread: it serves the control socket, reloads the config, and saves
+//! settings that could not be saved.
+//!
+//! All of this may wait for a disk or for clients, so it has a thread and a runtime of
+//! its own, apart from the watchdog and the signals. What cannot be done now is told as a
+//! problem and tried again.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::runtime::Builder;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::reload::Reloader;
+use super::threads::{STOP_DEADLINE, Threads};
+use super::{DaemonError, Shared};
+use crate::api::BLOCKING_THREADS;
+use crate::api::problems::{Problems, Topic};
+use crate::api::socket::{self, DaemonHandle};
+use crate::config::Config;
+use crate::config::settings::Settings;
+
+/// How long to wait before trying again to open the socket.
+const SOCKET_RETRY: Duration = Duration::from_secs(2);
+/// How often settings that could not be saved are tried again.
+const SAVE_RETRY: Duration = Duration::from_secs(15);
+/// Maximum number of blocking threads for opening the socket, for reloading and for
+/// saving settings. Each of them has at most one at a time.
+const OWN_BLOCKING_THREADS: usize = 3;
+
+/// Everything that serving the control socket requires.
+pub(super) struct ControlServer {
+    pub(super) handle: DaemonHandle,
+    /// The state directory.
+    pub(super) state: PathBuf,
+    pub(super) metrics_routes: Router,
+}
+
+/// Starts the control thread, which ends with the inference thread or after a stop. A
+/// request in progress then has a short time to finish. Without a `server`, there is no
+/// socket. Each message in `reloads` asks for the config to be reloaded.
+pub(super) fn start(
+    server: Option<ControlServer>,
+    config: &Config,
+    reloader: Reloader,
+    reloads: mpsc::Receiver<()>,
+    shared: &Shared,
+    threads: &mut Threads,
+) -> Result<(), DaemonError> {
+    let configured = config.control.socket.clone();
+    let (problems, settings) = (shared.problems.clone(), Arc::clone(&shared.settings));
+    let (stop, inference_ended) = (shared.stop.clone(), shared.inference_ended.clone());
+    threads.start("control", move || {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(BLOCKING_THREADS + OWN_BLOCKING_THREADS)
+            .thread_name("control-files")
+            .build()?;
+        runtime.block_on(async {
+            let ended = CancellationToken::new();
+            let ending = async {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = inference_ended.cancelled() => {}
+                }
+                ended.cancel();
+                tokio::time::sleep(STOP_DEADLINE / 4).await;
+            };
+            let serving = async {
+                if let Some(server) = server {
+                    let runtime_dir = std::env::var_os("RUNTIME_DIRECTORY");
+                    let path = socket::socket_path(
+                        configured.as_deref(),
+                        runtime_dir.as_deref(),
+                        &server.state,
+                    );
+                    serve(server, path, &problems, &ended).await;
+                }
+                ended.cancelled().await;
+            };
+            let caring = async {
+                tokio::join!(
+                    reload(&reloader, reloads, &problems),
+                    save_settings(&settings, &problems),
+                );
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = serving => {}
+                () = ending => {}
+                () = caring => {}
+            }
+        });
+        // An import in progress must not delay the shutdown. The pictures that it has
+        // already copied are kept.
+        runtime.shutdown_background();
+        Ok(())
+    })
+}
+
+/// Serves the control socket until `ended` is canceled. While the socket cannot be
+/// opened, for example because its path is in use or its folder is missing, tries again.
+async fn serve(
+    server: ControlServer,
+    path: PathBuf,
+    problems: &Problems,
+    ended: &CancellationToken,
+) {
+    while !ended.is_cancelled() {
+        let bound = blocking({
+            let path = path.clone();
+            move || socket::bind(&path)
+        });
+        // Connecting to a socket whose program hangs may block.
+        let bound = tokio::select! {
+            bound = bound => bound,
+            () = ended.cancelled() => return,
+        };
+        let failed = match bound {
+            None => return,
+            Some(Err(error)) => error,
+            Some(Ok(socket)) => {
+                problems.set(Topic::Control, None);
+                let (handle, routes) = (server.handle.clone(), server.metrics_routes.clone());
+                match socket::serve(socket, handle, routes, ended.clone()).await {
+                    Ok(()) => return,
+                    Err(error) => error,
+                }
+            }
+        };
+        // While the state directory cannot be used, the learning thread has already told
+        // so, and the socket in it comes back together with it.
+        if server.handle.learning.is_open() || !path.starts_with(&server.state) {
+            let problem = format!("commands cannot reach the daemon: {failed}; it is tried again");
+            problems.set(Topic::Control, Some(problem));
+        }
+        let _ = tokio::time::timeout(SOCKET_RETRY, ended.cancelled()).await;
+    }
+}
+
+/// Reloads the config whenever asked, and tells the service manager about it.
+async fn reload(reloader: &Reloader, mut reloads: mpsc::Receiver<()>, problems: &Problems) {
+    while reloads.recv().await.is_some() {
+        super::notify_reloading();
+        let reloader = reloader.clone();
+        let problem = match blocking(move || reloader.reload()).await {
+            Some(Ok(problem)) => {
+                info!("the config was reloaded");
+                problem
+            }
+            Some(Err(problem)) => Some(problem),
+            None => return,
+        };
+        problems.set(Topic::Config, problem);
+        super::notify(&[sd_notify::NotifyState::Ready]);
+    }
+}
+
+/// Tells which settings could not be saved, and tries to save them again.
+async fn save_settings(settings: &Arc<Settings>, problems: &Problems) {
+    let mut not_saved = settings.subscribe_not_saved();
+    loop {
+        let failed = not_saved.borrow_and_update().clone();
+        let is_failed = failed.is_some();
+        let problem = failed.map(|reasons| {
+            format!("settings are not saved, and a restart would undo them: {reasons}")
+        });
+        problems.set(Topic::Settings, problem);
+        if is_failed {
+            let _ = tokio::time::timeout(SAVE_RETRY, not_saved.changed()).await;
+            let settings = Arc::clone(settings);
+            blocking(move || settings.save_again()).await;
+        } else if not_saved.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Runs `work`, which may wait for a disk, on another thread. Returns `None` if it panics
+/// or the runtime is shutting down.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the control thread has its own short file work"
+)]
+fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> impl Future<Output = Option<T>> {
+    let running = tokio::task::spawn_blocking(work);
+    async move { running.await.ok() }
+}

@@ -1,0 +1,155 @@
+//! Reloading the config while the daemon runs.
+//!
+//! Owns the list of what a reload applies: the settings that may change at any time, and
+//! access, host names and certificates of the page. Everything else needs a restart, and
+//! is named until then. A config that cannot be used changes nothing.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::api::web::WebOptions;
+use crate::config::settings::Settings;
+use crate::config::{self, Config};
+
+/// The keys that a reload applies, by section.
+const RELOADED: [(&str, &[&str]); 4] = [
+    ("classify", &["masked-threshold", "unmasked-threshold"]),
+    ("decide", &["confirm-ms", "hold-ms"]),
+    ("capture", &["enabled"]),
+    (
+        "web",
+        &[
+            "allowed-hosts",
+            "password-hash",
+            "token-hashes",
+            "tls-certificate",
+            "tls-key",
+        ],
+    ),
+];
+
+/// The file that the config was read from, and its content at the start.
+#[derive(Debug, Clone)]
+pub struct ConfigFile {
+    /// Path of the file.
+    pub path: PathBuf,
+    /// The config in the file, without the options of the command line.
+    pub config: Config,
+}
+
+/// Reloads the config file.
+#[derive(Clone)]
+pub(super) struct Reloader {
+    pub(super) file: Option<ConfigFile>,
+    pub(super) settings: Arc<Settings>,
+    /// The options of the page; `None` if it is not served.
+    pub(super) web: Option<Arc<watch::Sender<WebOptions>>>,
+}
+
+impl Reloader {
+    /// Applies what has changed in the config file, and reads the certificates of the
+    /// page again. Returns a sentence if some changes need a restart.
+    ///
+    /// # Errors
+    /// Returns a sentence that says why the config cannot be used. Nothing is changed
+    /// then.
+    pub(super) fn reload(&self) -> Result<Option<String>, String> {
+        let Some(file) = &self.file else {
+            return Ok(None);
+        };
+        let kept = |why: &dyn std::fmt::Display| {
+            format!("the config was not reloaded and the earlier one stays in use: {why}")
+        };
+        let (config, _) = config::load(&file.path).map_err(|error| kept(&error))?;
+        let web = match &self.web {
+            Some(web) => {
+                let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
+                let credentials = credentials.as_deref().map(Path::new);
+                let options = web.borrow().reloaded(&config.web, credentials);
+                Some((web, options.map_err(|error| kept(&error))?))
+            }
+            None => None,
+        };
+        self.settings
+            .reload(&config)
+            .map_err(|error| kept(&format!("{} has problems: {error}", file.path.display())))?;
+        if let Some((web, options)) = web {
+            web.send_replace(options);
+        }
+        let keys = keys_that_need_a_restart(&file.config, &config);
+        Ok((!keys.is_empty()).then(|| {
+            format!(
+                "the config has changed in {}: restart the daemon to apply this",
+                keys.join(", ")
+            )
+        }))
+    }
+}
+
+/// Returns the keys with different values that a reload does not apply, such as
+/// `camera.source`.
+fn keys_that_need_a_restart(before: &Config, after: &Config) -> Vec<String> {
+    // A config that was parsed from TOML can always be serialized.
+    let table = |config: &Config| toml::Table::try_from(config).unwrap_or_default();
+    let (before, after) = (table(before), table(after));
+    let mut keys = Vec::new();
+    for section in before.keys() {
+        let section_of = |config: &toml::Table| config.get(section)?.as_table().cloned();
+        let old = section_of(&before).unwrap_or_default();
+        let new = section_of(&after).unwrap_or_default();
+        let is_reloaded = |key: &str| {
+            let keys = RELOADED.iter().find(|(name, _)| name == section);
+            keys.is_some_and(|(_, keys)| keys.contains(&key))
+        };
+        // Keys without a value are absent from the table.
+        let mut names: Vec<&String> = old.keys().chain(new.keys()).collect();
+        names.sort();
+        names.dedup();
+        for name in names {
+            if old.get(name) != new.get(name) && !is_reloaded(name) {
+                keys.push(format!("{section}.{name}"));
+            }
+        }
+    }
+    keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_a_reload_does_not_apply_are_named() {
+        let parse = |text: &str| config::parse("any", text).unwrap();
+        let before = parse("[camera]\nsource = \"examples\"\n[decide]\nhold-ms = 5\n");
+        let after = parse(
+            "[camera]\nsource = \"http://camera/\"\n[decide]\nhold-ms = 6\nstale-ms = 7000\n\
+             [web]\nlisten = \"127.0.0.1:80\"\nallowed-hosts = [\"door.lan\"]\n",
+        );
+        let expected = ["camera.source", "decide.stale-ms", "web.listen"];
+        assert_eq!(keys_that_need_a_restart(&before, &after), expected);
+        assert_eq!(keys_that_need_a_restart(&after, &before), expected);
+        assert!(keys_that_need_a_restart(&before, &before).is_empty());
+    }
+
+    #[test]
+    fn the_reloaded_keys_exist() {
+        let full = Config {
+            web: config::Web {
+                password_hash: Some("hash".to_owned()),
+                tls_certificate: Some("c.pem".into()),
+                tls_key: Some("k.pem".into()),
+                ..config::Web::default()
+            },
+            ..Config::default()
+        };
+        let table = toml::Table::try_from(full).unwrap();
+        for (section, keys) in RELOADED {
+            for key in keys {
+                assert!(table[section].get(key).is_some(), "{section}.{key}");
+            }
+        }
+    }
+}
