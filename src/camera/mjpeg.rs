@@ -22,6 +22,9 @@ const MAX_SEGMENTS: usize = 256;
 /// the splitter stops searching the inside of a broken picture for another one.
 const MAX_PARSED_PER_BYTE: u64 = 8;
 
+/// How often a picture without an end marker is checked while it arrives, at most.
+const MAX_CHECKS: u32 = 16;
+
 const FILL: u8 = 0xff;
 const START_OF_IMAGE: u8 = 0xd8;
 const END_OF_IMAGE: u8 = 0xd9;
@@ -350,12 +353,34 @@ pub(super) struct LatestJpeg {
     /// Complete pictures so far.
     count: u64,
     waiting: Option<Waiting>,
+    /// Set if the last picture had no end marker.
+    unmarked: Option<Unmarked>,
 
     // Counted since the last picture that could be decoded, to explain a stall.
     bytes: u64,
     undecodable: u64,
     oversized_before: u64,
     last_error: String,
+}
+
+/// What is known of a stream in which whole pictures come without end markers. The next
+/// picture is taken as soon as it is whole, instead of when another one starts.
+#[derive(Debug)]
+struct Unmarked {
+    /// Bytes of the last picture; the next one is checked once it has three quarters of
+    /// them.
+    length: usize,
+    /// How often the next picture may still be checked while it arrives.
+    checks_left: u32,
+}
+
+impl Unmarked {
+    fn after(picture: &[u8]) -> Unmarked {
+        Unmarked {
+            length: picture.len(),
+            checks_left: MAX_CHECKS,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -372,6 +397,7 @@ impl LatestJpeg {
             max_frame_pixels: options.max_frame_pixels,
             count: 0,
             waiting: None,
+            unmarked: None,
             bytes: 0,
             undecodable: 0,
             oversized_before: 0,
@@ -385,7 +411,18 @@ impl LatestJpeg {
         self.bytes += bytes.len() as u64;
         self.splitter.push(bytes);
         while let Some(bytes) = self.splitter.next_frame() {
+            let marked = bytes.ends_with(&[FILL, END_OF_IMAGE]);
+            if self.unmarked.is_some() || (!marked && is_whole_jpeg(&bytes)) {
+                self.unmarked = Some(Unmarked::after(&bytes));
+            }
             self.keep(bytes, at);
+        }
+        if let Some(unmarked) = &mut self.unmarked
+            && unmarked.checks_left > 0
+            && self.splitter.held_bytes() > unmarked.length / 4 * 3
+        {
+            unmarked.checks_left -= 1;
+            self.finish(at);
         }
     }
 
@@ -394,12 +431,13 @@ impl LatestJpeg {
         self.count
     }
 
-    /// Takes the picture at the end of a stream that ended at `at`, if it is whole but
-    /// has no end marker.
+    /// Takes the picture that has come up to now, if it is whole but has no end marker.
+    /// Called at the end of a stream, at `at`.
     pub(super) fn finish(&mut self, at: Instant) {
         if self.splitter.unfinished().is_some_and(is_whole_jpeg)
             && let Some(bytes) = self.splitter.finish()
         {
+            self.unmarked = Some(Unmarked::after(&bytes));
             self.keep(bytes, at);
         }
     }
@@ -857,6 +895,38 @@ mod tests {
                 assert_eq!((latest.count, latest.undecodable), (3, 0), "{name}");
             }
         }
+    }
+
+    #[test]
+    fn frames_without_end_markers_are_taken_as_soon_as_they_are_whole() {
+        let at = super::super::source::now();
+        let whole = encoded(40, 24);
+        let unmarked = &whole[..whole.len() - 2];
+        for stream in [[unmarked; 4], [unmarked, &whole, unmarked, &whole]] {
+            let mut latest = LatestJpeg::new(&options());
+            let mut taken = Vec::new();
+            for frame in stream {
+                for piece in [b"\r\n--frame\r\n\r\n", frame].concat().chunks(100) {
+                    latest.push(piece, at);
+                }
+                taken.push(latest.decode().map(|frame| frame.seq));
+            }
+            // Only the second frame shows that the first one has no end marker.
+            assert_eq!(taken, [None, Some(1), Some(2), Some(3)]);
+            assert_eq!(latest.undecodable, 0);
+        }
+        // A camera that sends single bytes does not make each of them costly.
+        let mut latest = LatestJpeg::new(&options());
+        latest.push(&[unmarked, unmarked].concat(), at);
+        for byte in &unmarked[..unmarked.len() - 1] {
+            latest.push(&[*byte], at);
+        }
+        assert_eq!(latest.unmarked.unwrap().checks_left, 0);
+        // Frames that are cut short do not cause checks of those that are whole.
+        let mut latest = LatestJpeg::new(&options());
+        let cut = &whole[..whole.len() - 9];
+        latest.push(&[cut, &whole, cut, &whole].concat(), at);
+        assert!(latest.unmarked.is_none());
     }
 
     #[test]
