@@ -7,6 +7,11 @@ use maskd::learning::{fleet, samples};
 use maskd::onnx::Classifier;
 use maskd::{config, frame, onnx};
 
+#[path = "decision_property.rs"]
+mod decision_property;
+#[allow(unused_imports, reason = "each target calls one of them")]
+pub use decision_property::decision;
+
 const MAX_FRAME_BYTES: usize = 1000;
 
 fn frames<'a>(splitter: &mut Splitter, pushes: impl Iterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {

@@ -6,6 +6,7 @@
 )]
 #![expect(clippy::panic, clippy::unwrap_used, reason = "tests fail by panicking")]
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -148,12 +149,45 @@ fn video_of_a_program_is_repeated_and_numbered_on() {
             ..options()
         },
     );
+    let mut connections = HashSet::new();
     for seq in 0..5 {
-        assert_eq!(frame(&mut camera).seq, seq);
+        let frame = frame(&mut camera);
+        assert_eq!(frame.seq, seq);
+        connections.insert(frame.connection);
     }
     assert_eq!(camera.restarts(), 0, "a repeat is no loss");
+    let count = connections.len();
+    assert_eq!(count, 1, "a program that yields one picture is polled");
     stop.cancel();
     assert_end(&mut camera);
+}
+
+#[test]
+fn each_run_of_a_program_with_several_pictures_is_a_connection() {
+    let folder = Folder::new();
+    folder.write("0.jpg", &jpeg(80));
+    // Ends like a program whose camera has dropped. Each picture is sent when the one
+    // before was seen.
+    let script = format!(
+        "cd '{}'; for n in 1 2; do cat 0.jpg; until rm go; do sleep 0.01; done; done 2>/dev/null",
+        folder.path().display()
+    );
+    let repeated = CameraOptions {
+        repeat: true,
+        ..options()
+    };
+    let (mut camera, _) = open(shell(&script), repeated);
+    let mut connections = Vec::new();
+    for seq in 0..6 {
+        let frame = frame(&mut camera);
+        assert_eq!(frame.seq, seq);
+        connections.push(frame.connection);
+        folder.write("go", b"");
+    }
+    assert_eq!(connections[0], connections[1]);
+    assert_ne!(connections[1], connections[2]);
+    assert_eq!(connections[2], connections[3]);
+    assert_ne!(connections[3], connections[4]);
 }
 
 #[test]
@@ -189,7 +223,8 @@ fn lost_program_is_told_once_and_started_again() {
         folder.path().display()
     );
     let (mut camera, stop) = open(shell(&script), options());
-    assert_eq!(frame(&mut camera).seq, 0);
+    let first = frame(&mut camera);
+    assert_eq!(first.seq, 0);
     let error = lost(&mut camera);
     assert!(!error.is_missing_input());
     assert_eq!(
@@ -197,7 +232,9 @@ fn lost_program_is_told_once_and_started_again() {
         "camera command \"sh\" ended with exit status 1: no such device"
     );
     let start = Instant::now();
-    assert_eq!(frame(&mut camera).seq, 1);
+    let second = frame(&mut camera);
+    assert_eq!(second.seq, 1);
+    assert_ne!(second.connection, first.connection);
     assert!(
         start.elapsed() >= Duration::from_millis(1500),
         "0.5 s and 1 s"

@@ -13,6 +13,8 @@ mod targets;
 use std::fs;
 use std::path::Path;
 
+use proptest::prelude::*;
+
 fn replay(name: &str, target: fn(&[u8])) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fuzz/corpus")
@@ -68,4 +70,25 @@ fn features() {
 #[test]
 fn offer() {
     replay("offer", targets::offer);
+}
+
+#[test]
+fn decision() {
+    replay("decision", targets::decision);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    #[test]
+    fn a_relay_opens_only_after_frames_that_confirm_each_other(
+        events in prop::collection::vec((0_u8..16, 0_u8..16, any::<u8>()), 0..300)
+    ) {
+        // Clock steps and the like are rare, so that runs of frames are long enough.
+        let bytes = events.into_iter().flat_map(|(kind, flags, value)| {
+            let kind = if flags < 14 && kind > 7 { kind % 4 } else { kind };
+            [kind | flags << 4, value]
+        });
+        targets::decision(&bytes.collect::<Vec<u8>>());
+    }
 }

@@ -23,7 +23,7 @@ fn config(folder: &Path, indicate: &str) -> String {
     let source = frame(FRAME);
     let source = source.display();
     let text = format!(
-        "[camera]\nsource = \"{source}\"\nplayback-fps = 5.0\n[decide]\nconfirm-ms = 0\n[indicate]\n{indicate}\n"
+        "[camera]\nsource = \"{source}\"\nplayback-fps = 2.0\n[decide]\nconfirm-ms = 0\n[indicate]\n{indicate}\n"
     );
     fs::write(&path, text).unwrap();
     path.display().to_string()

@@ -502,7 +502,9 @@ async fn health(State(state): State<RouteState>) -> (StatusCode, &'static str) {
 async fn readiness(State(state): State<RouteState>) -> (StatusCode, &'static str) {
     let (is_lost, frames) = {
         let live = state.handle.live.borrow();
-        (live.camera.lost, live.inference.frames)
+        // Decisions are held during a short loss.
+        let is_lost = live.camera.lost && live.decision == Decision::Fault.name();
+        (is_lost, live.inference.frames)
     };
     let not_ready = |sentence| (StatusCode::SERVICE_UNAVAILABLE, sentence);
     if is_lost {

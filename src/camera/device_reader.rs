@@ -14,7 +14,7 @@ use super::error::SourceError;
 use super::mjpeg::{Splitter, decode, picture_count};
 use super::options::{CameraOptions, StreamFormat};
 use super::source::{STOP_CHECK, Source, now};
-use crate::frame::Frame;
+use crate::frame::{ConnectionId, Frame};
 
 /// A device that is read picture by picture, one buffer each.
 pub(super) trait Device {
@@ -190,7 +190,12 @@ impl Source for DeviceReader {
             match self.decode(&bytes) {
                 Ok(pixels) => {
                     self.undecodable = 0;
-                    return Ok(Some(Frame { pixels, at, seq }));
+                    return Ok(Some(Frame {
+                        pixels,
+                        at,
+                        seq,
+                        connection: ConnectionId::default(),
+                    }));
                 }
                 Err(error) => {
                     tracing::debug!(seq, error, "picture of the webcam skipped");

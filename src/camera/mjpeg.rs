@@ -12,7 +12,7 @@ use image::RgbImage;
 
 use super::options::CameraOptions;
 use crate::frame::decoding::is_whole_jpeg;
-use crate::frame::{Frame, PictureError, decode_within};
+use crate::frame::{ConnectionId, Frame, PictureError, decode_within};
 
 /// Maximum number of marker segments of one picture, tables and scans together.
 /// Progressive pictures with a color profile in many pieces stay below 100.
@@ -465,7 +465,12 @@ impl LatestJpeg {
                 self.bytes = 0;
                 self.undecodable = 0;
                 self.oversized_before = self.splitter.oversized_frames();
-                Some(Frame { pixels, at, seq })
+                Some(Frame {
+                    pixels,
+                    at,
+                    seq,
+                    connection: ConnectionId::default(),
+                })
             }
             Err(error) => {
                 tracing::debug!(

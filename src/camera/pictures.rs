@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::error::SourceError;
 use super::options::CameraOptions;
 use super::source::{Source, now, sleep_until};
-use crate::frame::Frame;
 use crate::frame::decoding::{decode, list, read};
+use crate::frame::{ConnectionId, Frame};
 
 /// Frames per second while a picture is shown.
 const FRAMES_PER_SECOND: f64 = 10.0;
@@ -270,7 +270,12 @@ impl Source for PictureSource {
         };
         let seq = self.seq;
         self.seq += 1;
-        Ok(pixels.map(|pixels| Frame { pixels, at, seq }))
+        Ok(pixels.map(|pixels| Frame {
+            pixels,
+            at,
+            seq,
+            connection: ConnectionId::default(),
+        }))
     }
 }
 

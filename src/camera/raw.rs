@@ -6,8 +6,8 @@
 
 use std::time::Instant;
 
-use crate::frame::Frame;
 use crate::frame::yuv::YuvFormat;
+use crate::frame::{ConnectionId, Frame};
 
 /// The latest picture of a live stream; [`LatestJpeg`](super::mjpeg::LatestJpeg) is
 /// its counterpart for JPEG.
@@ -56,7 +56,12 @@ impl LatestRaw {
     pub(super) fn decode(&mut self) -> Option<Frame> {
         let (bytes, at, seq) = self.waiting.take()?;
         let pixels = self.format.decode(&bytes).ok()?;
-        Some(Frame { pixels, at, seq })
+        Some(Frame {
+            pixels,
+            at,
+            seq,
+            connection: ConnectionId::default(),
+        })
     }
 
     /// What has come since the last picture, for an error message.

@@ -1,7 +1,7 @@
 //! The camera: a source that is reopened whenever it is lost.
 //!
-//! Owns the opening of sources, the backoff between attempts, and frame numbers
-//! that continue across them.
+//! Owns the opening of sources, the backoff between attempts, frame numbers that
+//! continue across them, and the ids of the connections.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -16,7 +16,7 @@ use super::spec::Spec;
 use super::{command, http, pictures};
 #[cfg(feature = "camera")]
 use super::{device_reader, v4l};
-use crate::frame::Frame;
+use crate::frame::{ConnectionId, Frame};
 
 /// Wait before the first attempt to reopen a lost source. It doubles with each
 /// attempt, up to [`MAX_BACKOFF`].
@@ -26,8 +26,9 @@ const MIN_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(24);
 
 /// A source that has yielded frames for this long has recovered: the backoff
-/// starts over at the next loss.
-const RECOVERED_AFTER: Duration = Duration::from_secs(5);
+/// starts over at the next loss. Some network cameras drop each connection after a few
+/// seconds; with a longer time, the growing backoff would make a fault of each drop.
+const RECOVERED_AFTER: Duration = Duration::from_secs(1);
 
 /// What [`Camera::next`] returns.
 #[derive(Debug)]
@@ -64,6 +65,8 @@ pub struct Camera {
     /// Added to the frame numbers of the current source.
     first_seq: u64,
     next_seq: u64,
+    /// The connection through which frames come now.
+    connection: ConnectionId,
 }
 
 impl Camera {
@@ -92,6 +95,7 @@ impl Camera {
             restarts: 0,
             first_seq: 0,
             next_seq: 0,
+            connection: ConnectionId::default(),
         })
     }
 
@@ -99,8 +103,10 @@ impl Camera {
     ///
     /// After a loss it retries with a backoff of 0.5 to 30 seconds until it has
     /// a frame or the stop comes; it returns within 100 ms of a stop. Frame
-    /// numbers continue across losses and repeats. Blocks: must not be called
-    /// from an asynchronous task.
+    /// numbers continue across losses and repeats, and each loss and repeat begins a
+    /// new connection. The exception is a program that yields one picture and ends,
+    /// and so is run again for each picture: its pictures count as one connection.
+    /// Blocks: must not be called from an asynchronous task.
     #[expect(
         clippy::should_implement_trait,
         reason = "it yields events, of which the end is one"
@@ -120,6 +126,7 @@ impl Camera {
                     return self.end();
                 }
                 self.restarts += 1;
+                self.connection = self.connection.next();
                 if let Err(error) = self.reopen() {
                     tracing::debug!(%error, "camera is still lost");
                     continue;
@@ -134,6 +141,10 @@ impl Camera {
                     // A command that yields one picture and ends would otherwise be
                     // restarted in a busy loop.
                     sleep_until(self.opened_at + MIN_BACKOFF, &self.stop);
+                    let was_one_picture = self.next_seq == self.first_seq + 1;
+                    if !was_one_picture {
+                        self.connection = self.connection.next();
+                    }
                     match self.reopen() {
                         Ok(()) => continue,
                         Err(error) => error,
@@ -182,6 +193,7 @@ impl Camera {
 
     fn frame(&mut self, mut frame: Frame) -> CameraEvent {
         frame.seq += self.first_seq;
+        frame.connection = self.connection;
         self.next_seq = frame.seq + 1;
         // A source that fails right after its first frame has not recovered.
         if now().saturating_duration_since(self.opened_at) > RECOVERED_AFTER {

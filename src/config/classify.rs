@@ -26,6 +26,9 @@ pub struct Classify {
     /// Number of threads that classify the faces in a frame; 0 to 64. 0 means one thread
     /// per core, minus one for the camera and the system.
     pub threads: usize,
+    /// After this much time in one frame, the faces that are left are unsure, in ms; 10 to
+    /// 60,000.
+    pub time_limit_ms: u64,
 }
 
 impl Default for Classify {
@@ -38,6 +41,7 @@ impl Default for Classify {
             min_face_pixels: 24.0,
             min_detector_score: 0.55,
             threads: 0,
+            time_limit_ms: 1000,
         }
     }
 }
@@ -74,6 +78,7 @@ impl Classify {
             1.0,
         );
         check.within("classify.threads", self.threads, 0, 64);
+        check.within("classify.time-limit-ms", self.time_limit_ms, 10, 60_000);
     }
 
     /// Number of threads that classify the faces in a frame; at least 1. If the config does

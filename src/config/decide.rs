@@ -13,6 +13,9 @@ use crate::decision::decide::DeciderOptions;
 pub struct Decide {
     /// How long frames must contradict the decision before it changes, in ms; 0 to 60,000.
     pub confirm_ms: u64,
+    /// Number of frames in a row that must say mask before the decision becomes mask; 2 to
+    /// 100.
+    pub confirm_frames: u32,
     /// How long the decision remains after the last face has left, in ms; 0 to 600,000.
     pub hold_ms: u64,
     /// If no new frame arrives for this long, the decision becomes a fault, in ms; 500 to
@@ -24,6 +27,7 @@ impl Default for Decide {
     fn default() -> Decide {
         Decide {
             confirm_ms: 300,
+            confirm_frames: 3,
             hold_ms: 1500,
             stale_ms: 5000,
         }
@@ -33,6 +37,7 @@ impl Default for Decide {
 impl Decide {
     pub(super) fn check(&self, check: &mut Check) {
         check.within("decide.confirm-ms", self.confirm_ms, 0, 60_000);
+        check.within("decide.confirm-frames", self.confirm_frames, 2, 100);
         check.within("decide.hold-ms", self.hold_ms, 0, 600_000);
         check.within("decide.stale-ms", self.stale_ms, 500, 600_000);
     }
@@ -42,6 +47,7 @@ impl Decide {
     pub fn options(&self) -> DeciderOptions {
         DeciderOptions {
             confirm: Duration::from_millis(self.confirm_ms),
+            confirm_frames: self.confirm_frames,
             hold: Duration::from_millis(self.hold_ms),
             stale: Duration::from_millis(self.stale_ms),
         }

@@ -7,6 +7,7 @@
 //! modules use them.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -298,6 +299,14 @@ impl Config {
             },
             margin: self.classify.margin,
         }
+    }
+
+    /// The time after which the faces that are left in a frame are unsure. A frame must
+    /// never take so long that it looks as if the camera sent none.
+    #[must_use]
+    pub fn frame_time_limit(&self) -> Duration {
+        let limit = self.classify.time_limit_ms.min(self.decide.stale_ms / 2);
+        Duration::from_millis(limit)
     }
 
     /// Returns all values that are out of range or contradict each other.

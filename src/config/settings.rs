@@ -26,6 +26,8 @@ pub struct Tuning {
     pub unmasked_threshold: f32,
     /// `decide.confirm-ms`, 0 to 60,000.
     pub confirm_ms: u64,
+    /// `decide.confirm-frames`, 2 to 100.
+    pub confirm_frames: u32,
     /// `decide.hold-ms`, 0 to 600,000.
     pub hold_ms: u64,
     /// `capture.enabled`.
@@ -40,6 +42,7 @@ impl Tuning {
             masked_threshold: config.classify.masked_threshold,
             unmasked_threshold: config.classify.unmasked_threshold,
             confirm_ms: config.decide.confirm_ms,
+            confirm_frames: config.decide.confirm_frames,
             hold_ms: config.decide.hold_ms,
             capture: config.capture.enabled,
         }
@@ -50,6 +53,7 @@ impl Tuning {
         config.classify.masked_threshold = self.masked_threshold;
         config.classify.unmasked_threshold = self.unmasked_threshold;
         config.decide.confirm_ms = self.confirm_ms;
+        config.decide.confirm_frames = self.confirm_frames;
         config.decide.hold_ms = self.hold_ms;
         config.capture.enabled = self.capture;
     }
@@ -65,6 +69,8 @@ pub struct Change {
     pub unmasked_threshold: Option<f32>,
     /// As [`Tuning::confirm_ms`].
     pub confirm_ms: Option<u64>,
+    /// As [`Tuning::confirm_frames`].
+    pub confirm_frames: Option<u32>,
     /// As [`Tuning::hold_ms`].
     pub hold_ms: Option<u64>,
     /// As [`Tuning::capture`].
@@ -81,6 +87,7 @@ impl Change {
             masked_threshold: kept(self.masked_threshold, keep("classify.masked-threshold")),
             unmasked_threshold: kept(self.unmasked_threshold, keep("classify.unmasked-threshold")),
             confirm_ms: kept(self.confirm_ms, keep("decide.confirm-ms")),
+            confirm_frames: kept(self.confirm_frames, keep("decide.confirm-frames")),
             hold_ms: kept(self.hold_ms, keep("decide.hold-ms")),
             capture: kept(self.capture, keep("capture.enabled")),
         }
@@ -95,6 +102,7 @@ impl Change {
             masked_threshold: changed(from.masked_threshold, to.masked_threshold),
             unmasked_threshold: changed(from.unmasked_threshold, to.unmasked_threshold),
             confirm_ms: changed(from.confirm_ms, to.confirm_ms),
+            confirm_frames: changed(from.confirm_frames, to.confirm_frames),
             hold_ms: changed(from.hold_ms, to.hold_ms),
             capture: changed(from.capture, to.capture),
         }
@@ -113,6 +121,7 @@ impl Change {
             masked_threshold: self.masked_threshold.unwrap_or(now.masked_threshold),
             unmasked_threshold: self.unmasked_threshold.unwrap_or(now.unmasked_threshold),
             confirm_ms: self.confirm_ms.unwrap_or(now.confirm_ms),
+            confirm_frames: self.confirm_frames.unwrap_or(now.confirm_frames),
             hold_ms: self.hold_ms.unwrap_or(now.hold_ms),
             capture: self.capture.unwrap_or(now.capture),
         }
@@ -140,6 +149,11 @@ impl Change {
                 self.unmasked_threshold.map(real),
             ),
             ("decide", "confirm-ms", self.confirm_ms.map(whole)),
+            (
+                "decide",
+                "confirm-frames",
+                self.confirm_frames.map(|frames| whole(frames.into())),
+            ),
             ("decide", "hold-ms", self.hold_ms.map(whole)),
             ("capture", "enabled", self.capture.map(Value::from)),
         ];
@@ -373,6 +387,7 @@ impl Settings {
             masked_threshold: change.masked_threshold.or(all.masked_threshold),
             unmasked_threshold: change.unmasked_threshold.or(all.unmasked_threshold),
             confirm_ms: change.confirm_ms.or(all.confirm_ms),
+            confirm_frames: change.confirm_frames.or(all.confirm_frames),
             hold_ms: change.hold_ms.or(all.hold_ms),
             capture: change.capture.or(all.capture),
         };
@@ -387,6 +402,7 @@ impl Settings {
             masked_threshold = now.masked_threshold,
             unmasked_threshold = now.unmasked_threshold,
             confirm_ms = now.confirm_ms,
+            confirm_frames = now.confirm_frames,
             hold_ms = now.hold_ms,
             capture = now.capture,
             saved = state.reasons.is_empty(),

@@ -644,6 +644,7 @@ mod tests {
     use crate::learning::capture_policy::CaptureOptions;
     use crate::learning::enrollment::TimeLimit;
     use crate::onnx::FEATURES;
+    use crate::vision::head::HeadId;
     use crate::vision::pipeline::open_model;
 
     /// A sampler and a writer with the channel between them, but without threads.
@@ -715,6 +716,7 @@ mod tests {
             let classification = Classification {
                 crop,
                 feature: feature.into(),
+                head: HeadId::default(),
                 probabilities: vec![0.5, 0.5],
             };
             let face = ClassifiedFace {

@@ -18,7 +18,8 @@ use crate::api::metrics::{Heartbeat, Metrics};
 use crate::api::socket::{DaemonHandle, Live};
 use crate::config::settings::Tuning;
 use crate::config::{self, Config};
-use crate::decision::decide::{Decider, Decision};
+use crate::decision::confirm::Standing;
+use crate::decision::decide::{Decider, Decision, Progress};
 use crate::decision::frame_result::{FaceRecord, FrameResult};
 use crate::frame::Frame;
 use crate::indicate::pins::{PinError, Pins};
@@ -42,6 +43,9 @@ const BUTTON_ENROLLMENT: Duration = Duration::from_secs(5);
 pub(super) struct IndicatorWorker {
     console: Console,
     decider: Decider,
+    /// Tells the inference thread what confirming a mask requires.
+    standing: watch::Sender<Standing>,
+    upstream: Upstream,
     door: Option<Door>,
     quiet: Option<QuietHours>,
     outputs: Option<Outputs>,
@@ -68,6 +72,8 @@ impl IndicatorWorker {
         pins: Option<Box<dyn Pins>>,
         handle: Option<DaemonHandle>,
         tuning: watch::Receiver<Tuning>,
+        upstream: Upstream,
+        standing: watch::Sender<Standing>,
     ) -> IndicatorWorker {
         let indicate = &config.indicate;
         let hold = Duration::from_millis(indicate.relay_hold_ms);
@@ -84,6 +90,8 @@ impl IndicatorWorker {
             },
             console,
             decider: Decider::new(config.decide.options(), now()),
+            standing,
+            upstream,
             door: has_relay.then(|| Door::new(indicate.relay, hold)),
             quiet: indicate.quiet(),
             outputs: pins.map(Outputs::new),
@@ -101,7 +109,6 @@ impl IndicatorWorker {
     pub(super) fn run(
         mut self,
         mut results: watch::Receiver<Latest<FrameResult>>,
-        frames: &watch::Receiver<Latest<Frame>>,
         heartbeat: &watch::Sender<Heartbeat>,
         live: &watch::Sender<Live>,
         metrics: &Metrics,
@@ -121,12 +128,13 @@ impl IndicatorWorker {
                     let latest = results.borrow_and_update().clone();
                     self.decide(latest)
                 }
-                Err(_timeout) => (self.decider.tick(now()), None),
+                Err(_timeout) => (self.tick(), None),
             };
+            self.share_standing();
             // The service must not be restarted because a camera is being
             // reconnected. It must be restarted if the inference thread hangs, even
             // if the camera was lost before that.
-            let camera_lost = matches!(*frames.borrow(), Latest::Lost);
+            let camera_lost = self.upstream.is_camera_lost();
             heartbeat.send_replace(Heartbeat {
                 at: now(),
                 fresh: decision != Decision::Fault || camera_lost,
@@ -137,7 +145,8 @@ impl IndicatorWorker {
                 break Err(error);
             }
             self.set_outputs();
-            let has_face = decision != Decision::Fault && live.borrow().inference.faces > 0;
+            let has_face =
+                decision != Decision::Fault && !camera_lost && live.borrow().inference.faces > 0;
             self.read_buttons(has_face);
             // An inference thread that hangs must not keep the outputs on.
             if stop.is_cancelled() {
@@ -160,14 +169,35 @@ impl IndicatorWorker {
     /// result that it came from, if any.
     fn decide(&mut self, latest: Latest<FrameResult>) -> (Decision, Option<Arc<FrameResult>>) {
         match latest {
-            Latest::Waiting => (self.decider.tick(now()), None),
-            Latest::Lost => (self.decider.fault(), None),
+            Latest::Waiting => (self.tick(), None),
+            Latest::Lost => (self.decider.lose_camera(now()), None),
             Latest::Newest(result) => {
                 self.console.set_faces(&result);
-                let decision = self.decider.observe(now(), result.at, result.decision());
+                let (now, stale) = (now(), self.decide.options().stale);
+                let progress = self.upstream.progress(now, stale);
+                let decision = self.decider.observe(now, result.observation(), progress);
                 (decision, Some(result))
             }
         }
+    }
+
+    /// Returns the decision when there is no new value from the inference thread.
+    fn tick(&mut self) -> Decision {
+        let now = now();
+        if self.upstream.is_camera_lost() {
+            return self.decider.lose_camera(now);
+        }
+        let progress = self.upstream.progress(now, self.decide.options().stale);
+        self.decider.tick(now, progress)
+    }
+
+    fn share_standing(&self) {
+        let standing = self.decider.standing();
+        self.standing.send_if_modified(|shared| {
+            let has_changed = *shared != standing;
+            *shared = standing;
+            has_changed
+        });
     }
 
     /// Shows a new decision on the console, in the logs, in the metrics and in the
@@ -198,6 +228,7 @@ impl IndicatorWorker {
         if self.tuning.has_changed().unwrap_or(false) {
             let tuning = *self.tuning.borrow_and_update();
             self.decide.confirm_ms = tuning.confirm_ms;
+            self.decide.confirm_frames = tuning.confirm_frames;
             self.decide.hold_ms = tuning.hold_ms;
             self.decider.set_options(self.decide.options());
         }
@@ -235,6 +266,33 @@ impl IndicatorWorker {
         for button in Button::ALL {
             let is_closed = outputs.is_closed(button);
             self.buttons.sample(at, button, is_closed, has_face);
+        }
+    }
+}
+
+/// The threads that results come from.
+pub(super) struct Upstream {
+    /// The frames on their way to the inference thread.
+    pub(super) frames: watch::Receiver<Latest<Frame>>,
+    /// When the inference thread finished a part of its work.
+    pub(super) worked: watch::Receiver<Instant>,
+}
+
+impl Upstream {
+    fn is_camera_lost(&self) -> bool {
+        matches!(*self.frames.borrow(), Latest::Lost)
+    }
+
+    /// Whether results can be expected: a frame and a part of the work on frames must not
+    /// be older than `stale`.
+    fn progress(&self, now: Instant, stale: Duration) -> Progress {
+        let is_fresh = |at: Instant| now.saturating_duration_since(at) <= stale;
+        let has_frames =
+            matches!(&*self.frames.borrow(), Latest::Newest(frame) if is_fresh(frame.at));
+        if has_frames && is_fresh(*self.worked.borrow()) {
+            Progress::Working
+        } else {
+            Progress::Stuck
         }
     }
 }
@@ -387,4 +445,45 @@ fn unix_time() -> f64 {
     let since_1970 = wall_clock().duration_since(SystemTime::UNIX_EPOCH);
     // Rounded to milliseconds.
     since_1970.map_or(0.0, |time| time.as_millis() as f64 / 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use image::RgbImage;
+
+    use super::*;
+    use crate::frame::ConnectionId;
+
+    #[test]
+    fn work_goes_on_while_frames_come_and_parts_of_it_get_done() {
+        let start = now();
+        let stale = Duration::from_secs(5);
+        let later = |seconds| start + Duration::from_secs(seconds);
+        let (frames, frames_in) = watch::channel(Latest::Waiting);
+        let (worked, worked_in) = watch::channel(start);
+        let upstream = Upstream {
+            frames: frames_in,
+            worked: worked_in,
+        };
+        let frame = |at| {
+            Latest::Newest(Arc::new(Frame {
+                pixels: RgbImage::new(1, 1),
+                at,
+                seq: 0,
+                connection: ConnectionId::default(),
+            }))
+        };
+        let progress = |seconds| upstream.progress(later(seconds), stale);
+        assert_eq!(progress(1), Progress::Stuck, "no frame has come");
+        frames.send_replace(frame(start));
+        assert_eq!(progress(5), Progress::Working);
+        assert_eq!(progress(6), Progress::Stuck, "no new frame has come");
+        frames.send_replace(frame(later(6)));
+        assert_eq!(progress(6), Progress::Stuck, "the work hangs");
+        worked.send_replace(later(4));
+        assert_eq!(progress(9), Progress::Working);
+        frames.send_replace(Latest::Lost);
+        assert_eq!(progress(9), Progress::Stuck);
+        assert!(upstream.is_camera_lost());
+    }
 }

@@ -22,11 +22,13 @@ use tracing::{debug, info, warn};
 use crate::api::metrics::{self, Heartbeat, Metrics};
 use crate::api::problems::Problems;
 use crate::api::socket::Live;
-use crate::api::web::{AnnotatedFrame, LiveView, WebError, WebOptions};
+use crate::api::web::{LiveView, WebError, WebOptions};
 use crate::camera::{Camera, SourceError, Spec, processes};
 use crate::config::Config;
 use crate::config::settings::Settings;
+use crate::decision::confirm::Standing;
 use crate::decision::decide::{LabelError, VerdictPolicy};
+use crate::frame::Frame;
 use crate::indicate::pins::{PinError, Pins};
 use crate::indicate::{Console, pins};
 use crate::learning::LearningError;
@@ -37,6 +39,7 @@ use crate::vision::track::Tracker;
 mod camera_worker;
 mod capture_worker;
 mod control;
+mod frame_processor;
 mod indicator_worker;
 mod inference_worker;
 mod mqtt;
@@ -45,10 +48,11 @@ mod reload;
 mod threads;
 mod web;
 
-use capture_worker::{CropSampler, LearningState};
+use capture_worker::LearningState;
 use control::ControlServer;
-use indicator_worker::IndicatorWorker;
-use inference_worker::{FpsMeter, InferenceWorker, MotionGate};
+use frame_processor::{FrameProcessor, MotionGate};
+use indicator_worker::{IndicatorWorker, Upstream};
+use inference_worker::{FpsMeter, InferenceWorker, LiveMonitor};
 pub use mqtt::hostname;
 pub use reload::ConfigFile;
 use reload::Reloader;
@@ -308,68 +312,98 @@ impl Start<'_> {
             web: web_options,
         };
         control::start(server, config, reloader, reloads, shared, self.threads)?;
+        let links = CameraPathLinks::new();
         let indicator = IndicatorWorker::new(
             config,
             console,
             parts.pins,
             handle,
             shared.settings.subscribe(),
+            links.upstream,
+            links.standing,
         );
-        let inference = inference_worker(
-            parts.pipeline,
-            parts.policy,
+        let inference = InferenceWorker {
+            processor: frame_processor(parts.pipeline, parts.policy, config),
+            standing: links.standing_in,
             sampler,
+            live: Arc::clone(&shared.live),
+            tuning: shared.settings.subscribe(),
             annotated_frames,
-            config,
-            shared,
-        );
-        start_camera_path(camera, inference, indicator, shared, self.threads)
+            fps_meter: FpsMeter::default(),
+            monitor: LiveMonitor {
+                metrics: Arc::clone(&shared.metrics),
+                progress: links.progress,
+            },
+            overloaded_at: None,
+        };
+        let frames = (links.frames, links.frames_in);
+        start_camera_path(camera, frames, inference, indicator, shared, self.threads)
     }
 }
 
-fn inference_worker(
+/// The channels between the threads that a frame passes through.
+struct CameraPathLinks {
+    frames: watch::Sender<Latest<Frame>>,
+    frames_in: watch::Receiver<Latest<Frame>>,
+    progress: watch::Sender<Instant>,
+    standing: watch::Sender<Standing>,
+    standing_in: watch::Receiver<Standing>,
+    upstream: Upstream,
+}
+
+impl CameraPathLinks {
+    fn new() -> CameraPathLinks {
+        let (frames, frames_in) = watch::channel(Latest::Waiting);
+        let (progress, worked) = watch::channel(now());
+        let (standing, standing_in) = watch::channel(Standing::default());
+        CameraPathLinks {
+            upstream: Upstream {
+                frames: frames_in.clone(),
+                worked,
+            },
+            frames,
+            frames_in,
+            progress,
+            standing,
+            standing_in,
+        }
+    }
+}
+
+fn frame_processor(
     pipeline: Pipeline,
     policy: VerdictPolicy,
-    sampler: Option<CropSampler>,
-    annotated_frames: watch::Sender<Option<AnnotatedFrame>>,
     config: &Config,
-    shared: &Shared,
-) -> InferenceWorker {
-    InferenceWorker {
-        labels: pipeline.head().labels().into(),
+) -> FrameProcessor<Pipeline> {
+    let labels = pipeline.head().labels().into();
+    FrameProcessor::new(
         pipeline,
-        policy,
-        tracker: Tracker::new(config.track.options()),
-        motion_gate: MotionGate::new(Duration::from_millis(config.detect.idle_interval_ms)),
-        sampler,
-        live: Arc::clone(&shared.live),
-        tuning: shared.settings.subscribe(),
-        annotated_frames,
-        fps_meter: FpsMeter::default(),
-        metrics: Arc::clone(&shared.metrics),
-    }
+        (policy, labels),
+        Tracker::new(config.track.options()),
+        MotionGate::new(Duration::from_millis(config.detect.idle_interval_ms)),
+        config.frame_time_limit(),
+    )
 }
 
 /// Starts the threads that a frame passes through.
 fn start_camera_path(
     camera: Camera,
+    (frames, frames_in): (watch::Sender<Latest<Frame>>, watch::Receiver<Latest<Frame>>),
     inference: InferenceWorker,
     indicator: IndicatorWorker,
     shared: &Shared,
     threads: &mut Threads,
 ) -> Result<(), DaemonError> {
-    let (frames, frames_in) = watch::channel(Latest::Waiting);
     let (results, results_in) = watch::channel(Latest::Waiting);
     threads.start("camera", {
         let (live, stop) = (Arc::clone(&shared.live), shared.stop.clone());
         move || camera_worker::run(camera, &frames, &live, &stop)
     })?;
     threads.start("inference", {
-        let frames = frames_in.clone();
         let ended = shared.inference_ended.clone().drop_guard();
         move || {
             let _ended = ended;
-            inference.run(frames, &results)
+            inference.run(frames_in, &results)
         }
     })?;
     threads.start("indicator", {
@@ -377,7 +411,7 @@ fn start_camera_path(
         let metrics = Arc::clone(&shared.metrics);
         let heartbeat = Arc::clone(&shared.heartbeat);
         let stop = shared.stop.clone();
-        move || indicator.run(results_in, &frames_in, &heartbeat, &live, &metrics, &stop)
+        move || indicator.run(results_in, &heartbeat, &live, &metrics, &stop)
     })
 }
 

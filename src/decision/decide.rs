@@ -1,12 +1,14 @@
 //! Turns probabilities into verdicts, and verdicts over time into decisions.
 //!
-//! Owns the thresholds, the labels that count as masked, the hysteresis and the hold
-//! time. Pure, because the time is passed in as an argument.
+//! Owns the thresholds, the labels that count as masked, the hysteresis, the hold time,
+//! and the conditions for a mask and for a fault. Pure, because the time is passed in as
+//! an argument.
 
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::decision::confirm::{Basis, Evidence, Standing, apart};
 use crate::frame::Face;
 
 /// Options that determine the verdict on a face.
@@ -35,6 +37,8 @@ pub enum UnsureReason {
     LowScore,
     /// P(masked) lies between the thresholds.
     Undecided,
+    /// The frame had so many faces that there was no time to classify this one.
+    Overload,
 }
 
 /// The verdict on one face. The numbers are indices into the head's labels.
@@ -226,10 +230,42 @@ impl Decision {
 pub struct DeciderOptions {
     /// Frames must contradict the decision for this long before it changes.
     pub confirm: Duration,
+    /// The decision becomes [`Decision::Mask`] only if at least this many frames in a row
+    /// say so.
+    pub confirm_frames: u32,
     /// The decision is held for this long after the last face has left.
     pub hold: Duration,
     /// If no fresh frame arrives for longer than this, the decision is [`Decision::Fault`].
     pub stale: Duration,
+}
+
+/// Without new frames, a mask lasts at least this long if the camera is not known to be
+/// lost, because a busy device may be late with a frame.
+const MIN_MASK_HOLD: Duration = Duration::from_secs(1);
+
+/// Without new frames, a mask lasts for at least this many frame intervals if the camera is
+/// not known to be lost.
+const HELD_INTERVALS: u32 = 3;
+
+/// What one frame contributes to the decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Observation {
+    /// Capture time of the frame.
+    pub at: Instant,
+    /// The decision for the frame alone.
+    pub decision: Decision,
+    /// How far the frame confirms a mask.
+    pub evidence: Evidence,
+}
+
+/// Whether results of frames can be expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// The camera sends frames, and the work on them goes on, although a result may take
+    /// long.
+    Working,
+    /// The camera sends no frames, or the work on them does not go on.
+    Stuck,
 }
 
 /// Turns the decisions for single frames into a stable decision.
@@ -237,9 +273,20 @@ pub struct DeciderOptions {
 pub struct Decider {
     options: DeciderOptions,
     decision: Decision,
-    /// Capture time of the latest frame.
+    /// The basis on which the decision is mask, and `None` if it is another.
+    mask: Option<Basis>,
+    /// Number of faults so far.
+    faults: u64,
+    /// Whether the camera has been lost since the latest frame.
+    is_lost: bool,
+    /// Whether there has been a frame since the start.
+    has_frames: bool,
+    /// Capture time of the latest frame, or the time of the start.
     last_frame: Instant,
-    /// Capture time of the latest frame with a face.
+    /// The time between frames.
+    interval: Duration,
+    /// Capture time of the latest frame with a face. While the decision is mask, only
+    /// frames on the same basis count.
     last_face: Option<Instant>,
     /// The time since which frames with faces have contradicted the decision.
     contradicted_since: Option<Instant>,
@@ -253,7 +300,12 @@ impl Decider {
         Decider {
             options,
             decision: Decision::Idle,
+            mask: None,
+            faults: 0,
+            is_lost: false,
+            has_frames: false,
             last_frame: now,
+            interval: Duration::ZERO,
             last_face: None,
             contradicted_since: None,
         }
@@ -264,61 +316,168 @@ impl Decider {
         self.options = options;
     }
 
-    /// Adds the decision for the frame captured at time `at`, and returns the decision at
-    /// time `now`.
+    /// What the thread that processes frames has to know about the decision.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        Standing {
+            faults: self.faults,
+            mask: self.mask,
+        }
+    }
+
+    /// Adds a frame, and returns the decision at time `now`.
+    ///
+    /// The decision becomes mask only with a frame that ends a run of frames which confirm
+    /// each other. Any other decision needs frames that contradict the present one for long
+    /// enough.
     ///
     /// A frame without a face is ignored until `hold` has passed since the last frame with
     /// a face. The reason is that the detector misses a face in some frames, and these
     /// frames must neither end a decision nor prolong it.
-    pub fn observe(&mut self, now: Instant, at: Instant, frame: Decision) -> Decision {
-        self.last_frame = self.last_frame.max(at);
+    pub fn observe(&mut self, now: Instant, frame: Observation, progress: Progress) -> Decision {
+        let Observation { at, evidence, .. } = frame;
+        self.is_lost = false;
+        self.has_frames = true;
+        self.last_frame = at;
+        self.interval = evidence.interval;
         if self.is_stale(now) {
-            return self.fault();
+            return self.without_results(progress);
         }
         if self.decision == Decision::Fault {
-            // Any fresh frame ends a fault immediately.
-            self.decision = frame;
+            // Any fresh frame ends a fault immediately, but it alone cannot be a mask.
+            self.decision = match frame.decision {
+                Decision::Mask => Decision::Idle,
+                other => other,
+            };
         }
-        if frame == Decision::Idle {
-            let held = |face| at.saturating_duration_since(face) < self.options.hold;
-            if !self.last_face.is_some_and(held) {
-                self.decision = Decision::Idle;
-                self.contradicted_since = None;
-            }
+        let is_mask_of_other_basis = self.mask.is_some_and(|basis| basis != evidence.basis);
+        if (frame.decision == Decision::Idle || is_mask_of_other_basis) && !self.is_held(at) {
+            self.become_idle();
+        }
+        if frame.decision == Decision::Idle {
             return self.decision;
         }
-        self.last_face = Some(at);
-        if frame == self.decision {
+        if self.confirms_mask(frame) {
+            self.become_mask(frame);
+            return self.decision;
+        }
+        if self.mask.is_none_or(|basis| basis == evidence.basis) {
+            self.last_face = Some(at);
+        }
+        self.contradict(frame);
+        self.decision
+    }
+
+    /// Whether the frame ends a run of frames that make the decision a mask.
+    fn confirms_mask(&self, frame: Observation) -> bool {
+        let Evidence { basis, run, .. } = frame.evidence;
+        let DeciderOptions {
+            confirm,
+            confirm_frames,
+            ..
+        } = self.options;
+        frame.decision == Decision::Mask
+            && basis.faults == self.faults
+            && run.is_some_and(|run| run.confirms(confirm_frames, confirm))
+    }
+
+    fn become_mask(&mut self, frame: Observation) {
+        self.decision = Decision::Mask;
+        self.mask = Some(frame.evidence.basis);
+        self.last_face = Some(frame.at);
+        self.contradicted_since = None;
+    }
+
+    fn become_idle(&mut self) {
+        self.decision = Decision::Idle;
+        self.mask = None;
+        self.contradicted_since = None;
+    }
+
+    /// Adds a frame with a face that does not confirm a mask.
+    fn contradict(&mut self, frame: Observation) {
+        let Observation { at, evidence, .. } = frame;
+        let is_same_mask = self.mask == Some(evidence.basis);
+        // A mask that no run of frames confirms is a reason to be unsure.
+        let decision = match frame.decision {
+            Decision::Mask if !is_same_mask && evidence.run.is_none() => Decision::Unsure,
+            decision => decision,
+        };
+        if decision == self.decision {
             self.contradicted_since = None;
-            return self.decision;
+            return;
         }
         let since = *self.contradicted_since.get_or_insert(at);
-        if at.saturating_duration_since(since) >= self.options.confirm {
-            self.decision = frame;
+        if decision != Decision::Mask && apart(at, since) >= self.options.confirm {
+            self.decision = decision;
+            self.mask = None;
+            self.last_face = Some(at);
             self.contradicted_since = None;
+        }
+    }
+
+    /// Returns the decision at time `now` if no frame has arrived.
+    ///
+    /// A mask ends after `hold`, because nothing shows that the person is still there. If
+    /// the latest frame is stale, the decision is [`Decision::Unsure`] while the work on
+    /// frames goes on, and otherwise a fault.
+    pub fn tick(&mut self, now: Instant, progress: Progress) -> Decision {
+        if self.is_stale(now) {
+            return self.without_results(progress);
+        }
+        if self.decision == Decision::Mask && !self.is_mask_held(now) {
+            self.become_idle();
         }
         self.decision
     }
 
-    /// Returns the decision at time `now` if no frame has arrived. It becomes a fault as
-    /// soon as the latest frame is stale.
-    pub fn tick(&mut self, now: Instant) -> Decision {
-        if self.is_stale(now) {
-            self.fault();
+    /// Tells that the camera is lost and is being reopened. The decision becomes a fault
+    /// only when the latest frame is stale, because many network cameras drop their
+    /// connections now and then. A mask ends after `hold` at the latest. A camera that has
+    /// not sent a frame yet is a fault at once.
+    pub fn lose_camera(&mut self, now: Instant) -> Decision {
+        self.is_lost = true;
+        if !self.has_frames {
+            return self.without_results(Progress::Stuck);
         }
-        self.decision
+        self.tick(now, Progress::Stuck)
     }
 
     fn is_stale(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.last_frame) > self.options.stale
+        apart(now, self.last_frame) > self.options.stale
     }
 
-    /// Makes the decision a fault immediately. The caller uses this when the camera is
-    /// lost.
-    pub fn fault(&mut self) -> Decision {
-        self.decision = Decision::Fault;
+    /// Whether the last face was seen recently enough for the decision to be held.
+    fn is_held(&self, at: Instant) -> bool {
+        self.last_face
+            .is_some_and(|face| apart(at, face) < self.options.hold)
+    }
+
+    /// Like [`is_held`](Decider::is_held), but if the camera is not known to be lost, the
+    /// next frame may just be slow.
+    fn is_mask_held(&self, now: Instant) -> bool {
+        if self.is_lost {
+            return self.is_held(now);
+        }
+        let intervals = self.interval.saturating_mul(HELD_INTERVALS);
+        let hold = self.options.hold.max(intervals).max(MIN_MASK_HOLD);
+        self.last_face.is_some_and(|face| apart(now, face) < hold)
+    }
+
+    /// Decides without a fresh frame.
+    fn without_results(&mut self, progress: Progress) -> Decision {
+        let decision = match progress {
+            Progress::Working => Decision::Unsure,
+            Progress::Stuck => Decision::Fault,
+        };
+        if decision == Decision::Fault && self.decision != Decision::Fault {
+            self.faults += 1;
+        }
+        self.decision = decision;
+        self.mask = None;
+        self.last_face = None;
         self.contradicted_since = None;
-        self.decision
+        decision
     }
 }
 
@@ -331,7 +490,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::frame::Rect;
+    use crate::decision::confirm::{Confirmation, Sighting};
+    use crate::frame::{ConnectionId, Rect};
+    use crate::vision::head::HeadId;
 
     fn policy() -> VerdictPolicy {
         let options = VerdictOptions {
@@ -418,19 +579,91 @@ mod tests {
 
     const OPTIONS: DeciderOptions = DeciderOptions {
         confirm: Duration::from_millis(300),
+        confirm_frames: 3,
         hold: Duration::from_millis(1500),
         stale: Duration::from_secs(5),
     };
 
+    /// A decider with what comes before it. Times are in milliseconds since the start.
+    struct Chain {
+        start: Instant,
+        confirmation: Confirmation,
+        decider: Decider,
+        connection: ConnectionId,
+        head: HeadId,
+    }
+
+    impl Chain {
+        fn new() -> Chain {
+            let start = Instant::now();
+            Chain {
+                start,
+                confirmation: Confirmation::default(),
+                decider: Decider::new(OPTIONS, start),
+                connection: ConnectionId::default(),
+                head: HeadId::default(),
+            }
+        }
+
+        fn at(&self, ms: u64) -> Instant {
+            self.start + Duration::from_millis(ms)
+        }
+
+        fn reconnect(&mut self) {
+            self.connection = self.connection.next();
+        }
+
+        /// Processes a frame in which every face is classified anew.
+        fn process(&mut self, ms: u64, decision: Decision) -> Observation {
+            let sighting = match decision {
+                Idle => Sighting::Nobody,
+                Mask => Sighting::MaskedAnew,
+                NoMask | Unsure | Fault => Sighting::Other,
+            };
+            self.process_as(ms, decision, sighting)
+        }
+
+        fn process_as(&mut self, ms: u64, decision: Decision, sighting: Sighting) -> Observation {
+            let at = self.at(ms);
+            let basis = Basis {
+                connection: self.connection,
+                head: self.head,
+                faults: self.decider.standing().faults,
+            };
+            self.confirmation.begin(at, basis);
+            let evidence = self.confirmation.end(at, sighting);
+            Observation {
+                at,
+                decision,
+                evidence,
+            }
+        }
+
+        fn frame(&mut self, ms: u64, decision: Decision) -> Decision {
+            let frame = self.process(ms, decision);
+            self.decider.observe(frame.at, frame, Progress::Working)
+        }
+
+        fn frames(&mut self, decision: Decision, times: &[u64]) -> Vec<Decision> {
+            times.iter().map(|ms| self.frame(*ms, decision)).collect()
+        }
+
+        fn tick(&mut self, ms: u64, progress: Progress) -> Decision {
+            self.decider.tick(self.at(ms), progress)
+        }
+
+        fn lose_camera(&mut self, ms: u64) -> Decision {
+            self.decider.lose_camera(self.at(ms))
+        }
+    }
+
     /// Returns the decision after each of these frames, given as (capture time in
     /// milliseconds, decision for the frame).
     fn play(frames: &[(u64, Decision)]) -> Vec<Decision> {
-        let start = Instant::now();
-        let mut decider = Decider::new(OPTIONS, start);
-        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut chain = Chain::new();
         frames
             .iter()
-            .map(|&(ms, frame)| decider.observe(at(ms), at(ms), frame))
+            .map(|&(ms, frame)| chain.frame(ms, frame))
             .collect()
     }
 
@@ -452,57 +685,199 @@ mod tests {
     fn flicker_between_other_decisions_does_not_keep_the_old_one() {
         let shown = play(&[
             (0, Mask),
+            (150, Mask),
             (300, Mask),
             (400, NoMask),
             (500, Unsure),
             (700, NoMask),
         ]);
-        assert_eq!(shown, [Idle, Mask, Mask, Mask, NoMask]);
+        assert_eq!(shown, [Idle, Idle, Mask, Mask, Mask, NoMask]);
     }
 
     #[test]
     fn the_decision_is_held_after_the_last_face_has_left() {
         let shown = play(&[
             (0, Mask),
+            (150, Mask),
             (300, Mask),
             (400, Idle),
             (1799, Idle),
             (1800, Idle),
         ]);
-        assert_eq!(shown, [Idle, Mask, Mask, Mask, Idle]);
+        assert_eq!(shown, [Idle, Idle, Mask, Mask, Mask, Idle]);
     }
 
     #[test]
     fn the_hold_of_one_person_does_not_shorten_the_confirmation_of_the_next() {
         let shown = play(&[
             (0, Mask),
+            (150, Mask),
             (300, Mask),
             (400, Idle),
             (1800, NoMask),
             (2100, NoMask),
         ]);
-        assert_eq!(shown, [Idle, Mask, Mask, Mask, NoMask]);
+        assert_eq!(shown, [Idle, Idle, Mask, Mask, Mask, NoMask]);
     }
 
     #[test]
     fn missing_frames_become_a_fault_and_the_first_frame_ends_it() {
-        let start = Instant::now();
-        let mut decider = Decider::new(OPTIONS, start);
-        assert_eq!(decider.tick(start + Duration::from_secs(5)), Idle);
-        assert_eq!(decider.tick(start + Duration::from_millis(5001)), Fault);
-        let later = start + Duration::from_millis(5100);
-        assert_eq!(decider.observe(later, later, NoMask), NoMask);
-        assert_eq!(decider.fault(), Fault);
+        let mut chain = Chain::new();
+        assert_eq!(chain.tick(5000, Progress::Stuck), Idle);
+        assert_eq!(chain.tick(5001, Progress::Stuck), Fault);
+        assert_eq!(chain.frame(5100, NoMask), NoMask);
+    }
+
+    #[test]
+    fn one_frame_after_a_fault_is_no_mask_yet() {
+        let mut chain = Chain::new();
+        chain.frames(Mask, &[0, 100, 200, 300]);
+        assert_eq!(chain.tick(5301, Progress::Stuck), Fault);
+        let shown = chain.frames(Mask, &[5400, 5500, 5600, 5700]);
+        assert_eq!(shown, [Idle, Idle, Idle, Mask]);
+    }
+
+    #[test]
+    fn a_frame_that_was_processed_before_a_fault_confirms_nothing_after_it() {
+        let mut chain = Chain::new();
+        chain.frames(Mask, &[4000, 4100]);
+        let late = chain.process(4300, Mask);
+        assert_eq!(chain.tick(9200, Progress::Stuck), Fault);
+        let now = chain.at(9250);
+        assert_eq!(chain.decider.observe(now, late, Progress::Working), Idle);
     }
 
     #[test]
     fn frames_that_are_already_stale_do_not_end_a_fault() {
-        let start = Instant::now();
-        let mut decider = Decider::new(OPTIONS, start);
-        let captured = start + Duration::from_secs(1);
-        let now = start + Duration::from_secs(7);
-        assert_eq!(decider.observe(now, captured, NoMask), Fault);
-        assert_eq!(decider.tick(now), Fault);
+        let mut chain = Chain::new();
+        let frame = chain.process(1000, NoMask);
+        let now = chain.at(7000);
+        let observed = chain.decider.observe(now, frame, Progress::Stuck);
+        assert_eq!(observed, Fault);
+        assert_eq!(chain.tick(7000, Progress::Stuck), Fault);
+    }
+
+    #[test]
+    fn slow_work_on_frames_is_unsure_and_no_fault() {
+        let mut chain = Chain::new();
+        chain.frames(Mask, &[0, 100, 200, 300]);
+        assert_eq!(chain.tick(5301, Progress::Working), Unsure);
+        let frame = chain.process(400, Mask);
+        let now = chain.at(8400);
+        let observed = chain.decider.observe(now, frame, Progress::Working);
+        assert_eq!(observed, Unsure, "the work on the frame took 8 s");
+        assert_eq!(chain.tick(9000, Progress::Working), Unsure);
+        assert_eq!(chain.tick(9050, Progress::Stuck), Fault, "it hangs");
+    }
+
+    #[test]
+    fn a_lost_camera_is_a_fault_when_its_last_frame_is_stale() {
+        let mut chain = Chain::new();
+        chain.frames(NoMask, &[0, 100, 200, 300]);
+        assert_eq!(chain.lose_camera(310), NoMask);
+        assert_eq!(chain.lose_camera(5300), NoMask);
+        assert_eq!(chain.lose_camera(5301), Fault);
+    }
+
+    #[test]
+    fn a_camera_that_cannot_be_reached_at_the_start_is_a_fault_at_once() {
+        let mut chain = Chain::new();
+        assert_eq!(chain.lose_camera(10), Fault);
+        assert_eq!(chain.frame(2000, NoMask), NoMask);
+        assert_eq!(chain.lose_camera(2010), NoMask);
+    }
+
+    #[test]
+    fn a_mask_ends_after_the_hold_time_while_the_camera_is_lost() {
+        let mut chain = Chain::new();
+        chain.frames(Mask, &[0, 100, 200, 300]);
+        assert_eq!(chain.lose_camera(310), Mask);
+        assert_eq!(chain.lose_camera(1799), Mask);
+        assert_eq!(chain.lose_camera(1800), Idle);
+        assert_eq!(chain.lose_camera(5300), Idle);
+        assert_eq!(chain.lose_camera(5301), Fault);
+    }
+
+    #[test]
+    fn a_mask_ends_after_the_hold_time_if_frames_do_not_come() {
+        let mut chain = Chain::new();
+        chain.frames(Mask, &[0, 100, 200, 300]);
+        assert_eq!(chain.tick(1799, Progress::Working), Mask);
+        assert_eq!(chain.tick(1800, Progress::Working), Idle);
+        // A slow camera sends a frame a second.
+        chain.reconnect();
+        assert_eq!(chain.frames(Mask, &[2000, 3000, 4000]), [Idle, Idle, Mask]);
+        assert_eq!(chain.tick(6999, Progress::Working), Mask);
+        assert_eq!(chain.tick(7000, Progress::Working), Idle);
+    }
+
+    #[test]
+    fn a_short_loss_does_not_change_a_mask_that_is_soon_confirmed_again() {
+        let mut chain = Chain::new();
+        chain.frames(Mask, &[0, 100, 200, 300]);
+        assert_eq!(chain.lose_camera(310), Mask);
+        chain.reconnect();
+        let times: Vec<u64> = (13..40).map(|index| 100 * index).collect();
+        assert_eq!(chain.frames(Mask, &times), vec![Mask; times.len()]);
+    }
+
+    #[test]
+    fn frames_of_another_connection_or_head_do_not_extend_a_mask() {
+        let changes: [fn(&mut Chain); 2] = [Chain::reconnect, |chain| {
+            chain.head = chain.head.next();
+        }];
+        for change in changes {
+            let mut chain = Chain::new();
+            chain.frames(Mask, &[0, 100, 200, 300]);
+            change(&mut chain);
+            // The run is never long enough.
+            let mut shown = Vec::new();
+            for ms in (1300..2600).step_by(400) {
+                shown.extend(chain.frames(Mask, &[ms, ms + 100]));
+                shown.extend(chain.frames(Unsure, &[ms + 200]));
+            }
+            assert_eq!(shown[..3], [Mask; 3]);
+            assert!(!shown[4..].contains(&Mask), "{shown:?}");
+        }
+    }
+
+    #[test]
+    fn masks_that_nothing_confirms_are_unsure() {
+        let mut chain = Chain::new();
+        chain.frames(NoMask, &[0, 100, 200, 300]);
+        let mut shown = Vec::new();
+        for ms in (400..1000).step_by(100) {
+            let frame = chain.process_as(ms, Mask, Sighting::Masked);
+            shown.push(chain.decider.observe(frame.at, frame, Progress::Working));
+        }
+        assert_eq!(shown, [NoMask, NoMask, NoMask, Unsure, Unsure, Unsure]);
+    }
+
+    #[test]
+    fn the_number_of_frames_can_change_while_they_are_counted() {
+        let mut chain = Chain::new();
+        chain.frames(Mask, &[0, 100, 200]);
+        chain.decider.set_options(DeciderOptions {
+            confirm_frames: 6,
+            ..OPTIONS
+        });
+        assert_eq!(chain.frames(Mask, &[300, 400]), [Idle, Idle]);
+        chain.decider.set_options(DeciderOptions {
+            confirm_frames: 2,
+            ..OPTIONS
+        });
+        assert_eq!(chain.frame(450, Mask), Mask);
+    }
+
+    #[test]
+    fn a_clock_that_steps_backward_ends_a_mask() {
+        let mut chain = Chain::new();
+        chain.frames(Mask, &[100_000, 100_100, 100_200, 100_300]);
+        assert_eq!(chain.decider.decision, Mask);
+        assert_eq!(chain.tick(96_000, Progress::Working), Idle);
+        assert_eq!(chain.tick(90_000, Progress::Stuck), Fault);
+        let shown = chain.frames(Mask, &[90_100, 90_200, 90_300, 90_400]);
+        assert_eq!(shown, [Idle, Idle, Idle, Mask]);
     }
 
     #[test]
@@ -510,10 +885,10 @@ mod tests {
         let flicker = |decision| {
             (4..40).map(move |index| (100 * index, if index % 2 == 0 { decision } else { Idle }))
         };
-        let mut frames = vec![(0, Mask), (300, Mask)];
+        let mut frames = vec![(0, Mask), (150, Mask), (300, Mask)];
         frames.extend(flicker(NoMask));
         assert_eq!(
-            play(&frames)[2..8],
+            play(&frames)[3..9],
             [Mask, Mask, Mask, Mask, NoMask, NoMask]
         );
         // The same is true if there is no face at the start.

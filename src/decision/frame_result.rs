@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
-use crate::decision::decide::{Decision, Verdict};
+use crate::decision::confirm::Evidence;
+use crate::decision::decide::{Decision, Observation, Verdict};
 use crate::frame::Face;
 
 /// A face in a frame and the verdict on it.
@@ -38,6 +39,8 @@ pub struct FrameResult {
     pub labels: Arc<[String]>,
     /// The faces, with the best detector score first.
     pub faces: Vec<FaceResult>,
+    /// How far this frame and those before it confirm a mask.
+    pub evidence: Evidence,
 }
 
 impl FrameResult {
@@ -46,6 +49,16 @@ impl FrameResult {
     pub fn decision(&self) -> Decision {
         let verdicts: Vec<Verdict> = self.faces.iter().map(|face| face.verdict).collect();
         Decision::of_frame(&verdicts)
+    }
+
+    /// Returns what the frame contributes to the decision over time.
+    #[must_use]
+    pub fn observation(&self) -> Observation {
+        Observation {
+            at: self.at,
+            decision: self.decision(),
+            evidence: self.evidence,
+        }
     }
 }
 

@@ -4,5 +4,6 @@
 //! Pure, because the time is passed in as an argument.
 
 pub mod annotate;
+pub mod confirm;
 pub mod decide;
 pub mod frame_result;

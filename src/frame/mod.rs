@@ -13,7 +13,7 @@ pub mod yuv;
 
 pub use decoding::{decode, decode_within};
 pub use geometry::{Face, Rect, Region};
-pub use pixels::{CROP_SIDE, Crop, Frame, Scaler};
+pub use pixels::{CROP_SIDE, ConnectionId, Crop, Frame, Scaler};
 
 /// Maximum size of a picture that [`decode`] accepts, in pixels (width times
 /// height).

@@ -11,6 +11,21 @@ use super::{PictureError, Region};
 /// backbone.
 pub const CROP_SIDE: u32 = 224;
 
+/// Tells the connections to a camera apart: frames of different connections do not
+/// confirm each other.
+///
+/// Each reopening of a lost source is a new connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct ConnectionId(u64);
+
+impl ConnectionId {
+    /// The id of the connection after this one.
+    #[must_use]
+    pub fn next(self) -> ConnectionId {
+        ConnectionId(self.0.wrapping_add(1))
+    }
+}
+
 /// One picture from a camera.
 #[derive(Debug, Clone)]
 pub struct Frame {
@@ -22,6 +37,9 @@ pub struct Frame {
     /// Number of the frame since the source was opened, starting at 0. A gap means
     /// that frames were skipped.
     pub seq: u64,
+    /// The connection that the frame came through. A source leaves the default; the
+    /// camera that opens the source sets it.
+    pub connection: ConnectionId,
 }
 
 /// A face that was cut out of its frame and scaled to [`CROP_SIDE`] x [`CROP_SIDE`]

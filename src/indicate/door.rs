@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::decision::confirm::apart;
 use crate::decision::decide::Decision;
 
 /// The behavior of a door's lock without power.
@@ -40,16 +41,21 @@ impl Door {
         }
     }
 
-    /// Whether the relay is energized at time `at` with this decision. `at` must not
-    /// decrease from call to call.
+    /// Whether the relay is energized at time `at` with this decision.
     pub fn is_energized(&mut self, at: Instant, decision: Decision) -> bool {
         match decision {
             Decision::Mask => self.last_mask = Some(at),
             Decision::NoMask | Decision::Fault => self.last_mask = None,
             Decision::Idle | Decision::Unsure => {}
         }
-        let held = |last_mask: Instant| at.saturating_duration_since(last_mask) < self.hold;
-        let open = decision == Decision::Mask || self.last_mask.is_some_and(held);
+        let open = decision == Decision::Mask
+            || self
+                .last_mask
+                .is_some_and(|last_mask| apart(at, last_mask) < self.hold);
+        if !open {
+            // A clock that steps back must not open the door a second time.
+            self.last_mask = None;
+        }
         match self.lock {
             LockType::FailSecure => open,
             LockType::FailSafe => !open && decision != Decision::Fault,
@@ -93,6 +99,20 @@ mod tests {
             run(LockType::FailSafe, 3000, &steps),
             open.map(|open| !open),
             "the inverse"
+        );
+    }
+
+    #[test]
+    fn a_step_of_the_clock_does_not_open_it() {
+        let steps = [
+            (10_000, Decision::Mask),
+            (6000, Decision::Idle),
+            (9000, Decision::Idle),
+            (10_500, Decision::Unsure),
+        ];
+        assert_eq!(
+            run(LockType::FailSecure, 3000, &steps),
+            [true, false, false, false]
         );
     }
 

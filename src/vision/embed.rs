@@ -80,6 +80,12 @@ impl Embedder {
         })
     }
 
+    /// Number of crops that are processed at the same time.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.runners.len()
+    }
+
     /// Computes the features of each crop, in the order of the crops.
     ///
     /// # Errors

@@ -6,6 +6,19 @@
 use crate::onnx::{Classifier, FEATURES, HeadFile, HeadTensors};
 use crate::vision::embed::Feature;
 
+/// Tells the heads apart that a pipeline has used, in the order in which they came into
+/// use. A head that comes back has a new id.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct HeadId(u64);
+
+impl HeadId {
+    /// The id of the head that is used after this one.
+    #[must_use]
+    pub fn next(self) -> HeadId {
+        HeadId(self.0.wrapping_add(1))
+    }
+}
+
 /// A dense layer with ReLU, followed by a dense layer with softmax. This is the head of
 /// the Keras tutorial without its dropout, which is only active in training.
 #[derive(Debug, Clone, PartialEq)]

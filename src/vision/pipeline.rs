@@ -15,7 +15,7 @@ use crate::platform::hex;
 use crate::platform::system;
 use crate::vision::detect::{DetectError, Detector, DetectorOptions};
 use crate::vision::embed::{Backbone, Embedder, Feature};
-use crate::vision::head::Head;
+use crate::vision::head::{Head, HeadId};
 
 // These are statics because the compiler may copy a constant to each use.
 
@@ -80,6 +80,8 @@ pub struct Classification {
     pub crop: Crop,
     /// The backbone's output for the crop.
     pub feature: Feature,
+    /// The head that computed the probabilities.
+    pub head: HeadId,
     /// The probability of each label of the head.
     pub probabilities: Vec<f32>,
 }
@@ -105,6 +107,7 @@ pub struct Pipeline {
     detector: Detector,
     embedder: Embedder,
     head: Arc<Head>,
+    head_id: HeadId,
     scaler: Scaler,
     margin: f32,
 }
@@ -127,6 +130,7 @@ impl Pipeline {
             detector,
             embedder,
             head: Arc::new(head),
+            head_id: HeadId::default(),
             scaler: Scaler::default(),
             margin: options.margin,
         })
@@ -220,6 +224,7 @@ impl Pipeline {
                 .into_iter()
                 .zip(features)
                 .map(|(crop, feature)| Classification {
+                    head: self.head_id,
                     probabilities: self.head.probabilities(&feature),
                     crop,
                     feature,
@@ -229,9 +234,22 @@ impl Pipeline {
         Ok(classifications)
     }
 
+    /// Number of faces that are classified at the same time, at least 1.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.embedder.threads()
+    }
+
+    /// The id of the head in use.
+    #[must_use]
+    pub fn head_id(&self) -> HeadId {
+        self.head_id
+    }
+
     /// Replaces the head. The next classification uses the new head.
     pub fn set_head(&mut self, head: Arc<Head>) {
         self.head = head;
+        self.head_id = self.head_id.next();
     }
 }
 

@@ -115,11 +115,9 @@ impl Tracker {
         id
     }
 
-    /// Clears the votes but keeps the tracks. The caller uses this when the head is replaced.
-    pub fn forget_votes(&mut self) {
-        for track in &mut self.tracks {
-            track.votes.clear();
-        }
+    /// Ends all tracks. Their numbers are not used again.
+    pub fn clear(&mut self) {
+        self.tracks.clear();
     }
 
     /// Returns the vote of a track that does not have to be classified in a frame captured
@@ -283,12 +281,10 @@ mod tests {
         for ms in [750, 760, 770] {
             tracker.vote(after(ms), id, &[1.0, 0.0]);
         }
-        tracker.forget_votes();
-        assert_eq!(
-            tracker.settled(after(771), id),
-            None,
-            "the votes were cleared"
-        );
+        tracker.clear();
+        assert_eq!(tracker.settled(after(771), id), None, "the track has ended");
+        let new = tracker.assign(after(772), &[face(0.0, 0.0)]);
+        assert_eq!(new, [id + 1], "no number is used twice");
     }
 
     /// Returns the time between the removal of a mask and the change of the vote in ms, at

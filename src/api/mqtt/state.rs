@@ -42,9 +42,11 @@ impl StateRecord {
     #[must_use]
     pub fn new(live: &Live, unlabelled: Option<usize>) -> StateRecord {
         let off = live.capture.off_because.as_ref();
-        let reason = if live.camera.lost {
+        // A camera that is reconnected before the decision is a fault is no problem.
+        let is_fault = live.decision == Decision::Fault.name();
+        let reason = if is_fault && live.camera.lost {
             Some("the camera is lost; reconnecting".to_owned())
-        } else if live.decision == Decision::Fault.name() {
+        } else if is_fault {
             Some("the camera sends no new frames".to_owned())
         } else if let Some(why) = &live.learning.off_because {
             Some(format!("nothing is learned: {why}"))
@@ -108,6 +110,15 @@ mod tests {
             Some("the camera sends no new frames")
         );
         live.camera.lost = true;
-        assert_eq!(record(&live).problem, "ON");
+        assert_eq!(
+            record(&live).reason.as_deref(),
+            Some("the camera is lost; reconnecting")
+        );
+        live = Live {
+            decision: "mask".to_owned(),
+            ..Live::default()
+        };
+        live.camera.lost = true;
+        assert_eq!(record(&live).problem, "OFF", "it may soon be back");
     }
 }

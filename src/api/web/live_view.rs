@@ -183,6 +183,8 @@ fn scale_down(pixels: RgbImage) -> RgbImage {
 )]
 mod tests {
     use super::*;
+    use crate::decision::confirm::{Basis, Evidence};
+    use crate::frame::ConnectionId;
 
     fn annotated(seq: u64, at: Instant) -> AnnotatedFrame {
         AnnotatedFrame {
@@ -190,6 +192,7 @@ mod tests {
                 pixels: RgbImage::new(1920, 1080),
                 at,
                 seq,
+                connection: ConnectionId::default(),
             }),
             result: Arc::new(FrameResult {
                 seq,
@@ -197,6 +200,11 @@ mod tests {
                 latency: Duration::ZERO,
                 labels: Vec::new().into(),
                 faces: Vec::new(),
+                evidence: Evidence {
+                    basis: Basis::default(),
+                    run: None,
+                    interval: Duration::ZERO,
+                },
             }),
         }
     }

@@ -7,6 +7,7 @@ const FIELDS = [
   { name: "masked_threshold", label: "Masked threshold", hint: "A face is masked if its probability of a mask is at least this.", min: 0.05, max: 1, step: 0.01 },
   { name: "unmasked_threshold", label: "Unmasked threshold", hint: "A face is unmasked if its probability of a mask is at most this. Between the two thresholds the verdict is unsure.", min: 0, max: 1, step: 0.01 },
   { name: "confirm_ms", label: "Confirmation time, in ms", hint: "Frames must contradict the decision for this long before it changes.", min: 0, max: 60000, step: 1 },
+  { name: "confirm_frames", label: "Confirmation frames", hint: "At least this many frames in a row must say mask before the decision becomes mask.", min: 2, max: 100, step: 1 },
   { name: "hold_ms", label: "Hold time, in ms", hint: "The decision stays for this long after the last face has left.", min: 0, max: 600000, step: 1 },
 ];
 

@@ -1,0 +1,378 @@
+//! Confirmation: which frames together may make the decision mask, and so open a door.
+//!
+//! Owns the runs of frames that confirm each other. One frame alone never does: it may be
+//! the damaged first one of a connection, or a moment in which a hand covers a mouth.
+//! Pure, because the time is passed in with each frame.
+
+use std::time::{Duration, Instant};
+
+use crate::frame::ConnectionId;
+use crate::vision::head::HeadId;
+
+/// Two frames with faces may be this far apart and still confirm each other, even if the
+/// camera's frames come faster.
+const MIN_ALLOWED_GAP: Duration = Duration::from_millis(300);
+
+/// Two frames with faces may be this many frame intervals apart and still confirm each
+/// other.
+const ALLOWED_INTERVALS: u32 = 3;
+
+/// The frame interval is the median of this many latest ones.
+const INTERVALS: usize = 5;
+
+/// How far apart two points in time are, in either order.
+///
+/// A clock that steps backward must not make an old frame look recent.
+pub(crate) fn apart(a: Instant, b: Instant) -> Duration {
+    a.checked_duration_since(b)
+        .unwrap_or_else(|| b.saturating_duration_since(a))
+}
+
+/// What frames that confirm each other have in common.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Basis {
+    /// The connection to the camera.
+    pub connection: ConnectionId,
+    /// The head that classified the faces.
+    pub head: HeadId,
+    /// Number of faults before the frame; see [`Standing`].
+    pub faults: u64,
+}
+
+/// What the thread that processes frames has to know about the decision.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Number of faults since the start. Frames before a fault do not confirm frames
+    /// after it.
+    pub faults: u64,
+    /// The basis on which the decision is mask now. `None` if the decision is another.
+    pub mask: Option<Basis>,
+}
+
+/// The latest frames with faces that confirm each other: in each of them, the faces were
+/// detected and classified anew, and all of them are masked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Number of frames, at least 1.
+    frames: u32,
+    /// Capture time of the first frame.
+    first: Instant,
+    /// Capture time of the latest frame.
+    last: Instant,
+    /// The longest time between two consecutive frames.
+    longest_gap: Duration,
+    /// The number of frames without a gap above [`MIN_ALLOWED_GAP`] at the end of the run,
+    /// and the capture time of the first of them.
+    dense: (u32, Instant),
+}
+
+impl Run {
+    fn starting_at(at: Instant) -> Run {
+        Run {
+            frames: 1,
+            first: at,
+            last: at,
+            longest_gap: Duration::ZERO,
+            dense: (1, at),
+        }
+    }
+
+    /// Adds a frame. If frames of the run are more than `allowed` apart, only the dense end
+    /// of the run remains.
+    fn extended(self, at: Instant, allowed: Duration) -> Run {
+        let gap = apart(at, self.last);
+        let dense = if gap > MIN_ALLOWED_GAP {
+            (1, at)
+        } else {
+            (self.dense.0.saturating_add(1), self.dense.1)
+        };
+        let longest_gap = self.longest_gap.max(gap);
+        if longest_gap > allowed {
+            return Run {
+                frames: dense.0,
+                first: dense.1,
+                last: at,
+                longest_gap: Duration::ZERO,
+                dense,
+            };
+        }
+        Run {
+            frames: self.frames.saturating_add(1),
+            last: at,
+            longest_gap,
+            dense,
+            ..self
+        }
+    }
+
+    /// Whether the run has at least `frames` frames that span at least `span`.
+    #[must_use]
+    pub fn confirms(&self, frames: u32, span: Duration) -> bool {
+        self.frames >= frames && self.last.saturating_duration_since(self.first) >= span
+    }
+}
+
+/// What one frame shows, as far as confirmation is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sighting {
+    /// No face.
+    Nobody,
+    /// All faces were detected and classified anew, and each of them was found masked.
+    MaskedAnew,
+    /// All faces are taken to be masked, but not all of them were detected and classified
+    /// anew and found masked.
+    Masked,
+    /// At least one face is unmasked, or its verdict is unsure.
+    Other,
+}
+
+/// How far the frames up to and including this one confirm a mask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Evidence {
+    /// What the frame belongs to.
+    pub basis: Basis,
+    /// The run that the frame ends. `None` if not all its faces were classified anew and
+    /// found masked, or if it shows no face.
+    pub run: Option<Run>,
+    /// The time between frames. Zero as long as it is unknown.
+    pub interval: Duration,
+}
+
+/// Follows the frames of a camera and tells which of them confirm each other.
+///
+/// The caller reports each frame that is processed, without exception.
+#[derive(Debug, Default)]
+pub struct Confirmation {
+    basis: Basis,
+    /// Capture time of the latest frame.
+    last_frame: Option<Instant>,
+    /// The latest times between frames, oldest first. Only the first `known` count.
+    intervals: [Duration; INTERVALS],
+    known: usize,
+    run: Option<Run>,
+    /// Capture time of the latest frame with a face, if it said mask, whether or not its
+    /// faces were classified anew.
+    said_mask: Option<Instant>,
+}
+
+impl Confirmation {
+    /// Begins a frame that was captured at time `at`. Returns whether everything that is
+    /// known from earlier frames, including tracks and their votes, has to be forgotten:
+    /// after a reconnect, a change of the head, a fault, or a clock that stepped backward.
+    pub fn begin(&mut self, at: Instant, basis: Basis) -> bool {
+        let is_new = basis != self.basis || self.last_frame.is_some_and(|last| at < last);
+        if is_new {
+            *self = Confirmation {
+                basis,
+                ..Confirmation::default()
+            };
+        }
+        is_new
+    }
+
+    /// Whether a decision waits for confirmation, so that in the next frame the faces must
+    /// be detected and classified anew.
+    #[must_use]
+    pub fn is_awaited(&self, standing: Standing) -> bool {
+        self.said_mask.is_some() && standing.mask != Some(self.basis)
+    }
+
+    /// Forgets the current run, because faces are judged differently from now on.
+    pub fn restart(&mut self) {
+        self.run = None;
+    }
+
+    /// Ends the frame that was begun with [`begin`](Confirmation::begin).
+    pub fn end(&mut self, at: Instant, sighting: Sighting) -> Evidence {
+        if let Some(last) = self.last_frame.replace(at) {
+            self.add_interval(apart(at, last));
+        }
+        let allowed = self.allowed_gap();
+        match sighting {
+            Sighting::MaskedAnew => {
+                let run = self.run.map(|run| run.extended(at, allowed));
+                self.run = Some(run.unwrap_or_else(|| Run::starting_at(at)));
+                self.said_mask = Some(at);
+            }
+            Sighting::Masked => (self.run, self.said_mask) = (None, Some(at)),
+            Sighting::Other => (self.run, self.said_mask) = (None, None),
+            // The detector misses a face in some frames. How long it may do so is limited.
+            Sighting::Nobody => {
+                self.said_mask = self.said_mask.filter(|said| apart(at, *said) <= allowed);
+            }
+        }
+        Evidence {
+            basis: self.basis,
+            run: self.run.filter(|_| sighting == Sighting::MaskedAnew),
+            interval: self.interval(),
+        }
+    }
+
+    fn add_interval(&mut self, interval: Duration) {
+        if self.known == INTERVALS {
+            self.intervals.rotate_left(1);
+            self.known -= 1;
+        }
+        self.intervals[self.known] = interval;
+        self.known += 1;
+    }
+
+    /// The median of the latest intervals; of an even number, the lower one of the two in
+    /// the middle. One long pause therefore does not allow another.
+    fn interval(&self) -> Duration {
+        let mut sorted = self.intervals;
+        let sorted = &mut sorted[..self.known];
+        sorted.sort_unstable();
+        let middle = sorted.len().saturating_sub(1) / 2;
+        sorted.get(middle).copied().unwrap_or_default()
+    }
+
+    fn allowed_gap(&self) -> Duration {
+        let intervals = self.interval().saturating_mul(ALLOWED_INTERVALS);
+        intervals.max(MIN_ALLOWED_GAP)
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests need some instant to start from"
+)]
+mod tests {
+    use super::Sighting::{Masked, MaskedAnew, Nobody, Other};
+    use super::*;
+
+    const FRAMES: u32 = 3;
+    const SPAN: Duration = Duration::from_millis(300);
+
+    /// Returns after each frame whether it ends a run that confirms a mask. A frame is
+    /// given as its capture time in ms and what it shows.
+    fn play(frames: &[(u64, Sighting)]) -> Vec<bool> {
+        let start = Instant::now();
+        let mut confirmation = Confirmation::default();
+        let confirmed = frames.iter().map(|&(ms, sighting)| {
+            let at = start + Duration::from_millis(ms);
+            confirmation.begin(at, Basis::default());
+            let evidence = confirmation.end(at, sighting);
+            evidence.run.is_some_and(|run| run.confirms(FRAMES, SPAN))
+        });
+        confirmed.collect()
+    }
+
+    fn masked(times: &[u64]) -> Vec<(u64, Sighting)> {
+        let frame = |ms: &u64| (*ms, MaskedAnew);
+        times.iter().map(frame).collect()
+    }
+
+    #[test]
+    fn enough_frames_over_enough_time_confirm_each_other() {
+        let at = |times: &[u64]| play(&masked(times));
+        assert_eq!(at(&[0, 100, 200, 299]), [false; 4], "the time is too short");
+        assert_eq!(at(&[0, 100, 200, 300]), [false, false, false, true]);
+        assert_eq!(at(&[0, 300]), [false; 2], "two frames are too few");
+        assert_eq!(
+            at(&[0, 1000, 2000]),
+            [false, false, true],
+            "a slow board processes one frame a second"
+        );
+    }
+
+    #[test]
+    fn a_frame_that_does_not_prove_a_mask_starts_the_run_anew() {
+        for other in [Masked, Other] {
+            let mut frames = masked(&[0, 100]);
+            frames.push((200, other));
+            frames.extend(masked(&[300, 400, 500, 600]));
+            let expected = [false, false, false, false, false, false, true];
+            assert_eq!(play(&frames), expected, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_face_that_is_missed_in_some_frames_is_confirmed_if_it_is_not_missed_for_long() {
+        let faces = |each: u64| {
+            let frame = |index: u64| {
+                let is_seen = index.is_multiple_of(each);
+                (100 * index, if is_seen { MaskedAnew } else { Nobody })
+            };
+            play(&(0..30).map(frame).collect::<Vec<_>>())
+        };
+        assert!(faces(2)[4], "200 ms between the detections");
+        assert!(faces(3)[6], "300 ms");
+        assert!(!faces(4).contains(&true), "400 ms");
+    }
+
+    #[test]
+    fn a_pause_does_not_count_as_a_frame_interval() {
+        let mut times: Vec<u64> = (0..3).map(|index| 100 * index).collect();
+        times.extend([600, 1100, 1200, 1300, 1400]);
+        let confirmed = play(&masked(&times));
+        assert_eq!(confirmed[..7], [false; 7], "the pauses restart the run");
+        assert!(confirmed[7]);
+        // The first interval of a connection is all that is known at first.
+        let confirmed = play(&masked(&[0, 2000, 2100, 2200, 2300, 2400]));
+        assert_eq!(confirmed, [false, false, false, false, true, true]);
+        // A slow start does not delay a fast camera.
+        let confirmed = play(&masked(&[0, 310, 410, 510, 610, 710]));
+        assert_eq!(confirmed, [false, false, false, false, true, true]);
+    }
+
+    #[test]
+    fn nothing_confirms_a_frame_of_another_basis_or_of_a_later_time() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let basis = Basis::default();
+        let others = [
+            Basis {
+                connection: basis.connection.next(),
+                ..basis
+            },
+            Basis {
+                head: basis.head.next(),
+                ..basis
+            },
+            Basis { faults: 1, ..basis },
+        ];
+        for other in others {
+            let mut confirmation = Confirmation::default();
+            for ms in [0, 100, 200] {
+                assert!(!confirmation.begin(at(ms), basis));
+                confirmation.end(at(ms), MaskedAnew);
+            }
+            assert!(confirmation.begin(at(300), other), "it is a new basis");
+            let run = confirmation.end(at(300), MaskedAnew).run;
+            assert!(!run.unwrap().confirms(2, Duration::ZERO), "{other:?}");
+        }
+        let mut confirmation = Confirmation::default();
+        confirmation.begin(at(1000), basis);
+        confirmation.end(at(1000), MaskedAnew);
+        assert!(confirmation.begin(at(999), basis), "the clock stepped back");
+    }
+
+    #[test]
+    fn a_frame_is_awaited_only_while_masks_are_seen_and_not_yet_decided() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let basis = Basis::default();
+        let (other, decided) = (
+            Standing::default(),
+            Standing {
+                faults: 0,
+                mask: Some(basis),
+            },
+        );
+        let mut confirmation = Confirmation::default();
+        confirmation.begin(at(0), basis);
+        assert!(!confirmation.is_awaited(other), "no face has been seen");
+        confirmation.end(at(0), Masked);
+        assert!(confirmation.is_awaited(other));
+        assert!(!confirmation.is_awaited(decided));
+        confirmation.end(at(300), Nobody);
+        assert!(confirmation.is_awaited(other), "the face may be back");
+        confirmation.end(at(301), Nobody);
+        assert!(!confirmation.is_awaited(other), "the face has left");
+        confirmation.end(at(400), MaskedAnew);
+        confirmation.end(at(500), Other);
+        assert!(!confirmation.is_awaited(other));
+    }
+}
