@@ -790,11 +790,15 @@ fn answers_that_are_no_stream_are_told_without_the_password() {
         ("204 No Content\r\n", "answered 204 No Content, not 200 OK"),
         (
             "503 secret http://me:secret@cam\r\n",
-            "answered 503 … http://cam, not 200",
+            "answered 503 … http://cam; check whether other programs",
         ),
         (
             "200 OK\r\nContent-Type: Text/html; charset=utf-8\r\n",
             "sends Text/html; charset=utf-8 without a JPEG picture (nothing came at all)",
+        ),
+        (
+            "403 Forbidden\r\n",
+            "answered 403 Forbidden to the user name and password; check both",
         ),
         (
             "302 Found\r\nLocation: ftp://me:secret@cam/\r\n",
@@ -885,11 +889,20 @@ fn stream_that_goes_silent_or_sends_noise_is_stalled() {
             thread::sleep(Duration::from_millis(50));
         }
     };
+    let video = |stream: &mut TcpStream| {
+        send(stream, MULTIPART);
+        send(
+            stream,
+            b"--part\r\nContent-Type: video/h264\r\n\r\n\0\0\0\x01\x67data",
+        );
+        until_closed(stream);
+    };
     for (play, part) in [
         (
             &mute as &(dyn Fn(&mut TcpStream) + Sync),
             "it did not answer",
         ),
+        (&video, "of the type video/h264, so set the camera to MJPEG"),
         (&half, "100 bytes came without a complete JPEG picture"),
         (&drip, "it did not answer"),
         (&noise, "bytes came without a complete JPEG picture"),

@@ -272,6 +272,14 @@ impl CommandSource {
         }
     }
 
+    /// The last lines of the standard error, as the end of a sentence.
+    fn quoted_errors(&mut self) -> String {
+        match self.error_lines.last().as_str() {
+            "" => String::new(),
+            lines => format!(", and it wrote: {lines}"),
+        }
+    }
+
     /// Called at the end of the output: a video is over, or a camera is lost.
     fn end(&mut self) -> Result<Option<Frame>, SourceError> {
         let program = self.program.clone();
@@ -279,7 +287,8 @@ impl CommandSource {
             return if self.stop.is_cancelled() {
                 Ok(None)
             } else {
-                Err(SourceError::CommandClosed { program })
+                let errors = self.quoted_errors();
+                Err(SourceError::CommandClosed { program, errors })
             };
         };
         if status.success() && self.gave_picture && self.clean_exit == CleanExit::EndOfVideo {
@@ -385,7 +394,7 @@ impl Source for CommandSource {
                 return Err(SourceError::Stalled {
                     camera: format!("camera command {:?}", self.program),
                     seconds: self.stall.as_secs_f32(),
-                    received: self.latest.received(),
+                    received: self.latest.received() + &self.quoted_errors(),
                 });
             }
             let ended = self.read()?;
@@ -641,6 +650,21 @@ mod tests {
         let error = error_of("printf abc; exec sleep 60", Duration::from_secs(1));
         assert!(
             error.contains("3 bytes came without a complete JPEG"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn program_that_hangs_is_quoted() {
+        let script = "echo connecting >&2; printf 'no answer' >&2; exec sleep 60";
+        let error = error_of(script, Duration::from_millis(500));
+        assert!(
+            error.contains("nothing came at all, and it wrote: connecting | no answer; check"),
+            "{error}"
+        );
+        let error = error_of("echo why >&2; exec >&-; sleep 60", LONG);
+        assert!(
+            error.contains("keeps running, and it wrote: why; it must"),
             "{error}"
         );
     }

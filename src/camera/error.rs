@@ -142,16 +142,18 @@ pub enum SourceError {
         program: String,
         /// `exit status 1`, `signal 9`.
         status: String,
-        /// The last line of its standard error, or what to do if there is none.
+        /// The last lines of its standard error, or what to do if there are none.
         reason: String,
     },
     /// The program closed its output without ending.
     #[error(
-        "camera command {program:?} closed its output but keeps running; it must write pictures to its standard output until it ends"
+        "camera command {program:?} closed its output but keeps running{errors}; it must write pictures to its standard output until it ends"
     )]
     CommandClosed {
         /// The first word of the command.
         program: String,
+        /// The last lines of its standard error, as the end of a sentence.
+        errors: String,
     },
     /// No picture came within the allowed time.
     #[error(
@@ -247,6 +249,16 @@ pub enum SourceError {
         /// The URL, redacted.
         url: String,
         /// `404 Not Found`.
+        status: String,
+    },
+    /// The camera cannot answer now.
+    #[error(
+        "{url} answered {status}; check whether other programs use the camera, because many serve only a few at a time, or restart the camera"
+    )]
+    HttpBusy {
+        /// The address, redacted.
+        url: String,
+        /// `503 Service Unavailable`.
         status: String,
     },
     /// The camera sent something other than a picture.

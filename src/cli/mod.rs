@@ -169,10 +169,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Prints one sentence to standard error, without control characters. If standard error is closed, the error is
-/// ignored, because there is nowhere else to report it.
+/// Prints one sentence to standard error, without control characters and without the
+/// login in an address. If standard error is closed, the error is ignored, because there
+/// is nowhere else to report it.
 fn complain(sentence: &str) {
-    let sentence = printable_lines(sentence);
+    let sentence = text_without_secrets(sentence);
+    let sentence = printable_lines(&sentence);
     let _ = writeln!(std::io::stderr(), "maskd: {sentence}");
 }
 

@@ -100,12 +100,7 @@ impl Client {
                     self.redirect(&mut history, location)?;
                 }
                 (401, _) => self.log_in(&mut history, &head)?,
-                _ => {
-                    return Err(SourceError::HttpStatus {
-                        url: self.shown(),
-                        status: self.status(&head),
-                    });
-                }
+                _ => return Err(self.refused(&head)),
             }
         }
     }
@@ -295,6 +290,18 @@ impl Client {
         history.logins += 1;
         self.method = Some(method);
         Ok(())
+    }
+
+    /// The error for an answer that is neither a picture nor a way to one.
+    fn refused(&self, head: &Head) -> SourceError {
+        let url = self.shown();
+        let status = self.status(head);
+        match head.status {
+            403 if self.camera.login().is_none() => SourceError::HttpLogin { url, status },
+            403 if self.may_log_in() => SourceError::HttpRefused { url, status },
+            429 | 500..=599 => SourceError::HttpBusy { url, status },
+            _ => SourceError::HttpStatus { url, status },
+        }
     }
 
     /// The status with its words, as the camera sent them.

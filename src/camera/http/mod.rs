@@ -28,6 +28,7 @@ use super::address::CameraUrl;
 use super::error::SourceError;
 use super::mjpeg::LatestJpeg;
 use super::options::CameraOptions;
+use super::redact::printable;
 use super::source::{Source, now};
 use crate::frame::Frame;
 
@@ -64,6 +65,7 @@ impl HttpSource {
         let stream = Stream {
             client: Client::new(url.clone(), options.tls.clone(), options.stall),
             answer: None,
+            content_type: None,
             pictures_before: 0,
             requested_at: now(),
             next_request: None,
@@ -146,6 +148,8 @@ struct Stream {
     /// The answer that is being read. `None` before the first request, and between two
     /// snapshots.
     answer: Option<Answer>,
+    /// The type that the camera declares for its pictures, for messages.
+    content_type: Option<String>,
     /// Number of pictures before this answer.
     pictures_before: u64,
     requested_at: Instant,
@@ -243,13 +247,23 @@ impl Stream {
         let Some(answer) = &mut self.answer else {
             return Ok(());
         };
-        self.latest.push(&answer.take_body(), now());
+        let bytes = answer.take_body();
+        if self.content_type.is_none() {
+            let head = answer.head();
+            let declared = if head.is_multipart() {
+                part_type(&bytes)
+            } else {
+                head.content_type.clone()
+            };
+            self.content_type = declared.map(|declared| self.client.redact(&declared));
+        }
+        self.latest.push(&bytes, now());
         if !answer.has_ended() {
             return Ok(());
         }
         self.latest.finish(now());
-        let pictures = self.latest.pictures() - self.pictures_before;
         let head = answer.head();
+        let pictures = self.latest.pictures() - self.pictures_before;
         if pictures == 0 && answer.is_open() && !head.is_text() {
             // The declared length is wrong.
             answer.ignore_length();
@@ -285,9 +299,14 @@ impl Stream {
     }
 
     fn stalled(&self) -> SourceError {
-        let received = match self.answer {
-            Some(_) => self.latest.received(),
-            None => "it did not answer".to_owned(),
+        let received = match (&self.answer, &self.content_type) {
+            (None, _) => "it did not answer".to_owned(),
+            (Some(_), Some(kind)) if !kind.to_ascii_lowercase().contains("jp") => format!(
+                "{} of the type {kind}, so set the camera to MJPEG, or read it with ffmpeg through \
+                 exec:",
+                self.latest.received()
+            ),
+            (Some(_), _) => self.latest.received(),
         };
         SourceError::Stalled {
             camera: self.client.shown(),
@@ -295,4 +314,16 @@ impl Stream {
             received,
         }
     }
+}
+
+/// The `Content-Type` of the first part in `bytes`.
+fn part_type(bytes: &[u8]) -> Option<String> {
+    let start = &bytes[..bytes.len().min(4096)];
+    let lines = start.split(|byte| *byte == b'\n');
+    lines.into_iter().find_map(|line| {
+        let (name, value) = line.split_at_checked(b"content-type:".len())?;
+        let is_type = name.eq_ignore_ascii_case(b"content-type:");
+        let value = String::from_utf8_lossy(value.trim_ascii()).into_owned();
+        is_type.then(|| printable(&value).chars().take(80).collect())
+    })
 }
