@@ -279,7 +279,7 @@ impl Stream {
         }
         let url = self.client.shown();
         Err(match head.content_type {
-            Some(content_type) if pictures == 0 && !content_type.is_empty() => {
+            Some(content_type) if pictures == 0 && !content_type.starts_with("image/") => {
                 let content_type: String = content_type.chars().take(80).collect();
                 SourceError::HttpNoPicture {
                     url,
