@@ -19,12 +19,13 @@ use tokio_util::sync::CancellationToken;
 use super::error::SourceError;
 use super::options::{CameraOptions, StreamFormat, VideoFormat, VideoOptions};
 use super::processes::Family;
-use super::redact::{Secrets, printable};
+use super::redact::Secrets;
 use super::source::{STOP_CHECK, Source, now};
 use super::spec::shown_program;
 use super::{mjpeg, raw};
 use crate::frame::Frame;
 use crate::frame::yuv::Range;
+use crate::platform::text::printable;
 
 /// How long a program may take to exit after SIGTERM, or after it has closed
 /// its output.
@@ -509,7 +510,8 @@ impl ErrorLines {
 
     fn take(&mut self, replaced: bool) -> Option<String> {
         let text = String::from_utf8_lossy(&self.partial);
-        let line = printable(&self.secrets.redact(text.trim()));
+        let line = self.secrets.redact(text.trim());
+        let line = printable(&line).into_owned();
         self.partial.clear();
         if line.is_empty() {
             return None;

@@ -1,8 +1,7 @@
 //! Keeps the passwords of cameras out of logs and messages.
 //!
-//! Owns three means: [`Secrets`] are the passwords that are known from the configuration,
-//! wherever they appear; [`text_without_secrets`] recognizes URLs by their form; and
-//! [`printable`] escapes what could hide something on a terminal.
+//! Owns two means: [`Secrets`] are the passwords that are known from the configuration,
+//! wherever they appear, and [`text_without_secrets`] recognizes URLs by their form.
 //! Knows nothing of where the texts go.
 
 use std::fmt;
@@ -199,20 +198,6 @@ pub(super) fn decode(text: &str) -> Vec<u8> {
         }
     }
     bytes
-}
-
-/// `text` with control characters, and those that turn the direction of writing,
-/// escaped, so that a terminal shows what is there.
-pub(super) fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for letter in text.chars() {
-        if letter != ' ' && is_blank(letter) {
-            shown.extend(letter.escape_default());
-        } else {
-            shown.push(letter);
-        }
-    }
-    shown
 }
 
 /// How much of the text after `://` is a login with its `@`; 0 if there is none.

@@ -9,7 +9,7 @@
 //! body really holds is found out by the splitter behind it, which finds pictures among
 //! any bytes.
 
-use super::super::redact::printable;
+use crate::platform::text::printable;
 
 /// Maximum size of a head with all its header lines, in bytes.
 pub const MAX_HEAD: usize = 64 * 1024;
@@ -82,7 +82,7 @@ impl Head {
         let text = String::from_utf8_lossy(value);
         let text = text.trim();
         match name.to_ascii_lowercase().as_str() {
-            "content-type" => self.content_type = Some(printable(text)),
+            "content-type" => self.content_type = Some(printable(text).into_owned()),
             "content-length" => self.length(text),
             "transfer-encoding" => {
                 self.chunked = text.to_ascii_lowercase().contains("chunked");
@@ -570,7 +570,7 @@ fn status_line(line: &[u8]) -> Result<Head, AnswerError> {
     let version: Option<(&str, &str)> = version.split_once('/');
     Ok(Head {
         status: status.ok_or(AnswerError::Status)?,
-        reason: printable(&reason.join(" ")),
+        reason: printable(&reason.join(" ")).into_owned(),
         keep_alive: version.is_some_and(|(_, number)| number.starts_with("1.1")),
         ..Head::default()
     })

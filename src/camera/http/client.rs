@@ -18,6 +18,7 @@ use super::connection::{self, ConnectError, Connection};
 use super::login::{self, Method};
 use super::tls::{self, TlsSetupError};
 use crate::platform::hex;
+use crate::platform::text::printable;
 
 /// Maximum number of redirects, about the same as in browsers.
 const MAX_REDIRECTS: u32 = 10;
@@ -274,7 +275,7 @@ impl Client {
         let Some(method) = login::choose(&head.challenges) else {
             let methods = head.challenges.iter().map(|challenge| {
                 let name = challenge.split_whitespace().next().unwrap_or_default();
-                self.redact(&super::super::redact::printable(name))
+                self.redact(&printable(name))
             });
             return Err(SourceError::HttpLoginMethod {
                 url,

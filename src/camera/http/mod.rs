@@ -28,9 +28,9 @@ use super::address::CameraUrl;
 use super::error::SourceError;
 use super::mjpeg::LatestJpeg;
 use super::options::CameraOptions;
-use super::redact::printable;
 use super::source::{Source, now};
 use crate::frame::Frame;
+use crate::platform::text::printable;
 
 /// How long to keep reading after a complete picture, in case a newer one is
 /// already in the socket. Sockets buffer megabytes: without this, a decoder
