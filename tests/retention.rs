@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use image::RgbImage;
 use serde_json::Value;
-use support::{frame, interrupt, maskd, text, wait};
+use support::{at_time, frame, interrupt, maskd, text, wait};
 
 /// The side of a crop in pixels.
 const CROP_SIDE: u32 = 224;
@@ -116,21 +116,6 @@ impl Device {
 fn set_modified(path: &Path, time: SystemTime) {
     let file = File::options().write(true).open(path).unwrap();
     file.set_times(FileTimes::new().set_modified(time)).unwrap();
-}
-
-/// A command that runs maskd on a clock that `faketime` changes while the monotonic clock
-/// stays right; `None`, with a message, if the program is not installed.
-fn at_time(time: &str) -> Option<Command> {
-    let found = Command::new("faketime").arg("--version").output();
-    if !found.is_ok_and(|found| found.status.success()) {
-        eprintln!("SKIPPED: the program faketime is not installed");
-        return None;
-    }
-    let mut command = Command::new("faketime");
-    command.args(["-f", time]).arg(env!("CARGO_BIN_EXE_maskd"));
-    command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-    command.env_remove("RUNTIME_DIRECTORY");
-    Some(command)
 }
 
 #[test]
@@ -346,6 +331,40 @@ fn a_purge_by_age_believes_a_synchronized_clock_alone() {
     assert!(!said.contains("not synchronized"), "{said}");
 }
 
+#[test]
+fn a_purge_forgets_the_names_of_the_deleted() {
+    let device = Device::new("");
+    device.crop("with_mask/first.jpg", 1, 8);
+    device.crop("without_mask/second.jpg", 2, 8);
+    device.run_once(maskd());
+    let ages = || fs::read_to_string(device.at("state/ages.json")).unwrap();
+    assert!(ages().contains("first") && ages().contains("second"));
+    let words = ["samples", "purge", "--label", "with_mask", "--yes"];
+    assert!(device.maskd(&words).status.success());
+    assert!(!ages().contains("first") && ages().contains("second"));
+}
+
+#[test]
+fn the_newest_track_is_the_one_seen_last_whatever_its_date() {
+    let device = Device::new("");
+    let future = "20360207T062816.000Z-t000007-01";
+    device.crop(&format!("unlabelled/{future}.jpg"), 1, 8);
+    device.run_once(maskd());
+    let today = "20261124T101530.123Z-t000007-01";
+    device.crop(&format!("unlabelled/{today}.jpg"), 2, 8);
+    for is_seen in [false, true] {
+        if is_seen {
+            device.run_once(maskd());
+        }
+        let output = device.maskd(&["label", "--track", "7", "with_mask"]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert_eq!(device.counts(), (1, 1));
+        assert!(device.sample(&format!("with_mask/{today}.jpg")).exists());
+        let output = device.maskd(&["label", today, "unlabelled"]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+}
+
 /// A daemon that is killed at the end of the test.
 struct Running(Child);
 
@@ -393,6 +412,10 @@ fn labelled_crops_that_fill_the_space_stop_the_capture_and_say_so() {
     assert_eq!(status["live"]["capture"]["on"], false);
     assert!(text(&device.maskd(&["status"]).stdout).contains(&format!("off: {why}")));
     assert_eq!(device.counts(), (0, 30));
+    let output = device.maskd(&["enroll", "with_mask", "--count", "1", "--seconds", "5"]);
+    let refusal = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(75), "{refusal}");
+    assert!(refusal.contains("capture.max-mib"), "{refusal}");
     interrupt(&running.0, "-TERM");
     assert_eq!(wait(&mut running.0, Duration::from_secs(10)), Some(0));
     let log = fs::read_to_string(device.at("log")).unwrap();

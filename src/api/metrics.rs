@@ -333,7 +333,7 @@ impl Snapshot {
             ),
             (
                 "clock_synchronized",
-                "1 while the clock is synchronized with a time server",
+                "1 while the clock is synchronized with a time server and has not jumped for a day",
                 flag(retention.clock_synchronized),
             ),
             (

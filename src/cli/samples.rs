@@ -254,8 +254,8 @@ fn purge(backend: &dyn Backend, selection: &Purge, yes: bool) -> Result<(), Fail
         kib(removed.bytes)
     );
     if removed.by_running_time {
-        text += "The clock is not synchronized with a time server, so ages counted only the \
-                 time that the daemon ran.\n";
+        text += "The clock is not synchronized with a time server, or it jumped within the last \
+                 day, so ages counted only the time that the daemon ran.\n";
     }
     print(text.as_bytes())
 }

@@ -166,8 +166,8 @@ fn retention_text(retention: &LiveRetention) -> String {
         );
     }
     if !retention.clock_synchronized {
-        text += "clock       not synchronized with a time server; the age of face pictures \
-                 counts only the time that the daemon runs\n";
+        text += "clock       not synchronized with a time server, or it jumped within the \
+                 last day; the age of face pictures counts only the time that the daemon runs\n";
     }
     text
 }

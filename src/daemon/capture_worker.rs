@@ -401,13 +401,13 @@ impl SampleWriter {
     /// clock has been synchronized, and often while no crop can be stored.
     fn is_upkeep_due(&self) -> bool {
         let since = |at: Instant| now().saturating_duration_since(at);
-        let Some(last) = self.last_upkeep else {
+        let (Some(last), Ok(learning)) = (self.last_upkeep, self.learning.get()) else {
             return true;
         };
         let told = self.live.borrow().retention.unwrap_or_default();
         since(last) >= UPKEEP_INTERVAL
             || (self.is_full && since(last) >= CLOCK_INTERVAL)
-            || ClockReading::now().unix_seconds().is_some() != told.clock_synchronized
+            || learning.is_clock_believed(ClockReading::now()) != told.clock_synchronized
     }
 
     fn store(&mut self, batch: &[NewCrop]) {
@@ -558,8 +558,8 @@ impl SampleWriter {
                 info!("the clock is synchronized");
             } else {
                 info!(
-                    "the clock is not synchronized: the age of face pictures counts only the \
-                     time that the daemon runs"
+                    "the clock is not synchronized, or it jumped within the last day: the age \
+                     of face pictures counts only the time that the daemon runs"
                 );
             }
         }
@@ -589,12 +589,10 @@ impl SampleWriter {
             if !was_full {
                 warn!(reason = reason(), "face pictures are no longer captured");
             }
-            if on {
-                self.live.send_modify(|live| {
-                    live.capture.on = false;
-                    live.capture.off_because = Some(reason());
-                });
-            }
+            self.live.send_modify(|live| {
+                live.capture.on = false;
+                live.capture.off_because = Some(reason());
+            });
         } else if was_full {
             info!("face pictures are captured again");
             self.live

@@ -15,7 +15,8 @@
 //!   a day after it was marked. While the daemon runs, the monotonic clock measures
 //!   this day, so that no jump of the wall clock shortens it. Time during which the
 //!   daemon did not run counts if the clock was synchronized before and after.
-//! - If a corrected clock shows that a sample is younger, its mark is removed.
+//! - A synchronized clock that jumps is not believed for a day of running time. Until
+//!   then the age is the running time, and the marks of younger samples are removed.
 //! - One pass ends at most a tenth of the labeled samples, and at least an hour of
 //!   that same time passes before the next ones end.
 
@@ -36,6 +37,12 @@ const RUNNING_FILE: &str = "running-time.json";
 const MAX_BYTES: u64 = 128 * 1024 * 1024;
 const HOUR: i64 = 60 * 60;
 const DAY: i64 = 24 * HOUR;
+/// Maximum running time between two readings that counts, in seconds. The daemon reads
+/// the clocks every minute, so that a longer time means that something is wrong.
+const MAX_STEP: u64 = 2 * HOUR as u64;
+/// Maximum difference between the wall clock and the time that has passed on the
+/// monotonic clock, in seconds. A clock that differs by more has jumped.
+const TOLERANCE: i64 = 5 * 60;
 /// One pass ends at most one in this many labeled samples, but at least one.
 const LABELED_SHARE: usize = 10;
 
@@ -49,6 +56,9 @@ struct SavedClock {
     /// The last time that a synchronized clock showed.
     #[serde(skip_serializing_if = "Option::is_none")]
     synchronized: Option<Synchronized>,
+    /// The running time from which on the clock is believed again, after it jumped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    believed_from: Option<i64>,
     /// The running time when age last ended labeled samples.
     #[serde(skip_serializing_if = "Option::is_none")]
     labeled_ended: Option<i64>,
@@ -101,8 +111,9 @@ pub(super) struct Ages {
     folder: PathBuf,
     clock: SavedClock,
     births: BTreeMap<String, Birth>,
-    /// The first reading of the monotonic clock by this process.
-    first: Option<Instant>,
+    /// The monotonic clock at the last reading, rounded down to whole seconds since the
+    /// first reading of this process.
+    last_reading: Option<Instant>,
     /// The running time when this process opened the directory.
     running_before: i64,
     is_synchronized: bool,
@@ -138,6 +149,9 @@ impl Ages {
         if let Some(last) = &mut clock.synchronized {
             last.running = last.running.min(saved);
         }
+        clock.believed_from = clock
+            .believed_from
+            .map(|from| from.min(saved.saturating_add(DAY)));
         for birth in births.values_mut() {
             birth.marked = birth.marked.map(|marked| marked.min(saved));
         }
@@ -150,7 +164,7 @@ impl Ages {
             saved_at: clock.running,
             clock,
             births,
-            first: None,
+            last_reading: None,
             is_synchronized: false,
             was_synchronized: false,
             unsaved: Unsaved::Nothing,
@@ -158,18 +172,30 @@ impl Ages {
         (ages, problems)
     }
 
-    /// Whether the clock was synchronized at the last reading.
+    /// Whether the clock was synchronized at the last reading, and is believed.
     pub(super) fn is_synchronized(&self) -> bool {
         self.is_synchronized
     }
 
     /// Takes a reading of the clocks into account.
     pub(super) fn advance(&mut self, reading: ClockReading) {
-        let first = *self.first.get_or_insert(reading.monotonic);
-        let uptime = reading.monotonic.saturating_duration_since(first).as_secs();
-        let running = self.running_before.saturating_add(uptime as i64);
-        self.clock.running = self.clock.running.max(running);
+        let last = *self.last_reading.get_or_insert(reading.monotonic);
+        let passed = reading.monotonic.saturating_duration_since(last).as_secs();
+        self.last_reading = Some(last + Duration::from_secs(passed));
+        let counted = passed.min(MAX_STEP) as i64;
+        self.clock.running = self.clock.running.saturating_add(counted);
         let unix = reading.unix_seconds();
+        if unix.is_some_and(|unix| self.has_jumped(unix)) {
+            tracing::warn!(
+                "the clock jumped although it is synchronized: for a day, the age of face \
+                 pictures does not depend on it"
+            );
+            self.clock.synchronized = None;
+            self.clock.believed_from = Some(self.clock.running.saturating_add(DAY));
+            self.changed(Unsaved::Marks);
+        }
+        let from = self.clock.believed_from.unwrap_or(0);
+        let unix = unix.filter(|_| self.clock.running >= from);
         self.is_synchronized = unix.is_some();
         let Some(unix) = unix else { return };
         if !self.was_synchronized {
@@ -182,7 +208,7 @@ impl Ages {
         for birth in self.births.values_mut() {
             let since_seen = running.saturating_sub(birth.seen).max(0);
             let latest = unix.saturating_sub(since_seen);
-            // A time that was synchronized once stays, even if the clock now shows an
+            // A time that was synchronized once stays, even if the clock later shows an
             // earlier one. Nobody knows which of the two is right, and until the clock
             // has caught up, the age grows with the running time alone.
             if birth.born.is_none() {
@@ -190,6 +216,17 @@ impl Ages {
                 self.unsaved = self.unsaved.max(Unsaved::Births);
             }
         }
+    }
+
+    /// Whether a synchronized clock shows a time that cannot be right, or shows that an
+    /// earlier one was not. At the first reading of a process, a later time is no
+    /// jump, because the device may have been off.
+    fn has_jumped(&self, unix: i64) -> bool {
+        let Some(expected) = self.synchronized_now() else {
+            return false;
+        };
+        let ahead = unix.saturating_sub(expected);
+        ahead < -TOLERANCE || (self.was_synchronized && ahead > TOLERANCE)
     }
 
     /// Counts time during which no daemon ran, which the first synchronized reading
@@ -308,14 +345,19 @@ impl Ages {
         pass
     }
 
-    /// Adds samples that are new, and forgets those that are gone.
-    fn record(&mut self, samples: &[&Sample]) {
+    /// Forgets all samples but these.
+    pub(super) fn forget_others(&mut self, samples: &[&Sample]) {
         let present: HashSet<&str> = samples.iter().map(|sample| sample.id.as_str()).collect();
         let before = self.births.len();
         self.births.retain(|id, _| present.contains(id.as_str()));
         if self.births.len() < before {
             self.changed(Unsaved::Births);
         }
+    }
+
+    /// Adds samples that are new, and forgets those that are gone.
+    fn record(&mut self, samples: &[&Sample]) {
+        self.forget_others(samples);
         for sample in samples {
             if !self.births.contains_key(&sample.id) {
                 self.births.insert(sample.id.clone(), self.birth_of(sample));
@@ -549,30 +591,44 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_of_the_clock_ends_nothing_and_its_correction_takes_the_announcement_back() {
+    fn a_clock_that_jumps_while_the_daemon_runs_is_not_believed_for_a_day() {
         let mut device = Device::new(labeled(28));
         device.samples.push(sample("waiting", None, None));
         device.pass(Some(NOW));
-        for jump in [10 * 365 * DAY, 70 * 365 * DAY] {
-            // In a running daemon.
-            assert_eq!(device.run(23, Some(NOW + jump)), 0);
-            assert_eq!(device.announced(), 28);
-            assert_eq!(device.run(1, Some(NOW)), 0);
+        let mut clock = NOW;
+        for jump in [10 * 365 * DAY, -3 * 365 * DAY, 40 * DAY, 0] {
+            clock = NOW + jump;
+            assert_eq!(device.run(12, Some(clock)), 0);
             assert_eq!(device.announced(), 0);
-            // At a start.
+            assert!(!device.ages.is_synchronized());
             device.restart();
-            assert_eq!(device.run(12, Some(NOW + jump)), 0);
+            device.pass(Some(clock + 12 * HOUR));
+        }
+        clock += 12 * HOUR;
+        assert_eq!(device.run(24, Some(clock)), 0);
+        assert!(device.ages.is_synchronized());
+        assert_eq!(device.announced(), 0);
+        for sample in &device.samples {
+            let age = device.ages.age(sample);
+            assert!(age <= Duration::from_hours(4 * 12 + 24), "{age:?}");
+        }
+    }
+
+    #[test]
+    fn a_start_in_the_future_announces_and_the_next_one_takes_that_back() {
+        for years in [10, 50] {
+            let mut device = Device::new(labeled(28));
+            device.samples.push(sample("waiting", None, None));
+            device.pass(Some(NOW));
+            device.restart();
+            assert_eq!(device.pass(Some(NOW + years * 365 * DAY)), 0);
             assert_eq!(device.announced(), 28);
             device.restart();
-            assert_eq!(device.pass(Some(NOW + DAY)), 0);
+            assert_eq!(device.pass(Some(NOW + HOUR)), 0);
+            assert_eq!(device.announced(), 0);
+            assert_eq!(device.run(48, Some(NOW + HOUR)), 0);
             assert_eq!(device.announced(), 0);
         }
-        // The same jumps within one day: none of them counts as the day.
-        for jump in (0..20).map(|n| 365 * DAY * (n % 7)) {
-            device.uptime += HOUR;
-            assert_eq!(device.pass(Some(NOW + jump)), 0);
-        }
-        assert_eq!(device.run(24, Some(NOW - 200 * DAY)), 0);
     }
 
     #[test]
@@ -591,6 +647,21 @@ mod tests {
     }
 
     #[test]
+    fn a_monotonic_clock_that_jumps_ends_nothing_either() {
+        let mut device = Device::new(labeled(3));
+        device.pass(None);
+        for _ in 0..5 {
+            device.uptime += 3650 * DAY;
+            assert_eq!(device.pass(None), 0);
+            assert_eq!(device.announced(), 0);
+        }
+        assert_eq!(
+            device.ages.age(&device.samples[0]),
+            Duration::from_hours(10)
+        );
+    }
+
+    #[test]
     fn a_sample_seen_before_the_clock_was_set_is_as_old_as_the_daemon_ran() {
         let year_1970 = unix(60);
         let mut device = Device::new(vec![
@@ -606,7 +677,7 @@ mod tests {
         // The device was off for two months, and captures before its clock is set.
         device.restart();
         device.samples.push(sample("new", None, Some(unix(NOW))));
-        device.run(1, None);
+        device.pass(None);
         assert_eq!(device.pass(Some(NOW + 60 * DAY)), 0);
         assert_eq!(device.ages.age(&device.samples[2]), Duration::ZERO);
         assert_eq!(device.announced(), 2);

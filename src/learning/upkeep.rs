@@ -36,8 +36,8 @@ pub struct Upkeep {
     pub removed: Removed,
     /// The labeled samples that will reach the maximum age, if there are any.
     pub announcement: Option<Announcement>,
-    /// Whether the clock is synchronized. If it is not, ages count only the time that
-    /// the daemon runs.
+    /// Whether the clock is synchronized, and has not jumped within the last day. If
+    /// not, ages count only the time that the daemon runs.
     pub clock_synchronized: bool,
     /// Number of files that do not count toward the maximum disk space because they
     /// are too large to be crops.
@@ -100,10 +100,13 @@ impl Learning {
         ages.save(if last { Duration::ZERO } else { SAVE_INTERVAL })
     }
 
-    /// Whether the clock was synchronized at the last reading.
+    /// Whether the clock is synchronized with a time server, and has not jumped within
+    /// the last day.
     #[must_use]
-    pub fn is_clock_synchronized(&self) -> bool {
-        self.ages().is_synchronized()
+    pub fn is_clock_believed(&self, reading: ClockReading) -> bool {
+        let mut ages = self.ages();
+        ages.advance(reading);
+        ages.is_synchronized()
     }
 
     /// Permanently deletes samples and their features.
@@ -128,6 +131,12 @@ impl Learning {
         let removed = self.store().purge(&filter, &|sample| {
             min_age.is_none_or(|min_age| ages.age(sample) > min_age)
         })?;
+        // The ids of deleted faces are forgotten at once, even if no daemon runs.
+        let left = self.store().list()?.samples;
+        ages.forget_others(&left.iter().collect::<Vec<_>>());
+        if let Err(error) = ages.save(Duration::ZERO) {
+            tracing::warn!(%error, "the ages of face pictures cannot be saved");
+        }
         Ok(RemovedRecord {
             unlabelled: removed.unlabelled,
             labelled: removed.labelled,

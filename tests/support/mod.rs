@@ -8,6 +8,15 @@ use std::time::{Duration, Instant};
 
 use image::RgbImage;
 
+/// The variables by which a service manager tells a service about itself.
+const SERVICE_ENVIRONMENT: [&str; 5] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "JOURNAL_STREAM",
+    "STATE_DIRECTORY",
+    "RUNTIME_DIRECTORY",
+];
+
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -35,13 +44,7 @@ pub fn golden_crops(prefix: &str) -> Vec<(String, RgbImage)> {
 pub fn maskd() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_maskd"));
     command.stdin(Stdio::null());
-    for name in [
-        "NOTIFY_SOCKET",
-        "WATCHDOG_USEC",
-        "JOURNAL_STREAM",
-        "STATE_DIRECTORY",
-        "RUNTIME_DIRECTORY",
-    ] {
+    for name in SERVICE_ENVIRONMENT {
         command.env_remove(name);
     }
     command
@@ -119,4 +122,21 @@ fn crc32(bytes: &[u8]) -> u32 {
         }
     }
     !crc
+}
+
+/// A command that runs maskd on a wall clock that `faketime` changes, while the monotonic
+/// clock stays right; `None`, with a message, if the program is not installed.
+pub fn at_time(time: &str) -> Option<Command> {
+    let found = Command::new("faketime").arg("--version").output();
+    if !found.is_ok_and(|found| found.status.success()) {
+        eprintln!("SKIPPED: the program faketime is not installed");
+        return None;
+    }
+    let mut command = Command::new("faketime");
+    command.args(["-f", time]).arg(env!("CARGO_BIN_EXE_maskd"));
+    command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    for name in SERVICE_ENVIRONMENT {
+        command.env_remove(name);
+    }
+    Some(command)
 }

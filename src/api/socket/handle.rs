@@ -83,6 +83,12 @@ impl DaemonHandle {
             });
         }
         self.learning()?;
+        if let Some(why) = &self.live.borrow().capture.off_because {
+            return Err(ErrorRecord {
+                error: format!("no face pictures can be stored: {why}"),
+                fault: FailureKind::NotNow,
+            });
+        }
         let mut enrollments = lock_enrollments(&self.enrollments);
         let limit = TimeLimit::new(now(), longest, lease);
         enrollments.start(&label, count, limit).ok_or_else(|| {

@@ -202,7 +202,7 @@ pub struct LiveCapture {
     pub on: bool,
     /// Whether pictures are stored, or only features.
     pub pictures: bool,
-    /// Why capture is off although the settings turn it on.
+    /// Why no crops can be stored, whether the settings turn capture on or off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub off_because: Option<String>,
     /// Crops stored since the start.
@@ -214,8 +214,9 @@ pub struct LiveCapture {
 /// What the limits on age and disk space do: a documented contract.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LiveRetention {
-    /// Whether the clock is synchronized with a time server. If it is not, the age of a
-    /// face picture counts only the time that the daemon runs.
+    /// Whether the clock is synchronized with a time server, and has not jumped within the
+    /// last day. If not, the age of a face picture counts only the time that the daemon
+    /// runs.
     pub clock_synchronized: bool,
     /// Labeled face pictures that will be deleted because they reach the age limit.
     pub labeled_ending: usize,

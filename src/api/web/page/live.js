@@ -118,7 +118,7 @@ class LiveView extends HTMLElement {
       figures.push(["Deletion", `${retention.labeled_ending} labeled face pictures reach the age limit (capture.keep-days); the first is deleted in ${retention.first_ends_in_hours} h`]);
     }
     if (retention?.not_counted) figures.push(["Large files", `${retention.not_counted} over 1 MiB do not count toward capture.max-mib`]);
-    if (retention && !retention.clock_synchronized) figures.push(["Clock", "not synchronized; the age of face pictures counts only the time that the daemon runs"]);
+    if (retention && !retention.clock_synchronized) figures.push(["Clock", "not synchronized, or it jumped within the last day; the age of face pictures counts only the time that the daemon runs"]);
     if (live.head_note) figures.push(["Note", live.head_note]);
     if (live.learning_off) figures.push(["Learning", `off: the state directory cannot be used: ${live.learning_off}`]);
     if (live.refitting) figures.push(["Training", "in progress"]);

@@ -1,0 +1,230 @@
+//! Tests what a jump of the wall clock does to the running daemon: nothing that a person
+//! or a program at the door would notice.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and measure time"
+)]
+
+#[path = "support/broker.rs"]
+mod broker;
+mod support;
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use broker::{Broker, Ear, until};
+use image::RgbImage;
+use serde_json::Value;
+use support::{at_time, frame, interrupt, maskd, text, wait};
+
+const PASSWORD: &str = "correct horse battery staple";
+
+/// A daemon whose wall clock the test sets while it runs.
+struct Door {
+    folder: tempfile::TempDir,
+    child: Child,
+    port: u16,
+    token: String,
+}
+
+impl Door {
+    /// `None`, with a message, if `faketime` is not installed.
+    fn open(mqtt_port: Option<u16>) -> Option<Door> {
+        // The program `faketime` only sets the variable that loads its library.
+        let mut shell = Command::new(at_time("+0")?.get_program());
+        let shell = shell.args(["-f", "+0", "sh", "-c", "echo $LD_PRELOAD"]);
+        let library = text(&shell.output().unwrap().stdout).trim().to_owned();
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("camera")).unwrap();
+        // A second with a face, and a second without one.
+        for number in 0..10 {
+            let path = at(&format!("camera/0{number}.jpg"));
+            fs::copy(frame("maksssksksss128.jpg"), path).unwrap();
+            let path = at(&format!("camera/1{number}.png"));
+            RgbImage::new(320, 240).save(path).unwrap();
+        }
+        let hash = maskd::api::web::hash_password(PASSWORD).unwrap();
+        let token = maskd::api::web::new_token().unwrap();
+        let mqtt = mqtt_port.map_or(String::new(), |port| {
+            format!("[mqtt]\nhost = \"127.0.0.1\"\nport = {port}\ndevice = \"door\"\n")
+        });
+        let config = format!(
+            "[decide]\nconfirm-ms = 100\nhold-ms = 100\nstale-ms = 60000\n[capture]\nenabled = true\n\
+             [indicate]\nquiet-from = \"22:00\"\nquiet-to = \"07:00\"\n\
+             [web]\nlisten = \"127.0.0.1:0\"\npassword-hash = '{hash}'\n\
+             token-hashes = [\"{}\"]\n{mqtt}",
+            token.hash
+        );
+        fs::write(at("maskd.toml"), config).unwrap();
+        fs::write(at("time"), "+0").unwrap();
+        let mut command = maskd();
+        command
+            .args(["run", "--json", "--rate", "10", "--config"])
+            .arg(at("maskd.toml"))
+            .arg("--state")
+            .arg(at("state"))
+            .arg("--source")
+            .arg(at("camera"))
+            .env("LD_PRELOAD", library)
+            .env("FAKETIME_TIMESTAMP_FILE", at("time"))
+            .env("FAKETIME_NO_CACHE", "1")
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+            .stdout(File::create(at("out")).unwrap())
+            .stderr(File::create(at("log")).unwrap());
+        let child = command.spawn().unwrap();
+        let mut door = Door {
+            folder,
+            child,
+            port: 0,
+            token: token.token,
+        };
+        door.port = until("the page", || {
+            let log = door.log();
+            let (_, address) = log.split_once("the page is at ")?;
+            let address = address.lines().next()?.trim();
+            address.rsplit(':').next()?.parse().ok()
+        });
+        Some(door)
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.at("log")).unwrap()
+    }
+
+    /// Sets the clock, in one step so that the daemon never reads half a time.
+    fn set_clock(&self, time: &str) {
+        fs::write(self.at("new-time"), time).unwrap();
+        fs::rename(self.at("new-time"), self.at("time")).unwrap();
+    }
+
+    /// Sends a request with a header line and a body; returns the response as it came.
+    fn ask(&self, request: &str, line: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_mins(1)))
+            .unwrap();
+        let (port, length) = (self.port, body.len());
+        let request = format!(
+            "{request} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\
+             content-length: {length}\r\n{line}\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut response = Vec::new();
+        let _ = stream.read_to_end(&mut response);
+        text(&response)
+    }
+
+    #[track_caller]
+    fn status(&self, line: &str) -> Value {
+        let response = self.ask("GET /api/v1/status", line, "");
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        serde_json::from_str(body).unwrap()
+    }
+
+    #[track_caller]
+    fn log_in(&self) -> String {
+        let body = serde_json::json!({ "password": PASSWORD }).to_string();
+        let response = self.ask("POST /api/v1/session", "accept: */*", &body);
+        assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+        let cookie = response
+            .lines()
+            .find_map(|line| line.strip_prefix("set-cookie: "));
+        format!("cookie: {}", cookie.unwrap().split(';').next().unwrap())
+    }
+
+    fn lines(&self) -> Vec<Value> {
+        let out = fs::read_to_string(self.at("out")).unwrap();
+        let whole = out.rfind('\n').map_or("", |end| &out[..end]);
+        let lines = whole.lines().map(serde_json::from_str);
+        lines.collect::<Result<_, _>>().unwrap()
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn expect_capture(ear: &Ear, value: &str) {
+    ear.publish("maskd/door/capture/set", value.as_bytes(), false);
+    until("the switch", || {
+        let state = ear.json("maskd/door/state")?;
+        (state["capture"] == value).then_some(())
+    });
+}
+
+#[test]
+fn jumps_of_the_clock_end_no_log_in_no_enrollment_and_no_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path(), "");
+    let ear = broker.as_ref().map(|broker| Ear::listen(broker.port));
+    let Some(mut door) = Door::open(broker.as_ref().map(|broker| broker.port)) else {
+        return;
+    };
+    let first = door.log_in();
+    let token = format!("authorization: Bearer {}", door.token);
+    let enrolled = door.ask(
+        "POST /api/v1/enroll",
+        &token,
+        "{\"label\":\"with_mask\",\"count\":1000,\"seconds\":600}",
+    );
+    assert!(enrolled.starts_with("HTTP/1.1 200"), "{enrolled}");
+    let (mut years, mut kept) = (Vec::new(), 0);
+    for time in [
+        "@2036-02-07 06:28:16",
+        "@1970-01-02 00:00:00",
+        "@2106-02-07 06:28:16",
+        "+0",
+    ] {
+        door.set_clock(time);
+        let frames = |status: &Value| status["live"]["frames"].as_u64().unwrap();
+        let before = frames(&door.status(&first));
+        let lines = door.lines().len();
+        until("frames and decisions", || {
+            let goes_on = frames(&door.status(&first)) > before + 10;
+            (goes_on && door.lines().len() > lines + 1).then_some(())
+        });
+        let status = door.status(&token);
+        assert_eq!(status["enrollment"]["wanted"], 1000, "{status}");
+        let samples = status["samples"]["with_mask"]["samples"].as_u64();
+        assert!(samples.unwrap_or(0) >= kept, "no sample is lost: {status}");
+        kept = samples.unwrap_or(0);
+        assert_eq!(status["live"]["camera_lost"], false);
+        let new = door.log_in();
+        door.status(&new);
+        if let Some(ear) = &ear {
+            expect_capture(ear, "OFF");
+            expect_capture(ear, "ON");
+            assert_eq!(ear.text("maskd/door/status").as_deref(), Some("online"));
+        }
+        years.push(door.lines().last().unwrap()["time"].as_f64().unwrap() as u64 / 31_556_952);
+    }
+    // The clock was really set: years since 1970.
+    assert_eq!(years[..3], [66, 0, 136]);
+    assert!((56..66).contains(&years[3]), "{years:?}");
+    assert!(kept > 0, "somebody was enrolled");
+    let decisions = door.lines();
+    assert!(decisions.iter().all(|line| line["decision"] != "fault"));
+    interrupt(&door.child, "-TERM");
+    assert_eq!(wait(&mut door.child, Duration::from_secs(20)), Some(0));
+    let log = door.log();
+    assert!(!log.contains("ERROR"), "{log}");
+    if ear.is_some() {
+        assert_eq!(log.matches("MQTT connected").count(), 1, "{log}");
+    }
+}
