@@ -40,7 +40,8 @@ enum Ended {
     Complete,
     TimeOut,
     Interrupted,
-    /// Another client ended the enrollment, or the daemon was restarted.
+    /// Another client ended the enrollment, the daemon was restarted, or the lease is
+    /// over because this command was suspended.
     Elsewhere,
 }
 
@@ -89,7 +90,8 @@ impl Enroll {
         match ended {
             Ended::Interrupted => sentence = format!("interrupted: {sentence}"),
             Ended::Elsewhere => {
-                sentence += ": another client ended the enrollment, or the daemon was restarted";
+                sentence += ": another client ended the enrollment, the daemon was restarted, \
+                             or this command was suspended";
             }
             Ended::Complete | Ended::TimeOut => sentence += &format!(" within {seconds} s"),
         }

@@ -78,6 +78,18 @@ pub struct Change {
 }
 
 impl Change {
+    /// Returns the change that sets all settings.
+    fn all(to: Tuning) -> Change {
+        Change {
+            masked_threshold: Some(to.masked_threshold),
+            unmasked_threshold: Some(to.unmasked_threshold),
+            confirm_ms: Some(to.confirm_ms),
+            confirm_frames: Some(to.confirm_frames),
+            hold_ms: Some(to.hold_ms),
+            capture: Some(to.capture),
+        }
+    }
+
     /// Returns only the settings in this change for which `keep` returns true.
     fn filtered(self, keep: impl Fn(&str) -> bool) -> Change {
         fn kept<T>(value: Option<T>, keep: bool) -> Option<T> {
@@ -190,7 +202,11 @@ fn sentence(problems: &[Problem]) -> String {
 pub struct Settings {
     /// The config file; `None` if the daemon was started without one.
     file: Option<PathBuf>,
+    /// Held only to copy and replace values, so that a disk that hangs delays nobody who
+    /// reads the settings.
     state: Mutex<State>,
+    /// Held while the config file is written.
+    saving: Mutex<()>,
     now: watch::Sender<Tuning>,
     not_saved: watch::Sender<Option<String>>,
 }
@@ -227,6 +243,18 @@ impl State {
     fn to_save(&self) -> Change {
         let all = Change::between(self.saved, Tuning::of(&self.config));
         all.filtered(|key| matches!(self.reasons.get(key), Some(NotSaved::Failed(_))))
+    }
+
+    /// Same as [`to_save`](State::to_save), and the settings of `change`. The values are
+    /// the newest ones, because another change may have come since.
+    fn to_save_with(&self, change: Change) -> Change {
+        let mut keys = self.to_save().keys();
+        keys.extend(change.keys());
+        let all = Change::all(Tuning::of(&self.config));
+        all.filtered(|key| {
+            let is_for_now = self.reasons.get(key) == Some(&NotSaved::ForNow);
+            !is_for_now && keys.iter().any(|wanted| wanted == key)
+        })
     }
 
     /// Records whether a change was saved to the config file.
@@ -293,6 +321,7 @@ impl Settings {
             file,
             now: watch::Sender::new(Tuning::of(config)),
             not_saved: watch::Sender::new(None),
+            saving: Mutex::new(()),
             state: Mutex::new(State {
                 config: config.clone(),
                 saved: Tuning::of(config),
@@ -332,10 +361,13 @@ impl Settings {
     pub fn change(&self, change: Change) -> Result<SettingsRecord, NotAllowed> {
         let mut state = self.state();
         state.config = changed(&state.config, change)?;
-        // The reason is not known yet, but these settings are to be saved.
-        state.record(change, Err(NotSaved::Failed(String::new())));
-        self.save_all(&mut state, change);
-        Ok(self.publish(&state))
+        let not_yet = NotSaved::Failed("it is being saved".to_owned());
+        state.record(change, Err(not_yet));
+        // The change applies even if the disk hangs.
+        self.now.send_replace(Tuning::of(&state.config));
+        drop(state);
+        self.save_all(change);
+        Ok(self.publish(&self.state()))
     }
 
     /// Changes settings until the daemon ends. The config file is not changed.
@@ -351,10 +383,10 @@ impl Settings {
 
     /// Tries again to save the settings that could not be saved.
     pub fn save_again(&self) {
-        let mut state = self.state();
-        if state.to_save() != Change::default() {
-            self.save_all(&mut state, Change::default());
-            self.publish_not_saved(&state);
+        let nothing = Change::default();
+        if self.state().to_save() != nothing {
+            self.save_all(nothing);
+            self.publish_not_saved(&self.state());
         }
     }
 
@@ -378,21 +410,14 @@ impl Settings {
         Ok(())
     }
 
-    /// Saves a change, and the settings that could not be saved before.
-    fn save_all(&self, state: &mut State, change: Change) {
-        let mut all = state.to_save();
-        // These are saved even if the daemon would have them after a restart anyway,
-        // because somebody may have edited the file.
-        all = Change {
-            masked_threshold: change.masked_threshold.or(all.masked_threshold),
-            unmasked_threshold: change.unmasked_threshold.or(all.unmasked_threshold),
-            confirm_ms: change.confirm_ms.or(all.confirm_ms),
-            confirm_frames: change.confirm_frames.or(all.confirm_frames),
-            hold_ms: change.hold_ms.or(all.hold_ms),
-            capture: change.capture.or(all.capture),
-        };
+    /// Saves a change, and the settings that could not be saved before. The values of the
+    /// change are saved even if the daemon would have them after a restart anyway, because
+    /// somebody may have edited the file.
+    fn save_all(&self, change: Change) {
+        let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.state().to_save_with(change);
         let saved = self.save(all);
-        state.record(all, saved.map_err(NotSaved::Failed));
+        self.state().record(all, saved.map_err(NotSaved::Failed));
     }
 
     fn publish(&self, state: &State) -> SettingsRecord {

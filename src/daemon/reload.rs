@@ -67,7 +67,8 @@ impl Reloader {
             Some(web) => {
                 let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
                 let credentials = credentials.as_deref().map(Path::new);
-                let options = web.borrow().reloaded(&config.web, credentials);
+                let current = web.borrow().clone();
+                let options = current.reloaded(&config.web, credentials);
                 Some((web, options.map_err(|error| kept(&error))?))
             }
             None => None,
