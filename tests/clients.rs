@@ -94,6 +94,7 @@ impl Door {
     fn open(config: &str) -> Door {
         let mut door = Door::new(config);
         door.start(|_| {});
+        door.wait_for_socket();
         door
     }
 
@@ -109,6 +110,7 @@ impl Door {
         ));
         words[1].clone_into(&mut door.token);
         door.start(|_| {});
+        door.wait_for_socket();
         door.port = until("the page", PATIENCE, || {
             let log = door.log();
             let (_, rest) = log.split_once("the page is at ")?;
@@ -139,6 +141,12 @@ impl Door {
         self.child = Some(command.spawn().unwrap());
         until("the daemon", PATIENCE, || {
             self.log().contains("ready").then_some(())
+        });
+    }
+
+    fn wait_for_socket(&self) {
+        until("the socket", PATIENCE, || {
+            UnixStream::connect(self.socket()).ok()
         });
     }
 
@@ -874,9 +882,7 @@ fn many_sighups_at_any_time_do_not_end_the_daemon() {
         assert!(door.is_running(), "{}", door.log());
     }
     assert!(is_early, "SIGHUP is caught too late");
-    until("the socket", PATIENCE, || {
-        UnixStream::connect(door.socket()).ok()
-    });
+    door.wait_for_socket();
     assert_eq!(door.ask("GET /healthz", "").status, 200);
     door.stop();
 }
@@ -910,9 +916,7 @@ fn a_log_that_nobody_reads_delays_neither_the_door_nor_the_stop() {
             .expect("the watchdog is not fed")
     };
     assert_eq!(message(), "READY=1\n");
-    until("the socket", PATIENCE, || {
-        UnixStream::connect(door.socket()).ok()
-    });
+    door.wait_for_socket();
     // Each change is a line in the log, and the pipe takes 64 KiB.
     for number in 0..700 {
         let mut stream = door.send(
