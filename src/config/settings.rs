@@ -176,6 +176,13 @@ impl Change {
     }
 }
 
+/// Whether a key of the config is one of the settings.
+pub(crate) fn is_setting(section: &str, key: &str) -> bool {
+    let all = Change::all(Tuning::of(&Config::default())).values();
+    all.iter()
+        .any(|(its_section, its_key, _)| *its_section == section && *its_key == key)
+}
+
 /// The settings as they are now: a documented contract.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SettingsRecord {

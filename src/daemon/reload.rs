@@ -10,25 +10,22 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::api::web::WebOptions;
-use crate::config::settings::Settings;
+use crate::config::settings::{Settings, is_setting};
 use crate::config::{self, Config};
 
-/// The keys that a reload applies, by section.
-const RELOADED: [(&str, &[&str]); 4] = [
-    ("classify", &["masked-threshold", "unmasked-threshold"]),
-    ("decide", &["confirm-ms", "hold-ms"]),
-    ("capture", &["enabled"]),
-    (
-        "web",
-        &[
-            "allowed-hosts",
-            "password-hash",
-            "token-hashes",
-            "tls-certificate",
-            "tls-key",
-        ],
-    ),
+/// The keys in `[web]` that a reload applies.
+const RELOADED: [&str; 5] = [
+    "allowed-hosts",
+    "password-hash",
+    "token-hashes",
+    "tls-certificate",
+    "tls-key",
 ];
+
+/// Whether a reload applies a key.
+fn is_reloaded(section: &str, key: &str) -> bool {
+    is_setting(section, key) || section == "web" && RELOADED.contains(&key)
+}
 
 /// The file that the config was read from, and its content at the start.
 #[derive(Debug, Clone)]
@@ -100,16 +97,12 @@ fn keys_that_need_a_restart(before: &Config, after: &Config) -> Vec<String> {
         let section_of = |config: &toml::Table| config.get(section)?.as_table().cloned();
         let old = section_of(&before).unwrap_or_default();
         let new = section_of(&after).unwrap_or_default();
-        let is_reloaded = |key: &str| {
-            let keys = RELOADED.iter().find(|(name, _)| name == section);
-            keys.is_some_and(|(_, keys)| keys.contains(&key))
-        };
         // Keys without a value are absent from the table.
         let mut names: Vec<&String> = old.keys().chain(new.keys()).collect();
         names.sort();
         names.dedup();
         for name in names {
-            if old.get(name) != new.get(name) && !is_reloaded(name) {
+            if old.get(name) != new.get(name) && !is_reloaded(section, name) {
                 keys.push(format!("{section}.{name}"));
             }
         }
@@ -126,7 +119,7 @@ mod tests {
         let parse = |text: &str| config::parse("any", text).unwrap();
         let before = parse("[camera]\nsource = \"examples\"\n[decide]\nhold-ms = 5\n");
         let after = parse(
-            "[camera]\nsource = \"http://camera/\"\n[decide]\nhold-ms = 6\nstale-ms = 7000\n\
+            "[camera]\nsource = \"http://camera/\"\n[decide]\nhold-ms = 6\nconfirm-frames = 7\nstale-ms = 7000\n\
              [web]\nlisten = \"127.0.0.1:80\"\nallowed-hosts = [\"door.lan\"]\n",
         );
         let expected = ["camera.source", "decide.stale-ms", "web.listen"];
@@ -147,10 +140,8 @@ mod tests {
             ..Config::default()
         };
         let table = toml::Table::try_from(full).unwrap();
-        for (section, keys) in RELOADED {
-            for key in keys {
-                assert!(table[section].get(key).is_some(), "{section}.{key}");
-            }
+        for key in RELOADED {
+            assert!(table["web"].get(key).is_some(), "{key}");
         }
     }
 }
