@@ -8,6 +8,8 @@
     reason = "tests fail by panicking, and need threads and time"
 )]
 
+#[path = "support/broker.rs"]
+mod broker;
 mod support;
 
 use std::fs;
@@ -20,6 +22,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use broker::{Broker, Ear};
 use image::RgbImage;
 use serde_json::Value;
 use support::{frame, interrupt, maskd, text, wait};
@@ -127,6 +130,8 @@ fn watch(config: &str, source: &str, mut is_over: impl FnMut(&[Change]) -> bool)
     let mut child = maskd()
         .args(["run", "--json", "--log", "debug", "--config"])
         .arg(&file)
+        .arg("--state")
+        .arg(folder.path().join("state"))
         .args(["--source", source])
         .stdout(Stdio::piped())
         .stderr(fs::File::create(folder.path().join("log")).unwrap())
@@ -187,6 +192,42 @@ fn short_losses_of_a_camera_change_nothing() {
     let config = "[decide]\nhold-ms = 6000\nstale-ms = 20000\n";
     let changes = watch(config, &camera.url(), |_| camera.connections() > 4);
     assert_eq!(names(&changes), ["mask"]);
+}
+
+#[test]
+fn short_losses_of_a_camera_are_no_news_for_home_assistant() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(broker) = Broker::start(folder.path(), "") else {
+        return;
+    };
+    let ear = Ear::listen(broker.port);
+    let camera = StreamCamera::start(|_| vec![MASKED; 16]);
+    let config = format!(
+        "[decide]\nhold-ms = 6000\nstale-ms = 20000\n\
+         [mqtt]\nhost = \"127.0.0.1\"\nport = {}\ndevice = \"door\"\n",
+        broker.port
+    );
+    let mut seen: Vec<(String, String)> = Vec::new();
+    watch(&config, &camera.url(), |_| {
+        if let Some(state) = ear.json("maskd/door/state") {
+            let word = |key: &str| state[key].as_str().unwrap().to_owned();
+            let state = (word("decision"), word("problem"));
+            if seen.last() != Some(&state) {
+                seen.push(state);
+            }
+        }
+        camera.connections() > 4
+    });
+    let seen: Vec<(&str, &str)> = seen
+        .iter()
+        .map(|(decision, problem)| (decision.as_str(), problem.as_str()))
+        .collect();
+    let masked = seen.iter().position(|state| *state == ("mask", "OFF"));
+    assert_eq!(seen[masked.unwrap()..], [("mask", "OFF")], "{seen:?}");
+    assert!(
+        !seen.iter().any(|(_, problem)| *problem == "ON"),
+        "{seen:?}"
+    );
 }
 
 #[test]
