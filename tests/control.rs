@@ -53,8 +53,12 @@ impl Server {
     fn start(can_refit: bool) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let (_, base) = open_model(None).unwrap();
-        let learning =
-            Learning::open(folder.path(), Arc::new(base), LearningOptions::default()).unwrap();
+        let learning = Learning::open(
+            &folder.path().join("state"),
+            Arc::new(base),
+            LearningOptions::default(),
+        )
+        .unwrap();
         let learning = LearningAccess::from(learning);
         let (live_out, live) = watch::channel(Live {
             decision: "mask".to_owned(),
@@ -83,7 +87,7 @@ impl Server {
         });
         let metrics_routes = metrics::routes(Arc::default(), handle.clone(), pulse);
         let stop = CancellationToken::new();
-        let socket = bind(&folder.path().join("control.sock")).unwrap();
+        let socket = bind(&folder.path().join("state/control.sock")).unwrap();
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -127,7 +131,9 @@ impl Server {
     }
 
     fn client(&self) -> Client {
-        Client::connect(&self.at("control.sock")).unwrap().unwrap()
+        Client::connect(&self.at("state/control.sock"))
+            .unwrap()
+            .unwrap()
     }
 
     /// Makes a folder with three pictures labeled `first` and two labeled `second`.
@@ -147,7 +153,7 @@ impl Server {
 
     /// Sends a request and returns the status and the body of the response.
     fn exchange(&self, method: &str, path: &str, body: &str) -> (u16, String) {
-        let mut stream = UnixStream::connect(self.at("control.sock")).unwrap();
+        let mut stream = UnixStream::connect(self.at("state/control.sock")).unwrap();
         let length = body.len();
         write!(
             stream,
@@ -271,7 +277,7 @@ fn samples_are_imported_listed_labelled_exported_and_purged() {
         "absolute",
     );
     refused(
-        client.export(&server.at("samples/out")),
+        client.export(&server.at("state/samples/out")),
         FailureKind::Usage,
         "inside the folder of the samples",
     );
@@ -413,7 +419,7 @@ fn a_refit_is_waited_for_and_remembered() {
         (before.live.decision.as_str(), before.live.inference.frames),
         ("mask", 7)
     );
-    assert_eq!(before.state, server.folder.path().canonicalize().unwrap());
+    assert_eq!(before.state, server.at("state").canonicalize().unwrap());
     assert_eq!(before.samples["second"].samples, 2);
 
     let record = client.refit().unwrap();
@@ -511,11 +517,11 @@ fn a_stop_closes_open_connections() {
     let mut server = Server::start(true);
     let client = server.client();
     client.status().unwrap();
-    let _silent = UnixStream::connect(server.at("control.sock")).unwrap();
-    let mut slow = UnixStream::connect(server.at("control.sock")).unwrap();
+    let _silent = UnixStream::connect(server.at("state/control.sock")).unwrap();
+    let mut slow = UnixStream::connect(server.at("state/control.sock")).unwrap();
     slow.write_all(b"GET /api/v1/sta").unwrap();
     server.end();
-    assert!(!server.at("control.sock").exists());
+    assert!(!server.at("state/control.sock").exists());
     let error = client.status().unwrap_err();
     assert!(matches!(error, ControlError::Lost { .. }), "{error}");
 }
@@ -524,7 +530,7 @@ fn a_stop_closes_open_connections() {
 #[test]
 fn the_command_line_uses_the_daemon() {
     let mut server = Server::start(true);
-    let state = server.folder.path().to_owned();
+    let state = server.at("state");
     let command = |words: &[&str]| {
         maskd()
             .args(words)

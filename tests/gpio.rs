@@ -121,3 +121,34 @@ fn pins_off_does_nothing_without_pins_and_needs_a_valid_config() {
     assert_eq!(off.status.code(), Some(78));
     assert!(text(&off.stderr).contains("indicate.red-pin is 17, the same as green-pin"));
 }
+
+#[test]
+fn pins_off_needs_no_valid_config() {
+    if has_pins() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = config(folder.path(), "backend = \"console\"\n[broken");
+    let off = |variable: &str| {
+        let mut command = maskd();
+        command.args(["pins-off", "--config", &path]);
+        command.args(["--state", "/no/such/state"]);
+        command.env(variable, folder.path());
+        command.output().unwrap()
+    };
+    assert_refused(&off("RUNTIME_DIRECTORY"), 78, "maskd.toml");
+    // A daemon that was killed left its record. The chip does not exist here, so the
+    // message shows which pins are switched off.
+    let record = "{\"driver\":{\"gpiocdev\":{\"chip\":\"the-chip-in-use\"}},\"lines\":[[17,\
+                  {\"out\":{\"output\":\"relay\",\"active_low\":false}}]]}";
+    let file = folder.path().join("pins.json");
+    fs::write(&file, record).unwrap();
+    let refused = off("RUNTIME_DIRECTORY");
+    assert_refused(&refused, 69, "no GPIO chip labelled the-chip-in-use");
+    assert!(file.exists(), "the next attempt needs the record");
+    // A damaged record is reported, and the config is used.
+    fs::write(&file, "{").unwrap();
+    let refused = off("RUNTIME_DIRECTORY");
+    assert_eq!(refused.status.code(), Some(78));
+    assert!(text(&refused.stderr).contains("pins.json"));
+}

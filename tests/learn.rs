@@ -10,99 +10,17 @@
 mod support;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::path::Path;
 use std::sync::Arc;
 
-use image::RgbImage;
 use maskd::frame::Crop;
 use maskd::learning::{Learning, LearningOptions};
-use maskd::onnx::{Classifier, HeadFile, ThreadPool, write_classifier, write_head};
+use maskd::onnx::{Classifier, HeadFile, ThreadPool, write_classifier};
 use maskd::vision::embed::{Backbone, Embedder};
 use maskd::vision::head::Head;
 use maskd::vision::pipeline::{SHIPPED_CLASSIFIER, open_model};
 use serde_json::Value;
-use support::{assert_refused, frame, golden_crops, maskd, text};
-
-/// A device with its own state directory.
-struct Device {
-    folder: tempfile::TempDir,
-}
-
-impl Device {
-    fn new() -> Device {
-        Device {
-            folder: tempfile::tempdir().unwrap(),
-        }
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn maskd(&self, words: &[&str]) -> Output {
-        maskd()
-            .args(words)
-            .arg("--state")
-            .arg(self.at("state"))
-            .output()
-            .unwrap()
-    }
-
-    #[track_caller]
-    fn stdout(&self, words: &[&str]) -> String {
-        let output = self.maskd(words);
-        assert!(
-            output.status.success(),
-            "{words:?}: {}",
-            text(&output.stderr)
-        );
-        text(&output.stdout)
-    }
-
-    #[track_caller]
-    fn json(&self, words: &[&str]) -> Value {
-        serde_json::from_str(&self.stdout(&[words, &["--json"]].concat())).unwrap()
-    }
-
-    /// Creates a folder with twelve different pictures per class, which are cut from
-    /// the golden crops.
-    fn pictures(&self) -> PathBuf {
-        let set = self.at("set");
-        for (label, prefix) in [("without_mask", "bare_"), ("with_mask", "mask_")] {
-            let class = set.join(label);
-            fs::create_dir_all(&class).unwrap();
-            for (name, pixels) in golden_crops(prefix) {
-                for piece in 0..4 {
-                    let inset = 6 * piece;
-                    let part: RgbImage = image::imageops::crop_imm(
-                        &pixels,
-                        inset,
-                        inset / 2,
-                        pixels.width() - 2 * inset,
-                        pixels.height() - inset,
-                    )
-                    .to_image();
-                    part.save(class.join(format!("{piece}_{name}"))).unwrap();
-                }
-            }
-        }
-        set
-    }
-}
-
-/// Writes a modified copy of the built-in head to a file.
-fn head(path: &Path, change: impl FnOnce(&mut HeadFile)) -> String {
-    let classifier = Classifier::parse("shipped", SHIPPED_CLASSIFIER).unwrap();
-    let mut file = HeadFile {
-        backbone_sha256: classifier.backbone_sha256,
-        labels: classifier.labels.clone(),
-        head: classifier.head.clone(),
-    };
-    change(&mut file);
-    fs::write(path, write_head(&file, &[])).unwrap();
-    path.to_str().unwrap().to_owned()
-}
+use support::{Device, assert_refused, frame, head, maskd, text};
 
 #[test]
 fn imported_samples_are_labelled_exported_and_learned() {

@@ -25,7 +25,7 @@ use maskd::vision::pipeline::{SHIPPED_CLASSIFIER, open_model};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
-use support::{assert_refused, frame, golden_crops, interrupt, maskd, root, text, wait};
+use support::{assert_refused, frame, interrupt, maskd, pieces, root, stdout_of, text, wait};
 
 /// A config that captures every crop that differs from the recent ones.
 const CAPTURE_ALL: &str = "[capture]\nenabled = true\nuncertain-below = 1.0\n\
@@ -109,15 +109,13 @@ impl Door {
 
     #[track_caller]
     fn stdout(&self, words: &[&str]) -> String {
-        let output = self.maskd(words);
-        let errors = text(&output.stderr);
-        assert!(output.status.success(), "{words:?}: {errors}");
-        text(&output.stdout)
+        stdout_of(words, &self.maskd(words))
     }
 
     #[track_caller]
     fn json(&self, words: &[&str]) -> Value {
-        serde_json::from_str(&self.stdout(&[words, &["--json"]].concat())).unwrap()
+        let words = [words, &["--json"]].concat();
+        serde_json::from_str(&self.stdout(&words)).unwrap()
     }
 
     #[track_caller]
@@ -182,21 +180,7 @@ impl Door {
     /// class, all different.
     fn pictures(&self) -> String {
         let set = self.at("set");
-        for (label, prefix) in [("without_mask", "bare_"), ("with_mask", "mask_")] {
-            let class = set.join(label);
-            fs::create_dir_all(&class).unwrap();
-            for (name, picture) in golden_crops(prefix) {
-                for piece in 0..4 {
-                    let (width, height) = (picture.width(), picture.height());
-                    let (x, y) = (6 * piece, 3 * piece);
-                    let (width, height) = (width - 2 * x, height - 2 * y);
-                    let part = image::imageops::crop_imm(&picture, x, y, width, height);
-                    part.to_image()
-                        .save(class.join(format!("{piece}_{name}")))
-                        .unwrap();
-                }
-            }
-        }
+        pieces(&set);
         set.to_str().unwrap().to_owned()
     }
 

@@ -15,51 +15,35 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Output;
 use std::sync::Arc;
 
 use maskd::config;
 use maskd::learning::{Learning, LearningOptions};
 use maskd::vision::pipeline::open_model;
 use serde_json::{Value, json};
-use support::{assert_refused, maskd, root, text};
+use support::{Device, assert_refused, maskd, root, text};
 
 /// A copy of the state directory that the first version of maskd left.
-struct OldState {
-    folder: tempfile::TempDir,
+struct OldState(Device);
+
+impl std::ops::Deref for OldState {
+    type Target = Device;
+
+    fn deref(&self) -> &Device {
+        &self.0
+    }
 }
 
 impl OldState {
     fn new() -> OldState {
-        let folder = tempfile::tempdir().unwrap();
-        copy(
-            &root().join("tests/fixtures/state-1"),
-            &folder.path().join("state"),
-        );
-        OldState { folder }
+        let device = Device::new();
+        let old = root().join("tests/fixtures/state-1");
+        copy(&old, &device.at("state"));
+        OldState(device)
     }
 
     fn path(&self) -> PathBuf {
-        self.folder.path().join("state")
-    }
-
-    fn maskd(&self, words: &[&str]) -> Output {
-        let mut command = maskd();
-        command.args(words).arg("--state").arg(self.path());
-        command.output().unwrap()
-    }
-
-    #[track_caller]
-    fn good(&self, words: &[&str]) -> String {
-        let output = self.maskd(words);
-        let errors = text(&output.stderr);
-        assert!(output.status.success(), "{words:?}: {errors}");
-        text(&output.stdout)
-    }
-
-    #[track_caller]
-    fn json(&self, words: &[&str]) -> Value {
-        serde_json::from_str(&self.good(&[words, &["--json"]].concat())).unwrap()
+        self.at("state")
     }
 
     /// The number and parent of each head, and whether it is in use.
@@ -136,7 +120,7 @@ fn samples_and_heads_of_an_older_maskd_are_taken_over() {
         "{shown}"
     );
     let key = fs::read(state.path().join("fleet.key")).unwrap();
-    assert_eq!(state.good(&["fleet", "key"]).trim().len(), 64);
+    assert_eq!(state.stdout(&["fleet", "key"]).trim().len(), 64);
     assert_eq!(fs::read(state.path().join("fleet.key")).unwrap(), key);
 
     // The daemon does not train on the same labels again.
@@ -151,7 +135,7 @@ fn samples_and_heads_of_an_older_maskd_are_taken_over() {
     let list = state.json(&["samples", "list", "--label", "unlabelled"]);
     let id = list[0]["id"].as_str().unwrap();
     assert_eq!(
-        state.good(&["label", id, "with_mask"]),
+        state.stdout(&["label", id, "with_mask"]),
         "1 labelled with_mask\n"
     );
     let record = state.json(&["refit"]);
@@ -164,7 +148,7 @@ fn samples_and_heads_of_an_older_maskd_are_taken_over() {
 fn rollback_follows_the_history_of_an_older_maskd() {
     let state = OldState::new();
     for in_use in [Some(1), Some(0), None] {
-        state.good(&["rollback"]);
+        state.stdout(&["rollback"]);
         let current = state.heads().iter().position(|head| head.2 == true);
         assert_eq!(current, in_use, "{:?}", state.heads());
     }

@@ -442,3 +442,116 @@ fn check_tells_whether_the_broker_can_be_reached() {
     assert!(off.status.success());
     assert!(text(&off.stdout).contains("ok   mqtt         off: no broker is configured"));
 }
+
+#[test]
+fn two_devices_of_one_name_do_not_throw_each_other_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(broker) = Broker::start(folder.path(), "") else {
+        return;
+    };
+    let ear = Ear::listen(broker.port);
+    let (first, second) = (Door::new(broker.port, ""), Door::new(broker.port, ""));
+    let mut one = Running(first.run());
+    until("the first connects", || {
+        first.log().contains("MQTT connected").then_some(())
+    });
+    let mut two = Running(second.run());
+    until("the first says why", || {
+        let words = "another maskd with the name \\\"door\\\" connected to the MQTT broker";
+        let plain = words.replace('\\', "");
+        let log = first.log();
+        (log.contains(words) || log.contains(&plain)).then_some(())
+    });
+    assert!(first.log().contains("set a different mqtt.device"));
+    // Long enough for several attempts of a device that tries again at once.
+    std::thread::sleep(Duration::from_secs(8));
+    for (door, connections) in [(&first, 1), (&second, 1)] {
+        let log = door.log();
+        assert_eq!(log.matches("MQTT connected").count(), connections, "{log}");
+        assert!(!log.contains("not connected to the MQTT broker"), "{log}");
+    }
+    expect_text(&ear, "maskd/door/status", "online");
+    // Both run on this machine, so "maskd check" does not take them for two devices. One
+    // with another id is told.
+    let checked = first.check();
+    assert!(!text(&checked.stdout).contains("warn mqtt"));
+    ear.publish("maskd/door/id", b"0000000000000000", true);
+    if Path::new("/etc/machine-id").exists() {
+        until("the warning", || {
+            let said = text(&first.check().stdout);
+            let warning = "warn mqtt         another device is connected as door: set a different";
+            said.contains(warning).then_some(())
+        });
+    }
+    two.stop();
+    one.stop();
+}
+
+#[test]
+fn a_broker_without_mqtt_5_is_recognized() {
+    for answer in [&[0x20, 0x02, 0x00, 0x01][..], &[]] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let door = Door::new(listener.local_addr().unwrap().port(), "");
+        let checked = std::thread::scope(|scope| {
+            let broker = scope.spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut bytes = [0; 256];
+                let read = stream.read(&mut bytes).unwrap();
+                assert!(read > 8 && bytes[8] == 5, "a CONNECT of MQTT 5");
+                stream.write_all(answer).unwrap();
+            });
+            let checked = door.check();
+            broker.join().unwrap();
+            checked
+        });
+        let said = text(&checked.stdout);
+        assert_eq!(checked.status.code(), Some(69), "{said}");
+        assert!(said.contains("does not speak MQTT 5"), "{said}");
+    }
+}
+
+#[test]
+fn what_an_earlier_version_retained_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(broker) = Broker::start(folder.path(), "") else {
+        return;
+    };
+    let ear = Ear::listen(broker.port);
+    let topic = "homeassistant/device/door/config";
+    let old = r#"{"device":{"identifiers":["door"],"name":"door"},"components":{}}"#;
+    ear.publish(topic, old.as_bytes(), true);
+    until("the old message", || ear.last(topic));
+    let door = Door::new(broker.port, "");
+    let mut running = Running(door.run());
+    let is_new = |message: &[u8]| {
+        let message: serde_json::Value = serde_json::from_slice(message).unwrap_or_default();
+        message["device"]["identifiers"][0] == "maskd_door"
+            && message["components"]["faces"]["unique_id"] == "maskd_door_faces"
+    };
+    // Home Assistant must see an empty message, which removes the old entities, and after
+    // that the new one.
+    until("a removal and the new message", || {
+        let all = ear.all(topic);
+        let removed = all.iter().position(|message| message.is_empty())?;
+        all[removed..].iter().any(|m| is_new(m)).then_some(())
+    });
+    let late = Ear::listen(broker.port);
+    until("the retained new message", || {
+        is_new(&late.last(topic)?).then_some(())
+    });
+    running.stop();
+
+    // Another start replaces nothing.
+    let before = ear.all(topic).len();
+    let mut running = Running(door.run());
+    until("the message again", || {
+        (ear.all(topic).len() > before).then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(
+        ear.all(topic)[before..]
+            .iter()
+            .all(|message| is_new(message))
+    );
+    running.stop();
+}

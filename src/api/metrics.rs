@@ -521,9 +521,8 @@ async fn readiness(State(state): State<RouteState>) -> (StatusCode, &'static str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::socket::LiveInference;
+    use crate::api::socket::{BoardRecord, LiveInference, ThrottlingRecord};
     use crate::learning::{InitialHeadRecord, ScoresRecord, ValidationRecord};
-    use crate::platform::board::{BoardStatus, Throttling};
 
     const DASHBOARD: &str = include_str!("../../docs/grafana.json");
 
@@ -536,11 +535,11 @@ mod tests {
                     frames: 3,
                     ..LiveInference::default()
                 },
-                board: BoardStatus {
+                board: BoardRecord {
                     temperature_c: Some(51.5),
-                    throttling: Some(Throttling {
+                    throttling: Some(ThrottlingRecord {
                         throttled: true,
-                        ..Throttling::default()
+                        ..ThrottlingRecord::default()
                     }),
                 },
                 ..Live::default()

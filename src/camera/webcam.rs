@@ -11,6 +11,7 @@ use super::error::SourceError;
 #[cfg(any(feature = "camera", test))]
 use super::options::{VideoFormat, VideoOptions};
 use super::spec::WebcamSelector;
+use crate::platform::files;
 
 /// A file of a video device. A webcam often has two: one for pictures, one for
 /// metadata.
@@ -61,7 +62,7 @@ fn number(path: &Path) -> Option<u32> {
 fn device(number: u32) -> VideoDevice {
     let read = |file: &str| {
         let path = format!("/sys/class/video4linux/video{number}/{file}");
-        std::fs::read_to_string(path).ok()
+        files::read_text(Path::new(&path), files::MAX_PROC_BYTES).ok()
     };
     let name = read("name").map(|name| name.trim().to_owned());
     let index = read("index").and_then(|index| index.trim().parse().ok());

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::frame::Crop;
 use crate::learning::{
     CountRecord, ExportRecord, HeadRecord, ImportRecord, LabelAction, LabelResult, Learning, Purge,
-    RefitRecord, RemovedRecord, SampleRecord, SampleSelector,
+    RefitRecord, RemovedRecord, SampleRecord, SampleSelector, UnusedRecord,
 };
 use crate::onnx::{Graph, ThreadPool};
 use crate::platform::clock::ClockReading;
@@ -34,6 +34,8 @@ pub(super) trait Backend {
     fn samples(&self, label: Option<&str>) -> Result<Vec<SampleRecord>, Failure>;
     /// Returns the number of samples of each label.
     fn stats(&self) -> Result<BTreeMap<String, CountRecord>, Failure>;
+    /// Returns what is in the folders of the samples and is not used as one.
+    fn unused(&self) -> Result<Vec<UnusedRecord>, Failure>;
     /// Returns the JPEG file of a sample.
     fn picture(&self, id: &str) -> Result<Vec<u8>, Failure>;
     fn label(&self, selector: SampleSelector, action: &LabelAction)
@@ -115,6 +117,10 @@ impl Backend for Client {
         Ok(Client::stats(self)?)
     }
 
+    fn unused(&self) -> Result<Vec<UnusedRecord>, Failure> {
+        Ok(Client::unused(self)?)
+    }
+
     fn picture(&self, id: &str) -> Result<Vec<u8>, Failure> {
         Ok(Client::picture(self, id)?)
     }
@@ -187,6 +193,10 @@ impl Backend for StateDirectory {
 
     fn stats(&self) -> Result<BTreeMap<String, CountRecord>, Failure> {
         Ok(self.learning.stats()?)
+    }
+
+    fn unused(&self) -> Result<Vec<UnusedRecord>, Failure> {
+        Ok(self.learning.unused()?)
     }
 
     fn picture(&self, id: &str) -> Result<Vec<u8>, Failure> {

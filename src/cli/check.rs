@@ -1,6 +1,5 @@
 //! `maskd check`, which reports problems with the config, the models and the hardware.
 
-use std::fs;
 use std::path::Path;
 
 use tokio_util::sync::CancellationToken;
@@ -15,7 +14,8 @@ use crate::config::Config;
 use crate::daemon;
 use crate::decision::decide::VerdictPolicy;
 use crate::indicate::pins;
-use crate::platform::hex;
+use crate::platform::text::printable;
+use crate::platform::{files, hex};
 use crate::vision::pipeline::Pipeline;
 
 /// Checks everything even if a check fails, and ends with the exit code of the first
@@ -47,7 +47,7 @@ pub(super) fn check(global: &Global) -> Result<(), Failure> {
     check_page(&config, &mut report);
     check_state(global, &mut report);
     report.hardware();
-    print(report.text.as_bytes())?;
+    print(&report.text)?;
     report.failure.map_or(Ok(()), Err)
 }
 
@@ -74,12 +74,14 @@ impl Report {
     }
 
     fn line(&mut self, state: &str, what: &str, found: &str) {
+        let found = printable(found);
         self.text += &format!("{state:<4} {what:<12} {found}\n");
     }
 
     /// Lists the hardware that was found. None of it is required.
     fn hardware(&mut self) {
-        let model = fs::read_to_string("/proc/device-tree/model").ok();
+        let model =
+            files::read_text(Path::new("/proc/device-tree/model"), files::MAX_PROC_BYTES).ok();
         let model = model.map(|model| model.trim_end_matches('\0').trim().to_owned());
         let board = model.unwrap_or_else(|| format!("{} machine", std::env::consts::ARCH));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -198,15 +200,20 @@ fn check_pins(config: &Config, report: &mut Report) {
 fn check_mqtt(config: &Config, report: &mut Report) {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
     let credentials = credentials.as_deref().map(Path::new);
-    let plan = match mqtt::BrokerOptions::from_config(config, credentials, &daemon::hostname()) {
+    let plan = match mqtt::BrokerOptions::from_config(config, credentials, &daemon::machine()) {
         Ok(Some(plan)) => plan,
         Ok(None) => return report.good("mqtt", "off: no broker is configured"),
         Err(error) => return report.bad("mqtt", &Failure::new(Failure::NO_INPUT, error)),
     };
     match mqtt::test_connection(&plan) {
-        Ok(()) => {
+        Ok(is_taken) => {
             let (broker, device) = (plan.broker(), plan.device());
             report.good("mqtt", &format!("{broker} accepts the login as {device}"));
+            if is_taken {
+                let warning =
+                    format!("another device is connected as {device}: set a different mqtt.device");
+                report.line("warn", "mqtt", &warning);
+            }
         }
         Err(error) => report.bad("mqtt", &Failure::new(Failure::UNAVAILABLE, error)),
     }

@@ -10,13 +10,14 @@ use image::RgbImage;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use super::output::write;
+use super::output::{make_folder, write};
 use super::pictures::{Picture, expand};
 use super::progress::bar;
 use super::{Failure, Global, complain, print, print_json};
 use crate::decision::annotate;
 use crate::decision::decide::VerdictPolicy;
 use crate::decision::frame_result::{FaceRecord, FaceResult, Probabilities};
+use crate::platform::text::printable;
 use crate::vision::pipeline::{Pipeline, PipelineError};
 
 /// Minimum number of pictures for which a progress bar is shown.
@@ -85,7 +86,7 @@ impl Classify {
                         if self.json {
                             print_json(&record)
                         } else {
-                            print(record.text().as_bytes())
+                            print(record.text())
                         }
                     })?;
                     if let Some(annotated) = &mut annotated {
@@ -148,7 +149,7 @@ impl PictureRecord {
             1 => "1 face".to_owned(),
             count => format!("{count} faces"),
         };
-        let mut text = format!("{}: {faces}\n", self.picture);
+        let mut text = format!("{}: {faces}\n", printable(&self.picture));
         for face in &self.faces {
             let [x, y, width, height] = face.rect.map(f64::round);
             let probabilities: Vec<String> = face
@@ -176,13 +177,7 @@ struct AnnotatedFolder<'a> {
 
 impl AnnotatedFolder<'_> {
     fn open(folder: &Path) -> Result<AnnotatedFolder<'_>, Failure> {
-        std::fs::create_dir_all(folder).map_err(|error| {
-            let folder = folder.display();
-            Failure::new(
-                Failure::CANNOT_WRITE,
-                format!("cannot create the folder {folder}: {error}"),
-            )
-        })?;
+        make_folder(folder)?;
         Ok(AnnotatedFolder {
             folder,
             taken: HashSet::new(),

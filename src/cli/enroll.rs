@@ -84,7 +84,7 @@ impl Enroll {
         } = self;
         let stored = enrollment.stored;
         if stored >= count {
-            return print(format!("{stored} face pictures of {label} were stored\n").as_bytes());
+            return print(format!("{stored} face pictures of {label} were stored\n"));
         }
         let mut sentence = format!("{stored} of {count} face pictures of {label} were stored");
         match ended {
@@ -127,7 +127,7 @@ impl Enroll {
             let before = last.replace(enrollment.clone());
             let before = before.map(|before| before.stored);
             if bar.is_hidden() && before != Some(stored) {
-                print(format!("{stored} of {}\n", self.count).as_bytes())?;
+                print(format!("{stored} of {}\n", self.count))?;
             }
             bar.set_position(u64::from(stored));
             bar.set_message(format!("{} s left", left.as_secs()));

@@ -24,6 +24,6 @@ impl Fleet {
             };
             Failure::new(exit, error)
         })?;
-        print(format!("{}\n", hex::encode(&key.public())).as_bytes())
+        print(format!("{}\n", hex::encode(&key.public())))
     }
 }

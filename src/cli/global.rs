@@ -19,7 +19,7 @@ const SYSTEM_CONFIG: &str = "/etc/maskd/maskd.toml";
 const SERVICE_STATE: &str = "/var/lib/maskd";
 
 /// The runtime directory of the service. It exists while the service runs.
-const SERVICE_RUNTIME: &str = "/run/maskd";
+pub(super) const SERVICE_RUNTIME: &str = "/run/maskd";
 
 #[derive(Debug, Args)]
 pub(super) struct Global {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::text::model_name;
+use super::text::{model_name, shown};
 use super::{Failure, Global, backend, outcome, print, print_json};
 use crate::learning::HeadRecord;
 
@@ -63,7 +63,7 @@ impl Heads {
                     text += "the built-in model is in use\n";
                 }
                 text += &heads.iter().map(head_line).collect::<String>();
-                print(text.as_bytes())
+                print(&text)
             }
             Heads::Show { number, json } => {
                 let head = backend.head(number)?;
@@ -74,11 +74,11 @@ impl Heads {
                 if let Some(outcome) = &head.outcome {
                     text += &outcome::outcome(outcome);
                 }
-                print(text.as_bytes())
+                print(&text)
             }
             Heads::Export { number, path } => {
                 backend.export_head(number, &path)?;
-                print(format!("model {number} is written to {}\n", path.display()).as_bytes())
+                print(format!("model {number} is written to {}\n", shown(&path)))
             }
             Heads::Import { path } => print_in_use(backend.import_head(&path)?),
         }
@@ -92,7 +92,7 @@ impl Rollback {
 }
 
 fn print_in_use(number: Option<u32>) -> Result<(), Failure> {
-    print(format!("{} is in use now\n", model_name(number)).as_bytes())
+    print(format!("{} is in use now\n", model_name(number)))
 }
 
 /// Formats a line of the list of models. An asterisk marks the model in use.

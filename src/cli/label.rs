@@ -53,7 +53,7 @@ impl Label {
         if !result.already.is_empty() {
             text += &format!(", {} had this label before", result.already.len());
         }
-        print((text + "\n").as_bytes())?;
+        print(text + "\n")?;
         let failed: Vec<_> = result.failed.iter().collect();
         let sentence = match failed.as_slice() {
             [] => return Ok(()),

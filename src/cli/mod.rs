@@ -21,6 +21,7 @@ mod outcome;
 mod output;
 mod passwd;
 mod pictures;
+mod pins_off;
 mod progress;
 mod refit;
 mod run;
@@ -38,10 +39,8 @@ use serde::Serialize;
 
 use crate::api::web;
 use crate::camera::text_without_secrets;
-use crate::config::Config;
 use crate::indicate::ConsoleStyle;
-use crate::indicate::pins;
-use crate::platform::text::printable_lines;
+use crate::platform::text::{printable, printable_json, printable_lines};
 
 use failure::Failure;
 use global::{Global, socket_path};
@@ -114,7 +113,8 @@ enum Command {
     Openapi,
     /// Switch all output pins off, after a daemon that was killed
     ///
-    /// The service does this however it ends (ExecStopPost=).
+    /// The service does this however it ends (ExecStopPost=). The daemon records which
+    /// pins it uses, so that a config that has been changed or broken does not matter.
     PinsOff,
     /// Measure load time, time per stage, frames per second and memory
     Bench(bench::Bench),
@@ -140,12 +140,10 @@ pub fn main() -> ExitCode {
             // clap returns the help and version texts as errors, but prints them to
             // standard output.
             let is_usage = error.use_stderr();
-            // The error quotes what was typed, which may be the address of a camera.
-            let shown = error.render().to_string();
-            let printed = if text_without_secrets(&shown) == shown {
-                error.print()
+            let printed = if is_usage {
+                write!(std::io::stderr(), "{}", usage_error(&error))
             } else {
-                write!(std::io::stderr(), "{}", text_without_secrets(&shown))
+                error.print()
             };
             return match (is_usage, printed) {
                 (false, Ok(())) => ExitCode::SUCCESS,
@@ -169,12 +167,27 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Returns the message about wrong usage. It repeats arguments, which may be names of files
+/// with control characters, so the arguments are parsed again with these escaped.
+fn usage_error(error: &clap::Error) -> String {
+    let arguments = std::env::args_os().map(|argument| {
+        let argument = argument.to_string_lossy().into_owned();
+        printable(&argument).into_owned()
+    });
+    let text = match Cli::try_parse_from(arguments) {
+        Err(escaped) if escaped.kind() == error.kind() => escaped.render().to_string(),
+        _ => error.render().to_string(),
+    };
+    // The arguments may also hold the address of a camera.
+    printable_lines(&text_without_secrets(&text)).into_owned()
+}
+
 /// Prints one sentence to standard error, without control characters and without the
 /// login in an address. If standard error is closed, the error is ignored, because there
 /// is nowhere else to report it.
 fn complain(sentence: &str) {
     let sentence = text_without_secrets(sentence);
-    let sentence = printable_lines(&sentence);
+    let sentence = printable(&sentence);
     let _ = writeln!(std::io::stderr(), "maskd: {sentence}");
 }
 
@@ -200,28 +213,25 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Fleet(fleet) => fleet.run(&global),
         Command::Check => check::check(&global),
         Command::Passwd(passwd) => passwd.run(),
-        Command::Openapi => print(web::description().as_bytes()),
-        Command::PinsOff => pins_off(&global.load_config()?),
+        Command::Openapi => print(&web::description()),
+        Command::PinsOff => pins_off::pins_off(&global),
         Command::Bench(bench) => bench.run(&global.load_config()?),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "maskd", &mut text);
-            print(&text)
+            print_bytes(&text)
         }
         Command::Man { out } => man(out.as_deref()),
     }
 }
 
-fn pins_off(config: &Config) -> Result<(), Failure> {
-    if let Some(options) = config.indicate.pins(pins::is_pi()) {
-        // Both opening and dropping the pins switches them off.
-        drop(pins::open(&options)?);
-    }
-    Ok(())
+/// Writes text to standard output. Names in it should have been escaped by
+/// [`printable`], because line breaks are kept.
+fn print(text: impl AsRef<str>) -> Result<(), Failure> {
+    print_bytes(printable_lines(text.as_ref()).as_bytes())
 }
 
-/// Writes to standard output.
-fn print(text: &[u8]) -> Result<(), Failure> {
+fn print_bytes(text: &[u8]) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text).and_then(|()| out.flush());
     written.map_err(|error| Failure::output(&error))
@@ -233,7 +243,7 @@ fn print_json(value: &impl Serialize) -> Result<(), Failure> {
         let sentence = format!("cannot write JSON: {error}");
         Failure::new(Failure::INTERNAL, sentence)
     })?;
-    print((json + "\n").as_bytes())
+    print_bytes((printable_json(&json) + "\n").as_bytes())
 }
 
 fn man(out: Option<&Path>) -> Result<(), Failure> {
@@ -242,14 +252,24 @@ fn man(out: Option<&Path>) -> Result<(), Failure> {
         let mut page = Vec::new();
         let rendered = clap_mangen::Man::new(command).render(&mut page);
         rendered.map_err(|error| Failure::output(&error))?;
-        return print(&page);
+        return print_bytes(&page);
     };
-    let written =
-        std::fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(command, folder));
-    written.map_err(|error| {
-        let sentence = format!("cannot write to {}: {error}", folder.display());
-        Failure::new(Failure::CANNOT_WRITE, sentence)
-    })
+    output::make_folder(folder)?;
+    let mut command = command.disable_help_subcommand(true);
+    command.build();
+    man_pages(command, folder)
+}
+
+/// Writes the manual page of a command, and one for each of its subcommands.
+fn man_pages(command: clap::Command, folder: &Path) -> Result<(), Failure> {
+    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+        man_pages(sub.clone(), folder)?;
+    }
+    let man = clap_mangen::Man::new(command);
+    let mut page = Vec::new();
+    let rendered = man.render(&mut page);
+    rendered.map_err(|error| Failure::output(&error))?;
+    output::write(&folder.join(man.get_filename()), &page)
 }
 
 #[cfg(test)]

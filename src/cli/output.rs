@@ -1,9 +1,11 @@
 //! Files that a command writes. Before the work starts, the command checks that it
-//! can write them. When the command ends, each file is either complete or absent.
+//! can write them. When the command ends, each file is either complete or absent. A file
+//! never replaces a device, a pipe, a link or a file in a state directory.
 
 use std::path::{Path, PathBuf};
 
 use super::Failure;
+use crate::learning::refuse_within_state;
 use crate::platform::files;
 
 /// Upper limit on the size of a head, a report, a plot or a contact sheet, in bytes.
@@ -12,26 +14,25 @@ pub(super) const SMALL_FILE: usize = 2 << 20;
 /// Checks whether a file of `bytes` bytes can be written at `path`, so that a problem
 /// is found before the work starts.
 pub(super) fn can_write(path: &Path, bytes: usize) -> Result<(), Failure> {
-    let has_folder = path
-        .parent()
-        .is_none_or(|folder| folder.as_os_str().is_empty() || folder.is_dir());
-    let problem = match path.metadata() {
-        Ok(there) if there.is_dir() => "it is a folder".to_owned(),
-        // Writing replaces the file at the path, and replacing a device would do
-        // harm.
-        Ok(there) if !there.is_file() => "it is not a regular file".to_owned(),
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => error.to_string(),
-        _ if !has_folder => "its folder does not exist".to_owned(),
-        _ => match files::probe(path, bytes) {
-            Ok(()) => return Ok(()),
-            Err(error) => error.source.to_string(),
-        },
-    };
-    Err(cannot_write(path, problem))
+    files::probe(path, bytes, &refuse_within_state)
+        .map_err(|error| cannot_write(path, error.source))
+}
+
+/// Creates the folder that files will be written to, unless it exists.
+pub(super) fn make_folder(folder: &Path) -> Result<(), Failure> {
+    if let Some(problem) = refuse_within_state(&files::nearest_folder(folder)) {
+        return Err(cannot_write(folder, problem));
+    }
+    std::fs::create_dir_all(folder).map_err(|error| {
+        let folder = folder.display();
+        let sentence = format!("cannot create the folder {folder}: {error}");
+        Failure::new(Failure::CANNOT_WRITE, sentence)
+    })
 }
 
 pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {
-    files::write(path, content).map_err(|error| cannot_write(path, error.source))
+    files::write_unless(path, content, &refuse_within_state)
+        .map_err(|error| cannot_write(path, error.source))
 }
 
 fn cannot_write(path: &Path, problem: impl std::fmt::Display) -> Failure {

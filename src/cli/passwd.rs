@@ -30,10 +30,10 @@ impl Passwd {
         if self.token {
             let token = web::new_token()?;
             let text = format!("token  {}\nhash   {}\n", token.token, token.hash);
-            return print(text.as_bytes());
+            return print(&text);
         }
         let hash = web::hash_password(&password()?)?;
-        print(format!("{hash}\n").as_bytes())
+        print(format!("{hash}\n"))
     }
 }
 
@@ -50,14 +50,24 @@ fn password() -> Result<String, Failure> {
 
 fn line() -> Result<String, Failure> {
     let mut line = String::new();
-    let mut input = io::stdin().lock().take(MAX_LINE);
+    let mut input = io::stdin().lock().take(MAX_LINE + 1);
     input
         .read_line(&mut line)
         .map_err(|error| unreadable(&error))?;
+    check_length(line.len())?;
     // Spaces at the end belong to the password; the line ending does not.
     let end = line.trim_end_matches(['\n', '\r']).len();
     line.truncate(end);
     Ok(line)
+}
+
+/// Refuses a longer line, because its beginning alone would be another password.
+fn check_length(bytes: usize) -> Result<(), Failure> {
+    if bytes as u64 <= MAX_LINE {
+        return Ok(());
+    }
+    let sentence = format!("the password has more than {MAX_LINE} bytes: choose a shorter one");
+    Err(Failure::new(Failure::DATA, sentence))
 }
 
 fn unreadable(error: &io::Error) -> Failure {
@@ -105,7 +115,7 @@ impl NoEcho {
             .as_ref()
             .map(|before| before.special_codes[INTERRUPT]);
         let mut bytes = Vec::new();
-        for byte in io::stdin().lock().take(MAX_LINE).bytes() {
+        for byte in io::stdin().lock().take(MAX_LINE + 1).bytes() {
             match byte.map_err(|error| unreadable(&error))? {
                 b'\n' => break,
                 byte if Some(byte) == ctrl_c => {
@@ -114,6 +124,7 @@ impl NoEcho {
                 byte => bytes.push(byte),
             }
         }
+        check_length(bytes.len())?;
         String::from_utf8(bytes)
             .map_err(|_| Failure::new(Failure::DATA, "the password is not valid UTF-8"))
     }

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 
 use crate::camera::pictures::EXAMPLES;
-use crate::frame::decoding::{decode, list, read};
+use crate::frame::decoding::{decode, list, list_unread, read};
+use crate::frame::names::summarize;
 
-use super::Failure;
+use super::{Failure, complain};
 
 /// A picture that has not been read yet.
 pub(super) enum Picture {
@@ -53,6 +54,14 @@ impl Picture {
     }
 }
 
+/// Reports the pictures in a folder that are in formats that are not read.
+pub(super) fn complain_about_unread(folder: &Path) -> std::io::Result<()> {
+    for sentence in summarize(&list_unread(folder)?, folder) {
+        complain(&sentence);
+    }
+    Ok(())
+}
+
 /// Returns the given pictures and the pictures in the given folders, or the built-in
 /// examples if `paths` is empty.
 pub(super) fn expand(paths: &[PathBuf]) -> Result<Vec<Picture>, Failure> {
@@ -71,13 +80,15 @@ pub(super) fn expand(paths: &[PathBuf]) -> Result<Vec<Picture>, Failure> {
             pictures.push(Picture::File(path.clone()));
             continue;
         }
-        let found = list(path).map_err(|error| {
+        let failed = |error: std::io::Error| {
             let folder = path.display();
             Failure::new(
                 Failure::NO_INPUT,
                 format!("cannot read the folder {folder}: {error}"),
             )
-        })?;
+        };
+        let found = list(path).map_err(failed)?;
+        complain_about_unread(path).map_err(failed)?;
         if found.is_empty() {
             let folder = path.display();
             let sentence = format!("the folder {folder} has no pictures");

@@ -17,7 +17,7 @@ impl Refit {
         if self.json {
             print_json(&record)
         } else {
-            print(outcome::refit(&record).as_bytes())
+            print(outcome::refit(&record))
         }
     }
 }

@@ -1,15 +1,20 @@
 //! `maskd samples`, for the stored face pictures.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
 use super::backend::{self, Backend};
 use super::output::{SMALL_FILE, can_write, write};
-use super::text::{counts, kib};
-use super::{Failure, Global, print, print_json};
-use crate::learning::{LearningError, Purge, SampleRecord, UNLABELLED};
+use super::text::{counts, kib, shown};
+use super::{Failure, Global, complain, print, print_json};
+use crate::frame::names::{Unused, summarize};
+use crate::learning::{LearningError, Purge, SampleRecord, UNLABELLED, UnusedRecord};
+use crate::platform::text::printable;
+
+/// Maximum length of an answer that is read, in bytes.
+const MAX_ANSWER: u64 = 256;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Samples {
@@ -113,13 +118,14 @@ impl Samples {
 
 fn list(backend: &dyn Backend, label: Option<&str>, json: bool) -> Result<(), Failure> {
     let samples = backend.samples(label)?;
+    complain_about_unused(backend)?;
     if let Some(label) = label.filter(|_| samples.is_empty()) {
         return Err(none_with(label));
     }
     if json {
         return print_json(&samples);
     }
-    print(samples.iter().map(line).collect::<String>().as_bytes())
+    print(samples.iter().map(line).collect::<String>())
 }
 
 fn none_with(label: &str) -> Failure {
@@ -131,7 +137,7 @@ fn none_with(label: &str) -> Failure {
 }
 
 fn line(sample: &SampleRecord) -> String {
-    let label = sample.label.as_deref().unwrap_or("-");
+    let label = printable(sample.label.as_deref().unwrap_or("-"));
     let stored = match (sample.picture, sample.features) {
         (true, true) => "picture, features",
         (true, false) => "picture",
@@ -139,7 +145,7 @@ fn line(sample: &SampleRecord) -> String {
     };
     format!(
         "{:<36} {label:<16} {} {:<12} {:>9}  {stored}\n",
-        sample.id,
+        printable(&sample.id),
         sample.day,
         sample.track,
         kib(sample.bytes)
@@ -161,12 +167,13 @@ fn show(
     if json {
         print_json(&sample)
     } else {
-        print(line(&sample).as_bytes())
+        print(line(&sample))
     }
 }
 
 fn stats(backend: &dyn Backend, json: bool) -> Result<(), Failure> {
     let stats = backend.stats()?;
+    complain_about_unused(backend)?;
     if json {
         return print_json(&stats);
     }
@@ -176,13 +183,14 @@ fn stats(backend: &dyn Backend, json: bool) -> Result<(), Failure> {
     );
     for (label, count) in &stats {
         text += &format!(
-            "{label:<24} {:>8} {:>13} {:>12}\n",
+            "{:<24} {:>8} {:>13} {:>12}\n",
+            printable(label),
             count.samples,
             count.feature_only,
             kib(count.bytes)
         );
     }
-    print(text.as_bytes())
+    print(&text)
 }
 
 fn export(backend: &dyn Backend, folder: &Path) -> Result<(), Failure> {
@@ -196,9 +204,9 @@ fn export(backend: &dyn Backend, folder: &Path) -> Result<(), Failure> {
         text += &format!("{} samples have no picture\n", record.feature_only);
     }
     for path in &record.taken {
-        text += &format!("not changed: {}\n", path.display());
+        text += &format!("not changed: {}\n", shown(path));
     }
-    print(text.as_bytes())?;
+    print(&text)?;
     if record.taken.is_empty() {
         return Ok(());
     }
@@ -217,29 +225,37 @@ fn import(backend: &dyn Backend, folder: &Path) -> Result<(), Failure> {
         text += &format!("{} pictures are already there\n", record.already);
     }
     for path in &record.other_label {
-        text += &format!("already there with another label: {}\n", path.display());
+        text += &format!("already there with another label: {}\n", shown(path));
     }
-    for path in &record.ignored {
-        text += &format!("skipped: {}\n", path.display());
+    for sentence in summaries(record.ignored.clone(), folder) {
+        text += &format!("{}\n", printable(&sentence));
     }
     for (path, why) in &record.unreadable {
-        text += &format!("cannot be used: {}: {why}\n", path.display());
+        text += &format!("cannot be used: {}: {}\n", shown(path), printable(why));
     }
-    print(text.as_bytes())?;
+    print(&text)?;
     if !record.unreadable.is_empty() {
         let sentence = format!("{} pictures cannot be used", record.unreadable.len());
         return Err(Failure::new(Failure::DATA, sentence));
     }
     if record.added.is_empty() && record.already == 0 && record.other_label.is_empty() {
-        let sentence = format!("{} has no pictures", folder.display());
+        let sentence = match record.ignored.len() {
+            0 => format!("{} has no pictures", folder.display()),
+            count => format!(
+                "{} has no pictures that can be imported, and {count} other files or folders",
+                folder.display()
+            ),
+        };
         return Err(Failure::new(Failure::NO_INPUT, sentence));
     }
     Ok(())
 }
 
 fn purge(backend: &dyn Backend, selection: &Purge, yes: bool) -> Result<(), Failure> {
+    let is_of = |unused: &UnusedRecord, label: &str| unused.path.starts_with(label);
     if let Some(label) = &selection.label
         && backend.samples(Some(label))?.is_empty()
+        && !backend.unused()?.iter().any(|unused| is_of(unused, label))
     {
         return Err(none_with(label));
     }
@@ -257,7 +273,32 @@ fn purge(backend: &dyn Backend, selection: &Purge, yes: bool) -> Result<(), Fail
         text += "The clock is not synchronized with a time server, or it jumped within the last \
                  day, so ages counted only the time that the daemon ran.\n";
     }
-    print(text.as_bytes())
+    print(&text)?;
+    if removed.left.is_empty() {
+        return Ok(());
+    }
+    let count = removed.left.len();
+    for sentence in summaries(removed.left, Path::new("")) {
+        complain(&sentence);
+    }
+    let sentence = format!(
+        "{count} files or folders were not deleted, because they are not face pictures of maskd: \
+         look into them, and delete them yourself"
+    );
+    Err(Failure::new(Failure::DATA, sentence))
+}
+
+/// Reports what is in the folders of the samples and is not used.
+fn complain_about_unused(backend: &dyn Backend) -> Result<(), Failure> {
+    for sentence in summaries(backend.unused()?, Path::new("")) {
+        complain(&sentence);
+    }
+    Ok(())
+}
+
+fn summaries(unused: Vec<UnusedRecord>, base: &Path) -> Vec<String> {
+    let unused: Vec<Unused> = unused.into_iter().map(Into::into).collect();
+    summarize(&unused, base)
 }
 
 fn question(selection: &Purge) -> String {
@@ -276,8 +317,11 @@ fn question(selection: &Purge) -> String {
 fn confirm(question: &str) -> Result<bool, Failure> {
     let mut errors = std::io::stderr();
     let mut line = String::new();
-    let asked = write!(errors, "{question}? [y/N] ").and_then(|()| errors.flush());
-    let answered = asked.and_then(|()| std::io::stdin().lock().read_line(&mut line));
+    let asked = write!(errors, "{}? [y/N] ", printable(question)).and_then(|()| errors.flush());
+    let answered = asked.and_then(|()| {
+        let mut input = std::io::stdin().lock().take(MAX_ANSWER);
+        input.read_line(&mut line)
+    });
     answered.map_err(|error| {
         let sentence = format!("cannot ask for confirmation: {error}");
         Failure::new(Failure::USAGE, sentence)

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::backend::daemon;
-use super::text::{counts, model_name};
+use super::text::{counts, model_name, shown};
 use super::{Failure, Global, outcome, print, print_json};
 use crate::api::socket::{self, LiveRetention};
 use crate::learning::heads::Heads;
@@ -46,7 +46,7 @@ impl Status {
             return if self.json {
                 print_json(&status)
             } else {
-                print(daemon_text(&status).as_bytes())
+                print(daemon_text(&status))
             };
         }
         learning::check_state(&state)?;
@@ -72,7 +72,7 @@ impl Status {
                 record.heads,
                 model_name(record.head)
             );
-            print(text.as_bytes())?;
+            print(&text)?;
         }
         let sentence = format!("no daemon is running for {}", record.state.display());
         Err(Failure::new(Failure::UNAVAILABLE, sentence))
@@ -103,7 +103,7 @@ fn daemon_text(status: &socket::Status) -> String {
          model       {}, labels {}\n\
          capture     {}; {} stored, {} dropped since the start\n\
          samples     {}; {new_labels} labels are new since the last training\n",
-        state.display(),
+        shown(state),
         live.decision,
         live.inference.faces,
         camera_text(live),

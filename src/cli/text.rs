@@ -1,9 +1,18 @@
 //! Text that several commands print.
 
+use std::path::Path;
+
+use crate::platform::text::printable;
+
+/// Returns a path as text of one line.
+pub(super) fn shown(path: &Path) -> String {
+    printable(&path.display().to_string()).into_owned()
+}
+
 /// Formats counts by label, such as "with_mask 3, without_mask 4".
 pub(super) fn counts<'a>(counts: impl Iterator<Item = (&'a String, usize)>) -> String {
     let counts: Vec<String> = counts
-        .map(|(label, count)| format!("{label} {count}"))
+        .map(|(label, count)| format!("{} {count}", printable(label)))
         .collect();
     if counts.is_empty() {
         "none".to_owned()

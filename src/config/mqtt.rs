@@ -29,7 +29,8 @@ pub struct Mqtt {
     /// File that contains the password. If absent, the systemd credential `mqtt-password`
     /// is used if it exists.
     pub password_file: Option<PathBuf>,
-    /// Name of this device in topics. If absent, it is `maskd-` followed by the host name.
+    /// Name of this device in topics. If absent, it is `maskd-` followed by the host name and
+    /// six digits that are different on each machine.
     pub device: Option<String>,
     /// Prefix of all topics.
     pub topic_prefix: String,

@@ -53,7 +53,7 @@ use control::ControlServer;
 use frame_processor::{FrameProcessor, MotionGate};
 use indicator_worker::{IndicatorWorker, Upstream};
 use inference_worker::{FpsMeter, InferenceWorker, LiveMonitor};
-pub use mqtt::hostname;
+pub use mqtt::machine;
 pub use reload::ConfigFile;
 use reload::Reloader;
 use threads::Threads;
@@ -206,7 +206,7 @@ impl Parts {
         let pipeline = Pipeline::open(&config.pipeline_options(), config.classify.threads(1))?;
         let policy =
             VerdictPolicy::new(config.classify.verdict_options(), pipeline.head().labels())?;
-        let pins = open_pins(config)?;
+        let pins = open_pins(config, state.as_ref())?;
         let learning = state.map(|state| LearningState::open(config, state, &pipeline));
         let learning = learning.transpose()?;
         Ok(Parts {
@@ -415,12 +415,28 @@ fn start_camera_path(
     })
 }
 
-/// Opens the pins that the config names.
-fn open_pins(config: &Config) -> Result<Option<Box<dyn Pins>>, DaemonError> {
+/// Returns the folder for what matters only while the daemon runs: the one that systemd
+/// names, or else the state directory.
+fn runtime_folder(state: Option<&StateDir>) -> Option<PathBuf> {
+    let runtime = std::env::var_os("RUNTIME_DIRECTORY").map(PathBuf::from);
+    runtime.or_else(|| match state? {
+        StateDir::Named(path) | StateDir::Usual(path) => Some(path.clone()),
+    })
+}
+
+/// Opens the pins that the config names, and records which they are.
+fn open_pins(
+    config: &Config,
+    state: Option<&StateDir>,
+) -> Result<Option<Box<dyn Pins>>, DaemonError> {
     let pins = match config.indicate.pins(pins::is_pi()) {
         Some(options) => {
             let description = pins::describe(&options)?;
             let pins = pins::open(&options)?;
+            let pins = match runtime_folder(state) {
+                Some(folder) => pins::record(pins, &folder, &options),
+                None => pins,
+            };
             info!(pins = description, "pins are in use");
             Some(pins)
         }

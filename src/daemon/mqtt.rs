@@ -14,9 +14,10 @@ use tracing::{error, warn};
 
 use super::threads::{Threads, timer_runtime};
 use super::{DaemonError, Shared, wall_clock};
-use crate::api::mqtt::{self, BrokerOptions, MqttContext};
+use crate::api::mqtt::{self, BrokerOptions, Machine, MqttContext};
 use crate::api::socket::DaemonHandle;
 use crate::config::Config;
+use crate::platform::files;
 
 /// How long to wait after a panic before connecting again.
 const WAIT_AFTER_PANIC: Duration = Duration::from_mins(1);
@@ -27,7 +28,7 @@ const WAIT_AFTER_PANIC: Duration = Duration::from_mins(1);
 fn broker_options(config: &Config) -> Option<BrokerOptions> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
     let options =
-        BrokerOptions::from_config(config, credentials.as_deref().map(Path::new), &hostname());
+        BrokerOptions::from_config(config, credentials.as_deref().map(Path::new), &machine());
     let options = options.unwrap_or_else(|error| {
         warn!(%error, "MQTT is not available");
         None
@@ -38,11 +39,18 @@ fn broker_options(config: &Config) -> Option<BrokerOptions> {
     Some(options)
 }
 
-/// Returns the host name of the machine, or an empty string if it cannot be read.
+/// Returns the names of the machine. What cannot be read is empty.
 #[must_use]
-pub fn hostname() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
-    name.unwrap_or_default().trim().to_owned()
+pub fn machine() -> Machine {
+    let read = |path: &str| {
+        let text = files::read_text(Path::new(path), files::MAX_PROC_BYTES);
+        text.unwrap_or_default()
+    };
+    Machine::new(
+        &read("/proc/sys/kernel/hostname"),
+        &read("/etc/machine-id"),
+        &read("/sys/firmware/devicetree/base/serial-number"),
+    )
 }
 
 /// Starts the MQTT thread if the config names a broker. The thread ends when the

@@ -391,7 +391,7 @@ impl BoardMonitor {
         self.last_poll.set(Some(now));
         self.reason.set(reason);
         self.live.send_modify(|live| {
-            live.board = status;
+            live.board = status.into();
             live.learning.waits_because = reason.map(|reason| reason.to_string());
         });
         reason

@@ -1,7 +1,7 @@
 //! From picture files to pixels.
 //!
-//! Owns which files count as pictures, the limits on what is read and decoded,
-//! and the decoders.
+//! Owns the limits on what is read and decoded, and the decoders. Which files count as
+//! pictures is in `names`.
 
 use std::borrow::Cow;
 use std::io::{self, Cursor};
@@ -9,29 +9,12 @@ use std::path::{Path, PathBuf};
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 
+use super::names::{Unused, is_clutter, is_named_like_a_picture, is_unread_picture, why_not_read};
 use super::{MAX_PIXELS, PictureError, jpeg};
 use crate::platform::files;
 
 /// Maximum size of a picture file, in bytes (64 MiB).
 pub const MAX_PICTURE_BYTES: u64 = 64 * 1024 * 1024;
-
-/// Extensions of picture files, in lower case.
-const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
-
-/// Whether a file has the extension of a picture and is not hidden (as files are
-/// that are still being copied).
-#[must_use]
-pub fn is_named_like_a_picture(path: &Path) -> bool {
-    let hidden = path
-        .file_name()
-        .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-    let picture = path.extension().is_some_and(|extension| {
-        EXTENSIONS
-            .iter()
-            .any(|known| extension.eq_ignore_ascii_case(known))
-    });
-    picture && !hidden
-}
 
 /// The files of a folder that are [named like a picture](is_named_like_a_picture),
 /// sorted by name. Subfolders are not searched.
@@ -48,6 +31,25 @@ pub fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
     }
     pictures.sort();
     Ok(pictures)
+}
+
+/// The pictures of a folder in formats that are not read, sorted by name. Subfolders are
+/// not searched.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn list_unread(folder: &Path) -> io::Result<Vec<Unused>> {
+    let mut unread = Vec::new();
+    for entry in folder.read_dir()? {
+        let entry = entry?;
+        let path = entry.path();
+        if is_unread_picture(&path) && !is_clutter(&entry.file_name()) {
+            let why = why_not_read(&path);
+            unread.push(Unused { path, why });
+        }
+    }
+    unread.sort();
+    Ok(unread)
 }
 
 /// Reads a picture file of at most [`MAX_PICTURE_BYTES`].

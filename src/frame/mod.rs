@@ -8,6 +8,7 @@
 pub mod decoding;
 pub mod geometry;
 mod jpeg;
+pub mod names;
 pub mod pixels;
 pub mod yuv;
 

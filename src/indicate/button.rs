@@ -2,13 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 /// A change of a contact counts once the contact has been stable for this long. The
 /// contacts of push buttons bounce for a few milliseconds, and nobody presses a button
 /// for less than 50 ms.
 const DEBOUNCE: Duration = Duration::from_millis(30);
 
 /// A button that labels the face in front of the camera.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Button {
     /// Labels the face as masked.
     WithMask,

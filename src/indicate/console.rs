@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::Levels;
 use crate::decision::decide::Decision;
 use crate::decision::frame_result::{FaceRecord, FrameResult, Probabilities};
+use crate::platform::text::{printable, printable_json};
 
 /// A change of the decision as JSON. This is the documented output format of `maskd run
 /// --json`.
@@ -102,7 +103,7 @@ impl Console {
                 let line = format!("{:<8} {faces}", change.decision.name());
                 write_line(line.trim_end())
             }
-            ConsoleStyle::Json => write_line(&serde_json::to_string(change)?),
+            ConsoleStyle::Json => write_line(&printable_json(&serde_json::to_string(change)?)),
         }
     }
 
@@ -133,7 +134,7 @@ impl Console {
         self.live.set_message(format!(
             "{lamps}  {:<8} {}",
             self.decision.name(),
-            self.faces
+            printable(&self.faces)
         ));
         self.live.tick();
     }
@@ -169,6 +170,6 @@ fn describe(faces: impl Iterator<Item = FaceRecord>) -> String {
 
 fn write_line(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{line}")?;
+    writeln!(out, "{}", printable(line))?;
     out.flush()
 }

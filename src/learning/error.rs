@@ -139,7 +139,7 @@ fn of_store(error: &StoreError) -> FailureKind {
         StoreError::Busy { .. } | StoreError::Canceled => FailureKind::NotNow,
         StoreError::Gone { .. } | StoreError::NoPicture { .. } => FailureKind::Missing,
         StoreError::Picture { .. } | StoreError::Features { .. } => FailureKind::Data,
-        StoreError::Within { .. } => FailureKind::Usage,
+        StoreError::Within { .. } | StoreError::WithinState { .. } => FailureKind::Usage,
         StoreError::Rows { .. } | StoreError::Encode(_) => FailureKind::Internal,
     }
 }

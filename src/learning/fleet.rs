@@ -13,8 +13,6 @@
 //! key, and everything that follows the signature.
 
 use std::fmt;
-use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
@@ -82,7 +80,7 @@ impl Key {
     pub fn open(state: &Path) -> Result<Key, KeyError> {
         state_format::check(state)?;
         let path = state.join(FILE);
-        match files::read_bounded(&path, MAX_KEY_FILE) {
+        match files::read_own(&path, MAX_KEY_FILE) {
             Ok(bytes) => match <[u8; KEY]>::try_from(bytes) {
                 Ok(secret) => Ok(Key(SigningKey::from_bytes(&secret))),
                 Err(_) => Err(KeyError::Damaged { path }),
@@ -97,14 +95,6 @@ impl Key {
         getrandom::fill(&mut secret).map_err(KeyError::Random)?;
         files::make_folder(state)?;
         files::write_secret(path, &secret)?;
-        // If `maskd fleet key` runs as root, the key must still belong to the
-        // user that the daemon runs as.
-        if let (Ok(file), Ok(folder)) = (fs::metadata(path), fs::metadata(state))
-            && file.uid() != folder.uid()
-        {
-            chown(path, Some(folder.uid()), Some(folder.gid()))
-                .map_err(FileError::of("change the owner of", path))?;
-        }
         Ok(Key(SigningKey::from_bytes(&secret)))
     }
 
@@ -221,6 +211,7 @@ pub fn content(rest: &[u8]) -> Result<(OfferInfo, &[u8]), OfferError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use proptest::prelude::*;

@@ -37,13 +37,14 @@ pub use records::{
     ExportRecord, GroupRecord, HardExampleRecord, HeadRecord, ImportRecord, InitialHeadRecord,
     LabelAction, LabelResult, MeasuredRecord, OutcomeRecord, Purge, QueueRecord, QueuedRecord,
     RefitRecord, RefusalRecord, RemovedRecord, SampleRecord, SampleSelector, ScoresRecord,
-    SkipReasonRecord, SkippedRecord, ValidationRecord,
+    SkipReasonRecord, SkippedRecord, UnusedRecord, ValidationRecord,
 };
 pub(crate) use records::{UNLABELLED, counts, records};
 use refitting::LastRefit;
 pub use refitting::{Embed, SHIPPED_REPLAY};
 pub use retention::Announcement;
 pub use state_format::StateFormatError;
+pub(crate) use state_format::refuse_within_state;
 pub use upkeep::{Limits, Upkeep};
 
 use crate::learning::active::ActiveHead;
@@ -208,6 +209,16 @@ impl Learning {
     /// Returns [`LearningError::Store`].
     pub fn stats(&self) -> Result<BTreeMap<String, CountRecord>, LearningError> {
         Ok(counts(&self.store.list()?))
+    }
+
+    /// Returns what is in the folders of the samples and is not used as one. The
+    /// paths are relative to these folders.
+    ///
+    /// # Errors
+    /// Returns [`LearningError::Store`].
+    pub fn unused(&self) -> Result<Vec<UnusedRecord>, LearningError> {
+        let unused = self.store.unused()?;
+        Ok(unused.into_iter().map(Into::into).collect())
     }
 
     /// Returns the crops that are waiting for a label, grouped by

@@ -125,7 +125,7 @@ impl Learning {
             return last.clone();
         }
         let path = self.state.join(LAST_REFIT);
-        let bytes = files::read_bounded(&path, MAX_LAST_REFIT_BYTES).unwrap_or_default();
+        let bytes = files::read_own(&path, MAX_LAST_REFIT_BYTES).unwrap_or_default();
         serde_json::from_slice(&bytes).unwrap_or_default()
     }
 

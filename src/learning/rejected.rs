@@ -30,7 +30,7 @@ impl Rejected {
     /// Reads the file in a state directory. If there is none, no head is rejected.
     pub(super) fn open(state: &Path) -> Rejected {
         let path = state.join(FILE);
-        let digests = match files::read_bounded(&path, MAX_BYTES) {
+        let digests = match files::read_own(&path, MAX_BYTES) {
             Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
                 let path = path.display();
                 warn!(%error, %path, "the list of rejected models is damaged; a new one is begun");

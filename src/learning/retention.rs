@@ -437,7 +437,7 @@ fn read<T: Default + for<'de> Deserialize<'de>>(
     problems: &mut Vec<FileError>,
 ) -> T {
     let path = state.join(name);
-    let bytes = match files::read_bounded(&path, MAX_BYTES) {
+    let bytes = match files::read_own(&path, MAX_BYTES) {
         Ok(bytes) => bytes,
         Err(error) => {
             if !error.is_missing() {

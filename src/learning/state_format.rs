@@ -77,9 +77,23 @@ pub(crate) fn stamp(state: &Path) -> Result<(), StateFormatError> {
     Ok(())
 }
 
+/// Returns why nothing may be written to a folder, given without links, if it is a state
+/// directory or inside one: a file that a command writes could replace what the device
+/// learned.
+pub(crate) fn refuse_within_state(folder: &Path) -> Option<&'static str> {
+    // The locks exist in every directory that was ever opened for changes.
+    let is_state = |folder: &Path| {
+        ["heads/.lock", "samples/.lock", "fleet.key"]
+            .iter()
+            .any(|file| folder.join(file).symlink_metadata().is_ok())
+    };
+    let within = folder.ancestors().any(is_state);
+    within.then_some("it lies in a state directory of maskd: name a file somewhere else")
+}
+
 fn number(state: &Path) -> Result<Option<u32>, StateFormatError> {
     let path = state.join(FILE);
-    let bytes = match files::read_bounded(&path, MAX_BYTES) {
+    let bytes = match files::read_own(&path, MAX_BYTES) {
         Err(error) if error.is_missing() => return Ok(None),
         bytes => bytes?,
     };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::retention::{Ages, Announcement};
 use super::samples::{LabelFilter, Removed};
-use super::{Learning, LearningError, Purge, RemovedRecord, label_of};
+use super::{Learning, LearningError, Purge, RemovedRecord, UNLABELLED, label_of};
 use crate::platform::clock::ClockReading;
 use crate::platform::files::FileError;
 
@@ -132,16 +132,25 @@ impl Learning {
             min_age.is_none_or(|min_age| ages.age(sample) > min_age)
         })?;
         // The ids of deleted faces are forgotten at once, even if no daemon runs.
-        let left = self.store().list()?.samples;
-        ages.forget_others(&left.iter().collect::<Vec<_>>());
+        let kept = self.store().list()?.samples;
+        ages.forget_others(&kept.iter().collect::<Vec<_>>());
         if let Err(error) = ages.save(Duration::ZERO) {
             tracing::warn!(%error, "the ages of face pictures cannot be saved");
         }
+        let mut left = self.unused()?;
+        // Entries at the top belong to no label.
+        let folder = match &filter {
+            LabelFilter::All => None,
+            LabelFilter::Unlabelled => Some(UNLABELLED),
+            LabelFilter::Labelled(label) => Some(label.as_str()),
+        };
+        left.retain(|unused| folder.is_none_or(|folder| unused.path.starts_with(folder)));
         Ok(RemovedRecord {
             unlabelled: removed.unlabelled,
             labelled: removed.labelled,
             bytes: removed.bytes,
             by_running_time: min_age.is_some() && !ages.is_synchronized(),
+            left,
         })
     }
 

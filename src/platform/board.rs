@@ -10,34 +10,29 @@
 //! | temperature | the hottest of the kernel's thermal zones for the processor |
 //! | throttling | `get_throttled` from the firmware's driver or, if there is none, from `vcgencmd`; otherwise the alarm of the kernel's `rpi_volt`, which reports only low voltage |
 
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use super::files;
 
 /// How far below its limit a hot board must cool down before work resumes, in degrees
 /// Celsius. A smaller value would make work start and stop all the time.
 const HYSTERESIS: f32 = 5.0;
 
-/// The state of a board: a documented contract.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+/// The state of a board.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct BoardStatus {
     /// Of the processor, in degrees Celsius; absent where nothing measures it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature_c: Option<f32>,
     /// Absent on boards that do not report it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub throttling: Option<Throttling>,
 }
 
-/// The throttling flags of a Raspberry Pi's firmware: a documented contract. The
-/// bits are those of [`vcgencmd get_throttled`].
+/// The throttling flags of a Raspberry Pi's firmware. The bits are those of [`vcgencmd get_throttled`].
 ///
 /// [`vcgencmd get_throttled`]: https://www.raspberrypi.com/documentation/computers/os.html#get_throttled
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "the bits of the firmware's register"
@@ -122,38 +117,6 @@ impl BoardStatus {
         let hot = |temperature_c: &f32| *temperature_c > limit_c;
         let temperature_c = self.temperature_c.filter(hot)?;
         Some(ThrottleReason::Hot { temperature_c })
-    }
-}
-
-impl fmt::Display for BoardStatus {
-    /// Describes the state in words, such as `54 °C, supply and clock are fine`.
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self.temperature_c {
-            Some(temperature_c) => write!(f, "{temperature_c:.0} °C")?,
-            None => f.write_str("temperature unknown")?,
-        }
-        let Some(throttling) = self.throttling else {
-            return Ok(());
-        };
-        let now = [
-            (throttling.under_voltage, "supply voltage too low"),
-            (throttling.throttled, "throttled"),
-            (throttling.frequency_capped, "clock held down"),
-            (throttling.soft_limit, "over the soft temperature limit"),
-        ];
-        let now: Vec<&str> = now
-            .iter()
-            .filter_map(|(holds, words)| holds.then_some(*words))
-            .collect();
-        if now.is_empty() {
-            f.write_str(", supply and clock are fine")?;
-        } else {
-            write!(f, ", {}", now.join(", "))?;
-        }
-        if throttling.under_voltage_since_boot && !throttling.under_voltage {
-            f.write_str(" (the supply voltage was too low since it was switched on)")?;
-        }
-        Ok(())
     }
 }
 
@@ -243,7 +206,12 @@ fn folders(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
 }
 
 fn read(path: &Path) -> Option<String> {
-    Some(fs::read_to_string(path).ok()?.trim().to_owned())
+    Some(
+        files::read_text(path, files::MAX_PROC_BYTES)
+            .ok()?
+            .trim()
+            .to_owned(),
+    )
 }
 
 fn vcgencmd() -> Option<Throttling> {
@@ -297,11 +265,6 @@ mod tests {
         fs::write(sys.path().join(DRIVER), "50000\n").unwrap();
         let status = board.status();
         assert_eq!(status.throttle_reason(75.0, false), None);
-        assert_eq!(
-            status.to_string(),
-            "54 °C, supply and clock are fine \
-             (the supply voltage was too low since it was switched on)"
-        );
     }
 
     #[test]

@@ -3,16 +3,28 @@
 //! This module writes bytes to disk so that they survive a kill or a power cut at any
 //! moment, limits the size of the files that are read, and prevents two programs from
 //! changing the same folder. It knows nothing about the contents of the files.
+//!
+//! Everything that maskd writes goes through this module. A new file gets a random name
+//! that did not exist before, and takes the place of a regular file or of nothing: a
+//! device, a pipe or a link is refused. Everything that maskd reads into memory is a
+//! regular file, so that a read never waits for a program that does not write.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 /// Prefix of the names of temporary files.
 const TEMPORARY_PREFIX: &str = ".maskd-";
 /// Suffix of the names of temporary files.
 const TEMPORARY_SUFFIX: &str = ".part";
+/// Maximum size in bytes of a file of the kernel in /proc or /sys; the list of a process's
+/// mappings is the largest that is read.
+pub(crate) const MAX_PROC_BYTES: u64 = 4 * MIB;
 /// Number of bytes in a mebibyte.
 const MIB: u64 = 1024 * 1024;
 
@@ -61,27 +73,94 @@ impl FileError {
     }
 }
 
+/// Returns, for the path of a folder without links, why nothing may be written there.
+type Refuse<'a> = &'a dyn Fn(&Path) -> Option<&'static str>;
+
+/// What a target is instead of a regular file, as the end of a sentence; `None` for a
+/// regular file.
+fn refusal(kind: FileType) -> Option<&'static str> {
+    match kind {
+        FileType::RegularFile => None,
+        FileType::Directory => Some("it is a folder"),
+        FileType::Symlink => Some("it is a symbolic link: name the file that it points to"),
+        _ => Some("it is not a regular file"),
+    }
+}
+
+fn refused(problem: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, problem)
+}
+
+/// An open folder. Files are written relative to it, so that they end up in this folder
+/// even if somebody exchanges a part of its path for a link meanwhile.
+#[derive(Debug)]
+struct OpenFolder {
+    file: File,
+    path: PathBuf,
+}
+
+impl OpenFolder {
+    fn open(path: &Path, flags: OFlags) -> io::Result<OpenFolder> {
+        let flags = flags | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let file = rustix::fs::open(path, flags, Mode::empty())?;
+        Ok(OpenFolder {
+            file: file.into(),
+            path: path.to_owned(),
+        })
+    }
+
+    /// The path of the folder without links.
+    fn real_path(&self) -> io::Result<PathBuf> {
+        // Ask for the open folder, because its path may have changed meanwhile.
+        fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+            .or_else(|_| self.path.canonicalize())
+    }
+
+    /// Checks that `name` is a regular file or does not exist.
+    fn check_target(&self, name: &OsStr) -> io::Result<()> {
+        match rustix::fs::statat(&self.file, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(there) => match refusal(FileType::from_raw_mode(there.st_mode)) {
+                None => Ok(()),
+                Some(problem) => Err(refused(problem)),
+            },
+            Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Who may read a new file.
+#[derive(Debug, Clone)]
+enum Access {
+    /// Whoever the process's umask admits.
+    Usual,
+    /// Only the owner, who is the owner of the folder.
+    Secret,
+    /// The same as for the file that is replaced.
+    Like(Permissions),
+}
+
 /// A file that is written and synced under a temporary name. If it is dropped before
 /// [`place`](PendingFile::place) renames it, the file is deleted.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct PendingFile {
-    /// The temporary path; `None` once the file has its final name.
-    temporary: Option<PathBuf>,
+    folder: OpenFolder,
+    /// The temporary name; `None` once the file has its final name.
+    temporary: Option<OsString>,
 }
 
 impl PendingFile {
     /// Writes `content` to a file in `folder`, under a hidden name that
-    /// [`remove_leftovers`] recognizes.
+    /// [`remove_leftovers`] recognizes. A `folder` that is a link is refused.
     pub(crate) fn write(folder: &Path, content: &[u8]) -> Result<PendingFile, FileError> {
-        PendingFile::with_mode(folder, content, None).map_err(FileError::of("write to", folder))
+        check_no_link(folder)?;
+        OpenFolder::open(folder, OFlags::NOFOLLOW)
+            .and_then(|open| PendingFile::in_folder(open, content, &Access::Usual))
+            .map_err(FileError::of("write to", folder))
     }
 
-    fn with_mode(
-        folder: &Path,
-        content: &[u8],
-        mode: Option<Permissions>,
-    ) -> io::Result<PendingFile> {
+    fn in_folder(folder: OpenFolder, content: &[u8], access: &Access) -> io::Result<PendingFile> {
         // The name is random, so that nobody can guess it and create a link there, and
         // so that no two threads or processes use the same one. It is short and
         // independent of the final name, which may already have the maximum length that
@@ -89,41 +168,66 @@ impl PendingFile {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
         let random = u64::from_ne_bytes(random);
-        let path = folder.join(format!("{TEMPORARY_PREFIX}{random:016x}{TEMPORARY_SUFFIX}"));
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        if mode.is_some() {
-            // Secret content must not be readable by others even for a moment.
-            options.mode(0o600);
-        }
-        let mut file = options.open(&path)?;
+        let name = format!("{TEMPORARY_PREFIX}{random:016x}{TEMPORARY_SUFFIX}");
+        // Secret content must not be readable by others even for a moment.
+        let mode = match access {
+            Access::Usual => Mode::from_raw_mode(0o666),
+            Access::Secret | Access::Like(_) => Mode::from_raw_mode(0o600),
+        };
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        let file = rustix::fs::openat(&folder.file, &name, flags | OFlags::CLOEXEC, mode)?;
+        let mut file = File::from(file);
         let pending = PendingFile {
-            temporary: Some(path),
+            folder,
+            temporary: Some(name.into()),
         };
         file.write_all(content)?;
-        if let Some(mode) = mode {
-            file.set_permissions(mode)?;
+        match access {
+            Access::Usual => {}
+            Access::Secret => {
+                // If root writes the file, it must still belong to the user that owns
+                // the folder, as whom the daemon runs.
+                let owner = pending.folder.file.metadata()?;
+                if file.metadata()?.uid() != owner.uid() {
+                    fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+                }
+            }
+            Access::Like(mode) => file.set_permissions(mode.clone())?,
         }
         file.sync_all()?;
         Ok(pending)
     }
 
-    /// Gives the file its final name in one atomic step and replaces any existing file
-    /// with that name. The name survives a power cut only after a call to [`sync_folder`].
-    pub(crate) fn place(mut self, path: &Path) -> Result<(), FileError> {
+    /// Gives the file its final name in one atomic step and replaces any existing regular
+    /// file with that name. `path` must name a file in the folder that the file was
+    /// written to. The name survives a power cut only after a call to [`sync_folder`].
+    pub(crate) fn place(self, path: &Path) -> Result<(), FileError> {
+        let placed = match path.file_name() {
+            Some(name) if path.parent() == Some(&self.folder.path) => self.rename(name),
+            _ => Err(refused(
+                "it names no file in the folder of its temporary file",
+            )),
+        };
+        placed.map(drop).map_err(FileError::of("write", path))
+    }
+
+    /// Gives the file its final name. Returns its folder.
+    fn rename(mut self, name: &OsStr) -> io::Result<File> {
+        self.folder.check_target(name)?;
+        let folder = self.folder.file.try_clone()?;
         if let Some(temporary) = &self.temporary {
-            fs::rename(temporary, path).map_err(FileError::of("write", path))?;
+            rustix::fs::renameat(&folder, temporary, &folder, name)?;
             self.temporary = None;
         }
-        Ok(())
+        Ok(folder)
     }
 }
 
 impl Drop for PendingFile {
     fn drop(&mut self) {
-        if let Some(path) = &self.temporary {
+        if let Some(name) = &self.temporary {
             // Ignore this error, because only the error that led here matters.
-            let _ = fs::remove_file(path);
+            let _ = rustix::fs::unlinkat(&self.folder.file, name, AtFlags::empty());
         }
     }
 }
@@ -133,15 +237,27 @@ impl Drop for PendingFile {
 /// and renames it, and syncs the folder.
 ///
 /// # Errors
-/// [`FileError`]. `path` then has its old content, or the new content if only syncing the
-/// folder failed.
+/// [`FileError`], among others if `path` is a link, a device or anything else but a regular
+/// file. `path` then has its old content, or the new content if only syncing the folder
+/// failed.
 pub fn write(path: &Path, content: &[u8]) -> Result<(), FileError> {
-    replace(path, content, None)
+    replace(path, content, &Access::Usual, None)
 }
 
-/// Same as [`write()`], but only the file's owner can read the file (mode 0600).
+/// Same as [`write()`], but for a path that a person named. `refuse` is called with the
+/// path of the folder without links, and returns why nothing may be written there.
+pub(crate) fn write_unless(
+    path: &Path,
+    content: &[u8],
+    refuse: Refuse<'_>,
+) -> Result<(), FileError> {
+    replace(path, content, &Access::Usual, Some(refuse))
+}
+
+/// Same as [`write()`], but only the file's owner can read the file (mode 0600), who is the
+/// owner of the folder.
 pub(crate) fn write_secret(path: &Path, content: &[u8]) -> Result<(), FileError> {
-    replace(path, content, Some(Permissions::from_mode(0o600)))
+    replace(path, content, &Access::Secret, None)
 }
 
 /// Same as [`write()`], but for an existing file. The file keeps its mode, and if `path`
@@ -150,35 +266,54 @@ pub(crate) fn rewrite(path: &Path, content: &[u8]) -> Result<(), FileError> {
     let file = path.canonicalize();
     let file = file.and_then(|file| Ok((file.metadata()?.permissions(), file)));
     let (mode, file) = file.map_err(FileError::of("write", path))?;
-    replace(&file, content, Some(mode))
+    replace(&file, content, &Access::Like(mode), None)
 }
 
-fn replace(path: &Path, content: &[u8], mode: Option<Permissions>) -> Result<(), FileError> {
-    let folder = folder_of(path)?;
-    PendingFile::with_mode(folder, content, mode)
-        .map_err(FileError::of("write", path))?
-        .place(path)?;
-    sync_folder(folder)
+fn replace(
+    path: &Path,
+    content: &[u8],
+    access: &Access,
+    refuse: Option<Refuse<'_>>,
+) -> Result<(), FileError> {
+    let write = || {
+        let (folder, name) = target(path, refuse)?;
+        PendingFile::in_folder(folder, content, access)?.rename(name)
+    };
+    let folder = write().map_err(FileError::of("write", path))?;
+    let synced = folder.sync_all();
+    synced.map_err(|error| FileError::of("sync the folder of", path)(error))
 }
 
-/// Checks whether [`write()`] could write this number of bytes to `path` now, by writing
-/// them to a temporary file and deleting it.
-pub(crate) fn probe(path: &Path, bytes: usize) -> Result<(), FileError> {
-    let folder = folder_of(path)?;
-    PendingFile::with_mode(folder, &vec![0; bytes], None)
+/// Checks whether [`write_unless`] could write this number of bytes to `path` now, by
+/// writing them to a temporary file and deleting it.
+pub(crate) fn probe(path: &Path, bytes: usize, refuse: Refuse<'_>) -> Result<(), FileError> {
+    target(path, Some(refuse))
+        .and_then(|(folder, _)| PendingFile::in_folder(folder, &vec![0; bytes], &Access::Usual))
         .map(drop)
         .map_err(FileError::of("write", path))
 }
 
-fn folder_of(path: &Path) -> Result<&Path, FileError> {
-    if path.file_name().is_none() {
-        let source = io::Error::new(io::ErrorKind::InvalidInput, "it names no file");
-        return Err(FileError::of("write", path)(source));
-    }
-    Ok(match path.parent() {
+/// Opens the folder of a file that is to be written, and checks that the file may be
+/// written. Returns the folder and the name of the file in it.
+fn target<'a>(path: &'a Path, refuse: Option<Refuse<'_>>) -> io::Result<(OpenFolder, &'a OsStr)> {
+    let name = path.file_name().ok_or(refused("it names no file"))?;
+    let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
-    })
+    };
+    let folder = OpenFolder::open(folder, OFlags::empty()).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            io::Error::new(io::ErrorKind::NotFound, "its folder does not exist")
+        }
+        _ => error,
+    })?;
+    if let Some(refuse) = refuse
+        && let Some(problem) = refuse(&folder.real_path()?)
+    {
+        return Err(refused(problem));
+    }
+    folder.check_target(name)?;
+    Ok((folder, name))
 }
 
 /// Syncs a folder, so that the names in it survive a power cut.
@@ -204,6 +339,40 @@ pub(crate) fn make_folder(folder: &Path) -> Result<(), FileError> {
     }
 }
 
+/// Same as [`make_folder`], but a link to a folder is refused.
+pub(crate) fn make_real_folder(folder: &Path) -> Result<(), FileError> {
+    check_no_link(folder)?;
+    make_folder(folder)
+}
+
+/// Checks that a folder is not a link. maskd neither writes nor deletes through links in its
+/// own folders, and says so rather than lose sight of files.
+pub(crate) fn check_no_link(folder: &Path) -> Result<(), FileError> {
+    if folder.is_symlink() {
+        let source = refused("it is a symbolic link: put a real folder in its place");
+        return Err(FileError::of("use the folder", folder)(source));
+    }
+    Ok(())
+}
+
+/// The folder itself or, if it does not exist, the nearest folder above it that does, as a
+/// path without links.
+pub(crate) fn nearest_folder(folder: &Path) -> PathBuf {
+    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let mut existing = folder.ancestors();
+    let existing = existing.find_map(|folder| folder.canonicalize().ok());
+    existing.unwrap_or(folder)
+}
+
+/// Whether an entry in the folder `top` or below it is a link to `top`, or to a folder that
+/// contains it. `top` must be a path without links.
+pub(crate) fn leads_up(entry: &Path, top: &Path) -> bool {
+    entry.is_symlink()
+        && entry
+            .canonicalize()
+            .is_ok_and(|target| top.starts_with(target))
+}
+
 /// Deletes temporary files that a kill or a power cut left behind, and returns
 /// how many there were. Call it only for a folder that no other thread or process writes
 /// to.
@@ -226,26 +395,66 @@ pub(crate) fn remove_leftovers(folder: &Path) -> Result<usize, FileError> {
     remove().map_err(FileError::of("clean up the folder", folder))
 }
 
-/// Reads a file of at most `limit` bytes; a longer file causes an error of the kind
-/// [`io::ErrorKind::FileTooLarge`].
+/// Reads a regular file of at most `limit` bytes; a longer file causes an error of the kind
+/// [`io::ErrorKind::FileTooLarge`], and a pipe, a device or a folder one of the kind
+/// [`io::ErrorKind::InvalidInput`]. A link is followed.
 pub(crate) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
-    let read = || {
-        let mut content = Vec::new();
-        // Do not rely on the length in `metadata`: it may be outdated, and it is 0 for a
-        // device or a pipe.
-        File::open(path)?
-            .take(limit + 1)
-            .read_to_end(&mut content)?;
-        if content.len() as u64 > limit {
-            let problem = match (limit / MIB, limit % MIB) {
-                (mib, 0) => format!("it has more than {mib} MiB"),
-                _ => format!("it has more than {limit} bytes"),
-            };
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
+    read(path, limit, OFlags::empty()).map_err(FileError::of("read", path))
+}
+
+/// Same as [`read_bounded`], but for a file that maskd wrote itself: a link is refused,
+/// because nothing here writes through one.
+pub(crate) fn read_own(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
+    read(path, limit, OFlags::NOFOLLOW).map_err(FileError::of("read", path))
+}
+
+/// Same as [`read_bounded`], for text.
+pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String, FileError> {
+    let bytes = read_bounded(path, limit)?;
+    String::from_utf8(bytes).map_err(|_| {
+        let source = io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text");
+        FileError::of("read", path)(source)
+    })
+}
+
+fn read(path: &Path, limit: u64, flags: OFlags) -> io::Result<Vec<u8>> {
+    let (file, _) = open_regular(path, OpenOptions::new().read(true), flags)?;
+    let mut content = Vec::new();
+    // Do not rely on the length in `metadata`: it may be outdated, and it is 0 for a
+    // file in /proc.
+    file.take(limit + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > limit {
+        let problem = match (limit / MIB, limit % MIB) {
+            (mib, 0) => format!("it has more than {mib} MiB"),
+            _ => format!("it has more than {limit} bytes"),
+        };
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
+    }
+    Ok(content)
+}
+
+/// Opens a regular file. Opening never waits, as it would for the other end of a pipe.
+fn open_regular(
+    path: &Path,
+    options: &mut OpenOptions,
+    flags: OFlags,
+) -> io::Result<(File, Metadata)> {
+    let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let no_follow = flags.contains(OFlags::NOFOLLOW);
+    let opened = options.custom_flags(flags.bits() as i32).open(path);
+    let file = opened.map_err(|error| match rustix::io::Errno::from_io_error(&error) {
+        Some(rustix::io::Errno::LOOP) if no_follow => {
+            refused("it is a symbolic link: put the file itself in its place")
         }
-        Ok(content)
-    };
-    read().map_err(FileError::of("read", path))
+        // A socket, or a pipe that nobody reads from.
+        Some(rustix::io::Errno::NXIO) => refused("it is not a regular file"),
+        _ => error,
+    })?;
+    let metadata = file.metadata()?;
+    match refusal(FileType::from_raw_mode(metadata.mode())) {
+        None => Ok((file, metadata)),
+        Some(problem) => Err(refused(problem)),
+    }
 }
 
 /// The right to change a folder. It is released when this value is dropped or when the
@@ -259,12 +468,10 @@ pub(crate) struct Lock {
 /// process, or another part of this one, holds the lock.
 pub(crate) fn lock(folder: &Path) -> Result<Option<Lock>, FileError> {
     let failed = FileError::of("lock the folder", folder);
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(folder.join(".lock"));
-    let locked = file.map_err(TryLockError::Error).and_then(|file| {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true);
+    let file = open_regular(&folder.join(".lock"), &mut options, OFlags::NOFOLLOW);
+    let locked = file.map_err(TryLockError::Error).and_then(|(file, _)| {
         file.try_lock()?;
         Ok(Lock { _file: file })
     });
@@ -305,11 +512,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.txt");
         fs::write(&path, b"old").unwrap();
-        probe(&path, 100_000).unwrap();
+        probe(&path, 100_000, &|_| None).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
-        assert!(probe(&folder.path().join("no/a.txt"), 1).is_err());
-        assert!(probe(&folder.path().join(".."), 1).is_err());
+        assert!(probe(&folder.path().join("no/a.txt"), 1, &|_| None).is_err());
+        assert!(probe(&folder.path().join(".."), 1, &|_| None).is_err());
     }
 
     #[test]

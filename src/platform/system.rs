@@ -1,17 +1,23 @@
 //! Functions that no safe crate provides: setting low priorities for the calling thread,
-//! asking whether the clock is synchronized, allocating aligned blocks, and returning
-//! memory to the system.
+//! asking whether the clock is synchronized, locking a byte of a file, allocating aligned
+//! blocks, and returning memory to the system. All of them can be called from safe code at
+//! any time.
 //!
 //! This module owns all `unsafe` code in the crate. It knows nothing about what a thread
 //! does or what memory is used for.
 #![expect(
     unsafe_code,
-    reason = "four system calls, one of which fills a struct on the stack, two requests of the \
+    reason = "five system calls, one of which fills a struct on the stack, two requests of the \
               allocator, and the layout of blocks of memory"
 )]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::{io, ptr};
+
+use super::files;
 
 /// `IOPRIO_WHO_PROCESS` in `linux/ioprio.h`, which selects a single process or thread.
 const WHO_PROCESS: libc::c_int = 1;
@@ -76,20 +82,46 @@ pub fn is_clock_synchronized() -> io::Result<bool> {
     Ok(timex.maxerror < UNSYNCHRONIZED_US)
 }
 
+/// Locks one byte of a file that is open for writing, until the file is closed. Neither
+/// another process nor another open file of this process can lock the same byte.
+///
+/// # Errors
+/// The error from the system; its kind is [`io::ErrorKind::WouldBlock`] if the byte is
+/// locked already.
+pub fn lock_byte(file: &File, byte: u32) -> io::Result<()> {
+    // SAFETY: an all-zero `flock` is valid.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock.l_start = byte as libc::off_t;
+    lock.l_len = 1;
+    // SAFETY: the descriptor is open, and `lock` outlives the call, which only reads it
+    // (fcntl(2), F_OFD_SETLK).
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) }.into())
+}
+
 /// Makes all threads allocate from one arena.
 ///
 /// glibc gives each thread its own arena, and memory that is freed in one arena cannot be
 /// used by the others. Inference runs move between the threads of a pool, so each
 /// arena would grow to the size that a whole run needs. With another C library, this
-/// function does nothing. Call it before any threads are started.
+/// function does nothing, and neither does it when the process has other threads already.
 pub fn use_one_arena() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: both arguments are integers, and mallopt(3) is safe as long as no other
-    // thread can allocate at the same time. If the call fails, each thread keeps its own
-    // arena.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
+    if is_single_thread() {
+        // SAFETY: both arguments are integers, and mallopt(3) is safe as long as no other
+        // thread can allocate at the same time. There is no other thread, and only this
+        // one could start one. If the call fails, each thread keeps its own arena.
+        unsafe {
+            libc::mallopt(libc::M_ARENA_MAX, 1);
+        }
     }
+}
+
+/// Whether the process is known to have no other thread than the calling one.
+#[cfg(target_env = "gnu")]
+fn is_single_thread() -> bool {
+    std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)
 }
 
 /// Returns whole pages of unused memory to the system.
@@ -213,7 +245,7 @@ unsafe impl GlobalAlloc for AlignedAllocator {
 }
 
 /// Frees the memory that holds `bytes` if they are an unmodified part of the program's own
-/// file. The next read loads them from the file again.
+/// file, and does nothing otherwise. The next read loads them from the file again.
 ///
 /// The kernel would free this memory anyway when memory runs short, but not before other
 /// memory.
@@ -224,23 +256,29 @@ pub fn release_file_pages(bytes: &'static [u8]) {
         range.start.addr().next_multiple_of(page),
         range.end.addr() / page * page,
     );
-    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
-    if start < end && is_unchanged_file(&maps, start, end) {
+    let maps =
+        files::read_text(Path::new("/proc/self/smaps"), files::MAX_PROC_BYTES).unwrap_or_default();
+    let program = std::fs::read_link("/proc/self/exe").unwrap_or_default();
+    let program = program.to_str().unwrap_or_default();
+    if start < end && is_unchanged_file(&maps, program, start, end) {
         let first = range.start.with_addr(start).cast_mut().cast();
-        // SAFETY: these are whole pages, mapped from a file and not writable, and no
-        // page in the mapping differs from the file (`Anonymous` and `Swap` in
-        // proc_pid_smaps(5) are 0; the linker's relocations would be counted there).
-        // The next read therefore finds the same bytes. If the call fails, nothing has
-        // changed.
+        // SAFETY: these are whole pages, mapped from the program's own file and not
+        // writable, and no page in the mapping differs from the file (`Anonymous` and
+        // `Swap` in proc_pid_smaps(5) are 0; the linker's relocations would be counted
+        // there). Nobody can write to the file of a running program (ETXTBSY), and a
+        // package that replaces it leaves the old file in place until the program ends.
+        // The next read therefore finds the same bytes. A page could change only between
+        // the check and the call, and only if other `unsafe` code made the program's
+        // read-only data writable. If the call fails, nothing has changed.
         unsafe { libc::madvise(first, end - start, libc::MADV_DONTNEED) };
     }
 }
 
-/// Whether, according to `/proc/self/smaps`, a single read-only mapping of a file contains
-/// all addresses from `start` to `end` and has no private pages.
-fn is_unchanged_file(maps: &str, start: usize, end: usize) -> bool {
+/// Whether, according to `/proc/self/smaps`, a single read-only mapping of the file
+/// `program` contains all addresses from `start` to `end` and has no private pages.
+fn is_unchanged_file(maps: &str, program: &str, start: usize, end: usize) -> bool {
     let mut lines = maps.lines();
-    if !lines.any(|line| is_of_file(line, start, end)) {
+    if !lines.any(|line| is_of_file(line, program, start, end)) {
         return false;
     }
     // The next mapping begins with an address range; no field has a "-" in its first word.
@@ -257,17 +295,21 @@ fn is_unchanged_file(maps: &str, start: usize, end: usize) -> bool {
     own == ["0 kB", "0 kB"]
 }
 
-/// Whether the first line of a mapping in `/proc/self/smaps` describes a file that is
-/// mapped read-only and contains all addresses from `start` to `end`.
-fn is_of_file(line: &str, start: usize, end: usize) -> bool {
+/// Whether the first line of a mapping in `/proc/self/smaps` describes the file `program`,
+/// mapped read-only, and contains all addresses from `start` to `end`.
+fn is_of_file(line: &str, program: &str, start: usize, end: usize) -> bool {
     let mut fields = line.split_whitespace();
     let mut field = || fields.next().unwrap_or_default();
     let (range, access, _, _, inode) = (field(), field(), field(), field(), field());
+    // The path is the rest of the line, and may contain spaces.
+    let path = line.find('/').map_or("", |start| &line[start..]);
     let address = |text| usize::from_str_radix(text, 16).ok();
     let bounds = range.split_once('-');
     let bounds = bounds.and_then(|(low, high)| Some((address(low)?, address(high)?)));
     access == "r--p"
         && inode != "0"
+        && !program.is_empty()
+        && path == program
         && bounds.is_some_and(|(low, high)| low <= start && end <= high)
 }
 
@@ -343,21 +385,50 @@ mod tests {
 
     #[test]
     fn only_unchanged_pages_of_a_file_are_released() {
+        const PROGRAM: &str = "/usr/my bin/maskd (deleted)";
         let maps = |access: &str, inode: &str, anonymous: u32| {
             format!(
-                "0000-1000 r--p 00000000 08:01 12 /usr/bin/maskd\nAnonymous: 0 kB\nSwap: 0 kB\n\
-                 1000-3000 {access} 00001000 08:01 {inode} /usr/bin/maskd\n\
+                "0000-1000 r--p 00000000 08:01 12 {PROGRAM}\nAnonymous: 0 kB\nSwap: 0 kB\n\
+                 1000-3000 {access} 00001000 08:01 {inode}      {PROGRAM}\n\
                  Size:                  8 kB\nAnonymous:      {anonymous:7} kB\n\
                  Swap:                  0 kB\nVmFlags: rd mr mw me\n\
                  3000-4000 rw-p 00000000 00:00 0 \nAnonymous: 4 kB\nSwap: 0 kB\n"
             )
         };
-        assert!(is_unchanged_file(&maps("r--p", "12", 0), 0x1000, 0x3000));
-        assert!(!is_unchanged_file(&maps("r--p", "12", 0), 0x1000, 0x4000));
-        assert!(!is_unchanged_file(&maps("rw-p", "12", 0), 0x1000, 0x2000));
-        assert!(!is_unchanged_file(&maps("r--p", "0", 0), 0x1000, 0x2000));
-        assert!(!is_unchanged_file(&maps("r--p", "12", 4), 0x1000, 0x2000));
-        assert!(!is_unchanged_file("no such line", 0x1000, 0x2000));
+        assert!(is_unchanged_file(
+            &maps("r--p", "12", 0),
+            PROGRAM,
+            0x1000,
+            0x3000
+        ));
+        assert!(!is_unchanged_file(
+            &maps("r--p", "12", 0),
+            PROGRAM,
+            0x1000,
+            0x4000
+        ));
+        assert!(!is_unchanged_file(
+            &maps("rw-p", "12", 0),
+            PROGRAM,
+            0x1000,
+            0x2000
+        ));
+        assert!(!is_unchanged_file(
+            &maps("r--p", "0", 0),
+            PROGRAM,
+            0x1000,
+            0x2000
+        ));
+        assert!(!is_unchanged_file(
+            &maps("r--p", "12", 4),
+            PROGRAM,
+            0x1000,
+            0x2000
+        ));
+        let other = maps("r--p", "12", 0).replace("/usr/my bin", "/usr/lib");
+        assert!(!is_unchanged_file(&other, PROGRAM, 0x1000, 0x2000));
+        assert!(!is_unchanged_file(&other, "", 0x1000, 0x2000));
+        assert!(!is_unchanged_file("no such line", PROGRAM, 0x1000, 0x2000));
     }
 
     #[test]

@@ -7,14 +7,15 @@ use std::fmt::Write;
 
 /// Whether a character may change how a terminal or a log shows the text around it.
 fn is_unsafe(c: char) -> bool {
-    // Besides control characters: line separators, and marks that change the direction of
-    // the text.
+    // Besides control characters: line separators, marks that change the direction of the
+    // text, and characters that are invisible.
     c.is_control()
         || matches!(
             c,
             '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}'
         )
         || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(c, '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// Returns the text with its control characters, including line ends, written as escapes
@@ -28,6 +29,30 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 #[must_use]
 pub fn printable_lines(text: &str) -> Cow<'_, str> {
     escaped(text, |c| is_unsafe(c) && c != '\n' && c != '\t')
+}
+
+/// Returns JSON text without characters that change how a terminal shows it. Its meaning
+/// stays the same.
+#[must_use]
+pub fn printable_json(json: &str) -> Cow<'_, str> {
+    // Within strings, JSON has no ASCII control character except DEL; others are layout.
+    let is_unsafe = |c: char| is_unsafe(c) && (!c.is_ascii_control() || c == '\u{7f}');
+    if !json.contains(is_unsafe) {
+        return Cow::Borrowed(json);
+    }
+    let mut safe = String::with_capacity(json.len() + 8);
+    for c in json.chars() {
+        if is_unsafe(c) {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                // Writing to a string cannot fail.
+                let _ = write!(safe, "\\u{unit:04x}");
+            }
+        } else {
+            safe.push(c);
+        }
+    }
+    Cow::Owned(safe)
 }
 
 fn escaped(text: &str, is_unsafe: impl Fn(char) -> bool) -> Cow<'_, str> {
@@ -69,6 +94,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn json_means_the_same(
+            text in any::<String>(),
+            more in "[\\x00-\\x20\u{7f}-\u{a0}\u{202a}-\u{202e}\u{e0001}]*",
+        ) {
+            let value = serde_json::json!({ "key": text, more: [1, 2] });
+            let plain = serde_json::to_string_pretty(&value).unwrap();
+            let safe = printable_json(&plain);
+            prop_assert!(safe.chars().all(|c| c == '\n' || !is_unsafe(c)));
+            prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&safe).unwrap(), value);
+        }
+
         #[test]
         fn nothing_unsafe_is_left(text in any::<String>()) {
             prop_assert!(!printable(&text).contains(is_unsafe));

@@ -168,6 +168,12 @@ impl Ear {
         Some(heard.get(topic)?.last()?.1.clone())
     }
 
+    pub fn all(&self, topic: &str) -> Vec<Vec<u8>> {
+        let heard = self.heard.lock().unwrap();
+        let of_topic = heard.get(topic).into_iter().flatten();
+        of_topic.map(|(_, payload)| payload.clone()).collect()
+    }
+
     pub fn text(&self, topic: &str) -> Option<String> {
         Some(String::from_utf8(self.last(topic)?).unwrap())
     }

@@ -7,6 +7,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use image::RgbImage;
+use maskd::onnx::{Classifier, HeadFile, write_head};
+use maskd::vision::pipeline::SHIPPED_CLASSIFIER;
+use serde_json::Value;
 
 /// The variables by which a service manager tells a service about itself.
 const SERVICE_ENVIRONMENT: [&str; 5] = [
@@ -139,4 +142,86 @@ pub fn at_time(time: &str) -> Option<Command> {
         command.env_remove(name);
     }
     Some(command)
+}
+
+/// A device with a state directory of its own.
+pub struct Device {
+    pub folder: tempfile::TempDir,
+}
+
+impl Device {
+    pub fn new() -> Device {
+        Device {
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn maskd(&self, words: &[&str]) -> Output {
+        maskd()
+            .args(words)
+            .arg("--state")
+            .arg(self.at("state"))
+            .output()
+            .unwrap()
+    }
+
+    #[track_caller]
+    pub fn stdout(&self, words: &[&str]) -> String {
+        stdout_of(words, &self.maskd(words))
+    }
+
+    #[track_caller]
+    pub fn json(&self, words: &[&str]) -> Value {
+        serde_json::from_str(&self.stdout(&[words, &["--json"]].concat())).unwrap()
+    }
+
+    /// Makes a folder of pictures; see [`pieces`].
+    pub fn pictures(&self) -> PathBuf {
+        let set = self.at("set");
+        pieces(&set);
+        set
+    }
+}
+
+/// Returns what a command that must succeed printed.
+#[track_caller]
+pub fn stdout_of(words: &[&str], output: &Output) -> String {
+    let errors = text(&output.stderr);
+    assert!(output.status.success(), "{words:?}: {errors}");
+    text(&output.stdout)
+}
+
+/// Makes a folder of pictures cut from the golden crops. There are twelve of each class,
+/// all different.
+pub fn pieces(set: &Path) {
+    for (label, prefix) in [("without_mask", "bare_"), ("with_mask", "mask_")] {
+        let class = set.join(label);
+        fs::create_dir_all(&class).unwrap();
+        for (name, pixels) in golden_crops(prefix) {
+            for piece in 0..4 {
+                let inset = 6 * piece;
+                let (width, height) = (pixels.width() - 2 * inset, pixels.height() - inset);
+                let part = image::imageops::crop_imm(&pixels, inset, inset / 2, width, height);
+                let path = class.join(format!("{piece}_{name}"));
+                part.to_image().save(path).unwrap();
+            }
+        }
+    }
+}
+
+/// Writes a modified copy of the built-in head to a file.
+pub fn head(path: &Path, change: impl FnOnce(&mut HeadFile)) -> String {
+    let classifier = Classifier::parse("shipped", SHIPPED_CLASSIFIER).unwrap();
+    let mut file = HeadFile {
+        backbone_sha256: classifier.backbone_sha256,
+        labels: classifier.labels.clone(),
+        head: classifier.head.clone(),
+    };
+    change(&mut file);
+    fs::write(path, write_head(&file, &[])).unwrap();
+    path.to_str().unwrap().to_owned()
 }

@@ -3,7 +3,7 @@
 
 use rumqttc::{Publish, QoS, RetainForwardRule, SubscribeFilterInput};
 
-use super::BrokerOptions;
+use super::{BrokerOptions, discovery};
 use crate::learning::fleet::OfferError;
 
 /// A command in a message.
@@ -17,6 +17,10 @@ pub(super) enum Command {
     Announce,
     /// Consider a head from another device.
     HeadOffer,
+    /// Replace the discovery message that an earlier version published.
+    ReplaceDiscovery,
+    /// Remove what an earlier version published under its default name.
+    RemoveOldDevice,
 }
 
 /// Why a message is ignored.
@@ -69,6 +73,15 @@ impl BrokerOptions {
             // Home Assistant also publishes "offline" when it stops.
             return Ok((message.payload.as_ref() == b"online").then_some(Command::Announce));
         }
+        if self.discovery && is(&self.topics.discovery) {
+            let is_old = message.retain && discovery::is_old(&message.payload);
+            return Ok(is_old.then_some(Command::ReplaceDiscovery));
+        }
+        if self.old_topics.as_ref().is_some_and(|old| is(&old.status)) {
+            // Another device may be online under the old name.
+            let is_unused = message.retain && message.payload.as_ref() == b"offline";
+            return Ok(is_unused.then_some(Command::RemoveOldDevice));
+        }
         if !self.trusted.is_empty() && topic.starts_with(self.topics.fleet.as_bytes()) {
             return Ok(Some(Command::HeadOffer));
         }
@@ -87,6 +100,15 @@ impl BrokerOptions {
         }
     }
 
+    /// The topics that an earlier version published under its default name.
+    pub(super) fn old_device_topics(&self) -> impl Iterator<Item = &String> {
+        let old = self.old_topics.iter();
+        old.flat_map(|old| {
+            let discovery = self.discovery.then_some(&old.discovery);
+            discovery.into_iter().chain([&old.state, &old.status])
+        })
+    }
+
     /// The topics to subscribe to.
     pub(super) fn subscriptions(&self) -> Vec<SubscribeFilterInput> {
         let mut subscriptions = Vec::new();
@@ -100,6 +122,11 @@ impl BrokerOptions {
         if self.discovery {
             let birth = SubscribeFilterInput::new(&self.topics.birth, QoS::AtMostOnce);
             subscriptions.push(birth.retain_forward_rule(RetainForwardRule::Never));
+            let own = SubscribeFilterInput::new(&self.topics.discovery, QoS::AtMostOnce);
+            subscriptions.push(own.no_local(true));
+        }
+        if let Some(old) = &self.old_topics {
+            subscriptions.push(SubscribeFilterInput::new(&old.status, QoS::AtMostOnce));
         }
         if !self.trusted.is_empty() {
             let heads = format!("{}+", self.topics.fleet);
@@ -113,13 +140,14 @@ impl BrokerOptions {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::Machine;
     use super::*;
     use crate::config;
 
     fn options(more: &str) -> BrokerOptions {
         let text = format!("[mqtt]\nhost = \"h\"\ndevice = \"door\"\n{more}");
         let config = config::parse("any", &text).unwrap();
-        BrokerOptions::from_config(&config, None, "")
+        BrokerOptions::from_config(&config, None, &Machine::default())
             .unwrap()
             .unwrap()
     }
@@ -172,7 +200,53 @@ mod tests {
         let trusting = format!("[fleet]\ntrust = [\"{}\"]\n", "0".repeat(64));
         let trusting = options(&trusting);
         assert_eq!(trusting.parse_command(&offer), Ok(Some(Command::HeadOffer)));
-        assert_eq!(trusting.subscriptions().len(), 4);
+        assert_eq!(trusting.subscriptions().len(), 5);
+    }
+
+    #[test]
+    fn only_what_an_earlier_version_retained_is_replaced() {
+        let retained = |topic: &str, payload: &[u8]| {
+            let mut message = message(topic, payload);
+            message.retain = true;
+            message
+        };
+        let door = options("");
+        let topic = "homeassistant/device/door/config";
+        let old = br#"{"device":{"identifiers":["door"]}}"#;
+        let new = br#"{"device":{"identifiers":["maskd_door"]}}"#;
+        let parsed = door.parse_command(&retained(topic, old));
+        assert_eq!(parsed, Ok(Some(Command::ReplaceDiscovery)));
+        for payload in [&new[..], b"", b"{", b"[]", b"\xff"] {
+            assert_eq!(door.parse_command(&retained(topic, payload)), Ok(None));
+        }
+        assert_eq!(door.parse_command(&message(topic, old)), Ok(None));
+        assert_eq!(
+            door.old_device_topics().count(),
+            0,
+            "the name is configured"
+        );
+
+        let config = config::parse("any", "[mqtt]\nhost = \"h\"\n").unwrap();
+        let machine = Machine::new("pi", "0123456789abcdef0123456789abcdef", "");
+        let named = BrokerOptions::from_config(&config, None, &machine);
+        let named = named.unwrap().unwrap();
+        let status = "maskd/maskd-pi/status";
+        let parse = |message: &Publish| named.parse_command(message);
+        assert_eq!(
+            parse(&retained(status, b"offline")),
+            Ok(Some(Command::RemoveOldDevice))
+        );
+        assert_eq!(parse(&retained(status, b"online")), Ok(None));
+        assert_eq!(parse(&message(status, b"offline")), Ok(None));
+        let topics: Vec<&String> = named.old_device_topics().collect();
+        assert_eq!(
+            topics,
+            [
+                "homeassistant/device/maskd-pi/config",
+                "maskd/maskd-pi/state",
+                status
+            ]
+        );
     }
 
     #[test]

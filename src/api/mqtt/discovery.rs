@@ -7,6 +7,19 @@ use serde_json::{Value, json};
 use super::Topics;
 use crate::decision::decide::Decision;
 
+/// The beginning of all identifiers in Home Assistant, where other integrations may have a
+/// device of the same name.
+const ID_PREFIX: &str = "maskd_";
+
+/// Whether a discovery message is from an earlier version, whose identifiers had no prefix.
+pub(super) fn is_old(payload: &[u8]) -> bool {
+    let message: Option<Value> = serde_json::from_slice(payload).ok();
+    let id = message
+        .as_ref()
+        .and_then(|message| message["device"]["identifiers"][0].as_str());
+    id.is_some_and(|id| !id.starts_with(ID_PREFIX))
+}
+
 /// Which of the optional entities a device has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Features {
@@ -26,7 +39,8 @@ pub(super) fn payload(device: &str, topics: &Topics, features: Features) -> Valu
     let entity = |id: &str, platform: &str, present: bool, more: Value| {
         let mut entity = json!({ "platform": platform });
         if present && let (Value::Object(entity), Value::Object(more)) = (&mut entity, more) {
-            entity.insert("unique_id".to_owned(), json!(format!("{device}_{id}")));
+            let unique = format!("{ID_PREFIX}{device}_{id}");
+            entity.insert("unique_id".to_owned(), json!(unique));
             entity.extend(more);
         }
         (id.to_owned(), entity)
@@ -113,7 +127,7 @@ pub(super) fn payload(device: &str, topics: &Topics, features: Features) -> Valu
     ];
     json!({
         "device": {
-            "identifiers": [device],
+            "identifiers": [format!("{ID_PREFIX}{device}")],
             "name": device,
             "manufacturer": "maskd",
             "model": "Face mask detector",
@@ -141,11 +155,13 @@ mod tests {
             samples: true,
         };
         let message = payload("door", &topics, all);
+        assert_eq!(message["device"]["identifiers"], json!(["maskd_door"]));
+        assert!(!is_old(message.to_string().as_bytes()));
         let entities = message["components"].as_object().unwrap();
         assert_eq!(entities.len(), 6);
         for (id, entity) in entities {
             assert!(entity["platform"].is_string(), "{id}");
-            assert_eq!(entity["unique_id"], format!("door_{id}"));
+            assert_eq!(entity["unique_id"], format!("maskd_door_{id}"));
             assert!(
                 entity["state_topic"] == "maskd/door/state" || id == "refit",
                 "{entity}"

@@ -102,8 +102,7 @@ impl HeadExchange {
         trusted: Vec<[u8; 32]>,
         share: bool,
     ) -> HeadExchange {
-        let bytes =
-            files::read_bounded(&handle.learning.state().join(JUDGED_FILE), MAX_JUDGED_FILE);
+        let bytes = files::read_own(&handle.learning.state().join(JUDGED_FILE), MAX_JUDGED_FILE);
         // If the file cannot be read, offers are judged once more.
         let judged = serde_json::from_slice(&bytes.unwrap_or_default()).unwrap_or_default();
         HeadExchange {

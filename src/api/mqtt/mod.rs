@@ -9,9 +9,10 @@
 //! |---|---|---|
 //! | `maskd/DEVICE/status` | published, retained, last will | `online`, `offline` |
 //! | `maskd/DEVICE/state` | published, retained | [`StateRecord`] as JSON |
+//! | `maskd/DEVICE/id` | published, retained | digits that no other device has |
 //! | `maskd/DEVICE/refit/set` | subscribed | `PRESS` |
 //! | `maskd/DEVICE/capture/set` | subscribed; obeyed if the config turns capturing on | `ON`, `OFF` |
-//! | `homeassistant/device/DEVICE/config` | published, retained | discovery |
+//! | `homeassistant/device/DEVICE/config` | published, retained; read to replace the message of an earlier version | discovery |
 //! | `homeassistant/status` | subscribed | `online` makes the daemon publish discovery and state again |
 //! | `maskd/fleet/DEVICE` | either or both, depending on `[fleet]`; retained | a head ([`fleet`]) |
 //!
@@ -23,6 +24,7 @@
 mod command;
 mod discovery;
 mod exchange;
+mod identity;
 mod session;
 mod state;
 
@@ -30,12 +32,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use rumqttc::{
-    ConnectReturnCode, ConnectionError, LastWill, MqttOptions, QoS, TlsConfiguration, Transport,
+    ConnectReturnCode, ConnectionError, LastWill, MqttOptions, QoS, StateError, TlsConfiguration,
+    Transport,
 };
 
 use crate::config::{self, Config, Secret};
 use crate::learning::fleet;
 
+pub use identity::Machine;
 pub use session::{MqttContext, serve, test_connection};
 pub use state::StateRecord;
 
@@ -88,6 +92,17 @@ pub enum MqttError {
         /// What the broker does, such as "does not answer".
         why: String,
     },
+    /// Another client has the client id of this device.
+    #[error(
+        "another maskd with the name \"{device}\" connected to the MQTT broker {broker}, which \
+         therefore ended the connection of this one: set a different mqtt.device on one of them"
+    )]
+    NameTaken {
+        /// Host and port.
+        broker: String,
+        /// The name that both devices have.
+        device: String,
+    },
     /// The system refuses a timer or a socket.
     #[error("cannot connect: {0}")]
     System(#[from] std::io::Error),
@@ -101,7 +116,10 @@ pub struct BrokerOptions {
     tls: Option<TlsConfiguration>,
     login: Option<(String, Option<Secret>)>,
     device: String,
+    machine: Machine,
     topics: Topics,
+    /// The topics under the default name of earlier versions, if this device had it.
+    old_topics: Option<Topics>,
     commands: bool,
     discovery: bool,
     /// Whether heads trained on this device are published.
@@ -115,6 +133,8 @@ pub struct BrokerOptions {
 struct Topics {
     status: String,
     state: String,
+    /// Topic for the id of the device.
+    id: String,
     refit: String,
     capture: String,
     /// Prefix of the topics for the heads of all devices.
@@ -131,6 +151,7 @@ impl Topics {
         Topics {
             status: own("status"),
             state: own("state"),
+            id: own("id"),
             refit: own("refit/set"),
             capture: own("capture/set"),
             fleet: format!("{prefix}/fleet/"),
@@ -149,7 +170,7 @@ impl BrokerOptions {
     pub fn from_config(
         config: &Config,
         credentials: Option<&Path>,
-        hostname: &str,
+        machine: &Machine,
     ) -> Result<Option<BrokerOptions>, MqttError> {
         let mqtt = &config.mqtt;
         let Some(host) = mqtt.host.clone() else {
@@ -159,14 +180,17 @@ impl BrokerOptions {
             Some(user) => Some((user, password(mqtt, credentials)?)),
             None => None,
         };
-        let device = mqtt
-            .device
-            .clone()
-            .unwrap_or_else(|| default_device_name(hostname));
+        let device = mqtt.device.clone();
+        let device = device.unwrap_or_else(|| machine.device_name());
+        let topics = |device: &str| Topics::new(&mqtt.topic_prefix, &mqtt.discovery_prefix, device);
+        let old_device = Some(machine.old_device_name());
+        let old_device = old_device.filter(|old| mqtt.device.is_none() && *old != device);
         let port = mqtt.port.unwrap_or(if mqtt.tls { 8883 } else { 1883 });
         Ok(Some(BrokerOptions {
             tls: mqtt.tls.then(|| tls(mqtt)).transpose()?,
-            topics: Topics::new(&mqtt.topic_prefix, &mqtt.discovery_prefix, &device),
+            topics: topics(&device),
+            old_topics: old_device.map(|old| topics(&old)),
+            machine: machine.clone(),
             commands: mqtt.commands,
             discovery: !mqtt.discovery_prefix.is_empty(),
             share: config.fleet.share,
@@ -240,6 +264,44 @@ impl BrokerOptions {
         options
     }
 
+    /// Describes the error as the end of a sentence that starts with the broker's name.
+    /// `connected` tells whether the broker had accepted the connection.
+    fn describe(&self, error: &ConnectionError, connected: bool) -> String {
+        if !connected && self.tls.is_none() && is_end(error) {
+            // The broker cannot read the first packet, or is none.
+            return "closed the connection before it answered: it does not speak MQTT 5, or it \
+                    expects mqtt.tls = true"
+                .to_owned();
+        }
+        match error {
+            ConnectionError::ConnectionRefused(
+                ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
+            ) => "refuses the user name and password: check mqtt.user and the password".to_owned(),
+            ConnectionError::ConnectionRefused(
+                ConnectReturnCode::RefusedProtocolVersion
+                | ConnectReturnCode::UnsupportedProtocolVersion,
+            ) => NO_MQTT_5.to_owned(),
+            ConnectionError::MqttState(StateError::Deserialization(_)) if !connected => {
+                NO_MQTT_5.to_owned()
+            }
+            ConnectionError::ConnectionRefused(code) => {
+                format!("refuses the connection ({code:?})")
+            }
+            ConnectionError::Timeout(_) => "does not answer".to_owned(),
+            ConnectionError::Tls(error) => format!("cannot be trusted: {error}"),
+            ConnectionError::Io(error) if connected => format!("was lost: {error}"),
+            ConnectionError::Io(error) => format!("cannot be reached: {error}"),
+            error => format!("closed the connection: {error}"),
+        }
+    }
+
+    fn name_taken(&self) -> MqttError {
+        MqttError::NameTaken {
+            broker: self.broker(),
+            device: self.device.clone(),
+        }
+    }
+
     fn fail(&self, why: impl Into<String>) -> MqttError {
         MqttError::Broker {
             broker: self.broker(),
@@ -248,15 +310,24 @@ impl BrokerOptions {
     }
 }
 
-/// Returns `maskd-` followed by the host name, without characters that are not allowed
-/// in a device name.
-fn default_device_name(hostname: &str) -> String {
-    let is_plain = |c: &char| c.is_ascii_alphanumeric() || "_-".contains(*c);
-    let name: String = hostname.chars().filter(is_plain).take(58).collect();
-    if name.is_empty() {
-        "maskd".to_owned()
-    } else {
-        format!("maskd-{name}")
+/// What is wrong with a broker that knows only MQTT 3.
+const NO_MQTT_5: &str = "does not speak MQTT 5: use a broker that does, such as mosquitto 1.6";
+
+/// Whether the other side ended the connection.
+fn is_end(error: &ConnectionError) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let is_end = |error: &std::io::Error| {
+        matches!(
+            error.kind(),
+            BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
+        )
+    };
+    match error {
+        ConnectionError::MqttState(StateError::ConnectionAborted) => true,
+        ConnectionError::MqttState(StateError::Io(error)) | ConnectionError::Io(error) => {
+            is_end(error)
+        }
+        _ => false,
     }
 }
 
@@ -315,31 +386,13 @@ fn tls(mqtt: &config::Mqtt) -> Result<TlsConfiguration, MqttError> {
     })
 }
 
-/// Describes the error as the end of a sentence that starts with the broker's name.
-fn describe(error: &ConnectionError) -> String {
-    match error {
-        ConnectionError::ConnectionRefused(
-            ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
-        ) => "refuses the user name and password: check mqtt.user and the password".to_owned(),
-        ConnectionError::ConnectionRefused(
-            ConnectReturnCode::RefusedProtocolVersion
-            | ConnectReturnCode::UnsupportedProtocolVersion,
-        ) => "does not support MQTT 5: use a newer broker".to_owned(),
-        ConnectionError::ConnectionRefused(code) => format!("refuses the connection ({code:?})"),
-        ConnectionError::Timeout(_) => "does not answer".to_owned(),
-        ConnectionError::Tls(error) => format!("cannot be trusted: {error}"),
-        ConnectionError::Io(error) => format!("cannot be reached: {error}"),
-        error => format!("closed the connection: {error}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn options(text: &str) -> Result<Option<BrokerOptions>, MqttError> {
         let config = config::parse("any", text).unwrap();
-        BrokerOptions::from_config(&config, None, "door.lan")
+        BrokerOptions::from_config(&config, None, &Machine::new("door.lan", "", ""))
     }
 
     #[test]
@@ -356,7 +409,6 @@ mod tests {
         );
         assert_eq!(options.topics.state, "maskd/maskd-doorlan/state");
         assert_eq!(options.topics.birth, "homeassistant/status");
-        assert_eq!(default_device_name("日本"), "maskd");
     }
 
     #[test]
@@ -367,7 +419,8 @@ mod tests {
         let text = "[mqtt]\nhost = \"h\"\nuser = \"u\"\n";
         let login = |text: &str, credentials: Option<&Path>| {
             let config = config::parse("any", text).unwrap();
-            let options = BrokerOptions::from_config(&config, credentials, "h")?.unwrap();
+            let options =
+                BrokerOptions::from_config(&config, credentials, &Machine::default())?.unwrap();
             Ok::<_, MqttError>(options.login.unwrap().1.map(|Secret(password)| password))
         };
         let secret = Some("pass word".to_owned());

@@ -17,7 +17,7 @@ use super::command::{Command, RejectReason};
 use super::discovery::{self, Features};
 use super::exchange::HeadExchange;
 use super::state::StateRecord;
-use super::{BrokerOptions, MqttError, describe};
+use super::{BrokerOptions, MqttError, identity};
 use crate::api::socket::{DaemonHandle, ErrorRecord, Live};
 use crate::config::settings::Change;
 use crate::learning::fleet::Key;
@@ -40,8 +40,11 @@ const STABLE_AFTER: Duration = Duration::from_secs(30);
 const MIN_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// The longest delay before reconnecting.
 const MAX_RETRY_DELAY: Duration = Duration::from_mins(1);
-/// How long a clean disconnect may take.
-const DISCONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+/// The longest wait after another device with the same name has taken over the connection.
+const MAX_NAME_DELAY: Duration = Duration::from_mins(10);
+/// How often this device looks whether the other one is still there before it connects
+/// anyway: the broker may remember the other device for ever after a failure of its own.
+const MAX_LOOKS: u32 = 6;
 /// Minimum time between two discovery messages. Home Assistant triggers one each time it
 /// starts.
 const MIN_ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
@@ -78,9 +81,14 @@ impl Backoff {
     /// Returns a random delay between half and all of the current delay, then doubles the
     /// current delay.
     fn next_delay(&mut self) -> Duration {
-        let delay = self.next.mul_f64(self.random.random_range(0.5..=1.0));
+        let delay = self.up_to(self.next);
         self.next = (2 * self.next).min(MAX_RETRY_DELAY);
         delay
+    }
+
+    /// Returns a random delay between half and all of `most`.
+    fn up_to(&mut self, most: Duration) -> Duration {
+        most.mul_f64(self.random.random_range(0.5..=1.0))
     }
 
     fn reset(&mut self) {
@@ -95,6 +103,8 @@ enum End {
     /// The connection failed. Holds the error, and how long the connection was up if it
     /// was established.
     Lost(MqttError, Option<Duration>),
+    /// Another client with the client id of this device connected.
+    TakenOver,
 }
 
 /// Publishes the daemon's state until `stop`, and reconnects whenever the connection
@@ -111,6 +121,14 @@ pub async fn serve(
     loop {
         match connect(options, &mut session, &mut has_warned, stop).await {
             End::Stopped => return,
+            End::TakenOver => {
+                let error = options.name_taken();
+                warn!(%error, "MQTT is paused");
+                if wait_for_name(options, &mut backoff, stop).await.is_none() {
+                    return;
+                }
+                continue;
+            }
             End::Lost(error, uptime) => {
                 if uptime.is_some_and(|uptime| uptime >= STABLE_AFTER) {
                     backoff.reset();
@@ -130,35 +148,48 @@ pub async fn serve(
     }
 }
 
-/// Connects once to check whether the broker can be reached and accepts the login.
+/// Waits until the other device with the name of this one is offline. Two devices that
+/// both reconnected at once would end each other's connection for ever. Returns `None` on
+/// `stop`.
+async fn wait_for_name(
+    options: &BrokerOptions,
+    backoff: &mut Backoff,
+    stop: &CancellationToken,
+) -> Option<()> {
+    for _ in 0..MAX_LOOKS {
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            () = tokio::time::sleep(backoff.up_to(MAX_NAME_DELAY)) => {}
+        }
+        let retained = tokio::select! {
+            () = stop.cancelled() => return None,
+            retained = identity::look(options) => retained,
+        };
+        match retained {
+            Ok(retained) if retained.is_online() => {
+                debug!("the other device is still connected to the MQTT broker");
+            }
+            _ => return Some(()),
+        }
+    }
+    Some(())
+}
+
+/// Connects once to check whether the broker can be reached and accepts the login. Returns
+/// whether another device is online under the name of this one.
 ///
 /// # Errors
 /// [`MqttError::Broker`], [`MqttError::System`].
-pub fn test_connection(options: &BrokerOptions) -> Result<(), MqttError> {
+pub fn test_connection(options: &BrokerOptions) -> Result<bool, MqttError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    // The client id needs a suffix because a second client with the daemon's client id
-    // would disconnect the daemon.
-    let built = AsyncClient::builder(options.client_options("-check")).try_build();
-    let (client, mut events) = built.map_err(|error| options.fail(error.to_string()))?;
-    let connected = runtime.block_on(async {
-        loop {
-            match events.poll().await {
-                Ok(Event::Incoming(Packet::ConnAck(_))) => break,
-                Ok(_) => {}
-                Err(error) => return Err(options.fail(describe(&error))),
-            }
-        }
-        // A failure is harmless because the broker also notices when the connection closes.
-        let _ = client.try_disconnect_now();
-        let drain = async { while events.poll().await.is_ok() {} };
-        let _ = tokio::time::timeout(DISCONNECT_TIMEOUT, drain).await;
-        Ok(())
-    });
+    // The client id has a suffix because a second client with the daemon's client id would
+    // disconnect the daemon.
+    let looked = runtime.block_on(identity::look(options));
     // Does not wait for blocking threads, because a name lookup may still be running.
     runtime.shutdown_background();
-    connected
+    Ok(looked?.is_other(&options.machine))
 }
 
 /// An event that the network task passes to the session.
@@ -206,7 +237,9 @@ async fn connect(
     };
     let mut network = pin!(network);
     let up_since = tokio::select! {
-        error = &mut network => return End::Lost(options.fail(describe(&error)), None),
+        error = &mut network => {
+            return End::Lost(options.fail(options.describe(&error, false)), None);
+        }
         first = incoming.recv() => match first {
             Some(Incoming::Connected(max)) => {
                 session.max_packet_size = max.map_or(usize::MAX, |max| max as usize);
@@ -229,7 +262,11 @@ async fn connect(
         () = session.run(&client, &mut incoming, stop) => None,
     };
     if let Some(error) = lost {
-        return End::Lost(options.fail(describe(&error)), Some(up_since.elapsed()));
+        if identity::is_taken_over(&error) {
+            return End::TakenOver;
+        }
+        let error = options.fail(options.describe(&error, true));
+        return End::Lost(error, Some(up_since.elapsed()));
     }
     // The connection is closed without DISCONNECT, so that the broker itself publishes
     // the last will, "offline", and no queued message can delay it.
@@ -299,6 +336,9 @@ impl<'a> Session<'a> {
             debug!("cannot subscribe: the request queue is full");
         }
         publish(client, &self.options.topics.status, "online");
+        if let Some(id) = self.options.machine.id() {
+            publish(client, &self.options.topics.id, id.to_owned());
+        }
         self.announce(client);
         let mut ticks = tokio::time::interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -481,6 +521,20 @@ impl<'a> Session<'a> {
                 self.announce(client);
                 // A restarted Home Assistant needs the state again.
                 self.published = None;
+            }
+            Command::ReplaceDiscovery => {
+                // Home Assistant keeps the entities of the old message unless they are
+                // removed before the new ones are announced.
+                info!("the Home Assistant discovery of an earlier version is replaced");
+                publish(client, &self.options.topics.discovery, "");
+                self.announced_at = None;
+                self.announce(client);
+            }
+            Command::RemoveOldDevice => {
+                info!("the topics under the old default name of this device are removed");
+                for topic in self.options.old_device_topics() {
+                    publish(client, topic, "");
+                }
             }
             // Without a state directory, there are no samples to judge the head on.
             Command::HeadOffer => {}

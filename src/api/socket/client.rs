@@ -19,7 +19,7 @@ use super::{
 use crate::learning::Enrollment;
 use crate::learning::{
     CountRecord, ExportRecord, HeadRecord, ImportRecord, LabelAction, LabelResult, Purge,
-    RefitRecord, RemovedRecord, SampleRecord, SampleSelector,
+    RefitRecord, RemovedRecord, SampleRecord, SampleSelector, UnusedRecord,
 };
 
 /// Maximum number of ids in a request. This many fit because an id has at most 255 bytes
@@ -101,6 +101,14 @@ impl Client {
     /// Same as [`status`](Client::status).
     pub fn stats(&self) -> Result<BTreeMap<String, CountRecord>, ControlError> {
         self.get(&["samples", "stats"], None)
+    }
+
+    /// What is in the folders of the samples and is not used as one.
+    ///
+    /// # Errors
+    /// Same as [`status`](Client::status).
+    pub fn unused(&self) -> Result<Vec<UnusedRecord>, ControlError> {
+        self.get(&["samples", "unused"], None)
     }
 
     /// The picture file of a sample.

@@ -8,6 +8,7 @@
 //! | GET `/status` | | [`Status`] |
 //! | GET `/samples`, `/samples?label=L` | | a list of [`SampleRecord`] |
 //! | GET `/samples/stats` | | [`CountRecord`] by label |
+//! | GET `/samples/unused` | | list of [`UnusedRecord`] |
 //! | GET `/samples/{id}/picture` | | the bytes of the file |
 //! | GET `/queue`, `/queue?groups=N` | | [`QueueRecord`] |
 //! | POST `/samples/label` | [`LabelRequest`] | [`LabelResult`] |
@@ -48,12 +49,14 @@
 //! [`ExportRecord`]: crate::learning::ExportRecord
 //! [`Purge`]: crate::learning::Purge
 //! [`RemovedRecord`]: crate::learning::RemovedRecord
+//! [`UnusedRecord`]: crate::learning::UnusedRecord
 //! [`HeadRecord`]: crate::learning::HeadRecord
 //! [`QueueRecord`]: crate::learning::QueueRecord
 //! [`Change`]: crate::config::settings::Change
 //! [`SettingsRecord`]: crate::config::settings::SettingsRecord
 
 mod answer;
+mod board;
 mod client;
 mod handle;
 mod listener;
@@ -66,6 +69,7 @@ use std::path::{Path, PathBuf};
 use crate::learning::FailureKind;
 
 pub use answer::ErrorResponse;
+pub use board::{BoardRecord, ThrottlingRecord};
 pub use client::Client;
 pub(crate) use handle::lock_enrollments;
 pub use handle::{DaemonHandle, JudgeRequest, MAX_ENROLLED, RefitRequest};

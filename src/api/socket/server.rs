@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, HeaderName};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
@@ -35,7 +35,7 @@ use crate::config::settings::{Change, SettingsRecord};
 use crate::learning::Enrollment;
 use crate::learning::{
     CountRecord, ExportRecord, FailureKind, HeadRecord, ImportRecord, LabelResult, Learning, Purge,
-    QueueRecord, RefitRecord, RemovedRecord, SampleRecord,
+    QueueRecord, RefitRecord, RemovedRecord, SampleRecord, UnusedRecord,
 };
 use crate::platform::clock::ClockReading;
 
@@ -123,6 +123,7 @@ async fn check(request: Request, next: Next) -> Response {
 fn all_routes(handle: DaemonHandle, more: Router) -> Router {
     // The routes whose requests name a path on the device.
     let local = Router::new()
+        .route("/samples/unused", get(unused))
         .route("/samples/import", post(import))
         .route("/samples/export", post(export))
         .route("/heads/{number}/export", post(export_head))
@@ -314,6 +315,10 @@ async fn label(
         Ok(handle.learning()?.label(chosen, &mark)?)
     })
     .await
+}
+
+async fn unused(State(handle): State<DaemonHandle>) -> Answer<Vec<UnusedRecord>> {
+    answer(handle, |handle| Ok(handle.learning.unused()?)).await
 }
 
 async fn import(

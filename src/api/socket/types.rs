@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::board::BoardRecord;
 use crate::learning::Enrollment;
 use crate::learning::{
     CountRecord, FailureKind, LabelAction, LearningError, RefitRecord, SampleSelector,
 };
-use crate::platform::board::BoardStatus;
 
 /// The state of the daemon, its samples and its learning: a documented contract.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -136,7 +136,7 @@ pub struct Live {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention: Option<LiveRetention>,
     /// The board.
-    pub board: BoardStatus,
+    pub board: BoardRecord,
     /// What needs attention, as a sentence for each topic: `config`, `control`, `page` or
     /// `settings`. A problem stays here until it is solved.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

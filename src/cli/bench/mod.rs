@@ -3,7 +3,7 @@
 mod timing;
 mod while_training;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
@@ -12,6 +12,7 @@ use super::pictures::expand;
 use super::{Failure, complain, print, print_json};
 use crate::config::Config;
 use crate::frame::decode;
+use crate::platform::files;
 use crate::vision::pipeline::Pipeline;
 use timing::{Stopwatch, Times, TimingStats, measure, rounded, stats};
 
@@ -145,7 +146,7 @@ impl Bench {
         if self.json {
             print_json(&record)
         } else {
-            print(table(&record).as_bytes())
+            print(table(&record))
         }
     }
 }
@@ -184,7 +185,7 @@ impl Stages {
 
 /// Reads a field of `/proc/self/status`, where 1 kB means 1024 bytes (proc(5)).
 fn memory_mb(field: &str) -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let status = files::read_text(Path::new("/proc/self/status"), files::MAX_PROC_BYTES).ok()?;
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;

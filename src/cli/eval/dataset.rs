@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::cli::progress::TerminalProgress;
+use crate::cli::text::shown;
 use crate::cli::{Failure, Global};
 use crate::config::Config;
 use crate::decision::frame_result::Probabilities;
@@ -95,7 +96,7 @@ impl Evaluation {
             .collect();
         worst.sort_by(|a, b| a.0.total_cmp(&b.0));
         for (p, picture) in worst.iter().take(WORST) {
-            text += &format!("{:>7.2} %  {}\n", p * 100.0, picture.path.display());
+            text += &format!("{:>7.2} %  {}\n", p * 100.0, shown(&picture.path));
         }
         if sweep {
             let masked = &config.classify.masked_labels;

@@ -6,11 +6,13 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::cli::{Failure, Global};
+use crate::cli::{Failure, Global, complain};
 use crate::config::Config;
 use crate::decision::decide::{Verdict, VerdictPolicy};
-use crate::frame::decoding::{list, read};
+use crate::frame::decoding::{list, list_unread, read};
+use crate::frame::names::{Unused, summarize};
 use crate::frame::{Rect, decode};
+use crate::platform::files;
 use crate::training::report;
 use crate::vision::pipeline::Pipeline;
 
@@ -21,6 +23,8 @@ const SAME_FACE: f32 = 0.4;
 /// Limits that divide faces into three groups by the longer side of their labeled box,
 /// in pixels: below the first limit, between the two, and at or above the second.
 const SIZE_LIMITS: [f32; 2] = [30.0, 60.0];
+/// Maximum size of a file with the labels of a photograph, in bytes.
+const MAX_VOC_BYTES: u64 = 1 << 20;
 
 /// The scores of the whole system.
 #[derive(Debug, Default, Serialize)]
@@ -72,20 +76,29 @@ pub(super) fn evaluate(
     let labels = pipeline.head().labels().to_vec();
     let policy = VerdictPolicy::new(config.classify.verdict_options(), &labels)
         .map_err(|error| Failure::new(Failure::CONFIG, error))?;
-    let pictures = list(folder).map_err(|error| {
+    let failed = |error: std::io::Error| {
         let sentence = format!("cannot read {}: {error}", folder.display());
         Failure::new(Failure::NO_INPUT, sentence)
-    })?;
+    };
+    let pictures = list(folder).map_err(failed)?;
+    let mut unused = list_unread(folder).map_err(failed)?;
     let mut record = FramesRecord::default();
     let mut false_detections = 0;
     for picture in &pictures {
         let annotation = picture.with_extension("xml");
         if !annotation.exists() {
+            unused.push(Unused {
+                path: picture.clone(),
+                why: "there is no Pascal VOC .xml of the same name".to_owned(),
+            });
             continue;
         }
         let labelled = voc(&annotation).map_err(|error| unusable(&annotation, error))?;
         let detections = detections(picture, &mut pipeline, &policy)?;
         false_detections += record.add(labelled, detections, &labels);
+    }
+    for sentence in summarize(&unused, folder) {
+        complain(&sentence);
     }
     if record.frames == 0 {
         let sentence = format!(
@@ -198,7 +211,7 @@ fn size_group(rect: &Rect) -> String {
 
 /// Reads the labeled faces from a Pascal VOC file.
 fn voc(path: &Path) -> Result<Vec<(String, Rect)>, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let text = files::read_text(path, MAX_VOC_BYTES).map_err(|error| error.source.to_string())?;
     let document = roxmltree::Document::parse(&text).map_err(|error| error.to_string())?;
     let child = |node: roxmltree::Node, name: &str| -> Result<String, String> {
         let found = node.descendants().find(|node| node.has_tag_name(name));

@@ -68,13 +68,13 @@ impl Eval {
         let mut record = Record::default();
         if let Some(folder) = &self.dataset {
             let evaluation = dataset::evaluate(folder, &config, global)?;
-            print(evaluation.text(&config, self.threshold)?.as_bytes())?;
+            print(evaluation.text(&config, self.threshold)?)?;
             record.pictures = evaluation.pictures();
             record.dataset = Some(evaluation.report);
         }
         if let Some(folder) = &self.frames {
             let frames = frames::evaluate(folder, &config, global)?;
-            print(frames.table().as_bytes())?;
+            print(frames.table())?;
             record.frames = Some(frames);
         }
         if let Some(path) = &self.report {

@@ -235,7 +235,7 @@ impl Train {
         if let Some(path) = self.history_file() {
             write(&path, report::history_csv(&points).as_bytes())?;
         }
-        print(report.to_string().as_bytes())
+        print(report.to_string())
     }
 }
 

@@ -122,6 +122,18 @@ impl Drop for GpiochipPins {
     }
 }
 
+/// The device of a line's chip, and the line's offset on it; `None` if there is no such
+/// line or it cannot be found.
+pub(super) fn place(
+    label: Option<&str>,
+    line: &Line,
+    function: PinFunction,
+) -> Option<(PathBuf, u32)> {
+    let found = find(label, &[(line.clone(), function)]).ok()?;
+    let found = found.into_iter().next()?;
+    Some((found.path, found.info.offset))
+}
+
 /// A line that was found on a chip.
 struct FoundLine {
     path: PathBuf,

@@ -7,6 +7,8 @@
 //! outputs become inactive.
 
 mod chip;
+mod in_use;
+mod lock;
 mod pi;
 
 use std::fmt;
@@ -14,6 +16,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{Button, Levels};
+
+pub use in_use::{PinsInUse, in_use, record};
 
 /// The configured way to drive the pins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +77,8 @@ impl Output {
 }
 
 /// The function of a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum PinFunction {
     /// An output that switches a device.
     Out {
@@ -102,7 +107,7 @@ impl fmt::Display for PinFunction {
 }
 
 /// The pins to use, and the driver for them.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PinOptions {
     /// The driver and its options.
     pub driver: PinDriver,
@@ -111,7 +116,8 @@ pub struct PinOptions {
 }
 
 /// A driver with its options.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum PinDriver {
     /// The driver for [`Backend::Rppal`].
     Rppal {
@@ -219,17 +225,62 @@ pub trait Pins: Send {
     fn closed(&mut self, button: Button) -> Result<bool, PinError>;
 }
 
+/// Pins that no other maskd drives meanwhile.
+struct LockedPins {
+    /// Declared first, so that the outputs are inactive before the locks are released.
+    pins: Box<dyn Pins>,
+    _locks: Vec<lock::LineLock>,
+}
+
+impl Pins for LockedPins {
+    fn set(&mut self, levels: Levels) -> Result<(), PinError> {
+        self.pins.set(levels)
+    }
+
+    fn closed(&mut self, button: Button) -> Result<bool, PinError> {
+        self.pins.closed(button)
+    }
+}
+
 /// Requests the lines. The outputs are inactive at first.
 ///
 /// # Errors
-/// [`PinError`] if a line does not exist, is in use, or if the user lacks permission.
+/// [`PinError`] if a line does not exist, is in use (also by another maskd), or if the user
+/// lacks permission.
 pub fn open(options: &PinOptions) -> Result<Box<dyn Pins>, PinError> {
-    Ok(match &options.driver {
+    // The kernel keeps two programs from using a line only if both request it from the
+    // kernel, and rppal does not.
+    let locks = lock::lock(options)?;
+    let pins: Box<dyn Pins> = match &options.driver {
         PinDriver::Rppal { tone } => Box::new(pi::RppalPins::open(&options.lines, *tone)?),
         PinDriver::Gpiocdev { chip } => {
             Box::new(chip::GpiochipPins::open(chip.as_deref(), &options.lines)?)
         }
-    })
+    };
+    Ok(Box::new(LockedPins {
+        pins,
+        _locks: locks,
+    }))
+}
+
+/// Switches all outputs off, each on its own, so that one that fails does not keep the
+/// others on. Buttons are left alone.
+///
+/// # Errors
+/// The first [`PinError`].
+pub fn switch_off(options: &PinOptions) -> Result<(), PinError> {
+    let outputs = options.lines.iter();
+    let outputs = outputs.filter(|(_, function)| matches!(function, PinFunction::Out { .. }));
+    let mut result = Ok(());
+    for line in outputs {
+        let options = PinOptions {
+            driver: options.driver.clone(),
+            lines: vec![line.clone()],
+        };
+        // Both opening and dropping the pins switches them off.
+        result = result.and(open(&options).map(drop));
+    }
+    result
 }
 
 /// Describes the lines without requesting them, for example `gpiocdev: green 17 on

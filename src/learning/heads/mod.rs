@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
+use crate::learning::refuse_within_state;
 use crate::onnx::{self, HeadFile, ModelError, ModelFile};
 use crate::platform::files::{self, FileError, Lock};
 use crate::platform::hex;
@@ -341,7 +342,7 @@ impl Reader {
     /// written.
     pub fn export(&self, number: u32, path: &Path) -> Result<(), HeadsError> {
         let bytes = self.file(number)?;
-        Ok(files::write(path, &bytes)?)
+        Ok(files::write_unless(path, &bytes, &refuse_within_state)?)
     }
 
     /// The bytes of a head's file after checking that it is intact.
@@ -356,7 +357,7 @@ impl Reader {
 
     fn bytes(&self, number: u32) -> Result<Vec<u8>, HeadsError> {
         let path = self.path(number);
-        match files::read_bounded(&path, onnx::MAX_MODEL_BYTES) {
+        match files::read_own(&path, onnx::MAX_MODEL_BYTES) {
             Err(error) if error.is_missing() => Err(HeadsError::Missing { number }),
             bytes => Ok(bytes?),
         }
@@ -382,7 +383,7 @@ impl Reader {
     }
 
     fn read_current(&self, file: &str) -> Option<CurrentFile> {
-        let bytes = files::read_bounded(&self.root.join(file), MAX_CURRENT_BYTES).ok()?;
+        let bytes = files::read_own(&self.root.join(file), MAX_CURRENT_BYTES).ok()?;
         CurrentFile::parse(&bytes)
     }
 

@@ -314,7 +314,8 @@ fn cut_off_anywhere_current_is_got_around() {
 #[test]
 fn a_head_goes_out_and_comes_in() {
     let (state, mut heads) = line(2);
-    let path = state.path().join("out.onnx");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let path = elsewhere.path().join("out.onnx");
     heads.export(2, &path).unwrap();
     let labels = head(0.0).labels;
     assert_eq!(import(&mut heads, &path, &[5; 32], &labels).unwrap(), 3);

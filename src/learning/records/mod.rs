@@ -19,6 +19,7 @@ pub use outcome::{
     SkipReasonRecord, SkippedRecord, ValidationRecord,
 };
 
+use crate::frame::names::Unused;
 use crate::learning::heads::{HeadInfo, Stored};
 use crate::learning::samples::{Exported, Imported, Listing, Sample, SampleKind, TrackKey};
 pub(crate) use crate::onnx::UNLABELLED;
@@ -189,8 +190,8 @@ pub struct ImportRecord {
     pub other_label: Vec<PathBuf>,
     /// Pictures that cannot be used, with the reasons.
     pub unreadable: Vec<(PathBuf, String)>,
-    /// Files in a label's folder that are not pictures.
-    pub ignored: Vec<PathBuf>,
+    /// Files and folders that were skipped, with the reasons.
+    pub ignored: Vec<UnusedRecord>,
 }
 
 impl From<Imported> for ImportRecord {
@@ -200,7 +201,7 @@ impl From<Imported> for ImportRecord {
             already: imported.already,
             other_label: imported.other_label,
             unreadable: imported.unreadable,
-            ignored: imported.ignored,
+            ignored: imported.ignored.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -250,7 +251,7 @@ pub struct Purge {
 }
 
 /// The result of deleting samples.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RemovedRecord {
     /// Number of deleted samples without a label.
     pub unlabelled: usize,
@@ -262,6 +263,31 @@ pub struct RemovedRecord {
     /// not synchronized.
     #[serde(default)]
     pub by_running_time: bool,
+    /// What is left in the folders, because it is not a sample. It may show faces.
+    #[serde(default)]
+    pub left: Vec<UnusedRecord>,
+}
+
+/// A file or folder that is not used as a sample or as a picture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UnusedRecord {
+    /// Its path.
+    #[schema(value_type = String)]
+    pub path: PathBuf,
+    /// Why it is not used, and what to do about it.
+    pub why: String,
+}
+
+impl From<Unused> for UnusedRecord {
+    fn from(Unused { path, why }: Unused) -> UnusedRecord {
+        UnusedRecord { path, why }
+    }
+}
+
+impl From<UnusedRecord> for Unused {
+    fn from(UnusedRecord { path, why }: UnusedRecord) -> Unused {
+        Unused { path, why }
+    }
 }
 
 /// The crops that are waiting for a label.

@@ -64,6 +64,12 @@ pub enum StoreError {
         /// The folder passed by the caller.
         path: String,
     },
+    /// The target of an export is inside a state directory.
+    #[error("{path} is inside a state directory of maskd: name another folder")]
+    WithinState {
+        /// The folder passed by the caller.
+        path: String,
+    },
 }
 
 impl StoreError {

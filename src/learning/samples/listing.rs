@@ -14,9 +14,8 @@ use super::error::StoreError;
 use super::feature::{self, FeatureError, parse_features};
 use super::name::{self, TrackKey};
 use super::sample::{DuplicateId, Listing, Sample, SampleKind, Stats};
-use super::{
-    FEATURE_EXTENSION, FEATURES_FOLDER, MAX_PICTURE_BYTES, PICTURE_EXTENSIONS, UNLABELLED, sha256,
-};
+use super::{FEATURE_EXTENSION, FEATURES_FOLDER, MAX_PICTURE_BYTES, UNLABELLED, sha256};
+use crate::frame::names::{Unused, is_clutter, is_named_like_a_picture, why_not_read};
 use crate::frame::{self, Crop, PictureError, Rect, Scaler};
 use crate::onnx::Label;
 use crate::platform::files::{self, FileError};
@@ -110,7 +109,7 @@ impl Reader {
         // Retry, because the file may be moved again between locating and reading it.
         for _ in 0..3 {
             let path = self.locate(sample)?.ok_or_else(gone)?;
-            match files::read_bounded(&path, MAX_PICTURE_BYTES) {
+            match files::read_own(&path, MAX_PICTURE_BYTES) {
                 Err(error) if error.is_missing() => {}
                 read => return Ok(read?),
             }
@@ -152,7 +151,7 @@ impl Reader {
                 StoreError::File(error) => FeatureError::File(error),
                 _ => FeatureError::Missing,
             })?,
-            SampleKind::Picture => files::read_bounded(&self.cache(&sample.id), feature::MAX_BYTES)
+            SampleKind::Picture => files::read_own(&self.cache(&sample.id), feature::MAX_BYTES)
                 .map_err(|error| match error.source.kind() {
                     io::ErrorKind::NotFound => FeatureError::Missing,
                     io::ErrorKind::FileTooLarge => FeatureError::Damaged("its length is wrong"),
@@ -173,6 +172,34 @@ impl Reader {
             }
         }
         Ok(file.rows)
+    }
+
+    /// What is in the folders and is not a sample, with the reasons. The paths are relative
+    /// to the folder `samples`.
+    ///
+    /// # Errors
+    /// Same as [`list`](Reader::list).
+    pub fn unused(&self) -> Result<Vec<Unused>, StoreError> {
+        let ignored = self.scan()?.ignored;
+        let unused = ignored.into_iter().map(|path| Unused {
+            why: self.why_ignored(&path),
+            path: path.strip_prefix(&self.root).unwrap_or(&path).to_owned(),
+        });
+        Ok(unused.collect())
+    }
+
+    fn why_ignored(&self, path: &Path) -> String {
+        let is_at_top = path.parent() == Some(&self.root);
+        let why = match (path.is_symlink(), path.is_dir(), kind_of(path)) {
+            (true, ..) => "links are not followed here; put the files themselves in their place",
+            (_, true, _) if is_at_top => return why_no_label_folder(path),
+            (_, true, _) => IN_LABEL_FOLDER,
+            (.., Some(_)) if is_at_top => {
+                "pictures outside the folders of the labels are not used; move them into one"
+            }
+            _ => return why_not_read(path),
+        };
+        why.to_owned()
     }
 
     /// The path of the feature file of a picture.
@@ -288,10 +315,27 @@ pub(super) struct ScannedFiles {
     ignored: Vec<PathBuf>,
 }
 
-/// The visible entries in a folder; empty if the folder does not exist.
+/// Why a folder inside the folder of a label is not used.
+pub(super) const IN_LABEL_FOLDER: &str =
+    "folders inside the folder of a label are not read; move the pictures up";
+
+/// Why a folder does not count as the folder of a label.
+pub(super) fn why_no_label_folder(folder: &Path) -> String {
+    let pictures = entries(folder).unwrap_or_default();
+    let pictures = pictures
+        .iter()
+        .filter(|entry| kind_of(&entry.path()).is_some());
+    let pictures = pictures.count();
+    match folder.file_name().and_then(OsStr::to_str).map(Label::new) {
+        Some(Err(error)) => format!("its {pictures} pictures have no label, because {error}"),
+        _ => format!("its {pictures} pictures have no label, because its name is not UTF-8"),
+    }
+}
+
+/// The visible entries in a folder without clutter; empty if the folder does not exist.
 pub(super) fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>, StoreError> {
     let mut entries = entries_with_hidden(folder)?;
-    entries.retain(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."));
+    entries.retain(|entry| !is_clutter(&entry.file_name()));
     Ok(entries)
 }
 
@@ -341,9 +385,7 @@ pub(super) fn kind_of(path: &Path) -> Option<SampleKind> {
     if extension == FEATURE_EXTENSION {
         Some(SampleKind::FeatureOnly)
     } else {
-        PICTURE_EXTENSIONS
-            .contains(&extension.as_str())
-            .then_some(SampleKind::Picture)
+        is_named_like_a_picture(path).then_some(SampleKind::Picture)
     }
 }
 

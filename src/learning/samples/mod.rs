@@ -55,7 +55,6 @@ pub use transfer::{Exported, Imported};
 /// The folder for features that were computed from pictures.
 const FEATURES_FOLDER: &str = ".features";
 const FEATURE_EXTENSION: &str = "feature";
-const PICTURE_EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "bmp"];
 /// JPEG quality of stored crops, 1 to 100. It is high enough that the features of the
 /// file equal those of the crop.
 const JPEG_QUALITY: u8 = 95;

@@ -59,7 +59,7 @@ impl Store {
         let mut folders = vec![root.clone()];
         for name in [FEATURES_FOLDER, UNLABELLED] {
             let folder = root.join(name);
-            files::make_folder(&folder)?;
+            files::make_real_folder(&folder)?;
             folders.push(folder);
         }
         let labels = reader.label_folders(&mut Vec::new())?;
@@ -118,7 +118,7 @@ impl Store {
         touched: &mut BTreeSet<PathBuf>,
     ) -> Result<String, StoreError> {
         let folder = self.folder_of(new.label);
-        files::make_folder(&folder)?;
+        files::make_real_folder(&folder)?;
         let cache = self.root.join(FEATURES_FOLDER);
         let encode = |picture: Option<&[u8; 32]>| {
             let rows = [new.feature];
@@ -177,7 +177,7 @@ impl Store {
         let _guard = self.lock_changes();
         let mut files = self.scan()?.files;
         let folder = self.folder_of(label);
-        files::make_folder(&folder)?;
+        files::make_real_folder(&folder)?;
         let mut touched = BTreeSet::new();
         let mut outcomes = Vec::with_capacity(ids.len());
         for id in ids {
@@ -453,7 +453,7 @@ fn used_copies_others(
     let (mut copies, mut others) = (Vec::new(), Vec::new());
     for other in rest {
         let same = other.bytes == used.bytes && {
-            let read = |sample: &Sample| files::read_bounded(&sample.path, MAX_PICTURE_BYTES);
+            let read = |sample: &Sample| files::read_own(&sample.path, MAX_PICTURE_BYTES);
             read(used)? == read(other)?
         };
         if same {
@@ -477,7 +477,7 @@ fn delete_file(path: &Path) -> Result<bool, StoreError> {
 /// Writes a pending file. Creates the folder first, because a person may have deleted it
 /// since the store was opened.
 pub(super) fn pending(folder: &Path, content: &[u8]) -> Result<PendingFile, StoreError> {
-    files::make_folder(folder)?;
+    files::make_real_folder(folder)?;
     Ok(PendingFile::write(folder, content)?)
 }
 

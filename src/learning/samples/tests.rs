@@ -740,8 +740,17 @@ fn a_folder_is_imported_once() {
     assert_eq!((first, second), (&broken, &ended));
     assert!(why.contains("cut off"), "{why}");
     assert!(why_not.contains("damaged"), "{why_not}");
-    let ignored = [source.join("unsure"), source.join("with_mask/notes.txt")];
-    assert_eq!(imported.ignored, ignored);
+    let [unsure, notes] = &imported.ignored[..] else {
+        panic!("{:?}", imported.ignored);
+    };
+    assert_eq!(unsure.path, source.join("unsure"));
+    assert!(
+        unsure
+            .why
+            .starts_with("its 0 pictures have no label, because \"unsure\" cannot")
+    );
+    assert_eq!(notes.path, source.join("with_mask/notes.txt"));
+    assert_eq!(notes.why, "files that end with .txt are not read");
 
     let samples = store.list().unwrap().samples;
     let scaler = &mut Scaler::default();
@@ -782,7 +791,11 @@ fn an_export_is_a_data_set_and_comes_back() {
         .label(std::slice::from_ref(&first), Some(&label("with_mask")))
         .unwrap();
 
-    let target = state.path().join("out");
+    let within = store.export(&state.path().join("out")).unwrap_err();
+    assert!(matches!(within, StoreError::WithinState { .. }));
+    assert!(!state.path().join("out").exists());
+    let outside = tempfile::tempdir().unwrap();
+    let target = outside.path().join("out");
     let exported = store.export(&target).unwrap();
     let written = BTreeMap::from([
         (None, 1),

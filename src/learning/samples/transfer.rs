@@ -8,11 +8,15 @@ use std::path::{Path, PathBuf};
 use image::ImageFormat;
 
 use super::error::StoreError;
-use super::listing::{Reader, entries, id_of, kind_of, to_crop};
+use super::listing::{
+    IN_LABEL_FOLDER, Reader, entries, id_of, kind_of, to_crop, why_no_label_folder,
+};
 use super::sample::SampleKind;
 use super::store::{Store, jpeg, pending, sync, sync_all};
 use super::{MAX_PICTURE_BYTES, name, sha256};
+use crate::frame::names::{LEADS_UP, Unused, why_not_read};
 use crate::frame::{CROP_SIDE, Scaler, decoding};
+use crate::learning::refuse_within_state;
 use crate::onnx::{Label, UNLABELLED};
 use crate::platform::files::{self, FileError};
 use crate::platform::hex;
@@ -32,7 +36,7 @@ pub struct Imported {
     pub unreadable: Vec<(PathBuf, String)>,
     /// Paths that were skipped: files that are not named like pictures, folders whose
     /// names are not valid labels, and folders inside label folders.
-    pub ignored: Vec<PathBuf>,
+    pub ignored: Vec<Unused>,
 }
 
 /// The result of an export.
@@ -113,7 +117,7 @@ impl Reader {
     /// files are not changed.
     ///
     /// # Errors
-    /// [`StoreError::File`], [`StoreError::Within`].
+    /// [`StoreError::File`], [`StoreError::Within`], [`StoreError::WithinState`].
     pub fn export(&self, folder: &Path) -> Result<Exported, StoreError> {
         self.export_unless(folder, &|| false)
     }
@@ -128,8 +132,12 @@ impl Reader {
         folder: &Path,
         is_canceled: &dyn Fn() -> bool,
     ) -> Result<Exported, StoreError> {
+        if refuse_within_state(&files::nearest_folder(folder)).is_some() {
+            self.refuse_within(folder)?;
+            let path = folder.display().to_string();
+            return Err(StoreError::WithinState { path });
+        }
         fs::create_dir_all(folder).map_err(FileError::of("make the folder", folder))?;
-        self.refuse_within(folder)?;
         let mut exported = Exported::default();
         let mut touched = BTreeSet::new();
         for sample in self.list()?.samples {
@@ -149,9 +157,10 @@ impl Reader {
             };
             let name = sample.label.as_ref().map_or(UNLABELLED, Label::as_str);
             let label_folder = folder.join(name);
+            files::check_no_link(&label_folder)?;
             let path = label_folder.join(sample.file_name());
             if path.symlink_metadata().is_ok() {
-                match files::read_bounded(&path, MAX_PICTURE_BYTES) {
+                match files::read_own(&path, MAX_PICTURE_BYTES) {
                     Ok(there) if there == content => exported.already += 1,
                     _ => exported.taken.push(path),
                 }
@@ -169,11 +178,12 @@ impl Reader {
     }
 
     fn refuse_within(&self, folder: &Path) -> Result<(), StoreError> {
-        let place = |path: &Path| fs::canonicalize(path).ok();
-        match (place(folder), place(&self.root)) {
-            (Some(folder), Some(root)) if folder.starts_with(&root) => Err(StoreError::Within {
-                path: folder.display().to_string(),
-            }),
+        match fs::canonicalize(&self.root) {
+            Ok(root) if files::nearest_folder(folder).starts_with(&root) => {
+                Err(StoreError::Within {
+                    path: folder.display().to_string(),
+                })
+            }
             _ => Ok(()),
         }
     }
@@ -208,7 +218,13 @@ struct Import<'a> {
 
 impl Import<'_> {
     fn folder(&mut self, folder: &Path) -> Result<(), StoreError> {
+        let top = files::nearest_folder(folder);
         for path in sorted(folder)? {
+            if files::leads_up(&path, &top) {
+                let why = LEADS_UP.to_owned();
+                self.result.ignored.push(Unused { path, why });
+                continue;
+            }
             if !path.is_dir() {
                 self.file(&path, None)?;
                 continue;
@@ -218,11 +234,22 @@ impl Import<'_> {
                 Some(UNLABELLED) => None,
                 Some(name) if Label::new(name).is_ok() => Label::new(name).ok(),
                 _ => {
-                    self.result.ignored.push(path);
+                    let why = why_no_label_folder(&path);
+                    self.result.ignored.push(Unused { path, why });
                     continue;
                 }
             };
-            for path in sorted(&path)? {
+            let entries = sorted(&path)?;
+            if !entries.is_empty() && entries.iter().all(|entry| entry.is_dir()) {
+                // A part of a data set, such as "train", with the folders of the labels.
+                let why = format!(
+                    "it has folders and no pictures; import {} instead",
+                    path.display()
+                );
+                self.result.ignored.push(Unused { path, why });
+                continue;
+            }
+            for path in entries {
                 self.file(&path, label.as_ref())?;
             }
         }
@@ -234,7 +261,12 @@ impl Import<'_> {
             return Err(StoreError::Canceled);
         }
         if path.is_dir() || kind_of(path) != Some(SampleKind::Picture) {
-            self.result.ignored.push(path.to_owned());
+            let why = match path.is_dir() {
+                true => IN_LABEL_FOLDER.to_owned(),
+                false => why_not_read(path),
+            };
+            let path = path.to_owned();
+            self.result.ignored.push(Unused { path, why });
             return Ok(());
         }
         let mut unreadable = |why: String| {

@@ -16,6 +16,7 @@
 //! 4. [`near_duplicate_groups`] and [`Dataset::split`] split the rest.
 
 mod issues;
+mod layout;
 mod similarity;
 mod split;
 
@@ -27,8 +28,9 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::frame::decoding;
+use crate::frame::names::{self, LEADS_UP, Unused};
 use crate::onnx::{Label, LabelError, UNLABELLED};
+use crate::platform::files::leads_up;
 use crate::platform::hex;
 
 pub use issues::Issues;
@@ -66,11 +68,12 @@ pub struct Dataset {
     pub classes: Vec<String>,
     /// The pictures, sorted by class and then by path.
     pub pictures: Vec<Picture>,
-    /// Entries that were skipped without being opened, sorted: files beside the
-    /// class folders, entries in the class folders that are not files named like
-    /// pictures, and the folder `unlabelled` in an exported sample store. Hidden
-    /// files and folders are not listed here.
-    pub ignored: Vec<PathBuf>,
+    /// Entries that were skipped without being opened, sorted, with the reasons:
+    /// files beside the class folders, entries in the class folders that are not
+    /// files named like pictures, links to a folder above, and the folder
+    /// `unlabelled` in an exported sample store. Hidden files, and files that systems
+    /// create on their own, are not listed here.
+    pub ignored: Vec<Unused>,
     /// Minimum number of pictures per class, depending on whether the data set was
     /// opened for training or for evaluation.
     min_pictures: usize,
@@ -111,6 +114,19 @@ pub enum DatasetError {
         /// Minimum number required.
         min: usize,
     },
+    /// The folders are not classes: the class folders are one level below them.
+    #[error(
+        "{path} has {}, and the class folders are inside: {advice}",
+        listed(folders)
+    )]
+    Nested {
+        /// Path of the data set.
+        path: String,
+        /// Names of the folders.
+        folders: Vec<String>,
+        /// Which options to use instead.
+        advice: String,
+    },
     /// There are more than [`MAX_CLASSES`] class folders.
     #[error("{path} has {found} class folders, but at most {MAX_CLASSES} are possible")]
     TooManyClasses {
@@ -130,11 +146,14 @@ pub enum DatasetError {
     },
     /// A class folder has no pictures.
     #[error(
-        "the class folder {path} has no pictures (JPEG, PNG, WebP, BMP, GIF or TIFF); fill or remove it"
+        "the class folder {path} has no pictures (JPEG, PNG, WebP, BMP, GIF or TIFF); fill or remove it{}",
+        hint(unused)
     )]
     EmptyClass {
         /// Path of the class folder.
         path: String,
+        /// What the folder has instead, in one sentence for each reason.
+        unused: Vec<String>,
     },
     /// A class has fewer pictures than [`MIN_PICTURES`], or none to evaluate on.
     #[error(
@@ -197,13 +216,32 @@ impl Dataset {
         }
         let mut ignored = Vec::new();
         let mut folders = Vec::new();
+        let top = fs::canonicalize(folder).map_err(|error| read_error(folder, error))?;
         for entry in entries(folder)? {
-            if !entry.is_dir() || entry.ends_with(UNLABELLED) {
-                ignored.push(entry);
+            // Following the link would make every picture a picture of one class.
+            if leads_up(&entry, &top) {
+                ignored.push(unused(entry, LEADS_UP));
+            } else if !entry.is_dir() {
+                let is_picture = names::is_named_like_a_picture(&entry);
+                let why = match is_picture {
+                    true => OUTSIDE.to_owned(),
+                    false => names::why_not_read(&entry),
+                };
+                ignored.push(unused(entry, why));
+            } else if entry.ends_with(UNLABELLED) {
+                ignored.push(unused(entry, "its pictures have no label"));
             } else {
-                folders.push((class_name(&entry)?, entry));
+                folders.push(entry);
             }
         }
+        if let Some(nested) = layout::nested(folder, &folders) {
+            return Err(nested);
+        }
+        let folders: Result<Vec<(Label, PathBuf)>, DatasetError> = folders
+            .into_iter()
+            .map(|folder| Ok((class_name(&folder)?, folder)))
+            .collect();
+        let mut folders = folders?;
         // Sorts by name instead of by path, because this is the order of the labels.
         folders.sort();
         let found = folders.len();
@@ -223,10 +261,12 @@ impl Dataset {
         let mut pictures = Vec::new();
         for (class, (name, folder)) in folders.into_iter().enumerate() {
             let mut files = Vec::new();
-            walk(&folder, &mut HashSet::new(), &mut files, &mut ignored)?;
+            let before = ignored.len();
+            walk(&folder, &top, &mut HashSet::new(), &mut files, &mut ignored)?;
             if files.is_empty() {
                 let path = folder.display().to_string();
-                return Err(DatasetError::EmptyClass { path });
+                let unused = names::summarize(&ignored[before..], &folder);
+                return Err(DatasetError::EmptyClass { path, unused });
             }
             files.sort();
             pictures.extend(files.into_iter().map(|path| Picture { path, class }));
@@ -240,6 +280,12 @@ impl Dataset {
             ignored,
             min_pictures,
         })
+    }
+
+    /// Returns what is not used, in one sentence for each reason.
+    #[must_use]
+    pub fn unused(&self) -> Vec<String> {
+        names::summarize(&self.ignored, &self.folder)
     }
 
     fn check_sizes(&self) -> Result<(), DatasetError> {
@@ -355,7 +401,34 @@ fn read_error(folder: &Path, error: io::Error) -> DatasetError {
     }
 }
 
-/// Lists the entries in a folder that are not hidden.
+/// Returns an addition to a sentence.
+fn hint(unused: &[String]) -> String {
+    match unused {
+        [] => String::new(),
+        unused => format!(" ({})", unused.join("; ")),
+    }
+}
+
+/// Lists names as part of a sentence.
+fn listed(folders: &[String]) -> String {
+    match folders {
+        [folder] => format!("only the folder {folder}"),
+        folders => format!("the folders {}", folders.join(", ")),
+    }
+}
+
+/// Why a picture in the folder of the data set is not used.
+const OUTSIDE: &str =
+    "pictures outside the class folders are not used; move them into a class folder";
+
+fn unused(path: PathBuf, why: impl Into<String>) -> Unused {
+    Unused {
+        path,
+        why: why.into(),
+    }
+}
+
+/// Lists the entries in a folder that are neither hidden nor created by a system.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     let read = || -> io::Result<Vec<PathBuf>> {
         let all = folder.read_dir()?.map(|entry| entry.map(|e| e.path()));
@@ -364,7 +437,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     let mut entries = read().map_err(|error| read_error(folder, error))?;
     entries.retain(|path| {
         path.file_name()
-            .is_some_and(|name| !name.as_encoded_bytes().starts_with(b"."))
+            .is_some_and(|name| !names::is_clutter(name))
     });
     Ok(entries)
 }
@@ -383,25 +456,34 @@ fn class_name(folder: &Path) -> Result<Label, DatasetError> {
 /// that were already visited, because a link can lead back up.
 fn walk(
     folder: &Path,
+    top: &Path,
     seen: &mut HashSet<PathBuf>,
     files: &mut Vec<PathBuf>,
-    ignored: &mut Vec<PathBuf>,
+    ignored: &mut Vec<Unused>,
 ) -> Result<(), DatasetError> {
     let canonical = fs::canonicalize(folder).map_err(|error| read_error(folder, error))?;
     if !seen.insert(canonical) {
+        ignored.push(unused(
+            folder.to_owned(),
+            "folders that were already read are skipped",
+        ));
         return Ok(());
     }
     for entry in entries(folder)? {
-        if entry.is_dir() {
-            walk(&entry, seen, files, ignored)?;
-        } else if decoding::is_named_like_a_picture(&entry)
-            // Reading a pipe could block forever. A broken link counts as a picture,
-            // so that loading it fails and the failure is reported.
-            && entry.metadata().map_or(true, |there| there.is_file())
-        {
+        if leads_up(&entry, top) {
+            ignored.push(unused(entry, LEADS_UP));
+        } else if entry.is_dir() {
+            walk(&entry, top, seen, files, ignored)?;
+        } else if !names::is_named_like_a_picture(&entry) {
+            let why = names::why_not_read(&entry);
+            ignored.push(unused(entry, why));
+        } else if entry.metadata().map_or(true, |there| there.is_file()) {
+            // A broken link counts as a picture, so that loading it fails and the failure
+            // is reported.
             files.push(entry);
         } else {
-            ignored.push(entry);
+            // Reading a pipe could block forever.
+            ignored.push(unused(entry, "pipes and devices are not read"));
         }
     }
     Ok(())
@@ -498,6 +580,11 @@ mod tests {
         folder
     }
 
+    fn ignored_paths(dataset: &Dataset) -> Vec<PathBuf> {
+        let ignored = dataset.ignored.iter();
+        ignored.map(|unused| unused.path.clone()).collect()
+    }
+
     fn refusal(folder: &Path) -> String {
         let error = Dataset::open(folder).unwrap_err().to_string();
         assert!(!error.contains('\n'), "one sentence: {error}");
@@ -542,7 +629,7 @@ mod tests {
         assert_eq!(dataset.name(10), "with_mask/deeper/still/a.JPG");
         assert_eq!(dataset.name(99), "");
         let ignored = ["lost.jpg", "unlabelled", "with_mask/notes.txt"];
-        assert_eq!(dataset.ignored, ignored.map(|name| path.join(name)));
+        assert_eq!(ignored_paths(&dataset), ignored.map(|name| path.join(name)));
     }
 
     #[test]
@@ -601,8 +688,14 @@ mod tests {
         symlink(elsewhere.path().join("mask"), path.join("linked")).unwrap();
         let dataset = Dataset::open(path).unwrap();
         assert_eq!(dataset.classes, ["bare", "linked", "with_mask"]);
-        // Because of its link, "bare" contains the whole data set, but only once.
-        assert_eq!(dataset.counts(), [5 + 1 + 5 + 5, 5, 5]);
+        // The link from "bare" to the whole data set is not followed, and is named.
+        assert_eq!(dataset.counts(), [5 + 1, 5, 5]);
+        let unused = dataset.unused();
+        assert_eq!(unused.len(), 1, "{unused:?}");
+        assert!(
+            unused[0].starts_with("not used (1): bare/round: links back to a folder above"),
+            "{unused:?}"
+        );
         fs::remove_file(path.join("bare/round")).unwrap();
         let (dataset, issues) = issues(path);
         let broken = issues.sentences(&dataset);
@@ -634,7 +727,7 @@ mod tests {
         assert!(made.unwrap().success());
         let dataset = Dataset::open(folder.path()).unwrap();
         assert_eq!(dataset.counts(), [5, 5]);
-        assert_eq!(dataset.ignored, [pipe]);
+        assert_eq!(ignored_paths(&dataset), [pipe]);
     }
 
     #[test]

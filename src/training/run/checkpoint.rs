@@ -52,9 +52,10 @@ impl Checkpoint {
     }
 
     pub(crate) fn read(path: &Path) -> Result<Checkpoint, CheckpointError> {
-        let bytes = std::fs::read(path).map_err(|error| CheckpointError::Read {
+        let bytes = files::read_own(path, Checkpoint::MAX_BYTES as u64);
+        let bytes = bytes.map_err(|error| CheckpointError::Read {
             path: path.display().to_string(),
-            error,
+            error: error.source,
         })?;
         let json = str::from_utf8(&bytes)
             .ok()

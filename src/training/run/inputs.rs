@@ -54,7 +54,8 @@ impl UsableDataset {
         progress.finish();
         let read = read.ok_or(RunError::Interrupted)?;
         let issues = Issues::new(listed, &read);
-        for sentence in issues.sentences(listed) {
+        let sentences = listed.unused().into_iter();
+        for sentence in sentences.chain(issues.sentences(listed)) {
             progress.warn(&sentence);
         }
         let left_out = issues.left_out();

@@ -1,0 +1,237 @@
+//! What tells this device from the others at a broker.
+//!
+//! Owns the default name of the device, the id that it publishes, and the question whether
+//! another device uses the same name. Knows the machine only by what the caller read.
+
+use std::time::Duration;
+
+use rumqttc::{
+    AsyncClient, ConnectionError, DisconnectReasonCode, Event, Packet, QoS, StateError,
+    SubscribeFilterInput,
+};
+use sha2::{Digest, Sha256};
+use tokio::time::timeout;
+
+use super::{BrokerOptions, MqttError};
+use crate::platform::hex;
+
+/// The prefix of the hashed text, so that the hash differs from those of other programs.
+const PURPOSE: &str = "maskd device 1\0";
+/// Number of digits of the published id.
+const ID_DIGITS: usize = 16;
+/// Number of digits of the id in the default name of the device.
+const NAME_DIGITS: usize = 6;
+/// Maximum length of a device's name.
+const MAX_NAME: usize = 64;
+/// Maximum length of the host name in the default name of earlier versions.
+const MAX_OLD_HOST: usize = 58;
+/// How long the broker may take to send what is retained under the device's name.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a clean disconnect may take.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The machine that the daemon runs on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// The host name, which may be empty, and which other machines may have, too.
+    pub hostname: String,
+    /// Digits that no other machine has; `None` if the machine has no id.
+    id: Option<String>,
+}
+
+impl Machine {
+    /// `machine_id` is the content of `/etc/machine-id`, and `serial` the serial number of
+    /// the board, or empty. A copied memory card has the machine id of its original, but
+    /// runs on another board. Only a hash of both is published, because a machine id is
+    /// confidential (machine-id(5)).
+    #[must_use]
+    pub fn new(hostname: &str, machine_id: &str, serial: &str) -> Machine {
+        let machine_id = machine_id.trim();
+        let is_id = machine_id.len() == 32 && machine_id.bytes().all(|b| b.is_ascii_hexdigit());
+        let id = is_id.then(|| {
+            let text = format!(
+                "{PURPOSE}{machine_id}\0{}",
+                serial.trim_matches(['\0', '\n'])
+            );
+            let digits = hex::encode(&Sha256::digest(text));
+            digits[..ID_DIGITS].to_owned()
+        });
+        Machine {
+            hostname: hostname.trim().to_owned(),
+            id,
+        }
+    }
+
+    /// The id that the device publishes.
+    pub(super) fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// Returns `maskd-`, the host name without characters that are not allowed in a
+    /// device's name, and digits that are different on each machine.
+    pub(super) fn device_name(&self) -> String {
+        match self.id() {
+            None => self.old_device_name(),
+            Some(id) => {
+                let digits = &id[..NAME_DIGITS];
+                let name = plain(&self.hostname, MAX_NAME - NAME_DIGITS - "maskd--".len());
+                let parts = ["maskd", name.as_str(), digits];
+                let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+                parts.join("-")
+            }
+        }
+    }
+
+    /// Returns the default name of earlier versions, which two machines could share.
+    pub(super) fn old_device_name(&self) -> String {
+        let name = plain(&self.hostname, MAX_OLD_HOST);
+        if name.is_empty() {
+            "maskd".to_owned()
+        } else {
+            format!("maskd-{name}")
+        }
+    }
+}
+
+fn plain(hostname: &str, most: usize) -> String {
+    let is_plain = |c: &char| c.is_ascii_alphanumeric() || "_-".contains(*c);
+    hostname.chars().filter(is_plain).take(most).collect()
+}
+
+/// Whether the broker ended the connection because another client has the same client id,
+/// and thus another device the same name.
+pub(super) fn is_taken_over(error: &ConnectionError) -> bool {
+    matches!(
+        error,
+        ConnectionError::MqttState(StateError::ServerDisconnect {
+            reason_code: DisconnectReasonCode::SessionTakenOver,
+            ..
+        })
+    )
+}
+
+/// What the broker retains under the name of this device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Retained {
+    /// The payload of the status topic.
+    status: Option<String>,
+    /// The id of the device that connected last.
+    id: Option<String>,
+}
+
+impl Retained {
+    pub(super) fn is_online(&self) -> bool {
+        self.status.as_deref() == Some("online")
+    }
+
+    /// Whether a device with another id is online under the name of this one.
+    pub(super) fn is_other(&self, machine: &Machine) -> bool {
+        let is_ours = |id: &String| machine.id().is_none_or(|own| own == id);
+        self.is_online() && self.id.as_ref().is_some_and(|id| !is_ours(id))
+    }
+}
+
+/// Connects under another client id, which disturbs nobody, and reads what is retained
+/// under the name of this device.
+///
+/// # Errors
+/// [`MqttError::Broker`].
+pub(super) async fn look(options: &BrokerOptions) -> Result<Retained, MqttError> {
+    let built = AsyncClient::builder(options.client_options("-check")).try_build();
+    let (client, mut events) = built.map_err(|error| options.fail(error.to_string()))?;
+    loop {
+        match events.poll().await {
+            Ok(Event::Incoming(Packet::ConnAck(_))) => break,
+            Ok(_) => {}
+            Err(error) => return Err(options.fail(options.describe(&error, false))),
+        }
+    }
+    let mut retained = Retained::default();
+    let topics = [&options.topics.status, &options.topics.id];
+    let filters = topics.map(|topic| SubscribeFilterInput::new(topic, QoS::AtMostOnce));
+    // A broker that does not allow the subscription sends nothing, and that is fine.
+    if client.try_subscribe_many(filters).is_ok() {
+        let read = async {
+            while retained.status.is_none() || retained.id.is_none() {
+                let Ok(event) = events.poll().await else {
+                    return;
+                };
+                if let Event::Incoming(Packet::Publish(message)) = event {
+                    let text = String::from_utf8_lossy(&message.payload).into_owned();
+                    if message.topic.as_ref() == options.topics.status.as_bytes() {
+                        retained.status = Some(text);
+                    } else {
+                        retained.id = Some(text);
+                    }
+                }
+            }
+        };
+        let _ = timeout(LOOK_TIMEOUT, read).await;
+    }
+    // A failure is harmless because the broker also notices when the connection closes.
+    let _ = client.try_disconnect_now();
+    let drain = async { while events.poll().await.is_ok() {} };
+    let _ = timeout(DISCONNECT_TIMEOUT, drain).await;
+    Ok(retained)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::is_device_name;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn names_differ_between_machines_and_hide_their_ids() {
+        let one = Machine::new("door.lan\n", ID, "10000000abcdef01\0");
+        // A copy of the memory card in another board, and another card with its host name.
+        let copied = Machine::new("door.lan", ID, "10000000abcdef02\0");
+        let other = Machine::new("door.lan", &ID.replace('0', "1"), "");
+        let names = [&one, &copied, &other].map(Machine::device_name);
+        for name in &names {
+            assert!(
+                name.starts_with("maskd-doorlan-") && is_device_name(name),
+                "{name}"
+            );
+        }
+        assert!(names[0] != names[1] && names[1] != names[2] && names[0] != names[2]);
+        assert!(!one.id().unwrap().contains(&ID[..6]));
+        assert_eq!(
+            one,
+            Machine::new("door.lan", &format!("{ID}\n"), "10000000abcdef01")
+        );
+        assert_eq!(one.old_device_name(), "maskd-doorlan");
+
+        let long = Machine::new(&"h".repeat(100), ID, "").device_name();
+        assert!(long.len() <= MAX_NAME && is_device_name(&long), "{long}");
+        let nameless = Machine::new("日本", ID, "").device_name();
+        assert!(
+            nameless.starts_with("maskd-") && is_device_name(&nameless),
+            "{nameless}"
+        );
+        for unknown in ["", "uninitialized", "xyz"] {
+            let machine = Machine::new("door", unknown, "");
+            assert_eq!(
+                (machine.id(), machine.device_name().as_str()),
+                (None, "maskd-door")
+            );
+        }
+        assert_eq!(Machine::default().device_name(), "maskd");
+    }
+
+    #[test]
+    fn another_device_is_one_that_is_online_with_another_id() {
+        let machine = Machine::new("door", ID, "");
+        let retained = |status: &str, id: Option<&str>| Retained {
+            status: Some(status.to_owned()),
+            id: id.map(str::to_owned),
+        };
+        assert!(retained("online", Some("other")).is_other(&machine));
+        assert!(!retained("offline", Some("other")).is_other(&machine));
+        assert!(!retained("online", None).is_other(&machine));
+        assert!(!retained("online", machine.id()).is_other(&machine));
+        assert!(!retained("online", Some("other")).is_other(&Machine::default()));
+        assert!(!Retained::default().is_other(&machine));
+    }
+}
