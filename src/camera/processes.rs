@@ -10,12 +10,15 @@
 //! without it leave orphans behind; under systemd, those end with the service.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{
     Pid, Signal, WaitOptions, child_subreaper, getpgrp, getpid, kill_process, set_child_subreaper,
     waitpid,
 };
+
+use crate::platform::files;
 
 /// How often the processes are listed again until none is left, and the wait between.
 const ROUNDS: u32 = 50;
@@ -166,7 +169,8 @@ fn list() -> Vec<Process> {
 }
 
 fn read(id: Pid) -> Option<Process> {
-    let text = fs::read(format!("/proc/{}/stat", id.as_raw_nonzero())).ok()?;
+    let path = format!("/proc/{}/stat", id.as_raw_nonzero());
+    let text = files::read_bounded(Path::new(&path), files::MAX_PROC_BYTES).ok()?;
     parse(id, &String::from_utf8_lossy(&text))
 }
 
