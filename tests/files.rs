@@ -13,7 +13,7 @@ mod support;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -368,9 +368,13 @@ fn pictures(folder: &Path, count: u8) {
     }
 }
 
-#[test]
-fn files_that_are_not_read_are_counted_and_named() {
-    let device = Device::new();
+/// What is said about the HEIC pictures of [`set_with_unused_files`].
+const HEIC: &str = "not used (8): with_mask/0.HEIC, with_mask/1.HEIC, with_mask/2.HEIC, \
+                    with_mask/3.HEIC, with_mask/4.HEIC and 3 more: HEIC pictures are not read; \
+                    convert them to JPEG or PNG";
+
+/// Makes a data set with pictures, and with files and links that are no pictures.
+fn set_with_unused_files(device: &Device) -> PathBuf {
     let set = device.at("set");
     for class in ["with_mask", "without_mask"] {
         pictures(&set.join(class), 6);
@@ -404,11 +408,15 @@ fn files_that_are_not_read_are_counted_and_named() {
     fs::write(set.join("with_mask/clip.avif"), "x").unwrap();
     symlink("..", set.join("with_mask/up")).unwrap();
     symlink(".", set.join("again")).unwrap();
+    set
+}
+
+#[test]
+fn files_that_are_not_read_are_counted_and_named() {
+    let device = Device::new();
+    let set = set_with_unused_files(&device);
     let path = set.to_str().unwrap();
     let report = device.at("report.json");
-    let heic = "not used (8): with_mask/0.HEIC, with_mask/1.HEIC, with_mask/2.HEIC, \
-                with_mask/3.HEIC, with_mask/4.HEIC and 3 more: HEIC pictures are not read; \
-                convert them to JPEG or PNG";
     let evaluated = run(&["eval", "--dataset", path]);
     let trained = device.maskd(&[
         "train",
@@ -424,7 +432,7 @@ fn files_that_are_not_read_are_counted_and_named() {
     for output in [&evaluated, &trained] {
         let errors = text(&output.stderr);
         assert!(output.status.success(), "{errors}");
-        assert!(errors.contains(heic), "{errors}");
+        assert!(errors.contains(HEIC), "{errors}");
         assert!(
             errors.contains("with_mask/clip.avif: AVIF pictures are not read"),
             "{errors}"
@@ -442,12 +450,30 @@ fn files_that_are_not_read_are_counted_and_named() {
     let tested = text(&evaluated.stdout);
     assert!(tested.contains("14"), "a.jfif and b.JPE count: {tested}");
 
-    // The same folder as samples. A folder whose name is no label holds pictures.
+    // A class of which no picture can be read.
+    let phone = device.at("phone");
+    pictures(&phone.join("without_mask"), 5);
+    fs::create_dir(phone.join("with_mask")).unwrap();
+    fs::write(phone.join("with_mask/1.heic"), "x").unwrap();
+    let refused = device.maskd(&["eval", "--dataset", phone.to_str().unwrap()]);
+    assert_refused(
+        &refused,
+        65,
+        "1.heic: HEIC pictures are not read; convert them",
+    );
+}
+
+#[test]
+fn samples_that_are_not_used_are_counted_and_named() {
+    let device = Device::new();
+    let set = set_with_unused_files(&device);
+    let path = set.to_str().unwrap();
+    // A folder whose name is no label holds pictures.
     pictures(&set.join("unsure"), 3);
     let imported = device.maskd(&["samples", "import", path]);
     let out = text(&imported.stdout);
     assert!(imported.status.success(), "{}", text(&imported.stderr));
-    assert!(out.contains(heic), "{out}");
+    assert!(out.contains(HEIC), "{out}");
     let unsure = "unsure: its 3 pictures have no label, because \"unsure\" cannot be a label";
     assert!(out.contains(unsure), "{out}");
     assert!(
@@ -455,28 +481,6 @@ fn files_that_are_not_read_are_counted_and_named() {
         "{out}"
     );
     assert!(!out.contains("eaDir") && !out.contains("Thumbs"), "{out}");
-
-    // Photographs.
-    let photos = device.at("photos");
-    fs::create_dir(&photos).unwrap();
-    fs::copy(frame("maksssksksss10.jpg"), photos.join("a.jpg")).unwrap();
-    fs::copy(frame("maksssksksss10.jpg"), photos.join("alone.jpg")).unwrap();
-    fs::copy(frame("maksssksksss10.xml"), photos.join("a.xml")).unwrap();
-    fs::write(photos.join("b.avif"), "x").unwrap();
-    fs::write(photos.join("Thumbs.db"), "x").unwrap();
-    let folder = photos.to_str().unwrap();
-    for words in [&["classify", folder][..], &["eval", "--frames", folder]] {
-        let output = run(words);
-        let errors = text(&output.stderr);
-        assert!(output.status.success(), "{errors}");
-        assert!(
-            errors.contains("not used (1): b.avif: AVIF pictures are not read"),
-            "{errors}"
-        );
-        let is_told = errors.contains("alone.jpg: there is no Pascal VOC .xml of the same name");
-        assert_eq!(is_told, words[0] == "eval", "{errors}");
-        assert!(!errors.contains("Thumbs"), "{errors}");
-    }
 
     // In the store itself.
     let samples = device.at("state/samples");
@@ -499,18 +503,31 @@ fn files_that_are_not_read_are_counted_and_named() {
     }
     let json: serde_json::Value = device.json(&["samples", "stats"]);
     assert!(json.is_object());
+}
 
-    // A class of which no picture can be read.
-    let phone = device.at("phone");
-    pictures(&phone.join("without_mask"), 5);
-    fs::create_dir(phone.join("with_mask")).unwrap();
-    fs::write(phone.join("with_mask/1.heic"), "x").unwrap();
-    let refused = device.maskd(&["eval", "--dataset", phone.to_str().unwrap()]);
-    assert_refused(
-        &refused,
-        65,
-        "1.heic: HEIC pictures are not read; convert them",
-    );
+#[test]
+fn photographs_that_are_not_used_are_counted_and_named() {
+    let device = Device::new();
+    let photos = device.at("photos");
+    fs::create_dir(&photos).unwrap();
+    fs::copy(frame("maksssksksss10.jpg"), photos.join("a.jpg")).unwrap();
+    fs::copy(frame("maksssksksss10.jpg"), photos.join("alone.jpg")).unwrap();
+    fs::copy(frame("maksssksksss10.xml"), photos.join("a.xml")).unwrap();
+    fs::write(photos.join("b.avif"), "x").unwrap();
+    fs::write(photos.join("Thumbs.db"), "x").unwrap();
+    let folder = photos.to_str().unwrap();
+    for words in [&["classify", folder][..], &["eval", "--frames", folder]] {
+        let output = run(words);
+        let errors = text(&output.stderr);
+        assert!(output.status.success(), "{errors}");
+        assert!(
+            errors.contains("not used (1): b.avif: AVIF pictures are not read"),
+            "{errors}"
+        );
+        let is_told = errors.contains("alone.jpg: there is no Pascal VOC .xml of the same name");
+        assert_eq!(is_told, words[0] == "eval", "{errors}");
+        assert!(!errors.contains("Thumbs"), "{errors}");
+    }
 }
 
 #[test]
@@ -549,6 +566,58 @@ fn parts_of_a_data_set_are_recognized() {
 
 /// Control characters of terminals, a line break, and characters that reverse the text.
 const EVIL: &str = "\u{1b}]0;owned\u{7}\u{1b}[2J\n\u{9b}31m\u{202e}gpj";
+
+/// Commands that are given or find such names. Each word in capitals stands for a path.
+const COMMANDS: [&str; 32] = [
+    "classify FOLDER",
+    "classify --json FOLDER",
+    "classify FACE nowhere/EVIL",
+    "classify FACE --annotate FACE/x",
+    "eval --dataset SET",
+    "eval --dataset FOLDER",
+    "eval --frames FOLDER",
+    "train --dataset FOLDER --model OUT",
+    "train --dataset SET --recipe tutorial --epochs 1 --model OUT",
+    "samples import FOLDER",
+    "samples list",
+    "samples list --json",
+    "samples stats",
+    "samples stats --json",
+    "samples show EVIL",
+    "samples export FOLDER/copy",
+    "samples purge --yes --label EVIL",
+    "label EVIL with_mask",
+    "label x EVIL",
+    "heads export 1 OUT",
+    "heads export 7 OUT",
+    "heads import FACE",
+    "heads list EVIL",
+    "refit",
+    "status",
+    "status --json",
+    "check",
+    "check --config CONFIG",
+    "run --once --source FOLDER",
+    "run --once --json --source FOLDER --log trace",
+    "run --once --source http://127.0.0.1:1/EVIL",
+    "bench FOLDER --log EVIL=x",
+];
+
+fn commands_on(paths: &[(&str, &str)]) -> Vec<Vec<String>> {
+    let word = |word: &str| {
+        let replaced = paths.iter();
+        replaced.fold(word.to_owned(), |word, (name, path)| {
+            // A path that was filled in is not searched for further names.
+            if word.contains('\u{1b}') {
+                word
+            } else {
+                word.replace(*name, path)
+            }
+        })
+    };
+    let words = |line: &&str| line.split(' ').map(word).collect();
+    COMMANDS.iter().map(words).collect()
+}
 
 #[track_caller]
 fn expect_plain(what: &str, bytes: &[u8]) {
@@ -592,64 +661,17 @@ fn file_names_reach_no_terminal_raw() {
     )
     .unwrap();
     let config = config.to_str().unwrap();
-    for words in [
-        &["classify", evil_text][..],
-        &["classify", "--json", evil_text],
-        &["classify", face_text, "nowhere\u{1b}[2J"],
-        &["eval", "--dataset", set_text],
-        &["eval", "--dataset", evil_text],
-        &["eval", "--frames", evil_text],
-        &["train", "--dataset", evil_text, "--model", out],
-        &[
-            "train",
-            "--dataset",
-            set_text,
-            "--recipe",
-            "tutorial",
-            "--epochs",
-            "1",
-            "--model",
-            out,
-        ],
-        &["samples", "import", evil_text],
-        &["samples", "list"],
-        &["samples", "list", "--json"],
-        &["samples", "stats"],
-        &["samples", "stats", "--json"],
-        &["samples", "show", EVIL],
-        &["samples", "export", &format!("{evil_text}/copy")],
-        &["samples", "purge", "--yes", "--label", EVIL],
-        &["label", EVIL, "with_mask"],
-        &["label", "x", EVIL],
-        &["heads", "export", "1", out],
-        &["heads", "export", "7", out],
-        &["heads", "import", face_text],
-        &["heads", "list", EVIL],
-        &["refit"],
-        &["status"],
-        &["status", "--json"],
-        &["check"],
-        &["check", "--config", config],
-        &[
-            "classify",
-            face_text,
-            "--annotate",
-            &format!("{face_text}/x"),
-        ],
-        &["run", "--once", "--source", evil_text],
-        &[
-            "run", "--once", "--json", "--source", evil_text, "--log", "trace",
-        ],
-        &[
-            "run",
-            "--once",
-            "--source",
-            &format!("http://127.0.0.1:1/{EVIL}"),
-        ],
-        &["bench", evil_text, "--log", "\u{1b}[2J=x"],
-    ] {
+    let commands = commands_on(&[
+        ("EVIL", EVIL),
+        ("FOLDER", evil_text),
+        ("SET", set_text),
+        ("FACE", face_text),
+        ("OUT", out),
+        ("CONFIG", config),
+    ]);
+    for words in commands {
         let mut command = maskd();
-        command.args(words).arg("--state").arg(device.at("state"));
+        command.args(&words).arg("--state").arg(device.at("state"));
         command.env("RUST_BACKTRACE", "0");
         let output = ends(command);
         expect_plain(&format!("{words:?}"), &output.stdout);

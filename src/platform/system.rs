@@ -88,6 +88,10 @@ pub fn is_clock_synchronized() -> io::Result<bool> {
 /// # Errors
 /// The error from the system; its kind is [`io::ErrorKind::WouldBlock`] if the byte is
 /// locked already.
+#[allow(
+    clippy::cast_lossless,
+    reason = "an offset has 32 or 64 bits, depending on the board"
+)]
 pub fn lock_byte(file: &File, byte: u32) -> io::Result<()> {
     // SAFETY: an all-zero `flock` is valid.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };

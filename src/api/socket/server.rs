@@ -318,7 +318,7 @@ async fn label(
 }
 
 async fn unused(State(handle): State<DaemonHandle>) -> Answer<Vec<UnusedRecord>> {
-    answer(handle, |handle| Ok(handle.learning.unused()?)).await
+    answer(handle, |handle| Ok(handle.learning()?.unused()?)).await
 }
 
 async fn import(

@@ -261,9 +261,10 @@ impl Import<'_> {
             return Err(StoreError::Canceled);
         }
         if path.is_dir() || kind_of(path) != Some(SampleKind::Picture) {
-            let why = match path.is_dir() {
-                true => IN_LABEL_FOLDER.to_owned(),
-                false => why_not_read(path),
+            let why = if path.is_dir() {
+                IN_LABEL_FOLDER.to_owned()
+            } else {
+                why_not_read(path)
             };
             let path = path.to_owned();
             self.result.ignored.push(Unused { path, why });

@@ -214,34 +214,9 @@ impl Dataset {
             }
             Err(error) => return Err(read_error(folder, error)),
         }
-        let mut ignored = Vec::new();
-        let mut folders = Vec::new();
         let top = fs::canonicalize(folder).map_err(|error| read_error(folder, error))?;
-        for entry in entries(folder)? {
-            // Following the link would make every picture a picture of one class.
-            if leads_up(&entry, &top) {
-                ignored.push(unused(entry, LEADS_UP));
-            } else if !entry.is_dir() {
-                let is_picture = names::is_named_like_a_picture(&entry);
-                let why = match is_picture {
-                    true => OUTSIDE.to_owned(),
-                    false => names::why_not_read(&entry),
-                };
-                ignored.push(unused(entry, why));
-            } else if entry.ends_with(UNLABELLED) {
-                ignored.push(unused(entry, "its pictures have no label"));
-            } else {
-                folders.push(entry);
-            }
-        }
-        if let Some(nested) = layout::nested(folder, &folders) {
-            return Err(nested);
-        }
-        let folders: Result<Vec<(Label, PathBuf)>, DatasetError> = folders
-            .into_iter()
-            .map(|folder| Ok((class_name(&folder)?, folder)))
-            .collect();
-        let mut folders = folders?;
+        let mut ignored = Vec::new();
+        let mut folders = class_folders(folder, &top, &mut ignored)?;
         // Sorts by name instead of by path, because this is the order of the labels.
         folders.sort();
         let found = folders.len();
@@ -399,6 +374,39 @@ fn read_error(folder: &Path, error: io::Error) -> DatasetError {
         path: folder.display().to_string(),
         error,
     }
+}
+
+/// Returns the class folders in the data set `folder` with their names. Adds all other
+/// entries to `ignored`.
+fn class_folders(
+    folder: &Path,
+    top: &Path,
+    ignored: &mut Vec<Unused>,
+) -> Result<Vec<(Label, PathBuf)>, DatasetError> {
+    let mut folders = Vec::new();
+    for entry in entries(folder)? {
+        // Following the link would make every picture a picture of one class.
+        if leads_up(&entry, top) {
+            ignored.push(unused(entry, LEADS_UP));
+        } else if !entry.is_dir() {
+            let is_picture = names::is_named_like_a_picture(&entry);
+            let why = if is_picture {
+                OUTSIDE.to_owned()
+            } else {
+                names::why_not_read(&entry)
+            };
+            ignored.push(unused(entry, why));
+        } else if entry.ends_with(UNLABELLED) {
+            ignored.push(unused(entry, "its pictures have no label"));
+        } else {
+            folders.push(entry);
+        }
+    }
+    if let Some(nested) = layout::nested(folder, &folders) {
+        return Err(nested);
+    }
+    let named = |folder: PathBuf| Ok((class_name(&folder)?, folder));
+    folders.into_iter().map(named).collect()
 }
 
 /// Returns an addition to a sentence.
