@@ -213,7 +213,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Fleet(fleet) => fleet.run(&global),
         Command::Check => check::check(&global),
         Command::Passwd(passwd) => passwd.run(),
-        Command::Openapi => print(&web::description()),
+        Command::Openapi => print(web::description()),
         Command::PinsOff => pins_off::pins_off(&global),
         Command::Bench(bench) => bench.run(&global.load_config()?),
         Command::Completions { shell } => {
