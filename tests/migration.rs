@@ -21,7 +21,7 @@ use maskd::config;
 use maskd::learning::{Learning, LearningOptions};
 use maskd::vision::pipeline::open_model;
 use serde_json::{Value, json};
-use support::{Device, assert_refused, maskd, root, text};
+use support::{Device, assert_refused, root};
 
 /// A copy of the state directory that the first version of maskd left.
 struct OldState(Device);
