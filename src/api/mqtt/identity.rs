@@ -62,9 +62,19 @@ impl Machine {
         }
     }
 
-    /// The id that the device publishes.
-    pub(super) fn id(&self) -> Option<&str> {
+    fn id(&self) -> Option<&str> {
         self.id.as_deref()
+    }
+
+    /// The id that one run of the daemon publishes: the id of the machine, a dot, and digits
+    /// that differ between two daemons on one machine.
+    pub(super) fn run_id(&self, seed: u64) -> String {
+        let run = hex::encode(&Sha256::digest(seed.to_le_bytes()));
+        format!(
+            "{}.{}",
+            self.id().unwrap_or("unknown"),
+            &run[..ID_DIGITS / 2]
+        )
     }
 
     /// Returns `maskd-`, the host name without characters that are not allowed in a
@@ -120,14 +130,22 @@ pub(super) struct Retained {
 }
 
 impl Retained {
-    pub(super) fn is_online(&self) -> bool {
+    fn is_online(&self) -> bool {
         self.status.as_deref() == Some("online")
     }
 
-    /// Whether a device with another id is online under the name of this one.
+    /// Whether another run of maskd, here or on another machine, is online under the name
+    /// of this device.
+    pub(super) fn is_other_run(&self, run_id: &str) -> bool {
+        self.is_online() && self.id.as_ref().is_some_and(|id| id != run_id)
+    }
+
+    /// Whether another machine is online under the name of this device.
     pub(super) fn is_other(&self, machine: &Machine) -> bool {
-        let is_ours = |id: &String| machine.id().is_none_or(|own| own == id);
-        self.is_online() && self.id.as_ref().is_some_and(|id| !is_ours(id))
+        let machine_of = |id: &String| id.split('.').next().unwrap_or_default().to_owned();
+        let other = self.id.as_ref().map(machine_of);
+        let is_ours = |id: String| machine.id().is_none_or(|own| own == id);
+        self.is_online() && other.is_some_and(|id| !is_ours(id))
     }
 }
 
@@ -230,7 +248,13 @@ mod tests {
         assert!(retained("online", Some("other")).is_other(&machine));
         assert!(!retained("offline", Some("other")).is_other(&machine));
         assert!(!retained("online", None).is_other(&machine));
-        assert!(!retained("online", machine.id()).is_other(&machine));
+        let run_id = machine.run_id(7);
+        assert!(!retained("online", Some(&run_id)).is_other(&machine));
+        assert!(!retained("online", Some(&run_id)).is_other_run(&run_id));
+        let second = machine.run_id(8);
+        assert!(retained("online", Some(&second)).is_other_run(&run_id));
+        assert!(!retained("offline", Some(&second)).is_other_run(&run_id));
+        assert!(!retained("online", Some(&second)).is_other(&machine));
         assert!(!retained("online", Some("other")).is_other(&Machine::default()));
         assert!(!Retained::default().is_other(&machine));
     }

@@ -45,6 +45,8 @@ const MAX_NAME_DELAY: Duration = Duration::from_mins(10);
 /// How often this device looks whether the other one is still there before it connects
 /// anyway: the broker may remember the other device for ever after a failure of its own.
 const MAX_LOOKS: u32 = 6;
+/// How long the broker may take to send the discovery message that it retained.
+const ANNOUNCE_DELAY: Duration = Duration::from_secs(1);
 /// Minimum time between two discovery messages. Home Assistant triggers one each time it
 /// starts.
 const MIN_ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
@@ -105,6 +107,9 @@ enum End {
     Lost(MqttError, Option<Duration>),
     /// Another client with the client id of this device connected.
     TakenOver,
+    /// The broker closed a connection that was up, without a reason. Brokers also do this
+    /// when another client with the same client id connects.
+    Closed(MqttError, Duration),
 }
 
 /// Publishes the daemon's state until `stop`, and reconnects whenever the connection
@@ -116,15 +121,32 @@ pub async fn serve(
     stop: &CancellationToken,
 ) {
     let mut backoff = Backoff::new(seed);
-    let mut session = Session::new(options, context);
+    let run_id = options.machine.run_id(seed);
+    let mut session = Session::new(options, context, run_id);
     let mut has_warned = false;
     loop {
-        match connect(options, &mut session, &mut has_warned, stop).await {
-            End::Stopped => return,
+        let mut end = connect(options, &mut session, &mut has_warned, stop).await;
+        if let End::Closed(error, uptime) = end {
+            // The other device publishes its id meanwhile.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(backoff.next_delay()) => {}
+            }
+            end = match identity::look(options).await {
+                Ok(retained) if retained.is_other_run(&session.run_id) => End::TakenOver,
+                _ => End::Lost(error, Some(uptime)),
+            };
+        }
+        match end {
+            End::Stopped | End::Closed(..) => return,
             End::TakenOver => {
                 let error = options.name_taken();
                 warn!(%error, "MQTT is paused");
-                if wait_for_name(options, &mut backoff, stop).await.is_none() {
+                let run_id = &session.run_id;
+                if wait_for_name(options, run_id, &mut backoff, stop)
+                    .await
+                    .is_none()
+                {
                     return;
                 }
                 continue;
@@ -153,6 +175,7 @@ pub async fn serve(
 /// `stop`.
 async fn wait_for_name(
     options: &BrokerOptions,
+    run_id: &str,
     backoff: &mut Backoff,
     stop: &CancellationToken,
 ) -> Option<()> {
@@ -166,7 +189,7 @@ async fn wait_for_name(
             retained = identity::look(options) => retained,
         };
         match retained {
-            Ok(retained) if retained.is_online() => {
+            Ok(retained) if retained.is_other_run(run_id) => {
                 debug!("the other device is still connected to the MQTT broker");
             }
             _ => return Some(()),
@@ -265,7 +288,11 @@ async fn connect(
         if identity::is_taken_over(&error) {
             return End::TakenOver;
         }
+        let is_closed = super::is_end(&error);
         let error = options.fail(options.describe(&error, true));
+        if is_closed {
+            return End::Closed(error, up_since.elapsed());
+        }
         return End::Lost(error, Some(up_since.elapsed()));
     }
     // The connection is closed without DISCONNECT, so that the broker itself publishes
@@ -282,6 +309,10 @@ fn cost(message: &Publish) -> u32 {
 struct Session<'a> {
     options: &'a BrokerOptions,
     context: MqttContext,
+    /// The id of this run of the daemon, which it publishes.
+    run_id: String,
+    /// When the first discovery message of this connection is due.
+    announce_at: Option<Instant>,
     /// Number of samples without a label at the last count.
     unlabelled: Option<usize>,
     /// The last state published on this connection.
@@ -302,13 +333,15 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn new(options: &'a BrokerOptions, context: MqttContext) -> Session<'a> {
+    fn new(options: &'a BrokerOptions, context: MqttContext, run_id: String) -> Session<'a> {
         Session {
             exchange: None,
             has_warned_of_key: false,
             max_packet_size: usize::MAX,
             options,
             context,
+            run_id,
+            announce_at: None,
             unlabelled: None,
             published: None,
             refit: None,
@@ -336,10 +369,9 @@ impl<'a> Session<'a> {
             debug!("cannot subscribe: the request queue is full");
         }
         publish(client, &self.options.topics.status, "online");
-        if let Some(id) = self.options.machine.id() {
-            publish(client, &self.options.topics.id, id.to_owned());
-        }
-        self.announce(client);
+        publish(client, &self.options.topics.id, self.run_id.clone());
+        // The message of an earlier version must arrive before it is overwritten.
+        self.announce_at = Some(Instant::now() + ANNOUNCE_DELAY);
         let mut ticks = tokio::time::interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut window_start, mut messages) = (Instant::now(), 0);
@@ -384,6 +416,10 @@ impl<'a> Session<'a> {
                     debug!("cannot subscribe: the request queue is full");
                 }
             }
+        }
+        if self.announce_at.is_some_and(|at| at <= Instant::now()) {
+            self.announce_at = None;
+            self.announce(client);
         }
         let record = StateRecord::new(&self.context.live.borrow(), self.unlabelled);
         // There is no state to publish before the first decision.
