@@ -147,7 +147,7 @@ fn line(sample: &SampleRecord) -> String {
         "{:<36} {label:<16} {} {:<12} {:>9}  {stored}\n",
         printable(&sample.id),
         sample.day,
-        printable(&sample.track.to_string()),
+        printable(&sample.track),
         kib(sample.bytes)
     )
 }
