@@ -132,7 +132,11 @@ pub async fn serve(
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(backoff.next_delay()) => {}
             }
-            end = match identity::look(options).await {
+            let retained = tokio::select! {
+                () = stop.cancelled() => return,
+                retained = identity::look(options) => retained,
+            };
+            end = match retained {
                 Ok(retained) if retained.is_other_run(&session.run_id) => End::TakenOver,
                 _ => End::Lost(error, Some(uptime)),
             };
