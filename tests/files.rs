@@ -104,7 +104,7 @@ fn a_written_file_replaces_a_regular_file_and_nothing_else() {
     let left = fs::read_dir(device.folder.path()).unwrap();
     let left = left.filter(|entry| {
         let name = entry.as_ref().unwrap().file_name();
-        name.to_str().unwrap().ends_with(".part")
+        Path::new(&name).extension() == Some("part".as_ref())
     });
     assert_eq!(left.count(), 0);
     // An ordinary file is replaced.

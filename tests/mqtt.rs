@@ -532,7 +532,7 @@ fn what_an_earlier_version_retained_is_replaced() {
     // that the new one.
     until("a removal and the new message", || {
         let all = ear.all(topic);
-        let removed = all.iter().position(|message| message.is_empty())?;
+        let removed = all.iter().position(Vec::is_empty)?;
         all[removed..].iter().any(|m| is_new(m)).then_some(())
     });
     let late = Ear::listen(broker.port);
