@@ -522,18 +522,23 @@ fn nothing_that_was_acknowledged_is_lost_by_kill_9() {
     for kill in 0..kills {
         let mut running = door.start();
         let is_long = kill % LONG_LIFE == 1;
-        let millis = rng.random_range(0..if is_long { 6000 } else { 700 });
+        let millis = rng.random_range(0..if is_long { 8000 } else { 700 });
         // One daemon in six is killed while it starts.
         if kill % 6 > 0 || is_long {
             let client = connect(&door, &mut running);
             // Enrolled crops are not batched but stored one by one.
             client.enroll(ENROLLED, 3).unwrap();
+            // Every other long life begins with a training that is not interrupted.
+            let finishes = is_long && kill % (2 * LONG_LIFE) == 1;
+            if finishes {
+                known.refit(&client).expect("it is not killed yet");
+            }
             std::thread::scope(|scope| {
                 scope.spawn(|| {
                     std::thread::sleep(Duration::from_millis(millis));
                     running.child.kill().unwrap();
                 });
-                if is_long {
+                if is_long && !finishes {
                     let _ = known.refit(&client);
                 }
                 known.work(&client, &mut rng, &door);

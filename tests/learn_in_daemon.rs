@@ -1,5 +1,5 @@
 //! Tests learning while the camera runs: what the real daemon captures, how it handles
-//! labels and heads, and what is on disk after it has been killed.
+//! labels and heads, and what is on disk after a kill.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,20 +10,15 @@
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use maskd::api::socket::Client;
-use maskd::learning::{LabelAction, Learning, LearningOptions, SampleSelector};
 use maskd::onnx::{Classifier, HeadFile, write_head};
-use maskd::vision::pipeline::{SHIPPED_CLASSIFIER, open_model};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use maskd::vision::pipeline::SHIPPED_CLASSIFIER;
 use serde_json::Value;
 use support::{assert_refused, frame, interrupt, maskd, pieces, root, stdout_of, text, wait};
 
@@ -34,7 +29,6 @@ const CAPTURE_ALL: &str = "[capture]\nenabled = true\nuncertain-below = 1.0\n\
 /// machine causes no fault.
 const LENIENT: &str = "[decide]\nconfirm-ms = 100\nhold-ms = 100\nstale-ms = 60000\n";
 const NO_REFIT: &str = "[refit]\nenabled = false\n";
-const KILLS: u64 = 48;
 
 /// Waits until `found` returns a value, and fails after 90 seconds.
 #[track_caller]
@@ -481,145 +475,6 @@ fn a_head_is_swapped_between_two_frames_and_back() {
     assert_eq!(running.decisions(), ["mask", "no_mask", "mask"]);
     let logs = running.stop();
     assert_eq!(logs.matches("ready").count(), 1, "{logs}");
-}
-
-/// Everything that the daemon has acknowledged over all its runs.
-#[derive(Default)]
-struct Acknowledged {
-    /// Labels by sample id, without the one that was being changed when the daemon was
-    /// killed.
-    labels: BTreeMap<String, String>,
-    /// Heads that may be in use, without a head that was being imported when the daemon
-    /// was killed.
-    heads: BTreeSet<Option<u32>>,
-    highest: u32,
-    /// Whether an import was not acknowledged, so that a head above `highest` may be in
-    /// use. That head can have any higher number, because a kill can waste numbers.
-    importing: bool,
-    labelled: usize,
-    switched: usize,
-}
-
-impl Acknowledged {
-    /// Labels, imports and rolls back until the daemon no longer answers.
-    fn work(&mut self, client: &Client, rng: &mut ChaCha8Rng, heads: &[String]) -> Option<()> {
-        loop {
-            let samples = client.samples(None).ok()?;
-            let id = samples[rng.random_range(0..samples.len())].id.clone();
-            let label = ["with_mask", "without_mask", "chin"][rng.random_range(0..3)];
-            self.labels.remove(&id);
-            let chosen = SampleSelector::Ids(vec![id.clone()]);
-            let marked = client
-                .mark(chosen, &LabelAction::As(label.to_owned()))
-                .ok()?;
-            assert!(marked.failed.is_empty(), "{marked:?}");
-            self.labels.insert(id, label.to_owned());
-            self.labelled += 1;
-
-            let before = self.heads.clone();
-            let switched = match rng.random_range(0..6) {
-                0 => {
-                    self.importing = true;
-                    let head = &heads[rng.random_range(0..heads.len())];
-                    let switched = client.import_head(Path::new(head)).ok()?;
-                    self.highest = switched.head.unwrap();
-                    self.importing = false;
-                    switched
-                }
-                1 if before.iter().all(Option::is_some) => {
-                    // Afterward, any earlier head may be in use, including the
-                    // built-in one.
-                    let earlier = (1..=self.highest).map(Some);
-                    self.heads.extend(earlier.chain([None]));
-                    client.rollback(1).ok()?
-                }
-                _ => continue,
-            };
-            self.heads = BTreeSet::from([switched.head]);
-            self.switched += 1;
-        }
-    }
-
-    fn check(&mut self, state: &Path, base: &Arc<maskd::vision::head::Head>) {
-        let learning = Learning::open(state, Arc::clone(base), LearningOptions::default()).unwrap();
-        let samples = learning.samples(None).unwrap();
-        let labels: BTreeMap<&str, Option<&str>> = samples
-            .iter()
-            .map(|sample| (sample.id.as_str(), sample.label.as_deref()))
-            .collect();
-        for (id, label) in &self.labels {
-            assert_eq!(labels.get(id.as_str()), Some(&Some(label.as_str())), "{id}");
-        }
-        let in_use = learning.in_use().unwrap();
-        assert_eq!(in_use.note, None);
-        let is_new = self.importing && in_use.number > Some(self.highest);
-        let known = self.heads.contains(&in_use.number) || is_new;
-        assert!(known, "{:?}, not {:?}", in_use.number, self.heads);
-        self.importing = false;
-        self.heads = BTreeSet::from([in_use.number]);
-        let list = learning.head_records().unwrap();
-        assert!(list.iter().all(|head| head.damage.is_none()), "{list:?}");
-        let newest = list.last().map_or(0, |head| head.number);
-        self.highest = self.highest.max(newest);
-    }
-}
-
-#[test]
-fn nothing_that_was_acknowledged_is_lost_by_kill_9() {
-    // Crops must be captured immediately because the daemon is killed soon.
-    let eager = CAPTURE_ALL.replace("[capture]\n", "[capture]\nnear-duplicate-distance = 0.0\n");
-    let keep = "[refit]\nenabled = false\nkeep-heads = 1000\n";
-    let door = Door::new(&[&eager, LENIENT, keep]).with_all_photos();
-    door.stdout(&["samples", "import", &door.pictures()]);
-    let heads = [door.head("with_mask", 1.0), door.head("without_mask", 1.0)];
-    let (_, base) = open_model(None).unwrap();
-    let base = Arc::new(base);
-    let mut known = Acknowledged {
-        heads: BTreeSet::from([None]),
-        ..Acknowledged::default()
-    };
-    let mut rng = ChaCha8Rng::seed_from_u64(7);
-    let mut captured = 0;
-    for kill in 0..KILLS {
-        let mut running = door.spawn(door.run("60"));
-        let millis = rng.random_range(0..700);
-        // One daemon in six is killed while it starts.
-        if kill % 6 > 0 {
-            let client = wait_for("the socket", || {
-                let over = running.child.try_wait().unwrap();
-                assert_eq!(over, None, "it does not start: {}", running.log());
-                Client::connect(&door.state().join("control.sock")).unwrap()
-            });
-            if kill % 2 == 0 {
-                // Enrolled crops are not batched but stored one by one.
-                client.enroll("chin", 1000).unwrap();
-            }
-            std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    std::thread::sleep(Duration::from_millis(millis));
-                    running.child.kill().unwrap();
-                });
-                known.work(&client, &mut rng, &heads);
-            });
-        } else {
-            std::thread::sleep(Duration::from_millis(millis));
-        }
-        let log = running.log();
-        assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
-        running.kill();
-        known.check(&door.state(), &base);
-        captured = files(&door.state().join("samples"))
-            .iter()
-            .filter(|path| path.to_str().unwrap().contains("-t0"))
-            .count();
-    }
-    println!(
-        "{KILLS} kills, {} labelled, {} heads switched, {captured} captured",
-        known.labelled, known.switched
-    );
-    assert!(known.labelled > 100 && known.switched > 20 && captured > 0);
-    // The daemon must still start.
-    door.open().stop();
 }
 
 /// Starts a daemon whose state directory is on a small disk of its own. Returns `None`

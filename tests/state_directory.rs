@@ -424,6 +424,31 @@ fn a_disk_that_is_full_from_the_start() {
 }
 
 #[test]
+fn the_check_finds_what_is_wrong_with_the_directory() {
+    let door = Door::with_model();
+    let check = || {
+        let mut command = door.command(&["check"]);
+        let output = command.arg("--state").arg(door.state()).output().unwrap();
+        let report = text(&output.stdout).lines().map(str::to_owned);
+        let mut lines = report.filter(|line| line.contains(" state "));
+        lines.next().unwrap()
+    };
+    assert!(check().starts_with("ok "), "{}", check());
+    fs::write(door.state().join("heads/000001.onnx"), b"garbage").unwrap();
+    let line = check();
+    assert!(
+        line.starts_with("BAD ") && line.contains("model 1 is damaged"),
+        "{line}"
+    );
+    fs::write(door.state().join("format"), b"2\n").unwrap();
+    let line = check();
+    assert!(
+        line.starts_with("BAD ") && line.contains("has the format 2"),
+        "{line}"
+    );
+}
+
+#[test]
 fn a_second_daemon_is_refused() {
     let door = Door::new();
     let running = door.start();

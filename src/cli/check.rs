@@ -14,6 +14,8 @@ use crate::config::Config;
 use crate::daemon;
 use crate::decision::decide::VerdictPolicy;
 use crate::indicate::pins;
+use crate::learning::heads::Heads;
+use crate::learning::{self, LearningError};
 use crate::platform::text::printable;
 use crate::platform::{files, hex};
 use crate::vision::pipeline::Pipeline;
@@ -245,9 +247,23 @@ fn is_program(name: &str) -> bool {
     std::env::split_paths(&path).any(|folder| is_executable(&folder.join(name)))
 }
 
+/// Checks the format of a state directory, and the model that it names.
+fn check_learned(state: &Path, report: &mut Report) {
+    let read = learning::check_state(state).and_then(|()| {
+        Heads::read_only(state)
+            .current()
+            .map_err(LearningError::from)
+    });
+    match read.map(|in_use| in_use.fallback) {
+        Ok(None) => report.good("state", &state.display().to_string()),
+        Ok(Some(fallback)) => report.bad("state", &Failure::new(Failure::DATA, fallback)),
+        Err(error) => report.bad("state", &error.into()),
+    }
+}
+
 fn check_state(global: &Global, report: &mut Report) {
     match global.state_dir() {
-        Ok(state) if state.is_dir() => report.good("state", &state.display().to_string()),
+        Ok(state) if state.is_dir() => check_learned(&state, report),
         Ok(state) if !state.exists() => {
             report.good(
                 "state",

@@ -435,7 +435,14 @@ impl SampleWriter {
             Ok(ids)
         });
         match captured {
-            Ok(ids) => self.stored(batch, ids.len() as u64),
+            Ok(ids) => {
+                // The disk may have refused the rest.
+                let (stored, rest) = batch.split_at(ids.len());
+                self.stored(stored, ids.len() as u64);
+                if !rest.is_empty() {
+                    self.drop_batch(rest);
+                }
+            }
             Err(error) => {
                 self.drop_batch(batch);
                 self.pause(&error);

@@ -140,6 +140,7 @@ fn of_store(error: &StoreError) -> FailureKind {
         StoreError::Gone { .. } | StoreError::NoPicture { .. } => FailureKind::Missing,
         StoreError::Picture { .. } | StoreError::Features { .. } => FailureKind::Data,
         StoreError::Within { .. } | StoreError::WithinState { .. } => FailureKind::Usage,
+        StoreError::Partly { error, .. } | StoreError::Stopped { error, .. } => of_store(error),
         StoreError::Rows { .. } | StoreError::Encode(_) => FailureKind::Internal,
     }
 }

@@ -2,7 +2,7 @@
 //! caller was told must agree.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::frame::Crop;
 use crate::onnx::{FEATURES, HeadFile, HeadTensors, ModelError, write_head};
+use crate::platform::faults;
 use crate::vision::embed::Feature;
 
 const LABELS: [&str; 2] = ["with_mask", "without_mask"];
@@ -178,6 +179,138 @@ fn an_import_that_fails_has_changed_nothing() {
             "{damaged}: a failed import leaves no file"
         );
     }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let copied = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &copied);
+        } else {
+            fs::copy(&path, &copied).unwrap();
+        }
+    }
+}
+
+/// Lets each step on the disk fail in turn while `change` runs, and checks `agree` after
+/// each. Returns how often the change succeeded and failed nevertheless.
+fn with_each_step_failing<T>(
+    device: &Device,
+    change: impl Fn(&Learning) -> T,
+    agree: impl Fn(&Learning, &T) -> bool,
+) -> (usize, usize) {
+    let (mut succeeded, mut failed) = (0, 0);
+    let before = device.at("before");
+    copy(&device.state(), &before);
+    for step in 0.. {
+        fs::remove_dir_all(device.state()).unwrap();
+        copy(&before, &device.state());
+        let learning = device.open();
+        faults::fail_at(step);
+        let result = change(&learning);
+        let has_failed = faults::clear();
+        if agree(&learning, &result) {
+            succeeded += 1;
+        } else {
+            failed += 1;
+        }
+        if !has_failed {
+            break;
+        }
+    }
+    fs::remove_dir_all(device.state()).unwrap();
+    fs::rename(before, device.state()).unwrap();
+    (succeeded, failed)
+}
+
+#[test]
+fn whichever_step_fails_memory_disk_and_answer_agree_on_the_model() {
+    let mut device = Device::new();
+    device.keep_heads = 2;
+    let learning = device.open();
+    for size in [2.0, 3.0, 4.0] {
+        learning.import_head(&device.file(size)).unwrap();
+    }
+    // The refused head makes the features of all samples, so that the refits below do not.
+    let mut bad = head(9.0);
+    bad.head.w2.iter_mut().for_each(|weight| *weight *= -1.0);
+    assert_eq!(offer(&learning, &bad, "1").unwrap(), None);
+    drop(learning);
+    let imported = device.file(5.0);
+    type Change<'a> = &'a dyn Fn(&Learning) -> Result<Option<u32>, LearningError>;
+    let changes: [(&str, Change); 4] = [
+        ("import", &|learning| {
+            learning.import_head(&imported).map(Some)
+        }),
+        ("rollback", &|learning| learning.rollback(1)),
+        ("refit", &|learning| {
+            refit(learning).map(|record| record.head)
+        }),
+        ("offer", &|learning| offer(learning, &good(1.5), "1")),
+    ];
+    for (name, change) in changes {
+        let agree = |learning: &Learning, result: &Result<Option<u32>, LearningError>| {
+            let expected = match result {
+                Ok(number) => *number,
+                Err(_) => Some(3),
+            };
+            let agree = [
+                used(learning),
+                learning.subscribe().borrow().number,
+                device.on_disk(),
+            ];
+            assert_eq!(agree, [expected; 3], "{name}: {result:?}");
+            if result.is_err() {
+                let heads = learning.head_records().unwrap();
+                let newest = heads.last().map(|head| head.number);
+                assert_eq!(newest, Some(3), "{name}: the new model is left: {result:?}");
+            }
+            result.is_ok()
+        };
+        let (succeeded, failed) = with_each_step_failing(&device, change, agree);
+        assert!(succeeded > 1 && failed > 1, "{name}: {succeeded} {failed}");
+    }
+}
+
+#[test]
+fn whichever_step_fails_disk_and_answer_agree_on_the_labels() {
+    let device = Device::new();
+    let all = device.open().samples(None).unwrap();
+    let ids: Vec<String> = all.iter().map(|sample| sample.id.clone()).collect();
+    let mark = |action: LabelAction| {
+        let chosen = SampleSelector::Ids(ids[..3].to_vec());
+        move |learning: &Learning| learning.label(chosen.clone(), &action)
+    };
+    let label_of = |learning: &Learning, id: &str| {
+        let samples = learning.samples(None).unwrap().into_iter();
+        let mut samples = samples.filter(|sample| sample.id == id);
+        samples.next().map(|sample| sample.label)
+    };
+    let agree_on = |expected: Option<Option<&str>>| {
+        let expected = expected.map(|label| label.map(str::to_owned));
+        let (all, ids) = (&all, &ids);
+        move |learning: &Learning, result: &Result<LabelResult, LearningError>| {
+            for (sample, id) in all.iter().zip(&ids[..3]) {
+                let is_done = result.as_ref().is_ok_and(|result| result.done.contains(id));
+                let before = Some(sample.label.clone());
+                let expected = if is_done { &expected } else { &before };
+                assert_eq!(label_of(learning, id), *expected, "{id}: {result:?}");
+            }
+            result.as_ref().is_ok_and(|result| result.failed.is_empty())
+        }
+    };
+    let done = with_each_step_failing(
+        &device,
+        mark(LabelAction::As("chin".to_owned())),
+        agree_on(Some(Some("chin"))),
+    );
+    assert!(done.0 > 1 && done.1 > 1, "{done:?}");
+    let done = with_each_step_failing(&device, mark(LabelAction::Unlabelled), agree_on(Some(None)));
+    assert!(done.0 > 1 && done.1 > 1, "{done:?}");
+    let done = with_each_step_failing(&device, mark(LabelAction::Discard), agree_on(None));
+    assert!(done.0 > 1 && done.1 > 1, "{done:?}");
 }
 
 /// What a person does while a refit is running.

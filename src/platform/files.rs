@@ -17,6 +17,17 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use tracing::warn;
+
+#[cfg(test)]
+use super::faults::step;
+
+/// Called before each operation on the disk, which a test can let fail.
+#[cfg(not(test))]
+#[expect(clippy::unnecessary_wraps, reason = "it fails only in tests")]
+fn step() -> io::Result<()> {
+    Ok(())
+}
 
 /// Prefix of the names of temporary files.
 const TEMPORARY_PREFIX: &str = ".maskd-";
@@ -175,12 +186,14 @@ impl PendingFile {
             Access::Secret | Access::Like(_) => Mode::from_raw_mode(0o600),
         };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        step()?;
         let file = rustix::fs::openat(&folder.file, &name, flags | OFlags::CLOEXEC, mode)?;
         let mut file = File::from(file);
         let pending = PendingFile {
             folder,
             temporary: Some(name.into()),
         };
+        step()?;
         file.write_all(content)?;
         match access {
             Access::Usual => {}
@@ -194,6 +207,7 @@ impl PendingFile {
             }
             Access::Like(mode) => file.set_permissions(mode.clone())?,
         }
+        step()?;
         file.sync_all()?;
         Ok(pending)
     }
@@ -216,6 +230,7 @@ impl PendingFile {
         self.folder.check_target(name)?;
         let folder = self.folder.file.try_clone()?;
         if let Some(temporary) = &self.temporary {
+            step()?;
             rustix::fs::renameat(&folder, temporary, &folder, name)?;
             self.temporary = None;
         }
@@ -238,8 +253,8 @@ impl Drop for PendingFile {
 ///
 /// # Errors
 /// [`FileError`], among others if `path` is a link, a device or anything else but a regular
-/// file. `path` then has its old content, or the new content if only syncing the folder
-/// failed.
+/// file. `path` then has its old content. If only syncing the folder fails, `path` has its
+/// new content already, so that is no error and is only logged.
 pub fn write(path: &Path, content: &[u8]) -> Result<(), FileError> {
     replace(path, content, &Access::Usual, None)
 }
@@ -280,8 +295,11 @@ fn replace(
         PendingFile::in_folder(folder, content, access)?.rename(name)
     };
     let folder = write().map_err(FileError::of("write", path))?;
-    let synced = folder.sync_all();
-    synced.map_err(|error| FileError::of("sync the folder of", path)(error))
+    if let Err(error) = step().and_then(|()| folder.sync_all()) {
+        let error = FileError::of("sync the folder of", path)(error);
+        warn!(%error, "a change may not survive a power cut");
+    }
+    Ok(())
 }
 
 /// Checks whether [`write_unless`] could write this number of bytes to `path` now, by
@@ -318,8 +336,31 @@ fn target<'a>(path: &'a Path, refuse: Option<Refuse<'_>>) -> io::Result<(OpenFol
 
 /// Syncs a folder, so that the names in it survive a power cut.
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), FileError> {
-    let sync = || File::open(folder)?.sync_all();
+    let sync = || {
+        step()?;
+        File::open(folder)?.sync_all()
+    };
     sync().map_err(FileError::of("sync the folder", folder))
+}
+
+/// Same as [`sync_folder`], after files in the folder got their names. The change is visible
+/// then, so it cannot fail any more: a failure to sync is only logged.
+pub(crate) fn settle(folder: &Path) {
+    if let Err(error) = sync_folder(folder) {
+        warn!(%error, "a change may not survive a power cut");
+    }
+}
+
+/// Renames a file or folder.
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    step()?;
+    fs::rename(from, to)
+}
+
+/// Deletes a file.
+pub(crate) fn delete(path: &Path) -> io::Result<()> {
+    step()?;
+    fs::remove_file(path)
 }
 
 /// Creates a folder and its missing parents so that only the owner has access (mode 0700).
@@ -418,6 +459,7 @@ pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String, FileError> {
 }
 
 fn read(path: &Path, limit: u64, flags: OFlags) -> io::Result<Vec<u8>> {
+    step()?;
     let (file, _) = open_regular(path, OpenOptions::new().read(true), flags)?;
     let mut content = Vec::new();
     // Do not rely on the length in `metadata`: it may be outdated, and it is 0 for a

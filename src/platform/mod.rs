@@ -7,6 +7,8 @@
 
 pub mod board;
 pub mod clock;
+#[cfg(test)]
+pub(crate) mod faults;
 pub mod files;
 pub mod hex;
 pub mod system;

@@ -27,7 +27,6 @@
 //! use, and the caller uses the built-in head.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -533,7 +532,7 @@ impl Heads {
         if let Err(error) = self.switch(Some(number)) {
             let path = self.path(number);
             // On a full disk, repeated attempts must not use up more space.
-            if let Err(error) = fs::remove_file(&path) {
+            if let Err(error) = files::delete(&path) {
                 warn!(%error, model = number, "a model that is not in use cannot be deleted");
             }
             return Err(error);
@@ -600,13 +599,13 @@ impl Heads {
         let mut failed = None;
         for number in numbers.difference(&kept) {
             let path = self.path(*number);
-            match fs::remove_file(&path).map_err(FileError::of("delete", &path)) {
+            match files::delete(&path).map_err(FileError::of("delete", &path)) {
                 Ok(()) => gone.push(*number),
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
         failed.map_or(Ok(()), Err)?;
-        files::sync_folder(&self.root)?;
+        files::settle(&self.root);
         Ok(gone)
     }
 

@@ -55,6 +55,24 @@ pub enum StoreError {
         /// Number of rows passed by the caller.
         rows: usize,
     },
+    /// Only a part of the samples could be deleted.
+    #[error("{deleted} face pictures were deleted and {left} were not: {error}")]
+    Partly {
+        /// Number of samples that were deleted.
+        deleted: usize,
+        /// Number of samples that were not deleted.
+        left: usize,
+        /// Why the first of these was not deleted.
+        error: Box<StoreError>,
+    },
+    /// An import ended early.
+    #[error("{added} pictures were imported, and the rest was not: {error}")]
+    Stopped {
+        /// Number of pictures that were imported before.
+        added: usize,
+        /// Why the next one was not imported.
+        error: Box<StoreError>,
+    },
     /// The JPEG encoder rejected a crop.
     #[error("a crop cannot be written as JPEG: {0}")]
     Encode(String),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use image::codecs::jpeg::JpegEncoder;
+use tracing::warn;
 
 use super::error::StoreError;
 use super::listing::{Reader, cache_name, entries, files_in, id_of};
@@ -96,20 +97,31 @@ impl Store {
     /// even if the clock jumps.
     ///
     /// # Errors
-    /// [`StoreError::File`], [`StoreError::Rows`], [`StoreError::Encode`]. The crops in
-    /// the batch before the one that failed may have been stored, each of them completely.
+    /// [`StoreError::File`], [`StoreError::Rows`], [`StoreError::Encode`] if no crop could
+    /// be stored. If some could be stored before one failed, their ids are returned, which
+    /// are then fewer than the crops of the batch.
     pub fn capture(&self, batch: &[NewSample]) -> Result<Vec<String>, StoreError> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
         let mut touched = BTreeSet::new();
-        let ids: Result<Vec<String>, StoreError> = batch
-            .iter()
-            .map(|new| self.capture_one(new, &mut touched))
-            .collect();
+        let mut ids = Vec::new();
+        let mut failed = None;
+        for new in batch {
+            match self.capture_one(new, &mut touched) {
+                Ok(id) => ids.push(id),
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
         // Sync even after a failure, because the crops stored before it stay.
-        let synced = sync_all(&touched);
-        ids.and_then(|ids| synced.map(|()| ids))
+        settle_all(&touched);
+        match failed {
+            Some(error) if ids.is_empty() => Err(error),
+            _ => Ok(ids),
+        }
     }
 
     fn capture_one(
@@ -133,6 +145,7 @@ impl Store {
             None => (FEATURE_EXTENSION, encode(None)?, None),
         };
         let pending = pending(&folder, &content)?;
+        // Everything that needs space on the disk is written before the sample exists.
         let features = features
             .map(|bytes| self::pending(&cache, &bytes))
             .transpose()?;
@@ -155,7 +168,10 @@ impl Store {
         if let Some(features) = features {
             touched.insert(cache.clone());
             let path = self.cache(&id);
-            features.place(&path)?;
+            // The sample exists already, and its features can be computed again.
+            if let Err(error) = features.place(&path) {
+                warn!(%error, "the features of a face picture are not stored");
+            }
         }
         Ok(id)
     }
@@ -168,7 +184,7 @@ impl Store {
     /// are deleted.
     ///
     /// # Errors
-    /// [`StoreError::File`] if the folders cannot be read, created or synced.
+    /// [`StoreError::File`] if the folders cannot be read or created.
     pub fn label(
         &self,
         ids: &[String],
@@ -187,7 +203,7 @@ impl Store {
             });
             outcomes.push(outcome.unwrap_or_else(Labelled::Failed));
         }
-        sync_all(&touched)?;
+        settle_all(&touched);
         Ok(outcomes)
     }
 
@@ -195,7 +211,7 @@ impl Store {
     /// Returns one result per id, in the same order.
     ///
     /// # Errors
-    /// [`StoreError::File`] if the folders cannot be read or synced.
+    /// [`StoreError::File`] if the folders cannot be read.
     pub fn discard(&self, ids: &[String]) -> Result<Vec<Discarded>, StoreError> {
         let _guard = self.lock_changes();
         let mut files = self.scan()?.files;
@@ -211,7 +227,7 @@ impl Store {
             };
             outcomes.push(outcome);
         }
-        sync_all(&touched)?;
+        settle_all(&touched);
         Ok(outcomes)
     }
 
@@ -298,7 +314,9 @@ impl Store {
             }
         }
         pruned.removed = self.remove(&selected)?;
-        self.remove_orphaned_features()?;
+        if let Err(error) = self.remove_orphaned_features() {
+            warn!(%error, "features without a face picture are not deleted");
+        }
         Ok(pruned)
     }
 
@@ -332,7 +350,8 @@ impl Store {
             return Err(StoreError::Gone { id });
         }
         pending.place(&self.cache(&sample.id))?;
-        sync(&folder)
+        files::settle(&folder);
+        Ok(())
     }
 
     pub(super) fn lock_changes(&self) -> MutexGuard<'_, ()> {
@@ -355,14 +374,26 @@ impl Store {
         let mut touched = BTreeSet::new();
         let mut removed = Removed::default();
         let mut first = None;
+        let mut deleted = 0;
         for sample in samples {
             match self.delete(sample, &mut touched) {
-                Ok(()) => removed.add(sample),
+                Ok(()) => {
+                    removed.add(sample);
+                    deleted += 1;
+                }
                 Err(error) => first = first.or(Some(error)),
             }
         }
-        sync_all(&touched)?;
-        first.map_or(Ok(removed), Err)
+        settle_all(&touched);
+        match first {
+            None => Ok(removed),
+            Some(error) if deleted == 0 => Err(error),
+            Some(error) => Err(StoreError::Partly {
+                deleted,
+                left: samples.len() - deleted,
+                error: Box::new(error),
+            }),
+        }
     }
 
     /// Deletes the features of a sample and then its file. In the opposite order, a kill
@@ -395,7 +426,8 @@ impl Store {
                 touched.insert(folder.clone());
             }
         }
-        sync_all(&touched)
+        settle_all(&touched);
+        Ok(())
     }
 }
 
@@ -415,19 +447,25 @@ fn move_sample(
         if is_taken || others.iter().any(|other| other.label.as_ref() == label) {
             return Ok(Labelled::Taken);
         }
-        match fs::rename(&used.path, &path) {
+        // Copies are deleted first: a copy that stayed behind could be taken for the sample.
+        for copy in &copies {
+            if copy.path != path && delete_file(&copy.path)? {
+                touched.insert(copy.folder().to_owned());
+            }
+        }
+        match files::rename(&used.path, &path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Labelled::Missing),
             moved => moved.map_err(FileError::of("move a sample to", folder))?,
         }
         touched.insert(folder.to_owned());
         touched.insert(used.folder().to_owned());
     }
-    for copy in copies {
-        if copy.path != path && delete_file(&copy.path)? {
-            touched.insert(copy.folder().to_owned());
-        }
-    }
     if stays {
+        for copy in copies {
+            if delete_file(&copy.path)? {
+                touched.insert(copy.folder().to_owned());
+            }
+        }
         return Ok(Labelled::Already);
     }
     // Update the list, so that an id that is passed twice finds its file the second time.
@@ -467,7 +505,7 @@ fn used_copies_others(
 
 /// Deletes a file; returns whether it existed.
 fn delete_file(path: &Path) -> Result<bool, StoreError> {
-    match fs::remove_file(path) {
+    match files::delete(path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(FileError::of("delete", path)(error).into()),
@@ -481,12 +519,11 @@ pub(super) fn pending(folder: &Path, content: &[u8]) -> Result<PendingFile, Stor
     Ok(PendingFile::write(folder, content)?)
 }
 
-pub(super) fn sync(folder: &Path) -> Result<(), StoreError> {
-    Ok(files::sync_folder(folder)?)
-}
-
-pub(super) fn sync_all(folders: &BTreeSet<PathBuf>) -> Result<(), StoreError> {
-    folders.iter().try_for_each(|folder| sync(folder))
+/// Syncs the folders in which files were created, moved or deleted.
+pub(super) fn settle_all(folders: &BTreeSet<PathBuf>) {
+    for folder in folders {
+        files::settle(folder);
+    }
 }
 
 pub(super) fn jpeg(crop: &Crop) -> Result<Vec<u8>, StoreError> {

@@ -12,7 +12,7 @@ use super::listing::{
     IN_LABEL_FOLDER, Reader, entries, id_of, kind_of, to_crop, why_no_label_folder,
 };
 use super::sample::SampleKind;
-use super::store::{Store, jpeg, pending, sync, sync_all};
+use super::store::{Store, jpeg, pending, settle_all};
 use super::{MAX_PICTURE_BYTES, name, sha256};
 use crate::frame::names::{LEADS_UP, Unused, why_not_read};
 use crate::frame::{CROP_SIDE, Scaler, decoding};
@@ -97,9 +97,17 @@ impl Store {
         };
         let imported = import.folder(folder);
         // Sync even after a failure, because the pictures imported before it stay.
-        sync_all(&import.touched)?;
-        imported?;
-        Ok(import.result)
+        settle_all(&import.touched);
+        match imported {
+            Ok(()) => Ok(import.result),
+            Err(error) => match import.result.added.values().sum() {
+                0 => Err(error),
+                added => {
+                    let error = Box::new(error);
+                    Err(StoreError::Stopped { added, error })
+                }
+            },
+        }
     }
 
     /// The existing ids and their labels. The ids of imported files are listed without
@@ -172,8 +180,8 @@ impl Reader {
             touched.insert(label_folder);
             *exported.written.entry(sample.label).or_default() += 1;
         }
-        sync_all(&touched)?;
-        sync(folder)?;
+        settle_all(&touched);
+        files::settle(folder);
         Ok(exported)
     }
 
