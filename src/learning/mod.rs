@@ -54,6 +54,7 @@ use crate::learning::samples::{
     Discarded, Labelled, Sample, SampleKind, Store, StoreError, TrackKey,
 };
 use crate::onnx::Label;
+use crate::platform::files;
 use crate::vision::head::Head;
 use records::{label_of, track_name};
 use retention::Ages;
@@ -142,6 +143,10 @@ impl Learning {
         // Both locks are held here, so no other process can write the format
         // number at the same time.
         state_format::stamp(state)?;
+        // Files of this directory itself that a killed process was writing.
+        if let Err(error) = files::remove_leftovers(state) {
+            tracing::warn!(%error, "temporary files are not deleted");
+        }
         let (ages, problems) = Ages::open(state);
         for error in problems {
             tracing::warn!(%error, "the ages of face pictures begin anew");

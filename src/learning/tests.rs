@@ -507,6 +507,15 @@ fn a_change_behind_the_lock_is_noticed() {
 }
 
 #[test]
+fn what_a_kill_left_in_the_directory_is_deleted() {
+    let device = Device::new();
+    let leftover = device.state().join(".maskd-0123456789abcdef.part");
+    fs::write(&leftover, b"half a refit.json").unwrap();
+    device.open();
+    assert!(!leftover.exists());
+}
+
+#[test]
 fn heads_are_not_deleted_while_they_cannot_be_read() {
     let mut device = Device::new();
     device.keep_heads = 2;
