@@ -194,6 +194,10 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// A change of the head in use. Returns the number of the head that is then in use, or
+/// `None` after a refusal.
+type Change<'a> = &'a dyn Fn(&Learning) -> Result<Option<u32>, LearningError>;
+
 /// Lets each step on the disk fail in turn while `change` runs, and checks `agree` after
 /// each. Returns how often the change succeeded and failed nevertheless.
 fn with_each_step_failing<T>(
@@ -239,7 +243,6 @@ fn whichever_step_fails_memory_disk_and_answer_agree_on_the_model() {
     assert_eq!(offer(&learning, &bad, "1").unwrap(), None);
     drop(learning);
     let imported = device.file(5.0);
-    type Change<'a> = &'a dyn Fn(&Learning) -> Result<Option<u32>, LearningError>;
     let changes: [(&str, Change); 4] = [
         ("import", &|learning| {
             learning.import_head(&imported).map(Some)
@@ -277,40 +280,37 @@ fn whichever_step_fails_memory_disk_and_answer_agree_on_the_model() {
 #[test]
 fn whichever_step_fails_disk_and_answer_agree_on_the_labels() {
     let device = Device::new();
-    let all = device.open().samples(None).unwrap();
-    let ids: Vec<String> = all.iter().map(|sample| sample.id.clone()).collect();
+    let samples = device.open().samples(Some(LABELS[0])).unwrap();
+    let ids: Vec<String> = samples.into_iter().map(|sample| sample.id).collect();
     let mark = |action: LabelAction| {
         let chosen = SampleSelector::Ids(ids[..3].to_vec());
         move |learning: &Learning| learning.label(chosen.clone(), &action)
     };
-    let label_of = |learning: &Learning, id: &str| {
-        let samples = learning.samples(None).unwrap().into_iter();
-        let mut samples = samples.filter(|sample| sample.id == id);
-        samples.next().map(|sample| sample.label)
+    let state_of = |learning: &Learning, id: &str| {
+        let samples = learning.samples(None).unwrap();
+        let sample = samples.into_iter().find(|sample| sample.id == id);
+        let label = sample.map(|sample| sample.label.unwrap_or("unlabelled".to_owned()));
+        label.unwrap_or("gone".to_owned())
     };
-    let agree_on = |expected: Option<Option<&str>>| {
-        let expected = expected.map(|label| label.map(str::to_owned));
-        let (all, ids) = (&all, &ids);
-        move |learning: &Learning, result: &Result<LabelResult, LearningError>| {
-            for (sample, id) in all.iter().zip(&ids[..3]) {
+    for (action, expected) in [
+        (LabelAction::As("chin".to_owned()), "chin"),
+        (LabelAction::Unlabelled, "unlabelled"),
+        (LabelAction::Discard, "gone"),
+    ] {
+        let agree = |learning: &Learning, result: &Result<LabelResult, LearningError>| {
+            for id in &ids[..3] {
                 let is_done = result.as_ref().is_ok_and(|result| result.done.contains(id));
-                let before = Some(sample.label.clone());
-                let expected = if is_done { &expected } else { &before };
-                assert_eq!(label_of(learning, id), *expected, "{id}: {result:?}");
+                let expected = if is_done { expected } else { LABELS[0] };
+                assert_eq!(state_of(learning, id), expected, "{id}: {result:?}");
             }
             result.as_ref().is_ok_and(|result| result.failed.is_empty())
-        }
-    };
-    let done = with_each_step_failing(
-        &device,
-        mark(LabelAction::As("chin".to_owned())),
-        agree_on(Some(Some("chin"))),
-    );
-    assert!(done.0 > 1 && done.1 > 1, "{done:?}");
-    let done = with_each_step_failing(&device, mark(LabelAction::Unlabelled), agree_on(Some(None)));
-    assert!(done.0 > 1 && done.1 > 1, "{done:?}");
-    let done = with_each_step_failing(&device, mark(LabelAction::Discard), agree_on(None));
-    assert!(done.0 > 1 && done.1 > 1, "{done:?}");
+        };
+        let (succeeded, failed) = with_each_step_failing(&device, mark(action), agree);
+        assert!(
+            succeeded > 1 && failed > 1,
+            "{expected}: {succeeded} {failed}"
+        );
+    }
 }
 
 /// What a person does while a refit is running.
