@@ -447,12 +447,6 @@ fn move_sample(
         if is_taken || others.iter().any(|other| other.label.as_ref() == label) {
             return Ok(Labelled::Taken);
         }
-        // Copies are deleted first: a copy that stayed behind could be taken for the sample.
-        for copy in &copies {
-            if copy.path != path && delete_file(&copy.path)? {
-                touched.insert(copy.folder().to_owned());
-            }
-        }
         match files::rename(&used.path, &path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Labelled::Missing),
             moved => moved.map_err(FileError::of("move a sample to", folder))?,
@@ -460,12 +454,18 @@ fn move_sample(
         touched.insert(folder.to_owned());
         touched.insert(used.folder().to_owned());
     }
-    if stays {
-        for copy in copies {
-            if delete_file(&copy.path)? {
+    // The sample has its label already, so a copy that stays behind is no failure; the
+    // listing tells of it.
+    for copy in copies.iter().filter(|copy| copy.path != path) {
+        match delete_file(&copy.path) {
+            Ok(true) => {
                 touched.insert(copy.folder().to_owned());
             }
+            Ok(false) => {}
+            Err(error) => warn!(%error, "a copy of a face picture is not deleted"),
         }
+    }
+    if stays {
         return Ok(Labelled::Already);
     }
     // Update the list, so that an id that is passed twice finds its file the second time.
