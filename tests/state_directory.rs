@@ -429,9 +429,9 @@ fn the_check_finds_what_is_wrong_with_the_directory() {
     let check = || {
         let mut command = door.command(&["check"]);
         let output = command.arg("--state").arg(door.state()).output().unwrap();
-        let report = text(&output.stdout).lines().map(str::to_owned);
-        let mut lines = report.filter(|line| line.contains(" state "));
-        lines.next().unwrap()
+        let report = text(&output.stdout);
+        let mut lines = report.lines().filter(|line| line.contains(" state "));
+        lines.next().unwrap().to_owned()
     };
     assert!(check().starts_with("ok "), "{}", check());
     fs::write(door.state().join("heads/000001.onnx"), b"garbage").unwrap();
