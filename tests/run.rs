@@ -444,7 +444,12 @@ fn passwords_are_neither_printed_nor_logged() {
     for arguments in [
         &["run", "--config", config][..],
         &["check", "--config", config],
-        &["run", "--source", "https://me:secret@cam/v"],
+        &[
+            "run",
+            "--once",
+            "--source",
+            "https://me:secret@127.0.0.1:9/cam",
+        ],
     ] {
         let output = run(arguments);
         assert!(!output.status.success());

@@ -59,6 +59,9 @@ struct SavedClock {
     /// The running time from which on the clock is believed again, after it jumped.
     #[serde(skip_serializing_if = "Option::is_none")]
     believed_from: Option<i64>,
+    /// The last reading of a clock that is not believed yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    doubted: Option<Synchronized>,
     /// The running time when age last ended labeled samples.
     #[serde(skip_serializing_if = "Option::is_none")]
     labeled_ended: Option<i64>,
@@ -117,7 +120,9 @@ pub(super) struct Ages {
     /// The running time when this process opened the directory.
     running_before: i64,
     is_synchronized: bool,
-    /// Whether this process has seen a synchronized clock.
+    /// Whether this process has read a synchronized clock, believed or not.
+    was_read: bool,
+    /// Whether this process has believed a synchronized clock.
     was_synchronized: bool,
     unsaved: Unsaved,
     /// The running time when the files were last saved.
@@ -146,7 +151,10 @@ impl Ages {
         // the samples, so that their order stays right.
         let last_seen = births.values().map(|birth| birth.seen).max().unwrap_or(0);
         let saved = clock.running.max(last_seen).max(0);
-        if let Some(last) = &mut clock.synchronized {
+        for last in [&mut clock.synchronized, &mut clock.doubted]
+            .into_iter()
+            .flatten()
+        {
             last.running = last.running.min(saved);
         }
         clock.believed_from = clock
@@ -166,6 +174,7 @@ impl Ages {
             births,
             last_reading: None,
             is_synchronized: false,
+            was_read: false,
             was_synchronized: false,
             unsaved: Unsaved::Nothing,
         };
@@ -185,7 +194,13 @@ impl Ages {
         let counted = passed.min(MAX_STEP) as i64;
         self.clock.running = self.clock.running.saturating_add(counted);
         let unix = reading.unix_seconds();
-        if unix.is_some_and(|unix| self.has_jumped(unix)) {
+        let has_jumped = unix.is_some_and(|unix| self.has_jumped(unix));
+        let running = self.clock.running;
+        if let Some(unix) = unix {
+            self.clock.doubted = Some(Synchronized { unix, running });
+            self.was_read = true;
+        }
+        if has_jumped {
             tracing::warn!(
                 "the clock jumped although it is synchronized: for a day, the age of face \
                  pictures does not depend on it"
@@ -198,12 +213,12 @@ impl Ages {
         let unix = unix.filter(|_| self.clock.running >= from);
         self.is_synchronized = unix.is_some();
         let Some(unix) = unix else { return };
+        self.clock.doubted = None;
         if !self.was_synchronized {
             self.was_synchronized = true;
             let expected = self.synchronized_now().unwrap_or(unix);
             self.was_off_for(unix.saturating_sub(expected).max(0));
         }
-        let running = self.clock.running;
         self.clock.synchronized = Some(Synchronized { unix, running });
         for birth in self.births.values_mut() {
             let since_seen = running.saturating_sub(birth.seen).max(0);
@@ -222,11 +237,11 @@ impl Ages {
     /// earlier one was not. At the first reading of a process, a later time is no
     /// jump, because the device may have been off.
     fn has_jumped(&self, unix: i64) -> bool {
-        let Some(expected) = self.synchronized_now() else {
+        let Some(last) = self.clock.synchronized.or(self.clock.doubted) else {
             return false;
         };
-        let ahead = unix.saturating_sub(expected);
-        ahead < -TOLERANCE || (self.was_synchronized && ahead > TOLERANCE)
+        let ahead = unix.saturating_sub(self.after(last));
+        ahead < -TOLERANCE || (self.was_read && ahead > TOLERANCE)
     }
 
     /// Counts time during which no daemon ran, which the first synchronized reading
@@ -252,9 +267,13 @@ impl Ages {
     /// The time in seconds since 1970: the last synchronized time and the time that
     /// the daemon has run since then. `None` if the clock was never synchronized.
     fn synchronized_now(&self) -> Option<i64> {
-        let last = self.clock.synchronized?;
-        let since = self.clock.running.saturating_sub(last.running);
-        Some(last.unix.saturating_add(since))
+        Some(self.after(self.clock.synchronized?))
+    }
+
+    /// An earlier time and the time that the daemon has run since then.
+    fn after(&self, earlier: Synchronized) -> i64 {
+        let since = self.clock.running.saturating_sub(earlier.running);
+        earlier.unix.saturating_add(since)
     }
 
     /// What is known about a sample that is seen for the first time.
@@ -598,20 +617,20 @@ mod tests {
         let mut clock = NOW;
         for jump in [10 * 365 * DAY, -3 * 365 * DAY, 40 * DAY, 0] {
             clock = NOW + jump;
-            assert_eq!(device.run(5, Some(clock)), 0);
+            assert_eq!(device.run(12, Some(clock)), 0);
             assert_eq!(device.announced(), 0);
             assert!(!device.ages.is_synchronized());
             device.restart();
-            device.pass(Some(clock + 5 * HOUR));
+            device.pass(Some(clock + 12 * HOUR));
         }
-        clock += 5 * HOUR;
+        clock += 12 * HOUR;
         assert_eq!(device.run(24, Some(clock)), 0);
         assert!(device.ages.is_synchronized());
         assert_eq!(device.announced(), 0);
         for sample in &device.samples {
             let age = device.ages.age(sample);
             // Each start adds a second.
-            let most = Duration::from_hours(4 * 5 + 24) + Duration::from_mins(1);
+            let most = Duration::from_hours(4 * 12 + 24) + Duration::from_mins(1);
             assert!(age <= most, "{age:?}");
         }
     }
