@@ -97,9 +97,10 @@ impl Store {
     /// even if the clock jumps.
     ///
     /// # Errors
-    /// [`StoreError::File`], [`StoreError::Rows`], [`StoreError::Encode`] if no crop could
-    /// be stored. If some could be stored before one failed, their ids are returned, which
-    /// are then fewer than the crops of the batch.
+    /// [`StoreError::Rows`] or [`StoreError::Encode`] for a crop that is invalid, and
+    /// [`StoreError::File`] if no crop could be stored. If the disk refused a crop after
+    /// others were stored, the ids of these are returned, which are then fewer than the
+    /// crops of the batch.
     pub fn capture(&self, batch: &[NewSample]) -> Result<Vec<String>, StoreError> {
         if batch.is_empty() {
             return Ok(Vec::new());
@@ -119,7 +120,7 @@ impl Store {
         // Sync even after a failure, because the crops stored before it stay.
         settle_all(&touched);
         match failed {
-            Some(error) if ids.is_empty() => Err(error),
+            Some(error) if ids.is_empty() || !matches!(error, StoreError::File(_)) => Err(error),
             _ => Ok(ids),
         }
     }
