@@ -471,8 +471,11 @@ fn a_head_is_swapped_between_two_frames_and_back() {
         skipped_at_last - skipped < 10,
         "frames were skipped: {before} {after}"
     );
-    // There must be no fault, no idle state and no restart in between.
-    assert_eq!(running.decisions(), ["mask", "no_mask", "mask"]);
+    // There must be no fault and no restart in between. The decision may be idle until
+    // frames that were classified with the new head confirm each other.
+    let mut decisions = running.decisions();
+    decisions.retain(|decision| decision != "idle");
+    assert_eq!(decisions, ["mask", "no_mask", "mask"]);
     let logs = running.stop();
     assert_eq!(logs.matches("ready").count(), 1, "{logs}");
 }
@@ -763,7 +766,13 @@ fn still_frames_are_detected_once_and_settled_tracks_not_classified_again() {
     let [frames, detections, classifications] = counts(
         "[detect]\nidle-interval-ms = 60000\n[track]\nreclassify-interval-ms = 60000\nvote-window = 5\n",
     );
-    assert_eq!((detections, classifications), (1, 5), "of {frames} frames");
+    // Three frames must confirm the mask before detection is skipped, and five votes
+    // settle the track.
+    assert!(
+        (3..=5).contains(&detections),
+        "{detections} of {frames} frames"
+    );
+    assert_eq!(classifications, 5, "of {frames} frames");
     let [frames, detections, classifications] =
         counts("[detect]\nidle-interval-ms = 0\n[track]\nreclassify-interval-ms = 0\n");
     // Each count may exceed the number of frames by one, because a frame is counted

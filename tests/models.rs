@@ -117,8 +117,8 @@ fn a_file_over_the_limit_is_refused_unread() {
     let endless = PathBuf::from("/dev/zero");
     assert_refused(
         &with_model_file("classifier", &endless),
-        65,
-        "more than 64 MiB, the limit for models",
+        66,
+        "it is not a regular file",
     );
 }
 
