@@ -1,6 +1,7 @@
-//! The property that a door rests on: a relay opens only after enough frames that
-//! confirm each other. The bytes choose frames, losses, reconnects, changes of the head
-//! and of settings, and steps of the clock. The oracle looks only at the list of frames.
+//! Checks the property on which the safety of a door depends: its relay opens only after
+//! enough frames that confirm each other. The input bytes choose frames, losses,
+//! reconnections, changes of the head and of the settings, and steps of the clock. The
+//! oracle looks only at the list of frames.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use maskd::frame::ConnectionId;
 use maskd::indicate::{Door, LockType};
 use maskd::vision::head::HeadId;
 
-/// A frame as the oracle knows it.
+/// A frame as it is recorded for the oracle.
 #[derive(Clone, Copy)]
 struct Seen {
     at: Instant,
@@ -34,7 +35,7 @@ struct World {
     connection: ConnectionId,
     head: HeadId,
     confirmation: Confirmation,
-    /// What the inference thread knows of the decision.
+    /// The state of the decision as last read by the inference thread.
     standing: Standing,
     /// The newest result that the indicator thread has not taken yet.
     result: Option<Observation>,
@@ -76,7 +77,8 @@ impl World {
         }
     }
 
-    /// The inference thread processes a frame. If it has to, it classifies faces anew.
+    /// Processes a frame as the inference thread does. The faces are classified in this
+    /// frame if that is required.
     fn process(&mut self, sighting: Sighting, age: Duration) {
         let at = self.now.checked_sub(age).unwrap_or(self.now);
         let basis = Basis {
@@ -88,7 +90,8 @@ impl World {
         let is_new = self.confirmation.begin(at, basis);
         let is_awaited = self.confirmation.is_awaited(self.standing);
         let sighting = match sighting {
-            // Without tracks, or while a decision waits, no work is skipped.
+            // Without tracks, or while a decision is waiting, the faces must be
+            // classified in this frame.
             Sighting::Masked if is_new || is_awaited => Sighting::MaskedAnew,
             sighting => sighting,
         };
@@ -112,7 +115,8 @@ impl World {
         });
     }
 
-    /// The indicator thread takes what there is, and sets the relay.
+    /// Acts as the indicator thread, which takes the newest result, if there is one, and
+    /// sets the relay.
     fn indicate(&mut self, progress: Progress) {
         let before = self.decision;
         let result = self.result.take();
@@ -137,9 +141,10 @@ impl World {
         }
     }
 
-    /// The latest frames that show a face are all masked and classified anew, they come
-    /// from one connection, one head and the time after the latest fault, there are enough
-    /// of them over enough time, and none of the gaps is too long.
+    /// Whether the relay may open. The latest frames that show a face must all be masked,
+    /// with all faces classified in the frame itself. They must come from one connection,
+    /// from one head, and from the time after the latest fault. There must be enough of
+    /// them over enough time, without a gap that is too long.
     fn may_open(&self) -> bool {
         let allowed = self.allowed_gap();
         let faces = self
@@ -166,7 +171,8 @@ impl World {
             && last.at.duration_since(first.at) >= self.options.confirm
     }
 
-    /// 300 ms, or three times the median of the latest five frame intervals.
+    /// Returns 300 ms or three times the median of the latest five frame intervals,
+    /// whichever is longer.
     fn allowed_gap(&self) -> Duration {
         let mut intervals: Vec<Duration> = self
             .seen
@@ -184,8 +190,8 @@ impl World {
         (3 * median).max(300 * MS)
     }
 
-    /// Whether a face was seen, through the connection and by the head of the mask, within
-    /// the hold time.
+    /// Whether a face was seen within the hold time, through the same connection and by
+    /// the same head as the mask.
     fn is_held(&self) -> bool {
         let Some(mask) = self.decider.standing().mask else {
             return false;
@@ -200,10 +206,10 @@ impl World {
     }
 }
 
-/// Plays any sequence of events and checks after each that the relay opened only if it was
-/// allowed to.
+/// Plays any sequence of events, and checks after each event that the relay opened only
+/// if it was allowed to.
 pub fn decision(data: &[u8]) {
-    // Far from the beginning of time, so that the clock can step back.
+    // The start is far in the future, so that the clock can step back.
     let start = Instant::now() + Duration::from_hours(1000);
     let mut world = World::new(start);
     let mut bytes = data.iter().copied();
@@ -224,7 +230,7 @@ pub fn decision(data: &[u8]) {
                     _ => Sighting::Other,
                 };
                 world.process(sighting, MS * u32::from(event & 0x30));
-                // The indicator thread misses a result now and then.
+                // The indicator thread occasionally misses a result.
                 if event & 0x40 == 0 {
                     world.indicate(progress);
                 }

@@ -1,5 +1,6 @@
-//! What the fuzz targets check, for any bytes. The fuzzer calls these with bytes
-//! of its own making, `tests/fuzz.rs` with those of the corpora.
+//! The checks of the fuzz targets, which take arbitrary bytes. The fuzzer calls these
+//! functions with bytes that it generates, and `tests/fuzz.rs` calls them with the files
+//! in the corpora.
 
 use maskd::camera::http::answer::{AnswerError, AnswerReader, Head, MAX_HEAD};
 use maskd::camera::mjpeg::Splitter;
@@ -33,7 +34,7 @@ pub fn mjpeg(data: &[u8]) {
     let mut whole = Splitter::new(MAX_FRAME_BYTES);
     let expected = frames(&mut whole, std::iter::once(data));
 
-    // The bytes themselves say where the stream is cut.
+    // The bytes themselves determine where the stream is split.
     let mut cut = Splitter::new(MAX_FRAME_BYTES);
     let mut rest = data;
     let pushes = std::iter::from_fn(|| {
@@ -53,12 +54,12 @@ pub fn mjpeg(data: &[u8]) {
     );
 }
 
-/// Takes arbitrary bytes as the answer of a network camera. Head and body must not depend
-/// on how the bytes are split across `push` calls, and the reader may hold no more than a
-/// head.
+/// Takes arbitrary bytes as the answer of a network camera. The head and the body must
+/// not depend on how the bytes are split across `push` calls, and the reader must not
+/// hold more bytes than a head can have.
 pub fn http(data: &[u8]) {
     let expected = answer(std::iter::once(data));
-    // The bytes themselves say where the answer is cut.
+    // The bytes themselves determine where the answer is split.
     let mut rest = data;
     let pushes = std::iter::from_fn(|| {
         let length = 1 + usize::from(*rest.first()? % 16);
@@ -89,8 +90,8 @@ fn answer<'a>(pushes: impl Iterator<Item = &'a [u8]>) -> Result<Answer, AnswerEr
     Ok((head, body, complete))
 }
 
-/// Takes arbitrary bytes as a config. Accepted values must be within their ranges,
-/// and a refusal must have a reason.
+/// Takes arbitrary bytes as a config. Accepted values must be within their ranges, and an
+/// error must have a message.
 pub fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -111,7 +112,7 @@ pub fn model(data: &[u8]) {
         assert_eq!(head.w2.len(), head.b1.len() * head.b2.len());
         assert_eq!(head.w1.len(), head.b1.len() * onnx::FEATURES);
     }
-    // Whatever it says, it must say it without a panic.
+    // The bytes may be accepted or rejected, but must not cause a panic.
     let _ = onnx::parse_detector("fuzz", data);
 }
 
@@ -123,9 +124,10 @@ pub fn picture(data: &[u8]) {
     }
 }
 
-/// Takes arbitrary bytes as a JPEG, after the start that makes it one. What is accepted
-/// must be decoded from the same bytes with an end marker, too, whatever follows them,
-/// and into the same pixels. The limit keeps the memory of each run small.
+/// Takes arbitrary bytes as a JPEG without its first three bytes. If the JPEG is
+/// accepted, it must also be accepted when it is followed by an end marker and other
+/// bytes, and it must be decoded into the same pixels. The limit keeps the memory use of
+/// each run small.
 pub fn jpeg(data: &[u8]) {
     const MAX_PIXELS: u64 = 100_000;
     let bytes = [b"\xff\xd8\xff", data].concat();
@@ -154,7 +156,8 @@ pub fn features(data: &[u8]) {
     }
 }
 
-/// An offer of a head, by whoever it says it is, and what follows a signature.
+/// Takes arbitrary bytes as an offer of a head, and as the content that follows a
+/// signature. The key that verifies the signature is also read from the bytes.
 pub fn offer(data: &[u8]) {
     let key = data.get(8..40).and_then(|key| key.try_into().ok());
     let _ = fleet::open(data, &[key.unwrap_or_default()], &[1; 32]);

@@ -1,5 +1,5 @@
-//! Cameras from end to end: programs, HTTP servers and folders as they are met
-//! at a door.
+//! Tests cameras from end to end, with programs, HTTP servers and folders that behave
+//! like the cameras at a door.
 #![expect(
     clippy::disallowed_methods,
     reason = "the tests measure time, and play the camera in a thread of their own"
@@ -25,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 mod support;
 
-/// A waiting thread notices a stop within 100 ms; the rest is for a machine
-/// that is busy with other tests.
+/// A waiting thread notices a stop within 100 ms. The rest of this time allows for a
+/// machine that is busy with other tests.
 const SOON: Duration = Duration::from_secs(2);
 
 const LONG: Duration = Duration::from_mins(1);
@@ -52,7 +52,7 @@ fn shell(script: &str) -> Spec {
     Spec::Command(["sh", "-c", script].map(str::to_owned).to_vec())
 }
 
-/// A gray JPEG whose brightness tells it from others.
+/// Returns a gray JPEG, which can be told apart from others by its brightness.
 fn jpeg(gray: u8) -> Vec<u8> {
     let mut bytes = Vec::new();
     RgbImage::from_pixel(32, 24, Rgb([gray; 3]))
@@ -66,7 +66,7 @@ fn gray(frame: &Frame) -> u8 {
     frame.pixels.get_pixel(16, 12).0[0]
 }
 
-/// A picture whose structure is right but that no decoder takes.
+/// A picture with a valid structure that no decoder can decode.
 const UNDECODABLE: &[u8] = b"\xff\xd8\xff\xda\x00\x08nosofx\xff\xd9";
 
 struct Folder(tempfile::TempDir);
@@ -119,7 +119,7 @@ fn video_of_a_program_is_read_to_its_end() {
     for number in 0..3 {
         folder.write(&format!("{number}.jpg"), &jpeg(50 * number));
     }
-    // Each picture is sent when the one before was seen.
+    // Each picture is sent only after the previous one was received.
     let script = format!(
         "cd '{}'; for n in 0 1 2; do until [ -e go$n ]; do sleep 0.01; done; cat $n.jpg; done",
         folder.path().display()
@@ -166,8 +166,8 @@ fn video_of_a_program_is_repeated_and_numbered_on() {
 fn each_run_of_a_program_with_several_pictures_is_a_connection() {
     let folder = Folder::new();
     folder.write("0.jpg", &jpeg(80));
-    // Ends like a program whose camera has dropped. Each picture is sent when the one
-    // before was seen.
+    // The script ends like a program whose camera was disconnected. Each picture is sent
+    // only after the previous one was received.
     let script = format!(
         "cd '{}'; for n in 1 2; do cat 0.jpg; until rm go; do sleep 0.01; done; done 2>/dev/null",
         folder.path().display()
@@ -215,7 +215,7 @@ fn newest_of_several_pictures_is_taken_and_undecodable_ones_are_skipped() {
 fn lost_program_is_told_once_and_started_again() {
     let folder = Folder::new();
     folder.write("0.jpg", &jpeg(80));
-    // Fails at the first and the second start.
+    // The script fails the first and the second time that it is started.
     let script = format!(
         "cd '{}'; if [ -e b ]; then cat 0.jpg; exec sleep 60; fi; \
          if [ -e a ]; then touch b; exit 3; fi; \
@@ -261,7 +261,7 @@ fn stop_ends_the_wait_for_a_lost_camera() {
     lost(&mut camera);
     thread::scope(|scope| {
         let canceller = scope.spawn(|| {
-            // Into the second wait, which takes 1 second at least.
+            // The stop comes during the second wait, which takes at least 1 second.
             thread::sleep(Duration::from_millis(800));
             stop.cancel();
             Instant::now()
@@ -332,7 +332,7 @@ fn program_that_does_not_exist_is_an_error_at_once() {
 
 // Raw pictures
 
-/// A gray picture of 32 x 24 in yuv420.
+/// Returns a gray picture of 32 x 24 pixels in the format yuv420.
 fn yuv420(gray: u8) -> Vec<u8> {
     [vec![gray; 32 * 24], vec![128; 32 * 24 / 2]].concat()
 }
@@ -412,8 +412,7 @@ fn format_that_a_source_lacks_is_an_error_at_once() {
 
 // Camera modules
 
-/// A folder with a program named `name` in it, as the only one that is found
-/// there but for those of the shell.
+/// Creates a folder that contains a program with this name and no other program.
 fn programs(name: &str, script: &str) -> Folder {
     use std::os::unix::fs::PermissionsExt;
     let folder = Folder::new();
@@ -423,7 +422,8 @@ fn programs(name: &str, script: &str) -> Folder {
     folder
 }
 
-/// The binary with these programs, and with its state there too.
+/// Returns a command that runs maskd with this folder at the start of its search path,
+/// and with its state in the same folder.
 fn maskd_with(programs: &Folder, arguments: &[&str]) -> Command {
     let usual = std::env::var_os("PATH").unwrap();
     let folders = std::iter::once(programs.path().to_owned()).chain(std::env::split_paths(&usual));
@@ -442,13 +442,13 @@ fn config(folder: &Folder, camera: &str) -> String {
     path.display().to_string()
 }
 
-/// Runs until `until` shows up among the logs, stops it by a signal, and gives
-/// the logs.
+/// Runs maskd until `until` appears in the logs, stops it with a signal, and returns the
+/// logs.
 fn run_until(programs: &Folder, file: &str, until: &str) -> String {
     run_until_and(programs, file, until, || ())
 }
 
-/// The same, with something to do before it is stopped.
+/// Same as [`run_until`], but calls `act` before it stops maskd.
 fn run_until_and(programs: &Folder, file: &str, until: &str, act: impl FnOnce()) -> String {
     let logs = programs.path().join("logs");
     let state = programs.path().display().to_string();
@@ -510,7 +510,8 @@ fn rpicam_gives_raw_pictures_too() {
 
 #[test]
 fn rpicam_that_ends_or_stalls_is_started_again() {
-    // It ends well, which a camera never does; then it hangs; then it works.
+    // The program first exits cleanly, although a camera never ends. Then it hangs, and
+    // then it works.
     let script = "echo x >> starts\ncat 0.jpg\n\
                   case $(wc -l < starts) in 1) exit 0;; 2) exec sleep 60;; esac\n\
                   until [ -e enough ]; do cat 0.jpg; sleep 0.1; done";
@@ -628,7 +629,7 @@ fn real_webcam_gives_frames_and_lets_go() {
             },
             ..options()
         };
-        // A second time: the first must have let go of it.
+        // The second iteration works only if the first one has released the webcam.
         for _ in 0..2 {
             let mut camera = reopened(&spec, &options);
             let first = frame(&mut camera);
@@ -640,8 +641,8 @@ fn real_webcam_gives_frames_and_lets_go() {
     }
 }
 
-/// Retries for a while, as the daemon does, because a webcam is released only
-/// after its next picture has arrived.
+/// Opens the camera. If this fails, it is retried for a while, as in the daemon, because
+/// a webcam is released only after its next picture has arrived.
 fn reopened(spec: &Spec, options: &CameraOptions) -> Camera {
     let start = Instant::now();
     loop {
@@ -655,8 +656,8 @@ fn reopened(spec: &Spec, options: &CameraOptions) -> Camera {
 
 // HTTP
 
-/// A camera that plays `answers`, one for each connection, and gives the
-/// requests that it got.
+/// Runs `test` with a camera that plays `answers`, one for each connection. Returns the
+/// result of the test and the requests that the camera received.
 fn serve<T>(
     answers: &[&(dyn Fn(&mut TcpStream) + Sync)],
     test: impl FnOnce(&str) -> T,
@@ -692,7 +693,8 @@ fn read_request(stream: &mut impl Read) -> String {
     String::from_utf8(request).unwrap()
 }
 
-/// The reader may be gone before all is written.
+/// Sends the bytes. Errors are ignored, because the reader may close the connection
+/// before all bytes are written.
 fn send(stream: &mut impl Write, bytes: &[u8]) {
     let _ = stream.write_all(bytes);
 }
@@ -719,7 +721,7 @@ fn http(host: &str) -> Spec {
 
 #[test]
 fn stream_is_read_lost_and_read_again() {
-    // Each picture is sent when the one before was seen.
+    // Each picture is sent only after the previous one was received.
     let seen = AtomicU8::new(0);
     let first = |stream: &mut TcpStream| {
         send(stream, MULTIPART);
@@ -728,7 +730,7 @@ fn stream_is_read_lost_and_read_again() {
                 thread::sleep(Duration::from_millis(5));
             }
             let part = part(&jpeg(50 * number));
-            // Cut within the picture.
+            // The picture is sent in two parts.
             send(stream, &part[..300]);
             thread::sleep(Duration::from_millis(100));
             send(stream, &part[300..]);
@@ -851,7 +853,7 @@ fn redirect_within_http_is_followed() {
 
 #[test]
 fn camera_that_is_off_is_a_loss_and_no_error_of_open() {
-    // A port that nobody listens on any more.
+    // No program listens on this port anymore.
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -874,7 +876,7 @@ fn stream_that_goes_silent_or_sends_noise_is_stalled() {
         send(stream, &[MULTIPART, &jpeg(80)[..100]].concat());
         until_closed(stream);
     };
-    // A head that never ends.
+    // This camera sends a head that never ends.
     let drip = |stream: &mut TcpStream| {
         send(stream, b"HTTP/1.1 200 OK\r\n");
         for _ in 0..30 {
@@ -1067,7 +1069,7 @@ fn snapshots_are_requested_again_and_again_without_a_loss() {
             }
             send(stream, &snapshot("HTTP/1.1 200 OK", 40 * number));
         }
-        // It is closed between two requests, as cameras do after a while.
+        // The connection is closed between two requests, as cameras do after a while.
     };
     let closed = |stream: &mut TcpStream| send(stream, &snapshot("HTTP/1.0 200 OK", 200));
     let unsized_picture = |stream: &mut TcpStream| {
@@ -1141,7 +1143,8 @@ fn digest(nonce: &str, stale: bool) -> String {
     DIGEST.replace("NONCE", nonce).replace("STALE", stale)
 }
 
-/// Whether a request answers the challenge `nonce` for the user `me`, as RFC 7616 says.
+/// Whether a request answers the challenge `nonce` for the user `me` as specified in RFC
+/// 7616.
 fn answers(request: &str, nonce: &str, password: &str) -> bool {
     use md5::{Digest, Md5};
     let field = |name: &str| {
@@ -1226,7 +1229,7 @@ fn refused_logins_are_told_and_not_repeated() {
 
 #[test]
 fn login_does_not_follow_a_redirect_to_another_host() {
-    // The same server under another name.
+    // The redirect leads to the same server under a different name.
     let redirect = |stream: &mut TcpStream| {
         let port = stream.local_addr().unwrap().port();
         let location = format!("http://me:other@localhost:{port}/other");
@@ -1262,8 +1265,8 @@ fn tls_file(name: &str) -> PathBuf {
     support::root().join("tests/data/tls").join(name)
 }
 
-/// Answers each connection to the listener with a snapshot, over TLS with this
-/// certificate, and gives the requests that came.
+/// Answers the given number of connections to the listener with a snapshot each, over TLS
+/// with this certificate, and returns the requests that were received.
 fn serve_tls(listener: &TcpListener, name: &str, connections: usize) -> Vec<String> {
     use tokio_rustls::rustls::crypto::ring;
     use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -1289,7 +1292,7 @@ fn serve_tls(listener: &TcpListener, name: &str, connections: usize) -> Vec<Stri
             request.extend(byte);
         }
         requests.push(String::from_utf8(request).unwrap());
-        // It closes the connection without the proper end of TLS, as cameras do.
+        // The connection is closed without a TLS close notification, as cameras do.
         send(&mut stream, &snapshot("HTTP/1.0 200 OK", 80));
     }
     requests
@@ -1482,7 +1485,7 @@ fn no_output_shows_the_password_of_a_camera() {
     ];
     for (number, password) in passwords.into_iter().enumerate() {
         let sources = [
-            // The discard service, where nobody listens.
+            // This is the port of the discard service, on which no program listens.
             format!("http://me:{password}@127.0.0.1:9/video"),
             format!(" http://me:{password}@127.0.0.1:9/video"),
             format!("http://127.0.0.1:9/video?user=me&pwd={password}"),
@@ -1491,7 +1494,8 @@ fn no_output_shows_the_password_of_a_camera() {
             format!("exec:sh -c 'echo rtsp://me:{password}@127.0.0.1:9/: {password} >&2; exit 1'"),
             format!("exec:rtsp://me:{password}@127.0.0.1:9/video"),
         ];
-        // Each takes a second, so not all of them with all passwords.
+        // Each source takes a second, so each password is tested with only some of the
+        // sources.
         for source in sources.into_iter().skip(number % 3).step_by(3) {
             let file = config(&folder, &format!("source = \"{source}\"\nstall-ms = 500"));
             let check = maskd_with(&folder, &["check", "--config", &file]).output();
@@ -1536,8 +1540,8 @@ fn no_output_shows_the_password_of_a_camera() {
 
 // Processes
 
-/// The processes whose command line contains `text`, and zombies among the children of
-/// `parent`.
+/// Counts the processes whose command line starts with `text`, and the zombies among the
+/// children of `parent`.
 fn processes(text: &str, parent: u32) -> (usize, usize) {
     let mut found = (0, 0);
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
@@ -1552,8 +1556,9 @@ fn processes(text: &str, parent: u32) -> (usize, usize) {
 
 #[test]
 fn processes_that_a_camera_program_leaves_do_not_pile_up() {
-    // Each start leaves a process in a session of its own, without parent and
-    // environment, one that hands itself on, and one that ends.
+    // Each start leaves behind a process in its own session, a process without a parent
+    // or an environment that starts another process and ends, and a process that ends
+    // immediately.
     let programs = programs(
         "rpicam-vid",
         "echo x >> starts\ncat 0.jpg\n\
@@ -1617,7 +1622,7 @@ fn folder_is_shown_once_or_for_ever() {
     for seq in 0..10 {
         assert_eq!(frame(&mut camera).seq, seq);
     }
-    // The folder goes and comes back, as on a share.
+    // The folder disappears and comes back, as may happen on a network share.
     let elsewhere = Folder::new();
     let aside = elsewhere.path().join("aside");
     std::fs::rename(folder.path(), &aside).unwrap();

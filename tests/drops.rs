@@ -1,5 +1,6 @@
-//! Tests `maskd run` on network cameras that drop their connections, and on pictures with
-//! more faces than there is time for. The camera is a server on the loopback interface.
+//! Tests `maskd run` with network cameras that drop their connections, and with pictures
+//! that have more faces than can be classified in time. The camera is a server on the
+//! loopback interface.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -37,14 +38,14 @@ const INTERVAL: Duration = Duration::from_millis(100);
 struct StreamCamera {
     port: u16,
     connections: Arc<AtomicUsize>,
-    /// When the last connection was closed.
+    /// The time at which the last connection was closed.
     closed: Arc<Mutex<Option<SystemTime>>>,
     is_on: Arc<AtomicBool>,
 }
 
 impl StreamCamera {
-    /// Starts a camera that sends `frames(number)` through its connection with that number,
-    /// counted from 0, and then closes it.
+    /// Starts a camera that sends `frames(number)` through the connection with this
+    /// number, counted from 0, and then closes the connection.
     fn start(frames: impl Fn(usize) -> Vec<&'static str> + Send + 'static) -> StreamCamera {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -64,7 +65,7 @@ impl StreamCamera {
                     continue;
                 };
                 let number = connections.fetch_add(1, Ordering::Relaxed);
-                // The client may have hung up.
+                // The client may have closed the connection.
                 let _ = send(stream, &frames(number), &is_on);
                 *closed.lock().unwrap() = Some(SystemTime::now());
             }
@@ -80,7 +81,7 @@ impl StreamCamera {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Closes the connection and refuses others.
+    /// Closes the connection and refuses new ones.
     fn turn_off(&self) {
         self.is_on.store(false, Ordering::Relaxed);
     }
@@ -122,7 +123,7 @@ fn send(mut stream: TcpStream, frames: &[&str], is_on: &AtomicBool) -> std::io::
 /// A decision and its time in seconds since 1970.
 type Change = (String, f64);
 
-/// Runs the daemon until `is_over`, and returns its decisions.
+/// Runs the daemon until `is_over` returns true, and returns its decisions.
 fn watch(config: &str, source: &str, mut is_over: impl FnMut(&[Change]) -> bool) -> Vec<Change> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("maskd.toml");
@@ -172,7 +173,7 @@ fn names(changes: &[Change]) -> Vec<&str> {
 
 #[test]
 fn a_bad_first_frame_after_each_reconnect_never_opens_the_door() {
-    // Neither one bad frame nor two are enough.
+    // Neither one bad frame nor two bad frames are enough to open the door.
     let camera = StreamCamera::start(|number| {
         let mut frames = vec![MASKED; 1 + number % 2];
         frames.resize(12, BARE);
@@ -188,7 +189,7 @@ fn a_bad_first_frame_after_each_reconnect_never_opens_the_door() {
 #[test]
 fn short_losses_of_a_camera_change_nothing() {
     let camera = StreamCamera::start(|_| vec![MASKED; 16]);
-    // The hold time is longer than by default, because the machine may be busy.
+    // The hold time is longer than the default, because the machine may be busy.
     let config = "[decide]\nhold-ms = 6000\nstale-ms = 20000\n";
     let changes = watch(config, &camera.url(), |_| camera.connections() > 4);
     assert_eq!(names(&changes), ["mask"]);
@@ -243,7 +244,7 @@ fn a_camera_that_stays_away_ends_a_mask_and_later_is_a_fault() {
     assert_eq!(names(&changes), ["mask", "idle", "fault"]);
     let closed = camera.closed.lock().unwrap().unwrap();
     let closed = closed.duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    // The last frame is one interval older than the end of the connection.
+    // The last frame was sent one interval before the end of the connection.
     let since = |index: usize| changes[index].1 - closed.as_secs_f64() + INTERVAL.as_secs_f64();
     assert!(since(1) < 3.0, "the mask ended with the hold time");
     assert!(since(2) > 2.9, "{}", since(2));

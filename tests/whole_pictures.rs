@@ -1,5 +1,5 @@
-//! A picture of which a part is missing is refused, and one that is whole is decoded,
-//! with whatever cameras add to it.
+//! Tests that a picture with a missing part is rejected, and that a complete picture is
+//! decoded, whatever cameras add to it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -26,7 +26,7 @@ fn data(name: &str) -> Vec<u8> {
     std::fs::read(folder.join(name)).unwrap()
 }
 
-/// The whole JPEGs that can be decoded, by name.
+/// Returns the complete JPEGs that can be decoded, with their names.
 fn jpegs() -> Vec<(String, Vec<u8>)> {
     let names = [
         "baseline-411",
@@ -58,7 +58,8 @@ fn refusal(bytes: &[u8]) -> String {
     decode(bytes).unwrap_err().to_string()
 }
 
-/// The markers of a JPEG outside its segments: where each is, and its code.
+/// Returns the position and the code of each marker in a JPEG, ignoring the contents of
+/// segments.
 fn markers(jpeg: &[u8]) -> Vec<(usize, u8)> {
     let mut found = Vec::new();
     let mut at = 0;
@@ -78,12 +79,12 @@ fn markers(jpeg: &[u8]) -> Vec<(usize, u8)> {
     found
 }
 
-/// The JPEG with these bytes inserted before the marker at `at`.
+/// Returns the JPEG with these bytes inserted before the marker at `at`.
 fn with(jpeg: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
     [&jpeg[..at], bytes, &jpeg[at..]].concat()
 }
 
-/// The JPEG without its segments of this kind.
+/// Returns the JPEG without its segments of this kind.
 fn without(jpeg: &[u8], kind: u8) -> Vec<u8> {
     let mut bytes = jpeg.to_vec();
     for (at, code) in markers(jpeg).into_iter().rev() {
@@ -104,8 +105,9 @@ fn jpeg_cut_anywhere_is_refused_or_decoded_like_the_whole() {
         let mut refused = 0;
         for length in 0..jpeg.len() {
             let cut = &jpeg[..length];
-            // As it is; with an end marker, once and twice; followed by another
-            // picture, unless its start could complete the header of this one.
+            // The cut JPEG is tested as it is, with an end marker, with two end markers,
+            // and followed by another picture. The last case is left out if the start of
+            // the other picture could complete the header of this one.
             let ends = [&[][..], &END, &[0xff, 0xff, 0xd9, 0xff, 0xd9], &jpeg[..]];
             let ends = &ends[..if length < data { 3 } else { 4 }];
             for end in ends {
@@ -123,7 +125,8 @@ fn jpeg_cut_anywhere_is_refused_or_decoded_like_the_whole() {
                 }
             }
         }
-        // All but a few cuts, which leave only the end marker or padding out.
+        // Almost all of them are rejected. The few exceptions lack only the end marker or
+        // padding.
         assert!(refused + 16 + data > 4 * jpeg.len(), "{name}: {refused}");
     }
 }
@@ -194,7 +197,7 @@ fn what_cameras_add_is_accepted() {
         let start = 2;
         let markers = markers(&jpeg);
         for bytes in additions {
-            // Before each marker but the first one.
+            // The bytes are inserted before each marker except the first one.
             for (at, code) in markers.iter().filter(|(at, _)| *at > start) {
                 let changed = with(&jpeg, *at, bytes);
                 let found = decode(&changed).map_err(|error| error.to_string());
@@ -204,21 +207,22 @@ fn what_cameras_add_is_accepted() {
                     found.map(|_| ())
                 );
             }
-            // After the end.
+            // The bytes are added after the end.
             assert_eq!(pixels(&[&jpeg[..], bytes].concat()), whole, "{name}");
-            // Instead of the end marker.
+            // The bytes replace the end marker.
             let unmarked = [&jpeg[..jpeg.len() - 2], bytes].concat();
             assert_eq!(pixels(&unmarked), whole, "{name}");
         }
         for (at, code) in markers {
-            // Doubled markers without content, at the start and the end, too.
+            // Markers without content may be sent twice, including those at the start and
+            // the end.
             if matches!(code, 0xd0..=0xd9) {
                 let doubled = with(&jpeg, at, &[0xff, code]);
                 assert_eq!(pixels(&doubled), whole, "{name}: {code:02x} twice");
             }
         }
         assert_eq!(pixels(&[&jpeg[..], &END, &END].concat()), whole);
-        // A restart marker after the last interval.
+        // A restart marker is inserted after the last interval.
         let last = jpeg.len() - 2;
         assert_eq!(pixels(&with(&jpeg, last, b"\xff\xd3")), whole);
     }
@@ -227,7 +231,8 @@ fn what_cameras_add_is_accepted() {
 #[test]
 fn segments_that_the_decoder_does_not_know_are_left_out() {
     let unknown: [&[u8]; 5] = [
-        // Reserved, a repeated height, an extension, a comment, an application's.
+        // A reserved segment, a repeated height, an extension, a comment, and an
+        // application segment.
         b"\xff\x17\0\x05abc",
         b"\xff\xdc\0\x04\0\x2d",
         b"\xff\xf3\0\x02",
@@ -257,7 +262,7 @@ fn thumbnail_in_the_header_is_no_part_of_the_data() {
         let segment = [&[0xff, 0xe1], &length[..], &exif].concat();
         let changed = with(&jpeg, 2, &segment);
         assert_eq!(pixels(&changed), pixels(&jpeg), "{name}");
-        // Only the thumbnail is whole.
+        // Only the thumbnail is complete in this picture.
         let cut = [&changed[..changed.len() - 60], &END].concat();
         assert!(decode(&cut).is_err(), "{name}");
     }
@@ -273,7 +278,7 @@ fn standard_tables_are_added_where_they_are_missing() {
         let avi = with(&bare, 2, b"\xff\xe0\0\x10AVI1\0\0\0\0\0\0\0\0\0\0");
         assert_eq!(pixels(&avi), pixels(&jpeg), "{name}");
         assert!(decode(&avi[..avi.len() - 8]).is_err());
-        // Only some of them are missing.
+        // In this picture, only some of the tables are missing.
         let (at, _) = *markers(&jpeg)
             .iter()
             .find(|(_, code)| *code == 0xc4)
@@ -283,7 +288,8 @@ fn standard_tables_are_added_where_they_are_missing() {
         partial.drain(at..at + 2 + length);
         assert_eq!(pixels(&partial), pixels(&jpeg), "{name}");
     }
-    // A picture's own tables are used where it has them: these cannot be standard ones.
+    // If a picture has its own tables, they are used. This picture's tables differ from
+    // the standard ones.
     let optimized = data("jpeg/baseline-422-optimized.jpg");
     let bare = without(&optimized, 0xc4);
     assert!(decode(&bare).map_or(true, |found| found != pixels(&optimized)));
@@ -303,7 +309,8 @@ fn codings_that_are_not_supported_are_named() {
         refusal(&data("jpeg/arithmetic.jpg")),
         "it is a JPEG with arithmetic coding, which is not supported"
     );
-    // The decoder would give wrong colors for these without an error.
+    // The decoder would produce wrong colors for these pictures without reporting an
+    // error.
     for name in ["separate-420", "separate-444-restarts"] {
         assert_eq!(
             refusal(&data(&format!("jpeg/{name}.jpg"))),
@@ -332,7 +339,7 @@ fn codings_that_are_not_supported_are_named() {
     }
 }
 
-/// A picture header that claims this size.
+/// Returns a picture whose header claims this size.
 fn claiming(name: &str, width: u16, height: u16) -> Vec<u8> {
     let mut jpeg = data(&format!("jpeg/{name}.jpg"));
     let all = markers(&jpeg);
@@ -349,7 +356,7 @@ fn claiming(name: &str, width: u16, height: u16) -> Vec<u8> {
 fn pixels_are_counted_before_anything_is_decoded() {
     let baseline = claiming("baseline-420", 4000, 3000);
     let refused = |bytes: &[u8], limit| frame::decode_within(bytes, limit).unwrap_err();
-    // Within the limit, the data is what is missing.
+    // Within the limit, decoding fails only because data is missing.
     assert!(matches!(
         refused(&baseline, 12_000_000),
         PictureError::Damaged
@@ -436,7 +443,7 @@ fn options() -> CameraOptions {
     }
 }
 
-/// The pixels of the first frame that comes of these bytes, as the output of a program.
+/// Returns the pixels of the first frame from a program with this output, or `None`.
 fn first_of_program(bytes: &[u8]) -> Option<RgbImage> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stream");
@@ -445,8 +452,8 @@ fn first_of_program(bytes: &[u8]) -> Option<RgbImage> {
     first(spec)
 }
 
-/// The pixels of the first frame that comes of these bytes, as the answer of a network
-/// camera, which then closes the connection.
+/// Returns the pixels of the first frame from a network camera that answers with these
+/// bytes and then closes the connection, or `None`.
 fn first_of_http(bytes: &[u8]) -> Option<RgbImage> {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -513,8 +520,8 @@ fn streams_give_whole_frames_only() {
 }
 
 proptest! {
-    /// Whatever is accepted is decoded from all of its blocks: a byte that is lost
-    /// never leaves a part of the picture gray.
+    /// Changed or missing bytes never cause a panic. If a picture is rejected, the error
+    /// message is a single line.
     #[test]
     fn changed_bytes_never_panic_and_give_one_sentence(
         index in 0..14usize,

@@ -1,7 +1,7 @@
 //! The addresses of network cameras.
 //!
-//! Owns their syntax, and keeps the user name and password apart from the rest, so
-//! that no message and no log can show them. Knows nothing of connections.
+//! Owns the syntax of these addresses, and keeps the user name and password apart from
+//! the rest, so that no message or log can show them. Knows nothing about connections.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,8 +12,8 @@ use super::redact::{Secrets, decode, is_blank};
 
 /// The `http://` or `https://` address of a camera, with its login.
 ///
-/// `Display` and `Debug` show neither the login nor the query, since some cameras take
-/// the password there.
+/// `Display` and `Debug` show neither the login nor the query, because some cameras
+/// expect the password in the query.
 ///
 /// ```
 /// use maskd::camera::CameraUrl;
@@ -23,38 +23,38 @@ use super::redact::{Secrets, decode, is_blank};
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct CameraUrl {
-    /// Without user and password.
+    /// The address without the user name and the password.
     url: Url,
     login: Option<Login>,
     secrets: Secrets,
 }
 
-/// A user name and its password. Both are bytes, because cameras differ in the
-/// encoding of other letters than those of ASCII.
+/// A user name and its password. Both are bytes, because cameras differ in how they
+/// encode non-ASCII characters.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Login {
     pub(super) user: Vec<u8>,
     pub(super) password: Vec<u8>,
 }
 
-/// Why a text is not the address of a camera. No message repeats any part of the
-/// text, because each part could belong to a password.
+/// The reason a string is not a camera address. No message repeats any part of the
+/// string, because any part could belong to a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    /// It contains a blank or a control character.
+    /// The string contains a blank or a control character.
     #[error(
         "the camera address contains a blank or a control character; remove it, or write a blank in a password as %20"
     )]
     Blank,
-    /// It contains `#`, which ends an address.
+    /// The string contains `#`, which ends an address.
     #[error("the camera address contains a #; write a # in a password as %23")]
     Fragment,
-    /// It contains an `@` behind its host.
+    /// The string contains an `@` after the host.
     #[error(
         "the camera address has an @ behind a slash or question mark; in a user name or password write / as %2F, \\ as %5C, ? as %3F, : as %3A, @ as %40 and % as %25, and behind the host write @ as %40"
     )]
     LateAt,
-    /// The parser refuses it.
+    /// The URL parser rejects the string.
     #[error(
         "the camera address is not valid ({0}); write it as http://HOST:PORT/PATH, or http://USER:PASSWORD@HOST:PORT/PATH, with / in a password as %2F, : as %3A, @ as %40 and % as %25"
     )]
@@ -79,7 +79,7 @@ impl FromStr for CameraUrl {
         {
             return Err(invalid("it does not begin with http:// or https://"));
         }
-        // The parser takes a backslash for a slash.
+        // The parser treats a backslash as a slash.
         let authority = rest.find(['/', '?', '\\']).unwrap_or(rest.len());
         if rest[authority..].contains('@') {
             return Err(AddressError::LateAt);
@@ -107,7 +107,8 @@ impl FromStr for CameraUrl {
     }
 }
 
-/// The parser's reason, without any text of its own making.
+/// Returns a description of the parser's error. It is a fixed string, so it cannot
+/// contain any part of the address.
 fn reason(error: &str) -> &'static str {
     match error {
         "empty host" => "it has no host",
@@ -119,7 +120,7 @@ fn reason(error: &str) -> &'static str {
 }
 
 impl CameraUrl {
-    /// The address without the login.
+    /// Returns the address without the login.
     pub(super) fn url(&self) -> &Url {
         &self.url
     }
@@ -128,7 +129,7 @@ impl CameraUrl {
         self.login.as_ref()
     }
 
-    /// What must not appear in a message about this camera.
+    /// Returns the secrets that must not appear in a message about this camera.
     pub(super) fn secrets(&self) -> &Secrets {
         &self.secrets
     }
@@ -152,8 +153,9 @@ impl fmt::Debug for CameraUrl {
     }
 }
 
-/// Scheme, host, port and path, with an ellipsis for the query, and for each part of the
-/// path that assigns a value: some cameras take the password in the path.
+/// Returns the scheme, host, port and path of a URL. The query, and each part of the path
+/// that may assign a value, are replaced with an ellipsis, because some cameras expect
+/// the password there.
 pub(super) fn shown(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     let port = url
@@ -275,7 +277,8 @@ mod tests {
             at in "[!-~]{0,2}",
             path in "[a-z/?=@]{0,8}",
         ) {
-            // Two markers, so that either half of a password that was cut shows up.
+            // The password contains two markers, so that either half of it is noticed if
+            // the password is cut.
             let password = format!("{left}Qx7Z9{at}Z9Qx7{right}");
             let text = format!("http://{user}:{password}@camera.lan/{path}");
             let output = match parse(&text) {

@@ -1,8 +1,8 @@
-//! A program as a camera: `rpicam-vid`, `ffmpeg`, or any other program that
-//! writes JPEG or raw pictures to its standard output.
+//! Uses a program as a camera. This can be `rpicam-vid`, `ffmpeg`, or any other program
+//! that writes JPEG or raw pictures to its standard output.
 //!
-//! Owns the child process from start to end: neither it nor a process that it started
-//! outlives its source (`processes.rs`).
+//! Owns the child process from start to end. Neither the child process nor any process
+//! that it started outlives its source (see `processes.rs`).
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -27,37 +27,36 @@ use crate::frame::Frame;
 use crate::frame::yuv::Range;
 use crate::platform::text::printable;
 
-/// How long a program may take to exit after SIGTERM, or after it has closed
-/// its output.
+/// The time that a program has to exit after it receives SIGTERM or closes its output.
 const EXIT_GRACE: Duration = Duration::from_millis(500);
 
-/// Capacity of a pipe on Linux: one read empties it, so that old pictures do not
-/// pile up in it.
+/// Capacity of a pipe on Linux. With a buffer of this size, one read empties the pipe, so
+/// that old pictures do not pile up in it.
 const PIPE_BYTES: usize = 64 * 1024;
 
-/// How many of the last lines of the standard error an error message shows.
+/// Maximum number of lines that an error message quotes from the end of standard error.
 const MAX_LINES: usize = 5;
 
-/// Longer lines of the standard error are shown up to this many characters.
+/// Maximum number of characters that are shown of each line of standard error.
 const MAX_LINE: usize = 300;
 
-/// Longer lines of the standard error are kept up to this many bytes. This is more than
-/// is shown, so that no password is cut before it was recognized.
+/// Maximum number of bytes that are kept of each line of standard error. More bytes are
+/// kept than shown, so that passwords are recognized before the line is cut.
 const MAX_LINE_BYTES: usize = 16 * 1024;
 
-/// How often orphans of the program that have ended are looked for.
+/// How often the exit statuses of orphans are collected.
 const COLLECT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A running program whose pictures are read.
+/// A running program that writes pictures to its standard output.
 pub struct CommandSource {
-    /// The first word of the command, for messages.
+    /// The first word of the command, which identifies the program in messages.
     program: String,
     process: Child,
     family: Family,
-    /// When orphans were last looked for.
+    /// The last time at which the exit statuses of orphans were collected.
     collected_at: Instant,
     output: ChildStdout,
-    /// `None` once it is closed.
+    /// The program's standard error, or `None` once it is closed.
     errors: Option<ChildStderr>,
     error_lines: ErrorLines,
     latest: LatestPicture,
@@ -65,23 +64,23 @@ pub struct CommandSource {
     buffer: Vec<u8>,
     stall: Duration,
     stop: CancellationToken,
-    /// Whether it has yielded a picture.
+    /// Whether the program has yielded a picture.
     gave_picture: bool,
-    /// Whether its exit status was collected, after which the system may reuse
-    /// its process id.
+    /// Whether the program's exit status was collected. After that, the system may reuse
+    /// its process ID.
     reaped: bool,
 }
 
-/// What exit status 0 after a picture means.
+/// The meaning of exit status 0 after the program has yielded a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CleanExit {
-    /// The video is over.
+    /// The video has ended.
     EndOfVideo,
-    /// A camera never ends, so it was lost.
+    /// The camera was lost, because a camera never ends.
     CameraLost,
 }
 
-/// The latest picture of the stream, in either encoding.
+/// The latest picture of the stream, either JPEG or raw.
 enum LatestPicture {
     Mjpeg(mjpeg::LatestJpeg),
     Raw(raw::LatestRaw),
@@ -95,11 +94,11 @@ impl LatestPicture {
         }
     }
 
-    /// Takes the picture at the end of the output.
+    /// Takes the last picture when the output has ended, if the picture is complete.
     fn finish(&mut self, at: Instant) {
         match self {
             LatestPicture::Mjpeg(latest) => latest.finish(at),
-            // The length of a raw picture is known, so it is taken already.
+            // The length of a raw picture is known, so a complete one was already taken.
             LatestPicture::Raw(_) => {}
         }
     }
@@ -118,7 +117,7 @@ impl LatestPicture {
         }
     }
 
-    /// What a program that exited cleanly without a picture should have done.
+    /// Describes what a program that exited cleanly without a picture should have done.
     fn expected(&self) -> &'static str {
         match self {
             LatestPicture::Mjpeg(_) => {
@@ -137,12 +136,12 @@ impl LatestPicture {
 impl CommandSource {
     /// Starts a program, `words[0]`, with its arguments.
     ///
-    /// Its standard input is empty. It leads its own process group, which is
-    /// killed as a whole, and does not receive the terminal's interrupt: it ends
-    /// with this value.
+    /// The standard input of the program is empty. The program leads its own process
+    /// group, so the terminal's interrupt does not reach it. When this value is dropped,
+    /// the whole group is killed.
     ///
     /// # Errors
-    /// If the program was not found or cannot be started.
+    /// If the program does not exist or cannot be started.
     pub fn start(
         words: &[String],
         options: &CameraOptions,
@@ -151,12 +150,12 @@ impl CommandSource {
         CommandSource::spawn(words, Range::Limited, CleanExit::EndOfVideo, options, stop)
     }
 
-    /// Starts `rpicam-vid` on the camera module of a Raspberry Pi, or
-    /// `libcamera-vid`, as it was called through the first releases of Raspberry
-    /// Pi OS Bookworm.
+    /// Starts `rpicam-vid`, which reads the camera module of a Raspberry Pi. If it does
+    /// not exist, this function starts `libcamera-vid`, which is the program's name up to
+    /// the first releases of Raspberry Pi OS Bookworm.
     ///
     /// # Errors
-    /// If neither was found, or it cannot be started.
+    /// If neither program exists, or if the program cannot be started.
     pub fn rpicam(
         options: &CameraOptions,
         stop: &CancellationToken,
@@ -227,8 +226,8 @@ impl CommandSource {
         })
     }
 
-    /// Waits briefly for output and reads what is available; true once the
-    /// standard output is closed.
+    /// Waits briefly for output and reads the available bytes. Returns true once standard
+    /// output is closed.
     fn read(&mut self) -> Result<bool, SourceError> {
         let (output, errors) = wait(&self.output, self.errors.as_ref())
             .map_err(|error| self.read_error(error.into()))?;
@@ -256,7 +255,7 @@ impl CommandSource {
         }
     }
 
-    /// Reads what is available of the standard error.
+    /// Reads the bytes that are available on standard error.
     fn read_errors(&mut self) {
         let Some(errors) = &mut self.errors else {
             return;
@@ -268,12 +267,13 @@ impl CommandSource {
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Closed or unreadable: no reason to end a program that works.
+            // Standard error is closed or unreadable. The program may still work, so it
+            // keeps running.
             _ => self.errors = None,
         }
     }
 
-    /// The last lines of the standard error, as the end of a sentence.
+    /// Returns the last lines of standard error, worded as the end of a sentence.
     fn quoted_errors(&mut self) -> String {
         match self.error_lines.last().as_str() {
             "" => String::new(),
@@ -281,7 +281,8 @@ impl CommandSource {
         }
     }
 
-    /// Called at the end of the output: a video is over, or a camera is lost.
+    /// Determines what the end of the output means: either the video has ended, or the
+    /// camera is lost.
     fn end(&mut self) -> Result<Option<Frame>, SourceError> {
         let program = self.program.clone();
         let Some(status) = self.exit_status().map_err(|error| self.read_error(error))? else {
@@ -309,8 +310,8 @@ impl CommandSource {
         })
     }
 
-    /// Reads the rest of the standard error and waits [`EXIT_GRACE`] for the exit
-    /// status; `None` if the program keeps running.
+    /// Reads the rest of standard error and waits up to [`EXIT_GRACE`] for the exit
+    /// status. Returns `None` if the program keeps running.
     fn exit_status(&mut self) -> io::Result<Option<ExitStatus>> {
         let start = now();
         let mut status = None;
@@ -319,7 +320,7 @@ impl CommandSource {
             if status.is_none() && has_ended(&self.process) {
                 status = Some(self.reap()?);
             }
-            // A process that it started may still hold the standard error open.
+            // A process that the program started may still hold standard error open.
             if late || self.stop.is_cancelled() || (status.is_some() && self.errors.is_none()) {
                 return Ok(status);
             }
@@ -338,12 +339,13 @@ impl CommandSource {
 }
 
 impl CommandSource {
-    /// Kills whatever is left of the process group and of the processes that the program
-    /// started, and collects the exit status. In this order: once the status is
-    /// collected, the system may reuse the group's id.
+    /// Kills the remaining processes of the process group and the processes that the
+    /// program started, and then collects the exit status. The order matters, because
+    /// once the status is collected, the system may reuse the group's ID.
     fn reap(&mut self) -> io::Result<ExitStatus> {
         let group = Pid::from_child(&self.process);
-        // Before the program ends, since then its children lose their parent.
+        // This must happen before the program is killed, because its children then lose
+        // their parent.
         self.family.kill();
         let _ = kill_process_group(group, Signal::KILL);
         self.family.kill();
@@ -353,7 +355,7 @@ impl CommandSource {
     }
 }
 
-/// Whether the program has exited; leaves its exit status uncollected.
+/// Whether the program has exited. The exit status is not collected.
 fn has_ended(process: &Child) -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     // An error means that the child no longer exists.
@@ -363,12 +365,12 @@ fn has_ended(process: &Child) -> bool {
     )
 }
 
-/// The program that reads a Raspberry Pi's camera module: its present and its
+/// The program that reads a Raspberry Pi's camera module, under its current and its
 /// former name.
 pub const RPICAM_PROGRAMS: [&str; 2] = ["rpicam-vid", "libcamera-vid"];
 
-/// The arguments ask for no time limit, no preview, and each picture flushed
-/// immediately.
+/// Returns the command line for the camera program. Its arguments turn off the time limit
+/// and the preview, and have each picture flushed immediately.
 fn rpicam_words(program: &str, video: &VideoOptions) -> Vec<String> {
     let codec = match video.format {
         VideoFormat::Yuv420 => "yuv420",
@@ -434,7 +436,8 @@ impl Drop for CommandSource {
     }
 }
 
-/// Waits briefly; whether each stream has something to read, or has ended.
+/// Waits briefly, and returns for each stream whether it has something to read or has
+/// ended.
 fn wait(output: &impl AsFd, errors: Option<&ChildStderr>) -> Result<(bool, bool), Errno> {
     let Some(errors) = errors else {
         return Ok((ready(&mut [PollFd::new(output, PollFlags::IN)])?, false));
@@ -468,15 +471,15 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// Splits the standard error into lines, without the passwords of the command, and keeps
-/// the last ones that are not blank.
+/// Splits standard error into lines, hides the passwords of the command, and keeps the
+/// last lines that are not blank.
 #[derive(Debug)]
 struct ErrorLines {
     secrets: Secrets,
-    /// The line that has no end yet.
+    /// The start of a line whose end has not arrived yet.
     partial: Vec<u8>,
-    /// The last lines, and whether each ended with a carriage return: the next line then
-    /// replaces it, as on a terminal.
+    /// The last lines, each with a flag that is true if the line ended with a carriage
+    /// return. Such a line is replaced by the next one, as on a terminal.
     last: VecDeque<(String, bool)>,
 }
 
@@ -489,7 +492,7 @@ impl ErrorLines {
         }
     }
 
-    /// Adds bytes, and returns the lines that they completed.
+    /// Adds bytes and returns the lines that they complete.
     fn push(&mut self, bytes: &[u8]) -> Vec<String> {
         let mut lines = Vec::new();
         for byte in bytes {
@@ -531,7 +534,8 @@ impl ErrorLines {
         Some(line)
     }
 
-    /// The last lines, complete or not; empty if there was none.
+    /// Returns the last lines, including an incomplete one, or an empty string if there
+    /// are no lines.
     fn last(&mut self) -> String {
         self.take(false);
         let lines: Vec<&str> = self.last.iter().map(|(line, _)| line.as_str()).collect();
@@ -588,7 +592,7 @@ mod tests {
         assert_eq!(lines.last(), "3 | 4 | 5 | 6 | \u{fffd}");
 
         let mut lines = new();
-        // A password at the place where the line is cut.
+        // The line is cut in the middle of a password.
         let long = format!("{} me:se cret@cam", "x".repeat(MAX_LINE - 6));
         lines.push(long.as_bytes());
         lines.push(&vec![b'x'; 100_000]);
@@ -688,7 +692,7 @@ mod tests {
         assert!(begin.elapsed() < Duration::from_secs(4));
     }
 
-    /// Reads until the program has written to its standard error, and returns that.
+    /// Reads until the program writes to its standard error, and returns what it wrote.
     fn first_error_line(child: &mut CommandSource) -> String {
         while child.error_lines.last().is_empty() {
             assert!(!child.read().unwrap());
@@ -704,7 +708,8 @@ mod tests {
         stop.cancel();
         assert!(child.next().unwrap().is_none());
         let runs = || {
-            // The process that adopted it may not have collected its exit status yet.
+            // The process that adopted the grandchild may not have collected its exit
+            // status yet.
             let status = std::fs::read_to_string(format!("/proc/{grandchild}/stat"));
             status.is_ok_and(|status| !status.contains(") Z "))
         };

@@ -1,9 +1,9 @@
-//! A device that is read in a thread of its own, since a read may never return.
+//! Reads a device in a separate thread, because a read may never return.
 //!
-//! Owns the thread and the latest picture that it read. A driver that hangs
-//! cannot be told to stop, and a thread that blocks in the kernel cannot be
-//! ended, so nobody joins it: once it is abandoned, it closes the device when its
-//! read returns, and ends with the process at the latest.
+//! Owns the thread and the latest picture that it read. A driver that hangs cannot be
+//! stopped, and a thread that is blocked in the kernel cannot be ended, so no other
+//! thread joins this one. An abandoned thread closes the device as soon as its read
+//! returns. If the read never returns, the thread ends with the process.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,17 +16,17 @@ use super::options::{CameraOptions, StreamFormat};
 use super::source::{STOP_CHECK, Source, now};
 use crate::frame::{ConnectionId, Frame};
 
-/// A device that is read picture by picture, one buffer each.
+/// A device that is read one picture at a time. Each picture fills one buffer.
 pub(super) trait Device {
-    /// The bytes of the next picture, possibly followed by remains of earlier
-    /// ones. May block forever.
+    /// Returns the bytes of the next picture, which may be followed by the remains of
+    /// earlier ones. This function may block forever.
     fn read(&mut self) -> Result<Vec<u8>, SourceError>;
 }
 
 /// An open device and the format of its pictures.
 pub(super) type OpenedDevice<D> = (D, StreamFormat);
 
-/// A device, read in a thread of its own.
+/// A device that is read in a separate thread.
 pub(super) struct DeviceReader {
     name: String,
     shared: Arc<Shared>,
@@ -35,9 +35,9 @@ pub(super) struct DeviceReader {
     max_frame_bytes: usize,
     max_frame_pixels: u64,
     stop: CancellationToken,
-    /// Pictures since the last one that could be decoded.
+    /// Number of pictures since the last one that could be decoded.
     undecodable: u64,
-    /// Why the last of them could not be decoded.
+    /// The reason the last of these pictures could not be decoded.
     last_error: String,
 }
 
@@ -49,21 +49,22 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Format of the pictures, once the device is open.
+    /// Format of the pictures; `None` until the device is open.
     format: Option<StreamFormat>,
-    /// The latest picture that was not taken yet: bytes, capture time, number.
+    /// The latest picture that has not been taken yet, as its bytes, capture time and
+    /// number.
     latest: Option<(Vec<u8>, Instant, u64)>,
-    /// Why there will be no more.
+    /// The reason there will be no more pictures.
     error: Option<SourceError>,
     /// Whether the thread has ended.
     ended: bool,
-    /// Whether the reader was dropped: the thread is to end.
+    /// Whether the reader was dropped, so that the thread must end.
     abandoned: bool,
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic leaves no broken invariant: none spans two fields.
+        // A panic leaves no broken invariant, because no invariant spans two fields.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -74,10 +75,10 @@ impl Shared {
 }
 
 impl DeviceReader {
-    /// Opens a device with `open`, in the thread that will read it.
+    /// Opens a device by calling `open` in the thread that will read the device.
     ///
     /// # Errors
-    /// The error of `open`, or [`SourceError::Stalled`] if it takes too long.
+    /// The error from `open`, or [`SourceError::Stalled`] if opening takes too long.
     pub(super) fn open<D: Device>(
         name: &str,
         open: impl FnOnce() -> Result<OpenedDevice<D>, SourceError> + Send + 'static,
@@ -109,14 +110,14 @@ impl DeviceReader {
             last_error: String::new(),
         };
         let received = || "it did not finish opening".to_owned();
-        // After a stop the format does not matter.
+        // After a stop, the format does not matter.
         if let Some(format) = reader.wait(|state| state.format, received)? {
             reader.format = format;
         }
         Ok(reader)
     }
 
-    /// Waits until `take` finds something; `None` after a stop.
+    /// Waits until `take` returns a value. Returns `None` after a stop.
     fn wait<T>(
         &self,
         mut take: impl FnMut(&mut State) -> Option<T>,
@@ -156,7 +157,8 @@ impl DeviceReader {
         match self.format {
             StreamFormat::Raw(format) => format.decode(bytes).map_err(|error| error.to_string()),
             StreamFormat::Mjpeg => {
-                // After the picture, a buffer holds the remains of longer ones.
+                // The buffer may contain the remains of longer, earlier pictures after
+                // this picture.
                 let mut splitter = Splitter::new(self.max_frame_bytes);
                 splitter.push(bytes);
                 let picture = splitter.next_frame().or_else(|| splitter.finish()).ok_or(
@@ -220,12 +222,12 @@ impl Drop for DeviceReader {
     }
 }
 
-/// The body of the thread.
+/// Opens and reads the device. This is the body of the thread.
 fn read_all<D: Device>(
     shared: &Shared,
     open: impl FnOnce() -> Result<OpenedDevice<D>, SourceError>,
 ) {
-    /// Reports the end even if a driver's library panics.
+    /// Reports the end of the thread even if a driver's library panics.
     struct EndOnDrop<'a>(&'a Shared);
     impl Drop for EndOnDrop<'_> {
         fn drop(&mut self) {
@@ -266,7 +268,8 @@ mod tests {
     const LONG: Duration = Duration::from_mins(1);
     const SHORT: Duration = Duration::from_millis(200);
 
-    /// Yields what is sent to it, and blocks until then.
+    /// A device that yields the results sent over a channel, and blocks while there are
+    /// none.
     struct ChannelDevice(Receiver<Result<Vec<u8>, SourceError>>);
 
     impl Device for ChannelDevice {
@@ -361,7 +364,8 @@ mod tests {
             let frame = reader.next().unwrap().unwrap();
             frame.pixels.dimensions()
         };
-        // USB video leaves the Huffman tables out, and some cameras the end marker.
+        // USB video leaves out the Huffman tables, and some cameras also leave out the
+        // end marker.
         let bare = data("no-huffman-tables");
         assert_eq!(decoded(&bare), (301, 400));
         assert_eq!(decoded(&bare[..bare.len() - 2]), (301, 400));
@@ -388,7 +392,7 @@ mod tests {
         let shared = Arc::clone(&reader.shared);
         drop(reader);
         assert!(!shared.lock().ended, "its thread still blocks");
-        // The read returns after all, and the thread closes the device.
+        // When the read finally returns, the thread closes the device.
         feed.send(Ok(yuyv(1))).unwrap();
         while !shared.lock().ended {
             std::thread::sleep(Duration::from_millis(5));

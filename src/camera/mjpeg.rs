@@ -1,10 +1,10 @@
-//! JPEG pictures out of a stream of bytes.
+//! Extracts JPEG pictures from a stream of bytes.
 //!
-//! [`Splitter`] splits a byte stream into complete JPEG files by parsing their
-//! marker segments. Bytes between two pictures are skipped, so that the same
-//! splitter reads both concatenated JPEG files (`rpicam-vid`, `ffmpeg -f mjpeg`)
-//! and the `multipart/x-mixed-replace` of network cameras, with its part headers.
-//! Pure: no clock, no files, no sockets.
+//! [`Splitter`] splits a byte stream into complete JPEG files by parsing their marker
+//! segments. It skips the bytes between two pictures. The same splitter therefore reads
+//! both concatenated JPEG files (`rpicam-vid`, `ffmpeg -f mjpeg`) and the
+//! `multipart/x-mixed-replace` streams of network cameras, which have part headers. Pure:
+//! this module uses no clock, files or sockets.
 
 use std::time::Instant;
 
@@ -14,15 +14,16 @@ use super::options::CameraOptions;
 use crate::frame::decoding::is_whole_jpeg;
 use crate::frame::{ConnectionId, Frame, PictureError, decode_within};
 
-/// Maximum number of marker segments of one picture, tables and scans together.
-/// Progressive pictures with a color profile in many pieces stay below 100.
+/// Maximum number of marker segments in one picture, including tables and scans. A
+/// progressive picture with a color profile in many segments stays below 100.
 const MAX_SEGMENTS: usize = 256;
 
-/// How many bytes may be parsed for each byte of the stream, on average, before
-/// the splitter stops searching the inside of a broken picture for another one.
+/// Maximum average number of bytes that are parsed for each byte of the stream. Above
+/// this number, the splitter stops searching broken pictures for other pictures inside
+/// them.
 const MAX_PARSED_PER_BYTE: u64 = 8;
 
-/// How often a picture without an end marker is checked while it arrives, at most.
+/// Maximum number of checks of a picture without an end marker while it arrives.
 const MAX_CHECKS: u32 = 16;
 
 const FILL: u8 = 0xff;
@@ -32,10 +33,10 @@ const START_OF_SCAN: u8 = 0xda;
 
 /// Splits a byte stream into JPEG pictures.
 ///
-/// How the stream is divided into pushes does not affect the pictures. The buffer
-/// holds the incomplete picture and the last push: at most `max_frame_bytes` and
-/// one push, provided that [`Splitter::next_frame`] is called until it returns
-/// `None` after each push.
+/// The pictures do not depend on how the stream is divided into pushes. The buffer holds
+/// the incomplete picture and the last push. If [`Splitter::next_frame`] is called after
+/// each push until it returns `None`, the buffer holds at most `max_frame_bytes` and one
+/// push.
 ///
 /// ```
 /// use maskd::camera::mjpeg::Splitter;
@@ -50,26 +51,27 @@ const START_OF_SCAN: u8 = 0xda;
 pub struct Splitter {
     max_frame_bytes: usize,
     buffer: Vec<u8>,
-    /// Start in `buffer` of the current picture, or of the bytes to search for
-    /// one; everything before it was returned or skipped.
+    /// Index in `buffer` of the start of the current picture or, between pictures, of the
+    /// first byte to search. All bytes before it were returned or skipped.
     begin: usize,
-    /// The next byte of the picture to parse. May lie beyond the buffer after a
-    /// segment was skipped by its length.
+    /// Index in `buffer` of the next byte of the picture to parse. It may lie beyond the
+    /// buffer after a segment was skipped by its length.
     at: usize,
     state: ParseState,
     segments: usize,
-    /// Whether a scan was found: a picture has at least one.
+    /// Whether the current picture has had a scan. Every picture has at least one scan.
     scanned: bool,
 
     skipped_bytes: u64,
     oversized_frames: u64,
 
-    // The bound on work, see `within_bounds`.
-    /// Offset in the stream of the buffer's first byte.
+    // The following fields limit the amount of parsing; see `within_bounds`.
+    /// Offset in the stream of the first byte in the buffer.
     origin: u64,
     /// Highest offset in the stream that was parsed.
     reached: u64,
-    /// Bytes that may still be parsed in vain.
+    /// Number of bytes that may still be parsed before the search stops looking inside
+    /// broken pictures.
     credit: u64,
 }
 
@@ -83,24 +85,24 @@ enum ParseState {
     InScan,
 }
 
-/// Why parsing pauses or ends.
+/// The reason parsing pauses or ends.
 enum Interruption {
-    /// The next byte was not pushed yet.
+    /// The next byte has not been pushed yet.
     NeedsBytes,
     /// The picture ends before `at`.
     Complete,
-    /// This cannot be a picture.
+    /// The bytes are not a picture.
     Broken,
-    /// A segment ends beyond the cap, according to its length.
+    /// According to its length, a segment ends beyond the maximum size of a picture.
     TooLongByHeader,
-    /// The picture continues beyond the cap.
+    /// The picture continues beyond the maximum size.
     TooLong,
-    /// Another picture starts at `at`, so this one ends there.
+    /// Another picture starts at `at`, so the current one ends there.
     NextStarts,
 }
 
 impl Splitter {
-    /// A splitter that skips pictures of more than `max_frame_bytes`.
+    /// Creates a splitter that skips pictures larger than `max_frame_bytes`.
     #[must_use]
     pub fn new(max_frame_bytes: usize) -> Splitter {
         Splitter {
@@ -128,9 +130,10 @@ impl Splitter {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next picture, from its start-of-image to its end-of-image marker, or to
-    /// the next picture if it has no end marker; `None` if it takes more bytes. What
-    /// is between two pictures belongs to the first one then.
+    /// Returns the next picture, from its start-of-image marker to its end-of-image
+    /// marker. A picture without an end marker extends to the start of the next picture,
+    /// so it includes any bytes between the two pictures. Returns `None` if more bytes
+    /// are needed.
     pub fn next_frame(&mut self) -> Option<Vec<u8>> {
         loop {
             let result = match self.state {
@@ -145,8 +148,8 @@ impl Splitter {
             let within_bounds = self.within_bounds();
             match interruption {
                 Interruption::NeedsBytes => {}
-                // Some cameras send no end markers. Whether the picture is whole is
-                // for the decoder to say.
+                // Some cameras send no end markers. The decoder determines whether the
+                // picture is complete.
                 Interruption::Complete | Interruption::NextStarts => {
                     let frame = self.buffer[self.begin..self.at].to_vec();
                     self.begin = self.at;
@@ -154,9 +157,10 @@ impl Splitter {
                     return Some(frame);
                 }
                 Interruption::TooLong => {
-                    // A truncated picture would show another start within the
-                    // scan. This one is simply long: the thumbnail in its header
-                    // must not pass for a picture of the stream.
+                    // If the picture were truncated, the scan would contain the start of
+                    // the next picture. The picture is therefore just too large. It is
+                    // skipped as a whole, because the thumbnail in its header must not be
+                    // mistaken for a picture of the stream.
                     self.oversized_frames += 1;
                     self.skip_to(self.at);
                 }
@@ -164,8 +168,8 @@ impl Splitter {
                     if matches!(interruption, Interruption::TooLongByHeader) {
                         self.oversized_frames += 1;
                     }
-                    // A segment of a truncated picture may extend over the start
-                    // of a good one: search from the next byte.
+                    // A segment of a truncated picture may extend over the start of an
+                    // intact picture, so the search continues from the next byte.
                     self.skip_to(if within_bounds {
                         self.begin + 1
                     } else {
@@ -176,9 +180,9 @@ impl Splitter {
         }
     }
 
-    /// The picture at the end of the stream, if it has no end marker; `None` if the
-    /// stream does not end within the data of a picture. For streams that have ended,
-    /// once [`Splitter::next_frame`] has returned `None`.
+    /// Returns the picture at the end of the stream if the picture has no end marker.
+    /// Returns `None` if the stream does not end within the data of a picture. Call this
+    /// after the stream has ended and [`Splitter::next_frame`] has returned `None`.
     pub fn finish(&mut self) -> Option<Vec<u8>> {
         let frame = self.unfinished()?.to_vec();
         self.begin = self.buffer.len();
@@ -187,39 +191,40 @@ impl Splitter {
         Some(frame)
     }
 
-    /// What [`Splitter::finish`] would return.
+    /// Returns the bytes that [`Splitter::finish`] would return.
     fn unfinished(&self) -> Option<&[u8]> {
         let frame = &self.buffer[self.begin..];
         let within = self.state != ParseState::BetweenPictures && self.scanned;
         (within && frame.len() <= self.max_frame_bytes).then_some(frame)
     }
 
-    /// Bytes that were not part of a returned picture.
+    /// Number of bytes that were not part of a returned picture.
     #[must_use]
     pub fn skipped_bytes(&self) -> u64 {
         self.skipped_bytes
     }
 
-    /// Pictures that were skipped because they exceed the cap.
+    /// Number of pictures that were skipped because they exceed the maximum size.
     #[must_use]
     pub fn oversized_frames(&self) -> u64 {
         self.oversized_frames
     }
 
-    /// Bytes in the buffer: of an incomplete picture, or not searched yet.
+    /// Number of bytes in the buffer that belong to an incomplete picture or have not
+    /// been searched yet.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.buffer.len() - self.begin
     }
 
-    /// Skips the bytes before `index` and searches from there.
+    /// Skips the bytes before `index` and continues the search from there.
     fn skip_to(&mut self, index: usize) {
         self.skipped_bytes += (index - self.begin) as u64;
         self.begin = index;
         self.state = ParseState::BetweenPictures;
     }
 
-    /// Goes to the next start of a picture.
+    /// Searches for the next start of a picture and skips the bytes before it.
     fn find_start(&mut self) -> Result<(), Interruption> {
         let rest = &self.buffer[self.begin..];
         let start = rest
@@ -239,8 +244,9 @@ impl Splitter {
         Err(Interruption::NeedsBytes)
     }
 
-    /// The byte at `index` of the buffer. The cap counts only once the byte beyond
-    /// it has arrived: otherwise the result would depend on the pushes.
+    /// Returns the byte at `index` of the buffer. The size limit takes effect only once
+    /// the byte beyond it has arrived. Otherwise, the result would depend on how the
+    /// stream is divided into pushes.
     fn byte(&self, index: usize) -> Result<u8, Interruption> {
         let byte = *self.buffer.get(index).ok_or(Interruption::NeedsBytes)?;
         if index - self.begin < self.max_frame_bytes {
@@ -265,8 +271,8 @@ impl Splitter {
                 self.at += 2;
                 return Err(Interruption::Complete);
             }
-            // The markers with a length. Start and end of an image, restart and
-            // reserved markers are invalid here.
+            // These markers are followed by a length. The start and end of an image,
+            // restart markers and reserved markers are invalid here.
             0xc0..=0xcf | START_OF_SCAN..=0xfe => {}
             _ => return Err(Interruption::Broken),
         }
@@ -276,9 +282,9 @@ impl Splitter {
         if length < 2 || self.segments > MAX_SEGMENTS {
             return Err(Interruption::Broken);
         }
-        // A scan header describes 1 to 4 color components, 2 bytes each. Checked
-        // because any bytes may follow it, so that a wrong length would go
-        // unnoticed.
+        // A scan header describes 1 to 4 color components with 2 bytes each. The length
+        // is checked because the data after the header can be any bytes, so a wrong
+        // length would otherwise not be noticed.
         if code == START_OF_SCAN && !matches!(length, 8 | 10 | 12 | 14) {
             return Err(Interruption::Broken);
         }
@@ -312,8 +318,9 @@ impl Splitter {
             };
             self.at += next;
             match self.byte(self.at + 1)? {
-                // A stuffed FF, a restart marker, or no marker at all: fill bytes and
-                // then text, after a picture without an end marker.
+                // This is a stuffed FF, a restart marker, or no marker at all. The last
+                // case occurs if a picture without an end marker is followed by fill
+                // bytes and text.
                 0x00..=0xbf | 0xd0..=0xd7 => self.at += 2,
                 FILL => self.at += 1,
                 START_OF_IMAGE => return Err(Interruption::NextStarts),
@@ -325,14 +332,14 @@ impl Splitter {
         }
     }
 
-    /// Charges for the parse that ends at `at`; false once far more bytes were
-    /// parsed than the stream has.
+    /// Deducts the cost of the parse that ends at `at` from the credit. Returns false if
+    /// far more bytes have been parsed than the stream contains.
     ///
-    /// Hostile bytes can contain thousands of starts whose headers all lead into
-    /// the same megabytes of data. Each byte that is reached for the first time
-    /// adds a credit of [`MAX_PARSED_PER_BYTE`], and each parse costs its length.
-    /// It is charged only where a parse ends, since that does not depend on how
-    /// the stream is divided into pushes.
+    /// Hostile bytes can contain thousands of starts whose headers all point into the
+    /// same megabytes of data. Each byte that is reached for the first time adds a credit
+    /// of [`MAX_PARSED_PER_BYTE`], and each parse costs its length. The cost is deducted
+    /// only where a parse ends, because that position does not depend on how the stream
+    /// is divided into pushes.
     fn within_bounds(&mut self) -> bool {
         let here = self.origin + self.at as u64;
         let gained = MAX_PARSED_PER_BYTE.saturating_mul(here.saturating_sub(self.reached));
@@ -350,27 +357,28 @@ impl Splitter {
 pub(super) struct LatestJpeg {
     splitter: Splitter,
     max_frame_pixels: u64,
-    /// Complete pictures so far.
+    /// Number of complete pictures so far.
     count: u64,
     waiting: Option<Waiting>,
-    /// Set if the last picture had no end marker.
+    /// Present if the last picture had no end marker.
     unmarked: Option<Unmarked>,
 
-    // Counted since the last picture that could be decoded, to explain a stall.
+    // The following values are counted since the last picture that could be decoded. They
+    // are used to explain a stall.
     bytes: u64,
     undecodable: u64,
     oversized_before: u64,
     last_error: String,
 }
 
-/// What is known of a stream in which whole pictures come without end markers. The next
-/// picture is taken as soon as it is whole, instead of when another one starts.
+/// State for a stream whose complete pictures have no end markers. The next picture is
+/// taken as soon as it is complete, instead of when the picture after it starts.
 #[derive(Debug)]
 struct Unmarked {
-    /// Bytes of the last picture; the next one is checked once it has three quarters of
-    /// them.
+    /// Length of the last picture in bytes. The next picture is checked only once it has
+    /// more than three quarters of this length.
     length: usize,
-    /// How often the next picture may still be checked while it arrives.
+    /// Number of times that the next picture may still be checked while it arrives.
     checks_left: u32,
 }
 
@@ -405,8 +413,8 @@ impl LatestJpeg {
         }
     }
 
-    /// Adds bytes that were read at `at`. Only the latest complete picture since
-    /// the last [`LatestJpeg::decode`] is kept.
+    /// Adds bytes that were read at time `at`. Only the latest complete picture since the
+    /// last call to [`LatestJpeg::decode`] is kept.
     pub(super) fn push(&mut self, bytes: &[u8], at: Instant) {
         self.bytes += bytes.len() as u64;
         self.splitter.push(bytes);
@@ -431,8 +439,8 @@ impl LatestJpeg {
         self.count
     }
 
-    /// Takes the picture that has come up to now, if it is whole but has no end marker.
-    /// Called at the end of a stream, at `at`.
+    /// Takes the picture that is still in the buffer if it is complete except for its end
+    /// marker. `at` is the time at which the stream ended or the last bytes were read.
     pub(super) fn finish(&mut self, at: Instant) {
         if self.splitter.unfinished().is_some_and(is_whole_jpeg)
             && let Some(bytes) = self.splitter.finish()
@@ -451,13 +459,13 @@ impl LatestJpeg {
         self.count += 1;
     }
 
-    /// Whether a complete picture is there to be decoded.
+    /// Whether a complete picture is waiting to be decoded.
     pub(super) fn is_waiting(&self) -> bool {
         self.waiting.is_some()
     }
 
-    /// Decodes and takes the latest picture; `None` if there is none, or if it
-    /// cannot be decoded.
+    /// Takes and decodes the latest picture. Returns `None` if there is no picture, or if
+    /// it cannot be decoded.
     pub(super) fn decode(&mut self) -> Option<Frame> {
         let Waiting { bytes, at, seq } = self.waiting.take()?;
         match decode(&bytes, self.max_frame_pixels) {
@@ -486,7 +494,7 @@ impl LatestJpeg {
         }
     }
 
-    /// What has come since the last picture, for an error message.
+    /// Describes what was received since the last picture, for an error message.
     pub(super) fn received(&self) -> String {
         let oversized = self.splitter.oversized_frames() - self.oversized_before;
         if self.bytes == 0 {
@@ -509,10 +517,10 @@ impl LatestJpeg {
     }
 }
 
-/// Decodes a picture of a live stream.
+/// Decodes a picture from a live stream.
 ///
 /// # Errors
-/// Why it cannot be used, worded to follow "the last one".
+/// The reason the picture cannot be used, worded to follow "the last one".
 pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> {
     decode_within(bytes, max_pixels).map_err(|error| match error {
         PictureError::TooLarge { .. } => {
@@ -537,7 +545,8 @@ mod tests {
 
     use super::*;
 
-    /// A marker segment, for pictures that are valid in structure only.
+    /// Returns a marker segment. Pictures made of such segments are valid only in their
+    /// structure.
     fn segment(code: u8, payload: &[u8]) -> Vec<u8> {
         let length = u16::try_from(payload.len() + 2).unwrap().to_be_bytes();
         [&[0xff, code], &length[..], payload].concat()
@@ -561,7 +570,8 @@ mod tests {
         picture(&[(0xe0, b"JFIF".to_vec())], &[text.to_vec()])
     }
 
-    /// Frames of `stream` pushed in pieces of the given lengths, in turn.
+    /// Pushes `stream` in pieces, whose lengths cycle through `pieces`, and returns the
+    /// frames.
     fn split_with(splitter: &mut Splitter, stream: &[u8], pieces: &[usize]) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         let mut rest = stream;
@@ -640,9 +650,10 @@ mod tests {
             &[(0xe1, exif), (0xdb, vec![1; 64])],
             &[vec![7; 40], vec![8; 40]],
         );
-        // The length of a truncated segment can be up to 64 KiB, which arrive before
-        // the error shows. None of the pictures in them is lost, except for one
-        // whose markers may by chance continue the truncated picture.
+        // A truncated segment can claim a length of up to 64 KiB, and all of these bytes
+        // arrive before the error is noticed. None of the pictures in these bytes is
+        // lost, except for a picture whose markers happen to continue the truncated
+        // picture.
         let good = picture(&[(0xe0, vec![2; 200])], &[vec![3; 300]]);
         let many = good.repeat(70_000 / good.len());
         let count = many.len() / good.len();
@@ -713,9 +724,9 @@ mod tests {
 
     #[test]
     fn hostile_headers_cost_linear_work() {
-        // A comment that contains 8,000 start markers. The header after each one
-        // points past the comment into the same 9 MB of data, so following all
-        // of them would mean parsing 72 GB.
+        // This comment segment contains 8,000 start markers. The header after each of
+        // them points past the segment into the same 9 MB of data, so following all of
+        // them would mean parsing 72 GB.
         let mut stream = vec![0xff, 0xd8];
         let starts: Vec<u8> = (0..8000u16)
             .flat_map(|number| {
@@ -758,7 +769,7 @@ mod tests {
             .prop_map(|(segments, scans)| picture(&segments, &scans))
     }
 
-    /// Bytes between pictures: anything but a start-of-image marker.
+    /// Bytes between pictures, which can be anything but a start-of-image marker.
     fn garbage() -> impl Strategy<Value = Vec<u8>> {
         vec(any::<u8>(), 0..40).prop_map(|mut bytes| {
             for index in 1..bytes.len() {
@@ -773,7 +784,7 @@ mod tests {
         })
     }
 
-    /// Bytes rich in fragments of JPEGs.
+    /// Bytes that contain many fragments of JPEGs.
     fn hostile() -> impl Strategy<Value = Vec<u8>> {
         let token = prop_oneof![
             4 => Just(vec![0xff, 0xd8]),
@@ -832,8 +843,8 @@ mod tests {
             garbage in hostile(),
             good in good_picture(),
         ) {
-            // A false start can swallow some pictures only: its segments end within
-            // the cap, and a start within a scan begins a new picture.
+            // A false start can swallow only some of the pictures, because its segments
+            // end within the maximum size and a start within a scan begins a new picture.
             let mut stream = garbage;
             for _ in 0..400 {
                 stream.extend(&good);
@@ -875,7 +886,7 @@ mod tests {
             ("fill", [unmarked, &[0xff; 777]].concat()),
             ("three", [&whole[..], b"\xff\xd9\xff\xd9\x00\xff"].concat()),
         ] {
-            // Every other frame has an end marker.
+            // In two of these streams, every other frame has an end marker.
             for stream in [
                 [&frame; 3],
                 [&whole, &frame, &whole],
@@ -889,7 +900,7 @@ mod tests {
                 assert_eq!(latest.count, 3, "{name}");
                 assert!(latest.decode().is_some(), "{name}");
 
-                // The same, with each of them decoded that is not replaced at once.
+                // The test is repeated with a call to `decode` after each frame.
                 let mut latest = LatestJpeg::new(&options());
                 for frame in stream {
                     latest.push(&part(frame), at);
@@ -920,14 +931,14 @@ mod tests {
             assert_eq!(taken, [None, Some(1), Some(2), Some(3)]);
             assert_eq!(latest.undecodable, 0);
         }
-        // A camera that sends single bytes does not make each of them costly.
+        // If a camera sends single bytes, the number of checks is still limited.
         let mut latest = LatestJpeg::new(&options());
         latest.push(&[unmarked, unmarked].concat(), at);
         for byte in &unmarked[..unmarked.len() - 1] {
             latest.push(&[*byte], at);
         }
         assert_eq!(latest.unmarked.unwrap().checks_left, 0);
-        // Frames that are cut short do not cause checks of those that are whole.
+        // Truncated frames do not cause checks of complete ones.
         let mut latest = LatestJpeg::new(&options());
         let cut = &whole[..whole.len() - 9];
         latest.push(&[cut, &whole, cut, &whole].concat(), at);

@@ -1,11 +1,11 @@
-//! Where frames come from: pictures, folders, webcams, camera modules, network
-//! cameras, programs.
+//! Sources of frames: pictures, folders, webcams, camera modules, network cameras and
+//! programs.
 //!
-//! Owns the opening of a source, its pacing, and reconnecting after a loss. It
-//! decodes pictures and knows nothing of their content; its settings come in as
-//! [`CameraOptions`]. It reads the clock in one function, and starts one thread:
-//! the one that reads a webcam (`device_reader`). [`Camera::next`] blocks its
-//! caller, and returns within 100 ms of a stop.
+//! Owns the opening of a source, its pacing, and reconnecting after a loss. It decodes
+//! pictures and knows nothing about their content. It receives its settings as
+//! [`CameraOptions`]. Only one function reads the clock. This module starts one thread,
+//! which reads a webcam (`device_reader`). [`Camera::next`] blocks its caller, and
+//! returns within 100 ms of a stop.
 //!
 //! | source | ends | is lost |
 //! |---|---|---|

@@ -1,4 +1,4 @@
-//! What is requested from a camera, and how its stream is split into pictures.
+//! The options of a camera, and the format of its stream.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,59 +12,61 @@ use crate::frame::yuv::{Layout, Range, YuvFormat};
 /// The options of a [`Camera`](super::Camera).
 #[derive(Debug, Clone, PartialEq)]
 pub struct CameraOptions {
-    /// Pictures per second, for pictures and folders: each is shown for `1 / rate`
-    /// seconds. Clamped to 0.001 to 1,000.
+    /// Pictures per second when the source is a picture or a folder. Each picture is
+    /// shown for `1 / rate` seconds. The rate is clamped to a value between 0.001 and
+    /// 1,000.
     pub rate: f32,
     /// Whether to start over at the end of a folder or video.
     pub repeat: bool,
-    /// A live source that yields no picture for this long counts as lost.
+    /// A live source is considered lost if it yields no picture for this long.
     pub stall: Duration,
-    /// Maximum size of a JPEG in a stream, in bytes; larger ones are skipped.
+    /// Maximum size in bytes of a JPEG in a stream. Larger ones are skipped.
     pub max_frame_bytes: usize,
-    /// Maximum number of pixels of a frame of a stream; larger ones are skipped
-    /// before they are decoded. [`decode_within`](crate::frame::decode_within) tells
-    /// how they are counted.
+    /// Maximum number of pixels of a frame in a stream. Larger frames are skipped before
+    /// they are decoded. [`decode_within`](crate::frame::decode_within) describes how the
+    /// pixels are counted.
     pub max_frame_pixels: u64,
-    /// The format, size and rate that webcams, camera modules and programs are
-    /// asked for.
+    /// The format, size and rate that are requested from webcams, camera modules and
+    /// programs.
     pub video: VideoOptions,
-    /// Which certificates of an `https` camera are accepted.
+    /// Determines which certificates are accepted from an `https` camera.
     pub tls: TlsTrust,
 }
 
-/// Which certificates of an `https` camera are accepted.
+/// Determines which certificates are accepted from an `https` camera.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum TlsTrust {
-    /// Those that one of the system's certificate authorities has signed for the
+    /// Certificates that one of the system's certificate authorities has signed for the
     /// camera's host.
     #[default]
     System,
-    /// Those that an authority in this PEM file has signed for the camera's host, and
-    /// those that are in the file themselves, whatever their names and dates.
+    /// Certificates that an authority in this PEM file has signed for the camera's host.
+    /// Certificates that are in the file themselves are also accepted, whatever their
+    /// names and dates.
     File(PathBuf),
-    /// The one with this SHA-256, whatever its names and dates.
+    /// The certificate with this SHA-256, whatever its names and dates.
     Fingerprint([u8; 32]),
 }
 
-/// How a camera is asked to encode its pictures.
+/// The encoding that is requested from a camera.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum VideoFormat {
-    /// The best format of the source: MJPEG wherever it is available.
+    /// The best format of the source, which is MJPEG wherever it is available.
     #[default]
     Auto,
     /// JPEG pictures.
     Mjpeg,
-    /// Uncompressed, [`Layout::Yuyv`].
+    /// Uncompressed pictures in the layout [`Layout::Yuyv`].
     Yuyv,
-    /// Uncompressed, [`Layout::Nv12`].
+    /// Uncompressed pictures in the layout [`Layout::Nv12`].
     Nv12,
-    /// Uncompressed, [`Layout::I420`].
+    /// Uncompressed pictures in the layout [`Layout::I420`].
     Yuv420,
 }
 
 impl fmt::Display for VideoFormat {
-    /// As written in the configuration.
+    /// Writes the format as it is written in the configuration.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {
             VideoFormat::Auto => "auto",
@@ -76,8 +78,8 @@ impl fmt::Display for VideoFormat {
     }
 }
 
-/// The format, size and rate requested from a camera. A webcam uses its
-/// closest mode.
+/// The format, size and rate that are requested from a camera. A webcam uses the closest
+/// mode that it supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VideoOptions {
     /// Encoding of the pictures.
@@ -101,17 +103,18 @@ impl Default for VideoOptions {
     }
 }
 
-/// How the bytes of a stream are cut into pictures and decoded.
+/// The format of a stream, which determines how its bytes are split into pictures and
+/// decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StreamFormat {
     /// JPEG pictures, with arbitrary bytes in between.
     Mjpeg,
-    /// Uncompressed pictures, back to back.
+    /// Uncompressed pictures without any bytes in between.
     Raw(YuvFormat),
 }
 
 impl StreamFormat {
-    /// The output of a program that was asked for `video`.
+    /// Returns the format of the output of a program that is expected to produce `video`.
     pub(super) fn of_program(
         video: &VideoOptions,
         range: Range,

@@ -1,7 +1,7 @@
-//! Pictures as a camera: a file, a folder, or the built-in examples.
+//! Uses pictures as a camera: a file, a folder, or the built-in examples.
 //!
-//! Owns the pace. Each picture is shown for a while, as several frames, like a
-//! person who stands at the door: a decision needs several frames that agree.
+//! Owns the pace. Each picture is shown for a while as several frames, like a person who
+//! stands at the door, because a decision needs several frames that agree.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,13 +22,13 @@ const FRAMES_PER_SECOND: f64 = 10.0;
 /// A built-in picture.
 #[derive(Debug, Clone, Copy)]
 pub struct Example {
-    /// File name, for messages.
+    /// The file name, which is used in messages.
     pub name: &'static str,
-    /// Content of the JPEG file.
+    /// The content of the JPEG file.
     pub bytes: &'static [u8],
 }
 
-/// The built-in pictures: photographs of people with and without masks.
+/// The built-in pictures, which are photographs of people with and without masks.
 pub static EXAMPLES: [Example; 6] = [
     Example {
         name: "maksssksksss5.jpg",
@@ -60,22 +60,22 @@ pub static EXAMPLES: [Example; 6] = [
 pub struct PictureSource {
     origin: Origin,
     pictures: Vec<Picture>,
-    /// Index of the next one of `pictures`.
+    /// Index in `pictures` of the next picture.
     next: usize,
     repeat: bool,
     stop: CancellationToken,
 
     frames_per_picture: u32,
     interval: Duration,
-    /// When the next frame is due; `None` before the first one.
+    /// The time at which the next frame is due; `None` before the first frame.
     due: Option<Instant>,
     current: Option<RgbImage>,
-    /// Frames of `current` that are still to come.
+    /// Number of times that `current` will still be returned as a frame.
     frames_left: u32,
     seq: u64,
 
     first_round: bool,
-    /// Number of pictures of this round that could be read.
+    /// Number of pictures in this round that could be read.
     readable: usize,
 }
 
@@ -102,10 +102,10 @@ impl Picture {
 }
 
 impl PictureSource {
-    /// Shows the picture at `path`, or the pictures of that folder.
+    /// Opens the picture at `path` or, if `path` is a folder, the pictures in it.
     ///
     /// # Errors
-    /// If the path does not exist, or has no readable picture.
+    /// If the path does not exist, or if there is no readable picture.
     pub fn open(
         path: &Path,
         options: &CameraOptions,
@@ -124,10 +124,10 @@ impl PictureSource {
         PictureSource::new(origin, Vec::new(), options, stop)
     }
 
-    /// Shows picture files from memory.
+    /// Opens picture files that are in memory.
     ///
     /// # Errors
-    /// If none is readable.
+    /// If none of them is readable.
     pub fn from_memory(
         pictures: impl IntoIterator<Item = &'static [u8]>,
         options: &CameraOptions,
@@ -164,7 +164,7 @@ impl PictureSource {
         Ok(source)
     }
 
-    /// Starts a round with the pictures that exist now.
+    /// Starts a round with the pictures that exist at this time.
     fn start_round(&mut self) -> Result<(), SourceError> {
         match &self.origin {
             Origin::Memory => {}
@@ -184,7 +184,7 @@ impl PictureSource {
         Ok(())
     }
 
-    /// Loads the next readable picture; false if there is none, or after a stop.
+    /// Loads the next readable picture. Returns false if there is none, or after a stop.
     fn advance(&mut self) -> Result<bool, SourceError> {
         loop {
             let mut last_error = String::new();
@@ -217,14 +217,14 @@ impl PictureSource {
         }
     }
 
-    /// Logs the path at the debug level only: pictures are often named after the
-    /// people on them.
+    /// Logs that a picture was skipped. The path is logged only at the debug level,
+    /// because pictures are often named after the people in them.
     fn log_skipped(&self, picture: &Picture, error: &str) {
         let (number, of) = (self.next, self.pictures.len());
         if let Picture::File(path) = picture {
             tracing::debug!(number, path = %path.display(), error, "picture skipped");
         }
-        // A single picture that fails is returned as an error.
+        // If there is only one picture and it fails, the failure is returned as an error.
         if self.first_round && of > 1 {
             tracing::warn!(number, of, error, "picture of the folder skipped");
         }
@@ -255,7 +255,8 @@ impl Source for PictureSource {
     fn next(&mut self) -> Result<Option<Frame>, SourceError> {
         // The next picture is decoded before the wait, so that decoding does not delay it.
         let more = self.frames_left > 0 || self.advance()?;
-        // Even at the end, so that the last frame lasts as long as the others.
+        // The wait also takes place at the end, so that the last frame is shown as long
+        // as the others.
         let due = self.due.unwrap_or_else(now);
         if !sleep_until(due, &self.stop) || !more {
             return Ok(None);
@@ -286,25 +287,26 @@ fn path_error(path: &Path, error: io::Error) -> SourceError {
     }
 }
 
-/// Number of frames per picture and the time between them, at `rate` pictures
-/// per second.
+/// Returns the number of frames per picture and the time between frames for `rate`
+/// pictures per second.
 fn pace(rate: f32) -> (u32, Duration) {
     let rate = if rate.is_nan() {
         1.0
     } else {
         f64::from(rate).clamp(0.001, 1000.0)
     };
-    // In binary, a rate such as 0.1 is slightly higher; that must not cost a
-    // frame.
+    // In binary floating point, a rate such as 0.1 is slightly too high. The added
+    // fraction prevents this from costing a frame.
     let frames = (FRAMES_PER_SECOND / rate + 1e-3).floor().max(1.0);
     (frames as u32, Duration::from_secs_f64(1.0 / rate / frames))
 }
 
-/// When the next frame is due, after one that was due at `due` and came at `at`.
+/// Returns the time at which the next frame is due, after a frame that was due at `due`
+/// and was returned at `at`.
 ///
-/// It follows the schedule, not the time at which this frame came, so that delays
-/// do not add up. After a delay of a whole frame the schedule starts over, so that
-/// no burst of frames follows.
+/// The result depends on the schedule and not on `at`, so that delays do not add up.
+/// After a delay of a frame or more, the schedule starts over, so that no burst of frames
+/// follows.
 fn next_due(due: Instant, at: Instant, interval: Duration) -> Instant {
     let on_time = at.saturating_duration_since(due) < interval;
     if on_time {
@@ -389,7 +391,7 @@ mod tests {
             PictureSource::open(folder.path(), &options(1000.0, true), stop()).unwrap();
         let mut side = || source.next().unwrap().unwrap().pixels.width();
         assert_eq!([side(), side(), side(), side()], [3, 5, 3, 5]);
-        // A new file is shown from the next round on.
+        // A new file is shown from the next round onward.
         write_png(&folder.path().join("5.png"), 7);
         assert_eq!([side(), side(), side(), side()], [3, 5, 7, 3]);
         drop(folder);
@@ -440,7 +442,7 @@ mod tests {
         let milliseconds = Duration::from_millis;
         let start = now();
         let mut due = start;
-        // Always late, but never by a frame.
+        // The frames are often late, but never by a whole frame.
         for late in (0..100).map(|number| number % 50) {
             due = next_due(due, due + milliseconds(late), milliseconds(50));
         }

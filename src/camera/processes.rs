@@ -1,13 +1,16 @@
-//! What a camera program leaves behind: processes that it started, in sessions or process
-//! groups of their own.
+//! Handles the processes that a camera program starts and may leave behind in sessions or
+//! process groups of their own.
 //!
-//! Owns finding, ending and collecting them. Knows nothing of pictures.
+//! Finds and ends these processes, and collects their exit statuses. Knows nothing about
+//! pictures.
 //!
-//! While the program lives, its descendants are found by their parents. A process whose
-//! parent has ended is passed on to the nearest ancestor that has asked for such
-//! orphans, and otherwise to the system's first process, where nothing tells whose it
-//! was. So the daemon asks for them with [`adopt_orphans`]. Programs that use a camera
-//! without it leave orphans behind; under systemd, those end with the service.
+//! While the program is running, its descendants are found through their parents. If the
+//! parent of a process has ended, the process becomes an orphan. The kernel passes an
+//! orphan on to the nearest ancestor that has requested orphans. Without such an
+//! ancestor, it passes the orphan on to the system's first process, where its origin can
+//! no longer be determined. The daemon therefore requests orphans with [`adopt_orphans`].
+//! Other programs that use a camera without this call leave orphans behind. Under
+//! systemd, orphans end with the service.
 
 use std::fs;
 use std::path::Path;
@@ -24,24 +27,24 @@ use crate::platform::files;
 const ROUNDS: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Has the system pass on to this process the descendants whose parent has ended, so that
-/// a camera program's are ended with it.
+/// Requests that the kernel pass orphaned descendants on to this process, so that it can
+/// end the orphans of a camera program together with the program.
 ///
 /// # Errors
-/// The system's error. Such processes then go on when the program has ended.
+/// The error from the system. Orphans then continue to run after the program has ended.
 pub fn adopt_orphans() -> std::io::Result<()> {
-    // Any process id turns it on.
+    // Any process ID enables this setting.
     Ok(set_child_subreaper(Some(getpid()))?)
 }
 
-/// A process, as `/proc` shows it.
+/// The state of a process as shown by `/proc`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Process {
     id: Pid,
     parent: Option<Pid>,
     group: Option<Pid>,
     has_ended: bool,
-    /// When it was started, in clock ticks since the system's start.
+    /// The start time of the process in clock ticks since the system's start.
     started: u64,
 }
 
@@ -49,16 +52,17 @@ struct Process {
 #[derive(Debug)]
 pub(super) struct Family {
     program: Pid,
-    /// When the program was started; processes from before are not its descendants.
+    /// The start time of the program. Processes that were started earlier are not its
+    /// descendants.
     since: u64,
-    /// Whether orphans are passed on to this process.
+    /// Whether the kernel passes orphans on to this process.
     adopts: bool,
-    /// The members that were found so far and may still run.
+    /// The members that have been found so far and may still be running.
     known: Vec<Process>,
 }
 
 impl Family {
-    /// The family of a program that has just been started as a child of this process.
+    /// Creates the family of a program that was just started as a child of this process.
     pub(super) fn of(program: Pid) -> Family {
         Family {
             program,
@@ -68,18 +72,19 @@ impl Family {
         }
     }
 
-    /// Sends a signal to all members but the program.
+    /// Sends a signal to all members except the program.
     pub(super) fn signal(&mut self, signal: Signal) {
         self.remember();
         for member in &self.known {
-            // An error means that it has ended.
+            // An error means that the process has ended.
             let _ = kill_process(member.id, signal);
         }
     }
 
-    /// Kills all members but the program, and those that they start meanwhile, and
-    /// collects the exit status of orphans. Call it before the program's own exit status
-    /// is collected, since it is the root of the family.
+    /// Kills all members except the program, including those that are started in the
+    /// meantime, and collects the exit statuses of orphans. Call this function before
+    /// collecting the exit status of the program, because the program is the root of the
+    /// family.
     pub(super) fn kill(&mut self) {
         for round in 0..ROUNDS {
             if round > 0 {
@@ -96,8 +101,9 @@ impl Family {
         }
     }
 
-    /// Lists the members anew. Those that were known before and still run remain members:
-    /// once their parent has ended, nothing else tells whose they are.
+    /// Updates the list of members. Processes that were known before and are still
+    /// running remain members, because once their parent has ended, nothing else shows
+    /// which program started them.
     fn remember(&mut self) {
         let runs = |process: &Process| {
             let now = read(process.id);
@@ -111,7 +117,7 @@ impl Family {
         self.known = members;
     }
 
-    /// Collects the exit status of orphans that have ended.
+    /// Collects the exit statuses of orphans that have ended.
     pub(super) fn collect(&self) {
         if !self.adopts {
             return;
@@ -123,7 +129,7 @@ impl Family {
         }
     }
 
-    /// The descendants of the program, and the orphans.
+    /// Returns the descendants of the program and the orphans.
     fn members(&self) -> Vec<Process> {
         let processes = list();
         let mut members = self.orphans(&processes);
@@ -140,8 +146,8 @@ impl Family {
         members
     }
 
-    /// The children of this process that it did not start itself: its own share its
-    /// process group, but for the program.
+    /// Returns the orphans, which are children that this process did not start itself.
+    /// The children that it did start are in its process group, except for the program.
     fn orphans(&self, processes: &[Process]) -> Vec<Process> {
         let (own, group) = (getpid(), getpgrp());
         let is_orphan = |process: &&Process| {
@@ -155,7 +161,7 @@ impl Family {
     }
 }
 
-/// All processes that this user may see.
+/// Lists all processes that this user may see.
 fn list() -> Vec<Process> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
@@ -174,9 +180,9 @@ fn read(id: Pid) -> Option<Process> {
     parse(id, &String::from_utf8_lossy(&text))
 }
 
-/// Parses `/proc/PID/stat`, proc_pid_stat(5).
+/// Parses `/proc/PID/stat`, whose format is described in proc_pid_stat(5).
 fn parse(id: Pid, stat: &str) -> Option<Process> {
-    // The program's name, in parentheses, may contain anything.
+    // The program's name is in parentheses and may contain any characters.
     let (_, fields) = stat.rsplit_once(')')?;
     let fields: Vec<&str> = fields.split_whitespace().collect();
     let id_at = |index: usize| fields.get(index)?.parse().ok().and_then(Pid::from_raw);

@@ -1,24 +1,25 @@
-//! Uncompressed pictures out of a stream of bytes.
+//! Extracts uncompressed pictures from a stream of bytes.
 //!
-//! All pictures have the same length and no marker separates them, so the stream
-//! must be read from its start: a reader that loses its position cannot find it
-//! again. Pure: no clock, no files, no sockets.
+//! All pictures have the same length, and no marker separates them, so the stream must be
+//! read from its start. A reader that loses its position cannot find it again. Pure: this
+//! module uses no clock, files or sockets.
 
 use std::time::Instant;
 
 use crate::frame::yuv::YuvFormat;
 use crate::frame::{ConnectionId, Frame};
 
-/// The latest picture of a live stream; [`LatestJpeg`](super::mjpeg::LatestJpeg) is
-/// its counterpart for JPEG.
+/// The latest picture of a live stream. [`LatestJpeg`](super::mjpeg::LatestJpeg) is its
+/// counterpart for JPEG.
 #[derive(Debug)]
 pub(super) struct LatestRaw {
     format: YuvFormat,
     /// The incomplete picture at the end of the stream.
     partial: Vec<u8>,
-    /// The latest complete picture: bytes, time of its last byte, number.
+    /// The latest complete picture, as its bytes, the time at which its last byte was
+    /// read, and its number.
     waiting: Option<(Vec<u8>, Instant, u64)>,
-    /// Complete pictures so far.
+    /// Number of complete pictures so far.
     count: u64,
 }
 
@@ -32,8 +33,8 @@ impl LatestRaw {
         }
     }
 
-    /// Adds bytes that were read at `at`. Only the latest complete picture since
-    /// the last [`LatestRaw::decode`] is kept.
+    /// Adds bytes that were read at time `at`. Only the latest complete picture since the
+    /// last call to [`LatestRaw::decode`] is kept.
     pub(super) fn push(&mut self, mut bytes: &[u8], at: Instant) {
         let length = self.format.frame_bytes();
         loop {
@@ -43,7 +44,7 @@ impl LatestRaw {
             if self.partial.len() < length {
                 return;
             }
-            // Reuse the memory of a picture that was not taken.
+            // This reuses the memory of a picture that was not taken.
             let unused = self.waiting.take().map_or(Vec::new(), |(bytes, ..)| bytes);
             let picture = std::mem::replace(&mut self.partial, unused);
             self.partial.clear();
@@ -52,7 +53,8 @@ impl LatestRaw {
         }
     }
 
-    /// Converts the latest picture to RGB, and takes it; `None` if there is none.
+    /// Takes the latest picture and converts it to RGB. Returns `None` if there is no
+    /// picture.
     pub(super) fn decode(&mut self) -> Option<Frame> {
         let (bytes, at, seq) = self.waiting.take()?;
         let pixels = self.format.decode(&bytes).ok()?;
@@ -64,7 +66,7 @@ impl LatestRaw {
         })
     }
 
-    /// What has come since the last picture, for an error message.
+    /// Describes what was received since the last picture, for an error message.
     pub(super) fn received(&self) -> String {
         match self.partial.len() {
             0 => "nothing came at all".to_owned(),
@@ -131,7 +133,7 @@ mod tests {
                 }
                 prop_assert!(latest.partial.len() < 12);
             }
-            // Each picture has the right number, and the last is never missed.
+            // Each picture has the right number, and the last picture is never missed.
             for (seq, gray) in &seen {
                 prop_assert_eq!(*gray, grays[*seq as usize]);
             }

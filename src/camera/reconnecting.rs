@@ -1,7 +1,7 @@
-//! The camera: a source that is reopened whenever it is lost.
+//! Reads a camera, which is a source that is reopened whenever it is lost.
 //!
-//! Owns the opening of sources, the backoff between attempts, frame numbers that
-//! continue across them, and the ids of the connections.
+//! Owns the opening of sources, the backoff between attempts, the numbering of frames
+//! across reconnections, and the IDs of the connections.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -18,31 +18,31 @@ use super::{command, http, pictures};
 use super::{device_reader, v4l};
 use crate::frame::{ConnectionId, Frame};
 
-/// Wait before the first attempt to reopen a lost source. It doubles with each
+/// The wait before the first attempt to reopen a lost source. It doubles with each
 /// attempt, up to [`MAX_BACKOFF`].
 const MIN_BACKOFF: Duration = Duration::from_millis(500);
 
-/// With the most that [`backoff`] adds, this is 30 seconds.
+/// Maximum wait without the jitter. With the maximum jitter that [`backoff`] adds, the
+/// wait is 30 seconds.
 const MAX_BACKOFF: Duration = Duration::from_secs(24);
 
-/// A source that has yielded frames for this long has recovered: the backoff
-/// starts over at the next loss. Some network cameras drop each connection after a few
-/// seconds; with a longer time, the growing backoff would make a fault of each drop.
+/// A source that has yielded frames for this long has recovered, and the backoff starts
+/// over at the next loss. Some network cameras drop each connection after a few seconds.
+/// If this time were longer, the growing backoff would turn each drop into a fault.
 const RECOVERED_AFTER: Duration = Duration::from_secs(1);
 
-/// What [`Camera::next`] returns.
+/// An event that [`Camera::next`] returns.
 #[derive(Debug)]
 pub enum CameraEvent {
-    /// A frame. After [`CameraEvent::Lost`] it means that the camera has
-    /// reconnected.
+    /// A frame. If it follows [`CameraEvent::Lost`], the camera has reconnected.
     Frame(Frame),
-    /// The source was lost. Reported once per loss; the next call tries to
-    /// reopen it.
+    /// The source was lost. Each loss is reported once. The next call tries to reopen the
+    /// source.
     Lost(SourceError),
-    /// A source that does not repeat failed before its first frame, so that a
-    /// retry is pointless. Nothing follows.
+    /// A source that does not repeat failed before its first frame, so a retry is
+    /// pointless. No event follows.
     Failed(SourceError),
-    /// The source ended, or a stop was requested. Nothing follows.
+    /// The source ended, or a stop was requested. No event follows.
     End,
 }
 
@@ -52,30 +52,31 @@ pub struct Camera {
     options: CameraOptions,
     stop: CancellationToken,
     source: Option<Box<dyn Source>>,
-    /// True from the loss of the source to the next frame.
+    /// Whether no frame has been received since the loss of the source.
     lost: bool,
-    /// The source failed and must be reopened.
+    /// Whether the source failed and must be reopened.
     failed: bool,
     ended: bool,
-    /// Attempts to reopen the source since it last recovered.
+    /// Number of attempts to reopen the source since it last recovered.
     attempts: u32,
-    /// When the source was last opened.
+    /// The time at which the source was last opened.
     opened_at: Instant,
     restarts: u64,
-    /// Added to the frame numbers of the current source.
+    /// The number that is added to the frame numbers of the current source.
     first_seq: u64,
     next_seq: u64,
-    /// The connection through which frames come now.
+    /// The current connection.
     connection: ConnectionId,
 }
 
 impl Camera {
-    /// Opens the source. Only [`Camera::next`] waits for frames: a network camera
-    /// that is still off is not an error here, but a [`CameraEvent::Lost`] there.
+    /// Opens the source. This function does not wait for frames. If a network camera is
+    /// still turned off, this function succeeds, and [`Camera::next`] then returns
+    /// [`CameraEvent::Lost`].
     ///
     /// # Errors
-    /// What a retry cannot fix: a missing file, no readable picture, a missing
-    /// program, an invalid URL.
+    /// An error that a retry cannot fix, such as a missing file, no readable picture, a
+    /// missing program or an invalid URL.
     pub fn open(
         spec: Spec,
         options: CameraOptions,
@@ -99,14 +100,14 @@ impl Camera {
         })
     }
 
-    /// Waits for the next frame, the loss of the source or its end.
+    /// Waits for the next frame, for the loss of the source, or for its end.
     ///
-    /// After a loss it retries with a backoff of 0.5 to 30 seconds until it has
-    /// a frame or the stop comes; it returns within 100 ms of a stop. Frame
-    /// numbers continue across losses and repeats, and each loss and repeat begins a
-    /// new connection. The exception is a program that yields one picture and ends,
-    /// and so is run again for each picture: its pictures count as one connection.
-    /// Blocks: must not be called from an asynchronous task.
+    /// After a loss, this function retries with a backoff of 0.5 to 30 seconds until it
+    /// has a frame or a stop is requested. It returns within 100 ms of a stop. Frame
+    /// numbers continue across losses and repeats. Each loss and each repeat begins a new
+    /// connection, with one exception: a program that yields one picture and ends is run
+    /// again for each picture, and all its pictures count as one connection. This
+    /// function blocks, so it must not be called from an asynchronous task.
     #[expect(
         clippy::should_implement_trait,
         reason = "it yields events, of which the end is one"
@@ -117,8 +118,8 @@ impl Camera {
                 return self.end();
             }
             if self.failed {
-                // Not earlier: a program may take a while to end, and the loss
-                // was to be reported at once.
+                // The source is not closed earlier, because a program may take a while to
+                // end and the loss must be reported immediately.
                 self.source = None;
                 let wait = backoff(self.attempts, RandomState::new().hash_one(()));
                 self.attempts = self.attempts.saturating_add(1);
@@ -138,8 +139,8 @@ impl Camera {
             let error = match source.next() {
                 Ok(Some(frame)) => return self.frame(frame),
                 Ok(None) if self.options.repeat && !self.stop.is_cancelled() => {
-                    // A command that yields one picture and ends would otherwise be
-                    // restarted in a busy loop.
+                    // Without this wait, a command that yields one picture and ends would
+                    // be restarted in a busy loop.
                     sleep_until(self.opened_at + MIN_BACKOFF, &self.stop);
                     let was_one_picture = self.next_seq == self.first_seq + 1;
                     if !was_one_picture {
@@ -165,8 +166,8 @@ impl Camera {
             }
             self.lost = true;
             if error.is_missing_input() {
-                // Above the debug level without the path: pictures are often named
-                // after the people on them.
+                // The path is logged only at the debug level, because pictures are often
+                // named after the people in them.
                 tracing::warn!(error = "its pictures cannot be used", "camera lost");
                 tracing::debug!(%error, "camera lost");
             } else {
@@ -176,7 +177,7 @@ impl Camera {
         }
     }
 
-    /// How many attempts to reopen a lost source there have been.
+    /// Number of attempts so far to reopen a lost source.
     #[must_use]
     pub fn restarts(&self) -> u64 {
         self.restarts
@@ -256,9 +257,9 @@ fn open_source(
     })
 }
 
-/// How long to wait before attempt number `attempt`, from 0: exponential, with
-/// a jitter of up to a quarter from `random`, so that several devices do not
-/// contact one camera in lockstep after a power cut.
+/// Returns the wait before attempt number `attempt`, counted from 0. The wait grows
+/// exponentially. `random` determines a jitter of up to a quarter of the wait, so that
+/// several devices do not contact the same camera at the same time after a power cut.
 fn backoff(attempt: u32, random: u64) -> Duration {
     let wait = MIN_BACKOFF
         .saturating_mul(1 << attempt.min(16))

@@ -1,27 +1,27 @@
 //! Keeps the passwords of cameras out of logs and messages.
 //!
-//! Owns two means: [`Secrets`] are the passwords that are known from the configuration,
-//! wherever they appear, and [`text_without_secrets`] recognizes URLs by their form.
-//! Knows nothing of where the texts go.
+//! There are two ways to do this. [`Secrets`] hides the passwords that are known from the
+//! configuration, wherever they appear. [`text_without_secrets`] recognizes URLs by their
+//! form. This module knows nothing about where the messages are shown.
 
 use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// What stands for something that is not shown.
+/// The placeholder for a string that is not shown.
 const HIDDEN: &str = "…";
 
-/// Shorter secrets are hidden only where the form of the text tells them: they would be
-/// found in the middle of ordinary words.
+/// Minimum length of a secret in bytes. A shorter secret would match parts of ordinary
+/// words, so it is hidden only if the form of the text shows that it is a secret.
 const MIN_SECRET: usize = 3;
 
-/// Names of parameters and options whose value is a secret.
+/// Parts of names of parameters and options whose values are secrets.
 const SECRET_NAMES: [&str; 10] = [
     "pass", "pwd", "psw", "pw", "secret", "token", "key", "auth", "login", "sid",
 ];
 
-/// The passwords in a camera's address or command, in each form in which they may
+/// The passwords in a camera's address or command, in every form in which they may
 /// appear.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub(super) struct Secrets(Vec<String>);
@@ -33,14 +33,15 @@ impl fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// The secrets of a URL.
+    /// Returns the secrets in a URL.
     pub(super) fn of_url(text: &str) -> Secrets {
         let mut secrets = Secrets::default();
         secrets.add_url(text);
         secrets.sorted()
     }
 
-    /// The secrets in the words of a command. A word may itself be a command line.
+    /// Returns the secrets in the words of a command. A word may itself be a command
+    /// line.
     pub(super) fn of_command(words: &[String]) -> Secrets {
         let mut secrets = Secrets::default();
         secrets.add_words(words);
@@ -56,7 +57,8 @@ impl Secrets {
         secrets.sorted()
     }
 
-    /// `text` with an ellipsis in place of each secret, and of each that its form tells.
+    /// Returns `text` with an ellipsis in place of each known secret, and of each secret
+    /// that is recognized by its form.
     pub(super) fn redact(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for secret in &self.0 {
@@ -87,13 +89,13 @@ impl Secrets {
         }
     }
 
-    /// The login and the query of each URL in `text`.
+    /// Adds the login and the secrets in the query of each URL in `text`.
     fn add_url(&mut self, text: &str) {
         let mut rest = text;
         while let Some((_, later)) = rest.split_once("://") {
             rest = later;
-            // A password may contain anything that otherwise ends a URL, even another
-            // "://".
+            // A password may contain characters that otherwise end a URL, and even
+            // another "://".
             let end = later.find(char::is_whitespace).unwrap_or(later.len());
             for part in [later, &later[..end]] {
                 if let Some((login, _)) = part.rsplit_once('@') {
@@ -112,7 +114,7 @@ impl Secrets {
         }
     }
 
-    /// A password, or a user name and a password with a colon between them.
+    /// Adds a password, or a user name and a password that are separated by a colon.
     fn add_login(&mut self, login: &str) {
         self.add(login);
         let decoded = decode(login);
@@ -133,7 +135,8 @@ impl Secrets {
         }
     }
 
-    /// Longer ones first: a secret may contain another one.
+    /// Sorts the secrets by length, longest first, because a secret may contain another
+    /// one.
     fn sorted(mut self) -> Secrets {
         self.0.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         self
@@ -153,7 +156,7 @@ fn is_secret_option(word: &str) -> bool {
     is_user || (name.len() < word.len() && !word.contains('=') && is_secret_name(name))
 }
 
-/// Returns a sentence or a line of a log in which URLs have neither a login nor a query.
+/// Returns a sentence or a log line with the logins and queries of all URLs removed.
 #[must_use]
 pub fn text_without_secrets(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -166,7 +169,7 @@ pub fn text_without_secrets(text: &str) -> String {
         if let Some(query) = url.find('?').filter(|_| !url.contains("://")) {
             shown += &url[..query];
             shown += "?…";
-            // The punctuation of the sentence stays.
+            // The punctuation after the URL is kept.
             let end = url.trim_end_matches([':', ',', ';', '.', ')', ']']).len();
             rest = &rest[end.max(query + 1)..];
         }
@@ -174,15 +177,16 @@ pub fn text_without_secrets(text: &str) -> String {
     shown + rest
 }
 
-/// Whether a letter is a blank, a control character, or an invisible one, as they come
-/// along when an address is copied from a page.
+/// Whether a character is a blank, a control character, or an invisible character.
+/// Copying an address from a web page may add such characters.
 pub(super) fn is_blank(letter: char) -> bool {
     letter.is_whitespace()
         || letter.is_control()
         || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
-/// Resolves `%41`; a percent sign before anything else stays.
+/// Decodes percent-encoded bytes such as `%41`. A percent sign that is not followed by
+/// two hexadecimal digits is kept.
 pub(super) fn decode(text: &str) -> Vec<u8> {
     let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
     let mut bytes = Vec::new();
@@ -200,7 +204,8 @@ pub(super) fn decode(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// How much of the text after `://` is a login with its `@`; 0 if there is none.
+/// Returns the length of the login in the text after `://`, including its `@`, or 0 if
+/// there is no login.
 fn login_len(text: &str) -> usize {
     let next = text.find("://").unwrap_or(text.len());
     let word = word_len(text).min(next);
@@ -209,21 +214,21 @@ fn login_len(text: &str) -> usize {
         found => found,
     };
     match at {
-        // Messages write addresses like this to say what to write.
+        // Error messages contain this placeholder to show what the user must write.
         Some(at) if &text[..at] == "USER:PASSWORD" => 0,
         Some(at) => at + 1,
         None => 0,
     }
 }
 
-/// The length of the first word of a text; quotation marks end it, too.
+/// Returns the length of the first word in `text`. A quotation mark also ends the word.
 fn word_len(text: &str) -> usize {
     let ends = |letter: char| is_blank(letter) || "'\"<>`".contains(letter);
     text.find(ends).unwrap_or(text.len())
 }
 
-/// Whether what looks like a host ends within a password: what looks like its port is no
-/// number.
+/// Whether the text that looks like a host ends in the middle of a password. This is the
+/// case if the text that looks like its port is not a number.
 fn is_cut(word: &str) -> bool {
     let host = &word[..word.find(['/', '?', '#', '\\']).unwrap_or(word.len())];
     host.rsplit_once(':').is_some_and(|(_, port)| {

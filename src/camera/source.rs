@@ -1,4 +1,4 @@
-//! The trait of all sources, and the waiting that they share.
+//! Defines the trait that all sources implement, and the wait that they share.
 
 use std::time::{Duration, Instant};
 
@@ -12,15 +12,15 @@ pub(super) const STOP_CHECK: Duration = Duration::from_millis(50);
 
 /// A source of frames.
 pub trait Source: Send {
-    /// Waits for the next frame. `None` at the end of a finite source, or after
-    /// a stop.
+    /// Waits for the next frame. Returns `None` at the end of a finite source, or after a
+    /// stop.
     ///
     /// # Errors
-    /// Why this source will yield no more frames.
+    /// The reason this source will yield no more frames.
     fn next(&mut self) -> Result<Option<Frame>, SourceError>;
 }
 
-/// Sleeps until `due`; false if a stop came first.
+/// Sleeps until `due`. Returns false if a stop comes first.
 pub(super) fn sleep_until(due: Instant, stop: &CancellationToken) -> bool {
     while !stop.is_cancelled() {
         let left = due.saturating_duration_since(now());

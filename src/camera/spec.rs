@@ -1,6 +1,7 @@
-//! Camera sources as they are written in the configuration.
+//! Parses camera sources as they are written in the configuration.
 //!
-//! Owns their syntax, except for that of addresses, and which formats each supports.
+//! Owns the syntax of sources, except for that of addresses, and the formats that each
+//! source supports.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ use super::redact::is_blank;
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub enum Spec {
-    /// The pictures that are compiled in.
+    /// The built-in pictures.
     Examples,
     /// A picture, or a folder of pictures.
     Path(PathBuf),
@@ -30,26 +31,27 @@ pub enum Spec {
     Webcam(WebcamSelector),
     /// The camera module of a Raspberry Pi, read by `rpicam-vid`.
     Rpicam,
-    /// A network camera: the address of an MJPEG stream, or of single JPEG pictures.
+    /// A network camera, given by the address of an MJPEG stream or of single JPEG
+    /// pictures.
     Http(CameraUrl),
-    /// A program and its arguments. It writes pictures to its standard output:
-    /// JPEG, or raw ones with [`VideoFormat::Yuv420`].
+    /// A program and its arguments. The program writes pictures to its standard output,
+    /// either JPEG or, with [`VideoFormat::Yuv420`], raw pictures.
     Command(Vec<String>),
 }
 
-/// Which webcam.
+/// Selects a webcam.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WebcamSelector {
-    /// The first usable one, in the order of the numbers in `/dev/videoN`.
+    /// The first usable webcam, in the order of the numbers in `/dev/videoN`.
     First,
-    /// The device file, or a link to it.
+    /// The webcam with this device file, or with this link to a device file.
     Path(PathBuf),
-    /// The one that V4L2 reports under this name.
+    /// The webcam that V4L2 reports under this name.
     Name(String),
 }
 
-/// Alignment of raw lines in bytes: `rpicam-vid` passes them on as the image
-/// processor wrote them, padded to a multiple of this.
+/// Alignment of the lines of raw pictures in bytes. `rpicam-vid` passes on the lines as
+/// the image processor writes them, padded to a multiple of this number.
 const RPICAM_ALIGNMENT: u32 = 64;
 
 impl Spec {
@@ -57,7 +59,7 @@ impl Spec {
     /// folders ignore both.
     ///
     /// # Errors
-    /// [`SpecError`], which names the config key to change.
+    /// [`SpecError`], whose message names the config key to change.
     pub fn check(&self, video: &VideoOptions) -> Result<(), SpecError> {
         use VideoFormat::{Auto, Mjpeg, Nv12, Yuv420, Yuyv};
         let (source, formats): (_, &[VideoFormat]) = match self {
@@ -91,10 +93,10 @@ impl Spec {
 impl FromStr for Spec {
     type Err = SpecError;
 
-    /// Takes `examples`, `webcam`, `webcam:/dev/…`, `webcam:NAME`, `rpicam`,
-    /// `http://…`, `https://…`, `exec:COMMAND ARGUMENT …` (split into words as a shell
-    /// does, but without expansion) or a path. A folder named `examples` is written
-    /// `./examples`, and so is a path that looks like an address.
+    /// Parses `examples`, `webcam`, `webcam:/dev/…`, `webcam:NAME`, `rpicam`, `http://…`,
+    /// `https://…`, `exec:COMMAND ARGUMENT …` or a path. A command is split into words as
+    /// in a shell, but without expansion. Write `./` before a path that looks like an
+    /// address, and before a folder named `examples`.
     fn from_str(text: &str) -> Result<Spec, SpecError> {
         if text.trim().is_empty() {
             return Err(SpecError::Empty);
@@ -137,7 +139,7 @@ impl FromStr for Spec {
     }
 }
 
-/// The part before `://`, if it has the form of a URL scheme.
+/// Returns the part before `://` if it has the form of a URL scheme.
 fn scheme(text: &str) -> Option<&str> {
     let (scheme, _) = text.split_once("://")?;
     let mut letters = scheme.chars();
@@ -148,9 +150,9 @@ fn scheme(text: &str) -> Option<&str> {
     valid.then_some(scheme)
 }
 
-/// Whether a text looks like an address without its `http://`, or with a wrong one,
-/// rather than like a path. The text may hold a password, so it must not become a path,
-/// which messages show.
+/// Whether `text` looks like an address with a missing or wrong `http://` and not like a
+/// path. It may contain a password, so it must not be treated as a path, which messages
+/// show.
 fn is_bare_address(text: &str) -> bool {
     if text.starts_with("//") {
         return true;
@@ -178,8 +180,9 @@ fn is_bare_address(text: &str) -> bool {
 }
 
 impl fmt::Display for Spec {
-    /// As written, but without anything that may hold a password: the login and the
-    /// query of an address, and the arguments of a command.
+    /// Writes the source as it is written in the configuration, but without the parts
+    /// that may contain a password. These are the login and the query of an address, and
+    /// the arguments of a command.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Spec::Examples => f.write_str("examples"),
@@ -198,8 +201,8 @@ impl fmt::Display for Spec {
     }
 }
 
-/// The first word of a command, for messages. An address or a variable is written there
-/// by mistake only, and may hold a password.
+/// Returns the first word of a command in a form that messages can show. If the word is
+/// an address or a variable, it was written there by mistake and may contain a password.
 pub(super) fn shown_program(word: &str) -> String {
     if let Some((scheme, _)) = word.split_once("://") {
         return format!("{scheme}://…");
@@ -214,43 +217,43 @@ pub(super) fn shown_program(word: &str) -> String {
 }
 
 impl fmt::Debug for Spec {
-    /// Like [`Display`](fmt::Display), so that no password gets into a log.
+    /// Same as [`Display`](fmt::Display), so that no password gets into a log.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "Spec({self})")
     }
 }
 
-/// Why a text does not name a usable source.
+/// The reason a string does not name a usable source.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
-    /// The text is empty.
+    /// The string is empty.
     #[error(
         "the camera source is empty; set it to examples, a path, webcam, rpicam, an http:// or https:// address, or exec: with a command"
     )]
     Empty,
-    /// `exec:` without a command.
+    /// There is no command after `exec:`.
     #[error(
         "the camera source exec: names no command; write the command after it, as in exec:rpicam-vid -t 0 --codec mjpeg -o -"
     )]
     NoCommand,
-    /// `webcam:` without a device.
+    /// There is no device after `webcam:`.
     #[error(
         "the camera source webcam: names no device; write its path or name after it, as in webcam:/dev/video0, or webcam alone for the first one"
     )]
     NoWebcam,
-    /// A format that the source does not support.
+    /// The source does not support the format.
     #[error(
         "the camera source {source_kind} does not support {format} pictures; set camera.format to one of {formats}"
     )]
     Format {
-        /// The source's prefix: `webcam`, `exec:` and so on.
+        /// The prefix of the source, such as `webcam` or `exec`.
         source_kind: &'static str,
         /// The configured format.
         format: VideoFormat,
-        /// The formats that it supports, separated by commas.
+        /// The formats that the source supports, separated by commas.
         formats: String,
     },
-    /// A size at which `rpicam-vid` pads the lines of raw pictures.
+    /// At this size, `rpicam-vid` pads the lines of raw pictures.
     #[error(
         "the camera source rpicam does not support raw pictures of {width} x {height}, since rpicam-vid pads their lines; make camera.width a multiple of {RPICAM_ALIGNMENT} and camera.height even, or set camera.format to mjpeg"
     )]
@@ -260,20 +263,20 @@ pub enum SpecError {
         /// Height in pixels.
         height: u32,
     },
-    /// An unclosed quotation mark or a trailing backslash.
+    /// The command contains an unclosed quotation mark or a trailing backslash.
     #[error(
         "the camera source exec: has an unclosed quotation mark or a trailing backslash; quote the words as for a shell"
     )]
     Quotes,
-    /// Blanks before or behind the source.
+    /// There are blanks before or after the source.
     #[error("the camera source begins or ends with a blank or an invisible character; remove it")]
     Blanks,
-    /// An address without `http://`.
+    /// The address does not start with `http://`.
     #[error(
         "the camera source looks like an address without http:// before it; write http://HOST:PORT/PATH (or https://), or ./ before the path of a picture or folder"
     )]
     NoScheme,
-    /// A URL of another scheme.
+    /// The scheme of the URL is not supported.
     #[error(
         "the camera source {scheme}:// is not supported; write http:// or https:// before the address of an MJPEG stream or picture, or read it with ffmpeg, as in exec:ffmpeg -i {scheme}://HOST/PATH -f mjpeg -"
     )]
@@ -281,7 +284,7 @@ pub enum SpecError {
         /// The part before `://`.
         scheme: String,
     },
-    /// An invalid address.
+    /// The address is invalid.
     #[error(transparent)]
     Address(#[from] AddressError),
 }

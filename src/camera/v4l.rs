@@ -1,7 +1,8 @@
-//! Webcams by V4L2: the only user of nokhwa.
+//! Reads webcams through V4L2. This is the only module that uses nokhwa.
 //!
-//! Owns setting a device's format and fetching its buffers. Blocks for as long as
-//! the driver does: `device_reader` calls it in a thread of its own.
+//! Owns the setting of a device's format and the fetching of its buffers. The functions
+//! block for as long as the driver does, so `device_reader` calls them in a separate
+//! thread.
 
 use nokhwa::NokhwaError;
 use nokhwa::utils::{
@@ -24,7 +25,8 @@ const FORMATS: [(VideoFormat, FrameFormat); 3] = [
     (VideoFormat::Nv12, FrameFormat::NV12),
 ];
 
-/// A device may refuse modes that it lists; this many are tried.
+/// Maximum number of modes to try. A device may refuse modes that it lists, so several
+/// are tried.
 const MAX_ATTEMPTS: usize = 12;
 
 /// An open device.
@@ -33,7 +35,7 @@ pub(super) struct Webcam {
     camera: nokhwa::Camera,
 }
 
-/// Opens the selected webcam in its closest mode.
+/// Opens the selected webcam in the mode that is closest to the requested one.
 pub(super) fn open(
     selector: &WebcamSelector,
     video: &VideoOptions,
@@ -46,8 +48,8 @@ pub(super) fn open(
             Err(why) => refusals.push((device, why)),
         }
     }
-    // The first candidate is most likely the webcam. The others, such as the
-    // codecs of a Raspberry Pi, each refuse with an error of their own.
+    // The first candidate is most likely the webcam, so its error is reported. The other
+    // candidates, such as the codecs of a Raspberry Pi, fail with different errors.
     let (webcam, why) = refusals
         .into_iter()
         .next()
@@ -91,7 +93,7 @@ fn open_device(device: &VideoDevice, video: &VideoOptions) -> Result<OpenedDevic
             continue;
         }
         camera.open_stream().map_err(|error| sentence(&error))?;
-        // Limited range is V4L2's default for YUV.
+        // Limited range is the default for YUV in V4L2.
         let raw = |layout| YuvFormat::new(layout, Range::Limited, width, height);
         let stream = match format {
             VideoFormat::Yuyv => raw(Layout::Yuyv).map(StreamFormat::Raw),
@@ -106,10 +108,11 @@ fn open_device(device: &VideoDevice, video: &VideoOptions) -> Result<OpenedDevic
     Err(why)
 }
 
-/// The formats and sizes of a device, in a few words. Opens it for a moment.
+/// Describes the formats and sizes of a device in a few words. This function opens the
+/// device briefly.
 ///
 /// # Errors
-/// Why it is not a usable webcam.
+/// The reason the device is not a usable webcam.
 pub fn describe(device: &VideoDevice) -> Result<String, String> {
     let modes = modes(&mut connect(device)?);
     let mut parts = Vec::new();
@@ -140,8 +143,8 @@ fn connect(device: &VideoDevice) -> Result<nokhwa::Camera, String> {
         .map_err(|error| sentence(&error))
 }
 
-/// The modes of a device; a format whose sizes it fails to list counts as not
-/// offered.
+/// Returns the modes of a device. If the device fails to list the sizes of a format, the
+/// format is treated as not available.
 fn modes(camera: &mut nokhwa::Camera) -> Vec<CaptureMode> {
     let mut modes = Vec::new();
     for (format, frame_format) in FORMATS {
@@ -158,7 +161,7 @@ fn modes(camera: &mut nokhwa::Camera) -> Vec<CaptureMode> {
     modes
 }
 
-/// nokhwa's message, on one line.
+/// Returns nokhwa's message on one line.
 fn sentence(error: &NokhwaError) -> String {
     let words = error.to_string();
     words.split_whitespace().collect::<Vec<_>>().join(" ")

@@ -1,8 +1,8 @@
-//! The video devices of the machine: which is selected, and which of its modes
-//! is closest to the configured one.
+//! Finds the video devices of the machine, and selects a device and the mode that is
+//! closest to the configured one.
 //!
-//! Owns the selection; `v4l` reads the device. It looks into `/dev` and `/sys`
-//! and opens no device, so that it works in builds without webcam support too.
+//! Owns the selection; `v4l` reads the device. This module reads `/dev` and `/sys` but
+//! opens no device, so that it also works in builds without webcam support.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,21 +13,21 @@ use super::options::{VideoFormat, VideoOptions};
 use super::spec::WebcamSelector;
 use crate::platform::files;
 
-/// A file of a video device. A webcam often has two: one for pictures, one for
-/// metadata.
+/// A device file of a video device. A webcam often has two of them: one for pictures and
+/// one for metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VideoDevice {
-    /// N in `/dev/videoN`.
+    /// The number N in `/dev/videoN`.
     pub number: u32,
-    /// The device's name, the same for all its files.
+    /// The name of the device, which is the same for all its files.
     pub name: String,
-    /// Number of the file among the device's files, from 0; that of the pictures
-    /// comes first.
+    /// Index of this file among the files of the device, starting at 0. The file for
+    /// pictures has the lowest index.
     pub index: u32,
 }
 
 impl VideoDevice {
-    /// `/dev/videoN`.
+    /// Returns the path of the file, `/dev/videoN`.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/dev/video{}", self.number))
@@ -35,13 +35,13 @@ impl VideoDevice {
 }
 
 impl fmt::Display for VideoDevice {
-    /// `/dev/video0 (HD Webcam)`.
+    /// Writes the path and the name, such as `/dev/video0 (HD Webcam)`.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "/dev/video{} ({})", self.number, self.name)
     }
 }
 
-/// The video devices of this machine, in the order of their numbers.
+/// Lists the video devices of this machine, in the order of their numbers.
 #[must_use]
 pub fn devices() -> Vec<VideoDevice> {
     let entries = std::fs::read_dir("/dev").into_iter().flatten().flatten();
@@ -52,7 +52,7 @@ pub fn devices() -> Vec<VideoDevice> {
     numbers.into_iter().map(device).collect()
 }
 
-/// N of `videoN`, with or without a folder before it.
+/// Returns the number N in `videoN`, with or without a folder before it.
 fn number(path: &Path) -> Option<u32> {
     let digits = path.file_name()?.to_str()?.strip_prefix("video")?;
     let canonical = digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -73,7 +73,7 @@ fn device(number: u32) -> VideoDevice {
     }
 }
 
-/// The devices as part of a sentence.
+/// Describes the devices as part of a sentence.
 #[must_use]
 pub fn list(devices: &[VideoDevice]) -> String {
     if devices.is_empty() {
@@ -83,11 +83,11 @@ pub fn list(devices: &[VideoDevice]) -> String {
     names.join(", ")
 }
 
-/// The devices that match, in the order in which to try them; at least one. None
-/// is opened.
+/// Returns the devices that match, in the order in which to try them. There is at least
+/// one. This function opens no device.
 ///
 /// # Errors
-/// If there is no such webcam, if several have the name, or if this build has no
+/// If there is no such webcam, if several webcams have the name, or if this build has no
 /// webcam support.
 pub fn find(selector: &WebcamSelector) -> Result<Vec<VideoDevice>, SourceError> {
     #[cfg(feature = "camera")]
@@ -113,7 +113,8 @@ pub(super) fn select(
         WebcamSelector::First => Ok(devices.to_vec()),
         WebcamSelector::Path(path) => {
             let wanted = || missing(format!("webcam {}", path.display()));
-            // Resolved at each opening: a link may point to another device by now.
+            // The path is resolved each time, because a link may point to another device
+            // by now.
             let device = path.canonicalize().map_err(|_| wanted())?;
             let number = number(&device).ok_or_else(wanted)?;
             let known = devices.iter().find(|device| device.number == number);
@@ -136,7 +137,7 @@ pub(super) fn select(
     }
 }
 
-/// A mode of a webcam: a format, a size and a rate that it supports.
+/// A mode of a webcam, which is a combination of format, size and rate that it supports.
 #[cfg(any(feature = "camera", test))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct CaptureMode {
@@ -146,14 +147,14 @@ pub(super) struct CaptureMode {
     pub(super) fps: u32,
 }
 
-/// The modes to try, best first: the format counts most, then the size, then the
-/// rate. The configured mode is tried even if the device does not list it, since
-/// not every device lists all its modes.
+/// Ranks the modes to try, best first. The format matters most, followed by the size and
+/// the rate. The configured mode is tried even if the device does not list it, because
+/// some devices do not list all their modes.
 #[cfg(any(feature = "camera", test))]
 pub(super) fn rank(modes: &[CaptureMode], video: &VideoOptions) -> Vec<CaptureMode> {
     let formats: &[VideoFormat] = match &video.format {
-        // MJPEG needs far less of the USB bandwidth, though the others cost less
-        // to decode.
+        // MJPEG needs far less USB bandwidth, although the other formats are cheaper to
+        // decode.
         VideoFormat::Auto => &[VideoFormat::Mjpeg, VideoFormat::Yuyv, VideoFormat::Nv12],
         one => std::slice::from_ref(one),
     };
@@ -175,7 +176,7 @@ pub(super) fn rank(modes: &[CaptureMode], video: &VideoOptions) -> Vec<CaptureMo
         });
         modes.sort_by_key(|mode| {
             let size = mode.width.abs_diff(video.width) + mode.height.abs_diff(video.height);
-            // Of two that are equally close, the larger one is better.
+            // If two sizes are equally close, the larger one is better.
             let smaller = u64::from(u32::MAX) - u64::from(mode.width);
             (
                 size,
@@ -310,7 +311,7 @@ mod tests {
             ..video
         };
         assert_eq!(rank(&modes, &nv12), []);
-        // 20 and 10 are equally close to 15.
+        // The rates 20 and 10 are equally close to 15.
         let twins = [
             mode(VideoFormat::Yuyv, 640, 480, 10),
             mode(VideoFormat::Yuyv, 640, 480, 20),

@@ -1,26 +1,26 @@
-//! Confirmation: which frames together may make the decision mask, and so open a door.
+//! Determines which frames together may change the decision to mask, and so open a door.
 //!
-//! Owns the runs of frames that confirm each other. One frame alone never does: it may be
-//! the damaged first one of a connection, or a moment in which a hand covers a mouth.
-//! Pure, because the time is passed in with each frame.
+//! Owns the runs of frames that confirm each other. A single frame never confirms a mask,
+//! because it may be the damaged first frame of a connection, or show a hand that covers
+//! a mouth for a moment. Pure, because the time is passed in with each frame.
 
 use std::time::{Duration, Instant};
 
 use crate::frame::ConnectionId;
 use crate::vision::head::HeadId;
 
-/// Two frames with faces may be this far apart and still confirm each other, even if the
-/// camera's frames come faster.
+/// Two frames with faces can confirm each other if they are at most this far apart, even
+/// if the camera sends frames much faster.
 const MIN_ALLOWED_GAP: Duration = Duration::from_millis(300);
 
-/// Two frames with faces may be this many frame intervals apart and still confirm each
-/// other.
+/// Two frames with faces can also confirm each other if they are at most this many frame
+/// intervals apart.
 const ALLOWED_INTERVALS: u32 = 3;
 
-/// The frame interval is the median of this many latest ones.
+/// The frame interval is the median of this number of latest intervals.
 const INTERVALS: usize = 5;
 
-/// How far apart two points in time are, in either order.
+/// Returns the time between two instants, in either order.
 ///
 /// A clock that steps backward must not make an old frame look recent.
 pub(crate) fn apart(a: Instant, b: Instant) -> Duration {
@@ -28,7 +28,7 @@ pub(crate) fn apart(a: Instant, b: Instant) -> Duration {
         .unwrap_or_else(|| b.saturating_duration_since(a))
 }
 
-/// What frames that confirm each other have in common.
+/// The properties that frames must have in common to confirm each other.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Basis {
     /// The connection to the camera.
@@ -39,18 +39,20 @@ pub struct Basis {
     pub faults: u64,
 }
 
-/// What the thread that processes frames has to know about the decision.
+/// The state of the decision, as far as the thread that processes frames needs it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Standing {
     /// Number of faults since the start. Frames before a fault do not confirm frames
     /// after it.
     pub faults: u64,
-    /// The basis on which the decision is mask now. `None` if the decision is another.
+    /// The basis on which the decision is currently mask, or `None` if the decision is
+    /// not mask.
     pub mask: Option<Basis>,
 }
 
-/// The latest frames with faces that confirm each other: in each of them, the faces were
-/// detected and classified anew, and all of them are masked.
+/// A run of the latest frames with faces that confirm each other. In each of these
+/// frames, all faces were detected and classified in that frame, and all of them are
+/// masked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
     /// Number of frames, at least 1.
@@ -61,8 +63,9 @@ pub struct Run {
     last: Instant,
     /// The longest time between two consecutive frames.
     longest_gap: Duration,
-    /// The number of frames without a gap above [`MIN_ALLOWED_GAP`] at the end of the run,
-    /// and the capture time of the first of them.
+    /// Number of frames at the end of the run that have no gap longer than
+    /// [`MIN_ALLOWED_GAP`] between them, and the capture time of the first of these
+    /// frames.
     dense: (u32, Instant),
 }
 
@@ -77,8 +80,8 @@ impl Run {
         }
     }
 
-    /// Adds a frame. If frames of the run are more than `allowed` apart, only the dense end
-    /// of the run remains.
+    /// Adds a frame. If two consecutive frames of the run are more than `allowed` apart,
+    /// only the dense end of the run is kept.
     fn extended(self, at: Instant, allowed: Duration) -> Run {
         let gap = apart(at, self.last);
         let dense = if gap > MIN_ALLOWED_GAP {
@@ -112,53 +115,57 @@ impl Run {
     }
 }
 
-/// What one frame shows, as far as confirmation is concerned.
+/// What one frame shows, as far as it matters for confirmation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sighting {
-    /// No face.
+    /// The frame shows no face.
     Nobody,
-    /// All faces were detected and classified anew, and each of them was found masked.
+    /// All faces were detected and classified in this frame, and each of them was found
+    /// to be masked.
     MaskedAnew,
-    /// All faces are taken to be masked, but not all of them were detected and classified
-    /// anew and found masked.
+    /// All faces are considered masked, but this frame alone does not show it, because at
+    /// least one face was not detected and classified in this frame or was not found to
+    /// be masked.
     Masked,
     /// At least one face is unmasked, or its verdict is unsure.
     Other,
 }
 
-/// How far the frames up to and including this one confirm a mask.
+/// The extent to which the frames up to and including this one confirm a mask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Evidence {
-    /// What the frame belongs to.
+    /// The basis of the frame.
     pub basis: Basis,
-    /// The run that the frame ends. `None` if not all its faces were classified anew and
-    /// found masked, or if it shows no face.
+    /// The run that ends with this frame, or `None` if the frame is not
+    /// [`Sighting::MaskedAnew`].
     pub run: Option<Run>,
-    /// The time between frames. Zero as long as it is unknown.
+    /// The time between frames, or zero while it is unknown.
     pub interval: Duration,
 }
 
-/// Follows the frames of a camera and tells which of them confirm each other.
+/// Follows the frames of a camera and determines which of them confirm each other.
 ///
-/// The caller reports each frame that is processed, without exception.
+/// The caller must report every frame that is processed.
 #[derive(Debug, Default)]
 pub struct Confirmation {
     basis: Basis,
     /// Capture time of the latest frame.
     last_frame: Option<Instant>,
-    /// The latest times between frames, oldest first. Only the first `known` count.
+    /// The latest times between frames, oldest first. Only the first `known` of them are
+    /// valid.
     intervals: [Duration; INTERVALS],
     known: usize,
     run: Option<Run>,
-    /// Capture time of the latest frame with a face, if it said mask, whether or not its
-    /// faces were classified anew.
+    /// Capture time of the latest frame with a face, if all its faces were considered
+    /// masked. It does not matter whether they were classified in that frame.
     said_mask: Option<Instant>,
 }
 
 impl Confirmation {
-    /// Begins a frame that was captured at time `at`. Returns whether everything that is
-    /// known from earlier frames, including tracks and their votes, has to be forgotten:
-    /// after a reconnect, a change of the head, a fault, or a clock that stepped backward.
+    /// Begins a frame that was captured at time `at`. Returns true if the caller must
+    /// discard everything that is known from earlier frames, including tracks and their
+    /// votes. This is the case after a reconnection, a change of the head, a fault, or a
+    /// backward step of the clock.
     pub fn begin(&mut self, at: Instant, basis: Basis) -> bool {
         let is_new = basis != self.basis || self.last_frame.is_some_and(|last| at < last);
         if is_new {
@@ -170,14 +177,14 @@ impl Confirmation {
         is_new
     }
 
-    /// Whether a decision waits for confirmation, so that in the next frame the faces must
-    /// be detected and classified anew.
+    /// Whether a decision is waiting for confirmation. The faces in the next frame must
+    /// then be detected and classified in that frame.
     #[must_use]
     pub fn is_awaited(&self, standing: Standing) -> bool {
         self.said_mask.is_some() && standing.mask != Some(self.basis)
     }
 
-    /// Forgets the current run, because faces are judged differently from now on.
+    /// Discards the current run, because faces are judged by different rules from now on.
     pub fn restart(&mut self) {
         self.run = None;
     }
@@ -196,7 +203,7 @@ impl Confirmation {
             }
             Sighting::Masked => (self.run, self.said_mask) = (None, Some(at)),
             Sighting::Other => (self.run, self.said_mask) = (None, None),
-            // The detector misses a face in some frames. How long it may do so is limited.
+            // The detector may miss a face in some frames, but only for a limited time.
             Sighting::Nobody => {
                 self.said_mask = self.said_mask.filter(|said| apart(at, *said) <= allowed);
             }
@@ -217,8 +224,9 @@ impl Confirmation {
         self.known += 1;
     }
 
-    /// The median of the latest intervals; of an even number, the lower one of the two in
-    /// the middle. One long pause therefore does not allow another.
+    /// Returns the median of the latest intervals. If their number is even, this is the
+    /// lower of the two middle values. A single long pause therefore does not allow a
+    /// second one.
     fn interval(&self) -> Duration {
         let mut sorted = self.intervals;
         let sorted = &mut sorted[..self.known];
@@ -245,8 +253,8 @@ mod tests {
     const FRAMES: u32 = 3;
     const SPAN: Duration = Duration::from_millis(300);
 
-    /// Returns after each frame whether it ends a run that confirms a mask. A frame is
-    /// given as its capture time in ms and what it shows.
+    /// Returns for each frame whether it ends a run that confirms a mask. A frame is
+    /// given as its capture time in ms and its sighting.
     fn play(frames: &[(u64, Sighting)]) -> Vec<bool> {
         let start = Instant::now();
         let mut confirmation = Confirmation::default();
@@ -309,7 +317,7 @@ mod tests {
         let confirmed = play(&masked(&times));
         assert_eq!(confirmed[..7], [false; 7], "the pauses restart the run");
         assert!(confirmed[7]);
-        // The first interval of a connection is all that is known at first.
+        // At first, only the first interval of a connection is known.
         let confirmed = play(&masked(&[0, 2000, 2100, 2200, 2300, 2400]));
         assert_eq!(confirmed, [false, false, false, false, true, true]);
         // A slow start does not delay a fast camera.

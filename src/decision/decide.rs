@@ -230,8 +230,8 @@ impl Decision {
 pub struct DeciderOptions {
     /// Frames must contradict the decision for this long before it changes.
     pub confirm: Duration,
-    /// The decision becomes [`Decision::Mask`] only if at least this many frames in a row
-    /// say so.
+    /// The decision becomes [`Decision::Mask`] only if at least this many consecutive
+    /// frames confirm it.
     pub confirm_frames: u32,
     /// The decision is held for this long after the last face has left.
     pub hold: Duration,
@@ -254,17 +254,17 @@ pub struct Observation {
     pub at: Instant,
     /// The decision for the frame alone.
     pub decision: Decision,
-    /// How far the frame confirms a mask.
+    /// The extent to which the frame confirms a mask.
     pub evidence: Evidence,
 }
 
-/// Whether results of frames can be expected.
+/// Whether new results can be expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// The camera sends frames, and the work on them goes on, although a result may take
-    /// long.
+    /// The camera sends frames and they are being processed, although a result may take a
+    /// long time.
     Working,
-    /// The camera sends no frames, or the work on them does not go on.
+    /// The camera sends no frames, or the frames are not being processed.
     Stuck,
 }
 
@@ -273,7 +273,7 @@ pub enum Progress {
 pub struct Decider {
     options: DeciderOptions,
     decision: Decision,
-    /// The basis on which the decision is mask, and `None` if it is another.
+    /// The basis on which the decision is mask, or `None` if the decision is not mask.
     mask: Option<Basis>,
     /// Number of faults so far.
     faults: u64,
@@ -286,7 +286,7 @@ pub struct Decider {
     /// The time between frames.
     interval: Duration,
     /// Capture time of the latest frame with a face. While the decision is mask, only
-    /// frames on the same basis count.
+    /// frames with the same basis count.
     last_face: Option<Instant>,
     /// The time since which frames with faces have contradicted the decision.
     contradicted_since: Option<Instant>,
@@ -316,7 +316,8 @@ impl Decider {
         self.options = options;
     }
 
-    /// What the thread that processes frames has to know about the decision.
+    /// Returns the state of the decision, as far as the thread that processes frames
+    /// needs it.
     #[must_use]
     pub fn standing(&self) -> Standing {
         Standing {
@@ -327,13 +328,13 @@ impl Decider {
 
     /// Adds a frame, and returns the decision at time `now`.
     ///
-    /// The decision becomes mask only with a frame that ends a run of frames which confirm
-    /// each other. Any other decision needs frames that contradict the present one for long
-    /// enough.
+    /// The decision changes to mask only with a frame that ends a run of frames that
+    /// confirm each other. It changes to any other decision once frames have contradicted
+    /// the current decision for long enough.
     ///
-    /// A frame without a face is ignored until `hold` has passed since the last frame with
-    /// a face. The reason is that the detector misses a face in some frames, and these
-    /// frames must neither end a decision nor prolong it.
+    /// A frame without a face is ignored until `hold` has passed since the last frame
+    /// with a face, because the detector misses a face in some frames. Such frames must
+    /// neither end a decision nor prolong it.
     pub fn observe(&mut self, now: Instant, frame: Observation, progress: Progress) -> Decision {
         let Observation { at, evidence, .. } = frame;
         self.is_lost = false;
@@ -344,7 +345,8 @@ impl Decider {
             return self.without_results(progress);
         }
         if self.decision == Decision::Fault {
-            // Any fresh frame ends a fault immediately, but it alone cannot be a mask.
+            // Any fresh frame ends a fault immediately, but a single frame cannot make
+            // the decision mask.
             self.decision = match frame.decision {
                 Decision::Mask => Decision::Idle,
                 other => other,
@@ -368,7 +370,7 @@ impl Decider {
         self.decision
     }
 
-    /// Whether the frame ends a run of frames that make the decision a mask.
+    /// Whether the frame ends a run of frames that changes the decision to mask.
     fn confirms_mask(&self, frame: Observation) -> bool {
         let Evidence { basis, run, .. } = frame.evidence;
         let DeciderOptions {
@@ -398,7 +400,7 @@ impl Decider {
     fn contradict(&mut self, frame: Observation) {
         let Observation { at, evidence, .. } = frame;
         let is_same_mask = self.mask == Some(evidence.basis);
-        // A mask that no run of frames confirms is a reason to be unsure.
+        // A mask that is not confirmed by a run of frames makes the decision unsure.
         let decision = match frame.decision {
             Decision::Mask if !is_same_mask && evidence.run.is_none() => Decision::Unsure,
             decision => decision,
@@ -419,8 +421,8 @@ impl Decider {
     /// Returns the decision at time `now` if no frame has arrived.
     ///
     /// A mask ends after `hold`, because nothing shows that the person is still there. If
-    /// the latest frame is stale, the decision is [`Decision::Unsure`] while the work on
-    /// frames goes on, and otherwise a fault.
+    /// the latest frame is stale, the decision is [`Decision::Unsure`] while frames are
+    /// being processed, and otherwise a fault.
     pub fn tick(&mut self, now: Instant, progress: Progress) -> Decision {
         if self.is_stale(now) {
             return self.without_results(progress);
@@ -431,10 +433,10 @@ impl Decider {
         self.decision
     }
 
-    /// Tells that the camera is lost and is being reopened. The decision becomes a fault
-    /// only when the latest frame is stale, because many network cameras drop their
-    /// connections now and then. A mask ends after `hold` at the latest. A camera that has
-    /// not sent a frame yet is a fault at once.
+    /// Notifies the decider that the camera is lost and is being reopened. The decision
+    /// becomes a fault only when the latest frame is stale, because many network cameras
+    /// occasionally drop their connections. A mask ends after `hold` at the latest. If
+    /// the camera has not sent a frame yet, the decision becomes a fault immediately.
     pub fn lose_camera(&mut self, now: Instant) -> Decision {
         self.is_lost = true;
         if !self.has_frames {
@@ -453,8 +455,8 @@ impl Decider {
             .is_some_and(|face| apart(at, face) < self.options.hold)
     }
 
-    /// Like [`is_held`](Decider::is_held), but if the camera is not known to be lost, the
-    /// next frame may just be slow.
+    /// Like [`is_held`](Decider::is_held), but if the camera is not known to be lost,
+    /// this function allows for a slow next frame.
     fn is_mask_held(&self, now: Instant) -> bool {
         if self.is_lost {
             return self.is_held(now);
@@ -464,7 +466,7 @@ impl Decider {
         self.last_face.is_some_and(|face| apart(now, face) < hold)
     }
 
-    /// Decides without a fresh frame.
+    /// Makes the decision without a fresh frame.
     fn without_results(&mut self, progress: Progress) -> Decision {
         let decision = match progress {
             Progress::Working => Decision::Unsure,
@@ -584,7 +586,7 @@ mod tests {
         stale: Duration::from_secs(5),
     };
 
-    /// A decider with what comes before it. Times are in milliseconds since the start.
+    /// A decider and the steps before it. Times are in milliseconds since the start.
     struct Chain {
         start: Instant,
         confirmation: Confirmation,
@@ -613,7 +615,7 @@ mod tests {
             self.connection = self.connection.next();
         }
 
-        /// Processes a frame in which every face is classified anew.
+        /// Processes a frame in which every face is detected and classified.
         fn process(&mut self, ms: u64, decision: Decision) -> Observation {
             let sighting = match decision {
                 Idle => Sighting::Nobody,
@@ -804,7 +806,7 @@ mod tests {
         chain.frames(Mask, &[0, 100, 200, 300]);
         assert_eq!(chain.tick(1799, Progress::Working), Mask);
         assert_eq!(chain.tick(1800, Progress::Working), Idle);
-        // A slow camera sends a frame a second.
+        // A slow camera sends one frame per second.
         chain.reconnect();
         assert_eq!(chain.frames(Mask, &[2000, 3000, 4000]), [Idle, Idle, Mask]);
         assert_eq!(chain.tick(6999, Progress::Working), Mask);
@@ -897,8 +899,9 @@ mod tests {
     }
 
     proptest! {
-        /// After any history, frames that have the same decision for as long as `confirm`
-        /// change the decision, unless they have no face.
+        /// Regardless of the frames before them, frames that all have the same decision
+        /// for the duration `confirm` change the decision to it, unless they show no
+        /// face.
         #[test]
         fn steady_frames_always_win(history in prop::collection::vec((0_u64..400, 0_usize..4), 0..30), last in 1_usize..4) {
             let decisions = [Idle, Mask, NoMask, Unsure];

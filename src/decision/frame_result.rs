@@ -31,7 +31,7 @@ pub struct FaceResult {
 pub struct FrameResult {
     /// Number of the frame since the start.
     pub seq: u64,
-    /// When the frame was captured.
+    /// Capture time of the frame.
     pub at: Instant,
     /// The time from the capture of the frame to the verdicts.
     pub latency: Duration,
@@ -39,7 +39,7 @@ pub struct FrameResult {
     pub labels: Arc<[String]>,
     /// The faces, with the best detector score first.
     pub faces: Vec<FaceResult>,
-    /// How far this frame and those before it confirm a mask.
+    /// The extent to which this frame and the frames before it confirm a mask.
     pub evidence: Evidence,
 }
 

@@ -1,4 +1,4 @@
-//! From picture files to pixels.
+//! Decodes picture files to pixels.
 //!
 //! Owns the limits on what is read and decoded, and the decoders. Which files count as
 //! pictures is in `names`.
@@ -55,29 +55,31 @@ pub fn list_unread(folder: &Path) -> io::Result<Vec<Unused>> {
 /// Reads a picture file of at most [`MAX_PICTURE_BYTES`].
 ///
 /// # Errors
-/// If it cannot be read, or is larger.
+/// If the file cannot be read, or if it is larger.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     files::read_bounded(path, MAX_PICTURE_BYTES).map_err(|error| error.source)
 }
 
-/// Decodes a picture of any supported format to upright RGB; at most [`MAX_PIXELS`].
+/// Decodes a picture of any supported format to upright RGB. The picture may have at most
+/// [`MAX_PIXELS`] pixels.
 ///
-/// Applies the EXIF orientation, drops alpha, converts 16 bits per channel to 8
-/// and CMYK to RGB, and takes the first picture of an animation.
+/// This function applies the EXIF orientation, discards the alpha channel, converts 16
+/// bits per channel to 8 bits and CMYK to RGB, and decodes the first picture of an
+/// animation.
 ///
 /// # Errors
-/// [`PictureError`]. The size is checked before anything is decoded, and a picture
-/// of which a part is missing or invalid is refused.
+/// [`PictureError`]. The size is checked before anything is decoded, and a picture with a
+/// missing or invalid part is rejected.
 pub fn decode(bytes: &[u8]) -> Result<RgbImage, PictureError> {
     decode_within(bytes, MAX_PIXELS)
 }
 
-/// Like [`decode`], with at most `max_pixels`. Each pixel of a JPEG with several
-/// scans, such as a progressive one, counts three times: the decoder keeps 9 bytes
-/// for each, instead of 3.
+/// Like [`decode`], but the picture may have at most `max_pixels` pixels. Each pixel of a
+/// JPEG with several scans, such as a progressive one, counts as three pixels, because
+/// the decoder keeps 9 bytes per pixel instead of 3.
 ///
 /// # Errors
-/// [`PictureError`], as [`decode`] does.
+/// Same as [`decode`].
 pub fn decode_within(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, PictureError> {
     if bytes.is_empty() {
         return Err(PictureError::Empty);
@@ -85,7 +87,7 @@ pub fn decode_within(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, PictureE
     let format = image::guess_format(bytes).map_err(|_| PictureError::Format)?;
     let bytes = match format {
         ImageFormat::Jpeg => jpeg::check(bytes, max_pixels)?,
-        // The other decoders report missing data themselves, except for this one.
+        // All other decoders report missing data themselves.
         ImageFormat::WebP if !has_webp_data(bytes) => return Err(PictureError::Truncated),
         _ => Cow::Borrowed(bytes),
     };
@@ -103,7 +105,8 @@ pub fn decode_within(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, PictureE
     if decoder.total_bytes() > 4 * max_pixels {
         return Err(PictureError::TooDeep { width, height });
     }
-    // A picture with an invalid orientation tag is decoded as it is.
+    // If the orientation tag is invalid, the picture is decoded without a change of
+    // orientation.
     let orientation = decoder
         .orientation()
         .unwrap_or(image::metadata::Orientation::NoTransforms);
@@ -112,20 +115,21 @@ pub fn decode_within(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, PictureE
     Ok(picture.into_rgb8())
 }
 
-/// Whether these bytes are a whole JPEG, with or without an end marker.
+/// Whether these bytes are a complete JPEG, with or without an end marker.
 pub(crate) fn is_whole_jpeg(bytes: &[u8]) -> bool {
     jpeg::check(bytes, MAX_PIXELS).is_ok()
 }
 
-/// Whether these bytes are a whole JPEG that any program can decode as it is.
+/// Whether these bytes are a complete JPEG that any program can decode without changes.
 pub(crate) fn is_standalone_jpeg(bytes: &[u8]) -> bool {
     matches!(jpeg::check(bytes, MAX_PIXELS), Ok(Cow::Borrowed(_)))
 }
 
-/// Whether a WebP file holds all of the chunk with its first picture. The decoder
-/// reads zeros beyond the end of lossy data.
+/// Whether a WebP file contains all of the chunk with its first picture. Beyond the end
+/// of lossy data, the decoder reads zeros.
 fn has_webp_data(bytes: &[u8]) -> bool {
-    // A file is a list of chunks: a name, a length, and an even number of bytes.
+    // A file is a list of chunks. Each chunk consists of a name, a length, and an even
+    // number of bytes.
     let mut rest = bytes.get(12..).unwrap_or_default();
     while let Some((header, content)) = rest.split_first_chunk::<8>() {
         let [name @ .., l0, l1, l2, l3] = header;

@@ -1,9 +1,8 @@
-//! Pictures: frames, rectangles and faces on them, crops, and the reading of
-//! picture files.
+//! Frames, rectangles, faces and crops, and the decoding of picture files.
 //!
-//! Owns the decoding of picture bytes, the scaling of pictures and the cutting
-//! of crops. Knows no clock, threads or cameras: the time of a frame comes from
-//! whoever captured it. Only `decoding` reads files.
+//! Owns the decoding of picture bytes, the scaling of pictures, and the cutting of crops.
+//! Knows nothing about clocks, threads or cameras. The code that captures a frame sets
+//! its time. Only `decoding` reads files.
 
 pub mod decoding;
 pub mod geometry;
@@ -19,21 +18,21 @@ pub use pixels::{CROP_SIDE, ConnectionId, Crop, Frame, Scaler};
 /// Maximum size of a picture that [`decode`] accepts, in pixels (width times
 /// height).
 ///
-/// 64 million pixels take 192 MB as RGB, and exceed what a phone's camera takes.
-/// Larger pictures are refused before any pixel is decoded.
+/// As RGB, 64 million pixels take 192 MB. Pictures from phone cameras have fewer pixels.
+/// A picture with more pixels is rejected before any pixel is decoded.
 pub const MAX_PIXELS: u64 = 64_000_000;
 
-/// Why bytes are not a usable picture. Each message continues a sentence about the
+/// The reason bytes are not a usable picture. Each message continues a sentence about the
 /// picture.
 #[derive(Debug, thiserror::Error)]
 pub enum PictureError {
-    /// There are no bytes.
+    /// The data is empty.
     #[error("it is empty")]
     Empty,
     /// The format is not supported.
     #[error("it is not a JPEG, PNG, WebP, BMP, GIF or TIFF picture")]
     Format,
-    /// More pixels than allowed.
+    /// The picture has more pixels than allowed.
     #[error(
         "it has {width} x {height} pixels{}, more than {} million",
         if *weight > 1 { ", which count three times in a JPEG with several scans" } else { "" },
@@ -44,12 +43,13 @@ pub enum PictureError {
         width: u32,
         /// Height in pixels.
         height: u32,
-        /// How often each pixel counts; above 1 if decoding takes more memory.
+        /// The number of pixels that each pixel counts as. It is above 1 if decoding
+        /// takes more memory.
         weight: u64,
-        /// How many pixels are allowed.
+        /// Maximum number of pixels.
         max_pixels: u64,
     },
-    /// A decoded size above 4 bytes for each pixel that is allowed.
+    /// The decoded picture would take more than 4 bytes for each allowed pixel.
     #[error("it has {width} x {height} pixels with too many bits each")]
     TooDeep {
         /// Width in pixels.
@@ -57,7 +57,7 @@ pub enum PictureError {
         /// Height in pixels.
         height: u32,
     },
-    /// A size that is not possible for uncompressed pictures of this layout.
+    /// Uncompressed pictures of this layout cannot have this size.
     #[error(
         "a size of {width} x {height} is not possible: both must be above 0, and the width of YUYV must be even"
     )]
@@ -67,19 +67,19 @@ pub enum PictureError {
         /// Height in pixels.
         height: u32,
     },
-    /// The bytes end before the picture does.
+    /// The picture is cut off at the end of the data.
     #[error("it is cut off before its end")]
     Truncated,
-    /// Data is missing or invalid before the end of the bytes.
+    /// Data within the picture is missing or invalid.
     #[error("it is damaged, since some of its data is missing or invalid")]
     Damaged,
-    /// A JPEG whose coding is not supported.
+    /// The picture is a JPEG whose coding is not supported.
     #[error("it is a JPEG with {0}, which is not supported")]
     UnsupportedJpeg(&'static str),
     /// The decoder failed.
     #[error("it cannot be decoded ({0})")]
     Decode(String),
-    /// A crop of another size than 224 x 224.
+    /// The size of the crop is not 224 x 224 pixels.
     #[error("a crop must have {CROP_SIDE} x {CROP_SIDE} pixels, this has {width} x {height}")]
     CropSize {
         /// Width in pixels.
@@ -87,7 +87,7 @@ pub enum PictureError {
         /// Height in pixels.
         height: u32,
     },
-    /// The region is not within the picture, or the picture is empty.
+    /// The region is outside the picture, or the picture is empty.
     #[error("the region to cut lies outside the picture")]
     Region,
 }

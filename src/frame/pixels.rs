@@ -11,15 +11,15 @@ use super::{PictureError, Region};
 /// backbone.
 pub const CROP_SIDE: u32 = 224;
 
-/// Tells the connections to a camera apart: frames of different connections do not
-/// confirm each other.
+/// Identifies a connection to a camera. Frames from different connections do not confirm
+/// each other.
 ///
-/// Each reopening of a lost source is a new connection.
+/// Each time a lost source is reopened, a new connection begins.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct ConnectionId(u64);
 
 impl ConnectionId {
-    /// The id of the connection after this one.
+    /// Returns the ID of the next connection.
     #[must_use]
     pub fn next(self) -> ConnectionId {
         ConnectionId(self.0.wrapping_add(1))
@@ -37,8 +37,8 @@ pub struct Frame {
     /// Number of the frame since the source was opened, starting at 0. A gap means
     /// that frames were skipped.
     pub seq: u64,
-    /// The connection that the frame came through. A source leaves the default; the
-    /// camera that opens the source sets it.
+    /// The connection from which the frame was received. A source uses the default value,
+    /// and the camera that opens the source sets the actual one.
     pub connection: ConnectionId,
 }
 
@@ -51,7 +51,7 @@ impl Crop {
     /// Creates a crop from a picture that already has the right size.
     ///
     /// # Errors
-    /// [`PictureError::CropSize`] if the picture has another size.
+    /// [`PictureError::CropSize`] if the picture has a different size.
     pub fn from_image(pixels: RgbImage) -> Result<Crop, PictureError> {
         match pixels.dimensions() {
             (CROP_SIDE, CROP_SIDE) => Ok(Crop(pixels)),

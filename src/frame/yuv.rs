@@ -115,7 +115,7 @@ impl YuvFormat {
     /// `bytes` may be longer because a camera's buffer may be longer than a frame.
     ///
     /// # Errors
-    /// [`PictureError::Truncated`] if there are fewer bytes than that.
+    /// [`PictureError::Truncated`] if `bytes` is shorter than one picture.
     pub fn decode(&self, bytes: &[u8]) -> Result<RgbImage, PictureError> {
         let bytes = bytes
             .get(..self.frame_bytes())
@@ -158,8 +158,8 @@ impl YuvFormat {
         self.width as usize * self.height as usize
     }
 
-    /// Number of U values, and of V values, in a 4:2:0 layout. If the height or the
-    /// width is odd, the last line or column has its own values.
+    /// Number of U values in a 4:2:0 layout, which is also the number of V values. If the
+    /// height or the width is odd, the last line or column has its own values.
     fn chroma_pixels(&self) -> usize {
         self.width.div_ceil(2) as usize * self.height.div_ceil(2) as usize
     }

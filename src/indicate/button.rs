@@ -1,4 +1,4 @@
-//! The push buttons, and how their contacts are debounced.
+//! The push buttons and the debouncing of their contacts.
 
 use std::time::{Duration, Instant};
 

@@ -3,7 +3,7 @@
 //!
 //! This module knows where the kernel and the firmware of a Raspberry Pi report this
 //! state. It knows nothing about the work that waits while a board is too hot. A board
-//! that reports nothing counts as healthy.
+//! that reports nothing is considered healthy.
 //!
 //! | what | from |
 //! |---|---|
@@ -16,8 +16,8 @@ use std::process::{Command, Stdio};
 
 use super::files;
 
-/// How far below its limit a hot board must cool down before work resumes, in degrees
-/// Celsius. A smaller value would make work start and stop all the time.
+/// The number of degrees Celsius below its limit to which a hot board must cool down
+/// before work resumes. A smaller value would make work start and stop all the time.
 const HYSTERESIS: f32 = 5.0;
 
 /// The state of a board.
@@ -79,16 +79,16 @@ impl Throttling {
     }
 }
 
-/// Why work that can wait should not run on the board now.
+/// The reason that deferrable work must wait.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum ThrottleReason {
-    /// The supply may fail under more load.
+    /// The power supply may fail under more load.
     #[error("the voltage of the board's supply is too low")]
     UnderVoltage,
     /// The firmware has lowered the clock.
     #[error("the board is throttled")]
     Throttled,
-    /// The temperature is over the configured limit.
+    /// The temperature is above the configured limit.
     #[error("the board has {temperature_c:.0} °C")]
     Hot {
         /// Temperature of the processor in degrees Celsius.
@@ -97,9 +97,9 @@ pub enum ThrottleReason {
 }
 
 impl BoardStatus {
-    /// Why deferrable work should wait; `None` if it can run. Work waits while the
-    /// temperature is above `limit_c`. If it is already waiting (`waiting`), it continues
-    /// to wait until the temperature is 5 °C below the limit.
+    /// Returns the reason that deferrable work must wait, or `None` if it can run. Work
+    /// must wait while the temperature is above `limit_c`. If it is already waiting
+    /// (`waiting`), it continues to wait until the temperature is 5 °C below the limit.
     #[must_use]
     pub fn throttle_reason(&self, limit_c: f32, waiting: bool) -> Option<ThrottleReason> {
         let throttling = self.throttling.unwrap_or_default();
@@ -128,7 +128,7 @@ pub struct Board {
     throttle_source: ThrottleSource,
 }
 
-/// Where a Raspberry Pi reports throttling.
+/// The source of a Raspberry Pi's throttling flags.
 #[derive(Debug)]
 enum ThrottleSource {
     /// A file with the firmware's flags.
@@ -137,12 +137,12 @@ enum ThrottleSource {
     Vcgencmd,
     /// A file that is 1 while the voltage is too low.
     Alarm(PathBuf),
-    /// Nothing reports it.
+    /// The board does not report throttling.
     None,
 }
 
 impl Board {
-    /// Finds where this board reports its state.
+    /// Finds the sources of this board's state.
     #[must_use]
     pub fn find() -> Board {
         Board::under(Path::new("/sys"))

@@ -1,7 +1,7 @@
-//! What the system's clocks say, and whether the wall clock can be believed.
+//! Reads the system's clocks, and determines whether the wall clock can be trusted.
 //!
-//! This module reads the clocks and asks the system whether the wall clock is
-//! synchronized with a time server. It knows nothing about what the time is used for.
+//! This module asks the system whether the wall clock is synchronized with a time server.
+//! It knows nothing about what the time is used for.
 
 use std::path::Path;
 use std::time::{Instant, SystemTime};
@@ -11,18 +11,18 @@ use super::system;
 /// The file that systemd-timesyncd touches when it has synchronized the clock
 /// (systemd-timesyncd.service(8)).
 const TIMESYNCD_FLAG: &str = "/run/systemd/timesync/synchronized";
-/// The earliest believable time, 2026-01-01, in seconds since 1970. A clock that has never
-/// been set shows an earlier one.
+/// The earliest trusted time, 2026-01-01, in seconds since 1970. A clock that has never
+/// been set shows an earlier time.
 const EARLIEST: u64 = 1_767_225_600;
-/// The first time that is too late to be believed, 2100-01-01, in seconds since 1970.
+/// The first time that is too late to be trusted, 2100-01-01, in seconds since 1970.
 const TOO_LATE: u64 = 4_102_444_800;
 
-/// What the clocks say at one moment.
+/// The readings of the clocks at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockReading {
-    /// The monotonic clock, which nobody can set.
+    /// The monotonic clock, which cannot be set.
     pub monotonic: Instant,
-    /// The wall clock; `None` unless it is synchronized with a time server.
+    /// The wall clock, or `None` if it is not synchronized with a time server.
     pub synchronized: Option<SystemTime>,
 }
 
@@ -40,16 +40,16 @@ impl ClockReading {
         }
     }
 
-    /// The synchronized time in seconds since 1970; `None` if the clock is not
-    /// synchronized, or shows a time before this program was written or after the year
-    /// 2099, which no time server gives.
+    /// Returns the synchronized time in seconds since 1970. Returns `None` if the clock
+    /// is not synchronized, or if it shows a time that no time server can provide: a time
+    /// before this program was written or after the year 2099.
     #[must_use]
     pub fn unix_seconds(&self) -> Option<i64> {
         believable(self.synchronized?)
     }
 }
 
-/// A time in seconds since 1970, unless it is before 2026 or after 2099.
+/// Returns a time in seconds since 1970, or `None` if it is before 2026 or after 2099.
 #[must_use]
 pub fn believable(time: SystemTime) -> Option<i64> {
     let since_1970 = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
@@ -62,10 +62,11 @@ pub fn believable(time: SystemTime) -> Option<i64> {
 /// Whether the wall clock is synchronized with a time server, according to the kernel or
 /// to systemd-timesyncd.
 ///
-/// The kernel's answer covers every time service. The file covers a device on which the
-/// kernel may not be asked, or which lost its network after its clock was set: the
-/// kernel's bound on the error of the clock then grows past its limit within hours, while
-/// the clock itself drifts by seconds a day.
+/// The kernel's answer covers every time service. The file of systemd-timesyncd covers
+/// two more cases: a device that does not allow this program to ask the kernel, and a
+/// device that lost its network after its clock was set. In the second case, the kernel's
+/// bound on the error of the clock exceeds its limit within hours, although the clock
+/// drifts by only seconds a day.
 #[must_use]
 pub fn is_synchronized() -> bool {
     system::is_clock_synchronized().unwrap_or(false) || Path::new(TIMESYNCD_FLAG).exists()
@@ -83,7 +84,8 @@ mod tests {
         for (time, seconds) in [
             (at(0), None),
             (SystemTime::UNIX_EPOCH - Duration::from_secs(1), None),
-            // `date -u -d 2025-12-31T23:59:59 +%s`, one second later, and 2036-02-07.
+            // The next three times are the output of `date -u -d 2025-12-31T23:59:59
+            // +%s`, the time one second later, and 2036-02-07.
             (at(1_767_225_599), None),
             (at(1_767_225_600), Some(1_767_225_600)),
             (at(2_085_978_496), Some(2_085_978_496)),
@@ -97,7 +99,7 @@ mod tests {
     #[test]
     fn the_kernel_answers_without_any_privilege() {
         let answer = system::is_clock_synchronized();
-        // A sandbox may forbid the question, with this error alone.
+        // If a sandbox forbids the call, it always causes this error.
         if let Err(error) = &answer {
             assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
         }

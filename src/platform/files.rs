@@ -43,7 +43,7 @@ const MIB: u64 = 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {}: {source}", path.display())]
 pub struct FileError {
-    /// A verb and the words between it and the path: "read", "make the folder".
+    /// A verb and any words between it and the path, such as "read" or "make the folder".
     pub action: &'static str,
     /// The file or folder.
     pub path: PathBuf,
@@ -506,8 +506,8 @@ pub(crate) struct Lock {
     _file: File,
 }
 
-/// Takes the [`Lock`] on `folder` by locking the file `.lock` in it; `None` if another
-/// process, or another part of this one, holds the lock.
+/// Takes the [`Lock`] on `folder` by locking the file `.lock` in it. Returns `None` if
+/// another process, or another part of this one, holds the lock.
 pub(crate) fn lock(folder: &Path) -> Result<Option<Lock>, FileError> {
     let failed = FileError::of("lock the folder", folder);
     let mut options = OpenOptions::new();

@@ -6,8 +6,8 @@ pub fn encode(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Decodes the 32 bytes of a key or a SHA-256; `None` unless `text` is 64 hexadecimal
-/// digits, in upper or lower case.
+/// Decodes the 32 bytes of a key or a SHA-256. Returns `None` unless `text` consists of
+/// 64 hexadecimal digits, in upper or lower case.
 pub(crate) fn decode(text: &str) -> Option<[u8; 32]> {
     let (pairs, []) = text.as_bytes().as_chunks::<2>() else {
         return None;

@@ -59,24 +59,25 @@ pub fn low() -> io::Result<()> {
     rustix::process::setpriority_process(None, 15).map_err(io::Error::from)
 }
 
-/// Bound on the error of a clock, in microseconds, from which on it is not synchronized.
-/// The kernel sets the bound to this value when the clock is set by hand, and raises it to
-/// this value when the time service has been silent for hours.
+/// A clock is not synchronized if the bound on its error is at least this value, in
+/// microseconds. The kernel sets the bound to this value when the clock is set by hand,
+/// and raises it to this value when the time service has been silent for hours.
 const UNSYNCHRONIZED_US: libc::c_long = 16_000_000;
 
-/// Whether the kernel considers the wall clock synchronized: whether a time service keeps
-/// the bound on its error below 16 seconds. systemd uses the same rule.
+/// Whether the kernel considers the wall clock synchronized, which means that a time
+/// service keeps the bound on the clock's error below 16 seconds. systemd uses the same
+/// rule.
 ///
 /// # Errors
 /// The error from the system; a sandbox may forbid the call.
 pub fn is_clock_synchronized() -> io::Result<bool> {
-    // SAFETY: an all-zero `timex` is valid. Its `modes` of 0 asks for a reading and changes
-    // nothing.
+    // SAFETY: an all-zero `timex` is valid. The value 0 for `modes` requests a reading
+    // and changes nothing.
     let mut timex: libc::timex = unsafe { std::mem::zeroed() };
-    // The C library's adjtimex(3) makes the system call `clock_adjtime`. This calls
-    // `adjtimex` itself, so that the systemd unit has to admit only this one call.
-    // SAFETY: `timex` is writable, has the layout that the kernel expects, and outlives the
-    // call.
+    // The C library's adjtimex(3) makes the system call `clock_adjtime`. This code calls
+    // `adjtimex` directly, so that the systemd unit has to allow only this one call.
+    // SAFETY: `timex` is writable, has the layout that the kernel expects, and outlives
+    // the call.
     let state = unsafe { libc::syscall(libc::SYS_adjtimex, &raw mut timex) };
     check(state)?;
     Ok(timex.maxerror < UNSYNCHRONIZED_US)
@@ -158,8 +159,8 @@ const PLAIN: usize = 2 * NOTE;
 const NOTE: usize = size_of::<usize>();
 
 impl AlignedAllocator {
-    /// The layout of the system block that has room for a block of `layout`; `None` if the
-    /// default alignment is sufficient or the block is too large.
+    /// Returns the layout of the system block that has room for a block of `layout`, or
+    /// `None` if the default alignment is sufficient or the block is too large.
     fn around(layout: Layout) -> Option<Layout> {
         if layout.align() <= PLAIN {
             return None;

@@ -1,6 +1,6 @@
-//! Text from outside, made safe to show. File names, HTTP headers and requests may hold
-//! control characters, which could change the state of a terminal or forge a line of the
-//! log.
+//! Makes text from outside safe to show. File names, HTTP headers and requests may
+//! contain control characters, which could change the state of a terminal or forge a log
+//! line.
 
 use std::borrow::Cow;
 use std::fmt::Write;

@@ -94,8 +94,8 @@ impl Detector {
     pub fn detect(&mut self, pixels: &RgbImage) -> Result<Vec<Face>, DetectError> {
         let small = self.scaler.shrink(pixels, self.options.side)?;
         let (width, height) = small.dimensions();
-        // A tall frame is padded with zeros on the right until it is square, because
-        // without padding one more of 40 photographs had a false detection.
+        // A tall frame is padded with zeros on the right until it is square. Without the
+        // padding, there was a false detection in one more of 40 photographs.
         let size = (aligned(width.max(height)), aligned(height));
         let threshold = self.options.threshold;
         let runner = runner(&self.graph, &mut self.runners, size)?;
@@ -126,8 +126,8 @@ impl Detector {
     }
 }
 
-/// Returns the runner for an input of `size` = (width, height) from the cache, and creates
-/// it if it is not there.
+/// Returns the cached runner for an input of `size` = (width, height), or creates it if
+/// it is not in the cache.
 fn runner<'a>(
     graph: &Graph,
     runners: &'a mut VecDeque<((u32, u32), Runner)>,

@@ -6,13 +6,13 @@
 use crate::onnx::{Classifier, FEATURES, HeadFile, HeadTensors};
 use crate::vision::embed::Feature;
 
-/// Tells the heads apart that a pipeline has used, in the order in which they came into
-/// use. A head that comes back has a new id.
+/// Identifies a head that a pipeline has used. IDs are assigned in the order in which the
+/// heads come into use. A head that is used again gets a new ID.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct HeadId(u64);
 
 impl HeadId {
-    /// The id of the head that is used after this one.
+    /// Returns the ID of the next head.
     #[must_use]
     pub fn next(self) -> HeadId {
         HeadId(self.0.wrapping_add(1))
@@ -25,19 +25,19 @@ impl HeadId {
 pub struct Head {
     labels: Vec<String>,
     backbone: [u8; 32],
-    /// `[hidden, FEATURES]`, row by row
+    /// Weights of the first layer, `[hidden, FEATURES]`, row by row.
     w1: Vec<f32>,
-    /// `[hidden]`
+    /// Biases of the first layer, `[hidden]`.
     b1: Vec<f32>,
-    /// `[classes, hidden]`, row by row
+    /// Weights of the second layer, `[classes, hidden]`, row by row.
     w2: Vec<f32>,
-    /// `[classes]`
+    /// Biases of the second layer, `[classes]`.
     b2: Vec<f32>,
 }
 
 impl Head {
-    /// Takes the head of a classifier file, whose shapes were checked when the file was
-    /// parsed.
+    /// Creates the head from a classifier file, whose shapes were checked when the file
+    /// was parsed.
     #[must_use]
     pub fn of(classifier: &Classifier) -> Head {
         Head::from_file(HeadFile {
@@ -47,7 +47,8 @@ impl Head {
         })
     }
 
-    /// Takes the head of a head file, whose shapes were checked when the file was parsed.
+    /// Creates the head from a head file, whose shapes were checked when the file was
+    /// parsed.
     #[must_use]
     pub fn from_file(file: HeadFile) -> Head {
         let HeadFile {
@@ -146,8 +147,9 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
-/// Returns the index of the largest value, or `None` if there are no values. If several
-/// values are the largest, the first one counts, as in numpy's `argmax`.
+/// Returns the index of the largest value, or `None` if there are no values. If the
+/// largest value occurs several times, the first index is returned, as in numpy's
+/// `argmax`.
 pub fn argmax<T: PartialOrd>(values: impl IntoIterator<Item = T>) -> Option<usize> {
     let mut largest: Option<(usize, T)> = None;
     for (index, value) in values.into_iter().enumerate() {

@@ -31,7 +31,7 @@ pub struct MotionDetector {
 
 impl MotionDetector {
     /// Whether the frame differs from the reference frame. Returns true if there is no
-    /// reference frame or if it has another size.
+    /// reference frame or if it has a different size.
     #[must_use]
     pub fn moved(&self, pixels: &RgbImage) -> bool {
         if self.reference.is_empty() || self.size != pixels.dimensions() {

@@ -268,8 +268,8 @@ fn open_detector(options: &PipelineOptions, pool: ThreadPool) -> Result<Detector
 /// with the built-in backbone.
 ///
 /// # Errors
-/// [`ModelError`] if the file cannot be used, or if its head was trained for
-/// another backbone.
+/// [`ModelError`] if the file cannot be used, or if its head was trained for a different
+/// backbone.
 pub fn open_model(classifier_file: Option<&Path>) -> Result<(Graph, Head), ModelError> {
     let shipped = || {
         let classifier = Classifier::parse("mask_classifier.onnx (built-in)", SHIPPED_CLASSIFIER);

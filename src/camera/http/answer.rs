@@ -1,46 +1,47 @@
-//! The answer of a camera, read as leniently as can be done without guessing.
+//! Reads the answer from a camera as leniently as possible without guessing.
 //!
-//! Owns the syntax of HTTP/1 answers, and the limits on them. Pure: bytes go in, and the
-//! head and the bytes of the body come out. It knows nothing of connections, redirects
-//! or pictures.
+//! Owns the syntax of HTTP/1 answers and the limits on their size. Pure: bytes go in, and
+//! the head and the bytes of the body come out. Knows nothing about connections,
+//! redirects or pictures.
 //!
-//! Cameras send header lines without a colon, negative lengths, or no head at all, so
-//! that HTTP libraries refuse them. What cannot be understood here is skipped; what the
-//! body really holds is found out by the splitter behind it, which finds pictures among
-//! any bytes.
+//! Some cameras send header lines without a colon, negative lengths, or no head at all,
+//! and HTTP libraries reject such answers. This module skips what it cannot understand.
+//! It does not check what the body contains, because the splitter that reads the body
+//! finds pictures among any bytes.
 
 use crate::platform::text::printable;
 
-/// Maximum size of a head with all its header lines, in bytes.
+/// Maximum size of a head in bytes, including all header lines.
 pub const MAX_HEAD: usize = 64 * 1024;
 
-/// Maximum number of interim answers, such as `100 Continue`, before the real one.
+/// Maximum number of interim responses, such as `100 Continue`, before the final one.
 const MAX_INTERIM: u32 = 8;
 
 /// Maximum number of login challenges that are kept.
 const MAX_CHALLENGES: usize = 16;
 
-/// Maximum size of the line before a chunk, in bytes.
+/// Maximum length of the size line before a chunk in bytes.
 const MAX_CHUNK_LINE: usize = 1024;
 
-/// What a head says, as far as it matters.
+/// The parts of a head that matter to maskd.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Head {
-    /// The status, such as 200. An answer without a status line counts as 200.
+    /// The status, such as 200. An answer without a status line has status 200.
     pub status: u16,
-    /// The words after the status, with control characters escaped.
+    /// The text after the status, with control characters escaped.
     pub(super) reason: String,
-    /// As sent, with control characters escaped.
+    /// The `Content-Type` as sent, with control characters escaped.
     pub(super) content_type: Option<String>,
     pub(super) location: Option<String>,
-    /// The values of `WWW-Authenticate`.
+    /// The values of the `WWW-Authenticate` headers.
     pub(super) challenges: Vec<String>,
     /// Whether the connection can be used for another request.
     pub(super) keep_alive: bool,
-    /// Size of the body in bytes, if it is known and not 0.
+    /// Size of the body in bytes, or `None` if it is unknown or 0.
     length: Option<u64>,
     chunked: bool,
-    /// Whether `length` must be ignored, since several different ones were sent.
+    /// Whether `length` must be ignored because the head contains several different
+    /// lengths.
     contradicts: bool,
 }
 
@@ -52,7 +53,7 @@ impl Head {
         }
     }
 
-    /// Whether the body consists of parts, each with a picture.
+    /// Whether the body consists of parts, each of which contains a picture.
     pub(super) fn is_multipart(&self) -> bool {
         self.has_type("multipart/")
     }
@@ -71,13 +72,13 @@ impl Head {
     fn framing(&self) -> Framing {
         match self.length {
             _ if self.chunked => Framing::Chunked(Chunk::First(Vec::new())),
-            // Cameras give streams any length, even 0.
+            // Cameras declare arbitrary lengths for streams, even 0.
             Some(length) if !self.is_multipart() && !self.contradicts => Framing::Length(length),
             _ => Framing::UntilClosed,
         }
     }
 
-    /// Takes one header line. Lines that mean nothing are skipped.
+    /// Parses one header line. Lines that have no meaning here are skipped.
     fn header(&mut self, name: &str, value: &[u8]) {
         let text = String::from_utf8_lossy(value);
         let text = text.trim();
@@ -103,8 +104,8 @@ impl Head {
         }
     }
 
-    /// Negative and other impossible lengths are ignored, and so is 0, which some
-    /// cameras declare for their streams.
+    /// Parses a `Content-Length`. Negative and other impossible lengths are ignored. The
+    /// length 0 is also ignored, because some cameras declare it for their streams.
     fn length(&mut self, text: &str) {
         let Some(length) = text.parse().ok().filter(|length| *length > 0) else {
             return;
@@ -116,41 +117,41 @@ impl Head {
     }
 }
 
-/// Why an answer cannot be read.
+/// The reason an answer cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerError {
-    /// The head exceeds its limit.
+    /// The head exceeds the maximum size.
     #[error("the head of its answer has more than 64 KiB")]
     LongHead,
-    /// The status line has no status.
+    /// The status line contains no status.
     #[error("the first line of its answer has no HTTP status")]
     Status,
-    /// It sends `100 Continue` and the like without end.
+    /// The camera keeps sending interim responses, such as `100 Continue`.
     #[error("it sends interim answers without end")]
     Interim,
-    /// The size of a chunk is wrong.
+    /// The size of a chunk is invalid.
     #[error("the lengths in its chunked answer are wrong")]
     Chunk,
-    /// It speaks TLS.
+    /// The camera uses TLS.
     #[error("it expects an encrypted connection, so write https:// instead of http://")]
     Tls,
 }
 
 /// Reads an answer.
 ///
-/// How the bytes are divided into pushes affects neither the head nor the body.
+/// The head and the body do not depend on how the bytes are divided into pushes.
 #[derive(Debug)]
 pub struct AnswerReader {
     state: State,
     head: Head,
-    /// Bytes of the head that are not parsed yet.
+    /// Bytes of the head that have not been parsed yet.
     held: Vec<u8>,
-    /// Size of the head so far, in bytes.
+    /// Size in bytes of the part of the head that has been parsed.
     head_bytes: usize,
-    /// The header line that a folded line may continue: its name and value.
+    /// The name and value of the latest header line, which a folded line may continue.
     line: Option<(String, Vec<u8>)>,
     interim: u32,
-    /// Whether bytes came after the end of the body.
+    /// Whether bytes were received after the end of the body.
     surplus: bool,
 }
 
@@ -163,25 +164,26 @@ enum State {
     Complete,
 }
 
-/// How the end of the body is found.
+/// Determines how the end of the body is found.
 #[derive(Debug)]
 enum Framing {
     UntilClosed,
-    /// This many bytes are still to come.
+    /// Number of bytes of the body that have not been received yet.
     Length(u64),
     Chunked(Chunk),
 }
 
 #[derive(Debug)]
 enum Chunk {
-    /// In the first size line, with its bytes so far: if it is no size, the body is not
-    /// chunked.
+    /// The first size line is being received, and this is the part received so far. If
+    /// the line does not contain a size, the body is not chunked.
     First(Vec<u8>),
-    /// In a later size line.
+    /// A later size line is being received, and this is the part received so far.
     Size(Vec<u8>),
-    /// This many bytes of the chunk are still to come.
+    /// A chunk is being received, and this is the number of bytes still to come.
     Data(u64),
-    /// After the last chunk; whether the line so far is empty.
+    /// The lines after the last chunk are being received. The value is true while the
+    /// current line is empty.
     Trailer(bool),
 }
 
@@ -192,7 +194,7 @@ impl Default for AnswerReader {
 }
 
 impl AnswerReader {
-    /// A reader of the answer to a GET request.
+    /// Creates a reader for the answer to a GET request.
     #[must_use]
     pub fn new() -> AnswerReader {
         AnswerReader {
@@ -206,7 +208,7 @@ impl AnswerReader {
         }
     }
 
-    /// The head, once it is complete.
+    /// Returns the head once it is complete.
     #[must_use]
     pub fn head(&self) -> Option<&Head> {
         match self.state {
@@ -215,7 +217,7 @@ impl AnswerReader {
         }
     }
 
-    /// Whether the body has ended without the connection being closed.
+    /// Whether the body has ended even though the connection is still open.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         matches!(self.state, State::Complete)
@@ -226,22 +228,26 @@ impl AnswerReader {
         self.is_complete() && self.head.keep_alive && !self.surplus
     }
 
-    /// Reads on until the connection is closed, when the body is longer than declared.
+    /// Continues reading until the connection is closed, because the body is longer than
+    /// declared.
     pub(super) fn ignore_length(&mut self) {
         self.state = State::Body(Framing::UntilClosed);
         self.surplus = true;
     }
 
-    /// Bytes of the head that wait for more; at most [`MAX_HEAD`] and one push.
+    /// Number of bytes of the head that cannot be parsed until more bytes arrive. It is
+    /// at most [`MAX_HEAD`] plus the length of one push.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.held.len()
     }
 
-    /// Takes the next bytes of the connection, and appends those of the body to `body`.
+    /// Parses the next bytes from the connection, and appends the bytes of the body to
+    /// `body`.
     ///
     /// # Errors
-    /// [`AnswerError`]; the answer is then of no further use.
+    /// [`AnswerError`] if the answer cannot be read. The reader must not be used
+    /// afterward.
     pub fn push(&mut self, bytes: &[u8], body: &mut Vec<u8>) -> Result<(), AnswerError> {
         if self.head().is_some() {
             return self.body(bytes, body);
@@ -268,11 +274,11 @@ impl AnswerReader {
         Ok(())
     }
 
-    /// Says that the connection was closed. What came so far may be a whole answer
-    /// without a head.
+    /// Notifies the reader that the connection was closed. The bytes received so far may
+    /// be a complete answer without a head.
     ///
     /// # Errors
-    /// As [`AnswerReader::push`].
+    /// Same as [`AnswerReader::push`].
     pub fn close(&mut self, body: &mut Vec<u8>) -> Result<(), AnswerError> {
         let held = std::mem::take(&mut self.held);
         match &mut self.state {
@@ -293,8 +299,8 @@ impl AnswerReader {
         Ok(())
     }
 
-    /// Parses the line at the start of `text`, and returns its length; `None` if it takes
-    /// more bytes, or if the body starts here.
+    /// Parses the line at the start of `text` and returns its length. Returns `None` if
+    /// more bytes are needed or if the body starts here.
     fn line(&mut self, text: &[u8]) -> Result<Option<usize>, AnswerError> {
         let starting = matches!(self.state, State::Start);
         match starts_body(text) {
@@ -343,7 +349,7 @@ impl AnswerReader {
         Ok(Some(used))
     }
 
-    /// Keeps a header line until the next one, which may continue it.
+    /// Stores a header line until the next line arrives, which may continue it.
     fn header_line(&mut self, line: &[u8]) {
         if let ([b' ' | b'\t', ..], Some((_, value))) = (line, &mut self.line) {
             value.push(b' ');
@@ -417,7 +423,7 @@ impl AnswerReader {
     }
 }
 
-/// What a piece of a chunked body led to.
+/// The result of parsing a piece of a chunked body.
 struct Used {
     bytes: usize,
     next: Next,
@@ -430,7 +436,8 @@ enum Next {
 }
 
 impl Chunk {
-    /// Takes bytes of a chunked body; at least one of them is used.
+    /// Parses bytes of a chunked body. At least one byte is used, unless `bytes` is
+    /// empty.
     fn push(&mut self, bytes: &[u8], body: &mut Vec<u8>) -> Result<Used, AnswerError> {
         let mut used = Used {
             bytes: 1,
@@ -458,7 +465,7 @@ impl Chunk {
                 b'\r' => {}
                 _ => *empty = false,
             },
-            // Blank lines before a size are the end of the chunk before it.
+            // Blank lines before a size line end the previous chunk.
             Chunk::First(line) | Chunk::Size(line)
                 if line.is_empty() && b"\r\n".contains(first) => {}
             Chunk::First(line) | Chunk::Size(line) if *first != b'\n' => {
@@ -486,7 +493,7 @@ impl Chunk {
     }
 }
 
-/// The number at the start of a line before a chunk.
+/// Returns the number at the start of the size line before a chunk.
 fn chunk_size(line: &[u8]) -> Option<u64> {
     let line = line.split(|byte| *byte == b';').next()?;
     let digits = std::str::from_utf8(line.trim_ascii()).ok()?;
@@ -494,14 +501,17 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
     is_size.then(|| u64::from_str_radix(digits, 16).ok())?
 }
 
-/// The start of a TLS alert, with which servers answer a request without TLS.
+/// The start of a TLS alert. Servers that expect TLS answer a request without TLS with an
+/// alert.
 const TLS_RECORD: [u8; 2] = [0x15, 0x03];
 
-/// A longer first line is no header line, in bytes.
+/// Maximum length of a first line in bytes. A longer line starts the body, unless it is a
+/// status line.
 const MAX_FIRST_LINE: usize = 8 * 1024;
 
-/// Whether the body starts here, without a head or with no blank line after it: at a
-/// boundary, or at a JPEG picture. `None` if it takes another byte to tell.
+/// Whether the body starts here, either because there is no head or because no blank line
+/// follows the head. Such a body starts with a boundary or a JPEG picture. Returns `None`
+/// if another byte is needed to determine this.
 fn starts_body(text: &[u8]) -> Option<bool> {
     match text {
         [] | [b'-' | 0xff | 0x15] => None,
@@ -510,9 +520,9 @@ fn starts_body(text: &[u8]) -> Option<bool> {
     }
 }
 
-/// The length of the line at the start of `text`, without and with its end: a line feed,
-/// carriage returns with a line feed, or one carriage return. `None` if it takes more
-/// bytes to tell.
+/// Returns the length of the line at the start of `text`, both without and with its line
+/// end. A line ends with a line feed, with carriage returns and a line feed, or with one
+/// carriage return. Returns `None` if more bytes are needed.
 fn find_line(text: &[u8]) -> Option<(usize, usize)> {
     let length = text.iter().position(|byte| b"\r\n".contains(byte))?;
     if text[length] == b'\n' {
@@ -528,11 +538,11 @@ fn find_line(text: &[u8]) -> Option<(usize, usize)> {
 }
 
 enum FirstLine {
-    /// A status line; the head has no headers yet.
+    /// A status line. The head has no headers yet.
     Status(Head),
-    /// A header line: the status line is missing.
+    /// A header line. The status line is missing.
     Header,
-    /// Neither: the answer has no head.
+    /// Neither a status line nor a header line. The answer has no head.
     Body,
 }
 
@@ -551,8 +561,8 @@ fn first_line(line: &[u8]) -> Result<FirstLine, AnswerError> {
     })
 }
 
-/// Whether a line starts with the name of a protocol; audio servers and RTSP use the
-/// same form as HTTP.
+/// Whether a line starts with the name of a protocol. Audio servers and RTSP use the same
+/// format as HTTP.
 fn is_status_line(line: &[u8]) -> bool {
     ["HTTP/", "HTTP ", "ICY ", "RTSP/"].iter().any(|start| {
         line.get(..start.len())
@@ -588,7 +598,8 @@ mod tests {
         complete: bool,
     }
 
-    /// Pushes `bytes` in pieces of the given lengths, in turn, and closes.
+    /// Pushes `bytes` in pieces, whose lengths cycle through `pieces`, and closes the
+    /// reader.
     fn read_in(bytes: &[u8], pieces: &[usize]) -> Result<Read, AnswerError> {
         let mut reader = AnswerReader::new();
         let mut body = Vec::new();
@@ -609,7 +620,8 @@ mod tests {
         })
     }
 
-    /// Reads bytes at once and one by one, with the same result.
+    /// Reads the bytes both in one push and one by one, and checks that the results are
+    /// equal.
     fn read(bytes: &[u8]) -> Read {
         let whole = read_in(bytes, &[usize::MAX]).unwrap();
         let single = read_in(bytes, &[1]).unwrap();
@@ -690,7 +702,7 @@ mod tests {
                 false,
                 "body",
             ),
-            // Not chunked after all.
+            // The body is not chunked, although the head says so.
             ("Transfer-Encoding: chunked\r\n\r\n--body", false, "--body"),
             (
                 "Transfer-Encoding: chunked\r\n\r\n5 body\nx",

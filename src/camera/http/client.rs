@@ -1,8 +1,9 @@
-//! Requests to a camera: redirects, logins, and connections that serve several requests.
+//! Sends requests to a camera. Handles redirects, logins and connections that serve
+//! several requests.
 //!
-//! Owns the way from an address to the answer that has the pictures. The user name and
-//! the password go only to the host that the configured address names, and not over a
-//! connection that a redirect left unencrypted. Knows nothing of pictures.
+//! Owns the steps from an address to the answer that contains the pictures. The user name
+//! and the password are sent only to the host in the configured address, and not over a
+//! connection that a redirect left unencrypted. Knows nothing about pictures.
 
 use std::time::Duration;
 
@@ -20,30 +21,30 @@ use super::tls::{self, TlsSetupError};
 use crate::platform::hex;
 use crate::platform::text::printable;
 
-/// Maximum number of redirects, about the same as in browsers.
+/// Maximum number of redirects, which is about the same as in browsers.
 const MAX_REDIRECTS: u32 = 10;
 
-/// How many challenges are answered for one request: one, and a second one if the camera
-/// says that only the first one's age was wrong.
+/// Maximum number of challenges that are answered for one request. A second challenge is
+/// answered only if the camera reports that the nonce of the first one was stale.
 const MAX_LOGINS: u32 = 2;
 
 /// Size of the read buffer, in bytes.
 const BUFFER: usize = 64 * 1024;
 
-/// Longer texts of a camera are cut in messages, to this many characters.
+/// Maximum number of characters that a message shows from a string that the camera sent.
 const MAX_TEXT: usize = 80;
 
 /// A client for one camera.
 pub(super) struct Client {
     camera: CameraUrl,
     trust: TlsTrust,
-    /// How long a connection may take.
+    /// Maximum time for setting up a connection.
     limit: Duration,
-    /// `None` until it is needed.
+    /// The TLS connector, or `None` until it is needed.
     tls: Option<TlsConnector>,
-    /// The address to which the camera redirected last.
+    /// The address to which the camera last redirected.
     target: Url,
-    /// How the camera wants to be logged in to, once that is known.
+    /// The login method of the camera, or `None` while it is unknown.
     method: Option<Method>,
     /// A connection to the target that can serve another request.
     idle: Option<Box<dyn Connection>>,
@@ -54,12 +55,12 @@ pub(super) struct Answer {
     connection: Box<dyn Connection>,
     reader: AnswerReader,
     buffer: Vec<u8>,
-    /// Bytes of the body that were not taken yet.
+    /// Bytes of the body that have not been taken yet.
     body: Vec<u8>,
     closed: bool,
 }
 
-/// What a request has been through.
+/// The number of redirects and logins that a request has led to.
 #[derive(Default)]
 struct History {
     redirects: u32,
@@ -79,7 +80,7 @@ impl Client {
         }
     }
 
-    /// The address as messages show it.
+    /// Returns the address as it appears in messages.
     pub(super) fn shown(&self) -> String {
         let camera = self.camera.to_string();
         if self.target == *self.camera.url() {
@@ -89,7 +90,7 @@ impl Client {
         format!("{camera} (which redirects to {target})")
     }
 
-    /// Requests the address, and follows redirects and logs in as the camera asks.
+    /// Requests the address, follows redirects, and logs in if the camera requires it.
     pub(super) async fn get(&mut self) -> Result<Answer, SourceError> {
         let mut history = History::default();
         loop {
@@ -106,12 +107,13 @@ impl Client {
         }
     }
 
-    /// Takes back the connection of an answer that was read to its end.
+    /// Keeps the connection of an answer for the next request if the answer was read to
+    /// its end.
     pub(super) fn reuse(&mut self, answer: Answer) {
         self.idle = answer.reader.can_continue().then_some(answer.connection);
     }
 
-    /// What went wrong with the connection.
+    /// Returns the error for a failed connection.
     pub(super) fn failed(&self, why: &str) -> SourceError {
         SourceError::Http {
             url: self.shown(),
@@ -119,13 +121,13 @@ impl Client {
         }
     }
 
-    /// A text that the camera sent, for a message.
+    /// Redacts a string that the camera sent, so that a message can show it.
     pub(super) fn redact(&self, text: &str) -> String {
         let text: String = text.chars().take(MAX_TEXT * 4).collect();
         self.camera.secrets().redact(&text)
     }
 
-    /// The SHA-256 of the camera's certificate, if it is accepted.
+    /// Returns the SHA-256 of the camera's certificate if the certificate is accepted.
     pub(super) async fn fingerprint(&mut self) -> Result<String, SourceError> {
         let url = self.target.clone();
         let stream = connection::tcp(&url, self.limit).await;
@@ -140,7 +142,7 @@ impl Client {
     async fn request(&mut self) -> Result<Answer, SourceError> {
         let request = self.head_of_request()?;
         if let Some(connection) = self.idle.take() {
-            // The camera may have closed it meanwhile.
+            // The camera may have closed the connection in the meantime.
             if let Ok(Some(answer)) = exchange(connection, &request).await {
                 return Ok(answer);
             }
@@ -228,8 +230,8 @@ impl Client {
         }
     }
 
-    /// Whether the login may be sent to the target: only to the configured host, and not
-    /// over a connection that is less safe than the configured one.
+    /// Whether the login may be sent to the target. It may be sent only to the configured
+    /// host, and only over a connection that is at least as safe as the configured one.
     fn may_log_in(&self) -> bool {
         let configured = self.camera.url();
         let is_safe = self.target.scheme() == "https" || configured.scheme() == "http";
@@ -251,7 +253,7 @@ impl Client {
         if self.target.scheme() == "https" && next.scheme() == "http" {
             return Err(self.failed("it redirects from https to http, which is not encrypted"));
         }
-        // A login in a redirect is not the user's.
+        // A login in a redirect does not come from the user.
         let cleaned = next.set_username("").and_then(|()| next.set_password(None));
         cleaned.map_err(|()| self.failed("it redirects to an address without a host"))?;
         next.set_fragment(None);
@@ -262,7 +264,7 @@ impl Client {
         Ok(())
     }
 
-    /// Chooses how to log in, after the camera has asked for it.
+    /// Chooses the login method after the camera has required a login.
     fn log_in(&mut self, history: &mut History, head: &Head) -> Result<(), SourceError> {
         let url = self.shown();
         let status = self.status(head);
@@ -293,7 +295,7 @@ impl Client {
         Ok(())
     }
 
-    /// The error for an answer that is neither a picture nor a way to one.
+    /// Returns the error for an answer that neither contains a picture nor leads to one.
     fn refused(&self, head: &Head) -> SourceError {
         let url = self.shown();
         let status = self.status(head);
@@ -305,7 +307,7 @@ impl Client {
         }
     }
 
-    /// The status with its words, as the camera sent them.
+    /// Returns the status and its text as the camera sent them.
     fn status(&self, head: &Head) -> String {
         let reason: String = head.reason.chars().take(MAX_TEXT).collect();
         let status = format!("{} {}", head.status, self.redact(&reason));
@@ -313,8 +315,9 @@ impl Client {
     }
 }
 
-/// Sends a request and reads until the head of the answer is complete. `None` if the
-/// connection was closed without an answer; otherwise why it failed.
+/// Sends a request and reads until the head of the answer is complete. Returns `None` if
+/// the connection was closed without an answer. The error describes why sending or
+/// reading failed.
 async fn exchange(
     mut connection: Box<dyn Connection>,
     request: &[u8],
@@ -344,12 +347,13 @@ impl Answer {
         self.reader.head().cloned().unwrap_or_default()
     }
 
-    /// Reads the next bytes; false once the connection is closed. Cancel-safe: no bytes
-    /// are lost if the future is dropped. Otherwise why it failed.
+    /// Reads the next bytes. Returns false once the connection is closed. The error
+    /// describes why reading failed. Cancel-safe: no bytes are lost if the future is
+    /// dropped.
     pub(super) async fn read(&mut self) -> Result<bool, String> {
         let length = match self.connection.read(&mut self.buffer).await {
             Ok(length) => length,
-            // TLS without a proper end.
+            // The TLS connection was closed without a close notification.
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => 0,
             Err(error) => return Err(error.to_string()),
         };
@@ -365,12 +369,12 @@ impl Answer {
         Ok(true)
     }
 
-    /// The bytes of the body that have come since the last call.
+    /// Returns the bytes of the body that were received since the last call.
     pub(super) fn take_body(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.body)
     }
 
-    /// Whether nothing more will come.
+    /// Whether the answer has ended, so that no more bytes follow.
     pub(super) fn has_ended(&self) -> bool {
         self.closed || self.reader.is_complete()
     }
@@ -380,7 +384,7 @@ impl Answer {
         !self.closed
     }
 
-    /// Reads on after the declared end of the body.
+    /// Continues reading after the declared end of the body.
     pub(super) fn ignore_length(&mut self) {
         self.reader.ignore_length();
     }

@@ -1,7 +1,7 @@
-//! Connections to cameras, encrypted or not.
+//! Encrypted and unencrypted connections to cameras.
 //!
-//! Owns name resolution, the TCP connection and the TLS handshake, and finds the words
-//! for what fails there. Knows nothing of HTTP.
+//! Owns name resolution, the TCP connection and the TLS handshake, and describes their
+//! failures. Knows nothing about HTTP.
 
 use std::io;
 use std::time::Duration;
@@ -18,20 +18,20 @@ use tokio_rustls::rustls::{AlertDescription, CertificateError, Error, OtherError
 use super::tls::Rejected;
 use crate::platform::hex;
 
-/// A connection, encrypted or not.
+/// An encrypted or unencrypted connection.
 pub(super) trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
 
-/// Why there is no connection.
+/// The reason that a connection could not be established.
 #[derive(Debug)]
 pub(super) enum ConnectError {
     Failed(String),
     Rejected(Rejected),
 }
 
-/// Connects to the host and port of `url`, and tries its addresses in turn. Together they
-/// have `limit`.
+/// Connects to the host and port of `url` by trying its addresses one after another.
+/// `limit` applies to all attempts together.
 pub(super) async fn tcp(url: &Url, limit: Duration) -> Result<TcpStream, ConnectError> {
     let failed = |error: &io::Error| ConnectError::Failed(error.to_string());
     let host = host(url);
@@ -43,7 +43,8 @@ pub(super) async fn tcp(url: &Url, limit: Duration) -> Result<TcpStream, Connect
     for address in addresses {
         last = match tokio::time::timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                // Without it, a request may wait for an acknowledgment of the one before.
+                // Without this option, a request may wait until the previous one is
+                // acknowledged.
                 stream.set_nodelay(true).map_err(|error| failed(&error))?;
                 return Ok(stream);
             }
@@ -70,14 +71,14 @@ pub(super) async fn tls(
         .map_err(|error| explain(&error))
 }
 
-/// The SHA-256 of the camera's certificate.
+/// Returns the SHA-256 of the camera's certificate.
 pub(super) fn fingerprint(stream: &TlsStream<TcpStream>) -> Option<String> {
     let (_, connection) = stream.get_ref();
     let certificate = connection.peer_certificates()?.first()?;
     Some(hex::encode(&Sha256::digest(certificate)))
 }
 
-/// The host without the brackets of an IPv6 address.
+/// Returns the host, without the brackets around an IPv6 address.
 fn host(url: &Url) -> &str {
     let host = url.host_str().unwrap_or_default();
     host.trim_start_matches('[').trim_end_matches(']')

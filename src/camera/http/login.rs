@@ -1,11 +1,11 @@
-//! Logging in to a camera: Basic authentication (RFC 7617) and Digest authentication
-//! (RFC 7616, and RFC 2069 for old cameras).
+//! Logs in to a camera with Basic authentication (RFC 7617) or Digest authentication (RFC
+//! 7616, or RFC 2069 for old cameras).
 //!
-//! Owns the syntax of challenges and answers. Pure: random numbers come in as an
-//! argument. It knows nothing of connections.
+//! Owns the syntax of challenges and answers. Pure: random numbers are passed in as an
+//! argument. Knows nothing about connections.
 //!
-//! Basic shows the password to everybody on the network, so it is sent only to a camera
-//! that does not offer Digest.
+//! Basic authentication reveals the password to everyone on the network, so it is used
+//! only for a camera that does not offer Digest.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -15,26 +15,28 @@ use sha2::{Digest, Sha256};
 use super::super::address::Login;
 use crate::platform::hex;
 
-/// How the camera wants to be logged in to.
+/// The authentication method of the camera.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Method {
     Basic,
     Digest(DigestChallenge),
 }
 
-/// A challenge of Digest authentication.
+/// A challenge for Digest authentication.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct DigestChallenge {
     realm: String,
     nonce: String,
     opaque: Option<String>,
-    /// As the camera wrote it; `None` means MD5 and is not sent back.
+    /// The algorithm as the camera wrote it. `None` means MD5, and no algorithm is sent
+    /// back.
     algorithm_name: Option<String>,
     algorithm: Algorithm,
     quality: Quality,
-    /// Whether the camera refuses only the age of the nonce, and not the login.
+    /// Whether the camera rejected the nonce only because of its age, so that the login
+    /// may still be correct.
     pub(super) stale: bool,
-    /// How many requests this nonce has served.
+    /// Number of requests that have used this nonce.
     uses: u32,
 }
 
@@ -44,20 +46,20 @@ enum Algorithm {
     Sha256 { session: bool },
 }
 
-/// Quality of protection: what the answer covers.
+/// The quality of protection, which determines what the response covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Quality {
-    /// As in RFC 2069.
+    /// The response is computed as in RFC 2069.
     Unspecified,
     Auth,
-    /// With the body of the request, which is always empty.
+    /// The response also covers the body of the request, which is always empty.
     AuthInt,
 }
 
-/// Which method to use for the given `WWW-Authenticate` headers: Digest with the
-/// strongest algorithm if there is any, and otherwise Basic. A camera that names no
-/// method at all is taken to want Basic. `None` if it wants only methods that are not
-/// supported.
+/// Chooses the method for the given `WWW-Authenticate` headers. If Digest is offered,
+/// this is Digest with the strongest supported algorithm; otherwise it is Basic. Basic is
+/// also used for a camera that names no method. Returns `None` if the camera offers only
+/// methods that are not supported.
 pub(super) fn choose(challenges: &[String]) -> Option<Method> {
     let all: Vec<Challenge> = challenges.iter().flat_map(|text| parse(text)).collect();
     let is = |challenge: &&Challenge, name: &str| challenge.scheme.eq_ignore_ascii_case(name);
@@ -72,7 +74,7 @@ pub(super) fn choose(challenges: &[String]) -> Option<Method> {
     (offers_basic || all.is_empty()).then_some(Method::Basic)
 }
 
-/// A method with its parameters.
+/// An authentication method with its parameters.
 struct Challenge {
     scheme: String,
     parameters: Vec<(String, String)>,
@@ -88,8 +90,8 @@ impl Challenge {
     }
 }
 
-/// Splits a header into its challenges, which are separated by commas as their parameters
-/// are.
+/// Splits a header into its challenges. Commas separate both the challenges and their
+/// parameters.
 fn parse(text: &str) -> Vec<Challenge> {
     let mut challenges: Vec<Challenge> = Vec::new();
     let mut rest = text;
@@ -116,7 +118,7 @@ fn parse(text: &str) -> Vec<Challenge> {
     }
 }
 
-/// A quoted or plain value, and what follows it.
+/// Splits a string into a quoted or plain value and the rest.
 fn take_value(text: &str) -> (String, &str) {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text.find(|letter: char| letter.is_whitespace() || letter == ',');
@@ -136,7 +138,7 @@ fn take_value(text: &str) -> (String, &str) {
 }
 
 impl DigestChallenge {
-    /// `None` if it has no nonce, or needs what is not supported.
+    /// Returns `None` if the challenge has no nonce or requires an unsupported feature.
     fn new(challenge: &Challenge) -> Option<DigestChallenge> {
         let algorithm_name = challenge.get("algorithm").map(str::to_owned);
         let algorithm = match &algorithm_name {
@@ -197,8 +199,8 @@ impl Algorithm {
 }
 
 impl Method {
-    /// The value of the `Authorization` header for a GET request of `target`, which is
-    /// the path with the query. `random` is the client's nonce.
+    /// Returns the value of the `Authorization` header for a GET request. `target` is the
+    /// path and the query, and `random` is the client's nonce.
     pub(super) fn authorization(&mut self, login: &Login, target: &str, random: &str) -> Vec<u8> {
         match self {
             Method::Basic => {
@@ -260,7 +262,7 @@ impl DigestChallenge {
     }
 }
 
-/// A quoted string. What would end the header line is left out.
+/// Returns a quoted string without any characters that would end the header line.
 fn quoted(bytes: &[u8]) -> Vec<u8> {
     let mut quoted = vec![b'"'];
     for byte in bytes {
@@ -299,7 +301,7 @@ mod tests {
 
     #[test]
     fn examples_of_the_standards_are_answered() {
-        // RFC 7616, section 3.9.1.
+        // This is the example in RFC 7616, section 3.9.1.
         let mufasa = login("Mufasa", "Circle of Life");
         let random = "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ";
         let challenge = "Digest realm=\"http-auth@example.org\", qop=\"auth, auth-int\", \
@@ -326,7 +328,8 @@ mod tests {
                 assert!(header.contains(&part), "{part}: {header}");
             }
         }
-        // RFC 2069, section 2.4, with the response of its erratum.
+        // This is the example in RFC 2069, section 2.4, with the corrected response from
+        // its erratum.
         let header = answer(
             "digest realm=\"testrealm@host.com\", nonce=\"dcd98b7102dd2f0e8b11d0f600bfb0c093\"",
             &login("Mufasa", "CircleOfLife"),

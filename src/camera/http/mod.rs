@@ -1,8 +1,9 @@
-//! A network camera: an MJPEG stream, or single JPEG pictures, over HTTP or HTTPS.
+//! Reads a network camera, which sends an MJPEG stream or single JPEG pictures over HTTP
+//! or HTTPS.
 //!
-//! Owns the connection and the runtime that drives it; callers see only frames. The
-//! HTTP client is maskd's own, because cameras send answers that HTTP libraries refuse:
-//! docs/decisions/why-does-maskd-read-http-cameras-itself.md.
+//! Owns the connection and the runtime that drives it. Callers see only frames. This
+//! module contains its own HTTP client, because HTTP libraries reject the answers of some
+//! cameras; see docs/decisions/why-does-maskd-read-http-cameras-itself.md.
 //!
 //! | file | owns |
 //! |---|---|
@@ -32,27 +33,29 @@ use super::source::{Source, now};
 use crate::frame::Frame;
 use crate::platform::text::printable;
 
-/// How long to keep reading after a complete picture, in case a newer one is
-/// already in the socket. Sockets buffer megabytes: without this, a decoder
-/// slower than the camera would fall behind by seconds.
+/// Maximum time to keep reading after a complete picture, in case a newer one is already
+/// in the socket's buffer. Socket buffers hold megabytes. Without this extra reading, a
+/// decoder that is slower than the camera would fall behind by seconds.
 const CATCH_UP: Duration = Duration::from_millis(20);
 
-/// No bytes for this long means that the socket's buffer is empty.
+/// If no bytes arrive for this long, the socket's buffer is empty.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// A network camera.
 ///
-/// An answer that is not in parts and ends after one picture is a snapshot: the next one
-/// is requested `1 / fps` seconds after the last request, or as soon as the answer has
-/// come, and the source is not lost in between.
+/// If an answer is not multipart and ends after one picture, the picture is a snapshot.
+/// The next snapshot is requested `1 / fps` seconds after the last request, or when the
+/// answer is complete, whichever is later. Between snapshots, the source is not
+/// considered lost.
 pub struct HttpSource {
-    /// `None` only while it is dropped.
+    /// The runtime. It is `None` only while this value is being dropped.
     runtime: Option<Runtime>,
     stream: Stream,
 }
 
 impl HttpSource {
-    /// Prepares to read the camera at `url`; the first [`Source::next`] connects.
+    /// Prepares to read the camera at `url`. The first call to [`Source::next`] connects
+    /// to it.
     ///
     /// # Errors
     /// If the system cannot provide a runtime.
@@ -82,11 +85,11 @@ impl HttpSource {
     }
 }
 
-/// Connects to an `https` camera, and returns the SHA-256 of its certificate if that is
-/// accepted. Takes up to `options.stall`.
+/// Connects to an `https` camera, and returns the SHA-256 of its certificate if the
+/// certificate is accepted. This takes at most `options.stall`.
 ///
 /// # Errors
-/// What a frame would fail with.
+/// Same as reading a frame from this camera.
 pub fn probe_certificate(url: &CameraUrl, options: &CameraOptions) -> Result<String, SourceError> {
     let runtime = runtime(url)?;
     let mut client = Client::new(url.clone(), options.tls.clone(), options.stall);
@@ -120,7 +123,7 @@ impl Source for HttpSource {
                 if !runtime.block_on(self.stream.wait(due)) {
                     return Ok(None);
                 }
-                // The camera is not to blame for this time.
+                // The wait before a request does not count toward the stall timeout.
                 start += now().saturating_duration_since(before);
             }
             if !runtime.block_on(self.stream.next_picture(start))? {
@@ -135,8 +138,8 @@ impl Source for HttpSource {
 
 impl Drop for HttpSource {
     fn drop(&mut self) {
-        // A DNS lookup cannot be canceled and may take many seconds, so do not
-        // wait for it.
+        // A DNS lookup cannot be canceled and may take many seconds, so this does not
+        // wait for it to finish.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -145,27 +148,29 @@ impl Drop for HttpSource {
 
 struct Stream {
     client: Client,
-    /// The answer that is being read. `None` before the first request, and between two
-    /// snapshots.
+    /// The answer that is being read. It is `None` before the first request and between
+    /// two snapshots.
     answer: Option<Answer>,
-    /// The type that the camera declares for its pictures, for messages.
+    /// The content type that the camera declares for its pictures, which is used in
+    /// messages.
     content_type: Option<String>,
-    /// Number of pictures before this answer.
+    /// Number of pictures that were received before this answer.
     pictures_before: u64,
     requested_at: Instant,
-    /// When to request the next snapshot.
+    /// The time at which to request the next snapshot.
     next_request: Option<Instant>,
-    /// Why the stream ended; reported after the pictures that came before it.
+    /// The reason the stream ended. It is reported after the pictures that were received
+    /// before the end.
     failure: Option<SourceError>,
     latest: LatestJpeg,
-    /// Time between two snapshots.
+    /// The time between two snapshots.
     interval: Duration,
     stall: Duration,
     stop: CancellationToken,
 }
 
 impl Stream {
-    /// Waits until `due`; false if a stop came first.
+    /// Waits until `due`. Returns false if a stop comes first.
     async fn wait(&self, due: Instant) -> bool {
         tokio::select! {
             biased;
@@ -174,10 +179,10 @@ impl Stream {
         }
     }
 
-    /// Reads until a complete picture is there, or a snapshot has ended without one;
-    /// false if a stop came first.
+    /// Reads until a complete picture is available or a snapshot has ended without a
+    /// picture. Returns false if a stop comes first.
     ///
-    /// The stall timeout counts from `start`, across several calls.
+    /// The stall timeout starts at `start` and spans several calls.
     async fn next_picture(&mut self, start: Instant) -> Result<bool, SourceError> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
@@ -220,7 +225,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Keeps a failure for later if a picture came before it.
+    /// Stores a failure for later if a picture that was received before it is still
+    /// waiting.
     fn keep(&mut self, result: Result<(), SourceError>) -> Result<(), SourceError> {
         match result {
             Err(error) if self.latest.is_waiting() => {
@@ -242,7 +248,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Passes the bytes that have come to the splitter, and ends the answer if it is over.
+    /// Passes the received bytes to the splitter, and closes the answer if it has ended.
     fn take_bytes(&mut self) -> Result<(), SourceError> {
         let Some(answer) = &mut self.answer else {
             return Ok(());
@@ -265,7 +271,7 @@ impl Stream {
         let head = answer.head();
         let pictures = self.latest.pictures() - self.pictures_before;
         if pictures == 0 && answer.is_open() && !head.is_text() {
-            // The declared length is wrong.
+            // The declared length is wrong, so it is ignored.
             answer.ignore_length();
             return Ok(());
         }
@@ -316,7 +322,7 @@ impl Stream {
     }
 }
 
-/// The `Content-Type` of the first part in `bytes`.
+/// Returns the `Content-Type` of the first part in `bytes`.
 fn part_type(bytes: &[u8]) -> Option<String> {
     let start = &bytes[..bytes.len().min(4096)];
     let lines = start.split(|byte| *byte == b'\n');

@@ -1,9 +1,9 @@
-//! Encrypted connections to cameras.
+//! Encrypts connections to cameras.
 //!
-//! Owns the decision which certificate is accepted. A camera's certificate is usually
-//! one that it signed itself, for no name or a wrong one, so besides the certificate
-//! authorities there are two ways to accept exactly one certificate: its fingerprint, and
-//! its file. Knows nothing of HTTP.
+//! Owns the decision about which certificates are accepted. Most cameras use a
+//! self-signed certificate without a host name or with a wrong one. In addition to
+//! certificate authorities, there are therefore two ways to accept exactly one
+//! certificate: by its fingerprint or by its file. Knows nothing about HTTP.
 
 use std::fmt;
 use std::path::Path;
@@ -31,21 +31,22 @@ use crate::platform::{files, hex};
 /// Maximum size of a file with certificates, in bytes.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
 
-/// Why TLS cannot be used at all.
+/// The reason TLS cannot be used at all.
 #[derive(Debug)]
 pub(super) enum TlsSetupError {
-    /// The file with certificates cannot be used: its path, and what is wrong with it.
+    /// The file with certificates cannot be used. The values are its path and the problem
+    /// with it.
     File(String, String),
-    /// The TLS library refuses its configuration.
+    /// The TLS library rejects its configuration.
     Library(Error),
 }
 
-/// A certificate that was not accepted. This is the error inside that of the TLS library.
+/// A certificate that was not accepted. The TLS library's error contains this error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rejected {
     /// The SHA-256 of the certificate.
     pub(super) fingerprint: String,
-    /// Why, as the rest of a sentence about the certificate.
+    /// The reason, worded as the rest of a sentence about the certificate.
     pub(super) why: String,
 }
 
@@ -57,13 +58,14 @@ impl fmt::Display for Rejected {
 
 impl std::error::Error for Rejected {}
 
-/// Prepares connections that accept the certificates of `trust`.
+/// Creates a connector that accepts the certificates that `trust` describes.
 pub(super) fn connector(trust: &TlsTrust) -> Result<TlsConnector, TlsSetupError> {
     let provider = Arc::new(ring::default_provider());
     let accepted = match trust {
         TlsTrust::Fingerprint(fingerprint) => Accepted::Fingerprint(*fingerprint),
         TlsTrust::System => {
-            // Some of the system's certificates may be unreadable; the others count.
+            // Some of the system's certificates may be unreadable, so only the readable
+            // ones are used.
             let found = rustls_native_certs::load_native_certs();
             authorities(found.certs, Vec::new(), &provider)?
         }
@@ -103,7 +105,8 @@ fn authorities(
     provider: &Arc<CryptoProvider>,
 ) -> Result<Accepted, TlsSetupError> {
     let mut roots = RootCertStore::empty();
-    // A certificate that cannot be an authority may still be the camera's own.
+    // A certificate that cannot be an authority may still be the certificate of the
+    // camera.
     roots.add_parsable_certificates(certificates);
     let verifier = if roots.is_empty() {
         None
@@ -125,9 +128,9 @@ struct Verifier {
 enum Accepted {
     Fingerprint([u8; 32]),
     Signed {
-        /// `None` if there are no authorities at all.
+        /// `None` if there are no authorities.
         verifier: Option<Arc<WebPkiServerVerifier>>,
-        /// Accepted as they are.
+        /// Certificates that are accepted without any further checks.
         pinned: Vec<CertificateDer<'static>>,
     },
 }
@@ -206,14 +209,15 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Why the authorities do not vouch for a certificate, as the rest of a sentence.
+/// Returns the reason the authorities do not vouch for a certificate, worded as the rest
+/// of a sentence.
 fn reason(error: &Error) -> String {
     let Error::InvalidCertificate(error) = error else {
         return format!("cannot be checked: {error}");
     };
     match error {
-        // webpki's name for a certificate that signed itself and calls itself an
-        // authority, as openssl makes them.
+        // This is webpki's error for a self-signed certificate that claims to be an
+        // authority, such as the ones that openssl creates.
         CertificateError::Other(OtherError(other))
             if other.to_string().contains("CaUsedAsEndEntity") =>
         {

@@ -1,33 +1,35 @@
-//! The entropy-coded data of a JPEG: bits, Huffman codes and blocks.
+//! Reads the entropy-coded data of a JPEG, which consists of bits, Huffman codes and
+//! blocks.
 //!
-//! Owns how many bits each block takes. Reads the codes and skips the values, so
-//! that no coefficient is computed. Knows no markers except that one ends the data.
+//! Determines how many bits each block takes. Reads the codes and skips the values, so
+//! that no coefficient is computed. The only fact about markers that this module uses is
+//! that a marker ends the data.
 
-/// Why the data of a scan is not whole.
+/// The reason the data of a scan is not complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// The data ends, or a marker comes, before the block does.
+    /// The data ends, or a marker follows, before the end of the block.
     Ended,
-    /// The bits are not a code, or a code that cannot stand here.
+    /// The bits are not a code, or the code is not allowed at this position.
     Invalid,
 }
 
-/// Codes of up to this many bits are looked up in a table.
+/// Maximum length in bits of a code that is looked up in a table.
 const LOOKUP_BITS: u32 = 9;
 
-/// Codes have at most this many bits, and at most 15 more bits follow one.
+/// A code has at most 16 bits, and at most 15 additional bits follow it.
 const MAX_BITS: u32 = 16 + 15;
 
 /// A Huffman code (ITU T.81, annex C).
 #[derive(Debug, Clone)]
 pub(super) struct Table {
-    /// For each start of [`LOOKUP_BITS`] bits: the symbol and the length of the code;
-    /// a length of 0 if the code is longer, or if there is none.
+    /// The symbol and the length of the code for each possible value of the next
+    /// [`LOOKUP_BITS`] bits. The length is 0 if the code is longer or does not exist.
     lookup: [Code; 1 << LOOKUP_BITS],
-    /// For each length, from 1: the first number beyond the codes of that length,
-    /// shifted to 16 bits.
+    /// For each code length, starting at 1, the first number after the codes of that
+    /// length, shifted to 16 bits.
     ends: [u32; 16],
-    /// For each length: what to add to a code for the index of its symbol.
+    /// For each code length, the number to add to a code to get the index of its symbol.
     offsets: [i32; 16],
     symbols: Vec<u8>,
 }
@@ -39,8 +41,9 @@ struct Code {
 }
 
 impl Table {
-    /// A table from the number of codes of each length and their symbols, of which
-    /// there are as many; `None` if the lengths are not those of a code.
+    /// Creates a table from the number of codes of each length and their symbols. Returns
+    /// `None` if the number of symbols is wrong, or if the lengths do not form a valid
+    /// code.
     pub(super) fn new(counts: &[u8; 16], symbols: &[u8]) -> Option<Table> {
         let mut table = Table {
             lookup: [Code::default(); 1 << LOOKUP_BITS],
@@ -69,7 +72,7 @@ impl Table {
                 code += 1;
                 index += 1;
             }
-            // No code may consist of ones only.
+            // No code may consist of only ones.
             if code >= 1 << length {
                 return None;
             }
@@ -79,8 +82,8 @@ impl Table {
         (index == symbols.len()).then_some(table)
     }
 
-    /// The symbol and the length of a code of more than [`LOOKUP_BITS`] bits, from
-    /// the next 16 bits.
+    /// Finds a code of more than [`LOOKUP_BITS`] bits at the start of the next 16 bits,
+    /// and returns its symbol and length.
     #[cold]
     fn find(&self, bits: u32) -> Option<Code> {
         let at = (LOOKUP_BITS as usize..16).find(|at| bits < self.ends[*at])?;
@@ -97,9 +100,10 @@ impl Table {
 #[derive(Debug)]
 pub(super) struct Bits<'a> {
     data: &'a [u8],
-    /// The next byte to take into `buffer`.
+    /// Index of the next byte to move into `buffer`.
     at: usize,
-    /// The next bits, from the highest; zeros below.
+    /// The next bits, starting at the highest bit of the number. The unused bits are
+    /// zero.
     buffer: u64,
     /// Number of bits in `buffer`.
     count: u32,
@@ -115,7 +119,8 @@ impl<'a> Bits<'a> {
         }
     }
 
-    /// Takes bytes until at least [`MAX_BITS`] bits are there, or the data ends.
+    /// Moves bytes into the buffer until it contains at least [`MAX_BITS`] bits or the
+    /// data ends.
     #[inline]
     fn refill(&mut self) {
         if self.count >= MAX_BITS {
@@ -133,7 +138,7 @@ impl<'a> Bits<'a> {
         self.refill_slowly();
     }
 
-    /// Takes byte by byte, without the zero after each FF.
+    /// Moves the bytes one by one, without the zero after each FF.
     #[inline(never)]
     fn refill_slowly(&mut self) {
         while self.count <= 56 {
@@ -166,7 +171,7 @@ impl<'a> Bits<'a> {
         Ok(())
     }
 
-    /// The value of the next 0 to 15 bits.
+    /// Reads the next 0 to 15 bits and returns their value.
     fn take(&mut self, bits: u32) -> Result<u32, Fault> {
         self.refill();
         let value = self.buffer.checked_shr(64 - bits).unwrap_or(0);
@@ -185,14 +190,15 @@ impl<'a> Bits<'a> {
         Ok(())
     }
 
-    /// The next symbol. Up to 15 bits after it are in the buffer, if the data has
-    /// them.
+    /// Reads the next symbol. Afterward, the buffer contains the next 15 bits, if the
+    /// data has that many.
     #[inline]
     fn symbol(&mut self, table: &Table) -> Result<u8, Fault> {
         self.refill();
         let mut code = table.lookup[(self.buffer >> (64 - LOOKUP_BITS)) as usize];
         if code.length == 0 {
-            // Beyond the end of the data stand zeros, which need not be a code.
+            // Beyond the end of the data, the buffer contains zeros, which need not be a
+            // valid code.
             code = table
                 .find((self.buffer >> 48) as u32)
                 .ok_or(if self.count < 16 {
@@ -205,22 +211,23 @@ impl<'a> Bits<'a> {
         Ok(code.symbol)
     }
 
-    /// The bytes of which these are bits.
+    /// Returns the bytes from which the bits are read.
     pub(super) fn data(&self) -> &'a [u8] {
         self.data
     }
 
-    /// The next byte that was not read yet.
+    /// Returns the index of the next byte that has not been moved into the buffer.
     pub(super) fn position(&self) -> usize {
         self.at
     }
 
-    /// The end of the byte that holds the last bit that was read.
+    /// Returns the end of the byte that contains the last bit that was read.
     pub(super) fn end(&self) -> usize {
         let mut end = self.at;
         for _ in 0..self.count / 8 {
             end -= 1;
-            // A zero after an FF belongs to it, as do more FFs before it.
+            // The zero after an FF belongs to the FF, and so do any additional FFs before
+            // it.
             if self.data[end] == 0 && end > 0 && self.data[end - 1] == 0xff {
                 end -= 1;
                 while end > 0 && self.data[end - 1] == 0xff {
@@ -261,7 +268,7 @@ impl<'a> Bits<'a> {
         }
     }
 
-    /// Reads one bit, a refinement of a DC coefficient.
+    /// Reads one bit, which refines a DC coefficient.
     pub(super) fn dc_refinement(&mut self) -> Result<(), Fault> {
         self.take(1).map(|_| ())
     }
@@ -270,18 +277,19 @@ impl<'a> Bits<'a> {
 /// A band of AC coefficients in one scan of a progressive picture.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Band {
-    /// First coefficient, from 1.
+    /// Index of the first coefficient, at least 1.
     pub(super) first: u32,
-    /// Last coefficient, up to 63.
+    /// Index of the last coefficient, at most 63.
     pub(super) last: u32,
-    /// Whether the scan adds a bit to coefficients of earlier scans.
+    /// Whether the scan adds a bit to coefficients from earlier scans.
     pub(super) refines: bool,
-    /// Blocks that are left of a run in which no coefficient begins.
+    /// Number of remaining blocks in a run of blocks without new nonzero coefficients.
     pub(super) run: u32,
 }
 
 impl Band {
-    /// Reads one block. `nonzero` has a bit for each coefficient that is not zero.
+    /// Reads one block. `nonzero` has one bit per coefficient, which is set if the
+    /// coefficient is not zero.
     pub(super) fn block(
         &mut self,
         bits: &mut Bits,
@@ -330,7 +338,7 @@ impl Band {
             let symbol = bits.symbol(table)?;
             let (mut zeros, length) = (u32::from(symbol >> 4), u32::from(symbol & 15));
             match (zeros, length) {
-                // The sign of a coefficient that begins here.
+                // This bit is the sign of a coefficient that becomes nonzero.
                 (_, 1) => bits.skip(1)?,
                 (15, 0) => {}
                 (exponent, 0) => {
@@ -339,7 +347,7 @@ impl Band {
                 }
                 _ => return Err(Fault::Invalid),
             }
-            // Each coefficient on the way that is not zero gets one bit.
+            // Each nonzero coefficient that is passed over has one correction bit.
             let mut corrections = 0;
             loop {
                 if next > self.last {

@@ -1,11 +1,11 @@
-//! Whether a JPEG is whole.
+//! Checks whether a JPEG is complete.
 //!
-//! The decoder fills missing data with gray and reports no error, and a verdict on
-//! gray is a guess. [`check`] therefore reads a picture's entropy-coded data before
-//! the decoder does, without computing a pixel, and counts the blocks. Owns the
-//! structure of JPEG files (ITU T.81), their size in relation to what decoding
-//! takes, and the Huffman tables that a camera may leave out. Knows no files and no
-//! streams.
+//! If data is missing, the decoder fills the picture with gray and reports no error, and
+//! a verdict on gray pixels is a guess. Before a picture is decoded, [`check`] therefore
+//! reads its entropy-coded data and counts the blocks, without computing a pixel. Owns
+//! the structure of JPEG files (ITU T.81), the limit on their size, which depends on the
+//! memory that decoding takes, and the Huffman tables that a camera may omit. Knows
+//! nothing about files and streams.
 
 mod entropy;
 mod standard_tables;
@@ -16,14 +16,15 @@ use std::ops::Range;
 use self::entropy::{Band, Bits, Fault, Table};
 use super::PictureError;
 
-/// Maximum number of scans of a picture, that of the decoder.
+/// Maximum number of scans in a picture. The decoder has the same limit.
 const MAX_SCANS: usize = 100;
 
-/// How often a pixel counts if the decoder keeps all coefficients of a picture,
-/// which take 6 bytes for each pixel in addition to 3 bytes of color.
+/// If the decoder keeps all coefficients of a picture, each pixel counts as this many
+/// pixels, because the coefficients take 6 bytes per pixel in addition to 3 bytes of
+/// color.
 const WEIGHT_OF_KEPT_COEFFICIENTS: u64 = 3;
 
-/// The precision of a coefficient of which no bit was sent yet.
+/// The precision of a coefficient if none of its bits has been sent yet.
 const UNSENT: u8 = u8::MAX;
 
 mod marker {
@@ -44,41 +45,41 @@ mod marker {
     pub(super) const COMMENT: u8 = 0xfe;
 }
 
-/// Checks that all blocks of a picture are there, and returns the bytes to decode.
+/// Checks that a picture has all of its blocks, and returns the bytes to decode.
 ///
-/// These are the bytes of the picture up to its end marker, and usually a part of
-/// `bytes`. They are a copy if the picture leaves out Huffman tables, which are
-/// inserted; if it has no end marker, which is added; or if it holds bytes that
-/// belong to nothing, which are left out, since decoders disagree about them.
+/// These are the bytes of the picture up to its end marker, and usually they are a part
+/// of `bytes`. They are a copy if Huffman tables or the end marker had to be added, or if
+/// bytes that belong to nothing had to be removed. Such bytes are removed because
+/// decoders disagree about them.
 ///
 /// # Errors
 /// [`PictureError::Truncated`] or [`PictureError::Damaged`] if data is missing or
-/// invalid, [`PictureError::UnsupportedJpeg`] if the coding is one that the decoder
-/// cannot read, and [`PictureError::TooLarge`] above `max_pixels`, where a pixel
-/// counts three times if the decoder keeps the coefficients of the whole picture.
+/// invalid, [`PictureError::UnsupportedJpeg`] if the decoder does not support the coding,
+/// and [`PictureError::TooLarge`] if there are more than `max_pixels` pixels. A pixel
+/// counts as three pixels if the decoder keeps the coefficients of the whole picture.
 pub(super) fn check(bytes: &[u8], max_pixels: u64) -> Result<Cow<'_, [u8]>, PictureError> {
     let mut picture = Picture::new(bytes, max_pixels);
     picture.read()?;
     Ok(picture.finish())
 }
 
-/// A picture while it is read.
+/// A picture that is being read.
 struct Picture<'a> {
     bytes: &'a [u8],
-    /// The next byte to read.
+    /// Index of the next byte to read.
     at: usize,
     max_pixels: u64,
     frame: Option<Frame>,
     dc_tables: [Option<Table>; 4],
     ac_tables: [Option<Table>; 4],
-    /// MCUs between two restart markers; 0 without them.
+    /// Number of MCUs between two restart markers, or 0 if there are no restart markers.
     restart_interval: u32,
     scans: usize,
-    /// What the decoder is given.
+    /// The parts of the decoder's input.
     pieces: Vec<Piece>,
 }
 
-/// A part of what the decoder is given.
+/// A part of the decoder's input.
 enum Piece {
     Kept(Range<usize>),
     Inserted(Vec<u8>),
@@ -90,37 +91,39 @@ struct Frame {
     width: u32,
     height: u32,
     components: Vec<Component>,
-    /// MCUs of an interleaved scan, across and down.
+    /// Number of MCUs in an interleaved scan, horizontally and vertically.
     mcus: (u32, u32),
 }
 
 /// A color component.
 struct Component {
     id: u8,
-    /// Its blocks in an MCU of an interleaved scan, across and down.
+    /// Number of blocks in an MCU of an interleaved scan, horizontally and vertically.
     sampling: (u32, u32),
-    /// Its blocks in a scan of its own, across and down.
+    /// Number of blocks in a scan without other components, horizontally and vertically.
     blocks: (u32, u32),
-    /// The lowest bit that was sent of each coefficient, or [`UNSENT`].
+    /// For each coefficient, the lowest bit that has been sent, or [`UNSENT`].
     precision: [u8; 64],
-    /// For each block, row by row, a bit for each coefficient that is not zero.
-    /// Empty until the first scan of AC coefficients of a progressive picture.
+    /// For each block, row by row, a number with one bit per coefficient, which is set if
+    /// the coefficient is not zero. The vector is empty until the first scan of AC
+    /// coefficients in a progressive picture.
     nonzero: Vec<u64>,
 }
 
 /// The header of a scan.
 struct Scan {
     components: Vec<ScanComponent>,
-    /// First and last coefficient.
+    /// Indices of the first and the last coefficient.
     band: (u8, u8),
-    /// The lowest bit that earlier scans sent; `None` if this is the first one.
+    /// The lowest bit that earlier scans sent, or `None` if this is the first scan of
+    /// these coefficients.
     refines: Option<u8>,
     /// The lowest bit that this scan sends.
     precision: u8,
 }
 
 struct ScanComponent {
-    /// Index among the components of the frame.
+    /// Index in the frame's list of components.
     index: usize,
     dc_table: usize,
     ac_table: usize,
@@ -141,7 +144,7 @@ impl<'a> Picture<'a> {
         }
     }
 
-    /// Reads up to the end of the last scan's data.
+    /// Reads the picture up to the end of the last scan's data.
     fn read(&mut self) -> Result<(), PictureError> {
         if self.next_marker()? != marker::START_OF_IMAGE {
             return Err(PictureError::Damaged);
@@ -151,7 +154,7 @@ impl<'a> Picture<'a> {
         loop {
             let code = self.next_marker()?;
             match code {
-                // Some cameras send the first marker twice, and stray markers
+                // Some cameras send the first marker twice, and some send stray markers
                 // between scans.
                 marker::START_OF_IMAGE if self.at == first + 2 => continue,
                 marker::TEMPORARY | marker::RESTART_0..=marker::RESTART_7 => continue,
@@ -184,7 +187,8 @@ impl<'a> Picture<'a> {
                     if let Some(coding) = unsupported(code) {
                         return Err(PictureError::UnsupportedJpeg(coding));
                     }
-                    // Has no effect on the pixels, and the decoder may stop at it.
+                    // This segment has no effect on the pixels, and the decoder may stop
+                    // at it.
                     continue;
                 }
             }
@@ -192,14 +196,15 @@ impl<'a> Picture<'a> {
         }
     }
 
-    /// The next marker, and `at` behind it.
+    /// Finds the next marker, moves `at` past it, and returns its code.
     fn next_marker(&mut self) -> Result<u8, PictureError> {
         let code = find_marker(self.bytes, self.at).ok_or(PictureError::Truncated)?;
         self.at = code + 1;
         Ok(self.bytes[code])
     }
 
-    /// The content of the segment at `at`, which is then behind it.
+    /// Returns the range of the content of the segment at `at`, and moves `at` past the
+    /// segment.
     fn segment(&mut self) -> Result<Range<usize>, PictureError> {
         let length = self.bytes.get(self.at..self.at + 2);
         let length = u16_of(length.ok_or(PictureError::Truncated)?);
@@ -252,7 +257,7 @@ impl<'a> Picture<'a> {
         self.read_scan(&scan)
     }
 
-    /// Adds those standard tables that the scan needs and the picture lacks.
+    /// Adds the standard tables that the scan needs and the picture lacks.
     fn add_standard_tables(&mut self, scan: &Scan) -> Result<(), PictureError> {
         for component in &scan.components {
             let needed = [
@@ -277,7 +282,7 @@ impl<'a> Picture<'a> {
         Ok(())
     }
 
-    /// Reads the entropy-coded data at `at`, which is then behind it.
+    /// Reads the entropy-coded data at `at`, and moves `at` past it.
     fn read_scan(&mut self, scan: &Scan) -> Result<(), PictureError> {
         let frame = self.frame.as_mut().ok_or(PictureError::Damaged)?;
         let mut tables = Vec::new();
@@ -337,7 +342,7 @@ impl<'a> Picture<'a> {
         Ok(())
     }
 
-    /// Gives these bytes to the decoder.
+    /// Adds these bytes to the decoder's input.
     fn keep(&mut self, range: Range<usize>) {
         match self.pieces.last_mut() {
             Some(Piece::Kept(last)) if last.end == range.start => last.end = range.end,
@@ -345,7 +350,7 @@ impl<'a> Picture<'a> {
         }
     }
 
-    /// The bytes for the decoder, with an end marker.
+    /// Returns the decoder's input, including an end marker.
     fn finish(self) -> Cow<'a, [u8]> {
         let end = [0xff, marker::END_OF_IMAGE];
         if let [Piece::Kept(range)] = &self.pieces[..]
@@ -417,9 +422,10 @@ impl Frame {
         })
     }
 
-    /// Refuses a layout that the decoder misreads without an error, by the number of
-    /// components in the first scan. Its rows of blocks are those of interleaved
-    /// scans, and it counts restart intervals across scans.
+    /// Rejects a layout that the decoder misreads without reporting an error. This
+    /// depends on the number of components in the first scan. The decoder assumes that
+    /// every scan has the same rows of blocks as an interleaved scan, and it counts
+    /// restart intervals across scans.
     fn check_layout(&self, in_first_scan: usize, restarts: bool) -> Result<(), PictureError> {
         if self.progressive || in_first_scan == self.components.len() {
             return Ok(());
@@ -431,8 +437,8 @@ impl Frame {
         Ok(())
     }
 
-    /// Refuses a picture that takes too much memory, by its header and by the
-    /// number of components in its first scan.
+    /// Rejects a picture whose decoding takes too much memory, based on its header and on
+    /// the number of components in its first scan.
     fn check_size(&self, in_first_scan: usize, max_pixels: u64) -> Result<(), PictureError> {
         let keeps_coefficients = self.progressive || in_first_scan < self.components.len();
         let weight = if keeps_coefficients {
@@ -451,7 +457,7 @@ impl Frame {
         Ok(())
     }
 
-    /// MCUs of a scan, across and down.
+    /// Returns the number of MCUs in a scan, horizontally and vertically.
     fn mcus(&self, scan: &Scan) -> (u32, u32) {
         match &scan.components[..] {
             [only] => self.components[only.index].blocks,
@@ -459,7 +465,8 @@ impl Frame {
         }
     }
 
-    /// Notes what a scan is going to send.
+    /// Records which bits a scan sends, and rejects a scan that does not continue the
+    /// scans before it.
     fn note(&mut self, scan: &Scan) -> Result<(), PictureError> {
         let (first, last) = scan.band;
         for component in &scan.components {
@@ -474,7 +481,7 @@ impl Frame {
         Ok(())
     }
 
-    /// Whether each bit of each coefficient was sent.
+    /// Whether all bits of all coefficients have been sent.
     fn is_complete(&self) -> bool {
         let mut components = self.components.iter();
         components.all(|component| component.precision == [0; 64])
@@ -506,7 +513,7 @@ impl Scan {
             });
         }
         if !frame.progressive {
-            // These bytes have only one valid value, and some cameras send others.
+            // These bytes have only one valid value, but some cameras send other values.
             return Ok(Scan {
                 components,
                 band: (0, 63),
@@ -531,8 +538,8 @@ impl Scan {
         })
     }
 
-    /// Also for a scan of further bits, which has no codes: the decoder insists on a
-    /// table.
+    /// Whether the scan needs a DC table. A scan that refines DC coefficients contains no
+    /// codes, but the decoder requires a table for it anyway.
     fn needs_dc(&self) -> bool {
         self.band.0 == 0
     }
@@ -542,16 +549,16 @@ impl Scan {
     }
 }
 
-/// The data of a scan while it is read.
+/// The data of a scan that is being read.
 struct ScanReader<'a> {
     bits: Bits<'a>,
-    /// Where the bytes begin that are not in `kept` yet.
+    /// Index of the first byte that is not in `kept` yet.
     begin: usize,
     interval: u32,
-    /// MCUs up to the next restart marker.
+    /// Number of MCUs before the next restart marker.
     left: u32,
     next_restart: u8,
-    /// The bytes before `begin` that belong to the data.
+    /// The ranges of bytes before `begin` that belong to the data.
     kept: Vec<Range<usize>>,
 }
 
@@ -597,8 +604,8 @@ impl ScanReader<'_> {
         }
     }
 
-    /// Passes the restart marker that belongs before the next MCU; false if none
-    /// does.
+    /// Skips the restart marker if one is expected before the next MCU. Returns whether
+    /// it was expected.
     fn pass_restart(&mut self) -> Result<bool, Fault> {
         if self.interval == 0 {
             return Ok(false);
@@ -610,7 +617,7 @@ impl ScanReader<'_> {
         self.left = self.interval - 1;
         let (data, end) = (self.bits.data(), self.bits.end());
         let code = find_marker(data, end).ok_or(Fault::Ended)?;
-        // A marker out of order shows that others are lost.
+        // A marker that is out of order shows that other markers are missing.
         if data[code] != self.next_restart {
             return Err(Fault::Invalid);
         }
@@ -630,7 +637,8 @@ impl ScanReader<'_> {
     }
 }
 
-/// Where the code of the next marker at or after `at` is, behind one or more FFs.
+/// Returns the index of the code of the next marker at or after `at`. The code follows
+/// one or more FFs.
 fn find_marker(bytes: &[u8], at: usize) -> Option<usize> {
     let mut start = at;
     loop {
@@ -653,14 +661,14 @@ fn restart_interval(content: &[u8]) -> Result<u32, PictureError> {
     }
 }
 
-/// The number in the first two bytes.
+/// Returns the number in the first two bytes.
 fn u16_of(bytes: &[u8]) -> u16 {
     bytes
         .first_chunk()
         .map_or(0, |bytes| u16::from_be_bytes(*bytes))
 }
 
-/// The coding that a marker announces, if the decoder does not know it.
+/// Returns the coding that a marker announces, if the decoder does not support it.
 fn unsupported(code: u8) -> Option<&'static str> {
     match code {
         0xc3 => Some("lossless coding"),

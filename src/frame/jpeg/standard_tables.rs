@@ -1,10 +1,10 @@
 //! The Huffman tables of ITU T.81, annex K.3.
 //!
-//! Motion JPEG in USB video and in AVI files leaves them out.
+//! Motion JPEG in USB video and in AVI files omits these tables.
 
 use super::entropy::Table;
 
-/// The number of codes of each length, from 1 bit, and their symbols in order.
+/// The number of codes of each length, starting at 1 bit, and their symbols in order.
 pub(super) struct Standard {
     counts: [u8; 16],
     symbols: &'static [u8],
@@ -15,7 +15,7 @@ impl Standard {
         Table::new(&self.counts, self.symbols)
     }
 
-    /// The table as a segment of a picture; `class` is 0 for DC and 1 for AC.
+    /// Returns the table as a segment of a picture. `class` is 0 for DC and 1 for AC.
     pub(super) fn segment(&self, class: u8, id: u8) -> Vec<u8> {
         let length = (3 + self.counts.len() + self.symbols.len()) as u16;
         let [high, low] = length.to_be_bytes();
@@ -26,7 +26,7 @@ impl Standard {
     }
 }
 
-/// DC coefficients: of luminance (table K.3) and of chrominance (table K.4).
+/// The tables for DC coefficients of luminance (table K.3) and chrominance (table K.4).
 pub(super) static DC: [Standard; 2] = [
     Standard {
         counts: [0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0],
@@ -38,7 +38,7 @@ pub(super) static DC: [Standard; 2] = [
     },
 ];
 
-/// AC coefficients: of luminance (table K.5) and of chrominance (table K.6).
+/// The tables for AC coefficients of luminance (table K.5) and chrominance (table K.6).
 pub(super) static AC: [Standard; 2] = [
     Standard {
         counts: [0, 2, 1, 3, 3, 2, 4, 3, 5, 5, 4, 4, 0, 0, 1, 125],

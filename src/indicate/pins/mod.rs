@@ -215,7 +215,7 @@ pub trait Pins: Send {
     ///
     /// # Errors
     /// [`PinError::Line`] for the first line that could not be switched. The other lines
-    /// are switched nevertheless.
+    /// are switched anyway.
     fn set(&mut self, levels: Levels) -> Result<(), PinError>;
 
     /// Whether a button's contact is closed now. Returns false for a button without a line.
