@@ -20,8 +20,8 @@ pub struct Camera {
     /// `https://…` or `exec:COMMAND …`.
     pub source: String,
     /// PEM file with the certificate authorities to trust for an `https` camera, or with
-    /// the camera's own certificate. If absent, the system's certificate authorities are
-    /// trusted.
+    /// the camera's own certificate. If absent, the certificate authorities of the
+    /// system are trusted.
     pub ca_file: Option<PathBuf>,
     /// SHA-256 of the only certificate to accept from an `https` camera, in hexadecimal.
     pub tls_fingerprint: Option<String>,
@@ -31,16 +31,16 @@ pub struct Camera {
     pub width: u32,
     /// Requested frame height in pixels; 16 to 4096.
     pub height: u32,
-    /// Requested frame rate, in frames per second, and at most how many single pictures
-    /// are requested from a network camera in a second; 1 to 120.
+    /// Requested frame rate, in frames per second, and the maximum number of single
+    /// pictures requested from a network camera per second; 1 to 120.
     pub fps: u32,
     /// Playback rate of pictures and folders, in frames per second; above 0, up to 120.
     pub playback_fps: f32,
     /// Whether pictures, folders and videos start over when they end.
     #[serde(rename = "loop")]
     pub repeat: bool,
-    /// A live source that sends no frame for this long is considered lost, in ms; 100 to
-    /// 600,000.
+    /// Time in ms after which a live source that sends no frame is considered lost; 100
+    /// to 600,000.
     pub stall_ms: u64,
     /// Maximum size of a JPEG in a stream, in KiB; 16 to 65,536.
     pub max_frame_kib: usize,
@@ -145,7 +145,8 @@ impl Camera {
     }
 }
 
-/// A SHA-256 as programs print it: with or without colons, in upper or lower case.
+/// Parses a SHA-256 in the forms that programs print, which are uppercase or lowercase,
+/// with or without colons.
 fn fingerprint(text: &str) -> Option<[u8; 32]> {
     let digits = text.rsplit('=').next()?.trim();
     hex::decode(&digits.replace(':', ""))

@@ -26,8 +26,8 @@ pub struct Classify {
     /// Number of threads that classify the faces in a frame; 0 to 64. 0 means one thread
     /// per core, minus one for the camera and the system.
     pub threads: usize,
-    /// After this much time in one frame, the faces that are left are unsure, in ms; 10 to
-    /// 60,000.
+    /// Maximum time for classifying the faces in one frame, in ms; 10 to 60,000. Faces that
+    /// remain after this time are unsure.
     pub time_limit_ms: u64,
 }
 

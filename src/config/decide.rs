@@ -13,12 +13,12 @@ use crate::decision::decide::DeciderOptions;
 pub struct Decide {
     /// How long frames must contradict the decision before it changes, in ms; 0 to 60,000.
     pub confirm_ms: u64,
-    /// Number of frames in a row that must say mask before the decision becomes mask; 2 to
-    /// 100.
+    /// Number of consecutive frames that must show only masked faces before the decision
+    /// becomes mask; 2 to 100.
     pub confirm_frames: u32,
     /// How long the decision remains after the last face has left, in ms; 0 to 600,000.
     pub hold_ms: u64,
-    /// If no new frame arrives for this long, the decision becomes a fault, in ms; 500 to
+    /// Time in ms without a new frame after which the decision becomes a fault; 500 to
     /// 600,000.
     pub stale_ms: u64,
 }

@@ -1,10 +1,10 @@
 //! The TOML config file: its keys, defaults and checks.
 //!
-//! Defines what a user may set and the allowed ranges, with one file for each section. If
-//! a value has a unit, the name of its key includes the unit. `config/maskd.toml`
-//! documents all keys, and a test checks that its values equal the defaults. This module
-//! turns sections into options for other modules, but knows nothing about how those
-//! modules use them.
+//! This module defines what a user may set and the allowed ranges, with one file for each
+//! section. If a value has a unit, the name of its key includes the unit.
+//! `config/maskd.toml` documents all keys, and a test checks that its values equal the
+//! defaults. This module turns sections into options for other modules, but knows nothing
+//! about how those modules use them.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -86,7 +86,8 @@ pub struct Config {
 pub struct Problem {
     /// The key with its section, such as `decide.hold-ms`.
     pub key: String,
-    /// The rest of the sentence: usually the value and the allowed values.
+    /// The rest of the message after the key, which is usually the value and the allowed
+    /// values.
     pub problem: String,
 }
 
@@ -143,10 +144,10 @@ fn list(problems: &[Problem]) -> String {
 }
 
 /// Reads and checks a config file. Also returns the keys that appear in the file under an
-/// old name, so that the caller can tell the user.
+/// old name, so that the caller can inform the user.
 ///
 /// # Errors
-/// [`ConfigError`]. [`ConfigError::Invalid`] lists every problem in the file.
+/// Returns a [`ConfigError`]. [`ConfigError::Invalid`] lists every problem in the file.
 pub fn load(path: &Path) -> Result<(Config, Vec<RenamedKey>), ConfigError> {
     parse_with_renames(&path.display().to_string(), &read(path)?)
 }
@@ -194,7 +195,7 @@ fn parse_with_renames(file: &str, text: &str) -> Result<(Config, Vec<RenamedKey>
     } else {
         for problem in &mut problems {
             renamed::name_as_written(problem, &renamed);
-            // An address may stand where a key or another value belongs.
+            // The file may contain an address in place of a key or another value.
             problem.key = text_without_secrets(&one_line(&problem.key));
             problem.problem = text_without_secrets(&problem.problem);
         }
@@ -257,8 +258,8 @@ fn wrong(message: &str) -> String {
     format!("is wrong: {}", without_value(&one_line(message)))
 }
 
-/// The message for a value of the wrong type, without the value, which may be a password
-/// or an address with one.
+/// Returns the message for a value of the wrong type without the value itself, which may
+/// be a password or an address that contains one.
 fn without_value(message: &str) -> String {
     for start in ["invalid type: ", "invalid value: ", "unknown variant "] {
         let Some(found) = message.strip_prefix(start) else {
@@ -266,7 +267,7 @@ fn without_value(message: &str) -> String {
         };
         let (value, expected) = found.rsplit_once(", expected ").unwrap_or((found, ""));
         let kind = value.split(['`', '"']).next().unwrap_or_default().trim();
-        // A short word is a typing error, and helps to see it.
+        // A short word is probably a typo, and showing it helps the user find it.
         let word = value.trim_matches('`');
         let is_word = word.len() <= 16 && word.bytes().all(|byte| byte.is_ascii_alphanumeric());
         let shown = match kind {
@@ -301,8 +302,8 @@ impl Config {
         }
     }
 
-    /// The time after which the faces that are left in a frame are unsure. A frame must
-    /// never take so long that it looks as if the camera sent none.
+    /// The time after which the remaining faces in a frame are unsure. A frame must never
+    /// take so long that the camera appears to have stopped sending frames.
     #[must_use]
     pub fn frame_time_limit(&self) -> Duration {
         let limit = self.classify.time_limit_ms.min(self.decide.stale_ms / 2);
@@ -679,7 +680,8 @@ mod tests {
             "track.vote-window", "decide.stale-ms",
         ]), value in prop_oneof![any::<f64>().prop_map(|v| format!("{v:?}")), any::<i64>().prop_map(|v| v.to_string())]) {
             let (section, name) = key.split_once('.').unwrap();
-            // Rust and TOML write infinities and NaN in the same way, except for capitals.
+            // Rust and TOML write infinities and NaN in the same way, except for
+            // capitalization.
             let text = format!("[{section}]\n{name} = {}\n", value.to_lowercase());
             match parse("any", &text) {
                 Ok(config) => prop_assert!(config.check().is_empty()),

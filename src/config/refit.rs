@@ -17,7 +17,8 @@ pub struct Refit {
     pub keep_heads: usize,
     /// Random seed. Training with the same seed and labels produces the same head.
     pub seed: u64,
-    /// A refit waits while the processor is hotter than this, in degrees Celsius; 30 to 120.
+    /// Temperature of the processor above which a refit waits, in degrees Celsius; 30 to
+    /// 120.
     pub max_temperature_c: f32,
 }
 

@@ -1,9 +1,9 @@
-//! Keys that were renamed. A config file may still use an old name; the daemon then tells
-//! the user the new one.
+//! Keys that were renamed. A config file may still use an old name, in which case the
+//! daemon tells the user the new name.
 
 use super::Problem;
 
-/// Section, old key, new key.
+/// The section, old key, and new key of each renamed key.
 const RENAMED: [(&str, &str, &str); 15] = [
     ("camera", "rate", "playback-fps"),
     ("detect", "side", "input-size"),
@@ -47,7 +47,7 @@ pub(super) fn old_name(section: &str, new: &str) -> Option<&'static str> {
 }
 
 /// Changes every old key in `table` to its new name. If a key appears under both names,
-/// this is reported as a problem, and the value under the new name is kept.
+/// the function reports a problem and keeps the value under the new name.
 pub(super) fn rename(table: &mut toml::Table, problems: &mut Vec<Problem>) -> Vec<RenamedKey> {
     let mut renamed = Vec::new();
     for (section, old, new) in RENAMED {

@@ -2,8 +2,8 @@
 //!
 //! A change is checked in the same way as a config, written to the config file without
 //! losing its comments, and published to the threads that apply it. If the file cannot be
-//! written, the change still applies, and it is saved later: with the next change, or when
-//! [`Settings::save_again`] is called. The record says so until then.
+//! written, the change still applies, and it is saved with the next change or when
+//! [`Settings::save_again`] is called. Until then, the record says that it is not saved.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,7 +17,8 @@ use utoipa::ToSchema;
 use crate::config::{self, Config, Problem, renamed};
 use crate::platform::files;
 
-/// The settings that can change while the daemon runs: a documented contract.
+/// The settings that can change while the daemon runs. Their format is a documented
+/// contract.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Tuning {
     /// `classify.masked-threshold`, 0.05 to 1.
@@ -59,21 +60,21 @@ impl Tuning {
     }
 }
 
-/// Asks for settings to be changed; absent ones stay as they are.
+/// A request to change settings. Absent settings keep their values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Change {
-    /// As [`Tuning::masked_threshold`].
+    /// Same as [`Tuning::masked_threshold`].
     pub masked_threshold: Option<f32>,
-    /// As [`Tuning::unmasked_threshold`].
+    /// Same as [`Tuning::unmasked_threshold`].
     pub unmasked_threshold: Option<f32>,
-    /// As [`Tuning::confirm_ms`].
+    /// Same as [`Tuning::confirm_ms`].
     pub confirm_ms: Option<u64>,
-    /// As [`Tuning::confirm_frames`].
+    /// Same as [`Tuning::confirm_frames`].
     pub confirm_frames: Option<u32>,
-    /// As [`Tuning::hold_ms`].
+    /// Same as [`Tuning::hold_ms`].
     pub hold_ms: Option<u64>,
-    /// As [`Tuning::capture`].
+    /// Same as [`Tuning::capture`].
     pub capture: Option<bool>,
 }
 
@@ -183,13 +184,13 @@ pub(crate) fn is_setting(section: &str, key: &str) -> bool {
         .any(|(its_section, its_key, _)| *its_section == section && *its_key == key)
 }
 
-/// The settings as they are now: a documented contract.
+/// The current settings. Their format is a documented contract.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SettingsRecord {
-    /// What the daemon goes by.
+    /// The settings that the daemon uses.
     pub now: Tuning,
-    /// Which settings the config file does not have, and why: a restart undoes
-    /// them. Absent if the config file has all of them.
+    /// Which settings are not in the config file, and why. A restart undoes these settings.
+    /// Absent if the config file contains all settings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_saved: Option<String>,
 }
@@ -209,8 +210,8 @@ fn sentence(problems: &[Problem]) -> String {
 pub struct Settings {
     /// The config file; `None` if the daemon was started without one.
     file: Option<PathBuf>,
-    /// Held only to copy and replace values, so that a disk that hangs delays nobody who
-    /// reads the settings.
+    /// The lock is held only while values are copied or replaced, so that a disk that hangs
+    /// does not delay threads that read the settings.
     state: Mutex<State>,
     /// Held while the config file is written.
     saving: Mutex<()>,
@@ -230,9 +231,9 @@ struct State {
 /// Why a setting is not in the config file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum NotSaved {
-    /// It is meant to last only until the daemon ends.
+    /// The setting is meant to last only until the daemon ends.
     ForNow,
-    /// It could not be saved, and is to be saved later.
+    /// The setting could not be saved, and will be saved later.
     Failed(String),
 }
 
@@ -246,14 +247,14 @@ impl std::fmt::Display for NotSaved {
 }
 
 impl State {
-    /// The settings that are still to be saved.
+    /// The settings that still need to be saved.
     fn to_save(&self) -> Change {
         let all = Change::between(self.saved, Tuning::of(&self.config));
         all.filtered(|key| matches!(self.reasons.get(key), Some(NotSaved::Failed(_))))
     }
 
-    /// Same as [`to_save`](State::to_save), and the settings of `change`. The values are
-    /// the newest ones, because another change may have come since.
+    /// Same as [`to_save`](State::to_save), but includes the settings in `change`. The
+    /// current values are used, because they may have changed again in the meantime.
     fn to_save_with(&self, change: Change) -> Change {
         let mut keys = self.to_save().keys();
         keys.extend(change.keys());
@@ -283,12 +284,13 @@ impl State {
         self.reasons.retain(|key, _| unsaved.contains(key));
     }
 
-    /// Why the current settings are not in the config file, if they are not.
+    /// Returns the reason why the current settings are not in the config file, or `None` if
+    /// they are.
     fn not_saved(&self) -> Option<String> {
         self.reasons_of(|_| true)
     }
 
-    /// Same as [`not_saved`](State::not_saved), but only for the settings that are to be
+    /// Same as [`not_saved`](State::not_saved), but only for the settings that will be
     /// saved later.
     fn failed(&self) -> Option<String> {
         self.reasons_of(|reason| matches!(reason, NotSaved::Failed(_)))
@@ -343,14 +345,14 @@ impl Settings {
         self.now.subscribe()
     }
 
-    /// Returns a receiver of [`SettingsRecord::not_saved`], without the settings that are
-    /// meant to last only until the daemon ends.
+    /// Returns a receiver that gets [`SettingsRecord::not_saved`] without the settings that
+    /// are meant to last only until the daemon ends.
     #[must_use]
     pub fn subscribe_not_saved(&self) -> watch::Receiver<Option<String>> {
         self.not_saved.subscribe()
     }
 
-    /// The settings as they are now.
+    /// Returns the current settings.
     #[must_use]
     pub fn record(&self) -> SettingsRecord {
         let state = self.state();
@@ -360,11 +362,12 @@ impl Settings {
         }
     }
 
-    /// Changes settings, including in the config file. Settings that could not be saved
-    /// before are saved too.
+    /// Changes settings and saves them in the config file. Also saves settings that could
+    /// not be saved before.
     ///
     /// # Errors
-    /// [`NotAllowed`] if the change would make the config invalid. Nothing is changed then.
+    /// Returns [`NotAllowed`] if the change would make the config invalid. In that case,
+    /// nothing changes.
     pub fn change(&self, change: Change) -> Result<SettingsRecord, NotAllowed> {
         let mut state = self.state();
         state.config = changed(&state.config, change)?;
@@ -397,11 +400,12 @@ impl Settings {
         }
     }
 
-    /// Takes over the settings that have changed in the config file. Settings that are
-    /// not in the file stay as they are, unless the file has changed them too.
+    /// Adopts the settings that have changed in the config file. Settings that were never
+    /// saved to the file keep their values, unless the file has changed them too.
     ///
     /// # Errors
-    /// [`NotAllowed`] if the result would be an invalid config. Nothing is changed then.
+    /// [`NotAllowed`] if the result would be an invalid config. In that case, nothing
+    /// changes.
     pub fn reload(&self, file: &Config) -> Result<(), NotAllowed> {
         let mut state = self.state();
         let in_file = Tuning::of(file);
@@ -417,9 +421,9 @@ impl Settings {
         Ok(())
     }
 
-    /// Saves a change, and the settings that could not be saved before. The values of the
-    /// change are saved even if the daemon would have them after a restart anyway, because
-    /// somebody may have edited the file.
+    /// Saves a change, and the settings that could not be saved before. The changed values
+    /// are saved even if they equal the values that were last read from the file, because a
+    /// user may have edited the file since.
     fn save_all(&self, change: Change) {
         let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
         let all = self.state().to_save_with(change);
@@ -476,7 +480,7 @@ impl Settings {
     }
 }
 
-/// Returns the text of a config with a change applied. Everything else stays as it is.
+/// Returns the text of a config with a change applied. The rest of the text stays the same.
 fn rewrite(text: &str, change: Change) -> Result<String, String> {
     let mut document: DocumentMut = text
         .parse()
@@ -491,7 +495,7 @@ fn rewrite(text: &str, change: Change) -> Result<String, String> {
             rename(section, old, key);
         }
         if let Some(old) = section.get(key).and_then(Item::as_value) {
-            // Keeps the comment after the value.
+            // The comment after the value is kept.
             *value.decor_mut() = old.decor().clone();
         }
         match section.get_mut(key) {
@@ -504,8 +508,8 @@ fn rewrite(text: &str, change: Change) -> Result<String, String> {
     Ok(document.to_string())
 }
 
-/// Renames a key and keeps the comments around it. A section that has both names stays as
-/// it is, because parsing it again reports the problem.
+/// Renames a key and keeps the comments around it. If a section has both names, it is left
+/// unchanged, because parsing the file again reports the problem.
 fn rename(section: &mut dyn TableLike, old: &str, new: &str) {
     if section.contains_key(new) {
         return;
@@ -635,7 +639,7 @@ mod tests {
         let why = record.not_saved.unwrap();
         assert!(why.contains("capture.enabled") && !why.contains("hold-ms"));
         assert_eq!(settings.record().not_saved, Some(why));
-        // The setting is back at its value in the file.
+        // The setting has returned to its value in the file.
         let resumed = settings.change_for_now(capture(true)).unwrap();
         assert_eq!(resumed.not_saved, None);
         // Now the change is saved.
@@ -669,7 +673,8 @@ mod tests {
         assert!(both.contains("decide.hold-ms: ") && both.contains("decide.confirm-ms: "));
         settings.save_again();
         assert!(!not_saved.has_changed().unwrap(), "nothing is new");
-        // A setting that is not to be saved is not told as a problem, and stays unsaved.
+        // A setting that is not meant to be saved is not reported as a problem, and stays
+        // unsaved.
         let capture = Change {
             capture: Some(true),
             ..Change::default()

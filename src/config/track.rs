@@ -14,9 +14,9 @@ pub struct Track {
     /// Minimum IoU between a face's box and a track's box for the face to continue the
     /// track; 0.05 to 0.95.
     pub min_iou: f32,
-    /// A track ends after not being seen for this long, in ms; 0 to 60,000.
+    /// Time in ms after which a track ends if its face is not seen; 0 to 60,000.
     pub max_lost_ms: u64,
-    /// Number of latest frames over which a vote determines the verdict; 1 to 100.
+    /// Number of the latest frames whose classifications vote on the verdict; 1 to 100.
     pub vote_window: usize,
     /// Interval at which a face with a settled verdict is classified again, in ms; 0 to
     /// 60,000. 0 classifies it in every frame.

@@ -1,6 +1,6 @@
 //! The camera thread, which passes frames from the source to the inference thread.
 //!
-//! It does not know what happens to a frame afterward. A new frame replaces one that
+//! This module does not know how a frame is processed. A new frame replaces one that
 //! the inference thread has not taken yet.
 
 use std::sync::Arc;

@@ -1,9 +1,8 @@
 //! The capture thread, and the sampler in the inference thread that feeds it.
 //!
-//! Together they carry a crop from the camera path to the disk. The camera path
-//! never waits for the disk: the sampler uses `try_send`, and it drops and counts
-//! the crops that do not fit into the channel. This module knows nothing about
-//! training.
+//! Together they carry a crop from the camera path to the disk. The camera path never
+//! waits for the disk: the sampler uses `try_send`, and it drops the crops that do not
+//! fit into the channel and counts them. This module knows nothing about training.
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -30,29 +29,29 @@ use crate::platform::clock::ClockReading;
 use crate::vision::embed::Feature;
 use crate::vision::pipeline::{Classification, Pipeline};
 
-/// Capacity of the channel of crops; while it is full, crops are dropped.
+/// Capacity of the channel of crops. While the channel is full, new crops are dropped.
 const CROP_CHANNEL: usize = 16;
 /// Capacity of the channel of offered heads.
 const JUDGE_CHANNEL: usize = 4;
 /// Capacity of the channel of refit requests. The refit thread empties it before each
-/// refit, so that one refit answers all the requests that wait.
+/// refit, so that one refit answers all the waiting requests.
 const REFIT_CHANNEL: usize = 1024;
 /// Maximum number of crops that are written to the disk in one batch.
 const MAX_BATCH: usize = 16;
-/// How long the first crop of a batch waits for further crops.
+/// How long the first crop of a batch waits for more crops.
 const BATCH_WAIT: Duration = Duration::from_secs(3);
 /// How often the limits on age and disk space are applied, and how long writing pauses
 /// after the disk refused a write.
 const UPKEEP_INTERVAL: Duration = Duration::from_hours(1);
-/// How often the capture thread looks at the clock. While labeled samples take up all
-/// disk space that the config allows, it also looks this often whether there is space
-/// again.
+/// How often the capture thread reads the clock. While labeled samples take up all the
+/// disk space that the config allows, the thread also checks at this interval whether
+/// there is space again.
 const CLOCK_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Why no crops are captured while the state directory is not open.
+/// The reason given for capturing no crops while the state directory is not open.
 const NO_STATE: &str = "the state directory cannot be used";
 
-/// The state directory, before any thread is started. It may not be open yet.
+/// The state directory before the threads start. It may not be open yet.
 pub(super) struct LearningState {
     learning: LearningAccess,
     state: PathBuf,
@@ -81,7 +80,7 @@ impl LearningState {
         let opened = learning.open().map(drop);
         let note = learning.head().borrow().note.clone();
         match opened {
-            // A command that has the directory open will end; a daemon will not.
+            // A command that has the directory open ends soon, but a daemon does not.
             Err(error) if is_named && error.is_busy() && daemon_answers(config, &state) => {
                 return Err(error.into());
             }
@@ -135,8 +134,8 @@ impl LearningState {
         head.mark_changed();
         let enrollments = Arc::default();
         let (crops, crops_in) = mpsc::channel(CROP_CHANNEL);
-        // Although unbounded, this channel never holds more than the crops that were
-        // on their way to the disk.
+        // This channel is unbounded, but it never holds more crops than were waiting to
+        // be written to the disk.
         let (dropped, dropped_in) = mpsc::unbounded_channel();
         let (refit, refit_in) = mpsc::channel(REFIT_CHANNEL);
         let (judge, judge_in) = mpsc::channel(JUDGE_CHANNEL);
@@ -186,7 +185,7 @@ impl LearningState {
     }
 }
 
-/// Whether another daemon listens on the socket of the one that is about to start.
+/// Whether another daemon listens on the socket that this daemon is about to open.
 fn daemon_answers(config: &Config, state: &Path) -> bool {
     let runtime_dir = std::env::var_os("RUNTIME_DIRECTORY");
     let configured = config.control.socket.as_deref();
@@ -194,7 +193,7 @@ fn daemon_answers(config: &Config, state: &Path) -> bool {
     UnixStream::connect(path).is_ok()
 }
 
-/// A crop on its way to the disk.
+/// A crop that is waiting to be written to the disk.
 struct NewCrop {
     at: SystemTime,
     choice: Choice,
@@ -228,9 +227,11 @@ pub(super) struct ClassifiedFace {
 pub(super) struct CropSampler {
     head: watch::Receiver<Arc<InUse>>,
     policy: CapturePolicy,
-    /// Whether the settings turn capturing on. An enrollment takes crops either way.
+    /// Whether capturing is turned on in the settings. An enrollment captures crops even
+    /// if it is off.
     is_capturing: bool,
-    /// Nothing is sent while the state directory cannot be used.
+    /// Access to the state directory. While it cannot be used, the sampler sends no
+    /// crops.
     learning: LearningAccess,
     crops: mpsc::Sender<NewCrop>,
     /// Crops that the capture thread dropped.
@@ -353,15 +354,15 @@ struct SampleWriter {
     /// Tells the sampler which crops were not stored.
     dropped: mpsc::UnboundedSender<Choice>,
     tuning: watch::Receiver<Tuning>,
-    /// Set after the disk refused a write; nothing is written before this time.
+    /// The time until which nothing is written. It is set when the disk refuses a write.
     paused_until: Option<Instant>,
     /// When the limits were last applied.
     last_upkeep: Option<Instant>,
-    /// What was last announced in the log.
+    /// The most recent announcement in the log.
     announced: Option<LiveRetention>,
-    /// Number of further crops that surely fit into the disk space.
+    /// Number of additional crops that are certain to fit into the disk space.
     room: u64,
-    /// Whether labeled samples take up all disk space that the config allows.
+    /// Whether labeled samples take up all the disk space that the config allows.
     is_full: bool,
     /// Whether the last attempt to save the ages of the samples failed.
     cannot_save_ages: bool,
@@ -397,8 +398,9 @@ impl SampleWriter {
         }
     }
 
-    /// Whether the limits must be applied again: after [`UPKEEP_INTERVAL`], when the
-    /// clock has been synchronized, and often while no crop can be stored.
+    /// Whether the limits must be applied again. They are applied after each
+    /// [`UPKEEP_INTERVAL`], when the clock has been synchronized, and more often while no
+    /// crop can be stored.
     fn is_upkeep_due(&self) -> bool {
         let since = |at: Instant| now().saturating_duration_since(at);
         let (Some(last), Ok(learning)) = (self.last_upkeep, self.learning.get()) else {
@@ -450,8 +452,7 @@ impl SampleWriter {
         }
     }
 
-    /// Counts crops that could not be stored, so that the sampler takes others
-    /// instead.
+    /// Counts crops that could not be stored, so that the sampler chooses others instead.
     fn drop_batch(&self, batch: &[NewCrop]) {
         let mut enrollments = lock(&self.enrollments);
         for crop in batch {
@@ -509,8 +510,8 @@ impl SampleWriter {
         });
     }
 
-    /// Deletes samples that exceed the limits on age and disk space, and tells what will
-    /// be deleted.
+    /// Deletes samples that exceed the limits on age and disk space, and announces
+    /// upcoming deletions.
     fn apply_limits(&mut self) {
         let Ok(learning) = self.learning.get() else {
             return;
@@ -533,8 +534,8 @@ impl SampleWriter {
         self.set_full(upkeep.is_full);
     }
 
-    /// Tells which labeled samples will be deleted, whether the clock is synchronized,
-    /// and whether there are files that are not counted. Logs what is new.
+    /// Publishes which labeled samples will be deleted, whether the clock is
+    /// synchronized, and whether some files are not counted. Logs only what has changed.
     fn announce(&mut self, upkeep: &Upkeep) {
         let announcement = upkeep.announcement;
         let hours = announcement.map(|ending| ending.first_in.as_secs().div_ceil(60 * 60));
@@ -580,8 +581,8 @@ impl SampleWriter {
         self.live.send_modify(|live| live.retention = Some(told));
     }
 
-    /// Stops capturing while labeled samples take up all disk space that the config
-    /// allows, and starts it again.
+    /// Stops capturing while labeled samples take up all the disk space that the config
+    /// allows, and resumes it when there is space again.
     fn set_full(&mut self, is_full: bool) {
         let on = self.tuning.borrow().capture;
         let max_mib = self.options.max_mib;
@@ -622,7 +623,7 @@ impl SampleWriter {
     }
 }
 
-/// Adds crops to a batch until it is full or [`BATCH_WAIT`] is over. Returns false
+/// Adds crops to a batch until it is full or [`BATCH_WAIT`] has passed. Returns false
 /// once the channel is closed. Crops of an enrollment are written without waiting,
 /// because a person is watching the count.
 async fn gather(crops: &mut mpsc::Receiver<NewCrop>, batch: &mut Vec<NewCrop>) -> bool {
@@ -732,8 +733,8 @@ mod tests {
             self.sampler.offer(now(), vec![face]);
         }
 
-        /// Stores the waiting crops as the capture thread does, and returns how many
-        /// there were.
+        /// Stores the waiting crops in the same way as the capture thread, and returns
+        /// how many there were.
         fn write(&mut self) -> usize {
             let mut batch = Vec::new();
             while let Ok(crop) = self.crops.try_recv() {
@@ -745,7 +746,7 @@ mod tests {
             batch.len()
         }
 
-        /// Makes the store refuse writes, as a full disk does.
+        /// Makes the store refuse writes, as if the disk were full.
         fn break_store(&self) {
             let samples = self.state.path().join("samples");
             fs::remove_dir_all(&samples).unwrap();

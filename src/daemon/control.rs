@@ -1,9 +1,9 @@
-//! The control thread: it serves the control socket, reloads the config, and saves
-//! settings that could not be saved.
+//! The control thread, which serves the control socket, reloads the config, and retries
+//! saving settings that could not be saved.
 //!
-//! All of this may wait for a disk or for clients, so it has a thread and a runtime of
-//! its own, apart from the watchdog and the signals. What cannot be done now is told as a
-//! problem and tried again.
+//! Each of these tasks may have to wait for a disk or for clients, so they have their own
+//! thread and runtime, separate from the watchdog and the signals. If a task fails, the
+//! thread reports a problem and tries again later.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -27,10 +27,10 @@ use crate::config::settings::Settings;
 
 /// How long to wait before trying again to open the socket.
 const SOCKET_RETRY: Duration = Duration::from_secs(2);
-/// How often settings that could not be saved are tried again.
+/// How often the thread retries saving settings that could not be saved.
 const SAVE_RETRY: Duration = Duration::from_secs(15);
-/// Maximum number of blocking threads for opening the socket, for reloading and for
-/// saving settings. Each of them has at most one at a time.
+/// Maximum number of blocking threads for opening the socket, reloading the config, and
+/// saving settings. Each of these three tasks uses at most one thread at a time.
 const OWN_BLOCKING_THREADS: usize = 3;
 
 /// Everything that serving the control socket requires.
@@ -41,9 +41,9 @@ pub(super) struct ControlServer {
     pub(super) metrics_routes: Router,
 }
 
-/// Starts the control thread, which ends with the inference thread or after a stop. A
-/// request in progress then has a short time to finish. Without a `server`, there is no
-/// socket. Each message in `reloads` asks for the config to be reloaded.
+/// Starts the control thread, which ends when the inference thread ends or a stop is
+/// requested. Requests in progress then have a short time to finish. Without a `server`,
+/// there is no socket. Each message in `reloads` requests a reload of the config.
 pub(super) fn start(
     server: Option<ControlServer>,
     config: &Config,
@@ -103,8 +103,9 @@ pub(super) fn start(
     })
 }
 
-/// Serves the control socket until `ended` is canceled. While the socket cannot be
-/// opened, for example because its path is in use or its folder is missing, tries again.
+/// Serves the control socket until `ended` is canceled. If the socket cannot be opened,
+/// for example because its path is in use or its folder is missing, this function keeps
+/// trying.
 async fn serve(
     server: ControlServer,
     path: PathBuf,
@@ -116,7 +117,8 @@ async fn serve(
             let path = path.clone();
             move || socket::bind(&path)
         });
-        // Connecting to a socket whose program hangs may block.
+        // Binding may block, because it connects to an existing socket whose program may
+        // hang.
         let bound = tokio::select! {
             bound = bound => bound,
             () = ended.cancelled() => return,
@@ -133,8 +135,9 @@ async fn serve(
                 }
             }
         };
-        // While the state directory cannot be used, the learning thread has already told
-        // so, and the socket in it comes back together with it.
+        // While the state directory cannot be used, the learning thread has already
+        // reported that problem, and a socket in the directory works again as soon as the
+        // directory does.
         if server.handle.learning.is_open() || !path.starts_with(&server.state) {
             let problem = format!("commands cannot reach the daemon: {failed}; it is tried again");
             problems.set(Topic::Control, Some(problem));
@@ -143,7 +146,7 @@ async fn serve(
     }
 }
 
-/// Reloads the config whenever asked, and tells the service manager about it.
+/// Reloads the config on each request, and notifies the service manager.
 async fn reload(reloader: &Reloader, mut reloads: mpsc::Receiver<()>, problems: &Problems) {
     while reloads.recv().await.is_some() {
         super::notify_reloading();
@@ -161,7 +164,7 @@ async fn reload(reloader: &Reloader, mut reloads: mpsc::Receiver<()>, problems: 
     }
 }
 
-/// Tells which settings could not be saved, and tries to save them again.
+/// Reports which settings could not be saved, and tries to save them again.
 async fn save_settings(settings: &Arc<Settings>, problems: &Problems) {
     let mut not_saved = settings.subscribe_not_saved();
     loop {
@@ -181,8 +184,8 @@ async fn save_settings(settings: &Arc<Settings>, problems: &Problems) {
     }
 }
 
-/// Runs `work`, which may wait for a disk, on another thread. Returns `None` if it panics
-/// or the runtime is shutting down.
+/// Runs `work`, which may have to wait for a disk, on another thread. Returns `None` if
+/// it panics or the runtime is shutting down.
 #[expect(
     clippy::disallowed_methods,
     reason = "the control thread has its own short file work"

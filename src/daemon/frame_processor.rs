@@ -1,9 +1,10 @@
-//! What is done with each frame: detection, tracks, classification, votes, verdicts, and
-//! the evidence that a mask needs.
+//! Processes each frame: detects, tracks, and classifies the faces, lets the
+//! classifications vote, determines the verdicts, and collects the evidence that is
+//! required before a mask is confirmed.
 //!
-//! It owns the state that is kept from frame to frame and the rules for skipping work. It
-//! knows no channels and no clock: the models and the clock come in through traits, so
-//! that the rules can be tested with thousands of frames.
+//! This module owns the state that is kept from frame to frame and the rules for skipping
+//! work. It knows nothing about channels or the system clock. Traits provide the models
+//! and the clock, so that the rules can be tested with thousands of frames.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +26,8 @@ pub(super) trait Models {
     /// Detects the faces in a frame.
     fn detect(&mut self, pixels: &RgbImage) -> Result<Vec<Face>, PipelineError>;
 
-    /// Classifies faces, in their order, and calls `done` at the end of each stage.
+    /// Classifies the faces in the given order, and calls `done` at the end of each
+    /// stage.
     fn classify(
         &mut self,
         pixels: &RgbImage,
@@ -33,7 +35,7 @@ pub(super) trait Models {
         done: &mut dyn FnMut(Stage),
     ) -> Result<Vec<Classification>, PipelineError>;
 
-    /// The head that classifies.
+    /// The id of the head that classifies the faces.
     fn head_id(&self) -> HeadId;
 
     /// Number of faces that are classified at the same time, at least 1.
@@ -63,14 +65,14 @@ impl Models for Pipeline {
     }
 }
 
-/// Brings the time, and learns how the work on a frame goes on.
+/// Provides the time, and is notified of the progress of the work on a frame.
 pub(super) trait Monitor {
     fn now(&self) -> Instant;
 
-    /// A part of the work on a frame is done, and the next one begins.
+    /// Called when one part of the work on a frame is done and the next part begins.
     fn progress(&self);
 
-    /// How long a stage took, for all faces of a frame together.
+    /// Called with the time that a stage took for all faces of a frame together.
     fn stage(&self, stage: Stage, duration: Duration);
 }
 
@@ -83,18 +85,18 @@ pub(super) struct FrameProcessor<M> {
     tracker: Tracker,
     motion_gate: MotionGate,
     confirmation: Confirmation,
-    /// When this much time has passed in a frame, no further face is classified.
+    /// When the work on a frame has taken this long, no more faces are classified.
     time_limit: Duration,
 }
 
-/// What came out of a frame.
+/// The results of processing a frame.
 pub(super) struct ProcessedFrame {
     pub(super) result: FrameResult,
     /// The faces that were classified in this frame.
     pub(super) classified: Vec<ClassifiedFace>,
     /// Whether the detector ran.
     pub(super) is_detected: bool,
-    /// Number of faces for which there was no time.
+    /// Number of faces that were not classified because the time limit had passed.
     pub(super) left_out: usize,
 }
 
@@ -109,9 +111,9 @@ struct TrackedFace {
 enum FaceState {
     /// The vote on the track is settled, so the face needs no classification.
     Settled(Vec<f32>),
-    /// The verdict is unsure in any case.
+    /// The verdict is unsure regardless of the classification.
     Unsure,
-    /// It is to be classified, and has not been yet.
+    /// The face needs to be classified but has not been classified yet.
     Unclassified,
     Classified(Classification),
 }
@@ -135,15 +137,15 @@ impl<M: Models> FrameProcessor<M> {
         }
     }
 
-    /// Replaces the thresholds of verdicts. What was seen with the previous ones does not
-    /// confirm a mask.
+    /// Replaces the thresholds for verdicts. Frames that were processed with the previous
+    /// thresholds do not count toward confirming a mask.
     pub(super) fn set_thresholds(&mut self, mask_from: f32, no_mask_to: f32) {
         self.policy.set_thresholds(mask_from, no_mask_to);
         self.confirmation.restart();
     }
 
     /// Processes one frame: detects and tracks the faces, classifies them, updates the
-    /// votes, and gives the verdicts. If `is_enrolling`, every face is classified.
+    /// votes, and determines the verdicts. If `is_enrolling`, every face is classified.
     pub(super) fn process(
         &mut self,
         frame: &Frame,
@@ -221,7 +223,7 @@ impl<M: Models> FrameProcessor<M> {
         Ok(faces)
     }
 
-    /// Assigns the faces to tracks. If `is_anew`, no face counts as settled.
+    /// Assigns the faces to tracks. If `is_anew` is true, no face counts as settled.
     fn track(&mut self, at: Instant, faces: Vec<Face>, is_anew: bool) -> Vec<TrackedFace> {
         let tracks = self.tracker.assign(at, &faces);
         let tracked = faces.into_iter().zip(tracks).map(|(face, track)| {
@@ -239,7 +241,8 @@ impl<M: Models> FrameProcessor<M> {
     }
 
     /// Classifies the faces that need it, the largest ones first because they are the
-    /// nearest ones, until the time limit has passed. Returns how many are left out.
+    /// nearest ones, until the time limit has passed. Returns the number of faces that
+    /// were left out.
     fn classify(
         &mut self,
         frame: &Frame,
@@ -260,7 +263,7 @@ impl<M: Models> FrameProcessor<M> {
         let mut done = 0;
         for batch in waiting.chunks(self.models.batch().max(1)) {
             let is_late = monitor.now().saturating_duration_since(start) >= self.time_limit;
-            // The nearest faces are classified in any case.
+            // The nearest faces are always classified, even if the time limit has passed.
             if done > 0 && is_late {
                 break;
             }
@@ -285,7 +288,8 @@ impl<M: Models> FrameProcessor<M> {
         Ok(waiting.len() - done)
     }
 
-    /// Whether the classification of a face in this frame, by itself, says masked.
+    /// Whether this frame's classification of a face, without the votes of earlier
+    /// frames, gives the verdict masked.
     fn proves_mask(&self, tracked: &TrackedFace) -> bool {
         let FaceState::Classified(classification) = &tracked.state else {
             return false;
@@ -296,7 +300,7 @@ impl<M: Models> FrameProcessor<M> {
         classification.head == self.models.head_id() && matches!(verdict, Verdict::Masked(_))
     }
 
-    /// Gives the verdict on a face by the vote of its track.
+    /// Determines the verdict on a face from the vote of its track.
     fn judge(&mut self, at: Instant, tracked: TrackedFace) -> (FaceResult, Option<ClassifiedFace>) {
         let TrackedFace { face, track, state } = tracked;
         let (probabilities, classified) = match state {
@@ -393,17 +397,18 @@ mod tests {
         start + Duration::from_millis(millis)
     }
 
-    /// A clock that the models and the test move on.
+    /// A clock that the models and the test move forward.
     #[derive(Clone)]
     struct Clock {
         now: Rc<Cell<Instant>>,
-        /// Number of times that the work went on.
+        /// Number of times that progress was reported.
         progress: Rc<Cell<usize>>,
     }
 
     impl Clock {
         fn new() -> Clock {
-            // Far from the beginning of time, so that the clock can step back.
+            // The start is far above the smallest possible `Instant`, so that the clock
+            // can step back.
             let start = Instant::now() + Duration::from_hours(1000);
             Clock {
                 now: Rc::new(Cell::new(start)),
@@ -428,13 +433,14 @@ mod tests {
         fn stage(&self, _stage: Stage, _duration: Duration) {}
     }
 
-    /// Models that find what the test shows them, and remember what they were asked.
+    /// Models that detect the faces that the test sets up, and record the calls that they
+    /// receive.
     struct Scene {
         clock: Clock,
         head: HeadId,
         /// The faces, each with its probability of a mask.
         people: Vec<(Face, f32)>,
-        /// Those who were there at the last detection.
+        /// The people who were present at the last detection.
         detected: Vec<(Face, f32)>,
         has_detected: bool,
         /// The faces that were classified, each with its probability of a mask.
@@ -533,18 +539,18 @@ mod tests {
         )
     }
 
-    /// What the models were asked about a frame.
+    /// What the models did for a frame.
     #[derive(Clone, Copy)]
     struct Seen {
         at: Instant,
-        /// Connection, head and number of faults.
+        /// The camera connection, the head, and the number of faults before the frame.
         origin: (ConnectionId, HeadId, u64),
         has_face: bool,
-        /// Whether the detector ran, and each face was classified and said masked.
+        /// Whether the detector ran, and every face was classified as masked.
         is_proven: bool,
     }
 
-    /// The processing of frames with the decision and the door behind it.
+    /// The processing of frames, followed by the decision and the door.
     struct Chain {
         clock: Clock,
         processor: FrameProcessor<Scene>,
@@ -611,7 +617,7 @@ mod tests {
             self.result = Some(result);
         }
 
-        /// Lets the indicator thread work.
+        /// Does one step of the indicator thread's work.
         fn indicate(&mut self, progress: Progress) {
             let now = self.clock.now();
             self.decision = match self.result.take() {
@@ -623,7 +629,8 @@ mod tests {
             assert!(was_open || !self.is_open || self.may_open(), "it opened");
         }
 
-        /// What has to hold when the relay opens, said once more in another way.
+        /// Checks, with an independent implementation, the conditions that must hold when
+        /// the relay opens.
         fn may_open(&self) -> bool {
             let faults = self.decider.standing().faults;
             let newest = self.seen[self.seen.len() - 1];
@@ -644,7 +651,8 @@ mod tests {
             let median = intervals.get(lower).copied().unwrap_or_default();
             let allowed = (median * 3).max(Duration::from_millis(300));
             let faces: Vec<&Seen> = same.iter().filter(|frame| frame.has_face).collect();
-            // Any number of the latest frames, from the configured one on, may do.
+            // Any run of the latest frames suffices if it has at least the configured
+            // number of frames.
             (self.options.confirm_frames as usize..=faces.len()).any(|count| {
                 let run = &faces[faces.len() - count..];
                 let spans = run[count - 1].at - run[0].at;
@@ -660,9 +668,11 @@ mod tests {
     /// Something that happens at the door.
     #[derive(Debug, Clone)]
     enum Event {
-        /// Frames, this many ms apart, and whether the indicator thread misses some.
+        /// A number of frames, the time between them in ms, and whether the indicator
+        /// thread misses some of them.
         Frames(u8, u64, bool),
-        /// Who is there: whether they wear masks, and whether the detector is certain.
+        /// The people in front of the camera, each with a probability of a mask, and
+        /// whether the detector is certain.
         People(Vec<(f32, bool)>),
         Motion,
         Pause(u64),
@@ -761,7 +771,8 @@ mod tests {
                 assert_eq!(chain.decision, Decision::Mask);
                 chain.clock.pass(interval);
             }
-            // One for each 500 ms, or one for each frame, after the vote has settled.
+            // After the vote has settled, there is at most one classification per 500 ms
+            // or per frame.
             let seconds = interval as usize * 100 / 1000;
             assert!(
                 classified <= 5 + (2 * seconds).clamp(1, 100),
@@ -828,7 +839,8 @@ mod tests {
             assert!(unsure.iter().all(is_unsure), "{ms_per_face} ms per face");
             assert!(known.iter().all(|face| face.verdict == Verdict::Masked(0)));
             assert_eq!(result.decision(), Decision::Unsure);
-            // The detection and each two faces are a part of the work.
+            // The detection is one part of the work, and each batch of two faces is
+            // another part.
             assert_eq!(chain.clock.progress.get(), 1 + classified / 2);
             for _ in 0..50 {
                 chain.indicate(Progress::Working);

@@ -30,9 +30,9 @@ use crate::indicate::{
 /// How often blink patterns are updated and the age of frames is checked.
 const TICK: Duration = Duration::from_millis(50);
 
-/// The tick if there are buttons. It is short enough to sample a contact three times
-/// within the 30 ms for which it must be steady, and the shortest press that a person
-/// makes lasts 60 ms.
+/// The tick if there are buttons. It is short enough to sample a contact three times within
+/// the 30 ms for which the contact must be steady. The shortest press that a person makes
+/// lasts 60 ms.
 const BUTTON_TICK: Duration = Duration::from_millis(15);
 
 /// Time limit of an enrollment that a button press started. After this time the
@@ -43,7 +43,7 @@ const BUTTON_ENROLLMENT: Duration = Duration::from_secs(5);
 pub(super) struct IndicatorWorker {
     console: Console,
     decider: Decider,
-    /// Tells the inference thread what confirming a mask requires.
+    /// Sends the inference thread what it must know about the decision to confirm a mask.
     standing: watch::Sender<Standing>,
     upstream: Upstream,
     door: Option<Door>,
@@ -104,8 +104,8 @@ impl IndicatorWorker {
         }
     }
 
-    /// Works until the inference thread closes `results`. After `stop` is canceled,
-    /// waits for that only for half of [`STOP_DEADLINE`].
+    /// Works until the inference thread closes `results`. After `stop` is canceled, this
+    /// function waits for that no longer than half of [`STOP_DEADLINE`].
     pub(super) fn run(
         mut self,
         mut results: watch::Receiver<Latest<FrameResult>>,
@@ -148,7 +148,7 @@ impl IndicatorWorker {
             let has_face =
                 decision != Decision::Fault && !camera_lost && live.borrow().inference.faces > 0;
             self.read_buttons(has_face);
-            // An inference thread that hangs must not keep the outputs on.
+            // The outputs must not stay on because the inference thread hangs.
             if stop.is_cancelled() {
                 let since = *stop_seen.get_or_insert_with(now);
                 if now().saturating_duration_since(since) > STOP_DEADLINE / 2 {
@@ -274,7 +274,7 @@ impl IndicatorWorker {
 pub(super) struct Upstream {
     /// The frames on their way to the inference thread.
     pub(super) frames: watch::Receiver<Latest<Frame>>,
-    /// When the inference thread finished a part of its work.
+    /// When the inference thread last finished a part of its work.
     pub(super) worked: watch::Receiver<Instant>,
 }
 
@@ -283,8 +283,8 @@ impl Upstream {
         matches!(*self.frames.borrow(), Latest::Lost)
     }
 
-    /// Whether results can be expected: a frame and a part of the work on frames must not
-    /// be older than `stale`.
+    /// Whether new results can be expected. Neither the newest frame nor the last finished
+    /// part of the work on frames may be older than `stale`.
     fn progress(&self, now: Instant, stale: Duration) -> Progress {
         let is_fresh = |at: Instant| now.saturating_duration_since(at) <= stale;
         let has_frames =
@@ -300,7 +300,7 @@ impl Upstream {
 /// The pins, and whether they work.
 struct Outputs {
     pins: Box<dyn Pins>,
-    /// The levels that were set last, or `None` if setting them failed.
+    /// The levels that were set most recently, or `None` if setting them failed.
     current: Option<Levels>,
     /// Whether the last access failed.
     is_failing: bool,
@@ -431,8 +431,8 @@ fn log_change(change: &DecisionChange, before: Decision) {
     }
 }
 
-/// Whether the buzzer must be silent at a time. A clock that is so wrong that its time is no
-/// date silences nothing.
+/// Whether the buzzer must be silent at the given time. If the clock is so wrong that its
+/// time is not a valid date, the buzzer is not silenced.
 fn is_quiet(quiet: Option<QuietHours>, at: SystemTime) -> bool {
     let local_time = || {
         let at = jiff::Timestamp::try_from(at).ok()?;

@@ -1,9 +1,10 @@
 //! The inference thread, which takes the newest frame and gives a verdict on each of
 //! its faces.
 //!
-//! It owns the processing of frames, and takes new heads and settings between two of
-//! them. It knows nothing about outputs, and about the decision only what confirming it
-//! requires. It skips and counts the frames that it has no time for.
+//! It owns the processing of frames, and switches to new heads and settings between
+//! frames. It knows nothing about outputs, and about the decision it knows only what it
+//! needs to confirm a mask. It skips the frames that it has no time for and counts
+//! them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,9 +28,9 @@ use crate::vision::pipeline::{Pipeline, PipelineError, Stage};
 /// The state of the inference thread.
 pub(super) struct InferenceWorker {
     pub(super) processor: FrameProcessor<Pipeline>,
-    /// What the indicator thread tells about the decision.
+    /// The information about the decision that the indicator thread publishes.
     pub(super) standing: watch::Receiver<Standing>,
-    /// `None` without a state directory.
+    /// The sampler of crops, or `None` if there is no state directory.
     pub(super) sampler: Option<CropSampler>,
     pub(super) live: Arc<watch::Sender<Live>>,
     pub(super) tuning: watch::Receiver<Tuning>,
@@ -37,11 +38,13 @@ pub(super) struct InferenceWorker {
     pub(super) annotated_frames: watch::Sender<Option<AnnotatedFrame>>,
     pub(super) fps_meter: FpsMeter,
     pub(super) monitor: LiveMonitor,
-    /// When there was last no time for some faces of a frame; `None` if it is long ago.
+    /// The last time that some faces of a frame could not be classified within the time
+    /// limit, or `None` if that was long ago.
     pub(super) overloaded_at: Option<Instant>,
 }
 
-/// After this time without it, an overload is over. Until then it is logged once.
+/// An overload is over when it has not recurred for this long. Each overload is logged
+/// only once.
 const OVERLOAD_MEMORY: Duration = Duration::from_secs(10);
 
 impl InferenceWorker {
@@ -100,8 +103,8 @@ impl InferenceWorker {
         });
     }
 
-    /// Switches to a new head if there is one. The next frame begins without tracks and
-    /// votes then.
+    /// Switches to a new head if there is one. The next frame then starts without
+    /// tracks and votes.
     fn take_new_head(&mut self) {
         let Some(in_use) = self.sampler.as_mut().and_then(CropSampler::new_head) else {
             return;
@@ -138,7 +141,7 @@ impl InferenceWorker {
         }
     }
 
-    /// Processes one frame, and passes the classified faces on to be captured.
+    /// Processes one frame, and passes the classified faces to the sampler.
     fn process(&mut self, frame: &Frame) -> Result<FrameResult, PipelineError> {
         // An enrollment needs crops even if the vote on the track is settled.
         let is_enrolling = self.sampler.as_ref().is_some_and(CropSampler::is_enrolling);
@@ -164,7 +167,7 @@ impl InferenceWorker {
         Ok(result)
     }
 
-    /// Logs when there begin to be too many faces, and when it is over.
+    /// Logs when frames start to show too many faces, and when this is over.
     fn log_overload(&mut self, left_out: usize) {
         let at = now();
         if left_out > 0 {
@@ -184,7 +187,7 @@ impl InferenceWorker {
     }
 }
 
-/// Records how the work on frames goes on.
+/// Records the progress of the work on frames.
 pub(super) struct LiveMonitor {
     pub(super) metrics: Arc<Metrics>,
     /// Sends the time at which a part of the work was done.

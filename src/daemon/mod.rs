@@ -1,4 +1,4 @@
-//! The daemon, with its threads, channels, shutdown, readiness and watchdog.
+//! The daemon: its threads, channels, shutdown, readiness, and watchdog.
 //!
 //! This is the only module that starts long-running threads (`pipeline` and `embed`
 //! start threads that end before the call returns). Data flows one way: camera,
@@ -67,7 +67,7 @@ pub enum DaemonError {
     /// The source cannot be opened.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The labels of the head do not fit the config.
+    /// The labels of the head do not match the config.
     #[error(transparent)]
     Labels(#[from] LabelError),
     /// A frame cannot be processed.
@@ -118,11 +118,12 @@ impl<T> Clone for Latest<T> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StateDir {
     /// A directory that the user named. If another daemon uses it, the daemon does not
-    /// start. If it cannot be used for another reason, the daemon starts, and learns as
-    /// soon as it can be used.
+    /// start. If the directory cannot be used for another reason, the daemon starts
+    /// anyway, and learning begins as soon as the directory can be used.
     Named(PathBuf),
-    /// The default directory. If it cannot be used, even because another daemon uses it,
-    /// the daemon starts, and learns as soon as it can be used.
+    /// The default directory. If the directory cannot be used, even because another
+    /// daemon uses it, the daemon starts anyway, and learning begins as soon as the
+    /// directory can be used.
     Usual(PathBuf),
 }
 
@@ -138,8 +139,8 @@ pub fn run(
     config_file: Option<ConfigFile>,
 ) -> Result<(), DaemonError> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    // Caught first, because SIGHUP would end the process while it starts, and systemd
-    // takes that for a regular end.
+    // SIGHUP is caught first because it would otherwise end the process during startup,
+    // and systemd would treat that as a normal exit.
     let hangup = runtime.block_on(async { Hangup::catch() })?;
     if let Err(error) = processes::adopt_orphans() {
         warn!(%error, "processes that the camera program leaves behind may go on");
@@ -198,8 +199,8 @@ impl Parts {
         state: Option<StateDir>,
         config_file: Option<PathBuf>,
     ) -> Result<Parts, DaemonError> {
-        // Checked first, because a page that is configured to be protected must never
-        // be served without protection.
+        // The options of the page are checked first because a page that is configured to
+        // be protected must never be served without protection.
         let web_options = web::options(config)?;
         let settings = Arc::new(Settings::new(config, config_file));
         let spec: Spec = config.camera.source.parse().map_err(SourceError::from)?;
@@ -221,14 +222,14 @@ impl Parts {
     }
 }
 
-/// What all threads share.
+/// The values that all threads share.
 struct Shared {
     settings: Arc<Settings>,
     live: Arc<watch::Sender<Live>>,
     problems: Problems,
     metrics: Arc<Metrics>,
     heartbeat: Arc<watch::Sender<Heartbeat>>,
-    /// Asks all threads to stop.
+    /// Canceled to ask all threads to stop.
     stop: CancellationToken,
     /// Canceled when the inference thread has ended, so that the threads outside
     /// the camera path (refit, MQTT, page) end too.
@@ -253,7 +254,7 @@ impl Shared {
     }
 }
 
-/// What starting the threads requires.
+/// The values that are needed to start the threads.
 struct Start<'a> {
     config: &'a Config,
     config_file: Option<ConfigFile>,
@@ -262,8 +263,8 @@ struct Start<'a> {
 }
 
 impl Start<'_> {
-    /// Starts all threads. If there is no state directory, there is no control socket and
-    /// no page either.
+    /// Starts all threads. Without a state directory, there is no control socket and no
+    /// page.
     fn all(
         &mut self,
         parts: Parts,
@@ -467,7 +468,7 @@ async fn wait(
             request = signals.next() => match request {
                 SignalRequest::Stop(signal) => return info!(signal, "stopping"),
                 SignalRequest::Reload => {
-                    // If another request already waits, one reload answers both.
+                    // If another request is already waiting, one reload answers both.
                     let _ = reload.try_send(());
                 }
             },
@@ -485,19 +486,20 @@ async fn wait(
     }
 }
 
-/// What a signal asks for.
+/// The action that a signal requests.
 enum SignalRequest {
-    /// To stop, with the name of the signal.
+    /// Stop the daemon. The string is the name of the signal.
     Stop(&'static str),
-    /// To reload the config and the certificates.
+    /// Reload the config and the certificates.
     Reload,
 }
 
-/// The signal that asks a service to reload its config. A terminal also sends it when it
-/// is closed.
+/// SIGHUP, the signal that asks a service to reload its config. A terminal also sends it
+/// when the terminal is closed.
 struct Hangup {
     signal: Signal,
-    /// Whether the daemon runs in a terminal, with which it has to end.
+    /// Whether the daemon runs in a terminal. If it does, it must end when the terminal
+    /// closes.
     has_terminal: bool,
 }
 

@@ -58,7 +58,7 @@ pub(super) struct RefitWorker {
 enum Task {
     Refit(RefitRequest),
     Judge(JudgeRequest),
-    /// There was no request until it was time to check for new labels.
+    /// Check for new labels, because no request arrived before the check was due.
     CheckLabels,
     End,
 }
@@ -298,8 +298,8 @@ pub(super) fn record_scores(learning: &Learning, metrics: &Metrics) {
     }
 }
 
-/// Returns all requests that wait for a refit, so that one refit answers all of them.
-/// Requests of clients that have disconnected are left out.
+/// Returns all requests that are waiting for a refit, so that one refit answers all of
+/// them. Requests of clients that have disconnected are left out.
 fn waiting(first: RefitRequest, others: &mut mpsc::Receiver<RefitRequest>) -> Vec<RefitRequest> {
     let mut waiting = vec![first];
     while let Ok(request) = others.try_recv() {

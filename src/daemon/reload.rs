@@ -1,8 +1,9 @@
 //! Reloading the config while the daemon runs.
 //!
-//! Owns the list of what a reload applies: the settings that may change at any time, and
-//! access, host names and certificates of the page. Everything else needs a restart, and
-//! is named until then. A config that cannot be used changes nothing.
+//! This module owns the list of keys that a reload applies: the settings that may change
+//! at any time, and the access rules, host names, and certificates of the page. Changes
+//! to any other key need a restart, and the daemon reports these keys until it is
+//! restarted. If the new config cannot be used, nothing changes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,12 +28,13 @@ fn is_reloaded(section: &str, key: &str) -> bool {
     is_setting(section, key) || section == "web" && RELOADED.contains(&key)
 }
 
-/// The file that the config was read from, and its content at the start.
+/// The file that the config was read from, and the config that it contained when the
+/// daemon started.
 #[derive(Debug, Clone)]
 pub struct ConfigFile {
     /// Path of the file.
     pub path: PathBuf,
-    /// The config in the file, without the options of the command line.
+    /// The config in the file, without the options from the command line.
     pub config: Config,
 }
 
@@ -46,12 +48,12 @@ pub(super) struct Reloader {
 }
 
 impl Reloader {
-    /// Applies what has changed in the config file, and reads the certificates of the
-    /// page again. Returns a sentence if some changes need a restart.
+    /// Applies the changes in the config file, and reads the certificates of the page
+    /// again. If some changes need a restart, returns a sentence that names them.
     ///
     /// # Errors
-    /// Returns a sentence that says why the config cannot be used. Nothing is changed
-    /// then.
+    /// Returns a sentence that says why the config cannot be used. In that case, nothing
+    /// changes.
     pub(super) fn reload(&self) -> Result<Option<String>, String> {
         let Some(file) = &self.file else {
             return Ok(None);
@@ -86,7 +88,7 @@ impl Reloader {
     }
 }
 
-/// Returns the keys with different values that a reload does not apply, such as
+/// Returns the keys whose values differ and that a reload does not apply, such as
 /// `camera.source`.
 fn keys_that_need_a_restart(before: &Config, after: &Config) -> Vec<String> {
     // A config that was parsed from TOML can always be serialized.

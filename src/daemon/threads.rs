@@ -14,7 +14,8 @@ use tracing::{error, warn};
 
 use super::DaemonError;
 
-/// Maximum duration of a shutdown. Threads that are still running then are abandoned.
+/// Maximum duration of a shutdown. Threads that are still running after this time are
+/// abandoned.
 pub(super) const STOP_DEADLINE: Duration = Duration::from_millis(1500);
 
 /// Builds a runtime that has only timers. A thread that has its own runtime can keep
@@ -27,7 +28,8 @@ pub(super) fn timer_runtime() -> io::Result<Runtime> {
 pub(super) struct Threads {
     stop: CancellationToken,
     running: Vec<(&'static str, thread::JoinHandle<Result<(), DaemonError>>)>,
-    /// Each thread holds a clone until it ends.
+    /// The sender that each running thread holds a clone of. The channel closes when
+    /// the last thread ends.
     alive: Option<mpsc::Sender<()>>,
     ended: mpsc::Receiver<()>,
 }
@@ -71,7 +73,7 @@ impl Threads {
         Ok(())
     }
 
-    /// Returns when all threads have ended.
+    /// Waits until all threads have ended.
     pub(super) async fn ended(&mut self) {
         self.alive = None;
         let _ = self.ended.recv().await;

@@ -1,4 +1,5 @@
-//! The two threads of the page: `web` serves it, `live-view` draws the live view.
+//! The two threads of the page. The thread `web` serves the page, and the thread
+//! `live-view` draws the live view.
 //!
 //! Both run at a low priority, so that inference is as fast with many viewers as
 //! with none. `api::web` handles the requests.
@@ -19,8 +20,8 @@ use crate::api::web::{self, LiveView, WebError, WebOptions, WebServer};
 use crate::config::Config;
 use crate::platform::system;
 
-/// Returns the options for serving the page, or `None` if the config does not turn
-/// the page on.
+/// Returns the options for serving the page, or `None` if the page is not turned on in
+/// the config.
 pub(super) fn options(config: &Config) -> Result<Option<WebOptions>, WebError> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
     let options = WebOptions::from_config(&config.web, credentials.as_deref().map(Path::new))?;
@@ -30,8 +31,8 @@ pub(super) fn options(config: &Config) -> Result<Option<WebOptions>, WebError> {
     Ok(options)
 }
 
-/// Starts both threads, which end when the inference thread has ended. The page follows
-/// changes of `options`.
+/// Starts both threads, which end when the inference thread has ended. The page applies
+/// changes to `options` as they arrive.
 pub(super) fn start(
     options: watch::Receiver<WebOptions>,
     handle: Option<DaemonHandle>,
