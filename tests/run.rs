@@ -444,12 +444,7 @@ fn passwords_are_neither_printed_nor_logged() {
     for arguments in [
         &["run", "--config", config][..],
         &["check", "--config", config],
-        &[
-            "run",
-            "--once",
-            "--source",
-            "https://me:secret@127.0.0.1:9/cam",
-        ],
+        &["run", "--source", "ftp://me:secret@cam/v"],
     ] {
         let output = run(arguments);
         assert!(!output.status.success());
