@@ -1,10 +1,10 @@
 //! The connections of the control socket and of the page: how many there are, how long
-//! each may wait, and which one is closed to make room for a new one.
+//! each one may stay idle, and which one is closed to make room for a new one.
 //!
-//! A client must not be able to keep others out, whatever it sends or does not send. All
-//! waiting for a client has a deadline, and a new client takes the place of one that
-//! makes no progress. This module knows nothing about the requests, except whether the
-//! client has proven its access and whether a request is being handled.
+//! No client can lock others out, regardless of what it sends or fails to send. Every
+//! wait for a client has a deadline, and a new connection replaces one that makes no
+//! progress. This module knows nothing about the requests, except whether the client has
+//! authenticated and whether a request is being handled.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -28,21 +28,21 @@ use tokio_util::sync::CancellationToken;
 /// Maximum duration of a TLS handshake, of reading a request head, and of reading a
 /// request body. An idle connection is also closed after this time.
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection is closed if the client has read nothing for this long although there is
-/// something to read.
+/// A connection is closed if data waits to be sent and the client has read nothing for
+/// this long.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum size of a request head, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// Maximum size of a request body, in bytes.
 pub(crate) const MAX_BODY: usize = 64 * 1024;
 
-/// How many connections a server has at the same time.
+/// The maximum numbers of simultaneous connections of a server.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     /// Maximum number of connections.
     pub(crate) total: usize,
     /// Maximum number of connections from one network (see [`network`]) whose clients
-    /// have not proven their access.
+    /// have not authenticated.
     pub(crate) per_network: usize,
 }
 
@@ -51,7 +51,7 @@ pub(crate) struct Limits {
 pub(crate) struct Connections {
     limits: Limits,
     table: Arc<Mutex<Table>>,
-    /// The origin of the times in [`Client`].
+    /// The time from which the times in [`Client`] are measured.
     start: Instant,
 }
 
@@ -68,7 +68,7 @@ struct Entry {
     evicted: CancellationToken,
 }
 
-/// What is known about the client of a connection. Each request carries a clone as an
+/// Information about the client of a connection. Each request carries a clone of it as an
 /// extension.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
@@ -78,7 +78,8 @@ pub(crate) struct Client {
 
 #[derive(Debug, Default)]
 struct ClientState {
-    /// When the client last took data, or connected, in milliseconds.
+    /// When the client last received data or, if it has received none, when it connected;
+    /// in milliseconds.
     progress_at: AtomicU64,
     has_access: AtomicBool,
     /// Number of requests that are being handled.
@@ -100,15 +101,16 @@ impl Client {
         self.state.progress_at.store(now, Ordering::Relaxed);
     }
 
-    /// Records that the client has proven its access with a password or a token. Its
-    /// connection is then the last one to be closed for a new one.
+    /// Records that the client has authenticated with a password or a token. Its
+    /// connection is then closed only if no unauthenticated client's connection can make
+    /// room for a new one.
     pub(crate) fn prove_access(&self) {
         self.state.has_access.store(true, Ordering::Relaxed);
     }
 
-    /// Keeps the connection from being closed for a new one while a request is being
-    /// handled, until the returned value is dropped. The request must have been read
-    /// completely, so that a slow client cannot extend this.
+    /// Keeps the connection from being closed to make room for a new one until the
+    /// returned value is dropped. Call this only after the whole request has been read,
+    /// so that a slow client cannot extend its protection.
     pub(crate) fn handling(&self) -> Handling {
         self.state.handled.fetch_add(1, Ordering::Relaxed);
         Handling(Arc::clone(&self.state))
@@ -133,7 +135,7 @@ impl Drop for Handling {
     }
 }
 
-/// The place of one connection among all. Dropping it frees the place.
+/// A slot for one connection. Dropping it frees the slot.
 #[derive(Debug)]
 pub(crate) struct Place {
     connections: Connections,
@@ -162,9 +164,9 @@ impl Connections {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns a place for a new connection. If there are too many, an older connection
-    /// is closed. Returns `None` if none of them may be closed. `peer` is the address of
-    /// the client, if it has one.
+    /// Returns a slot for a new connection. If a limit has been reached, this closes an
+    /// older connection, or returns `None` if none may be closed. `peer` is the client's
+    /// address, if it has one.
     pub(crate) fn admit(&self, peer: Option<IpAddr>) -> Option<Place> {
         let network = peer.map(network);
         let mut table = self.lock();
@@ -201,11 +203,12 @@ impl Connections {
 }
 
 impl Table {
-    /// Closes one of the connections that match. Returns `None` if none may be closed.
+    /// Closes one of the matching connections. Returns `None` if none may be closed.
     ///
-    /// Clients without proven access go first, then those from the network with the most
-    /// connections, then the one whose last progress is the longest ago. A stranger with
-    /// many connections therefore closes its own, and not those of the owner.
+    /// Unauthenticated clients are closed first. Among them, clients from the network
+    /// with the most connections come first, and then the one that has made no progress
+    /// for the longest time. A stranger who opens many connections therefore displaces
+    /// their own connections and not the owner's.
     fn evict(&mut self, matches: impl Fn(&Entry) -> bool) -> Option<()> {
         let mut by_network: HashMap<Option<IpAddr>, usize> = HashMap::new();
         for entry in self.entries.values() {
@@ -242,8 +245,8 @@ pub(crate) fn network(peer: IpAddr) -> IpAddr {
 }
 
 impl Place {
-    /// Wraps the transport of the connection, so that a client that does not read is
-    /// noticed. TLS must run on top of the returned value.
+    /// Wraps the transport of the connection to detect a client that does not read. TLS
+    /// must run on top of the returned value.
     pub(crate) fn watch<S>(&self, stream: S) -> WatchedStream<S> {
         WatchedStream {
             stream,
@@ -253,7 +256,8 @@ impl Place {
         }
     }
 
-    /// Runs `work` until the connection has to give way to a new one.
+    /// Runs `work`. Returns `None` if the connection must be closed to make room for a
+    /// new one.
     pub(crate) async fn hold<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             done = work => Some(done),
@@ -261,8 +265,8 @@ impl Place {
         }
     }
 
-    /// Answers the requests of the connection until it ends. After `stop`, only the
-    /// requests in progress are finished.
+    /// Answers the requests on the connection until it ends. After `stop`, it finishes
+    /// the requests in progress and accepts no more.
     pub(crate) async fn serve<S>(
         &self,
         stream: S,
@@ -296,7 +300,7 @@ impl Place {
     }
 }
 
-/// The address that a request came from. It is absent on the control socket.
+/// The client's address. It is absent on the control socket.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub(crate) Option<IpAddr>);
 
@@ -320,13 +324,13 @@ pub(crate) async fn read_body(request: Request) -> Result<Request, BodyError> {
     }
 }
 
-/// A transport whose writes fail if the client has read nothing for a while.
+/// A transport whose writes fail if the client has read nothing for too long.
 pub(crate) struct WatchedStream<S> {
     stream: S,
     client: Client,
-    /// How long data may wait to be written.
+    /// How long data may wait to be written before writes fail.
     limit: Duration,
-    /// Set while data waits to be written.
+    /// When writes fail; `None` while no data waits to be written.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -480,7 +484,8 @@ mod tests {
             let mut watched = place.watch(near);
             watched.limit = Duration::from_millis(400);
             let start = Instant::now();
-            // A client that reads a little now and then is only slow.
+            // A client that reads a little from time to time is only slow and must not be
+            // closed.
             let slow = async {
                 for _ in 0..4 {
                     tokio::time::sleep(Duration::from_millis(150)).await;

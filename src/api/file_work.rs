@@ -1,9 +1,10 @@
-//! Runs the file work of requests off the thread that answers them.
+//! Runs the file operations of requests on other threads than the one that answers
+//! requests.
 //!
-//! An import copies thousands of pictures, and a disk may hang. In the meantime, the
-//! answering thread must serve `/healthz`. File work therefore runs on the blocking
-//! threads of the tokio runtime. There are few of them, each request waits for one only
-//! for a while, and work that makes no progress is given up.
+//! An import can copy thousands of pictures, and a disk can hang. The answering thread
+//! must still serve `/healthz` in the meantime, so file operations run on the blocking
+//! threads of the tokio runtime. The number of these threads is small. A request waits
+//! only a limited time for a free thread, and work that makes no progress is abandoned.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,8 +16,8 @@ use tokio::sync::Semaphore;
 const SHORT: usize = 4;
 /// Maximum number of threads that do long work, such as an import.
 const LONG: usize = 2;
-/// Maximum number of blocking threads that the API needs in a runtime. One more thread
-/// checks passwords.
+/// Maximum number of blocking threads that the API needs in a runtime. This includes one
+/// thread that checks passwords.
 pub(crate) const THREADS: usize = SHORT + LONG + 1;
 const PATIENCE: Patience = Patience {
     thread: Duration::from_secs(10),
@@ -26,16 +27,16 @@ const PATIENCE: Patience = Patience {
 static SHORT_THREADS: Semaphore = Semaphore::const_new(SHORT);
 static LONG_THREADS: Semaphore = Semaphore::const_new(LONG);
 
-/// How long a piece of work usually takes.
+/// How long a task usually takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Length {
     /// A fraction of a second.
     Short,
-    /// Up to many minutes. The work calls [`Progress::is_canceled`] at every step.
+    /// Up to many minutes. The task must call [`Progress::is_canceled`] at every step.
     Long,
 }
 
-/// The progress of a piece of work, and whether it must end early.
+/// The progress of a task, and whether the task must end early.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     steps: AtomicU64,
@@ -43,15 +44,16 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Whether the work must end early, because its client has disconnected or its
-    /// deadline has passed. Each call also counts as a step forward.
+    /// Whether the task must end early because its client has disconnected or its
+    /// deadline has passed. Each call also counts as progress.
     pub(crate) fn is_canceled(&self) -> bool {
         self.steps.fetch_add(1, Ordering::Relaxed);
         self.canceled.load(Ordering::Relaxed)
     }
 }
 
-/// Cancels the work when it is dropped, for example because the client disconnects.
+/// Cancels the task when this value is dropped, for example because the client
+/// disconnects.
 struct CancelOnDrop(Arc<Progress>);
 
 impl Drop for CancelOnDrop {
@@ -60,29 +62,29 @@ impl Drop for CancelOnDrop {
     }
 }
 
-/// Why there is no result.
+/// Why a task has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FileWorkError {
     /// All threads are busy.
     #[error("the daemon is busy with the files of other requests: try again later")]
     Busy,
-    /// The work made no progress.
+    /// The task made no progress.
     #[error(
         "the disk has not answered for {} seconds: check it; what was already done is kept",
         PATIENCE.step.as_secs()
     )]
     Stuck,
-    /// The work panicked, or the runtime is shutting down.
+    /// The task panicked, or the runtime is shutting down.
     #[error("the request ended unexpectedly; see the log of the daemon")]
     Ended,
 }
 
-/// How long a request waits.
+/// How long a request waits before it fails.
 #[derive(Debug, Clone, Copy)]
 struct Patience {
-    /// For a thread.
+    /// Maximum time to wait for a free thread.
     thread: Duration,
-    /// For the next step of the work.
+    /// Maximum time between two steps of the task.
     step: Duration,
 }
 
@@ -118,7 +120,8 @@ async fn run_on<T: Send + 'static>(
     let mut running = tokio::task::spawn_blocking({
         let progress = Arc::clone(&progress);
         move || {
-            // The thread stays occupied for as long as the work hangs.
+            // If the work hangs, the permit stays taken, because the thread is still
+            // occupied.
             let _permit = permit;
             work(&progress)
         }

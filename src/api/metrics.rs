@@ -1,10 +1,10 @@
 //! Metrics in the text format of Prometheus, and health checks.
 //!
 //! Owns the names of the metrics and the routes `/metrics`, `/healthz` and
-//! `/readyz`. Counts that are kept elsewhere ([`Live`]) are read only when a request
-//! arrives; the camera path updates only a few histograms. Names and units follow
-//! <https://prometheus.io/docs/practices/naming/>. `docs/grafana.json` is a dashboard that
-//! shows the metrics.
+//! `/readyz`. Counts that are stored elsewhere ([`Live`]) are read only when a request
+//! arrives; frame processing updates only a few histograms. Names and units follow
+//! <https://prometheus.io/docs/practices/naming/>. `docs/grafana.json` is a dashboard
+//! that shows the metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -31,14 +31,14 @@ use crate::decision::decide::Decision;
 use crate::learning::MeasuredRecord;
 use crate::vision::pipeline::Stage;
 
-/// Histogram bucket bounds for durations around a second or less, in seconds.
+/// Histogram bucket bounds for durations of about a second or less, in seconds.
 const SHORT: [f64; 12] = [
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0,
 ];
 /// Histogram bucket bounds for durations of seconds to minutes, in seconds.
 const LONG: [f64; 9] = [0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0];
 
-/// If the heartbeat is at least this old, the indicator thread is assumed to hang.
+/// If the heartbeat is at least this old, the indicator thread is considered hung.
 const MAX_HEARTBEAT_AGE: Duration = Duration::from_secs(2);
 
 /// The heartbeat of the indicator thread, used by the watchdog and the health checks.
@@ -52,7 +52,7 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Whether the heartbeat is recent and decisions are fresh.
+    /// Whether the heartbeat is recent and [`fresh`](Heartbeat::fresh) is set.
     #[must_use]
     pub fn is_alive(&self, now: Instant) -> bool {
         self.fresh && now.saturating_duration_since(self.at) < MAX_HEARTBEAT_AGE
@@ -66,7 +66,7 @@ pub enum RefitEnd {
     Accepted,
     /// The gate kept the old head.
     Refused,
-    /// There was an error, or the daemon stopped.
+    /// The refit ended with an error, or the daemon stopped before it finished.
     Failed,
 }
 
@@ -74,7 +74,8 @@ type Label = [(&'static str, &'static str); 1];
 type Gauges = Family<Vec<(&'static str, String)>, Gauge<f64, AtomicU64>>;
 type Histograms = Family<Label, Histogram, fn() -> Histogram>;
 
-/// The metrics that other modules update directly. They are shared between threads.
+/// The metrics that other modules update directly. Clones share the same values across
+/// threads.
 #[derive(Debug)]
 pub struct Metrics {
     stages: Histograms,
@@ -108,7 +109,7 @@ impl Metrics {
             Stage::ALL.map(|stage| stages.get_or_create(&[("stage", stage.name())]).clone());
         let decisions = Family::<Label, Counter>::default();
         for decision in Decision::ALL {
-            // A series must start at 0 for its first increase to show.
+            // Prometheus detects the first increase only if the series starts at 0.
             drop(decisions.get_or_create(&[("decision", decision.name())]));
         }
         let refits = Family::<Label, Counter>::default();
@@ -127,7 +128,7 @@ impl Metrics {
         }
     }
 
-    /// Records how long a stage took for a frame with all its faces.
+    /// Records how long a stage took to process a frame with all its faces.
     pub fn stage(&self, stage: Stage, duration: Duration) {
         self.by_stage[stage as usize].observe(duration.as_secs_f64());
     }
@@ -160,7 +161,7 @@ impl Metrics {
         }
     }
 
-    /// All metrics in the text format of Prometheus.
+    /// Returns all metrics in the text format of Prometheus.
     ///
     /// # Errors
     /// Returns the encoder's error. In practice, writing to a string does not fail.
@@ -219,7 +220,7 @@ impl RefitEnd {
     }
 }
 
-/// The values that are kept elsewhere, as of the time of a request.
+/// The values that are stored elsewhere, read at the time of a request.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     /// The live state of the daemon.
@@ -434,9 +435,9 @@ struct RouteState {
 }
 
 /// The routes for metrics and health checks. `/metrics` returns all metrics. `/healthz`
-/// returns 200 while the watchdog would be fed, and `/readyz` returns 200 while decisions
-/// are based on frames; otherwise both return 503 and a sentence. No answer contains
-/// personal data.
+/// returns 200 under the same conditions under which the daemon notifies the watchdog.
+/// `/readyz` returns 200 while decisions are based on frames. Otherwise, both return 503
+/// and a sentence that explains why. No answer contains personal data.
 pub fn routes(
     metrics: Arc<Metrics>,
     handle: DaemonHandle,
@@ -467,7 +468,7 @@ async fn text(State(state): State<RouteState>) -> Response {
     let is_alive = state.is_alive();
     let text = file_work::run(Length::Short, move |_| {
         let learning = state.handle.learning().ok();
-        // A store that cannot be read must not hide the other metrics.
+        // If the store cannot be read, the other metrics must still be shown.
         let samples = learning.and_then(|learning| learning.stats().ok());
         let samples = samples.unwrap_or_default().into_iter();
         let snapshot = Snapshot {
@@ -502,7 +503,7 @@ async fn health(State(state): State<RouteState>) -> (StatusCode, &'static str) {
 async fn readiness(State(state): State<RouteState>) -> (StatusCode, &'static str) {
     let (is_lost, frames) = {
         let live = state.handle.live.borrow();
-        // Decisions are held during a short loss.
+        // During a short loss of the camera, the last decision still holds.
         let is_lost = live.camera.lost && live.decision == Decision::Fault.name();
         (is_lost, live.inference.frames)
     };
@@ -601,7 +602,8 @@ mod tests {
         for name in &shown {
             assert!(series.contains(name), "{name} is in no metric");
         }
-        // A histogram counts as shown if the dashboard shows its buckets, sum or count.
+        // The dashboard covers a histogram if it shows the histogram's buckets, sum or
+        // count.
         for name in series.iter().filter(|name| !name.ends_with("_bucket")) {
             let family = name.trim_end_matches("_sum").trim_end_matches("_count");
             let is_shown = shown.iter().any(|shown| shown.starts_with(family));

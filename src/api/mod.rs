@@ -13,5 +13,5 @@ pub mod socket;
 pub mod web;
 
 /// Maximum number of blocking threads that the control socket needs in its runtime. The
-/// page needs as many.
+/// page needs the same number.
 pub(crate) const BLOCKING_THREADS: usize = file_work::THREADS;

@@ -1,8 +1,9 @@
-//! Conditions that need somebody's attention. Each is told for as long as it lasts: in
-//! the status, on the page, over MQTT and in the metrics. The log tells when it begins,
-//! changes and ends.
+//! Conditions that need the owner's attention. Each one is reported for as long as it
+//! lasts in the status, on the page, over MQTT and in the metrics. The log records when
+//! it begins, changes and ends.
 //!
-//! Owns the topics and how a problem is published. Knows nothing about the causes.
+//! This module defines the topics and publishes the problems. It knows nothing about the
+//! causes.
 
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ pub enum Topic {
     Control,
     /// The listener of the page.
     Page,
-    /// Settings that are not in the config file.
+    /// Settings that could not be saved to the config file.
     Settings,
 }
 
@@ -53,7 +54,8 @@ impl Problems {
         Problems { live }
     }
 
-    /// Publishes the problem of a topic, as one sentence, or that there is none.
+    /// Publishes the problem with a topic as one sentence, or clears it if `problem` is
+    /// `None`.
     pub fn set(&self, topic: Topic, problem: Option<String>) {
         let name = topic.name();
         let problem = problem.map(|sentence| {

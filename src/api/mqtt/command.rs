@@ -1,5 +1,5 @@
-//! Parses MQTT messages: turns a topic and a payload into a command, or into a reason to
-//! ignore the message. Does no input or output.
+//! Parses MQTT messages. It turns a topic and a payload into a command or into a reason
+//! to ignore the message. It does no input or output.
 
 use rumqttc::{Publish, QoS, RetainForwardRule, SubscribeFilterInput};
 
@@ -32,14 +32,14 @@ pub(super) enum RejectReason {
     Retained,
     /// The payload is not valid for the command.
     Payload,
-    /// The config turns capturing off, and MQTT may not turn it on.
+    /// The config turns capturing off, and MQTT is not allowed to turn it on.
     Capture,
     /// The message is not an acceptable head offer.
     Head(OfferError),
 }
 
 impl RejectReason {
-    /// The reason as a log message.
+    /// Returns the reason as a log message.
     pub(super) fn sentence(self) -> &'static str {
         match self {
             RejectReason::Topic => "ignored a message on a topic without a subscription",
@@ -114,7 +114,7 @@ impl BrokerOptions {
         let mut subscriptions = Vec::new();
         if self.commands {
             for topic in [&self.topics.refit, &self.topics.capture] {
-                // Commands from before this connection are out of date.
+                // Commands that were sent before this connection are out of date.
                 let filter = SubscribeFilterInput::new(topic, QoS::AtMostOnce);
                 subscriptions.push(filter.retain_forward_rule(RetainForwardRule::Never));
             }
@@ -289,7 +289,7 @@ mod tests {
         }
 
         // Random strings rarely resemble one of our topics, so these are assembled from
-        // parts of topics.
+        // fragments of topics.
         #[test]
         fn no_other_topic_is_a_command(
             levels in prop::collection::vec(

@@ -1,7 +1,8 @@
 //! Exchanges heads with other devices.
 //!
-//! Keeps track of which offers wait for the refit worker and which were judged. Keeps at
-//! most one offer per key, so that not even a trusted device can fill the memory.
+//! This module tracks which offers are waiting for the refit worker and which have been
+//! judged. It stores at most one offer per key, so that not even a trusted device can
+//! exhaust the memory.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,21 +21,21 @@ use crate::learning::{DecisionRecord, FailureKind, RefitRecord, RefusalRecord};
 use crate::platform::files;
 use crate::platform::hex;
 
-/// How long to wait before retrying an offer that could not be judged because there are
-/// too few samples or the board is too hot.
+/// How long to wait before retrying an offer that could not be judged because there were
+/// too few samples or the board was too hot.
 const RETRY_AFTER: Duration = Duration::from_mins(10);
-/// The file in the state directory that lists which offers were judged.
+/// The file in the state directory that lists the offers that have been judged.
 const JUDGED_FILE: &str = "fleet.json";
 /// Maximum size of [`JUDGED_FILE`], in bytes.
 const MAX_JUDGED_FILE: u64 = 1024 * 1024;
 
-/// Maximum number of judged offers that are remembered for each key. A head that was rolled
-/// back is remembered elsewhere, for good.
+/// Maximum number of judged offers that are remembered for each key. Heads that were
+/// rolled back are stored elsewhere and are never forgotten.
 const MAX_JUDGED: usize = 100;
 
 type Answer = oneshot::Receiver<Result<RefitRecord, ErrorRecord>>;
 
-/// The digests of judged offers. An older maskd stored only the newest one.
+/// The digests of judged offers. Older versions of maskd stored only the newest one.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Digests {
@@ -76,22 +77,22 @@ struct PendingOffer {
     tried_at: Option<Instant>,
 }
 
-/// Publishes the heads trained on this device and has the heads from other devices
-/// judged.
+/// Publishes the heads trained on this device, and submits the heads from other devices
+/// to the refit worker.
 pub(super) struct HeadExchange {
     key: Key,
     handle: DaemonHandle,
     trusted: Vec<[u8; 32]>,
     share: bool,
-    /// The head that was in use when sharing was last considered.
+    /// The head that was last considered for sharing.
     last_considered: Option<u32>,
     pending: BTreeMap<[u8; 32], PendingOffer>,
     /// The key and digest of the offer that is being judged, and the channel on which its
     /// result will arrive.
     judging: Option<([u8; 32], String, Answer)>,
-    /// The digests of the offers from each key that were judged, the newest last. They
-    /// survive a restart: if the owner rolled back to another head, the same offer must not
-    /// replace that head, even if others were judged since.
+    /// The digests of the judged offers from each key, from oldest to newest. They
+    /// survive a restart. If the owner has rolled back to another head, the same offer
+    /// must not replace that head, even if other offers have been judged since.
     judged: BTreeMap<String, Digests>,
 }
 
@@ -117,7 +118,7 @@ impl HeadExchange {
         }
     }
 
-    /// Causes the head in use to be published again on a new connection.
+    /// Makes the exchange publish the head in use again on a new connection.
     pub(super) fn on_connect(&mut self) {
         self.last_considered = None;
     }
@@ -181,7 +182,8 @@ impl HeadExchange {
         Some(self.key.seal(&info, &shareable.bytes))
     }
 
-    /// Collects the result of the last offer and has the next one judged.
+    /// Collects the result of the last offer, and submits the next one to the refit
+    /// worker.
     pub(super) fn poll(&mut self) {
         if let Some((key, digest, answer)) = &mut self.judging {
             let (key, digest) = (*key, digest.clone());

@@ -1,9 +1,9 @@
 //! The MQTT client: publishes the daemon's state to a broker and accepts commands from it.
 //!
-//! Owns topics, payloads, Home Assistant discovery and the connection. Knows the
-//! daemon only through its live state and its [`DaemonHandle`]. Runs on its own thread,
-//! so a slow, silent or hostile broker delays only that thread. No pictures or crops are
-//! sent. `docs/MQTT.md` describes attacks and defenses.
+//! This module owns the topics, the payloads, Home Assistant discovery and the
+//! connection. It knows the daemon only through its live state and its [`DaemonHandle`].
+//! It runs on its own thread, so a slow, silent or hostile broker delays only that
+//! thread. No pictures or crops are sent. `docs/MQTT.md` describes attacks and defenses.
 //!
 //! | topic | direction | payload |
 //! |---|---|---|
@@ -16,8 +16,8 @@
 //! | `homeassistant/status` | subscribed | `online` makes the daemon publish discovery and state again |
 //! | `maskd/fleet/DEVICE` | either or both, depending on `[fleet]`; retained | a head ([`fleet`]) |
 //!
-//! Uses MQTT 5, because only MQTT 5 lets a client limit the size of the packets that
-//! the broker sends.
+//! The client uses MQTT 5, because earlier versions do not let a client limit the size of
+//! the packets that the broker sends.
 //!
 //! [`DaemonHandle`]: crate::api::socket::DaemonHandle
 
@@ -50,7 +50,7 @@ const MAX_PASSWORD_FILE: u64 = 4096;
 /// Maximum size of the certificate authorities file, in bytes.
 const MAX_CA_FILE: u64 = 1024 * 1024;
 /// Keep-alive interval in seconds. If the broker receives no packet for one and a half
-/// times this long, it publishes the last will.
+/// times this interval, it publishes the last will.
 const KEEP_ALIVE_S: u16 = 30;
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,7 +60,7 @@ const CREDENTIAL: &str = "mqtt-password";
 /// Why there is no connection to the broker. Each message is one sentence.
 #[derive(Debug, thiserror::Error)]
 pub enum MqttError {
-    /// A file that the config or systemd names cannot be read.
+    /// A file named by the config or by systemd cannot be read.
     #[error("cannot read {what} {path}: {source}")]
     File {
         /// What the file is for, such as "the MQTT password in".
@@ -70,10 +70,10 @@ pub enum MqttError {
         /// The system's error.
         source: std::io::Error,
     },
-    /// A file does not contain what it should.
+    /// A file does not contain the expected content.
     #[error("{path} contains no {what}")]
     Content {
-        /// What the file should contain.
+        /// The expected content, such as "password".
         what: &'static str,
         /// Path of the file.
         path: String,
@@ -108,7 +108,8 @@ pub enum MqttError {
     System(#[from] std::io::Error),
 }
 
-/// Everything needed to connect to the broker. All files have already been read.
+/// All options for the connection to the broker. The files that they name have already
+/// been read.
 #[derive(Debug, Clone)]
 pub struct BrokerOptions {
     host: String,

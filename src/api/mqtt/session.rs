@@ -24,15 +24,15 @@ use crate::learning::fleet::Key;
 use crate::learning::{Learning, RefitRecord};
 use crate::onnx::UNLABELLED;
 
-/// How often the daemon's state is compared with what was last published.
+/// How often the daemon's state is compared with the last published state.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// How often samples are counted.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
-/// Maximum number of messages read within [`RATE_WINDOW`]; the rest wait at the broker.
+/// Maximum number of messages read within [`RATE_WINDOW`]; the others wait at the broker.
 /// Handling this many takes a few milliseconds, and the queue drains soon after a flood
 /// ends.
 const MAX_MESSAGES: u32 = 500;
-/// The time window of [`MAX_MESSAGES`].
+/// The period to which [`MAX_MESSAGES`] applies.
 const RATE_WINDOW: Duration = Duration::from_secs(1);
 /// How long a connection must last to reset the backoff.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
@@ -51,14 +51,14 @@ const ANNOUNCE_DELAY: Duration = Duration::from_secs(1);
 /// starts.
 const MIN_ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What the connection needs from the daemon.
+/// The parts of the daemon that the connection uses.
 #[derive(Debug)]
 pub struct MqttContext {
     /// The live state of the daemon.
     pub live: watch::Receiver<Live>,
     /// Access to samples and heads; absent without a state directory.
     pub handle: Option<DaemonHandle>,
-    /// Whether the config turns capturing on. MQTT may resume capturing only if it does,
+    /// Whether the config turns capturing on. If not, MQTT must not turn capturing on,
     /// because only the owner of the device may decide to store faces.
     pub captures: bool,
 }
@@ -240,8 +240,8 @@ async fn connect(
     };
     let (sender, mut incoming) = mpsc::channel(1);
     // This is polled as a single future, so that it is never dropped in the middle of a
-    // packet. Until the session takes the last message, no more are read, so the broker
-    // has to wait.
+    // packet. It reads the next message only after the session has taken the last one, so
+    // the broker has to wait.
     let network = async {
         loop {
             let sent = match events.poll().await {
@@ -299,12 +299,13 @@ async fn connect(
         }
         return End::Lost(error, Some(up_since.elapsed()));
     }
-    // The connection is closed without DISCONNECT, so that the broker itself publishes
+    // The connection is closed without a DISCONNECT packet, so that the broker publishes
     // the last will, "offline", and no queued message can delay it.
     End::Stopped
 }
 
-/// How much a message counts toward [`MAX_MESSAGES`]. A large message counts as several.
+/// Returns the number of messages that a message counts as toward [`MAX_MESSAGES`]. A
+/// large message counts as several.
 fn cost(message: &Publish) -> u32 {
     1 + (message.payload.len() / 4096) as u32
 }
@@ -323,7 +324,7 @@ struct Session<'a> {
     published: Option<StateRecord>,
     /// The channel for the answer to a refit that was requested over MQTT.
     refit: Option<oneshot::Receiver<Result<RefitRecord, ErrorRecord>>>,
-    /// Reasons that were already logged.
+    /// The reasons that have already been logged.
     logged_rejections: BTreeSet<RejectReason>,
     has_warned_of_flood: bool,
     counted_at: Option<Instant>,
@@ -437,8 +438,8 @@ impl<'a> Session<'a> {
         self.check_refit();
     }
 
-    /// Begins to exchange heads with other devices if this device is in a fleet and its
-    /// state directory can be used. Returns whether it has begun now.
+    /// Starts exchanging heads with other devices if this device is in a fleet and its
+    /// state directory can be used. Returns whether this call started the exchange.
     fn join_fleet(&mut self) -> bool {
         let handle = self.context.handle.as_ref();
         let handle = handle.filter(|handle| handle.learning.is_open());
@@ -547,8 +548,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Logs each reason only once, because a client that sends one bad message usually
-    /// sends more.
+    /// Logs a rejection. Each reason is logged only once, because a client that sends one
+    /// bad message usually sends more.
     fn log_rejection(&mut self, reason: RejectReason) {
         if self.logged_rejections.insert(reason) {
             warn!("{}", reason.sentence());
@@ -615,8 +616,8 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Publishes a retained message and returns whether it was queued. If it was not, the
-/// caller tries again at the next poll.
+/// Publishes a retained message and returns whether it was queued. If it was not queued,
+/// the caller tries again at the next poll.
 fn publish(client: &AsyncClient, topic: &str, payload: impl rumqttc::IntoPublishPayload) -> bool {
     let options = PublishOptions::at_least_once().retained();
     let queued = client.try_publish(topic, payload, options);

@@ -42,7 +42,8 @@ impl StateRecord {
     #[must_use]
     pub fn new(live: &Live, unlabelled: Option<usize>) -> StateRecord {
         let off = live.capture.off_because.as_ref();
-        // A camera that is reconnected before the decision is a fault is no problem.
+        // If the camera reconnects before the decision becomes a fault, no problem is
+        // reported.
         let is_fault = live.decision == Decision::Fault.name();
         let reason = if is_fault && live.camera.lost {
             Some("the camera is lost; reconnecting".to_owned())

@@ -25,7 +25,7 @@ pub struct ErrorResponse {
 }
 
 impl ErrorResponse {
-    /// Creates an answer with the status that matches the fault.
+    /// Creates an answer with the HTTP status that matches the fault.
     pub fn new(fault: FailureKind, sentence: impl std::fmt::Display) -> ErrorResponse {
         let status = match fault {
             FailureKind::Usage => StatusCode::BAD_REQUEST,
@@ -39,7 +39,8 @@ impl ErrorResponse {
         ErrorResponse {
             status,
             record: ErrorRecord {
-                // A client may print the sentence, which may quote a request or a file.
+                // Control characters are escaped because a client may print the sentence,
+                // which can quote a request or a file.
                 error: printable(&sentence.to_string()).into_owned(),
                 fault,
             },

@@ -22,8 +22,8 @@ use crate::learning::{
     RefitRecord, RemovedRecord, SampleRecord, SampleSelector, UnusedRecord,
 };
 
-/// Maximum number of ids in a request. This many fit because an id has at most 255 bytes
-/// and a body may have 64 KiB.
+/// Maximum number of ids in a request. This many ids fit into a body of 64 KiB because an
+/// id has at most 255 bytes.
 const IDS_PER_REQUEST: usize = 200;
 
 /// Sends requests to the daemon. There is no timeout, because a refit takes minutes.
@@ -44,8 +44,8 @@ impl Client {
     pub fn connect(path: &Path) -> Result<Option<Client>, ControlError> {
         match UnixStream::connect(path) {
             Ok(_) => {}
-            // The last kind of error means that the path is too long for a socket, so no
-            // daemon can listen on it.
+            // `InvalidInput` means that the path is too long for a socket, so no daemon
+            // can be listening on it.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -65,7 +65,8 @@ impl Client {
             .map_err(ControlError::io("connect to", path))?;
         let http = reqwest::Client::builder()
             .no_proxy()
-            // The daemon closes idle connections, and a client may think for long.
+            // The daemon closes idle connections, so a pooled one could already be closed
+            // when the next request is sent.
             .pool_max_idle_per_host(0)
             .user_agent(concat!("maskd/", env!("CARGO_PKG_VERSION")))
             .unix_socket(path)
@@ -78,7 +79,7 @@ impl Client {
         }))
     }
 
-    /// The state of the daemon.
+    /// Returns the state of the daemon.
     ///
     /// # Errors
     /// Every request can return [`ControlError::Refused`] with the daemon's sentence,
@@ -87,7 +88,7 @@ impl Client {
         self.get(&["status"], None)
     }
 
-    /// All samples, or only the samples with a given label.
+    /// Returns all samples, or only the samples with a given label.
     ///
     /// # Errors
     /// Same as [`status`](Client::status).
@@ -95,7 +96,7 @@ impl Client {
         self.get(&["samples"], label)
     }
 
-    /// Counts of samples by label.
+    /// Returns the sample counts by label.
     ///
     /// # Errors
     /// Same as [`status`](Client::status).
@@ -123,7 +124,8 @@ impl Client {
     /// Labels or deletes samples. Long lists of ids are split into several requests.
     ///
     /// # Errors
-    /// Same as [`status`](Client::status). The effects of earlier requests remain.
+    /// Same as [`status`](Client::status). If a later request fails, the effects of the
+    /// earlier ones remain.
     pub fn mark(
         &self,
         chosen: SampleSelector,
@@ -193,7 +195,7 @@ impl Client {
         self.post(&["enroll"], &request)
     }
 
-    /// Starts an enrollment with a time limit and a lease.
+    /// Starts an enrollment. The request can set a time limit and a lease.
     ///
     /// # Errors
     /// Same as [`status`](Client::status).
@@ -201,7 +203,7 @@ impl Client {
         self.post(&["enroll"], request)
     }
 
-    /// The enrollment with this id. Renews its lease.
+    /// Returns the enrollment with this id and renews its lease.
     ///
     /// # Errors
     /// Same as [`status`](Client::status). The kind is [`FailureKind::Missing`] if another
@@ -222,7 +224,7 @@ impl Client {
         self.parse(&answer)
     }
 
-    /// The current enrollment, or the last one if none is running.
+    /// Returns the current enrollment, or the last one if none is running.
     ///
     /// # Errors
     /// Same as [`status`](Client::status).
@@ -230,7 +232,7 @@ impl Client {
         self.get(&["enroll"], None)
     }
 
-    /// Ends the enrollment. Crops that were already taken are kept.
+    /// Ends the current enrollment. Crops that were already taken are kept.
     ///
     /// # Errors
     /// Same as [`status`](Client::status).
@@ -250,7 +252,7 @@ impl Client {
         self.parse(&answer)
     }
 
-    /// All heads, ordered by number.
+    /// Returns all heads, ordered by number.
     ///
     /// # Errors
     /// Same as [`status`](Client::status).
@@ -258,7 +260,7 @@ impl Client {
         self.get(&["heads"], None)
     }
 
-    /// A head by its number.
+    /// Returns the head with this number.
     ///
     /// # Errors
     /// Same as [`status`](Client::status).
@@ -278,7 +280,7 @@ impl Client {
         )
     }
 
-    /// Makes the daemon import a head from a file and use it.
+    /// Makes the daemon import a head from a file and put it into use.
     ///
     /// # Errors
     /// Same as [`status`](Client::status).
@@ -287,7 +289,7 @@ impl Client {
         self.post(&["heads", "import"], &FileRequest { path })
     }
 
-    /// Makes the daemon go back to an earlier head.
+    /// Makes the daemon go back to the head `steps` generations earlier.
     ///
     /// # Errors
     /// Same as [`status`](Client::status).

@@ -36,11 +36,11 @@ pub struct JudgeRequest {
 /// Access to the running daemon. All clones refer to the same daemon.
 #[derive(Debug, Clone)]
 pub struct DaemonHandle {
-    /// Samples and heads, as soon as the state directory can be used.
+    /// Access to samples and heads; available as soon as the state directory can be used.
     pub learning: LearningAccess,
     /// The live state of the daemon.
     pub live: watch::Receiver<Live>,
-    /// The head in use, which `learning` changes.
+    /// The head in use. Operations of `learning` can change it.
     pub head: watch::Receiver<Arc<InUse>>,
     /// The current enrollment, or the last one if none is running.
     pub enrollments: Arc<Mutex<Enrollments>>,
@@ -66,8 +66,8 @@ impl DaemonHandle {
     /// [`renew_enrollment`](DaemonHandle::renew_enrollment).
     ///
     /// # Errors
-    /// Returns an error if the label is invalid, the count is not between 1 and 1000, or
-    /// another enrollment is running, or if nothing can be stored.
+    /// Returns an error if the label is invalid, the count is not between 1 and 1000,
+    /// another enrollment is running, or nothing can be stored.
     pub fn enroll(
         &self,
         label: &str,
@@ -110,8 +110,8 @@ impl DaemonHandle {
         lock_enrollments(&self.enrollments).end()
     }
 
-    /// Same as [`end_enrollment`](DaemonHandle::end_enrollment), but returns `None` and
-    /// ends nothing if another enrollment than `id` is the last one.
+    /// Same as [`end_enrollment`](DaemonHandle::end_enrollment), but does nothing and
+    /// returns `None` unless `id` is the latest enrollment.
     #[must_use]
     pub fn end_enrollment_of(&self, id: u64) -> Option<Enrollment> {
         let mut enrollments = lock_enrollments(&self.enrollments);
@@ -125,8 +125,8 @@ impl DaemonHandle {
         lock_enrollments(&self.enrollments).last().cloned()
     }
 
-    /// Records that the client of the enrollment `id` is still there, and returns the
-    /// enrollment. Returns `None` if another enrollment is the last one.
+    /// Renews the lease of the enrollment `id` because its client is still connected, and
+    /// returns the enrollment. Returns `None` unless `id` is the latest enrollment.
     #[must_use]
     pub fn renew_enrollment(&self, id: u64) -> Option<Enrollment> {
         let mut enrollments = lock_enrollments(&self.enrollments);
@@ -143,7 +143,7 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Locks the enrollments, and ends the active one if its time is over.
+/// Locks the enrollments, and ends the active one if its time limit or lease has expired.
 pub(crate) fn lock_enrollments(enrollments: &Mutex<Enrollments>) -> MutexGuard<'_, Enrollments> {
     // A poisoned lock is safe to use because the enrollments are plain counts, which a
     // panic cannot leave half changed.

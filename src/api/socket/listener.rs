@@ -32,7 +32,7 @@ fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
 }
 
 impl SocketFile {
-    /// Whether the path still leads to this socket.
+    /// Whether the path still refers to this socket.
     pub(super) fn is_in_place(&self) -> bool {
         identity(&self.path).is_ok_and(|identity| identity == self.identity)
     }
@@ -76,8 +76,9 @@ impl Drop for PendingSocket {
     }
 }
 
-/// Creates the socket for its user and group (mode 0660) and listens. A socket file
-/// that no process listens on is replaced.
+/// Creates a socket that only its user and group can access (mode 0660), and listens on
+/// it. If a socket file already exists but no process listens on it, the file is
+/// replaced.
 ///
 /// The socket is moved to its path after its mode has been set, so that no other user
 /// can connect in between.

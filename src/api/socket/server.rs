@@ -39,21 +39,22 @@ use crate::learning::{
 };
 use crate::platform::clock::ClockReading;
 
-/// Limits on connections. All clients belong to the socket's user or group.
+/// Limits on the number of connections. All clients belong to the socket's user or group.
 const LIMITS: Limits = Limits {
     total: 512,
     per_network: usize::MAX,
 };
-/// How long requests in progress may continue after a stop before they are aborted.
+/// How long requests in progress may continue after the daemon is asked to stop. After
+/// that, they are aborted.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Longest duration of an enrollment if the request does not say.
+/// Maximum duration of an enrollment if the request does not set one.
 const ENROLLMENT: Duration = Duration::from_secs(30);
-/// How often the server checks that the socket's file is still there.
+/// How often the server checks that the socket's file still exists.
 const FILE_CHECK: Duration = Duration::from_secs(2);
 
-/// Answers requests until `stop` is canceled. It then finishes the requests in progress,
-/// or aborts them after a second, and removes the socket.
+/// Answers requests until `stop` is canceled. Then this finishes the requests in
+/// progress, aborts those that take longer than a second, and removes the socket.
 ///
 /// Must be called within a tokio runtime that has I/O, time and blocking threads.
 /// `more` contains additional routes, such as the metrics.
@@ -92,7 +93,7 @@ pub async fn serve(
                         place.serve(place.watch(stream), service, None, &stop).await;
                     });
                 }
-                // Too many files are open, or the client has already disconnected.
+                // Either too many files are open, or the client has already disconnected.
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             },
         }
@@ -102,13 +103,13 @@ pub async fn serve(
         let finishing = async { while running.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(GRACE, finishing).await;
     } else {
-        // The requests in progress are finished although nobody can connect any more.
+        // The requests in progress are finished although clients can no longer connect.
         running.detach_all();
     }
     served
 }
 
-/// Reads each request completely before it is handled.
+/// Reads each request completely before passing it on to its handler.
 async fn check(request: Request, next: Next) -> Response {
     let client = request.extensions().get::<Client>().cloned();
     match read_body(request).await {
@@ -121,7 +122,7 @@ async fn check(request: Request, next: Next) -> Response {
 }
 
 fn all_routes(handle: DaemonHandle, more: Router) -> Router {
-    // The routes whose requests name a path on the device.
+    // These routes take requests that name a path on the device.
     let local = Router::new()
         .route("/samples/unused", get(unused))
         .route("/samples/import", post(import))
@@ -179,8 +180,8 @@ async fn answer<T: Send + 'static>(
     file_work(handle, work).await.map(Json)
 }
 
-/// Same as [`answer`], for work that may take minutes. It ends early if the client
-/// disconnects.
+/// Same as [`answer`], but for work that may take minutes. The work ends early if the
+/// client disconnects.
 async fn long_answer<T: Send + 'static>(
     handle: DaemonHandle,
     work: impl FnOnce(&DaemonHandle, &Progress) -> Result<T, ErrorResponse> + Send + 'static,
@@ -225,7 +226,8 @@ async fn status(State(handle): State<DaemonHandle>) -> Answer<Status> {
         let mut live = handle.live.borrow().clone();
         let learning = handle.learning().ok();
         let samples = learning.map(Learning::stats).transpose();
-        // A disk that fails must not hide what the daemon does at the door.
+        // Even if the disk fails, the status must still show the daemon's current
+        // decision.
         let samples = samples.unwrap_or_else(|error| {
             live.learning.off_because = Some(error.to_string());
             None
@@ -467,7 +469,8 @@ async fn end_enrollment(State(handle): State<DaemonHandle>) -> Answer<Enrollment
 }
 
 /// Waits for the result of a refit that starts after this request. One refit answers all
-/// requests that came before it started. A client that disconnects ends only its wait.
+/// requests that arrived before it started. If a client disconnects, a refit that has
+/// already started continues.
 #[utoipa::path(
     post, path = "/refit", tag = "refit",
     responses(
@@ -634,7 +637,7 @@ async fn rollback(
     .await
 }
 
-/// Logs that a person has put another head into use.
+/// Logs that a user has put another head into use.
 fn changed(head: Option<u32>) -> HeadInUse {
     tracing::info!(model = head.unwrap_or(0), "model changed on request");
     HeadInUse { head }

@@ -1,7 +1,7 @@
 //! The JSON types of the API.
 //!
-//! They are a documented contract. `docs/openapi.json` describes the types that the page
-//! also uses.
+//! Their format is stable. `docs/openapi.json` describes the types that the page also
+//! uses.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use crate::learning::{
     CountRecord, FailureKind, LabelAction, LearningError, RefitRecord, SampleSelector,
 };
 
-/// The state of the daemon, its samples and its learning: a documented contract.
+/// The state of the daemon, its samples and its learning. This format is stable.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// Version of the daemon.
@@ -25,29 +25,30 @@ pub struct Status {
     pub state: PathBuf,
     /// What the daemon is doing.
     pub live: Live,
-    /// Counts by label, those without one under `unlabelled`.
+    /// Number of samples by label. Samples without a label are counted under
+    /// `unlabelled`.
     pub samples: BTreeMap<String, CountRecord>,
-    /// The enrollment that is going on, or the last one.
+    /// The current enrollment, or the last one if none is running.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enrollment: Option<Enrollment>,
-    /// Labels since the last refit that came to a decision.
+    /// Number of labels assigned since the last refit that was accepted or refused.
     pub new_labels: usize,
-    /// The last refit.
+    /// The result of the last refit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_refit: Option<RefitRecord>,
 }
 
-/// Asks for samples to be labelled, or deleted.
+/// A request to label or delete samples.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LabelRequest {
-    /// Which samples.
+    /// The samples to label or delete.
     pub chosen: SampleSelector,
-    /// What to do with them.
+    /// What to do with the samples.
     pub mark: LabelAction,
 }
 
-/// Names a folder for the daemon to read or write.
+/// A request that names a folder for the daemon to read or write.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FolderRequest {
@@ -55,7 +56,7 @@ pub(crate) struct FolderRequest {
     pub(crate) folder: PathBuf,
 }
 
-/// Names a file for the daemon to read or write.
+/// A request that names a file for the daemon to read or write.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FileRequest {
@@ -63,33 +64,35 @@ pub(crate) struct FileRequest {
     pub(crate) path: PathBuf,
 }
 
-/// Asks for crops of the person before the camera, with a label.
+/// A request to take crops of the person in front of the camera and to label them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EnrollRequest {
-    /// The label that the crops get.
+    /// The label to assign to the crops.
     pub label: String,
-    /// How many crops to take; 1 to 1000.
+    /// Number of crops to take, from 1 to 1000.
     pub count: u32,
     /// The enrollment ends after this many seconds even if it is not complete, because
-    /// the next face may be another person's; 1 to 65,535, and 30 if absent.
+    /// the next face may belong to another person. The value is between 1 and 65,535; the
+    /// default is 30.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<u16>,
-    /// The enrollment also ends if nobody requests `/enroll/{id}` for this many seconds,
-    /// as a client that has died; 1 to 65,535.
+    /// The enrollment also ends if no client requests `/enroll/{id}` for this many
+    /// seconds, for example because the client has crashed. The value is between 1 and
+    /// 65,535.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_seconds: Option<u16>,
 }
 
-/// Asks for an earlier head.
+/// A request to go back to an earlier head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RollbackRequest {
-    /// How many times to go from a head to its parent.
+    /// Number of steps to go back. Each step goes from a head to its parent.
     pub steps: u32,
 }
 
-/// Which head is in use: a documented contract.
+/// The head in use. This format is stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HeadInUse {
     /// Number of the head; absent for the built-in one.
@@ -97,10 +100,10 @@ pub struct HeadInUse {
     pub head: Option<u32>,
 }
 
-/// Why a request was not done: a documented contract.
+/// Why a request failed. This format is stable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorRecord {
-    /// One sentence.
+    /// A one-sentence error message.
     pub error: String,
     /// The kind of the failure.
     pub fault: FailureKind,
@@ -115,24 +118,24 @@ impl From<LearningError> for ErrorRecord {
     }
 }
 
-/// What the daemon is doing: a documented contract.
+/// What the daemon is currently doing. This format is stable.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Live {
     /// The current decision.
     pub decision: String,
-    /// The camera.
+    /// The state of the camera.
     #[serde(flatten)]
     pub camera: LiveCamera,
-    /// The inference thread.
+    /// Statistics of the inference thread.
     #[serde(flatten)]
     pub inference: LiveInference,
-    /// The head in use, and training.
+    /// The head in use and the state of training.
     #[serde(flatten)]
     pub learning: LiveLearning,
-    /// The capture of crops.
+    /// The state of capturing.
     pub capture: LiveCapture,
-    /// The limits on age and disk space; absent until they were applied for the first
-    /// time.
+    /// The state of the limits on age and disk space; absent until they have been applied
+    /// for the first time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention: Option<LiveRetention>,
     /// The board.
@@ -149,7 +152,7 @@ pub struct LiveCamera {
     /// Whether the camera is lost and is being reconnected.
     #[serde(rename = "camera_lost")]
     pub lost: bool,
-    /// How often the camera was lost since the start.
+    /// Number of times that the camera has been lost since the daemon started.
     #[serde(rename = "camera_losses")]
     pub losses: u64,
 }
@@ -157,20 +160,21 @@ pub struct LiveCamera {
 /// The inference thread, as part of [`Live`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LiveInference {
-    /// Frames that were processed since the start.
+    /// Number of frames processed since the daemon started.
     pub frames: u64,
-    /// Frames that were replaced by newer ones before they were processed.
+    /// Number of frames that were replaced by newer ones before they were processed.
     pub skipped: u64,
-    /// Frames that the face detector ran on; in the others nothing moved.
+    /// Number of frames on which the face detector ran. In the other frames, nothing
+    /// moved.
     pub detections: u64,
-    /// Faces that were classified; the others had a settled verdict or were
-    /// unsure.
+    /// Number of faces that were classified. The other faces already had a settled
+    /// verdict or were unsure.
     pub classified: u64,
-    /// Faces in the newest frame.
+    /// Number of faces in the newest frame.
     pub faces: usize,
-    /// Frames processed in a second, averaged over about ten frames.
+    /// Number of frames processed per second, averaged over about ten frames.
     pub frames_per_second: f32,
-    /// From the capture of the newest frame to its verdicts, in milliseconds.
+    /// Time from the capture of the newest frame to its verdicts, in milliseconds.
     pub latency_ms: f32,
 }
 
@@ -184,46 +188,50 @@ pub struct LiveLearning {
     pub labels: Vec<String>,
     /// Whether a refit is running.
     pub refitting: bool,
-    /// Why nothing is learned, while the state directory cannot be used.
+    /// Why nothing is learned; absent if the state directory can be used.
     #[serde(rename = "learning_off", skip_serializing_if = "Option::is_none")]
     pub off_because: Option<String>,
-    /// Why the head in use is not the one that should be, if it is not.
+    /// Why the intended head is not in use; absent if it is.
     #[serde(rename = "head_note", skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// Why training waits, if it does.
+    /// Why training waits; absent if it does not.
     #[serde(rename = "learning_waits", skip_serializing_if = "Option::is_none")]
     pub waits_because: Option<String>,
 }
 
-/// The capture of crops: a documented contract.
+/// The state of capturing. This format is stable.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LiveCapture {
     /// Whether crops of faces are captured.
     pub on: bool,
-    /// Whether pictures are stored, or only features.
+    /// Whether pictures are stored rather than only features.
     pub pictures: bool,
-    /// Why no crops can be stored, whether the settings turn capture on or off.
+    /// Why no crops can be stored; absent if they can be. This does not depend on whether
+    /// the settings turn capture on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub off_because: Option<String>,
-    /// Crops stored since the start.
+    /// Number of crops stored since the daemon started.
     pub stored: u64,
-    /// Crops dropped since the start, because the disk was too slow or refused.
+    /// Number of crops dropped since the daemon started because the disk was too slow or
+    /// could not be written to.
     pub dropped: u64,
 }
 
-/// What the limits on age and disk space do: a documented contract.
+/// The state of the limits on age and disk space. This format is stable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LiveRetention {
-    /// Whether the clock is synchronized with a time server, and has not jumped within the
-    /// last day. If not, the age of a face picture counts only the time that the daemon
-    /// runs.
+    /// Whether the clock is synchronized with a time server and has not jumped within the
+    /// last day. If not, the age of a face picture includes only the time during which
+    /// the daemon runs.
     pub clock_synchronized: bool,
-    /// Labeled face pictures that will be deleted because they reach the age limit.
+    /// Number of labeled face pictures that will be deleted because they reach the age
+    /// limit.
     pub labeled_ending: usize,
-    /// Hours until the first of them is deleted, rounded up; absent if there are none.
+    /// Hours until the first of these pictures is deleted, rounded up; absent if there
+    /// are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_ends_in_hours: Option<u64>,
-    /// Files that do not count toward the limit on disk space because they are too large
-    /// to be face pictures from the camera.
+    /// Number of files that do not count toward the limit on disk space because they are
+    /// too large to be face pictures from the camera.
     pub not_counted: usize,
 }

@@ -1,6 +1,6 @@
 //! Access control for the page: passwords, tokens, sessions, and the limit on log-in
-//! attempts. Does no input or output, except to get random numbers and to read the
-//! credentials at startup.
+//! attempts. This module does no input or output, except to get random numbers and to
+//! read the credentials.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -63,7 +63,7 @@ impl Access {
         })
     }
 
-    /// Whether anyone who can connect has access.
+    /// Whether everyone who can connect has access.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.password.is_none() && self.tokens.is_empty()
@@ -75,12 +75,12 @@ impl Access {
         self.password.is_some()
     }
 
-    /// Whether both have the same password, or both have none.
+    /// Whether `self` and `other` have the same password, or both have none.
     pub(super) fn has_same_password(&self, other: &Access) -> bool {
         self.password == other.password
     }
 
-    /// Whether this is the password. This is slow on purpose, because argon2 makes
+    /// Whether `password` is correct. The check is slow on purpose, because argon2 makes
     /// guessing expensive.
     #[must_use]
     pub fn is_password(&self, password: &str) -> bool {
@@ -96,8 +96,8 @@ impl Access {
                 .is_ok()
     }
 
-    /// Whether this is a valid token. Hashes are compared, so the duration of the
-    /// comparison reveals nothing about the tokens.
+    /// Whether `token` is valid. Hashes are compared, so the duration of the comparison
+    /// reveals nothing about the tokens.
     #[must_use]
     pub fn is_token(&self, token: &str) -> bool {
         self.tokens.contains(&digest(token))
@@ -175,7 +175,7 @@ pub fn new_token() -> Result<Token, WebError> {
 
 /// A session ends after this long without a request.
 const IDLE_TIMEOUT: Duration = Duration::from_hours(12);
-/// A session ends this long after the log-in.
+/// A session ends this long after the log-in, even if it is used.
 const MAX_SESSION_AGE: Duration = Duration::from_hours(24 * 7);
 /// Maximum number of sessions. A new session replaces the one that has been idle the
 /// longest.
@@ -260,23 +260,23 @@ const PER_PEER: Rate = Rate {
     burst: 5.0,
     refill: Duration::from_secs(20),
 };
-/// The rate limit for the first attempts of all addresses together: 64 attempts, then one
-/// every second. An attempt counts as the first one if the address has all its attempts
-/// left. Guesses from other addresses therefore do not use up the attempts of an owner
-/// who logs in for the first time.
+/// The shared rate limit for the first attempts from all addresses: 64 attempts, then one
+/// every second. An attempt counts as a first attempt if its address has all its attempts
+/// left. Repeated guesses from other addresses therefore do not use up this limit for an
+/// owner who logs in for the first time.
 const FIRST: Rate = Rate {
     burst: 64.0,
     refill: Duration::from_secs(1),
 };
-/// The rate limit for the further attempts of all addresses together: 20 attempts, then
-/// one every 2 s.
+/// The shared rate limit for the later attempts from all addresses: 20 attempts, then one
+/// every 2 s.
 const FURTHER: Rate = Rate {
     burst: 20.0,
     refill: Duration::from_secs(2),
 };
 /// Maximum number of addresses that have their own bucket.
 const MAX_PEERS: usize = 1024;
-/// Maximum number of addresses that are remembered because somebody logged in from them.
+/// Maximum number of addresses that are remembered after a successful log-in.
 const MAX_KNOWN: usize = 64;
 
 /// The size of a token bucket, and the time it takes to gain one token.
@@ -287,14 +287,14 @@ struct Rate {
 
 /// Limits log-in attempts per address and overall, using token buckets.
 ///
-/// Addresses from which somebody has logged in have only their own limit, so that
-/// strangers cannot lock the owner out.
+/// The overall limits do not apply to addresses from which somebody has logged in, so
+/// that strangers cannot lock out the owner.
 #[derive(Debug, Default)]
 pub(super) struct Limiter {
     peers: HashMap<IpAddr, Bucket>,
     first: Option<Bucket>,
     further: Option<Bucket>,
-    /// Addresses from which somebody has logged in, the latest at the end.
+    /// Addresses from which somebody has logged in, with the most recent one at the end.
     known: VecDeque<IpAddr>,
 }
 
@@ -306,8 +306,8 @@ struct Bucket {
 }
 
 impl Bucket {
-    /// Returns the bucket refilled up to `now`, or the time until the next attempt is
-    /// allowed.
+    /// Returns the bucket as refilled by the time `now`. If it holds less than one
+    /// attempt, returns the time until the next one is allowed.
     fn refilled(self, now: Instant, rate: &Rate) -> Result<Bucket, Duration> {
         let waited = now.saturating_duration_since(self.updated_at);
         let gained = waited.as_secs_f32() / rate.refill.as_secs_f32();
@@ -324,12 +324,13 @@ impl Bucket {
 }
 
 impl Limiter {
-    /// Uses up one attempt of `peer`. If none is left, returns the time until the next one.
+    /// Uses up one of the attempts of `peer`. If none is left, returns the time until the
+    /// next one.
     pub(super) fn take(&mut self, now: Instant, peer: IpAddr) -> Result<(), Duration> {
         let peer = network(peer);
         if self.peers.len() >= MAX_PEERS && !self.peers.contains_key(&peer) {
-            // Only full buckets are dropped: dropping any other would give its address new
-            // attempts.
+            // Only full buckets are dropped, because dropping another one would give its
+            // address new attempts.
             let is_full = |bucket: &Bucket| {
                 let refilled = bucket.refilled(now, &PER_PEER);
                 refilled.is_ok_and(|bucket| bucket.left >= PER_PEER.burst)

@@ -1,6 +1,6 @@
-//! Protection against DNS rebinding and cross-site requests. Checks whether a request
-//! names one of our hosts, and whether another site's page sent it. Does no input or
-//! output.
+//! Protection against DNS rebinding and cross-site requests. This module checks whether a
+//! request names one of our hosts, and whether another site's page sent it. It does no
+//! input or output.
 
 use std::net::IpAddr;
 
@@ -19,8 +19,8 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 
 /// Whether a request names one of our hosts: `localhost`, an IP address, or one of
 /// `names`. Without this check, another site could make its own name resolve to this
-/// device, and its page could then read everything (DNS rebinding). IP addresses are
-/// safe because no name is resolved.
+/// device, and its page could then read everything (DNS rebinding). IP addresses are safe
+/// because they are not resolved.
 pub(super) fn is_own_host(uri: &Uri, headers: &HeaderMap, names: &[String]) -> bool {
     let Some(host) = single(headers, &HOST) else {
         return false;
@@ -45,9 +45,9 @@ pub(super) fn is_own_host(uri: &Uri, headers: &HeaderMap, names: &[String]) -> b
     host.is_ok_and(|authority| is_own(&authority)) && uri.authority().is_none_or(is_own)
 }
 
-/// Whether another site's page sent a request. The headers show this: all browsers send
-/// `Origin` with requests that change something, and current ones always send
-/// `Sec-Fetch-Site`.
+/// Whether another site's page sent a request. The headers show this, because all
+/// browsers send `Origin` with requests that change something, and current browsers
+/// always send `Sec-Fetch-Site`.
 pub(super) fn is_cross_site(method: &Method, headers: &HeaderMap) -> bool {
     if headers.contains_key(SEC_FETCH_SITE) {
         let site = single(headers, &SEC_FETCH_SITE);
@@ -186,7 +186,8 @@ mod tests {
         assert_eq!(cookie(&all, "sess"), None);
     }
 
-    /// Strings assembled from parts of hosts and origins, and arbitrary strings.
+    /// Generates strings that are assembled from parts of hosts and origins, and
+    /// arbitrary strings.
     fn headerlike() -> impl Strategy<Value = String> {
         let parts = vec![
             "localhost",

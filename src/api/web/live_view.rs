@@ -48,7 +48,7 @@ pub struct LiveView {
 }
 
 impl LiveView {
-    /// Creates a live view of the frames in `annotated_frames`, without viewers.
+    /// Creates a live view of the frames in `annotated_frames`. It has no viewers yet.
     #[must_use]
     pub fn new(annotated_frames: watch::Receiver<Option<AnnotatedFrame>>) -> LiveView {
         LiveView {
@@ -58,7 +58,7 @@ impl LiveView {
         }
     }
 
-    /// Adds a viewer, which is removed when the returned value is dropped.
+    /// Adds a viewer. Dropping the returned value removes the viewer.
     pub(super) fn watch(self: &Arc<LiveView>) -> Viewer {
         self.viewers.send_modify(|count| *count += 1);
         Viewer {
@@ -102,7 +102,8 @@ pub async fn draw(live_view: &LiveView, interval: Duration, stop: &CancellationT
         let mut last: Option<(Instant, u64)> = None;
         loop {
             if *viewers.borrow() == 0 {
-                // The next viewer must not see a picture from before they connected.
+                // The next viewer must not see a picture that was drawn before they
+                // connected.
                 live_view.pictures.send_replace(None);
                 if viewers.wait_for(|count| *count > 0).await.is_err() {
                     return;

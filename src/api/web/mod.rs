@@ -1,8 +1,9 @@
 //! The web page: the daemon's API over TCP, access control, and the live view.
 //!
-//! Owns the listener, passwords, tokens, sessions, the checks of a request's origin, the
-//! assets of the page, and the pictures for the live view. The API itself is defined in
-//! `api::socket`; operations that name a path on the device are not available here.
+//! This module owns the listener, passwords, tokens, sessions, the checks of a request's
+//! origin, the assets of the page, and the pictures for the live view. The API itself is
+//! defined in `api::socket`; the page does not offer operations that name a path on the
+//! device.
 //!
 //! | additional paths under `/api/v1` | request | response |
 //! |---|---|---|
@@ -42,7 +43,7 @@ pub use server::{LiveFrame, LiveRecord, LogIn, SessionRecord, WebServer, descrip
 /// Why the page cannot be served. Each message is one sentence.
 #[derive(Debug, thiserror::Error)]
 pub enum WebError {
-    /// Anyone on the network could use the page.
+    /// The config would let anyone on the network use the page.
     #[error(
         "web.listen is {0}, which other machines can reach: set web.password-hash to what \"maskd passwd\" \
          prints, or listen on 127.0.0.1"
@@ -95,7 +96,7 @@ pub struct WebOptions {
     frame_interval: Duration,
 }
 
-/// Shows the address and what a visitor needs to get access.
+/// Writes the address, and what a visitor needs in order to get access.
 impl std::fmt::Display for WebOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
@@ -135,9 +136,10 @@ impl WebOptions {
         }))
     }
 
-    /// Returns the options from a changed config, but with the frame rate of these ones,
-    /// which cannot change while the page is served. If the config has another address or
-    /// turns the page off, these options stay as they are until the restart.
+    /// Returns the options from a changed config. The frame rate stays the same because
+    /// it cannot change while the page is served. If the config has another address or
+    /// turns the page off, this returns the current options, which then apply until the
+    /// daemon restarts.
     ///
     /// # Errors
     /// Same as [`from_config`](WebOptions::from_config).

@@ -41,17 +41,17 @@ use crate::api::socket::{self, DaemonHandle, ErrorRecord, ErrorResponse, Live};
 use crate::decision::frame_result::FaceRecord;
 use crate::learning::FailureKind;
 
-/// Limits on connections. A browser opens about six.
+/// Limits on the number of connections. A browser opens about six.
 const LIMITS: Limits = Limits {
     total: 128,
     per_network: 64,
 };
-/// Size of the system's send buffer of a connection, in bytes. A larger one would only
-/// hide for longer that a viewer does not read.
+/// Size of a connection's send buffer in the kernel, in bytes. With a larger buffer, it
+/// would take longer to detect that a viewer does not read.
 const SEND_BUFFER: u32 = 128 * 1024;
-/// Maximum number of connections that the system has accepted and this server has not.
+/// Maximum number of connections that wait in the kernel for this server to accept them.
 const BACKLOG: u32 = 1024;
-/// How long a request waits for the next picture. The client must then send a new
+/// How long a request waits for the next picture. After that, the client must send a new
 /// request.
 const PICTURE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait before trying again to open the port.
@@ -69,9 +69,9 @@ pub struct WebServer {
 }
 
 impl WebServer {
-    /// Creates the server for a daemon's page. New `options` apply to the next request,
-    /// except the address, which is the first one. `extra_routes` are served in addition
-    /// to the API; an example is the metrics.
+    /// Creates the server for a daemon's page. New `options` apply from the next request
+    /// on, except for the address, which stays the first one. `extra_routes` are served
+    /// in addition to the API; they include, for example, the metrics.
     #[must_use]
     pub fn new(
         options: watch::Receiver<WebOptions>,
@@ -95,8 +95,8 @@ struct Shared {
     options: watch::Receiver<WebOptions>,
     sessions: Mutex<Sessions>,
     limiter: Mutex<Limiter>,
-    /// Passwords are checked one at a time, because each check takes 19 MiB of memory
-    /// and much of a processor.
+    /// Passwords are checked one at a time, because each check needs 19 MiB of memory and
+    /// a lot of processor time.
     password_checks: Semaphore,
     live: watch::Receiver<Live>,
     live_view: Arc<LiveView>,
@@ -150,7 +150,7 @@ impl Shared {
     }
 }
 
-/// Who made a request.
+/// How the sender of a request has access.
 #[derive(Debug, Clone, Copy)]
 enum Visitor {
     /// Any visitor, because no login is required.
@@ -174,8 +174,8 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Serves the page until `stop` is canceled. If the port cannot be opened, tries again and
-/// says so in the meantime.
+/// Serves the page until `stop` is canceled. If the port cannot be opened, this publishes
+/// a problem and keeps retrying.
 ///
 /// Must be called within a tokio runtime with I/O and time, on a thread that does not
 /// process frames, because handlers may block it.
@@ -214,7 +214,7 @@ async fn accept(listener: &TcpListener, app: &App, service: &TowerToHyperService
                     let tls = app.options.borrow().tls.clone();
                     running.spawn(serve_connection(stream, place, peer, tls, service.clone()));
                 }
-                // Too many files are open, or the peer has already disconnected.
+                // Either too many files are open, or the peer has already disconnected.
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             },
         }
@@ -230,7 +230,7 @@ async fn serve_connection(
     service: TowerToHyperService<Router>,
 ) {
     let stream = place.watch(stream);
-    // Connections are dropped when serving ends.
+    // This token is never canceled, because connections are dropped when serving ends.
     let stop = CancellationToken::new();
     let Some(tls) = tls else {
         return place.serve(stream, service, Some(peer), &stop).await;
@@ -263,9 +263,9 @@ fn try_bind(listen: SocketAddr) -> std::io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
-    // Without this, the port could not be opened for a minute after a restart.
+    // Without this option, the port could not be opened for a minute after a restart.
     socket.set_reuseaddr(true)?;
-    // Accepted connections inherit the size.
+    // Accepted connections inherit this buffer size.
     socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.bind(listen)?;
     socket.listen(BACKLOG)
@@ -282,7 +282,7 @@ async fn end_old_sessions(app: &App) {
         }
         access = new;
     }
-    // The options no longer change.
+    // The options can no longer change.
     std::future::pending::<()>().await;
 }
 
@@ -395,7 +395,8 @@ async fn check(State(app): State<App>, request: Request, next: Next) -> Response
     let mut response = match admit(&app, is_api, request).await {
         Ok(request) => {
             let visitor = request.extensions().get::<Visitor>();
-            // Only a request of somebody with access may take long.
+            // Only requests from visitors with access are protected from eviction while
+            // they are handled.
             let _handling = visitor.and(client.as_ref()).map(Client::handling);
             next.run(request).await
         }
@@ -444,14 +445,14 @@ async fn admit(app: &App, is_api: bool, mut request: Request) -> Result<Request,
     Ok(read_body(request).await?)
 }
 
-/// The state of the log-in: a stable format.
+/// The state of the log-in. This format is stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SessionRecord {
     /// Whether the visitor has access to the rest of the API.
     pub allowed: bool,
     /// Whether there is a password to log in with.
     pub password: bool,
-    /// Whether the visitor has a session, which can be ended.
+    /// Whether the visitor has a session that can be ended by logging out.
     pub session: bool,
 }
 
@@ -507,7 +508,7 @@ async fn log_in(
         let sentence = "no password is configured: use a token";
         return Err(ErrorResponse::new(FailureKind::Usage, sentence));
     }
-    // Requests over TCP always have an address.
+    // Requests over TCP always have an address, so the default is never used.
     let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     if let Err(wait) = lock(&app.limiter).take(now(), peer) {
         let seconds = wait.as_secs() + 1;
@@ -536,8 +537,8 @@ async fn log_in(
     Ok(([(SET_COOKIE, set)], Json(record)).into_response())
 }
 
-/// Whether this is the password. Checking it takes long, so another thread does it, which
-/// leaves this one free for other requests.
+/// Whether the password is correct. The check takes long, so it runs on another thread
+/// and leaves this one free for other requests.
 #[expect(
     clippy::disallowed_methods,
     reason = "a password is checked for each log-in, of which there are few"
@@ -577,27 +578,27 @@ async fn log_out(State(app): State<App>, headers: HeaderMap) -> Response {
     ([(SET_COOKIE, app.set_cookie("", 0))], Json(record)).into_response()
 }
 
-/// The current state of the daemon: a stable format.
+/// The current state of the daemon. This format is stable.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct LiveRecord {
     /// What the daemon is doing.
     #[serde(flatten)]
     pub live: Live,
-    /// The newest frame; absent until there is one.
+    /// The newest frame; absent until one has been processed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frame: Option<LiveFrame>,
 }
 
-/// The faces in the newest frame: a stable format.
+/// The faces in the newest frame. This format is stable.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct LiveFrame {
-    /// Number of the frame since the source was opened.
+    /// Number of the frame, counted since the source was opened.
     pub seq: u64,
     /// Time since the frame was captured, in milliseconds.
     pub age_ms: u64,
     /// Width and height of the frame in pixels.
     pub size: [u32; 2],
-    /// The faces found in it.
+    /// The faces found in the frame.
     pub faces: Vec<FaceRecord>,
 }
 
@@ -639,7 +640,7 @@ struct After {
 /// the next picture.
 const X_PICTURE: HeaderName = HeaderName::from_static("x-picture");
 
-/// Waits for a picture with a higher number; no content if none comes in time.
+/// Waits for a picture with a higher number. Returns no content if none arrives in time.
 #[utoipa::path(
     get, path = "/live/picture", tag = "live",
     params(("after" = Option<u64>, Query, description = "The number of the last picture, from its header x-picture")),
@@ -666,7 +667,7 @@ async fn picture(
     Ok((headers, picture.jpeg.clone()).into_response())
 }
 
-/// An endless MJPEG stream. Ends with the session.
+/// Returns an MJPEG stream that continues until the visitor no longer has access.
 #[utoipa::path(
     get, path = "/live/stream", tag = "live",
     responses(
@@ -701,7 +702,8 @@ async fn stream(State(app): State<App>, Extension(visitor): Extension<Visitor>) 
             format!("{first}Content-Type: image/jpeg\r\nContent-Length: {length}\r\n\r\n")
                 .into_bytes();
         part.extend_from_slice(&picture.jpeg);
-        // Players show a part only after they have received the boundary that follows it.
+        // Players show a picture only after they have received the boundary that follows
+        // it.
         part.extend_from_slice(b"\r\n--frame\r\n");
         Some((Ok::<_, Infallible>(Bytes::from(part)), stream))
     });
