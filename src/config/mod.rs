@@ -155,7 +155,7 @@ pub fn load(path: &Path) -> Result<(Config, Vec<RenamedKey>), ConfigError> {
 /// Reads the text of a config file.
 ///
 /// # Errors
-/// [`ConfigError::Read`].
+/// Returns [`ConfigError::Read`].
 pub fn read(path: &Path) -> Result<String, ConfigError> {
     let read = |source| ConfigError::Read {
         path: path.to_owned(),

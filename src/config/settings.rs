@@ -404,8 +404,8 @@ impl Settings {
     /// saved to the file keep their values, unless the file has changed them too.
     ///
     /// # Errors
-    /// [`NotAllowed`] if the result would be an invalid config. In that case, nothing
-    /// changes.
+    /// Returns [`NotAllowed`] if the result would be an invalid config. In that case,
+    /// nothing changes.
     pub fn reload(&self, file: &Config) -> Result<(), NotAllowed> {
         let mut state = self.state();
         let in_file = Tuning::of(file);

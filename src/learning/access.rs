@@ -1,10 +1,10 @@
 //! Access to learning that begins as soon as the state directory can be used.
 //!
-//! A daemon watches its door whatever happens to its disk. This module owns the way from a
-//! state directory that cannot be used to an open one: the caller tries to open it from
-//! time to time, and everybody else asks whether it is open. Until then, the head in use
-//! is the one that the directory names, if at least that can be read. It knows nothing
-//! about clocks and threads.
+//! A daemon keeps watching its door even if its disk fails. This module owns the
+//! transition from a state directory that cannot be used to an open one. The caller tries
+//! to open the directory from time to time, and other code asks whether it is open. Until
+//! then, the head in use is the one that the directory names, if that head can be read.
+//! The module knows nothing about clocks and threads.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -32,12 +32,14 @@ struct Shared {
 }
 
 impl LearningAccess {
-    /// Names a state directory, and opens nothing yet. `base` is the head to start with.
+    /// Creates the access to a state directory without opening it. `base` is the head to
+    /// start with.
     #[must_use]
     pub fn new(state: &Path, base: Arc<Head>, options: LearningOptions) -> LearningAccess {
         let in_use = InUse::base(&base, None);
         LearningAccess(Arc::new(Shared {
-            // The path is shown to other processes, which have other working directories.
+            // The path is made absolute because it is shown to other processes, which may
+            // have other working directories.
             state: std::path::absolute(state).unwrap_or_else(|_| state.to_owned()),
             base,
             options,
@@ -47,8 +49,8 @@ impl LearningAccess {
         }))
     }
 
-    /// Tries to open the directory, unless it is open. If that fails, the head that the
-    /// directory names is put into use nevertheless, as far as it can be read.
+    /// Tries to open the directory unless it is already open. If that fails, the head
+    /// that the directory names is still put into use if it can be read.
     ///
     /// # Errors
     /// Same as [`Learning::open`].
@@ -76,7 +78,7 @@ impl LearningAccess {
         }
     }
 
-    /// The open state directory.
+    /// Returns the open state directory.
     ///
     /// # Errors
     /// Returns [`LearningError::Off`] while the directory cannot be used.
@@ -85,7 +87,7 @@ impl LearningAccess {
         learning.ok_or_else(|| LearningError::Off(self.reason()))
     }
 
-    /// Why the directory is not open, if it is not.
+    /// Returns the reason why the directory is not open, or `None` if it is open.
     #[must_use]
     pub fn off_because(&self) -> Option<String> {
         (!self.is_open()).then(|| self.reason())
@@ -114,8 +116,9 @@ impl LearningAccess {
         self.0.head.subscribe()
     }
 
-    /// Puts the head into use that a directory names which cannot be changed. If that
-    /// cannot be read either, the head in use stays.
+    /// Puts the head that the directory names into use while the directory cannot be
+    /// opened for changes. If that head cannot be read either, the head in use stays the
+    /// same.
     fn publish_readable(&self) {
         let Shared {
             state, base, head, ..
@@ -134,7 +137,7 @@ impl LearningAccess {
 }
 
 impl From<Learning> for LearningAccess {
-    /// An open state directory.
+    /// Creates the access to a state directory that is already open.
     fn from(opened: Learning) -> LearningAccess {
         LearningAccess(Arc::new(Shared {
             state: opened.state.clone(),

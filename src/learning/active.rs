@@ -1,11 +1,12 @@
-//! The head in use: on disk, in memory, and for those who follow it.
+//! The head in use on disk, in memory, and in the channel that publishes it.
 //!
-//! This module owns the step that puts another head into use. All changes pass through
-//! one lock, under which the disk is changed first and the memory afterward, so that the
-//! file `heads/current`, [`ActiveHead::in_use`] and the answer to the caller always agree.
-//! It knows nothing about where a head comes from or how it was judged.
+//! This module owns the step that puts another head into use. All changes pass through one
+//! lock, under which the disk is changed first and the memory afterward, so that the file
+//! `heads/current`, [`ActiveHead::in_use`] and the answer to the caller always agree. The
+//! module knows nothing about where a head comes from or how it was evaluated.
 //!
-//! Deleting old heads comes after the change and cannot fail it.
+//! Old heads are deleted after the change, so a failure to delete them does not affect the
+//! change.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,7 +35,7 @@ pub struct InUse {
 }
 
 impl InUse {
-    /// The head that a device starts with.
+    /// Creates the value for the head that a device starts with.
     pub(crate) fn base(base: &Arc<Head>, note: Option<String>) -> InUse {
         InUse {
             head: Arc::clone(base),
@@ -93,22 +94,24 @@ pub(super) struct ActiveHead {
     base: Arc<Head>,
     keep: usize,
     locked: Mutex<Locked>,
-    /// Sends the head in use to those who follow it. It is changed only under the lock.
+    /// Publishes the head in use to all subscribers. It is changed only while the lock is
+    /// held.
     published: Arc<watch::Sender<Arc<InUse>>>,
 }
 
-/// What the lock protects.
+/// The values that the lock protects.
 #[derive(Debug)]
 struct Locked {
     heads: Heads,
     rejected: Rejected,
-    /// What `current` named when it was last read or written.
+    /// The head that `current` named when it was last read or written.
     named: Option<NamedHead>,
     /// The head in use, or the reason why it cannot be used.
     in_use: Result<Arc<InUse>, OtherBackbone>,
 }
 
-/// The head in use was made for another backbone.
+/// An error that says that the head in use was made for another backbone. Holds the number
+/// of the head.
 #[derive(Debug, Clone, Copy)]
 struct OtherBackbone(u32);
 
@@ -151,7 +154,8 @@ impl ActiveHead {
         Arc::clone(&self.published)
     }
 
-    /// The head in use. Two equal pointers mean that no head was put into use in between.
+    /// The head in use. If two calls return equal pointers, no other head was put into use
+    /// in between.
     ///
     /// # Errors
     /// Returns [`LearningError::OtherBackbone`].
@@ -159,17 +163,17 @@ impl ActiveHead {
         self.usable(&self.lock())
     }
 
-    /// Calls `read` with the stored heads, while they do not change.
+    /// Calls `read` with the stored heads. They do not change during the call.
     pub(super) fn read<T>(&self, read: impl FnOnce(&heads::Reader) -> T) -> T {
         read(&self.lock().heads)
     }
 
-    /// Imports a head from a file, and puts it into use. It must have the labels of the
-    /// head in use. Returns its number.
+    /// Imports a head from a file, puts it into use, and returns its number. It must have
+    /// the same labels as the head in use.
     ///
     /// # Errors
-    /// Returns [`LearningError::Heads`] or [`LearningError::OtherBackbone`]. The same head
-    /// as before is then in use.
+    /// Returns [`LearningError::Heads`] or [`LearningError::OtherBackbone`]. In that case,
+    /// the previous head stays in use.
     pub(super) fn import(&self, path: &Path) -> Result<u32, LearningError> {
         let mut locked = self.synced();
         let in_use = self.usable(&locked)?;
@@ -182,12 +186,12 @@ impl ActiveHead {
         self.store(&mut locked, &imported.file, &metadata)
     }
 
-    /// Puts a head into use if the head in use is still the one that it was compared with.
+    /// Puts a head into use if the current head is still the one that it was compared with.
     /// Returns its number.
     ///
     /// # Errors
-    /// Returns [`LearningError::HeadChanged`] or [`LearningError::Heads`]. The new head is
-    /// then not stored, and the same head as before is in use.
+    /// Returns [`LearningError::HeadChanged`] or [`LearningError::Heads`]. In that case,
+    /// the new head is not stored, and the previous head stays in use.
     pub(super) fn replace(
         &self,
         compared: &Arc<InUse>,
@@ -207,7 +211,7 @@ impl ActiveHead {
     ///
     /// # Errors
     /// Returns [`LearningError::Heads`], or [`LearningError::OtherBackbone`] if the head
-    /// was made for another backbone. The same head as before is then in use.
+    /// was made for another backbone. In that case, the previous head stays in use.
     pub(super) fn rollback(&self, steps: u32) -> Result<Option<u32>, LearningError> {
         let mut locked = self.synced();
         let from = match &locked.in_use {
@@ -216,8 +220,8 @@ impl ActiveHead {
         };
         let (skipped, number) = locked.heads.way_back(from, steps)?;
         let in_use = self.load(&locked.heads, number)?;
-        // They are rejected first, so that a kill in between cannot leave a head rolled
-        // back that another device may offer again.
+        // The heads are rejected first. Otherwise, if the process were killed between the
+        // two steps, another device could offer a head again that was rolled back.
         locked
             .rejected
             .add(skipped.iter().map(|skipped| &skipped.file));
@@ -226,8 +230,8 @@ impl ActiveHead {
         Ok(number)
     }
 
-    /// Whether a head was in use on this device before and was replaced or rolled back, or
-    /// is in use now. Such a head is not taken from another device.
+    /// Whether a head is in use on this device now, or was in use before and was replaced
+    /// or rolled back. Such a head is not accepted from another device.
     ///
     /// # Errors
     /// Returns [`LearningError::Heads`] if the heads cannot be listed.
@@ -262,7 +266,7 @@ impl ActiveHead {
         Ok(number)
     }
 
-    /// Makes a head the one in use in memory, after it has become so on disk.
+    /// Makes a head the one in use in memory, after it has become the one in use on disk.
     fn publish(&self, locked: &mut Locked, in_use: InUse) {
         let in_use = Arc::new(in_use);
         locked.named = Some(NamedHead(in_use.number));
@@ -297,8 +301,9 @@ impl ActiveHead {
         in_use.map(Arc::clone)
     }
 
-    /// Takes the lock. If `current` names another head than before, somebody has changed it
-    /// without the lock on the directory, and the head that it names is put into use.
+    /// Takes the lock. If `current` names a different head than before, another program has
+    /// changed it without the lock on the directory, and the head that it now names is put
+    /// into use.
     fn synced(&self) -> MutexGuard<'_, Locked> {
         let mut locked = self.lock();
         let named = locked.heads.named();
@@ -325,8 +330,8 @@ impl ActiveHead {
             let note = Some(error.to_string());
             Arc::new(InUse::base(&self.base, note))
         });
-        // A head that is already in use is not sent again, because those who follow the head
-        // forget what they have seen with the previous one.
+        // A head that is already in use is not sent again, because subscribers discard
+        // their state when they receive a head.
         self.published.send_if_modified(|published| {
             let is_new = **published != *in_use;
             *published = in_use;
@@ -336,8 +341,8 @@ impl ActiveHead {
     }
 
     fn lock(&self) -> MutexGuard<'_, Locked> {
-        // A poisoned lock is safe to use: each change is made in memory only after it is
-        // complete on disk.
+        // A poisoned lock is safe to use because each change is made in memory only after
+        // it is complete on disk.
         self.locked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

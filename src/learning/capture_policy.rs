@@ -14,7 +14,8 @@ use rand_chacha::ChaCha8Rng;
 use crate::vision::embed::{Feature, cosine_distance};
 use crate::vision::head::argmax;
 
-/// Maximum number of tracks to remember. The oldest track is forgotten first.
+/// Maximum number of tracks to remember. When there are more, the oldest track is
+/// discarded.
 const MAX_TRACKS: usize = 64;
 
 /// Maximum number of recently chosen features that a new feature is compared
@@ -35,7 +36,7 @@ pub struct CaptureOptions {
     /// Maximum number of crops within an hour.
     pub per_hour: usize,
     /// Maximum cosine distance (1 minus the cosine, between 0 and 2) from a
-    /// recent feature at which a crop shows nothing new.
+    /// recent feature at which a crop still counts as showing nothing new.
     pub near: f32,
 }
 
@@ -72,7 +73,8 @@ pub struct CapturePolicy {
     options: CaptureOptions,
     rng: ChaCha8Rng,
     tracks: BTreeMap<u64, TrackState>,
-    /// The crops of the last hour, and when they were chosen.
+    /// The crops that were chosen within the last hour, with the time of each
+    /// choice.
     last_hour: VecDeque<(Instant, Choice)>,
     recent: VecDeque<(Choice, Feature)>,
 }
@@ -81,8 +83,8 @@ pub struct CapturePolicy {
 struct TrackState {
     /// Number of the last crop that was chosen.
     number: u32,
-    /// Number of crops that were chosen and not given back. `per_track` limits
-    /// this number.
+    /// Number of crops that were chosen and whose choice was not taken back.
+    /// `per_track` limits this number.
     chosen: u32,
     /// The most probable label of the last classification.
     last_label: Option<usize>,
@@ -237,8 +239,8 @@ mod tests {
             ..OPTIONS
         };
         let mut policy = CapturePolicy::new(options, 1);
-        // The same face is chosen and given back repeatedly, as happens when
-        // the disk cannot be written. It still counts as new.
+        // The same face is chosen and given back repeatedly, as happens when the
+        // disk cannot be written. The face still counts as new.
         for number in 1..=20 {
             let chosen = policy.consider(at, 1, &UNCERTAIN, &feature(0));
             assert_eq!(chosen, Some(choice(Reason::Uncertain, 1, number)));
@@ -286,7 +288,7 @@ mod tests {
         let later = at + Duration::from_hours(1);
         let first = policy.consider(later, 9, &UNCERTAIN, &feature(30));
         assert_eq!(first, Some(choice(Reason::Uncertain, 9, 1)));
-        // An earlier time frees no capacity and does no harm.
+        // An earlier time frees no capacity and causes no error.
         let second = policy.consider(at, 9, &UNCERTAIN, &feature(31));
         assert_eq!(second, Some(choice(Reason::Uncertain, 9, 2)));
         // An enrollment is not limited.

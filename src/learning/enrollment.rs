@@ -6,9 +6,9 @@
 //! enrollment, so that a crop that is stored late counts toward its own
 //! enrollment and not toward the next one.
 //!
-//! An enrollment never outlives its time limit, because the next face before the
-//! camera may be another person's. A client that waits for the crops can also
-//! take a lease, so that the enrollment ends soon after the client has died.
+//! An enrollment never outlives its time limit, because the next face in front of the
+//! camera may belong to another person. A client that waits for the crops can also
+//! set a lease, so that the enrollment ends soon after the client has died.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ pub struct Enrollments {
 pub struct TimeLimit {
     started_at: Instant,
     longest: Duration,
-    /// The enrollment ends if it is not renewed for this long.
+    /// The enrollment ends if the client does not renew it for this long.
     lease: Option<Duration>,
     renewed_at: Instant,
 }
@@ -82,15 +82,16 @@ impl Enrollments {
         Some(new)
     }
 
-    /// Ends the active enrollment if its time is over, and returns it then. The
-    /// caller must call this before it reads or changes an enrollment.
+    /// If the time limit of the active enrollment has passed, ends the enrollment and
+    /// returns it. The caller must call this before it reads or changes an
+    /// enrollment.
     pub fn expire(&mut self, now: Instant) -> Option<Enrollment> {
         self.active()?;
         let limit = self.limit.filter(|limit| limit.is_over(now));
         limit.and_then(|_| self.end())
     }
 
-    /// Records that the client of the enrollment `id` is still there.
+    /// Records that the client of the enrollment `id` is still waiting.
     pub fn renew(&mut self, id: u64, now: Instant) {
         if self.last.as_ref().is_some_and(|last| last.id == id)
             && let Some(limit) = &mut self.limit
@@ -145,7 +146,7 @@ impl Enrollments {
 mod tests {
     use super::*;
 
-    /// A limit that does not matter.
+    /// A limit that has no effect on the test.
     fn limit() -> TimeLimit {
         TimeLimit::new(Instant::now(), Duration::from_mins(1), None)
     }
@@ -238,10 +239,10 @@ mod tests {
         assert!(enrollments.expire(after(21)).is_some());
         let limit = TimeLimit::new(after(21), Duration::from_secs(30), lease);
         let next = enrollments.start(&label(), 3, limit).unwrap().id;
-        // A late request of the first client does not keep the next enrollment going.
+        // A late request from the first client does not extend the next enrollment.
         enrollments.renew(id, after(24));
         assert!(enrollments.expire(after(26)).is_some());
-        // Not even a client that never stops asking may exceed the limit.
+        // Even a client that keeps renewing its lease cannot exceed the limit.
         let limit = TimeLimit::new(after(26), Duration::from_secs(30), lease);
         let last = enrollments.start(&label(), 3, limit).unwrap().id;
         assert!(last > next);

@@ -37,7 +37,7 @@ pub enum LearningError {
     /// A file in the state directory cannot be written.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A newer maskd has used the state directory, or its format is unknown.
+    /// The state directory was used by a newer maskd, or its format is unknown.
     #[error(transparent)]
     StateFormat(#[from] StateFormatError),
     /// A head in the state directory was made for another backbone.
@@ -51,13 +51,13 @@ pub enum LearningError {
         /// The state directory.
         state: String,
     },
-    /// The head in use changed while another one was compared with it.
+    /// The head in use changed while another head was being compared with it.
     #[error(
         "the model in use changed during the training, so the new model, which was compared with \
          the previous one, is not used: train again"
     )]
     HeadChanged,
-    /// A head from another device was in use on this device before.
+    /// A head that another device offered was in use on this device before.
     #[error(
         "this device has used the model before; import it to use it again in spite of the rollback"
     )]

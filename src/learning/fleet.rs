@@ -1,4 +1,4 @@
-//! Signed heads that devices send each other.
+//! Signed heads that devices exchange.
 //!
 //! This module owns the key of this device and the format of an offer, which
 //! says which device signed which head. An offer that can be opened is
@@ -128,7 +128,7 @@ pub struct OfferInfo {
     pub labels: Vec<String>,
     /// Version of maskd that trained the head.
     pub version: String,
-    /// Number of samples that the head was evaluated on there.
+    /// Number of samples that the head was evaluated on, on that device.
     pub samples: usize,
     /// Number of these samples that the head classified correctly.
     pub right: usize,
@@ -145,7 +145,7 @@ pub struct Offer {
     pub head: Vec<u8>,
 }
 
-/// The reason why an offer is not opened.
+/// The reason why an offer cannot be opened or is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OfferError {
     /// The offer comes from this device itself.

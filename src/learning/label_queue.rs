@@ -86,8 +86,8 @@ mod tests {
             candidate(&[1.0, 0.0], [0.9, 0.1]),
             candidate(&[0.0, 1.0], [0.45, 0.55]),
             candidate(&[0.999, 0.04], [0.6, 0.4]),
-            // This crop looks like the second one, but the head predicts another
-            // label for it.
+            // This crop looks like the second one, but the head predicts a
+            // different label for it.
             candidate(&[0.04, 0.999], [0.7, 0.3]),
         ];
         assert_eq!(groups(&candidates), [vec![1], vec![2, 0], vec![3]]);

@@ -402,8 +402,8 @@ impl Learning {
 
 /// Operations on heads.
 impl Learning {
-    /// The head in use. Two equal pointers mean that no other head was put into use in
-    /// between.
+    /// The head in use. If two calls return equal pointers, no other head was put into use
+    /// in between.
     ///
     /// # Errors
     /// Returns [`LearningError::OtherBackbone`] if it was made for another backbone; a
@@ -457,9 +457,9 @@ impl Learning {
     /// number.
     ///
     /// # Errors
-    /// Returns [`LearningError::Heads`] if the head is damaged or was made for
-    /// another backbone or other labels, or if it cannot be stored. The same head as
-    /// before is then in use.
+    /// Returns [`LearningError::Heads`] if the head is damaged or was made for another
+    /// backbone or other labels, or if it cannot be stored. In that case, the previous
+    /// head stays in use.
     pub fn import_head(&self, path: &Path) -> Result<u32, LearningError> {
         self.active.import(path)
     }
@@ -469,8 +469,8 @@ impl Learning {
     /// head. Another device can no longer offer the heads that were rolled back.
     ///
     /// # Errors
-    /// Returns [`LearningError::Heads`] or [`LearningError::OtherBackbone`]. The same head
-    /// as before is then in use.
+    /// Returns [`LearningError::Heads`] or [`LearningError::OtherBackbone`]. In that case,
+    /// the previous head stays in use.
     pub fn rollback(&self, steps: u32) -> Result<Option<u32>, LearningError> {
         self.active.rollback(steps)
     }

@@ -53,7 +53,7 @@ const MAX_LAST_REFIT_BYTES: u64 = 64 * 1024 * 1024;
 /// chooses its thread priority.
 pub type Embed<'a> = dyn FnMut(&[Crop]) -> Result<Vec<Feature>, ModelError> + 'a;
 
-/// A head that other devices may try.
+/// A head that is offered to other devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SharedHead {
     /// The bytes of the head file.
@@ -66,7 +66,7 @@ pub(crate) struct SharedHead {
     pub(crate) right: usize,
 }
 
-/// What is saved about the last refit.
+/// The information that is saved about the last refit.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct LastRefit {
     /// The label of each labeled sample when the refit started.
@@ -129,8 +129,8 @@ impl Learning {
         serde_json::from_slice(&bytes).unwrap_or_default()
     }
 
-    /// Writes the last refit to its file if that has failed before. The caller tries this
-    /// from time to time.
+    /// Writes the last refit to its file if an earlier attempt failed. The caller calls
+    /// this from time to time.
     pub(crate) fn save_last_refit(&self) {
         let mut unsaved = self.unsaved_refit();
         if let Some(last) = &*unsaved
@@ -140,8 +140,9 @@ impl Learning {
         }
     }
 
-    /// Records a refit. Its result stands already, so this cannot fail it: while the file
-    /// cannot be written, the record is kept in memory, and the answer has a warning.
+    /// Records a refit. Its result is already in effect, so a failure to record it is not
+    /// an error. While the file cannot be written, the record is kept in memory, and the
+    /// returned record contains a warning.
     fn record(&self, labelled: BTreeMap<String, String>, record: RefitRecord) -> RefitRecord {
         let mut unsaved = self.unsaved_refit();
         let last = LastRefit {
@@ -181,11 +182,11 @@ impl Learning {
     ///
     /// # Errors
     /// Returns [`LearningError::Refit`] if the refit was canceled;
-    /// [`LearningError::HeadChanged`] if another head was put into use in the
-    /// meantime; [`LearningError::Store`] or [`LearningError::Heads`] if reading
-    /// or writing fails; [`LearningError::Model`] if the backbone fails. The same
-    /// head as before is then in use. A sample that cannot be used is not an
-    /// error, nor is a record of the refit that cannot be written.
+    /// [`LearningError::HeadChanged`] if another head was put into use in the meantime;
+    /// [`LearningError::Store`] or [`LearningError::Heads`] if reading or writing fails;
+    /// [`LearningError::Model`] if the backbone fails. In that case, the previous head
+    /// stays in use. It is not an error if a sample cannot be used or if the record of
+    /// the refit cannot be written.
     pub fn refit(
         &self,
         embed: &mut Embed,
@@ -456,8 +457,8 @@ impl Learning {
             .unwrap_or_default()
     }
 
-    /// Stores a head and puts it into use in place of the one that it was compared
-    /// with; returns its number.
+    /// Stores a head, puts it into use in place of the head that it was compared with,
+    /// and returns its number.
     fn put_into_use(&self, accepted: AcceptedHead) -> Result<u32, LearningError> {
         let AcceptedHead {
             labels,
@@ -494,7 +495,7 @@ impl Learning {
     }
 }
 
-/// Adds a warning to those of a refit.
+/// Adds a warning to the warnings in the record of a refit.
 fn with_warning(mut record: RefitRecord, warning: &str) -> RefitRecord {
     let warnings = record.outcome.warning.take().into_iter();
     let warnings: Vec<String> = warnings.chain([warning.to_owned()]).collect();

@@ -1,9 +1,9 @@
 //! The heads that were rolled back on this device.
 //!
 //! This module owns the file `rejected.json` in the state directory, a JSON array with a
-//! digest of each of these heads. Other devices may offer the same head again, at any time
-//! and in any order, after its own file has been deleted here. It knows nothing about
-//! rollbacks and offers.
+//! digest of each of these heads. Digests are kept because other devices may offer the
+//! same head again, at any time and in any order, even after its file has been deleted on
+//! this device. The module knows nothing about rollbacks and offers.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::platform::files;
 use crate::platform::hex;
 
 const FILE: &str = "rejected.json";
-/// Maximum size of the file, in bytes. It suffices for 60,000 heads.
+/// Maximum size of the file, in bytes, which is enough for 60,000 heads.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
 /// The digests of the rejected heads.
@@ -50,8 +50,8 @@ impl Rejected {
         self.digests.contains(&digest(head))
     }
 
-    /// Rejects heads. If the file cannot be written, they are rejected until the process
-    /// ends: a person must be able to roll back even then.
+    /// Rejects heads. If the file cannot be written, the heads are rejected only until
+    /// the process ends, because a user must be able to roll back even then.
     pub(super) fn add<'a>(&mut self, heads: impl Iterator<Item = &'a HeadFile>) {
         let before = self.digests.len();
         self.digests.extend(heads.map(digest));
@@ -65,8 +65,8 @@ impl Rejected {
     }
 }
 
-/// A digest of the weights and the labels. The bytes of the file are no good for this,
-/// because the same head is offered with other metadata after an update.
+/// Computes a digest of the weights and the labels. The bytes of the file are unsuitable,
+/// because the same head has different metadata when it is offered after an update.
 fn digest(head: &HeadFile) -> String {
     let mut hash = Sha256::new();
     hash.update(head.backbone_sha256);

@@ -4,21 +4,22 @@
 //! directory. It reads no clock, because readings of the clocks are passed as
 //! arguments, and it deletes nothing; the caller does.
 //!
-//! No single number decides about the age of a sample:
+//! The age of a sample never depends on a single number:
 //!
 //! - The age counts from when maskd first saw the sample. The date in the name of
 //!   a capture is used only if the clock was synchronized when maskd first saw the
 //!   sample. The date of a file is never used.
 //! - The wall clock counts only while it is synchronized. Otherwise the age grows
 //!   with the time that the daemon runs, which the monotonic clock measures.
-//! - A sample is marked a day before it reaches the limit, and ends no earlier than
-//!   a day after it was marked. While the daemon runs, the monotonic clock measures
-//!   this day, so that no jump of the wall clock shortens it. Time during which the
-//!   daemon did not run counts if the clock was synchronized before and after.
-//! - A synchronized clock that jumps is not believed for a day of running time. Until
-//!   then the age is the running time, and the marks of younger samples are removed.
+//! - A sample is marked a day before it reaches the limit, and ends no earlier than a
+//!   day after it was marked. While the daemon runs, the monotonic clock measures this
+//!   day, so a jump of the wall clock cannot shorten it. Time during which the daemon
+//!   did not run counts if the clock was synchronized before and after.
+//! - A synchronized clock that jumps is not trusted for a day of running time. During
+//!   that day, the age is the running time, and the marks of younger samples are
+//!   removed.
 //! - One pass ends at most a tenth of the labeled samples, and at least an hour of
-//!   that same time passes before the next ones end.
+//!   running time passes before the next pass that ends labeled samples.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -33,21 +34,22 @@ use crate::platform::files::{self, FileError};
 
 const AGES_FILE: &str = "ages.json";
 const RUNNING_FILE: &str = "running-time.json";
-/// Maximum size of these files, in bytes. It suffices for a million samples.
+/// Maximum size of each of these files, in bytes, which is enough for a million samples.
 const MAX_BYTES: u64 = 128 * 1024 * 1024;
 const HOUR: i64 = 60 * 60;
 const DAY: i64 = 24 * HOUR;
 /// Maximum running time between two readings that counts, in seconds. The daemon reads
-/// the clocks every minute, so that a longer time means that something is wrong.
+/// the clocks every minute, so a longer time means that something is wrong.
 const MAX_STEP: u64 = 2 * HOUR as u64;
 /// Maximum difference between the wall clock and the time that has passed on the
 /// monotonic clock, in seconds. A clock that differs by more has jumped.
 const TOLERANCE: i64 = 5 * 60;
-/// One pass ends at most one in this many labeled samples, but at least one.
+/// Divisor of the number of labeled samples that gives the maximum number of them that
+/// one pass ends, which is at least 1.
 const LABELED_SHARE: usize = 10;
 
-/// The running time and the last synchronized time, as the state directory holds
-/// them. All values are in seconds.
+/// The running time and the last synchronized time, as stored in the state directory.
+/// All values are in seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 struct SavedClock {
@@ -56,7 +58,7 @@ struct SavedClock {
     /// The last time that a synchronized clock showed.
     #[serde(skip_serializing_if = "Option::is_none")]
     synchronized: Option<Synchronized>,
-    /// The running time from which on the clock is believed again, after it jumped.
+    /// The running time at which the clock is trusted again after a jump.
     #[serde(skip_serializing_if = "Option::is_none")]
     believed_from: Option<i64>,
     /// The last reading of a clock that is not believed yet.
@@ -69,7 +71,7 @@ struct SavedClock {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Synchronized {
-    /// Seconds since 1970.
+    /// The time in seconds since 1970.
     unix: i64,
     /// The running time at that moment.
     running: i64,
@@ -80,7 +82,7 @@ struct Synchronized {
 struct Birth {
     /// The running time when the sample was first seen.
     seen: i64,
-    /// When its age began, in seconds since 1970 of a synchronized clock.
+    /// When its age began, in seconds since 1970 according to a synchronized clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     born: Option<i64>,
     /// The running time when it was marked as about to reach the age limit.
@@ -102,9 +104,9 @@ pub struct Announcement {
 /// The result of a pass.
 #[derive(Debug, Default)]
 pub(super) struct Pass {
-    /// Ids of the samples that age ends now.
+    /// Ids of the samples that end now because of their age.
     pub(super) ended: HashSet<String>,
-    /// The labeled samples that age will end.
+    /// The labeled samples that will end because of their age.
     pub(super) announcement: Option<Announcement>,
 }
 
@@ -129,26 +131,27 @@ pub(super) struct Ages {
     saved_at: i64,
 }
 
-/// What has changed since the files were saved, besides the running time.
+/// What has changed since the files were saved, apart from the running time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Unsaved {
     Nothing,
-    /// Samples are new or gone, or the time of their births became known.
+    /// Samples were added or removed, or the time when their age began became known.
     Births,
     /// Samples were marked, unmarked or ended.
     Marks,
 }
 
 impl Ages {
-    /// Reads the files of a state directory. If a file is missing or damaged, the
-    /// ages that it held begin anew, so that no sample ends early. The second value
-    /// says what is wrong with them.
+    /// Reads the files of a state directory. If a file is missing or damaged, the ages
+    /// that it held start over at zero, so that no sample ends early. The second value
+    /// lists the problems with the files.
     pub(super) fn open(state: &Path) -> (Ages, Vec<FileError>) {
         let mut problems = Vec::new();
         let mut births: BTreeMap<String, Birth> = read(state, AGES_FILE, &mut problems);
         let mut clock: SavedClock = read(state, RUNNING_FILE, &mut problems);
-        // A killed daemon did not save its running time. It must not fall behind that of
-        // the samples, so that their order stays right.
+        // A daemon that was killed did not save its running time. The running time must
+        // not be lower than that of any sample, so that the order of samples stays
+        // correct.
         let last_seen = births.values().map(|birth| birth.seen).max().unwrap_or(0);
         let saved = clock.running.max(last_seen).max(0);
         for last in [&mut clock.synchronized, &mut clock.doubted]
@@ -163,8 +166,8 @@ impl Ages {
         for birth in births.values_mut() {
             birth.marked = birth.marked.map(|marked| marked.min(saved));
         }
-        // One second more, so that times from earlier processes can be told from those
-        // of this one.
+        // One second is added so that times from earlier processes can be distinguished
+        // from times from this process.
         clock.running = saved.saturating_add(1);
         let ages = Ages {
             folder: state.to_owned(),
@@ -181,7 +184,7 @@ impl Ages {
         (ages, problems)
     }
 
-    /// Whether the clock was synchronized at the last reading, and is believed.
+    /// Whether the clock was synchronized at the last reading and is trusted.
     pub(super) fn is_synchronized(&self) -> bool {
         self.is_synchronized
     }
@@ -223,9 +226,9 @@ impl Ages {
         for birth in self.births.values_mut() {
             let since_seen = running.saturating_sub(birth.seen).max(0);
             let latest = unix.saturating_sub(since_seen);
-            // A time that was synchronized once stays, even if the clock later shows an
-            // earlier one. Nobody knows which of the two is right, and until the clock
-            // has caught up, the age grows with the running time alone.
+            // A time from a synchronized clock is kept, even if the clock later shows an
+            // earlier time. It is unknown which of the two is right. Until the clock has
+            // caught up, the age grows only with the running time.
             if birth.born.is_none() {
                 birth.born = Some(latest);
                 self.unsaved = self.unsaved.max(Unsaved::Births);
@@ -234,8 +237,8 @@ impl Ages {
     }
 
     /// Whether a synchronized clock shows a time that cannot be right, or shows that an
-    /// earlier one was not. At the first reading of a process, a later time is no
-    /// jump, because the device may have been off.
+    /// earlier time was wrong. At the first reading of a process, a later time does not
+    /// count as a jump, because the device may have been off.
     fn has_jumped(&self, unix: i64) -> bool {
         let Some(last) = self.clock.synchronized.or(self.clock.doubted) else {
             return false;
@@ -244,8 +247,8 @@ impl Ages {
         ahead < -TOLERANCE || (self.was_read && ahead > TOLERANCE)
     }
 
-    /// Counts time during which no daemon ran, which the first synchronized reading
-    /// of a process reveals.
+    /// Counts the time during which no daemon ran. The first synchronized reading of a
+    /// process reveals this time.
     fn was_off_for(&mut self, seconds: i64) {
         let before = self.running_before;
         let earlier = |at: i64| {
@@ -264,8 +267,9 @@ impl Ages {
         }
     }
 
-    /// The time in seconds since 1970: the last synchronized time and the time that
-    /// the daemon has run since then. `None` if the clock was never synchronized.
+    /// Returns the time in seconds since 1970, which is the last synchronized time plus
+    /// the time that the daemon has run since then. Returns `None` if the clock was
+    /// never synchronized.
     fn synchronized_now(&self) -> Option<i64> {
         Some(self.after(self.clock.synchronized?))
     }
@@ -276,7 +280,7 @@ impl Ages {
         earlier.unix.saturating_add(since)
     }
 
-    /// What is known about a sample that is seen for the first time.
+    /// Returns what is known about a sample that is seen for the first time.
     fn birth_of(&self, sample: &Sample) -> Birth {
         let now = self.synchronized_now().filter(|_| self.is_synchronized);
         let named = sample.at.and_then(believable);
@@ -291,7 +295,7 @@ impl Ages {
         let running = self.clock.running.saturating_sub(birth.seen);
         let by_clock = self.synchronized_now().zip(birth.born);
         let by_clock = by_clock.map_or(0, |(now, born)| now.saturating_sub(born));
-        // The running time is a lower bound, whatever the wall clock says.
+        // The running time is a lower bound, regardless of the wall clock.
         running.max(by_clock).max(0)
     }
 
@@ -364,7 +368,7 @@ impl Ages {
         pass
     }
 
-    /// Forgets all samples but these.
+    /// Discards the ages of all samples except these.
     pub(super) fn forget_others(&mut self, samples: &[&Sample]) {
         let present: HashSet<&str> = samples.iter().map(|sample| sample.id.as_str()).collect();
         let before = self.births.len();
@@ -374,7 +378,7 @@ impl Ages {
         }
     }
 
-    /// Adds samples that are new, and forgets those that are gone.
+    /// Adds new samples, and discards samples that no longer exist.
     fn record(&mut self, samples: &[&Sample]) {
         self.forget_others(samples);
         for sample in samples {
@@ -385,7 +389,7 @@ impl Ages {
         }
     }
 
-    /// How many of the labeled samples one pass may end now.
+    /// Returns the number of labeled samples that a pass may end now.
     fn allowed(&self, labeled: usize) -> usize {
         let last = self.clock.labeled_ended;
         let is_early = last.is_some_and(|last| self.clock.running.saturating_sub(last) < HOUR);
@@ -396,9 +400,9 @@ impl Ages {
         }
     }
 
-    /// Marks a sample that is within a day of the limit `keep`, and unmarks any
-    /// other. Returns the seconds until it may end, and whether the mark is new;
-    /// `None` if the sample is too young.
+    /// Marks a sample that is within a day of the limit `keep`, and unmarks any other.
+    /// Returns the seconds until the sample may end, and whether the mark is new.
+    /// Returns `None` if the sample is too young.
     fn mark(&mut self, id: &str, keep: i64) -> Option<(i64, bool)> {
         let running = self.clock.running;
         let age = self.age_in_seconds(self.births.get(id)?);
@@ -424,7 +428,7 @@ impl Ages {
     }
 
     /// Saves the files if a mark has changed, or if they were last saved at least
-    /// `interval` ago. At an interval of zero, saves all changes.
+    /// `interval` ago. If the interval is zero, all changes are saved.
     pub(super) fn save(&mut self, interval: Duration) -> Result<(), FileError> {
         let since = self.clock.running.saturating_sub(self.saved_at);
         if self.unsaved < Unsaved::Marks && since < interval.as_secs() as i64 {
@@ -449,7 +453,7 @@ fn invalid(action: &'static str, path: &Path, error: serde_json::Error) -> FileE
     FileError::of(action, path)(std::io::Error::new(std::io::ErrorKind::InvalidData, error))
 }
 
-/// Reads a JSON file; returns the default value if it is missing or damaged.
+/// Reads a JSON file. Returns the default value if the file is missing or damaged.
 fn read<T: Default + for<'de> Deserialize<'de>>(
     state: &Path,
     name: &str,
@@ -486,7 +490,7 @@ mod tests {
     use crate::learning::samples::{SampleKind, TrackKey};
     use crate::onnx::Label;
 
-    /// 2026-11-24T10:15:30Z.
+    /// The time 2026-11-24T10:15:30Z in seconds since 1970.
     const NOW: i64 = 1_795_515_330;
     const KEEP_DAYS: i64 = 30;
     const KEEP: Duration = Duration::from_hours(24 * KEEP_DAYS as u64);
@@ -502,7 +506,7 @@ mod tests {
             track: TrackKey::Alone(id.to_owned()),
             day: String::new(),
             at,
-            // Files whose dates say nothing.
+            // The date of the file has no meaning.
             modified: SystemTime::UNIX_EPOCH,
             kind: SampleKind::Picture,
             path: PathBuf::from(id),
@@ -545,8 +549,8 @@ mod tests {
             }
         }
 
-        /// Makes a pass, and deletes what it ends. Returns the number of deleted
-        /// samples. `clock` is the time that a synchronized clock shows.
+        /// Does a pass, and deletes the samples that it ends. Returns the number of
+        /// deleted samples. `clock` is the time that a synchronized clock shows.
         fn pass(&mut self, clock: Option<i64>) -> usize {
             let reading = ClockReading {
                 monotonic: self.started + Duration::from_secs(self.uptime.unsigned_abs()),
@@ -562,8 +566,8 @@ mod tests {
             before - self.samples.len()
         }
 
-        /// Runs for some hours with a pass each hour. The clock shows `clock` and runs
-        /// on. Returns the number of deleted samples.
+        /// Runs for some hours with a pass each hour. The clock starts at `clock` and
+        /// keeps running. Returns the number of deleted samples.
         fn run(&mut self, hours: i64, clock: Option<i64>) -> usize {
             let deleted = (1..=hours).map(|hour| {
                 self.uptime += HOUR;
@@ -656,7 +660,8 @@ mod tests {
     fn an_unsynchronized_clock_ends_nothing_and_running_time_does() {
         let mut device = Device::new(labeled(1));
         device.samples.push(sample("waiting", None, None));
-        // Runs of a day, each of which saves its time; nights do not count.
+        // The device runs for a day at a time and saves its running time each day. The
+        // nights do not count.
         for _ in 0..29 {
             assert_eq!(device.pass(None), 0);
             assert_eq!(device.run(24, None), 0);
@@ -750,7 +755,7 @@ mod tests {
         assert_eq!(device.announced(), 4);
         assert_eq!(device.last.announcement.unwrap().new, 0);
         device.restart();
-        // Without a synchronized clock, nobody knows how long the device was off.
+        // Without a synchronized clock, it is unknown how long the device was off.
         assert_eq!(device.pass(None), 0);
         assert_eq!(device.pass(Some(NOW + 32 * DAY + HOUR)), 1);
     }
@@ -808,7 +813,7 @@ mod tests {
                 (device.ages, device.uptime) = (ages, 0);
                 let first = device.pass(None);
                 let second = device.pass(Some(NOW + 29 * DAY));
-                // Only a file that claims such an age, and is not damaged, ends one.
+                // A sample ends only if an undamaged file records such an age.
                 assert!(first + second <= 2);
                 device.samples = labeled(3);
             }

@@ -13,10 +13,10 @@
 //! | higher | a newer maskd wrote it; nothing is read or changed |
 //!
 //! A process that opens the directory for changes also accepts a directory
-//! without a number and writes the number into it. A process that only reads
-//! the directory checks the number and changes nothing. A layout change that an
-//! older maskd would misread needs a new number, and code in this module that
-//! migrates a directory with the previous number.
+//! without a number and writes the number into it. A process that only reads the
+//! directory checks the number and changes nothing. If the layout changes in a
+//! way that an older maskd would misread, the number must be increased, and this
+//! module must migrate directories with the previous number.
 //!
 //! In addition, head files and feature files have their own format numbers, so
 //! that they can be used outside the directory. A head file has `maskd-head-1`

@@ -1,5 +1,5 @@
-//! Tests of changes that fail halfway: what is in use, what the disk says, and what the
-//! caller was told must agree.
+//! Tests of changes that fail halfway. The head in use, the state on disk, and the
+//! result that the caller received must agree.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,9 @@ use crate::vision::embed::Feature;
 
 const LABELS: [&str; 2] = ["with_mask", "without_mask"];
 
-/// A head that tells the features of [`embed`] apart, but calls all of them
-/// `without_mask`, so that a training improves on it. `size` makes heads different.
+/// A head that can distinguish the features from [`embed`], but predicts
+/// `without_mask` for all of them, so that training improves it. Heads with different
+/// values of `size` are different.
 fn head(size: f32) -> HeadFile {
     let mut w1 = vec![0.0; 2 * FEATURES];
     (w1[0], w1[FEATURES + 1]) = (size, size);
@@ -33,7 +34,7 @@ fn head(size: f32) -> HeadFile {
     }
 }
 
-/// Stands for the backbone: red crops and blue crops have different features.
+/// Replaces the backbone. Red crops and blue crops have different features.
 #[expect(clippy::unnecessary_wraps, reason = "it has the type of an `Embed`")]
 fn embed(crops: &[Crop]) -> Result<Vec<Feature>, ModelError> {
     let embed = |crop: &Crop| {
@@ -102,7 +103,7 @@ impl Device {
         head_in_use(&self.state(), &Device::base()).unwrap().number
     }
 
-    /// Puts a folder in the place of a file, so that the file cannot be written.
+    /// Creates a folder at the path of a file, so that the file cannot be written.
     fn block(&self, name: &str) {
         let path = self.state().join(name);
         let _ = fs::remove_file(&path);
@@ -130,7 +131,7 @@ fn a_refit_whose_record_cannot_be_written_is_still_accepted() {
     assert_eq!((used(&learning), device.on_disk()), (Some(1), Some(1)));
     assert_eq!(learning.new_labels().unwrap(), 0, "kept in memory");
     assert_eq!(learning.last_refit().unwrap().head, Some(1));
-    // The record is written as soon as the disk lets it.
+    // The record is written as soon as the file can be written.
     fs::remove_dir_all(device.state().join("refit.json")).unwrap();
     learning.save_last_refit();
     drop(learning);
@@ -355,7 +356,8 @@ fn a_refit_replaces_only_the_model_that_it_was_compared_with() {
     });
     assert_eq!((used(&learning), device.on_disk()), (Some(3), Some(3)));
 
-    // There and back again is a change, too: the person has looked at the models.
+    // Switching to another head and back also counts as a change, because the user
+    // made a choice.
     let (device, learning, _) = meanwhile(|learning, device| {
         learning.import_head(&device.file(4.0)).unwrap();
         learning.rollback(1).unwrap();
@@ -386,7 +388,7 @@ fn a_foreign_model_replaces_only_the_one_that_it_was_compared_with() {
     assert_eq!((used(&learning), device.on_disk()), (Some(2), Some(2)));
 }
 
-/// A head that is right about the features of [`embed`].
+/// A head that classifies the features from [`embed`] correctly.
 fn good(size: f32) -> HeadFile {
     let mut good = head(size);
     good.head.w2 = vec![1.0, -1.0, -1.0, 1.0];
@@ -415,13 +417,14 @@ fn an_offer_that_was_rolled_back_stays_rejected() {
         matches!(tried, Err(LearningError::KnownHead))
     };
     assert!(is_rejected(&learning, 1.5), "even with other metadata");
-    // Another one comes in between.
+    // Another head is put into use in between.
     assert_eq!(offer(&learning, &good(2.5), "1").unwrap(), Some(2));
     assert!(is_rejected(&learning, 1.5));
     assert!(is_rejected(&learning, 2.5), "it is in use already");
     assert_eq!(learning.rollback(1).unwrap(), None);
     assert!(is_rejected(&learning, 2.5) && is_rejected(&learning, 1.5));
-    // Their files may be deleted, and the daemon restarted.
+    // The heads stay rejected even if their files are deleted and the daemon is
+    // restarted.
     drop(learning);
     for name in ["heads/000001.onnx", "heads/000002.onnx"] {
         fs::remove_file(device.state().join(name)).unwrap();
@@ -430,7 +433,8 @@ fn an_offer_that_was_rolled_back_stays_rejected() {
     assert!(is_rejected(&learning, 2.5) && is_rejected(&learning, 1.5));
     assert_eq!(offer(&learning, &good(3.5), "1").unwrap(), Some(3));
 
-    // A person can roll back even if that cannot be recorded, and can import it again.
+    // A user can roll back even if the rejection cannot be recorded, and can import
+    // the head again.
     device.block("rejected.json");
     assert_eq!(learning.rollback(1).unwrap(), None);
     assert!(is_rejected(&learning, 3.5));
@@ -522,7 +526,7 @@ fn heads_are_not_deleted_while_they_cannot_be_read() {
         learning.import_head(&device.file(size)).unwrap();
     }
     let heads = device.state().join("heads");
-    // Nothing says which head is in use.
+    // Neither file says which head is in use anymore.
     for name in ["current", "current.backup"] {
         fs::remove_file(heads.join(name)).unwrap();
     }

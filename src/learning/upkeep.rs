@@ -1,4 +1,4 @@
-//! Keeps the samples within the limits of age and disk space.
+//! Keeps the samples within the limits on age and disk space.
 //!
 //! This module applies the rules of `retention` and of the store of samples. It knows
 //! nothing about the config or threads, and readings of the clocks are passed as
@@ -13,11 +13,12 @@ use super::{Learning, LearningError, Purge, RemovedRecord, UNLABELLED, label_of}
 use crate::platform::clock::ClockReading;
 use crate::platform::files::FileError;
 
-/// Disk space that must be left before a crop is stored, in bytes. It is more than a
-/// crop and its features take up, so that no crop is stored that would be deleted at
-/// once.
+/// Free disk space that is required to store a crop, in bytes. It is more than a crop
+/// and its features take up, so no crop is stored that would have to be deleted
+/// immediately.
 const CROP_ROOM: u64 = 128 * 1024;
-/// How often the running time is saved at most, so that a card is not worn out.
+/// Minimum interval between saves of the running time, so that writing does not wear
+/// out the memory card.
 const SAVE_INTERVAL: Duration = Duration::from_mins(10);
 
 /// Limits on the samples.
@@ -37,25 +38,27 @@ pub struct Upkeep {
     /// The labeled samples that will reach the maximum age, if there are any.
     pub announcement: Option<Announcement>,
     /// Whether the clock is synchronized, and has not jumped within the last day. If
-    /// not, ages count only the time that the daemon runs.
+    /// this is false, ages count only the time that the daemon runs.
     pub clock_synchronized: bool,
     /// Number of files that do not count toward the maximum disk space because they
     /// are too large to be crops.
     pub not_counted: usize,
-    /// Number of further crops that surely fit into the maximum disk space.
+    /// Number of additional crops that are certain to fit into the maximum disk space.
     pub room: u64,
     /// Whether labeled samples alone take up the maximum disk space, so that no crop
     /// can be stored.
     pub is_full: bool,
 }
 
-/// Limits of age and disk space.
+/// Limits on age and disk space.
 impl Learning {
-    /// Deletes what the limits end. The age limit ends only samples whose age is
-    /// certain, and labeled ones only after they were announced for a day.
+    /// Deletes samples that exceed the limits. The age limit applies only to samples
+    /// whose age is certain, and to labeled samples only after their deletion was
+    /// announced for a day.
     ///
     /// # Errors
-    /// Returns [`LearningError::Store`]. As much as possible was deleted then.
+    /// Returns [`LearningError::Store`]. In that case, as much as possible has been
+    /// deleted.
     pub fn apply_limits(
         &self,
         limits: Limits,
@@ -89,7 +92,7 @@ impl Learning {
     }
 
     /// Saves the ages of the samples, and the time that the daemon has run. Does
-    /// nothing if they were saved a short while ago and nothing was announced since,
+    /// nothing if they were saved recently and nothing has been announced since,
     /// unless this is the `last` call before the process ends.
     ///
     /// # Errors

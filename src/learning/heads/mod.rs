@@ -10,13 +10,12 @@
 //! heads/current.backup   a copy, used if `current` is damaged
 //! ```
 //!
-//! Head files are written once and never changed. Numbers increase and are never
-//! reused, even when the file is gone. A head is put into use by an atomic rename of
-//! `current`, so readers see either the old head or the new one. Everything that can fail
-//! comes before this rename, so a caller that gets an error knows that the same head as
-//! before is in use. Temporary files that a
-//! killed process leaves behind are deleted the next time the heads are opened for
-//! changes. Only one process at a time can open them that way, because it must hold a
+//! Head files are written once and never changed. Numbers increase and are never reused,
+//! even after a file is deleted. A head is put into use by an atomic rename of `current`,
+//! so readers see either the old head or the new one. Every step that can fail comes before
+//! this rename, so if a caller gets an error, the previous head is still in use. Temporary
+//! files that a killed process leaves behind are deleted the next time the heads are opened
+//! for changes. Only one process at a time can open them that way, because it must hold a
 //! lock.
 //!
 //! The metadata of a head file states its format (`format` = `maskd-head-1`) and ends
@@ -51,13 +50,14 @@ const MAX_CURRENT_BYTES: u64 = 100;
 /// Why an operation on the heads failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HeadsError {
-    /// An operation failed on a file or folder of the heads, or on a path from the caller.
+    /// An operation on a file or folder in `heads`, or on a path that the caller passed,
+    /// failed.
     #[error(transparent)]
     File(#[from] FileError),
     /// Another process has the heads open for changes.
     #[error("another maskd is changing {path}; let it do this, or stop it first")]
     Busy {
-        /// The folder of the heads.
+        /// The folder that contains the heads.
         path: String,
     },
     /// There is no head with this number.
@@ -83,32 +83,32 @@ pub enum HeadsError {
          train it on the features of this backbone"
     )]
     OtherBackbone {
-        /// What the head is called.
+        /// Name of the head in the message.
         name: String,
         /// SHA-256 of the backbone that the head was trained for, in hexadecimal.
         theirs: String,
         /// SHA-256 of the backbone in use, in hexadecimal.
         ours: String,
     },
-    /// The head has other labels, or has them in another order.
+    /// The labels of the head, or their order, differ from the expected ones.
     #[error(
         "the model {name} has the labels {theirs:?} instead of {ours:?}: \
          use a model with these labels in this order"
     )]
     OtherLabels {
-        /// What the head is called.
+        /// Name of the head in the message.
         name: String,
         /// The labels of the head.
         theirs: Vec<String>,
         /// The expected labels.
         ours: Vec<String>,
     },
-    /// The highest number, 4,294,967,295, is taken.
+    /// No number is left, because the highest number, 4,294,967,295, is already used.
     #[error(
         "there are no numbers left for models in {path}: delete the file of the highest number"
     )]
     Numbers {
-        /// The folder of the heads.
+        /// The folder that contains the heads.
         path: String,
     },
 }
@@ -133,7 +133,7 @@ impl HeadsError {
 pub struct Stored {
     /// The head.
     pub file: HeadFile,
-    /// The metadata stored with the head: scores, parent and so on.
+    /// The metadata stored with the head, such as its scores and its parent.
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -166,22 +166,22 @@ pub struct HeadInUse {
     pub fallback: Option<Fallback>,
 }
 
-/// Why a head other than the intended one is used. Its text is a full sentence.
+/// Why a head other than the intended one is used. Its text is a complete sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fallback {
-    /// `current` is damaged or gone, but its backup is intact.
+    /// `current` is damaged or missing, but its backup is intact.
     #[error("the file heads/current is damaged or gone; its backup names model {used}")]
     Backup {
         /// The number of the head in use.
         used: u32,
     },
-    /// Both `current` and its backup are damaged or gone.
+    /// Both `current` and its backup are damaged or missing.
     #[error("the file heads/current is damaged or gone; {} is used, the newest that is whole", name_of(*used))]
     LostCurrent {
         /// The head in use; `None` stands for the built-in head.
         used: Option<u32>,
     },
-    /// The head that should be in use is damaged or gone.
+    /// The head that should be in use is damaged or missing.
     #[error("model {damaged} is damaged or gone; {} is used instead", name_of(*used))]
     LostHead {
         /// The number that `current` names.
@@ -202,9 +202,9 @@ fn name_of(number: Option<u32>) -> String {
 pub struct HeadInfo {
     /// Its number.
     pub number: u32,
-    /// Whether `current` names it.
+    /// Whether `current` names this head.
     pub is_current: bool,
-    /// The contents of its file, or what is wrong with the file.
+    /// The contents of the file, or the error that says what is wrong with it.
     pub stored: Result<Stored, HeadsError>,
 }
 
@@ -248,18 +248,18 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Loads and checks the head in use. If it is damaged, or if the file that names it
-    /// is, returns another head and states the reason in
-    /// [`fallback`](HeadInUse::fallback). Nothing on disk is changed.
+    /// Loads and checks the head in use. If the head or the file that names it is damaged,
+    /// this function returns another head and gives the reason in
+    /// [`fallback`](HeadInUse::fallback). It changes nothing on disk.
     ///
     /// # Errors
-    /// [`HeadsError::File`] if the folder cannot be read.
+    /// Returns [`HeadsError::File`] if the folder cannot be read.
     pub fn current(&self) -> Result<HeadInUse, HeadsError> {
         loop {
             let before = self.current_and_highest();
             let in_use = self.in_use()?;
-            // In the meantime, another process may have switched to another head and
-            // pruned this one, which does not count as damage.
+            // Another process may have switched to another head and pruned this one in the
+            // meantime. That does not count as damage.
             if in_use.fallback.is_none() || self.current_and_highest() == before {
                 return Ok(in_use);
             }
@@ -288,8 +288,8 @@ impl Reader {
             let fallback = Some(Fallback::LostCurrent { used });
             return Ok(HeadInUse { current, fallback });
         };
-        // A kill during the very first `add` leaves one of the two files, which names no
-        // head. That does not count as damage.
+        // If the process is killed during the very first `add`, only one of the two files
+        // exists, and it names no head. That does not count as damage.
         let Some(number) = current else {
             return Ok(HeadInUse {
                 current: None,
@@ -312,10 +312,10 @@ impl Reader {
         })
     }
 
-    /// All heads, sorted by number.
+    /// Returns all heads, sorted by number.
     ///
     /// # Errors
-    /// [`HeadsError::File`] if the folder cannot be read.
+    /// Returns [`HeadsError::File`] if the folder cannot be read.
     pub fn list(&self) -> Result<Vec<HeadInfo>, HeadsError> {
         let named = self.current_and_highest().0.and_then(|named| named.current);
         let info = |number| HeadInfo {
@@ -329,7 +329,7 @@ impl Reader {
     /// Reads the head with the given number.
     ///
     /// # Errors
-    /// [`HeadsError::Missing`], [`HeadsError::File`], [`HeadsError::Damaged`].
+    /// Returns [`HeadsError::Missing`], [`HeadsError::File`], or [`HeadsError::Damaged`].
     pub fn get(&self, number: u32) -> Result<Stored, HeadsError> {
         parse_sealed(&name(number), &self.bytes(number)?)
     }
@@ -344,7 +344,7 @@ impl Reader {
         Ok(files::write_unless(path, &bytes, &refuse_within_state)?)
     }
 
-    /// The bytes of a head's file after checking that it is intact.
+    /// Returns the bytes of a head's file after checking that it is intact.
     ///
     /// # Errors
     /// Same as [`get`](Reader::get).
@@ -416,8 +416,8 @@ impl Reader {
     }
 }
 
-/// Write access to the heads for one process at a time. It can do everything that a
-/// [`Reader`] can.
+/// Write access to the heads for one process at a time. It also provides everything that a
+/// [`Reader`] provides.
 #[derive(Debug)]
 pub struct Heads {
     reader: Reader,
@@ -437,7 +437,7 @@ impl Heads {
     /// exist (mode 0700), and removes partially written files.
     ///
     /// # Errors
-    /// [`HeadsError::Busy`], [`HeadsError::File`].
+    /// Returns [`HeadsError::Busy`] or [`HeadsError::File`].
     pub fn open(state: &Path) -> Result<Heads, HeadsError> {
         let reader = Heads::read_only(state);
         let root = &reader.root;
@@ -467,8 +467,8 @@ impl Heads {
     /// durable on disk but not yet in use. `metadata` should name its [`PARENT`].
     ///
     /// # Errors
-    /// [`HeadsError::Damaged`] if the head could not be read back (for example, because a
-    /// weight is not finite), [`HeadsError::File`], [`HeadsError::Numbers`].
+    /// Returns [`HeadsError::Damaged`] if the head could not be read back (for example,
+    /// because a weight is not finite), [`HeadsError::File`], [`HeadsError::Numbers`].
     pub fn add(&mut self, head: &HeadFile, metadata: &[(&str, String)]) -> Result<u32, HeadsError> {
         let bytes = onnx::write_sealed_head(head, metadata);
         parse_sealed("that was made", &bytes)?;
@@ -478,9 +478,9 @@ impl Heads {
         let number = number.ok_or_else(|| HeadsError::Numbers {
             path: self.root.display().to_string(),
         })?;
-        // Record the number before the file is written, so that the number is never
-        // reused. A damaged `current` is not replaced by a guess; it stays, so that the
-        // method `current` can report the damage.
+        // The number is recorded before the file is written, so that it is never reused. A
+        // damaged `current` is not replaced by a guess. It is kept, so that the method
+        // `current` can report the damage.
         if named.is_some() || last == 0 {
             self.write_current(CurrentFile {
                 current: named.unwrap_or_default().current,
@@ -497,8 +497,8 @@ impl Heads {
     ///
     /// # Errors
     /// Same as [`Reader::get`], because a damaged head is not put into use, and
-    /// [`HeadsError::File`] if `current` cannot be written. The same head as before is
-    /// then in use.
+    /// [`HeadsError::File`] if `current` cannot be written. In that case, the previous head
+    /// stays in use.
     pub fn switch(&mut self, number: Option<u32>) -> Result<(), HeadsError> {
         if let Some(number) = number {
             self.get(number)?;
@@ -509,20 +509,20 @@ impl Heads {
             highest: self.current_and_highest().1.max(last),
         };
         self.write(CURRENT, named)?;
-        // The head is in use now, so nothing may be reported as failed. An outdated backup
-        // names the head that was in use before.
+        // The head is already in use, so this function must not report an error. An
+        // outdated backup names the head that was in use before.
         if let Err(error) = self.write(BACKUP, named) {
             warn!(%error, "the backup of heads/current is outdated");
         }
         Ok(())
     }
 
-    /// Stores a head as [`add`](Heads::add) does, and puts it into use as
-    /// [`switch`](Heads::switch) does. Returns its number.
+    /// Stores a head in the same way as [`add`](Heads::add), puts it into use in the same
+    /// way as [`switch`](Heads::switch), and returns its number.
     ///
     /// # Errors
-    /// Those of both. The same head as before is then in use, and the new one is not
-    /// stored.
+    /// Same as [`add`](Heads::add) and [`switch`](Heads::switch). In that case, the new
+    /// head is not stored, and the previous head stays in use.
     pub(super) fn add_and_switch(
         &mut self,
         head: &HeadFile,
@@ -540,13 +540,13 @@ impl Heads {
         Ok(number)
     }
 
-    /// Returns the heads from `from` to the one that `steps` rollbacks lead to: their
-    /// numbers and contents, and the number of the last one, or `None` for the built-in
-    /// head.
+    /// Returns the numbers and contents of the heads that `steps` rollbacks from `from`
+    /// would take out of use, and the number of the head that would then be in use, or
+    /// `None` for the built-in head.
     ///
     /// # Errors
-    /// [`HeadsError::NoParent`] if there are fewer than `steps` parents; same as
-    /// [`Reader::get`] if a head along the way is gone or damaged.
+    /// Returns [`HeadsError::NoParent`] if there are fewer than `steps` parents. If one of
+    /// these heads is missing or damaged, the errors are the same as for [`Reader::get`].
     pub(super) fn way_back(
         &self,
         from: Option<u32>,
@@ -565,12 +565,13 @@ impl Heads {
 
     /// Deletes old heads and returns their numbers. It keeps the newest `keep` intact heads
     /// and all files with a higher number than the oldest of these. It also keeps the head
-    /// in use, its parent, and the head that should be in use. Nothing is deleted while
-    /// it is uncertain which heads these are.
+    /// in use, its parent, and the head that should be in use. As long as it is uncertain
+    /// which heads these are, nothing is deleted.
     ///
     /// # Errors
-    /// [`HeadsError::File`] if a head cannot be read, for another reason than damage; if
-    /// one cannot be deleted, the first such error after the others have been deleted.
+    /// Returns [`HeadsError::File`] if a head cannot be read for a reason other than
+    /// damage. If heads cannot be deleted, returns the first error after deleting the
+    /// others.
     pub fn prune(&mut self, keep: usize) -> Result<Vec<u32>, HeadsError> {
         let numbers = self.numbers()?;
         let Some(NamedHead(named)) = self.named() else {
@@ -609,8 +610,8 @@ impl Heads {
         Ok(gone)
     }
 
-    /// Writes `current` and its backup. A full disk causes an error before the file that
-    /// decides, `current`, is changed.
+    /// Writes `current` and its backup. If the disk is full, this fails before it changes
+    /// `current`, which determines the head in use.
     fn write_current(&self, named: CurrentFile) -> Result<(), HeadsError> {
         self.write(BACKUP, named)?;
         self.write(CURRENT, named)
@@ -622,17 +623,18 @@ impl Heads {
     }
 }
 
-/// A head that a person imports, and the metadata to store with it.
+/// A head that a user imports, and the metadata to store with it.
 pub(super) struct Imported {
     pub(super) file: HeadFile,
     pub(super) metadata: Vec<(String, String)>,
 }
 
-/// Reads a head from a head file or a classifier file. Its parent will be the head
-/// `parent`.
+/// Reads a head from a head file or a classifier file. The metadata records the head
+/// `parent` as its parent.
 ///
 /// # Errors
-/// [`HeadsError::OtherBackbone`], [`HeadsError::OtherLabels`], [`HeadsError::Damaged`].
+/// Returns [`HeadsError::OtherBackbone`], [`HeadsError::OtherLabels`], or
+/// [`HeadsError::Damaged`].
 pub(super) fn read_foreign(
     path: &Path,
     backbone: &[u8; 32],
@@ -656,11 +658,11 @@ fn name(number: u32) -> String {
     format!("{number:06}.onnx")
 }
 
-/// Parses a head file that came from elsewhere, with the same checks as
+/// Parses a head file from another device, with the same checks as
 /// [`import`](Heads::import).
 ///
 /// # Errors
-/// [`HeadsError::OtherBackbone`], [`HeadsError::OtherLabels`],
+/// Returns [`HeadsError::OtherBackbone`], [`HeadsError::OtherLabels`], or
 /// [`HeadsError::Damaged`].
 pub fn parse_foreign(
     name: &str,

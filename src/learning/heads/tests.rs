@@ -32,7 +32,8 @@ fn add(heads: &mut Heads, parent: Option<u32>) -> u32 {
     heads.add(&head(last as f32 + 1.0), &metadata).unwrap()
 }
 
-/// Heads 1 to `count`. Each is the child of the previous one, and the last is in use.
+/// Creates heads 1 to `count`. Each head is the child of the previous one, and the last
+/// head is in use.
 fn line(count: u32) -> (TempDir, Heads) {
     let (state, mut heads) = open();
     for number in 1..=count {
@@ -43,7 +44,7 @@ fn line(count: u32) -> (TempDir, Heads) {
     (state, heads)
 }
 
-/// Goes back, as `active` does.
+/// Rolls back in the same way as the module `active`.
 fn rollback(heads: &mut Heads, steps: u32) -> Result<Option<u32>, HeadsError> {
     let from = used(heads).0;
     let (skipped, number) = heads.way_back(from, steps)?;
@@ -52,7 +53,7 @@ fn rollback(heads: &mut Heads, steps: u32) -> Result<Option<u32>, HeadsError> {
     Ok(number)
 }
 
-/// Imports a head, as `active` does, but without putting it into use.
+/// Imports a head in the same way as the module `active`, but without putting it into use.
 fn import(
     heads: &mut Heads,
     path: &Path,
@@ -132,7 +133,7 @@ fn a_head_that_cannot_be_read_again_is_not_stored() {
     assert!(heads.list().unwrap().is_empty());
 }
 
-/// A head whose weights are finite, but whose outputs are not.
+/// A head with finite weights whose outputs are not finite.
 fn overflowing() -> HeadFile {
     let mut head = head(1.0);
     head.head.w1.fill(1e37);
@@ -151,7 +152,7 @@ fn a_head_whose_outputs_overflow_is_neither_stored_nor_used() {
     assert!(error.to_string().contains("overflow"), "{error}");
     let foreign = fs::read(&path).unwrap();
     assert!(parse_foreign("x", &foreign, &[5; 32], &labels).is_err());
-    // An older maskd has stored it and put it into use.
+    // This simulates an older maskd that stored the head and put it into use.
     let sealed = onnx::write_sealed_head(&overflowing(), &[(PARENT, "2".to_owned())]);
     fs::write(heads.path(2), sealed).unwrap();
     let fallback = Fallback::LostHead {
@@ -178,7 +179,8 @@ fn a_number_is_not_given_again() {
         cut(&heads, file);
         assert_eq!(add(&mut heads, None), last + 1);
     }
-    // A file whose name is not in our format is ignored; a number assigned by hand counts.
+    // A file whose name does not have the expected format is ignored, but a number that a
+    // user assigned counts.
     fs::copy(heads.path(1), heads.root.join("7.onnx")).unwrap();
     assert_eq!(add(&mut heads, None), 7);
     fs::copy(heads.path(1), heads.path(40)).unwrap();
@@ -264,7 +266,7 @@ fn cut_off_anywhere_a_head_is_damaged() {
     for length in 0..whole.len() {
         assert!(parse_sealed("cut", &whole[..length]).is_err(), "{length}");
     }
-    // A changed byte is detected, too.
+    // A changed byte is also detected.
     for index in 0..whole.len() {
         let mut changed = whole.clone();
         changed[index] ^= 1;

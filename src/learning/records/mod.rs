@@ -1,4 +1,4 @@
-//! The records of learning, which are the types behind the JSON of the command
+//! The records of learning, which are the types that define the JSON of the command
 //! line and the API.
 //!
 //! This module defines their shape, which is a documented contract

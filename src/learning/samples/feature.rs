@@ -67,7 +67,7 @@ pub enum FeatureError {
 /// ```
 ///
 /// # Errors
-/// [`FeatureError::Damaged`] if the bytes do not have this format.
+/// Returns [`FeatureError::Damaged`] if the bytes do not have this format.
 pub fn parse_features(bytes: &[u8]) -> Result<FeatureFile, FeatureError> {
     let damaged = |what| Err(FeatureError::Damaged(what));
     let Some((content, sum)) = bytes.split_last_chunk::<HASH>() else {

@@ -40,7 +40,7 @@ impl Reader {
     /// This reads names and lengths but not contents, so damaged pictures are listed, too.
     ///
     /// # Errors
-    /// [`StoreError::File`].
+    /// Returns [`StoreError::File`].
     pub fn list(&self) -> Result<Listing, StoreError> {
         let mut listing = Listing::default();
         let ScannedFiles { files, ignored } = self.scan()?;
@@ -79,7 +79,7 @@ impl Reader {
     /// deleted or labeled. It reads only names, so it is cheap.
     ///
     /// # Errors
-    /// [`StoreError::File`].
+    /// Returns [`StoreError::File`].
     pub fn fingerprint(&self) -> Result<[u8; 32], StoreError> {
         let mut lines = BTreeSet::new();
         for (_, folder) in self.label_folders(&mut Vec::new())? {
@@ -101,7 +101,7 @@ impl Reader {
     /// The bytes of a sample's file, even if its label has changed since it was listed.
     ///
     /// # Errors
-    /// [`StoreError::Gone`], [`StoreError::File`].
+    /// Returns [`StoreError::Gone`] or [`StoreError::File`].
     pub fn read(&self, sample: &Sample) -> Result<Vec<u8>, StoreError> {
         let gone = || StoreError::Gone {
             id: sample.id.clone(),
@@ -121,7 +121,7 @@ impl Reader {
     /// to the size of a crop.
     ///
     /// # Errors
-    /// [`StoreError::NoPicture`], [`StoreError::Picture`], and the errors of
+    /// Returns [`StoreError::NoPicture`], [`StoreError::Picture`], and the errors of
     /// [`read`](Reader::read).
     pub fn crop(&self, sample: &Sample, scaler: &mut Scaler) -> Result<Crop, StoreError> {
         if sample.kind == SampleKind::FeatureOnly {
@@ -139,8 +139,8 @@ impl Reader {
     /// variants.
     ///
     /// # Errors
-    /// [`FeatureError`] if there is no intact feature file that this backbone computed
-    /// from exactly this picture.
+    /// Returns [`FeatureError`] if there is no intact feature file that this backbone
+    /// computed from exactly this picture.
     pub fn features(
         &self,
         sample: &Sample,

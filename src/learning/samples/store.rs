@@ -47,7 +47,7 @@ impl Store {
     /// process left behind.
     ///
     /// # Errors
-    /// [`StoreError::Busy`], [`StoreError::File`].
+    /// Returns [`StoreError::Busy`] or [`StoreError::File`].
     pub fn open(state: &Path) -> Result<Store, StoreError> {
         let reader = Store::read_only(state);
         let root = &reader.root;
@@ -248,7 +248,7 @@ impl Store {
     /// and all features. Keeps [ignored](super::Listing::ignored) files and folders.
     ///
     /// # Errors
-    /// The first [`StoreError::File`], after as much as possible has been deleted.
+    /// Returns the first [`StoreError::File`], after as much as possible has been deleted.
     pub fn purge(
         &self,
         which: &LabelFilter,
@@ -280,7 +280,7 @@ impl Store {
     /// are not deleted because of a size either.
     ///
     /// # Errors
-    /// The first [`StoreError::File`], after as much as possible has been deleted.
+    /// Returns the first [`StoreError::File`], after as much as possible has been deleted.
     pub fn prune(
         &self,
         max_bytes: u64,
@@ -326,7 +326,7 @@ impl Store {
     /// variants.
     ///
     /// # Errors
-    /// [`StoreError::Gone`] if the sample was deleted in the meantime,
+    /// Returns [`StoreError::Gone`] if the sample was deleted in the meantime,
     /// [`StoreError::NoPicture`], [`StoreError::Rows`], [`StoreError::File`].
     pub fn put_features(
         &self,

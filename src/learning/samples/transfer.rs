@@ -66,8 +66,8 @@ impl Store {
     /// also kept.
     ///
     /// # Errors
-    /// [`StoreError::File`] if a folder cannot be read or the store cannot be written to,
-    /// [`StoreError::Within`]. A picture that cannot be read is not an error.
+    /// Returns [`StoreError::File`] if a folder cannot be read or the store cannot be
+    /// written to, [`StoreError::Within`]. A picture that cannot be read is not an error.
     pub fn import(&self, folder: &Path) -> Result<Imported, StoreError> {
         self.import_unless(folder, &|| false)
     }
