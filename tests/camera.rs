@@ -392,7 +392,7 @@ fn program_without_a_whole_raw_picture_is_told_so() {
     );
     let error = lost(&mut camera).to_string();
     assert!(
-        error.contains("3 of the 1152 bytes of a picture came"),
+        error.contains("received only 3 of the 1152 bytes of a picture"),
         "{error}"
     );
 }
@@ -531,7 +531,7 @@ fn rpicam_that_ends_or_stalls_is_started_again() {
     });
     assert!(errors.contains("ended with exit status 0"), "{errors}");
     assert!(
-        errors.contains("no picture came from camera command"),
+        errors.contains("no picture was received from camera command"),
         "{errors}"
     );
 }
@@ -796,7 +796,7 @@ fn answers_that_are_no_stream_are_told_without_the_password() {
         ),
         (
             "200 OK\r\nContent-Type: Text/html; charset=utf-8\r\n",
-            "sends Text/html; charset=utf-8 without a JPEG picture (nothing came at all)",
+            "sends Text/html; charset=utf-8 without a JPEG picture (nothing was received)",
         ),
         (
             "403 Forbidden\r\n",
@@ -905,9 +905,9 @@ fn stream_that_goes_silent_or_sends_noise_is_stalled() {
             "it did not answer",
         ),
         (&video, "of the type video/h264, so set the camera to MJPEG"),
-        (&half, "100 bytes came without a complete JPEG picture"),
+        (&half, "received 100 bytes, but no complete JPEG picture"),
         (&drip, "it did not answer"),
-        (&noise, "bytes came without a complete JPEG picture"),
+        (&noise, "bytes, but no complete JPEG picture"),
     ] {
         serve(&[play], |host| {
             let spec = http(host);
@@ -1011,15 +1011,15 @@ fn answer_that_cannot_be_read_is_told() {
         ),
         (
             b"<html>log in</html>",
-            "ended (19 bytes came without a complete JPEG picture)",
+            "ended (received 19 bytes, but no complete JPEG picture)",
         ),
         (
             b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>",
-            "sends text/html without a JPEG picture (6 bytes came",
+            "sends text/html without a JPEG picture (received 6 bytes",
         ),
         (
             b"HTTP/1.1 200 OK\r\nContent-Type: a\x1b[31mb\r\n\r\n",
-            "sends a\\u{1b}[31mb without a JPEG picture (nothing came",
+            "sends a\\u{1b}[31mb without a JPEG picture (nothing was received",
         ),
     ] {
         let play = |stream: &mut TcpStream| send(stream, answer);

@@ -121,7 +121,7 @@ impl LatestPicture {
     fn expected(&self) -> &'static str {
         match self {
             LatestPicture::Mjpeg(_) => {
-                "no picture came; it must write JPEG pictures to its standard output (with \
+                "no picture was received; it must write JPEG pictures to its standard output (with \
                  ffmpeg, end the command with -f mjpeg -)"
             }
             LatestPicture::Raw(_) => {
@@ -618,7 +618,7 @@ mod tests {
         );
         let error = error_of("printf 'no picture'", LONG);
         assert!(
-            error.contains("exit status 0: no picture came; it must"),
+            error.contains("exit status 0: no picture was received; it must"),
             "{error}"
         );
     }
@@ -650,12 +650,12 @@ mod tests {
     fn silence_and_noise_are_stalls() {
         let error = error_of("exec sleep 60", Duration::from_millis(200));
         assert!(
-            error.contains("for 0.2 s: nothing came at all; check"),
+            error.contains("for 0.2 s: nothing was received; check"),
             "{error}"
         );
         let error = error_of("printf abc; exec sleep 60", Duration::from_secs(1));
         assert!(
-            error.contains("3 bytes came without a complete JPEG"),
+            error.contains("received 3 bytes, but no complete JPEG"),
             "{error}"
         );
     }
@@ -665,7 +665,7 @@ mod tests {
         let script = "echo connecting >&2; printf 'no answer' >&2; exec sleep 60";
         let error = error_of(script, Duration::from_millis(500));
         assert!(
-            error.contains("nothing came at all, and it wrote: connecting | no answer; check"),
+            error.contains("nothing was received, and it wrote: connecting | no answer; check"),
             "{error}"
         );
         let error = error_of("echo why >&2; exec >&-; sleep 60", LONG);

@@ -171,7 +171,7 @@ impl DeviceReader {
 
     fn received(&self) -> String {
         match self.undecodable {
-            0 => "nothing came at all".to_owned(),
+            0 => "nothing was received".to_owned(),
             count => format!(
                 "{} could not be decoded (the last one: {})",
                 picture_count(count),
@@ -386,7 +386,9 @@ mod tests {
         let (mut reader, feed, _stop) = reader_of(raw(), SHORT);
         let error = reader.next().unwrap_err().to_string();
         assert!(
-            error.starts_with("no picture came from webcam:fake for 0.2 s: nothing came at all"),
+            error.starts_with(
+                "no picture was received from webcam:fake for 0.2 s: nothing was received"
+            ),
             "{error}"
         );
         let shared = Arc::clone(&reader.shared);

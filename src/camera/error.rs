@@ -159,7 +159,7 @@ pub enum SourceError {
     },
     /// No picture arrived within the allowed time.
     #[error(
-        "no picture came from {camera} for {seconds:.1} s: {received}; check the camera, or raise camera.stall-ms"
+        "no picture was received from {camera} for {seconds:.1} s: {received}; check the camera, or raise camera.stall-ms"
     )]
     Stalled {
         /// The camera's redacted URL, its command, or its device.

@@ -498,7 +498,7 @@ impl LatestJpeg {
     pub(super) fn received(&self) -> String {
         let oversized = self.splitter.oversized_frames() - self.oversized_before;
         if self.bytes == 0 {
-            "nothing came at all".to_owned()
+            "nothing was received".to_owned()
         } else if self.undecodable > 0 {
             format!(
                 "{} could not be decoded (the last one: {})",
@@ -512,7 +512,10 @@ impl LatestJpeg {
                 self.splitter.max_frame_bytes
             )
         } else {
-            format!("{} bytes came without a complete JPEG picture", self.bytes)
+            format!(
+                "received {} bytes, but no complete JPEG picture",
+                self.bytes
+            )
         }
     }
 }
@@ -994,12 +997,12 @@ mod tests {
         let bad = simple(b"means nothing");
         let at = super::super::source::now();
         let mut latest = LatestJpeg::new(&options());
-        assert_eq!(latest.received(), "nothing came at all");
+        assert_eq!(latest.received(), "nothing was received");
         latest.push(b"nothing yet", at);
         assert!(latest.decode().is_none());
         assert_eq!(
             latest.received(),
-            "11 bytes came without a complete JPEG picture"
+            "received 11 bytes, but no complete JPEG picture"
         );
         latest.push(&[&jpeg[..], &bad, &jpeg].concat(), at);
         assert_eq!(latest.decode().unwrap().seq, 2);
@@ -1013,6 +1016,6 @@ mod tests {
         );
         latest.push(&jpeg, at);
         assert_eq!(latest.decode().unwrap().seq, 4);
-        assert_eq!(latest.received(), "nothing came at all");
+        assert_eq!(latest.received(), "nothing was received");
     }
 }

@@ -69,9 +69,9 @@ impl LatestRaw {
     /// Describes what was received since the last picture, for an error message.
     pub(super) fn received(&self) -> String {
         match self.partial.len() {
-            0 => "nothing came at all".to_owned(),
+            0 => "nothing was received".to_owned(),
             bytes => format!(
-                "{bytes} of the {} bytes of a picture came",
+                "received only {bytes} of the {} bytes of a picture",
                 self.format.frame_bytes()
             ),
         }
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn latest_complete_picture_is_returned_once() {
         let mut latest = latest();
-        assert_eq!(latest.received(), "nothing came at all");
+        assert_eq!(latest.received(), "nothing was received");
         latest.push(
             &[picture(1), picture(2), picture(3)[..5].to_vec()].concat(),
             now(),
@@ -105,7 +105,10 @@ mod tests {
         let frame = latest.decode().unwrap();
         assert_eq!((frame.seq, frame.pixels.get_pixel(3, 1).0), (1, [2; 3]));
         assert!(latest.decode().is_none());
-        assert_eq!(latest.received(), "5 of the 12 bytes of a picture came");
+        assert_eq!(
+            latest.received(),
+            "received only 5 of the 12 bytes of a picture"
+        );
         latest.push(&picture(3)[5..], now());
         let frame = latest.decode().unwrap();
         assert_eq!((frame.seq, frame.pixels.get_pixel(0, 0).0), (2, [3; 3]));

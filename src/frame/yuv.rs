@@ -230,7 +230,7 @@ impl Matrix {
     }
 }
 
-/// Rounds to the nearest integer, because `f64::round` is not `const`.
+/// Rounds to the nearest integer. Needed because `f64::round` is not `const`.
 const fn round(value: f64) -> i32 {
     (if value < 0.0 {
         value - 0.5

@@ -311,7 +311,7 @@ fn overflows(head: &HeadTensors) -> bool {
     };
     let hidden = largest(&head.w1, &head.b1, LARGEST_FEATURE);
     let logits = largest(&head.w2, &head.b2, hidden);
-    // The margin is for the rounding of the sums.
+    // The margin allows for rounding errors in the sums.
     hidden.max(logits) > f64::from(f32::MAX) / 2.0
 }
 
