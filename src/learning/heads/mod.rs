@@ -658,8 +658,8 @@ fn name(number: u32) -> String {
     format!("{number:06}.onnx")
 }
 
-/// Parses a head file from another device, with the same checks as
-/// [`import`](Heads::import).
+/// Parses a head file from another device, with the same checks as for an imported
+/// file.
 ///
 /// # Errors
 /// Returns [`HeadsError::OtherBackbone`], [`HeadsError::OtherLabels`], or
