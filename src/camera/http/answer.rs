@@ -289,6 +289,10 @@ impl AnswerReader {
             State::Headers => {
                 self.line(&[&held[..], b"\n"].concat())?;
                 self.end_of_head()?;
+                // The head was that of an interim answer, which no other one followed.
+                if matches!(self.state, State::Start) {
+                    self.state = State::Body(Framing::UntilClosed);
+                }
             }
             State::Body(Framing::Chunked(Chunk::First(line))) => {
                 body.append(line);
