@@ -24,7 +24,7 @@ const MAX_CHALLENGES: usize = 16;
 const MAX_CHUNK_LINE: usize = 1024;
 
 /// The parts of a head that matter to maskd.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     /// The status, such as 200. An answer without a status line has status 200.
     pub status: u16,
@@ -45,14 +45,24 @@ pub struct Head {
     contradicts: bool,
 }
 
-impl Head {
-    fn ok() -> Head {
+impl Default for Head {
+    /// The head of an answer without a status line.
+    fn default() -> Head {
         Head {
             status: 200,
-            ..Head::default()
+            reason: String::new(),
+            content_type: None,
+            location: None,
+            challenges: Vec::new(),
+            keep_alive: false,
+            length: None,
+            chunked: false,
+            contradicts: false,
         }
     }
+}
 
+impl Head {
     /// Whether the body consists of parts, each of which contains a picture.
     pub(super) fn is_multipart(&self) -> bool {
         self.has_type("multipart/")
@@ -199,7 +209,7 @@ impl AnswerReader {
     pub fn new() -> AnswerReader {
         AnswerReader {
             state: State::Start,
-            head: Head::ok(),
+            head: Head::default(),
             held: Vec::new(),
             head_bytes: 0,
             line: None,
@@ -381,7 +391,7 @@ impl AnswerReader {
             if self.interim > MAX_INTERIM {
                 return Err(AnswerError::Interim);
             }
-            self.head = Head::ok();
+            self.head = Head::default();
             self.state = State::Start;
         } else {
             self.state = State::Body(self.head.framing());
