@@ -14,11 +14,11 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,13 +27,12 @@ use maskd::api::socket::{Client, ControlError};
 use maskd::learning::{
     FailureKind, LabelAction, Learning, LearningOptions, Purge, SampleRecord, SampleSelector,
 };
-use maskd::onnx::{Classifier, HeadFile, write_head};
 use maskd::vision::head::Head;
-use maskd::vision::pipeline::{SHIPPED_CLASSIFIER, open_model};
+use maskd::vision::pipeline::open_model;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
-use support::{golden_crops, maskd, root};
+use support::{Running, head, maskd, pieces, root};
 
 /// Number of kills unless the environment sets another one.
 const KILLS: u64 = 40;
@@ -66,11 +65,11 @@ impl Door {
         }
         // The configured model predicts the opposite of the built-in one, so that training
         // improves on it.
-        let mut bad = shipped();
-        for weight in bad.head.w2.iter_mut().chain(&mut bad.head.b2) {
-            *weight *= -0.2;
-        }
-        fs::write(door.at("bad.onnx"), write_head(&bad, &[])).unwrap();
+        head(&door.at("bad.onnx"), |bad| {
+            for weight in bad.head.w2.iter_mut().chain(&mut bad.head.b2) {
+                *weight *= -0.2;
+            }
+        });
         let config = format!(
             "[models]\nclassifier = \"{}\"\n[refit]\nenabled = false\nkeep-heads = 4\n\
              [capture]\nenabled = true\nuncertain-below = 1.0\nconfident-share = 1.0\n\
@@ -105,30 +104,12 @@ impl Door {
         command.arg(self.at("maskd.toml"));
         command.arg("--state").arg(self.state());
         command.arg("--source").arg(self.at("camera"));
-        let file = |name| File::create(self.at(name)).unwrap();
-        command.stdout(file("out")).stderr(file("log"));
-        Running {
-            child: command.spawn().unwrap(),
-            log: self.at("log"),
-        }
+        Running::start(command, self.folder.path())
     }
 
     /// Makes a folder of pictures cut from the golden crops, twelve of each class.
     fn pictures(&self) -> PathBuf {
-        for (label, prefix) in [("without_mask", "bare_"), ("with_mask", "mask_")] {
-            let class = self.at("set").join(label);
-            fs::create_dir_all(&class).unwrap();
-            for (name, picture) in golden_crops(prefix) {
-                for piece in 0..4 {
-                    let (width, height) = (picture.width(), picture.height());
-                    let (x, y) = (6 * piece, 3 * piece);
-                    let (width, height) = (width - 2 * x, height - 2 * y);
-                    let part = image::imageops::crop_imm(&picture, x, y, width, height);
-                    let path = class.join(format!("{piece}_{name}"));
-                    part.to_image().save(path).unwrap();
-                }
-            }
-        }
+        pieces(&self.at("set"));
         self.at("set")
     }
 
@@ -152,39 +133,9 @@ impl Door {
 
     /// Writes a head that nobody has imported before.
     fn new_head(&self, number: u32) -> PathBuf {
-        let mut file = shipped();
-        file.head.b2[0] += number as f32 / 1000.0;
         let path = self.at("head.onnx");
-        fs::write(&path, write_head(&file, &[])).unwrap();
+        head(&path, |file| file.head.b2[0] += number as f32 / 1000.0);
         path
-    }
-}
-
-fn shipped() -> HeadFile {
-    let classifier = Classifier::parse("shipped", SHIPPED_CLASSIFIER).unwrap();
-    HeadFile {
-        backbone_sha256: classifier.backbone_sha256,
-        labels: classifier.labels.clone(),
-        head: classifier.head.clone(),
-    }
-}
-
-/// A running daemon.
-struct Running {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Running {
-    fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -14,13 +14,13 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
 
-use maskd::onnx::{Classifier, HeadFile, write_head};
-use maskd::vision::pipeline::SHIPPED_CLASSIFIER;
 use serde_json::Value;
-use support::{assert_refused, frame, interrupt, maskd, pieces, root, stdout_of, text, wait};
+use support::{
+    Running, assert_refused, frame, head, maskd, pieces, root, start_with_mounts, stdout_of, text,
+    wait_for,
+};
 
 /// A config that captures every crop that differs from the recent ones.
 const CAPTURE_ALL: &str = "[capture]\nenabled = true\nuncertain-below = 1.0\n\
@@ -29,19 +29,6 @@ const CAPTURE_ALL: &str = "[capture]\nenabled = true\nuncertain-below = 1.0\n\
 /// machine causes no fault.
 const LENIENT: &str = "[decide]\nconfirm-ms = 100\nhold-ms = 100\nstale-ms = 60000\n";
 const NO_REFIT: &str = "[refit]\nenabled = false\n";
-
-/// Waits until `found` returns a value, and fails after 90 seconds.
-#[track_caller]
-fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(90) {
-        if let Some(found) = found() {
-            return found;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    panic!("waited in vain for {what}");
-}
 
 /// A device with its own camera (a folder of pictures), config and state directory.
 struct Door {
@@ -140,14 +127,8 @@ impl Door {
         logs
     }
 
-    fn spawn(&self, mut command: Command) -> Running {
-        let file = |name| File::create(self.at(name)).unwrap();
-        command.stdout(file("out")).stderr(file("log"));
-        Running {
-            child: command.spawn().unwrap(),
-            out: self.at("out"),
-            log: self.at("log"),
-        }
+    fn spawn(&self, command: Command) -> Running {
+        Running::start(command, self.folder.path())
     }
 
     /// Builds the command for a daemon that plays the pictures in a loop, at `rate`
@@ -181,61 +162,10 @@ impl Door {
     /// Writes a copy of the built-in head to a file, with `added` added to the logit
     /// of a label.
     fn head(&self, label: &str, added: f32) -> String {
-        let classifier = Classifier::parse("shipped", SHIPPED_CLASSIFIER).unwrap();
-        let mut file = HeadFile {
-            backbone_sha256: classifier.backbone_sha256,
-            labels: classifier.labels.clone(),
-            head: classifier.head.clone(),
-        };
-        let at = file.labels.iter().position(|name| name == label).unwrap();
-        file.head.b2[at] += added;
-        let path = self.at(&format!("{label}.onnx"));
-        fs::write(&path, write_head(&file, &[])).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-}
-
-/// A running daemon, which is killed at the end of the test unless it has been
-/// stopped.
-struct Running {
-    child: Child,
-    out: PathBuf,
-    log: PathBuf,
-}
-
-impl Running {
-    fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap()
-    }
-
-    #[track_caller]
-    fn stop(mut self) -> String {
-        interrupt(&self.child, "-TERM");
-        let code = wait(&mut self.child, Duration::from_secs(10));
-        assert_eq!(code, Some(0), "{}", self.log());
-        self.log()
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn decisions(&self) -> Vec<String> {
-        let lines = fs::read_to_string(&self.out).unwrap();
-        // The last line may be incomplete.
-        let whole = lines.rfind('\n').map_or("", |end| &lines[..end]);
-        let changes = whole.lines().map(serde_json::from_str::<Value>);
-        changes
-            .map(|change| change.unwrap()["decision"].as_str().unwrap().to_owned())
-            .collect()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        head(&self.at(&format!("{label}.onnx")), |file| {
+            let at = file.labels.iter().position(|name| name == label).unwrap();
+            file.head.b2[at] += added;
+        })
     }
 }
 
@@ -488,32 +418,9 @@ fn on_small_disk(door: &Door, before: &str) -> Option<Running> {
         "mount -t tmpfs -o size=400k maskd \"$0\" && echo mounted >&2 && {{ {before}\n\
          exec \"$@\"; }}"
     );
-    let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]);
-    command.arg(door.state()).stdin(Stdio::null());
-    let run = door.run("10");
-    command.arg(run.get_program()).args(run.get_args());
-    for (key, value) in run.get_envs() {
-        match value {
-            Some(value) => command.env(key, value),
-            None => command.env_remove(key),
-        };
-    }
-    command
-        .env("GO", door.at("go"))
-        .env("GONE", door.at("gone"));
-    let mut running = door.spawn(command);
-    let mounted = wait_for("the disk", || {
-        if running.log().contains("mounted") {
-            return Some(true);
-        }
-        running.child.try_wait().unwrap().map(|_| false)
-    });
-    if !mounted {
-        println!("skipped: no disk can be mounted here without privileges");
-        return None;
-    }
-    Some(running)
+    let mut run = door.run("10");
+    run.env("GO", door.at("go")).env("GONE", door.at("gone"));
+    start_with_mounts(&run, &script, door.folder.path(), &door.state())
 }
 
 /// Makes a device whose camera has more pictures than the daemon compares as recent,

@@ -10,36 +10,22 @@
 
 mod support;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output};
+use std::process::{Command, Output};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use maskd::learning::{Learning, LearningOptions};
-use maskd::onnx::{Classifier, HeadFile, write_head};
-use maskd::vision::pipeline::{SHIPPED_CLASSIFIER, open_model};
+use maskd::vision::pipeline::open_model;
 use serde_json::Value;
-use support::{assert_refused, frame, interrupt, maskd, text, wait};
+use support::{Running, assert_refused, frame, head, maskd, start_with_mounts, text, wait_for};
 
 /// A device whose socket and page are reachable without its state directory.
 struct Door {
     folder: tempfile::TempDir,
     port: u16,
-}
-
-#[track_caller]
-fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(90) {
-        if let Some(found) = found() {
-            return found;
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    panic!("waited in vain for {what}");
 }
 
 impl Door {
@@ -85,16 +71,11 @@ impl Door {
 
     /// Writes a head that says `with_mask` somewhat more often than the built-in one.
     fn head(&self, added: f32) -> PathBuf {
-        let shipped = Classifier::parse("shipped", SHIPPED_CLASSIFIER).unwrap();
-        let mut file = HeadFile {
-            backbone_sha256: shipped.backbone_sha256,
-            labels: shipped.labels.clone(),
-            head: shipped.head.clone(),
-        };
-        let masked = file.labels.iter().position(|label| label == "with_mask");
-        file.head.b2[masked.unwrap()] += added;
         let path = self.at(&format!("{added}.onnx"));
-        fs::write(&path, write_head(&file, &[])).unwrap();
+        head(&path, |file| {
+            let masked = file.labels.iter().position(|label| label == "with_mask");
+            file.head.b2[masked.unwrap()] += added;
+        });
         path
     }
 
@@ -112,13 +93,8 @@ impl Door {
         command
     }
 
-    fn spawn(&self, mut command: Command) -> Running {
-        let file = |name| File::create(self.at(name)).unwrap();
-        command.stdout(file("out")).stderr(file("log"));
-        Running {
-            child: command.spawn().unwrap(),
-            log: self.at("log"),
-        }
+    fn spawn(&self, command: Command) -> Running {
+        Running::start(command, self.folder.path())
     }
 
     fn start(&self) -> Running {
@@ -212,32 +188,6 @@ impl Door {
             let live = &self.status()?["live"];
             (live["capture"]["stored"].as_u64() > Some(0)).then_some(())
         });
-    }
-}
-
-struct Running {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Running {
-    fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap()
-    }
-
-    #[track_caller]
-    fn stop(mut self) -> String {
-        interrupt(&self.child, "-TERM");
-        let code = wait(&mut self.child, Duration::from_secs(10));
-        assert_eq!(code, Some(0), "{}", self.log());
-        self.log()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -362,30 +312,9 @@ fn a_command_that_has_the_directory_open() {
 /// state directory `$0`. Returns `None` if that is not possible on this machine.
 fn in_namespace(door: &Door, script: &str) -> Option<Running> {
     let script = format!("{{ {script}\n}} && echo mounted >&2 && exec \"$@\"");
-    let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]);
-    command.arg(door.state());
-    let run = door.run();
-    command.arg(run.get_program()).args(run.get_args());
-    command.env("GO", door.at("go"));
-    for (key, value) in run.get_envs() {
-        match value {
-            Some(value) => command.env(key, value),
-            None => command.env_remove(key),
-        };
-    }
-    let mut running = door.spawn(command);
-    let mounted = wait_for("the disk", || {
-        if running.log().contains("mounted") {
-            return Some(true);
-        }
-        running.child.try_wait().unwrap().map(|_| false)
-    });
-    if !mounted {
-        println!("skipped: no disk can be mounted here without privileges");
-        return None;
-    }
-    Some(running)
+    let mut run = door.run();
+    run.env("GO", door.at("go"));
+    start_with_mounts(&run, &script, door.folder.path(), &door.state())
 }
 
 #[test]

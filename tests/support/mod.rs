@@ -1,7 +1,7 @@
 //! Helpers that the behavior tests share: the binary, pictures, and a bounded wait.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -144,6 +144,107 @@ pub fn at_time(time: &str) -> Option<Command> {
     Some(command)
 }
 
+/// Waits until `found` returns a value, and fails after 90 seconds.
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(90) {
+        if let Some(found) = found() {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("waited in vain for {what}");
+}
+
+/// A running daemon, which is killed at the end of the test unless it has been
+/// stopped.
+pub struct Running {
+    pub child: Child,
+    out: PathBuf,
+    log: PathBuf,
+}
+
+impl Running {
+    /// Starts a daemon that writes its decisions and its log to the files `out` and `log`
+    /// in `folder`.
+    pub fn start(mut command: Command, folder: &Path) -> Running {
+        let (out, log) = (folder.join("out"), folder.join("log"));
+        command.stdout(File::create(&out).unwrap());
+        command.stderr(File::create(&log).unwrap());
+        let child = command.spawn().unwrap();
+        Running { child, out, log }
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    #[track_caller]
+    pub fn stop(mut self) -> String {
+        interrupt(&self.child, "-TERM");
+        let code = wait(&mut self.child, Duration::from_secs(10));
+        assert_eq!(code, Some(0), "{}", self.log());
+        self.log()
+    }
+
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub fn decisions(&self) -> Vec<String> {
+        let lines = fs::read_to_string(&self.out).unwrap();
+        // The last line may be incomplete.
+        let whole = lines.rfind('\n').map_or("", |end| &lines[..end]);
+        let changes = whole.lines().map(serde_json::from_str::<Value>);
+        changes
+            .map(|change| change.unwrap()["decision"].as_str().unwrap().to_owned())
+            .collect()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts the daemon of `run` through a shell script in a mount namespace of its own, in
+/// which `$0` is the state directory and `"$@"` runs the daemon. The script must write
+/// "mounted" to its standard error. Returns `None` if nothing can be mounted on this
+/// machine.
+pub fn start_with_mounts(
+    run: &Command,
+    script: &str,
+    folder: &Path,
+    state: &Path,
+) -> Option<Running> {
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script]);
+    command.arg(state).stdin(Stdio::null());
+    command.arg(run.get_program()).args(run.get_args());
+    for (key, value) in run.get_envs() {
+        match value {
+            Some(value) => command.env(key, value),
+            None => command.env_remove(key),
+        };
+    }
+    let mut running = Running::start(command, folder);
+    let mounted = wait_for("the disk", || {
+        if running.log().contains("mounted") {
+            return Some(true);
+        }
+        running.child.try_wait().unwrap().map(|_| false)
+    });
+    if !mounted {
+        println!("skipped: no disk can be mounted here without privileges");
+        return None;
+    }
+    Some(running)
+}
+
 /// A device with a state directory of its own.
 pub struct Device {
     pub folder: tempfile::TempDir,
@@ -213,14 +314,19 @@ pub fn pieces(set: &Path) {
     }
 }
 
-/// Writes a modified copy of the built-in head to a file.
-pub fn head(path: &Path, change: impl FnOnce(&mut HeadFile)) -> String {
+/// Returns the built-in head.
+pub fn built_in_head() -> HeadFile {
     let classifier = Classifier::parse("shipped", SHIPPED_CLASSIFIER).unwrap();
-    let mut file = HeadFile {
+    HeadFile {
         backbone_sha256: classifier.backbone_sha256,
         labels: classifier.labels.clone(),
         head: classifier.head.clone(),
-    };
+    }
+}
+
+/// Writes a modified copy of the built-in head to a file.
+pub fn head(path: &Path, change: impl FnOnce(&mut HeadFile)) -> String {
+    let mut file = built_in_head();
     change(&mut file);
     fs::write(path, write_head(&file, &[])).unwrap();
     path.to_str().unwrap().to_owned()
