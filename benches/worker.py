@@ -1,8 +1,8 @@
-"""The process on the other end of a `Worker` in side_by_side.py. It loads once, and answers requests until its input
-ends.
+"""Shared code for worker processes, which the class `Worker` in side_by_side.py starts. A worker loads everything once,
+and answers requests until its input ends.
 
-This file owns the protocol, which is one JSON object per line, and how such a script ends. It does not know what is
-loaded or requested.
+This file implements the protocol, which is one JSON object per line, and the end of a worker. The scripts that use it
+determine what is loaded and how requests are answered.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Json = dict[str, Any]
 
 
 def serve(begin: Callable[[], tuple[Json, Callable[[Json], Json]]]) -> int:
-    """Calls `begin` to load everything, prints the object that it returns, and then prints the answer to each request
-    on standard input."""
-    # Libraries also print to standard output, so it is redirected to standard error,
-    # and the protocol keeps the original standard output.
+    """Calls `begin` to load everything, and prints the object that it returns. Then prints the answer to each request
+    from standard input."""
+    # Some libraries print to standard output. Therefore, standard output is redirected
+    # to standard error, and only the protocol uses the original standard output.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     ready, answer = begin()
@@ -31,8 +31,8 @@ def serve(begin: Callable[[], tuple[Json, Callable[[Json], Json]]]) -> int:
 
 
 def end_with(main: Callable[[], int]) -> None:
-    """Exits with the code that `main` returns. If `main` raises an exception, exits with 1 and prints the exception as
-    the last line, which `run` shows."""
+    """Exits with the code that `main` returns. If `main` raises an exception, exits with 1. In this case, the last line
+    of the output is the exception, and `run` shows this line."""
     try:
         sys.exit(main())
     except Exception as error:

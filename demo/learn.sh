@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Shows training on the device. A daemon at a dim door is often wrong, gets labels,
-# trains, and uses the new model. Then, both models are compared on nights that were
-# not used for training. Needs only Rust, and leaves nothing behind. Takes about one
-# minute after the first build.
+# Demonstrates training on the device. The daemon runs at a dim door, where its verdicts
+# are often wrong. It collects labeled face pictures, trains a new model, and uses it.
+# Then, the script compares both models on nights that were not used for training. The
+# demo needs only Rust, and removes its files at the end. It takes about one minute
+# after the first build.
 #
 # The door is simulated. tools/simulate_camera.rs degrades the photographs in
-# assets/frames as a poor camera would. Every seed is another night. There are only a
-# few photographs, so the results are an example and not what you can expect at your
-# door.
+# assets/frames as a poor camera would. Each seed represents one night. There are only
+# a few photographs, so the results do not predict the results at a real door.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Ten photographs are used for training. Each shows faces of only one kind, because
-# enrollment gives all faces the same label. Five photographs of other people are used
-# for testing.
+# Ten photographs are used for training. In each of them, either all faces are masked or
+# all are unmasked, because an enrollment gives all faces the same label. Five photographs
+# of other people are used for testing.
 masked=(10 18 39 117 120 188 195)
 unmasked=(128 161 218)
 strangers=(5 211 224 225 249)
-nights=12 # to train on: seeds 1 to 12
-later=8   # to test on: seeds 101 to 108
+nights=12 # Nights for training (seeds 1 to 12).
+later=8   # Nights for testing (seeds 101 to 108).
 
 work=$(mktemp -d)
 daemon=
@@ -35,7 +35,8 @@ trap 'exit 143' TERM HUP
 
 say() { printf '\n== %s\n' "$*"; }
 
-# FOLDER FIRST-SEED LAST-SEED PHOTOGRAPH…
+# FOLDER FIRST-SEED LAST-SEED PHOTOGRAPH…: simulates one picture for each combination of a
+# photograph and a seed.
 simulate() {
     local folder=$1 first=$2 last=$3 seed file
     shift 3
@@ -53,12 +54,12 @@ simulate() {
     rm -r "$work/originals" "$work/night"
 }
 
-# FOLDER [--state DIR]: tests the built-in model or, with --state, the trained model.
+# FOLDER [--state DIR]: evaluates the built-in model or, with --state, the trained model.
 evaluate() {
     target/release/maskd eval --frames "$work/$1" "${@:2}" | grep -E 'end to end|_mask|right$'
 }
 
-# FOLDER: shows the people of this folder to the camera.
+# FOLDER: shows the people in this folder to the camera.
 show() {
     ln -sfn "$work/$1" "$work/new" && mv -T "$work/new" "$work/door"
 }
@@ -66,13 +67,14 @@ show() {
 say "build"
 cargo build --release --locked --bin maskd --example simulate_camera
 
-say "simulate the door on $nights nights to train on, and on $later later nights"
+say "simulate the door on $nights nights for training and on $later later nights for testing"
 simulate masked 1 "$nights" "${masked[@]}"
 simulate unmasked 1 "$nights" "${unmasked[@]}"
 simulate regulars 101 $((100 + later)) "${masked[@]}" "${unmasked[@]}"
 simulate strangers 101 $((100 + later)) "${strangers[@]}"
 
-# This is the daemon's camera. It repeats the pictures of the people who pass by.
+# The script camera.sh acts as the daemon's camera. It repeats the pictures in the
+# folder that the link `door` points to.
 cat >"$work/camera.sh" <<'CAMERA'
 while :; do
     folder=$(readlink -f "$1")
@@ -83,8 +85,8 @@ while :; do
     done
 done
 CAMERA
-# With these settings, every picture is a separate track, and training waits for the
-# command.
+# With these settings, every picture starts a new track, and training starts only when
+# the command `maskd refit` runs.
 cat >"$work/maskd.toml" <<'CONFIG'
 [track]
 max-lost-ms = 0
@@ -108,13 +110,13 @@ for ((i = 0; i < 300; i++)); do
     sleep 0.1
 done
 
-say "its first decisions while people with masks pass by"
+say "the daemon's first decisions while people with masks pass by"
 sleep 6
 head -n 8 "$work/decisions"
 
-# LABEL COUNT SECONDS: the daemon labels the face pictures that it captures. It may
-# capture fewer than COUNT (exit code 75), which is not a failure, because
-# near-duplicates are not kept.
+# LABEL COUNT SECONDS: captures face pictures and assigns the label to them. The daemon
+# may capture fewer than COUNT pictures (exit code 75), because it does not keep
+# near-duplicates. This is not a failure.
 enroll() {
     target/release/maskd enroll "$1" --count "$2" --seconds "$3" --state "$work/state" >"$work/enrolled" 2>&1 ||
         [ $? -eq 75 ]

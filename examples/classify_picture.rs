@@ -28,11 +28,10 @@ pub(crate) fn classify(picture: &Path) -> Result<Vec<String>, Box<dyn Error>> {
     let policy = VerdictPolicy::new(config.classify.verdict_options(), &labels)?;
 
     let pixels = decode(&std::fs::read(picture)?)?;
-    let faces = pipeline.detect(&pixels)?;
-    let results = pipeline.classify(&pixels, &faces)?;
     let mut lines = Vec::new();
-    for (face, result) in faces.iter().zip(&results) {
-        let verdict = policy.verdict(face, &result.probabilities);
+    for recognized in pipeline.recognize(&pixels)? {
+        let face = &recognized.face;
+        let verdict = policy.verdict(face, &recognized.classification.probabilities);
         let (x, y) = (face.rect.x, face.rect.y);
         lines.push(format!("face at {x:.0},{y:.0}: {}", verdict.name(&labels)));
     }

@@ -1,31 +1,100 @@
-//! Checks the property on which the safety of a door depends: its relay opens only after
-//! enough frames that confirm each other. The input bytes choose frames, losses,
-//! reconnections, changes of the head and of the settings, and steps of the clock. The
-//! oracle looks only at the list of frames.
+//! Checks the property that the safety of a door depends on: the relay opens only after
+//! enough frames have confirmed each other. The input bytes choose frames with faces of
+//! high and low scores, losses of the camera, reconnections, changes to the head and to
+//! the settings, and steps of the clock. The oracle, `World::may_open`, looks only at the
+//! list of frames.
 
 use std::time::{Duration, Instant};
 
-use maskd::decision::confirm::{Basis, Confirmation, Sighting, Standing};
-use maskd::decision::decide::{Decider, DeciderOptions, Decision, Observation, Progress};
-use maskd::frame::ConnectionId;
+use maskd::decision::confirm::{Basis, Confirmation, Standing};
+use maskd::decision::decide::{
+    Decider, DeciderOptions, Decision, Loss, Observation, Progress, UnsureReason, Verdict,
+};
+use maskd::decision::frame_result::{FaceResult, decision as decision_of, sighting};
+use maskd::frame::{ConnectionId, Face, Rect};
 use maskd::indicate::{Door, LockType};
 use maskd::vision::head::HeadId;
 
-/// A frame as it is recorded for the oracle.
-#[derive(Clone, Copy)]
+/// The verdicts on a face in a frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// The vote says masked, and so does the classification in this frame alone.
+    MaskedAnew,
+    /// The vote says masked, and the face was not classified in this frame.
+    MaskedBefore,
+    /// The vote says masked, but the classification in this frame alone does not.
+    Doubtful,
+    Unmasked,
+    Unsure,
+}
+
+impl Look {
+    /// Returns the result for a face with these verdicts. `is_low` is true if the
+    /// detector gave the face a low score.
+    fn result(self, is_low: bool) -> FaceResult {
+        let (masked, unsure) = (Verdict::Masked(0), Verdict::Unsure(UnsureReason::Undecided));
+        let (verdict, verdict_alone) = match self {
+            Look::MaskedAnew => (masked, Some(masked)),
+            Look::MaskedBefore => (masked, None),
+            Look::Doubtful => (masked, Some(unsure)),
+            Look::Unmasked => (Verdict::Unmasked(1), Some(masked)),
+            Look::Unsure => (unsure, None),
+        };
+        FaceResult {
+            face: Face {
+                rect: Rect::default(),
+                score: if is_low { 0.3 } else { 0.9 },
+                landmarks: [(0.0, 0.0); 5],
+                face_check: is_low.then_some(0.9),
+            },
+            track: Some(1),
+            probabilities: None,
+            verdict,
+            verdict_alone,
+        }
+    }
+}
+
+/// A frame, as recorded for the oracle.
+#[derive(Clone)]
 struct Seen {
     at: Instant,
     connection: ConnectionId,
     head: HeadId,
     /// Number of faults that were shown before the frame was processed.
     faults: u64,
-    sighting: Sighting,
+    /// The faces with high scores.
+    high: Vec<Look>,
+    /// The faces with low scores.
+    low: Vec<Look>,
 }
 
 impl Seen {
     fn is_comparable(&self, later: &Seen) -> bool {
         (self.connection, self.head, self.faults) == (later.connection, later.head, later.faults)
             && self.at <= later.at
+    }
+
+    /// Whether the frame shows a face that extends or ends a run of frames. If all faces
+    /// with low scores may be masked, they do neither.
+    fn shows_face(&self) -> bool {
+        !self.high.is_empty() || !self.low_may_be_masked()
+    }
+
+    /// Whether the decision for the frame depends on a face.
+    fn counts(&self) -> bool {
+        let is_masked = |look: &Look| !matches!(look, Look::Unmasked | Look::Unsure);
+        !self.high.is_empty() || !self.low.iter().all(is_masked)
+    }
+
+    fn low_may_be_masked(&self) -> bool {
+        let may_be_masked = |look: &Look| matches!(look, Look::MaskedAnew | Look::MaskedBefore);
+        self.low.iter().all(may_be_masked)
+    }
+
+    fn proves_mask(&self) -> bool {
+        let is_anew = |look: &Look| *look == Look::MaskedAnew;
+        !self.high.is_empty() && self.high.iter().all(is_anew) && self.low_may_be_masked()
     }
 }
 
@@ -37,9 +106,9 @@ struct World {
     confirmation: Confirmation,
     /// The state of the decision as last read by the inference thread.
     standing: Standing,
-    /// The newest result that the indicator thread has not taken yet.
+    /// The newest result, if the indicator thread has not taken it yet.
     result: Option<Observation>,
-    is_lost: bool,
+    loss: Option<Loss>,
     options: DeciderOptions,
     decider: Decider,
     decision: Decision,
@@ -66,7 +135,7 @@ impl World {
             confirmation: Confirmation::default(),
             standing: Standing::default(),
             result: None,
-            is_lost: false,
+            loss: None,
             options,
             decider: Decider::new(options, now),
             decision: Decision::Idle,
@@ -77,30 +146,32 @@ impl World {
         }
     }
 
-    /// Processes a frame as the inference thread does. The faces are classified in this
-    /// frame if that is required.
-    fn process(&mut self, sighting: Sighting, age: Duration) {
+    /// Processes a frame as the inference thread does. Classifies the faces again in this
+    /// frame if `confirmation` requires it.
+    fn process(&mut self, mut high: Vec<Look>, mut low: Vec<Look>, age: Duration) {
         let at = self.now.checked_sub(age).unwrap_or(self.now);
         let basis = Basis {
             connection: self.connection,
             head: self.head,
             faults: self.standing.faults,
         };
-        self.is_lost = false;
+        self.loss = None;
         let is_new = self.confirmation.begin(at, basis);
         let is_awaited = self.confirmation.is_awaited(self.standing);
-        let sighting = match sighting {
-            // Without tracks, or while a decision is waiting, the faces must be
-            // classified in this frame.
-            Sighting::Masked if is_new || is_awaited => Sighting::MaskedAnew,
-            sighting => sighting,
-        };
-        let evidence = self.confirmation.end(at, sighting);
-        let decision = match sighting {
-            Sighting::Nobody => Decision::Idle,
-            Sighting::Masked | Sighting::MaskedAnew => Decision::Mask,
-            Sighting::Other => Decision::NoMask,
-        };
+        if is_new || is_awaited {
+            // If there are no tracks yet, or while a decision awaits confirmation, the
+            // faces must be classified in this frame.
+            for look in high.iter_mut().chain(&mut low) {
+                if *look == Look::MaskedBefore {
+                    *look = Look::MaskedAnew;
+                }
+            }
+        }
+        let results = high.iter().map(|look| look.result(false));
+        let results = results.chain(low.iter().map(|look| look.result(true)));
+        let results: Vec<FaceResult> = results.collect();
+        let evidence = self.confirmation.end(at, sighting(&results, true));
+        let decision = decision_of(&results);
         self.result = Some(Observation {
             at,
             decision,
@@ -111,23 +182,25 @@ impl World {
             connection: self.connection,
             head: self.head,
             faults: self.standing.faults,
-            sighting,
+            high,
+            low,
         });
     }
 
-    /// Acts as the indicator thread, which takes the newest result, if there is one, and
-    /// sets the relay.
+    /// Does the work of the indicator thread: takes the newest result, if there is one,
+    /// and sets the relay.
     fn indicate(&mut self, progress: Progress) {
         let before = self.decision;
         let result = self.result.take();
-        self.decision = match result {
-            Some(frame) => self.decider.observe(self.now, frame, progress),
-            None if self.is_lost => self.decider.lose_camera(self.now),
-            None => self.decider.tick(self.now, progress),
+        self.decision = match (result, self.loss) {
+            (Some(frame), _) => self.decider.observe(self.now, frame, progress),
+            (None, Some(loss)) => self.decider.lose_camera(self.now, loss),
+            (None, None) => self.decider.tick(self.now, progress),
         };
         if self.decision == Decision::Fault && before != Decision::Fault {
             self.faults += 1;
-            let is_working = progress == Progress::Working && (result.is_some() || !self.is_lost);
+            let is_working =
+                progress == Progress::Working && (result.is_some() || self.loss.is_none());
             assert!(!is_working, "a fault although the work goes on");
         }
         assert_eq!(self.decider.standing().faults, self.faults);
@@ -136,21 +209,20 @@ impl World {
         if self.is_open && !was_open {
             assert!(self.may_open(), "the relay opened without confirmation");
         }
-        if self.decision == Decision::Mask && self.is_lost && result.is_none() {
+        if self.decision == Decision::Mask && self.loss.is_some() && result.is_none() {
             assert!(self.is_held(), "a lost camera extended a mask");
         }
     }
 
-    /// Whether the relay may open. The latest frames that show a face must all be masked,
-    /// with all faces classified in the frame itself. They must come from one connection,
-    /// from one head, and from the time after the latest fault. There must be enough of
-    /// them over enough time, without a gap that is too long.
+    /// Whether the relay may open. In the latest frames that show a face, all faces must
+    /// be masked according to a classification in the frame itself. Masked faces with low
+    /// scores do not count as faces here. All of these frames must come from the same
+    /// connection and the same head, and must be later than the latest fault. There must
+    /// be enough of these frames, they must span enough time, and no gap between two of
+    /// them may be too long.
     fn may_open(&self) -> bool {
         let allowed = self.allowed_gap();
-        let faces = self
-            .seen
-            .iter()
-            .filter(|frame| frame.sighting != Sighting::Nobody);
+        let faces = self.seen.iter().filter(|frame| frame.shows_face());
         let mut run: Vec<&Seen> = Vec::new();
         for frame in faces.rev() {
             let fits = match run.last() {
@@ -159,7 +231,7 @@ impl World {
                     frame.is_comparable(later) && later.at.duration_since(frame.at) <= allowed
                 }
             };
-            if !fits || frame.sighting != Sighting::MaskedAnew {
+            if !fits || !frame.proves_mask() {
                 break;
             }
             run.push(frame);
@@ -190,8 +262,8 @@ impl World {
         (3 * median).max(300 * MS)
     }
 
-    /// Whether a face was seen within the hold time, through the same connection and by
-    /// the same head as the mask.
+    /// Whether a face on which a decision depends was seen within the hold time, with the
+    /// connection and the head on which the current `mask` decision is based.
     fn is_held(&self) -> bool {
         let Some(mask) = self.decider.standing().mask else {
             return false;
@@ -199,15 +271,15 @@ impl World {
         self.seen.iter().any(|frame| {
             let age = self.now.saturating_duration_since(frame.at);
             let ahead = frame.at.saturating_duration_since(self.now);
-            frame.sighting != Sighting::Nobody
+            frame.counts()
                 && (frame.connection, frame.head) == (mask.connection, mask.head)
                 && age.max(ahead) < self.options.hold
         })
     }
 }
 
-/// Plays any sequence of events, and checks after each event that the relay opened only
-/// if it was allowed to.
+/// Simulates the sequence of events that the bytes encode. Checks after each event that
+/// the relay opened only if it was allowed to.
 pub fn decision(data: &[u8]) {
     // The start is far in the future, so that the clock can step back.
     let start = Instant::now() + Duration::from_hours(1000);
@@ -220,16 +292,27 @@ pub fn decision(data: &[u8]) {
             Progress::Stuck
         };
         match event & 0x0f {
-            // Most events are frames, so that some runs are long enough.
+            // Most events are frames, so that some runs of frames are long enough to open
+            // the relay.
             kind @ 0..=7 => {
                 world.now += MS * (u32::from(value) % 64) * if value < 192 { 3 } else { 40 };
-                let sighting = match kind {
-                    0..=3 => Sighting::MaskedAnew,
-                    4 | 5 => Sighting::Masked,
-                    6 => Sighting::Nobody,
-                    _ => Sighting::Other,
+                let high = match kind {
+                    0..=2 => vec![Look::MaskedAnew],
+                    3 => vec![Look::MaskedAnew, Look::MaskedAnew],
+                    4 => vec![Look::MaskedBefore],
+                    5 => vec![Look::Doubtful],
+                    6 => vec![],
+                    _ => vec![Look::Unmasked],
                 };
-                world.process(sighting, MS * u32::from(event & 0x30));
+                let low = match value % 16 {
+                    0 | 2 | 3 => vec![Look::MaskedAnew],
+                    4 => vec![Look::MaskedBefore],
+                    5 => vec![Look::Doubtful],
+                    6 => vec![Look::MaskedAnew, Look::Unmasked],
+                    7 => vec![Look::Unsure],
+                    _ => vec![],
+                };
+                world.process(high, low, MS * u32::from(event & 0x30));
                 // The indicator thread occasionally misses a result.
                 if event & 0x40 == 0 {
                     world.indicate(progress);
@@ -240,7 +323,10 @@ pub fn decision(data: &[u8]) {
                 world.indicate(progress);
             }
             9 => {
-                world.is_lost = true;
+                world.loss = Some(match value % 4 {
+                    0 => Loss::Unplugged,
+                    _ => Loss::Reconnecting,
+                });
                 world.now += MS * 10 * u32::from(value);
                 world.indicate(Progress::Stuck);
             }
@@ -259,7 +345,7 @@ pub fn decision(data: &[u8]) {
                 continue;
             }
         }
-        // The inference thread usually knows the decision, but not always.
+        // The inference thread has usually, but not always, read the latest decision.
         if value % 4 != 0 {
             world.standing = world.decider.standing();
         }

@@ -1,6 +1,6 @@
-//! The checks of the fuzz targets, which take arbitrary bytes. The fuzzer calls these
-//! functions with bytes that it generates, and `tests/fuzz.rs` calls them with the files
-//! in the corpora.
+//! The fuzz targets. Each target takes arbitrary bytes and checks how the code handles
+//! them. The fuzzer calls these functions with bytes that it generates, and
+//! `tests/fuzz.rs` calls them with the files in the corpora.
 
 use maskd::camera::http::answer::{AnswerError, AnswerReader, Head, MAX_HEAD};
 use maskd::camera::mjpeg::Splitter;
@@ -28,8 +28,8 @@ fn frames<'a>(splitter: &mut Splitter, pushes: impl Iterator<Item = &'a [u8]>) -
     frames
 }
 
-/// Takes arbitrary bytes as a camera stream. The pictures must not depend on how
-/// the bytes are split across `push` calls, and no picture may exceed the limit.
+/// Treats arbitrary bytes as a camera stream. The pictures must not depend on how the
+/// bytes are split across `push` calls, and no picture may exceed the limit.
 pub fn mjpeg(data: &[u8]) {
     let mut whole = Splitter::new(MAX_FRAME_BYTES);
     let expected = frames(&mut whole, std::iter::once(data));
@@ -54,12 +54,12 @@ pub fn mjpeg(data: &[u8]) {
     );
 }
 
-/// Takes arbitrary bytes as the answer of a network camera. The head and the body must
-/// not depend on how the bytes are split across `push` calls, and the reader must not
-/// hold more bytes than a head can have.
+/// Treats arbitrary bytes as the HTTP response of a network camera. The head and the body
+/// must not depend on how the bytes are split across `push` calls, and the reader must
+/// not hold more bytes than the maximum size of a head.
 pub fn http(data: &[u8]) {
     let expected = answer(std::iter::once(data));
-    // The bytes themselves determine where the answer is split.
+    // The bytes themselves determine where the response is split.
     let mut rest = data;
     let pushes = std::iter::from_fn(|| {
         let length = 1 + usize::from(*rest.first()? % 16);
@@ -90,8 +90,8 @@ fn answer<'a>(pushes: impl Iterator<Item = &'a [u8]>) -> Result<Answer, AnswerEr
     Ok((head, body, complete))
 }
 
-/// Takes arbitrary bytes as a config. Accepted values must be within their ranges, and an
-/// error must have a message.
+/// Treats arbitrary bytes as a config. Accepted values must be within their ranges, and
+/// an error must have a message.
 pub fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -102,8 +102,8 @@ pub fn config(data: &[u8]) {
     }
 }
 
-/// Takes arbitrary bytes as a model. The head of an accepted model must match its
-/// labels.
+/// Treats arbitrary bytes as a model. The head of an accepted model must match its labels,
+/// and its face check must have one finite weight for each feature.
 pub fn model(data: &[u8]) {
     if let Ok(classifier) = Classifier::parse("fuzz", data) {
         let head = &classifier.head;
@@ -111,12 +111,17 @@ pub fn model(data: &[u8]) {
         assert_eq!(head.b2.len(), classifier.labels.len());
         assert_eq!(head.w2.len(), head.b1.len() * head.b2.len());
         assert_eq!(head.w1.len(), head.b1.len() * onnx::FEATURES);
+        if let Some(check) = &classifier.face_check {
+            assert_eq!(check.weight.len(), onnx::FEATURES);
+            let largest: f32 = check.weight.iter().map(|weight| weight.abs()).sum();
+            assert!((largest + check.bias).is_finite());
+        }
     }
     // The bytes may be accepted or rejected, but must not cause a panic.
     let _ = onnx::parse_detector("fuzz", data);
 }
 
-/// Takes arbitrary bytes as a picture. A decoded picture must be within the limit.
+/// Treats arbitrary bytes as a picture. A decoded picture must be within the limit.
 pub fn picture(data: &[u8]) {
     if let Ok(pixels) = frame::decode(data) {
         let (width, height) = pixels.dimensions();
@@ -124,10 +129,9 @@ pub fn picture(data: &[u8]) {
     }
 }
 
-/// Takes arbitrary bytes as a JPEG without its first three bytes. If the JPEG is
-/// accepted, it must also be accepted when it is followed by an end marker and other
-/// bytes, and it must be decoded into the same pixels. The limit keeps the memory use of
-/// each run small.
+/// Treats arbitrary bytes as a JPEG without its first three bytes. If the JPEG is
+/// accepted, it must still be accepted and decode to the same pixels when an end marker
+/// and other bytes follow. The limit keeps the memory use of each run low.
 pub fn jpeg(data: &[u8]) {
     const MAX_PIXELS: u64 = 100_000;
     let bytes = [b"\xff\xd8\xff", data].concat();
@@ -140,8 +144,8 @@ pub fn jpeg(data: &[u8]) {
     }
 }
 
-/// Takes arbitrary bytes as a feature file. An accepted file must have rows, and
-/// all their numbers must be finite.
+/// Treats arbitrary bytes as a feature file. An accepted file must have at least one row,
+/// and all numbers in its rows must be finite.
 pub fn features(data: &[u8]) {
     match samples::parse_features(data) {
         Ok(file) => {
@@ -156,7 +160,7 @@ pub fn features(data: &[u8]) {
     }
 }
 
-/// Takes arbitrary bytes as an offer of a head, and as the content that follows a
+/// Treats arbitrary bytes as an offer of a head, and also as the content that follows a
 /// signature. The key that verifies the signature is also read from the bytes.
 pub fn offer(data: &[u8]) {
     let key = data.get(8..40).and_then(|key| key.try_into().ok());

@@ -1,6 +1,6 @@
-//! `maskd` finds the faces in camera frames, classifies each as masked or
-//! unmasked, and drives the lamps, buzzer and relay of a door. It trains on
-//! labeled face pictures on the same device.
+//! `maskd` finds the faces in camera frames, classifies each face as masked or
+//! unmasked, and drives the lamps, buzzer, and relay of a door. It trains on labeled
+//! face pictures on the same device.
 //!
 //! A frame travels `camera -> vision -> decision -> indicate`; a crop travels
 //! `vision -> learning -> vision`. Each folder owns one capability and may use
@@ -14,12 +14,12 @@
 //! | [`config`] | the TOML file: keys, defaults, checks, settings that can change at run time |
 //! | [`learning`] | learning on the device: capture, samples, labels, refit, gate, heads, fleets |
 //! | [`training`] | learning from a folder of pictures: data sets, augmentation, optimizer, report |
-//! | [`indicate`] | what people at the door see, hear and press |
+//! | [`indicate`] | what people at the door see, hear, and press |
 //! | [`decision`] | verdicts, the decision for the door, and how both are shown |
-//! | [`vision`] | turning a frame into faces, tracks, features and probabilities |
+//! | [`vision`] | turning a frame into faces, tracks, features, and probabilities |
 //! | [`camera`] | sources of frames |
 //! | [`frame`] | pictures in memory: pixels, geometry, decoding |
-//! | [`onnx`] | reading, checking and running models; the only user of tract |
+//! | [`onnx`] | reading, checking, and running models; the only user of tract |
 //! | [`platform`] | durable files, system calls, memory, board sensors; all `unsafe` code |
 //!
 //! [`training`] uses neither [`indicate`] nor [`decision`].

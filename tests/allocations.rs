@@ -1,6 +1,6 @@
-//! Tests how often the code that processes frames allocates memory once it has warmed
-//! up. Buffers that are kept from frame to frame are not allocated again. Data that is
-//! passed on, such as the pixels of a frame or a crop, is allocated each time.
+//! Tests how often the frame processing code allocates memory after a warm-up. Buffers
+//! are reused from frame to frame. Data that is passed on, such as the pixels of a frame
+//! or a crop, is allocated each time.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -16,13 +16,14 @@ use maskd::frame::yuv::{Layout, Range, YuvFormat};
 use maskd::frame::{Rect, Scaler, decode};
 use maskd::vision::motion::MotionDetector;
 
-/// Number of allocations that `fast_image_resize` makes in each call that scales to this
-/// size: the weights for each column and row of the result, and a few tables.
+/// Returns the number of allocations in each call to `fast_image_resize` that scales to
+/// this size. The allocations hold the weights for each column and row of the result,
+/// and a few tables.
 fn weights(width: u64, height: u64) -> u64 {
     width + height + 8
 }
 
-/// Counts the allocations during a run of `work`, after a few runs that are not counted.
+/// Counts the allocations during one run of `work`, after a few warm-up runs.
 fn allocations<T>(mut work: impl FnMut() -> T) -> u64 {
     for _ in 0..3 {
         black_box(work());

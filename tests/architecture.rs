@@ -1,11 +1,10 @@
 //! Checks that the source tree follows its architecture
-//! (`docs/ARCHITECTURE.md`). The rules cover which folder may use which other
-//! folder, cycles among siblings, lengths of files, and names.
+//! (`docs/ARCHITECTURE.md`). The rules cover dependencies between folders,
+//! cycles among siblings, file lengths, and names.
 //!
 //! The sources are parsed with `syn`. Paths are collected from `use` items
-//! (grouped, renamed, re-exported), expressions, types and macro calls, and may
-//! start with `crate`, `self` or `super`. Items behind `#[cfg(test)]` are
-//! ignored.
+//! (grouped, renamed, re-exported), expressions, types, and macro calls, and may start
+//! with `crate`, `self`, or `super`. Items behind `#[cfg(test)]` are ignored.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -35,10 +34,10 @@ const FORBIDDEN: [(&str, &str); 2] = [("training", "indicate"), ("training", "de
 /// Maximum number of files and folders directly in `src/`.
 const MAX_TOP_LEVEL: usize = 15;
 
-/// Maximum number of lines in a file before its tests.
+/// Maximum number of lines in a file, not counting its tests.
 const MAX_LINES: usize = 800;
 
-/// Invented names that field terms have replaced.
+/// Names that this project invented, and has since replaced with established terms.
 const RETIRED_NAMES: [&str; 55] = [
     "Pupil",
     "Lessons",
@@ -105,11 +104,11 @@ type Module = Vec<String>;
 #[derive(Default)]
 struct Source {
     lines: usize,
-    /// Absolute paths below the crate to which the file refers.
+    /// Paths that the file refers to, starting below the crate.
     references: BTreeSet<Module>,
-    /// Re-exports, as a map from the name in this module to the absolute path.
+    /// Maps the name of each re-export in this module to its absolute path.
     reexports: BTreeMap<String, Module>,
-    /// Names of structs, enums, traits, type aliases, functions and modules.
+    /// Names of structs, enums, traits, type aliases, functions, and modules.
     declared: BTreeSet<String>,
 }
 
@@ -154,8 +153,7 @@ fn is_test_only(attributes: &[Attribute]) -> bool {
     })
 }
 
-/// Collects the references in a file. `module` is the module that is being
-/// visited.
+/// Collects the references in a file. `module` is the module being visited.
 struct Walk {
     file: Module,
     module: Module,
@@ -164,8 +162,7 @@ struct Walk {
 
 impl Walk {
     /// Returns the absolute path of `segments` below the crate if they start
-    /// with `crate`, `self`, `super` or a child module of this file
-    /// (`children`).
+    /// with `crate`, `self`, `super`, or a child module of this file (`children`).
     fn absolute(&self, segments: &[String]) -> Option<Module> {
         let mut module = self.module.clone();
         let mut rest = segments;
@@ -355,8 +352,8 @@ fn parse(file: &Path) -> Source {
     walk.source
 }
 
-/// Returns all files of the program. A file `tests.rs` contains only tests, so
-/// it is left out.
+/// Returns all source files of the program, except for files named `tests.rs`,
+/// because they contain only tests.
 fn sources() -> BTreeMap<Module, Source> {
     rust_files(&root().join("src"))
         .iter()
@@ -368,7 +365,7 @@ fn sources() -> BTreeMap<Module, Source> {
         .collect()
 }
 
-/// Returns the file in which a path ends after re-exports are followed.
+/// Follows re-exports, and returns the file that contains the item at this path.
 fn resolve(path: &[String], sources: &BTreeMap<Module, Source>, depth: usize) -> Option<Module> {
     let length = (1..=path.len())
         .rev()
@@ -387,7 +384,7 @@ fn resolve(path: &[String], sources: &BTreeMap<Module, Source>, depth: usize) ->
     }
 }
 
-/// Returns the pairs of files of which the first uses the second.
+/// Returns all pairs of files in which the first file uses the second.
 fn edges(sources: &BTreeMap<Module, Source>) -> BTreeSet<(Module, Module)> {
     let mut edges = BTreeSet::new();
     for (module, source) in sources {
@@ -402,7 +399,7 @@ fn edges(sources: &BTreeMap<Module, Source>) -> BTreeSet<(Module, Module)> {
     edges
 }
 
-/// Returns the nodes along a cycle if there is one.
+/// Returns the nodes along a cycle, or `None` if there is no cycle.
 fn cycle(edges: &BTreeSet<(String, String)>) -> Option<Vec<String>> {
     fn visit(
         node: &str,
@@ -534,8 +531,8 @@ fn only_onnx_knows_tract_and_only_cli_and_indicate_know_the_terminal() {
     }
 }
 
-/// Returns the source paths in a document, which are paths below `src/` or
-/// below one of its folders.
+/// Returns the source paths that a document mentions. They may be relative to
+/// `src/` or start with one of its folders.
 fn named_sources(document: &str) -> BTreeSet<String> {
     let text = fs::read_to_string(root().join(document)).unwrap();
     let words = text.split(|c: char| c.is_whitespace() || "`()[]<>\"',;|".contains(c));

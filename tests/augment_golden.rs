@@ -36,7 +36,7 @@ struct GoldenPicture {
     draw: Draw,
 }
 
-/// The drawn numbers with the names that Keras uses.
+/// The randomly drawn parameters, under the names that Keras uses.
 #[derive(Deserialize)]
 struct Draw {
     theta: f64,
@@ -78,8 +78,8 @@ fn picture(name: &str) -> RgbImage {
     decode(&fs::read(path(name)).unwrap()).unwrap()
 }
 
-/// Returns the mean and the maximum difference in levels, over the pixels of
-/// `golden`.
+/// Returns the mean and the maximum difference over the pixels of `golden`, on a
+/// scale from 0 to 255.
 fn difference(view: &RgbImage, golden: &RgbImage, stride: u32) -> (f64, u8) {
     let mut sum = 0.0;
     let mut largest = 0;

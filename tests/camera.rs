@@ -1,8 +1,8 @@
-//! Tests cameras from end to end, with programs, HTTP servers and folders that behave
+//! Tests cameras from end to end, with programs, HTTP servers, and folders that behave
 //! like the cameras at a door.
 #![expect(
     clippy::disallowed_methods,
-    reason = "the tests measure time, and play the camera in a thread of their own"
+    reason = "the tests measure time, and simulate the camera in a thread of their own"
 )]
 #![expect(clippy::panic, clippy::unwrap_used, reason = "tests fail by panicking")]
 
@@ -25,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 mod support;
 
-/// A waiting thread notices a stop within 100 ms. The rest of this time allows for a
-/// machine that is busy with other tests.
+/// Time limit for a stop. A waiting thread notices a stop request within 100 ms. The rest
+/// of this limit allows for a machine that is busy with other tests.
 const SOON: Duration = Duration::from_secs(2);
 
 const LONG: Duration = Duration::from_mins(1);
@@ -52,7 +52,7 @@ fn shell(script: &str) -> Spec {
     Spec::Command(["sh", "-c", script].map(str::to_owned).to_vec())
 }
 
-/// Returns a gray JPEG, which can be told apart from others by its brightness.
+/// Returns a uniformly gray JPEG. Tests tell such JPEGs apart by their brightness.
 fn jpeg(gray: u8) -> Vec<u8> {
     let mut bytes = Vec::new();
     RgbImage::from_pixel(32, 24, Rgb([gray; 3]))
@@ -215,7 +215,7 @@ fn newest_of_several_pictures_is_taken_and_undecodable_ones_are_skipped() {
 fn lost_program_is_told_once_and_started_again() {
     let folder = Folder::new();
     folder.write("0.jpg", &jpeg(80));
-    // The script fails the first and the second time that it is started.
+    // The script fails the first two times that it is started.
     let script = format!(
         "cd '{}'; if [ -e b ]; then cat 0.jpg; exec sleep 60; fi; \
          if [ -e a ]; then touch b; exit 3; fi; \
@@ -261,7 +261,8 @@ fn stop_ends_the_wait_for_a_lost_camera() {
     lost(&mut camera);
     thread::scope(|scope| {
         let canceller = scope.spawn(|| {
-            // The stop comes during the second wait, which takes at least 1 second.
+            // The stop request arrives during the second wait, which takes at least 1
+            // second.
             thread::sleep(Duration::from_millis(800));
             stop.cancel();
             Instant::now()
@@ -422,8 +423,8 @@ fn programs(name: &str, script: &str) -> Folder {
     folder
 }
 
-/// Returns a command that runs maskd with this folder at the start of its search path,
-/// and with its state in the same folder.
+/// Returns a command that runs maskd with this folder at the start of its search path.
+/// The state directory is in the same folder.
 fn maskd_with(programs: &Folder, arguments: &[&str]) -> Command {
     let usual = std::env::var_os("PATH").unwrap();
     let folders = std::iter::once(programs.path().to_owned()).chain(std::env::split_paths(&usual));
@@ -442,13 +443,13 @@ fn config(folder: &Folder, camera: &str) -> String {
     path.display().to_string()
 }
 
-/// Runs maskd until `until` appears in the logs, stops it with a signal, and returns the
-/// logs.
+/// Runs maskd until `until` appears in the log, stops it with a signal, and returns the
+/// log.
 fn run_until(programs: &Folder, file: &str, until: &str) -> String {
     run_until_and(programs, file, until, || ())
 }
 
-/// Same as [`run_until`], but calls `act` before it stops maskd.
+/// Runs maskd like [`run_until`], but calls `act` before it stops maskd.
 fn run_until_and(programs: &Folder, file: &str, until: &str, act: impl FnOnce()) -> String {
     let logs = programs.path().join("logs");
     let state = programs.path().display().to_string();
@@ -510,8 +511,8 @@ fn rpicam_gives_raw_pictures_too() {
 
 #[test]
 fn rpicam_that_ends_or_stalls_is_started_again() {
-    // The program first exits cleanly, although a camera never ends. Then it hangs, and
-    // then it works.
+    // On its first start, the program exits cleanly, which a working camera program never
+    // does. On its second start, it hangs. After that, it works.
     let script = "echo x >> starts\ncat 0.jpg\n\
                   case $(wc -l < starts) in 1) exit 0;; 2) exec sleep 60;; esac\n\
                   until [ -e enough ]; do cat 0.jpg; sleep 0.1; done";
@@ -629,7 +630,8 @@ fn real_webcam_gives_frames_and_lets_go() {
             },
             ..options()
         };
-        // The second iteration works only if the first one has released the webcam.
+        // The second iteration succeeds only if the first iteration has released the
+        // webcam.
         for _ in 0..2 {
             let mut camera = reopened(&spec, &options);
             let first = frame(&mut camera);
@@ -641,8 +643,8 @@ fn real_webcam_gives_frames_and_lets_go() {
     }
 }
 
-/// Opens the camera. If this fails, it is retried for a while, as in the daemon, because
-/// a webcam is released only after its next picture has arrived.
+/// Opens the camera, and retries for a while if this fails, like the daemon. Retrying is
+/// needed because a webcam is released only after its next picture has arrived.
 fn reopened(spec: &Spec, options: &CameraOptions) -> Camera {
     let start = Instant::now();
     loop {
@@ -656,8 +658,9 @@ fn reopened(spec: &Spec, options: &CameraOptions) -> Camera {
 
 // HTTP
 
-/// Runs `test` with a camera that plays `answers`, one for each connection. Returns the
-/// result of the test and the requests that the camera received.
+/// Runs `test` with a simulated camera. The camera responds to each connection with one
+/// of the `answers`, in order. Returns the result of the test and the requests that the
+/// camera received.
 fn serve<T>(
     answers: &[&(dyn Fn(&mut TcpStream) + Sync)],
     test: impl FnOnce(&str) -> T,
@@ -693,8 +696,8 @@ fn read_request(stream: &mut impl Read) -> String {
     String::from_utf8(request).unwrap()
 }
 
-/// Sends the bytes. Errors are ignored, because the reader may close the connection
-/// before all bytes are written.
+/// Sends the bytes. Ignores errors, because the reader may close the connection before
+/// all bytes are written.
 fn send(stream: &mut impl Write, bytes: &[u8]) {
     let _ = stream.write_all(bytes);
 }
@@ -1069,7 +1072,8 @@ fn snapshots_are_requested_again_and_again_without_a_loss() {
             }
             send(stream, &snapshot("HTTP/1.1 200 OK", 40 * number));
         }
-        // The connection is closed between two requests, as cameras do after a while.
+        // Like a real camera, this camera eventually closes the connection between two
+        // requests.
     };
     let closed = |stream: &mut TcpStream| send(stream, &snapshot("HTTP/1.0 200 OK", 200));
     let unsized_picture = |stream: &mut TcpStream| {
@@ -1143,8 +1147,8 @@ fn digest(nonce: &str, stale: bool) -> String {
     DIGEST.replace("NONCE", nonce).replace("STALE", stale)
 }
 
-/// Whether a request answers the challenge `nonce` for the user `me` as specified in RFC
-/// 7616.
+/// Returns whether a request responds to the challenge `nonce` for the user `me` as
+/// specified in RFC 7616.
 fn answers(request: &str, nonce: &str, password: &str) -> bool {
     use md5::{Digest, Md5};
     let field = |name: &str| {
@@ -1265,21 +1269,36 @@ fn tls_file(name: &str) -> PathBuf {
     support::root().join("tests/data/tls").join(name)
 }
 
-/// Answers the given number of connections to the listener with a snapshot each, over TLS
-/// with this certificate, and returns the requests that were received.
+/// Accepts the given number of TLS connections with this certificate. Responds to each
+/// connection with one snapshot, and returns the requests received.
 fn serve_tls(listener: &TcpListener, name: &str, connections: usize) -> Vec<String> {
+    let answer = snapshot("HTTP/1.0 200 OK", 80);
+    serve_tls_with(listener, (name, name), connections, &answer)
+}
+
+/// Same as [`serve_tls`], but with the given answer, and with the given certificate and key,
+/// which need not belong together.
+fn serve_tls_with(
+    listener: &TcpListener,
+    (certificate, key): (&str, &str),
+    connections: usize,
+    answer: &[u8],
+) -> Vec<String> {
     use tokio_rustls::rustls::crypto::ring;
     use tokio_rustls::rustls::pki_types::pem::PemObject;
     use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
     use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
-    let certificate = CertificateDer::from_pem_file(tls_file(&format!("{name}.pem"))).unwrap();
-    let key = PrivateKeyDer::from_pem_file(tls_file(&format!("{name}.key"))).unwrap();
+    let certificate = tls_file(&format!("{certificate}.pem"));
+    let certificate = CertificateDer::from_pem_file(certificate).unwrap();
+    let key = PrivateKeyDer::from_pem_file(tls_file(&format!("{key}.key"))).unwrap();
+    let key = ring::sign::any_supported_type(&key).unwrap();
+    let certified = CertifiedKey::new(vec![certificate], key);
     let config = ServerConfig::builder_with_provider(ring::default_provider().into())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .unwrap();
+        .with_cert_resolver(std::sync::Arc::new(SingleCertAndKey::from(certified)));
     let config = std::sync::Arc::new(config);
     let mut requests = Vec::new();
     for _ in 0..connections {
@@ -1292,19 +1311,26 @@ fn serve_tls(listener: &TcpListener, name: &str, connections: usize) -> Vec<Stri
             request.extend(byte);
         }
         requests.push(String::from_utf8(request).unwrap());
-        // The connection is closed without a TLS close notification, as cameras do.
-        send(&mut stream, &snapshot("HTTP/1.0 200 OK", 80));
+        // Like a real camera, the test closes the connection without a TLS close
+        // notification.
+        send(&mut stream, answer);
     }
     requests
 }
 
-/// Plays an `https` camera with this certificate for one connection, and returns the first
-/// event and the request.
+/// Simulates an `https` camera with this certificate for one connection, and returns the
+/// first event and the request.
 fn https(name: &str, tls: TlsTrust) -> (CameraEvent, String) {
+    https_with((name, name), tls)
+}
+
+/// Same as [`https`], but with the given certificate and the given key.
+fn https_with(identity: (&str, &str), tls: TlsTrust) -> (CameraEvent, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://me:secret@{}/video", listener.local_addr().unwrap());
+    let answer = snapshot("HTTP/1.0 200 OK", 80);
     thread::scope(|scope| {
-        let server = scope.spawn(|| serve_tls(&listener, name, 1));
+        let server = scope.spawn(|| serve_tls_with(&listener, identity, 1, &answer));
         let (mut camera, _) = open(url.parse().unwrap(), CameraOptions { tls, ..options() });
         let event = camera.next();
         (event, server.join().unwrap().concat())
@@ -1313,12 +1339,13 @@ fn https(name: &str, tls: TlsTrust) -> (CameraEvent, String) {
 
 const FINGERPRINT: &str = "4c66e22972d6b0fc9b484e6df506c34cd186c49e88fe698e7138fe491988fe83";
 
+fn fingerprint() -> [u8; 32] {
+    std::array::from_fn(|at| u8::from_str_radix(&FINGERPRINT[2 * at..2 * at + 2], 16).unwrap())
+}
+
 #[test]
 fn https_camera_is_read_if_its_certificate_is_trusted() {
-    let fingerprint: Vec<u8> = (0..32)
-        .map(|at| u8::from_str_radix(&FINGERPRINT[2 * at..2 * at + 2], 16).unwrap())
-        .collect();
-    let pinned = TlsTrust::Fingerprint(fingerprint.try_into().unwrap());
+    let pinned = TlsTrust::Fingerprint(fingerprint());
     let file = |name: &str| TlsTrust::File(tls_file(name));
     for (name, trust) in [
         ("self-signed", pinned.clone()),
@@ -1369,6 +1396,23 @@ fn https_camera_is_read_if_its_certificate_is_trusted() {
             "nothing is sent to a camera that is not trusted"
         );
         assert!(!error.contains("secret"), "{error}");
+    }
+}
+
+#[test]
+fn a_certificate_without_its_key_is_not_trusted() {
+    // The certificate of a camera is public, so only its key proves that the camera has
+    // answered.
+    for trust in [
+        TlsTrust::Fingerprint(fingerprint()),
+        TlsTrust::File(tls_file("self-signed.pem")),
+    ] {
+        let (event, request) = https_with(("self-signed", "signed"), trust.clone());
+        let CameraEvent::Lost(error) = event else {
+            panic!("{trust:?}: the server is trusted");
+        };
+        assert!(error.to_string().contains("TLS failed"), "{error}");
+        assert_eq!(request, "", "nothing is sent to this server");
     }
 }
 
@@ -1427,6 +1471,26 @@ fn redirect_to_https_on_the_same_host_keeps_the_login_and_one_back_is_refused() 
         requests[0].contains("Authorization: Basic bWU6c2VjcmV0\r\n"),
         "{requests:?}"
     );
+    let plain = TcpListener::bind("127.0.0.1:0").unwrap();
+    plain.set_nonblocking(true).unwrap();
+    let back = format!(
+        "HTTP/1.1 301 Moved\r\nLocation: http://{}/video\r\n\r\n",
+        plain.local_addr().unwrap()
+    );
+    let identity = ("self-signed", "self-signed");
+    thread::scope(|scope| {
+        let server = scope.spawn(|| serve_tls_with(&secure, identity, 1, back.as_bytes()));
+        let tls = TlsTrust::File(tls_file("self-signed.pem"));
+        let url = format!("https://me:secret@{}/video", secure.local_addr().unwrap());
+        let (mut camera, _) = open(url.parse().unwrap(), CameraOptions { tls, ..options() });
+        let error = lost(&mut camera).to_string();
+        assert!(
+            error.contains("redirects from https to http, which is not encrypted"),
+            "{error}"
+        );
+        server.join().unwrap();
+    });
+    assert!(plain.accept().is_err(), "the camera asks nobody there");
 }
 
 #[test]
@@ -1485,7 +1549,7 @@ fn no_output_shows_the_password_of_a_camera() {
     ];
     for (number, password) in passwords.into_iter().enumerate() {
         let sources = [
-            // This is the port of the discard service, on which no program listens.
+            // Port 9 belongs to the discard service. No program listens on it.
             format!("http://me:{password}@127.0.0.1:9/video"),
             format!(" http://me:{password}@127.0.0.1:9/video"),
             format!("http://127.0.0.1:9/video?user=me&pwd={password}"),
@@ -1494,7 +1558,7 @@ fn no_output_shows_the_password_of_a_camera() {
             format!("exec:sh -c 'echo rtsp://me:{password}@127.0.0.1:9/: {password} >&2; exit 1'"),
             format!("exec:rtsp://me:{password}@127.0.0.1:9/video"),
         ];
-        // Each source takes a second, so each password is tested with only some of the
+        // Each source takes a second, so each password is tested with only a third of the
         // sources.
         for source in sources.into_iter().skip(number % 3).step_by(3) {
             let file = config(&folder, &format!("source = \"{source}\"\nstall-ms = 500"));
@@ -1556,18 +1620,20 @@ fn processes(text: &str, parent: u32) -> (usize, usize) {
 
 #[test]
 fn processes_that_a_camera_program_leaves_do_not_pile_up() {
-    // Each start leaves behind a process in its own session, a process without a parent
-    // or an environment that starts another process and ends, and a process that ends
-    // immediately.
-    let programs = programs(
-        "rpicam-vid",
+    // Each start leaves three processes behind. The first one runs in its own session. The
+    // second one has neither a parent nor an environment, and starts another process
+    // before it ends. The third one ends immediately. The sleeping time is
+    // different in each run of the test, so that processes of another run are not counted.
+    let sleep = format!("sleep {}", 50_000 + std::process::id());
+    let script = format!(
         "echo x >> starts\ncat 0.jpg\n\
-         setsid sleep 54321 </dev/null >/dev/null 2>&1 &\n\
-         (env -i setsid sh -c 'sleep 54321 & sleep 0.01' </dev/null >/dev/null 2>&1 &)\n\
+         setsid {sleep} </dev/null >/dev/null 2>&1 &\n\
+         (env -i setsid sh -c '{sleep} & sleep 0.01' </dev/null >/dev/null 2>&1 &)\n\
          (setsid true &)\n\
          sleep 0.2\n\
-         [ $(wc -l < starts) -lt 4 ] && exit 1\nexec sleep 60",
+         [ $(wc -l < starts) -lt 4 ] && exit 1\nexec sleep 60"
     );
+    let programs = programs("rpicam-vid", &script);
     programs.write("0.jpg", &jpeg(80));
     let file = config(&programs, "source = \"rpicam\"");
     let logs = programs.path().join("logs");
@@ -1583,7 +1649,7 @@ fn processes_that_a_camera_program_leaves_do_not_pile_up() {
         thread::sleep(Duration::from_millis(50));
     }
     thread::sleep(Duration::from_millis(600));
-    let (left, zombies) = processes("sleep 54321", child.id());
+    let (left, zombies) = processes(&sleep, child.id());
     support::interrupt(&child, "-TERM");
     support::wait(&mut child, LONG);
     assert_eq!(starts().lines().count(), 4);
@@ -1592,7 +1658,7 @@ fn processes_that_a_camera_program_leaves_do_not_pile_up() {
         "those of the last start only: {left}"
     );
     assert!(zombies <= 2, "those of the last start only: {zombies}");
-    assert_eq!(processes("sleep 54321", child.id()).0, 0);
+    assert_eq!(processes(&sleep, child.id()).0, 0);
 }
 
 // Pictures
@@ -1631,7 +1697,7 @@ fn folder_is_shown_once_or_for_ever() {
         match camera.next() {
             CameraEvent::Frame(frame) => seen = frame.seq,
             CameraEvent::Lost(error) => break error,
-            CameraEvent::Failed(_) | CameraEvent::End => panic!("it repeats"),
+            other => panic!("it repeats, and yields {other:?}"),
         }
     };
     assert!(error.is_missing_input(), "{error}");

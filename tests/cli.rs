@@ -158,7 +158,7 @@ fn a_box_is_on_the_labelled_face() {
         .iter()
         .map(|v| v.as_f64().unwrap())
         .collect();
-    // These are the x, y, width and height of the labeled face in maksssksksss10.xml.
+    // These are the x, y, width, and height of the labeled face in maksssksksss10.xml.
     for (found, label) in found.iter().zip([97.0, 240.0, 96.0, 116.0]) {
         assert!((found - label).abs() < 15.0, "{found} for {label}");
     }
@@ -436,7 +436,7 @@ fn bench_while_training_compares_frames_with_and_without_training() {
     for key in positive {
         assert!(compared[key].as_f64().unwrap() > 0.0, "{key}: {compared}");
     }
-    // These counts may be zero, because the trainers run at the lowest priority and
+    // These counts may be zero, because the trainers run at the lowest priority, and
     // their speed depends on the machine.
     for key in ["trainer_steps", "trainer_crops"] {
         assert!(compared[key].is_u64(), "{key}: {compared}");

@@ -1,5 +1,5 @@
-//! Tests what a jump of the wall clock does to the running daemon: nothing that a person
-//! or a program at the door would notice.
+//! Tests jumps of the wall clock while the daemon runs. A person or a program at the
+//! door must not notice any effect.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -26,7 +26,7 @@ use support::{at_time, frame, interrupt, maskd, text, wait};
 
 const PASSWORD: &str = "correct horse battery staple";
 
-/// A daemon whose wall clock the test sets while it runs.
+/// A running daemon, whose wall clock the test controls.
 struct Door {
     folder: tempfile::TempDir,
     child: Child,
@@ -35,16 +35,18 @@ struct Door {
 }
 
 impl Door {
-    /// `None`, with a message, if `faketime` is not installed.
+    /// Starts a daemon. If `faketime` is not installed, prints a message and returns
+    /// `None`.
     fn open(mqtt_port: Option<u16>) -> Option<Door> {
-        // The program `faketime` only sets the variable that loads its library.
+        // `faketime` sets an environment variable that preloads its library. This command
+        // prints the variable.
         let mut shell = Command::new(at_time("+0")?.get_program());
         let shell = shell.args(["-f", "+0", "sh", "-c", "echo $LD_PRELOAD"]);
         let library = text(&shell.output().unwrap().stdout).trim().to_owned();
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         fs::create_dir(at("camera")).unwrap();
-        // A second with a face, and a second without one.
+        // The camera shows a face for a second, and then no face for a second.
         for number in 0..10 {
             let path = at(&format!("camera/0{number}.jpg"));
             fs::copy(frame("maksssksksss128.jpg"), path).unwrap();
@@ -103,13 +105,14 @@ impl Door {
         fs::read_to_string(self.at("log")).unwrap()
     }
 
-    /// Sets the clock, in one step so that the daemon never reads half a time.
+    /// Sets the clock atomically, so that the daemon never reads an incomplete time.
     fn set_clock(&self, time: &str) {
         fs::write(self.at("new-time"), time).unwrap();
         fs::rename(self.at("new-time"), self.at("time")).unwrap();
     }
 
-    /// Sends a request with a header line and a body; returns the response as it came.
+    /// Sends a request with a header line and a body. Returns the response without parsing
+    /// it.
     fn ask(&self, request: &str, line: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream
@@ -214,7 +217,7 @@ fn jumps_of_the_clock_end_no_log_in_no_enrollment_and_no_connection() {
         }
         years.push(door.lines().last().unwrap()["time"].as_f64().unwrap() as u64 / 31_556_952);
     }
-    // The clock was really set: years since 1970.
+    // The years since 1970 show that the clock was really set.
     assert_eq!(years[..3], [66, 0, 136]);
     assert!((56..66).contains(&years[3]), "{years:?}");
     assert!(kept > 0, "somebody was enrolled");

@@ -1,5 +1,5 @@
-//! Tests the control socket of a server that works on real stores. The requests come
-//! from the client and from the binary, and some are malformed.
+//! Tests a control socket server with real stores. The requests come from the client
+//! library and from the binary. Some requests are malformed.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -22,14 +22,15 @@ use std::time::Duration;
 use image::{Rgb, RgbImage};
 use maskd::api::metrics::{self, Heartbeat};
 use maskd::api::socket::{
-    Client, ControlError, DaemonHandle, ErrorRecord, Live, LiveInference, RefitRequest, bind, serve,
+    Client, ControlError, DaemonHandle, ErrorRecord, Live, LiveInference, RefitRequest,
+    TrainRequest, bind, serve,
 };
 use maskd::config::Config;
 use maskd::config::settings::Settings;
 use maskd::learning::enrollment::Enrollments;
 use maskd::learning::{
-    DecisionRecord, FailureKind, InUse, LabelAction, Learning, LearningAccess, LearningOptions,
-    Purge, RefusalRecord, SampleSelector,
+    Channel, DecisionRecord, FailureKind, InUse, LabelAction, Learning, LearningAccess,
+    LearningOptions, Purge, RefusalRecord, SampleFilter, SampleSelector, SwitchCause, SwitchRecord,
 };
 use maskd::onnx::FEATURES;
 use maskd::vision::embed::Feature;
@@ -39,7 +40,7 @@ use support::{assert_refused, maskd, text, wait};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-/// A control socket server with the same kind of handle as a daemon's. Its refit
+/// A control socket server with the same kind of handle as in the daemon. Its refit
 /// thread has no backbone.
 struct Server {
     folder: tempfile::TempDir,
@@ -81,7 +82,8 @@ impl Server {
             settings: Arc::new(Settings::new(&Config::default(), None)),
         };
         let (_, pulse) = watch::channel(Heartbeat {
-            // The heartbeat is in the future, so that it never becomes too old.
+            // The heartbeat is in the future, so that it does not become too old during
+            // the test.
             at: std::time::Instant::now() + Duration::from_hours(1),
             fresh: true,
         });
@@ -105,8 +107,10 @@ impl Server {
                         Ok(vec![feature; crops.len()])
                     };
                     let learning = learning.get();
-                    let record = learning.and_then(|open| open.refit(&mut embed, &|| false));
-                    let _ = request.send(record.map_err(ErrorRecord::from));
+                    let trigger = request.trigger;
+                    let record =
+                        learning.and_then(|open| open.refit(trigger, &mut embed, &|| false));
+                    let _ = request.answer.send(record.map_err(ErrorRecord::from));
                 }
                 std::future::pending::<()>().await;
             };
@@ -168,7 +172,8 @@ impl Server {
         (status, body.to_owned())
     }
 
-    /// Same as [`Server::exchange`], but parses the body as JSON.
+    /// Sends a request like [`Server::exchange`], and parses the body of the response
+    /// as JSON.
     fn raw(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
         let (status, body) = self.exchange(method, path, body);
         (status, serde_json::from_str(&body).unwrap())
@@ -204,6 +209,85 @@ fn refused<T: std::fmt::Debug>(
 }
 
 #[test]
+fn samples_are_selected_by_the_values_of_a_query() {
+    let server = Server::start(true);
+    let client = server.client();
+    client.import(&server.pictures()).unwrap();
+    let second = SampleFilter::with_label(Some("second"));
+    let second = client.samples(&second).unwrap();
+    assert_eq!(second.len(), 2);
+    for label in ["third", "unlabelled"] {
+        let found = client.samples(&SampleFilter::with_label(Some(label)));
+        assert_eq!(found.unwrap(), [], "{label}");
+    }
+    let filter = SampleFilter {
+        id: Some(second[0].id.clone()),
+        predictions: true,
+        ..SampleFilter::with_label(Some("second"))
+    };
+    assert_eq!(client.samples(&filter).unwrap(), second[..1]);
+    let filter = SampleFilter {
+        suspect: true,
+        track: Some(7),
+        day: Some("2026-11-24".to_owned()),
+        ..SampleFilter::default()
+    };
+    assert_eq!(client.samples(&filter).unwrap(), []);
+    let filter = SampleFilter {
+        day: Some("today".to_owned()),
+        ..SampleFilter::default()
+    };
+    refused(client.samples(&filter), FailureKind::Usage, "is not a day");
+    refused(
+        client.samples(&SampleFilter::with_label(Some("a/b&c"))),
+        FailureKind::Usage,
+        "cannot be a label",
+    );
+}
+
+#[test]
+fn actions_are_taken_back_and_discarded_samples_restored() {
+    let server = Server::start(true);
+    let client = server.client();
+    client.import(&server.pictures()).unwrap();
+    refused(client.undo(None), FailureKind::Missing, "can be taken back");
+    let first = client.samples(&SampleFilter::with_label(Some("first")));
+    let ids: Vec<String> = first.unwrap().into_iter().map(|s| s.id).collect();
+    // Many ids are sent in several requests, and are still one action.
+    let mut many = ids.clone();
+    many.splice(1..1, (0..450).map(|number| format!("none-{number}")));
+    let marked = client
+        .mark(SampleSelector::Ids(many), &LabelAction::Discard)
+        .unwrap();
+    assert_eq!((&marked.done, marked.action), (&ids, Some(1)));
+    let filter = SampleFilter {
+        discarded: true,
+        ..SampleFilter::with_label(Some("first"))
+    };
+    assert_eq!(client.samples(&filter).unwrap().len(), 3);
+    assert!(
+        client.picture(&ids[0]).is_ok(),
+        "a person sees what to restore"
+    );
+    let restored = client.restore(&ids[..1]).unwrap();
+    assert_eq!(restored.done, ids[..1]);
+    let undone = client.undo(marked.action).unwrap();
+    assert_eq!(undone.mark, LabelAction::Discard);
+    assert_eq!(
+        (undone.done, undone.changed),
+        (ids[1..].to_vec(), ids[..1].to_vec())
+    );
+    refused(
+        client.undo(Some(1)),
+        FailureKind::Missing,
+        "can be taken back",
+    );
+    let restored = client.restore(&ids[..1]).unwrap();
+    assert!(restored.failed[&ids[0]].contains("no such discarded sample"));
+    assert_eq!(client.stats().unwrap()["first"].samples, 3);
+}
+
+#[test]
 fn samples_are_imported_listed_labelled_exported_and_purged() {
     let server = Server::start(true);
     let client = server.client();
@@ -221,17 +305,12 @@ fn samples_are_imported_listed_labelled_exported_and_purged() {
         "none",
     );
 
-    let samples = client.samples(None).unwrap();
+    let samples = client.samples(&SampleFilter::default()).unwrap();
     assert_eq!(samples.len(), 5);
-    let second = client.samples(Some("second")).unwrap();
+    let second = client
+        .samples(&SampleFilter::with_label(Some("second")))
+        .unwrap();
     assert_eq!(second.len(), 2);
-    assert_eq!(client.samples(Some("third")).unwrap().len(), 0);
-    assert_eq!(client.samples(Some("unlabelled")).unwrap().len(), 0);
-    refused(
-        client.samples(Some("a/b&c")),
-        FailureKind::Usage,
-        "cannot be a label",
-    );
     assert_eq!(client.stats().unwrap()["first"].samples, 3);
 
     let id = second[0].id.clone();
@@ -248,7 +327,7 @@ fn samples_are_imported_listed_labelled_exported_and_purged() {
     let marked = client.mark(SampleSelector::Ids(ids), &mark).unwrap();
     assert_eq!(marked.done, std::slice::from_ref(&id));
     assert!(marked.failed["nobody"].contains("no such sample"));
-    // These are more ids than fit into one request.
+    // This is more than the number of ids that fit into one request.
     let many: Vec<String> = (0..450).map(|number| format!("none-{number}")).collect();
     let marked = client
         .mark(SampleSelector::Ids(many), &LabelAction::Discard)
@@ -285,12 +364,13 @@ fn samples_are_imported_listed_labelled_exported_and_purged() {
     let purge = |label: &str, days| Purge {
         label: Some(label.to_owned()),
         older_than_days: days,
+        discarded: false,
     };
     let removed = client.purge(&purge("first", Some(1))).unwrap();
     assert_eq!(removed.labelled, 0, "none is a day old");
     let removed = client.purge(&purge("first", None)).unwrap();
     assert_eq!((removed.labelled, removed.unlabelled), (4, 0));
-    assert_eq!(client.samples(None).unwrap().len(), 1);
+    assert_eq!(client.samples(&SampleFilter::default()).unwrap().len(), 1);
 }
 
 /// An import of many pictures must not delay other requests.
@@ -327,7 +407,10 @@ fn the_health_check_answers_during_an_import() {
 fn heads_are_imported_shown_exported_and_gone_back_from() {
     let server = Server::start(true);
     let client = server.client();
-    assert_eq!(client.heads().unwrap().len(), 0);
+    let heads = client.heads().unwrap();
+    let built_in = (heads[0].number, heads[0].recipe.as_str(), heads[0].current);
+    assert_eq!((heads.len(), built_in), (1, (0, "built-in", true)));
+    assert_eq!(client.head(0).unwrap(), heads[0]);
     refused(client.head(1), FailureKind::Missing, "no model 1");
     refused(client.rollback(1), FailureKind::Usage, "cannot go back");
 
@@ -340,8 +423,9 @@ fn heads_are_imported_shown_exported_and_gone_back_from() {
         "the camera path has it"
     );
     let heads = client.heads().unwrap();
-    assert!(heads.len() == 1 && heads[0].current, "{heads:?}");
-    assert_eq!(client.head(1).unwrap(), heads[0]);
+    assert!(heads.len() == 2 && heads[1].current, "{heads:?}");
+    assert!(!heads[0].current, "{heads:?}");
+    assert_eq!(client.head(1).unwrap(), heads[1]);
     let copy = server.at("copy.onnx");
     assert_eq!(client.export_head(1, &copy).unwrap().number, 1);
     assert_eq!(client.import_head(&copy).unwrap().head, Some(2));
@@ -364,6 +448,18 @@ fn heads_are_imported_shown_exported_and_gone_back_from() {
     );
     assert_eq!(client.rollback(2).unwrap().head, None);
     assert_eq!(server.head.borrow().number, None);
+    for (number, head) in [(2, Some(2)), (1, Some(1)), (0, None)] {
+        assert_eq!(client.use_head(number).unwrap().head, head);
+        assert_eq!(server.head.borrow().number, head);
+    }
+    refused(client.use_head(3), FailureKind::Missing, "no model 3");
+    assert_eq!(server.head.borrow().number, None);
+    let history = client.history().unwrap();
+    let by_client = |at: &SwitchRecord| at.channel == Some(Channel::CommandLine);
+    assert!(history.iter().all(by_client), "{history:?}");
+    let heads: Vec<u32> = history.iter().map(|at| at.head).collect();
+    assert_eq!(heads, [1, 2, 0, 2, 1, 0]);
+    assert_eq!(history[2].cause, SwitchCause::Rollback);
 }
 
 #[test]
@@ -392,7 +488,7 @@ fn one_enrollment_goes_on_at_a_time_and_can_be_ended() {
     refused(
         client.enroll("with_mask", 3),
         FailureKind::NotNow,
-        "is going on",
+        "is in progress",
     );
     {
         let mut enrollments = server.enrollments.lock().unwrap();
@@ -428,14 +524,26 @@ fn a_refit_is_waited_for_and_remembered() {
         DecisionRecord::Refused(RefusalRecord::NoSamples)
     );
     assert_eq!(record.small_classes["first"], 3);
+    assert!(!record.outcome.labels_checked);
     let after = client.status().unwrap();
     assert_eq!((after.new_labels, after.last_refit), (0, Some(record)));
+
+    let vouching = TrainRequest {
+        labels_checked: true,
+    };
+    assert!(client.refit_with(&vouching).unwrap().outcome.labels_checked);
+    // The body may be absent.
+    let (status, record) = server.raw("POST", "/api/v1/refit", "");
+    assert_eq!(
+        (status, &record["outcome"]["labels_checked"]),
+        (200, &Value::Bool(false))
+    );
 
     let server = Server::start(false);
     refused(
         server.client().refit(),
         FailureKind::Unavailable,
-        "not learning any more",
+        "no longer learning",
     );
 }
 
@@ -451,7 +559,7 @@ fn a_malformed_request_is_answered_with_a_sentence() {
         ("POST", "/api/v1/status", "", 405),
         ("POST", "/api/v1/samples/label", "", 400),
         ("POST", "/api/v1/samples/label", "{\"chosen\":", 400),
-        // A misspelled key must not purge everything.
+        // A request with a misspelled key must not purge everything.
         (
             "POST",
             "/api/v1/samples/purge",
@@ -465,6 +573,10 @@ fn a_malformed_request_is_answered_with_a_sentence() {
         ("GET", "/api/v1/heads/one", "", 400),
         ("GET", "/api/v1/heads/1", "", 404),
         ("POST", "/api/v1/heads/rollback", "{\"steps\": -1}", 400),
+        ("POST", "/api/v1/refit", "{\"labels_checked\": 1}", 400),
+        ("POST", "/api/v1/refit", "{\"checked\": true}", 400),
+        ("POST", "/api/v1/heads/-1/use", "", 400),
+        ("GET", "/api/v1/heads/1/use", "", 405),
         (
             "POST",
             "/api/v1/enroll",
@@ -480,7 +592,11 @@ fn a_malformed_request_is_answered_with_a_sentence() {
             "{answer}"
         );
     }
-    assert_eq!(client.samples(None).unwrap().len(), 5, "nothing is lost");
+    assert_eq!(
+        client.samples(&SampleFilter::default()).unwrap().len(),
+        5,
+        "nothing is lost"
+    );
     let (status, list) = server.raw("GET", "/api/v1/samples?label=first", "");
     assert_eq!((status, list.as_array().unwrap().len()), (200, 3));
 }
@@ -556,14 +672,21 @@ fn the_command_line_uses_the_daemon() {
     );
     let status = good(&["status"]);
     assert!(
-        status.contains("samples     first 3, second 2; 5 labels are new"),
+        status.contains("samples     first 3, second 2; 5 new labels"),
         "{status}"
     );
     let status: Value = serde_json::from_str(&good(&["status", "--json"])).unwrap();
     assert_eq!(status["live"]["frames"], 7);
     let list: Value = serde_json::from_str(&good(&["samples", "list", "--json"])).unwrap();
     assert_eq!(list.as_array().unwrap().len(), 5);
-    assert!(good(&["refit"]).starts_with("refused: the model in use stays\n"));
+    let refused = good(&["refit"]);
+    let sentence = "There is no new model: there are no labeled face pictures to learn from.\n";
+    assert!(refused.starts_with(sentence), "{refused}");
+    let status = good(&["status"]);
+    let missing = "\nlabeled     0 of 20 people with a mask, 0 of 20 without a mask\n";
+    assert!(status.contains(missing), "{status}");
+    let last = "\ntraining    There is no new model: ";
+    assert!(status.contains(last), "{status}");
     assert_refused(&command(&["rollback"]), 64, "cannot go back");
     assert_refused(&command(&["heads", "show", "4"]), 66, "no model 4");
 

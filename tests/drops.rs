@@ -1,6 +1,6 @@
 //! Tests `maskd run` with network cameras that drop their connections, and with pictures
-//! that have more faces than can be classified in time. The camera is a server on the
-//! loopback interface.
+//! that have too many faces to classify in time. The camera is a server on the loopback
+//! interface.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -44,8 +44,8 @@ struct StreamCamera {
 }
 
 impl StreamCamera {
-    /// Starts a camera that sends `frames(number)` through the connection with this
-    /// number, counted from 0, and then closes the connection.
+    /// Starts a camera. For each connection, it sends `frames(number)`, where `number` is
+    /// the number of the connection, counted from 0. Then it closes the connection.
     fn start(frames: impl Fn(usize) -> Vec<&'static str> + Send + 'static) -> StreamCamera {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -81,7 +81,7 @@ impl StreamCamera {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Closes the connection and refuses new ones.
+    /// Closes the connection and refuses new connections.
     fn turn_off(&self) {
         self.is_on.store(false, Ordering::Relaxed);
     }
@@ -173,7 +173,7 @@ fn names(changes: &[Change]) -> Vec<&str> {
 
 #[test]
 fn a_bad_first_frame_after_each_reconnect_never_opens_the_door() {
-    // Neither one bad frame nor two bad frames are enough to open the door.
+    // One or two bad frames are not enough to open the door.
     let camera = StreamCamera::start(|number| {
         let mut frames = vec![MASKED; 1 + number % 2];
         frames.resize(12, BARE);
@@ -244,13 +244,13 @@ fn a_camera_that_stays_away_ends_a_mask_and_later_is_a_fault() {
     assert_eq!(names(&changes), ["mask", "idle", "fault"]);
     let closed = camera.closed.lock().unwrap().unwrap();
     let closed = closed.duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    // The last frame was sent one interval before the end of the connection.
+    // The last frame was sent one interval before the connection was closed.
     let since = |index: usize| changes[index].1 - closed.as_secs_f64() + INTERVAL.as_secs_f64();
     assert!(since(1) < 3.0, "the mask ended with the hold time");
     assert!(since(2) > 2.9, "{}", since(2));
 }
 
-/// Writes a picture that shows one masked person `count` times.
+/// Writes a picture that shows the same masked person `count` times.
 fn crowd(path: &Path, count: u32) {
     let one = image::open(frame(MASKED)).unwrap().into_rgb8();
     let (width, height) = one.dimensions();

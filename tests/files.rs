@@ -1,5 +1,6 @@
-//! Tests what maskd writes to and reads from the paths that somebody names, with the real
-//! binary: links, devices, pipes, state directories and file names of any kind.
+//! Tests with the real binary how maskd handles the paths in its arguments and folders.
+//! The paths lead to links, devices, pipes, and state directories, or contain unusual
+//! characters.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use support::{Device, assert_refused, frame, head, maskd, run, text, wait};
 
-/// Runs a command that must end by itself within 30 seconds.
+/// Runs a command, which must exit within 30 seconds.
 #[track_caller]
 fn ends(mut command: Command) -> Output {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -34,7 +35,7 @@ fn pipe(path: &Path) {
     assert!(made.success());
 }
 
-/// A device with one learned model.
+/// Creates a device with one learned model.
 fn device_with_model() -> Device {
     let device = Device::new();
     let file = head(&device.at("head.onnx"), |_| {});
@@ -42,13 +43,15 @@ fn device_with_model() -> Device {
     device
 }
 
-/// Each command that writes a file, with the path of the file as its last word.
+/// Returns all commands that write a file, each without its last argument, which is the
+/// path of that file.
 fn writers(device: &Device) -> Vec<Vec<String>> {
     let set = device.pictures().display().to_string();
     let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
     vec![
         words(&["heads", "export", "1"]),
         words(&["eval", "--dataset", &set, "--report"]),
+        words(&["eval", "--faces", &set, "--report"]),
         words(&["train", "--dataset", &set, "--model"]),
         words(&["train", "--dataset", &set, "--head-only"]),
         words(&["train", "--dataset", &set, "--report"]),
@@ -75,7 +78,8 @@ fn a_written_file_replaces_a_regular_file_and_nothing_else() {
         (fifo.clone(), "it is not a regular file"),
         (folder, "it is a folder"),
     ];
-    // Only root may make a device node, and not in every container.
+    // Only root may create a device node, and some containers do not even allow root to do
+    // so.
     let node = device.at("node");
     let mut mknod = Command::new("mknod");
     mknod.arg(&node).args(["c", "1", "3"]);
@@ -107,7 +111,7 @@ fn a_written_file_replaces_a_regular_file_and_nothing_else() {
         Path::new(&name).extension() == Some("part".as_ref())
     });
     assert_eq!(left.count(), 0);
-    // An ordinary file is replaced.
+    // A regular file is replaced.
     device.stdout(&["heads", "export", "1", victim.to_str().unwrap()]);
     assert_ne!(fs::read(&victim).unwrap(), b"precious");
 }
@@ -148,7 +152,7 @@ fn nothing_is_exported_into_a_state_directory() {
         ];
         assert_refused(&device.maskd(&words), 74, "it lies in a state directory");
     }
-    // Without --state, the directory is recognized, too.
+    // The directory is also recognized without --state.
     let other = Device::new();
     let set = other.pictures();
     let words = ["train", "--dataset", set.to_str().unwrap(), "--model"];
@@ -180,7 +184,7 @@ fn planted_links_in_output_folders_are_not_followed() {
     command.args(["man", "--out"]).arg(&out);
     assert_refused(&ends(command), 74, "it is a symbolic link");
 
-    // The folder of a label in an export is a link.
+    // In an export, the folder for a label must not be a link.
     let elsewhere = device.at("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
     device.stdout(&["samples", "import", device.pictures().to_str().unwrap()]);
@@ -189,7 +193,7 @@ fn planted_links_in_output_folders_are_not_followed() {
     assert_refused(&refused, 74, "it is a symbolic link");
     assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
     assert_eq!(fs::read(&victim).unwrap(), b"precious");
-    // The folder itself may be a link: it is the one that was named.
+    // The folder itself may be a link, because the user named it.
     let linked = device.at("linked");
     let whole = device.at("whole");
     fs::create_dir(&whole).unwrap();
@@ -234,7 +238,7 @@ fn samples_behind_a_link_are_neither_written_nor_forgotten() {
         let note = text(&purged.stderr);
         assert!(note.contains("with_mask: links are not followed"), "{note}");
         assert!(
-            note.contains("1 files or folders were not deleted"),
+            note.contains("some files or folders were not deleted (1)"),
             "{note}"
         );
     }
@@ -242,10 +246,10 @@ fn samples_behind_a_link_are_neither_written_nor_forgotten() {
     fs::remove_file(samples.join("with_mask")).unwrap();
     let purged = device.stdout(&["samples", "purge", "--yes"]);
     assert!(
-        purged.starts_with("deleted: 0 unlabelled and 0 labelled"),
+        purged.starts_with("deleted face pictures: 0 unlabeled, 0 labeled"),
         "{purged}"
     );
-    // Nothing is captured or imported through a link either.
+    // The folder for unlabeled pictures must not be a link either.
     fs::remove_dir(samples.join("unlabelled")).unwrap();
     symlink(&elsewhere, samples.join("unlabelled")).unwrap();
     let refused = device.maskd(&["samples", "purge", "--yes"]);
@@ -286,7 +290,7 @@ fn a_pipe_is_never_waited_for() {
         assert!(!output.status.success(), "{words:?}: {errors}");
         assert!(errors.contains("not a regular file"), "{words:?}: {errors}");
     }
-    // A pipe, or a link, in place of each file of the state directory.
+    // Replace each file in the state directory, first with a pipe and then with a link.
     let config = device.at("maskd.toml");
     fs::write(&config, "[refit]\nenabled = false\n").unwrap();
     for file in [
@@ -340,14 +344,14 @@ fn what_is_read_has_a_limit() {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
-    // The program may end before it has read everything.
+    // The program may exit before it has read the whole input.
     let _ = input.write_all(&[b'x'; 5000]);
     drop(input);
     let output = child.wait_with_output().unwrap();
     assert_refused(&output, 65, "more than 4096 bytes");
 }
 
-/// Writes small pictures, all different, to `folder`.
+/// Writes small pictures to `folder`. Each picture is different.
 fn pictures(folder: &Path, count: u8) {
     fs::create_dir_all(folder).unwrap();
     let seed = folder
@@ -368,12 +372,12 @@ fn pictures(folder: &Path, count: u8) {
     }
 }
 
-/// What is said about the HEIC pictures of [`set_with_unused_files`].
+/// The message about the HEIC pictures in the data set from [`set_with_unused_files`].
 const HEIC: &str = "not used (8): with_mask/0.HEIC, with_mask/1.HEIC, with_mask/2.HEIC, \
                     with_mask/3.HEIC, with_mask/4.HEIC and 3 more: HEIC pictures are not read; \
                     convert them to JPEG or PNG";
 
-/// Makes a data set with pictures, and with files and links that are no pictures.
+/// Creates a data set that contains pictures, other files, and links.
 fn set_with_unused_files(device: &Device) -> PathBuf {
     let set = device.at("set");
     for class in ["with_mask", "without_mask"] {
@@ -450,7 +454,7 @@ fn files_that_are_not_read_are_counted_and_named() {
     let tested = text(&evaluated.stdout);
     assert!(tested.contains("14"), "a.jfif and b.JPE count: {tested}");
 
-    // A class of which no picture can be read.
+    // None of the pictures in this class can be read.
     let phone = device.at("phone");
     pictures(&phone.join("without_mask"), 5);
     fs::create_dir(phone.join("with_mask")).unwrap();
@@ -468,13 +472,13 @@ fn samples_that_are_not_used_are_counted_and_named() {
     let device = Device::new();
     let set = set_with_unused_files(&device);
     let path = set.to_str().unwrap();
-    // A folder whose name is no label holds pictures.
+    // This folder contains pictures, but its name is not a valid label.
     pictures(&set.join("unsure"), 3);
     let imported = device.maskd(&["samples", "import", path]);
     let out = text(&imported.stdout);
     assert!(imported.status.success(), "{}", text(&imported.stderr));
     assert!(out.contains(HEIC), "{out}");
-    let unsure = "unsure: its 3 pictures have no label, because \"unsure\" cannot be a label";
+    let unsure = "unsure: its pictures (3) have no label, because \"unsure\" cannot be a label";
     assert!(out.contains(unsure), "{out}");
     assert!(
         out.contains("not used (1): again: links back to a folder above"),
@@ -482,7 +486,7 @@ fn samples_that_are_not_used_are_counted_and_named() {
     );
     assert!(!out.contains("eaDir") && !out.contains("Thumbs"), "{out}");
 
-    // In the store itself.
+    // The store itself also contains unused files.
     let samples = device.at("state/samples");
     fs::write(samples.join("with_mask/phone.heic"), "x").unwrap();
     pictures(&samples.join("features"), 2);
@@ -496,7 +500,7 @@ fn samples_that_are_not_used_are_counted_and_named() {
             "{errors}"
         );
         assert!(
-            errors.contains("features: its 2 pictures have no label"),
+            errors.contains("features: its pictures (2) have no label"),
             "{errors}"
         );
         assert!(!errors.contains("eaDir"), "{errors}");
@@ -555,7 +559,8 @@ fn parts_of_a_data_set_are_recognized() {
     let why = format!("import {path}/train instead");
     assert!(out.contains(&why), "{out}");
 
-    // An archive that unpacked into one more folder.
+    // This data set is inside an extra folder, like the folder that some archives
+    // create when they are unpacked.
     let outer = device.at("outer");
     fs::create_dir(&outer).unwrap();
     fs::rename(set.join("train"), outer.join("masks-v2")).unwrap();
@@ -564,11 +569,13 @@ fn parts_of_a_data_set_are_recognized() {
     assert_refused(&refused, 65, &format!("name {outer}/masks-v2 instead"));
 }
 
-/// Control characters of terminals, a line break, and characters that reverse the text.
+/// A name with terminal control characters, a line break, and a character that reverses
+/// the text.
 const EVIL: &str = "\u{1b}]0;owned\u{7}\u{1b}[2J\n\u{9b}31m\u{202e}gpj";
 
-/// Commands that are given or find such names. Each word in capitals stands for a path.
-const COMMANDS: [&str; 32] = [
+/// Commands whose arguments or folders contain the name [`EVIL`]. Each word in capital
+/// letters is a placeholder for a path or a name.
+const COMMANDS: [&str; 34] = [
     "classify FOLDER",
     "classify --json FOLDER",
     "classify FACE nowhere/EVIL",
@@ -576,6 +583,8 @@ const COMMANDS: [&str; 32] = [
     "eval --dataset SET",
     "eval --dataset FOLDER",
     "eval --frames FOLDER",
+    "eval --faces FOLDER --masked-label EVIL --errors FOLDER/sheet",
+    "eval --faces SET --errors FACE/x",
     "train --dataset FOLDER --model OUT",
     "train --dataset SET --recipe tutorial --epochs 1 --model OUT",
     "samples import FOLDER",
@@ -607,7 +616,7 @@ fn commands_on(paths: &[(&str, &str)]) -> Vec<Vec<String>> {
     let word = |word: &str| {
         let replaced = paths.iter();
         replaced.fold(word.to_owned(), |word, (name, path)| {
-            // A path that was filled in is not searched for further names.
+            // A word in which a placeholder was already replaced must stay unchanged.
             if word.contains('\u{1b}') {
                 word
             } else {
@@ -624,7 +633,7 @@ fn expect_plain(what: &str, bytes: &[u8]) {
     let shown = String::from_utf8_lossy(bytes);
     let is_evil = |c: char| c != '\n' && (c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c));
     assert!(!shown.contains(is_evil), "{what}: {shown:?}");
-    // The line break of the name is none of the output.
+    // The line break in the name must not break the line in the output.
     let broken = shown.lines().any(|line| line.starts_with("\\u{9b}31m"));
     assert!(!broken, "{what}: {shown:?}");
 }
@@ -645,7 +654,7 @@ fn file_names_reach_no_terminal_raw() {
         fs::write(named(folder, "broken.jpg"), "x").unwrap();
         fs::write(named(folder, ".heic"), "x").unwrap();
     }
-    // A label may reverse the text, but has no control characters.
+    // A label may contain characters that reverse the text, but no control characters.
     pictures(&evil.join("masks\u{202e}on"), 5);
     pictures(&evil.join(EVIL), 5);
     let evil_text = evil.to_str().unwrap();
@@ -677,11 +686,11 @@ fn file_names_reach_no_terminal_raw() {
         expect_plain(&format!("{words:?}"), &output.stdout);
         expect_plain(&format!("{words:?}"), &output.stderr);
     }
-    // JSON keeps the names, escaped.
+    // JSON contains the original names, with escapes.
     let output = run(&["classify", "--json", face_text]);
     let record: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(record["picture"], face_text);
-    // A file with such a name in the store.
+    // Put a file with the name [`EVIL`] into the store.
     let stored = device.at("state/samples/with_mask");
     fs::create_dir_all(&stored).unwrap();
     fs::copy(&face, named(&stored, ".jpg")).unwrap();

@@ -1,4 +1,5 @@
-//! Three devices share one broker, and each tries out the heads that another has trained.
+//! Tests three devices on one broker. Each device tries out the heads that the other
+//! devices have trained.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -29,7 +30,7 @@ struct Device {
 }
 
 impl Device {
-    /// A device with a bad head, which predicts the opposite of the shipped head.
+    /// Creates a device with a bad head, which predicts the opposite of the shipped head.
     fn new(name: &'static str) -> Device {
         let device = Device {
             name,
@@ -100,7 +101,7 @@ impl Device {
         let what = format!("{} says {words:?}", self.name);
         until(&what, || {
             let log = self.log();
-            // Fail immediately after a panic instead of waiting for two minutes.
+            // After a panic, the test fails immediately instead of waiting for two minutes.
             assert!(!log.contains("panicked"), "{log}");
             (log.matches(words).count() >= times).then_some(())
         });
@@ -126,7 +127,8 @@ impl Device {
 
     fn heads(&self) -> Vec<Value> {
         let list: Value = serde_json::from_str(&self.good(&["heads", "list", "--json"])).unwrap();
-        list.as_array().unwrap().clone()
+        // The first row is the built-in model.
+        list.as_array().unwrap()[1..].to_vec()
     }
 
     /// Imports twelve labeled samples of each class, cropped differently on each device.
@@ -183,8 +185,8 @@ fn what_one_door_has_learned_the_others_try_by_their_own_samples() {
     let key = north.key();
     assert_eq!((key.len(), north.key()), (64, key.clone()));
     north.configure(port, "share = true");
-    // A device that trusts no other device receives nothing. These two trust the device
-    // `north`, and share their own heads, too.
+    // A device that trusts no other device receives no heads. These two devices trust the
+    // device `north`, and also share their own heads.
     let trusting = format!("share = true\ntrust = [\"{key}\"]");
     south.configure(port, &trusting);
     new.configure(port, &trusting);
@@ -197,7 +199,7 @@ fn what_one_door_has_learned_the_others_try_by_their_own_samples() {
     north.says("the model is shared with other devices", 1);
     let offer = until("the offer", || ear.last("maskd/fleet/north"));
     assert!(offer.starts_with(b"maskdh1\n"));
-    // Neither the ids of samples nor their results leave the device.
+    // Neither the ids of samples nor the results for them leave the device.
     let clear = String::from_utf8_lossy(&offer);
     let samples: Value = serde_json::from_str(&north.good(&["samples", "list", "--json"])).unwrap();
     for sample in samples.as_array().unwrap() {
@@ -220,7 +222,7 @@ fn what_one_door_has_learned_the_others_try_by_their_own_samples() {
         new.log()
     );
     assert_eq!(new.heads().len(), 0);
-    // A head that came from another device is not offered again.
+    // A device does not offer a head that it received from another device.
     std::thread::sleep(Duration::from_secs(1));
     let topics = ear.topics();
     let offers = topics
@@ -228,7 +230,8 @@ fn what_one_door_has_learned_the_others_try_by_their_own_samples() {
         .filter(|topic| topic.starts_with("maskd/fleet/"));
     assert_eq!(offers.collect::<Vec<_>>(), ["maskd/fleet/north"]);
 
-    // An attacker at the broker alters the head, signs a head of his own, or sends noise.
+    // An attacker on the broker alters a head, sends a head from an unknown device, and
+    // sends random bytes.
     let mut forged = offer.clone();
     let last = forged.len() - 9;
     forged[last] ^= 1;

@@ -1,9 +1,9 @@
 //! Runs the real binary with its default options on whole photographs with labeled
-//! faces, and checks that the faces are found and that the verdicts are right.
+//! faces, and checks that it finds the faces and that its verdicts are right.
 //!
-//! The photographs in `assets/frames` are always tested. A larger set in the same
-//! format is tested too if it exists. It must be in the subfolder `frames` of the folder
-//! in `MASKD_DATA`, or of `../shared/data`.
+//! The photographs in `assets/frames` are always tested. If a larger set in the same
+//! format exists, it is tested too. It must be in the folder `$MASKD_DATA/frames` or,
+//! if `MASKD_DATA` is not set, in `../shared/data/frames`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use support::{maskd, root, text};
 
-/// The x, y, width and height of a box in pixels.
+/// The x, y, width, and height of a box in pixels.
 type Box = [f64; 4];
 
 /// Reads the labeled faces from a Pascal VOC file.
@@ -99,8 +99,8 @@ fn every_face_in_the_shipped_photographs_is_found_and_all_but_one_right() {
     let score = score(&root().join("assets/frames"));
     assert_eq!(score.frames, 15);
     assert_eq!(score.found, score.faces);
-    // The one wrong verdict is on an unmasked face of 43 pixels in
-    // `maksssksksss249.jpg`, which is classified as masked.
+    // There is one wrong verdict: an unmasked face of 43 pixels in
+    // `maksssksksss249.jpg` is classified as masked.
     assert!(score.right + 1 >= score.faces, "{score:?}");
 }
 

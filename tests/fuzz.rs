@@ -1,4 +1,5 @@
-//! Replays the corpora of the fuzz targets; `fuzz/` finds new members.
+//! Runs the fuzz targets on the inputs in their corpora. Fuzzing in `fuzz/` finds new
+//! inputs.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -23,7 +24,7 @@ fn replay(name: &str, target: fn(&[u8])) {
     for member in fs::read_dir(corpus).unwrap() {
         let data = fs::read(member.unwrap().path()).unwrap();
         target(&data);
-        // Cut off anywhere, too.
+        // The input is also tested after it has been cut off at various positions.
         for end in (0..data.len()).step_by(data.len() / 64 + 1) {
             target(&data[..end]);
         }
@@ -84,7 +85,8 @@ proptest! {
     fn a_relay_opens_only_after_frames_that_confirm_each_other(
         events in prop::collection::vec((0_u8..16, 0_u8..16, any::<u8>()), 0..300)
     ) {
-        // Clock steps and the like are rare, so that runs of frames are long enough.
+        // Clock steps and similar events are rare, so that there are enough frames between
+        // them.
         let bytes = events.into_iter().flat_map(|(kind, flags, value)| {
             let kind = if flags < 14 && kind > 7 { kind % 4 } else { kind };
             [kind | flags << 4, value]

@@ -2,8 +2,8 @@
 //! the crops, Keras for the classifier, and the compiled libfacedetection for the
 //! detector. `tests/golden/make_golden.py` generates the reference values.
 //!
-//! Each test also detects mistakes that cause no error, such as swapped colors, a margin
-//! that is off by a pixel, or another filter.
+//! Each test also detects mistakes that do not raise an error, such as swapped colors, a
+//! margin that is off by a pixel, or a different filter.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,10 +17,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
+use maskd::config::Config;
 use maskd::frame::{Crop, Face, Rect, Scaler, decode};
 use maskd::onnx::{Classifier, ThreadPool};
 use maskd::vision::detect::{Detector, DetectorOptions};
 use maskd::vision::embed::{Backbone, Embedder};
+use maskd::vision::face_check::FaceCheck;
 use maskd::vision::head::Head;
 use maskd::vision::pipeline::{SHIPPED_CLASSIFIER, SHIPPED_DETECTOR};
 use serde::Deserialize;
@@ -68,7 +70,7 @@ impl GoldenCrop {
     }
 }
 
-/// Computes the mean absolute difference over all channels. Levels are between 0 and 255.
+/// Computes the mean absolute difference over all channels, on a scale from 0 to 255.
 fn mean_difference(a: &RgbImage, b: &RgbImage) -> f64 {
     let sum: u64 = a
         .as_raw()
@@ -93,7 +95,7 @@ fn crops_are_those_of_pillow() {
         let difference = mean_difference(crop.pixels(), &expected);
         assert!(difference < 0.6, "{}: {difference} levels", golden.crop);
 
-        // The crop that results from a mistake must differ more from the reference.
+        // A crop that is off by one pixel must differ more from the reference.
         let mut rect = golden.face();
         rect.x += 1.0;
         let shifted = rect.region(golden.margin, width, height).unwrap();
@@ -118,6 +120,8 @@ struct GoldenFeatures {
 struct GoldenVerdict {
     logits: Vec<f32>,
     probabilities: Vec<f32>,
+    /// The output of the face check.
+    face: [f32; 1],
 }
 
 /// Computes the largest difference as a fraction of the largest reference value.
@@ -135,8 +139,9 @@ fn features_are_those_of_keras_and_probabilities_those_of_onnxruntime() {
     let classifier = Classifier::parse("shipped", SHIPPED_CLASSIFIER).unwrap();
     assert_eq!(classifier.labels, ["with_mask", "without_mask"]);
     let head = Head::of(&classifier);
-    // There are three workers, so that the test also covers the order of the crops in
-    // the result.
+    let tensors = classifier.face_check.clone().unwrap();
+    let face_check = FaceCheck::new(tensors, Config::default().pipeline_options().face_check);
+    // With three workers, the test also covers the order of the crops in the result.
     let backbone = Backbone::new(classifier.backbone).unwrap();
     let mut embedder = Embedder::new(&backbone, 3, ThreadPool::of(2)).unwrap();
     let shipped: BTreeMap<String, GoldenVerdict> = golden("shipped.json");
@@ -154,6 +159,11 @@ fn features_are_those_of_keras_and_probabilities_those_of_onnxruntime() {
         let expected = &shipped[name];
         let difference = relative_difference(&logits, &expected.logits);
         assert!(difference < 1e-3, "{name}: logits {difference}");
+        let (found, [expected_face]) = (face_check.opinion(feature).probability, expected.face);
+        assert!(
+            (found - expected_face).abs() < 1e-4,
+            "{name}: face {found} for {expected_face}"
+        );
         for (found, expected) in head
             .probabilities(feature)
             .iter()
@@ -166,8 +176,7 @@ fn features_are_those_of_keras_and_probabilities_those_of_onnxruntime() {
         }
     }
 
-    // A crop that several threads share has the same features as a crop that a single
-    // thread processes.
+    // The features do not depend on whether one thread or several threads process a crop.
     let shared = embedder.embed(&crops[..1]).unwrap();
     assert_eq!(shared[0], features[0]);
 
@@ -246,9 +255,9 @@ fn faces_are_those_of_libfacedetection() {
         let mut pixels = frame(name);
         let found = detector.detect(&pixels).unwrap();
         let (distance, score) = face_difference(&found, expected).expect(name);
-        // The reference ran the same model on pixels from another JPEG decoder, which
-        // differ by a level or two. An error of half a cell at the finest stride would
-        // be 4 pixels.
+        // The reference detector ran the same model, but another JPEG decoder produced
+        // its input pixels. The pixels of the two decoders differ by one or two levels.
+        // An error of half a cell at the finest stride would be 4 pixels.
         assert!(distance < 1.2, "{name}: {distance} pixels");
         assert!(score < 0.01, "{name}: {score}");
 

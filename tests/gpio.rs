@@ -1,5 +1,5 @@
-//! Tests the error messages and exit codes for pins on a machine without GPIO. The tests
-//! in `tests/rig` check the behavior of the pins on emulated machines.
+//! Tests the error messages and exit codes of commands that need pins on a machine without
+//! GPIO. The tests in `tests/rig` check the behavior of the pins on emulated machines.
 
 #![allow(
     clippy::unwrap_used,
@@ -29,7 +29,7 @@ fn config(folder: &Path, indicate: &str) -> String {
     path.display().to_string()
 }
 
-/// Whether this machine has pins that a test must not touch.
+/// Returns whether this machine has real pins, which a test must not touch.
 fn has_pins() -> bool {
     let has = fs::read_dir("/dev").unwrap().flatten().any(|entry| {
         let name = entry.file_name();
@@ -55,12 +55,12 @@ fn missing_pins_are_refused_with_one_sentence() {
         ),
         (
             "backend = \"gpiocdev\"\ngreen-pin = 17",
-            "no GPIO chip labelled pinctrl-bcm2835 or pinctrl-bcm2711 or pinctrl-rp1; \
+            "no GPIO chip labeled pinctrl-bcm2835 or pinctrl-bcm2711 or pinctrl-rp1; \
              none can be opened",
         ),
         (
             "backend = \"gpiocdev\"\ngpio-chip = \"door\"\ngreen-pin = 17",
-            "no GPIO chip labelled door",
+            "no GPIO chip labeled door",
         ),
         (
             "backend = \"gpiocdev\"\ngreen-pin = \"GPIO17\"",
@@ -137,16 +137,16 @@ fn pins_off_needs_no_valid_config() {
         command.output().unwrap()
     };
     assert_refused(&off("RUNTIME_DIRECTORY"), 78, "maskd.toml");
-    // A daemon that was killed left its record. The chip does not exist here, so the
-    // message shows which pins are switched off.
+    // A killed daemon left this record. The chip does not exist here, so the command fails,
+    // and its error message shows which pins it tried to switch off.
     let record = "{\"driver\":{\"gpiocdev\":{\"chip\":\"the-chip-in-use\"}},\"lines\":[[17,\
                   {\"out\":{\"output\":\"relay\",\"active_low\":false}}]]}";
     let file = folder.path().join("pins.json");
     fs::write(&file, record).unwrap();
     let refused = off("RUNTIME_DIRECTORY");
-    assert_refused(&refused, 69, "no GPIO chip labelled the-chip-in-use");
+    assert_refused(&refused, 69, "no GPIO chip labeled the-chip-in-use");
     assert!(file.exists(), "the next attempt needs the record");
-    // A damaged record is reported, and the config is used.
+    // A damaged record is reported, and the config is used instead.
     fs::write(&file, "{").unwrap();
     let refused = off("RUNTIME_DIRECTORY");
     assert_eq!(refused.status.code(), Some(78));

@@ -1,6 +1,7 @@
-//! Kills the daemon at random moments while a client labels, discards, purges, enrolls,
-//! imports, changes models and settings, rolls back and trains. Nothing that the daemon has
-//! acknowledged may be lost, and the daemon must start again.
+//! Kills the daemon at random moments while a client labels, discards, restores, purges,
+//! enrolls, and imports samples, takes labels back, changes models and settings, rolls back, and trains. No change
+//! that the daemon has acknowledged may be lost, and the daemon must be able to start
+//! again.
 //!
 //! `MASKD_TEST_KILLS` sets the number of kills.
 #![allow(
@@ -25,7 +26,8 @@ use std::time::{Duration, Instant};
 use image::{Rgb, RgbImage};
 use maskd::api::socket::{Client, ControlError};
 use maskd::learning::{
-    FailureKind, LabelAction, Learning, LearningOptions, Purge, SampleRecord, SampleSelector,
+    FailureKind, LabelAction, Learning, LearningOptions, Purge, SampleFilter, SampleRecord,
+    SampleSelector,
 };
 use maskd::vision::head::Head;
 use maskd::vision::pipeline::open_model;
@@ -34,19 +36,19 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 use support::{Running, head, maskd, pieces, root};
 
-/// Number of kills unless the environment sets another one.
+/// Number of kills, unless an environment variable sets a different number.
 const KILLS: u64 = 40;
-/// One daemon in this many lives long enough to finish a training.
+/// One out of this many daemons lives long enough to finish a training run.
 const LONG_LIFE: u64 = 8;
 
-/// The label that samples get by an enrollment only, and that nothing else changes.
+/// The label for enrolled samples. Only enrollments assign it, and it is never changed.
 const ENROLLED: &str = "enrolled";
-/// The label of imported pictures that nothing else changes.
+/// The label of the imported pictures. It is never changed.
 const IMPORTED: &str = "imported";
-/// The label that is deleted from time to time.
+/// The label whose samples are purged repeatedly.
 const PURGED: &str = "chin";
 
-/// A device with a camera, a config and a state directory.
+/// A device with a camera, a config, and a state directory.
 struct Door {
     folder: tempfile::TempDir,
 }
@@ -63,8 +65,8 @@ impl Door {
                 fs::copy(&path, door.at("camera").join(path.file_name().unwrap())).unwrap();
             }
         }
-        // The configured model predicts the opposite of the built-in one, so that training
-        // improves on it.
+        // The configured model predicts the opposite of the built-in model, so that
+        // training can improve on the configured model.
         head(&door.at("bad.onnx"), |bad| {
             for weight in bad.head.w2.iter_mut().chain(&mut bad.head.b2) {
                 *weight *= -0.2;
@@ -107,13 +109,13 @@ impl Door {
         Running::start(command, self.folder.path())
     }
 
-    /// Makes a folder of pictures cut from the golden crops, twelve of each class.
+    /// Creates a folder with pictures cut from the golden crops, twelve for each class.
     fn pictures(&self) -> PathBuf {
         pieces(&self.at("set"));
         self.at("set")
     }
 
-    /// Makes a folder with two pictures that no other folder has.
+    /// Creates a folder with two pictures that differ from all other pictures.
     fn new_pictures(&self, number: u32) -> PathBuf {
         let folder = self.at("new");
         let _ = fs::remove_dir_all(&folder);
@@ -131,7 +133,7 @@ impl Door {
         folder
     }
 
-    /// Writes a head that nobody has imported before.
+    /// Writes a head that has not been imported before.
     fn new_head(&self, number: u32) -> PathBuf {
         let path = self.at("head.onnx");
         head(&path, |file| file.head.b2[0] += number as f32 / 1000.0);
@@ -139,61 +141,68 @@ impl Door {
     }
 }
 
-/// How often each operation was acknowledged.
+/// Counts how often each operation was acknowledged.
 #[derive(Debug, Default)]
 struct Done {
     labelled: usize,
     discarded: usize,
+    undone: usize,
     purged: usize,
     enrolled: usize,
     imported: usize,
     heads: usize,
     rollbacks: usize,
+    used: usize,
     settings: usize,
     accepted: usize,
     refused: usize,
 }
 
-/// The head that a training made; `None` stands for a refusal.
+/// The head from a training run, or `None` if the head was refused.
 #[derive(Debug, Clone, Copy)]
 struct Trained(Option<u32>);
 
-/// Everything that the daemon has acknowledged over all its runs. What was being changed
-/// when the daemon was killed may have any of its possible values.
+/// Everything that the daemon has acknowledged over all its runs. If the daemon was killed
+/// during a change, both the old and the new value are possible.
 #[derive(Default)]
 struct Known {
     /// Labels by sample id.
     labels: BTreeMap<String, String>,
+    /// A sample that was being labeled or discarded, and taken back. It may have any label
+    /// or be discarded, but it must exist.
+    in_doubt: Option<String>,
     gone: BTreeSet<String>,
-    /// Smallest possible number of samples with each of the labels that only grow.
+    /// Minimum number of samples for each label that only gains samples.
     least: BTreeMap<&'static str, usize>,
     /// Heads that may be in use.
     heads: BTreeSet<Option<u32>>,
     highest: u32,
-    /// Whether a head above `highest` may be in use. It can have any higher number, because
-    /// a kill can waste numbers.
+    /// Whether a head with a number above `highest` may be in use. It can have any higher
+    /// number, because a kill can leave numbers unused.
     is_adding: bool,
-    /// The result of the last training, if it is known.
+    /// The result of the last training run, if it is known.
     trained: Option<Trained>,
-    /// Values that the setting may have.
+    /// Possible values of the setting.
     confirm_ms: BTreeSet<u64>,
     made: u32,
     done: Done,
 }
 
 impl Known {
-    /// Does one thing after another until the daemon no longer answers.
+    /// Performs random operations until the daemon no longer responds.
     fn work(&mut self, client: &Client, rng: &mut ChaCha8Rng, door: &Door) -> Option<()> {
         let enrolled = self.least.get(ENROLLED).copied().unwrap_or(0);
         loop {
-            let samples = client.samples(None).ok()?;
+            let samples = client.samples(&SampleFilter::default()).ok()?;
             match rng.random_range(0..100) {
                 0..40 => self.label(client, rng, &samples)?,
-                40..55 => self.discard(client, rng, &samples)?,
+                40..48 => self.discard(client, rng, &samples)?,
+                48..55 => self.take_back(client, rng, &samples)?,
                 55..60 => self.purge(client, &samples)?,
                 60..68 => self.import(client, door)?,
                 68..78 => self.import_head(client, door)?,
-                78..86 => self.rollback(client)?,
+                78..83 => self.rollback(client)?,
+                83..86 => self.use_head(client, rng)?,
                 86..94 => self.change_settings(rng, door)?,
                 _ => self.refit(client)?,
             }
@@ -222,7 +231,7 @@ impl Known {
         self.labels.remove(&sample.id);
         let chosen = || SampleSelector::Ids(vec![sample.id.clone()]);
         let label = match sample.label.as_deref() {
-            // These labels are right, and stay so, so that some trainings succeed.
+            // These labels are correct and are kept, so that some training runs succeed.
             Some(label @ ("with_mask" | "without_mask")) => label,
             Some(_) => {
                 let marked = client.mark(chosen(), &LabelAction::Unlabelled).ok()?;
@@ -247,7 +256,8 @@ impl Known {
     ) -> Option<()> {
         let unlabelled = samples.iter().filter(|sample| sample.label.is_none());
         let mut ids: Vec<String> = unlabelled.map(|sample| sample.id.clone()).collect();
-        // More are discarded than captured, so that the store stays small.
+        // If there are many samples, this discards more of them than the daemon captures,
+        // so that the store stays small.
         ids.truncate(if ids.len() > 60 {
             40
         } else {
@@ -267,6 +277,43 @@ impl Known {
         Some(())
     }
 
+    /// Labels or discards a sample, and takes that back.
+    fn take_back(
+        &mut self,
+        client: &Client,
+        rng: &mut ChaCha8Rng,
+        samples: &[SampleRecord],
+    ) -> Option<()> {
+        let known = |sample: &&SampleRecord| self.labels.contains_key(&sample.id);
+        let Some(sample) = samples.iter().find(known) else {
+            return Some(());
+        };
+        let (id, label) = (&sample.id, sample.label.clone().unwrap());
+        let actions = [
+            LabelAction::Discard,
+            LabelAction::Unlabelled,
+            LabelAction::As("other".to_owned()),
+        ];
+        let action = &actions[rng.random_range(0..actions.len())];
+        self.labels.remove(id);
+        self.in_doubt = Some(id.clone());
+        let marked = client
+            .mark(SampleSelector::Ids(vec![id.clone()]), action)
+            .ok()?;
+        assert_eq!(marked.done, std::slice::from_ref(id), "{marked:?}");
+        if *action == LabelAction::Discard && rng.random() {
+            let restored = client.restore(std::slice::from_ref(id)).ok()?;
+            assert_eq!(restored.done, std::slice::from_ref(id), "{restored:?}");
+        } else {
+            let undone = client.undo(marked.action).ok()?;
+            assert_eq!(undone.done, std::slice::from_ref(id), "{undone:?}");
+        }
+        self.in_doubt = None;
+        self.labels.insert(id.clone(), label);
+        self.done.undone += 1;
+        Some(())
+    }
+
     fn purge(&mut self, client: &Client, samples: &[SampleRecord]) -> Option<()> {
         let purged = |sample: &&SampleRecord| sample.label.as_deref() == Some(PURGED);
         let ids = samples
@@ -278,6 +325,7 @@ impl Known {
         let purge = Purge {
             label: Some(PURGED.to_owned()),
             older_than_days: None,
+            discarded: false,
         };
         client.purge(&purge).ok()?;
         self.gone.extend(ids);
@@ -306,7 +354,7 @@ impl Known {
 
     fn rollback(&mut self, client: &Client) -> Option<()> {
         let before = self.heads.clone();
-        // Any earlier head may be in use afterward, including the built-in one.
+        // After a rollback, any earlier head may be in use, including the built-in one.
         self.heads
             .extend((1..=self.highest).map(Some).chain([None]));
         match client.rollback(1) {
@@ -322,6 +370,27 @@ impl Known {
             Err(ControlError::Refused { fault, sentence }) => {
                 let expected = [FailureKind::Usage, FailureKind::Missing];
                 assert!(expected.contains(&fault), "{sentence}");
+                self.heads = before;
+            }
+            Err(_) => return None,
+        }
+        Some(())
+    }
+
+    fn use_head(&mut self, client: &Client, rng: &mut ChaCha8Rng) -> Option<()> {
+        let number = rng.random_range(0..=self.highest);
+        let wanted = (number > 0).then_some(number);
+        let before = self.heads.clone();
+        self.heads.insert(wanted);
+        match client.use_head(number) {
+            Ok(in_use) => {
+                assert_eq!(in_use.head, wanted);
+                self.heads = BTreeSet::from([wanted]);
+                self.done.used += 1;
+            }
+            // The model was deleted, or its number was never used.
+            Err(ControlError::Refused { fault, sentence }) => {
+                assert_eq!(fault, FailureKind::Missing, "{sentence}");
                 self.heads = before;
             }
             Err(_) => return None,
@@ -363,10 +432,10 @@ impl Known {
         self.is_adding = false;
     }
 
-    /// Checks what is on disk after a kill.
+    /// Checks the contents of the state directory after a kill.
     fn check(&mut self, door: &Door, base: &Arc<Head>) {
         let learning = door.open(base);
-        let samples = learning.samples(None).unwrap();
+        let samples = learning.samples(&SampleFilter::default()).unwrap();
         let labels: BTreeMap<&str, Option<&str>> = samples
             .iter()
             .map(|sample| (sample.id.as_str(), sample.label.as_deref()))
@@ -374,6 +443,15 @@ impl Known {
         assert_eq!(labels.len(), samples.len(), "an id exists twice");
         for (id, label) in &self.labels {
             assert_eq!(labels.get(id.as_str()), Some(&Some(label.as_str())), "{id}");
+        }
+        if let Some(id) = self.in_doubt.take() {
+            let discarded = learning.store().trash().list().unwrap().samples;
+            let is_discarded = discarded.iter().any(|sample| sample.id == id);
+            assert!(
+                labels.contains_key(id.as_str()) != is_discarded,
+                "{id} is lost or exists twice"
+            );
+            learning.restore(vec![id]).unwrap();
         }
         for id in &self.gone {
             assert_eq!(labels.get(id.as_str()), None, "{id} has come back");
@@ -385,7 +463,8 @@ impl Known {
             let least = self.least.entry(label).or_default();
             assert!(there.len() >= *least, "{} of {least} {label}", there.len());
             *least = there.len();
-            // Many labels would make each training take longer than a daemon lives.
+            // With too many labeled samples, a training run would take longer than a daemon
+            // lives.
             if there.len() > 8 {
                 let chosen = SampleSelector::Ids(there);
                 let result = learning.label(chosen, &LabelAction::Discard).unwrap();
@@ -396,6 +475,11 @@ impl Known {
 
         let in_use = learning.in_use().unwrap();
         assert_eq!(in_use.note, None);
+        let history = learning.history();
+        let last = history.last().map_or(0, |last| last.head);
+        assert_eq!(last, in_use.number.unwrap_or(0), "{history:?}");
+        let sequences: Vec<u64> = history.iter().map(|at| at.sequence).collect();
+        assert!(sequences.is_sorted_by(|a, b| a < b), "{sequences:?}");
         let is_new = self.is_adding && in_use.number > Some(self.highest);
         let known = self.heads.contains(&in_use.number) || is_new;
         assert!(known, "{:?}, not {:?}", in_use.number, self.heads);
@@ -431,7 +515,7 @@ fn assert_no_leftovers(folder: &Path) {
     }
 }
 
-/// Changes settings. Returns `None` if there is no complete answer.
+/// Changes settings. Returns `None` if the daemon does not send a complete response.
 fn patch_settings(state: &Path, change: &str) -> Option<Value> {
     let mut stream = UnixStream::connect(state.join("control.sock")).ok()?;
     let length = change.len();
@@ -443,7 +527,7 @@ fn patch_settings(state: &Path, change: &str) -> Option<Value> {
     serde_json::from_str(body).ok()
 }
 
-/// Waits for the socket of a daemon that has been started.
+/// Waits until the socket of a starting daemon exists, and connects to it.
 fn connect(door: &Door, running: &mut Running) -> Client {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(90) {
@@ -474,12 +558,12 @@ fn nothing_that_was_acknowledged_is_lost_by_kill_9() {
         let mut running = door.start();
         let is_long = kill % LONG_LIFE == 1;
         let millis = rng.random_range(0..if is_long { 8000 } else { 700 });
-        // One daemon in six is killed while it starts.
+        // About one daemon in six is killed during startup.
         if kill % 6 > 0 || is_long {
             let client = connect(&door, &mut running);
-            // Enrolled crops are not batched but stored one by one.
+            // Enrolled crops are stored one at a time rather than in batches.
             client.enroll(ENROLLED, 3).unwrap();
-            // Every other long life begins with a training that is not interrupted.
+            // Every second long-lived daemon first finishes a training run.
             let finishes = is_long && kill % (2 * LONG_LIFE) == 1;
             if finishes {
                 known.refit(&client).expect("it is not killed yet");
@@ -509,7 +593,7 @@ fn nothing_that_was_acknowledged_is_lost_by_kill_9() {
     println!("{kills} kills, {:?}", known.done);
     let done = &known.done;
     assert!(
-        done.labelled > 50 && done.discarded > 0 && done.purged > 0,
+        done.labelled > 50 && done.discarded > 0 && done.undone > 0 && done.purged > 0,
         "{done:?}"
     );
     assert!(
@@ -518,7 +602,7 @@ fn nothing_that_was_acknowledged_is_lost_by_kill_9() {
     );
     assert!(done.heads > 0 && done.rollbacks > 0, "{done:?}");
     assert!(done.accepted + done.refused > 0, "{done:?}");
-    // The daemon must still start.
+    // The daemon must still be able to start.
     let mut running = door.start();
     connect(&door, &mut running);
 }

@@ -1,4 +1,4 @@
-//! Checks with the real binary that the same rule for labels applies everywhere.
+//! Checks with the real binary that all commands apply the same rules to labels.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::Output;
 
 use serde_json::Value;
-use support::{assert_refused, golden_crops, maskd, text};
+use support::{Device, assert_refused, golden_crops, maskd, text};
 
 /// Writes six different pictures per class.
 fn data_set(set: &Path, masked: &str, bare: &str) {
@@ -29,6 +29,84 @@ fn data_set(set: &Path, masked: &str, bare: &str) {
                 .unwrap();
         }
     }
+}
+
+#[test]
+fn a_labeling_is_taken_back_and_discarded_pictures_are_restored() {
+    let device = Device::new();
+    let set = device.pictures();
+    device.stdout(&["samples", "import", set.to_str().unwrap()]);
+    let list = device.json(&["samples", "list", "--label", "with_mask"]);
+    let list = list.as_array().unwrap();
+    let ids: Vec<&str> = list.iter().map(|s| s["id"].as_str().unwrap()).collect();
+    let count = |label: &str| {
+        let stats = device.json(&["samples", "stats"]);
+        stats[label]["samples"].as_u64().unwrap_or(0)
+    };
+    assert_refused(
+        &device.maskd(&["label", "--undo"]),
+        66,
+        "no labeling that can be",
+    );
+    assert_refused(
+        &device.maskd(&["samples", "restore", ids[0]]),
+        66,
+        "no such discarded sample",
+    );
+
+    device.stdout(&["label", ids[0], ids[1], "chin"]);
+    device.stdout(&["label", ids[1], "without_mask"]);
+    let again = device.stdout(&["label", "--undo"]);
+    assert_eq!(again, "taken back: 1 labeled without_mask\n");
+    device.stdout(&["label", ids[1], "without_mask"]);
+    device.stdout(&["label", ids[2], ids[3], "discard"]);
+    assert_eq!((count("with_mask"), count("chin")), (8, 1));
+    assert_eq!(
+        device.stdout(&["label", "--undo"]),
+        "taken back: 2 discarded\n"
+    );
+    device.stdout(&["label", "--undo"]);
+    assert_eq!(
+        device.stdout(&["label", "--undo"]),
+        "taken back: 2 labeled chin\n"
+    );
+    assert_eq!((count("with_mask"), count("without_mask")), (12, 12));
+
+    device.stdout(&["label", ids[2], ids[3], "discard"]);
+    let discarded = device.json(&["samples", "list", "--discarded"]);
+    let found: Vec<_> = discarded
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| &s["id"])
+        .collect();
+    assert_eq!(found, [ids[2], ids[3]]);
+    assert_eq!(discarded[0]["label"], "with_mask");
+    let unique = &ids[2][..ids[2].len() - 1];
+    assert_eq!(
+        device.stdout(&["samples", "restore", unique]),
+        "1 restored\n"
+    );
+    assert_eq!(count("with_mask"), 11);
+    // A restored picture can be trained on like any other.
+    let record = device.json(&["refit"]);
+    assert_eq!(record["outcome"]["counts"][0]["samples"], 11, "{record}");
+    let purged = device.stdout(&["samples", "purge", "--discarded", "--yes"]);
+    assert!(
+        purged.ends_with("deleted discarded face pictures: 1\n"),
+        "{purged}"
+    );
+    assert_refused(
+        &device.maskd(&["samples", "restore", ids[3]]),
+        66,
+        "no such discarded sample",
+    );
+    // What was taken back or purged cannot be taken back again.
+    let undone = device.maskd(&["label", "--undo"]);
+    assert!(
+        !text(&undone.stdout).contains("taken back: 1"),
+        "{undone:?}"
+    );
 }
 
 #[test]
@@ -64,11 +142,8 @@ fn a_class_that_can_be_trained_can_be_labelled_and_learned() {
     let list = good(&["samples", "list", "--label", "ohne Maske", "--json"]);
     let list: Value = serde_json::from_str(&list).unwrap();
     let id = list[0]["id"].as_str().unwrap();
-    assert_eq!(good(&["label", id, "mit Maske"]), "1 labelled mit Maske\n");
-    assert_eq!(
-        good(&["label", id, "ohne Maske"]),
-        "1 labelled ohne Maske\n"
-    );
+    assert_eq!(good(&["label", id, "mit Maske"]), "1 labeled mit Maske\n");
+    assert_eq!(good(&["label", id, "ohne Maske"]), "1 labeled ohne Maske\n");
     let record: Value = serde_json::from_str(&good(&["refit", "--json"])).unwrap();
     let counts = &record["outcome"]["counts"];
     assert_eq!(counts[1]["label"], "ohne Maske", "{record}");

@@ -22,15 +22,15 @@ use support::{
     wait_for,
 };
 
-/// A config that captures every crop that differs from the recent ones.
+/// A config that captures every crop, except for near-duplicates of recent crops.
 const CAPTURE_ALL: &str = "[capture]\nenabled = true\nuncertain-below = 1.0\n\
                      confident-share = 1.0\nmax-per-track = 1000\nmax-per-hour = 10000\n";
-/// A config with a short confirmation time, and with a timeout so long that a slow
-/// machine causes no fault.
+/// A config with a short confirmation time, and with a timeout that is long enough to
+/// avoid faults on slow machines.
 const LENIENT: &str = "[decide]\nconfirm-ms = 100\nhold-ms = 100\nstale-ms = 60000\n";
 const NO_REFIT: &str = "[refit]\nenabled = false\n";
 
-/// A device with its own camera (a folder of pictures), config and state directory.
+/// A device with a config, a state directory, and a folder of pictures as its camera.
 struct Door {
     folder: tempfile::TempDir,
 }
@@ -116,7 +116,7 @@ impl Door {
             .collect()
     }
 
-    /// Runs the daemon on the pictures of the camera once, until it ends by itself.
+    /// Runs the daemon on each picture from the camera once, until it exits.
     fn run_once(&self) -> String {
         let mut command = self.command(&["run", "--once", "--json", "--rate", "5"]);
         command.arg("--state").arg(self.state());
@@ -131,8 +131,8 @@ impl Door {
         Running::start(command, self.folder.path())
     }
 
-    /// Builds the command for a daemon that plays the pictures in a loop, at `rate`
-    /// pictures per second.
+    /// Builds a command that runs a daemon. The daemon shows the pictures in a loop, at
+    /// `rate` pictures per second.
     fn run(&self, rate: &str) -> Command {
         let mut command = self.command(&["run", "--json", "--rate", rate]);
         command.arg("--state").arg(self.state());
@@ -151,16 +151,16 @@ impl Door {
         running
     }
 
-    /// Makes a folder of pictures cut from the golden crops. There are twelve of each
-    /// class, all different.
+    /// Creates a folder with pictures cut from the golden crops. There are twelve
+    /// different pictures for each class.
     fn pictures(&self) -> String {
         let set = self.at("set");
         pieces(&set);
         set.to_str().unwrap().to_owned()
     }
 
-    /// Writes a copy of the built-in head to a file, with `added` added to the logit
-    /// of a label.
+    /// Writes a copy of the built-in head to a file. In the copy, the bias of the label is
+    /// increased by `added`.
     fn head(&self, label: &str, added: f32) -> String {
         head(&self.at(&format!("{label}.onnx")), |file| {
             let at = file.labels.iter().position(|name| name == label).unwrap();
@@ -233,7 +233,7 @@ fn crops_that_show_something_new_are_kept_with_their_features() {
     // The photographs have 22 labeled faces, and the detector finds a few more.
     assert!(
         (10..=30).contains(&pictures.len()),
-        "once, and not once a round: {}",
+        "once, rather than once a round: {}",
         pictures.len()
     );
     for picture in pictures {
@@ -280,14 +280,14 @@ fn with_keep_features_no_picture_is_on_disk() {
     for path in &kept {
         let bytes = fs::read(path).unwrap();
         assert!(image::guess_format(&bytes).is_err(), "{}", path.display());
-        // No file may contain the first bytes of a JPEG anywhere.
+        // No file may contain the first bytes of a JPEG at any position.
         let starts = bytes.windows(4).any(|four| four == b"\xff\xd8\xff\xe0");
         assert!(!starts, "{}", path.display());
     }
     let ids = door.ids("unlabelled");
     assert_eq!(
         door.stdout(&["label", &ids[0], "with_mask"]),
-        "1 labelled with_mask\n"
+        "1 labeled with_mask\n"
     );
     assert_eq!(door.ids("with_mask"), [ids[0].clone()]);
 }
@@ -302,7 +302,7 @@ fn labels_survive_a_kill_however_they_were_given() {
     });
     assert_eq!(
         door.stdout(&["label", &ids[0], &ids[1], "with_mask"]),
-        "2 labelled with_mask\n"
+        "2 labeled with_mask\n"
     );
     running.kill();
     for id in &ids[..2] {
@@ -395,6 +395,22 @@ fn a_head_is_swapped_between_two_frames_and_back() {
     let after = decided("mask");
     assert_eq!(after["live"]["head"], Value::Null, "{after}");
 
+    assert_eq!(
+        door.stdout(&["heads", "use", "1"]),
+        "model 1 is in use now\n"
+    );
+    decided("no_mask");
+    let list = door.stdout(&["heads", "list"]);
+    assert!(
+        list.starts_with("  model 0  the built-in model") && list.contains("\n* model 1  "),
+        "{list}"
+    );
+    assert_eq!(
+        door.stdout(&["heads", "use", "0"]),
+        "the built-in model is in use now\n"
+    );
+    let after = decided("mask");
+
     let ((first, skipped), (last, skipped_at_last)) = (frames(&before), frames(&after));
     assert!(last > first, "{after}");
     assert!(
@@ -405,13 +421,13 @@ fn a_head_is_swapped_between_two_frames_and_back() {
     // frames that were classified with the new head confirm each other.
     let mut decisions = running.decisions();
     decisions.retain(|decision| decision != "idle");
-    assert_eq!(decisions, ["mask", "no_mask", "mask"]);
+    assert_eq!(decisions, ["mask", "no_mask", "mask", "no_mask", "mask"]);
     let logs = running.stop();
     assert_eq!(logs.matches("ready").count(), 1, "{logs}");
 }
 
-/// Starts a daemon whose state directory is on a small disk of its own. Returns `None`
-/// if disks cannot be mounted on this machine.
+/// Starts a daemon whose state directory is on a separate small disk. Returns `None` if
+/// disks cannot be mounted on this machine.
 fn on_small_disk(door: &Door, before: &str) -> Option<Running> {
     fs::create_dir(door.state()).unwrap();
     let script = format!(
@@ -423,8 +439,8 @@ fn on_small_disk(door: &Door, before: &str) -> Option<Running> {
     start_with_mounts(&run, &script, door.folder.path(), &door.state())
 }
 
-/// Makes a device whose camera has more pictures than the daemon compares as recent,
-/// and whose socket is outside the state directory.
+/// Creates a device whose socket is outside the state directory. The camera has more
+/// pictures than the daemon keeps for detecting duplicates.
 fn busy_door() -> Door {
     let eager = CAPTURE_ALL.replace("[capture]\n", "[capture]\nnear-duplicate-distance = 0.0\n");
     let door = Door::new(&[&eager, LENIENT, NO_REFIT]).with_all_photos();
@@ -443,14 +459,14 @@ fn busy_door() -> Door {
     door
 }
 
-/// Returns the status of a daemon whose state directory is not visible to the test.
+/// Returns the status of a daemon with a state directory that the test cannot access.
 fn status_by_socket(door: &Door) -> Option<Value> {
     let output = door.command(&["status", "--json"]).output().unwrap();
     let there = output.status.success();
     there.then(|| serde_json::from_slice(&output.stdout).unwrap())
 }
 
-/// Waits until capturing is off, checks that detection goes on, and returns the
+/// Waits until capturing is off, checks that detection continues, and returns the
 /// reported reason.
 fn off_because(door: &Door) -> String {
     let status = || status_by_socket(door);
@@ -487,8 +503,8 @@ fn a_full_disk_ends_capturing_and_nothing_else() {
 #[test]
 fn a_disk_that_becomes_read_only_ends_capturing_and_nothing_else() {
     let door = busy_door();
-    // The disk becomes read-only while files are open, because the kernel does the
-    // same when a memory card fails.
+    // Make the disk read-only while files are open, as the kernel does when a memory
+    // card fails.
     let later = "( for i in $(seq 900); do [ -e \"$GO\" ] && break; sleep 0.1; done\n\
                  mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" &&\n\
                  touch \"$GONE\" ) &";
@@ -550,7 +566,7 @@ fn without_a_state_directory_faces_are_still_classified() {
     let door = Door::new(&[CAPTURE_ALL, LENIENT]).with_all_photos();
     let usual = door.at("usual");
     fs::create_dir(&usual).unwrap();
-    // A file is in the way where the folder should be.
+    // There is a file where the folder should be.
     fs::write(usual.join("maskd"), "").unwrap();
     let mut command = door.command(&["run", "--once", "--json", "--rate", "5"]);
     command.env("XDG_STATE_HOME", &usual).env("HOME", &usual);
@@ -562,7 +578,8 @@ fn without_a_state_directory_faces_are_still_classified() {
     assert_eq!(logs.matches("WARN").count(), 1, "{logs}");
     assert!(logs.contains("nothing is learned"), "{logs}");
 
-    // There must be no warning if no directory was named and the config stores nothing.
+    // A warning must appear only if a directory was named or the config stores
+    // something.
     let quiet = Door::new(&[LENIENT]).with_all_photos();
     let mut command = quiet.command(&["run", "--once", "--json", "--rate", "5"]);
     command.env("XDG_STATE_HOME", quiet.at("none"));
@@ -595,7 +612,7 @@ fn a_stop_does_not_wait_for_a_refit() {
     let errors = text(&answer.stderr);
     assert!(!answer.status.success());
     assert_eq!(errors.lines().count(), 1, "one sentence: {errors}");
-    // The files that are left must not harm the next command.
+    // Leftover files must not affect the next command.
     assert_eq!(door.ids("with_mask").len(), 12);
 }
 
@@ -644,7 +661,7 @@ fn a_board_with_too_little_voltage_learns_later() {
     );
     assert_eq!(door.status()["last_refit"], Value::Null);
 
-    // This value says that the voltage was too low earlier, which is no reason to wait
+    // This value means that the voltage was too low earlier. This is not a reason to wait
     // now.
     fs::write(&bits, "throttled=0x50000\n").unwrap();
     wait_for("the refit that was put off", || {
@@ -673,8 +690,8 @@ fn still_frames_are_detected_once_and_settled_tracks_not_classified_again() {
     let [frames, detections, classifications] = counts(
         "[detect]\nidle-interval-ms = 60000\n[track]\nreclassify-interval-ms = 60000\nvote-window = 5\n",
     );
-    // Three frames must confirm the mask before detection is skipped, and five votes
-    // settle the track.
+    // Detection is skipped only after three frames have confirmed the mask, and a track is
+    // settled after five votes.
     assert!(
         (3..=5).contains(&detections),
         "{detections} of {frames} frames"

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use support::{frame, interrupt, maskd, text, wait};
 
-/// Returns the status and body of the daemon's answer to a GET request.
+/// Returns the status and the body of the daemon's response to a GET request.
 fn get(socket: &Path, path: &str) -> Option<(u16, String)> {
     let mut stream = UnixStream::connect(socket).ok()?;
     write!(
@@ -129,7 +129,7 @@ fn a_daemon_without_its_camera_is_alive_and_not_ready() {
     until(&socket, "/readyz", |status, body| {
         status == 503 && body.contains("camera is lost")
     });
-    // The daemon is still healthy while the camera is known to be lost.
+    // The daemon reports that it is healthy even though the camera is lost.
     until(&socket, "/healthz", |status, _| status == 200);
     let metrics = until(&socket, "/metrics", |_, text| {
         text.contains("maskd_camera_lost 1.0")

@@ -1,7 +1,6 @@
-//! maskd can use the state directory and the config that an older version left.
+//! Tests that maskd can use a state directory and a config from an older version.
 //!
-//! `tests/fixtures/make` shows how the state directory was created, and with which
-//! commands.
+//! The script `tests/fixtures/make` shows how the state directory was created.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -23,7 +22,7 @@ use maskd::vision::pipeline::open_model;
 use serde_json::{Value, json};
 use support::{Device, assert_refused, root};
 
-/// A copy of the state directory that the first version of maskd left.
+/// A copy of a state directory from the first version of maskd.
 struct OldState(Device);
 
 impl std::ops::Deref for OldState {
@@ -46,7 +45,7 @@ impl OldState {
         self.at("state")
     }
 
-    /// The number and parent of each head, and whether it is in use.
+    /// Returns the number and the parent of each head, and whether the head is in use.
     fn heads(&self) -> Vec<(Value, Value, Value)> {
         let list = self.json(&["heads", "list"]);
         let heads = list.as_array().unwrap().iter();
@@ -82,7 +81,8 @@ fn copy(from: &Path, to: &Path) {
 #[test]
 fn samples_and_heads_of_an_older_maskd_are_taken_over() {
     let state = OldState::new();
-    // No daemon is running: the exit code reports that, and the state is still shown.
+    // The exit code reports that no daemon is running, but the command still shows the
+    // state.
     let status = state.maskd(&["status", "--json"]);
     assert_eq!(status.status.code(), Some(69));
     let status: Value = serde_json::from_slice(&status.stdout).unwrap();
@@ -102,17 +102,18 @@ fn samples_and_heads_of_an_older_maskd_are_taken_over() {
     assert_eq!(
         state.format().as_deref(),
         Some("1\n"),
-        "who may change it numbers it"
+        "opening it for changes writes the format number"
     );
     assert_eq!(
         state.heads(),
         [
+            (json!(0), Value::Null, json!(false)),
             (json!(1), Value::Null, json!(false)),
             (json!(2), json!(1), json!(false)),
             (json!(3), json!(2), json!(true)),
         ]
     );
-    // Check the results that the gate recorded when it accepted the head.
+    // The gate recorded these results when it accepted the head.
     let shown = state.json(&["heads", "show", "3"]);
     assert_eq!(shown["outcome"]["ruling"], "accepted", "{shown}");
     assert_eq!(
@@ -123,7 +124,7 @@ fn samples_and_heads_of_an_older_maskd_are_taken_over() {
     assert_eq!(state.stdout(&["fleet", "key"]).trim().len(), 64);
     assert_eq!(fs::read(state.path().join("fleet.key")).unwrap(), key);
 
-    // The daemon does not train on the same labels again.
+    // The daemon trains again only if there are new labels.
     let (_, base) = open_model(None).unwrap();
     let options = LearningOptions::default();
     let learning = Learning::open(&state.path(), Arc::new(base), options).unwrap();
@@ -136,7 +137,7 @@ fn samples_and_heads_of_an_older_maskd_are_taken_over() {
     let id = list[0]["id"].as_str().unwrap();
     assert_eq!(
         state.stdout(&["label", id, "with_mask"]),
-        "1 labelled with_mask\n"
+        "1 labeled with_mask\n"
     );
     let record = state.json(&["refit"]);
     let used = &record["outcome"]["measured"]["after"]["samples"];
@@ -147,12 +148,12 @@ fn samples_and_heads_of_an_older_maskd_are_taken_over() {
 #[test]
 fn rollback_follows_the_history_of_an_older_maskd() {
     let state = OldState::new();
-    for in_use in [Some(1), Some(0), None] {
+    for in_use in [2, 1, 0] {
         state.stdout(&["rollback"]);
         let current = state.heads().iter().position(|head| head.2 == true);
-        assert_eq!(current, in_use, "{:?}", state.heads());
+        assert_eq!(current, Some(in_use), "{:?}", state.heads());
     }
-    assert_eq!(state.heads().len(), 3);
+    assert_eq!(state.heads().len(), 4);
 }
 
 #[test]
@@ -165,6 +166,7 @@ fn a_state_directory_of_a_newer_maskd_is_left_alone() {
         &["samples", "list"],
         &["refit"],
         &["heads", "list"],
+        &["heads", "use", "1"],
         &["rollback"],
         &["fleet", "key"],
         &["classify", "assets/frames/maksssksksss120.jpg"],
@@ -198,7 +200,7 @@ fn a_head_of_a_newer_format_is_refused_by_name() {
     );
 }
 
-/// Keys that have been renamed since, with their old and new names.
+/// Old and new names of the keys that have been renamed since the first version.
 const RENAMED: [(&str, &str); 15] = [
     ("camera.rate", "camera.playback-fps"),
     ("detect.side", "detect.input-size"),
@@ -217,7 +219,7 @@ const RENAMED: [(&str, &str); 15] = [
     ("mqtt.topic", "mqtt.topic-prefix"),
 ];
 
-/// The values in a config by section and key.
+/// Returns the values in a config as a map. Each key has the form `section.key`.
 fn values(table: &toml::Table) -> BTreeMap<String, toml::Value> {
     let sections = table.iter().flat_map(|(section, keys)| {
         let keys = keys.as_table().unwrap().iter();

@@ -1,5 +1,5 @@
-//! Tests the daemon with a real broker: what it publishes, which commands it obeys, and
-//! which attacks and failures it survives.
+//! Tests the daemon with a real broker. The tests cover the messages that it publishes, the
+//! commands that it obeys, and the attacks and failures that it survives.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -22,7 +22,7 @@ use std::time::Duration;
 use broker::{Broker, Ear, free_port, until};
 use support::{frame, interrupt, maskd, text, wait};
 
-/// A door with a config, a state directory and a log.
+/// A device with a config, a state directory, and a log.
 struct Door {
     folder: tempfile::TempDir,
 }
@@ -74,7 +74,7 @@ impl Door {
     }
 }
 
-/// A running daemon, killed at the end of the test.
+/// A running daemon, which is killed at the end of the test.
 struct Running(Child);
 
 impl Running {
@@ -137,7 +137,8 @@ fn home_assistant_sees_the_device_and_sends_commands() {
     expect_state(&ear, "capture", "OFF");
     ear.publish("maskd/door/capture/set", b"ON", false);
     expect_state(&ear, "capture", "ON");
-    // Training is requested, and then refused because there is nothing to train on.
+    // The requested training run ends without a new head, because there is nothing to train
+    // on.
     ear.publish("maskd/door/refit/set", b"PRESS", false);
     until("a refit", || {
         door.log().contains("accepted=false").then_some(())
@@ -158,7 +159,7 @@ fn home_assistant_sees_the_device_and_sends_commands() {
     let own = |topic: &String| topic.starts_with("maskd/") || topic.starts_with("homeassistant/");
     assert!(late.topics().iter().all(own), "{:?}", late.topics());
 
-    // The daemon is stopped cleanly, and then it is killed.
+    // The status is "offline" after a clean stop, and also after a kill.
     running.stop();
     expect_text(&ear, "maskd/door/status", "offline");
     let mut running = Running(door.run());
@@ -193,7 +194,7 @@ fn everything_is_published_again_after_a_reconnect() {
     let device = until("the discovery", || {
         ear.json("homeassistant/device/door/config")
     });
-    // If the config does not turn capturing on, there is no switch for it.
+    // If the config does not enable capturing, there is no switch for capturing.
     assert_eq!(
         device["components"]["capture"].as_object().unwrap().len(),
         1
@@ -221,8 +222,8 @@ fn malformed_messages_and_floods_change_nothing() {
         return;
     };
     let ear = Ear::listen(broker.port);
-    // Publishes retained messages: an old command, a huge command, and a message on a
-    // shared topic.
+    // The broker retains an old command, a huge command, and a message on a topic that
+    // other devices also use.
     ear.publish("maskd/door/refit/set", b"PRESS", true);
     ear.publish("maskd/door/capture/set", &vec![b'x'; 3_000_000], true);
     ear.publish("homeassistant/status", &vec![0xff; 100_000], true);
@@ -286,8 +287,9 @@ fn a_silent_or_malformed_broker_does_no_harm() {
     let port = listener.local_addr().unwrap().port();
     let door = Door::new(port, "");
     let mut running = Running(door.run());
-    // The first connection stays silent; the next ones answer with something other than
-    // MQTT.
+    // On the first connection, the broker stays silent. On the next connections, it
+    // sends a response that is not MQTT, a malformed response, and a response that
+    // refuses the connection.
     let (mut silent, _) = listener.accept().unwrap();
     let mut bytes = [0; 2];
     silent.read_exact(&mut bytes).unwrap();
@@ -304,7 +306,8 @@ fn a_silent_or_malformed_broker_does_no_harm() {
     drop(silent);
     for nonsense in [
         &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
-        // A CONNACK with a huge length, and one that refuses the connection.
+        // The first CONNACK has a huge length, and the second CONNACK refuses the
+        // connection.
         &[0x20, 0xff, 0xff, 0xff, 0x7f],
         &[0x20, 0x03, 0x00, 0x87, 0x00],
     ] {
@@ -325,8 +328,8 @@ fn a_silent_or_malformed_broker_does_no_harm() {
     );
 }
 
-/// Creates the broker's certificate and an unrelated one, both for localhost. Returns false
-/// if openssl is not installed.
+/// Creates a certificate for the broker and an unrelated certificate, both for localhost.
+/// Returns false if openssl is not installed.
 fn make_certificates(folder: &Path) -> bool {
     let make = |name: &str| {
         Command::new("openssl")
@@ -428,6 +431,49 @@ fn certificates_and_logins_are_checked() {
 }
 
 #[test]
+fn files_that_cannot_be_read_at_the_start_are_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(broker) = Broker::start(folder.path(), "") else {
+        return;
+    };
+    let password = folder.path().join("disk/password");
+    let more = format!("user = \"maskd\"\npassword-file = {password:?}\n");
+    let door = Door::new(broker.port, &more);
+    let mut running = Running(door.run());
+    let problem = || {
+        let words = ["status", "--json", "--state"];
+        let output = maskd().args(words).arg(door.at("state")).output().unwrap();
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+        let problem = status["live"]["problems"]["mqtt"].as_str();
+        Some(problem.map(ToOwned::to_owned))
+    };
+    until("the problem", || {
+        problem()?.filter(|problem| problem.contains("cannot read the MQTT password in"))
+    });
+    // The disk is mounted, but the password is not written yet.
+    fs::create_dir(folder.path().join("disk")).unwrap();
+    fs::write(&password, "\n").unwrap();
+    until("the other problem", || {
+        problem()?.filter(|problem| problem.contains("contains no password"))
+    });
+    fs::write(&password, "secret\n").unwrap();
+    until("a connection", || {
+        door.log().contains("MQTT connected").then_some(())
+    });
+    until("no problem", || problem()?.is_none().then_some(()));
+    running.stop();
+    let log = door.log();
+    for words in [
+        "cannot read the MQTT password in",
+        "contains no password",
+        "is solved",
+    ] {
+        assert_eq!(log.matches(words).count(), 1, "{words}: {log}");
+    }
+    assert!(!log.contains("secret"), "{log}");
+}
+
+#[test]
 fn check_tells_whether_the_broker_can_be_reached() {
     let door = Door::new(free_port(), "");
     let bad = door.check();
@@ -463,7 +509,7 @@ fn two_devices_of_one_name_do_not_throw_each_other_off() {
         (log.contains(words) || log.contains(&plain)).then_some(())
     });
     assert!(first.log().contains("set a different mqtt.device"));
-    // Long enough for several attempts of a device that tries again at once.
+    // A device that reconnected immediately would reconnect several times while the test waits.
     std::thread::sleep(Duration::from_secs(8));
     for (door, connections) in [(&first, 1), (&second, 1)] {
         let log = door.log();
@@ -471,8 +517,8 @@ fn two_devices_of_one_name_do_not_throw_each_other_off() {
         assert!(!log.contains("not connected to the MQTT broker"), "{log}");
     }
     expect_text(&ear, "maskd/door/status", "online");
-    // Both run on this machine, so "maskd check" does not take them for two devices. One
-    // with another id is told.
+    // Both daemons run on this machine, so "maskd check" treats them as the same device. It
+    // warns about a device with a different id.
     let checked = first.check();
     assert!(!text(&checked.stdout).contains("warn mqtt"));
     ear.publish("maskd/door/id", b"0000000000000000", true);
@@ -497,7 +543,7 @@ fn a_broker_without_mqtt_5_is_recognized() {
                 let (mut stream, _) = listener.accept().unwrap();
                 let mut bytes = [0; 256];
                 let read = stream.read(&mut bytes).unwrap();
-                assert!(read > 8 && bytes[8] == 5, "a CONNECT of MQTT 5");
+                assert!(read > 8 && bytes[8] == 5, "an MQTT 5 CONNECT");
                 stream.write_all(answer).unwrap();
             });
             let checked = door.check();
@@ -528,8 +574,8 @@ fn what_an_earlier_version_retained_is_replaced() {
         message["device"]["identifiers"][0] == "maskd_door"
             && message["components"]["faces"]["unique_id"] == "maskd_door_faces"
     };
-    // Home Assistant must see an empty message, which removes the old entities, and after
-    // that the new one.
+    // Home Assistant must first receive an empty message, which removes the old entities,
+    // and then the new message.
     until("a removal and the new message", || {
         let all = ear.all(topic);
         let removed = all.iter().position(Vec::is_empty)?;
@@ -541,7 +587,7 @@ fn what_an_earlier_version_retained_is_replaced() {
     });
     running.stop();
 
-    // Another start replaces nothing.
+    // When the daemon starts again, it does not replace the message.
     let before = ear.all(topic).len();
     let mut running = Running(door.run());
     until("the message again", || {

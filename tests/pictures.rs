@@ -1,4 +1,4 @@
-//! Pictures of every kind, valid and invalid, with the real binary.
+//! Tests the real binary on valid and invalid pictures of every kind.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,7 +17,7 @@ use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use serde_json::Value;
 use support::{assert_refused, bomb, frame, maskd, text};
 
-/// Writes bytes to a file and classifies it.
+/// Writes the bytes to a file, and runs `maskd classify` on the file.
 fn classify(bytes: &[u8], name: &str) -> std::process::Output {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
@@ -36,7 +36,7 @@ fn record(bytes: &[u8], name: &str) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Asserts that the picture is skipped with this reason, and exit code 65.
+/// Asserts that the picture is skipped for this reason, and that the exit code is 65.
 fn assert_skipped(bytes: &[u8], name: &str, reason: &str) {
     let output = classify(bytes, name);
     let errors = text(&output.stderr);
@@ -108,7 +108,8 @@ fn data(name: &str) -> Vec<u8> {
 #[test]
 fn a_damaged_picture_is_skipped_whatever_ends_it() {
     let damaged = "it is damaged, since some of its data is missing or invalid";
-    // A verdict on the gray rest of the first one was "with_mask, 99 %".
+    // If the first picture were decoded, its missing part would be gray, and the verdict
+    // on it would be "with_mask, 99 %".
     assert_skipped(&data("jpeg/cut-short.jpg"), "short.jpg", damaged);
     assert_skipped(&data("jpeg/bytes-missing.jpg"), "missing.jpg", damaged);
     let whole = example();
@@ -147,7 +148,7 @@ fn a_picture_bomb_is_refused_before_it_is_decoded() {
 fn a_file_larger_than_any_picture_is_skipped() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("huge.jpg");
-    // A sparse file, which takes no space on the disk.
+    // This file is sparse, so it takes no disk space.
     fs::File::create(&path).unwrap().set_len(8 << 30).unwrap();
     let output = maskd().arg("classify").arg(path).output().unwrap();
     assert_eq!(output.status.code(), Some(65));
@@ -218,8 +219,8 @@ fn cmyk_is_converted() {
     assert_eq!(verdict, "without_mask");
 }
 
-/// Inserts EXIF with only an orientation, as an APP1 segment right after the start
-/// of the picture.
+/// Inserts EXIF metadata with only an orientation, as an APP1 segment directly after the
+/// start of the picture.
 fn with_orientation(jpeg: &[u8], orientation: u8) -> Vec<u8> {
     let mut exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
     exif.extend_from_slice(&[orientation, 0, 0, 0, 0, 0, 0, 0]);
@@ -236,7 +237,7 @@ fn with_orientation(jpeg: &[u8], orientation: u8) -> Vec<u8> {
 fn exif_orientation_is_applied() {
     let upright = image::load_from_memory(&example()).unwrap();
     let (expected, verdict) = face(&record(&example(), "face.jpg"));
-    // The stored picture for each orientation (EXIF 2.3, section 4.6.4).
+    // These are the stored pictures for the orientations (EXIF 2.3, section 4.6.4).
     let stored = [
         (1, upright.clone()),
         (2, upright.fliph()),

@@ -1,6 +1,6 @@
-//! Compares the report with scikit-learn, scipy and numpy
-//! (`tests/golden/make_report_golden.py` generates the reference values), and tests
-//! its JSON format. Also tests that a viewer can open the plot.
+//! Compares the report with results from scikit-learn, scipy, and numpy, and tests its
+//! JSON format. `tests/golden/make_report_golden.py` generates the reference values. Also
+//! tests that a viewer can open the plot.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,5 +1,6 @@
-//! Tests that neither a number nor a wrong clock deletes the work of a person: the real
-//! binary on state directories with odd files, and on clocks that are far off.
+//! Tests that neither a limit nor a wrong clock deletes labels that a person has assigned.
+//! The tests run the real binary on state directories with unusual files and with clocks
+//! that are far off.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -19,10 +20,10 @@ use image::RgbImage;
 use serde_json::Value;
 use support::{at_time, frame, interrupt, maskd, text, wait};
 
-/// The side of a crop in pixels.
+/// The side length of a crop in pixels.
 const CROP_SIDE: u32 = 224;
 
-/// A device with its own camera, config and state directory.
+/// A device with its own camera, config, and state directory.
 struct Device {
     folder: tempfile::TempDir,
 }
@@ -49,8 +50,9 @@ impl Device {
         path
     }
 
-    /// Writes a crop-sized JPEG where a person or the daemon would put it. `detail` is
-    /// the number of gray levels of its noise; 256 gives about 60 KB.
+    /// Writes a JPEG with the size of a crop to the path where a person or the daemon would
+    /// store it. `detail` is the number of gray levels in its noise. With 256 levels, the
+    /// file has about 60 KB.
     fn crop(&self, name: &str, seed: u32, detail: u32) -> PathBuf {
         let mut state = seed.wrapping_mul(2_654_435_761) | 1;
         let picture = RgbImage::from_fn(CROP_SIDE, CROP_SIDE, |_, _| {
@@ -85,8 +87,8 @@ impl Device {
         maskd().args(self.arguments(words)).output().unwrap()
     }
 
-    /// Runs the daemon on its only picture, which includes deleting what the limits end.
-    /// Returns its log.
+    /// Runs the daemon once on its pictures, and returns its log. During the run, the
+    /// daemon also deletes the samples that exceed the limits.
     fn run_once(&self, mut program: Command) -> String {
         let mut words = self.arguments(&["run", "--once"]);
         words.extend(["--source".into(), self.at("camera")]);
@@ -96,7 +98,7 @@ impl Device {
         log
     }
 
-    /// Returns the numbers of unlabeled and of labeled samples.
+    /// Returns the number of unlabeled samples and the number of labeled samples.
     fn counts(&self) -> (u64, u64) {
         let output = self.maskd(&["samples", "stats", "--json"]);
         assert!(output.status.success(), "{}", text(&output.stderr));
@@ -131,6 +133,38 @@ fn one_start_with_a_wrong_clock_deletes_nothing() {
         device.run_once(maskd());
         assert_eq!(device.counts(), (4, 28), "after a start at {time}");
     }
+}
+
+#[test]
+fn discarded_pictures_give_way_and_labeled_ones_stay() {
+    let device = Device::new("[capture]\nmax-mib = 1\n");
+    for number in 0..2 {
+        device.crop(
+            &format!("unlabelled/waiting-{number}.jpg"),
+            100 + number,
+            256,
+        );
+    }
+    for number in 0..8 {
+        device.crop(&format!("with_mask/crop-{number}.jpg"), number, 256);
+    }
+    let discarded = || {
+        let output = device.maskd(&["samples", "list", "--discarded", "--json"]);
+        let list: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        list.as_array().map_or(0, Vec::len)
+    };
+    let ids = ["waiting-0", "waiting-1"];
+    let output = device.maskd(&[&["label"][..], &ids, &["discard"]].concat());
+    assert_eq!(text(&output.stdout), "2 discarded\n");
+    device.run_once(maskd());
+    assert_eq!((discarded(), device.counts()), (2, (0, 8)));
+    // With more labeled pictures, both no longer fit.
+    for number in 8..18 {
+        device.crop(&format!("with_mask/crop-{number}.jpg"), number, 256);
+    }
+    device.run_once(maskd());
+    assert_eq!(discarded(), 0);
+    assert_eq!(device.counts(), (0, 18));
 }
 
 #[test]
@@ -208,7 +242,8 @@ fn photographs_in_a_label_folder_delete_no_others() {
     device.labelled(20);
     device.crop("unlabelled/waiting.jpg", 200, 8);
     let mut photograph = fs::read(device.crop("with_mask/photo.jpg", 201, 8)).unwrap();
-    // The blocks are written, so that they count, unlike those of a sparse file.
+    // The padding is written as data, because the empty blocks of a sparse file would not
+    // count.
     photograph.resize(2_000_000, 1);
     for number in 0..30 {
         let name = format!("with_mask/IMG_{number:04}.jpg");
@@ -235,8 +270,9 @@ fn a_time_that_is_no_date_does_not_stop_the_door() {
     }
 }
 
-/// A command as [`at_time`] makes it, on a machine whose time service says that the clock
-/// is synchronized; `None`, with a message, if this cannot be arranged.
+/// Returns a command like [`at_time`], for which the time service also appears to
+/// report that the clock is synchronized. If this cannot be simulated, prints a message
+/// and returns `None`.
 fn at_synchronized_time(time: &str) -> Option<Command> {
     let faked = at_time(time)?;
     let script = "mount -t tmpfs maskd /run && mkdir -p /run/systemd/timesync \
@@ -286,7 +322,8 @@ fn age_ends_a_labelled_crop_after_a_day_of_announcement_and_only_a_tenth_at_once
         ("@2026-11-25 11:00:00", (0, 19)),
         ("@2026-11-25 11:30:00", (0, 19)),
         ("@2026-11-25 13:00:00", (0, 18)),
-        // Years back, nothing is old, and the announcement is taken back.
+        // When the clock is set back, no sample is too old, and the announcement is
+        // withdrawn.
         ("@2026-08-01 00:00:00", (0, 18)),
     ] {
         let Some(command) = at_synchronized_time(time) else {
@@ -312,7 +349,7 @@ fn a_purge_by_age_believes_a_synchronized_clock_alone() {
     let said = text(&output.stdout);
     if said.contains("The clock is not synchronized") {
         assert!(
-            said.starts_with("deleted: 0 unlabelled and 0 labelled"),
+            said.starts_with("deleted face pictures: 0 unlabeled, 0 labeled"),
             "{said}"
         );
         assert_eq!(device.counts(), (0, 2));
@@ -328,7 +365,7 @@ fn a_purge_by_age_believes_a_synchronized_clock_alone() {
     let output = command.args(device.arguments(&words)).output().unwrap();
     let said = text(&output.stdout);
     assert!(
-        said.starts_with("deleted: 0 unlabelled and 1 labelled"),
+        said.starts_with("deleted face pictures: 0 unlabeled, 1 labeled"),
         "{said}"
     );
     assert!(!said.contains("not synchronized"), "{said}");
@@ -368,7 +405,7 @@ fn the_newest_track_is_the_one_seen_last_whatever_its_date() {
     }
 }
 
-/// A daemon that is killed at the end of the test.
+/// A running daemon, which is killed at the end of the test.
 struct Running(Child);
 
 impl Drop for Running {

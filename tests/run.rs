@@ -1,4 +1,4 @@
-//! Tests `maskd run` with the real binary, pictures, camera programs and signals.
+//! Tests `maskd run` with the real binary, pictures, camera programs, and signals.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,16 +10,15 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::os::unix::net::UnixDatagram;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{assert_refused, frame, interrupt, maskd, run, text, wait};
+use support::{ServiceManager, assert_refused, frame, interrupt, maskd, run, text, wait};
 
-/// Writes a config with which decisions follow the frames quickly.
+/// Writes a config that makes decisions follow the frames quickly.
 fn quick(folder: &Path) -> std::path::PathBuf {
     let config = folder.join("quick.toml");
     let text = "[decide]\nconfirm-ms = 100\nhold-ms = 100\nstale-ms = 10000\n\
@@ -28,7 +27,7 @@ fn quick(folder: &Path) -> std::path::PathBuf {
     config
 }
 
-/// Writes a config with which the daemon soon gives up on a camera that hangs.
+/// Writes a config that makes the daemon quickly give up on a camera that hangs.
 fn impatient(folder: &Path) -> std::path::PathBuf {
     let config = folder.join("impatient.toml");
     let text = "[decide]\nconfirm-ms = 100\nstale-ms = 1500\n[camera]\nstall-ms = 1000\n";
@@ -138,7 +137,7 @@ fn signals_stop_all_threads_in_order_within_two_seconds() {
 fn a_program_that_writes_mjpeg_is_a_camera() {
     let folder = tempfile::tempdir().unwrap();
     let picture = frame("maksssksksss10.jpg");
-    // The script imitates a camera with ten frames per second that is unplugged after
+    // The script imitates a camera that sends ten frames per second and is unplugged after
     // two seconds.
     let script = format!(
         "for i in $(seq 20); do cat '{}'; sleep 0.1; done",
@@ -160,7 +159,7 @@ fn a_program_that_writes_mjpeg_is_a_camera() {
 #[test]
 fn a_camera_that_fails_ends_a_mask_and_comes_back() {
     let folder = tempfile::tempdir().unwrap();
-    // The camera program fails after a few frames the first time, and works after the
+    // The camera program fails after a few frames on its first start. It works after the
     // daemon reconnects.
     let script = format!(
         "n=8; [ -e '{0}/again' ] && n=300; touch '{0}/again'\n\
@@ -294,24 +293,15 @@ fn a_network_camera_that_is_off_does_not_end_the_daemon() {
 #[test]
 fn systemd_is_notified_of_readiness_life_and_stop() {
     let folder = tempfile::tempdir().unwrap();
-    let address = folder.path().join("notify");
-    let socket = UnixDatagram::bind(&address).unwrap();
-    socket
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
+    let manager = ServiceManager::new(folder.path());
     let mut child = maskd()
         .args(["run", "--json"])
-        .env("NOTIFY_SOCKET", &address)
-        .env("WATCHDOG_USEC", "400000")
+        .envs(manager.environment(400_000))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let message = || {
-        let mut bytes = [0; 256];
-        let length = socket.recv(&mut bytes).unwrap();
-        text(&bytes[..length])
-    };
+    let message = || manager.receive().unwrap();
     assert_eq!(message(), "READY=1\n");
     for _ in 0..3 {
         assert_eq!(message(), "WATCHDOG=1\n");
@@ -326,12 +316,27 @@ fn systemd_is_notified_of_readiness_life_and_stop() {
 }
 
 #[test]
+fn a_service_manager_that_is_gone_is_logged_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = maskd()
+        .args(["run", "--once", "--rate", "1", "--source"])
+        .arg(frame("maksssksksss10.jpg"))
+        .env("NOTIFY_SOCKET", folder.path().join("gone"))
+        .env("WATCHDOG_USEC", "100000")
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let logs = text(&output.stderr);
+    let told = logs.matches("cannot notify the service manager").count();
+    assert_eq!(told, 1, "{logs}");
+}
+
+#[test]
 fn the_watchdog_is_not_fed_without_decisions() {
     let folder = tempfile::tempdir().unwrap();
-    let address = folder.path().join("notify");
-    let socket = UnixDatagram::bind(&address).unwrap();
+    let manager = ServiceManager::new(folder.path());
     let config = folder.path().join("maskd.toml");
-    // The source sends nothing and has a long timeout.
+    // The source sends nothing, and the config sets a long timeout.
     fs::write(
         &config,
         "[camera]\nstall-ms = 60000\n[decide]\nstale-ms = 500\n",
@@ -340,8 +345,7 @@ fn the_watchdog_is_not_fed_without_decisions() {
     let mut child = maskd()
         .args(["run", "--json", "--source", "exec:sleep 60", "--config"])
         .arg(&config)
-        .env("NOTIFY_SOCKET", &address)
-        .env("WATCHDOG_USEC", "200000")
+        .envs(manager.environment(200_000))
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -351,13 +355,252 @@ fn the_watchdog_is_not_fed_without_decisions() {
     out.read_line(&mut first).unwrap();
     assert_eq!(decisions(&first), ["fault"]);
     // Skip the notifications that were sent before the fault.
-    socket.set_nonblocking(true).unwrap();
-    let mut bytes = [0; 256];
-    while socket.recv(&mut bytes).is_ok() {}
+    while manager.already_sent().is_some() {}
     std::thread::sleep(Duration::from_millis(700));
-    assert!(socket.recv(&mut bytes).is_err(), "no sign of life");
+    assert_eq!(manager.already_sent(), None, "no sign of life");
     interrupt(&child, "-TERM");
     assert_eq!(wait(&mut child, Duration::from_secs(2)), Some(0));
+}
+
+#[test]
+fn the_watchdog_is_fed_while_a_lost_camera_is_reconnected() {
+    let folder = tempfile::tempdir().unwrap();
+    let manager = ServiceManager::new(folder.path());
+    // No program listens on port 9 of this machine.
+    let mut child = maskd()
+        .args(["run", "--json", "--source", "http://127.0.0.1:9/x"])
+        .envs(manager.environment(200_000))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut first = String::new();
+    out.read_line(&mut first).unwrap();
+    assert_eq!(decisions(&first), ["fault"]);
+    // Skip the notifications that were sent before the fault.
+    while manager.already_sent().is_some() {}
+    manager.wait_until_fed(10);
+    interrupt(&child, "-TERM");
+    assert_eq!(wait(&mut child, Duration::from_secs(2)), Some(0));
+}
+
+/// Makes a picture of 120 masked faces. Classifying all of them takes several times as long
+/// as the time limit in the test.
+fn crowd() -> image::RgbImage {
+    let part = |name: &str, [x, y, width, height]: [u32; 4]| {
+        let picture = image::open(frame(name)).unwrap().into_rgb8();
+        let part = image::imageops::crop_imm(&picture, x, y, width, height).to_image();
+        image::imageops::thumbnail(&part, 80, 90)
+    };
+    let face = part("maksssksksss10.jpg", [64, 210, 160, 180]);
+    let mut picture = image::RgbImage::new(12 * 80, 10 * 90);
+    for index in 0..120 {
+        image::imageops::replace(&mut picture, &face, index % 12 * 80, index / 12 * 90);
+    }
+    picture
+}
+
+#[test]
+fn frames_with_too_many_faces_are_unsure_and_feed_the_watchdog() {
+    let folder = tempfile::tempdir().unwrap();
+    let pictures = folder.path().join("pictures");
+    fs::create_dir(&pictures).unwrap();
+    crowd().save(pictures.join("crowd.png")).unwrap();
+    let config = folder.path().join("maskd.toml");
+    // The work on each frame lasts longer than an interval of the watchdog, and ends before
+    // all faces are classified. A fault would mean that one step of this work took longer
+    // than `stale-ms`, which is long because the machine may be busy.
+    fs::write(
+        &config,
+        "[classify]\nthreads = 1\ntime-limit-ms = 150\n[decide]\nstale-ms = 20000\n\
+         [detect]\nidle-interval-ms = 0\ninput-size = 960\n",
+    )
+    .unwrap();
+    let manager = ServiceManager::new(folder.path());
+    let mut child = maskd()
+        .args(["run", "--json", "--rate", "10", "--config"])
+        .arg(&config)
+        .arg("--source")
+        .arg(&pictures)
+        .envs(manager.environment(100_000))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut lines = String::new();
+    out.read_line(&mut lines).unwrap();
+    // 40 notifications are sent within 2 seconds, which are many frames.
+    manager.wait_until_fed(40);
+    interrupt(&child, "-TERM");
+    assert_eq!(wait(&mut child, Duration::from_secs(20)), Some(0));
+    out.read_to_string(&mut lines).unwrap();
+    assert_eq!(decisions(&lines), ["unsure"], "{lines}");
+    let logs = text(&child.wait_with_output().unwrap().stderr);
+    assert!(
+        logs.contains("there is no time to classify all faces"),
+        "{logs}"
+    );
+}
+
+/// Writes pictures that change the decision with each frame, and a config with which the
+/// decision changes immediately.
+fn changing(folder: &Path) -> std::process::Command {
+    let pictures = folder.join("pictures");
+    fs::create_dir(&pictures).unwrap();
+    fs::copy(frame("maksssksksss128.jpg"), pictures.join("1-bare.jpg")).unwrap();
+    image::RgbImage::new(320, 240)
+        .save(pictures.join("2-nobody.png"))
+        .unwrap();
+    let config = folder.join("changing.toml");
+    fs::write(&config, "[decide]\nconfirm-ms = 0\nhold-ms = 0\n").unwrap();
+    let mut command = maskd();
+    command.args(["run", "--rate", "10", "--log", "info", "--config"]);
+    command.arg(config).arg("--source").arg(pictures);
+    command
+}
+
+/// Creates a pipe and fills it, so that the next write to the pipe blocks. Returns the
+/// two ends and the number of bytes in the pipe.
+fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter, usize) {
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let flags = fcntl_getfl(&writer).unwrap();
+    fcntl_setfl(&writer, flags | OFlags::NONBLOCK).unwrap();
+    let mut bytes = 0;
+    while let Ok(more) = writer.write(&[b'\n'; 4096]) {
+        bytes += more;
+    }
+    fcntl_setfl(&writer, flags).unwrap();
+    (reader, writer, bytes)
+}
+
+/// Waits until the file contains the words `count` times.
+fn wait_for_words(path: &Path, words: &str, count: usize) {
+    support::wait_for(words, || {
+        let log = fs::read_to_string(path).unwrap_or_default();
+        (log.matches(words).count() >= count).then_some(())
+    });
+}
+
+#[test]
+fn a_reader_that_stops_does_not_delay_decisions() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let (reader, writer, filled) = full_pipe();
+    let mut child = changing(folder.path())
+        .arg("--json")
+        .stdout(writer)
+        .stderr(fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    wait_for_words(&log, "decision changed", 20);
+    // The reader resumes reading.
+    let mut reader = BufReader::new(reader);
+    std::io::copy(
+        &mut reader.by_ref().take(filled as u64),
+        &mut std::io::sink(),
+    )
+    .unwrap();
+    let mut lines = String::new();
+    for _ in 0..20 {
+        reader.read_line(&mut lines).unwrap();
+    }
+    interrupt(&child, "-TERM");
+    reader.read_to_string(&mut lines).unwrap();
+    assert_eq!(wait(&mut child, Duration::from_secs(2)), Some(0));
+    let changes: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    for (index, change) in changes.iter().enumerate() {
+        assert_eq!(change["change"], index as u64 + 1, "no change is lost");
+    }
+    let log = fs::read_to_string(&log).unwrap();
+    let decided = log.matches("decision changed").count();
+    assert_eq!(changes.len(), decided, "the last decision comes through");
+}
+
+#[test]
+fn a_reader_that_never_goes_on_does_not_delay_the_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let (_reader, writer, _) = full_pipe();
+    let mut child = changing(folder.path())
+        .stdout(writer)
+        .stderr(fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    wait_for_words(&log, "decision changed", 5);
+    interrupt(&child, "-TERM");
+    assert_eq!(wait(&mut child, Duration::from_secs(4)), Some(0));
+    let log = fs::read_to_string(&log).unwrap();
+    assert!(log.contains("no more decisions"), "{log}");
+}
+
+#[test]
+fn a_reader_that_ends_ends_the_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut child = changing(folder.path())
+        .arg("--json")
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    let mut reader = BufReader::new(reader);
+    reader.read_line(&mut first).unwrap();
+    drop(reader);
+    assert_eq!(wait(&mut child, Duration::from_secs(20)), Some(74));
+    let mut errors = String::new();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut errors)
+        .unwrap();
+    assert!(
+        errors.contains("maskd: cannot show decisions on standard output"),
+        "{errors}"
+    );
+}
+
+/// A terminal whose output is stopped with Ctrl-S blocks writes, like a full pipe.
+#[test]
+fn a_terminal_that_is_stopped_does_not_delay_decisions() {
+    let folder = tempfile::tempdir().unwrap();
+    let manager = ServiceManager::new(folder.path());
+    let command = changing(folder.path());
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words: Vec<String> = words
+        .map(|word| format!("'{}'", word.to_str().unwrap()))
+        .collect();
+    // `script` runs the daemon on a terminal of its own, and does not read from it while
+    // its own output is full.
+    let (reader, writer, _) = full_pipe();
+    let child = std::process::Command::new("script")
+        .args(["-q", "-e", "-c", &format!("exec {}", words.join(" "))])
+        .arg("/dev/null")
+        .envs(manager.environment(400_000))
+        .stdin(Stdio::null())
+        .stdout(writer)
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(mut child) = child else {
+        println!("skipped: the program script is not installed");
+        return;
+    };
+    // A terminal holds some kilobytes, which the daemon writes within a few seconds. The
+    // watchdog is fed only while decisions are made.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(12) {
+        manager.receive().expect("decisions are made");
+    }
+    drop(reader);
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! Tests the daemon on a state directory that cannot be used: the door works on, learning
-//! is off and says so, and it comes back with the disk.
+//! Tests the daemon with a state directory that it cannot use. The daemon must keep
+//! making decisions, turn learning off, and report that learning is off. Learning must
+//! resume once the directory can be used.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -16,11 +17,15 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
+use std::time::Duration;
 
 use maskd::learning::{Learning, LearningOptions};
 use maskd::vision::pipeline::open_model;
+use rustix::fs::RenameFlags;
 use serde_json::Value;
-use support::{Running, assert_refused, frame, head, maskd, start_with_mounts, text, wait_for};
+use support::{
+    Running, assert_refused, frame, head, interrupt, maskd, start_with_mounts, text, wait, wait_for,
+};
 
 /// A device whose socket and page are reachable without its state directory.
 struct Door {
@@ -50,7 +55,7 @@ impl Door {
         Door { folder, port }
     }
 
-    /// A device that has imported a model, which is in use there.
+    /// Creates a device that has imported a model and uses it.
     fn with_model() -> Door {
         let door = Door::new();
         let head = door.head(1.0);
@@ -69,7 +74,7 @@ impl Door {
         self.at("state")
     }
 
-    /// Writes a head that says `with_mask` somewhat more often than the built-in one.
+    /// Writes a head that predicts `with_mask` more often than the built-in head.
     fn head(&self, added: f32) -> PathBuf {
         let path = self.at(&format!("{added}.onnx"));
         head(&path, |file| {
@@ -111,7 +116,8 @@ impl Door {
         there.then(|| serde_json::from_slice(&output.stdout).unwrap())
     }
 
-    /// Waits until the door decides although learning is off; returns the status.
+    /// Waits until the daemon makes a decision while learning is off, and returns the
+    /// status.
     fn off(&self, running: &mut Running) -> Value {
         wait_for("a decision without learning", || {
             let over = running.child.try_wait().unwrap();
@@ -144,7 +150,7 @@ impl Door {
         answer
     }
 
-    /// Checks that learning that is off is said everywhere, and names the reason.
+    /// Checks that all interfaces report that learning is off, and give the reason.
     fn assert_says_off(&self, running: &Running, reason: &str) {
         let status = self.status().unwrap();
         let off = status["live"]["learning_off"].as_str().unwrap();
@@ -152,7 +158,11 @@ impl Door {
         let words = text(&self.ask(&["status"]).stdout);
         assert!(words.contains("learning    off: "), "{words}");
         assert!(words.contains(reason), "{words}");
-        let log = running.log();
+        // The log has a thread of its own, which may be later than the answers.
+        let log = wait_for("the line in the log", || {
+            let log = running.log();
+            log.contains("nothing is learned").then_some(log)
+        });
         let said = log.matches("nothing is learned").count();
         assert_eq!(said, 1, "once: {log}");
         assert!(log.contains(reason), "{log}");
@@ -169,7 +179,7 @@ impl Door {
         );
     }
 
-    /// Checks that everything can be done that needs the disk.
+    /// Checks that everything that needs the disk works.
     fn assert_learns(&self) {
         let status = self.on();
         assert_eq!(status["live"]["capture"]["on"], true, "{status}");
@@ -259,16 +269,14 @@ fn a_part_that_cannot_be_used() {
             fs::write(&path, "").unwrap();
         }
         let mut running = door.start();
-        // The learned model can still be read, so it is used.
+        // The daemon can still read the learned model, so it uses this model.
         let status = door.off(&mut running);
         assert_eq!(status["live"]["head"], 1, "{part}: {status}");
         door.assert_says_off(&running, "state/");
-        if path.is_dir() {
-            fs::remove_dir(&path).unwrap();
-        } else {
-            fs::remove_file(&path).unwrap();
-        }
-        fs::rename(&aside, &path).unwrap();
+        // Replace the folder in one step. If the folder were missing for a moment, the
+        // daemon would create a new one.
+        let (cwd, exchange) = (rustix::fs::CWD, RenameFlags::EXCHANGE);
+        rustix::fs::renameat_with(cwd, &aside, cwd, &path, exchange).unwrap();
         door.assert_learns();
         running.stop();
     }
@@ -308,8 +316,9 @@ fn a_command_that_has_the_directory_open() {
     running.stop();
 }
 
-/// Starts a daemon in a mount namespace of its own, in which `script` has prepared the
-/// state directory `$0`. Returns `None` if that is not possible on this machine.
+/// Starts a daemon in a separate mount namespace. There, `script` first prepares the state
+/// directory, whose path is in `$0`. Returns `None` if this is not possible on this
+/// machine.
 fn in_namespace(door: &Door, script: &str) -> Option<Running> {
     let script = format!("{{ {script}\n}} && echo mounted >&2 && exec \"$@\"");
     let mut run = door.run();
@@ -350,6 +359,51 @@ fn a_disk_that_is_full_from_the_start() {
     fs::write(door.at("go"), "").unwrap();
     door.assert_learns();
     running.stop();
+}
+
+#[test]
+fn a_disk_that_hangs_from_the_start() {
+    let door = Door::with_model();
+    // Mount a FUSE file system whose program never responds. The file system ends when
+    // the last descriptor is closed.
+    let script = "{ exec 3<>/dev/fuse; } 2>/dev/null || exit 1\n\
+                  mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 maskd \"$0\" \
+                  2>/dev/null || exit 1\n\
+                  ( for i in $(seq 1800); do [ -e \"$GO\" ] && break; sleep 0.1; done\n\
+                  exec 3>&-; umount -l \"$0\" ) &\n\
+                  exec 3>&-";
+    let Some(mut running) = in_namespace(&door, script) else {
+        return;
+    };
+    let status = door.off(&mut running);
+    assert_eq!(status["live"]["head"], Value::Null, "{status}");
+    door.assert_says_off(&running, "does not answer");
+    fs::write(door.at("go"), "").unwrap();
+    wait_for("the learned model", || {
+        (door.status()?["live"]["head"] == 1).then_some(())
+    });
+    door.assert_learns();
+    let log = running.stop();
+    assert_eq!(log.matches("learning is on").count(), 1, "{log}");
+}
+
+#[test]
+fn a_disk_that_hangs_does_not_delay_a_stop() {
+    let door = Door::new();
+    fs::create_dir(door.state()).unwrap();
+    let script = "{ exec 3<>/dev/fuse; } 2>/dev/null || exit 1\n\
+                  mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 maskd \"$0\" \
+                  2>/dev/null || exit 1\n\
+                  ( for i in $(seq 1800); do [ -e \"$GO\" ] && break; sleep 0.1; done ) &\n\
+                  exec 3>&-";
+    let Some(mut running) = in_namespace(&door, script) else {
+        return;
+    };
+    door.off(&mut running);
+    interrupt(&running.child, "-TERM");
+    let code = wait(&mut running.child, Duration::from_secs(5));
+    fs::write(door.at("go"), "").unwrap();
+    assert_eq!(code, Some(0), "{}", running.log());
 }
 
 #[test]

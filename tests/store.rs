@@ -1,7 +1,7 @@
-//! Samples and heads under `kill -9`, on a full disk and on a read-only disk.
+//! Tests that samples and heads survive `kill -9`, a full disk, and a read-only disk.
 //!
-//! The test binary runs itself: a child process runs only the test [`child`], with a state
-//! directory and a job in its environment, and performs that job.
+//! The test binary starts itself as a child process, which runs only the test [`child`].
+//! Environment variables name the state directory and the job of the child process.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,7 +10,7 @@
     reason = "tests fail by panicking, and measure time"
 )]
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 use image::{Rgb, RgbImage};
 use maskd::frame::{CROP_SIDE, Crop, Scaler};
 use maskd::learning::heads::{Heads, PARENT};
-use maskd::learning::samples::{Discarded, Labelled, NewSample, Store};
+use maskd::learning::samples::{Discarded, Expired, Labelled, NewSample, Restored, Store};
 use maskd::onnx::{FEATURES, HeadFile, HeadTensors, Label};
 use maskd::vision::embed::Feature;
 use rand::{RngExt, SeedableRng};
@@ -53,7 +53,7 @@ fn head(bias: f32) -> HeadFile {
     }
 }
 
-/// A command that runs this binary as a child process with a job.
+/// Returns a command that runs this binary as a child process with a job.
 fn itself(state: &Path, job: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
@@ -64,7 +64,7 @@ fn itself(state: &Path, job: &str) -> Command {
     command
 }
 
-/// The entry point of the child process. Without a job, it tests nothing.
+/// The entry point of the child process. Without a job, this test does nothing.
 #[test]
 fn child() {
     let (Some(state), Ok(job)) = (std::env::var_os(STATE), std::env::var(JOB)) else {
@@ -84,7 +84,7 @@ fn say(line: &str) {
     out.flush().unwrap();
 }
 
-/// Captures, labels and discards samples, adds and switches heads, and prints each step,
+/// Captures, labels, discards, and restores samples, adds and switches heads, and prints each step,
 /// until the process is killed.
 fn work(state: &Path, seed: u64) {
     let store = Store::open(state).unwrap();
@@ -93,7 +93,7 @@ fn work(state: &Path, seed: u64) {
     let labels = ["with_mask", "without_mask"].map(|name| Label::new(name).unwrap());
     say("ready");
     loop {
-        // Use few distinct times for many samples, so that ids collide.
+        // Many samples share a few distinct times, so that ids collide.
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(rng.random_range(0..50));
         let (crop, feature) = (crop(rng.random()), feature(0.5));
         let new = |keep: bool| NewSample {
@@ -102,6 +102,7 @@ fn work(state: &Path, seed: u64) {
             number: 0,
             label: None,
             crop: keep.then_some(&crop),
+            quality: None,
             feature: &feature,
             backbone: BACKBONE,
         };
@@ -122,16 +123,26 @@ fn work(state: &Path, seed: u64) {
         say(&format!("labelled {id} {label}"));
         if samples.len() > 30 {
             let chosen = rng.random_range(0..samples.len() - 4);
-            let ids: Vec<String> = samples[chosen..chosen + 4]
-                .iter()
-                .map(|sample| sample.id.clone())
-                .collect();
+            let chosen = &samples[chosen..chosen + 4];
+            let ids: Vec<String> = chosen.iter().map(|sample| sample.id.clone()).collect();
             for id in &ids {
                 say(&format!("discarding {id}"));
             }
             for (id, outcome) in ids.iter().zip(store.discard(&ids).unwrap()) {
                 assert!(matches!(outcome, Discarded::Done), "{outcome:?}");
                 say(&format!("discarded {id}"));
+            }
+            if rng.random() {
+                let id = &ids[1];
+                say(&format!("restoring {id}"));
+                let outcome = store.restore(std::slice::from_ref(id)).unwrap();
+                assert!(matches!(outcome[..], [Restored::Done]), "{outcome:?}");
+                let restored = store.list().unwrap().samples;
+                let restored = restored.into_iter().find(|sample| sample.id == *id);
+                match restored.unwrap().label {
+                    Some(label) => say(&format!("labelled {id} {label}")),
+                    None => say(&format!("captured {id}")),
+                }
             }
         }
         if rng.random_ratio(1, 3) {
@@ -144,16 +155,15 @@ fn work(state: &Path, seed: u64) {
     }
 }
 
-/// What all child processes have reported so far.
+/// The state that follows from the reports of all child processes so far.
 #[derive(Default)]
 struct Said {
-    /// Labels by id. An id that was being changed when the process was killed is not
-    /// included.
+    /// Labels by id, except for ids that were being changed when a process was killed.
     labels: BTreeMap<String, Option<String>>,
     discarded: BTreeSet<String>,
     /// The head in use.
     switched: Option<u32>,
-    /// The head that may be in use, because a switch to it had begun.
+    /// The head that may be in use, because a process had started to switch to it.
     switching: Option<u32>,
     highest: u32,
 }
@@ -169,9 +179,8 @@ impl Said {
                     self.discarded.remove(id);
                     self.labels.insert(id.to_owned(), None);
                 }
-                ["labelling" | "discarding", id] => {
+                ["labelling" | "discarding" | "restoring", id] => {
                     self.labels.remove(id);
-                    // The id may have been captured again without being reported.
                     self.discarded.remove(id);
                 }
                 ["labelled", id, label] => {
@@ -203,11 +212,13 @@ impl Said {
         for (id, label) in &self.labels {
             assert_eq!(listed.get(&id[..]), Some(&label.as_deref()), "{id}");
         }
-        // New captures reuse the ids of discarded samples. If the kill came before the
-        // report, such a capture is not known here.
+        let trash = store.trash().list().unwrap();
+        assert_eq!(trash.duplicates, []);
+        let trash: BTreeSet<String> = trash.samples.into_iter().map(|sample| sample.id).collect();
         for id in &self.discarded {
-            assert!(listed.get(&id[..]).is_none_or(Option::is_none), "{id}");
+            assert!(trash.contains(id) && !listed.contains_key(&id[..]), "{id}");
         }
+        assert!(listed.keys().all(|id| !trash.contains(*id)));
         let mut scaler = Scaler::default();
         for sample in &listing.samples {
             if sample.path.extension().unwrap() == "jpg" {
@@ -253,8 +264,8 @@ fn assert_no_leftovers(folder: &Path) {
 
 #[test]
 fn nothing_that_was_said_is_lost_by_kill_9() {
-    // Use a file system in memory, where syncing costs nothing, so that more work is done
-    // between two kills.
+    // The state is on a file system in memory, where syncing costs nothing. This allows
+    // more work between two kills.
     let state = tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())
         .unwrap();
@@ -269,8 +280,8 @@ fn nothing_that_was_said_is_lost_by_kill_9() {
             .unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut text = String::new();
-        // Kill most children while they work, and some while they open the files that the
-        // previous child left.
+        // Most children are killed while they work, and some are killed while they open the
+        // files from the previous child.
         if seed % 8 > 0 {
             while !text.ends_with("ready\n") {
                 assert!(out.read_line(&mut text).unwrap() > 0, "{text}");
@@ -293,7 +304,7 @@ fn nothing_that_was_said_is_lost_by_kill_9() {
     assert!(done > 0, "the children did something: {done} labelled");
 }
 
-/// Fills a disk of 400 KB, frees space and continues to store, and then makes the disk
+/// Fills a disk of 400 KB, frees space and stores more samples, and then makes the disk
 /// read-only.
 fn fill_the_disk(state: &Path) {
     let store = Store::open(state).unwrap();
@@ -307,6 +318,7 @@ fn fill_the_disk(state: &Path) {
         number: 0,
         label: None,
         crop: Some(&crop),
+        quality: None,
         feature: &feature,
         backbone: BACKBONE,
     };
@@ -318,14 +330,15 @@ fn fill_the_disk(state: &Path) {
         }
     };
     assert!(error.is_no_space() && !error.is_read_only(), "{error}");
-    // Fill the last blocks, too.
+    // This also fills the last blocks.
     let mut filler = fs::File::create(state.join("filler")).unwrap();
     while filler.write_all(&[0; 512]).is_ok() {}
     let error = heads.add(&head(2.0), &[]).unwrap_err();
     assert!(error.is_no_space(), "{error}");
     assert_eq!(heads.current().unwrap().current.unwrap().number, number);
 
-    // The existing samples are intact, can be labeled, and can be deleted to free space.
+    // The existing samples are intact. They can be labeled, and they can be deleted to free
+    // space.
     let samples = store.list().unwrap().samples;
     let ids: Vec<String> = samples.iter().map(|sample| sample.id.clone()).collect();
     assert!(stored.len() > 3 && stored.iter().all(|id| ids.contains(id)));
@@ -336,12 +349,13 @@ fn fill_the_disk(state: &Path) {
     assert_no_leftovers(&store.folder().join("unlabelled"));
     drop(store);
     let store = Store::open(state).unwrap();
-    let pruned = store.prune(0, |_| HashSet::new()).unwrap();
+    let pruned = store.prune(0, |_, _| Expired::default()).unwrap();
     assert_eq!(pruned.removed.unlabelled, ids.len());
     fs::remove_file(state.join("filler")).unwrap();
     store.capture(&[new]).unwrap();
 
-    // When a card fails, the kernel makes it read-only while files are open; do the same.
+    // Make the disk read-only while files are open, as the kernel does when a memory
+    // card fails.
     for options in [["--bind"].as_slice(), &["-o", "remount,bind,ro"]] {
         let mut mount = Command::new("mount");
         mount.args(options);

@@ -1,5 +1,5 @@
-//! Tests training and evaluation with the real binary, on a small data set that is
-//! cut from the example photographs.
+//! Tests training and evaluation with the real binary, on a small data set cut from the
+//! example photographs.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -21,8 +21,8 @@ use maskd::onnx::{Classifier, ModelFile};
 use serde_json::Value;
 use support::{assert_refused, bomb, frame, golden_crops, interrupt, maskd, root, text, wait};
 
-/// Makes a data set from parts of the golden crops: six of each class, all
-/// different.
+/// Creates a data set from parts of the golden crops. There are six different pictures
+/// for each class.
 fn data_set(folder: &Path) -> PathBuf {
     let set = folder.join("set");
     for (class, prefix) in [("bare", "bare_"), ("masked", "mask_")] {
@@ -51,9 +51,9 @@ fn train(set: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// Prepares a training run that cannot end before its standard error is read,
-/// because its log of 1,000 epochs does not fit in a pipe. `change` replaces an
-/// option or adds one.
+/// Prepares a training run that cannot end before its standard error is read, because
+/// the log of its 1,000 epochs does not fit into a pipe. `change` replaces or adds an
+/// option.
 fn long(set: &Path, model: &Path, change: [&str; 2]) -> Command {
     let mut options = vec![
         ["--dataset", set.to_str().unwrap()],
@@ -71,7 +71,7 @@ fn long(set: &Path, model: &Path, change: [&str; 2]) -> Command {
 
 const UNCHANGED: [&str; 2] = ["--seed", "42"];
 
-/// Starts a command, and waits until it writes `words` to standard error.
+/// Starts a command and waits until it writes `words` to standard error.
 fn start_until(command: &mut Command, words: &str) -> (Child, BufReader<ChildStderr>) {
     let mut child = command
         .args(["--log", "maskd=debug"])
@@ -88,7 +88,8 @@ fn start_until(command: &mut Command, words: &str) -> (Child, BufReader<ChildStd
     (child, errors)
 }
 
-/// Waits for the end, and returns the exit code and the last line of standard error.
+/// Waits until the command ends, and returns its exit code and the last line of its
+/// standard error.
 fn end(mut child: Child, mut errors: BufReader<ChildStderr>) -> (Option<i32>, String) {
     let mut rest = String::new();
     errors.read_to_string(&mut rest).unwrap();
@@ -156,7 +157,8 @@ fn a_folder_becomes_a_model_with_every_requested_output() {
     }
 }
 
-/// `folder` is where the config file is written.
+/// Asserts that `classify` and `eval` accept the model. The config file is written to
+/// `folder`.
 #[track_caller]
 fn assert_classify_and_eval_accept(model: &str, folder: &Path, set: &Path) {
     let config = folder.join("maskd.toml");
@@ -304,7 +306,7 @@ fn unusable_data_sets_are_refused_with_a_sentence() {
     refused(&[], "class folder \"unsure\" cannot be a label");
     fs::remove_dir_all(set.join("unsure")).unwrap();
 
-    // The validation pictures must have the same classes.
+    // The validation pictures must have the same classes as the training pictures.
     let sheet = folder.path().join("sheet.png");
     let val = folder.path().join("val");
     fs::create_dir_all(val.join("bare")).unwrap();
@@ -321,7 +323,7 @@ fn unusable_data_sets_are_refused_with_a_sentence() {
     assert_eq!(output.status.code(), Some(65));
     let errors = text(&output.stderr);
     assert!(
-        errors.contains("class \"masked\" has only 0 usable pictures, but at least 1"),
+        errors.contains("class \"masked\" has only 0 usable pictures, but needs at least 1"),
         "{errors}"
     );
     let copy = root().join("tests/golden/crops/mask_small.png");
@@ -331,7 +333,7 @@ fn unusable_data_sets_are_refused_with_a_sentence() {
     assert!(output.status.success());
     let errors = text(&output.stderr);
     assert!(
-        errors.contains("1 of the validation pictures look like training pictures"),
+        errors.contains("some validation pictures (1) look like training pictures"),
         "{errors}"
     );
     assert!(errors.contains("the first is masked/0.png"), "{errors}");
@@ -366,14 +368,14 @@ fn unusable_pictures_are_named_and_the_rest_is_used() {
         let expected = [
             "maskd: left out: bare/bomb.png: it has 50000 x 50000 pixels, more than 64 million",
             "maskd: left out: bare/empty.jpg: it is empty",
-            "maskd: left out: masked/text.jpg: it is not a JPEG, PNG, WebP, BMP, GIF or TIFF picture",
+            "maskd: left out: masked/text.jpg: it is not a JPEG, PNG, WebP, BMP, GIF, or TIFF picture",
             "maskd: left out: the same picture in several classes: bare/masked.png, masked/mask_large.png",
             "maskd: the same picture more than once: bare/again.png, bare/bare_beard.png",
         ];
         assert_eq!(lines[..5], expected, "{errors}");
         assert_eq!(lines.len(), 6, "{errors}");
-        // There are 7 and 5 pictures. One of each class is used for validation, and
-        // copies of a picture stay together.
+        // The classes have 7 and 5 pictures. One picture from each class is used for
+        // validation, and copies of a picture stay in the same part.
         assert!(
             lines[5].ends_with("validation pictures, labels bare, masked"),
             "{errors}"
@@ -412,7 +414,7 @@ fn unwritable_outputs_are_refused_before_the_work() {
     let arguments = ["--plot", &plot, "--history", "--report", &csv];
     refused(&arguments, 64, same);
 
-    // Simulates a full disk: no file can be longer than a few kilobytes.
+    // To simulate a full disk, the shell limits files to a few kilobytes.
     let output = Command::new("sh")
         .args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "sh"])
         .arg(env!("CARGO_BIN_EXE_maskd"))
@@ -447,7 +449,8 @@ fn a_resumed_training_gives_the_same_bytes() {
     let state = folder.path().join("model.resume");
     let saved = fs::read(&state).unwrap();
 
-    // A different training run cannot resume from there.
+    // A training run with different options or a different data set cannot resume from
+    // this checkpoint.
     let other_set = folder.path().join("other");
     fs::create_dir(&other_set).unwrap();
     let other_set = data_set(&other_set);
@@ -496,10 +499,7 @@ fn a_resumed_training_gives_the_same_bytes() {
         .unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     let same = fs::read(&model).unwrap() == fs::read(&whole).unwrap();
-    assert!(
-        same,
-        "the model differs from the one of a training in one go"
-    );
+    assert!(same, "the model differs from that of an uninterrupted run");
     assert!(!state.exists());
     assert_refused(&resume(), 66, "there is no interrupted training to resume");
 }
@@ -510,7 +510,7 @@ fn a_training_whose_output_cannot_be_written_is_kept() {
     let set = data_set(folder.path());
     let model = folder.path().join("model");
     let (child, errors) = start_until(&mut long(&set, &model, UNCHANGED), "epoch done");
-    // The output becomes unwritable after the checks.
+    // Make the output unwritable after the command has checked it.
     fs::create_dir(&model).unwrap();
     interrupt(&child, "-TERM");
     let (exit, last) = end(child, errors);
@@ -530,7 +530,7 @@ fn an_early_interrupt_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let set = data_set(folder.path());
     let model = folder.path().join("model");
-    // There are enough views for the interrupt to arrive in time.
+    // With this many views, the interrupt arrives before the run ends.
     let mut command = long(&set, &model, ["--views", "30"]);
     let (child, errors) = start_until(&mut command, "training pictures");
     interrupt(&child, "-INT");
@@ -544,7 +544,7 @@ fn an_early_interrupt_leaves_nothing() {
 fn eval_reports_each_picture() {
     let folder = tempfile::tempdir().unwrap();
     let (set, report) = (folder.path().join("set"), folder.path().join("report.json"));
-    // For evaluation, a single class with one picture is enough.
+    // Evaluation needs only one class with one picture.
     let class = set.join("without_mask");
     fs::create_dir_all(&class).unwrap();
     for name in ["bare_plain.png", "bare_beard.png"] {

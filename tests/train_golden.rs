@@ -1,5 +1,5 @@
-//! Compares the training of a head with Keras. It compares the logits, every
-//! gradient, and ten steps of Adam, with and without dropout.
+//! Compares the training of a head with Keras. The tests compare the logits, all
+//! gradients, and ten steps of Adam, with and without dropout.
 //! `tests/golden/make_train_golden.py` generates the reference values.
 #![allow(
     clippy::unwrap_used,
@@ -18,17 +18,18 @@ use serde::Deserialize;
 const LOGITS: f32 = 2e-6;
 /// Maximum difference in a gradient, relative to the largest gradient in its layer.
 const GRADIENTS: f32 = 1e-5;
-/// Maximum difference in a loss, relative to the loss or to 1, whichever is larger.
+/// Maximum difference in a loss, divided by the loss or by 1, whichever is larger.
 const LOSSES: f32 = 2e-6;
-/// Maximum relative difference in a loss that Keras clips. Such losses vary even
-/// within Keras, depending on how it rounds 1 - p. See `src/training/train/mod.rs`.
+/// Maximum relative difference in a loss that Keras clips. Such losses vary even in
+/// Keras itself, because they depend on how Keras rounds 1 - p. See
+/// `src/training/train/mod.rs`.
 const CLIPPED_LOSSES: f32 = 1e-2;
-/// Maximum difference between the changes of a weight over ten steps, relative to
-/// the largest change in its layer.
+/// Maximum difference in the total change of a weight over ten steps, relative to the
+/// largest change in its layer.
 const CHANGES: f32 = 3e-5;
-/// The same limit for the thousands of weights in the first layer. Adam divides each
-/// gradient by its own magnitude, which amplifies the rounding errors of gradients
-/// that are nearly 0.
+/// The limit that replaces [`CHANGES`] for the thousands of weights in the first layer.
+/// Adam divides each gradient by its own magnitude, which amplifies the rounding errors
+/// of gradients that are nearly 0.
 const CHANGES_W1: f32 = 5e-4;
 
 #[derive(Deserialize)]
@@ -50,7 +51,7 @@ struct Case {
     trained: Tensors,
     /// Loss and accuracy on all samples after the steps.
     evaluation: [f32; 2],
-    /// Loss and accuracy on all samples with the last weights multiplied by 256.
+    /// Loss and accuracy on all samples, after the final weights are multiplied by 256.
     saturated: [f32; 2],
 }
 
@@ -84,9 +85,9 @@ fn floats(text: &str) -> Vec<f32> {
         .collect()
 }
 
-/// Generates the same numbers as the Python script. It is a 32-bit linear
-/// congruential generator with the multiplier and increment from Numerical Recipes,
-/// and only its upper 24 bits are used.
+/// Generates the same numbers as the Python script. This is a 32-bit linear
+/// congruential generator with the multiplier and increment from Numerical Recipes.
+/// Only its upper 24 bits are used.
 struct Numbers(u32);
 
 impl Numbers {
@@ -95,15 +96,15 @@ impl Numbers {
         self.0 >> 8
     }
 
-    /// Draws numbers that are at least 0 and less than 1. They are exact.
+    /// Draws numbers that are at least 0 and less than 1, without rounding errors.
     fn uniform(&mut self, count: usize) -> Vec<f32> {
         (0..count)
             .map(|_| self.next() as f32 / 16_777_216.0)
             .collect()
     }
 
-    /// Draws numbers between -scale / 2 and scale / 2. They are exact if scale is a
-    /// power of two.
+    /// Draws numbers between `-scale / 2` and `scale / 2`. There are no rounding errors
+    /// if `scale` is a power of two.
     fn weights(&mut self, scale: f32, count: usize) -> Vec<f32> {
         let values = self.uniform(count).into_iter();
         values.map(|value| (value - 0.5) * scale).collect()
@@ -140,7 +141,7 @@ fn cases() -> Vec<Case> {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// Returns the initial weights, and a row of features for each label.
+/// Returns the initial weights and one row of features for each label.
 fn start(case: &Case) -> (HeadTensors, Vec<f32>) {
     let mut numbers = Numbers(case.seed);
     let weights = HeadTensors {

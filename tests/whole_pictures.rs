@@ -1,5 +1,5 @@
-//! Tests that a picture with a missing part is rejected, and that a complete picture is
-//! decoded, whatever cameras add to it.
+//! Tests that an incomplete picture is rejected, and that a complete picture is decoded
+//! even if a camera adds unusual bytes to it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -26,7 +26,7 @@ fn data(name: &str) -> Vec<u8> {
     std::fs::read(folder.join(name)).unwrap()
 }
 
-/// Returns the complete JPEGs that can be decoded, with their names.
+/// Returns the names and contents of the complete JPEGs that can be decoded.
 fn jpegs() -> Vec<(String, Vec<u8>)> {
     let names = [
         "baseline-411",
@@ -79,7 +79,7 @@ fn markers(jpeg: &[u8]) -> Vec<(usize, u8)> {
     found
 }
 
-/// Returns the JPEG with these bytes inserted before the marker at `at`.
+/// Returns the JPEG with `bytes` inserted before the marker at `at`.
 fn with(jpeg: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
     [&jpeg[..at], bytes, &jpeg[at..]].concat()
 }
@@ -105,9 +105,9 @@ fn jpeg_cut_anywhere_is_refused_or_decoded_like_the_whole() {
         let mut refused = 0;
         for length in 0..jpeg.len() {
             let cut = &jpeg[..length];
-            // The cut JPEG is tested as it is, with an end marker, with two end markers,
-            // and followed by another picture. The last case is left out if the start of
-            // the other picture could complete the header of this one.
+            // The truncated JPEG is tested unchanged, with an end marker, with two end
+            // markers, and followed by another picture. The last case is left out if
+            // the start of the other picture could complete the truncated header.
             let ends = [&[][..], &END, &[0xff, 0xff, 0xd9, 0xff, 0xd9], &jpeg[..]];
             let ends = &ends[..if length < data { 3 } else { 4 }];
             for end in ends {
@@ -125,8 +125,8 @@ fn jpeg_cut_anywhere_is_refused_or_decoded_like_the_whole() {
                 }
             }
         }
-        // Almost all of them are rejected. The few exceptions lack only the end marker or
-        // padding.
+        // Almost all truncated pictures are rejected. The few exceptions lack only padding
+        // or the end marker.
         assert!(refused + 16 + data > 4 * jpeg.len(), "{name}: {refused}");
     }
 }
@@ -197,7 +197,7 @@ fn what_cameras_add_is_accepted() {
         let start = 2;
         let markers = markers(&jpeg);
         for bytes in additions {
-            // The bytes are inserted before each marker except the first one.
+            // The bytes are inserted before each marker except the first marker.
             for (at, code) in markers.iter().filter(|(at, _)| *at > start) {
                 let changed = with(&jpeg, *at, bytes);
                 let found = decode(&changed).map_err(|error| error.to_string());
@@ -231,7 +231,7 @@ fn what_cameras_add_is_accepted() {
 #[test]
 fn segments_that_the_decoder_does_not_know_are_left_out() {
     let unknown: [&[u8]; 5] = [
-        // A reserved segment, a repeated height, an extension, a comment, and an
+        // These are a reserved segment, a repeated height, an extension, a comment, and an
         // application segment.
         b"\xff\x17\0\x05abc",
         b"\xff\xdc\0\x04\0\x2d",
@@ -262,7 +262,7 @@ fn thumbnail_in_the_header_is_no_part_of_the_data() {
         let segment = [&[0xff, 0xe1], &length[..], &exif].concat();
         let changed = with(&jpeg, 2, &segment);
         assert_eq!(pixels(&changed), pixels(&jpeg), "{name}");
-        // Only the thumbnail is complete in this picture.
+        // Only the thumbnail in this picture is complete.
         let cut = [&changed[..changed.len() - 60], &END].concat();
         assert!(decode(&cut).is_err(), "{name}");
     }
@@ -289,7 +289,7 @@ fn standard_tables_are_added_where_they_are_missing() {
         assert_eq!(pixels(&partial), pixels(&jpeg), "{name}");
     }
     // If a picture has its own tables, they are used. This picture's tables differ from
-    // the standard ones.
+    // the standard tables.
     let optimized = data("jpeg/baseline-422-optimized.jpg");
     let bare = without(&optimized, 0xc4);
     assert!(decode(&bare).map_or(true, |found| found != pixels(&optimized)));
@@ -339,7 +339,7 @@ fn codings_that_are_not_supported_are_named() {
     }
 }
 
-/// Returns a picture whose header claims this size.
+/// Returns a picture with this size in its header.
 fn claiming(name: &str, width: u16, height: u16) -> Vec<u8> {
     let mut jpeg = data(&format!("jpeg/{name}.jpg"));
     let all = markers(&jpeg);
@@ -452,7 +452,7 @@ fn first_of_program(bytes: &[u8]) -> Option<RgbImage> {
     first(spec)
 }
 
-/// Returns the pixels of the first frame from a network camera that answers with these
+/// Returns the pixels of the first frame from a network camera that responds with these
 /// bytes and then closes the connection, or `None`.
 fn first_of_http(bytes: &[u8]) -> Option<RgbImage> {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

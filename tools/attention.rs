@@ -1,19 +1,19 @@
-//! Measures the savings and the costs of skipping work. For several settings of
-//! `detect.idle-interval-ms` and `track.reclassify-interval-ms`, it reports how
-//! often frames are searched for faces, how often faces are classified, how many
-//! verdicts are right, and how late a change is noticed.
+//! Measures the benefits and the costs of skipping work. For several settings of
+//! `detect.idle-interval-ms` and `track.reclassify-interval-ms`, the tool reports how
+//! often the detector and the classifier run, how many verdicts are right, and how long
+//! it takes until a change is noticed.
 //!
 //! ```text
 //! cargo run --release --example attention
 //! ```
 //!
-//! The sequences are composed from the faces in `assets/frames` and show a hall at
-//! ten frames per second. A person arrives and later puts a mask on or takes it off.
-//! To show this, the sequence replaces the face with another photographed face.
-//! Every other person sways by 3 pixels. The others do not move at all, which is the
-//! hard case for motion detection. Each sequence is rendered in good light, and
-//! again with 30% of the light and the same noise. Time is simulated, so the results
-//! do not depend on the clock.
+//! The sequences are composed from the faces in `assets/frames` and show a hall at ten
+//! frames per second. A person arrives, and later puts a mask on or takes it off. To
+//! show this, the sequence replaces the face with a different photographed face. In
+//! every second sequence, the person sways by 3 pixels. In the other sequences, the
+//! person does not move at all, which is the hard case for motion detection. Each
+//! sequence is rendered in good light, and again with 30% of the light and the same
+//! noise. Time is simulated, so the results do not depend on the clock.
 
 use std::collections::HashMap;
 use std::fs;
@@ -42,7 +42,8 @@ const FRAMES: usize = 50;
 const ARRIVAL: usize = 8;
 /// Standard deviation of the camera's noise, in levels.
 const NOISE: f32 = 5.0;
-/// Minimum size of the faces that are used, in pixels of the original photograph.
+/// Minimum size of a face, in pixels of the original photograph. Smaller faces are not
+/// used.
 const MIN_FACE: f32 = 40.0;
 const PAIRS: usize = 8;
 
@@ -58,13 +59,13 @@ const SETTINGS: [(u64, u64); 7] = [
     (3000, 2000),
 ];
 
-/// A person's head with its surroundings, at the size of a crop.
+/// The head of a person and its surroundings, scaled to the size of a crop.
 struct Person {
     head: RgbImage,
     masked: bool,
 }
 
-/// The frames of a sequence, with the correct answers.
+/// The frames of a sequence and the correct verdicts.
 struct Sequence {
     frames: Vec<RgbImage>,
     /// Index of the first frame that shows the second face.
@@ -80,8 +81,10 @@ struct Counts {
     with_person: usize,
     classified: usize,
     right: usize,
-    /// Number of frames from the arrival, and from the change, to the first correct
-    /// verdict. `None` if there was no correct verdict.
+    /// For each sequence, the number of frames from the arrival of the person to the
+    /// first correct verdict, or `None` if there was no correct verdict. `changes`
+    /// holds the number of frames from the change in the face to the first correct
+    /// verdict.
     arrivals: Vec<Option<usize>>,
     changes: Vec<Option<usize>>,
 }
@@ -131,14 +134,14 @@ fn people() -> anyhow::Result<Vec<Person>> {
     Ok(people)
 }
 
-/// Renders a sequence. `light` is the remaining fraction of the light.
+/// Renders a sequence. The brightness is multiplied by `light`.
 fn sequence(before: &Person, after: &Person, number: usize, light: f32) -> Sequence {
     let mut rng = ChaCha8Rng::seed_from_u64(number as u64);
     // The background is a hall lit from above.
     let hall = RgbImage::from_fn(SIZE.0, SIZE.1, |_, y| Rgb([150 - (y / 8) as u8; 3]));
     let sway = if number.is_multiple_of(2) { 3.0 } else { 0.0 };
-    // The sequences together cover every phase between two classifications of a
-    // settled track.
+    // The time of the change varies, so that the sequences together cover every phase
+    // between two classifications of a settled track.
     let changes = 27 + number % 5;
     let frames = (0..FRAMES).map(|index| {
         let mut frame = hall.clone();
@@ -161,7 +164,7 @@ fn sequence(before: &Person, after: &Person, number: usize, light: f32) -> Seque
     }
 }
 
-/// The models, with a cache of their results, which are the same for all settings.
+/// The models, and a cache of their results. The results are the same for all settings.
 struct CachedModels {
     pipeline: Pipeline,
     faces: HashMap<(usize, usize), Vec<Face>>,
@@ -173,7 +176,7 @@ impl CachedModels {
         if let Some(faces) = self.faces.get(&at) {
             return Ok(faces.clone());
         }
-        let faces = self.pipeline.detect(frame)?;
+        let faces = self.pipeline.detect(frame)?.faces;
         self.faces.insert(at, faces.clone());
         Ok(faces)
     }
@@ -201,7 +204,7 @@ impl CachedModels {
     }
 }
 
-/// Processes the frames of a sequence as the daemon does.
+/// Processes the frames of a sequence in the same way as the daemon.
 fn process(
     models: &mut CachedModels,
     config: &Config,
@@ -235,7 +238,7 @@ fn process(
             last = Some((at, faces.clone()));
             faces
         };
-        let tracks = tracker.assign(at, &faces);
+        let (tracks, _) = tracker.assign(at, &faces, &[]);
         let mut verdicts = Vec::new();
         for (face, track) in faces.iter().zip(tracks) {
             if policy.unsure_reason(face).is_some() {
@@ -246,7 +249,7 @@ fn process(
             } else {
                 counts.classified += 1;
                 let probabilities = models.classify((number, index), frame, face)?;
-                tracker.vote(at, track, &probabilities)
+                tracker.vote(at, track, &probabilities, None)
             };
             verdicts.push(policy.verdict(face, &vote));
         }
@@ -276,8 +279,8 @@ fn process(
     Ok(())
 }
 
-/// Formats the median and maximum of the delays in ms, and the number of changes
-/// that were never noticed.
+/// Formats the median and the maximum of the delays in ms, and the number of changes
+/// that were not noticed.
 fn delays(frames: &[Option<usize>]) -> String {
     let mut seen: Vec<usize> = frames.iter().flatten().copied().collect();
     seen.sort_unstable();
@@ -298,7 +301,7 @@ fn main() -> anyhow::Result<()> {
     let (masked, bare): (Vec<_>, Vec<_>) = people.iter().partition(|person| person.masked);
     if masked.is_empty() || bare.is_empty() {
         return Err(anyhow!(
-            "assets/frames must have both masked and unmasked large faces"
+            "assets/frames must contain both masked and unmasked large faces"
         ));
     }
     let mut config = Config::default();

@@ -1,17 +1,18 @@
-//! Creates the replay set. It contains features of the pictures that the built-in
-//! head was trained on, so that a head does not forget them when it is trained on a
-//! device.
+//! Creates the replay set. It contains features of the pictures on which the built-in
+//! head was trained. Training on a device also uses these features, so that a head does
+//! not forget the pictures.
 //!
 //! ```text
 //! cargo run --release --example make_replay -- --dataset faces/train --out models/replay.bin
 //! ```
 //!
-//! The replay set has the same number of pictures for each class and one row per
-//! picture. The seed determines the choice of pictures. The views alternate from row
-//! to row: the whole picture, the whole picture with the tutorial's recipe, the
-//! detected face, and the face and the whole picture with the robust recipe. Every
-//! fifth picture in a class is held out, with its original light. The same data set,
-//! models and seed give the same bytes on CPUs of the same kind.
+//! The replay set has the same number of pictures for each class, and one row per
+//! picture. The seed determines the choice of pictures. There are five kinds of views,
+//! which are used in turn, row by row: the whole picture, the whole picture with the
+//! tutorial's recipe, the detected face, and the face and the whole picture with the
+//! robust recipe. Every fifth picture in a class is held out. The light of held-out
+//! pictures is not changed. The same data set, models, and seed give the same bytes on
+//! CPUs of the same kind.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -48,7 +49,7 @@ struct Arguments {
     seed: u64,
 }
 
-/// One in this many pictures is held out.
+/// One out of this many pictures is held out.
 const HOLDOUT: usize = 5;
 
 fn main() -> ExitCode {
@@ -76,7 +77,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     )?;
     let backbone = Backbone::new(classifier.backbone)?;
     let mut embedder = Embedder::new(&backbone, 1, ThreadPool::alone())?;
-    // The worker's embedder is not used, because the views are embedded here.
+    // The worker needs an embedder, but does not use it, because this function embeds the
+    // views.
     let unused = Embedder::new(&backbone, 1, ThreadPool::alone())?;
     let mut worker = Worker::new(unused, Some(detector));
 
@@ -102,7 +104,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             let (pixels, _) = dataset::load(path)
                 .map_err(anyhow::Error::msg)
                 .with_context(|| path.display().to_string())?;
-            // The held-out rows show whether the head forgets good pictures.
+            // The held-out rows show whether a head forgets pictures in good light.
             let held_out = at % HOLDOUT == 0;
             let turn = at / HOLDOUT;
             let (recipe, view) = kind(if held_out {
@@ -138,11 +140,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 const KINDS: usize = 5;
-/// The first kinds do not change the light.
+/// Number of kinds that do not change the light. They come first.
 const GOOD_KINDS: usize = 3;
 
-/// Returns a recipe and the index of the view to use. In the robust recipe, the
-/// first view is the face and the fifth is the whole picture.
+/// Returns a recipe and the index of the view to use. In the robust recipe, the first
+/// view shows the face, and the fifth view shows the whole picture.
 fn kind(number: usize) -> (Recipe, usize) {
     let still = Geometry {
         rotation: 0.0,

@@ -1,5 +1,5 @@
 //! Degrades a folder of good pictures as a poor camera would, so that recipes and
-//! thresholds can be chosen without that camera.
+//! thresholds can be chosen without such a camera.
 //!
 //! ```text
 //! cargo run --release --example simulate_camera -- --preset dim --seed 1 IN OUT
@@ -9,11 +9,11 @@
 //! data set. Pascal VOC `.xml` files are copied with their pictures, and the boxes
 //! are scaled to the new size. The same seed gives the same pictures.
 //!
-//! It deliberately shares no code with `maskd::training::augment`, so that a recipe
-//! is evaluated on changes that it was not trained on. The camera is modeled from
-//! scene to file, in linear light. The model includes exposure and optics, sensor
-//! noise that grows with the light, the firmware's tone curve and smoothing, and
-//! JPEG with halved color resolution.
+//! This tool deliberately shares no code with `maskd::training::augment`, so that a
+//! recipe is evaluated on changes that it was not trained on. The camera is modeled from
+//! the scene to the file, in linear light. The model includes exposure and optics, sensor
+//! noise that grows with the light, the firmware's tone curve and smoothing, and JPEG
+//! compression with halved color resolution.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -35,12 +35,16 @@ use rand_chacha::ChaCha8Rng;
 /// Degrades the pictures in a folder as a poor camera would.
 #[derive(Parser)]
 struct Arguments {
-    /// What is wrong with the camera or its position.
+    /// The problem with the camera or its position.
     #[arg(long)]
     preset: Preset,
     /// Seed of the random numbers. The same seed gives the same pictures.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Give all pictures in a subfolder of IN the same light, lens, and firmware, as if one
+    /// camera had taken them. Without this option, each picture comes from another camera.
+    #[arg(long)]
+    per_folder: bool,
     /// Folder of pictures. The structure of its subfolders is kept.
     #[arg(value_name = "IN")]
     from: PathBuf,
@@ -52,8 +56,8 @@ struct Arguments {
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Preset {
-    /// A cheap camera in a dim corridor. Pictures are dark, low in contrast, tinted
-    /// and noisy, and have 240 pixels.
+    /// A cheap camera in a dim corridor. Pictures are dark, low in contrast, tinted, and
+    /// noisy, and have 240 pixels along their longer side.
     Dim,
     /// A bright window or doorway behind the face.
     Backlight,
@@ -62,6 +66,8 @@ enum Preset {
     /// A night camera with infrared lamps. Pictures are gray, with glare in the
     /// middle.
     Infrared,
+    /// A camera whose white balance does not match the lamps. Pictures have a strong tint.
+    Cast,
 }
 
 fn main() -> ExitCode {
@@ -82,11 +88,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if to.exists() && !to.is_dir() {
         bail!("{} is a file; OUT must be a folder", to.display());
     }
-    // This is checked before anything is written, because otherwise pictures could
-    // be degraded twice or the originals replaced.
+    // This check comes before anything is written. Without this check, pictures could
+    // be degraded twice, or the originals could be replaced.
     let (whole_from, whole_to) = (canonical(from)?, canonical(to)?);
     if whole_to.starts_with(&whole_from) || whole_from.starts_with(&whole_to) {
-        bail!("IN and OUT must be two folders, neither of them inside the other");
+        bail!("IN and OUT must be different folders, and neither may be inside the other");
     }
 
     let mut pictures = Vec::new();
@@ -126,7 +132,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             Err(error) => eprintln!("skipped {}: {error:#}", from.join(name).display()),
         }
     }
-    println!("{made} of {} pictures in {}", pictures.len(), to.display());
+    println!(
+        "wrote {made} of {} pictures to {}",
+        pictures.len(),
+        to.display()
+    );
     if made < pictures.len() {
         bail!("the pictures named above were skipped");
     }
@@ -197,14 +207,20 @@ fn simulate(
         None => Vec::new(),
     };
 
-    // The name includes the class folder.
+    // The name includes the class folder, so pictures with the same file name in
+    // different classes get different random numbers.
     let mut dice = Dice::of(arguments.seed, name);
+    if arguments.per_folder {
+        let folder: PathBuf = name.components().take(1).collect();
+        dice.share_conditions(arguments.seed, &folder);
+    }
     let (width, height) = picture.dimensions();
     let (jpeg, size) = match arguments.preset {
         Preset::Dim => dim(&picture, &mut dice),
         Preset::Backlight => backlight(&picture, &faces, &mut dice),
         Preset::Motion => motion(&picture, &mut dice),
         Preset::Infrared => infrared(&picture, &mut dice),
+        Preset::Cast => cast(&picture, &mut dice),
     }?;
 
     let target = arguments.to.join(result);
@@ -239,7 +255,7 @@ fn tagged(text: &str, tag: &str) -> Vec<std::ops::Range<usize>> {
     found
 }
 
-/// Returns the left, top, right and lower edges of the labeled faces, in pixels.
+/// Returns the left, top, right, and lower edges of the labeled faces, in pixels.
 fn boxes(text: &str) -> Vec<[f32; 4]> {
     let corners = ["xmin", "ymin", "xmax", "ymax"];
     let number = |object: &str, tag: &str| {
@@ -256,9 +272,9 @@ fn boxes(text: &str) -> Vec<[f32; 4]> {
         .collect()
 }
 
-/// Returns the edges of the faces that the detector finds in the good picture. They
-/// are used if there are no labels, because the preset `backlight` depends on where
-/// the people are.
+/// Returns the edges of the faces that the detector finds in the good picture. The preset
+/// `backlight` depends on the positions of the people, and uses these edges if there are
+/// no labels.
 fn detected(detector: &mut Detector, picture: &RgbImage) -> anyhow::Result<Vec<[f32; 4]>> {
     let faces = detector.detect(picture)?;
     let corners = |face: Face| {
@@ -310,35 +326,53 @@ fn scaled_labels(text: &str, from: (u32, u32), to: (u32, u32)) -> String {
 // ---------------------------------------------------------------------------
 // Random numbers.
 
-struct Dice(ChaCha8Rng);
+struct Dice {
+    /// Decides the light, the lens, and the firmware.
+    conditions: ChaCha8Rng,
+    /// Decides the noise, if several pictures share their conditions.
+    noise: Option<ChaCha8Rng>,
+}
 
 impl Dice {
-    /// Seeds the numbers with the FNV-1a hash of the name, so that a picture does
-    /// not depend on the other pictures.
+    /// Creates random numbers for a picture. They do not depend on the other pictures.
     fn of(seed: u64, name: &Path) -> Dice {
+        Dice {
+            conditions: Dice::generator(seed, name),
+            noise: None,
+        }
+    }
+
+    /// Draws the conditions from now on as for every other picture of this folder. The
+    /// noise remains that of the picture.
+    fn share_conditions(&mut self, seed: u64, folder: &Path) {
+        let own = std::mem::replace(&mut self.conditions, Dice::generator(seed, folder));
+        self.noise = Some(own);
+    }
+
+    /// Seeds a generator with the FNV-1a hash of the name.
+    fn generator(seed: u64, name: &Path) -> ChaCha8Rng {
         let hash = name
             .to_string_lossy()
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
                 (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
             });
-        Dice(ChaCha8Rng::seed_from_u64(
-            hash ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15),
-        ))
+        ChaCha8Rng::seed_from_u64(hash ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
     fn between(&mut self, from: f32, to: f32) -> f32 {
-        from + (to - from) * self.0.random::<f32>()
+        from + (to - from) * self.conditions.random::<f32>()
     }
 
     fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.0.random_range(0..choices.len())]
+        choices[self.conditions.random_range(0..choices.len())]
     }
 
     /// Draws a standard normal number (Box and Muller 1958).
     fn normal(&mut self) -> f32 {
-        let radius = (-2.0 * (1.0 - self.0.random::<f32>()).ln()).sqrt();
-        radius * (std::f32::consts::TAU * self.0.random::<f32>()).cos()
+        let generator = self.noise.as_mut().unwrap_or(&mut self.conditions);
+        let radius = (-2.0 * (1.0 - generator.random::<f32>()).ln()).sqrt();
+        radius * (std::f32::consts::TAU * generator.random::<f32>()).cos()
     }
 }
 
@@ -351,7 +385,7 @@ struct Light {
     pixels: Vec<[f32; 3]>,
 }
 
-/// Converts sRGB to linear light (IEC 61966-2-1). Both are between 0 and 1.
+/// Converts sRGB to linear light (IEC 61966-2-1). Both values are between 0 and 1.
 fn linear(value: f32) -> f32 {
     if value <= 0.04045 {
         value / 12.92
@@ -373,7 +407,8 @@ fn brightness([r, g, b]: [f32; 3]) -> f32 {
     0.2126 * r + 0.7152 * g + 0.0722 * b
 }
 
-/// Rises smoothly from 0 at `from` to 1 at `to`, and is constant beyond them.
+/// Returns a value that rises smoothly from 0 at `from` to 1 at `to`. Beyond these
+/// limits, the result is exactly 0 or 1.
 fn smooth(from: f32, to: f32, value: f32) -> f32 {
     let share = ((value - from) / (to - from)).clamp(0.0, 1.0);
     share * share * (3.0 - 2.0 * share)
@@ -424,8 +459,8 @@ impl Light {
         }
     }
 
-    /// Returns a quantile of the brightness. The fraction `share` of the pixels is
-    /// darker than this value.
+    /// Returns a quantile of the brightness. The fraction `share` of the pixels are darker
+    /// than this value.
     fn quantile(&self, share: f32) -> f32 {
         let mut all: Vec<f32> = self.pixels.iter().map(|pixel| brightness(*pixel)).collect();
         all.sort_by(f32::total_cmp);
@@ -450,8 +485,8 @@ impl Light {
         Light { pixels, ..*self }
     }
 
-    /// Interpolates between four pixels. Outside the picture, the edge pixels
-    /// repeat.
+    /// Interpolates between four pixels. Outside the picture, the edge pixels are
+    /// repeated.
     fn at(&self, x: f32, y: f32) -> [f32; 3] {
         let x = x.clamp(0.0, (self.width - 1) as f32);
         let y = y.clamp(0.0, (self.height - 1) as f32);
@@ -488,8 +523,8 @@ impl Light {
         self.spread(&points)
     }
 
-    /// Averages over squares with a side of 2 * `reach` + 1 pixels, using running
-    /// sums. It does so twice to make wide blooms.
+    /// Averages over squares with a side length of 2 * `reach` + 1 pixels, using running
+    /// sums. This is done twice to create wide blooms.
     fn bloomed(&self, reach: usize) -> Light {
         let once = self.averaged_across(reach).turned();
         let once = once.averaged_across(reach);
@@ -497,7 +532,7 @@ impl Light {
         twice.averaged_across(reach)
     }
 
-    /// Fits the first channel to the edges of `guide` with the guided filter (He,
+    /// Aligns the first channel with the edges in `guide` by using the guided filter (He,
     /// Sun, Tang 2010), so that a matte ends at the edge of the hair.
     fn along_edges_of(&self, guide: &Light) -> Light {
         let gray: Vec<f32> = guide
@@ -558,9 +593,9 @@ impl Light {
         }
     }
 
-    /// Adds sensor noise. The part `shot` grows with the square root of the light,
-    /// and the part `read` is always present. Both values are standard deviations at
-    /// full light.
+    /// Adds sensor noise. The shot noise grows with the square root of the light, and
+    /// the read noise is constant. `shot` and `read` are the standard deviations of the
+    /// two kinds of noise at full light.
     fn add_noise(&mut self, shot: f32, read: f32, dice: &mut Dice) {
         for pixel in &mut self.pixels {
             for value in pixel {
@@ -571,16 +606,16 @@ impl Light {
     }
 
     /// Converts to values between 0 and 255 with the sRGB curve. `black` and `white`
-    /// are the darkest and the brightest value.
+    /// are the darkest and the brightest possible result.
     fn developed(&self, black: f32, white: f32) -> Vec<[f32; 3]> {
         let level = |light: f32| black + (white - black) * encoded(light);
         self.pixels.iter().map(|pixel| pixel.map(level)).collect()
     }
 }
 
-/// Applies the firmware's last steps to values between 0 and 255. It halves the
-/// resolution of the colors and smooths them, applies an unsharp mask of strength
-/// `sharpen`, and then compresses the picture as JPEG.
+/// Applies the firmware's last steps to values between 0 and 255. They halve the
+/// resolution of the colors and smooth them, apply an unsharp mask of strength `sharpen`,
+/// and compress the picture as JPEG.
 fn filed(
     pixels: &[[f32; 3]],
     (width, height): (usize, usize),
@@ -597,8 +632,8 @@ fn filed(
     let mut picture = RgbImage::new(width as u32, height as u32);
     for (x, y, to) in picture.enumerate_pixels_mut() {
         let (x, y) = (x as isize, y as isize);
-        // The differences from the brightness are averaged over the blocks of 4:2:0
-        // subsampling.
+        // The differences between the colors and the brightness are averaged over
+        // blocks of 2x2 pixels, as in 4:2:0 subsampling.
         let (left, top) = (x & !1, y & !1);
         let mut color = [0.0; 3];
         for (dx, dy) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
@@ -618,7 +653,7 @@ fn filed(
     let mut bytes = Vec::new();
     JpegEncoder::new_with_quality(&mut bytes, quality)
         .encode_image(&picture)
-        .context("cannot be made a JPEG")?;
+        .context("cannot be encoded as JPEG")?;
     Ok((bytes, picture.dimensions()))
 }
 
@@ -627,7 +662,7 @@ type Filed = anyhow::Result<(Vec<u8>, (u32, u32))>;
 // ---------------------------------------------------------------------------
 // The presets.
 
-/// The light from various lamps in a dim room, as red, green and blue.
+/// The light from various lamps in a dim room, as red, green, and blue.
 const LAMPS: [[f32; 3]; 4] = [
     [1.45, 0.98, 0.52], // incandescent, white balance too weak
     [0.92, 1.14, 0.80], // old fluorescent tube
@@ -638,14 +673,14 @@ const LAMPS: [[f32; 3]; 4] = [
 fn dim(picture: &RgbImage, dice: &mut Dice) -> Filed {
     let mut light = Light::from(picture, 240);
     light = light.defocused(dice.between(0.4, 1.0));
-    // The automatic exposure reaches its limit, so even the bright parts use only a
-    // fifth of the range. The factor depends on the brightness of the picture.
+    // The automatic exposure reaches its limit, so even the bright parts of the picture use
+    // only about a fifth of the range. The factor depends on the brightness of the picture.
     let exposure = dice.between(0.10, 0.24) / light.quantile(0.92).max(0.05);
     let lamp = dice.one_of(&LAMPS);
     let strength = dice.between(0.5, 1.0);
     let lamp = lamp.map(|factor| factor.powf(strength));
-    // Stray light in a cheap lens adds a veil that is a fraction of the whole
-    // picture's mean.
+    // Stray light in a cheap lens adds a veil. Its brightness is a fraction of the mean
+    // brightness of the picture.
     let veil = dice.between(0.02, 0.06);
     light.each(|pixel| {
         let mut lit = [0.0; 3];
@@ -678,8 +713,8 @@ fn backlight(picture: &RgbImage, faces: &[[f32; 4]], dice: &mut Dice) -> Filed {
         .collect();
     let (width, height) = (light.width as f32, light.height as f32);
     if people.is_empty() {
-        // There are no labels, and the detector found no face. The face is most
-        // likely so close that it fills the picture.
+        // There are no labels, and the detector found no face. Most likely, the face is so
+        // close that it fills the picture.
         people.push([0.05 * width, 0.05 * height, 0.95 * width, height]);
     }
 
@@ -695,8 +730,8 @@ fn backlight(picture: &RgbImage, faces: &[[f32; 4]], dice: &mut Dice) -> Filed {
         let bright = window * (0.75 + 0.25 * lean * x - 0.2 * y);
         tint.map(|tint| tint * bright)
     });
-    // The matte marks where people stand in front of the window: their heads, and
-    // their shoulders down to the edge.
+    // The matte covers the people in front of the window. It includes their heads, and
+    // their shoulders down to the lower edge of the picture.
     let mut matte = Light {
         pixels: vec![[0.0; 3]; light.pixels.len()],
         ..light
@@ -718,7 +753,7 @@ fn backlight(picture: &RgbImage, faces: &[[f32; 4]], dice: &mut Dice) -> Filed {
         let mut mixed = [0.0; 3];
         for c in 0..3 {
             let person = own[c] * room;
-            // The background stays recognizable in the bright area.
+            // The background remains visible in the bright area.
             let background = behind[c] * (1.0 - detail + detail * own[c]);
             mixed[c] = matte[c] * person + (1.0 - matte[c]) * background;
         }
@@ -748,12 +783,12 @@ fn backlight(picture: &RgbImage, faces: &[[f32; 4]], dice: &mut Dice) -> Filed {
     filed(&pixels, size, dice.between(0.2, 0.9), quality)
 }
 
-/// Returns the fraction of the point that a person with this face covers, between 0
-/// and 1.
+/// Returns how much the person with this face covers the point (`x`, `y`), from 0 (not
+/// at all) to 1 (completely).
 fn person(&[x1, y1, x2, y2]: &[f32; 4], x: f32, y: f32) -> f32 {
     let (width, height) = ((x2 - x1).max(1.0), (y2 - y1).max(1.0));
     let (center_x, center_y) = (x1.midpoint(x2), y1.midpoint(y2));
-    // The head is wider and taller than the face's box.
+    // The head is wider and taller than the box of the face.
     let across = (x - center_x) / (0.69 * width);
     let up = (y - center_y + 0.08 * height) / (0.74 * height);
     let head = (across * across + up * up).sqrt();
@@ -768,8 +803,8 @@ fn person(&[x1, y1, x2, y2]: &[f32; 4], x: f32, y: f32) -> f32 {
 
 fn motion(picture: &RgbImage, dice: &mut Dice) -> Filed {
     let mut light = Light::from(picture, 320);
-    // People walk across the picture or toward the camera. A third of the time, the
-    // camera shakes on its arm, in any direction and along a curve.
+    // In most pictures, people walk across the picture or toward the camera. In a third of
+    // the pictures, the camera shakes on its arm, in any direction and along a curve.
     let length = dice.between(0.022, 0.062) * light.longest();
     let shakes = dice.between(0.0, 1.0) < 0.33;
     let angle: f32 = if shakes {
@@ -786,8 +821,7 @@ fn motion(picture: &RgbImage, dice: &mut Dice) -> Filed {
     let share = 1.0 / (steps + 1) as f32;
     let points: Vec<(f32, f32, f32)> = (0..=steps)
         .map(|step| {
-            // `along` goes from -0.5 to 0.5 along the path, which is bent like a
-            // parabola.
+            // `along` goes from -0.5 to 0.5 along the path, which is a parabola.
             let along = step as f32 * (1.0 / steps as f32) - 0.5;
             let (forth, side) = (along * length, bend * length * (along * along - 0.08));
             (
@@ -818,8 +852,9 @@ fn motion(picture: &RgbImage, dice: &mut Dice) -> Filed {
 fn infrared(picture: &RgbImage, dice: &mut Dice) -> Filed {
     let mut light = Light::from(picture, 320);
     light = light.defocused(dice.between(0.5, 1.1));
-    // Near infrared is next to red. Skin and most dyed cloth reflect it well, so
-    // colorful things look bright, and lips and blemishes vanish.
+    // Near infrared is next to red in the spectrum. Skin and most dyed cloth reflect
+    // near infrared well, so colorful things look bright, and lips and blemishes
+    // disappear.
     let dye = dice.between(0.35, 0.75);
     light.each(|[r, g, b]| {
         let brightest = r.max(g).max(b);
@@ -843,7 +878,7 @@ fn infrared(picture: &RgbImage, dice: &mut Dice) -> Filed {
         // This shoulder curve compresses bright values before they clip.
         *pixel = [1.12 * value / (1.0 + 0.25 * value); 3];
     }
-    // The noise is gray, with the same value in all channels.
+    // The noise is gray, which means that it has the same value in all channels.
     let gain = dice.between(0.6, 1.4);
     for pixel in &mut light.pixels {
         let deviation = gain * (0.0012 * pixel[0].max(0.0) + 0.000_06).sqrt();
@@ -853,4 +888,20 @@ fn infrared(picture: &RgbImage, dice: &mut Dice) -> Filed {
     let size = (light.width, light.height);
     let quality = dice.between(50.0, 70.0) as u8;
     filed(&pixels, size, dice.between(0.4, 1.2), quality)
+}
+
+fn cast(picture: &RgbImage, dice: &mut Dice) -> Filed {
+    let mut light = Light::from(picture, 400);
+    light = light.defocused(dice.between(0.3, 0.6));
+    let exposure = dice.between(0.6, 1.0);
+    let lamp = dice.one_of(&LAMPS);
+    let strength = dice.between(0.7, 1.3);
+    let lamp = lamp.map(|factor| exposure * factor.powf(strength));
+    light.each(|[r, g, b]| [r * lamp[0], g * lamp[1], b * lamp[2]]);
+    let gain = dice.between(0.6, 1.3);
+    light.add_noise(0.018 * gain, 0.003 * gain, dice);
+    let pixels = light.developed(dice.between(0.0, 14.0), dice.between(235.0, 255.0));
+    let size = (light.width, light.height);
+    let quality = dice.between(55.0, 75.0) as u8;
+    filed(&pixels, size, dice.between(0.2, 0.8), quality)
 }

@@ -1,14 +1,14 @@
-/* A plugin for qemu-user 7.2 (plugin API version 1) that counts the instructions
- * that a program runs between two markers.
+/* A plugin for qemu-user 7.2 (plugin API version 1). It counts the instructions
+ * that a program executes between two markers.
  *
  *   qemu-aarch64 -plugin libcount.so,out=FILE[,where=N] PROGRAM
  *
- * A marker is a call of getpgid(2) with the ID of a process that cannot exist: BEGIN
+ * A marker is a call to getpgid(2) with a process ID that cannot exist, which is BEGIN
  * or END below. For each section between markers, the plugin writes a line "count
  * ALL FMLA" to FILE, with the number of all instructions and the number of vector
  * multiply-adds of floats. With `where`, it adds lines "at COUNT FMLA FUNCTION" for
- * the N functions with the most instructions. The counts are correct for one thread
- * only, so the program must not run other threads between markers. */
+ * the N functions with the most instructions. The counts are correct only if a single
+ * thread runs, so the program must not run other threads between markers. */
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The declarations from qemu-plugin.h that this file uses. Debian does not package it. */
+/* The declarations that this file needs from qemu-plugin.h, which Debian does not package. */
 #define EXPORT __attribute__((visibility("default")))
 typedef uint64_t qemu_plugin_id_t;
 typedef struct qemu_info_t qemu_info_t;
@@ -38,7 +38,8 @@ EXPORT int qemu_plugin_version = 1;
 
 enum { GETPGID = 155 /* aarch64 */, BEGIN = 0x4d41534b, END = 0x4d41534c };
 
-/* A translated block, with the number of its runs in total and before the last BEGIN. */
+/* A translated block. `runs` counts all of its runs, and `before` counts its runs before
+ * the last BEGIN. */
 struct block {
     uint64_t runs, before;
     uint32_t all, fmla;
@@ -55,8 +56,8 @@ static struct block *blocks;
 static FILE *out;
 static int where;
 
-/* Whether this is an FMLA of vectors of 32-bit or 64-bit floats, by vector or by
- * element (Arm ARM C7.2). */
+/* Returns whether this is an FMLA instruction on vectors of 32-bit or 64-bit floats, by
+ * vector or by element (Arm ARM C7.2). */
 static bool is_fmla(uint32_t code)
 {
     return (code & 0xbfa0fc00) == 0x0e20cc00 || (code & 0xbf80f400) == 0x0f801000;

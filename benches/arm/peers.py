@@ -2,8 +2,9 @@
 
     peers.py onnxruntime|litert FOLDER MODELS
 
-Runs in an emulated Python. FOLDER is the folder that `arm-python` created, and MODELS is the folder with maskd's
-models. Prints one line for each section between markers, in order, with the name of the corresponding stage in maskd.
+This script runs in an emulated Python. FOLDER is the folder that `arm-python` created, and MODELS is the folder with
+maskd's models. For each section between markers, the script prints one line with the name of the corresponding stage in
+maskd.
 """
 
 import os
@@ -14,7 +15,7 @@ sys.path.insert(0, f"{FOLDER}/packages")
 
 import numpy as np  # noqa: E402
 
-# The same values as in stages.rs.
+# These values must be the same as in stages.rs.
 BEGIN, END = 0x4D41534B, 0x4D41534C
 ROUNDS = 3
 
@@ -26,7 +27,7 @@ def mark(number):
         os.getpgid(number)
     except ProcessLookupError:
         return
-    raise SystemExit("no process should have that number")
+    raise SystemExit("no process should have this ID")
 
 
 def count(stage, work):

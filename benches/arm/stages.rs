@@ -1,8 +1,9 @@
-//! The program whose instructions `benches/arm/run` counts. Each stage of a frame
-//! runs between two markers that the QEMU plugin (`count.c`) recognizes.
+//! Runs the stages of frame processing so that `benches/arm/run` can count their
+//! instructions. Each stage runs between two markers that the QEMU plugin (`count.c`)
+//! recognizes.
 //!
-//! Prints one line for each section between markers, in order. Without the plugin,
-//! the markers do nothing.
+//! The program prints one line for each section between markers, in order. Without the
+//! plugin, the markers do nothing.
 
 use std::hint::black_box;
 use std::io::Cursor;
@@ -19,19 +20,22 @@ use maskd::vision::motion::MotionDetector;
 use maskd::vision::pipeline::Pipeline;
 use rustix::process::{Pid, getpgid};
 
-/// Process IDs that cannot exist. `count.c` uses the same IDs.
+/// Marks the beginning of a section. No process can have this ID. `count.c` uses the
+/// same IDs.
 const BEGIN: i32 = 0x4d41_534b;
+/// Marks the end of a section. No process can have this ID.
 const END: i32 = 0x4d41_534c;
 
-/// Number of counted runs of each stage. A first run before them is not counted.
+/// Number of counted runs of each stage. Before these runs, the stage runs once without
+/// being counted.
 const ROUNDS: usize = 3;
 
-/// The frame size used by most webcams.
+/// The frame size that most webcams use.
 const SIZE: (u32, u32) = (640, 480);
 
 fn mark(number: i32) {
     let answer = getpgid(Pid::from_raw(number));
-    assert!(answer.is_err(), "no process has the number {number}");
+    assert!(answer.is_err(), "no process can have the ID {number}");
 }
 
 fn count<T, E>(stage: &str, mut work: impl FnMut() -> Result<T, E>) -> Result<(), E> {
@@ -46,7 +50,7 @@ fn count<T, E>(stage: &str, mut work: impl FnMut() -> Result<T, E>) -> Result<()
     Ok(())
 }
 
-/// Encodes the picture in the format that a camera sends.
+/// Encodes the picture as JPEG, which is the format that many cameras send.
 fn jpeg(pixels: &RgbImage) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Cursor::new(Vec::new());
     JpegEncoder::new_with_quality(&mut bytes, 85).encode_image(pixels)?;
@@ -77,7 +81,7 @@ fn main() -> anyhow::Result<()> {
     let mut pipeline = with_side(320)?;
     count("detect-320", || pipeline.detect(&frame))?;
 
-    let mut faces = pipeline.detect(&frame)?;
+    let mut faces = pipeline.detect(&frame)?.faces;
     ensure!(!faces.is_empty(), "the example shows no face");
     faces.truncate(1);
     count("crop", || pipeline.cut(&frame, &faces))?;

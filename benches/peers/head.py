@@ -2,7 +2,7 @@
 
     head.py CLASSIFIER OUT.npz
 
-Runs in the virtual environment with the `onnx` package, which is not the one with TensorFlow.
+This script runs in the virtual environment that has the `onnx` package. TensorFlow is in a different one.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from onnx import numpy_helper
 
 def main(classifier: str, out: str) -> None:
     arrays = {each.name: numpy_helper.to_array(each) for each in onnx.load(classifier).graph.initializer}
-    # ONNX stores a dense layer's kernel as outputs x inputs, and Keras stores it the
-    # other way around.
+    # ONNX stores the kernel of a dense layer as outputs x inputs, and Keras stores it as
+    # inputs x outputs.
     np.savez(
         out,
         kernel0=arrays["head.0.weight"].T,

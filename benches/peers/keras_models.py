@@ -1,10 +1,11 @@
-"""Converts maskd's classifier for Keras and LiteRT by attaching its head to the Keras file that the backbone comes
-from.
+"""Converts maskd's classifier for Keras and LiteRT. The script attaches maskd's head to the Keras file from which the
+backbone was exported.
 
     keras_models.py HEAD.npz FOLDER
 
-Writes classifier.h5, classifier.tflite and classifier.json to FOLDER. The JSON file has the number of multiply-adds for
-a crop. Runs in the tutorial's virtual environment, because the tutorial's package contains the backbone.
+The script writes classifier.h5, classifier.tflite and classifier.json to FOLDER. The JSON file contains the number of
+multiply-adds for one crop. The script runs in the tutorial's virtual environment, because the tutorial's package
+contains the backbone.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def multiply_adds(model: Model) -> int:
         if isinstance(layer, (Conv2D, DepthwiseConv2D)):
             _, height, width, channels = layer.output_shape
             rows, columns, inputs, _ = layer.weights[0].shape
-            # Each channel in a depthwise convolution has one input.
+            # In a depthwise convolution, each channel has one input.
             inputs = 1 if isinstance(layer, DepthwiseConv2D) else inputs
             total += height * width * channels * rows * columns * inputs
         elif isinstance(layer, Dense):

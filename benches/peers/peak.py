@@ -1,8 +1,8 @@
-"""Measures the peak number of multiply-adds per second on one core of this machine, with a product of large float32
+"""Measures the peak number of multiply-adds per second on one core of this machine by multiplying large float32
 matrices.
 
-Prints one number, in billions. It is the fastest run of the faster of two libraries, because it stands for what the
-machine can do and not for what it usually does.
+The script prints one number, in billions. It comes from the fastest run with the faster of two libraries, because the
+script measures what the machine can do and not what it usually does.
 """
 
 from __future__ import annotations

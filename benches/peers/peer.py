@@ -2,11 +2,11 @@
 
     peer.py onnxruntime|litert|opencv|keras CLASSIFIER THREADS
 
-If THREADS is 0, the runtime uses its own default. The process stays alive over all rounds, so that loading is not
-measured. It prints one JSON object per line. The first object has the version. For each request `{"crops": [...],
-"seconds": S}` on standard input, the process runs the classifier on the crops repeatedly for S seconds, and answers
-with the milliseconds of each run and the probabilities of each crop. Crops are pictures of 224 x 224 pixels. The
-process ends when its input ends.
+If THREADS is 0, the runtime uses its own default. The process keeps running through all rounds, so that loading is not
+measured. It prints one JSON object per line. The first object contains the version. For each request `{"crops": [...],
+"seconds": S}` on standard input, the process repeatedly runs the classifier on the crops for S seconds. It answers with
+the milliseconds of each run and the probabilities for each crop. Crops are pictures of 224 x 224 pixels. The process
+ends when its input ends.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def keras(classifier: str, threads: int) -> tuple[Run, str]:
 
 
 PEERS: dict[str, tuple[Callable[[str, int], tuple[Run, str]], bool]] = {
-    # The second value says whether the channels are the last axis of the input.
+    # The second value is true if the channels are the last axis of the input.
     "onnxruntime": (onnxruntime, False),
     "litert": (litert, True),
     "opencv": (opencv, False),
@@ -94,10 +94,10 @@ PEERS: dict[str, tuple[Callable[[str, int], tuple[Run, str]], bool]] = {
 
 
 def read(picture: str, channels_last: bool) -> np.ndarray:
-    """Reads a crop as models/README.md specifies: RGB, value / 127.5 - 1."""
+    """Reads a crop in the input format from models/README.md: RGB, value / 127.5 - 1."""
     pixels = cv2.imread(picture)
     if pixels is None or pixels.shape != (SIDE, SIDE, 3):
-        raise ValueError(f"{picture} is no picture of {SIDE} x {SIDE} pixels")
+        raise ValueError(f"{picture} is not a picture of {SIDE} x {SIDE} pixels")
     values = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.float32) / np.float32(127.5) - np.float32(1)
     return np.ascontiguousarray((values if channels_last else values.transpose(2, 0, 1))[None])
 

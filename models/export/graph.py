@@ -1,4 +1,4 @@
-"""Assembles ONNX files from nodes, initializers and metadata, with stable bytes.
+"""Assembles ONNX files from nodes, initializers, and metadata.
 
 The modules for the two models determine what is in a graph. This module ensures that the same
 content always gives the same bytes.
@@ -47,11 +47,11 @@ class Graph:
         self._named.append(_float_tensor(name, shape))
 
     def constant(self, name: str, value: NDArray[np.floating]) -> str:
-        """Adds a float32 initializer. The same name may be used again for the same value."""
+        """Adds a float32 initializer. A name may be used more than once if the value is the same."""
         tensor = numpy_helper.from_array(np.ascontiguousarray(value, dtype=np.float32), name)
         known = self._initialisers.setdefault(name, tensor)
         if known.SerializeToString() != tensor.SerializeToString():
-            raise ValueError(f"Two different initialisers are named {name}.")
+            raise ValueError(f"Two different initializers are named {name}.")
         return name
 
     def node(self, operator: str, inputs: Sequence[str], output: str, **attributes: object) -> str:
@@ -70,7 +70,7 @@ class Graph:
         pads: Sequence[int] = (0, 0, 0, 0),
         group: int = 1,
     ) -> str:
-        """Adds a convolution. `pads` is top, left, bottom, right."""
+        """Adds a convolution. `pads` contains the padding at the top, left, bottom, and right."""
         return self.node(
             "Conv",
             [source, self.constant(f"{output}.weight", weight), self.constant(f"{output}.bias", bias)],

@@ -33,7 +33,7 @@ def faces(session: ort.InferenceSession, image: NDArray[np.float32], threshold: 
 
 
 def _level(raw: NDArray[np.float32], stride: int) -> Faces:
-    """Decodes all cells of a level. A cell's prior is its top-left corner and not its center."""
+    """Decodes all cells of a level. A cell's prior is its top-left corner rather than its center."""
     channels, height, width = raw.shape
     row, column = np.mgrid[0:height, 0:width]
     value = raw.astype(np.float64)

@@ -1,5 +1,5 @@
-//! The connections of the control socket and of the page: how many there are, how long
-//! each one may stay idle, and which one is closed to make room for a new one.
+//! Manages the connections to the control socket and the page. Limits their number and
+//! idle time, and decides which connection to close to make room for a new one.
 //!
 //! No client can lock others out, regardless of what it sends or fails to send. Every
 //! wait for a client has a deadline, and a new connection replaces one that makes no
@@ -28,15 +28,15 @@ use tokio_util::sync::CancellationToken;
 /// Maximum duration of a TLS handshake, of reading a request head, and of reading a
 /// request body. An idle connection is also closed after this time.
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection is closed if data waits to be sent and the client has read nothing for
-/// this long.
+/// A connection is closed if data is waiting to be sent and the client has read nothing
+/// for this long.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum size of a request head, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// Maximum size of a request body, in bytes.
 pub(crate) const MAX_BODY: usize = 64 * 1024;
 
-/// The maximum numbers of simultaneous connections of a server.
+/// Limits on the number of simultaneous connections to a server.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     /// Maximum number of connections.
@@ -51,7 +51,7 @@ pub(crate) struct Limits {
 pub(crate) struct Connections {
     limits: Limits,
     table: Arc<Mutex<Table>>,
-    /// The time from which the times in [`Client`] are measured.
+    /// The time from which [`Client`] counts milliseconds.
     start: Instant,
 }
 
@@ -68,8 +68,8 @@ struct Entry {
     evicted: CancellationToken,
 }
 
-/// Information about the client of a connection. Each request carries a clone of it as an
-/// extension.
+/// Information about the client of a connection. Each request carries a clone of this
+/// value as an extension.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     state: Arc<ClientState>,
@@ -78,8 +78,9 @@ pub(crate) struct Client {
 
 #[derive(Debug, Default)]
 struct ClientState {
-    /// When the client last received data or, if it has received none, when it connected;
-    /// in milliseconds.
+    /// The time at which the client last received data, in milliseconds since
+    /// `Connections::start`. Until the client has received data, this is the time at
+    /// which it connected.
     progress_at: AtomicU64,
     has_access: AtomicBool,
     /// Number of requests that are being handled.
@@ -101,16 +102,16 @@ impl Client {
         self.state.progress_at.store(now, Ordering::Relaxed);
     }
 
-    /// Records that the client has authenticated with a password or a token. Its
-    /// connection is then closed only if no unauthenticated client's connection can make
-    /// room for a new one.
+    /// Records that the client has authenticated with a password or a token. From then
+    /// on, the client's connection is closed only if no unauthenticated connection can be
+    /// closed instead.
     pub(crate) fn prove_access(&self) {
         self.state.has_access.store(true, Ordering::Relaxed);
     }
 
-    /// Keeps the connection from being closed to make room for a new one until the
-    /// returned value is dropped. Call this only after the whole request has been read,
-    /// so that a slow client cannot extend its protection.
+    /// Protects the connection until the returned value is dropped: it is not closed to
+    /// make room for a new one. Call this function only after the whole request has been
+    /// read. Otherwise, a client could extend the protection by sending slowly.
     pub(crate) fn handling(&self) -> Handling {
         self.state.handled.fetch_add(1, Ordering::Relaxed);
         Handling(Arc::clone(&self.state))
@@ -164,9 +165,9 @@ impl Connections {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns a slot for a new connection. If a limit has been reached, this closes an
-    /// older connection, or returns `None` if none may be closed. `peer` is the client's
-    /// address, if it has one.
+    /// Returns a slot for a new connection. If a limit has been reached, closes an older
+    /// connection. Returns `None` if none of the older connections may be closed. `peer`
+    /// is the client's address, if it has one.
     pub(crate) fn admit(&self, peer: Option<IpAddr>) -> Option<Place> {
         let network = peer.map(network);
         let mut table = self.lock();
@@ -205,10 +206,11 @@ impl Connections {
 impl Table {
     /// Closes one of the matching connections. Returns `None` if none may be closed.
     ///
-    /// Unauthenticated clients are closed first. Among them, clients from the network
-    /// with the most connections come first, and then the one that has made no progress
-    /// for the longest time. A stranger who opens many connections therefore displaces
-    /// their own connections and not the owner's.
+    /// Connections of unauthenticated clients are closed first. Among these, the
+    /// connections from the network with the most connections are closed first. Within
+    /// this network, the connection that has made no progress for the longest time is
+    /// closed first. A stranger who opens many connections therefore displaces their own
+    /// connections rather than the owner's.
     fn evict(&mut self, matches: impl Fn(&Entry) -> bool) -> Option<()> {
         let mut by_network: HashMap<Option<IpAddr>, usize> = HashMap::new();
         for entry in self.entries.values() {
@@ -232,8 +234,8 @@ impl Table {
     }
 }
 
-/// Returns an IPv4 address unchanged, and the /64 network of an IPv6 address, because one
-/// client can use all the addresses in such a network.
+/// Returns an IPv4 address unchanged. For an IPv6 address, returns its /64 network,
+/// because one client can use all the addresses in such a network.
 pub(crate) fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => {
@@ -245,8 +247,8 @@ pub(crate) fn network(peer: IpAddr) -> IpAddr {
 }
 
 impl Place {
-    /// Wraps the transport of the connection to detect a client that does not read. TLS
-    /// must run on top of the returned value.
+    /// Wraps the transport of the connection, so that a client that does not read is
+    /// detected. TLS must run on top of the returned value.
     pub(crate) fn watch<S>(&self, stream: S) -> WatchedStream<S> {
         WatchedStream {
             stream,
@@ -265,8 +267,8 @@ impl Place {
         }
     }
 
-    /// Answers the requests on the connection until it ends. After `stop`, it finishes
-    /// the requests in progress and accepts no more.
+    /// Serves the requests on the connection until the connection ends. Once `stop` is
+    /// triggered, finishes the requests in progress and accepts no more.
     pub(crate) async fn serve<S>(
         &self,
         stream: S,
@@ -288,7 +290,7 @@ impl Place {
             .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
-        // Errors are ignored because clients that disconnect are not worth a log line.
+        // Errors are ignored because a disconnecting client is not worth a log line.
         let serving = async {
             tokio::select! {
                 _ = connection.as_mut() => return,
@@ -330,7 +332,8 @@ pub(crate) struct WatchedStream<S> {
     client: Client,
     /// How long data may wait to be written before writes fail.
     limit: Duration,
-    /// When writes fail; `None` while no data waits to be written.
+    /// The time at which writes start to fail; `None` while no data is waiting to be
+    /// written.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -444,6 +447,22 @@ mod tests {
     }
 
     #[test]
+    fn clients_with_access_are_closed_last() {
+        let connections = Connections::new(LIMITS);
+        let viewers: Vec<Place> = (0..6)
+            .map(|_| {
+                let viewer = admit(&connections, 1);
+                viewer.client.prove_access();
+                viewer
+            })
+            .collect();
+        let strangers: Vec<Place> = (2..8).map(|last| admit(&connections, last)).collect();
+        let closed: Vec<bool> = strangers.iter().map(is_closed).collect();
+        assert_eq!(closed, [true, true, true, true, false, false]);
+        assert!(!viewers.iter().any(is_closed));
+    }
+
+    #[test]
     fn a_request_that_is_being_handled_is_not_cut_off() {
         let connections = Connections::new(LIMITS);
         let busy: Vec<(Place, Handling)> = (0..8)
@@ -484,8 +503,8 @@ mod tests {
             let mut watched = place.watch(near);
             watched.limit = Duration::from_millis(400);
             let start = Instant::now();
-            // A client that reads a little from time to time is only slow and must not be
-            // closed.
+            // A client that periodically reads a little is merely slow, so its connection
+            // must not be closed.
             let slow = async {
                 for _ in 0..4 {
                     tokio::time::sleep(Duration::from_millis(150)).await;

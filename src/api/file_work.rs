@@ -1,10 +1,11 @@
-//! Runs the file operations of requests on other threads than the one that answers
-//! requests.
+//! Runs the file operations of requests on separate threads, and not on the thread that
+//! serves the requests.
 //!
-//! An import can copy thousands of pictures, and a disk can hang. The answering thread
-//! must still serve `/healthz` in the meantime, so file operations run on the blocking
-//! threads of the tokio runtime. The number of these threads is small. A request waits
-//! only a limited time for a free thread, and work that makes no progress is abandoned.
+//! An import can copy thousands of pictures, and a disk can hang. The thread that serves
+//! the requests must still respond to `/healthz` in the meantime, so file operations run
+//! on the blocking threads of the tokio runtime. The number of these threads is small. A
+//! request waits only a limited time for a free thread, and work that makes no progress
+//! is abandoned.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,11 +33,11 @@ static LONG_THREADS: Semaphore = Semaphore::const_new(LONG);
 pub(crate) enum Length {
     /// A fraction of a second.
     Short,
-    /// Up to many minutes. The task must call [`Progress::is_canceled`] at every step.
+    /// Possibly many minutes. The task must call [`Progress::is_canceled`] at every step.
     Long,
 }
 
-/// The progress of a task, and whether the task must end early.
+/// Counts the steps of a task, and tells the task whether it must end early.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     steps: AtomicU64,
@@ -120,8 +121,8 @@ async fn run_on<T: Send + 'static>(
     let mut running = tokio::task::spawn_blocking({
         let progress = Arc::clone(&progress);
         move || {
-            // If the work hangs, the permit stays taken, because the thread is still
-            // occupied.
+            // If the work hangs, the thread is still occupied, so the permit is not
+            // returned.
             let _permit = permit;
             work(&progress)
         }

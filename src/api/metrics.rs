@@ -1,8 +1,8 @@
-//! Metrics in the text format of Prometheus, and health checks.
+//! Metrics in the Prometheus text format, and health checks.
 //!
-//! Owns the names of the metrics and the routes `/metrics`, `/healthz` and
-//! `/readyz`. Counts that are stored elsewhere ([`Live`]) are read only when a request
-//! arrives; frame processing updates only a few histograms. Names and units follow
+//! Owns the names of the metrics and the routes `/metrics`, `/healthz`, and `/readyz`.
+//! Values that are already in [`Live`] are read only when a request arrives. While frames
+//! are processed, only a few histograms are updated. Names and units follow
 //! <https://prometheus.io/docs/practices/naming/>. `docs/grafana.json` is a dashboard
 //! that shows the metrics.
 
@@ -38,7 +38,7 @@ const SHORT: [f64; 12] = [
 /// Histogram bucket bounds for durations of seconds to minutes, in seconds.
 const LONG: [f64; 9] = [0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0];
 
-/// If the heartbeat is at least this old, the indicator thread is considered hung.
+/// If the newest heartbeat is at least this old, the indicator thread is considered hung.
 const MAX_HEARTBEAT_AGE: Duration = Duration::from_secs(2);
 
 /// The heartbeat of the indicator thread, used by the watchdog and the health checks.
@@ -46,8 +46,8 @@ const MAX_HEARTBEAT_AGE: Duration = Duration::from_secs(2);
 pub struct Heartbeat {
     /// When the heartbeat was sent.
     pub at: Instant,
-    /// Whether decisions are based on fresh frames, or the camera is known to be
-    /// lost.
+    /// Whether decisions are based on fresh frames. The value is also true while the
+    /// camera is known to be lost.
     pub fresh: bool,
 }
 
@@ -66,7 +66,7 @@ pub enum RefitEnd {
     Accepted,
     /// The gate kept the old head.
     Refused,
-    /// The refit ended with an error, or the daemon stopped before it finished.
+    /// The refit ended with an error, or the daemon stopped before the refit finished.
     Failed,
 }
 
@@ -138,7 +138,7 @@ impl Metrics {
         self.verdict.observe(duration.as_secs_f64());
     }
 
-    /// Counts a change to a new decision.
+    /// Counts a change to the given decision.
     pub fn decision(&self, decision: Decision) {
         let counter = self
             .decisions
@@ -152,7 +152,7 @@ impl Metrics {
         self.refit.observe(duration.as_secs_f64());
     }
 
-    /// Records the scores before and after the last refit.
+    /// Records the scores of the head before and after the last refit.
     pub fn scores(&self, measured: &MeasuredRecord) {
         for (head, scores) in [("before", &measured.before), ("after", &measured.after)] {
             let label = vec![("head", head.to_owned())];
@@ -161,7 +161,7 @@ impl Metrics {
         }
     }
 
-    /// Returns all metrics in the text format of Prometheus.
+    /// Returns all metrics in the Prometheus text format.
     ///
     /// # Errors
     /// Returns the encoder's error. In practice, writing to a string does not fail.
@@ -170,7 +170,7 @@ impl Metrics {
         let r = &mut registry;
         r.register(
             "stage_duration_seconds",
-            "Duration of a stage of a frame, for all its faces together",
+            "Duration of a processing stage for a frame with all its faces",
             self.stages.clone(),
         );
         r.register(
@@ -180,27 +180,27 @@ impl Metrics {
         );
         r.register(
             "decision_changes",
-            "Changes of the decision, by the new decision",
+            "Changes of the decision, by new decision",
             self.decisions.clone(),
         );
         r.register(
             "refits",
-            "Trainings on this device, by outcome",
+            "Training runs on this device, by outcome",
             self.refits.clone(),
         );
         r.register(
             "refit_duration_seconds",
-            "Duration of a training on this device",
+            "Duration of a training run on this device",
             self.refit.clone(),
         );
         r.register(
             "refit_accuracy_ratio",
-            "Share of held-out samples that are classified correctly, before and after the last training",
+            "Fraction of held-out samples that are classified correctly, before and after the last training run",
             self.accuracy.clone(),
         );
         r.register(
             "refit_loss_nats",
-            "Mean loss on held-out samples, before and after the last training",
+            "Mean loss on held-out samples, before and after the last training run",
             self.loss.clone(),
         );
         snapshot.register(r);
@@ -220,12 +220,13 @@ impl RefitEnd {
     }
 }
 
-/// The values that are stored elsewhere, read at the time of a request.
+/// Values that are stored elsewhere and are read when a request arrives.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     /// The live state of the daemon.
     pub live: Live,
-    /// Number of samples by label. Samples without a label are under `unlabelled`.
+    /// Number of samples by label. Samples without a label are counted under
+    /// `unlabelled`.
     pub samples: Vec<(String, usize)>,
     /// Number of labels assigned since the last refit.
     pub new_labels: usize,
@@ -233,7 +234,8 @@ pub struct Snapshot {
     pub is_alive: bool,
 }
 
-/// Creates gauges that share a name and differ in the value of one label.
+/// Creates gauges with the same name. Each gauge has a different value of the Prometheus
+/// label `label`.
 fn gauges(label: &'static str, values: impl IntoIterator<Item = (String, f64)>) -> Gauges {
     let family = Gauges::default();
     for (name, value) in values {
@@ -287,12 +289,12 @@ impl Snapshot {
             ),
             (
                 "captures",
-                "Face pictures that were stored to be labelled",
+                "Face pictures that were stored for labeling",
                 capture.stored,
             ),
             (
                 "captures_dropped",
-                "Face pictures that were dropped because the disk was too slow or refused",
+                "Face pictures that were dropped because the disk was too slow or could not be written to",
                 capture.dropped,
             ),
             (
@@ -339,7 +341,7 @@ impl Snapshot {
             ),
             (
                 "labeled_ending",
-                "Labeled face pictures that will be deleted because of their age",
+                "Labeled face pictures that are about to be deleted because of their age",
                 retention.labeled_ending as f64,
             ),
             (
@@ -359,12 +361,12 @@ impl Snapshot {
             ),
             (
                 "refit_paused",
-                "1 while training waits because of the board's temperature or supply",
+                "1 while training waits because of the board's temperature or power supply",
                 flag(learning.waits_because.is_some()),
             ),
             (
                 "new_labels",
-                "Labels since the last training on this device",
+                "Labels since the last training run on this device",
                 self.new_labels as f64,
             ),
         ] {
@@ -388,7 +390,7 @@ impl Snapshot {
         });
         registry.register(
             "problem",
-            "1 for each topic that needs attention; the status tells why",
+            "1 for each topic that needs attention; the status explains why",
             gauges("topic", problems),
         );
         let samples = self.samples.iter();
@@ -419,7 +421,7 @@ impl Snapshot {
             let reasons = reasons.map(|(reason, holds)| (reason.to_owned(), flag(holds)));
             registry.register(
                 "board_throttling",
-                "1 for each reason for which the firmware throttles the board now",
+                "1 for each reason why the firmware is throttling the board now",
                 gauges("reason", reasons),
             );
         }
@@ -434,10 +436,10 @@ struct RouteState {
     heartbeat: watch::Receiver<Heartbeat>,
 }
 
-/// The routes for metrics and health checks. `/metrics` returns all metrics. `/healthz`
-/// returns 200 under the same conditions under which the daemon notifies the watchdog.
-/// `/readyz` returns 200 while decisions are based on frames. Otherwise, both return 503
-/// and a sentence that explains why. No answer contains personal data.
+/// Returns the routes for metrics and health checks. `/metrics` returns all metrics.
+/// `/healthz` returns 200 while the daemon feeds the systemd watchdog, and `/readyz`
+/// returns 200 while decisions are based on fresh frames. Otherwise, both return 503 and
+/// a sentence that explains why. No response contains personal data.
 pub fn routes(
     metrics: Arc<Metrics>,
     handle: DaemonHandle,
@@ -457,7 +459,7 @@ pub fn routes(
 impl RouteState {
     #[expect(
         clippy::disallowed_methods,
-        reason = "the age of the heartbeat is that at the time of the request"
+        reason = "the age of the heartbeat is measured when a request arrives"
     )]
     fn is_alive(&self) -> bool {
         self.heartbeat.borrow().is_alive(Instant::now())
@@ -602,7 +604,7 @@ mod tests {
         for name in &shown {
             assert!(series.contains(name), "{name} is in no metric");
         }
-        // The dashboard covers a histogram if it shows the histogram's buckets, sum or
+        // The dashboard covers a histogram if it shows the histogram's buckets, sum, or
         // count.
         for name in series.iter().filter(|name| !name.ends_with("_bucket")) {
             let family = name.trim_end_matches("_sum").trim_end_matches("_count");
@@ -623,6 +625,7 @@ mod tests {
         };
         MeasuredRecord {
             method: ValidationRecord::CrossValidation { folds: 2 },
+            adaptation: None,
             start: InitialHeadRecord::Base,
             steps: 1,
             curve: Vec::new(),

@@ -1,8 +1,8 @@
 //! The daemon's interfaces to other programs and users: the control socket, the page and
 //! its API, MQTT, and metrics.
 //!
-//! Owns the protocols and the types that travel over them. This module starts no
-//! threads; `daemon` does.
+//! Owns the protocols and the types of the requests and responses. This module starts no
+//! threads; the module `daemon` starts them.
 
 mod connections;
 mod file_work;

@@ -1,9 +1,9 @@
-//! Conditions that need the owner's attention. Each one is reported for as long as it
-//! lasts in the status, on the page, over MQTT and in the metrics. The log records when
-//! it begins, changes and ends.
+//! Conditions that need the owner's attention. Each one is reported in the status, on the
+//! page, over MQTT, and in the metrics for as long as it lasts. The log records when the
+//! condition begins, changes, and ends.
 //!
 //! This module defines the topics and publishes the problems. It knows nothing about the
-//! causes.
+//! causes of the problems.
 
 use std::sync::Arc;
 
@@ -15,10 +15,12 @@ use crate::platform::text::printable;
 /// What a problem is about. There is at most one problem for each topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Topic {
-    /// The config file, after it was reloaded.
+    /// The config file that was reloaded.
     Config,
     /// The control socket.
     Control,
+    /// The files that are needed to connect to the MQTT broker.
+    Mqtt,
     /// The listener of the page.
     Page,
     /// Settings that could not be saved to the config file.
@@ -27,7 +29,13 @@ pub enum Topic {
 
 impl Topic {
     /// All topics.
-    pub const ALL: [Topic; 4] = [Topic::Config, Topic::Control, Topic::Page, Topic::Settings];
+    pub const ALL: [Topic; 5] = [
+        Topic::Config,
+        Topic::Control,
+        Topic::Mqtt,
+        Topic::Page,
+        Topic::Settings,
+    ];
 
     /// The name of the topic in [`Live::problems`] and in the metrics.
     #[must_use]
@@ -35,6 +43,7 @@ impl Topic {
         match self {
             Topic::Config => "config",
             Topic::Control => "control",
+            Topic::Mqtt => "mqtt",
             Topic::Page => "page",
             Topic::Settings => "settings",
         }
@@ -54,8 +63,8 @@ impl Problems {
         Problems { live }
     }
 
-    /// Publishes the problem with a topic as one sentence, or clears it if `problem` is
-    /// `None`.
+    /// Publishes `problem`, which is a sentence about the topic. If `problem` is `None`,
+    /// clears the problem with this topic.
     pub fn set(&self, topic: Topic, problem: Option<String>) {
         let name = topic.name();
         let problem = problem.map(|sentence| {

@@ -1,7 +1,8 @@
 //! The addresses of network cameras.
 //!
-//! Owns the syntax of these addresses, and keeps the user name and password apart from
-//! the rest, so that no message or log can show them. Knows nothing about connections.
+//! Owns the syntax of these addresses. Keeps the user name and password apart from the
+//! rest of the address, so that no message or log can show them. Knows nothing about
+//! connections.
 
 use std::fmt;
 use std::str::FromStr;
@@ -51,12 +52,12 @@ pub enum AddressError {
     Fragment,
     /// The string contains an `@` after the host.
     #[error(
-        "the camera address has an @ behind a slash or question mark; in a user name or password write / as %2F, \\ as %5C, ? as %3F, : as %3A, @ as %40 and % as %25, and behind the host write @ as %40"
+        "the camera address has an @ behind a slash or question mark; in a user name or password write / as %2F, \\ as %5C, ? as %3F, : as %3A, @ as %40, and % as %25, and behind the host write @ as %40"
     )]
     LateAt,
     /// The URL parser rejects the string.
     #[error(
-        "the camera address is not valid ({0}); write it as http://HOST:PORT/PATH, or http://USER:PASSWORD@HOST:PORT/PATH, with / in a password as %2F, : as %3A, @ as %40 and % as %25"
+        "the camera address is not valid ({0}); write it as http://HOST:PORT/PATH, or http://USER:PASSWORD@HOST:PORT/PATH, with / in a password as %2F, : as %3A, @ as %40, and % as %25"
     )]
     Invalid(&'static str),
 }
@@ -107,8 +108,8 @@ impl FromStr for CameraUrl {
     }
 }
 
-/// Returns a description of the parser's error. It is a fixed string, so it cannot
-/// contain any part of the address.
+/// Returns a description of the parser's error. The description is a fixed string, so it
+/// cannot contain any part of the address.
 fn reason(error: &str) -> &'static str {
     match error {
         "empty host" => "it has no host",
@@ -153,9 +154,9 @@ impl fmt::Debug for CameraUrl {
     }
 }
 
-/// Returns the scheme, host, port and path of a URL. The query, and each part of the path
-/// that may assign a value, are replaced with an ellipsis, because some cameras expect
-/// the password there.
+/// Returns the scheme, host, port, and path of a URL. The query is replaced with an
+/// ellipsis, because some cameras expect the password there. Each part of the path that
+/// could also contain a password is replaced as well.
 pub(super) fn shown(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     let port = url
@@ -277,8 +278,8 @@ mod tests {
             at in "[!-~]{0,2}",
             path in "[a-z/?=@]{0,8}",
         ) {
-            // The password contains two markers, so that either half of it is noticed if
-            // the password is cut.
+            // The password contains two markers, so that the test notices a leak of
+            // either half of the password.
             let password = format!("{left}Qx7Z9{at}Z9Qx7{right}");
             let text = format!("http://{user}:{password}@camera.lan/{path}");
             let output = match parse(&text) {

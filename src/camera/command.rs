@@ -1,8 +1,8 @@
 //! Uses a program as a camera. This can be `rpicam-vid`, `ffmpeg`, or any other program
 //! that writes JPEG or raw pictures to its standard output.
 //!
-//! Owns the child process from start to end. Neither the child process nor any process
-//! that it started outlives its source (see `processes.rs`).
+//! Owns the child process from start to end. When a [`CommandSource`] is dropped, the
+//! child process and all processes that it started are ended (see `processes.rs`).
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -27,24 +27,25 @@ use crate::frame::Frame;
 use crate::frame::yuv::Range;
 use crate::platform::text::printable;
 
-/// The time that a program has to exit after it receives SIGTERM or closes its output.
+/// Maximum time for a program to exit after it receives SIGTERM or closes its output.
 const EXIT_GRACE: Duration = Duration::from_millis(500);
 
 /// Capacity of a pipe on Linux. With a buffer of this size, one read empties the pipe, so
-/// that old pictures do not pile up in it.
+/// that old pictures do not pile up in the pipe.
 const PIPE_BYTES: usize = 64 * 1024;
 
 /// Maximum number of lines that an error message quotes from the end of standard error.
 const MAX_LINES: usize = 5;
 
-/// Maximum number of characters that are shown of each line of standard error.
+/// Maximum number of characters that a message quotes from each line of standard error.
 const MAX_LINE: usize = 300;
 
-/// Maximum number of bytes that are kept of each line of standard error. More bytes are
-/// kept than shown, so that passwords are recognized before the line is cut.
+/// Maximum number of bytes that are kept from each line of standard error. This limit is
+/// larger than [`MAX_LINE`], so that passwords are recognized before the line is cut for
+/// a message.
 const MAX_LINE_BYTES: usize = 16 * 1024;
 
-/// How often the exit statuses of orphans are collected.
+/// How often the exit statuses of orphaned processes are collected.
 const COLLECT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A running program that writes pictures to its standard output.
@@ -53,7 +54,7 @@ pub struct CommandSource {
     program: String,
     process: Child,
     family: Family,
-    /// The last time at which the exit statuses of orphans were collected.
+    /// The last time at which the exit statuses of orphaned processes were collected.
     collected_at: Instant,
     output: ChildStdout,
     /// The program's standard error, or `None` once it is closed.
@@ -66,8 +67,8 @@ pub struct CommandSource {
     stop: CancellationToken,
     /// Whether the program has yielded a picture.
     gave_picture: bool,
-    /// Whether the program's exit status was collected. After that, the system may reuse
-    /// its process ID.
+    /// Whether the program's exit status was collected. Once it is collected, the system
+    /// may reuse the program's process ID.
     reaped: bool,
 }
 
@@ -76,7 +77,7 @@ pub struct CommandSource {
 enum CleanExit {
     /// The video has ended.
     EndOfVideo,
-    /// The camera was lost, because a camera never ends.
+    /// The camera was lost. The video of a live camera never ends on its own.
     CameraLost,
 }
 
@@ -94,11 +95,12 @@ impl LatestPicture {
         }
     }
 
-    /// Takes the last picture when the output has ended, if the picture is complete.
+    /// Called when the output has ended. Takes the last picture if it is complete.
     fn finish(&mut self, at: Instant) {
         match self {
             LatestPicture::Mjpeg(latest) => latest.finish(at),
-            // The length of a raw picture is known, so a complete one was already taken.
+            // The length of a raw picture is known, so a complete raw picture was already
+            // taken.
             LatestPicture::Raw(_) => {}
         }
     }
@@ -125,7 +127,7 @@ impl LatestPicture {
                  ffmpeg, end the command with -f mjpeg -)"
             }
             LatestPicture::Raw(_) => {
-                "no whole picture came; it must write raw yuv420 pictures of camera.width x \
+                "no complete picture was received; it must write raw yuv420 pictures of camera.width x \
                  camera.height to its standard output (with ffmpeg, end the command with -pix_fmt \
                  yuv420p -f rawvideo -)"
             }
@@ -137,11 +139,11 @@ impl CommandSource {
     /// Starts a program, `words[0]`, with its arguments.
     ///
     /// The standard input of the program is empty. The program leads its own process
-    /// group, so the terminal's interrupt does not reach it. When this value is dropped,
-    /// the whole group is killed.
+    /// group, so Ctrl-C in the terminal does not interrupt it. When this value is
+    /// dropped, the whole group is killed.
     ///
     /// # Errors
-    /// If the program does not exist or cannot be started.
+    /// Returns an error if the program does not exist or cannot be started.
     pub fn start(
         words: &[String],
         options: &CameraOptions,
@@ -150,12 +152,13 @@ impl CommandSource {
         CommandSource::spawn(words, Range::Limited, CleanExit::EndOfVideo, options, stop)
     }
 
-    /// Starts `rpicam-vid`, which reads the camera module of a Raspberry Pi. If it does
-    /// not exist, this function starts `libcamera-vid`, which is the program's name up to
-    /// the first releases of Raspberry Pi OS Bookworm.
+    /// Starts `rpicam-vid`, which reads the camera module of a Raspberry Pi. If
+    /// `rpicam-vid` does not exist, this function starts `libcamera-vid`. The program has
+    /// this older name in the first releases of Raspberry Pi OS Bookworm and in earlier
+    /// versions.
     ///
     /// # Errors
-    /// If neither program exists, or if the program cannot be started.
+    /// Returns an error if neither program exists, or if the program cannot be started.
     pub fn rpicam(
         options: &CameraOptions,
         stop: &CancellationToken,
@@ -268,7 +271,7 @@ impl CommandSource {
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // Standard error is closed or unreadable. The program may still work, so it
-            // keeps running.
+            // is not ended.
             _ => self.errors = None,
         }
     }
@@ -340,12 +343,12 @@ impl CommandSource {
 
 impl CommandSource {
     /// Kills the remaining processes of the process group and the processes that the
-    /// program started, and then collects the exit status. The order matters, because
-    /// once the status is collected, the system may reuse the group's ID.
+    /// program started. Then collects the exit status. This must come last, because the
+    /// system may reuse the group's ID once the status is collected.
     fn reap(&mut self) -> io::Result<ExitStatus> {
         let group = Pid::from_child(&self.process);
-        // This must happen before the program is killed, because its children then lose
-        // their parent.
+        // The children must be killed before the program, because they lose their parent
+        // when the program is killed.
         self.family.kill();
         let _ = kill_process_group(group, Signal::KILL);
         self.family.kill();
@@ -365,12 +368,12 @@ fn has_ended(process: &Child) -> bool {
     )
 }
 
-/// The program that reads a Raspberry Pi's camera module, under its current and its
-/// former name.
+/// The current and the former name of the program that reads a Raspberry Pi's camera
+/// module.
 pub const RPICAM_PROGRAMS: [&str; 2] = ["rpicam-vid", "libcamera-vid"];
 
 /// Returns the command line for the camera program. Its arguments turn off the time limit
-/// and the preview, and have each picture flushed immediately.
+/// and the preview, and make the program write each picture immediately.
 fn rpicam_words(program: &str, video: &VideoOptions) -> Vec<String> {
     let codec = match video.format {
         VideoFormat::Yuv420 => "yuv420",
@@ -436,8 +439,8 @@ impl Drop for CommandSource {
     }
 }
 
-/// Waits briefly, and returns for each stream whether it has something to read or has
-/// ended.
+/// Waits briefly. Returns one value for each stream, which is true if bytes are available
+/// or if the stream has ended.
 fn wait(output: &impl AsFd, errors: Option<&ChildStderr>) -> Result<(bool, bool), Errno> {
     let Some(errors) = errors else {
         return Ok((ready(&mut [PollFd::new(output, PollFlags::IN)])?, false));

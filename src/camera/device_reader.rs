@@ -1,9 +1,9 @@
 //! Reads a device in a separate thread, because a read may never return.
 //!
 //! Owns the thread and the latest picture that it read. A driver that hangs cannot be
-//! stopped, and a thread that is blocked in the kernel cannot be ended, so no other
-//! thread joins this one. An abandoned thread closes the device as soon as its read
-//! returns. If the read never returns, the thread ends with the process.
+//! stopped, and a thread that is blocked in the kernel cannot be ended. Therefore, no
+//! other thread joins the reading thread. An abandoned thread closes the device as soon
+//! as its read returns. If the read never returns, the thread ends with the process.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,15 +11,16 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::error::SourceError;
-use super::mjpeg::{Splitter, decode, picture_count};
+use super::mjpeg::{Splitter, decode};
 use super::options::{CameraOptions, StreamFormat};
 use super::source::{STOP_CHECK, Source, now};
 use crate::frame::{ConnectionId, Frame};
+use crate::platform::text::counted;
 
 /// A device that is read one picture at a time. Each picture fills one buffer.
 pub(super) trait Device {
-    /// Returns the bytes of the next picture, which may be followed by the remains of
-    /// earlier ones. This function may block forever.
+    /// Returns the bytes of the next picture. The remains of earlier pictures may follow
+    /// these bytes. This function may block forever.
     fn read(&mut self) -> Result<Vec<u8>, SourceError>;
 }
 
@@ -35,7 +36,7 @@ pub(super) struct DeviceReader {
     max_frame_bytes: usize,
     max_frame_pixels: u64,
     stop: CancellationToken,
-    /// Number of pictures since the last one that could be decoded.
+    /// Number of pictures since the last picture that could be decoded.
     undecodable: u64,
     /// The reason the last of these pictures could not be decoded.
     last_error: String,
@@ -51,20 +52,21 @@ struct Shared {
 struct State {
     /// Format of the pictures; `None` until the device is open.
     format: Option<StreamFormat>,
-    /// The latest picture that has not been taken yet, as its bytes, capture time and
+    /// The latest picture that has not been taken yet, as its bytes, capture time, and
     /// number.
     latest: Option<(Vec<u8>, Instant, u64)>,
     /// The reason there will be no more pictures.
     error: Option<SourceError>,
     /// Whether the thread has ended.
     ended: bool,
-    /// Whether the reader was dropped, so that the thread must end.
+    /// Whether the reader was dropped. In that case, the thread must end.
     abandoned: bool,
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic leaves no broken invariant, because no invariant spans two fields.
+        // A poisoned lock is safe to use: a panic cannot break an invariant, because no
+        // invariant spans two fields.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -78,7 +80,8 @@ impl DeviceReader {
     /// Opens a device by calling `open` in the thread that will read the device.
     ///
     /// # Errors
-    /// The error from `open`, or [`SourceError::Stalled`] if opening takes too long.
+    /// Returns the error from `open`, or [`SourceError::Stalled`] if opening takes too
+    /// long.
     pub(super) fn open<D: Device>(
         name: &str,
         open: impl FnOnce() -> Result<OpenedDevice<D>, SourceError> + Send + 'static,
@@ -157,8 +160,8 @@ impl DeviceReader {
         match self.format {
             StreamFormat::Raw(format) => format.decode(bytes).map_err(|error| error.to_string()),
             StreamFormat::Mjpeg => {
-                // The buffer may contain the remains of longer, earlier pictures after
-                // this picture.
+                // After this picture, the buffer may contain the remains of earlier,
+                // longer pictures.
                 let mut splitter = Splitter::new(self.max_frame_bytes);
                 splitter.push(bytes);
                 let picture = splitter.next_frame().or_else(|| splitter.finish()).ok_or(
@@ -174,7 +177,7 @@ impl DeviceReader {
             0 => "nothing was received".to_owned(),
             count => format!(
                 "{} could not be decoded (the last one: {})",
-                picture_count(count),
+                counted(count, "picture"),
                 self.last_error
             ),
         }
@@ -268,8 +271,8 @@ mod tests {
     const LONG: Duration = Duration::from_mins(1);
     const SHORT: Duration = Duration::from_millis(200);
 
-    /// A device that yields the results sent over a channel, and blocks while there are
-    /// none.
+    /// A device that yields the results sent over a channel, and blocks while the channel
+    /// is empty.
     struct ChannelDevice(Receiver<Result<Vec<u8>, SourceError>>);
 
     impl Device for ChannelDevice {
@@ -442,6 +445,23 @@ mod tests {
         let error = error.unwrap().to_string();
         assert!(error.contains("it did not finish opening"), "{error}");
         drop(feed);
+    }
+
+    #[test]
+    fn short_uncompressed_pictures_are_skipped_and_the_next_whole_one_is_taken() {
+        for layout in [Layout::Yuyv, Layout::Nv12, Layout::I420] {
+            let format = YuvFormat::new(layout, Range::Limited, 4, 2).unwrap();
+            let whole = vec![128; format.frame_bytes()];
+            let (mut reader, feed, _stop) = reader_of(StreamFormat::Raw(format), LONG);
+            for seq in 0..whole.len() as u64 {
+                let short = &whole[..whole.len() - 1 - seq as usize];
+                feed.send(Ok(short.to_vec())).unwrap();
+                feed.send(Ok(whole.clone())).unwrap();
+                let frame = reader.next().unwrap().unwrap();
+                assert_eq!(frame.seq, 2 * seq + 1, "{layout:?}");
+                assert_eq!(frame.pixels.dimensions(), (4, 2));
+            }
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::spec::SpecError;
 use crate::frame::PictureError;
 
 /// The reason a source yields no frames. Each message is one sentence that says what
-/// failed, on what, and what to do.
+/// failed, where it failed, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// The configured text does not name a usable source.
@@ -20,7 +20,7 @@ pub enum SourceError {
         /// The error from the system.
         error: std::io::Error,
     },
-    /// The path is a device, a pipe or a socket.
+    /// The path is a device, a pipe, or a socket.
     #[error("{path} is neither a picture nor a folder; to use a webcam, write webcam:/dev/video0")]
     NoFile {
         /// The path as configured.
@@ -28,13 +28,13 @@ pub enum SourceError {
     },
     /// The folder contains no file with the extension of a picture.
     #[error(
-        "the folder {path} holds no pictures; add files that end in .jpg, .jpeg, .png, .webp, .bmp, .gif, .tif or .tiff"
+        "the folder {path} holds no pictures; add files that end in .jpg, .jpeg, .png, .webp, .bmp, .gif, .tif, or .tiff"
     )]
     NoPictures {
         /// The path as configured.
         path: String,
     },
-    /// The only picture cannot be used.
+    /// The source is a single picture, and this picture cannot be used.
     #[error(
         "cannot use the picture {path}: {why}; choose another picture, or play a video with exec:ffmpeg -re -i FILE -f mjpeg -"
     )]
@@ -46,7 +46,7 @@ pub enum SourceError {
     },
     /// None of the pictures in a folder can be used.
     #[error(
-        "none of the {count} pictures of {source_name} can be used (the last one: {why}); replace them"
+        "none of the {count} pictures in {source_name} can be used (the last one: {why}); replace them"
     )]
     Pictures {
         /// The folder as configured, or `examples`.
@@ -70,6 +70,14 @@ pub enum SourceError {
         wanted: String,
         /// Description of the devices that were found.
         found: String,
+    },
+    /// The webcam was unplugged while it was read.
+    #[error("the webcam {webcam} was unplugged: {why}")]
+    WebcamUnplugged {
+        /// Description of the webcam.
+        webcam: String,
+        /// The error message of the last read.
+        why: String,
     },
     /// Several webcams have the configured name.
     #[error(
@@ -106,7 +114,7 @@ pub enum SourceError {
         "neither rpicam-vid nor libcamera-vid was found; install rpicam-apps-lite (Raspberry Pi OS), or read the camera with another program through exec:"
     )]
     RpicamMissing,
-    /// Raw pictures of the configured size are not possible.
+    /// Raw pictures cannot have the configured size.
     #[error("cannot read raw pictures: {0}; change camera.width and camera.height")]
     Raw(#[from] PictureError),
     /// The program does not exist.
@@ -142,8 +150,8 @@ pub enum SourceError {
         program: String,
         /// How the program ended, such as `exit status 1` or `signal 9`.
         status: String,
-        /// The last lines of the program's standard error, or what to do if there are
-        /// none.
+        /// The last lines of the program's standard error. If there are none, advice on
+        /// what to do.
         reason: String,
     },
     /// The program closed its output but did not exit.
@@ -207,7 +215,7 @@ pub enum SourceError {
     },
     /// The camera requires a login, but none is configured.
     #[error(
-        "{url} answered {status}; write user and password into the address, as in http://USER:PASSWORD@HOST/PATH, with / in a password as %2F, : as %3A, @ as %40 and % as %25"
+        "{url} answered {status}; write user and password into the address, as in http://USER:PASSWORD@HOST/PATH, with / in a password as %2F, : as %3A, @ as %40, and % as %25"
     )]
     HttpLogin {
         /// The redacted URL.
@@ -217,7 +225,7 @@ pub enum SourceError {
     },
     /// The camera rejected the login.
     #[error(
-        "{url} answered {status} to the user name and password; check both, and that the camera allows this user to see its pictures; write letters other than those of ASCII in the camera's own encoding, such as %E4 or %C3%A4"
+        "{url} answered {status} to the user name and password; check both, and that the camera allows this user to see its pictures; write non-ASCII characters in the camera's own encoding, such as %E4 or %C3%A4"
     )]
     HttpRefused {
         /// The redacted URL.
@@ -243,7 +251,7 @@ pub enum SourceError {
         /// The camera's URL and the URL of the redirect, both redacted.
         url: String,
     },
-    /// The camera answered with an error status.
+    /// The camera responded with an error status.
     #[error(
         "{url} answered {status}, not 200 OK; check the path of the address in the camera's manual"
     )]
@@ -253,7 +261,7 @@ pub enum SourceError {
         /// The HTTP status, such as `404 Not Found`.
         status: String,
     },
-    /// The camera is temporarily unable to answer.
+    /// The camera is temporarily unable to respond.
     #[error(
         "{url} answered {status}; check whether other programs use the camera, because many serve only a few at a time, or restart the camera"
     )]
@@ -270,7 +278,7 @@ pub enum SourceError {
     HttpNoPicture {
         /// The redacted URL.
         url: String,
-        /// The `Content-Type` of the answer.
+        /// The `Content-Type` of the response.
         content_type: String,
         /// Description of what was received.
         received: String,
@@ -297,6 +305,16 @@ impl SourceError {
                 | SourceError::NoPictures { .. }
                 | SourceError::Picture { .. }
                 | SourceError::Pictures { .. }
+        )
+    }
+
+    /// Whether the camera is known to be unplugged, in which case reopening it
+    /// cannot succeed until a person has plugged it in.
+    #[must_use]
+    pub fn is_unplugged(&self) -> bool {
+        matches!(
+            self,
+            SourceError::WebcamUnplugged { .. } | SourceError::WebcamMissing { .. }
         )
     }
 }

@@ -1,10 +1,10 @@
 //! Extracts JPEG pictures from a stream of bytes.
 //!
 //! [`Splitter`] splits a byte stream into complete JPEG files by parsing their marker
-//! segments. It skips the bytes between two pictures. The same splitter therefore reads
-//! both concatenated JPEG files (`rpicam-vid`, `ffmpeg -f mjpeg`) and the
-//! `multipart/x-mixed-replace` streams of network cameras, which have part headers. Pure:
-//! this module uses no clock, files or sockets.
+//! segments. It skips the bytes between two pictures. The splitter can therefore read two
+//! kinds of streams: concatenated JPEG files, as written by `rpicam-vid` and `ffmpeg -f
+//! mjpeg`, and the `multipart/x-mixed-replace` streams of network cameras, which contain
+//! part headers between the pictures. This module uses no clock, files, or sockets.
 
 use std::time::Instant;
 
@@ -13,17 +13,19 @@ use image::RgbImage;
 use super::options::CameraOptions;
 use crate::frame::decoding::is_whole_jpeg;
 use crate::frame::{ConnectionId, Frame, PictureError, decode_within};
+use crate::platform::text::counted;
 
 /// Maximum number of marker segments in one picture, including tables and scans. A
 /// progressive picture with a color profile in many segments stays below 100.
 const MAX_SEGMENTS: usize = 256;
 
-/// Maximum average number of bytes that are parsed for each byte of the stream. Above
-/// this number, the splitter stops searching broken pictures for other pictures inside
-/// them.
+/// Maximum average number of times that each byte of the stream is parsed. If this limit
+/// is exceeded, the splitter no longer searches for other pictures inside broken
+/// pictures.
 const MAX_PARSED_PER_BYTE: u64 = 8;
 
-/// Maximum number of checks of a picture without an end marker while it arrives.
+/// Maximum number of times that a picture without an end marker is checked for
+/// completeness while it arrives.
 const MAX_CHECKS: u32 = 16;
 
 const FILL: u8 = 0xff;
@@ -33,10 +35,10 @@ const START_OF_SCAN: u8 = 0xda;
 
 /// Splits a byte stream into JPEG pictures.
 ///
-/// The pictures do not depend on how the stream is divided into pushes. The buffer holds
-/// the incomplete picture and the last push. If [`Splitter::next_frame`] is called after
-/// each push until it returns `None`, the buffer holds at most `max_frame_bytes` and one
-/// push.
+/// The way in which the stream is divided into pushes does not affect which pictures are
+/// found. The buffer holds the incomplete picture and the last push. To limit the buffer
+/// to `max_frame_bytes` plus one push, call [`Splitter::next_frame`] after each push
+/// until it returns `None`.
 ///
 /// ```
 /// use maskd::camera::mjpeg::Splitter;
@@ -51,15 +53,18 @@ const START_OF_SCAN: u8 = 0xda;
 pub struct Splitter {
     max_frame_bytes: usize,
     buffer: Vec<u8>,
-    /// Index in `buffer` of the start of the current picture or, between pictures, of the
-    /// first byte to search. All bytes before it were returned or skipped.
+    /// Index in `buffer` of the start of the current picture. Between two pictures, this
+    /// is the index of the first byte to search. All bytes before this index were
+    /// returned or skipped.
     begin: usize,
-    /// Index in `buffer` of the next byte of the picture to parse. It may lie beyond the
-    /// buffer after a segment was skipped by its length.
+    /// Index in `buffer` of the next byte to parse. The index may lie beyond the end of
+    /// the buffer, because a segment is skipped by its declared length before all of its
+    /// bytes have arrived.
     at: usize,
     state: ParseState,
     segments: usize,
-    /// Whether the current picture has had a scan. Every picture has at least one scan.
+    /// Whether a scan header has been parsed in the current picture. Every valid picture
+    /// has at least one scan.
     scanned: bool,
 
     skipped_bytes: u64,
@@ -68,24 +73,24 @@ pub struct Splitter {
     // The following fields limit the amount of parsing; see `within_bounds`.
     /// Offset in the stream of the first byte in the buffer.
     origin: u64,
-    /// Highest offset in the stream that was parsed.
+    /// Highest offset in the stream that parsing has reached.
     reached: u64,
-    /// Number of bytes that may still be parsed before the search stops looking inside
-    /// broken pictures.
+    /// Number of bytes that may still be parsed. If a parse exceeds this number, the
+    /// splitter does not search inside broken pictures.
     credit: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ParseState {
-    /// Between pictures.
+    /// The splitter searches for the start of the next picture.
     BetweenPictures,
-    /// Before a marker.
+    /// The splitter expects a marker of the current picture.
     BeforeMarker,
-    /// Within entropy-coded data.
+    /// The splitter is inside the entropy-coded data of a scan.
     InScan,
 }
 
-/// The reason parsing pauses or ends.
+/// The reason that parsing pauses or ends.
 enum Interruption {
     /// The next byte has not been pushed yet.
     NeedsBytes,
@@ -93,11 +98,11 @@ enum Interruption {
     Complete,
     /// The bytes are not a picture.
     Broken,
-    /// According to its length, a segment ends beyond the maximum size of a picture.
+    /// The declared length of a segment extends past the maximum size of a picture.
     TooLongByHeader,
-    /// The picture continues beyond the maximum size.
+    /// The data of the picture continues past the maximum size of a picture.
     TooLong,
-    /// Another picture starts at `at`, so the current one ends there.
+    /// Another picture starts at `at`, so the current picture ends there.
     NextStarts,
 }
 
@@ -157,9 +162,9 @@ impl Splitter {
                     return Some(frame);
                 }
                 Interruption::TooLong => {
-                    // If the picture were truncated, the scan would contain the start of
-                    // the next picture. The picture is therefore just too large. It is
-                    // skipped as a whole, because the thumbnail in its header must not be
+                    // The picture is not truncated but too large: a truncated picture
+                    // would have ended where the next picture starts. The whole picture
+                    // is skipped. Otherwise, the thumbnail in its header would be
                     // mistaken for a picture of the stream.
                     self.oversized_frames += 1;
                     self.skip_to(self.at);
@@ -168,8 +173,9 @@ impl Splitter {
                     if matches!(interruption, Interruption::TooLongByHeader) {
                         self.oversized_frames += 1;
                     }
-                    // A segment of a truncated picture may extend over the start of an
-                    // intact picture, so the search continues from the next byte.
+                    // The declared length of a segment in a truncated picture may extend
+                    // past the start of the next picture. The search therefore continues
+                    // at the second byte of the broken picture.
                     self.skip_to(if within_bounds {
                         self.begin + 1
                     } else {
@@ -180,9 +186,10 @@ impl Splitter {
         }
     }
 
-    /// Returns the picture at the end of the stream if the picture has no end marker.
-    /// Returns `None` if the stream does not end within the data of a picture. Call this
-    /// after the stream has ended and [`Splitter::next_frame`] has returned `None`.
+    /// Returns the last picture of the stream if it has no end marker. Returns `None` if
+    /// the stream ends between two pictures, or before the first scan of a picture. Call
+    /// this function after the stream has ended and [`Splitter::next_frame`] has returned
+    /// `None`.
     pub fn finish(&mut self) -> Option<Vec<u8>> {
         let frame = self.unfinished()?.to_vec();
         self.begin = self.buffer.len();
@@ -198,7 +205,7 @@ impl Splitter {
         (within && frame.len() <= self.max_frame_bytes).then_some(frame)
     }
 
-    /// Number of bytes that were not part of a returned picture.
+    /// Number of skipped bytes, which belong to no returned picture.
     #[must_use]
     pub fn skipped_bytes(&self) -> u64 {
         self.skipped_bytes
@@ -244,9 +251,10 @@ impl Splitter {
         Err(Interruption::NeedsBytes)
     }
 
-    /// Returns the byte at `index` of the buffer. The size limit takes effect only once
-    /// the byte beyond it has arrived. Otherwise, the result would depend on how the
-    /// stream is divided into pushes.
+    /// Returns the byte at `index` in the buffer, or [`Interruption::TooLong`] if the
+    /// byte lies beyond the maximum size of the picture. The size is checked only after
+    /// the byte has arrived. Otherwise, the result would depend on how the stream is
+    /// divided into pushes.
     fn byte(&self, index: usize) -> Result<u8, Interruption> {
         let byte = *self.buffer.get(index).ok_or(Interruption::NeedsBytes)?;
         if index - self.begin < self.max_frame_bytes {
@@ -272,7 +280,7 @@ impl Splitter {
                 return Err(Interruption::Complete);
             }
             // These markers are followed by a length. The start and end of an image,
-            // restart markers and reserved markers are invalid here.
+            // restart markers, and reserved markers are invalid here.
             0xc0..=0xcf | START_OF_SCAN..=0xfe => {}
             _ => return Err(Interruption::Broken),
         }
@@ -283,8 +291,8 @@ impl Splitter {
             return Err(Interruption::Broken);
         }
         // A scan header describes 1 to 4 color components with 2 bytes each. The length
-        // is checked because the data after the header can be any bytes, so a wrong
-        // length would otherwise not be noticed.
+        // is checked here because a wrong length would not be noticed later: any bytes
+        // can follow the header.
         if code == START_OF_SCAN && !matches!(length, 8 | 10 | 12 | 14) {
             return Err(Interruption::Broken);
         }
@@ -300,7 +308,7 @@ impl Splitter {
         Ok(())
     }
 
-    /// Skips entropy-coded data up to the marker after it.
+    /// Skips entropy-coded data up to the next marker.
     fn scan(&mut self) -> Result<(), Interruption> {
         let limit = self.buffer.len().min(self.begin + self.max_frame_bytes);
         loop {
@@ -318,9 +326,9 @@ impl Splitter {
             };
             self.at += next;
             match self.byte(self.at + 1)? {
-                // This is a stuffed FF, a restart marker, or no marker at all. The last
-                // case occurs if a picture without an end marker is followed by fill
-                // bytes and text.
+                // These bytes are a stuffed FF, a restart marker, or no marker at all.
+                // The last case occurs if fill bytes and text follow a picture without an
+                // end marker.
                 0x00..=0xbf | 0xd0..=0xd7 => self.at += 2,
                 FILL => self.at += 1,
                 START_OF_IMAGE => return Err(Interruption::NextStarts),
@@ -333,13 +341,15 @@ impl Splitter {
     }
 
     /// Deducts the cost of the parse that ends at `at` from the credit. Returns false if
-    /// far more bytes have been parsed than the stream contains.
+    /// the credit is too low, which means that far more bytes have been parsed than the
+    /// stream contains.
     ///
-    /// Hostile bytes can contain thousands of starts whose headers all point into the
-    /// same megabytes of data. Each byte that is reached for the first time adds a credit
-    /// of [`MAX_PARSED_PER_BYTE`], and each parse costs its length. The cost is deducted
-    /// only where a parse ends, because that position does not depend on how the stream
-    /// is divided into pushes.
+    /// A hostile stream can contain thousands of start markers, each followed by headers
+    /// that point into the same megabytes of data. To limit the work, each byte that is
+    /// reached for the first time adds [`MAX_PARSED_PER_BYTE`] to the credit, and each
+    /// parse costs about as much as the number of bytes that it parsed. The cost is
+    /// deducted only where a parse ends, because that position does not depend on how the
+    /// stream is divided into pushes.
     fn within_bounds(&mut self) -> bool {
         let here = self.origin + self.at as u64;
         let gained = MAX_PARSED_PER_BYTE.saturating_mul(here.saturating_sub(self.reached));
@@ -360,25 +370,27 @@ pub(super) struct LatestJpeg {
     /// Number of complete pictures so far.
     count: u64,
     waiting: Option<Waiting>,
-    /// Present if the last picture had no end marker.
+    /// Present once a complete picture without an end marker has been received.
     unmarked: Option<Unmarked>,
 
-    // The following values are counted since the last picture that could be decoded. They
-    // are used to explain a stall.
+    // The following fields describe what was received since the last picture that could
+    // be decoded. Messages about a stall use them.
     bytes: u64,
     undecodable: u64,
     oversized_before: u64,
     last_error: String,
 }
 
-/// State for a stream whose complete pictures have no end markers. The next picture is
-/// taken as soon as it is complete, instead of when the picture after it starts.
+/// State for a stream whose pictures have no end markers. With this state, the next
+/// picture is taken as soon as it is complete. Otherwise, it would be taken only when the
+/// following picture starts.
 #[derive(Debug)]
 struct Unmarked {
-    /// Length of the last picture in bytes. The next picture is checked only once it has
-    /// more than three quarters of this length.
+    /// Length of the last picture, in bytes. The next picture is checked for completeness
+    /// only after more than three quarters of this length have arrived.
     length: usize,
-    /// Number of times that the next picture may still be checked while it arrives.
+    /// Number of times that the next picture may still be checked for completeness while
+    /// it arrives.
     checks_left: u32,
 }
 
@@ -502,19 +514,19 @@ impl LatestJpeg {
         } else if self.undecodable > 0 {
             format!(
                 "{} could not be decoded (the last one: {})",
-                picture_count(self.undecodable),
+                counted(self.undecodable, "picture"),
                 self.last_error
             )
         } else if oversized > 0 {
             format!(
                 "{} had more than the {} bytes allowed by camera.max-frame-kib",
-                picture_count(oversized),
+                counted(oversized, "picture"),
                 self.splitter.max_frame_bytes
             )
         } else {
             format!(
-                "received {} bytes, but no complete JPEG picture",
-                self.bytes
+                "received {}, but no complete JPEG picture",
+                counted(self.bytes, "byte")
             )
         }
     }
@@ -523,7 +535,8 @@ impl LatestJpeg {
 /// Decodes a picture from a live stream.
 ///
 /// # Errors
-/// The reason the picture cannot be used, worded to follow "the last one".
+/// Returns the reason that the picture cannot be used, worded to follow "the last one: "
+/// in a message.
 pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> {
     decode_within(bytes, max_pixels).map_err(|error| match error {
         PictureError::TooLarge { .. } => {
@@ -533,14 +546,6 @@ pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> 
     })
 }
 
-pub(super) fn picture_count(count: u64) -> String {
-    if count == 1 {
-        "1 picture".to_owned()
-    } else {
-        format!("{count} pictures")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;
@@ -548,8 +553,8 @@ mod tests {
 
     use super::*;
 
-    /// Returns a marker segment. Pictures made of such segments are valid only in their
-    /// structure.
+    /// Returns a marker segment. A picture made of such segments has a valid structure
+    /// but cannot be decoded.
     fn segment(code: u8, payload: &[u8]) -> Vec<u8> {
         let length = u16::try_from(payload.len() + 2).unwrap().to_be_bytes();
         [&[0xff, code], &length[..], payload].concat()
@@ -653,10 +658,10 @@ mod tests {
             &[(0xe1, exif), (0xdb, vec![1; 64])],
             &[vec![7; 40], vec![8; 40]],
         );
-        // A truncated segment can claim a length of up to 64 KiB, and all of these bytes
-        // arrive before the error is noticed. None of the pictures in these bytes is
-        // lost, except for a picture whose markers happen to continue the truncated
-        // picture.
+        // A truncated segment can declare a length of up to 64 KiB, and all of these
+        // bytes arrive before the error is noticed. The pictures in these bytes must
+        // still be found. One picture may be lost if its markers happen to continue the
+        // truncated picture.
         let good = picture(&[(0xe0, vec![2; 200])], &[vec![3; 300]]);
         let many = good.repeat(70_000 / good.len());
         let count = many.len() / good.len();
@@ -727,9 +732,9 @@ mod tests {
 
     #[test]
     fn hostile_headers_cost_linear_work() {
-        // This comment segment contains 8,000 start markers. The header after each of
-        // them points past the segment into the same 9 MB of data, so following all of
-        // them would mean parsing 72 GB.
+        // This comment segment contains 8,000 start markers. After each start marker, a
+        // header points past the segment into the same 9 MB of data. Following all the
+        // headers would mean parsing 72 GB.
         let mut stream = vec![0xff, 0xd8];
         let starts: Vec<u8> = (0..8000u16)
             .flat_map(|number| {
@@ -772,7 +777,7 @@ mod tests {
             .prop_map(|(segments, scans)| picture(&segments, &scans))
     }
 
-    /// Bytes between pictures, which can be anything but a start-of-image marker.
+    /// Generates bytes to place between pictures. They contain no start-of-image marker.
     fn garbage() -> impl Strategy<Value = Vec<u8>> {
         vec(any::<u8>(), 0..40).prop_map(|mut bytes| {
             for index in 1..bytes.len() {
@@ -787,7 +792,7 @@ mod tests {
         })
     }
 
-    /// Bytes that contain many fragments of JPEGs.
+    /// Generates bytes that contain many fragments of JPEGs.
     fn hostile() -> impl Strategy<Value = Vec<u8>> {
         let token = prop_oneof![
             4 => Just(vec![0xff, 0xd8]),
@@ -846,8 +851,9 @@ mod tests {
             garbage in hostile(),
             good in good_picture(),
         ) {
-            // A false start can swallow only some of the pictures, because its segments
-            // end within the maximum size and a start within a scan begins a new picture.
+            // A false start can swallow only some of the pictures: its segments must end
+            // within the maximum size, and a start marker within a scan begins a new
+            // picture.
             let mut stream = garbage;
             for _ in 0..400 {
                 stream.extend(&good);
@@ -930,7 +936,7 @@ mod tests {
                 }
                 taken.push(latest.decode().map(|frame| frame.seq));
             }
-            // Only the second frame shows that the first one has no end marker.
+            // Only the second frame shows that the first frame has no end marker.
             assert_eq!(taken, [None, Some(1), Some(2), Some(3)]);
             assert_eq!(latest.undecodable, 0);
         }
@@ -941,7 +947,7 @@ mod tests {
             latest.push(&[*byte], at);
         }
         assert_eq!(latest.unmarked.unwrap().checks_left, 0);
-        // Truncated frames do not cause checks of complete ones.
+        // Truncated frames are not mistaken for frames without end markers.
         let mut latest = LatestJpeg::new(&options());
         let cut = &whole[..whole.len() - 9];
         latest.push(&[cut, &whole, cut, &whole].concat(), at);

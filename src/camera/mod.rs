@@ -1,20 +1,20 @@
-//! Sources of frames: pictures, folders, webcams, camera modules, network cameras and
+//! Sources of frames: pictures, folders, webcams, camera modules, network cameras, and
 //! programs.
 //!
-//! Owns the opening of a source, its pacing, and reconnecting after a loss. It decodes
-//! pictures and knows nothing about their content. It receives its settings as
-//! [`CameraOptions`]. Only one function reads the clock. This module starts one thread,
-//! which reads a webcam (`device_reader`). [`Camera::next`] blocks its caller, and
-//! returns within 100 ms of a stop.
+//! This module opens sources, paces their frames, and reconnects after a loss. It decodes
+//! pictures but knows nothing about what they show. It receives its settings as
+//! [`CameraOptions`]. Only the function `source::now` reads the clock. This module starts
+//! one thread, which reads a webcam (`device_reader`). [`Camera::next`] blocks its
+//! caller, and returns within 100 ms after a stop is requested.
 //!
 //! | source | ends | is lost |
 //! |---|---|---|
-//! | [`Spec::Examples`], [`Spec::Path`] | after the last picture, unless `repeat` | when no picture of a whole round is readable |
-//! | [`Spec::Http`], a stream | never | when refused, closed, or silent |
-//! | [`Spec::Http`], single pictures | never | when refused, or no picture comes |
-//! | [`Spec::Webcam`] | never | when unplugged or silent |
-//! | [`Spec::Rpicam`] | never | on any exit, or when silent |
-//! | [`Spec::Command`] | with exit status 0 after a picture, unless `repeat` | on any other exit, or when silent |
+//! | [`Spec::Examples`], [`Spec::Path`] | after the last picture, unless `repeat` is set | when a whole round contains no readable picture |
+//! | [`Spec::Http`], a stream | never | when the connection is refused, closed, or silent |
+//! | [`Spec::Http`], single pictures | never | when the connection is refused, or when no picture arrives |
+//! | [`Spec::Webcam`] | never | when the webcam is unplugged or silent |
+//! | [`Spec::Rpicam`] | never | when the program exits or is silent |
+//! | [`Spec::Command`] | when the program exits with status 0 after a picture, unless `repeat` is set | when the program exits in any other way or is silent |
 
 mod address;
 pub mod command;

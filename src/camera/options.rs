@@ -18,15 +18,15 @@ pub struct CameraOptions {
     pub rate: f32,
     /// Whether to start over at the end of a folder or video.
     pub repeat: bool,
-    /// A live source is considered lost if it yields no picture for this long.
+    /// If a live source yields no picture for this long, it is considered lost.
     pub stall: Duration,
-    /// Maximum size in bytes of a JPEG in a stream. Larger ones are skipped.
+    /// Maximum size of a JPEG in a stream, in bytes. Larger JPEGs are skipped.
     pub max_frame_bytes: usize,
     /// Maximum number of pixels of a frame in a stream. Larger frames are skipped before
     /// they are decoded. [`decode_within`](crate::frame::decode_within) describes how the
     /// pixels are counted.
     pub max_frame_pixels: u64,
-    /// The format, size and rate that are requested from webcams, camera modules and
+    /// The format, size, and rate that are requested from webcams, camera modules, and
     /// programs.
     pub video: VideoOptions,
     /// Determines which certificates are accepted from an `https` camera.
@@ -41,10 +41,10 @@ pub enum TlsTrust {
     #[default]
     System,
     /// Certificates that an authority in this PEM file has signed for the camera's host.
-    /// Certificates that are in the file themselves are also accepted, whatever their
-    /// names and dates.
+    /// The certificates in the file itself are also accepted from the camera, regardless
+    /// of their host names and dates.
     File(PathBuf),
-    /// The certificate with this SHA-256, whatever its names and dates.
+    /// Only the certificate with this SHA-256, regardless of its host names and dates.
     Fingerprint([u8; 32]),
 }
 
@@ -52,7 +52,7 @@ pub enum TlsTrust {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum VideoFormat {
-    /// The best format of the source, which is MJPEG wherever it is available.
+    /// The best format that the source offers. This is MJPEG if the source offers MJPEG.
     #[default]
     Auto,
     /// JPEG pictures.
@@ -66,7 +66,7 @@ pub enum VideoFormat {
 }
 
 impl fmt::Display for VideoFormat {
-    /// Writes the format as it is written in the configuration.
+    /// Writes the format in the syntax of the configuration.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {
             VideoFormat::Auto => "auto",
@@ -78,7 +78,7 @@ impl fmt::Display for VideoFormat {
     }
 }
 
-/// The format, size and rate that are requested from a camera. A webcam uses the closest
+/// The format, size, and rate that are requested from a camera. A webcam uses the closest
 /// mode that it supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VideoOptions {
@@ -103,18 +103,19 @@ impl Default for VideoOptions {
     }
 }
 
-/// The format of a stream, which determines how its bytes are split into pictures and
-/// decoded.
+/// The format of a stream. It determines how the stream's bytes are split into pictures
+/// and decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StreamFormat {
-    /// JPEG pictures, with arbitrary bytes in between.
+    /// JPEG pictures, which may have arbitrary bytes between them.
     Mjpeg,
-    /// Uncompressed pictures without any bytes in between.
+    /// Uncompressed pictures, which have no bytes between them.
     Raw(YuvFormat),
 }
 
 impl StreamFormat {
-    /// Returns the format of the output of a program that is expected to produce `video`.
+    /// Returns the stream format in which a program is expected to write the pictures
+    /// that `video` requests.
     pub(super) fn of_program(
         video: &VideoOptions,
         range: Range,

@@ -1,7 +1,8 @@
 //! Uses pictures as a camera: a file, a folder, or the built-in examples.
 //!
-//! Owns the pace. Each picture is shown for a while as several frames, like a person who
-//! stands at the door, because a decision needs several frames that agree.
+//! This module determines the pace. A decision needs several frames that agree. Therefore,
+//! each picture is returned as several frames in a row, just as a camera would show a
+//! person who stands at the door.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -56,7 +57,7 @@ pub static EXAMPLES: [Example; 6] = [
     },
 ];
 
-/// Shows pictures one after another.
+/// A source that shows pictures one after another.
 pub struct PictureSource {
     origin: Origin,
     pictures: Vec<Picture>,
@@ -75,7 +76,7 @@ pub struct PictureSource {
     seq: u64,
 
     first_round: bool,
-    /// Number of pictures in this round that could be read.
+    /// Number of pictures in the current round that could be read.
     readable: usize,
 }
 
@@ -105,7 +106,7 @@ impl PictureSource {
     /// Opens the picture at `path` or, if `path` is a folder, the pictures in it.
     ///
     /// # Errors
-    /// If the path does not exist, or if there is no readable picture.
+    /// Returns an error if the path does not exist, or if there is no readable picture.
     pub fn open(
         path: &Path,
         options: &CameraOptions,
@@ -127,7 +128,7 @@ impl PictureSource {
     /// Opens picture files that are in memory.
     ///
     /// # Errors
-    /// If none of them is readable.
+    /// Returns an error if none of the pictures is readable.
     pub fn from_memory(
         pictures: impl IntoIterator<Item = &'static [u8]>,
         options: &CameraOptions,
@@ -164,7 +165,7 @@ impl PictureSource {
         Ok(source)
     }
 
-    /// Starts a round with the pictures that exist at this time.
+    /// Starts a round with the pictures that exist now.
     fn start_round(&mut self) -> Result<(), SourceError> {
         match &self.origin {
             Origin::Memory => {}
@@ -184,7 +185,8 @@ impl PictureSource {
         Ok(())
     }
 
-    /// Loads the next readable picture. Returns false if there is none, or after a stop.
+    /// Loads the next readable picture. Returns false if no picture is left or a stop was
+    /// requested.
     fn advance(&mut self) -> Result<bool, SourceError> {
         loop {
             let mut last_error = String::new();
@@ -253,10 +255,11 @@ impl PictureSource {
 
 impl Source for PictureSource {
     fn next(&mut self) -> Result<Option<Frame>, SourceError> {
-        // The next picture is decoded before the wait, so that decoding does not delay it.
+        // The next picture is decoded before the wait, so that decoding does not delay
+        // the frame.
         let more = self.frames_left > 0 || self.advance()?;
-        // The wait also takes place at the end, so that the last frame is shown as long
-        // as the others.
+        // This function also waits after the last frame, so that the last frame is shown
+        // as long as the other frames.
         let due = self.due.unwrap_or_else(now);
         if !sleep_until(due, &self.stop) || !more {
             return Ok(None);
@@ -295,18 +298,19 @@ fn pace(rate: f32) -> (u32, Duration) {
     } else {
         f64::from(rate).clamp(0.001, 1000.0)
     };
-    // In binary floating point, a rate such as 0.1 is slightly too high. The added
-    // fraction prevents this from costing a frame.
+    // In binary floating point, a rate such as 0.1 is slightly too high, so the quotient
+    // may be slightly below a whole number. The added fraction prevents rounding it down
+    // to one frame fewer.
     let frames = (FRAMES_PER_SECOND / rate + 1e-3).floor().max(1.0);
     (frames as u32, Duration::from_secs_f64(1.0 / rate / frames))
 }
 
-/// Returns the time at which the next frame is due, after a frame that was due at `due`
+/// Returns the time at which the next frame is due. The previous frame was due at `due`
 /// and was returned at `at`.
 ///
-/// The result depends on the schedule and not on `at`, so that delays do not add up.
-/// After a delay of a frame or more, the schedule starts over, so that no burst of frames
-/// follows.
+/// Normally, the result is `due` plus `interval`, so that small delays do not add up. If
+/// the previous frame was late by `interval` or more, the schedule starts over at `at`,
+/// so that no burst of frames follows.
 fn next_due(due: Instant, at: Instant, interval: Duration) -> Instant {
     let on_time = at.saturating_duration_since(due) < interval;
     if on_time {
@@ -421,7 +425,7 @@ mod tests {
         std::fs::write(folder.path().join("1.jpg"), b"not a picture").unwrap();
         std::fs::write(folder.path().join("2.jpg"), b"").unwrap();
         let error = open("");
-        assert!(error.contains("none of the 2 pictures of"), "{error}");
+        assert!(error.contains("none of the 2 pictures in"), "{error}");
         assert!(
             error.contains("(the last one: it is empty); replace"),
             "{error}"
@@ -434,7 +438,7 @@ mod tests {
                 .contains("neither a picture nor a folder")
         );
         let error = PictureSource::from_memory([&b"x"[..]], &options(1.0, true), stop()).err();
-        assert!(error.unwrap().to_string().contains("pictures of examples"));
+        assert!(error.unwrap().to_string().contains("pictures in examples"));
     }
 
     #[test]
@@ -442,7 +446,7 @@ mod tests {
         let milliseconds = Duration::from_millis;
         let start = now();
         let mut due = start;
-        // The frames are often late, but never by a whole frame.
+        // The frames are often late, but never by a whole interval.
         for late in (0..100).map(|number| number % 50) {
             due = next_due(due, due + milliseconds(late), milliseconds(50));
         }

@@ -1,16 +1,16 @@
-//! Handles the processes that a camera program starts and may leave behind in sessions or
-//! process groups of their own.
+//! Finds and ends the processes that a camera program has started. The program may leave
+//! such processes behind in sessions or process groups of their own.
 //!
-//! Finds and ends these processes, and collects their exit statuses. Knows nothing about
+//! This module also collects the exit statuses of these processes. It knows nothing about
 //! pictures.
 //!
 //! While the program is running, its descendants are found through their parents. If the
-//! parent of a process has ended, the process becomes an orphan. The kernel passes an
-//! orphan on to the nearest ancestor that has requested orphans. Without such an
-//! ancestor, it passes the orphan on to the system's first process, where its origin can
-//! no longer be determined. The daemon therefore requests orphans with [`adopt_orphans`].
-//! Other programs that use a camera without this call leave orphans behind. Under
-//! systemd, orphans end with the service.
+//! parent of a process ends, the process becomes an orphan. The kernel passes an orphan
+//! to the nearest ancestor that has requested orphans. Without such an ancestor, the
+//! kernel passes the orphan to the system's first process, and the origin of the orphan
+//! can no longer be determined. The daemon therefore requests orphans with
+//! [`adopt_orphans`]. A program that uses a camera without calling this function leaves
+//! orphans behind. Under systemd, orphans end with the service.
 
 use std::fs;
 use std::path::Path;
@@ -23,15 +23,17 @@ use rustix::process::{
 
 use crate::platform::files;
 
-/// How often the processes are listed again until none is left, and the wait between.
+/// Maximum number of rounds in which [`Family::kill`] lists and kills the members.
+/// [`PAUSE`] is the pause between two rounds.
 const ROUNDS: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Requests that the kernel pass orphaned descendants on to this process, so that it can
-/// end the orphans of a camera program together with the program.
+/// Requests that the kernel pass orphaned descendants to this process. This process can
+/// then end the orphans of a camera program together with the program.
 ///
 /// # Errors
-/// The error from the system. Orphans then continue to run after the program has ended.
+/// Returns the system's error. In that case, orphans keep running after the camera
+/// program has ended.
 pub fn adopt_orphans() -> std::io::Result<()> {
     // Any process ID enables this setting.
     Ok(set_child_subreaper(Some(getpid()))?)
@@ -44,7 +46,7 @@ struct Process {
     parent: Option<Pid>,
     group: Option<Pid>,
     has_ended: bool,
-    /// The start time of the process in clock ticks since the system's start.
+    /// The start time of the process, in clock ticks since the system was booted.
     started: u64,
 }
 
@@ -52,10 +54,10 @@ struct Process {
 #[derive(Debug)]
 pub(super) struct Family {
     program: Pid,
-    /// The start time of the program. Processes that were started earlier are not its
-    /// descendants.
+    /// The start time of the program. Processes that were started earlier are not
+    /// descendants of the program.
     since: u64,
-    /// Whether the kernel passes orphans on to this process.
+    /// Whether the kernel passes orphans to this process.
     adopts: bool,
     /// The members that have been found so far and may still be running.
     known: Vec<Process>,
@@ -81,10 +83,10 @@ impl Family {
         }
     }
 
-    /// Kills all members except the program, including those that are started in the
-    /// meantime, and collects the exit statuses of orphans. Call this function before
-    /// collecting the exit status of the program, because the program is the root of the
-    /// family.
+    /// Kills all members except the program, including members that are started in the
+    /// meantime. Also collects the exit statuses of orphans. Call this function before
+    /// collecting the exit status of the program, because the members are found as
+    /// descendants of the program.
     pub(super) fn kill(&mut self) {
         for round in 0..ROUNDS {
             if round > 0 {
@@ -101,9 +103,9 @@ impl Family {
         }
     }
 
-    /// Updates the list of members. Processes that were known before and are still
-    /// running remain members, because once their parent has ended, nothing else shows
-    /// which program started them.
+    /// Updates the list of members. Known members that are still running stay in the
+    /// list: after the parent of a process has ended, nothing else shows which program
+    /// started the process.
     fn remember(&mut self) {
         let runs = |process: &Process| {
             let now = read(process.id);
@@ -129,7 +131,7 @@ impl Family {
         }
     }
 
-    /// Returns the descendants of the program and the orphans.
+    /// Returns the orphans, and the descendants of the program and of the orphans.
     fn members(&self) -> Vec<Process> {
         let processes = list();
         let mut members = self.orphans(&processes);
@@ -147,7 +149,8 @@ impl Family {
     }
 
     /// Returns the orphans, which are children that this process did not start itself.
-    /// The children that it did start are in its process group, except for the program.
+    /// They are recognized by their process groups: except for the program, the children
+    /// that this process started are in its own process group.
     fn orphans(&self, processes: &[Process]) -> Vec<Process> {
         let (own, group) = (getpid(), getpgrp());
         let is_orphan = |process: &&Process| {
@@ -161,7 +164,7 @@ impl Family {
     }
 }
 
-/// Lists all processes that this user may see.
+/// Lists all processes that the current user is allowed to see.
 fn list() -> Vec<Process> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();

@@ -1,8 +1,8 @@
 //! Extracts uncompressed pictures from a stream of bytes.
 //!
 //! All pictures have the same length, and no marker separates them, so the stream must be
-//! read from its start. A reader that loses its position cannot find it again. Pure: this
-//! module uses no clock, files or sockets.
+//! read from its start. A reader that loses its position in the stream cannot find the
+//! start of the next picture. This module uses no clock, files, or sockets.
 
 use std::time::Instant;
 
@@ -16,8 +16,8 @@ pub(super) struct LatestRaw {
     format: YuvFormat,
     /// The incomplete picture at the end of the stream.
     partial: Vec<u8>,
-    /// The latest complete picture, as its bytes, the time at which its last byte was
-    /// read, and its number.
+    /// The latest complete picture: its bytes, the time at which its last byte was read,
+    /// and its number.
     waiting: Option<(Vec<u8>, Instant, u64)>,
     /// Number of complete pictures so far.
     count: u64,
@@ -44,7 +44,7 @@ impl LatestRaw {
             if self.partial.len() < length {
                 return;
             }
-            // This reuses the memory of a picture that was not taken.
+            // If the previous picture was not taken, its memory is reused.
             let unused = self.waiting.take().map_or(Vec::new(), |(bytes, ..)| bytes);
             let picture = std::mem::replace(&mut self.partial, unused);
             self.partial.clear();

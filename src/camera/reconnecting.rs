@@ -1,7 +1,7 @@
-//! Reads a camera, which is a source that is reopened whenever it is lost.
+//! Reads a camera, and reopens its source whenever the source is lost.
 //!
-//! Owns the opening of sources, the backoff between attempts, the numbering of frames
-//! across reconnections, and the IDs of the connections.
+//! This module opens sources, determines the backoff between attempts, numbers the frames
+//! across reconnections, and assigns the connection IDs.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -18,17 +18,18 @@ use super::{command, http, pictures};
 use super::{device_reader, v4l};
 use crate::frame::{ConnectionId, Frame};
 
-/// The wait before the first attempt to reopen a lost source. It doubles with each
+/// The wait before the first attempt to reopen a lost source. The wait doubles with each
 /// attempt, up to [`MAX_BACKOFF`].
 const MIN_BACKOFF: Duration = Duration::from_millis(500);
 
-/// Maximum wait without the jitter. With the maximum jitter that [`backoff`] adds, the
-/// wait is 30 seconds.
+/// Maximum wait before an attempt, without the jitter. With the maximum jitter that
+/// [`backoff`] adds, the wait is 30 seconds.
 const MAX_BACKOFF: Duration = Duration::from_secs(24);
 
-/// A source that has yielded frames for this long has recovered, and the backoff starts
-/// over at the next loss. Some network cameras drop each connection after a few seconds.
-/// If this time were longer, the growing backoff would turn each drop into a fault.
+/// A source that has yielded frames for longer than this has recovered: after the next
+/// loss, the backoff starts over at [`MIN_BACKOFF`]. Some network cameras drop each
+/// connection after a few seconds. If this time were longer, the backoff would grow with
+/// each drop, until each drop caused a fault.
 const RECOVERED_AFTER: Duration = Duration::from_secs(1);
 
 /// An event that [`Camera::next`] returns.
@@ -36,14 +37,38 @@ const RECOVERED_AFTER: Duration = Duration::from_secs(1);
 pub enum CameraEvent {
     /// A frame. If it follows [`CameraEvent::Lost`], the camera has reconnected.
     Frame(Frame),
-    /// The source was lost. Each loss is reported once. The next call tries to reopen the
-    /// source.
+    /// The source was lost. Each loss is reported once. The next call to [`Camera::next`]
+    /// tries to reopen the source.
     Lost(SourceError),
-    /// A source that does not repeat failed before its first frame, so a retry is
-    /// pointless. No event follows.
+    /// The lost source is an unplugged camera. This event is reported at most once for
+    /// each loss. It is not reported if the error in [`CameraEvent::Lost`] already says
+    /// that the camera is unplugged.
+    Unplugged,
+    /// A program ended before its first frame, and `repeat` is not set. A retry is
+    /// therefore pointless. Every later call returns [`CameraEvent::End`].
     Failed(SourceError),
-    /// The source ended, or a stop was requested. No event follows.
+    /// The source ended, or a stop was requested. Every later call returns this event
+    /// again.
     End,
+}
+
+/// What is known about the loss of a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    /// The source was lost for a reason that may go away by itself.
+    Other,
+    /// The camera was reported as unplugged.
+    Unplugged,
+}
+
+impl Loss {
+    fn of(error: &SourceError) -> Loss {
+        if error.is_unplugged() {
+            Loss::Unplugged
+        } else {
+            Loss::Other
+        }
+    }
 }
 
 /// A source that is reopened whenever it is lost.
@@ -52,8 +77,9 @@ pub struct Camera {
     options: CameraOptions,
     stop: CancellationToken,
     source: Option<Box<dyn Source>>,
-    /// Whether no frame has been received since the loss of the source.
-    lost: bool,
+    /// How the source was lost; `None` if it was not lost, or if a frame has been
+    /// received since the loss.
+    loss: Option<Loss>,
     /// Whether the source failed and must be reopened.
     failed: bool,
     ended: bool,
@@ -62,7 +88,7 @@ pub struct Camera {
     /// The time at which the source was last opened.
     opened_at: Instant,
     restarts: u64,
-    /// The number that is added to the frame numbers of the current source.
+    /// The number to add to the frame numbers of the current source.
     first_seq: u64,
     next_seq: u64,
     /// The current connection.
@@ -75,8 +101,8 @@ impl Camera {
     /// [`CameraEvent::Lost`].
     ///
     /// # Errors
-    /// An error that a retry cannot fix, such as a missing file, no readable picture, a
-    /// missing program or an invalid URL.
+    /// Returns an error if a retry cannot help, for example because a file or a program
+    /// is missing, no picture is readable, or the URL is invalid.
     pub fn open(
         spec: Spec,
         options: CameraOptions,
@@ -88,7 +114,7 @@ impl Camera {
             options,
             stop,
             source: Some(source),
-            lost: false,
+            loss: None,
             failed: false,
             ended: false,
             attempts: 0,
@@ -100,17 +126,18 @@ impl Camera {
         })
     }
 
-    /// Waits for the next frame, for the loss of the source, or for its end.
+    /// Waits until the source yields a frame, is lost, or ends.
     ///
     /// After a loss, this function retries with a backoff of 0.5 to 30 seconds until it
-    /// has a frame or a stop is requested. It returns within 100 ms of a stop. Frame
-    /// numbers continue across losses and repeats. Each loss and each repeat begins a new
-    /// connection, with one exception: a program that yields one picture and ends is run
-    /// again for each picture, and all its pictures count as one connection. This
-    /// function blocks, so it must not be called from an asynchronous task.
+    /// has a frame or a stop is requested. After a stop is requested, it returns within
+    /// 100 ms. Frame numbers continue across losses and repeats. Each loss and each
+    /// repeat begins a new connection, with one exception: if a program yields one
+    /// picture and ends, it is run again for each picture, and all of its pictures belong
+    /// to the same connection. This function blocks, so it must not be called from an
+    /// asynchronous task.
     #[expect(
         clippy::should_implement_trait,
-        reason = "it yields events, of which the end is one"
+        reason = "it yields events, and the end is one of them"
     )]
     pub fn next(&mut self) -> CameraEvent {
         loop {
@@ -118,8 +145,8 @@ impl Camera {
                 return self.end();
             }
             if self.failed {
-                // The source is not closed earlier, because a program may take a while to
-                // end and the loss must be reported immediately.
+                // The source is closed here and not when it fails, because the loss must
+                // be reported immediately and a program may take a while to end.
                 self.source = None;
                 let wait = backoff(self.attempts, RandomState::new().hash_one(()));
                 self.attempts = self.attempts.saturating_add(1);
@@ -129,7 +156,9 @@ impl Camera {
                 self.restarts += 1;
                 self.connection = self.connection.next();
                 if let Err(error) = self.reopen() {
-                    tracing::debug!(%error, "camera is still lost");
+                    if let Some(event) = self.still_lost(&error) {
+                        return event;
+                    }
                     continue;
                 }
             }
@@ -160,11 +189,13 @@ impl Camera {
                 return CameraEvent::Failed(error);
             }
             self.failed = true;
-            if self.lost {
-                tracing::debug!(%error, "camera is still lost");
+            if self.loss.is_some() {
+                if let Some(event) = self.still_lost(&error) {
+                    return event;
+                }
                 continue;
             }
-            self.lost = true;
+            self.loss = Some(Loss::of(&error));
             if error.is_missing_input() {
                 // The path is logged only at the debug level, because pictures are often
                 // named after the people in them.
@@ -181,6 +212,18 @@ impl Camera {
     #[must_use]
     pub fn restarts(&self) -> u64 {
         self.restarts
+    }
+
+    /// Handles a further failure of a source that is already lost. Returns an event if
+    /// this failure is the first one to show that the camera is unplugged.
+    fn still_lost(&mut self, error: &SourceError) -> Option<CameraEvent> {
+        if error.is_unplugged() && self.loss != Some(Loss::Unplugged) {
+            self.loss = Some(Loss::Unplugged);
+            tracing::warn!(%error, "the lost camera is unplugged");
+            return Some(CameraEvent::Unplugged);
+        }
+        tracing::debug!(%error, "camera is still lost");
+        None
     }
 
     fn reopen(&mut self) -> Result<(), SourceError> {
@@ -200,8 +243,7 @@ impl Camera {
         if now().saturating_duration_since(self.opened_at) > RECOVERED_AFTER {
             self.attempts = 0;
         }
-        if self.lost {
-            self.lost = false;
+        if self.loss.take().is_some() {
             tracing::info!(restarts = self.restarts, "camera reconnected");
         }
         CameraEvent::Frame(frame)
@@ -217,7 +259,7 @@ impl fmt::Debug for Camera {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.debug_struct("Camera")
             .field("spec", &self.spec)
-            .field("lost", &self.lost)
+            .field("loss", &self.loss)
             .field("restarts", &self.restarts)
             .finish_non_exhaustive()
     }
@@ -258,8 +300,9 @@ fn open_source(
 }
 
 /// Returns the wait before attempt number `attempt`, counted from 0. The wait grows
-/// exponentially. `random` determines a jitter of up to a quarter of the wait, so that
-/// several devices do not contact the same camera at the same time after a power cut.
+/// exponentially. `random` determines a jitter, which adds up to a quarter of the wait.
+/// The jitter keeps several devices from contacting the same camera at the same time
+/// after a power cut.
 fn backoff(attempt: u32, random: u64) -> Duration {
     let wait = MIN_BACKOFF
         .saturating_mul(1 << attempt.min(16))
@@ -271,6 +314,89 @@ fn backoff(attempt: u32, random: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A source that fails with the given error.
+    struct Fails(Option<SourceError>);
+
+    impl Source for Fails {
+        fn next(&mut self) -> Result<Option<Frame>, SourceError> {
+            Err(self.0.take().unwrap())
+        }
+    }
+
+    fn camera(error: SourceError) -> Camera {
+        let stop = CancellationToken::new();
+        let options = CameraOptions {
+            rate: 100.0,
+            repeat: true,
+            stall: Duration::from_secs(5),
+            max_frame_bytes: 1 << 20,
+            max_frame_pixels: 9_000_000,
+            video: crate::camera::VideoOptions::default(),
+            tls: crate::camera::TlsTrust::default(),
+        };
+        let mut camera = Camera::open(Spec::Examples, options, stop).unwrap();
+        camera.source = Some(Box::new(Fails(Some(error))));
+        camera
+    }
+
+    fn unplugged() -> SourceError {
+        SourceError::WebcamUnplugged {
+            webcam: "fake".to_owned(),
+            why: "No such device".to_owned(),
+        }
+    }
+
+    #[test]
+    fn an_unplugged_camera_is_reported_once_for_each_loss() {
+        let mut first = camera(unplugged());
+        assert!(matches!(first.next(), CameraEvent::Lost(error) if error.is_unplugged()));
+        assert!(first.still_lost(&unplugged()).is_none(), "it is known");
+
+        let webcam = "fake".to_owned();
+        let why = "it sends nothing".to_owned();
+        let mut second = camera(SourceError::Webcam { webcam, why });
+        assert!(matches!(second.next(), CameraEvent::Lost(error) if !error.is_unplugged()));
+        let missing = SourceError::WebcamMissing {
+            wanted: "webcam".to_owned(),
+            found: "none".to_owned(),
+        };
+        let event = second.still_lost(&missing);
+        assert!(matches!(event, Some(CameraEvent::Unplugged)));
+        assert!(second.still_lost(&missing).is_none(), "it is known");
+        // After the camera has been plugged in again, the next loss does not count as
+        // unplugged until an error says so.
+        assert!(matches!(second.next(), CameraEvent::Frame(_)));
+        let stalled = SourceError::Stalled {
+            camera: "fake".to_owned(),
+            seconds: 1.0,
+            received: "nothing was received".to_owned(),
+        };
+        second.source = Some(Box::new(Fails(Some(stalled))));
+        assert!(matches!(second.next(), CameraEvent::Lost(_)));
+        assert!(matches!(
+            second.still_lost(&missing),
+            Some(CameraEvent::Unplugged)
+        ));
+    }
+
+    #[test]
+    fn the_backoff_starts_over_only_after_a_source_has_worked_for_a_while() {
+        let mut camera = camera(unplugged());
+        let frame = || Frame {
+            pixels: image::RgbImage::new(1, 1),
+            at: now(),
+            seq: 0,
+            connection: ConnectionId::default(),
+        };
+        camera.attempts = 5;
+        camera.opened_at = now() + RECOVERED_AFTER;
+        camera.frame(frame());
+        assert_eq!(camera.attempts, 5, "the source has just been opened");
+        camera.opened_at = now().checked_sub(2 * RECOVERED_AFTER).unwrap();
+        camera.frame(frame());
+        assert_eq!(camera.attempts, 0);
+    }
 
     #[test]
     fn the_backoff_grows_within_its_bounds() {

@@ -2,7 +2,8 @@
 //!
 //! There are two ways to do this. [`Secrets`] hides the passwords that are known from the
 //! configuration, wherever they appear. [`text_without_secrets`] recognizes URLs by their
-//! form. This module knows nothing about where the messages are shown.
+//! form, and hides their logins and queries. This module knows nothing about where the
+//! messages are shown.
 
 use std::fmt;
 
@@ -12,17 +13,19 @@ use base64::engine::general_purpose::STANDARD;
 /// The placeholder for a string that is not shown.
 const HIDDEN: &str = "…";
 
-/// Minimum length of a secret in bytes. A shorter secret would match parts of ordinary
-/// words, so it is hidden only if the form of the text shows that it is a secret.
+/// Minimum length in bytes of a secret that is hidden wherever it appears. A shorter
+/// secret would match parts of ordinary words, so it is hidden only where the form of the
+/// text shows that it is a secret.
 const MIN_SECRET: usize = 3;
 
-/// Parts of names of parameters and options whose values are secrets.
+/// If the name of a parameter or an option contains one of these strings, the value of
+/// the parameter or option is a secret.
 const SECRET_NAMES: [&str; 10] = [
     "pass", "pwd", "psw", "pw", "secret", "token", "key", "auth", "login", "sid",
 ];
 
-/// The passwords in a camera's address or command, in every form in which they may
-/// appear.
+/// The passwords in a camera's address or command, in each form in which messages may
+/// contain them.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub(super) struct Secrets(Vec<String>);
 
@@ -57,8 +60,8 @@ impl Secrets {
         secrets.sorted()
     }
 
-    /// Returns `text` with an ellipsis in place of each known secret, and of each secret
-    /// that is recognized by its form.
+    /// Replaces each known secret in `text` with an ellipsis. Also hides the logins and
+    /// queries of all URLs.
     pub(super) fn redact(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for secret in &self.0 {
@@ -94,8 +97,8 @@ impl Secrets {
         let mut rest = text;
         while let Some((_, later)) = rest.split_once("://") {
             rest = later;
-            // A password may contain characters that otherwise end a URL, and even
-            // another "://".
+            // A password may contain characters that normally end a URL, and may even
+            // contain "://".
             let end = later.find(char::is_whitespace).unwrap_or(later.len());
             for part in [later, &later[..end]] {
                 if let Some((login, _)) = part.rsplit_once('@') {
@@ -143,20 +146,20 @@ impl Secrets {
     }
 }
 
-/// Whether the value of an option or parameter is secret.
+/// Whether the value of the option or parameter with this name is a secret.
 fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     SECRET_NAMES.iter().any(|secret| name.contains(secret))
 }
 
-/// Whether the word after this option of a command is a login or a password.
+/// Whether `word` is an option of a command that is followed by a login or a password.
 fn is_secret_option(word: &str) -> bool {
     let name = word.trim_start_matches('-');
     let is_user = matches!(word, "-u" | "-U" | "--user" | "--proxy-user" | "-user");
     is_user || (name.len() < word.len() && !word.contains('=') && is_secret_name(name))
 }
 
-/// Returns a sentence or a log line with the logins and queries of all URLs removed.
+/// Returns a sentence or a log line without the logins and queries of its URLs.
 #[must_use]
 pub fn text_without_secrets(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -204,8 +207,8 @@ pub(super) fn decode(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// Returns the length of the login in the text after `://`, including its `@`, or 0 if
-/// there is no login.
+/// Returns the length of the login at the start of `text`, including the `@`, or 0 if
+/// there is no login. `text` is the text after `://`.
 fn login_len(text: &str) -> usize {
     let next = text.find("://").unwrap_or(text.len());
     let word = word_len(text).min(next);
@@ -227,8 +230,8 @@ fn word_len(text: &str) -> usize {
     text.find(ends).unwrap_or(text.len())
 }
 
-/// Whether the text that looks like a host ends in the middle of a password. This is the
-/// case if the text that looks like its port is not a number.
+/// Whether `word`, which looks like a host, ends in the middle of a password. This is the
+/// case if the part that looks like a port is not a number.
 fn is_cut(word: &str) -> bool {
     let host = &word[..word.find(['/', '?', '#', '\\']).unwrap_or(word.len())];
     host.rsplit_once(':').is_some_and(|(_, port)| {

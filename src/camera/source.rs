@@ -1,4 +1,4 @@
-//! Defines the trait that all sources implement, and the wait that they share.
+//! Defines the trait that all sources implement, and the function that they use to wait.
 
 use std::time::{Duration, Instant};
 
@@ -7,20 +7,20 @@ use tokio_util::sync::CancellationToken;
 use super::error::SourceError;
 use crate::frame::Frame;
 
-/// How often a wait checks for a stop.
+/// The interval at which a wait checks whether a stop was requested.
 pub(super) const STOP_CHECK: Duration = Duration::from_millis(50);
 
 /// A source of frames.
 pub trait Source: Send {
     /// Waits for the next frame. Returns `None` at the end of a finite source, or after a
-    /// stop.
+    /// stop was requested.
     ///
     /// # Errors
-    /// The reason this source will yield no more frames.
+    /// Returns the reason that this source will yield no more frames.
     fn next(&mut self) -> Result<Option<Frame>, SourceError>;
 }
 
-/// Sleeps until `due`. Returns false if a stop comes first.
+/// Sleeps until `due`. Returns false if a stop is requested first.
 pub(super) fn sleep_until(due: Instant, stop: &CancellationToken) -> bool {
     while !stop.is_cancelled() {
         let left = due.saturating_duration_since(now());

@@ -1,7 +1,7 @@
-//! Parses camera sources as they are written in the configuration.
+//! Parses the camera sources in the configuration.
 //!
-//! Owns the syntax of sources, except for that of addresses, and the formats that each
-//! source supports.
+//! This module defines the syntax of sources, except for the syntax of addresses. It also
+//! defines which formats each source supports.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -44,22 +44,22 @@ pub enum Spec {
 pub enum WebcamSelector {
     /// The first usable webcam, in the order of the numbers in `/dev/videoN`.
     First,
-    /// The webcam with this device file, or with this link to a device file.
+    /// The webcam with this device file. The path may be a link to the device file.
     Path(PathBuf),
     /// The webcam that V4L2 reports under this name.
     Name(String),
 }
 
-/// Alignment of the lines of raw pictures in bytes. `rpicam-vid` passes on the lines as
-/// the image processor writes them, padded to a multiple of this number.
+/// Alignment of the lines of raw pictures, in bytes. The image processor pads each line
+/// to a multiple of this number, and `rpicam-vid` does not remove the padding.
 const RPICAM_ALIGNMENT: u32 = 64;
 
 impl Spec {
-    /// Checks that the source supports this format and size. Pictures and
-    /// folders ignore both.
+    /// Checks that the source supports the format and the size in `video`. Pictures and
+    /// folders ignore the format and the size.
     ///
     /// # Errors
-    /// [`SpecError`], whose message names the config key to change.
+    /// Returns a [`SpecError`] whose message names the config key to change.
     pub fn check(&self, video: &VideoOptions) -> Result<(), SpecError> {
         use VideoFormat::{Auto, Mjpeg, Nv12, Yuv420, Yuyv};
         let (source, formats): (_, &[VideoFormat]) = match self {
@@ -94,8 +94,8 @@ impl FromStr for Spec {
     type Err = SpecError;
 
     /// Parses `examples`, `webcam`, `webcam:/dev/…`, `webcam:NAME`, `rpicam`, `http://…`,
-    /// `https://…`, `exec:COMMAND ARGUMENT …` or a path. A command is split into words as
-    /// in a shell, but without expansion. Write `./` before a path that looks like an
+    /// `https://…`, `exec:COMMAND ARGUMENT …`, or a path. A command is split into words
+    /// as in a shell, but without expansion. Write `./` before a path that looks like an
     /// address, and before a folder named `examples`.
     fn from_str(text: &str) -> Result<Spec, SpecError> {
         if text.trim().is_empty() {
@@ -139,7 +139,7 @@ impl FromStr for Spec {
     }
 }
 
-/// Returns the part before `://` if it has the form of a URL scheme.
+/// Returns the part of `text` before `://` if that part has the form of a URL scheme.
 fn scheme(text: &str) -> Option<&str> {
     let (scheme, _) = text.split_once("://")?;
     let mut letters = scheme.chars();
@@ -150,9 +150,9 @@ fn scheme(text: &str) -> Option<&str> {
     valid.then_some(scheme)
 }
 
-/// Whether `text` looks like an address with a missing or wrong `http://` and not like a
-/// path. It may contain a password, so it must not be treated as a path, which messages
-/// show.
+/// Whether `text` looks like an address with a missing or wrong `http://`, rather than
+/// like a path. Such a text must not be treated as a path: it may contain a password, and
+/// messages show paths.
 fn is_bare_address(text: &str) -> bool {
     if text.starts_with("//") {
         return true;
@@ -180,9 +180,9 @@ fn is_bare_address(text: &str) -> bool {
 }
 
 impl fmt::Display for Spec {
-    /// Writes the source as it is written in the configuration, but without the parts
-    /// that may contain a password. These are the login and the query of an address, and
-    /// the arguments of a command.
+    /// Writes the source in the syntax of the configuration, but without the parts that
+    /// may contain a password. These are the login and the query of an address, and the
+    /// arguments of a command.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Spec::Examples => f.write_str("examples"),
@@ -202,7 +202,8 @@ impl fmt::Display for Spec {
 }
 
 /// Returns the first word of a command in a form that messages can show. If the word is
-/// an address or a variable, it was written there by mistake and may contain a password.
+/// an address or a variable assignment, the user wrote it there by mistake, and it may
+/// contain a password.
 pub(super) fn shown_program(word: &str) -> String {
     if let Some((scheme, _)) = word.split_once("://") {
         return format!("{scheme}://…");
@@ -217,13 +218,14 @@ pub(super) fn shown_program(word: &str) -> String {
 }
 
 impl fmt::Debug for Spec {
-    /// Same as [`Display`](fmt::Display), so that no password gets into a log.
+    /// Writes the same text as [`Display`](fmt::Display), so that no password gets into a
+    /// log.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "Spec({self})")
     }
 }
 
-/// The reason a string does not name a usable source.
+/// The reason that a string does not name a usable source.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// The string is empty.

@@ -1,8 +1,7 @@
 //! Reads webcams through V4L2. This is the only module that uses nokhwa.
 //!
-//! Owns the setting of a device's format and the fetching of its buffers. The functions
-//! block for as long as the driver does, so `device_reader` calls them in a separate
-//! thread.
+//! This module sets the format of a device and reads its pictures. Its functions block
+//! for as long as the driver blocks, so `device_reader` calls them in a separate thread.
 
 use nokhwa::NokhwaError;
 use nokhwa::utils::{
@@ -13,8 +12,9 @@ use super::device_reader::{Device, OpenedDevice};
 use super::error::SourceError;
 use super::options::{StreamFormat, VideoFormat, VideoOptions};
 use super::spec::WebcamSelector;
-use super::webcam::{CaptureMode, VideoDevice, find, rank};
+use super::webcam::{CaptureMode, VideoDevice, find, rank, read_error};
 use crate::frame::yuv::{Layout, Range, YuvFormat};
+use crate::platform::text::counted;
 
 const NO_READABLE_FORMAT: &str = "it offers no format that maskd can read";
 
@@ -26,7 +26,7 @@ const FORMATS: [(VideoFormat, FrameFormat); 3] = [
 ];
 
 /// Maximum number of modes to try. A device may refuse modes that it lists, so several
-/// are tried.
+/// modes are tried.
 const MAX_ATTEMPTS: usize = 12;
 
 /// An open device.
@@ -35,7 +35,7 @@ pub(super) struct Webcam {
     camera: nokhwa::Camera,
 }
 
-/// Opens the selected webcam in the mode that is closest to the requested one.
+/// Opens the selected webcam in the mode that is closest to the requested mode.
 pub(super) fn open(
     selector: &WebcamSelector,
     video: &VideoOptions,
@@ -57,7 +57,10 @@ pub(super) fn open(
     let more = candidates.len().saturating_sub(1);
     let why = match more {
         0 => why,
-        _ => format!("{why} (nor can {more} other video devices be used)"),
+        _ => format!(
+            "{why} (also unusable: {})",
+            counted(more, "other video device")
+        ),
     };
     Err(SourceError::Webcam { webcam, why })
 }
@@ -84,7 +87,7 @@ fn open_device(device: &VideoDevice, video: &VideoOptions) -> Result<OpenedDevic
         #[expect(
             deprecated,
             reason = "its successor queries all formats again, and fails if the device cannot \
-                      list the sizes of one that is not needed"
+                      list the sizes of an unneeded format"
         )]
         let set = camera.set_camera_format(wanted);
         if let Err(error) = set {
@@ -112,7 +115,7 @@ fn open_device(device: &VideoDevice, video: &VideoOptions) -> Result<OpenedDevic
 /// device briefly.
 ///
 /// # Errors
-/// The reason the device is not a usable webcam.
+/// Returns the reason that the device is not a usable webcam.
 pub fn describe(device: &VideoDevice) -> Result<String, String> {
     let modes = modes(&mut connect(device)?);
     let mut parts = Vec::new();
@@ -144,7 +147,7 @@ fn connect(device: &VideoDevice) -> Result<nokhwa::Camera, String> {
 }
 
 /// Returns the modes of a device. If the device fails to list the sizes of a format, the
-/// format is treated as not available.
+/// format is treated as unavailable.
 fn modes(camera: &mut nokhwa::Camera) -> Vec<CaptureMode> {
     let mut modes = Vec::new();
     for (format, frame_format) in FORMATS {
@@ -168,13 +171,14 @@ fn sentence(error: &NokhwaError) -> String {
 }
 
 impl Device for Webcam {
+    // nokhwa returns the whole buffer even if the driver has filled only a part of it and
+    // has marked it as faulty. If the option `nodrop` of the UVC driver is 0, which was
+    // the default before Linux 6.14, the driver drops such pictures itself. Otherwise, an
+    // uncompressed picture may end with lines of an earlier picture.
     fn read(&mut self) -> Result<Vec<u8>, SourceError> {
         match self.camera.frame_raw() {
             Ok(bytes) => Ok(bytes.into_owned()),
-            Err(error) => Err(SourceError::Webcam {
-                webcam: self.device.to_string(),
-                why: sentence(&error),
-            }),
+            Err(error) => Err(read_error(&self.device, sentence(&error))),
         }
     }
 }

@@ -83,12 +83,12 @@ pub fn list(devices: &[VideoDevice]) -> String {
     names.join(", ")
 }
 
-/// Returns the devices that match, in the order in which to try them. There is at least
-/// one. This function opens no device.
+/// Returns the matching devices in the order in which to try them. The list is never empty.
+/// This function opens no device.
 ///
 /// # Errors
-/// If there is no such webcam, if several webcams have the name, or if this build has no
-/// webcam support.
+/// Returns an error if there is no such webcam, if several webcams have the name, or if
+/// this build has no webcam support.
 pub fn find(selector: &WebcamSelector) -> Result<Vec<VideoDevice>, SourceError> {
     #[cfg(feature = "camera")]
     return select(selector, &devices());
@@ -137,7 +137,21 @@ pub(super) fn select(
     }
 }
 
-/// A mode of a webcam, which is a combination of format, size and rate that it supports.
+/// Returns the error for a read from a webcam that failed with the message `why`.
+#[cfg(any(feature = "camera", test))]
+pub(super) fn read_error(device: &VideoDevice, why: String) -> SourceError {
+    let webcam = device.to_string();
+    // ENODEV, the error with which the kernel fails reads from an unplugged device. The
+    // file of the device disappears at about the same time.
+    let is_gone = why.contains("(os error 19)") || !device.path().exists();
+    if is_gone {
+        SourceError::WebcamUnplugged { webcam, why }
+    } else {
+        SourceError::Webcam { webcam, why }
+    }
+}
+
+/// A mode of a webcam, which is a combination of format, size, and rate that it supports.
 #[cfg(any(feature = "camera", test))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct CaptureMode {
@@ -273,6 +287,24 @@ mod tests {
             assert!(error.contains("devices are: /dev/video3 (Door)"), "{error}");
         }
         assert!(numbers(&WebcamSelector::Path(path("video3")), &[]).is_err());
+    }
+
+    #[test]
+    fn a_webcam_that_is_gone_is_told_from_one_that_fails() {
+        let none = device(99_999, "HD Webcam", 0);
+        let error = read_error(&none, "VIDIOC_DQBUF: timed out".to_owned());
+        assert!(error.is_unplugged());
+        assert_eq!(
+            error.to_string(),
+            "the webcam /dev/video99999 (HD Webcam) was unplugged: VIDIOC_DQBUF: timed out"
+        );
+        let gone = "Failed to capture frame: No such device (os error 19)".to_owned();
+        assert!(read_error(&none, gone).is_unplugged());
+        let error = select(&WebcamSelector::First, &[]).unwrap_err();
+        assert!(error.is_unplugged(), "it was not plugged in again");
+        let webcam = none.to_string();
+        let why = "it sends nothing".to_owned();
+        assert!(!SourceError::Webcam { webcam, why }.is_unplugged());
     }
 
     #[test]

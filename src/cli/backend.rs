@@ -1,6 +1,6 @@
-//! The backend of the commands for face pictures and models. It is the daemon that
-//! has the state directory open or, if no daemon is running, the state directory
-//! itself.
+//! The backend of the commands for face pictures and models. If a daemon has the state
+//! directory open, the backend is a client of that daemon. If no daemon is running, the
+//! backend opens the state directory itself.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,53 +11,65 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::interrupt::Interrupt;
 use super::{Failure, Global, socket_path};
-use crate::api::socket::Client;
+use crate::api::socket::{Client, TrainRequest};
 use crate::config::Config;
 use crate::frame::Crop;
 use crate::learning::{
-    CountRecord, ExportRecord, HeadRecord, ImportRecord, LabelAction, LabelResult, Learning, Purge,
-    RefitRecord, RemovedRecord, SampleRecord, SampleSelector, UnusedRecord,
+    Channel, CountRecord, ExportRecord, HeadRecord, ImportRecord, LabelAction, LabelResult,
+    Learning, Purge, RefitRecord, RefitTrigger, RemovedRecord, SampleFilter, SampleRecord,
+    SampleSelector, SwitchRecord, UndoRecord, UnusedRecord,
 };
 use crate::onnx::{Graph, ThreadPool};
 use crate::platform::clock::ClockReading;
 use crate::vision::embed::{Backbone, Embedder};
 use crate::vision::pipeline::open_model;
 
-/// Maximum number of retries to open a state directory while another process has it
-/// open. With the interval below, they take ten seconds in total.
+/// Maximum number of retries to open a state directory while another process has it open.
+/// With a pause of [`RETRY_INTERVAL`] before each retry, all retries together take ten
+/// seconds.
 const RETRIES: u32 = 50;
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Access to the face pictures ("samples") and models ("heads") in a state directory.
 pub(super) trait Backend {
-    /// Returns all samples, or only the samples with the given label.
-    fn samples(&self, label: Option<&str>) -> Result<Vec<SampleRecord>, Failure>;
+    /// Returns the samples that a filter selects.
+    fn samples(&self, filter: &SampleFilter) -> Result<Vec<SampleRecord>, Failure>;
     /// Returns the number of samples of each label.
     fn stats(&self) -> Result<BTreeMap<String, CountRecord>, Failure>;
-    /// Returns what is in the folders of the samples and is not used as one.
+    /// Returns the files and folders that are in the sample folders but are not used as
+    /// samples.
     fn unused(&self) -> Result<Vec<UnusedRecord>, Failure>;
     /// Returns the JPEG file of a sample.
     fn picture(&self, id: &str) -> Result<Vec<u8>, Failure>;
     fn label(&self, selector: SampleSelector, action: &LabelAction)
     -> Result<LabelResult, Failure>;
+    /// Takes the last labeling action back.
+    fn undo(&self) -> Result<UndoRecord, Failure>;
+    /// Restores discarded samples.
+    fn restore(&self, ids: Vec<String>) -> Result<LabelResult, Failure>;
     fn import(&self, folder: &Path) -> Result<ImportRecord, Failure>;
     fn export(&self, folder: &Path) -> Result<ExportRecord, Failure>;
     fn purge(&self, purge: &Purge) -> Result<RemovedRecord, Failure>;
     /// Trains a new head, and returns when training is complete.
-    fn refit(&self) -> Result<RefitRecord, Failure>;
+    fn refit(&self, labels_checked: bool) -> Result<RefitRecord, Failure>;
+    /// Returns the recorded switches to other heads, oldest first.
+    fn history(&self) -> Result<Vec<SwitchRecord>, Failure>;
     fn heads(&self) -> Result<Vec<HeadRecord>, Failure>;
     fn head(&self, number: u32) -> Result<HeadRecord, Failure>;
     fn export_head(&self, number: u32, path: &Path) -> Result<(), Failure>;
     /// Imports a head from a file. Returns the number of the head that is in use
     /// afterward; `None` stands for the built-in head.
     fn import_head(&self, path: &Path) -> Result<Option<u32>, Failure>;
+    /// Uses the head with this number; 0 stands for the built-in head. Returns the number
+    /// of the head that is in use afterward; `None` stands for the built-in head.
+    fn use_head(&self, number: u32) -> Result<Option<u32>, Failure>;
     /// Goes back by `steps` heads. Returns the number of the head that is in use
     /// afterward; `None` stands for the built-in head.
     fn rollback(&self, steps: u32) -> Result<Option<u32>, Failure>;
 }
 
-/// Returns the daemon that uses the state directory, or opens the directory itself if
-/// no daemon is running.
+/// Returns a client of the daemon that uses the state directory. If no daemon is running,
+/// opens the directory itself.
 pub(super) fn open(global: &Global) -> Result<Box<dyn Backend>, Failure> {
     let config = global.load_config()?;
     let state = global.state_dir()?;
@@ -81,6 +93,10 @@ pub(super) fn open(global: &Global) -> Result<Box<dyn Backend>, Failure> {
             opened => break opened?,
         }
     };
+    // Without a daemon, each command deletes what was discarded too long ago.
+    if let Err(error) = learning.tidy_trash(ClockReading::now()) {
+        tracing::warn!(%error, "discarded face pictures cannot be deleted");
+    }
     Ok(Box::new(StateDirectory {
         learning,
         backbone,
@@ -109,8 +125,8 @@ pub(super) fn daemon(
 }
 
 impl Backend for Client {
-    fn samples(&self, label: Option<&str>) -> Result<Vec<SampleRecord>, Failure> {
-        Ok(Client::samples(self, label)?)
+    fn samples(&self, filter: &SampleFilter) -> Result<Vec<SampleRecord>, Failure> {
+        Ok(Client::samples(self, filter)?)
     }
 
     fn stats(&self) -> Result<BTreeMap<String, CountRecord>, Failure> {
@@ -133,6 +149,14 @@ impl Backend for Client {
         Ok(Client::mark(self, selector, action)?)
     }
 
+    fn undo(&self) -> Result<UndoRecord, Failure> {
+        Ok(Client::undo(self, None)?)
+    }
+
+    fn restore(&self, ids: Vec<String>) -> Result<LabelResult, Failure> {
+        Ok(Client::restore(self, &ids)?)
+    }
+
     fn import(&self, folder: &Path) -> Result<ImportRecord, Failure> {
         Ok(Client::import(self, &absolute(folder)?)?)
     }
@@ -145,8 +169,12 @@ impl Backend for Client {
         Ok(Client::purge(self, purge)?)
     }
 
-    fn refit(&self) -> Result<RefitRecord, Failure> {
-        Ok(Client::refit(self)?)
+    fn refit(&self, labels_checked: bool) -> Result<RefitRecord, Failure> {
+        Ok(self.refit_with(&TrainRequest { labels_checked })?)
+    }
+
+    fn history(&self) -> Result<Vec<SwitchRecord>, Failure> {
+        Ok(Client::history(self)?)
     }
 
     fn heads(&self) -> Result<Vec<HeadRecord>, Failure> {
@@ -164,6 +192,10 @@ impl Backend for Client {
 
     fn import_head(&self, path: &Path) -> Result<Option<u32>, Failure> {
         Ok(Client::import_head(self, &absolute(path)?)?.head)
+    }
+
+    fn use_head(&self, number: u32) -> Result<Option<u32>, Failure> {
+        Ok(Client::use_head(self, number)?.head)
     }
 
     fn rollback(&self, steps: u32) -> Result<Option<u32>, Failure> {
@@ -186,9 +218,18 @@ struct StateDirectory {
     threads: usize,
 }
 
+impl StateDirectory {
+    /// Saves when samples were discarded. If this fails, they are kept for longer.
+    fn save_ages(&self) {
+        if let Err(error) = self.learning.save_ages(ClockReading::now(), true) {
+            tracing::warn!(%error, "the ages of face pictures cannot be saved");
+        }
+    }
+}
+
 impl Backend for StateDirectory {
-    fn samples(&self, label: Option<&str>) -> Result<Vec<SampleRecord>, Failure> {
-        Ok(self.learning.samples(label)?)
+    fn samples(&self, filter: &SampleFilter) -> Result<Vec<SampleRecord>, Failure> {
+        Ok(self.learning.samples(filter)?)
     }
 
     fn stats(&self) -> Result<BTreeMap<String, CountRecord>, Failure> {
@@ -208,7 +249,21 @@ impl Backend for StateDirectory {
         selector: SampleSelector,
         action: &LabelAction,
     ) -> Result<LabelResult, Failure> {
-        Ok(self.learning.label(selector, action)?)
+        let result = self.learning.label(selector, action)?;
+        self.save_ages();
+        Ok(result)
+    }
+
+    fn undo(&self) -> Result<UndoRecord, Failure> {
+        let record = self.learning.undo(None)?;
+        self.save_ages();
+        Ok(record)
+    }
+
+    fn restore(&self, ids: Vec<String>) -> Result<LabelResult, Failure> {
+        let result = self.learning.restore(ids)?;
+        self.save_ages();
+        Ok(result)
     }
 
     fn import(&self, folder: &Path) -> Result<ImportRecord, Failure> {
@@ -223,8 +278,8 @@ impl Backend for StateDirectory {
         Ok(self.learning.purge(purge, ClockReading::now())?)
     }
 
-    /// Ctrl-C stops the refit, and nothing changes in that case.
-    fn refit(&self) -> Result<RefitRecord, Failure> {
+    /// Ctrl-C stops the refit without changing anything.
+    fn refit(&self, labels_checked: bool) -> Result<RefitRecord, Failure> {
         let interrupt = Interrupt::catch()?;
         let progress = ProgressBar::new_spinner();
         if let Ok(style) =
@@ -232,8 +287,8 @@ impl Backend for StateDirectory {
         {
             progress.set_style(style);
         }
-        // The embedder is created only when it is needed, because without new samples
-        // there is nothing to embed.
+        // The embedder is created only when needed, because there is nothing to embed
+        // if there are no new samples.
         let mut embedder = None;
         let mut embed = |crops: &[Crop]| {
             let embedder = match &mut embedder {
@@ -248,9 +303,15 @@ impl Backend for StateDirectory {
             progress.inc(crops.len() as u64);
             Ok(features)
         };
-        let record = self.learning.refit(&mut embed, &|| interrupt.is_caught());
+        let trigger = RefitTrigger::requested(Channel::CommandLine, labels_checked);
+        let is_canceled = || interrupt.is_caught();
+        let record = self.learning.refit(trigger, &mut embed, &is_canceled);
         progress.finish_and_clear();
         Ok(record?)
+    }
+
+    fn history(&self) -> Result<Vec<SwitchRecord>, Failure> {
+        Ok(self.learning.history())
     }
 
     fn heads(&self) -> Result<Vec<HeadRecord>, Failure> {
@@ -267,10 +328,14 @@ impl Backend for StateDirectory {
     }
 
     fn import_head(&self, path: &Path) -> Result<Option<u32>, Failure> {
-        Ok(Some(self.learning.import_head(path)?))
+        Ok(Some(self.learning.import_head(path, Channel::CommandLine)?))
+    }
+
+    fn use_head(&self, number: u32) -> Result<Option<u32>, Failure> {
+        Ok(self.learning.use_head(number, Channel::CommandLine)?)
     }
 
     fn rollback(&self, steps: u32) -> Result<Option<u32>, Failure> {
-        Ok(self.learning.rollback(steps)?)
+        Ok(self.learning.rollback(steps, Channel::CommandLine)?)
     }
 }

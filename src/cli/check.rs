@@ -1,4 +1,4 @@
-//! `maskd check`, which reports problems with the config, the models and the hardware.
+//! `maskd check`, which reports problems with the config, the models, and the hardware.
 
 use std::path::Path;
 
@@ -16,11 +16,11 @@ use crate::decision::decide::VerdictPolicy;
 use crate::indicate::pins;
 use crate::learning::heads::Heads;
 use crate::learning::{self, LearningError};
-use crate::platform::text::printable;
+use crate::platform::text::{counted, printable};
 use crate::platform::{files, hex};
 use crate::vision::pipeline::Pipeline;
 
-/// Checks everything even if a check fails, and ends with the exit code of the first
+/// Runs all checks, even if one of them fails. The exit code is that of the first
 /// failure.
 pub(super) fn check(global: &Global) -> Result<(), Failure> {
     let mut report = Report::default();
@@ -67,7 +67,7 @@ impl Report {
     fn bad(&mut self, what: &str, failure: &Failure) {
         self.line("BAD", what, &failure.sentence);
         if let Some(first) = &mut self.failure {
-            // The report already contains the sentence of each problem.
+            // The report already contains a sentence about each problem.
             "there are several problems, see above".clone_into(&mut first.sentence);
         } else {
             let sentence = format!("there is a problem with the {what}, see above");
@@ -80,14 +80,14 @@ impl Report {
         self.text += &format!("{state:<4} {what:<12} {found}\n");
     }
 
-    /// Lists the hardware that was found. None of it is required.
+    /// Lists the hardware that was found. Missing hardware does not count as a problem.
     fn hardware(&mut self) {
         let model =
             files::read_text(Path::new("/proc/device-tree/model"), files::MAX_PROC_BYTES).ok();
         let model = model.map(|model| model.trim_end_matches('\0').trim().to_owned());
         let board = model.unwrap_or_else(|| format!("{} machine", std::env::consts::ARCH));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        self.line("", "board", &format!("{board}, {cores} cores"));
+        self.line("", "board", &format!("{board}, {}", counted(cores, "core")));
         self.cameras();
         let chips = pins::chips();
         let chips = match chips.as_slice() {
@@ -106,7 +106,7 @@ impl Report {
             #[cfg(feature = "camera")]
             let found = match crate::camera::describe_webcam(&node) {
                 Ok(formats) => format!("{node}: {formats}"),
-                // The further nodes of a webcam often provide no pictures.
+                // The additional device files of a webcam often provide no pictures.
                 Err(_) if node.index > 0 => continue,
                 Err(why) => format!("{node}: not usable as a webcam ({why})"),
             };
@@ -141,8 +141,9 @@ fn check_models(config: &Config, report: &mut Report) {
     }
 }
 
-/// Checks whether the source can work, without starting a program. An `https` camera is
-/// contacted for its certificate, but nothing is requested from any camera.
+/// Checks whether the configured source can work. This function starts no program and
+/// requests no pictures from a camera, but it checks the certificate of an `https`
+/// camera.
 fn check_source(config: &Config, report: &mut Report) {
     let spec = match config.camera.source.parse::<Spec>() {
         Err(error) => return report.bad("source", &Failure::new(Failure::CONFIG, error)),
@@ -150,7 +151,7 @@ fn check_source(config: &Config, report: &mut Report) {
     };
     match &spec {
         Spec::Command(words) if !words.first().is_some_and(|program| is_program(program)) => {
-            // The words may hold a password.
+            // The words of the command may contain a password.
             let sentence = format!("the program of the command {spec} is not installed");
             return report.bad("source", &Failure::new(Failure::UNAVAILABLE, sentence));
         }
@@ -247,7 +248,7 @@ fn is_program(name: &str) -> bool {
     std::env::split_paths(&path).any(|folder| is_executable(&folder.join(name)))
 }
 
-/// Checks the format of a state directory, and the model that it names.
+/// Checks the format of a state directory, and the model that is in use there.
 fn check_learned(state: &Path, report: &mut Report) {
     let read = learning::check_state(state).and_then(|()| {
         Heads::read_only(state)

@@ -7,29 +7,24 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use image::RgbImage;
-use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::output::{make_folder, write};
 use super::pictures::{Picture, expand};
-use super::progress::bar;
+use super::progress::picture_bar;
+use super::recognizer::Recognizer;
 use super::{Failure, Global, complain, print, print_json};
 use crate::decision::annotate;
-use crate::decision::decide::VerdictPolicy;
 use crate::decision::frame_result::{FaceRecord, FaceResult, Probabilities};
 use crate::platform::text::printable;
-use crate::vision::pipeline::{Pipeline, PipelineError};
-
-/// Minimum number of pictures for which a progress bar is shown.
-const MIN_PROGRESS: usize = 10;
 
 #[derive(Debug, Args)]
 pub(super) struct Classify {
-    /// Pictures, or folders of pictures; without any, the built-in examples
+    /// Pictures or folders of pictures [default: the built-in examples]
     #[arg(value_name = "PICTURE")]
     pictures: Vec<PathBuf>,
 
-    /// Print one JSON object per picture, each on a line
+    /// Print one JSON object per picture, each on its own line
     #[arg(long)]
     json: bool,
 
@@ -39,10 +34,11 @@ pub(super) struct Classify {
     annotate: Option<PathBuf>,
 }
 
-/// A line of the output of `maskd classify --json`, whose format is documented.
+/// One line of the output of `maskd classify --json`. The format of this output is
+/// documented.
 #[derive(Debug, Serialize)]
 struct PictureRecord {
-    /// The path as given on the command line.
+    /// The path of the picture, or `examples/NAME` for a built-in example.
     picture: String,
     /// Width of the picture as displayed, in pixels.
     width: u32,
@@ -53,26 +49,21 @@ struct PictureRecord {
 }
 
 impl Classify {
-    /// Classifies the pictures with the configured head or, with `--state`, with the
-    /// head that is in use in that directory.
+    /// Classifies the pictures with the configured head. If `--state` is given, uses the
+    /// head that is in use in that state directory instead.
     pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
         let config = global.load_config()?;
         let pictures = expand(&self.pictures)?;
-        let mut pipeline = Pipeline::open(&config.pipeline_options(), config.classify.threads(0))?;
-        if let Some(head) = global.learned_head(pipeline.head())? {
-            pipeline.set_head(head);
-        }
-        let labels = pipeline.head().labels().to_vec();
-        let policy = VerdictPolicy::new(config.classify.verdict_options(), &labels)
-            .map_err(|error| Failure::new(Failure::CONFIG, error))?;
+        let mut recognizer = Recognizer::open(&config, global)?;
+        let labels = recognizer.labels().to_vec();
         let annotated = self.annotate.as_deref().map(AnnotatedFolder::open);
         let mut annotated = annotated.transpose()?;
-        let progress = progress(pictures.len());
+        let progress = picture_bar(pictures.len());
         let mut unreadable = 0_usize;
         for picture in &pictures {
             match picture.pixels() {
                 Ok(pixels) => {
-                    let faces = classify(&mut pipeline, &policy, &pixels)?;
+                    let faces = recognizer.faces(&pixels)?;
                     let record = PictureRecord {
                         picture: picture.name(),
                         width: pixels.width(),
@@ -113,35 +104,6 @@ impl Classify {
     }
 }
 
-/// Classifies every face, even if its size or score makes the verdict unsure, so that
-/// every record contains probabilities.
-fn classify(
-    pipeline: &mut Pipeline,
-    policy: &VerdictPolicy,
-    pixels: &RgbImage,
-) -> Result<Vec<FaceResult>, PipelineError> {
-    let faces = pipeline.detect(pixels)?;
-    let classified = pipeline.classify(pixels, &faces)?;
-    let results = faces.into_iter().zip(classified);
-    let results = results.map(|(face, class)| FaceResult {
-        face,
-        track: None,
-        verdict: policy.verdict(&face, &class.probabilities),
-        probabilities: Some(class.probabilities),
-    });
-    Ok(results.collect())
-}
-
-fn progress(pictures: usize) -> ProgressBar {
-    if pictures < MIN_PROGRESS {
-        return ProgressBar::hidden();
-    }
-    bar(
-        pictures as u64,
-        "{wide_bar} {pos}/{len} pictures, {eta} left",
-    )
-}
-
 impl PictureRecord {
     fn text(&self) -> String {
         let faces = match self.faces.len() {
@@ -169,7 +131,7 @@ impl PictureRecord {
     }
 }
 
-/// The folder that annotated pictures are written to.
+/// The folder for the annotated pictures.
 struct AnnotatedFolder<'a> {
     folder: &'a Path,
     taken: HashSet<String>,
@@ -207,7 +169,7 @@ impl AnnotatedFolder<'_> {
         write(&path, bytes.get_ref())
     }
 
-    /// Returns a file name that is not taken yet, because pictures from different
+    /// Returns a file name that this command has not used yet. Pictures from different
     /// folders may have the same name.
     fn name(&mut self, stem: &str) -> String {
         let mut name = format!("{stem}.annotated.jpg");

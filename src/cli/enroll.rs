@@ -10,14 +10,15 @@ use super::progress::bar;
 use super::{Failure, Global, print};
 use crate::api::socket::{Client, ControlError, EnrollRequest, MAX_ENROLLED};
 use crate::learning::{Enrollment, FailureKind};
+use crate::platform::text::counted;
 
 /// How often the command polls the daemon for the progress of an enrollment.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// The daemon ends the enrollment if this command does not poll for this many seconds,
-/// because the command was killed.
+/// The daemon ends the enrollment if this command does not poll for this many seconds, for
+/// example because the command was killed.
 const LEASE_SECONDS: u16 = 5;
-/// Maximum number of polls after the end of an enrollment. By then, the crops that
-/// were taken before the end are on disk.
+/// Maximum number of polls after the end of an enrollment. By the last poll, the crops
+/// that were taken before the end have been written to the disk.
 const POLLS_AFTER_END: usize = 10;
 
 #[derive(Debug, Args)]
@@ -25,7 +26,7 @@ pub(super) struct Enroll {
     /// The label of the face that the daemon sees now
     label: String,
 
-    /// How many face pictures to store
+    /// Number of face pictures to store
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_ENROLLED)))]
     count: u32,
 
@@ -40,8 +41,8 @@ enum Ended {
     Complete,
     TimeOut,
     Interrupted,
-    /// Another client ended the enrollment, the daemon was restarted, or the lease is
-    /// over because this command was suspended.
+    /// Another client ended the enrollment, the daemon was restarted, or the lease
+    /// expired because this command was suspended.
     Elsewhere,
 }
 
@@ -84,7 +85,11 @@ impl Enroll {
         } = self;
         let stored = enrollment.stored;
         if stored >= count {
-            return print(format!("{stored} face pictures of {label} were stored\n"));
+            let (pictures, were) = (
+                counted(stored, "face picture"),
+                if stored == 1 { "was" } else { "were" },
+            );
+            return print(format!("{pictures} of {label} {were} stored\n"));
         }
         let mut sentence = format!("{stored} of {count} face pictures of {label} were stored");
         match ended {
@@ -101,9 +106,9 @@ impl Enroll {
         Err(Failure::new(Failure::TEMPORARY, sentence))
     }
 
-    /// Waits until there are enough face pictures, the time is over, the wait is
-    /// interrupted, or somebody else ends the enrollment. Also returns the last known
-    /// state of the enrollment.
+    /// Waits until there are enough face pictures, time runs out, the wait is
+    /// interrupted, or another client ends the enrollment. Returns the reason that the
+    /// wait ended, and the last known state of the enrollment.
     fn wait(
         &self,
         client: &Client,
@@ -141,7 +146,7 @@ impl Enroll {
                 break Ended::TimeOut;
             }
             if enrollment.is_over() && enrollment.wanted < self.count {
-                // The daemon's clock may be a moment ahead.
+                // The daemon may reach the time limit slightly earlier than this command.
                 let is_late = left <= POLL_INTERVAL;
                 break if is_late {
                     Ended::TimeOut
@@ -163,7 +168,8 @@ impl Enroll {
     }
 }
 
-/// Returns `None` if the daemon's enrollment is not the one of this command.
+/// Returns the enrollment in `answer`, or `None` if the daemon's current enrollment is
+/// not the one that this command started.
 fn of_this_command(
     answer: Result<Enrollment, ControlError>,
 ) -> Result<Option<Enrollment>, ControlError> {
@@ -176,7 +182,7 @@ fn of_this_command(
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "a person waits for the end of the enrollment"
+    reason = "a user waits for the end of the enrollment"
 )]
 fn now() -> Instant {
     Instant::now()

@@ -39,9 +39,9 @@ impl Failure {
         }
     }
 
-    /// The failure for a standard output that is closed or full. The sentence is
-    /// empty if the reader closed the pipe, because a program such as `head` does so
-    /// when it has read enough, which is not an error.
+    /// Creates the failure for a standard output that is closed or full. If the reader
+    /// closed the pipe, the exit code is 0 and the sentence is empty. This is not an
+    /// error, because a program such as `head` closes the pipe when it has read enough.
     pub(super) fn output(error: &std::io::Error) -> Failure {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
             return Failure {
@@ -130,7 +130,7 @@ impl From<DaemonError> for Failure {
                 };
                 Failure::new(exit, error)
             }
-            // A daemon that cannot show decisions has failed, even if that is because
+            // A daemon that cannot show decisions has failed, even if the reason is that
             // the reader closed the pipe.
             DaemonError::Console(_) => Failure::new(Failure::CANNOT_WRITE, error),
             DaemonError::System(_) | DaemonError::Panicked(_) => {

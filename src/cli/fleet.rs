@@ -1,4 +1,4 @@
-//! `maskd fleet`, for models that devices share through their broker.
+//! `maskd fleet`, for sharing models between devices through their broker.
 
 use clap::Subcommand;
 
@@ -8,9 +8,9 @@ use crate::platform::hex;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Fleet {
-    /// Print the public key of this device, for fleet.trust of the others
+    /// Print the public key of this device, for fleet.trust on the other devices
     ///
-    /// The first call makes the key and stores it in the state directory.
+    /// The first call creates the key and stores it in the state directory.
     Key,
 }
 

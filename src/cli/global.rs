@@ -1,4 +1,4 @@
-//! The options that all commands share: config file, state directory and log filter.
+//! The options that all commands share: config file, state directory, and log filter.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -65,8 +65,8 @@ impl Global {
             .map_or_else(|| Ok((Config::default(), Vec::new())), config::load)
     }
 
-    /// Returns the head that is in use in the directory that `--state` names, if that
-    /// option is given. `base` is the configured head.
+    /// Returns the head that is in use in the `--state` directory, or `None` if that
+    /// option is not given. `base` is the configured head.
     pub(super) fn learned_head(&self, base: &Head) -> Result<Option<Arc<Head>>, Failure> {
         let Some(state) = &self.state else {
             return Ok(None);
@@ -82,9 +82,10 @@ impl Global {
         Ok(Some(in_use.head))
     }
 
-    /// Returns the state directory for a daemon. This is the directory that the user
-    /// or systemd names. Otherwise it is the default directory, if that exists or the
-    /// config needs one.
+    /// Returns the state directory for a daemon: the directory that the user or systemd
+    /// names, or otherwise the default directory. Returns `None` if no directory is
+    /// named, the default directory does not exist, and the config requires no state
+    /// directory.
     pub(super) fn daemon_state(&self, config: &Config) -> Result<Option<StateDir>, Failure> {
         if self.state.is_some() || std::env::var_os("STATE_DIRECTORY").is_some() {
             return Ok(Some(StateDir::Named(self.state_dir()?)));
@@ -96,9 +97,10 @@ impl Global {
         Ok(usual.map(StateDir::Usual))
     }
 
-    /// Returns the state directory. This is the directory that `--state` names or, for
-    /// the service, the one that systemd names. Otherwise it is the service's
-    /// directory or the user's own.
+    /// Returns the first of these state directories that applies: the directory that
+    /// `--state` names, the directory that systemd names, the directory of the service
+    /// (if the service is running or its user runs this command), or the directory in the
+    /// user's home.
     pub(super) fn state_dir(&self) -> Result<PathBuf, Failure> {
         use etcetera::BaseStrategy;
         use std::os::unix::fs::MetadataExt;
@@ -131,9 +133,9 @@ impl Global {
     }
 }
 
-/// Returns the socket path of the daemon that uses a state directory. systemd passes
-/// the runtime directory only to the service itself, so other processes use its known
-/// path, [`SERVICE_RUNTIME`].
+/// Returns the socket path of the daemon that uses a state directory. systemd passes the
+/// path of the runtime directory only to the service itself. Other processes therefore
+/// use the fixed path [`SERVICE_RUNTIME`].
 pub(super) fn socket_path(config: &Config, state: &Path) -> PathBuf {
     let service = Path::new(SERVICE_RUNTIME);
     let is_service = state == Path::new(SERVICE_STATE) && service.is_dir();

@@ -7,7 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failure;
 
-/// Catches SIGINT and SIGTERM until it is dropped.
+/// Catches SIGINT and SIGTERM until this value is dropped.
 pub(super) struct Interrupt {
     runtime: Runtime,
     signals: RefCell<(Signal, Signal, bool)>,
@@ -35,7 +35,7 @@ impl Interrupt {
         })
     }
 
-    /// Whether a signal was received since [`Interrupt::catch`].
+    /// Whether a signal has been received since [`Interrupt::catch`].
     pub(super) fn is_caught(&self) -> bool {
         let (interrupt, terminate, caught) = &mut *self.signals.borrow_mut();
         if !*caught {
@@ -44,9 +44,9 @@ impl Interrupt {
                     biased;
                     _ = interrupt.recv() => true,
                     _ = terminate.recv() => true,
-                    // This lets the runtime run one iteration, in which it receives
-                    // signals. A sleep of zero would take up to 1 ms because it
-                    // ends at the next tick.
+                    // Yielding lets the runtime run one iteration, in which it receives
+                    // signals. A sleep of zero would take up to 1 ms, because a sleep
+                    // ends at a tick of the timer.
                     () = tokio::task::yield_now() => false,
                 }
             });

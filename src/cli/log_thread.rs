@@ -1,8 +1,8 @@
-//! The log thread of the daemon. Whoever reads the log may be slow or may hang, and must
-//! not delay the door, the watchdog or a stop.
+//! The log thread of the daemon. The program that reads the log may be slow or may hang,
+//! but it must not delay the door, the watchdog, or a shutdown.
 //!
-//! Lines go through a bounded queue to the thread that writes them. Lines that find the
-//! queue full are lost and counted.
+//! Lines go through a bounded queue to the thread that writes them. While the queue is
+//! full, new lines are dropped and counted.
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
@@ -11,25 +11,30 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 use std::time::Duration;
 
-/// Maximum number of lines that wait to be written.
+use crate::platform::text::counted;
+
+/// Maximum number of lines in the queue.
 const CAPACITY: usize = 1024;
-/// How long the end of the process waits for the lines that are still in the queue.
+/// When the process ends, it waits at most this long until the lines in the queue have
+/// been written.
 const FLUSH_LIMIT: Duration = Duration::from_millis(300);
 
 enum Entry {
     Line(Vec<u8>),
-    /// Answered when everything before it is written.
+    /// A request to send a message when all lines that were queued before the request
+    /// have been written.
     Flush(SyncSender<()>),
 }
 
 static QUEUE: OnceLock<SyncSender<Entry>> = OnceLock::new();
-/// Number of lines that were lost since the last one that was written.
+/// Number of lines that have been dropped since the last line was written.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// Starts the thread. Until then, and if that fails, lines are written at once.
+/// Starts the log thread. Before this call, or if the thread cannot be started, [`write`]
+/// writes each line directly.
 #[expect(
     clippy::disallowed_methods,
-    reason = "the log has to work before the daemon starts its threads, and after they ended"
+    reason = "the log has to work before the daemon starts its threads and after they have ended"
 )]
 pub(super) fn start() {
     let (queue, entries) = mpsc::sync_channel(CAPACITY);
@@ -37,7 +42,7 @@ pub(super) fn start() {
         .name("log".to_owned())
         .spawn(move || run(&entries));
     if started.is_ok() {
-        // The thread is started only once.
+        // This cannot fail, because the thread is started only once.
         let _ = QUEUE.set(queue);
     }
 }
@@ -53,7 +58,8 @@ fn run(entries: &Receiver<Entry>) {
                     let is_journal = std::env::var_os("JOURNAL_STREAM").is_some();
                     let prefix = if is_journal { "<4>" } else { " WARN " };
                     let note = format!(
-                        "{prefix}{lost} lines of the log were lost, because its reader was too slow\n"
+                        "{prefix}lost {} because the reader of the log was too slow\n",
+                        counted(lost, "log line")
                     );
                     write_now(note.as_bytes());
                 }
@@ -65,29 +71,30 @@ fn run(entries: &Receiver<Entry>) {
     }
 }
 
-/// Writing never fails, because a daemon must keep running when the reader of its log is
-/// gone, and there is nowhere else to report the error.
+/// Writes a line to standard error. Write errors are ignored because a daemon must keep
+/// running when the reader of its log has ended, and there is nowhere else to report the
+/// errors.
 fn write_now(line: &[u8]) {
     let _ = io::stderr().lock().write_all(line);
 }
 
-/// Writes a line, or has the thread write it.
-pub(super) fn write(line: &[u8]) {
+/// Passes a line to the thread or, if there is no thread, writes it directly.
+pub(super) fn write(line: Vec<u8>) {
     let Some(queue) = QUEUE.get() else {
-        return write_now(line);
+        return write_now(&line);
     };
-    if queue.try_send(Entry::Line(line.to_vec())).is_err() {
+    if queue.try_send(Entry::Line(line)).is_err() {
         LOST.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Waits for a short time until all lines are written.
+/// Waits until all lines in the queue have been written, but at most for [`FLUSH_LIMIT`].
 pub(super) fn flush() {
     let Some(queue) = QUEUE.get() else {
         return;
     };
     let (done, is_done) = mpsc::sync_channel(1);
-    // If the queue is full, its reader hangs.
+    // If the queue is full, the thread is blocked, so waiting would be pointless.
     if queue.try_send(Entry::Flush(done)).is_ok() {
         let _ = is_done.recv_timeout(FLUSH_LIMIT);
     }

@@ -1,4 +1,4 @@
-//! Logging, which writes `tracing` events to standard error.
+//! Writes `tracing` events to standard error.
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
@@ -15,9 +15,9 @@ use super::{Failure, log_thread};
 use crate::camera::text_without_secrets;
 use crate::platform::text::printable;
 
-/// Starts logging with `filter`. Without a filter, the default level depends on
-/// whether the command is `quiet`. If the console is `live`, it keeps a status line on
-/// the terminal, which log lines must overwrite. The log of a `daemon` has a thread of its own.
+/// Starts logging with `filter`. If `filter` is `None`, the level depends on `quiet`. If
+/// `live` is true, the console keeps a status line on the terminal, which log lines must
+/// overwrite. If `daemon` is true, a separate thread writes the log.
 pub(super) fn start(
     filter: Option<&str>,
     quiet: bool,
@@ -32,8 +32,7 @@ pub(super) fn start(
             format!("--log {filter:?} is not a valid filter: {error}"),
         )
     })?;
-    // A person who stops the output of a terminal expects the program to wait.
-    if daemon && !io::stderr().is_terminal() {
+    if daemon {
         log_thread::start();
     }
     let builder = tracing_subscriber::fmt()
@@ -69,8 +68,8 @@ pub(super) fn start(
     Ok(())
 }
 
-/// Writes a field of an event. The text may come from outside, for example from an HTTP
-/// header, so its control characters are escaped.
+/// Writes a field of an event. The value of the field may come from another machine, for
+/// example from an HTTP header, so its control characters are escaped.
 fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
     let text = format!("{value:?}");
     let text = printable(&text);
@@ -84,26 +83,27 @@ struct Log {
     live: bool,
 }
 
-/// Write errors are ignored because a daemon must keep running when the reader of its
-/// logs is gone, and because there is nowhere else to report them.
+/// Write errors are ignored because a daemon must keep running when the reader of its log
+/// has ended, and there is nowhere else to report the errors.
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut line = Vec::new();
         if self.live && io::stderr().is_terminal() {
             // This clears the status line. The console redraws it below the log line.
-            let _ = io::stderr().write_all(b"\r\x1b[2K");
+            line.extend_from_slice(b"\r\x1b[2K");
         }
         match std::str::from_utf8(bytes) {
-            // Whatever library wrote it.
+            // Libraries may log addresses that contain a login.
             Ok(text) if text.contains("://") => {
-                log_thread::write(text_without_secrets(text).as_bytes());
+                line.extend_from_slice(text_without_secrets(text).as_bytes());
             }
-            _ => log_thread::write(bytes),
+            _ => line.extend_from_slice(bytes),
         }
+        log_thread::write(line);
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let _ = io::stderr().flush();
         Ok(())
     }
 }

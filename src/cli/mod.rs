@@ -1,7 +1,7 @@
-//! The command line with its subcommands, logs and exit codes.
+//! The command line with its subcommands, logs, and exit codes.
 //!
-//! This module handles everything that a user types and reads. Every failure ends
-//! here, as one sentence on standard error and an exit code from `sysexits.h`.
+//! This module handles everything that a user types and reads. It reports every failure
+//! as one sentence on standard error and an exit code from `sysexits.h`.
 
 mod backend;
 mod bench;
@@ -13,6 +13,7 @@ mod failure;
 mod fleet;
 mod global;
 mod heads;
+mod ids;
 mod interrupt;
 mod label;
 mod log_thread;
@@ -23,6 +24,7 @@ mod passwd;
 mod pictures;
 mod pins_off;
 mod progress;
+mod recognizer;
 mod refit;
 mod run;
 mod samples;
@@ -45,8 +47,8 @@ use crate::platform::text::{printable, printable_json, printable_lines};
 use failure::Failure;
 use global::{Global, socket_path};
 
-/// Finds the faces in camera frames, decides for each whether it wears a mask,
-/// and controls LEDs, a buzzer and a door.
+/// Finds the faces in camera frames, determines whether each one wears a mask, and
+/// controls LEDs, a buzzer, and a door.
 #[derive(Debug, Parser)]
 #[command(name = "maskd", version, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
@@ -63,7 +65,7 @@ again, 78 invalid config.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Watch a camera and show decisions: the daemon
+    /// Run the daemon, which watches a camera and shows decisions
     ///
     /// Runs until SIGINT or SIGTERM, or until the source ends if it does not
     /// repeat. Without hardware, decisions are shown on the console.
@@ -74,53 +76,56 @@ enum Command {
     Train(Box<train::Train>),
     /// Evaluate a model on a data set, or all of maskd on photographs
     Eval(eval::Eval),
-    /// Show what the daemon does, and which face pictures and models there are
+    /// Show what the daemon is doing, and which face pictures and models there are
     ///
-    /// Without a daemon: shows what the state directory contains; exit code 69.
+    /// If no daemon is running, this shows what the state directory contains, and
+    /// the exit code is 69.
     Status(status::Status),
     /// Label face pictures, or delete them
     Label(label::Label),
     /// Have the daemon label the face that it sees now
     ///
-    /// It stores face pictures with the label until there are enough. Exit code
-    /// 75 if the time is over before that; the stored ones are kept.
+    /// Stores face pictures with the label until there are enough. If the time runs
+    /// out first, the exit code is 75, and the pictures stored so far are kept.
     Enroll(enroll::Enroll),
-    /// List, count, copy and delete face pictures
+    /// List, count, copy, and delete face pictures
     #[command(subcommand)]
     Samples(samples::Samples),
-    /// Train on this device, with the labelled face pictures
+    /// Train on this device with the labeled face pictures
     ///
     /// The new model is used only if it passes a test: it must be clearly better
     /// on face pictures that it was not trained on, and must not forget what the
-    /// built-in model can do. Exit code 0 in either case.
+    /// built-in model can do. The exit code is 0 in either case.
     Refit(refit::Refit),
-    /// List, show and copy the models that this device learned
+    /// List, show, copy, and switch between the models of this device
     #[command(subcommand)]
     Heads(heads::Heads),
     /// Go back to the model that was in use before
+    ///
+    /// "maskd heads use" switches to any model.
     Rollback(heads::Rollback),
     /// Share models with other devices through their broker
     #[command(subcommand)]
     Fleet(fleet::Fleet),
     /// Check the config and the models, and show the hardware
     Check,
-    /// Make a password hash or a token for the web page
+    /// Create a password hash or a token for the web page
     ///
-    /// Reads the password from the terminal without showing it, or a line from
-    /// standard input. The hash is for web.password-hash.
+    /// Reads the password from the terminal without showing it, or as a line from
+    /// standard input. The hash is the value for web.password-hash.
     Passwd(passwd::Passwd),
-    /// Print the description of the HTTP API, in OpenAPI's JSON format
+    /// Print the description of the HTTP API in OpenAPI's JSON format
     Openapi,
-    /// Switch all output pins off, after a daemon that was killed
+    /// Switch off all output pins after a daemon was killed
     ///
-    /// The service does this however it ends (ExecStopPost=). The daemon records which
-    /// pins it uses, so that a config that has been changed or broken does not matter.
+    /// The service does this whenever it ends (ExecStopPost=). The daemon records which
+    /// pins it uses, so this also works if the config has since been changed or broken.
     PinsOff,
-    /// Measure load time, time per stage, frames per second and memory
+    /// Measure load time, time per stage, frames per second, and memory
     Bench(bench::Bench),
-    /// Print the completions for a shell
+    /// Print the completion script for a shell
     Completions {
-        /// Which shell
+        /// Name of the shell
         shell: clap_complete::Shell,
     },
     /// Print the manual page, or write one for each subcommand
@@ -131,7 +136,7 @@ enum Command {
     },
 }
 
-/// Parses the command line, runs the command and returns its exit code.
+/// Parses the command line, runs the command, and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -167,8 +172,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Returns the message about wrong usage. It repeats arguments, which may be names of files
-/// with control characters, so the arguments are parsed again with these escaped.
+/// Returns the message about incorrect usage. The message quotes arguments, which may
+/// contain control characters. The arguments are therefore parsed again with these
+/// characters escaped.
 fn usage_error(error: &clap::Error) -> String {
     let arguments = std::env::args_os().map(|argument| {
         let argument = argument.to_string_lossy().into_owned();
@@ -178,13 +184,13 @@ fn usage_error(error: &clap::Error) -> String {
         Err(escaped) if escaped.kind() == error.kind() => escaped.render().to_string(),
         _ => error.render().to_string(),
     };
-    // The arguments may also hold the address of a camera.
+    // The arguments may also contain the address of a camera with its password.
     printable_lines(&text_without_secrets(&text)).into_owned()
 }
 
-/// Prints one sentence to standard error, without control characters and without the
-/// login in an address. If standard error is closed, the error is ignored, because there
-/// is nowhere else to report it.
+/// Prints one sentence to standard error. Escapes control characters, and hides secrets
+/// such as the login in an address. If standard error is closed, the error is ignored,
+/// because there is nowhere else to report it.
 fn complain(sentence: &str) {
     let sentence = text_without_secrets(sentence);
     let sentence = printable(&sentence);
@@ -194,7 +200,7 @@ fn complain(sentence: &str) {
 fn run(cli: Cli) -> Result<(), Failure> {
     let Cli { command, global } = cli;
     let live = matches!(&command, Command::Run(run) if run.style() == ConsoleStyle::Live);
-    // A live console already shows what is happening in a line of its own.
+    // A live console already shows on its status line what is happening.
     let quiet = live || !matches!(command, Command::Run(_));
     let is_daemon = matches!(command, Command::Run(_));
     logs::start(global.log.as_deref(), quiet, live, is_daemon)?;
@@ -225,8 +231,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-/// Writes text to standard output. Names in it should have been escaped by
-/// [`printable`], because line breaks are kept.
+/// Writes text to standard output and keeps its line breaks. Names in the text must
+/// therefore already have been escaped by [`printable`].
 fn print(text: impl AsRef<str>) -> Result<(), Failure> {
     print_bytes(printable_lines(text.as_ref()).as_bytes())
 }
@@ -260,7 +266,7 @@ fn man(out: Option<&Path>) -> Result<(), Failure> {
     man_pages(command, folder)
 }
 
-/// Writes the manual page of a command, and one for each of its subcommands.
+/// Writes the manual page of a command and the manual pages of its subcommands.
 fn man_pages(command: clap::Command, folder: &Path) -> Result<(), Failure> {
     for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
         man_pages(sub.clone(), folder)?;

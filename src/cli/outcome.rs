@@ -3,50 +3,111 @@
 use std::fmt::Write;
 
 use crate::learning::{
-    DecisionRecord, HardExampleRecord, InitialHeadRecord, MeasuredRecord, OutcomeRecord,
-    RefitRecord, ScoresRecord, SkipReasonRecord, ValidationRecord,
+    AdaptationRecord, AdviceRecord, DecisionRecord, HardExampleRecord, InitialHeadRecord,
+    MeasuredRecord, OutcomeRecord, RefitRecord, RefusalRecord, ScoresRecord, SkipReasonRecord,
+    ValidationRecord, progress_sentence,
 };
+use crate::platform::text::counted;
 
-/// Formats the outcome of a refit. The text ends with advice on what to do next.
-pub(super) fn refit(record: &RefitRecord) -> String {
-    let mut text = match record.head {
-        Some(number) => format!("accepted: model {number} is in use now\n"),
-        None => "refused: the model in use stays\n".to_owned(),
-    };
-    text += &outcome(&record.outcome);
+/// Formats the outcome of a refit. The text ends with advice on what to do next. The first
+/// line says what happened and why. `details` adds the figures.
+pub(super) fn refit(record: &RefitRecord, details: bool) -> String {
+    let outcome = &record.outcome;
+    let mut text = headline(record);
+    text += &remarks(outcome);
     for (id, why) in &record.unusable {
-        let _ = writeln!(text, "not usable    {id}: {why}");
+        let _ = writeln!(text, "Not used: {id}: {why}");
     }
     for (label, samples) in &record.small_classes {
         let _ = writeln!(
             text,
-            "left out      {label}: {samples} face pictures are too few for a class"
+            "Not used: {label} has too few face pictures for a class ({samples})."
         );
+    }
+    let progress = progress_sentence(&record.progress);
+    if !progress.is_empty() {
+        let _ = writeln!(text, "Labeled so far: {progress}.");
+    }
+    for advice in &outcome.advice {
+        // The sentence about the progress already says this.
+        let is_said = matches!(
+            advice,
+            AdviceRecord::MoreTracks { .. } | AdviceRecord::AnotherDay { .. }
+        );
+        if !is_said || progress.is_empty() {
+            let _ = writeln!(text, "Next: {advice}.");
+        }
+    }
+    if let DecisionRecord::Refused(
+        RefusalRecord::LabelsDisagree { .. } | RefusalRecord::LabelsLookWrong { .. },
+    ) = outcome.ruling
+    {
+        text += "If you have checked every label, vouch for them with \
+                 \"maskd refit --labels-checked\".\n";
+    }
+    if details {
+        text += &figures(outcome);
     }
     text
 }
 
-/// Formats the outcome of the training that produced a model.
-pub(super) fn outcome(outcome: &OutcomeRecord) -> String {
+/// Says what happened and why, on one line.
+fn headline(record: &RefitRecord) -> String {
+    let reason = &record.outcome.reason;
+    if record.outcome.ruling == DecisionRecord::NothingToGain {
+        return format!("There is nothing to gain: {reason}. The present model stays in use.\n");
+    }
+    match (record.head, &record.outcome.measured) {
+        (Some(number), _) => format!("Model {number} came into use: {reason}.\n"),
+        (None, Some(_)) => format!("The new model was not used: {reason}.\n"),
+        (None, None) => format!("There is no new model: {reason}.\n"),
+    }
+}
+
+/// Formats the outcome of the training that produced a model. `details` adds the figures.
+pub(super) fn outcome(outcome: &OutcomeRecord, details: bool) -> String {
     let mut text = String::new();
     if !outcome.reason.is_empty() {
-        let _ = writeln!(text, "reason        {}", outcome.reason);
+        let _ = writeln!(
+            text,
+            "It came into use because of this result: {}.",
+            outcome.reason
+        );
     }
-    if let Some(warning) = &outcome.warning {
-        let _ = writeln!(text, "warning       {warning}");
-    }
+    text += &remarks(outcome);
     let counts = outcome.counts.iter().map(|count| {
-        format!(
-            "{} {} in {} tracks",
-            count.label, count.samples, count.groups
-        )
+        let tracks = counted(count.groups, "track");
+        format!("{} {} in {tracks}", count.samples, count.label)
     });
     let counts: Vec<String> = counts.collect();
     if !counts.is_empty() {
-        let _ = writeln!(text, "samples       {}", counts.join(", "));
+        let _ = writeln!(
+            text,
+            "The labeled face pictures at that time: {}.",
+            counts.join(", ")
+        );
     }
-    if let Some(measured) = &outcome.measured {
-        text += &figures(measured, &outcome.labels, &outcome.ruling);
+    if details {
+        text += &figures(outcome);
+    }
+    text
+}
+
+/// Formats what the owner should know about an outcome, regardless of the decision.
+fn remarks(outcome: &OutcomeRecord) -> String {
+    let mut text = String::new();
+    if outcome.labels_checked {
+        text += "The owner vouched for the labels.\n";
+    }
+    if let Some(warning) = &outcome.warning {
+        let _ = writeln!(text, "Warning: {warning}.");
+    }
+    let suspects = outcome
+        .measured
+        .iter()
+        .flat_map(|measured| &measured.suspects);
+    for suspect in suspects {
+        text += &suspicion(suspect, &outcome.labels);
     }
     for sample in &outcome.left_out {
         let why = match sample.why {
@@ -54,17 +115,20 @@ pub(super) fn outcome(outcome: &OutcomeRecord) -> String {
             SkipReasonRecord::NotFinite => "a feature is not a finite number",
             SkipReasonRecord::Label => "the model has no class for its label",
         };
-        let _ = writeln!(text, "left out      {}: {why}", sample.id);
-    }
-    for advice in &outcome.advice {
-        let _ = writeln!(text, "next          {advice}");
+        let _ = writeln!(text, "Not used: {}: {why}.", sample.id);
     }
     text
 }
 
-fn figures(measured: &MeasuredRecord, labels: &[String], ruling: &DecisionRecord) -> String {
+/// Formats the figures of an outcome. They are for developers.
+fn figures(outcome: &OutcomeRecord) -> String {
+    let Some(measured) = &outcome.measured else {
+        return String::new();
+    };
+    let labels = &outcome.labels;
     let MeasuredRecord {
         method,
+        adaptation,
         start,
         steps,
         before,
@@ -79,12 +143,12 @@ fn figures(measured: &MeasuredRecord, labels: &[String], ruling: &DecisionRecord
         temperature,
         shift,
         worst: _,
-        suspects,
-        curve: _,
+        suspects: _,
+        curve,
     } = measured;
     let method = match method {
         ValidationRecord::HoldOut { groups } => {
-            format!("a permanent hold-out set of {groups} tracks")
+            format!("a permanent hold-out set of {}", counted(*groups, "track"))
         }
         ValidationRecord::CrossValidation { folds } => {
             format!("cross-validation in {folds} folds by track")
@@ -93,12 +157,14 @@ fn figures(measured: &MeasuredRecord, labels: &[String], ruling: &DecisionRecord
     let start = match start {
         InitialHeadRecord::Champion => "the model that was in use",
         InitialHeadRecord::Base => "the built-in model",
-        InitialHeadRecord::Elsewhere => "the model of another device",
+        InitialHeadRecord::Elsewhere => "a model from another device",
     };
+    let adaptation = adapted(*adaptation);
     let shift: Vec<String> = shift.iter().map(|shift| format!("{shift:+.2}")).collect();
     let mut text = format!(
         "evaluated by  {method}\n\
          started from  {start}, {steps} steps\n\
+         adapted       {adaptation}\n\
          before        {}\n\
          after         {}\n\
          loss change   {:+.3}, standard error {standard_error:.3}\n\
@@ -121,16 +187,26 @@ fn figures(measured: &MeasuredRecord, labels: &[String], ruling: &DecisionRecord
         "calibration   temperature {temperature:.2}, shift {}",
         shift.join(" ")
     );
+    if !curve.is_empty() {
+        let points = curve.iter();
+        let points = points.map(|point| format!("{} {:.3}", point.steps, point.loss));
+        let points: Vec<String> = points.collect();
+        let _ = writeln!(text, "loss by step  {}", points.join(", "));
+    }
     text += &confusion("before", labels, &before.confusion);
     text += &confusion("after", labels, &after.confusion);
-    for suspect in suspects {
-        text += &suspicion(suspect, labels);
-    }
-    if *ruling != DecisionRecord::Accepted && !suspects.is_empty() {
-        text +=
-            "              \"maskd samples show ID --picture FILE\" writes one of them to a file\n";
-    }
     text
+}
+
+fn adapted(adaptation: Option<AdaptationRecord>) -> &'static str {
+    match adaptation {
+        Some(AdaptationRecord::PlainReplay) => "both layers, with the face pictures of this device",
+        Some(AdaptationRecord::Logits) => "only the scale and the threshold of the output",
+        Some(AdaptationRecord::TranslatedReplay) => {
+            "both layers, mostly with built-in samples fitted to this camera"
+        }
+        None => "unknown",
+    }
 }
 
 fn scores(scores: &ScoresRecord) -> String {
@@ -146,13 +222,11 @@ fn scores(scores: &ScoresRecord) -> String {
 
 fn suspicion(suspect: &HardExampleRecord, labels: &[String]) -> String {
     let label = labels.get(suspect.label).map_or("?", String::as_str);
+    let id = &suspect.id;
     format!(
-        "suspect       {}: is it really {label}? probability {:.1} %, {} of {} similar face pictures \
-         have another label\n",
-        suspect.id,
-        100.0 * suspect.probability,
-        suspect.disagreeing,
-        suspect.neighbors
+        "Is {id} really {label}? {} of {} similar face pictures have another label. \
+         \"maskd samples show {id} --picture FILE\" writes it to a file.\n",
+        suspect.disagreeing, suspect.neighbors
     )
 }
 

@@ -1,6 +1,6 @@
-//! Files that a command writes. Before the work starts, the command checks that it
-//! can write them. When the command ends, each file is either complete or absent. A file
-//! never replaces a device, a pipe, a link or a file in a state directory.
+//! Writes the output files of commands. Before a command starts its work, it checks that
+//! it can write its files. A file is written either completely or not at all. A file
+//! never replaces a device, a pipe, a link, or a file in a state directory.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use super::Failure;
 use crate::learning::refuse_within_state;
 use crate::platform::files;
 
-/// Upper limit on the size of a head, a report, a plot or a contact sheet, in bytes.
+/// Upper limit on the size of a head, a report, a plot, or a contact sheet, in bytes.
 pub(super) const SMALL_FILE: usize = 2 << 20;
 
 /// Checks whether a file of `bytes` bytes can be written at `path`, so that a problem
@@ -18,7 +18,7 @@ pub(super) fn can_write(path: &Path, bytes: usize) -> Result<(), Failure> {
         .map_err(|error| cannot_write(path, error.source))
 }
 
-/// Creates the folder that files will be written to, unless it exists.
+/// Creates a folder for output files, unless it exists.
 pub(super) fn make_folder(folder: &Path) -> Result<(), Failure> {
     if let Some(problem) = refuse_within_state(&files::nearest_folder(folder)) {
         return Err(cannot_write(folder, problem));

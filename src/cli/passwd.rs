@@ -1,4 +1,4 @@
-//! `maskd passwd`, which makes hashes of passwords and tokens for the page.
+//! `maskd passwd`, which creates password hashes and tokens for the page.
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 
@@ -19,8 +19,8 @@ const SIGINT: u8 = 2;
 
 #[derive(Debug, Args)]
 pub(super) struct Passwd {
-    /// Make a token for a program instead, and print it with its hash, which is
-    /// for web.token-hashes
+    /// Create a token for a program instead, and print it with its hash for
+    /// web.token-hashes
     #[arg(long)]
     token: bool,
 }
@@ -61,7 +61,8 @@ fn line() -> Result<String, Failure> {
     Ok(line)
 }
 
-/// Refuses a longer line, because its beginning alone would be another password.
+/// Rejects a line that is too long, because the beginning of the line would be a
+/// different password.
 fn check_length(bytes: usize) -> Result<(), Failure> {
     if bytes as u64 <= MAX_LINE {
         return Ok(());
@@ -75,12 +76,13 @@ fn unreadable(error: &io::Error) -> Failure {
     Failure::new(Failure::DATA, sentence)
 }
 
-/// Reads a line from the terminal without showing what is typed. After Ctrl-C, it
-/// fails with the exit code of a program that SIGINT ended.
+/// Reads a line from the terminal without showing it. After Ctrl-C, this function fails
+/// with the exit code of a program that was ended by SIGINT.
 fn hidden(prompt: &str) -> Result<String, Failure> {
     let no_echo = NoEcho::start();
     let mut terminal = io::stderr();
-    // If standard error is closed, the prompt cannot be shown anywhere else.
+    // Errors are ignored: if standard error is closed, the prompt cannot be shown
+    // anywhere else.
     let _ = write!(terminal, "{prompt}");
     let _ = terminal.flush();
     let line = no_echo.line();
@@ -89,8 +91,8 @@ fn hidden(prompt: &str) -> Result<String, Failure> {
     line
 }
 
-/// Turns the terminal's echo off until it is dropped. Until then, Ctrl-C ends the line
-/// instead of the program, because otherwise the echo would stay off.
+/// Turns off the terminal's echo until this value is dropped. Until then, Ctrl-C ends the
+/// line instead of the program. If Ctrl-C ended the program, the echo would stay off.
 struct NoEcho(Option<Termios>);
 
 impl NoEcho {

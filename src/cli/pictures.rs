@@ -54,7 +54,8 @@ impl Picture {
     }
 }
 
-/// Reports the pictures in a folder that are in formats that are not read.
+/// Reports the pictures in `folder` that are not read because their formats are not
+/// supported.
 pub(super) fn complain_about_unread(folder: &Path) -> std::io::Result<()> {
     for sentence in summarize(&list_unread(folder)?, folder) {
         complain(&sentence);

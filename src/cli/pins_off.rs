@@ -1,4 +1,4 @@
-//! `maskd pins-off`, which switches off what a killed daemon left on.
+//! `maskd pins-off`, which switches off the pins that a killed daemon left on.
 
 use std::path::PathBuf;
 
@@ -6,8 +6,8 @@ use super::global::SERVICE_RUNTIME;
 use super::{Failure, Global, complain};
 use crate::indicate::pins;
 
-/// Switches off the pins that a daemon recorded as in use or, without a record, the pins
-/// that the config names.
+/// Switches off the pins that a daemon recorded as in use. If there is no record,
+/// switches off the pins that the config names.
 pub(super) fn pins_off(global: &Global) -> Result<(), Failure> {
     let mut is_recorded = false;
     let mut result = Ok(());

@@ -1,4 +1,4 @@
-//! Shows the progress of a training run on the terminal, and stops the run on Ctrl-C.
+//! Shows the progress of a command on the terminal, and stops a training run on Ctrl-C.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -7,6 +7,9 @@ use super::{Failure, complain};
 use crate::training::run::{Progress, Stage};
 use crate::training::train::EpochRecord;
 
+/// Minimum number of pictures for which a progress bar is shown.
+const MIN_PICTURES: usize = 10;
+
 /// Creates a progress bar with `length` steps.
 pub(super) fn bar(length: u64, template: &str) -> ProgressBar {
     let bar = ProgressBar::new(length);
@@ -14,6 +17,18 @@ pub(super) fn bar(length: u64, template: &str) -> ProgressBar {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }
+}
+
+/// Creates a progress bar for processing pictures. The bar is hidden if there are only a
+/// few pictures.
+pub(super) fn picture_bar(pictures: usize) -> ProgressBar {
+    if pictures < MIN_PICTURES {
+        return ProgressBar::hidden();
+    }
+    bar(
+        pictures as u64,
+        "{wide_bar} {pos}/{len} pictures, {eta} left",
+    )
 }
 
 /// Shows the progress of a run as bars on standard error.

@@ -10,7 +10,7 @@ use crate::indicate::{Console, ConsoleStyle};
 
 #[derive(Debug, Args)]
 pub(super) struct Run {
-    /// Where frames come from, instead of the configured source: "examples", a
+    /// Source of the frames, instead of the configured one: "examples", a
     /// picture, a folder, http://…, or "exec:COMMAND ARG …" for a program that
     /// writes MJPEG to its standard output
     #[arg(long, value_name = "SPEC")]
@@ -24,7 +24,7 @@ pub(super) struct Run {
     #[arg(long)]
     once: bool,
 
-    /// Print a JSON object for each change of the decision
+    /// Print a JSON object each time the decision changes
     #[arg(long)]
     json: bool,
 }
@@ -60,8 +60,8 @@ impl Run {
             config.camera.playback_fps = rate;
         }
         config.camera.repeat &= !once;
-        // The config file was checked when it was loaded. This checks the result of
-        // applying the command-line options to it.
+        // The config file was checked when it was loaded. The config is checked again
+        // here because the command-line options have changed it.
         if let Some(problem) = config.check().first() {
             return Err(Failure::new(Failure::USAGE, problem));
         }

@@ -11,9 +11,13 @@ use super::backend::daemon;
 use super::text::{counts, model_name, shown};
 use super::{Failure, Global, outcome, print, print_json};
 use crate::api::socket::{self, LiveRetention};
+use crate::config::Config;
 use crate::learning::heads::Heads;
-use crate::learning::samples::Store;
-use crate::learning::{self, CountRecord, Enrollment, LearningError};
+use crate::learning::samples::{Listing, Store};
+use crate::learning::{
+    self, CountRecord, Enrollment, LearningError, ProgressRecord, progress_sentence,
+};
+use crate::platform::text::{counted, printable};
 
 #[derive(Debug, Args)]
 pub(super) struct Status {
@@ -22,12 +26,12 @@ pub(super) struct Status {
     json: bool,
 }
 
-/// What `maskd status --json` prints if no daemon is running.
+/// The object that `maskd status --json` prints if no daemon is running.
 #[derive(Debug, Serialize)]
 struct StateRecord {
     version: &'static str,
     state: PathBuf,
-    /// Number of the head that a daemon would use, or absent if it would use the
+    /// Number of the head that a daemon would use; absent if a daemon would use the
     /// built-in head.
     #[serde(skip_serializing_if = "Option::is_none")]
     head: Option<u32>,
@@ -35,6 +39,8 @@ struct StateRecord {
     heads: usize,
     /// Number of samples of each label.
     samples: BTreeMap<String, CountRecord>,
+    /// The people that are labeled so far.
+    progress: Vec<ProgressRecord>,
 }
 
 impl Status {
@@ -51,6 +57,7 @@ impl Status {
         }
         learning::check_state(&state)?;
         let samples = Store::read_only(&state).list();
+        let samples = samples.map_err(LearningError::from)?;
         let heads = learning::head_records(&Heads::read_only(&state));
         let heads = heads.map_err(LearningError::from)?;
         let record = StateRecord {
@@ -60,15 +67,17 @@ impl Status {
                 .find(|head| head.current)
                 .map(|head| head.number),
             heads: heads.len(),
-            samples: learning::counts(&samples.map_err(LearningError::from)?),
+            progress: learning::progress(&samples, &labels(&config, &samples)),
+            samples: learning::counts(&samples),
             state,
         };
         if self.json {
             print_json(&record)?;
         } else {
             let text = format!(
-                "samples     {}\nmodels      {} learned; {} in use\n",
+                "samples     {}\n{}models      {} learned; {} in use\n",
                 sample_counts(&record.samples),
+                progress_text(&record.progress),
                 record.heads,
                 model_name(record.head)
             );
@@ -76,6 +85,31 @@ impl Status {
         }
         let sentence = format!("no daemon is running for {}", record.state.display());
         Err(Failure::new(Failure::UNAVAILABLE, sentence))
+    }
+}
+
+/// Returns the labels in the config, and all other labels of the samples. The models are not
+/// read for this, because that takes long on a small board.
+fn labels(config: &Config, samples: &Listing) -> Vec<String> {
+    let indicate = &config.indicate;
+    let mut labels = vec![
+        indicate.with_mask_label.clone(),
+        indicate.without_mask_label.clone(),
+    ];
+    for label in samples.stats().labels.keys().flatten() {
+        let label = label.to_string();
+        if !labels.contains(&label) {
+            labels.push(label);
+        }
+    }
+    labels
+}
+
+/// Says how many people are labeled so far, and how many help.
+fn progress_text(progress: &[ProgressRecord]) -> String {
+    match progress_sentence(progress).as_str() {
+        "" => String::new(),
+        sentence => format!("labeled     {}\n", printable(sentence)),
     }
 }
 
@@ -91,6 +125,7 @@ fn daemon_text(status: &socket::Status) -> String {
         samples,
         enrollment,
         new_labels,
+        progress,
         last_refit,
     } = status;
     let waits = live.learning.waits_because.as_ref();
@@ -102,7 +137,7 @@ fn daemon_text(status: &socket::Status) -> String {
          board       {}{waits}\n\
          model       {}, labels {}\n\
          capture     {}; {} stored, {} dropped since the start\n\
-         samples     {}; {new_labels} labels are new since the last training\n",
+         samples     {}; {} since the last training\n",
         shown(state),
         live.decision,
         live.inference.faces,
@@ -116,7 +151,9 @@ fn daemon_text(status: &socket::Status) -> String {
         live.capture.stored,
         live.capture.dropped,
         sample_counts(samples),
+        counted(*new_labels, "new label"),
     );
+    text += &progress_text(progress);
     if let Some(retention) = &live.retention {
         text += &retention_text(retention);
     }
@@ -142,21 +179,22 @@ fn daemon_text(status: &socket::Status) -> String {
     if live.learning.refitting {
         text += "training    in progress\n";
     } else if let Some(record) = last_refit {
-        let first = outcome::refit(record);
+        let first = outcome::refit(record, false);
         let first = first.lines().next().unwrap_or_default();
         text += &format!("training    {first}\n");
     }
     text
 }
 
-/// Lines about what the limits on age and disk space do, if there is anything to say.
+/// Describes the effects of the limits on age and disk space. The text is empty if the
+/// limits have no effect.
 fn retention_text(retention: &LiveRetention) -> String {
     let mut text = String::new();
     if let Some(hours) = retention.first_ends_in_hours {
         text += &format!(
-            "deletion    {} labeled face pictures reach capture.keep-days; the first is \
+            "deletion    {} will soon reach capture.keep-days; the first is \
              deleted in {hours} h; \"maskd samples export\" copies them\n",
-            retention.labeled_ending
+            counted(retention.labeled_ending, "labeled face picture")
         );
     }
     if retention.not_counted > 0 {

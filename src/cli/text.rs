@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::platform::text::printable;
 
-/// Returns a path as text of one line.
+/// Returns a path as a single line of text.
 pub(super) fn shown(path: &Path) -> String {
     printable(&path.display().to_string()).into_owned()
 }
@@ -21,8 +21,8 @@ pub(super) fn counts<'a>(counts: impl Iterator<Item = (&'a String, usize)>) -> S
     }
 }
 
-/// Returns the name of a head in messages to owners, given the head's number.
-/// `None` stands for the built-in head.
+/// Returns the name that messages to owners use for the head with this number. `None`
+/// stands for the built-in head.
 pub(super) fn model_name(number: Option<u32>) -> String {
     number.map_or("the built-in model".to_owned(), |n| format!("model {n}"))
 }

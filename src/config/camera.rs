@@ -17,7 +17,7 @@ use crate::platform::hex;
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Camera {
     /// `examples`, a picture, a folder of pictures, `webcam`, `rpicam`, `http://…`,
-    /// `https://…` or `exec:COMMAND …`.
+    /// `https://…`, or `exec:COMMAND …`.
     pub source: String,
     /// PEM file with the certificate authorities to trust for an `https` camera, or with
     /// the camera's own certificate. If absent, the certificate authorities of the
@@ -25,22 +25,22 @@ pub struct Camera {
     pub ca_file: Option<PathBuf>,
     /// SHA-256 of the only certificate to accept from an `https` camera, in hexadecimal.
     pub tls_fingerprint: Option<String>,
-    /// Picture format that webcams, camera modules and programs provide.
+    /// Picture format that is requested from webcams, camera modules, and programs.
     pub format: VideoFormat,
     /// Requested frame width in pixels; 16 to 4096.
     pub width: u32,
     /// Requested frame height in pixels; 16 to 4096.
     pub height: u32,
-    /// Requested frame rate, in frames per second, and the maximum number of single
-    /// pictures requested from a network camera per second; 1 to 120.
+    /// Requested frame rate, in frames per second; 1 to 120. If a network camera sends
+    /// single pictures, at most this many pictures are requested per second.
     pub fps: u32,
-    /// Playback rate of pictures and folders, in frames per second; above 0, up to 120.
+    /// Playback rate of pictures and folders, in pictures per second; 0.001 to 120.
     pub playback_fps: f32,
-    /// Whether pictures, folders and videos start over when they end.
+    /// Whether pictures, folders, and videos start over when they end.
     #[serde(rename = "loop")]
     pub repeat: bool,
-    /// Time in ms after which a live source that sends no frame is considered lost; 100
-    /// to 600,000.
+    /// If a live source sends no frame for this long, the source is considered lost; 100
+    /// to 600,000 ms.
     pub stall_ms: u64,
     /// Maximum size of a JPEG in a stream, in KiB; 16 to 65,536.
     pub max_frame_kib: usize,
@@ -116,7 +116,7 @@ impl Camera {
         }
     }
 
-    /// The options for [`crate::camera::Camera::open`].
+    /// Returns the options for [`crate::camera::Camera::open`].
     #[must_use]
     pub fn options(&self) -> CameraOptions {
         CameraOptions {
@@ -145,8 +145,8 @@ impl Camera {
     }
 }
 
-/// Parses a SHA-256 in the forms that programs print, which are uppercase or lowercase,
-/// with or without colons.
+/// Parses a SHA-256 digest in the forms that programs print: in uppercase or lowercase,
+/// with or without colons, and with or without a name and an equals sign before it.
 fn fingerprint(text: &str) -> Option<[u8; 32]> {
     let digits = text.rsplit('=').next()?.trim();
     hex::decode(&digits.replace(':', ""))

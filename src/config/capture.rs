@@ -13,20 +13,20 @@ pub struct Capture {
     pub enabled: bool,
     /// What is kept of each crop.
     pub keep: Keep,
-    /// A classification is uncertain if its most likely label has a lower probability;
-    /// 0 to 1.
+    /// A crop is uncertain if the probability of its most likely label is below this
+    /// value; 0 to 1. Uncertain crops are kept.
     pub uncertain_below: f32,
-    /// Fraction of the other crops that is also kept; 0 to 1.
+    /// Fraction of the other crops, which are not uncertain, that is also kept; 0 to 1.
     pub confident_share: f32,
     /// Maximum number of crops per track; 1 to 1000.
     pub max_per_track: u32,
     /// Maximum number of crops per hour; 1 to 10,000.
     pub max_per_hour: usize,
-    /// A crop whose feature has at most this cosine distance from a recent one is a near
-    /// duplicate; 0 to 2.
+    /// A crop is not kept if the cosine distance between its feature and the feature of a
+    /// recently kept crop is at most this value; 0 to 2.
     pub near_duplicate_distance: f32,
-    /// Crops are deleted when they are this many days old, labeled ones only after an
-    /// announcement; 1 to 3650.
+    /// Age at which crops are deleted, in days; 1 to 3650. Labeled crops are deleted only
+    /// after an announcement.
     pub keep_days: u32,
     /// Maximum disk space for crops and features, in MiB; 1 to 100,000. Only unlabeled
     /// crops are deleted to make room.
@@ -75,7 +75,7 @@ impl Capture {
         check.within("capture.max-mib", self.max_mib, 1, 100_000);
     }
 
-    /// The options for [`crate::learning::capture_policy::CapturePolicy`].
+    /// Returns the options for [`crate::learning::capture_policy::CapturePolicy`].
     #[must_use]
     pub fn options(&self) -> CaptureOptions {
         CaptureOptions {

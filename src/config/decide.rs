@@ -11,15 +11,16 @@ use crate::decision::decide::DeciderOptions;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Decide {
-    /// How long frames must contradict the decision before it changes, in ms; 0 to 60,000.
+    /// How long frames must contradict the decision before the decision changes, in ms; 0
+    /// to 60,000.
     pub confirm_ms: u64,
     /// Number of consecutive frames that must show only masked faces before the decision
-    /// becomes mask; 2 to 100.
+    /// becomes `mask`; 2 to 100.
     pub confirm_frames: u32,
     /// How long the decision remains after the last face has left, in ms; 0 to 600,000.
     pub hold_ms: u64,
-    /// Time in ms without a new frame after which the decision becomes a fault; 500 to
-    /// 600,000.
+    /// If no new frame arrives for this long, the decision becomes a fault; 500 to
+    /// 600,000 ms.
     pub stale_ms: u64,
 }
 
@@ -42,7 +43,7 @@ impl Decide {
         check.within("decide.stale-ms", self.stale_ms, 500, 600_000);
     }
 
-    /// The options for [`crate::decision::decide::Decider`].
+    /// Returns the options for [`crate::decision::decide::Decider`].
     #[must_use]
     pub fn options(&self) -> DeciderOptions {
         DeciderOptions {

@@ -1,4 +1,4 @@
-//! `[indicate]`: the LEDs, the buzzer, the relay and the buttons.
+//! `[indicate]`: the LEDs, the buzzer, the relay, and the buttons.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,8 +11,8 @@ use crate::onnx::Label;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Indicate {
-    /// How pins are driven. If absent, rppal is used on a Raspberry Pi and the console
-    /// elsewhere.
+    /// The backend that drives the pins. If absent, `rppal` is used on a Raspberry Pi,
+    /// and `console` on other machines.
     pub backend: Option<Backend>,
     /// Label of the GPIO chip for gpiocdev. If absent, the chip of a Raspberry Pi is used.
     pub gpio_chip: Option<String>,
@@ -34,7 +34,7 @@ pub struct Indicate {
     pub quiet_from: Option<TimeOfDay>,
     /// End of the quiet hours, in local time.
     pub quiet_to: Option<TimeOfDay>,
-    /// Whether the door is locked or open without power.
+    /// Whether the door is locked or open while its lock has no power.
     pub relay: LockType,
     /// How long the door stays open after a mask was seen, in ms; 0 to 600,000.
     pub relay_hold_ms: u64,
@@ -86,7 +86,7 @@ impl Default for Indicate {
 }
 
 impl Indicate {
-    /// The key, line and function of each configured pin.
+    /// Returns the key, the line, and the function of each configured pin.
     fn lines(&self) -> Vec<(&'static str, Line, PinFunction)> {
         let out = |output| PinFunction::Out {
             output,
@@ -125,8 +125,9 @@ impl Indicate {
         self.with_mask_button_pin.is_some() || self.without_mask_button_pin.is_some()
     }
 
-    /// Returns the options for [`crate::indicate::pins::open`], or `None` if decisions are
-    /// shown only on the console. `on_pi` tells whether this is a Raspberry Pi.
+    /// Returns the options for [`crate::indicate::pins::open`], or `None` if decisions
+    /// are shown only on the console. `on_pi` tells whether this machine is a Raspberry
+    /// Pi.
     #[must_use]
     pub fn pins(&self, on_pi: bool) -> Option<PinOptions> {
         let default = if on_pi {
@@ -152,14 +153,14 @@ impl Indicate {
         (!options.lines.is_empty()).then_some(options)
     }
 
-    /// The quiet hours for the buzzer, if configured.
+    /// Returns the quiet hours for the buzzer, or `None` if they are not configured.
     #[must_use]
     pub fn quiet(&self) -> Option<QuietHours> {
         let (from, to) = (self.quiet_from?, self.quiet_to?);
         Some(QuietHours { from, to })
     }
 
-    /// The label that a button assigns.
+    /// Returns the label that a button assigns.
     #[must_use]
     pub fn label(&self, button: Button) -> &str {
         match button {
@@ -181,14 +182,18 @@ impl Indicate {
                 );
             }
             match line {
-                // Higher numbers belong to the board itself, such as its SD card.
+                // Pins with higher numbers are connected to parts of the board, such as
+                // the SD card.
                 Line::Number(number) if by_number && *number > LAST_HEADER_GPIO => check.fail(
                     &key,
                     format!("is {line}, allowed is 0 to {LAST_HEADER_GPIO} with rppal"),
                 ),
                 Line::Name(_) if by_number => check.fail(
                     &key,
-                    format!("is {line}, a name: set backend to \"gpiocdev\", or use a number"),
+                    format!(
+                        "is {line}, but names require the backend \"gpiocdev\": set backend, or \
+                         use a number"
+                    ),
                 ),
                 Line::Name(name) if name.is_empty() => check.fail(&key, "is empty".to_owned()),
                 _ => {}

@@ -1,10 +1,10 @@
-//! The TOML config file: its keys, defaults and checks.
+//! The TOML config file: its keys, defaults, and checks.
 //!
-//! This module defines what a user may set and the allowed ranges, with one file for each
-//! section. If a value has a unit, the name of its key includes the unit.
-//! `config/maskd.toml` documents all keys, and a test checks that its values equal the
-//! defaults. This module turns sections into options for other modules, but knows nothing
-//! about how those modules use them.
+//! This module defines the keys that a user may set and their allowed ranges. Each
+//! section has its own source file. If a value has a unit, the name of its key includes
+//! the unit. `config/maskd.toml` documents all keys, and a test checks that the values in
+//! that file equal the defaults. This module turns sections into options for other
+//! modules, but knows nothing about how those modules use the options.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::camera::text_without_secrets;
 use crate::platform::files;
 use crate::vision::detect::DetectorOptions;
-use crate::vision::pipeline::PipelineOptions;
+use crate::vision::face_check::FaceCheckOptions;
+use crate::vision::pipeline::{PipelineOptions, SecondLook};
 
 mod camera;
 mod capture;
@@ -59,7 +60,7 @@ pub struct Config {
     pub models: Models,
     /// How faces are detected.
     pub detect: Detect,
-    /// How the verdict on a face (masked, unmasked or unsure) is determined.
+    /// How the verdict on a face (masked, unmasked, or unsure) is determined.
     pub classify: Classify,
     /// How faces are tracked from frame to frame.
     pub track: Track,
@@ -86,7 +87,7 @@ pub struct Config {
 pub struct Problem {
     /// The key with its section, such as `decide.hold-ms`.
     pub key: String,
-    /// The rest of the message after the key, which is usually the value and the allowed
+    /// The part of the message after the key. It usually states the value and the allowed
     /// values.
     pub problem: String,
 }
@@ -113,7 +114,7 @@ pub enum ConfigError {
     Syntax {
         /// Name of the file in messages.
         file: String,
-        /// Line number, from 1.
+        /// Line number; the first line is line 1.
         line: usize,
         /// The parser's message.
         problem: String,
@@ -169,7 +170,7 @@ pub fn read(path: &Path) -> Result<String, ConfigError> {
 /// Parses and checks the text of a config. `file` is the name of the config in messages.
 ///
 /// # Errors
-/// Same as [`load`].
+/// Returns a [`ConfigError`]. [`ConfigError::Invalid`] lists every problem in the text.
 pub fn parse(file: &str, text: &str) -> Result<Config, ConfigError> {
     parse_with_renames(file, text).map(|(config, _)| config)
 }
@@ -177,7 +178,7 @@ pub fn parse(file: &str, text: &str) -> Result<Config, ConfigError> {
 fn parse_with_renames(file: &str, text: &str) -> Result<(Config, Vec<RenamedKey>), ConfigError> {
     let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
         let start = error.span().map_or(0, |span| span.start).min(text.len());
-        // A span may end in the middle of a character.
+        // If the span starts in the middle of a character, the whole text is used.
         let before = text.get(..start).unwrap_or(text);
         let line = 1 + before.matches('\n').count();
         ConfigError::Syntax {
@@ -195,7 +196,8 @@ fn parse_with_renames(file: &str, text: &str) -> Result<(Config, Vec<RenamedKey>
     } else {
         for problem in &mut problems {
             renamed::name_as_written(problem, &renamed);
-            // The file may contain an address in place of a key or another value.
+            // The file may contain an address with a password where a key or another
+            // value is expected.
             problem.key = text_without_secrets(&one_line(&problem.key));
             problem.problem = text_without_secrets(&problem.problem);
         }
@@ -227,7 +229,14 @@ fn from_table(table: &toml::Table, problems: &mut Vec<Problem>) -> Config {
             _ => fail(section.clone(), "is outside of any [section]".to_owned()),
         }
     }
-    Config::deserialize(good).unwrap_or_default()
+    let classify = good.get("classify").cloned();
+    let mut config = Config::deserialize(good).unwrap_or_default();
+    config.classify.fit_thresholds(|key| {
+        classify
+            .as_ref()
+            .is_some_and(|keys| keys.get(key).is_some())
+    });
+    config
 }
 
 /// Adds a key to `good` if the resulting table is still a valid config.
@@ -258,8 +267,8 @@ fn wrong(message: &str) -> String {
     format!("is wrong: {}", without_value(&one_line(message)))
 }
 
-/// Returns the message for a value of the wrong type without the value itself, which may
-/// be a password or an address that contains one.
+/// Returns an error message about an invalid value, but without the value itself. The
+/// value may be a password or an address that contains a password.
 fn without_value(message: &str) -> String {
     for start in ["invalid type: ", "invalid value: ", "unknown variant "] {
         let Some(found) = message.strip_prefix(start) else {
@@ -288,7 +297,8 @@ fn one_line(message: &str) -> String {
 }
 
 impl Config {
-    /// The options for [`Pipeline::open`](crate::vision::pipeline::Pipeline::open).
+    /// Returns the options for
+    /// [`Pipeline::open`](crate::vision::pipeline::Pipeline::open).
     #[must_use]
     pub fn pipeline_options(&self) -> PipelineOptions {
         PipelineOptions {
@@ -298,19 +308,32 @@ impl Config {
                 side: self.detect.input_size,
                 threshold: self.detect.threshold,
             },
+            face_check: FaceCheckOptions {
+                low_threshold: self.detect.low_threshold,
+                certain_from: self.detect.threshold.max(self.classify.min_detector_score),
+                min_probability: self.detect.face_check,
+                min_side: self.classify.min_face_pixels,
+            },
             margin: self.classify.margin,
+            second_look: SecondLook {
+                below: self.classify.second_look_below,
+                margin: self.classify.second_look_margin,
+            },
         }
     }
 
-    /// The time after which the remaining faces in a frame are unsure. A frame must never
-    /// take so long that the camera appears to have stopped sending frames.
+    /// Returns the maximum time for classifying the faces in one frame. The verdict on
+    /// the remaining faces is unsure. The time is at most half of `decide.stale-ms`,
+    /// because a frame must never take so long that the camera appears to have stopped
+    /// sending frames.
     #[must_use]
     pub fn frame_time_limit(&self) -> Duration {
         let limit = self.classify.time_limit_ms.min(self.decide.stale_ms / 2);
         Duration::from_millis(limit)
     }
 
-    /// Returns all values that are out of range or contradict each other.
+    /// Returns a problem for each value that is out of range or contradicts another
+    /// value.
     #[must_use]
     pub fn check(&self) -> Vec<Problem> {
         let Config {
@@ -386,6 +409,32 @@ mod tests {
 
     use super::*;
     use crate::indicate::pins::{Backend, Line, Output, PinDriver, PinFunction};
+
+    #[test]
+    fn a_threshold_that_is_not_set_is_on_the_right_side_of_the_other() {
+        for (text, masked, unmasked) in [
+            ("", 0.4, 0.35),
+            ("masked-threshold = 0.7", 0.7, 0.35),
+            ("masked-threshold = 0.3", 0.3, 0.3),
+            ("unmasked-threshold = 0.2", 0.4, 0.2),
+            ("unmasked-threshold = 0.58", 0.58, 0.58),
+        ] {
+            let config = parse("test.toml", &format!("[classify]\n{text}\n")).unwrap();
+            let found = &config.classify;
+            assert_eq!(
+                (found.masked_threshold, found.unmasked_threshold),
+                (masked, unmasked),
+                "{text}"
+            );
+        }
+        for text in [
+            "unmasked-threshold = 1.5",
+            "masked-threshold = -1",
+            "masked-threshold = 0.5\nunmasked-threshold = 0.58",
+        ] {
+            assert!(parse("test.toml", &format!("[classify]\n{text}\n")).is_err());
+        }
+    }
 
     #[test]
     fn secrets_in_a_wrong_place_are_not_repeated() {
@@ -583,7 +632,7 @@ mod tests {
         for words in [
             "indicate.red-pin is 17, the same as green-pin",
             "indicate.buzzer-pin is 28, allowed is 0 to 27",
-            "indicate.relay-pin is GPIO4, a name",
+            "indicate.relay-pin is GPIO4, but names require the backend",
             "indicate.gpio-chip requires the backend",
             "indicate.quiet-to is wrong: \"25:00\" is not a time such as",
             "indicate.buzzer-hz is 3",

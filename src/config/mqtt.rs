@@ -1,4 +1,4 @@
-//! `[mqtt]` and `[fleet]`: the broker, and the devices whose heads are evaluated.
+//! `[mqtt]` and `[fleet]`: the MQTT broker, and the heads that devices share through it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,12 +14,12 @@ use crate::platform::hex;
 pub struct Mqtt {
     /// Host name or IPv4 address of the broker. If absent, MQTT is off.
     pub host: Option<String>,
-    /// Port of the broker. If absent, it is 8883 with TLS and 1883 without.
+    /// Port of the broker. If absent, the port is 8883 with TLS and 1883 without TLS.
     pub port: Option<u16>,
     /// Whether the connection is encrypted and the broker must present a certificate for
     /// its name.
     pub tls: bool,
-    /// PEM file with the trusted certificate authorities. If absent, the system's
+    /// PEM file with the certificate authorities to trust. If absent, the system's
     /// certificate authorities are trusted.
     pub ca_file: Option<PathBuf>,
     /// User name for the login.
@@ -29,8 +29,8 @@ pub struct Mqtt {
     /// File that contains the password. If absent, the systemd credential `mqtt-password`
     /// is used if it exists.
     pub password_file: Option<PathBuf>,
-    /// Name of this device in topics. If absent, it is `maskd-` followed by the host name and
-    /// six digits that are different on each machine.
+    /// Name of this device in topics. If absent, the name is `maskd-`, the host name, and
+    /// six digits that differ from machine to machine.
     pub device: Option<String>,
     /// Prefix of all topics.
     pub topic_prefix: String,
@@ -64,7 +64,7 @@ impl Default for Mqtt {
 pub struct Fleet {
     /// Whether heads that were trained on this device are signed and published.
     pub share: bool,
-    /// Public keys of the devices whose heads are evaluated, in hexadecimal.
+    /// Public keys, in hexadecimal, of the devices whose heads this device evaluates.
     pub trust: Vec<String>,
 }
 
@@ -80,7 +80,7 @@ impl fmt::Debug for Secret {
 }
 
 impl Fleet {
-    /// The trusted keys, without invalid ones.
+    /// Returns the valid keys in `trust`.
     #[must_use]
     pub fn keys(&self) -> Vec<[u8; 32]> {
         self.trust
@@ -90,7 +90,7 @@ impl Fleet {
     }
 }
 
-/// Whether a name can be used as a level in a topic and as an id in Home Assistant.
+/// Whether a name can be used as a level in a topic and as an ID in Home Assistant.
 pub(crate) fn is_device_name(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
     (1..=64).contains(&name.len()) && name.bytes().all(is_plain)
@@ -147,7 +147,7 @@ impl Mqtt {
             fail(
                 check,
                 "device",
-                "is wrong: use 1 to 64 letters, digits, - and _",
+                "is wrong: use 1 to 64 letters, digits, -, and _",
             );
         }
         if !is_topic(&self.topic_prefix) {

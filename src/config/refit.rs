@@ -17,8 +17,8 @@ pub struct Refit {
     pub keep_heads: usize,
     /// Random seed. Training with the same seed and labels produces the same head.
     pub seed: u64,
-    /// Temperature of the processor above which a refit waits, in degrees Celsius; 30 to
-    /// 120.
+    /// Maximum temperature of the processor for a refit, in degrees Celsius; 30 to 120.
+    /// While the processor is hotter, a refit waits.
     pub max_temperature_c: f32,
 }
 
@@ -35,7 +35,7 @@ impl Default for Refit {
 }
 
 impl Refit {
-    /// The options for [`crate::learning::Learning`].
+    /// Returns the options for [`crate::learning::Learning`].
     #[must_use]
     pub fn options(&self) -> LearningOptions {
         LearningOptions {

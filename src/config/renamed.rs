@@ -1,5 +1,5 @@
-//! Keys that were renamed. A config file may still use an old name, in which case the
-//! daemon tells the user the new name.
+//! Keys that were renamed. A config file may still use an old name. The daemon then tells
+//! the user the new name.
 
 use super::Problem;
 
@@ -40,14 +40,16 @@ impl std::fmt::Display for RenamedKey {
     }
 }
 
-/// The former name of the key `section.new`, if it was renamed.
+/// Returns the former name of the key `section.new`, or `None` if the key was not
+/// renamed.
 pub(super) fn old_name(section: &str, new: &str) -> Option<&'static str> {
     let entry = RENAMED.iter().find(|(s, _, n)| *s == section && *n == new);
     entry.map(|(_, old, _)| *old)
 }
 
-/// Changes every old key in `table` to its new name. If a key appears under both names,
-/// the function reports a problem and keeps the value under the new name.
+/// Changes every old key in `table` to its new name, and returns the changed keys. If a
+/// key appears under both names, this function reports a problem and keeps the value
+/// under the new name.
 pub(super) fn rename(table: &mut toml::Table, problems: &mut Vec<Problem>) -> Vec<RenamedKey> {
     let mut renamed = Vec::new();
     for (section, old, new) in RENAMED {
@@ -70,7 +72,8 @@ pub(super) fn rename(table: &mut toml::Table, problems: &mut Vec<Problem>) -> Ve
     renamed
 }
 
-/// Names a renamed key as it appears in the file, so that the user can find it there.
+/// If `problem` is about a renamed key, adds the old name that the file contains, so that
+/// the user can find the key in the file.
 pub(super) fn name_as_written(problem: &mut Problem, renamed: &[RenamedKey]) {
     let key = renamed.iter().find(|key| {
         let RenamedKey { section, new, .. } = key;

@@ -1,9 +1,10 @@
 //! The settings that may be changed while the daemon runs.
 //!
-//! A change is checked in the same way as a config, written to the config file without
-//! losing its comments, and published to the threads that apply it. If the file cannot be
-//! written, the change still applies, and it is saved with the next change or when
-//! [`Settings::save_again`] is called. Until then, the record says that it is not saved.
+//! A change is checked in the same way as a config. It is then published to the threads
+//! that apply it, and written to the config file without losing the comments in the file.
+//! If the file cannot be written, the change still applies. It is saved with the next
+//! change or when [`Settings::save_again`] is called. Until then,
+//! [`SettingsRecord::not_saved`] reports it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -36,7 +37,7 @@ pub struct Tuning {
 }
 
 impl Tuning {
-    /// The settings in a config.
+    /// Returns the settings in a config.
     #[must_use]
     pub fn of(config: &Config) -> Tuning {
         Tuning {
@@ -79,7 +80,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// Returns the change that sets all settings.
+    /// Returns the change that sets every setting to its value in `to`.
     fn all(to: Tuning) -> Change {
         Change {
             masked_threshold: Some(to.masked_threshold),
@@ -121,7 +122,8 @@ impl Change {
         }
     }
 
-    /// The names of the changed settings in the config file, such as `decide.hold-ms`.
+    /// Returns the names that the changed settings have in the config file, such as
+    /// `decide.hold-ms`.
     fn keys(self) -> Vec<String> {
         let values = self.values().into_iter();
         values
@@ -140,7 +142,7 @@ impl Change {
         }
     }
 
-    /// Section, key and value of each changed setting.
+    /// Returns the section, the key, and the value of each changed setting.
     fn values(self) -> Vec<(&'static str, &'static str, Value)> {
         // The value is converted to text and back, so that the file contains 0.65 instead
         // of all the digits of the nearest f32.
@@ -177,7 +179,7 @@ impl Change {
     }
 }
 
-/// Whether a key of the config is one of the settings.
+/// Whether a key of the config is a setting that can change while the daemon runs.
 pub(crate) fn is_setting(section: &str, key: &str) -> bool {
     let all = Change::all(Tuning::of(&Config::default())).values();
     all.iter()
@@ -224,7 +226,8 @@ struct State {
     config: Config,
     /// The settings that the daemon would have after a restart.
     saved: Tuning,
-    /// Why settings are not in the config file, by section and key.
+    /// The reason that each unsaved setting is not in the config file. The keys of this
+    /// map are names such as `decide.hold-ms`.
     reasons: BTreeMap<String, NotSaved>,
 }
 
@@ -247,14 +250,15 @@ impl std::fmt::Display for NotSaved {
 }
 
 impl State {
-    /// The settings that still need to be saved.
+    /// Returns the settings that still need to be saved.
     fn to_save(&self) -> Change {
         let all = Change::between(self.saved, Tuning::of(&self.config));
         all.filtered(|key| matches!(self.reasons.get(key), Some(NotSaved::Failed(_))))
     }
 
-    /// Same as [`to_save`](State::to_save), but includes the settings in `change`. The
-    /// current values are used, because they may have changed again in the meantime.
+    /// Returns the settings that still need to be saved, including the settings in
+    /// `change`. The returned values are the current ones, because a setting may have
+    /// changed again since `change` was requested.
     fn to_save_with(&self, change: Change) -> Change {
         let mut keys = self.to_save().keys();
         keys.extend(change.keys());
@@ -284,14 +288,15 @@ impl State {
         self.reasons.retain(|key, _| unsaved.contains(key));
     }
 
-    /// Returns the reason why the current settings are not in the config file, or `None` if
-    /// they are.
+    /// Returns the reasons that some settings are not in the config file, or `None` if
+    /// all settings are in the file.
     fn not_saved(&self) -> Option<String> {
         self.reasons_of(|_| true)
     }
 
-    /// Same as [`not_saved`](State::not_saved), but only for the settings that will be
-    /// saved later.
+    /// Returns the reasons that some settings could not be saved, or `None` if there are
+    /// no such settings. Settings that are meant to last only until the daemon ends are
+    /// left out.
     fn failed(&self) -> Option<String> {
         self.reasons_of(|reason| matches!(reason, NotSaved::Failed(_)))
     }
@@ -305,7 +310,7 @@ impl State {
     }
 }
 
-/// Returns a config with a change applied.
+/// Returns a copy of `config` with `change` applied.
 fn changed(config: &Config, change: Change) -> Result<Config, NotAllowed> {
     let mut config = config.clone();
     change.to(Tuning::of(&config)).apply(&mut config);
@@ -345,8 +350,8 @@ impl Settings {
         self.now.subscribe()
     }
 
-    /// Returns a receiver that gets [`SettingsRecord::not_saved`] without the settings that
-    /// are meant to last only until the daemon ends.
+    /// Returns a receiver that gets [`SettingsRecord::not_saved`] whenever it changes,
+    /// but without the settings that are meant to last only until the daemon ends.
     #[must_use]
     pub fn subscribe_not_saved(&self) -> watch::Receiver<Option<String>> {
         self.not_saved.subscribe()
@@ -373,7 +378,8 @@ impl Settings {
         state.config = changed(&state.config, change)?;
         let not_yet = NotSaved::Failed("it is being saved".to_owned());
         state.record(change, Err(not_yet));
-        // The change applies even if the disk hangs.
+        // The change is published before it is saved, so that it applies even if the disk
+        // hangs.
         self.now.send_replace(Tuning::of(&state.config));
         drop(state);
         self.save_all(change);
@@ -383,7 +389,8 @@ impl Settings {
     /// Changes settings until the daemon ends. The config file is not changed.
     ///
     /// # Errors
-    /// Same as [`change`](Settings::change).
+    /// Returns [`NotAllowed`] if the change would make the config invalid. In that case,
+    /// nothing changes.
     pub fn change_for_now(&self, change: Change) -> Result<SettingsRecord, NotAllowed> {
         let mut state = self.state();
         state.config = changed(&state.config, change)?;
@@ -391,7 +398,7 @@ impl Settings {
         Ok(self.publish(&state))
     }
 
-    /// Tries again to save the settings that could not be saved.
+    /// Retries saving the settings that could not be saved.
     pub fn save_again(&self) {
         let nothing = Change::default();
         if self.state().to_save() != nothing {
@@ -484,13 +491,13 @@ impl Settings {
 fn rewrite(text: &str, change: Change) -> Result<String, String> {
     let mut document: DocumentMut = text
         .parse()
-        .map_err(|_| "the config file is no valid TOML any more".to_owned())?;
+        .map_err(|_| "the config file is no longer valid TOML".to_owned())?;
     for (name, key, mut value) in change.values() {
         let section = document
             .entry(name)
             .or_insert_with(toml_edit::table)
             .as_table_like_mut()
-            .ok_or_else(|| format!("{name} is no section of the config file"))?;
+            .ok_or_else(|| format!("{name} is not a section of the config file"))?;
         if let Some(old) = renamed::old_name(name, key) {
             rename(section, old, key);
         }
@@ -508,8 +515,8 @@ fn rewrite(text: &str, change: Change) -> Result<String, String> {
     Ok(document.to_string())
 }
 
-/// Renames a key and keeps the comments around it. If a section has both names, it is left
-/// unchanged, because parsing the file again reports the problem.
+/// Renames a key and keeps the comments around it. If a section has both names, it is
+/// left unchanged. Parsing the file again then reports the problem.
 fn rename(section: &mut dyn TableLike, old: &str, new: &str) {
     if section.contains_key(new) {
         return;
@@ -575,13 +582,13 @@ mod tests {
         let settings = Settings::new(&config, Some(file.clone()));
         let mut news = settings.subscribe();
         let wrong = Change {
-            masked_threshold: Some(0.5),
+            masked_threshold: Some(0.3),
             ..Change::default()
         };
         let refused = settings.change(wrong).unwrap_err().to_string();
         assert_eq!(
             refused,
-            "classify.unmasked-threshold is 0.55, allowed is 0 to 0.5"
+            "classify.unmasked-threshold is 0.35, allowed is 0 to 0.3"
         );
         assert!(!news.has_changed().unwrap());
         let record = settings.change(hold(4000)).unwrap();
@@ -741,13 +748,13 @@ mod tests {
         // Thresholds that cross are refused, and nothing is changed.
         settings
             .change(Change {
-                unmasked_threshold: Some(0.58),
+                unmasked_threshold: Some(0.38),
                 ..Change::default()
             })
             .unwrap();
         let crossing = config::parse(
             "any",
-            "[classify]\nmasked-threshold = 0.56\n[decide]\nhold-ms = 78\n",
+            "[classify]\nmasked-threshold = 0.36\n[decide]\nhold-ms = 78\n",
         );
         let error = settings.reload(&crossing.unwrap()).unwrap_err();
         assert!(error.to_string().contains("unmasked-threshold"), "{error}");

@@ -14,12 +14,12 @@ pub struct Track {
     /// Minimum IoU between a face's box and a track's box for the face to continue the
     /// track; 0.05 to 0.95.
     pub min_iou: f32,
-    /// Time in ms after which a track ends if its face is not seen; 0 to 60,000.
+    /// If the face of a track is not seen for this long, the track ends; 0 to 60,000 ms.
     pub max_lost_ms: u64,
-    /// Number of the latest frames whose classifications vote on the verdict; 1 to 100.
+    /// Number of most recent frames whose classifications vote on the verdict; 1 to 100.
     pub vote_window: usize,
     /// Interval at which a face with a settled verdict is classified again, in ms; 0 to
-    /// 60,000. 0 classifies it in every frame.
+    /// 60,000. With 0, the face is classified in every frame.
     pub reclassify_interval_ms: u64,
 }
 
@@ -47,7 +47,7 @@ impl Track {
         );
     }
 
-    /// The options for [`crate::vision::track::Tracker`].
+    /// Returns the options for [`crate::vision::track::Tracker`].
     #[must_use]
     pub fn options(&self) -> TrackOptions {
         TrackOptions {

@@ -14,7 +14,8 @@ use super::Check;
 pub struct Web {
     /// Address and port of the page and the API. If absent, there is no page.
     pub listen: Option<SocketAddr>,
-    /// Host names of the page, in addition to `localhost` and IP addresses.
+    /// Host names under which browsers may open the page, in addition to `localhost` and
+    /// IP addresses.
     pub allowed_hosts: Vec<String>,
     /// Password hash, as printed by `maskd passwd`.
     pub password_hash: Option<String>,

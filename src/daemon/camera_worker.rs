@@ -1,7 +1,7 @@
 //! The camera thread, which passes frames from the source to the inference thread.
 //!
-//! This module does not know how a frame is processed. A new frame replaces one that
-//! the inference thread has not taken yet.
+//! This module does not know how a frame is processed. If the inference thread has not
+//! taken the previous frame yet, the new frame replaces the previous frame.
 
 use std::sync::Arc;
 
@@ -11,9 +11,11 @@ use tokio_util::sync::CancellationToken;
 use super::{DaemonError, Latest};
 use crate::api::socket::Live;
 use crate::camera::{Camera, CameraEvent};
+use crate::decision::decide::Loss;
 use crate::frame::Frame;
 
-/// Reads the camera until it ends, fails for good, or `stop` is canceled.
+/// Reads the camera until its source ends or fails permanently, or until the token `stop`
+/// is triggered.
 pub(super) fn run(
     mut camera: Camera,
     frames: &watch::Sender<Latest<Frame>>,
@@ -25,11 +27,19 @@ pub(super) fn run(
             CameraEvent::Frame(frame) => {
                 frames.send_replace(Latest::Newest(Arc::new(frame)));
             }
-            CameraEvent::Lost(_) => {
+            CameraEvent::Lost(error) => {
                 // Losses are counted here because the next frame may replace
-                // this value before the inference thread sees it.
+                // `Latest::Lost` before the inference thread reads it.
                 live.send_modify(|live| live.camera.losses += 1);
-                frames.send_replace(Latest::Lost);
+                let loss = if error.is_unplugged() {
+                    Loss::Unplugged
+                } else {
+                    Loss::Reconnecting
+                };
+                frames.send_replace(Latest::Lost(loss));
+            }
+            CameraEvent::Unplugged => {
+                frames.send_replace(Latest::Lost(Loss::Unplugged));
             }
             CameraEvent::Failed(error) => return Err(error.into()),
             CameraEvent::End => break,

@@ -1,9 +1,11 @@
 //! The capture thread, and the sampler in the inference thread that feeds it.
 //!
-//! Together they carry a crop from the camera path to the disk. The camera path never
-//! waits for the disk: the sampler uses `try_send`, and it drops the crops that do not
-//! fit into the channel and counts them. This module knows nothing about training.
+//! Together, the sampler and the thread move crops from the camera path to the disk. The
+//! camera path never waits for the disk: the sampler uses `try_send`, and drops and
+//! counts the crops that do not fit into the channel. This module knows nothing about
+//! training.
 
+use std::cell::OnceCell;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,12 +15,13 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use super::refit_worker::{RefitWorker, record_scores};
-use super::threads::{Threads, timer_runtime};
-use super::{DaemonError, Shared, StateDir, now, wall_clock};
+use super::threads::{Threads, timer_runtime, within};
+use super::{DISK_LIMIT, DaemonError, Shared, StateDir, now, wall_clock};
 use crate::api::socket::{self, DaemonHandle, Live, LiveCapture, LiveRetention, lock_enrollments};
 use crate::config::settings::Tuning;
 use crate::config::{self, Config, Keep};
 use crate::frame::Crop;
+use crate::frame::quality::{Appearance, Placement, Quality};
 use crate::learning::Enrollment;
 use crate::learning::capture_policy::{CapturePolicy, Choice};
 use crate::learning::enrollment::Enrollments;
@@ -31,7 +34,7 @@ use crate::vision::pipeline::{Classification, Pipeline};
 
 /// Capacity of the channel of crops. While the channel is full, new crops are dropped.
 const CROP_CHANNEL: usize = 16;
-/// Capacity of the channel of offered heads.
+/// Capacity of the channel of heads that other devices have shared.
 const JUDGE_CHANNEL: usize = 4;
 /// Capacity of the channel of refit requests. The refit thread empties it before each
 /// refit, so that one refit answers all the waiting requests.
@@ -48,10 +51,12 @@ const UPKEEP_INTERVAL: Duration = Duration::from_hours(1);
 /// there is space again.
 const CLOCK_INTERVAL: Duration = Duration::from_mins(1);
 
-/// The reason given for capturing no crops while the state directory is not open.
+/// The reason that is reported if no crops are captured because the state directory is
+/// not open.
 const NO_STATE: &str = "the state directory cannot be used";
 
-/// The state directory before the threads start. It may not be open yet.
+/// A handle to the state directory before the threads start. The directory may not be open
+/// yet.
 pub(super) struct LearningState {
     learning: LearningAccess,
     state: PathBuf,
@@ -59,12 +64,14 @@ pub(super) struct LearningState {
 }
 
 impl LearningState {
-    /// Opens a state directory. If it cannot be used, the refit thread tries again,
-    /// because a daemon that cannot learn still watches its door.
+    /// Opens a state directory. This function succeeds even if the directory cannot be
+    /// used or its disk does not respond in time, because a daemon that cannot learn can
+    /// still watch the door. In that case, learning begins when the directory can be
+    /// used.
     ///
     /// # Errors
     /// Returns [`DaemonError::Learning`] if another daemon uses a directory that the user
-    /// named.
+    /// named. Also returns the errors of [`within`].
     pub(super) fn open(
         config: &Config,
         state: StateDir,
@@ -77,19 +84,30 @@ impl LearningState {
         let base = pipeline.shared_head();
         let backbone = *base.backbone();
         let learning = LearningAccess::new(&state, base, config.refit.options());
-        let opened = learning.open().map(drop);
+        let opened = within(DISK_LIMIT, "state", {
+            let learning = learning.clone();
+            move || learning.open().map(drop)
+        })?;
         let note = learning.head().borrow().note.clone();
         match opened {
-            // A command that has the directory open ends soon, but a daemon does not.
-            Err(error) if is_named && error.is_busy() && daemon_answers(config, &state) => {
+            None => {
+                let error = learning.is_waiting(DISK_LIMIT.as_secs());
+                warn!(
+                    error,
+                    "nothing is learned until the state directory can be used"
+                );
+            }
+            // A command that keeps the directory open ends soon, but another daemon does
+            // not.
+            Some(Err(error)) if is_named && error.is_busy() && daemon_answers(config, &state) => {
                 return Err(error.into());
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 warn!(%error, note, "nothing is learned until the state directory can be used");
             }
-            Ok(()) => {
+            Some(Ok(())) => {
                 if let Some(note) = note {
-                    warn!(note, "another model is used than the one that should be");
+                    warn!(note, "a different model than the intended one is in use");
                 }
             }
         }
@@ -122,8 +140,9 @@ impl LearningState {
                 off_because: off_because.as_ref().map(|_| NO_STATE.to_owned()),
                 ..LiveCapture::default()
             };
-            live.learning.off_because = off_because;
+            live.learning.off_because.clone_from(&off_because);
         });
+        let is_off = off_because.is_some();
         if capture.enabled {
             info!(keep = ?capture.keep, "face pictures are captured");
         }
@@ -156,7 +175,7 @@ impl LearningState {
             cannot_save_ages: false,
         };
         threads.start("capture", move || writer.run(crops_in))?;
-        let worker = RefitWorker::new(&self.learning, config, shared);
+        let worker = RefitWorker::new(&self.learning, is_off, config, shared);
         threads.start("refit", move || worker.run(refit_in, judge_in))?;
 
         let seed = wall_clock()
@@ -198,6 +217,7 @@ struct NewCrop {
     at: SystemTime,
     choice: Choice,
     crop: Crop,
+    quality: Quality,
     feature: Feature,
     enrolled: Option<EnrolledAs>,
 }
@@ -210,8 +230,8 @@ struct EnrolledAs {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A poisoned lock is safe to use here: the mutexes hold plain values, which a
-    // panic in another thread cannot leave half changed.
+    // A poisoned lock is safe to use here, because the mutexes hold plain values that a
+    // panic in another thread cannot leave partially updated.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -220,7 +240,19 @@ pub(super) struct ClassifiedFace {
     pub(super) track: u64,
     /// Area of the face in the frame, in square pixels.
     pub(super) area: f32,
+    pub(super) placement: Placement,
     pub(super) classification: Classification,
+}
+
+impl ClassifiedFace {
+    fn quality(&self) -> Quality {
+        let Classification { crop, face, .. } = &self.classification;
+        Quality {
+            appearance: Appearance::of(crop),
+            placement: Some(self.placement),
+            face: face.map(|opinion| opinion.probability),
+        }
+    }
 }
 
 /// Picks the crops that are worth keeping. It runs in the inference thread.
@@ -228,10 +260,10 @@ pub(super) struct CropSampler {
     head: watch::Receiver<Arc<InUse>>,
     policy: CapturePolicy,
     /// Whether capturing is turned on in the settings. An enrollment captures crops even
-    /// if it is off.
+    /// if capturing is off.
     is_capturing: bool,
-    /// Access to the state directory. While it cannot be used, the sampler sends no
-    /// crops.
+    /// A handle to the state directory. While the directory cannot be used, the sampler
+    /// sends no crops.
     learning: LearningAccess,
     crops: mpsc::Sender<NewCrop>,
     /// Crops that the capture thread dropped.
@@ -241,7 +273,7 @@ pub(super) struct CropSampler {
 }
 
 impl CropSampler {
-    /// The head in use, if it has changed since the last call.
+    /// Returns the head in use if it has changed since the last call.
     pub(super) fn new_head(&mut self) -> Option<Arc<InUse>> {
         let has_changed = self.head.has_changed().unwrap_or(false);
         has_changed.then(|| Arc::clone(&self.head.borrow_and_update()))
@@ -265,8 +297,8 @@ impl CropSampler {
         lock_enrollments(&self.enrollments).active().is_some()
     }
 
-    /// Takes the classified faces of a frame captured `at`, and sends those that
-    /// are worth keeping to the capture thread.
+    /// Sends the crops that are worth keeping to the capture thread. `faces` are the
+    /// classified faces in a frame that was captured at time `at`.
     pub(super) fn offer(&mut self, at: Instant, faces: Vec<ClassifiedFace>) {
         if !self.learning.is_open() {
             return;
@@ -275,7 +307,8 @@ impl CropSampler {
             self.policy.give_back(choice);
         }
         let enrolling = self.enrolling().and_then(|enrolled_as| {
-            // The person who is being enrolled is assumed to be the nearest one.
+            // The person who is being enrolled is assumed to be the nearest person, whose
+            // face is the largest.
             let nearest = faces.iter().max_by(|a, b| a.area.total_cmp(&b.area))?;
             Some((nearest.track, enrolled_as))
         });
@@ -288,12 +321,16 @@ impl CropSampler {
                 .as_ref()
                 .filter(|(nearest, _)| *nearest == face.track);
             let enrolled = enrolled.map(|(_, enrolled_as)| enrolled_as.clone());
-            let Some(choice) = self.choose(at, &face, enrolled.is_some()) else {
+            let measured = OnceCell::new();
+            let quality = || *measured.get_or_init(|| face.quality());
+            let Some(choice) = self.choose(at, &face, quality, enrolled.is_some()) else {
                 continue;
             };
+            let quality = quality();
             self.send(NewCrop {
                 at: captured_at,
                 choice,
+                quality,
                 crop: face.classification.crop,
                 feature: face.classification.feature,
                 enrolled,
@@ -301,7 +338,15 @@ impl CropSampler {
         }
     }
 
-    fn choose(&mut self, at: Instant, face: &ClassifiedFace, is_enrolled: bool) -> Option<Choice> {
+    /// Decides whether to keep a crop. `quality` measures the crop, and is called only if
+    /// the decision depends on it.
+    fn choose(
+        &mut self,
+        at: Instant,
+        face: &ClassifiedFace,
+        quality: impl FnOnce() -> Quality,
+        is_enrolled: bool,
+    ) -> Option<Choice> {
         let Classification {
             feature,
             probabilities,
@@ -310,7 +355,9 @@ impl CropSampler {
         if is_enrolled {
             self.policy.enroll(face.track, feature)
         } else if self.is_capturing {
-            self.policy.consider(at, face.track, probabilities, feature)
+            let is_bad = || !quality().flaws().is_empty();
+            self.policy
+                .consider(at, face.track, probabilities, feature, is_bad)
         } else {
             None
         }
@@ -334,8 +381,8 @@ impl CropSampler {
         }
     }
 
-    /// The id and label of the enrollment in progress, which each of its crops
-    /// carries.
+    /// Returns the ID and the label of the enrollment in progress. Both are attached to
+    /// each crop of the enrollment.
     fn enrolling(&self) -> Option<EnrolledAs> {
         let enrollments = lock_enrollments(&self.enrollments);
         let Enrollment { id, label, .. } = enrollments.active()?;
@@ -344,7 +391,7 @@ impl CropSampler {
     }
 }
 
-/// Writes crops to the disk and deletes old ones. It runs in the capture thread.
+/// Writes crops to the disk and deletes old crops. It runs in the capture thread.
 struct SampleWriter {
     learning: LearningAccess,
     options: config::Capture,
@@ -358,7 +405,7 @@ struct SampleWriter {
     paused_until: Option<Instant>,
     /// When the limits were last applied.
     last_upkeep: Option<Instant>,
-    /// The most recent announcement in the log.
+    /// The values that were most recently announced.
     announced: Option<LiveRetention>,
     /// Number of additional crops that are certain to fit into the disk space.
     room: u64,
@@ -398,9 +445,10 @@ impl SampleWriter {
         }
     }
 
-    /// Whether the limits must be applied again. They are applied after each
-    /// [`UPKEEP_INTERVAL`], when the clock has been synchronized, and more often while no
-    /// crop can be stored.
+    /// Whether the limits must be applied again. This is the case after each
+    /// [`UPKEEP_INTERVAL`], and whenever the clock becomes trustworthy or stops being
+    /// trustworthy. While labeled samples take up all the disk space, the limits must
+    /// also be applied again after each [`CLOCK_INTERVAL`].
     fn is_upkeep_due(&self) -> bool {
         let since = |at: Instant| now().saturating_duration_since(at);
         let (Some(last), Ok(learning)) = (self.last_upkeep, self.learning.get()) else {
@@ -427,6 +475,7 @@ impl SampleWriter {
                 number: crop.choice.number,
                 label: crop.enrolled.as_ref().map(|enrolled| &enrolled.label),
                 crop: with_pictures.then_some(&crop.crop),
+                quality: Some(&crop.quality),
                 feature: &crop.feature,
                 backbone: self.backbone,
             })
@@ -438,7 +487,7 @@ impl SampleWriter {
         });
         match captured {
             Ok(ids) => {
-                // The disk may have refused the rest.
+                // The disk may have refused the rest of the batch.
                 let (stored, rest) = batch.split_at(ids.len());
                 self.stored(stored, ids.len() as u64);
                 if !rest.is_empty() {
@@ -452,14 +501,15 @@ impl SampleWriter {
         }
     }
 
-    /// Counts crops that could not be stored, so that the sampler chooses others instead.
+    /// Counts the crops in `batch` as dropped. Notifies the sampler, so that it chooses
+    /// other crops instead.
     fn drop_batch(&self, batch: &[NewCrop]) {
         let mut enrollments = lock(&self.enrollments);
         for crop in batch {
             if let Some(enrolled) = &crop.enrolled {
                 enrollments.dropped(enrolled.id);
             }
-            // The sampler may have ended already.
+            // Sending fails if the sampler has already ended.
             let _ = self.dropped.send(crop.choice);
         }
         drop(enrollments);
@@ -487,7 +537,7 @@ impl SampleWriter {
         }
     }
 
-    /// Stops writing for a while after the disk refused a write.
+    /// Stops writing for [`UPKEEP_INTERVAL`] after the disk refused a write.
     fn pause(&mut self, error: &LearningError) {
         let reason = match error {
             LearningError::Store(error) if error.is_no_space() => "the disk is full".to_owned(),
@@ -500,7 +550,7 @@ impl SampleWriter {
         if self.paused_until.is_none() {
             warn!(
                 reason,
-                "face pictures are no longer captured; tried again every hour"
+                "face pictures are no longer captured; capturing is tried again every hour"
             );
         }
         self.paused_until = now().checked_add(UPKEEP_INTERVAL);
@@ -527,15 +577,16 @@ impl SampleWriter {
         };
         let (unlabelled, labelled) = (upkeep.removed.unlabelled, upkeep.removed.labelled);
         if unlabelled + labelled > 0 {
-            info!(unlabelled, labelled, "old face pictures are deleted");
+            info!(unlabelled, labelled, "old face pictures were deleted");
         }
         self.room = upkeep.room;
         self.announce(&upkeep);
         self.set_full(upkeep.is_full);
     }
 
-    /// Publishes which labeled samples will be deleted, whether the clock is
-    /// synchronized, and whether some files are not counted. Logs only what has changed.
+    /// Publishes how many labeled samples will be deleted and when, whether the clock is
+    /// synchronized, and how many files do not count toward the disk space. Logs only
+    /// what has changed.
     fn announce(&mut self, upkeep: &Upkeep) {
         let announcement = upkeep.announcement;
         let hours = announcement.map(|ending| ending.first_in.as_secs().div_ceil(60 * 60));
@@ -582,7 +633,7 @@ impl SampleWriter {
     }
 
     /// Stops capturing while labeled samples take up all the disk space that the config
-    /// allows, and resumes it when there is space again.
+    /// allows, and resumes capturing when there is space again.
     fn set_full(&mut self, is_full: bool) {
         let on = self.tuning.borrow().capture;
         let max_mib = self.options.max_mib;
@@ -608,7 +659,7 @@ impl SampleWriter {
         }
     }
 
-    /// Saves the ages of the samples if that is due.
+    /// Saves the ages of the samples if this is due or `last` is true.
     fn save_ages(&mut self, last: bool) {
         let Ok(learning) = self.learning.get() else {
             return;
@@ -623,9 +674,9 @@ impl SampleWriter {
     }
 }
 
-/// Adds crops to a batch until it is full or [`BATCH_WAIT`] has passed. Returns false
-/// once the channel is closed. Crops of an enrollment are written without waiting,
-/// because a person is watching the count.
+/// Adds crops to a batch until it is full or [`BATCH_WAIT`] has passed. Returns false if
+/// the channel is closed. If the batch contains a crop from an enrollment, this function
+/// does not wait for more crops, because a person is watching the count.
 async fn gather(crops: &mut mpsc::Receiver<NewCrop>, batch: &mut Vec<NewCrop>) -> bool {
     let deadline = tokio::time::Instant::now() + BATCH_WAIT;
     while batch.len() < MAX_BATCH && batch.iter().all(|crop| crop.enrolled.is_none()) {
@@ -659,7 +710,8 @@ mod tests {
         writer: SampleWriter,
         crops: mpsc::Receiver<NewCrop>,
         state: tempfile::TempDir,
-        /// Number of faces offered so far, which makes each face's feature different.
+        /// Number of faces offered so far. This number makes the feature of each face
+        /// different.
         faces: usize,
     }
 
@@ -713,21 +765,29 @@ mod tests {
             }
         }
 
-        /// Offers a new face of track 1 that the classifier is unsure about.
+        /// Offers a new face on track 1 that the classifier is unsure about.
         fn offer(&mut self) {
             let mut feature = Box::new([0.0; FEATURES]);
             feature[self.faces] = 1.0;
             self.faces += 1;
-            let crop = Crop::from_image(RgbImage::new(CROP_SIDE, CROP_SIDE)).unwrap();
+            let checkered = RgbImage::from_fn(CROP_SIDE, CROP_SIDE, |x, y| {
+                image::Rgb([if (x / 8 + y / 8) % 2 == 0 { 60 } else { 190 }; 3])
+            });
+            let crop = Crop::from_image(checkered).unwrap();
             let classification = Classification {
                 crop,
                 feature: feature.into(),
                 head: HeadId::default(),
                 probabilities: vec![0.5, 0.5],
+                face: None,
             };
             let face = ClassifiedFace {
                 track: 1,
                 area: 100.0,
+                placement: Placement {
+                    side: 100.0,
+                    outside: 0.0,
+                },
                 classification,
             };
             self.sampler.offer(now(), vec![face]);

@@ -1,9 +1,9 @@
 //! The control thread, which serves the control socket, reloads the config, and retries
 //! saving settings that could not be saved.
 //!
-//! Each of these tasks may have to wait for a disk or for clients, so they have their own
-//! thread and runtime, separate from the watchdog and the signals. If a task fails, the
-//! thread reports a problem and tries again later.
+//! Each of these tasks may have to wait for a disk or for clients. They therefore run in
+//! a separate thread and runtime, so that they cannot delay the watchdog and the signals.
+//! If a task fails, the thread reports a problem and retries later.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ use crate::api::socket::{self, DaemonHandle};
 use crate::config::Config;
 use crate::config::settings::Settings;
 
-/// How long to wait before trying again to open the socket.
+/// How long to wait before the next attempt to open the socket.
 const SOCKET_RETRY: Duration = Duration::from_secs(2);
 /// How often the thread retries saving settings that could not be saved.
 const SAVE_RETRY: Duration = Duration::from_secs(15);
@@ -33,7 +33,7 @@ const SAVE_RETRY: Duration = Duration::from_secs(15);
 /// saving settings. Each of these three tasks uses at most one thread at a time.
 const OWN_BLOCKING_THREADS: usize = 3;
 
-/// Everything that serving the control socket requires.
+/// Everything that is needed to serve the control socket.
 pub(super) struct ControlServer {
     pub(super) handle: DaemonHandle,
     /// The state directory.
@@ -42,8 +42,8 @@ pub(super) struct ControlServer {
 }
 
 /// Starts the control thread, which ends when the inference thread ends or a stop is
-/// requested. Requests in progress then have a short time to finish. Without a `server`,
-/// there is no socket. Each message in `reloads` requests a reload of the config.
+/// requested. Requests in progress then have a short time to finish. If `server` is
+/// `None`, there is no socket. Each message in `reloads` requests a reload of the config.
 pub(super) fn start(
     server: Option<ControlServer>,
     config: &Config,
@@ -103,9 +103,9 @@ pub(super) fn start(
     })
 }
 
-/// Serves the control socket until `ended` is canceled. If the socket cannot be opened,
-/// for example because its path is in use or its folder is missing, this function keeps
-/// trying.
+/// Serves the control socket until the token `ended` is triggered. If the socket cannot
+/// be opened, for example because its path is in use or its folder is missing, this
+/// function keeps trying.
 async fn serve(
     server: ControlServer,
     path: PathBuf,
@@ -135,11 +135,12 @@ async fn serve(
                 }
             }
         };
-        // While the state directory cannot be used, the learning thread has already
-        // reported that problem, and a socket in the directory works again as soon as the
-        // directory does.
+        // If the socket is in the state directory and the directory cannot be used, no
+        // problem is set here. The problem with the directory has already been reported,
+        // and the socket can be opened when the directory can be used.
         if server.handle.learning.is_open() || !path.starts_with(&server.state) {
-            let problem = format!("commands cannot reach the daemon: {failed}; it is tried again");
+            let problem =
+                format!("commands cannot reach the daemon: {failed}; the daemon keeps trying");
             problems.set(Topic::Control, Some(problem));
         }
         let _ = tokio::time::timeout(SOCKET_RETRY, ended.cancelled()).await;
@@ -164,7 +165,7 @@ async fn reload(reloader: &Reloader, mut reloads: mpsc::Receiver<()>, problems: 
     }
 }
 
-/// Reports which settings could not be saved, and tries to save them again.
+/// Reports which settings could not be saved, and retries saving them.
 async fn save_settings(settings: &Arc<Settings>, problems: &Problems) {
     let mut not_saved = settings.subscribe_not_saved();
     loop {
@@ -185,10 +186,10 @@ async fn save_settings(settings: &Arc<Settings>, problems: &Problems) {
 }
 
 /// Runs `work`, which may have to wait for a disk, on another thread. Returns `None` if
-/// it panics or the runtime is shutting down.
+/// `work` panics or the runtime is shutting down.
 #[expect(
     clippy::disallowed_methods,
-    reason = "the control thread has its own short file work"
+    reason = "the control thread does short file operations of its own"
 )]
 fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,

@@ -1,9 +1,9 @@
-//! The indicator thread, which turns frame results and the passing of time into
-//! decisions, decisions into outputs, and button presses into enrollments.
+//! The indicator thread. It makes decisions from frame results and elapsed time, sets the
+//! outputs according to the decisions, and starts enrollments when buttons are pressed.
 //!
-//! It owns the decider, the console and the pins. If the pins fail while the daemon
-//! runs, it logs the failure once and keeps trying, because a daemon without LEDs
-//! still serves its API.
+//! The thread owns the decider and the pins, and passes the output for the console to the
+//! console thread. If the pins fail while the daemon runs, the thread logs the failure
+//! once and keeps trying, because a daemon without LEDs still serves its API.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::console_worker::ConsoleFeed;
 use super::threads::{STOP_DEADLINE, timer_runtime};
 use super::{DaemonError, Latest, now, wall_clock};
 use crate::api::metrics::{Heartbeat, Metrics};
@@ -19,31 +20,33 @@ use crate::api::socket::{DaemonHandle, Live};
 use crate::config::settings::Tuning;
 use crate::config::{self, Config};
 use crate::decision::confirm::Standing;
-use crate::decision::decide::{Decider, Decision, Progress};
+use crate::decision::decide::{Decider, Decision, Loss, Progress};
 use crate::decision::frame_result::{FaceRecord, FrameResult};
 use crate::frame::Frame;
 use crate::indicate::pins::{PinError, Pins};
 use crate::indicate::{
-    Button, ButtonFeedback, Console, Debouncer, DecisionChange, Door, Levels, QuietHours, levels,
+    Button, ButtonFeedback, Debouncer, DecisionChange, Door, Levels, QuietHours, levels,
 };
 
-/// How often blink patterns are updated and the age of frames is checked.
+/// The interval at which blink patterns are updated and the age of frames is checked.
 const TICK: Duration = Duration::from_millis(50);
 
-/// The tick if there are buttons. It is short enough to sample a contact three times within
-/// the 30 ms for which the contact must be steady. The shortest press that a person makes
-/// lasts 60 ms.
+/// The interval that replaces [`TICK`] if there are buttons. For a press to count, the
+/// contact of the button must be steady for 30 ms. With this interval, the contact is
+/// sampled three times within the 30 ms. The shortest press that a person makes lasts 60
+/// ms.
 const BUTTON_TICK: Duration = Duration::from_millis(15);
 
-/// Time limit of an enrollment that a button press started. After this time the
-/// person is assumed to have left, and the next face must not get the label.
+/// Time limit of an enrollment that a button press started. After this time, the person
+/// is assumed to have left, and the next face must not get the label.
 const BUTTON_ENROLLMENT: Duration = Duration::from_secs(5);
 
 /// The state of the indicator thread.
 pub(super) struct IndicatorWorker {
-    console: Console,
+    console: ConsoleFeed,
     decider: Decider,
-    /// Sends the inference thread what it must know about the decision to confirm a mask.
+    /// Sends the part of the decider's state that the inference thread needs to confirm a
+    /// mask.
     standing: watch::Sender<Standing>,
     upstream: Upstream,
     door: Option<Door>,
@@ -52,7 +55,7 @@ pub(super) struct IndicatorWorker {
     buttons: Buttons,
     tick: Duration,
     tuning: watch::Receiver<Tuning>,
-    /// Options of the decider. The tuning overrides some of them.
+    /// Options of the decider. The settings in `tuning` override some of these options.
     decide: config::Decide,
     shown: Shown,
 }
@@ -61,14 +64,14 @@ pub(super) struct IndicatorWorker {
 struct Shown {
     decision: Decision,
     since: Instant,
-    /// Number of changes of the decision since the daemon started.
+    /// Number of changes in the decision since the daemon started.
     changes: u64,
 }
 
 impl IndicatorWorker {
     pub(super) fn new(
         config: &Config,
-        console: Console,
+        console: ConsoleFeed,
         pins: Option<Box<dyn Pins>>,
         handle: Option<DaemonHandle>,
         tuning: watch::Receiver<Tuning>,
@@ -104,8 +107,9 @@ impl IndicatorWorker {
         }
     }
 
-    /// Works until the inference thread closes `results`. After `stop` is canceled, this
-    /// function waits for that no longer than half of [`STOP_DEADLINE`].
+    /// Runs until the inference thread closes `results`. After the token `stop` is
+    /// triggered, this function returns within half of [`STOP_DEADLINE`], even if
+    /// `results` is still open.
     pub(super) fn run(
         mut self,
         mut results: watch::Receiver<Latest<FrameResult>>,
@@ -117,13 +121,13 @@ impl IndicatorWorker {
         let runtime = timer_runtime()?;
         live.send_modify(|live| Decision::Idle.name().clone_into(&mut live.decision));
         let mut stop_seen: Option<Instant> = None;
-        let outcome = loop {
+        loop {
             let tick = self.tick;
             let changed =
                 runtime.block_on(async { tokio::time::timeout(tick, results.changed()).await });
             self.take_tuning();
             let (decision, result) = match changed {
-                Ok(Err(_closed)) => break Ok(()),
+                Ok(Err(_closed)) => break,
                 Ok(Ok(())) => {
                     let latest = results.borrow_and_update().clone();
                     self.decide(latest)
@@ -131,46 +135,44 @@ impl IndicatorWorker {
                 Err(_timeout) => (self.tick(), None),
             };
             self.share_standing();
-            // The service must not be restarted because a camera is being
-            // reconnected. It must be restarted if the inference thread hangs, even
-            // if the camera was lost before that.
+            // A lost camera alone must not cause a restart of the service. A hang of the
+            // inference thread must cause a restart, even if the camera was lost before
+            // the hang.
             let camera_lost = self.upstream.is_camera_lost();
             heartbeat.send_replace(Heartbeat {
                 at: now(),
                 fresh: decision != Decision::Fault || camera_lost,
             });
-            if decision != self.shown.decision
-                && let Err(error) = self.change(decision, result.as_deref(), live, metrics)
-            {
-                break Err(error);
+            if decision != self.shown.decision {
+                self.change(decision, result.as_deref(), live, metrics);
             }
             self.set_outputs();
             let has_face =
                 decision != Decision::Fault && !camera_lost && live.borrow().inference.faces > 0;
             self.read_buttons(has_face);
-            // The outputs must not stay on because the inference thread hangs.
+            // The outputs must be turned off even if the inference thread hangs.
             if stop.is_cancelled() {
                 let since = *stop_seen.get_or_insert_with(now);
                 if now().saturating_duration_since(since) > STOP_DEADLINE / 2 {
-                    break Ok(());
+                    break;
                 }
             }
-        };
+        }
         info!(decisions = self.shown.changes, "no more decisions");
         let door = self.door.is_some().then_some(false);
         self.console.set_levels(Levels {
             relay: door,
             ..Levels::default()
         });
-        outcome
+        Ok(())
     }
 
-    /// Returns the decision after a value from the inference thread, and the frame
-    /// result that it came from, if any.
+    /// Returns the decision that results from a new value from the inference thread. If
+    /// the value contains a frame result, also returns the frame result.
     fn decide(&mut self, latest: Latest<FrameResult>) -> (Decision, Option<Arc<FrameResult>>) {
         match latest {
             Latest::Waiting => (self.tick(), None),
-            Latest::Lost => (self.decider.lose_camera(now()), None),
+            Latest::Lost(loss) => (self.decider.lose_camera(now(), loss), None),
             Latest::Newest(result) => {
                 self.console.set_faces(&result);
                 let (now, stale) = (now(), self.decide.options().stale);
@@ -184,8 +186,8 @@ impl IndicatorWorker {
     /// Returns the decision when there is no new value from the inference thread.
     fn tick(&mut self) -> Decision {
         let now = now();
-        if self.upstream.is_camera_lost() {
-            return self.decider.lose_camera(now);
+        if let Some(loss) = self.upstream.camera_loss() {
+            return self.decider.lose_camera(now, loss);
         }
         let progress = self.upstream.progress(now, self.decide.options().stale);
         self.decider.tick(now, progress)
@@ -200,27 +202,26 @@ impl IndicatorWorker {
         });
     }
 
-    /// Shows a new decision on the console, in the logs, in the metrics and in the
-    /// live status.
+    /// Shows a new decision on the console, in the logs, in the metrics, and in the live
+    /// status.
     fn change(
         &mut self,
         decision: Decision,
         result: Option<&FrameResult>,
         live: &watch::Sender<Live>,
         metrics: &Metrics,
-    ) -> Result<(), DaemonError> {
+    ) {
         let changes = self.shown.changes + 1;
         let change = describe(changes, decision, result);
         log_change(&change, self.shown.decision);
         metrics.decision(decision);
         live.send_modify(|live| decision.name().clone_into(&mut live.decision));
-        self.console.change(&change).map_err(DaemonError::Console)?;
+        self.console.change(change);
         self.shown = Shown {
             decision,
             since: now(),
             changes,
         };
-        Ok(())
     }
 
     /// Applies settings that have changed.
@@ -270,9 +271,9 @@ impl IndicatorWorker {
     }
 }
 
-/// The threads that results come from.
+/// The state of the camera thread and the inference thread, which produce the results.
 pub(super) struct Upstream {
-    /// The frames on their way to the inference thread.
+    /// The latest frame that the camera thread has sent to the inference thread.
     pub(super) frames: watch::Receiver<Latest<Frame>>,
     /// When the inference thread last finished a part of its work.
     pub(super) worked: watch::Receiver<Instant>,
@@ -280,11 +281,20 @@ pub(super) struct Upstream {
 
 impl Upstream {
     fn is_camera_lost(&self) -> bool {
-        matches!(*self.frames.borrow(), Latest::Lost)
+        self.camera_loss().is_some()
     }
 
-    /// Whether new results can be expected. Neither the newest frame nor the last finished
-    /// part of the work on frames may be older than `stale`.
+    /// Returns how the camera was lost, or `None` if it is not lost.
+    fn camera_loss(&self) -> Option<Loss> {
+        match *self.frames.borrow() {
+            Latest::Lost(loss) => Some(loss),
+            Latest::Waiting | Latest::Newest(_) => None,
+        }
+    }
+
+    /// Returns whether new results can be expected. They can if the newest frame is at
+    /// most `stale` old and the inference thread finished a part of its work at most
+    /// `stale` ago.
     fn progress(&self, now: Instant, stale: Duration) -> Progress {
         let is_fresh = |at: Instant| now.saturating_duration_since(at) <= stale;
         let has_frames =
@@ -338,7 +348,7 @@ impl Outputs {
     fn log(&mut self, error: Option<PinError>) {
         match error {
             Some(error) if !self.is_failing => {
-                warn!(%error, "the pins fail; they are tried again");
+                warn!(%error, "the pins fail; the daemon keeps trying");
                 self.is_failing = true;
             }
             None if self.is_failing => {
@@ -369,7 +379,10 @@ impl Buttons {
         let label = self.options.label(button);
         let notice = match self.enroll(label, has_face) {
             Ok(()) => {
-                info!(label, "a button press labels the person before the camera");
+                info!(
+                    label,
+                    "a button press labels the person in front of the camera"
+                );
                 ButtonFeedback::Accepted
             }
             Err(reason) => {
@@ -385,14 +398,15 @@ impl Buttons {
             return Err("nothing is learned: there is no state directory".to_owned());
         };
         if !has_face {
-            return Err("there is no face before the camera".to_owned());
+            return Err("there is no face in front of the camera".to_owned());
         }
         let crops = self.options.button_crops;
         let enrolled = handle.enroll(label, crops, BUTTON_ENROLLMENT, None);
         enrolled.map(|_| ()).map_err(|refused| refused.error)
     }
 
-    /// Levels of the green and the red LED while they show the feedback to a press.
+    /// Returns the levels of the green and the red LED while the LEDs show the feedback
+    /// to a press.
     fn leds(&self, at: Instant) -> Option<(bool, bool)> {
         let (start, notice) = self.notice?;
         notice.lamps(at.saturating_duration_since(start))
@@ -443,7 +457,7 @@ fn is_quiet(quiet: Option<QuietHours>, at: SystemTime) -> bool {
 
 fn unix_time() -> f64 {
     let since_1970 = wall_clock().duration_since(SystemTime::UNIX_EPOCH);
-    // Rounded to milliseconds.
+    // The time is rounded down to milliseconds.
     since_1970.map_or(0.0, |time| time.as_millis() as f64 / 1000.0)
 }
 
@@ -482,7 +496,7 @@ mod tests {
         assert_eq!(progress(6), Progress::Stuck, "the work hangs");
         worked.send_replace(later(4));
         assert_eq!(progress(9), Progress::Working);
-        frames.send_replace(Latest::Lost);
+        frames.send_replace(Latest::Lost(Loss::Reconnecting));
         assert_eq!(progress(9), Progress::Stuck);
         assert!(upstream.is_camera_lost());
     }

@@ -1,10 +1,9 @@
 //! The inference thread, which takes the newest frame and gives a verdict on each of
 //! its faces.
 //!
-//! It owns the processing of frames, and switches to new heads and settings between
-//! frames. It knows nothing about outputs, and about the decision it knows only what it
-//! needs to confirm a mask. It skips the frames that it has no time for and counts
-//! them.
+//! It processes frames, and switches to new heads and settings between frames. It knows
+//! nothing about outputs, and all it knows about the decision is what it needs to confirm
+//! a mask. It skips and counts the frames that it has no time to process.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,7 +37,7 @@ pub(super) struct InferenceWorker {
     pub(super) annotated_frames: watch::Sender<Option<AnnotatedFrame>>,
     pub(super) fps_meter: FpsMeter,
     pub(super) monitor: LiveMonitor,
-    /// The last time that some faces of a frame could not be classified within the time
+    /// The last time that some faces in a frame could not be classified within the time
     /// limit, or `None` if that was long ago.
     pub(super) overloaded_at: Option<Instant>,
 }
@@ -61,9 +60,9 @@ impl InferenceWorker {
             let latest = frames.borrow_and_update().clone();
             match latest {
                 Latest::Waiting => {}
-                Latest::Lost => {
+                Latest::Lost(loss) => {
                     self.live.send_modify(|live| live.camera.lost = true);
-                    results.send_replace(Latest::Lost);
+                    results.send_replace(Latest::Lost(loss));
                 }
                 Latest::Newest(frame) => {
                     processed += 1;
@@ -217,13 +216,13 @@ pub(super) struct FpsMeter {
 }
 
 impl FpsMeter {
-    /// Records a frame that was processed at `at`, and returns the frames per second.
-    /// Returns 0 after the first frame.
+    /// Records a frame that was processed at `at`, and returns the frames per second, or
+    /// 0 after the first frame.
     fn record(&mut self, at: Instant) -> f32 {
         if let Some(last) = self.last.replace(at) {
             let seconds = at.saturating_duration_since(last).as_secs_f32();
-            // The interval is smoothed over about ten frames once there has been a
-            // first interval.
+            // The first interval is used as it is. After that, the interval is smoothed
+            // over about ten frames.
             let weight = if self.interval > 0.0 { 0.9 } else { 0.0 };
             self.interval = weight * self.interval + (1.0 - weight) * seconds;
         }
@@ -257,6 +256,17 @@ mod tests {
             last = meter.record(later(start, 1200 + 1000 * frame));
         }
         assert!((last - 1.0).abs() < 0.05, "{last}");
+    }
+
+    #[test]
+    fn progress_on_a_frame_is_sent_at_once() {
+        let start = now();
+        let (progress, worked) = watch::channel(start);
+        let metrics = Arc::new(Metrics::new());
+        let monitor = LiveMonitor { metrics, progress };
+        monitor.progress();
+        assert!(worked.has_changed().is_ok_and(|changed| changed));
+        assert!(*worked.borrow() >= start);
     }
 
     #[test]

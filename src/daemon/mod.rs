@@ -1,16 +1,19 @@
 //! The daemon: its threads, channels, shutdown, readiness, and watchdog.
 //!
-//! This is the only module that starts long-running threads (`pipeline` and `embed`
-//! start threads that end before the call returns). Data flows one way: camera,
-//! inference, indicator. The channels between them keep only the newest value, so
-//! that no thread waits for a slower one. The main thread only waits for signals and
-//! feeds the watchdog, so that neither a disk nor a client can delay them. Shutdown
-//! follows the data: the camera thread drops its sender, then the inference thread ends,
-//! then the indicator thread ends and leaves the outputs off.
+//! This module starts all long-running threads, except for the log thread and the thread
+//! that reads a webcam. (`pipeline` and `embed` start threads that end before the call
+//! returns.) Data flows in one direction: from the camera thread to the inference thread,
+//! and from there to the indicator thread. The channels between these threads keep only
+//! the newest value, so that no thread waits for a slower thread. The main thread only
+//! waits for signals and feeds the watchdog, so that neither a disk nor a client can
+//! delay these two tasks. Shutdown follows the data: the camera thread drops its sender,
+//! then the inference thread ends, and then the indicator thread ends and leaves the
+//! outputs off.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::Builder;
@@ -27,9 +30,9 @@ use crate::camera::{Camera, SourceError, Spec, processes};
 use crate::config::Config;
 use crate::config::settings::Settings;
 use crate::decision::confirm::Standing;
-use crate::decision::decide::{LabelError, VerdictPolicy};
+use crate::decision::decide::{LabelError, Loss, VerdictPolicy};
 use crate::frame::Frame;
-use crate::indicate::pins::{PinError, Pins};
+use crate::indicate::pins::{PinError, PinOptions, Pins, PinsInUse};
 use crate::indicate::{Console, pins};
 use crate::learning::LearningError;
 use crate::onnx::ModelError;
@@ -38,6 +41,7 @@ use crate::vision::track::Tracker;
 
 mod camera_worker;
 mod capture_worker;
+mod console_worker;
 mod control;
 mod frame_processor;
 mod indicator_worker;
@@ -58,7 +62,10 @@ pub use reload::ConfigFile;
 use reload::Reloader;
 use threads::Threads;
 
-/// Why the daemon did not start, or stopped running.
+/// Maximum time that startup waits for a disk that is not needed to watch the door.
+const DISK_LIMIT: Duration = Duration::from_secs(5);
+
+/// Why the daemon did not start, or why it stopped running.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     /// A model cannot be opened.
@@ -85,7 +92,7 @@ pub enum DaemonError {
     /// Decisions cannot be written to the console.
     #[error("cannot show decisions on standard output: {0}")]
     Console(std::io::Error),
-    /// The system refuses to create a thread, a timer or a signal handler.
+    /// The system refuses to create a thread, a timer, or a signal handler.
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
     /// A thread panicked, which is a bug.
@@ -101,7 +108,7 @@ enum Latest<T> {
     Waiting,
     Newest(Arc<T>),
     /// The camera is lost and is being reconnected.
-    Lost,
+    Lost(Loss),
 }
 
 impl<T> Clone for Latest<T> {
@@ -109,7 +116,7 @@ impl<T> Clone for Latest<T> {
         match self {
             Latest::Waiting => Latest::Waiting,
             Latest::Newest(newest) => Latest::Newest(Arc::clone(newest)),
-            Latest::Lost => Latest::Lost,
+            Latest::Lost(loss) => Latest::Lost(*loss),
         }
     }
 }
@@ -117,18 +124,18 @@ impl<T> Clone for Latest<T> {
 /// Where heads and samples are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StateDir {
-    /// A directory that the user named. If another daemon uses it, the daemon does not
-    /// start. If the directory cannot be used for another reason, the daemon starts
-    /// anyway, and learning begins as soon as the directory can be used.
+    /// A directory that the user named. If another daemon uses the directory, this daemon
+    /// does not start. If the directory cannot be used for another reason, this daemon
+    /// starts anyway, and learning begins as soon as the directory can be used.
     Named(PathBuf),
     /// The default directory. If the directory cannot be used, even because another
-    /// daemon uses it, the daemon starts anyway, and learning begins as soon as the
+    /// daemon uses it, this daemon starts anyway, and learning begins as soon as the
     /// directory can be used.
     Usual(PathBuf),
 }
 
-/// Runs the daemon until the source ends or a signal asks it to stop. Without a
-/// state directory, the daemon learns nothing. SIGHUP reloads `config_file`.
+/// Runs the daemon until the source ends or a signal asks it to stop. If `state` is
+/// `None`, the daemon learns nothing. SIGHUP reloads `config_file`.
 ///
 /// # Errors
 /// Returns a [`DaemonError`] if something cannot be opened or a thread fails.
@@ -143,7 +150,7 @@ pub fn run(
     // and systemd would treat that as a normal exit.
     let hangup = runtime.block_on(async { Hangup::catch() })?;
     if let Err(error) = processes::adopt_orphans() {
-        warn!(%error, "processes that the camera program leaves behind may go on");
+        warn!(%error, "processes that the camera program leaves behind may keep running");
     }
     let path = config_file.as_ref().map(|file| file.path.clone());
     let parts = Parts::open(config, state, path)?;
@@ -151,7 +158,7 @@ pub fn run(
     // to clean up.
     let signals = runtime.block_on(async { Signals::catch(hangup) })?;
     let shared = Shared::new(&parts.settings);
-    // If startup fails halfway, this ends the threads that have already started.
+    // If startup fails halfway, this guard ends the threads that have already started.
     let _stop_on_return = shared.stop.clone().drop_guard();
     let camera = Camera::open(
         parts.spec.clone(),
@@ -229,10 +236,10 @@ struct Shared {
     problems: Problems,
     metrics: Arc<Metrics>,
     heartbeat: Arc<watch::Sender<Heartbeat>>,
-    /// Canceled to ask all threads to stop.
+    /// Triggered to ask all threads to stop.
     stop: CancellationToken,
-    /// Canceled when the inference thread has ended, so that the threads outside
-    /// the camera path (refit, MQTT, page) end too.
+    /// Triggered when the inference thread has ended, so that the threads outside the
+    /// camera path (refit, MQTT, page) end too.
     inference_ended: CancellationToken,
 }
 
@@ -314,6 +321,8 @@ impl Start<'_> {
         };
         control::start(server, config, reloader, reloads, shared, self.threads)?;
         let links = CameraPathLinks::new();
+        let (console, console_worker) = console_worker::connect(console);
+        self.threads.start("console", || console_worker.run())?;
         let indicator = IndicatorWorker::new(
             config,
             console,
@@ -416,8 +425,8 @@ fn start_camera_path(
     })
 }
 
-/// Returns the folder for what matters only while the daemon runs: the one that systemd
-/// names, or else the state directory.
+/// Returns the folder for files that are needed only while the daemon runs. This is the
+/// folder that systemd provides, or otherwise the state directory.
 fn runtime_folder(state: Option<&StateDir>) -> Option<PathBuf> {
     let runtime = std::env::var_os("RUNTIME_DIRECTORY").map(PathBuf::from);
     runtime.or_else(|| match state? {
@@ -425,7 +434,28 @@ fn runtime_folder(state: Option<&StateDir>) -> Option<PathBuf> {
     })
 }
 
-/// Opens the pins that the config names, and records which they are.
+/// Writes a record that `pins` are in use. The record is deleted when the returned pins
+/// are dropped. If the record cannot be written, the pins can still be used.
+fn record(
+    pins: Box<dyn Pins>,
+    folder: PathBuf,
+    options: PinOptions,
+) -> Result<Box<dyn Pins>, DaemonError> {
+    let path = folder.display().to_string();
+    let write = move || PinsInUse::write(&folder, &options);
+    let error = match threads::within(DISK_LIMIT, "pins-record", write)? {
+        Some(Ok(record)) => return Ok(record.until_dropped(pins)),
+        Some(Err(error)) => error.to_string(),
+        None => format!("the disk of {path} does not answer: check it"),
+    };
+    warn!(
+        error,
+        "the pins in use are not recorded: \"maskd pins-off\" needs the config"
+    );
+    Ok(pins)
+}
+
+/// Opens the pins that the config names, and records which pins are in use.
 fn open_pins(
     config: &Config,
     state: Option<&StateDir>,
@@ -435,7 +465,7 @@ fn open_pins(
             let description = pins::describe(&options)?;
             let pins = pins::open(&options)?;
             let pins = match runtime_folder(state) {
-                Some(folder) => pins::record(pins, &folder, &options),
+                Some(folder) => record(pins, folder, options)?,
                 None => pins,
             };
             info!(pins = description, "pins are in use");
@@ -451,8 +481,8 @@ fn open_pins(
     Ok(pins)
 }
 
-/// Waits until a signal asks for a stop, a thread fails, or all threads have ended, and
-/// feeds the watchdog in the meantime.
+/// Waits until a signal asks for a stop, a thread fails, or all threads have ended.
+/// Meanwhile, this function feeds the watchdog.
 async fn wait(
     mut signals: Signals,
     reload: &mpsc::Sender<()>,
@@ -494,18 +524,18 @@ enum SignalRequest {
     Reload,
 }
 
-/// SIGHUP, the signal that asks a service to reload its config. A terminal also sends it
-/// when the terminal is closed.
+/// SIGHUP, the signal that asks a service to reload its config. A terminal also sends
+/// SIGHUP when the terminal is closed.
 struct Hangup {
     signal: Signal,
-    /// Whether the daemon runs in a terminal. If it does, it must end when the terminal
-    /// closes.
+    /// Whether the daemon runs in a terminal. If so, SIGHUP means that the terminal was
+    /// closed, and the daemon must end.
     has_terminal: bool,
 }
 
 impl Hangup {
     fn catch() -> Result<Hangup, std::io::Error> {
-        // A service manager connects none of these to a terminal.
+        // A service manager connects none of these streams to a terminal.
         let has_terminal = std::io::stdin().is_terminal()
             || std::io::stdout().is_terminal()
             || std::io::stderr().is_terminal();
@@ -553,8 +583,8 @@ impl Signals {
     }
 }
 
-/// Notifies the service manager of a reload. It must be followed by a notification of
-/// readiness.
+/// Notifies the service manager that a reload has started. The caller must notify it
+/// again when the daemon is ready.
 fn notify_reloading() {
     match sd_notify::NotifyState::monotonic_usec_now() {
         Ok(time) => notify(&[sd_notify::NotifyState::Reloading, time]),
@@ -562,15 +592,22 @@ fn notify_reloading() {
     }
 }
 
+/// Notifies the service manager. If notifying fails repeatedly, only the first failure is
+/// logged, because the watchdog is fed often.
 fn notify(state: &[sd_notify::NotifyState]) {
-    if let Err(error) = sd_notify::notify(state) {
-        warn!(%error, "cannot notify the service manager");
+    static IS_FAILING: AtomicBool = AtomicBool::new(false);
+    let result = sd_notify::notify(state);
+    let was_failing = IS_FAILING.swap(result.is_err(), Ordering::Relaxed);
+    match result {
+        Err(error) if !was_failing => warn!(%error, "cannot notify the service manager"),
+        Ok(()) if was_failing => info!("the service manager can be notified again"),
+        _ => {}
     }
 }
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the daemon brings time to everyone else"
+    reason = "the daemon passes the time to all other modules"
 )]
 fn now() -> Instant {
     Instant::now()
@@ -578,7 +615,7 @@ fn now() -> Instant {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the daemon brings time to everyone else"
+    reason = "the daemon passes the time to all other modules"
 )]
 fn wall_clock() -> SystemTime {
     SystemTime::now()

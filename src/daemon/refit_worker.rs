@@ -1,10 +1,9 @@
-//! The refit thread, which trains on the labels of this device and evaluates heads
-//! from other devices.
+//! The refit thread, which trains on the labels from this device and evaluates heads from
+//! other devices.
 //!
-//! It schedules automatic refits, monitors the board, and opens a state directory that
-//! could not be used when the daemon started. It runs at the lowest
-//! priority. The camera path receives a new head through a `watch` channel that it
-//! checks once per frame.
+//! The thread schedules automatic refits, monitors the board, and opens a state directory that
+//! could not be used when the daemon started. It runs at the lowest priority. It sends a new head
+//! through a `watch` channel, which the camera path checks once per frame.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -22,24 +21,26 @@ use crate::api::socket::{ErrorRecord, JudgeRequest, Live, RefitRequest};
 use crate::config::Config;
 use crate::config::settings::Tuning;
 use crate::frame::Crop;
-use crate::learning::{Embed, FailureKind, Learning, LearningAccess, LearningError, RefitRecord};
+use crate::learning::{
+    Embed, FailureKind, Learning, LearningAccess, LearningError, RefitRecord, RefitTrigger,
+};
 use crate::onnx::{ModelError, ThreadPool};
 use crate::platform::board::{Board, ThrottleReason};
 use crate::platform::system;
 use crate::vision::embed::{Backbone, Embedder, Feature};
 use crate::vision::pipeline;
 
-/// How often the thread checks for new labels. It has to poll because people may
-/// label samples by moving files.
+/// How often the thread checks for new labels. The thread has to poll because people may label
+/// samples by moving files.
 const LABEL_POLL: Duration = Duration::from_secs(5);
 /// How often a running refit checks the board.
 const BOARD_POLL: Duration = Duration::from_secs(2);
-/// Time between a failed automatic refit and the first retry. Each further wait is
-/// twice as long.
+/// Time between a failed automatic refit and the first retry. Each further wait is twice as long as
+/// the one before.
 const FIRST_RETRY: Duration = Duration::from_mins(1);
-/// Maximum number of retries of an automatic refit. The last one starts about an hour
-/// after the first failure. If it fails too, the error is assumed to be permanent, and
-/// only a changed label starts another refit.
+/// Maximum number of retries of an automatic refit. The last retry starts about an hour after the
+/// first failure. If that retry fails too, the error is assumed to be permanent, and only a changed
+/// label starts another refit.
 const MAX_RETRIES: u32 = 6;
 
 /// The state of the refit thread.
@@ -52,6 +53,8 @@ pub(super) struct RefitWorker {
     inference_ended: CancellationToken,
     schedule: RefitSchedule,
     board: BoardMonitor,
+    /// Whether the daemon last reported that learning is off.
+    is_off: bool,
 }
 
 /// The next task of the refit thread.
@@ -64,8 +67,15 @@ enum Task {
 }
 
 impl RefitWorker {
-    pub(super) fn new(learning: &LearningAccess, config: &Config, shared: &Shared) -> RefitWorker {
+    /// `is_off` tells whether learning has been reported to be off.
+    pub(super) fn new(
+        learning: &LearningAccess,
+        is_off: bool,
+        config: &Config,
+        shared: &Shared,
+    ) -> RefitWorker {
         RefitWorker {
+            is_off,
             learning: learning.clone(),
             config: config.clone(),
             tuning: shared.settings.subscribe(),
@@ -114,16 +124,16 @@ impl RefitWorker {
             match task {
                 Task::Refit(request) => {
                     let waiting = waiting(request, &mut refit_requests);
-                    if waiting.is_empty() {
+                    let Some(trigger) = trigger(&waiting) else {
                         continue;
-                    }
+                    };
                     let result = match not_now {
                         Some(not_now) => Err(not_now),
-                        None => self.refit(&runtime).map_err(ErrorRecord::from),
+                        None => self.refit(trigger, &runtime).map_err(ErrorRecord::from),
                     };
                     for request in waiting {
                         // The client may have disconnected.
-                        let _ = request.send(result.clone());
+                        let _ = request.answer.send(result.clone());
                     }
                 }
                 Task::Judge(request) => {
@@ -134,7 +144,7 @@ impl RefitWorker {
                     let _ = request.answer.send(result);
                 }
                 Task::CheckLabels if throttled.is_none() && self.is_due() => {
-                    if self.refit(&runtime).is_err() {
+                    if self.refit(RefitTrigger::default(), &runtime).is_err() {
                         self.schedule_retry();
                     }
                 }
@@ -144,8 +154,8 @@ impl RefitWorker {
         }
     }
 
-    /// Waits while the board is too hot or its power supply is too weak. Returns true
-    /// if the refit must be canceled. This is called before every step of a refit.
+    /// Waits while the board is too hot or its power supply is too weak. Returns true if the refit
+    /// must be canceled. Called before every step of a refit.
     fn is_canceled(&self, runtime: &Runtime) -> bool {
         if self.board.is_stale(now()) {
             while self.board.poll(now()).is_some() && !self.inference_ended.is_cancelled() {
@@ -158,13 +168,16 @@ impl RefitWorker {
         self.inference_ended.is_cancelled()
     }
 
-    /// Tries again to open a state directory that could not be used.
-    fn reopen(&self) {
-        if self.learning.is_open() {
+    /// Retries opening a state directory that could not be used. While the attempt from the
+    /// start of the daemon still waits for the disk, this function only checks whether that attempt
+    /// has succeeded.
+    fn reopen(&mut self) {
+        if !self.is_off {
             return;
         }
         if let Ok(learning) = self.learning.open() {
-            info!("the state directory can be used: learning is on");
+            self.is_off = false;
+            info!("the state directory can be used now: learning is on");
             record_scores(learning, &self.metrics);
             let capture = self.tuning.borrow().capture;
             self.live.send_modify(|live| {
@@ -186,7 +199,7 @@ impl RefitWorker {
         let Ok(learning) = self.learning.get() else {
             return false;
         };
-        learning.save_last_refit();
+        learning.save_unsaved();
         if !self.config.refit.enabled {
             return false;
         }
@@ -199,18 +212,25 @@ impl RefitWorker {
 
     fn schedule_retry(&mut self) {
         if let Some(wait) = self.schedule.failed(now()) {
-            info!(minutes = wait.as_secs() / 60, "training is tried again");
+            info!(
+                minutes = wait.as_secs() / 60,
+                "training will be tried again"
+            );
         } else {
-            warn!("training failed too often; it is tried again after the next label");
+            warn!("training failed too often; it will be tried again after the next label");
         }
     }
 
-    fn refit(&self, runtime: &Runtime) -> Result<RefitRecord, LearningError> {
+    fn refit(
+        &self,
+        trigger: RefitTrigger,
+        runtime: &Runtime,
+    ) -> Result<RefitRecord, LearningError> {
         let learning = self.learning.get()?;
         self.live.send_modify(|live| live.learning.refitting = true);
         let start = now();
-        let result =
-            self.with_backbone(|embed| learning.refit(embed, &|| self.is_canceled(runtime)));
+        let result = self
+            .with_backbone(|embed| learning.refit(trigger, embed, &|| self.is_canceled(runtime)));
         self.live
             .send_modify(|live| live.learning.refitting = false);
         self.report(&result, now().saturating_duration_since(start));
@@ -267,7 +287,7 @@ impl RefitWorker {
         &self,
         work: impl FnOnce(&mut Embed) -> Result<RefitRecord, LearningError>,
     ) -> Result<RefitRecord, LearningError> {
-        // The backbone takes memory, so it is loaded only if crops have to be
+        // The backbone uses a lot of memory, so it is loaded only if crops have to be
         // embedded, and it is dropped at the end.
         let mut embedder: Option<Embedder> = None;
         let mut embed = |crops: &[Crop]| -> Result<Vec<Feature>, ModelError> {
@@ -298,15 +318,25 @@ pub(super) fn record_scores(learning: &Learning, metrics: &Metrics) {
     }
 }
 
-/// Returns all requests that are waiting for a refit, so that one refit answers all of
-/// them. Requests of clients that have disconnected are left out.
+/// Returns all requests that are waiting for a refit, so that one refit answers all of them. Leaves
+/// out requests from clients that have disconnected.
 fn waiting(first: RefitRequest, others: &mut mpsc::Receiver<RefitRequest>) -> Vec<RefitRequest> {
     let mut waiting = vec![first];
     while let Ok(request) = others.try_recv() {
         waiting.push(request);
     }
-    waiting.retain(|request| !request.is_closed());
+    waiting.retain(|request| !request.answer.is_closed());
     waiting
+}
+
+/// Returns the trigger of the refit that answers all these requests, or `None` if there are
+/// no requests. If one of them vouches for the labels, the refit counts as requested by the
+/// first that does.
+fn trigger(waiting: &[RefitRequest]) -> Option<RefitTrigger> {
+    let triggers = || waiting.iter().map(|request| request.trigger);
+    triggers()
+        .find(|trigger| trigger.labels_checked)
+        .or_else(|| triggers().next())
 }
 
 /// Decides when an automatic refit starts. It reads no clock and no files, because
@@ -331,9 +361,9 @@ impl RefitSchedule {
         }
     }
 
-    /// Whether a refit should start now. `new_labels` returns the number of new or
-    /// changed labels since the last refit that was accepted or refused. It is called
-    /// only if that number matters.
+    /// Whether a refit should start now. `new_labels` counts the labels that are new or have
+    /// changed since the last refit that was accepted or refused. This function calls `new_labels`
+    /// only if the result depends on that count.
     fn is_due(
         &mut self,
         now: Instant,
@@ -372,7 +402,7 @@ struct BoardMonitor {
     max_temperature_c: f32,
     live: Arc<watch::Sender<Live>>,
     last_poll: Cell<Option<Instant>>,
-    /// The reason to delay training, as of the last poll.
+    /// Why training waits, according to the last poll. `None` if training need not wait.
     reason: Cell<Option<ThrottleReason>>,
 }
 

@@ -1,9 +1,9 @@
 //! Reloading the config while the daemon runs.
 //!
-//! This module owns the list of keys that a reload applies: the settings that may change
-//! at any time, and the access rules, host names, and certificates of the page. Changes
-//! to any other key need a restart, and the daemon reports these keys until it is
-//! restarted. If the new config cannot be used, nothing changes.
+//! This module owns the list of keys that a reload applies: the settings that may change at any
+//! time, and the access rules, host names, and certificates of the page. A change to any other key
+//! needs a restart. The daemon reports the changed keys until it is restarted. If the new config
+//! cannot be used, nothing changes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,8 +28,7 @@ fn is_reloaded(section: &str, key: &str) -> bool {
     is_setting(section, key) || section == "web" && RELOADED.contains(&key)
 }
 
-/// The file that the config was read from, and the config that it contained when the
-/// daemon started.
+/// The config file, and the config that it contained when the daemon started.
 #[derive(Debug, Clone)]
 pub struct ConfigFile {
     /// Path of the file.
@@ -43,7 +42,7 @@ pub struct ConfigFile {
 pub(super) struct Reloader {
     pub(super) file: Option<ConfigFile>,
     pub(super) settings: Arc<Settings>,
-    /// The options of the page; `None` if it is not served.
+    /// The options of the page, or `None` if the page is not served.
     pub(super) web: Option<Arc<watch::Sender<WebOptions>>>,
 }
 
@@ -88,8 +87,7 @@ impl Reloader {
     }
 }
 
-/// Returns the keys whose values differ and that a reload does not apply, such as
-/// `camera.source`.
+/// Returns the changed keys that a reload does not apply, for example `camera.source`.
 fn keys_that_need_a_restart(before: &Config, after: &Config) -> Vec<String> {
     // A config that was parsed from TOML can always be serialized.
     let table = |config: &Config| toml::Table::try_from(config).unwrap_or_default();
@@ -99,7 +97,7 @@ fn keys_that_need_a_restart(before: &Config, after: &Config) -> Vec<String> {
         let section_of = |config: &toml::Table| config.get(section)?.as_table().cloned();
         let old = section_of(&before).unwrap_or_default();
         let new = section_of(&after).unwrap_or_default();
-        // Keys without a value are absent from the table.
+        // A key without a value is absent from its table, so the keys of both tables are needed.
         let mut names: Vec<&String> = old.keys().chain(new.keys()).collect();
         names.sort();
         names.dedup();

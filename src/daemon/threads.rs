@@ -4,6 +4,7 @@
 //! This module knows nothing about the work that the threads do.
 
 use std::io;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -28,14 +29,14 @@ pub(super) fn timer_runtime() -> io::Result<Runtime> {
 pub(super) struct Threads {
     stop: CancellationToken,
     running: Vec<(&'static str, thread::JoinHandle<Result<(), DaemonError>>)>,
-    /// The sender that each running thread holds a clone of. The channel closes when
-    /// the last thread ends.
+    /// Each running thread holds a clone of this sender. The channel closes when the last
+    /// thread ends.
     alive: Option<mpsc::Sender<()>>,
     ended: mpsc::Receiver<()>,
 }
 
 impl Threads {
-    /// Creates an empty set of threads that cancels `stop` if one of them fails.
+    /// Creates an empty set of threads. If one of its threads fails, `stop` is triggered.
     pub(super) fn new(stop: &CancellationToken) -> Threads {
         let (alive, ended) = mpsc::channel(1);
         Threads {
@@ -63,8 +64,8 @@ impl Threads {
                 let _alive = alive;
                 let result = work();
                 if result.is_ok() {
-                    // The threads that receive data from this one end when their
-                    // channel closes.
+                    // A thread that succeeds must not trigger `stop`: the threads that receive its
+                    // data end when their channel closes.
                     stop_on_failure.disarm();
                 }
                 result
@@ -79,8 +80,7 @@ impl Threads {
         let _ = self.ended.recv().await;
     }
 
-    /// Waits for the threads for at most [`STOP_DEADLINE`], and returns the first
-    /// failure.
+    /// Waits at most [`STOP_DEADLINE`] for the threads to end. Returns the first failure.
     pub(super) fn join(mut self, runtime: &Runtime) -> Result<(), DaemonError> {
         let in_time =
             runtime.block_on(async { tokio::time::timeout(STOP_DEADLINE, self.ended()).await });
@@ -100,6 +100,36 @@ impl Threads {
             result = result.and(outcome);
         }
         result
+    }
+}
+
+/// Runs `work` on a separate thread, because `work` may use a disk that hangs. Returns `None` if
+/// `work` is still running after `limit`. In that case, `work` continues, but its result is
+/// dropped.
+///
+/// # Errors
+/// [`DaemonError::System`] if the thread cannot be started, and [`DaemonError::Panicked`]
+/// if `work` panics.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the thread ends with its work, which may never end"
+)]
+pub(super) fn within<T: Send + 'static>(
+    limit: Duration,
+    name: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<Option<T>, DaemonError> {
+    let (done, is_done) = sync_channel(1);
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            // The receiver no longer exists if `limit` has passed.
+            let _ = done.send(work());
+        })?;
+    match is_done.recv_timeout(limit) {
+        Ok(result) => Ok(Some(result)),
+        Err(RecvTimeoutError::Timeout) => Ok(None),
+        Err(RecvTimeoutError::Disconnected) => Err(DaemonError::Panicked(name.to_owned())),
     }
 }
 
@@ -125,6 +155,20 @@ mod tests {
         let error = threads.join(&runtime).unwrap_err();
         assert!(stop.is_cancelled());
         assert!(matches!(error, DaemonError::Panicked(name) if name == "broken"));
+    }
+
+    #[test]
+    fn work_that_hangs_is_not_waited_for() {
+        let limit = Duration::from_mins(1);
+        assert_eq!(within(limit, "works", || 7).unwrap(), Some(7));
+        let panics = within(limit, "broken", || panic!("on purpose"));
+        let panics: Result<Option<()>, DaemonError> = panics;
+        assert!(matches!(panics, Err(DaemonError::Panicked(name)) if name == "broken"));
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let hangs = move || released.recv().is_ok();
+        let result = within(Duration::from_millis(20), "hangs", hangs).unwrap();
+        assert_eq!(result, None);
+        assert!(release.send(()).is_ok(), "it still runs");
     }
 
     #[test]

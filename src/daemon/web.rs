@@ -1,4 +1,4 @@
-//! The two threads of the page. The thread `web` serves the page, and the thread
+//! The two threads for the page. The thread `web` serves the page, and the thread
 //! `live-view` draws the live view.
 //!
 //! Both run at a low priority, so that inference is as fast with many viewers as

@@ -1,6 +1,6 @@
 //! Draws boxes and labels on pictures.
 //!
-//! Owns the colors, the sizes and the font. Pure.
+//! This module owns the colors, the sizes, and the font. It does no I/O.
 
 use ab_glyph::{Font, FontRef, InvalidFont, PxScale, ScaleFont};
 use image::{Rgb, RgbImage};
@@ -8,16 +8,17 @@ use image::{Rgb, RgbImage};
 use crate::decision::decide::Verdict;
 use crate::decision::frame_result::FaceResult;
 
-/// The Latin letters of DejaVu Sans Bold. The license of the font is in the same folder.
+/// The Latin letters of DejaVu Sans Bold. The license file is in the same folder as the font.
 const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans-Bold.ttf");
 
 const GREEN: Rgb<u8> = Rgb([0, 140, 60]);
 const RED: Rgb<u8> = Rgb([205, 30, 30]);
 const AMBER: Rgb<u8> = Rgb([190, 120, 0]);
 const WHITE: Rgb<u8> = Rgb([255, 255, 255]);
+const BLACK: Rgb<u8> = Rgb([0, 0, 0]);
 
-/// Draws the box of each face in the color of its verdict. The verdict and its
-/// probability are drawn above the box, or elsewhere if there is no room.
+/// Draws the box of each face in the color of its verdict. Draws the verdict and its probability
+/// above the box, or elsewhere if there is no room above the box.
 ///
 /// # Errors
 /// [`InvalidFont`] if the font is invalid, which never happens with the built-in font.
@@ -61,11 +62,11 @@ fn outline(pixels: &mut RgbImage, face: &FaceResult, line: i64) {
     fill(pixels, (right - line, top), (right, bottom), color);
 }
 
-/// The left, top, right and bottom edges of a label. Right and bottom are exclusive.
+/// The left, top, right, and bottom edges of a label. Right and bottom are exclusive.
 type LabelBox = [i64; 4];
 
-/// Draws the label of a face at a position where it does not overlap any box in `taken`,
-/// if possible, and returns the label's box.
+/// Draws the label of a face and returns the label's box. If possible, the box overlaps no box in
+/// `taken`.
 fn label(
     pixels: &mut RgbImage,
     font: &FontRef,
@@ -101,7 +102,40 @@ fn label(
     fill(pixels, (left, top), (right, bottom), color(face.verdict));
 
     let baseline = top as f32 + pad as f32 / 2.0 + scaled.ascent();
-    let mut x = (left + pad) as f32;
+    let start = ((left + pad) as f32, baseline);
+    letters(pixels, font, scale, start, &text, WHITE);
+    label_box
+}
+
+/// Writes a line of black text. `at` is the top left corner of the text, and `height` is its height
+/// in pixels. The part of the text that is outside the picture is not drawn.
+///
+/// # Errors
+/// [`InvalidFont`] if the font is invalid, which never happens with the built-in font.
+pub(crate) fn write_line(
+    pixels: &mut RgbImage,
+    at: (i64, i64),
+    height: f32,
+    text: &str,
+) -> Result<(), InvalidFont> {
+    let font = FontRef::try_from_slice(FONT)?;
+    let scale = PxScale::from(height);
+    let baseline = at.1 as f32 + font.as_scaled(scale).ascent();
+    letters(pixels, &font, scale, (at.0 as f32, baseline), text, BLACK);
+    Ok(())
+}
+
+/// Draws `text`. `start` is the left end of its baseline.
+fn letters(
+    pixels: &mut RgbImage,
+    font: &FontRef,
+    scale: PxScale,
+    start: (f32, f32),
+    text: &str,
+    color: Rgb<u8>,
+) {
+    let scaled = font.as_scaled(scale);
+    let (mut x, baseline) = start;
     for letter in text.chars() {
         let mut glyph = scaled.scaled_glyph(letter);
         glyph.position = ab_glyph::point(x, baseline);
@@ -113,11 +147,10 @@ fn label(
                     origin.x as i64 + i64::from(dx),
                     origin.y as i64 + i64::from(dy),
                 );
-                blend(pixels, at, WHITE, coverage);
+                blend(pixels, at, color, coverage);
             });
         }
     }
-    label_box
 }
 
 fn overlap(a: &LabelBox, b: &LabelBox) -> bool {
@@ -172,12 +205,14 @@ mod tests {
             rect,
             score: 0.9,
             landmarks: [(0.0, 0.0); 5],
+            face_check: None,
         };
         FaceResult {
             face,
             track: None,
             probabilities: Some(vec![0.97, 0.03]),
             verdict,
+            verdict_alone: Some(verdict),
         }
     }
 
@@ -231,7 +266,7 @@ mod tests {
             let rect = Rect { x, y, width, height };
             draw(&mut pixels, &[result(rect, Verdict::Masked(0))], &labels()).unwrap();
             prop_assert_eq!(pixels.dimensions(), (side, side));
-            // Only green, and white blended with green, is drawn on the black picture.
+            // Only green and mixtures of white and green are drawn on the black picture.
             let drawn = pixels.pixels().filter(|pixel| pixel.0 != [0; 3]);
             for Rgb([red, green, blue]) in drawn {
                 prop_assert!(green >= red && green >= blue, "{red} {green} {blue}");

@@ -1,8 +1,10 @@
-//! Determines which frames together may change the decision to mask, and so open a door.
+//! Determines when a series of frames is enough to change the decision to mask. This
+//! change can open a door.
 //!
-//! Owns the runs of frames that confirm each other. A single frame never confirms a mask,
-//! because it may be the damaged first frame of a connection, or show a hand that covers
-//! a mouth for a moment. Pure, because the time is passed in with each frame.
+//! This module owns the runs of frames that confirm each other. A single frame never
+//! confirms a mask, because it may be the damaged first frame of a connection, or a hand
+//! may cover a mouth for a moment. The module is pure, because the time is passed in with
+//! each frame.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +19,7 @@ const MIN_ALLOWED_GAP: Duration = Duration::from_millis(300);
 /// intervals apart.
 const ALLOWED_INTERVALS: u32 = 3;
 
-/// The frame interval is the median of this number of latest intervals.
+/// The median of this many latest intervals is the frame interval.
 const INTERVALS: usize = 5;
 
 /// Returns the time between two instants, in either order.
@@ -39,10 +41,10 @@ pub struct Basis {
     pub faults: u64,
 }
 
-/// The state of the decision, as far as the thread that processes frames needs it.
+/// The part of the decision's state that is needed to process frames.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// Number of faults since the start. Frames before a fault do not confirm frames
+    /// Number of faults since startup. Frames before a fault do not confirm frames
     /// after it.
     pub faults: u64,
     /// The basis on which the decision is currently mask, or `None` if the decision is
@@ -50,9 +52,10 @@ pub struct Standing {
     pub mask: Option<Basis>,
 }
 
-/// A run of the latest frames with faces that confirm each other. In each of these
-/// frames, all faces were detected and classified in that frame, and all of them are
-/// masked.
+/// The latest frames with faces that confirm each other. In each of these frames, all
+/// faces were detected and classified without reusing earlier results, and all of them
+/// are masked. Masked faces that the detector scores low do not matter here; see
+/// [`sighting`](crate::decision::frame_result::sighting).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
     /// Number of frames, at least 1.
@@ -108,26 +111,27 @@ impl Run {
         }
     }
 
-    /// Whether the run has at least `frames` frames that span at least `span`.
+    /// Whether the run has at least `frames` frames and lasts at least as long as `span`.
     #[must_use]
     pub fn confirms(&self, frames: u32, span: Duration) -> bool {
         self.frames >= frames && self.last.saturating_duration_since(self.first) >= span
     }
 }
 
-/// What one frame shows, as far as it matters for confirmation.
+/// What a frame contributes to the confirmation of a mask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sighting {
-    /// The frame shows no face.
+    /// The frame shows no face, or only masked faces with low scores.
     Nobody,
     /// All faces were detected and classified in this frame, and each of them was found
     /// to be masked.
     MaskedAnew,
-    /// All faces are considered masked, but this frame alone does not show it, because at
-    /// least one face was not detected and classified in this frame or was not found to
-    /// be masked.
+    /// All faces are considered masked, but this frame alone does not prove it. At least
+    /// one face was either not detected and classified in this frame, or classified as
+    /// not masked.
     Masked,
-    /// At least one face is unmasked, or its verdict is unsure.
+    /// At least one face is unmasked, or its verdict is unsure, or a masked face with a low
+    /// score was classified as not masked in this frame alone.
     Other,
 }
 
@@ -143,7 +147,7 @@ pub struct Evidence {
     pub interval: Duration,
 }
 
-/// Follows the frames of a camera and determines which of them confirm each other.
+/// Follows the frames from a camera and determines which of them confirm each other.
 ///
 /// The caller must report every frame that is processed.
 #[derive(Debug, Default)]
@@ -151,21 +155,21 @@ pub struct Confirmation {
     basis: Basis,
     /// Capture time of the latest frame.
     last_frame: Option<Instant>,
-    /// The latest times between frames, oldest first. Only the first `known` of them are
+    /// The latest times between frames, oldest first. Only the first `known` entries are
     /// valid.
     intervals: [Duration; INTERVALS],
     known: usize,
     run: Option<Run>,
-    /// Capture time of the latest frame with a face, if all its faces were considered
-    /// masked. It does not matter whether they were classified in that frame.
+    /// Capture time of the latest frame with faces, if all of its faces were considered
+    /// masked, whether or not they were classified in that frame.
     said_mask: Option<Instant>,
 }
 
 impl Confirmation {
-    /// Begins a frame that was captured at time `at`. Returns true if the caller must
-    /// discard everything that is known from earlier frames, including tracks and their
-    /// votes. This is the case after a reconnection, a change of the head, a fault, or a
-    /// backward step of the clock.
+    /// Begins processing a frame that was captured at time `at`. Returns true if the
+    /// caller must discard everything that is known from earlier frames, including tracks
+    /// and their votes. This is the case after a reconnection, a change to another head,
+    /// a fault, or a backward step of the clock.
     pub fn begin(&mut self, at: Instant, basis: Basis) -> bool {
         let is_new = basis != self.basis || self.last_frame.is_some_and(|last| at < last);
         if is_new {
@@ -224,9 +228,9 @@ impl Confirmation {
         self.known += 1;
     }
 
-    /// Returns the median of the latest intervals. If their number is even, this is the
-    /// lower of the two middle values. A single long pause therefore does not allow a
-    /// second one.
+    /// Returns the median of the latest intervals. If there is an even number of
+    /// intervals, this is the lower of the two middle values, so that a single long pause
+    /// does not make a second one acceptable.
     fn interval(&self) -> Duration {
         let mut sorted = self.intervals;
         let sorted = &mut sorted[..self.known];
@@ -244,7 +248,7 @@ impl Confirmation {
 #[cfg(test)]
 #[expect(
     clippy::disallowed_methods,
-    reason = "tests need some instant to start from"
+    reason = "tests need an arbitrary start time"
 )]
 mod tests {
     use super::Sighting::{Masked, MaskedAnew, Nobody, Other};
@@ -253,7 +257,7 @@ mod tests {
     const FRAMES: u32 = 3;
     const SPAN: Duration = Duration::from_millis(300);
 
-    /// Returns for each frame whether it ends a run that confirms a mask. A frame is
+    /// Returns, for each frame, whether it ends a run that confirms a mask. Each frame is
     /// given as its capture time in ms and its sighting.
     fn play(frames: &[(u64, Sighting)]) -> Vec<bool> {
         let start = Instant::now();
@@ -317,7 +321,7 @@ mod tests {
         let confirmed = play(&masked(&times));
         assert_eq!(confirmed[..7], [false; 7], "the pauses restart the run");
         assert!(confirmed[7]);
-        // At first, only the first interval of a connection is known.
+        // After the second frame, the pause is the only known interval.
         let confirmed = play(&masked(&[0, 2000, 2100, 2200, 2300, 2400]));
         assert_eq!(confirmed, [false, false, false, false, true, true]);
         // A slow start does not delay a fast camera.

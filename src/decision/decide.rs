@@ -1,8 +1,8 @@
 //! Turns probabilities into verdicts, and verdicts over time into decisions.
 //!
-//! Owns the thresholds, the labels that count as masked, the hysteresis, the hold time,
-//! and the conditions for a mask and for a fault. Pure, because the time is passed in as
-//! an argument.
+//! This module owns the thresholds, the labels that count as masked, the hysteresis, the hold time,
+//! and the conditions for a mask and for a fault. It reads no clock: callers pass the time as an
+//! argument.
 
 use std::time::{Duration, Instant};
 
@@ -16,16 +16,33 @@ use crate::frame::Face;
 pub struct VerdictOptions {
     /// The labels that count as masked; every other label counts as unmasked.
     pub masked_labels: Vec<String>,
-    /// The verdict is masked if P(masked) is at least this value, between 0 and 1.
+    /// Threshold between 0 and 1. The verdict is masked if P(masked) is at least this value.
     pub mask_from: f32,
-    /// The verdict is unmasked if P(masked) is at most this value, between 0 and
-    /// `mask_from`. If P(masked) is between the two thresholds, the verdict is unsure.
+    /// Threshold between 0 and `mask_from`. The verdict is unmasked if P(masked) is at most this
+    /// value. If P(masked) is between the two thresholds, the verdict is unsure.
     pub no_mask_to: f32,
-    /// Minimum length of the shorter side of a face in pixels of the frame. The verdict on
-    /// a smaller face is unsure.
+    /// Limit in pixels of the frame. A face is small if its shorter side is below this limit.
+    pub small_face: f32,
+    /// For a small face, each threshold is raised by this fraction of the difference between 1 and
+    /// the threshold. The fraction is between 0 and 1. The mouth of a small face is blurred, and a
+    /// blurred mouth looks like a mask.
+    pub small_face_raise: f32,
+    /// Minimum length of the shorter side of a face, in pixels of the frame. The verdict on a
+    /// smaller face is unsure.
     pub min_face: f32,
-    /// Minimum detector score of a face. The verdict on a face with a lower score is unsure.
+    /// Minimum detector score of a face. The verdict on a face with a lower score is unsure, unless
+    /// the face check accepted the face.
     pub min_score: f32,
+}
+
+impl VerdictOptions {
+    /// Returns the thresholds `mask_from` and `no_mask_to` for a face.
+    fn thresholds(&self, face: &Face) -> (f32, f32) {
+        let is_small = face.rect.short_side() < self.small_face;
+        let raise = if is_small { self.small_face_raise } else { 0.0 };
+        let raised = |threshold: f32| threshold + raise * (1.0 - threshold);
+        (raised(self.mask_from), raised(self.no_mask_to))
+    }
 }
 
 /// The reason the verdict on a face is unsure.
@@ -41,19 +58,20 @@ pub enum UnsureReason {
     Overload,
 }
 
-/// The verdict on one face. The numbers are indices into the head's labels.
+/// The verdict on one face. Each number is the index of one of the head's labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The face is masked, and this is its label.
+    /// The face is masked. Contains the likeliest of the labels that count as masked.
     Masked(usize),
-    /// The face is unmasked, or its mask is worn incorrectly, and this is its label.
+    /// The face is unmasked, or its mask is worn incorrectly. Contains the likeliest of the labels
+    /// that do not count as masked.
     Unmasked(usize),
-    /// There is no verdict, because a guess would be worse than none.
+    /// There is no verdict, because a guess would be worse than none. Contains the reason.
     Unsure(UnsureReason),
 }
 
 impl Verdict {
-    /// The name of the verdict in logs and JSON, which is a label of the head or `unsure`.
+    /// The name of the verdict in logs and JSON: a label of the head, or `unsure`.
     #[must_use]
     pub fn name<'a>(&self, labels: &'a [String]) -> &'a str {
         match *self {
@@ -87,8 +105,8 @@ impl VerdictPolicy {
     /// Creates a policy for a head with these labels.
     ///
     /// # Errors
-    /// [`LabelError`] if the head does not have one of the masked labels, or if all or none
-    /// of its labels count as masked.
+    /// [`LabelError`] if a masked label is not among the head's labels, or if all or none of the
+    /// head's labels count as masked.
     pub fn new(options: VerdictOptions, labels: &[String]) -> Result<VerdictPolicy, LabelError> {
         let masked: Vec<bool> = labels
             .iter()
@@ -107,27 +125,27 @@ impl VerdictPolicy {
         Ok(VerdictPolicy { options, masked })
     }
 
-    /// Creates a policy with the same options for a head with other labels.
+    /// Creates a policy that has the same options, but is for a head with other labels.
     ///
     /// # Errors
-    /// Same as [`VerdictPolicy::new`].
+    /// Returns the errors of [`VerdictPolicy::new`].
     pub fn with_labels(&self, labels: &[String]) -> Result<VerdictPolicy, LabelError> {
         VerdictPolicy::new(self.options.clone(), labels)
     }
 
-    /// Replaces the thresholds; see [`VerdictOptions`].
+    /// Replaces [`VerdictOptions::mask_from`] and [`VerdictOptions::no_mask_to`].
     pub fn set_thresholds(&mut self, mask_from: f32, no_mask_to: f32) {
         self.options.mask_from = mask_from;
         self.options.no_mask_to = no_mask_to;
     }
 
-    /// Returns the reason a face does not have to be classified because its verdict is
-    /// unsure in any case. Returns `None` if the face must be classified.
+    /// If the verdict on a face is unsure regardless of its classification, returns the
+    /// reason. Returns `None` if the face must be classified.
     #[must_use]
     pub fn unsure_reason(&self, face: &Face) -> Option<UnsureReason> {
         if face.rect.short_side() < self.options.min_face {
             Some(UnsureReason::TooSmall)
-        } else if face.score < self.options.min_score {
+        } else if face.score < self.options.min_score && face.face_check.is_none() {
             Some(UnsureReason::LowScore)
         } else {
             None
@@ -152,9 +170,10 @@ impl VerdictPolicy {
                 .max_by(|a, b| a.1.total_cmp(&b.1))
                 .map(|(index, _)| index)
         };
-        let verdict = if p_masked >= self.options.mask_from {
+        let (mask_from, no_mask_to) = self.options.thresholds(face);
+        let verdict = if p_masked >= mask_from {
             likeliest(true).map(Verdict::Masked)
-        } else if p_masked <= self.options.no_mask_to {
+        } else if p_masked <= no_mask_to {
             likeliest(false).map(Verdict::Unmasked)
         } else {
             None
@@ -167,7 +186,7 @@ impl VerdictPolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
-    /// There is no face.
+    /// There is no face, or there are only masked faces that the detector scores low.
     Idle,
     /// Everyone is wearing a mask.
     Mask,
@@ -228,7 +247,7 @@ impl Decision {
 /// Options that determine how quickly decisions change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeciderOptions {
-    /// Frames must contradict the decision for this long before it changes.
+    /// The decision changes only after frames have contradicted it for this long.
     pub confirm: Duration,
     /// The decision becomes [`Decision::Mask`] only if at least this many consecutive
     /// frames confirm it.
@@ -239,12 +258,12 @@ pub struct DeciderOptions {
     pub stale: Duration,
 }
 
-/// Without new frames, a mask lasts at least this long if the camera is not known to be
-/// lost, because a busy device may be late with a frame.
+/// Minimum time that a mask decision lasts without new frames, because a busy device may be
+/// late with a frame. Applies only while the camera is not known to be lost.
 const MIN_MASK_HOLD: Duration = Duration::from_secs(1);
 
-/// Without new frames, a mask lasts for at least this many frame intervals if the camera is
-/// not known to be lost.
+/// Minimum number of frame intervals that a mask decision lasts without new frames. Applies only
+/// while the camera is not known to be lost.
 const HELD_INTERVALS: u32 = 3;
 
 /// What one frame contributes to the decision.
@@ -268,27 +287,37 @@ pub enum Progress {
     Stuck,
 }
 
+/// Why there are no frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// The camera is being reconnected, which usually succeeds soon.
+    Reconnecting,
+    /// The camera is known to be unplugged.
+    Unplugged,
+}
+
 /// Turns the decisions for single frames into a stable decision.
 #[derive(Debug)]
 pub struct Decider {
     options: DeciderOptions,
     decision: Decision,
-    /// The basis on which the decision is mask, or `None` if the decision is not mask.
+    /// The basis of the mask decision, or `None` if the decision is not mask.
     mask: Option<Basis>,
     /// Number of faults so far.
     faults: u64,
     /// Whether the camera has been lost since the latest frame.
     is_lost: bool,
-    /// Whether there has been a frame since the start.
+    /// Whether there has been a frame since startup.
     has_frames: bool,
-    /// Capture time of the latest frame, or the time of the start.
+    /// Capture time of the latest frame, or the start time if there is none.
     last_frame: Instant,
     /// The time between frames.
     interval: Duration,
-    /// Capture time of the latest frame with a face. While the decision is mask, only
-    /// frames with the same basis count.
+    /// Capture time of the latest frame with a face. While the decision is mask, frames with
+    /// another basis do not count.
     last_face: Option<Instant>,
-    /// The time since which frames with faces have contradicted the decision.
+    /// The time when frames with faces began to contradict the decision, or `None` if
+    /// they do not contradict it.
     contradicted_since: Option<Instant>,
 }
 
@@ -316,8 +345,7 @@ impl Decider {
         self.options = options;
     }
 
-    /// Returns the state of the decision, as far as the thread that processes frames
-    /// needs it.
+    /// Returns the part of the decider's state that is needed to process the next frames.
     #[must_use]
     pub fn standing(&self) -> Standing {
         Standing {
@@ -328,13 +356,14 @@ impl Decider {
 
     /// Adds a frame, and returns the decision at time `now`.
     ///
-    /// The decision changes to mask only with a frame that ends a run of frames that
+    /// The decision changes to mask only when a frame completes a run of frames that
     /// confirm each other. It changes to any other decision once frames have contradicted
     /// the current decision for long enough.
     ///
     /// A frame without a face is ignored until `hold` has passed since the last frame
     /// with a face, because the detector misses a face in some frames. Such frames must
-    /// neither end a decision nor prolong it.
+    /// neither end a decision nor prolong it. The same is true for a frame that shows only
+    /// masked faces with low scores.
     pub fn observe(&mut self, now: Instant, frame: Observation, progress: Progress) -> Decision {
         let Observation { at, evidence, .. } = frame;
         self.is_lost = false;
@@ -396,7 +425,7 @@ impl Decider {
         self.contradicted_since = None;
     }
 
-    /// Adds a frame with a face that does not confirm a mask.
+    /// Adds a frame that contains a face but does not confirm a mask.
     fn contradict(&mut self, frame: Observation) {
         let Observation { at, evidence, .. } = frame;
         let is_same_mask = self.mask == Some(evidence.basis);
@@ -420,9 +449,9 @@ impl Decider {
 
     /// Returns the decision at time `now` if no frame has arrived.
     ///
-    /// A mask ends after `hold`, because nothing shows that the person is still there. If
-    /// the latest frame is stale, the decision is [`Decision::Unsure`] while frames are
-    /// being processed, and otherwise a fault.
+    /// A mask ends after `hold`, because nothing shows that the person is still there. If the
+    /// latest frame is stale, the decision is [`Decision::Unsure`] while frames are being
+    /// processed, and [`Decision::Fault`] otherwise.
     pub fn tick(&mut self, now: Instant, progress: Progress) -> Decision {
         if self.is_stale(now) {
             return self.without_results(progress);
@@ -436,10 +465,11 @@ impl Decider {
     /// Notifies the decider that the camera is lost and is being reopened. The decision
     /// becomes a fault only when the latest frame is stale, because many network cameras
     /// occasionally drop their connections. A mask ends after `hold` at the latest. If
-    /// the camera has not sent a frame yet, the decision becomes a fault immediately.
-    pub fn lose_camera(&mut self, now: Instant) -> Decision {
+    /// the camera has not sent a frame yet, or if it is unplugged, the decision becomes a
+    /// fault immediately.
+    pub fn lose_camera(&mut self, now: Instant, loss: Loss) -> Decision {
         self.is_lost = true;
-        if !self.has_frames {
+        if !self.has_frames || loss == Loss::Unplugged {
             return self.without_results(Progress::Stuck);
         }
         self.tick(now, Progress::Stuck)
@@ -455,8 +485,8 @@ impl Decider {
             .is_some_and(|face| apart(at, face) < self.options.hold)
     }
 
-    /// Like [`is_held`](Decider::is_held), but if the camera is not known to be lost,
-    /// this function allows for a slow next frame.
+    /// Like [`is_held`](Decider::is_held), but uses a longer hold time unless the camera is known
+    /// to be lost, because the next frame may be late.
     fn is_mask_held(&self, now: Instant) -> bool {
         if self.is_lost {
             return self.is_held(now);
@@ -466,7 +496,7 @@ impl Decider {
         self.last_face.is_some_and(|face| apart(now, face) < hold)
     }
 
-    /// Makes the decision without a fresh frame.
+    /// Sets the decision while there is no fresh frame.
     fn without_results(&mut self, progress: Progress) -> Decision {
         let decision = match progress {
             Progress::Working => Decision::Unsure,
@@ -486,7 +516,7 @@ impl Decider {
 #[cfg(test)]
 #[expect(
     clippy::disallowed_methods,
-    reason = "tests need some instant to start from"
+    reason = "tests need an arbitrary start time"
 )]
 mod tests {
     use proptest::prelude::*;
@@ -501,6 +531,8 @@ mod tests {
             masked_labels: vec!["with_mask".into()],
             mask_from: 0.7,
             no_mask_to: 0.4,
+            small_face: 40.0,
+            small_face_raise: 0.5,
             min_face: 30.0,
             min_score: 0.6,
         };
@@ -524,6 +556,7 @@ mod tests {
             rect,
             score,
             landmarks: [(0.0, 0.0); 5],
+            face_check: None,
         }
     }
 
@@ -568,6 +601,8 @@ mod tests {
                 masked_labels: masked.iter().map(ToString::to_string).collect(),
                 mask_from: 0.5,
                 no_mask_to: 0.5,
+                small_face: 0.0,
+                small_face_raise: 0.0,
                 min_face: 0.0,
                 min_score: 0.0,
             };
@@ -579,6 +614,26 @@ mod tests {
         assert!(policy(&["worn_wrong", "with_mask", "without_mask"]).is_err());
     }
 
+    #[test]
+    fn both_thresholds_are_higher_for_small_faces() {
+        let policy = policy();
+        let verdict =
+            |side: f32, masked: f32| policy.verdict(&face(side, 0.9), &[0.0, masked, 1.0 - masked]);
+        // The thresholds are 0.7 and 0.4 for faces of at least 40 pixels, and 0.85 and 0.7 for
+        // smaller faces.
+        assert_eq!(verdict(40.0, 0.72), Verdict::Masked(1));
+        assert_eq!(
+            verdict(39.9, 0.72),
+            Verdict::Unsure(UnsureReason::Undecided)
+        );
+        assert_eq!(verdict(39.9, 0.86), Verdict::Masked(1));
+        assert_eq!(verdict(39.9, 0.69), Verdict::Unmasked(2));
+        assert_eq!(
+            verdict(40.0, 0.69),
+            Verdict::Unsure(UnsureReason::Undecided)
+        );
+    }
+
     const OPTIONS: DeciderOptions = DeciderOptions {
         confirm: Duration::from_millis(300),
         confirm_frames: 3,
@@ -586,7 +641,8 @@ mod tests {
         stale: Duration::from_secs(5),
     };
 
-    /// A decider and the steps before it. Times are in milliseconds since the start.
+    /// A decider and the processing steps that precede it. Times are in milliseconds
+    /// since the start.
     struct Chain {
         start: Instant,
         confirmation: Confirmation,
@@ -655,12 +711,12 @@ mod tests {
         }
 
         fn lose_camera(&mut self, ms: u64) -> Decision {
-            self.decider.lose_camera(self.at(ms))
+            self.decider.lose_camera(self.at(ms), Loss::Reconnecting)
         }
     }
 
-    /// Returns the decision after each of these frames, given as (capture time in
-    /// milliseconds, decision for the frame).
+    /// Plays these frames, given as (capture time in milliseconds, decision for the frame). Returns
+    /// the decision after each frame.
     fn play(frames: &[(u64, Decision)]) -> Vec<Decision> {
         let mut chain = Chain::new();
         frames
@@ -790,6 +846,20 @@ mod tests {
     }
 
     #[test]
+    fn an_unplugged_camera_is_a_fault_at_once() {
+        for before in [Mask, NoMask] {
+            let mut chain = Chain::new();
+            chain.frames(before, &[0, 100, 200, 300]);
+            assert_eq!(chain.lose_camera(310), before);
+            let now = chain.at(320);
+            assert_eq!(chain.decider.lose_camera(now, Loss::Unplugged), Fault);
+            assert_eq!(chain.decider.standing().mask, None);
+            assert_eq!(chain.lose_camera(330), Fault, "it stays lost");
+            assert_eq!(chain.frame(2000, NoMask), NoMask, "it is plugged in again");
+        }
+    }
+
+    #[test]
     fn a_mask_ends_after_the_hold_time_while_the_camera_is_lost() {
         let mut chain = Chain::new();
         chain.frames(Mask, &[0, 100, 200, 300]);
@@ -832,7 +902,7 @@ mod tests {
             let mut chain = Chain::new();
             chain.frames(Mask, &[0, 100, 200, 300]);
             change(&mut chain);
-            // The run is never long enough.
+            // No run of masked frames is long enough to confirm a mask.
             let mut shown = Vec::new();
             for ms in (1300..2600).step_by(400) {
                 shown.extend(chain.frames(Mask, &[ms, ms + 100]));
@@ -899,9 +969,8 @@ mod tests {
     }
 
     proptest! {
-        /// Regardless of the frames before them, frames that all have the same decision
-        /// for the duration `confirm` change the decision to it, unless they show no
-        /// face.
+        /// If all frames within a period of `confirm` show faces and have the same decision, the
+        /// current decision becomes that decision. Earlier frames do not matter.
         #[test]
         fn steady_frames_always_win(history in prop::collection::vec((0_u64..400, 0_usize..4), 0..30), last in 1_usize..4) {
             let decisions = [Idle, Mask, NoMask, Unsure];

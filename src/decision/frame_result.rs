@@ -1,7 +1,8 @@
 //! The result of one frame, which consists of its faces and their verdicts.
 //!
-//! Owns the JSON format of a face, which `classify`, `run` and the daemon's APIs share.
-//! Pure.
+//! This module owns the contribution of the faces to the decision for a frame and to the
+//! confirmation of a mask. It also owns the JSON format of a face, which `classify`, `run`, and the
+//! daemon's APIs share. It does no I/O.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,14 +10,14 @@ use std::time::{Duration, Instant};
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
-use crate::decision::confirm::Evidence;
+use crate::decision::confirm::{Evidence, Sighting};
 use crate::decision::decide::{Decision, Observation, Verdict};
 use crate::frame::Face;
 
 /// A face in a frame and the verdict on it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FaceResult {
-    /// The face's position, score and landmarks.
+    /// The face's position, score, and landmarks.
     pub face: Face,
     /// The id of the face's track, or `None` for a single picture.
     pub track: Option<u64>,
@@ -24,12 +25,63 @@ pub struct FaceResult {
     pub probabilities: Option<Vec<f32>>,
     /// The verdict on the face.
     pub verdict: Verdict,
+    /// The verdict according to the classification in this frame alone, without the votes
+    /// from earlier frames, or `None` if the face was not classified in this frame.
+    pub verdict_alone: Option<Verdict>,
+}
+
+impl FaceResult {
+    /// Whether the face counts toward the decision for the frame. A masked face that the detector
+    /// scores low does not count, because such a face must not help to open a door. All other faces
+    /// count.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        self.face.face_check.is_none() || !is_masked(self.verdict)
+    }
+
+    /// Whether the face was classified in this frame, and this classification alone gives a verdict
+    /// other than masked.
+    fn contradicts_mask(&self) -> bool {
+        self.verdict_alone
+            .is_some_and(|verdict| !is_masked(verdict))
+    }
+}
+
+fn is_masked(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::Masked(_))
+}
+
+/// Returns the decision for a frame with these faces.
+#[must_use]
+pub fn decision(faces: &[FaceResult]) -> Decision {
+    let counted = faces.iter().filter(|face| face.counts());
+    let verdicts: Vec<Verdict> = counted.map(|face| face.verdict).collect();
+    Decision::of_frame(&verdicts)
+}
+
+/// Returns what a frame with these faces contributes to the confirmation of a mask.
+/// `is_detected` tells whether the detector ran on this frame.
+///
+/// A frame that shows only masked faces with low scores counts like a frame without faces. A face
+/// with a low score never confirms a mask. Any face that is not masked prevents the confirmation,
+/// even if its score is low.
+#[must_use]
+pub fn sighting(faces: &[FaceResult], is_detected: bool) -> Sighting {
+    let is_contradicted = faces.iter().any(FaceResult::contradicts_mask);
+    let mut counted = faces.iter().filter(|face| face.counts());
+    let is_anew = counted.all(|face| face.verdict_alone.is_some());
+    match decision(faces) {
+        Decision::Idle if !is_contradicted => Sighting::Nobody,
+        Decision::Mask if is_detected && is_anew && !is_contradicted => Sighting::MaskedAnew,
+        Decision::Mask => Sighting::Masked,
+        Decision::Idle | Decision::NoMask | Decision::Unsure | Decision::Fault => Sighting::Other,
+    }
 }
 
 /// The faces in one frame.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FrameResult {
-    /// Number of the frame since the start.
+    /// Sequence number of the frame since startup.
     pub seq: u64,
     /// Capture time of the frame.
     pub at: Instant,
@@ -47,8 +99,7 @@ impl FrameResult {
     /// Returns the decision for this frame alone.
     #[must_use]
     pub fn decision(&self) -> Decision {
-        let verdicts: Vec<Verdict> = self.faces.iter().map(|face| face.verdict).collect();
-        Decision::of_frame(&verdicts)
+        decision(&self.faces)
     }
 
     /// Returns what the frame contributes to the decision over time.
@@ -71,6 +122,10 @@ pub struct FaceRecord {
     pub rect: [f64; 4],
     /// The detector's score, between 0 and 1.
     pub score: f64,
+    /// The probability of a face according to the face check. Present only if the face
+    /// check accepted the face and the detector's score alone is too low for a verdict.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub face_check: Option<f64>,
     /// Positions (x, y) of the left eye, the right eye, the nose, and the left and right
     /// corners of the mouth, in pixels of the picture. Left and right are as seen in the
     /// picture.
@@ -88,8 +143,8 @@ pub struct FaceRecord {
 }
 
 impl FaceRecord {
-    /// Creates the record of a face. `labels` are the labels of its probabilities, in the
-    /// same order.
+    /// Creates the record of a face. `labels` contains the label of each probability, in the order
+    /// of the probabilities.
     #[must_use]
     pub fn new(result: &FaceResult, labels: &[String]) -> FaceRecord {
         let FaceResult {
@@ -97,11 +152,13 @@ impl FaceRecord {
             track,
             probabilities,
             verdict,
+            verdict_alone: _,
         } = result;
         let rect = [face.rect.x, face.rect.y, face.rect.width, face.rect.height];
         FaceRecord {
             rect: rect.map(|length| round(length, 10.0)),
             score: round(face.score, 1e4),
+            face_check: face.face_check.map(|probability| round(probability, 1e4)),
             landmarks: face
                 .landmarks
                 .map(|(x, y)| [round(x, 10.0), round(y, 10.0)]),
@@ -120,8 +177,8 @@ fn round(value: f32, steps: f64) -> f64 {
     (f64::from(value) * steps).round() / steps
 }
 
-/// The probability of each label, between 0 and 1. It is serialized as a JSON object in
-/// the order of the head's labels.
+/// The probability of each label, between 0 and 1. Serialized as a JSON object in the order of the
+/// head's labels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Probabilities(Vec<(String, f64)>);
 
@@ -148,6 +205,7 @@ impl Serialize for Probabilities {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decision::decide::UnsureReason;
     use crate::frame::Rect;
 
     #[test]
@@ -162,6 +220,7 @@ mod tests {
             rect,
             score: 0.930_04,
             landmarks: [(1.0, 2.5); 5],
+            face_check: None,
         };
         let labels = ["with_mask".to_owned(), "without_mask".to_owned()];
         let mut result = FaceResult {
@@ -169,6 +228,7 @@ mod tests {
             track: None,
             probabilities: Some(vec![0.97, 0.03]),
             verdict: Verdict::Masked(0),
+            verdict_alone: None,
         };
         let json = serde_json::to_string(&FaceRecord::new(&result, &labels)).unwrap();
         let landmarks = "[1.0,2.5],[1.0,2.5],[1.0,2.5],[1.0,2.5],[1.0,2.5]";
@@ -187,5 +247,78 @@ mod tests {
             json.contains("\"track\":7") && !json.contains("probabilities"),
             "{json}"
         );
+    }
+
+    const MASKED: Verdict = Verdict::Masked(0);
+    const UNMASKED: Verdict = Verdict::Unmasked(1);
+    const UNSURE: Verdict = Verdict::Unsure(UnsureReason::Undecided);
+
+    fn with_verdicts(is_low: bool, verdict: Verdict, alone: Option<Verdict>) -> FaceResult {
+        let face = Face {
+            rect: Rect::default(),
+            score: if is_low { 0.3 } else { 0.9 },
+            landmarks: [(0.0, 0.0); 5],
+            face_check: is_low.then_some(0.95),
+        };
+        FaceResult {
+            face,
+            track: Some(1),
+            probabilities: None,
+            verdict,
+            verdict_alone: alone,
+        }
+    }
+
+    #[test]
+    fn only_faces_that_were_classified_anew_confirm_a_mask() {
+        let high = |verdict, alone| with_verdicts(false, verdict, alone);
+        let of = |faces: &[FaceResult]| (decision(faces), sighting(faces, true));
+        let anew = high(MASKED, Some(MASKED));
+        assert_eq!(of(&[]), (Decision::Idle, Sighting::Nobody));
+        assert_eq!(
+            of(&[anew.clone(), anew.clone()]),
+            (Decision::Mask, Sighting::MaskedAnew)
+        );
+        let faces = [anew.clone()];
+        assert_eq!(sighting(&faces, false), Sighting::Masked, "not detected");
+        for alone in [None, Some(UNMASKED), Some(UNSURE)] {
+            let faces = [anew.clone(), high(MASKED, alone)];
+            assert_eq!(of(&faces), (Decision::Mask, Sighting::Masked), "{alone:?}");
+        }
+        let faces = [anew.clone(), high(UNSURE, Some(MASKED))];
+        assert_eq!(of(&faces), (Decision::Unsure, Sighting::Other));
+        let faces = [anew, high(UNMASKED, Some(MASKED))];
+        assert_eq!(of(&faces), (Decision::NoMask, Sighting::Other));
+    }
+
+    #[test]
+    fn a_face_of_low_score_never_confirms_a_mask_but_may_prevent_it() {
+        let anew = with_verdicts(false, MASKED, Some(MASKED));
+        let low = |verdict, alone| with_verdicts(true, verdict, alone);
+        let of = |faces: &[FaceResult]| (decision(faces), sighting(faces, true));
+        for alone in [None, Some(MASKED)] {
+            let masked = low(MASKED, alone);
+            let alone = [masked.clone()];
+            assert_eq!(of(&alone), (Decision::Idle, Sighting::Nobody));
+            let both = [anew.clone(), masked];
+            assert_eq!(of(&both), (Decision::Mask, Sighting::MaskedAnew));
+        }
+        // The vote says masked, but the picture in this frame does not.
+        for alone in [UNMASKED, UNSURE] {
+            let doubtful = low(MASKED, Some(alone));
+            assert_eq!(
+                of(std::slice::from_ref(&doubtful)),
+                (Decision::Idle, Sighting::Other)
+            );
+            let both = [anew.clone(), doubtful];
+            assert_eq!(of(&both), (Decision::Mask, Sighting::Masked));
+        }
+        for (verdict, decision) in [(UNMASKED, Decision::NoMask), (UNSURE, Decision::Unsure)] {
+            for alone in [None, Some(MASKED), Some(verdict)] {
+                let faces = [anew.clone(), low(verdict, alone)];
+                assert_eq!(of(&faces), (decision, Sighting::Other));
+                assert_eq!(of(&faces[1..]), (decision, Sighting::Other));
+            }
+        }
     }
 }

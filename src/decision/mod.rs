@@ -1,8 +1,8 @@
-//! Turns classifications into one decision. Contains the verdict on each face, the
-//! decision over time, the result of a frame, and the code that draws the result on a
-//! picture.
+//! Turns classifications into one decision. This module contains the verdict on each
+//! face, the decision over time, the result of a frame, and the code that draws the
+//! result on a picture.
 //!
-//! Pure, because the time is passed in as an argument.
+//! This module does no I/O and reads no clock: callers pass the time as an argument.
 
 pub mod annotate;
 pub mod confirm;

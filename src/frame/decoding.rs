@@ -1,7 +1,7 @@
 //! Decodes picture files to pixels.
 //!
-//! Owns the limits on what is read and decoded, and the decoders. Which files count as
-//! pictures is in `names`.
+//! This module owns the decoders, and the limits on what they read and decode. `names` determines
+//! which files count as pictures.
 
 use std::borrow::Cow;
 use std::io::{self, Cursor};
@@ -16,11 +16,11 @@ use crate::platform::files;
 /// Maximum size of a picture file, in bytes (64 MiB).
 pub const MAX_PICTURE_BYTES: u64 = 64 * 1024 * 1024;
 
-/// The files of a folder that are [named like a picture](is_named_like_a_picture),
+/// Returns the files in a folder that are [named like a picture](is_named_like_a_picture),
 /// sorted by name. Subfolders are not searched.
 ///
 /// # Errors
-/// If the folder cannot be read.
+/// Returns an error if the folder cannot be read.
 pub fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut pictures = Vec::new();
     for entry in folder.read_dir()? {
@@ -33,11 +33,11 @@ pub fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(pictures)
 }
 
-/// The pictures of a folder in formats that are not read, sorted by name. Subfolders are
-/// not searched.
+/// Returns the pictures and videos in a folder whose formats are not supported, sorted by
+/// name. Subfolders are not searched.
 ///
 /// # Errors
-/// If the folder cannot be read.
+/// Returns an error if the folder cannot be read.
 pub fn list_unread(folder: &Path) -> io::Result<Vec<Unused>> {
     let mut unread = Vec::new();
     for entry in folder.read_dir()? {
@@ -55,7 +55,7 @@ pub fn list_unread(folder: &Path) -> io::Result<Vec<Unused>> {
 /// Reads a picture file of at most [`MAX_PICTURE_BYTES`].
 ///
 /// # Errors
-/// If the file cannot be read, or if it is larger.
+/// Returns an error if the file cannot be read or is larger than [`MAX_PICTURE_BYTES`].
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     files::read_bounded(path, MAX_PICTURE_BYTES).map_err(|error| error.source)
 }
@@ -68,18 +68,18 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// animation.
 ///
 /// # Errors
-/// [`PictureError`]. The size is checked before anything is decoded, and a picture with a
-/// missing or invalid part is rejected.
+/// Returns a [`PictureError`] if the bytes are not a usable picture. The size is checked before
+/// anything is decoded. A picture with a missing or invalid part is rejected.
 pub fn decode(bytes: &[u8]) -> Result<RgbImage, PictureError> {
     decode_within(bytes, MAX_PIXELS)
 }
 
-/// Like [`decode`], but the picture may have at most `max_pixels` pixels. Each pixel of a
-/// JPEG with several scans, such as a progressive one, counts as three pixels, because
-/// the decoder keeps 9 bytes per pixel instead of 3.
+/// Like [`decode`], but the picture may have at most `max_pixels` pixels. In a JPEG with several
+/// scans, such as a progressive JPEG, each pixel counts as three, because the decoder keeps 9 bytes
+/// per pixel instead of 3.
 ///
 /// # Errors
-/// Same as [`decode`].
+/// Returns the errors of [`decode`].
 pub fn decode_within(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, PictureError> {
     if bytes.is_empty() {
         return Err(PictureError::Empty);
@@ -105,7 +105,7 @@ pub fn decode_within(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, PictureE
     if decoder.total_bytes() > 4 * max_pixels {
         return Err(PictureError::TooDeep { width, height });
     }
-    // If the orientation tag is invalid, the picture is decoded without a change of
+    // If the orientation tag is invalid, the picture is decoded without a change in
     // orientation.
     let orientation = decoder
         .orientation()
@@ -125,11 +125,11 @@ pub(crate) fn is_standalone_jpeg(bytes: &[u8]) -> bool {
     matches!(jpeg::check(bytes, MAX_PIXELS), Ok(Cow::Borrowed(_)))
 }
 
-/// Whether a WebP file contains all of the chunk with its first picture. Beyond the end
-/// of lossy data, the decoder reads zeros.
+/// Whether the chunk with the first picture of a WebP file is complete. This check is needed
+/// because the decoder reads zeros after the end of lossy data and reports no error.
 fn has_webp_data(bytes: &[u8]) -> bool {
-    // A file is a list of chunks. Each chunk consists of a name, a length, and an even
-    // number of bytes.
+    // A file is a list of chunks. Each chunk consists of a name, a length, and data that is padded
+    // to an even number of bytes.
     let mut rest = bytes.get(12..).unwrap_or_default();
     while let Some((header, content)) = rest.split_first_chunk::<8>() {
         let [name @ .., l0, l1, l2, l3] = header;

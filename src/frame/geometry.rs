@@ -8,13 +8,24 @@ pub struct Rect {
     pub x: f32,
     /// Top edge.
     pub y: f32,
-    /// Width, not negative.
+    /// Width; never negative.
     pub width: f32,
-    /// Height, not negative.
+    /// Height; never negative.
     pub height: f32,
 }
 
 impl Rect {
+    /// Returns the rectangle that covers a whole frame of `width` x `height` pixels.
+    #[must_use]
+    pub fn of_frame(width: u32, height: u32) -> Rect {
+        Rect {
+            x: 0.0,
+            y: 0.0,
+            width: width as f32,
+            height: height as f32,
+        }
+    }
+
     /// Area in square pixels.
     #[must_use]
     pub fn area(&self) -> f32 {
@@ -38,21 +49,26 @@ impl Rect {
     /// ```
     #[must_use]
     pub fn iou(&self, other: &Rect) -> f32 {
-        let width = (self.x + self.width).min(other.x + other.width) - self.x.max(other.x);
-        let height = (self.y + self.height).min(other.y + other.height) - self.y.max(other.y);
-        if width <= 0.0 || height <= 0.0 {
+        let both = self.intersection(other);
+        if both <= 0.0 {
             return 0.0;
         }
-        let both = width * height;
         both / (self.area() + other.area() - both)
     }
 
-    /// Enlarges the rectangle by `margin`, and returns the pixels that it then
-    /// covers in a frame of `frame_width` x `frame_height` pixels. The margin is
-    /// a fraction of the width on the left and right, and of the height above and
-    /// below.
+    /// Area of the intersection with `other` in square pixels.
+    #[must_use]
+    pub fn intersection(&self, other: &Rect) -> f32 {
+        let width = (self.x + self.width).min(other.x + other.width) - self.x.max(other.x);
+        let height = (self.y + self.height).min(other.y + other.height) - self.y.max(other.y);
+        width.max(0.0) * height.max(0.0)
+    }
+
+    /// Returns the pixels that this rectangle covers, with a margin around it, in a frame of
+    /// `frame_width` x `frame_height` pixels. The margin on the left and on the right is `margin`
+    /// times the width. The margin above and below is `margin` times the height.
     ///
-    /// Returns `None` if the enlarged rectangle is outside the frame.
+    /// Returns `None` if the rectangle with its margin is outside the frame.
     #[must_use]
     pub fn region(&self, margin: f32, frame_width: u32, frame_height: u32) -> Option<Region> {
         let dx = margin * self.width;
@@ -68,8 +84,8 @@ impl Rect {
     }
 }
 
-/// Returns the pixels from `from` to `to`, rounded outward and clamped to
-/// 0..`limit`.
+/// Returns the pixels from `from` to `to`, rounded outward and clamped to 0..`limit`, or `None` if
+/// there are none.
 fn span(from: f32, to: f32, limit: u32) -> Option<(u32, u32)> {
     // `as` saturates and maps NaN to 0, so an invalid box becomes empty.
     let from = from.floor().max(0.0) as u32;
@@ -77,8 +93,7 @@ fn span(from: f32, to: f32, limit: u32) -> Option<(u32, u32)> {
     (from < to).then_some((from, to))
 }
 
-/// A rectangle of whole pixels within its frame. It is never empty.
-/// [`Rect::region`] creates it.
+/// A rectangle of whole pixels within its frame. It is never empty. Created by [`Rect::region`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Region {
     left: u32,
@@ -88,7 +103,7 @@ pub struct Region {
 }
 
 impl Region {
-    /// Left edge, top edge, width and height in pixels.
+    /// Left edge, top edge, width, and height in pixels.
     #[must_use]
     pub fn as_array(&self) -> [u32; 4] {
         [self.left, self.top, self.width, self.height]
@@ -106,4 +121,7 @@ pub struct Face {
     /// and right corners of the mouth, in frame pixels. Left and right are as
     /// seen in the frame.
     pub landmarks: [(f32, f32); 5],
+    /// The probability of a face according to the face check. `None` unless the face check accepted
+    /// the box and the score alone is too low for a verdict.
+    pub face_check: Option<f32>,
 }

@@ -1,14 +1,14 @@
-//! Frames, rectangles, faces and crops, and the decoding of picture files.
+//! Frames, rectangles, faces, and crops, and the decoding of picture files.
 //!
-//! Owns the decoding of picture bytes, the scaling of pictures, and the cutting of crops.
-//! Knows nothing about clocks, threads or cameras. The code that captures a frame sets
-//! its time. Only `decoding` reads files.
+//! This module decodes, scales, and crops pictures. It knows nothing about clocks, threads, or
+//! cameras. The code that captures a frame sets the capture time. Only `decoding` reads files.
 
 pub mod decoding;
 pub mod geometry;
 mod jpeg;
 pub mod names;
 pub mod pixels;
+pub mod quality;
 pub mod yuv;
 
 pub use decoding::{decode, decode_within};
@@ -22,15 +22,15 @@ pub use pixels::{CROP_SIDE, ConnectionId, Crop, Frame, Scaler};
 /// A picture with more pixels is rejected before any pixel is decoded.
 pub const MAX_PIXELS: u64 = 64_000_000;
 
-/// The reason bytes are not a usable picture. Each message continues a sentence about the
-/// picture.
+/// The reason bytes are not a usable picture. Each message is a clause about the picture, such as
+/// "it is empty".
 #[derive(Debug, thiserror::Error)]
 pub enum PictureError {
     /// The data is empty.
     #[error("it is empty")]
     Empty,
     /// The format is not supported.
-    #[error("it is not a JPEG, PNG, WebP, BMP, GIF or TIFF picture")]
+    #[error("it is not a JPEG, PNG, WebP, BMP, GIF, or TIFF picture")]
     Format,
     /// The picture has more pixels than allowed.
     #[error(
@@ -43,8 +43,8 @@ pub enum PictureError {
         width: u32,
         /// Height in pixels.
         height: u32,
-        /// The number of pixels that each pixel counts as. It is above 1 if decoding
-        /// takes more memory.
+        /// How many times each pixel counts toward the limit. This is 1 for most pictures, and
+        /// greater if decoding takes more memory per pixel than usual.
         weight: u64,
         /// Maximum number of pixels.
         max_pixels: u64,
@@ -67,7 +67,7 @@ pub enum PictureError {
         /// Height in pixels.
         height: u32,
     },
-    /// The picture is cut off at the end of the data.
+    /// The data ends before the picture is complete.
     #[error("it is cut off before its end")]
     Truncated,
     /// Data within the picture is missing or invalid.
@@ -80,7 +80,9 @@ pub enum PictureError {
     #[error("it cannot be decoded ({0})")]
     Decode(String),
     /// The size of the crop is not 224 x 224 pixels.
-    #[error("a crop must have {CROP_SIDE} x {CROP_SIDE} pixels, this has {width} x {height}")]
+    #[error(
+        "a crop must have {CROP_SIDE} x {CROP_SIDE} pixels, but this one has {width} x {height}"
+    )]
     CropSize {
         /// Width in pixels.
         width: u32,
@@ -88,6 +90,6 @@ pub enum PictureError {
         height: u32,
     },
     /// The region is outside the picture, or the picture is empty.
-    #[error("the region to cut lies outside the picture")]
+    #[error("the region to crop lies outside the picture")]
     Region,
 }

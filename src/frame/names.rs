@@ -1,21 +1,22 @@
-//! What the name of a file says about it.
+//! Classifies files by their names.
 //!
-//! Owns which names are those of pictures that are read, of pictures in formats that are
-//! not read, and of files that systems create on their own. It reads no files.
+//! This module owns the lists of supported and unsupported extensions, and the names of files that
+//! operating systems create on their own. It reads no files.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-/// Number of names that a summary gives for one reason.
+/// Maximum number of names that a summary lists for each reason.
 const MAX_NAMES: usize = 5;
 
-/// Extensions of picture files that are read, in lower case.
+/// Extensions of the supported picture formats, in lowercase.
 const EXTENSIONS: [&str; 10] = [
     "jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff",
 ];
 
-/// Extensions of pictures and videos that are not read, in lower case, with their names.
+/// Extensions of unsupported picture and video formats, in lowercase, with the names of the
+/// formats.
 const UNREAD: [(&str, &str); 25] = [
     ("heic", "HEIC"),
     ("heif", "HEIF"),
@@ -44,7 +45,7 @@ const UNREAD: [(&str, &str); 25] = [
     ("mkv", "video"),
 ];
 
-/// Names that systems and network drives give to files and folders of their own.
+/// Names of files and folders that operating systems and network drives create on their own.
 const CLUTTER: [&str; 12] = [
     "@eaDir",
     "@Recycle",
@@ -60,11 +61,11 @@ const CLUTTER: [&str; 12] = [
     "Icon\r",
 ];
 
-/// Why a link to a folder above is not followed.
+/// Explains why a link to a parent folder is not followed.
 pub(crate) const LEADS_UP: &str = "links back to a folder above are not followed; remove them";
 
-/// Whether a file has the extension of a picture that is read and is not hidden (as files
-/// are that are still being copied).
+/// Whether a file has the extension of a supported picture format and is not hidden. Files
+/// that are still being copied are often hidden.
 #[must_use]
 pub fn is_named_like_a_picture(path: &Path) -> bool {
     let is_hidden = path
@@ -78,8 +79,8 @@ pub fn is_named_like_a_picture(path: &Path) -> bool {
     is_picture && !is_hidden
 }
 
-/// Whether a file or folder is hidden, or one that systems create on their own. Nobody
-/// wants to hear of those.
+/// Whether a file or folder is hidden or was created by the operating system. Messages do
+/// not mention such files.
 #[must_use]
 pub fn is_clutter(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")
@@ -88,8 +89,8 @@ pub fn is_clutter(name: &OsStr) -> bool {
             .any(|clutter| name.eq_ignore_ascii_case(clutter))
 }
 
-/// Why a file that is not [named like a picture](is_named_like_a_picture) is not read, and
-/// what to do about it. The sentence fits one file as well as several.
+/// Explains why a file that is not [named like a picture](is_named_like_a_picture) is not
+/// read, and what to do about it. The sentence applies to one file or to several.
 #[must_use]
 pub fn why_not_read(path: &Path) -> String {
     let extension = path.extension().unwrap_or_default();
@@ -112,7 +113,7 @@ pub fn why_not_read(path: &Path) -> String {
     }
 }
 
-/// Whether a file has the extension of a picture or a video that is not read.
+/// Whether a file has the extension of an unsupported picture or video format.
 #[must_use]
 pub fn is_unread_picture(path: &Path) -> bool {
     let extension = path.extension().unwrap_or_default();
@@ -120,17 +121,17 @@ pub fn is_unread_picture(path: &Path) -> bool {
     unread.any(|(known, _)| extension.eq_ignore_ascii_case(known))
 }
 
-/// A file or folder that is not used, although somebody may think so.
+/// A file or folder that is not used, although the user may expect it to be used.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Unused {
-    /// Its path.
+    /// Path of the file or folder.
     pub path: PathBuf,
-    /// Why it is not used, and what to do about it.
+    /// Why the file or folder is not used, and what to do about it.
     pub why: String,
 }
 
-/// Describes what is not used in one sentence for each reason, with the number of files and
-/// the first names. The names are relative to `base`.
+/// Summarizes unused files in one sentence per reason. Each sentence contains the number of
+/// files and the first few names, which are relative to `base`.
 #[must_use]
 pub fn summarize(unused: &[Unused], base: &Path) -> Vec<String> {
     let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();

@@ -11,8 +11,8 @@ use super::{PictureError, Region};
 /// backbone.
 pub const CROP_SIDE: u32 = 224;
 
-/// Identifies a connection to a camera. Frames from different connections do not confirm
-/// each other.
+/// Identifies a connection to a camera. Frames from different connections never count
+/// toward the same confirmation.
 ///
 /// Each time a lost source is reopened, a new connection begins.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -37,13 +37,13 @@ pub struct Frame {
     /// Number of the frame since the source was opened, starting at 0. A gap means
     /// that frames were skipped.
     pub seq: u64,
-    /// The connection from which the frame was received. A source uses the default value,
-    /// and the camera that opens the source sets the actual one.
+    /// The connection from which the frame was received. A source sets the default value, and the
+    /// camera that opened the source replaces it with the actual ID.
     pub connection: ConnectionId,
 }
 
 /// A face that was cut out of its frame and scaled to [`CROP_SIDE`] x [`CROP_SIDE`]
-/// pixels. It is the input of the backbone.
+/// pixels. It is the input to the backbone.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Crop(RgbImage);
 
@@ -51,7 +51,7 @@ impl Crop {
     /// Creates a crop from a picture that already has the right size.
     ///
     /// # Errors
-    /// [`PictureError::CropSize`] if the picture has a different size.
+    /// Returns [`PictureError::CropSize`] if the picture has a different size.
     pub fn from_image(pixels: RgbImage) -> Result<Crop, PictureError> {
         match pixels.dimensions() {
             (CROP_SIDE, CROP_SIDE) => Ok(Crop(pixels)),
@@ -78,12 +78,12 @@ impl Scaler {
     /// Cuts `region` out of `pixels` and scales it to a crop. Like the Keras
     /// tutorial, this function does not preserve the aspect ratio.
     ///
-    /// To avoid aliasing in large faces, the support of the bilinear filter grows
-    /// with the reduction, as in Pillow's `BILINEAR`.
+    /// To avoid aliasing when a large face is scaled down, the bilinear filter covers more pixels
+    /// the more the face is reduced, as in Pillow's `BILINEAR`.
     ///
     /// # Errors
-    /// [`PictureError::Region`] if the region lies outside the picture, which may
-    /// happen if it was computed for a larger frame.
+    /// Returns [`PictureError::Region`] if the region lies outside the picture, which may happen if
+    /// the region was computed for a larger frame.
     pub fn crop(&mut self, pixels: &RgbImage, region: Region) -> Result<Crop, PictureError> {
         let mut crop = RgbImage::new(CROP_SIDE, CROP_SIDE);
         let [left, top, width, height] = region.as_array().map(f64::from);
@@ -98,7 +98,7 @@ impl Scaler {
     /// overwrites the result.
     ///
     /// # Errors
-    /// [`PictureError::Region`] if the picture is empty.
+    /// Returns [`PictureError::Region`] if the picture is empty.
     pub fn shrink<'a>(
         &'a mut self,
         pixels: &'a RgbImage,

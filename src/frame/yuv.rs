@@ -1,13 +1,13 @@
-//! Converts uncompressed YUV pictures from webcams and other programs to RGB.
+//! Converts uncompressed YUV pictures from webcams and camera programs to RGB.
 //!
-//! Owns the layouts and the color conversion. Does not know where the bytes come
-//! from. Lines must not be padded.
+//! This module owns the layouts and the color conversion. It does not know where the bytes come
+//! from. The lines of a picture must not be padded.
 //!
 //! The conversion is the inverse of ITU-R BT.601-7. Section 2.5.1 defines
 //! Y' = 0.299 R' + 0.587 G' + 0.114 B', and section 2.5.2 defines the color
 //! differences (B' - Y') / 1.772 and (R' - Y') / 1.402. Section 2.5.3 maps Y' to 219
 //! and the color differences to 224 of the 256 levels ([`Range::Limited`]). JFIF
-//! (ITU-T T.871, section 7) maps them to all levels ([`Range::Full`]).
+//! (ITU-T T.871, section 7) maps all three values to all 256 levels ([`Range::Full`]).
 
 use image::RgbImage;
 
@@ -20,15 +20,15 @@ pub enum Layout {
     /// Y U Y V.
     Yuyv,
     /// Semiplanar 4:2:0, called `NV12` by V4L2. All Y values are followed by
-    /// interleaved U and V, with one pair for each 2 x 2 pixels.
+    /// interleaved U and V values, with one pair for each block of 2 x 2 pixels.
     Nv12,
-    /// Planar 4:2:0, called `YU12` by V4L2, `yuv420p` by ffmpeg and `yuv420` by
-    /// rpicam-vid. All Y values are followed by all U values and then all V values,
-    /// with one U and one V for each 2 x 2 pixels.
+    /// Planar 4:2:0, called `YU12` by V4L2, `yuv420p` by ffmpeg, and `yuv420` by
+    /// rpicam-vid. All Y values are followed by all U values and then all V values, with
+    /// one U and one V for each block of 2 x 2 pixels.
     I420,
 }
 
-/// The range of the 256 levels that the values use.
+/// The part of the 256 levels that the values use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Range {
     /// Y is between 16 and 235; U and V are between 16 and 240. This is V4L2's
@@ -61,9 +61,8 @@ impl YuvFormat {
     /// ```
     ///
     /// # Errors
-    /// [`PictureError::YuvSize`] if a side is 0, or if the width is odd in
-    /// [`Layout::Yuyv`]. [`PictureError::TooLarge`] if there are more than
-    /// [`MAX_PIXELS`] pixels.
+    /// Returns [`PictureError::YuvSize`] if a side is 0, or if a [`Layout::Yuyv`] picture has an
+    /// odd width. Returns [`PictureError::TooLarge`] if there are more than [`MAX_PIXELS`] pixels.
     pub fn new(
         layout: Layout,
         range: Range,
@@ -115,7 +114,7 @@ impl YuvFormat {
     /// `bytes` may be longer because a camera's buffer may be longer than a frame.
     ///
     /// # Errors
-    /// [`PictureError::Truncated`] if `bytes` is shorter than one picture.
+    /// Returns [`PictureError::Truncated`] if `bytes` is shorter than one picture.
     pub fn decode(&self, bytes: &[u8]) -> Result<RgbImage, PictureError> {
         let bytes = bytes
             .get(..self.frame_bytes())
@@ -158,8 +157,9 @@ impl YuvFormat {
         self.width as usize * self.height as usize
     }
 
-    /// Number of U values in a 4:2:0 layout, which is also the number of V values. If the
-    /// height or the width is odd, the last line or column has its own values.
+    /// Number of U values in a 4:2:0 layout, which is also the number of V values. If the width is
+    /// odd, the last column has its own values. If the height is odd, the last line has its own
+    /// values.
     fn chroma_pixels(&self) -> usize {
         self.width.div_ceil(2) as usize * self.height.div_ceil(2) as usize
     }
@@ -194,9 +194,9 @@ impl Matrix {
         }
     }
 
-    /// Converts a line of luma, with one U and one V for each pair of pixels. The
-    /// compiler vectorizes a loop over pairs, which takes a third of the instructions
-    /// of a loop over single pixels on aarch64.
+    /// Converts a line of pixels to RGB. `chroma` contains one U and one V for each pair of pixels.
+    /// The loop runs over pairs because the compiler can vectorize such a loop. On aarch64, it
+    /// executes a third as many instructions as a loop over single pixels.
     fn line(&self, luma: &[u8], chroma: impl Iterator<Item = [u8; 2]> + Clone, rgb: &mut [u8]) {
         let (pairs, odd) = luma.as_chunks::<2>();
         let (whole, last) = rgb.as_chunks_mut::<6>();
@@ -230,7 +230,7 @@ impl Matrix {
     }
 }
 
-/// Rounds to the nearest integer. Needed because `f64::round` is not `const`.
+/// Rounds to the nearest integer. This function exists because `f64::round` is not `const`.
 const fn round(value: f64) -> i32 {
     (if value < 0.0 {
         value - 0.5
@@ -344,7 +344,7 @@ mod tests {
                 (Range::Full, Matrix::FULL)
             };
             let [y, u, v] = encode(range, rgb);
-            // Y, U and V may each be off by half a level, and the result is rounded.
+            // Y, U, and V may each be off by half a level, and the result is rounded.
             for (value, original) in matrix.rgb(y, u, v).into_iter().zip(rgb) {
                 prop_assert!(value.abs_diff(original) <= 2, "{} for {}", value, original);
             }

@@ -1,12 +1,12 @@
-//! The push buttons and the debouncing of their contacts.
+//! Debounces the contacts of the push buttons, and detects presses.
 
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-/// A change of a contact counts once the contact has been stable for this long. The
-/// contacts of push buttons bounce for a few milliseconds, and nobody presses a button
-/// for less than 50 ms.
+/// A change in the state of a contact counts only after the contact has been stable for
+/// this long. The contacts of push buttons bounce for a few milliseconds, and nobody
+/// presses a button for less than 50 ms.
 const DEBOUNCE: Duration = Duration::from_millis(30);
 
 /// A button that labels the face in front of the camera.
@@ -27,16 +27,17 @@ impl Button {
 /// Detects button presses from the readings of a contact that bounces.
 #[derive(Debug, Clone, Default)]
 pub struct Debouncer {
-    /// The last reading (true means closed), and the time since which it has not changed.
+    /// The latest reading (true means closed), and the time of the reading that changed to this
+    /// state.
     reading: Option<(bool, Instant)>,
     /// Whether the contact is closed, after debouncing.
     closed: bool,
 }
 
 impl Debouncer {
-    /// Adds a reading of the contact at time `at`, and returns whether it completes a press.
-    /// If the contact is closed at the first reading, it must open before a press counts.
-    /// `at` must not decrease from call to call.
+    /// Adds a reading of the contact at time `at`, and returns whether this reading completes a
+    /// press. If the contact is closed at the first reading, the contact must open before a press
+    /// counts. `at` must not decrease from call to call.
     pub fn pressed(&mut self, at: Instant, closed: bool) -> bool {
         let Some((before, since)) = self.reading else {
             self.reading = Some((closed, at));
@@ -59,7 +60,7 @@ impl Debouncer {
 #[cfg(test)]
 #[expect(
     clippy::disallowed_methods,
-    reason = "tests need some instant to begin at"
+    reason = "tests need an arbitrary start time"
 )]
 mod tests {
     use proptest::prelude::*;

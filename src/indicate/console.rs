@@ -11,17 +11,18 @@ use crate::decision::decide::Decision;
 use crate::decision::frame_result::{FaceRecord, FrameResult, Probabilities};
 use crate::platform::text::{printable, printable_json};
 
-/// A change of the decision as JSON. This is the documented output format of `maskd run
+/// A change in the decision as JSON. This is the documented output format of `maskd run
 /// --json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DecisionChange {
-    /// Number of the change since the start. The numbers start at 1 and have no gaps.
+    /// Number of the change since startup, counted from 1. Numbers are missing only if standard
+    /// output was not read in time.
     pub change: u64,
     /// Time of the change in seconds since 1970-01-01 00:00 UTC.
     pub time: f64,
     /// The new decision.
     pub decision: Decision,
-    /// Number of the frame that led to the decision. It is absent for a fault.
+    /// Number of the frame that led to the decision. Absent for a fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frame: Option<u64>,
     /// The faces in that frame.
@@ -74,7 +75,13 @@ impl Console {
         }
     }
 
-    /// Sets the faces in the latest frame, which are shown only in the live style.
+    /// Whether the console shows every frame and the state of the outputs.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.style == ConsoleStyle::Live
+    }
+
+    /// Sets the faces in the latest frame. Only the live style shows them.
     pub fn set_faces(&mut self, frame: &FrameResult) {
         if self.style == ConsoleStyle::Live {
             let labels = &frame.labels;
@@ -84,11 +91,11 @@ impl Console {
         }
     }
 
-    /// Shows a change of the decision.
+    /// Shows a change in the decision.
     ///
     /// # Errors
-    /// [`io::Error`] if standard output cannot be written, for example because it is closed
-    /// or its disk is full.
+    /// [`io::Error`] if standard output cannot be written to, for example because it is
+    /// closed or its disk is full.
     pub fn change(&mut self, change: &DecisionChange) -> io::Result<()> {
         self.decision = change.decision;
         match self.style {
@@ -107,7 +114,7 @@ impl Console {
         }
     }
 
-    /// Shows the state of the outputs, regardless of whether they are wired.
+    /// Shows the state of the outputs, regardless of whether they are connected.
     pub fn set_levels(&mut self, levels: Levels) {
         let lamp = |on: bool, name: &str| {
             if on {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::decision::confirm::apart;
 use crate::decision::decide::Decision;
 
-/// The behavior of a door's lock without power.
+/// How a door's lock behaves without power.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LockType {
@@ -20,8 +20,8 @@ pub enum LockType {
 
 /// A door that opens for people with masks.
 ///
-/// It is open while the decision is mask and for the hold time afterward. It closes
-/// earlier if the decision becomes no mask or fault.
+/// The door is open while the decision is mask and for the hold time afterward. It closes earlier
+/// if the decision becomes no mask or fault.
 #[derive(Debug, Clone)]
 pub struct Door {
     lock: LockType,
@@ -31,7 +31,7 @@ pub struct Door {
 }
 
 impl Door {
-    /// Creates a door that is locked at first.
+    /// Creates a door that is initially locked.
     #[must_use]
     pub fn new(lock: LockType, hold: Duration) -> Door {
         Door {
@@ -66,13 +66,13 @@ impl Door {
 #[cfg(test)]
 #[expect(
     clippy::disallowed_methods,
-    reason = "tests need some instant to begin at"
+    reason = "tests need an arbitrary start time"
 )]
 mod tests {
     use super::*;
 
-    /// Returns whether the relay is energized after each step, which is given as (time in
-    /// ms, decision).
+    /// Returns, for each step, whether the relay is energized. Each step is given as
+    /// (time in ms, decision).
     fn run(lock: LockType, hold_ms: u64, steps: &[(u64, Decision)]) -> Vec<bool> {
         let start = Instant::now();
         let mut door = Door::new(lock, Duration::from_millis(hold_ms));

@@ -1,8 +1,8 @@
-//! The outputs that show the decision: lamps, a buzzer, a relay and the console.
+//! The outputs that show the decision: lamps, a buzzer, a relay, and the console.
 //!
-//! Owns the patterns of the outputs, which are pure functions of the decision and the
-//! time, as well as the console, and the pins of a board with its push buttons. Makes no
-//! decisions, and does not know what a button does.
+//! This module owns the console, the pins of a board with its push buttons, and the patterns of the
+//! outputs. The patterns are pure functions of the decision and the time. The module makes no
+//! decisions and does not know what a button does.
 
 mod button;
 mod console;

@@ -1,7 +1,8 @@
 //! The patterns of the lamps and the buzzer for each decision, and the patterns with which
 //! the lamps acknowledge a button press.
 //!
-//! Owns pure functions of the decision and the time since it was made.
+//! The patterns are pure functions of the decision and the time since the decision was
+//! made.
 
 use std::time::Duration;
 
@@ -59,9 +60,9 @@ pub enum ButtonFeedback {
 }
 
 impl ButtonFeedback {
-    /// Returns the states of the green and the red lamp for a press `elapsed` ago. They
-    /// replace the states for the decision. Returns `None` once the feedback is over. The
-    /// buzzer and the relay are not affected.
+    /// Returns the states of the green lamp and of the red lamp, `elapsed` after the press. These
+    /// states replace those for the decision. Returns `None` once the feedback is over. The buzzer
+    /// and the relay are not affected.
     ///
     /// | feedback | green | red |
     /// |---|---|---|

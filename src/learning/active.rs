@@ -1,11 +1,10 @@
 //! The head in use on disk, in memory, and in the channel that publishes it.
 //!
-//! This module owns the step that puts another head into use. All changes pass through one
-//! lock, under which the disk is changed first and the memory afterward, so that the file
-//! `heads/current`, [`ActiveHead::in_use`] and the answer to the caller always agree. The
-//! module knows nothing about where a head comes from or how it was evaluated.
+//! This module puts heads into use. Every change is made under one lock, first on disk and then in
+//! memory, so that the file `heads/current`, [`ActiveHead::in_use`], and the result for the caller
+//! always agree. The module knows nothing about where a head comes from or how it was evaluated.
 //!
-//! Old heads are deleted after the change, so a failure to delete them does not affect the
+//! Old heads are deleted only after the change, so a failure to delete them does not affect the
 //! change.
 
 use std::path::{Path, PathBuf};
@@ -16,6 +15,8 @@ use tracing::warn;
 
 use super::error::LearningError;
 use super::heads::{self, Heads, NamedHead};
+use super::history::History;
+use super::records::{Channel, HeadRecord, SwitchCause, SwitchRecord};
 use super::rejected::Rejected;
 use super::state_format;
 use crate::onnx::HeadFile;
@@ -26,16 +27,16 @@ use crate::vision::head::Head;
 pub struct InUse {
     /// The head.
     pub head: Arc<Head>,
-    /// Its number among the stored heads. `None` stands for the built-in head
-    /// or the head of the configured classifier.
+    /// Number of the head among the stored heads. `None` stands for the built-in head or
+    /// the head of the configured classifier.
     pub number: Option<u32>,
-    /// A sentence that says why this is not the head that should be in use, or
-    /// `None` if it is the right one.
+    /// A sentence that says why another head is used instead of the intended one, or
+    /// `None` if the intended head is in use.
     pub note: Option<String>,
 }
 
 impl InUse {
-    /// Creates the value for the head that a device starts with.
+    /// Creates the value for the base head, which is the head that a device starts with.
     pub(crate) fn base(base: &Arc<Head>, note: Option<String>) -> InUse {
         InUse {
             head: Arc::clone(base),
@@ -45,13 +46,14 @@ impl InUse {
     }
 }
 
-/// Returns the head that is in use in a state directory, or `base` if the
-/// directory has none. This function changes nothing and also works while
-/// another process has the directory open.
+/// Returns the head in use in a state directory, or `base` if the directory names no
+/// head. This function changes nothing and also works while another process has the
+/// directory open.
 ///
 /// # Errors
-/// Returns [`LearningError::StateFormat`], [`LearningError::OtherBackbone`], or
-/// [`LearningError::Heads`].
+/// Returns [`LearningError::StateFormat`] if a newer maskd has used the directory or its format is
+/// unknown. Returns [`LearningError::Heads`] if the heads cannot be read, and
+/// [`LearningError::OtherBackbone`] if the head in use was made for another backbone.
 pub fn head_in_use(state: &Path, base: &Arc<Head>) -> Result<InUse, LearningError> {
     state_format::check(state)?;
     on_disk(&Heads::read_only(state), state, base)
@@ -86,6 +88,9 @@ fn check_backbone(
     })
 }
 
+/// Why a head comes into use, and how a person requested it.
+pub(super) type Reason = (SwitchCause, Option<Channel>);
+
 /// The head in use in a state directory that this process may change. Threads may share
 /// this value.
 #[derive(Debug)]
@@ -94,8 +99,8 @@ pub(super) struct ActiveHead {
     base: Arc<Head>,
     keep: usize,
     locked: Mutex<Locked>,
-    /// Publishes the head in use to all subscribers. It is changed only while the lock is
-    /// held.
+    /// Publishes the head in use to all subscribers. A new head is sent only while the
+    /// lock is held.
     published: Arc<watch::Sender<Arc<InUse>>>,
 }
 
@@ -104,20 +109,39 @@ pub(super) struct ActiveHead {
 struct Locked {
     heads: Heads,
     rejected: Rejected,
+    history: History,
     /// The head that `current` named when it was last read or written.
     named: Option<NamedHead>,
-    /// The head in use, or the reason why it cannot be used.
+    /// The head in use, or the error if that head cannot be used.
     in_use: Result<Arc<InUse>, OtherBackbone>,
 }
 
-/// An error that says that the head in use was made for another backbone. Holds the number
-/// of the head.
+impl Locked {
+    /// Returns the number of the head that is, or should be, in use. `None` stands for the
+    /// base head.
+    fn number(&self) -> Option<u32> {
+        match &self.in_use {
+            Ok(in_use) => in_use.number,
+            Err(OtherBackbone(number)) => Some(*number),
+        }
+    }
+
+    /// Whether this head is in use, and the file `current` names it.
+    fn is_in_use(&self, number: Option<u32>) -> bool {
+        let is_used = |used: &Arc<InUse>| used.number == number && used.note.is_none();
+        // Without stored heads, there is no file `current`.
+        let named = self.heads.named().and_then(|NamedHead(named)| named);
+        self.in_use.as_ref().is_ok_and(is_used) && named == number
+    }
+}
+
+/// The error for a head in use that was made for another backbone. Contains the number of the head.
 #[derive(Debug, Clone, Copy)]
 struct OtherBackbone(u32);
 
 impl ActiveHead {
-    /// Finds the head in use, and publishes it. If it was made for another backbone, the
-    /// base head is published.
+    /// Finds the head in use, and publishes it. If the head in use was made for another
+    /// backbone, the base head is published.
     ///
     /// # Errors
     /// Returns [`LearningError::Heads`] if the heads cannot be read.
@@ -133,6 +157,7 @@ impl ActiveHead {
             keep,
             locked: Mutex::new(Locked {
                 rejected: Rejected::open(state),
+                history: History::open(state),
                 named: None,
                 in_use: Ok(Arc::new(InUse::base(&base, None))),
                 heads,
@@ -144,37 +169,38 @@ impl ActiveHead {
         Ok(active)
     }
 
-    /// A receiver of the head in use.
+    /// Returns a receiver of the head in use.
     pub(super) fn subscribe(&self) -> watch::Receiver<Arc<InUse>> {
         self.published.subscribe()
     }
 
-    /// The channel that the head in use is sent to.
+    /// Returns the channel to which the head in use is sent.
     pub(super) fn published(&self) -> Arc<watch::Sender<Arc<InUse>>> {
         Arc::clone(&self.published)
     }
 
-    /// The head in use. If two calls return equal pointers, no other head was put into use
-    /// in between.
+    /// Returns the head in use. If two calls return equal pointers, no other head was put
+    /// into use in between.
     ///
     /// # Errors
-    /// Returns [`LearningError::OtherBackbone`].
+    /// Returns [`LearningError::OtherBackbone`] if the head in use was made for another backbone.
     pub(super) fn in_use(&self) -> Result<Arc<InUse>, LearningError> {
         self.usable(&self.lock())
     }
 
-    /// Calls `read` with the stored heads. They do not change during the call.
+    /// Calls `read` with the stored heads. The heads do not change during the call.
     pub(super) fn read<T>(&self, read: impl FnOnce(&heads::Reader) -> T) -> T {
         read(&self.lock().heads)
     }
 
-    /// Imports a head from a file, puts it into use, and returns its number. It must have
-    /// the same labels as the head in use.
+    /// Imports a head from a file, puts it into use, and returns its number. The imported
+    /// head must have the same labels as the head in use.
     ///
     /// # Errors
-    /// Returns [`LearningError::Heads`] or [`LearningError::OtherBackbone`]. In that case,
+    /// Returns [`LearningError::OtherBackbone`] if the head in use was made for another backbone,
+    /// and [`LearningError::Heads`] if the imported head cannot be read or stored. In both cases,
     /// the previous head stays in use.
-    pub(super) fn import(&self, path: &Path) -> Result<u32, LearningError> {
+    pub(super) fn import(&self, path: &Path, channel: Channel) -> Result<u32, LearningError> {
         let mut locked = self.synced();
         let in_use = self.usable(&locked)?;
         let (labels, parent) = (in_use.head.labels(), in_use.number);
@@ -183,55 +209,128 @@ impl ActiveHead {
         let metadata: Vec<(&str, String)> = metadata
             .map(|(key, value)| (key.as_str(), value.clone()))
             .collect();
-        self.store(&mut locked, &imported.file, &metadata)
+        let reason = (SwitchCause::Import, Some(channel));
+        self.store(&mut locked, &imported.file, &metadata, reason)
     }
 
-    /// Puts a head into use if the current head is still the one that it was compared with.
-    /// Returns its number.
+    /// Puts a head into use, provided that the head with which it was compared is still in
+    /// use. Returns the number of the new head.
     ///
     /// # Errors
-    /// Returns [`LearningError::HeadChanged`] or [`LearningError::Heads`]. In that case,
-    /// the new head is not stored, and the previous head stays in use.
+    /// Returns [`LearningError::HeadChanged`] or [`LearningError::OtherBackbone`] if another head
+    /// has been put into use, and [`LearningError::Heads`] if the new head cannot be stored. In
+    /// each case, the new head is not stored, and the previous head stays in use.
     pub(super) fn replace(
         &self,
         compared: &Arc<InUse>,
         head: &HeadFile,
         metadata: &[(&str, String)],
+        reason: Reason,
     ) -> Result<u32, LearningError> {
         let mut locked = self.synced();
         if !Arc::ptr_eq(&self.usable(&locked)?, compared) {
             return Err(LearningError::HeadChanged);
         }
-        self.store(&mut locked, head, metadata)
+        self.store(&mut locked, head, metadata, reason)
     }
 
-    /// Goes back from the head in use to its parent, `steps` times. Returns the number of
-    /// the head that is then in use, or `None` for the base head. The files of the skipped
-    /// heads are kept, and other devices can no longer offer these heads.
+    /// Rolls back from the head in use to its parent, `steps` times. Returns the number
+    /// of the head that is then in use, or `None` for the base head. The files of the
+    /// heads that were rolled back are kept, but these heads are no longer accepted from
+    /// other devices.
     ///
     /// # Errors
-    /// Returns [`LearningError::Heads`], or [`LearningError::OtherBackbone`] if the head
-    /// was made for another backbone. In that case, the previous head stays in use.
-    pub(super) fn rollback(&self, steps: u32) -> Result<Option<u32>, LearningError> {
+    /// Returns [`LearningError::Heads`], or [`LearningError::OtherBackbone`] if the head to return
+    /// to was made for another backbone. In both cases, the previous head stays in use.
+    pub(super) fn rollback(
+        &self,
+        steps: u32,
+        channel: Channel,
+    ) -> Result<Option<u32>, LearningError> {
         let mut locked = self.synced();
-        let from = match &locked.in_use {
-            Ok(in_use) => in_use.number,
-            Err(OtherBackbone(number)) => Some(*number),
-        };
-        let (skipped, number) = locked.heads.way_back(from, steps)?;
+        let (skipped, number) = locked.heads.way_back(locked.number(), steps)?;
         let in_use = self.load(&locked.heads, number)?;
         // The heads are rejected first. Otherwise, if the process were killed between the
-        // two steps, another device could offer a head again that was rolled back.
+        // two steps, another device could offer a rolled-back head again.
         locked
             .rejected
             .add(skipped.iter().map(|skipped| &skipped.file));
         locked.heads.switch(number)?;
-        self.publish(&mut locked, in_use);
+        let reason = (SwitchCause::Rollback, Some(channel));
+        self.publish(&mut locked, in_use, reason);
         Ok(number)
     }
 
-    /// Whether a head is in use on this device now, or was in use before and was replaced
-    /// or rolled back. Such a head is not accepted from another device.
+    /// Puts a stored head into use, or the base head if `number` is `None`. The heads that
+    /// are left by this are the head in use and those of its ancestors that are newer than
+    /// the requested head, as for a rollback. Their files are kept, but they are no longer
+    /// accepted from other devices.
+    ///
+    /// # Errors
+    /// Returns [`LearningError::Heads`] if the head is missing or damaged,
+    /// [`LearningError::OtherBackbone`] if it was made for another backbone, and
+    /// [`LearningError::MissingLabels`] if it lacks a label of the base head. In each case,
+    /// the previous head stays in use.
+    pub(super) fn switch_to(
+        &self,
+        number: Option<u32>,
+        channel: Channel,
+    ) -> Result<(), LearningError> {
+        let mut locked = self.synced();
+        let in_use = self.load(&locked.heads, number)?;
+        self.check_labels(&in_use.head, number)?;
+        if locked.is_in_use(number) {
+            return Ok(());
+        }
+        // As in a rollback, the heads are rejected before the switch.
+        let left = locked.heads.left_by_switch(locked.number(), number);
+        locked.rejected.add(left.iter().map(|left| &left.file));
+        locked.heads.switch(number)?;
+        let reason = (SwitchCause::Use, Some(channel));
+        self.publish(&mut locked, in_use, reason);
+        Ok(())
+    }
+
+    /// Refuses a head that lacks a label of the base head. The config may name such a label,
+    /// for example as the label of a mask. Additional labels are those that this device has
+    /// learned.
+    fn check_labels(&self, head: &Head, number: Option<u32>) -> Result<(), LearningError> {
+        let is_missing = |label: &&String| !head.labels().contains(label);
+        let missing: Vec<String> = self
+            .base
+            .labels()
+            .iter()
+            .filter(is_missing)
+            .cloned()
+            .collect();
+        match number {
+            Some(number) if !missing.is_empty() => Err(LearningError::MissingLabels {
+                number,
+                missing: missing.join(", "),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the records of the base head, which has the number 0, and of all stored
+    /// heads, sorted by number.
+    ///
+    /// # Errors
+    /// Returns [`LearningError::Heads`] if the heads cannot be listed.
+    pub(super) fn records(&self) -> Result<Vec<HeadRecord>, LearningError> {
+        let locked = self.lock();
+        let stored = super::head_records(&locked.heads)?;
+        let is_base_used = locked
+            .in_use
+            .as_ref()
+            .is_ok_and(|used| used.number.is_none())
+            && !stored.iter().any(|head| head.current);
+        let base = HeadRecord::built_in(&self.base, is_base_used);
+        Ok(std::iter::once(base).chain(stored).collect())
+    }
+
+    /// Whether a head is in use on this device now, or was in use before and was replaced,
+    /// rolled back, or left for another one. Such a head is not accepted from another device.
     ///
     /// # Errors
     /// Returns [`LearningError::Heads`] if the heads cannot be listed.
@@ -251,6 +350,7 @@ impl ActiveHead {
         locked: &mut Locked,
         head: &HeadFile,
         metadata: &[(&str, String)],
+        reason: Reason,
     ) -> Result<u32, LearningError> {
         let in_use = Arc::new(Head::from_file(head.clone()));
         let number = locked.heads.add_and_switch(head, metadata)?;
@@ -259,19 +359,32 @@ impl ActiveHead {
             number: Some(number),
             note: None,
         };
-        self.publish(locked, in_use);
+        self.publish(locked, in_use, reason);
         if let Err(error) = locked.heads.prune(self.keep) {
             warn!(%error, "old models are not deleted");
         }
         Ok(number)
     }
 
-    /// Makes a head the one in use in memory, after it has become the one in use on disk.
-    fn publish(&self, locked: &mut Locked, in_use: InUse) {
+    /// Puts a head into use in memory after it has been put into use on disk, and records
+    /// the switch. The camera path does not wait for the record.
+    fn publish(&self, locked: &mut Locked, in_use: InUse, (cause, channel): Reason) {
         let in_use = Arc::new(in_use);
-        locked.named = Some(NamedHead(in_use.number));
+        let number = in_use.number;
+        locked.named = Some(NamedHead(number));
         locked.in_use = Ok(Arc::clone(&in_use));
         self.published.send_replace(in_use);
+        locked.history.add(number, cause, channel);
+    }
+
+    /// Returns the recorded switches, oldest first.
+    pub(super) fn history(&self) -> Vec<SwitchRecord> {
+        self.lock().history.records().to_vec()
+    }
+
+    /// Records switches that could not be recorded before.
+    pub(super) fn save_history(&self) {
+        self.lock().history.save();
     }
 
     #[cfg(test)]
@@ -302,13 +415,13 @@ impl ActiveHead {
     }
 
     /// Takes the lock. If `current` names a different head than before, another program has
-    /// changed it without the lock on the directory, and the head that it now names is put
-    /// into use.
+    /// changed the file without holding the lock on the directory. In this case, the head
+    /// that the file now names is put into use.
     fn synced(&self) -> MutexGuard<'_, Locked> {
         let mut locked = self.lock();
         let named = locked.heads.named();
         if named.is_some() && named != locked.named {
-            warn!("heads/current was changed by somebody else");
+            warn!("another program has changed heads/current");
             if let Err(error) = self.reload(&mut locked) {
                 warn!(%error, "the model that heads/current names is not used");
             }
@@ -316,7 +429,7 @@ impl ActiveHead {
         locked
     }
 
-    /// Makes the head on disk the one in use in memory.
+    /// Puts the head that `current` names into use in memory.
     fn reload(&self, locked: &mut Locked) -> Result<(), LearningError> {
         let named = locked.heads.named();
         let in_use = match on_disk(&locked.heads, &self.state, &self.base) {
@@ -330,6 +443,7 @@ impl ActiveHead {
             let note = Some(error.to_string());
             Arc::new(InUse::base(&self.base, note))
         });
+        let (number, note) = (in_use.number, in_use.note.clone());
         // A head that is already in use is not sent again, because subscribers discard
         // their state when they receive a head.
         self.published.send_if_modified(|published| {
@@ -337,6 +451,7 @@ impl ActiveHead {
             *published = in_use;
             is_new
         });
+        locked.history.found(number, note.as_deref());
         Ok(())
     }
 

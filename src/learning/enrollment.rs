@@ -1,10 +1,9 @@
-//! Enrollments. While an enrollment is active, the crops of the nearest face
-//! get its label immediately.
+//! Enrollments. While an enrollment is active, new crops of the nearest face immediately
+//! get the label of the enrollment.
 //!
-//! This module owns the counts and the time limits. It is pure and knows nothing
-//! about the camera, the clock, or files. Each crop carries the id of its
-//! enrollment, so that a crop that is stored late counts toward its own
-//! enrollment and not toward the next one.
+//! This module owns the counts and the time limits. It knows nothing about the camera, the clock,
+//! or files. Each crop carries the id of its enrollment, so that a crop that is stored late counts
+//! toward its own enrollment rather than the next one.
 //!
 //! An enrollment never outlives its time limit, because the next face in front of the
 //! camera may belong to another person. A client that waits for the crops can also
@@ -22,18 +21,18 @@ pub struct Enrollments {
     limit: Option<TimeLimit>,
 }
 
-/// When an enrollment ends even if it is not complete.
+/// The time limit after which an enrollment ends even if it is incomplete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimeLimit {
     started_at: Instant,
     longest: Duration,
-    /// The enrollment ends if the client does not renew it for this long.
+    /// The enrollment ends if the client does not renew the lease for this long.
     lease: Option<Duration>,
     renewed_at: Instant,
 }
 
 impl TimeLimit {
-    /// Creates the limit of an enrollment that starts `now`.
+    /// Creates the time limit for an enrollment that starts `now`.
     #[must_use]
     pub fn new(now: Instant, longest: Duration, lease: Option<Duration>) -> TimeLimit {
         TimeLimit {
@@ -52,13 +51,13 @@ impl TimeLimit {
 }
 
 impl Enrollments {
-    /// The active enrollment, or the last one if none is active.
+    /// Returns the active enrollment, or the last one if none is active.
     #[must_use]
     pub fn last(&self) -> Option<&Enrollment> {
         self.last.as_ref()
     }
 
-    /// The active enrollment.
+    /// Returns the active enrollment, if there is one.
     #[must_use]
     pub fn active(&self) -> Option<&Enrollment> {
         self.last.as_ref().filter(|last| !last.is_over())
@@ -83,7 +82,7 @@ impl Enrollments {
     }
 
     /// If the time limit of the active enrollment has passed, ends the enrollment and
-    /// returns it. The caller must call this before it reads or changes an
+    /// returns it. The caller must call this function before it reads or changes an
     /// enrollment.
     pub fn expire(&mut self, now: Instant) -> Option<Enrollment> {
         self.active()?;
@@ -122,9 +121,9 @@ impl Enrollments {
         }
     }
 
-    /// Records that a crop of the enrollment `id` was lost before it reached
-    /// the disk, so that another crop is taken. An enrollment that has ended is
-    /// not resumed, because the person may have left.
+    /// Records that a crop of the enrollment `id` was lost before it reached the disk, so that
+    /// another crop is taken instead. An enrollment that has ended is not resumed, because the
+    /// person may have left.
     pub fn dropped(&mut self, id: u64) {
         if let Some(enrollment) = self.by_id(id)
             && !enrollment.is_over()
@@ -141,12 +140,12 @@ impl Enrollments {
 #[cfg(test)]
 #[expect(
     clippy::disallowed_methods,
-    reason = "tests need some instant to start from"
+    reason = "tests need an arbitrary start time"
 )]
 mod tests {
     use super::*;
 
-    /// A limit that has no effect on the test.
+    /// Returns a limit that is too long to affect the test.
     fn limit() -> TimeLimit {
         TimeLimit::new(Instant::now(), Duration::from_mins(1), None)
     }

@@ -1,5 +1,5 @@
-//! The errors of learning on the device, and the kind of failure that each
-//! error belongs to.
+//! The errors that learning on the device can return, and the kind of failure that each
+//! error represents.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -43,7 +43,7 @@ pub enum LearningError {
     /// A head in the state directory was made for another backbone.
     #[error(
         "model {number} in {state} was made for another backbone than the classifier in use: \
-         roll back, or use its classifier"
+         use another model, or its classifier"
     )]
     OtherBackbone {
         /// Number of the head.
@@ -51,23 +51,41 @@ pub enum LearningError {
         /// The state directory.
         state: String,
     },
-    /// The head in use changed while another head was being compared with it.
+    /// A head lacks labels of the built-in head or of the configured classifier.
+    #[error(
+        "model {number} has no class for {missing}, which the classifier in use has: use another \
+         model, or the classifier that model {number} was trained for"
+    )]
+    MissingLabels {
+        /// Number of the head.
+        number: u32,
+        /// The labels that the head lacks, separated by commas.
+        missing: String,
+    },
+    /// The head in use was replaced while another head was being compared with it.
     #[error(
         "the model in use changed during the training, so the new model, which was compared with \
          the previous one, is not used: train again"
     )]
     HeadChanged,
-    /// A head that another device offered was in use on this device before.
+    /// Another device offered a head that was in use on this device before.
     #[error(
-        "this device has used the model before; import it to use it again in spite of the rollback"
+        "this device has used the model before: to use it again, switch to it with \
+         \"maskd heads use\", or import it"
     )]
     KnownHead,
-    /// The state directory of a daemon cannot be used at the moment.
+    /// The daemon's state directory cannot be used at the moment.
     #[error("nothing is learned, because the state directory cannot be used: {0}")]
     Off(String),
-    /// A track has no samples without a label.
+    /// A track has no unlabeled samples.
     #[error("there are no unlabeled face pictures of track {0}")]
     NoTrack(u64),
+    /// A text is not a day.
+    #[error("{0:?} is not a day: write it as YYYY-MM-DD")]
+    Day(String),
+    /// There is no labeling action that can be taken back.
+    #[error("there is no labeling that can be taken back")]
+    NothingToUndo,
     /// No sample has this id.
     #[error("there is no sample {0}")]
     NoSample(String),
@@ -91,7 +109,7 @@ pub enum FailureKind {
     NoSpace,
     /// The operating system reported an error.
     System,
-    /// There is a bug in maskd that the caller cannot do anything about.
+    /// There is a bug in maskd. The caller cannot do anything about it.
     Internal,
     /// The daemon is not running, or the part of it that handles the request is
     /// not running.
@@ -110,14 +128,17 @@ impl LearningError {
                 FailureKind::NotNow
             }
             LearningError::Refit(_) | LearningError::Replay(_) => FailureKind::Internal,
-            LearningError::Label(_) => FailureKind::Usage,
+            LearningError::Label(_) | LearningError::Day(_) => FailureKind::Usage,
             LearningError::StateFormat(StateFormatError::File(error))
             | LearningError::File(error) => of_file(error),
             LearningError::StateFormat(_)
             | LearningError::OtherBackbone { .. }
+            | LearningError::MissingLabels { .. }
             | LearningError::KnownHead => FailureKind::Data,
             LearningError::Off(_) => FailureKind::Unavailable,
-            LearningError::NoTrack(_) | LearningError::NoSample(_) => FailureKind::Missing,
+            LearningError::NoTrack(_)
+            | LearningError::NoSample(_)
+            | LearningError::NothingToUndo => FailureKind::Missing,
         }
     }
 

@@ -1,16 +1,16 @@
 //! Signed heads that devices exchange.
 //!
-//! This module owns the key of this device and the format of an offer, which
-//! says which device signed which head. An offer that can be opened is
-//! authentic, but that says nothing about the quality of its head. The gate
-//! evaluates the quality on the device's own samples.
+//! This module owns the key of this device and the format of an offer. An offer records that a
+//! device signed a head. An offer that can be opened is authentic, but its head may still be worse
+//! than the head in use. The gate therefore evaluates an offered head on the samples of this
+//! device.
 //!
 //! ```text
-//! magic 8 | public key 32 | signature 64 | length of the JSON 4 (big end first) | JSON | head
+//! magic 8 | public key 32 | signature 64 | length of the JSON 4 (big-endian) | JSON | head
 //! ```
 //!
-//! The signature (Ed25519) covers a string that names the purpose, the public
-//! key, and everything that follows the signature.
+//! The signature (Ed25519) covers a string that names the purpose, then the public key, and then
+//! everything that follows the signature.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -23,16 +23,16 @@ use crate::platform::files::{self, FileError};
 use crate::platform::hex;
 
 const MAGIC: &[u8; 8] = b"maskdh1\n";
-/// The prefix of the signed bytes, so that a signature made for another purpose
-/// is not accepted for an offer.
+/// Prefix of the signed bytes. Because of this prefix, a signature that was made for another
+/// purpose is not accepted for an offer.
 const PURPOSE: &[u8] = b"maskd head offer 1\0";
 const KEY: usize = 32;
 const SIGNATURE: usize = 64;
 const FIXED: usize = MAGIC.len() + KEY + SIGNATURE + 4;
 /// Maximum size of the JSON in an offer, in bytes.
 const MAX_JSON: usize = 4096;
-/// Maximum size of an offer, in bytes. Even a head with many labels takes less
-/// than half of it.
+/// Maximum size of an offer, in bytes. Even the offer of a head with many labels is less than half
+/// as large.
 pub const MAX_OFFER: usize = 2 * 1024 * 1024;
 /// The key file in the state directory.
 const FILE: &str = "fleet.key";
@@ -46,8 +46,7 @@ pub enum KeyError {
     /// The operating system reported an error for the key file.
     #[error("cannot use the key of this device: {0}")]
     File(#[from] FileError),
-    /// The format of the state directory is newer than this version or cannot
-    /// be read.
+    /// The state directory was used by a newer maskd, or its format cannot be read.
     #[error(transparent)]
     StateFormat(#[from] StateFormatError),
     /// The system cannot provide random numbers for a new key.
@@ -61,7 +60,7 @@ pub enum KeyError {
     },
 }
 
-/// The key of this device, in its state directory.
+/// The key of this device, which is stored in the state directory.
 #[derive(Clone)]
 pub struct Key(SigningKey);
 
@@ -76,7 +75,7 @@ impl Key {
     /// Only the owner of the directory has access to the new key.
     ///
     /// # Errors
-    /// Returns [`KeyError`].
+    /// Returns a [`KeyError`] if the key cannot be read or created.
     pub fn open(state: &Path) -> Result<Key, KeyError> {
         state_format::check(state)?;
         let path = state.join(FILE);
@@ -98,7 +97,7 @@ impl Key {
         Ok(Key(SigningKey::from_bytes(&secret)))
     }
 
-    /// The public key, by which other devices identify this device.
+    /// Returns the public key, by which other devices identify this device.
     #[must_use]
     pub fn public(&self) -> [u8; KEY] {
         self.0.verifying_key().to_bytes()
@@ -128,7 +127,7 @@ pub struct OfferInfo {
     pub labels: Vec<String>,
     /// Version of maskd that trained the head.
     pub version: String,
-    /// Number of samples that the head was evaluated on, on that device.
+    /// Number of samples on which that device evaluated the head.
     pub samples: usize,
     /// Number of these samples that the head classified correctly.
     pub right: usize,
@@ -141,7 +140,7 @@ pub struct Offer {
     pub key: [u8; KEY],
     /// What the offer says about the head.
     pub info: OfferInfo,
-    /// The bytes of the head file, not parsed yet.
+    /// The bytes of the head file. They have not been parsed yet.
     pub head: Vec<u8>,
 }
 
@@ -152,7 +151,7 @@ pub enum OfferError {
     Own,
     /// The bytes do not have the format of an offer.
     Malformed,
-    /// Its key is not in `fleet.trust`.
+    /// The key of the offer is not in `fleet.trust`.
     Untrusted,
     /// The signature does not match the key.
     Forged,
@@ -162,7 +161,7 @@ pub enum OfferError {
 /// come from this device.
 ///
 /// # Errors
-/// Returns [`OfferError`].
+/// Returns an [`OfferError`] if the offer cannot be opened or is not accepted.
 pub fn open(bytes: &[u8], trusted: &[[u8; KEY]], own: &[u8; KEY]) -> Result<Offer, OfferError> {
     if bytes.len() > MAX_OFFER || bytes.len() < FIXED {
         return Err(OfferError::Malformed);
@@ -193,11 +192,11 @@ pub fn open(bytes: &[u8], trusted: &[[u8; KEY]], own: &[u8; KEY]) -> Result<Offe
     })
 }
 
-/// Parses what follows the signature. Returns the info and the bytes of the
+/// Parses the part of an offer after the signature. Returns the info and the bytes of the
 /// head.
 ///
 /// # Errors
-/// Returns [`OfferError::Malformed`].
+/// Returns [`OfferError::Malformed`] if the bytes do not have the format of an offer.
 pub fn content(rest: &[u8]) -> Result<(OfferInfo, &[u8]), OfferError> {
     let (length, rest) = rest.split_first_chunk().ok_or(OfferError::Malformed)?;
     let length = u32::from_be_bytes(*length) as usize;

@@ -1,16 +1,17 @@
 //! Decides which crops to label first and which crops to label together.
 //!
-//! This module owns the order and the groups, and it is pure. A label is more
-//! useful for a crop that the head is uncertain about than for a crop that it is
-//! certain about. Labeling several near-duplicates one by one is hardly more
-//! useful than labeling one of them, so near-duplicates form a group that is
-//! labeled in one step.
+//! This module determines the order and the groups. A label is most useful for a crop that the head
+//! is uncertain about. Labeling all near-duplicates of a crop is hardly more useful than labeling
+//! the crop alone, so near-duplicates form a group that is labeled in one step.
 
 use crate::vision::embed::cosine_distance;
 use crate::vision::head::argmax;
 
 /// Crops whose features have at most this cosine distance are near-duplicates.
 const NEAR: f32 = 0.08;
+
+/// How useful a label for a bad crop is, compared with a good one.
+const BAD_SHARE: f32 = 0.1;
 
 /// A crop without a label.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -20,12 +21,20 @@ pub(crate) struct Candidate {
     /// The probability of each label according to the head in use. Empty if
     /// there are no features.
     pub(crate) probabilities: Vec<f32>,
+    /// Whether the picture is obviously useless. The head is often uncertain about such
+    /// a picture, but a label for it teaches little.
+    pub(crate) is_bad: bool,
 }
 
 impl Candidate {
     /// How useful a label for this crop would be, from 0 (the head is certain)
     /// to 1 (all labels are equally likely, or nothing is known).
     pub(crate) fn usefulness(&self) -> f32 {
+        let share = if self.is_bad { BAD_SHARE } else { 1.0 };
+        share * self.uncertainty()
+    }
+
+    fn uncertainty(&self) -> f32 {
         let labels = self.probabilities.len();
         if labels < 2 {
             return 1.0;
@@ -36,8 +45,8 @@ impl Candidate {
     }
 
     fn is_near(&self, other: &Candidate) -> bool {
-        // A person who takes off the mask is still on the same track, so the
-        // predicted labels must match too.
+        // The predicted labels must match too, because a person who takes off the mask
+        // stays on the same track.
         argmax(&self.probabilities) == argmax(&other.probabilities)
             && cosine_distance(&self.feature, &other.feature) <= NEAR
     }
@@ -77,7 +86,22 @@ mod tests {
         Candidate {
             feature: feature.to_vec(),
             probabilities: probabilities.to_vec(),
+            is_bad: false,
         }
+    }
+
+    #[test]
+    fn bad_crops_come_last() {
+        let bad = Candidate {
+            is_bad: true,
+            ..candidate(&[1.0, 0.0], [0.5, 0.5])
+        };
+        let good = candidate(&[0.0, 1.0], [0.8, 0.2]);
+        let unknown = Candidate {
+            is_bad: true,
+            ..Candidate::default()
+        };
+        assert_eq!(groups(&[bad, good, unknown]), [vec![1], vec![0], vec![2]]);
     }
 
     #[test]

@@ -1,18 +1,21 @@
 //! Learning on the device, which combines samples, heads, and refits.
 //!
-//! This module defines what a label, a refit, or a rollback does to the store
-//! of samples and the store of heads. The command line, the daemon's API, and
-//! the daemon's refit thread all use it. It knows nothing about the config or
-//! threads, and reads no clock. The caller provides the backbone that embeds crops.
+//! This module defines what a label, a refit, or a rollback does to the store of samples and the
+//! store of heads. The command line, the daemon's API, and the daemon's refit thread all use this
+//! module. The module knows nothing about the config or threads. It reads the clock only to record
+//! when a head came into use. The caller provides the backbone that embeds crops.
 
 mod access;
 mod active;
+mod browse;
 pub mod capture_policy;
 pub mod enrollment;
 mod error;
 pub mod fleet;
 pub mod heads;
+mod history;
 mod label_queue;
+mod labeling;
 mod records;
 pub mod refit;
 mod refitting;
@@ -21,9 +24,10 @@ pub mod replay;
 mod retention;
 pub mod samples;
 mod state_format;
+mod undo_log;
 mod upkeep;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -33,15 +37,17 @@ pub use access::LearningAccess;
 pub use active::{InUse, head_in_use};
 pub use error::{FailureKind, LearningError};
 pub use records::{
-    AdviceRecord, ClassCountRecord, CountRecord, CurvePointRecord, DecisionRecord, Enrollment,
-    ExportRecord, GroupRecord, HardExampleRecord, HeadRecord, ImportRecord, InitialHeadRecord,
-    LabelAction, LabelResult, MeasuredRecord, OutcomeRecord, Purge, QueueRecord, QueuedRecord,
-    RefitRecord, RefusalRecord, RemovedRecord, SampleRecord, SampleSelector, ScoresRecord,
-    SkipReasonRecord, SkippedRecord, UnusedRecord, ValidationRecord,
+    AdaptationRecord, AdviceRecord, Channel, ClassCountRecord, CountRecord, CurvePointRecord,
+    DecisionRecord, Enrollment, ExportRecord, FlawRecord, GroupRecord, HardExampleRecord,
+    HeadRecord, ImportRecord, InitialHeadRecord, LabelAction, LabelResult, LabelSummary,
+    MeasuredRecord, OutcomeRecord, ProgressRecord, Purge, QualityFilter, QueueRecord, QueuedRecord,
+    RefitRecord, RefusalRecord, RemovedRecord, SampleFilter, SampleRecord, SampleSelector,
+    ScoresRecord, SkipReasonRecord, SkippedRecord, SwitchCause, SwitchRecord, UndoRecord,
+    UnusedRecord, ValidationRecord,
 };
-pub(crate) use records::{UNLABELLED, counts, records};
+pub(crate) use records::{UNLABELLED, counts, progress, progress_sentence};
 use refitting::LastRefit;
-pub use refitting::{Embed, SHIPPED_REPLAY};
+pub use refitting::{Embed, RefitTrigger, SHIPPED_REPLAY};
 pub use retention::Announcement;
 pub use state_format::StateFormatError;
 pub(crate) use state_format::refuse_within_state;
@@ -50,17 +56,17 @@ pub use upkeep::{Limits, Upkeep};
 use crate::learning::active::ActiveHead;
 use crate::learning::heads::{Heads, HeadsError};
 use crate::learning::label_queue::Candidate;
-use crate::learning::samples::{
-    Discarded, Labelled, Sample, SampleKind, Store, StoreError, TrackKey,
-};
-use crate::onnx::Label;
+use crate::learning::samples::{Sample, SampleKind, Store};
+use crate::onnx;
 use crate::platform::files;
 use crate::vision::head::Head;
-use records::{label_of, track_name};
+use browse::{KnownQuality, rounded};
+use records::{BUILT_IN, label_of, track_name};
 use retention::Ages;
+use undo_log::UndoLog;
 
-/// Maximum number of unlabeled crops that the queue considers. It takes the
-/// newest ones.
+/// Maximum number of unlabeled crops that the queue considers. Only the newest crops are
+/// considered.
 const MAX_QUEUED: usize = 400;
 
 /// Options of learning on the device.
@@ -87,10 +93,10 @@ pub(crate) fn check_state(state: &Path) -> Result<(), LearningError> {
     Ok(state_format::check(state)?)
 }
 
-/// Returns all heads in a state directory, sorted by number.
+/// Returns all stored heads in a state directory, sorted by number.
 ///
 /// # Errors
-/// Returns [`HeadsError::File`].
+/// Returns [`HeadsError::File`] if the folder of the heads cannot be read.
 pub(crate) fn head_records(heads: &heads::Reader) -> Result<Vec<HeadRecord>, HeadsError> {
     Ok(heads.list()?.into_iter().map(HeadRecord::from).collect())
 }
@@ -102,25 +108,29 @@ pub struct Learning {
     state: PathBuf,
     store: Store,
     ages: Mutex<Ages>,
-    /// The stored heads and the one in use.
+    /// The stored heads, and the head in use.
     active: ActiveHead,
     /// The built-in head, or the head of the configured classifier.
     base: Arc<Head>,
     options: LearningOptions,
-    /// The last refit, while it cannot be written to its file.
+    /// The qualities of pictures that were measured, by id.
+    qualities: Mutex<HashMap<String, KnownQuality>>,
+    /// The last labeling actions. While an action is in progress, the lock is held, and it is
+    /// taken before all other locks.
+    undo_log: Mutex<UndoLog>,
+    /// The last refit, which is kept here while it cannot be written to its file.
     unsaved_refit: Mutex<Option<LastRefit>>,
 }
 
 impl Learning {
-    /// Opens a state directory for changes, and creates it if it is missing.
-    /// `base` is the head to start with.
+    /// Opens a state directory for changes, and creates it if it is missing. `base` is the head
+    /// that is used if the directory names no head.
     ///
     /// # Errors
-    /// Returns an error for which [`is_busy`](LearningError::is_busy) is true
-    /// if another process has the directory open,
-    /// [`LearningError::StateFormat`] if a newer maskd has changed it, and
-    /// [`LearningError::Store`] or [`LearningError::Heads`] if it cannot be
-    /// read or created.
+    /// Returns an error for which [`is_busy`](LearningError::is_busy) is true if another process
+    /// has the directory open. Returns [`LearningError::StateFormat`] if a newer maskd has changed
+    /// the directory. Returns [`LearningError::Store`] or [`LearningError::Heads`] if the directory
+    /// cannot be read or created.
     pub fn open(
         state: &Path,
         base: Arc<Head>,
@@ -130,8 +140,8 @@ impl Learning {
         Learning::open_and_publish(state, base, options, Arc::new(published))
     }
 
-    /// Same as [`open`](Learning::open), but sends the head in use, now and after each
-    /// change, to `published`.
+    /// Like [`open`](Learning::open), but also sends the head in use to `published`, now and after
+    /// each change.
     pub(crate) fn open_and_publish(
         state: &Path,
         base: Arc<Head>,
@@ -143,13 +153,13 @@ impl Learning {
         // Both locks are held here, so no other process can write the format
         // number at the same time.
         state_format::stamp(state)?;
-        // Files of this directory itself that a killed process was writing.
+        // Delete partial files that a killed process left directly in this directory.
         if let Err(error) = files::remove_leftovers(state) {
             tracing::warn!(%error, "temporary files are not deleted");
         }
         let (ages, problems) = Ages::open(state);
         for error in problems {
-            tracing::warn!(%error, "the ages of face pictures begin anew");
+            tracing::warn!(%error, "the ages of face pictures start over");
         }
         let keep = options.keep_heads;
         Ok(Learning {
@@ -159,17 +169,19 @@ impl Learning {
             state: state.to_owned(),
             base,
             options,
+            qualities: Mutex::default(),
+            undo_log: Mutex::new(UndoLog::open(state)),
             unsaved_refit: Mutex::new(None),
         })
     }
 
-    /// The store of samples.
+    /// Returns the store of samples.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// The path of the state directory, as it was given.
+    /// Returns the path of the state directory, as passed by the caller.
     #[must_use]
     pub fn state(&self) -> &Path {
         &self.state
@@ -178,60 +190,31 @@ impl Learning {
 
 /// Operations on samples.
 impl Learning {
-    /// Returns the samples sorted by id. A label selects only the samples with
-    /// that label, and `unlabelled` selects the samples without one.
+    /// Returns the counts of the samples by label. Samples without a label are counted
+    /// under `unlabelled`.
     ///
     /// # Errors
-    /// Returns [`LearningError::Label`] or [`LearningError::Store`].
-    pub fn samples(&self, label: Option<&str>) -> Result<Vec<SampleRecord>, LearningError> {
-        let mut samples = records(&self.store.list()?);
-        if let Some(name) = label {
-            let label = label_of(name)?.map(|label| label.to_string());
-            samples.retain(|sample| sample.label == label);
-        }
-        Ok(samples)
-    }
-
-    /// Returns the bytes of a sample's picture. A captured picture is a JPEG.
-    /// An imported picture is returned unchanged.
-    ///
-    /// # Errors
-    /// Returns [`LearningError::NoSample`] or [`LearningError::Store`].
-    pub fn picture(&self, id: &str) -> Result<Vec<u8>, LearningError> {
-        let samples = self.store.list()?.samples;
-        let sample = samples.into_iter().find(|sample| sample.id == id);
-        let sample = sample.ok_or_else(|| LearningError::NoSample(id.to_owned()))?;
-        if sample.kind == SampleKind::FeatureOnly {
-            return Err(StoreError::NoPicture { id: sample.id }.into());
-        }
-        Ok(self.store.read(&sample)?)
-    }
-
-    /// Returns the counts by label. Samples without a label are counted under
-    /// `unlabelled`.
-    ///
-    /// # Errors
-    /// Returns [`LearningError::Store`].
+    /// Returns [`LearningError::Store`] if the samples cannot be listed.
     pub fn stats(&self) -> Result<BTreeMap<String, CountRecord>, LearningError> {
         Ok(counts(&self.store.list()?))
     }
 
-    /// Returns what is in the folders of the samples and is not used as one. The
-    /// paths are relative to these folders.
+    /// Returns the files and folders that are inside the folders of the samples but are
+    /// not used as samples. The paths are relative to these folders.
     ///
     /// # Errors
-    /// Returns [`LearningError::Store`].
+    /// Returns [`LearningError::Store`] if the folders cannot be read.
     pub fn unused(&self) -> Result<Vec<UnusedRecord>, LearningError> {
         let unused = self.store.unused()?;
         Ok(unused.into_iter().map(Into::into).collect())
     }
 
-    /// Returns the crops that are waiting for a label, grouped by
-    /// near-duplicates, with the most useful group first. There are at most
-    /// `max_groups` groups, and only the newest crops are considered.
+    /// Returns the crops that are waiting for a label, in groups of near-duplicates, with the most
+    /// useful group first. Returns at most `max_groups` groups. Only the newest crops are
+    /// considered.
     ///
     /// # Errors
-    /// Returns [`LearningError::Store`], or any error of
+    /// Returns [`LearningError::Store`] if the samples cannot be listed, or an error of
     /// [`in_use`](Learning::in_use).
     pub fn queue(&self, max_groups: usize) -> Result<QueueRecord, LearningError> {
         let in_use = self.in_use()?;
@@ -239,28 +222,32 @@ impl Learning {
         let samples = self.store.list()?.samples.into_iter();
         let mut waiting: Vec<Sample> = samples.filter(|sample| sample.label.is_none()).collect();
         let all = waiting.len();
-        // Crops without a picture are left out because a person cannot see what
-        // they show.
+        // Crops without a picture are left out, because a person could not see what they
+        // show.
         waiting.retain(|sample| sample.kind == SampleKind::Picture);
         let without_picture = all - waiting.len();
         let ages = self.ages();
         waiting.sort_by_cached_key(|sample| std::cmp::Reverse(ages.order(sample)));
         drop(ages);
         waiting.truncate(MAX_QUEUED);
+        let flaws = self.flaws(&waiting);
         let candidates: Vec<Candidate> = waiting
             .iter()
-            .map(|sample| {
+            .zip(&flaws)
+            .map(|(sample, flaws)| {
                 let rows = self.store.features(sample, head.backbone());
                 let row = rows.ok().and_then(|rows| rows.into_iter().next());
                 // Pictures that a user copied into the folder have no features
                 // yet.
-                row.map_or_else(Candidate::default, |row| Candidate {
-                    feature: row.values().to_vec(),
-                    probabilities: head.probabilities(&row),
-                })
+                Candidate {
+                    probabilities: row
+                        .as_ref()
+                        .map_or(Vec::new(), |row| head.probabilities(row)),
+                    feature: row.map_or(Vec::new(), |row| row.values().to_vec()),
+                    is_bad: !flaws.is_empty(),
+                }
             })
             .collect();
-        let rounded = |value: f32| (f64::from(value) * 1e4).round() / 1e4;
         let queued = |number: usize| {
             let labels = head.labels().iter().cloned();
             let probabilities = candidates[number].probabilities.iter();
@@ -271,6 +258,7 @@ impl Learning {
                 probabilities: labels
                     .zip(probabilities.map(|probability| rounded(*probability)))
                     .collect(),
+                flaws: flaws[number].clone(),
             }
         };
         let groups = label_queue::groups(&candidates).into_iter();
@@ -285,90 +273,22 @@ impl Learning {
         })
     }
 
-    /// Labels samples, removes their labels, or deletes them.
-    ///
-    /// # Errors
-    /// Returns [`LearningError::Label`], [`LearningError::NoTrack`], or
-    /// [`LearningError::Store`].
-    pub fn label(
-        &self,
-        selector: SampleSelector,
-        action: &LabelAction,
-    ) -> Result<LabelResult, LearningError> {
-        let ids = match selector {
-            SampleSelector::Ids(ids) => ids,
-            SampleSelector::Track(number) => self.newest_track(number)?,
-        };
-        let label = match action {
-            LabelAction::Discard => return self.discard(ids),
-            LabelAction::As(name) => Some(Label::new(name)?),
-            LabelAction::Unlabelled => None,
-        };
-        let outcomes = self.store.label(&ids, label.as_ref())?;
-        let mut result = LabelResult::default();
-        for (id, outcome) in ids.into_iter().zip(outcomes) {
-            match outcome {
-                Labelled::Done => result.done.push(id),
-                Labelled::Already => result.already.push(id),
-                Labelled::Missing => result.fail(id, "there is no such sample"),
-                Labelled::Taken => result.fail(
-                    id,
-                    "another picture of that name has that label: rename one of them",
-                ),
-                Labelled::Failed(error) => result.fail(id, error),
-            }
-        }
-        Ok(result)
-    }
-
-    fn discard(&self, ids: Vec<String>) -> Result<LabelResult, LearningError> {
-        let outcomes = self.store.discard(&ids)?;
-        let mut result = LabelResult::default();
-        for (id, outcome) in ids.into_iter().zip(outcomes) {
-            match outcome {
-                Discarded::Done => result.done.push(id),
-                Discarded::Missing => result.fail(id, "there is no such sample"),
-                Discarded::Failed(error) => result.fail(id, error),
-            }
-        }
-        Ok(result)
-    }
-
-    /// Returns the ids of the unlabeled samples of a track. Track numbers start
-    /// over each time the daemon starts, so this uses the day of the sample that was
-    /// captured last. That need not be the latest day, because the clock may have
-    /// shown a time in the future.
-    fn newest_track(&self, number: u64) -> Result<Vec<String>, LearningError> {
-        let listing = self.store.list()?;
-        let is_of_track = |sample: &&Sample| match &sample.track {
-            TrackKey::Day { track, .. } | TrackKey::Undated(track) => *track == number,
-            TrackKey::Alone(_) => false,
-        };
-        let unlabelled = listing.samples.iter().filter(|s| s.label.is_none());
-        let of_track: Vec<&Sample> = unlabelled.filter(is_of_track).collect();
-        let ages = self.ages();
-        let newest = of_track.iter().max_by_key(|sample| ages.order(sample));
-        let newest = newest.map(|sample| sample.day.clone());
-        drop(ages);
-        let newest = newest.ok_or(LearningError::NoTrack(number))?;
-        let of_day = of_track.into_iter().filter(|sample| sample.day == newest);
-        Ok(of_day.map(|sample| sample.id.clone()).collect())
-    }
-
     /// Copies pictures into the store from a folder that has one subfolder per
     /// label.
     ///
     /// # Errors
-    /// Returns [`LearningError::Store`].
+    /// Returns [`LearningError::Store`] if the folder cannot be read or is inside the store, or if
+    /// the store cannot be written to.
     pub fn import(&self, folder: &Path) -> Result<ImportRecord, LearningError> {
         self.import_unless(folder, &|| false)
     }
 
-    /// Same as [`import`](Learning::import), but ends as soon as `is_canceled`,
-    /// which is called before each picture, returns true.
+    /// Like [`import`](Learning::import), but calls `is_canceled` before each picture, and stops
+    /// once `is_canceled` returns true.
     ///
     /// # Errors
-    /// Returns [`LearningError::Store`].
+    /// Returns the errors of [`import`](Learning::import), and [`LearningError::Store`] if the
+    /// import was canceled.
     pub fn import_unless(
         &self,
         folder: &Path,
@@ -381,16 +301,18 @@ impl Learning {
     /// label.
     ///
     /// # Errors
-    /// Returns [`LearningError::Store`].
+    /// Returns [`LearningError::Store`] if the folder cannot be written to or is inside the state
+    /// directory, or if the store cannot be read.
     pub fn export(&self, folder: &Path) -> Result<ExportRecord, LearningError> {
         self.export_unless(folder, &|| false)
     }
 
-    /// Same as [`export`](Learning::export), but ends as soon as `is_canceled`,
-    /// which is called before each picture, returns true.
+    /// Like [`export`](Learning::export), but calls `is_canceled` before each picture, and stops
+    /// once `is_canceled` returns true.
     ///
     /// # Errors
-    /// Returns [`LearningError::Store`].
+    /// Returns the errors of [`export`](Learning::export), and [`LearningError::Store`] if the
+    /// export was canceled.
     pub fn export_unless(
         &self,
         folder: &Path,
@@ -402,35 +324,36 @@ impl Learning {
 
 /// Operations on heads.
 impl Learning {
-    /// The head in use. If two calls return equal pointers, no other head was put into use
-    /// in between.
+    /// Returns the head in use. If two calls return equal pointers, no other head was put
+    /// into use in between.
     ///
     /// # Errors
-    /// Returns [`LearningError::OtherBackbone`] if it was made for another backbone; a
-    /// daemon then uses the built-in head.
+    /// Returns [`LearningError::OtherBackbone`] if the head in use was made for another
+    /// backbone. A daemon then uses the built-in head.
     pub fn in_use(&self) -> Result<Arc<InUse>, LearningError> {
         self.active.in_use()
     }
 
-    /// A receiver that gets the head in use after each change, or the base head while
-    /// [`in_use`](Learning::in_use) returns an error.
+    /// Returns a receiver that gets the head in use after each change, or the base head
+    /// while [`in_use`](Learning::in_use) returns an error.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Arc<InUse>> {
         self.active.subscribe()
     }
 
-    /// Returns all heads, sorted by number.
+    /// Returns the records of all heads, sorted by number. The first one is the record of
+    /// the built-in head, which has the number 0.
     ///
     /// # Errors
-    /// Returns [`LearningError::Heads`].
+    /// Returns [`LearningError::Heads`] if the heads cannot be listed.
     pub fn head_records(&self) -> Result<Vec<HeadRecord>, LearningError> {
-        Ok(self.active.read(head_records)?)
+        self.active.records()
     }
 
     /// Returns the head with this number.
     ///
     /// # Errors
-    /// Returns [`LearningError::Heads`].
+    /// Returns [`LearningError::Heads`] if there is no such head or the heads cannot be listed.
     pub fn head(&self, number: u32) -> Result<HeadRecord, LearningError> {
         let found = self.head_records()?;
         let found = found.into_iter().find(|record| record.number == number);
@@ -440,17 +363,29 @@ impl Learning {
     /// Copies a head to a file.
     ///
     /// # Errors
-    /// Returns [`LearningError::Heads`].
+    /// Returns [`LearningError::Heads`] if the head cannot be read or the file cannot be written.
     pub fn export_head(&self, number: u32, path: &Path) -> Result<(), LearningError> {
-        Ok(self.active.read(|heads| heads.export(number, path))?)
+        let bytes = self.head_file(number)?;
+        let written = files::write_unless(path, &bytes, &refuse_within_state);
+        Ok(written.map_err(HeadsError::from)?)
     }
 
-    /// Returns the bytes of a head's file.
+    /// Returns the bytes of a head's file. The number 0 stands for the built-in head.
     ///
     /// # Errors
-    /// Returns [`LearningError::Heads`].
+    /// Returns [`LearningError::Heads`] if the head cannot be read.
     pub fn head_file(&self, number: u32) -> Result<Vec<u8>, LearningError> {
+        if number == BUILT_IN {
+            let metadata = [("version", env!("CARGO_PKG_VERSION").to_owned())];
+            return Ok(onnx::write_sealed_head(&self.base.to_file(), &metadata));
+        }
         Ok(self.active.read(|heads| heads.file(number))?)
+    }
+
+    /// Returns the recorded switches to other heads, oldest first.
+    #[must_use]
+    pub fn history(&self) -> Vec<SwitchRecord> {
+        self.active.history()
     }
 
     /// Reads a head from a file, stores it, puts it into use, and returns its
@@ -460,19 +395,34 @@ impl Learning {
     /// Returns [`LearningError::Heads`] if the head is damaged or was made for another
     /// backbone or other labels, or if it cannot be stored. In that case, the previous
     /// head stays in use.
-    pub fn import_head(&self, path: &Path) -> Result<u32, LearningError> {
-        self.active.import(path)
+    pub fn import_head(&self, path: &Path, channel: Channel) -> Result<u32, LearningError> {
+        self.active.import(path, channel)
     }
 
     /// Rolls back from the head in use to its parent, `steps` times. Returns
-    /// the number of the head that is then in use, or `None` for the built-in
-    /// head. Another device can no longer offer the heads that were rolled back.
+    /// the number of the head that is then in use, or `None` for the built-in head. The
+    /// heads that were rolled back are no longer accepted from other devices.
     ///
     /// # Errors
-    /// Returns [`LearningError::Heads`] or [`LearningError::OtherBackbone`]. In that case,
-    /// the previous head stays in use.
-    pub fn rollback(&self, steps: u32) -> Result<Option<u32>, LearningError> {
-        self.active.rollback(steps)
+    /// Returns [`LearningError::Heads`], or [`LearningError::OtherBackbone`] if the head to return
+    /// to was made for another backbone. In both cases, the previous head stays in use.
+    pub fn rollback(&self, steps: u32, channel: Channel) -> Result<Option<u32>, LearningError> {
+        self.active.rollback(steps, channel)
+    }
+
+    /// Puts the head with this number into use; 0 stands for the built-in head. Returns the
+    /// number of the head that is then in use, or `None` for the built-in head. The heads
+    /// that this leaves are no longer accepted from other devices.
+    ///
+    /// # Errors
+    /// Returns [`LearningError::Heads`] if the head is missing or damaged,
+    /// [`LearningError::OtherBackbone`] if it was made for another backbone, and
+    /// [`LearningError::MissingLabels`] if it lacks a label of the built-in head. In each
+    /// case, the previous head stays in use.
+    pub fn use_head(&self, number: u32, channel: Channel) -> Result<Option<u32>, LearningError> {
+        let number = (number != BUILT_IN).then_some(number);
+        self.active.switch_to(number, channel)?;
+        Ok(number)
     }
 }
 

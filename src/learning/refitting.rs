@@ -1,4 +1,4 @@
-//! The connection between the stores and a refit.
+//! Connects the stores of samples and heads with the refit.
 //!
 //! This module passes the labeled samples to a refit, stores an accepted head
 //! in the store of heads, and saves the record of the last refit.
@@ -10,10 +10,12 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::frame::{Crop, Scaler};
+use crate::learning::active::Reason;
 use crate::learning::error::LearningError;
 use crate::learning::heads::{self, PARENT};
 use crate::learning::records::{
-    DecisionRecord, OUTCOME, OutcomeRecord, RefitRecord, outcome_of, track_name,
+    Channel, DecisionRecord, LabelSummary, OUTCOME, OutcomeRecord, RefitRecord, SwitchCause,
+    counts, outcome_of, progress, track_name,
 };
 use crate::learning::refit::{self, Fit, RefitError, RefitInput, RefitOptions};
 use crate::learning::replay::Replay;
@@ -28,37 +30,58 @@ use crate::vision::head::Head;
 /// `models/README.md` describes how they were made.
 pub static SHIPPED_REPLAY: &[u8] = include_bytes!("../../models/replay.bin");
 
-/// Metadata key of a head. The value is a JSON object with the samples that the
-/// head was trained on and their labels.
+/// Metadata key of a head. The value is a JSON object that maps the ids of the samples
+/// that the head was trained on to their labels.
 const LEARNED: &str = "learned";
 
 /// Metadata key of a head from another device. The value is the public key of
 /// the device that trained the head, in hexadecimal.
 const ORIGIN: &str = "origin";
 
-/// The amount by which a head from another device must lower the loss on
-/// held-out samples, in nats. A head that is only equally good is not worth a
-/// change.
+/// Minimum amount, in nats, by which a head from another device must lower the loss,
+/// compared with the head in use. A head that is only as good as the head in use is not
+/// worth a change.
 const FOREIGN_GAIN: f64 = 0.01;
 
-/// Number of samples that a new label needs before the head gets a class for
-/// it. A folder with a single stray file must not become a class.
+/// Minimum number of samples with a new label for which the head gets a new class. A
+/// folder with a single stray file must not become a class.
 const NEW_CLASS_SAMPLES: usize = 4;
 
-/// File in the state directory that stores the last refit.
+/// Name of the file in the state directory that describes the last refit.
 const LAST_REFIT: &str = "refit.json";
 const MAX_LAST_REFIT_BYTES: u64 = 64 * 1024 * 1024;
 
-/// A function that computes the features of crops with the backbone. The caller
-/// chooses its thread priority.
+/// A function that computes the features of crops with the backbone. The caller chooses
+/// the priority of the thread on which the function runs.
 pub type Embed<'a> = dyn FnMut(&[Crop]) -> Result<Vec<Feature>, ModelError> + 'a;
+
+/// What started a refit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RefitTrigger {
+    /// How a person requested the refit. `None` stands for an automatic refit.
+    pub channel: Option<Channel>,
+    /// Whether the owner vouches for the labels. The gate's checks of the labels then only
+    /// warn.
+    pub labels_checked: bool,
+}
+
+impl RefitTrigger {
+    /// Creates the trigger of a refit that a person requested.
+    #[must_use]
+    pub fn requested(channel: Channel, labels_checked: bool) -> RefitTrigger {
+        RefitTrigger {
+            channel: Some(channel),
+            labels_checked,
+        }
+    }
+}
 
 /// A head that is offered to other devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SharedHead {
     /// The bytes of the head file.
     pub(crate) bytes: Vec<u8>,
-    /// Names of its classes.
+    /// Names of the head's classes.
     pub(crate) labels: Vec<String>,
     /// Number of held-out samples that the head was evaluated on.
     pub(crate) samples: usize,
@@ -81,19 +104,22 @@ struct Gathered {
     unusable: BTreeMap<String, String>,
 }
 
-/// A head that the gate accepted, and the metadata that is written with it.
+/// A head that the gate accepted, and the metadata that is written with the head.
 struct AcceptedHead<'a> {
     labels: &'a [String],
     head: HeadTensors,
     /// How the head was made: `refit` or `fleet`.
     recipe: &'static str,
-    /// A metadata key that only heads with this recipe have, and its value.
+    /// A metadata key and its value. Only heads with this recipe have this key.
     detail: (&'static str, String),
-    /// The head in use that it was compared with, and that it may replace.
+    /// The head in use that this head was compared with. This head may replace only
+    /// that one.
     compared: &'a Arc<InUse>,
     outcome: &'a OutcomeRecord,
-    /// The labeled samples of the refit. The outcome lists the ids of the ones
-    /// that the head was trained on.
+    /// Why the head comes into use.
+    reason: Reason,
+    /// The labeled samples of the refit. `outcome` contains the ids of the samples that
+    /// the head was trained on.
     samples: &'a [refit::Sample],
 }
 
@@ -104,12 +130,33 @@ impl Learning {
     /// # Errors
     /// Returns [`LearningError::Store`].
     pub fn new_labels(&self) -> Result<usize, LearningError> {
+        Ok(self.count_new(&self.store.list()?))
+    }
+
+    fn count_new(&self, listing: &Listing) -> usize {
         let last = self.read_last_refit().labelled;
-        let labelled = labelled(&self.store.list()?);
+        let labelled = labelled(listing);
         let new = labelled
             .iter()
             .filter(|(id, label)| last.get(*id) != Some(label));
-        Ok(new.count())
+        new.count()
+    }
+
+    /// Returns the samples and labels, from a single pass over the store.
+    ///
+    /// # Errors
+    /// Returns [`LearningError::Store`].
+    pub fn summary(&self) -> Result<LabelSummary, LearningError> {
+        let listing = self.store.list()?;
+        // If the head in use does not fit the classifier, the built-in head is used.
+        let in_use = self.in_use();
+        let head = in_use.as_ref().map_or(&self.base, |in_use| &in_use.head);
+        let (labels, _) = self.classes(head, &listing);
+        Ok(LabelSummary {
+            samples: counts(&listing),
+            new_labels: self.count_new(&listing),
+            progress: progress(&listing, &labels),
+        })
     }
 
     /// Returns the record of the last refit, if there was one.
@@ -118,8 +165,8 @@ impl Learning {
         self.read_last_refit().record
     }
 
-    /// Returns the last refit. If its file is missing or damaged, all labels count as new
-    /// again.
+    /// Returns the data of the last refit. If the file is missing or damaged, returns
+    /// an empty value, so that all labels count as new.
     fn read_last_refit(&self) -> LastRefit {
         if let Some(last) = &*self.unsaved_refit() {
             return last.clone();
@@ -129,9 +176,10 @@ impl Learning {
         serde_json::from_slice(&bytes).unwrap_or_default()
     }
 
-    /// Writes the last refit to its file if an earlier attempt failed. The caller calls
-    /// this from time to time.
-    pub(crate) fn save_last_refit(&self) {
+    /// Writes the data of the last refit and the history of heads to their files if an
+    /// earlier attempt failed. The caller must call this function periodically.
+    pub(crate) fn save_unsaved(&self) {
+        self.active.save_history();
         let mut unsaved = self.unsaved_refit();
         if let Some(last) = &*unsaved
             && self.write_last_refit(last).is_ok()
@@ -140,9 +188,9 @@ impl Learning {
         }
     }
 
-    /// Records a refit. Its result is already in effect, so a failure to record it is not
-    /// an error. While the file cannot be written, the record is kept in memory, and the
-    /// returned record contains a warning.
+    /// Records a refit. The result of the refit is already in effect, so a failure to
+    /// write the record is not an error. Until the file can be written, the record is
+    /// kept in memory. In that case, the returned record contains a warning.
     fn record(&self, labelled: BTreeMap<String, String>, record: RefitRecord) -> RefitRecord {
         let mut unsaved = self.unsaved_refit();
         let last = LastRefit {
@@ -175,20 +223,21 @@ impl Learning {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Trains a challenger on the labeled samples. If it passes the gate, it is
-    /// stored and put into use. `embed` computes missing features, which are
-    /// then stored. Labels may change during the refit, which uses the labels
-    /// from when it started.
+    /// Trains a challenger on the labeled samples. If the challenger passes the gate,
+    /// stores it and puts it into use. `embed` computes missing features, which are
+    /// then stored. The refit uses the labels from the time when it started, even if
+    /// labels change in the meantime.
     ///
     /// # Errors
     /// Returns [`LearningError::Refit`] if the refit was canceled;
     /// [`LearningError::HeadChanged`] if another head was put into use in the meantime;
     /// [`LearningError::Store`] or [`LearningError::Heads`] if reading or writing fails;
-    /// [`LearningError::Model`] if the backbone fails. In that case, the previous head
-    /// stays in use. It is not an error if a sample cannot be used or if the record of
-    /// the refit cannot be written.
+    /// [`LearningError::Model`] if the backbone fails. After any of these errors, the
+    /// refit has not changed the head in use. It is not an error if a sample cannot be
+    /// used or if the record of the refit cannot be written.
     pub fn refit(
         &self,
+        trigger: RefitTrigger,
         embed: &mut Embed,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<RefitRecord, LearningError> {
@@ -196,14 +245,18 @@ impl Learning {
         let in_use = self.in_use()?;
         let (labels, small_classes) = self.classes(&in_use.head, &listing);
         let gathered = self.gather(&listing, &in_use, &labels, embed, cancelled)?;
-        let fit =
-            |input: &RefitInput, options: &RefitOptions| refit::fit(input, options, cancelled);
+        let fit = |input: &RefitInput, options: &RefitOptions| {
+            let mut options = options.clone();
+            options.gate.labels_checked = trigger.labels_checked;
+            refit::fit(input, &options, cancelled)
+        };
         let Fit { outcome, head } = self.with_input(&in_use, &labels, &gathered.samples, fit)?;
         let mut record = RefitRecord {
             outcome: outcome.into(),
             head: None,
             unusable: gathered.unusable,
             small_classes,
+            progress: progress(&listing, &labels),
         };
         if let Some(head) = head {
             record.head = Some(self.put_into_use(AcceptedHead {
@@ -213,22 +266,23 @@ impl Learning {
                 detail: ("seed", self.options.seed.to_string()),
                 compared: &in_use,
                 outcome: &record.outcome,
+                reason: (SwitchCause::Refit, trigger.channel),
                 samples: &gathered.samples,
             })?);
         }
         Ok(self.record(labelled(&listing), record))
     }
 
-    /// Compares a head that another device has trained with the head in use, on
-    /// the labeled samples of this device. `bytes` are the contents of its
-    /// file. If the head passes the gate, it is stored with its `origin` and
-    /// put into use. A device without labeled samples refuses it.
+    /// Compares a head from another device with the head in use, based on the labeled
+    /// samples of this device. `bytes` are the contents of the head's file. If the
+    /// other head passes the gate, stores it together with its `origin` and puts it
+    /// into use. A device without labeled samples refuses the head.
     ///
     /// # Errors
-    /// Returns [`LearningError::Heads`] if the head is damaged or was made for
-    /// another backbone or other labels, and [`LearningError::KnownHead`] if it
-    /// was rolled back or replaced on this device; the other errors are the same
-    /// as for [`refit`](Learning::refit).
+    /// Returns [`LearningError::Heads`] if the head is damaged or was made for another
+    /// backbone or other labels, and [`LearningError::KnownHead`] if the head was
+    /// rolled back or replaced on this device. Also returns the errors of
+    /// [`refit`](Learning::refit).
     pub(crate) fn try_foreign_head(
         &self,
         name: &str,
@@ -256,6 +310,7 @@ impl Learning {
             head: None,
             unusable: gathered.unusable,
             small_classes: BTreeMap::new(),
+            progress: progress(&listing, &labels),
         };
         if record.outcome.ruling == DecisionRecord::Accepted {
             record.head = Some(self.put_into_use(AcceptedHead {
@@ -265,15 +320,16 @@ impl Learning {
                 detail: (ORIGIN, origin.to_owned()),
                 compared: &in_use,
                 outcome: &record.outcome,
+                reason: (SwitchCause::Fleet, None),
                 samples: &[],
             })?);
         }
         Ok(record)
     }
 
-    /// Returns a head for other devices with its evaluation figures, or `None`
-    /// if the head was not trained on this device. The head holds only weights
-    /// and labels; the ids of the samples stay on this device.
+    /// Returns a head to offer to other devices, together with its scores, or `None` if
+    /// the head was not trained on this device. The head holds only weights and labels;
+    /// the ids of the samples stay on this device.
     ///
     /// # Errors
     /// Returns [`LearningError::Heads`].
@@ -353,7 +409,7 @@ impl Learning {
         Ok(gathered)
     }
 
-    /// Assembles the input of a refit and hands it to `work`.
+    /// Assembles the input for a refit, and calls `work` with this input.
     fn with_input<T>(
         &self,
         in_use: &InUse,
@@ -379,9 +435,9 @@ impl Learning {
         Ok(work(&input, &options)?)
     }
 
-    /// Returns the classes of the next head, which are the classes of the head
-    /// in use and of the base head, followed by new labels with enough samples.
-    /// Also returns the new labels with too few samples, with their counts.
+    /// Returns the classes of the next head: the classes of the head in use and of the
+    /// base head, followed by the new labels that have enough samples. Also returns the
+    /// new labels that have too few samples, and the number of samples of each.
     fn classes(&self, head: &Head, listing: &Listing) -> (Vec<String>, BTreeMap<String, usize>) {
         let mut labels = head.labels().to_vec();
         for label in self.base.labels() {
@@ -406,9 +462,9 @@ impl Learning {
         (labels, small)
     }
 
-    /// Returns the replay set, which holds what the head must not forget.
-    /// Returns `None` for a classifier with another backbone or without the
-    /// labels of the replay set, because the replay set does not apply to it.
+    /// Returns the replay set, which represents what the head must not forget. Returns
+    /// `None` if the replay set does not fit the classifier, because the backbone
+    /// differs or because `labels` lacks a label of the replay set.
     fn replay(&self, labels: &[String]) -> Result<Option<Replay>, LearningError> {
         let replay = Replay::parse(SHIPPED_REPLAY)?;
         let fits = replay.backbone_sha256 == *self.base.backbone()
@@ -457,8 +513,8 @@ impl Learning {
             .unwrap_or_default()
     }
 
-    /// Stores a head, puts it into use in place of the head that it was compared with,
-    /// and returns its number.
+    /// Stores an accepted head, puts it into use in place of the head that it was
+    /// compared with, and returns the number of the new head.
     fn put_into_use(&self, accepted: AcceptedHead) -> Result<u32, LearningError> {
         let AcceptedHead {
             labels,
@@ -467,6 +523,7 @@ impl Learning {
             detail,
             compared,
             outcome,
+            reason,
             samples,
         } = accepted;
         let ids: std::collections::BTreeSet<&String> = outcome.learned.iter().collect();
@@ -491,11 +548,12 @@ impl Learning {
             labels: labels.to_vec(),
             head,
         };
-        self.active.replace(compared, &file, &metadata)
+        self.active.replace(compared, &file, &metadata, reason)
     }
 }
 
-/// Adds a warning to the warnings in the record of a refit.
+/// Adds a warning to the record of a refit. Keeps the warnings that the record already
+/// has.
 fn with_warning(mut record: RefitRecord, warning: &str) -> RefitRecord {
     let warnings = record.outcome.warning.take().into_iter();
     let warnings: Vec<String> = warnings.chain([warning.to_owned()]).collect();
@@ -503,7 +561,7 @@ fn with_warning(mut record: RefitRecord, warning: &str) -> RefitRecord {
     record
 }
 
-/// Returns the label of each labeled sample, by the sample's id.
+/// Maps the id of each labeled sample to its label.
 fn labelled(listing: &Listing) -> BTreeMap<String, String> {
     let labelled = listing.samples.iter().filter_map(|sample| {
         let label = sample.label.as_ref()?.to_string();
@@ -516,8 +574,9 @@ fn flat(rows: &[Feature]) -> Vec<f32> {
     rows.iter().flat_map(|row| *row.values()).collect()
 }
 
-/// Computes the FNV-1a hash (Fowler, Noll, Vo) of a sample's id, so that the
-/// same sample has the same variants on every device.
+/// Returns the random seed for the variants of a sample, which is the FNV-1a hash
+/// (Fowler, Noll, Vo) of the sample's id. The same sample therefore has the same
+/// variants on every device.
 fn seed_of(id: &str) -> u64 {
     id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

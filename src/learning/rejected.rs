@@ -1,9 +1,9 @@
 //! The heads that were rolled back on this device.
 //!
-//! This module owns the file `rejected.json` in the state directory, a JSON array with a
-//! digest of each of these heads. Digests are kept because other devices may offer the
-//! same head again, at any time and in any order, even after its file has been deleted on
-//! this device. The module knows nothing about rollbacks and offers.
+//! This module owns the file `rejected.json` in the state directory. The file is a JSON
+//! array with one digest per rejected head. The digests are kept because other devices
+//! may offer a rejected head again at any time, even after the head's file has been
+//! deleted on this device. The module knows nothing about rollbacks or offers.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -27,13 +27,14 @@ pub(super) struct Rejected {
 }
 
 impl Rejected {
-    /// Reads the file in a state directory. If there is none, no head is rejected.
+    /// Reads the file in a state directory. If the file does not exist, no head is
+    /// rejected.
     pub(super) fn open(state: &Path) -> Rejected {
         let path = state.join(FILE);
         let digests = match files::read_own(&path, MAX_BYTES) {
             Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
                 let path = path.display();
-                warn!(%error, %path, "the list of rejected models is damaged; a new one is begun");
+                warn!(%error, %path, "the list of rejected models is damaged; a new list is started");
                 BTreeSet::new()
             }),
             Err(error) if error.is_missing() => BTreeSet::new(),
@@ -50,8 +51,9 @@ impl Rejected {
         self.digests.contains(&digest(head))
     }
 
-    /// Rejects heads. If the file cannot be written, the heads are rejected only until
-    /// the process ends, because a user must be able to roll back even then.
+    /// Rejects heads. If the file cannot be written, the heads stay rejected only until
+    /// the process ends. A failure to write is not an error, because a user must be
+    /// able to roll back even then.
     pub(super) fn add<'a>(&mut self, heads: impl Iterator<Item = &'a HeadFile>) {
         let before = self.digests.len();
         self.digests.extend(heads.map(digest));
@@ -65,8 +67,8 @@ impl Rejected {
     }
 }
 
-/// Computes a digest of the weights and the labels. The bytes of the file are unsuitable,
-/// because the same head has different metadata when it is offered after an update.
+/// Computes a digest of the weights and the labels. The digest excludes the metadata,
+/// which differs when a device offers the same head again after an update.
 fn digest(head: &HeadFile) -> String {
     let mut hash = Sha256::new();
     hash.update(head.backbone_sha256);

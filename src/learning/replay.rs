@@ -10,18 +10,18 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 16 | `maskd-replay-1` and two zeros |
+//! | 16 | `maskd-replay-1` and two zero bytes |
 //! | 32 | SHA-256 of the backbone that computed the features |
 //! | 2 | number of labels, 1 to 64 |
 //! | each 1 + length | a label, as its length in bytes (1 to 255) and its name in UTF-8 |
 //! | 4 | number of rows to train on |
 //! | 4 | number of rows to hold out |
-//! | each 1 + 4 + 1280 | a row (training rows first): index of the label, scale (32-bit float, at least 0), features in steps of the scale |
+//! | each 1 + 4 + 1280 | a row (training rows first): index of the label, scale (32-bit float, at least 0), features as multiples of the scale (0 to 255) |
 //! | 32 | SHA-256 of all bytes before it |
 //!
-//! Features are between 0 and 6 because the backbone ends with a ReLU6. A step
-//! is the largest feature of the row divided by 255, so the error is at most
-//! half a step, which is 1/510 of the largest feature.
+//! Features are between 0 and 6 because the backbone ends with a ReLU6. The scale is
+//! the largest feature of the row divided by 255. The rounding error of a feature is
+//! therefore at most half the scale, which is 1/510 of the largest feature.
 
 use sha2::{Digest, Sha256};
 
@@ -40,13 +40,12 @@ const ROW: usize = 1 + 4 + FEATURES;
 /// be written. Each message is a complete sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReplayError {
-    /// The bytes do not have this format, are cut off, or are followed by extra
-    /// bytes.
-    #[error("the replay set is no maskd-replay-1 file: {0}")]
+    /// The bytes are not in this format, are cut off, or are followed by extra bytes.
+    #[error("the replay set is not a maskd-replay-1 file: {0}")]
     Format(&'static str),
     /// The checksum does not match, so the bytes have changed since they were
     /// written.
-    #[error("the replay set is damaged (its SHA-256 does not fit): fetch or make it again")]
+    #[error("the replay set is damaged (its SHA-256 does not match): fetch or make it again")]
     Damaged,
     /// The replay set cannot be represented in this format.
     #[error("the replay set cannot be written: {0}")]
@@ -100,7 +99,8 @@ pub struct Replay {
     pub labels: Vec<String>,
     /// Rows to train on.
     pub train: Rows,
-    /// Rows to evaluate on. They come from different pictures than `train`.
+    /// Rows to evaluate on. Their pictures differ from the pictures of the rows in
+    /// `train`.
     pub holdout: Rows,
 }
 
@@ -142,7 +142,7 @@ impl Replay {
         let rows = train.checked_add(holdout).ok_or(SHORT)?;
         if rows.checked_mul(ROW) != Some(reader.0.len()) {
             return Err(ReplayError::Format(
-                "its length is not that of the rows it tells of",
+                "its length does not match its number of rows",
             ));
         }
         let mut read = |rows: usize| {
@@ -158,7 +158,7 @@ impl Replay {
                     return Err(ReplayError::Format("a row has a label that has no name"));
                 }
                 if !(0.0..=1.0).contains(&scale) {
-                    return Err(ReplayError::Format("a row's scale is not from 0 to 1"));
+                    return Err(ReplayError::Format("a row's scale is not between 0 and 1"));
                 }
                 let features = steps.iter().map(|step| f32::from(*step) * scale);
                 set.features.extend(features);
@@ -203,7 +203,7 @@ impl Replay {
         }
         for set in sets {
             if set.features.len() != set.len() * FEATURES {
-                return content("features and labels are of different number");
+                return content("the numbers of features and labels differ");
             }
             let (rows, _) = set.features.as_chunks::<FEATURES>();
             for (row, label) in rows.iter().zip(&set.labels) {
@@ -211,15 +211,15 @@ impl Replay {
                     return content("a row has a label that has no name");
                 }
                 if row.iter().any(|value| !(0.0..=255.0).contains(value)) {
-                    return content("a feature is not from 0 to 255");
+                    return content("a feature is not between 0 and 255");
                 }
                 let largest = row.iter().copied().fold(0.0, f32::max);
                 let scale = largest / 255.0;
                 bytes.push(*label as u8);
                 bytes.extend(scale.to_le_bytes());
                 bytes.extend(row.iter().map(|value| {
-                    // The result is at most 255 because no value exceeds the
-                    // largest one.
+                    // The result is at most 255 because the scale is the largest value
+                    // of the row divided by 255.
                     let steps = if scale > 0.0 { value / scale } else { 0.0 };
                     steps.round().min(255.0) as u8
                 }));
@@ -234,7 +234,7 @@ impl Replay {
     }
 }
 
-/// The bytes that have not been read yet.
+/// Reads from bytes. The field holds the bytes that have not been read yet.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -340,8 +340,7 @@ mod tests {
             let _ = Replay::parse(&sealed(named));
         }
 
-        /// Damaged contents must not cause a panic even if the checksum
-        /// matches.
+        /// Damaged contents must not cause a panic, even if the checksum matches them.
         #[test]
         fn never_panics_on_a_damaged_set(
             at in 0_usize..100, value in any::<u8>(), end in 0_usize..2, cut in 0_usize..3000

@@ -1,25 +1,33 @@
-//! How old samples are, and which of them have reached the age limit.
+//! Determines how old samples are, and which of them have reached the age limit.
 //!
-//! This module owns the files `ages.json` and `running-time.json` in the state
-//! directory. It reads no clock, because readings of the clocks are passed as
-//! arguments, and it deletes nothing; the caller does.
+//! This module owns the files `ages.json` and `running-time.json` in the state directory.
+//! It reads no clocks and deletes nothing. The caller passes readings of the clocks as
+//! arguments, and deletes the samples.
 //!
-//! The age of a sample never depends on a single number:
+//! No single wrong date or clock can make a sample expire too early:
 //!
-//! - The age counts from when maskd first saw the sample. The date in the name of
-//!   a capture is used only if the clock was synchronized when maskd first saw the
-//!   sample. The date of a file is never used.
-//! - The wall clock counts only while it is synchronized. Otherwise the age grows
-//!   with the time that the daemon runs, which the monotonic clock measures.
-//! - A sample is marked a day before it reaches the limit, and ends no earlier than a
-//!   day after it was marked. While the daemon runs, the monotonic clock measures this
-//!   day, so a jump of the wall clock cannot shorten it. Time during which the daemon
-//!   did not run counts if the clock was synchronized before and after.
-//! - A synchronized clock that jumps is not trusted for a day of running time. During
-//!   that day, the age is the running time, and the marks of younger samples are
-//!   removed.
-//! - One pass ends at most a tenth of the labeled samples, and at least an hour of
-//!   running time passes before the next pass that ends labeled samples.
+//! - The age is counted from the moment when maskd first saw the sample. The date in the
+//!   name of a capture is used only if the clock was synchronized when maskd first saw
+//!   the sample. The date of a file is never used.
+//! - The wall clock counts only while it is synchronized. Otherwise, the age grows with
+//!   the running time of the daemon, as measured by the monotonic clock.
+//! - A sample is marked a day before it reaches the limit, and expires no earlier than
+//!   a day after it was marked. While the daemon runs, the monotonic clock measures
+//!   this day, so a jump of the wall clock cannot shorten it. Time during which the
+//!   daemon did not run counts if the clock was synchronized before and after this
+//!   time.
+//! - After a synchronized clock has jumped, it is not trusted for a day of running
+//!   time. During that day, the age of a sample is the running time since maskd first
+//!   saw the sample. The marks of samples that are too young by this measure are
+//!   removed. The clock is distrusted in the same way if, when the daemon starts, the
+//!   clock is more than ten days ahead of the last run.
+//! - In one pass, at most a tenth of the labeled samples expire. Labeled samples expire
+//!   again only after at least an hour of running time.
+//!
+//! Discarded samples expire a day after they were discarded, measured in the same way as
+//! ages, or when they reach the age limit. These deletions are not announced, because a
+//! person asked for them. If the time is not known, for example because the process was
+//! killed, the day starts when the discarded sample is first seen.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -28,24 +36,30 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::samples::Sample;
+use super::samples::{Expired, Sample};
 use crate::platform::clock::{ClockReading, believable};
 use crate::platform::files::{self, FileError};
 
 const AGES_FILE: &str = "ages.json";
 const RUNNING_FILE: &str = "running-time.json";
-/// Maximum size of each of these files, in bytes, which is enough for a million samples.
+/// Maximum size of each of the two files, in bytes, which is enough for a million
+/// samples.
 const MAX_BYTES: u64 = 128 * 1024 * 1024;
 const HOUR: i64 = 60 * 60;
 const DAY: i64 = 24 * HOUR;
-/// Maximum running time between two readings that counts, in seconds. The daemon reads
-/// the clocks every minute, so a longer time means that something is wrong.
+/// Maximum time between two readings that counts as running time, in seconds. The
+/// daemon reads the clocks every minute, so a longer time means that something is
+/// wrong.
 const MAX_STEP: u64 = 2 * HOUR as u64;
-/// Maximum difference between the wall clock and the time that has passed on the
-/// monotonic clock, in seconds. A clock that differs by more has jumped.
+/// Maximum difference, in seconds, between the time that has passed on the wall clock
+/// and the time that has passed on the monotonic clock. If the difference is larger,
+/// the wall clock has jumped.
 const TOLERANCE: i64 = 5 * 60;
-/// Divisor of the number of labeled samples that gives the maximum number of them that
-/// one pass ends, which is at least 1.
+/// After a break of at most this many seconds, a daemon trusts the clock immediately. If
+/// the clock says that the break was longer, the clock may be wrong.
+const MAX_OFF: i64 = 10 * DAY;
+/// The number of labeled samples is divided by this number to get the maximum number of
+/// labeled samples that may expire in one pass. The maximum is never less than 1.
 const LABELED_SHARE: usize = 10;
 
 /// The running time and the last synchronized time, as stored in the state directory.
@@ -53,60 +67,75 @@ const LABELED_SHARE: usize = 10;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 struct SavedClock {
-    /// How long daemons have run with this state directory, in total.
+    /// Total time for which daemons have run with this state directory.
     running: i64,
-    /// The last time that a synchronized clock showed.
+    /// The last reading of a synchronized clock that was trusted.
     #[serde(skip_serializing_if = "Option::is_none")]
     synchronized: Option<Synchronized>,
     /// The running time at which the clock is trusted again after a jump.
     #[serde(skip_serializing_if = "Option::is_none")]
     believed_from: Option<i64>,
-    /// The last reading of a clock that is not believed yet.
+    /// The last reading of a synchronized clock, while that clock is not trusted.
     #[serde(skip_serializing_if = "Option::is_none")]
     doubted: Option<Synchronized>,
-    /// The running time when age last ended labeled samples.
+    /// The running time when a labeled sample last expired.
     #[serde(skip_serializing_if = "Option::is_none")]
     labeled_ended: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Synchronized {
-    /// The time in seconds since 1970.
+    /// The time that the clock showed, in seconds since 1970.
     unix: i64,
-    /// The running time at that moment.
+    /// The running time when the clock was read, in seconds.
     running: i64,
 }
 
 /// What is known about the age of a sample. All values are in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Birth {
-    /// The running time when the sample was first seen.
+    /// The running time when maskd first saw the sample.
     seen: i64,
-    /// When its age began, in seconds since 1970 according to a synchronized clock.
+    /// The time from which the age of the sample is counted, in seconds since 1970
+    /// according to a synchronized clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     born: Option<i64>,
-    /// The running time when it was marked as about to reach the age limit.
+    /// The running time when the sample was marked. A sample is marked when it is about
+    /// to reach the age limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     marked: Option<i64>,
+    /// When the sample was discarded, if it was discarded and not restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    discarded: Option<Moment>,
 }
 
-/// Labeled samples that will reach the age limit.
+/// A moment on both clocks, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Moment {
+    /// The running time.
+    running: i64,
+    /// The time since 1970 according to a synchronized clock, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unix: Option<i64>,
+}
+
+/// Announces that labeled samples will be deleted soon because of their age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Announcement {
-    /// Number of samples.
+    /// Number of samples that will be deleted.
     pub samples: usize,
-    /// Number of samples that the previous pass did not announce.
+    /// Number of these samples that the previous pass did not announce.
     pub new: usize,
-    /// The time until the first of them is deleted.
+    /// The time until the first of these samples is deleted.
     pub first_in: Duration,
 }
 
 /// The result of a pass.
 #[derive(Debug, Default)]
 pub(super) struct Pass {
-    /// Ids of the samples that end now because of their age.
-    pub(super) ended: HashSet<String>,
-    /// The labeled samples that will end because of their age.
+    /// The samples that expire now.
+    pub(super) ended: Expired,
+    /// The labeled samples that will expire soon.
     pub(super) announcement: Option<Announcement>,
 }
 
@@ -116,42 +145,43 @@ pub(super) struct Ages {
     folder: PathBuf,
     clock: SavedClock,
     births: BTreeMap<String, Birth>,
-    /// The monotonic clock at the last reading, rounded down to whole seconds since the
-    /// first reading of this process.
+    /// The last reading of the monotonic clock, rounded down to a whole number of
+    /// seconds after the first reading of this process.
     last_reading: Option<Instant>,
     /// The running time when this process opened the directory.
     running_before: i64,
     is_synchronized: bool,
-    /// Whether this process has read a synchronized clock, believed or not.
+    /// Whether this process has read a synchronized clock, trusted or not.
     was_read: bool,
-    /// Whether this process has believed a synchronized clock.
+    /// Whether this process has read a synchronized clock that it trusted.
     was_synchronized: bool,
     unsaved: Unsaved,
     /// The running time when the files were last saved.
     saved_at: i64,
 }
 
-/// What has changed since the files were saved, apart from the running time.
+/// What has changed since the files were last saved, apart from the running time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Unsaved {
     Nothing,
-    /// Samples were added or removed, or the time when their age began became known.
+    /// Samples were added or removed, or the time from which the age of a sample is counted
+    /// became known.
     Births,
-    /// Samples were marked, unmarked or ended.
+    /// Samples were marked or unmarked, or expired.
     Marks,
 }
 
 impl Ages {
-    /// Reads the files of a state directory. If a file is missing or damaged, the ages
-    /// that it held start over at zero, so that no sample ends early. The second value
-    /// lists the problems with the files.
+    /// Reads the files of a state directory. If a file is missing or damaged, its times
+    /// start at zero again, so that no sample expires early. Also returns the problems
+    /// with the files.
     pub(super) fn open(state: &Path) -> (Ages, Vec<FileError>) {
         let mut problems = Vec::new();
         let mut births: BTreeMap<String, Birth> = read(state, AGES_FILE, &mut problems);
         let mut clock: SavedClock = read(state, RUNNING_FILE, &mut problems);
-        // A daemon that was killed did not save its running time. The running time must
-        // not be lower than that of any sample, so that the order of samples stays
-        // correct.
+        // A killed daemon does not save its latest running time. The running time must
+        // not start below the time when any sample was first seen, so that the order of
+        // the samples stays correct.
         let last_seen = births.values().map(|birth| birth.seen).max().unwrap_or(0);
         let saved = clock.running.max(last_seen).max(0);
         for last in [&mut clock.synchronized, &mut clock.doubted]
@@ -189,7 +219,7 @@ impl Ages {
         self.is_synchronized
     }
 
-    /// Takes a reading of the clocks into account.
+    /// Updates the running time and the ages with a reading of the clocks.
     pub(super) fn advance(&mut self, reading: ClockReading) {
         let last = *self.last_reading.get_or_insert(reading.monotonic);
         let passed = reading.monotonic.saturating_duration_since(last).as_secs();
@@ -205,8 +235,8 @@ impl Ages {
         }
         if has_jumped {
             tracing::warn!(
-                "the clock jumped although it is synchronized: for a day, the age of face \
-                 pictures does not depend on it"
+                "the clock jumped although it is synchronized, or the device was off for long: \
+                 for a day of running, the age of face pictures does not depend on the clock"
             );
             self.clock.synchronized = None;
             self.clock.believed_from = Some(self.clock.running.saturating_add(DAY));
@@ -226,29 +256,41 @@ impl Ages {
         for birth in self.births.values_mut() {
             let since_seen = running.saturating_sub(birth.seen).max(0);
             let latest = unix.saturating_sub(since_seen);
-            // A time from a synchronized clock is kept, even if the clock later shows an
-            // earlier time. It is unknown which of the two is right. Until the clock has
-            // caught up, the age grows only with the running time.
+            // A known time is kept, even if a synchronized clock later shows an earlier
+            // time, because it is unknown which of the two times is right. Until the
+            // clock has caught up with the kept time, the age grows only with the
+            // running time.
             if birth.born.is_none() {
                 birth.born = Some(latest);
+                self.unsaved = self.unsaved.max(Unsaved::Births);
+            }
+            if let Some(Moment {
+                running: at,
+                unix: at_unix @ None,
+            }) = &mut birth.discarded
+            {
+                *at_unix = Some(unix.saturating_sub(running.saturating_sub(*at).max(0)));
                 self.unsaved = self.unsaved.max(Unsaved::Births);
             }
         }
     }
 
-    /// Whether a synchronized clock shows a time that cannot be right, or shows that an
-    /// earlier time was wrong. At the first reading of a process, a later time does not
-    /// count as a jump, because the device may have been off.
+    /// Whether a synchronized clock has jumped. In that case, either the time that it
+    /// shows now or the time that it showed before is wrong. At the first reading of a
+    /// process, a clock that is ahead counts as jumped only if it is ahead by more than
+    /// [`MAX_OFF`], because the device may have been off.
     fn has_jumped(&self, unix: i64) -> bool {
         let Some(last) = self.clock.synchronized.or(self.clock.doubted) else {
             return false;
         };
         let ahead = unix.saturating_sub(self.after(last));
-        ahead < -TOLERANCE || (self.was_read && ahead > TOLERANCE)
+        let most_ahead = if self.was_read { TOLERANCE } else { MAX_OFF };
+        ahead < -TOLERANCE || ahead > most_ahead
     }
 
-    /// Counts the time during which no daemon ran. The first synchronized reading of a
-    /// process reveals this time.
+    /// Counts the `seconds` during which no daemon ran as time that has passed since
+    /// marks and expirations. This number is known from the first trusted reading of a
+    /// process.
     fn was_off_for(&mut self, seconds: i64) {
         let before = self.running_before;
         let earlier = |at: i64| {
@@ -267,14 +309,15 @@ impl Ages {
         }
     }
 
-    /// Returns the time in seconds since 1970, which is the last synchronized time plus
-    /// the time that the daemon has run since then. Returns `None` if the clock was
+    /// Returns the time in seconds since 1970, computed as the last synchronized time
+    /// plus the time that the daemon has run since then. Returns `None` if the clock was
     /// never synchronized.
     fn synchronized_now(&self) -> Option<i64> {
         Some(self.after(self.clock.synchronized?))
     }
 
-    /// An earlier time and the time that the daemon has run since then.
+    /// Returns the time in seconds since 1970, computed as an earlier time plus the
+    /// time that the daemon has run since then.
     fn after(&self, earlier: Synchronized) -> i64 {
         let since = self.clock.running.saturating_sub(earlier.running);
         earlier.unix.saturating_add(since)
@@ -288,49 +331,128 @@ impl Ages {
             seen: self.clock.running,
             born: now.map(|now| named.map_or(now, |named| named.min(now))),
             marked: None,
+            discarded: None,
         }
     }
 
     fn age_in_seconds(&self, birth: &Birth) -> i64 {
-        let running = self.clock.running.saturating_sub(birth.seen);
-        let by_clock = self.synchronized_now().zip(birth.born);
-        let by_clock = by_clock.map_or(0, |(now, born)| now.saturating_sub(born));
+        self.seconds_since(Moment {
+            running: birth.seen,
+            unix: birth.born,
+        })
+    }
+
+    fn seconds_since(&self, moment: Moment) -> i64 {
+        let running = self.clock.running.saturating_sub(moment.running);
+        let by_clock = self.synchronized_now().zip(moment.unix);
+        let by_clock = by_clock.map_or(0, |(now, unix)| now.saturating_sub(unix));
         // The running time is a lower bound, regardless of the wall clock.
         running.max(by_clock).max(0)
     }
 
-    /// The age of a sample.
+    fn now(&self) -> Moment {
+        Moment {
+            running: self.clock.running,
+            unix: self.synchronized_now().filter(|_| self.is_synchronized),
+        }
+    }
+
+    /// Returns the age of a sample.
     pub(super) fn age(&self, sample: &Sample) -> Duration {
         let birth = self.births.get(&sample.id).copied();
         let age = self.age_in_seconds(&birth.unwrap_or_else(|| self.birth_of(sample)));
         Duration::from_secs(age as u64)
     }
 
-    /// A key that sorts samples by when maskd first saw them. It does not depend on
-    /// the wall clock unless two samples were first seen in the same second.
+    /// Returns a key that sorts samples by the time when maskd first saw them. The key
+    /// depends on the wall clock only if two samples were first seen in the same second.
     pub(super) fn order(&self, sample: &Sample) -> impl Ord + use<> {
         let seen = self.births.get(&sample.id).map(|birth| birth.seen);
-        // A sample that no pass has seen yet is newer than all others.
+        // A sample that no pass has seen yet counts as newer than all others.
         (seen.unwrap_or(i64::MAX), sample.when(), sample.id.clone())
     }
 
     /// Records samples that were captured just now.
     pub(super) fn captured(&mut self, ids: &[String]) {
-        let now = self.synchronized_now().filter(|_| self.is_synchronized);
+        let now = self.now();
         let birth = Birth {
-            seen: self.clock.running,
-            born: now,
+            seen: now.running,
+            born: now.unix,
             marked: None,
+            discarded: None,
         };
         let births = ids.iter().map(|id| (id.clone(), birth));
         self.births.extend(births);
         self.changed(Unsaved::Births);
     }
 
-    /// Records which samples exist, marks those that will reach the age limit
-    /// `keep`, and returns those that end now. Sorts `samples`, the oldest first.
-    pub(super) fn pass(&mut self, samples: &mut [&Sample], keep: Duration) -> Pass {
-        self.record(samples);
+    /// Records that samples were discarded just now.
+    pub(super) fn discarded(&mut self, ids: &[String]) {
+        let now = self.now();
+        for id in ids {
+            let birth = self.births.entry(id.clone()).or_insert(Birth {
+                seen: now.running,
+                born: now.unix,
+                marked: None,
+                discarded: None,
+            });
+            birth.discarded = Some(now);
+        }
+        self.changed(Unsaved::Marks);
+    }
+
+    /// Records that discarded samples were restored. Their ages count on.
+    pub(super) fn restored(&mut self, ids: &[String]) {
+        for id in ids {
+            if let Some(birth) = self.births.get_mut(id) {
+                birth.discarded = None;
+            }
+        }
+        self.changed(Unsaved::Marks);
+    }
+
+    /// Records which discarded samples exist, and returns the ids of those that expire now,
+    /// because they were discarded a day ago or have reached the age limit `keep`. Sorts them
+    /// by the time when they were discarded.
+    pub(super) fn pass_trash(
+        &mut self,
+        discarded: &mut [&Sample],
+        keep: Duration,
+    ) -> HashSet<String> {
+        let now = self.now();
+        let keep = i64::try_from(keep.as_secs()).unwrap_or(i64::MAX);
+        for sample in discarded.iter() {
+            let first_seen = self.birth_of(sample);
+            let birth = self.births.entry(sample.id.clone()).or_insert(first_seen);
+            if birth.discarded.is_none() {
+                birth.discarded = Some(now);
+                self.changed(Unsaved::Births);
+            }
+        }
+        let since = |sample: &Sample| {
+            let moment = self.births.get(&sample.id)?.discarded?;
+            Some(self.seconds_since(moment))
+        };
+        discarded.sort_by_cached_key(|sample| (Reverse(since(sample)), self.order(sample)));
+        let is_expired = |sample: &&&Sample| {
+            let is_old = self.age(sample).as_secs() as i64 >= keep;
+            is_old || since(sample).is_some_and(|since| since >= DAY)
+        };
+        let expired = discarded.iter().filter(is_expired);
+        expired.map(|sample| sample.id.clone()).collect()
+    }
+
+    /// Records which samples and discarded samples exist, marks the samples that will soon
+    /// reach the age limit `keep`, and returns those that expire now. Sorts both lists from
+    /// oldest to newest.
+    pub(super) fn pass(
+        &mut self,
+        samples: &mut [&Sample],
+        discarded: &mut [&Sample],
+        keep: Duration,
+    ) -> Pass {
+        self.record(samples, discarded);
+        let expired = self.pass_trash(discarded, keep);
         samples.sort_by_cached_key(|sample| (Reverse(self.age(sample)), self.order(sample)));
         let keep = i64::try_from(keep.as_secs()).unwrap_or(i64::MAX);
         let labeled: BTreeSet<&str> = samples
@@ -340,6 +462,7 @@ impl Ages {
             .collect();
         let mut allowed = self.allowed(labeled.len());
         let mut pass = Pass::default();
+        pass.ended.discarded = expired;
         let mut announced = BTreeMap::new();
         let mut new = 0;
         for sample in samples.iter() {
@@ -348,14 +471,14 @@ impl Ages {
             let Some((left, is_new)) = self.mark(id, keep) else {
                 continue;
             };
-            if left == 0 && !pass.ended.contains(id) && (!is_labeled || allowed > 0) {
+            if left == 0 && !pass.ended.samples.contains(id) && (!is_labeled || allowed > 0) {
                 allowed -= usize::from(is_labeled);
-                pass.ended.insert(id.to_owned());
+                pass.ended.samples.insert(id.to_owned());
                 self.changed(Unsaved::Marks);
                 if is_labeled {
                     self.clock.labeled_ended = Some(self.clock.running);
                 }
-            } else if is_labeled && !pass.ended.contains(id) {
+            } else if is_labeled && !pass.ended.samples.contains(id) {
                 new += usize::from(is_new);
                 announced.insert(id, left);
             }
@@ -369,8 +492,8 @@ impl Ages {
     }
 
     /// Discards the ages of all samples except these.
-    pub(super) fn forget_others(&mut self, samples: &[&Sample]) {
-        let present: HashSet<&str> = samples.iter().map(|sample| sample.id.as_str()).collect();
+    pub(super) fn forget_others<'a>(&mut self, samples: impl Iterator<Item = &'a Sample>) {
+        let present: HashSet<&str> = samples.map(|sample| sample.id.as_str()).collect();
         let before = self.births.len();
         self.births.retain(|id, _| present.contains(id.as_str()));
         if self.births.len() < before {
@@ -378,18 +501,27 @@ impl Ages {
         }
     }
 
-    /// Adds new samples, and discards samples that no longer exist.
-    fn record(&mut self, samples: &[&Sample]) {
-        self.forget_others(samples);
+    /// Adds new samples, and forgets samples that no longer exist.
+    fn record(&mut self, samples: &[&Sample], discarded: &[&Sample]) {
+        self.forget_others(samples.iter().chain(discarded).copied());
+        let in_trash: HashSet<&str> = discarded.iter().map(|sample| sample.id.as_str()).collect();
         for sample in samples {
-            if !self.births.contains_key(&sample.id) {
-                self.births.insert(sample.id.clone(), self.birth_of(sample));
+            let first_seen = self.birth_of(sample);
+            let mut is_new = false;
+            let birth = self.births.entry(sample.id.clone()).or_insert_with(|| {
+                is_new = true;
+                first_seen
+            });
+            // A process that was killed may not have saved that the sample was restored.
+            let was_restored = !in_trash.contains(sample.id.as_str());
+            if is_new || (was_restored && birth.discarded.take().is_some()) {
                 self.changed(Unsaved::Births);
             }
         }
     }
 
-    /// Returns the number of labeled samples that a pass may end now.
+    /// Returns the maximum number of labeled samples that may expire in the current
+    /// pass. `labeled` is the number of labeled samples.
     fn allowed(&self, labeled: usize) -> usize {
         let last = self.clock.labeled_ended;
         let is_early = last.is_some_and(|last| self.clock.running.saturating_sub(last) < HOUR);
@@ -400,9 +532,10 @@ impl Ages {
         }
     }
 
-    /// Marks a sample that is within a day of the limit `keep`, and unmarks any other.
-    /// Returns the seconds until the sample may end, and whether the mark is new.
-    /// Returns `None` if the sample is too young.
+    /// Marks a sample that is less than a day from the limit `keep` or beyond it, and
+    /// unmarks a younger sample. Returns the number of seconds until the sample may
+    /// expire, and whether the mark is new. Returns `None` if the sample is too young
+    /// to be marked.
     fn mark(&mut self, id: &str, keep: i64) -> Option<(i64, bool)> {
         let running = self.clock.running;
         let age = self.age_in_seconds(self.births.get(id)?);
@@ -427,8 +560,8 @@ impl Ages {
         self.unsaved = self.unsaved.max(what);
     }
 
-    /// Saves the files if a mark has changed, or if they were last saved at least
-    /// `interval` ago. If the interval is zero, all changes are saved.
+    /// Saves the files if a mark has changed, or if the last save was at least
+    /// `interval` ago. If the interval is zero, always saves.
     pub(super) fn save(&mut self, interval: Duration) -> Result<(), FileError> {
         let since = self.clock.running.saturating_sub(self.saved_at);
         if self.unsaved < Unsaved::Marks && since < interval.as_secs() as i64 {
@@ -478,7 +611,7 @@ fn read<T: Default + for<'de> Deserialize<'de>>(
 #[cfg(test)]
 #[expect(
     clippy::disallowed_methods,
-    reason = "tests need some instant to start from"
+    reason = "tests need an arbitrary start time"
 )]
 mod tests {
     use std::fs;
@@ -506,7 +639,7 @@ mod tests {
             track: TrackKey::Alone(id.to_owned()),
             day: String::new(),
             at,
-            // The date of the file has no meaning.
+            // The date of the file is not used.
             modified: SystemTime::UNIX_EPOCH,
             kind: SampleKind::Picture,
             path: PathBuf::from(id),
@@ -530,6 +663,7 @@ mod tests {
         /// Seconds since the current process started.
         uptime: i64,
         samples: Vec<Sample>,
+        discarded: Vec<Sample>,
         /// The result of the last pass.
         last: Pass,
     }
@@ -545,11 +679,12 @@ mod tests {
                 started: Instant::now(),
                 uptime: 0,
                 samples,
+                discarded: Vec::new(),
                 last: Pass::default(),
             }
         }
 
-        /// Does a pass, and deletes the samples that it ends. Returns the number of
+        /// Runs a pass, and deletes the samples that expire. Returns the number of
         /// deleted samples. `clock` is the time that a synchronized clock shows.
         fn pass(&mut self, clock: Option<i64>) -> usize {
             let reading = ClockReading {
@@ -558,22 +693,36 @@ mod tests {
             };
             self.ages.advance(reading);
             let mut samples: Vec<&Sample> = self.samples.iter().collect();
-            self.last = self.ages.pass(&mut samples, KEEP);
-            let ended = &self.last.ended;
+            let mut discarded: Vec<&Sample> = self.discarded.iter().collect();
+            self.last = self.ages.pass(&mut samples, &mut discarded, KEEP);
+            let Expired {
+                samples: ended,
+                discarded,
+            } = &self.last.ended;
+            self.discarded
+                .retain(|sample| !discarded.contains(&sample.id));
             let before = self.samples.len();
             self.samples.retain(|sample| !ended.contains(&sample.id));
             self.ages.save(Duration::from_mins(10)).unwrap();
             before - self.samples.len()
         }
 
-        /// Runs for some hours with a pass each hour. The clock starts at `clock` and
-        /// keeps running. Returns the number of deleted samples.
+        /// Runs for this many hours, with a pass every hour. The clock starts at
+        /// `clock` and keeps running. Returns the number of deleted samples.
         fn run(&mut self, hours: i64, clock: Option<i64>) -> usize {
             let deleted = (1..=hours).map(|hour| {
                 self.uptime += HOUR;
                 self.pass(clock.map(|clock| clock + hour * HOUR))
             });
             deleted.sum()
+        }
+
+        /// Discards all samples.
+        fn discard(&mut self) {
+            let samples = std::mem::take(&mut self.samples);
+            let ids: Vec<String> = samples.iter().map(|sample| sample.id.clone()).collect();
+            self.ages.discarded(&ids);
+            self.discarded.extend(samples);
         }
 
         fn restart(&mut self) {
@@ -614,6 +763,84 @@ mod tests {
     }
 
     #[test]
+    fn discarded_samples_expire_after_a_day_of_running_or_of_a_synchronized_clock() {
+        for clock in [None, Some(NOW)] {
+            let mut device = Device::new(labeled(3));
+            device.pass(clock);
+            device.discard();
+            device.run(12, clock);
+            device.restart();
+            // The restart costs the unsynchronized clock the time since the last pass.
+            device.run(11, clock.map(|clock| clock + 12 * HOUR));
+            assert_eq!(device.discarded.len(), 3, "{clock:?}");
+            device.run(2, clock.map(|clock| clock + 23 * HOUR));
+            assert_eq!(device.discarded.len(), 0, "{clock:?}");
+        }
+        // The day passes while the device is off.
+        let mut device = Device::new(labeled(3));
+        device.pass(Some(NOW));
+        device.discard();
+        device.restart();
+        device.pass(Some(NOW + DAY - HOUR));
+        assert_eq!(device.discarded.len(), 3);
+        device.restart();
+        device.pass(Some(NOW + DAY + HOUR));
+        assert_eq!(device.discarded.len(), 0);
+    }
+
+    #[test]
+    fn a_kill_right_after_discarding_prolongs_the_day_and_no_more() {
+        let mut device = Device::new(labeled(3));
+        device.pass(Some(NOW));
+        device.ages.save(Duration::ZERO).unwrap();
+        device.discard();
+        device.kill();
+        device.run(23, Some(NOW + HOUR));
+        assert_eq!(device.discarded.len(), 3);
+        device.run(2, Some(NOW + 24 * HOUR));
+        assert_eq!(device.discarded.len(), 0);
+    }
+
+    #[test]
+    fn a_kill_right_after_restoring_does_not_shorten_the_next_day() {
+        let mut device = Device::new(labeled(1));
+        device.pass(Some(NOW));
+        device.discard();
+        device.ages.save(Duration::ZERO).unwrap();
+        device.samples = std::mem::take(&mut device.discarded);
+        let ids = [device.samples[0].id.clone()];
+        device.ages.restored(&ids);
+        device.kill();
+        device.run(30, Some(NOW));
+        device.ages.save(Duration::ZERO).unwrap();
+        device.discard();
+        device.kill();
+        device.run(20, Some(NOW + 30 * HOUR));
+        assert_eq!(device.discarded.len(), 1);
+    }
+
+    #[test]
+    fn restoring_keeps_the_age_and_the_age_limit_holds_in_the_trash() {
+        let mut device = Device::new(labeled(1));
+        device.pass(Some(NOW));
+        device.run(10 * 24, Some(NOW));
+        device.discard();
+        device.run(12, Some(NOW + 10 * DAY));
+        device.samples = std::mem::take(&mut device.discarded);
+        let restored = device.samples[0].clone();
+        device.ages.restored(std::slice::from_ref(&restored.id));
+        device.run(24, Some(NOW + 10 * DAY + 12 * HOUR));
+        assert_eq!(device.samples.len(), 1);
+        let days = device.ages.age(&restored).as_secs() as i64 / DAY;
+        assert_eq!(days, 11);
+        device.run(18 * 24, Some(NOW + 11 * DAY + 12 * HOUR));
+        device.discard();
+        assert_eq!(device.discarded.len(), 1);
+        device.run(13, Some(NOW + 29 * DAY + 12 * HOUR));
+        assert_eq!(device.discarded.len(), 0);
+    }
+
+    #[test]
     fn a_clock_that_jumps_while_the_daemon_runs_is_not_believed_for_a_day() {
         let mut device = Device::new(labeled(28));
         device.samples.push(sample("waiting", None, None));
@@ -633,7 +860,7 @@ mod tests {
         assert_eq!(device.announced(), 0);
         for sample in &device.samples {
             let age = device.ages.age(sample);
-            // Each start adds a second.
+            // Each start of a process adds a second.
             let most = Duration::from_hours(4 * 12 + 24) + Duration::from_mins(1);
             assert!(age <= most, "{age:?}");
         }
@@ -641,19 +868,56 @@ mod tests {
 
     #[test]
     fn a_start_in_the_future_announces_and_the_next_one_takes_that_back() {
+        let mut device = Device::new(labeled(28));
+        device.samples.push(sample("waiting", None, None));
+        device.pass(Some(NOW));
+        assert_eq!(device.run(20 * 24, Some(NOW)), 0);
+        device.restart();
+        assert_eq!(device.pass(Some(NOW + 29 * DAY)), 0);
+        assert_eq!(device.announced(), 28);
+        device.restart();
+        let right = NOW + 20 * DAY + HOUR;
+        assert_eq!(device.pass(Some(right)), 0);
+        assert_eq!(device.announced(), 0);
+        assert_eq!(device.run(48, Some(right)), 0);
+        assert_eq!(device.announced(), 0);
+    }
+
+    #[test]
+    fn two_starts_in_the_far_future_end_nothing() {
         for years in [10, 50] {
             let mut device = Device::new(labeled(28));
             device.samples.push(sample("waiting", None, None));
             device.pass(Some(NOW));
-            device.restart();
-            assert_eq!(device.pass(Some(NOW + years * 365 * DAY)), 0);
-            assert_eq!(device.announced(), 28);
-            device.restart();
-            assert_eq!(device.pass(Some(NOW + HOUR)), 0);
-            assert_eq!(device.announced(), 0);
-            assert_eq!(device.run(48, Some(NOW + HOUR)), 0);
-            assert_eq!(device.announced(), 0);
+            let future = NOW + years * 365 * DAY;
+            for clock in [future, future + 2 * DAY, future + 30 * DAY, NOW + HOUR] {
+                device.restart();
+                assert_eq!(device.pass(Some(clock)), 0);
+                assert_eq!(device.run(5, Some(clock)), 0);
+                assert_eq!(device.announced(), 0);
+            }
         }
+    }
+
+    #[test]
+    fn after_a_long_time_off_the_clock_is_believed_after_a_day_of_running() {
+        let mut device = Device::new(labeled(28));
+        device.pass(Some(NOW));
+        let mut clock = NOW + 90 * DAY;
+        // The device runs for 8 hours a day.
+        for _ in 0..3 {
+            device.restart();
+            assert_eq!(device.pass(Some(clock)), 0);
+            assert_eq!(device.announced(), 0);
+            assert_eq!(device.run(8, Some(clock)), 0);
+            clock += DAY;
+        }
+        assert_eq!(device.announced(), 28);
+        // The announcement lasts for a day.
+        device.restart();
+        assert_eq!(device.pass(Some(clock)), 0);
+        assert_eq!(device.run(7, Some(clock)), 0);
+        assert_eq!(device.run(1, Some(clock + 7 * HOUR)), 2);
     }
 
     #[test]
@@ -661,7 +925,7 @@ mod tests {
         let mut device = Device::new(labeled(1));
         device.samples.push(sample("waiting", None, None));
         // The device runs for a day at a time and saves its running time each day. The
-        // nights do not count.
+        // time between two runs does not count.
         for _ in 0..29 {
             assert_eq!(device.pass(None), 0);
             assert_eq!(device.run(24, None), 0);
@@ -700,18 +964,18 @@ mod tests {
         for sample in &device.samples {
             assert_eq!(device.ages.age(sample), Duration::from_hours(4));
         }
-        // The device was off for two months, and captures before its clock is set.
+        // The device was off for two months, and captures a crop before its clock is set.
         device.restart();
         device.samples.push(sample("new", None, Some(unix(NOW))));
         device.pass(None);
-        assert_eq!(device.pass(Some(NOW + 60 * DAY)), 0);
+        let clock = NOW + 60 * DAY;
+        assert_eq!(device.pass(Some(clock)), 0);
         assert_eq!(device.ages.age(&device.samples[2]), Duration::ZERO);
+        assert_eq!(device.announced(), 0, "the clock is not believed yet");
+        assert_eq!(device.run(24, Some(clock)), 0);
         assert_eq!(device.announced(), 2);
-        assert_eq!(
-            device.run(24, Some(NOW + 60 * DAY)),
-            1,
-            "a tenth, at least one"
-        );
+        let ended = device.run(24, Some(clock + DAY));
+        assert_eq!(ended, 1, "a tenth, at least one");
     }
 
     #[test]
@@ -744,8 +1008,10 @@ mod tests {
     #[test]
     fn the_announcement_survives_restarts_and_counts_the_time_in_between() {
         let mut device = Device::new(labeled(4));
-        device.pass(Some(NOW));
-        device.restart();
+        for days in [0, 9, 18, 27] {
+            assert_eq!(device.pass(Some(NOW + days * DAY)), 0);
+            device.restart();
+        }
         // The device was off, and its clock was synchronized before and after.
         assert_eq!(device.pass(Some(NOW + 31 * DAY)), 0);
         assert_eq!(device.announced(), 4);
@@ -765,8 +1031,10 @@ mod tests {
         let mut device = Device::new(labeled(88));
         device.pass(Some(NOW));
         let later = NOW + 31 * DAY;
-        device.restart();
-        device.pass(Some(later));
+        for days in [8, 16, 24, 31] {
+            device.restart();
+            device.pass(Some(NOW + days * DAY));
+        }
         device.restart();
         assert_eq!(device.pass(Some(later + DAY)), 8);
         assert_eq!(device.pass(Some(later + DAY)), 0);
@@ -783,8 +1051,10 @@ mod tests {
     fn damaged_files_end_nothing() {
         let mut device = Device::new(labeled(3));
         device.pass(Some(NOW));
-        device.restart();
-        device.pass(Some(NOW + 29 * DAY));
+        for days in [9, 18, 27, 29] {
+            device.restart();
+            device.pass(Some(NOW + days * DAY));
+        }
         device.ages.save(Duration::ZERO).unwrap();
         let extremes = format!(
             "{{\"labeled-000\":{{\"seen\":{0},\"born\":{0},\"marked\":{0}}},\
@@ -813,7 +1083,7 @@ mod tests {
                 (device.ages, device.uptime) = (ages, 0);
                 let first = device.pass(None);
                 let second = device.pass(Some(NOW + 29 * DAY));
-                // A sample ends only if an undamaged file records such an age.
+                // Only an undamaged file can hold an age that makes a sample expire.
                 assert!(first + second <= 2);
                 device.samples = labeled(3);
             }

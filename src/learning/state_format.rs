@@ -1,22 +1,22 @@
 //! The format number of a state directory.
 //!
-//! This module owns the file `format` in the state directory, which holds one
-//! number in decimal digits and a line feed. The number identifies the layout
-//! of everything in the directory: `samples/`, `ages.json`, `running-time.json`,
-//! `heads/`, `refit.json`, `fleet.json`, `rejected.json`, and `fleet.key`. The
-//! module itself does not access any of these.
+//! This module owns the file `format` in the state directory, which holds one decimal
+//! number and a line feed. The number identifies the layout of everything in the
+//! directory: `samples/`, `undo.json`, `ages.json`, `running-time.json`, `heads/`,
+//! `refit.json`, `fleet.json`, `rejected.json`, and `fleet.key`. The module itself does not access
+//! any of these files.
 //!
 //! | number | meaning |
 //! |---|---|
-//! | no file | written before there were numbers; laid out as 1 |
-//! | 1 | this version of maskd writes it |
-//! | higher | a newer maskd wrote it; nothing is read or changed |
+//! | no file | written before format numbers existed; has the same layout as 1 |
+//! | 1 | written by this version of maskd |
+//! | higher | written by a newer maskd; nothing is read or changed |
 //!
-//! A process that opens the directory for changes also accepts a directory
-//! without a number and writes the number into it. A process that only reads the
-//! directory checks the number and changes nothing. If the layout changes in a
-//! way that an older maskd would misread, the number must be increased, and this
-//! module must migrate directories with the previous number.
+//! A process that opens the directory for changes also accepts a directory without a
+//! number. It writes the number into the directory. A process that only reads the
+//! directory checks the number and changes nothing. If the layout changes in a way that
+//! an older maskd would misread, the number must be increased, and this module must
+//! migrate directories with the previous number.
 //!
 //! In addition, head files and feature files have their own format numbers, so
 //! that they can be used outside the directory. A head file has `maskd-head-1`
@@ -67,9 +67,8 @@ pub(crate) fn check(state: &Path) -> Result<(), StateFormatError> {
     number(state).map(drop)
 }
 
-/// Writes the format number into a state directory that has none. Only the
-/// process that may change the directory may call this, and only after
-/// [`check`].
+/// Writes the format number into a state directory that has none. Only the process that
+/// may change the directory may call this function, and only after [`check`].
 pub(crate) fn stamp(state: &Path) -> Result<(), StateFormatError> {
     if number(state)?.is_none() {
         files::write(&state.join(FILE), format!("{CURRENT}\n").as_bytes())?;
@@ -77,11 +76,11 @@ pub(crate) fn stamp(state: &Path) -> Result<(), StateFormatError> {
     Ok(())
 }
 
-/// Returns why nothing may be written to a folder, given without links, if it is a state
-/// directory or inside one: a file that a command writes could replace what the device
-/// learned.
+/// If `folder` is a state directory or inside one, returns the reason why a command must
+/// not write to it. `folder` must be a path without links. Without this check, a command
+/// could overwrite what the device has learned.
 pub(crate) fn refuse_within_state(folder: &Path) -> Option<&'static str> {
-    // The locks exist in every directory that was ever opened for changes.
+    // The lock files exist in every directory that was ever opened for changes.
     let is_state = |folder: &Path| {
         ["heads/.lock", "samples/.lock", "fleet.key"]
             .iter()

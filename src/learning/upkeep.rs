@@ -8,25 +8,25 @@ use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::retention::{Ages, Announcement};
-use super::samples::{LabelFilter, Removed};
+use super::samples::{LabelFilter, Removed, Sample};
 use super::{Learning, LearningError, Purge, RemovedRecord, UNLABELLED, label_of};
 use crate::platform::clock::ClockReading;
 use crate::platform::files::FileError;
 
-/// Free disk space that is required to store a crop, in bytes. It is more than a crop
-/// and its features take up, so no crop is stored that would have to be deleted
-/// immediately.
+/// Disk space that must be left within the limit before a crop is stored, in bytes. A
+/// crop and its features take up less, so no crop is stored that would have to be
+/// deleted immediately.
 const CROP_ROOM: u64 = 128 * 1024;
-/// Minimum interval between saves of the running time, so that writing does not wear
-/// out the memory card.
+/// Minimum interval between saves of the running time. Frequent writing would wear out
+/// the memory card.
 const SAVE_INTERVAL: Duration = Duration::from_mins(10);
 
 /// Limits on the samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Maximum age.
+    /// Maximum age of a sample.
     pub max_age: Duration,
-    /// Maximum disk space, in bytes.
+    /// Maximum disk space for the samples, in bytes.
     pub max_bytes: u64,
 }
 
@@ -35,30 +35,29 @@ pub struct Limits {
 pub struct Upkeep {
     /// What was deleted.
     pub removed: Removed,
-    /// The labeled samples that will reach the maximum age, if there are any.
+    /// The labeled samples that will soon reach the maximum age, if there are any.
     pub announcement: Option<Announcement>,
-    /// Whether the clock is synchronized, and has not jumped within the last day. If
-    /// this is false, ages count only the time that the daemon runs.
+    /// Whether the clock is synchronized and has not jumped within the last day. If
+    /// this is false, only the time during which the daemon runs counts toward ages.
     pub clock_synchronized: bool,
     /// Number of files that do not count toward the maximum disk space because they
     /// are too large to be crops.
     pub not_counted: usize,
     /// Number of additional crops that are certain to fit into the maximum disk space.
     pub room: u64,
-    /// Whether labeled samples alone take up the maximum disk space, so that no crop
-    /// can be stored.
+    /// Whether labeled samples alone take up the maximum disk space, in which case
+    /// no crop can be stored.
     pub is_full: bool,
 }
 
-/// Limits on age and disk space.
 impl Learning {
     /// Deletes samples that exceed the limits. The age limit applies only to samples
-    /// whose age is certain, and to labeled samples only after their deletion was
+    /// whose age is certain, and to labeled samples only after their deletion has been
     /// announced for a day.
     ///
     /// # Errors
-    /// Returns [`LearningError::Store`]. In that case, as much as possible has been
-    /// deleted.
+    /// Returns [`LearningError::Store`]. The other samples are deleted even if one
+    /// cannot be deleted.
     pub fn apply_limits(
         &self,
         limits: Limits,
@@ -67,8 +66,8 @@ impl Learning {
         let mut ages = self.ages();
         ages.advance(reading);
         let mut announcement = None;
-        let pruned = self.store().prune(limits.max_bytes, |samples| {
-            let pass = ages.pass(samples, limits.max_age);
+        let pruned = self.store().prune(limits.max_bytes, |samples, discarded| {
+            let pass = ages.pass(samples, discarded, limits.max_age);
             announcement = pass.announcement;
             pass.ended
         })?;
@@ -84,26 +83,37 @@ impl Learning {
         })
     }
 
-    /// Records samples that were captured just now, so that their ages begin now.
+    /// Deletes the discarded samples that were discarded at least a day ago. A daemon does
+    /// this in [`apply_limits`](Learning::apply_limits) too.
+    ///
+    /// # Errors
+    /// Returns [`LearningError::Store`].
+    pub fn tidy_trash(&self, reading: ClockReading) -> Result<(), LearningError> {
+        self.ages().advance(reading);
+        Ok(self.prune_trash()?)
+    }
+
+    /// Records samples that were captured just now, so that their ages are counted from
+    /// now.
     pub fn captured(&self, ids: &[String], reading: ClockReading) {
         let mut ages = self.ages();
         ages.advance(reading);
         ages.captured(ids);
     }
 
-    /// Saves the ages of the samples, and the time that the daemon has run. Does
-    /// nothing if they were saved recently and nothing has been announced since,
-    /// unless this is the `last` call before the process ends.
+    /// Saves the ages of the samples and the running time of the daemon. Does nothing
+    /// if the last save was recent and no sample has been marked or deleted since. If
+    /// `last` is true, which means that the process is about to end, always saves.
     ///
     /// # Errors
-    /// Returns the error of writing the files.
+    /// Returns an error if the files cannot be written.
     pub fn save_ages(&self, reading: ClockReading, last: bool) -> Result<(), FileError> {
         let mut ages = self.ages();
         ages.advance(reading);
         ages.save(if last { Duration::ZERO } else { SAVE_INTERVAL })
     }
 
-    /// Whether the clock is synchronized with a time server, and has not jumped within
+    /// Whether the clock is synchronized with a time server and has not jumped within
     /// the last day.
     #[must_use]
     pub fn is_clock_believed(&self, reading: ClockReading) -> bool {
@@ -121,29 +131,55 @@ impl Learning {
         purge: &Purge,
         reading: ClockReading,
     ) -> Result<RemovedRecord, LearningError> {
-        let filter = match purge.label.as_deref().map(label_of).transpose()? {
+        self.purge_unless(purge, reading, &|| false)
+    }
+
+    /// Deletes samples like [`purge`](Learning::purge). Calls `is_canceled` before each
+    /// file, and stops as soon as it returns true.
+    ///
+    /// # Errors
+    /// Returns the same errors as [`purge`](Learning::purge).
+    pub fn purge_unless(
+        &self,
+        purge: &Purge,
+        reading: ClockReading,
+        is_canceled: &dyn Fn() -> bool,
+    ) -> Result<RemovedRecord, LearningError> {
+        let label = purge.label.as_deref().map(label_of).transpose()?;
+        let filter = match &label {
+            _ if purge.discarded => LabelFilter::Discarded,
             None => LabelFilter::All,
             Some(None) => LabelFilter::Unlabelled,
-            Some(Some(label)) => LabelFilter::Labelled(label),
+            Some(Some(label)) => LabelFilter::Labelled(label.clone()),
         };
         let mut ages = self.ages();
         ages.advance(reading);
         let min_age = purge
             .older_than_days
             .map(|days| Duration::from_hours(24) * days);
-        let removed = self.store().purge(&filter, &|sample| {
-            min_age.is_none_or(|min_age| ages.age(sample) > min_age)
-        })?;
-        // The ids of deleted faces are forgotten at once, even if no daemon runs.
-        let kept = self.store().list()?.samples;
-        ages.forget_others(&kept.iter().collect::<Vec<_>>());
+        let is_selected = |sample: &Sample| {
+            label.as_ref().is_none_or(|label| *label == sample.label)
+                && min_age.is_none_or(|min_age| ages.age(sample) > min_age)
+        };
+        let removed = self.store().purge(&filter, &is_selected, is_canceled)?;
+        // Forget the ids of deleted samples immediately, even if no daemon runs.
+        let mut kept = self.store().list()?.samples;
+        kept.extend(self.store().trash().list()?.samples);
+        ages.forget_others(kept.iter());
         if let Err(error) = ages.save(Duration::ZERO) {
             tracing::warn!(%error, "the ages of face pictures cannot be saved");
         }
-        let mut left = self.unused()?;
-        // Entries at the top belong to no label.
+        let by_running_time = min_age.is_some() && !ages.is_synchronized();
+        drop(ages);
+        let kept = kept.iter().map(|sample| sample.id.as_str());
+        self.undo_log().forget_others(&kept.collect());
+        let mut left = match filter {
+            LabelFilter::Discarded => Vec::new(),
+            _ => self.unused()?,
+        };
+        // Entries at the top level do not belong to the folder of any label.
         let folder = match &filter {
-            LabelFilter::All => None,
+            LabelFilter::All | LabelFilter::Discarded => None,
             LabelFilter::Unlabelled => Some(UNLABELLED),
             LabelFilter::Labelled(label) => Some(label.as_str()),
         };
@@ -151,8 +187,9 @@ impl Learning {
         Ok(RemovedRecord {
             unlabelled: removed.unlabelled,
             labelled: removed.labelled,
+            discarded: removed.discarded,
             bytes: removed.bytes,
-            by_running_time: min_age.is_some() && !ages.is_synchronized(),
+            by_running_time,
             left,
         })
     }

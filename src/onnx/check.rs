@@ -1,6 +1,6 @@
-//! The checks that a model file passes before anything else uses it.
+//! The checks that a model file must pass before it is used.
 //!
-//! Owns the definition of a valid file: its format, inputs, outputs, labels and head.
+//! This module defines which formats, inputs, outputs, labels, and heads are valid.
 
 use std::collections::HashSet;
 
@@ -11,17 +11,24 @@ use tract_onnx::pb::{
 
 use super::error::ModelError;
 use super::label::Label;
-use super::{FEATURES, HeadTensors};
+use super::{FEATURES, FaceCheckTensors, HeadTensors};
+use crate::platform::text::counted;
 
 /// ONNX's code for 32-bit floats (`TensorProto.DataType.FLOAT`).
 pub(super) const FLOAT: i32 = 1;
+/// Names of the optional output `face` of a classifier, and of the weight and the bias
+/// that this output is computed with.
+pub(super) const FACE_OUTPUT: &str = "face";
+pub(super) const FACE_WEIGHT: &str = "face.weight";
+pub(super) const FACE_BIAS: &str = "face.bias";
 const MAX_LABELS: usize = 64;
 const MAX_HIDDEN: usize = 4096;
-/// A head must be able to compute with features of this size. Those of the built-in
-/// backbone are at most 6; other backbones may have larger ones.
+/// The largest feature for which a head must compute finite results. The built-in
+/// backbone computes features of at most 6, but other backbones may compute larger
+/// features.
 const LARGEST_FEATURE: f64 = 1e4;
 
-/// Runs the checks, and holds the names that their error messages use.
+/// Runs the checks, and holds the names that appear in error messages.
 pub(super) struct Checker<'a> {
     pub(super) name: &'a str,
     pub(super) kind: &'static str,
@@ -56,19 +63,17 @@ impl Checker<'_> {
                 ));
             }
             Some(found) => {
-                return self.fail(format!("its format is {found:?}, expected is {format:?}"));
+                return self.fail(format!("its format is {found:?} instead of {format:?}"));
             }
             None => {
                 return self.fail(format!("it lacks the metadata \"format\" = {format:?}"));
             }
         }
-        for tensor in &graph.initializer {
+        for (name, tensor) in tensors(&graph) {
             if !tensor.external_data.is_empty() {
-                let name = &tensor.name;
                 return self.fail(format!("the values of {name:?} are in another file"));
             }
             if tensor.data_type == FLOAT && floats(tensor).is_none() {
-                let name = &tensor.name;
                 return self.fail(format!(
                     "the number of values of {name:?} does not match its shape"
                 ));
@@ -77,16 +82,16 @@ impl Checker<'_> {
         Ok((proto, graph))
     }
 
-    /// Checks that the weights of the graph are finite. Otherwise its outputs would not be
-    /// numbers.
+    /// Checks that the weights of the graph are finite. Otherwise, the outputs of the
+    /// graph could be infinite or NaN.
     pub(super) fn finite(&self, graph: &GraphProto) -> Result<(), ModelError> {
-        for tensor in &graph.initializer {
+        for (name, tensor) in tensors(graph) {
             let values = floats(tensor).unwrap_or_default();
-            // A single infinite value is a valid limit, for example of a `Clip`.
+            // A tensor with a single value may be infinite, because it may be the limit
+            // of a `Clip`, for example.
             let is_limit = values.len() == 1;
             let fits = |value: &f32| value.is_finite() || is_limit && value.is_infinite();
             if !values.iter().all(fits) {
-                let name = &tensor.name;
                 return self.fail(format!("a weight of {name:?} is not a finite number"));
             }
         }
@@ -113,15 +118,12 @@ impl Checker<'_> {
             .collect();
         let [input] = inputs.as_slice() else {
             return self.fail(format!(
-                "it has {} inputs, expected is one, {name:?}",
+                "it has {} inputs instead of one, {name:?}",
                 inputs.len()
             ));
         };
         if input.name != name {
-            return self.fail(format!(
-                "its input is {:?}, expected is {name:?}",
-                input.name
-            ));
+            return self.fail(format!("its input is {:?} instead of {name:?}", input.name));
         }
         let fits = dimensions(input).is_some_and(|found| {
             found.len() == shape.len()
@@ -145,20 +147,11 @@ impl Checker<'_> {
     }
 
     pub(super) fn outputs(&self, graph: &GraphProto, names: &[&str]) -> Result<(), ModelError> {
-        if graph
-            .output
-            .iter()
-            .map(|output| output.name.as_str())
-            .eq(names.iter().copied())
-        {
+        let found = output_names(graph);
+        if found == names {
             return Ok(());
         }
-        let found: Vec<_> = graph
-            .output
-            .iter()
-            .map(|output| output.name.as_str())
-            .collect();
-        self.fail(format!("its outputs are {found:?}, expected are {names:?}"))
+        self.fail(format!("its outputs are {found:?} instead of {names:?}"))
     }
 
     pub(super) fn labels(&self, proto: &ModelProto) -> Result<Vec<String>, ModelError> {
@@ -170,8 +163,8 @@ impl Checker<'_> {
         };
         if !(2..=MAX_LABELS).contains(&labels.len()) {
             return self.fail(format!(
-                "it has {} labels, expected are 2 to 64",
-                labels.len()
+                "it has {} instead of 2 to 64",
+                counted(labels.len(), "label")
             ));
         }
         let mut seen = HashSet::new();
@@ -193,49 +186,23 @@ impl Checker<'_> {
         graph: &GraphProto,
         classes: usize,
     ) -> Result<HeadTensors, ModelError> {
-        let mut tensor = "features";
         let steps = [
             ("Gemm", &["head.0.weight", "head.0.bias"][..]),
             ("Relu", &[]),
             ("Gemm", &["head.2.weight", "head.2.bias"]),
             ("Softmax", &[]),
         ];
-        for (op, weights) in steps {
-            let mut users = graph
-                .node
-                .iter()
-                .filter(|node| node.input.iter().any(|input| input == tensor));
-            let fits = |node: &&NodeProto| {
-                node.op_type == op
-                    && node.output.len() == 1
-                    && node
-                        .input
-                        .iter()
-                        .map(String::as_str)
-                        .eq([tensor].iter().chain(weights).copied())
-                    && (op != "Gemm" || is_plain_gemm(node))
-            };
-            match (users.next().filter(fits), users.next()) {
-                (Some(node), None) => tensor = &node.output[0],
-                _ => {
-                    return self.fail(
-                        "after \"features\" it has not the head Gemm, Relu, Gemm, Softmax with the \
-                         weights head.0 and head.2",
-                    );
-                }
+        match chain(&nodes_without(graph, FACE_WEIGHT), &steps) {
+            Some("probabilities") => {}
+            Some(_) => return self.fail("its head does not end in \"probabilities\""),
+            None => {
+                return self.fail(
+                    "after \"features\" it does not have the head Gemm, Relu, Gemm, Softmax with the \
+                     weights head.0 and head.2",
+                );
             }
         }
-        if tensor != "probabilities" {
-            return self.fail("its head does not end in \"probabilities\"");
-        }
-        let values = |name: &str| {
-            let mut found = graph
-                .initializer
-                .iter()
-                .filter(|tensor| tensor.name == name);
-            let values = found.next().and_then(floats);
-            values.filter(|values| values.iter().all(|value| value.is_finite()))
-        };
+        let values = |name| finite_values(graph, name);
         let tensors = [
             values("head.0.weight"),
             values("head.0.bias"),
@@ -252,7 +219,7 @@ impl Checker<'_> {
             && b2.len() == classes;
         if !fits {
             return self.fail(format!(
-                "its head does not lead from {FEATURES} features to {classes} labels"
+                "its head does not map {FEATURES} features to {classes} labels"
             ));
         }
         let head = HeadTensors { w1, b1, w2, b2 };
@@ -262,7 +229,45 @@ impl Checker<'_> {
         Ok(head)
     }
 
-    /// Cuts the model off after `tensor`, which becomes its only output.
+    /// Checks the outputs of a classifier. If the classifier has the optional output
+    /// `face`, returns the tensors of its face check.
+    pub(super) fn face_check(
+        &self,
+        graph: &GraphProto,
+    ) -> Result<Option<FaceCheckTensors>, ModelError> {
+        if output_names(graph) != ["probabilities", FACE_OUTPUT] {
+            self.outputs(graph, &["probabilities"])?;
+            return Ok(None);
+        }
+        let steps = [("Gemm", &[FACE_WEIGHT, FACE_BIAS][..]), ("Sigmoid", &[])];
+        if chain(&nodes_without(graph, "head.0.weight"), &steps) != Some(FACE_OUTPUT) {
+            return self.fail(
+                "its output \"face\" is not computed from \"features\" by Gemm with the weights \
+                 face.weight and face.bias, and Sigmoid",
+            );
+        }
+        let tensors = (
+            finite_values(graph, FACE_WEIGHT),
+            finite_values(graph, FACE_BIAS),
+        );
+        let (Some(weight), Some(bias)) = tensors else {
+            return self
+                .fail("a weight of its face check is missing, or not a finite 32-bit float");
+        };
+        let [bias] = bias[..] else {
+            return self.fail("face.bias does not have exactly one value");
+        };
+        if weight.len() != FEATURES {
+            return self.fail(format!("face.weight does not have {FEATURES} values"));
+        }
+        if !is_representable(largest(&weight, &[bias], LARGEST_FEATURE)) {
+            return self
+                .fail("the weights of its face check are so large that its output overflows");
+        }
+        Ok(Some(FaceCheckTensors { weight, bias }))
+    }
+
+    /// Cuts the model off after `tensor`, so that `tensor` becomes the only output.
     pub(super) fn cut(
         &self,
         mut proto: ModelProto,
@@ -297,22 +302,79 @@ impl Checker<'_> {
     }
 }
 
-/// Whether a head computes numbers that are not finite for some features. Such a head would
-/// give a probability that is not a number, on which no verdict may rest.
+fn output_names(graph: &GraphProto) -> Vec<&str> {
+    graph
+        .output
+        .iter()
+        .map(|output| output.name.as_str())
+        .collect()
+}
+
+/// Returns the nodes that do not use the weight `name`.
+fn nodes_without<'a>(graph: &'a GraphProto, name: &str) -> Vec<&'a NodeProto> {
+    let uses = |node: &NodeProto| node.input.iter().any(|input| input == name);
+    graph.node.iter().filter(|node| !uses(node)).collect()
+}
+
+/// Follows the nodes, starting at `features`. Each step names an operator, and the
+/// weights that the operator uses in addition to the result of the previous step. No
+/// other node may use this result. Returns the name of the last result, or `None` if
+/// the nodes do not match the steps.
+fn chain<'a>(nodes: &[&'a NodeProto], steps: &[(&str, &[&str])]) -> Option<&'a str> {
+    let mut tensor = "features";
+    for (op, weights) in steps {
+        let mut users = nodes
+            .iter()
+            .filter(|node| node.input.iter().any(|input| input == tensor));
+        let (Some(node), None) = (users.next(), users.next()) else {
+            return None;
+        };
+        let inputs = node.input.iter().map(String::as_str);
+        let fits = node.op_type == *op
+            && inputs.eq([tensor].iter().chain(*weights).copied())
+            && (*op != "Gemm" || is_plain_gemm(node));
+        match &node.output[..] {
+            [output] if fits => tensor = output,
+            _ => return None,
+        }
+    }
+    Some(tensor)
+}
+
+/// Returns the values of the weight `name`, or `None` if there is no such weight or one of
+/// its values is not a finite 32-bit float.
+fn finite_values(graph: &GraphProto, name: &str) -> Option<Vec<f32>> {
+    let mut found = graph
+        .initializer
+        .iter()
+        .filter(|tensor| tensor.name == name);
+    let values = found.next().and_then(floats);
+    values.filter(|values| values.iter().all(|value| value.is_finite()))
+}
+
+/// Whether a head computes infinite or NaN values for some features. Such a head would
+/// output NaN as a probability, and no verdict may be based on NaN.
 fn overflows(head: &HeadTensors) -> bool {
-    // The largest absolute value that a layer can output if its inputs are at most `input`.
-    let largest = |weights: &[f32], bias: &[f32], input: f64| -> f64 {
-        let rows = weights.chunks_exact(weights.len() / bias.len());
-        let outputs = rows.zip(bias).map(|(row, bias)| {
-            let sum: f64 = row.iter().map(|weight| f64::from(weight.abs())).sum();
-            sum * input + f64::from(bias.abs())
-        });
-        outputs.fold(0.0, f64::max)
-    };
     let hidden = largest(&head.w1, &head.b1, LARGEST_FEATURE);
     let logits = largest(&head.w2, &head.b2, hidden);
-    // The margin allows for rounding errors in the sums.
-    hidden.max(logits) > f64::from(f32::MAX) / 2.0
+    !is_representable(hidden.max(logits))
+}
+
+/// Returns the largest absolute value that a layer can output if its inputs are at most
+/// `input`.
+fn largest(weights: &[f32], bias: &[f32], input: f64) -> f64 {
+    let rows = weights.chunks_exact(weights.len() / bias.len());
+    let outputs = rows.zip(bias).map(|(row, bias)| {
+        let sum: f64 = row.iter().map(|weight| f64::from(weight.abs())).sum();
+        sum * input + f64::from(bias.abs())
+    });
+    outputs.fold(0.0, f64::max)
+}
+
+/// Whether a 32-bit float can represent `value`. The factor 2 leaves a margin for
+/// rounding errors in sums.
+fn is_representable(value: f64) -> bool {
+    value <= f64::from(f32::MAX) / 2.0
 }
 
 /// Returns a format without its version number: `maskd-head` for `maskd-head-1`.
@@ -363,7 +425,23 @@ fn is_plain_gemm(node: &NodeProto) -> bool {
             .any(|attribute| attribute.name == "transB")
 }
 
-/// Returns the values of a tensor of 32-bit floats if their number matches its shape.
+/// Returns the weights of a graph with their names: its initializers, and the tensors
+/// in the attributes of its nodes, such as `Constant` nodes.
+fn tensors(graph: &GraphProto) -> impl Iterator<Item = (&str, &TensorProto)> {
+    let initializers = graph.initializer.iter();
+    let constants = graph.node.iter().flat_map(|node| {
+        let name = node.output.first().map_or("", String::as_str);
+        let attributes = node.attribute.iter();
+        let tensors = attributes.flat_map(|attribute| attribute.t.iter().chain(&attribute.tensors));
+        tensors.map(move |tensor| (name, tensor))
+    });
+    initializers
+        .map(|tensor| (tensor.name.as_str(), tensor))
+        .chain(constants)
+}
+
+/// Returns the values of a tensor. Returns `None` if they are not 32-bit floats or if
+/// their number does not match the tensor's shape.
 pub(super) fn floats(tensor: &TensorProto) -> Option<Vec<f32>> {
     if tensor.data_type != FLOAT {
         return None;

@@ -38,7 +38,7 @@ pub enum ModelError {
     Unexpected {
         /// Path or name of the file.
         model: String,
-        /// The expected kind: "classifier", "head" or "face detector".
+        /// The expected kind: "classifier", "head", or "face detector".
         kind: &'static str,
         /// What is wrong with the file.
         problem: String,
@@ -58,15 +58,15 @@ thread_local! {
 }
 
 /// Whether this thread is running tract. If so, a panic is caught and reported as a
-/// [`ModelError`], so a panic hook must not report it as well.
+/// [`ModelError`], so a panic hook must not report the same panic.
 #[must_use]
 pub fn panics_are_caught() -> bool {
     GUARDED.get()
 }
 
-/// Runs tract and catches its panics, because tract may panic on a graph that is valid
-/// ONNX but inconsistent. After a panic, the state of the model may be inconsistent, so
-/// every caller must drop the model.
+/// Runs tract and catches its panics. tract may panic on a graph that is valid ONNX but
+/// inconsistent. After a panic, the state of the model may be inconsistent, so every
+/// caller must drop the model.
 pub(super) fn guarded<T>(work: impl FnOnce() -> TractResult<T>) -> Result<T, String> {
     GUARDED.set(true);
     let result = catch_unwind(AssertUnwindSafe(work));
@@ -78,8 +78,8 @@ pub(super) fn guarded<T>(work: impl FnOnce() -> TractResult<T>) -> Result<T, Str
     }
 }
 
-/// Formats the whole chain of a tract error on one line. The line is truncated because
-/// some messages list every node of a graph.
+/// Formats a tract error and all of its causes on one line. The line is truncated
+/// because some error messages list every node of a graph.
 pub(super) fn one_line(error: &TractError) -> String {
     const MAX_CHARS: usize = 300;
     let line = format!("{error:#}");

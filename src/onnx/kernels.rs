@@ -1,9 +1,10 @@
 //! Chooses tract's kernel for a matrix product on aarch64. To find a kernel, tract goes
 //! through a list of tiers in order; this module adds one tier to the list.
 //!
-//! For the in-order Cortex-A53 and A55, tract chooses a kernel by measured times, so this
-//! tier does not apply. For all other cores, tract alone would always choose the 8x8
-//! kernel; this tier chooses the kernel that needs the fewest instructions.
+//! For the in-order Cortex-A53 and A55, tract chooses a kernel based on measured times,
+//! so the added tier does not apply. For all other cores, tract by itself would always
+//! choose the 8x8 kernel. The added tier instead chooses the kernel that needs the
+//! fewest instructions.
 
 #![expect(
     clippy::trivially_copy_pass_by_ref,
@@ -49,9 +50,10 @@ const KERNELS: [Kernel; 4] = [
     },
 ];
 
-/// Number of instructions per tile, and per four of its values, in addition to the
-/// multiplications. These instructions handle the bias, the clamp, the store and the calls
-/// around the kernel. `benches/arm` counted them on the backbone.
+/// Number of instructions per tile, and number of instructions per four values of a
+/// tile, in addition to the loads and the multiplications. These instructions handle
+/// the bias, the clamp, the store, and the calls around the kernel. The numbers were
+/// measured with `benches/arm` on the backbone.
 const TILE_OVERHEAD: usize = 365;
 const VECTOR_OVERHEAD: usize = 5;
 
@@ -85,8 +87,8 @@ fn preferred(
 tract_onnx::tract_core::internal::inventory::submit! {
     MmmTier {
         arch: Some(Arch::Aarch64),
-        // tract asks this tier after the tiers for specific cores, and before the tiers for
-        // other instruction sets.
+        // tract consults this tier after the tiers for specific cores, and before the tiers
+        // for other instruction sets.
         precedence: 2,
         name: "maskd",
         applies: |_| !matches!(Kind::choose(), Kind::CortexA53 | Kind::CortexA55),

@@ -1,8 +1,9 @@
 //! The names of classes.
 //!
-//! Defines what a valid label is. The same rule applies to labels in model files, in
-//! names of picture folders, in the config and in requests. This module is next to the
-//! code for model files because every label ends up in a model file.
+//! This module defines which names are valid labels. The same rule applies to labels in
+//! model files, in names of picture folders, in the config, and in requests. This module
+//! is in the same folder as the code for model files because every label is written to a
+//! model file.
 
 use std::fmt;
 
@@ -13,17 +14,18 @@ const MAX_CHARACTERS: usize = 64;
 /// length, and the replay set has room for this many bytes.
 const MAX_BYTES: usize = 255;
 
-/// The name of the folder for samples without a label, and the word for them in
-/// commands. It is not a label itself.
+/// The name of the folder for samples without a label, and the word for these samples
+/// in commands. This word is not a label.
 pub const UNLABELLED: &str = "unlabelled";
 
-/// Words that cannot be labels because they mean something else where a label is
-/// expected: the folder for samples without a label, the command that deletes a sample,
-/// a folder of features, and the verdict on a face when no label is certain enough.
+/// Words that cannot be labels because they have another meaning where a label is
+/// expected. In this order, they stand for the folder for samples without a label, the
+/// command that deletes a sample, the folder for features, and the verdict on a face
+/// when no label is certain enough.
 const RESERVED: [&str; 4] = [UNLABELLED, "discard", "features", "unsure"];
 
-/// The name that a person gives a class. It is stored in the model, and it is also the
-/// name of the folder with the pictures of the class.
+/// The name that a user gives to a class. The name is stored in the model. The folder
+/// with the pictures of the class has the same name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Label(String);
 
@@ -32,7 +34,7 @@ pub struct Label(String);
 #[error(
     "{0:?} cannot be a label: use 1 to {MAX_CHARACTERS} characters (at most {MAX_BYTES} bytes) \
      without \"/\" and control characters, with no dot at the start, no space at either end, \
-     and none of the words \"unlabelled\", \"discard\", \"features\" and \"unsure\""
+     and none of the words \"unlabelled\", \"discard\", \"features\", and \"unsure\""
 )]
 pub struct LabelError(String);
 
@@ -40,13 +42,13 @@ impl Label {
     /// Accepts any name of 1 to 64 characters that can be the name of a visible
     /// folder.
     ///
-    /// Spaces within a name are part of it. A name with a space at either end is
+    /// Spaces within a name are part of the name. A name with a space at either end is
     /// refused rather than trimmed, because the folder would keep the space, and two
     /// labels would look the same.
     ///
     /// # Errors
-    /// [`LabelError`] for any other name, and for `unlabelled`, `discard`,
-    /// `features` and `unsure`.
+    /// [`LabelError`] for any other name, and for `unlabelled`, `discard`, `features`,
+    /// and `unsure`.
     pub fn new(name: &str) -> Result<Label, LabelError> {
         let fits = (1..=MAX_CHARACTERS).contains(&name.chars().count())
             && name.len() <= MAX_BYTES

@@ -1,8 +1,8 @@
-//! Reads, checks, splits, writes and runs ONNX models.
+//! Reads, checks, splits, writes, and runs ONNX models.
 //!
-//! This is the only module that uses tract and the ONNX protobuf; its interface uses only
-//! plain numbers. It knows which names, shapes and metadata a file must have, but not what
-//! the numbers mean.
+//! This is the only module that uses tract and the ONNX protobuf; its interface uses
+//! only plain numbers. It knows which names, shapes, and metadata a file must have, but
+//! not what the numbers mean.
 //!
 //! A model file is untrusted input, so any fault in it is returned as a [`ModelError`]
 //! and never causes a panic.
@@ -29,7 +29,9 @@ pub use error::{ModelError, panics_are_caught};
 pub use label::{Label, LabelError, UNLABELLED};
 pub use plan::{Graph, Outputs, Plan, Runner};
 pub use pool::ThreadPool;
-pub use write::{check_seal, read_metadata, write_classifier, write_head, write_sealed_head};
+pub use write::{
+    check_seal, read_metadata, write_classifier, write_face_check, write_head, write_sealed_head,
+};
 
 /// Maximum size of a model file in bytes (64 MiB). The built-in classifier is 9 MiB.
 pub const MAX_MODEL_BYTES: u64 = 64 * 1024 * 1024;
@@ -37,7 +39,7 @@ pub const MAX_MODEL_BYTES: u64 = 64 * 1024 * 1024;
 /// Length of the feature vector between backbone and head.
 pub const FEATURES: usize = 1280;
 
-/// Number of channels in each detector output: class, object, 4 box coordinates and 10
+/// Number of channels in each detector output: class, object, 4 box coordinates, and 10
 /// landmark coordinates.
 pub const DETECTOR_CHANNELS: usize = 16;
 
@@ -67,14 +69,24 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>, ModelError> {
 /// The weights of a head, stored row by row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeadTensors {
-    /// `[hidden, FEATURES]`
+    /// Weights of the hidden layer, `[hidden, FEATURES]`.
     pub w1: Vec<f32>,
-    /// `[hidden]`
+    /// Biases of the hidden layer, `[hidden]`.
     pub b1: Vec<f32>,
-    /// `[classes, hidden]`
+    /// Weights of the output layer, `[classes, hidden]`.
     pub w2: Vec<f32>,
-    /// `[classes]`
+    /// Biases of the output layer, `[classes]`.
     pub b2: Vec<f32>,
+}
+
+/// The weights of a face check, which uses the features of a crop to decide whether the
+/// crop shows a face.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FaceCheckTensors {
+    /// The weights, `[FEATURES]`.
+    pub weight: Vec<f32>,
+    /// The bias.
+    pub bias: f32,
 }
 
 /// A classifier file that passed every check, split at `features`.
@@ -88,16 +100,22 @@ pub struct Classifier {
     pub labels: Vec<String>,
     /// The head's weights.
     pub head: HeadTensors,
+    /// The weights of the face check, if the file contains one. The face check belongs to
+    /// the backbone and not to the head.
+    pub face_check: Option<FaceCheckTensors>,
 }
 
 impl Classifier {
-    /// Splits a classifier file into backbone and head.
+    /// Splits a classifier file into backbone, head, and face check.
     ///
     /// The file must have the metadata `format` = `maskd-classifier-1` and `labels` = a
-    /// JSON array of names, the input `image` \[N, 3, 224, 224\] and a tensor `features`
-    /// \[N, 1280\]. This tensor must be followed by Gemm (`head.0.weight`,
-    /// `head.0.bias`), Relu, Gemm (`head.2.weight`, `head.2.bias`) and Softmax, which
-    /// leads to the output `probabilities`.
+    /// JSON array of names, the input `image` \[N, 3, 224, 224\], and a tensor
+    /// `features` \[N, 1280\]. This tensor must be followed by Gemm (`head.0.weight`,
+    /// `head.0.bias`), Relu, Gemm (`head.2.weight`, `head.2.bias`), and Softmax, which
+    /// computes the output `probabilities`.
+    ///
+    /// The file may have a second output `face` \[N, 1\], which Gemm (`face.weight`
+    /// \[1, 1280\], `face.bias` \[1\]) and Sigmoid compute from `features`.
     ///
     /// `name` is the name of the file in error messages.
     ///
@@ -110,9 +128,9 @@ impl Classifier {
         };
         let (proto, graph) = checker.open(bytes, CLASSIFIER_FORMAT)?;
         checker.input(&graph, "image", &[None, Some(3), Some(224), Some(224)])?;
-        checker.outputs(&graph, &["probabilities"])?;
         let labels = checker.labels(&proto)?;
         let head = checker.head(&graph, labels.len())?;
+        let face_check = checker.face_check(&graph)?;
         checker.finite(&graph)?;
         let backbone = Graph {
             name: name.to_owned(),
@@ -125,6 +143,7 @@ impl Classifier {
             backbone_sha256,
             labels,
             head,
+            face_check,
         })
     }
 }
@@ -153,11 +172,11 @@ impl ModelFile {
     /// Parses a classifier file or a head file.
     ///
     /// A head file has the metadata `format` = `maskd-head-1`, `labels`, and
-    /// `backbone_sha256` = 64 hexadecimal digits. Its input is `features` \[N, 1280\], and
-    /// the rest of the graph is the same as in [`Classifier::parse`].
+    /// `backbone_sha256` = 64 hexadecimal digits. Its input is `features` \[N, 1280\],
+    /// and the rest of the graph is as described in [`Classifier::parse`].
     ///
     /// # Errors
-    /// Same as [`Classifier::parse`].
+    /// Returns the same errors as [`Classifier::parse`].
     pub fn parse(name: &str, bytes: &[u8]) -> Result<ModelFile, ModelError> {
         let proto = ModelProto::decode(bytes).ok();
         let is_head = proto.is_some_and(|proto| {
@@ -187,7 +206,7 @@ impl ModelFile {
 
 /// Checks a face detector file. It must have the metadata `format` =
 /// `maskd-detector-1`, the input `image` \[1, 3, H, W\], and the outputs `stride8`,
-/// `stride16` and `stride32`.
+/// `stride16`, and `stride32`.
 ///
 /// # Errors
 /// A [`ModelError`] that says what is wrong with the file.

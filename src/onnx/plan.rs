@@ -14,7 +14,7 @@ use super::pool::ThreadPool;
 use super::rewrite;
 use crate::platform::system;
 
-/// A model that passed the checks but is not yet ready to run.
+/// A model that has passed the checks but is not yet ready to run.
 #[derive(Clone)]
 pub struct Graph {
     pub(super) name: String,
@@ -33,9 +33,10 @@ impl std::fmt::Debug for Graph {
 
 impl Graph {
     /// Computes the SHA-256 of the graph's nodes and weights. The hash covers each node
-    /// in its protobuf form without its name and description, followed by the name, shape
-    /// and bytes of each initializer. Two files whose graphs perform the same computation
-    /// with the same names have the same hash, even if their metadata and heads differ.
+    /// in its protobuf form without its name and description, followed by the name,
+    /// shape, and bytes of each initializer. Two files whose graphs perform the same
+    /// computation with the same names have the same hash, even if their metadata and
+    /// heads differ.
     #[must_use]
     pub fn sha256(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
@@ -64,12 +65,12 @@ impl Graph {
         hash.finalize().into()
     }
 
-    /// Makes the model ready to run on inputs of the shape `input`, and checks that
-    /// its outputs then have the shapes `outputs`.
+    /// Makes the model ready to run on inputs of the shape `input`, and checks that the
+    /// outputs then have the shapes `outputs`.
     ///
-    /// This function consumes the graph, and frees the protobuf's weights as soon as
-    /// tract has its own copy, because a third copy would increase the peak memory on a
-    /// small board.
+    /// This function consumes the graph so that it can free the weights in the protobuf
+    /// as soon as tract has copied them. If both copies were kept, the peak memory
+    /// would be higher, which matters on a small board.
     ///
     /// # Errors
     /// [`ModelError::Unexpected`] if tract cannot run the model, or if its outputs
@@ -79,7 +80,8 @@ impl Graph {
         input: [usize; 4],
         outputs: [&[usize]; N],
     ) -> Result<Plan, ModelError> {
-        // An output that does not consist of 32-bit floats in a fixed shape is `None`.
+        // `None` stands for an output that does not consist of 32-bit floats in a fixed
+        // shape.
         type Shapes = Vec<Option<Vec<usize>>>;
         let Graph { name, kind, proto } = self;
         let build = || -> TractResult<(Arc<TypedSimplePlan>, Shapes)> {
@@ -115,8 +117,7 @@ impl Graph {
             .map(Option::as_deref)
             .eq(outputs.iter().copied().map(Some))
         {
-            let problem =
-                format!("its outputs have the shapes {shapes:?}, expected are {outputs:?}");
+            let problem = format!("its outputs have the shapes {shapes:?} instead of {outputs:?}");
             return Err(unexpected(problem));
         }
         // Optimization needs several times as much memory as the optimized model.
@@ -129,7 +130,7 @@ impl Graph {
     }
 }
 
-/// A model that is ready to run. The [`Runner`]s of several threads share it.
+/// A model that is ready to run. The [`Runner`]s of several threads share the plan.
 #[derive(Debug, Clone)]
 pub struct Plan {
     name: String,

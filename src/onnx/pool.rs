@@ -1,8 +1,8 @@
-//! The worker threads that everything in this crate shares its computations among.
+//! The worker threads that all computations in this crate share.
 //!
-//! Owns the creation of the threads, and the two ways to use them: several threads for
+//! This module creates the threads and provides two ways to use them: several threads for
 //! one run of a model, or one thread for each of several independent items. It knows
-//! nothing about what is computed.
+//! nothing about what the threads compute.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -26,14 +26,14 @@ const MIN_SHARED_PANELS: usize = 16;
 pub struct ThreadPool(Executor);
 
 impl ThreadPool {
-    /// A pool without threads: everything runs on the caller's thread.
+    /// Creates a pool without threads, which runs everything on the caller's thread.
     #[must_use]
     pub fn alone() -> ThreadPool {
         ThreadPool(Executor::SingleThread)
     }
 
-    /// A pool of `threads` threads. If `threads` is less than 2, or if the system refuses
-    /// to create threads, everything runs on the caller's thread instead.
+    /// Creates a pool of `threads` threads. If `threads` is less than 2, or if the system
+    /// refuses to create threads, everything runs on the caller's thread instead.
     #[must_use]
     pub fn of(threads: usize) -> ThreadPool {
         if threads < 2 {
@@ -45,7 +45,7 @@ impl ThreadPool {
         pool.map_or_else(|_| ThreadPool::alone(), ThreadPool)
     }
 
-    /// Runs both functions, at the same time if the pool has threads.
+    /// Runs both functions, in parallel if the pool has threads.
     pub(crate) fn join<A: Send, B: Send>(
         &self,
         first: impl FnOnce() -> A + Send,
@@ -57,13 +57,14 @@ impl ThreadPool {
         }
     }
 
-    /// Calls `work` with each index from 0 to `count - 1`. Each element of `workers`
-    /// belongs to one thread at a time and takes the next index as soon as it has
-    /// finished one; without workers, nothing is done.
+    /// Calls `work` with each index from 0 to `count - 1`. Each worker in `workers` is
+    /// used by one thread at a time, and takes the next index as soon as it has
+    /// finished the previous one. If `workers` is empty, does nothing.
     ///
-    /// `finished` receives the results on the caller's thread, in the order in which
-    /// they are finished. If it returns [`ControlFlow::Break`], no further index is
-    /// started, but it still receives the results of those that were.
+    /// `finished` receives the results on the caller's thread, in the order in which the
+    /// calls to `work` end. After `finished` returns [`ControlFlow::Break`], no further
+    /// calls start, but `finished` still receives the results of all calls that have
+    /// started.
     pub(crate) fn for_each<W: Send, T: Send>(
         &self,
         workers: &mut [W],
@@ -101,7 +102,7 @@ impl ThreadPool {
         });
     }
 
-    /// Runs `run`, a single run of a model, with the threads of the pool.
+    /// Calls `run`, which runs a model once, and lets it use the threads of the pool.
     pub(super) fn run_model<T: Send>(&self, run: impl FnOnce() -> T + Send) -> T {
         let shared = || multithread_tract_scope(self.0.clone(), run);
         // Run on a thread of the pool, because any other thread would block and be woken

@@ -10,18 +10,20 @@ use tract_onnx::pb::{
     type_proto,
 };
 
-use super::check::{Checker, FLOAT};
+use super::check::{Checker, FACE_BIAS, FACE_OUTPUT, FACE_WEIGHT, FLOAT};
 use super::error::ModelError;
-use super::{CLASSIFIER_FORMAT, FEATURES, HEAD_FORMAT, HeadFile, HeadTensors};
+use super::{
+    CLASSIFIER_FORMAT, Classifier, FEATURES, FaceCheckTensors, HEAD_FORMAT, HeadFile, HeadTensors,
+};
 use crate::platform::hex;
 
 /// Returns the bytes of the classifier file `base` with its head replaced by `head`, and
-/// with `metadata` in addition to the entries that the format requires. The same
-/// arguments always give the same bytes.
+/// with `metadata` in addition to the entries that the format requires. The face check of
+/// `base` stays, because it belongs to the backbone. The same arguments always give the
+/// same bytes.
 ///
 /// # Errors
-/// Same as [`Classifier::parse`](super::Classifier::parse), if `base` is not a
-/// classifier.
+/// Returns the errors of [`Classifier::parse`] if `base` is not a classifier.
 pub fn write_classifier(
     base: &[u8],
     head: &HeadFile,
@@ -37,7 +39,9 @@ pub fn write_classifier(
         .retain(|tensor| !tensor.name.starts_with("head."));
     graph.initializer.extend(head_tensors(head));
     let classes = head.labels.len() as i64;
-    graph.output = vec![float_info("probabilities", &[None, Some(classes)])];
+    graph.output.retain(|output| output.name == FACE_OUTPUT);
+    let probabilities = float_info("probabilities", &[None, Some(classes)]);
+    graph.output.insert(0, probabilities);
     graph.value_info.retain(|value| value.name != "logits");
     graph
         .value_info
@@ -45,9 +49,75 @@ pub fn write_classifier(
     proto.graph = Some(graph);
     proto
         .metadata_props
-        .retain(|entry| entry.key == "licence" || entry.key == "source");
+        .retain(|entry| ["licence", "source", FACE_CHECK_KEY].contains(&entry.key.as_str()));
     set_metadata(&mut proto, CLASSIFIER_FORMAT, head, metadata);
     Ok(proto.encode_to_vec())
+}
+
+/// Metadata key of the scores and the origin of the face check.
+const FACE_CHECK_KEY: &str = "face_check";
+
+/// Returns the bytes of the classifier file `base` with the face check `check`, which
+/// replaces the face check of `base`, if there is one. `description` becomes the
+/// metadata entry `face_check`. Everything else in the file stays unchanged.
+///
+/// # Errors
+/// Returns the errors of [`Classifier::parse`] if `base` is not a classifier or `check`
+/// cannot be used.
+pub fn write_face_check(
+    base: &[u8],
+    check: &FaceCheckTensors,
+    description: &str,
+) -> Result<Vec<u8>, ModelError> {
+    let checker = Checker {
+        name: "the base model",
+        kind: "classifier",
+    };
+    let (mut proto, mut graph) = checker.open(base, CLASSIFIER_FORMAT)?;
+    let weights = [FACE_WEIGHT, FACE_BIAS];
+    graph
+        .initializer
+        .retain(|tensor| !weights.contains(&tensor.name.as_str()));
+    graph
+        .node
+        .retain(|node| !["face.logit", FACE_OUTPUT].contains(&node.name.as_str()));
+    graph.output.retain(|output| output.name != FACE_OUTPUT);
+    let features = FEATURES as i64;
+    graph.initializer.extend([
+        float_tensor(FACE_WEIGHT, &[1, features], &check.weight),
+        float_tensor(FACE_BIAS, &[1], &[check.bias]),
+    ]);
+    graph.node.extend([
+        NodeProto {
+            op_type: "Gemm".to_owned(),
+            name: "face.logit".to_owned(),
+            input: ["features", FACE_WEIGHT, FACE_BIAS]
+                .map(str::to_owned)
+                .to_vec(),
+            output: vec!["face.logit".to_owned()],
+            attribute: vec![integer("transB", 1)],
+            ..NodeProto::default()
+        },
+        NodeProto {
+            op_type: "Sigmoid".to_owned(),
+            name: FACE_OUTPUT.to_owned(),
+            input: vec!["face.logit".to_owned()],
+            output: vec![FACE_OUTPUT.to_owned()],
+            ..NodeProto::default()
+        },
+    ]);
+    graph.output.push(float_info(FACE_OUTPUT, &[None, Some(1)]));
+    proto.graph = Some(graph);
+    proto
+        .metadata_props
+        .retain(|entry| entry.key != FACE_CHECK_KEY);
+    proto.metadata_props.push(StringStringEntryProto {
+        key: FACE_CHECK_KEY.to_owned(),
+        value: description.to_owned(),
+    });
+    let bytes = proto.encode_to_vec();
+    Classifier::parse("the classifier with the face check", &bytes)?;
+    Ok(bytes)
 }
 
 /// Returns the bytes of a head file with the input `features` \[N, 1280\] and the output
@@ -105,9 +175,9 @@ pub fn write_head(head: &HeadFile, metadata: &[(&str, String)]) -> Vec<u8> {
 /// Metadata key of the checksum that [`write_sealed_head`] adds.
 const CHECKSUM_KEY: &str = "sha256";
 
-/// Like [`write_head`], but adds one more metadata entry at the end: `sha256`, the SHA-256
-/// of all bytes before it. A protobuf that is truncated between two fields is still
-/// valid, but its checksum reveals the truncation.
+/// Writes a head file like [`write_head`], and adds one more metadata entry at the end:
+/// `sha256`, the SHA-256 of all bytes before it. A protobuf that is truncated between
+/// two fields is still valid, but the checksum reveals the truncation.
 #[must_use]
 pub fn write_sealed_head(head: &HeadFile, metadata: &[(&str, String)]) -> Vec<u8> {
     let mut bytes = write_head(head, metadata);
@@ -133,8 +203,9 @@ pub fn check_seal(name: &str, bytes: &[u8]) -> Result<(), ModelError> {
     checker.fail("its checksum is missing or wrong: it is damaged, or was not written by maskd")
 }
 
-/// Returns the metadata entry to append to `content`. Two concatenated protobufs are
-/// parsed as a single one whose lists are joined, so the entry is added to the metadata.
+/// Returns the metadata entry to append to `content`. Concatenated protobufs are parsed
+/// as a single protobuf with concatenated lists. If the entry is appended to the bytes
+/// of a model, it therefore becomes a part of the model's metadata.
 fn checksum_entry(content: &[u8]) -> Vec<u8> {
     let entry = StringStringEntryProto {
         key: CHECKSUM_KEY.to_owned(),
@@ -148,8 +219,8 @@ fn checksum_entry(content: &[u8]) -> Vec<u8> {
 }
 
 /// Returns the metadata of an ONNX file, without the entries that [`write_head`],
-/// [`write_classifier`] and [`write_sealed_head`] add: `format`, `labels`,
-/// `backbone_sha256` and `sha256`. If a key occurs more than once, the first value is
+/// [`write_classifier`], and [`write_sealed_head`] add: `format`, `labels`,
+/// `backbone_sha256`, and `sha256`. If a key occurs more than once, the first value is
 /// used.
 ///
 /// # Errors
@@ -193,7 +264,16 @@ fn head_tensors(head: &HeadFile) -> Vec<TensorProto> {
     let HeadTensors { w1, b1, w2, b2 } = &head.head;
     let hidden = b1.len() as i64;
     let classes = b2.len() as i64;
-    let tensor = |name: &str, dims: &[i64], values: &[f32]| TensorProto {
+    vec![
+        float_tensor("head.0.weight", &[hidden, FEATURES as i64], w1),
+        float_tensor("head.0.bias", &[hidden], b1),
+        float_tensor("head.2.weight", &[classes, hidden], w2),
+        float_tensor("head.2.bias", &[classes], b2),
+    ]
+}
+
+fn float_tensor(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
+    TensorProto {
         name: name.to_owned(),
         dims: dims.to_vec(),
         data_type: FLOAT,
@@ -202,13 +282,7 @@ fn head_tensors(head: &HeadFile) -> Vec<TensorProto> {
             .flat_map(|value| value.to_le_bytes())
             .collect(),
         ..TensorProto::default()
-    };
-    vec![
-        tensor("head.0.weight", &[hidden, FEATURES as i64], w1),
-        tensor("head.0.bias", &[hidden], b1),
-        tensor("head.2.weight", &[classes, hidden], w2),
-        tensor("head.2.bias", &[classes], b2),
-    ]
+    }
 }
 
 /// Describes a tensor of 32-bit floats. In `shape`, `None` stands for the variable batch

@@ -1,9 +1,8 @@
 //! The state of the board: its temperature, and whether the supply voltage and the clock
 //! are at their normal levels.
-//!
 //! This module knows where the kernel and the firmware of a Raspberry Pi report this
-//! state. It knows nothing about the work that waits while a board is too hot. A board
-//! that reports nothing is considered healthy.
+//! state. It does not know which work must wait while a board is too hot. A board that
+//! reports nothing is considered healthy.
 //!
 //! | what | from |
 //! |---|---|
@@ -16,20 +15,22 @@ use std::process::{Command, Stdio};
 
 use super::files;
 
-/// The number of degrees Celsius below its limit to which a hot board must cool down
-/// before work resumes. A smaller value would make work start and stop all the time.
+/// Number of degrees Celsius by which a hot board must cool below its limit before work
+/// resumes. With a smaller value, work would start and stop all the time.
 const HYSTERESIS: f32 = 5.0;
 
 /// The state of a board.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct BoardStatus {
-    /// Of the processor, in degrees Celsius; absent where nothing measures it.
+    /// Temperature of the processor in degrees Celsius, or `None` if the board does not
+    /// measure it.
     pub temperature_c: Option<f32>,
-    /// Absent on boards that do not report it.
+    /// The throttling flags, or `None` on boards that do not report them.
     pub throttling: Option<Throttling>,
 }
 
-/// The throttling flags of a Raspberry Pi's firmware. The bits are those of [`vcgencmd get_throttled`].
+/// The throttling flags of a Raspberry Pi's firmware. They correspond to the bits of
+/// [`vcgencmd get_throttled`].
 ///
 /// [`vcgencmd get_throttled`]: https://www.raspberrypi.com/documentation/computers/os.html#get_throttled
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,18 +39,19 @@ pub struct BoardStatus {
     reason = "the bits of the firmware's register"
 )]
 pub struct Throttling {
-    /// The voltage of the supply is too low now (bit 0).
+    /// The supply voltage is currently too low (bit 0).
     pub under_voltage: bool,
-    /// The clock is held down now (bit 1).
+    /// The clock frequency is currently capped (bit 1).
     pub frequency_capped: bool,
-    /// The processor is throttled now (bit 2).
+    /// The processor is currently throttled (bit 2).
     pub throttled: bool,
-    /// It is over the soft limit of its temperature now (bit 3).
+    /// The processor is currently above its soft temperature limit (bit 3).
     pub soft_limit: bool,
-    /// The voltage was too low at some time since the board was switched on
+    /// The supply voltage has been too low at some time since the board was switched on
     /// (bit 16).
     pub under_voltage_since_boot: bool,
-    /// The processor was throttled at some time since then (bit 18).
+    /// The processor has been throttled at some time since the board was switched on (bit
+    /// 18).
     pub throttled_since_boot: bool,
 }
 
@@ -89,7 +91,7 @@ pub enum ThrottleReason {
     #[error("the board is throttled")]
     Throttled,
     /// The temperature is above the configured limit.
-    #[error("the board has {temperature_c:.0} °C")]
+    #[error("the board is at {temperature_c:.0} °C")]
     Hot {
         /// Temperature of the processor in degrees Celsius.
         temperature_c: f32,
@@ -98,7 +100,7 @@ pub enum ThrottleReason {
 
 impl BoardStatus {
     /// Returns the reason that deferrable work must wait, or `None` if it can run. Work
-    /// must wait while the temperature is above `limit_c`. If it is already waiting
+    /// must wait while the temperature is above `limit_c`. If work is already waiting
     /// (`waiting`), it continues to wait until the temperature is 5 °C below the limit.
     #[must_use]
     pub fn throttle_reason(&self, limit_c: f32, waiting: bool) -> Option<ThrottleReason> {
@@ -148,7 +150,8 @@ impl Board {
         Board::under(Path::new("/sys"))
     }
 
-    /// Same as [`find`](Board::find), with the kernel's files in `sys` instead of `/sys`.
+    /// Finds the sources like [`find`](Board::find), but in the folder `sys` instead of
+    /// `/sys`.
     fn under(sys: &Path) -> Board {
         let zones = folders(&sys.join("class/thermal"));
         let zones = zones.filter(|zone| {
@@ -177,7 +180,7 @@ impl Board {
         }
     }
 
-    /// Reads the current state. On boards without the driver, this runs `vcgencmd`.
+    /// Reads the current state. On a Raspberry Pi without the driver, runs `vcgencmd`.
     #[must_use]
     pub fn status(&self) -> BoardStatus {
         let celsius = |zone: &PathBuf| Some(read(zone)?.parse::<f32>().ok()? / 1000.0);
@@ -197,7 +200,7 @@ impl Board {
     }
 }
 
-/// The entries in `folder`, sorted by name.
+/// Returns the entries in `folder`, sorted by name.
 fn folders(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
@@ -230,7 +233,7 @@ mod tests {
 
     use super::*;
 
-    /// A board whose kernel files are in a temporary folder.
+    /// Creates a board whose kernel files are in a temporary folder.
     fn board(files: &[(&str, &str)]) -> (tempfile::TempDir, Board) {
         let sys = tempfile::tempdir().unwrap();
         for (name, text) in files {

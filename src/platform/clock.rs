@@ -6,10 +6,12 @@
 use std::path::Path;
 use std::time::{Instant, SystemTime};
 
+use jiff::Timestamp;
+
 use super::system;
 
-/// The file that systemd-timesyncd touches when it has synchronized the clock
-/// (systemd-timesyncd.service(8)).
+/// The file that systemd-timesyncd creates or touches when it has synchronized the
+/// clock (systemd-timesyncd.service(8)).
 const TIMESYNCD_FLAG: &str = "/run/systemd/timesync/synchronized";
 /// The earliest trusted time, 2026-01-01, in seconds since 1970. A clock that has never
 /// been set shows an earlier time.
@@ -62,14 +64,26 @@ pub fn believable(time: SystemTime) -> Option<i64> {
 /// Whether the wall clock is synchronized with a time server, according to the kernel or
 /// to systemd-timesyncd.
 ///
-/// The kernel's answer covers every time service. The file of systemd-timesyncd covers
-/// two more cases: a device that does not allow this program to ask the kernel, and a
-/// device that lost its network after its clock was set. In the second case, the kernel's
-/// bound on the error of the clock exceeds its limit within hours, although the clock
+/// The kernel's status covers every time service. systemd-timesyncd's file covers two
+/// more cases: a device that does not allow this program to ask the kernel, and a
+/// device that lost its network after its clock was set. In the second case, the
+/// kernel's bound on the clock error exceeds 16 seconds within hours, although the clock
 /// drifts by only seconds a day.
 #[must_use]
 pub fn is_synchronized() -> bool {
     system::is_clock_synchronized().unwrap_or(false) || Path::new(TIMESYNCD_FLAG).exists()
+}
+
+/// Returns the time that the wall clock shows, in UTC, such as `2026-11-29T08:15:00Z`. The
+/// clock may be wrong, so this is only for people to read.
+#[must_use]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the time is shown, and decides nothing"
+)]
+pub(crate) fn shown_now() -> String {
+    let now = Timestamp::try_from(SystemTime::now()).unwrap_or_default();
+    now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 #[cfg(test)]
@@ -99,12 +113,14 @@ mod tests {
     #[test]
     fn the_kernel_answers_without_any_privilege() {
         let answer = system::is_clock_synchronized();
-        // If a sandbox forbids the call, it always causes this error.
+        // A sandbox may forbid the call, which then fails with this error.
         if let Err(error) = &answer {
             assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
         }
         if answer.unwrap_or(false) {
             assert!(ClockReading::now().synchronized.is_some());
+        } else if !Path::new(TIMESYNCD_FLAG).exists() {
+            assert!(ClockReading::now().synchronized.is_none());
         }
     }
 }

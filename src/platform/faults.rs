@@ -1,28 +1,30 @@
-//! Lets a test fail one operation on the disk. Only tests contain this module.
+//! Lets a test make one disk operation fail. This module is compiled only for tests.
 //!
-//! It counts the operations of the current thread that [`files`](super::files) is about to
-//! do, and fails the chosen one as a full disk would.
+//! This module counts the disk operations that [`files`](super::files) is about to
+//! perform on the current thread. It makes the chosen operation fail as the operation
+//! would fail on a full disk.
 
 use std::cell::Cell;
 use std::io;
 
 thread_local! {
-    /// Number of operations before the one that fails; `None` after it has failed, or if
-    /// none is to fail.
+    /// Number of operations that still succeed before one fails. `None` means that no
+    /// operation will fail.
     static LEFT: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// Makes the operation with this index fail, counted from 0 and from now.
+/// Makes a later operation fail. An `index` of 0 selects the next operation.
 pub(crate) fn fail_at(index: usize) {
     LEFT.set(Some(index));
 }
 
-/// Ends the failures. Returns whether the chosen operation has failed.
+/// Cancels the planned failure, if it has not happened yet. Returns whether it has
+/// already happened.
 pub(crate) fn clear() -> bool {
     LEFT.take().is_none()
 }
 
-/// Counts an operation.
+/// Counts an operation, and returns an error if the operation must fail.
 pub(super) fn step() -> io::Result<()> {
     match LEFT.get() {
         None => Ok(()),

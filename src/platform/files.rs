@@ -4,10 +4,10 @@
 //! moment, limits the size of the files that are read, and prevents two programs from
 //! changing the same folder. It knows nothing about the contents of the files.
 //!
-//! Everything that maskd writes goes through this module. A new file gets a random name
-//! that did not exist before, and takes the place of a regular file or of nothing: a
-//! device, a pipe or a link is refused. Everything that maskd reads into memory is a
-//! regular file, so that a read never waits for a program that does not write.
+//! Everything that maskd writes goes through this module. A new file is written under a
+//! random name that did not exist before. It may replace a regular file, but not a
+//! device, a pipe, or a link. Every file that maskd reads into memory must be a regular
+//! file, because reading a pipe could wait forever for a program that does not write.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError};
@@ -22,7 +22,7 @@ use tracing::warn;
 #[cfg(test)]
 use super::faults::step;
 
-/// Called before each operation on the disk, which a test can let fail.
+/// Called before each disk operation, so that a test can make the operation fail.
 #[cfg(not(test))]
 #[expect(clippy::unnecessary_wraps, reason = "it fails only in tests")]
 fn step() -> io::Result<()> {
@@ -33,8 +33,8 @@ fn step() -> io::Result<()> {
 const TEMPORARY_PREFIX: &str = ".maskd-";
 /// Suffix of the names of temporary files.
 const TEMPORARY_SUFFIX: &str = ".part";
-/// Maximum size in bytes of a file of the kernel in /proc or /sys; the list of a process's
-/// mappings is the largest that is read.
+/// Maximum size in bytes of a file that is read from /proc or /sys. The largest such file
+/// is the list of a process's mappings.
 pub(crate) const MAX_PROC_BYTES: u64 = 4 * MIB;
 /// Number of bytes in a mebibyte.
 const MIB: u64 = 1024 * 1024;
@@ -43,7 +43,8 @@ const MIB: u64 = 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {}: {source}", path.display())]
 pub struct FileError {
-    /// A verb and any words between it and the path, such as "read" or "make the folder".
+    /// A verb and any words between the verb and the path, such as "read" or "make the
+    /// folder".
     pub action: &'static str,
     /// The file or folder.
     pub path: PathBuf,
@@ -84,11 +85,13 @@ impl FileError {
     }
 }
 
-/// Returns, for the path of a folder without links, why nothing may be written there.
+/// A function that decides whether a file may be written to a folder. It receives the
+/// path of the folder, without links. It returns the reason that nothing may be written
+/// there, or `None` if writing is allowed.
 type Refuse<'a> = &'a dyn Fn(&Path) -> Option<&'static str>;
 
-/// What a target is instead of a regular file, as the end of a sentence; `None` for a
-/// regular file.
+/// Returns the reason that a file of this type may not be written, worded as the end of a
+/// sentence, or `None` for a regular file.
 fn refusal(kind: FileType) -> Option<&'static str> {
     match kind {
         FileType::RegularFile => None,
@@ -102,8 +105,9 @@ fn refused(problem: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, problem)
 }
 
-/// An open folder. Files are written relative to it, so that they end up in this folder
-/// even if somebody exchanges a part of its path for a link meanwhile.
+/// An open folder. Files are written relative to the open folder, so that they end up
+/// there even if another program replaces a part of the path with a link in the
+/// meantime.
 #[derive(Debug)]
 struct OpenFolder {
     file: File,
@@ -120,9 +124,10 @@ impl OpenFolder {
         })
     }
 
-    /// The path of the folder without links.
+    /// Returns the path of the folder without links.
     fn real_path(&self) -> io::Result<PathBuf> {
-        // Ask for the open folder, because its path may have changed meanwhile.
+        // Ask the kernel for the path of the open folder, because the folder may have
+        // been moved in the meantime.
         fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
             .or_else(|_| self.path.canonicalize())
     }
@@ -143,27 +148,29 @@ impl OpenFolder {
 /// Who may read a new file.
 #[derive(Debug, Clone)]
 enum Access {
-    /// Whoever the process's umask admits.
+    /// Every user that the process's umask allows.
     Usual,
-    /// Only the owner, who is the owner of the folder.
+    /// Only the owner of the folder. The owner of the folder also becomes the owner of
+    /// the file.
     Secret,
-    /// The same as for the file that is replaced.
+    /// The users who may read the file that is replaced. The new file gets the
+    /// permissions of the old file.
     Like(Permissions),
 }
 
-/// A file that is written and synced under a temporary name. If it is dropped before
-/// [`place`](PendingFile::place) renames it, the file is deleted.
+/// A file that is written and synced under a temporary name. If this value is dropped
+/// before [`place`](PendingFile::place) renames the file, the file is deleted.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct PendingFile {
     folder: OpenFolder,
-    /// The temporary name; `None` once the file has its final name.
+    /// The temporary name, or `None` once the file has its final name.
     temporary: Option<OsString>,
 }
 
 impl PendingFile {
     /// Writes `content` to a file in `folder`, under a hidden name that
-    /// [`remove_leftovers`] recognizes. A `folder` that is a link is refused.
+    /// [`remove_leftovers`] recognizes. Returns an error if `folder` is a link.
     pub(crate) fn write(folder: &Path, content: &[u8]) -> Result<PendingFile, FileError> {
         check_no_link(folder)?;
         OpenFolder::open(folder, OFlags::NOFOLLOW)
@@ -172,10 +179,10 @@ impl PendingFile {
     }
 
     fn in_folder(folder: OpenFolder, content: &[u8], access: &Access) -> io::Result<PendingFile> {
-        // The name is random, so that nobody can guess it and create a link there, and
-        // so that no two threads or processes use the same one. It is short and
-        // independent of the final name, which may already have the maximum length that
-        // the system allows.
+        // The name is random, so that an attacker cannot guess the name and create a
+        // link with this name, and so that two threads or processes never choose the
+        // same name. It is short and independent of the final name, which may already
+        // have the maximum length that the system allows.
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
         let random = u64::from_ne_bytes(random);
@@ -198,8 +205,8 @@ impl PendingFile {
         match access {
             Access::Usual => {}
             Access::Secret => {
-                // If root writes the file, it must still belong to the user that owns
-                // the folder, as whom the daemon runs.
+                // Even if root writes the file, the file must belong to the owner of
+                // the folder, because the daemon runs as the owner of the folder.
                 let owner = pending.folder.file.metadata()?;
                 if file.metadata()?.uid() != owner.uid() {
                     fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
@@ -219,13 +226,13 @@ impl PendingFile {
         let placed = match path.file_name() {
             Some(name) if path.parent() == Some(&self.folder.path) => self.rename(name),
             _ => Err(refused(
-                "it names no file in the folder of its temporary file",
+                "it does not name a file in the folder of its temporary file",
             )),
         };
         placed.map(drop).map_err(FileError::of("write", path))
     }
 
-    /// Gives the file its final name. Returns its folder.
+    /// Gives the file its final name, and returns the folder that contains the file.
     fn rename(mut self, name: &OsStr) -> io::Result<File> {
         self.folder.check_target(name)?;
         let folder = self.folder.file.try_clone()?;
@@ -241,26 +248,29 @@ impl PendingFile {
 impl Drop for PendingFile {
     fn drop(&mut self) {
         if let Some(name) = &self.temporary {
-            // Ignore this error, because only the error that led here matters.
+            // Ignore this error, because only the error that made the write fail
+            // matters.
             let _ = rustix::fs::unlinkat(&self.folder.file, name, AtFlags::empty());
         }
     }
 }
 
-/// Writes a file so that any program that opens `path`, even after a power cut, sees
-/// either the old content or the new content. To do so, it writes a temporary file, syncs
-/// and renames it, and syncs the folder.
+/// Replaces the content of a file. Any program that opens `path`, even after a power
+/// cut, sees either the old content or the new content. To achieve this, the function
+/// writes a temporary file, syncs it, renames it, and syncs the folder.
 ///
 /// # Errors
-/// [`FileError`], among others if `path` is a link, a device or anything else but a regular
-/// file. `path` then has its old content. If only syncing the folder fails, `path` has its
-/// new content already, so that is no error and is only logged.
+/// [`FileError`] if writing fails, or if `path` is something other than a regular file,
+/// such as a link or a device. `path` then keeps its old content. If only the sync of
+/// the folder fails, `path` already has the new content, so this failure is logged but
+/// not returned.
 pub fn write(path: &Path, content: &[u8]) -> Result<(), FileError> {
     replace(path, content, &Access::Usual, None)
 }
 
-/// Same as [`write()`], but for a path that a person named. `refuse` is called with the
-/// path of the folder without links, and returns why nothing may be written there.
+/// Writes a file like [`write()`], but to a path that a user specified. `refuse`
+/// receives the path of the folder without links, and returns the reason that nothing
+/// may be written there.
 pub(crate) fn write_unless(
     path: &Path,
     content: &[u8],
@@ -269,14 +279,14 @@ pub(crate) fn write_unless(
     replace(path, content, &Access::Usual, Some(refuse))
 }
 
-/// Same as [`write()`], but only the file's owner can read the file (mode 0600), who is the
-/// owner of the folder.
+/// Writes a file like [`write()`], but only the owner of the folder can read the file
+/// (mode 0600). The owner of the folder also becomes the owner of the file.
 pub(crate) fn write_secret(path: &Path, content: &[u8]) -> Result<(), FileError> {
     replace(path, content, &Access::Secret, None)
 }
 
-/// Same as [`write()`], but for an existing file. The file keeps its mode, and if `path`
-/// is a link, it stays a link.
+/// Writes an existing file like [`write()`]. The file keeps its mode. If `path` is a
+/// link, it stays a link, and the file that it points to is written.
 pub(crate) fn rewrite(path: &Path, content: &[u8]) -> Result<(), FileError> {
     let file = path.canonicalize();
     let file = file.and_then(|file| Ok((file.metadata()?.permissions(), file)));
@@ -302,8 +312,9 @@ fn replace(
     Ok(())
 }
 
-/// Checks whether [`write_unless`] could write this number of bytes to `path` now, by
-/// writing them to a temporary file and deleting it.
+/// Checks whether [`write_unless`] could currently write this number of bytes to
+/// `path`. To do so, writes the same number of bytes to a temporary file and deletes
+/// the file.
 pub(crate) fn probe(path: &Path, bytes: usize, refuse: Refuse<'_>) -> Result<(), FileError> {
     target(path, Some(refuse))
         .and_then(|(folder, _)| PendingFile::in_folder(folder, &vec![0; bytes], &Access::Usual))
@@ -312,9 +323,9 @@ pub(crate) fn probe(path: &Path, bytes: usize, refuse: Refuse<'_>) -> Result<(),
 }
 
 /// Opens the folder of a file that is to be written, and checks that the file may be
-/// written. Returns the folder and the name of the file in it.
+/// written. Returns the folder and the name of the file in the folder.
 fn target<'a>(path: &'a Path, refuse: Option<Refuse<'_>>) -> io::Result<(OpenFolder, &'a OsStr)> {
-    let name = path.file_name().ok_or(refused("it names no file"))?;
+    let name = path.file_name().ok_or(refused("it does not name a file"))?;
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -343,8 +354,9 @@ pub(crate) fn sync_folder(folder: &Path) -> Result<(), FileError> {
     sync().map_err(FileError::of("sync the folder", folder))
 }
 
-/// Same as [`sync_folder`], after files in the folder got their names. The change is visible
-/// then, so it cannot fail any more: a failure to sync is only logged.
+/// Syncs a folder like [`sync_folder`], but only logs a failure. Call this function
+/// after renaming files in the folder: the new names are already visible, so it is too
+/// late to report an error.
 pub(crate) fn settle(folder: &Path) {
     if let Err(error) = sync_folder(folder) {
         warn!(%error, "a change may not survive a power cut");
@@ -380,14 +392,15 @@ pub(crate) fn make_folder(folder: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Same as [`make_folder`], but a link to a folder is refused.
+/// Creates a folder like [`make_folder`], but refuses a link to a folder.
 pub(crate) fn make_real_folder(folder: &Path) -> Result<(), FileError> {
     check_no_link(folder)?;
     make_folder(folder)
 }
 
 /// Checks that a folder is not a link. maskd neither writes nor deletes through links in its
-/// own folders, and says so rather than lose sight of files.
+/// own folders. A link is reported as an error rather than skipped, so that no files are
+/// overlooked.
 pub(crate) fn check_no_link(folder: &Path) -> Result<(), FileError> {
     if folder.is_symlink() {
         let source = refused("it is a symbolic link: put a real folder in its place");
@@ -396,8 +409,8 @@ pub(crate) fn check_no_link(folder: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// The folder itself or, if it does not exist, the nearest folder above it that does, as a
-/// path without links.
+/// Returns `folder` if it exists, and otherwise the nearest existing folder above it.
+/// The returned path contains no links.
 pub(crate) fn nearest_folder(folder: &Path) -> PathBuf {
     let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let mut existing = folder.ancestors();
@@ -405,8 +418,8 @@ pub(crate) fn nearest_folder(folder: &Path) -> PathBuf {
     existing.unwrap_or(folder)
 }
 
-/// Whether an entry in the folder `top` or below it is a link to `top`, or to a folder that
-/// contains it. `top` must be a path without links.
+/// Whether `entry`, which is somewhere below the folder `top`, is a link to `top` or to a
+/// folder that contains `top`. `top` must be a path without links.
 pub(crate) fn leads_up(entry: &Path, top: &Path) -> bool {
     entry.is_symlink()
         && entry
@@ -414,9 +427,9 @@ pub(crate) fn leads_up(entry: &Path, top: &Path) -> bool {
             .is_ok_and(|target| top.starts_with(target))
 }
 
-/// Deletes temporary files that a kill or a power cut left behind, and returns
-/// how many there were. Call it only for a folder that no other thread or process writes
-/// to.
+/// Deletes temporary files that a kill or a power cut left behind, and returns the
+/// number of deleted files. Call this function only for a folder that no other thread
+/// or process writes to.
 pub(crate) fn remove_leftovers(folder: &Path) -> Result<usize, FileError> {
     let remove = || {
         let mut removed = 0;
@@ -436,20 +449,33 @@ pub(crate) fn remove_leftovers(folder: &Path) -> Result<usize, FileError> {
     remove().map_err(FileError::of("clean up the folder", folder))
 }
 
-/// Reads a regular file of at most `limit` bytes; a longer file causes an error of the kind
-/// [`io::ErrorKind::FileTooLarge`], and a pipe, a device or a folder one of the kind
-/// [`io::ErrorKind::InvalidInput`]. A link is followed.
+/// Reads a regular file of at most `limit` bytes, and follows links. If the file is
+/// longer, the error has the kind [`io::ErrorKind::FileTooLarge`]. For a pipe, a
+/// device, or a folder, the error has the kind [`io::ErrorKind::InvalidInput`].
 pub(crate) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     read(path, limit, OFlags::empty()).map_err(FileError::of("read", path))
 }
 
-/// Same as [`read_bounded`], but for a file that maskd wrote itself: a link is refused,
-/// because nothing here writes through one.
+/// Reads a file like [`read_bounded`], but refuses a link. Use this function for files
+/// that maskd wrote itself, because maskd never writes its own files through links.
 pub(crate) fn read_own(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     read(path, limit, OFlags::NOFOLLOW).map_err(FileError::of("read", path))
 }
 
-/// Same as [`read_bounded`], for text.
+/// Reads at most `length` bytes from the beginning of a file, and refuses a link like
+/// [`read_own`].
+pub(crate) fn read_head(path: &Path, length: usize) -> Result<Vec<u8>, FileError> {
+    let read = || {
+        step()?;
+        let (file, _) = open_regular(path, OpenOptions::new().read(true), OFlags::NOFOLLOW)?;
+        let mut content = Vec::with_capacity(length);
+        file.take(length as u64).read_to_end(&mut content)?;
+        Ok(content)
+    };
+    read().map_err(FileError::of("read", path))
+}
+
+/// Reads a text file like [`read_bounded`].
 pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String, FileError> {
     let bytes = read_bounded(path, limit)?;
     String::from_utf8(bytes).map_err(|_| {
@@ -475,7 +501,8 @@ fn read(path: &Path, limit: u64, flags: OFlags) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Opens a regular file. Opening never waits, as it would for the other end of a pipe.
+/// Opens a regular file. Unlike the usual way to open a file, this function never waits
+/// for another program to open the other end of a pipe.
 fn open_regular(
     path: &Path,
     options: &mut OpenOptions,
@@ -488,7 +515,7 @@ fn open_regular(
         Some(rustix::io::Errno::LOOP) if no_follow => {
             refused("it is a symbolic link: put the file itself in its place")
         }
-        // A socket, or a pipe that nobody reads from.
+        // The file is a socket, or a pipe that no program reads from.
         Some(rustix::io::Errno::NXIO) => refused("it is not a regular file"),
         _ => error,
     })?;
@@ -499,15 +526,15 @@ fn open_regular(
     }
 }
 
-/// The right to change a folder. It is released when this value is dropped or when the
-/// process ends for any reason.
+/// The right to change a folder. The lock is released when this value is dropped or
+/// when the process ends for any reason.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,
 }
 
-/// Takes the [`Lock`] on `folder` by locking the file `.lock` in it. Returns `None` if
-/// another process, or another part of this one, holds the lock.
+/// Takes the [`Lock`] on `folder` by locking the file `.lock` in the folder. Returns
+/// `None` if another process, or another part of this process, holds the lock.
 pub(crate) fn lock(folder: &Path) -> Result<Option<Lock>, FileError> {
     let failed = FileError::of("lock the folder", folder);
     let mut options = OpenOptions::new();
@@ -606,6 +633,28 @@ mod tests {
         assert_eq!(error.source.kind(), io::ErrorKind::FileTooLarge);
         let sentence = format!("cannot read {}: it has more than 9 bytes", path.display());
         assert_eq!(error.to_string(), sentence);
+    }
+
+    #[test]
+    fn the_beginning_of_a_file_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        fs::write(&path, [7; 10]).unwrap();
+        assert_eq!(read_head(&path, 4).unwrap(), [7; 4]);
+        assert_eq!(read_head(&path, 40).unwrap(), [7; 10]);
+        assert!(read_head(folder.path(), 4).is_err());
+    }
+
+    #[test]
+    fn files_that_maskd_wrote_are_not_read_through_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("a"), folder.path().join("b"));
+        fs::write(&file, b"x").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert_eq!(read_own(&file, 10).unwrap(), b"x");
+        assert_eq!(read_bounded(&link, 10).unwrap(), b"x");
+        let error = read_own(&link, 10).unwrap_err().to_string();
+        assert!(error.contains("it is a symbolic link"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Access to the operating system and the board: atomic file writes, system calls,
-//! clocks, temperature and supply voltage. Also encodes bytes as hexadecimal digits and
-//! makes foreign text safe to show, which many other modules need.
+//! clocks, temperature, and supply voltage. This module also encodes bytes as hexadecimal
+//! digits and makes untrusted text safe to display.
 //!
 //! This module owns all `unsafe` code (in [`system`]). It knows nothing about the rest of
 //! the program.

@@ -1,13 +1,13 @@
-//! Functions that no safe crate provides: setting low priorities for the calling thread,
-//! asking whether the clock is synchronized, locking a byte of a file, allocating aligned
-//! blocks, and returning memory to the system. All of them can be called from safe code at
-//! any time.
+//! Functions that no safe crate provides: lowering the priority of the calling thread,
+//! asking whether the clock is synchronized, locking a byte of a file, allocating
+//! aligned blocks, and returning memory to the system. All of them can be called from
+//! safe code at any time.
 //!
 //! This module owns all `unsafe` code in the crate. It knows nothing about what a thread
 //! does or what memory is used for.
 #![expect(
     unsafe_code,
-    reason = "five system calls, one of which fills a struct on the stack, two requests of the \
+    reason = "five system calls, one of which fills a struct on the stack, two requests to the \
               allocator, and the layout of blocks of memory"
 )]
 
@@ -22,18 +22,19 @@ use super::files;
 /// `IOPRIO_WHO_PROCESS` in `linux/ioprio.h`, which selects a single process or thread.
 const WHO_PROCESS: libc::c_int = 1;
 /// `IOPRIO_CLASS_IDLE << IOPRIO_CLASS_SHIFT` in `linux/ioprio.h`, which grants disk access
-/// only when no other thread or process needs it.
+/// only when no other thread or process needs the disk.
 const IDLE_IO: libc::c_int = 3 << 13;
 
 /// Sets the calling thread, and the threads that it will start, to `SCHED_IDLE` and idle
 /// I/O priority. The thread then runs only when no other thread needs a core, and reads
 /// and writes only when no other thread or process needs the disk.
 ///
-/// A thread cannot undo this without privileges, so a thread in a pool must not call it.
+/// Without privileges, a thread cannot undo this change, so a thread of a pool must not
+/// call this function.
 ///
 /// # Errors
-/// The error from the system; a container may forbid the call. The thread then keeps its
-/// priority.
+/// The error from the system, for example if a container forbids the call. The thread
+/// then keeps its priority.
 pub fn idle() -> io::Result<()> {
     // SAFETY: an all-zero `sched_param` is valid, and 0 is the priority that SCHED_IDLE
     // requires (sched(7)).
@@ -45,9 +46,9 @@ pub fn idle() -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, IDLE_IO) })
 }
 
-/// Sets the calling thread, and the threads that it will start, to nice 15. While all
-/// cores are busy, the thread gets a few percent of one core, and other threads get the
-/// disk first.
+/// Sets the niceness of the calling thread, and of the threads that it will start, to
+/// 15. While all cores are busy, the thread gets a few percent of one core, and the disk
+/// serves other threads first.
 ///
 /// This is meant for a thread that shares locks with the camera path. An [`idle`] thread
 /// could hold a lock for as long as other threads keep the cores busy.
@@ -59,9 +60,10 @@ pub fn low() -> io::Result<()> {
     rustix::process::setpriority_process(None, 15).map_err(io::Error::from)
 }
 
-/// A clock is not synchronized if the bound on its error is at least this value, in
-/// microseconds. The kernel sets the bound to this value when the clock is set by hand,
-/// and raises it to this value when the time service has been silent for hours.
+/// If the kernel's bound on the error of a clock is at least this value, in
+/// microseconds, the clock is not synchronized. The kernel sets the bound to this value
+/// when the clock is set by hand, and raises it to this value when the time service has
+/// been silent for hours.
 const UNSYNCHRONIZED_US: libc::c_long = 16_000_000;
 
 /// Whether the kernel considers the wall clock synchronized, which means that a time
@@ -69,7 +71,7 @@ const UNSYNCHRONIZED_US: libc::c_long = 16_000_000;
 /// rule.
 ///
 /// # Errors
-/// The error from the system; a sandbox may forbid the call.
+/// The error from the system, for example if a sandbox forbids the call.
 pub fn is_clock_synchronized() -> io::Result<bool> {
     // SAFETY: an all-zero `timex` is valid. The value 0 for `modes` requests a reading
     // and changes nothing.
@@ -87,8 +89,8 @@ pub fn is_clock_synchronized() -> io::Result<bool> {
 /// another process nor another open file of this process can lock the same byte.
 ///
 /// # Errors
-/// The error from the system; its kind is [`io::ErrorKind::WouldBlock`] if the byte is
-/// locked already.
+/// The error from the system. Its kind is [`io::ErrorKind::WouldBlock`] if the byte is
+/// already locked.
 #[allow(
     clippy::cast_lossless,
     reason = "an offset has 32 or 64 bits, depending on the board"
@@ -107,23 +109,23 @@ pub fn lock_byte(file: &File, byte: u32) -> io::Result<()> {
 
 /// Makes all threads allocate from one arena.
 ///
-/// glibc gives each thread its own arena, and memory that is freed in one arena cannot be
-/// used by the others. Inference runs move between the threads of a pool, so each
-/// arena would grow to the size that a whole run needs. With another C library, this
-/// function does nothing, and neither does it when the process has other threads already.
+/// glibc gives each thread its own arena, and memory that is freed in one arena cannot
+/// be reused in another arena. Inference runs move between the threads of a pool, so
+/// each arena would grow to the size that a whole run needs. This function does nothing
+/// if the C library is not glibc, or if the process already has other threads.
 pub fn use_one_arena() {
     #[cfg(target_env = "gnu")]
     if is_single_thread() {
         // SAFETY: both arguments are integers, and mallopt(3) is safe as long as no other
         // thread can allocate at the same time. There is no other thread, and only this
-        // one could start one. If the call fails, each thread keeps its own arena.
+        // thread could start one. If the call fails, each thread keeps its own arena.
         unsafe {
             libc::mallopt(libc::M_ARENA_MAX, 1);
         }
     }
 }
 
-/// Whether the process is known to have no other thread than the calling one.
+/// Whether the process is known to have only the calling thread.
 #[cfg(target_env = "gnu")]
 fn is_single_thread() -> bool {
     std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)
@@ -131,9 +133,9 @@ fn is_single_thread() -> bool {
 
 /// Returns whole pages of unused memory to the system.
 ///
-/// Call it after work that allocates a lot of memory and is not repeated, because glibc on
-/// its own returns only the end of the heap. With another C library, this function does
-/// nothing.
+/// Call this function after one-time work that allocates a lot of memory, because glibc on
+/// its own returns only memory at the end of the heap. This function does nothing with
+/// another C library.
 pub fn return_unused_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: the argument is an integer, and malloc_trim(3) takes the allocator's own locks.
@@ -146,16 +148,17 @@ pub fn return_unused_memory() {
 /// the system.
 ///
 /// tract aligns its tensors to 32 or 64 bytes, the width of the processor's vectors.
-/// glibc before 2.38 cuts such a block out of a larger one and uses the rest for small
-/// blocks. An aligned block then never fits the hole that another one left, so the
-/// tensors took up twice the memory that was in use. This allocator keeps the larger block
-/// in one piece.
+/// glibc before 2.38 cuts such a block out of a larger block, and uses the rest of the
+/// larger block for small blocks. When the aligned block is freed, it leaves a gap that
+/// is too small for another aligned block. As a result, the tensors occupied twice as
+/// much memory as they used. This allocator keeps the larger block in one piece.
 #[derive(Debug, Clone, Copy)]
 pub struct AlignedAllocator;
 
-/// The alignment in bytes that the system gives every block.
+/// The alignment of every block from the system, in bytes.
 const PLAIN: usize = 2 * NOTE;
-/// Size in bytes of the number stored directly before a block with a larger alignment.
+/// Size of the number that is stored directly before a block with a larger alignment,
+/// in bytes.
 const NOTE: usize = size_of::<usize>();
 
 impl AlignedAllocator {
@@ -169,9 +172,10 @@ impl AlignedAllocator {
         Layout::from_size_align(size, PLAIN).ok()
     }
 
-    /// The start of a block with alignment `align` inside `whole`, which has a layout from
-    /// [`AlignedAllocator::around`] or is null. At least [`PLAIN`] bytes are skipped before
-    /// the block, and the number of skipped bytes is stored in the last of them.
+    /// Returns the start of a block with alignment `align` inside `whole`. `whole` has
+    /// a layout from [`AlignedAllocator::around`] or is null. At least [`PLAIN`] bytes
+    /// are skipped before the block. The last of the skipped bytes store how many bytes
+    /// were skipped.
     ///
     /// # Safety
     /// `whole` must be null or valid for `align` bytes.
@@ -233,7 +237,8 @@ unsafe impl GlobalAlloc for AlignedAllocator {
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         if layout.align() <= PLAIN {
-            // SAFETY: the caller's guarantees are the ones that the system's allocator requires.
+            // SAFETY: the caller guarantees everything that the system's allocator
+            // requires.
             return unsafe { System.realloc(block, layout, size) };
         }
         // SAFETY: the caller guarantees that `size` does not overflow. The new block does
@@ -249,11 +254,12 @@ unsafe impl GlobalAlloc for AlignedAllocator {
     }
 }
 
-/// Frees the memory that holds `bytes` if they are an unmodified part of the program's own
-/// file, and does nothing otherwise. The next read loads them from the file again.
+/// Frees the memory that holds `bytes` if this memory is an unmodified part of the
+/// program's own file, and does nothing otherwise. When the program reads the bytes
+/// again, the system loads them from the file.
 ///
-/// The kernel would free this memory anyway when memory runs short, but not before other
-/// memory.
+/// When memory runs short, the kernel would also free this memory, but possibly only
+/// after other memory.
 pub fn release_file_pages(bytes: &'static [u8]) {
     let page = rustix::param::page_size();
     let range = bytes.as_ptr_range();
@@ -268,13 +274,14 @@ pub fn release_file_pages(bytes: &'static [u8]) {
     if start < end && is_unchanged_file(&maps, program, start, end) {
         let first = range.start.with_addr(start).cast_mut().cast();
         // SAFETY: these are whole pages, mapped from the program's own file and not
-        // writable, and no page in the mapping differs from the file (`Anonymous` and
-        // `Swap` in proc_pid_smaps(5) are 0; the linker's relocations would be counted
-        // there). Nobody can write to the file of a running program (ETXTBSY), and a
-        // package that replaces it leaves the old file in place until the program ends.
-        // The next read therefore finds the same bytes. A page could change only between
-        // the check and the call, and only if other `unsafe` code made the program's
-        // read-only data writable. If the call fails, nothing has changed.
+        // writable. No page in the mapping differs from the file, because `Anonymous`
+        // and `Swap` in proc_pid_smaps(5) are 0 (the linker's relocations would be
+        // counted there). No process can write to the file of a running program
+        // (ETXTBSY), and a package that replaces the file leaves the old file in place
+        // until the program ends. The next read therefore finds the same bytes. A page
+        // could change only between the check and the call, and only if other `unsafe`
+        // code made the program's read-only data writable. If the call fails, nothing
+        // has changed.
         unsafe { libc::madvise(first, end - start, libc::MADV_DONTNEED) };
     }
 }
@@ -300,8 +307,9 @@ fn is_unchanged_file(maps: &str, program: &str, start: usize, end: usize) -> boo
     own == ["0 kB", "0 kB"]
 }
 
-/// Whether the first line of a mapping in `/proc/self/smaps` describes the file `program`,
-/// mapped read-only, and contains all addresses from `start` to `end`.
+/// Whether `line`, the first line of a mapping in `/proc/self/smaps`, describes a
+/// read-only mapping of the file `program` that contains all addresses from `start` to
+/// `end`.
 fn is_of_file(line: &str, program: &str, start: usize, end: usize) -> bool {
     let mut fields = line.split_whitespace();
     let mut field = || fields.next().unwrap_or_default();
@@ -382,7 +390,8 @@ mod tests {
         let before = BYTES.to_vec();
         release_file_pages(BYTES);
         assert!(BYTES == before);
-        // This memory is not mapped from a file, so after a release it would read as zeros.
+        // This memory is not mapped from a file, so it would read as zeros if it were
+        // released.
         let leaked: &'static [u8] = Box::leak(vec![7_u8; 1 << 20].into_boxed_slice());
         release_file_pages(leaked);
         assert!(leaked.iter().all(|byte| *byte == 7));

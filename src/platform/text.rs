@@ -1,14 +1,14 @@
-//! Makes text from outside safe to show. File names, HTTP headers and requests may
+//! Makes untrusted text safe to display. File names, HTTP headers, and requests may
 //! contain control characters, which could change the state of a terminal or forge a log
 //! line.
 
 use std::borrow::Cow;
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 /// Whether a character may change how a terminal or a log shows the text around it.
 fn is_unsafe(c: char) -> bool {
-    // Besides control characters: line separators, marks that change the direction of the
-    // text, and characters that are invisible.
+    // In addition to control characters, these are line separators, marks that change the
+    // direction of the text, and invisible characters.
     c.is_control()
         || matches!(
             c,
@@ -25,17 +25,25 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, is_unsafe)
 }
 
-/// Same as [`printable`], but keeps line ends and tabs.
+/// Returns a count with its noun, such as "1 picture" or "2 pictures". The noun must form
+/// its plural with "s".
+pub(crate) fn counted<N: Copy + Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
+    let ending = if count == N::from(1) { "" } else { "s" };
+    format!("{count} {noun}{ending}")
+}
+
+/// Escapes text like [`printable`], but keeps line ends and tabs.
 #[must_use]
 pub fn printable_lines(text: &str) -> Cow<'_, str> {
     escaped(text, |c| is_unsafe(c) && c != '\n' && c != '\t')
 }
 
-/// Returns JSON text without characters that change how a terminal shows it. Its meaning
-/// stays the same.
+/// Escapes the characters in JSON text that change how a terminal shows the text. The
+/// meaning of the JSON stays the same.
 #[must_use]
 pub fn printable_json(json: &str) -> Cow<'_, str> {
-    // Within strings, JSON has no ASCII control character except DEL; others are layout.
+    // In JSON, ASCII control characters other than DEL occur only as whitespace outside
+    // strings.
     let is_unsafe = |c: char| is_unsafe(c) && (!c.is_ascii_control() || c == '\u{7f}');
     if !json.contains(is_unsafe) {
         return Cow::Borrowed(json);
@@ -79,6 +87,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_noun_agrees_with_its_count() {
+        assert_eq!(counted(0_u32, "label"), "0 labels");
+        assert_eq!(counted(1_usize, "label"), "1 label");
+        assert_eq!(counted(2_u64, "label"), "2 labels");
+    }
 
     #[test]
     fn control_characters_become_escapes() {

@@ -1,8 +1,8 @@
-//! Trains a head on folders of pictures. This includes the data set, augmentation,
-//! the recipe, the head's training step, and the report.
+//! Trains a head on folders of pictures. The submodules provide the data set, the
+//! augmentation, the recipe, the training step of the head, and the report.
 //!
-//! Owns the mathematics of training. It knows nothing about the samples that the
-//! device captured, or about what happens after a verdict.
+//! This module owns the mathematics of training. It knows nothing about the samples that
+//! a device captures, or about what happens after a verdict.
 
 pub mod augment;
 pub mod dataset;

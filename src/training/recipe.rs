@@ -1,10 +1,10 @@
 //! Recipes, which turn pictures into the features that a head is trained on.
 //!
-//! Owns the views that a recipe makes of a picture, and the workers that embed them.
-//! It knows nothing about labels or training.
+//! This module owns the views that a recipe makes of a picture, and the workers that
+//! embed these views. It knows nothing about labels or training.
 //!
-//! Each picture is read and decoded only once, regardless of the number of its
-//! views. All of its views are made and embedded while it is in memory, and only the
+//! Each picture is read and decoded only once, regardless of the number of its views.
+//! All views are made and embedded while the picture is in memory, and only the
 //! features are kept (5 KB per view).
 
 use std::ops::ControlFlow;
@@ -153,8 +153,8 @@ enum RobustView {
 }
 
 /// The kinds of views of a picture, repeated from the start as needed. Five of eight
-/// views are faces, because every crop from the camera at the door is a face.
-/// Without the views that have only geometric changes, the head gets worse on good
+/// views are faces, because every crop from the camera at the door is a face. Without the
+/// views that have only geometric changes, the head would be less accurate on good
 /// pictures.
 const ROBUST_VIEWS: [RobustView; 8] = [
     RobustView::Face,
@@ -167,13 +167,13 @@ const ROBUST_VIEWS: [RobustView; 8] = [
     RobustView::Face,
 ];
 
-/// Finds the largest face, because a training picture's label applies to that face.
+/// Returns the largest face, to which the label of a training picture applies.
 fn largest(faces: &[Face]) -> Option<Rect> {
     let rects = faces.iter().map(|face| face.rect);
     rects.max_by(|a, b| a.area().total_cmp(&b.area()))
 }
 
-/// The views of pictures to embed.
+/// Which views of the pictures to embed.
 #[derive(Debug, Clone, Copy)]
 pub enum EmbedMode<'a> {
     /// The view that [`Worker::plain`] makes.
@@ -184,7 +184,7 @@ pub enum EmbedMode<'a> {
         recipe: &'a Recipe,
         /// Number of views of each picture, at least one.
         views: usize,
-        /// Together with the index of the picture, this seeds the views.
+        /// Seed of the views. It is combined with the index of each picture.
         seed: u64,
     },
 }
@@ -193,9 +193,8 @@ pub enum EmbedMode<'a> {
 /// result is `[count, views, 1280]`, row by row.
 ///
 /// The workers share the pictures, and the result does not depend on the number of
-/// workers. After each picture, `done` is called with the number of finished
-/// pictures. If it returns `false`, no more pictures are started, and the result is
-/// `None`.
+/// workers. After each picture, `done` is called with the number of finished pictures. If
+/// `done` returns `false`, no more pictures are started, and the result is `None`.
 ///
 /// # Errors
 /// The first [`RecipeError`], in the order of the pictures.
@@ -271,8 +270,8 @@ where
         .collect())
 }
 
-/// Returns an independent seed for each index, using one step of `SplitMix64`
-/// (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
+/// Returns an independent seed for each index, using one step of `SplitMix64` (Steele,
+/// Lea, and Flood, "Fast splittable pseudorandom number generators", 2014).
 #[must_use]
 pub fn mix(seed: u64, index: u64) -> u64 {
     let mut z = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));

@@ -1,7 +1,7 @@
 //! The face detector, YuNet, which finds the faces in a frame.
 //!
-//! Owns the detector's input layout, the decoding of its outputs and non-maximum
-//! suppression. The weights come from `ShiqiYu/libfacedetection`; see
+//! This module owns the detector's input layout, decodes its outputs, and applies
+//! non-maximum suppression. The weights come from `ShiqiYu/libfacedetection`; see
 //! `models/README.md` for their exact source.
 
 use std::collections::VecDeque;
@@ -16,8 +16,8 @@ use crate::onnx::{
 /// A detection whose IoU with a better detection exceeds this value is the same face.
 const NMS_IOU: f32 = 0.45;
 
-/// Maximum number of detections that enter suppression. The detections with the best scores
-/// are kept.
+/// Maximum number of detections that are passed to non-maximum suppression. If there
+/// are more, only the detections with the best scores are used.
 const MAX_DETECTIONS: usize = 1000;
 
 /// The width and height of the network's input must be multiples of its largest stride.
@@ -25,7 +25,7 @@ const ALIGN: u32 = 32;
 
 /// Maximum number of input sizes whose plans are cached. All frames from a camera have
 /// the same size, but the pictures in a folder may have many sizes. Making a plan takes
-/// about as long as running it.
+/// about as long as running the plan.
 const MAX_CACHED_PLANS: usize = 8;
 
 /// Indices of the channels of a detector output.
@@ -39,8 +39,8 @@ mod channel {
 /// Options of the face detector.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DetectorOptions {
-    /// The frame is scaled down until its longest side has this many pixels; it is
-    /// never scaled up.
+    /// The frame is scaled down until its longest side has this many pixels. A smaller
+    /// frame is never scaled up.
     pub side: u32,
     /// Minimum score of a detection, between 0 and 1. Detections with a lower score are
     /// discarded.
@@ -54,14 +54,14 @@ pub struct Detector {
     options: DetectorOptions,
     scaler: Scaler,
     pool: ThreadPool,
-    /// Cached runners with their input sizes (width, height). The most recently used runner
-    /// is the last one.
+    /// Cached runners with their input sizes (width, height), from the least recently
+    /// used to the most recently used.
     runners: VecDeque<((u32, u32), Runner)>,
 }
 
 impl Detector {
     /// Loads a detector from the bytes of an ONNX file. `name` is the name of the file in
-    /// error messages. The threads of `pool` share the work of each run.
+    /// error messages. The threads in `pool` share the work of each run.
     ///
     /// # Errors
     /// [`ModelError`] if the file is not a detector, or if the model does not run.
@@ -79,8 +79,8 @@ impl Detector {
             pool,
             runners: VecDeque::new(),
         };
-        // The first runner is created here so that a model that does not run fails now
-        // and not at the first frame. Most cameras have an aspect ratio of 4:3.
+        // Create the first runner now, so that a model that cannot run fails here rather
+        // than at the first frame. Most cameras have an aspect ratio of 4:3.
         let side = aligned(options.side);
         let size = (side, aligned(options.side * 3 / 4));
         runner(&detector.graph, &mut detector.runners, size)?;
@@ -95,7 +95,7 @@ impl Detector {
         let small = self.scaler.shrink(pixels, self.options.side)?;
         let (width, height) = small.dimensions();
         // A tall frame is padded with zeros on the right until it is square. Without the
-        // padding, there was a false detection in one more of 40 photographs.
+        // padding, the detector found a false face in one more of 40 photographs.
         let size = (aligned(width.max(height)), aligned(height));
         let threshold = self.options.threshold;
         let runner = runner(&self.graph, &mut self.runners, size)?;
@@ -126,8 +126,8 @@ impl Detector {
     }
 }
 
-/// Returns the cached runner for an input of `size` = (width, height), or creates it if
-/// it is not in the cache.
+/// Returns the cached runner for an input of `size` = (width, height), or creates a
+/// runner if the cache has none for this size.
 fn runner<'a>(
     graph: &Graph,
     runners: &'a mut VecDeque<((u32, u32), Runner)>,
@@ -150,7 +150,7 @@ fn runner<'a>(
         }
         runners.push_back((size, runner));
     }
-    // The runner at the front is the least recently used one, so it is evicted first.
+    // The runner at the front was used least recently, so it is evicted first.
     let newest = runners.len() - 1;
     Ok(&mut runners[newest].1)
 }
@@ -228,6 +228,7 @@ fn decode(output: &[f32], columns: usize, stride: f32, threshold: f32, detection
             rect,
             score,
             landmarks,
+            face_check: None,
         });
     }
 }
@@ -281,6 +282,7 @@ mod tests {
             rect,
             score,
             landmarks: [(0.0, 0.0); 5],
+            face_check: None,
         }
     }
 
@@ -340,7 +342,7 @@ mod tests {
             (0.0_f32..100.0, 0.0_f32..100.0, 1.0_f32..50.0, 1.0_f32..50.0, 0.0_f32..1.0), 0..40)
         ) {
             let detections: Vec<Face> = boxes.iter().map(|&(x, y, width, height, score)| Face {
-                rect: Rect { x, y, width, height }, score, landmarks: [(0.0, 0.0); 5],
+                rect: Rect { x, y, width, height }, score, landmarks: [(0.0, 0.0); 5], face_check: None,
             }).collect();
             let best = detections.iter().map(|face| face.score).fold(f32::MIN, f32::max);
             let kept = suppress(detections);

@@ -1,7 +1,7 @@
 //! The backbone, which computes the feature vector of a crop.
 //!
-//! Owns the layout and range of the backbone's input, and the division of a
-//! frame's crops among threads. Knows nothing about classes or labels.
+//! This module owns the layout and range of the backbone's input, and divides a frame's
+//! crops among threads. It knows nothing about classes or labels.
 
 use std::ops::ControlFlow;
 
@@ -9,9 +9,8 @@ use crate::frame::{CROP_SIDE, Crop};
 pub use crate::onnx::FEATURES;
 use crate::onnx::{Graph, ModelError, Plan, Runner, ThreadPool};
 
-/// The backbone's output for a crop after global average pooling, which is the input
-/// of the head. It has 1280 values between 0 and 6, because the last activation is a
-/// ReLU6.
+/// The backbone's output for a crop, after global average pooling. It is the input to the
+/// head. It has 1280 values between 0 and 6, because the last activation is a ReLU6.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Feature(Box<[f32; FEATURES]>);
 
@@ -46,8 +45,8 @@ impl Backbone {
     }
 }
 
-/// Runs the backbone on the crops from a frame, with several threads if there are
-/// several crops.
+/// Runs the backbone on the crops from a frame, on several threads if there are several
+/// crops.
 ///
 /// Each thread has its own runner and processes one crop per run, because in a batch
 /// of four crops, tract takes three times as long per crop. If a frame has only one

@@ -1,7 +1,7 @@
 //! The head, which computes the probability of each label from a feature vector.
 //!
-//! Owns the labels, the weights and the forward pass. Knows nothing about faces and
-//! frames, or about which labels count as masked.
+//! This module owns the labels, the weights, and the forward pass. It knows nothing about
+//! faces, frames, or which labels count as masked.
 
 use crate::onnx::{Classifier, FEATURES, HeadFile, HeadTensors};
 use crate::vision::embed::Feature;
@@ -114,8 +114,8 @@ impl Head {
         softmax(&self.logits(feature))
     }
 
-    /// Like [`probabilities`](Head::probabilities), but for a row `[FEATURES]` of a feature
-    /// matrix.
+    /// Computes probabilities like [`probabilities`](Head::probabilities), but for a
+    /// row `[FEATURES]` of a feature matrix.
     #[must_use]
     pub fn probabilities_of(&self, feature: &[f32]) -> Vec<f32> {
         softmax(&self.logits_of(feature))
@@ -133,7 +133,7 @@ fn dense(weights: &[f32], bias: &[f32], x: &[f32]) -> Vec<f32> {
 
 /// Computes the dot product with sixteen partial sums, which the compiler keeps in vector
 /// registers. With a single sum, the compiler could not reorder the additions.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 16;
     let (a_lanes, a_rest) = a.as_chunks::<LANES>();
     let (b_lanes, b_rest) = b.as_chunks::<LANES>();
@@ -162,7 +162,7 @@ pub fn argmax<T: PartialOrd>(values: impl IntoIterator<Item = T>) -> Option<usiz
 
 /// Computes the softmax. The largest logit is subtracted first, so that no exponential
 /// overflows.
-fn softmax(logits: &[f32]) -> Vec<f32> {
+pub(super) fn softmax(logits: &[f32]) -> Vec<f32> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let powers: Vec<f32> = logits.iter().map(|logit| (logit - largest).exp()).collect();
     let sum: f32 = powers.iter().sum();

@@ -1,13 +1,21 @@
-//! Detects motion, so that the face detector can skip still frames.
+//! Detects motion, so that the face detector can skip still frames, and so that a place in
+//! a frame is not checked again while the place looks the same.
 //!
-//! Owns the comparison of a frame with a reference frame. Pure. Knows nothing about
-//! faces.
+//! This module compares a frame, or a place in a frame, with a reference. It is pure, and
+//! it knows nothing about faces.
 
 use image::RgbImage;
 
-/// Number of cells across and down. In a frame of 640x480 pixels, a cell has 20 by 20
-/// pixels, so it is smaller than the smallest face that gets a verdict.
-const CELLS: (u32, u32) = (32, 24);
+use crate::frame::Rect;
+
+/// Number of columns and rows of cells in a frame. In a frame of 640x480 pixels, a cell has
+/// 20 by 20 pixels, so it is smaller than the smallest face that gets a verdict.
+const COLUMNS: u32 = 32;
+const ROWS: u32 = 24;
+
+/// Number of columns and rows of cells in a place. The smallest face that gets a verdict has
+/// 24 by 24 pixels. A place of this size has cells of 4 by 4 pixels.
+const PLACE_CELLS: u32 = 6;
 
 /// There is motion in a cell if its mean differs from the reference by more than this
 /// many levels. If camera noise has a standard deviation of 8 levels per pixel, the mean
@@ -31,37 +39,91 @@ pub struct MotionDetector {
 
 impl MotionDetector {
     /// Whether the frame differs from the reference frame. Returns true if there is no
-    /// reference frame or if it has a different size.
+    /// reference frame or if the two frames have different sizes.
     #[must_use]
     pub fn moved(&self, pixels: &RgbImage) -> bool {
         if self.reference.is_empty() || self.size != pixels.dimensions() {
             return true;
         }
-        let differs = |(cell, reference): (u8, &u8)| {
-            (i32::from(cell) - i32::from(*reference)).abs() > MOTION_THRESHOLD
-        };
-        cells(pixels).zip(&self.reference).any(differs)
+        differs(frame_cells(pixels), &self.reference)
     }
 
     /// Makes this frame the reference frame.
     pub fn set_reference(&mut self, pixels: &RgbImage) {
         self.size = pixels.dimensions();
         self.reference.clear();
-        self.reference.extend(cells(pixels));
+        self.reference.extend(frame_cells(pixels));
     }
 }
 
-/// Computes the mean green level of each cell, row by row. An empty picture has no cells.
-fn cells(pixels: &RgbImage) -> impl Iterator<Item = u8> + '_ {
-    let (width, height) = pixels.dimensions();
+/// The appearance of a place in a frame, which is a rectangular part of the frame.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlacePicture {
+    /// Width and height of the frame.
+    size: (u32, u32),
+    /// Left edge, top edge, width, and height of the place, in pixels.
+    place: [u32; 4],
+    /// Mean green level of each cell, between 0 and 255.
+    levels: Vec<u8>,
+}
+
+impl PlacePicture {
+    /// Stores the appearance of the part of a frame that is inside `rect`. Returns `None` if
+    /// `rect` is outside the frame.
+    #[must_use]
+    pub fn new(pixels: &RgbImage, rect: &Rect) -> Option<PlacePicture> {
+        let (width, height) = pixels.dimensions();
+        let place = rect.region(0.0, width, height)?.as_array();
+        Some(PlacePicture {
+            size: (width, height),
+            place,
+            levels: place_cells(pixels, place).collect(),
+        })
+    }
+
+    /// Whether the place looks different in the frame `pixels`. Returns true if the size of
+    /// this frame differs from the size of the original frame.
+    #[must_use]
+    pub fn has_changed(&self, pixels: &RgbImage) -> bool {
+        self.size != pixels.dimensions() || differs(place_cells(pixels, self.place), &self.levels)
+    }
+}
+
+/// Whether the level of at least one cell differs from the cell's reference level.
+fn differs(levels: impl Iterator<Item = u8>, reference: &[u8]) -> bool {
+    let mut pairs = levels.zip(reference);
+    pairs.any(|(level, reference)| {
+        (i32::from(level) - i32::from(*reference)).abs() > MOTION_THRESHOLD
+    })
+}
+
+/// Computes the mean green level of each cell of a frame. An empty frame has no cells.
+fn frame_cells(pixels: &RgbImage) -> impl Iterator<Item = u8> + '_ {
+    let whole = [0, 0, pixels.width(), pixels.height()];
+    cells::<COLUMNS, ROWS>(pixels, whole)
+}
+
+/// Computes the mean green level of each cell of a place.
+fn place_cells(pixels: &RgbImage, place: [u32; 4]) -> impl Iterator<Item = u8> + '_ {
+    cells::<PLACE_CELLS, PLACE_CELLS>(pixels, place)
+}
+
+/// Computes the mean green level of each cell of a place, row by row. The place is given as
+/// the left edge, the top edge, the width, and the height, and must be inside the picture. An
+/// empty place has no cells. `COLUMNS` and `ROWS` are constants, because dividing by
+/// constants is fast.
+fn cells<const COLUMNS: u32, const ROWS: u32>(
+    pixels: &RgbImage,
+    [left, top, width, height]: [u32; 4],
+) -> impl Iterator<Item = u8> + '_ {
     let all = if width == 0 || height == 0 {
         0
     } else {
-        CELLS.0 * CELLS.1
+        COLUMNS * ROWS
     };
     (0..all).map(move |cell| {
-        let (column, row) = (cell % CELLS.0, cell / CELLS.0);
-        // If `length` is divided into `parts` equal parts, returns the center of the part
+        let (column, row) = (cell % COLUMNS, cell / COLUMNS);
+        // Divides `length` into `parts` equal parts and returns the center of the part
         // with the index `at`.
         let middle = |at: u32, parts: u32, length: u32| {
             let middle = u64::from(2 * at + 1) * u64::from(length) / u64::from(2 * parts);
@@ -69,9 +131,9 @@ fn cells(pixels: &RgbImage) -> impl Iterator<Item = u8> + '_ {
         };
         let mut sum = 0;
         for y in 0..SAMPLES {
-            let y = middle(row * SAMPLES + y, CELLS.1 * SAMPLES, height);
+            let y = top + middle(row * SAMPLES + y, ROWS * SAMPLES, height);
             for x in 0..SAMPLES {
-                let x = middle(column * SAMPLES + x, CELLS.0 * SAMPLES, width);
+                let x = left + middle(column * SAMPLES + x, COLUMNS * SAMPLES, width);
                 sum += u32::from(pixels.get_pixel(x, y).0[1]);
             }
         }
@@ -141,7 +203,50 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_place_looks_the_same_until_something_changes_in_it() {
+        let mut rng = ChaCha8Rng::seed_from_u64(7);
+        let hall = gray(640, 480, 90);
+        let rect = Rect {
+            x: 300.5,
+            y: 450.0,
+            width: 48.0,
+            height: 60.0,
+        };
+        let before = PlacePicture::new(&noisy(&hall, 5.0, &mut rng), &rect).unwrap();
+        let paint = |x: u32, y: u32, side: u32| {
+            let mut changed = hall.clone();
+            for (dx, dy) in (0..side * side).map(|index| (index % side, index / side)) {
+                changed.put_pixel(x + dx, y + dy, Rgb([150, 130, 120]));
+            }
+            changed
+        };
+        let elsewhere = paint(200, 100, 80);
+        let inside = paint(320, 465, 12);
+        for _ in 0..10 {
+            assert!(!before.has_changed(&noisy(&elsewhere, 5.0, &mut rng)));
+            assert!(before.has_changed(&noisy(&inside, 5.0, &mut rng)));
+        }
+        assert!(before.has_changed(&gray(320, 240, 90)), "another size");
+        let outside = Rect { x: 640.0, ..rect };
+        assert_eq!(PlacePicture::new(&hall, &outside), None);
+    }
+
     proptest! {
+        #[test]
+        fn any_place_is_accepted(
+            size in (0_u32..70, 0_u32..70), edges in (-50_f32..90.0, -50_f32..90.0),
+            lengths in (0_f32..200.0, 0_f32..200.0), level in 0_u8..240
+        ) {
+            let rect = Rect { x: edges.0, y: edges.1, width: lengths.0, height: lengths.1 };
+            let frame = gray(size.0, size.1, level);
+            if let Some(place) = PlacePicture::new(&frame, &rect) {
+                prop_assert!(!place.has_changed(&frame));
+                prop_assert!(place.has_changed(&gray(size.0, size.1, level + 11)));
+                prop_assert!(place.has_changed(&gray(size.0 + 1, size.1, level)));
+            }
+        }
+
         #[test]
         fn any_size_is_accepted(width in 0_u32..70, height in 0_u32..70, level in 0_u8..240) {
             let mut motion = MotionDetector::default();

@@ -1,7 +1,7 @@
 """Generates the reference values for augmentation by running Keras's own code on fixed draws.
 
-This script does not repeat any formula from maskd or Keras. It intercepts the matrices that `apply_affine_transform`
-passes to scipy, and takes the pictures that it returns.
+This script does not repeat any formula from maskd or Keras. It records the matrices that `apply_affine_transform`
+passes to scipy, and the pictures that `apply_affine_transform` returns.
 
     python make_augment_golden.py
 """
@@ -27,8 +27,8 @@ from tf_keras.src.preprocessing import image as keras_source
 GOLDEN = Path(__file__).resolve().parent
 PICTURES = GOLDEN / "augment"
 SIDE = 224
-# Distance in pixels between the compared pixels in the pictures that are stored
-# at a reduced size.
+# For a picture that is stored at a reduced size, the distance between two compared pixels,
+# in pixels of the original picture.
 STRIDE = 4
 
 Draw = dict[str, Any]
@@ -40,8 +40,8 @@ def draw(**values: float | bool) -> Draw:
 
 
 _MATRICES: list[Draw] = [
-    # Each change is applied alone, so that a failing case shows which change is
-    # wrong.
+    # Each change is applied alone, so that a failing case identifies the wrong
+    # change.
     draw(),
     draw(theta=20.0),
     draw(theta=-7.25),
@@ -51,15 +51,15 @@ _MATRICES: list[Draw] = [
     draw(shear=25.0),
     draw(zx=0.85),
     draw(zy=1.15),
-    # Changes are combined, so that a wrong order of the factors shows.
+    # Changes are combined, so that the test detects factors in the wrong order.
     draw(theta=15.0, tx=-20.0, ty=12.5),
     draw(theta=-12.0, shear=30.0, zx=1.3, zy=0.7),
     draw(theta=18.3, tx=40.1, ty=-37.7, shear=-0.12, zx=0.91, zy=1.09),
     draw(theta=-170.0, tx=150.0, ty=90.0, shear=-60.0, zx=2.5, zy=0.3),
 ]
 
-# Channel shifts are whole numbers because maskd rounds before it adds them, and
-# Keras rounds afterward.
+# Channel shifts are whole numbers, because maskd rounds the pixels before it adds a shift,
+# whereas Keras rounds them afterward.
 _PICTURES: list[tuple[str, str, str, bool, Draw]] = [
     # name, crop, fill, whole (or one pixel in STRIDE x STRIDE), draw
     ("tutorial", "mask_large", "nearest", True, _MATRICES[11]),
@@ -91,7 +91,7 @@ def affine(picture: NDArray[np.float32], values: Draw, fill: str) -> NDArray[np.
 
 
 def matrix(values: Draw) -> list[list[float]]:
-    """Returns the 3x3 matrix for (x, y, 1). Keras passes scipy a 2x2 matrix and an offset for (row, column)."""
+    """Returns the 3x3 matrix for (x, y, 1). Keras passes a 2x2 matrix and an offset for (row, column) to scipy."""
     caught: list[tuple[Any, Any]] = []
 
     def catch(channel: Any, linear: Any, offset: Any, **_: Any) -> Any:
@@ -100,7 +100,7 @@ def matrix(values: Draw) -> list[list[float]]:
 
     with mock.patch.object(keras_source.ndimage.interpolation, "affine_transform", catch):
         affine(np.zeros((SIDE, SIDE, 3), dtype=np.float32), values, "nearest")
-    if not caught:  # Keras does not call scipy if nothing changes.
+    if not caught:  # If nothing changes, Keras does not call scipy.
         return np.eye(3).tolist()
     linear, offset = caught[0]
     return [

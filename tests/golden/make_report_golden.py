@@ -1,7 +1,7 @@
 """Generates report.json in this folder, with scikit-learn's reports on synthetic predictions.
 
-The text comes from classification_report. The calibration error is computed here with numpy from
-its definition, and the interval is computed by scipy.
+The text comes from classification_report, and the interval comes from scipy. This script uses
+numpy to compute the calibration error from its definition.
 
     pip install -r requirements-report.txt
     python make_report_golden.py
@@ -107,7 +107,7 @@ def main() -> None:
         "one picture": case([1], [[0.25, 0.75]], pair),
     }
     text = json.dumps(cases, indent=None, separators=(",", ":"), ensure_ascii=False)
-    # Puts each case on its own line.
+    # Put each case on its own line.
     text = text.replace('},"', '},\n"')
     (GOLDEN / "report.json").write_text(text + "\n", encoding="utf-8")
 

@@ -1,7 +1,8 @@
 """Generates train.json in this folder, with Keras's results for given weights and batches.
 
-Features and initial weights are not stored, because `Numbers` below and in tests/train_golden.rs generates the same
-values on both sides. Every training step is Keras's own (`train_on_batch`, `tf_keras.optimizers.legacy.Adam`).
+Features and initial weights are not stored, because the generator `Numbers` produces the same values here and in
+tests/train_golden.rs. Keras itself performs every training step (`train_on_batch`,
+`tf_keras.optimizers.legacy.Adam`).
 
     python make_train_golden.py
 """
@@ -31,7 +32,7 @@ HIDDEN = 6
 SAMPLES = 4
 STEPS = 10
 INIT_LR = 1e-3
-# This is much larger than the tutorial's decay, so that its effect shows within ten steps.
+# This decay is much larger than the tutorial's decay, so that it has a visible effect within ten steps.
 DECAY = 0.1
 
 
@@ -62,8 +63,8 @@ def build(classes: int) -> tf_keras.Model:
     keep = tf_keras.Input((HIDDEN,))
     hidden = tf_keras.layers.Dense(HIDDEN, activation="relu")(features)
     logits = tf_keras.layers.Dense(classes)(tf_keras.layers.Multiply()([hidden, keep]))
-    # This is not Keras's "softmax", because that attaches its logits, and binary_crossentropy would treat them as
-    # logits of sigmoids (see the documentation of src/training/train/mod.rs). TensorFlow's softmax returns only
+    # Keras's "softmax" is not used, because it attaches its logits to the result, and binary_crossentropy would treat
+    # them as logits of sigmoids (see the documentation of src/training/train/mod.rs). TensorFlow's softmax returns only
     # probabilities.
     probabilities = tf_keras.layers.Activation(tf.nn.softmax)(logits)
     return tf_keras.Model([features, keep], [probabilities, logits])
@@ -86,13 +87,13 @@ def case(name: str, seed: int, classes: int, dropout: float, class_weights: list
     b1 = numbers.weights(0.125, HIDDEN)
     w2 = numbers.weights(1.0, classes, HIDDEN)
     b2 = numbers.weights(0.125, classes)
-    # Unlike features from a backbone, these are centered on 0, so that each
+    # Unlike features from a backbone, these features are centered on 0, so that each
     # unit is active for about half of the samples.
     features = numbers.weights(2.0, STEPS, SAMPLES, FEATURES)
     labels = [[numbers.next() % classes for _ in range(SAMPLES)] for _ in range(STEPS)]
     masks = numbers.uniform(STEPS, SAMPLES, HIDDEN) >= dropout
     if dropout:
-        # The masks keep one unit in every sample. Otherwise, a sample without
+        # The masks keep at least one unit in every sample, because a sample without
         # any unit would train only the last bias.
         masks[:, :, 0] = True
     keep = masks.astype(np.float32) / np.float32(1 - dropout)

@@ -4,9 +4,9 @@
 
 MODEL is the ONNX file, DATASET is the folder that it was trained on, and REPORT is the file that
 `maskd eval --model MODEL --dataset DATASET --report REPORT` wrote. This script compares the
-probabilities of every picture in the report with those from onnxruntime and OpenCV's DNN, and the
-metadata with the data set. The pictures must be 224 x 224, because otherwise resizing would affect
-the comparison.
+probabilities of each picture in the report with the probabilities from onnxruntime and OpenCV's
+DNN. It also compares the metadata with the data set. The pictures must be 224 x 224, because
+resizing would affect the comparison.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from PIL import Image
 
 SIDE = 224
 LIMIT = 1e-4  # Maximum difference between probabilities.
-# Swapping the colors must change a probability by at least this much.
-# Otherwise, the comparison could not detect swapped colors.
+# Minimum change in a probability when the colors are swapped. With a smaller change,
+# the comparison could not detect swapped colors.
 TRAP = 1e-2
 
 
@@ -64,9 +64,9 @@ def check_metadata(model: bytes, folder: Path) -> list[str]:
     require(metadata["recipe"] in ("tutorial", "robust"), f"recipe {metadata['recipe']}")
     require(metadata["seed"].isdecimal(), f"seed {metadata['seed']}")
     require(metadata["version"].count(".") == 2, f"version {metadata['version']}")
-    require(metadata["dataset_sha256"] == digest(folder), "dataset_sha256 is of other pictures")
-    require(len(bytes.fromhex(metadata["backbone_sha256"])) == 32, "backbone_sha256 is no hash")
-    require(0 <= scores["accuracy"] <= 1 and scores["labels"] == labels, "scores without sense")
+    require(metadata["dataset_sha256"] == digest(folder), "dataset_sha256 belongs to other pictures")
+    require(len(bytes.fromhex(metadata["backbone_sha256"])) == 32, "backbone_sha256 is not a hash")
+    require(0 <= scores["accuracy"] <= 1 and scores["labels"] == labels, "the scores are invalid")
     return labels
 
 
@@ -85,7 +85,7 @@ def main(model_file: Path, folder: Path, report_file: Path) -> None:
 
     pictures = json.loads(report_file.read_text(encoding="utf-8"))["pictures"]
     there = sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.png"))
-    require([judged["picture"] for judged in pictures] == there, "the report has other pictures")
+    require([judged["picture"] for judged in pictures] == there, "the report contains other pictures")
     worst = {"onnxruntime": 0.0, "OpenCV": 0.0}
     trap = 0.0
     for judged in pictures:
@@ -95,11 +95,11 @@ def main(model_file: Path, folder: Path, report_file: Path) -> None:
         image = network_input(folder / judged["picture"])
         for runtime, run in {"onnxruntime": by_onnxruntime, "OpenCV": by_opencv}.items():
             off = float(np.abs(run(image) - expected).max())
-            require(off < LIMIT, f"{runtime} is off by {off:.1e} on {judged['picture']}")
+            require(off < LIMIT, f"{runtime} differs by {off:.1e} on {judged['picture']}")
             worst[runtime] = max(worst[runtime], off)
         swapped = np.ascontiguousarray(image[:, ::-1])
         trap = max(trap, float(np.abs(by_onnxruntime(swapped) - expected).max()))
-    require(trap > TRAP, f"swapped colors move probabilities by {trap:.1e} only")
+    require(trap > TRAP, f"swapped colors change the probabilities by only {trap:.1e}")
     found = ", ".join(f"{runtime} {off:.1e}" for runtime, off in worst.items())
     print(f"{len(pictures)} pictures, largest differences: {found}; with swapped colors {trap:.1e}")
 

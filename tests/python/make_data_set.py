@@ -3,7 +3,8 @@ per class.
 
     python tests/python/make_data_set.py FOLDER
 
-All pictures are lossless and 224 x 224, so that no program has to resize them.
+All pictures are lossless and have 224 x 224 pixels, so that no program needs to resize
+them.
 """
 
 import sys

@@ -1,5 +1,5 @@
 # Functions that the scripts in this folder share. The scripts run on Debian. They
-# keep downloads and builds in one cache, because a start with an empty cache takes
+# keep downloads and builds in one cache, because a run with an empty cache takes
 # many minutes.
 set -euo pipefail
 
@@ -11,8 +11,8 @@ mkdir -p "$cache/debs"
 
 say() { echo "rig: $*" >&2; }
 
-# Installs the packages for missing programs and files. A name with a slash is a file,
-# or a pattern that must match a file.
+# Installs the packages for missing programs and files. A name with a slash is the path
+# of a file, or a pattern that must match a file.
 need() { # PROGRAM:PACKAGE | FILE:PACKAGE …
     local missing=() pair
     for pair in "$@"; do
@@ -31,7 +31,7 @@ need() { # PROGRAM:PACKAGE | FILE:PACKAGE …
     apt-get install -qq --no-install-recommends -o DPkg::Lock::Timeout=300 "${missing[@]}" >/dev/null
 }
 
-# Whether the Rust toolchain in use can build for the target.
+# Returns whether the current Rust toolchain can build for the target.
 has_target() {
     compgen -G "$(rustc --print target-libdir --target "$triple")/libstd-*.rlib" >/dev/null
 }
@@ -42,7 +42,7 @@ toolchain_copy() {
     echo "$cache/rust-$(rustc --version | cut -d ' ' -f 2)"
 }
 
-# Whether to use the copy.
+# Returns whether builds should use the copy.
 uses_copy() {
     [ -n "${MASKD_RIG_BUILD_STD:-}" ] || ! has_target
 }
@@ -92,8 +92,8 @@ deb() { # SUITE PACKAGE ARCHITECTURE
     echo "$found"
 }
 
-# Makes aarch64 programs run like native programs, with the kernel's binfmt_misc and
-# qemu-user.
+# Sets up the kernel's binfmt_misc and qemu-user, so that aarch64 programs run like
+# native programs.
 runs_foreign() {
     [ "$(uname -m)" != aarch64 ] || return 0
     local binfmt=/proc/sys/fs/binfmt_misc

@@ -1,5 +1,5 @@
-# Settings for a build for aarch64 with Debian's cross compiler, without cross. By default,
-# the build folder is in the cache, where it survives when a clone is deleted. With
+# Settings for building for aarch64 with Debian's cross compiler, without cross. By default,
+# the build folder is in the cache, so that it survives if the clone is deleted. With
 # MASKD_RIG_TARGET=target, the build shares build scripts and procedural macros with a
 # native build.
 export CARGO_TARGET_DIR=${MASKD_RIG_TARGET:-$cache/target}

@@ -9,13 +9,13 @@ The machine writes a line for each of its checks:
     rig bad WHAT          the check failed
     rig skip WHAT         the check is not possible on this machine
     rig pins MASK VALUE WHAT
-                          asks the host to check whether the levels of the
+                          the host must check whether the levels of the
                           Raspberry Pi's pins 0 to 31 (GPLEV0) under MASK are
-                          VALUE. The host reads them in QEMU's monitor while the
-                          machine waits.
+                          VALUE. The host reads the levels through QEMU's
+                          monitor while the machine waits.
     rig done              all checks are done
 
-Other lines are printed. If there is no "done" within SECONDS, the test has failed.
+All other lines are printed. The test fails if there is no "done" within SECONDS.
 """
 
 import os
@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 
-# The address of the BCM2837's register GPLEV0, as seen by its processors.
+# The address of the BCM2837's register GPLEV0 in the address space of its processors.
 LEVELS = 0x3F200034
 
 
@@ -86,7 +86,7 @@ def main():
         machine.kill()
         machine.wait()
     if not done:
-        print(f"BAD  the machine did not come to its end within {seconds:.0f} s")
+        print(f"BAD  the machine did not finish within {seconds:.0f} s")
         failed += 1
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
     return failed > 0

@@ -6,12 +6,13 @@ export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-# Otherwise, kernel messages on the console would interrupt our lines.
+# Turn off kernel messages on the console, because they would interrupt this script's
+# lines.
 dmesg -n 1
 while read -r module; do
     insmod "/modules/$module" || echo "cannot load $module"
 done < /modules/order
-# configfs may be one of the modules that were just loaded.
+# Mount configfs after loading the modules, because configfs may be one of the modules.
 mount -t configfs config /config
 machine=$(cat /etc/machine)
 
@@ -25,8 +26,7 @@ check() { # WHAT COMMAND…
     if "$@"; then verdict ok "$what"; else verdict bad "$what"; fi
 }
 quietly() { "$@" > /tmp/log 2>&1; }
-# The timeout is long because emulation is slow. It says nothing about the speed
-# of a Pi.
+# The timeout is long because emulation is slow. A real Pi is much faster.
 until_so() { # COMMAND…
     for _ in $(seq 120); do
         "$@" && return 0
@@ -35,8 +35,7 @@ until_so() { # COMMAND…
     return 1
 }
 
-# The GPIO lines of the lamps, the buzzer and a button, on a Pi and on other
-# machines.
+# The GPIO lines of the lamps, the buzzer, and a button, on a Pi and on other machines.
 if [ "$machine" = pi3 ]; then
     green=17 red=27 buzzer=22 button=5
     backend='backend = "rppal"'
@@ -80,7 +79,7 @@ check_lamps() { # GREEN RED WHAT
     if [ "$machine" = pi3 ]; then
         mask=$(((1 << green) | (1 << red)))
         echo "rig pins $mask $((($1 << green) | ($2 << red))) $3"
-        # The host needs a moment to look.
+        # The host needs time to read the pins.
         sleep 5
     else
         check "$3" until_so shows "$1$2"
@@ -109,32 +108,32 @@ status() { maskd status --json --state /tmp/state --config /tmp/maskd.toml > /tm
 of_status() { sed -n "s/.*\"$1\": *\"\{0,1\}\([^\",]*\).*/\1/p" /tmp/status | head -n 1; }
 
 config /pictures/mask > /tmp/maskd.toml
-check "maskd check is content" quietly maskd check --config /tmp/maskd.toml --state /tmp/state
+check "maskd check succeeds" quietly maskd check --config /tmp/maskd.toml --state /tmp/state
 grep -E 'pins|GPIO|board' /tmp/log
 
 start /pictures/mask
-check "the masked face is seen" until_so decided mask
-check_lamps 1 0 "green alone while it is"
+check "the decision for the masked face is mask" until_so decided mask
+check_lamps 1 0 "only the green lamp is on"
 seconds=$(awk -v now="$(awk '{print $1}' /proc/uptime)" -v begun="$(awk -v hz=100 '{print $22 / hz}' /proc/$maskd/stat)" 'BEGIN { print now - begun }')
-echo "first decision and its check after $seconds s of emulation; $(grep VmRSS /proc/$maskd/status)"
+echo "first decision, including its check, after $seconds s of emulation; $(grep VmRSS /proc/$maskd/status)"
 if [ "$machine" != pi3 ]; then
     echo pull-down > "$lines/sim_gpio$button/pull"
-    enrolled() { status && [ "$(of_status label)" = with_mask ] && grep -q '"wanted": *3' /tmp/status; }
-    check "a press of the button labels whoever stands there" until_so enrolled
+    enrolled() { status && grep -q '"enrollment": *{[^}]*"label": *"with_mask", *"wanted": *3' /tmp/status; }
+    check "pressing the button labels the person at the door" until_so enrolled
     echo pull-up > "$lines/sim_gpio$button/pull"
 fi
 kill -TERM $maskd
 wait $maskd
-check "SIGTERM ends it in order" [ $? -eq 0 ]
-check_all_low "and leaves its pins low"
+check "SIGTERM stops the daemon cleanly" [ $? -eq 0 ]
+check_all_low "the pins are low afterward"
 
 start /pictures/bare
-check "the bare face is seen" until_so decided no_mask
-check_lamps 0 1 "red alone while it is"
+check "the decision for the bare face is no_mask" until_so decided no_mask
+check_lamps 0 1 "only the red lamp is on"
 kill -KILL $maskd
 wait $maskd 2> /dev/null
-check "maskd pins-off is content" quietly maskd pins-off --config /tmp/maskd.toml
-check_all_low "it leaves the pins of a killed daemon low"
+check "maskd pins-off succeeds" quietly maskd pins-off --config /tmp/maskd.toml
+check_all_low "maskd pins-off leaves the pins of a killed daemon low"
 
 if [ "$machine" = virt ]; then
     camera=/sys/bus/platform/drivers/vivid
@@ -146,16 +145,16 @@ if [ "$machine" = virt ]; then
     maskd run --json --config /tmp/maskd.toml --state /tmp/state > /tmp/out 2> /tmp/log &
     maskd=$!
     frames() { status && [ "$(of_status frames)" -gt "$1" ]; }
-    check "frames come from the camera" until_so frames 3
+    check "frames arrive from the camera" until_so frames 3
     echo vivid.0 > $camera/unbind
-    check "without the camera it is a fault" until_so last_decided fault
+    check "the decision without the camera is fault" until_so last_decided fault
     echo vivid.0 > $camera/bind
     recovered() { status && [ "$(of_status camera_lost)" = false ] && ! last_decided fault; }
-    check "with the camera it goes on by itself" until_so recovered
+    check "the daemon recovers when the camera is back" until_so recovered
     grep -E 'lost|reconnected' /tmp/log | tail -n 3
     kill -TERM $maskd
     wait $maskd
-    check "SIGTERM ends it in order" [ $? -eq 0 ]
+    check "SIGTERM stops the daemon cleanly" [ $? -eq 0 ]
 fi
 echo "rig done"
 sleep 1

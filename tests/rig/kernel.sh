@@ -1,5 +1,5 @@
-# Unpacks a Debian kernel with the modules gpio-sim and vivid. It is unpacked
-# only once.
+# Unpacks a Debian kernel with the modules gpio-sim and vivid, unless it is
+# already unpacked.
 
 unpack_kernel() { # VERSION ARCHITECTURE; sets `system` and `modules`
     release=$1-$2

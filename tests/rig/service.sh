@@ -9,8 +9,7 @@ check() { # WHAT COMMAND…
     shift
     if "$@"; then verdict ok "$what"; else verdict bad "$what"; fi
 }
-# The timeout is long because emulation is slow. It says nothing about the speed
-# of a Pi.
+# The timeout is long because emulation is slow. A real Pi is much faster.
 until_so() { # COMMAND…
     for _ in $(seq 480); do
         "$@" && return 0
@@ -63,7 +62,8 @@ status() { maskd status --json > /tmp/status 2> /dev/null; }
 is() { status && grep -q "\"$1\": *$2" /tmp/status; }
 check_pins() { # GREEN RED BUZZER DECISION|- WHAT
     if [ "$machine" = pi3 ]; then
-        # The guest cannot read the pins. It waits for the decision, and the host reads them.
+        # The guest cannot read the pins. It waits for the decision, and then the host reads
+        # the pins.
         [ "$4" = - ] || until_so is decision "\"$4\""
         sleep 2
         mask=$(((1 << green) | (1 << red) | (1 << buzzer)))
@@ -77,20 +77,20 @@ main_pid() { systemctl show -P MainPID maskd; }
 restarts() { systemctl show -P NRestarts maskd; }
 
 echo "$(systemd-analyze security maskd.service --no-pager | tail -n 1)"
-check "the pins are the group gpio's" [ "$(stat -c %G /dev/gpiochip0)" = gpio ]
+check "the pins belong to the group gpio" [ "$(stat -c %G /dev/gpiochip0)" = gpio ]
 config /rig/mask
 asked=$(cut -d ' ' -f 1 /proc/uptime)
 check "the service starts" systemctl start maskd
-check "it is active: the daemon said that it is ready" systemctl -q is-active maskd
-check "it runs as its own user" [ "$(stat -c %U "/proc/$(main_pid)")" = maskd ]
-check "its state is nobody else's" [ "$(stat -c %U:%a /var/lib/maskd)" = maskd:700 ]
-check "maskd status reaches it, and it decides in its sandbox" until_so is decision '"mask"'
-echo "first decision $(cut -d ' ' -f 1 /proc/uptime) s after the boot, asked for at $asked s; $(grep VmRSS "/proc/$(main_pid)/status" | tr -s '[:space:]' ' ')"
-check_pins 1 0 0 mask "the pins follow: green alone"
+check "the service is active after the daemon reported that it is ready" systemctl -q is-active maskd
+check "the service runs as its own user" [ "$(stat -c %U "/proc/$(main_pid)")" = maskd ]
+check "only its user can access the state" [ "$(stat -c %U:%a /var/lib/maskd)" = maskd:700 ]
+check "maskd status reaches the daemon, which makes decisions in its sandbox" until_so is decision '"mask"'
+echo "first decision $(cut -d ' ' -f 1 /proc/uptime) s after the boot (the service was started at $asked s); $(grep VmRSS "/proc/$(main_pid)/status" | tr -s '[:space:]' ' ')"
+check_pins 1 0 0 mask "only the green lamp is on"
 
 before=$(restarts)
 kill -KILL "$(main_pid)"
-# systemd waits five seconds before it restarts the service.
+# systemd waits for five seconds before it restarts the service.
 if [ "$machine" = pi3 ]; then
     until_so [ "$(systemctl show -P ActiveState maskd)" != active ]
     sleep 3
@@ -99,36 +99,36 @@ else
     check_pins 0 0 0 - "ExecStopPost= leaves the pins of a killed service low"
 fi
 again() { [ "$(restarts)" -gt "$before" ] && systemctl -q is-active maskd; }
-check "systemd starts it again" until_so again
-check_pins 1 0 0 mask "and the pins follow again"
+check "systemd restarts a killed service" until_so again
+check_pins 1 0 0 mask "only the green lamp is on after the restart"
 
 before=$(restarts)
 kill -STOP "$(main_pid)"
-check "the watchdog ends and restarts a service that hangs" until_so again
-check_pins 1 0 0 mask "and the pins follow again"
-check "it stops" systemctl stop maskd
-check_pins 0 0 0 - "and leaves the pins low"
+check "the watchdog kills and restarts a service that hangs" until_so again
+check_pins 1 0 0 mask "only the green lamp is on after the watchdog's restart"
+check "the service stops" systemctl stop maskd
+check_pins 0 0 0 - "the pins are low afterward"
 
 config /rig/bare
 check "the service starts with a bare face" systemctl start maskd
-check_pins 0 1 0 no_mask "red alone, when its chirps are over"
+check_pins 0 1 0 no_mask "only the red lamp is on after the chirps"
 systemctl stop maskd
 
 echo 'camera = 3' >> /etc/maskd/maskd.toml
 systemctl start maskd
 sleep 7
-check "a bad config is not tried over and over" [ "$(systemctl show -P Result maskd)" = exit-code -a "$(systemctl is-active maskd)" = failed ]
+check "systemd does not keep restarting a service with an invalid config" [ "$(systemctl show -P Result maskd)" = exit-code -a "$(systemctl is-active maskd)" = failed ]
 
 camera=/sys/bus/platform/drivers/vivid
 config webcam
 if systemctl start maskd; then
     seen() { status && [ "$(sed -n 's/.*"frames": *\([0-9]*\).*/\1/p' /tmp/status | head -n 1)" -gt 3 ]; }
-    check "frames come from the camera, in the sandbox" until_so seen
+    check "frames arrive from the camera in the sandbox" until_so seen
     echo vivid.0 > $camera/unbind
-    check "a camera that is pulled is a fault" until_so is decision '"fault"'
-    check "and the service is not ended for it" systemctl -q is-active maskd
+    check "the decision after the camera is unplugged is fault" until_so is decision '"fault"'
+    check "the service keeps running without the camera" systemctl -q is-active maskd
     echo vivid.0 > $camera/bind
-    check "it goes on by itself when the camera is back" until_so is camera_lost false
+    check "the service recovers when the camera is back" until_so is camera_lost false
     journalctl -q -b -o cat -u maskd | grep -E 'camera' | tail -n 3
 elif journalctl -q -b -n 20 -o cat -u maskd | grep -q 'no webcam support'; then
     echo "rig skip webcams: the package was built without them"

@@ -1,5 +1,5 @@
-//! A mosquitto broker on the loopback interface for one test, and a client that is
-//! subscribed to all its topics.
+//! Provides a mosquitto broker on the loopback interface for one test, and a client
+//! that subscribes to all topics of the broker.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::collections::BTreeMap;
@@ -52,8 +52,8 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Starts a broker with the lines of `more` added to its config. If mosquitto is
-    /// not installed, prints a note to standard output and returns `None`.
+    /// Starts a broker, and adds the lines in `more` to its config. If mosquitto is not
+    /// installed, prints a note to standard output and returns `None`.
     pub fn start(folder: &Path, more: &str) -> Option<Broker> {
         Broker::start_at(folder, free_port(), more)
     }
@@ -111,8 +111,8 @@ impl Drop for Broker {
     }
 }
 
-/// All received payloads by topic, in the order of arrival. The flag tells whether the
-/// message was retained.
+/// All received payloads by topic, in the order of arrival. The flag shows whether the
+/// broker had retained the message.
 type Heard = Arc<Mutex<BTreeMap<String, Vec<(bool, Vec<u8>)>>>>;
 
 /// A client that is subscribed to all topics.
@@ -124,8 +124,8 @@ pub struct Ear {
 impl Ear {
     #[expect(clippy::disallowed_methods, reason = "the test needs a thread")]
     pub fn listen(port: u16) -> Ear {
-        // The client id must be unique, because if two connections share an id, the
-        // broker closes the older one.
+        // The client id must be unique, because the broker closes the older of two
+        // connections with the same id.
         static EARS: AtomicUsize = AtomicUsize::new(0);
         let name = format!("ear-{}", EARS.fetch_add(1, Ordering::Relaxed));
         let mut options = MqttOptions::new(name, ("127.0.0.1", port));

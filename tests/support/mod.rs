@@ -1,7 +1,11 @@
-//! Helpers that the behavior tests share: the binary, pictures, and a bounded wait.
+//! Helpers that the behavior tests share. They run the binary, create pictures and heads,
+//! and wait with a time limit.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +15,7 @@ use maskd::onnx::{Classifier, HeadFile, write_head};
 use maskd::vision::pipeline::SHIPPED_CLASSIFIER;
 use serde_json::Value;
 
-/// The variables by which a service manager tells a service about itself.
+/// Environment variables that a service manager sets for a service.
 const SERVICE_ENVIRONMENT: [&str; 5] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
@@ -28,7 +32,7 @@ pub fn frame(name: &str) -> PathBuf {
     root().join("assets/frames").join(name)
 }
 
-/// Returns the golden crops whose names start with `prefix`, with their names.
+/// Returns the golden crops with names that start with `prefix`, and their names.
 pub fn golden_crops(prefix: &str) -> Vec<(String, RgbImage)> {
     let entries = fs::read_dir(root().join("tests/golden/crops")).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
@@ -42,8 +46,8 @@ pub fn golden_crops(prefix: &str) -> Vec<(String, RgbImage)> {
         .collect()
 }
 
-/// Returns a command for the binary that does not inherit the machine's service
-/// environment.
+/// Returns a command that runs the binary without the environment variables of a service
+/// manager.
 pub fn maskd() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_maskd"));
     command.stdin(Stdio::null());
@@ -61,8 +65,9 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Asserts that a command failed the way every command must: with the exit code `exit`
-/// and exactly one line on standard error, which is a sentence and not a backtrace.
+/// Asserts that a command failed correctly, as all commands must. The exit code must be
+/// `exit`, and standard error must have exactly one line, which is a sentence rather
+/// than a backtrace.
 pub fn assert_refused(output: &Output, exit: i32, words: &str) {
     let errors = text(&output.stderr);
     assert_eq!(output.status.code(), Some(exit), "{errors}");
@@ -96,9 +101,60 @@ pub fn interrupt(child: &Child, signal: &str) {
     assert!(status.success());
 }
 
-/// Makes a PNG of a few bytes whose header declares 50,000 x 50,000 pixels.
+/// A stand-in for a service manager, which receives the notifications of a daemon.
+pub struct ServiceManager {
+    address: PathBuf,
+    socket: UnixDatagram,
+}
+
+impl ServiceManager {
+    /// Opens a notification socket in `folder`.
+    pub fn new(folder: &Path) -> ServiceManager {
+        let address = folder.join("notify");
+        let socket = UnixDatagram::bind(&address).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        ServiceManager { address, socket }
+    }
+
+    /// Returns the environment variables of a service with this watchdog interval in
+    /// microseconds.
+    pub fn environment(&self, watchdog: u32) -> [(&'static str, OsString); 2] {
+        [
+            ("NOTIFY_SOCKET", self.address.clone().into()),
+            ("WATCHDOG_USEC", watchdog.to_string().into()),
+        ]
+    }
+
+    /// Waits for the next notification for up to 20 seconds.
+    pub fn receive(&self) -> io::Result<String> {
+        let mut bytes = [0; 256];
+        let length = self.socket.recv(&mut bytes)?;
+        Ok(text(&bytes[..length]))
+    }
+
+    /// Returns the next notification that was already sent, or `None` if there is none.
+    pub fn already_sent(&self) -> Option<String> {
+        self.socket.set_nonblocking(true).unwrap();
+        let message = self.receive().ok();
+        self.socket.set_nonblocking(false).unwrap();
+        message
+    }
+
+    /// Waits until the watchdog has been fed `count` times.
+    pub fn wait_until_fed(&self, count: usize) {
+        let mut fed = 0;
+        while fed < count {
+            let message = self.receive().unwrap();
+            fed += usize::from(message == "WATCHDOG=1\n");
+        }
+    }
+}
+
+/// Creates a PNG of a few bytes that claims to have 50,000 x 50,000 pixels.
 pub fn bomb() -> Vec<u8> {
-    let mut bytes = std::io::Cursor::new(Vec::new());
+    let mut bytes = io::Cursor::new(Vec::new());
     RgbImage::new(1, 1)
         .write_to(&mut bytes, image::ImageFormat::Png)
         .unwrap();
@@ -110,7 +166,7 @@ pub fn bomb() -> Vec<u8> {
     bomb
 }
 
-/// Computes the checksum that PNG uses (ISO 3309, see annex D of the PNG
+/// Computes the checksum that PNG uses (ISO 3309; see annex D of the PNG
 /// specification).
 fn crc32(bytes: &[u8]) -> u32 {
     let mut crc = u32::MAX;
@@ -127,8 +183,9 @@ fn crc32(bytes: &[u8]) -> u32 {
     !crc
 }
 
-/// A command that runs maskd on a wall clock that `faketime` changes, while the monotonic
-/// clock stays right; `None`, with a message, if the program is not installed.
+/// Returns a command that runs maskd with a wall clock that `faketime` changes. The
+/// monotonic clock stays correct. If `faketime` is not installed, prints a message and
+/// returns `None`.
 pub fn at_time(time: &str) -> Option<Command> {
     let found = Command::new("faketime").arg("--version").output();
     if !found.is_ok_and(|found| found.status.success()) {
@@ -166,8 +223,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a daemon that writes its decisions and its log to the files `out` and `log`
-    /// in `folder`.
+    /// Starts a daemon. Its decisions go to the file `out` in `folder`, and its log goes to
+    /// the file `log`.
     pub fn start(mut command: Command, folder: &Path) -> Running {
         let (out, log) = (folder.join("out"), folder.join("log"));
         command.stdout(File::create(&out).unwrap());
@@ -211,10 +268,10 @@ impl Drop for Running {
     }
 }
 
-/// Starts the daemon of `run` through a shell script in a mount namespace of its own, in
-/// which `$0` is the state directory and `"$@"` runs the daemon. The script must write
-/// "mounted" to its standard error. Returns `None` if nothing can be mounted on this
-/// machine.
+/// Starts the daemon with the command `run` through a shell script in a separate mount
+/// namespace. In the script, `$0` is the state directory and `"$@"` runs the daemon. The
+/// script must write "mounted" to its standard error. Returns `None` if nothing can be
+/// mounted on this machine.
 pub fn start_with_mounts(
     run: &Command,
     script: &str,
@@ -245,7 +302,7 @@ pub fn start_with_mounts(
     Some(running)
 }
 
-/// A device with a state directory of its own.
+/// A device with its own state directory.
 pub struct Device {
     pub folder: tempfile::TempDir,
 }
@@ -280,7 +337,7 @@ impl Device {
         serde_json::from_str(&self.stdout(&[words, &["--json"]].concat())).unwrap()
     }
 
-    /// Makes a folder of pictures; see [`pieces`].
+    /// Creates a folder of pictures. See [`pieces`].
     pub fn pictures(&self) -> PathBuf {
         let set = self.at("set");
         pieces(&set);
@@ -288,7 +345,7 @@ impl Device {
     }
 }
 
-/// Returns what a command that must succeed printed.
+/// Returns the standard output of a command, which must have succeeded.
 #[track_caller]
 pub fn stdout_of(words: &[&str], output: &Output) -> String {
     let errors = text(&output.stderr);
@@ -296,8 +353,8 @@ pub fn stdout_of(words: &[&str], output: &Output) -> String {
     text(&output.stdout)
 }
 
-/// Makes a folder of pictures cut from the golden crops. There are twelve of each class,
-/// all different.
+/// Creates a folder with pictures cut from the golden crops. There are twelve different
+/// pictures for each class.
 pub fn pieces(set: &Path) {
     for (label, prefix) in [("without_mask", "bare_"), ("with_mask", "mask_")] {
         let class = set.join(label);

@@ -24,9 +24,9 @@ with Door(CONFIG) as door:
         "--checks", "not_a_server_error,content_type_conformance,response_schema_conformance",
         # The stream never ends.
         "--exclude-path", "/api/v1/live/stream",
-        # Only one worker runs, because Python 3.11 counts the depth of syntax trees for
-        # all threads together and raises an error if two threads parse a lambda at the
-        # same time (cpython issue 106905).
+        # There is only one worker, because Python 3.11 counts the depth of syntax trees
+        # for all threads together, and raises an error if two threads parse a lambda at
+        # the same time (cpython issue 106905).
         "--phases", "examples,coverage,fuzzing", "--workers", "1", "--max-time", "90",
         "--max-examples", "30", "--seed", "1", "--request-timeout", "60", "--no-color",
     ]

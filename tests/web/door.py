@@ -1,4 +1,4 @@
-"""A daemon that plays the example photographs, for tests of its page and its API."""
+"""A daemon whose camera shows the example photographs, for tests of its page and its API."""
 
 import json
 import os
@@ -68,7 +68,7 @@ class Door:
 
 
 def until(what, found, seconds=90):
-    """Waits until `found` returns something true, and returns it."""
+    """Waits until `found` returns a true value, and returns that value."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         value = found()

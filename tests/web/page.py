@@ -1,8 +1,8 @@
-"""Tests the page in headless Chromium, by keyboard and with the screen size of a phone.
+"""Tests the page in headless Chromium, with keyboard input and with the screen size of a phone.
 
     python tests/web/page.py [--screenshots FOLDER]
 
-Needs chromium, chromedriver and selenium.
+Needs chromium, chromedriver, and selenium.
 """
 
 import argparse
@@ -15,6 +15,11 @@ from pathlib import Path
 
 from PIL import Image
 from selenium import webdriver
+from selenium.common.exceptions import (
+    ElementClickInterceptedException,
+    ElementNotInteractableException,
+    StaleElementReferenceException,
+)
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -79,11 +84,29 @@ class Browser:
     def wait(self, words, selector="main", seconds=90):
         until(f"{words!r} in {selector}", lambda: words in self.text(selector), seconds)
 
+    def click(self, selector):
+        """Clicks an element, even if the page is redrawn in the meantime."""
+
+        def clicked():
+            try:
+                found = self.find(selector)
+                if found:
+                    found.click()
+                return bool(found)
+            except (
+                ElementClickInterceptedException,
+                ElementNotInteractableException,
+                StaleElementReferenceException,
+            ):
+                return False
+
+        until(f"{selector} can be clicked", clicked)
+
     def press(self, *keys):
         ActionChains(self.driver).send_keys(*keys).perform()
 
     def tab_to(self, words):
-        """Moves the focus with the tab key to the element with this text."""
+        """Presses the tab key until the element with this text has the focus."""
         for _ in range(60):
             self.press(Keys.TAB)
             if words in self.driver.switch_to.active_element.text:
@@ -111,7 +134,7 @@ class Browser:
 
 
 def bad_head(folder):
-    """A head trained with swapped labels, so that training on the device can improve it."""
+    """Creates a head that was trained with swapped labels, so that training on the device can improve on it."""
     subprocess.run([sys.executable, ROOT / "tests/python/make_data_set.py", folder / "set"], check=True)
     (folder / "set/bare").rename(folder / "set/with_mask")
     (folder / "set/masked").rename(folder / "set/without_mask")
@@ -185,7 +208,7 @@ def label_by_keyboard(browser, door, truth, head):
         images = browser.driver.find_elements(By.CSS_SELECTOR, ".crops img")
         return {image.get_attribute("src").split("/")[-2] for image in images}
 
-    # Samples are compared by id because the camera keeps running and adds new crops.
+    # Samples are compared by id, because the camera keeps running and adds new crops.
     def waiting(samples):
         return samples <= {sample["id"] for sample in door.get("/samples")}
 
@@ -210,19 +233,41 @@ def learn(browser, door):
     browser.wait("The last training produced model 2", seconds=600)
     outcome = door.get("/status")["last_refit"]["outcome"]
     assert outcome["ruling"] == "accepted", outcome["reason"]
+    browser.wait("the new model was right on")
+    browser.wait("Labeled so far: ")
+    assert "Loss" not in browser.text(), "figures are behind the disclosure"
+    browser.click("#details-last summary")
     browser.wait("Before")
     browser.wait("in use", "#head-2 summary")
     assert browser.find("svg.plot[aria-label*='Loss']") and browser.find("table.confusion")
     until("no message", lambda: browser.text("#toast") == "")
     browser.shot("learning")
+    browser.driver.execute_script("document.getElementById('refit').focus()")
     browser.tab_to("Roll back")
     browser.press(Keys.ENTER)
     until("the question", lambda: browser.find("dialog[open]"))
     browser.tab_to("Roll back")
     browser.press(Keys.ENTER)
     browser.wait("Model 1 is in use.", "#toast")
-    # The live state changes with the next frame.
+    # The live state does not change until the next frame.
     until("model 1 classifies", lambda: door.get("/live")["head"] == 1)
+    for number, name in [("2", "Model 2"), ("0", "The built-in model")]:
+        browser.click(f"#head-{number} summary")
+        browser.click(f"#use-{number}")
+        until("the question", lambda: browser.find("dialog[open]"))
+        browser.tab_to("Use it")
+        browser.press(Keys.ENTER)
+        browser.wait(f"{name} is in use.", "#toast")
+        browser.wait("in use", f"#head-{number} summary")
+    browser.click("#history summary")
+    browser.wait("The built-in model: chosen, requested on the page.", "#history")
+    browser.wait("Model 2: trained on this device, requested on the page.", "#history")
+    for field, key in [("labels-checked", Keys.SPACE), ("refit", Keys.ENTER)]:
+        browser.driver.execute_script("document.getElementById(arguments[0]).focus()", field)
+        browser.press(key)
+    browser.wait("The owner vouched for the labels.", seconds=600)
+    assert door.get("/status")["last_refit"]["outcome"]["labels_checked"]
+    assert not browser.find("#labels-checked").is_selected(), "it holds for one training"
 
 
 def change_settings(browser, door):
@@ -230,8 +275,8 @@ def change_settings(browser, door):
     until("the form", lambda: browser.find("#hold_ms"))
     field = browser.find("#masked_threshold")
     field.clear()
-    field.send_keys("0.4", Keys.ENTER)
-    browser.wait("unmasked-threshold is 0.55, allowed is 0 to 0.4")
+    field.send_keys("0.3", Keys.ENTER)
+    browser.wait("unmasked-threshold is 0.35, allowed is 0 to 0.3")
     field.clear()
     field.send_keys("0.7")
     hold = browser.find("#hold_ms")

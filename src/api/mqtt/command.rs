@@ -1,25 +1,26 @@
-//! Parses MQTT messages. It turns a topic and a payload into a command or into a reason
-//! to ignore the message. It does no input or output.
+//! Parses MQTT messages. This module turns a topic and a payload into a command or into a
+//! reason to ignore the message. It performs no I/O.
 
 use rumqttc::{Publish, QoS, RetainForwardRule, SubscribeFilterInput};
 
 use super::{BrokerOptions, discovery};
 use crate::learning::fleet::OfferError;
 
-/// A command in a message.
+/// A command that arrived in a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Command {
     /// Train on this device.
     Refit,
     /// Resume (`true`) or pause capturing.
     Capture(bool),
-    /// Publish discovery and state again because Home Assistant has started.
+    /// Publish the discovery message and the state again, because Home Assistant has
+    /// started.
     Announce,
-    /// Consider a head from another device.
+    /// Evaluate a head from another device.
     HeadOffer,
     /// Replace the discovery message that an earlier version published.
     ReplaceDiscovery,
-    /// Remove what an earlier version published under its default name.
+    /// Remove the messages that an earlier version published under its default name.
     RemoveOldDevice,
 }
 
@@ -54,8 +55,8 @@ impl RejectReason {
                 "ignored a model from a device that is not in fleet.trust"
             }
             RejectReason::Head(OfferError::Forged) => {
-                "ignored a model with a forged signature: somebody at the broker impersonates a \
-                 trusted device"
+                "ignored a model with a forged signature: another client of the broker \
+                 impersonates a trusted device"
             }
             RejectReason::Head(OfferError::Malformed | OfferError::Own) => {
                 "ignored a message on a fleet topic that is not a model"
@@ -78,7 +79,8 @@ impl BrokerOptions {
             return Ok(is_old.then_some(Command::ReplaceDiscovery));
         }
         if self.old_topics.as_ref().is_some_and(|old| is(&old.status)) {
-            // Another device may be online under the old name.
+            // Another device may still use the old name. The messages under that name
+            // must not be removed while that device is online.
             let is_unused = message.retain && message.payload.as_ref() == b"offline";
             return Ok(is_unused.then_some(Command::RemoveOldDevice));
         }
@@ -114,7 +116,7 @@ impl BrokerOptions {
         let mut subscriptions = Vec::new();
         if self.commands {
             for topic in [&self.topics.refit, &self.topics.capture] {
-                // Commands that were sent before this connection are out of date.
+                // Commands that were sent before this connection began are out of date.
                 let filter = SubscribeFilterInput::new(topic, QoS::AtMostOnce);
                 subscriptions.push(filter.retain_forward_rule(RetainForwardRule::Never));
             }
@@ -288,8 +290,8 @@ mod tests {
             prop_assert_eq!(options("").parse_command(&message), expected);
         }
 
-        // Random strings rarely resemble one of our topics, so these are assembled from
-        // fragments of topics.
+        // Random strings rarely resemble one of our topics, so this test assembles topics
+        // from fragments.
         #[test]
         fn no_other_topic_is_a_command(
             levels in prop::collection::vec(

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::Topics;
 use crate::decision::decide::Decision;
 
-/// The beginning of all identifiers in Home Assistant, where other integrations may have a
-/// device of the same name.
+/// Prefix of all identifiers in Home Assistant. The prefix keeps maskd's identifiers
+/// distinct from those of other integrations, which may have a device with the same name.
 const ID_PREFIX: &str = "maskd_";
 
 /// Whether a discovery message is from an earlier version, whose identifiers had no prefix.
@@ -27,13 +27,13 @@ pub(super) struct Features {
     pub(super) refit: bool,
     /// A switch that pauses capturing.
     pub(super) capture: bool,
-    /// A count of the samples without a label.
+    /// A count of the unlabeled samples.
     pub(super) samples: bool,
 }
 
-/// The payload of the discovery topic, which describes one device and its entities. An
-/// entity that the device does not have is listed with only its platform, which tells
-/// Home Assistant to remove it.
+/// The payload of the discovery topic, which describes one device and its entities. If
+/// the device does not have an entity, the payload lists only the platform of the entity.
+/// This tells Home Assistant to remove the entity.
 #[expect(clippy::too_many_lines, reason = "a list of entities")]
 pub(super) fn payload(device: &str, topics: &Topics, features: Features) -> Value {
     let entity = |id: &str, platform: &str, present: bool, more: Value| {

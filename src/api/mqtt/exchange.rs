@@ -1,8 +1,8 @@
 //! Exchanges heads with other devices.
 //!
-//! This module tracks which offers are waiting for the refit worker and which have been
-//! judged. It stores at most one offer per key, so that not even a trusted device can
-//! exhaust the memory.
+//! This module tracks which offers are waiting for the refit worker and which offers have
+//! been judged. It stores at most one offer per key, so that not even a trusted device
+//! can exhaust the memory.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,8 +21,8 @@ use crate::learning::{DecisionRecord, FailureKind, RefitRecord, RefusalRecord};
 use crate::platform::files;
 use crate::platform::hex;
 
-/// How long to wait before retrying an offer that could not be judged because there were
-/// too few samples or the board was too hot.
+/// If an offer could not be judged because there were too few samples or the board was
+/// too hot, the offer is retried after this time.
 const RETRY_AFTER: Duration = Duration::from_mins(10);
 /// The file in the state directory that lists the offers that have been judged.
 const JUDGED_FILE: &str = "fleet.json";
@@ -35,7 +35,7 @@ const MAX_JUDGED: usize = 100;
 
 type Answer = oneshot::Receiver<Result<RefitRecord, ErrorRecord>>;
 
-/// The digests of judged offers. Older versions of maskd stored only the newest one.
+/// The digests of judged offers. Older versions of maskd stored only the newest digest.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Digests {
@@ -70,7 +70,7 @@ impl Digests {
     }
 }
 
-/// An offer that waits to be judged.
+/// An offer that is waiting to be judged.
 struct PendingOffer {
     offer: Offer,
     digest: String,
@@ -84,15 +84,16 @@ pub(super) struct HeadExchange {
     handle: DaemonHandle,
     trusted: Vec<[u8; 32]>,
     share: bool,
-    /// The head that was last considered for sharing.
+    /// Number of the head that was last considered for sharing.
     last_considered: Option<u32>,
     pending: BTreeMap<[u8; 32], PendingOffer>,
     /// The key and digest of the offer that is being judged, and the channel on which its
     /// result will arrive.
     judging: Option<([u8; 32], String, Answer)>,
-    /// The digests of the judged offers from each key, from oldest to newest. They
-    /// survive a restart. If the owner has rolled back to another head, the same offer
-    /// must not replace that head, even if other offers have been judged since.
+    /// The digests of the judged offers from each key, from oldest to newest. The digests
+    /// are saved to disk, so that no offer is judged twice, not even after a restart or
+    /// after other offers have been judged. Otherwise, an offer that was already judged
+    /// could replace a head to which the owner has rolled back.
     judged: BTreeMap<String, Digests>,
 }
 
@@ -104,7 +105,7 @@ impl HeadExchange {
         share: bool,
     ) -> HeadExchange {
         let bytes = files::read_own(&handle.learning.state().join(JUDGED_FILE), MAX_JUDGED_FILE);
-        // If the file cannot be read, offers are judged once more.
+        // If the file cannot be read, offers are judged again.
         let judged = serde_json::from_slice(&bytes.unwrap_or_default()).unwrap_or_default();
         HeadExchange {
             key,
@@ -118,7 +119,7 @@ impl HeadExchange {
         }
     }
 
-    /// Makes the exchange publish the head in use again on a new connection.
+    /// Makes the exchange publish the head in use again, because the connection is new.
     pub(super) fn on_connect(&mut self) {
         self.last_considered = None;
     }
@@ -246,6 +247,12 @@ impl HeadExchange {
                         theirs = head,
                         reason,
                         "a model from another device was refused"
+                    ),
+                    (DecisionRecord::NothingToGain, _) => info!(
+                        device,
+                        theirs = head,
+                        reason,
+                        "a model from another device was not needed"
                     ),
                 }
                 !matches!(

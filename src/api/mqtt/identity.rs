@@ -1,7 +1,8 @@
-//! What tells this device from the others at a broker.
+//! Distinguishes this device from other devices that use the same broker.
 //!
-//! Owns the default name of the device, the id that it publishes, and the question whether
-//! another device uses the same name. Knows the machine only by what the caller read.
+//! Owns the default name of the device, the ID that it publishes, and the check for another
+//! device with the same name. The caller reads the properties of the machine and passes
+//! them in.
 
 use std::time::Duration;
 
@@ -15,17 +16,19 @@ use tokio::time::timeout;
 use super::{BrokerOptions, MqttError};
 use crate::platform::hex;
 
-/// The prefix of the hashed text, so that the hash differs from those of other programs.
+/// Prefix of the text that is hashed. It makes the hash differ from the hashes that other
+/// programs compute for the same machine.
 const PURPOSE: &str = "maskd device 1\0";
-/// Number of digits of the published id.
+/// Number of digits in the published ID.
 const ID_DIGITS: usize = 16;
-/// Number of digits of the id in the default name of the device.
+/// Number of digits of the ID that are part of the device's default name.
 const NAME_DIGITS: usize = 6;
 /// Maximum length of a device's name.
 const MAX_NAME: usize = 64;
 /// Maximum length of the host name in the default name of earlier versions.
 const MAX_OLD_HOST: usize = 58;
-/// How long the broker may take to send what is retained under the device's name.
+/// How long the broker may take to send the messages that are retained under the device's
+/// name.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a clean disconnect may take.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -33,17 +36,17 @@ const DISCONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// The machine that the daemon runs on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Machine {
-    /// The host name, which may be empty, and which other machines may have, too.
+    /// The host name. It may be empty, and other machines may have the same host name.
     pub hostname: String,
-    /// Digits that no other machine has; `None` if the machine has no id.
+    /// Digits that are unique to this machine; `None` if the machine has no ID.
     id: Option<String>,
 }
 
 impl Machine {
-    /// `machine_id` is the content of `/etc/machine-id`, and `serial` the serial number of
-    /// the board, or empty. A copied memory card has the machine id of its original, but
-    /// runs on another board. Only a hash of both is published, because a machine id is
-    /// confidential (machine-id(5)).
+    /// `machine_id` is the content of `/etc/machine-id`, and `serial` is the serial number
+    /// of the board or an empty string. Both are used because a copied memory card has the
+    /// same machine ID as the original but runs on a different board. Only a hash of the
+    /// two is published, because a machine ID is confidential (machine-id(5)).
     #[must_use]
     pub fn new(hostname: &str, machine_id: &str, serial: &str) -> Machine {
         let machine_id = machine_id.trim();
@@ -66,8 +69,8 @@ impl Machine {
         self.id.as_deref()
     }
 
-    /// The id that one run of the daemon publishes: the id of the machine, a dot, and digits
-    /// that differ between two daemons on one machine.
+    /// Returns the ID that a run of the daemon publishes. It consists of the machine's ID, a
+    /// dot, and digits that differ between two daemons on the same machine.
     pub(super) fn run_id(&self, seed: u64) -> String {
         let run = hex::encode(&Sha256::digest(seed.to_le_bytes()));
         format!(
@@ -77,8 +80,9 @@ impl Machine {
         )
     }
 
-    /// Returns `maskd-`, the host name without characters that are not allowed in a
-    /// device's name, and digits that are different on each machine.
+    /// Returns the default name of the device. It consists of `maskd-`, the host name
+    /// without the characters that device names must not contain, and digits that are
+    /// different on each machine.
     pub(super) fn device_name(&self) -> String {
         match self.id() {
             None => self.old_device_name(),
@@ -92,7 +96,8 @@ impl Machine {
         }
     }
 
-    /// Returns the default name of earlier versions, which two machines could share.
+    /// Returns the default name that earlier versions used. Two machines could have the
+    /// same name.
     pub(super) fn old_device_name(&self) -> String {
         let name = plain(&self.hostname, MAX_OLD_HOST);
         if name.is_empty() {
@@ -108,8 +113,8 @@ fn plain(hostname: &str, most: usize) -> String {
     hostname.chars().filter(is_plain).take(most).collect()
 }
 
-/// Whether the broker ended the connection because another client has the same client id,
-/// and thus another device the same name.
+/// Whether the broker ended the connection because another client connected with the same
+/// client ID. In this case, another device has the same name.
 pub(super) fn is_taken_over(error: &ConnectionError) -> bool {
     matches!(
         error,
@@ -120,12 +125,12 @@ pub(super) fn is_taken_over(error: &ConnectionError) -> bool {
     )
 }
 
-/// What the broker retains under the name of this device.
+/// The messages that the broker retains under the name of this device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Retained {
     /// The payload of the status topic.
     status: Option<String>,
-    /// The id of the device that connected last.
+    /// The ID of the device that was the last to connect under this name.
     id: Option<String>,
 }
 
@@ -149,11 +154,11 @@ impl Retained {
     }
 }
 
-/// Connects under another client id, which disturbs nobody, and reads what is retained
-/// under the name of this device.
+/// Reads the messages that are retained under the name of this device. Connects with a
+/// different client ID, so that no other client is disconnected.
 ///
 /// # Errors
-/// [`MqttError::Broker`].
+/// Returns [`MqttError::Broker`] if the broker does not answer or refuses the connection.
 pub(super) async fn look(options: &BrokerOptions) -> Result<Retained, MqttError> {
     let built = AsyncClient::builder(options.client_options("-check")).try_build();
     let (client, mut events) = built.map_err(|error| options.fail(error.to_string()))?;
@@ -167,7 +172,7 @@ pub(super) async fn look(options: &BrokerOptions) -> Result<Retained, MqttError>
     let mut retained = Retained::default();
     let topics = [&options.topics.status, &options.topics.id];
     let filters = topics.map(|topic| SubscribeFilterInput::new(topic, QoS::AtMostOnce));
-    // A broker that does not allow the subscription sends nothing, and that is fine.
+    // If the broker does not allow the subscription, it sends nothing, which is harmless.
     if client.try_subscribe_many(filters).is_ok() {
         let read = async {
             while retained.status.is_none() || retained.id.is_none() {
@@ -186,7 +191,8 @@ pub(super) async fn look(options: &BrokerOptions) -> Result<Retained, MqttError>
         };
         let _ = timeout(LOOK_TIMEOUT, read).await;
     }
-    // A failure is harmless because the broker also notices when the connection closes.
+    // A failure is harmless, because the broker also notices a connection that is closed
+    // without a DISCONNECT packet.
     let _ = client.try_disconnect_now();
     let drain = async { while events.poll().await.is_ok() {} };
     let _ = timeout(DISCONNECT_TIMEOUT, drain).await;
@@ -203,7 +209,8 @@ mod tests {
     #[test]
     fn names_differ_between_machines_and_hide_their_ids() {
         let one = Machine::new("door.lan\n", ID, "10000000abcdef01\0");
-        // A copy of the memory card in another board, and another card with its host name.
+        // `copied` runs a copy of the memory card in another board. `other` has the same host
+        // name but a memory card of its own.
         let copied = Machine::new("door.lan", ID, "10000000abcdef02\0");
         let other = Machine::new("door.lan", &ID.replace('0', "1"), "");
         let names = [&one, &copied, &other].map(Machine::device_name);
@@ -236,6 +243,24 @@ mod tests {
             );
         }
         assert_eq!(Machine::default().device_name(), "maskd");
+    }
+
+    #[test]
+    fn a_session_that_was_taken_over_is_told_from_other_ends() {
+        let ended = |reason_code| {
+            let reason_string = None;
+            ConnectionError::MqttState(StateError::ServerDisconnect {
+                reason_code,
+                reason_string,
+            })
+        };
+        assert!(is_taken_over(&ended(
+            DisconnectReasonCode::SessionTakenOver
+        )));
+        assert!(!is_taken_over(&ended(
+            DisconnectReasonCode::ServerShuttingDown
+        )));
+        assert!(!is_taken_over(&ConnectionError::RequestsDone));
     }
 
     #[test]

@@ -1,20 +1,22 @@
-//! The MQTT client: publishes the daemon's state to a broker and accepts commands from it.
+//! The MQTT client, which publishes the daemon's state to a broker and accepts commands
+//! from it.
 //!
-//! This module owns the topics, the payloads, Home Assistant discovery and the
-//! connection. It knows the daemon only through its live state and its [`DaemonHandle`].
-//! It runs on its own thread, so a slow, silent or hostile broker delays only that
-//! thread. No pictures or crops are sent. `docs/MQTT.md` describes attacks and defenses.
+//! This module owns the topics, the payloads, Home Assistant discovery, and the
+//! connection. The client knows the daemon only through the daemon's live state and a
+//! [`DaemonHandle`]. It runs on its own thread, so a slow, silent, or hostile broker
+//! delays only that thread. No pictures or crops are sent. `docs/MQTT.md` describes
+//! attacks and defenses.
 //!
 //! | topic | direction | payload |
 //! |---|---|---|
 //! | `maskd/DEVICE/status` | published, retained, last will | `online`, `offline` |
 //! | `maskd/DEVICE/state` | published, retained | [`StateRecord`] as JSON |
-//! | `maskd/DEVICE/id` | published, retained | digits that no other device has |
+//! | `maskd/DEVICE/id` | published, retained | digits that are unique to this device |
 //! | `maskd/DEVICE/refit/set` | subscribed | `PRESS` |
 //! | `maskd/DEVICE/capture/set` | subscribed; obeyed if the config turns capturing on | `ON`, `OFF` |
 //! | `homeassistant/device/DEVICE/config` | published, retained; read to replace the message of an earlier version | discovery |
 //! | `homeassistant/status` | subscribed | `online` makes the daemon publish discovery and state again |
-//! | `maskd/fleet/DEVICE` | either or both, depending on `[fleet]`; retained | a head ([`fleet`]) |
+//! | `maskd/fleet/DEVICE` | published, subscribed, or both, depending on `[fleet]`; retained | a head ([`fleet`]) |
 //!
 //! The client uses MQTT 5, because earlier versions do not let a client limit the size of
 //! the packets that the broker sends.
@@ -52,7 +54,7 @@ const MAX_CA_FILE: u64 = 1024 * 1024;
 /// Keep-alive interval in seconds. If the broker receives no packet for one and a half
 /// times this interval, it publishes the last will.
 const KEEP_ALIVE_S: u16 = 30;
-/// How long connecting may take.
+/// Maximum time to establish a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The systemd credential that holds the password.
 const CREDENTIAL: &str = "mqtt-password";
@@ -63,14 +65,14 @@ pub enum MqttError {
     /// A file named by the config or by systemd cannot be read.
     #[error("cannot read {what} {path}: {source}")]
     File {
-        /// What the file is for, such as "the MQTT password in".
+        /// The words before the path, such as "the MQTT password in".
         what: &'static str,
         /// Path of the file.
         path: String,
         /// The system's error.
         source: std::io::Error,
     },
-    /// A file does not contain the expected content.
+    /// A file does not have the expected content.
     #[error("{path} contains no {what}")]
     Content {
         /// The expected content, such as "password".
@@ -92,10 +94,10 @@ pub enum MqttError {
         /// What the broker does, such as "does not answer".
         why: String,
     },
-    /// Another client has the client id of this device.
+    /// Another client connected with the client ID of this device.
     #[error(
-        "another maskd with the name \"{device}\" connected to the MQTT broker {broker}, which \
-         therefore ended the connection of this one: set a different mqtt.device on one of them"
+        "another maskd with the name \"{device}\" connected to the MQTT broker {broker}, so the \
+         broker ended this connection: set a different mqtt.device on one of them"
     )]
     NameTaken {
         /// Host and port.
@@ -103,13 +105,13 @@ pub enum MqttError {
         /// The name that both devices have.
         device: String,
     },
-    /// The system refuses a timer or a socket.
+    /// The system cannot provide a timer or a socket.
     #[error("cannot connect: {0}")]
     System(#[from] std::io::Error),
 }
 
-/// All options for the connection to the broker. The files that they name have already
-/// been read.
+/// All options for the connection to the broker, including the contents of the files that
+/// the config names.
 #[derive(Debug, Clone)]
 pub struct BrokerOptions {
     host: String,
@@ -119,7 +121,8 @@ pub struct BrokerOptions {
     device: String,
     machine: Machine,
     topics: Topics,
-    /// The topics under the default name of earlier versions, if this device had it.
+    /// The topics under the default name that earlier versions used; `None` if this
+    /// device did not use that name.
     old_topics: Option<Topics>,
     commands: bool,
     discovery: bool,
@@ -134,7 +137,7 @@ pub struct BrokerOptions {
 struct Topics {
     status: String,
     state: String,
-    /// Topic for the id of the device.
+    /// Topic for the ID of the device.
     id: String,
     refit: String,
     capture: String,
@@ -167,7 +170,8 @@ impl BrokerOptions {
     /// `credentials` is systemd's credentials directory.
     ///
     /// # Errors
-    /// [`MqttError::File`], [`MqttError::Content`], [`MqttError::Authorities`].
+    /// Returns [`MqttError::File`], [`MqttError::Content`], or [`MqttError::Authorities`]
+    /// if a file or the certificate authorities cannot be used.
     pub fn from_config(
         config: &Config,
         credentials: Option<&Path>,
@@ -228,8 +232,8 @@ impl BrokerOptions {
         self.share || !self.trusted.is_empty()
     }
 
-    /// The client library's options. `suffix` is appended to the client id, which must be
-    /// different for each connection from the same device.
+    /// Returns the options for the MQTT library. `suffix` is appended to the client ID,
+    /// which must be different for each connection from the same device.
     fn client_options(&self, suffix: &str) -> MqttOptions {
         let client_id = format!("maskd-{}{suffix}", self.device);
         let mut options = MqttOptions::new(client_id, (self.host.clone(), self.port));
@@ -255,8 +259,9 @@ impl BrokerOptions {
         options
     }
 
-    /// Same as [`client_options`](Self::client_options), with a last will that marks the
-    /// device as offline when its connection is lost.
+    /// Returns [`client_options`](Self::client_options) with a last will added. The
+    /// broker publishes the last will when the connection is lost. The last will marks
+    /// the device as offline.
     fn client_options_with_will(&self) -> MqttOptions {
         let mut options = self.client_options("");
         let status = self.topics.status.clone();
@@ -265,11 +270,12 @@ impl BrokerOptions {
         options
     }
 
-    /// Describes the error as the end of a sentence that starts with the broker's name.
-    /// `connected` tells whether the broker had accepted the connection.
+    /// Describes the error in words that continue a sentence after the broker's name.
+    /// `connected` is true if the broker had already accepted the connection.
     fn describe(&self, error: &ConnectionError, connected: bool) -> String {
         if !connected && self.tls.is_none() && is_end(error) {
-            // The broker cannot read the first packet, or is none.
+            // Either the broker cannot read the first packet, or the other side is not an
+            // MQTT broker.
             return "closed the connection before it answered: it does not speak MQTT 5, or it \
                     expects mqtt.tls = true"
                 .to_owned();
@@ -311,7 +317,7 @@ impl BrokerOptions {
     }
 }
 
-/// What is wrong with a broker that knows only MQTT 3.
+/// Describes a broker that supports only MQTT 3.
 const NO_MQTT_5: &str = "does not speak MQTT 5: use a broker that does, such as mosquitto 1.6";
 
 /// Whether the other side ended the connection.
@@ -410,6 +416,21 @@ mod tests {
         );
         assert_eq!(options.topics.state, "maskd/maskd-doorlan/state");
         assert_eq!(options.topics.birth, "homeassistant/status");
+    }
+
+    #[test]
+    fn an_answer_of_a_broker_without_mqtt_5_is_explained() {
+        let options = options("[mqtt]\nhost = \"broker\"\n").unwrap().unwrap();
+        for code in [
+            ConnectReturnCode::RefusedProtocolVersion,
+            ConnectReturnCode::UnsupportedProtocolVersion,
+        ] {
+            let error = ConnectionError::ConnectionRefused(code);
+            assert_eq!(options.describe(&error, false), NO_MQTT_5);
+        }
+        let unreadable = StateError::Deserialization(rumqttc::mqttbytes::Error::ProtocolError);
+        let error = ConnectionError::MqttState(unreadable);
+        assert_eq!(options.describe(&error, false), NO_MQTT_5);
     }
 
     #[test]

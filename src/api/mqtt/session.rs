@@ -1,5 +1,5 @@
-//! Connections to the broker, one at a time. Each starts with an empty queue, so that
-//! after an outage the broker receives the current state rather than a backlog.
+//! Maintains the connection to the broker. Each connection starts with an empty queue, so
+//! that after an outage the broker receives the current state rather than a backlog.
 
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -18,19 +18,19 @@ use super::discovery::{self, Features};
 use super::exchange::HeadExchange;
 use super::state::StateRecord;
 use super::{BrokerOptions, MqttError, identity};
-use crate::api::socket::{DaemonHandle, ErrorRecord, Live};
+use crate::api::socket::{DaemonHandle, ErrorRecord, Live, RefitRequest};
 use crate::config::settings::Change;
 use crate::learning::fleet::Key;
-use crate::learning::{Learning, RefitRecord};
+use crate::learning::{Channel, Learning, RefitRecord, RefitTrigger};
 use crate::onnx::UNLABELLED;
 
 /// How often the daemon's state is compared with the last published state.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
-/// How often samples are counted.
+/// How often the samples without a label are counted.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
-/// Maximum number of messages read within [`RATE_WINDOW`]; the others wait at the broker.
-/// Handling this many takes a few milliseconds, and the queue drains soon after a flood
-/// ends.
+/// Maximum number of messages read within [`RATE_WINDOW`]; further messages wait at the
+/// broker. Handling this many messages takes only a few milliseconds. The limit is high
+/// enough for the broker's queue to drain soon after a flood of messages.
 const MAX_MESSAGES: u32 = 500;
 /// The period to which [`MAX_MESSAGES`] applies.
 const RATE_WINDOW: Duration = Duration::from_secs(1);
@@ -42,13 +42,14 @@ const MIN_RETRY_DELAY: Duration = Duration::from_secs(1);
 const MAX_RETRY_DELAY: Duration = Duration::from_mins(1);
 /// The longest wait after another device with the same name has taken over the connection.
 const MAX_NAME_DELAY: Duration = Duration::from_mins(10);
-/// How often this device looks whether the other one is still there before it connects
-/// anyway: the broker may remember the other device for ever after a failure of its own.
+/// Maximum number of times to check whether the other device is still online. After that,
+/// this device connects anyway, because a broker that has failed may keep reporting the
+/// other device as online forever.
 const MAX_LOOKS: u32 = 6;
 /// How long the broker may take to send the discovery message that it retained.
 const ANNOUNCE_DELAY: Duration = Duration::from_secs(1);
-/// Minimum time between two discovery messages. Home Assistant triggers one each time it
-/// starts.
+/// Minimum time between two discovery messages. Home Assistant triggers a discovery
+/// message each time it starts.
 const MIN_ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The parts of the daemon that the connection uses.
@@ -63,9 +64,9 @@ pub struct MqttContext {
     pub captures: bool,
 }
 
-/// Computes the delays between connection attempts. They grow exponentially and have
-/// jitter, so that the devices in a building do not all reconnect at the same time after
-/// a power failure.
+/// Computes the delays between connection attempts. The delays grow exponentially. They
+/// also have jitter, so that the devices in a building do not all reconnect at the same
+/// time after a power failure.
 #[derive(Debug)]
 struct Backoff {
     next: Duration,
@@ -80,15 +81,15 @@ impl Backoff {
         }
     }
 
-    /// Returns a random delay between half and all of the current delay, then doubles the
-    /// current delay.
+    /// Returns a random delay between half of the current delay and the whole current
+    /// delay, and then doubles the current delay.
     fn next_delay(&mut self) -> Duration {
         let delay = self.up_to(self.next);
         self.next = (2 * self.next).min(MAX_RETRY_DELAY);
         delay
     }
 
-    /// Returns a random delay between half and all of `most`.
+    /// Returns a random delay between half of `most` and `most`.
     fn up_to(&mut self, most: Duration) -> Duration {
         most.mul_f64(self.random.random_range(0.5..=1.0))
     }
@@ -102,18 +103,18 @@ impl Backoff {
 enum End {
     /// The daemon is stopping.
     Stopped,
-    /// The connection failed. Holds the error, and how long the connection was up if it
-    /// was established.
+    /// The connection failed. Holds the error. If the connection had been established,
+    /// also holds how long it lasted.
     Lost(MqttError, Option<Duration>),
-    /// Another client with the client id of this device connected.
+    /// Another client connected with the client ID of this device.
     TakenOver,
-    /// The broker closed a connection that was up, without a reason. Brokers also do this
-    /// when another client with the same client id connects.
+    /// The broker closed an established connection without giving a reason. Brokers also
+    /// do this when another client connects with the same client ID.
     Closed(MqttError, Duration),
 }
 
-/// Publishes the daemon's state until `stop`, and reconnects whenever the connection
-/// is lost. Must be called within a tokio runtime on its own thread.
+/// Publishes the daemon's state until `stop` is triggered, and reconnects whenever the
+/// connection is lost. Must be called within a tokio runtime on its own thread.
 pub async fn serve(
     options: &BrokerOptions,
     context: MqttContext,
@@ -127,7 +128,7 @@ pub async fn serve(
     loop {
         let mut end = connect(options, &mut session, &mut has_warned, stop).await;
         if let End::Closed(error, uptime) = end {
-            // The other device publishes its id meanwhile.
+            // The delay gives the other device time to publish its ID.
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(backoff.next_delay()) => {}
@@ -174,9 +175,9 @@ pub async fn serve(
     }
 }
 
-/// Waits until the other device with the name of this one is offline. Two devices that
-/// both reconnected at once would end each other's connection for ever. Returns `None` on
-/// `stop`.
+/// Waits until the other device with the same name is offline. If both devices reconnected
+/// immediately, they would keep ending each other's connections forever. Returns `None` if
+/// `stop` is triggered.
 async fn wait_for_name(
     options: &BrokerOptions,
     run_id: &str,
@@ -203,18 +204,21 @@ async fn wait_for_name(
 }
 
 /// Connects once to check whether the broker can be reached and accepts the login. Returns
-/// whether another device is online under the name of this one.
+/// whether another device with the same name is online.
 ///
 /// # Errors
-/// [`MqttError::Broker`], [`MqttError::System`].
+/// Returns [`MqttError::Broker`] if the broker cannot be reached or refuses the
+/// connection, and [`MqttError::System`] if the system cannot provide a timer or a
+/// socket.
 pub fn test_connection(options: &BrokerOptions) -> Result<bool, MqttError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    // The client id has a suffix because a second client with the daemon's client id would
+    // The client ID has a suffix because a second client with the daemon's client ID would
     // disconnect the daemon.
     let looked = runtime.block_on(identity::look(options));
-    // Does not wait for blocking threads, because a name lookup may still be running.
+    // This call does not wait for blocking threads, because a name lookup may still be
+    // running.
     runtime.shutdown_background();
     Ok(looked?.is_other(&options.machine))
 }
@@ -239,9 +243,9 @@ async fn connect(
         Err(error) => return End::Lost(options.fail(error.to_string()), None),
     };
     let (sender, mut incoming) = mpsc::channel(1);
-    // This is polled as a single future, so that it is never dropped in the middle of a
-    // packet. It reads the next message only after the session has taken the last one, so
-    // the broker has to wait.
+    // `network` is polled as a single future, so that it is never dropped in the middle
+    // of a packet. It reads the next message only after the session has taken the
+    // previous one. Until then, the broker has to wait.
     let network = async {
         loop {
             let sent = match events.poll().await {
@@ -300,12 +304,12 @@ async fn connect(
         return End::Lost(error, Some(up_since.elapsed()));
     }
     // The connection is closed without a DISCONNECT packet, so that the broker publishes
-    // the last will, "offline", and no queued message can delay it.
+    // the last will, "offline". No queued message can delay the last will.
     End::Stopped
 }
 
-/// Returns the number of messages that a message counts as toward [`MAX_MESSAGES`]. A
-/// large message counts as several.
+/// Returns how much a message counts toward [`MAX_MESSAGES`]. A large message counts as
+/// several messages.
 fn cost(message: &Publish) -> u32 {
     1 + (message.payload.len() / 4096) as u32
 }
@@ -314,7 +318,7 @@ fn cost(message: &Publish) -> u32 {
 struct Session<'a> {
     options: &'a BrokerOptions,
     context: MqttContext,
-    /// The id of this run of the daemon, which it publishes.
+    /// The ID that this run of the daemon publishes.
     run_id: String,
     /// When the first discovery message of this connection is due.
     announce_at: Option<Instant>,
@@ -322,9 +326,9 @@ struct Session<'a> {
     unlabelled: Option<usize>,
     /// The last state published on this connection.
     published: Option<StateRecord>,
-    /// The channel for the answer to a refit that was requested over MQTT.
+    /// The channel that receives the result of a refit that was requested over MQTT.
     refit: Option<oneshot::Receiver<Result<RefitRecord, ErrorRecord>>>,
-    /// The reasons that have already been logged.
+    /// The rejection reasons that have already been logged.
     logged_rejections: BTreeSet<RejectReason>,
     has_warned_of_flood: bool,
     counted_at: Option<Instant>,
@@ -357,7 +361,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Serves one connection until `stop`.
+    /// Serves one connection until it ends or `stop` is triggered.
     async fn run(
         &mut self,
         client: &AsyncClient,
@@ -375,7 +379,8 @@ impl<'a> Session<'a> {
         }
         publish(client, &self.options.topics.status, "online");
         publish(client, &self.options.topics.id, self.run_id.clone());
-        // The message of an earlier version must arrive before it is overwritten.
+        // The retained message of an earlier version must arrive before this device
+        // overwrites it.
         self.announce_at = Some(Instant::now() + ANNOUNCE_DELAY);
         let mut ticks = tokio::time::interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -395,7 +400,7 @@ impl<'a> Session<'a> {
                     if let Incoming::Message(message) = next {
                         messages += cost(&message);
                         if messages >= MAX_MESSAGES && !self.has_warned_of_flood {
-                            warn!("too many MQTT messages; the rest waits at the broker");
+                            warn!("too many MQTT messages; the rest wait at the broker");
                             self.has_warned_of_flood = true;
                         }
                         self.handle_message(client, &message);
@@ -405,8 +410,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Publishes the state if it has changed, and checks on the head exchange and on a
-    /// requested refit.
+    /// Publishes the state if it has changed. Then continues the exchange of heads, and
+    /// checks whether a requested refit has ended.
     fn poll(&mut self, client: &AsyncClient) {
         if self
             .counted_at
@@ -415,7 +420,7 @@ impl<'a> Session<'a> {
             self.counted_at = Some(Instant::now());
             self.count_unlabelled();
             if self.join_fleet() {
-                // The broker sends the retained offers again.
+                // After a new subscription, the broker sends the retained offers again.
                 let subscriptions = self.options.subscriptions();
                 if client.try_subscribe_many(subscriptions).is_err() {
                     debug!("cannot subscribe: the request queue is full");
@@ -577,19 +582,22 @@ impl<'a> Session<'a> {
                     publish(client, topic, "");
                 }
             }
-            // Without a state directory, there are no samples to judge the head on.
+            // Without a state directory, there are no samples with which the head could
+            // be judged.
             Command::HeadOffer => {}
             Command::Refit if self.refit.is_some() => {
-                debug!("a training was already requested over MQTT");
+                debug!("training was already requested over MQTT");
             }
             Command::Refit => {
                 let Some(handle) = &self.context.handle else {
                     return;
                 };
-                let (request, answer) = oneshot::channel();
+                let (answer, result) = oneshot::channel();
+                let trigger = RefitTrigger::requested(Channel::Mqtt, false);
+                let request = RefitRequest { trigger, answer };
                 if handle.refit.try_send(request).is_ok() {
                     info!("training was requested over MQTT");
-                    self.refit = Some(answer);
+                    self.refit = Some(result);
                 }
             }
             Command::Capture(on) => self.set_capture(on),
@@ -603,8 +611,8 @@ impl<'a> Session<'a> {
         if !self.context.captures {
             self.log_rejection(RejectReason::Capture);
         } else if handle.settings.record().now.capture != on {
-            // The change is not saved to the config file: if capturing were saved as off,
-            // MQTT could not turn it on again after a restart.
+            // The change is not saved to the config file. If the file turned capturing
+            // off, MQTT could not turn it on again after a restart.
             let change = Change {
                 capture: Some(on),
                 ..Change::default()
@@ -617,7 +625,7 @@ impl<'a> Session<'a> {
 }
 
 /// Publishes a retained message and returns whether it was queued. If it was not queued,
-/// the caller tries again at the next poll.
+/// the caller retries at the next poll.
 fn publish(client: &AsyncClient, topic: &str, payload: impl rumqttc::IntoPublishPayload) -> bool {
     let options = PublishOptions::at_least_once().retained();
     let queued = client.try_publish(topic, payload, options);

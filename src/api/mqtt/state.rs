@@ -5,15 +5,15 @@ use serde::{Deserialize, Serialize};
 use crate::api::socket::Live;
 use crate::decision::decide::Decision;
 
-/// The published state of a device. The format is stable, and it contains no personal
+/// The published state of a device. The format is stable. The state contains no personal
 /// data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StateRecord {
     /// The current decision, such as `mask`.
     pub decision: String,
-    /// Faces in the newest frame.
+    /// Number of faces in the newest frame.
     pub faces: usize,
-    /// `ON` while something needs attention, else `OFF`.
+    /// `ON` while something needs attention, and `OFF` otherwise.
     pub problem: String,
     /// What needs attention; absent if there is no problem.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,7 +68,8 @@ impl StateRecord {
             capture: on_off(live.capture.on),
             refitting: on_off(live.learning.refitting),
             head: live.learning.head.unwrap_or(0),
-            // Rounded so that changes of a few tenths of a degree are not published.
+            // The value is rounded so that changes of a few tenths of a degree are not
+            // published.
             temperature_c: live.board.temperature_c.map(f32::round),
         }
     }

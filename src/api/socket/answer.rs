@@ -1,4 +1,4 @@
-//! The bodies of requests, and the answers that report failures.
+//! Parses the bodies of requests, and creates the responses that report failures.
 
 use axum::Json;
 use axum::body::Bytes;
@@ -15,7 +15,7 @@ use crate::api::file_work::FileWorkError;
 use crate::learning::{FailureKind, LearningError};
 use crate::platform::text::printable;
 
-/// An answer that reports a failure.
+/// A response that reports a failure.
 #[derive(Debug)]
 pub struct ErrorResponse {
     status: StatusCode,
@@ -25,7 +25,7 @@ pub struct ErrorResponse {
 }
 
 impl ErrorResponse {
-    /// Creates an answer with the HTTP status that matches the fault.
+    /// Creates a response with the HTTP status that matches `fault`.
     pub fn new(fault: FailureKind, sentence: impl std::fmt::Display) -> ErrorResponse {
         let status = match fault {
             FailureKind::Usage => StatusCode::BAD_REQUEST,
@@ -39,8 +39,8 @@ impl ErrorResponse {
         ErrorResponse {
             status,
             record: ErrorRecord {
-                // Control characters are escaped because a client may print the sentence,
-                // which can quote a request or a file.
+                // Control characters are escaped, because the sentence can quote a
+                // request or a file, and a client may print it.
                 error: printable(&sentence.to_string()).into_owned(),
                 fault,
             },
@@ -48,7 +48,7 @@ impl ErrorResponse {
         }
     }
 
-    /// Creates an answer to a request that no handler accepts.
+    /// Creates the response to a request that no handler accepts.
     pub fn malformed(status: StatusCode, sentence: impl std::fmt::Display) -> ErrorResponse {
         ErrorResponse {
             status,
@@ -56,8 +56,8 @@ impl ErrorResponse {
         }
     }
 
-    /// Creates an answer to a client that has sent too many requests. The client may retry
-    /// after `retry_after` seconds.
+    /// Creates the response to a client that has sent too many requests. The client may
+    /// retry after `retry_after` seconds.
     pub fn too_many(retry_after: u64, sentence: impl std::fmt::Display) -> ErrorResponse {
         ErrorResponse {
             retry_after: Some(retry_after),
@@ -120,24 +120,46 @@ impl From<QueryRejection> for ErrorResponse {
     }
 }
 
-/// A JSON body with any content type, unlike axum's `Json`, which requires a JSON content
-/// type.
+/// The JSON body of a request. The content type does not matter, whereas axum's `Json`
+/// requires a JSON content type.
 pub(super) struct JsonBody<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = ErrorResponse;
 
     async fn from_request(request: Request, state: &S) -> Result<JsonBody<T>, ErrorResponse> {
-        let bytes = Bytes::from_request(request, state)
-            .await
-            .map_err(|rejection| {
-                ErrorResponse::malformed(rejection.status(), rejection.body_text())
-            })?;
-        serde_json::from_slice(&bytes)
-            .map(JsonBody)
-            .map_err(|error| {
-                let sentence = format!("the body of the request is invalid: {error}");
-                ErrorResponse::new(FailureKind::Usage, sentence)
-            })
+        parse(&body(request, state).await?).map(JsonBody)
     }
+}
+
+/// The JSON body of a request, or the default value if the request has no body or if the
+/// body is `null`.
+pub(super) struct OptionalJsonBody<T>(pub(super) T);
+
+impl<S: Send + Sync, T: Default + DeserializeOwned> FromRequest<S> for OptionalJsonBody<T> {
+    type Rejection = ErrorResponse;
+
+    async fn from_request(
+        request: Request,
+        state: &S,
+    ) -> Result<OptionalJsonBody<T>, ErrorResponse> {
+        let bytes = body(request, state).await?;
+        if bytes.is_empty() {
+            return Ok(OptionalJsonBody(T::default()));
+        }
+        let value: Option<T> = parse(&bytes)?;
+        Ok(OptionalJsonBody(value.unwrap_or_default()))
+    }
+}
+
+async fn body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ErrorResponse> {
+    let bytes = Bytes::from_request(request, state).await;
+    bytes.map_err(|rejection| ErrorResponse::malformed(rejection.status(), rejection.body_text()))
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ErrorResponse> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let sentence = format!("the body of the request is invalid: {error}");
+        ErrorResponse::new(FailureKind::Usage, sentence)
+    })
 }

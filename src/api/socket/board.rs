@@ -1,4 +1,4 @@
-//! The state of the board as the API shows it.
+//! The state of the board, as shown by the API.
 
 use std::fmt;
 
@@ -7,19 +7,19 @@ use utoipa::ToSchema;
 
 use crate::platform::board::{BoardStatus, Throttling};
 
-/// The state of the board: a documented contract.
+/// The state of the board. This format is stable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BoardRecord {
-    /// Of the processor, in degrees Celsius; absent where nothing measures it.
+    /// Processor temperature in degrees Celsius; absent if the board has no sensor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature_c: Option<f32>,
-    /// Absent on boards that do not report it.
+    /// The throttling flags; absent on boards that do not report them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub throttling: Option<ThrottlingRecord>,
 }
 
-/// The throttling flags of a Raspberry Pi's firmware: a documented contract. The
-/// bits are those of [`vcgencmd get_throttled`].
+/// The throttling flags from a Raspberry Pi's firmware. This format is stable. The bit
+/// numbers are those of [`vcgencmd get_throttled`].
 ///
 /// [`vcgencmd get_throttled`]: https://www.raspberrypi.com/documentation/computers/os.html#get_throttled
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -28,18 +28,17 @@ pub struct BoardRecord {
     reason = "the bits of the firmware's register"
 )]
 pub struct ThrottlingRecord {
-    /// The voltage of the supply is too low now (bit 0).
+    /// Whether the supply voltage is too low now (bit 0).
     pub under_voltage: bool,
-    /// The clock is held down now (bit 1).
+    /// Whether the clock frequency is capped now (bit 1).
     pub frequency_capped: bool,
-    /// The processor is throttled now (bit 2).
+    /// Whether the processor is throttled now (bit 2).
     pub throttled: bool,
-    /// It is over the soft limit of its temperature now (bit 3).
+    /// Whether the processor temperature is above its soft limit now (bit 3).
     pub soft_limit: bool,
-    /// The voltage was too low at some time since the board was switched on
-    /// (bit 16).
+    /// Whether the supply voltage has been too low at any time since boot (bit 16).
     pub under_voltage_since_boot: bool,
-    /// The processor was throttled at some time since then (bit 18).
+    /// Whether the processor has been throttled at any time since boot (bit 18).
     pub throttled_since_boot: bool,
 }
 
@@ -78,8 +77,8 @@ impl fmt::Display for BoardRecord {
         let now = [
             (throttling.under_voltage, "supply voltage too low"),
             (throttling.throttled, "throttled"),
-            (throttling.frequency_capped, "clock held down"),
-            (throttling.soft_limit, "over the soft temperature limit"),
+            (throttling.frequency_capped, "clock capped"),
+            (throttling.soft_limit, "above the soft temperature limit"),
         ];
         let now: Vec<&str> = now
             .iter()

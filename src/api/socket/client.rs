@@ -1,4 +1,4 @@
-//! The client of the control socket. Each request blocks until its answer arrives.
+//! The client of the control socket. Each request blocks until its response arrives.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -14,16 +14,18 @@ use tokio::runtime::Runtime;
 
 use super::types::{FileRequest, FolderRequest};
 use super::{
-    ControlError, EnrollRequest, ErrorRecord, HeadInUse, LabelRequest, RollbackRequest, Status,
+    ControlError, EnrollRequest, ErrorRecord, HeadInUse, LabelRequest, RestoreRequest,
+    RollbackRequest, Status, TrainRequest, UndoRequest,
 };
 use crate::learning::Enrollment;
 use crate::learning::{
     CountRecord, ExportRecord, HeadRecord, ImportRecord, LabelAction, LabelResult, Purge,
-    RefitRecord, RemovedRecord, SampleRecord, SampleSelector, UnusedRecord,
+    RefitRecord, RemovedRecord, SampleFilter, SampleRecord, SampleSelector, SwitchRecord,
+    UndoRecord, UnusedRecord,
 };
 
-/// Maximum number of ids in a request. This many ids fit into a body of 64 KiB because an
-/// id has at most 255 bytes.
+/// Maximum number of IDs in a request. This many IDs fit into a body of 64 KiB because an
+/// ID has at most 255 bytes.
 const IDS_PER_REQUEST: usize = 200;
 
 /// Sends requests to the daemon. There is no timeout, because a refit takes minutes.
@@ -39,13 +41,13 @@ impl Client {
     /// there.
     ///
     /// # Errors
-    /// [`ControlError::Io`] if the system refuses the connection, for example because of
-    /// missing permissions.
+    /// Returns [`ControlError::Io`] if the system refuses the connection, for example
+    /// because of missing permissions.
     pub fn connect(path: &Path) -> Result<Option<Client>, ControlError> {
         match UnixStream::connect(path) {
             Ok(_) => {}
-            // `InvalidInput` means that the path is too long for a socket, so no daemon
-            // can be listening on it.
+            // `InvalidInput` means that the path is too long for a socket. No daemon can
+            // listen on such a path.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -65,8 +67,8 @@ impl Client {
             .map_err(ControlError::io("connect to", path))?;
         let http = reqwest::Client::builder()
             .no_proxy()
-            // The daemon closes idle connections, so a pooled one could already be closed
-            // when the next request is sent.
+            // The daemon closes idle connections, so a connection from a pool could
+            // already be closed when the next request is sent.
             .pool_max_idle_per_host(0)
             .user_agent(concat!("maskd/", env!("CARGO_PKG_VERSION")))
             .unix_socket(path)
@@ -82,50 +84,59 @@ impl Client {
     /// Returns the state of the daemon.
     ///
     /// # Errors
-    /// Every request can return [`ControlError::Refused`] with the daemon's sentence,
-    /// [`ControlError::Lost`] or [`ControlError::Answer`].
+    /// Every request can return [`ControlError::Refused`] with the daemon's error
+    /// message, [`ControlError::Lost`], or [`ControlError::Answer`].
     pub fn status(&self) -> Result<Status, ControlError> {
-        self.get(&["status"], None)
+        self.get(&["status"])
     }
 
-    /// Returns all samples, or only the samples with a given label.
+    /// Returns the samples that a filter selects.
     ///
     /// # Errors
-    /// Same as [`status`](Client::status).
-    pub fn samples(&self, label: Option<&str>) -> Result<Vec<SampleRecord>, ControlError> {
-        self.get(&["samples"], label)
+    /// Returns the same errors as [`status`](Client::status).
+    pub fn samples(&self, filter: &SampleFilter) -> Result<Vec<SampleRecord>, ControlError> {
+        let mut url = self.url(&["samples"])?;
+        let filter = serde_json::to_value(filter).map_err(|error| self.lost_because(&error))?;
+        for (name, value) in filter.as_object().into_iter().flatten() {
+            let value = value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned);
+            url.query_pairs_mut().append_pair(name, &value);
+        }
+        let answer = self.ask(Method::GET, url, None)?;
+        self.parse(&answer)
     }
 
-    /// Returns the sample counts by label.
+    /// Returns the number of samples for each label.
     ///
     /// # Errors
-    /// Same as [`status`](Client::status).
+    /// Returns the same errors as [`status`](Client::status).
     pub fn stats(&self) -> Result<BTreeMap<String, CountRecord>, ControlError> {
-        self.get(&["samples", "stats"], None)
+        self.get(&["samples", "stats"])
     }
 
-    /// What is in the folders of the samples and is not used as one.
+    /// Returns the files and folders in the sample folders that are not used as samples.
     ///
     /// # Errors
-    /// Same as [`status`](Client::status).
+    /// Returns the same errors as [`status`](Client::status).
     pub fn unused(&self) -> Result<Vec<UnusedRecord>, ControlError> {
-        self.get(&["samples", "unused"], None)
+        self.get(&["samples", "unused"])
     }
 
-    /// The picture file of a sample.
+    /// Returns the picture file of a sample.
     ///
     /// # Errors
-    /// Same as [`status`](Client::status).
+    /// Returns the same errors as [`status`](Client::status).
     pub fn picture(&self, id: &str) -> Result<Vec<u8>, ControlError> {
-        let url = self.url(&["samples", id, "picture"], None)?;
+        let url = self.url(&["samples", id, "picture"])?;
         self.ask(Method::GET, url, None)
     }
 
-    /// Labels or deletes samples. Long lists of ids are split into several requests.
+    /// Labels or deletes samples. Long lists of IDs are split into several requests.
     ///
     /// # Errors
-    /// Same as [`status`](Client::status). If a later request fails, the effects of the
-    /// earlier ones remain.
+    /// Returns the same errors as [`status`](Client::status). If a later request fails,
+    /// the effects of the earlier ones remain.
     pub fn mark(
         &self,
         chosen: SampleSelector,
@@ -133,11 +144,13 @@ impl Client {
     ) -> Result<LabelResult, ControlError> {
         let ids = match chosen {
             SampleSelector::Ids(ids) => ids,
-            SampleSelector::Track(_) => return self.mark_some(chosen, mark),
+            SampleSelector::Track(_) => return self.mark_some(chosen, mark, None),
         };
         let mut marked = LabelResult::default();
         for ids in ids.chunks(IDS_PER_REQUEST) {
-            let some = self.mark_some(SampleSelector::Ids(ids.to_vec()), mark)?;
+            let some = SampleSelector::Ids(ids.to_vec());
+            let some = self.mark_some(some, mark, marked.action)?;
+            marked.action = some.action;
             marked.done.extend(some.done);
             marked.already.extend(some.already);
             marked.failed.extend(some.failed);
@@ -149,15 +162,48 @@ impl Client {
         &self,
         chosen: SampleSelector,
         mark: &LabelAction,
+        continues: Option<u64>,
     ) -> Result<LabelResult, ControlError> {
         let mark = mark.clone();
-        self.post(&["samples", "label"], &LabelRequest { chosen, mark })
+        let request = LabelRequest {
+            chosen,
+            mark,
+            continues,
+        };
+        self.post(&["samples", "label"], &request)
+    }
+
+    /// Takes a labeling action back: the last one, or the one with this number.
+    ///
+    /// # Errors
+    /// Returns the same errors as [`status`](Client::status). The kind is
+    /// [`FailureKind::Missing`] if there is no such action.
+    ///
+    /// [`FailureKind::Missing`]: crate::learning::FailureKind::Missing
+    pub fn undo(&self, action: Option<u64>) -> Result<UndoRecord, ControlError> {
+        self.post(&["samples", "undo"], &UndoRequest { action })
+    }
+
+    /// Restores discarded samples. Long lists of IDs are split into several requests.
+    ///
+    /// # Errors
+    /// Returns the same errors as [`status`](Client::status). If a later request fails,
+    /// the effects of the earlier ones remain.
+    pub fn restore(&self, ids: &[String]) -> Result<LabelResult, ControlError> {
+        let mut restored = LabelResult::default();
+        for ids in ids.chunks(IDS_PER_REQUEST) {
+            let ids = ids.to_vec();
+            let some: LabelResult = self.post(&["samples", "restore"], &RestoreRequest { ids })?;
+            restored.done.extend(some.done);
+            restored.failed.extend(some.failed);
+        }
+        Ok(restored)
     }
 
     /// Makes the daemon copy the pictures in a folder into its store.
     ///
     /// # Errors
-    /// Same as [`status`](Client::status).
+    /// Returns the same errors as [`status`](Client::status).
     pub fn import(&self, folder: &Path) -> Result<ImportRecord, ControlError> {
         let folder = folder.to_owned();
         self.post(&["samples", "import"], &FolderRequest { folder })
@@ -166,7 +212,7 @@ impl Client {
     /// Makes the daemon copy the pictures in its store into a folder.
     ///
     /// # Errors
-    /// Same as [`status`](Client::status).
+    /// Returns the same errors as [`status`](Client::status).
     pub fn export(&self, folder: &Path) -> Result<ExportRecord, ControlError> {
         let folder = folder.to_owned();
         self.post(&["samples", "export"], &FolderRequest { folder })
@@ -175,7 +221,7 @@ impl Client {
     /// Deletes samples permanently.
     ///
     /// # Errors
-    /// Same as [`status`](Client::status).
+    /// Returns the same errors as [`status`](Client::status).
     pub fn purge(&self, purge: &Purge) -> Result<RemovedRecord, ControlError> {
         self.post(&["samples", "purge"], purge)
     }
@@ -183,7 +229,7 @@ impl Client {
     /// Starts an enrollment.
     ///
     /// # Errors
-    /// Same as [`status`](Client::status).
+    /// Returns the same errors as [`status`](Client::status).
     pub fn enroll(&self, label: &str, count: u32) -> Result<Enrollment, ControlError> {
         let label = label.to_owned();
         let request = EnrollRequest {
@@ -198,28 +244,28 @@ impl Client {
     /// Starts an enrollment. The request can set a time limit and a lease.
     ///
     /// # Errors
-    /// Same as [`status`](Client::status).
+    /// Returns the same errors as [`status`](Client::status).
     pub fn enroll_with(&self, request: &EnrollRequest) -> Result<Enrollment, ControlError> {
         self.post(&["enroll"], request)
     }
 
-    /// Returns the enrollment with this id and renews its lease.
+    /// Returns the enrollment with this ID and renews its lease.
     ///
     /// # Errors
-    /// Same as [`status`](Client::status). The kind is [`FailureKind::Missing`] if another
-    /// enrollment has started since.
+    /// Returns the same errors as [`status`](Client::status). The kind is
+    /// [`FailureKind::Missing`] if another enrollment has started since.
     ///
     /// [`FailureKind::Missing`]: crate::learning::FailureKind::Missing
     pub fn enrollment_of(&self, id: u64) -> Result<Enrollment, ControlError> {
-        self.get(&["enroll", &id.to_string()], None)
+        self.get(&["enroll", &id.to_string()])
     }
 
-    /// Ends the enrollment with this id. Crops that were already taken are kept.
+    /// Ends the enrollment with this ID. Crops that were already taken are kept.
     ///
     /// # Errors
-    /// Same as [`enrollment_of`](Client::enrollment_of).
+    /// Returns the same errors as [`enrollment_of`](Client::enrollment_of).
     pub fn end_enrollment_of(&self, id: u64) -> Result<Enrollment, ControlError> {
-        let url = self.url(&["enroll", &id.to_string()], None)?;
+        let url = self.url(&["enroll", &id.to_string()])?;
         let answer = self.ask(Method::DELETE, url, None)?;
         self.parse(&answer)
     }
@@ -227,17 +273,17 @@ impl Client {
     /// Returns the current enrollment, or the last one if none is running.
     ///
     /// # Errors
-    /// Same as [`status`](Client::status).
+    /// Returns the same errors as [`status`](Client::status).
     pub fn enrollment(&self) -> Result<Enrollment, ControlError> {
-        self.get(&["enroll"], None)
+        self.get(&["enroll"])
     }
 
     /// Ends the current enrollment. Crops that were already taken are kept.
     ///
     /// # Errors
-    /// Same as [`status`](Client::status).
+    /// Returns the same errors as [`status`](Client::status).
     pub fn end_enrollment(&self) -> Result<Enrollment, ControlError> {
-        let url = self.url(&["enroll"], None)?;
+        let url = self.url(&["enroll"])?;
         let answer = self.ask(Method::DELETE, url, None)?;
         self.parse(&answer)
     }
@@ -245,33 +291,48 @@ impl Client {
     /// Makes the daemon train a new head, and waits for the result.
     ///
     /// # Errors
-    /// Same as [`status`](Client::status).
+    /// Returns the same errors as [`status`](Client::status).
     pub fn refit(&self) -> Result<RefitRecord, ControlError> {
-        let url = self.url(&["refit"], None)?;
-        let answer = self.ask(Method::POST, url, None)?;
-        self.parse(&answer)
+        self.refit_with(&TrainRequest::default())
+    }
+
+    /// Makes the daemon train a new head, and waits for the result. The request can vouch
+    /// for the labels.
+    ///
+    /// # Errors
+    /// Returns the same errors as [`status`](Client::status).
+    pub fn refit_with(&self, request: &TrainRequest) -> Result<RefitRecord, ControlError> {
+        self.post(&["refit"], request)
     }
 
     /// Returns all heads, ordered by number.
     ///
     /// # Errors
-    /// Same as [`status`](Client::status).
+    /// Returns the same errors as [`status`](Client::status).
     pub fn heads(&self) -> Result<Vec<HeadRecord>, ControlError> {
-        self.get(&["heads"], None)
+        self.get(&["heads"])
+    }
+
+    /// Returns the recorded switches to other heads, oldest first.
+    ///
+    /// # Errors
+    /// Returns the same errors as [`status`](Client::status).
+    pub fn history(&self) -> Result<Vec<SwitchRecord>, ControlError> {
+        self.get(&["heads", "history"])
     }
 
     /// Returns the head with this number.
     ///
     /// # Errors
-    /// Same as [`status`](Client::status).
+    /// Returns the same errors as [`status`](Client::status).
     pub fn head(&self, number: u32) -> Result<HeadRecord, ControlError> {
-        self.get(&["heads", &number.to_string()], None)
+        self.get(&["heads", &number.to_string()])
     }
 
     /// Makes the daemon copy a head to a file.
     ///
     /// # Errors
-    /// Same as [`status`](Client::status).
+    /// Returns the same errors as [`status`](Client::status).
     pub fn export_head(&self, number: u32, path: &Path) -> Result<HeadRecord, ControlError> {
         let path = path.to_owned();
         self.post(
@@ -280,29 +341,35 @@ impl Client {
         )
     }
 
-    /// Makes the daemon import a head from a file and put it into use.
+    /// Makes the daemon import a head from a file and put the head into use.
     ///
     /// # Errors
-    /// Same as [`status`](Client::status).
+    /// Returns the same errors as [`status`](Client::status).
     pub fn import_head(&self, path: &Path) -> Result<HeadInUse, ControlError> {
         let path = path.to_owned();
         self.post(&["heads", "import"], &FileRequest { path })
     }
 
-    /// Makes the daemon go back to the head `steps` generations earlier.
+    /// Makes the daemon use the head with this number; 0 stands for the built-in head.
     ///
     /// # Errors
-    /// Same as [`status`](Client::status).
+    /// Returns the same errors as [`status`](Client::status).
+    pub fn use_head(&self, number: u32) -> Result<HeadInUse, ControlError> {
+        let url = self.url(&["heads", &number.to_string(), "use"])?;
+        let answer = self.ask(Method::POST, url, None)?;
+        self.parse(&answer)
+    }
+
+    /// Makes the daemon go back `steps` generations from the head in use.
+    ///
+    /// # Errors
+    /// Returns the same errors as [`status`](Client::status).
     pub fn rollback(&self, steps: u32) -> Result<HeadInUse, ControlError> {
         self.post(&["heads", "rollback"], &RollbackRequest { steps })
     }
 
-    fn get<T: DeserializeOwned>(
-        &self,
-        segments: &[&str],
-        label: Option<&str>,
-    ) -> Result<T, ControlError> {
-        let answer = self.ask(Method::GET, self.url(segments, label)?, None)?;
+    fn get<T: DeserializeOwned>(&self, segments: &[&str]) -> Result<T, ControlError> {
+        let answer = self.ask(Method::GET, self.url(segments)?, None)?;
         self.parse(&answer)
     }
 
@@ -313,23 +380,20 @@ impl Client {
     ) -> Result<T, ControlError> {
         // Serialization fails for a path that is not UTF-8.
         let json = serde_json::to_vec(body).map_err(|error| self.lost_because(&error))?;
-        let answer = self.ask(Method::POST, self.url(segments, None)?, Some(json))?;
+        let answer = self.ask(Method::POST, self.url(segments)?, Some(json))?;
         self.parse(&answer)
     }
 
-    fn url(&self, segments: &[&str], label: Option<&str>) -> Result<Url, ControlError> {
+    fn url(&self, segments: &[&str]) -> Result<Url, ControlError> {
         let mut url =
             Url::parse("http://maskd/api/v1").map_err(|error| self.lost_because(&error))?;
         if let Ok(mut path) = url.path_segments_mut() {
             path.extend(segments);
         }
-        if let Some(label) = label {
-            url.query_pairs_mut().append_pair("label", label);
-        }
         Ok(url)
     }
 
-    /// Sends a request and returns the body of a successful answer.
+    /// Sends a request and returns the body of a successful response.
     fn ask(
         &self,
         method: Method,
@@ -369,7 +433,7 @@ impl Client {
     }
 }
 
-/// Builds an error from the innermost cause, because the outer ones only say that a
+/// Builds an error from the innermost cause, because the outer causes only say that a
 /// request failed.
 fn lost(path: &Path, error: reqwest::Error) -> ControlError {
     let error = error.without_url();

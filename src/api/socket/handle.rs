@@ -1,4 +1,4 @@
-//! The handle through which the APIs (the socket, the page and MQTT) access the daemon.
+//! The handle through which the APIs (the socket, the page, and MQTT) access the daemon.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,18 +9,30 @@ use super::types::{ErrorRecord, Live};
 use crate::config::settings::Settings;
 use crate::learning::Enrollment;
 use crate::learning::enrollment::{Enrollments, TimeLimit};
-use crate::learning::{FailureKind, InUse, Learning, LearningAccess, LearningError, RefitRecord};
+use crate::learning::{
+    FailureKind, InUse, Learning, LearningAccess, LearningError, RefitRecord, RefitTrigger,
+};
 use crate::onnx::Label;
 
 /// Maximum number of crops in an enrollment.
 pub const MAX_ENROLLED: u32 = 1000;
 
-/// Requests a refit from the refit thread. The answer is the record of the refit, or the
-/// reason why there is none.
-pub type RefitRequest = oneshot::Sender<Result<RefitRecord, ErrorRecord>>;
+/// The channel on which the refit thread sends back the record of a refit, or the reason why
+/// there is no record.
+pub type RefitAnswer = oneshot::Sender<Result<RefitRecord, ErrorRecord>>;
 
-/// Asks the refit thread to judge a head that another device has trained. The answer
-/// is the record of the decision, or the reason why there is none.
+/// A request for a refit, which the refit thread handles.
+#[derive(Debug)]
+pub struct RefitRequest {
+    /// Who requested the refit, and whether the labels were checked.
+    pub trigger: RefitTrigger,
+    /// Channel for the result.
+    pub answer: RefitAnswer,
+}
+
+/// A request to judge a head from another device, which the refit thread handles. The
+/// refit thread sends back the record of the decision, or the reason why there is no
+/// record.
 #[derive(Debug)]
 pub struct JudgeRequest {
     /// Name of the other device in log messages.
@@ -29,8 +41,8 @@ pub struct JudgeRequest {
     pub origin: String,
     /// Content of the head's file.
     pub head: Vec<u8>,
-    /// Channel for the answer.
-    pub answer: RefitRequest,
+    /// Channel for the result.
+    pub answer: RefitAnswer,
 }
 
 /// Access to the running daemon. All clones refer to the same daemon.
@@ -40,7 +52,7 @@ pub struct DaemonHandle {
     pub learning: LearningAccess,
     /// The live state of the daemon.
     pub live: watch::Receiver<Live>,
-    /// The head in use. Operations of `learning` can change it.
+    /// The head in use. Operations on `learning` can change the head in use.
     pub head: watch::Receiver<Arc<InUse>>,
     /// The current enrollment, or the last one if none is running.
     pub enrollments: Arc<Mutex<Enrollments>>,
@@ -48,12 +60,12 @@ pub struct DaemonHandle {
     pub refit: mpsc::Sender<RefitRequest>,
     /// The settings that can change while the daemon runs.
     pub settings: Arc<Settings>,
-    /// Sends requests to judge a head to the refit thread.
+    /// Sends the refit thread requests to judge heads from other devices.
     pub judge: mpsc::Sender<JudgeRequest>,
 }
 
 impl DaemonHandle {
-    /// Samples and heads.
+    /// Returns the samples and heads.
     ///
     /// # Errors
     /// Returns [`LearningError::Off`] while the state directory cannot be used.
@@ -61,8 +73,8 @@ impl DaemonHandle {
         Ok(self.learning.get()?)
     }
 
-    /// Starts an enrollment, in which crops of the nearest face get this label. It ends
-    /// after `longest`, or if `lease` is over without a call of
+    /// Starts an enrollment, in which crops of the nearest face get this label. The
+    /// enrollment ends after `longest`, or when `lease` expires without a call to
     /// [`renew_enrollment`](DaemonHandle::renew_enrollment).
     ///
     /// # Errors
@@ -95,7 +107,7 @@ impl DaemonHandle {
             let active = enrollments.active().map(|active| active.label.as_str());
             ErrorRecord {
                 error: format!(
-                    "an enrollment of {} is going on: wait until it is complete, or end it",
+                    "an enrollment of {} is in progress: wait until it is complete, or end it",
                     active.unwrap_or_default()
                 ),
                 fault: FailureKind::NotNow,
@@ -110,8 +122,8 @@ impl DaemonHandle {
         lock_enrollments(&self.enrollments).end()
     }
 
-    /// Same as [`end_enrollment`](DaemonHandle::end_enrollment), but does nothing and
-    /// returns `None` unless `id` is the latest enrollment.
+    /// Ends the enrollment `id` as [`end_enrollment`](DaemonHandle::end_enrollment) does.
+    /// If `id` is not the latest enrollment, does nothing and returns `None`.
     #[must_use]
     pub fn end_enrollment_of(&self, id: u64) -> Option<Enrollment> {
         let mut enrollments = lock_enrollments(&self.enrollments);
@@ -125,8 +137,8 @@ impl DaemonHandle {
         lock_enrollments(&self.enrollments).last().cloned()
     }
 
-    /// Renews the lease of the enrollment `id` because its client is still connected, and
-    /// returns the enrollment. Returns `None` unless `id` is the latest enrollment.
+    /// Renews the lease of the enrollment `id`, because its client is still connected.
+    /// Returns the enrollment, or `None` if `id` is not the latest enrollment.
     #[must_use]
     pub fn renew_enrollment(&self, id: u64) -> Option<Enrollment> {
         let mut enrollments = lock_enrollments(&self.enrollments);
@@ -137,7 +149,7 @@ impl DaemonHandle {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "enrollments end by real time, whoever asks about them"
+    reason = "enrollments expire in real time, regardless of the requests"
 )]
 fn now() -> Instant {
     Instant::now()

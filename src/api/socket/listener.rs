@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use super::ControlError;
 
-/// Mode of the socket file: its user and group may connect.
+/// Mode of the socket file. It lets the file's owner and group connect.
 const MODE: u32 = 0o660;
 
-/// A listening socket. Dropping it removes its file.
+/// A listening socket. Dropping this value removes the socket file.
 #[derive(Debug)]
 pub struct Socket {
     pub(super) listener: UnixListener,
@@ -47,14 +47,15 @@ impl Drop for SocketFile {
     }
 }
 
-/// A folder that other users cannot enter. It holds a socket whose mode is not set yet.
+/// A folder that other users cannot enter. It holds a socket whose mode has not been set
+/// yet.
 struct PendingSocket(PathBuf);
 
 impl PendingSocket {
     fn beside(path: &Path) -> std::io::Result<PendingSocket> {
         // The name is short because a socket's path can have at most 107 bytes.
         let pending = PendingSocket(path.with_file_name(format!(".{}", std::process::id())));
-        // A killed process with the same id may have left the folder behind.
+        // A killed process with the same ID may have left the folder behind.
         pending.remove();
         DirBuilder::new().mode(0o700).create(&pending.0)?;
         Ok(pending)
@@ -76,16 +77,16 @@ impl Drop for PendingSocket {
     }
 }
 
-/// Creates a socket that only its user and group can access (mode 0660), and listens on
-/// it. If a socket file already exists but no process listens on it, the file is
+/// Creates a socket that only its owner and group can access (mode 0660), and listens on
+/// this socket. If a socket file already exists but no process listens on it, the file is
 /// replaced.
 ///
-/// The socket is moved to its path after its mode has been set, so that no other user
-/// can connect in between.
+/// The socket is moved to its path only after its mode has been set, so that no other
+/// user can connect while the mode is still being set.
 ///
 /// # Errors
-/// [`ControlError::InUse`], [`ControlError::NoSocket`],
-/// [`ControlError::TooLong`], [`ControlError::Io`].
+/// Returns [`ControlError::InUse`], [`ControlError::NoSocket`],
+/// [`ControlError::TooLong`], or [`ControlError::Io`] if the socket cannot be created.
 pub fn bind(path: &Path) -> Result<Socket, ControlError> {
     let shown = || path.display().to_string();
     let failed = |error: std::io::Error| match error.kind() {

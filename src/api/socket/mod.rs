@@ -1,55 +1,64 @@
-//! The control socket: the HTTP API of the daemon on a Unix socket.
+//! The control socket, which serves the daemon's HTTP API on a Unix socket.
 //!
-//! Owns the requests, the answers, the routes and the client that the command line
+//! Owns the requests, the responses, the routes, and the client that the command line
 //! uses. Knows the daemon only through a [`DaemonHandle`].
 //!
-//! | under `/api/v1` | request body | answer |
+//! | under `/api/v1` | request body | response |
 //! |---|---|---|
 //! | GET `/status` | | [`Status`] |
-//! | GET `/samples`, `/samples?label=L` | | a list of [`SampleRecord`] |
+//! | GET `/samples`, `/samples?label=L` | [`SampleFilter`] as a query | a list of [`SampleRecord`] |
 //! | GET `/samples/stats` | | [`CountRecord`] by label |
-//! | GET `/samples/unused` | | list of [`UnusedRecord`] |
+//! | GET `/samples/unused` | | a list of [`UnusedRecord`] |
 //! | GET `/samples/{id}/picture` | | the bytes of the file |
 //! | GET `/queue`, `/queue?groups=N` | | [`QueueRecord`] |
 //! | POST `/samples/label` | [`LabelRequest`] | [`LabelResult`] |
+//! | POST `/samples/undo` | [`UndoRequest`] | [`UndoRecord`] |
+//! | POST `/samples/restore` | [`RestoreRequest`] | [`LabelResult`] |
 //! | POST `/samples/import` | `FolderRequest` | [`ImportRecord`] |
 //! | POST `/samples/export` | `FolderRequest` | [`ExportRecord`] |
 //! | POST `/samples/purge` | [`Purge`] | [`RemovedRecord`] |
 //! | POST `/enroll` | [`EnrollRequest`] | [`Enrollment`] |
 //! | GET, DELETE `/enroll` | | [`Enrollment`], the current or last one |
-//! | GET, DELETE `/enroll/{id}` | | [`Enrollment`], only the one with this id |
-//! | POST `/refit` | | [`RefitRecord`], when the refit is done |
+//! | GET, DELETE `/enroll/{id}` | | [`Enrollment`], only the one with this ID |
+//! | POST `/refit` | none, or [`TrainRequest`] | [`RefitRecord`], when the refit is done |
 //! | GET `/heads` | | a list of [`HeadRecord`] |
+//! | GET `/heads/history` | | a list of [`SwitchRecord`], oldest first |
 //! | GET `/heads/{number}` | | [`HeadRecord`] |
 //! | GET `/heads/{number}/file` | | the bytes of the file |
 //! | GET, PATCH `/settings` | [`Change`] | [`SettingsRecord`] |
 //! | POST `/heads/{number}/export` | `FileRequest` | [`HeadRecord`] |
 //! | POST `/heads/import` | `FileRequest` | [`HeadInUse`] |
+//! | POST `/heads/{number}/use` | | [`HeadInUse`] |
 //! | POST `/heads/rollback` | [`RollbackRequest`] | [`HeadInUse`] |
 //!
-//! Bodies are JSON objects of at most 64 KiB. The answer to a failed request is an
-//! [`ErrorRecord`] with a status that matches its fault. The user and the group of the
-//! socket may send any request; there is no other check. The daemon itself reads and
-//! writes the folders and files that a request names, so their paths must be absolute and
-//! accessible to its user. Only the socket accepts requests that name a path; the page
-//! (`web`) also accepts all the others.
+//! Bodies are JSON objects of at most 64 KiB. The response to a failed request is an
+//! [`ErrorRecord`] with an HTTP status that matches its `fault`. The user and the group
+//! of the socket may send any request; there is no other check. The daemon itself reads
+//! and writes the folders and files that a request names. Their paths must therefore be
+//! absolute, and the daemon's user must have access to them. Requests that name a path
+//! are accepted only on the socket. All other requests are also accepted on the page
+//! (`web`).
 //!
-//! The file work of a request runs on a different thread than the one that answers
-//! requests. A client that sends or reads nothing for ten seconds is disconnected, and
-//! an import or an export ends when its client disconnects; the pictures that were
-//! already copied are kept. A refit answers all clients that asked for one before it
-//! started, and does not start if all of them have disconnected.
+//! The file work of a request runs on a different thread than the one that serves
+//! requests. A client that sends or reads nothing for ten seconds is disconnected. An
+//! import or an export ends when its client disconnects, but the pictures that were
+//! already copied are kept. If several clients request a refit before it starts, all of
+//! them get the result of the same refit. The refit does not start if all of these
+//! clients have disconnected.
 //!
+//! [`SampleFilter`]: crate::learning::SampleFilter
 //! [`SampleRecord`]: crate::learning::SampleRecord
 //! [`CountRecord`]: crate::learning::CountRecord
 //! [`RefitRecord`]: crate::learning::RefitRecord
 //! [`Enrollment`]: crate::learning::Enrollment
 //! [`LabelResult`]: crate::learning::LabelResult
+//! [`UndoRecord`]: crate::learning::UndoRecord
 //! [`ImportRecord`]: crate::learning::ImportRecord
 //! [`ExportRecord`]: crate::learning::ExportRecord
 //! [`Purge`]: crate::learning::Purge
 //! [`RemovedRecord`]: crate::learning::RemovedRecord
 //! [`UnusedRecord`]: crate::learning::UnusedRecord
+//! [`SwitchRecord`]: crate::learning::SwitchRecord
 //! [`HeadRecord`]: crate::learning::HeadRecord
 //! [`QueueRecord`]: crate::learning::QueueRecord
 //! [`Change`]: crate::config::settings::Change
@@ -72,18 +81,19 @@ pub use answer::ErrorResponse;
 pub use board::{BoardRecord, ThrottlingRecord};
 pub use client::Client;
 pub(crate) use handle::lock_enrollments;
-pub use handle::{DaemonHandle, JudgeRequest, MAX_ENROLLED, RefitRequest};
+pub use handle::{DaemonHandle, JudgeRequest, MAX_ENROLLED, RefitAnswer, RefitRequest};
 pub use listener::{Socket, bind};
 pub use server::{open_routes, serve};
 pub use types::{
     EnrollRequest, ErrorRecord, HeadInUse, LabelRequest, Live, LiveCamera, LiveCapture,
-    LiveInference, LiveLearning, LiveRetention, RollbackRequest, Status,
+    LiveInference, LiveLearning, LiveRetention, RestoreRequest, RollbackRequest, Status,
+    TrainRequest, UndoRequest,
 };
 
 /// File name of the socket.
 pub const SOCKET: &str = "control.sock";
 
-/// Why a request got no valid answer, or why the socket cannot be created.
+/// Why a request got no valid response, or why the socket cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// Another daemon listens on the socket.
@@ -126,12 +136,12 @@ pub enum ControlError {
     /// The daemon refused the request.
     #[error("{sentence}")]
     Refused {
-        /// The daemon's sentence.
+        /// The daemon's error message, which is one sentence.
         sentence: String,
         /// The kind of the failure.
         fault: FailureKind,
     },
-    /// The daemon did not answer.
+    /// The daemon did not respond.
     #[error("the daemon at {path} does not answer: {why}")]
     Lost {
         /// Path of the socket.
@@ -139,7 +149,7 @@ pub enum ControlError {
         /// The reason.
         why: String,
     },
-    /// The answer cannot be parsed.
+    /// The daemon's response cannot be parsed.
     #[error(
         "the daemon at {path} sent an answer that this version of maskd does not understand: restart the daemon after an update"
     )]
@@ -175,8 +185,9 @@ impl ControlError {
 }
 
 /// Returns the path of the daemon's socket. This is the configured path if there is one.
-/// Otherwise it is `control.sock` in the runtime directory (the first one in systemd's
-/// `RUNTIME_DIRECTORY`), or else in the state directory.
+/// Otherwise, it is `control.sock` in the runtime directory, which is the first directory
+/// in systemd's `RUNTIME_DIRECTORY`. Without a runtime directory, it is `control.sock` in
+/// the state directory.
 #[must_use]
 pub fn socket_path(configured: Option<&Path>, runtime: Option<&OsStr>, state: &Path) -> PathBuf {
     if let Some(path) = configured {

@@ -13,7 +13,7 @@ use axum::http::header::{CONTENT_TYPE, HeaderName};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
 use tokio::sync::oneshot;
@@ -22,30 +22,32 @@ use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::answer::{ErrorResponse, JsonBody};
+use super::answer::{ErrorResponse, JsonBody, OptionalJsonBody};
 use super::listener::Socket;
 use super::types::{FileRequest, FolderRequest};
 use super::{
-    ControlError, DaemonHandle, EnrollRequest, ErrorRecord, HeadInUse, LabelRequest,
-    RollbackRequest, Status,
+    ControlError, DaemonHandle, EnrollRequest, ErrorRecord, HeadInUse, LabelRequest, RefitRequest,
+    RestoreRequest, RollbackRequest, Status, TrainRequest, UndoRequest,
 };
 use crate::api::connections::{Client, Connections, Limits, read_body};
 use crate::api::file_work::{self, Length, Progress};
 use crate::config::settings::{Change, SettingsRecord};
 use crate::learning::Enrollment;
 use crate::learning::{
-    CountRecord, ExportRecord, FailureKind, HeadRecord, ImportRecord, LabelResult, Learning, Purge,
-    QueueRecord, RefitRecord, RemovedRecord, SampleRecord, UnusedRecord,
+    Channel, CountRecord, ExportRecord, FailureKind, HeadRecord, ImportRecord, LabelResult,
+    LabelSummary, Learning, Purge, QueueRecord, RefitRecord, RefitTrigger, RemovedRecord,
+    SampleFilter, SampleRecord, SwitchRecord, UndoRecord, UnusedRecord,
 };
 use crate::platform::clock::ClockReading;
 
-/// Limits on the number of connections. All clients belong to the socket's user or group.
+/// Limits on the number of connections. There is no limit per network, because only the
+/// socket's owner and group can connect.
 const LIMITS: Limits = Limits {
     total: 512,
     per_network: usize::MAX,
 };
 /// How long requests in progress may continue after the daemon is asked to stop. After
-/// that, they are aborted.
+/// this time, they are aborted.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Maximum duration of an enrollment if the request does not set one.
@@ -53,15 +55,15 @@ const ENROLLMENT: Duration = Duration::from_secs(30);
 /// How often the server checks that the socket's file still exists.
 const FILE_CHECK: Duration = Duration::from_secs(2);
 
-/// Answers requests until `stop` is canceled. Then this finishes the requests in
+/// Serves requests until `stop` is triggered. Then this function finishes the requests in
 /// progress, aborts those that take longer than a second, and removes the socket.
 ///
-/// Must be called within a tokio runtime that has I/O, time and blocking threads.
-/// `more` contains additional routes, such as the metrics.
+/// Must be called within a tokio runtime that has I/O, time, and blocking threads. `more`
+/// contains additional routes, such as the metrics.
 ///
 /// # Errors
-/// [`ControlError::Io`] if the system refuses to listen, and [`ControlError::Removed`] if
-/// another program removes or replaces the socket's file.
+/// Returns [`ControlError::Io`] if the system refuses to listen, and
+/// [`ControlError::Removed`] if another program removes or replaces the socket's file.
 pub async fn serve(
     socket: Socket,
     handle: DaemonHandle,
@@ -103,7 +105,7 @@ pub async fn serve(
         let finishing = async { while running.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(GRACE, finishing).await;
     } else {
-        // The requests in progress are finished although clients can no longer connect.
+        // The requests in progress are finished even though clients can no longer connect.
         running.detach_all();
     }
     served
@@ -122,7 +124,7 @@ async fn check(request: Request, next: Next) -> Response {
 }
 
 fn all_routes(handle: DaemonHandle, more: Router) -> Router {
-    // These routes take requests that name a path on the device.
+    // These routes accept requests that name a path on the device.
     let local = Router::new()
         .route("/samples/unused", get(unused))
         .route("/samples/import", post(import))
@@ -131,6 +133,7 @@ fn all_routes(handle: DaemonHandle, more: Router) -> Router {
         .route("/heads/import", post(import_head))
         .with_state(handle.clone());
     let open = Router::from(open_routes().with_state(handle)).merge(local);
+    let open = open.layer(Extension(Channel::CommandLine));
     Router::new()
         .nest("/api/v1", open)
         .fallback(no_route)
@@ -140,8 +143,9 @@ fn all_routes(handle: DaemonHandle, more: Router) -> Router {
         .layer(middleware::from_fn(check))
 }
 
-/// The routes that the page also serves, with their `OpenAPI` description. None of them
-/// takes a path on the device. The caller nests them under `/api/v1`.
+/// Returns the routes that the page also serves, with their `OpenAPI` description. None of
+/// them accepts a path on the device. The caller nests them under `/api/v1`, and adds the
+/// [`Channel`] on which the requests arrive as an extension.
 #[must_use]
 pub fn open_routes() -> OpenApiRouter<DaemonHandle> {
     OpenApiRouter::new()
@@ -150,6 +154,8 @@ pub fn open_routes() -> OpenApiRouter<DaemonHandle> {
         .routes(routes!(stats))
         .routes(routes!(picture))
         .routes(routes!(label))
+        .routes(routes!(undo))
+        .routes(routes!(restore))
         .routes(routes!(purge))
         .routes(routes!(queue))
         .routes(routes!(settings, change_settings))
@@ -157,14 +163,17 @@ pub fn open_routes() -> OpenApiRouter<DaemonHandle> {
         .routes(routes!(enrollment_of, end_enrollment_of))
         .routes(routes!(refit))
         .routes(routes!(heads))
+        .routes(routes!(history))
         .routes(routes!(head))
         .routes(routes!(head_file))
+        .routes(routes!(use_head))
         .routes(routes!(rollback))
 }
 
 type Answer<T> = Result<Json<T>, ErrorResponse>;
 
-/// Runs short work that reads or writes files on another thread, and returns its result.
+/// Runs short work on another thread, because the work reads or writes files. Returns the
+/// result of the work.
 async fn file_work<T: Send + 'static>(
     handle: DaemonHandle,
     work: impl FnOnce(&DaemonHandle) -> Result<T, ErrorResponse> + Send + 'static,
@@ -172,7 +181,7 @@ async fn file_work<T: Send + 'static>(
     file_work::run(Length::Short, move |_| work(&handle)).await?
 }
 
-/// Same as [`file_work`], but answers with JSON.
+/// Runs short work as [`file_work`] does, and returns the result as JSON.
 async fn answer<T: Send + 'static>(
     handle: DaemonHandle,
     work: impl FnOnce(&DaemonHandle) -> Result<T, ErrorResponse> + Send + 'static,
@@ -180,8 +189,8 @@ async fn answer<T: Send + 'static>(
     file_work(handle, work).await.map(Json)
 }
 
-/// Same as [`answer`], but for work that may take minutes. The work ends early if the
-/// client disconnects.
+/// Runs work that may take minutes on another thread, and returns the result as JSON. The
+/// work ends early if the client disconnects.
 async fn long_answer<T: Send + 'static>(
     handle: DaemonHandle,
     work: impl FnOnce(&DaemonHandle, &Progress) -> Result<T, ErrorResponse> + Send + 'static,
@@ -225,49 +234,51 @@ async fn status(State(handle): State<DaemonHandle>) -> Answer<Status> {
         let state = handle.learning.state();
         let mut live = handle.live.borrow().clone();
         let learning = handle.learning().ok();
-        let samples = learning.map(Learning::stats).transpose();
+        let summary = learning.map(Learning::summary).transpose();
         // Even if the disk fails, the status must still show the daemon's current
         // decision.
-        let samples = samples.unwrap_or_else(|error| {
+        let summary = summary.unwrap_or_else(|error| {
             live.learning.off_because = Some(error.to_string());
             None
         });
+        let LabelSummary {
+            samples,
+            new_labels,
+            progress,
+        } = summary.unwrap_or_default();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             state: state.canonicalize().unwrap_or_else(|_| state.to_owned()),
             live,
-            samples: samples.unwrap_or_default(),
+            samples,
             enrollment: handle.enrollment(),
-            new_labels: learning.map_or(0, |learning| learning.new_labels().unwrap_or(0)),
+            new_labels,
+            progress,
             last_refit: learning.and_then(Learning::last_refit),
         })
     })
     .await
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Filter {
-    label: Option<String>,
-}
-
 #[utoipa::path(
     get, path = "/samples", tag = "samples",
-    params(("label" = Option<String>, Query, description = "Only samples with this label, or \"unlabelled\"")),
+    params(SampleFilter),
     responses(
-        (status = 200, body = Vec<SampleRecord>, description = "The samples by id"),
+        (status = 200, body = Vec<SampleRecord>, description = "The samples, ordered by ID"),
         (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
 async fn samples(
     State(handle): State<DaemonHandle>,
-    filter: Result<Query<Filter>, QueryRejection>,
+    filter: Result<Query<SampleFilter>, QueryRejection>,
 ) -> Answer<Vec<SampleRecord>> {
     let Query(filter) = filter?;
-    answer(handle, move |handle| {
-        Ok(handle.learning()?.samples(filter.label.as_deref())?)
-    })
-    .await
+    // Listing is short, but it must not be given up while it measures many pictures.
+    let list = move |progress: &Progress| {
+        let is_canceled = || progress.is_canceled();
+        Ok::<_, ErrorResponse>(handle.learning()?.samples_unless(&filter, &is_canceled)?)
+    };
+    Ok(Json(file_work::run(Length::Short, list).await??))
 }
 
 #[utoipa::path(
@@ -312,11 +323,45 @@ async fn label(
     State(handle): State<DaemonHandle>,
     JsonBody(request): JsonBody<LabelRequest>,
 ) -> Answer<LabelResult> {
-    let LabelRequest { chosen, mark } = request;
+    let LabelRequest {
+        chosen,
+        mark,
+        continues,
+    } = request;
     answer(handle, move |handle| {
-        Ok(handle.learning()?.label(chosen, &mark)?)
+        Ok(handle.learning()?.label_more(chosen, &mark, continues)?)
     })
     .await
+}
+
+#[utoipa::path(
+    post, path = "/samples/undo", tag = "samples",
+    request_body = UndoRequest,
+    responses(
+        (status = 200, body = UndoRecord, description = "The action that was taken back"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
+    ),
+)]
+async fn undo(
+    State(handle): State<DaemonHandle>,
+    JsonBody(UndoRequest { action }): JsonBody<UndoRequest>,
+) -> Answer<UndoRecord> {
+    answer(handle, move |handle| Ok(handle.learning()?.undo(action)?)).await
+}
+
+#[utoipa::path(
+    post, path = "/samples/restore", tag = "samples",
+    request_body = RestoreRequest,
+    responses(
+        (status = 200, body = LabelResult, description = "The result for each sample"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
+    ),
+)]
+async fn restore(
+    State(handle): State<DaemonHandle>,
+    JsonBody(RestoreRequest { ids }): JsonBody<RestoreRequest>,
+) -> Answer<LabelResult> {
+    answer(handle, move |handle| Ok(handle.learning()?.restore(ids)?)).await
 }
 
 async fn unused(State(handle): State<DaemonHandle>) -> Answer<Vec<UnusedRecord>> {
@@ -359,11 +404,14 @@ async fn purge(
     State(handle): State<DaemonHandle>,
     JsonBody(purge): JsonBody<Purge>,
 ) -> Answer<RemovedRecord> {
-    answer(handle, move |handle| {
-        let removed = handle.learning()?.purge(&purge, ClockReading::now())?;
+    long_answer(handle, move |handle, progress| {
+        let is_canceled = || progress.is_canceled();
+        let learning = handle.learning()?;
+        let removed = learning.purge_unless(&purge, ClockReading::now(), &is_canceled)?;
         tracing::info!(
             unlabelled = removed.unlabelled,
             labelled = removed.labelled,
+            discarded = removed.discarded,
             "face pictures deleted on request"
         );
         Ok(removed)
@@ -448,7 +496,7 @@ fn never_enrolled() -> ErrorResponse {
 #[utoipa::path(
     get, path = "/enroll", tag = "enroll",
     responses(
-        (status = 200, body = Enrollment, description = "The enrollment that is going on, or the last one"),
+        (status = 200, body = Enrollment, description = "The current enrollment, or the last one if none is running"),
         (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
@@ -473,26 +521,33 @@ async fn end_enrollment(State(handle): State<DaemonHandle>) -> Answer<Enrollment
 /// already started continues.
 #[utoipa::path(
     post, path = "/refit", tag = "refit",
+    request_body = Option<TrainRequest>,
     responses(
         (status = 200, body = RefitRecord, description = "The result, when the refit is done"),
         (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
-async fn refit(State(handle): State<DaemonHandle>) -> Answer<RefitRecord> {
+async fn refit(
+    State(handle): State<DaemonHandle>,
+    Extension(channel): Extension<Channel>,
+    OptionalJsonBody(TrainRequest { labels_checked }): OptionalJsonBody<TrainRequest>,
+) -> Answer<RefitRecord> {
     let gone = || {
-        let sentence = "the daemon is not learning any more: it is stopping; otherwise restart it";
+        let sentence = "the daemon is no longer learning: if it is not stopping, restart it";
         ErrorResponse::new(FailureKind::Unavailable, sentence)
     };
-    let (request, answer) = oneshot::channel();
+    let (answer, result) = oneshot::channel();
+    let trigger = RefitTrigger::requested(channel, labels_checked);
+    let request = RefitRequest { trigger, answer };
     handle.refit.send(request).await.map_err(|_| gone())?;
-    let record = answer.await.map_err(|_| gone())?;
+    let record = result.await.map_err(|_| gone())?;
     Ok(Json(record?))
 }
 
 #[utoipa::path(
     get, path = "/heads", tag = "heads",
     responses(
-        (status = 200, body = Vec<HeadRecord>, description = "All heads by number"),
+        (status = 200, body = Vec<HeadRecord>, description = "All heads, ordered by number, starting with the built-in one, which has the number 0"),
         (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
@@ -501,8 +556,19 @@ async fn heads(State(handle): State<DaemonHandle>) -> Answer<Vec<HeadRecord>> {
 }
 
 #[utoipa::path(
+    get, path = "/heads/history", tag = "heads",
+    responses(
+        (status = 200, body = Vec<SwitchRecord>, description = "Which head came into use when and why, oldest first"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
+    ),
+)]
+async fn history(State(handle): State<DaemonHandle>) -> Answer<Vec<SwitchRecord>> {
+    answer(handle, |handle| Ok(handle.learning()?.history())).await
+}
+
+#[utoipa::path(
     get, path = "/heads/{number}", tag = "heads",
-    params(("number" = u32, Path, description = "Number of a head")),
+    params(("number" = u32, Path, description = "Number of a head; 0 for the built-in one")),
     responses(
         (status = 200, body = HeadRecord, description = "A head"),
         (status = "default", body = ErrorRecord, description = "Why the request failed"),
@@ -518,7 +584,7 @@ async fn head(
 
 #[utoipa::path(
     get, path = "/heads/{number}/file", tag = "heads",
-    params(("number" = u32, Path, description = "Number of a head")),
+    params(("number" = u32, Path, description = "Number of a head; 0 for the built-in one")),
     responses(
         (status = 200, body = Vec<u8>, content_type = "application/octet-stream", description = "The file"),
         (status = "default", body = ErrorRecord, description = "Why the request failed"),
@@ -541,14 +607,14 @@ struct QueueLimit {
     groups: Option<usize>,
 }
 
-/// Maximum number of groups in a queue if the request sets no limit.
+/// Maximum number of groups in the queue if the request sets no limit.
 const QUEUE_GROUPS: usize = 50;
 
 #[utoipa::path(
     get, path = "/queue", tag = "queue",
     params(("groups" = Option<usize>, Query, description = "Maximum number of groups; 50 if absent")),
     responses(
-        (status = 200, body = QueueRecord, description = "The crops without a label, the most useful first"),
+        (status = 200, body = QueueRecord, description = "The crops without a label, most useful first"),
         (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
@@ -567,7 +633,7 @@ async fn queue(
 #[utoipa::path(
     get, path = "/settings", tag = "settings",
     responses(
-        (status = 200, body = SettingsRecord, description = "The settings now"),
+        (status = 200, body = SettingsRecord, description = "The current settings"),
         (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
@@ -609,11 +675,33 @@ async fn export_head(
 
 async fn import_head(
     State(handle): State<DaemonHandle>,
+    Extension(channel): Extension<Channel>,
     JsonBody(FileRequest { path }): JsonBody<FileRequest>,
 ) -> Answer<HeadInUse> {
     answer(handle, move |handle| {
-        let number = handle.learning()?.import_head(absolute(&path)?)?;
+        let number = handle.learning()?.import_head(absolute(&path)?, channel)?;
         Ok(changed(Some(number)))
+    })
+    .await
+}
+
+#[utoipa::path(
+    post, path = "/heads/{number}/use", tag = "heads",
+    params(("number" = u32, Path, description = "Number of a head; 0 for the built-in one")),
+    responses(
+        (status = 200, body = HeadInUse, description = "The head in use now"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
+    ),
+)]
+async fn use_head(
+    State(handle): State<DaemonHandle>,
+    Extension(channel): Extension<Channel>,
+    number: Result<At<u32>, PathRejection>,
+) -> Answer<HeadInUse> {
+    let At(number) = number?;
+    answer(handle, move |handle| {
+        let number = handle.learning()?.use_head(number, channel)?;
+        Ok(changed(number))
     })
     .await
 }
@@ -628,10 +716,11 @@ async fn import_head(
 )]
 async fn rollback(
     State(handle): State<DaemonHandle>,
+    Extension(channel): Extension<Channel>,
     JsonBody(RollbackRequest { steps }): JsonBody<RollbackRequest>,
 ) -> Answer<HeadInUse> {
     answer(handle, move |handle| {
-        let number = handle.learning()?.rollback(steps)?;
+        let number = handle.learning()?.rollback(steps, channel)?;
         Ok(changed(number))
     })
     .await

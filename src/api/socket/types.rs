@@ -12,7 +12,8 @@ use utoipa::ToSchema;
 use super::board::BoardRecord;
 use crate::learning::Enrollment;
 use crate::learning::{
-    CountRecord, FailureKind, LabelAction, LearningError, RefitRecord, SampleSelector,
+    CountRecord, FailureKind, LabelAction, LearningError, ProgressRecord, RefitRecord,
+    SampleSelector,
 };
 
 /// The state of the daemon, its samples and its learning. This format is stable.
@@ -33,6 +34,10 @@ pub struct Status {
     pub enrollment: Option<Enrollment>,
     /// Number of labels assigned since the last refit that was accepted or refused.
     pub new_labels: usize,
+    /// The people that are labeled so far, for each label of the model that a refit would
+    /// train. Empty while the state directory cannot be used.
+    #[serde(default)]
+    pub progress: Vec<ProgressRecord>,
     /// The result of the last refit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_refit: Option<RefitRecord>,
@@ -46,6 +51,28 @@ pub struct LabelRequest {
     pub chosen: SampleSelector,
     /// What to do with the samples.
     pub mark: LabelAction,
+    /// Number of the action that this request continues. A client that labels more samples
+    /// than fit into a request passes the number from the first response, so that all
+    /// requests are taken back as one action.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continues: Option<u64>,
+}
+
+/// A request to take a labeling action back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UndoRequest {
+    /// Number of the action, from the response to the labeling. The last action if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<u64>,
+}
+
+/// A request to restore discarded samples.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreRequest {
+    /// Ids of the samples.
+    pub ids: Vec<String>,
 }
 
 /// A request that names a folder for the daemon to read or write.
@@ -82,6 +109,16 @@ pub struct EnrollRequest {
     /// 65,535.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_seconds: Option<u16>,
+}
+
+/// A request to train on this device. A request without a body has the default values.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrainRequest {
+    /// Whether the owner vouches for the labels. If the labels look wrong, the outcome then
+    /// contains a warning, and the new model is not refused for that reason.
+    #[serde(default)]
+    pub labels_checked: bool,
 }
 
 /// A request to go back to an earlier head.
@@ -138,7 +175,7 @@ pub struct Live {
     /// for the first time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention: Option<LiveRetention>,
-    /// The board.
+    /// The state of the board.
     pub board: BoardRecord,
     /// What needs attention, as a sentence for each topic: `config`, `control`, `page` or
     /// `settings`. A problem stays here until it is solved.
@@ -178,7 +215,7 @@ pub struct LiveInference {
     pub latency_ms: f32,
 }
 
-/// The head in use and training, as part of [`Live`].
+/// The head in use and the state of training, as part of [`Live`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LiveLearning {
     /// Number of the head in use; absent for the built-in one.
@@ -194,7 +231,7 @@ pub struct LiveLearning {
     /// Why the intended head is not in use; absent if it is.
     #[serde(rename = "head_note", skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// Why training waits; absent if it does not.
+    /// Why training is waiting; absent if it is not.
     #[serde(rename = "learning_waits", skip_serializing_if = "Option::is_none")]
     pub waits_because: Option<String>,
 }
@@ -224,11 +261,11 @@ pub struct LiveRetention {
     /// last day. If not, the age of a face picture includes only the time during which
     /// the daemon runs.
     pub clock_synchronized: bool,
-    /// Number of labeled face pictures that will be deleted because they reach the age
+    /// Number of labeled face pictures that are about to be deleted because of the age
     /// limit.
     pub labeled_ending: usize,
     /// Hours until the first of these pictures is deleted, rounded up; absent if there
-    /// are none.
+    /// are no such pictures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_ends_in_hours: Option<u64>,
     /// Number of files that do not count toward the limit on disk space because they are

@@ -1,6 +1,6 @@
-//! Access control for the page: passwords, tokens, sessions, and the limit on log-in
-//! attempts. This module does no input or output, except to get random numbers and to
-//! read the credentials.
+//! Access control for the page: passwords, tokens, sessions, and the limit on login
+//! attempts. This module performs no I/O, except to get random numbers and to read the
+//! credentials.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -22,7 +22,8 @@ const MAX_PASSWORD_BYTES: usize = 1024;
 /// Largest accepted credential file, in bytes.
 const MAX_CREDENTIAL_BYTES: u64 = 64 * 1024;
 
-/// The hashes of the password and the tokens. The secrets cannot be recovered from them.
+/// The hashes of the password and the tokens. The password and the tokens cannot be
+/// recovered from their hashes.
 #[derive(Clone)]
 pub struct Access {
     password: Option<String>,
@@ -30,11 +31,12 @@ pub struct Access {
 }
 
 impl Access {
-    /// Reads the hashes from a config and from systemd's credentials. A password hash from
-    /// a credential takes precedence over the config; token hashes from both are accepted.
+    /// Reads the hashes from a config and from systemd's credentials. A password hash
+    /// from a credential takes precedence over one from the config. Token hashes from
+    /// both are accepted.
     ///
     /// # Errors
-    /// [`WebError::Credential`].
+    /// Returns [`WebError::Credential`] if a credential cannot be used.
     pub fn from_config(web: &config::Web, credentials: Option<&Path>) -> Result<Access, WebError> {
         let mut password = web.password_hash.clone();
         if let Some(hash) = credential(credentials, "web-password-hash")? {
@@ -75,13 +77,14 @@ impl Access {
         self.password.is_some()
     }
 
-    /// Whether `self` and `other` have the same password, or both have none.
+    /// Whether `self` and `other` have the same password, or neither of them has a
+    /// password.
     pub(super) fn has_same_password(&self, other: &Access) -> bool {
         self.password == other.password
     }
 
-    /// Whether `password` is correct. The check is slow on purpose, because argon2 makes
-    /// guessing expensive.
+    /// Whether `password` is correct. The check is slow on purpose: argon2 makes guessing
+    /// passwords expensive.
     #[must_use]
     pub fn is_password(&self, password: &str) -> bool {
         let Some(hash) = self.password.as_deref() else {
@@ -96,8 +99,8 @@ impl Access {
                 .is_ok()
     }
 
-    /// Whether `token` is valid. Hashes are compared, so the duration of the comparison
-    /// reveals nothing about the tokens.
+    /// Whether `token` is valid. This function compares hashes rather than tokens, so the
+    /// duration of the comparison reveals nothing about the tokens.
     #[must_use]
     pub fn is_token(&self, token: &str) -> bool {
         self.tokens.contains(&digest(token))
@@ -139,11 +142,11 @@ fn random() -> Result<String, WebError> {
     Ok(hex::encode(&bytes))
 }
 
-/// Returns the PHC string of a password for the config. It uses argon2id and a random
-/// salt.
+/// Hashes a password with argon2id and a random salt. Returns the hash as a PHC string
+/// for the config.
 ///
 /// # Errors
-/// [`WebError::Password`] if the password is empty or longer than 1024 bytes.
+/// Returns [`WebError::Password`] if the password is empty or longer than 1024 bytes.
 pub fn hash_password(password: &str) -> Result<String, WebError> {
     if password.is_empty() || password.len() > MAX_PASSWORD_BYTES {
         let problem = format!("it must have 1 to {MAX_PASSWORD_BYTES} bytes");
@@ -163,10 +166,10 @@ pub struct Token {
     pub hash: String,
 }
 
-/// Makes a token of 256 random bits.
+/// Creates a token from 256 random bits.
 ///
 /// # Errors
-/// [`WebError::Random`].
+/// Returns [`WebError::Random`] if the system provides no random numbers.
 pub fn new_token() -> Result<Token, WebError> {
     let token = format!("maskd_{}", random()?);
     let hash = hex::encode(&digest(&token));
@@ -175,13 +178,13 @@ pub fn new_token() -> Result<Token, WebError> {
 
 /// A session ends after this long without a request.
 const IDLE_TIMEOUT: Duration = Duration::from_hours(12);
-/// A session ends this long after the log-in, even if it is used.
+/// A session ends this long after the login, even if it is in use.
 const MAX_SESSION_AGE: Duration = Duration::from_hours(24 * 7);
-/// Maximum number of sessions. A new session replaces the one that has been idle the
-/// longest.
+/// Maximum number of sessions. If this number is reached, a new session replaces the
+/// session that has been idle the longest.
 const MAX_SESSIONS: usize = 64;
 
-/// The hash of a session's cookie. The cookie cannot be recovered from it.
+/// The hash of a session's cookie. The cookie cannot be recovered from this hash.
 pub(super) type SessionKey = [u8; 32];
 
 /// The sessions of all logged-in visitors.
@@ -261,9 +264,9 @@ const PER_PEER: Rate = Rate {
     refill: Duration::from_secs(20),
 };
 /// The shared rate limit for the first attempts from all addresses: 64 attempts, then one
-/// every second. An attempt counts as a first attempt if its address has all its attempts
-/// left. Repeated guesses from other addresses therefore do not use up this limit for an
-/// owner who logs in for the first time.
+/// every second. An attempt is a first attempt if its address has not used up any of its
+/// own attempts. Repeated guesses are not first attempts, so they cannot use up this
+/// limit and lock out an owner who logs in for the first time.
 const FIRST: Rate = Rate {
     burst: 64.0,
     refill: Duration::from_secs(1),
@@ -276,7 +279,7 @@ const FURTHER: Rate = Rate {
 };
 /// Maximum number of addresses that have their own bucket.
 const MAX_PEERS: usize = 1024;
-/// Maximum number of addresses that are remembered after a successful log-in.
+/// Maximum number of addresses that are remembered after a successful login.
 const MAX_KNOWN: usize = 64;
 
 /// The size of a token bucket, and the time it takes to gain one token.
@@ -285,16 +288,16 @@ struct Rate {
     refill: Duration,
 }
 
-/// Limits log-in attempts per address and overall, using token buckets.
+/// Limits login attempts per address and overall, using token buckets.
 ///
-/// The overall limits do not apply to addresses from which somebody has logged in, so
+/// The overall limits do not apply to addresses from which a user has logged in before, so
 /// that strangers cannot lock out the owner.
 #[derive(Debug, Default)]
 pub(super) struct Limiter {
     peers: HashMap<IpAddr, Bucket>,
     first: Option<Bucket>,
     further: Option<Bucket>,
-    /// Addresses from which somebody has logged in, with the most recent one at the end.
+    /// Addresses from which a user has logged in, with the most recent one at the end.
     known: VecDeque<IpAddr>,
 }
 
@@ -306,8 +309,9 @@ struct Bucket {
 }
 
 impl Bucket {
-    /// Returns the bucket as refilled by the time `now`. If it holds less than one
-    /// attempt, returns the time until the next one is allowed.
+    /// Returns the bucket with all attempts that it has regained by the time `now`. If
+    /// less than one attempt is left, fails with the time until the next attempt is
+    /// allowed.
     fn refilled(self, now: Instant, rate: &Rate) -> Result<Bucket, Duration> {
         let waited = now.saturating_duration_since(self.updated_at);
         let gained = waited.as_secs_f32() / rate.refill.as_secs_f32();
@@ -324,20 +328,21 @@ impl Bucket {
 }
 
 impl Limiter {
-    /// Uses up one of the attempts of `peer`. If none is left, returns the time until the
-    /// next one.
+    /// Uses up one of the attempts of `peer`. If no attempt is left, fails with the time
+    /// until the next attempt is allowed.
     pub(super) fn take(&mut self, now: Instant, peer: IpAddr) -> Result<(), Duration> {
         let peer = network(peer);
         if self.peers.len() >= MAX_PEERS && !self.peers.contains_key(&peer) {
-            // Only full buckets are dropped, because dropping another one would give its
-            // address new attempts.
+            // Only full buckets are dropped, because dropping any other bucket would give
+            // its address new attempts.
             let is_full = |bucket: &Bucket| {
                 let refilled = bucket.refilled(now, &PER_PEER);
                 refilled.is_ok_and(|bucket| bucket.left >= PER_PEER.burst)
             };
             self.peers.retain(|_, bucket| !is_full(bucket));
             if self.peers.len() >= MAX_PEERS {
-                // The overall limits still apply.
+                // This gives all addresses new attempts, but the overall limits still
+                // apply.
                 self.peers.clear();
             }
         }
@@ -362,7 +367,7 @@ impl Limiter {
         Ok(())
     }
 
-    /// Restores all attempts of an address after a log-in with the right password, and
+    /// Restores all attempts of an address after a login with the right password, and
     /// remembers the address.
     pub(super) fn succeeded(&mut self, peer: IpAddr) {
         let peer = network(peer);
@@ -378,7 +383,7 @@ impl Limiter {
 #[cfg(test)]
 #[expect(
     clippy::disallowed_methods,
-    reason = "tests need some instant to start from"
+    reason = "tests need an arbitrary start time"
 )]
 mod tests {
     use super::*;

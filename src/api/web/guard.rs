@@ -1,6 +1,6 @@
 //! Protection against DNS rebinding and cross-site requests. This module checks whether a
-//! request names one of our hosts, and whether another site's page sent it. It does no
-//! input or output.
+//! request names one of our hosts, and whether a page of another site sent the request.
+//! It performs no I/O.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,8 @@ use axum::http::{HeaderMap, HeaderName, Method, Uri};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Returns the value of a header, or `None` if the header is missing, repeated or not text.
+/// Returns the value of a header, or `None` if the header is missing, repeated, or not
+/// text.
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;
@@ -19,8 +20,8 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 
 /// Whether a request names one of our hosts: `localhost`, an IP address, or one of
 /// `names`. Without this check, another site could make its own name resolve to this
-/// device, and its page could then read everything (DNS rebinding). IP addresses are safe
-/// because they are not resolved.
+/// device. The page of that site could then read everything that this server returns (DNS
+/// rebinding). IP addresses are safe, because they are not resolved by DNS.
 pub(super) fn is_own_host(uri: &Uri, headers: &HeaderMap, names: &[String]) -> bool {
     let Some(host) = single(headers, &HOST) else {
         return false;
@@ -28,8 +29,8 @@ pub(super) fn is_own_host(uri: &Uri, headers: &HeaderMap, names: &[String]) -> b
     let is_own = |authority: &Authority| {
         let host = authority.host();
         let ip = host.trim_start_matches('[').trim_end_matches(']');
-        // The host may only be followed by a port. `Authority` would also accept a user
-        // name, and text between "]" and the port.
+        // Nothing but a port may follow the host. `Authority` alone would also accept a
+        // user name, and text between "]" and the port.
         let is_port = |rest: &str| {
             let port = rest.strip_prefix(':').unwrap_or_default();
             rest.is_empty() || !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
@@ -186,8 +187,8 @@ mod tests {
         assert_eq!(cookie(&all, "sess"), None);
     }
 
-    /// Generates strings that are assembled from parts of hosts and origins, and
-    /// arbitrary strings.
+    /// Generates arbitrary strings, and strings that are assembled from parts of hosts
+    /// and origins.
     fn headerlike() -> impl Strategy<Value = String> {
         let parts = vec![
             "localhost",

@@ -1,5 +1,5 @@
-//! The pictures for the live view. They are drawn and encoded once for all viewers, and
-//! only while there are viewers.
+//! The pictures for the live view. Each picture is drawn and encoded once for all
+//! viewers, and only while there are viewers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -75,8 +75,8 @@ pub(super) struct Viewer {
 }
 
 impl Viewer {
-    /// Waits for a picture with a number above `number`. Returns `None` if there will be
-    /// no more pictures.
+    /// Waits for a picture whose number is greater than `number`. Returns `None` if there
+    /// will be no more pictures.
     pub(super) async fn newer_than(&mut self, number: u64) -> Option<Arc<Picture>> {
         let is_newer = |picture: &Option<Arc<Picture>>| {
             let picture = picture.as_ref();
@@ -94,7 +94,7 @@ impl Drop for Viewer {
 }
 
 /// Draws pictures while there are viewers, at most one per `interval`, until `stop` is
-/// canceled or the frames end. Runs on its own thread.
+/// triggered or the frames end. Runs on its own thread.
 pub async fn draw(live_view: &LiveView, interval: Duration, stop: &CancellationToken) {
     let drawing = async {
         let mut viewers = live_view.viewers.subscribe();
@@ -102,8 +102,8 @@ pub async fn draw(live_view: &LiveView, interval: Duration, stop: &CancellationT
         let mut last: Option<(Instant, u64)> = None;
         loop {
             if *viewers.borrow() == 0 {
-                // The next viewer must not see a picture that was drawn before they
-                // connected.
+                // The next viewer must not see a picture that was drawn before that
+                // viewer connected.
                 live_view.pictures.send_replace(None);
                 if viewers.wait_for(|count| *count > 0).await.is_err() {
                     return;
@@ -180,7 +180,7 @@ fn scale_down(pixels: RgbImage) -> RgbImage {
 #[cfg(test)]
 #[expect(
     clippy::disallowed_methods,
-    reason = "tests need some instant to start from"
+    reason = "tests need an arbitrary start time"
 )]
 mod tests {
     use super::*;

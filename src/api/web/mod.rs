@@ -1,9 +1,9 @@
 //! The web page: the daemon's API over TCP, access control, and the live view.
 //!
 //! This module owns the listener, passwords, tokens, sessions, the checks of a request's
-//! origin, the assets of the page, and the pictures for the live view. The API itself is
-//! defined in `api::socket`; the page does not offer operations that name a path on the
-//! device.
+//! origin, the assets of the page, and the pictures for the live view. The module
+//! `api::socket` defines the API itself. The page does not offer the operations of this
+//! API that name a path on the device.
 //!
 //! | additional paths under `/api/v1` | request | response |
 //! |---|---|---|
@@ -15,9 +15,10 @@
 //! | GET `/live/stream` | | JPEGs as `multipart/x-mixed-replace` |
 //! | GET `/openapi.json` | | a machine-readable description of the API |
 //!
-//! The inference thread passes on two pointers per frame and never waits. A low-priority
-//! thread draws and encodes the newest frame once for all viewers, and only while there
-//! are viewers. `docs/SECURITY.md` describes the attacks that were considered.
+//! For each frame, the inference thread passes on only two pointers, and it never waits.
+//! A low-priority thread draws and encodes the newest frame once for all viewers, and
+//! only while there are viewers. `docs/SECURITY.md` describes the attacks that were
+//! considered.
 
 mod auth;
 mod guard;
@@ -64,7 +65,7 @@ pub enum WebError {
         key: &'static str,
         /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         problem: String,
     },
     /// A certificate is configured without its key.
@@ -86,7 +87,7 @@ pub enum WebError {
     },
 }
 
-/// How the page is served, checked before the daemon starts.
+/// The options for serving the page. They are checked before the daemon starts.
 #[derive(Clone)]
 pub struct WebOptions {
     listen: SocketAddr,
@@ -96,7 +97,7 @@ pub struct WebOptions {
     frame_interval: Duration,
 }
 
-/// Writes the address, and what a visitor needs in order to get access.
+/// Writes the address, and what a visitor needs to get access.
 impl std::fmt::Display for WebOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
@@ -105,7 +106,7 @@ impl std::fmt::Display for WebOptions {
             (false, false) => "a token",
             (false, true) => "access to this device",
         };
-        write!(f, "{scheme}://{}, for anybody with {needs}", self.listen)
+        write!(f, "{scheme}://{}, for anyone with {needs}", self.listen)
     }
 }
 
@@ -114,8 +115,9 @@ impl WebOptions {
     /// `credentials` is systemd's credentials directory.
     ///
     /// # Errors
-    /// [`WebError::Open`] if anyone on the network could use the page, and
-    /// [`WebError::Credential`], [`WebError::Tls`] or [`WebError::NoKey`].
+    /// Returns [`WebError::Open`] if anyone on the network could use the page, and
+    /// [`WebError::Credential`], [`WebError::Tls`], or [`WebError::NoKey`] if a
+    /// credential or a certificate cannot be used.
     pub fn from_config(
         web: &config::Web,
         credentials: Option<&Path>,
@@ -136,13 +138,13 @@ impl WebOptions {
         }))
     }
 
-    /// Returns the options from a changed config. The frame rate stays the same because
-    /// it cannot change while the page is served. If the config has another address or
-    /// turns the page off, this returns the current options, which then apply until the
+    /// Returns the options from a changed config. The frame rate stays the same, because
+    /// it cannot change while the page is served. If the config has a different address
+    /// or turns the page off, returns the current options, which then apply until the
     /// daemon restarts.
     ///
     /// # Errors
-    /// Same as [`from_config`](WebOptions::from_config).
+    /// Returns the same errors as [`from_config`](WebOptions::from_config).
     pub fn reloaded(
         &self,
         web: &config::Web,

@@ -39,27 +39,27 @@ use crate::api::connections::{Client, Connections, Limits, Peer, Place, READ_TIM
 use crate::api::problems::{Problems, Topic};
 use crate::api::socket::{self, DaemonHandle, ErrorRecord, ErrorResponse, Live};
 use crate::decision::frame_result::FaceRecord;
-use crate::learning::FailureKind;
+use crate::learning::{Channel, FailureKind};
 
-/// Limits on the number of connections. A browser opens about six.
+/// Limits on the number of connections. A browser opens about six connections.
 const LIMITS: Limits = Limits {
     total: 128,
     per_network: 64,
 };
-/// Size of a connection's send buffer in the kernel, in bytes. With a larger buffer, it
-/// would take longer to detect that a viewer does not read.
+/// Size of a connection's send buffer in the kernel, in bytes. With a larger buffer, the
+/// server would take longer to detect that a viewer does not read.
 const SEND_BUFFER: u32 = 128 * 1024;
 /// Maximum number of connections that wait in the kernel for this server to accept them.
 const BACKLOG: u32 = 1024;
-/// How long a request waits for the next picture. After that, the client must send a new
-/// request.
+/// How long a request waits for the next picture. After this time, the client must send a
+/// new request.
 const PICTURE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long to wait before trying again to open the port.
+/// How long to wait before the next attempt to open the port.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// How long a browser keeps the session cookie, in seconds.
 const COOKIE_SECONDS: u64 = 7 * 24 * 3600;
 
-/// Everything needed to serve the page.
+/// Everything that is needed to serve the page.
 pub struct WebServer {
     options: watch::Receiver<WebOptions>,
     handle: DaemonHandle,
@@ -70,8 +70,8 @@ pub struct WebServer {
 
 impl WebServer {
     /// Creates the server for a daemon's page. New `options` apply from the next request
-    /// on, except for the address, which stays the first one. `extra_routes` are served
-    /// in addition to the API; they include, for example, the metrics.
+    /// on, except that the address never changes. `extra_routes` are served in addition
+    /// to the API, for example the metrics.
     #[must_use]
     pub fn new(
         options: watch::Receiver<WebOptions>,
@@ -150,7 +150,7 @@ impl Shared {
     }
 }
 
-/// How the sender of a request has access.
+/// How the sender of a request got access.
 #[derive(Debug, Clone, Copy)]
 enum Visitor {
     /// Any visitor, because no login is required.
@@ -168,17 +168,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "sessions and attempts expire by real time"
+    reason = "sessions and attempts expire in real time"
 )]
 fn now() -> Instant {
     Instant::now()
 }
 
-/// Serves the page until `stop` is canceled. If the port cannot be opened, this publishes
-/// a problem and keeps retrying.
+/// Serves the page until `stop` is triggered. If the port cannot be opened, this function
+/// publishes a problem and keeps retrying.
 ///
 /// Must be called within a tokio runtime with I/O and time, on a thread that does not
-/// process frames, because handlers may block it.
+/// process frames, because handlers may block the thread.
 pub async fn serve(server: WebServer, stop: CancellationToken) {
     let listen = server.options.borrow().listen;
     let problems = server.problems.clone();
@@ -221,7 +221,7 @@ async fn accept(listener: &TcpListener, app: &App, service: &TowerToHyperService
     }
 }
 
-/// Answers the requests of one connection until it ends.
+/// Serves the requests of one connection until the connection ends.
 async fn serve_connection(
     stream: TcpStream,
     place: Place,
@@ -230,7 +230,7 @@ async fn serve_connection(
     service: TowerToHyperService<Router>,
 ) {
     let stream = place.watch(stream);
-    // This token is never canceled, because connections are dropped when serving ends.
+    // This token is never triggered, because connections are dropped when serving ends.
     let stop = CancellationToken::new();
     let Some(tls) = tls else {
         return place.serve(stream, service, Some(peer), &stop).await;
@@ -250,7 +250,7 @@ async fn bind(listen: SocketAddr, problems: &Problems) -> TcpListener {
             }
             Err(source) => {
                 let error = WebError::Listen { listen, source };
-                let problem = format!("the page is not available: {error}; it is tried again");
+                let problem = format!("the page is not available: {error}; retrying");
                 problems.set(Topic::Page, Some(problem));
                 tokio::time::sleep(RETRY_AFTER).await;
             }
@@ -263,7 +263,7 @@ fn try_bind(listen: SocketAddr) -> std::io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
-    // Without this option, the port could not be opened for a minute after a restart.
+    // Without this option, opening the port would fail for a minute after a restart.
     socket.set_reuseaddr(true)?;
     // Accepted connections inherit this buffer size.
     socket.set_send_buffer_size(SEND_BUFFER)?;
@@ -282,7 +282,8 @@ async fn end_old_sessions(app: &App) {
         }
         access = new;
     }
-    // The options can no longer change.
+    // The options can no longer change, so this function only has to wait until it is
+    // dropped.
     std::future::pending::<()>().await;
 }
 
@@ -307,7 +308,8 @@ fn all_routes(server: WebServer, app: &App) -> Router {
     } = server;
     let api = own_routes().with_state(Arc::clone(app));
     let api = Router::from(api.merge(socket::open_routes().with_state(handle)))
-        .route("/openapi.json", get(openapi));
+        .route("/openapi.json", get(openapi))
+        .layer(Extension(Channel::Page));
     Router::new()
         .nest("/api/v1", api)
         .merge(page::routes())
@@ -331,8 +333,8 @@ pub fn description() -> String {
     let mut api = own_routes().into_openapi();
     api.merge(socket::open_routes().into_openapi());
     let mut api = OpenApi::default().nest("/api/v1", api);
-    let about = "The faces in front of the camera, the decisions about them, and training from \
-                 them. Times are in milliseconds, probabilities from 0 to 1.";
+    let about = "The faces in front of the camera, the decisions about them, and training on \
+                 them. Times are in milliseconds, and probabilities are between 0 and 1.";
     api.info = InfoBuilder::new()
         .title("maskd")
         .version(env!("CARGO_PKG_VERSION"))
@@ -445,7 +447,7 @@ async fn admit(app: &App, is_api: bool, mut request: Request) -> Result<Request,
     Ok(read_body(request).await?)
 }
 
-/// The state of the log-in. This format is stable.
+/// The state of the login. This format is stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SessionRecord {
     /// Whether the visitor has access to the rest of the API.
@@ -467,7 +469,7 @@ pub struct LogIn {
 #[utoipa::path(
     get, path = "/session", tag = "session",
     responses(
-        (status = 200, body = SessionRecord, description = "The state of the log-in"),
+        (status = 200, body = SessionRecord, description = "The state of the login"),
         (status = "default", body = ErrorRecord, description = "What went wrong"),
     ),
     security(()),
@@ -488,7 +490,7 @@ fn record(app: &App, visitor: Option<Visitor>) -> SessionRecord {
     post, path = "/session", tag = "session",
     request_body = LogIn,
     responses(
-        (status = 200, body = SessionRecord, description = "Logged in: sets a cookie"),
+        (status = 200, body = SessionRecord, description = "The visitor is logged in, and the response sets a cookie"),
         (status = "default", body = ErrorRecord, description = "What went wrong"),
     ),
     security(()),
@@ -508,7 +510,7 @@ async fn log_in(
         let sentence = "no password is configured: use a token";
         return Err(ErrorResponse::new(FailureKind::Usage, sentence));
     }
-    // Requests over TCP always have an address, so the default is never used.
+    // Requests over TCP always have a client address, so the default is never used.
     let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     if let Err(wait) = lock(&app.limiter).take(now(), peer) {
         let seconds = wait.as_secs() + 1;
@@ -516,13 +518,13 @@ async fn log_in(
         return Err(ErrorResponse::too_many(seconds, sentence));
     }
     if !is_password(&app, password).await? {
-        tracing::warn!(%peer, "a log-in with a wrong password was refused");
+        tracing::warn!(%peer, "a login with a wrong password was refused");
         let sentence = "wrong password";
         return Err(ErrorResponse::malformed(StatusCode::UNAUTHORIZED, sentence));
     }
     lock(&app.limiter).succeeded(peer);
-    // An existing session is never continued, because an attacker may have planted its
-    // cookie (session fixation).
+    // An existing session is never continued, because an attacker may have planted the
+    // cookie of that session (session fixation).
     end_session(&app, &headers);
     let cookie = lock(&app.sessions)
         .begin(now())
@@ -537,11 +539,11 @@ async fn log_in(
     Ok(([(SET_COOKIE, set)], Json(record)).into_response())
 }
 
-/// Whether the password is correct. The check takes long, so it runs on another thread
-/// and leaves this one free for other requests.
+/// Whether the password is correct. The check takes a long time. It runs on another
+/// thread, so that this thread stays free for other requests.
 #[expect(
     clippy::disallowed_methods,
-    reason = "a password is checked for each log-in, of which there are few"
+    reason = "a password is checked only at a login, which is rare"
 )]
 async fn is_password(app: &App, password: String) -> Result<bool, ErrorResponse> {
     let failed = || {
@@ -566,7 +568,7 @@ fn end_session(app: &App, headers: &HeaderMap) {
 #[utoipa::path(
     delete, path = "/session", tag = "session",
     responses(
-        (status = 200, body = SessionRecord, description = "Logged out: the cookie is no longer valid"),
+        (status = 200, body = SessionRecord, description = "The visitor is logged out, and the cookie is no longer valid"),
         (status = "default", body = ErrorRecord, description = "What went wrong"),
     ),
     security(()),
@@ -645,8 +647,8 @@ const X_PICTURE: HeaderName = HeaderName::from_static("x-picture");
     get, path = "/live/picture", tag = "live",
     params(("after" = Option<u64>, Query, description = "The number of the last picture, from its header x-picture")),
     responses(
-        (status = 200, body = Vec<u8>, content_type = "image/jpeg", description = "The newest picture; its number is higher than `after`"),
-        (status = 204, description = "No new picture yet: ask again"),
+        (status = 200, body = Vec<u8>, content_type = "image/jpeg", description = "The newest picture; its number is greater than `after`"),
+        (status = 204, description = "There is no new picture yet; send the request again"),
         (status = "default", body = ErrorRecord, description = "What went wrong"),
     ),
 )]

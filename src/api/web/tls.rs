@@ -13,10 +13,12 @@ use super::WebError;
 use crate::config;
 
 /// Returns the TLS acceptor for the configured certificates, or `None` if the config names
-/// none. The systemd credential `web-tls-key` takes precedence over the configured key.
+/// no certificate. The systemd credential `web-tls-key` takes precedence over the
+/// configured key.
 ///
 /// # Errors
-/// [`WebError::Tls`], [`WebError::NoKey`].
+/// Returns [`WebError::Tls`] if the certificate chain or its key cannot be used, and
+/// [`WebError::NoKey`] if the key is missing.
 pub(super) fn acceptor(
     web: &config::Web,
     credentials: Option<&Path>,

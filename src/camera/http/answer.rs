@@ -1,13 +1,13 @@
-//! Reads the answer from a camera as leniently as possible without guessing.
+//! Reads the HTTP response of a camera as leniently as possible without guessing.
 //!
-//! Owns the syntax of HTTP/1 answers and the limits on their size. Pure: bytes go in, and
-//! the head and the bytes of the body come out. Knows nothing about connections,
-//! redirects or pictures.
+//! Owns the syntax of HTTP/1 responses and the limits on their size. Performs no I/O: the
+//! caller passes in the bytes that it received, and gets back the head of the response and
+//! the bytes of the body. Knows nothing about connections, redirects, or pictures.
 //!
 //! Some cameras send header lines without a colon, negative lengths, or no head at all,
-//! and HTTP libraries reject such answers. This module skips what it cannot understand.
-//! It does not check what the body contains, because the splitter that reads the body
-//! finds pictures among any bytes.
+//! and HTTP libraries reject such responses. This module skips header lines that it does
+//! not understand. It does not check what the body contains, because the splitter that
+//! reads the body finds pictures among any other bytes.
 
 use crate::platform::text::printable;
 
@@ -20,13 +20,13 @@ const MAX_INTERIM: u32 = 8;
 /// Maximum number of login challenges that are kept.
 const MAX_CHALLENGES: usize = 16;
 
-/// Maximum length of the size line before a chunk in bytes.
+/// Maximum length in bytes of the size line before a chunk.
 const MAX_CHUNK_LINE: usize = 1024;
 
 /// The parts of a head that matter to maskd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
-    /// The status, such as 200. An answer without a status line has status 200.
+    /// The status, such as 200. A response without a status line has status 200.
     pub status: u16,
     /// The text after the status, with control characters escaped.
     pub(super) reason: String,
@@ -46,7 +46,7 @@ pub struct Head {
 }
 
 impl Default for Head {
-    /// The head of an answer without a status line.
+    /// The head of a response without a status line.
     fn default() -> Head {
         Head {
             status: 200,
@@ -82,13 +82,13 @@ impl Head {
     fn framing(&self) -> Framing {
         match self.length {
             _ if self.chunked => Framing::Chunked(Chunk::First(Vec::new())),
-            // Cameras declare arbitrary lengths for streams, even 0.
+            // For streams, cameras declare arbitrary lengths, even 0.
             Some(length) if !self.is_multipart() && !self.contradicts => Framing::Length(length),
             _ => Framing::UntilClosed,
         }
     }
 
-    /// Parses one header line. Lines that have no meaning here are skipped.
+    /// Parses one header line. Skips lines that do not matter to maskd.
     fn header(&mut self, name: &str, value: &[u8]) {
         let text = String::from_utf8_lossy(value);
         let text = text.trim();
@@ -127,7 +127,7 @@ impl Head {
     }
 }
 
-/// The reason an answer cannot be read.
+/// The reason a response cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerError {
     /// The head exceeds the maximum size.
@@ -137,7 +137,7 @@ pub enum AnswerError {
     #[error("the first line of its answer has no HTTP status")]
     Status,
     /// The camera keeps sending interim responses, such as `100 Continue`.
-    #[error("it sends interim answers without end")]
+    #[error("it keeps sending interim answers")]
     Interim,
     /// The size of a chunk is invalid.
     #[error("the lengths in its chunked answer are wrong")]
@@ -147,9 +147,10 @@ pub enum AnswerError {
     Tls,
 }
 
-/// Reads an answer.
+/// Reads a response.
 ///
-/// The head and the body do not depend on how the bytes are divided into pushes.
+/// The result does not depend on how the bytes are divided among calls to
+/// [`push`](AnswerReader::push).
 #[derive(Debug)]
 pub struct AnswerReader {
     state: State,
@@ -158,7 +159,8 @@ pub struct AnswerReader {
     held: Vec<u8>,
     /// Size in bytes of the part of the head that has been parsed.
     head_bytes: usize,
-    /// The name and value of the latest header line, which a folded line may continue.
+    /// The name and value of the latest header line. A folded line may continue this
+    /// line.
     line: Option<(String, Vec<u8>)>,
     interim: u32,
     /// Whether bytes were received after the end of the body.
@@ -167,7 +169,7 @@ pub struct AnswerReader {
 
 #[derive(Debug)]
 enum State {
-    /// Before the status line.
+    /// The status line has not been received yet.
     Start,
     Headers,
     Body(Framing),
@@ -185,12 +187,14 @@ enum Framing {
 
 #[derive(Debug)]
 enum Chunk {
-    /// The first size line is being received, and this is the part received so far. If
-    /// the line does not contain a size, the body is not chunked.
+    /// The first size line is being received. The bytes are the part of the line received
+    /// so far. If the line does not contain a size, the body is not chunked.
     First(Vec<u8>),
-    /// A later size line is being received, and this is the part received so far.
+    /// A later size line is being received. The bytes are the part of the line received
+    /// so far.
     Size(Vec<u8>),
-    /// A chunk is being received, and this is the number of bytes still to come.
+    /// A chunk is being received. The value is the number of its bytes that have not been
+    /// received yet.
     Data(u64),
     /// The lines after the last chunk are being received. The value is true while the
     /// current line is empty.
@@ -204,7 +208,7 @@ impl Default for AnswerReader {
 }
 
 impl AnswerReader {
-    /// Creates a reader for the answer to a GET request.
+    /// Creates a reader for the response to a GET request.
     #[must_use]
     pub fn new() -> AnswerReader {
         AnswerReader {
@@ -245,8 +249,8 @@ impl AnswerReader {
         self.surplus = true;
     }
 
-    /// Number of bytes of the head that cannot be parsed until more bytes arrive. It is
-    /// at most [`MAX_HEAD`] plus the length of one push.
+    /// Number of bytes of the head that cannot be parsed until more bytes arrive. This
+    /// number is at most [`MAX_HEAD`] plus the length of one push.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.held.len()
@@ -256,8 +260,8 @@ impl AnswerReader {
     /// `body`.
     ///
     /// # Errors
-    /// [`AnswerError`] if the answer cannot be read. The reader must not be used
-    /// afterward.
+    /// Returns an [`AnswerError`] if the response cannot be read. The reader must not be
+    /// used afterward.
     pub fn push(&mut self, bytes: &[u8], body: &mut Vec<u8>) -> Result<(), AnswerError> {
         if self.head().is_some() {
             return self.body(bytes, body);
@@ -285,10 +289,10 @@ impl AnswerReader {
     }
 
     /// Notifies the reader that the connection was closed. The bytes received so far may
-    /// be a complete answer without a head.
+    /// be a complete response without a head.
     ///
     /// # Errors
-    /// Same as [`AnswerReader::push`].
+    /// Returns the same errors as [`AnswerReader::push`].
     pub fn close(&mut self, body: &mut Vec<u8>) -> Result<(), AnswerError> {
         let held = std::mem::take(&mut self.held);
         match &mut self.state {
@@ -299,7 +303,8 @@ impl AnswerReader {
             State::Headers => {
                 self.line(&[&held[..], b"\n"].concat())?;
                 self.end_of_head()?;
-                // The head was that of an interim answer, which no other one followed.
+                // The head belongs to an interim response, and no final response followed
+                // it.
                 if matches!(self.state, State::Start) {
                     self.state = State::Body(Framing::UntilClosed);
                 }
@@ -363,7 +368,8 @@ impl AnswerReader {
         Ok(Some(used))
     }
 
-    /// Stores a header line until the next line arrives, which may continue it.
+    /// Stores a header line until the next line arrives, because the next line may
+    /// continue it.
     fn header_line(&mut self, line: &[u8]) {
         if let ([b' ' | b'\t', ..], Some((_, value))) = (line, &mut self.line) {
             value.push(b' ');
@@ -450,8 +456,8 @@ enum Next {
 }
 
 impl Chunk {
-    /// Parses bytes of a chunked body. At least one byte is used, unless `bytes` is
-    /// empty.
+    /// Parses bytes of a chunked body. Unless `bytes` is empty, consumes at least one
+    /// byte.
     fn push(&mut self, bytes: &[u8], body: &mut Vec<u8>) -> Result<Used, AnswerError> {
         let mut used = Used {
             bytes: 1,
@@ -515,17 +521,18 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
     is_size.then(|| u64::from_str_radix(digits, 16).ok())?
 }
 
-/// The start of a TLS alert. Servers that expect TLS answer a request without TLS with an
-/// alert.
+/// The start of a TLS alert. A server that expects TLS sends such an alert in response to
+/// an unencrypted request.
 const TLS_RECORD: [u8; 2] = [0x15, 0x03];
 
-/// Maximum length of a first line in bytes. A longer line starts the body, unless it is a
-/// status line.
+/// Maximum length of a first line in bytes. If the first line is longer and is not a
+/// status line, it already belongs to the body.
 const MAX_FIRST_LINE: usize = 8 * 1024;
 
-/// Whether the body starts here, either because there is no head or because no blank line
-/// follows the head. Such a body starts with a boundary or a JPEG picture. Returns `None`
-/// if another byte is needed to determine this.
+/// Whether `text` is the start of a body without a blank line before it. This happens if
+/// the response has no head, or if its head does not end with a blank line. Such a body
+/// starts with a boundary or a JPEG picture. Returns `None` if another byte is needed to
+/// determine this.
 fn starts_body(text: &[u8]) -> Option<bool> {
     match text {
         [] | [b'-' | 0xff | 0x15] => None,
@@ -556,7 +563,7 @@ enum FirstLine {
     Status(Head),
     /// A header line. The status line is missing.
     Header,
-    /// Neither a status line nor a header line. The answer has no head.
+    /// Neither a status line nor a header line. The response has no head.
     Body,
 }
 
@@ -634,8 +641,8 @@ mod tests {
         })
     }
 
-    /// Reads the bytes both in one push and one by one, and checks that the results are
-    /// equal.
+    /// Reads the bytes twice, first in one push and then one by one, and checks that the
+    /// results are equal.
     fn read(bytes: &[u8]) -> Read {
         let whole = read_in(bytes, &[usize::MAX]).unwrap();
         let single = read_in(bytes, &[1]).unwrap();
@@ -716,6 +723,8 @@ mod tests {
                 false,
                 "body",
             ),
+            // The second line continues the first one, so it is not a length.
+            ("A: b\r\n Content-Length: 3\r\n\r\nbody", false, "body"),
             // The body is not chunked, although the head says so.
             ("Transfer-Encoding: chunked\r\n\r\n--body", false, "--body"),
             (

@@ -1,9 +1,10 @@
-//! Sends requests to a camera. Handles redirects, logins and connections that serve
+//! Sends requests to a camera. Handles redirects, logins, and connections that serve
 //! several requests.
 //!
-//! Owns the steps from an address to the answer that contains the pictures. The user name
-//! and the password are sent only to the host in the configured address, and not over a
-//! connection that a redirect left unencrypted. Knows nothing about pictures.
+//! Owns the steps from an address to the response that contains the pictures. The user
+//! name and the password are sent only to the host in the configured address. If that
+//! address uses HTTPS, the user name and the password are never sent over an unencrypted
+//! connection, even after a redirect. Knows nothing about pictures.
 
 use std::time::Duration;
 
@@ -21,17 +22,18 @@ use super::tls::{self, TlsSetupError};
 use crate::platform::hex;
 use crate::platform::text::printable;
 
-/// Maximum number of redirects, which is about the same as in browsers.
+/// Maximum number of redirects. Browsers have a similar limit.
 const MAX_REDIRECTS: u32 = 10;
 
-/// Maximum number of challenges that are answered for one request. A second challenge is
-/// answered only if the camera reports that the nonce of the first one was stale.
+/// Maximum number of login challenges to which maskd responds for one request. It
+/// responds to a second challenge only if the camera reports that the nonce of the first
+/// one was stale.
 const MAX_LOGINS: u32 = 2;
 
 /// Size of the read buffer, in bytes.
 const BUFFER: usize = 64 * 1024;
 
-/// Maximum number of characters that a message shows from a string that the camera sent.
+/// Maximum number of characters that a message quotes from a string sent by the camera.
 const MAX_TEXT: usize = 80;
 
 /// A client for one camera.
@@ -42,7 +44,8 @@ pub(super) struct Client {
     limit: Duration,
     /// The TLS connector, or `None` until it is needed.
     tls: Option<TlsConnector>,
-    /// The address to which the camera last redirected.
+    /// The address to request. This is the configured address, or the address to which
+    /// the camera last redirected.
     target: Url,
     /// The login method of the camera, or `None` while it is unknown.
     method: Option<Method>,
@@ -50,7 +53,7 @@ pub(super) struct Client {
     idle: Option<Box<dyn Connection>>,
 }
 
-/// An answer whose head has been read.
+/// A response whose head has been read.
 pub(super) struct Answer {
     connection: Box<dyn Connection>,
     reader: AnswerReader,
@@ -60,7 +63,7 @@ pub(super) struct Answer {
     closed: bool,
 }
 
-/// The number of redirects and logins that a request has led to.
+/// The number of redirects and logins that a request has caused.
 #[derive(Default)]
 struct History {
     redirects: u32,
@@ -107,8 +110,8 @@ impl Client {
         }
     }
 
-    /// Keeps the connection of an answer for the next request if the answer was read to
-    /// its end.
+    /// Keeps the connection of a response for the next request if the response was read
+    /// to its end.
     pub(super) fn reuse(&mut self, answer: Answer) {
         self.idle = answer.reader.can_continue().then_some(answer.connection);
     }
@@ -138,7 +141,7 @@ impl Client {
         connection::fingerprint(&stream).ok_or_else(|| self.failed("it has no certificate"))
     }
 
-    /// Sends a request and reads the head of the answer.
+    /// Sends a request and reads the head of the response.
     async fn request(&mut self) -> Result<Answer, SourceError> {
         let request = self.head_of_request()?;
         if let Some(connection) = self.idle.take() {
@@ -230,8 +233,9 @@ impl Client {
         }
     }
 
-    /// Whether the login may be sent to the target. It may be sent only to the configured
-    /// host, and only over a connection that is at least as safe as the configured one.
+    /// Whether the login may be sent to the target. The login may be sent only to the
+    /// configured host. If the configured address uses HTTPS, the target must use HTTPS
+    /// too.
     fn may_log_in(&self) -> bool {
         let configured = self.camera.url();
         let is_safe = self.target.scheme() == "https" || configured.scheme() == "http";
@@ -253,7 +257,8 @@ impl Client {
         if self.target.scheme() == "https" && next.scheme() == "http" {
             return Err(self.failed("it redirects from https to http, which is not encrypted"));
         }
-        // A login in a redirect does not come from the user.
+        // A login in the address of a redirect is removed, because it does not come from
+        // the user.
         let cleaned = next.set_username("").and_then(|()| next.set_password(None));
         cleaned.map_err(|()| self.failed("it redirects to an address without a host"))?;
         next.set_fragment(None);
@@ -295,7 +300,7 @@ impl Client {
         Ok(())
     }
 
-    /// Returns the error for an answer that neither contains a picture nor leads to one.
+    /// Returns the error for a response that neither contains a picture nor leads to one.
     fn refused(&self, head: &Head) -> SourceError {
         let url = self.shown();
         let status = self.status(head);
@@ -315,8 +320,8 @@ impl Client {
     }
 }
 
-/// Sends a request and reads until the head of the answer is complete. Returns `None` if
-/// the connection was closed without an answer. The error describes why sending or
+/// Sends a request and reads until the head of the response is complete. Returns `None`
+/// if the connection was closed without a response. The error describes why sending or
 /// reading failed.
 async fn exchange(
     mut connection: Box<dyn Connection>,
@@ -374,7 +379,7 @@ impl Answer {
         std::mem::take(&mut self.body)
     }
 
-    /// Whether the answer has ended, so that no more bytes follow.
+    /// Whether the response has ended, meaning that no more bytes follow.
     pub(super) fn has_ended(&self) -> bool {
         self.closed || self.reader.is_complete()
     }

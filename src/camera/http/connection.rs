@@ -1,7 +1,7 @@
 //! Encrypted and unencrypted connections to cameras.
 //!
-//! Owns name resolution, the TCP connection and the TLS handshake, and describes their
-//! failures. Knows nothing about HTTP.
+//! Owns name resolution, the TCP connection, and the TLS handshake. Describes failures of
+//! these steps in words. Knows nothing about HTTP.
 
 use std::io;
 use std::time::Duration;
@@ -30,8 +30,8 @@ pub(super) enum ConnectError {
     Rejected(Rejected),
 }
 
-/// Connects to the host and port of `url` by trying its addresses one after another.
-/// `limit` applies to all attempts together.
+/// Connects to the host and port of `url` by trying the addresses of the host one after
+/// another. `limit` applies to all attempts together.
 pub(super) async fn tcp(url: &Url, limit: Duration) -> Result<TcpStream, ConnectError> {
     let failed = |error: &io::Error| ConnectError::Failed(error.to_string());
     let host = host(url);
@@ -43,8 +43,8 @@ pub(super) async fn tcp(url: &Url, limit: Duration) -> Result<TcpStream, Connect
     for address in addresses {
         last = match tokio::time::timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                // Without this option, a request may wait until the previous one is
-                // acknowledged.
+                // Without this option, a request may wait until the camera has
+                // acknowledged the previous request.
                 stream.set_nodelay(true).map_err(|error| failed(&error))?;
                 return Ok(stream);
             }

@@ -1,8 +1,8 @@
 //! Logs in to a camera with Basic authentication (RFC 7617) or Digest authentication (RFC
 //! 7616, or RFC 2069 for old cameras).
 //!
-//! Owns the syntax of challenges and answers. Pure: random numbers are passed in as an
-//! argument. Knows nothing about connections.
+//! Owns the syntax of challenges and of the responses to them. Performs no I/O; random
+//! numbers are passed in as an argument. Knows nothing about connections.
 //!
 //! Basic authentication reveals the password to everyone on the network, so it is used
 //! only for a camera that does not offer Digest.
@@ -28,13 +28,13 @@ pub(super) struct DigestChallenge {
     realm: String,
     nonce: String,
     opaque: Option<String>,
-    /// The algorithm as the camera wrote it. `None` means MD5, and no algorithm is sent
-    /// back.
+    /// The algorithm as the camera wrote it. `None` means MD5. In this case, the response
+    /// does not name an algorithm either.
     algorithm_name: Option<String>,
     algorithm: Algorithm,
     quality: Quality,
-    /// Whether the camera rejected the nonce only because of its age, so that the login
-    /// may still be correct.
+    /// Whether the camera rejected the nonce only because the nonce was too old. In that
+    /// case, the login may still be correct.
     pub(super) stale: bool,
     /// Number of requests that have used this nonce.
     uses: u32,
@@ -46,20 +46,20 @@ enum Algorithm {
     Sha256 { session: bool },
 }
 
-/// The quality of protection, which determines what the response covers.
+/// The quality of protection (`qop`), which determines what the response covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Quality {
     /// The response is computed as in RFC 2069.
     Unspecified,
     Auth,
-    /// The response also covers the body of the request, which is always empty.
+    /// The response also covers the request's body, which is always empty.
     AuthInt,
 }
 
-/// Chooses the method for the given `WWW-Authenticate` headers. If Digest is offered,
-/// this is Digest with the strongest supported algorithm; otherwise it is Basic. Basic is
-/// also used for a camera that names no method. Returns `None` if the camera offers only
-/// methods that are not supported.
+/// Chooses the method for the given `WWW-Authenticate` headers. If the camera offers
+/// Digest, this is Digest with the strongest supported algorithm. If the camera offers
+/// Basic but not Digest, or names no method, this is Basic. Returns `None` if the camera
+/// offers only methods that are not supported.
 pub(super) fn choose(challenges: &[String]) -> Option<Method> {
     let all: Vec<Challenge> = challenges.iter().flat_map(|text| parse(text)).collect();
     let is = |challenge: &&Challenge, name: &str| challenge.scheme.eq_ignore_ascii_case(name);
@@ -262,7 +262,8 @@ impl DigestChallenge {
     }
 }
 
-/// Returns a quoted string without any characters that would end the header line.
+/// Returns `bytes` as a quoted string. Leaves out the characters that would end the
+/// header line.
 fn quoted(bytes: &[u8]) -> Vec<u8> {
     let mut quoted = vec![b'"'];
     for byte in bytes {

@@ -1,17 +1,18 @@
 //! Reads a network camera, which sends an MJPEG stream or single JPEG pictures over HTTP
 //! or HTTPS.
 //!
-//! Owns the connection and the runtime that drives it. Callers see only frames. This
-//! module contains its own HTTP client, because HTTP libraries reject the answers of some
-//! cameras; see docs/decisions/why-does-maskd-read-http-cameras-itself.md.
+//! This module owns the connection and the runtime that drives it. Callers see only
+//! frames. This module contains its own HTTP client, because HTTP libraries reject the
+//! responses of some cameras. See
+//! docs/decisions/why-does-maskd-read-http-cameras-itself.md.
 //!
 //! | file | owns |
 //! |---|---|
-//! | `answer.rs` | the syntax of answers, and the limits on them |
+//! | `answer.rs` | the syntax and the maximum size of HTTP responses |
 //! | `login.rs` | Basic and Digest authentication |
 //! | `tls.rs` | which certificates are accepted |
 //! | `connection.rs` | name resolution, TCP, the TLS handshake |
-//! | `client.rs` | requests: redirects, logins, reuse of a connection |
+//! | `client.rs` | requests, redirects, logins, and the reuse of a connection |
 
 pub mod answer;
 mod client;
@@ -33,20 +34,20 @@ use super::source::{Source, now};
 use crate::frame::Frame;
 use crate::platform::text::printable;
 
-/// Maximum time to keep reading after a complete picture, in case a newer one is already
-/// in the socket's buffer. Socket buffers hold megabytes. Without this extra reading, a
-/// decoder that is slower than the camera would fall behind by seconds.
+/// Maximum time to keep reading after a complete picture, in case a newer picture is
+/// already in the socket's buffer. Socket buffers hold megabytes. Without this extra
+/// reading, a decoder that is slower than the camera would fall behind by seconds.
 const CATCH_UP: Duration = Duration::from_millis(20);
 
-/// If no bytes arrive for this long, the socket's buffer is empty.
+/// If no bytes arrive for this long, the socket's buffer is assumed to be empty.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// A network camera.
 ///
-/// If an answer is not multipart and ends after one picture, the picture is a snapshot.
-/// The next snapshot is requested `1 / fps` seconds after the last request, or when the
-/// answer is complete, whichever is later. Between snapshots, the source is not
-/// considered lost.
+/// A response that is not multipart and ends after one picture is a snapshot. The next
+/// snapshot is requested `1 / fps` seconds after the previous request, or when the
+/// current response is complete, whichever is later. The wait between two snapshots does
+/// not count as a loss of the source.
 pub struct HttpSource {
     /// The runtime. It is `None` only while this value is being dropped.
     runtime: Option<Runtime>,
@@ -55,10 +56,10 @@ pub struct HttpSource {
 
 impl HttpSource {
     /// Prepares to read the camera at `url`. The first call to [`Source::next`] connects
-    /// to it.
+    /// to the camera.
     ///
     /// # Errors
-    /// If the system cannot provide a runtime.
+    /// Returns an error if the Tokio runtime cannot be created.
     pub fn open(
         url: &CameraUrl,
         options: &CameraOptions,
@@ -86,10 +87,10 @@ impl HttpSource {
 }
 
 /// Connects to an `https` camera, and returns the SHA-256 of its certificate if the
-/// certificate is accepted. This takes at most `options.stall`.
+/// certificate is accepted. This function takes at most `options.stall`.
 ///
 /// # Errors
-/// Same as reading a frame from this camera.
+/// Returns the same errors as reading a frame from this camera.
 pub fn probe_certificate(url: &CameraUrl, options: &CameraOptions) -> Result<String, SourceError> {
     let runtime = runtime(url)?;
     let mut client = Client::new(url.clone(), options.tls.clone(), options.stall);
@@ -138,8 +139,8 @@ impl Source for HttpSource {
 
 impl Drop for HttpSource {
     fn drop(&mut self) {
-        // A DNS lookup cannot be canceled and may take many seconds, so this does not
-        // wait for it to finish.
+        // A DNS lookup cannot be canceled and may take many seconds, so this function
+        // does not wait for the lookup to finish.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -148,19 +149,19 @@ impl Drop for HttpSource {
 
 struct Stream {
     client: Client,
-    /// The answer that is being read. It is `None` before the first request and between
-    /// two snapshots.
+    /// The response that is being read; `None` before the first request and between two
+    /// snapshots.
     answer: Option<Answer>,
-    /// The content type that the camera declares for its pictures, which is used in
-    /// messages.
+    /// The content type that the camera declares for its pictures. Only messages use this
+    /// value.
     content_type: Option<String>,
-    /// Number of pictures that were received before this answer.
+    /// Number of pictures that were received before the current response.
     pictures_before: u64,
     requested_at: Instant,
     /// The time at which to request the next snapshot.
     next_request: Option<Instant>,
-    /// The reason the stream ended. It is reported after the pictures that were received
-    /// before the end.
+    /// The failure that ended the stream, if it has not been reported yet. A picture that
+    /// was received before the failure is returned first.
     failure: Option<SourceError>,
     latest: LatestJpeg,
     /// The time between two snapshots.
@@ -170,7 +171,7 @@ struct Stream {
 }
 
 impl Stream {
-    /// Waits until `due`. Returns false if a stop comes first.
+    /// Waits until `due`. Returns false if a stop is requested first.
     async fn wait(&self, due: Instant) -> bool {
         tokio::select! {
             biased;
@@ -179,10 +180,10 @@ impl Stream {
         }
     }
 
-    /// Reads until a complete picture is available or a snapshot has ended without a
-    /// picture. Returns false if a stop comes first.
+    /// Reads until a complete picture is available or a response has ended without a
+    /// picture. Returns false if a stop is requested first.
     ///
-    /// The stall timeout starts at `start` and spans several calls.
+    /// The stall timeout starts at `start`. Several calls can share one timeout.
     async fn next_picture(&mut self, start: Instant) -> Result<bool, SourceError> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
@@ -225,8 +226,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Stores a failure for later if a picture that was received before it is still
-    /// waiting.
+    /// Returns `result`. However, if `result` is a failure and a picture is waiting to be
+    /// decoded, stores the failure for a later call and returns `Ok`.
     fn keep(&mut self, result: Result<(), SourceError>) -> Result<(), SourceError> {
         match result {
             Err(error) if self.latest.is_waiting() => {
@@ -237,8 +238,8 @@ impl Stream {
         }
     }
 
-    /// Reads the next bytes of the answer. Cancel-safe: no bytes are lost if the future is
-    /// dropped.
+    /// Reads the next bytes of the response. This function is cancel-safe: no bytes are
+    /// lost if the future is dropped.
     async fn read(&mut self) -> Result<(), SourceError> {
         if let Some(answer) = &mut self.answer {
             let read = answer.read().await;
@@ -248,7 +249,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Passes the received bytes to the splitter, and closes the answer if it has ended.
+    /// Passes the received bytes to the splitter. If the response has ended, closes
+    /// it and determines whether to request another snapshot.
     fn take_bytes(&mut self) -> Result<(), SourceError> {
         let Some(answer) = &mut self.answer else {
             return Ok(());
@@ -271,7 +273,8 @@ impl Stream {
         let head = answer.head();
         let pictures = self.latest.pictures() - self.pictures_before;
         if pictures == 0 && answer.is_open() && !head.is_text() {
-            // The declared length is wrong, so it is ignored.
+            // The response has reached its declared length without containing a picture.
+            // The declared length is therefore wrong and is ignored.
             answer.ignore_length();
             return Ok(());
         }
@@ -322,7 +325,7 @@ impl Stream {
     }
 }
 
-/// Returns the `Content-Type` of the first part in `bytes`.
+/// Returns the `Content-Type` of the first part of the multipart body in `bytes`.
 fn part_type(bytes: &[u8]) -> Option<String> {
     let start = &bytes[..bytes.len().min(4096)];
     let lines = start.split(|byte| *byte == b'\n');

@@ -1,9 +1,9 @@
 //! Encrypts connections to cameras.
 //!
-//! Owns the decision about which certificates are accepted. Most cameras use a
-//! self-signed certificate without a host name or with a wrong one. In addition to
-//! certificate authorities, there are therefore two ways to accept exactly one
-//! certificate: by its fingerprint or by its file. Knows nothing about HTTP.
+//! This module decides which certificates are accepted. Most cameras use a self-signed
+//! certificate that names no host or the wrong host. Certificate authorities cannot vouch
+//! for such a certificate, so the user can instead accept one particular certificate by
+//! its fingerprint or by its file. This module knows nothing about HTTP.
 
 use std::fmt;
 use std::path::Path;
@@ -31,22 +31,23 @@ use crate::platform::{files, hex};
 /// Maximum size of a file with certificates, in bytes.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
 
-/// The reason TLS cannot be used at all.
+/// The reason that TLS cannot be used at all.
 #[derive(Debug)]
 pub(super) enum TlsSetupError {
-    /// The file with certificates cannot be used. The values are its path and the problem
-    /// with it.
+    /// The file with certificates cannot be used. The first value is the path of the
+    /// file, and the second value describes the problem.
     File(String, String),
-    /// The TLS library rejects its configuration.
+    /// The TLS library rejects the configuration.
     Library(Error),
 }
 
-/// A certificate that was not accepted. The TLS library's error contains this error.
+/// A certificate that was not accepted. The error that the TLS library returns contains
+/// this value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rejected {
     /// The SHA-256 of the certificate.
     pub(super) fingerprint: String,
-    /// The reason, worded as the rest of a sentence about the certificate.
+    /// The reason for the rejection, worded to follow "the certificate FINGERPRINT".
     pub(super) why: String,
 }
 
@@ -58,7 +59,7 @@ impl fmt::Display for Rejected {
 
 impl std::error::Error for Rejected {}
 
-/// Creates a connector that accepts the certificates that `trust` describes.
+/// Creates a connector that accepts only the certificates that `trust` describes.
 pub(super) fn connector(trust: &TlsTrust) -> Result<TlsConnector, TlsSetupError> {
     let provider = Arc::new(ring::default_provider());
     let accepted = match trust {
@@ -105,8 +106,8 @@ fn authorities(
     provider: &Arc<CryptoProvider>,
 ) -> Result<Accepted, TlsSetupError> {
     let mut roots = RootCertStore::empty();
-    // A certificate that cannot be an authority may still be the certificate of the
-    // camera.
+    // This call skips certificates that cannot be used as authorities. Such a certificate
+    // may still be the camera's own, in which case `pinned` contains it.
     roots.add_parsable_certificates(certificates);
     let verifier = if roots.is_empty() {
         None
@@ -128,7 +129,7 @@ struct Verifier {
 enum Accepted {
     Fingerprint([u8; 32]),
     Signed {
-        /// `None` if there are no authorities.
+        /// `None` if there are no certificate authorities.
         verifier: Option<Arc<WebPkiServerVerifier>>,
         /// Certificates that are accepted without any further checks.
         pinned: Vec<CertificateDer<'static>>,
@@ -209,15 +210,15 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Returns the reason the authorities do not vouch for a certificate, worded as the rest
-/// of a sentence.
+/// Returns the reason that the certificate authorities do not vouch for a certificate,
+/// worded to follow "the certificate FINGERPRINT".
 fn reason(error: &Error) -> String {
     let Error::InvalidCertificate(error) = error else {
         return format!("cannot be checked: {error}");
     };
     match error {
-        // This is webpki's error for a self-signed certificate that claims to be an
-        // authority, such as the ones that openssl creates.
+        // webpki returns this error for a self-signed certificate that claims to be an
+        // authority. Self-signed certificates that openssl creates make this claim.
         CertificateError::Other(OtherError(other))
             if other.to_string().contains("CaUsedAsEndEntity") =>
         {

@@ -1,4 +1,4 @@
-//! `maskd bench`, which measures the processing time of a frame, stage by stage.
+//! `maskd bench`, which measures how long each stage of processing a frame takes.
 
 mod timing;
 mod while_training;
@@ -13,6 +13,7 @@ use super::{Failure, complain, print, print_json};
 use crate::config::Config;
 use crate::frame::decode;
 use crate::platform::files;
+use crate::platform::text::counted;
 use crate::vision::pipeline::Pipeline;
 use timing::{Stopwatch, Times, TimingStats, measure, rounded, stats};
 
@@ -41,22 +42,24 @@ pub(super) struct Bench {
     json: bool,
 }
 
-/// What `maskd bench --json` prints. Memory is in MB of 1,000,000 bytes.
+/// The object that `maskd bench --json` prints. Memory sizes are in MB (1 MB is 1,000,000
+/// bytes).
 #[derive(Debug, Serialize)]
 struct Record {
     version: &'static str,
     threads: usize,
     rounds: u16,
-    /// Time until the models are ready to run.
+    /// Time to load the models, in milliseconds.
     load_ms: f64,
-    /// Resident memory at the end, or absent if the system does not report it.
+    /// Resident memory at the end of the measurement, in MB; `null` if the system does
+    /// not report it.
     memory_mb: Option<f64>,
-    /// Maximum resident memory.
+    /// Maximum resident memory, in MB; `null` if the system does not report it.
     peak_memory_mb: Option<f64>,
     frames: Vec<FrameRecord>,
-    /// Total time of all stages of a frame.
+    /// Statistics of the total time for a frame, over all frames and rounds.
     frame_ms: TimingStats,
-    /// 1000 divided by the mean time of all frames in milliseconds.
+    /// 1000 divided by the mean time for a frame in milliseconds.
     frames_per_second: f64,
     stages: Stages,
     /// The results of `--while-training`. Absent without this option.
@@ -70,11 +73,11 @@ struct FrameRecord {
     width: u32,
     height: u32,
     faces: usize,
-    /// Median time over the rounds, in milliseconds.
+    /// Median over the rounds of the total time for the frame, in milliseconds.
     ms: f64,
 }
 
-/// The time of each stage.
+/// Statistics of the time that each stage takes.
 #[derive(Debug, Serialize)]
 #[expect(
     clippy::struct_field_names,
@@ -183,7 +186,8 @@ impl Stages {
     }
 }
 
-/// Reads a field of `/proc/self/status`, where 1 kB means 1024 bytes (proc(5)).
+/// Reads a memory size from `/proc/self/status` and converts it to MB. In that file, 1 kB
+/// means 1024 bytes (proc(5)).
 fn memory_mb(field: &str) -> Option<f64> {
     let status = files::read_text(Path::new("/proc/self/status"), files::MAX_PROC_BYTES).ok()?;
     let line = status
@@ -221,10 +225,11 @@ fn table(record: &Record) -> String {
     }
     let faces: usize = record.frames.iter().map(|frame| frame.faces).sum();
     text += &format!(
-        "\n{} pictures with {faces} faces, {} rounds, {} threads: {:.1} frames/s, models loaded in {:.0} ms",
-        record.frames.len(),
-        record.rounds,
-        record.threads,
+        "\n{} with {}, {}, {}: {:.1} frames/s, models loaded in {:.0} ms",
+        counted(record.frames.len(), "picture"),
+        counted(faces, "face"),
+        counted(record.rounds, "round"),
+        counted(record.threads, "thread"),
         record.frames_per_second,
         record.load_ms,
     );

@@ -1,4 +1,4 @@
-//! Measures the processing time of a frame, stage by stage.
+//! Measures how long each stage of processing a frame takes.
 
 use std::time::Instant;
 
@@ -17,7 +17,8 @@ pub(super) struct TimingStats {
     pub(super) p99: f64,
 }
 
-/// Times of the stages over all frames and rounds, in milliseconds.
+/// Measured times of each stage over all frames and rounds, in milliseconds. The times of
+/// `crop`, `embed`, and `head` are per face.
 #[derive(Default)]
 pub(super) struct Times {
     pub(super) decode: Vec<f64>,
@@ -48,8 +49,10 @@ pub(super) fn measure(
     times.decode.push(stage.ms());
 
     let stage = Stopwatch::start();
-    let faces = pipeline.detect(&pixels)?;
+    let detections = pipeline.detect(&pixels)?;
     times.detect.push(stage.ms());
+    let detected = detections.faces.len();
+    let faces = detections.in_one_picture();
     let face_count = faces.len() as f64;
 
     let stage = Stopwatch::start();
@@ -68,7 +71,7 @@ pub(super) fn measure(
         .collect();
     let head_ms = stage.ms();
     let ms = whole.ms();
-    // Keeps the compiler from optimizing the computation of the head away.
+    // This keeps the compiler from optimizing the head's computation away.
     std::hint::black_box(probabilities);
 
     if !faces.is_empty() {
@@ -80,7 +83,7 @@ pub(super) fn measure(
         ms,
         width: pixels.width(),
         height: pixels.height(),
-        faces: faces.len(),
+        faces: detected,
     })
 }
 
@@ -100,8 +103,8 @@ impl Stopwatch {
     }
 }
 
-/// Computes statistics of `values`. They are all zero if there are no values, for
-/// example because no picture shows a face.
+/// Computes statistics of `values`. If there are no values, for example because no
+/// picture shows a face, all statistics are zero.
 pub(super) fn stats(mut values: Vec<f64>) -> TimingStats {
     values.sort_by(f64::total_cmp);
     let at = |share: f64| {

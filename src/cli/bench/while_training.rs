@@ -1,10 +1,10 @@
-//! `maskd bench --while-training`, which measures how much training slows down the
-//! processing of frames.
+//! `maskd bench --while-training`, which measures how much training slows down frame
+//! processing.
 //!
-//! Trainer threads keep every core busy with the same work as the daemon's training
-//! thread. The benchmark compares the frame times with and without this load. Rounds of
-//! both kinds alternate, so that other load on the machine affects both in the same
-//! way.
+//! Trainer threads keep every core busy with the same work that the daemon's refit thread
+//! does. The benchmark compares the frame times with and without this load. Rounds with
+//! the load alternate with rounds without it, so that other load on the machine affects
+//! both kinds of rounds in the same way.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,32 +20,34 @@ use crate::learning::refit::{self, RefitError, RefitInput, RefitOptions, Sample}
 use crate::learning::replay::Replay;
 use crate::onnx::{HeadTensors, ThreadPool};
 use crate::platform::system;
+use crate::platform::text::counted;
 use crate::training::augment::whole;
 use crate::training::train::{TrainOptions, Trainer};
 use crate::vision::embed::{Backbone, Embedder};
 use crate::vision::pipeline::{self, Pipeline};
 
-/// Approximate duration of a round in milliseconds. It is short so that a disturbance
-/// affects both kinds of rounds.
+/// Approximate duration of a round in milliseconds. Rounds are short so that a
+/// disturbance affects both kinds of rounds.
 const ROUND_MS: f64 = 2000.0;
-/// Number of frames at the start of a round that do not count, because the caches and
-/// the CPU frequency have to settle first.
+/// Number of frames at the start of each round that are not counted. During these frames,
+/// the caches and the CPU frequency settle.
 const WARM_UP: usize = 3;
-/// Number of labeled crops in a refit, with the same number from each class. It is
-/// large enough for all stages of a refit to run.
+/// Number of labeled crops in a refit. All classes have the same number of crops. With
+/// this many crops, a refit runs all of its stages.
 const SAMPLES: usize = 40;
 
-/// The `while_training` object in the output of `maskd bench --json`. Each ratio is a
-/// value during training divided by the same value at rest.
+/// The `while_training` object in the output of `maskd bench --json`. Each ratio divides
+/// the value measured during training by the value measured at rest.
 #[derive(Debug, Serialize)]
 pub(super) struct Record {
-    /// Number of rounds of each kind.
+    /// Number of rounds at rest. The number of rounds during training is the same.
     rounds: u16,
-    /// Number of frames of each kind.
+    /// Number of frames measured at rest. The number measured during training is the
+    /// same.
     frames: usize,
     /// Number of training threads, one per core.
     trainers: usize,
-    /// Total number of Adam steps of all trainers.
+    /// Total number of training steps that all trainers took.
     trainer_steps: u64,
     /// Total number of crops that all trainers embedded.
     trainer_crops: u64,
@@ -53,7 +55,7 @@ pub(super) struct Record {
     training_ms: TimingStats,
     p50_ratio: f64,
     p99_ratio: f64,
-    /// Ratio of the frames per second.
+    /// Frames per second during training, divided by frames per second at rest.
     throughput_ratio: f64,
 }
 
@@ -73,20 +75,21 @@ impl Record {
             text += &format!("{name:<14} {rest:>9.3} {training:>9.3} {ratio:>9.3}\n");
         }
         text + &format!(
-            "{:<14} {:>29.3}\n\n{} frames of each kind in {} rounds; {} trainers took {} steps and embedded {} face pictures\n",
+            "{:<14} {:>29.3}\n\n{} frames of each kind in {}; {} took {} steps and embedded {} face pictures\n",
             "frames/s",
             self.throughput_ratio,
             self.frames,
-            self.rounds,
-            self.trainers,
+            counted(self.rounds, "round"),
+            counted(self.trainers, "trainer"),
             self.trainer_steps,
             self.trainer_crops,
         )
     }
 }
 
-/// Measures the pictures in `rounds` pairs of rounds. `pass_ms` is the measured
-/// duration of one pass over all pictures, in milliseconds.
+/// Measures the frame times of the pictures in `rounds` pairs of rounds, each with one
+/// round at rest and one round during training. `pass_ms` is the measured duration of one
+/// pass over all pictures, in milliseconds.
 pub(super) fn compare(
     config: &Config,
     pipeline: &mut Pipeline,
@@ -113,8 +116,8 @@ pub(super) fn compare(
     let mut at_rest = Vec::new();
     let mut training = Vec::new();
     for pair in 0..rounds {
-        // The kind of round that goes first alternates, so that drift favors neither
-        // kind.
+        // The two kinds of rounds take turns going first, so that a slow drift of the
+        // machine's speed favors neither kind.
         for is_training in [pair % 2 == 1, pair % 2 == 0] {
             let mut round = || frames(pipeline, pictures, passes);
             if is_training {
@@ -157,7 +160,8 @@ fn frames(
     Ok(all.split_off(WARM_UP))
 }
 
-/// Runs a round while the trainers train. They have stopped when this returns.
+/// Runs a round while the trainers train. The trainers have stopped when this function
+/// returns.
 fn while_training<T>(
     trainers: &mut [BenchTrainer],
     job: &TrainingJob,
@@ -197,8 +201,8 @@ impl Shared {
     }
 }
 
-/// Tells the trainers to stop when it is dropped, even during a panic. Otherwise, the
-/// thread scope would wait for them forever.
+/// Stops the trainers when this value is dropped, even during a panic. Otherwise, the
+/// thread scope would wait for the trainers forever.
 struct EndOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for EndOnDrop<'_> {
@@ -216,8 +220,8 @@ struct TrainingJob {
 }
 
 impl TrainingJob {
-    /// Builds a job from a crop of the first picture, with replay features instead of
-    /// new ones.
+    /// Builds a job. The crop to embed is the whole first picture. The samples to fit are
+    /// features from the built-in replay set.
     fn of(pictures: &[(String, Vec<u8>)]) -> Result<TrainingJob, Failure> {
         let data = |error: &dyn std::fmt::Display| Failure::new(Failure::DATA, error);
         let internal = |error: &dyn std::fmt::Display| Failure::new(Failure::INTERNAL, error);
@@ -257,11 +261,12 @@ impl TrainingJob {
     }
 }
 
-/// Repeats the work of the daemon's training thread until the round is over.
+/// Repeats the work of the daemon's refit thread until the round is over.
 struct BenchTrainer {
     embedder: Embedder,
-    /// Whether the trainer fits next; otherwise it embeds next. The trainer alternates
-    /// because a refit takes longer than a round, and every round starts a new refit.
+    /// Whether the trainer fits a head next. If not, it embeds crops next. The tasks
+    /// alternate even from one round to the next: fitting takes longer than a round, so a
+    /// trainer that began every round with fitting would never embed.
     is_fitting: bool,
 }
 
@@ -285,7 +290,7 @@ impl BenchTrainer {
         Ok(())
     }
 
-    /// Embeds crops and their variants, as a refit does for new labels.
+    /// Embeds crops and their variants, as a refit does for newly labeled crops.
     fn embed(&mut self, job: &TrainingJob, shared: &Shared) -> Result<(), Failure> {
         for seed in 0..SAMPLES as u64 {
             let variants = refit::variants(&job.crop, seed);

@@ -17,7 +17,7 @@ use crate::vision::embed::Backbone;
 use crate::vision::embed::FEATURES;
 use crate::vision::pipeline::open_model;
 
-/// Number of worst pictures that are listed.
+/// Number of pictures in the list of the worst pictures.
 const WORST: usize = 10;
 
 /// The classifier's prediction for a picture.
@@ -83,8 +83,8 @@ impl Evaluation {
         pictures.map(record).collect()
     }
 
-    /// Formats the report, the worst pictures and, with `sweep`, the scores at other
-    /// thresholds.
+    /// Formats the report and the worst pictures. If `sweep` is true, also formats the
+    /// scores at other thresholds.
     pub(super) fn text(&self, config: &Config, sweep: bool) -> Result<String, Failure> {
         let labels = &self.report.labels;
         let mut text = self.report.to_string();

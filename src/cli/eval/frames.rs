@@ -6,15 +6,19 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::cli::{Failure, Global, complain};
-use crate::config::Config;
-use crate::decision::decide::{Verdict, VerdictPolicy};
-use crate::frame::decoding::{list, list_unread, read};
+use super::truth::{
+    Outcome, Outcomes, SkippedRecord, Truths, UNKNOWN_LABEL, percent, pixels, skipped,
+};
+use crate::cli::progress::picture_bar;
+use crate::cli::recognizer::Recognizer;
+use crate::cli::{Failure, complain};
+use crate::decision::decide::Verdict;
+use crate::frame::Rect;
+use crate::frame::decoding::{list, list_unread};
 use crate::frame::names::{Unused, summarize};
-use crate::frame::{Rect, decode};
-use crate::platform::files;
+use crate::platform::text::counted;
+use crate::training::dataset::read_voc;
 use crate::training::report;
-use crate::vision::pipeline::Pipeline;
 
 /// Minimum intersection over union for a detection and a labeled box to count as the
 /// same face.
@@ -23,11 +27,9 @@ const SAME_FACE: f32 = 0.4;
 /// Limits that divide faces into three groups by the longer side of their labeled box,
 /// in pixels: below the first limit, between the two, and at or above the second.
 const SIZE_LIMITS: [f32; 2] = [30.0, 60.0];
-/// Maximum size of a file with the labels of a photograph, in bytes.
-const MAX_VOC_BYTES: u64 = 1 << 20;
 
 /// The scores of the whole system.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Serialize)]
 pub(super) struct FramesRecord {
     frames: usize,
     /// Number of labeled faces.
@@ -36,9 +38,9 @@ pub(super) struct FramesRecord {
     found: usize,
     /// Number of labeled faces that were detected and got the right verdict.
     right: usize,
-    /// Number of labeled faces that were detected and got the verdict unsure.
+    /// Number of labeled faces that were detected and got the verdict `unsure`.
     unsure: usize,
-    /// Mean number of detections per frame that match no label.
+    /// Mean number of detections per frame that match no labeled face.
     false_detections_per_frame: f64,
     /// 95% confidence interval of `right / faces`, between 0 and 1.
     interval: [f64; 2],
@@ -47,44 +49,53 @@ pub(super) struct FramesRecord {
     /// Counts per size group. The size of a face is the longer side of its labeled box
     /// in pixels.
     sizes: BTreeMap<String, Counts>,
+    /// Pictures that were skipped because they or their labels cannot be used.
+    skipped: Vec<SkippedRecord>,
 }
 
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Serialize)]
 struct Counts {
     faces: usize,
     found: usize,
     right: usize,
 }
 
-impl Counts {
-    fn add(&mut self, found: bool, right: bool) {
-        self.faces += 1;
-        self.found += usize::from(found);
-        self.right += usize::from(right);
+impl From<Outcomes> for Counts {
+    fn from(outcomes: Outcomes) -> Counts {
+        Counts {
+            faces: outcomes.all,
+            found: outcomes.found,
+            right: outcomes.right,
+        }
     }
+}
+
+/// Counts over the frames that have been evaluated so far.
+#[derive(Debug, Default)]
+struct Tally {
+    frames: usize,
+    all: Outcomes,
+    classes: BTreeMap<String, Outcomes>,
+    sizes: BTreeMap<String, Outcomes>,
+    false_detections: usize,
 }
 
 pub(super) fn evaluate(
     folder: &Path,
-    config: &Config,
-    global: &Global,
+    recognizer: &mut Recognizer,
+    truths: &Truths,
 ) -> Result<FramesRecord, Failure> {
-    let mut pipeline = Pipeline::open(&config.pipeline_options(), config.classify.threads(0))?;
-    if let Some(head) = global.learned_head(pipeline.head())? {
-        pipeline.set_head(head);
-    }
-    let labels = pipeline.head().labels().to_vec();
-    let policy = VerdictPolicy::new(config.classify.verdict_options(), &labels)
-        .map_err(|error| Failure::new(Failure::CONFIG, error))?;
     let failed = |error: std::io::Error| {
         let sentence = format!("cannot read {}: {error}", folder.display());
         Failure::new(Failure::NO_INPUT, sentence)
     };
     let pictures = list(folder).map_err(failed)?;
     let mut unused = list_unread(folder).map_err(failed)?;
-    let mut record = FramesRecord::default();
-    let mut false_detections = 0;
+    let mut damaged = Vec::new();
+    let mut tally = Tally::default();
+    let progress = picture_bar(pictures.len());
     for picture in &pictures {
+        progress.inc(1);
         let annotation = picture.with_extension("xml");
         if !annotation.exists() {
             unused.push(Unused {
@@ -93,56 +104,50 @@ pub(super) fn evaluate(
             });
             continue;
         }
-        let labelled = voc(&annotation).map_err(|error| unusable(&annotation, error))?;
-        let detections = detections(picture, &mut pipeline, &policy)?;
-        false_detections += record.add(labelled, detections, &labels);
+        let labelled = read_voc(&annotation)
+            .map_err(|error| format!("the .xml beside it cannot be used: {error}"));
+        match labelled.and_then(|labelled| Ok((labelled, pixels(picture)?))) {
+            Ok((labelled, pixels)) => {
+                let faces = recognizer.faces(&pixels)?;
+                let detections = faces.iter().map(|face| (face.face.rect, face.verdict));
+                tally.add(labelled, detections.collect(), truths);
+            }
+            Err(why) => damaged.push(skipped(picture, why)),
+        }
     }
-    for sentence in summarize(&unused, folder) {
+    progress.finish_and_clear();
+    let records = damaged.iter();
+    let records = records.map(|skipped| SkippedRecord::new(skipped, folder));
+    let records = records.collect();
+    for sentence in summarize(&[unused, damaged].concat(), folder) {
         complain(&sentence);
     }
-    if record.frames == 0 {
+    for label in tally.classes.keys() {
+        if truths.of(label).is_none() {
+            complain(&format!(
+                "faces with the label {label:?} count as wrong: {UNKNOWN_LABEL}"
+            ));
+        }
+    }
+    if tally.frames == 0 {
         let sentence = format!(
-            "{} holds no picture with a Pascal VOC .xml of the same name",
+            "{} holds no usable picture with a Pascal VOC .xml of the same name",
             folder.display()
         );
         return Err(Failure::new(Failure::NO_INPUT, sentence));
     }
-    record.false_detections_per_frame = false_detections as f64 / record.frames as f64;
-    record.interval = report::wilson(record.right, record.faces);
-    Ok(record)
+    Ok(tally.record(records))
 }
 
-fn unusable(path: &Path, error: impl std::fmt::Display) -> Failure {
-    let sentence = format!("cannot use {}: {error}", path.display());
-    Failure::new(Failure::DATA, sentence)
-}
-
-/// Detects the faces in a picture and returns them with their verdicts.
-fn detections(
-    picture: &Path,
-    pipeline: &mut Pipeline,
-    policy: &VerdictPolicy,
-) -> Result<Vec<(Rect, Verdict)>, Failure> {
-    let bytes = read(picture).map_err(|error| unusable(picture, error))?;
-    let pixels = decode(&bytes).map_err(|error| unusable(picture, error))?;
-    let faces = pipeline.detect(&pixels)?;
-    let classified = pipeline.classify(&pixels, &faces)?;
-    Ok(faces
-        .iter()
-        .zip(&classified)
-        .map(|(face, class)| (face.rect, policy.verdict(face, &class.probabilities)))
-        .collect())
-}
-
-impl FramesRecord {
-    /// Adds a frame to the counts. Returns the number of detections that match no
-    /// label.
+impl Tally {
+    /// Adds the results of a frame. A detection that matches no labeled face is a false
+    /// detection.
     fn add(
         &mut self,
         labelled: Vec<(String, Rect)>,
         mut detections: Vec<(Rect, Verdict)>,
-        labels: &[String],
-    ) -> usize {
+        truths: &Truths,
+    ) {
         self.frames += 1;
         for (label, rect) in labelled {
             let overlap = |index: &usize| detections[*index].0.iou(&rect);
@@ -150,27 +155,55 @@ impl FramesRecord {
                 .max_by(|a, b| overlap(a).total_cmp(&overlap(b)))
                 .filter(|best| overlap(best) >= SAME_FACE);
             let verdict = best.map(|best| detections.swap_remove(best).1);
-            let found = verdict.is_some();
-            let right = verdict.is_some_and(|verdict| verdict.name(labels) == label);
-            self.faces += 1;
-            self.found += usize::from(found);
-            self.right += usize::from(right);
-            self.unsure += usize::from(matches!(verdict, Some(Verdict::Unsure(_))));
-            let size = size_group(&rect);
-            self.classes.entry(label).or_default().add(found, right);
-            self.sizes.entry(size).or_default().add(found, right);
+            let outcome = Outcome::new(truths.of(&label), verdict);
+            self.all.add(outcome);
+            self.classes.entry(label).or_default().add(outcome);
+            self.sizes
+                .entry(size_group(&rect))
+                .or_default()
+                .add(outcome);
         }
-        detections.len()
+        self.false_detections += detections.len();
     }
 
+    fn record(self, skipped: Vec<SkippedRecord>) -> FramesRecord {
+        let Outcomes {
+            all,
+            found,
+            right,
+            unsure,
+        } = self.all;
+        let counts = |groups: BTreeMap<String, Outcomes>| {
+            let groups = groups.into_iter();
+            groups.map(|(name, group)| (name, group.into())).collect()
+        };
+        FramesRecord {
+            frames: self.frames,
+            faces: all,
+            found,
+            right,
+            unsure,
+            false_detections_per_frame: self.false_detections as f64 / self.frames.max(1) as f64,
+            interval: report::wilson(right, all),
+            classes: counts(self.classes),
+            sizes: counts(self.sizes),
+            skipped,
+        }
+    }
+}
+
+impl FramesRecord {
     pub(super) fn table(&self) -> String {
-        let percent = |part: usize, all: usize| 100.0 * part as f64 / all.max(1) as f64;
         let [low, high] = self.interval.map(|end| end * 100.0);
+        let skipped = match self.skipped.len() {
+            0 => String::new(),
+            pictures => format!(", {pictures} skipped"),
+        };
         let mut text = format!(
-            "{} frames, {} faces: {} found, {} right end to end ({:.1} %, 95 % interval {low:.1} to {high:.1}), \
+            "{}{skipped}, {}: {} found, {} right end to end ({:.1} %, 95 % interval {low:.1} to {high:.1}), \
              {} unsure, {:.3} false detections per frame\n\n{:<24} {:>6} {:>6} {:>6} {:>8}\n",
-            self.frames,
-            self.faces,
+            counted(self.frames, "frame"),
+            counted(self.faces, "face"),
             self.found,
             self.right,
             percent(self.right, self.faces),
@@ -207,36 +240,4 @@ fn size_group(rect: &Rect) -> String {
     } else {
         format!("from {second} px")
     }
-}
-
-/// Reads the labeled faces from a Pascal VOC file.
-fn voc(path: &Path) -> Result<Vec<(String, Rect)>, String> {
-    let text = files::read_text(path, MAX_VOC_BYTES).map_err(|error| error.source.to_string())?;
-    let document = roxmltree::Document::parse(&text).map_err(|error| error.to_string())?;
-    let child = |node: roxmltree::Node, name: &str| -> Result<String, String> {
-        let found = node.descendants().find(|node| node.has_tag_name(name));
-        let text = found.and_then(|node| node.text());
-        text.map(|text| text.trim().to_owned())
-            .ok_or_else(|| format!("an object has no <{name}>"))
-    };
-    let mut faces = Vec::new();
-    for object in document
-        .descendants()
-        .filter(|node| node.has_tag_name("object"))
-    {
-        let edge = |name: &str| -> Result<f32, String> {
-            let text = child(object, name)?;
-            text.parse()
-                .map_err(|_| format!("<{name}> is {text:?}, not a number"))
-        };
-        let (x, y) = (edge("xmin")?, edge("ymin")?);
-        let rect = Rect {
-            x,
-            y,
-            width: edge("xmax")? - x,
-            height: edge("ymax")? - y,
-        };
-        faces.push((child(object, "name")?, rect));
-    }
-    Ok(faces)
 }

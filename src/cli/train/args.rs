@@ -1,4 +1,4 @@
-//! The options of `maskd train`, with their defaults, checks and output files.
+//! The options of `maskd train`, with their defaults, checks, and output files.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use crate::vision::pipeline::SHIPPED_CLASSIFIER;
 #[derive(Debug, Args)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each is a switch of the command line"
+    reason = "each is a command-line switch"
 )]
 pub(in crate::cli) struct Train {
     /// Folder with one subfolder of pictures per class; the names of the subfolders
@@ -78,7 +78,7 @@ pub(in crate::cli) struct Train {
     #[arg(long, allow_negative_numbers = true)]
     init_lr: Option<f32>,
 
-    /// Seed of all random numbers; the same seed, pictures and options give the same
+    /// Seed of all random numbers; the same seed, pictures, and options give the same
     /// files
     #[arg(long, default_value_t = 42)]
     pub(super) seed: u64,
@@ -218,13 +218,14 @@ impl Train {
         .collect()
     }
 
-    /// Returns the first output that requires training. A contact sheet does not.
+    /// Returns the path of the first output that requires training. A contact sheet does
+    /// not require training.
     pub(super) fn first_output(&self) -> Option<&Path> {
         let outputs = [&self.model, &self.head_only, &self.plot, &self.report];
         outputs.into_iter().flatten().map(PathBuf::as_path).next()
     }
 
-    /// Returns the path of the checkpoint of an interrupted training run.
+    /// Returns the path of the checkpoint that an interrupted training run writes.
     pub(super) fn checkpoint_file(&self) -> PathBuf {
         with_suffix(self.first_output().unwrap_or(Path::new("")), ".resume")
     }

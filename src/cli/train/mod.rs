@@ -8,7 +8,7 @@ use super::output::write;
 use super::progress::TerminalProgress;
 use super::{Failure, complain, print};
 use crate::config::Config;
-use crate::onnx::{self, Classifier, HeadFile};
+use crate::onnx::{self, Classifier, HeadFile, ModelFile};
 use crate::platform::hex;
 use crate::training::augment;
 use crate::training::dataset;
@@ -26,7 +26,7 @@ use crate::vision::pipeline::SHIPPED_CLASSIFIER;
 pub(super) use args::Train;
 use args::{RecipeName, sheet_format};
 
-/// Number of pictures on a contact sheet. Each is shown in two views.
+/// Number of pictures on a contact sheet. Each picture is shown in two views.
 const SHEET_PICTURES: usize = 48;
 /// Number of views in a row of a contact sheet.
 const SHEET_COLUMNS: usize = 12;
@@ -61,7 +61,8 @@ impl Train {
             Some(checkpoint) if checkpoint.fingerprint == fingerprint => checkpoint,
             Some(_) => {
                 let path = checkpoint_file.display();
-                let sentence = format!("{path} is of a training with other pictures or options");
+                let sentence =
+                    format!("{path} belongs to a training run with other pictures or options");
                 return Err(Failure::new(Failure::USAGE, sentence));
             }
             None => {
@@ -159,7 +160,7 @@ impl Train {
         }
     }
 
-    /// Writes a contact sheet with augmented views from the recipe.
+    /// Writes a contact sheet of training pictures, as augmented by the recipe.
     fn write_sheet(
         &self,
         worker: &mut Worker,
@@ -216,10 +217,10 @@ impl Train {
         ];
         if let Some(path) = &self.model {
             let model = onnx::write_classifier(SHIPPED_CLASSIFIER, &head, &metadata)?;
-            write(path, &model)?;
+            write_model(path, &model)?;
         }
         if let Some(path) = &self.head_only {
-            write(path, &onnx::write_head(&head, &metadata))?;
+            write_model(path, &onnx::write_head(&head, &metadata))?;
         }
         if let Some(path) = &self.report {
             write(path, (json + "\n").as_bytes())?;
@@ -239,6 +240,17 @@ impl Train {
     }
 }
 
+/// Writes a model or a head. The bytes are parsed before they replace a file, so that a
+/// failed training run does not replace a working model.
+fn write_model(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    ModelFile::parse("the trained model", bytes).map_err(|error| {
+        let path = path.display();
+        let sentence = format!("{path} is not written, because the training failed: {error}");
+        Failure::new(Failure::DATA, sentence)
+    })?;
+    write(path, bytes)
+}
+
 fn point(epoch: &EpochRecord) -> HistoryPoint {
     HistoryPoint {
         epoch: epoch.epoch as u32,
@@ -249,10 +261,42 @@ fn point(epoch: &EpochRecord) -> HistoryPoint {
     }
 }
 
-/// Lowers the priority of the current thread. Threads that it starts afterward inherit
-/// the priority.
+/// Lowers the priority of the current thread. Threads that the current thread starts
+/// afterward inherit the priority.
 fn lowest_priority() {
     if let Err(error) = rustix::process::setpriority_process(None, 19) {
-        complain(&format!("cannot take the lowest priority: {error}"));
+        complain(&format!("cannot lower the priority: {error}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_cannot_be_opened_replaces_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.onnx");
+        std::fs::write(&path, b"old").unwrap();
+        let classifier = Classifier::parse("shipped", SHIPPED_CLASSIFIER).unwrap();
+        let mut head = HeadFile {
+            backbone_sha256: classifier.backbone_sha256,
+            labels: classifier.labels.clone(),
+            head: classifier.head.clone(),
+        };
+        let whole = onnx::write_classifier(SHIPPED_CLASSIFIER, &head, &[]).unwrap();
+        head.head.b2[0] = f32::NAN;
+        let broken = onnx::write_classifier(SHIPPED_CLASSIFIER, &head, &[]).unwrap();
+        for bytes in [&broken, &onnx::write_head(&head, &[]), &b"cut off".to_vec()] {
+            let failure = write_model(&path, bytes).unwrap_err();
+            let sentence = failure.sentence;
+            assert!(
+                sentence.contains("because the training failed: "),
+                "{sentence}"
+            );
+            assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        }
+        write_model(&path, &whole).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), whole);
     }
 }

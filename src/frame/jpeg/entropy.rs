@@ -1,20 +1,19 @@
-//! Reads the entropy-coded data of a JPEG, which consists of bits, Huffman codes and
+//! Reads the entropy-coded data of a JPEG, which consists of bits, Huffman codes, and
 //! blocks.
 //!
-//! Determines how many bits each block takes. Reads the codes and skips the values, so
-//! that no coefficient is computed. The only fact about markers that this module uses is
-//! that a marker ends the data.
+//! This module determines how many bits each block takes. It reads the codes and skips the values,
+//! so it computes no coefficients. About markers, it knows only that a marker ends the data.
 
 /// The reason the data of a scan is not complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
     /// The data ends, or a marker follows, before the end of the block.
     Ended,
-    /// The bits are not a code, or the code is not allowed at this position.
+    /// The bits match no code, or the code is not allowed at this position.
     Invalid,
 }
 
-/// Maximum length in bits of a code that is looked up in a table.
+/// Maximum length, in bits, of the codes that `Table::lookup` contains.
 const LOOKUP_BITS: u32 = 9;
 
 /// A code has at most 16 bits, and at most 15 additional bits follow it.
@@ -23,13 +22,15 @@ const MAX_BITS: u32 = 16 + 15;
 /// A Huffman code (ITU T.81, annex C).
 #[derive(Debug, Clone)]
 pub(super) struct Table {
-    /// The symbol and the length of the code for each possible value of the next
-    /// [`LOOKUP_BITS`] bits. The length is 0 if the code is longer or does not exist.
+    /// For each possible value of the next [`LOOKUP_BITS`] bits, the symbol and the length of the
+    /// code that these bits start with. The length is 0 if that code has more than [`LOOKUP_BITS`]
+    /// bits or does not exist.
     lookup: [Code; 1 << LOOKUP_BITS],
-    /// For each code length, starting at 1, the first number after the codes of that
-    /// length, shifted to 16 bits.
+    /// For each code length from 1 to 16, the first value after the codes of that length, shifted
+    /// left to 16 bits.
     ends: [u32; 16],
-    /// For each code length, the number to add to a code to get the index of its symbol.
+    /// For each code length, the number to add to a code to get the index of its symbol in
+    /// `symbols`.
     offsets: [i32; 16],
     symbols: Vec<u8>,
 }
@@ -41,9 +42,9 @@ struct Code {
 }
 
 impl Table {
-    /// Creates a table from the number of codes of each length and their symbols. Returns
-    /// `None` if the number of symbols is wrong, or if the lengths do not form a valid
-    /// code.
+    /// Creates a table. `counts` contains the number of codes of each length from 1 to 16, and
+    /// `symbols` contains the symbols in the order of their codes. Returns `None` if the number of
+    /// symbols is wrong, or if the lengths do not form a valid code.
     pub(super) fn new(counts: &[u8; 16], symbols: &[u8]) -> Option<Table> {
         let mut table = Table {
             lookup: [Code::default(); 1 << LOOKUP_BITS],
@@ -72,7 +73,7 @@ impl Table {
                 code += 1;
                 index += 1;
             }
-            // No code may consist of only ones.
+            // No code may consist only of ones.
             if code >= 1 << length {
                 return None;
             }
@@ -102,7 +103,7 @@ pub(super) struct Bits<'a> {
     data: &'a [u8],
     /// Index of the next byte to move into `buffer`.
     at: usize,
-    /// The next bits, starting at the highest bit of the number. The unused bits are
+    /// The next bits, starting at the most significant bit of this number. The unused bits are
     /// zero.
     buffer: u64,
     /// Number of bits in `buffer`.
@@ -138,7 +139,7 @@ impl<'a> Bits<'a> {
         self.refill_slowly();
     }
 
-    /// Moves the bytes one by one, without the zero after each FF.
+    /// Moves bytes into the buffer one by one, without the zero that follows each FF byte.
     #[inline(never)]
     fn refill_slowly(&mut self) {
         while self.count <= 56 {
@@ -190,15 +191,14 @@ impl<'a> Bits<'a> {
         Ok(())
     }
 
-    /// Reads the next symbol. Afterward, the buffer contains the next 15 bits, if the
-    /// data has that many.
+    /// Reads the next symbol. Afterward, the buffer contains at least the next 15 bits, unless the
+    /// data ends earlier.
     #[inline]
     fn symbol(&mut self, table: &Table) -> Result<u8, Fault> {
         self.refill();
         let mut code = table.lookup[(self.buffer >> (64 - LOOKUP_BITS)) as usize];
         if code.length == 0 {
-            // Beyond the end of the data, the buffer contains zeros, which need not be a
-            // valid code.
+            // After the end of the data, the buffer contains zeros, which may not be a valid code.
             code = table
                 .find((self.buffer >> 48) as u32)
                 .ok_or(if self.count < 16 {
@@ -221,13 +221,12 @@ impl<'a> Bits<'a> {
         self.at
     }
 
-    /// Returns the end of the byte that contains the last bit that was read.
+    /// Returns the index of the byte after the one that contains the last bit read.
     pub(super) fn end(&self) -> usize {
         let mut end = self.at;
         for _ in 0..self.count / 8 {
             end -= 1;
-            // The zero after an FF belongs to the FF, and so do any additional FFs before
-            // it.
+            // The zero after an FF belongs to that FF, and so do any additional FFs before it.
             if self.data[end] == 0 && end > 0 && self.data[end - 1] == 0xff {
                 end -= 1;
                 while end > 0 && self.data[end - 1] == 0xff {
@@ -247,7 +246,7 @@ impl<'a> Bits<'a> {
         }
     }
 
-    /// Reads the AC coefficients of a block of a sequential picture.
+    /// Reads the AC coefficients of one block in a sequential picture.
     #[inline]
     pub(super) fn ac(&mut self, table: &Table) -> Result<(), Fault> {
         let mut next = 1;
@@ -281,14 +280,14 @@ pub(super) struct Band {
     pub(super) first: u32,
     /// Index of the last coefficient, at most 63.
     pub(super) last: u32,
-    /// Whether the scan adds a bit to coefficients from earlier scans.
+    /// Whether the scan adds one bit of precision to coefficients from earlier scans.
     pub(super) refines: bool,
     /// Number of remaining blocks in a run of blocks without new nonzero coefficients.
     pub(super) run: u32,
 }
 
 impl Band {
-    /// Reads one block. `nonzero` has one bit per coefficient, which is set if the
+    /// Reads one block. `nonzero` has one bit per coefficient. The bit is set if the
     /// coefficient is not zero.
     pub(super) fn block(
         &mut self,
@@ -347,7 +346,7 @@ impl Band {
                 }
                 _ => return Err(Fault::Invalid),
             }
-            // Each nonzero coefficient that is passed over has one correction bit.
+            // Each nonzero coefficient that is skipped here has one correction bit.
             let mut corrections = 0;
             loop {
                 if next > self.last {

@@ -2,10 +2,10 @@
 //!
 //! If data is missing, the decoder fills the picture with gray and reports no error, and
 //! a verdict on gray pixels is a guess. Before a picture is decoded, [`check`] therefore
-//! reads its entropy-coded data and counts the blocks, without computing a pixel. Owns
-//! the structure of JPEG files (ITU T.81), the limit on their size, which depends on the
-//! memory that decoding takes, and the Huffman tables that a camera may omit. Knows
-//! nothing about files and streams.
+//! reads its entropy-coded data and counts the blocks, without computing any pixels.
+//!
+//! This module owns the structure of JPEG files (ITU T.81), the limit on the memory for decoding
+//! them, and the Huffman tables that a camera may omit. It knows nothing about files or streams.
 
 mod entropy;
 mod standard_tables;
@@ -24,7 +24,7 @@ const MAX_SCANS: usize = 100;
 /// color.
 const WEIGHT_OF_KEPT_COEFFICIENTS: u64 = 3;
 
-/// The precision of a coefficient if none of its bits has been sent yet.
+/// The precision of a coefficient of which no bit has been sent yet.
 const UNSENT: u8 = u8::MAX;
 
 mod marker {
@@ -47,16 +47,15 @@ mod marker {
 
 /// Checks that a picture has all of its blocks, and returns the bytes to decode.
 ///
-/// These are the bytes of the picture up to its end marker, and usually they are a part
-/// of `bytes`. They are a copy if Huffman tables or the end marker had to be added, or if
-/// bytes that belong to nothing had to be removed. Such bytes are removed because
-/// decoders disagree about them.
+/// The returned bytes are those of the picture up to its end marker. Usually, they are a part of
+/// `bytes`. They are a copy if Huffman tables or the end marker had to be added, or if stray bytes
+/// had to be removed. Stray bytes are removed because decoders handle them in different ways.
 ///
 /// # Errors
-/// [`PictureError::Truncated`] or [`PictureError::Damaged`] if data is missing or
-/// invalid, [`PictureError::UnsupportedJpeg`] if the decoder does not support the coding,
-/// and [`PictureError::TooLarge`] if there are more than `max_pixels` pixels. A pixel
-/// counts as three pixels if the decoder keeps the coefficients of the whole picture.
+/// Returns [`PictureError::Truncated`] or [`PictureError::Damaged`] if data is missing or invalid,
+/// and [`PictureError::UnsupportedJpeg`] if the decoder does not support the coding. Returns
+/// [`PictureError::TooLarge`] if there are more than `max_pixels` pixels. A pixel counts as three
+/// pixels if the decoder keeps the coefficients of the whole picture.
 pub(super) fn check(bytes: &[u8], max_pixels: u64) -> Result<Cow<'_, [u8]>, PictureError> {
     let mut picture = Picture::new(bytes, max_pixels);
     picture.read()?;
@@ -72,7 +71,8 @@ struct Picture<'a> {
     frame: Option<Frame>,
     dc_tables: [Option<Table>; 4],
     ac_tables: [Option<Table>; 4],
-    /// Number of MCUs between two restart markers, or 0 if there are no restart markers.
+    /// Number of MCUs (minimum coded units) between two restart markers, or 0 if there are no
+    /// restart markers.
     restart_interval: u32,
     scans: usize,
     /// The parts of the decoder's input.
@@ -100,12 +100,12 @@ struct Component {
     id: u8,
     /// Number of blocks in an MCU of an interleaved scan, horizontally and vertically.
     sampling: (u32, u32),
-    /// Number of blocks in a scan without other components, horizontally and vertically.
+    /// Number of blocks in a scan of only this component, horizontally and vertically.
     blocks: (u32, u32),
     /// For each coefficient, the lowest bit that has been sent, or [`UNSENT`].
     precision: [u8; 64],
-    /// For each block, row by row, a number with one bit per coefficient, which is set if
-    /// the coefficient is not zero. The vector is empty until the first scan of AC
+    /// For each block, row by row, a number with one bit per coefficient. The bit is set
+    /// if the coefficient is not zero. The vector is empty until the first scan of AC
     /// coefficients in a progressive picture.
     nonzero: Vec<u64>,
 }
@@ -203,8 +203,7 @@ impl<'a> Picture<'a> {
         Ok(self.bytes[code])
     }
 
-    /// Returns the range of the content of the segment at `at`, and moves `at` past the
-    /// segment.
+    /// Reads the segment at `at`, moves `at` past it, and returns the range of its content.
     fn segment(&mut self) -> Result<Range<usize>, PictureError> {
         let length = self.bytes.get(self.at..self.at + 2);
         let length = u16_of(length.ok_or(PictureError::Truncated)?);
@@ -239,7 +238,8 @@ impl<'a> Picture<'a> {
         Ok(())
     }
 
-    /// Reads a scan whose header starts at `start`.
+    /// Reads a scan. `content` is the content of its header, and `start` is the index of the
+    /// header.
     fn start_scan(&mut self, content: &[u8], start: usize) -> Result<(), PictureError> {
         let frame = self.frame.as_mut().ok_or(PictureError::Damaged)?;
         let scan = Scan::parse(content, frame)?;
@@ -422,10 +422,10 @@ impl Frame {
         })
     }
 
-    /// Rejects a layout that the decoder misreads without reporting an error. This
-    /// depends on the number of components in the first scan. The decoder assumes that
-    /// every scan has the same rows of blocks as an interleaved scan, and it counts
-    /// restart intervals across scans.
+    /// Rejects a layout that the decoder misreads without reporting an error. The decoder assumes
+    /// that every scan has the same rows of blocks as an interleaved scan, and it counts restart
+    /// intervals across scans. Both can be wrong if the first scan of a sequential picture lacks
+    /// some of the components.
     fn check_layout(&self, in_first_scan: usize, restarts: bool) -> Result<(), PictureError> {
         if self.progressive || in_first_scan == self.components.len() {
             return Ok(());
@@ -437,8 +437,8 @@ impl Frame {
         Ok(())
     }
 
-    /// Rejects a picture whose decoding takes too much memory, based on its header and on
-    /// the number of components in its first scan.
+    /// Rejects a picture that takes too much memory to decode. The memory depends on the size in
+    /// the header and on the number of components in the first scan.
     fn check_size(&self, in_first_scan: usize, max_pixels: u64) -> Result<(), PictureError> {
         let keeps_coefficients = self.progressive || in_first_scan < self.components.len();
         let weight = if keeps_coefficients {
@@ -465,8 +465,8 @@ impl Frame {
         }
     }
 
-    /// Records which bits a scan sends, and rejects a scan that does not continue the
-    /// scans before it.
+    /// Records which bits a scan sends. Rejects a scan whose bits do not directly follow those of
+    /// earlier scans.
     fn note(&mut self, scan: &Scan) -> Result<(), PictureError> {
         let (first, last) = scan.band;
         for component in &scan.components {
@@ -513,7 +513,8 @@ impl Scan {
             });
         }
         if !frame.progressive {
-            // These bytes have only one valid value, but some cameras send other values.
+            // In a sequential picture, these bytes have only one valid value, but some cameras send
+            // other values.
             return Ok(Scan {
                 components,
                 band: (0, 63),
@@ -538,8 +539,8 @@ impl Scan {
         })
     }
 
-    /// Whether the scan needs a DC table. A scan that refines DC coefficients contains no
-    /// codes, but the decoder requires a table for it anyway.
+    /// Whether the scan needs a DC table. A scan that refines DC coefficients contains no codes,
+    /// but the decoder requires a table for such a scan anyway.
     fn needs_dc(&self) -> bool {
         self.band.0 == 0
     }
@@ -604,8 +605,8 @@ impl ScanReader<'_> {
         }
     }
 
-    /// Skips the restart marker if one is expected before the next MCU. Returns whether
-    /// it was expected.
+    /// Skips a restart marker if one is expected before the next MCU. Returns whether a marker was
+    /// expected.
     fn pass_restart(&mut self) -> Result<bool, Fault> {
         if self.interval == 0 {
             return Ok(false);
@@ -637,8 +638,8 @@ impl ScanReader<'_> {
     }
 }
 
-/// Returns the index of the code of the next marker at or after `at`. The code follows
-/// one or more FFs.
+/// Finds the next marker at or after `at`. Returns the index of its code, which is the byte that
+/// follows one or more FF bytes.
 fn find_marker(bytes: &[u8], at: usize) -> Option<usize> {
     let mut start = at;
     loop {
@@ -661,14 +662,15 @@ fn restart_interval(content: &[u8]) -> Result<u32, PictureError> {
     }
 }
 
-/// Returns the number in the first two bytes.
+/// Returns the first two bytes as a big-endian number.
 fn u16_of(bytes: &[u8]) -> u16 {
     bytes
         .first_chunk()
         .map_or(0, |bytes| u16::from_be_bytes(*bytes))
 }
 
-/// Returns the coding that a marker announces, if the decoder does not support it.
+/// Returns the name of the coding that a marker announces if the decoder does not support that
+/// coding.
 fn unsupported(code: u8) -> Option<&'static str> {
     match code {
         0xc3 => Some("lossless coding"),

@@ -4,7 +4,8 @@
 
 use super::entropy::Table;
 
-/// The number of codes of each length, starting at 1 bit, and their symbols in order.
+/// The number of codes of each length from 1 to 16 bits, and the symbols in the order of their
+/// codes.
 pub(super) struct Standard {
     counts: [u8; 16],
     symbols: &'static [u8],

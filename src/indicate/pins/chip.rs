@@ -45,8 +45,8 @@ impl GpiochipPins {
         label: Option<&str>,
         lines: &[(Line, PinFunction)],
     ) -> Result<GpiochipPins, PinError> {
-        // The lines are added one by one, so that if one fails, the lines before it are
-        // dropped and become inactive.
+        // The lines are added one by one. If a request fails, the lines before it are dropped,
+        // which makes them inactive.
         let mut chip = GpiochipPins { lines: Vec::new() };
         for (found, (line, function)) in find(label, lines)?.into_iter().zip(lines) {
             if found.info.used {
@@ -122,8 +122,8 @@ impl Drop for GpiochipPins {
     }
 }
 
-/// The device of a line's chip, and the line's offset on it; `None` if there is no such
-/// line or it cannot be found.
+/// Returns the device of a line's chip and the line's offset on the chip, or `None` if
+/// the line cannot be found.
 pub(super) fn place(
     label: Option<&str>,
     line: &Line,
@@ -159,7 +159,7 @@ struct Candidate {
     chip: chip::Chip,
 }
 
-/// Finds the lines and returns them in the same order.
+/// Finds the lines and returns them in the order of `lines`.
 fn find(label: Option<&str>, lines: &[(Line, PinFunction)]) -> Result<Vec<FoundLine>, PinError> {
     let mut not_permitted = None;
     let mut all = Vec::new();

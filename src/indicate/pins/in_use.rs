@@ -1,31 +1,33 @@
 //! The record of the pins that a daemon drives.
 //!
-//! Owns the file `pins.json` in the daemon's runtime directory. With it, `maskd pins-off`
-//! can switch off what a killed daemon left on, even if the config has been changed or
-//! broken meanwhile.
+//! This module owns the file `pins.json` in the daemon's runtime directory. With this
+//! file, `maskd pins-off` can switch off the outputs that a killed daemon left on, even
+//! if the config has since been changed or damaged.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-
-use tracing::warn;
 
 use super::{PinError, PinOptions, Pins};
 use crate::indicate::{Button, Levels};
 use crate::platform::files::{self, FileError};
 
-/// The file in the runtime directory.
+/// Name of the file in the runtime directory.
 const FILE: &str = "pins.json";
-/// Maximum size of the file to read, in bytes. A few lines take a few hundred bytes.
+/// Maximum size of the file, in bytes. The record of a few lines takes a few hundred bytes.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// The record of the pins in use. It is deleted when this value is dropped, which must
-/// happen after the outputs have become inactive.
+/// The record of the pins in use. Dropping this value deletes the record, so this value must be
+/// dropped only after the outputs have become inactive.
 #[derive(Debug)]
 pub struct PinsInUse(PathBuf);
 
 impl PinsInUse {
-    /// Records the pins in `folder`, which is made if it is missing.
-    fn write(folder: &Path, options: &PinOptions) -> Result<PinsInUse, FileError> {
+    /// Records the pins in the runtime directory `folder`, which is created if it is
+    /// missing.
+    ///
+    /// # Errors
+    /// [`FileError`] if the record cannot be written.
+    pub fn write(folder: &Path, options: &PinOptions) -> Result<PinsInUse, FileError> {
         let path = folder.join(FILE);
         let json = serde_json::to_vec(options)
             .map_err(|error| FileError::of("write", &path)(error.into()))?;
@@ -36,7 +38,16 @@ impl PinsInUse {
 }
 
 impl PinsInUse {
-    /// Leaves the record where it is.
+    /// Wraps `pins` so that dropping them also deletes the record.
+    #[must_use]
+    pub fn until_dropped(self, pins: Box<dyn Pins>) -> Box<dyn Pins> {
+        Box::new(RecordedPins {
+            pins,
+            _record: self,
+        })
+    }
+
+    /// Leaves the record in place instead of deleting it.
     pub fn keep(self) {
         std::mem::forget(self);
     }
@@ -44,14 +55,16 @@ impl PinsInUse {
 
 impl Drop for PinsInUse {
     fn drop(&mut self) {
-        // If the file stays, "maskd pins-off" switches off what is off already.
+        // An error is harmless, because "maskd pins-off" would only switch off outputs
+        // that are already off.
         let _ = fs::remove_file(&self.0);
     }
 }
 
-/// Pins with a record, which is deleted after they have been switched off.
+/// Pins with a record. The record is deleted after the pins have been switched off.
 struct RecordedPins {
-    /// Declared first, so that the outputs are inactive before the record is deleted.
+    /// This field is declared first and therefore dropped first, so that the outputs become
+    /// inactive before the record is deleted.
     pins: Box<dyn Pins>,
     _record: PinsInUse,
 }
@@ -66,24 +79,8 @@ impl Pins for RecordedPins {
     }
 }
 
-/// Records open `pins` in the runtime directory `folder` until they are dropped. Without a
-/// record, the pins can be used, too.
-#[must_use]
-pub fn record(pins: Box<dyn Pins>, folder: &Path, options: &PinOptions) -> Box<dyn Pins> {
-    match PinsInUse::write(folder, options) {
-        Ok(record) => Box::new(RecordedPins {
-            pins,
-            _record: record,
-        }),
-        Err(error) => {
-            warn!(%error, "the pins in use are not recorded: \"maskd pins-off\" needs the config");
-            pins
-        }
-    }
-}
-
-/// Returns the pins that are recorded in the runtime directory `folder`, and the record;
-/// `None` if there is none.
+/// Returns the pins that are recorded in the runtime directory `folder`, and the record
+/// itself. Returns `None` if there is no record.
 ///
 /// # Errors
 /// [`FileError`] if the record cannot be read or is damaged.

@@ -2,7 +2,7 @@
 //!
 //! Each line has one byte in the device file of its GPIO chip, and the daemon locks this
 //! byte. The kernel releases the lock when the daemon ends for any reason. The lock does
-//! not depend on the driver, on the user or on a directory.
+//! not depend on the driver, on the user, or on a directory.
 
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
@@ -11,16 +11,17 @@ use std::path::{Path, PathBuf};
 use super::{Line, PinDriver, PinError, PinFunction, PinOptions, chip};
 use crate::platform::system;
 
-/// Devices of a Raspberry Pi's pins, for a user who may not open its GPIO chip.
+/// Devices that control a Raspberry Pi's pins. If the user may not open the GPIO chip, the lock is
+/// taken on one of these devices instead.
 const PI_DEVICES: [&str; 2] = ["/dev/gpiomem", "/dev/gpiomem0"];
 
-/// The lock on a line, which is released when it is dropped.
+/// The lock on a line. Dropping this value releases the lock.
 #[derive(Debug)]
 pub(super) struct LineLock {
     _device: File,
 }
 
-/// A line with its place on a device.
+/// A line, its device, and its offset on the device.
 struct LockedLine<'a> {
     device: PathBuf,
     offset: u32,
@@ -28,8 +29,8 @@ struct LockedLine<'a> {
     function: PinFunction,
 }
 
-/// Locks the lines. A line that does not exist is not locked, because opening it fails
-/// with a better message.
+/// Locks the lines. A line that does not exist is not locked, because opening it later
+/// fails with a better message.
 ///
 /// # Errors
 /// [`PinError::InUse`] if another maskd has locked a line.
@@ -65,8 +66,8 @@ fn pi_place(line: &Line) -> Option<(PathBuf, u32)> {
 }
 
 impl LockedLine<'_> {
-    /// Locks the line; `None` if the device cannot be opened or locked, which the driver
-    /// reports.
+    /// Locks the line. Returns `None` if the device cannot be opened or locked, because
+    /// the driver reports such errors.
     fn lock(&self) -> Result<Option<LineLock>, PinError> {
         let opened = OpenOptions::new().read(true).write(true).open(&self.device);
         let Ok(device) = opened else {

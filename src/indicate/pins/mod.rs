@@ -1,10 +1,10 @@
-//! The pins of a board: outputs for the lamps, the buzzer and the relay, and inputs for
+//! The pins of a board: outputs for the lamps, the buzzer, and the relay, and inputs for
 //! the buttons.
 //!
-//! Owns the function of each line, and two drivers. The driver `pi` uses rppal, which
-//! supports only Raspberry Pis. The driver `chip` uses the kernel's GPIO character
-//! devices, which every Linux board has. When the destructor of a driver runs, the
-//! outputs become inactive.
+//! This module owns the function of each line and the two drivers. The driver `pi` uses
+//! rppal, which supports only Raspberry Pis. The driver `chip` uses the kernel's GPIO
+//! character devices, which every Linux board has. When a driver is dropped, the outputs
+//! become inactive.
 
 mod chip;
 mod in_use;
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Button, Levels};
 
-pub use in_use::{PinsInUse, in_use, record};
+pub use in_use::{PinsInUse, in_use};
 
 /// The configured way to drive the pins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,8 +121,8 @@ pub struct PinOptions {
 pub enum PinDriver {
     /// The driver for [`Backend::Rppal`].
     Rppal {
-        /// Frequency of the tone for a passive buzzer in hertz, or `None` for an active
-        /// buzzer, which produces its own tone.
+        /// Frequency in hertz of the tone for a passive buzzer, or `None` for an active buzzer,
+        /// which produces its own tone.
         tone: Option<f64>,
     },
     /// The driver for [`Backend::Gpiocdev`].
@@ -143,7 +143,7 @@ pub enum PinError {
     NoPi,
     /// The board has no chip with any of the wanted labels.
     #[error(
-        "there is no GPIO chip labelled {}; {}: check indicate.gpio-chip",
+        "there is no GPIO chip labeled {}; {}: check indicate.gpio-chip",
         wanted.join(" or "),
         chips_found(found)
     )]
@@ -172,7 +172,7 @@ pub enum PinError {
         line: Line,
         /// The configured function of the line.
         function: PinFunction,
-        /// The name under which that program requested the line.
+        /// The name under which the other program requested the line.
         by: String,
     },
     /// The user does not have permission to use GPIO.
@@ -187,7 +187,7 @@ pub enum PinError {
     /// The system refused an operation on a line.
     #[error("cannot {action} line {line} for the {function}: {why}")]
     Line {
-        /// The operation: "request", "switch" or "read".
+        /// The operation: "request", "switch", or "read".
         action: &'static str,
         /// The line's number or name.
         line: Line,
@@ -209,7 +209,8 @@ fn chips_found(found: &[String]) -> String {
     }
 }
 
-/// The lines that were requested. When they are dropped, the outputs become inactive.
+/// Pins that were requested from the system. When they are dropped, the outputs become
+/// inactive.
 pub trait Pins: Send {
     /// Switches the outputs.
     ///
@@ -225,9 +226,10 @@ pub trait Pins: Send {
     fn closed(&mut self, button: Button) -> Result<bool, PinError>;
 }
 
-/// Pins that no other maskd drives meanwhile.
+/// Pins that no other maskd can drive at the same time.
 struct LockedPins {
-    /// Declared first, so that the outputs are inactive before the locks are released.
+    /// This field is declared first and therefore dropped first, so that the outputs become
+    /// inactive before the locks are released.
     pins: Box<dyn Pins>,
     _locks: Vec<lock::LineLock>,
 }
@@ -242,14 +244,14 @@ impl Pins for LockedPins {
     }
 }
 
-/// Requests the lines. The outputs are inactive at first.
+/// Requests the lines. The outputs are initially inactive.
 ///
 /// # Errors
-/// [`PinError`] if a line does not exist, is in use (also by another maskd), or if the user
-/// lacks permission.
+/// [`PinError`] if a line does not exist or is in use, for example by another maskd, or
+/// if the user lacks permission.
 pub fn open(options: &PinOptions) -> Result<Box<dyn Pins>, PinError> {
-    // The kernel keeps two programs from using a line only if both request it from the
-    // kernel, and rppal does not.
+    // The kernel keeps two programs from using the same line only if both request the line from the
+    // kernel. rppal does not request lines from the kernel.
     let locks = lock::lock(options)?;
     let pins: Box<dyn Pins> = match &options.driver {
         PinDriver::Rppal { tone } => Box::new(pi::RppalPins::open(&options.lines, *tone)?),
@@ -263,11 +265,11 @@ pub fn open(options: &PinOptions) -> Result<Box<dyn Pins>, PinError> {
     }))
 }
 
-/// Switches all outputs off, each on its own, so that one that fails does not keep the
-/// others on. Buttons are left alone.
+/// Switches off each output separately, so that a failure of one output does not leave
+/// the others on. Buttons are not affected.
 ///
 /// # Errors
-/// The first [`PinError`].
+/// The first [`PinError`] that occurs.
 pub fn switch_off(options: &PinOptions) -> Result<(), PinError> {
     let outputs = options.lines.iter();
     let outputs = outputs.filter(|(_, function)| matches!(function, PinFunction::Out { .. }));
@@ -277,7 +279,7 @@ pub fn switch_off(options: &PinOptions) -> Result<(), PinError> {
             driver: options.driver.clone(),
             lines: vec![line.clone()],
         };
-        // Both opening and dropping the pins switches them off.
+        // The pins are switched off both when they are opened and when they are dropped.
         result = result.and(open(&options).map(drop));
     }
     result
@@ -299,7 +301,7 @@ pub fn describe(options: &PinOptions) -> Result<String, PinError> {
     Ok(format!("{backend}: {}", lines.join(", ")))
 }
 
-/// Describes the GPIO chips in this machine by label, device and number of lines.
+/// Describes the GPIO chips in this machine by label, device, and number of lines.
 #[must_use]
 pub fn chips() -> Vec<String> {
     chip::all()

@@ -8,7 +8,7 @@ use super::{Button, Levels, Line, Output, PinError, PinFunction, Pins};
 pub(super) struct RppalPins {
     outputs: Vec<OutputLine>,
     buttons: Vec<(Button, InputPin)>,
-    /// Frequency of the tone for a passive buzzer in hertz.
+    /// Frequency in hertz of the tone for a passive buzzer.
     tone: Option<f64>,
 }
 
@@ -87,8 +87,8 @@ impl RppalPins {
                     } else {
                         pin.into_output_low()
                     };
-                    // By default, rppal turns the line back into an input, which
-                    // could float.
+                    // By default, rppal turns the line back into an input when the pin is dropped,
+                    // and an input could float.
                     pin.set_reset_on_drop(false);
                     pi.outputs.push(OutputLine {
                         output,

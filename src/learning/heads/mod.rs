@@ -1,8 +1,7 @@
 //! The history of heads on disk.
 //!
-//! This module owns the folder `heads` in the state directory: which heads exist, which
-//! one is in use, and how to roll back. It knows nothing about how a head is trained or
-//! evaluated.
+//! This module owns the folder `heads` in the state directory: which heads exist, which one is in
+//! use, and how to roll back. The module knows nothing about how a head is trained or evaluated.
 //!
 //! ```text
 //! heads/000012.onnx      a head with its metadata, sealed by a checksum
@@ -10,20 +9,19 @@
 //! heads/current.backup   a copy, used if `current` is damaged
 //! ```
 //!
-//! Head files are written once and never changed. Numbers increase and are never reused,
-//! even after a file is deleted. A head is put into use by an atomic rename of `current`,
-//! so readers see either the old head or the new one. Every step that can fail comes before
-//! this rename, so if a caller gets an error, the previous head is still in use. Temporary
-//! files that a killed process leaves behind are deleted the next time the heads are opened
-//! for changes. Only one process at a time can open them that way, because it must hold a
-//! lock.
+//! Head files are written once and never changed. Numbers increase and are never reused, even after
+//! a file is deleted. A head is put into use by an atomic rename of `current`, so readers see
+//! either the old head or the new one. Every step that can fail comes before this rename, so if a
+//! caller gets an error, the previous head is still in use. A process must hold a lock to open the
+//! heads for changes, so only one process can change them at a time. When the heads are opened for
+//! changes, temporary files that a killed process left behind are deleted.
 //!
 //! The metadata of a head file states its format (`format` = `maskd-head-1`) and ends
 //! with the checksum. A head in a newer format counts as damaged, so an older head is
 //! used instead.
 //!
-//! Before the first head is stored, and after a rollback from it, no stored head is in
-//! use, and the caller uses the built-in head.
+//! Before the first head is stored, and after a rollback from the first head, no stored
+//! head is in use. The caller then uses the built-in head.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -32,14 +30,15 @@ use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
-use crate::learning::refuse_within_state;
 use crate::onnx::{self, HeadFile, ModelError, ModelFile};
 use crate::platform::files::{self, FileError, Lock};
 use crate::platform::hex;
+use crate::platform::text::counted;
 use crate::vision::head::Head;
 
-/// Metadata key for the number of the head that this one was trained from or replaced.
-/// If the key is missing, that head is the built-in one.
+/// Metadata key for the number of the parent. The parent is the head from which this head
+/// was trained, or the head that it replaced. If the key is missing, the parent is the
+/// built-in head.
 pub const PARENT: &str = "parent";
 
 const CURRENT: &str = "current";
@@ -50,8 +49,7 @@ const MAX_CURRENT_BYTES: u64 = 100;
 /// Why an operation on the heads failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HeadsError {
-    /// An operation on a file or folder in `heads`, or on a path that the caller passed,
-    /// failed.
+    /// A file operation failed, either in the folder `heads` or on a path that the caller passed.
     #[error(transparent)]
     File(#[from] FileError),
     /// Another process has the heads open for changes.
@@ -69,8 +67,11 @@ pub enum HeadsError {
     /// The file of a head is damaged or has an unknown format.
     #[error(transparent)]
     Damaged(#[from] ModelError),
-    /// A rollback went past the first head.
-    #[error("cannot go back {steps} models: after {possible} the built-in model is in use")]
+    /// The requested rollback goes back past the first head.
+    #[error(
+        "cannot go back {}: after {possible} the built-in model is in use",
+        counted(*steps, "model")
+    )]
     NoParent {
         /// Number of steps requested.
         steps: u32,
@@ -138,8 +139,8 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// The number of the head that this one was trained from or replaced; `None` stands
-    /// for the built-in head.
+    /// Returns the number of the parent (see [`PARENT`]). `None` stands for the built-in
+    /// head.
     #[must_use]
     pub fn parent(&self) -> Option<u32> {
         self.metadata.get(PARENT)?.parse().ok()
@@ -149,7 +150,7 @@ impl Stored {
 /// The head in use.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Current {
-    /// Its number.
+    /// Number of the head.
     pub number: u32,
     /// The head itself, ready to classify.
     pub head: Head,
@@ -162,27 +163,28 @@ pub struct Current {
 pub struct HeadInUse {
     /// The head; `None` stands for the built-in head.
     pub current: Option<Current>,
-    /// Why this is not the head that should be in use; `None` if it is the right one.
+    /// The reason why another head is used instead of the intended one, or `None` if the
+    /// intended head is in use.
     pub fallback: Option<Fallback>,
 }
 
-/// Why a head other than the intended one is used. Its text is a complete sentence.
+/// Why a head other than the intended one is used. Each message is a complete sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fallback {
     /// `current` is damaged or missing, but its backup is intact.
-    #[error("the file heads/current is damaged or gone; its backup names model {used}")]
+    #[error("the file heads/current is damaged or missing; its backup names model {used}")]
     Backup {
         /// The number of the head in use.
         used: u32,
     },
     /// Both `current` and its backup are damaged or missing.
-    #[error("the file heads/current is damaged or gone; {} is used, the newest that is whole", name_of(*used))]
+    #[error("the file heads/current is damaged or missing; {} is used, the newest intact model", name_of(*used))]
     LostCurrent {
         /// The head in use; `None` stands for the built-in head.
         used: Option<u32>,
     },
     /// The head that should be in use is damaged or missing.
-    #[error("model {damaged} is damaged or gone; {} is used instead", name_of(*used))]
+    #[error("model {damaged} is damaged or missing; {} is used instead", name_of(*used))]
     LostHead {
         /// The number that `current` names.
         damaged: u32,
@@ -200,7 +202,7 @@ fn name_of(number: Option<u32>) -> String {
 /// One entry in the list of heads.
 #[derive(Debug)]
 pub struct HeadInfo {
-    /// Its number.
+    /// Number of the head.
     pub number: u32,
     /// Whether `current` names this head.
     pub is_current: bool,
@@ -213,12 +215,13 @@ pub struct HeadInfo {
 struct CurrentFile {
     /// The number of the head in use; `None` stands for the built-in head.
     current: Option<u32>,
-    /// The highest number that was ever used; 0 before the first head.
+    /// The highest number that was ever used, or 0 before the first head is stored.
     highest: u32,
 }
 
 impl CurrentFile {
-    /// The text ends with a line feed, so that truncation is noticed.
+    /// Formats the content of the file. The text ends with a line feed, so that
+    /// truncation is detected.
     fn to_text(self) -> String {
         let current = self.current.map_or("none".to_owned(), |n| n.to_string());
         format!("current {current}, highest {}\n", self.highest)
@@ -258,15 +261,16 @@ impl Reader {
         loop {
             let before = self.current_and_highest();
             let in_use = self.in_use()?;
-            // Another process may have switched to another head and pruned this one in the
-            // meantime. That does not count as damage.
+            // In the meantime, another process may have put another head into use and
+            // pruned this one. That does not count as damage.
             if in_use.fallback.is_none() || self.current_and_highest() == before {
                 return Ok(in_use);
             }
         }
     }
 
-    /// The head that `current` names, or `None` if `current` cannot be read or is damaged.
+    /// Returns the head that `current` names, or `None` if `current` cannot be read or is
+    /// damaged.
     pub(super) fn named(&self) -> Option<NamedHead> {
         let named = self.read_current(CURRENT);
         named.map(|named| NamedHead(named.current))
@@ -288,8 +292,8 @@ impl Reader {
             let fallback = Some(Fallback::LostCurrent { used });
             return Ok(HeadInUse { current, fallback });
         };
-        // If the process is killed during the very first `add`, only one of the two files
-        // exists, and it names no head. That does not count as damage.
+        // If the process is killed during the very first `add`, only one of the two files exists,
+        // and that file names no head. This state does not count as damage.
         let Some(number) = current else {
             return Ok(HeadInUse {
                 current: None,
@@ -329,25 +333,16 @@ impl Reader {
     /// Reads the head with the given number.
     ///
     /// # Errors
-    /// Returns [`HeadsError::Missing`], [`HeadsError::File`], or [`HeadsError::Damaged`].
+    /// Returns [`HeadsError::Missing`] if there is no such head, [`HeadsError::Damaged`] if the
+    /// head is damaged, and [`HeadsError::File`] if its file cannot be read.
     pub fn get(&self, number: u32) -> Result<Stored, HeadsError> {
         parse_sealed(&name(number), &self.bytes(number)?)
-    }
-
-    /// Copies the head with the given number to a file.
-    ///
-    /// # Errors
-    /// Same as [`get`](Reader::get), and [`HeadsError::File`] if the file cannot be
-    /// written.
-    pub fn export(&self, number: u32, path: &Path) -> Result<(), HeadsError> {
-        let bytes = self.file(number)?;
-        Ok(files::write_unless(path, &bytes, &refuse_within_state)?)
     }
 
     /// Returns the bytes of a head's file after checking that it is intact.
     ///
     /// # Errors
-    /// Same as [`get`](Reader::get).
+    /// Returns the errors of [`get`](Reader::get).
     pub fn file(&self, number: u32) -> Result<Vec<u8>, HeadsError> {
         let bytes = self.bytes(number)?;
         parse_sealed(&name(number), &bytes)?;
@@ -371,7 +366,7 @@ impl Reader {
         })
     }
 
-    /// The newest intact head with a number of at most `last`.
+    /// Returns the newest intact head with a number of at most `last`.
     fn newest(&self, numbers: &BTreeSet<u32>, last: u32) -> Option<Current> {
         let mut numbers = numbers.range(..=last).rev();
         numbers.find_map(|number| self.load(*number).ok())
@@ -386,7 +381,7 @@ impl Reader {
         CurrentFile::parse(&bytes)
     }
 
-    /// The valid content of `current` or, if that is damaged, of its backup, and the
+    /// Returns the content of `current`, or of its backup if `current` is damaged. Also returns the
     /// highest number in either file.
     fn current_and_highest(&self) -> (Option<CurrentFile>, u32) {
         let (current, backup) = (self.read_current(CURRENT), self.read_current(BACKUP));
@@ -437,7 +432,8 @@ impl Heads {
     /// exist (mode 0700), and removes partially written files.
     ///
     /// # Errors
-    /// Returns [`HeadsError::Busy`] or [`HeadsError::File`].
+    /// Returns [`HeadsError::Busy`] if another process has the heads open for changes, and
+    /// [`HeadsError::File`] if the folder cannot be used.
     pub fn open(state: &Path) -> Result<Heads, HeadsError> {
         let reader = Heads::read_only(state);
         let root = &reader.root;
@@ -463,12 +459,13 @@ impl Heads {
         }
     }
 
-    /// Stores a head under the next number, and returns that number. The head is then
-    /// durable on disk but not yet in use. `metadata` should name its [`PARENT`].
+    /// Stores a head under the next number, and returns that number. The head is then durable on
+    /// disk but not yet in use. `metadata` should contain the head's [`PARENT`].
     ///
     /// # Errors
-    /// Returns [`HeadsError::Damaged`] if the head could not be read back (for example,
-    /// because a weight is not finite), [`HeadsError::File`], [`HeadsError::Numbers`].
+    /// Returns [`HeadsError::Damaged`] if the stored head could not be read back, for example
+    /// because a weight is not finite. Returns [`HeadsError::File`] if the head cannot be written,
+    /// and [`HeadsError::Numbers`] if no number is left.
     pub fn add(&mut self, head: &HeadFile, metadata: &[(&str, String)]) -> Result<u32, HeadsError> {
         let bytes = onnx::write_sealed_head(head, metadata);
         parse_sealed("that was made", &bytes)?;
@@ -478,8 +475,8 @@ impl Heads {
         let number = number.ok_or_else(|| HeadsError::Numbers {
             path: self.root.display().to_string(),
         })?;
-        // The number is recorded before the file is written, so that it is never reused. A
-        // damaged `current` is not replaced by a guess. It is kept, so that the method
+        // The number is recorded before the file is written, so that the number is never reused. A
+        // damaged file `current` is kept rather than replaced by a guess, so that the method
         // `current` can report the damage.
         if named.is_some() || last == 0 {
             self.write_current(CurrentFile {
@@ -496,9 +493,9 @@ impl Heads {
     /// previous head or this one.
     ///
     /// # Errors
-    /// Same as [`Reader::get`], because a damaged head is not put into use, and
-    /// [`HeadsError::File`] if `current` cannot be written. In that case, the previous head
-    /// stays in use.
+    /// Returns the errors of [`Reader::get`], because a damaged head is not put into use. Also
+    /// returns [`HeadsError::File`] if `current` cannot be written. After an error, the previous
+    /// head stays in use.
     pub fn switch(&mut self, number: Option<u32>) -> Result<(), HeadsError> {
         if let Some(number) = number {
             self.get(number)?;
@@ -509,8 +506,8 @@ impl Heads {
             highest: self.current_and_highest().1.max(last),
         };
         self.write(CURRENT, named)?;
-        // The head is already in use, so this function must not report an error. An
-        // outdated backup names the head that was in use before.
+        // The head is already in use, so a failure to write the backup must not be reported as an
+        // error. An outdated backup names the head that was in use before.
         if let Err(error) = self.write(BACKUP, named) {
             warn!(%error, "the backup of heads/current is outdated");
         }
@@ -521,8 +518,8 @@ impl Heads {
     /// way as [`switch`](Heads::switch), and returns its number.
     ///
     /// # Errors
-    /// Same as [`add`](Heads::add) and [`switch`](Heads::switch). In that case, the new
-    /// head is not stored, and the previous head stays in use.
+    /// Returns the errors of [`add`](Heads::add) and [`switch`](Heads::switch). After an error, the
+    /// new head is not stored, and the previous head stays in use.
     pub(super) fn add_and_switch(
         &mut self,
         head: &HeadFile,
@@ -531,7 +528,8 @@ impl Heads {
         let number = self.add(head, metadata)?;
         if let Err(error) = self.switch(Some(number)) {
             let path = self.path(number);
-            // On a full disk, repeated attempts must not use up more space.
+            // The file is deleted so that repeated attempts on a full disk do not use up
+            // more space.
             if let Err(error) = files::delete(&path) {
                 warn!(%error, model = number, "a model that is not in use cannot be deleted");
             }
@@ -540,13 +538,13 @@ impl Heads {
         Ok(number)
     }
 
-    /// Returns the numbers and contents of the heads that `steps` rollbacks from `from`
-    /// would take out of use, and the number of the head that would then be in use, or
-    /// `None` for the built-in head.
+    /// Determines the effect of `steps` rollbacks from the head `from`. Returns the contents of the
+    /// heads that would no longer be in use, and the number of the head that would then be in use,
+    /// or `None` for the built-in head.
     ///
     /// # Errors
-    /// Returns [`HeadsError::NoParent`] if there are fewer than `steps` parents. If one of
-    /// these heads is missing or damaged, the errors are the same as for [`Reader::get`].
+    /// Returns [`HeadsError::NoParent`] if there are fewer than `steps` parents. Returns the errors
+    /// of [`Reader::get`] if one of these heads is missing or damaged.
     pub(super) fn way_back(
         &self,
         from: Option<u32>,
@@ -563,15 +561,32 @@ impl Heads {
         Ok((skipped, number))
     }
 
-    /// Deletes old heads and returns their numbers. It keeps the newest `keep` intact heads
-    /// and all files with a higher number than the oldest of these. It also keeps the head
-    /// in use, its parent, and the head that should be in use. As long as it is uncertain
-    /// which heads these are, nothing is deleted.
+    /// Returns the contents of the heads that a switch from the head `from` to the head `to`
+    /// leaves: `from`, and its ancestors with higher numbers than `to`. `None` stands for the
+    /// built-in head. The list ends at a head that cannot be read, because the parent of that
+    /// head is unknown.
+    pub(super) fn left_by_switch(&self, from: Option<u32>, to: Option<u32>) -> Vec<Stored> {
+        let mut left = Vec::new();
+        let mut number = from.filter(|from| Some(*from) != to);
+        while let Some(stored) = number.and_then(|number| self.get(number).ok()) {
+            // A parent always has a lower number. Anything else is damage that must not
+            // make this loop endless.
+            let parent = stored.parent();
+            number = parent.filter(|parent| Some(*parent) < number && Some(*parent) > to);
+            left.push(stored);
+        }
+        left
+    }
+
+    /// Deletes old heads and returns their numbers. Keeps the newest `keep` intact heads, and all
+    /// files with higher numbers than the oldest of these heads. Also keeps the head in use, its
+    /// parent, and the head that `current` names. Deletes nothing if `current` is missing or
+    /// damaged.
     ///
     /// # Errors
-    /// Returns [`HeadsError::File`] if a head cannot be read for a reason other than
-    /// damage. If heads cannot be deleted, returns the first error after deleting the
-    /// others.
+    /// Returns [`HeadsError::File`] if a head cannot be read for a reason other than damage. If
+    /// some heads cannot be deleted, this function deletes the others and then returns the first
+    /// error.
     pub fn prune(&mut self, keep: usize) -> Result<Vec<u32>, HeadsError> {
         let numbers = self.numbers()?;
         let Some(NamedHead(named)) = self.named() else {
@@ -610,8 +625,8 @@ impl Heads {
         Ok(gone)
     }
 
-    /// Writes `current` and its backup. If the disk is full, this fails before it changes
-    /// `current`, which determines the head in use.
+    /// Writes the backup, and then `current`, which determines the head in use. If the disk is
+    /// full, this function fails before it changes `current`.
     fn write_current(&self, named: CurrentFile) -> Result<(), HeadsError> {
         self.write(BACKUP, named)?;
         self.write(CURRENT, named)
@@ -629,12 +644,13 @@ pub(super) struct Imported {
     pub(super) metadata: Vec<(String, String)>,
 }
 
-/// Reads a head from a head file or a classifier file. The metadata records the head
+/// Reads a head from a head file or a classifier file. The returned metadata names the head
 /// `parent` as its parent.
 ///
 /// # Errors
-/// Returns [`HeadsError::OtherBackbone`], [`HeadsError::OtherLabels`], or
-/// [`HeadsError::Damaged`].
+/// Returns [`HeadsError::OtherBackbone`] if the head was made for another backbone,
+/// [`HeadsError::OtherLabels`] if its labels differ from `labels`, and [`HeadsError::Damaged`] if
+/// the file cannot be read.
 pub(super) fn read_foreign(
     path: &Path,
     backbone: &[u8; 32],
@@ -645,7 +661,8 @@ pub(super) fn read_foreign(
     let bytes = onnx::read_file(path)?;
     let mut metadata = onnx::read_metadata(&name, &bytes)?;
     let file = parse_foreign(&name, &bytes, backbone, labels)?;
-    // The parent's number refers to a head on the device that the file came from.
+    // The parent's number in the file is discarded, because it refers to a head on the
+    // device from which the file came.
     metadata.remove(PARENT);
     metadata.extend(parent.map(|parent| (PARENT.to_owned(), parent.to_string())));
     Ok(Imported {
@@ -662,8 +679,9 @@ fn name(number: u32) -> String {
 /// file.
 ///
 /// # Errors
-/// Returns [`HeadsError::OtherBackbone`], [`HeadsError::OtherLabels`], or
-/// [`HeadsError::Damaged`].
+/// Returns [`HeadsError::OtherBackbone`] if the head was made for another backbone,
+/// [`HeadsError::OtherLabels`] if its labels differ from `labels`, and [`HeadsError::Damaged`] if
+/// the file is invalid.
 pub fn parse_foreign(
     name: &str,
     bytes: &[u8],

@@ -152,7 +152,7 @@ fn a_head_whose_outputs_overflow_is_neither_stored_nor_used() {
     assert!(error.to_string().contains("overflow"), "{error}");
     let foreign = fs::read(&path).unwrap();
     assert!(parse_foreign("x", &foreign, &[5; 32], &labels).is_err());
-    // This simulates an older maskd that stored the head and put it into use.
+    // Simulate an older maskd that stored the head and put it into use.
     let sealed = onnx::write_sealed_head(&overflowing(), &[(PARENT, "2".to_owned())]);
     fs::write(heads.path(2), sealed).unwrap();
     let fallback = Fallback::LostHead {
@@ -172,15 +172,15 @@ fn a_number_is_not_given_again() {
     drop(heads);
     let mut heads = Heads::open(state.path()).unwrap();
     assert_eq!(add(&mut heads, None), 4);
-    // This holds even when either of the two files that record the number is damaged.
+    // The number is not reused even if one of the two files that record it is damaged.
     for file in [CURRENT, BACKUP] {
         let last = heads.numbers().unwrap().last().copied().unwrap();
         fs::remove_file(heads.path(last)).unwrap();
         cut(&heads, file);
         assert_eq!(add(&mut heads, None), last + 1);
     }
-    // A file whose name does not have the expected format is ignored, but a number that a
-    // user assigned counts.
+    // A file whose name does not have the expected format is ignored. A file with a
+    // correct name counts, even if a user created it.
     fs::copy(heads.path(1), heads.root.join("7.onnx")).unwrap();
     assert_eq!(add(&mut heads, None), 7);
     fs::copy(heads.path(1), heads.path(40)).unwrap();
@@ -197,7 +197,7 @@ fn going_back_follows_the_parents_and_keeps_what_is_left_behind() {
     assert_eq!(used(&heads), (Some(3), None));
     assert_eq!(rollback(&mut heads, 0).unwrap(), Some(3));
     assert_eq!(heads.list().unwrap().len(), 4);
-    // Add a child of head 3, which skips the head that was rolled back.
+    // Add a child of head 3. Head 4, which was rolled back, is not an ancestor of this child.
     let fifth = add(&mut heads, Some(3));
     heads.switch(Some(fifth)).unwrap();
     assert_eq!(rollback(&mut heads, 2).unwrap(), Some(2));
@@ -226,6 +226,29 @@ fn going_back_to_a_head_that_is_gone_changes_nothing() {
 }
 
 #[test]
+fn a_switch_leaves_the_newer_ancestors() {
+    let (_state, mut heads) = line(3);
+    // Head 4 is a child of head 2, and head 5 is a child of head 4.
+    add(&mut heads, Some(2));
+    add(&mut heads, Some(4));
+    let left = |heads: &Heads, from, to| -> Vec<f32> {
+        let left = heads.left_by_switch(from, to);
+        left.iter().map(|stored| stored.file.head.b1[0]).collect()
+    };
+    assert_eq!(left(&heads, Some(5), Some(3)), [5.0, 4.0]);
+    assert_eq!(left(&heads, Some(5), Some(1)), [5.0, 4.0, 2.0]);
+    assert_eq!(left(&heads, Some(5), None), [5.0, 4.0, 2.0, 1.0]);
+    assert_eq!(left(&heads, Some(3), Some(5)), [3.0], "forward");
+    assert_eq!(left(&heads, Some(3), Some(3)), [0.0; 0]);
+    assert_eq!(left(&heads, None, Some(3)), [0.0; 0]);
+    // The ancestors of a head that is gone are unknown.
+    fs::remove_file(heads.path(4)).unwrap();
+    assert_eq!(left(&heads, Some(5), None), [5.0]);
+    fs::remove_file(heads.path(5)).unwrap();
+    assert_eq!(left(&heads, Some(5), None), [0.0; 0]);
+}
+
+#[test]
 fn a_damaged_head_gives_way_to_the_one_before() {
     let (_state, mut heads) = line(4);
     cut(&heads, "000003.onnx");
@@ -237,7 +260,7 @@ fn a_damaged_head_gives_way_to_the_one_before() {
     };
     assert_eq!(
         fallback.to_string(),
-        "model 4 is damaged or gone; model 2 is used instead"
+        "model 4 is damaged or missing; model 2 is used instead"
     );
     assert_eq!(used(&heads), (Some(2), Some(fallback)));
     let whole: Vec<bool> = heads
@@ -249,7 +272,8 @@ fn a_damaged_head_gives_way_to_the_one_before() {
     assert_eq!(whole, [true, true, false, false]);
     assert!(heads.switch(Some(3)).is_err());
 
-    // The fallback is never a newer head, which may have been rolled back for a reason.
+    // The fallback is never a newer head, because a newer head may have been rolled back
+    // for a reason.
     heads.switch(Some(1)).unwrap();
     fs::remove_file(heads.path(1)).unwrap();
     let fallback = Fallback::LostHead {
@@ -318,7 +342,7 @@ fn a_head_goes_out_and_comes_in() {
     let (state, mut heads) = line(2);
     let elsewhere = tempfile::tempdir().unwrap();
     let path = elsewhere.path().join("out.onnx");
-    heads.export(2, &path).unwrap();
+    fs::write(&path, heads.file(2).unwrap()).unwrap();
     let labels = head(0.0).labels;
     assert_eq!(import(&mut heads, &path, &[5; 32], &labels).unwrap(), 3);
     let stored = heads.get(3).unwrap();
@@ -345,8 +369,8 @@ fn a_head_goes_out_and_comes_in() {
     assert_eq!(heads.list().unwrap().len(), 3);
 
     cut(&heads, "000002.onnx");
-    assert!(heads.export(2, &path).is_err());
-    let error = heads.export(9, &path).unwrap_err();
+    assert!(heads.file(2).is_err());
+    let error = heads.file(9).unwrap_err();
     assert!(
         matches!(error, HeadsError::Missing { number: 9 }),
         "{error}"

@@ -1,43 +1,58 @@
 //! The records of learning, which are the types that define the JSON of the command
 //! line and the API.
 //!
-//! This module defines their shape, which is a documented contract
-//! (`docs/openapi.json`), and converts the internal types to records. It knows
-//! nothing about HTTP.
+//! This module defines the shape of the records, which is a documented contract
+//! (`docs/openapi.json`), and converts the internal types to records. It knows nothing about HTTP.
 
 mod outcome;
+mod progress;
+mod switch;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
 
 pub use outcome::{
-    AdviceRecord, ClassCountRecord, CurvePointRecord, DecisionRecord, HardExampleRecord,
-    InitialHeadRecord, MeasuredRecord, OutcomeRecord, RefusalRecord, ScoresRecord,
-    SkipReasonRecord, SkippedRecord, ValidationRecord,
+    AdaptationRecord, AdviceRecord, ClassCountRecord, CurvePointRecord, DecisionRecord,
+    HardExampleRecord, InitialHeadRecord, MeasuredRecord, OutcomeRecord, RefusalRecord,
+    ScoresRecord, SkipReasonRecord, SkippedRecord, ValidationRecord,
 };
 
+pub use progress::ProgressRecord;
+pub(crate) use progress::{progress, progress_sentence};
+pub use switch::{Channel, SwitchCause, SwitchRecord};
+
 use crate::frame::names::Unused;
+use crate::frame::quality::Flaw;
 use crate::learning::heads::{HeadInfo, Stored};
 use crate::learning::samples::{Exported, Imported, Listing, Sample, SampleKind, TrackKey};
 pub(crate) use crate::onnx::UNLABELLED;
 use crate::onnx::{Label, LabelError};
+use crate::vision::head::Head;
 
 /// Metadata key of a head. The value is the [`OutcomeRecord`] of the refit that
 /// made the head, as JSON.
 pub(super) const OUTCOME: &str = "refit";
 
+/// The number that stands for the base head, which is the built-in head or the head of the
+/// configured classifier. Stored heads are numbered starting at 1.
+pub(super) const BUILT_IN: u32 = 0;
+
 /// The action to apply to samples.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LabelAction {
-    /// Give them this label.
+    /// Give the samples this label.
     As(String),
-    /// Remove their label.
+    /// Remove the labels of the samples.
     Unlabelled,
-    /// Delete their pictures and features.
+    /// Move the pictures of the samples to the trash, from which they can be restored for a
+    /// while, and delete the features.
     Discard,
 }
 
@@ -60,10 +75,29 @@ pub struct LabelResult {
     pub already: Vec<String>,
     /// Ids of the samples that were not changed, with the reasons.
     pub failed: BTreeMap<String, String>,
+    /// Number of the action, with which it can be taken back. Absent if no label changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<u64>,
+}
+
+/// The result of taking a labeling action back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UndoRecord {
+    /// Number of the action that was taken back.
+    pub action: u64,
+    /// What the action had done.
+    pub mark: LabelAction,
+    /// Ids of the samples that have the label again that they had before the action.
+    pub done: Vec<String>,
+    /// Ids of the samples that were not changed, because they no longer are as the action
+    /// left them, or no longer exist.
+    pub changed: Vec<String>,
+    /// Ids of the samples that could not be changed, with the reasons.
+    pub failed: BTreeMap<String, String>,
 }
 
 impl LabelResult {
-    pub(super) fn fail(&mut self, id: String, reason: impl std::fmt::Display) {
+    pub(super) fn fail(&mut self, id: String, reason: impl fmt::Display) {
         self.failed.insert(id, reason.to_string());
     }
 }
@@ -92,7 +126,155 @@ impl Enrollment {
     }
 }
 
-/// A sample, which is a stored face picture, or only the features of one.
+/// A reason why a picture is obviously useless.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum FlawRecord {
+    /// The face has too few pixels.
+    Small,
+    /// The picture shows no detail.
+    Blurred,
+    /// There is hardly any light.
+    Dark,
+    /// Much of the face is outside the frame.
+    CutOff,
+    /// The picture shows no face.
+    NoFace,
+}
+
+impl From<Flaw> for FlawRecord {
+    fn from(flaw: Flaw) -> FlawRecord {
+        match flaw {
+            Flaw::Small => FlawRecord::Small,
+            Flaw::Blurred => FlawRecord::Blurred,
+            Flaw::Dark => FlawRecord::Dark,
+            Flaw::CutOff => FlawRecord::CutOff,
+            Flaw::NoFace => FlawRecord::NoFace,
+        }
+    }
+}
+
+impl fmt::Display for FlawRecord {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            FlawRecord::Small => "small",
+            FlawRecord::Blurred => "blurred",
+            FlawRecord::Dark => "dark",
+            FlawRecord::CutOff => "cut off",
+            FlawRecord::NoFace => "no face",
+        })
+    }
+}
+
+/// Selects samples by the quality of their pictures. Samples without a picture are never
+/// selected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum QualityFilter {
+    /// Pictures without a flaw.
+    Good,
+    /// Pictures with any flaw.
+    Bad,
+    /// Pictures of faces with too few pixels.
+    Small,
+    /// Pictures without detail.
+    Blurred,
+    /// Pictures with hardly any light.
+    Dark,
+    /// Pictures of faces that are mostly outside the frame.
+    CutOff,
+    /// Pictures that show no face.
+    NoFace,
+}
+
+impl FromStr for QualityFilter {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<QualityFilter, &'static str> {
+        let name = Value::String(text.to_owned());
+        serde_json::from_value(name)
+            .map_err(|_| "use good, bad, small, blurred, dark, cut-off, or no-face")
+    }
+}
+
+impl QualityFilter {
+    pub(super) fn accepts(self, flaws: &[FlawRecord]) -> bool {
+        let flaw = match self {
+            QualityFilter::Good => return flaws.is_empty(),
+            QualityFilter::Bad => return !flaws.is_empty(),
+            QualityFilter::Small => FlawRecord::Small,
+            QualityFilter::Blurred => FlawRecord::Blurred,
+            QualityFilter::Dark => FlawRecord::Dark,
+            QualityFilter::CutOff => FlawRecord::CutOff,
+            QualityFilter::NoFace => FlawRecord::NoFace,
+        };
+        flaws.contains(&flaw)
+    }
+}
+
+/// Which samples to list. A sample is listed if it matches every value that is present.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent parameters of a query"
+)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct SampleFilter {
+    /// Only samples whose ID starts with this text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Only samples with this label, or samples without a label if the value is
+    /// `unlabelled`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Only samples for which the model in use predicts this label.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predicted: Option<String>,
+    /// Only samples whose label looked wrong to the last training, and has not been
+    /// changed since.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub suspect: bool,
+    /// Only the held-out samples with which the last training had the most difficulty, if
+    /// their label has not been changed since.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub worst: bool,
+    /// Only samples of tracks with this number. Numbers start over when the daemon starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub track: Option<u64>,
+    /// Only samples of this UTC day, `YYYY-MM-DD`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub day: Option<String>,
+    /// Only samples of this quality.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quality: Option<QualityFilter>,
+    /// Whether to list the discarded samples that can still be restored, instead of the
+    /// other samples.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub discarded: bool,
+    /// Whether to return what the model in use predicts. This takes longer, because the
+    /// features of every listed sample are read. Predictions are always returned if
+    /// `predicted` is present.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub predictions: bool,
+}
+
+impl SampleFilter {
+    /// Selects the samples with this label, or all samples if there is none.
+    #[must_use]
+    pub fn with_label(label: Option<&str>) -> SampleFilter {
+        SampleFilter {
+            label: label.map(str::to_owned),
+            ..SampleFilter::default()
+        }
+    }
+}
+
+/// A sample, which is either a stored face picture or only the features of one.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent facts in a JSON object"
+)]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SampleRecord {
     /// Id of the sample, which is its file name without the extension.
@@ -110,10 +292,28 @@ pub struct SampleRecord {
     pub features: bool,
     /// Size of the picture and the features, in bytes.
     pub bytes: u64,
+    /// Why the picture is obviously useless. Empty for almost all samples, and for samples
+    /// without a picture.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flaws: Vec<FlawRecord>,
+    /// Whether the label looked wrong to the last training, and has not been changed since.
+    #[serde(default)]
+    pub suspect: bool,
+    /// Whether the sample was held out of the last training, was one of those with which it
+    /// had the most difficulty, and still has the same label.
+    #[serde(default)]
+    pub worst: bool,
+    /// The label that the model in use predicts. Absent if the sample has no features, or
+    /// if the request does not ask for predictions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted: Option<String>,
+    /// The probability of `predicted`, between 0 and 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probability: Option<f64>,
 }
 
 impl SampleRecord {
-    fn new(sample: &Sample) -> SampleRecord {
+    pub(super) fn new(sample: &Sample) -> SampleRecord {
         SampleRecord {
             id: sample.id.clone(),
             label: sample.label.as_ref().map(ToString::to_string),
@@ -122,13 +322,13 @@ impl SampleRecord {
             picture: sample.kind == SampleKind::Picture,
             features: sample.has_features(),
             bytes: sample.size(),
+            flaws: Vec::new(),
+            suspect: false,
+            worst: false,
+            predicted: None,
+            probability: None,
         }
     }
-}
-
-/// Converts the samples in a listing to records.
-pub(crate) fn records(listing: &Listing) -> Vec<SampleRecord> {
-    listing.samples.iter().map(SampleRecord::new).collect()
 }
 
 pub(super) fn track_name(key: &TrackKey) -> String {
@@ -145,7 +345,7 @@ pub struct CountRecord {
     pub samples: usize,
     /// Number of these samples that have features but no picture.
     pub feature_only: usize,
-    /// Total size of their pictures and features, in bytes.
+    /// Disk space that their pictures and features take up, in bytes.
     pub bytes: u64,
 }
 
@@ -169,8 +369,8 @@ fn name_of(label: Option<&Label>) -> String {
     label.map_or(UNLABELLED.to_owned(), ToString::to_string)
 }
 
-/// Returns the label for a name from [`name_of`], which is `None` for samples
-/// without a label.
+/// Converts a name from [`name_of`] back to a label. Returns `None` for the name that stands for no
+/// label.
 pub(super) fn label_of(name: &str) -> Result<Option<Label>, LabelError> {
     match name {
         UNLABELLED => Ok(None),
@@ -185,8 +385,7 @@ pub struct ImportRecord {
     pub added: BTreeMap<String, usize>,
     /// Number of pictures that were already in the store.
     pub already: usize,
-    /// Pictures that are already in the store with another label, which they
-    /// keep.
+    /// Pictures that are already in the store with another label. They keep that label.
     pub other_label: Vec<PathBuf>,
     /// Pictures that cannot be used, with the reasons.
     pub unreadable: Vec<(PathBuf, String)>,
@@ -215,7 +414,7 @@ pub struct ExportRecord {
     pub already: usize,
     /// Number of samples without a picture.
     pub feature_only: usize,
-    /// Existing files with the same name but different content, which stay
+    /// Existing files that have the name of a picture to write, but different content. They stay
     /// unchanged.
     pub taken: Vec<PathBuf>,
 }
@@ -248,6 +447,10 @@ pub struct Purge {
     pub label: Option<String>,
     /// Delete samples that are older than this many days. Absent means any age.
     pub older_than_days: Option<u32>,
+    /// Delete only samples that were discarded. If this is false, both these and other
+    /// samples are deleted.
+    #[serde(default)]
+    pub discarded: bool,
 }
 
 /// The result of deleting samples.
@@ -257,13 +460,18 @@ pub struct RemovedRecord {
     pub unlabelled: usize,
     /// Number of deleted samples with a label.
     pub labelled: usize,
-    /// Size of the deleted samples, in bytes.
+    /// Number of deleted samples that had been discarded before. They are not counted in the
+    /// other numbers.
+    #[serde(default)]
+    pub discarded: usize,
+    /// Disk space that the deleted samples took up, in bytes.
     pub bytes: u64,
-    /// Whether ages counted only the time that the daemon ran, because the clock is
-    /// not synchronized.
+    /// Whether ages were computed only from the time during which the daemon ran,
+    /// because the clock is not synchronized.
     #[serde(default)]
     pub by_running_time: bool,
-    /// What is left in the folders, because it is not a sample. It may show faces.
+    /// Files and folders that were not deleted, because they are not samples. They may
+    /// show faces.
     #[serde(default)]
     pub left: Vec<UnusedRecord>,
 }
@@ -271,10 +479,10 @@ pub struct RemovedRecord {
 /// A file or folder that is not used as a sample or as a picture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UnusedRecord {
-    /// Its path.
+    /// Path of the file or folder.
     #[schema(value_type = String)]
     pub path: PathBuf,
-    /// Why it is not used, and what to do about it.
+    /// Why the file or folder is not used, and what to do about it.
     pub why: String,
 }
 
@@ -324,13 +532,17 @@ pub struct QueuedRecord {
     /// The probability of each label according to the model in use, between 0
     /// and 1. Empty if the sample has no features yet.
     pub probabilities: BTreeMap<String, f64>,
+    /// Why the picture is obviously useless. Empty for almost all samples.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flaws: Vec<FlawRecord>,
 }
 
-/// A model in the state directory.
+/// The built-in model, or a model in the state directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HeadRecord {
     /// Number of the model. Models are numbered in the order in which they are
-    /// stored, starting at 1.
+    /// stored, starting at 1. The built-in model, or the model of the configured
+    /// classifier, has the number 0.
     pub number: u32,
     /// Whether the model is in use.
     pub current: bool,
@@ -340,7 +552,8 @@ pub struct HeadRecord {
     /// means the built-in model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<u32>,
-    /// How the model was made: `refit`, `fleet`, `tutorial`, or `robust`.
+    /// How the model was made: `built-in` for the model with the number 0, or
+    /// `refit`, `fleet`, `tutorial`, or `robust`.
     pub recipe: String,
     /// Outcome of the refit that made the model. Absent if it was not made by a
     /// refit.
@@ -349,6 +562,21 @@ pub struct HeadRecord {
     /// What is wrong with the file of the model. Absent if the file is intact.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
+}
+
+impl HeadRecord {
+    /// Creates the record of the base head.
+    pub(super) fn built_in(base: &Head, is_current: bool) -> HeadRecord {
+        HeadRecord {
+            number: BUILT_IN,
+            current: is_current,
+            labels: base.labels().to_vec(),
+            parent: None,
+            recipe: "built-in".to_owned(),
+            outcome: None,
+            damage: None,
+        }
+    }
 }
 
 impl From<HeadInfo> for HeadRecord {
@@ -376,10 +604,20 @@ impl From<HeadInfo> for HeadRecord {
     }
 }
 
-/// The outcome of the refit that made a head, or `None` if it was not made by a
-/// refit.
+/// The outcome of the refit that made a head, or `None` if the head was not made by a refit.
 pub(super) fn outcome_of(stored: &Stored) -> Option<OutcomeRecord> {
     serde_json::from_str(stored.metadata.get(OUTCOME)?).ok()
+}
+
+/// The samples and labels of a device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LabelSummary {
+    /// Number of samples by label. Samples without a label are counted under `unlabelled`.
+    pub samples: BTreeMap<String, CountRecord>,
+    /// Number of labels that were added or changed since the last refit.
+    pub new_labels: usize,
+    /// The people that are labeled so far, for each class that a refit would train.
+    pub progress: Vec<ProgressRecord>,
 }
 
 /// The result of training on this device, or of trying another device's model.
@@ -395,4 +633,7 @@ pub struct RefitRecord {
     /// Labels with too few samples to become a class, with the number of their
     /// samples.
     pub small_classes: BTreeMap<String, usize>,
+    /// The labeled people when the training started. Empty in records of earlier versions.
+    #[serde(default)]
+    pub progress: Vec<ProgressRecord>,
 }

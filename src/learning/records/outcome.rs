@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::learning::refit::{
-    Advice, ClassCount, CurvePoint, GateDecision, HardExample, InitialHead, Measurements, Outcome,
-    Refusal, Scores, SkipReason, SkippedSample, Validation,
+    Adaptation, Advice, ClassCount, CurvePoint, GateDecision, HardExample, InitialHead,
+    Measurements, Outcome, Refusal, Scores, SkipReason, SkippedSample, Validation,
 };
+use crate::platform::text::counted;
 
 /// The outcome of a refit. Its JSON is a documented contract.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -22,6 +23,10 @@ pub struct OutcomeRecord {
     /// gate's decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
+    /// Whether the owner vouched for the labels. If the labels looked wrong, the
+    /// warning says so, and the new model was not refused for that reason.
+    #[serde(default)]
+    pub labels_checked: bool,
     /// Names of the classes. All per-class values are in this order.
     pub labels: Vec<String>,
     /// Number of usable samples and groups of each class.
@@ -43,6 +48,7 @@ impl From<Outcome> for OutcomeRecord {
             ruling: outcome.decision.into(),
             reason: outcome.reason,
             warning: outcome.warning,
+            labels_checked: outcome.labels_checked,
             labels: outcome.labels,
             counts: outcome.counts.into_iter().map(Into::into).collect(),
             left_out: outcome.skipped.into_iter().map(Into::into).collect(),
@@ -61,6 +67,9 @@ pub enum DecisionRecord {
     Accepted,
     /// The present model stays in use, possibly because there is no new model.
     Refused(RefusalRecord),
+    /// The present model stays in use, because it makes no mistake on the labeled face
+    /// pictures, and the new model is hardly surer of the right answers.
+    NothingToGain,
 }
 
 impl From<GateDecision> for DecisionRecord {
@@ -68,6 +77,7 @@ impl From<GateDecision> for DecisionRecord {
         match decision {
             GateDecision::Accepted => DecisionRecord::Accepted,
             GateDecision::Refused(refusal) => DecisionRecord::Refused(refusal.into()),
+            GateDecision::NothingToGain => DecisionRecord::NothingToGain,
         }
     }
 }
@@ -221,6 +231,10 @@ pub enum SkipReasonRecord {
 pub struct MeasuredRecord {
     /// How samples were held out.
     pub method: ValidationRecord,
+    /// How the model was adapted. Null for a model from another device, and in models that
+    /// were stored by earlier versions.
+    #[serde(default)]
+    pub adaptation: Option<AdaptationRecord>,
     /// The model that the training started from.
     pub start: InitialHeadRecord,
     /// Number of Adam steps that early stopping chose.
@@ -271,6 +285,7 @@ impl From<Measurements> for MeasuredRecord {
         let examples = |examples: Vec<HardExample>| examples.into_iter().map(Into::into).collect();
         MeasuredRecord {
             method: measured.training.validation.into(),
+            adaptation: measured.training.adaptation.map(Into::into),
             start: measured.training.initial_head.into(),
             steps: measured.training.steps,
             before: measured.before.into(),
@@ -318,6 +333,29 @@ impl From<Validation> for ValidationRecord {
         match validation {
             Validation::HoldOut { groups } => ValidationRecord::HoldOut { groups },
             Validation::CrossValidation { folds } => ValidationRecord::CrossValidation { folds },
+        }
+    }
+}
+
+/// How a model was adapted to the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AdaptationRecord {
+    /// Both layers were trained on labeled face pictures and on unchanged replay rows.
+    PlainReplay,
+    /// Only the temperature and the shifts of the logits were fitted.
+    Logits,
+    /// Both layers were trained, mostly on replay rows that were translated to the device's
+    /// camera.
+    TranslatedReplay,
+}
+
+impl From<Adaptation> for AdaptationRecord {
+    fn from(adaptation: Adaptation) -> AdaptationRecord {
+        match adaptation {
+            Adaptation::PlainReplay => AdaptationRecord::PlainReplay,
+            Adaptation::Logits => AdaptationRecord::Logits,
+            Adaptation::TranslatedReplay => AdaptationRecord::TranslatedReplay,
         }
     }
 }
@@ -405,7 +443,7 @@ pub struct HardExampleRecord {
     pub probability: f64,
     /// The cross-entropy of that probability, in nats.
     pub loss: f64,
-    /// Number of the sample's nearest neighbors that have another label.
+    /// Number of the sample's nearest neighbors that have a different label.
     pub disagreeing: usize,
     /// Number of nearest neighbors that were compared. State directories
     /// without a format number use the British spelling of this key.
@@ -497,13 +535,14 @@ impl fmt::Display for AdviceRecord {
                 wanted,
             } => write!(
                 f,
-                "label face pictures of more people with {label}: there are {groups} tracks so \
-                 far, and up to {wanted} help"
+                "label face pictures of more people with {label}: there are pictures from {} so \
+                 far, and up to {wanted} tracks help",
+                counted(*groups, "track")
             ),
             AdviceRecord::AnotherDay { label } => write!(
                 f,
-                "all face pictures of {label} are of one day: add some of another day or in \
-                 another light"
+                "all face pictures of {label} are from one day: add some from another day or in \
+                 different light"
             ),
             AdviceRecord::MoreOf {
                 label,
@@ -515,7 +554,11 @@ impl fmt::Display for AdviceRecord {
                  pictures of it"
             ),
             AdviceRecord::CheckLabels { suspects } => {
-                write!(f, "check {suspects} face pictures whose label may be wrong")
+                write!(
+                    f,
+                    "check {} whose label may be wrong",
+                    counted(*suspects, "face picture")
+                )
             }
         }
     }
@@ -525,7 +568,8 @@ impl fmt::Display for AdviceRecord {
 mod tests {
     use super::*;
 
-    /// JSON from a version that did not record the training curve yet.
+    /// JSON from a version that recorded neither the training curve nor whether the labels
+    /// were checked.
     const WRITTEN: &str = r#"{
         "ruling": {"refused": {"no-gain": {"gain": 0.004, "needed": 0.01}}},
         "reason": "r",
@@ -574,7 +618,9 @@ mod tests {
     fn what_earlier_versions_wrote_is_read_and_written_alike() {
         let read: OutcomeRecord = serde_json::from_str(WRITTEN).unwrap();
         let mut expected: serde_json::Value = serde_json::from_str(WRITTEN).unwrap();
+        expected["labels_checked"] = serde_json::json!(false);
         expected["measured"]["curve"] = serde_json::json!([]);
+        expected["measured"]["adaptation"] = serde_json::Value::Null;
         assert_eq!(serde_json::to_value(&read).unwrap(), expected);
     }
 }

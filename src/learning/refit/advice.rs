@@ -7,7 +7,7 @@ use super::input::GroupedSample;
 use super::outcome::{Advice, ClassCount, Measurements};
 
 /// Number of tracks per class beyond which additional tracks help little.
-const MANY_GROUPS: usize = 20;
+pub(crate) const MANY_GROUPS: usize = 20;
 
 pub(super) fn advice(
     counts: &[ClassCount],
@@ -42,7 +42,7 @@ pub(super) fn advice(
     advice
 }
 
-/// Returns the class with the largest fraction of misclassified samples, or
+/// Returns advice about the class with the largest fraction of misclassified samples, or
 /// `None` if no sample is misclassified.
 fn worst_class(counts: &[ClassCount], measured: &Measurements) -> Option<Advice> {
     let rows = measured.after.confusion.iter().enumerate();

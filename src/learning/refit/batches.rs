@@ -1,8 +1,9 @@
-//! Batches of new, translated, and replayed rows.
+//! The training batches of a refit. A batch consists of new rows from this device, translated
+//! replay rows, and unchanged replay rows.
 //!
-//! This module decides which rows a batch contains and translates features from
-//! the cameras of the replay set to the camera of the device.
-//! `docs/LEARNING.md` gives the formulas for both.
+//! This module chooses the rows of each batch, and translates features from the cameras
+//! of the replay set to the camera of the device. `docs/LEARNING.md` gives the formulas
+//! for both.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +11,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::RefitContext;
+use super::options::Adaptation;
 use crate::vision::embed::FEATURES;
 
 /// Sample indices by class and group.
@@ -31,19 +33,20 @@ pub(super) struct Batches<'a> {
     rng: ChaCha8Rng,
     /// The classes that have at least one training row.
     classes: Vec<ClassRows>,
-    /// The factor by which each feature of a replay row is multiplied.
+    /// One factor per feature. A replay row is translated by multiplying its features by these
+    /// factors.
     translation: Vec<f32>,
     /// Number of new rows in a batch.
     new: usize,
-    /// Number of translated rows in a batch.
+    /// Number of translated replay rows in a batch.
     translated: usize,
     features: Vec<f32>,
     labels: Vec<usize>,
 }
 
-/// A constant that is added to both means of a feature before their ratio is
-/// computed. It keeps the ratio near 1 for a feature that is near zero on both
-/// cameras.
+/// A constant that is added to both means of a feature before the ratio of these means is computed.
+/// If a feature is near zero on the device and in the replay set, the constant keeps the ratio near
+/// 1.
 const TRANSLATION_PRIOR: f32 = 0.025;
 /// Maximum value of a feature. It is 6 because the backbone ends with a ReLU6.
 const MAX_FEATURE: f32 = 6.0;
@@ -66,8 +69,12 @@ impl<'a> Batches<'a> {
         let groups = groups as f32;
         let rows = |share: f32| (options.batch as f32 * share).round() as usize;
         let device = rows(options.device_share);
-        let new = rows(options.new_share * groups / (groups + options.half_share_groups));
-        let new = new.min(device);
+        let new = match context.adaptation {
+            Adaptation::PlainReplay | Adaptation::Logits => device,
+            Adaptation::TranslatedReplay => {
+                rows(options.new_share * groups / (groups + options.half_share_groups)).min(device)
+            }
+        };
         let translation = translation(context, &by_class, &replayed);
         let classes = (0..context.classes)
             .map(|label| {
@@ -91,8 +98,8 @@ impl<'a> Batches<'a> {
         }
     }
 
-    /// Draws a batch. Returns its features `[batch, FEATURES]` in row-major
-    /// order, and their labels.
+    /// Draws a batch. Returns the features of its rows, `[batch, FEATURES]` in row-major order, and
+    /// the labels of its rows.
     pub(super) fn draw(&mut self) -> (&[f32], &[usize]) {
         self.features.clear();
         self.labels.clear();
@@ -102,7 +109,7 @@ impl<'a> Batches<'a> {
         for position in 0..self.context.options.fit.batch {
             let class = (first + position) % self.classes.len();
             let class = &self.classes[class];
-            // A class without replay rows has only its samples.
+            // For a class without replay rows, all rows come from its samples.
             let is_new = position < self.new || class.replay.is_empty();
             if is_new && !class.groups.is_empty() {
                 self.push_sample(first + position);
@@ -160,9 +167,9 @@ impl<'a> Batches<'a> {
     }
 }
 
-/// For each feature, returns the ratio of its mean over the device's samples to
-/// its mean over the replay set. Both means cover only the classes that the two
-/// sets share, and each of these classes has the same weight.
+/// Computes one factor per feature: its mean over the device's samples, divided by its mean over
+/// the replay set. Both means cover only the classes that the two sets share, and each of these
+/// classes has the same weight.
 fn translation(
     context: &RefitContext,
     samples: &SamplesByClass,

@@ -5,14 +5,36 @@ use std::collections::BTreeMap;
 
 use super::RefitContext;
 use super::evaluate::{HeldOutPrediction, cross_entropy};
+use super::options::Adaptation;
 use super::outcome::Calibration;
 use crate::onnx::HeadTensors;
 
-/// Prior standard deviation of the logarithm of the temperature. The smaller it
-/// is, the more samples are needed to move the temperature away from 1.
-const TEMPERATURE_SPREAD: f64 = 0.25;
-/// Prior standard deviation of each shift, in nats.
-const SHIFT_SPREAD: f64 = 0.15;
+/// The prior distribution of a calibration. Its mean changes nothing.
+#[derive(Debug, Clone, Copy)]
+struct Prior {
+    /// Standard deviation of the temperature's logarithm. The smaller this value is, the more
+    /// samples are needed to move the temperature away from 1.
+    temperature: f64,
+    /// Standard deviation of each shift, in nats.
+    shift: f64,
+}
+
+impl Prior {
+    fn of(adaptation: Adaptation) -> Prior {
+        match adaptation {
+            // The training has already moved the decision boundary.
+            Adaptation::PlainReplay | Adaptation::TranslatedReplay => Prior {
+                temperature: 0.25,
+                shift: 0.15,
+            },
+            // Nothing but the calibration moves the decision boundary.
+            Adaptation::Logits => Prior {
+                temperature: 0.5,
+                shift: 1.0,
+            },
+        }
+    }
+}
 
 impl Calibration {
     /// Creates a calibration that changes nothing.
@@ -23,17 +45,17 @@ impl Calibration {
         }
     }
 
-    /// Finds the most probable calibration given these predictions (logits,
-    /// label, weight). The logarithm of the temperature and the shifts have
-    /// normal priors with mean 0. The calibration minimizes
+    /// Finds the most probable calibration for these predictions, each given as (logits, label,
+    /// weight). The logarithm of the temperature and the shifts have normal priors with mean 0.
+    /// This function minimizes the following cost by a golden-section search along each coordinate
+    /// in turn:
     ///
     /// ```text
     /// sum w cross_entropy(z / T + b) + ln(T)^2 / 2 s_T^2 + sum b_c^2 / 2 s_b^2
     /// ```
     ///
-    /// by a golden-section search along each coordinate in turn. The function
-    /// is smooth and, except in ln T, convex.
-    fn fit(predictions: &[(&[f64], usize, f64)], classes: usize) -> Calibration {
+    /// The cost is smooth. It is convex in the shifts, but not in ln T.
+    fn fit(predictions: &[(&[f64], usize, f64)], classes: usize, prior: Prior) -> Calibration {
         const MAX_ROUNDS: usize = 40;
         const TOLERANCE: f64 = 1e-3;
         const MAX_SHIFT: f64 = 4.0;
@@ -45,9 +67,9 @@ impl Calibration {
                     weight * cross_entropy(&calibration.apply(logits), *label)
                 })
                 .sum();
-            let temperature = calibration.temperature.ln() / TEMPERATURE_SPREAD;
+            let temperature = calibration.temperature.ln() / prior.temperature;
             let shift: f64 = calibration.shift.iter().map(|shift| shift * shift).sum();
-            loss + 0.5 * temperature * temperature + 0.5 * shift / (SHIFT_SPREAD * SHIFT_SPREAD)
+            loss + 0.5 * temperature * temperature + 0.5 * shift / (prior.shift * prior.shift)
         };
         let mut is_present = vec![false; classes];
         for (_, label, _) in predictions {
@@ -88,8 +110,7 @@ impl Calibration {
             .collect()
     }
 
-    /// Returns a calibration with the same temperature and the shift multiplied
-    /// by `share`.
+    /// Returns a calibration with the same temperature, but with each shift multiplied by `share`.
     pub(super) fn with_shift_share(&self, share: f64) -> Calibration {
         Calibration {
             temperature: self.temperature,
@@ -97,8 +118,8 @@ impl Calibration {
         }
     }
 
-    /// Returns a head whose logits are calibrated. Its last layer is divided by
-    /// the temperature, and the shift is added to its last bias.
+    /// Returns a head whose logits are calibrated. The last layer of the head is divided by the
+    /// temperature, and then the shift is added to the bias of that layer.
     pub(super) fn fold_into(&self, head: &HeadTensors) -> HeadTensors {
         let temperature = self.temperature;
         let divided = move |value: &f32| f64::from(*value) / temperature;
@@ -117,7 +138,7 @@ impl Calibration {
     }
 }
 
-/// Minimizes a function with a single minimum between two bounds (Kiefer 1953).
+/// Finds the minimum of a function that has only one minimum between the two bounds (Kiefer 1953).
 fn golden_section(mut low: f64, mut high: f64, mut cost: impl FnMut(f64) -> f64) -> f64 {
     const STEPS: usize = 32;
     let ratio = (5.0_f64.sqrt() - 1.0) / 2.0;
@@ -142,8 +163,7 @@ fn golden_section(mut low: f64, mut high: f64, mut cost: impl FnMut(f64) -> f64)
 
 /// The calibrations of a challenger.
 pub(super) struct Calibrations {
-    /// The calibration fitted on all held-out predictions, which is folded into
-    /// the head.
+    /// The calibration fitted on all held-out predictions. It is folded into the head.
     pub(super) of_all: Calibration,
     /// For each fold, the calibration fitted on the predictions from the other
     /// folds.
@@ -151,9 +171,8 @@ pub(super) struct Calibrations {
 }
 
 impl RefitContext<'_> {
-    /// Fits calibrations on held-out predictions. The gate must not evaluate a
-    /// prediction with a calibration that was fitted on it, so each fold gets
-    /// its own calibration.
+    /// Fits calibrations on held-out predictions. The gate must not evaluate a prediction with a
+    /// calibration that was fitted on that prediction, so each fold gets its own calibration.
     pub(super) fn calibrations(&self, predictions: &[HeldOutPrediction]) -> Calibrations {
         let folds = predictions.iter().map(|prediction| prediction.fold);
         let without = |fold| (fold, self.calibration(predictions, Some(fold)));
@@ -167,8 +186,8 @@ impl RefitContext<'_> {
         }
     }
 
-    /// Fits a calibration on the predictions outside the fold `without`, or on
-    /// all predictions if it is `None`. Every group has weight 1.
+    /// Fits a calibration on the predictions outside the fold `without`, or on all predictions if
+    /// `without` is `None`. Every group has weight 1.
     fn calibration(
         &self,
         predictions: &[HeldOutPrediction],
@@ -188,7 +207,7 @@ impl RefitContext<'_> {
                 (prediction.challenger.as_slice(), sample.label(), weight)
             })
             .collect();
-        Calibration::fit(&weighted, self.classes)
+        Calibration::fit(&weighted, self.classes, Prior::of(self.adaptation))
     }
 }
 
@@ -204,12 +223,13 @@ mod tests {
 
     #[test]
     fn calibration_finds_temperature_and_shift_and_needs_evidence() {
-        let nothing = Calibration::fit(&[], 2);
+        let prior = Prior::of(Adaptation::PlainReplay);
+        let nothing = Calibration::fit(&[], 2, prior);
         assert!((nothing.temperature - 1.0).abs() < 1e-3, "{nothing:?}");
         assert_eq!(nothing.shift, [0.0, 0.0]);
 
-        // The logits are three times too large, and those of class 0 are too
-        // high by 2 before scaling.
+        // The logits of class 0 are first raised by 2. Then all logits are multiplied by
+        // 3.
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let drawn: Vec<(Vec<f64>, usize)> = (0..2000)
             .map(|_| {
@@ -224,7 +244,7 @@ mod tests {
                 .iter()
                 .map(|(logits, label)| (logits.as_slice(), *label, 1.0))
                 .collect();
-            Calibration::fit(&some, 2)
+            Calibration::fit(&some, 2, prior)
         };
         let many = fitted(2000);
         assert!((many.temperature - 3.0).abs() < 0.5, "{many:?}");

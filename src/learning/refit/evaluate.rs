@@ -1,14 +1,14 @@
 //! Compares a challenger with the champion on held-out samples.
 //!
-//! This module computes the loss, its weighting by class and group, the scores,
-//! and the agreement of the labels, and it finds labels that look wrong. It
-//! evaluates both kinds of challenger: the one that was just trained, and one
-//! from another device.
+//! This module computes the scores of both heads, the decrease of the loss balanced by class and
+//! group, and the agreement of the labels. It also finds labels that look wrong. It evaluates newly
+//! trained challengers as well as challengers from other devices.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::options::{FitOptions, RefitOptions};
+use super::gate;
+use super::options::{Adaptation, FitOptions, GateOptions, RefitOptions};
 use super::outcome::{
     Calibration, Estimate, HardExample, Measurements, ReplayAccuracy, Scores, TrainingSummary,
 };
@@ -25,15 +25,16 @@ use crate::vision::head::argmax;
 /// outweigh all other samples.
 pub const LOSS_CAP: f64 = 4.0;
 
-/// A sample is compared with its neighbors if the held-out probability of its
-/// label is lower than this.
+/// If the held-out probability of a sample's label is lower than this, the sample is compared with
+/// its neighbors.
 const SUSPECT_PROBABILITY: f64 = 0.25;
 /// Number of nearest neighbors to compare with.
 const NEIGHBORS: usize = 5;
 /// Maximum number of worst held-out samples to list.
 const MAX_WORST: usize = 10;
 
-/// The predictions of both heads for a held-out sample.
+/// The predictions of the champion and of the challenger for a held-out sample.
+#[derive(Clone)]
 pub(super) struct HeldOutPrediction {
     /// Index of the sample in the list of usable samples.
     pub(super) sample: usize,
@@ -55,7 +56,17 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
-    /// Adds the other values that the gate needs.
+    /// Whether some labels look wrong.
+    pub(super) fn has_suspects(&self) -> bool {
+        !self.suspects.is_empty()
+    }
+
+    /// Whether the challenger is so much better that the labels can be trusted.
+    pub(super) fn is_evident(&self, options: &GateOptions) -> bool {
+        gate::is_evident(&self.before, &self.after, &self.gain, options)
+    }
+
+    /// Combines the comparison with the other values that the gate needs.
     pub(super) fn with(
         self,
         training: TrainingSummary,
@@ -85,7 +96,7 @@ impl Comparison {
 }
 
 impl RefitContext<'_> {
-    /// Compares the heads on these predictions.
+    /// Compares the champion and the challenger on these predictions.
     pub(super) fn compare(&self, predictions: &[HeldOutPrediction]) -> Result<Comparison, Abort> {
         let label = |held: &HeldOutPrediction| self.samples[held.sample].label();
         let gain = self.balanced(predictions.iter().map(|held| {
@@ -135,9 +146,9 @@ impl RefitContext<'_> {
         }
     }
 
-    /// Averages the values over the samples of each group, then over the groups
-    /// of each class, then over the classes. The standard error is computed
-    /// from the spread of the groups.
+    /// Averages the values, each given as (sample index, value). The average is taken over the
+    /// samples of each group, then over the groups of each class, then over the classes. The
+    /// standard error is computed from the spread of the groups.
     pub(super) fn balanced(&self, values: impl Iterator<Item = (usize, f64)>) -> Estimate {
         let mut groups: BTreeMap<(usize, usize), (f64, f64)> = BTreeMap::new();
         for (sample, value) in values {
@@ -165,8 +176,8 @@ impl RefitContext<'_> {
         balanced
     }
 
-    /// Returns the worst of these samples and the samples whose label looks
-    /// wrong. `by_loss` is sorted by loss in descending order.
+    /// Returns the samples with the highest losses, and the samples whose labels look wrong.
+    /// `by_loss` contains (held-out loss, sample index), sorted by loss in descending order.
     fn worst_and_suspects(
         &self,
         mut by_loss: Vec<(f64, usize)>,
@@ -187,9 +198,9 @@ impl RefitContext<'_> {
         (worst, suspects)
     }
 
-    /// Compares samples (held-out loss, index) with their neighbors. The
-    /// neighbors are the samples from other groups with the smallest cosine
-    /// distance after the mean feature vector is subtracted.
+    /// Compares each of these samples, given as (held-out loss, index), with its neighbors. The
+    /// neighbors are the samples from other groups with the smallest cosine distances. The mean
+    /// feature vector is subtracted before the distances are computed.
     fn hard_examples(&self, by_loss: &[(f64, usize)]) -> Vec<HardExample> {
         let number = self.samples.len() as f32;
         let mut mean = vec![0.0; FEATURES];
@@ -230,13 +241,11 @@ impl RefitContext<'_> {
         by_loss.iter().map(describe).collect()
     }
 
-    /// Computes [`Measurements::agreement`]. It is the multiclass area under
-    /// the ROC curve (Hand and Till 2001) of a head that was trained without
-    /// the labels.
+    /// Computes [`Measurements::agreement`], which is the multiclass area under the ROC curve (Hand
+    /// and Till 2001) of a head that was trained without the labels.
     pub(super) fn agreement(&self, input: &RefitInput) -> Result<Estimate, Abort> {
         let (logits, known) = self.without_labels(input)?;
-        // The sum of the logits and the number of samples, for each label and
-        // group.
+        // For each label and group, the sum of the logits and the number of samples.
         let mut groups: BTreeMap<(usize, usize), (Vec<f64>, f64)> = BTreeMap::new();
         for (sample, logits) in self.samples.iter().zip(&logits) {
             let (sums, count) = groups
@@ -261,9 +270,10 @@ impl RefitContext<'_> {
                 };
             }
         }
-        // For each pair of classes, the variance of the Mann-Whitney U
-        // statistic relative to its number of pairs. The variances are combined
-        // in proportion to the number of pairs.
+        // For each pair of classes, compute the variance of U / n. U is the Mann-Whitney statistic,
+        // and n is the number of pairs of groups. The agreement is the mean of these ratios,
+        // weighted by n. Its variance is therefore the sum of n^2 times the variance of each ratio,
+        // divided by the square of the sum of all n.
         let mut sizes: BTreeMap<usize, f64> = BTreeMap::new();
         for (label, _) in groups.keys() {
             *sizes.entry(*label).or_default() += 1.0;
@@ -288,12 +298,11 @@ impl RefitContext<'_> {
         })
     }
 
-    /// Returns the logits of all samples from a head that was trained without
-    /// their labels, and the classes that this head knows. With a replay set,
-    /// it is the base head after training on replay rows alone, some of them
-    /// translated. The labels affect only the translation, because its mean
-    /// features weight the classes equally. Without a replay set, it is the
-    /// base head itself.
+    /// Computes the logits of all samples with a head that was trained without their labels.
+    /// Returns the logits, and the classes that this head knows. With a replay set, the head is the
+    /// base head after training only on replay rows, some of which are translated. The labels of
+    /// the samples affect only the translation. The translation compares mean features, in which
+    /// each class has the same weight. Without a replay set, the head is the base head itself.
     fn without_labels(
         &self,
         input: &RefitInput,
@@ -315,6 +324,7 @@ impl RefitContext<'_> {
         let steps = options.fit.steps;
         let context = RefitContext {
             options: &options,
+            adaptation: Adaptation::TranslatedReplay,
             ..*self
         };
         let mut predicted = Vec::new();
@@ -353,15 +363,14 @@ pub(super) fn logits(head: &HeadTensors, features: &[f32]) -> Result<Vec<Vec<f64
     Ok(rows_of(&trainer.logits(features)?, head.b2.len()))
 }
 
-/// Converts `[rows, columns]` to a list of rows of 64-bit floats.
+/// Converts a row-major matrix `[rows, columns]` to a list of rows of 64-bit floats.
 pub(super) fn rows_of(values: &[f32], columns: usize) -> Vec<Vec<f64>> {
     let rows = values.chunks_exact(columns);
     rows.map(|row| row.iter().copied().map(f64::from).collect())
         .collect()
 }
 
-/// Computes the negative natural logarithm of the softmax probability of a
-/// label.
+/// Computes the negative natural logarithm of the label's softmax probability.
 pub(super) fn cross_entropy(logits: &[f64], label: usize) -> f64 {
     let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = logits.iter().map(|logit| (logit - largest).exp()).sum();

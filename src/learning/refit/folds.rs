@@ -1,5 +1,5 @@
-//! Holds out samples, either in a permanent holdout or in the folds of
-//! cross-validation. Both keep the samples of a group together.
+//! Chooses the samples to hold out, either for a permanent holdout or for the folds of
+//! cross-validation. In both cases, the samples of a group stay together.
 
 use std::collections::BTreeMap;
 
@@ -13,14 +13,14 @@ use super::outcome::Validation;
 /// Which samples are held out, and in which fold.
 pub(super) struct Split {
     pub(super) validation: Validation,
-    /// The fold of each sample, or `None` if the sample is never held out. In a
-    /// permanent holdout, the folds only ensure that no prediction is
-    /// calibrated with values that were fitted on it.
+    /// The fold of each sample, or `None` if the sample is never held out. In a permanent holdout,
+    /// the folds serve only for calibration: each prediction is calibrated with values that were
+    /// fitted on the other folds.
     pub(super) folds: Vec<Option<usize>>,
 }
 
 impl Split {
-    /// Whether the head that is returned is trained on samples of this fold.
+    /// Whether the final head is trained on samples of this fold.
     pub(super) fn learns(&self, fold: Option<usize>) -> bool {
         matches!(self.validation, Validation::CrossValidation { .. }) || fold.is_none()
     }
@@ -29,9 +29,9 @@ impl Split {
 /// One in five groups belongs to the permanent holdout.
 const HOLD_OUT_RATIO: u8 = 5;
 
-/// Splits the samples by group. Whether a group belongs to the permanent
-/// holdout depends only on the names of its day and track, so a group that is
-/// held out now will always be held out.
+/// Splits the samples by group. Only the names of a group's day and track determine
+/// whether the group belongs to the permanent holdout, so a group that is held out now
+/// will always be held out.
 pub(super) fn split(samples: &[GroupedSample], classes: usize, options: &HoldOutOptions) -> Split {
     let labels = group_labels(samples);
     let mut digests = vec![[0; 32]; labels.len()];
@@ -43,8 +43,7 @@ pub(super) fn split(samples: &[GroupedSample], classes: usize, options: &HoldOut
         digests[sample.group] = hasher.finalize().into();
     }
     let is_permanent = |group: &usize| digests[*group][0].is_multiple_of(HOLD_OUT_RATIO);
-    // The groups sorted by class, and within a class in an order that depends
-    // only on their names.
+    // Sort the groups by class. Within a class, the order depends only on the names of the groups.
     let mut order: Vec<usize> = (0..labels.len()).collect();
     order.sort_by_key(|group| (labels[*group], digests[*group]));
 

@@ -1,34 +1,115 @@
 //! The gate, which decides whether a challenger may replace the champion.
 //!
-//! This module defines the order of the checks and their limits. It uses
-//! nothing but the measurements.
+//! This module defines the order and the limits of the checks. The gate uses only the
+//! measurements.
+
+use std::cmp::Ordering;
 
 use super::options::GateOptions;
-use super::outcome::{Measurements, Refusal, change};
+use super::outcome::{Estimate, GateDecision, Measurements, Outcome, Refusal, Scores};
 
-/// Returns the first check that a challenger fails, or `None` if the challenger
-/// is accepted.
+/// The decision of the gate, with warnings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ruling {
+    /// The decision.
+    pub decision: GateDecision,
+    /// The checks that would have refused the challenger if the owner did not vouch for the
+    /// labels.
+    pub warnings: Vec<Refusal>,
+}
+
+/// Decides whether a challenger is accepted.
 #[must_use]
-pub fn gate(measured: &Measurements, options: &GateOptions) -> Option<Refusal> {
+pub fn gate(measured: &Measurements, options: &GateOptions) -> Ruling {
+    let doubts = [
+        labels_disagree(measured, options),
+        labels_look_wrong(measured, options),
+    ];
+    let doubts: Vec<Refusal> = doubts.into_iter().flatten().collect();
+    match doubts.first() {
+        Some(doubt) if !options.labels_checked => Ruling {
+            decision: GateDecision::Refused(doubt.clone()),
+            warnings: Vec::new(),
+        },
+        _ => Ruling {
+            decision: if has_nothing_to_gain(measured, options) {
+                GateDecision::NothingToGain
+            } else {
+                not_better(measured, options).map_or(GateDecision::Accepted, GateDecision::Refused)
+            },
+            warnings: doubts,
+        },
+    }
+}
+
+/// Whether the champion makes no mistake on held-out samples, and the challenger is hardly surer
+/// of the right answers.
+fn has_nothing_to_gain(measured: &Measurements, options: &GateOptions) -> bool {
+    let gain = measured.gain;
+    measured.before.right == measured.before.samples
+        && gain.mean
+            < options
+                .perfect_gain
+                .max(options.perfect_sigmas * gain.standard_error)
+}
+
+fn labels_disagree(measured: &Measurements, options: &GateOptions) -> Option<Refusal> {
     let agreement = measured.agreement.mean;
     let beyond_chance = 0.5 + options.agreement_sigmas * measured.agreement.standard_error;
     let needed = options.min_agreement.max(beyond_chance);
-    if agreement < needed {
-        return Some(Refusal::LabelsDisagree { agreement, needed });
-    }
+    let is_doubtful = agreement < needed && !is_outvoted(measured, options);
+    is_doubtful.then_some(Refusal::LabelsDisagree { agreement, needed })
+}
+
+/// Whether the challenger is so much more accurate on held-out samples that the labels can be
+/// trusted. Labels that are wrong at random cannot be predicted, so they rarely lead to this result.
+/// A lower loss alone is not enough, because a challenger that is less confident also has a lower
+/// loss on wrong labels.
+pub(super) fn is_evident(
+    before: &Scores,
+    after: &Scores,
+    gain: &Estimate,
+    options: &GateOptions,
+) -> bool {
+    after.samples >= options.evident_samples
+        && after.accuracy >= options.evident_accuracy
+        && after.accuracy - before.accuracy >= options.evident_improvement
+        && gain.mean >= options.evident_sigmas * gain.standard_error
+}
+
+/// Whether the evidence on held-out samples outvotes a low agreement with a head that never saw the
+/// labels. Such a head is hardly better than chance if the camera is very different from the
+/// training data. An agreement below 0.5 is never outvoted, because it suggests that the labels of
+/// two classes are swapped, and swapped labels can be learned too.
+fn is_outvoted(measured: &Measurements, options: &GateOptions) -> bool {
+    let (before, after) = (&measured.before, &measured.after);
+    measured.agreement.mean >= 0.5 && is_evident(before, after, &measured.gain, options)
+}
+
+fn labels_look_wrong(measured: &Measurements, options: &GateOptions) -> Option<Refusal> {
     let samples = measured.after.samples;
     let suspects = measured.suspects.len();
-    if suspects as f64 > options.max_suspects * samples as f64 {
-        return Some(Refusal::LabelsLookWrong { suspects, samples });
-    }
+    let are_too_many = suspects as f64 > options.max_suspects * samples as f64;
+    are_too_many.then_some(Refusal::LabelsLookWrong { suspects, samples })
+}
+
+/// Checks the heads on held-out samples and on the replay holdout. These checks apply even if
+/// the owner vouches for the labels.
+fn not_better(measured: &Measurements, options: &GateOptions) -> Option<Refusal> {
     let sigmas = options.min_sigmas * measured.gain.standard_error;
     let needed = options.min_gain.max(sigmas);
     let gain = measured.gain.mean;
-    if gain < needed {
+    let (before, after) = (&measured.before, &measured.after);
+    // If no gain is required, a loss that rose by no more than its error does not outweigh samples
+    // that became right.
+    let may_be_noise =
+        needed <= 0.0 && after.right > before.right && gain >= -measured.gain.standard_error;
+    if gain < needed && !may_be_noise {
         return Some(Refusal::NoGain { gain, needed });
     }
-    let (before, after) = (&measured.before, &measured.after);
-    if after.accuracy < before.accuracy - options.accuracy_tolerance {
+    // A champion without mistakes must not be replaced by a challenger that makes some.
+    let spoils = before.right == before.samples && after.right < before.right;
+    if spoils || after.accuracy < before.accuracy - options.accuracy_tolerance {
         let (before, after) = (before.right, after.right);
         return Some(Refusal::LessAccurate { before, after });
     }
@@ -37,24 +118,85 @@ pub fn gate(measured: &Measurements, options: &GateOptions) -> Option<Refusal> {
     (after < before - options.replay_tolerance).then_some(Refusal::Forgets { before, after })
 }
 
-/// Returns a sentence that says why a challenger is accepted.
-pub(super) fn reason_to_accept(measured: &Measurements) -> String {
+/// Returns a sentence that explains the decision.
+pub(super) fn reason(decision: &GateDecision, measured: &Measurements) -> String {
+    match decision {
+        GateDecision::Accepted => reason_to_accept(measured),
+        GateDecision::Refused(refusal) => reason_to_refuse(refusal, measured),
+        GateDecision::NothingToGain => format!(
+            "the present model was right on all {} face pictures that it was tested on, and the \
+             new one is hardly surer of the right answers",
+            measured.before.samples
+        ),
+    }
+}
+
+/// Returns a sentence that explains why a challenger is accepted.
+fn reason_to_accept(measured: &Measurements) -> String {
+    let sentence = held_out_sentence(measured, "previous");
+    match measured.after.right.cmp(&measured.before.right) {
+        Ordering::Greater => sentence,
+        Ordering::Equal => sentence + ", and it was surer of the right answers",
+        Ordering::Less => sentence + ", but it was surer of the right answers",
+    }
+}
+
+/// Returns the outcome for a refit that was refused before a challenger was measured.
+pub(super) fn refuse(outcome: Outcome, refusal: Refusal) -> Outcome {
+    Outcome {
+        reason: refusal.to_string(),
+        decision: GateDecision::Refused(refusal),
+        ..outcome
+    }
+}
+
+/// Returns a sentence that explains why a challenger is refused.
+fn reason_to_refuse(refusal: &Refusal, measured: &Measurements) -> String {
+    match refusal {
+        Refusal::LessAccurate { .. } => held_out_sentence(measured, "present"),
+        Refusal::NoGain { .. } => {
+            let sentence = held_out_sentence(measured, "present");
+            match measured.after.right.cmp(&measured.before.right) {
+                Ordering::Less => sentence,
+                Ordering::Equal => sentence + ", and it was not clearly surer of the right answers",
+                Ordering::Greater => {
+                    sentence + ", but it was not clearly surer of the right answers"
+                }
+            }
+        }
+        Refusal::Forgets { before, after } => {
+            let rows = measured.replay.map_or(0, |replay| replay.rows);
+            let right = |share: &f64| (share * rows as f64).round();
+            format!(
+                "the new model forgets: it was right on {} of {rows} built-in example faces, the \
+                 present one on {}",
+                right(after),
+                right(before)
+            )
+        }
+        _ => refusal.to_string(),
+    }
+}
+
+/// Compares how many held-out samples both heads classify correctly.
+fn held_out_sentence(measured: &Measurements, other: &str) -> String {
     let (before, after) = (&measured.before, &measured.after);
-    format!(
-        "the new model classifies {} of {} held-out face pictures correctly, the previous one {}, \
-         and its loss {}",
-        after.right,
-        after.samples,
-        before.right,
-        change(measured.gain.mean)
-    )
+    let new = format!(
+        "on face pictures that it had not seen, the new model was right on {} of {}",
+        after.right, after.samples
+    );
+    if after.right == before.right {
+        format!("{new}, as many as the {other} one")
+    } else {
+        format!("{new}, the {other} one on {}", before.right)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Adaptation;
     use super::super::outcome::{
-        Calibration, Estimate, HardExample, InitialHead, ReplayAccuracy, Scores, TrainingSummary,
-        Validation,
+        Calibration, HardExample, InitialHead, ReplayAccuracy, TrainingSummary, Validation,
     };
     use super::*;
     use crate::training::report::wilson;
@@ -76,6 +218,7 @@ mod tests {
         Measurements {
             training: TrainingSummary {
                 validation: Validation::CrossValidation { folds: 5 },
+                adaptation: Some(Adaptation::PlainReplay),
                 initial_head: InitialHead::Champion,
                 steps: 300,
                 curve: Vec::new(),
@@ -95,10 +238,28 @@ mod tests {
         }
     }
 
+    fn five_suspects() -> Vec<HardExample> {
+        let suspect = HardExample {
+            id: String::new(),
+            label: 0,
+            probability: 0.1,
+            loss: 2.3,
+            disagreeing: 5,
+            neighbors: 5,
+        };
+        vec![suspect; 5]
+    }
+
     fn refusal(change: impl Fn(&mut Measurements)) -> Option<Refusal> {
         let mut measured = good();
         change(&mut measured);
-        gate(&measured, &GateOptions::default())
+        let ruling = gate(&measured, &GateOptions::default());
+        assert_eq!(ruling.warnings, []);
+        match ruling.decision {
+            GateDecision::Accepted => None,
+            GateDecision::Refused(refusal) => Some(refusal),
+            GateDecision::NothingToGain => panic!("there is something to gain"),
+        }
     }
 
     #[test]
@@ -109,23 +270,27 @@ mod tests {
             ..GateOptions::default()
         };
         assert_eq!(
-            gate(&good(), &stricter),
-            Some(Refusal::NoGain {
+            gate(&good(), &stricter).decision,
+            GateDecision::Refused(Refusal::NoGain {
                 gain: 0.4,
                 needed: 0.5
             })
         );
         assert_eq!(
-            refusal(|measured| measured.agreement.mean = 0.6),
+            refusal(|measured| {
+                measured.agreement.mean = 0.6;
+                measured.gain.mean = 0.1;
+                measured.gain.standard_error = 0.1;
+            }),
             Some(Refusal::LabelsDisagree {
                 agreement: 0.6,
                 needed: 0.75
             })
         );
         assert_eq!(
-            refusal(|measured| measured.gain.mean = -0.001),
+            refusal(|measured| measured.gain.mean = -0.2),
             Some(Refusal::NoGain {
-                gain: -0.001,
+                gain: -0.2,
                 needed: 0.0
             })
         );
@@ -141,21 +306,68 @@ mod tests {
         );
         assert_eq!(
             refusal(|measured| {
-                let suspect = HardExample {
-                    id: String::new(),
-                    label: 0,
-                    probability: 0.1,
-                    loss: 2.3,
-                    disagreeing: 5,
-                    neighbors: 5,
-                };
-                measured.suspects = vec![suspect; 5];
+                measured.suspects = five_suspects();
             }),
             Some(Refusal::LabelsLookWrong {
                 suspects: 5,
                 samples: 20
             })
         );
+    }
+
+    #[test]
+    fn held_out_samples_outvote_a_low_agreement() {
+        let needed = |measured: &mut Measurements| measured.agreement.mean = 0.55;
+        assert_eq!(refusal(needed), None);
+        // The labels of the two classes may be swapped.
+        let swapped = refusal(|measured| measured.agreement.mean = 0.4);
+        assert!(matches!(swapped, Some(Refusal::LabelsDisagree { .. })));
+        let changes: [fn(&mut Measurements); 4] = [
+            |measured| measured.after.samples = 8,
+            |measured| measured.after.accuracy = 0.65,
+            |measured| measured.before.accuracy = 0.8,
+            |measured| measured.gain.standard_error = 0.3,
+        ];
+        for change in changes {
+            let weak = refusal(|measured| {
+                measured.agreement.mean = 0.55;
+                change(measured);
+            });
+            assert!(matches!(weak, Some(Refusal::LabelsDisagree { .. })));
+        }
+    }
+
+    #[test]
+    fn a_loss_that_rose_within_its_error_does_not_outweigh_samples_that_became_right() {
+        assert_eq!(refusal(|measured| measured.gain.mean = -0.05), None);
+        let lost = refusal(|measured| measured.gain.mean = -0.15);
+        assert!(matches!(lost, Some(Refusal::NoGain { .. })));
+        let no_better = refusal(|measured| {
+            measured.gain.mean = -0.05;
+            measured.after.right = measured.before.right;
+        });
+        assert!(matches!(no_better, Some(Refusal::NoGain { .. })));
+    }
+
+    #[test]
+    fn a_champion_without_mistakes_has_nothing_to_gain_unless_the_challenger_is_surer() {
+        let decision = |gain: f64, error: f64| {
+            let mut measured = good();
+            measured.before.right = measured.before.samples;
+            measured.after.right = measured.after.samples;
+            measured.gain.mean = gain;
+            measured.gain.standard_error = error;
+            gate(&measured, &GateOptions::default()).decision
+        };
+        assert_eq!(decision(0.001, 0.0001), GateDecision::NothingToGain);
+        assert_eq!(decision(0.05, 0.06), GateDecision::NothingToGain);
+        assert_eq!(decision(-0.1, 0.01), GateDecision::NothingToGain);
+        assert_eq!(decision(0.05, 0.02), GateDecision::Accepted);
+        let mistaken = refusal(|measured| {
+            measured.before.right = measured.before.samples;
+            measured.after.right = measured.after.samples - 1;
+        });
+        assert!(matches!(mistaken, Some(Refusal::LessAccurate { .. })));
     }
 
     #[test]
@@ -173,5 +385,102 @@ mod tests {
             })
         );
         assert_eq!(refusal(|measured| measured.replay = None), None);
+    }
+
+    #[test]
+    fn doubts_about_checked_labels_only_warn() {
+        let options = GateOptions {
+            labels_checked: true,
+            ..GateOptions::default()
+        };
+        let mut measured = good();
+        assert_eq!(gate(&measured, &options).warnings, []);
+        measured.agreement.mean = 0.3;
+        measured.suspects = five_suspects();
+        let doubts = vec![
+            Refusal::LabelsDisagree {
+                agreement: 0.3,
+                needed: 0.75,
+            },
+            Refusal::LabelsLookWrong {
+                suspects: 5,
+                samples: 20,
+            },
+        ];
+        let accepted = Ruling {
+            decision: GateDecision::Accepted,
+            warnings: doubts.clone(),
+        };
+        assert_eq!(gate(&measured, &options), accepted);
+        measured.gain.mean = -0.2;
+        let refused = gate(&measured, &options);
+        assert!(matches!(
+            refused.decision,
+            GateDecision::Refused(Refusal::NoGain { .. })
+        ));
+        assert_eq!(refused.warnings, doubts);
+        // Without the owner's word, the first doubt refuses.
+        let refused = gate(&measured, &GateOptions::default());
+        assert_eq!(
+            (refused.decision, refused.warnings.len()),
+            (GateDecision::Refused(doubts[0].clone()), 0)
+        );
+    }
+
+    #[test]
+    fn reasons_are_sentences_with_counts() {
+        let reason = |before: usize, after: usize, refusal: Option<Refusal>| {
+            let mut measured = good();
+            measured.before.right = before;
+            measured.after.right = after;
+            match refusal {
+                Some(refusal) => reason_to_refuse(&refusal, &measured),
+                None => reason_to_accept(&measured),
+            }
+        };
+        let no_gain = || {
+            Some(Refusal::NoGain {
+                gain: -0.1,
+                needed: 0.0,
+            })
+        };
+        let new = "on face pictures that it had not seen, the new model was right on";
+        assert_eq!(
+            reason(17, 14, no_gain()),
+            format!("{new} 14 of 20, the present one on 17")
+        );
+        assert_eq!(
+            reason(17, 17, no_gain()),
+            format!(
+                "{new} 17 of 20, as many as the present one, and it was not clearly surer of the \
+                 right answers"
+            )
+        );
+        assert_eq!(
+            reason(17, 18, no_gain()),
+            format!(
+                "{new} 18 of 20, the present one on 17, but it was not clearly surer of the right \
+                 answers"
+            )
+        );
+        assert_eq!(
+            reason(14, 18, None),
+            format!("{new} 18 of 20, the previous one on 14")
+        );
+        assert_eq!(
+            reason(18, 17, None),
+            format!(
+                "{new} 17 of 20, the previous one on 18, but it was surer of the right answers"
+            )
+        );
+        let forgets = Refusal::Forgets {
+            before: 0.99,
+            after: 0.95,
+        };
+        assert_eq!(
+            reason(14, 18, Some(forgets)),
+            "the new model forgets: it was right on 285 of 300 built-in example faces, the present \
+             one on 297"
+        );
     }
 }

@@ -9,9 +9,9 @@ use crate::onnx::HeadTensors;
 /// of a new class.
 pub(super) const NEW_CLASS_MARGIN: f32 = 2.0;
 
-/// Returns the head with more classes. The rows of known labels are kept. A new
-/// label gets the mean of all rows and a bias that is 2 below the mean bias, so
-/// that its logit is never the largest before the head is trained.
+/// Returns the head with additional classes. The rows of known labels are kept. The row of a new
+/// label is the mean of all rows, and the bias of a new label is 2 below the mean bias. The logit
+/// of a new label is therefore never the largest before the head is trained.
 ///
 /// # Errors
 /// Returns [`RefitError::Head`] if the tensors do not match the labels, if a

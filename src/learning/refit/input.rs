@@ -1,4 +1,4 @@
-//! The input of a refit, and the checks that decide whether it can be used.
+//! The input to a refit, and the checks that decide whether it can be used.
 //!
 //! This module checks heads, samples, and the replay set, and groups the
 //! samples. If a head or the replay set is invalid, the caller gets an error.
@@ -17,7 +17,7 @@ use crate::training::train::{TrainOptions, Trainer};
 pub struct Sample {
     /// The id that identifies the sample in the outcome.
     pub id: String,
-    /// Index of its class in the list of labels.
+    /// Index of the sample's label in the list of labels.
     pub label: usize,
     /// The track that the crop comes from. The track and the `day` together
     /// identify the sample's group.
@@ -27,16 +27,15 @@ pub struct Sample {
     /// Features `[rows, FEATURES]` in row-major order. The first row is the
     /// crop itself, and the others are its variants.
     pub features: Vec<f32>,
-    /// Whether the champion was trained on this sample with this label. The
-    /// champion is not evaluated on such samples as long as there are enough
-    /// others.
+    /// Whether the champion was trained on this sample with this label. The champion is
+    /// not evaluated on such samples if there are enough others.
     pub seen: bool,
 }
 
 /// The input of a refit.
 #[derive(Debug, Clone, Copy)]
 pub struct RefitInput<'a> {
-    /// Names of the classes, in the order of both heads' outputs.
+    /// Names of the classes, in the order of the outputs of `champion` and `base`.
     pub labels: &'a [String],
     /// The head in use.
     pub champion: &'a HeadTensors,
@@ -46,12 +45,11 @@ pub struct RefitInput<'a> {
     /// The classes that `base` had before it was grown. They are a subset of
     /// `labels`.
     pub base_labels: &'a [String],
-    /// Labeled crops, with features computed by the backbone that both heads
-    /// use.
+    /// Labeled crops, with features computed by the backbone that `champion` and `base` use.
     pub samples: &'a [Sample],
-    /// Features of the pictures that the head must not forget, with labels from
-    /// `labels`. `None` if there is no replay set for this backbone and these
-    /// labels, in which case nothing protects against forgetting.
+    /// Features of the pictures that the head must not forget, with labels from `labels`. `None` if
+    /// there is no replay set for this backbone and these labels. In that case, nothing protects
+    /// against forgetting.
     pub replay: Option<&'a Replay>,
 }
 
@@ -60,7 +58,8 @@ impl RefitInput<'_> {
     /// rows to evaluate on. Both are empty if there is no replay set.
     ///
     /// # Errors
-    /// Returns [`RefitError::Head`] or [`RefitError::Replay`].
+    /// Returns [`RefitError::Head`] if a head does not match the labels, and [`RefitError::Replay`]
+    /// if the replay set cannot be used.
     pub(super) fn checked(&self) -> Result<(Rows, Rows), RefitError> {
         check_head("head in use", self.champion, self.labels)?;
         check_head("built-in head", self.base, self.labels)?;
@@ -78,7 +77,7 @@ impl RefitInput<'_> {
     fn renumbered(&self, replay: &Replay, rows: &Rows) -> Result<Rows, RefitError> {
         let fail = |problem: &str| Err(RefitError::Replay(problem.to_owned()));
         if rows.is_empty() || rows.features.len() != rows.len() * FEATURES {
-            return fail("it has no rows to learn from, or none to judge by");
+            return fail("it has no rows to train on, or none to evaluate on");
         }
         if rows.features.iter().any(|value| !value.is_finite()) {
             return fail("a feature is not a finite number");
@@ -126,8 +125,8 @@ impl RefitInput<'_> {
     }
 }
 
-/// Checks that a head's tensors match its labels and are finite. The error
-/// calls the head `head`.
+/// Checks that a head's tensors match its labels and are finite. The error message refers
+/// to the head as `head`.
 pub(super) fn check_head(
     head: &'static str,
     tensors: &HeadTensors,
@@ -147,7 +146,7 @@ pub(super) fn check_head(
 /// A sample that can be used.
 pub(super) struct GroupedSample<'a> {
     pub(super) sample: &'a Sample,
-    /// Index of its group. A group is one track on one day.
+    /// Index of the sample's group. A group is one track on one day.
     pub(super) group: usize,
 }
 
@@ -156,7 +155,7 @@ impl GroupedSample<'_> {
         self.sample.label
     }
 
-    /// The features of the crop itself.
+    /// Returns the features of the crop itself.
     pub(super) fn crop(&self) -> &[f32] {
         self.row(0)
     }

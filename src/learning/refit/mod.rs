@@ -1,32 +1,32 @@
 //! Refits a head on the device, and defines the gate that a new head must pass.
 //!
-//! This module trains a challenger on a few labeled crops from the device's own
-//! camera, calibrates it, and decides whether it may replace the champion,
-//! which is the head in use. It knows nothing about cameras, files, or where
-//! samples are stored. It is pure: the samples, the replay set, and the seed
-//! are arguments, and it uses no clock and no threads. `docs/LEARNING.md` gives
-//! the formulas and the measured values.
+//! This module trains a challenger on a few labeled crops from the device's own camera, calibrates
+//! the challenger, and decides whether it may replace the champion, which is the head in use. The
+//! module knows nothing about cameras, files, or where samples are stored. Its results are
+//! reproducible: the samples, the replay set, and the seed are arguments, and the module uses no
+//! clock and no threads. `docs/LEARNING.md` gives the formulas and the measured values.
 //!
 //! # Order
 //! 1. Samples that cannot be used are skipped and listed in the outcome
 //!    (`input`).
-//! 2. The usable samples are split by group (`folds`). A group is one track on
-//!    one day. The crops of one person passing by look so similar that a split
-//!    by crop would evaluate a head on crops that it has memorized.
-//! 3. For each fold, a challenger is trained on the other folds and then
+//! 2. The usable samples are split by group (`folds`). A group is one track on one day.
+//!    The crops of a person who passes by look very similar. If these crops were split one
+//!    by one, a head would be evaluated on near-duplicates of crops that it has memorized.
+//! 3. For each adaptation and each fold, a challenger is trained on the other folds and then
 //!    predicts the held-out fold (`batches`).
 //! 4. Temperature and shift are fitted on those held-out predictions
 //!    (`calibration`). For the gate, each fold is calibrated with values fitted
-//!    on the other folds.
+//!    on the other folds. Then the adaptation is chosen (`choice`).
 //! 5. Challenger and champion are compared on the held-out samples and on the
 //!    replay holdout (`evaluate`), and the gate decides (`gate`).
-//! 6. After cross-validation, the challenger that is returned is trained on all
-//!    samples in the same way. With a permanent holdout, it is the challenger
-//!    that was evaluated.
+//! 6. After cross-validation, a final challenger is trained in the same way on all
+//!    samples, and is returned. With a permanent holdout, the challenger that was
+//!    evaluated is returned.
 
 mod advice;
 mod batches;
 mod calibration;
+mod choice;
 mod evaluate;
 mod folds;
 mod gate;
@@ -38,11 +38,12 @@ mod variants;
 
 use std::collections::BTreeSet;
 
+pub(crate) use advice::MANY_GROUPS;
 pub use evaluate::LOSS_CAP;
-pub use gate::gate;
+pub use gate::{Ruling, gate};
 pub use grow::grow;
 pub use input::{RefitInput, Sample};
-pub use options::{FitOptions, GateOptions, HoldOutOptions, RefitOptions};
+pub use options::{Adaptation, FitOptions, GateOptions, HoldOutOptions, RefitOptions};
 pub use outcome::{
     Advice, Calibration, ClassCount, CurvePoint, Estimate, GateDecision, HardExample, InitialHead,
     Measurements, Outcome, Refusal, ReplayAccuracy, Scores, SkipReason, SkippedSample,
@@ -54,6 +55,7 @@ use crate::learning::replay::Rows;
 use crate::onnx::HeadTensors;
 use crate::training::train::{TrainError, TrainOptions, Trainer};
 use batches::Batches;
+use choice::Candidate;
 use evaluate::{HeldOutPrediction, accuracy, cross_entropy, logits, rows_of};
 use folds::{Split, split};
 use input::{GroupedSample, check_head, class_counts, too_few};
@@ -62,8 +64,8 @@ use input::{GroupedSample, check_head, class_counts, too_few};
 /// training and validation.
 const MIN_GROUPS: usize = 2;
 
-/// Fractions of the shift to try in turn, until the accuracy on the replay
-/// holdout stays within the tolerance.
+/// Fractions of the calibration shift to try in turn, until the accuracy on the replay holdout
+/// stays within the tolerance.
 const SHIFT_SHARES: [f64; 3] = [1.0, 0.5, 0.0];
 
 /// The warning in the outcome when there is no replay set.
@@ -71,12 +73,11 @@ const NO_REPLAY: &str = "the replay set was made for other labels or another bac
                          classifier's: nothing keeps the new model from forgetting what the \
                          built-in one knows, and the check for that is skipped";
 
-/// The reason why a refit was not attempted. Each message is a complete
-/// sentence.
+/// The reason why a refit failed. Each message is a complete sentence.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum RefitError {
     /// The caller canceled the refit.
-    #[error("the training was cancelled")]
+    #[error("the training was canceled")]
     Cancelled,
     /// An option has an invalid value.
     #[error("a head cannot be refitted with {0}")]
@@ -100,13 +101,12 @@ pub struct Fit {
     /// The decision and the measurements, which are reported and stored in the
     /// new head's metadata.
     pub outcome: Outcome,
-    /// The new, calibrated champion, or `None` if the gate refused it.
+    /// The new, calibrated champion, or `None` if the gate refused the challenger.
     pub head: Option<HeadTensors>,
 }
 
-/// Trains a challenger on the samples and lets the gate decide whether to
-/// accept it. The same input always gives exactly the same bits. `cancelled` is
-/// called before every step.
+/// Trains a challenger on the samples and lets the gate decide whether to accept it. The same input
+/// always gives a bit-identical result. `cancelled` is called before every step.
 ///
 /// # Errors
 /// Returns [`RefitError`] if the input cannot be used or the refit was
@@ -122,29 +122,27 @@ pub fn fit(
         return Err(RefitError::Cancelled);
     }
     let refused = |outcome: Outcome, refusal| Fit {
-        outcome: outcome.refused(refusal),
+        outcome: gate::refuse(outcome, refusal),
         head: None,
     };
     let (samples, mut outcome) = before_measuring(input);
+    outcome.labels_checked = options.gate.labels_checked;
     if let Some(refusal) = too_few(&outcome.counts) {
         return Ok(refused(outcome, refusal));
     }
-    let context = RefitContext {
-        options,
-        cancelled,
-        classes: input.labels.len(),
-        samples: &samples,
-        replay: &replay_train,
-    };
+    let context = RefitContext::new(input, options, cancelled, &samples, &replay_train);
     let split = split(&samples, input.labels.len(), &options.hold_out);
     let (measured, head) = match context.fit(input, &split, &replay_holdout) {
         Ok(evaluated) => evaluated,
         Err(Abort::Cancelled) => return Err(RefitError::Cancelled),
         Err(Abort::NotFinite) => return Ok(refused(outcome, Refusal::NotFinite)),
     };
-    let refusal = add_measured(&mut outcome, &samples, measured, options);
-    if let Some(refusal) = refusal {
-        return Ok(refused(outcome, refusal));
+    add_measured(&mut outcome, &samples, measured, options);
+    if outcome.decision != GateDecision::Accepted {
+        return Ok(Fit {
+            outcome,
+            head: None,
+        });
     }
     outcome.learned = samples
         .iter()
@@ -158,13 +156,13 @@ pub fn fit(
     })
 }
 
-/// Compares a head from another device with the champion on the samples and the
-/// replay holdout, without changing the head, and lets the gate decide. Samples
-/// that the champion was trained on are left out if enough others remain.
-/// Otherwise, they stay in, which gives the champion an advantage.
+/// Compares `challenger`, a head from another device, with the champion, and lets the gate decide.
+/// The comparison uses the samples and the replay holdout, and changes neither head. Samples that
+/// the champion was trained on are left out if enough others remain. Otherwise, they are included,
+/// which gives the champion an advantage.
 ///
 /// # Errors
-/// Same as [`fit`].
+/// Returns the errors of [`fit`].
 pub(crate) fn evaluate_foreign(
     input: &RefitInput,
     challenger: &HeadTensors,
@@ -179,25 +177,16 @@ pub(crate) fn evaluate_foreign(
     }
     let (samples, mut outcome) = before_measuring(input);
     if let Some(refusal) = too_few(&outcome.counts) {
-        return Ok(outcome.refused(refusal));
+        return Ok(gate::refuse(outcome, refusal));
     }
-    let context = RefitContext {
-        options,
-        cancelled,
-        classes: input.labels.len(),
-        samples: &samples,
-        replay: &replay_train,
-    };
+    let context = RefitContext::new(input, options, cancelled, &samples, &replay_train);
     let measured = match context.evaluate_foreign(input, challenger, &replay_holdout) {
         Ok(measured) => measured,
         Err(Abort::Cancelled) => return Err(RefitError::Cancelled),
-        Err(Abort::NotFinite) => return Ok(outcome.refused(Refusal::NotFinite)),
+        Err(Abort::NotFinite) => return Ok(gate::refuse(outcome, Refusal::NotFinite)),
     };
-    let refusal = add_measured(&mut outcome, &samples, measured, options);
-    Ok(match refusal {
-        Some(refusal) => outcome.refused(refusal),
-        None => outcome,
-    })
+    add_measured(&mut outcome, &samples, measured, options);
+    Ok(outcome)
 }
 
 /// Trains on all samples, starting from the champion, and evaluates nothing.
@@ -206,7 +195,7 @@ pub(crate) fn evaluate_foreign(
 /// training produced numbers that are not finite.
 ///
 /// # Errors
-/// Same as [`fit`].
+/// Returns the errors of [`fit`].
 pub fn learn(
     input: &RefitInput,
     options: &RefitOptions,
@@ -218,15 +207,9 @@ pub fn learn(
     if samples.is_empty() {
         return Ok(None);
     }
-    let context = RefitContext {
-        options,
-        cancelled,
-        classes: input.labels.len(),
-        samples: &samples,
-        replay: &replay,
-    };
+    let context = RefitContext::new(input, options, cancelled, &samples, &replay);
     let all: Vec<usize> = (0..samples.len()).collect();
-    match context.learn_to(input.champion, &all, options.fit.steps) {
+    match context.learn_to(input.champion, &all, context.steps()) {
         Ok(head) => Ok(Some(head)),
         Err(Abort::NotFinite) => Ok(None),
         Err(Abort::Cancelled) => Err(RefitError::Cancelled),
@@ -242,6 +225,7 @@ fn before_measuring<'a>(input: &'a RefitInput) -> (Vec<GroupedSample<'a>>, Outco
         decision: GateDecision::Accepted,
         reason: String::new(),
         warning: input.replay.is_none().then(|| NO_REPLAY.to_owned()),
+        labels_checked: false,
         labels: input.labels.to_vec(),
         advice: advice::advice(&counts, &samples, None),
         counts,
@@ -252,27 +236,32 @@ fn before_measuring<'a>(input: &'a RefitInput) -> (Vec<GroupedSample<'a>>, Outco
     (samples, outcome)
 }
 
-/// Adds the measurements, the advice based on them, and the reason for
-/// accepting the challenger. Returns the gate's objection, if it has one.
+/// Lets the gate decide. Adds the measurements, the advice based on them, the decision, and the
+/// reason to `outcome`.
 fn add_measured(
     outcome: &mut Outcome,
     samples: &[GroupedSample],
     measured: Measurements,
     options: &RefitOptions,
-) -> Option<Refusal> {
+) {
     outcome.advice = advice::advice(&outcome.counts, samples, Some(&measured));
-    outcome.reason = gate::reason_to_accept(&measured);
-    let refusal = gate(&measured, &options.gate);
+    let Ruling { decision, warnings } = gate(&measured, &options.gate);
+    for doubt in warnings {
+        outcome.add_warning(&format!(
+            "the labels were vouched for, so this did not refuse the new model: {doubt}"
+        ));
+    }
+    outcome.reason = gate::reason(&decision, &measured);
+    outcome.decision = decision;
     outcome.measured = Some(measured);
-    refusal
 }
 
 /// The reason why an attempt ended early.
 #[derive(Debug)]
 enum Abort {
     Cancelled,
-    /// The training produced numbers that are not finite. Nothing else can fail
-    /// here because the shapes were checked before.
+    /// The training produced numbers that are not finite. No other error can occur here,
+    /// because the shapes have already been checked.
     NotFinite,
 }
 
@@ -286,6 +275,7 @@ impl From<TrainError> for Abort {
 #[derive(Clone, Copy)]
 struct RefitContext<'a> {
     options: &'a RefitOptions,
+    adaptation: Adaptation,
     cancelled: &'a dyn Fn() -> bool,
     classes: usize,
     samples: &'a [GroupedSample<'a>],
@@ -293,8 +283,8 @@ struct RefitContext<'a> {
     replay: &'a Rows,
 }
 
-/// The samples that are held out in any round, and what is known about them
-/// before a challenger is trained.
+/// The samples that are held out in some round, with the values that are known before a
+/// challenger is trained.
 struct HeldOut<'a> {
     /// Indices of the held-out samples in the list of usable samples.
     samples: Vec<usize>,
@@ -315,6 +305,26 @@ struct Validated {
     curve: Vec<CurvePoint>,
 }
 
+impl<'a> RefitContext<'a> {
+    /// Creates a context with the first of the adaptations to choose from.
+    fn new(
+        input: &RefitInput,
+        options: &'a RefitOptions,
+        cancelled: &'a dyn Fn() -> bool,
+        samples: &'a [GroupedSample<'a>],
+        replay: &'a Rows,
+    ) -> RefitContext<'a> {
+        RefitContext {
+            options,
+            adaptation: options.fit.adaptations[0],
+            cancelled,
+            classes: input.labels.len(),
+            samples,
+            replay,
+        }
+    }
+}
+
 impl RefitContext<'_> {
     /// Trains, calibrates, and evaluates a challenger.
     fn fit(
@@ -324,8 +334,59 @@ impl RefitContext<'_> {
         replay_holdout: &Rows,
     ) -> Result<(Measurements, HeadTensors), Abort> {
         let held_out = self.held_out(input, split)?;
-        let validated = self.validate(&held_out, split)?;
+        let mut candidates = Vec::new();
+        for adaptation in &self.options.fit.adaptations {
+            // Without a replay set, nothing can be translated.
+            if *adaptation == Adaptation::TranslatedReplay && self.replay.is_empty() {
+                continue;
+            }
+            let context = RefitContext {
+                adaptation: *adaptation,
+                ..*self
+            };
+            candidates.push(context.candidate(input, &held_out, split, replay_holdout)?);
+        }
+        if candidates.is_empty() {
+            candidates.push(self.candidate(input, &held_out, split, replay_holdout)?);
+        }
+        let (mut chosen, predictions) = self.choose(&candidates);
+        let mut compared = self.compare(&predictions)?;
+        let gate = &self.options.gate;
+        if compared.has_suspects() && !compared.is_evident(gate) && !gate.labels_checked {
+            // Some labels may be wrong, so the adaptation that depends least on them is used.
+            let is_robust =
+                |candidate: &Candidate| candidate.adaptation == Adaptation::TranslatedReplay;
+            if let Some(robust) = candidates.iter().position(is_robust) {
+                chosen = robust;
+                compared = self.compare(&candidates[robust].predictions)?;
+            }
+        }
+        let chosen = candidates.swap_remove(chosen);
+        let training = TrainingSummary {
+            validation: split.validation,
+            adaptation: Some(chosen.adaptation),
+            initial_head: held_out.initial,
+            steps: chosen.steps,
+            curve: chosen.curve,
+        };
+        let agreement = self.agreement(input)?;
+        let measured = compared.with(training, agreement, chosen.replay, chosen.calibration);
+        let weights = [&chosen.head.w2, &chosen.head.b2];
+        if !weights.into_iter().flatten().all(|value| value.is_finite()) {
+            return Err(Abort::NotFinite);
+        }
+        Ok((measured, chosen.head))
+    }
 
+    /// Trains and calibrates a challenger with this context's adaptation.
+    fn candidate(
+        &self,
+        input: &RefitInput,
+        held_out: &HeldOut,
+        split: &Split,
+        replay_holdout: &Rows,
+    ) -> Result<Candidate, Abort> {
+        let validated = self.validate(held_out, split)?;
         let learned: Vec<usize> = (0..self.samples.len())
             .filter(|sample| split.learns(split.folds[*sample]))
             .collect();
@@ -344,17 +405,17 @@ impl RefitContext<'_> {
                 }
             })
             .collect();
-        let training = TrainingSummary {
-            validation: split.validation,
-            initial_head: held_out.initial,
-            steps: validated.steps,
-            curve: validated.curve,
-        };
-        self.measure(input, predictions, &head, replay_holdout, training)
+        self.calibrated(
+            input.champion,
+            validated,
+            predictions,
+            &head,
+            replay_holdout,
+        )
     }
 
-    /// Determines which samples are held out, which of them the heads are
-    /// evaluated on, and which head the training starts from.
+    /// Chooses the samples to hold out, the held-out samples to evaluate the heads on,
+    /// and the head to start the training from.
     fn held_out<'a>(&self, input: &RefitInput<'a>, split: &Split) -> Result<HeldOut<'a>, Abort> {
         let samples: Vec<usize> = (0..self.samples.len())
             .filter(|sample| split.folds[*sample].is_some())
@@ -363,8 +424,7 @@ impl RefitContext<'_> {
         let champion_logits = logits(input.champion, &crops)?;
         let base_logits = logits(input.base, &crops)?;
 
-        // Samples that the champion was trained on do not show how well it
-        // generalizes.
+        // Samples that the champion was trained on do not show how well the champion generalizes.
         let unseen: Vec<usize> = (0..samples.len())
             .filter(|position| !self.samples[samples[*position]].sample.seen)
             .collect();
@@ -404,7 +464,7 @@ impl RefitContext<'_> {
         self.balanced(losses).mean
     }
 
-    /// For each fold, trains without the fold and predicts it. Then chooses the
+    /// For each fold, trains a challenger without the fold and predicts the fold. Then chooses the
     /// number of steps.
     fn validate(&self, held_out: &HeldOut, split: &Split) -> Result<Validated, Abort> {
         let samples = &held_out.samples;
@@ -454,6 +514,7 @@ impl RefitContext<'_> {
         let points = checkpoints
             .iter()
             .zip(&losses)
+            .filter(|(steps, _)| **steps > 0)
             .map(|(steps, loss)| CurvePoint {
                 steps: *steps,
                 loss: *loss,
@@ -465,8 +526,8 @@ impl RefitContext<'_> {
         })
     }
 
-    /// Returns the last checkpoint, or an earlier one if the held-out loss was
-    /// clearly lower there.
+    /// Returns the last checkpoint, or an earlier checkpoint if the held-out loss was clearly lower
+    /// at that checkpoint.
     fn early_stop(&self, losses: &[f64]) -> usize {
         let last = losses.len() - 1;
         let margin = self.options.gate.min_gain.max(0.0);
@@ -476,28 +537,34 @@ impl RefitContext<'_> {
         })
     }
 
+    /// Returns the maximum number of Adam steps.
+    fn steps(&self) -> usize {
+        match self.adaptation {
+            Adaptation::Logits => 0,
+            Adaptation::PlainReplay | Adaptation::TranslatedReplay => self.options.fit.steps,
+        }
+    }
+
     /// Returns the step counts at which early stopping measures the loss.
     fn checkpoints(&self) -> Vec<usize> {
-        let steps = self.options.fit.steps;
+        let steps = self.steps();
         let mut checkpoints = vec![steps.div_ceil(3), (2 * steps).div_ceil(3), steps];
         checkpoints.dedup();
         checkpoints
     }
 
-    /// Calibrates the head and compares it with the champion. Each of the
-    /// `predictions` comes from a challenger that was trained without the
-    /// sample in question.
-    fn measure(
+    /// Calibrates the head and the predictions. Each of the `predictions` must come from a
+    /// challenger that was trained without the predicted sample.
+    fn calibrated(
         &self,
-        input: &RefitInput,
+        champion: &HeadTensors,
+        validated: Validated,
         mut predictions: Vec<HeldOutPrediction>,
         head: &HeadTensors,
         replay_holdout: &Rows,
-        training: TrainingSummary,
-    ) -> Result<(Measurements, HeadTensors), Abort> {
-        let agreement = self.agreement(input)?;
+    ) -> Result<Candidate, Abort> {
         let calibrations = self.calibrations(&predictions);
-        let tolerance = self.options.gate.replay_tolerance;
+        let tolerance = self.options.fit.shift_tolerance;
         let mut calibrated = head.clone();
         let mut calibration = calibrations.of_all.clone();
         let mut replay = None;
@@ -506,7 +573,7 @@ impl RefitContext<'_> {
             share = tried;
             calibration = calibrations.of_all.with_shift_share(share);
             calibrated = calibration.fold_into(head);
-            replay = replay_accuracy(input.champion, &calibrated, replay_holdout)?;
+            replay = replay_accuracy(champion, &calibrated, replay_holdout)?;
             if replay.is_none_or(|replay| replay.after >= replay.before - tolerance) {
                 break;
             }
@@ -517,16 +584,18 @@ impl RefitContext<'_> {
             let of_fold = of_fold.with_shift_share(share);
             prediction.challenger = of_fold.apply(&prediction.challenger);
         }
-        let compared = self.compare(&predictions)?;
-        let measured = compared.with(training, agreement, replay, calibration);
-        let weights = [&calibrated.w2, &calibrated.b2];
-        if !weights.into_iter().flatten().all(|value| value.is_finite()) {
-            return Err(Abort::NotFinite);
-        }
-        Ok((measured, calibrated))
+        Ok(Candidate {
+            adaptation: self.adaptation,
+            steps: validated.steps,
+            curve: validated.curve,
+            predictions,
+            head: calibrated,
+            calibration,
+            replay,
+        })
     }
 
-    /// Compares the champion with the challenger and changes neither of them.
+    /// Compares the champion with the challenger without changing either of them.
     fn evaluate_foreign(
         &self,
         input: &RefitInput,
@@ -559,6 +628,7 @@ impl RefitContext<'_> {
             validation: Validation::HoldOut {
                 groups: groups.collect::<BTreeSet<usize>>().len(),
             },
+            adaptation: None,
             initial_head: InitialHead::Elsewhere,
             steps: 0,
             curve: Vec::new(),
@@ -587,8 +657,8 @@ impl RefitContext<'_> {
         head.ok_or(Abort::NotFinite)
     }
 
-    /// Trains on these samples and the replay set. Calls `at_checkpoint` with
-    /// the index of each checkpoint when its number of steps is reached.
+    /// Trains on these samples and the replay set. Each checkpoint is a number of steps. After that
+    /// number of steps, calls `at_checkpoint` with the index of the checkpoint.
     fn learn(
         &self,
         initial: &HeadTensors,
@@ -620,8 +690,8 @@ impl RefitContext<'_> {
     }
 }
 
-/// Returns the accuracy of both heads on the replay holdout, or `None` if there
-/// is no holdout.
+/// Returns the accuracy of the champion and of the challenger on the replay holdout, or `None` if
+/// there is no holdout.
 fn replay_accuracy(
     champion: &HeadTensors,
     challenger: &HeadTensors,

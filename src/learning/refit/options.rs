@@ -1,6 +1,6 @@
 //! The options of a refit, with their validation and their measured defaults.
 //!
-//! This module owns the values for the recipe, the holdout, and the gate.
+//! This module defines the options of the recipe, the holdout, and the gate.
 //! `docs/LEARNING.md` explains the origin of each default.
 
 use super::RefitError;
@@ -31,9 +31,25 @@ impl Default for RefitOptions {
     }
 }
 
+/// How a head is adapted to the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adaptation {
+    /// Both layers are trained on labeled crops and on unchanged replay rows.
+    PlainReplay,
+    /// The weights stay as they are. Only the temperature and the shifts of the logits are
+    /// fitted.
+    Logits,
+    /// Both layers are trained, mostly on replay rows that are translated to the device's
+    /// camera. Such a head depends little on individual labels.
+    TranslatedReplay,
+}
+
 /// The training recipe for the challenger.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FitOptions {
+    /// The adaptations to choose from, at least one. An adaptation is chosen instead of an
+    /// earlier one in this list only if it is clearly better on held-out samples.
+    pub adaptations: Vec<Adaptation>,
     /// Maximum number of Adam steps, at least 1. Early stopping may choose
     /// fewer.
     pub steps: usize,
@@ -41,32 +57,40 @@ pub struct FitOptions {
     pub batch: usize,
     /// Learning rate of Adam, greater than 0.
     pub learning_rate: f32,
-    /// Fraction of a batch that represents the device's camera. It is between 0
-    /// and 1, and consists of new rows and of replay rows translated to what
-    /// that camera might have produced. The rest of the batch consists of
-    /// unchanged replay rows.
+    /// Fraction of a batch that represents the device's camera, between 0 and 1. With
+    /// [`Adaptation::PlainReplay`], this part of the batch consists of new rows. With
+    /// [`Adaptation::TranslatedReplay`], it consists of new rows, and of replay rows
+    /// translated to what that camera might have produced. The rest of the batch consists
+    /// of unchanged replay rows.
     pub device_share: f32,
-    /// Limit that the fraction of new rows in a batch approaches as the number
-    /// of groups grows, between 0 and `device_share`. With n groups, the
-    /// fraction is this value times n / (n + `half_share_groups`).
+    /// With [`Adaptation::TranslatedReplay`], the fraction of new rows in a batch if there are
+    /// very many groups, between 0 and `device_share`. With n groups, the fraction of new rows
+    /// is `new_share` times n / (n + `half_share_groups`).
     pub new_share: f32,
-    /// Number of groups at which the fraction of new rows is half of
-    /// `new_share`, at least 0. With few groups, new rows get a small fraction
-    /// because some labels may be wrong, and translated rows hardly depend on
-    /// the labels.
+    /// Number of groups at which the fraction of new rows is half of `new_share`, at
+    /// least 0. With few groups, only a small fraction of a batch consists of new rows,
+    /// because some labels may be wrong. Translated rows hardly depend on the labels.
     pub half_share_groups: f32,
     /// Fraction of the hidden units that each step drops, at least 0 and less
     /// than 1.
     pub dropout: f32,
-    /// Fraction of the features that each step drops. It is at least 0 and less
-    /// than 1. Dropping features keeps the head from memorizing a few crops by
-    /// a few features.
+    /// Fraction of the features that each step drops. It is at least 0 and less than 1.
+    /// Dropping features prevents the head from memorizing individual crops by a few
+    /// features.
     pub feature_dropout: f32,
+    /// Maximum decrease in accuracy on the replay holdout that the shift of the calibration may
+    /// cause, between 0 and 1. If the decrease is larger, a smaller shift is used.
+    pub shift_tolerance: f64,
 }
 
 impl Default for FitOptions {
     fn default() -> FitOptions {
         FitOptions {
+            adaptations: vec![
+                Adaptation::PlainReplay,
+                Adaptation::Logits,
+                Adaptation::TranslatedReplay,
+            ],
             steps: 150,
             batch: 64,
             learning_rate: 2e-4,
@@ -75,6 +99,7 @@ impl Default for FitOptions {
             half_share_groups: 50.0,
             dropout: 0.5,
             feature_dropout: 0.2,
+            shift_tolerance: 0.007,
         }
     }
 }
@@ -104,14 +129,13 @@ impl Default for HoldOutOptions {
 pub struct GateOptions {
     /// Minimum gain on held-out samples, in nats of the cross-entropy.
     pub min_gain: f64,
-    /// Minimum gain in units of its own standard error. The default is 0
-    /// because, with few samples, the standard error is so large that no
-    /// challenger would pass. The agreement of the labels prevents harm
-    /// instead.
+    /// Minimum gain in units of the standard error of the gain. The default is 0 because, with few
+    /// samples, the standard error is so large that no challenger would pass. Instead, the gate
+    /// requires that the labels agree with a head that was trained without them.
     pub min_sigmas: f64,
-    /// Maximum loss of accuracy on held-out samples, between 0 and 1.
+    /// Maximum decrease in accuracy on held-out samples, between 0 and 1.
     pub accuracy_tolerance: f64,
-    /// Maximum loss of accuracy on the replay holdout, between 0 and 1.
+    /// Maximum decrease in accuracy on the replay holdout, between 0 and 1.
     pub replay_tolerance: f64,
     /// Minimum agreement of the labels with a head that was trained without
     /// them, between 0.5 (no agreement) and 1.
@@ -120,8 +144,25 @@ pub struct GateOptions {
     /// that it would have with random labels. The fewer groups there are, the
     /// higher the required agreement.
     pub agreement_sigmas: f64,
-    /// Maximum fraction of samples whose label looks wrong, between 0 and 1.
+    /// Minimum number of held-out samples that can show that the labels can be trusted. Together
+    /// with the next three options, it defines when the challenger is so much better that a low
+    /// agreement and single labels that look wrong do not matter.
+    pub evident_samples: usize,
+    /// Minimum accuracy of the challenger on these samples, between 0 and 1.
+    pub evident_accuracy: f64,
+    /// Minimum increase of the accuracy, between 0 and 1.
+    pub evident_improvement: f64,
+    /// Minimum gain in units of its standard error.
+    pub evident_sigmas: f64,
+    /// Minimum gain, in nats, if the champion classifies all held-out samples correctly. With a
+    /// smaller gain, there is nothing to gain.
+    pub perfect_gain: f64,
+    /// The same minimum in units of the standard error of the gain.
+    pub perfect_sigmas: f64,
+    /// Maximum fraction of the held-out samples whose labels look wrong, between 0 and 1.
     pub max_suspects: f64,
+    /// Whether the owner vouches for the labels. The checks of the labels then only warn.
+    pub labels_checked: bool,
 }
 
 impl Default for GateOptions {
@@ -130,10 +171,17 @@ impl Default for GateOptions {
             min_gain: 0.0,
             min_sigmas: 0.0,
             accuracy_tolerance: 0.1,
-            replay_tolerance: 0.007,
+            replay_tolerance: 0.011,
             min_agreement: 0.75,
             agreement_sigmas: 1.5,
+            evident_samples: 10,
+            evident_accuracy: 0.7,
+            evident_improvement: 0.15,
+            evident_sigmas: 2.0,
+            perfect_gain: 0.02,
+            perfect_sigmas: 1.0,
             max_suspects: 0.2,
+            labels_checked: false,
         }
     }
 }
@@ -152,6 +200,9 @@ fn refuse(problem: impl Into<String>) -> Result<(), RefitError> {
 
 impl FitOptions {
     fn check(&self) -> Result<(), RefitError> {
+        if self.adaptations.is_empty() {
+            return refuse("no adaptation");
+        }
         if self.steps == 0 {
             return refuse("no steps");
         }
@@ -170,9 +221,12 @@ impl FitOptions {
         let (new, device) = (self.new_share, self.device_share);
         if !(0.0 <= new && new <= device && device <= 1.0) {
             return refuse(format!(
-                "a device share of {device} and a new share of {new}; both must be from 0 to 1, \
-                 and the new share must not be the larger one"
+                "a device share of {device} and a new share of {new}; both must be between 0 and \
+                 1, and the new share must not be larger than the device share"
             ));
+        }
+        if !(0.0..=1.0).contains(&self.shift_tolerance) {
+            return refuse("a tolerance that is not between 0 and 1");
         }
         for dropout in [self.dropout, self.feature_dropout] {
             if !(0.0..1.0).contains(&dropout) {
@@ -194,7 +248,14 @@ impl HoldOutOptions {
 
 impl GateOptions {
     fn check(&self) -> Result<(), RefitError> {
-        let margins = [self.min_gain, self.min_sigmas, self.agreement_sigmas];
+        let margins = [
+            self.min_gain,
+            self.min_sigmas,
+            self.agreement_sigmas,
+            self.evident_sigmas,
+            self.perfect_gain,
+            self.perfect_sigmas,
+        ];
         if !margins.into_iter().all(f64::is_finite) {
             return refuse("a margin that is not a finite number");
         }
@@ -203,9 +264,11 @@ impl GateOptions {
             self.replay_tolerance,
             self.min_agreement,
             self.max_suspects,
+            self.evident_accuracy,
+            self.evident_improvement,
         ];
         if !shares.iter().all(|share| (0.0..=1.0).contains(share)) {
-            return refuse("a tolerance that is not from 0 to 1");
+            return refuse("a tolerance that is not between 0 and 1");
         }
         Ok(())
     }
@@ -218,7 +281,9 @@ mod tests {
     #[test]
     fn the_defaults_are_valid_and_each_bad_figure_is_refused() {
         assert_eq!(RefitOptions::default().check(), Ok(()));
-        let changes: [fn(&mut RefitOptions); 13] = [
+        let changes: [fn(&mut RefitOptions); 15] = [
+            |options| options.fit.shift_tolerance = 1.1,
+            |options| options.fit.adaptations.clear(),
             |options| options.fit.steps = 0,
             |options| options.fit.batch = 1,
             |options| options.fit.learning_rate = 0.0,

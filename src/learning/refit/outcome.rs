@@ -1,10 +1,12 @@
 //! The outcome of a refit, which consists of the decision, the reason for it,
 //! and the measurements.
 //!
-//! These are plain values. The records in `learning::records` define their
-//! JSON.
+//! The types in this module are plain values. The records in `learning::records` define the JSON of
+//! these values.
 
 use std::fmt;
+
+use super::options::Adaptation;
 
 /// The outcome of evaluating a challenger.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +18,8 @@ pub struct Outcome {
     /// A message about this refit that the owner should read, regardless of the
     /// gate's decision.
     pub warning: Option<String>,
+    /// Whether the owner vouched for the labels. The checks of the labels then only warn.
+    pub labels_checked: bool,
     /// Names of the classes. All per-class values are in this order.
     pub labels: Vec<String>,
     /// Number of usable samples and groups of each class.
@@ -32,13 +36,12 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The outcome of a challenger that the gate refused.
-    pub(super) fn refused(self, refusal: Refusal) -> Outcome {
-        Outcome {
-            reason: refusal.to_string(),
-            decision: GateDecision::Refused(refusal),
-            ..self
-        }
+    /// Adds a warning, and keeps those that the outcome already has.
+    pub(super) fn add_warning(&mut self, warning: &str) {
+        self.warning = Some(match self.warning.take() {
+            Some(earlier) => format!("{earlier}; {warning}"),
+            None => warning.to_owned(),
+        });
     }
 }
 
@@ -49,10 +52,12 @@ pub enum GateDecision {
     Accepted,
     /// The champion stays in use, possibly because there is no challenger.
     Refused(Refusal),
+    /// The champion stays in use, because it makes no mistake on the samples, and the
+    /// challenger is hardly surer of the right answers.
+    NothingToGain,
 }
 
-/// The reason why the champion stays. [`fmt::Display`] formats it as a
-/// sentence.
+/// The reason why the champion stays in use. [`fmt::Display`] formats the reason as a sentence.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Refusal {
     /// No sample can be used.
@@ -94,11 +99,11 @@ pub enum Refusal {
         /// The minimum gain that the gate accepts.
         needed: f64,
     },
-    /// The challenger classifies fewer held-out samples correctly.
+    /// The challenger classifies fewer held-out samples correctly than the champion.
     LessAccurate {
-        /// Number of samples that the champion classifies correctly.
+        /// Number of held-out samples that the champion classifies correctly.
         before: usize,
-        /// Number of samples that the challenger classifies correctly.
+        /// Number of held-out samples that the challenger classifies correctly.
         after: usize,
     },
     /// The challenger forgets what the built-in model knew.
@@ -116,7 +121,7 @@ impl fmt::Display for Refusal {
             Refusal::NoSamples => f.write_str("there are no labeled face pictures to learn from"),
             Refusal::OneClass { label } => write!(
                 f,
-                "all face pictures are labeled {label}: label some of another class too"
+                "all face pictures are labeled {label}; label some of another class too"
             ),
             Refusal::TooFewGroups {
                 label,
@@ -124,50 +129,40 @@ impl fmt::Display for Refusal {
                 needed,
             } => write!(
                 f,
-                "{label} has face pictures from too few tracks ({groups}; at least {needed} are \
-                 needed): label pictures of more people or of another day"
+                "there are face pictures of only {} labeled {label}, and at least {needed} are \
+                 needed; label pictures of more people or from another day",
+                match groups {
+                    1 => "1 person".to_owned(),
+                    groups => format!("{groups} people"),
+                }
             ),
             Refusal::NotFinite => f.write_str(
-                "the training ended in numbers that are not finite: the new model was discarded",
+                "the training produced numbers that are not finite, so the new model was discarded",
             ),
-            Refusal::LabelsDisagree { agreement, needed } => write!(
-                f,
-                "the labels do not match what the faces look like (agreement {agreement:.2}, \
-                 needed {needed:.2}): check the labels, or label more face pictures"
+            Refusal::LabelsDisagree { .. } => f.write_str(
+                "the labels do not match what the faces look like; check the labels, or label face \
+                 pictures of more people",
             ),
             Refusal::LabelsLookWrong { suspects, samples } => write!(
                 f,
-                "{suspects} of {samples} labels look wrong: check the face pictures that are listed"
+                "{suspects} of {samples} labels look wrong; check the face pictures that are listed"
             ),
-            Refusal::NoGain { gain, needed } => write!(
-                f,
-                "the new model is not clearly better on held-out face pictures: its loss {}, and \
-                 must fall by at least {needed:.3}",
-                change(*gain)
+            Refusal::NoGain { .. } => f.write_str(
+                "the new model is not clearly better on face pictures that it had not seen",
             ),
             Refusal::LessAccurate { before, after } => write!(
                 f,
-                "the new model classifies {after} held-out face pictures correctly, the present \
-                 one {before}"
+                "on face pictures that it had not seen, the new model was right on {after}, the \
+                 present one on {before}"
             ),
             Refusal::Forgets { before, after } => write!(
                 f,
-                "the new model forgets: its accuracy on the pictures of the replay set is {:.1} %, \
-                 the present one's {:.1} %",
+                "the new model forgets: it was right on {:.1} % of the built-in example faces, the \
+                 present one on {:.1} %",
                 100.0 * after,
                 100.0 * before
             ),
         }
-    }
-}
-
-/// Says how the loss changed, given its decrease in nats.
-pub(super) fn change(gain: f64) -> String {
-    let size = format!("{:.3}", gain.abs());
-    match size.as_str() {
-        "0.000" => "did not change".to_owned(),
-        size if gain > 0.0 => format!("fell by {size}"),
-        size => format!("rose by {size}"),
     }
 }
 
@@ -186,7 +181,7 @@ pub struct ClassCount {
 /// A sample that could not be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SkippedSample {
-    /// Same as [`Sample::id`](super::Sample::id).
+    /// Id of the sample; see [`Sample::id`](super::Sample::id).
     pub id: String,
     /// What is wrong with the sample.
     pub reason: SkipReason,
@@ -216,11 +211,10 @@ pub struct Measurements {
     /// Mean decrease of the loss in nats, balanced by class and group. Each
     /// loss is capped at [`LOSS_CAP`](super::LOSS_CAP).
     pub gain: Estimate,
-    /// How well the labels agree with a head that was trained without them,
-    /// between 0.5 (no agreement) and 1 (full agreement). It is the fraction of
-    /// pairs of groups from different classes whose logits are in the order
-    /// that their labels imply, or 1 if there is no such pair. Its standard
-    /// error is computed as if the labels were random.
+    /// How well the labels agree with a head that was trained without them, between 0.5 (no
+    /// agreement) and 1 (full agreement). It is the fraction of pairs of groups from different
+    /// classes whose logits are in the order that their labels imply, or 1 if there is no such
+    /// pair. The standard error is computed as if the labels were random.
     pub agreement: Estimate,
     /// Accuracy on the replay holdout, or `None` if there is no replay set.
     pub replay: Option<ReplayAccuracy>,
@@ -237,6 +231,8 @@ pub struct Measurements {
 pub struct TrainingSummary {
     /// How samples were held out.
     pub validation: Validation,
+    /// How the head was adapted, or `None` if another device trained the challenger.
+    pub adaptation: Option<Adaptation>,
     /// The head that the training started from.
     pub initial_head: InitialHead,
     /// Number of Adam steps that early stopping chose.
@@ -248,8 +244,8 @@ pub struct TrainingSummary {
 /// How samples were held out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Validation {
-    /// About a fifth of the groups are held out permanently. They are always
-    /// the same groups, and they are never used for training.
+    /// About a fifth of the groups are held out permanently. The same groups are always held out,
+    /// and they are never used for training.
     HoldOut {
         /// Number of groups that were held out.
         groups: usize,
@@ -261,7 +257,7 @@ pub enum Validation {
     },
 }
 
-/// The head that a challenger was trained from.
+/// The head from which the training of a challenger started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InitialHead {
     /// The head in use.
@@ -309,7 +305,7 @@ pub struct Scores {
     pub confusion: Vec<Vec<usize>>,
 }
 
-/// Accuracy of both heads on the replay holdout.
+/// Accuracy of the champion and of the challenger on the replay holdout.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ReplayAccuracy {
     /// The champion's accuracy, between 0 and 1.
@@ -320,11 +316,11 @@ pub struct ReplayAccuracy {
     pub rows: usize,
 }
 
-/// A calibration of the logits, which are divided by the temperature and then
-/// shifted.
+/// A calibration of the logits: each logit is divided by the temperature, and then a shift is
+/// added.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Calibration {
-    /// The divisor of the logits.
+    /// The number by which the logits are divided.
     pub temperature: f64,
     /// For each class, the value that is added to the divided logit.
     pub shift: Vec<f64>,
@@ -333,7 +329,7 @@ pub struct Calibration {
 /// A held-out sample with a high loss.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HardExample {
-    /// Same as [`Sample::id`](super::Sample::id).
+    /// Id of the sample; see [`Sample::id`](super::Sample::id).
     pub id: String,
     /// Index of the sample's label in the list of labels.
     pub label: usize,
@@ -372,7 +368,7 @@ pub enum Advice {
         label: String,
         /// Number of held-out samples of the class that were misclassified.
         wrong: usize,
-        /// Number of held-out samples.
+        /// Number of held-out samples of the class.
         samples: usize,
     },
     /// Some labels look wrong and should be checked.
@@ -380,19 +376,4 @@ pub enum Advice {
         /// Number of samples whose labels look wrong.
         suspects: usize,
     },
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refusal_says_what_the_loss_did() {
-        let sentence = |gain| Refusal::NoGain { gain, needed: 0.01 }.to_string();
-        assert!(
-            sentence(-0.0031).contains("its loss rose by 0.003, and must fall by at least 0.010")
-        );
-        assert!(sentence(0.005).contains("its loss fell by 0.005"));
-        assert!(sentence(-0.0001).contains("its loss did not change"));
-    }
 }

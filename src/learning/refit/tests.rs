@@ -6,18 +6,17 @@ use super::*;
 use crate::learning::replay::Replay;
 use crate::vision::embed::FEATURES;
 
-/// Number of features per class that distinguish the classes. The first
-/// `SIGNAL` features stand for a mask, and the next `SIGNAL` features for a
-/// bare face.
+/// Number of signal features of each class. The features `0..SIGNAL` are high for a
+/// mask, and the features `SIGNAL..2 * SIGNAL` are high for a bare face.
 const SIGNAL: usize = 40;
-/// Number of features after the signal features that are always brighter on the
-/// device, regardless of what it sees.
+/// Number of glare features, which come after the signal features. On the device, the
+/// glare features of every face are higher than on the old camera.
 const GLARE: usize = 30;
 
-/// Synthetic features of two classes and two cameras. Class 0 has high values
-/// in the first features, and class 1 has high values in the next ones. On the
-/// device, the features of class 0 are dim, so a head trained for the old
-/// camera predicts class 1 for most of its pictures.
+/// Synthetic features of two classes, seen by two cameras: the old camera and the
+/// camera of the device. A row has high values in the signal features of its class. On
+/// the device, the signal features of class 0 are dim, so a head that was trained for
+/// the old camera mistakes most pictures of class 0 for class 1.
 pub(super) struct TwoCameras {
     rng: ChaCha8Rng,
     labels: Vec<String>,
@@ -95,7 +94,7 @@ impl TwoCameras {
                 assert_eq!(fit.outcome.reason, refusal.to_string());
                 refusal
             }
-            GateDecision::Accepted => panic!("it was accepted"),
+            other => panic!("it was not refused: {other:?}"),
         }
     }
 }
@@ -111,7 +110,7 @@ fn options() -> RefitOptions {
     }
 }
 
-/// Makes rows whose classes alternate.
+/// Makes `count` rows that alternate between the two classes.
 fn rows(rng: &mut ChaCha8Rng, count: usize, is_device: bool) -> Rows {
     let mut rows = Rows::default();
     for number in 0..count {
@@ -170,8 +169,9 @@ fn a_few_crops_of_a_new_camera_are_learned_and_nothing_is_forgotten() {
     assert!(accepted >= 5, "only {accepted} of 6 were accepted");
 }
 
-/// Refits on samples of which the given fraction has wrong labels. Returns the
-/// change in accuracy on the device, or `None` if no head was accepted.
+/// Refits on samples. The fraction `share` of the samples has wrong labels. Returns the
+/// accuracy of the new head on the device minus the accuracy of the base head, or
+/// `None` if no head was accepted.
 fn change_with_wrong_labels(share: f64, seed: u64, has_replay: bool) -> Option<f64> {
     let mut data = TwoCameras::new(100 + seed);
     let test = rows(&mut data.rng, 400, true);
@@ -202,6 +202,39 @@ fn wrong_labels_do_not_make_a_worse_head() {
 }
 
 #[test]
+fn checked_labels_are_not_refused_for_what_they_look_like() {
+    for seed in 0..3 {
+        let mut data = TwoCameras::new(200 + seed);
+        let mut samples = data.samples(10);
+        for sample in &mut samples {
+            sample.label = 1 - sample.label;
+        }
+        let refused = data.fit(&samples, &options()).outcome;
+        let GateDecision::Refused(refusal @ Refusal::LabelsDisagree { .. }) = refused.decision
+        else {
+            panic!("{}", refused.reason);
+        };
+        assert!(!refused.labels_checked);
+        let mut options = options();
+        options.gate.labels_checked = true;
+        let outcome = data.fit(&samples, &options).outcome;
+        assert!(outcome.labels_checked);
+        let warning = outcome.warning.unwrap();
+        assert!(warning.contains(&refusal.to_string()), "{warning}");
+        // The other checks still apply. The labels contradict everything that the built-in
+        // head knows.
+        let GateDecision::Refused(refusal) = outcome.decision else {
+            continue;
+        };
+        let is_other = matches!(
+            refusal,
+            Refusal::NoGain { .. } | Refusal::LessAccurate { .. } | Refusal::Forgets { .. }
+        );
+        assert!(is_other, "{refusal}");
+    }
+}
+
+#[test]
 fn missing_samples_are_named_in_the_refusal() {
     let mut data = TwoCameras::new(1);
     assert_eq!(data.refusal(&[]), Refusal::NoSamples);
@@ -224,7 +257,7 @@ fn missing_samples_are_named_in_the_refusal() {
         }
     );
     assert!(expected, "{refusal}");
-    // Many crops of one person form only one track.
+    // Put all crops of a class into one track.
     let mut one_track = samples.clone();
     for sample in &mut one_track {
         sample.track = format!("class {}", sample.label);
@@ -403,12 +436,13 @@ fn a_head_from_elsewhere_is_judged_by_own_samples() {
         outcome.measured.unwrap().training.initial_head,
         InitialHead::Elsewhere
     );
-    // The heads are swapped here, and then a head is compared with itself.
+    // First, the base head challenges the learned head. Then, the base head challenges
+    // itself.
     for champion in [&learned, base] {
         let outcome = tried(base, champion, &own).unwrap();
         let is_no_gain = matches!(
             outcome.decision,
-            GateDecision::Refused(Refusal::NoGain { .. })
+            GateDecision::Refused(Refusal::NoGain { .. }) | GateDecision::NothingToGain
         );
         assert!(is_no_gain, "{}", outcome.reason);
     }
@@ -469,7 +503,8 @@ fn a_new_class_grows_the_head_and_is_learned() {
     let mut data = TwoCameras::new(11);
     let grown = ["mask", "chin", "bare"].map(str::to_owned);
     let head = grow(&data.base, &data.labels, &grown).unwrap();
-    // The grown head classifies every known picture as before.
+    // For every known picture, the grown head computes the same logits of the known
+    // classes as the base head.
     let before = logits(&data.base, &data.replay.holdout.features).unwrap();
     let after = logits(&head, &data.replay.holdout.features).unwrap();
     assert_eq!((before.len(), after.len()), (200, 200));

@@ -9,9 +9,9 @@ use crate::training::augment::{self, Geometry, Light, RandomRange};
 /// Number of augmented copies per labeled crop.
 pub const VARIANTS: usize = 4;
 
-/// Returns [`VARIANTS`] copies of a crop with slightly different light,
-/// position, and rotation. A crop's variants need to be embedded only once. The
-/// same seed gives the same variants.
+/// Returns [`VARIANTS`] copies of a crop with slightly different light, position, and
+/// rotation. The same crop and seed always give the same variants, so the features of
+/// the variants need to be computed only once.
 #[must_use]
 pub fn variants(crop: &Crop, seed: u64) -> Vec<Crop> {
     let range = |probability, from, to| RandomRange {

@@ -3,6 +3,7 @@
 use super::feature::{FeatureError, MAX_ROWS};
 use crate::frame::PictureError;
 use crate::platform::files::FileError;
+use crate::platform::text::counted;
 
 /// Why an operation on the store failed.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +40,7 @@ pub enum StoreError {
         /// What is wrong with the picture.
         error: PictureError,
     },
-    /// The features cannot be used, and nothing else was kept of the sample.
+    /// The features cannot be used, and the sample has no picture.
     #[error("the features of the sample {id} cannot be used: {error}")]
     Features {
         /// Id of the sample.
@@ -55,22 +56,22 @@ pub enum StoreError {
         /// Number of rows passed by the caller.
         rows: usize,
     },
-    /// Only a part of the samples could be deleted.
-    #[error("{deleted} face pictures were deleted and {left} were not: {error}")]
+    /// Only some of the samples could be deleted.
+    #[error("only {deleted} of {} face pictures could be deleted: {error}", deleted + left)]
     Partly {
         /// Number of samples that were deleted.
         deleted: usize,
         /// Number of samples that were not deleted.
         left: usize,
-        /// Why the first of these was not deleted.
+        /// Why the first of the remaining samples was not deleted.
         error: Box<StoreError>,
     },
     /// An import ended early.
-    #[error("{added} pictures were imported, and the rest was not: {error}")]
+    #[error("the import stopped after {}: {error}", counted(*added, "picture"))]
     Stopped {
-        /// Number of pictures that were imported before.
+        /// Number of pictures that were imported before the error.
         added: usize,
-        /// Why the next one was not imported.
+        /// Why the next picture was not imported.
         error: Box<StoreError>,
     },
     /// The JPEG encoder rejected a crop.

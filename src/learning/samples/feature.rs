@@ -13,7 +13,8 @@ pub const MAX_ROWS: usize = 64;
 const MAGIC: [u8; 8] = *b"MASKDFEA";
 const VERSION: u32 = 1;
 const HASH: usize = 32;
-/// Magic, version, number of rows, hash of the backbone, hash of the picture.
+/// Size in bytes of the magic, the version, the number of rows, and the hashes of the
+/// backbone and the picture.
 const HEADER: usize = MAGIC.len() + 4 + 4 + 2 * HASH;
 const ROW: usize = FEATURES * 4;
 
@@ -25,16 +26,16 @@ pub(super) const MAX_BYTES: u64 = (HEADER + MAX_ROWS * ROW + HASH) as u64;
 pub struct FeatureFile {
     /// SHA-256 of the backbone that computed the features.
     pub backbone: [u8; 32],
-    /// SHA-256 of the picture file that the features were computed from; `None` if only
-    /// the features were kept.
+    /// SHA-256 of the picture file that the features were computed from, or `None` if
+    /// only the features were kept.
     pub picture: Option<[u8; 32]>,
-    /// The features of the crop itself, followed by those of its light-augmented
-    /// variants: 1 to [`MAX_ROWS`] rows of finite values.
+    /// The features of the crop itself, followed by the features of its augmented
+    /// variants. There are 1 to [`MAX_ROWS`] rows of finite values.
     pub rows: Vec<Feature>,
 }
 
-/// Why a sample has no usable features. In every case, they can be computed again from
-/// the picture, if there is one.
+/// Why a sample has no usable features. In every case, the features can be computed again
+/// from the picture, if there is one.
 #[derive(Debug, thiserror::Error)]
 pub enum FeatureError {
     /// No features have been computed yet.
@@ -49,8 +50,8 @@ pub enum FeatureError {
     /// The features were computed by a backbone other than the requested one.
     #[error("the features were made by another backbone")]
     OtherBackbone,
-    /// The picture was replaced by another one with the same name.
-    #[error("the features are those of another picture of the same name")]
+    /// The picture was replaced by another picture with the same name.
+    #[error("the features belong to another picture with the same name")]
     OtherPicture,
 }
 
@@ -74,7 +75,7 @@ pub fn parse_features(bytes: &[u8]) -> Result<FeatureFile, FeatureError> {
         return damaged("it is cut off");
     };
     let Some(rest) = content.strip_prefix(&MAGIC) else {
-        return damaged("it is no feature file");
+        return damaged("it is not a feature file");
     };
     let header = rest
         .split_first_chunk::<4>()
@@ -88,7 +89,7 @@ pub fn parse_features(bytes: &[u8]) -> Result<FeatureFile, FeatureError> {
         return damaged("it is cut off");
     };
     if u32::from_le_bytes(*version) != VERSION {
-        return damaged("it is of an unknown version");
+        return damaged("its version is unknown");
     }
     let rows = u32::from_le_bytes(*rows) as usize;
     if !(1..=MAX_ROWS).contains(&rows) || values.len() != rows * ROW {
@@ -108,7 +109,7 @@ pub fn parse_features(bytes: &[u8]) -> Result<FeatureFile, FeatureError> {
     })
 }
 
-/// Parses one row; `None` if any value is not finite.
+/// Parses one row. Returns `None` if any value is not finite.
 fn row(bytes: &[u8; ROW]) -> Option<Feature> {
     let mut values = Box::new([0.0; FEATURES]);
     for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
@@ -120,8 +121,8 @@ fn row(bytes: &[u8; ROW]) -> Option<Feature> {
     Some(Feature::from(values))
 }
 
-/// The bytes of a feature file; `None` if there are no rows, too many rows, or values
-/// that are not finite.
+/// Returns the bytes of a feature file, or `None` if there are no rows, too many rows, or
+/// values that are not finite.
 pub(super) fn encode(
     backbone: &[u8; 32],
     picture: Option<&[u8; 32]>,
@@ -233,7 +234,8 @@ mod tests {
             prop_assert!(parse_features(&bytes).is_err());
         }
 
-        /// The checksum is correct, so that the checks after it are reached.
+        /// The checksum is always correct, so that the parser reaches the checks after
+        /// it.
         #[test]
         fn any_header_is_read_without_a_panic(
             version in 0_u32..3,
@@ -248,7 +250,7 @@ mod tests {
             content.extend(vec![fill; 2 * HASH + values * ROW + more]);
             let parsed = parse_features(&sealed(content));
             let fits = version == 1 && rows as usize == values && values > 0 && more == 0;
-            // Four bytes of 0xff are NaN, and so are four bytes of 0x7f.
+            // Four bytes of 0xff form a NaN, and so do four bytes of 0x7f.
             let finite = f32::from_le_bytes([fill; 4]).is_finite();
             prop_assert_eq!(parsed.is_ok(), fits && finite);
         }

@@ -1,6 +1,7 @@
-//! Read access to the store: which files are samples, and what they contain.
+//! Read access to the store. This module determines which files are samples, and reads
+//! them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -13,9 +14,11 @@ use sha2::{Digest, Sha256};
 use super::error::StoreError;
 use super::feature::{self, FeatureError, parse_features};
 use super::name::{self, TrackKey};
+use super::quality;
 use super::sample::{DuplicateId, Listing, Sample, SampleKind, Stats};
 use super::{FEATURE_EXTENSION, FEATURES_FOLDER, MAX_PICTURE_BYTES, UNLABELLED, sha256};
 use crate::frame::names::{Unused, is_clutter, is_named_like_a_picture, why_not_read};
+use crate::frame::quality::Quality;
 use crate::frame::{self, Crop, PictureError, Rect, Scaler};
 use crate::onnx::Label;
 use crate::platform::files::{self, FileError};
@@ -29,15 +32,16 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// The folder `samples`.
+    /// Returns the path of the folder `samples`.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.root
     }
 
-    /// Lists the store; the listing is empty if the folder does not exist.
+    /// Lists the store. The listing is empty if the folder does not exist.
     ///
-    /// This reads names and lengths but not contents, so damaged pictures are listed, too.
+    /// This function reads names and lengths but not contents, so damaged pictures are
+    /// listed too.
     ///
     /// # Errors
     /// Returns [`StoreError::File`].
@@ -70,13 +74,14 @@ impl Reader {
     /// Counts the samples in the store.
     ///
     /// # Errors
-    /// Same as [`list`](Reader::list).
+    /// Returns the same errors as [`list`](Reader::list).
     pub fn stats(&self) -> Result<Stats, StoreError> {
         Ok(self.list()?.stats())
     }
 
-    /// A digest of which file is in which folder. It changes when a sample is added,
-    /// deleted or labeled. It reads only names, so it is cheap.
+    /// Returns a digest of the files and the folders that contain them. The digest
+    /// changes when a sample is added, deleted, or labeled. Computing it is cheap,
+    /// because only names are read.
     ///
     /// # Errors
     /// Returns [`StoreError::File`].
@@ -98,7 +103,8 @@ impl Reader {
         Ok(hash.finalize().into())
     }
 
-    /// The bytes of a sample's file, even if its label has changed since it was listed.
+    /// Returns the bytes of a sample's file, even if the label has changed since the
+    /// sample was listed.
     ///
     /// # Errors
     /// Returns [`StoreError::Gone`] or [`StoreError::File`].
@@ -106,7 +112,8 @@ impl Reader {
         let gone = || StoreError::Gone {
             id: sample.id.clone(),
         };
-        // Retry, because the file may be moved again between locating and reading it.
+        // Retry, because the file may be moved after it is located and before it is
+        // read.
         for _ in 0..3 {
             let path = self.locate(sample)?.ok_or_else(gone)?;
             match files::read_own(&path, MAX_PICTURE_BYTES) {
@@ -117,11 +124,11 @@ impl Reader {
         Err(gone())
     }
 
-    /// The picture of a sample in the form that is classified: the whole picture, scaled
-    /// to the size of a crop.
+    /// Returns the whole picture of a sample, scaled to the size of a crop, which is
+    /// the input size of the classifier.
     ///
     /// # Errors
-    /// Returns [`StoreError::NoPicture`], [`StoreError::Picture`], and the errors of
+    /// Returns [`StoreError::NoPicture`], [`StoreError::Picture`], or any error of
     /// [`read`](Reader::read).
     pub fn crop(&self, sample: &Sample, scaler: &mut Scaler) -> Result<Crop, StoreError> {
         if sample.kind == SampleKind::FeatureOnly {
@@ -135,11 +142,24 @@ impl Reader {
         })
     }
 
-    /// The features of a sample: first those of the crop itself, then those of its
-    /// variants.
+    /// Returns the quality of a sample's picture. A captured picture contains its quality.
+    /// Any other picture is decoded and measured. Returns `None` if there is no picture or it
+    /// cannot be read.
+    #[must_use]
+    pub fn quality(&self, sample: &Sample, scaler: &mut Scaler) -> Option<Quality> {
+        if sample.kind == SampleKind::FeatureOnly {
+            return None;
+        }
+        let path = self.locate(sample).ok()??;
+        let head = files::read_head(&path, quality::HEAD_BYTES).ok()?;
+        quality::find(&head).or_else(|| Some(Quality::of(&self.crop(sample, scaler).ok()?)))
+    }
+
+    /// Returns the features of a sample. The features of the crop itself come first,
+    /// followed by the features of its variants.
     ///
     /// # Errors
-    /// Returns [`FeatureError`] if there is no intact feature file that this backbone
+    /// Returns [`FeatureError`] if there is no intact feature file that `backbone`
     /// computed from exactly this picture.
     pub fn features(
         &self,
@@ -174,11 +194,11 @@ impl Reader {
         Ok(file.rows)
     }
 
-    /// What is in the folders and is not a sample, with the reasons. The paths are relative
-    /// to the folder `samples`.
+    /// Returns the entries that are not samples, each with the reason. The paths are
+    /// relative to the folder `samples`.
     ///
     /// # Errors
-    /// Same as [`list`](Reader::list).
+    /// Returns the same errors as [`list`](Reader::list).
     pub fn unused(&self) -> Result<Vec<Unused>, StoreError> {
         let ignored = self.scan()?.ignored;
         let unused = ignored.into_iter().map(|path| Unused {
@@ -202,17 +222,19 @@ impl Reader {
         why.to_owned()
     }
 
-    /// The path of the feature file of a picture.
+    /// Returns the path of the feature file of a picture.
     pub(super) fn cache(&self, id: &str) -> PathBuf {
         self.root.join(FEATURES_FOLDER).join(cache_name(id))
     }
 
-    /// The folder for a label, or for samples without a label.
+    /// Returns the path of the folder for a label, or of the folder for samples without a
+    /// label.
     pub(super) fn folder_of(&self, label: Option<&Label>) -> PathBuf {
         self.root.join(label.map_or(UNLABELLED, Label::as_str))
     }
 
-    /// The current path of a sample's file; `None` if it no longer exists.
+    /// Returns the current path of a sample's file, or `None` if the file no longer
+    /// exists.
     pub(super) fn locate(&self, sample: &Sample) -> Result<Option<PathBuf>, StoreError> {
         if sample.path.symlink_metadata().is_ok() {
             return Ok(Some(sample.path.clone()));
@@ -224,8 +246,8 @@ impl Reader {
         Ok(places.find(|path| path.symlink_metadata().is_ok()))
     }
 
-    /// The folders that hold samples, with the labels that their names stand for. Adds all
-    /// other entries to `ignored`.
+    /// Returns the folders that hold samples, with the labels that correspond to their
+    /// names. Adds all other entries to `ignored`.
     pub(super) fn label_folders(
         &self,
         ignored: &mut Vec<PathBuf>,
@@ -247,7 +269,17 @@ impl Reader {
         Ok(folders)
     }
 
-    /// Finds all files that are samples, by id, and all entries that are not.
+    /// Returns the ids that are already in use.
+    pub(super) fn ids(&self) -> Result<HashSet<String>, StoreError> {
+        let mut ids = HashSet::new();
+        for (_, folder) in self.label_folders(&mut Vec::new())? {
+            let files = files_in(&folder, &mut Vec::new())?;
+            ids.extend(files.iter().filter_map(|path| id_of(path)));
+        }
+        Ok(ids)
+    }
+
+    /// Finds all sample files, by id, and all entries that are not samples.
     pub(super) fn scan(&self) -> Result<ScannedFiles, StoreError> {
         let mut ignored = Vec::new();
         let mut cached = BTreeMap::new();
@@ -260,7 +292,8 @@ impl Reader {
         let mut samples: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
         for (label, folder) in self.label_folders(&mut ignored)? {
             for path in files_in(&folder, &mut ignored)? {
-                // The file has disappeared since it was listed; most likely it was moved.
+                // If the metadata cannot be read, the file has disappeared since it was
+                // listed, most likely because it was moved.
                 let Ok(metadata) = path.symlink_metadata() else {
                     continue;
                 };
@@ -309,7 +342,7 @@ impl Reader {
 
 /// The files in the label folders.
 pub(super) struct ScannedFiles {
-    /// The sample files by id; each id has at least one file.
+    /// The sample files by id. Each id has at least one file.
     pub(super) files: BTreeMap<String, Vec<Sample>>,
     /// The paths that are not samples, sorted.
     ignored: Vec<PathBuf>,
@@ -327,12 +360,13 @@ pub(super) fn why_no_label_folder(folder: &Path) -> String {
         .filter(|entry| kind_of(&entry.path()).is_some());
     let pictures = pictures.count();
     match folder.file_name().and_then(OsStr::to_str).map(Label::new) {
-        Some(Err(error)) => format!("its {pictures} pictures have no label, because {error}"),
-        _ => format!("its {pictures} pictures have no label, because its name is not UTF-8"),
+        Some(Err(error)) => format!("its pictures ({pictures}) have no label, because {error}"),
+        _ => format!("its pictures ({pictures}) have no label, because its name is not UTF-8"),
     }
 }
 
-/// The visible entries in a folder without clutter; empty if the folder does not exist.
+/// Returns the entries in a folder, except for clutter such as hidden files. The list is
+/// empty if the folder does not exist.
 pub(super) fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>, StoreError> {
     let mut entries = entries_with_hidden(folder)?;
     entries.retain(|entry| !is_clutter(&entry.file_name()));
@@ -346,8 +380,8 @@ fn entries_with_hidden(folder: &Path) -> Result<Vec<fs::DirEntry>, StoreError> {
     }
 }
 
-/// The files in a label's folder that are named like samples, sorted. Adds all other
-/// entries to `ignored`.
+/// Returns the files in a label's folder that are named like samples, sorted. Adds all
+/// other entries to `ignored`.
 pub(super) fn files_in(
     folder: &Path,
     ignored: &mut Vec<PathBuf>,
@@ -355,7 +389,8 @@ pub(super) fn files_in(
     let mut files = Vec::new();
     for entry in entries(folder)? {
         let path = entry.path();
-        // Links are ignored, because deleting one would leave the file it points to.
+        // Links are ignored, because deleting a link would leave the file that it points
+        // to.
         let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
         if is_file && kind_of(&path).is_some() && id_of(&path).is_some() {
             files.push(path);
@@ -367,8 +402,9 @@ pub(super) fn files_in(
     Ok(files)
 }
 
-/// The disk space that a file takes up, in bytes. A file system that stores small files
-/// within their metadata reports no blocks for them, so that their length counts.
+/// Returns the disk space that a file takes up, in bytes. Some file systems store small
+/// files within the metadata and report no blocks for them. In that case, returns the
+/// length.
 fn disk_bytes(metadata: &fs::Metadata) -> u64 {
     const UNIT: u64 = 512;
     const SMALL: u64 = 4096;
@@ -389,8 +425,8 @@ pub(super) fn kind_of(path: &Path) -> Option<SampleKind> {
     }
 }
 
-/// The name of the feature file for an id. If the id is so long that `.feature` would make
-/// the name too long for a file system, the name is made from a hash of the id instead.
+/// Returns the name of the feature file for an id. If the id is so long that the name
+/// would be too long for a file system, the name is made from a hash of the id instead.
 pub(super) fn cache_name(id: &str) -> String {
     const LONGEST: usize = 200;
     if id.len() <= LONGEST {
@@ -401,7 +437,8 @@ pub(super) fn cache_name(id: &str) -> String {
     }
 }
 
-/// Decodes a picture and scales all of it to the size of a crop, as it is classified.
+/// Decodes a picture, and scales the whole picture to the size of a crop, which is the
+/// input size of the classifier.
 pub(super) fn to_crop(bytes: &[u8], scaler: &mut Scaler) -> Result<Crop, PictureError> {
     let pixels = frame::decode(bytes)?;
     let (width, height) = pixels.dimensions();

@@ -3,38 +3,49 @@
 use std::time::SystemTime;
 
 use jiff::Timestamp;
-use jiff::civil::DateTime;
+use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 
-/// A key for samples that show the same face within seconds. Such samples are
-/// near-duplicates, which a split must keep together.
+/// A key for samples that show the same face within a few seconds. Such samples are
+/// near-duplicates, so they must stay together when samples are split.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TrackKey {
     /// A track on a given day. Track numbers restart with each run, so two tracks on the
     /// same day may share a key. A split then keeps more samples together than necessary,
-    /// which does no harm.
+    /// which is harmless.
     Day {
-        /// Same as [`Sample::day`](super::Sample::day).
+        /// UTC day, in the format of [`Sample::day`](super::Sample::day).
         day: String,
         /// The track number in the name.
         track: u64,
     },
-    /// A name with a track but without a time; holds the track number.
+    /// A track whose number is in a name without a time. Holds the track number.
     Undated(u64),
-    /// A file that a person added, and the only one in its track. Holds its id.
+    /// A file that a person added, which forms its own track. Holds the id of the file.
     Alone(String),
+}
+
+impl TrackKey {
+    /// Returns the number of the track, or `None` for a file that a person added.
+    #[must_use]
+    pub fn number(&self) -> Option<u64> {
+        match self {
+            TrackKey::Day { track, .. } | TrackKey::Undated(track) => Some(*track),
+            TrackKey::Alone(_) => None,
+        }
+    }
 }
 
 /// What a name contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Name {
-    /// Time of capture; only names that [`id`] created contain it.
+    /// Time of capture. Only names that [`id`] created contain a time.
     pub at: Option<SystemTime>,
     pub track: Option<u64>,
 }
 
-/// The id of a capture, such as `20261124T101530.123Z-t000017-03`. Times before 1970 and
-/// after the year 9999 are clamped to the nearest time that can be written.
+/// Returns the id of a capture, such as `20261124T101530.123Z-t000017-03`. Times before
+/// 1970 and after the year 9999 are clamped to the nearest time that an id can contain.
 pub(super) fn id(at: SystemTime, track: u64, number: u64) -> String {
     let at = civil(at);
     format!(
@@ -49,12 +60,19 @@ pub(super) fn id(at: SystemTime, track: u64, number: u64) -> String {
     )
 }
 
-/// The UTC day of a time, such as `2026-11-24`.
+/// Whether a text is a day in the form that [`day`] returns.
+pub(crate) fn is_day(text: &str) -> bool {
+    // Parsing also accepts other forms, such as `20261124`.
+    let date = text.parse::<Date>();
+    date.is_ok_and(|date| date.to_string() == text)
+}
+
+/// Returns the UTC day of a time, such as `2026-11-24`.
 pub(super) fn day(at: SystemTime) -> String {
     civil(at).date().to_string()
 }
 
-/// Splits any id into its parts.
+/// Extracts the time and the track number from any id.
 pub(super) fn parse(id: &str) -> Name {
     let track = track(id);
     Name {
@@ -63,8 +81,9 @@ pub(super) fn parse(id: &str) -> Name {
     }
 }
 
-/// Whether an id has the form that [`id`] creates.
-fn is_own(id: &str) -> bool {
+/// Whether an id has the form that [`id`] creates. Such an id is complete, so it is never
+/// meant as the beginning of another one.
+pub(crate) fn is_own(id: &str) -> bool {
     let Some((_, rest)) = id.split_once("Z-t") else {
         return false;
     };
@@ -79,7 +98,8 @@ fn is_own(id: &str) -> bool {
     time(id).is_some() && digits(track, 6) && digits(number, 2)
 }
 
-/// The digits of the first `-tNNNNNN` that is followed by a `-` or the end of the id.
+/// Returns the digits of the first `-tNNNNNN` that is followed by a `-` or the end of the
+/// id.
 fn track(id: &str) -> Option<&str> {
     id.match_indices("-t").find_map(|(start, _)| {
         let rest = &id[start + 2..];
@@ -90,7 +110,7 @@ fn track(id: &str) -> Option<&str> {
     })
 }
 
-/// The time at the beginning of a name, such as `20261124T101530.123Z`.
+/// Parses the time at the beginning of a name, such as `20261124T101530.123Z`.
 fn time(id: &str) -> Option<SystemTime> {
     let text = id.get(..20)?;
     let number = |from: usize, to: usize| -> Option<i16> {
@@ -119,7 +139,8 @@ fn time(id: &str) -> Option<SystemTime> {
     (at >= SystemTime::UNIX_EPOCH).then_some(at)
 }
 
-/// A time as a UTC calendar date, clamped to the nearest one that an id can hold.
+/// Converts a time to a date and time of day in UTC, clamped to the nearest time that
+/// an id can contain.
 fn civil(at: SystemTime) -> DateTime {
     let at = at.max(SystemTime::UNIX_EPOCH);
     let at = Timestamp::try_from(at).unwrap_or(Timestamp::MAX);
@@ -134,8 +155,8 @@ mod tests {
 
     use super::*;
 
-    /// The last millisecond that an id can hold: 9999-12-30T22:00:00.999Z, which is the end
-    /// of jiff's calendar.
+    /// The last millisecond that an id can contain, 9999-12-30T22:00:00.999Z, which is the
+    /// end of jiff's calendar.
     const LAST_MILLI: u64 = 253_402_207_200_999;
 
     fn at(millis: u64) -> SystemTime {
@@ -150,6 +171,23 @@ mod tests {
         assert_eq!(day(when), "2026-11-24");
         let name = parse("20261124T101530.123Z-t000017-03");
         assert_eq!((name.at, name.track), (Some(when), Some(17)));
+    }
+
+    #[test]
+    fn a_day_has_one_form() {
+        for text in ["2026-11-24", "2028-02-29", "1970-01-01"] {
+            assert!(is_day(text), "{text}");
+        }
+        for text in [
+            "",
+            "20261124",
+            "2026-11-31",
+            "2026-1-1",
+            "2026-11-24T10",
+            "today",
+        ] {
+            assert!(!is_day(text), "{text}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! The types that describe samples, listings and their statistics.
+//! The types that describe samples, listings, and their statistics.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -10,31 +10,33 @@ use super::MAX_COUNTED_BYTES;
 use super::error::StoreError;
 use super::name::TrackKey;
 use crate::frame::Crop;
+use crate::frame::quality::Quality;
 use crate::onnx::Label;
 use crate::vision::embed::Feature;
 
 /// Which data was kept for a sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SampleKind {
-    /// Only its features; the sample's file is a feature file.
+    /// Only the features were kept, so the sample's file is a feature file.
     FeatureOnly,
-    /// Its picture; the sample's file is a picture file.
+    /// The picture was kept, so the sample's file is a picture file.
     Picture,
 }
 
 /// A sample on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
-    /// The name of its file without the extension.
+    /// Id of the sample, which is the name of its file without the extension.
     pub id: String,
-    /// The label, which is the name of its folder; `None` in the folder `unlabelled`.
+    /// The label, which is the name of the sample's folder, or `None` in the folder
+    /// `unlabelled`.
     pub label: Option<Label>,
     /// Key of the track. Samples with the same key stay together when samples are split.
     pub track: TrackKey,
-    /// UTC day of capture, such as `2026-11-24`; if the name does not contain it, the day
-    /// when the file was last changed.
+    /// UTC day of capture, such as `2026-11-24`. If the name does not contain the day,
+    /// this is the day when the file was last changed.
     pub day: String,
-    /// Time of capture, if the name contains it.
+    /// Time of capture, or `None` if the name does not contain the time.
     pub at: Option<SystemTime>,
     /// When the file was last changed.
     pub modified: SystemTime,
@@ -44,23 +46,24 @@ pub struct Sample {
     pub path: PathBuf,
     /// Length of the file in bytes.
     pub bytes: u64,
-    /// Length in bytes of the file with the features of the picture; 0 if there is no such
-    /// file.
+    /// Length of the feature file that belongs to the picture, in bytes, or 0 if there
+    /// is no such file.
     pub feature_bytes: u64,
-    /// Disk space that both files take up, in bytes: the allocated blocks, whatever their
-    /// lengths are.
+    /// Disk space that is allocated for both files, in bytes. It may differ from the
+    /// sum of the lengths.
     pub disk_bytes: u64,
 }
 
 impl Sample {
-    /// Time of capture; if the name does not contain it, the time of the last change.
+    /// Returns the time of capture if the name contains this time, and otherwise the
+    /// time when the file was last changed.
     #[must_use]
     pub fn when(&self) -> SystemTime {
         self.at.unwrap_or(self.modified)
     }
 
-    /// Whether the file is too large to be a crop, so that a person must have put it
-    /// there.
+    /// Whether the file is too large to be a crop, which means that a person must have
+    /// put it there.
     #[must_use]
     pub fn is_large(&self) -> bool {
         self.bytes > MAX_COUNTED_BYTES
@@ -72,14 +75,14 @@ impl Sample {
         self.kind == SampleKind::FeatureOnly || self.feature_bytes > 0
     }
 
-    /// The lengths of its files in bytes, together.
+    /// Returns the total length of the sample's files in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.bytes.saturating_add(self.feature_bytes)
     }
 
-    /// Orders the files that share an id; the greatest one is used. The file that was
-    /// changed last ranks highest; ties are broken in favor of a file with a label, then a
-    /// picture, then the first path in sort order.
+    /// Returns a key that ranks the files that share an id. The highest-ranking file is
+    /// used. Files that were changed later rank higher. Ties are broken in favor of a file
+    /// with a label, then a picture, then the first path in sort order.
     pub(super) fn rank(&self) -> impl Ord + use<'_> {
         let labelled = self.label.is_some();
         (self.modified, labelled, self.kind, Reverse(&self.path))
@@ -100,7 +103,7 @@ impl Sample {
 pub struct DuplicateId {
     /// The id that the files share.
     pub id: String,
-    /// The file that is used, which is the one changed last.
+    /// The file that is used because it was changed last.
     pub used: PathBuf,
     /// The other files, sorted.
     pub passed_over: Vec<PathBuf>,
@@ -109,12 +112,12 @@ pub struct DuplicateId {
 /// The contents of the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// The samples, sorted by id; each id appears once.
+    /// The samples, sorted by id. Each id appears once.
     pub samples: Vec<Sample>,
     /// Ids with several files, sorted.
     pub duplicates: Vec<DuplicateId>,
-    /// Entries that are neither samples nor hidden, sorted: folders whose names cannot be
-    /// labels, links, subfolders, and files that are not named like pictures.
+    /// Visible entries that are not samples, sorted. These are links, subfolders, folders
+    /// whose names cannot be labels, and files that are not named like pictures.
     pub ignored: Vec<PathBuf>,
 }
 
@@ -126,7 +129,7 @@ impl Listing {
         for sample in &self.samples {
             let count = stats.labels.entry(sample.label.clone()).or_default();
             count.samples += 1;
-            count.bytes = count.bytes.saturating_add(sample.size());
+            count.bytes = count.bytes.saturating_add(sample.disk_bytes);
             count.with_features += usize::from(sample.has_features());
             count.feature_only += usize::from(sample.kind == SampleKind::FeatureOnly);
             let when = sample.when();
@@ -137,7 +140,7 @@ impl Listing {
     }
 }
 
-/// Counts of a store.
+/// Counts of the samples in a store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Counts by label; `None` stands for samples without a label. Labels without samples
@@ -150,7 +153,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// The sum over all labels.
+    /// Returns the sum of the counts over all labels.
     #[must_use]
     pub fn total(&self) -> Count {
         self.labels
@@ -164,12 +167,12 @@ impl Stats {
     }
 }
 
-/// Counts of one label.
+/// Counts of the samples with one label.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Count {
     /// Number of samples.
     pub samples: usize,
-    /// Total size of their files and features in bytes.
+    /// Disk space that the samples and their features take up, in bytes.
     pub bytes: u64,
     /// Number of samples with features.
     pub with_features: usize,
@@ -186,16 +189,41 @@ pub enum Labelled {
     Already,
     /// The sample does not exist, or no longer exists.
     Missing,
-    /// Another picture with this name already has the label; nothing was changed.
+    /// Another picture with this name already has the label. Nothing was changed.
     Taken,
-    /// A file operation failed; nothing was changed.
+    /// The sample has been labeled differently since. Nothing was changed. Only
+    /// [`Store::label_back`](super::Store::label_back) returns this.
+    Changed,
+    /// A file operation failed. Nothing was changed.
     Failed(StoreError),
+}
+
+/// The result of restoring one discarded sample.
+#[derive(Debug)]
+pub enum Restored {
+    /// The sample is back in the folder of its label, and the change is durable on disk.
+    Done,
+    /// The sample was not discarded, or has been deleted for good.
+    Missing,
+    /// Another sample has this id. Nothing was changed.
+    Taken,
+    /// A file operation failed. Nothing was changed.
+    Failed(StoreError),
+}
+
+/// The samples that must be deleted because of their age.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Expired {
+    /// Ids of samples.
+    pub samples: HashSet<String>,
+    /// Ids of discarded samples.
+    pub discarded: HashSet<String>,
 }
 
 /// The result of discarding one sample.
 #[derive(Debug)]
 pub enum Discarded {
-    /// The picture and its features were deleted.
+    /// The picture was moved to the trash, and its features were deleted.
     Done,
     /// The sample does not exist, or no longer exists.
     Missing,
@@ -212,6 +240,8 @@ pub enum LabelFilter {
     Unlabelled,
     /// Samples with this label.
     Labelled(Label),
+    /// Samples that were discarded, with and without labels, and no others.
+    Discarded,
 }
 
 /// Counts of what was deleted.
@@ -221,17 +251,21 @@ pub struct Removed {
     pub unlabelled: usize,
     /// Number of deleted files with a label.
     pub labelled: usize,
-    /// Total size of the deleted files and their features in bytes.
+    /// Number of deleted files that had been discarded before. They are not counted in
+    /// the other numbers.
+    pub discarded: usize,
+    /// Disk space that the deleted files and their features took up, in bytes.
     pub bytes: u64,
 }
 
 impl Removed {
-    pub(super) fn add(&mut self, sample: &Sample) {
+    pub(super) fn add(&mut self, sample: &Sample, is_discarded: bool) {
         match sample.label {
+            _ if is_discarded => self.discarded += 1,
             Some(_) => self.labelled += 1,
             None => self.unlabelled += 1,
         }
-        self.bytes = self.bytes.saturating_add(sample.size());
+        self.bytes = self.bytes.saturating_add(sample.disk_bytes);
     }
 }
 
@@ -240,8 +274,8 @@ impl Removed {
 pub struct Pruned {
     /// What was deleted.
     pub removed: Removed,
-    /// Disk space that the samples take up now, in bytes, without those that are not
-    /// counted.
+    /// Disk space that the remaining samples and discarded samples take up, in bytes, except
+    /// for the files in `not_counted`.
     pub bytes: u64,
     /// The part of `bytes` that belongs to labeled samples.
     pub labelled_bytes: u64,
@@ -254,14 +288,17 @@ pub struct Pruned {
 pub struct NewSample<'a> {
     /// Time of capture.
     pub at: SystemTime,
-    /// Number of the track, counted within this run of the program.
+    /// Number of the track. Numbering starts over each time the program starts.
     pub track: u64,
     /// Number of the crop within its track.
     pub number: u32,
-    /// Its label, if it is already known.
+    /// The label of the crop, if it is already known.
     pub label: Option<&'a Label>,
-    /// The picture, unless only features are to be kept.
+    /// The picture, or `None` if only features are to be kept.
     pub crop: Option<&'a Crop>,
+    /// The quality of the picture, which is stored with the picture. If it is absent, it
+    /// can be measured later, except for the place of the face in its frame.
+    pub quality: Option<&'a Quality>,
     /// The features of the crop.
     pub feature: &'a Feature,
     /// SHA-256 of the backbone that computed the features.

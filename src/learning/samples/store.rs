@@ -1,6 +1,6 @@
-//! Changes to the store: capturing, labeling, expiring and deleting crops.
+//! Changes to the store: capturing, labeling, expiring, and deleting crops.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::io;
 use std::ops::Deref;
@@ -11,24 +11,25 @@ use image::codecs::jpeg::JpegEncoder;
 use tracing::warn;
 
 use super::error::StoreError;
-use super::listing::{Reader, cache_name, entries, files_in, id_of};
+use super::listing::{Reader, cache_name, entries};
 use super::sample::{
-    Discarded, LabelFilter, Labelled, NewSample, Pruned, Removed, Sample, SampleKind,
+    Expired, LabelFilter, Labelled, NewSample, Pruned, Removed, Sample, SampleKind,
 };
 use super::{FEATURE_EXTENSION, FEATURES_FOLDER, JPEG_QUALITY, MAX_PICTURE_BYTES, UNLABELLED};
-use super::{feature, name, sha256};
+use super::{feature, name, quality, sha256, trash_limits};
 use crate::frame::Crop;
 use crate::onnx::Label;
 use crate::platform::files::{self, FileError, Lock, PendingFile};
 use crate::vision::embed::Feature;
 
-/// Write access to the store for one process at a time. It can do everything that a
-/// [`Reader`] can, and threads can share it.
+/// Write access to the store for one process at a time. A `Store` also provides
+/// everything that a [`Reader`] provides. Threads can share a `Store`.
 #[derive(Debug)]
 pub struct Store {
     reader: Reader,
-    /// Held from the moment when a thread checks that a name is free, or that a file
-    /// exists, until the change that relies on that check is done.
+    /// A thread holds this lock while it makes a change. The thread takes the lock
+    /// before it checks that a name is free or that a file exists, so that the result
+    /// of the check stays valid until the change is done.
     changes: Mutex<()>,
     _lock: Lock,
 }
@@ -43,7 +44,7 @@ impl Deref for Store {
 
 impl Store {
     /// Opens the samples in a state directory for changes. Creates missing folders (mode
-    /// 0700), and deletes temporary files and features without a sample, which a killed
+    /// 0700). Deletes features without a sample, and temporary files that a killed
     /// process left behind.
     ///
     /// # Errors
@@ -90,17 +91,17 @@ impl Store {
     }
 
     /// Stores crops, each directly in the folder of its label, and returns their ids in
-    /// the same order. When this returns, the crops are durable on disk; folders are
-    /// synced once per batch.
+    /// the same order. When this function returns, the crops are durable on disk. Folders
+    /// are synced once per batch.
     ///
-    /// If an id is taken, the next free number in the track is used, so ids stay unique
-    /// even if the clock jumps.
+    /// If an id is already in use, the next free number in the track is used, so ids stay
+    /// unique even if the clock jumps.
     ///
     /// # Errors
     /// [`StoreError::Rows`] or [`StoreError::Encode`] for a crop that is invalid, and
-    /// [`StoreError::File`] if no crop could be stored. If the disk refused a crop after
-    /// others were stored, the ids of these are returned, which are then fewer than the
-    /// crops of the batch.
+    /// [`StoreError::File`] if no crop could be stored. If a crop cannot be written after
+    /// others have been stored, only the ids of the stored crops are returned, so there
+    /// are fewer ids than crops in the batch.
     pub fn capture(&self, batch: &[NewSample]) -> Result<Vec<String>, StoreError> {
         if batch.is_empty() {
             return Ok(Vec::new());
@@ -117,7 +118,8 @@ impl Store {
                 }
             }
         }
-        // Sync even after a failure, because the crops stored before it stay.
+        // Sync even after a failure, because the crops that were stored before the
+        // failure are kept.
         settle_all(&touched);
         match failed {
             Some(error) if ids.is_empty() || !matches!(error, StoreError::File(_)) => Err(error),
@@ -139,7 +141,10 @@ impl Store {
         };
         let (extension, content, features) = match new.crop {
             Some(crop) => {
-                let jpeg = jpeg(crop)?;
+                let mut jpeg = jpeg(crop)?;
+                if let Some(known) = new.quality {
+                    jpeg = quality::add(&jpeg, known);
+                }
                 let features = encode(Some(&sha256(&jpeg)))?;
                 ("jpg", jpeg, Some(features))
             }
@@ -153,7 +158,8 @@ impl Store {
         touched.insert(folder.clone());
 
         let _guard = self.lock_changes();
-        let taken = self.ids()?;
+        let mut taken = self.ids()?;
+        taken.extend(self.trash().ids()?);
         let mut numbers = u64::from(new.number)..;
         let id = loop {
             let number = numbers.next().unwrap_or(u64::MAX);
@@ -169,7 +175,8 @@ impl Store {
         if let Some(features) = features {
             touched.insert(cache.clone());
             let path = self.cache(&id);
-            // The sample exists already, and its features can be computed again.
+            // A failure is not an error, because the sample already exists and its
+            // features can be computed again.
             if let Err(error) = features.place(&path) {
                 warn!(%error, "the features of a face picture are not stored");
             }
@@ -177,12 +184,12 @@ impl Store {
         Ok(id)
     }
 
-    /// Labels samples by moving their files; `None` removes the label. Returns one
-    /// result per id, in the same order. When this returns, the changes are durable on
+    /// Labels samples by moving their files. `None` removes the label. Returns one result
+    /// per id, in the same order. When this function returns, the changes are durable on
     /// disk.
     ///
-    /// If an id has several files, the one that is used is moved, and exact copies of it
-    /// are deleted.
+    /// If several files share an id, moves the file in use, and deletes exact copies of
+    /// it.
     ///
     /// # Errors
     /// [`StoreError::File`] if the folders cannot be read or created.
@@ -191,10 +198,30 @@ impl Store {
         ids: &[String],
         label: Option<&Label>,
     ) -> Result<Vec<Labelled>, StoreError> {
+        self.label_noting(ids, label, |_| ())
+    }
+
+    /// Labels samples like [`label`](Store::label), but first calls `note` with the ids and
+    /// the present labels of the samples whose labels are about to change.
+    ///
+    /// # Errors
+    /// Returns the same errors as [`label`](Store::label).
+    pub fn label_noting(
+        &self,
+        ids: &[String],
+        label: Option<&Label>,
+        note: impl FnOnce(Vec<(String, Option<Label>)>),
+    ) -> Result<Vec<Labelled>, StoreError> {
         let _guard = self.lock_changes();
         let mut files = self.scan()?.files;
         let folder = self.folder_of(label);
         files::make_real_folder(&folder)?;
+        let changed: BTreeSet<&String> = ids.iter().collect();
+        let changed = changed.into_iter().filter_map(|id| {
+            let present = in_use(files.get(id)?)?.label.clone();
+            (present.as_ref() != label).then(|| (id.clone(), present))
+        });
+        note(changed.collect());
         let mut touched = BTreeSet::new();
         let mut outcomes = Vec::with_capacity(ids.len());
         for id in ids {
@@ -208,126 +235,141 @@ impl Store {
         Ok(outcomes)
     }
 
-    /// Deletes samples: their pictures, exact copies of those, and their features.
-    /// Returns one result per id, in the same order.
+    /// Gives samples the labels that they had before, but only those that still have the
+    /// label `present`. Returns one result per sample, in the same order. When this function
+    /// returns, the changes are durable on disk.
     ///
     /// # Errors
-    /// [`StoreError::File`] if the folders cannot be read.
-    pub fn discard(&self, ids: &[String]) -> Result<Vec<Discarded>, StoreError> {
+    /// [`StoreError::File`] if the folders cannot be read or created.
+    pub fn label_back(
+        &self,
+        before: &[(String, Option<Label>)],
+        present: Option<&Label>,
+    ) -> Result<Vec<Labelled>, StoreError> {
         let _guard = self.lock_changes();
         let mut files = self.scan()?.files;
         let mut touched = BTreeSet::new();
-        let mut outcomes = Vec::with_capacity(ids.len());
-        for id in ids {
-            // `remove` makes an id that is passed twice count as missing the second time.
-            let outcome = match files.remove(id) {
-                None => Discarded::Missing,
-                Some(mut files) => self
-                    .discard_one(&mut files, &mut touched)
-                    .map_or_else(Discarded::Failed, |()| Discarded::Done),
+        let mut outcomes = Vec::with_capacity(before.len());
+        for (id, label) in before {
+            let label = label.as_ref();
+            let folder = self.folder_of(label);
+            files::make_real_folder(&folder)?;
+            let outcome = match files.get_mut(id) {
+                None => Ok(Labelled::Missing),
+                Some(files) => {
+                    let now = in_use(files).and_then(|sample| sample.label.as_ref());
+                    if now == present || now == label {
+                        move_sample(files, label, &folder, &mut touched)
+                    } else {
+                        Ok(Labelled::Changed)
+                    }
+                }
             };
-            outcomes.push(outcome);
+            outcomes.push(outcome.unwrap_or_else(Labelled::Failed));
         }
         settle_all(&touched);
         Ok(outcomes)
     }
 
-    fn discard_one(
-        &self,
-        files: &mut [Sample],
-        touched: &mut BTreeSet<PathBuf>,
-    ) -> Result<(), StoreError> {
-        let (used, copies, _) = used_copies_others(files)?;
-        for sample in std::iter::once(used).chain(copies) {
-            self.delete(sample, touched)?;
-        }
-        Ok(())
-    }
-
-    /// Deletes all samples with this label that `is_selected` accepts, including every copy
-    /// and all features. Keeps [ignored](super::Listing::ignored) files and folders.
+    /// Deletes all samples with this label that `is_selected` accepts, including every
+    /// copy, all features, and the discarded samples that had this label. Keeps
+    /// [ignored](super::Listing::ignored) files and folders. Calls `is_canceled` before each file, and stops as soon as it returns
+    /// true.
     ///
     /// # Errors
-    /// Returns the first [`StoreError::File`], after as much as possible has been deleted.
+    /// Returns the first [`StoreError::File`]. The other samples are deleted even if
+    /// one cannot be deleted.
     pub fn purge(
         &self,
         which: &LabelFilter,
         is_selected: &dyn Fn(&Sample) -> bool,
+        is_canceled: &dyn Fn() -> bool,
     ) -> Result<Removed, StoreError> {
         let _guard = self.lock_changes();
-        let files = self.scan()?.files;
+        let discarded = self.trash().scan()?.files;
+        let files = match which {
+            LabelFilter::Discarded => BTreeMap::new(),
+            _ => self.scan()?.files,
+        };
         let selected = |sample: &&Sample| {
             let labelled = match which {
-                LabelFilter::All => true,
+                LabelFilter::All | LabelFilter::Discarded => true,
                 LabelFilter::Unlabelled => sample.label.is_none(),
                 LabelFilter::Labelled(label) => sample.label.as_ref() == Some(label),
             };
             labelled && is_selected(sample)
         };
-        let selected: Vec<&Sample> = files.values().flatten().filter(selected).collect();
-        let removed = self.remove(&selected)?;
+        let all = discarded.values().chain(files.values()).flatten();
+        let selected: Vec<&Sample> = all.filter(selected).collect();
+        let removed = self.remove(&selected, is_canceled)?;
         self.remove_orphaned_features()?;
         Ok(removed)
     }
 
-    /// Keeps the store within its limits. First deletes the samples whose ids `by_age`
-    /// returns; `by_age` gets all samples and sorts them, the oldest first. Then, while
-    /// samples and features take up more than `max_bytes`, deletes unlabeled samples in
-    /// that order. Labeled samples, which cost a person work, are never deleted because
-    /// of a size.
+    /// Keeps the store within its limits. First calls `by_age`, which sorts the samples and
+    /// the discarded samples from oldest to newest, and returns the ids of those to delete
+    /// because of their age. Then, while samples, features, and discarded samples take up
+    /// more than `max_bytes`, deletes discarded samples and then unlabeled samples, oldest
+    /// first. Labeled samples are never deleted to save space, because a person spent time
+    /// on labeling them.
     ///
-    /// Files that are too large to be crops ([`Sample::is_large`]) are not counted, and
-    /// are not deleted because of a size either.
+    /// Files that are too large to be crops ([`Sample::is_large`]) do not count toward
+    /// `max_bytes`, and are never deleted to save space.
     ///
     /// # Errors
-    /// Returns the first [`StoreError::File`], after as much as possible has been deleted.
+    /// Returns the first [`StoreError::File`]. The other samples are deleted even if
+    /// one cannot be deleted.
     pub fn prune(
         &self,
         max_bytes: u64,
-        by_age: impl FnOnce(&mut Vec<&Sample>) -> HashSet<String>,
+        by_age: impl FnOnce(&mut Vec<&Sample>, &mut Vec<&Sample>) -> Expired,
     ) -> Result<Pruned, StoreError> {
         let _guard = self.lock_changes();
-        let files = self.scan()?.files;
+        let (files, discarded) = (self.scan()?.files, self.trash().scan()?.files);
         let mut files: Vec<&Sample> = files.values().flatten().collect();
-        let ended = by_age(&mut files);
+        let mut discarded: Vec<&Sample> = discarded.values().flatten().collect();
+        let expired = by_age(&mut files, &mut discarded);
         let (mut selected, rest): (Vec<_>, Vec<_>) = files
             .into_iter()
-            .partition(|sample| ended.contains(&sample.id));
+            .partition(|sample| expired.samples.contains(&sample.id));
+        let (deleted, discarded) = trash_limits::select(discarded, &expired.discarded);
+        selected.extend(deleted);
         let mut pruned = Pruned::default();
-        for sample in &rest {
+        for sample in rest.iter().chain(&discarded) {
             if sample.is_large() {
                 pruned.not_counted += 1;
                 continue;
             }
             pruned.bytes = pruned.bytes.saturating_add(sample.disk_bytes);
-            if sample.label.is_some() {
+            if sample.label.is_some() && !self.is_discarded(sample) {
                 let bytes = pruned.labelled_bytes.saturating_add(sample.disk_bytes);
                 pruned.labelled_bytes = bytes;
             }
         }
-        for sample in rest {
+        let unlabelled = rest.into_iter().filter(|sample| sample.label.is_none());
+        for sample in discarded.into_iter().chain(unlabelled) {
             if pruned.bytes <= max_bytes {
                 break;
             }
-            if sample.label.is_none() && !sample.is_large() {
+            if !sample.is_large() {
                 pruned.bytes = pruned.bytes.saturating_sub(sample.disk_bytes);
                 selected.push(sample);
             }
         }
-        pruned.removed = self.remove(&selected)?;
+        pruned.removed = self.remove(&selected, &|| false)?;
         if let Err(error) = self.remove_orphaned_features() {
             warn!(%error, "features without a face picture are not deleted");
         }
         Ok(pruned)
     }
 
-    /// Stores the features of a sample's picture and replaces existing ones. The first
-    /// row holds the features of the crop itself; the other rows hold those of its
-    /// variants.
+    /// Stores the features of a sample's picture, replacing any existing features. The
+    /// first row holds the features of the crop itself, and the other rows hold the
+    /// features of its variants.
     ///
     /// # Errors
     /// Returns [`StoreError::Gone`] if the sample was deleted in the meantime,
-    /// [`StoreError::NoPicture`], [`StoreError::Rows`], [`StoreError::File`].
+    /// [`StoreError::NoPicture`], [`StoreError::Rows`], or [`StoreError::File`].
     pub fn put_features(
         &self,
         sample: &Sample,
@@ -360,26 +402,24 @@ impl Store {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The ids that are already in use.
-    fn ids(&self) -> Result<HashSet<String>, StoreError> {
-        let mut ids = HashSet::new();
-        for (_, folder) in self.label_folders(&mut Vec::new())? {
-            let files = files_in(&folder, &mut Vec::new())?;
-            ids.extend(files.iter().filter_map(|path| id_of(path)));
-        }
-        Ok(ids)
-    }
-
-    /// Deletes as many samples as possible; returns the first error, if any.
-    fn remove(&self, samples: &[&Sample]) -> Result<Removed, StoreError> {
+    /// Deletes samples until `is_canceled` returns true. If a sample cannot be deleted,
+    /// continues with the next one. Returns the first error, if any.
+    pub(super) fn remove(
+        &self,
+        samples: &[&Sample],
+        is_canceled: &dyn Fn() -> bool,
+    ) -> Result<Removed, StoreError> {
         let mut touched = BTreeSet::new();
         let mut removed = Removed::default();
         let mut first = None;
         let mut deleted = 0;
         for sample in samples {
+            if is_canceled() {
+                break;
+            }
             match self.delete(sample, &mut touched) {
                 Ok(()) => {
-                    removed.add(sample);
+                    removed.add(sample, self.is_discarded(sample));
                     deleted += 1;
                 }
                 Err(error) => first = first.or(Some(error)),
@@ -397,11 +437,17 @@ impl Store {
         }
     }
 
-    /// Deletes the features of a sample and then its file. In the opposite order, a kill
-    /// in between would leave the features of a deleted face.
-    fn delete(&self, sample: &Sample, touched: &mut BTreeSet<PathBuf>) -> Result<(), StoreError> {
+    /// Deletes the features of a sample and then its file. In the opposite order, a
+    /// kill between the two steps would leave the features of a deleted face.
+    pub(super) fn delete(
+        &self,
+        sample: &Sample,
+        touched: &mut BTreeSet<PathBuf>,
+    ) -> Result<(), StoreError> {
         let cache = self.cache(&sample.id);
-        if sample.kind == SampleKind::Picture && delete_file(&cache)? {
+        // The features of a discarded sample were deleted when it was discarded.
+        let has_features = sample.kind == SampleKind::Picture && !self.is_discarded(sample);
+        if has_features && delete_file(&cache)? {
             touched.insert(self.root.join(FEATURES_FOLDER));
         }
         if delete_file(&sample.path)? {
@@ -410,8 +456,8 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes features whose picture no longer exists, because a person deleted it or
-    /// because the process was killed between two steps.
+    /// Deletes features without a picture. They exist if a person deleted the picture
+    /// or if the process was killed during a change.
     fn remove_orphaned_features(&self) -> Result<(), StoreError> {
         let folder = self.root.join(FEATURES_FOLDER);
         let cached: Vec<PathBuf> = entries(&folder)?.iter().map(fs::DirEntry::path).collect();
@@ -432,7 +478,13 @@ impl Store {
     }
 }
 
-/// Moves the file that is used into `folder`, and deletes exact copies of it.
+/// Returns the file that is in use, of the files that share an id.
+pub(super) fn in_use(files: &[Sample]) -> Option<&Sample> {
+    files.iter().max_by(|a, b| a.rank().cmp(&b.rank()))
+}
+
+/// Moves a sample. Of the files that share its id, moves the file in use into `folder`,
+/// and deletes exact copies of it.
 fn move_sample(
     files: &mut Vec<Sample>,
     label: Option<&Label>,
@@ -455,8 +507,8 @@ fn move_sample(
         touched.insert(folder.to_owned());
         touched.insert(used.folder().to_owned());
     }
-    // The sample has its label already, so a copy that stays behind is no failure; the
-    // listing tells of it.
+    // The sample already has its label, so a copy that cannot be deleted is not an error.
+    // The listing reports the copy.
     for copy in copies.iter().filter(|copy| copy.path != path) {
         match delete_file(&copy.path) {
             Ok(true) => {
@@ -469,7 +521,7 @@ fn move_sample(
     if stays {
         return Ok(Labelled::Already);
     }
-    // Update the list, so that an id that is passed twice finds its file the second time.
+    // Update the list, so that the moved file is found if the same id is passed again.
     let mut moved = used.clone();
     moved.label = label.cloned();
     moved.path = path;
@@ -479,9 +531,9 @@ fn move_sample(
     Ok(Labelled::Done)
 }
 
-/// Divides the files that share an id into the one that is used, exact copies of it, and
-/// the others.
-fn used_copies_others(
+/// Divides the files that share an id into the file in use, exact copies of it, and the
+/// others.
+pub(super) fn used_copies_others(
     files: &mut [Sample],
 ) -> Result<(&Sample, Vec<&Sample>, Vec<&Sample>), StoreError> {
     files.sort_by(|a, b| b.rank().cmp(&a.rank()));
@@ -504,8 +556,8 @@ fn used_copies_others(
     Ok((used, copies, others))
 }
 
-/// Deletes a file; returns whether it existed.
-fn delete_file(path: &Path) -> Result<bool, StoreError> {
+/// Deletes a file, and returns whether it existed.
+pub(super) fn delete_file(path: &Path) -> Result<bool, StoreError> {
     match files::delete(path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -520,7 +572,7 @@ pub(super) fn pending(folder: &Path, content: &[u8]) -> Result<PendingFile, Stor
     Ok(PendingFile::write(folder, content)?)
 }
 
-/// Syncs the folders in which files were created, moved or deleted.
+/// Syncs the folders in which files were created, moved, or deleted.
 pub(super) fn settle_all(folders: &BTreeSet<PathBuf>) {
     for folder in folders {
         files::settle(folder);

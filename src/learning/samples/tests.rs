@@ -1,6 +1,6 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File, FileTimes};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::feature;
 use super::store::jpeg;
 use super::*;
+use crate::frame::quality::{Placement, Quality};
 use crate::frame::{CROP_SIDE, Crop, Scaler};
 use crate::onnx::Label;
 use crate::platform::hex;
@@ -50,6 +51,7 @@ fn capture(store: &Store, seconds: u64, shade: u8) -> String {
         number: 0,
         label: None,
         crop: Some(&crop(shade)),
+        quality: None,
         feature: &feature(f32::from(shade)),
         backbone: BACKBONE,
     };
@@ -63,6 +65,7 @@ fn capture_features(store: &Store, seconds: u64) -> String {
         number: 0,
         label: None,
         crop: None,
+        quality: None,
         feature: &feature(0.5),
         backbone: BACKBONE,
     };
@@ -92,7 +95,7 @@ fn ids(store: &Reader) -> Vec<String> {
     samples.into_iter().map(|sample| sample.id).collect()
 }
 
-/// The relative paths of all files below a folder except the lock, sorted.
+/// Returns the relative paths of all files below a folder, except for the lock, sorted.
 fn tree(folder: &Path) -> Vec<String> {
     fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
@@ -209,6 +212,7 @@ fn a_crop_of_a_known_label_has_it_from_the_first_moment_on() {
         number: 0,
         label,
         crop: Some(&crop),
+        quality: None,
         feature: &feature,
         backbone: BACKBONE,
     };
@@ -233,6 +237,7 @@ fn a_batch_keeps_its_order_and_refuses_what_is_not_finite() {
         number,
         label: None,
         crop: Some(&crop),
+        quality: None,
         feature,
         backbone: BACKBONE,
     };
@@ -384,10 +389,52 @@ fn what_is_no_sample_is_named_and_left_alone() {
     assert_eq!(listing.ignored, others);
     let before = tree(store.folder());
     assert_eq!(
-        store.purge(&LabelFilter::All, &|_| true).unwrap(),
+        store
+            .purge(&LabelFilter::All, &|_| true, &|| false)
+            .unwrap(),
         Removed::default()
     );
     assert_eq!(tree(store.folder()), before);
+}
+
+#[test]
+fn a_canceled_purge_is_continued_by_the_next_one() {
+    let (_state, store) = open();
+    for number in 0..5 {
+        capture(&store, number, number as u8);
+    }
+    let calls = std::cell::Cell::new(0);
+    let is_canceled = || {
+        calls.set(calls.get() + 1);
+        calls.get() > 3
+    };
+    let all = &LabelFilter::All;
+    let removed = store.purge(all, &|_| true, &is_canceled).unwrap();
+    assert_eq!(removed.unlabelled, 3);
+    let left = store.list().unwrap().samples;
+    assert_eq!(left.len(), 2);
+    assert!(left.iter().all(Sample::has_features), "they are intact");
+    let removed = store.purge(all, &|_| true, &|| false).unwrap();
+    assert_eq!(removed.unlabelled, 2);
+    assert!(store.list().unwrap().samples.is_empty());
+}
+
+#[test]
+fn the_size_of_samples_is_the_disk_space_that_they_take_up() {
+    let (_state, store) = open();
+    let id = capture(&store, 0, 1);
+    let sparse = put(&store, "with_mask/sparse.jpg", b"x");
+    let file = File::options().write(true).open(&sparse).unwrap();
+    file.set_len(1 << 40).unwrap();
+    let blocks = |path: &Path| fs::metadata(path).unwrap().blocks() * 512;
+    let folder = store.folder();
+    let picture = folder.join(format!("unlabelled/{id}.jpg"));
+    let expected = blocks(&sparse) + blocks(&picture) + blocks(&store.cache(&id));
+    assert_eq!(store.stats().unwrap().total().bytes, expected);
+    let removed = store
+        .purge(&LabelFilter::All, &|_| true, &|| false)
+        .unwrap();
+    assert_eq!(removed.bytes, expected, "the space that is free now");
 }
 
 #[test]
@@ -405,8 +452,8 @@ fn of_two_files_of_one_id_the_newest_counts() {
         passed_over: vec![old.clone()],
     };
     assert_eq!(listing.duplicates, [double]);
-    // If all were changed at the same time, a file with a label is used, then the first
-    // path in sort order.
+    // If all files were changed at the same time, the files with a label take
+    // precedence. The first labeled file in sort order is used.
     put(&store, "unlabelled/1.jpg", b"third");
     for path in [&old, &new, &store.folder().join("unlabelled/1.jpg")] {
         set_modified(path, at(2));
@@ -437,10 +484,14 @@ fn labelling_never_overwrites_another_picture_and_joins_copies() {
 }
 
 #[test]
-fn discarding_deletes_picture_copies_and_features() {
+fn discarding_moves_the_picture_and_deletes_copies_and_features() {
     let (_state, store) = open();
     let id = capture(&store, 0, 1);
     let other = capture_features(&store, 1);
+    let moved = [
+        format!(".trash/unlabelled/{other}.feature"),
+        format!(".trash/with_mask/{id}.jpg"),
+    ];
     let copy = format!("with_mask/{id}.jpg");
     put(
         &store,
@@ -458,7 +509,191 @@ fn discarding_deletes_picture_copies_and_features() {
             Discarded::Done
         ]
     ));
+    assert_eq!(tree(store.folder()), moved);
+    assert_eq!(store.trash().list().unwrap().samples.len(), 2);
+}
+
+#[test]
+fn discarded_samples_are_restored_with_their_labels() {
+    let (_state, store) = open();
+    let all: Vec<String> = (0..3).map(|n| capture(&store, n, n as u8)).collect();
+    store.label(&all[..1], Some(&label("with_mask"))).unwrap();
+    let before = store.list().unwrap();
+    let picture = store.read(&before.samples[0]).unwrap();
+    store.discard(&all).unwrap();
+    assert_eq!(ids(&store), [""; 0]);
+    // A new capture at the same time does not get the id of a discarded sample.
+    let new = capture(&store, 0, 9);
+    assert!(!all.contains(&new), "{new}");
+    // Neither does a file that a person adds replace one.
+    let path = put(&store, &format!("chin/{}.jpg", all[1]), b"another");
+    let asked = [
+        all[0].clone(),
+        all[1].clone(),
+        "nobody".to_owned(),
+        all[0].clone(),
+    ];
+    let outcomes = store.restore(&asked).unwrap();
+    assert!(
+        matches!(
+            outcomes[..],
+            [
+                Restored::Done,
+                Restored::Taken,
+                Restored::Missing,
+                Restored::Taken
+            ]
+        ),
+        "{outcomes:?}"
+    );
+    fs::remove_file(path).unwrap();
+    let outcomes = store.restore(&all[1..]).unwrap();
+    assert!(matches!(outcomes[..], [Restored::Done, Restored::Done]));
+    let mut after = store.list().unwrap();
+    after.samples.retain(|sample| sample.id != new);
+    let labels = |listing: &Listing| -> Vec<(String, Option<Label>)> {
+        let samples = listing.samples.iter();
+        samples.map(|s| (s.id.clone(), s.label.clone())).collect()
+    };
+    assert_eq!(labels(&after), labels(&before));
+    assert_eq!(store.read(&after.samples[0]).unwrap(), picture);
+    assert_eq!(store.trash().list().unwrap().samples, []);
+}
+
+#[test]
+fn the_trash_is_bounded_and_gives_way_to_samples() {
+    let (_state, store) = open();
+    let all: Vec<String> = (0..6).map(|n| capture(&store, n * 100, 50)).collect();
+    store.label(&all[..2], Some(&label("with_mask"))).unwrap();
+    let each = prune(&store, u64::MAX, &[]).bytes / 6;
+    store.discard(&all[..4]).unwrap();
+    let pruned = prune(&store, u64::MAX, &[]);
+    assert_eq!(pruned.removed, Removed::default());
+    // The discarded samples count, but not as labeled ones.
+    assert!(
+        pruned.bytes > 3 * each && pruned.bytes <= 6 * each,
+        "{pruned:?}"
+    );
+    assert_eq!(pruned.labelled_bytes, 0);
+    let pruned = prune(&store, 3 * each, &[]);
+    let removed = pruned.removed;
+    assert_eq!((removed.unlabelled, removed.labelled), (0, 0));
+    assert!(removed.discarded >= 2, "{removed:?}");
+    assert_eq!(ids(&store), all[4..]);
+    let newest = store.trash().list().unwrap().samples.pop().unwrap();
+    assert_eq!(newest.id, all[3], "the oldest ones are deleted first");
+    let left = 4 - removed.discarded;
+    let removed = prune(&store, 0, &[]).removed;
+    assert_eq!((removed.unlabelled, removed.discarded), (2, left));
+
+    // A large file is not kept, and it displaces nothing.
+    let kept = capture(&store, 900, 1);
+    put(&store, "with_mask/photo.jpg", &vec![1; 17 << 20]);
+    store.discard(&[kept.clone(), "photo".to_owned()]).unwrap();
+    let oldest_first = |discarded: &mut Vec<&Sample>| {
+        discarded.sort_by_key(|sample| sample.when());
+        HashSet::new()
+    };
+    assert_eq!(store.prune_trash(oldest_first).unwrap().discarded, 1);
+    assert_eq!(ids(&store.trash()), [kept]);
+    for number in 0..510 {
+        put(&store, &format!(".trash/chin/{number}.jpg"), b"x");
+    }
+    assert_eq!(store.prune_trash(oldest_first).unwrap().discarded, 11);
+    assert_eq!(ids(&store.trash()).len(), 500);
+}
+
+#[test]
+fn purging_deletes_discarded_samples_too() {
+    let (_state, store) = open();
+    let all: Vec<String> = (0..4).map(|n| capture(&store, n, n as u8)).collect();
+    store.label(&all[..2], Some(&label("with_mask"))).unwrap();
+    store.discard(&all[1..3]).unwrap();
+    let with_mask = LabelFilter::Labelled(label("with_mask"));
+    let removed = store.purge(&with_mask, &|_| true, &|| false).unwrap();
+    assert_eq!((removed.labelled, removed.discarded), (1, 1));
+    let discarded = &LabelFilter::Discarded;
+    let removed = store.purge(discarded, &|_| true, &|| false).unwrap();
+    assert_eq!((removed.unlabelled, removed.discarded), (0, 1));
+    store.discard(&all[3..]).unwrap();
+    store
+        .purge(&LabelFilter::All, &|_| true, &|| false)
+        .unwrap();
     assert_eq!(tree(store.folder()), [""; 0]);
+}
+
+#[test]
+fn a_label_is_given_back_only_to_samples_that_still_have_the_later_one() {
+    let (_state, store) = open();
+    let all: Vec<String> = (0..3).map(|n| capture(&store, n, n as u8)).collect();
+    let (mask, chin) = (label("with_mask"), label("chin"));
+    store.label(&all[..1], Some(&chin)).unwrap();
+    let mut noted = Vec::new();
+    store
+        .label_noting(&all, Some(&mask), |before| noted = before)
+        .unwrap();
+    let expected = [Some(chin.clone()), None, None];
+    let expected: Vec<_> = all.iter().cloned().zip(expected).collect();
+    assert_eq!(noted, expected);
+    store.label(&all[1..2], Some(&chin)).unwrap();
+    let outcomes = store.label_back(&noted, Some(&mask)).unwrap();
+    assert!(
+        matches!(
+            outcomes[..],
+            [Labelled::Done, Labelled::Changed, Labelled::Done]
+        ),
+        "{outcomes:?}"
+    );
+    let outcomes = store.label_back(&noted, Some(&mask)).unwrap();
+    assert!(matches!(
+        outcomes[..],
+        [Labelled::Already, Labelled::Changed, Labelled::Already]
+    ));
+}
+
+#[test]
+fn the_quality_of_a_capture_is_stored_and_other_pictures_are_measured() {
+    let (_state, store) = open();
+    let mut scaler = Scaler::default();
+    let (crop, feature) = (crop(1), feature(1.0));
+    let known = Quality {
+        placement: Some(Placement {
+            side: 87.5,
+            outside: 0.25,
+        }),
+        face: Some(0.5),
+        ..Quality::of(&crop)
+    };
+    let new = NewSample {
+        at: at(0),
+        track: 1,
+        number: 0,
+        label: None,
+        crop: Some(&crop),
+        quality: Some(&known),
+        feature: &feature,
+        backbone: BACKBONE,
+    };
+    let id = store.capture(&[new]).unwrap().remove(0);
+    let stored = store.quality(&only(&store), &mut scaler).unwrap();
+    assert_eq!(stored.placement, known.placement);
+    assert!((stored.appearance.light - known.appearance.light).abs() < 1e-4);
+    // The features belong to the file with the comment.
+    assert_eq!(store.features(&only(&store), &BACKBONE).unwrap().len(), 1);
+    // The quality stays with the picture.
+    store
+        .label(std::slice::from_ref(&id), Some(&label("with_mask")))
+        .unwrap();
+    assert_eq!(store.quality(&only(&store), &mut scaler), Some(stored));
+    store.discard(&[id]).unwrap();
+
+    let plain = jpeg(&crop).unwrap();
+    put(&store, "with_mask/old.jpg", &plain);
+    let measured = store.quality(&only(&store), &mut scaler).unwrap();
+    assert_eq!((measured.placement, measured.face), (None, None));
+    assert!((measured.appearance.light - known.appearance.light).abs() < 0.01);
+    put(&store, "with_mask/old.jpg", b"no picture");
+    assert_eq!(store.quality(&only(&store), &mut scaler), None);
 }
 
 #[test]
@@ -477,24 +712,37 @@ fn purging_takes_a_label_an_age_or_everything() {
     let all: Vec<String> = (0..4).map(|n| capture(&store, n * 100, n as u8)).collect();
     store.label(&all[..2], Some(&label("with_mask"))).unwrap();
     let before = |seconds| move |sample: &Sample| sample.when() < at(seconds);
-    let removed = store.purge(&LabelFilter::Unlabelled, &before(250)).unwrap();
+    let removed = store
+        .purge(&LabelFilter::Unlabelled, &before(250), &|| false)
+        .unwrap();
     assert_eq!((removed.unlabelled, removed.labelled), (1, 0));
     assert!(removed.bytes > 5000);
     assert_eq!(ids(&store), [&all[0][..], &all[1], &all[3]]);
     let removed = store
-        .purge(&LabelFilter::Labelled(label("with_mask")), &before(50))
+        .purge(
+            &LabelFilter::Labelled(label("with_mask")),
+            &before(50),
+            &|| false,
+        )
         .unwrap();
     assert_eq!((removed.unlabelled, removed.labelled), (0, 1));
     put(&store, ".features/stray.feature", b"x");
-    store.purge(&LabelFilter::All, &|_| true).unwrap();
+    store
+        .purge(&LabelFilter::All, &|_| true, &|| false)
+        .unwrap();
     assert_eq!(tree(store.folder()), [""; 0]);
 }
 
-/// Applies a limit on disk space, with the samples sorted by time, and ends `ended`.
+/// Prunes the store to a limit on disk space, and deletes the samples in `ended` as if
+/// they were too old.
 fn prune(store: &Store, max_bytes: u64, ended: &[&str]) -> Pruned {
-    let by_age = |samples: &mut Vec<&Sample>| {
+    let by_age = |samples: &mut Vec<&Sample>, discarded: &mut Vec<&Sample>| {
         samples.sort_by_key(|sample| sample.when());
-        ended.iter().map(|id| (*id).to_owned()).collect()
+        discarded.sort_by_key(|sample| sample.when());
+        Expired {
+            samples: ended.iter().map(|id| (*id).to_owned()).collect(),
+            discarded: HashSet::new(),
+        }
     };
     store.prune(max_bytes, by_age).unwrap()
 }
@@ -537,7 +785,7 @@ fn allocated_blocks_count_and_large_files_do_not() {
         ("with_mask/sparse.png", MAX_COUNTED_BYTES),
     ] {
         let file = File::create(put(&store, name, b"")).unwrap();
-        // Not every file system has files of this length.
+        // Not every file system supports files of this length.
         if file.set_len(length).is_err() {
             file.set_len(1 << 30).unwrap();
         }
@@ -619,7 +867,8 @@ fn features_are_those_of_this_picture_by_this_backbone() {
     store.discard(std::slice::from_ref(&sample.id)).unwrap();
     let error = store.put_features(&sample, &BACKBONE, &rows).unwrap_err();
     assert!(matches!(error, StoreError::Gone { .. }), "{error}");
-    assert_eq!(tree(store.folder()), [""; 0]);
+    let discarded = format!(".trash/unlabelled/{}.jpg", sample.id);
+    assert_eq!(tree(store.folder()), [discarded]);
 }
 
 #[test]
@@ -664,7 +913,8 @@ fn cut_off_at_any_length_files_are_reported_and_never_believed() {
     }
     let whole = fs::read(&first.path).unwrap();
     let scaler = &mut Scaler::default();
-    // The last two bytes are the end marker, without which a picture is whole.
+    // The last two bytes are the end marker. A picture without an end marker counts as
+    // complete.
     let end = whole.len() - 2;
     let crop = store.crop(first, scaler).unwrap();
     fs::write(&first.path, &whole[..end]).unwrap();
@@ -747,7 +997,7 @@ fn a_folder_is_imported_once() {
     assert!(
         unsure
             .why
-            .starts_with("its 0 pictures have no label, because \"unsure\" cannot")
+            .starts_with("its pictures (0) have no label, because \"unsure\" cannot")
     );
     assert_eq!(notes.path, source.join("with_mask/notes.txt"));
     assert_eq!(notes.why, "files that end with .txt are not read");
@@ -817,7 +1067,7 @@ fn an_export_is_a_data_set_and_comes_back() {
     fs::remove_file(&taken).unwrap();
     store.export(&target).unwrap();
 
-    // This store already knows the pictures, and another store imports the same ones.
+    // This store already contains the pictures. Another store imports all of them.
     assert_eq!(store.import(&target).unwrap().already, 3);
     let elsewhere = tempfile::tempdir().unwrap();
     let other = Store::open(elsewhere.path()).unwrap();
@@ -854,9 +1104,10 @@ fn stats_count_labels_bytes_and_features() {
     store.label(&[first], Some(&label("without_mask"))).unwrap();
     let stats = store.stats().unwrap();
     assert_eq!((stats.oldest, stats.newest), (Some(at(5)), Some(at(99))));
+    let disk_space = |name: &str| fs::metadata(store.folder().join(name)).unwrap().blocks() * 512;
     let hand = Count {
         samples: 1,
-        bytes: 5,
+        bytes: disk_space("with_mask/hand.jpg"),
         with_features: 0,
         feature_only: 0,
     };
@@ -868,7 +1119,7 @@ fn stats_count_labels_bytes_and_features() {
     );
     let total: u64 = tree(store.folder())
         .iter()
-        .map(|name| fs::metadata(store.folder().join(name)).unwrap().len())
+        .map(|name| disk_space(name))
         .sum();
     assert_eq!(stats.total().bytes, total);
 }
@@ -887,4 +1138,53 @@ fn folders_that_somebody_removed_are_made_again() {
     fs::write(state.path().join("samples"), b"").unwrap();
     let error = Store::open(state.path()).unwrap_err();
     assert!(!error.is_no_space() && !error.is_read_only(), "{error}");
+}
+
+#[test]
+fn captures_of_two_starts_at_the_same_moment_are_both_kept() {
+    let (state, store) = open();
+    let capture_at = |store: &Store, millis: u64, shade: u8, label: Option<&Label>| {
+        let new = NewSample {
+            at: SystemTime::UNIX_EPOCH + Duration::from_millis(millis),
+            track: 1,
+            number: 0,
+            label,
+            crop: Some(&crop(shade)),
+            quality: None,
+            feature: &feature(f32::from(shade)),
+            backbone: BACKBONE,
+        };
+        store.capture(&[new]).unwrap().remove(0)
+    };
+    // After each start, a device without a clock battery has the same time and the same
+    // track numbers again.
+    let first = capture_at(&store, 31_417, 1, None);
+    assert_eq!(first, "19700101T000031.417Z-t000001-00");
+    let mask = label("with_mask");
+    store
+        .label(std::slice::from_ref(&first), Some(&mask))
+        .unwrap();
+    drop(store);
+    let store = Store::open(state.path()).unwrap();
+    let second = capture_at(&store, 31_417, 2, None);
+    drop(store);
+    // The third crop is an enrollment, so it is stored in the folder of the first crop.
+    let store = Store::open(state.path()).unwrap();
+    let third = capture_at(&store, 31_417, 3, Some(&mask));
+    assert_eq!(second, "19700101T000031.417Z-t000001-01");
+    assert_eq!(third, "19700101T000031.417Z-t000001-02");
+    let samples = store.list().unwrap();
+    assert!(samples.duplicates.is_empty(), "{:?}", samples.duplicates);
+    for (id, shade, label) in [
+        (first, 1, Some(&mask)),
+        (second, 2, None),
+        (third, 3, Some(&mask)),
+    ] {
+        let sample = samples.samples.iter().find(|sample| sample.id == id);
+        let sample = sample.unwrap();
+        assert_eq!(sample.label.as_ref(), label, "{id}");
+        assert_eq!(store.read(sample).unwrap(), jpeg(&crop(shade)).unwrap());
+        let rows = store.features(sample, &BACKBONE).unwrap();
+        assert_eq!(rows, [feature(f32::from(shade))], "{id}");
+    }
 }

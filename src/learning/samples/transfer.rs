@@ -1,4 +1,4 @@
-//! Importing samples from folders into the store, and exporting them to folders.
+//! Imports samples from folders into the store, and exports them to folders.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -24,13 +24,13 @@ use crate::platform::hex;
 /// The result of importing a folder.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Imported {
-    /// Numbers of new samples by label; `None` stands for samples without a label.
+    /// Number of new samples by label; `None` stands for samples without a label.
     pub added: BTreeMap<Option<Label>, usize>,
     /// Number of pictures that were already in the store with the same label, or with any
     /// label if the imported picture has none.
     pub already: usize,
-    /// Pictures that are already in the store with a different label or without one. The
-    /// store keeps them unchanged.
+    /// Pictures that are already in the store with a different label or without a
+    /// label. The store keeps them unchanged.
     pub other_label: Vec<PathBuf>,
     /// Files that are named like pictures but cannot be used, with the reason for each.
     pub unreadable: Vec<(PathBuf, String)>,
@@ -42,41 +42,46 @@ pub struct Imported {
 /// The result of an export.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Exported {
-    /// Numbers of pictures written by label; `None` stands for pictures without a label.
+    /// Number of pictures that were written, by label; `None` stands for pictures
+    /// without a label.
     pub written: BTreeMap<Option<Label>, usize>,
     /// Number of pictures that were already in the target folder.
     pub already: usize,
     /// Number of samples that have no picture, because only their features were kept.
     pub feature_only: usize,
-    /// Existing files with different content, which were left unchanged.
+    /// Files in the target folder that have the name of a picture to export but
+    /// different content. They were left unchanged.
     pub taken: Vec<PathBuf>,
     /// Number of samples that were deleted during the export.
     pub gone: usize,
 }
 
 impl Store {
-    /// Copies the pictures in a folder into the store. The name of the subfolder that
-    /// contains a picture becomes its label. Pictures in the subfolder `unlabelled`, and
-    /// pictures directly in the folder, get no label.
+    /// Copies the pictures in a folder into the store. The label of a picture is the
+    /// name of the subfolder that contains it. Pictures in the subfolder `unlabelled`,
+    /// and pictures directly in the folder, get no label.
     ///
-    /// The pictures are treated as face crops: one that is not already a JPEG of
-    /// 224 x 224 is stretched to that size. A picture that was imported before is not
-    /// imported again, whatever its name, because the new name is derived from its
-    /// content. Only a name in the format of this store is kept. A track in the name is
-    /// also kept.
+    /// The pictures are treated as face crops. A picture that is not already a JPEG of
+    /// 224 x 224 pixels is stretched to that size. A picture keeps its name only if the
+    /// name is in the format of this store. Any other picture gets a name that is
+    /// derived from its content, so that the same picture is not imported again under
+    /// another name. If the old name contains a track, the new name also contains the
+    /// track.
     ///
     /// # Errors
     /// Returns [`StoreError::File`] if a folder cannot be read or the store cannot be
-    /// written to, [`StoreError::Within`]. A picture that cannot be read is not an error.
+    /// written to, and [`StoreError::Within`] if `folder` is inside the store. A picture
+    /// that cannot be read is not an error.
     pub fn import(&self, folder: &Path) -> Result<Imported, StoreError> {
         self.import_unless(folder, &|| false)
     }
 
-    /// Same as [`import`](Store::import), but ends as soon as `is_canceled`, which is
-    /// called before each picture, returns true.
+    /// Imports a folder like [`import`](Store::import). Calls `is_canceled` before each
+    /// picture, and stops as soon as it returns true.
     ///
     /// # Errors
-    /// Same as [`import`](Store::import), and [`StoreError::Canceled`].
+    /// Returns the same errors as [`import`](Store::import), and
+    /// [`StoreError::Canceled`].
     pub fn import_unless(
         &self,
         folder: &Path,
@@ -96,7 +101,8 @@ impl Store {
             result: Imported::default(),
         };
         let imported = import.folder(folder);
-        // Sync even after a failure, because the pictures imported before it stay.
+        // Sync even after a failure, because the pictures that were imported before the
+        // failure are kept.
         settle_all(&import.touched);
         match imported {
             Ok(()) => Ok(import.result),
@@ -110,8 +116,8 @@ impl Store {
         }
     }
 
-    /// The existing ids and their labels. The ids of imported files are listed without
-    /// their track.
+    /// Maps the existing ids to their labels. Leaves out the track from the ids of
+    /// imported files.
     fn known(&self) -> Result<HashMap<String, Option<Label>>, StoreError> {
         let samples = self.list()?.samples.into_iter();
         let known = samples.map(|sample| (identity(&sample.id).to_owned(), sample.label));
@@ -125,16 +131,17 @@ impl Reader {
     /// files are not changed.
     ///
     /// # Errors
-    /// [`StoreError::File`], [`StoreError::Within`], [`StoreError::WithinState`].
+    /// [`StoreError::File`], [`StoreError::Within`], or [`StoreError::WithinState`].
     pub fn export(&self, folder: &Path) -> Result<Exported, StoreError> {
         self.export_unless(folder, &|| false)
     }
 
-    /// Same as [`export`](Reader::export), but ends as soon as `is_canceled`, which is
-    /// called before each picture, returns true.
+    /// Exports the pictures like [`export`](Reader::export). Calls `is_canceled` before
+    /// each picture, and stops as soon as it returns true.
     ///
     /// # Errors
-    /// Same as [`export`](Reader::export), and [`StoreError::Canceled`].
+    /// Returns the same errors as [`export`](Reader::export), and
+    /// [`StoreError::Canceled`].
     pub fn export_unless(
         &self,
         folder: &Path,
@@ -200,13 +207,14 @@ impl Reader {
 const IMPORT: &str = "import-";
 const DIGITS: usize = 16;
 
-/// The id of an imported file without its track; any other id is returned unchanged.
+/// Returns the id of an imported file with the track suffix removed. Any other id is
+/// returned unchanged.
 fn identity(id: &str) -> &str {
     import_identity(id).unwrap_or(id)
 }
 
-/// `import-` and 16 hexadecimal digits, if the id begins with them and nothing but a
-/// track follows.
+/// If the id consists of `import-`, 16 hexadecimal digits, and optionally a track suffix,
+/// returns the id with this suffix removed. Otherwise, returns `None`.
 fn import_identity(id: &str) -> Option<&str> {
     let (identity, rest) = id.split_at_checked(IMPORT.len() + DIGITS)?;
     let digits = identity.strip_prefix(IMPORT)?;
@@ -249,7 +257,8 @@ impl Import<'_> {
             };
             let entries = sorted(&path)?;
             if !entries.is_empty() && entries.iter().all(|entry| entry.is_dir()) {
-                // A part of a data set, such as "train", with the folders of the labels.
+                // This folder is a part of a data set, such as "train". It contains the
+                // folders of the labels.
                 let why = format!(
                     "it has folders and no pictures; import {} instead",
                     path.display()
@@ -282,9 +291,9 @@ impl Import<'_> {
             self.result.unreadable.push((path.to_owned(), why));
             Ok(())
         };
-        // Reading from a pipe would block.
+        // Reading from a named pipe would block.
         if !path.is_file() {
-            return unreadable("it is no file".to_owned());
+            return unreadable("it is not a file".to_owned());
         }
         let bytes = match files::read_bounded(path, MAX_PICTURE_BYTES) {
             Ok(bytes) => bytes,
@@ -330,15 +339,15 @@ impl Import<'_> {
     }
 }
 
-/// The visible entries in a folder, sorted by name.
+/// Returns the visible entries in a folder, sorted by name.
 fn sorted(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let mut paths: Vec<PathBuf> = entries(folder)?.iter().map(fs::DirEntry::path).collect();
     paths.sort();
     Ok(paths)
 }
 
-/// The file's own name if it is in the format of this store (from a capture or an earlier
-/// import); otherwise a name derived from the content.
+/// Returns the file's own name if it is in the format of this store (from a capture or an
+/// earlier import), and otherwise a name derived from the content.
 fn import_id(path: &Path, bytes: &[u8]) -> String {
     let stem = id_of(path).unwrap_or_default();
     let own = name::parse(&stem);
@@ -354,8 +363,9 @@ fn import_id(path: &Path, bytes: &[u8]) -> String {
     }
 }
 
-/// Whether a file is already a JPEG with the size of a crop, and is stored unchanged. One
-/// that lacks Huffman tables or an end marker is not: a browser may not show it.
+/// Whether a file is a JPEG with the size of a crop. Such a file can be stored
+/// unchanged. A JPEG without Huffman tables or an end marker does not count, because a
+/// browser may not show such a file.
 fn is_crop_jpeg(bytes: &[u8]) -> bool {
     let is_jpeg = decoding::is_standalone_jpeg(bytes);
     let size = || {

@@ -1,9 +1,9 @@
-//! Reuses the memory of freed tensors. A new tensor would first be filled with zeros,
-//! which took an eighth of the time per face on x86.
+//! Reuses the memory of freed tensors. Without reuse, each new tensor is first filled
+//! with zeros, which took an eighth of the time per face on x86.
 //!
 //! Each thread keeps one buffer, which it reuses only for a tensor with exactly the same
-//! number of values. One is enough because the blocks of a MobileNet alternate between
-//! the same sizes. Keeping three buffers was not faster.
+//! number of values. One buffer is enough because the blocks of a MobileNet alternate
+//! between the same sizes. Keeping three buffers was not faster.
 
 use std::cell::Cell;
 
@@ -28,7 +28,7 @@ pub(in crate::onnx) fn tensor(shape: &[usize]) -> TractResult<Tensor> {
     }
 }
 
-/// Returns the memory of a tensor of floats to the pool, unless it is shared.
+/// Returns the memory of a tensor of floats to the pool, unless the tensor is shared.
 pub(in crate::onnx) fn recycle(values: TValue) {
     if values.is_exclusive() {
         FREE.set(Some(values.into_tensor()));

@@ -22,15 +22,16 @@ pub(in crate::onnx) const PARAMS: usize = 12;
 /// Height and width of the kernel.
 pub(in crate::onnx) const KERNEL_SIDE: usize = 3;
 
-/// Sizes, padding and stride of a 3x3 convolution.
+/// Sizes, padding, and stride of a 3x3 convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::onnx) struct ConvGeometry {
     /// Height and width of the input.
     pub(in crate::onnx) input: [usize; 2],
     /// Height and width of the output.
     pub(in crate::onnx) output: [usize; 2],
-    /// Number of rows of zero padding above the input, and of columns to its left. Below
-    /// the input and to its right, there is as much padding as the output needs.
+    /// Number of rows of zero padding above the input, and number of columns of zero
+    /// padding to the left of the input. Below and to the right of the input, there is
+    /// as much padding as the output needs.
     pub(in crate::onnx) before: [usize; 2],
     /// Stride across rows and columns: 1 or 2.
     pub(in crate::onnx) stride: usize,
@@ -63,18 +64,19 @@ impl ConvGeometry {
 pub(in crate::onnx) struct DepthwiseConv3x3(pub(in crate::onnx) ConvGeometry);
 
 impl DepthwiseConv3x3 {
-    /// Height and width of the phases of the padded input. With a stride of 2, the four
-    /// combinations of even or odd rows with even or odd columns each form a phase, so
-    /// that the values of a kernel element are contiguous.
+    /// Height and width of each phase of the padded input. With a stride of 1, the only
+    /// phase is the whole padded input. With a stride of 2, each combination of even or
+    /// odd rows with even or odd columns is a phase. Within a phase, the values that a
+    /// kernel element reads are contiguous.
     pub(in crate::onnx) fn phase_size(&self) -> [usize; 2] {
         self.0
             .output
             .map(|side| side + (KERNEL_SIDE - 1) / self.0.stride)
     }
 
-    /// Number of values that the convolution of a plane computes. They include unused
-    /// values between the rows of the output, because without these values each row would
-    /// end in scalar steps.
+    /// Number of values that the convolution of a plane computes. This number includes
+    /// unused values between the rows of the output. If these values were skipped, each
+    /// row would end in scalar steps.
     pub(in crate::onnx) fn run_length(&self) -> usize {
         let [_, width] = self.phase_size();
         (self.0.output[0] - 1) * width + self.0.output[1]
@@ -132,8 +134,8 @@ impl DepthwiseConv3x3 {
         &phases[start..start + count]
     }
 
-    /// Convolves planes. Each item consists of the input (`None` if it is in the output's
-    /// memory), the parameters and the output.
+    /// Convolves planes. Each item consists of the input (`None` if the memory of the
+    /// output holds the input), the parameters, and the output.
     #[inline(always)]
     fn convolve_planes<'a, S: Simd>(
         &self,
@@ -164,7 +166,7 @@ impl DepthwiseConv3x3 {
     }
 }
 
-/// Convolves a plane. `values` has the inputs of each kernel element.
+/// Convolves a plane. `values` contains the inputs of each kernel element.
 #[inline(always)]
 fn convolve<S: Simd>(
     _: S,
@@ -173,7 +175,7 @@ fn convolve<S: Simd>(
     out: &mut [f32],
 ) {
     let count = out.len();
-    // All slices get the same length; otherwise the compiler keeps nine bounds checks in
+    // All slices get the same length; otherwise, the compiler keeps nine bounds checks in
     // the loop.
     let [[a, b, c], [d, e, f], [g, h, i]] = values;
     let (a, b, c) = (&a[..count], &b[..count], &c[..count]);
@@ -196,7 +198,8 @@ fn convolve<S: Simd>(
 }
 
 /// Computes `sum + a * b`. `mul_add` compiles to a function call unless the target is
-/// known to have the instruction. x86 CPUs with vectors of eight values have it.
+/// known to have a multiply-add instruction. x86 CPUs with vectors of eight values have
+/// this instruction.
 #[inline(always)]
 fn add_product<S: Simd>(sum: f32, a: f32, b: f32) -> f32 {
     if cfg!(target_arch = "aarch64") || S::f32s::LEN >= 8 {
@@ -253,8 +256,8 @@ impl EvalOp for DepthwiseConv3x3 {
         let params = params.try_as_plain_ram()?;
         let (params, _) = params.as_slice::<f32>()?.as_chunks::<PARAMS>();
         let [from, to] = [self.0.input, self.0.output].map(|side| side[0] * side[1]);
-        // The convolution works in place if possible, because each plane is read before
-        // it is written.
+        // If possible, write the output into the memory of the input. This is safe
+        // because each input plane is copied before the output plane is written.
         let (input, mut output) = if input.is_exclusive() && from == to {
             (None, input.into_tensor().into_shape(&shape)?)
         } else {
@@ -312,7 +315,8 @@ mod tests {
         out
     }
 
-    /// The property test in `rewrite` covers only the vector length of this machine.
+    /// The property test in `rewrite` covers only the vector length of the machine that
+    /// runs the test.
     #[test]
     fn all_kinds_of_vectors_compute_the_same() {
         let level = Level::new();

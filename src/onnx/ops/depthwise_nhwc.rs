@@ -171,7 +171,7 @@ fn convolve<'a, S: Simd, const STRIDE: usize, const COLUMNS: usize, const WINDOW
 ) {
     let groups = params.len();
     let mut pixels = out.chunks_exact_mut(groups);
-    // All slices get the same length; otherwise the compiler keeps a bounds check per
+    // All slices get the same length; otherwise, the compiler keeps a bounds check per
     // pixel in the loop.
     let mut out: [&mut [Lanes]; COLUMNS] =
         from_fn(|_| &mut pixels.next().unwrap_or_default()[..groups]);
@@ -279,7 +279,8 @@ mod tests {
         out
     }
 
-    /// The property test in `rewrite` covers only the vector length of this machine.
+    /// The property test in `rewrite` covers only the vector length of the machine that
+    /// runs the test.
     #[test]
     fn all_kinds_of_vectors_compute_the_same() {
         let level = Level::new();

@@ -1,5 +1,6 @@
-//! Im2col turns a 3x3 convolution with few input channels into a 1x1 convolution. To do
-//! so, it copies the values that each kernel element reads to a separate channel.
+//! Im2col turns a 3x3 convolution with few input channels into a 1x1 convolution. For
+//! each kernel element, Im2col copies the values that the element reads into a separate
+//! channel.
 
 use tract_linalg::multithread::par_chunks_mut;
 #[allow(

@@ -1,5 +1,5 @@
-//! Custom tract operators, which have the usual names for such operators, and the
-//! buffers that they share.
+//! Custom operators for tract, named after the usual operators of this kind, and the pool
+//! of buffers that they share.
 
 pub(in crate::onnx) mod buffer_pool;
 pub(in crate::onnx) mod depthwise;

@@ -20,8 +20,8 @@ use tract_onnx::tract_core::internal::*;
 use super::buffer_pool;
 
 /// Number of output channels per block. The parameters of the channels in a block are
-/// interleaved. With six channels and two vectors of pixels, the sums, the inputs and a
-/// weight fit in 16 registers; with four vectors, they fit in 32.
+/// interleaved. With six channels and two vectors of pixels, the sums, the inputs, and
+/// a weight fit in 16 registers; with four vectors, they fit in 32 registers.
 pub(in crate::onnx) const BLOCK: usize = 6;
 /// Number of rows of parameters before the weights: the bias, and the lower and upper
 /// bounds of the clamp.
@@ -30,17 +30,17 @@ pub(in crate::onnx) const HEADER_ROWS: usize = 3;
 /// vector.
 pub(in crate::onnx) const MIN_AREA: usize = 16;
 
-/// Maximum number of input values that are packed together, unless a single panel has more.
-/// They take 24 KB, which fit in the L1 cache. The more pixels are packed together, the
-/// longer the contiguous writes are.
+/// Maximum number of input values that are packed together, unless a single panel has
+/// more. This many values take 24 KB, which fits in the L1 cache. As many pixels as
+/// possible are packed together, because that makes the contiguous writes longer.
 const MAX_PACKED_VALUES: usize = 6 << 10;
-/// tract shares work among threads only if there is a minimum number of values. In this
-/// comparison, this many multiplications count as one value.
+/// tract shares work among threads only if the work consists of a minimum number of
+/// values. This many multiplications count as one value.
 const PRODUCTS_PER_VALUE: usize = 16;
 
 /// The operator has two inputs: a single picture `[…, channels, height, width]`, and
-/// parameters `[out channels / 6, 3 + channels, 6]` (see [`HEADER_ROWS`]), which are padded
-/// with zeros to a multiple of six channels. The output is
+/// parameters `[out channels / 6, 3 + channels, 6]` (see [`HEADER_ROWS`]). The
+/// parameters are padded with zeros to a multiple of six channels. The output is
 /// `[…, out channels, height, width]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::onnx) struct Pointwise {
@@ -72,7 +72,8 @@ impl Planes<'_> {
         start = self.panels::<S, 2>(simd, start, params, &mut packed, out);
         start = self.panels::<S, 1>(simd, start, params, &mut packed, out);
         if start < self.area {
-            // The last vector overlaps the one before it, so some pixels are computed twice.
+            // The last vector overlaps the previous vector, so some pixels are computed
+            // twice.
             let last = self.area - lanes;
             self.panels::<S, 1>(simd, last, params, &mut packed, out);
         }
@@ -254,7 +255,8 @@ mod tests {
         out
     }
 
-    /// The property test in `rewrite` covers only the vector length of this machine.
+    /// The property test in `rewrite` covers only the vector length of the machine that
+    /// runs the test.
     #[test]
     fn all_kinds_of_vectors_compute_the_same() {
         let level = Level::new();

@@ -32,8 +32,8 @@ pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
             max_pool(model, node, pool)
         })
         .rewrite(&(), model)?;
-    // This propagates the split into parts up to the node that produces the planes, and
-    // down to the node that consumes them.
+    // Propagate the split into parts up to the node that produces the planes, and down to
+    // the node that consumes them.
     model.declutter()?;
     #[cfg(target_arch = "x86_64")]
     products::rewrite(model)?;
@@ -216,10 +216,10 @@ fn pixels(
     Ok(taps[0])
 }
 
-/// Maximum size of the input of a convolution in bytes. A larger input is split into
-/// parts. The only larger tensor in the backbone has 96 channels of 112x112 pixels, or 4.8
-/// MB. If it were not split, it would determine the peak memory. Splitting it does not
-/// make the convolution slower.
+/// Maximum size of the input to a convolution, in bytes. A larger input is split into
+/// parts. The only larger tensor in the backbone has 96 channels of 112x112 pixels, or
+/// 4.8 MB. If this tensor were not split, it would determine the peak memory. The split
+/// does not make the convolution slower.
 const MAX_CONV_INPUT_BYTES: usize = 2 << 20;
 
 /// Returns the number of equal parts into which to split a convolution of `channels`
@@ -234,10 +234,11 @@ fn parts(channels: usize, bytes: usize) -> usize {
         .unwrap_or(1)
 }
 
-/// The clamp that follows a node in the form of `Max` and `Min` nodes, provided that no
-/// other node uses the output of the node.
+/// The `Max` and `Min` nodes that clamp the output of another node. Only these nodes
+/// may use this output.
 struct Clamp {
-    /// The index of the last of these nodes, or of the node itself if there is no clamp.
+    /// The index of the last of the `Max` and `Min` nodes, or of the node itself if there
+    /// is no clamp.
     last: usize,
     low: f32,
     high: f32,
@@ -272,8 +273,8 @@ fn fused_clamp(model: &TypedModel, node: &TypedNode) -> TractResult<Clamp> {
         let Some(&[by, ..]) = by.as_deref() else {
             return Ok(clamp);
         };
-        // If the lower bound is above the upper one, the last node determines the result.
-        // The clamp cannot express a `Max` after a `Min`.
+        // If the lower bound is above the upper bound, the last node determines the
+        // result. `Clamp` cannot express a `Max` after a `Min`.
         if op.0.is::<Max>() && clamp.high == f32::INFINITY {
             clamp.low = clamp.low.max(by);
         } else if op.0.is::<Min>() {
@@ -285,7 +286,8 @@ fn fused_clamp(model: &TypedModel, node: &TypedNode) -> TractResult<Clamp> {
     }
 }
 
-/// Returns the values of an outlet if it is a constant of floats.
+/// Returns the values of an outlet, or `None` if the outlet is not a constant of
+/// floats.
 fn constant(model: &TypedModel, outlet: OutletId) -> TractResult<Option<Vec<f32>>> {
     let fact = model.outlet_fact(outlet)?;
     match &fact.konst {
@@ -597,8 +599,8 @@ mod tests {
             pool_spec: pool_spec(2, 2, 2, PaddingSpec::Valid),
             with_index_outputs: None,
         };
-        // One operator has an input with an odd height, and the other has a kernel of
-        // another size.
+        // Neither of these operators can be replaced. The first has an input with an odd
+        // height, and the second has a kernel of another size.
         let odd = model.wire_node("odd", pool.clone(), &[wire]).unwrap()[0];
         let pool = MaxPool {
             pool_spec: pool_spec(2, 3, 2, PaddingSpec::Valid),

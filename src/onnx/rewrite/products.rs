@@ -16,12 +16,14 @@ use crate::onnx::ops::depthwise::KERNEL_SIDE;
 use crate::onnx::ops::im2col::Im2col;
 use crate::onnx::ops::pointwise::{BLOCK, HEADER_ROWS, MIN_AREA, Pointwise};
 
-/// Maximum number of input channels for im2col, which multiplies them by nine.
+/// Maximum number of input channels for im2col. Im2col multiplies the number of
+/// channels by nine.
 pub(super) const MAX_IM2COL_CHANNELS: usize = 4;
 
-/// Rewrites a decluttered model. Its depthwise convolutions must already have been
-/// rewritten, because only tract's own operators can compute the input of these
-/// convolutions in parts.
+/// Rewrites a decluttered model. The depthwise convolutions must already have been
+/// rewritten: a large input of a depthwise convolution is computed in parts, and this
+/// split is possible only while the operators before the convolution are still tract's
+/// own.
 pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
     Rewriter::<()>::default()
         .with_rule_for("product", |(), model, node, name, product: &EinSum| {
@@ -167,8 +169,8 @@ fn im2col(
 }
 
 /// Whether the product multiplies `[…, channels, height, width]` by `[out channels,
-/// channels]` to get `[…, out channels, height, width]`. It may add or remove leading
-/// axes of size 1.
+/// channels]` to get `[…, out channels, height, width]`. The product may also add or
+/// remove leading axes of size 1.
 fn mixes_channels(axes: &AxesMapping) -> TractResult<bool> {
     let [rank, out_rank] = [axes.rank(InOut::In(0)), axes.rank(InOut::Out(0))];
     let is = |axis: (usize, usize), input: &[usize], output: &[usize]| -> TractResult<bool> {
@@ -182,8 +184,9 @@ fn mixes_channels(axes: &AxesMapping) -> TractResult<bool> {
         && is((0, rank - 1), &[rank - 1], &[out_rank - 1])?)
 }
 
-/// Returns the sum that adds a constant to each channel of a node's output, and that
-/// constant. Returns `None` if another node uses the output.
+/// Returns the node that adds a constant to each channel of `node`'s output, together
+/// with the constants. Returns `None` if there is no such node, or if another node uses
+/// the output as well.
 fn bias<'a>(
     model: &'a TypedModel,
     node: &TypedNode,

@@ -1,5 +1,5 @@
-//! Simulates how a cheap camera degrades a picture with few pixels, motion blur, noise
-//! and JPEG compression.
+//! Simulates how a cheap camera degrades a picture through low resolution, motion blur,
+//! noise, and JPEG compression.
 
 use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
@@ -8,11 +8,11 @@ use rand::{Rng, RngExt};
 use super::{RandomRange, stretched};
 use crate::frame::{Scaler, decode};
 
-/// How a cheap camera degrades a face with few pixels, motion blur, noise and
+/// How a cheap camera degrades a face through low resolution, motion blur, noise, and
 /// compression.
 ///
-/// Of all the changes in the robust recipe, JPEG compression helps most on cameras
-/// that the head was not trained on (`docs/decisions/what-does-the-robust-recipe-do.md`).
+/// Of all changes in the robust recipe, JPEG compression helps most with cameras that the
+/// head was not trained on (`docs/decisions/what-does-the-robust-recipe-do.md`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Camera {
     /// Fraction of the pictures that get any of the changes below, between 0 and 1.
@@ -27,7 +27,7 @@ pub struct Camera {
     /// picture after scaling down, so that small faces have coarse noise.
     pub noise: RandomRange,
     /// JPEG quality, 1 to 100. The picture is compressed after scaling down, because a
-    /// camera also compresses the small face.
+    /// real camera also compresses a face that is small.
     pub jpeg: RandomRange,
 }
 
@@ -76,8 +76,8 @@ impl Camera {
 }
 
 impl CameraDraw {
-    /// Degrades resolution first, and then adds motion blur, noise and compression, in
-    /// the same order as a real camera. At the end, the picture is stretched to 224 x
+    /// Reduces the resolution first, and then adds motion blur, noise, and compression,
+    /// in the same order as a real camera. At the end, the picture is stretched to 224 x
     /// 224, like every crop of a small face. A picture that is not scaled down keeps its
     /// size until then.
     #[must_use]
@@ -102,12 +102,13 @@ impl CameraDraw {
     }
 }
 
-/// Replaces each pixel with the mean along a straight path centered on it. `path` is
-/// given in fractions of the longest side. Outside the picture, the edge pixels repeat.
+/// Replaces each pixel with the mean along a straight path that is centered on the
+/// pixel. `path` is given in fractions of the longest side. Outside the picture, the
+/// edge pixels repeat.
 pub(super) fn motion_blur(picture: &RgbImage, path: [f32; 2]) -> RgbImage {
     let (width, height) = picture.dimensions();
     let side = width.max(height) as f32;
-    // Limits the path to the size of the picture.
+    // Limit the path to the size of the picture.
     let [x, y] = path.map(|share| (share * side).clamp(-side, side));
     let length = x.abs().max(y.abs());
     if length.is_nan() || length < 0.5 || width == 0 || height == 0 {
@@ -134,8 +135,8 @@ pub(super) fn motion_blur(picture: &RgbImage, path: [f32; 2]) -> RgbImage {
     })
 }
 
-/// Adds noise with this standard deviation in levels. As in real sensors, part of
-/// the noise is common to all channels and part is specific to each.
+/// Adds noise with this standard deviation, in levels. As in real sensors, a part of
+/// the noise is common to all channels, and a part is different in each channel.
 pub(super) fn add_noise(picture: &mut RgbImage, deviation: f32, seed: u64) {
     if deviation.is_nan() || deviation <= 0.0 {
         return;
@@ -154,16 +155,16 @@ pub(super) fn add_noise(picture: &mut RgbImage, deviation: f32, seed: u64) {
     }
 }
 
-/// Returns two roughly normal numbers (each the sum of four bytes, at most ±3.4)
-/// from one step of SplitMix64 (Steele, Lea and Flood 2014). A crop needs 200,000 of
-/// them, so speed matters more than exactness.
+/// Returns two roughly normal numbers from one step of SplitMix64 (Steele, Lea, and
+/// Flood 2014). Each number is a scaled sum of four bytes and lies within ±3.5. A crop
+/// needs 200,000 such numbers, so speed matters more than exactness.
 fn two_normals(state: &mut u64) -> (f32, f32) {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut mixed = *state;
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     mixed ^= mixed >> 31;
-    // Sums the bytes, starting with pairs in 16-bit lanes.
+    // Sum the bytes, starting with pairs in 16-bit lanes.
     let pairs = (mixed & 0x00ff_00ff_00ff_00ff) + ((mixed >> 8) & 0x00ff_00ff_00ff_00ff);
     let lane = |shift: u32| (pairs >> shift & 0xffff) as f32;
     // The mean is 4 * 127.5, and the variance is 4 * (256² - 1) / 12.

@@ -37,18 +37,17 @@ pub enum Fill {
 pub struct Geometry {
     /// Rotation, drawn uniformly within ± this many degrees.
     pub rotation: f32,
-    /// Zoom. The factors in x and y are drawn separately and uniformly within 1 ±
-    /// this value. A factor above 1 zooms out, so the view shows more than the
-    /// picture.
+    /// Zoom. The factors in x and y are drawn separately and uniformly within 1 ± this
+    /// value. A factor above 1 zooms out, so the view extends beyond the picture.
     pub zoom: f32,
     /// Shift left or right, drawn uniformly within ± this fraction of the width.
     /// Must be less than 1.
     ///
     /// Keras treats values of 1 and above as pixels. Because of a bug in Keras, its
-    /// `width_shift_range` moves pictures up and down and its `height_shift_range`
-    /// moves them left and right. Here they do what their names say. If both values
-    /// are equal, as in the tutorial, and the pictures are square, this makes no
-    /// difference.
+    /// `width_shift_range` moves pictures up and down, and its `height_shift_range`
+    /// moves them left and right. Here, the two values do what their names say. If the
+    /// pictures are square and both values are equal, as in the tutorial, the bug makes
+    /// no difference.
     pub width_shift: f32,
     /// Shift up or down, drawn uniformly within ± this fraction of the height. Must
     /// be less than 1.
@@ -61,9 +60,10 @@ pub struct Geometry {
     pub horizontal_flip: bool,
     /// How to fill the area outside the picture.
     pub fill: Fill,
-    /// Change in brightness, drawn uniformly within ± this many levels (of 0 to
-    /// 255). Despite its name in Keras, it is the same for all channels. The result
-    /// is clamped to the darkest and the brightest value of the warped picture.
+    /// Change in brightness, drawn uniformly within ± this many levels (of 0 to 255).
+    /// Keras calls the change a channel shift, although all channels are shifted by the
+    /// same value. The result is clamped to the range between the darkest and the
+    /// brightest value of the warped picture.
     pub channel_shift: f32,
 }
 
@@ -87,11 +87,9 @@ impl Default for Geometry {
 pub struct GeometryDraw {
     /// Rotation in degrees. Keras calls it `theta`.
     pub theta: f64,
-    /// Shift in x, in pixels of a crop. It is the `tx` of Keras's
-    /// `apply_affine_transform`.
+    /// Shift in x, in pixels of a crop. Keras's `apply_affine_transform` calls it `tx`.
     pub shift_x: f64,
-    /// Shift in y, in pixels of a crop. It is the `ty` of Keras's
-    /// `apply_affine_transform`.
+    /// Shift in y, in pixels of a crop. Keras's `apply_affine_transform` calls it `ty`.
     pub shift_y: f64,
     /// Shear in degrees. Keras calls it `shear`.
     pub shear: f64,
@@ -138,12 +136,12 @@ fn product(a: &Matrix, b: &Matrix) -> Matrix {
 
 impl GeometryDraw {
     /// Returns the matrix that maps each point in the view to its source. It maps
-    /// (x, y, 1) in the view to (x, y, 1) in the crop that is warped. Both are
-    /// measured from the center of the top left pixel. The flip is not included.
+    /// (x, y, 1) in the view to (x, y, 1) in the crop before the warp. The coordinates
+    /// are measured from the center of the top left pixel. The flip is not included.
     ///
-    /// This is the same product as in `apply_affine_transform`. From left to right,
-    /// its factors are rotation, shift, shear and zoom, so the shift rotates with
-    /// the picture. The center is `side / 2 - 0.5`
+    /// The matrix is the same product as in `apply_affine_transform`. From left to
+    /// right, the factors are rotation, shift, shear, and zoom, so the shift rotates
+    /// with the picture. The center is `side / 2 - 0.5`
     /// (`transform_matrix_offset_center`).
     #[must_use]
     pub fn matrix(&self) -> Matrix {
@@ -209,10 +207,9 @@ pub fn warp(picture: &RgbImage, draw: &GeometryDraw, fill: Fill) -> RgbImage {
     )
 }
 
-/// Makes a view of part of a picture in one step, as if `region` were cut out,
-/// stretched to 224 x 224 and warped. Where the view extends beyond the region, it
-/// shows the surrounding picture. It shows the fill only beyond the edge of the
-/// picture.
+/// Makes a view of part of a picture in one step, as if `region` were cut out, stretched
+/// to 224 x 224, and warped. Where the view extends beyond the region, it shows the
+/// surrounding picture. It shows the fill only beyond the edge of the picture.
 ///
 /// Large regions are scaled down first to avoid aliasing.
 #[must_use]
@@ -225,9 +222,9 @@ pub fn warp_region(
 ) -> RgbImage {
     let window = region.as_array().map(f64::from);
     let side = f64::from(CROP_SIDE);
-    // Scales the picture so that the region's shorter side has as many pixels as the
-    // crop. The longer side then has slightly more, which bilinear sampling handles
-    // without visible aliasing.
+    // Scale the picture so that the shorter side of the region has as many pixels as the
+    // crop. The longer side then has slightly more pixels than the crop, which bilinear
+    // sampling handles without visible aliasing.
     let factor = side / window[2].min(window[3]).max(1.0);
     if factor < 0.9 {
         let (width, height) = picture.dimensions();
@@ -256,20 +253,20 @@ fn fixed(pixels: f64, limit: f64) -> i64 {
     (pixels.clamp(-limit, limit) * (1_u64 << POINT) as f64).round() as i64
 }
 
-/// Limits for a row's start and steps, in pixels. They are larger than the values of
-/// any real draw, and small enough that 224 steps from any start still fit in 63 -
-/// 32 bits.
+/// Limits for the start of a row and for the steps, in pixels. Values of real draws are
+/// below these limits. The limits are small enough that 224 steps from any start still
+/// fit in 63 - 32 bits.
 const MAX_START: f64 = 1e9;
 const MAX_STEP: f64 = 1e6;
 
-/// Warps part of a picture. `window` is the left, top, width and height in pixels of
+/// Warps part of a picture. `window` is the left, top, width, and height in pixels of
 /// `picture`.
 fn warp_window(picture: &RgbImage, window: [f64; 4], draw: &GeometryDraw, fill: Fill) -> RgbImage {
     let [left, top, width, height] = window;
     let side = f64::from(CROP_SIDE);
-    // This maps the pixel center c in a crop to the pixel center (c + 0.5) * scale +
-    // left - 0.5 in the picture. If the picture has the size of a crop, this is the
-    // identity.
+    // The matrix `place` maps the pixel center c in a crop to the pixel center
+    // (c + 0.5) * scale + left - 0.5 in the picture. If the picture has the size of a
+    // crop, the matrix is the identity.
     let (scale_x, scale_y) = (width / side, height / side);
     let place = [
         [scale_x, 0.0, left + 0.5 * scale_x - 0.5],
@@ -319,8 +316,8 @@ fn weight(at: i64) -> u32 {
     (at >> (POINT - WEIGHT)) as u32 & ((1 << WEIGHT) - 1)
 }
 
-/// Returns both neighbors of a coordinate in 0..=`last`, and the weight of the
-/// second one.
+/// Returns the two neighbors of a coordinate in 0..=`last`, and the weight of the
+/// second neighbor.
 fn neighbors(at: i64, last: u32) -> (usize, usize, u32) {
     let last = last as usize;
     let index = ((at >> POINT) as usize).min(last);
@@ -331,8 +328,8 @@ fn neighbors(at: i64, last: u32) -> (usize, usize, u32) {
 /// crop.
 ///
 /// If a point does not lie between four pixels, `outside(coordinate, last index)` is
-/// called for each of its coordinates. It returns the two neighbors and the weight
-/// of the second one, or `None` for black.
+/// called for each coordinate of the point. It returns the two neighbors and the weight
+/// of the second neighbor, or `None` for black.
 fn sample(
     picture: &RgbImage,
     matrix: &Matrix,
@@ -346,9 +343,9 @@ fn sample(
     let pixels = picture.as_raw().as_slice();
     let row_length = 3 * width as usize;
     let (last_x, last_y) = (width - 1, height - 1);
-    // A point lies between four pixels if both coordinates are at least 0 and less
-    // than the last index. Negative coordinates become large when they are
-    // interpreted as unsigned numbers.
+    // A point lies between four pixels if both coordinates are at least 0 and less than
+    // the last index. A negative coordinate, interpreted as an unsigned number, is larger
+    // than the last index.
     let inner_x = u64::from(last_x) << POINT;
     let inner_y = u64::from(last_y) << POINT;
     let step_x = fixed(matrix[0][0], MAX_STEP);
@@ -386,9 +383,9 @@ fn sample(
     view
 }
 
-/// Interpolates between the upper left, upper right, lower left and lower right
-/// pixels. `right` and `down` are the weights of the right and the lower pixels in
-/// units of 2^-[`WEIGHT`].
+/// Interpolates between the upper left, upper right, lower left, and lower right pixels.
+/// `right` and `down` are the weights of the right and the lower pixels in units of
+/// 2^-[`WEIGHT`].
 fn blend(corners: [u8; 4], right: u32, down: u32) -> u8 {
     let [a, b, c, d] = corners.map(u32::from);
     let one = 1 << WEIGHT;

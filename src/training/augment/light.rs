@@ -1,17 +1,16 @@
-//! Changes in light, which are gamma, brightness, a gradient, a color cast, haze and
-//! saturation.
+//! Changes in light: gamma, brightness, a gradient, a color cast, haze, and saturation.
 
 use image::RgbImage;
 use rand::{Rng, RngExt};
 
 use super::RandomRange;
 
-/// Random light that the training pictures do not have, so that a head does
-/// not use the light to predict the class.
+/// Random changes in light, so that a head does not learn to predict the class from the
+/// light in the training pictures.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Light {
-    /// Fraction of the pictures that get any of the changes below, between 0 and 1.
-    /// The others keep their own light.
+    /// Fraction of the pictures that get any of the changes below, between 0 and 1. The
+    /// other pictures keep their original light.
     pub probability: f32,
     /// Exponent applied to values between 0 and 1. Exponents above 1 darken the
     /// picture. The exponent is drawn log-uniformly.
@@ -23,10 +22,9 @@ pub struct Light {
     /// Color cast. Each channel is multiplied by e to the power of a number that is
     /// drawn uniformly within ± this value.
     pub cast: RandomRange,
-    /// Brightness factor, drawn log-uniformly. Factors below 1 darken the picture.
-    /// If the gamma also darkens it, the factor is limited so that the picture stays
-    /// visible. A middle gray keeps at least 23 of 255 levels before cast and
-    /// gradient.
+    /// Brightness factor, drawn log-uniformly. Factors below 1 darken the picture. If the
+    /// gamma also darkens the picture, the factor is limited so that the picture stays
+    /// visible. Before cast and gradient, a middle gray keeps at least 23 of 255 levels.
     pub darken: RandomRange,
     /// Haze, as the fraction of a single gray that is mixed in, between 0 and 1.
     pub haze: RandomRange,
@@ -55,7 +53,7 @@ pub struct LightDraw {
     pub gamma: f32,
     /// Factor applied to all channels.
     pub gain: f32,
-    /// Factors applied to red, green and blue.
+    /// Factors applied to red, green, and blue.
     pub cast: [f32; 3],
     /// Change in brightness from the center to the right edge and to the lower edge,
     /// as fractions of the brightness.
@@ -82,7 +80,7 @@ impl Default for LightDraw {
     }
 }
 
-/// Weights of red, green and blue in the brightness (Rec. 601, as in JPEG).
+/// Weights of red, green, and blue in the brightness of a pixel (Rec. 601, as in JPEG).
 const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
 
 impl Light {
@@ -95,8 +93,7 @@ impl Light {
         let gain = gain.map_or(1.0, |gain| gain.max(min_gain.min(1.0)));
         let gradient = self.gradient.draw(rng).unwrap_or(0.0);
         let (sin, cos) = (std::f32::consts::TAU * rng.random::<f32>()).sin_cos();
-        // The slope is chosen so that the farthest corner gets the factor 1 +
-        // gradient.
+        // This slope gives the farthest corner the factor 1 + gradient.
         let slope = gradient / (sin.abs() + cos.abs());
         let cast = self.cast.draw(rng).unwrap_or(0.0);
         let powers: [f32; 3] = rng.random();
@@ -120,7 +117,8 @@ impl LightDraw {
             return;
         }
         let (width, height) = picture.dimensions();
-        // Lookup tables hold everything that does not depend on the position.
+        // The lookup tables hold everything that does not depend on the position of a
+        // pixel.
         let clear = 1.0 - self.haze;
         let veil = self.haze * self.haze_level + 0.5;
         let curve: Vec<f32> = (0..=255_u8)

@@ -1,15 +1,15 @@
-//! Augmentation, which changes pictures at random, so that a head trains on more
-//! variety than the data set itself contains.
+//! Augmentation, which changes pictures at random so that a head is trained on more
+//! variety than the data set contains.
 //!
-//! Owns the geometry of Keras's `ImageDataGenerator` ([`Geometry`]), the changes in
-//! light, camera and sharpness of the robust recipe ([`Robust`]), and the contact
-//! sheet that shows them. It is pure, because the random number generator is an
-//! argument. It must not know about data sets, labels or training. Every change is
-//! first drawn as a plain struct of numbers and then applied, so that a test can set
-//! the numbers.
+//! This module owns the geometry of Keras's `ImageDataGenerator` ([`Geometry`]), the
+//! changes in light, camera, and sharpness of the robust recipe ([`Robust`]), and the
+//! contact sheet that shows the changed pictures. It is pure, because the random number
+//! generator is an argument. It must not know about data sets, labels, or training. The
+//! random numbers for every change are first drawn into a plain struct, and the change
+//! is then applied, so that a test can choose the numbers.
 //!
-//! A draw always uses the same number of random numbers, regardless of the result.
-//! With the same seed, turning one change off therefore does not affect the other
+//! A draw always uses the same number of random numbers, regardless of the result. If
+//! one change is turned off, the same seed therefore still gives the same other
 //! changes.
 
 mod camera;
@@ -28,7 +28,7 @@ pub use sharpness::{Sharpness, SharpnessDraw};
 use crate::frame::{CROP_SIDE, Rect, Region, Scaler};
 
 /// Draws the margin for one crop uniformly between `from` and `to`. The result is a
-/// fraction of the face's box, and is meant for [`Rect::region`].
+/// fraction of the size of the face's box, and is meant for [`Rect::region`].
 pub fn margin((from, to): (f32, f32), rng: &mut impl Rng) -> f32 {
     from + (to - from) * rng.random::<f32>()
 }
@@ -38,7 +38,7 @@ pub fn margin((from, to): (f32, f32), rng: &mut impl Rng) -> f32 {
 pub struct RandomRange {
     /// Fraction of the pictures that are changed, between 0 and 1.
     pub probability: f32,
-    /// Lowest strength, in the unit given in the documentation of the field that uses it.
+    /// Lowest strength. Each field of this type documents its unit.
     pub from: f32,
     /// Highest strength, in the same unit.
     pub to: f32,
@@ -53,14 +53,16 @@ impl RandomRange {
         }
     }
 
-    /// Draws a strength uniformly. Returns `None` if this picture stays unchanged.
+    /// Draws a strength from a uniform distribution. Returns `None` if this picture stays
+    /// unchanged.
     fn draw(self, rng: &mut impl Rng) -> Option<f32> {
         let (coin, share) = rng.random::<(f32, f32)>();
         (coin < self.probability).then_some(self.from + (self.to - self.from) * share)
     }
 
-    /// Like [`RandomRange::draw`], but log-uniform, so a value between 24 and 48 is
-    /// as likely as a value between 48 and 96. Both ends must be greater than 0.
+    /// Draws a strength like [`RandomRange::draw`], but from a log-uniform
+    /// distribution, so a value between 24 and 48 is as likely as a value between 48
+    /// and 96. `from` and `to` must be greater than 0.
     fn draw_ratio(self, rng: &mut impl Rng) -> Option<f32> {
         let (coin, share) = rng.random::<(f32, f32)>();
         (coin < self.probability).then(|| self.from * (self.to / self.from).powf(share))
@@ -82,18 +84,12 @@ fn stretched(scaler: &mut Scaler, picture: RgbImage) -> RgbImage {
 #[must_use]
 pub fn whole(picture: &RgbImage) -> Option<Region> {
     let (width, height) = picture.dimensions();
-    let rect = Rect {
-        x: 0.0,
-        y: 0.0,
-        width: width as f32,
-        height: height as f32,
-    };
-    rect.region(0.0, width, height)
+    Rect::of_frame(width, height).region(0.0, width, height)
 }
 
-/// The changes in the robust recipe, which affect geometry (as in the tutorial),
-/// color, light and sharpness, and imitate a cheap camera. The default ranges are
-/// the ones that generalized best to cameras that the head was not trained on
+/// The changes in the robust recipe. They change the geometry (as in the tutorial), the
+/// color, the light, and the sharpness, and imitate a cheap camera. The default ranges
+/// generalized best to cameras that the head was not trained on
 /// (`docs/decisions/what-does-the-robust-recipe-do.md`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Robust {
@@ -108,8 +104,8 @@ pub struct Robust {
     pub camera: Camera,
     /// Changes in sharpness.
     pub sharpness: Sharpness,
-    /// Range of the margin around a face's box for crops of faces, as a fraction of
-    /// the box. See [`margin`].
+    /// Range of the margin around a face's box, as a fraction of the size of the box.
+    /// The margin is used only for crops of faces. See [`margin`].
     pub margin: (f32, f32),
 }
 
@@ -132,8 +128,8 @@ impl Default for Robust {
 pub struct RobustDraw {
     /// Geometric changes.
     pub geometry: GeometryDraw,
-    /// Weights of red, green and blue in the gray value. They sum to 1. `None`
-    /// keeps the colors.
+    /// Weights of red, green, and blue in the gray value. They sum to 1. `None` keeps the
+    /// colors.
     pub gray: Option<[f32; 3]>,
     /// Changes in light.
     pub light: LightDraw,
@@ -155,9 +151,9 @@ impl Robust {
         }
     }
 
-    /// Draws the weights for a gray picture. They are random because sensors weight
-    /// red, green and blue differently than eyes do, and because infrared light
-    /// changes the weights further.
+    /// Draws the weights for a gray picture. They are random because sensors weight red,
+    /// green, and blue differently than eyes do, and because infrared light changes the
+    /// weights further.
     fn draw_gray(&self, rng: &mut impl Rng) -> Option<[f32; 3]> {
         let gray = rng.random::<f32>() < self.gray;
         let weights = rng.random::<[f32; 3]>().map(|weight| weight + 0.05);
@@ -181,7 +177,8 @@ impl Robust {
 }
 
 impl RobustDraw {
-    /// Applies color, light, camera and sharpness, but not the geometry.
+    /// Applies the changes in color, light, camera, and sharpness, but not the
+    /// geometric changes.
     #[must_use]
     pub fn degrade(&self, scaler: &mut Scaler, mut picture: RgbImage) -> RgbImage {
         if let Some(weights) = self.gray {
@@ -202,8 +199,8 @@ impl RobustDraw {
 /// Number of pixels between and around the pictures on a contact sheet.
 const GAP: u32 = 4;
 
-/// Places pictures side by side on white, `columns` in a row (at least one), in
-/// cells that fit the largest picture.
+/// Places pictures side by side on a white background, `columns` in a row (at least
+/// one). Each cell fits the largest picture.
 #[must_use]
 pub fn contact_sheet(crops: &[RgbImage], columns: usize) -> RgbImage {
     let columns = columns.clamp(1, crops.len().max(1));
@@ -327,7 +324,7 @@ mod tests {
             before.light.haze = 0.0;
             before.sharpness.blur = 0.0;
             let mut after = robust.draw(&mut rng(seed as u64));
-            // Without haze, its level does not matter.
+            // Without haze, the haze level does not matter.
             after.light.haze_level = before.light.haze_level;
             assert_eq!(after, before);
         }
@@ -349,7 +346,7 @@ mod tests {
         let black = warp(&picture, &draw, Fill::Constant);
         assert_eq!(black.get_pixel(220, 3).0, [0; 3]);
         let mirror = warp(&picture, &draw, Fill::Reflect);
-        // 220 + 10 is 7 pixels past the last pixel, which is repeated.
+        // 220 + 10 is 7 pixels past the last pixel, and the last pixel appears twice.
         assert_eq!(mirror.get_pixel(220, 3), picture.get_pixel(217, 23));
         let other_side = warp(&picture, &draw, Fill::Wrap);
         assert_eq!(other_side.get_pixel(220, 3), picture.get_pixel(7, 23));
@@ -403,8 +400,8 @@ mod tests {
             let draw = GeometryDraw::default();
             let view = warp_region(&mut scaler, &source, region, &draw, Fill::Nearest);
             let crop = scaler.crop(&source, region).unwrap();
-            // Only red and green are compared, because blue has steps, at which
-            // scalers give different results.
+            // Only red and green are compared, because blue has sharp steps, for which
+            // different scalers give different results.
             let difference: u64 = view
                 .pixels()
                 .zip(crop.pixels().pixels())
@@ -463,8 +460,7 @@ mod tests {
     fn blur_is_a_gaussian() {
         let mut dot = RgbImage::new(224, 224);
         dot.put_pixel(100, 120, image::Rgb([255; 3]));
-        // This draws a whole line of dots because a single dot would be rounded to
-        // 0.
+        // Draw a whole line of dots, because a single dot would be rounded to 0.
         for x in 0..224 {
             dot.put_pixel(x, 120, image::Rgb([255; 3]));
         }

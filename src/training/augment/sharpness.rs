@@ -6,9 +6,9 @@ use rand::{Rng, RngExt};
 use super::{RandomRange, stretched};
 use crate::frame::Scaler;
 
-/// Random sharpness that the training pictures do not have, so that a head
-/// does not use the sharpness to predict the class. In the tutorial's data set,
-/// unmasked faces are often blurred and masked ones are not.
+/// Random changes in sharpness, so that a head does not learn to predict the class from
+/// the sharpness of the training pictures. In the tutorial's data set, unmasked faces are
+/// often blurred, but masked faces are not.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sharpness {
     /// Fraction of the pictures that get any of the changes below, between 0 and 1.

@@ -7,26 +7,27 @@ use super::similarity::{
     Fingerprint, MAX_DUPLICATE_DISTANCE, PerceptualHash, near_duplicate_groups,
 };
 
-/// Problems with the pictures in a data set. Pictures are given by their index in
+/// Problems with the pictures in a data set. Pictures are identified by their index in
 /// [`Dataset::pictures`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Issues {
     /// Pictures that cannot be read, each with the reason.
     pub unreadable: Vec<(usize, String)>,
-    /// Groups of identical pictures, by file or pixels, in more than one class.
+    /// Groups of pictures that have identical files or pixels but are in more than one
+    /// class.
     pub contradictions: Vec<Vec<usize>>,
-    /// Groups of identical pictures, by file or pixels, within one class.
+    /// Groups of pictures that have identical files or pixels and are in the same class.
     pub duplicates: Vec<Vec<usize>>,
-    /// Groups of pictures in more than one class that look alike
-    /// ([`MAX_DUPLICATE_DISTANCE`]) but are not identical. A label may be wrong, or
-    /// both may be right, as with an unmasked face and the same photograph with a
-    /// mask painted on it.
+    /// Groups of pictures that look alike ([`MAX_DUPLICATE_DISTANCE`]) but are not
+    /// identical, and are in more than one class. One of the labels may be wrong. The
+    /// labels may also all be right, for example if one picture shows an unmasked face,
+    /// and another is the same photograph with a mask painted on the face.
     pub lookalikes: Vec<Vec<usize>>,
 }
 
 impl Issues {
-    /// Compares the pictures in a data set, given the result of
-    /// [`load`](super::load) for each.
+    /// Compares the pictures in a data set. `loaded` contains the result of
+    /// [`load`](super::load) for each picture.
     #[must_use]
     pub fn new(dataset: &Dataset, loaded: &[Result<Fingerprint, String>]) -> Issues {
         let mut issues = Issues::default();
@@ -66,9 +67,9 @@ impl Issues {
         issues
     }
 
-    /// Returns the pictures to leave out of training, in order: the ones that cannot
-    /// be read, and the ones that are in more than one class, because it is unknown
-    /// which class is right.
+    /// Returns the indices of the pictures to leave out of training, in order. These
+    /// are the pictures that cannot be read, and the identical pictures that are in
+    /// more than one class, because the right class is unknown.
     #[must_use]
     pub fn left_out(&self) -> Vec<usize> {
         let unreadable = self.unreadable.iter().map(|(index, _)| *index);

@@ -1,21 +1,22 @@
 //! Recognizes folders in which the class folders are one level further down.
 //!
-//! Public data sets often come as `DIR/{train,test,validation}/{class}`, and archives
-//! often unpack into one more folder.
+//! Public data sets often have the layout `DIR/{train,test,validation}/{class}`, and
+//! archives are often unpacked into an additional folder.
 
 use std::path::{Path, PathBuf};
 
 use super::{DatasetError, entries};
 
-/// Names of the folder with the training pictures.
+/// Possible names of the folder with the training pictures.
 const TRAINING: [&str; 2] = ["train", "training"];
-/// Names of the folder with the validation pictures.
+/// Possible names of the folder with the validation pictures.
 const VALIDATION: [&str; 5] = ["val", "valid", "validation", "dev", "eval"];
-/// Names of the folder with the pictures for the final evaluation.
+/// Possible names of the folder with the pictures for the final evaluation.
 const TEST: [&str; 3] = ["test", "testing", "tests"];
 
-/// Returns an error that says which folders to name if the `folders` in `top` are not
-/// classes but parts of a data set, or if there is only one that contains the classes.
+/// Returns an error if the `folders` in `top` are not classes but parts of a data set,
+/// or if there is only one folder and that folder contains the classes. The error says
+/// which folders the user must specify instead.
 pub(super) fn nested(top: &Path, folders: &[PathBuf]) -> Option<DatasetError> {
     let has_classes = |folder: &PathBuf| {
         let entries = entries(folder).unwrap_or_default();
@@ -69,7 +70,7 @@ pub(super) fn nested(top: &Path, folders: &[PathBuf]) -> Option<DatasetError> {
     })
 }
 
-/// Whether a folder has at least two folders and no files.
+/// Whether a folder contains at least two folders and no files.
 fn has_only_classes(folder: &Path) -> bool {
     let entries = entries(folder).unwrap_or_default();
     entries.len() >= 2 && entries.iter().all(|entry| entry.is_dir())

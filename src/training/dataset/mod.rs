@@ -1,17 +1,18 @@
-//! Data sets: pictures in one folder per class.
+//! Data sets, which consist of pictures in one folder per class.
 //!
-//! Owns what counts as a data set, how copies of a picture are recognized, how
-//! pictures are split into training and validation, and how issues in a data set are
-//! reported. It reads and never writes, because a data set represents a person's
-//! work. It knows nothing about models, threads or the command line: the seed of a
-//! split is an argument, and [`load`] may be called from any thread.
+//! This module defines what counts as a data set, how copies of a picture are
+//! recognized, how pictures are split into training and validation pictures, and how
+//! issues in a data set are reported. It never writes to a data set, because a data set
+//! represents a person's work. It knows nothing about models, threads, or the command
+//! line. The seed of a split is an argument, and [`load`] may be called from any
+//! thread.
 //!
 //! The steps are:
 //!
 //! 1. [`Dataset::open`] lists the files and rejects folders that cannot be used for
 //!    training.
-//! 2. [`load`] reads, decodes and fingerprints each picture.
-//! 3. [`Issues::new`] compares the fingerprints; [`Issues::left_out`] lists the
+//! 2. [`load`] reads, decodes, and fingerprints each picture.
+//! 3. [`Issues::new`] compares the fingerprints, and [`Issues::left_out`] lists the
 //!    pictures to leave out of training.
 //! 4. [`near_duplicate_groups`] and [`Dataset::split`] split the rest.
 
@@ -19,6 +20,7 @@ mod issues;
 mod layout;
 mod similarity;
 mod split;
+mod voc;
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -32,30 +34,32 @@ use crate::frame::names::{self, LEADS_UP, Unused};
 use crate::onnx::{Label, LabelError, UNLABELLED};
 use crate::platform::files::leads_up;
 use crate::platform::hex;
+use crate::platform::text::counted;
 
 pub use issues::Issues;
 pub use similarity::{
     Fingerprint, MAX_DUPLICATE_DISTANCE, PerceptualHash, fingerprint, load, near_duplicate_groups,
 };
 pub use split::{Split, SplitError, split};
+pub use voc::read_voc;
 
-/// Minimum number of pictures per class for training. At the usual share of 0.2,
-/// this gives one for validation and four for training.
+/// Minimum number of pictures per class for training. With the usual validation share
+/// of 0.2, one of five pictures is used for validation, and four are used for training.
 pub const MIN_PICTURES: usize = 5;
 
-/// Maximum number of classes, set by the limit in a classifier file.
+/// Maximum number of classes, which is also the limit for a classifier file.
 pub const MAX_CLASSES: usize = 64;
 
-/// Ratio of the largest to the smallest class above which [`imbalance_note`]
-/// warns.
+/// Maximum ratio of the number of pictures in the largest class to the number of
+/// pictures in the smallest class. If the ratio is higher, [`imbalance_note`] warns.
 pub const IMBALANCE: f64 = 1.5;
 
-/// One picture file of a data set.
+/// A picture file in a data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture {
     /// Path of the file, starting with the path that the data set was opened with.
     pub path: PathBuf,
-    /// Index in [`Dataset::classes`].
+    /// Index of the picture's class in [`Dataset::classes`].
     pub class: usize,
 }
 
@@ -68,11 +72,11 @@ pub struct Dataset {
     pub classes: Vec<String>,
     /// The pictures, sorted by class and then by path.
     pub pictures: Vec<Picture>,
-    /// Entries that were skipped without being opened, sorted, with the reasons:
-    /// files beside the class folders, entries in the class folders that are not
-    /// files named like pictures, links to a folder above, and the folder
-    /// `unlabelled` in an exported sample store. Hidden files, and files that systems
-    /// create on their own, are not listed here.
+    /// Entries that were skipped without being opened, sorted, each with the reason.
+    /// These are files next to the class folders, entries in the class folders that are
+    /// not files named like pictures, links to a folder further up, and the folder
+    /// `unlabelled` in an exported sample store. Hidden files, and files that operating
+    /// systems create on their own, are not listed here.
     pub ignored: Vec<Unused>,
     /// Minimum number of pictures per class, depending on whether the data set was
     /// opened for training or for evaluation.
@@ -85,13 +89,13 @@ pub enum DatasetError {
     /// Nothing exists at the path.
     #[error("there is no folder {path}; name one that has a folder for each class")]
     Missing {
-        /// The path as given.
+        /// The path, as passed by the caller.
         path: String,
     },
-    /// The path is not a folder; usually it is a file.
+    /// The path exists but is not a folder.
     #[error("{path} is not a folder; name one that has a folder for each class")]
     NotFolder {
-        /// The path as given.
+        /// The path, as passed by the caller.
         path: String,
     },
     /// The operating system denies access or reports another error.
@@ -102,9 +106,10 @@ pub enum DatasetError {
         /// The operating system's error.
         error: io::Error,
     },
-    /// There are too few classes to tell apart.
+    /// There are not enough classes.
     #[error(
-        "{path} has {found} class folders, but at least {min} are needed: put the pictures of each class into a folder of their own"
+        "{path} has {}, but needs at least {min}: put the pictures of each class into a folder of their own",
+        counted(*found, "class folder")
     )]
     TooFewClasses {
         /// Path of the data set.
@@ -114,7 +119,7 @@ pub enum DatasetError {
         /// Minimum number required.
         min: usize,
     },
-    /// The folders are not classes: the class folders are one level below them.
+    /// The folders are not classes, because the class folders are one level below them.
     #[error(
         "{path} has {}, and the class folders are inside: {advice}",
         listed(folders)
@@ -146,18 +151,20 @@ pub enum DatasetError {
     },
     /// A class folder has no pictures.
     #[error(
-        "the class folder {path} has no pictures (JPEG, PNG, WebP, BMP, GIF or TIFF); fill or remove it{}",
+        "the class folder {path} has no pictures (JPEG, PNG, WebP, BMP, GIF, or TIFF); fill or remove it{}",
         hint(unused)
     )]
     EmptyClass {
         /// Path of the class folder.
         path: String,
-        /// What the folder has instead, in one sentence for each reason.
+        /// What the folder contains instead of pictures, in one sentence for each reason.
         unused: Vec<String>,
     },
-    /// A class has fewer pictures than [`MIN_PICTURES`], or none to evaluate on.
+    /// A class has fewer than [`MIN_PICTURES`] pictures for training, or no pictures for
+    /// evaluation.
     #[error(
-        "the class \"{class}\" has only {found} usable pictures, but at least {min} are needed: add some or remove its folder"
+        "the class \"{class}\" has only {}, but needs at least {min}: add more, or remove its folder",
+        counted(*found, "usable picture")
     )]
     TooFewPictures {
         /// Name of the class.
@@ -180,8 +187,8 @@ pub enum DatasetError {
 impl Dataset {
     /// Lists the data set in `folder` for training.
     ///
-    /// Each subfolder is a class. All files named like pictures count, including the
-    /// ones in subfolders of a class folder; links are followed.
+    /// Each subfolder is a class. All files named like pictures count, including those in
+    /// subfolders of a class folder. Links are followed.
     ///
     /// # Errors
     /// [`DatasetError`] if the data set cannot be used for training.
@@ -217,7 +224,7 @@ impl Dataset {
         let top = fs::canonicalize(folder).map_err(|error| read_error(folder, error))?;
         let mut ignored = Vec::new();
         let mut folders = class_folders(folder, &top, &mut ignored)?;
-        // Sorts by name instead of by path, because this is the order of the labels.
+        // Sort by name rather than by path, because the labels are sorted by name.
         folders.sort();
         let found = folders.len();
         if found < min_classes {
@@ -257,7 +264,8 @@ impl Dataset {
         })
     }
 
-    /// Returns what is not used, in one sentence for each reason.
+    /// Returns descriptions of the entries that are not used, one sentence for each
+    /// reason.
     #[must_use]
     pub fn unused(&self) -> Vec<String> {
         names::summarize(&self.ignored, &self.folder)
@@ -292,8 +300,8 @@ impl Dataset {
         self.pictures.iter().map(|picture| picture.class).collect()
     }
 
-    /// Returns the path of a picture relative to the data set, for messages. Returns
-    /// an empty path if there is no such picture.
+    /// Returns the path of a picture relative to the data set, for use in messages.
+    /// Returns an empty path if there is no such picture.
     #[must_use]
     pub fn name(&self, picture: usize) -> String {
         let Some(Picture { path, .. }) = self.pictures.get(picture) else {
@@ -329,9 +337,9 @@ impl Dataset {
         })
     }
 
-    /// Identifies the content of the data set, regardless of its path and file
-    /// names, by the SHA-256 of the sorted lines `class/SHA-256 of the file`, one
-    /// per picture.
+    /// Computes a digest of the content of the data set, regardless of the path and the
+    /// file names. Each picture contributes a line `class/SHA-256 of the file`. The digest is
+    /// the SHA-256 of the sorted lines.
     ///
     /// `fingerprints` correspond to [`Dataset::pictures`], in the same order. This
     /// shell command, run in the data set's folder, computes the same value:
@@ -356,9 +364,9 @@ impl Dataset {
     }
 }
 
-/// Returns `items` without the ones at the indices `left_out`, given in any order.
-/// This keeps lists that correspond to the pictures in a data set in step with
-/// [`Dataset::without`].
+/// Returns `items` without the items at the indices `left_out`, given in any order. Use
+/// this function after [`Dataset::without`] to remove the same pictures from other
+/// lists.
 #[must_use]
 pub fn without<T>(items: Vec<T>, left_out: &[usize]) -> Vec<T> {
     let left_out: HashSet<usize> = left_out.iter().copied().collect();
@@ -376,8 +384,8 @@ fn read_error(folder: &Path, error: io::Error) -> DatasetError {
     }
 }
 
-/// Returns the class folders in the data set `folder` with their names. Adds all other
-/// entries to `ignored`.
+/// Returns the class folders in the data set `folder`, with the names of the classes.
+/// Adds all other entries to `ignored`.
 fn class_folders(
     folder: &Path,
     top: &Path,
@@ -385,7 +393,7 @@ fn class_folders(
 ) -> Result<Vec<(Label, PathBuf)>, DatasetError> {
     let mut folders = Vec::new();
     for entry in entries(folder)? {
-        // Following the link would make every picture a picture of one class.
+        // If the link were followed, every picture would be added to a single class.
         if leads_up(&entry, top) {
             ignored.push(unused(entry, LEADS_UP));
         } else if !entry.is_dir() {
@@ -409,7 +417,7 @@ fn class_folders(
     folders.into_iter().map(named).collect()
 }
 
-/// Returns an addition to a sentence.
+/// Returns text to append to an error message.
 fn hint(unused: &[String]) -> String {
     match unused {
         [] => String::new(),
@@ -417,7 +425,7 @@ fn hint(unused: &[String]) -> String {
     }
 }
 
-/// Lists names as part of a sentence.
+/// Formats names as part of a sentence.
 fn listed(folders: &[String]) -> String {
     match folders {
         [folder] => format!("only the folder {folder}"),
@@ -460,8 +468,9 @@ fn class_name(folder: &Path) -> Result<Label, DatasetError> {
     }
 }
 
-/// Collects the files in a folder and its subfolders. `seen` contains the folders
-/// that were already visited, because a link can lead back up.
+/// Collects the files in a folder and its subfolders. `seen` contains the folders that
+/// were already visited. It prevents endless loops, because a link can lead back to a
+/// folder further up.
 fn walk(
     folder: &Path,
     top: &Path,
@@ -497,11 +506,12 @@ fn walk(
     Ok(())
 }
 
-/// Weighs each class in the loss so that all classes count equally: n / (k n_class)
-/// for n pictures in k classes, like scikit-learn's `class_weight="balanced"`
+/// Computes the weight of each class in the loss so that all classes count equally. For
+/// n pictures in k classes, the weight of a class is n / (k n_class), like
+/// scikit-learn's `class_weight="balanced"`
 /// (<https://scikit-learn.org/stable/modules/generated/sklearn.utils.class_weight.compute_class_weight.html>).
 ///
-/// `counts` is the number of pictures in each class; an empty class gets weight 0.
+/// `counts` is the number of pictures in each class. An empty class gets weight 0.
 ///
 /// ```
 /// use maskd::training::dataset::class_weights;
@@ -548,7 +558,7 @@ mod tests {
     use crate::camera::pictures::EXAMPLES;
     use crate::frame;
 
-    /// Makes a picture of soft blobs; each number gives a different picture.
+    /// Makes a picture of soft blobs. Each number gives a different picture.
     fn picture(number: u64, width: u32, height: u32) -> RgbImage {
         let mut random = ChaCha8Rng::seed_from_u64(number);
         let coarse = RgbImage::from_fn(7, 7, |_, _| Rgb(random.random()));
@@ -654,11 +664,11 @@ mod tests {
             refusal(&path.join("file")),
             format!("{place}/file is not a folder; name one that has a folder for each class")
         );
-        assert!(refusal(path).contains("has 0 class folders, but at least 2"));
+        assert!(refusal(path).contains("has 0 class folders, but needs at least 2"));
 
         let folder = set(&["with_mask"]);
         let path = folder.path();
-        assert!(refusal(path).contains("has 1 class folders, but at least 2"));
+        assert!(refusal(path).contains("has 1 class folder, but needs at least 2"));
         fs::create_dir(path.join("bare")).unwrap();
         write(path, "bare/notes.txt", b"x");
         let error = refusal(path);
@@ -696,7 +706,7 @@ mod tests {
         symlink(elsewhere.path().join("mask"), path.join("linked")).unwrap();
         let dataset = Dataset::open(path).unwrap();
         assert_eq!(dataset.classes, ["bare", "linked", "with_mask"]);
-        // The link from "bare" to the whole data set is not followed, and is named.
+        // The link from "bare" to the whole data set is not followed, but it is reported.
         assert_eq!(dataset.counts(), [5 + 1, 5, 5]);
         let unused = dataset.unused();
         assert_eq!(unused.len(), 1, "{unused:?}");
@@ -724,7 +734,7 @@ mod tests {
         let less = dataset.without(&[1]).unwrap();
         assert_eq!(less.counts(), [1]);
         let error = less.without(&[0]).unwrap_err().to_string();
-        assert!(error.contains("has only 0 usable pictures, but at least 1"));
+        assert!(error.contains("has only 0 usable pictures, but needs at least 1"));
     }
 
     #[test]
@@ -776,7 +786,7 @@ mod tests {
         let path = folder.path();
         let copy = fs::read(path.join("bare/0.png")).unwrap();
         write(path, "mask/same file.png", &copy);
-        // This picture has the same pixels in another format, under the other class.
+        // This picture has the same pixels in another format, and is in the other class.
         let bmp = encoded(&picture(101, 40, 30), ImageFormat::Bmp);
         write(path, "bare/same pixels.bmp", &bmp);
         write(
@@ -803,7 +813,7 @@ mod tests {
                 "left out: mask/empty.jpg: it is empty",
                 "left out: mask/ended.jpg: it is damaged, since some of its data is missing or \
                  invalid",
-                "left out: mask/text.png: it is not a JPEG, PNG, WebP, BMP, GIF or TIFF picture",
+                "left out: mask/text.png: it is not a JPEG, PNG, WebP, BMP, GIF, or TIFF picture",
                 "left out: the same picture in several classes: bare/0.png, mask/same file.png",
                 "left out: the same picture in several classes: bare/same pixels.bmp, mask/1.png",
                 "check the labels of these pictures, which look alike: bare/similar.jpg, mask/2.png",
@@ -859,7 +869,7 @@ mod tests {
     #[test]
     fn the_hash_is_what_krawetz_describes() {
         // The picture gets brighter to the right, so each cell is brighter than the
-        // one to its left.
+        // cell to its left.
         let right = RgbImage::from_fn(90, 80, |x, _| Rgb([x as u8 * 2; 3]));
         assert_eq!(PerceptualHash::of(&right).upright, u128::MAX << 64);
         assert_eq!(PerceptualHash::of(&right).mirrored, 0);
@@ -932,8 +942,8 @@ mod tests {
         assert_eq!(split(&[0], &[0], 0.2, 1), Err(SplitError { class: 0 }));
         let none = split(&[], &[], 0.2, 1).unwrap();
         assert!(none.train.is_empty() && none.val.is_empty());
-        // There are two groups of ten pictures, so half is as close to a fifth as
-        // possible.
+        // Each class has two groups of ten pictures. A part can contain only whole
+        // groups, so half of the pictures is as close to a fifth as possible.
         let groups: Vec<usize> = (0..40).map(|index| index / 10).collect();
         let classes: Vec<usize> = (0..40).map(|index| index / 20).collect();
         assert_eq!(split(&groups, &classes, 0.2, 1).unwrap().val.len(), 20);
@@ -1003,8 +1013,8 @@ mod tests {
             seeds in prop::collection::vec((0_u128..12, 0_u128..12, prop::collection::vec(0_u32..128, 0..8)), 0..40),
             distance in 0_u32..20,
         ) {
-            // There are only a few different hashes, each with some bits flipped, so
-            // many are close.
+            // The hashes come from only a few base values, each with some bits flipped,
+            // so many hashes are close to each other.
             let bits = |base: u128, flips: &[u32]| {
                 let base = base.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
                 flips.iter().fold(base, |bits, flip| bits ^ (1 << flip))

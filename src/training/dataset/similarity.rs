@@ -1,4 +1,4 @@
-//! Which pictures are identical, and which look alike.
+//! Determines which pictures are identical, and which look alike.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,30 +11,31 @@ use crate::frame::decoding::{decode, read};
 /// Maximum [`distance`](PerceptualHash::distance) between the hashes of
 /// near-duplicates, in bits (out of 128).
 ///
-/// The limit was measured on 2,613 photographs and face crops. Of the copies at JPEG
-/// quality 30 to 85 and 0.5 to 1 times the size, 99 % were within 5 to 11 bits. The
-/// nearest pictures of a masked and an unmasked face are 18 bits apart. This limit
-/// makes 118 groups, of which 117 look like copies; with every further bit, more and
-/// more groups are different portraits of a similar kind. Copies that are rotated by
-/// a few degrees or cropped differently are not found. When only the 64 row bits
-/// were used, the distances between copies overlapped with the distances between
-/// different faces.
+/// The limit was measured on 2,613 photographs and face crops. Copies were made at JPEG
+/// quality 30 to 85 and at 0.5 to 1 times the size. Depending on the quality and the
+/// size, 99% of the copies were within 5 to 11 bits of the original. The nearest
+/// pictures of a masked and an unmasked face are 18 bits apart. This limit gives 118
+/// groups, of which 117 look like copies. With each additional bit, more and more
+/// groups consist of different portraits that look similar. Copies that are rotated by
+/// a few degrees or cropped differently are not found. When only the 64 row bits were
+/// used, the distances between copies overlapped with the distances between different
+/// faces.
 pub const MAX_DUPLICATE_DISTANCE: u32 = 12;
 
 /// A perceptual hash. Pictures that look alike, or like each other's mirror
 /// image, have a small [`distance`](PerceptualHash::distance).
 ///
-/// It applies the difference hash of Neal Krawetz ("Kind of Like That", 2013,
+/// The hash applies the difference hash of Neal Krawetz ("Kind of Like That", 2013,
 /// <https://www.hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html>)
-/// twice. First, the picture is reduced to 9 x 8 gray cells, and 64 bits record
-/// whether each cell is brighter than the one to its left. Then it is reduced to 8 x
-/// 9 cells, and 64 bits record whether each cell is brighter than the one above it.
+/// twice. First, the picture is reduced to 9 x 8 gray cells, and 64 bits record whether
+/// each cell is brighter than the cell to its left. Then the picture is reduced to 8 x
+/// 9 cells, and 64 bits record whether each cell is brighter than the cell above it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct PerceptualHash {
     /// The hash of the picture: the horizontal bits, then the vertical bits.
     pub upright: u128,
-    /// The hash of the mirrored picture. Data sets contain mirrored copies, and
-    /// training that mirrors pictures makes them identical.
+    /// The hash of the mirrored picture. It is needed because data sets contain mirrored
+    /// copies, which become identical to the originals when training mirrors pictures.
     pub mirrored: u128,
 }
 
@@ -45,7 +46,7 @@ const HASH_BITS: u32 = u128::BITS;
 const HASH_SIDE: u32 = 72;
 
 impl PerceptualHash {
-    /// Hashes a picture; an empty one has the default hash.
+    /// Hashes a picture. An empty picture has the default hash.
     #[must_use]
     pub fn of(pixels: &RgbImage) -> PerceptualHash {
         if pixels.width() == 0 || pixels.height() == 0 {
@@ -55,8 +56,8 @@ impl PerceptualHash {
         let mut across = [[0_u64; 9]; 8];
         let mut down = [[0_u64; 8]; 9];
         for (x, y, pixel) in small.enumerate_pixels() {
-            // ITU-R BT.601 luma, times 1000. Only cells of equal size are compared,
-            // so sums work as well as means.
+            // ITU-R BT.601 luma, times 1000. Only cells of equal size are compared, so
+            // sums can be used instead of means.
             let [red, green, blue] = pixel.0.map(u64::from);
             let gray = 299 * red + 587 * green + 114 * blue;
             let (x, y) = (x as usize, y as usize);
@@ -72,8 +73,9 @@ impl PerceptualHash {
         }
     }
 
-    /// Returns the number of bits, 0 to 128, in which two pictures differ, or in
-    /// which one picture and the mirrored other differ, whichever is smaller.
+    /// Compares the hash of this picture with the hash of the other picture, and with
+    /// the hash of the other picture's mirror image. Returns the smaller number of
+    /// different bits, 0 to 128.
     #[must_use]
     pub fn distance(&self, other: &PerceptualHash) -> u32 {
         let upright = self.upright ^ other.upright;
@@ -102,8 +104,8 @@ fn bits(across: &[[u64; 9]; 8], down: &[[u64; 8]; 9]) -> u128 {
 pub struct Fingerprint {
     /// SHA-256 of the file.
     pub file: [u8; 32],
-    /// SHA-256 of the width, the height (32 bits each, little-endian) and the
-    /// decoded RGB pixels. It is the same for a PNG and a BMP of one picture.
+    /// SHA-256 of the width, the height (32 bits each, little-endian), and the decoded
+    /// RGB pixels. The hash is the same for a PNG and a BMP of one picture.
     pub pixels: [u8; 32],
     /// Perceptual hash for finding pictures that look alike.
     pub hash: PerceptualHash,
@@ -127,7 +129,7 @@ pub fn fingerprint(bytes: &[u8], pixels: &RgbImage) -> Fingerprint {
 /// Reads and decodes a picture file, and computes its fingerprint.
 ///
 /// # Errors
-/// Returns the reason why the file cannot be used, worded to follow its name:
+/// Returns the reason why the file cannot be used, worded to follow the file's name:
 /// `a.jpg: it is empty`.
 pub fn load(path: &Path) -> Result<(RgbImage, Fingerprint), String> {
     let bytes = read(path).map_err(|error| error.to_string())?;
@@ -137,12 +139,12 @@ pub fn load(path: &Path) -> Result<(RgbImage, Fingerprint), String> {
 }
 
 /// Groups pictures that look alike. For each picture, returns the index of the first
-/// picture in its group. A picture that does not look like any other is in a group
-/// of its own.
+/// picture in its group. A picture that looks like no other picture is alone in its
+/// group.
 ///
-/// Two pictures are in the same group if the distance between their hashes is at
-/// most `max_distance` (measurements led to [`MAX_DUPLICATE_DISTANCE`]), or if a
-/// chain of such pictures links them.
+/// Two pictures are in the same group if the distance between their hashes is at most
+/// `max_distance` (usually [`MAX_DUPLICATE_DISTANCE`], which was measured), or if a
+/// chain of such pairs connects them.
 #[must_use]
 pub fn near_duplicate_groups(hashes: &[PerceptualHash], max_distance: u32) -> Vec<usize> {
     let mut first_with: HashMap<PerceptualHash, usize> = HashMap::new();
@@ -178,13 +180,13 @@ pub fn near_duplicate_groups(hashes: &[PerceptualHash], max_distance: u32) -> Ve
         }
     }
     for index in 0..groups.len() {
-        // A parent comes before its children, so it is already final.
+        // A parent comes before its children, so the parent's group is already final.
         groups[index] = groups[groups[index]];
     }
     groups
 }
 
-/// Joins the groups of `a` and `b`; the smaller root becomes the parent.
+/// Joins the groups of `a` and `b`. The smaller root becomes the parent.
 fn unite(parents: &mut [usize], a: usize, b: usize) {
     let (a, b) = (root(parents, a), root(parents, b));
     parents[a.max(b)] = a.min(b);

@@ -1,4 +1,4 @@
-//! The split of pictures into training and validation.
+//! Splits pictures into training and validation pictures.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +15,8 @@ pub struct Split {
     pub val: Vec<usize>,
 }
 
-/// A class cannot be in both parts of a split, because it has a single group or its
-/// groups contain pictures from other classes.
+/// A class cannot be in both parts of a split, because the class has only one group or
+/// because its groups also contain pictures from other classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the pictures of class {class} cannot be split: they all look alike")]
 pub struct SplitError {
@@ -27,10 +27,10 @@ pub struct SplitError {
 /// Splits pictures, given the group and the class of each. About `share` (0 to 1) of
 /// each class is used for validation. Each class is in both parts, but no group is.
 ///
-/// Group numbers are arbitrary, and a group may contain several classes. The share
-/// is met exactly if enough pictures in a class are in a group of their own, and
-/// otherwise as closely as the groups allow. The same `seed` gives the same split on
-/// every machine.
+/// Group numbers are arbitrary, and a group may contain several classes. The share is
+/// met exactly if enough groups of a class consist of a single picture.
+/// Otherwise, the share is met as closely as the groups allow. The same `seed` gives
+/// the same split on every machine.
 ///
 /// # Errors
 /// [`SplitError`] if a class cannot be in both parts.
@@ -56,8 +56,8 @@ pub fn split(
         .map(|&size| ((size as f64 * share).round() as usize).clamp(1, size.max(2) - 1))
         .collect();
 
-    // Sorts by first member instead of by number, so that the split depends only on
-    // the pictures.
+    // Sort the groups by first member rather than by number, so that the split depends
+    // only on the pictures.
     let mut order: Vec<Vec<usize>> = members.into_values().collect();
     order.sort_by_key(|group| group[0]);
     order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
@@ -68,14 +68,15 @@ pub fn split(
         taken: vec![0; class_count],
         is_val: vec![false; order.len()],
     };
-    // First takes the groups that fit, then those that get closer to the target by
-    // exceeding it.
+    // First take the groups that fit, and then the groups that exceed the target but
+    // bring the total closer to it.
     for rule in [Rule::WithinTarget, Rule::NearerToTarget] {
         for (number, group) in order.iter().enumerate() {
             builder.offer(number, group, rule);
         }
     }
-    // A class with few large groups may not have any yet, so it gets its smallest.
+    // A class with a few large groups may not have any validation pictures yet, so it
+    // gets its smallest group.
     let mut by_size: Vec<usize> = (0..order.len()).collect();
     by_size.sort_by_key(|&number| order[number].len());
     for &class in &present {
@@ -107,12 +108,12 @@ pub fn split(
     Ok(split)
 }
 
-/// When a group is used for validation.
+/// When to use a group for validation.
 #[derive(Clone, Copy, PartialEq)]
 enum Rule {
     /// Only if no class exceeds its target.
     WithinTarget,
-    /// Only if the classes together get closer to their targets.
+    /// Only if the classes overall get closer to their targets.
     NearerToTarget,
     Always,
 }
@@ -121,8 +122,9 @@ enum Rule {
 struct SplitBuilder<'a> {
     /// The class of each picture.
     classes: &'a [usize],
-    /// Number of pictures in each class: the total, the target, and those taken so
-    /// far.
+    /// Total number of pictures in each class. For validation, `targets` holds the
+    /// number of pictures to take from each class, and `taken` holds the number taken
+    /// so far.
     sizes: Vec<usize>,
     targets: Vec<usize>,
     taken: Vec<usize>,

@@ -64,7 +64,7 @@ pub enum PlotError {
     /// The file name does not end in `.png` or `.svg`.
     #[error("the plot {path} must end in .png or .svg")]
     Extension {
-        /// The path as given.
+        /// The path, as passed by the caller.
         path: String,
     },
     /// The history is empty.
@@ -95,11 +95,11 @@ impl PlotFormat {
     }
 }
 
-/// The Latin letters of DejaVu Sans Bold; the license is next to the file.
+/// The Latin letters of DejaVu Sans Bold. The license is next to the font file.
 const FONT: &[u8] = include_bytes!("../../../assets/fonts/DejaVuSans-Bold.ttf");
 
-/// The name under which plotters finds the font. It also appears in an SVG, whose
-/// viewer uses the first available font in the list.
+/// The name under which plotters finds the font. The name also appears in SVG files,
+/// whose viewers use the first available font in the list.
 const FONT_NAME: &str = "DejaVu Sans, Verdana, Helvetica, Arial, sans-serif";
 
 /// Size of a plot in pixels.
@@ -111,13 +111,13 @@ struct Canvas {
     /// Factor by which the drawn plot is larger than [`PLOT_SIZE`].
     scale: u32,
     /// Distance by which text must be moved down to be centered vertically, as a
-    /// fraction of its size.
+    /// fraction of the text size.
     text_offset: f64,
 }
 
-/// A PNG is drawn larger and then scaled down, because plotters places letters at
-/// whole pixels and draws some edges without anti-aliasing, which would be visible
-/// at the final size. With `ab_glyph`, it also places text too high.
+/// A PNG is drawn larger and then scaled down, because plotters places letters at whole
+/// pixels and draws some edges without anti-aliasing. Both effects would be visible at
+/// the final size. With `ab_glyph`, plotters also places text too high.
 const PNG_CANVAS: Canvas = Canvas {
     scale: 4,
     text_offset: 0.21,
@@ -141,14 +141,15 @@ impl Canvas {
         (FONT_NAME, self.pixels(size)).into_font().color(&INK)
     }
 
-    /// Distance in drawn pixels by which text of this size must be moved down.
+    /// Returns the distance in drawn pixels by which text of this size must be moved
+    /// down.
     fn text_offset(self, size: u32) -> i32 {
         (self.text_offset * f64::from(self.pixels(size))).round() as i32
     }
 }
 
-/// Matplotlib's first two colors (Tableau's blue and orange), which color-blind
-/// people can also tell apart.
+/// Matplotlib's first two colors (Tableau's blue and orange), which color-blind people
+/// can also distinguish.
 const TRAIN: RGBColor = RGBColor(31, 119, 180);
 const VALIDATION: RGBColor = RGBColor(255, 127, 14);
 const INK: RGBColor = RGBColor(38, 38, 38);
@@ -278,8 +279,8 @@ where
     let styles = [TRAIN, VALIDATION].map(|color| SeriesStyle {
         line: color.stroke_width(2 * canvas.scale),
         dot: color.filled(),
-        // If there are few epochs, each gets a dot. If there are many, only the line is
-        // drawn.
+        // If there are few epochs, each epoch gets a dot. If there are many, only the
+        // line is drawn.
         radius: canvas.pixels(if series[0].len() <= 50 { 3 } else { 0 }),
     });
     for (style, points) in styles.iter().zip(series) {
@@ -354,8 +355,8 @@ struct Corner {
     top: bool,
 }
 
-/// Finds the corner of a panel with the fewest points. In a tie, the corner that is
-/// listed first below wins.
+/// Finds the corner of a panel with the fewest points. In a tie, the corner that comes
+/// first in the list below is used.
 fn free_corner(points: &[(f64, f64)], xs: &Axis, ys: &Axis) -> Corner {
     // The approximate fractions of a panel's width and height that the legend covers.
     let (width, height) = (0.35, 0.2);
@@ -395,8 +396,8 @@ impl Axis {
             (low.min(value), high.max(value))
         });
         let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
-        // The padding also applies to a single value, and keeps the range wide enough
-        // for the ticks to have different labels.
+        // Even a single value gets padding, so that the range is wide enough for the
+        // ticks to have different labels.
         let padding = if high - low > 1e-6 * high.abs().max(1e-3) {
             0.05 * (high - low)
         } else {
@@ -411,7 +412,7 @@ impl Axis {
         let factor = factors.into_iter().find(|f| f * unit >= rough * 0.999);
         let step = factor.unwrap_or(10.0) * unit;
         let (first, last) = ((from / step).ceil() as i64, (to / step).floor() as i64);
-        // The number of ticks is limited because extreme numbers may be rounded to a
+        // The number of ticks is limited because, for extreme values, rounding may give a
         // step that is too small.
         let ticks = (first..=last).take(50).map(|tick| tick as f64 * step);
         Axis {

@@ -56,8 +56,9 @@ pub struct Report {
 /// Scores for one class, or their mean over all classes.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Scores {
-    /// Fraction of the pictures predicted as this class that belong to it, between 0
-    /// and 1. It is 0 if no pictures are predicted as this class.
+    /// Of the pictures that are predicted as this class, the fraction that belongs to
+    /// the class, between 0 and 1. The precision is 0 if no pictures are predicted as
+    /// this class.
     pub precision: f64,
     /// Fraction of the pictures in this class that are predicted correctly, between
     /// 0 and 1. It is 0 if the class has no pictures.
@@ -90,9 +91,9 @@ pub enum ReportError {
     /// There is no class with this index.
     #[error("there is no class {0}")]
     Class(usize),
-    /// The picture with this index has a probability that is NaN or not between 0
-    /// and 1.
-    #[error("picture {0} has a probability that is not from 0 to 1")]
+    /// The picture with this index has a probability that is NaN or is not between 0 and
+    /// 1.
+    #[error("picture {0} has a probability that is not between 0 and 1")]
     Probability(usize),
     /// A threshold sweep needs two classes.
     #[error("a threshold sweep needs a model with two classes, but this one has {0}")]
@@ -103,9 +104,9 @@ impl Report {
     /// Computes the scores of predictions.
     ///
     /// `truth` is the true class of each picture, `probabilities` are the model's
-    /// outputs, [pictures, classes] in row-major order, and `names` are the names of
-    /// the classes. Pass `predicted` if the predicted class is not always the class
-    /// with the largest probability. The calibration is always computed from the
+    /// outputs, [pictures, classes] in row-major order, and `names` are the names of the
+    /// classes. Pass `predicted` if the predicted class may differ from the class with
+    /// the largest probability. The calibration is always computed from the
     /// probabilities.
     ///
     /// # Errors
@@ -300,7 +301,7 @@ fn check(truth: &[usize], probabilities: &[f32], classes: usize) -> Result<(), R
     let (found, expected) = (probabilities.len(), truth.len() * classes);
     check_length(truth, classes, found, expected, "probabilities")?;
     check_classes(truth, classes)?;
-    // The softmax in other runtimes may round to slightly more than 1.
+    // The softmax of another runtime may be rounded to slightly more than 1.
     let rounded = -0.001..=1.001;
     match probabilities.iter().position(|p| !rounded.contains(p)) {
         Some(index) => Err(ReportError::Probability(index / classes)),
@@ -345,7 +346,8 @@ fn largest(probabilities: &[f32], classes: usize) -> Vec<(usize, f64)> {
 
 /// Computes the 95% Wilson score interval for the proportion of `right` in `all`
 /// (Wilson 1927, <https://doi.org/10.1080/01621459.1927.10502953>). Unlike the usual
-/// mean ± 1.96 standard deviations, it stays valid near 100% and for few pictures.
+/// interval of the mean ± 1.96 standard deviations, the Wilson interval remains valid
+/// near 100% and for few pictures.
 ///
 /// `right` must be at most `all`. If `all` is 0, the interval is [0, 1].
 ///

@@ -1,13 +1,14 @@
-//! The scores of a two-class classifier at other thresholds.
+//! The scores of a two-class classifier at various thresholds.
 
 use serde::Serialize;
 
 use super::scores::{Report, ReportError, check_classes};
 
-/// The scores at one threshold, which are a row of [`threshold_sweep`].
+/// The scores at one threshold, which form a row in the result of [`threshold_sweep`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct SweepRow {
-    /// A picture with at least this probability counts as the class.
+    /// A picture counts as the class if the probability of the class is at least this
+    /// threshold.
     pub threshold: f32,
     /// Fraction of the pictures that are classified correctly, between 0 and 1.
     pub accuracy: f64,
@@ -15,12 +16,12 @@ pub struct SweepRow {
     pub recall: [f64; 2],
 }
 
-/// Tries thresholds for the probability of `class` (0 or 1) with a two-class model.
-/// Pictures with at least that probability count as `class`, and all others count as
-/// the other class. `probabilities` are [pictures, 2] in row-major order.
+/// Computes the scores of a two-class model for several thresholds on the probability of
+/// `class` (0 or 1). Pictures with at least that probability count as `class`, and all
+/// others count as the other class. `probabilities` are [pictures, 2] in row-major order.
 ///
 /// # Errors
-/// [`ReportError::NotTwoClasses`], and the same errors as [`Report::new`].
+/// [`ReportError::NotTwoClasses`], or any error of [`Report::new`].
 pub fn threshold_sweep(
     truth: &[usize],
     probabilities: &[f32],

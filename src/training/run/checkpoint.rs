@@ -1,7 +1,7 @@
-//! The state that an interrupted run saves so that it can resume later.
+//! The state that an interrupted run saves so that the run can resume later.
 //!
-//! Owns the file format, which is a line with the SHA-256 of the rest of the file,
-//! followed by JSON.
+//! This module owns the file format. A file consists of a line with a SHA-256, followed by
+//! JSON. The SHA-256 covers the JSON.
 
 use std::path::Path;
 
@@ -12,11 +12,11 @@ use crate::platform::files;
 use crate::platform::hex;
 use crate::training::train::{History, Trainer, TrainerState};
 
-/// The point at which a run was interrupted. It is always after a complete epoch.
+/// The point at which a run was interrupted, which is always after a complete epoch.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Checkpoint {
-    /// The [`RunOptions::fingerprint`](super::RunOptions::fingerprint) of the run. A
-    /// run with a different fingerprint must not resume from here.
+    /// The [`RunOptions::fingerprint`](super::RunOptions::fingerprint) of the run. A run
+    /// with a different fingerprint must not resume from this checkpoint.
     pub(crate) fingerprint: String,
     pub(super) trainer: TrainerState,
     /// The state after the epoch with the lowest validation loss.
@@ -36,9 +36,9 @@ pub(crate) enum CheckpointError {
 }
 
 impl Checkpoint {
-    /// Maximum size of a checkpoint file in bytes. It is more than any run needs,
-    /// because each weight, running mean and running square of two heads takes at
-    /// most ten digits and a comma.
+    /// Maximum size of a checkpoint file in bytes. No run exceeds this size, because each
+    /// weight, running mean, and running square of two heads takes at most ten digits and
+    /// a comma.
     pub(crate) const MAX_BYTES: usize = 12 << 20;
 
     /// Creates the checkpoint for the start of a run, before any epoch.

@@ -1,4 +1,4 @@
-//! The fingerprint that distinguishes one run from another.
+//! Computes the fingerprint that distinguishes one run from another.
 
 use sha2::{Digest, Sha256};
 
@@ -31,7 +31,8 @@ impl RunOptions {
         ));
         let sides = [("train", &pictures.training), ("val", &pictures.validation)];
         for (side, pictures) in sides {
-            // The order of the pictures matters because it seeds the views.
+            // The order of the pictures matters, because the index of a picture seeds
+            // its views.
             for picture in pictures {
                 let file = hex::encode(&picture.file_sha256);
                 hash.update(format!("{side} {} {file}\n", picture.class));

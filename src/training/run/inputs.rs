@@ -1,5 +1,5 @@
-//! The inputs of a run, which are the usable pictures, their split into training
-//! and validation, and their features.
+//! The inputs of a run: the usable pictures, their split into training and validation,
+//! and their features.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -29,8 +29,7 @@ pub(crate) struct LabelledPicture {
     pub(super) file_sha256: [u8; 32],
 }
 
-/// A data set from which the pictures that cannot be used for training were
-/// removed.
+/// A data set without the pictures that cannot be used for training.
 #[derive(Debug)]
 pub(crate) struct UsableDataset {
     pub(crate) dataset: Dataset,
@@ -42,8 +41,8 @@ impl UsableDataset {
     /// Reads and compares all pictures, and reports any issues as warnings.
     ///
     /// # Errors
-    /// [`RunError::Interrupted`], and [`RunError::Dataset`] if too few pictures
-    /// of a class are usable.
+    /// [`RunError::Interrupted`] if the run was stopped, and [`RunError::Dataset`] if too
+    /// few pictures of a class are usable.
     pub(crate) fn read(
         listed: &Dataset,
         threads: usize,
@@ -100,9 +99,9 @@ pub(crate) struct TrainingPictures {
 }
 
 impl TrainingPictures {
-    /// Reads the data set in `folder` and the one in `validation`. Without
-    /// `validation`, a fifth of the first data set is used for validation, chosen
-    /// with the `seed`.
+    /// Reads the data set in `folder` and the data set in `validation`. Without
+    /// `validation`, a fifth of the first data set is chosen for validation, based on
+    /// `seed`.
     ///
     /// # Errors
     /// [`RunError`] if a folder is not a data set, or the two data sets do not
@@ -149,7 +148,7 @@ impl TrainingPictures {
 /// The features of labeled pictures.
 #[derive(Debug)]
 pub(crate) struct FeatureSet {
-    /// `[pictures, views, FEATURES]` in row-major order.
+    /// Features `[pictures, views, FEATURES]` in row-major order.
     pub(crate) features: Vec<f32>,
     /// Number of views of each picture.
     pub(crate) views: usize,
@@ -167,8 +166,8 @@ impl FeatureSet {
 /// Makes the views of pictures and embeds them.
 ///
 /// # Errors
-/// [`RunError::Interrupted`], and [`RunError::Recipe`] if a picture or a model
-/// fails.
+/// [`RunError::Interrupted`] if the run was stopped, and [`RunError::Recipe`] if a
+/// picture cannot be used or a model fails.
 pub(crate) fn embed(
     workers: &mut [Worker],
     pictures: &[LabelledPicture],
@@ -225,7 +224,7 @@ pub(crate) fn decode_picture(path: &Path) -> Result<RgbImage, PictureError> {
 }
 
 /// Returns the result of [`dataset::load`] for each picture, in order. After each
-/// picture, `done` is called with the number of finished pictures; if it returns
+/// picture, `done` is called with the number of finished pictures. If `done` returns
 /// `false`, the result is `None`.
 fn fingerprints(
     pictures: &[Picture],
@@ -277,18 +276,18 @@ fn check_same_classes(training: &Dataset, validation: &Dataset) -> Result<(), Ru
     Ok(())
 }
 
-/// Returns a sentence if validation pictures look like training pictures.
+/// Returns a warning if validation pictures look like training pictures.
 fn leak_note(training: &UsableDataset, validation: &UsableDataset) -> Option<String> {
     let both = training.fingerprints.iter().chain(&validation.fingerprints);
     let hashes: Vec<_> = both.map(|print| print.hash).collect();
     let groups = dataset::near_duplicate_groups(&hashes, dataset::MAX_DUPLICATE_DISTANCE);
-    // The first picture in a group identifies it.
+    // The index of the first picture in a group identifies the group.
     let count = training.fingerprints.len();
     let mut leaked =
         (0..validation.fingerprints.len()).filter(|index| groups[count + index] < count);
     let first = leaked.next()?;
     Some(format!(
-        "{} of the validation pictures look like training pictures, which makes the scores too good: the first is {}",
+        "some validation pictures ({}) look like training pictures, which makes the scores too good: the first is {}",
         leaked.count() + 1,
         validation.dataset.name(first)
     ))

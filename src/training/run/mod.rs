@@ -1,10 +1,10 @@
 //! A training run, which turns the pictures in a data set into a trained head.
 //!
-//! Owns the epochs and their inputs: the features of the pictures ([`inputs`]), the
-//! checkpoint of an interrupted run ([`checkpoint`]) and the fingerprint that
+//! This module owns the epochs, the features that the epochs use ([`inputs`]), the
+//! checkpoint of an interrupted run ([`checkpoint`]), and the fingerprint that
 //! distinguishes one run from another ([`fingerprint`]). It knows nothing about the
-//! command line, signals or the terminal. The caller that starts a run observes and
-//! stops it through [`Progress`].
+//! command line, signals, or the terminal. The caller can observe and stop a run through
+//! [`Progress`].
 
 mod checkpoint;
 mod fingerprint;
@@ -28,17 +28,16 @@ use crate::vision::embed::FEATURES;
 /// Maximum memory for the features in a run, in bytes (2 GiB).
 const MAX_FEATURE_BYTES: usize = 2 << 30;
 
-/// Everything that affects the result of a run, apart from its pictures and the
-/// backbone.
+/// Everything that affects the result of a run, except for its pictures and the backbone.
 #[derive(Debug)]
 pub(crate) struct RunOptions {
     pub(crate) recipe: Recipe,
-    /// Options of the detector that cuts faces from the pictures.
+    /// Options of the detector that finds the faces in the pictures.
     pub(crate) detector: DetectorOptions,
-    /// Options of the trainer. The seed also determines the split, the views and
-    /// the order of samples.
+    /// Options of the trainer. The seed also determines the split, the views, and the
+    /// order of samples.
     pub(crate) trainer: TrainOptions,
-    /// Number of views of each picture; 0 means a new view for each epoch.
+    /// Number of views of each picture, or 0 for a new view in each epoch.
     pub(crate) views: usize,
     /// Number of passes over the data set, at least 1.
     pub(crate) epochs: usize,
@@ -91,8 +90,8 @@ pub(crate) enum RunError {
         class: String,
         known: String,
     },
-    /// A class has no validation pictures. The head could forget this class, and
-    /// the scores would not show it.
+    /// A class has no validation pictures. The head could forget this class without any
+    /// effect on the scores.
     #[error(
         "{validation} has no class {class:?}: each class of {training} needs validation pictures"
     )]
@@ -120,7 +119,8 @@ impl RunOptions {
     /// pictures.
     ///
     /// # Errors
-    /// [`RunError::TooManyFeatures`] if their features do not fit in memory.
+    /// [`RunError::TooManyFeatures`] if the features of these views do not fit in
+    /// memory.
     pub(crate) fn views(&self, pictures: usize) -> Result<usize, RunError> {
         let views = match self.views {
             0 => self.epochs,
@@ -146,7 +146,7 @@ impl RunOptions {
     }
 }
 
-/// The result of the epochs.
+/// The result of [`fit`].
 #[derive(Debug)]
 pub(crate) struct TrainedHead {
     /// The state after the last epoch or, for an interrupted run, after its best
@@ -203,8 +203,8 @@ pub(crate) fn fit(
         }
     }
     progress.finish();
-    // As in the tutorial, this is the head after the last epoch. If the head with
-    // the best validation scores were chosen, these scores would be too optimistic.
+    // As in the tutorial, this is the head after the last epoch. If the head with the
+    // best validation scores were chosen instead, these scores would be too optimistic.
     Ok(TrainedHead {
         trainer,
         history,

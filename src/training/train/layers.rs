@@ -12,16 +12,16 @@ pub(super) const BETA_2: f64 = 0.999;
 /// The term in Adam that avoids a division by zero.
 const ADAM_EPSILON: f32 = 1e-7;
 
-/// Weights, gradients or moments of the two layers.
+/// Weights, gradients, or moments of the two layers.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Layers {
-    /// `[hidden, FEATURES]`
+    /// Weights of the hidden layer, `[hidden, FEATURES]`.
     pub(super) w1: Array2<f32>,
-    /// `[hidden]`
+    /// Biases of the hidden layer, `[hidden]`.
     pub(super) b1: Array1<f32>,
-    /// `[classes, hidden]`
+    /// Weights of the output layer, `[classes, hidden]`.
     pub(super) w2: Array2<f32>,
-    /// `[classes]`
+    /// Biases of the output layer, `[classes]`.
     pub(super) b2: Array1<f32>,
 }
 
@@ -52,7 +52,7 @@ impl Layers {
     }
 
     pub(super) fn to_tensors(&self) -> HeadTensors {
-        // `iter` goes row by row, regardless of the order in memory.
+        // `iter` returns the values row by row, regardless of their order in memory.
         HeadTensors {
             w1: self.w1.iter().copied().collect(),
             b1: self.b1.to_vec(),
@@ -61,8 +61,8 @@ impl Layers {
         }
     }
 
-    /// Whether the squares of all values are finite. An infinite square in Adam's v
-    /// would prevent its weight from ever changing again.
+    /// Whether the squares of all values are finite. If a square in Adam's v were
+    /// infinite, the corresponding weight would never change again.
     pub(super) fn squares_are_finite(&self) -> bool {
         self.iter().all(|value| (value * value).is_finite())
     }

@@ -1,8 +1,8 @@
-//! Trains a head, which turns features and their labels into weights.
+//! Trains a head: computes the weights of the head from features and their labels.
 //!
-//! Owns the loss, the backward pass, Adam and the training history. It knows nothing
-//! about pictures, folders or how batches are chosen. It is pure, because batches
-//! and the seed are arguments, and it uses no threads.
+//! This module owns the loss, the backward pass, Adam, and the training history. It knows
+//! nothing about pictures, folders, or how batches are chosen. It is pure, because
+//! batches and the seed are arguments, and it uses no threads.
 //!
 //! # Forward
 //! For a batch of n samples, with the shapes of [`HeadTensors`]:
@@ -28,24 +28,26 @@
 //! That is exactly the categorical cross-entropy of the two softmax outputs.
 //! Therefore, the gradient is dL/dz = p - t for two or more classes.
 //!
-//! The reported loss is clipped like Keras's. For two classes, p is clamped to 1e-7
-//! .. 1 - 1e-7, and 1e-7 is added inside the logarithm; for more classes, Keras
-//! computes the loss from the logits and clips nothing (tf-keras 2.21,
+//! The reported loss is clipped in the same way as in Keras. For two classes, p is
+//! clamped to 1e-7 .. 1 - 1e-7, and 1e-7 is added inside the logarithm. For more
+//! classes, Keras computes the loss from the logits without clipping (tf-keras 2.21,
 //! `binary_crossentropy` and `categorical_crossentropy` in `backend.py`). With two
-//! classes, the loss is therefore at most 15.42; Keras rounds 1 - p to f32 and gets
-//! 15.38, or 15.34 when TensorFlow has optimized the graph. The gradient belongs to
-//! the loss without clipping. Keras's gradient is p - t times p_y / (p_y + 1e-7),
-//! and zero where p is clamped, so Keras does not learn from a sample that is
-//! entirely wrong.
+//! classes, the loss is therefore at most 15.42. In Keras, the maximum is 15.38,
+//! because Keras rounds 1 - p to f32, or 15.34 when TensorFlow has optimized the graph.
 //!
-//! There is a trap. tf-keras computes something else for `Dense(2, "softmax")` with
-//! `binary_crossentropy`, because its activations carry `_keras_logits` (seen in
-//! `_get_logits` of version 2.21). It treats the *logits* of the softmax as the
-//! logits of two sigmoids, and trains with (sigmoid(z) - t) / 2. This module
-//! computes the loss as documented, and as Keras computes it from probabilities.
+//! The gradient is the derivative of the loss without clipping. In contrast, Keras
+//! multiplies p - t by p_y / (p_y + 1e-7), and sets the gradient to zero where p is
+//! clamped. In Keras, a sample that is entirely wrong therefore has no effect.
 //!
-//! The loss of a batch is the sum of the losses of its samples, each multiplied by
-//! its class weight, divided by n (Keras's `sum_over_batch_size`).
+//! There is one pitfall. For `Dense(2, "softmax")` with `binary_crossentropy`, tf-keras
+//! computes a different loss, because the activations of the layer carry
+//! `_keras_logits` (see `_get_logits` in version 2.21). tf-keras treats the *logits* of
+//! the softmax as the logits of two sigmoids, and trains with (sigmoid(z) - t) / 2.
+//! This module computes the loss as documented above, which is also what Keras computes
+//! from probabilities.
+//!
+//! For the loss of a batch, the loss of each sample is multiplied by the sample's class
+//! weight, and the sum of the products is divided by n (Keras's `sum_over_batch_size`).
 //!
 //! # Backward
 //! Here c is the class weight of each sample divided by n:
@@ -59,9 +61,9 @@
 //!
 //! # Adam
 //! The tutorial's `Adam(lr=INIT_LR, decay=INIT_LR / EPOCHS)` is called
-//! `tf_keras.optimizers.legacy.Adam` today. It has the form that Kingma and Ba
-//! (arXiv:1412.6980) give just before section 2.1, in which epsilon is outside the
-//! root and has no bias correction (`optimizers/legacy/adam.py` and TensorFlow's
+//! `tf_keras.optimizers.legacy.Adam` today. It uses the form that Kingma and Ba
+//! (arXiv:1412.6980) give just before section 2.1, in which epsilon is added outside the
+//! root and is not bias-corrected (`optimizers/legacy/adam.py` and TensorFlow's
 //! `ResourceApplyAdam`). `decay` is per step, not per epoch (`_decayed_lr` in
 //! `optimizers/legacy/optimizer_v2.py`). With s finished steps and t = s + 1:
 //!
@@ -73,8 +75,8 @@
 //! ```
 //!
 //! # The same seed gives the same bits
-//! Random numbers depend only on the seed and the step number. Sums have a fixed
-//! order on CPUs of the same kind. A CPU with different vector instructions may
+//! Random numbers depend only on the seed and the step number. Sums are computed in a
+//! fixed order on CPUs of the same kind. A CPU with different vector instructions may
 //! round the last digit differently.
 
 mod layers;
@@ -104,7 +106,7 @@ pub enum TrainError {
     /// The weights or the saved state do not have the shapes of a head.
     #[error("the weights to start from are not those of a head: {0}")]
     Tensors(String),
-    /// The features, labels or mask do not match each other or the head.
+    /// The features, labels, or mask do not match each other or the head.
     #[error("the batch does not match the head: {0}")]
     Batch(String),
     /// A result is NaN or infinite. The weights are left unchanged.
@@ -155,8 +157,8 @@ impl Default for TrainOptions {
     }
 }
 
-/// The result for a batch before a step changes the weights. It is computed with
-/// dropout, and with class weights in the loss.
+/// The result for a batch, computed before the step changes the weights. Dropout is
+/// active, and the loss includes the class weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepLoss {
     /// Mean loss over the batch.
@@ -255,9 +257,9 @@ pub struct Trainer {
     /// Number of finished steps.
     steps: u64,
     weights: Layers,
-    /// Adam's m, which is the running mean of the gradient.
+    /// Adam's m, the running mean of the gradient.
     mean: Layers,
-    /// Adam's v, which is the running mean of the squared gradient.
+    /// Adam's v, the running mean of the squared gradient.
     square: Layers,
 }
 
@@ -307,11 +309,12 @@ impl Trainer {
         })
     }
 
-    /// Resumes from a saved [`Trainer::state`], and gives bit-identical results.
+    /// Resumes from a saved [`Trainer::state`]. The results are bit-identical to the
+    /// results without an interruption.
     ///
     /// # Errors
-    /// [`TrainError::Options`] and [`TrainError::Tensors`] if no trainer can have
-    /// this state.
+    /// [`TrainError::Options`] or [`TrainError::Tensors`] if no trainer can have this
+    /// state.
     pub fn from_state(state: TrainerState) -> Result<Trainer, TrainError> {
         let trainer = Trainer {
             steps: state.steps,
@@ -371,7 +374,7 @@ impl Trainer {
     /// random.
     ///
     /// # Errors
-    /// [`TrainError::Batch`] and [`TrainError::NotFinite`]. On an error, nothing is
+    /// [`TrainError::Batch`] or [`TrainError::NotFinite`]. After an error, nothing has
     /// changed.
     pub fn step(&mut self, features: &[f32], labels: &[usize]) -> Result<StepLoss, TrainError> {
         let dropout = self.options.dropout;
@@ -385,12 +388,12 @@ impl Trainer {
         self.step_kept(features, labels, mask.as_deref())
     }
 
-    /// Like [`Trainer::step`], but with a given dropout mask, \[n, hidden\] in
-    /// row-major order. The mask is true for the units to keep. As with a random
-    /// mask, these are scaled by 1 / (1 - dropout).
+    /// Takes a step like [`Trainer::step`], but with a given dropout mask, \[n,
+    /// hidden\] in row-major order. The mask is true for the units to keep. As with a
+    /// random mask, the kept units are scaled by 1 / (1 - dropout).
     ///
     /// # Errors
-    /// Same as [`Trainer::step`].
+    /// Returns the same errors as [`Trainer::step`].
     pub fn step_with_mask(
         &mut self,
         features: &[f32],
@@ -421,7 +424,7 @@ impl Trainer {
     /// all units are kept and not scaled.
     ///
     /// # Errors
-    /// Same as [`Trainer::step`].
+    /// Returns the same errors as [`Trainer::step`].
     pub fn gradients(
         &self,
         features: &[f32],
@@ -497,7 +500,7 @@ impl Trainer {
     /// are the same as for [`Trainer::step`].
     ///
     /// # Errors
-    /// Same as [`Trainer::step`].
+    /// Returns the same errors as [`Trainer::step`].
     pub fn evaluate(&self, features: &[f32], labels: &[usize]) -> Result<Metrics, TrainError> {
         let x = batch(features)?;
         self.check_labels(&x, labels)?;
@@ -541,7 +544,7 @@ impl Trainer {
     /// Computes h without dropout, \[n, hidden\].
     fn hidden(&self, x: &ArrayView2<f32>) -> Array2<f32> {
         let mut h = x.dot(&self.weights.w1.t()) + &self.weights.b1;
-        // `max` is not used here, because it turns NaN into 0.
+        // Do not use `max` here, because `max` turns NaN into 0.
         h.mapv_inplace(|a| if a < 0.0 { 0.0 } else { a });
         h
     }
@@ -582,7 +585,7 @@ impl Trainer {
 fn check_options(classes: usize, options: &TrainOptions) -> Result<(), TrainError> {
     let positive = |value: f32| value.is_finite() && value > 0.0;
     let problem = if classes < 2 {
-        format!("{classes} classes: at least two are needed")
+        format!("fewer than two classes ({classes})")
     } else if options.hidden == 0 {
         "no hidden units".to_owned()
     } else if !(0.0..1.0).contains(&options.dropout) {
@@ -622,9 +625,10 @@ fn batch(features: &[f32]) -> Result<ArrayView2<'_, f32>, TrainError> {
     Ok(ArrayView2::from(rows))
 }
 
-/// Returns random numbers that depend only on the definition of ChaCha8, whose key
-/// consists of the bytes of the seed followed by zeros. `seed_from_u64` is not used
-/// because it may change in a new version of the crate.
+/// Returns a ChaCha8 generator whose key consists of the bytes of the seed followed by
+/// zeros, so that the random numbers depend only on the definition of ChaCha8.
+/// `seed_from_u64` is not used because its definition may change in a new version of
+/// the crate.
 fn random(seed: u64, stream: u64) -> ChaCha8Rng {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
@@ -974,9 +978,9 @@ mod tests {
         }
     }
 
-    /// Computes the loss by its definition, in f64 and with plain loops. Returns the
-    /// loss, and the input of ReLU that is closest to 0. If `clip` is 0, the
-    /// logarithm is not clipped, as in the loss whose gradient the trainer computes.
+    /// Computes the loss directly from its definition, in f64 and with plain loops.
+    /// Returns the loss, and the input of the ReLU that is closest to 0. If `clip` is 0,
+    /// the logarithm is not clipped, as in the loss whose gradient the trainer computes.
     fn plain_loss(
         weights: &[Vec<f64>; 4],
         x: &[f32],
@@ -1055,7 +1059,8 @@ mod tests {
             let mut weights = [w1, b1, w2, b2].map(|values| values.iter().copied().map(f64::from).collect::<Vec<f64>>());
             let clip = if classes == 2 { CLIP } else { 0.0 };
             let (plain, kink) = plain_loss(&weights, &x, &labels, &class_weights, &keep, clip);
-            // A difference across the kink in ReLU does not approximate a gradient.
+            // A finite difference across the kink of the ReLU does not approximate a
+            // gradient.
             prop_assume!(kink > 6.0 * STEP);
             prop_assert!((f64::from(loss.loss) - plain).abs() < 1e-5 * (1.0 + plain));
 

@@ -44,11 +44,13 @@ export const api = {
   queue: () => json("GET", "/queue"),
   mark: (ids, mark, options) => json("POST", "/samples/label", { chosen: { ids }, mark }, options),
   heads: () => json("GET", "/heads"),
-  refit: () => json("POST", "/refit"),
+  history: () => json("GET", "/heads/history"),
+  refit: (checked) => json("POST", "/refit", { labels_checked: checked }),
+  use: (number) => json("POST", `/heads/${number}/use`),
   rollback: () => json("POST", "/heads/rollback", { steps: 1 }),
   settings: () => json("GET", "/settings"),
   changeSettings: (change) => json("PATCH", "/settings", change),
-  /** Waits for a picture with a number above `after`. Returns { number, blob }, or null if none arrives in time. */
+  /** Waits for a picture whose number is greater than `after`. Returns { number, blob }, or null if none arrives in time. */
   async picture(after, signal) {
     const response = await request("GET", `/live/picture?after=${after}`, undefined, { signal });
     if (response.status === 204) return null;

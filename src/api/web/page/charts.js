@@ -41,7 +41,7 @@ export function line({ points, title, x, y, chosen, format = (value) => String(N
   );
 }
 
-/** Draws a confusion matrix. Rows are the true labels, and columns are the predicted ones. */
+/** Draws a confusion matrix. Rows are the true labels, and columns are the predicted labels. */
 export function confusion(labels, rows, caption) {
   const max = Math.max(1, ...rows.flat());
   return h(
@@ -72,6 +72,6 @@ export function confusion(labels, rows, caption) {
   );
 }
 
-/** Accuracy with its confidence interval, as text. */
+/** Formats an accuracy and its confidence interval as text. */
 export const score = ({ right, samples, accuracy, interval }) =>
   `${percent(accuracy)} (${right} of ${samples}; 95 % interval ${percent(interval[0], 0)} to ${percent(interval[1], 0)})`;

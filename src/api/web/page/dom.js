@@ -12,7 +12,7 @@ function build(element, attributes, children) {
   return element;
 }
 
-/** Returns the children as a flat list without null, undefined and false. */
+/** Returns the children as a flat list without null, undefined, and false. */
 const present = (children) => children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 
 /** Replaces the children of an element. */
@@ -21,10 +21,10 @@ export const fill = (element, ...children) => element.replaceChildren(...present
 /** Creates an HTML element; attributes that start with "on" are event listeners. */
 export const h = (tag, attributes, ...children) => build(document.createElement(tag), attributes, children);
 
-/** Creates an SVG element in the same way. */
+/** Same as `h`, but creates an SVG element. */
 export const s = (tag, attributes, ...children) => build(document.createElementNS(SVG, tag), attributes, children);
 
-/** Returns a label or a decision as words. For example, with_mask becomes "with mask". */
+/** Formats a label or a decision for display. For example, with_mask becomes "with mask". */
 export const words = (name) => name.replaceAll("_", " ");
 
 export const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
@@ -33,7 +33,7 @@ export const count = (number, one, many = `${one}s`) => `${number} ${number === 
 
 let hide;
 
-/** Shows a message at the edge of the page, with a button if there is an action. */
+/** Shows a message at the bottom of the page, with a button if `action` is given. */
 export function toast(text, action) {
   const place = document.getElementById("toast");
   clearTimeout(hide);
@@ -42,7 +42,7 @@ export function toast(text, action) {
   hide = setTimeout(() => place.replaceChildren(), 8000);
 }
 
-/** Asks the user to confirm. The promise resolves to true if they did, else to false. */
+/** Asks the user to confirm. The returned promise resolves to true if the user confirms, and to false otherwise. */
 export function confirmed(question, yes) {
   return new Promise((resolve) => {
     const dialog = h(
@@ -61,7 +61,7 @@ export function confirmed(question, yes) {
   });
 }
 
-/** Runs a task immediately, then every `interval` ms while the page is visible. Returns a function that stops it. */
+/** Runs a task immediately, then every `interval` ms while the page is visible. Returns a function that stops the repetition. */
 export function whileVisible(task, interval) {
   let timer;
   let ended = false;

@@ -3,9 +3,9 @@
 import { api, pictureOf } from "./api.js";
 import { count, fill, h, percent, toast, words } from "./dom.js";
 
-/** How many steps can be undone. */
+/** Maximum number of steps that can be undone. */
 const MAX_UNDO = 20;
-/** How long after being discarded face pictures are permanently deleted, in ms. */
+/** Time between discarding face pictures and sending this to the device, in ms. */
 const DISCARD_DELAY_MS = 6000;
 
 class LabelQueue extends HTMLElement {
@@ -218,7 +218,7 @@ class LabelQueue extends HTMLElement {
     toast(`${count(ids.length, "face picture")} discarded`, { name: "Undo", run: () => this.undo() });
   }
 
-  /** Deletes the face pictures that were discarded last. After this, discarding cannot be undone. */
+  /** Sends the last discarding to the device, which keeps the face pictures for a day. */
   deleteNow(leaving = false) {
     const step = this.pending;
     if (!step) return;

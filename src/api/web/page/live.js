@@ -1,7 +1,7 @@
 // The live view: what the camera currently sees.
 
 import { api } from "./api.js";
-import { fill, h, percent, whileVisible, words } from "./dom.js";
+import { count, fill, h, percent, whileVisible, words } from "./dom.js";
 
 const DECISIONS = {
   idle: "Nobody there",
@@ -106,7 +106,7 @@ class LiveView extends HTMLElement {
     if (faces.length === 0) this.faces.append(h("li", { class: "hint" }, "No face in the newest frame."));
     const board = live.board ?? {};
     const figures = [
-      ["Camera", live.camera_lost ? `lost; reconnecting (${live.camera_losses} times so far)` : live.frame ? "running" : "starting"],
+      ["Camera", live.camera_lost ? `lost; reconnecting (${count(live.camera_losses, "time")} so far)` : live.frame ? "running" : "starting"],
       ["Frames per second", live.frames_per_second.toFixed(1)],
       ["Latency", `${live.latency_ms.toFixed(0)} ms`],
       ["Temperature", board.temperature_c === undefined ? "unknown" : `${board.temperature_c.toFixed(0)} °C`],
@@ -115,7 +115,7 @@ class LiveView extends HTMLElement {
     ];
     const retention = live.retention;
     if (retention?.labeled_ending) {
-      figures.push(["Deletion", `${retention.labeled_ending} labeled face pictures reach the age limit (capture.keep-days); the first is deleted in ${retention.first_ends_in_hours} h`]);
+      figures.push(["Deletion", `${count(retention.labeled_ending, "labeled face picture")} will reach the age limit (capture.keep-days); the first is deleted in ${retention.first_ends_in_hours} h`]);
     }
     if (retention?.not_counted) figures.push(["Large files", `${retention.not_counted} over 1 MiB do not count toward capture.max-mib`]);
     if (retention && !retention.clock_synchronized) figures.push(["Clock", "not synchronized, or it jumped within the last day; the age of face pictures counts only the time that the daemon runs"]);

@@ -1,4 +1,4 @@
-// The frame of the page: log-in and navigation.
+// The shell of the page, which handles login and navigation.
 
 import { api } from "./api.js";
 import { h, toast } from "./dom.js";

@@ -1,14 +1,14 @@
-// The settings that can be changed while the daemon runs.
+// The form for the settings that can be changed while the daemon runs.
 
 import { api } from "./api.js";
 import { fill, h, toast } from "./dom.js";
 
 const FIELDS = [
-  { name: "masked_threshold", label: "Masked threshold", hint: "A face is masked if its probability of a mask is at least this.", min: 0.05, max: 1, step: 0.01 },
-  { name: "unmasked_threshold", label: "Unmasked threshold", hint: "A face is unmasked if its probability of a mask is at most this. Between the two thresholds the verdict is unsure.", min: 0, max: 1, step: 0.01 },
+  { name: "masked_threshold", label: "Masked threshold", hint: "A face is masked if its probability of a mask is at least this value.", min: 0.05, max: 1, step: 0.01 },
+  { name: "unmasked_threshold", label: "Unmasked threshold", hint: "A face is unmasked if its probability of a mask is at most this value. Between the two thresholds, the verdict is unsure.", min: 0, max: 1, step: 0.01 },
   { name: "confirm_ms", label: "Confirmation time, in ms", hint: "Frames must contradict the decision for this long before it changes.", min: 0, max: 60000, step: 1 },
   { name: "confirm_frames", label: "Confirmation frames", hint: "At least this many frames in a row must say mask before the decision becomes mask.", min: 2, max: 100, step: 1 },
-  { name: "hold_ms", label: "Hold time, in ms", hint: "The decision stays for this long after the last face has left.", min: 0, max: 600000, step: 1 },
+  { name: "hold_ms", label: "Hold time, in ms", hint: "The decision is kept for this long after the last face has left.", min: 0, max: 600000, step: 1 },
 ];
 
 class SettingsForm extends HTMLElement {
@@ -24,7 +24,7 @@ class SettingsForm extends HTMLElement {
   render({ now, not_saved: notSaved }) {
     this.now = now;
     this.error = h("p", { class: "error", role: "alert" });
-    this.note = h("p", { class: "hint" }, notSaved ? `Not saved in the config file: ${notSaved}. The changes are lost after a restart.` : "");
+    this.note = h("p", { class: "hint" }, notSaved ? `Not saved in the config file: ${notSaved}. The changes will be lost at the next restart.` : "");
     this.inputs = Object.fromEntries(
       FIELDS.map(({ name, min, max, step }) => [name, h("input", { id: name, name, type: "number", inputmode: "decimal", min, max, step, required: true, value: String(Math.round(now[name] * 1e4) / 1e4), "aria-describedby": `${name}-hint` })]),
     );

@@ -1,18 +1,28 @@
-//! Measures training on the device with cameras that the head was not trained on. It
-//! shows how much a few labeled crops help, how much the head forgets, and how many
-//! heads the gate accepts when labels are wrong. It produced the tables in
+//! Evaluates training on the device with cameras on which the head was not trained. The
+//! results show how much a few labeled crops help, how much the head forgets, and how
+//! many heads the gate accepts when labels are wrong. This tool produced the tables in
 //! `docs/LEARNING.md`.
 //!
 //! ```text
-//! cargo run --release --example simulate_camera -- --preset dim faces/val sim/dim
-//! cargo run --release --example refit_trials -- --camera dim=sim/dim --holdout faces/val \
+//! cargo run --release --example simulate_camera -- --preset dim --per-folder cameras sim/dim
+//! cargo run --release --example refit_trials -- --light as-is=cameras --light dim=sim/dim \
+//!     --results trials.jsonl --holdout faces/val --replay models/replay.bin --cache cache
+//!
+//! cargo run --release --example simulate_camera -- --preset dim faces/val sim/val-dim
+//! cargo run --release --example refit_trials -- --camera dim=sim/val-dim --holdout faces/val \
 //!     --replay models/replay.bin --cache cache [--head head.onnx] [--wrong 100]
 //! ```
 //!
-//! The pictures from a camera are cropped to the detected face, or kept whole if no
-//! face is detected. They are split into a pool, from which crops are drawn and
-//! labeled, and a test set. Features are stored in the cache folder, because
-//! computing them takes nearly all of the time.
+//! The first pair of commands runs the trials on real cameras (`cameras.rs`). They can be
+//! interrupted and continue where they stopped. The second pair runs the trials on pictures
+//! of many people from one simulated camera.
+//!
+//! The pictures from a camera are cropped to the largest detected face. If no face is
+//! detected, a picture from a simulated camera is kept whole, and a picture from a real
+//! camera is left out, because no device would capture it. Features are stored in the cache
+//! folder, because computing them takes nearly all of the time.
+
+mod cameras;
 
 use std::fmt;
 use std::fs;
@@ -21,12 +31,13 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use image::RgbImage;
-use maskd::frame::{Crop, Scaler};
+use maskd::frame::{Crop, Region, Scaler};
 use maskd::learning::MeasuredRecord;
 use maskd::learning::refit::{
-    self, FitOptions, GateOptions, Measurements, RefitInput, RefitOptions, Sample,
+    self, Adaptation, FitOptions, GateDecision, GateOptions, Measurements, RefitInput,
+    RefitOptions, Sample,
 };
 use maskd::learning::replay::{Replay, Rows};
 use maskd::onnx::{
@@ -35,19 +46,29 @@ use maskd::onnx::{
 use maskd::training::dataset::{self, Dataset};
 use maskd::training::train::{TrainOptions, Trainer};
 use maskd::vision::detect::{Detector, DetectorOptions};
-use maskd::vision::embed::{Backbone, Embedder};
+use maskd::vision::embed::{Backbone, Embedder, Feature};
 use maskd::vision::pipeline::{SHIPPED_CLASSIFIER, SHIPPED_DETECTOR};
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Measures training on the device with cameras that the head was not trained on.
+use cameras::RealCamera;
+
+/// Evaluates training on the device with cameras on which the head was not trained.
 #[derive(Parser)]
 struct Arguments {
-    /// NAME=DIR: the pictures of a camera in one subfolder per class. Can be given
-    /// several times.
-    #[arg(long = "camera", required = true)]
+    /// NAME=DIR: the pictures from a simulated camera, in one subfolder per class. Can be
+    /// given several times.
+    #[arg(long = "camera")]
     cameras: Vec<String>,
+    /// NAME=DIR: real cameras in this light, in one subfolder per camera, which has one
+    /// subfolder per class. Can be given several times.
+    #[arg(long = "light", requires = "results")]
+    lights: Vec<String>,
+    /// The results on real cameras, one JSON object per line. Trials that are in this file are
+    /// not repeated. Delete the file after a change of the recipe or the gate.
+    #[arg(long)]
+    results: Option<PathBuf>,
     /// Old pictures that must not be forgotten, in one subfolder per class.
     #[arg(long)]
     holdout: PathBuf,
@@ -73,13 +94,16 @@ struct Arguments {
     /// Fractions of wrong labels.
     #[arg(long = "wrong-share", default_values_t = [0.1, 0.3, 0.5])]
     shares: Vec<f64>,
-    /// Also train without replay, without translation and without variants.
+    /// Also train without replay, without translation, and without variants.
     #[arg(long)]
     arms: bool,
-    /// Maximum number of steps of a fit.
+    /// Adaptations to choose from [default: all of them].
+    #[arg(long = "adaptation")]
+    adaptations: Vec<AdaptationName>,
+    /// Maximum number of steps in a fit.
     #[arg(long)]
     steps: Option<usize>,
-    /// Learning rate of a fit.
+    /// Learning rate for a fit.
     #[arg(long)]
     learning_rate: Option<f32>,
     /// Fraction of new samples in a batch.
@@ -88,12 +112,48 @@ struct Arguments {
     /// Fraction of new and translated samples in a batch.
     #[arg(long)]
     device_share: Option<f32>,
-    /// Fraction of the features that a step drops.
+    /// Fraction of the features that are dropped in a step.
     #[arg(long)]
     feature_dropout: Option<f32>,
 }
 
-/// Number of pictures in a camera's pool. The others are its test set.
+impl Arguments {
+    fn fit(&self) -> FitOptions {
+        let defaults = FitOptions::default();
+        FitOptions {
+            adaptations: match self.adaptations.as_slice() {
+                [] => defaults.adaptations,
+                names => names.iter().map(|name| (*name).into()).collect(),
+            },
+            steps: self.steps.unwrap_or(defaults.steps),
+            learning_rate: self.learning_rate.unwrap_or(defaults.learning_rate),
+            new_share: self.new_share.unwrap_or(defaults.new_share),
+            device_share: self.device_share.unwrap_or(defaults.device_share),
+            feature_dropout: self.feature_dropout.unwrap_or(defaults.feature_dropout),
+            ..defaults
+        }
+    }
+}
+
+/// The name of an adaptation on the command line.
+#[derive(Clone, Copy, ValueEnum)]
+enum AdaptationName {
+    PlainReplay,
+    Logits,
+    TranslatedReplay,
+}
+
+impl From<AdaptationName> for Adaptation {
+    fn from(name: AdaptationName) -> Adaptation {
+        match name {
+            AdaptationName::PlainReplay => Adaptation::PlainReplay,
+            AdaptationName::Logits => Adaptation::Logits,
+            AdaptationName::TranslatedReplay => Adaptation::TranslatedReplay,
+        }
+    }
+}
+
+/// Number of pictures in the pool of a camera. The other pictures are the test set.
 const POOL: usize = 220;
 
 fn main() -> ExitCode {
@@ -109,7 +169,7 @@ fn main() -> ExitCode {
 struct Camera {
     name: String,
     test: Rows,
-    /// Features `[variants + 1, FEATURES]` and the label of each crop in the pool.
+    /// The features `[variants + 1, FEATURES]` and the label of each crop in the pool.
     pool: Vec<(Vec<f32>, usize)>,
 }
 
@@ -124,7 +184,80 @@ struct Trials<'a> {
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let shipped = Classifier::parse("the built-in model", SHIPPED_CLASSIFIER)?;
-    let head = match &arguments.head {
+    let head = initial_head(arguments, &shipped)?;
+    let replay = Replay::parse(&fs::read(&arguments.replay)?)?;
+    if head.backbone_sha256 != shipped.backbone_sha256
+        || replay.backbone_sha256 != shipped.backbone_sha256
+    {
+        bail!("the head and the replay set must belong to the built-in backbone");
+    }
+    fs::create_dir_all(&arguments.cache)?;
+    let mut features = FeatureCache::open(shipped.backbone)?;
+    let old = features.rows(
+        &arguments.cache.join("old"),
+        &arguments.holdout,
+        &head.labels,
+        false,
+    )?;
+    let mut real = Vec::new();
+    for light in &arguments.lights {
+        let (name, folder) = light
+            .split_once('=')
+            .context("a light must have the form NAME=DIR")?;
+        let folder = Path::new(folder);
+        let cache = &arguments.cache;
+        real.extend(RealCamera::read_all(
+            name,
+            folder,
+            &head.labels,
+            cache,
+            &mut features,
+        )?);
+    }
+    let mut cameras = Vec::new();
+    for camera in &arguments.cameras {
+        let (name, folder) = camera
+            .split_once('=')
+            .context("a camera must have the form NAME=DIR")?;
+        let all = features.rows(
+            &arguments.cache.join(name),
+            Path::new(folder),
+            &head.labels,
+            true,
+        )?;
+        cameras.push(Camera::split(name, &all, features.variants));
+    }
+    let fit = arguments.fit();
+    let options = RefitOptions {
+        fit,
+        ..RefitOptions::default()
+    };
+    let trials = Trials {
+        arguments,
+        head,
+        replay,
+        old,
+        cameras,
+        options,
+    };
+    if let Some(results) = &arguments.results {
+        cameras::run(&trials, &real, results)?;
+    }
+    if trials.cameras.is_empty() {
+        return Ok(());
+    }
+    if arguments.seeds > 0 {
+        trials.learning()?;
+    }
+    if arguments.wrong > 0 {
+        trials.wrong_labels()?;
+    }
+    trials.speed()
+}
+
+/// Returns the head that every refit starts from.
+fn initial_head(arguments: &Arguments, shipped: &Classifier) -> anyhow::Result<HeadFile> {
+    Ok(match &arguments.head {
         None => HeadFile {
             backbone_sha256: shipped.backbone_sha256,
             labels: shipped.labels.clone(),
@@ -138,63 +271,13 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
                 head: classifier.head,
             },
         },
-    };
-    let replay = Replay::parse(&fs::read(&arguments.replay)?)?;
-    if head.backbone_sha256 != shipped.backbone_sha256
-        || replay.backbone_sha256 != shipped.backbone_sha256
-    {
-        bail!("head and replay set must be made for the built-in backbone");
-    }
-    fs::create_dir_all(&arguments.cache)?;
-    let mut features = FeatureCache::open(shipped.backbone)?;
-    let old = features.rows(
-        &arguments.cache.join("old"),
-        &arguments.holdout,
-        &head.labels,
-        false,
-    )?;
-    let mut cameras = Vec::new();
-    for camera in &arguments.cameras {
-        let (name, folder) = camera.split_once('=').context("a camera is NAME=DIR")?;
-        let all = features.rows(
-            &arguments.cache.join(name),
-            Path::new(folder),
-            &head.labels,
-            true,
-        )?;
-        cameras.push(Camera::split(name, &all, features.variants));
-    }
-    let defaults = FitOptions::default();
-    let fit = FitOptions {
-        steps: arguments.steps.unwrap_or(defaults.steps),
-        learning_rate: arguments.learning_rate.unwrap_or(defaults.learning_rate),
-        new_share: arguments.new_share.unwrap_or(defaults.new_share),
-        device_share: arguments.device_share.unwrap_or(defaults.device_share),
-        feature_dropout: arguments
-            .feature_dropout
-            .unwrap_or(defaults.feature_dropout),
-        ..defaults
-    };
-    let options = RefitOptions {
-        fit,
-        ..RefitOptions::default()
-    };
-    let trials = Trials {
-        arguments,
-        head,
-        replay,
-        old,
-        cameras,
-        options,
-    };
-    if arguments.seeds > 0 {
-        trials.learning()?;
-    }
-    if arguments.wrong > 0 {
-        trials.wrong_labels()?;
-    }
-    trials.speed()?;
-    Ok(())
+    })
+}
+
+/// Reads the 32-bit floats in a file of the cache.
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    let (chunks, _) = bytes.as_chunks::<4>();
+    chunks.iter().copied().map(f32::from_le_bytes).collect()
 }
 
 /// Computes and caches the features of pictures.
@@ -225,9 +308,10 @@ impl FeatureCache {
         })
     }
 
-    /// Returns the rows for the pictures in a folder. Pictures are either whole, or
-    /// cropped and followed by their variants. The cache file stores labels and
-    /// features as 32-bit floats.
+    /// Returns the rows for the pictures in a folder. If `camera` is true, crops each
+    /// picture, and returns a row for the crop, followed by the rows for its variants.
+    /// Otherwise, returns one row for each whole picture. The cache file stores labels
+    /// and features as 32-bit floats.
     fn rows(
         &mut self,
         cache: &Path,
@@ -236,12 +320,7 @@ impl FeatureCache {
         camera: bool,
     ) -> anyhow::Result<Rows> {
         if let Ok(bytes) = fs::read(cache) {
-            let floats = bytes
-                .as_chunks::<4>()
-                .0
-                .iter()
-                .map(|bytes| f32::from_le_bytes(*bytes));
-            let values: Vec<f32> = floats.collect();
+            let values = floats(&bytes);
             let mut rows = Rows::default();
             for row in values.as_chunks::<{ 1 + FEATURES }>().0 {
                 rows.push(&row[1..], row[0] as usize);
@@ -289,23 +368,44 @@ impl FeatureCache {
     }
 
     fn crop(&mut self, pixels: &RgbImage, cut: bool) -> anyhow::Result<Crop> {
-        let whole = maskd::training::augment::whole(pixels).context("an empty picture")?;
+        let whole = maskd::training::augment::whole(pixels).context("the picture is empty")?;
+        let face = if cut { self.face(pixels)? } else { None };
+        Ok(self.scaler.crop(pixels, face.unwrap_or(whole))?)
+    }
+
+    /// Returns the region of the largest face, if there is one.
+    fn face(&mut self, pixels: &RgbImage) -> anyhow::Result<Option<Region>> {
         let (width, height) = pixels.dimensions();
-        let faces = if cut {
-            self.detector.detect(pixels)?
-        } else {
-            Vec::new()
-        };
+        let faces = self.detector.detect(pixels)?;
         let rects = faces.iter().map(|face| face.rect);
         let largest = rects.max_by(|a, b| a.area().total_cmp(&b.area()));
-        let region = largest.and_then(|rect| rect.region(0.15, width, height));
-        Ok(self.scaler.crop(pixels, region.unwrap_or(whole))?)
+        Ok(largest.and_then(|rect| rect.region(0.15, width, height)))
+    }
+
+    /// Returns the features of the largest face and of its variants, or `None` if no face is
+    /// detected. With `is_crop`, the whole picture is the face.
+    fn of_picture(&mut self, path: &Path, is_crop: bool) -> anyhow::Result<Option<Vec<f32>>> {
+        let (pixels, _) = dataset::load(path).map_err(anyhow::Error::msg)?;
+        let region = if is_crop {
+            maskd::training::augment::whole(&pixels)
+        } else {
+            self.face(&pixels)?
+        };
+        let Some(region) = region else {
+            return Ok(None);
+        };
+        let mut crops = vec![self.scaler.crop(&pixels, region)?];
+        let variants = refit::variants(&crops[0], 0);
+        crops.extend(variants);
+        let features = self.embedder.embed(&crops)?;
+        let values = features.iter().flat_map(Feature::values);
+        Ok(Some(values.copied().collect()))
     }
 }
 
 impl Camera {
-    /// Splits the pictures with a fixed seed, so that the split is the same for
-    /// every trial.
+    /// Splits the pictures into a pool and a test set. The seed is fixed, so that the split
+    /// is the same for every trial.
     fn split(name: &str, all: &Rows, variants: usize) -> Camera {
         let rows = variants + 1;
         let mut order: Vec<usize> = (0..all.len() / rows).collect();
@@ -327,8 +427,8 @@ impl Camera {
         camera
     }
 
-    /// Draws `crops` crops of each class, each with its own track. A fraction
-    /// `wrong` of them get wrong labels.
+    /// Draws `crops` crops of each class. Each crop has its own track. The fraction `wrong`
+    /// of the crops get wrong labels.
     fn draw(&self, crops: usize, wrong: f64, classes: usize, seed: u64) -> Vec<Sample> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut order: Vec<usize> = (0..self.pool.len()).collect();
@@ -358,7 +458,7 @@ impl Camera {
     }
 }
 
-/// Logs the measurements from a trial, so that other gates can be tested on them.
+/// Logs the measurements from a trial, so that other gates can be evaluated on them.
 fn log(
     kind: &str,
     camera: &Camera,
@@ -375,7 +475,7 @@ fn log(
     eprintln!("trial {line}");
 }
 
-/// Returns the options for a gate that accepts everything.
+/// Returns options with a gate that accepts every head.
 fn open_gate(options: &RefitOptions) -> RefitOptions {
     RefitOptions {
         gate: GateOptions {
@@ -386,9 +486,29 @@ fn open_gate(options: &RefitOptions) -> RefitOptions {
             min_agreement: 0.0,
             agreement_sigmas: -1e9,
             max_suspects: 1.0,
+            perfect_gain: -1e9,
+            perfect_sigmas: -1e9,
+            ..options.gate.clone()
         },
         ..options.clone()
     }
+}
+
+/// Computes the logits of each row.
+fn logits(head: &HeadTensors, rows: &Rows) -> anyhow::Result<Vec<Vec<f32>>> {
+    let trainer = Trainer::from_head(head.clone(), TrainOptions::default())?;
+    let logits = trainer.logits(&rows.features)?;
+    Ok(logits.chunks(head.b2.len()).map(<[f32]>::to_vec).collect())
+}
+
+/// A challenger with the decision of the gate.
+struct Judged {
+    head: Option<HeadTensors>,
+    decision: String,
+    accepted: bool,
+    nothing_to_gain: bool,
+    adaptation: String,
+    measured: serde_json::Value,
 }
 
 /// Computes the accuracy in percent.
@@ -430,14 +550,37 @@ impl Trials<'_> {
         }
     }
 
-    /// Trains a challenger, regardless of what the gate would decide, and returns it
-    /// with the measurements for the gate.
+    /// Trains a challenger without applying the gate. Returns the challenger and the
+    /// measurements for the gate.
     fn challenger(
         &self,
         samples: &[Sample],
     ) -> anyhow::Result<Option<(HeadTensors, Measurements)>> {
         let fit = refit::fit(&self.input(samples), &open_gate(&self.options), &|| false)?;
         Ok(fit.head.zip(fit.outcome.measured))
+    }
+
+    /// Trains a challenger. Returns it even if the gate refuses it.
+    fn judged(&self, samples: &[Sample]) -> anyhow::Result<Judged> {
+        let fit = refit::fit(&self.input(samples), &open_gate(&self.options), &|| false)?;
+        let decision = match &fit.outcome.measured {
+            Some(measured) => refit::gate(measured, &self.options.gate).decision,
+            None => fit.outcome.decision.clone(),
+        };
+        let measured = fit.outcome.measured.map(MeasuredRecord::from);
+        let adaptation = measured.as_ref().and_then(|measured| measured.adaptation);
+        Ok(Judged {
+            head: fit.head,
+            accepted: decision == GateDecision::Accepted,
+            nothing_to_gain: decision == GateDecision::NothingToGain,
+            decision: match decision {
+                GateDecision::Accepted => "accepted".to_owned(),
+                GateDecision::NothingToGain => "nothing to gain".to_owned(),
+                GateDecision::Refused(refusal) => refusal.to_string(),
+            },
+            adaptation: adaptation.map_or(String::new(), |adaptation| format!("{adaptation:?}")),
+            measured: serde_json::to_value(measured)?,
+        })
     }
 
     fn learned(&self, samples: &[Sample], options: &RefitOptions) -> anyhow::Result<HeadTensors> {
@@ -483,7 +626,8 @@ impl Trials<'_> {
                     all[1].add(forgotten);
                     all[2].add(measured.calibration.temperature);
                     worst = worst.min(after - before);
-                    let passes = refit::gate(&measured, &self.options.gate).is_none();
+                    let passes = refit::gate(&measured, &self.options.gate).decision
+                        == GateDecision::Accepted;
                     accepted += usize::from(passes);
                     if after >= before + 1.0 {
                         better += 1;
@@ -519,22 +663,19 @@ impl Trials<'_> {
         Ok(())
     }
 
-    /// Returns the samples and options for an arm of the experiment. Arm 0 uses
-    /// everything, arm 1 omits replay, arm 2 omits translation, and arm 3 omits
-    /// variants.
+    /// Returns the samples and the options for an arm of the experiment. Arm 0 uses
+    /// everything. Arm 1 omits replay, arm 2 omits translation, and arm 3 omits variants.
     fn arm(&self, arm: usize, samples: &[Sample]) -> (Vec<Sample>, RefitOptions) {
         let mut samples = samples.to_vec();
         let mut options = self.options.clone();
+        options.fit.adaptations = vec![Adaptation::TranslatedReplay];
         match arm {
             1 => {
+                options.fit.adaptations = vec![Adaptation::PlainReplay];
                 options.fit.new_share = 1.0;
                 options.fit.device_share = 1.0;
-                options.fit.half_share_groups = 0.0;
             }
-            2 => {
-                options.fit.new_share = options.fit.device_share;
-                options.fit.half_share_groups = 0.0;
-            }
+            2 => options.fit.adaptations = vec![Adaptation::PlainReplay],
             3 => {
                 for sample in &mut samples {
                     sample.features.truncate(FEATURES);
@@ -552,8 +693,8 @@ impl Trials<'_> {
             .flat_map(move |camera| (0..seeds).map(move |seed| (camera, seed)))
     }
 
-    /// Prints how many heads trained with wrong labels are accepted, and how much
-    /// worse the worst of them is on the true labels.
+    /// Prints how many heads the gate accepts although they were trained with wrong
+    /// labels, and how much accuracy the worst of these heads loses on the true labels.
     fn wrong_labels(&self) -> anyhow::Result<()> {
         let classes = self.head.labels.len();
         let old = accuracy(&self.head.head, &self.old)?;
@@ -581,7 +722,7 @@ impl Trials<'_> {
                     (before, after, old, forgotten),
                     &measured,
                 );
-                if refit::gate(&measured, &self.options.gate).is_none() {
+                if refit::gate(&measured, &self.options.gate).decision == GateDecision::Accepted {
                     accepted += 1;
                     harmful += usize::from(after < before - 2.0);
                     worst = worst.min(after - before);
@@ -598,8 +739,7 @@ impl Trials<'_> {
         Ok(())
     }
 
-    /// Prints the time for a fit on 1,000 samples, with 20 epochs and a batch size
-    /// of 32.
+    /// Prints the time for a fit on 1,000 samples with 20 epochs and a batch size of 32.
     fn speed(&self) -> anyhow::Result<()> {
         let pool = self.cameras.iter().flat_map(|camera| &camera.pool).cycle();
         let samples: Vec<Sample> = pool
