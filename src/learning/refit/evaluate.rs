@@ -51,6 +51,7 @@ pub(super) struct Comparison {
     before: Scores,
     after: Scores,
     gain: Estimate,
+    groups: usize,
     worst: Vec<HardExample>,
     suspects: Vec<HardExample>,
 }
@@ -63,7 +64,7 @@ impl Comparison {
 
     /// Whether the challenger is so much better that the labels can be trusted.
     pub(super) fn is_evident(&self, options: &GateOptions) -> bool {
-        gate::is_evident(&self.before, &self.after, &self.gain, options)
+        gate::is_evident(&self.before, &self.after, &self.gain, self.groups, options)
     }
 
     /// Combines the comparison with the other values that the gate needs.
@@ -78,6 +79,7 @@ impl Comparison {
             before,
             after,
             gain,
+            groups,
             worst,
             suspects,
         } = self;
@@ -86,6 +88,7 @@ impl Comparison {
             before,
             after,
             gain,
+            groups,
             agreement,
             replay,
             calibration,
@@ -116,9 +119,24 @@ impl RefitContext<'_> {
             before: self.scores(predictions, |held| &held.champion),
             after: self.scores(predictions, |held| &held.challenger),
             gain,
+            groups: self.fewest_groups(predictions),
             worst,
             suspects,
         })
+    }
+
+    /// Returns the number of held-out groups of the class that has the fewest. Classes without
+    /// samples do not count.
+    fn fewest_groups(&self, predictions: &[HeldOutPrediction]) -> usize {
+        let mut groups: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+        for held in predictions {
+            let sample = &self.samples[held.sample];
+            groups
+                .entry(sample.label())
+                .or_default()
+                .insert(sample.group);
+        }
+        groups.values().map(BTreeSet::len).min().unwrap_or_default()
     }
 
     fn scores(

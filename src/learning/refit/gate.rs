@@ -64,14 +64,17 @@ fn labels_disagree(measured: &Measurements, options: &GateOptions) -> Option<Ref
 /// Whether the challenger is so much more accurate on held-out samples that the labels can be
 /// trusted. Labels that are wrong at random cannot be predicted, so they rarely lead to this result.
 /// A lower loss alone is not enough, because a challenger that is less confident also has a lower
-/// loss on wrong labels.
+/// loss on wrong labels. `groups` is the number of held-out groups of the class that has the
+/// fewest.
 pub(super) fn is_evident(
     before: &Scores,
     after: &Scores,
     gain: &Estimate,
+    groups: usize,
     options: &GateOptions,
 ) -> bool {
     after.samples >= options.evident_samples
+        && groups >= options.evident_groups
         && after.accuracy >= options.evident_accuracy
         && after.accuracy - before.accuracy >= options.evident_improvement
         && gain.mean >= options.evident_sigmas * gain.standard_error
@@ -83,7 +86,8 @@ pub(super) fn is_evident(
 /// two classes are swapped, and swapped labels can be learned too.
 fn is_outvoted(measured: &Measurements, options: &GateOptions) -> bool {
     let (before, after) = (&measured.before, &measured.after);
-    measured.agreement.mean >= 0.5 && is_evident(before, after, &measured.gain, options)
+    measured.agreement.mean >= 0.5
+        && is_evident(before, after, &measured.gain, measured.groups, options)
 }
 
 fn labels_look_wrong(measured: &Measurements, options: &GateOptions) -> Option<Refusal> {
@@ -226,6 +230,7 @@ mod tests {
             before: scores(14),
             after: scores(18),
             gain: estimate(0.4, 0.1),
+            groups: 5,
             agreement: estimate(0.95, 0.13),
             replay: Some(ReplayAccuracy {
                 before: 0.99,
@@ -322,8 +327,9 @@ mod tests {
         // The labels of the two classes may be swapped.
         let swapped = refusal(|measured| measured.agreement.mean = 0.4);
         assert!(matches!(swapped, Some(Refusal::LabelsDisagree { .. })));
-        let changes: [fn(&mut Measurements); 4] = [
+        let changes: [fn(&mut Measurements); 5] = [
             |measured| measured.after.samples = 8,
+            |measured| measured.groups = 4,
             |measured| measured.after.accuracy = 0.65,
             |measured| measured.before.accuracy = 0.8,
             |measured| measured.gain.standard_error = 0.3,

@@ -334,21 +334,7 @@ impl RefitContext<'_> {
         replay_holdout: &Rows,
     ) -> Result<(Measurements, HeadTensors), Abort> {
         let held_out = self.held_out(input, split)?;
-        let mut candidates = Vec::new();
-        for adaptation in &self.options.fit.adaptations {
-            // Without a replay set, nothing can be translated.
-            if *adaptation == Adaptation::TranslatedReplay && self.replay.is_empty() {
-                continue;
-            }
-            let context = RefitContext {
-                adaptation: *adaptation,
-                ..*self
-            };
-            candidates.push(context.candidate(input, &held_out, split, replay_holdout)?);
-        }
-        if candidates.is_empty() {
-            candidates.push(self.candidate(input, &held_out, split, replay_holdout)?);
-        }
+        let mut candidates = self.candidates(input, &held_out, split, replay_holdout)?;
         let (mut chosen, predictions) = self.choose(&candidates);
         let mut compared = self.compare(&predictions)?;
         let gate = &self.options.gate;
@@ -371,14 +357,57 @@ impl RefitContext<'_> {
         };
         let agreement = self.agreement(input)?;
         let measured = compared.with(training, agreement, chosen.replay, chosen.calibration);
-        let weights = [&chosen.head.w2, &chosen.head.b2];
-        if !weights.into_iter().flatten().all(|value| value.is_finite()) {
-            return Err(Abort::NotFinite);
-        }
         Ok((measured, chosen.head))
     }
 
+    /// Trains and calibrates a challenger with each adaptation, and leaves out those that lead to
+    /// numbers that are not finite.
+    ///
+    /// # Errors
+    /// Returns [`Abort::NotFinite`] if no challenger is left.
+    fn candidates(
+        &self,
+        input: &RefitInput,
+        held_out: &HeldOut,
+        split: &Split,
+        replay_holdout: &Rows,
+    ) -> Result<Vec<Candidate>, Abort> {
+        let mut candidates = Vec::new();
+        for adaptation in self.adaptations() {
+            let context = RefitContext {
+                adaptation,
+                ..*self
+            };
+            match context.candidate(input, held_out, split, replay_holdout) {
+                Ok(candidate) => candidates.push(candidate),
+                Err(Abort::NotFinite) => {}
+                Err(Abort::Cancelled) => return Err(Abort::Cancelled),
+            }
+        }
+        if candidates.is_empty() {
+            return Err(Abort::NotFinite);
+        }
+        Ok(candidates)
+    }
+
+    /// Returns the adaptations to try. Without a replay set, nothing can be translated.
+    fn adaptations(&self) -> Vec<Adaptation> {
+        let all = &self.options.fit.adaptations;
+        let is_possible = |adaptation: &&Adaptation| {
+            **adaptation != Adaptation::TranslatedReplay || !self.replay.is_empty()
+        };
+        let possible: Vec<Adaptation> = all.iter().filter(is_possible).copied().collect();
+        if possible.is_empty() {
+            vec![Adaptation::PlainReplay]
+        } else {
+            possible
+        }
+    }
+
     /// Trains and calibrates a challenger with this context's adaptation.
+    ///
+    /// # Errors
+    /// Returns [`Abort::NotFinite`] if a weight or a prediction is not finite.
     fn candidate(
         &self,
         input: &RefitInput,
@@ -583,6 +612,13 @@ impl RefitContext<'_> {
             let of_fold = of_fold.unwrap_or(&calibrations.of_all);
             let of_fold = of_fold.with_shift_share(share);
             prediction.challenger = of_fold.apply(&prediction.challenger);
+        }
+        let weights = calibrated.w2.iter().chain(&calibrated.b2);
+        let mut logits = predictions.iter().flat_map(|held| &held.challenger);
+        if !weights.into_iter().all(|value| value.is_finite())
+            || !logits.all(|value| value.is_finite())
+        {
+            return Err(Abort::NotFinite);
         }
         Ok(Candidate {
             adaptation: self.adaptation,

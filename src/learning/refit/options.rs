@@ -145,9 +145,12 @@ pub struct GateOptions {
     /// higher the required agreement.
     pub agreement_sigmas: f64,
     /// Minimum number of held-out samples that can show that the labels can be trusted. Together
-    /// with the next three options, it defines when the challenger is so much better that a low
+    /// with the next four options, it defines when the challenger is so much better that a low
     /// agreement and single labels that look wrong do not matter.
     pub evident_samples: usize,
+    /// Minimum number of groups of each class among these samples. Many pictures of two people
+    /// show little about other people.
+    pub evident_groups: usize,
     /// Minimum accuracy of the challenger on these samples, between 0 and 1.
     pub evident_accuracy: f64,
     /// Minimum increase of the accuracy, between 0 and 1.
@@ -175,6 +178,7 @@ impl Default for GateOptions {
             min_agreement: 0.75,
             agreement_sigmas: 1.5,
             evident_samples: 10,
+            evident_groups: 5,
             evident_accuracy: 0.7,
             evident_improvement: 0.15,
             evident_sigmas: 2.0,

@@ -335,12 +335,34 @@ fn numbers_that_are_not_finite_never_become_a_head() {
     let samples = data.samples(5);
     let mut options = options();
     options.fit.learning_rate = 1e30;
+    options.fit.adaptations = vec![Adaptation::PlainReplay, Adaptation::TranslatedReplay];
     let fit = data.fit(&samples, &options);
     assert_eq!(fit.head, None);
     assert_eq!(
         fit.outcome.decision,
         GateDecision::Refused(Refusal::NotFinite)
     );
+}
+
+#[test]
+fn an_adaptation_whose_numbers_are_not_finite_is_left_out() {
+    let mut data = TwoCameras::new(5);
+    let samples = data.samples(5);
+    let mut options = options();
+    options.fit.learning_rate = 1e30;
+    let input = data.input(&samples);
+    let (replay, holdout) = input.checked().unwrap();
+    let (grouped, _) = input.grouped();
+    let context = RefitContext::new(&input, &options, &|| false, &grouped, &replay);
+    let split = split(&grouped, 2, &options.hold_out);
+    let held_out = context.held_out(&input, &split).unwrap();
+    let candidates = context.candidates(&input, &held_out, &split, &holdout);
+    let left: Vec<Adaptation> = candidates
+        .unwrap()
+        .iter()
+        .map(|candidate| candidate.adaptation)
+        .collect();
+    assert_eq!(left, [Adaptation::Logits]);
 }
 
 #[test]

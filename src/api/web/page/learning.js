@@ -39,6 +39,16 @@ function progress(records) {
   return `Labeled so far: ${parts.join(", ")}. `;
 }
 
+/** Returns a phrase that says which part of the model was trained. */
+function trained(adaptation) {
+  const parts = {
+    "plain-replay": "both layers, with the face pictures of this device",
+    logits: "only the scale and the threshold of the output",
+    "translated-replay": "both layers, mostly with built-in samples fitted to this camera",
+  };
+  return parts[adaptation] ?? "unknown";
+}
+
 /** Returns a phrase that says why a model came into use. */
 function cause(entry) {
   const causes = {
@@ -184,7 +194,7 @@ class LearningView extends HTMLElement {
     return this.details(
       key,
       "Details",
-      h("dl", { class: "figures" }, h("dt", {}, "Before"), h("dd", {}, score(measured.before)), h("dt", {}, "After"), h("dd", {}, score(measured.after)), h("dt", {}, "Loss"), h("dd", {}, `${Math.abs(measured.gain).toFixed(3)} ${measured.gain < 0 ? "higher" : "lower"}, standard error ${measured.standard_error.toFixed(3)}`)),
+      h("dl", { class: "figures" }, h("dt", {}, "Before"), h("dd", {}, score(measured.before)), h("dt", {}, "After"), h("dd", {}, score(measured.after)), h("dt", {}, "Loss"), h("dd", {}, `${Math.abs(measured.gain).toFixed(3)} ${measured.gain < 0 ? "higher" : "lower"}, standard error ${measured.standard_error.toFixed(3)}`), h("dt", {}, "Trained"), h("dd", {}, trained(measured.adaptation))),
       h(
         "div",
         { class: "split" },
