@@ -24,10 +24,16 @@
 //! - In one pass, at most a tenth of the labeled samples expire. Labeled samples expire
 //!   again only after at least an hour of running time.
 //!
-//! Discarded samples expire a day after they were discarded, measured in the same way as
-//! ages, or when they reach the age limit. These deletions are not announced, because a
-//! person asked for them. If the time is not known, for example because the process was
-//! killed, the day starts when the discarded sample is first seen.
+//! Discarded samples expire a day after they were discarded, or when they reach the age
+//! limit. These deletions are not announced, because a person asked for them. The day is
+//! measured with a synchronized clock even if the clock is not trusted, because otherwise
+//! it would never pass on a device on which no daemon runs:
+//!
+//! - A clock that jumps forward can make discarded samples expire early, but no others.
+//! - If the clock shows that a sample was discarded in the future, the clock was ahead
+//!   then, and the day starts again.
+//! - If the time is not known, for example because the process was killed, the day
+//!   starts when the discarded sample is first seen.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -104,7 +110,8 @@ struct Birth {
     /// to reach the age limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     marked: Option<i64>,
-    /// When the sample was discarded, if it was discarded and not restored.
+    /// When the sample was discarded, if it was discarded and not restored. If several
+    /// discarded samples share the id, this is when the first of them was discarded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     discarded: Option<Moment>,
 }
@@ -114,7 +121,8 @@ struct Birth {
 struct Moment {
     /// The running time.
     running: i64,
-    /// The time since 1970 according to a synchronized clock, if it is known.
+    /// The time since 1970 according to a synchronized clock, if it is known. For the
+    /// moment when a sample was discarded, the clock may be one that is not trusted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unix: Option<i64>,
 }
@@ -150,7 +158,11 @@ pub(super) struct Ages {
     last_reading: Option<Instant>,
     /// The running time when this process opened the directory.
     running_before: i64,
+    /// Whether the clock was synchronized at the last reading and is trusted.
     is_synchronized: bool,
+    /// What the clock showed at the last reading, trusted or not, in seconds since 1970, if
+    /// it was synchronized.
+    shown: Option<i64>,
     /// Whether this process has read a synchronized clock, trusted or not.
     was_read: bool,
     /// Whether this process has read a synchronized clock that it trusted.
@@ -195,6 +207,9 @@ impl Ages {
             .map(|from| from.min(saved.saturating_add(DAY)));
         for birth in births.values_mut() {
             birth.marked = birth.marked.map(|marked| marked.min(saved));
+            if let Some(discarded) = &mut birth.discarded {
+                discarded.running = discarded.running.min(saved);
+            }
         }
         // One second is added so that times from earlier processes can be distinguished
         // from times from this process.
@@ -207,6 +222,7 @@ impl Ages {
             births,
             last_reading: None,
             is_synchronized: false,
+            shown: None,
             was_read: false,
             was_synchronized: false,
             unsaved: Unsaved::Nothing,
@@ -229,9 +245,11 @@ impl Ages {
         let unix = reading.unix_seconds();
         let has_jumped = unix.is_some_and(|unix| self.has_jumped(unix));
         let running = self.clock.running;
+        self.shown = unix;
         if let Some(unix) = unix {
             self.clock.doubted = Some(Synchronized { unix, running });
             self.was_read = true;
+            self.date_discarded(unix);
         }
         if has_jumped {
             tracing::warn!(
@@ -264,12 +282,22 @@ impl Ages {
                 birth.born = Some(latest);
                 self.unsaved = self.unsaved.max(Unsaved::Births);
             }
-            if let Some(Moment {
-                running: at,
-                unix: at_unix @ None,
-            }) = &mut birth.discarded
-            {
-                *at_unix = Some(unix.saturating_sub(running.saturating_sub(*at).max(0)));
+        }
+    }
+
+    /// Sets the time when samples were discarded to the latest possible time, if this time
+    /// was not known or is later than possible. `unix` is the present time.
+    fn date_discarded(&mut self, unix: i64) {
+        let running = self.clock.running;
+        for birth in self.births.values_mut() {
+            let Some(moment) = &mut birth.discarded else {
+                continue;
+            };
+            let since = running.saturating_sub(moment.running).max(0);
+            let latest = unix.saturating_sub(since);
+            let is_possible = |at: i64| at.saturating_sub(latest) <= TOLERANCE;
+            if !moment.unix.is_some_and(is_possible) {
+                moment.unix = Some(latest);
                 self.unsaved = self.unsaved.max(Unsaved::Births);
             }
         }
@@ -316,6 +344,13 @@ impl Ages {
         Some(self.after(self.clock.synchronized?))
     }
 
+    /// Returns the time like [`synchronized_now`](Ages::synchronized_now), but also from a
+    /// clock that is not trusted.
+    fn shown_now(&self) -> Option<i64> {
+        let last = self.clock.doubted.or(self.clock.synchronized)?;
+        Some(self.after(last))
+    }
+
     /// Returns the time in seconds since 1970, computed as an earlier time plus the
     /// time that the daemon has run since then.
     fn after(&self, earlier: Synchronized) -> i64 {
@@ -336,15 +371,18 @@ impl Ages {
     }
 
     fn age_in_seconds(&self, birth: &Birth) -> i64 {
-        self.seconds_since(Moment {
+        let first_seen = Moment {
             running: birth.seen,
             unix: birth.born,
-        })
+        };
+        self.seconds_since(first_seen, self.synchronized_now())
     }
 
-    fn seconds_since(&self, moment: Moment) -> i64 {
+    /// Returns the number of seconds since a moment. `now` is the present time since 1970,
+    /// if it is known.
+    fn seconds_since(&self, moment: Moment, now: Option<i64>) -> i64 {
         let running = self.clock.running.saturating_sub(moment.running);
-        let by_clock = self.synchronized_now().zip(moment.unix);
+        let by_clock = now.zip(moment.unix);
         let by_clock = by_clock.map_or(0, |(now, unix)| now.saturating_sub(unix));
         // The running time is a lower bound, regardless of the wall clock.
         running.max(by_clock).max(0)
@@ -386,9 +424,17 @@ impl Ages {
         self.changed(Unsaved::Births);
     }
 
+    /// Returns this moment, as it is recorded for samples that are discarded now.
+    fn now_for_trash(&self) -> Moment {
+        Moment {
+            running: self.clock.running,
+            unix: self.shown,
+        }
+    }
+
     /// Records that samples were discarded just now.
     pub(super) fn discarded(&mut self, ids: &[String]) {
-        let now = self.now();
+        let (now, discarded) = (self.now(), self.now_for_trash());
         for id in ids {
             let birth = self.births.entry(id.clone()).or_insert(Birth {
                 seen: now.running,
@@ -396,7 +442,7 @@ impl Ages {
                 marked: None,
                 discarded: None,
             });
-            birth.discarded = Some(now);
+            birth.discarded.get_or_insert(discarded);
         }
         self.changed(Unsaved::Marks);
     }
@@ -419,8 +465,16 @@ impl Ages {
         discarded: &mut [&Sample],
         keep: Duration,
     ) -> HashSet<String> {
-        let now = self.now();
         let keep = i64::try_from(keep.as_secs()).unwrap_or(i64::MAX);
+        let in_trash: HashSet<&str> = discarded.iter().map(|sample| sample.id.as_str()).collect();
+        let others = self.births.iter_mut();
+        for (_, birth) in others.filter(|(id, _)| !in_trash.contains(id.as_str())) {
+            // A process that was killed may not have saved that the sample was restored.
+            if birth.discarded.take().is_some() {
+                self.unsaved = self.unsaved.max(Unsaved::Births);
+            }
+        }
+        let now = self.now_for_trash();
         for sample in discarded.iter() {
             let first_seen = self.birth_of(sample);
             let birth = self.births.entry(sample.id.clone()).or_insert(first_seen);
@@ -431,7 +485,7 @@ impl Ages {
         }
         let since = |sample: &Sample| {
             let moment = self.births.get(&sample.id)?.discarded?;
-            Some(self.seconds_since(moment))
+            Some(self.seconds_since(moment, self.shown_now()))
         };
         discarded.sort_by_cached_key(|sample| (Reverse(since(sample)), self.order(sample)));
         let is_expired = |sample: &&&Sample| {
@@ -504,17 +558,10 @@ impl Ages {
     /// Adds new samples, and forgets samples that no longer exist.
     fn record(&mut self, samples: &[&Sample], discarded: &[&Sample]) {
         self.forget_others(samples.iter().chain(discarded).copied());
-        let in_trash: HashSet<&str> = discarded.iter().map(|sample| sample.id.as_str()).collect();
         for sample in samples {
-            let first_seen = self.birth_of(sample);
-            let mut is_new = false;
-            let birth = self.births.entry(sample.id.clone()).or_insert_with(|| {
-                is_new = true;
-                first_seen
-            });
-            // A process that was killed may not have saved that the sample was restored.
-            let was_restored = !in_trash.contains(sample.id.as_str());
-            if is_new || (was_restored && birth.discarded.take().is_some()) {
+            if !self.births.contains_key(&sample.id) {
+                let first_seen = self.birth_of(sample);
+                self.births.insert(sample.id.clone(), first_seen);
                 self.changed(Unsaved::Births);
             }
         }
@@ -567,10 +614,13 @@ impl Ages {
         if self.unsaved < Unsaved::Marks && since < interval.as_secs() as i64 {
             return Ok(());
         }
+        // If only the first file is written, the marks seem to be newer than they are. In
+        // the opposite order, the time during which no daemon ran would count twice, and
+        // samples could expire too early.
+        write(&self.folder.join(RUNNING_FILE), &self.clock)?;
         if self.unsaved > Unsaved::Nothing {
             write(&self.folder.join(AGES_FILE), &self.births)?;
         }
-        write(&self.folder.join(RUNNING_FILE), &self.clock)?;
         self.saved_at = self.clock.running;
         self.unsaved = Unsaved::Nothing;
         Ok(())
@@ -725,6 +775,13 @@ mod tests {
             self.discarded.extend(samples);
         }
 
+        /// Discards the first sample.
+        fn discard_one(&mut self) {
+            let others = self.samples.split_off(1);
+            self.discard();
+            self.samples = others;
+        }
+
         fn restart(&mut self) {
             self.ages.save(Duration::ZERO).unwrap();
             self.kill();
@@ -786,6 +843,115 @@ mod tests {
         device.restart();
         device.pass(Some(NOW + DAY + HOUR));
         assert_eq!(device.discarded.len(), 0);
+    }
+
+    #[test]
+    fn without_a_daemon_the_day_in_the_trash_passes_although_the_clock_is_not_trusted() {
+        let mut device = Device::new(labeled(3));
+        device.pass(Some(NOW));
+        let mut clock = NOW;
+        for _ in 0..3 {
+            // Each command is a process. The clock counts as jumped after a long break.
+            clock += 20 * DAY;
+            device.restart();
+            device.pass(Some(clock));
+            assert!(!device.ages.is_synchronized());
+            device.discard_one();
+            device.restart();
+            device.pass(Some(clock + DAY - HOUR));
+            assert_eq!(device.discarded.len(), 1);
+            device.restart();
+            device.pass(Some(clock + DAY + HOUR));
+            assert_eq!(device.discarded.len(), 0);
+        }
+        // The samples that were not discarded do not expire any sooner.
+        let mut device = Device::new(labeled(3));
+        device.pass(Some(NOW));
+        device.discard_one();
+        device.restart();
+        assert_eq!(device.pass(Some(NOW + 400 * DAY)), 0);
+        assert_eq!((device.samples.len(), device.announced()), (2, 0));
+        assert_eq!(device.discarded.len(), 0);
+    }
+
+    #[test]
+    fn the_day_in_the_trash_starts_again_if_the_clock_was_ahead() {
+        for ahead in [2 * DAY, 400 * DAY] {
+            let mut device = Device::new(labeled(1));
+            device.pass(Some(NOW + ahead));
+            device.discard();
+            device.restart();
+            device.pass(Some(NOW));
+            device.restart();
+            device.pass(Some(NOW + DAY - HOUR));
+            assert_eq!(device.discarded.len(), 1, "{ahead}");
+            device.restart();
+            device.pass(Some(NOW + DAY + HOUR));
+            assert_eq!(device.discarded.len(), 0, "{ahead}");
+        }
+        // While the time is unknown, only running time counts.
+        let mut device = Device::new(labeled(1));
+        device.pass(None);
+        device.discard();
+        device.restart();
+        device.pass(Some(NOW));
+        assert_eq!(device.discarded.len(), 1);
+        device.restart();
+        device.pass(None);
+        device.restart();
+        device.pass(Some(NOW + DAY + HOUR));
+        assert_eq!(device.discarded.len(), 0);
+    }
+
+    #[test]
+    fn the_first_time_counts_if_a_sample_with_this_id_is_already_in_the_trash() {
+        let mut device = Device::new(labeled(1));
+        device.pass(Some(NOW));
+        device.discard();
+        device.run(20, Some(NOW));
+        // A picture with the same id was imported again.
+        device.samples = labeled(1);
+        device.pass(Some(NOW + 20 * HOUR));
+        device.discard();
+        device.run(5, Some(NOW + 20 * HOUR));
+        assert_eq!(device.discarded.len(), 0);
+        // After a restoration that was not saved, it does not count.
+        device.samples = labeled(1);
+        device.pass(Some(NOW + 30 * HOUR));
+        device.discard();
+        device.pass(Some(NOW + 30 * HOUR));
+        device.samples = std::mem::take(&mut device.discarded);
+        device.restart();
+        device.ages.pass_trash(&mut [], Duration::MAX);
+        device.discard();
+        device.run(20, Some(NOW + 50 * HOUR));
+        assert_eq!(device.discarded.len(), 1);
+    }
+
+    #[test]
+    fn a_save_that_fails_halfway_shortens_no_announcement() {
+        let mut failed = 0;
+        for step in 0..10 {
+            let mut device = Device::new(labeled(4));
+            for days in [0, 9, 18, 27, 31] {
+                device.restart();
+                device.pass(Some(NOW + days * DAY));
+            }
+            assert_eq!(device.announced(), 4);
+            device.restart();
+            let reading = ClockReading {
+                monotonic: device.started,
+                synchronized: Some(unix(NOW + 31 * DAY + 12 * HOUR)),
+            };
+            device.ages.advance(reading);
+            crate::platform::faults::fail_at(step);
+            failed += usize::from(device.ages.save(Duration::ZERO).is_err());
+            crate::platform::faults::clear();
+            device.kill();
+            assert_eq!(device.pass(Some(NOW + 31 * DAY + 20 * HOUR)), 0, "{step}");
+            assert_eq!(device.announced(), 4);
+        }
+        assert!(failed >= 4, "{failed}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use image::{Rgb, RgbImage};
 use tempfile::TempDir;
@@ -508,6 +509,40 @@ fn purging_forgets_actions_and_discarded_samples() {
     assert!(ids.iter().all(|id| !text.contains(id)), "{text}");
     let text = fs::read_to_string(device.state().join("ages.json")).unwrap();
     assert!(ids[..4].iter().all(|id| !text.contains(id)), "{text}");
+}
+
+/// A reading of a clock that is synchronized, `hours` after a day in November 2026.
+fn hours_later(hours: u64) -> ClockReading {
+    let since_1970 = Duration::from_secs(1_795_515_330) + Duration::from_hours(hours);
+    ClockReading {
+        synchronized: Some(SystemTime::UNIX_EPOCH + since_1970),
+        ..ClockReading::now()
+    }
+}
+
+fn discarded(learning: &Learning) -> usize {
+    learning.store().trash().list().unwrap().samples.len()
+}
+
+#[test]
+fn without_a_daemon_the_trash_expires_after_a_day_however_rarely_maskd_is_used() {
+    let device = Device::new();
+    // Each command opens the directory, and the last one was long ago.
+    let command = |hours| {
+        let learning = device.open();
+        learning.tidy_trash(hours_later(hours)).unwrap();
+        learning
+    };
+    command(0);
+    let learning = command(500);
+    let (ids, _) = ids_and_labels(&learning);
+    let chosen = || SampleSelector::Ids(ids[..2].to_vec());
+    // The process is killed before it saves when it discarded the pictures.
+    learning.label(chosen(), &LabelAction::Discard).unwrap();
+    drop(learning);
+    assert_eq!(discarded(&command(501)), 2);
+    assert_eq!(discarded(&command(524)), 2);
+    assert_eq!(discarded(&command(526)), 0);
 }
 
 /// Makes a change while a refit is running. Returns the error that the refit then

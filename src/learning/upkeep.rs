@@ -83,14 +83,17 @@ impl Learning {
         })
     }
 
-    /// Deletes the discarded samples that were discarded at least a day ago. A daemon does
-    /// this in [`apply_limits`](Learning::apply_limits) too.
+    /// Deletes the discarded samples that were discarded at least a day ago, and saves the
+    /// ages. A daemon does this in [`apply_limits`](Learning::apply_limits) and
+    /// [`save_ages`](Learning::save_ages) too.
     ///
     /// # Errors
     /// Returns [`LearningError::Store`].
     pub fn tidy_trash(&self, reading: ClockReading) -> Result<(), LearningError> {
         self.ages().advance(reading);
-        Ok(self.prune_trash()?)
+        let pruned = self.prune_trash();
+        save_all(&mut self.ages());
+        Ok(pruned?)
     }
 
     /// Records samples that were captured just now, so that their ages are counted from
@@ -166,9 +169,7 @@ impl Learning {
         let mut kept = self.store().list()?.samples;
         kept.extend(self.store().trash().list()?.samples);
         ages.forget_others(kept.iter());
-        if let Err(error) = ages.save(Duration::ZERO) {
-            tracing::warn!(%error, "the ages of face pictures cannot be saved");
-        }
+        save_all(&mut ages);
         let by_running_time = min_age.is_some() && !ages.is_synchronized();
         drop(ages);
         let kept = kept.iter().map(|sample| sample.id.as_str());
@@ -198,5 +199,13 @@ impl Learning {
         // A poisoned lock is safe to use because the next pass checks every entry
         // against the files on disk.
         self.ages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Saves the ages. A failure is not an error, because it only makes pictures be kept for
+/// longer.
+fn save_all(ages: &mut Ages) {
+    if let Err(error) = ages.save(Duration::ZERO) {
+        tracing::warn!(%error, "the ages of face pictures cannot be saved");
     }
 }
