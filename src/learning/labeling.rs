@@ -10,6 +10,9 @@ use crate::onnx::Label;
 
 const MISSING: &str = "there is no such sample";
 const TAKEN: &str = "another picture with this name already has this label: rename one of them";
+/// Why a sample cannot be discarded.
+const TRASH_TAKEN: &str = "another discarded picture with this name had this label: rename \
+     this one, or delete the discarded pictures";
 /// Why a discarded sample cannot be restored.
 const ID_IN_USE: &str = "another face picture has this ID now: rename it first";
 
@@ -69,6 +72,7 @@ impl Learning {
                 match outcome {
                     Discarded::Done => result.done.push(id),
                     Discarded::Missing => result.fail(id, MISSING),
+                    Discarded::Taken => result.fail(id, TRASH_TAKEN),
                     Discarded::Failed(error) => result.fail(id, error),
                 }
             }
@@ -120,9 +124,13 @@ impl Learning {
         };
         // Only a failure of the disk leaves a sample for another attempt.
         let mut left = BTreeSet::new();
+        let mut before = Vec::with_capacity(changes.len());
+        for change in &changes {
+            let label = change.before.as_deref().map(Label::new).transpose()?;
+            before.push((change.id.clone(), label));
+        }
         if mark == LabelAction::Discard {
-            let ids: Vec<String> = changes.iter().map(|change| change.id.clone()).collect();
-            for (id, outcome) in ids.iter().zip(self.store().restore(&ids)?) {
+            for ((id, _), outcome) in before.iter().zip(self.store().restore_to(&before)?) {
                 match outcome {
                     Restored::Done => record.done.push(id.clone()),
                     // The sample was restored or never reached, or it is gone.
@@ -140,11 +148,6 @@ impl Learning {
                 LabelAction::As(name) => Some(Label::new(name)?),
                 LabelAction::Unlabelled | LabelAction::Discard => None,
             };
-            let mut before = Vec::with_capacity(changes.len());
-            for change in &changes {
-                let label = change.before.as_deref().map(Label::new).transpose()?;
-                before.push((change.id.clone(), label));
-            }
             let outcomes = self.store().label_back(&before, present.as_ref())?;
             for ((id, _), outcome) in before.iter().zip(outcomes) {
                 match outcome {

@@ -545,6 +545,58 @@ fn without_a_daemon_the_trash_expires_after_a_day_however_rarely_maskd_is_used()
     assert_eq!(discarded(&command(526)), 0);
 }
 
+#[test]
+fn undo_restores_the_picture_that_was_discarded_and_not_its_namesake() {
+    let device = Device::new();
+    let learning = device.open();
+    let put = |label: &str, content: &[u8]| {
+        let folder = device.state().join("samples").join(label);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("1.png"), content).unwrap();
+    };
+    let discard = || {
+        let chosen = SampleSelector::Ids(vec!["1".to_owned()]);
+        learning.label(chosen, &LabelAction::Discard).unwrap()
+    };
+    let content = || {
+        let samples = learning.store().list().unwrap().samples;
+        let sample = samples.into_iter().find(|sample| sample.id == "1")?;
+        let label = sample.label.as_ref().map(ToString::to_string);
+        Some((learning.store().read(&sample).unwrap(), label))
+    };
+    put("chin", b"first");
+    let first = discard().action;
+    put("with_mask", b"second");
+    let second = discard().action;
+    put("with_mask", b"third");
+    // A third picture would replace the second one in the trash.
+    let refused = discard();
+    assert!(
+        refused.failed["1"].contains("another discarded picture"),
+        "{refused:?}"
+    );
+    assert_eq!((refused.done.len(), refused.action), (0, None));
+    fs::remove_file(device.state().join("samples/with_mask/1.png")).unwrap();
+
+    assert_eq!(learning.undo(first).unwrap().done, ["1"]);
+    assert_eq!(
+        content(),
+        Some((b"first".to_vec(), Some("chin".to_owned())))
+    );
+    assert!(learning.undo(second).unwrap().failed.contains_key("1"));
+    // Undo does not restore another picture in place of one that is gone.
+    let third = discard().action;
+    fs::remove_file(device.state().join("samples/.trash/chin/1.png")).unwrap();
+    put("other", b"fourth");
+    assert_eq!(discard().done, ["1"]);
+    let undone = learning.undo(third).unwrap();
+    assert_eq!(
+        (undone.done.len(), undone.changed),
+        (0, vec!["1".to_owned()])
+    );
+    assert_eq!(content(), None);
+}
+
 /// Makes a change while a refit is running. Returns the error that the refit then
 /// reports.
 fn meanwhile(change: impl Fn(&Learning, &Device)) -> (Device, Learning, String) {

@@ -205,7 +205,7 @@ pub enum Restored {
     Done,
     /// The sample was not discarded, or has been deleted for good.
     Missing,
-    /// Another sample has this id. Nothing was changed.
+    /// Another sample has this id, or another file has this name. Nothing was changed.
     Taken,
     /// A file operation failed. Nothing was changed.
     Failed(StoreError),
@@ -227,6 +227,8 @@ pub enum Discarded {
     Done,
     /// The sample does not exist, or no longer exists.
     Missing,
+    /// A different discarded picture has this id and had this label. Nothing was changed.
+    Taken,
     /// A file operation failed.
     Failed(StoreError),
 }
@@ -242,6 +244,17 @@ pub enum LabelFilter {
     Labelled(Label),
     /// Samples that were discarded, with and without labels, and no others.
     Discarded,
+}
+
+impl LabelFilter {
+    /// Whether the label of a sample, or the label that a discarded sample had, matches.
+    pub(super) fn matches(&self, sample: &Sample) -> bool {
+        match self {
+            LabelFilter::All | LabelFilter::Discarded => true,
+            LabelFilter::Unlabelled => sample.label.is_none(),
+            LabelFilter::Labelled(label) => sample.label.as_ref() == Some(label),
+        }
+    }
 }
 
 /// Counts of what was deleted.

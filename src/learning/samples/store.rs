@@ -291,14 +291,7 @@ impl Store {
             LabelFilter::Discarded => BTreeMap::new(),
             _ => self.scan()?.files,
         };
-        let selected = |sample: &&Sample| {
-            let labelled = match which {
-                LabelFilter::All | LabelFilter::Discarded => true,
-                LabelFilter::Unlabelled => sample.label.is_none(),
-                LabelFilter::Labelled(label) => sample.label.as_ref() == Some(label),
-            };
-            labelled && is_selected(sample)
-        };
+        let selected = |sample: &&Sample| which.matches(sample) && is_selected(sample);
         let all = discarded.values().chain(files.values()).flatten();
         let selected: Vec<&Sample> = all.filter(selected).collect();
         let removed = self.remove(&selected, is_canceled)?;
@@ -543,17 +536,19 @@ pub(super) fn used_copies_others(
     };
     let (mut copies, mut others) = (Vec::new(), Vec::new());
     for other in rest {
-        let same = other.bytes == used.bytes && {
-            let read = |sample: &Sample| files::read_own(&sample.path, MAX_PICTURE_BYTES);
-            read(used)? == read(other)?
-        };
-        if same {
+        if is_copy(used, other)? {
             copies.push(other);
         } else {
             others.push(other);
         }
     }
     Ok((used, copies, others))
+}
+
+/// Whether the files of two samples have the same content.
+pub(super) fn is_copy(a: &Sample, b: &Sample) -> Result<bool, StoreError> {
+    let read = |sample: &Sample| files::read_own(&sample.path, MAX_PICTURE_BYTES);
+    Ok(a.bytes == b.bytes && read(a)? == read(b)?)
 }
 
 /// Deletes a file, and returns whether it existed.

@@ -561,6 +561,65 @@ fn discarded_samples_are_restored_with_their_labels() {
 }
 
 #[test]
+fn pictures_with_one_name_do_not_replace_each_other_in_the_trash() {
+    let (_state, store) = open();
+    let one = ["1".to_owned()];
+    let content_in_trash = |path: &str| fs::read(store.trash().folder().join(path)).ok();
+    put(&store, "with_mask/1.png", b"one person");
+    store.discard(&one).unwrap();
+    for (path, content) in [
+        ("with_mask/1.png", &b"another"[..]),
+        ("with_mask/1.jpg", b"another"),
+    ] {
+        let path = put(&store, path, content);
+        let outcomes = store.discard(&one).unwrap();
+        assert!(matches!(outcomes[..], [Discarded::Taken]), "{outcomes:?}");
+        assert_eq!(fs::read(&path).unwrap(), content);
+        fs::remove_file(path).unwrap();
+    }
+    // An exact copy may go, and another label is another folder.
+    put(&store, "with_mask/1.png", b"one person");
+    assert!(matches!(
+        store.discard(&one).unwrap()[..],
+        [Discarded::Done]
+    ));
+    put(&store, "chin/1.png", b"another");
+    assert!(matches!(
+        store.discard(&one).unwrap()[..],
+        [Discarded::Done]
+    ));
+    assert_eq!(tree(store.folder()).len(), 2);
+    assert_eq!(content_in_trash("with_mask/1.png").unwrap(), b"one person");
+    assert_eq!(content_in_trash("chin/1.png").unwrap(), b"another");
+
+    // Each is restored to where it was.
+    let with = |label: Option<Label>| [(one[0].clone(), label)];
+    let chin = with(Some(label("chin")));
+    for (wanted, expected) in [
+        (with(None), "Missing"),
+        (with(Some(label("with_mask"))), "Done"),
+        (chin.clone(), "Taken"),
+    ] {
+        let outcomes = store.restore_to(&wanted).unwrap();
+        assert_eq!(format!("{:?}", outcomes[0]), expected);
+    }
+    let restored = store.folder().join("with_mask/1.png");
+    assert_eq!(fs::read(&restored).unwrap(), b"one person");
+    fs::remove_file(restored).unwrap();
+    // Nothing is replaced, not even a link.
+    let link = store.folder().join("chin/1.png");
+    std::os::unix::fs::symlink("/nowhere", &link).unwrap();
+    assert!(matches!(
+        store.restore_to(&chin).unwrap()[..],
+        [Restored::Taken]
+    ));
+    assert!(link.is_symlink());
+    fs::remove_file(link).unwrap();
+    assert!(matches!(store.restore(&one).unwrap()[..], [Restored::Done]));
+    assert_eq!(tree(store.folder()), ["chin/1.png"]);
+}
+
+#[test]
 fn the_trash_is_bounded_and_gives_way_to_samples() {
     let (_state, store) = open();
     let all: Vec<String> = (0..6).map(|n| capture(&store, n * 100, 50)).collect();
