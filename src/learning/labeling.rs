@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{MutexGuard, PoisonError};
 
-use super::samples::{Discarded, Labelled, Restored, Sample, StoreError};
+use super::samples::{Discarded, Labelled, Restored, Sample};
 use super::undo_log::{Action, Change, UndoLog};
 use super::{LabelAction, LabelResult, Learning, LearningError, SampleSelector, UndoRecord};
 use crate::onnx::Label;
@@ -77,7 +77,13 @@ impl Learning {
                 }
             }
             self.ages().discarded(&result.done);
-            self.limit_trash();
+            if let Err(error) = self.prune_trash(&mut log) {
+                tracing::warn!(%error, "discarded face pictures cannot be deleted");
+            }
+            // A picture that is too large for the trash cannot be restored.
+            result.action = result
+                .action
+                .filter(|number| log.find(Some(*number)).is_some());
             return Ok(result);
         }
         let outcomes = self.store().label_noting(&ids, label.as_ref(), note)?;
@@ -189,20 +195,6 @@ impl Learning {
         }
         self.ages().restored(&result.done);
         Ok(result)
-    }
-
-    /// Deletes the oldest discarded samples while there are too many of them.
-    fn limit_trash(&self) {
-        if let Err(error) = self.prune_trash() {
-            tracing::warn!(%error, "discarded face pictures cannot be deleted");
-        }
-    }
-
-    pub(super) fn prune_trash(&self) -> Result<(), StoreError> {
-        let mut ages = self.ages();
-        let by_age =
-            |discarded: &mut Vec<&Sample>| ages.pass_trash(discarded, std::time::Duration::MAX);
-        self.store().prune_trash(by_age).map(drop)
     }
 
     pub(super) fn undo_log(&self) -> MutexGuard<'_, UndoLog> {

@@ -545,11 +545,10 @@ impl Ages {
         pass
     }
 
-    /// Discards the ages of all samples except these.
-    pub(super) fn forget_others<'a>(&mut self, samples: impl Iterator<Item = &'a Sample>) {
-        let present: HashSet<&str> = samples.map(|sample| sample.id.as_str()).collect();
+    /// Discards the ages of all samples except those with these ids.
+    pub(super) fn forget_others(&mut self, present: &HashSet<String>) {
         let before = self.births.len();
-        self.births.retain(|id, _| present.contains(id.as_str()));
+        self.births.retain(|id, _| present.contains(id));
         if self.births.len() < before {
             self.changed(Unsaved::Births);
         }
@@ -557,7 +556,8 @@ impl Ages {
 
     /// Adds new samples, and forgets samples that no longer exist.
     fn record(&mut self, samples: &[&Sample], discarded: &[&Sample]) {
-        self.forget_others(samples.iter().chain(discarded).copied());
+        let present = samples.iter().chain(discarded.iter());
+        self.forget_others(&present.map(|sample| sample.id.clone()).collect());
         for sample in samples {
             if !self.births.contains_key(&sample.id) {
                 let first_seen = self.birth_of(sample);

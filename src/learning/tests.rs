@@ -545,6 +545,107 @@ fn without_a_daemon_the_trash_expires_after_a_day_however_rarely_maskd_is_used()
     assert_eq!(discarded(&command(526)), 0);
 }
 
+/// Checks that the files `names` in the state directory name no samples but the existing
+/// and the discarded ones.
+fn assert_forgotten(device: &Device, learning: &Learning, ids: &[String], names: &[&str]) {
+    let store = learning.store();
+    let mut present = store.list().unwrap().samples;
+    present.extend(store.trash().list().unwrap().samples);
+    for name in names {
+        let text = fs::read_to_string(device.state().join(name)).unwrap_or_default();
+        for id in ids {
+            let is_present = present.iter().any(|sample| sample.id == *id);
+            assert!(is_present || !text.contains(id), "{name}: {id} in {text}");
+        }
+    }
+}
+
+#[test]
+fn what_the_limits_delete_is_forgotten() {
+    let device = Device::new();
+    let learning = device.open();
+    let (ids, _) = ids_and_labels(&learning);
+    let chosen = |range: std::ops::Range<usize>| SampleSelector::Ids(ids[range].to_vec());
+    learning.label(chosen(0..4), &chin()).unwrap();
+    learning
+        .label(chosen(1..3), &LabelAction::Unlabelled)
+        .unwrap();
+    learning.label(chosen(3..5), &LabelAction::Discard).unwrap();
+    let limits = Limits {
+        max_age: Duration::from_hours(24 * 30),
+        max_bytes: 0,
+    };
+    let upkeep = learning.apply_limits(limits, hours_later(0)).unwrap();
+    let removed = upkeep.removed;
+    assert_eq!((removed.unlabelled, removed.discarded), (2, 2));
+    learning.save_ages(hours_later(0), true).unwrap();
+    assert_forgotten(&device, &learning, &ids, &["undo.json", "ages.json"]);
+    let undone = learning.undo(None).unwrap();
+    assert_eq!((undone.action, undone.done), (1, ids[..1].to_vec()));
+}
+
+#[test]
+fn what_expires_in_the_trash_is_forgotten() {
+    let device = Device::new();
+    let learning = device.open();
+    learning.tidy_trash(hours_later(0)).unwrap();
+    let (ids, _) = ids_and_labels(&learning);
+    let chosen = |range: std::ops::Range<usize>| SampleSelector::Ids(ids[range].to_vec());
+    learning.label(chosen(0..2), &LabelAction::Discard).unwrap();
+    learning.label(chosen(2..3), &chin()).unwrap();
+    learning.tidy_trash(hours_later(25)).unwrap();
+    assert_eq!(discarded(&learning), 0);
+    assert_forgotten(&device, &learning, &ids, &["undo.json", "ages.json"]);
+    assert_eq!(learning.undo(None).unwrap().done, ids[2..3]);
+    assert!(matches!(
+        learning.undo(None),
+        Err(LearningError::NothingToUndo)
+    ));
+}
+
+#[test]
+fn a_picture_that_is_too_large_for_the_trash_cannot_be_taken_back() {
+    let device = Device::new();
+    let learning = device.open();
+    let large = device.state().join("samples/unlabelled/large.png");
+    fs::write(&large, vec![1; 17 << 20]).unwrap();
+    let chosen = SampleSelector::Ids(vec!["large".to_owned()]);
+    let result = learning.label(chosen, &LabelAction::Discard).unwrap();
+    assert_eq!((result.done.len(), result.action), (1, None));
+    let names = ["undo.json", "ages.json"];
+    learning.save_ages(ClockReading::now(), true).unwrap();
+    assert_forgotten(&device, &learning, &result.done, &names);
+}
+
+#[test]
+fn a_purge_that_fails_forgets_what_it_deleted() {
+    let device = Device::new();
+    let learning = device.open();
+    let (ids, _) = ids_and_labels(&learning);
+    let chosen = |range: std::ops::Range<usize>| SampleSelector::Ids(ids[range].to_vec());
+    learning.label(chosen(0..3), &chin()).unwrap();
+    learning.label(chosen(3..5), &LabelAction::Discard).unwrap();
+    learning.save_ages(hours_later(0), true).unwrap();
+    drop(learning);
+    let purge = |learning: &Learning| {
+        let everything = Purge {
+            label: None,
+            older_than_days: None,
+            discarded: false,
+        };
+        learning.purge(&everything, hours_later(0))
+    };
+    let agree = |learning: &Learning, result: &Result<RemovedRecord, LearningError>| {
+        assert_forgotten(&device, learning, &ids, &["undo.json"]);
+        if result.is_err() {
+            assert_forgotten(&device, learning, &ids, &["ages.json"]);
+        }
+        result.is_ok()
+    };
+    let (succeeded, failed) = with_each_step_failing(&device, purge, agree);
+    assert!(succeeded > 1 && failed > 5, "{succeeded} {failed}");
+}
+
 #[test]
 fn undo_restores_the_picture_that_was_discarded_and_not_its_namesake() {
     let device = Device::new();

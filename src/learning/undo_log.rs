@@ -5,7 +5,7 @@
 //! log may therefore name samples that the action did not reach. Whoever takes an action
 //! back must check each sample.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -123,12 +123,10 @@ impl UndoLog {
     }
 
     /// Removes the samples that no longer exist, so that their ids are forgotten too.
-    pub(super) fn forget_others(&mut self, present: &BTreeSet<&str>) {
+    pub(super) fn forget_others(&mut self, present: &HashSet<String>) {
         let before = self.content.clone();
         for action in &mut self.content.actions {
-            action
-                .changes
-                .retain(|change| present.contains(change.id.as_str()));
+            action.changes.retain(|change| present.contains(&change.id));
         }
         self.content
             .actions
@@ -207,10 +205,10 @@ mod tests {
         log.record(&label("a"), changes(0..2), None);
         assert_eq!(log.content.actions.len(), 1);
         log.record(&label("a"), changes(7..9), None);
-        log.forget_others(&BTreeSet::from(["8"]));
+        log.forget_others(&HashSet::from(["8".to_owned()]));
         assert_eq!(log.content.actions.len(), 1);
         assert_eq!(log.find(None).unwrap().changes, changes(8..9));
-        log.forget_others(&BTreeSet::new());
+        log.forget_others(&HashSet::new());
         assert_eq!(UndoLog::open(state.path()).find(None), None);
     }
 

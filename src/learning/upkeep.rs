@@ -8,7 +8,8 @@ use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::retention::{Ages, Announcement};
-use super::samples::{LabelFilter, Removed, Sample};
+use super::samples::{LabelFilter, Removed, Sample, StoreError};
+use super::undo_log::UndoLog;
 use super::{Learning, LearningError, Purge, RemovedRecord, UNLABELLED, label_of};
 use crate::platform::clock::ClockReading;
 use crate::platform::files::FileError;
@@ -63,6 +64,7 @@ impl Learning {
         limits: Limits,
         reading: ClockReading,
     ) -> Result<Upkeep, LearningError> {
+        let mut log = self.undo_log();
         let mut ages = self.ages();
         ages.advance(reading);
         let mut announcement = None;
@@ -70,7 +72,10 @@ impl Learning {
             let pass = ages.pass(samples, discarded, limits.max_age);
             announcement = pass.announcement;
             pass.ended
-        })?;
+        });
+        let forgotten = self.forget_deleted(&mut log, &mut ages);
+        let pruned = pruned?;
+        forgotten?;
         let left = limits.max_bytes.saturating_sub(pruned.bytes);
         let for_crops = limits.max_bytes.saturating_sub(pruned.labelled_bytes);
         Ok(Upkeep {
@@ -90,10 +95,32 @@ impl Learning {
     /// # Errors
     /// Returns [`LearningError::Store`].
     pub fn tidy_trash(&self, reading: ClockReading) -> Result<(), LearningError> {
+        let mut log = self.undo_log();
         self.ages().advance(reading);
-        let pruned = self.prune_trash();
+        let pruned = self.prune_trash(&mut log);
         save_all(&mut self.ages());
         Ok(pruned?)
+    }
+
+    /// Deletes the discarded samples that expire, and the oldest ones while there are too many
+    /// of them.
+    pub(super) fn prune_trash(&self, log: &mut UndoLog) -> Result<(), StoreError> {
+        let mut ages = self.ages();
+        let by_age = |discarded: &mut Vec<&Sample>| ages.pass_trash(discarded, Duration::MAX);
+        let pruned = self.store().prune_trash(by_age);
+        let forgotten = self.forget_deleted(log, &mut ages);
+        pruned?;
+        forgotten
+    }
+
+    /// Removes the ids of deleted samples from the log and from the ages, so that no file
+    /// names them any more. Call this even after a deletion that failed, because it may have
+    /// deleted some of the samples.
+    fn forget_deleted(&self, log: &mut UndoLog, ages: &mut Ages) -> Result<(), StoreError> {
+        let present = self.store().all_ids()?;
+        ages.forget_others(&present);
+        log.forget_others(&present);
+        Ok(())
     }
 
     /// Records samples that were captured just now, so that their ages are counted from
@@ -155,6 +182,7 @@ impl Learning {
             Some(None) => LabelFilter::Unlabelled,
             Some(Some(label)) => LabelFilter::Labelled(label.clone()),
         };
+        let mut log = self.undo_log();
         let mut ages = self.ages();
         ages.advance(reading);
         let min_age = purge
@@ -164,16 +192,15 @@ impl Learning {
             label.as_ref().is_none_or(|label| *label == sample.label)
                 && min_age.is_none_or(|min_age| ages.age(sample) > min_age)
         };
-        let removed = self.store().purge(&filter, &is_selected, is_canceled)?;
-        // Forget the ids of deleted samples immediately, even if no daemon runs.
-        let mut kept = self.store().list()?.samples;
-        kept.extend(self.store().trash().list()?.samples);
-        ages.forget_others(kept.iter());
+        let removed = self.store().purge(&filter, &is_selected, is_canceled);
+        let forgotten = self.forget_deleted(&mut log, &mut ages);
+        // Save immediately, because no daemon may be running.
         save_all(&mut ages);
         let by_running_time = min_age.is_some() && !ages.is_synchronized();
         drop(ages);
-        let kept = kept.iter().map(|sample| sample.id.as_str());
-        self.undo_log().forget_others(&kept.collect());
+        drop(log);
+        let removed = removed?;
+        forgotten?;
         let mut left = match filter {
             LabelFilter::Discarded => Vec::new(),
             _ => self.unused()?,

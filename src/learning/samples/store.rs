@@ -294,9 +294,23 @@ impl Store {
         let selected = |sample: &&Sample| which.matches(sample) && is_selected(sample);
         let all = discarded.values().chain(files.values()).flatten();
         let selected: Vec<&Sample> = all.filter(selected).collect();
-        let removed = self.remove(&selected, is_canceled)?;
-        self.remove_orphaned_features()?;
+        let removed = self.remove(&selected, is_canceled);
+        let tidied = self.remove_orphaned_features();
+        let removed = removed?;
+        tidied?;
         Ok(removed)
+    }
+
+    /// Returns the ids of all samples and of all discarded samples.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::File`].
+    pub fn all_ids(&self) -> Result<HashSet<String>, StoreError> {
+        // Nothing may be moved between the two listings.
+        let _guard = self.lock_changes();
+        let mut ids = self.ids()?;
+        ids.extend(self.trash().ids()?);
+        Ok(ids)
     }
 
     /// Keeps the store within its limits. First calls `by_age`, which sorts the samples and
@@ -349,10 +363,11 @@ impl Store {
                 selected.push(sample);
             }
         }
-        pruned.removed = self.remove(&selected, &|| false)?;
+        let removed = self.remove(&selected, &|| false);
         if let Err(error) = self.remove_orphaned_features() {
             warn!(%error, "features without a face picture are not deleted");
         }
+        pruned.removed = removed?;
         Ok(pruned)
     }
 
