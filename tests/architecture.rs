@@ -555,7 +555,12 @@ fn named_sources(document: &str) -> BTreeSet<String> {
 fn documents_name_files_that_exist() {
     let mut missing = Vec::new();
     let mut seen = 0;
-    for document in ["docs/ARCHITECTURE.md", "CONTRIBUTING.md", "README.md"] {
+    for document in [
+        "docs/ARCHITECTURE.md",
+        "docs/TRAINING.md",
+        "CONTRIBUTING.md",
+        "README.md",
+    ] {
         for path in named_sources(document) {
             seen += 1;
             if !root().join(&path).exists() {
@@ -565,6 +570,97 @@ fn documents_name_files_that_exist() {
     }
     assert!(seen > ORDER.len(), "only {seen} paths were found");
     assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// Returns the path of every Markdown file that belongs to the project.
+fn markdown_files() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            let is_foreign = name == "target" || (name.starts_with('.') && name != ".github");
+            if path.is_dir() && !path.is_symlink() && !is_foreign {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// Returns the text of a Markdown file without its code blocks.
+fn prose(text: &str) -> String {
+    text.split("\n```")
+        .step_by(2)
+        .collect::<Vec<&str>>()
+        .join("\n")
+}
+
+/// Returns the targets of the links and pictures in Markdown text.
+fn links(text: &str) -> Vec<&str> {
+    text.split("](")
+        .skip(1)
+        .filter_map(|rest| Some(rest.split_once(')')?.0))
+        .collect()
+}
+
+/// Returns the anchors that GitHub gives the headings in Markdown text.
+fn anchors(text: &str) -> BTreeSet<String> {
+    text.lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| {
+            let heading = line.trim_start_matches('#').trim().to_lowercase();
+            let kept = heading.chars().filter_map(|c| match c {
+                ' ' => Some('-'),
+                '-' | '_' => Some(c),
+                c => c.is_alphanumeric().then_some(c),
+            });
+            kept.collect()
+        })
+        .collect()
+}
+
+/// Returns why a link in the file leads nowhere, or `None` if its target exists. Links to other
+/// sites are not checked.
+fn broken(file: &Path, link: &str) -> Option<String> {
+    if link.contains("://") || link.starts_with("mailto:") {
+        return None;
+    }
+    let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+    let target = match path {
+        "" => file.to_path_buf(),
+        _ => file.parent()?.join(path),
+    };
+    if !target.exists() {
+        return Some(format!("{} links to {link}", file.display()));
+    }
+    if anchor.is_empty() {
+        return None;
+    }
+    let text = prose(&fs::read_to_string(target).ok()?);
+    let is_known = anchors(&text).contains(anchor);
+    (!is_known).then(|| format!("{} links to {link}, a missing heading", file.display()))
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut seen = 0;
+    let mut all_broken = Vec::new();
+    for file in markdown_files() {
+        let text = prose(&fs::read_to_string(&file).unwrap());
+        for link in links(&text) {
+            seen += 1;
+            all_broken.extend(broken(&file, link));
+        }
+    }
+    assert!(seen > 100, "only {seen} links were found");
+    assert!(all_broken.is_empty(), "{all_broken:#?}");
+    let readme = root().join("README.md");
+    assert!(broken(&readme, "docs/none.md").is_some());
+    assert!(broken(&readme, "#no-such-heading").is_some());
 }
 
 /// Tests that the checks find violations in synthetic sources.
