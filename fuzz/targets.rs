@@ -110,9 +110,10 @@ pub fn model(data: &[u8]) {
         assert!(classifier.labels.len() >= 2);
         assert_eq!(head.b2.len(), classifier.labels.len());
         assert_eq!(head.w2.len(), head.b1.len() * head.b2.len());
-        assert_eq!(head.w1.len(), head.b1.len() * onnx::FEATURES);
+        assert_eq!(head.w1.len(), head.b1.len() * head.features());
+        assert!((onnx::MIN_FEATURES..=onnx::MAX_FEATURES).contains(&head.features()));
         if let Some(check) = &classifier.face_check {
-            assert_eq!(check.weight.len(), onnx::FEATURES);
+            assert_eq!(check.weight.len(), head.features());
             let largest: f32 = check.weight.iter().map(|weight| weight.abs()).sum();
             assert!((largest + check.bias).is_finite());
         }

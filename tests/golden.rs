@@ -142,7 +142,7 @@ fn features_are_those_of_keras_and_probabilities_those_of_onnxruntime() {
     let tensors = classifier.face_check.clone().unwrap();
     let face_check = FaceCheck::new(tensors, Config::default().pipeline_options().face_check);
     // With three workers, the test also covers the order of the crops in the result.
-    let backbone = Backbone::new(classifier.backbone).unwrap();
+    let backbone = Backbone::new(classifier.backbone, classifier.head.features()).unwrap();
     let mut embedder = Embedder::new(&backbone, 3, ThreadPool::of(2)).unwrap();
     let shipped: BTreeMap<String, GoldenVerdict> = golden("shipped.json");
     let golden: BTreeMap<String, GoldenFeatures> = golden("classifier.json");

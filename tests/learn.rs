@@ -225,7 +225,7 @@ fn a_head_for_another_backbone_learns_without_the_replay_set() {
     let device = Device::new();
     let set = device.pictures();
     let (backbone, shipped) = open_model(None).unwrap();
-    let backbone = Backbone::new(backbone).unwrap();
+    let backbone = Backbone::new(backbone, shipped.features()).unwrap();
     let mut embedder = Embedder::new(&backbone, 1, ThreadPool::alone()).unwrap();
     let mut other = shipped.to_file();
     other.backbone_sha256[0] ^= 1;

@@ -156,6 +156,7 @@ fn start(case: &Case) -> (HeadTensors, Vec<f32>) {
 
 fn trainer(case: &Case, weights: HeadTensors) -> Trainer {
     let options = TrainOptions {
+        features: FEATURES,
         hidden: case.hidden,
         dropout: case.dropout,
         init_lr: case.init_lr,

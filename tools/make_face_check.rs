@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use anyhow::{Context, ensure};
 use clap::Parser;
 use maskd::frame::{Crop, Face, Rect, Scaler, decode, decoding};
-use maskd::onnx::{Classifier, FEATURES, FaceCheckTensors, ThreadPool, write_face_check};
+use maskd::onnx::{Classifier, FaceCheckTensors, ThreadPool, write_face_check};
 use maskd::platform::files;
 use maskd::training::augment::{self, Robust};
 use maskd::training::dataset::read_voc;
@@ -153,7 +153,7 @@ struct Sample {
     is_face: bool,
     is_held_out: bool,
     score: f32,
-    /// Features of the views, `[VIEWS, FEATURES]`.
+    /// Features of the views, `[VIEWS, features]`.
     views: Vec<f32>,
 }
 
@@ -194,7 +194,7 @@ impl Boxes {
             options,
             pool.clone(),
         )?;
-        let backbone = Backbone::new(classifier.backbone)?;
+        let backbone = Backbone::new(classifier.backbone, classifier.head.features())?;
         Ok(Boxes {
             detector,
             embedder: Embedder::new(&backbone, arguments.threads, pool)?,
@@ -237,7 +237,7 @@ impl Boxes {
                 score: face.score,
                 views: features
                     .iter()
-                    .flat_map(|feature| *feature.values())
+                    .flat_map(|feature| feature.values().iter().copied())
                     .collect(),
             });
         }
@@ -275,7 +275,7 @@ fn is_face(face: &Face, labeled: &[(String, Rect)], found: &[Face]) -> Option<bo
 /// A logistic regression on standardized features.
 struct Regression<'a> {
     /// Each view with its class and its weight. The weights sum to 1.
-    rows: Vec<(&'a [f32; FEATURES], bool, f64)>,
+    rows: Vec<(&'a [f32], bool, f64)>,
     mean: Vec<f64>,
     deviation: Vec<f64>,
 }
@@ -284,7 +284,7 @@ struct Regression<'a> {
 fn fit(samples: &[&Sample]) -> FaceCheckTensors {
     let regression = Regression::new(samples);
     let solution = regression.minimize();
-    let (weights, bias) = solution.split_at(FEATURES);
+    let (weights, bias) = solution.split_at(regression.features());
     let scaled: Vec<f64> = weights
         .iter()
         .zip(&regression.deviation)
@@ -315,13 +315,14 @@ impl<'a> Regression<'a> {
         let rows: Vec<_> = samples
             .iter()
             .flat_map(|sample| {
-                let views = sample.views.as_chunks::<FEATURES>().0;
-                let row = |view| (view, sample.is_face, share(sample.is_face));
-                views.iter().map(row)
+                let features = sample.views.len() / VIEWS;
+                let views = sample.views.chunks_exact(features.max(1));
+                views.map(|view| (view, sample.is_face, share(sample.is_face)))
             })
             .collect();
-        let mut mean = vec![0.0; FEATURES];
-        let mut square = vec![0.0; FEATURES];
+        let features = rows.first().map_or(0, |(row, ..)| row.len());
+        let mut mean = vec![0.0; features];
+        let mut square = mean.clone();
         for (row, _, weight) in &rows {
             for (index, value) in row.iter().enumerate() {
                 let value = f64::from(*value);
@@ -341,18 +342,23 @@ impl<'a> Regression<'a> {
         }
     }
 
+    fn features(&self) -> usize {
+        self.mean.len()
+    }
+
     /// For each standardized row, computes the product of the row and the vector `at`,
     /// passes the product to `factor`, and multiplies the row by the result. Returns
-    /// the weighted sum of these rows. `at` and the returned vector have `FEATURES + 1`
-    /// values, and end with the bias.
+    /// the weighted sum of these rows. `at` and the returned vector have a value for each
+    /// feature, and end with the bias.
     fn pass(&self, at: &[f64], factor: impl Fn(f64, bool) -> f64) -> Vec<f64> {
-        let scaled: Vec<f64> = at[..FEATURES]
+        let features = self.features();
+        let scaled: Vec<f64> = at[..features]
             .iter()
             .zip(&self.deviation)
             .map(|(value, deviation)| value / deviation)
             .collect();
         let shift: f64 = scaled.iter().zip(&self.mean).map(|(a, b)| a * b).sum();
-        let mut sum = vec![0.0; FEATURES];
+        let mut sum = vec![0.0; features];
         let mut total = 0.0;
         for (row, is_face, weight) in &self.rows {
             let product: f64 = row
@@ -360,7 +366,7 @@ impl<'a> Regression<'a> {
                 .zip(&scaled)
                 .map(|(value, weight)| f64::from(*value) * weight)
                 .sum();
-            let factor = weight * factor(product - shift + at[FEATURES], *is_face);
+            let factor = weight * factor(product - shift + at[features], *is_face);
             total += factor;
             for (sum, value) in sum.iter_mut().zip(*row) {
                 *sum += factor * f64::from(*value);
@@ -383,15 +389,16 @@ impl<'a> Regression<'a> {
         let step = 1.0 / (0.25 * self.largest_eigenvalue() + PENALTY);
         let root = (PENALTY * step).sqrt();
         let momentum = (1.0 - root) / (1.0 + root);
-        let mut solution = vec![0.0; FEATURES + 1];
+        let features = self.features();
+        let mut solution = vec![0.0; features + 1];
         let mut ahead = solution.clone();
         for _ in 0..STEPS {
             let gradient = self.pass(&ahead, |logit, is_face| {
                 1.0 / (1.0 + (-logit).exp()) - f64::from(u8::from(is_face))
             });
-            for index in 0..=FEATURES {
+            for index in 0..=features {
                 // The bias has no penalty.
-                let penalty = if index < FEATURES { PENALTY } else { 0.0 };
+                let penalty = if index < features { PENALTY } else { 0.0 };
                 let next = ahead[index] - step * (gradient[index] + penalty * ahead[index]);
                 ahead[index] = next + momentum * (next - solution[index]);
                 solution[index] = next;
@@ -404,7 +411,7 @@ impl<'a> Regression<'a> {
     /// found by power iteration. The bound includes a margin, because the iteration has
     /// not fully converged after these steps.
     fn largest_eigenvalue(&self) -> f64 {
-        let mut vector = vec![1.0; FEATURES + 1];
+        let mut vector = vec![1.0; self.features() + 1];
         let mut norm = 1.0;
         for _ in 0..15 {
             vector = self.pass(&vector, |product, _| product);

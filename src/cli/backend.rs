@@ -77,10 +77,11 @@ pub(super) fn open(global: &Global) -> Result<Box<dyn Backend>, Failure> {
         return Ok(Box::new(client));
     }
     let (backbone, head) = open_model(config.models.classifier.as_deref())?;
+    let features = head.features();
     let base = Arc::new(head);
     let mut retries = 0;
     let learning = loop {
-        match Learning::open(&state, Arc::clone(&base), config.refit.options()) {
+        match Learning::open(&state, Arc::clone(&base), config.learning_options()) {
             Err(error) if error.is_busy() && retries < RETRIES => {
                 retries += 1;
                 std::thread::sleep(RETRY_INTERVAL);
@@ -100,6 +101,7 @@ pub(super) fn open(global: &Global) -> Result<Box<dyn Backend>, Failure> {
     Ok(Box::new(StateDirectory {
         learning,
         backbone,
+        features,
         threads: config.classify.threads(0),
     }))
 }
@@ -215,6 +217,8 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 struct StateDirectory {
     learning: Learning,
     backbone: Graph,
+    /// Length of the backbone's feature vectors.
+    features: usize,
     threads: usize,
 }
 
@@ -294,7 +298,7 @@ impl Backend for StateDirectory {
             let embedder = match &mut embedder {
                 Some(embedder) => embedder,
                 None => embedder.insert(Embedder::new(
-                    &Backbone::new(self.backbone.clone())?,
+                    &Backbone::new(self.backbone.clone(), self.features)?,
                     self.threads,
                     ThreadPool::of(self.threads),
                 )?),

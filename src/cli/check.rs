@@ -15,7 +15,7 @@ use crate::daemon;
 use crate::decision::decide::VerdictPolicy;
 use crate::indicate::pins;
 use crate::learning::heads::Heads;
-use crate::learning::{self, LearningError};
+use crate::learning::{self, LearningError, open_replay};
 use crate::platform::text::{counted, printable};
 use crate::platform::{files, hex};
 use crate::vision::pipeline::Pipeline;
@@ -132,6 +132,12 @@ fn check_models(config: &Config, report: &mut Report) {
     let backbone = hex::encode(&head.backbone()[..6]);
     let labels = head.labels().join(", ");
     report.good("models", &format!("labels {labels}; backbone {backbone}"));
+    if let Some(file) = &config.models.replay {
+        match open_replay(Some(file), head) {
+            Ok(_) => report.good("replay set", &file.display().to_string()),
+            Err(error) => report.bad("replay set", &error.into()),
+        }
+    }
     match VerdictPolicy::new(config.classify.verdict_options(), head.labels()) {
         Ok(_) => report.good(
             "labels",

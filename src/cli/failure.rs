@@ -122,11 +122,10 @@ impl From<DaemonError> for Failure {
             DaemonError::Pins(error) => error.into(),
             DaemonError::Web(error) => error.into(),
             DaemonError::Learning(ref problem) => {
-                let busy = problem.is_busy();
-                let exit = if busy {
-                    Failure::TEMPORARY
-                } else {
-                    Failure::CANNOT_WRITE
+                let exit = match problem {
+                    LearningError::ReplayFile { .. } => Failure::DATA,
+                    problem if problem.is_busy() => Failure::TEMPORARY,
+                    _ => Failure::CANNOT_WRITE,
                 };
                 Failure::new(exit, error)
             }
@@ -213,7 +212,9 @@ impl From<RunError> for Failure {
             RunError::Dataset(error) => return error.into(),
             RunError::Recipe(error) => return error.into(),
             RunError::Train(error) => return error.into(),
-            RunError::UnknownClass { .. } | RunError::NotValidated { .. } => Failure::DATA,
+            RunError::UnknownClass { .. }
+            | RunError::NotValidated { .. }
+            | RunError::FewReplayPictures { .. } => Failure::DATA,
             RunError::TooManyFeatures { .. } => Failure::USAGE,
             RunError::Interrupted => Failure::TEMPORARY,
         };

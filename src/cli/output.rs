@@ -9,7 +9,7 @@ use crate::learning::refuse_within_state;
 use crate::platform::files;
 
 /// Upper limit on the size of a head, a report, a plot, or a contact sheet, in bytes.
-pub(super) const SMALL_FILE: usize = 2 << 20;
+pub(super) const SMALL_FILE: usize = 3 << 20;
 
 /// Checks whether a file of `bytes` bytes can be written at `path`, so that a problem
 /// is found before the work starts.

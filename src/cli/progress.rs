@@ -52,6 +52,7 @@ impl Progress for TerminalProgress {
         let template = match stage {
             Stage::ReadPictures => "{wide_bar} {pos}/{len} pictures read, {eta} left",
             Stage::EmbedTraining => "{wide_bar} {pos}/{len} training pictures, {eta} left",
+            Stage::EmbedReplay => "{wide_bar} {pos}/{len} replay pictures, {eta} left",
             Stage::EmbedEvaluation => "{wide_bar} {pos}/{len} evaluation pictures, {eta} left",
             Stage::Train => "{wide_bar} epoch {pos}/{len} {msg}, {eta} left",
         };

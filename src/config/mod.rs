@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::camera::text_without_secrets;
+use crate::learning::LearningOptions;
 use crate::platform::files;
 use crate::vision::detect::DetectorOptions;
 use crate::vision::face_check::FaceCheckOptions;
@@ -322,6 +323,15 @@ impl Config {
         }
     }
 
+    /// Returns the options for [`Learning`](crate::learning::Learning).
+    #[must_use]
+    pub fn learning_options(&self) -> LearningOptions {
+        LearningOptions {
+            replay_file: self.models.replay.clone(),
+            ..self.refit.options()
+        }
+    }
+
     /// Returns the maximum time for classifying the faces in one frame. The verdict on
     /// the remaining faces is unsure. The time is at most half of `decide.stale-ms`,
     /// because a frame must never take so long that the camera appears to have stopped
@@ -498,6 +508,7 @@ mod tests {
         let full = Config {
             models: Models {
                 classifier: Some("a.onnx".into()),
+                replay: Some("a.bin".into()),
                 detector: Some("b.onnx".into()),
             },
             control: Control {

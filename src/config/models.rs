@@ -12,6 +12,8 @@ use super::Check;
 pub struct Models {
     /// ONNX file with the classifier's backbone and head.
     pub classifier: Option<PathBuf>,
+    /// File with the replay set of this classifier, which `maskd train --replay` writes.
+    pub replay: Option<PathBuf>,
     /// ONNX file with the face detector.
     pub detector: Option<PathBuf>,
 }
@@ -19,6 +21,7 @@ pub struct Models {
 impl Models {
     pub(super) fn check(&self, check: &mut Check) {
         check.not_empty("models.classifier", self.classifier.as_deref());
+        check.not_empty("models.replay", self.replay.as_deref());
         check.not_empty("models.detector", self.detector.as_deref());
     }
 }

@@ -36,11 +36,11 @@ impl Default for Refit {
 
 impl Refit {
     /// Returns the options for [`crate::learning::Learning`].
-    #[must_use]
-    pub fn options(&self) -> LearningOptions {
+    pub(super) fn options(&self) -> LearningOptions {
         LearningOptions {
             seed: self.seed,
             keep_heads: self.keep_heads,
+            ..LearningOptions::default()
         }
     }
 

@@ -83,7 +83,7 @@ impl LearningState {
         };
         let base = pipeline.shared_head();
         let backbone = *base.backbone();
-        let learning = LearningAccess::new(&state, base, config.refit.options());
+        let learning = LearningAccess::new(&state, base, config.learning_options());
         let opened = within(DISK_LIMIT, "state", {
             let learning = learning.clone();
             move || learning.open().map(drop)
@@ -102,6 +102,8 @@ impl LearningState {
             Some(Err(error)) if is_named && error.is_busy() && daemon_answers(config, &state) => {
                 return Err(error.into());
             }
+            // This is a mistake in the config, which does not go away on its own.
+            Some(Err(error @ LearningError::ReplayFile { .. })) => return Err(error.into()),
             Some(Err(error)) => {
                 warn!(%error, note, "nothing is learned until the state directory can be used");
             }
@@ -697,9 +699,9 @@ mod tests {
 
     use super::*;
     use crate::frame::CROP_SIDE;
-    use crate::learning::Learning;
     use crate::learning::capture_policy::CaptureOptions;
     use crate::learning::enrollment::TimeLimit;
+    use crate::learning::{Learning, LearningOptions};
     use crate::onnx::FEATURES;
     use crate::vision::head::HeadId;
     use crate::vision::pipeline::open_model;
@@ -721,7 +723,7 @@ mod tests {
             let (_, base) = open_model(None).unwrap();
             let backbone = *base.backbone();
             let base = Arc::new(base);
-            let options = config::Refit::default().options();
+            let options = LearningOptions::default();
             let learning = Learning::open(state.path(), Arc::clone(&base), options).unwrap();
             let learning = LearningAccess::from(learning);
             let live = Arc::new(watch::Sender::new(Live::default()));

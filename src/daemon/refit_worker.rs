@@ -294,10 +294,10 @@ impl RefitWorker {
             let embedder = match &mut embedder {
                 Some(embedder) => embedder,
                 none => {
-                    let (backbone, _) =
+                    let (backbone, head) =
                         pipeline::open_model(self.config.models.classifier.as_deref())?;
                     none.insert(Embedder::new(
-                        &Backbone::new(backbone)?,
+                        &Backbone::new(backbone, head.features())?,
                         1,
                         ThreadPool::alone(),
                     )?)

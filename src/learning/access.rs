@@ -80,7 +80,7 @@ impl LearningAccess {
             return Ok(learning);
         }
         let base = Arc::clone(base);
-        match Learning::open_and_publish(state, base, *options, Arc::clone(head)) {
+        match Learning::open_and_publish(state, base, options.clone(), Arc::clone(head)) {
             Ok(opened) => Ok(learning.get_or_init(|| Arc::new(opened))),
             Err(error) => {
                 self.set_reason(error.to_string());
@@ -170,7 +170,7 @@ impl From<Learning> for LearningAccess {
         LearningAccess(Arc::new(Shared {
             state: opened.state.clone(),
             base: Arc::clone(&opened.base),
-            options: opened.options,
+            options: opened.options.clone(),
             head: opened.active.published(),
             learning: OnceLock::from(Arc::new(opened)),
             attempt: Mutex::new(()),

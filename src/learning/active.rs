@@ -65,7 +65,7 @@ fn on_disk(heads: &heads::Reader, state: &Path, base: &Arc<Head>) -> Result<InUs
     let Some(current) = found.current else {
         return Ok(InUse::base(base, note));
     };
-    check_backbone(current.head.backbone(), current.number, state, base)?;
+    check_backbone(&current.head, current.number, state, base)?;
     Ok(InUse {
         head: Arc::new(current.head),
         number: Some(current.number),
@@ -74,12 +74,12 @@ fn on_disk(heads: &heads::Reader, state: &Path, base: &Arc<Head>) -> Result<InUs
 }
 
 fn check_backbone(
-    backbone: &[u8; 32],
+    head: &Head,
     number: u32,
     state: &Path,
     base: &Arc<Head>,
 ) -> Result<(), LearningError> {
-    if backbone == base.backbone() {
+    if head.has_backbone_of(base) {
         return Ok(());
     }
     Err(LearningError::OtherBackbone {
@@ -204,7 +204,7 @@ impl ActiveHead {
         let mut locked = self.synced();
         let in_use = self.usable(&locked)?;
         let (labels, parent) = (in_use.head.labels(), in_use.number);
-        let imported = heads::read_foreign(path, self.base.backbone(), labels, parent)?;
+        let imported = heads::read_foreign(path, &self.base, labels, parent)?;
         let metadata = imported.metadata.iter();
         let metadata: Vec<(&str, String)> = metadata
             .map(|(key, value)| (key.as_str(), value.clone()))
@@ -397,7 +397,7 @@ impl ActiveHead {
             return Ok(InUse::base(&self.base, None));
         };
         let head = Head::from_file(heads.get(number)?.file);
-        check_backbone(head.backbone(), number, &self.state, &self.base)?;
+        check_backbone(&head, number, &self.state, &self.base)?;
         Ok(InUse {
             head: Arc::new(head),
             number: Some(number),

@@ -31,6 +31,14 @@ pub enum LearningError {
     /// The built-in replay set cannot be read.
     #[error(transparent)]
     Replay(#[from] ReplayError),
+    /// The configured replay set cannot be used with the classifier.
+    #[error("cannot use the replay set {path}: {problem}")]
+    ReplayFile {
+        /// Path of the file.
+        path: String,
+        /// Why the replay set cannot be used.
+        problem: String,
+    },
     /// A name cannot be a label.
     #[error(transparent)]
     Label(#[from] LabelError),
@@ -132,6 +140,7 @@ impl LearningError {
             LearningError::StateFormat(StateFormatError::File(error))
             | LearningError::File(error) => of_file(error),
             LearningError::StateFormat(_)
+            | LearningError::ReplayFile { .. }
             | LearningError::OtherBackbone { .. }
             | LearningError::MissingLabels { .. }
             | LearningError::KnownHead => FailureKind::Data,

@@ -21,6 +21,7 @@ pub mod refit;
 mod refitting;
 mod rejected;
 pub mod replay;
+mod replay_file;
 mod retention;
 pub mod samples;
 mod state_format;
@@ -47,7 +48,9 @@ pub use records::{
 };
 pub(crate) use records::{UNLABELLED, counts, progress, progress_sentence};
 use refitting::LastRefit;
-pub use refitting::{Embed, RefitTrigger, SHIPPED_REPLAY};
+pub use refitting::{Embed, RefitTrigger};
+pub use replay_file::SHIPPED_REPLAY;
+pub(crate) use replay_file::open_replay;
 pub use retention::Announcement;
 pub use state_format::StateFormatError;
 pub(crate) use state_format::refuse_within_state;
@@ -70,12 +73,15 @@ use undo_log::UndoLog;
 const MAX_QUEUED: usize = 400;
 
 /// Options of learning on the device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LearningOptions {
     /// Seed of every refit. The same seed and labels give the same head.
     pub seed: u64,
     /// Number of heads to keep for rollbacks, at least 2.
     pub keep_heads: usize,
+    /// Path of the replay set. Without a path, the built-in replay set is used if it fits the
+    /// base head.
+    pub replay_file: Option<PathBuf>,
 }
 
 impl Default for LearningOptions {
@@ -83,6 +89,7 @@ impl Default for LearningOptions {
         LearningOptions {
             seed: 42,
             keep_heads: 10,
+            replay_file: None,
         }
     }
 }
@@ -149,6 +156,11 @@ impl Learning {
         published: Arc<watch::Sender<Arc<InUse>>>,
     ) -> Result<Learning, LearningError> {
         state_format::check(state)?;
+        // A replay set that does not fit the classifier would otherwise only be noticed
+        // when the device trains.
+        if let Some(file) = &options.replay_file {
+            open_replay(Some(file), &base)?;
+        }
         let (store, heads) = (Store::open(state)?, Heads::open(state)?);
         // Both locks are held here, so no other process can write the format
         // number at the same time.

@@ -18,17 +18,13 @@ use crate::learning::records::{
     counts, outcome_of, progress, track_name,
 };
 use crate::learning::refit::{self, Fit, RefitError, RefitInput, RefitOptions};
-use crate::learning::replay::Replay;
+use crate::learning::replay_file::open_replay;
 use crate::learning::samples::{Listing, Sample, SampleKind, StoreError};
 use crate::learning::{InUse, Learning};
 use crate::onnx::{self, HeadFile, HeadTensors, ModelError};
 use crate::platform::files::{self, FileError};
 use crate::vision::embed::Feature;
 use crate::vision::head::Head;
-
-/// Features of the base training set, compiled into the program.
-/// `models/README.md` describes how they were made.
-pub static SHIPPED_REPLAY: &[u8] = include_bytes!("../../models/replay.bin");
 
 /// Metadata key of a head. The value is a JSON object that maps the ids of the samples
 /// that the head was trained on to their labels.
@@ -294,7 +290,7 @@ impl Learning {
         let listing = self.store.list()?;
         let in_use = self.in_use()?;
         let labels = in_use.head.labels().to_vec();
-        let foreign = heads::parse_foreign(name, bytes, self.base.backbone(), &labels)?;
+        let foreign = heads::parse_foreign(name, bytes, &self.base, &labels)?;
         if self.active.is_known(&foreign)? {
             return Err(LearningError::KnownHead);
         }
@@ -417,7 +413,8 @@ impl Learning {
         samples: &[refit::Sample],
         work: impl FnOnce(&RefitInput, &RefitOptions) -> Result<T, RefitError>,
     ) -> Result<T, LearningError> {
-        let replay = self.replay(labels)?;
+        let file = self.options.replay_file.as_deref();
+        let replay = open_replay(file, &self.base)?;
         let champion = in_use.head.to_file();
         let base = self.base.to_file();
         let input = RefitInput {
@@ -460,16 +457,6 @@ impl Learning {
             }
         }
         (labels, small)
-    }
-
-    /// Returns the replay set, which represents what the head must not forget. Returns
-    /// `None` if the replay set does not fit the classifier, because the backbone
-    /// differs or because `labels` lacks a label of the replay set.
-    fn replay(&self, labels: &[String]) -> Result<Option<Replay>, LearningError> {
-        let replay = Replay::parse(SHIPPED_REPLAY)?;
-        let fits = replay.backbone_sha256 == *self.base.backbone()
-            && replay.labels.iter().all(|label| labels.contains(label));
-        Ok(fits.then_some(replay))
     }
 
     /// Returns the features of a sample in row-major order: first the row of
@@ -571,7 +558,7 @@ fn labelled(listing: &Listing) -> BTreeMap<String, String> {
 }
 
 fn flat(rows: &[Feature]) -> Vec<f32> {
-    rows.iter().flat_map(|row| *row.values()).collect()
+    rows.iter().flat_map(Feature::values).copied().collect()
 }
 
 /// Returns the random seed for the variants of a sample, which is the FNV-1a hash

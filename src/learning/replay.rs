@@ -2,46 +2,50 @@
 //! trained on something new.
 //!
 //! This module owns the format of the replay file, which contains features of
-//! the pictures that the built-in head was trained on. It knows nothing about
+//! the pictures that the base head was trained on. It knows nothing about
 //! pictures or training, and it opens no files.
 //!
 //! # Format
-//! The format is called `maskd-replay-1`. All numbers are little-endian.
+//! The format is called `maskd-replay-2`. All numbers are little-endian.
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 16 | `maskd-replay-1` and two zero bytes |
+//! | 16 | `maskd-replay-2` and two zero bytes |
 //! | 32 | SHA-256 of the backbone that computed the features |
 //! | 2 | number of labels, 1 to 64 |
 //! | each 1 + length | a label, as its length in bytes (1 to 255) and its name in UTF-8 |
+//! | 4 | number of features, 2 to 4096 |
 //! | 4 | number of rows to train on |
 //! | 4 | number of rows to hold out |
-//! | each 1 + 4 + 1280 | a row (training rows first): index of the label, scale (32-bit float, at least 0), features as multiples of the scale (0 to 255) |
+//! | each 1 + 4 + 4 + features | a row (training rows first): index of the label, offset (32-bit float, at most 0), scale (32-bit float, at least 0), each feature as the number of scales above the offset (0 to 255) |
 //! | 32 | SHA-256 of all bytes before it |
 //!
-//! Features are between 0 and 6 because the backbone ends with a ReLU6. The scale is
-//! the largest feature of the row divided by 255. The rounding error of a feature is
-//! therefore at most half the scale, which is 1/510 of the largest feature.
+//! The offset is the smallest feature of the row, or 0 if no feature is negative, as with the
+//! built-in backbone. The scale is the distance from the offset to the largest feature,
+//! divided by 255. The rounding error of a feature is therefore at most half the scale,
+//! which is 1/510 of this distance.
 
 use sha2::{Digest, Sha256};
 
-use crate::vision::embed::FEATURES;
+use crate::onnx::{LARGEST_FEATURE, MAX_FEATURES, MIN_FEATURES};
 
 /// Maximum size of a replay file, in bytes.
 pub const MAX_BYTES: usize = 2_000_000;
 
-const MAGIC: &[u8; 16] = b"maskd-replay-1\0\0";
+const MAGIC: &[u8; 16] = b"maskd-replay-2\0\0";
 const MAX_LABELS: usize = 64;
 const SHA: usize = 32;
-/// Size of a row, in bytes.
-const ROW: usize = 1 + 4 + FEATURES;
+/// Size of a row without its features, in bytes.
+const ROW_HEADER: usize = 1 + 4 + 4;
+/// Size of a file without its labels and rows, in bytes.
+const HEADER: usize = 16 + SHA + 2 + 3 * 4 + SHA;
 
 /// The reason why bytes are not a valid replay set, or why a replay set cannot
 /// be written. Each message is a complete sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReplayError {
     /// The bytes are not in this format, are cut off, or are followed by extra bytes.
-    #[error("the replay set is not a maskd-replay-1 file: {0}")]
+    #[error("the replay set is not a maskd-replay-2 file: {0}")]
     Format(&'static str),
     /// The checksum does not match, so the bytes have changed since they were
     /// written.
@@ -55,7 +59,7 @@ pub enum ReplayError {
 /// Rows of features and the class of each row.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Rows {
-    /// Features `[labels.len(), FEATURES]` in row-major order.
+    /// Features `[labels.len(), width]` in row-major order. The width is the same for all rows.
     pub features: Vec<f32>,
     /// The class index of each row.
     pub labels: Vec<usize>,
@@ -78,13 +82,22 @@ impl Rows {
     /// no such row.
     #[must_use]
     pub fn row(&self, index: usize) -> Option<&[f32]> {
-        let (rows, _) = self.features.as_chunks::<FEATURES>();
-        rows.get(index).map(<[f32; FEATURES]>::as_slice)
+        if index >= self.len() {
+            return None;
+        }
+        let width = self.width();
+        self.features.get(index * width..(index + 1) * width)
     }
 
-    /// Adds a row of [`FEATURES`] features.
+    /// Returns the length of a row's feature vector, or 0 if there are no rows.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.features.len().checked_div(self.len()).unwrap_or(0)
+    }
+
+    /// Adds a row, which must have as many features as the other rows.
     pub fn push(&mut self, features: &[f32], label: usize) {
-        debug_assert_eq!(features.len(), FEATURES);
+        debug_assert!(self.is_empty() || features.len() == self.width());
         self.features.extend_from_slice(features);
         self.labels.push(label);
     }
@@ -105,8 +118,23 @@ pub struct Replay {
 }
 
 impl Replay {
+    /// Returns the length of the rows' feature vectors, or 0 if there are no rows.
+    #[must_use]
+    pub fn features(&self) -> usize {
+        self.train.width().max(self.holdout.width())
+    }
+
+    /// Returns the maximum number of rows of a set whose rows have `features` features and
+    /// these labels.
+    #[must_use]
+    pub fn max_rows(labels: &[String], features: usize) -> usize {
+        let labels: usize = labels.iter().map(|label| 1 + label.len()).sum();
+        MAX_BYTES.saturating_sub(HEADER + labels) / (ROW_HEADER + features)
+    }
+
     /// Parses a replay set. In the result, every label is a valid index into
-    /// [`Replay::labels`], and every feature is finite and at least 0.
+    /// [`Replay::labels`], and every feature is finite. All rows have
+    /// [`Replay::features`] features.
     ///
     /// # Errors
     /// Returns [`ReplayError::Format`] or [`ReplayError::Damaged`].
@@ -135,32 +163,42 @@ impl Replay {
                 _ => return Err(ReplayError::Format("a label has no name")),
             }
         }
+        let features = u32::from_le_bytes(reader.array().ok_or(SHORT)?) as usize;
+        if !(MIN_FEATURES..=MAX_FEATURES).contains(&features) {
+            return Err(ReplayError::Format(
+                "its number of features is not 2 to 4096",
+            ));
+        }
         let train = u32::from_le_bytes(reader.array().ok_or(SHORT)?) as usize;
         let holdout = u32::from_le_bytes(reader.array().ok_or(SHORT)?) as usize;
         // The counts come from untrusted input, so they are checked before any
         // memory is allocated for the rows.
         let rows = train.checked_add(holdout).ok_or(SHORT)?;
-        if rows.checked_mul(ROW) != Some(reader.0.len()) {
+        if rows.checked_mul(ROW_HEADER + features) != Some(reader.0.len()) {
             return Err(ReplayError::Format(
                 "its length does not match its number of rows",
             ));
         }
         let mut read = |rows: usize| {
             let mut set = Rows {
-                features: Vec::with_capacity(rows * FEATURES),
+                features: Vec::with_capacity(rows * features),
                 labels: Vec::with_capacity(rows),
             };
             for _ in 0..rows {
                 let [label] = reader.array().ok_or(SHORT)?;
+                let offset = f32::from_le_bytes(reader.array().ok_or(SHORT)?);
                 let scale = f32::from_le_bytes(reader.array().ok_or(SHORT)?);
-                let steps = reader.take(FEATURES).ok_or(SHORT)?;
+                let steps = reader.take(features).ok_or(SHORT)?;
                 if usize::from(label) >= labels.len() {
                     return Err(ReplayError::Format("a row has a label that has no name"));
                 }
-                if !(0.0..=1.0).contains(&scale) {
-                    return Err(ReplayError::Format("a row's scale is not between 0 and 1"));
+                let largest = LARGEST_FEATURE as f32;
+                if !(-largest..=0.0).contains(&offset) || !(0.0..=largest).contains(&scale) {
+                    return Err(ReplayError::Format(
+                        "a row's offset or scale is out of range",
+                    ));
                 }
-                let features = steps.iter().map(|step| f32::from(*step) * scale);
+                let features = steps.iter().map(|step| offset + f32::from(*step) * scale);
                 set.features.extend(features);
                 set.labels.push(usize::from(label));
             }
@@ -175,9 +213,9 @@ impl Replay {
         })
     }
 
-    /// Serializes a replay set. Features are rounded to multiples of the row's
-    /// largest feature divided by 255. The same set always gives the same
-    /// bytes.
+    /// Serializes a replay set. Features are rounded to 256 values between the smallest
+    /// feature of the row, or 0 if it is positive, and the largest. The same set always gives
+    /// the same bytes.
     ///
     /// # Errors
     /// Returns [`ReplayError::Content`] if the set does not fit the format or
@@ -198,29 +236,37 @@ impl Replay {
             bytes.extend(label.as_bytes());
         }
         let sets = [&self.train, &self.holdout];
+        let width = self.features();
+        if !(MIN_FEATURES..=MAX_FEATURES).contains(&width) {
+            return content("a row must have 2 to 4096 features");
+        }
+        bytes.extend((width as u32).to_le_bytes());
         for set in sets {
             bytes.extend((set.len() as u32).to_le_bytes());
         }
         for set in sets {
-            if set.features.len() != set.len() * FEATURES {
+            if set.features.len() != set.len() * width {
                 return content("the numbers of features and labels differ");
             }
-            let (rows, _) = set.features.as_chunks::<FEATURES>();
-            for (row, label) in rows.iter().zip(&set.labels) {
+            for (row, label) in set.features.chunks_exact(width).zip(&set.labels) {
                 if *label >= self.labels.len() {
                     return content("a row has a label that has no name");
                 }
-                if row.iter().any(|value| !(0.0..=255.0).contains(value)) {
-                    return content("a feature is not between 0 and 255");
+                let is_in_range = |value: &f32| f64::from(value.abs()) <= LARGEST_FEATURE;
+                if !row.iter().all(is_in_range) {
+                    return content("a feature is not a number between -10,000 and 10,000");
                 }
                 let largest = row.iter().copied().fold(0.0, f32::max);
-                let scale = largest / 255.0;
+                let offset = row.iter().copied().fold(0.0, f32::min);
+                let scale = (largest - offset) / 255.0;
                 bytes.push(*label as u8);
+                bytes.extend(offset.to_le_bytes());
                 bytes.extend(scale.to_le_bytes());
                 bytes.extend(row.iter().map(|value| {
-                    // The result is at most 255 because the scale is the largest value
-                    // of the row divided by 255.
-                    let steps = if scale > 0.0 { value / scale } else { 0.0 };
+                    // The result is at most 255 because the scale is the distance from the
+                    // offset to the largest value, divided by 255.
+                    let above = value - offset;
+                    let steps = if scale > 0.0 { above / scale } else { 0.0 };
                     steps.round().min(255.0) as u8
                 }));
             }
@@ -254,6 +300,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::onnx::FEATURES;
 
     fn set(train: usize, holdout: usize) -> Replay {
         let rows = |count: usize, from: usize| {
@@ -305,6 +352,36 @@ mod tests {
     }
 
     #[test]
+    fn features_of_another_backbone_may_be_negative_and_of_another_number() {
+        let mut written = set(0, 0);
+        written.train.push(&[-3.0, 0.5, 2.1], 0);
+        written.train.push(&[-0.5, -0.25, -0.1], 1);
+        written.holdout.push(&[0.0, 0.0, 0.0], 0);
+        let bytes = written.to_bytes().unwrap();
+        let read = Replay::parse(&bytes).unwrap();
+        assert_eq!((read.features(), read.train.width()), (3, 3));
+        assert_eq!(read.train.row(1).unwrap().len(), 3);
+        assert_eq!(read.train.row(2), None);
+        for (read, written) in read.train.features.iter().zip(&written.train.features) {
+            assert!(
+                (read - written).abs() <= 5.1 / 510.0 + 1e-5,
+                "{read} {written}"
+            );
+        }
+        assert_eq!(read.holdout, written.holdout);
+        written.holdout.features.push(1.0);
+        assert!(matches!(written.to_bytes(), Err(ReplayError::Content(_))));
+    }
+
+    #[test]
+    fn a_file_of_the_maximum_number_of_rows_is_not_too_large() {
+        let labels = set(0, 0).labels;
+        let rows = Replay::max_rows(&labels, FEATURES);
+        assert!(set(rows, 0).to_bytes().is_ok());
+        assert!(set(rows, 1).to_bytes().is_err());
+    }
+
+    #[test]
     fn a_changed_byte_is_seen() {
         let mut bytes = set(2, 1).to_bytes().unwrap();
         let middle = bytes.len() / 2;
@@ -323,7 +400,7 @@ mod tests {
         refused(|replay| replay.labels[0].clear());
         refused(|replay| replay.train.labels[1] = 2);
         refused(|replay| replay.train.features[3] = f32::NAN);
-        refused(|replay| replay.train.features[3] = -0.1);
+        refused(|replay| replay.train.features[3] = -1.1e4);
         refused(|replay| replay.holdout.labels.push(0));
         assert!(matches!(
             set(1600, 1).to_bytes(),

@@ -11,7 +11,7 @@ use tract_onnx::pb::{
 
 use super::error::ModelError;
 use super::label::Label;
-use super::{FEATURES, FaceCheckTensors, HeadTensors};
+use super::{FaceCheckTensors, HeadTensors, LARGEST_FEATURE, MAX_FEATURES, MIN_FEATURES};
 use crate::platform::text::counted;
 
 /// ONNX's code for 32-bit floats (`TensorProto.DataType.FLOAT`).
@@ -23,10 +23,6 @@ pub(super) const FACE_WEIGHT: &str = "face.weight";
 pub(super) const FACE_BIAS: &str = "face.bias";
 const MAX_LABELS: usize = 64;
 const MAX_HIDDEN: usize = 4096;
-/// The largest feature for which a head must compute finite results. The built-in
-/// backbone computes features of at most 6, but other backbones may compute larger
-/// features.
-const LARGEST_FEATURE: f64 = 1e4;
 
 /// Runs the checks, and holds the names that appear in error messages.
 pub(super) struct Checker<'a> {
@@ -48,12 +44,7 @@ impl Checker<'_> {
         bytes: &[u8],
         format: &str,
     ) -> Result<(ModelProto, GraphProto), ModelError> {
-        let not_onnx = || ModelError::NotOnnx {
-            model: self.name.to_owned(),
-        };
-        let mut proto = ModelProto::decode(bytes).map_err(|_| not_onnx())?;
-        let graph = proto.graph.take().filter(|graph| !graph.node.is_empty());
-        let graph = graph.ok_or_else(not_onnx)?;
+        let (proto, graph) = self.decode(bytes)?;
         match metadata(&proto, "format") {
             Some(found) if found == format => {}
             Some(found) if is_newer(found, format) => {
@@ -69,7 +60,23 @@ impl Checker<'_> {
                 return self.fail(format!("it lacks the metadata \"format\" = {format:?}"));
             }
         }
-        for (name, tensor) in tensors(&graph) {
+        self.check_tensors(&graph)?;
+        Ok((proto, graph))
+    }
+
+    /// Decodes a model, and returns it without its graph, followed by its graph.
+    pub(super) fn decode(&self, bytes: &[u8]) -> Result<(ModelProto, GraphProto), ModelError> {
+        let not_onnx = || ModelError::NotOnnx {
+            model: self.name.to_owned(),
+        };
+        let mut proto = ModelProto::decode(bytes).map_err(|_| not_onnx())?;
+        let graph = proto.graph.take().filter(|graph| !graph.node.is_empty());
+        Ok((proto, graph.ok_or_else(not_onnx)?))
+    }
+
+    /// Checks that the values of all weights are in the file.
+    pub(super) fn check_tensors(&self, graph: &GraphProto) -> Result<(), ModelError> {
+        for (name, tensor) in tensors(graph) {
             if !tensor.external_data.is_empty() {
                 return self.fail(format!("the values of {name:?} are in another file"));
             }
@@ -79,7 +86,7 @@ impl Checker<'_> {
                 ));
             }
         }
-        Ok((proto, graph))
+        Ok(())
     }
 
     /// Checks that the weights of the graph are finite. Otherwise, the outputs of the
@@ -106,6 +113,19 @@ impl Checker<'_> {
         name: &str,
         shape: &[Option<i64>],
     ) -> Result<(), ModelError> {
+        let input = self.only_input(graph)?;
+        if input.name != name {
+            return self.fail(format!("its input is {:?} instead of {name:?}", input.name));
+        }
+        self.shape(input, shape)
+    }
+
+    /// Returns the input of the graph, which must be the only one. In files of old versions of
+    /// ONNX, the weights are inputs, too.
+    pub(super) fn only_input<'a>(
+        &self,
+        graph: &'a GraphProto,
+    ) -> Result<&'a ValueInfoProto, ModelError> {
         let weights: HashSet<&str> = graph
             .initializer
             .iter()
@@ -116,15 +136,19 @@ impl Checker<'_> {
             .iter()
             .filter(|input| !weights.contains(input.name.as_str()))
             .collect();
-        let [input] = inputs.as_slice() else {
-            return self.fail(format!(
-                "it has {} inputs instead of one, {name:?}",
-                inputs.len()
-            ));
-        };
-        if input.name != name {
-            return self.fail(format!("its input is {:?} instead of {name:?}", input.name));
+        match inputs[..] {
+            [input] => Ok(input),
+            _ => self.fail(format!("it has {} inputs instead of one", inputs.len())),
         }
+    }
+
+    /// Checks that the input consists of 32-bit floats in this shape, in which `None` stands for
+    /// any size.
+    pub(super) fn shape(
+        &self,
+        input: &ValueInfoProto,
+        shape: &[Option<i64>],
+    ) -> Result<(), ModelError> {
         let fits = dimensions(input).is_some_and(|found| {
             found.len() == shape.len()
                 && found
@@ -212,28 +236,34 @@ impl Checker<'_> {
         let [Some(w1), Some(b1), Some(w2), Some(b2)] = tensors else {
             return self.fail("a weight of its head is missing, or not a finite 32-bit float");
         };
-        let hidden = b1.len();
-        let fits = (1..=MAX_HIDDEN).contains(&hidden)
-            && w1.len() == hidden * FEATURES
-            && w2.len() == classes * hidden
-            && b2.len() == classes;
-        if !fits {
+        let head = HeadTensors { w1, b1, w2, b2 };
+        let (hidden, features) = (head.b1.len(), head.features());
+        if !(MIN_FEATURES..=MAX_FEATURES).contains(&features) {
             return self.fail(format!(
-                "its head does not map {FEATURES} features to {classes} labels"
+                "its head has {features} inputs instead of {MIN_FEATURES} to {MAX_FEATURES}"
             ));
         }
-        let head = HeadTensors { w1, b1, w2, b2 };
+        let fits = (1..=MAX_HIDDEN).contains(&hidden)
+            && head.w1.len() == hidden * features
+            && head.w2.len() == classes * hidden
+            && head.b2.len() == classes;
+        if !fits {
+            return self.fail(format!(
+                "its head does not map {features} features to {classes} labels"
+            ));
+        }
         if overflows(&head) {
             return self.fail("the weights of its head are so large that its outputs overflow");
         }
         Ok(head)
     }
 
-    /// Checks the outputs of a classifier. If the classifier has the optional output
-    /// `face`, returns the tensors of its face check.
+    /// Checks the outputs of a classifier whose feature vectors have the length `features`. If
+    /// the classifier has the optional output `face`, returns the tensors of its face check.
     pub(super) fn face_check(
         &self,
         graph: &GraphProto,
+        features: usize,
     ) -> Result<Option<FaceCheckTensors>, ModelError> {
         if output_names(graph) != ["probabilities", FACE_OUTPUT] {
             self.outputs(graph, &["probabilities"])?;
@@ -257,8 +287,8 @@ impl Checker<'_> {
         let [bias] = bias[..] else {
             return self.fail("face.bias does not have exactly one value");
         };
-        if weight.len() != FEATURES {
-            return self.fail(format!("face.weight does not have {FEATURES} values"));
+        if weight.len() != features {
+            return self.fail(format!("face.weight does not have {features} values"));
         }
         if !is_representable(largest(&weight, &[bias], LARGEST_FEATURE)) {
             return self
@@ -396,7 +426,7 @@ pub(super) fn metadata<'a>(proto: &'a ModelProto, key: &str) -> Option<&'a str> 
 }
 
 /// Returns the shape of a tensor of 32-bit floats, with `None` for each variable size.
-fn dimensions(value: &ValueInfoProto) -> Option<Vec<Option<i64>>> {
+pub(super) fn dimensions(value: &ValueInfoProto) -> Option<Vec<Option<i64>>> {
     let type_proto::Value::TensorType(tensor) = value.r#type.as_ref()?.value.as_ref()?;
     if tensor.elem_type != FLOAT {
         return None;

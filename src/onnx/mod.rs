@@ -7,6 +7,7 @@
 //! A model file is untrusted input, so any fault in it is returned as a [`ModelError`]
 //! and never causes a panic.
 
+mod backbone;
 mod check;
 mod error;
 #[cfg(target_arch = "aarch64")]
@@ -24,6 +25,7 @@ use prost::Message;
 use tract_onnx::pb::ModelProto;
 
 use crate::platform::{files, hex};
+pub use backbone::BackboneFile;
 use check::{Checker, family, metadata};
 pub use error::{ModelError, panics_are_caught};
 pub use label::{Label, LabelError, UNLABELLED};
@@ -36,8 +38,20 @@ pub use write::{
 /// Maximum size of a model file in bytes (64 MiB). The built-in classifier is 9 MiB.
 pub const MAX_MODEL_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Length of the feature vector between backbone and head.
+/// Length of the built-in backbone's feature vector, which is the input of the head. Other
+/// backbones compute feature vectors of [`MIN_FEATURES`] to [`MAX_FEATURES`] values.
 pub const FEATURES: usize = 1280;
+
+/// Minimum length of a backbone's feature vector.
+pub const MIN_FEATURES: usize = 2;
+
+/// Maximum length of a backbone's feature vector.
+pub const MAX_FEATURES: usize = 4096;
+
+/// The largest absolute value of a feature for which a head must compute finite results. The
+/// built-in backbone computes features from 0 to 6, but other backbones may compute larger
+/// features.
+pub const LARGEST_FEATURE: f64 = 1e4;
 
 /// Number of channels in each detector output: class, object, 4 box coordinates, and 10
 /// landmark coordinates.
@@ -69,7 +83,7 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>, ModelError> {
 /// The weights of a head, stored row by row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeadTensors {
-    /// Weights of the hidden layer, `[hidden, FEATURES]`.
+    /// Weights of the hidden layer, `[hidden, features]`.
     pub w1: Vec<f32>,
     /// Biases of the hidden layer, `[hidden]`.
     pub b1: Vec<f32>,
@@ -79,11 +93,20 @@ pub struct HeadTensors {
     pub b2: Vec<f32>,
 }
 
+impl HeadTensors {
+    /// Returns the length of the feature vectors that are the head's input, or 0 if the head
+    /// has no hidden units.
+    #[must_use]
+    pub fn features(&self) -> usize {
+        self.w1.len().checked_div(self.b1.len()).unwrap_or(0)
+    }
+}
+
 /// The weights of a face check, which uses the features of a crop to decide whether the
 /// crop shows a face.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FaceCheckTensors {
-    /// The weights, `[FEATURES]`.
+    /// The weights, one for each feature.
     pub weight: Vec<f32>,
     /// The bias.
     pub bias: f32,
@@ -110,12 +133,12 @@ impl Classifier {
     ///
     /// The file must have the metadata `format` = `maskd-classifier-1` and `labels` = a
     /// JSON array of names, the input `image` \[N, 3, 224, 224\], and a tensor
-    /// `features` \[N, 1280\]. This tensor must be followed by Gemm (`head.0.weight`,
+    /// `features` \[N, F\], where F is from [`MIN_FEATURES`] to [`MAX_FEATURES`]. This tensor must be followed by Gemm (`head.0.weight`,
     /// `head.0.bias`), Relu, Gemm (`head.2.weight`, `head.2.bias`), and Softmax, which
     /// computes the output `probabilities`.
     ///
     /// The file may have a second output `face` \[N, 1\], which Gemm (`face.weight`
-    /// \[1, 1280\], `face.bias` \[1\]) and Sigmoid compute from `features`.
+    /// \[1, F\], `face.bias` \[1\]) and Sigmoid compute from `features`.
     ///
     /// `name` is the name of the file in error messages.
     ///
@@ -130,7 +153,7 @@ impl Classifier {
         checker.input(&graph, "image", &[None, Some(3), Some(224), Some(224)])?;
         let labels = checker.labels(&proto)?;
         let head = checker.head(&graph, labels.len())?;
-        let face_check = checker.face_check(&graph)?;
+        let face_check = checker.face_check(&graph, head.features())?;
         checker.finite(&graph)?;
         let backbone = Graph {
             name: name.to_owned(),
@@ -172,7 +195,7 @@ impl ModelFile {
     /// Parses a classifier file or a head file.
     ///
     /// A head file has the metadata `format` = `maskd-head-1`, `labels`, and
-    /// `backbone_sha256` = 64 hexadecimal digits. Its input is `features` \[N, 1280\],
+    /// `backbone_sha256` = 64 hexadecimal digits. Its input is `features` \[N, F\],
     /// and the rest of the graph is as described in [`Classifier::parse`].
     ///
     /// # Errors
@@ -188,10 +211,11 @@ impl ModelFile {
         }
         let checker = Checker { name, kind: "head" };
         let (proto, graph) = checker.open(bytes, HEAD_FORMAT)?;
-        checker.input(&graph, "features", &[None, Some(FEATURES as i64)])?;
+        checker.input(&graph, "features", &[None, None])?;
         checker.outputs(&graph, &["probabilities"])?;
         let labels = checker.labels(&proto)?;
         let head = checker.head(&graph, labels.len())?;
+        checker.input(&graph, "features", &[None, Some(head.features() as i64)])?;
         let Some(backbone_sha256) = metadata(&proto, "backbone_sha256").and_then(hex::decode)
         else {
             return checker.fail("it lacks the metadata \"backbone_sha256\" of 64 hex digits");

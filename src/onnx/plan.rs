@@ -14,6 +14,9 @@ use super::pool::ThreadPool;
 use super::rewrite;
 use crate::platform::system;
 
+/// The shapes of a model's outputs.
+pub(super) type Shapes = Vec<Option<Vec<usize>>>;
+
 /// A model that has passed the checks but is not yet ready to run.
 #[derive(Clone)]
 pub struct Graph {
@@ -80,9 +83,26 @@ impl Graph {
         input: [usize; 4],
         outputs: [&[usize]; N],
     ) -> Result<Plan, ModelError> {
-        // `None` stands for an output that does not consist of 32-bit floats in a fixed
-        // shape.
-        type Shapes = Vec<Option<Vec<usize>>>;
+        let kind = self.kind;
+        let (plan, shapes) = self.compile(input)?;
+        if !shapes
+            .iter()
+            .map(Option::as_deref)
+            .eq(outputs.iter().copied().map(Some))
+        {
+            return Err(ModelError::Unexpected {
+                model: plan.name,
+                kind,
+                problem: format!("its outputs have the shapes {shapes:?} instead of {outputs:?}"),
+            });
+        }
+        Ok(plan)
+    }
+
+    /// Makes the model ready to run like [`into_plan`](Graph::into_plan), and returns the shapes
+    /// of its outputs. `None` stands for an output that does not consist of 32-bit floats in a
+    /// fixed shape.
+    pub(super) fn compile(self, input: [usize; 4]) -> Result<(Plan, Shapes), ModelError> {
         let Graph { name, kind, proto } = self;
         let build = || -> TractResult<(Arc<TypedSimplePlan>, Shapes)> {
             let model = onnx().model_for_proto_model(&proto)?;
@@ -112,21 +132,14 @@ impl Graph {
             problem,
         };
         let (plan, shapes) = guarded(build).map_err(unexpected)?;
-        if !shapes
-            .iter()
-            .map(Option::as_deref)
-            .eq(outputs.iter().copied().map(Some))
-        {
-            let problem = format!("its outputs have the shapes {shapes:?} instead of {outputs:?}");
-            return Err(unexpected(problem));
-        }
         // Optimization needs several times as much memory as the optimized model.
         system::return_unused_memory();
-        Ok(Plan {
+        let plan = Plan {
             name,
             input,
             compiled: plan,
-        })
+        };
+        Ok((plan, shapes))
     }
 }
 

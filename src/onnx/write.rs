@@ -12,9 +12,7 @@ use tract_onnx::pb::{
 
 use super::check::{Checker, FACE_BIAS, FACE_OUTPUT, FACE_WEIGHT, FLOAT};
 use super::error::ModelError;
-use super::{
-    CLASSIFIER_FORMAT, Classifier, FEATURES, FaceCheckTensors, HEAD_FORMAT, HeadFile, HeadTensors,
-};
+use super::{CLASSIFIER_FORMAT, Classifier, FaceCheckTensors, HEAD_FORMAT, HeadFile, HeadTensors};
 use crate::platform::hex;
 
 /// Returns the bytes of the classifier file `base` with its head replaced by `head`, and
@@ -82,7 +80,7 @@ pub fn write_face_check(
         .node
         .retain(|node| !["face.logit", FACE_OUTPUT].contains(&node.name.as_str()));
     graph.output.retain(|output| output.name != FACE_OUTPUT);
-    let features = FEATURES as i64;
+    let features = check.weight.len() as i64;
     graph.initializer.extend([
         float_tensor(FACE_WEIGHT, &[1, features], &check.weight),
         float_tensor(FACE_BIAS, &[1], &[check.bias]),
@@ -120,41 +118,19 @@ pub fn write_face_check(
     Ok(bytes)
 }
 
-/// Returns the bytes of a head file with the input `features` \[N, 1280\] and the output
+/// Returns the bytes of a head file with the input `features` \[N, F\] and the output
 /// `probabilities`.
 #[must_use]
 pub fn write_head(head: &HeadFile, metadata: &[(&str, String)]) -> Vec<u8> {
-    let node = |op: &str, input: &[&str], output: &str| NodeProto {
-        op_type: op.to_owned(),
-        name: format!("{output}.{}", op.to_lowercase()),
-        input: input.iter().map(ToString::to_string).collect(),
-        output: vec![output.to_owned()],
-        attribute: match op {
-            "Gemm" => vec![integer("transB", 1)],
-            "Softmax" => vec![integer("axis", 1)],
-            _ => Vec::new(),
-        },
-        ..NodeProto::default()
-    };
     let classes = Some(head.labels.len() as i64);
     let graph = GraphProto {
         name: "head".to_owned(),
-        node: vec![
-            node(
-                "Gemm",
-                &["features", "head.0.weight", "head.0.bias"],
-                "head.0",
-            ),
-            node("Relu", &["head.0"], "head.1"),
-            node(
-                "Gemm",
-                &["head.1", "head.2.weight", "head.2.bias"],
-                "logits",
-            ),
-            node("Softmax", &["logits"], "probabilities"),
-        ],
+        node: head_nodes(),
         initializer: head_tensors(head),
-        input: vec![float_info("features", &[None, Some(FEATURES as i64)])],
+        input: vec![float_info(
+            "features",
+            &[None, Some(head.head.features() as i64)],
+        )],
         output: vec![float_info("probabilities", &[None, classes])],
         ..GraphProto::default()
     };
@@ -170,6 +146,36 @@ pub fn write_head(head: &HeadFile, metadata: &[(&str, String)]) -> Vec<u8> {
     };
     set_metadata(&mut proto, HEAD_FORMAT, head, metadata);
     proto.encode_to_vec()
+}
+
+/// Returns the nodes that compute `probabilities` from `features`.
+pub(super) fn head_nodes() -> Vec<NodeProto> {
+    let node = |op: &str, input: &[&str], output: &str| NodeProto {
+        op_type: op.to_owned(),
+        name: format!("{output}.{}", op.to_lowercase()),
+        input: input.iter().map(ToString::to_string).collect(),
+        output: vec![output.to_owned()],
+        attribute: match op {
+            "Gemm" => vec![integer("transB", 1)],
+            "Softmax" => vec![integer("axis", 1)],
+            _ => Vec::new(),
+        },
+        ..NodeProto::default()
+    };
+    vec![
+        node(
+            "Gemm",
+            &["features", "head.0.weight", "head.0.bias"],
+            "head.0",
+        ),
+        node("Relu", &["head.0"], "head.1"),
+        node(
+            "Gemm",
+            &["head.1", "head.2.weight", "head.2.bias"],
+            "logits",
+        ),
+        node("Softmax", &["logits"], "probabilities"),
+    ]
 }
 
 /// Metadata key of the checksum that [`write_sealed_head`] adds.
@@ -261,11 +267,12 @@ fn set_metadata(
 }
 
 fn head_tensors(head: &HeadFile) -> Vec<TensorProto> {
+    let features = head.head.features() as i64;
     let HeadTensors { w1, b1, w2, b2 } = &head.head;
     let hidden = b1.len() as i64;
     let classes = b2.len() as i64;
     vec![
-        float_tensor("head.0.weight", &[hidden, FEATURES as i64], w1),
+        float_tensor("head.0.weight", &[hidden, features], w1),
         float_tensor("head.0.bias", &[hidden], b1),
         float_tensor("head.2.weight", &[classes, hidden], w2),
         float_tensor("head.2.bias", &[classes], b2),
@@ -287,7 +294,7 @@ fn float_tensor(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
 
 /// Describes a tensor of 32-bit floats. In `shape`, `None` stands for the variable batch
 /// size `N`.
-fn float_info(name: &str, shape: &[Option<i64>]) -> ValueInfoProto {
+pub(super) fn float_info(name: &str, shape: &[Option<i64>]) -> ValueInfoProto {
     use tensor_shape_proto::dimension::Value;
     let dimension = |size: &Option<i64>| tensor_shape_proto::Dimension {
         value: Some(size.map_or_else(|| Value::DimParam("N".to_owned()), Value::DimValue)),
@@ -310,7 +317,7 @@ fn float_info(name: &str, shape: &[Option<i64>]) -> ValueInfoProto {
     }
 }
 
-fn integer(name: &str, value: i64) -> AttributeProto {
+pub(super) fn integer(name: &str, value: i64) -> AttributeProto {
     AttributeProto {
         name: name.to_owned(),
         r#type: attribute_proto::AttributeType::Int as i32,

@@ -5,7 +5,7 @@
 //!
 //! Each picture is read and decoded only once, regardless of the number of its views.
 //! All views are made and embedded while the picture is in memory, and only the
-//! features are kept (5 KB per view).
+//! features are kept (5 KB per view with the built-in backbone).
 
 use std::ops::ControlFlow;
 
@@ -14,7 +14,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::frame::{Crop, Face, PictureError, Rect, Scaler};
-use crate::onnx::{FEATURES, ModelError, ThreadPool};
+use crate::onnx::{ModelError, ThreadPool};
 use crate::training::augment::{self, Geometry, Robust};
 use crate::vision::detect::{DetectError, Detector};
 use crate::vision::embed::Embedder;
@@ -78,6 +78,12 @@ impl Worker {
             detector,
             scaler: Scaler::default(),
         }
+    }
+
+    /// Length of the feature vectors.
+    #[must_use]
+    pub fn features(&self) -> usize {
+        self.embedder.features()
     }
 
     /// Makes the view for evaluation, which is the whole picture stretched to a
@@ -187,10 +193,23 @@ pub enum EmbedMode<'a> {
         /// Seed of the views. It is combined with the index of each picture.
         seed: u64,
     },
+    /// One view of each picture, in the order of the pictures.
+    Single(&'a [SingleView]),
+}
+
+/// A view of a picture.
+#[derive(Debug, Clone)]
+pub struct SingleView {
+    /// How the view is made.
+    pub recipe: Recipe,
+    /// Index of the view among the views that [`Worker::views`] makes.
+    pub view: usize,
+    /// Seed of the view.
+    pub seed: u64,
 }
 
 /// Computes the features of `count` pictures, which `load` returns by index. The
-/// result is `[count, views, 1280]`, row by row.
+/// result is `[count, views, features]`, row by row.
 ///
 /// The workers share the pictures, and the result does not depend on the number of
 /// workers. After each picture, `done` is called with the number of finished pictures. If
@@ -209,10 +228,10 @@ where
     L: Fn(usize) -> Result<RgbImage, PictureError> + Sync,
 {
     let views = match mode {
-        EmbedMode::Plain => 1,
+        EmbedMode::Plain | EmbedMode::Single(_) => 1,
         EmbedMode::Views { views, .. } => views,
     };
-    let row = views * FEATURES;
+    let row = views * workers.first().map_or(0, Worker::features);
     let mut all = vec![0.0; count * row];
     let mut failure: Option<(usize, RecipeError)> = None;
     let mut finished_count = 0;
@@ -262,6 +281,12 @@ where
             views,
             seed,
         } => worker.views(recipe, &pixels, views, mix(seed, index as u64))?,
+        EmbedMode::Single(single) => {
+            let SingleView { recipe, view, seed } = &single[index];
+            worker
+                .views(recipe, &pixels, view + 1, *seed)?
+                .split_off(*view)
+        }
     };
     let features = worker.embedder.embed(&crops)?;
     Ok(features

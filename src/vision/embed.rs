@@ -9,39 +9,50 @@ use crate::frame::{CROP_SIDE, Crop};
 pub use crate::onnx::FEATURES;
 use crate::onnx::{Graph, ModelError, Plan, Runner, ThreadPool};
 
-/// The backbone's output for a crop, after global average pooling. It is the input to the
-/// head. It has 1280 values between 0 and 6, because the last activation is a ReLU6.
+/// The backbone's output for a crop, usually after global average pooling. It is the input
+/// to the head. The built-in backbone computes [`FEATURES`] values between 0 and 6, because
+/// its last activation is a ReLU6. Other backbones may compute any finite values.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Feature(Box<[f32; FEATURES]>);
+pub struct Feature(Box<[f32]>);
 
 impl Feature {
-    /// The values of the feature vector, `[FEATURES]`.
+    /// The values of the feature vector.
     #[must_use]
-    pub fn values(&self) -> &[f32; FEATURES] {
+    pub fn values(&self) -> &[f32] {
         &self.0
     }
 }
 
-impl From<Box<[f32; FEATURES]>> for Feature {
-    fn from(values: Box<[f32; FEATURES]>) -> Feature {
+impl<const N: usize> From<Box<[f32; N]>> for Feature {
+    fn from(values: Box<[f32; N]>) -> Feature {
         Feature(values)
+    }
+}
+
+impl From<Vec<f32>> for Feature {
+    fn from(values: Vec<f32>) -> Feature {
+        Feature(values.into())
     }
 }
 
 /// The backbone, ready to run. All [`Embedder`]s in a program share one backbone
 /// because its weights take more memory than anything else.
 #[derive(Debug, Clone)]
-pub struct Backbone(Plan);
+pub struct Backbone {
+    plan: Plan,
+    features: usize,
+}
 
 impl Backbone {
-    /// Optimizes the graph so that it is ready to run.
+    /// Optimizes the graph so that it is ready to run. `features` is the number of features
+    /// that the head expects.
     ///
     /// # Errors
-    /// [`ModelError`] if the graph does not run, or does not output 1280 features.
-    pub fn new(graph: Graph) -> Result<Backbone, ModelError> {
+    /// [`ModelError`] if the graph does not run, or does not output this number of features.
+    pub fn new(graph: Graph, features: usize) -> Result<Backbone, ModelError> {
         let side = CROP_SIDE as usize;
-        let plan = graph.into_plan([1, 3, side, side], [&[1, FEATURES]])?;
-        Ok(Backbone(plan))
+        let plan = graph.into_plan([1, 3, side, side], [&[1, features]])?;
+        Ok(Backbone { plan, features })
     }
 }
 
@@ -56,6 +67,7 @@ impl Backbone {
 pub struct Embedder {
     runners: Vec<Runner>,
     pool: ThreadPool,
+    features: usize,
 }
 
 impl Embedder {
@@ -70,13 +82,20 @@ impl Embedder {
         threads: usize,
         pool: ThreadPool,
     ) -> Result<Embedder, ModelError> {
-        let Backbone(plan) = backbone;
-        let runners: Result<Vec<Runner>, ModelError> =
-            (0..threads.max(1)).map(|_| plan.runner()).collect();
+        let runners: Result<Vec<Runner>, ModelError> = (0..threads.max(1))
+            .map(|_| backbone.plan.runner())
+            .collect();
         Ok(Embedder {
             runners: runners?,
             pool,
+            features: backbone.features,
         })
+    }
+
+    /// Length of the feature vectors.
+    #[must_use]
+    pub fn features(&self) -> usize {
+        self.features
     }
 
     /// Number of crops that are processed at the same time.
@@ -110,9 +129,7 @@ impl Embedder {
 
 fn embed(runner: &mut Runner, pool: &ThreadPool, crop: &Crop) -> Result<Feature, ModelError> {
     let outputs = runner.run(pool, |input| fill_rgb(input, crop))?;
-    let mut feature = Box::new([0.0; FEATURES]);
-    feature.copy_from_slice(&outputs.get(0)?);
-    Ok(Feature(feature))
+    Ok(Feature(outputs.get(0)?.into()))
 }
 
 /// Writes the input as planar RGB `[3, 224, 224]`, scaled from 0..=255 to -1..=1 by

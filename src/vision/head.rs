@@ -3,7 +3,7 @@
 //! This module owns the labels, the weights, and the forward pass. It knows nothing about
 //! faces, frames, or which labels count as masked.
 
-use crate::onnx::{Classifier, FEATURES, HeadFile, HeadTensors};
+use crate::onnx::{Classifier, HeadFile, HeadTensors};
 use crate::vision::embed::Feature;
 
 /// Identifies a head that a pipeline has used. IDs are assigned in the order in which the
@@ -25,7 +25,7 @@ impl HeadId {
 pub struct Head {
     labels: Vec<String>,
     backbone: [u8; 32],
-    /// Weights of the first layer, `[hidden, FEATURES]`, row by row.
+    /// Weights of the first layer, `[hidden, features]`, row by row.
     w1: Vec<f32>,
     /// Biases of the first layer, `[hidden]`.
     b1: Vec<f32>,
@@ -94,6 +94,18 @@ impl Head {
         &self.backbone
     }
 
+    /// Length of the feature vectors that are this head's input.
+    #[must_use]
+    pub fn features(&self) -> usize {
+        self.w1.len().checked_div(self.b1.len()).unwrap_or(0)
+    }
+
+    /// Whether two heads have the same input, which is the output of one backbone.
+    #[must_use]
+    pub fn has_backbone_of(&self, other: &Head) -> bool {
+        self.backbone == other.backbone && self.features() == other.features()
+    }
+
     /// Computes the logits of a feature vector, one per label.
     #[must_use]
     pub fn logits(&self, feature: &Feature) -> Vec<f32> {
@@ -110,12 +122,11 @@ impl Head {
     /// Computes the probability of each label, between 0 and 1. The probabilities sum to 1.
     #[must_use]
     pub fn probabilities(&self, feature: &Feature) -> Vec<f32> {
-        debug_assert_eq!(self.w1.len(), self.b1.len() * FEATURES);
         softmax(&self.logits(feature))
     }
 
     /// Computes probabilities like [`probabilities`](Head::probabilities), but for a
-    /// row `[FEATURES]` of a feature matrix.
+    /// row of a feature matrix.
     #[must_use]
     pub fn probabilities_of(&self, feature: &[f32]) -> Vec<f32> {
         softmax(&self.logits_of(feature))
@@ -124,8 +135,9 @@ impl Head {
 
 /// Computes `W x + b`, where `W` has the shape `[b.len(), x.len()]`.
 fn dense(weights: &[f32], bias: &[f32], x: &[f32]) -> Vec<f32> {
+    let width = weights.len().checked_div(bias.len()).unwrap_or(0).max(1);
     weights
-        .chunks_exact(x.len())
+        .chunks_exact(width)
         .zip(bias)
         .map(|(row, bias)| dot(row, x) + bias)
         .collect()

@@ -443,7 +443,8 @@ fn open_parts(classifier_file: Option<&Path>) -> Result<Parts, ModelError> {
         }
         ModelFile::Head(file) => {
             let shipped = shipped()?;
-            if file.backbone_sha256 != shipped.backbone_sha256 {
+            let features = shipped.head.features();
+            if file.backbone_sha256 != shipped.backbone_sha256 || file.head.features() != features {
                 return Err(ModelError::Unexpected {
                     model: name,
                     kind: "head",
@@ -465,6 +466,6 @@ fn open_classifier(
     pool: ThreadPool,
 ) -> Result<(Embedder, Head, Option<FaceCheckTensors>), ModelError> {
     let (backbone, head, face_check) = open_parts(classifier_file)?;
-    let backbone = Backbone::new(backbone)?;
+    let backbone = Backbone::new(backbone, head.features())?;
     Ok((Embedder::new(&backbone, threads, pool)?, head, face_check))
 }

@@ -12,9 +12,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use maskd::learning::refit::Sample;
+use maskd::learning::refit::{self, Sample};
 use maskd::learning::replay::Rows;
-use maskd::onnx::{FEATURES, HeadTensors};
+use maskd::onnx::HeadTensors;
 use maskd::vision::head::argmax;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -131,10 +131,10 @@ impl RealCamera {
         let cached = if let (Ok(json), Ok(bytes)) = (fs::read(&index), fs::read(&values)) {
             let mut cached: CachedPictures = serde_json::from_slice(&json)?;
             let floats = floats(&bytes);
-            if floats.len() != cached.pictures.len() * rows * FEATURES {
+            if floats.len() != cached.pictures.len() * rows * features.width {
                 bail!("{} is incomplete: delete the cache", values.display());
             }
-            let all = floats.chunks_exact(rows * FEATURES);
+            let all = floats.chunks_exact(rows * features.width);
             for (picture, features) in cached.pictures.iter_mut().zip(all) {
                 picture.features = features.to_vec();
             }
@@ -215,7 +215,8 @@ impl RealCamera {
         let mut rows = Rows::default();
         for at in pictures {
             let picture = &self.pictures[*at];
-            rows.push(&picture.features[..FEATURES], picture.label);
+            let width = picture.features.len() / (refit::VARIANTS + 1);
+            rows.push(&picture.features[..width], picture.label);
         }
         rows
     }

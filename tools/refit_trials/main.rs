@@ -40,9 +40,7 @@ use maskd::learning::refit::{
     RefitOptions, Sample,
 };
 use maskd::learning::replay::{Replay, Rows};
-use maskd::onnx::{
-    Classifier, FEATURES, Graph, HeadFile, HeadTensors, ModelFile, ThreadPool, read_file,
-};
+use maskd::onnx::{Classifier, Graph, HeadFile, HeadTensors, ModelFile, ThreadPool, read_file};
 use maskd::training::dataset::{self, Dataset};
 use maskd::training::train::{TrainOptions, Trainer};
 use maskd::vision::detect::{Detector, DetectorOptions};
@@ -75,11 +73,11 @@ struct Arguments {
     /// The replay set.
     #[arg(long)]
     replay: PathBuf,
-    /// The initial head, which is a classifier or a head file [default: the built-in
-    /// one].
+    /// The initial head, which is a head file for the built-in backbone, or a classifier
+    /// [default: the built-in one].
     #[arg(long)]
     head: Option<PathBuf>,
-    /// Cache folder for features.
+    /// Cache folder for features. Each backbone needs its own folder.
     #[arg(long)]
     cache: PathBuf,
     /// Number of draws for each combination of camera and number of crops.
@@ -169,7 +167,7 @@ fn main() -> ExitCode {
 struct Camera {
     name: String,
     test: Rows,
-    /// The features `[variants + 1, FEATURES]` and the label of each crop in the pool.
+    /// The features `[variants + 1, features]` and the label of each crop in the pool.
     pool: Vec<(Vec<f32>, usize)>,
 }
 
@@ -183,16 +181,13 @@ struct Trials<'a> {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let shipped = Classifier::parse("the built-in model", SHIPPED_CLASSIFIER)?;
-    let head = initial_head(arguments, &shipped)?;
+    let (backbone, head) = initial_head(arguments)?;
     let replay = Replay::parse(&fs::read(&arguments.replay)?)?;
-    if head.backbone_sha256 != shipped.backbone_sha256
-        || replay.backbone_sha256 != shipped.backbone_sha256
-    {
-        bail!("the head and the replay set must belong to the built-in backbone");
+    if replay.backbone_sha256 != head.backbone_sha256 {
+        bail!("the replay set must belong to the backbone of the head");
     }
     fs::create_dir_all(&arguments.cache)?;
-    let mut features = FeatureCache::open(shipped.backbone)?;
+    let mut features = FeatureCache::open(backbone, head.head.features())?;
     let old = features.rows(
         &arguments.cache.join("old"),
         &arguments.holdout,
@@ -255,23 +250,29 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     trials.speed()
 }
 
-/// Returns the head that every refit starts from.
-fn initial_head(arguments: &Arguments, shipped: &Classifier) -> anyhow::Result<HeadFile> {
-    Ok(match &arguments.head {
-        None => HeadFile {
-            backbone_sha256: shipped.backbone_sha256,
-            labels: shipped.labels.clone(),
-            head: shipped.head.clone(),
-        },
-        Some(path) => match ModelFile::parse(&path.display().to_string(), &read_file(path)?)? {
-            ModelFile::Head(file) => file,
-            ModelFile::Classifier(classifier) => HeadFile {
-                backbone_sha256: classifier.backbone_sha256,
-                labels: classifier.labels,
-                head: classifier.head,
-            },
-        },
-    })
+/// Returns the backbone, and the head that every refit starts from.
+fn initial_head(arguments: &Arguments) -> anyhow::Result<(Graph, HeadFile)> {
+    let parts = |classifier: Classifier| {
+        let head = HeadFile {
+            backbone_sha256: classifier.backbone_sha256,
+            labels: classifier.labels,
+            head: classifier.head,
+        };
+        (classifier.backbone, head)
+    };
+    let (backbone, shipped) = parts(Classifier::parse("the built-in model", SHIPPED_CLASSIFIER)?);
+    let Some(path) = &arguments.head else {
+        return Ok((backbone, shipped));
+    };
+    match ModelFile::parse(&path.display().to_string(), &read_file(path)?)? {
+        ModelFile::Classifier(classifier) => Ok(parts(*classifier)),
+        ModelFile::Head(head) => {
+            if head.backbone_sha256 != shipped.backbone_sha256 {
+                bail!("the head must belong to the built-in backbone");
+            }
+            Ok((backbone, head))
+        }
+    }
 }
 
 /// Reads the 32-bit floats in a file of the cache.
@@ -287,10 +288,12 @@ struct FeatureCache {
     scaler: Scaler,
     /// Number of variants of each crop.
     variants: usize,
+    /// Length of a feature vector.
+    width: usize,
 }
 
 impl FeatureCache {
-    fn open(backbone: Graph) -> anyhow::Result<FeatureCache> {
+    fn open(backbone: Graph, width: usize) -> anyhow::Result<FeatureCache> {
         let options = DetectorOptions {
             side: 320,
             threshold: 0.5,
@@ -302,9 +305,10 @@ impl FeatureCache {
                 options,
                 ThreadPool::alone(),
             )?,
-            embedder: Embedder::new(&Backbone::new(backbone)?, 1, ThreadPool::alone())?,
+            embedder: Embedder::new(&Backbone::new(backbone, width)?, 1, ThreadPool::alone())?,
             scaler: Scaler::default(),
             variants: refit::VARIANTS,
+            width,
         })
     }
 
@@ -322,7 +326,7 @@ impl FeatureCache {
         if let Ok(bytes) = fs::read(cache) {
             let values = floats(&bytes);
             let mut rows = Rows::default();
-            for row in values.as_chunks::<{ 1 + FEATURES }>().0 {
+            for row in values.chunks_exact(1 + self.width) {
                 rows.push(&row[1..], row[0] as usize);
             }
             return Ok(rows);
@@ -353,13 +357,7 @@ impl FeatureCache {
             }
         }
         let mut bytes = Vec::new();
-        for (row, label) in rows
-            .features
-            .as_chunks::<FEATURES>()
-            .0
-            .iter()
-            .zip(&rows.labels)
-        {
+        for (row, label) in rows.features.chunks_exact(self.width).zip(&rows.labels) {
             bytes.extend((*label as f32).to_le_bytes());
             bytes.extend(row.iter().flat_map(|value| value.to_le_bytes()));
         }
@@ -417,11 +415,12 @@ impl Camera {
         };
         for (place, at) in order.into_iter().enumerate() {
             let label = all.labels[at * rows];
-            let features = &all.features[at * rows * FEATURES..][..rows * FEATURES];
+            let width = all.width();
+            let features = &all.features[at * rows * width..][..rows * width];
             if place < POOL {
                 camera.pool.push((features.to_vec(), label));
             } else {
-                camera.test.push(&features[..FEATURES], label);
+                camera.test.push(&features[..width], label);
             }
         }
         camera
@@ -678,7 +677,7 @@ impl Trials<'_> {
             2 => options.fit.adaptations = vec![Adaptation::PlainReplay],
             3 => {
                 for sample in &mut samples {
-                    sample.features.truncate(FEATURES);
+                    sample.features.truncate(self.head.head.features());
                 }
             }
             _ => {}
@@ -750,7 +749,7 @@ impl Trials<'_> {
                 label: *label,
                 track: at.to_string(),
                 day: String::new(),
-                features: features[..FEATURES].to_vec(),
+                features: features[..self.head.head.features()].to_vec(),
                 seen: false,
             })
             .collect();

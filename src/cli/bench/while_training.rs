@@ -101,8 +101,8 @@ pub(super) fn compare(
     // same frames.
     let passes = (ROUND_MS / pass_ms.max(1.0)).ceil() as usize;
     let job = TrainingJob::of(pictures)?;
-    let (backbone, _) = pipeline::open_model(config.models.classifier.as_deref())?;
-    let backbone = Backbone::new(backbone)?;
+    let (backbone, head) = pipeline::open_model(config.models.classifier.as_deref())?;
+    let backbone = Backbone::new(backbone, head.features())?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let mut trainers = Vec::new();
     for number in 0..cores {

@@ -14,7 +14,6 @@ use crate::training::recipe::EmbedMode;
 use crate::training::report::{self, Report};
 use crate::training::run::{LabelledPicture, UsableDataset, embed, workers};
 use crate::vision::embed::Backbone;
-use crate::vision::embed::FEATURES;
 use crate::vision::pipeline::open_model;
 
 /// Number of pictures in the list of the worst pictures.
@@ -54,10 +53,10 @@ pub(super) fn evaluate(
     let learned = global.learned_head(&base)?;
     let head = learned.as_deref().unwrap_or(&base);
     let pictures = usable.labelled(head.labels())?;
-    let mut workers = workers(&Backbone::new(backbone)?, None, threads)?;
+    let mut workers = workers(&Backbone::new(backbone, base.features())?, None, threads)?;
     let set = embed(&mut workers, &pictures, EmbedMode::Plain, &mut progress)?;
     let mut probabilities = Vec::new();
-    for feature in set.features.chunks(FEATURES) {
+    for feature in set.features.chunks(set.width) {
         probabilities.extend(head.probabilities_of(feature));
     }
     let report = Report::new(&set.labels, &probabilities, head.labels(), None)

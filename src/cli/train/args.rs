@@ -7,6 +7,8 @@ use image::ImageFormat;
 
 use crate::cli::Failure;
 use crate::cli::output::{SMALL_FILE, can_write, is_same_file, with_suffix};
+use crate::learning::replay;
+use crate::onnx::{FEATURES, MAX_FEATURES, MAX_MODEL_BYTES};
 use crate::training::augment::{Fill, Geometry, Robust};
 use crate::training::recipe::Recipe;
 use crate::training::report::PlotFormat;
@@ -32,6 +34,18 @@ pub(in crate::cli) struct Train {
     /// Write the model, which consists of backbone and head, to this ONNX file
     #[arg(long, value_name = "FILE")]
     pub(super) model: Option<PathBuf>,
+
+    /// Write a replay set to this file: features of training pictures that keep training on
+    /// a device from forgetting them; name the file in the device's configuration
+    /// (models.replay)
+    #[arg(long, value_name = "FILE")]
+    pub(super) replay: Option<PathBuf>,
+
+    /// Use the backbone in this ONNX file, or the backbone of this model, instead of the
+    /// built-in one; its input must be RGB pictures of 224 x 224 pixels with values from -1
+    /// to 1, and its output a feature vector
+    #[arg(long, value_name = "FILE")]
+    pub(super) backbone: Option<PathBuf>,
 
     /// Write the head alone to this ONNX file
     #[arg(long, value_name = "FILE")]
@@ -201,25 +215,37 @@ impl Train {
     /// Returns all files that may be written, each with its option, its path, and an
     /// upper limit on its size in bytes.
     fn outputs(&self) -> Vec<(&'static str, PathBuf, usize)> {
-        let classifier = SHIPPED_CLASSIFIER.len() + SMALL_FILE;
+        let (backbone, features) = match &self.backbone {
+            None => (SHIPPED_CLASSIFIER.len(), FEATURES),
+            Some(file) => {
+                let size = std::fs::metadata(file).map_or(0, |file| file.len());
+                (size.min(MAX_MODEL_BYTES) as usize, MAX_FEATURES)
+            }
+        };
+        let classifier = backbone + SMALL_FILE;
         let checkpoint = self.first_output().map(|_| self.checkpoint_file());
         let named = |path: &Option<PathBuf>| path.clone();
         [
             ("--model", named(&self.model), classifier),
+            ("--replay", named(&self.replay), replay::MAX_BYTES),
             ("--head-only", named(&self.head_only), SMALL_FILE),
             ("--plot", named(&self.plot), SMALL_FILE),
             ("--history", self.history_file(), SMALL_FILE),
             ("--report", named(&self.report), SMALL_FILE),
             ("--show-augmented", named(&self.show_augmented), SMALL_FILE),
-            ("the checkpoint", checkpoint, Checkpoint::MAX_BYTES),
+            (
+                "the checkpoint",
+                checkpoint,
+                Checkpoint::max_bytes(features),
+            ),
         ]
         .into_iter()
         .filter_map(|(option, path, bytes)| Some((option, path?, bytes)))
         .collect()
     }
 
-    /// Returns the path of the first output that requires training. A contact sheet does
-    /// not require training.
+    /// Returns the path of the first output that requires training. A contact sheet and a
+    /// replay set do not require training.
     pub(super) fn first_output(&self) -> Option<&Path> {
         let outputs = [&self.model, &self.head_only, &self.plot, &self.report];
         outputs.into_iter().flatten().map(PathBuf::as_path).next()

@@ -4,19 +4,20 @@ mod args;
 
 use std::path::Path;
 
-use super::output::write;
+use super::output::{SMALL_FILE, write};
 use super::progress::TerminalProgress;
 use super::{Failure, complain, print};
 use crate::config::Config;
-use crate::onnx::{self, Classifier, HeadFile, ModelFile};
+use crate::learning::replay::{Replay, Rows};
+use crate::onnx::{self, BackboneFile, HeadFile, MAX_MODEL_BYTES, ModelFile};
 use crate::platform::hex;
 use crate::training::augment;
 use crate::training::dataset;
 use crate::training::recipe::{EmbedMode, Recipe, Worker, mix};
 use crate::training::report::{self, HistoryPoint, PlotFormat, Report};
 use crate::training::run::{
-    Checkpoint, FeatureSet, LabelledPicture, RunOptions, TrainedHead, TrainingPictures,
-    decode_picture, embed, fit, workers,
+    Checkpoint, FeatureSet, LabelledPicture, ReplayFeatures, RunOptions, TrainedHead,
+    TrainingPictures, decode_picture, embed, fit, workers,
 };
 use crate::training::train::{EpochRecord, TrainOptions, Trainer};
 use crate::vision::detect::DetectorOptions;
@@ -28,6 +29,9 @@ use args::{RecipeName, sheet_format};
 
 /// Number of pictures on a contact sheet. Each picture is shown in two views.
 const SHEET_PICTURES: usize = 48;
+/// Maximum number of rows of a replay set. Files of backbones with many features have fewer
+/// rows.
+const REPLAY_ROWS: usize = 1500;
 /// Number of views in a row of a contact sheet.
 const SHEET_COLUMNS: usize = 12;
 
@@ -43,6 +47,7 @@ impl Train {
         if self.background {
             lowest_priority();
         }
+        let backbone = self.backbone()?;
         let mut progress = TerminalProgress::new()?;
         let threads = match usize::from(self.threads) {
             0 => config.classify.threads(0),
@@ -53,10 +58,8 @@ impl Train {
         let pictures = TrainingPictures::read(data, val, self.seed, threads, &mut progress)?;
         self.describe(&pictures);
 
-        let classifier = Classifier::parse("the built-in model", SHIPPED_CLASSIFIER)?;
-        let backbone_sha256 = classifier.backbone_sha256;
-        let options = self.options(&pictures, config);
-        let fingerprint = options.fingerprint(&pictures, &backbone_sha256);
+        let options = self.options(&pictures, config, backbone.features);
+        let fingerprint = options.fingerprint(&pictures, &backbone.backbone_sha256);
         let checkpoint = match checkpoint {
             Some(checkpoint) if checkpoint.fingerprint == fingerprint => checkpoint,
             Some(_) => {
@@ -76,12 +79,17 @@ impl Train {
             RecipeName::Tutorial => None,
             RecipeName::Robust => Some(options.detector),
         };
-        let mut workers = workers(&Backbone::new(classifier.backbone)?, detector, threads)?;
+        let ready = Backbone::new(backbone.backbone.clone(), backbone.features)?;
+        let mut workers = workers(&ready, detector, threads)?;
         if let Some(path) = &self.show_augmented {
             self.write_sheet(&mut workers[0], &options.recipe, &pictures.training, path)?;
-            if self.first_output().is_none() {
-                return Ok(());
-            }
+        }
+        if let Some(path) = &self.replay {
+            let replay = self.replay_set(&backbone, &ready, &pictures, threads, &mut progress)?;
+            write(path, &replay)?;
+        }
+        if self.first_output().is_none() {
+            return Ok(());
         }
         let mode = EmbedMode::Views {
             recipe: &options.recipe,
@@ -91,13 +99,13 @@ impl Train {
         let training = embed(&mut workers, &pictures.training, mode, &mut progress)?;
         let plain = EmbedMode::Plain;
         let validation = embed(&mut workers, &pictures.validation, plain, &mut progress)?;
-        drop(workers);
+        drop((workers, ready));
 
         let trained = fit(&options, &training, &validation, checkpoint, &mut progress)?;
         if let Some(checkpoint) = &trained.checkpoint {
             checkpoint.write(&checkpoint_file)?;
         }
-        self.write(&options, &pictures, backbone_sha256, &trained, &validation)?;
+        self.write(&options, &pictures, &backbone, &trained, &validation)?;
         if trained.checkpoint.is_some() {
             let sentence = format!(
                 "interrupted after epoch {}: the best model so far is written; --resume continues from {}",
@@ -135,7 +143,63 @@ impl Train {
         ));
     }
 
-    fn options(&self, pictures: &TrainingPictures, config: &Config) -> RunOptions {
+    /// Reads the backbone file. Without a file, returns the built-in backbone.
+    fn backbone(&self) -> Result<BackboneFile, Failure> {
+        let Some(path) = &self.backbone else {
+            return Ok(BackboneFile::parse(
+                "the built-in model",
+                SHIPPED_CLASSIFIER,
+            )?);
+        };
+        let bytes = onnx::read_file(path)?;
+        if bytes.len() + SMALL_FILE > MAX_MODEL_BYTES as usize {
+            let path = path.display();
+            let sentence = format!(
+                "the backbone {path} is too large: with a head, it would exceed {} MiB, the limit \
+                 for models",
+                MAX_MODEL_BYTES >> 20
+            );
+            return Err(Failure::new(Failure::DATA, sentence));
+        }
+        Ok(BackboneFile::parse(&path.display().to_string(), &bytes)?)
+    }
+
+    /// Embeds training pictures for a replay set, and returns the bytes of its file.
+    fn replay_set(
+        &self,
+        file: &BackboneFile,
+        backbone: &Backbone,
+        pictures: &TrainingPictures,
+        threads: usize,
+        progress: &mut TerminalProgress,
+    ) -> Result<Vec<u8>, Failure> {
+        let labels = &pictures.dataset.classes;
+        let max_rows = Replay::max_rows(labels, file.features).min(REPLAY_ROWS);
+        let features = ReplayFeatures::embed(
+            backbone,
+            &pictures.training,
+            labels,
+            max_rows,
+            self.seed,
+            threads,
+            progress,
+        )?;
+        let rows = |set: FeatureSet| Rows {
+            features: set.features,
+            labels: set.labels,
+        };
+        let replay = Replay {
+            backbone_sha256: file.backbone_sha256,
+            labels: labels.clone(),
+            train: rows(features.train),
+            holdout: rows(features.holdout),
+        };
+        replay
+            .to_bytes()
+            .map_err(|error| Failure::new(Failure::DATA, error))
+    }
+
+    fn options(&self, pictures: &TrainingPictures, config: &Config, features: usize) -> RunOptions {
         let counts = pictures.dataset.counts();
         let class_weights = match self.recipe {
             RecipeName::Tutorial => vec![1.0; counts.len()],
@@ -148,6 +212,7 @@ impl Train {
                 threshold: config.detect.threshold,
             },
             trainer: TrainOptions {
+                features,
                 init_lr: self.init_lr(),
                 decay: self.init_lr() / self.epochs() as f32,
                 seed: self.seed,
@@ -193,7 +258,7 @@ impl Train {
         &self,
         options: &RunOptions,
         pictures: &TrainingPictures,
-        backbone_sha256: [u8; 32],
+        backbone: &BackboneFile,
         trained: &TrainedHead,
         validation: &FeatureSet,
     ) -> Result<(), Failure> {
@@ -204,7 +269,7 @@ impl Train {
             .map_err(|error| internal(&error))?;
         let json = serde_json::to_string(&report).map_err(|error| internal(&error))?;
         let head = HeadFile {
-            backbone_sha256,
+            backbone_sha256: backbone.backbone_sha256,
             labels: classes.clone(),
             head: trained.trainer.tensors(),
         };
@@ -216,7 +281,7 @@ impl Train {
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ];
         if let Some(path) = &self.model {
-            let model = onnx::write_classifier(SHIPPED_CLASSIFIER, &head, &metadata)?;
+            let model = onnx::write_classifier(&backbone.base, &head, &metadata)?;
             write_model(path, &model)?;
         }
         if let Some(path) = &self.head_only {
@@ -272,6 +337,7 @@ fn lowest_priority() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::onnx::Classifier;
 
     #[test]
     fn a_model_that_cannot_be_opened_replaces_no_file() {

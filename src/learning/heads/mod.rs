@@ -648,19 +648,19 @@ pub(super) struct Imported {
 /// `parent` as its parent.
 ///
 /// # Errors
-/// Returns [`HeadsError::OtherBackbone`] if the head was made for another backbone,
+/// Returns [`HeadsError::OtherBackbone`] if the head was made for another backbone than `base`,
 /// [`HeadsError::OtherLabels`] if its labels differ from `labels`, and [`HeadsError::Damaged`] if
 /// the file cannot be read.
 pub(super) fn read_foreign(
     path: &Path,
-    backbone: &[u8; 32],
+    base: &Head,
     labels: &[String],
     parent: Option<u32>,
 ) -> Result<Imported, HeadsError> {
     let name = path.display().to_string();
     let bytes = onnx::read_file(path)?;
     let mut metadata = onnx::read_metadata(&name, &bytes)?;
-    let file = parse_foreign(&name, &bytes, backbone, labels)?;
+    let file = parse_foreign(&name, &bytes, base, labels)?;
     // The parent's number in the file is discarded, because it refers to a head on the
     // device from which the file came.
     metadata.remove(PARENT);
@@ -679,21 +679,21 @@ fn name(number: u32) -> String {
 /// file.
 ///
 /// # Errors
-/// Returns [`HeadsError::OtherBackbone`] if the head was made for another backbone,
+/// Returns [`HeadsError::OtherBackbone`] if the head was made for another backbone than `base`,
 /// [`HeadsError::OtherLabels`] if its labels differ from `labels`, and [`HeadsError::Damaged`] if
 /// the file is invalid.
 pub fn parse_foreign(
     name: &str,
     bytes: &[u8],
-    backbone: &[u8; 32],
+    base: &Head,
     labels: &[String],
 ) -> Result<HeadFile, HeadsError> {
     let file = head_of(name, bytes)?;
-    if file.backbone_sha256 != *backbone {
+    if file.backbone_sha256 != *base.backbone() || file.head.features() != base.features() {
         return Err(HeadsError::OtherBackbone {
             name: name.to_owned(),
             theirs: hex::encode(&file.backbone_sha256),
-            ours: hex::encode(backbone),
+            ours: hex::encode(base.backbone()),
         });
     }
     if file.labels != labels {

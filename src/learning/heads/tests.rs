@@ -53,6 +53,14 @@ fn rollback(heads: &mut Heads, steps: u32) -> Result<Option<u32>, HeadsError> {
     Ok(number)
 }
 
+/// Creates the head that a device with this backbone starts with.
+fn base(backbone_sha256: [u8; 32]) -> Head {
+    Head::from_file(HeadFile {
+        backbone_sha256,
+        ..head(0.0)
+    })
+}
+
 /// Imports a head in the same way as the module `active`, but without putting it into use.
 fn import(
     heads: &mut Heads,
@@ -60,7 +68,7 @@ fn import(
     backbone: &[u8; 32],
     labels: &[String],
 ) -> Result<u32, HeadsError> {
-    let imported = read_foreign(path, backbone, labels, used(heads).0)?;
+    let imported = read_foreign(path, &base(*backbone), labels, used(heads).0)?;
     let metadata = imported.metadata.iter();
     let metadata: Vec<(&str, String)> = metadata
         .map(|(key, value)| (key.as_str(), value.clone()))
@@ -151,7 +159,7 @@ fn a_head_whose_outputs_overflow_is_neither_stored_nor_used() {
     let error = import(&mut heads, &path, &[5; 32], &labels).unwrap_err();
     assert!(error.to_string().contains("overflow"), "{error}");
     let foreign = fs::read(&path).unwrap();
-    assert!(parse_foreign("x", &foreign, &[5; 32], &labels).is_err());
+    assert!(parse_foreign("x", &foreign, &base([5; 32]), &labels).is_err());
     // Simulate an older maskd that stored the head and put it into use.
     let sealed = onnx::write_sealed_head(&overflowing(), &[(PARENT, "2".to_owned())]);
     fs::write(heads.path(2), sealed).unwrap();

@@ -12,7 +12,6 @@ use rand_chacha::ChaCha8Rng;
 
 use super::RefitContext;
 use super::options::Adaptation;
-use crate::vision::embed::FEATURES;
 
 /// Sample indices by class and group.
 type SamplesByClass = BTreeMap<usize, BTreeMap<usize, Vec<usize>>>;
@@ -33,9 +32,8 @@ pub(super) struct Batches<'a> {
     rng: ChaCha8Rng,
     /// The classes that have at least one training row.
     classes: Vec<ClassRows>,
-    /// One factor per feature. A replay row is translated by multiplying its features by these
-    /// factors.
-    translation: Vec<f32>,
+    /// Translates the features of a replay row.
+    translation: Translation,
     /// Number of new rows in a batch.
     new: usize,
     /// Number of translated replay rows in a batch.
@@ -48,7 +46,8 @@ pub(super) struct Batches<'a> {
 /// If a feature is near zero on the device and in the replay set, the constant keeps the ratio near
 /// 1.
 const TRANSLATION_PRIOR: f32 = 0.025;
-/// Maximum value of a feature. It is 6 because the backbone ends with a ReLU6.
+/// Translated features are at most this large, unless features of the replay set are larger.
+/// It is 6 because the built-in backbone ends with a ReLU6.
 const MAX_FEATURE: f32 = 6.0;
 
 impl<'a> Batches<'a> {
@@ -75,7 +74,7 @@ impl<'a> Batches<'a> {
                 rows(options.new_share * groups / (groups + options.half_share_groups)).min(device)
             }
         };
-        let translation = translation(context, &by_class, &replayed);
+        let translation = Translation::new(context, &by_class, &replayed);
         let classes = (0..context.classes)
             .map(|label| {
                 let groups = by_class.remove(&label).unwrap_or_default();
@@ -93,12 +92,12 @@ impl<'a> Batches<'a> {
             translation,
             new,
             translated: device - new,
-            features: Vec::with_capacity(options.batch * FEATURES),
+            features: Vec::with_capacity(options.batch * context.features),
             labels: Vec::with_capacity(options.batch),
         }
     }
 
-    /// Draws a batch. Returns the features of its rows, `[batch, FEATURES]` in row-major order, and
+    /// Draws a batch. Returns the features of its rows, `[batch, features]` in row-major order, and
     /// the labels of its rows.
     pub(super) fn draw(&mut self) -> (&[f32], &[usize]) {
         self.features.clear();
@@ -142,11 +141,9 @@ impl<'a> Batches<'a> {
     fn push_replayed(&mut self, turn: usize, is_translated: bool) {
         let rows = &self.classes[turn % self.classes.len()].replay;
         let row = rows[self.rng.random_range(0..rows.len())];
-        let features = &self.context.replay.features[row * FEATURES..][..FEATURES];
+        let features = self.context.replayed(row);
         if is_translated {
-            let factors = features.iter().zip(&self.translation);
-            let translated = factors.map(|(value, factor)| (value * factor).min(MAX_FEATURE));
-            self.features.extend(translated);
+            self.features.extend(self.translation.apply(features));
         } else {
             self.features.extend_from_slice(features);
         }
@@ -167,40 +164,122 @@ impl<'a> Batches<'a> {
     }
 }
 
-/// Computes one factor per feature: its mean over the device's samples, divided by its mean over
-/// the replay set. Both means cover only the classes that the two sets share, and each of these
-/// classes has the same weight.
-fn translation(
-    context: &RefitContext,
-    samples: &SamplesByClass,
-    replayed: &RowsByClass,
-) -> Vec<f32> {
-    let mut device = vec![TRANSLATION_PRIOR; FEATURES];
-    let mut replay = device.clone();
-    let shared: Vec<usize> = samples
-        .keys()
-        .copied()
-        .filter(|label| replayed.contains_key(label))
-        .collect();
-    for label in &shared {
-        let crops: Vec<usize> = samples[label].values().flatten().copied().collect();
-        let rows = &replayed[label];
-        let weight = 1.0 / (shared.len() * crops.len()) as f32;
-        for number in &crops {
-            for (sum, value) in device.iter_mut().zip(context.samples[*number].crop()) {
-                *sum += weight * value;
+/// Moves the features of a replay row toward those that the device's camera might have
+/// produced.
+struct Translation {
+    /// A factor and an offset for each feature.
+    steps: Vec<(f32, f32)>,
+    /// Maximum value of a translated feature.
+    max: f32,
+}
+
+impl Translation {
+    /// Compares the mean of each feature over the device's samples with its mean over the replay
+    /// set. Both means cover only the classes that the two sets share, and each of these classes
+    /// has the same weight. A feature that is never negative in the replay set is multiplied by
+    /// the ratio of the means. For other features, the ratio is meaningless, so the difference of
+    /// the means is added.
+    fn new(
+        context: &RefitContext,
+        samples: &SamplesByClass,
+        replayed: &RowsByClass,
+    ) -> Translation {
+        let mut device = vec![TRANSLATION_PRIOR; context.features];
+        let mut replay = device.clone();
+        let shared: Vec<usize> = samples
+            .keys()
+            .copied()
+            .filter(|label| replayed.contains_key(label))
+            .collect();
+        for label in &shared {
+            let crops: Vec<usize> = samples[label].values().flatten().copied().collect();
+            let rows = &replayed[label];
+            let weight = 1.0 / (shared.len() * crops.len()) as f32;
+            for number in &crops {
+                for (sum, value) in device.iter_mut().zip(context.samples[*number].crop()) {
+                    *sum += weight * value;
+                }
+            }
+            let weight = 1.0 / (shared.len() * rows.len()) as f32;
+            for row in rows {
+                for (sum, value) in replay.iter_mut().zip(context.replayed(*row)) {
+                    *sum += weight * value;
+                }
             }
         }
-        let weight = 1.0 / (shared.len() * rows.len()) as f32;
-        for row in rows {
-            let features = &context.replay.features[row * FEATURES..][..FEATURES];
-            for (sum, value) in replay.iter_mut().zip(features) {
-                *sum += weight * value;
+        let mut lowest = vec![0.0_f32; context.features];
+        let mut max = MAX_FEATURE;
+        for row in replayed.values().flatten() {
+            for (lowest, value) in lowest.iter_mut().zip(context.replayed(*row)) {
+                *lowest = lowest.min(*value);
+                max = max.max(*value);
             }
+        }
+        let means = device.iter().zip(replay).zip(lowest);
+        let steps = means.map(|((device, replay), lowest)| {
+            if lowest < 0.0 {
+                (1.0, device - replay)
+            } else {
+                ((device / replay).clamp(0.1, 10.0), 0.0)
+            }
+        });
+        Translation {
+            steps: steps.collect(),
+            max,
         }
     }
-    let means = device.iter().zip(replay);
-    means
-        .map(|(device, replay)| (device / replay).clamp(0.1, 10.0))
-        .collect()
+
+    fn apply(&self, features: &[f32]) -> impl Iterator<Item = f32> {
+        let steps = features.iter().zip(&self.steps);
+        steps.map(|(value, (factor, offset))| (value * factor + offset).min(self.max))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::input::GroupedSample;
+    use super::super::{RefitOptions, Sample};
+    use super::*;
+    use crate::learning::replay::Rows;
+
+    #[test]
+    fn features_that_can_be_negative_are_shifted_and_others_are_scaled() {
+        let mut replay = Rows::default();
+        replay.push(&[1.0, -1.0], 0);
+        replay.push(&[3.0, 1.0], 1);
+        let samples = [vec![2.0, 0.0], vec![6.0, 2.0]].map(|features| Sample {
+            id: String::new(),
+            label: usize::from(features[0] > 2.0),
+            track: String::new(),
+            day: String::new(),
+            features,
+            seen: false,
+        });
+        let grouped: Vec<GroupedSample> = samples
+            .iter()
+            .enumerate()
+            .map(|(group, sample)| GroupedSample {
+                sample,
+                group,
+                width: 2,
+            })
+            .collect();
+        let options = RefitOptions::default();
+        let context = RefitContext {
+            options: &options,
+            adaptation: Adaptation::TranslatedReplay,
+            cancelled: &|| false,
+            classes: 2,
+            features: 2,
+            samples: &grouped,
+            replay: &replay,
+        };
+        let translation = Batches::new(&context, &[0, 1]).translation;
+        let translated = |features: &[f32]| translation.apply(features).collect::<Vec<f32>>();
+        // The means are 4 and 2 for the first feature, and 1 and 0 for the second.
+        let found = translated(&[1.0, -1.0]);
+        assert!((found[0] - 4.025 / 2.025).abs() < 1e-6, "{found:?}");
+        assert!(found[1].abs() < 1e-6, "{found:?}");
+        assert_eq!(translated(&[5.0, 0.0])[0], MAX_FEATURE);
+    }
 }

@@ -129,7 +129,11 @@ mod tests {
         let grouped: Vec<GroupedSample> = samples
             .iter()
             .enumerate()
-            .map(|(group, sample)| GroupedSample { sample, group })
+            .map(|(group, sample)| GroupedSample {
+                sample,
+                group,
+                width: FEATURES,
+            })
             .collect();
         let options = RefitOptions::default();
         let context = RefitContext {
@@ -137,6 +141,7 @@ mod tests {
             adaptation: Adaptation::PlainReplay,
             cancelled: &|| false,
             classes: 2,
+            features: FEATURES,
             samples: &grouped,
             replay: &Rows::default(),
         };

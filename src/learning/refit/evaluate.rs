@@ -14,7 +14,7 @@ use super::outcome::{
 };
 use super::{Abort, MIN_GROUPS, RefitContext, RefitInput};
 use crate::learning::replay::Rows;
-use crate::onnx::{FEATURES, HeadTensors};
+use crate::onnx::HeadTensors;
 use crate::training::report::wilson;
 use crate::training::train::{TrainOptions, Trainer};
 use crate::vision::embed::cosine_distance;
@@ -221,7 +221,7 @@ impl RefitContext<'_> {
     /// feature vector is subtracted before the distances are computed.
     fn hard_examples(&self, by_loss: &[(f64, usize)]) -> Vec<HardExample> {
         let number = self.samples.len() as f32;
-        let mut mean = vec![0.0; FEATURES];
+        let mut mean = vec![0.0; self.features];
         for sample in self.samples {
             for (mean, value) in mean.iter_mut().zip(sample.crop()) {
                 *mean += value / number;
@@ -367,7 +367,7 @@ impl RefitContext<'_> {
 
     /// Returns the features of these samples' crops in row-major order.
     pub(super) fn crops(&self, samples: &[usize]) -> Vec<f32> {
-        let mut features = Vec::with_capacity(samples.len() * FEATURES);
+        let mut features = Vec::with_capacity(samples.len() * self.features);
         for sample in samples {
             features.extend_from_slice(self.samples[*sample].crop());
         }

@@ -114,8 +114,8 @@ mod tests {
     fn split_of(samples: &[Sample]) -> Split {
         let labels = ["a", "b", "c"].map(str::to_owned);
         let head = HeadTensors {
-            w1: Vec::new(),
-            b1: Vec::new(),
+            w1: vec![0.0; FEATURES],
+            b1: vec![0.0],
             w2: Vec::new(),
             b2: Vec::new(),
         };

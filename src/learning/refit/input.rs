@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::outcome::{ClassCount, Refusal, SkipReason, SkippedSample};
 use super::{MIN_GROUPS, RefitError};
 use crate::learning::replay::{Replay, Rows};
-use crate::onnx::{FEATURES, HeadTensors};
+use crate::onnx::HeadTensors;
 use crate::training::train::{TrainOptions, Trainer};
 
 /// A labeled crop from the device's own camera.
@@ -24,7 +24,7 @@ pub struct Sample {
     pub track: String,
     /// The day on which the sample was captured.
     pub day: String,
-    /// Features `[rows, FEATURES]` in row-major order. The first row is the
+    /// Features `[rows, features]` in row-major order. The first row is the
     /// crop itself, and the others are its variants.
     pub features: Vec<f32>,
     /// Whether the champion was trained on this sample with this label. The champion is
@@ -61,8 +61,8 @@ impl RefitInput<'_> {
     /// Returns [`RefitError::Head`] if a head does not match the labels, and [`RefitError::Replay`]
     /// if the replay set cannot be used.
     pub(super) fn checked(&self) -> Result<(Rows, Rows), RefitError> {
-        check_head("head in use", self.champion, self.labels)?;
-        check_head("built-in head", self.base, self.labels)?;
+        check_head("head in use", self.champion, self)?;
+        check_head("built-in head", self.base, self)?;
         match self.replay {
             None => Ok((Rows::default(), Rows::default())),
             Some(replay) => Ok((
@@ -72,12 +72,20 @@ impl RefitInput<'_> {
         }
     }
 
+    /// Returns the length of the feature vectors.
+    pub(super) fn features(&self) -> usize {
+        self.base.features()
+    }
+
     /// Returns the replay rows with each label replaced by its index in the
     /// head.
     fn renumbered(&self, replay: &Replay, rows: &Rows) -> Result<Rows, RefitError> {
         let fail = |problem: &str| Err(RefitError::Replay(problem.to_owned()));
-        if rows.is_empty() || rows.features.len() != rows.len() * FEATURES {
+        if rows.is_empty() {
             return fail("it has no rows to train on, or none to evaluate on");
+        }
+        if rows.features.len() != rows.len() * self.features() {
+            return fail("its rows do not have as many features as the head's input");
         }
         if rows.features.iter().any(|value| !value.is_finite()) {
             return fail("a feature is not a finite number");
@@ -101,9 +109,10 @@ impl RefitInput<'_> {
         let mut samples = Vec::new();
         let mut skipped = Vec::new();
         let mut groups: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        let width = self.features();
         for sample in self.samples {
             let features = &sample.features;
-            let reason = if features.is_empty() || !features.len().is_multiple_of(FEATURES) {
+            let reason = if features.is_empty() || !features.len().is_multiple_of(width) {
                 SkipReason::Size
             } else if features.iter().any(|value| !value.is_finite()) {
                 SkipReason::NotFinite
@@ -113,7 +122,11 @@ impl RefitInput<'_> {
                 let next = groups.len();
                 let key = (sample.day.as_str(), sample.track.as_str());
                 let group = *groups.entry(key).or_insert(next);
-                samples.push(GroupedSample { sample, group });
+                samples.push(GroupedSample {
+                    sample,
+                    group,
+                    width,
+                });
                 continue;
             };
             skipped.push(SkippedSample {
@@ -125,16 +138,20 @@ impl RefitInput<'_> {
     }
 }
 
-/// Checks that a head's tensors match its labels and are finite. The error message refers
-/// to the head as `head`.
+/// Checks that a head's tensors match its labels and are finite, and that the head has the
+/// same input as the base head. The error message refers to the head as `head`.
 pub(super) fn check_head(
     head: &'static str,
     tensors: &HeadTensors,
-    labels: &[String],
+    input: &RefitInput,
 ) -> Result<(), RefitError> {
     let fail = |problem: String| Err(RefitError::Head { head, problem });
-    if tensors.b2.len() != labels.len() {
-        let (outputs, labels) = (tensors.b2.len(), labels.len());
+    if tensors.features() != input.features() {
+        let (own, needed) = (tensors.features(), input.features());
+        return fail(format!("it has {own} inputs instead of {needed}"));
+    }
+    if tensors.b2.len() != input.labels.len() {
+        let (outputs, labels) = (tensors.b2.len(), input.labels.len());
         return fail(format!("it has {outputs} outputs and {labels} labels"));
     }
     match Trainer::from_head(tensors.clone(), TrainOptions::default()) {
@@ -148,6 +165,8 @@ pub(super) struct GroupedSample<'a> {
     pub(super) sample: &'a Sample,
     /// Index of the sample's group. A group is one track on one day.
     pub(super) group: usize,
+    /// Length of a feature vector.
+    pub(super) width: usize,
 }
 
 impl GroupedSample<'_> {
@@ -161,11 +180,11 @@ impl GroupedSample<'_> {
     }
 
     pub(super) fn rows(&self) -> usize {
-        self.sample.features.len() / FEATURES
+        self.sample.features.len() / self.width
     }
 
     pub(super) fn row(&self, row: usize) -> &[f32] {
-        &self.sample.features[row * FEATURES..][..FEATURES]
+        &self.sample.features[row * self.width..][..self.width]
     }
 }
 

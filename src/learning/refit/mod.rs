@@ -71,7 +71,8 @@ const SHIFT_SHARES: [f64; 3] = [1.0, 0.5, 0.0];
 /// The warning in the outcome when there is no replay set.
 const NO_REPLAY: &str = "the replay set was made for other labels or another backbone than this \
                          classifier's: nothing keeps the new model from forgetting what the \
-                         built-in one knows, and the check for that is skipped";
+                         built-in one knows, and the check for that is skipped; \
+                         maskd train --replay makes a replay set for models.replay";
 
 /// The reason why a refit failed. Each message is a complete sentence.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -171,7 +172,7 @@ pub(crate) fn evaluate_foreign(
 ) -> Result<Outcome, RefitError> {
     options.check()?;
     let (replay_train, replay_holdout) = input.checked()?;
-    check_head("head from another device", challenger, input.labels)?;
+    check_head("head from another device", challenger, input)?;
     if cancelled() {
         return Err(RefitError::Cancelled);
     }
@@ -278,6 +279,8 @@ struct RefitContext<'a> {
     adaptation: Adaptation,
     cancelled: &'a dyn Fn() -> bool,
     classes: usize,
+    /// Length of a feature vector.
+    features: usize,
     samples: &'a [GroupedSample<'a>],
     /// Replay rows to train on; empty if there is no replay set.
     replay: &'a Rows,
@@ -319,6 +322,7 @@ impl<'a> RefitContext<'a> {
             adaptation: options.fit.adaptations[0],
             cancelled,
             classes: input.labels.len(),
+            features: input.features(),
             samples,
             replay,
         }
@@ -326,6 +330,11 @@ impl<'a> RefitContext<'a> {
 }
 
 impl RefitContext<'_> {
+    /// Returns the features of a replay row to train on.
+    fn replayed(&self, row: usize) -> &[f32] {
+        &self.replay.features[row * self.features..][..self.features]
+    }
+
     /// Trains, calibrates, and evaluates a challenger.
     fn fit(
         &self,

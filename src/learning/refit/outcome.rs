@@ -190,8 +190,8 @@ pub struct SkippedSample {
 /// What is wrong with a sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SkipReason {
-    /// The sample's features cannot be divided into rows of
-    /// [`FEATURES`](crate::onnx::FEATURES) numbers.
+    /// The sample's features cannot be divided into rows of the length that the head's input
+    /// has.
     Size,
     /// A feature is NaN or infinite.
     NotFinite,

@@ -2,8 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::onnx::{MAX_FEATURES, MIN_FEATURES};
 use crate::platform::files::FileError;
-use crate::vision::embed::FEATURES;
 use crate::vision::embed::Feature;
 
 /// Maximum number of rows in a feature file: one for the crop itself, and one for each
@@ -16,10 +16,9 @@ const HASH: usize = 32;
 /// Size in bytes of the magic, the version, the number of rows, and the hashes of the
 /// backbone and the picture.
 const HEADER: usize = MAGIC.len() + 4 + 4 + 2 * HASH;
-const ROW: usize = FEATURES * 4;
 
 /// Maximum size of a feature file in bytes.
-pub(super) const MAX_BYTES: u64 = (HEADER + MAX_ROWS * ROW + HASH) as u64;
+pub(super) const MAX_BYTES: u64 = (HEADER + MAX_ROWS * MAX_FEATURES * 4 + HASH) as u64;
 
 /// The contents of a feature file.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,9 +62,11 @@ pub enum FeatureError {
 /// 4            rows, 1 to 64
 /// 32           SHA-256 of the backbone
 /// 32           SHA-256 of the picture file, or zeros
-/// rows x 5120  1280 32-bit floats
+/// rows x 4 F   F 32-bit floats
 /// 32           SHA-256 of everything before it
 /// ```
+///
+/// The number F of features depends on the backbone, and follows from the length of the file.
 ///
 /// # Errors
 /// Returns [`FeatureError::Damaged`] if the bytes do not have this format.
@@ -92,13 +93,20 @@ pub fn parse_features(bytes: &[u8]) -> Result<FeatureFile, FeatureError> {
         return damaged("its version is unknown");
     }
     let rows = u32::from_le_bytes(*rows) as usize;
-    if !(1..=MAX_ROWS).contains(&rows) || values.len() != rows * ROW {
+    if !(1..=MAX_ROWS).contains(&rows) {
+        return damaged("its number of rows is wrong");
+    }
+    let row = values.len() / rows;
+    if !row.is_multiple_of(4)
+        || !(MIN_FEATURES..=MAX_FEATURES).contains(&(row / 4))
+        || values.len() != rows * row
+    {
         return damaged("its length is wrong");
     }
     if *sum != <[u8; HASH]>::from(Sha256::digest(content)) {
         return damaged("its checksum is wrong");
     }
-    let rows: Option<Vec<Feature>> = values.as_chunks::<ROW>().0.iter().map(row).collect();
+    let rows: Option<Vec<Feature>> = values.chunks_exact(row).map(feature).collect();
     let Some(rows) = rows else {
         return damaged("it holds a number that is not finite");
     };
@@ -110,29 +118,29 @@ pub fn parse_features(bytes: &[u8]) -> Result<FeatureFile, FeatureError> {
 }
 
 /// Parses one row. Returns `None` if any value is not finite.
-fn row(bytes: &[u8; ROW]) -> Option<Feature> {
-    let mut values = Box::new([0.0; FEATURES]);
-    for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
-        *value = f32::from_le_bytes(*bytes);
-        if !value.is_finite() {
-            return None;
-        }
-    }
-    Some(Feature::from(values))
+fn feature(bytes: &[u8]) -> Option<Feature> {
+    let values = bytes.as_chunks::<4>().0.iter();
+    let values = values.map(|bytes| Some(f32::from_le_bytes(*bytes)).filter(|v| v.is_finite()));
+    Some(Feature::from(values.collect::<Option<Vec<f32>>>()?))
 }
 
-/// Returns the bytes of a feature file, or `None` if there are no rows, too many rows, or
-/// values that are not finite.
+/// Returns the bytes of a feature file. Returns `None` if there are no rows, too many rows,
+/// rows of different or invalid lengths, or values that are not finite.
 pub(super) fn encode(
     backbone: &[u8; 32],
     picture: Option<&[u8; 32]>,
     rows: &[&Feature],
 ) -> Option<Vec<u8>> {
     let finite = |row: &&Feature| row.values().iter().all(|value| value.is_finite());
-    if !(1..=MAX_ROWS).contains(&rows.len()) || !rows.iter().all(finite) {
+    let width = rows.first()?.values().len();
+    let fits = |row: &&Feature| row.values().len() == width && finite(row);
+    if rows.len() > MAX_ROWS
+        || !(MIN_FEATURES..=MAX_FEATURES).contains(&width)
+        || !rows.iter().all(fits)
+    {
         return None;
     }
-    let mut bytes = Vec::with_capacity(HEADER + rows.len() * ROW + HASH);
+    let mut bytes = Vec::with_capacity(HEADER + rows.len() * width * 4 + HASH);
     bytes.extend(MAGIC);
     bytes.extend(VERSION.to_le_bytes());
     bytes.extend((rows.len() as u32).to_le_bytes());
@@ -151,6 +159,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::onnx::FEATURES;
+
+    const ROW: usize = FEATURES * 4;
 
     fn feature(seed: f32) -> Feature {
         let mut values = Box::new([0.0; FEATURES]);
@@ -180,6 +191,22 @@ mod tests {
         assert_eq!(parsed.rows, [one, two]);
         let alone = encode(&[3; 32], None, &[&feature(0.0)]).unwrap();
         assert_eq!(parse_features(&alone).unwrap().picture, None);
+    }
+
+    #[test]
+    fn features_of_another_backbone_may_have_another_length() {
+        let row = |length: usize| Feature::from(vec![0.25; length]);
+        let (short, long) = (row(3), row(MAX_FEATURES));
+        for one in [&short, &long] {
+            assert_eq!(
+                parse_features(&file(&[one, one])).unwrap().rows,
+                [(*one).clone(), (*one).clone()]
+            );
+        }
+        let refused: [&[&Feature]; 3] = [&[&short, &long], &[&row(0)], &[&row(MAX_FEATURES + 1)]];
+        for rows in refused {
+            assert!(encode(&[3; 32], None, rows).is_none());
+        }
     }
 
     #[test]
@@ -249,7 +276,12 @@ mod tests {
             content.extend(rows.to_le_bytes());
             content.extend(vec![fill; 2 * HASH + values * ROW + more]);
             let parsed = parse_features(&sealed(content));
-            let fits = version == 1 && rows as usize == values && values > 0 && more == 0;
+            let (rows, length) = (rows as usize, values * ROW + more);
+            let widths = MIN_FEATURES..=MAX_FEATURES;
+            let fits = version == 1
+                && (1..=MAX_ROWS).contains(&rows)
+                && length.is_multiple_of(4 * rows)
+                && widths.contains(&(length / (4 * rows)));
             // Four bytes of 0xff form a NaN, and so do four bytes of 0x7f.
             let finite = f32::from_le_bytes([fill; 4]).is_finite();
             prop_assert_eq!(parsed.is_ok(), fits && finite);

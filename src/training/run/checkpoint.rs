@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::onnx::MAX_FEATURES;
 use crate::platform::files;
 use crate::platform::hex;
 use crate::training::train::{History, Trainer, TrainerState};
@@ -36,10 +37,16 @@ pub(crate) enum CheckpointError {
 }
 
 impl Checkpoint {
-    /// Maximum size of a checkpoint file in bytes. No run exceeds this size, because each
-    /// weight, running mean, and running square of two heads takes at most ten digits and
-    /// a comma.
-    pub(crate) const MAX_BYTES: usize = 12 << 20;
+    /// Maximum size of a checkpoint file in bytes.
+    const MAX_BYTES: usize = Checkpoint::max_bytes(MAX_FEATURES);
+
+    /// Returns the maximum size of a checkpoint file in bytes. Each weight, running mean, and
+    /// running square of two heads takes at most ten digits and a comma. With 128 hidden units,
+    /// this is less than 9 KiB for each feature. The rest is for the other weights and for the
+    /// history.
+    pub(crate) const fn max_bytes(features: usize) -> usize {
+        (2 << 20) + features * (9 << 10)
+    }
 
     /// Creates the checkpoint for the start of a run, before any epoch.
     pub(crate) fn start(fingerprint: String, trainer: &Trainer) -> Checkpoint {

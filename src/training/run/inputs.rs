@@ -9,7 +9,7 @@ use image::RgbImage;
 use super::{Progress, RunError, Stage};
 use crate::frame::PictureError;
 use crate::frame::decoding::{self, decode};
-use crate::onnx::{FEATURES, ModelError, ThreadPool};
+use crate::onnx::{ModelError, ThreadPool};
 use crate::training::dataset::{self, Dataset, Fingerprint, Issues, Picture};
 use crate::training::recipe::{self, EmbedMode, Worker};
 use crate::vision::detect::{Detector, DetectorOptions};
@@ -148,8 +148,10 @@ impl TrainingPictures {
 /// The features of labeled pictures.
 #[derive(Debug)]
 pub(crate) struct FeatureSet {
-    /// Features `[pictures, views, FEATURES]` in row-major order.
+    /// Features `[pictures, views, width]` in row-major order.
     pub(crate) features: Vec<f32>,
+    /// Length of a feature vector.
+    pub(crate) width: usize,
     /// Number of views of each picture.
     pub(crate) views: usize,
     /// The class of each picture.
@@ -158,8 +160,8 @@ pub(crate) struct FeatureSet {
 
 impl FeatureSet {
     pub(super) fn row(&self, picture: usize, view: usize) -> &[f32] {
-        let start = (picture * self.views + view) * FEATURES;
-        &self.features[start..start + FEATURES]
+        let start = (picture * self.views + view) * self.width;
+        &self.features[start..start + self.width]
     }
 }
 
@@ -174,11 +176,17 @@ pub(crate) fn embed(
     mode: EmbedMode,
     progress: &mut impl Progress,
 ) -> Result<FeatureSet, RunError> {
-    let (stage, views) = match mode {
-        EmbedMode::Plain => (Stage::EmbedEvaluation, 1),
-        EmbedMode::Views { views, .. } => (Stage::EmbedTraining, views),
+    let stage = match mode {
+        EmbedMode::Plain => Stage::EmbedEvaluation,
+        EmbedMode::Views { .. } => Stage::EmbedTraining,
+        EmbedMode::Single(_) => Stage::EmbedReplay,
+    };
+    let views = match mode {
+        EmbedMode::Plain | EmbedMode::Single(_) => 1,
+        EmbedMode::Views { views, .. } => views,
     };
     progress.start(stage, pictures.len());
+    let width = workers.first().map_or(0, Worker::features);
     let features = recipe::features(
         workers,
         pictures.len(),
@@ -189,6 +197,7 @@ pub(crate) fn embed(
     progress.finish();
     Ok(FeatureSet {
         features: features?.ok_or(RunError::Interrupted)?,
+        width,
         views,
         labels: pictures.iter().map(|picture| picture.class).collect(),
     })

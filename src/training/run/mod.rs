@@ -9,6 +9,7 @@
 mod checkpoint;
 mod fingerprint;
 mod inputs;
+mod replay;
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -18,12 +19,12 @@ pub(crate) use checkpoint::{Checkpoint, CheckpointError};
 pub(crate) use inputs::{
     FeatureSet, LabelledPicture, TrainingPictures, UsableDataset, decode_picture, embed, workers,
 };
+pub(crate) use replay::ReplayFeatures;
 
 use crate::training::dataset::DatasetError;
 use crate::training::recipe::{Recipe, RecipeError, mix};
 use crate::training::train::{EpochRecord, History, Metrics, TrainError, TrainOptions, Trainer};
 use crate::vision::detect::DetectorOptions;
-use crate::vision::embed::FEATURES;
 
 /// Maximum memory for the features in a run, in bytes (2 GiB).
 const MAX_FEATURE_BYTES: usize = 2 << 30;
@@ -52,6 +53,8 @@ pub(crate) enum Stage {
     ReadPictures,
     /// The views of the training pictures are embedded.
     EmbedTraining,
+    /// Training pictures are embedded for the replay set.
+    EmbedReplay,
     /// Pictures for validation or evaluation are embedded.
     EmbedEvaluation,
     /// The head is trained. Each step of this stage is an epoch.
@@ -109,6 +112,14 @@ pub(crate) enum RunError {
         views: usize,
         megabytes: usize,
     },
+    #[error(
+        "a replay set needs {needed} training pictures of each class, and {class:?} has {pictures}"
+    )]
+    FewReplayPictures {
+        class: String,
+        pictures: usize,
+        needed: usize,
+    },
     /// [`Progress::advance`] returned `false` before the first epoch.
     #[error("interrupted while reading pictures: nothing was written")]
     Interrupted,
@@ -126,7 +137,7 @@ impl RunOptions {
             0 => self.epochs,
             views => views.min(self.epochs),
         };
-        let bytes = pictures * views * FEATURES * size_of::<f32>();
+        let bytes = pictures * views * self.trainer.features * size_of::<f32>();
         if bytes <= MAX_FEATURE_BYTES {
             return Ok(views);
         }
@@ -222,7 +233,7 @@ fn epoch(
     number: usize,
 ) -> Result<EpochRecord, TrainError> {
     let epoch = number - 1;
-    let mut features = Vec::with_capacity(options.batch_size * FEATURES);
+    let mut features = Vec::with_capacity(options.batch_size * training.width);
     let mut steps = Vec::new();
     for indices in options
         .order(training.labels.len(), epoch)

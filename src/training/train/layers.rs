@@ -3,7 +3,7 @@
 use ndarray::{Array, Array1, Array2, Dimension, Zip};
 
 use super::TrainError;
-use crate::onnx::{FEATURES, HeadTensors};
+use crate::onnx::HeadTensors;
 
 /// Adam's decay rate for the running mean of the gradient.
 pub(super) const BETA_1: f64 = 0.9;
@@ -15,7 +15,7 @@ const ADAM_EPSILON: f32 = 1e-7;
 /// Weights, gradients, or moments of the two layers.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Layers {
-    /// Weights of the hidden layer, `[hidden, FEATURES]`.
+    /// Weights of the hidden layer, `[hidden, features]`.
     pub(super) w1: Array2<f32>,
     /// Biases of the hidden layer, `[hidden]`.
     pub(super) b1: Array1<f32>,
@@ -26,9 +26,9 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    pub(super) fn zeros(hidden: usize, classes: usize) -> Layers {
+    pub(super) fn zeros(features: usize, hidden: usize, classes: usize) -> Layers {
         Layers {
-            w1: Array2::zeros((hidden, FEATURES)),
+            w1: Array2::zeros((hidden, features)),
             b1: Array1::zeros(hidden),
             w2: Array2::zeros((classes, hidden)),
             b2: Array1::zeros(classes),
@@ -37,9 +37,10 @@ impl Layers {
 
     pub(super) fn from_tensors(tensors: HeadTensors) -> Result<Layers, TrainError> {
         let (hidden, classes) = (tensors.b1.len(), tensors.b2.len());
+        let features = tensors.features();
         let shape = |error: ndarray::ShapeError| TrainError::Tensors(error.to_string());
         let layers = Layers {
-            w1: Array2::from_shape_vec((hidden, FEATURES), tensors.w1).map_err(shape)?,
+            w1: Array2::from_shape_vec((hidden, features), tensors.w1).map_err(shape)?,
             b1: tensors.b1.into(),
             w2: Array2::from_shape_vec((classes, hidden), tensors.w2).map_err(shape)?,
             b2: tensors.b2.into(),

@@ -8,7 +8,7 @@
 //! For a batch of n samples, with the shapes of [`HeadTensors`]:
 //!
 //! ```text
-//! a = x w1' + b1                 [n, hidden] = [n, 1280] [1280, hidden]
+//! a = x w1' + b1                 [n, hidden] = [n, features] [features, hidden]
 //! h = max(0, a) * keep           [n, hidden]   keep = 0 or 1 / (1 - dropout)
 //! z = h w2' + b2                 [n, classes] = [n, hidden] [hidden, classes]
 //! p = softmax(z)                 [n, classes]
@@ -56,7 +56,7 @@
 //! dz  = (p - t) c                [n, classes]
 //! dw2 = dz' h,   db2 = sum dz    [classes, hidden], [classes]
 //! da  = (dz w2) keep, if h > 0   [n, hidden]
-//! dw1 = da' x,   db1 = sum da    [hidden, 1280], [hidden]
+//! dw1 = da' x,   db1 = sum da    [hidden, features], [hidden]
 //! ```
 //!
 //! # Adam
@@ -86,7 +86,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use crate::onnx::{FEATURES, HeadTensors};
+use crate::onnx::{FEATURES, HeadTensors, MAX_FEATURES};
 use crate::vision::head::argmax;
 
 use layers::{BETA_1, BETA_2, Layers, bits};
@@ -124,6 +124,9 @@ pub enum TrainError {
 /// Options for training a head.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainOptions {
+    /// Length of the feature vectors, which depends on the backbone. At least 1, and at most
+    /// [`MAX_FEATURES`].
+    pub features: usize,
     /// Number of units in the hidden layer, at least 1.
     pub hidden: usize,
     /// Fraction of the hidden units that each step drops. It is at least 0 and less
@@ -144,9 +147,10 @@ pub struct TrainOptions {
 impl Default for TrainOptions {
     /// Returns the tutorial's options, which are 128 units, a dropout of 0.5, a
     /// learning rate of 1e-4 with a decay for 20 epochs, and the seed of the
-    /// tutorial's split.
+    /// tutorial's split. The length of the feature vectors is that of the built-in backbone.
     fn default() -> TrainOptions {
         TrainOptions {
+            features: FEATURES,
             hidden: 128,
             dropout: 0.5,
             init_lr: 1e-4,
@@ -274,20 +278,20 @@ impl Trainer {
     pub fn new(classes: usize, options: TrainOptions) -> Result<Trainer, TrainError> {
         check_options(classes, &options)?;
         let mut random = random(options.seed, INITIAL_STREAM);
-        let mut weights = Layers::zeros(options.hidden, classes);
+        let mut weights = Layers::zeros(options.features, options.hidden, classes);
         glorot_uniform(&mut weights.w1, &mut random);
         glorot_uniform(&mut weights.w2, &mut random);
         Ok(Trainer {
             steps: 0,
-            mean: Layers::zeros(options.hidden, classes),
-            square: Layers::zeros(options.hidden, classes),
+            mean: Layers::zeros(options.features, options.hidden, classes),
+            square: Layers::zeros(options.features, options.hidden, classes),
             weights,
             options,
         })
     }
 
-    /// Starts with a trained head. The number of hidden units comes from the head,
-    /// not from the options.
+    /// Starts with a trained head. The numbers of features and hidden units come from the
+    /// head, not from the options.
     ///
     /// # Errors
     /// [`TrainError::Options`] if an option is out of range, and
@@ -295,6 +299,7 @@ impl Trainer {
     /// lengths.
     pub fn from_head(tensors: HeadTensors, options: TrainOptions) -> Result<Trainer, TrainError> {
         let options = TrainOptions {
+            features: tensors.features(),
             hidden: tensors.b1.len(),
             ..options
         };
@@ -303,8 +308,8 @@ impl Trainer {
         Ok(Trainer {
             steps: 0,
             weights: Layers::from_tensors(tensors)?,
-            mean: Layers::zeros(options.hidden, classes),
-            square: Layers::zeros(options.hidden, classes),
+            mean: Layers::zeros(options.features, options.hidden, classes),
+            square: Layers::zeros(options.features, options.hidden, classes),
             options,
         })
     }
@@ -324,8 +329,11 @@ impl Trainer {
             options: state.options,
         };
         check_options(trainer.classes(), &trainer.options)?;
-        let shape = |layers: &Layers| layers.w2.dim();
-        let expected = (trainer.classes(), trainer.options.hidden);
+        let shape = |layers: &Layers| (layers.w1.dim(), layers.w2.dim());
+        let TrainOptions {
+            features, hidden, ..
+        } = trainer.options;
+        let expected = ((hidden, features), (trainer.classes(), hidden));
         let layers = [&trainer.weights, &trainer.mean, &trainer.square];
         if layers.into_iter().any(|layers| shape(layers) != expected) {
             let problem = "the parts of the saved state have different shapes";
@@ -369,7 +377,7 @@ impl Trainer {
         (f64::from(self.options.init_lr) / slower) as f32
     }
 
-    /// Takes a step on a batch. `features` are \[n, 1280\] in row-major order, and
+    /// Takes a step on a batch. `features` are \[n, features\] in row-major order, and
     /// `labels` are the class indices of the n samples. Hidden units are dropped at
     /// random.
     ///
@@ -442,7 +450,7 @@ impl Trainer {
         labels: &[usize],
         mask: Option<&[bool]>,
     ) -> Result<(StepLoss, Layers), TrainError> {
-        let x = batch(features)?;
+        let x = self.batch(features)?;
         self.check_labels(&x, labels)?;
         let keep = 1.0 / (1.0 - self.options.dropout);
         let mut h = self.hidden(&x); // [n, hidden]
@@ -485,7 +493,7 @@ impl Trainer {
             *da = if *h > 0.0 { *da * kept } else { 0.0 };
         });
         let gradients = Layers {
-            w1: da.t().dot(&x), // [hidden, 1280]
+            w1: da.t().dot(&x), // [hidden, features]
             b1: da.sum_axis(Axis(0)),
             w2: dz.t().dot(&h), // [classes, hidden]
             b2: dz.sum_axis(Axis(0)),
@@ -502,7 +510,7 @@ impl Trainer {
     /// # Errors
     /// Returns the same errors as [`Trainer::step`].
     pub fn evaluate(&self, features: &[f32], labels: &[usize]) -> Result<Metrics, TrainError> {
-        let x = batch(features)?;
+        let x = self.batch(features)?;
         self.check_labels(&x, labels)?;
         let mut p = self.logits_of(&self.hidden(&x));
         let scores = score(&mut p, labels);
@@ -517,28 +525,50 @@ impl Trainer {
     }
 
     /// Computes the logits, \[n, classes\] in row-major order, for `features` \[n,
-    /// 1280\], without dropout.
+    /// features\], without dropout.
     ///
     /// # Errors
     /// [`TrainError::Batch`] if the features do not match the head.
     pub fn logits(&self, features: &[f32]) -> Result<Vec<f32>, TrainError> {
-        let x = batch(features)?;
+        let x = self.batch(features)?;
         let z = self.logits_of(&self.hidden(&x));
         Ok(z.iter().copied().collect())
     }
 
     /// Computes the probabilities, \[n, classes\] in row-major order, for `features`
-    /// \[n, 1280\], without dropout.
+    /// \[n, features\], without dropout.
     ///
     /// # Errors
     /// [`TrainError::Batch`] if the features do not match the head.
     pub fn probabilities(&self, features: &[f32]) -> Result<Vec<f32>, TrainError> {
-        let x = batch(features)?;
+        let x = self.batch(features)?;
         let mut p = self.logits_of(&self.hidden(&x));
         for mut row in p.rows_mut() {
             softmax(row.iter_mut());
         }
         Ok(p.iter().copied().collect())
+    }
+
+    /// Views rows of features as a matrix \[n, features\].
+    fn batch<'a>(&self, values: &'a [f32]) -> Result<ArrayView2<'a, f32>, TrainError> {
+        let features = self.options.features;
+        let not_rows = || {
+            TrainError::Batch(format!(
+                "{} features are not rows of {features}",
+                values.len()
+            ))
+        };
+        if !values.len().is_multiple_of(features) {
+            return Err(not_rows());
+        }
+        let shape = (values.len() / features, features);
+        let rows = ArrayView2::from_shape(shape, values).map_err(|_| not_rows())?;
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            let (row, value) = (at / features, values[at]);
+            let problem = format!("a feature of row {row}, counted from 0, is {value}");
+            return Err(TrainError::Batch(problem));
+        }
+        Ok(rows)
     }
 
     /// Computes h without dropout, \[n, hidden\].
@@ -586,6 +616,8 @@ fn check_options(classes: usize, options: &TrainOptions) -> Result<(), TrainErro
     let positive = |value: f32| value.is_finite() && value > 0.0;
     let problem = if classes < 2 {
         format!("fewer than two classes ({classes})")
+    } else if !(1..=MAX_FEATURES).contains(&options.features) {
+        format!("{} features", options.features)
     } else if options.hidden == 0 {
         "no hidden units".to_owned()
     } else if !(0.0..1.0).contains(&options.dropout) {
@@ -608,21 +640,6 @@ fn check_options(classes: usize, options: &TrainOptions) -> Result<(), TrainErro
         return Ok(());
     };
     Err(TrainError::Options(problem))
-}
-
-/// Views rows of features as a matrix \[n, 1280\].
-fn batch(features: &[f32]) -> Result<ArrayView2<'_, f32>, TrainError> {
-    let (rows, rest) = features.as_chunks::<FEATURES>();
-    if !rest.is_empty() {
-        let problem = format!("{} features are not rows of {FEATURES}", features.len());
-        return Err(TrainError::Batch(problem));
-    }
-    if let Some(at) = features.iter().position(|value| !value.is_finite()) {
-        let (row, value) = (at / FEATURES, features[at]);
-        let problem = format!("a feature of row {row}, counted from 0, is {value}");
-        return Err(TrainError::Batch(problem));
-    }
-    Ok(ArrayView2::from(rows))
 }
 
 /// Returns a ChaCha8 generator whose key consists of the bytes of the seed followed by
