@@ -1494,6 +1494,41 @@ fn redirect_to_https_on_the_same_host_keeps_the_login_and_one_back_is_refused() 
 }
 
 #[test]
+fn check_requests_a_picture_from_an_http_camera() {
+    let folder = Folder::new();
+    let check = |host: &str| {
+        let source = format!("source = \"http://{host}/picture\"\nstall-ms = 2000");
+        let file = config(&folder, &source);
+        maskd_with(&folder, &["check", "--config", &file])
+            .output()
+            .unwrap()
+    };
+    let ((), _) = serve(
+        &[&|stream| send(stream, &snapshot("HTTP/1.0 200 OK", 80)), &|stream| {
+            send(
+                stream,
+                b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+            )
+        }],
+        |host| {
+            let text = support::text(&check(host).stdout);
+            assert!(
+                text.contains("ok   source       http://127.0.0.1:"),
+                "{text}"
+            );
+            assert!(
+                text.contains("it sends pictures of 32x24 pixels\n"),
+                "{text}"
+            );
+            let wrong = check(host);
+            let text = support::text(&wrong.stdout);
+            assert!(text.contains("BAD  source") && text.contains("404 Not Found"), "{text}");
+            assert_eq!(wrong.status.code(), Some(69));
+        },
+    );
+}
+
+#[test]
 fn check_prints_the_fingerprint_of_an_https_camera() {
     let folder = Folder::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -291,9 +291,14 @@ fn check_reports_every_problem_at_once() {
     ] {
         assert!(report.contains(key), "{key}: {report}");
     }
+    // The defaults are not checked in place of a config that cannot be used.
     assert!(
-        report.contains("ok   models"),
-        "the built-in models are checked nevertheless"
+        report.contains("not checked  models, source, pins, mqtt, page: correct the config"),
+        "{report}"
+    );
+    assert!(
+        !report.contains("ok   source") && !report.contains("\\n"),
+        "{report}"
     );
 
     let output = maskd()

@@ -8,7 +8,7 @@ use super::{Failure, Global, print};
 use crate::api::mqtt;
 use crate::api::web;
 use crate::camera::command::RPICAM_PROGRAMS;
-use crate::camera::http::probe_certificate;
+use crate::camera::http::{probe_certificate, probe_picture};
 use crate::camera::{Camera, SourceError, Spec, webcam};
 use crate::config::Config;
 use crate::daemon;
@@ -41,12 +41,19 @@ pub(super) fn check(global: &Global) -> Result<(), Failure> {
             None
         }
     };
-    let config = config.unwrap_or_default();
-    check_models(&config, &mut report);
-    check_source(&config, &mut report);
-    check_pins(&config, &mut report);
-    check_mqtt(&config, &mut report);
-    check_page(&config, &mut report);
+    if let Some(config) = config {
+        check_models(&config, &mut report);
+        check_source(&config, &mut report);
+        check_pins(&config, &mut report);
+        check_mqtt(&config, &mut report);
+        check_page(&config, &mut report);
+    } else {
+        report.line(
+            "",
+            "not checked",
+            "models, source, pins, mqtt, page: correct the config first",
+        );
+    }
     check_state(global, &mut report);
     report.hardware();
     print(&report.text)?;
@@ -76,8 +83,12 @@ impl Report {
     }
 
     fn line(&mut self, state: &str, what: &str, found: &str) {
-        let found = printable(found);
-        self.text += &format!("{state:<4} {what:<12} {found}\n");
+        let mut lines = found.lines();
+        let first = printable(lines.next().unwrap_or_default());
+        self.text += &format!("{state:<4} {what:<12} {first}\n");
+        for line in lines {
+            self.text += &format!("{:<4} {:<12} {}\n", "", "", printable(line));
+        }
     }
 
     /// Lists the hardware that was found. Missing hardware does not count as a problem.
@@ -147,9 +158,9 @@ fn check_models(config: &Config, report: &mut Report) {
     }
 }
 
-/// Checks whether the configured source can work. This function starts no program and
-/// requests no pictures from a camera, but it checks the certificate of an `https`
-/// camera.
+/// Checks whether the configured source can work. This function requests a picture from an
+/// `http` camera, and checks the certificate of an `https` camera. It starts no program, and
+/// opens no other camera.
 fn check_source(config: &Config, report: &mut Report) {
     let spec = match config.camera.source.parse::<Spec>() {
         Err(error) => return report.bad("source", &Failure::new(Failure::CONFIG, error)),
@@ -185,7 +196,15 @@ fn check_source(config: &Config, report: &mut Report) {
                 Err(error) => return report.bad("source", &error.into()),
             }
         }
-        Spec::Rpicam | Spec::Command(_) | Spec::Http(_) | Spec::Examples => {}
+        Spec::Http(url) => match probe_picture(url, &config.camera.options()) {
+            Ok((width, height)) => {
+                report.good("source", &spec.to_string());
+                let found = format!("it sends pictures of {width}x{height} pixels");
+                return report.line("", "", &found);
+            }
+            Err(error) => return report.bad("source", &error.into()),
+        },
+        Spec::Rpicam | Spec::Command(_) | Spec::Examples => {}
     }
     report.good("source", &spec.to_string());
 }

@@ -100,7 +100,7 @@ enum Command {
     /// List, show, copy, and switch between the models of this device
     #[command(subcommand)]
     Heads(heads::Heads),
-    /// Go back to the model that was in use before
+    /// Go back to the model that the present one was trained from
     ///
     /// "maskd heads use" switches to any model.
     Rollback(heads::Rollback),

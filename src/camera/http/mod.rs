@@ -102,6 +102,19 @@ pub fn probe_certificate(url: &CameraUrl, options: &CameraOptions) -> Result<Str
     found.unwrap_or_else(|_| Err(client.failed("it does not answer")))
 }
 
+/// Requests one picture from a camera, and returns its width and height in pixels. This
+/// function waits at most `options.stall` for new bytes.
+///
+/// # Errors
+/// Returns the same errors as reading a frame from this camera.
+pub fn probe_picture(url: &CameraUrl, options: &CameraOptions) -> Result<(u32, u32), SourceError> {
+    let mut source = HttpSource::open(url, options, CancellationToken::new())?;
+    match source.next()? {
+        Some(frame) => Ok(frame.pixels.dimensions()),
+        None => Err(source.stream.client.failed("it sent no picture")),
+    }
+}
+
 fn runtime(url: &CameraUrl) -> Result<Runtime, SourceError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
