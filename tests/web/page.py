@@ -214,14 +214,21 @@ def label_by_keyboard(browser, door, truth, head):
 
     discarded = shown_now()
     browser.press("d")
+    until("it is discarded", lambda: not waiting(discarded))
     browser.wait("discarded", "#toast")
+    browser.click("#toast button")
+    browser.wait("Undone.", "#toast")
+    assert waiting(discarded), "nothing is lost"
+    assert shown_now() == discarded, "it is shown again"
+    browser.press("d")
+    until("it is discarded again", lambda: not waiting(discarded))
     browser.press("u")
     browser.wait("Undone.", "#toast")
-    assert waiting(discarded), "nothing was deleted"
-    discarded = shown_now()
+    assert waiting(discarded), "nothing is lost"
+    # The request is sent even if the page is closed right afterwards.
     browser.press("d")
-    browser.press("s")
-    until("it is deleted", lambda: not waiting(discarded))
+    browser.driver.get("about:blank")
+    until("it is discarded", lambda: not waiting(discarded))
 
 
 def learn(browser, door):

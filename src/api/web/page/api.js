@@ -42,7 +42,9 @@ export const api = {
   live: () => json("GET", "/live"),
   status: () => json("GET", "/status"),
   queue: () => json("GET", "/queue"),
-  mark: (ids, mark, options) => json("POST", "/samples/label", { chosen: { ids }, mark }, options),
+  /** Labels or discards samples, even if the page is closed in the meantime. */
+  mark: (ids, mark) => json("POST", "/samples/label", { chosen: { ids }, mark }, { keepalive: true }),
+  undo: (action) => json("POST", "/samples/undo", { action }),
   heads: () => json("GET", "/heads"),
   history: () => json("GET", "/heads/history"),
   refit: (checked) => json("POST", "/refit", { labels_checked: checked }),

@@ -5,8 +5,6 @@ import { count, fill, h, percent, toast, words } from "./dom.js";
 
 /** Maximum number of steps that can be undone. */
 const MAX_UNDO = 20;
-/** Time between discarding face pictures and sending this to the device, in ms. */
-const DISCARD_DELAY_MS = 6000;
 
 class LabelQueue extends HTMLElement {
   connectedCallback() {
@@ -15,15 +13,11 @@ class LabelQueue extends HTMLElement {
     this.labels = [];
     this.key = (event) => this.press(event);
     document.addEventListener("keydown", this.key);
-    this.flush = () => this.deleteNow(true);
-    window.addEventListener("pagehide", this.flush);
     this.load();
   }
 
   disconnectedCallback() {
     document.removeEventListener("keydown", this.key);
-    window.removeEventListener("pagehide", this.flush);
-    this.deleteNow(true);
   }
 
   async load() {
@@ -174,58 +168,35 @@ class LabelQueue extends HTMLElement {
     if (this.done.length > MAX_UNDO) this.done.shift();
   }
 
-  async label(label) {
-    if (!this.group) return;
-    this.deleteNow();
-    const group = this.dequeue();
-    if (!group) return this.render();
-    const ids = group.samples.map((sample) => sample.id);
-    const step = { group, undo: () => api.mark(ids, "unlabelled") };
-    this.addUndo(step);
-    this.next();
-    try {
-      const result = await api.mark(ids, { as: label });
-      const failed = Object.values(result.failed);
-      toast(failed.length > 0 ? `${count(failed.length, "face picture")} not labeled: ${failed[0]}` : `${words(label)}: ${count(ids.length, "face picture")}`, {
-        name: "Undo",
-        run: () => this.undo(),
-      });
-    } catch (problem) {
-      this.done = this.done.filter((other) => other !== step);
-      toast(problem.message);
-      this.requeue(group);
-    }
+  label(label) {
+    return this.mark({ as: label }, (number) => `${words(label)}: ${count(number, "face picture")}`, "labeled");
   }
 
   discard() {
-    this.deleteNow();
+    return this.mark("discard", (number) => `${count(number, "face picture")} discarded`, "discarded");
+  }
+
+  /** Labels or discards the selected face pictures of the first group. `success` makes a message from their number. */
+  async mark(mark, success, verb) {
+    if (!this.group) return;
     const group = this.dequeue();
     if (!group) return this.render();
     const ids = group.samples.map((sample) => sample.id);
-    const step = {
-      group,
-      undo: async () => {
-        if (this.pending !== step) throw new Error("The pictures are already deleted.");
-        clearTimeout(step.timer);
-        this.pending = null;
-      },
-      ids,
-    };
-    step.timer = setTimeout(() => this.deleteNow(), DISCARD_DELAY_MS);
-    this.pending = step;
+    const step = { group, sent: api.mark(ids, mark) };
     this.addUndo(step);
     this.next();
-    toast(`${count(ids.length, "face picture")} discarded`, { name: "Undo", run: () => this.undo() });
-  }
-
-  /** Sends the last discarding to the device, which keeps the face pictures for a day. */
-  deleteNow(leaving = false) {
-    const step = this.pending;
-    if (!step) return;
-    clearTimeout(step.timer);
-    this.pending = null;
-    this.done = this.done.filter((other) => other !== step);
-    api.mark(step.ids, "discard", leaving ? { keepalive: true } : {}).catch((problem) => toast(problem.message));
+    try {
+      const { failed } = await step.sent;
+      const reasons = Object.values(failed);
+      toast(reasons.length > 0 ? `${count(reasons.length, "face picture")} not ${verb}: ${reasons[0]}` : success(ids.length), {
+        name: "Undo",
+        run: () => this.undo(step),
+      });
+    } catch (problem) {
+      this.forget(step);
+      toast(problem.message);
+      this.requeue(group);
+    }
   }
 
   skip() {
@@ -233,21 +204,39 @@ class LabelQueue extends HTMLElement {
     this.render();
   }
 
-  async undo() {
-    const step = this.done.pop();
-    if (!step) return;
+  forget(step) {
+    this.done = this.done.filter((other) => other !== step);
+  }
+
+  /** Undoes a step on the device, which knows the labels from before. */
+  async undo(step = this.done.at(-1)) {
+    if (!this.done.includes(step)) return;
+    this.forget(step);
+    // A failure to send the step is reported where it was sent.
+    const sent = await step.sent.catch(() => null);
+    if (!sent) return;
     try {
-      await step.undo();
-      this.requeue(step.group);
-      toast("Undone.");
+      const { done, failed } = sent.action ? await api.undo(sent.action) : { done: [], failed: {} };
+      const samples = step.group.samples.filter((sample) => done.includes(sample.id));
+      const left = step.group.samples.length - samples.length;
+      const why = Object.values(failed)[0] ?? "they were changed or deleted since";
+      toast(left === 0 ? "Undone." : `Not undone for ${count(left, "face picture")}: ${why}`);
+      if (samples.length > 0) this.requeue({ ...step.group, samples });
+      else this.render();
     } catch (problem) {
+      // The device does not have the step any more, or it may succeed later.
+      if (problem.status !== 404) this.addUndo(step);
       toast(problem.message);
+      this.render();
     }
   }
 
-  next() {
+  async next() {
     this.render();
-    if (!this.group && this.total > 0) this.load();
+    if (this.group || this.total === 0) return;
+    // Otherwise, the device could send face pictures again that are about to be labeled.
+    await Promise.allSettled(this.done.map((step) => step.sent));
+    if (!this.group) this.load();
   }
 }
 
