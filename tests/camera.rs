@@ -1504,12 +1504,15 @@ fn check_requests_a_picture_from_an_http_camera() {
             .unwrap()
     };
     let ((), _) = serve(
-        &[&|stream| send(stream, &snapshot("HTTP/1.0 200 OK", 80)), &|stream| {
-            send(
-                stream,
-                b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
-            )
-        }],
+        &[
+            &|stream| send(stream, &snapshot("HTTP/1.0 200 OK", 80)),
+            &|stream| {
+                send(
+                    stream,
+                    b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+                )
+            },
+        ],
         |host| {
             let text = support::text(&check(host).stdout);
             assert!(
@@ -1522,7 +1525,10 @@ fn check_requests_a_picture_from_an_http_camera() {
             );
             let wrong = check(host);
             let text = support::text(&wrong.stdout);
-            assert!(text.contains("BAD  source") && text.contains("404 Not Found"), "{text}");
+            assert!(
+                text.contains("BAD  source") && text.contains("404 Not Found"),
+                "{text}"
+            );
             assert_eq!(wrong.status.code(), Some(69));
         },
     );
