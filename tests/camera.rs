@@ -1510,7 +1510,7 @@ fn check_requests_a_picture_from_an_http_camera() {
                 send(
                     stream,
                     b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
-                )
+                );
             },
         ],
         |host| {
