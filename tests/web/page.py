@@ -77,9 +77,17 @@ class Browser:
         found = self.driver.find_elements(By.CSS_SELECTOR, selector)
         return found[0] if found else None
 
+    def read(self, find, value):
+        """Reads a value of an element, even if the page is redrawn in the meantime."""
+        while True:
+            try:
+                found = find()
+                return value(found) if found else None
+            except StaleElementReferenceException:
+                continue
+
     def text(self, selector="main"):
-        found = self.find(selector)
-        return found.text if found else ""
+        return self.read(lambda: self.find(selector), lambda found: found.text) or ""
 
     def wait(self, words, selector="main", seconds=90):
         until(f"{words!r} in {selector}", lambda: words in self.text(selector), seconds)
@@ -109,7 +117,8 @@ class Browser:
         """Presses the tab key until the element with this text has the focus."""
         for _ in range(60):
             self.press(Keys.TAB)
-            if words in self.driver.switch_to.active_element.text:
+            focused = self.read(lambda: self.driver.switch_to.active_element, lambda found: found.text)
+            if words in (focused or ""):
                 return
         raise AssertionError(f"the tab key does not reach {words!r}")
 
@@ -277,7 +286,8 @@ def learn(browser, door):
         browser.press(key)
     browser.wait("The owner vouched for the labels.", seconds=600)
     assert door.get("/status")["last_refit"]["outcome"]["labels_checked"]
-    assert not browser.find("#labels-checked").is_selected(), "it holds for one training"
+    is_checked = browser.read(lambda: browser.find("#labels-checked"), lambda box: box.is_selected())
+    assert not is_checked, "it holds for one training"
 
 
 def change_settings(browser, door):
