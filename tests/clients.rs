@@ -358,6 +358,15 @@ fn an_import_ends_with_its_client() {
     assert_eq!(count(), 3000);
 }
 
+/// Returns the response to a request that trains. Training has the lowest priority and takes a
+/// while on a busy machine.
+fn after_training(client: UnixStream) -> Response {
+    client
+        .set_read_timeout(Some(Duration::from_mins(4)))
+        .unwrap();
+    read_response(client).unwrap()
+}
+
 #[test]
 fn hundreds_of_refits_run_as_one() {
     let door = Door::open(QUICK);
@@ -370,10 +379,7 @@ fn hundreds_of_refits_run_as_one() {
     assert!(healthy.elapsed() < PROMPT);
     let mut reasons = Vec::new();
     for client in clients {
-        client
-            .set_read_timeout(Some(Duration::from_mins(4)))
-            .unwrap();
-        let answer = read_response(client).unwrap();
+        let answer = after_training(client);
         assert_eq!(answer.status, 200, "{answer:?}");
         reasons.push(answer.json());
     }
@@ -400,7 +406,7 @@ fn a_refit_that_nobody_waits_for_does_not_start() {
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(door.refits(), 0, "the first refit is still running");
     drop(others);
-    assert_eq!(read_response(first).unwrap().status, 200);
+    assert_eq!(after_training(first).status, 200);
     // A refit for the other clients would have started immediately.
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(door.refits(), 1);
@@ -409,7 +415,7 @@ fn a_refit_that_nobody_waits_for_does_not_start() {
     let left = door.send("POST /api/v1/refit", "");
     let waits = door.send("POST /api/v1/refit", "");
     drop(left);
-    assert_eq!(read_response(waits).unwrap().status, 200);
+    assert_eq!(after_training(waits).status, 200);
 }
 
 #[test]
