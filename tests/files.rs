@@ -328,7 +328,7 @@ fn what_is_read_has_a_limit() {
     let set = device.pictures();
     let model = device.at("model.onnx");
     let checkpoint = device.at("model.onnx.resume");
-    fs::write(&checkpoint, vec![b'0'; (12 << 20) + 1]).unwrap();
+    fs::write(&checkpoint, vec![b'0'; (38 << 20) + 1]).unwrap();
     let words = [
         "train",
         "--dataset",
@@ -337,7 +337,7 @@ fn what_is_read_has_a_limit() {
         model.to_str().unwrap(),
         "--resume",
     ];
-    assert_refused(&device.maskd(&words), 66, "it has more than 12 MiB");
+    assert_refused(&device.maskd(&words), 66, "it has more than 38 MiB");
 
     let mut command = maskd();
     command.arg("passwd").stdin(Stdio::piped());
