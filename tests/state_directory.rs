@@ -249,7 +249,8 @@ fn a_directory_of_a_newer_version() {
     fs::write(&format, "1\n").unwrap();
     let status = wait_for("the learned model", || {
         let status = door.status()?;
-        (status["live"]["head"] == 1).then_some(status)
+        let live = &status["live"];
+        (live["head"] == 1 && live["learning_off"].is_null()).then_some(status)
     });
     assert_eq!(status["live"]["head_note"], Value::Null, "{status}");
     assert_eq!(status["live"]["learning_off"], Value::Null, "{status}");
