@@ -186,24 +186,24 @@ fn check_source(config: &Config, report: &mut Report) {
         Spec::Rpicam if !RPICAM_PROGRAMS.iter().any(|name| is_program(name)) => {
             return report.bad("source", &SourceError::RpicamMissing.into());
         }
-        Spec::Http(url) if url.is_https() => {
-            match probe_certificate(url, &config.camera.options()) {
-                Ok(fingerprint) => {
+        Spec::Http(url) => {
+            let options = config.camera.options();
+            let found = if url.is_https() {
+                probe_certificate(url, &options).map(|fingerprint| {
+                    format!("its certificate is accepted; SHA-256 {fingerprint}")
+                })
+            } else {
+                probe_picture(url, &options)
+                    .map(|(width, height)| format!("it sends pictures of {width}x{height} pixels"))
+            };
+            match found {
+                Ok(found) => {
                     report.good("source", &spec.to_string());
-                    let found = format!("its certificate is accepted; SHA-256 {fingerprint}");
                     return report.line("", "", &found);
                 }
                 Err(error) => return report.bad("source", &error.into()),
             }
         }
-        Spec::Http(url) => match probe_picture(url, &config.camera.options()) {
-            Ok((width, height)) => {
-                report.good("source", &spec.to_string());
-                let found = format!("it sends pictures of {width}x{height} pixels");
-                return report.line("", "", &found);
-            }
-            Err(error) => return report.bad("source", &error.into()),
-        },
         Spec::Rpicam | Spec::Command(_) | Spec::Examples => {}
     }
     report.good("source", &spec.to_string());

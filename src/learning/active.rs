@@ -79,7 +79,7 @@ fn check_backbone(
     state: &Path,
     base: &Arc<Head>,
 ) -> Result<(), LearningError> {
-    if head.has_backbone_of(base) {
+    if base.is_for(head.backbone(), head.features()) {
         return Ok(());
     }
     Err(LearningError::OtherBackbone {

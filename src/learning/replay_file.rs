@@ -40,7 +40,7 @@ pub(crate) fn open_replay(
 
 /// Returns why a replay set cannot be used with a head, or `None` if it can.
 fn misfit(replay: &Replay, base: &Head) -> Option<String> {
-    if replay.backbone_sha256 != *base.backbone() || replay.features() != base.features() {
+    if !base.is_for(&replay.backbone_sha256, replay.features()) {
         return Some("it was made with another backbone than the classifier's".to_owned());
     }
     if replay.train.is_empty() || replay.holdout.is_empty() {

@@ -133,9 +133,10 @@ impl Classifier {
     ///
     /// The file must have the metadata `format` = `maskd-classifier-1` and `labels` = a
     /// JSON array of names, the input `image` \[N, 3, 224, 224\], and a tensor
-    /// `features` \[N, F\], where F is from [`MIN_FEATURES`] to [`MAX_FEATURES`]. This tensor must be followed by Gemm (`head.0.weight`,
-    /// `head.0.bias`), Relu, Gemm (`head.2.weight`, `head.2.bias`), and Softmax, which
-    /// computes the output `probabilities`.
+    /// `features` \[N, F\], where F is from [`MIN_FEATURES`] to [`MAX_FEATURES`]. This tensor
+    /// must be followed by Gemm (`head.0.weight`, `head.0.bias`), Relu, Gemm
+    /// (`head.2.weight`, `head.2.bias`), and Softmax, which computes the output
+    /// `probabilities`.
     ///
     /// The file may have a second output `face` \[N, 1\], which Gemm (`face.weight`
     /// \[1, F\], `face.bias` \[1\]) and Sigmoid compute from `features`.

@@ -197,6 +197,17 @@ pub enum EmbedMode<'a> {
     Single(&'a [SingleView]),
 }
 
+impl EmbedMode<'_> {
+    /// Number of views of each picture.
+    #[must_use]
+    pub fn views(&self) -> usize {
+        match self {
+            EmbedMode::Plain | EmbedMode::Single(_) => 1,
+            EmbedMode::Views { views, .. } => *views,
+        }
+    }
+}
+
 /// A view of a picture.
 #[derive(Debug, Clone)]
 pub struct SingleView {
@@ -227,11 +238,7 @@ pub fn features<L>(
 where
     L: Fn(usize) -> Result<RgbImage, PictureError> + Sync,
 {
-    let views = match mode {
-        EmbedMode::Plain | EmbedMode::Single(_) => 1,
-        EmbedMode::Views { views, .. } => views,
-    };
-    let row = views * workers.first().map_or(0, Worker::features);
+    let row = mode.views() * workers.first().map_or(0, Worker::features);
     let mut all = vec![0.0; count * row];
     let mut failure: Option<(usize, RecipeError)> = None;
     let mut finished_count = 0;

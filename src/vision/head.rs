@@ -100,10 +100,11 @@ impl Head {
         self.w1.len().checked_div(self.b1.len()).unwrap_or(0)
     }
 
-    /// Whether two heads have the same input, which is the output of one backbone.
+    /// Whether this head's input is the output of the backbone with this SHA-256, whose feature
+    /// vectors have the length `features`.
     #[must_use]
-    pub fn has_backbone_of(&self, other: &Head) -> bool {
-        self.backbone == other.backbone && self.features() == other.features()
+    pub fn is_for(&self, backbone: &[u8; 32], features: usize) -> bool {
+        self.backbone == *backbone && self.features() == features
     }
 
     /// Computes the logits of a feature vector, one per label.

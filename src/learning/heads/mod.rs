@@ -689,7 +689,7 @@ pub fn parse_foreign(
     labels: &[String],
 ) -> Result<HeadFile, HeadsError> {
     let file = head_of(name, bytes)?;
-    if file.backbone_sha256 != *base.backbone() || file.head.features() != base.features() {
+    if !base.is_for(&file.backbone_sha256, file.head.features()) {
         return Err(HeadsError::OtherBackbone {
             name: name.to_owned(),
             theirs: hex::encode(&file.backbone_sha256),

@@ -67,6 +67,22 @@ pub struct Geometry {
     pub channel_shift: f32,
 }
 
+impl Geometry {
+    /// Returns these options with all ranges that move the picture set to 0 and without flips.
+    #[must_use]
+    pub fn still(self) -> Geometry {
+        Geometry {
+            rotation: 0.0,
+            zoom: 0.0,
+            width_shift: 0.0,
+            height_shift: 0.0,
+            shear: 0.0,
+            horizontal_flip: false,
+            ..self
+        }
+    }
+}
+
 impl Default for Geometry {
     fn default() -> Geometry {
         Geometry {

@@ -272,15 +272,7 @@ mod tests {
 
     #[test]
     fn zero_ranges_draw_no_change() {
-        let off = Geometry {
-            rotation: 0.0,
-            zoom: 0.0,
-            width_shift: 0.0,
-            height_shift: 0.0,
-            shear: 0.0,
-            horizontal_flip: false,
-            ..Geometry::default()
-        };
+        let off = Geometry::default().still();
         for seed in 0..20 {
             assert_eq!(off.draw(&mut rng(seed)), GeometryDraw::default());
         }

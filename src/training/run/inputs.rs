@@ -181,10 +181,7 @@ pub(crate) fn embed(
         EmbedMode::Views { .. } => Stage::EmbedTraining,
         EmbedMode::Single(_) => Stage::EmbedReplay,
     };
-    let views = match mode {
-        EmbedMode::Plain | EmbedMode::Single(_) => 1,
-        EmbedMode::Views { views, .. } => views,
-    };
+    let views = mode.views();
     progress.start(stage, pictures.len());
     let width = workers.first().map_or(0, Worker::features);
     let features = recipe::features(

@@ -116,15 +116,7 @@ struct RowPictures {
 /// Returns a recipe and the index of the view to use. In the robust recipe, the first
 /// view shows the face, and the fifth view shows the whole picture.
 fn kind(number: usize) -> (Recipe, usize) {
-    let still = Geometry {
-        rotation: 0.0,
-        zoom: 0.0,
-        width_shift: 0.0,
-        height_shift: 0.0,
-        shear: 0.0,
-        horizontal_flip: false,
-        ..Geometry::default()
-    };
+    let still = Geometry::default().still();
     match number {
         0 => (Recipe::Tutorial(still), 0),
         1 => (Recipe::Tutorial(Geometry::default()), 0),
