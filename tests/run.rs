@@ -178,8 +178,10 @@ fn a_camera_that_fails_ends_a_mask_and_comes_back() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    // The reader must stay open until the end, because a daemon that cannot print exits with 74.
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let seen: Vec<String> = lines
+        .by_ref()
         .take(3)
         .map(|line| decisions(&line.unwrap())[0].clone())
         .collect();
@@ -223,8 +225,11 @@ fn a_camera_that_hangs_is_a_fault_and_does_not_delay_the_stop() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    // The camera program starts again while the daemon stops, so another decision may follow. The
+    // reader must stay open for it, because a daemon that cannot print exits with 74.
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let seen: Vec<String> = lines
+        .by_ref()
         .take(2)
         .map(|line| decisions(&line.unwrap())[0].clone())
         .collect();
@@ -270,10 +275,9 @@ fn a_network_camera_that_is_off_does_not_end_the_daemon() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut first = String::new();
-    BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut first)
-        .unwrap();
+    out.read_line(&mut first).unwrap();
     assert_eq!(decisions(&first), ["fault"]);
     interrupt(&child, "-TERM");
     assert_eq!(wait(&mut child, Duration::from_secs(2)), Some(0));
