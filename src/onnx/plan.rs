@@ -109,8 +109,9 @@ impl Graph {
             drop(proto);
             let mut model = model
                 .with_input_fact(0, f32::fact(input).into())?
-                .into_typed()?
-                .into_decluttered()?;
+                .into_typed()?;
+            rewrite::rewrite_raw(&mut model)?;
+            let mut model = model.into_decluttered()?;
             rewrite::rewrite(&mut model)?;
             let model = model.into_optimized()?;
             let mut shapes = Shapes::new();

@@ -15,12 +15,23 @@ use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat, MaxPool, PoolSpec};
 use tract_onnx::tract_core::ops::math::{Max, Min};
 use tract_onnx::tract_core::ops::nn::DataFormat;
 
+#[cfg(any(test, target_arch = "aarch64"))]
+mod blocked;
 #[cfg(target_arch = "x86_64")]
 mod products;
 
 use super::ops::depthwise::{ConvGeometry, DepthwiseConv3x3, KERNEL_SIDE, PARAMS};
-use super::ops::depthwise_nhwc::{DepthwiseConv3x3Nhwc, LANES};
 use super::ops::max_pool::MaxPool2x2;
+
+/// Rewrites a model that is not yet decluttered. On aarch64, the convolutions of a face
+/// detector and of a MobileNet are replaced at this stage.
+pub(super) fn rewrite_raw(model: &mut TypedModel) -> TractResult<()> {
+    #[cfg(target_arch = "aarch64")]
+    blocked::rewrite(model)?;
+    #[cfg(not(target_arch = "aarch64"))]
+    let _ = model;
+    Ok(())
+}
 
 /// Rewrites a decluttered model.
 pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
@@ -50,14 +61,23 @@ fn max_pool(
     node: &TypedNode,
     pool: &MaxPool,
 ) -> TractResult<Option<TypedModelPatch>> {
+    if !is_halving(model, node, pool)? {
+        return Ok(None);
+    }
+    TypedModelPatch::replace_single_op(model, node, &node.inputs, MaxPool2x2).map(Some)
+}
+
+/// Whether this is 2x2 max pooling with a stride of 2 in the planar layout, without padding,
+/// for an even height and width.
+fn is_halving(model: &TypedModel, node: &TypedNode, pool: &MaxPool) -> TractResult<bool> {
     let fact = model.outlet_fact(node.inputs[0])?;
     let Some(shape) = fact.shape.as_concrete() else {
-        return Ok(None);
+        return Ok(false);
     };
     let spec = &pool.pool_spec;
     let geometry = &shape[shape.len().saturating_sub(2)..];
     let padding = spec.computed_padding(geometry);
-    let is_known = is_planar(spec)
+    Ok(is_planar(spec)
         && fact.datum_type == f32::datum_type()
         && pool.with_index_outputs.is_none()
         && *spec.kernel_shape == [2, 2]
@@ -66,11 +86,7 @@ fn max_pool(
         && geometry.iter().all(|side| side % 2 == 0)
         && padding
             .iter()
-            .all(|axis| axis.pad_before == 0 && axis.pad_after == 0);
-    if !is_known {
-        return Ok(None);
-    }
-    TypedModelPatch::replace_single_op(model, node, &node.inputs, MaxPool2x2).map(Some)
+            .all(|axis| axis.pad_before == 0 && axis.pad_after == 0))
 }
 
 fn depthwise(
@@ -86,9 +102,7 @@ fn depthwise(
     let spec = &conv.pool_spec;
     let channels = spec.input_channels;
     let dims = spec.data_format.shape(shape)?;
-    let is_laid_out =
-        is_planar(spec) || (dims.n().is_none_or(|n| *n == 1) && channels.is_multiple_of(LANES));
-    let is_known = is_laid_out
+    let is_known = is_planar(spec)
         && fact.datum_type == f32::datum_type()
         && conv.group == channels
         && spec.output_channels == channels;
@@ -119,11 +133,7 @@ fn depthwise(
     }
     let mut patch = TypedModelPatch::default();
     let wire = patch.tap_model(model, node.inputs[0])?;
-    let wire = if is_planar(spec) {
-        planes(&mut patch, name, wire, geometry, dims.c_axis(), &params)?
-    } else {
-        pixels(&mut patch, name, wire, geometry, &params)?
-    };
+    let wire = planes(&mut patch, name, wire, geometry, dims.c_axis(), &params)?;
     patch.shunt_outside(model, clamp.last.into(), wire)?;
     Ok(Some(patch))
 }
@@ -190,32 +200,6 @@ fn planes(
     Ok(whole[0])
 }
 
-/// Wires a [`DepthwiseConv3x3Nhwc`] operator.
-fn pixels(
-    patch: &mut TypedModelPatch,
-    name: &str,
-    wire: OutletId,
-    geometry: ConvGeometry,
-    params: &[f32],
-) -> TractResult<OutletId> {
-    let groups = params.len() / (PARAMS * LANES);
-    let turned: Vec<f32> = params
-        .chunks(PARAMS * LANES)
-        .flat_map(|group| {
-            (0..PARAMS).flat_map(move |index| group.iter().skip(index).step_by(PARAMS))
-        })
-        .copied()
-        .collect();
-    let params = Tensor::from_shape(&[groups, PARAMS, LANES], &turned)?;
-    let params = patch.add_const(format!("{name}.params"), params)?;
-    let taps = patch.wire_node(
-        format!("{name}.taps"),
-        DepthwiseConv3x3Nhwc(geometry),
-        &[wire, params],
-    )?;
-    Ok(taps[0])
-}
-
 /// Maximum size of the input to a convolution, in bytes. A larger input is split into
 /// parts. The only larger tensor in the backbone has 96 channels of 112x112 pixels, or
 /// 4.8 MB. If this tensor were not split, it would determine the peak memory. The split
@@ -242,6 +226,13 @@ struct Clamp {
     last: usize,
     low: f32,
     high: f32,
+}
+
+impl Clamp {
+    #[cfg(any(test, target_arch = "aarch64"))]
+    fn is_bounded(&self) -> bool {
+        self.low > f32::NEG_INFINITY || self.high < f32::INFINITY
+    }
 }
 
 fn fused_clamp(model: &TypedModel, node: &TypedNode) -> TractResult<Clamp> {
@@ -307,7 +298,7 @@ mod tests {
     use super::*;
 
     /// Returns pseudorandom values between -1 and 1.
-    fn noise(shape: &[usize], seed: u32) -> Tensor {
+    pub(super) fn noise(shape: &[usize], seed: u32) -> Tensor {
         let count = shape.iter().product::<usize>() as u32;
         let value = |index: u32| {
             let mixed = (index ^ seed.rotate_left(16)).wrapping_mul(0x9e37_79b1);
@@ -317,7 +308,12 @@ mod tests {
         Tensor::from_shape(shape, &values).unwrap()
     }
 
-    fn pool_spec(channels: usize, side: usize, stride: usize, padding: PaddingSpec) -> PoolSpec {
+    pub(super) fn pool_spec(
+        channels: usize,
+        side: usize,
+        stride: usize,
+        padding: PaddingSpec,
+    ) -> PoolSpec {
         PoolSpec {
             data_format: DataFormat::NCHW,
             kernel_shape: tvec!(side, side),
@@ -329,21 +325,31 @@ mod tests {
         }
     }
 
-    fn run(model: &TypedModel, input: &Tensor) -> Tensor {
+    pub(super) fn run(model: &TypedModel, input: &Tensor) -> Tensor {
         let plan = model.clone().into_optimized().unwrap();
         let plan = plan.into_runnable().unwrap();
         let mut outputs = plan.run(tvec!(input.clone().into_tvalue())).unwrap();
         outputs.remove(0).into_tensor()
     }
 
-    fn count(model: &TypedModel, name: &str) -> usize {
+    pub(super) fn count(model: &TypedModel, name: &str) -> usize {
         let named = |node: &&TypedNode| node.op.name() == name;
         model.nodes().iter().filter(named).count()
     }
 
+    fn compare(model: TypedModel, input: &Tensor, name: &str, tolerance: f32) {
+        compare_rewritten(rewrite, model, input, name, tolerance);
+    }
+
     /// Rewrites the model, and checks that each output differs from tract's own by at most
     /// `tolerance`.
-    fn compare(mut model: TypedModel, input: &Tensor, name: &str, tolerance: f32) {
+    pub(super) fn compare_rewritten(
+        rewrite: fn(&mut TypedModel) -> TractResult<()>,
+        mut model: TypedModel,
+        input: &Tensor,
+        name: &str,
+        tolerance: f32,
+    ) {
         let before = run(&model, input);
         rewrite(&mut model).unwrap();
         assert_eq!(count(&model, name), 1);
@@ -371,8 +377,8 @@ mod tests {
 
     /// A 3x3 convolution with a clamp.
     #[derive(Debug)]
-    struct ConvCase {
-        input: [usize; 2],
+    pub(super) struct ConvCase {
+        pub(super) input: [usize; 2],
         stride: usize,
         before: [usize; 2],
         after: [usize; 2],
@@ -381,7 +387,7 @@ mod tests {
     }
 
     prop_compose! {
-        fn case()(
+        pub(super) fn case()(
             input in [1..20_usize, 1..20],
             stride in 1..=2_usize,
             before in [0..=1_usize, 0..=1],
@@ -394,7 +400,7 @@ mod tests {
         }
     }
 
-    fn convolution(
+    pub(super) fn convolution(
         case: &ConvCase,
         data_format: DataFormat,
         shape: &[usize],
@@ -425,26 +431,33 @@ mod tests {
         wire = model
             .wire_node("conv", conv, &[wire, kernel, bias])
             .unwrap()[0];
-        wire = limited(&mut model, wire, case.low, case.high);
+        wire = limited(&mut model, wire, "limited", case.low, case.high);
         model.select_output_outlets(&[wire]).unwrap();
         model
     }
 
-    fn limited(
+    pub(super) fn limited(
         model: &mut TypedModel,
         mut wire: OutletId,
+        name: &str,
         low: Option<f32>,
         high: Option<f32>,
     ) -> OutletId {
         if let Some(low) = low {
-            let low = model.add_const("low", tensor4(&[[[[low]]]])).unwrap();
+            let low = tensor4(&[[[[low]]]]);
+            let low = model.add_const(format!("{name}.low"), low).unwrap();
             let max = TypedBinOp(Box::new(Max), None);
-            wire = model.wire_node("max", max, &[wire, low]).unwrap()[0];
+            wire = model
+                .wire_node(format!("{name}.max"), max, &[wire, low])
+                .unwrap()[0];
         }
         if let Some(high) = high {
-            let high = model.add_const("high", tensor4(&[[[[high]]]])).unwrap();
+            let high = tensor4(&[[[[high]]]]);
+            let high = model.add_const(format!("{name}.high"), high).unwrap();
             let min = TypedBinOp(Box::new(Min), None);
-            wire = model.wire_node("min", min, &[wire, high]).unwrap()[0];
+            wire = model
+                .wire_node(format!("{name}.min"), min, &[wire, high])
+                .unwrap()[0];
         }
         wire
     }
@@ -457,18 +470,6 @@ mod tests {
             let shape = [1, channels, case.input[0], case.input[1]];
             let model = convolution(&case, DataFormat::NCHW, &shape, channels, channels, seed);
             compare(model, &noise(&shape, seed), "DepthwiseConv3x3", 1e-4);
-        }
-
-        #[test]
-        fn depthwise_conv_nhwc_equals_that_of_tract(
-            case in case(),
-            groups in 1..5_usize,
-            seed: u32,
-        ) {
-            let channels = LANES * groups;
-            let shape = [1, case.input[0], case.input[1], channels];
-            let model = convolution(&case, DataFormat::NHWC, &shape, channels, channels, seed);
-            compare(model, &noise(&shape, seed), "DepthwiseConv3x3Nhwc", 1e-4);
         }
 
         #[cfg(target_arch = "x86_64")]
@@ -504,7 +505,7 @@ mod tests {
             };
             let inputs = [wire, kernel, bias];
             let wire = model.wire_node("conv", conv, &inputs).unwrap()[0];
-            let wire = limited(&mut model, wire, low, high);
+            let wire = limited(&mut model, wire, "limited", low, high);
             model.select_output_outlets(&[wire]).unwrap();
             compare(model, &noise(&shape, seed), "Pointwise", 1e-4);
         }
