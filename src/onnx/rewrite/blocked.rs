@@ -19,6 +19,9 @@ use crate::onnx::ops::blocked::{
 };
 use crate::onnx::ops::depthwise::{KERNEL_SIDE, PARAMS};
 
+/// Number of elements of a depthwise kernel.
+const TAPS: usize = KERNEL_SIDE * KERNEL_SIDE;
+
 /// Rewrites a model that is not yet decluttered. In this state, the convolutions have the
 /// form in which the file describes them.
 pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
@@ -177,7 +180,6 @@ fn depthwise_params(channels: usize, constants: &Constants) -> TractResult<Tenso
         bias,
         clamp,
     } = constants;
-    const TAPS: usize = KERNEL_SIDE * KERNEL_SIDE;
     let value = |channel: usize, index: usize| match index {
         _ if channel >= channels => 0.0,
         TAPS => bias[channel % bias.len()],

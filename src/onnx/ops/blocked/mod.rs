@@ -97,7 +97,7 @@ fn broadcast<S: Simd>(vector: f32x4<S>, lane: usize) -> f32x4<S> {
     } else {
         vector.zip_high(vector)
     };
-    if lane % 2 == 0 {
+    if lane.is_multiple_of(2) {
         pair.zip_low(pair)
     } else {
         pair.zip_high(pair)
