@@ -107,10 +107,11 @@ impl Graph {
         let build = || -> TractResult<(Arc<TypedSimplePlan>, Shapes)> {
             let model = onnx().model_for_proto_model(&proto)?;
             drop(proto);
-            let mut model = model
+            let model = model
                 .with_input_fact(0, f32::fact(input).into())?
                 .into_typed()?;
-            rewrite::rewrite_raw(&mut model)?;
+            #[cfg(target_arch = "aarch64")]
+            let model = rewrite::use_blocked_layout(model)?;
             let mut model = model.into_decluttered()?;
             rewrite::rewrite(&mut model)?;
             let model = model.into_optimized()?;

@@ -23,14 +23,12 @@ mod products;
 use super::ops::depthwise::{ConvGeometry, DepthwiseConv3x3, KERNEL_SIDE, PARAMS};
 use super::ops::max_pool::MaxPool2x2;
 
-/// Rewrites a model that is not yet decluttered. On aarch64, the convolutions of a face
-/// detector and of a MobileNet are replaced at this stage.
-pub(super) fn rewrite_raw(model: &mut TypedModel) -> TractResult<()> {
-    #[cfg(target_arch = "aarch64")]
-    blocked::rewrite(model)?;
-    #[cfg(not(target_arch = "aarch64"))]
-    let _ = model;
-    Ok(())
+/// Rewrites a model that is not yet decluttered. Replaces the convolutions of a face detector
+/// and of a MobileNet.
+#[cfg(target_arch = "aarch64")]
+pub(super) fn use_blocked_layout(mut model: TypedModel) -> TractResult<TypedModel> {
+    blocked::rewrite(&mut model)?;
+    Ok(model)
 }
 
 /// Rewrites a decluttered model.
