@@ -12,7 +12,7 @@ use maskd::decision::decide::{
 };
 use maskd::decision::frame_result::{FaceResult, decision as decision_of, sighting};
 use maskd::frame::{ConnectionId, Face, Rect};
-use maskd::indicate::{Door, LockType};
+use maskd::indicate::{Door, DoorDecision, DoorOptions, DoorReadings, LockType, Opening};
 use maskd::vision::head::HeadId;
 
 /// The verdicts on a face in a frame.
@@ -139,7 +139,10 @@ impl World {
             options,
             decider: Decider::new(options, now),
             decision: Decision::Idle,
-            door: Door::new(LockType::FailSecure, 3000 * MS),
+            door: Door::new(DoorOptions::without_inputs(
+                LockType::FailSecure,
+                Opening::Hold(3000 * MS),
+            )),
             is_open: false,
             seen: Vec::new(),
             faults: 0,
@@ -205,7 +208,12 @@ impl World {
         }
         assert_eq!(self.decider.standing().faults, self.faults);
         let was_open = self.is_open;
-        self.is_open = self.door.is_energized(self.now, self.decision);
+        let decision = DoorDecision {
+            decision: self.decision,
+            mask_hold: self.options.hold,
+        };
+        let state = self.door.step(self.now, decision, DoorReadings::default());
+        self.is_open = state.is_energized;
         if self.is_open && !was_open {
             assert!(self.may_open(), "the relay opened without confirmation");
         }

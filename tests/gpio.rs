@@ -104,6 +104,28 @@ fn without_a_backend_a_laptop_has_the_console_and_a_warning() {
 }
 
 #[test]
+fn on_the_console_a_door_has_no_inputs() {
+    let folder = tempfile::tempdir().unwrap();
+    let indicate = "backend = \"console\"\nrelay-pin = 23\nrelease-pin = 13\n\
+                    exit-button-pin = 19\ndoor-contact-pin = 26\nheld-open-ms = 30000";
+    let path = config(folder.path(), indicate);
+    let run = maskd()
+        .args(["run", "--once", "--json", "--config", &path])
+        .output()
+        .unwrap();
+    assert!(run.status.success());
+    assert!(text(&run.stdout).contains("\"decision\":\"mask\""));
+    assert!(!text(&run.stderr).contains("release"));
+    let path = config(folder.path(), "release-pin = 13");
+    let run = maskd().args(["run", "--config", &path]).output().unwrap();
+    assert_refused(
+        &run,
+        78,
+        "indicate.release-pin requires the relay of a door",
+    );
+}
+
+#[test]
 fn pins_off_does_nothing_without_pins_and_needs_a_valid_config() {
     let folder = tempfile::tempdir().unwrap();
     let path = config(folder.path(), "backend = \"console\"\ngreen-pin = 17");

@@ -28,6 +28,7 @@ use crate::api::file_work::{self, Length};
 use crate::api::problems::Topic;
 use crate::api::socket::{DaemonHandle, Live};
 use crate::decision::decide::Decision;
+use crate::indicate::DoorPosition;
 use crate::learning::MeasuredRecord;
 use crate::vision::pipeline::Stage;
 
@@ -255,6 +256,7 @@ impl Snapshot {
         self.register_gauges(registry);
         self.register_families(registry);
         self.register_board(registry);
+        self.register_door(registry);
         let version = [(env!("CARGO_PKG_VERSION").to_owned(), 1.0)];
         registry.register(
             "build_info",
@@ -402,6 +404,27 @@ impl Snapshot {
         );
     }
 
+    fn register_door(&self, registry: &mut Registry) {
+        let Some(door) = &self.live.door else { return };
+        let states = [
+            ("unlocked", door.unlocked),
+            ("open", door.position == Some(DoorPosition::Open)),
+            ("released", door.released),
+            ("held_open", door.held_open),
+        ];
+        let states = states.map(|(state, holds)| (state.to_owned(), flag(holds)));
+        registry.register(
+            "door",
+            "1 for each state of the door that holds now",
+            gauges("state", states),
+        );
+        registry.register(
+            "door_held_open_warnings",
+            "Number of times the door was open for longer than the limit",
+            ConstCounter::new(door.held_open_warnings),
+        );
+    }
+
     fn register_board(&self, registry: &mut Registry) {
         let board = &self.live.board;
         if let Some(celsius) = board.temperature_c {
@@ -524,7 +547,7 @@ async fn readiness(State(state): State<RouteState>) -> (StatusCode, &'static str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::socket::{BoardRecord, LiveInference, ThrottlingRecord};
+    use crate::api::socket::{BoardRecord, LiveDoor, LiveInference, ThrottlingRecord};
     use crate::learning::{InitialHeadRecord, ScoresRecord, ValidationRecord};
 
     const DASHBOARD: &str = include_str!("../../docs/grafana.json");
@@ -538,6 +561,14 @@ mod tests {
                     frames: 3,
                     ..LiveInference::default()
                 },
+                door: Some(LiveDoor {
+                    unlocked: false,
+                    unlocked_by: None,
+                    position: Some(DoorPosition::Open),
+                    released: false,
+                    held_open: true,
+                    held_open_warnings: 2,
+                }),
                 board: BoardRecord {
                     temperature_c: Some(51.5),
                     throttling: Some(ThrottlingRecord {
@@ -576,6 +607,10 @@ mod tests {
             "maskd_board_throttling{reason=\"throttled\"} 1.0",
             "maskd_samples{label=\"a\\\"b\\\\c\\n\"} 2.0",
             "maskd_new_labels 4.0",
+            "maskd_door{state=\"unlocked\"} 0.0",
+            "maskd_door{state=\"open\"} 1.0",
+            "maskd_door{state=\"held_open\"} 1.0",
+            "maskd_door_held_open_warnings_total 2",
         ] {
             assert!(
                 text.lines().any(|exposed| exposed == line),

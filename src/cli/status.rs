@@ -10,8 +10,9 @@ use serde::Serialize;
 use super::backend::daemon;
 use super::text::{counts, model_name, shown};
 use super::{Failure, Global, outcome, print, print_json};
-use crate::api::socket::{self, LiveRetention};
+use crate::api::socket::{self, LiveDoor, LiveRetention};
 use crate::config::Config;
+use crate::indicate::{DoorPosition, UnlockReason};
 use crate::learning::heads::Heads;
 use crate::learning::samples::{Listing, Store};
 use crate::learning::{
@@ -154,6 +155,9 @@ fn daemon_text(status: &socket::Status) -> String {
         counted(*new_labels, "new label"),
     );
     text += &progress_text(progress);
+    if let Some(door) = &live.door {
+        text += &door_text(door);
+    }
     if let Some(retention) = &live.retention {
         text += &retention_text(retention);
     }
@@ -210,6 +214,30 @@ fn retention_text(retention: &LiveRetention) -> String {
     text
 }
 
+/// Describes the door on one line, for example `unlocked by the exit button, open`.
+fn door_text(door: &LiveDoor) -> String {
+    let lock = match door.unlocked_by {
+        None => "locked",
+        Some(UnlockReason::Mask) => "unlocked by a mask",
+        Some(UnlockReason::ExitButton) => "unlocked by the exit button",
+        Some(UnlockReason::Release) => "unlocked by the release line",
+        Some(UnlockReason::Fault) => "unlocked by a fault",
+    };
+    let position = match door.position {
+        None => "",
+        Some(DoorPosition::Closed) => ", closed",
+        Some(DoorPosition::Open) if door.held_open => ", held open: close it",
+        Some(DoorPosition::Open) => ", open",
+        Some(DoorPosition::Unknown) => ", its contact cannot be read",
+    };
+    let held_open = match door.held_open_warnings {
+        0 => String::new(),
+        1 => "; held open once since the start".to_owned(),
+        times => format!("; held open {times} times since the start"),
+    };
+    format!("door        {lock}{position}{held_open}\n")
+}
+
 fn camera_text(live: &socket::Live) -> String {
     let camera = if live.camera.lost {
         "lost; reconnecting"
@@ -229,5 +257,44 @@ fn capture_text(live: &socket::Live) -> String {
         (None, false) => "off".to_owned(),
         (None, true) if live.capture.pictures => "on, pictures and features".to_owned(),
         (None, true) => "on, only features".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_door_is_described_on_one_line() {
+        let closed = LiveDoor {
+            unlocked: false,
+            unlocked_by: None,
+            position: Some(DoorPosition::Closed),
+            released: false,
+            held_open: false,
+            held_open_warnings: 0,
+        };
+        assert_eq!(door_text(&closed), "door        locked, closed\n");
+        let released = LiveDoor {
+            unlocked: true,
+            unlocked_by: Some(UnlockReason::Release),
+            position: None,
+            released: true,
+            ..closed
+        };
+        assert_eq!(
+            door_text(&released),
+            "door        unlocked by the release line\n"
+        );
+        let held_open = LiveDoor {
+            position: Some(DoorPosition::Open),
+            held_open: true,
+            held_open_warnings: 2,
+            ..closed
+        };
+        assert_eq!(
+            door_text(&held_open),
+            "door        locked, held open: close it; held open 2 times since the start\n"
+        );
     }
 }

@@ -1,10 +1,14 @@
-//! `[indicate]`: the LEDs, the buzzer, the relay, and the buttons.
+//! `[indicate]`: the LEDs, the buzzer, the door, and the buttons.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Check;
-use crate::indicate::pins::{Backend, Line, Output, PinDriver, PinFunction, PinOptions};
-use crate::indicate::{Button, LockType, QuietHours, TimeOfDay};
+use crate::indicate::pins::{Backend, Input, Line, Output, PinDriver, PinFunction, PinOptions};
+use crate::indicate::{
+    Button, ContactType, DoorInput, DoorOptions, LockType, Opening, QuietHours, TimeOfDay,
+};
 use crate::onnx::Label;
 
 /// `[indicate]`
@@ -38,6 +42,24 @@ pub struct Indicate {
     pub relay: LockType,
     /// How long the door stays open after a mask was seen, in ms; 0 to 600,000.
     pub relay_hold_ms: u64,
+    /// How long the relay is switched when the decision becomes mask, in ms; 50 to 60,000. If
+    /// absent, the door stays open as `relay_hold_ms` says.
+    pub relay_pulse_ms: Option<u64>,
+    /// Pin for the contact that tells whether the door is open.
+    pub door_contact_pin: Option<Line>,
+    /// Type of the door contact. Its normal state is that of a closed door.
+    pub door_contact: ContactType,
+    /// How long the door may be open before a warning, in ms; 1000 to 86,400,000. If absent, there
+    /// is no warning.
+    pub held_open_ms: Option<u64>,
+    /// Pin for the button that lets people leave.
+    pub exit_button_pin: Option<Line>,
+    /// Type of the exit button. Its normal state is that of a button that is not pressed.
+    pub exit_button: ContactType,
+    /// Pin for the line with which a fire alarm or an emergency release unlocks the door.
+    pub release_pin: Option<Line>,
+    /// Type of the contact in the release line. Its normal state is that without an alarm.
+    pub release: ContactType,
     /// Pin for the button that labels people as masked.
     pub with_mask_button_pin: Option<Line>,
     /// Pin for the button that labels people as unmasked.
@@ -76,6 +98,14 @@ impl Default for Indicate {
             quiet_to: None,
             relay: LockType::FailSecure,
             relay_hold_ms: 3000,
+            relay_pulse_ms: None,
+            door_contact_pin: None,
+            door_contact: ContactType::NormallyClosed,
+            held_open_ms: None,
+            exit_button_pin: None,
+            exit_button: ContactType::NormallyOpen,
+            release_pin: None,
+            release: ContactType::NormallyClosed,
             with_mask_button_pin: None,
             without_mask_button_pin: None,
             with_mask_label: "with_mask".to_owned(),
@@ -92,20 +122,32 @@ impl Indicate {
             output,
             active_low: self.active_low.contains(&output),
         };
+        let input = |input| PinFunction::In(Input::Door(input));
         let all = [
             ("green-pin", &self.green_pin, out(Output::Green)),
             ("red-pin", &self.red_pin, out(Output::Red)),
             ("buzzer-pin", &self.buzzer_pin, out(Output::Buzzer)),
             ("relay-pin", &self.relay_pin, out(Output::Relay)),
             (
+                "door-contact-pin",
+                &self.door_contact_pin,
+                input(DoorInput::Contact),
+            ),
+            (
+                "exit-button-pin",
+                &self.exit_button_pin,
+                input(DoorInput::ExitButton),
+            ),
+            ("release-pin", &self.release_pin, input(DoorInput::Release)),
+            (
                 "with-mask-button-pin",
                 &self.with_mask_button_pin,
-                PinFunction::In(Button::WithMask),
+                PinFunction::In(Input::Button(Button::WithMask)),
             ),
             (
                 "without-mask-button-pin",
                 &self.without_mask_button_pin,
-                PinFunction::In(Button::WithoutMask),
+                PinFunction::In(Input::Button(Button::WithoutMask)),
             ),
         ];
         all.into_iter()
@@ -151,6 +193,29 @@ impl Indicate {
             lines: lines.collect(),
         };
         (!options.lines.is_empty()).then_some(options)
+    }
+
+    /// Returns the options of the door, or `None` if there is no relay. `has_pins` tells whether
+    /// the pins are used. Without them, the door has no inputs.
+    #[must_use]
+    pub fn door(&self, has_pins: bool) -> Option<DoorOptions> {
+        self.relay_pin.as_ref()?;
+        let opening = match self.relay_pulse_ms {
+            Some(ms) => Opening::Pulse(Duration::from_millis(ms)),
+            None => Opening::Hold(Duration::from_millis(self.relay_hold_ms)),
+        };
+        let without_inputs = DoorOptions::without_inputs(self.relay, opening);
+        if !has_pins {
+            return Some(without_inputs);
+        }
+        let wired = |pin: &Option<Line>, contact| pin.as_ref().map(|_| contact);
+        Some(DoorOptions {
+            contact: wired(&self.door_contact_pin, self.door_contact),
+            exit_button: wired(&self.exit_button_pin, self.exit_button),
+            release: wired(&self.release_pin, self.release),
+            held_open_after: self.held_open_ms.map(Duration::from_millis),
+            ..without_inputs
+        })
     }
 
     /// Returns the quiet hours for the buzzer, or `None` if they are not configured.
@@ -220,7 +285,7 @@ impl Indicate {
             (None, Some(_)) => check.fail("indicate.quiet-from", "is missing".to_owned()),
             _ => {}
         }
-        check.within("indicate.relay-hold-ms", self.relay_hold_ms, 0, 600_000);
+        self.check_door(check);
         for (key, label) in [
             ("indicate.with-mask-label", &self.with_mask_label),
             ("indicate.without-mask-label", &self.without_mask_label),
@@ -230,6 +295,33 @@ impl Indicate {
             }
         }
         check.within("indicate.button-crops", self.button_crops, 1, 100);
+    }
+
+    fn check_door(&self, check: &mut Check) {
+        check.within("indicate.relay-hold-ms", self.relay_hold_ms, 0, 600_000);
+        if let Some(ms) = self.relay_pulse_ms {
+            check.within("indicate.relay-pulse-ms", ms, 50, 60_000);
+        }
+        if let Some(ms) = self.held_open_ms {
+            check.within("indicate.held-open-ms", ms, 1000, 86_400_000);
+            if self.door_contact_pin.is_none() {
+                let problem =
+                    "requires a door contact: set door-contact-pin, or remove held-open-ms";
+                check.fail("indicate.held-open-ms", problem.to_owned());
+            }
+        }
+        for (key, is_set) in [
+            ("relay-pulse-ms", self.relay_pulse_ms.is_some()),
+            ("door-contact-pin", self.door_contact_pin.is_some()),
+            ("exit-button-pin", self.exit_button_pin.is_some()),
+            ("release-pin", self.release_pin.is_some()),
+        ] {
+            if is_set && self.relay_pin.is_none() {
+                let problem =
+                    format!("requires the relay of a door: set relay-pin, or remove {key}");
+                check.fail(&format!("indicate.{key}"), problem);
+            }
+        }
     }
 }
 

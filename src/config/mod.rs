@@ -418,7 +418,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::indicate::pins::{Backend, Line, Output, PinDriver, PinFunction};
+    use crate::indicate::pins::{Backend, Input, Line, Output, PinDriver, PinFunction};
+    use crate::indicate::{ContactType, DoorInput, DoorOptions, LockType, Opening};
 
     #[test]
     fn a_threshold_that_is_not_set_is_on_the_right_side_of_the_other() {
@@ -543,6 +544,11 @@ mod tests {
                 red_pin: Some(Line::Number(2)),
                 buzzer_pin: Some(Line::Number(3)),
                 relay_pin: Some(Line::Number(4)),
+                relay_pulse_ms: Some(500),
+                door_contact_pin: Some(Line::Number(7)),
+                held_open_ms: Some(30_000),
+                exit_button_pin: Some(Line::Number(8)),
+                release_pin: Some(Line::Number(9)),
                 with_mask_button_pin: Some(Line::Number(5)),
                 without_mask_button_pin: Some(Line::Number(6)),
                 quiet_from: Some("22:00".to_owned().try_into().unwrap()),
@@ -653,6 +659,58 @@ mod tests {
         ] {
             assert!(has(words), "{words:?} is not in {found:#?}");
         }
+    }
+
+    #[test]
+    fn the_inputs_of_a_door_are_checked() {
+        let found = problems(
+            "[indicate]\nrelease-pin = 13\nexit-button-pin = 13\ndoor-contact-pin = 40\n\
+             relay-pulse-ms = 10\nheld-open-ms = 1\nrelease = \"closed\"\n",
+        );
+        assert!(found[0].contains("indicate.release is wrong"), "{found:#?}");
+        let found = problems(
+            "[indicate]\nrelease-pin = 13\nexit-button-pin = 13\ndoor-contact-pin = 40\n\
+             relay-pulse-ms = 10\nheld-open-ms = 1\n",
+        );
+        for words in [
+            "indicate.release-pin is 13, the same as exit-button-pin: use another pin",
+            "indicate.door-contact-pin is 40, allowed is 0 to 27",
+            "indicate.relay-pulse-ms is 10, allowed is 50 to 60000",
+            "indicate.held-open-ms is 1, allowed is 1000 to 86400000",
+            "indicate.relay-pulse-ms requires the relay of a door: set relay-pin",
+            "indicate.release-pin requires the relay of a door: set relay-pin",
+        ] {
+            let has = found.iter().any(|problem| problem.contains(words));
+            assert!(has, "{words:?} is not in {found:#?}");
+        }
+        let found = problems("[indicate]\nrelay-pin = 23\nheld-open-ms = 2000\n");
+        assert!(
+            found[0].starts_with("indicate.held-open-ms requires a door contact"),
+            "{found:#?}"
+        );
+    }
+
+    #[test]
+    fn a_door_has_the_inputs_that_have_pins() {
+        let text = "[indicate]\nrelay-pin = 23\nrelay-pulse-ms = 500\nrelease-pin = 13\n\
+                    door-contact-pin = 12\ndoor-contact = \"normally-open\"\nheld-open-ms = 2000\n";
+        let indicate = parse("any", text).unwrap().indicate;
+        let without_inputs = DoorOptions::without_inputs(
+            LockType::FailSecure,
+            Opening::Pulse(Duration::from_millis(500)),
+        );
+        assert_eq!(indicate.door(false), Some(without_inputs));
+        let door = DoorOptions {
+            contact: Some(ContactType::NormallyOpen),
+            release: Some(ContactType::NormallyClosed),
+            held_open_after: Some(Duration::from_secs(2)),
+            ..without_inputs
+        };
+        assert_eq!(indicate.door(true), Some(door));
+        let release = PinFunction::In(Input::Door(DoorInput::Release));
+        let lines = indicate.pins(true).unwrap().lines;
+        assert!(lines.contains(&(Line::Number(13), release)));
+        assert_eq!(Config::default().indicate.door(true), None);
     }
 
     #[test]

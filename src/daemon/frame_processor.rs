@@ -529,7 +529,7 @@ mod tests {
     use super::*;
     use crate::decision::decide::{Decider, DeciderOptions, Decision, Progress, VerdictOptions};
     use crate::frame::{CROP_SIDE, ConnectionId, Crop, Rect};
-    use crate::indicate::{Door, LockType};
+    use crate::indicate::{Door, DoorDecision, DoorOptions, DoorReadings, LockType, Opening};
     use crate::onnx::FEATURES;
     use crate::vision::face_check::{FaceCheckOptions, FaceOpinion};
     use crate::vision::track::TrackOptions;
@@ -783,7 +783,10 @@ mod tests {
                 options,
                 decider: Decider::new(options, clock.now()),
                 decision: Decision::Idle,
-                door: Door::new(LockType::FailSecure, Duration::from_secs(3)),
+                door: Door::new(DoorOptions::without_inputs(
+                    LockType::FailSecure,
+                    Opening::Hold(Duration::from_secs(3)),
+                )),
                 is_open: false,
                 result: None,
                 captured: 0,
@@ -846,7 +849,12 @@ mod tests {
                 None => self.decider.tick(now, progress),
             };
             let was_open = self.is_open;
-            self.is_open = self.door.is_energized(now, self.decision);
+            let decision = DoorDecision {
+                decision: self.decision,
+                mask_hold: self.decider.mask_hold(),
+            };
+            let readings = DoorReadings::default();
+            self.is_open = self.door.step(now, decision, readings).is_energized;
             assert!(was_open || !self.is_open || self.may_open(), "it opened");
         }
 

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::console_worker::ConsoleFeed;
+use super::door_control::DoorControl;
 use super::threads::{STOP_DEADLINE, timer_runtime};
 use super::{DaemonError, Latest, now, wall_clock};
 use crate::api::metrics::{Heartbeat, Metrics};
@@ -23,19 +24,20 @@ use crate::decision::confirm::Standing;
 use crate::decision::decide::{Decider, Decision, Loss, Progress};
 use crate::decision::frame_result::{FaceRecord, FrameResult};
 use crate::frame::Frame;
-use crate::indicate::pins::{PinError, Pins};
+use crate::indicate::pins::{Input, PinError, Pins};
 use crate::indicate::{
-    Button, ButtonFeedback, Debouncer, DecisionChange, Door, Levels, QuietHours, levels,
+    Button, ButtonFeedback, Debouncer, DecisionChange, DoorDecision, DoorReadings, Levels,
+    QuietHours, levels, warn_held_open,
 };
 
 /// The interval at which blink patterns are updated and the age of frames is checked.
 const TICK: Duration = Duration::from_millis(50);
 
-/// The interval that replaces [`TICK`] if there are buttons. For a press to count, the
-/// contact of the button must be steady for 30 ms. With this interval, the contact is
-/// sampled three times within the 30 ms. The shortest press that a person makes lasts 60
-/// ms.
-const BUTTON_TICK: Duration = Duration::from_millis(15);
+/// The interval that replaces [`TICK`] if there are buttons or inputs of a door. For a press
+/// to count, the contact of the button must be steady for 30 ms. With this interval, the
+/// contact is sampled three times within the 30 ms. The shortest press that a person makes
+/// lasts 60 ms.
+const INPUT_TICK: Duration = Duration::from_millis(15);
 
 /// Time limit of an enrollment that a button press started. After this time, the person
 /// is assumed to have left, and the next face must not get the label.
@@ -49,7 +51,7 @@ pub(super) struct IndicatorWorker {
     /// mask.
     standing: watch::Sender<Standing>,
     upstream: Upstream,
-    door: Option<Door>,
+    door: Option<DoorControl>,
     quiet: Option<QuietHours>,
     outputs: Option<Outputs>,
     buttons: Buttons,
@@ -79,11 +81,11 @@ impl IndicatorWorker {
         standing: watch::Sender<Standing>,
     ) -> IndicatorWorker {
         let indicate = &config.indicate;
-        let hold = Duration::from_millis(indicate.relay_hold_ms);
-        let has_relay = indicate.relay_pin.is_some();
-        let has_buttons = pins.is_some() && indicate.has_buttons();
+        let door = DoorControl::new(indicate, pins.is_some());
+        let has_inputs = pins.is_some() && indicate.has_buttons()
+            || door.as_ref().is_some_and(DoorControl::has_inputs);
         IndicatorWorker {
-            tick: if has_buttons { BUTTON_TICK } else { TICK },
+            tick: if has_inputs { INPUT_TICK } else { TICK },
             tuning,
             decide: config.decide.clone(),
             shown: Shown {
@@ -95,7 +97,7 @@ impl IndicatorWorker {
             decider: Decider::new(config.decide.options(), now()),
             standing,
             upstream,
-            door: has_relay.then(|| Door::new(indicate.relay, hold)),
+            door,
             quiet: indicate.quiet(),
             outputs: pins.map(Outputs::new),
             buttons: Buttons {
@@ -146,7 +148,7 @@ impl IndicatorWorker {
             if decision != self.shown.decision {
                 self.change(decision, result.as_deref(), live, metrics);
             }
-            self.set_outputs();
+            self.set_outputs(live);
             let has_face =
                 decision != Decision::Fault && !camera_lost && live.borrow().inference.faces > 0;
             self.read_buttons(has_face);
@@ -235,17 +237,28 @@ impl IndicatorWorker {
         }
     }
 
-    /// Sets the outputs for the decision that is shown.
-    fn set_outputs(&mut self) {
+    /// Sets the outputs for the decision that is shown and for the inputs of the door.
+    fn set_outputs(&mut self, live: &watch::Sender<Live>) {
         let at = now();
         let Shown {
             decision, since, ..
         } = self.shown;
         let mut levels = levels(decision, at.saturating_duration_since(since));
-        levels.relay = self
-            .door
-            .as_mut()
-            .map(|door| door.is_energized(at, decision));
+        if let Some(door) = &mut self.door {
+            let readings = match &mut self.outputs {
+                Some(outputs) => door.read(|input| outputs.is_closed(input)),
+                None => DoorReadings::default(),
+            };
+            let decision = DoorDecision {
+                decision,
+                mask_hold: self.decider.mask_hold(),
+            };
+            let state = door.step(at, decision, readings, live);
+            levels.relay = Some(state.is_energized);
+            if let Some(since) = state.held_open_since {
+                levels = warn_held_open(levels, at.saturating_duration_since(since));
+            }
+        }
         if levels.buzzer && is_quiet(self.quiet, wall_clock()) {
             levels.buzzer = false;
         }
@@ -265,7 +278,7 @@ impl IndicatorWorker {
         };
         let at = now();
         for button in Button::ALL {
-            let is_closed = outputs.is_closed(button);
+            let is_closed = outputs.is_closed(Input::Button(button)).unwrap_or(false);
             self.buttons.sample(at, button, is_closed, has_face);
         }
     }
@@ -312,8 +325,10 @@ struct Outputs {
     pins: Box<dyn Pins>,
     /// The levels that were set most recently, or `None` if setting them failed.
     current: Option<Levels>,
-    /// Whether the last access failed.
+    /// Whether the outputs could not be set the last time.
     is_failing: bool,
+    /// The inputs that could not be read the last time.
+    unreadable: Vec<Input>,
 }
 
 impl Outputs {
@@ -322,6 +337,7 @@ impl Outputs {
             pins,
             current: None,
             is_failing: false,
+            unreadable: Vec::new(),
         }
     }
 
@@ -334,17 +350,29 @@ impl Outputs {
         self.log(set.err());
     }
 
-    fn is_closed(&mut self, button: Button) -> bool {
-        match self.pins.closed(button) {
-            Ok(is_closed) => is_closed,
-            Err(error) => {
-                self.log(Some(error));
-                false
+    /// Returns whether the contact of an input is closed, or `None` if the input cannot be read.
+    /// Logs when the input starts to fail and when it works again.
+    fn is_closed(&mut self, input: Input) -> Option<bool> {
+        let known = self.unreadable.iter().position(|other| *other == input);
+        match (self.pins.closed(input), known) {
+            (Ok(is_closed), known) => {
+                if let Some(index) = known {
+                    self.unreadable.swap_remove(index);
+                    info!(%input, "the input can be read again");
+                }
+                Some(is_closed)
+            }
+            (Err(error), known) => {
+                if known.is_none() {
+                    self.unreadable.push(input);
+                    warn!(%error, "an input fails; the daemon keeps trying");
+                }
+                None
             }
         }
     }
 
-    /// Logs when the pins start to fail and when they work again.
+    /// Logs when the outputs start to fail and when they work again.
     fn log(&mut self, error: Option<PinError>) {
         match error {
             Some(error) if !self.is_failing => {
@@ -463,10 +491,338 @@ fn unix_time() -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Mutex, MutexGuard};
+    use std::thread;
+
     use image::RgbImage;
 
     use super::*;
+    use crate::api::socket::LiveDoor;
+    use crate::config::settings::Settings;
+    use crate::daemon::console_worker;
     use crate::frame::ConnectionId;
+    use crate::indicate::pins::{Line, PinFunction};
+    use crate::indicate::{
+        Circuit, Console, ConsoleStyle, DoorInput, DoorPosition, LockType, UnlockReason,
+    };
+
+    /// The wires at the pins of a door, as the test and the worker see them.
+    #[derive(Default)]
+    struct Wires {
+        circuits: DoorReadings,
+        /// The number of further readings of the door contact that bounce.
+        bounces: u32,
+        /// Whether the next access panics.
+        panics: bool,
+        levels: Levels,
+        /// Whether the relay has been energized at any time.
+        was_energized: bool,
+        /// The number of readings of the input under test that differed from its normal state
+        /// before the relay changed.
+        active_readings: u32,
+        /// The input under test, and its normal state.
+        counted: Option<(DoorInput, Circuit)>,
+    }
+
+    /// Pins that are wired to [`Wires`].
+    struct FakePins(Arc<Mutex<Wires>>);
+
+    impl FakePins {
+        fn wires(&self) -> MutexGuard<'_, Wires> {
+            self.0.lock().unwrap()
+        }
+    }
+
+    impl Pins for FakePins {
+        fn set(&mut self, levels: Levels) -> Result<(), PinError> {
+            let mut wires = self.wires();
+            if wires.levels.relay != levels.relay {
+                wires.counted = None;
+            }
+            wires.levels = levels;
+            wires.was_energized |= levels.relay == Some(true);
+            Ok(())
+        }
+
+        fn closed(&mut self, input: Input) -> Result<bool, PinError> {
+            let panics = self.wires().panics;
+            assert!(!panics, "a bug");
+            let mut wires = self.wires();
+            let Input::Door(door) = input else {
+                return Ok(false);
+            };
+            let circuit = match door {
+                DoorInput::Contact => wires.circuits.contact,
+                DoorInput::ExitButton => wires.circuits.exit_button,
+                DoorInput::Release => wires.circuits.release,
+            };
+            if wires
+                .counted
+                .is_some_and(|(counted, normal)| counted == door && normal != circuit)
+            {
+                wires.active_readings += 1;
+            }
+            let bounces = door == DoorInput::Contact && wires.bounces > 0;
+            if bounces {
+                wires.bounces -= 1;
+            }
+            match circuit {
+                Circuit::Unknown => Err(PinError::Line {
+                    action: "read",
+                    line: Line::Number(13),
+                    function: PinFunction::In(input),
+                    why: "the chip is gone".to_owned(),
+                }),
+                circuit => Ok((circuit == Circuit::Closed) != (bounces && wires.bounces % 2 == 1)),
+            }
+        }
+    }
+
+    impl Drop for FakePins {
+        fn drop(&mut self) {
+            let _ = self.set(Levels::default());
+        }
+    }
+
+    /// A door with all inputs, in its normal state.
+    fn door_config(lock: LockType) -> Config {
+        let mut config = Config::default();
+        let indicate = &mut config.indicate;
+        indicate.relay = lock;
+        indicate.relay_hold_ms = 200;
+        indicate.relay_pin = Some(Line::Number(23));
+        indicate.door_contact_pin = Some(Line::Number(12));
+        indicate.exit_button_pin = Some(Line::Number(16));
+        indicate.release_pin = Some(Line::Number(13));
+        indicate.held_open_ms = Some(300);
+        config
+    }
+
+    const NORMAL: DoorReadings = DoorReadings {
+        contact: Circuit::Closed,
+        exit_button: Circuit::Open,
+        release: Circuit::Closed,
+    };
+
+    /// An indicator worker whose pins are wired to [`Wires`], and the other ends of its channels.
+    struct Rig {
+        worker: Option<IndicatorWorker>,
+        wires: Arc<Mutex<Wires>>,
+        live: Arc<watch::Sender<Live>>,
+        results: watch::Sender<Latest<FrameResult>>,
+        results_in: watch::Receiver<Latest<FrameResult>>,
+        frames: watch::Sender<Latest<Frame>>,
+        stop: CancellationToken,
+    }
+
+    impl Rig {
+        fn new(lock: LockType, circuits: DoorReadings) -> Rig {
+            let config = door_config(lock);
+            let wires = Arc::new(Mutex::new(Wires {
+                circuits,
+                ..Wires::default()
+            }));
+            let (console, _worker) = console_worker::connect(Console::new(ConsoleStyle::Json));
+            let (frames, frames_in) = watch::channel(Latest::Waiting);
+            let (results, results_in) = watch::channel(Latest::Waiting);
+            let worker = IndicatorWorker::new(
+                &config,
+                console,
+                Some(Box::new(FakePins(Arc::clone(&wires)))),
+                None,
+                Settings::new(&config, None).subscribe(),
+                Upstream {
+                    frames: frames_in,
+                    worked: watch::channel(now()).1,
+                },
+                watch::channel(Standing::default()).0,
+            );
+            Rig {
+                worker: Some(worker),
+                wires,
+                live: Arc::new(watch::Sender::new(Live::default())),
+                results,
+                results_in,
+                frames,
+                stop: CancellationToken::new(),
+            }
+        }
+
+        #[expect(clippy::disallowed_methods, reason = "the worker needs a thread")]
+        fn start(&mut self) -> thread::JoinHandle<()> {
+            let worker = self.worker.take().unwrap();
+            let (results, live) = (self.results_in.clone(), Arc::clone(&self.live));
+            let stop = self.stop.clone();
+            thread::spawn(move || {
+                let heartbeat = watch::Sender::new(Heartbeat {
+                    at: now(),
+                    fresh: true,
+                });
+                let metrics = Metrics::new();
+                worker
+                    .run(results, &heartbeat, &live, &metrics, &stop)
+                    .unwrap();
+            })
+        }
+
+        fn wires(&self) -> MutexGuard<'_, Wires> {
+            // A worker that panicked poisons the lock.
+            self.wires
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+        }
+
+        fn door(&self) -> Option<LiveDoor> {
+            self.live.borrow().door.clone()
+        }
+
+        fn wait_for(&self, what: &str, holds: impl Fn(&LiveDoor) -> bool) -> LiveDoor {
+            let end = now() + Duration::from_secs(20);
+            loop {
+                match self.door() {
+                    Some(door) if holds(&door) => return door,
+                    door => assert!(now() < end, "not {what}: {door:?}"),
+                }
+                thread::sleep(Duration::from_millis(2));
+            }
+        }
+
+        fn wait_for_reason(&self, reason: Option<UnlockReason>) -> LiveDoor {
+            self.wait_for(&format!("{reason:?}"), |door| door.unlocked_by == reason)
+        }
+
+        fn relay(&self) -> Option<bool> {
+            self.wires().levels.relay
+        }
+    }
+
+    #[test]
+    fn a_release_wins_over_a_fault_at_the_first_reading() {
+        for lock in [LockType::FailSecure, LockType::FailSafe] {
+            let mut rig = Rig::new(lock, NORMAL);
+            let worker = rig.start();
+            rig.wait_for_reason(None);
+            let unplugged = Latest::Lost(Loss::Unplugged);
+            rig.frames.send_replace(Latest::Lost(Loss::Unplugged));
+            rig.results.send_replace(unplugged);
+            let fault = (lock == LockType::FailSafe).then_some(UnlockReason::Fault);
+            rig.wait_for("a fault", |_| rig.live.borrow().decision == "fault");
+            rig.wait_for_reason(fault);
+            {
+                // A cut wire.
+                let mut wires = rig.wires();
+                wires.counted = Some((DoorInput::Release, Circuit::Closed));
+                wires.circuits.release = Circuit::Open;
+            }
+            let door = rig.wait_for_reason(Some(UnlockReason::Release));
+            assert!(door.unlocked && door.released);
+            if lock == LockType::FailSecure {
+                rig.wait_for("energized", |_| rig.relay() == Some(true));
+                assert_eq!(rig.wires().active_readings, 1, "at the first reading");
+            } else {
+                assert_eq!(rig.relay(), Some(false));
+            }
+            // A wire that makes contact now and then.
+            rig.wires().circuits.release = Circuit::Closed;
+            rig.wait_for("not released", |door| !door.released);
+            rig.wires().circuits.release = Circuit::Unknown;
+            rig.wait_for("released", |door| door.released);
+            rig.wires().circuits.release = Circuit::Closed;
+            rig.wait_for_reason(fault);
+            rig.stop.cancel();
+            drop(std::mem::replace(
+                &mut rig.results,
+                watch::channel(Latest::Waiting).0,
+            ));
+            worker.join().unwrap();
+            assert_eq!(rig.relay(), None, "the outputs are inactive");
+        }
+    }
+
+    #[test]
+    fn the_exit_button_unlocks_and_the_door_locks_behind_the_person() {
+        let mut rig = Rig::new(LockType::FailSecure, NORMAL);
+        let worker = rig.start();
+        rig.wait_for("closed", |door| door.position == Some(DoorPosition::Closed));
+        assert!(
+            !rig.wires().was_energized,
+            "it does not unlock at the start"
+        );
+        {
+            let mut wires = rig.wires();
+            wires.counted = Some((DoorInput::ExitButton, Circuit::Open));
+            wires.circuits.exit_button = Circuit::Closed;
+        }
+        rig.wait_for_reason(Some(UnlockReason::ExitButton));
+        rig.wait_for("energized", |_| rig.relay() == Some(true));
+        let readings = rig.wires().active_readings;
+        assert!((2..=4).contains(&readings), "{readings} readings");
+        {
+            let mut wires = rig.wires();
+            wires.circuits.contact = Circuit::Open;
+            wires.bounces = 5;
+        }
+        rig.wait_for("open", |door| door.position == Some(DoorPosition::Open));
+        let door = rig.wait_for("held open", |door| door.held_open);
+        assert_eq!(door.held_open_warnings, 1);
+        rig.wait_for("a signal", |_| {
+            rig.wires().levels.buzzer && rig.wires().levels.red
+        });
+        rig.wires().circuits.exit_button = Circuit::Open;
+        {
+            let mut wires = rig.wires();
+            wires.circuits.contact = Circuit::Closed;
+            wires.bounces = 5;
+        }
+        let door = rig.wait_for_reason(None);
+        assert!(!door.held_open && door.held_open_warnings == 1);
+        assert_eq!(door.position, Some(DoorPosition::Closed));
+        rig.stop.cancel();
+        drop(std::mem::replace(
+            &mut rig.results,
+            watch::channel(Latest::Waiting).0,
+        ));
+        worker.join().unwrap();
+    }
+
+    #[test]
+    fn a_panic_leaves_the_outputs_inactive() {
+        for lock in [LockType::FailSecure, LockType::FailSafe] {
+            let mut rig = Rig::new(lock, NORMAL);
+            rig.wires().circuits.exit_button = Circuit::Closed;
+            let worker = rig.start();
+            rig.wait_for_reason(Some(UnlockReason::ExitButton));
+            rig.wires().panics = true;
+            assert!(worker.join().is_err());
+            assert_eq!(rig.wires().levels, Levels::default());
+        }
+    }
+
+    #[test]
+    fn a_mask_does_not_lock_out_a_release_and_a_door_without_inputs_is_not_published() {
+        let mut rig = Rig::new(LockType::FailSecure, NORMAL);
+        let mut worker = rig.worker.take().unwrap();
+        worker.shown.decision = Decision::Mask;
+        worker.set_outputs(&rig.live);
+        assert_eq!(rig.door().unwrap().unlocked_by, Some(UnlockReason::Mask));
+        worker.shown.decision = Decision::NoMask;
+        rig.wires().circuits.release = Circuit::Open;
+        worker.set_outputs(&rig.live);
+        assert_eq!(rig.door().unwrap().unlocked_by, Some(UnlockReason::Release));
+        assert_eq!(rig.relay(), Some(true));
+
+        let mut config = door_config(LockType::FailSecure);
+        config.indicate.door_contact_pin = None;
+        config.indicate.exit_button_pin = None;
+        config.indicate.release_pin = None;
+        let without_inputs = DoorControl::new(&config.indicate, true);
+        worker.door = without_inputs;
+        let live = watch::Sender::new(Live::default());
+        worker.shown.decision = Decision::Mask;
+        worker.set_outputs(&live);
+        assert_eq!(rig.relay(), Some(true));
+        assert_eq!(live.borrow().door, None);
+    }
 
     #[test]
     fn work_goes_on_while_frames_come_and_parts_of_it_get_done() {

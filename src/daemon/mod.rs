@@ -43,6 +43,7 @@ mod camera_worker;
 mod capture_worker;
 mod console_worker;
 mod control;
+mod door_control;
 mod frame_processor;
 mod indicator_worker;
 mod inference_worker;

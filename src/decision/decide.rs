@@ -485,15 +485,20 @@ impl Decider {
             .is_some_and(|face| apart(at, face) < self.options.hold)
     }
 
-    /// Like [`is_held`](Decider::is_held), but uses a longer hold time unless the camera is known
-    /// to be lost, because the next frame may be late.
+    /// Like [`is_held`](Decider::is_held), but uses the hold time of a mask.
     fn is_mask_held(&self, now: Instant) -> bool {
+        let hold = self.mask_hold();
+        self.last_face.is_some_and(|face| apart(now, face) < hold)
+    }
+
+    /// Returns the time for which a mask decision lasts without a face. It is longer than for other
+    /// decisions unless the camera is known to be lost, because the next frame may be late.
+    pub(crate) fn mask_hold(&self) -> Duration {
         if self.is_lost {
-            return self.is_held(now);
+            return self.options.hold;
         }
         let intervals = self.interval.saturating_mul(HELD_INTERVALS);
-        let hold = self.options.hold.max(intervals).max(MIN_MASK_HOLD);
-        self.last_face.is_some_and(|face| apart(now, face) < hold)
+        self.options.hold.max(intervals).max(MIN_MASK_HOLD)
     }
 
     /// Sets the decision while there is no fresh frame.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// A change in the state of a contact counts only after the contact has been stable for
 /// this long. The contacts of push buttons bounce for a few milliseconds, and nobody
 /// presses a button for less than 50 ms.
-const DEBOUNCE: Duration = Duration::from_millis(30);
+pub(super) const DEBOUNCE: Duration = Duration::from_millis(30);
 
 /// A button that labels the face in front of the camera.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

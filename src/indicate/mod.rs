@@ -1,8 +1,8 @@
 //! The outputs that show the decision: lamps, a buzzer, a relay, and the console.
 //!
 //! This module owns the console, the pins of a board with its push buttons, and the patterns of the
-//! outputs. The patterns are pure functions of the decision and the time. The module makes no
-//! decisions and does not know what a button does.
+//! outputs. The patterns are pure functions of the decision and the time. It also owns the state
+//! machine of the door. The module makes no decisions and does not know what a button does.
 
 mod button;
 mod console;
@@ -13,6 +13,9 @@ mod quiet_hours;
 
 pub use button::{Button, Debouncer};
 pub use console::{Console, ConsoleStyle, DecisionChange};
-pub use door::{Door, LockType};
-pub use patterns::{ButtonFeedback, Levels, levels};
+pub use door::{
+    Circuit, ContactType, Door, DoorDecision, DoorInput, DoorOptions, DoorPosition, DoorReadings,
+    DoorState, Egress, LockType, Opening, UnlockReason,
+};
+pub use patterns::{ButtonFeedback, Levels, levels, warn_held_open};
 pub use quiet_hours::{QuietHours, TimeOfDay};

@@ -50,6 +50,23 @@ pub fn levels(decision: Decision, elapsed: Duration) -> Levels {
     }
 }
 
+/// Adds the warning that a door is held open to the state of the outputs. The warning began
+/// `elapsed` ago. Once a second, the red lamp and the buzzer are on for 200 ms. Between these
+/// signals, the outputs show what they would show without the warning.
+#[must_use]
+pub fn warn_held_open(levels: Levels, elapsed: Duration) -> Levels {
+    if elapsed.as_millis() % 1000 < 200 {
+        Levels {
+            green: false,
+            red: true,
+            buzzer: true,
+            ..levels
+        }
+    } else {
+        levels
+    }
+}
+
 /// The response of the lamps to a button press.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ButtonFeedback {
@@ -114,6 +131,22 @@ mod tests {
         assert_eq!(at(Decision::Unsure, 500), Levels::default());
         assert_eq!(at(Decision::Fault, 0), on(false, true, false));
         assert_eq!(at(Decision::Fault, 130), Levels::default());
+    }
+
+    #[test]
+    fn a_door_that_is_held_open_chirps_once_a_second_and_keeps_its_relay() {
+        let shown = Levels {
+            green: true,
+            relay: Some(true),
+            ..Levels::default()
+        };
+        let warning = Levels {
+            relay: Some(true),
+            ..on(false, true, true)
+        };
+        let at = |ms| warn_held_open(shown, Duration::from_millis(ms));
+        assert_eq!([0, 199, 1000, 60_100].map(at), [warning; 4]);
+        assert_eq!([200, 999, 1200].map(at), [shown; 3]);
     }
 
     #[test]

@@ -85,7 +85,7 @@ pub use handle::{DaemonHandle, JudgeRequest, MAX_ENROLLED, RefitAnswer, RefitReq
 pub use listener::{Socket, bind};
 pub use server::{open_routes, serve};
 pub use types::{
-    EnrollRequest, ErrorRecord, HeadInUse, LabelRequest, Live, LiveCamera, LiveCapture,
+    EnrollRequest, ErrorRecord, HeadInUse, LabelRequest, Live, LiveCamera, LiveCapture, LiveDoor,
     LiveInference, LiveLearning, LiveRetention, RestoreRequest, RollbackRequest, Status,
     TrainRequest, UndoRequest,
 };

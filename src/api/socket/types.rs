@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::board::BoardRecord;
+use crate::indicate::{DoorPosition, UnlockReason};
 use crate::learning::Enrollment;
 use crate::learning::{
     CountRecord, FailureKind, LabelAction, LearningError, ProgressRecord, RefitRecord,
@@ -175,12 +176,35 @@ pub struct Live {
     /// for the first time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention: Option<LiveRetention>,
+    /// The state of the door; absent unless it has a contact, an exit button, or a release
+    /// line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub door: Option<LiveDoor>,
     /// The state of the board.
     pub board: BoardRecord,
     /// What needs attention, as a sentence for each topic: `config`, `control`, `page` or
     /// `settings`. A problem stays here until it is solved.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub problems: BTreeMap<String, String>,
+}
+
+/// The door, as part of [`Live`]. This format is stable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LiveDoor {
+    /// Whether the lock is unlocked.
+    pub unlocked: bool,
+    /// Why the lock is unlocked; absent if it is locked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlocked_by: Option<UnlockReason>,
+    /// Whether the door is open; absent if it has no contact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<DoorPosition>,
+    /// Whether the release line is active now or cannot be read.
+    pub released: bool,
+    /// Whether the door has been open for longer than `indicate.held-open-ms`.
+    pub held_open: bool,
+    /// Number of times that the door was held open since the daemon started.
+    pub held_open_warnings: u64,
 }
 
 /// The camera, as part of [`Live`].

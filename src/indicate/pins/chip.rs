@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use gpiocdev::line::{Bias, Info, Offset, Value};
 use gpiocdev::{Request, chip};
 
-use super::{Button, Levels, Line, PinError, PinFunction, Pins};
+use super::{Input, Levels, Line, PinError, PinFunction, Pins};
 
 /// The name that other programs see as the user of a line.
 const CONSUMER: &str = "maskd";
@@ -105,8 +105,8 @@ impl Pins for GpiochipPins {
         result
     }
 
-    fn closed(&mut self, button: Button) -> Result<bool, PinError> {
-        let is_it = |line: &&RequestedLine| matches!(line.function, PinFunction::In(other) if other == button);
+    fn closed(&mut self, input: Input) -> Result<bool, PinError> {
+        let is_it = |line: &&RequestedLine| matches!(line.function, PinFunction::In(other) if other == input);
         let Some(line) = self.lines.iter().find(is_it) else {
             return Ok(false);
         };

@@ -7,8 +7,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{PinError, PinOptions, Pins};
-use crate::indicate::{Button, Levels};
+use super::{Input, PinError, PinOptions, Pins};
+use crate::indicate::Levels;
 use crate::platform::files::{self, FileError};
 
 /// Name of the file in the runtime directory.
@@ -74,8 +74,8 @@ impl Pins for RecordedPins {
         self.pins.set(levels)
     }
 
-    fn closed(&mut self, button: Button) -> Result<bool, PinError> {
-        self.pins.closed(button)
+    fn closed(&mut self, input: Input) -> Result<bool, PinError> {
+        self.pins.closed(input)
     }
 }
 
@@ -99,8 +99,8 @@ pub fn in_use(folder: &Path) -> Result<Option<(PinOptions, PinsInUse)>, FileErro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::indicate::Button;
     use crate::indicate::pins::{Line, Output, PinDriver, PinFunction};
+    use crate::indicate::{Button, DoorInput};
 
     #[test]
     fn a_record_comes_back_until_it_is_dropped() {
@@ -123,7 +123,11 @@ mod tests {
                     (Line::Number(17), output),
                     (
                         Line::Name("GPIO4".to_owned()),
-                        PinFunction::In(Button::WithMask),
+                        PinFunction::In(Input::Button(Button::WithMask)),
+                    ),
+                    (
+                        Line::Number(13),
+                        PinFunction::In(Input::Door(DoorInput::Release)),
                     ),
                 ],
             };

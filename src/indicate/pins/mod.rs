@@ -1,5 +1,5 @@
 //! The pins of a board: outputs for the lamps, the buzzer, and the relay, and inputs for
-//! the buttons.
+//! the buttons and the door.
 //!
 //! This module owns the function of each line and the two drivers. The driver `pi` uses
 //! rppal, which supports only Raspberry Pis. The driver `chip` uses the kernel's GPIO
@@ -15,7 +15,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Button, Levels};
+use super::{Button, DoorInput, Levels};
 
 pub use in_use::{PinsInUse, in_use};
 
@@ -76,6 +76,16 @@ impl Output {
     }
 }
 
+/// The contact that an input line reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Input {
+    /// A button that labels the face in front of the camera.
+    Button(Button),
+    /// An input of the door.
+    Door(DoorInput),
+}
+
 /// The function of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -87,8 +97,8 @@ pub enum PinFunction {
         /// Whether the output is on while the line is low.
         active_low: bool,
     },
-    /// An input with a pull-up resistor, for a button that connects the line to ground.
-    In(Button),
+    /// An input with a pull-up resistor, for a contact that connects the line to ground.
+    In(Input),
 }
 
 impl fmt::Display for PinFunction {
@@ -100,8 +110,19 @@ impl fmt::Display for PinFunction {
                 Output::Buzzer => "buzzer",
                 Output::Relay => "relay",
             },
-            PinFunction::In(Button::WithMask) => "with-mask button",
-            PinFunction::In(Button::WithoutMask) => "without-mask button",
+            PinFunction::In(input) => return input.fmt(f),
+        })
+    }
+}
+
+impl fmt::Display for Input {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Input::Button(Button::WithMask) => "with-mask button",
+            Input::Button(Button::WithoutMask) => "without-mask button",
+            Input::Door(DoorInput::Contact) => "door contact",
+            Input::Door(DoorInput::ExitButton) => "exit button",
+            Input::Door(DoorInput::Release) => "release line",
         })
     }
 }
@@ -219,11 +240,11 @@ pub trait Pins: Send {
     /// are switched anyway.
     fn set(&mut self, levels: Levels) -> Result<(), PinError>;
 
-    /// Whether a button's contact is closed now. Returns false for a button without a line.
+    /// Whether the contact of an input is closed now. Returns false for an input without a line.
     ///
     /// # Errors
     /// [`PinError::Line`] if the line cannot be read.
-    fn closed(&mut self, button: Button) -> Result<bool, PinError>;
+    fn closed(&mut self, input: Input) -> Result<bool, PinError>;
 }
 
 /// Pins that no other maskd can drive at the same time.
@@ -239,8 +260,8 @@ impl Pins for LockedPins {
         self.pins.set(levels)
     }
 
-    fn closed(&mut self, button: Button) -> Result<bool, PinError> {
-        self.pins.closed(button)
+    fn closed(&mut self, input: Input) -> Result<bool, PinError> {
+        self.pins.closed(input)
     }
 }
 
@@ -266,7 +287,7 @@ pub fn open(options: &PinOptions) -> Result<Box<dyn Pins>, PinError> {
 }
 
 /// Switches off each output separately, so that a failure of one output does not leave
-/// the others on. Buttons are not affected.
+/// the others on. Inputs are not affected.
 ///
 /// # Errors
 /// The first [`PinError`] that occurs.

@@ -2,12 +2,12 @@
 
 use rppal::gpio::{Error, Gpio, InputPin, Level, OutputPin};
 
-use super::{Button, Levels, Line, Output, PinError, PinFunction, Pins};
+use super::{Input, Levels, Line, Output, PinError, PinFunction, Pins};
 
 /// The lines that were requested.
 pub(super) struct RppalPins {
     outputs: Vec<OutputLine>,
-    buttons: Vec<(Button, InputPin)>,
+    inputs: Vec<(Input, InputPin)>,
     /// Frequency in hertz of the tone for a passive buzzer.
     tone: Option<f64>,
 }
@@ -57,7 +57,7 @@ impl RppalPins {
         })?;
         let mut pi = RppalPins {
             outputs: Vec::new(),
-            buttons: Vec::new(),
+            inputs: Vec::new(),
             tone,
         };
         for (line, function) in lines {
@@ -97,7 +97,7 @@ impl RppalPins {
                         is_pwm: false,
                     });
                 }
-                PinFunction::In(button) => pi.buttons.push((button, pin.into_input_pullup())),
+                PinFunction::In(input) => pi.inputs.push((input, pin.into_input_pullup())),
             }
         }
         Ok(pi)
@@ -123,8 +123,8 @@ impl Pins for RppalPins {
         result
     }
 
-    fn closed(&mut self, button: Button) -> Result<bool, PinError> {
-        let wired = self.buttons.iter().find(|(wired, _)| *wired == button);
+    fn closed(&mut self, input: Input) -> Result<bool, PinError> {
+        let wired = self.inputs.iter().find(|(wired, _)| *wired == input);
         Ok(wired.is_some_and(|(_, pin)| pin.is_low()))
     }
 }
