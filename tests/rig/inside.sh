@@ -97,6 +97,9 @@ check_all_low() { # WHAT
 
 start() { # SOURCE
     config "$1" > /tmp/maskd.toml
+    run
+}
+run() {
     rm -rf /tmp/state
     maskd run --json --config /tmp/maskd.toml --state /tmp/state > /tmp/out 2> /tmp/log &
     maskd=$!
@@ -134,6 +137,55 @@ kill -KILL $maskd
 wait $maskd 2> /dev/null
 check "maskd pins-off succeeds" quietly maskd pins-off --config /tmp/maskd.toml
 check_all_low "maskd pins-off leaves the pins of a killed daemon low"
+
+if [ "$machine" != pi3 ]; then
+    relay=3 exit=4 release=6 contact=7
+    # A wire that is closed connects its line to ground.
+    wire() { # open|closed LINE
+        case $1 in
+            open) echo pull-up > "$lines/sim_gpio$2/pull" ;;
+            closed) echo pull-down > "$lines/sim_gpio$2/pull" ;;
+        esac
+    }
+    bounce() { # open|closed LINE
+        for _ in 1 2 3; do
+            wire open "$2"
+            wire closed "$2"
+        done
+        wire "$1" "$2"
+    }
+    relay_is() { [ "$(level $relay)" = "$1" ]; }
+    config /pictures/bare > /tmp/maskd.toml
+    cat >> /tmp/maskd.toml << TOML
+relay-pin = $relay
+relay-hold-ms = 1000
+exit-button-pin = $exit
+release-pin = $release
+door-contact-pin = $contact
+held-open-ms = 2000
+TOML
+    run
+    check "a release line without a wire unlocks the door" until_so relay_is 1
+    bounce closed $contact
+    bounce closed $release
+    check "the door locks after the release" until_so relay_is 0
+    check "the decision at the door is no_mask" until_so decided no_mask
+    bounce closed $exit
+    check "the exit button unlocks the door although the decision is no_mask" until_so relay_is 1
+    bounce open $contact
+    held_open() { status && [ "$(of_status held_open)" = true ]; }
+    check "the status shows that the door is held open" until_so held_open
+    bounce open $exit
+    bounce closed $contact
+    check "the door locks behind the person who left" until_so relay_is 0
+    wire open $release
+    check "a cut wire of the release line unlocks the door" until_so relay_is 1
+    grep -E 'door|release' /tmp/log
+    kill -KILL $maskd
+    wait $maskd 2> /dev/null
+    check "maskd pins-off succeeds with the inputs of a door" quietly maskd pins-off --config /tmp/maskd.toml
+    check "the relay of a killed daemon is low" relay_is 0
+fi
 
 if [ "$machine" = virt ]; then
     camera=/sys/bus/platform/drivers/vivid
