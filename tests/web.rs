@@ -13,10 +13,12 @@ mod support;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use image::RgbImage;
 use serde_json::Value;
 use support::{assert_refused, interrupt, maskd, root, text, wait};
 use tokio_rustls::rustls::crypto::ring;
@@ -64,7 +66,13 @@ impl Response {
 
 impl Door {
     fn open(web: &str) -> Door {
+        Door::open_with(web, |_| ())
+    }
+
+    /// Opens a door whose state directory is prepared before the daemon starts.
+    fn open_with(web: &str, prepare: impl FnOnce(&Path)) -> Door {
         let folder = tempfile::tempdir().unwrap();
+        prepare(&folder.path().join("state"));
         let words = text(&maskd().args(["passwd", "--token"]).output().unwrap().stdout);
         let words: Vec<&str> = words.split_whitespace().collect();
         let hash = maskd::api::web::hash_password(PASSWORD).unwrap();
@@ -423,6 +431,12 @@ fn settings_are_checked_applied_and_saved_with_comments() {
             .unwrap()
             .contains("classify.unmasked-threshold")
     );
+    let fields = serde_json::json!({ "unmasked_threshold": "is 0.9, allowed is 0 to 0.4" });
+    assert_eq!(refused.json()["fields"], fields);
+    let many = r#"{"confirm_frames":1,"hold_ms":600001}"#;
+    let refused = door.with_token("PATCH /api/v1/settings", many).json();
+    let names: Vec<&String> = refused["fields"].as_object().unwrap().keys().collect();
+    assert_eq!(names, ["confirm_frames", "hold_ms"]);
     let unknown = door.with_token("PATCH /api/v1/settings", r#"{"source":"exec:sh"}"#);
     assert_eq!(unknown.status, 400, "nothing else can be changed");
     let before = fs::read_to_string(door.folder.path().join("maskd.toml")).unwrap();
@@ -441,6 +455,56 @@ fn settings_are_checked_applied_and_saved_with_comments() {
         door.with_token("GET /api/v1/live", "").json()["capture"]["on"] == true
     });
     assert!(is_on);
+    door.end();
+}
+
+#[test]
+fn samples_are_listed_in_parts() {
+    let door = Door::open_with("[capture]\nkeep-days = 3650\n", |state| {
+        let pixels = RgbImage::new(224, 224);
+        for (label, name) in [
+            ("with_mask", "20261124T101530.123Z-t000017-01"),
+            ("with_mask", "20261125T101530.123Z-t000018-01"),
+            ("unlabelled", "20261123T101530.123Z-t000001-01"),
+            ("without_mask", "20261127T101530.123Z-t000020-01"),
+            ("unlabelled", "20261126T101530.123Z-t000002-01"),
+        ] {
+            let folder = state.join("samples").join(label);
+            fs::create_dir_all(&folder).unwrap();
+            pixels.save(folder.join(format!("{name}.png"))).unwrap();
+        }
+    });
+    let list = |query: &str| {
+        let answer = door.with_token(&format!("GET /api/v1/samples?{query}"), "");
+        assert_eq!(answer.status, 200, "{query}");
+        let total: usize = answer.header("x-total").unwrap().parse().unwrap();
+        let samples = answer.json();
+        let days = samples.as_array().unwrap().iter();
+        let days: Vec<String> = days
+            .map(|sample| sample["time"].as_str().unwrap()[8..10].to_owned())
+            .collect();
+        (total, days.join(" "))
+    };
+    let expect = |query: &str, total: usize, days: &str| {
+        assert_eq!(list(query), (total, days.to_owned()), "{query}");
+    };
+    expect("", 5, "23 24 25 26 27");
+    expect("order=label", 5, "26 23 25 24 27");
+    expect("order=label&offset=1&limit=2", 5, "23 25");
+    expect("order=label&offset=4&limit=2", 5, "27");
+    expect("offset=5", 5, "");
+    expect("limit=0", 5, "");
+    expect("label=with_mask&limit=1", 2, "24");
+    // Black pictures are bad.
+    expect("quality=bad&order=label&offset=3", 5, "24 27");
+    expect("quality=good&limit=1", 0, "");
+    let sample = &door.with_token("GET /api/v1/samples?limit=1", "").json()[0];
+    assert_eq!(sample["time"], "2026-11-23T10:15:30Z");
+    assert!(sample.get("face_side").is_none(), "{sample}");
+    for query in ["order=size", "limit=-1", "offset=x"] {
+        let answer = door.with_token(&format!("GET /api/v1/samples?{query}"), "");
+        assert_eq!(answer.status, 400, "{query}");
+    }
     door.end();
 }
 

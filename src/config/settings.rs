@@ -202,6 +202,37 @@ pub struct SettingsRecord {
 #[error("{}", sentence(.0))]
 pub struct NotAllowed(Vec<Problem>);
 
+impl NotAllowed {
+    /// Returns the problems of each setting, by the name of its field in [`Change`]. Each
+    /// text is the part of a sentence that follows the name.
+    pub(crate) fn fields(&self) -> BTreeMap<String, String> {
+        let mut fields: BTreeMap<String, String> = BTreeMap::new();
+        for Problem { key, problem } in &self.0 {
+            if let Some(field) = field(key) {
+                let text = fields.entry(field.to_owned()).or_default();
+                if !text.is_empty() {
+                    text.push_str("; ");
+                }
+                text.push_str(problem);
+            }
+        }
+        fields
+    }
+}
+
+/// Returns the field of [`Change`] for a name in the config file, such as `decide.hold-ms`.
+fn field(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "classify.masked-threshold" => "masked_threshold",
+        "classify.unmasked-threshold" => "unmasked_threshold",
+        "decide.confirm-ms" => "confirm_ms",
+        "decide.confirm-frames" => "confirm_frames",
+        "decide.hold-ms" => "hold_ms",
+        "capture.enabled" => "capture",
+        _ => return None,
+    })
+}
+
 fn sentence(problems: &[Problem]) -> String {
     let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
     problems.join("; ")

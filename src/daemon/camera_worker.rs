@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{DaemonError, Latest};
 use crate::api::socket::Live;
-use crate::camera::{Camera, CameraEvent};
+use crate::camera::{Camera, CameraEvent, SourceError};
 use crate::decision::decide::Loss;
 use crate::frame::Frame;
 
@@ -30,7 +30,11 @@ pub(super) fn run(
             CameraEvent::Lost(error) => {
                 // Losses are counted here because the next frame may replace
                 // `Latest::Lost` before the inference thread reads it.
-                live.send_modify(|live| live.camera.losses += 1);
+                let why = reason(&error);
+                live.send_modify(|live| {
+                    live.camera.losses += 1;
+                    live.camera.lost_because = Some(why);
+                });
                 let loss = if error.is_unplugged() {
                     Loss::Unplugged
                 } else {
@@ -39,6 +43,8 @@ pub(super) fn run(
                 frames.send_replace(Latest::Lost(loss));
             }
             CameraEvent::Unplugged => {
+                let why = "the camera is unplugged".to_owned();
+                live.send_modify(|live| live.camera.lost_because = Some(why));
                 frames.send_replace(Latest::Lost(Loss::Unplugged));
             }
             CameraEvent::Failed(error) => return Err(error.into()),
@@ -46,4 +52,14 @@ pub(super) fn run(
         }
     }
     Ok(())
+}
+
+/// Returns why a camera was lost, without the paths of pictures, because pictures are often
+/// named after the people in them.
+fn reason(error: &SourceError) -> String {
+    if error.is_missing_input() {
+        "its pictures cannot be used".to_owned()
+    } else {
+        error.to_string()
+    }
 }

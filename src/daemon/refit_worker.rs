@@ -117,9 +117,9 @@ impl RefitWorker {
                 self.reopen();
             }
             let throttled = self.board.poll(now());
-            let not_now = throttled.map(|reason| ErrorRecord {
-                error: format!("training waits because {reason}; try again later"),
-                fault: FailureKind::NotNow,
+            let not_now = throttled.map(|reason| {
+                let sentence = format!("training waits because {reason}; try again later");
+                ErrorRecord::new(FailureKind::NotNow, sentence)
             });
             match task {
                 Task::Refit(request) => {

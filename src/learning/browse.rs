@@ -3,6 +3,7 @@
 //! This module decides which samples match a [`SampleFilter`], and what a listing says
 //! about each of them. It changes nothing.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -10,7 +11,8 @@ use std::time::SystemTime;
 use super::records::label_of;
 use super::samples::{Listing, Sample, SampleKind, StoreError, is_day};
 use super::{
-    FlawRecord, Learning, LearningError, QualityFilter, RefitRecord, SampleFilter, SampleRecord,
+    Learning, LearningError, QualityFilter, RefitRecord, SampleFilter, SampleOrder, SamplePage,
+    SampleRecord,
 };
 use crate::frame::Scaler;
 use crate::frame::quality::Quality;
@@ -67,34 +69,84 @@ fn is_named(examples: &BTreeMap<String, String>, sample: &Sample) -> bool {
 }
 
 impl Learning {
-    /// Returns the samples that a filter selects, sorted by id.
+    /// Returns the samples that a filter selects, in the order that it asks for.
     ///
     /// # Errors
     /// Returns [`LearningError::Label`] or [`LearningError::Day`] if a value of the filter
     /// is invalid, [`LearningError::Store`] if the samples cannot be listed, and the errors
     /// of [`in_use`](Learning::in_use) if predictions are needed.
     pub fn samples(&self, filter: &SampleFilter) -> Result<Vec<SampleRecord>, LearningError> {
-        self.samples_unless(filter, &|| false)
+        Ok(self.sample_page(filter, &|| false)?.samples)
     }
 
-    /// Lists samples like [`samples`](Learning::samples), but calls `is_canceled` before each
-    /// sample whose files are read, and stops once `is_canceled` returns true. The files of
-    /// thousands of samples take a while to read.
+    /// Lists samples like [`samples`](Learning::samples), and also counts those that are not
+    /// on the page that the filter asks for. Calls `is_canceled` before each sample whose
+    /// files are read, and stops once `is_canceled` returns true. The files of thousands of
+    /// samples take a while to read.
     ///
     /// # Errors
     /// Returns the same errors as [`samples`](Learning::samples).
-    pub fn samples_unless(
+    pub fn sample_page(
         &self,
         filter: &SampleFilter,
         is_canceled: &dyn Fn() -> bool,
-    ) -> Result<Vec<SampleRecord>, LearningError> {
-        let label = filter.label.as_deref().map(label_of).transpose()?;
+    ) -> Result<SamplePage, LearningError> {
         let predicted = filter.predicted.as_deref().map(Label::new).transpose()?;
+        let wanted = predicted.as_ref().map(Label::as_str);
+        let selected = self.selected(filter)?;
+        let needs_head = filter.predictions || wanted.is_some();
+        let in_use = needs_head.then(|| self.in_use()).transpose()?;
+        let first = filter.offset.unwrap_or(0);
+        let last = filter
+            .limit
+            .map_or(usize::MAX, |limit| first.saturating_add(limit));
+        let mut scaler = Scaler::default();
+        let mut page = SamplePage::default();
+        for (sample, mut record) in selected {
+            let is_on_page = (first..last).contains(&page.total);
+            // Without these filters, the samples that are not on the page only count.
+            if !is_on_page && filter.quality.is_none() && wanted.is_none() {
+                page.total += 1;
+                continue;
+            }
+            // The steps from here on read the files of the sample.
+            if is_canceled() {
+                break;
+            }
+            record.set_quality(self.quality_of(&sample, &mut scaler).as_ref());
+            let is_accepted =
+                |quality: QualityFilter| record.picture && quality.accepts(&record.flaws);
+            if !filter.quality.is_none_or(is_accepted) {
+                continue;
+            }
+            if let Some((label, probability)) = in_use
+                .as_ref()
+                .and_then(|in_use| self.predict(&in_use.head, &sample))
+            {
+                record.predicted = Some(label);
+                record.probability = Some(probability);
+            }
+            if wanted.is_some() && wanted != record.predicted.as_deref() {
+                continue;
+            }
+            page.total += 1;
+            if is_on_page {
+                page.samples.push(record);
+            }
+        }
+        Ok(page)
+    }
+
+    /// Returns the samples that a filter selects without reading their files, in the order
+    /// that the filter asks for.
+    fn selected(
+        &self,
+        filter: &SampleFilter,
+    ) -> Result<Vec<(Sample, SampleRecord)>, LearningError> {
+        let label = filter.label.as_deref().map(label_of).transpose()?;
         if let Some(day) = filter.day.as_ref().filter(|day| !is_day(day)) {
             return Err(LearningError::Day(day.clone()));
         }
-        let needs_head = filter.predictions || predicted.is_some();
-        let in_use = needs_head.then(|| self.in_use()).transpose()?;
         let hard = HardExamples::of(self.last_refit());
         let prefix = filter.id.as_deref().unwrap_or_default();
         let is_selected = |sample: &Sample| {
@@ -103,72 +155,53 @@ impl Learning {
                 && filter.day.as_ref().is_none_or(|day| *day == sample.day)
                 && (filter.track.is_none() || sample.track.number() == filter.track)
         };
-        let mut found = Vec::new();
         let listing = if filter.discarded {
             self.store().trash().list()?
         } else {
             self.store().list()?
         };
-        for sample in listing.samples {
-            if !is_selected(&sample) {
-                continue;
+        let mut samples = listing.samples;
+        samples.retain(is_selected);
+        match filter.order {
+            SampleOrder::Id => {}
+            SampleOrder::Label => {
+                let ages = self.ages();
+                samples.sort_by_cached_key(|sample| {
+                    (sample.label.clone(), Reverse(ages.order(sample)))
+                });
             }
-            let mut record = SampleRecord {
+        }
+        let records = samples.into_iter().map(|sample| {
+            let record = SampleRecord {
                 suspect: is_named(&hard.suspects, &sample),
                 worst: is_named(&hard.worst, &sample),
                 ..SampleRecord::new(&sample)
             };
-            if (filter.suspect && !record.suspect) || (filter.worst && !record.worst) {
-                continue;
-            }
-            // The steps from here on read the files of the sample.
-            if is_canceled() {
-                break;
-            }
-            let flaws = self.flaws(std::slice::from_ref(&sample)).remove(0);
-            let is_accepted = |quality: QualityFilter| record.picture && quality.accepts(&flaws);
-            if !filter.quality.is_none_or(is_accepted) {
-                continue;
-            }
-            record.flaws = flaws;
-            if let Some((label, probability)) = in_use
-                .as_ref()
-                .and_then(|in_use| self.predict(&in_use.head, &sample))
-            {
-                record.predicted = Some(label);
-                record.probability = Some(probability);
-            }
-            let wanted = predicted.as_ref().map(Label::as_str);
-            if wanted.is_some() && wanted != record.predicted.as_deref() {
-                continue;
-            }
-            found.push(record);
-        }
-        Ok(found)
+            (sample, record)
+        });
+        let is_hard = |record: &SampleRecord| {
+            (!filter.suspect || record.suspect) && (!filter.worst || record.worst)
+        };
+        Ok(records.filter(|(_, record)| is_hard(record)).collect())
     }
 
-    /// Returns the flaws of the pictures of samples, in the same order. A sample without a
-    /// usable picture has none. Measuring a picture that does not contain its quality takes
-    /// some milliseconds, so the result is kept in memory.
-    pub(super) fn flaws(&self, samples: &[Sample]) -> Vec<Vec<FlawRecord>> {
-        let mut scaler = Scaler::default();
-        let mut flaws_of = |sample: &Sample| {
-            let version = (sample.modified, sample.bytes);
-            let known = self.qualities().get(&sample.id).copied();
-            let known = known.filter(|known| known.version == version);
-            let quality = known.map_or_else(
-                || self.store().quality(sample, &mut scaler),
-                |known| known.quality,
-            );
-            let mut qualities = self.qualities();
-            if qualities.len() >= MAX_QUALITIES {
-                qualities.clear();
-            }
-            qualities.insert(sample.id.clone(), KnownQuality { version, quality });
-            let flaws = quality.map_or(Vec::new(), |quality| quality.flaws());
-            flaws.into_iter().map(FlawRecord::from).collect()
-        };
-        samples.iter().map(&mut flaws_of).collect()
+    /// Returns the quality of a sample's picture, or `None` if there is no usable picture.
+    /// Measuring a picture that does not contain its quality takes some milliseconds, so
+    /// the result is kept in memory.
+    pub(super) fn quality_of(&self, sample: &Sample, scaler: &mut Scaler) -> Option<Quality> {
+        let version = (sample.modified, sample.bytes);
+        let known = self.qualities().get(&sample.id).copied();
+        let known = known.filter(|known| known.version == version);
+        let quality = known.map_or_else(
+            || self.store().quality(sample, scaler),
+            |known| known.quality,
+        );
+        let mut qualities = self.qualities();
+        if qualities.len() >= MAX_QUALITIES {
+            qualities.clear();
+        }
+        qualities.insert(sample.id.clone(), KnownQuality { version, quality });
+        quality
     }
 
     fn qualities(&self) -> MutexGuard<'_, HashMap<String, KnownQuality>> {

@@ -42,9 +42,9 @@ pub use records::{
     DecisionRecord, Enrollment, ExportRecord, FlawRecord, GroupRecord, HardExampleRecord,
     HeadRecord, ImportRecord, InitialHeadRecord, LabelAction, LabelResult, LabelSummary,
     MeasuredRecord, OutcomeRecord, ProgressRecord, Purge, QualityFilter, QueueRecord, QueuedRecord,
-    RefitRecord, RefusalRecord, RemovedRecord, SampleFilter, SampleRecord, SampleSelector,
-    ScoresRecord, SkipReasonRecord, SkippedRecord, SwitchCause, SwitchRecord, UndoRecord,
-    UnusedRecord, ValidationRecord,
+    RefitRecord, RefusalRecord, RemovedRecord, SampleFilter, SampleOrder, SamplePage, SampleRecord,
+    SampleSelector, ScoresRecord, SkipReasonRecord, SkippedRecord, SwitchCause, SwitchRecord,
+    UndoRecord, UnusedRecord, ValidationRecord,
 };
 pub(crate) use records::{UNLABELLED, counts, progress, progress_sentence};
 use refitting::LastRefit;
@@ -56,6 +56,8 @@ pub use state_format::StateFormatError;
 pub(crate) use state_format::refuse_within_state;
 pub use upkeep::{Limits, Upkeep};
 
+use crate::frame::Scaler;
+use crate::frame::quality::Quality;
 use crate::learning::active::ActiveHead;
 use crate::learning::heads::{Heads, HeadsError};
 use crate::learning::label_queue::Candidate;
@@ -64,7 +66,7 @@ use crate::onnx;
 use crate::platform::files;
 use crate::vision::head::Head;
 use browse::{KnownQuality, rounded};
-use records::{BUILT_IN, label_of, track_name};
+use records::{BUILT_IN, face_side, flaws, label_of, track_name};
 use retention::Ages;
 use undo_log::UndoLog;
 
@@ -242,11 +244,15 @@ impl Learning {
         waiting.sort_by_cached_key(|sample| std::cmp::Reverse(ages.order(sample)));
         drop(ages);
         waiting.truncate(MAX_QUEUED);
-        let flaws = self.flaws(&waiting);
+        let mut scaler = Scaler::default();
+        let qualities: Vec<Option<Quality>> = waiting
+            .iter()
+            .map(|sample| self.quality_of(sample, &mut scaler))
+            .collect();
         let candidates: Vec<Candidate> = waiting
             .iter()
-            .zip(&flaws)
-            .map(|(sample, flaws)| {
+            .zip(&qualities)
+            .map(|(sample, quality)| {
                 let rows = self.store.features(sample, head.backbone());
                 let row = rows.ok().and_then(|rows| rows.into_iter().next());
                 // Pictures that a user copied into the folder have no features
@@ -256,7 +262,7 @@ impl Learning {
                         .as_ref()
                         .map_or(Vec::new(), |row| head.probabilities(row)),
                     feature: row.map_or(Vec::new(), |row| row.values().to_vec()),
-                    is_bad: !flaws.is_empty(),
+                    is_bad: quality.is_some_and(|quality| !quality.flaws().is_empty()),
                 }
             })
             .collect();
@@ -266,11 +272,13 @@ impl Learning {
             QueuedRecord {
                 id: waiting[number].id.clone(),
                 day: waiting[number].day.clone(),
+                time: waiting[number].time(),
                 track: track_name(&waiting[number].track),
                 probabilities: labels
                     .zip(probabilities.map(|probability| rounded(*probability)))
                     .collect(),
-                flaws: flaws[number].clone(),
+                face_side: qualities[number].as_ref().and_then(face_side),
+                flaws: flaws(qualities[number].as_ref()),
             }
         };
         let groups = label_queue::groups(&candidates).into_iter();

@@ -264,7 +264,7 @@ impl HeadExchange {
                     )
                 )
             }
-            Err(ErrorRecord { error, fault }) => {
+            Err(ErrorRecord { error, fault, .. }) => {
                 info!(
                     device,
                     theirs = head,

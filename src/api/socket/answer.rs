@@ -1,5 +1,7 @@
 //! Parses the bodies of requests, and creates the responses that report failures.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -38,14 +40,17 @@ impl ErrorResponse {
         };
         ErrorResponse {
             status,
-            record: ErrorRecord {
-                // Control characters are escaped, because the sentence can quote a
-                // request or a file, and a client may print it.
-                error: printable(&sentence.to_string()).into_owned(),
-                fault,
-            },
+            // Control characters are escaped, because the sentence can quote a request or
+            // a file, and a client may print it.
+            record: ErrorRecord::new(fault, printable(&sentence.to_string())),
             retry_after: None,
         }
+    }
+
+    /// Adds what is wrong with each field of the request.
+    pub fn with_fields(mut self, fields: BTreeMap<String, String>) -> ErrorResponse {
+        self.record.fields = fields;
+        self
     }
 
     /// Creates the response to a request that no handler accepts.

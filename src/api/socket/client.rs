@@ -412,7 +412,7 @@ impl Client {
         if status.is_success() {
             return Ok(body.to_vec());
         }
-        let ErrorRecord { error, fault } = self.parse(&body)?;
+        let ErrorRecord { error, fault, .. } = self.parse(&body)?;
         Err(ControlError::Refused {
             sentence: error,
             fault,

@@ -89,29 +89,23 @@ impl DaemonHandle {
     ) -> Result<Enrollment, ErrorRecord> {
         let label = Label::new(label).map_err(LearningError::from)?;
         if !(1..=MAX_ENROLLED).contains(&count) {
-            return Err(ErrorRecord {
-                error: format!("cannot enroll {count} crops: take 1 to {MAX_ENROLLED}"),
-                fault: FailureKind::Usage,
-            });
+            let sentence = format!("cannot enroll {count} crops: take 1 to {MAX_ENROLLED}");
+            return Err(ErrorRecord::new(FailureKind::Usage, sentence));
         }
         self.learning()?;
         if let Some(why) = &self.live.borrow().capture.off_because {
-            return Err(ErrorRecord {
-                error: format!("no face pictures can be stored: {why}"),
-                fault: FailureKind::NotNow,
-            });
+            let sentence = format!("no face pictures can be stored: {why}");
+            return Err(ErrorRecord::new(FailureKind::NotNow, sentence));
         }
         let mut enrollments = lock_enrollments(&self.enrollments);
         let limit = TimeLimit::new(now(), longest, lease);
         enrollments.start(&label, count, limit).ok_or_else(|| {
             let active = enrollments.active().map(|active| active.label.as_str());
-            ErrorRecord {
-                error: format!(
-                    "an enrollment of {} is in progress: wait until it is complete, or end it",
-                    active.unwrap_or_default()
-                ),
-                fault: FailureKind::NotNow,
-            }
+            let sentence = format!(
+                "an enrollment of {} is in progress: wait until it is complete, or end it",
+                active.unwrap_or_default()
+            );
+            ErrorRecord::new(FailureKind::NotNow, sentence)
         })
     }
 

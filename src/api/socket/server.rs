@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path as At, Query, Request, State};
 use axum::http::StatusCode;
-use axum::http::header::{CONTENT_TYPE, HeaderName};
+use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -260,25 +260,32 @@ async fn status(State(handle): State<DaemonHandle>) -> Answer<Status> {
     .await
 }
 
+/// The header with the number of samples that match a filter.
+const X_TOTAL: HeaderName = HeaderName::from_static("x-total");
+
 #[utoipa::path(
     get, path = "/samples", tag = "samples",
     params(SampleFilter),
     responses(
-        (status = 200, body = Vec<SampleRecord>, description = "The samples, ordered by ID"),
+        (
+            status = 200, body = Vec<SampleRecord>, description = "The samples",
+            headers(("x-total" = usize, description = "Number of samples that match, regardless of `offset` and `limit`")),
+        ),
         (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
 async fn samples(
     State(handle): State<DaemonHandle>,
     filter: Result<Query<SampleFilter>, QueryRejection>,
-) -> Answer<Vec<SampleRecord>> {
+) -> Result<([(HeaderName, HeaderValue); 1], Json<Vec<SampleRecord>>), ErrorResponse> {
     let Query(filter) = filter?;
     // Listing is short, but it must not be given up while it measures many pictures.
     let list = move |progress: &Progress| {
         let is_canceled = || progress.is_canceled();
-        Ok::<_, ErrorResponse>(handle.learning()?.samples_unless(&filter, &is_canceled)?)
+        Ok::<_, ErrorResponse>(handle.learning()?.sample_page(&filter, &is_canceled)?)
     };
-    Ok(Json(file_work::run(Length::Short, list).await??))
+    let page = file_work::run(Length::Short, list).await??;
+    Ok(([(X_TOTAL, page.total.into())], Json(page.samples)))
 }
 
 #[utoipa::path(
@@ -655,7 +662,10 @@ async fn change_settings(
 ) -> Answer<SettingsRecord> {
     answer(handle, move |handle| {
         let changed = handle.settings.change(change);
-        changed.map_err(|problems| ErrorResponse::new(FailureKind::Usage, problems))
+        changed.map_err(|problems| {
+            let fields = problems.fields();
+            ErrorResponse::new(FailureKind::Usage, problems).with_fields(fields)
+        })
     })
     .await
 }

@@ -145,14 +145,27 @@ pub struct ErrorRecord {
     pub error: String,
     /// The kind of the failure.
     pub fault: FailureKind,
+    /// What is wrong with each field of the request, by the name of the field. Each text
+    /// continues a sentence that begins with the name. Empty unless settings are refused.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fields: BTreeMap<String, String>,
+}
+
+impl ErrorRecord {
+    /// Creates a record that names no field of the request.
+    #[must_use]
+    pub fn new(fault: FailureKind, error: impl Into<String>) -> ErrorRecord {
+        ErrorRecord {
+            error: error.into(),
+            fault,
+            fields: BTreeMap::new(),
+        }
+    }
 }
 
 impl From<LearningError> for ErrorRecord {
     fn from(error: LearningError) -> ErrorRecord {
-        ErrorRecord {
-            fault: error.kind(),
-            error: error.to_string(),
-        }
+        ErrorRecord::new(error.kind(), error.to_string())
     }
 }
 
@@ -216,6 +229,13 @@ pub struct LiveCamera {
     /// Number of times that the camera has been lost since the daemon started.
     #[serde(rename = "camera_losses")]
     pub losses: u64,
+    /// Why the camera was lost the last time; absent if it was never lost.
+    #[serde(
+        rename = "camera_lost_because",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub lost_because: Option<String>,
 }
 
 /// The inference thread, as part of [`Live`].

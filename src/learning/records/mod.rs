@@ -28,7 +28,7 @@ pub(crate) use progress::{progress, progress_sentence};
 pub use switch::{Channel, SwitchCause, SwitchRecord};
 
 use crate::frame::names::Unused;
-use crate::frame::quality::Flaw;
+use crate::frame::quality::{Flaw, Quality};
 use crate::learning::heads::{HeadInfo, Stored};
 use crate::learning::samples::{Exported, Imported, Listing, Sample, SampleKind, TrackKey};
 pub(crate) use crate::onnx::UNLABELLED;
@@ -257,6 +257,42 @@ pub struct SampleFilter {
     /// `predicted` is present.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub predictions: bool,
+    /// The order of the samples. If absent, they are ordered by ID.
+    #[serde(skip_serializing_if = "SampleOrder::is_default")]
+    pub order: SampleOrder,
+    /// How many of the matching samples to leave out at the beginning of the list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<usize>,
+    /// Maximum number of samples to list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+/// The order of a list of samples.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SampleOrder {
+    /// Ordered by ID.
+    #[default]
+    Id,
+    /// Ordered by label, beginning with the samples without a label. The newest samples of
+    /// a label come first.
+    Label,
+}
+
+impl SampleOrder {
+    fn is_default(&self) -> bool {
+        *self == SampleOrder::default()
+    }
+}
+
+/// A part of the samples that a filter selects.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SamplePage {
+    /// Number of samples that match, regardless of `offset` and `limit`.
+    pub total: usize,
+    /// The samples from `offset` on, at most `limit`.
+    pub samples: Vec<SampleRecord>,
 }
 
 impl SampleFilter {
@@ -284,6 +320,10 @@ pub struct SampleRecord {
     pub label: Option<String>,
     /// UTC day of capture, `YYYY-MM-DD`.
     pub day: String,
+    /// UTC time of capture, such as `2026-11-24T10:15:30Z`. If the name of a file does not
+    /// contain the time, this is when the file was last changed.
+    #[serde(default)]
+    pub time: String,
     /// Track of the sample. Samples of the same track are near-duplicates.
     pub track: String,
     /// Whether the sample has a picture.
@@ -292,6 +332,10 @@ pub struct SampleRecord {
     pub features: bool,
     /// Size of the picture and the features, in bytes.
     pub bytes: u64,
+    /// Length of the shorter side of the face, in pixels of the camera's frame. Absent if
+    /// it is not known, for example because a person added the picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub face_side: Option<u32>,
     /// Why the picture is obviously useless. Empty for almost all samples, and for samples
     /// without a picture.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -318,10 +362,12 @@ impl SampleRecord {
             id: sample.id.clone(),
             label: sample.label.as_ref().map(ToString::to_string),
             day: sample.day.clone(),
+            time: sample.time(),
             track: track_name(&sample.track),
             picture: sample.kind == SampleKind::Picture,
             features: sample.has_features(),
             bytes: sample.size(),
+            face_side: None,
             flaws: Vec::new(),
             suspect: false,
             worst: false,
@@ -329,6 +375,22 @@ impl SampleRecord {
             probability: None,
         }
     }
+
+    pub(super) fn set_quality(&mut self, quality: Option<&Quality>) {
+        self.face_side = quality.and_then(face_side);
+        self.flaws = flaws(quality);
+    }
+}
+
+/// Returns the flaws of a picture. There are none if its quality is not known.
+pub(super) fn flaws(quality: Option<&Quality>) -> Vec<FlawRecord> {
+    let flaws = quality.map_or(Vec::new(), Quality::flaws);
+    flaws.into_iter().map(FlawRecord::from).collect()
+}
+
+/// Returns the length of the shorter side of a face, in pixels of its frame.
+pub(super) fn face_side(quality: &Quality) -> Option<u32> {
+    Some(quality.placement?.side.round() as u32)
 }
 
 pub(super) fn track_name(key: &TrackKey) -> String {
@@ -527,8 +589,16 @@ pub struct QueuedRecord {
     pub id: String,
     /// UTC day of capture, `YYYY-MM-DD`.
     pub day: String,
+    /// UTC time of capture, such as `2026-11-24T10:15:30Z`. If the name of a file does not
+    /// contain the time, this is when the file was last changed.
+    #[serde(default)]
+    pub time: String,
     /// The track that the crop comes from.
     pub track: String,
+    /// Length of the shorter side of the face, in pixels of the camera's frame. Absent if
+    /// it is not known, for example because a person added the picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub face_side: Option<u32>,
     /// The probability of each label according to the model in use, between 0
     /// and 1. Empty if the sample has no features yet.
     pub probabilities: BTreeMap<String, f64>,

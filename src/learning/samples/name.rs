@@ -72,6 +72,11 @@ pub(super) fn day(at: SystemTime) -> String {
     civil(at).date().to_string()
 }
 
+/// Returns a time in UTC, such as `2026-11-24T10:15:30Z`.
+pub(super) fn utc(at: SystemTime) -> String {
+    civil(at).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
 /// Extracts the time and the track number from any id.
 pub(super) fn parse(id: &str) -> Name {
     let track = track(id);
@@ -169,6 +174,7 @@ mod tests {
         let when = at(1_795_515_330_123);
         assert_eq!(id(when, 17, 3), "20261124T101530.123Z-t000017-03");
         assert_eq!(day(when), "2026-11-24");
+        assert_eq!(utc(when), "2026-11-24T10:15:30Z");
         let name = parse("20261124T101530.123Z-t000017-03");
         assert_eq!((name.at, name.track), (Some(when), Some(17)));
     }

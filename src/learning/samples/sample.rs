@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use super::MAX_COUNTED_BYTES;
 use super::error::StoreError;
-use super::name::TrackKey;
+use super::name::{self, TrackKey};
 use crate::frame::Crop;
 use crate::frame::quality::Quality;
 use crate::onnx::Label;
@@ -60,6 +60,11 @@ impl Sample {
     #[must_use]
     pub fn when(&self) -> SystemTime {
         self.at.unwrap_or(self.modified)
+    }
+
+    /// Returns [`when`](Sample::when) in UTC, such as `2026-11-24T10:15:30Z`.
+    pub(crate) fn time(&self) -> String {
+        name::utc(self.when())
     }
 
     /// Whether the file is too large to be a crop, which means that a person must have
