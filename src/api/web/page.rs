@@ -10,15 +10,23 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 
 /// Path, content type, and content of each asset.
-const ASSETS: [(&str, &str, &str); 11] = [
+const ASSETS: [(&str, &str, &str); 15] = [
     ("/", HTML, include_str!("page/index.html")),
     ("/page.css", CSS, include_str!("page/page.css")),
     ("/icon.svg", SVG, include_str!("page/icon.svg")),
     ("/main.js", SCRIPT, include_str!("page/main.js")),
     ("/api.js", SCRIPT, include_str!("page/api.js")),
     ("/dom.js", SCRIPT, include_str!("page/dom.js")),
+    ("/marking.js", SCRIPT, include_str!("page/marking.js")),
+    ("/waiting.js", SCRIPT, include_str!("page/waiting.js")),
+    (
+        "/sample_panel.js",
+        SCRIPT,
+        include_str!("page/sample_panel.js"),
+    ),
     ("/live.js", SCRIPT, include_str!("page/live.js")),
     ("/label.js", SCRIPT, include_str!("page/label.js")),
+    ("/library.js", SCRIPT, include_str!("page/library.js")),
     ("/learning.js", SCRIPT, include_str!("page/learning.js")),
     ("/charts.js", SCRIPT, include_str!("page/charts.js")),
     ("/settings.js", SCRIPT, include_str!("page/settings.js")),

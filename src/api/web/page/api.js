@@ -1,9 +1,11 @@
 // Requests to the daemon. A failure is thrown as an ApiError with a one-sentence message.
 
 export class ApiError extends Error {
-  constructor(status, sentence) {
+  /** `fields` says what is wrong with each field of the request, if the device knows. */
+  constructor(status, sentence, fields = {}) {
     super(sentence);
     this.status = status;
+    this.fields = fields;
   }
 }
 
@@ -26,7 +28,7 @@ async function request(method, path, body, options = {}) {
   if (response.status === 401 && path !== "/session") {
     window.dispatchEvent(new Event("logged-out"));
   }
-  throw new ApiError(response.status, sentence(record.error ?? `The device responded with status ${response.status}.`));
+  throw new ApiError(response.status, sentence(record.error ?? `The device responded with status ${response.status}.`), record.fields);
 }
 
 function sentence(text) {
@@ -35,16 +37,41 @@ function sentence(text) {
 
 const json = async (...args) => (await request(...args)).json();
 
+/** Lists the samples that match a filter. Returns them and the number of all that match. */
+async function samples(filter) {
+  const present = Object.entries(filter).filter(([, value]) => value !== undefined && value !== null && value !== "" && value !== false);
+  const response = await request("GET", `/samples?${new URLSearchParams(present)}`);
+  return { total: Number(response.headers.get("x-total")), samples: await response.json() };
+}
+
+/** Returns a sample with what the model predicts, or null if it no longer exists. */
+async function sample(id) {
+  for (const discarded of [false, true]) {
+    const found = (await samples({ id, discarded, predictions: true })).samples.find((one) => one.id === id);
+    if (found) return { ...found, discarded };
+  }
+  return null;
+}
+
 export const api = {
   session: () => json("GET", "/session"),
   logIn: (password) => json("POST", "/session", { password }),
   logOut: () => json("DELETE", "/session"),
-  live: () => json("GET", "/live"),
+  /** Without the time limit, the page would keep showing what an unplugged device said last. */
+  live: () => json("GET", "/live", undefined, { signal: AbortSignal.timeout(5000) }),
   status: () => json("GET", "/status"),
   queue: () => json("GET", "/queue"),
+  stats: () => json("GET", "/samples/stats"),
+  samples,
+  sample,
   /** Labels or discards samples, even if the page is closed in the meantime. */
   mark: (ids, mark) => json("POST", "/samples/label", { chosen: { ids }, mark }, { keepalive: true }),
+  restore: (ids) => json("POST", "/samples/restore", { ids }),
   undo: (action) => json("POST", "/samples/undo", { action }),
+  enroll: (request) => json("POST", "/enroll", request),
+  /** Returns the counts of an enrollment, and tells the device that someone still waits for it. */
+  enrollment: (id) => json("GET", `/enroll/${id}`),
+  endEnrollment: (id) => json("DELETE", `/enroll/${id}`),
   heads: () => json("GET", "/heads"),
   history: () => json("GET", "/heads/history"),
   refit: (checked) => json("POST", "/refit", { labels_checked: checked }),

@@ -41,8 +41,11 @@ export function line({ points, title, x, y, chosen, format = (value) => String(N
   );
 }
 
-/** Draws a confusion matrix. Rows are the true labels, and columns are the predicted labels. */
-export function confusion(labels, rows, caption) {
+/**
+ * Draws a confusion matrix. Rows are the true labels, and columns are the predicted labels.
+ * `address` returns the address of the face pictures of a cell.
+ */
+export function confusion(labels, rows, caption, address) {
   const max = Math.max(1, ...rows.flat());
   return h(
     "div",
@@ -61,7 +64,10 @@ export function confusion(labels, rows, caption) {
             {},
             h("th", { scope: "row" }, words(labels[at] ?? "?")),
             row.map((number, column) => {
-              const cell = h("td", { class: number === 0 ? "" : at === column ? "right" : "wrong" }, String(number));
+              const text = String(number);
+              const filter = { label: labels[at], predicted: labels[column] };
+              const content = address && number > 0 ? h("a", { href: address(filter), "aria-label": `${text} labeled ${words(labels[at])}, predicted ${words(labels[column])}` }, text) : text;
+              const cell = h("td", { class: number === 0 ? "" : at === column ? "right" : "wrong" }, content);
               cell.style.setProperty("--share", number / max);
               return cell;
             }),

@@ -18,6 +18,17 @@ const present = (children) => children.flat(Infinity).filter((child) => child !=
 /** Replaces the children of an element. */
 export const fill = (element, ...children) => element.replaceChildren(...present(children));
 
+/** Replaces the children of an element. An element with an id that had the focus keeps it. */
+export function redraw(element, ...children) {
+  const focused = element.contains(document.activeElement) ? document.activeElement : null;
+  const selection = focused?.matches("input[type=text]") ? [focused.selectionStart, focused.selectionEnd] : null;
+  fill(element, ...children);
+  if (!focused || focused === document.activeElement) return;
+  const again = focused.id ? document.getElementById(focused.id) : null;
+  (again ?? document.getElementById("main")).focus({ preventScroll: true });
+  if (again && selection) again.setSelectionRange(...selection);
+}
+
 /** Creates an HTML element; attributes that start with "on" are event listeners. */
 export const h = (tag, attributes, ...children) => build(document.createElement(tag), attributes, children);
 
@@ -30,6 +41,12 @@ export const words = (name) => name.replaceAll("_", " ");
 export const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
 
 export const count = (number, one, many = `${one}s`) => `${number} ${number === 1 ? one : many}`;
+
+const TIME = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const SHORT_TIME = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
+
+/** Formats a UTC time from the device in the time zone of the browser. */
+export const time = (utc, short = false) => (short ? SHORT_TIME : TIME).format(new Date(utc));
 
 let hide;
 

@@ -1,39 +1,101 @@
 // The queue of face pictures to label. Labeling each one takes a single tap or key press.
 
 import { api, pictureOf } from "./api.js";
-import { count, fill, h, percent, toast, words } from "./dom.js";
+import { count, h, percent, redraw, time, toast, words } from "./dom.js";
+import { CHANGED, labelName, labelsOf, newLabelField } from "./marking.js";
+import { faceSize, quality, strip } from "./sample_panel.js";
+import { WAITING, showWaiting } from "./waiting.js";
 
 /** Maximum number of steps that can be undone. */
 const MAX_UNDO = 20;
+
+/** Number of steps that are shown below the queue. */
+const SHOWN_HISTORY = 6;
+
+const NOTHING_SELECTED = "No face picture is selected.";
+
+/** Returns whether a sample still has no label, or true if the device does not respond. */
+async function waits(sample) {
+  try {
+    const { samples } = await api.samples({ id: sample.id, label: "unlabelled" });
+    return samples.some(({ id }) => id === sample.id);
+  } catch {
+    return true;
+  }
+}
 
 class LabelQueue extends HTMLElement {
   connectedCallback() {
     this.groups = [];
     this.done = [];
     this.labels = [];
+    this.total = 0;
+    /** The first face pictures of the groups that the user skipped. */
+    this.skipped = new Set();
+    /** Increases with each action, so that an answer from before the action is not used. */
+    this.actions = 0;
+    this.newLabelError = h("p", { class: "error", role: "alert", id: "new-label-error" });
     this.key = (event) => this.press(event);
     document.addEventListener("keydown", this.key);
+    this.onWaiting = (event) => this.follow(event.detail);
+    window.addEventListener(WAITING, this.onWaiting);
+    this.onChanged = () => this.load();
+    window.addEventListener(CHANGED, this.onChanged);
     this.load();
   }
 
   disconnectedCallback() {
     document.removeEventListener("keydown", this.key);
+    window.removeEventListener(WAITING, this.onWaiting);
+    window.removeEventListener(CHANGED, this.onChanged);
   }
 
+  /** Loads the queue if something changed on the device, where `number` face pictures wait. */
+  async follow(number) {
+    const shown = this.group?.samples[0];
+    // The number stays the same if as many face pictures were labeled as were added.
+    if (number !== this.total || (shown && !(await waits(shown)))) await this.load();
+  }
+
+  /** Loads the queue. The group that the user looks at stays where it is, if it still waits. */
   async load() {
+    const turn = (this.turn = (this.turn ?? 0) + 1);
+    // The device could otherwise send face pictures again that are about to be labeled.
+    await Promise.allSettled(this.done.map((step) => step.sent));
+    const { actions } = this;
     try {
       const [queue, status] = await Promise.all([api.queue(), api.status()]);
+      const waiting = new Set(queue.groups.flatMap((group) => group.samples.map((sample) => sample.id)));
+      // The queue is limited to the most useful groups, so others may still wait.
+      const others = (this.group?.samples ?? []).filter((sample) => !waiting.has(sample.id));
+      const checked = await Promise.all(others.map(waits));
+      others.forEach((sample, at) => checked[at] && waiting.add(sample.id));
+      if (!this.isConnected || turn !== this.turn || actions !== this.actions) return;
+      this.groups = this.merged(queue.groups, waiting);
       this.total = queue.waiting - queue.without_picture;
       this.featureOnly = queue.without_picture;
-      this.groups = queue.groups.map((group) => ({ ...group, excluded: new Set() }));
-      const known = status.live.labels;
-      const others = Object.keys(status.samples).filter((label) => label !== "unlabelled" && !known.includes(label));
-      this.labels = [...known, ...others, ...this.labels.filter((label) => !known.includes(label) && !others.includes(label))];
+      this.labels = labelsOf(status);
       this.capturing = status.live.capture.on;
+      showWaiting(this.total);
       this.render();
     } catch (problem) {
-      fill(this, h("p", { class: "error", role: "alert" }, problem.message));
+      if (!this.isConnected || turn !== this.turn) return;
+      // Keys must not label what is not shown, and the next look at the device must load again.
+      Object.assign(this, { groups: [], total: -1 });
+      redraw(this, h("p", { class: "error", role: "alert" }, problem.message), h("button", { type: "button", id: "again", onclick: () => this.load() }, "Try again"));
     }
+  }
+
+  /** Returns the groups from the device in the order in which the user sees them. */
+  merged(fresh, waiting) {
+    const shown = this.group && { ...this.group, samples: this.group.samples.filter((sample) => waiting.has(sample.id)) };
+    const keep = shown?.samples.length > 0 ? [shown] : [];
+    const kept = new Set(keep.flatMap((group) => group.samples.map((sample) => sample.id)));
+    const rest = fresh
+      .map((group) => ({ ...group, samples: group.samples.filter((sample) => !kept.has(sample.id)), excluded: new Set() }))
+      .filter((group) => group.samples.length > 0);
+    const isSkipped = (group) => group.samples.some((sample) => this.skipped.has(sample.id));
+    return [...keep, ...rest.filter((group) => !isSkipped(group)), ...rest.filter(isSkipped)];
   }
 
   get group() {
@@ -41,14 +103,14 @@ class LabelQueue extends HTMLElement {
   }
 
   render() {
-    const badge = document.getElementById("unlabelled-count");
-    badge.hidden = this.total === 0;
-    badge.textContent = this.total;
     if (!this.group) return this.renderEmpty();
     const { samples, excluded, usefulness } = this.group;
     const [first] = samples;
+    const isRefused = this.newLabelError.textContent !== "";
+    this.newLabel = newLabelField("new-label", this.newLabel, { "aria-describedby": "new-label-error", "aria-invalid": isRefused ? "true" : null });
     const guess = Object.entries(first.probabilities).sort((a, b) => b[1] - a[1])[0];
-    fill(this, 
+    redraw(
+      this,
       h("h2", {}, samples.length === 1 ? "What is this?" : `What are these ${samples.length}?`),
       h(
         "p",
@@ -61,70 +123,89 @@ class LabelQueue extends HTMLElement {
         "div",
         { class: "labels", role: "group", "aria-label": "Labels" },
         this.labels.map((label, at) =>
-          h("button", { type: "button", class: `label ${label}`, "aria-keyshortcuts": at < 9 ? String(at + 1) : null, onclick: () => this.label(label) }, h("kbd", {}, String(at + 1)), ` ${words(label)}`),
+          h("button", { type: "button", id: `label-${label}`, class: `label ${label}`, "aria-keyshortcuts": at < 9 ? String(at + 1) : null, onclick: () => this.label(label) }, h("kbd", {}, String(at + 1)), ` ${words(label)}`),
         ),
       ),
       h(
         "div",
         { class: "row" },
-        h("button", { type: "button", class: "quiet", "aria-keyshortcuts": "d", onclick: () => this.discard() }, h("kbd", {}, "D"), " Discard"),
-        h("button", { type: "button", class: "quiet", "aria-keyshortcuts": "s", onclick: () => this.skip() }, h("kbd", {}, "S"), " Skip"),
-        h("button", { type: "button", class: "quiet", "aria-keyshortcuts": "u", disabled: this.done.length === 0, onclick: () => this.undo() }, h("kbd", {}, "U"), " Undo"),
-        this.newLabelForm(),
+        h("button", { type: "button", id: "discard", class: "quiet", "aria-keyshortcuts": "d", onclick: () => this.discard() }, h("kbd", {}, "D"), " Discard"),
+        h("button", { type: "button", id: "skip", class: "quiet", "aria-keyshortcuts": "s", onclick: () => this.skip() }, h("kbd", {}, "S"), " Skip"),
+        this.undoButton(),
+        h("form", { class: "row", onsubmit: (event) => this.useNewLabel(event) }, this.newLabel, h("button", { class: "quiet", id: "use-new-label" }, "Use")),
       ),
+      this.newLabelError,
+      this.history(),
     );
+  }
+
+  undoButton() {
+    return h("button", { type: "button", id: "undo", class: "quiet", "aria-keyshortcuts": "u", disabled: this.done.length === 0, onclick: () => this.undo() }, h("kbd", {}, "U"), " Undo");
   }
 
   facePicture(sample, at, excluded, total) {
-    const image = h("img", { src: pictureOf(sample.id), alt: `Face ${at + 1} of ${total}, ${sample.day}`, width: 224, height: 224 });
-    if (total === 1) return image;
+    const facts = `${faceSize(sample)}, ${quality(sample)}`;
+    const image = h("img", { src: pictureOf(sample.id), alt: `Face ${at + 1} of ${total}, ${time(sample.time)}`, width: 224, height: 224 });
+    const caption = h("figcaption", {}, `Face size ${faceSize(sample)}, quality ${quality(sample)}, `, h("time", { datetime: sample.time }, time(sample.time, true)));
+    if (total === 1) return h("figure", {}, image, caption);
     // Near duplicates are labeled together, except for those that the user deselects with a tap.
     return h(
-      "button",
-      {
-        type: "button",
-        class: "crop",
-        "aria-pressed": String(!excluded.has(sample.id)),
-        "aria-label": `Face ${at + 1} of ${total}: label with the others`,
-        onclick: (event) => {
-          if (!excluded.delete(sample.id)) excluded.add(sample.id);
-          event.currentTarget.setAttribute("aria-pressed", String(!excluded.has(sample.id)));
+      "figure",
+      {},
+      h(
+        "button",
+        {
+          type: "button",
+          class: "crop",
+          id: `crop-${sample.id}`,
+          "aria-pressed": String(!excluded.has(sample.id)),
+          "aria-label": `Face ${at + 1} of ${total}, ${facts}: label with the others`,
+          onclick: (event) => {
+            if (!excluded.delete(sample.id)) excluded.add(sample.id);
+            event.currentTarget.setAttribute("aria-pressed", String(!excluded.has(sample.id)));
+          },
         },
-      },
-      image,
+        image,
+      ),
+      caption,
     );
   }
 
-  newLabelForm() {
-    const input = h("input", { type: "text", name: "label", placeholder: "new label", "aria-label": "New label", maxlength: 64, required: true, size: 14 });
-    return h(
-      "form",
-      {
-        class: "row",
-        onsubmit: (event) => {
-          event.preventDefault();
-          const name = input.value.trim().replaceAll(" ", "_");
-          if (name && !this.labels.includes(name)) this.labels.push(name);
-          if (name) this.label(name);
-        },
-      },
-      input,
-      h("button", { class: "quiet" }, "Use"),
-    );
+  /** Uses a new label. The device checks it, and only a label that it accepts becomes a button. */
+  async useNewLabel(event) {
+    event.preventDefault();
+    const name = labelName(this.newLabel.value);
+    if (!name) return;
+    this.newLabelError.replaceChildren();
+    const problem = await this.label(name);
+    if (problem) {
+      this.newLabelError.replaceChildren(problem);
+      this.render();
+      this.newLabel.focus();
+      return;
+    }
+    this.newLabel.value = "";
+    if (!this.labels.includes(name)) this.labels.push(name);
+    this.render();
+  }
+
+  /** Shows what was labeled last. */
+  history() {
+    const items = this.done
+      .slice(-SHOWN_HISTORY)
+      .reverse()
+      .flatMap(({ group, what }) => group.samples.slice(0, 1).map((sample) => ({ id: sample.id, name: what, caption: h("span", {}, group.samples.length > 1 ? `${what} (${group.samples.length})` : what) })));
+    return items.length > 0 && h("section", { "aria-label": "Labeled just now" }, h("h3", {}, "Labeled just now"), strip(items));
   }
 
   renderEmpty() {
-    fill(this, 
+    redraw(
+      this,
       h("h2", {}, "Nothing to label"),
       h("p", {}, this.capturing ? "Face pictures that the model is uncertain about appear here." : "Face pictures are not kept. To collect some, turn this on in the settings."),
       this.featureOnly > 0 && h("p", { class: "hint" }, `${count(this.featureOnly, "sample was", "samples were")} stored without a picture and cannot be shown.`),
-      h(
-        "div",
-        { class: "row" },
-        h("button", { type: "button", onclick: () => this.load() }, "Check again"),
-        h("button", { type: "button", class: "quiet", "aria-keyshortcuts": "u", disabled: this.done.length === 0, onclick: () => this.undo() }, h("kbd", {}, "U"), " Undo"),
-        h("a", { class: "button quiet", href: "#learning" }, "Go to training"),
-      ),
+      h("div", { class: "row" }, this.undoButton(), h("a", { class: "button quiet", href: "#library" }, "Go to the library"), h("a", { class: "button quiet", href: "#learning" }, "Go to training")),
+      this.history(),
     );
   }
 
@@ -148,7 +229,7 @@ class LabelQueue extends HTMLElement {
     const rest = group.samples.filter((sample) => group.excluded.has(sample.id));
     if (taken.length === 0) {
       this.groups.unshift({ ...group, excluded: new Set() });
-      toast("No face picture is selected.");
+      toast(NOTHING_SELECTED);
       return null;
     }
     if (rest.length > 0) this.groups.unshift({ ...group, samples: rest, excluded: new Set() });
@@ -158,8 +239,12 @@ class LabelQueue extends HTMLElement {
 
   /** Puts a group back at the front of the queue. */
   requeue(group) {
+    this.actions += 1;
     this.total += group.samples.length;
-    this.groups.unshift(group);
+    showWaiting(this.total);
+    const ids = new Set(group.samples.map((sample) => sample.id));
+    const others = this.groups.map((other) => ({ ...other, samples: other.samples.filter((sample) => !ids.has(sample.id)) }));
+    this.groups = [group, ...others.filter((other) => other.samples.length > 0)];
     this.render();
   }
 
@@ -169,20 +254,28 @@ class LabelQueue extends HTMLElement {
   }
 
   label(label) {
-    return this.mark({ as: label }, (number) => `${words(label)}: ${count(number, "face picture")}`, "labeled");
+    return this.mark({ as: label }, (number) => `${words(label)}: ${count(number, "face picture")}`, "labeled", words(label));
   }
 
   discard() {
-    return this.mark("discard", (number) => `${count(number, "face picture")} discarded`, "discarded");
+    return this.mark("discard", (number) => `${count(number, "face picture")} discarded`, "discarded", "discarded");
   }
 
-  /** Labels or discards the selected face pictures of the first group. `success` makes a message from their number. */
-  async mark(mark, success, verb) {
-    if (!this.group) return;
+  /**
+   * Labels or discards the selected face pictures of the first group. `success` makes a
+   * message from their number, and `what` names the action. Returns the problem if the device
+   * refuses the request.
+   */
+  async mark(mark, success, verb, what) {
+    if (!this.group) return undefined;
     const group = this.dequeue();
-    if (!group) return this.render();
+    if (!group) {
+      this.render();
+      return NOTHING_SELECTED;
+    }
+    this.actions += 1;
     const ids = group.samples.map((sample) => sample.id);
-    const step = { group, sent: api.mark(ids, mark) };
+    const step = { group, what, sent: api.mark(ids, mark) };
     this.addUndo(step);
     this.next();
     try {
@@ -192,15 +285,20 @@ class LabelQueue extends HTMLElement {
         name: "Undo",
         run: () => this.undo(step),
       });
+      return undefined;
     } catch (problem) {
       this.forget(step);
       toast(problem.message);
       this.requeue(group);
+      return problem.message;
     }
   }
 
   skip() {
-    this.groups.push(this.groups.shift());
+    const group = this.groups.shift();
+    if (!group) return;
+    this.skipped.add(group.samples[0].id);
+    this.groups.push(group);
     this.render();
   }
 
@@ -231,12 +329,11 @@ class LabelQueue extends HTMLElement {
     }
   }
 
-  async next() {
+  next() {
+    showWaiting(this.total);
     this.render();
-    if (this.group || this.total === 0) return;
-    // Otherwise, the device could send face pictures again that are about to be labeled.
-    await Promise.allSettled(this.done.map((step) => step.sent));
-    if (!this.group) this.load();
+    // The queue has only the most useful groups.
+    if (!this.group && this.total > 0) this.load();
   }
 }
 

@@ -1,22 +1,25 @@
 // Training on this device: shows the models, how they compare, and what to do next.
 
-import { api, fileOfHead, pictureOf } from "./api.js";
+import { api, fileOfHead } from "./api.js";
 import { confusion, line, score } from "./charts.js";
-import { confirmed, count, fill, h, percent, toast, whileVisible, words } from "./dom.js";
+import { confirmed, count, fill, h, percent, redraw, toast, whileVisible, words } from "./dom.js";
+import { CHANGED } from "./marking.js";
+import { library, strip } from "./sample_panel.js";
 
-/** Returns a sentence that says what to capture and label next. */
+/** Returns a sentence that says what to capture and label next, with a link to the face pictures. */
 function advice(entry) {
   const [kind, about] = Object.entries(entry)[0];
   const label = about.label && words(about.label);
+  const link = (filter, text) => h("a", { id: `advice-${kind}-${about.label ?? ""}`, href: library(filter) }, text);
   switch (kind) {
     case "more-tracks":
-      return `Label pictures of more people ${label}: there are ${about.groups} so far, and ${about.wanted} would give a clearer result.`;
+      return [link({ label: "unlabelled" }, `Label pictures of more people ${label}`), `: there are ${about.groups} so far, and ${about.wanted} would give a clearer result.`];
     case "another-day":
-      return `All pictures labeled ${label} are from one day: add some from another day or in different light.`;
+      return [link({ label: about.label }, `All pictures labeled ${label}`), " are from one day: add some from another day or in different light."];
     case "more-of":
-      return `Pictures labeled ${label} are misclassified most often (${about.wrong} of ${about.samples}): label more of them.`;
+      return [link({ label: about.label }, `Pictures labeled ${label}`), ` are misclassified most often (${about.wrong} of ${about.samples}): label more of them.`];
     case "check-labels":
-      return `Check the ${count(about.suspects, "picture")} below whose label may be wrong.`;
+      return ["Check the ", link({ suspect: true }, `${count(about.suspects, "picture")} whose label may be wrong`), "."];
     default:
       return kind;
   }
@@ -74,10 +77,13 @@ class LearningView extends HTMLElement {
     this.opened = new Set();
     fill(this, h("p", {}, "Loading…"));
     this.end = whileVisible(() => this.look(), 2000);
+    this.onChanged = () => this.look();
+    window.addEventListener(CHANGED, this.onChanged);
   }
 
   disconnectedCallback() {
     this.end();
+    window.removeEventListener(CHANGED, this.onChanged);
   }
 
   async look() {
@@ -96,13 +102,13 @@ class LearningView extends HTMLElement {
   }
 
   render(status, heads, history) {
-    const focused = document.activeElement?.id;
     const { live, last_refit: last } = status;
     const samples = Object.entries(status.samples);
     const outcome = last?.outcome;
     // The sentence about the progress already says what these say.
     const next = (outcome?.advice ?? []).filter((entry) => status.progress.length === 0 || !("more-tracks" in entry || "another-day" in entry));
-    fill(this, 
+    redraw(
+      this,
       h("h2", {}, "Training on this device"),
       h(
         "section",
@@ -137,7 +143,6 @@ class LearningView extends HTMLElement {
       [...heads].reverse().map((head) => this.head(head)),
       this.history(history),
     );
-    if (focused) document.getElementById(focused)?.focus();
   }
 
   /** Shows which model came into use when, newest first. */
@@ -156,7 +161,7 @@ class LearningView extends HTMLElement {
     return h(
       "details",
       { id: key, open: this.opened.has(key), ontoggle: (event) => (event.target.open ? this.opened.add(key) : this.opened.delete(key)) },
-      h("summary", {}, title),
+      h("summary", { id: `${key}-summary` }, title),
       ...content,
     );
   }
@@ -174,17 +179,17 @@ class LearningView extends HTMLElement {
       { class: `card ${mark}`, "aria-label": "The last training" },
       h("h3", {}, title),
       outcome.reason && h("p", {}, `${capitalized(outcome.reason)}.`),
-      this.remarks(outcome),
-      this.measured(outcome, "details-last"),
+      this.remarks(outcome, "last"),
+      this.measured(outcome, "last"),
     );
   }
 
   /** Shows what the owner should know, regardless of the decision. */
-  remarks(outcome) {
+  remarks(outcome, key) {
     return [
       outcome.labels_checked && h("p", { class: "hint" }, "The owner vouched for the labels."),
       outcome.warning && h("p", { class: "hint" }, `${capitalized(outcome.warning)}.`),
-      outcome.measured && this.facePictures("Labels to check", outcome.measured.suspects, outcome.labels),
+      outcome.measured && this.facePictures("Labels to check", outcome.measured.suspects, outcome.labels, `suspects-${key}`),
     ];
   }
 
@@ -192,7 +197,7 @@ class LearningView extends HTMLElement {
   measured({ measured, labels }, key) {
     if (!measured) return null;
     return this.details(
-      key,
+      `details-${key}`,
       "Details",
       h("dl", { class: "figures" }, h("dt", {}, "Before"), h("dd", {}, score(measured.before)), h("dt", {}, "After"), h("dd", {}, score(measured.after)), h("dt", {}, "Loss"), h("dd", {}, `${Math.abs(measured.gain).toFixed(3)} ${measured.gain < 0 ? "higher" : "lower"}, standard error ${measured.standard_error.toFixed(3)}`), h("dt", {}, "Trained"), h("dd", {}, trained(measured.adaptation))),
       h(
@@ -200,32 +205,19 @@ class LearningView extends HTMLElement {
         { class: "split" },
         measured.curve.length > 1 &&
           h("figure", {}, line({ points: measured.curve.map((point) => [point.steps, point.loss]), title: "Loss on held-out pictures", x: "steps", y: "loss", chosen: measured.steps }), h("figcaption", {}, "Loss on held-out pictures. The filled dot marks the chosen number of steps.")),
-        h("div", {}, confusion(labels, measured.before.confusion, "Before"), confusion(labels, measured.after.confusion, "After")),
+        h("div", {}, confusion(labels, measured.before.confusion, "Before"), confusion(labels, measured.after.confusion, "After", library), h("p", { class: "hint" }, "A number links to the face pictures with this label for which the model in use predicts this.")),
       ),
-      this.facePictures("Worst mistakes", measured.worst, labels),
+      this.facePictures("Worst mistakes", measured.worst, labels, `worst-${key}`),
     );
   }
 
-  facePictures(title, list, labels) {
+  facePictures(title, list, labels, key) {
     if (list.length === 0) return null;
-    return h(
-      "details",
-      {},
-      h("summary", {}, `${title} (${list.length})`),
-      h(
-        "ul",
-        { class: "strip" },
-        list.map((sample) =>
-          h(
-            "li",
-            {},
-            h("img", { src: pictureOf(sample.id), alt: `Labeled ${words(labels[sample.label] ?? "?")}`, width: 112, height: 112, loading: "lazy" }),
-            h("span", {}, words(labels[sample.label] ?? "?")),
-            h("span", { class: "hint" }, `probability ${percent(sample.probability, 0)}`),
-          ),
-        ),
-      ),
-    );
+    const items = list.map((sample) => {
+      const label = words(labels[sample.label] ?? "?");
+      return { id: sample.id, name: `Labeled ${label} at the training`, caption: [h("span", {}, label), h("span", { class: "hint" }, `probability ${percent(sample.probability, 0)}`)] };
+    });
+    return this.details(key, `${title} (${list.length})`, strip(items));
   }
 
   /** Plots the accuracy of the models over time. */
@@ -245,14 +237,14 @@ class LearningView extends HTMLElement {
       { class: "card head", id: key, open: this.opened.has(key), ontoggle: (event) => (event.target.open ? this.opened.add(key) : this.opened.delete(key)) },
       h(
         "summary",
-        {},
+        { id: `${key}-summary` },
         h("strong", {}, builtIn ? "Built-in model" : `Model ${head.number}`),
         head.current && h("span", { class: "badge" }, "in use"),
         " ",
         builtIn ? "" : head.damage ?? (measured ? `right on ${measured.after.right} of ${measured.after.samples}, before on ${measured.before.right}` : head.recipe),
       ),
       h("p", { class: "hint" }, `${builtIn ? "Part of maskd or of the configured classifier" : `Trained from ${head.parent === undefined ? "the built-in model" : `model ${head.parent}`}`}; labels: ${head.labels.map(words).join(", ")}.`),
-      head.outcome && [head.outcome.reason && h("p", {}, `${capitalized(head.outcome.reason)}.`), this.remarks(head.outcome), this.measured(head.outcome, `details-${head.number}`)],
+      head.outcome && [head.outcome.reason && h("p", {}, `${capitalized(head.outcome.reason)}.`), this.remarks(head.outcome, head.number), this.measured(head.outcome, head.number)],
       !head.damage &&
         h(
           "div",

@@ -4,12 +4,15 @@ import { api } from "./api.js";
 import { h, toast } from "./dom.js";
 import "./live.js";
 import "./label.js";
+import "./library.js";
 import "./learning.js";
 import "./settings.js";
+import { watchWaiting } from "./waiting.js";
 
 const VIEWS = {
   live: ["live-view", "Live"],
   label: ["label-queue", "Label"],
+  library: ["library-view", "Library"],
   learning: ["learning-view", "Training"],
   settings: ["settings-form", "Settings"],
 };
@@ -18,8 +21,13 @@ const main = document.getElementById("main");
 const nav = document.querySelector("nav");
 const logOut = document.getElementById("log-out");
 
+/** Ends the updates of the number of waiting face pictures. */
+let endWaiting = () => {};
+
 function show() {
-  const name = VIEWS[location.hash.slice(1)] ? location.hash.slice(1) : "live";
+  // What follows a question mark is for the view.
+  const wanted = location.hash.slice(1).split("?")[0];
+  const name = VIEWS[wanted] ? wanted : "live";
   const [tag, title] = VIEWS[name];
   document.title = `${title} · maskd`;
   for (const link of nav.children) {
@@ -30,6 +38,7 @@ function show() {
 }
 
 function askForPassword(session) {
+  endWaiting();
   nav.hidden = true;
   logOut.hidden = true;
   document.title = "Log in · maskd";
@@ -70,6 +79,8 @@ function begin(session) {
   if (!session.allowed) return askForPassword(session);
   nav.hidden = false;
   logOut.hidden = !session.session;
+  endWaiting();
+  endWaiting = watchWaiting();
   show();
 }
 
