@@ -11,27 +11,36 @@ const DECISIONS = {
   fault: "No new frames from the camera",
 };
 
+/** How often the view asks for the state of the device, in ms. */
+const INTERVAL = 500;
+
+/** The waits between attempts to reach a device that does not respond, in seconds. */
+const RETRIES = [1, 2, 4, 8];
+
+const CURRENT = "The newest frame, with a box around each face";
+
 const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
 class LiveView extends HTMLElement {
   connectedCallback() {
     this.decision = h("p", { class: "decision", role: "status", "aria-live": "polite" });
-    this.picture = h("img", { class: "camera", alt: "The newest frame, with a box around each face" });
+    this.picture = h("img", { class: "camera", alt: CURRENT });
     this.moving = !reducedMotion.matches;
     this.pause = h("button", { type: "button", class: "quiet", onclick: () => this.toggle() });
-    this.note = h("p", { class: "hint" });
+    this.reason = h("p", { class: "error", role: "alert" });
     this.faces = h("ul", { class: "faces", "aria-label": "Faces" });
     this.figures = h("dl", { class: "figures" });
     fill(this, 
       h(
         "div",
         { class: "split" },
-        h("section", { "aria-label": "Camera" }, this.decision, this.picture, h("div", { class: "row" }, this.pause, this.note)),
+        h("section", { "aria-label": "Camera" }, this.decision, this.reason, this.picture, h("div", { class: "row" }, this.pause)),
         h("section", { "aria-label": "Details" }, h("h2", {}, "Faces"), this.faces, h("h2", {}, "Device"), this.figures),
       ),
     );
     this.updateButton();
-    this.end = whileVisible(() => this.look(), 500);
+    this.failures = 0;
+    this.end = whileVisible(() => this.look(), INTERVAL);
     this.aborter = new AbortController();
     this.watch();
   }
@@ -76,10 +85,9 @@ class LiveView extends HTMLElement {
         await this.picture.decode().catch(() => {});
         if (old) URL.revokeObjectURL(old);
         shown = true;
-        this.note.replaceChildren();
-      } catch (problem) {
+      } catch {
+        // The other request of this view says why.
         if (signal.aborted) return;
-        this.note.replaceChildren(problem.message);
         await wait(1000);
       }
     }
@@ -87,10 +95,37 @@ class LiveView extends HTMLElement {
 
   async look() {
     try {
-      this.show(await api.live());
+      const live = await api.live();
+      if (!this.isConnected) return;
+      this.failures = 0;
+      this.show(live);
     } catch (problem) {
-      this.showDecision("fault", problem.message);
+      if (this.isConnected) await this.waitForDevice(problem);
     }
+  }
+
+  /** Says why the device cannot be reached, and counts down to the next attempt. */
+  async waitForDevice(problem) {
+    this.showDecision("fault", "The device cannot be reached");
+    const seconds = RETRIES[Math.min(this.failures, RETRIES.length - 1)];
+    this.failures += 1;
+    // Every number would be announced, so the alert contains only the reason.
+    const next = h("span", { "aria-hidden": "true" });
+    this.clear([problem.message, next]);
+    for (let left = seconds; left > 0 && this.isConnected; left -= 1) {
+      next.textContent = ` Next try in ${left} s.`;
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+    }
+    next.textContent = " Trying again…";
+  }
+
+  /** Removes everything that is no longer true, and says why. */
+  clear(reason) {
+    this.picture.classList.add("stale");
+    this.picture.alt = "The last frame that was received, not what the camera sees now";
+    fill(this.reason, reason);
+    fill(this.faces, h("li", { class: "hint" }, "Unknown"));
+    fill(this.figures);
   }
 
   showDecision(decision, text) {
@@ -99,16 +134,38 @@ class LiveView extends HTMLElement {
     if (this.decision.textContent !== text) this.decision.textContent = text;
   }
 
+  /** Returns why the newest frame is not what the camera sees now, or null if it is. */
+  staleness(live) {
+    if (live.camera_lost) {
+      return `The camera is lost${live.camera_lost_because ? `: ${live.camera_lost_because}` : ""}. The device tries to reconnect it, first after half a second, then less often, at least every 30 s.`;
+    }
+    if (live.decision === "fault") return "The device waits for the next frame from the camera.";
+    return null;
+  }
+
   show(live) {
     this.showDecision(live.decision, DECISIONS[live.decision] ?? words(live.decision));
-    const faces = live.frame?.faces ?? [];
-    this.faces.replaceChildren(...faces.map((face) => this.face(face)));
-    if (faces.length === 0) this.faces.append(h("li", { class: "hint" }, "No face in the newest frame."));
+    const stale = this.staleness(live);
+    if (stale) {
+      // An alert is announced again whenever it is assigned.
+      if (this.reason.textContent !== stale) this.clear(stale);
+    } else {
+      this.picture.classList.remove("stale");
+      this.picture.alt = CURRENT;
+      fill(this.reason);
+      const faces = live.frame?.faces ?? [];
+      this.faces.replaceChildren(...faces.map((face) => this.face(face)));
+      if (faces.length === 0) this.faces.append(h("li", { class: "hint" }, "No face in the newest frame."));
+    }
     const board = live.board ?? {};
     const figures = [
       ["Camera", live.camera_lost ? `lost; reconnecting (${count(live.camera_losses, "time")} so far)` : live.frame ? "running" : "starting"],
-      ["Frames per second", live.frames_per_second.toFixed(1)],
-      ["Latency", `${live.latency_ms.toFixed(0)} ms`],
+      ...(stale
+        ? []
+        : [
+            ["Frames per second", live.frames_per_second.toFixed(1)],
+            ["Latency", `${live.latency_ms.toFixed(0)} ms`],
+          ]),
       ["Temperature", board.temperature_c === undefined ? "unknown" : `${board.temperature_c.toFixed(0)} °C`],
       ["Model", live.head === undefined ? "built-in" : `number ${live.head}`],
       ["Face pictures", live.capture.off_because ? `not kept: ${live.capture.off_because}` : live.capture.on ? "kept" : "not kept"],
