@@ -1,6 +1,7 @@
 // The live view: what the camera currently sees.
 
 import { api } from "./api.js";
+import "./teach.js";
 import { count, fill, h, percent, whileVisible, words } from "./dom.js";
 
 const DECISIONS = {
@@ -35,7 +36,7 @@ class LiveView extends HTMLElement {
         "div",
         { class: "split" },
         h("section", { "aria-label": "Camera" }, this.decision, this.reason, this.picture, h("div", { class: "row" }, this.pause)),
-        h("section", { "aria-label": "Details" }, h("h2", {}, "Faces"), this.faces, h("h2", {}, "Device"), this.figures),
+        h("section", { "aria-label": "Details" }, h("h2", {}, "Faces"), this.faces, h("h2", {}, "Device"), this.figures, h("teach-panel")),
       ),
     );
     this.updateButton();
