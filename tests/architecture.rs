@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
@@ -36,6 +37,21 @@ const MAX_TOP_LEVEL: usize = 15;
 
 /// Maximum number of lines in a file, not counting its tests.
 const MAX_LINES: usize = 800;
+
+/// Crates that need Linux, and the files that use them. Each is one module of the platform
+/// seam: another module takes its place on other systems.
+const LINUX_CRATES: [(&str, &[&str]); 4] = [
+    ("gpiocdev", &["indicate/pins/drivers/chip.rs"]),
+    ("nokhwa", &["camera/v4l.rs"]),
+    (
+        "rppal",
+        &[
+            "indicate/pins/drivers/mod.rs",
+            "indicate/pins/drivers/pi.rs",
+        ],
+    ),
+    ("sd-notify", &["daemon/service_manager.rs"]),
+];
 
 /// Names that this project invented, and has since replaced with established terms.
 const RETIRED_NAMES: [&str; 55] = [
@@ -528,6 +544,65 @@ fn only_onnx_knows_tract_and_only_cli_and_indicate_know_the_terminal() {
                 "{name} knows the terminal"
             );
         }
+    }
+}
+
+#[test]
+fn linux_crates_are_used_behind_the_platform_seam() {
+    for file in rust_files(&root().join("src")) {
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.lines().filter(|line| !line.trim().starts_with("//"));
+        let code: Vec<&str> = code.collect();
+        let below = file.strip_prefix(root().join("src")).unwrap();
+        for (name, users) in LINUX_CRATES {
+            let path = format!("{}::", name.replace('-', "_"));
+            let uses = code.iter().any(|line| line.contains(&path));
+            let may = users.iter().any(|user| below == Path::new(user));
+            assert_eq!(uses, may, "{} and the crate {name}", below.display());
+        }
+    }
+}
+
+#[test]
+fn a_mac_needs_no_linux_crate() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let manifest: toml::Table = manifest.parse().unwrap();
+    let linux = &manifest["target"]["cfg(target_os = \"linux\")"]["dependencies"];
+    for (name, _) in LINUX_CRATES {
+        assert!(manifest["dependencies"].get(name).is_none(), "{name}");
+        assert!(linux.get(name).is_some(), "{name}");
+    }
+    let tree = |target: &str| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.current_dir(root()).args([
+            "tree",
+            "--locked",
+            "--offline",
+            "--all-features",
+            "--prefix=none",
+            "--format={p}",
+            "--edges=normal,build",
+        ]);
+        let output = cargo.arg(format!("--target={target}")).output().unwrap();
+        let crates = String::from_utf8(output.stdout).unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        output.status.success().then_some(crates).ok_or(error)
+    };
+    match tree("aarch64-apple-darwin") {
+        Ok(crates) => {
+            // The drivers consist of several crates, such as nokhwa-core.
+            for (name, _) in LINUX_CRATES {
+                assert!(!crates.contains(name), "{name}\n{crates}");
+            }
+            assert!(crates.contains("tract-onnx"), "{crates}");
+            let here = tree("x86_64-unknown-linux-gnu").unwrap();
+            assert!(LINUX_CRATES.iter().all(|(name, _)| here.contains(name)));
+        }
+        Err(error) => println!(
+            "skipped: the crates for a Mac have not been downloaded; run cargo fetch --locked \
+             --target aarch64-apple-darwin ({})",
+            error.lines().next().unwrap_or_default()
+        ),
     }
 }
 

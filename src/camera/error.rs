@@ -3,6 +3,14 @@
 use super::spec::SpecError;
 use crate::frame::PictureError;
 
+/// How to use a webcam with a build without webcam support.
+const WEBCAM_ADVICE: &str = if cfg!(target_os = "linux") {
+    "install libclang-dev and build with --features camera, or read the webcam with ffmpeg, as in \
+     exec:ffmpeg -f v4l2 -i /dev/video0 -f mjpeg -"
+} else {
+    "read the webcam with ffmpeg, as in exec:ffmpeg -f avfoundation -framerate 30 -i 0 -f mjpeg -"
+};
+
 /// The reason a source yields no frames. Each message is one sentence that says what
 /// failed, where it failed, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -57,9 +65,7 @@ pub enum SourceError {
         why: String,
     },
     /// This build has no webcam support.
-    #[error(
-        "this build of maskd has no webcam support; install libclang-dev and build with --features camera, or read the webcam with ffmpeg, as in exec:ffmpeg -f v4l2 -i /dev/video0 -f mjpeg -"
-    )]
+    #[error("this build of maskd has no webcam support; {}", WEBCAM_ADVICE)]
     NoWebcamSupport,
     /// No webcam matches the configuration.
     #[error(

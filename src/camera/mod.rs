@@ -16,6 +16,9 @@
 //! | [`Spec::Rpicam`] | never | when the program exits or is silent |
 //! | [`Spec::Command`] | when the program exits with status 0 after a picture, unless `repeat` is set | when the program exits in any other way or is silent |
 
+#[cfg(all(feature = "camera", not(target_os = "linux")))]
+compile_error!("the feature `camera` (webcams) needs Linux: build without it");
+
 mod address;
 pub mod command;
 #[cfg(any(feature = "camera", test))]

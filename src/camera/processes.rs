@@ -11,17 +11,17 @@
 //! can no longer be determined. The daemon therefore requests orphans with
 //! [`adopt_orphans`]. A program that uses a camera without calling this function leaves
 //! orphans behind. Under systemd, orphans end with the service.
+//!
+//! All of this needs Linux and its `/proc`. On other systems, no members are found, and only the
+//! process group of the program is ended.
 
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::process::{
-    Pid, Signal, WaitOptions, child_subreaper, getpgrp, getpid, kill_process, set_child_subreaper,
-    waitpid,
-};
+use rustix::process::{Pid, Signal, WaitOptions, getpgrp, getpid, kill_process, waitpid};
 
-use crate::platform::files;
+use crate::platform::{files, system};
 
 /// Maximum number of rounds in which [`Family::kill`] lists and kills the members.
 /// [`PAUSE`] is the pause between two rounds.
@@ -35,8 +35,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Returns the system's error. In that case, orphans keep running after the camera
 /// program has ended.
 pub fn adopt_orphans() -> std::io::Result<()> {
-    // Any process ID enables this setting.
-    Ok(set_child_subreaper(Some(getpid()))?)
+    system::adopt_orphans()
 }
 
 /// The state of a process as shown by `/proc`.
@@ -69,7 +68,7 @@ impl Family {
         Family {
             program,
             since: read(program).map_or(u64::MAX, |process| process.started),
-            adopts: child_subreaper().is_ok_and(|id| id.is_some()),
+            adopts: system::adopts_orphans(),
             known: Vec::new(),
         }
     }

@@ -18,7 +18,7 @@ use tracing::info;
 
 use super::reload::Reloader;
 use super::threads::{STOP_DEADLINE, Threads};
-use super::{DaemonError, Shared};
+use super::{DaemonError, Shared, service_manager};
 use crate::api::BLOCKING_THREADS;
 use crate::api::problems::{Problems, Topic};
 use crate::api::socket::{self, DaemonHandle};
@@ -150,7 +150,7 @@ async fn serve(
 /// Reloads the config on each request, and notifies the service manager.
 async fn reload(reloader: &Reloader, mut reloads: mpsc::Receiver<()>, problems: &Problems) {
     while reloads.recv().await.is_some() {
-        super::notify_reloading();
+        service_manager::notify_reloading();
         let reloader = reloader.clone();
         let problem = match blocking(move || reloader.reload()).await {
             Some(Ok(problem)) => {
@@ -161,7 +161,7 @@ async fn reload(reloader: &Reloader, mut reloads: mpsc::Receiver<()>, problems: 
             None => return,
         };
         problems.set(Topic::Config, problem);
-        super::notify(&[sd_notify::NotifyState::Ready]);
+        service_manager::notify_ready();
     }
 }
 

@@ -13,7 +13,6 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::Builder;
@@ -50,6 +49,11 @@ mod inference_worker;
 mod mqtt;
 mod refit_worker;
 mod reload;
+#[cfg(target_os = "linux")]
+mod service_manager;
+#[cfg(not(target_os = "linux"))]
+#[path = "no_service_manager.rs"]
+mod service_manager;
 mod threads;
 mod web;
 
@@ -180,10 +184,10 @@ pub fn run(
         threads: &mut threads,
     };
     start.all(parts, camera, console, reloads)?;
-    notify(&[sd_notify::NotifyState::Ready]);
+    service_manager::notify_ready();
     info!(source, "ready");
     runtime.block_on(wait(signals, &reload, &shared, &mut threads));
-    notify(&[sd_notify::NotifyState::Stopping]);
+    service_manager::notify_stopping();
     shared.stop.cancel();
     let result = threads.join(&runtime);
     info!("stopped");
@@ -491,7 +495,7 @@ async fn wait(
     threads: &mut Threads,
 ) {
     // Notify twice per watchdog interval, as sd_watchdog_enabled(3) advises.
-    let period = sd_notify::watchdog_enabled().map(|interval| interval / 2);
+    let period = service_manager::watchdog_interval().map(|interval| interval / 2);
     let period = period.filter(|period| !period.is_zero());
     let mut watchdog = tokio::time::interval(period.unwrap_or(Duration::from_hours(1)));
     loop {
@@ -508,7 +512,7 @@ async fn wait(
             _ = watchdog.tick() => {
                 let is_alive = shared.heartbeat.borrow().is_alive(now());
                 if period.is_some() && is_alive {
-                    notify(&[sd_notify::NotifyState::Watchdog]);
+                    service_manager::feed_watchdog();
                 } else if !is_alive {
                     debug!("decisions are not fresh: the watchdog is not fed");
                 }
@@ -581,28 +585,6 @@ impl Signals {
             _ = self.hangup.signal.recv() => self.hangup.request(),
             _ = self.quit.recv() => SignalRequest::Stop("SIGQUIT"),
         }
-    }
-}
-
-/// Notifies the service manager that a reload has started. The caller must notify it
-/// again when the daemon is ready.
-fn notify_reloading() {
-    match sd_notify::NotifyState::monotonic_usec_now() {
-        Ok(time) => notify(&[sd_notify::NotifyState::Reloading, time]),
-        Err(error) => warn!(%error, "cannot notify the service manager of a reload"),
-    }
-}
-
-/// Notifies the service manager. If notifying fails repeatedly, only the first failure is
-/// logged, because the watchdog is fed often.
-fn notify(state: &[sd_notify::NotifyState]) {
-    static IS_FAILING: AtomicBool = AtomicBool::new(false);
-    let result = sd_notify::notify(state);
-    let was_failing = IS_FAILING.swap(result.is_err(), Ordering::Relaxed);
-    match result {
-        Err(error) if !was_failing => warn!(%error, "cannot notify the service manager"),
-        Ok(()) if was_failing => info!("the service manager can be notified again"),
-        _ => {}
     }
 }
 

@@ -1,15 +1,15 @@
 //! The pins of a board: outputs for the lamps, the buzzer, and the relay, and inputs for
 //! the buttons and the door.
 //!
-//! This module owns the function of each line and the two drivers. The driver `pi` uses
-//! rppal, which supports only Raspberry Pis. The driver `chip` uses the kernel's GPIO
-//! character devices, which every Linux board has. When a driver is dropped, the outputs
-//! become inactive.
+//! This module owns the function of each line. The module `drivers` requests the lines from
+//! the system and needs Linux. When a driver is dropped, the outputs become inactive.
 
-mod chip;
+#[cfg(target_os = "linux")]
+mod drivers;
+#[cfg(not(target_os = "linux"))]
+#[path = "no_drivers.rs"]
+mod drivers;
 mod in_use;
-mod lock;
-mod pi;
 
 use std::fmt;
 
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Button, DoorInput, Levels};
 
+pub use drivers::{chips, describe, is_pi, open};
 pub use in_use::{PinsInUse, in_use};
 
 /// The configured way to drive the pins.
@@ -156,6 +157,9 @@ pub enum PinDriver {
 /// The reason the pins cannot be used. Each message is one sentence.
 #[derive(Debug, thiserror::Error)]
 pub enum PinError {
+    /// The system is not Linux.
+    #[error("GPIO pins need Linux: set indicate.backend to \"console\"")]
+    NeedsLinux,
     /// rppal does not support the board.
     #[error(
         "this machine is not a Raspberry Pi that rppal supports: \
@@ -247,45 +251,6 @@ pub trait Pins: Send {
     fn closed(&mut self, input: Input) -> Result<bool, PinError>;
 }
 
-/// Pins that no other maskd can drive at the same time.
-struct LockedPins {
-    /// This field is declared first and therefore dropped first, so that the outputs become
-    /// inactive before the locks are released.
-    pins: Box<dyn Pins>,
-    _locks: Vec<lock::LineLock>,
-}
-
-impl Pins for LockedPins {
-    fn set(&mut self, levels: Levels) -> Result<(), PinError> {
-        self.pins.set(levels)
-    }
-
-    fn closed(&mut self, input: Input) -> Result<bool, PinError> {
-        self.pins.closed(input)
-    }
-}
-
-/// Requests the lines. The outputs are initially inactive.
-///
-/// # Errors
-/// [`PinError`] if a line does not exist or is in use, for example by another maskd, or
-/// if the user lacks permission.
-pub fn open(options: &PinOptions) -> Result<Box<dyn Pins>, PinError> {
-    // The kernel keeps two programs from using the same line only if both request the line from the
-    // kernel. rppal does not request lines from the kernel.
-    let locks = lock::lock(options)?;
-    let pins: Box<dyn Pins> = match &options.driver {
-        PinDriver::Rppal { tone } => Box::new(pi::RppalPins::open(&options.lines, *tone)?),
-        PinDriver::Gpiocdev { chip } => {
-            Box::new(chip::GpiochipPins::open(chip.as_deref(), &options.lines)?)
-        }
-    };
-    Ok(Box::new(LockedPins {
-        pins,
-        _locks: locks,
-    }))
-}
-
 /// Switches off each output separately, so that a failure of one output does not leave
 /// the others on. Inputs are not affected.
 ///
@@ -304,32 +269,4 @@ pub fn switch_off(options: &PinOptions) -> Result<(), PinError> {
         result = result.and(open(&options).map(drop));
     }
     result
-}
-
-/// Describes the lines without requesting them, for example `gpiocdev: green 17 on
-/// pinctrl-bcm2711`.
-///
-/// # Errors
-/// [`PinError`] if a line does not exist. A line in use is not an error, because the
-/// daemon may be running.
-pub fn describe(options: &PinOptions) -> Result<String, PinError> {
-    let (backend, lines) = match &options.driver {
-        PinDriver::Rppal { .. } => ("rppal", pi::describe(&options.lines)?),
-        PinDriver::Gpiocdev { chip } => {
-            ("gpiocdev", chip::describe(chip.as_deref(), &options.lines)?)
-        }
-    };
-    Ok(format!("{backend}: {}", lines.join(", ")))
-}
-
-/// Describes the GPIO chips in this machine by label, device, and number of lines.
-#[must_use]
-pub fn chips() -> Vec<String> {
-    chip::all()
-}
-
-/// Whether this is a Raspberry Pi that rppal supports.
-#[must_use]
-pub fn is_pi() -> bool {
-    rppal::system::DeviceInfo::new().is_ok()
 }
