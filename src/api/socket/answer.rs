@@ -48,6 +48,7 @@ impl ErrorResponse {
     }
 
     /// Adds what is wrong with each field of the request.
+    #[must_use]
     pub fn with_fields(mut self, fields: BTreeMap<String, String>) -> ErrorResponse {
         self.record.fields = fields;
         self

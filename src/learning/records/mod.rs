@@ -281,6 +281,10 @@ pub enum SampleOrder {
 }
 
 impl SampleOrder {
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes a reference"
+    )]
     fn is_default(&self) -> bool {
         *self == SampleOrder::default()
     }
