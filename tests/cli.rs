@@ -14,7 +14,9 @@ mod support;
 mod classify_picture;
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
+use std::process::Stdio;
 
 use serde_json::Value;
 use support::{assert_refused, frame, maskd, root, run, text};
@@ -43,10 +45,13 @@ fn help_version_completions_and_man_come_from_the_same_definitions() {
         assert!(help.contains(command), "{command}: {help}");
         assert!(run(&[command, "--help"]).status.success());
     }
-    let version = run(&["--version"]);
-    assert_eq!(
-        text(&version.stdout),
-        format!("maskd {}\n", env!("CARGO_PKG_VERSION"))
+    let short = text(&run(&["-V"]).stdout);
+    assert_eq!(short, format!("maskd {}\n", env!("CARGO_PKG_VERSION")));
+    let long = text(&run(&["--version"]).stdout);
+    assert!(long.starts_with(&short), "{long}");
+    assert!(
+        long.contains("\nfeatures: ") && long.contains("\ncommit: "),
+        "{long}"
     );
     for shell in ["bash", "zsh", "fish"] {
         let completions = text(&run(&["completions", shell]).stdout);
@@ -450,4 +455,123 @@ fn bench_while_training_compares_frames_with_and_without_training() {
     let p99 = |kind: &str| compared[kind]["p99"].as_f64().unwrap();
     let of_times = p99("training_ms") / p99("at_rest_ms");
     assert!((ratio - of_times).abs() < 0.001, "{compared}");
+}
+
+#[test]
+fn a_picture_comes_from_standard_input() {
+    let classify = |input: &[u8]| {
+        let mut command = maskd();
+        command
+            .args(["classify", "--json", "-"])
+            .stdin(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let picture = frame("maksssksksss10.jpg");
+    let piped = classify(&fs::read(&picture).unwrap());
+    assert!(piped.status.success(), "{}", text(&piped.stderr));
+    let mut piped: Value = serde_json::from_str(&text(&piped.stdout)).unwrap();
+    assert_eq!(piped["picture"].take(), "-");
+    let named = run(&["classify", "--json", picture.to_str().unwrap()]);
+    let mut named: Value = serde_json::from_str(&text(&named.stdout)).unwrap();
+    named["picture"].take();
+    assert_eq!(piped, named);
+    for broken in [&b"no picture"[..], b""] {
+        let refused = classify(broken);
+        let said = text(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(65), "{said}");
+        assert!(said.contains("maskd: skipped -: "), "{said}");
+    }
+}
+
+#[test]
+fn the_environment_names_a_config_and_a_log_filter() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = folder.path().join("maskd/maskd.toml");
+    fs::create_dir_all(own.parent().unwrap()).unwrap();
+    fs::write(&own, "[camera]\nsource = \"exec:own\"\n").unwrap();
+    let named = folder.path().join("named.toml");
+    fs::write(&named, "[camera]\nsource = \"exec:named\"\n").unwrap();
+    let given = folder.path().join("given.toml");
+    fs::write(&given, "[camera]\nsource = \"exec:given\"\n").unwrap();
+    let check = |words: &[&str], variables: &[(&str, &Path)]| {
+        let mut command = maskd();
+        command
+            .args(["check", "--json", "--state"])
+            .arg(folder.path());
+        command.args(words).envs(variables.iter().copied());
+        let output = command.output().unwrap();
+        let report: Value = serde_json::from_str(&text(&output.stdout)).unwrap();
+        let checks = report["checks"].as_array().unwrap().clone();
+        let source = checks.iter().find(|check| check["subject"] == "source");
+        (
+            output,
+            source.unwrap()["found"].as_str().unwrap().to_owned(),
+        )
+    };
+    let xdg = ("XDG_CONFIG_HOME", folder.path());
+    let variable = ("MASKD_CONFIG", named.as_path());
+    let (_, found) = check(&[], &[xdg]);
+    assert!(found.contains("exec:own"), "{found}");
+    let (_, found) = check(&[], &[xdg, variable]);
+    assert!(found.contains("exec:named"), "{found}");
+    let (_, found) = check(&["--config", given.to_str().unwrap()], &[xdg, variable]);
+    assert!(found.contains("exec:given"), "{found}");
+
+    let empty = folder.path().join("empty");
+    let filter = ("MASKD_LOG", Path::new("a=b=c"));
+    let refused = maskd().args(["check"]).envs([filter]).output().unwrap();
+    assert_refused(&refused, 64, "MASKD_LOG");
+    let (output, _) = check(&["-q"], &[("XDG_CONFIG_HOME", &empty), filter]);
+    assert_eq!(output.status.code(), Some(0), "-q overrides MASKD_LOG");
+    let missing = ("MASKD_CONFIG", Path::new("/nowhere.toml"));
+    let refused = maskd().args(["status"]).envs([missing]).output().unwrap();
+    assert_refused(&refused, 78, "/nowhere.toml");
+}
+
+#[test]
+fn the_check_is_also_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("maskd.toml");
+    fs::write(&config, "[camera]\nsource = \"exec:no-such-program\"\n").unwrap();
+    let state = folder.path().join("state");
+    let check = |words: &[&str]| {
+        let mut command = maskd();
+        command
+            .args(["check", "--json", "--state"])
+            .arg(&state)
+            .args(words);
+        let output = command.output().unwrap();
+        let report: Value = serde_json::from_str(&text(&output.stdout)).unwrap();
+        (output.status.code(), report)
+    };
+    let (exit, report) = check(&["--config", config.to_str().unwrap()]);
+    assert_eq!((exit, &report["ok"]), (Some(69), &Value::from(false)));
+    let checks = report["checks"].as_array().unwrap();
+    let bad: Vec<&Value> = checks
+        .iter()
+        .filter(|check| check["state"] == "bad")
+        .collect();
+    assert_eq!(bad.len(), 1, "{report}");
+    assert_eq!(bad[0]["subject"], "source");
+    fs::write(&config, "").unwrap();
+    let (exit, report) = check(&["--config", config.to_str().unwrap()]);
+    assert_eq!((exit, &report["ok"]), (Some(0), &Value::from(true)));
+}
+
+#[test]
+fn more_and_less_is_logged() {
+    let log = |words: &[&str]| {
+        let source = format!("exec:cat '{}'", frame("maksssksksss10.jpg").display());
+        let mut all = vec!["run", "--once", "--json", "--source", &source];
+        all.extend(words);
+        text(&run(&all).stderr)
+    };
+    let (usual, more, less) = (log(&[]), log(&["-v"]), log(&["-q"]));
+    assert!(usual.contains(" INFO "), "{usual}");
+    assert!(more.contains("DEBUG") && !usual.contains("DEBUG"), "{more}");
+    assert_eq!(less, "");
+    assert_eq!(run(&["run", "-q", "-v"]).status.code(), Some(64));
 }

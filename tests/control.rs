@@ -695,7 +695,7 @@ fn the_command_line_uses_the_daemon() {
     assert_refused(
         &nobody,
         75,
-        "0 of 3 face pictures of first were stored within 1 s",
+        "0 of 3 face pictures of first were stored within 1 s; no face is in front of the camera now",
     );
     assert_refused(&command(&["enroll", "unsure"]), 64, "cannot be a label");
     // Now there is a person in front of the camera.

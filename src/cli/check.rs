@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
+use clap::Args;
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, Global, print};
+use super::{Failure, Global, print, print_json};
 use crate::api::mqtt;
 use crate::api::web;
 use crate::camera::command::RPICAM_PROGRAMS;
@@ -20,9 +22,28 @@ use crate::platform::text::{counted, printable};
 use crate::platform::{files, hex};
 use crate::vision::pipeline::Pipeline;
 
-/// Runs all checks, even if one of them fails. The exit code is that of the first
-/// failure.
-pub(super) fn check(global: &Global) -> Result<(), Failure> {
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Check {
+    /// Runs all checks, even if one of them fails. The exit code is that of the first
+    /// failure.
+    pub(super) fn run(&self, global: &Global) -> Result<(), Failure> {
+        let report = check(global);
+        if self.json {
+            print_json(&report.record())?;
+        } else {
+            print(report.text())?;
+        }
+        report.failure.map_or(Ok(()), Err)
+    }
+}
+
+fn check(global: &Global) -> Report {
     let mut report = Report::default();
     let config = match global.load_config_with_renames() {
         Ok((config, renamed)) => {
@@ -32,7 +53,7 @@ pub(super) fn check(global: &Global) -> Result<(), Failure> {
             });
             report.good("config", &file);
             for key in renamed {
-                report.line("old", "config", &key.to_string());
+                report.line(State::Old, "config", &key.to_string());
             }
             Some(config)
         }
@@ -49,30 +70,72 @@ pub(super) fn check(global: &Global) -> Result<(), Failure> {
         check_page(&config, &mut report);
     } else {
         report.line(
-            "",
+            State::Info,
             "not checked",
             "models, source, pins, mqtt, page: correct the config first",
         );
     }
     check_state(global, &mut report);
     report.hardware();
-    print(&report.text)?;
-    report.failure.map_or(Ok(()), Err)
+    report
+}
+
+/// The state of something that was checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    Ok,
+    Bad,
+    Warning,
+    /// The config uses an old name.
+    Old,
+    /// This was found, or was not checked.
+    Info,
+}
+
+impl State {
+    fn word(self) -> &'static str {
+        match self {
+            State::Ok => "ok",
+            State::Bad => "BAD",
+            State::Warning => "warn",
+            State::Old => "old",
+            State::Info => "",
+        }
+    }
+}
+
+/// One result. The format of this record is documented.
+#[derive(Debug, Serialize)]
+struct CheckRecord {
+    state: State,
+    /// What was checked. Empty for more about the result before.
+    subject: String,
+    /// What was found, or what is wrong.
+    found: String,
+}
+
+/// The object that `maskd check --json` prints.
+#[derive(Debug, Serialize)]
+struct ReportRecord<'a> {
+    /// Whether nothing is wrong.
+    ok: bool,
+    checks: &'a [CheckRecord],
 }
 
 #[derive(Default)]
 struct Report {
-    text: String,
+    checks: Vec<CheckRecord>,
     failure: Option<Failure>,
 }
 
 impl Report {
     fn good(&mut self, what: &str, found: &str) {
-        self.line("ok", what, found);
+        self.line(State::Ok, what, found);
     }
 
     fn bad(&mut self, what: &str, failure: &Failure) {
-        self.line("BAD", what, &failure.sentence);
+        self.line(State::Bad, what, &failure.sentence);
         if let Some(first) = &mut self.failure {
             // The report already contains a sentence about each problem.
             "there are several problems, see above".clone_into(&mut first.sentence);
@@ -82,13 +145,33 @@ impl Report {
         }
     }
 
-    fn line(&mut self, state: &str, what: &str, found: &str) {
-        let mut lines = found.lines();
-        let first = printable(lines.next().unwrap_or_default());
-        self.text += &format!("{state:<4} {what:<12} {first}\n");
-        for line in lines {
-            self.text += &format!("{:<4} {:<12} {}\n", "", "", printable(line));
+    fn line(&mut self, state: State, what: &str, found: &str) {
+        self.checks.push(CheckRecord {
+            state,
+            subject: what.to_owned(),
+            found: found.to_owned(),
+        });
+    }
+
+    fn record(&self) -> ReportRecord<'_> {
+        ReportRecord {
+            ok: self.failure.is_none(),
+            checks: &self.checks,
         }
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for check in &self.checks {
+            let (state, what) = (check.state.word(), &check.subject);
+            let mut lines = check.found.lines();
+            let first = printable(lines.next().unwrap_or_default());
+            text += &format!("{state:<4} {what:<12} {first}\n");
+            for line in lines {
+                text += &format!("{:<4} {:<12} {}\n", "", "", printable(line));
+            }
+        }
+        text
     }
 
     /// Lists the hardware that was found. Missing hardware does not count as a problem.
@@ -98,20 +181,24 @@ impl Report {
         let model = model.map(|model| model.trim_end_matches('\0').trim().to_owned());
         let board = model.unwrap_or_else(|| format!("{} machine", std::env::consts::ARCH));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        self.line("", "board", &format!("{board}, {}", counted(cores, "core")));
+        self.line(
+            State::Info,
+            "board",
+            &format!("{board}, {}", counted(cores, "core")),
+        );
         self.cameras();
         let chips = pins::chips();
         let chips = match chips.as_slice() {
             [] => "none".to_owned(),
             some => some.join(", "),
         };
-        self.line("", "GPIO chips", &chips);
+        self.line(State::Info, "GPIO chips", &chips);
     }
 
     fn cameras(&mut self) {
         let nodes = webcam::devices();
         if nodes.is_empty() {
-            self.line("", "cameras", "none");
+            self.line(State::Info, "cameras", "none");
         }
         for node in nodes {
             #[cfg(feature = "camera")]
@@ -123,14 +210,14 @@ impl Report {
             };
             #[cfg(not(feature = "camera"))]
             let found = node.to_string();
-            self.line("", "cameras", &found);
+            self.line(State::Info, "cameras", &found);
         }
         if !cfg!(feature = "camera") {
-            self.line("", "", "this build has no webcam support");
+            self.line(State::Info, "", "this build has no webcam support");
         }
         let rpicam = RPICAM_PROGRAMS.iter().find(|name| is_program(name));
         let found = rpicam.map_or("not installed", |name| *name);
-        self.line("", "rpicam", found);
+        self.line(State::Info, "rpicam", found);
     }
 }
 
@@ -199,7 +286,7 @@ fn check_source(config: &Config, report: &mut Report) {
             match found {
                 Ok(found) => {
                     report.good("source", &spec.to_string());
-                    return report.line("", "", &found);
+                    return report.line(State::Info, "", &found);
                 }
                 Err(error) => return report.bad("source", &error.into()),
             }
@@ -240,13 +327,17 @@ fn check_mqtt(config: &Config, report: &mut Report) {
             if is_taken {
                 let warning =
                     format!("another device is connected as {device}: set a different mqtt.device");
-                report.line("warn", "mqtt", &warning);
+                report.line(State::Warning, "mqtt", &warning);
             }
         }
         Err(error) => report.bad("mqtt", &Failure::new(Failure::UNAVAILABLE, error)),
     }
     if plan.exposes_password() {
-        report.line("", "", "the password is sent unencrypted: set mqtt.tls");
+        report.line(
+            State::Info,
+            "",
+            "the password is sent unencrypted: set mqtt.tls",
+        );
     }
 }
 

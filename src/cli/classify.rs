@@ -20,7 +20,8 @@ use crate::platform::text::printable;
 
 #[derive(Debug, Args)]
 pub(super) struct Classify {
-    /// Pictures or folders of pictures [default: the built-in examples]
+    /// Pictures, folders of pictures, or "-" for a picture from standard input
+    /// [default: the built-in examples]
     #[arg(value_name = "PICTURE")]
     pictures: Vec<PathBuf>,
 
@@ -38,7 +39,8 @@ pub(super) struct Classify {
 /// documented.
 #[derive(Debug, Serialize)]
 struct PictureRecord {
-    /// The path of the picture, or `examples/NAME` for a built-in example.
+    /// The path of the picture, `-` for standard input, or `examples/NAME` for a built-in
+    /// example.
     picture: String,
     /// Width of the picture as displayed, in pixels.
     width: u32,

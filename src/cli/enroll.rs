@@ -8,7 +8,7 @@ use super::backend::daemon;
 use super::interrupt::Interrupt;
 use super::progress::bar;
 use super::{Failure, Global, print};
-use crate::api::socket::{Client, ControlError, EnrollRequest, MAX_ENROLLED};
+use crate::api::socket::{Client, ControlError, EnrollRequest, Live, MAX_ENROLLED};
 use crate::learning::{Enrollment, FailureKind};
 use crate::platform::text::counted;
 
@@ -100,9 +100,7 @@ impl Enroll {
             }
             Ended::Complete | Ended::TimeOut => sentence += &format!(" within {seconds} s"),
         }
-        if let Some(why) = client.status()?.live.capture.off_because {
-            sentence += &format!("; capture is off: {why}");
-        }
+        sentence += &why_too_few(&client.status()?.live);
         Err(Failure::new(Failure::TEMPORARY, sentence))
     }
 
@@ -166,6 +164,21 @@ impl Enroll {
         };
         Ok((ended, last.unwrap_or(none)))
     }
+}
+
+/// Returns what probably kept an enrollment from storing enough face pictures, and what to do.
+fn why_too_few(live: &Live) -> String {
+    if let Some(why) = &live.capture.off_because {
+        return format!("; capture is off: {why}");
+    }
+    let why = if live.camera.lost {
+        "the camera is lost: \"maskd check\" examines it"
+    } else if live.inference.faces == 0 {
+        "no face is in front of the camera now: stand in front of it, in the light"
+    } else {
+        "a face picture is stored only if it differs from those before: move and turn the head"
+    };
+    format!("; {why}")
 }
 
 /// Returns the enrollment in `answer`, or `None` if the daemon's current enrollment is

@@ -1,9 +1,10 @@
 //! The options that all commands share: config file, state directory, and log filter.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{ArgAction, Args};
 
 use super::{Failure, complain};
 use crate::api::socket;
@@ -23,8 +24,9 @@ pub(super) const SERVICE_RUNTIME: &str = "/run/maskd";
 
 #[derive(Debug, Args)]
 pub(super) struct Global {
-    /// Config file [default: /etc/maskd/maskd.toml if it exists, else built-in
-    /// defaults]
+    /// Config file [default: $MASKD_CONFIG, or the first of these that exists:
+    /// maskd/maskd.toml in the XDG config folder, /etc/maskd/maskd.toml; else
+    /// built-in defaults]
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
 
@@ -34,19 +36,50 @@ pub(super) struct Global {
     pub(super) state: Option<PathBuf>,
 
     /// What to log to standard error: a level, or a filter such as
-    /// maskd=debug,warn [default: info for run, warn for other commands]
+    /// maskd=debug,warn [default: $MASKD_LOG, else info for run and warn for other
+    /// commands]
     #[arg(long, global = true, value_name = "FILTER")]
-    pub(super) log: Option<String>,
+    log: Option<String>,
+
+    /// Log more: -v logs details, -vv logs everything
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with_all = ["quiet", "log"])]
+    verbose: u8,
+
+    /// Log only errors
+    #[arg(short, long, global = true, conflicts_with = "log")]
+    quiet: bool,
 }
 
 impl Global {
-    /// Returns the config file to use, if there is one.
-    pub(super) fn config_file(&self) -> Option<&Path> {
-        let system = Path::new(SYSTEM_CONFIG);
-        let is_there = system.try_exists().unwrap_or(true);
-        self.config
-            .as_deref()
-            .or_else(|| is_there.then_some(system))
+    /// Returns the filter that the user chose for the log, if there is one.
+    pub(super) fn log_filter(&self) -> Option<String> {
+        match (self.quiet, self.verbose) {
+            (true, _) => Some("error".to_owned()),
+            (false, 0) => self.log.clone().or_else(|| {
+                let filter = variable("MASKD_LOG")?;
+                Some(filter.to_string_lossy().into_owned())
+            }),
+            (false, 1) => Some("info,maskd=debug".to_owned()),
+            (false, _) => Some("trace".to_owned()),
+        }
+    }
+
+    /// Returns the config file to use, if there is one: the file that `--config` or
+    /// `MASKD_CONFIG` names, even if it does not exist, or else the user's or the system's
+    /// config file.
+    pub(super) fn config_file(&self) -> Option<PathBuf> {
+        use etcetera::BaseStrategy;
+        let named = self.config.clone();
+        let named = named.or_else(|| variable("MASKD_CONFIG").map(PathBuf::from));
+        // A file that cannot be examined is not skipped, because its error helps the user.
+        let is_there = |path: &PathBuf| path.try_exists().unwrap_or(true);
+        let own = || {
+            let home = etcetera::choose_base_strategy().ok()?;
+            Some(home.config_dir().join("maskd/maskd.toml"))
+        };
+        named
+            .or_else(|| own().filter(is_there))
+            .or_else(|| Some(PathBuf::from(SYSTEM_CONFIG)).filter(is_there))
     }
 
     pub(super) fn load_config(&self) -> Result<Config, ConfigError> {
@@ -61,8 +94,10 @@ impl Global {
     pub(super) fn load_config_with_renames(
         &self,
     ) -> Result<(Config, Vec<RenamedKey>), ConfigError> {
-        self.config_file()
-            .map_or_else(|| Ok((Config::default(), Vec::new())), config::load)
+        match self.config_file() {
+            Some(file) => config::load(&file),
+            None => Ok((Config::default(), Vec::new())),
+        }
     }
 
     /// Returns the head that is in use in the `--state` directory, or `None` if that
@@ -131,6 +166,11 @@ impl Global {
             )
         })
     }
+}
+
+/// Returns the value of an environment variable. An empty value counts as none.
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
 /// Returns the socket path of the daemon that uses a state directory. systemd passes the

@@ -29,7 +29,7 @@ pub(super) fn start(
     let filter = EnvFilter::try_new(filter).map_err(|error| {
         Failure::new(
             Failure::USAGE,
-            format!("--log {filter:?} is not a valid filter: {error}"),
+            format!("the log filter {filter:?} (--log or MASKD_LOG) is not valid: {error}"),
         )
     })?;
     if daemon {

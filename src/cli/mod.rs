@@ -13,6 +13,7 @@ mod failure;
 mod fleet;
 mod global;
 mod heads;
+mod help;
 mod ids;
 mod interrupt;
 mod label;
@@ -32,11 +33,12 @@ mod status;
 mod text;
 mod train;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{FromArgMatches, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::api::web;
@@ -50,18 +52,18 @@ use global::{Global, socket_path};
 /// Finds the faces in camera frames, determines whether each one wears a mask, and
 /// controls LEDs, a buzzer, and a door.
 #[derive(Debug, Parser)]
-#[command(name = "maskd", version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(
+    name = "maskd",
+    version,
+    long_version = help::LONG_VERSION.as_str(),
+    max_term_width = 100,
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
     global: Global,
 }
-
-const EXIT_CODES: &str = "\
-Exit codes: 0 success, 64 wrong usage, 65 invalid data (a picture, a model), 66 input not found, \
-69 camera or daemon not available, 70 internal error, 74 cannot write, 75 interrupted or busy: try \
-again, 78 invalid config.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -108,7 +110,7 @@ enum Command {
     #[command(subcommand)]
     Fleet(fleet::Fleet),
     /// Check the config and the models, and show the hardware
-    Check,
+    Check(check::Check),
     /// Create a password hash or a token for the web page
     ///
     /// Reads the password from the terminal without showing it, or as a line from
@@ -139,7 +141,7 @@ enum Command {
 /// Parses the command line, runs the command, and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
             // clap returns the help and version texts as errors, but prints them to
@@ -172,6 +174,13 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn parse(
+    arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+) -> Result<Cli, clap::Error> {
+    let matches = help::command().try_get_matches_from(arguments)?;
+    Cli::from_arg_matches(&matches)
+}
+
 /// Returns the message about incorrect usage. The message quotes arguments, which may
 /// contain control characters. The arguments are therefore parsed again with these
 /// characters escaped.
@@ -180,7 +189,7 @@ fn usage_error(error: &clap::Error) -> String {
         let argument = argument.to_string_lossy().into_owned();
         printable(&argument).into_owned()
     });
-    let text = match Cli::try_parse_from(arguments) {
+    let text = match parse(arguments) {
         Err(escaped) if escaped.kind() == error.kind() => escaped.render().to_string(),
         _ => error.render().to_string(),
     };
@@ -203,7 +212,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     // A live console already shows on its status line what is happening.
     let quiet = live || !matches!(command, Command::Run(_));
     let is_daemon = matches!(command, Command::Run(_));
-    logs::start(global.log.as_deref(), quiet, live, is_daemon)?;
+    logs::start(global.log_filter().as_deref(), quiet, live, is_daemon)?;
     match command {
         Command::Run(run) => run.run(&global),
         Command::Classify(classify) => classify.run(&global),
@@ -217,14 +226,14 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Heads(heads) => heads.run(&global),
         Command::Rollback(rollback) => rollback.run(&global),
         Command::Fleet(fleet) => fleet.run(&global),
-        Command::Check => check::check(&global),
+        Command::Check(check) => check.run(&global),
         Command::Passwd(passwd) => passwd.run(),
         Command::Openapi => print(web::description()),
         Command::PinsOff => pins_off::pins_off(&global),
         Command::Bench(bench) => bench.run(&global.load_config()?),
         Command::Completions { shell } => {
             let mut text = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "maskd", &mut text);
+            clap_complete::generate(shell, &mut help::command(), "maskd", &mut text);
             print_bytes(&text)
         }
         Command::Man { out } => man(out.as_deref()),
@@ -253,11 +262,10 @@ fn print_json(value: &impl Serialize) -> Result<(), Failure> {
 }
 
 fn man(out: Option<&Path>) -> Result<(), Failure> {
-    let command = Cli::command();
+    let command = help::command();
     let Some(folder) = out else {
         let mut page = Vec::new();
-        let rendered = clap_mangen::Man::new(command).render(&mut page);
-        rendered.map_err(|error| Failure::output(&error))?;
+        help::man_page(command, &mut page).map_err(|error| Failure::output(&error))?;
         return print_bytes(&page);
     };
     output::make_folder(folder)?;
@@ -271,11 +279,11 @@ fn man_pages(command: clap::Command, folder: &Path) -> Result<(), Failure> {
     for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
         man_pages(sub.clone(), folder)?;
     }
-    let man = clap_mangen::Man::new(command);
+    let name = command.get_display_name().unwrap_or(command.get_name());
+    let file = folder.join(format!("{name}.1"));
     let mut page = Vec::new();
-    let rendered = man.render(&mut page);
-    rendered.map_err(|error| Failure::output(&error))?;
-    output::write(&folder.join(man.get_filename()), &page)
+    help::man_page(command, &mut page).map_err(|error| Failure::output(&error))?;
+    output::write(&file, &page)
 }
 
 #[cfg(test)]
@@ -284,7 +292,7 @@ mod tests {
 
     #[test]
     fn the_definitions_are_valid() {
-        Cli::command().debug_assert();
+        help::command().debug_assert();
     }
 
     #[test]
@@ -293,7 +301,7 @@ mod tests {
             ["maskd", "--state", "s", "check"],
             ["maskd", "check", "--state", "s"],
         ] {
-            let cli = Cli::try_parse_from(line).unwrap();
+            let cli = parse(line).unwrap();
             assert_eq!(cli.global.state_dir().unwrap(), Path::new("s"));
         }
     }

@@ -1,18 +1,23 @@
 //! The pictures that the user names on the command line.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 
 use crate::camera::pictures::EXAMPLES;
-use crate::frame::decoding::{decode, list, list_unread, read};
+use crate::frame::decoding::{MAX_PICTURE_BYTES, decode, list, list_unread, read};
 use crate::frame::names::summarize;
 
 use super::{Failure, complain};
 
+/// The path that stands for standard input.
+const STANDARD_INPUT: &str = "-";
+
 /// A picture that has not been read yet.
 pub(super) enum Picture {
     File(PathBuf),
+    StandardInput,
     Example {
         name: &'static str,
         bytes: &'static [u8],
@@ -24,6 +29,7 @@ impl Picture {
     pub(super) fn name(&self) -> String {
         match self {
             Picture::File(path) => path.display().to_string(),
+            Picture::StandardInput => STANDARD_INPUT.to_owned(),
             Picture::Example { name, .. } => format!("examples/{name}"),
         }
     }
@@ -32,6 +38,7 @@ impl Picture {
     pub(super) fn stem(&self) -> String {
         let path = match self {
             Picture::File(path) => path,
+            Picture::StandardInput => Path::new("standard-input"),
             Picture::Example { name, .. } => Path::new(name),
         };
         path.file_stem()
@@ -44,6 +51,7 @@ impl Picture {
     pub(super) fn bytes(&self) -> Result<Vec<u8>, String> {
         match self {
             Picture::File(path) => read(path).map_err(|error| error.to_string()),
+            Picture::StandardInput => standard_input(),
             Picture::Example { bytes, .. } => Ok(bytes.to_vec()),
         }
     }
@@ -52,6 +60,18 @@ impl Picture {
     pub(super) fn pixels(&self) -> Result<RgbImage, String> {
         decode(&self.bytes()?).map_err(|error| error.to_string())
     }
+}
+
+/// Reads a picture from standard input.
+fn standard_input() -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let input = std::io::stdin().lock();
+    let read = input.take(MAX_PICTURE_BYTES + 1).read_to_end(&mut bytes);
+    read.map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > MAX_PICTURE_BYTES {
+        return Err(format!("it has more than {} MiB", MAX_PICTURE_BYTES >> 20));
+    }
+    Ok(bytes)
 }
 
 /// Reports the pictures in `folder` that are not read because their formats are not
@@ -64,7 +84,7 @@ pub(super) fn complain_about_unread(folder: &Path) -> std::io::Result<()> {
 }
 
 /// Returns the given pictures and the pictures in the given folders, or the built-in
-/// examples if `paths` is empty.
+/// examples if `paths` is empty. The path `-` stands for standard input.
 pub(super) fn expand(paths: &[PathBuf]) -> Result<Vec<Picture>, Failure> {
     if paths.is_empty() {
         let examples = EXAMPLES.iter();
@@ -77,6 +97,10 @@ pub(super) fn expand(paths: &[PathBuf]) -> Result<Vec<Picture>, Failure> {
     }
     let mut pictures = Vec::new();
     for path in paths {
+        if path == Path::new(STANDARD_INPUT) {
+            pictures.push(Picture::StandardInput);
+            continue;
+        }
         if !path.is_dir() {
             pictures.push(Picture::File(path.clone()));
             continue;

@@ -44,7 +44,7 @@ impl Run {
         let style = self.style();
         let mut config = global.load_config()?;
         let file = global.config_file().map(|path| daemon::ConfigFile {
-            path: path.to_owned(),
+            path,
             config: config.clone(),
         });
         let Run {

@@ -15,8 +15,10 @@ use maskd::onnx::{Classifier, HeadFile, write_head};
 use maskd::vision::pipeline::SHIPPED_CLASSIFIER;
 use serde_json::Value;
 
-/// Environment variables that a service manager sets for a service.
-const SERVICE_ENVIRONMENT: [&str; 5] = [
+/// Environment variables that change what maskd does. A service manager sets most of them.
+const OUTER_ENVIRONMENT: [&str; 7] = [
+    "MASKD_CONFIG",
+    "MASKD_LOG",
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
     "JOURNAL_STREAM",
@@ -51,7 +53,7 @@ pub fn golden_crops(prefix: &str) -> Vec<(String, RgbImage)> {
 pub fn maskd() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_maskd"));
     command.stdin(Stdio::null());
-    for name in SERVICE_ENVIRONMENT {
+    for name in OUTER_ENVIRONMENT {
         command.env_remove(name);
     }
     command
@@ -195,7 +197,7 @@ pub fn at_time(time: &str) -> Option<Command> {
     let mut command = Command::new("faketime");
     command.args(["-f", time]).arg(env!("CARGO_BIN_EXE_maskd"));
     command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-    for name in SERVICE_ENVIRONMENT {
+    for name in OUTER_ENVIRONMENT {
         command.env_remove(name);
     }
     Some(command)

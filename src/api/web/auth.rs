@@ -2,7 +2,7 @@
 //! attempts. This module performs no I/O, except to get random numbers and to read the
 //! credentials.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,6 +19,8 @@ use crate::platform::{files, hex};
 
 /// Longest accepted password, in bytes.
 const MAX_PASSWORD_BYTES: usize = 1024;
+/// Minimum number of characters of a new password.
+const MIN_PASSWORD_CHARACTERS: usize = 8;
 /// Largest accepted credential file, in bytes.
 const MAX_CREDENTIAL_BYTES: u64 = 64 * 1024;
 
@@ -146,15 +148,72 @@ fn random() -> Result<String, WebError> {
 /// for the config.
 ///
 /// # Errors
-/// Returns [`WebError::Password`] if the password is empty or longer than 1024 bytes.
+/// Returns [`WebError::Password`] if the password is shorter than 8 characters, longer than
+/// 1024 bytes, or easy to guess.
 pub fn hash_password(password: &str) -> Result<String, WebError> {
-    if password.is_empty() || password.len() > MAX_PASSWORD_BYTES {
-        let problem = format!("it must have 1 to {MAX_PASSWORD_BYTES} bytes");
+    if let Some(problem) = problem_of(password) {
         return Err(WebError::Password(problem));
     }
     let hash = Argon2::default().hash_password(password.as_bytes());
     hash.map(|hash| hash.to_string())
         .map_err(|error| WebError::Password(error.to_string()))
+}
+
+/// Passwords and names that are tried first. A password that consists of such words and of
+/// digits is easy to guess. The words are from the lists of the most frequent passwords of
+/// several years, and from this project.
+const GUESSABLE: [&str; 25] = [
+    "password",
+    "passwort",
+    "pass",
+    "admin",
+    "administrator",
+    "root",
+    "user",
+    "guest",
+    "login",
+    "letmein",
+    "welcome",
+    "qwerty",
+    "qwertz",
+    "qwertyuiop",
+    "asdfghjkl",
+    "iloveyou",
+    "dragon",
+    "monkey",
+    "sunshine",
+    "secret",
+    "raspberry",
+    "raspberrypi",
+    "maskd",
+    "mask",
+    "camera",
+];
+
+/// Returns why a password is too weak or too long, or `None` if it can be used. The rules follow
+/// NIST SP 800-63B, section 5.1.1.2: a minimum length, and no password that is commonly used.
+fn problem_of(password: &str) -> Option<String> {
+    let characters: Vec<char> = password.to_lowercase().chars().collect();
+    if characters.len() < MIN_PASSWORD_CHARACTERS || password.len() > MAX_PASSWORD_BYTES {
+        return Some(format!(
+            "it must have at least {MIN_PASSWORD_CHARACTERS} characters and at most \
+             {MAX_PASSWORD_BYTES} bytes"
+        ));
+    }
+    // "12345678", "aaaaaaaa", and "hgfedcba" have a constant distance between characters.
+    let distances = characters
+        .windows(2)
+        .map(|pair| i64::from(u32::from(pair[1])) - i64::from(u32::from(pair[0])));
+    let distances: BTreeSet<i64> = distances.collect();
+    let is_sequence = distances.len() == 1 && distances.iter().all(|step| (-1..=1).contains(step));
+    let letters = characters
+        .iter()
+        .filter(|character| character.is_alphabetic());
+    let letters: String = letters.collect();
+    let is_number = characters.iter().all(char::is_ascii_digit);
+    let is_guessable = is_number || GUESSABLE.contains(&letters.as_str());
+    (is_sequence || is_guessable)
+        .then(|| "it is easy to guess; use several words that do not belong together".to_owned())
 }
 
 /// A token for a program, and its hash for the config.
@@ -403,7 +462,25 @@ mod tests {
             assert!(!access.is_password(wrong));
         }
         assert!(!access.is_open());
-        assert!(hash_password("").is_err());
+        assert!(hash_password(&"word ".repeat(300)).is_err(), "too long");
+        for weak in [
+            "",
+            "seven77",
+            "password",
+            "Password123!",
+            "raspberry-2026",
+            "12345678",
+            "87654321",
+            "aaaaaaaa",
+            "abcdefgh",
+            "19840312",
+            "MASKD123",
+        ] {
+            assert!(hash_password(weak).is_err(), "{weak}");
+        }
+        for good in ["maskd at the gate", "tr0ub4dor", "žluťoučký", "12 34 ab 78"] {
+            assert!(hash_password(good).is_ok(), "{good}");
+        }
     }
 
     #[test]
@@ -423,17 +500,17 @@ mod tests {
     #[test]
     fn credentials_take_precedence_over_the_config() {
         let folder = tempfile::tempdir().unwrap();
-        let hash = hash_password("theirs").unwrap();
+        let hash = hash_password("their password").unwrap();
         std::fs::write(folder.path().join("web-password-hash"), hash + "\n").unwrap();
         let token = new_token().unwrap();
         let tokens = format!("{}\n{}\n", token.hash, new_token().unwrap().hash);
         std::fs::write(folder.path().join("web-token-hashes"), tokens).unwrap();
         let web = config::Web {
-            password_hash: Some(hash_password("ours").unwrap()),
+            password_hash: Some(hash_password("our own words").unwrap()),
             ..config::Web::default()
         };
         let access = Access::from_config(&web, Some(folder.path())).unwrap();
-        assert!(access.is_password("theirs") && !access.is_password("ours"));
+        assert!(access.is_password("their password") && !access.is_password("our own words"));
         assert!(access.is_token(&token.token));
         std::fs::write(folder.path().join("web-password-hash"), "plain").unwrap();
         let error = Access::from_config(&web, Some(folder.path()))
