@@ -660,6 +660,7 @@ mod tests {
         };
         MeasuredRecord {
             method: ValidationRecord::CrossValidation { folds: 2 },
+            groups: 4,
             adaptation: None,
             start: InitialHeadRecord::Base,
             steps: 1,

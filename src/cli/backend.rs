@@ -2,7 +2,7 @@
 //! directory open, the backend is a client of that daemon. If no daemon is running, the
 //! backend opens the state directory itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use crate::api::socket::{Client, TrainRequest};
 use crate::config::Config;
 use crate::frame::Crop;
 use crate::learning::{
-    Channel, CountRecord, ExportRecord, HeadRecord, ImportRecord, LabelAction, LabelResult,
-    Learning, Purge, RefitRecord, RefitTrigger, RemovedRecord, SampleFilter, SampleRecord,
-    SampleSelector, SwitchRecord, UndoRecord, UnusedRecord,
+    Channel, CountRecord, Embed, ExportRecord, HeadRecord, ImportRecord, LabelAction, LabelResult,
+    Learning, LearningError, Purge, RefitRecord, RefitTrigger, RemovedRecord, SampleFilter,
+    SampleRecord, SampleSelector, SwitchRecord, UndoRecord, UnusedRecord,
 };
 use crate::onnx::{Graph, ThreadPool};
 use crate::platform::clock::ClockReading;
@@ -229,6 +229,40 @@ impl StateDirectory {
             tracing::warn!(%error, "the ages of face pictures cannot be saved");
         }
     }
+
+    /// Calls `work` with a function that embeds crops and shows how many, and with a function
+    /// that tells whether Ctrl-C was pressed.
+    fn with_backbone<T>(
+        &self,
+        work: impl FnOnce(&mut Embed, &dyn Fn() -> bool) -> Result<T, LearningError>,
+    ) -> Result<T, Failure> {
+        let interrupt = Interrupt::catch()?;
+        let progress = ProgressBar::new_spinner();
+        if let Ok(style) =
+            ProgressStyle::with_template("{spinner} {pos} new face pictures embedded")
+        {
+            progress.set_style(style);
+        }
+        // The embedder is created only when needed, because there is nothing to embed
+        // if there are no new samples.
+        let mut embedder = None;
+        let mut embed = |crops: &[Crop]| {
+            let embedder = match &mut embedder {
+                Some(embedder) => embedder,
+                None => embedder.insert(Embedder::new(
+                    &Backbone::new(self.backbone.clone(), self.features)?,
+                    self.threads,
+                    ThreadPool::of(self.threads),
+                )?),
+            };
+            let features = embedder.embed(crops)?;
+            progress.inc(crops.len() as u64);
+            Ok(features)
+        };
+        let result = work(&mut embed, &|| interrupt.is_caught());
+        progress.finish_and_clear();
+        Ok(result?)
+    }
 }
 
 impl Backend for StateDirectory {
@@ -270,8 +304,21 @@ impl Backend for StateDirectory {
         Ok(result)
     }
 
+    /// Also embeds the pictures, which the daemon would do by itself. Ctrl-C stops this without
+    /// harm, since a refit embeds what is left.
     fn import(&self, folder: &Path) -> Result<ImportRecord, Failure> {
-        Ok(self.learning.import(folder)?)
+        let record = self.learning.import(folder)?;
+        let embedded = self.with_backbone(|embed, is_canceled| {
+            let mut checked = HashSet::new();
+            self.learning.embed_new(&mut checked, embed, is_canceled)
+        });
+        if let Err(failure) = embedded {
+            tracing::warn!(
+                error = failure.sentence,
+                "the new face pictures are not embedded"
+            );
+        }
+        Ok(record)
     }
 
     fn export(&self, folder: &Path) -> Result<ExportRecord, Failure> {
@@ -284,34 +331,8 @@ impl Backend for StateDirectory {
 
     /// Ctrl-C stops the refit without changing anything.
     fn refit(&self, labels_checked: bool) -> Result<RefitRecord, Failure> {
-        let interrupt = Interrupt::catch()?;
-        let progress = ProgressBar::new_spinner();
-        if let Ok(style) =
-            ProgressStyle::with_template("{spinner} {pos} new face pictures embedded")
-        {
-            progress.set_style(style);
-        }
-        // The embedder is created only when needed, because there is nothing to embed
-        // if there are no new samples.
-        let mut embedder = None;
-        let mut embed = |crops: &[Crop]| {
-            let embedder = match &mut embedder {
-                Some(embedder) => embedder,
-                None => embedder.insert(Embedder::new(
-                    &Backbone::new(self.backbone.clone(), self.features)?,
-                    self.threads,
-                    ThreadPool::of(self.threads),
-                )?),
-            };
-            let features = embedder.embed(crops)?;
-            progress.inc(crops.len() as u64);
-            Ok(features)
-        };
         let trigger = RefitTrigger::requested(Channel::CommandLine, labels_checked);
-        let is_canceled = || interrupt.is_caught();
-        let record = self.learning.refit(trigger, &mut embed, &is_canceled);
-        progress.finish_and_clear();
-        Ok(record?)
+        self.with_backbone(|embed, is_canceled| self.learning.refit(trigger, embed, is_canceled))
     }
 
     fn history(&self) -> Result<Vec<SwitchRecord>, Failure> {

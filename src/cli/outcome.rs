@@ -7,7 +7,7 @@ use crate::learning::{
     MeasuredRecord, OutcomeRecord, RefitRecord, RefusalRecord, ScoresRecord, SkipReasonRecord,
     ValidationRecord, progress_sentence,
 };
-use crate::platform::text::counted;
+use crate::platform::text::people;
 
 /// Formats the outcome of a refit. The text ends with advice on what to do next. The first
 /// line says what happened and why. `details` adds the figures.
@@ -76,8 +76,12 @@ pub(super) fn outcome(outcome: &OutcomeRecord, details: bool) -> String {
     }
     text += &remarks(outcome);
     let counts = outcome.counts.iter().map(|count| {
-        let tracks = counted(count.groups, "track");
-        format!("{} {} in {tracks}", count.samples, count.label)
+        format!(
+            "{} {} of {}",
+            count.samples,
+            count.label,
+            people(count.groups)
+        )
     });
     let counts: Vec<String> = counts.collect();
     if !counts.is_empty() {
@@ -139,6 +143,7 @@ fn figures(outcome: &OutcomeRecord) -> String {
         agreement_error,
         replay_before,
         replay_after,
+        groups,
         replay_samples,
         temperature,
         shift,
@@ -148,10 +153,10 @@ fn figures(outcome: &OutcomeRecord) -> String {
     } = measured;
     let method = match method {
         ValidationRecord::HoldOut { groups } => {
-            format!("a permanent hold-out set of {}", counted(*groups, "track"))
+            format!("a permanent hold-out set of {}", people(*groups))
         }
         ValidationRecord::CrossValidation { folds } => {
-            format!("cross-validation in {folds} folds by track")
+            format!("cross-validation in {folds} folds by person")
         }
     };
     let start = match start {
@@ -163,6 +168,7 @@ fn figures(outcome: &OutcomeRecord) -> String {
     let shift: Vec<String> = shift.iter().map(|shift| format!("{shift:+.2}")).collect();
     let mut text = format!(
         "evaluated by  {method}\n\
+         tested on     {}\n\
          started from  {start}, {steps} steps\n\
          adapted       {adaptation}\n\
          before        {}\n\
@@ -170,6 +176,7 @@ fn figures(outcome: &OutcomeRecord) -> String {
          loss change   {:+.3}, standard error {standard_error:.3}\n\
          labels        agreement {agreement:.2} with a model that was trained without them (chance \
          is 0.50 ± {agreement_error:.2})\n",
+        people(*groups),
         scores(before),
         scores(after),
         -gain,

@@ -68,7 +68,7 @@ impl Status {
                 .find(|head| head.current)
                 .map(|head| head.number),
             heads: heads.len(),
-            progress: learning::progress(&samples, &labels(&config, &samples)),
+            progress: learning::progress_in(&state, &samples, &labels(&config, &samples)),
             samples: learning::counts(&samples),
             state,
         };

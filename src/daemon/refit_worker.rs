@@ -6,6 +6,7 @@
 //! through a `watch` channel, which the camera path checks once per frame.
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -53,6 +54,7 @@ pub(super) struct RefitWorker {
     inference_ended: CancellationToken,
     schedule: RefitSchedule,
     board: BoardMonitor,
+    new_pictures: NewPictures,
     /// Whether the daemon last reported that learning is off.
     is_off: bool,
 }
@@ -90,6 +92,7 @@ impl RefitWorker {
                 last_poll: Cell::new(None),
                 reason: Cell::new(None),
             },
+            new_pictures: NewPictures::default(),
         }
     }
 
@@ -148,6 +151,10 @@ impl RefitWorker {
                         self.schedule_retry();
                     }
                 }
+                Task::CheckLabels if throttled.is_none() => {
+                    let is_requested = || !refit_requests.is_empty() || !judge_requests.is_empty();
+                    self.embed_new(&runtime, &is_requested);
+                }
                 Task::CheckLabels => {}
                 Task::End => return Ok(()),
             }
@@ -191,6 +198,34 @@ impl RefitWorker {
                 live.learning.off_because = off_because;
                 is_new
             });
+        }
+    }
+
+    /// Embeds pictures that have no features, such as imported ones. Stops as soon as
+    /// `is_requested` returns true.
+    fn embed_new(&mut self, runtime: &Runtime, is_requested: &dyn Fn() -> bool) {
+        let Ok(learning) = self.learning.get() else {
+            return;
+        };
+        let Ok(files) = learning.store().fingerprint() else {
+            return;
+        };
+        if self.new_pictures.files == Some(files) {
+            return;
+        }
+        let mut checked = std::mem::take(&mut self.new_pictures.checked);
+        let is_canceled = || is_requested() || self.is_canceled(runtime);
+        let result =
+            self.with_backbone(|embed| learning.embed_new(&mut checked, embed, &is_canceled));
+        self.new_pictures.checked = checked;
+        match result {
+            Ok(true) => self.new_pictures.files = Some(files),
+            Ok(false) => {}
+            Err(error) => {
+                // Without this, a fault that persists would be reported every few seconds.
+                self.new_pictures.files = Some(files);
+                warn!(%error, "new face pictures are not embedded");
+            }
         }
     }
 
@@ -283,10 +318,10 @@ impl RefitWorker {
         })
     }
 
-    fn with_backbone(
+    fn with_backbone<T>(
         &self,
-        work: impl FnOnce(&mut Embed) -> Result<RefitRecord, LearningError>,
-    ) -> Result<RefitRecord, LearningError> {
+        work: impl FnOnce(&mut Embed) -> Result<T, LearningError>,
+    ) -> Result<T, LearningError> {
         // The backbone uses a lot of memory, so it is loaded only if crops have to be
         // embedded, and it is dropped at the end.
         let mut embedder: Option<Embedder> = None;
@@ -307,6 +342,15 @@ impl RefitWorker {
         };
         work(&mut embed)
     }
+}
+
+/// Which pictures are known to have features.
+#[derive(Debug, Default)]
+struct NewPictures {
+    /// Fingerprint of the files when all pictures were last checked.
+    files: Option<[u8; 32]>,
+    /// Ids of the pictures that were checked.
+    checked: HashSet<String>,
 }
 
 /// Records the scores of the last refit in the metrics.

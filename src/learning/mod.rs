@@ -46,8 +46,9 @@ pub use records::{
     SampleSelector, ScoresRecord, SkipReasonRecord, SkippedRecord, SwitchCause, SwitchRecord,
     UndoRecord, UnusedRecord, ValidationRecord,
 };
-pub(crate) use records::{UNLABELLED, counts, progress, progress_sentence};
+pub(crate) use records::{UNLABELLED, counts, progress_sentence};
 use refitting::LastRefit;
+pub(crate) use refitting::progress_in;
 pub use refitting::{Embed, RefitTrigger};
 pub use replay_file::SHIPPED_REPLAY;
 pub(crate) use replay_file::open_replay;

@@ -3,19 +3,20 @@
 //! This module passes the labeled samples to a refit, stores an accepted head
 //! in the store of heads, and saves the record of the last refit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::frame::{Crop, Scaler};
 use crate::learning::active::Reason;
 use crate::learning::error::LearningError;
 use crate::learning::heads::{self, PARENT};
 use crate::learning::records::{
-    Channel, DecisionRecord, LabelSummary, OUTCOME, OutcomeRecord, RefitRecord, SwitchCause,
-    counts, outcome_of, progress, track_name,
+    Channel, DecisionRecord, LabelSummary, OUTCOME, OutcomeRecord, ProgressRecord, RefitRecord,
+    SwitchCause, counts, outcome_of, progress, track_name,
 };
 use crate::learning::refit::{self, Fit, RefitError, RefitInput, RefitOptions};
 use crate::learning::replay_file::open_replay;
@@ -90,7 +91,27 @@ pub(crate) struct SharedHead {
 pub(super) struct LastRefit {
     /// The label of each labeled sample when the refit started.
     labelled: BTreeMap<String, String>,
+    /// The group of each sample of the refit. Tracks with near-duplicates are one group.
+    #[serde(default)]
+    groups: BTreeMap<String, usize>,
     record: Option<RefitRecord>,
+}
+
+impl LastRefit {
+    fn read(state: &Path) -> LastRefit {
+        let bytes = files::read_own(&state.join(LAST_REFIT), MAX_LAST_REFIT_BYTES);
+        serde_json::from_slice(&bytes.unwrap_or_default()).unwrap_or_default()
+    }
+}
+
+/// Counts the people and days of each of these labels in a state directory. Near-duplicates that
+/// its last refit found count once.
+pub(crate) fn progress_in(
+    state: &Path,
+    listing: &Listing,
+    labels: &[String],
+) -> Vec<ProgressRecord> {
+    progress(listing, labels, &LastRefit::read(state).groups)
 }
 
 /// The labeled samples that a refit can use.
@@ -151,7 +172,7 @@ impl Learning {
         Ok(LabelSummary {
             samples: counts(&listing),
             new_labels: self.count_new(&listing),
-            progress: progress(&listing, &labels),
+            progress: progress(&listing, &labels, &self.read_last_refit().groups),
         })
     }
 
@@ -167,9 +188,7 @@ impl Learning {
         if let Some(last) = &*self.unsaved_refit() {
             return last.clone();
         }
-        let path = self.state.join(LAST_REFIT);
-        let bytes = files::read_own(&path, MAX_LAST_REFIT_BYTES).unwrap_or_default();
-        serde_json::from_slice(&bytes).unwrap_or_default()
+        LastRefit::read(&self.state)
     }
 
     /// Writes the data of the last refit and the history of heads to their files if an
@@ -187,10 +206,16 @@ impl Learning {
     /// Records a refit. The result of the refit is already in effect, so a failure to
     /// write the record is not an error. Until the file can be written, the record is
     /// kept in memory. In that case, the returned record contains a warning.
-    fn record(&self, labelled: BTreeMap<String, String>, record: RefitRecord) -> RefitRecord {
+    fn record(
+        &self,
+        labelled: BTreeMap<String, String>,
+        groups: BTreeMap<String, usize>,
+        record: RefitRecord,
+    ) -> RefitRecord {
         let mut unsaved = self.unsaved_refit();
         let last = LastRefit {
             labelled,
+            groups,
             record: Some(record.clone()),
         };
         match self.write_last_refit(&last) {
@@ -246,13 +271,17 @@ impl Learning {
             options.gate.labels_checked = trigger.labels_checked;
             refit::fit(input, &options, cancelled)
         };
-        let Fit { outcome, head } = self.with_input(&in_use, &labels, &gathered.samples, fit)?;
+        let Fit {
+            groups,
+            outcome,
+            head,
+        } = self.with_input(&in_use, &labels, &gathered.samples, fit)?;
         let mut record = RefitRecord {
             outcome: outcome.into(),
             head: None,
             unusable: gathered.unusable,
             small_classes,
-            progress: progress(&listing, &labels),
+            progress: progress(&listing, &labels, &groups),
         };
         if let Some(head) = head {
             record.head = Some(self.put_into_use(AcceptedHead {
@@ -266,7 +295,55 @@ impl Learning {
                 samples: &gathered.samples,
             })?);
         }
-        Ok(self.record(labelled(&listing), record))
+        Ok(self.record(labelled(&listing), groups, record))
+    }
+
+    /// Computes and stores the features of pictures that have none, such as imported ones, so
+    /// that they are predicted, and are sorted in the queue. Pictures whose ids are in `checked`
+    /// are skipped, and all others are added to it. A picture that cannot be embedded is left as
+    /// it is. Returns whether all pictures were checked; otherwise, `cancelled` returned true.
+    ///
+    /// # Errors
+    /// Returns [`LearningError::Store`] if the samples cannot be listed, and
+    /// [`LearningError::Model`] if the backbone fails.
+    pub(crate) fn embed_new(
+        &self,
+        checked: &mut HashSet<String>,
+        embed: &mut Embed,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<bool, LearningError> {
+        let mut scaler = Scaler::default();
+        for sample in self.store.list()?.samples {
+            if sample.kind == SampleKind::FeatureOnly || checked.contains(&sample.id) {
+                continue;
+            }
+            if cancelled() {
+                return Ok(false);
+            }
+            match self.embed_if_new(&sample, embed, &mut scaler) {
+                Ok(()) => {}
+                Err(LearningError::Model(error)) => return Err(error.into()),
+                Err(error) => debug!(id = sample.id, %error, "a face picture is not embedded"),
+            }
+            checked.insert(sample.id);
+        }
+        Ok(true)
+    }
+
+    /// Computes and stores the features of a picture, without its variants, unless they are
+    /// stored already.
+    fn embed_if_new(
+        &self,
+        sample: &Sample,
+        embed: &mut Embed,
+        scaler: &mut Scaler,
+    ) -> Result<(), LearningError> {
+        let backbone = self.base.backbone();
+        if self.store.features(sample, backbone).is_ok() {
+            return Ok(());
+        }
+        let rows = embed(&[self.store.crop(sample, scaler)?])?;
+        Ok(self.store.put_features(sample, backbone, &rows)?)
     }
 
     /// Compares a head from another device with the head in use, based on the labeled
@@ -306,7 +383,7 @@ impl Learning {
             head: None,
             unusable: gathered.unusable,
             small_classes: BTreeMap::new(),
-            progress: progress(&listing, &labels),
+            progress: progress(&listing, &labels, &self.read_last_refit().groups),
         };
         if record.outcome.ruling == DecisionRecord::Accepted {
             record.head = Some(self.put_into_use(AcceptedHead {

@@ -1,6 +1,8 @@
 //! Tests of changes that fail halfway. After a failure, the head in use, the state on
 //! disk, and the result that the caller receives must still agree.
 
+use std::cell::Cell;
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::frame::Crop;
+use crate::learning::replay::{Replay, Rows};
 use crate::onnx::{FEATURES, HeadFile, HeadTensors, ModelError, write_head};
 use crate::platform::clock::ClockReading;
 use crate::platform::faults;
@@ -39,13 +42,14 @@ fn head(size: f32) -> HeadFile {
 }
 
 /// Stands in for the backbone. Computes different features for red crops and for blue
-/// crops.
+/// crops. Crops of one color are near-duplicates only if they have the same share of green.
 #[expect(clippy::unnecessary_wraps, reason = "it has the type of an `Embed`")]
 fn embed(crops: &[Crop]) -> Result<Vec<Feature>, ModelError> {
     let embed = |crop: &Crop| {
         let pixel = crop.pixels().get_pixel(100, 100);
         let mut values = [0.1; FEATURES];
         values[usize::from(pixel[2] > pixel[0])] = 2.0;
+        values[2 + usize::from(pixel[1] + 5) / 10] = 2.0;
         Feature::from(Box::new(values))
     };
     Ok(crops.iter().map(embed).collect())
@@ -1148,4 +1152,86 @@ fn heads_are_not_deleted_while_they_cannot_be_read() {
     let before = learning.head_records().unwrap().len();
     assert_eq!(learning.active.prune(0).unwrap(), [0; 0]);
     assert_eq!(learning.head_records().unwrap().len(), before);
+}
+
+#[test]
+fn near_duplicates_in_several_tracks_are_one_person() {
+    let device = Device::new();
+    let mut rows = Rows::default();
+    for row in 0..120 {
+        // The two halves are from the two classes.
+        let label = row / 60;
+        let mut features = [0.1; FEATURES];
+        features[label] = 2.0;
+        rows.push(&features, label);
+    }
+    let replay = Replay {
+        backbone_sha256: [7; 32],
+        labels: LABELS.map(str::to_owned).to_vec(),
+        train: rows.clone(),
+        holdout: rows,
+    };
+    fs::write(device.at("replay.bin"), replay.to_bytes().unwrap()).unwrap();
+    let options = LearningOptions {
+        replay_file: Some(device.at("replay.bin")),
+        ..LearningOptions::default()
+    };
+    let learning = Learning::open(&device.state(), Device::base(), options).unwrap();
+    assert_eq!(learning.summary().unwrap().progress[0].tracks, 12);
+    // Copies of one picture with changes too small to see, under other names.
+    let copies = device.at("copies");
+    fs::create_dir_all(copies.join("with_mask")).unwrap();
+    for number in 0..40 {
+        let picture = RgbImage::from_pixel(224, 224, Rgb([199, 0, number]));
+        let path = copies.join("with_mask").join(format!("{number}.png"));
+        picture.save(path).unwrap();
+    }
+    learning.import(&copies).unwrap();
+    assert_eq!(learning.summary().unwrap().progress[0].tracks, 52);
+    let record = refit(&learning).unwrap();
+    let counts = &record.outcome.counts;
+    assert_eq!((counts[0].samples, counts[0].groups), (52, 12));
+    assert_eq!((counts[1].samples, counts[1].groups), (12, 12));
+    let reason = &record.outcome.reason;
+    assert!(reason.contains("of 24 people"), "{reason}");
+    assert_eq!(record.progress[0].tracks, 12);
+    assert_eq!(learning.summary().unwrap().progress[0].tracks, 12);
+    drop(learning);
+    let progress = device.open().summary().unwrap().progress;
+    assert_eq!(progress[0].tracks, 12, "it is stored");
+}
+
+#[test]
+fn new_pictures_are_embedded_once_and_stay_waiting_if_they_cannot_be_read() {
+    let device = Device::new();
+    let learning = device.open();
+    fs::write(device.state().join("samples/with_mask/broken.jpg"), "no").unwrap();
+    let has_prediction = || {
+        let filter = SampleFilter {
+            predictions: true,
+            ..SampleFilter::default()
+        };
+        let samples = learning.samples(&filter).unwrap();
+        let predicted = samples.iter().filter(|sample| sample.predicted.is_some());
+        (predicted.count(), samples.len())
+    };
+    assert_eq!(has_prediction(), (0, 25));
+    let embedded = Cell::new(0);
+    let mut count = |crops: &[Crop]| {
+        embedded.set(embedded.get() + crops.len());
+        embed(crops)
+    };
+    let mut checked = HashSet::new();
+    let after_ten = || embedded.get() == 10;
+    let all = learning.embed_new(&mut checked, &mut count, &after_ten);
+    assert!(!all.unwrap(), "it was canceled");
+    assert_eq!(has_prediction(), (10, 25));
+    let never = || false;
+    let all = learning.embed_new(&mut checked, &mut count, &never);
+    assert!(all.unwrap());
+    assert_eq!((has_prediction(), embedded.get()), ((24, 25), 24));
+    // A process that starts later embeds nothing again.
+    let all = learning.embed_new(&mut HashSet::new(), &mut count, &never);
+    assert!(all.unwrap());
+    assert_eq!(embedded.get(), 24);
 }

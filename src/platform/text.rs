@@ -32,6 +32,14 @@ pub(crate) fn counted<N: Copy + Display + PartialEq + From<u8>>(count: N, noun: 
     format!("{count} {noun}{ending}")
 }
 
+/// Returns a number of people, such as "1 person" or "2 people".
+pub(crate) fn people(count: usize) -> String {
+    match count {
+        1 => "1 person".to_owned(),
+        count => format!("{count} people"),
+    }
+}
+
 /// Escapes text like [`printable`], but keeps line ends and tabs.
 #[must_use]
 pub fn printable_lines(text: &str) -> Cow<'_, str> {

@@ -146,7 +146,7 @@ fn dense(weights: &[f32], bias: &[f32], x: &[f32]) -> Vec<f32> {
 
 /// Computes the dot product with sixteen partial sums, which the compiler keeps in vector
 /// registers. With a single sum, the compiler could not reorder the additions.
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 16;
     let (a_lanes, a_rest) = a.as_chunks::<LANES>();
     let (b_lanes, b_rest) = b.as_chunks::<LANES>();

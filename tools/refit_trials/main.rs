@@ -113,6 +113,10 @@ struct Arguments {
     /// Fraction of the features that are dropped in a step.
     #[arg(long)]
     feature_dropout: Option<f32>,
+    /// Share of the median distance between replay rows below which crops are near-duplicates;
+    /// 0 for none.
+    #[arg(long)]
+    near_duplicate: Option<f32>,
 }
 
 impl Arguments {
@@ -223,10 +227,13 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         cameras.push(Camera::split(name, &all, features.variants));
     }
     let fit = arguments.fit();
-    let options = RefitOptions {
+    let mut options = RefitOptions {
         fit,
         ..RefitOptions::default()
     };
+    if let Some(near_duplicate) = arguments.near_duplicate {
+        options.hold_out.near_duplicate = near_duplicate;
+    }
     let trials = Trials {
         arguments,
         head,

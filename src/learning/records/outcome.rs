@@ -10,7 +10,7 @@ use crate::learning::refit::{
     Adaptation, Advice, ClassCount, CurvePoint, GateDecision, HardExample, InitialHead,
     Measurements, Outcome, Refusal, Scores, SkipReason, SkippedSample, Validation,
 };
-use crate::platform::text::counted;
+use crate::platform::text::{counted, people};
 
 /// The outcome of a refit. Its JSON is a documented contract.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -264,6 +264,11 @@ pub struct MeasuredRecord {
     /// if there is no replay set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay_after: Option<f64>,
+    /// Number of groups of the held-out samples. A group is one track on one day, together with
+    /// the tracks that have near-duplicates of its pictures. 0 in models that were stored by
+    /// earlier versions.
+    #[serde(default)]
+    pub groups: usize,
     /// Number of rows in the replay holdout; 0 if there is no replay set.
     pub replay_samples: usize,
     /// Calibration temperature, by which the logits are divided.
@@ -294,6 +299,7 @@ impl From<Measurements> for MeasuredRecord {
             standard_error: measured.gain.standard_error,
             agreement: measured.agreement.mean,
             agreement_error: measured.agreement.standard_error,
+            groups: measured.groups,
             replay_before: measured.replay.map(|replay| replay.before),
             replay_after: measured.replay.map(|replay| replay.after),
             replay_samples: measured.replay.map_or(0, |replay| replay.rows),
@@ -535,9 +541,9 @@ impl fmt::Display for AdviceRecord {
                 wanted,
             } => write!(
                 f,
-                "label face pictures of more people with {label}: there are pictures from {} so \
-                 far, and up to {wanted} tracks help",
-                counted(*groups, "track")
+                "label face pictures of more people with {label}: there are pictures of {} so \
+                 far, and up to {wanted} people help",
+                people(*groups)
             ),
             AdviceRecord::AnotherDay { label } => write!(
                 f,
@@ -621,6 +627,7 @@ mod tests {
         expected["labels_checked"] = serde_json::json!(false);
         expected["measured"]["curve"] = serde_json::json!([]);
         expected["measured"]["adaptation"] = serde_json::Value::Null;
+        expected["measured"]["groups"] = serde_json::json!(0);
         assert_eq!(serde_json::to_value(&read).unwrap(), expected);
     }
 }

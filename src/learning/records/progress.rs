@@ -1,6 +1,6 @@
 //! How many people are labeled so far, and how many help.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -15,7 +15,8 @@ pub struct ProgressRecord {
     /// The label.
     pub label: String,
     /// Number of tracks with face pictures that have the label. A track is a person in front
-    /// of the camera; the same person forms another track later.
+    /// of the camera; the same person forms another track later. Tracks for which the last
+    /// training found near-duplicates count once.
     pub tracks: usize,
     /// Number of tracks beyond which additional tracks help little.
     pub wanted: usize,
@@ -25,15 +26,38 @@ pub struct ProgressRecord {
     pub only_day: Option<String>,
 }
 
-/// Counts the tracks and days of each of these labels.
-pub(crate) fn progress(listing: &Listing, labels: &[String]) -> Vec<ProgressRecord> {
+/// What counts as one person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Person<'a> {
+    /// The group with this number in the last refit.
+    Group(usize),
+    /// A track on one day, of which the last refit knew nothing.
+    Track(&'a str, &'a TrackKey),
+}
+
+/// Counts the people and days of each of these labels. `groups` are the groups of the last refit
+/// by the ids of its samples.
+pub(crate) fn progress(
+    listing: &Listing,
+    labels: &[String],
+    groups: &BTreeMap<String, usize>,
+) -> Vec<ProgressRecord> {
+    // Samples of a track that came after the last refit belong to the group of that track.
+    let group_of_track: BTreeMap<Person, usize> = listing
+        .samples
+        .iter()
+        .filter_map(|sample| Some((track(sample), *groups.get(&sample.id)?)))
+        .collect();
+    let person = |sample| {
+        let track = track(sample);
+        let group = group_of_track.get(&track);
+        group.map_or(track, |group| Person::Group(*group))
+    };
     let record = |name: &String| {
         let label = Label::new(name).ok();
         let is_labeled = |sample: &&Sample| sample.label.is_some() && sample.label == label;
         let samples = || listing.samples.iter().filter(is_labeled);
-        let tracks: BTreeSet<(&str, &TrackKey)> = samples()
-            .map(|sample| (sample.day.as_str(), &sample.track))
-            .collect();
+        let tracks: BTreeSet<Person> = samples().map(person).collect();
         let days: BTreeSet<&str> = samples().map(|sample| sample.day.as_str()).collect();
         ProgressRecord {
             label: name.clone(),
@@ -46,6 +70,10 @@ pub(crate) fn progress(listing: &Listing, labels: &[String]) -> Vec<ProgressReco
         }
     };
     labels.iter().map(record).collect()
+}
+
+fn track(sample: &Sample) -> Person<'_> {
+    Person::Track(&sample.day, &sample.track)
 }
 
 /// Returns a phrase such as "12 of 20 people with a mask, 3 of 20 without a mask, all on one
@@ -88,7 +116,53 @@ fn labeled(label: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
+    use crate::learning::samples::SampleKind;
+
+    fn sample(id: &str, label: Option<&str>, track: u64) -> Sample {
+        Sample {
+            id: id.to_owned(),
+            label: label.map(|label| Label::new(label).unwrap()),
+            track: TrackKey::Undated(track),
+            day: "2026-11-23".to_owned(),
+            at: None,
+            modified: SystemTime::UNIX_EPOCH,
+            kind: SampleKind::Picture,
+            path: id.into(),
+            bytes: 1,
+            feature_bytes: 0,
+            disk_bytes: 1,
+        }
+    }
+
+    #[test]
+    fn tracks_that_a_refit_joined_count_once() {
+        let mask = Some("with_mask");
+        let samples = vec![
+            sample("a", mask, 1),
+            sample("b", mask, 2),
+            sample("c", mask, 3),
+            sample("d", mask, 4),
+            // This picture came after the refit.
+            sample("e", mask, 2),
+            sample("f", None, 5),
+        ];
+        let listing = Listing {
+            samples,
+            ..Listing::default()
+        };
+        let labels = ["with_mask".to_owned(), "without_mask".to_owned()];
+        let tracks = |groups: &[(&str, usize)]| {
+            let groups = groups.iter().map(|(id, group)| ((*id).to_owned(), *group));
+            let progress = progress(&listing, &labels, &groups.collect());
+            progress.iter().map(|at| at.tracks).collect::<Vec<usize>>()
+        };
+        assert_eq!(tracks(&[]), [4, 0]);
+        assert_eq!(tracks(&[("a", 0), ("b", 0), ("c", 1)]), [3, 0]);
+        assert_eq!(tracks(&[("a", 0), ("b", 0), ("c", 0), ("gone", 1)]), [2, 0]);
+    }
 
     fn sentence(records: &[(&str, usize, Option<&str>)]) -> String {
         let records = records.iter().map(|(label, tracks, day)| ProgressRecord {

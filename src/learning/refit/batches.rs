@@ -261,6 +261,7 @@ mod tests {
             .map(|(group, sample)| GroupedSample {
                 sample,
                 group,
+                seen: false,
                 width: 2,
             })
             .collect();

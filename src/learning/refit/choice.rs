@@ -132,6 +132,7 @@ mod tests {
             .map(|(group, sample)| GroupedSample {
                 sample,
                 group,
+                seen: false,
                 width: FEATURES,
             })
             .collect();

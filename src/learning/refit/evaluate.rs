@@ -52,6 +52,7 @@ pub(super) struct Comparison {
     after: Scores,
     gain: Estimate,
     groups: usize,
+    fewest_groups: usize,
     worst: Vec<HardExample>,
     suspects: Vec<HardExample>,
 }
@@ -64,7 +65,13 @@ impl Comparison {
 
     /// Whether the challenger is so much better that the labels can be trusted.
     pub(super) fn is_evident(&self, options: &GateOptions) -> bool {
-        gate::is_evident(&self.before, &self.after, &self.gain, self.groups, options)
+        gate::is_evident(
+            &self.before,
+            &self.after,
+            &self.gain,
+            self.fewest_groups,
+            options,
+        )
     }
 
     /// Combines the comparison with the other values that the gate needs.
@@ -80,6 +87,7 @@ impl Comparison {
             after,
             gain,
             groups,
+            fewest_groups,
             worst,
             suspects,
         } = self;
@@ -89,6 +97,7 @@ impl Comparison {
             after,
             gain,
             groups,
+            fewest_groups,
             agreement,
             replay,
             calibration,
@@ -119,7 +128,12 @@ impl RefitContext<'_> {
             before: self.scores(predictions, |held| &held.champion),
             after: self.scores(predictions, |held| &held.challenger),
             gain,
-            groups: self.fewest_groups(predictions),
+            groups: predictions
+                .iter()
+                .map(|held| self.samples[held.sample].group)
+                .collect::<BTreeSet<usize>>()
+                .len(),
+            fewest_groups: self.fewest_groups(predictions),
             worst,
             suspects,
         })

@@ -29,19 +29,27 @@ impl Split {
 /// One in five groups belongs to the permanent holdout.
 const HOLD_OUT_RATIO: u8 = 5;
 
-/// Splits the samples by group. Only the names of a group's day and track determine
-/// whether the group belongs to the permanent holdout, so a group that is held out now
-/// will always be held out.
+/// Splits the samples by group. Only the day and the name of a group's first track determine
+/// whether the group belongs to the permanent holdout, so a group that is held out now will
+/// still be held out when later tracks join it.
 pub(super) fn split(samples: &[GroupedSample], classes: usize, options: &HoldOutOptions) -> Split {
     let labels = group_labels(samples);
-    let mut digests = vec![[0; 32]; labels.len()];
+    let mut first_tracks: BTreeMap<usize, (&str, &str)> = BTreeMap::new();
     for sample in samples {
-        let mut hasher = Sha256::new();
-        hasher.update(sample.sample.day.as_bytes());
-        hasher.update([0]);
-        hasher.update(sample.sample.track.as_bytes());
-        digests[sample.group] = hasher.finalize().into();
+        let track = (sample.sample.day.as_str(), sample.sample.track.as_str());
+        let first = first_tracks.entry(sample.group).or_insert(track);
+        *first = track.min(*first);
     }
+    let digests: Vec<[u8; 32]> = first_tracks
+        .values()
+        .map(|(day, track)| {
+            let mut hasher = Sha256::new();
+            hasher.update(day.as_bytes());
+            hasher.update([0]);
+            hasher.update(track.as_bytes());
+            hasher.finalize().into()
+        })
+        .collect();
     let is_permanent = |group: &usize| digests[*group][0].is_multiple_of(HOLD_OUT_RATIO);
     // Sort the groups by class. Within a class, the order depends only on the names of the groups.
     let mut order: Vec<usize> = (0..labels.len()).collect();
@@ -98,6 +106,7 @@ mod tests {
 
     use super::super::input::{RefitInput, Sample};
     use super::*;
+    use crate::learning::replay::Rows;
     use crate::onnx::{FEATURES, HeadTensors};
 
     fn sample(number: usize, label: usize, track: usize, day: usize) -> Sample {
@@ -127,9 +136,12 @@ mod tests {
             samples,
             replay: None,
         };
-        let (grouped, skipped) = input.grouped();
+        let options = HoldOutOptions::default();
+        let (grouped, skipped) = input
+            .grouped(&Rows::default(), &options, &|| false)
+            .unwrap();
         assert_eq!(skipped.len(), 0);
-        split(&grouped, 3, &HoldOutOptions::default())
+        split(&grouped, 3, &options)
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::cmp::Ordering;
 
 use super::options::GateOptions;
 use super::outcome::{Estimate, GateDecision, Measurements, Outcome, Refusal, Scores};
+use crate::platform::text::people;
 
 /// The decision of the gate, with warnings.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,7 +88,13 @@ pub(super) fn is_evident(
 fn is_outvoted(measured: &Measurements, options: &GateOptions) -> bool {
     let (before, after) = (&measured.before, &measured.after);
     measured.agreement.mean >= 0.5
-        && is_evident(before, after, &measured.gain, measured.groups, options)
+        && is_evident(
+            before,
+            after,
+            &measured.gain,
+            measured.fewest_groups,
+            options,
+        )
 }
 
 fn labels_look_wrong(measured: &Measurements, options: &GateOptions) -> Option<Refusal> {
@@ -128,9 +135,10 @@ pub(super) fn reason(decision: &GateDecision, measured: &Measurements) -> String
         GateDecision::Accepted => reason_to_accept(measured),
         GateDecision::Refused(refusal) => reason_to_refuse(refusal, measured),
         GateDecision::NothingToGain => format!(
-            "the present model was right on all {} face pictures that it was tested on, and the \
-             new one is hardly surer of the right answers",
-            measured.before.samples
+            "the present model was right on all {} face pictures of {} that it was tested on, and \
+             the new one is hardly surer of the right answers",
+            measured.before.samples,
+            people(measured.groups)
         ),
     }
 }
@@ -186,8 +194,10 @@ fn reason_to_refuse(refusal: &Refusal, measured: &Measurements) -> String {
 fn held_out_sentence(measured: &Measurements, other: &str) -> String {
     let (before, after) = (&measured.before, &measured.after);
     let new = format!(
-        "on face pictures that it had not seen, the new model was right on {} of {}",
-        after.right, after.samples
+        "on face pictures of {} that it had not seen, the new model was right on {} of {}",
+        people(measured.groups),
+        after.right,
+        after.samples
     );
     if after.right == before.right {
         format!("{new}, as many as the {other} one")
@@ -230,7 +240,8 @@ mod tests {
             before: scores(14),
             after: scores(18),
             gain: estimate(0.4, 0.1),
-            groups: 5,
+            groups: 12,
+            fewest_groups: 5,
             agreement: estimate(0.95, 0.13),
             replay: Some(ReplayAccuracy {
                 before: 0.99,
@@ -329,7 +340,7 @@ mod tests {
         assert!(matches!(swapped, Some(Refusal::LabelsDisagree { .. })));
         let changes: [fn(&mut Measurements); 5] = [
             |measured| measured.after.samples = 8,
-            |measured| measured.groups = 4,
+            |measured| measured.fewest_groups = 4,
             |measured| measured.after.accuracy = 0.65,
             |measured| measured.before.accuracy = 0.8,
             |measured| measured.gain.standard_error = 0.3,
@@ -450,7 +461,7 @@ mod tests {
                 needed: 0.0,
             })
         };
-        let new = "on face pictures that it had not seen, the new model was right on";
+        let new = "on face pictures of 12 people that it had not seen, the new model was right on";
         assert_eq!(
             reason(17, 14, no_gain()),
             format!("{new} 14 of 20, the present one on 17")

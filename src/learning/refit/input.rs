@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::near_duplicates::{self, GroupedCrop};
+use super::options::HoldOutOptions;
 use super::outcome::{ClassCount, Refusal, SkipReason, SkippedSample};
 use super::{MIN_GROUPS, RefitError};
 use crate::learning::replay::{Replay, Rows};
@@ -19,8 +21,8 @@ pub struct Sample {
     pub id: String,
     /// Index of the sample's label in the list of labels.
     pub label: usize,
-    /// The track that the crop comes from. The track and the `day` together
-    /// identify the sample's group.
+    /// The track that the crop comes from. Crops of one track and one `day` are in the same
+    /// group.
     pub track: String,
     /// The day on which the sample was captured.
     pub day: String,
@@ -104,8 +106,17 @@ impl RefitInput<'_> {
         }
     }
 
-    /// Returns the usable samples with their groups, and the skipped samples.
-    pub(super) fn grouped(&self) -> (Vec<GroupedSample<'_>>, Vec<SkippedSample>) {
+    /// Returns the usable samples with their groups, and the skipped samples. `replay` are rows
+    /// to train on, with which distances between samples are compared.
+    ///
+    /// # Errors
+    /// Returns [`RefitError::Cancelled`].
+    pub(super) fn grouped(
+        &self,
+        replay: &Rows,
+        options: &HoldOutOptions,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<(Vec<GroupedSample<'_>>, Vec<SkippedSample>), RefitError> {
         let mut samples = Vec::new();
         let mut skipped = Vec::new();
         let mut groups: BTreeMap<(&str, &str), usize> = BTreeMap::new();
@@ -125,6 +136,7 @@ impl RefitInput<'_> {
                 samples.push(GroupedSample {
                     sample,
                     group,
+                    seen: false,
                     width,
                 });
                 continue;
@@ -134,7 +146,29 @@ impl RefitInput<'_> {
                 reason,
             });
         }
-        (samples, skipped)
+        let crops: Vec<GroupedCrop> = samples
+            .iter()
+            .map(|sample| GroupedCrop {
+                features: sample.crop(),
+                label: sample.label(),
+                group: sample.group,
+            })
+            .collect();
+        let threshold = near_duplicates::threshold(replay, options.near_duplicate);
+        let groups = near_duplicates::join(&crops, threshold, cancelled)
+            .map_err(|near_duplicates::Canceled| RefitError::Cancelled)?;
+        for (sample, group) in samples.iter_mut().zip(groups) {
+            sample.group = group;
+        }
+        let seen: BTreeSet<usize> = samples
+            .iter()
+            .filter(|sample| sample.sample.seen)
+            .map(|sample| sample.group)
+            .collect();
+        for sample in &mut samples {
+            sample.seen = seen.contains(&sample.group);
+        }
+        Ok((samples, skipped))
     }
 }
 
@@ -163,8 +197,11 @@ pub(super) fn check_head(
 /// A sample that can be used.
 pub(super) struct GroupedSample<'a> {
     pub(super) sample: &'a Sample,
-    /// Index of the sample's group. A group is one track on one day.
+    /// Index of the sample's group. A group consists of one track on one day, together with the
+    /// tracks that have near-duplicates of its crops.
     pub(super) group: usize,
+    /// Whether the champion was trained on a sample of this group.
+    pub(super) seen: bool,
     /// Length of a feature vector.
     pub(super) width: usize,
 }

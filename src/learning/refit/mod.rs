@@ -9,7 +9,8 @@
 //! # Order
 //! 1. Samples that cannot be used are skipped and listed in the outcome
 //!    (`input`).
-//! 2. The usable samples are split by group (`folds`). A group is one track on one day.
+//! 2. The usable samples are split by group (`folds`). A group is one track on one day,
+//!    together with the tracks that have near-duplicates of its crops (`near_duplicates`).
 //!    The crops of a person who passes by look very similar. If these crops were split one
 //!    by one, a head would be evaluated on near-duplicates of crops that it has memorized.
 //! 3. For each adaptation and each fold, a challenger is trained on the other folds and then
@@ -32,11 +33,12 @@ mod folds;
 mod gate;
 mod grow;
 mod input;
+mod near_duplicates;
 mod options;
 mod outcome;
 mod variants;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) use advice::MANY_GROUPS;
 pub use evaluate::LOSS_CAP;
@@ -99,6 +101,9 @@ pub enum RefitError {
 /// The result of a refit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fit {
+    /// The group of each usable sample, by the id of the sample. A group is one track on one
+    /// day, together with the tracks that have near-duplicates of its crops.
+    pub groups: BTreeMap<String, usize>,
     /// The decision and the measurements, which are reported and stored in the
     /// new head's metadata.
     pub outcome: Outcome,
@@ -122,25 +127,32 @@ pub fn fit(
     if cancelled() {
         return Err(RefitError::Cancelled);
     }
-    let refused = |outcome: Outcome, refusal| Fit {
+    let (samples, mut outcome) =
+        before_measuring(input, &replay_train, &options.hold_out, cancelled)?;
+    let groups: BTreeMap<String, usize> = samples
+        .iter()
+        .map(|sample| (sample.sample.id.clone(), sample.group))
+        .collect();
+    let refused = |groups, outcome: Outcome, refusal| Fit {
+        groups,
         outcome: gate::refuse(outcome, refusal),
         head: None,
     };
-    let (samples, mut outcome) = before_measuring(input);
     outcome.labels_checked = options.gate.labels_checked;
     if let Some(refusal) = too_few(&outcome.counts) {
-        return Ok(refused(outcome, refusal));
+        return Ok(refused(groups, outcome, refusal));
     }
     let context = RefitContext::new(input, options, cancelled, &samples, &replay_train);
     let split = split(&samples, input.labels.len(), &options.hold_out);
     let (measured, head) = match context.fit(input, &split, &replay_holdout) {
         Ok(evaluated) => evaluated,
         Err(Abort::Cancelled) => return Err(RefitError::Cancelled),
-        Err(Abort::NotFinite) => return Ok(refused(outcome, Refusal::NotFinite)),
+        Err(Abort::NotFinite) => return Ok(refused(groups, outcome, Refusal::NotFinite)),
     };
     add_measured(&mut outcome, &samples, measured, options);
     if outcome.decision != GateDecision::Accepted {
         return Ok(Fit {
+            groups,
             outcome,
             head: None,
         });
@@ -152,6 +164,7 @@ pub fn fit(
         .map(|(sample, _)| sample.sample.id.clone())
         .collect();
     Ok(Fit {
+        groups,
         outcome,
         head: Some(head),
     })
@@ -176,7 +189,8 @@ pub(crate) fn evaluate_foreign(
     if cancelled() {
         return Err(RefitError::Cancelled);
     }
-    let (samples, mut outcome) = before_measuring(input);
+    let (samples, mut outcome) =
+        before_measuring(input, &replay_train, &options.hold_out, cancelled)?;
     if let Some(refusal) = too_few(&outcome.counts) {
         return Ok(gate::refuse(outcome, refusal));
     }
@@ -204,7 +218,7 @@ pub fn learn(
 ) -> Result<Option<HeadTensors>, RefitError> {
     options.check()?;
     let (replay, _) = input.checked()?;
-    let (samples, _) = input.grouped();
+    let (samples, _) = input.grouped(&replay, &options.hold_out, cancelled)?;
     if samples.is_empty() {
         return Ok(None);
     }
@@ -219,8 +233,16 @@ pub fn learn(
 
 /// Returns the usable samples, and the outcome with everything that is known
 /// before any training or measurement.
-fn before_measuring<'a>(input: &'a RefitInput) -> (Vec<GroupedSample<'a>>, Outcome) {
-    let (samples, skipped) = input.grouped();
+///
+/// # Errors
+/// Returns [`RefitError::Cancelled`].
+fn before_measuring<'a>(
+    input: &'a RefitInput,
+    replay: &Rows,
+    options: &HoldOutOptions,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<(Vec<GroupedSample<'a>>, Outcome), RefitError> {
+    let (samples, skipped) = input.grouped(replay, options, cancelled)?;
     let counts = class_counts(&samples, input.labels);
     let outcome = Outcome {
         decision: GateDecision::Accepted,
@@ -234,7 +256,7 @@ fn before_measuring<'a>(input: &'a RefitInput) -> (Vec<GroupedSample<'a>>, Outco
         measured: None,
         learned: Vec::new(),
     };
-    (samples, outcome)
+    Ok((samples, outcome))
 }
 
 /// Lets the gate decide. Adds the measurements, the advice based on them, the decision, and the
@@ -462,9 +484,9 @@ impl RefitContext<'_> {
         let champion_logits = logits(input.champion, &crops)?;
         let base_logits = logits(input.base, &crops)?;
 
-        // Samples that the champion was trained on do not show how well the champion generalizes.
+        // Groups that the champion was trained on do not show how well the champion generalizes.
         let unseen: Vec<usize> = (0..samples.len())
-            .filter(|position| !self.samples[samples[*position]].sample.seen)
+            .filter(|position| !self.samples[samples[*position]].seen)
             .collect();
         let are_unseen_enough = self.can_judge(unseen.iter().map(|position| samples[*position]));
         let judging: Vec<usize> = if are_unseen_enough {
@@ -648,9 +670,7 @@ impl RefitContext<'_> {
         replay_holdout: &Rows,
     ) -> Result<Measurements, Abort> {
         let all = || 0..self.samples.len();
-        let mut judging: Vec<usize> = all()
-            .filter(|sample| !self.samples[*sample].sample.seen)
-            .collect();
+        let mut judging: Vec<usize> = all().filter(|sample| !self.samples[*sample].seen).collect();
         if !self.can_judge(judging.iter().copied()) {
             judging = all().collect();
         }

@@ -113,6 +113,10 @@ pub struct HoldOutOptions {
     /// Minimum number of groups of each class in a permanent holdout. It is at
     /// least 1. With fewer groups, cross-validation is used instead.
     pub min_groups: usize,
+    /// Crops of the same label whose features have a smaller cosine distance than this share of
+    /// the median distance between replay rows are near-duplicates and belong to one group. It is
+    /// between 0 and 1. With 0, or without a replay set, there are no near-duplicates.
+    pub near_duplicate: f32,
 }
 
 impl Default for HoldOutOptions {
@@ -120,6 +124,7 @@ impl Default for HoldOutOptions {
         HoldOutOptions {
             folds: 5,
             min_groups: 10,
+            near_duplicate: 0.11,
         }
     }
 }
@@ -246,6 +251,9 @@ impl HoldOutOptions {
         if self.folds < 2 || self.min_groups == 0 {
             return refuse("fewer than 2 folds or no held-out groups");
         }
+        if !(0.0..=1.0).contains(&self.near_duplicate) {
+            return refuse("a distance of near-duplicates that is not between 0 and 1");
+        }
         Ok(())
     }
 }
@@ -285,7 +293,7 @@ mod tests {
     #[test]
     fn the_defaults_are_valid_and_each_bad_figure_is_refused() {
         assert_eq!(RefitOptions::default().check(), Ok(()));
-        let changes: [fn(&mut RefitOptions); 15] = [
+        let changes: [fn(&mut RefitOptions); 16] = [
             |options| options.fit.shift_tolerance = 1.1,
             |options| options.fit.adaptations.clear(),
             |options| options.fit.steps = 0,
@@ -298,6 +306,7 @@ mod tests {
             |options| options.fit.feature_dropout = 1.0,
             |options| options.hold_out.folds = 1,
             |options| options.hold_out.min_groups = 0,
+            |options| options.hold_out.near_duplicate = f32::NAN,
             |options| options.gate.min_gain = f64::NAN,
             |options| options.gate.replay_tolerance = -0.1,
             |options| options.gate.max_suspects = 1.1,

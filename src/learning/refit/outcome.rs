@@ -211,8 +211,10 @@ pub struct Measurements {
     /// Mean decrease of the loss in nats, balanced by class and group. Each
     /// loss is capped at [`LOSS_CAP`](super::LOSS_CAP).
     pub gain: Estimate,
-    /// Number of held-out groups of the class that has the fewest.
+    /// Number of groups of the held-out samples.
     pub groups: usize,
+    /// Number of held-out groups of the class that has the fewest.
+    pub fewest_groups: usize,
     /// How well the labels agree with a head that was trained without them, between 0.5 (no
     /// agreement) and 1 (full agreement). It is the fraction of pairs of groups from different
     /// classes whose logits are in the order that their labels imply, or 1 if there is no such
