@@ -146,14 +146,15 @@ impl RefitWorker {
                     };
                     let _ = request.answer.send(result);
                 }
-                Task::CheckLabels if throttled.is_none() && self.is_due() => {
-                    if self.refit(RefitTrigger::default(), &runtime).is_err() {
+                Task::CheckLabels if throttled.is_none() => {
+                    let files = self.fingerprint();
+                    if !self.is_due(files) {
+                        let is_requested =
+                            || !refit_requests.is_empty() || !judge_requests.is_empty();
+                        self.embed_new(files, &runtime, &is_requested);
+                    } else if self.refit(RefitTrigger::default(), &runtime).is_err() {
                         self.schedule_retry();
                     }
-                }
-                Task::CheckLabels if throttled.is_none() => {
-                    let is_requested = || !refit_requests.is_empty() || !judge_requests.is_empty();
-                    self.embed_new(&runtime, &is_requested);
                 }
                 Task::CheckLabels => {}
                 Task::End => return Ok(()),
@@ -201,16 +202,23 @@ impl RefitWorker {
         }
     }
 
-    /// Embeds pictures that have no features, such as imported ones. Stops as soon as
-    /// `is_requested` returns true.
-    fn embed_new(&mut self, runtime: &Runtime, is_requested: &dyn Fn() -> bool) {
+    /// Returns the fingerprint of the samples, or `None` if they cannot be listed.
+    fn fingerprint(&self) -> Option<[u8; 32]> {
+        self.learning.get().ok()?.store().fingerprint().ok()
+    }
+
+    /// Embeds pictures that have no features, such as imported ones. `files` is the fingerprint
+    /// of the samples. Stops as soon as `is_requested` returns true.
+    fn embed_new(
+        &mut self,
+        files: Option<[u8; 32]>,
+        runtime: &Runtime,
+        is_requested: &dyn Fn() -> bool,
+    ) {
         let Ok(learning) = self.learning.get() else {
             return;
         };
-        let Ok(files) = learning.store().fingerprint() else {
-            return;
-        };
-        if self.new_pictures.files == Some(files) {
+        if files.is_none() || self.new_pictures.files == files {
             return;
         }
         let mut checked = std::mem::take(&mut self.new_pictures.checked);
@@ -219,18 +227,18 @@ impl RefitWorker {
             self.with_backbone(|embed| learning.embed_new(&mut checked, embed, &is_canceled));
         self.new_pictures.checked = checked;
         match result {
-            Ok(true) => self.new_pictures.files = Some(files),
+            Ok(true) => self.new_pictures.files = files,
             Ok(false) => {}
             Err(error) => {
                 // Without this, a fault that persists would be reported every few seconds.
-                self.new_pictures.files = Some(files);
+                self.new_pictures.files = files;
                 warn!(%error, "new face pictures are not embedded");
             }
         }
     }
 
-    /// Whether an automatic refit is due.
-    fn is_due(&mut self) -> bool {
+    /// Whether an automatic refit is due. `files` is the fingerprint of the samples.
+    fn is_due(&mut self, files: Option<[u8; 32]>) -> bool {
         let Ok(learning) = self.learning.get() else {
             return false;
         };
@@ -238,7 +246,7 @@ impl RefitWorker {
         if !self.config.refit.enabled {
             return false;
         }
-        let Ok(labels) = learning.store().fingerprint() else {
+        let Some(labels) = files else {
             return false;
         };
         let new_labels = || learning.new_labels().unwrap_or(0);

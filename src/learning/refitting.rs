@@ -102,6 +102,15 @@ impl LastRefit {
         let bytes = files::read_own(&state.join(LAST_REFIT), MAX_LAST_REFIT_BYTES);
         serde_json::from_slice(&bytes.unwrap_or_default()).unwrap_or_default()
     }
+
+    /// Returns the number of labeled samples that were added or relabeled since this refit.
+    fn count_new(&self, listing: &Listing) -> usize {
+        let labelled = labelled(listing);
+        let new = labelled
+            .iter()
+            .filter(|(id, label)| self.labelled.get(*id) != Some(label));
+        new.count()
+    }
 }
 
 /// Counts the people and days of each of these labels in a state directory. Near-duplicates that
@@ -147,16 +156,7 @@ impl Learning {
     /// # Errors
     /// Returns [`LearningError::Store`].
     pub fn new_labels(&self) -> Result<usize, LearningError> {
-        Ok(self.count_new(&self.store.list()?))
-    }
-
-    fn count_new(&self, listing: &Listing) -> usize {
-        let last = self.read_last_refit().labelled;
-        let labelled = labelled(listing);
-        let new = labelled
-            .iter()
-            .filter(|(id, label)| last.get(*id) != Some(label));
-        new.count()
+        Ok(self.read_last_refit().count_new(&self.store.list()?))
     }
 
     /// Returns the samples and labels, from a single pass over the store.
@@ -169,10 +169,11 @@ impl Learning {
         let in_use = self.in_use();
         let head = in_use.as_ref().map_or(&self.base, |in_use| &in_use.head);
         let (labels, _) = self.classes(head, &listing);
+        let last = self.read_last_refit();
         Ok(LabelSummary {
             samples: counts(&listing),
-            new_labels: self.count_new(&listing),
-            progress: progress(&listing, &labels, &self.read_last_refit().groups),
+            new_labels: last.count_new(&listing),
+            progress: progress(&listing, &labels, &last.groups),
         })
     }
 
@@ -330,8 +331,8 @@ impl Learning {
         Ok(true)
     }
 
-    /// Computes and stores the features of a picture, without its variants, unless they are
-    /// stored already.
+    /// Computes and stores the features of a picture, without its variants, unless it has
+    /// features of this backbone. Damaged features are computed again by the next refit.
     fn embed_if_new(
         &self,
         sample: &Sample,
@@ -339,7 +340,7 @@ impl Learning {
         scaler: &mut Scaler,
     ) -> Result<(), LearningError> {
         let backbone = self.base.backbone();
-        if self.store.features(sample, backbone).is_ok() {
+        if self.store.has_features_of(sample, backbone) {
             return Ok(());
         }
         let rows = embed(&[self.store.crop(sample, scaler)?])?;

@@ -15,7 +15,7 @@ const VERSION: u32 = 1;
 const HASH: usize = 32;
 /// Size in bytes of the magic, the version, the number of rows, and the hashes of the
 /// backbone and the picture.
-const HEADER: usize = MAGIC.len() + 4 + 4 + 2 * HASH;
+pub(super) const HEADER: usize = MAGIC.len() + 4 + 4 + 2 * HASH;
 
 /// Maximum size of a feature file in bytes.
 pub(super) const MAX_BYTES: u64 = (HEADER + MAX_ROWS * MAX_FEATURES * 4 + HASH) as u64;
@@ -115,6 +115,16 @@ pub fn parse_features(bytes: &[u8]) -> Result<FeatureFile, FeatureError> {
         picture: (*picture != [0; HASH]).then_some(*picture),
         rows,
     })
+}
+
+/// Returns the SHA-256 of the backbone in the first [`HEADER`] bytes of a feature file, or
+/// `None` if they are not the header of such a file. The rest of the file may be damaged.
+pub(super) fn backbone_of(header: &[u8]) -> Option<[u8; 32]> {
+    let rest = header.strip_prefix(&MAGIC)?;
+    let (version, rest) = rest.split_first_chunk::<4>()?;
+    let (_, rest) = rest.split_first_chunk::<4>()?;
+    let backbone = rest.first_chunk::<HASH>()?;
+    (u32::from_le_bytes(*version) == VERSION).then_some(*backbone)
 }
 
 /// Parses one row. Returns `None` if any value is not finite.

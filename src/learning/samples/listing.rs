@@ -155,6 +155,13 @@ impl Reader {
         quality::find(&head).or_else(|| Some(Quality::of(&self.crop(sample, scaler).ok()?)))
     }
 
+    /// Whether a picture has a feature file of `backbone`. Reads only the header of the file, so
+    /// that many pictures can be checked at once. The file may be damaged.
+    pub(crate) fn has_features_of(&self, sample: &Sample, backbone: &[u8; 32]) -> bool {
+        let header = files::read_head(&self.cache(&sample.id), feature::HEADER);
+        header.is_ok_and(|header| feature::backbone_of(&header) == Some(*backbone))
+    }
+
     /// Returns the features of a sample. The features of the crop itself come first,
     /// followed by the features of its variants.
     ///
