@@ -327,7 +327,7 @@ mod tests {
     use tract_onnx::tract_core::ops::nn::DataFormat;
 
     use super::super::tests::{
-        case, compare_rewritten, convolution, count, limited, noise, pool_spec, run,
+        case, compare_rewritten, convolution, count, limited, noise, pointwise, pool_spec, run,
     };
     use super::*;
 
@@ -430,28 +430,12 @@ mod tests {
             seed: u32,
         ) {
             let shape = [1, channels, geometry[0], geometry[1]];
-            let mut model = TypedModel::default();
-            let wire = model.add_source("x", f32::fact(shape)).unwrap();
-            let kernel = noise(&[out_channels, channels, 1, 1], seed.wrapping_add(1));
-            let kernel = model.add_const("kernel", kernel).unwrap();
             let bias = if has_bias {
                 noise(&[out_channels], seed.wrapping_add(2))
             } else {
                 noise(&[1], seed.wrapping_add(2)).into_shape(&[]).unwrap()
             };
-            let bias = model.add_const("bias", bias).unwrap();
-            let conv = Conv {
-                pool_spec: PoolSpec {
-                    input_channels: channels,
-                    ..pool_spec(out_channels, 1, 1, PaddingSpec::Valid)
-                },
-                kernel_fmt: KernelFormat::OIHW,
-                group: 1,
-                q_params: None,
-            };
-            let wire = model.wire_node("conv", conv, &[wire, kernel, bias]).unwrap()[0];
-            let wire = limited(&mut model, wire, "limited", low, high);
-            model.select_output_outlets(&[wire]).unwrap();
+            let model = pointwise(&shape, out_channels, bias, [low, high], seed);
             // A depthwise convolution has the same form if there is only one channel.
             compare_rewritten(rewrite, model, &noise(&shape, seed), "BlockedPointwise", 1e-4);
         }

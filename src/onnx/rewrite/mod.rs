@@ -323,6 +323,36 @@ mod tests {
         }
     }
 
+    /// Returns a model of a 1x1 convolution and a clamp between these limits.
+    pub(super) fn pointwise(
+        shape: &[usize; 4],
+        out_channels: usize,
+        bias: Tensor,
+        [low, high]: [Option<f32>; 2],
+        seed: u32,
+    ) -> TypedModel {
+        let channels = shape[1];
+        let mut model = TypedModel::default();
+        let wire = model.add_source("x", f32::fact(shape)).unwrap();
+        let kernel = noise(&[out_channels, channels, 1, 1], seed.wrapping_add(1));
+        let kernel = model.add_const("kernel", kernel).unwrap();
+        let bias = model.add_const("bias", bias).unwrap();
+        let conv = Conv {
+            pool_spec: PoolSpec {
+                output_channels: out_channels,
+                ..pool_spec(channels, 1, 1, PaddingSpec::Valid)
+            },
+            kernel_fmt: KernelFormat::OIHW,
+            group: 1,
+            q_params: None,
+        };
+        let inputs = [wire, kernel, bias];
+        let wire = model.wire_node("conv", conv, &inputs).unwrap()[0];
+        let wire = limited(&mut model, wire, "limited", low, high);
+        model.select_output_outlets(&[wire]).unwrap();
+        model
+    }
+
     pub(super) fn run(model: &TypedModel, input: &Tensor) -> Tensor {
         let plan = model.clone().into_optimized().unwrap();
         let plan = plan.into_runnable().unwrap();
@@ -482,29 +512,12 @@ mod tests {
             seed: u32,
         ) {
             let shape = [1, channels, geometry[0], geometry[1]];
-            let mut model = TypedModel::default();
-            let wire = model.add_source("x", f32::fact(shape)).unwrap();
-            let kernel = noise(&[out_channels, channels, 1, 1], seed.wrapping_add(1));
-            let kernel = model.add_const("kernel", kernel).unwrap();
             let bias = if has_bias {
                 noise(&[out_channels], seed.wrapping_add(2))
             } else {
                 Tensor::zero::<f32>(&[out_channels]).unwrap()
             };
-            let bias = model.add_const("bias", bias).unwrap();
-            let conv = Conv {
-                pool_spec: PoolSpec {
-                    output_channels: out_channels,
-                    ..pool_spec(channels, 1, 1, PaddingSpec::Valid)
-                },
-                kernel_fmt: KernelFormat::OIHW,
-                group: 1,
-                q_params: None,
-            };
-            let inputs = [wire, kernel, bias];
-            let wire = model.wire_node("conv", conv, &inputs).unwrap()[0];
-            let wire = limited(&mut model, wire, "limited", low, high);
-            model.select_output_outlets(&[wire]).unwrap();
+            let model = pointwise(&shape, out_channels, bias, [low, high], seed);
             compare(model, &noise(&shape, seed), "Pointwise", 1e-4);
         }
 
