@@ -271,23 +271,22 @@ fn examples(name: &str) -> Option<String> {
 /// Writes a manual page. The page of maskd itself has more sections than those of the
 /// subcommands.
 pub(super) fn man_page(command: Command, page: &mut Vec<u8>) -> io::Result<()> {
-    let name = command.get_name().to_owned();
-    let is_main = command.get_subcommands().next().is_some() && name == "maskd";
-    let short = name.strip_prefix("maskd-").unwrap_or(&name).to_owned();
+    let name = command.get_display_name().unwrap_or("maskd").to_owned();
     let man = Man::new(command);
     man.render_title(page)?;
     man.render_name_section(page)?;
     man.render_synopsis_section(page)?;
     man.render_description_section(page)?;
     man.render_options_section(page)?;
-    if is_main {
+    let Some(subcommand) = name.strip_prefix("maskd-") else {
         man.render_subcommands_section(page)?;
         section(page, "FILES", &FILES);
         section(page, "ENVIRONMENT", &ENVIRONMENT);
         section(page, "EXIT STATUS", &EXIT_CODES);
         example_section(page, EXAMPLES.iter().flat_map(|(_, examples)| *examples));
-        man.render_version_section(page)?;
-    } else if let Some((_, examples)) = EXAMPLES.iter().find(|(of, _)| *of == short) {
+        return man.render_version_section(page);
+    };
+    if let Some((_, examples)) = EXAMPLES.iter().find(|(of, _)| *of == subcommand) {
         example_section(page, examples.iter());
     }
     Ok(())
