@@ -1,6 +1,6 @@
 //! Compares the stages from frame to verdict with reference implementations: Pillow for
-//! the crops, Keras for the classifier, and the compiled libfacedetection for the
-//! detector. `tests/golden/make_golden.py` generates the reference values.
+//! the crops, Keras for the classifier, and PyTorch for the
+//! detector. The scripts in `tests/golden/` generate the reference values.
 //!
 //! Each test also detects mistakes that do not raise an error, such as swapped colors, a
 //! margin that is off by a pixel, or a different filter.
@@ -241,7 +241,7 @@ fn face_difference(found: &[Face], expected: &[GoldenFace]) -> Option<(f32, f32)
 }
 
 #[test]
-fn faces_are_those_of_libfacedetection() {
+fn faces_are_those_of_the_reference_detector() {
     let golden: GoldenFaces = golden("detector.json");
     // The reference detector ran on the pictures at their native size.
     let options = DetectorOptions {
@@ -255,8 +255,8 @@ fn faces_are_those_of_libfacedetection() {
         let mut pixels = frame(name);
         let found = detector.detect(&pixels).unwrap();
         let (distance, score) = face_difference(&found, expected).expect(name);
-        // The reference detector ran the same model, but another JPEG decoder produced
-        // its input pixels. The pixels of the two decoders differ by one or two levels.
+        // The reference detector (PyTorch) has the same weights, but another JPEG decoder
+        // produced its input pixels. The pixels of the two decoders differ by one or two levels.
         // An error of half a cell at the finest stride would be 4 pixels.
         assert!(distance < 1.2, "{name}: {distance} pixels");
         assert!(score < 0.01, "{name}: {score}");

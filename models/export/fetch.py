@@ -39,6 +39,8 @@ EFFICIENTNET = Wheel(
 
 YUNET_WEIGHTS = Path(__file__).resolve().parent / "yunet" / "weights.npz"
 YUNET_SHA256 = "6903ac11657c6743a950f32b13ed89ee09550cd63fc7104b3fe4f7a305f63a84"
+FINETUNED_WEIGHTS = YUNET_WEIGHTS.with_name("finetuned.npz")
+FINETUNED_SHA256 = "7eeb1f555c6862fcac63afa7f11bb7d2a70dd6fa4b813abf4b545594f058f4b1"
 
 
 class SourceError(Exception):
@@ -88,9 +90,18 @@ def keras_model(wheel: Path | None) -> bytes:
 
 
 def yunet_weights() -> bytes:
-    """Returns the YuNet convolutions as a NumPy .npz file."""
+    """Returns the published YuNet convolutions as a NumPy .npz file."""
+    return _weights(YUNET_WEIGHTS, YUNET_SHA256)
+
+
+def finetuned_weights() -> bytes:
+    """Returns the convolutions of the built-in detector, which models/finetune trained, as a NumPy .npz file."""
+    return _weights(FINETUNED_WEIGHTS, FINETUNED_SHA256)
+
+
+def _weights(path: Path, expected: str) -> bytes:
     try:
-        data = YUNET_WEIGHTS.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
-        raise SourceError(f"The YuNet weights {YUNET_WEIGHTS} cannot be read: {error.strerror}.") from error
-    return _verified(data, YUNET_SHA256, "yunet/weights.npz")
+        raise SourceError(f"The YuNet weights {path} cannot be read: {error.strerror}.") from error
+    return _verified(data, expected, f"yunet/{path.name}")

@@ -59,7 +59,7 @@ impl Default for Classify {
             small_face_pixels: 48.0,
             small_face_raise: 0.4,
             min_face_pixels: 24.0,
-            min_detector_score: 0.55,
+            min_detector_score: 0.7,
             threads: 0,
             time_limit_ms: 1000,
         }

@@ -29,8 +29,8 @@ impl Default for Detect {
     fn default() -> Detect {
         Detect {
             input_size: 320,
-            threshold: 0.55,
-            low_threshold: 0.15,
+            threshold: 0.7,
+            low_threshold: 0.3,
             face_check: 0.8,
             idle_interval_ms: 1000,
         }

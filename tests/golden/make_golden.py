@@ -1,7 +1,8 @@
-"""Generates the reference values in this folder, which are the outputs that the two models must produce.
+"""Generates the reference values for the models' sources, which are the outputs that the exported files must produce.
 
-None of the values come from the ONNX files. The compiled libfacedetection library computed the detector's values
-(libfacedetection.json), and this script only rearranges them. Keras computes the classifier's values from the original
+None of the values come from the ONNX files. The compiled libfacedetection library computed the values of the published
+detector (libfacedetection.json), and this script only rearranges them. make_detector_golden.py generates the values of
+the built-in detector, which has other weights. Keras computes the classifier's values from the original
 file.
 
     python make_golden.py [--wheel FILE]
@@ -135,7 +136,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     reference = json.loads((GOLDEN / "libfacedetection.json").read_text(encoding="utf-8"))
-    write(GOLDEN / "detector.json", json.dumps(detector_golden(reference), indent=1) + "\n")
+    write(GOLDEN / "yunet.json", json.dumps(detector_golden(reference), indent=1) + "\n")
 
     entries, images = make_crops(reference)
     (GOLDEN / "crops").mkdir(exist_ok=True)
