@@ -79,6 +79,7 @@ impl Server {
             enrollments: Arc::clone(&enrollments),
             refit,
             judge: mpsc::channel(1).0,
+            classify: mpsc::channel(1).0,
             settings: Arc::new(Settings::new(&Config::default(), None)),
         };
         let (_, pulse) = watch::channel(Heartbeat {

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
+use super::classify_worker;
 use super::refit_worker::{RefitWorker, record_scores};
 use super::threads::{Threads, timer_runtime, within};
 use super::{DISK_LIMIT, DaemonError, Shared, StateDir, now, wall_clock};
@@ -193,6 +194,7 @@ impl LearningState {
             enrollments: Arc::clone(&enrollments),
             live: Arc::clone(&shared.live),
         };
+        let classify = classify_worker::start(config, head.clone(), shared, threads)?;
         let handle = DaemonHandle {
             learning: self.learning,
             live: shared.live.subscribe(),
@@ -201,6 +203,7 @@ impl LearningState {
             refit,
             settings: Arc::clone(&shared.settings),
             judge,
+            classify,
         };
         Ok((sampler, handle, self.state))
     }

@@ -40,6 +40,7 @@ use crate::vision::track::Tracker;
 
 mod camera_worker;
 mod capture_worker;
+mod classify_worker;
 mod console_worker;
 mod control;
 mod door_control;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::classify::ClassifyRequest;
 use super::types::{ErrorRecord, Live};
 use crate::config::settings::Settings;
 use crate::learning::Enrollment;
@@ -62,6 +63,8 @@ pub struct DaemonHandle {
     pub settings: Arc<Settings>,
     /// Sends the refit thread requests to judge heads from other devices.
     pub judge: mpsc::Sender<JudgeRequest>,
+    /// Sends pictures to the thread that classifies them.
+    pub classify: mpsc::Sender<ClassifyRequest>,
 }
 
 impl DaemonHandle {
