@@ -201,7 +201,8 @@ mod tests {
                     written.push('\u{301}');
                 }
             }
-            prop_assert!(find(&format!("{before}{written}{after}")).is_some());
+            let name = format!("{before}{written}{after}");
+            prop_assert!(find(&name).is_some(), "{}", name);
         }
 
         #[test]
