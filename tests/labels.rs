@@ -162,7 +162,6 @@ fn a_class_that_can_be_trained_can_be_labelled_and_learned() {
     }
     for words in [
         &["label", id, "Glücklich"][..],
-        &["enroll", "glücklich"],
         &["samples", "list", "--label", "glücklich"],
     ] {
         assert_refused(&run(words), 64, "stands for the emotion of people");

@@ -139,6 +139,9 @@ impl Door {
     /// Sends a picture to be classified, with these header lines.
     fn classify(&self, lines: &[&str], picture: &[u8]) -> Response {
         let mut stream = self.connect();
+        // On a busy machine, a thread with a low priority may take a long time.
+        let patience = Some(Duration::from_mins(5));
+        stream.set_read_timeout(patience).unwrap();
         // The server may refuse the request before it has read all of it.
         let _ = stream.write_all(&self.classify_head(lines, picture.len()));
         let _ = stream.write_all(picture);
@@ -345,6 +348,9 @@ fn a_sent_picture_gets_the_answer_of_the_command_line() {
     let mut sending: Vec<TcpStream> = Vec::new();
     for _ in 0..3 {
         let mut stream = door.connect();
+        stream
+            .set_read_timeout(Some(Duration::from_mins(5)))
+            .unwrap();
         let head = door.classify_head(&[&token], frame.len());
         stream.write_all(&head).unwrap();
         stream.write_all(&frame[..100]).unwrap();

@@ -55,18 +55,21 @@ mod service_manager;
 #[cfg(not(target_os = "linux"))]
 #[path = "no_service_manager.rs"]
 mod service_manager;
+mod sound_worker;
 mod threads;
+mod times;
 mod web;
 
 use capture_worker::LearningState;
-use control::ControlServer;
+use control::{ControlServer, ControlTasks};
 use frame_processor::{FrameProcessor, MotionGate};
-use indicator_worker::{IndicatorWorker, Upstream};
+use indicator_worker::{IndicatorLinks, IndicatorWorker, Upstream};
 use inference_worker::{FpsMeter, InferenceWorker, LiveMonitor};
 pub use mqtt::machine;
 pub use reload::ConfigFile;
 use reload::Reloader;
 use threads::Threads;
+use times::{Allowed, Times};
 
 /// Maximum time that startup waits for a disk that is not needed to watch the door.
 const DISK_LIMIT: Duration = Duration::from_secs(5);
@@ -242,6 +245,8 @@ struct Shared {
     problems: Problems,
     metrics: Arc<Metrics>,
     heartbeat: Arc<watch::Sender<Heartbeat>>,
+    /// What the time of day allows.
+    allowed: Arc<watch::Sender<Allowed>>,
     /// Triggered to ask all threads to stop.
     stop: CancellationToken,
     /// Triggered when the inference thread has ended, so that the threads outside the
@@ -261,6 +266,7 @@ impl Shared {
                 at: now(),
                 fresh: true,
             })),
+            allowed: Arc::new(watch::Sender::new(Allowed::ALL)),
             stop: CancellationToken::new(),
             inference_ended: CancellationToken::new(),
         }
@@ -286,6 +292,11 @@ impl Start<'_> {
         reloads: mpsc::Receiver<()>,
     ) -> Result<(), DaemonError> {
         let (config, shared) = (self.config, self.shared);
+        let times = Times::new(config, shared);
+        let times = times.has_windows().then(|| Arc::new(times));
+        if let Some(times) = &times {
+            times.update();
+        }
         let (sampler, server) = match parts.learning {
             Some(learning) => {
                 let (sampler, handle, state) = learning.start(config, shared, self.threads)?;
@@ -325,7 +336,12 @@ impl Start<'_> {
             settings: Arc::clone(&shared.settings),
             web: web_options,
         };
-        control::start(server, config, reloader, reloads, shared, self.threads)?;
+        let control = ControlTasks {
+            reloader,
+            reloads,
+            times,
+        };
+        control::start(server, config, control, shared, self.threads)?;
         let links = CameraPathLinks::new();
         let (console, console_worker) = console_worker::connect(console);
         self.threads.start("console", || console_worker.run())?;
@@ -334,9 +350,13 @@ impl Start<'_> {
             console,
             parts.pins,
             handle,
-            shared.settings.subscribe(),
-            links.upstream,
-            links.standing,
+            IndicatorLinks {
+                tuning: shared.settings.subscribe(),
+                allowed: shared.allowed.subscribe(),
+                upstream: links.upstream,
+                standing: links.standing,
+                sounds: sound_worker::start(config, shared, self.threads)?,
+            },
         );
         let inference = InferenceWorker {
             processor: frame_processor(parts.pipeline, parts.policy, config),
@@ -344,6 +364,7 @@ impl Start<'_> {
             sampler,
             live: Arc::clone(&shared.live),
             tuning: shared.settings.subscribe(),
+            allowed: shared.allowed.subscribe(),
             annotated_frames,
             fps_meter: FpsMeter::default(),
             monitor: LiveMonitor {

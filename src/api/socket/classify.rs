@@ -13,29 +13,15 @@ use image::ImageFormat;
 use tokio::sync::{mpsc, oneshot};
 
 use super::answer::{ErrorResponse, PICTURE_RETRY_SECONDS};
+use super::handle::ClassifyRequest;
 use super::{DaemonHandle, ErrorRecord};
-use crate::api::connections::{PICTURE_PLACES, PicturePlace};
+use crate::api::connections::PicturePlace;
 use crate::decision::frame_result::PictureRecord;
 use crate::learning::FailureKind;
 
 /// How long a request waits for its result. The thread that classifies pictures gets little
 /// processor time while other threads keep all cores busy.
-const LIMIT: Duration = Duration::from_mins(1);
-
-/// Capacity of the channel of requests. Each request has a place, so the channel is never
-/// full.
-pub(crate) const CLASSIFY_CHANNEL: usize = PICTURE_PLACES;
-
-/// A request to classify a picture.
-#[derive(Debug)]
-pub struct ClassifyRequest {
-    /// The encoded picture.
-    pub(crate) picture: Bytes,
-    /// Channel for the result. If it is closed, nobody waits for the result anymore.
-    pub(crate) answer: oneshot::Sender<Result<PictureRecord, ErrorRecord>>,
-    /// Held until the picture is no longer in memory.
-    pub(crate) place: PicturePlace,
-}
+const LIMIT: Duration = Duration::from_mins(5);
 
 /// Classifies a picture with the model and the thresholds that the daemon uses. The
 /// response is the same as that of `maskd classify --json` for a picture from standard

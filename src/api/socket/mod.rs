@@ -82,17 +82,17 @@ use crate::learning::FailureKind;
 
 pub use answer::ErrorResponse;
 pub use board::{BoardRecord, ThrottlingRecord};
-pub(crate) use classify::CLASSIFY_CHANNEL;
-pub use classify::ClassifyRequest;
 pub use client::Client;
-pub(crate) use handle::lock_enrollments;
-pub use handle::{DaemonHandle, JudgeRequest, MAX_ENROLLED, RefitAnswer, RefitRequest};
+pub(crate) use handle::{CLASSIFY_CHANNEL, lock_enrollments};
+pub use handle::{
+    ClassifyRequest, DaemonHandle, JudgeRequest, MAX_ENROLLED, RefitAnswer, RefitRequest,
+};
 pub use listener::{Socket, bind};
 pub use server::{open_routes, serve};
 pub use types::{
     EnrollRequest, ErrorRecord, HeadInUse, LabelRequest, Live, LiveCamera, LiveCapture, LiveDoor,
-    LiveInference, LiveLearning, LiveRetention, RestoreRequest, RollbackRequest, Status,
-    TrainRequest, UndoRequest,
+    LiveInference, LiveLearning, LiveRetention, LiveTimes, LiveWindow, RestoreRequest,
+    RollbackRequest, Status, TrainRequest, UndoRequest,
 };
 
 /// File name of the socket.
