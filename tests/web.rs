@@ -343,7 +343,14 @@ fn a_sent_picture_gets_the_answer_of_the_command_line() {
     }
     let large = vec![0xff; 8 * 1024 * 1024 + 1];
     assert_eq!(door.classify(&[&token], &large).status, 413);
+    door.end();
+}
 
+#[test]
+fn pictures_beyond_the_limit_are_refused_until_a_place_is_free() {
+    let door = Door::open("");
+    let token = format!("authorization: Bearer {}", door.token);
+    let frame = fs::read(support::frame("maksssksksss161.jpg")).unwrap();
     // Three pictures that are still being sent take all places.
     let mut sending: Vec<TcpStream> = Vec::new();
     for _ in 0..3 {
@@ -360,17 +367,13 @@ fn a_sent_picture_gets_the_answer_of_the_command_line() {
         let answer = door.classify(&[&token], b"no picture");
         (answer.status == 503).then_some(answer)
     });
-    assert!(
-        refused
-            .header("retry-after")
-            .unwrap()
-            .parse::<u64>()
-            .unwrap()
-            > 0
-    );
+    let wait = refused.header("retry-after").unwrap();
+    assert!(wait.parse::<u64>().unwrap() > 0);
     assert_eq!(door.with_token("GET /api/v1/status", "").status, 200);
-    for mut stream in sending {
+    for stream in &mut sending {
         stream.write_all(&frame[100..]).unwrap();
+    }
+    for stream in sending {
         assert_eq!(read_response(stream).status, 200);
     }
     assert_eq!(door.classify(&[&token], b"no picture").status, 415);

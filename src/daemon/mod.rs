@@ -292,11 +292,7 @@ impl Start<'_> {
         reloads: mpsc::Receiver<()>,
     ) -> Result<(), DaemonError> {
         let (config, shared) = (self.config, self.shared);
-        let times = Times::new(config, shared);
-        let times = times.has_windows().then(|| Arc::new(times));
-        if let Some(times) = &times {
-            times.update();
-        }
+        let times = publish_times(config, shared);
         let (sampler, server) = match parts.learning {
             Some(learning) => {
                 let (sampler, handle, state) = learning.start(config, shared, self.threads)?;
@@ -350,13 +346,7 @@ impl Start<'_> {
             console,
             parts.pins,
             handle,
-            IndicatorLinks {
-                tuning: shared.settings.subscribe(),
-                allowed: shared.allowed.subscribe(),
-                upstream: links.upstream,
-                standing: links.standing,
-                sounds: sound_worker::start(config, shared, self.threads)?,
-            },
+            self.indicator_links(links.upstream, links.standing)?,
         );
         let inference = InferenceWorker {
             processor: frame_processor(parts.pipeline, parts.policy, config),
@@ -376,6 +366,31 @@ impl Start<'_> {
         let frames = (links.frames, links.frames_in);
         start_camera_path(camera, frames, inference, indicator, shared, self.threads)
     }
+
+    /// Starts the sound thread, and connects the indicator thread to the other threads.
+    fn indicator_links(
+        &mut self,
+        upstream: Upstream,
+        standing: watch::Sender<Standing>,
+    ) -> Result<IndicatorLinks, DaemonError> {
+        let shared = self.shared;
+        Ok(IndicatorLinks {
+            tuning: shared.settings.subscribe(),
+            allowed: shared.allowed.subscribe(),
+            upstream,
+            standing,
+            sounds: sound_worker::start(self.config, shared, self.threads)?,
+        })
+    }
+}
+
+/// Publishes what the time of day allows. Returns `None` if nothing depends on the time.
+fn publish_times(config: &Config, shared: &Shared) -> Option<Arc<Times>> {
+    let times = Times::new(config, shared);
+    times.has_windows().then(|| {
+        times.update();
+        Arc::new(times)
+    })
 }
 
 /// The channels between the threads that a frame passes through.
