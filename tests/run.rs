@@ -164,7 +164,7 @@ fn a_decision_plays_its_sound_and_the_status_shows_times_and_a_broken_program() 
     let (config, played) = (at("maskd.toml"), at("played"));
     let text_of_config = format!(
         "[camera]\nsource = {picture:?}\nplayback-fps = 10.0\n[decide]\nconfirm-ms = 100\n\
-         [sound]\nmask = \"welcome.wav\"\nvolume = 70\nprogram = [\"sh\", \"-c\", \
+         [sound]\nmask = \"welcome.wav\"\nunsure = \"welcome.wav\"\nvolume = 70\nprogram = [\"sh\", \"-c\", \
          \"echo $1 $2 >> '{}'; echo no card >&2; exit 3\", \"sh\", \"{{file}}\", \"{{volume}}\"]\n\
          [times]\ncapture = [\"00:00-24:00\"]\n",
         played.display()
@@ -183,11 +183,10 @@ fn a_decision_plays_its_sound_and_the_status_shows_times_and_a_broken_program() 
         status["problems"]["sound"].is_string().then_some(status)
     });
     let problem = status["problems"]["sound"].as_str().unwrap();
-    let expected = "the sound for the decision mask cannot be played with sh: it failed";
-    assert!(
-        problem.starts_with(expected) && problem.ends_with(": no card"),
-        "{problem}"
-    );
+    // On a slow machine, the decision is unsure at first.
+    let is_expected = problem.starts_with("the sound for the decision ")
+        && problem.ends_with(" cannot be played with sh: it failed (exit status: 3): no card");
+    assert!(is_expected, "{problem}");
     let played = fs::read_to_string(played).unwrap();
     assert!(
         played.lines().all(|line| line == "welcome.wav 70"),
