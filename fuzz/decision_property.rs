@@ -211,6 +211,7 @@ impl World {
         let decision = DoorDecision {
             decision: self.decision,
             mask_hold: self.options.hold,
+            locks: true,
         };
         let state = self.door.step(self.now, decision, DoorReadings::default());
         self.is_open = state.is_energized;

@@ -79,6 +79,7 @@ impl Server {
             enrollments: Arc::clone(&enrollments),
             refit,
             judge: mpsc::channel(1).0,
+            classify: mpsc::channel(1).0,
             settings: Arc::new(Settings::new(&Config::default(), None)),
         };
         let (_, pulse) = watch::channel(Heartbeat {
@@ -242,6 +243,14 @@ fn samples_are_selected_by_the_values_of_a_query() {
         client.samples(&SampleFilter::with_label(Some("a/b&c"))),
         FailureKind::Usage,
         "cannot be a label",
+    );
+    refused(
+        client.mark(
+            SampleSelector::Ids(vec!["any".to_owned()]),
+            &LabelAction::As("Religión".to_owned()),
+        ),
+        FailureKind::Usage,
+        "the religion of people",
     );
 }
 
@@ -698,6 +707,7 @@ fn the_command_line_uses_the_daemon() {
         "0 of 3 face pictures of first were stored within 1 s; no face is in front of the camera now",
     );
     assert_refused(&command(&["enroll", "unsure"]), 64, "cannot be a label");
+    assert_refused(&command(&["enroll", "Happy"]), 64, "the emotion of people");
     // Now there is a person in front of the camera.
     let mut child = maskd()
         .args([

@@ -123,6 +123,14 @@ fn on_the_console_a_door_has_no_inputs() {
         78,
         "indicate.release-pin requires the relay of a door",
     );
+    let times = "relay-pin = 23\nrelay-pulse-ms = 500\n[times]\nlock = [\"Mon-Fri 07:00-19:00\"]";
+    let path = config(folder.path(), times);
+    let run = maskd().args(["run", "--config", &path]).output().unwrap();
+    assert_refused(
+        &run,
+        78,
+        "times.lock cannot be used with indicate.relay-pulse-ms",
+    );
 }
 
 #[test]

@@ -160,6 +160,25 @@ fn a_class_that_can_be_trained_can_be_labelled_and_learned() {
         let output = run(&["label", id, name]);
         assert_refused(&output, 64, "cannot be a label: use 1 to 64 characters");
     }
+    for words in [
+        &["label", id, "Glücklich"][..],
+        &["samples", "list", "--label", "glücklich"],
+    ] {
+        assert_refused(&run(words), 64, "stands for the emotion of people");
+    }
+    let (faces, age) = (at("faces"), at("faces/age 30"));
+    fs::create_dir_all(&faces).unwrap();
+    fs::rename(set.join("mit Maske"), &age).unwrap();
+    let output = run(&["samples", "import", faces.to_str().unwrap()]);
+    let told = format!("{}{}", text(&output.stdout), text(&output.stderr));
+    assert!(told.contains("stands for the age of people"), "{told}");
+    assert!(!good(&["samples", "stats"]).contains("age 30"));
+    fs::rename(&age, set.join("age 30")).unwrap();
+    let mut train = maskd();
+    train.args(["train", "--dataset"]).arg(&set);
+    let output = train.arg("--model").arg(&model).output().unwrap();
+    assert_refused(&output, 65, "stands for the age of people");
+    fs::rename(set.join("age 30"), set.join("mit Maske")).unwrap();
     fs::rename(set.join("ohne Maske"), set.join("ohne Maske ")).unwrap();
     let mut train = maskd();
     train.args(["train", "--dataset"]).arg(&set);

@@ -157,6 +157,50 @@ fn a_program_that_writes_mjpeg_is_a_camera() {
 }
 
 #[test]
+fn a_decision_plays_its_sound_and_the_status_shows_times_and_a_broken_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let picture = frame("maksssksksss10.jpg");
+    let (config, played) = (at("maskd.toml"), at("played"));
+    let text_of_config = format!(
+        "[camera]\nsource = {picture:?}\nplayback-fps = 10.0\n[decide]\nconfirm-ms = 100\n\
+         [sound]\nmask = \"welcome.wav\"\nunsure = \"welcome.wav\"\nvolume = 70\nprogram = [\"sh\", \"-c\", \
+         \"echo $1 $2 >> '{}'; echo no card >&2; exit 3\", \"sh\", \"{{file}}\", \"{{volume}}\"]\n\
+         [times]\ncapture = [\"00:00-24:00\"]\n",
+        played.display()
+    );
+    fs::write(&config, text_of_config).unwrap();
+    let with_files = |word: &str| {
+        let mut command = maskd();
+        command.args([word, "--json", "--config"]).arg(&config);
+        command.arg("--state").arg(at("state"));
+        command
+    };
+    let daemon = support::Running::start(with_files("run"), folder.path());
+    let status = support::wait_for("a problem with the sound", || {
+        let output = with_files("status").output().unwrap();
+        let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+        status["problems"]["sound"].is_string().then_some(status)
+    });
+    let problem = status["problems"]["sound"].as_str().unwrap();
+    // On a slow machine, the decision is unsure at first.
+    let is_expected = problem.starts_with("the sound for the decision ")
+        && problem.ends_with(" cannot be played with sh: it failed (exit status: 3): no card");
+    assert!(is_expected, "{problem}");
+    let played = fs::read_to_string(played).unwrap();
+    assert!(
+        played.lines().all(|line| line == "welcome.wav 70"),
+        "{played}"
+    );
+    assert!(
+        status["times"]["clock_synchronized"].is_boolean(),
+        "{status}"
+    );
+    assert_eq!(status["times"]["capture"], serde_json::json!({"on": true}));
+    daemon.stop();
+}
+
+#[test]
 fn a_camera_that_fails_ends_a_mask_and_comes_back() {
     let folder = tempfile::tempdir().unwrap();
     // The camera program fails after a few frames on its first start. It works after the

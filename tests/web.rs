@@ -136,6 +136,28 @@ impl Door {
         self.ask(request, &[&token], body)
     }
 
+    /// Sends a picture to be classified, with these header lines.
+    fn classify(&self, lines: &[&str], picture: &[u8]) -> Response {
+        let mut stream = self.connect();
+        // On a busy machine, a thread with a low priority may take a long time.
+        let patience = Some(Duration::from_mins(5));
+        stream.set_read_timeout(patience).unwrap();
+        // The server may refuse the request before it has read all of it.
+        let _ = stream.write_all(&self.classify_head(lines, picture.len()));
+        let _ = stream.write_all(picture);
+        read_response(stream)
+    }
+
+    fn classify_head(&self, lines: &[&str], length: usize) -> Vec<u8> {
+        let head: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+        let port = self.port;
+        let request = format!(
+            "POST /api/v1/classify HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\
+             content-length: {length}\r\n{head}\r\n"
+        );
+        request.into_bytes()
+    }
+
     fn log_in(&self, password: &str) -> Response {
         let body = serde_json::json!({ "password": password }).to_string();
         self.ask("POST /api/v1/session", &[], &body)
@@ -264,6 +286,97 @@ fn every_operation_needs_access() {
         picture.status, 403,
         "pictures are not for other sites' pages"
     );
+    door.end();
+}
+
+#[test]
+fn a_sent_picture_gets_the_answer_of_the_command_line() {
+    let door = Door::open("");
+    let token = format!("authorization: Bearer {}", door.token);
+    let frame = fs::read(support::frame("maksssksksss161.jpg")).unwrap();
+    let pixels = image::load_from_memory(&frame).unwrap();
+    let mut webp = Vec::new();
+    image::codecs::webp::WebPEncoder::new_lossless(&mut webp)
+        .encode(
+            &pixels.to_rgb8(),
+            pixels.width(),
+            pixels.height(),
+            image::ExtendedColorType::Rgb8,
+        )
+        .unwrap();
+    for picture in [&frame, &webp] {
+        let mut command = maskd();
+        command.args(["classify", "--json", "-", "--config"]);
+        command.arg(door.folder.path().join("maskd.toml"));
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(picture).unwrap();
+        let line = child.wait_with_output().unwrap().stdout;
+        let answer = door.classify(&[&token], picture);
+        assert_eq!(answer.status, 200, "{}", text(&answer.body));
+        assert_eq!(text(&answer.body), text(&line).trim_end());
+        assert!(!answer.json()["faces"].as_array().unwrap().is_empty());
+    }
+    let stats = door.with_token("GET /api/v1/samples/stats", "").json();
+    assert!(
+        stats
+            .as_object()
+            .unwrap()
+            .values()
+            .all(|count| count["samples"] == 0),
+        "{stats}"
+    );
+
+    assert_eq!(door.classify(&[], &frame).status, 401);
+    let cut = door.classify(&[&token], &frame[..frame.len() / 2]);
+    assert_eq!(
+        (cut.status, &cut.json()["fault"]),
+        (422, &Value::from("data"))
+    );
+    let bomb = door.classify(&[&token], &support::bomb());
+    assert_eq!(bomb.status, 422, "{}", text(&bomb.body));
+    for other in [&b""[..], b"GIF89a", b"{\"picture\": 1}"] {
+        assert_eq!(door.classify(&[&token], other).status, 415);
+    }
+    let large = vec![0xff; 8 * 1024 * 1024 + 1];
+    assert_eq!(door.classify(&[&token], &large).status, 413);
+    door.end();
+}
+
+#[test]
+fn pictures_beyond_the_limit_are_refused_until_a_place_is_free() {
+    let door = Door::open("");
+    let token = format!("authorization: Bearer {}", door.token);
+    let frame = fs::read(support::frame("maksssksksss161.jpg")).unwrap();
+    // Three pictures that are still being sent take all places.
+    let mut sending: Vec<TcpStream> = Vec::new();
+    for _ in 0..3 {
+        let mut stream = door.connect();
+        stream
+            .set_read_timeout(Some(Duration::from_mins(5)))
+            .unwrap();
+        let head = door.classify_head(&[&token], frame.len());
+        stream.write_all(&head).unwrap();
+        stream.write_all(&frame[..100]).unwrap();
+        sending.push(stream);
+    }
+    let refused = support::wait_for("a refusal", || {
+        let answer = door.classify(&[&token], b"no picture");
+        (answer.status == 503).then_some(answer)
+    });
+    let wait = refused.header("retry-after").unwrap();
+    assert!(wait.parse::<u64>().unwrap() > 0);
+    assert_eq!(door.with_token("GET /api/v1/status", "").status, 200);
+    for stream in &mut sending {
+        stream.write_all(&frame[100..]).unwrap();
+    }
+    for stream in sending {
+        assert_eq!(read_response(stream).status, 200);
+    }
+    assert_eq!(door.classify(&[&token], b"no picture").status, 415);
     door.end();
 }
 

@@ -17,11 +17,14 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::Method;
+use futures_util::StreamExt;
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +38,15 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// Maximum size of a request body, in bytes.
 pub(crate) const MAX_BODY: usize = 64 * 1024;
+/// Maximum size of the body of a request to [`PICTURE_PATH`], in bytes.
+pub(crate) const MAX_PICTURE_BODY: usize = 8 * 1024 * 1024;
+/// Where pictures are sent to. The bodies of these requests may be larger than others.
+const PICTURE_PATH: &str = "/api/v1/classify";
+/// Maximum number of pictures in memory: one that is being classified, and the others
+/// that are being received or are waiting.
+pub(crate) const PICTURE_PLACES: usize = 3;
+
+static FREE_PICTURE_PLACES: Semaphore = Semaphore::const_new(PICTURE_PLACES);
 
 /// Limits on the number of simultaneous connections to a server.
 #[derive(Debug, Clone, Copy)]
@@ -309,20 +321,56 @@ pub(crate) struct Peer(pub(crate) Option<IpAddr>);
 /// Why a request body was not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BodyError {
-    #[error("the request body is incomplete or larger than {MAX_BODY} bytes")]
-    TooLarge,
+    #[error("the request body is incomplete or larger than {0} bytes")]
+    TooLarge(usize),
     #[error("the request body was sent too slowly")]
     TooSlow,
+    #[error(
+        "the daemon is busy with {PICTURE_PLACES} other pictures: send the picture again later"
+    )]
+    Busy,
 }
 
-/// Reads the whole body of a request, so that handlers never wait for a slow client.
+/// A place in memory for a picture. The place is free again when the last clone is dropped.
+#[derive(Debug, Clone)]
+pub(crate) struct PicturePlace(
+    #[expect(dead_code, reason = "held until it is dropped")] Arc<SemaphorePermit<'static>>,
+);
+
+/// Reads the whole body of a request, so that handlers never wait for a slow client. Adds
+/// a [`PicturePlace`] to a request with a picture. Call this function only for a client
+/// that has access.
 pub(crate) async fn read_body(request: Request) -> Result<Request, BodyError> {
-    let (head, body) = request.into_parts();
-    let read = tokio::time::timeout(READ_TIMEOUT, axum::body::to_bytes(body, MAX_BODY)).await;
+    let (mut head, body) = request.into_parts();
+    let is_picture = head.method == Method::POST && head.uri.path() == PICTURE_PATH;
+    let limit = if is_picture {
+        let Ok(place) = FREE_PICTURE_PLACES.try_acquire() else {
+            // Many clients read the response only after they have sent the whole body.
+            let _ = tokio::time::timeout(READ_TIMEOUT, discard(body)).await;
+            return Err(BodyError::Busy);
+        };
+        head.extensions.insert(PicturePlace(Arc::new(place)));
+        MAX_PICTURE_BODY
+    } else {
+        MAX_BODY
+    };
+    let read = tokio::time::timeout(READ_TIMEOUT, axum::body::to_bytes(body, limit)).await;
     match read {
         Ok(Ok(bytes)) => Ok(Request::from_parts(head, Body::from(bytes))),
-        Ok(Err(_)) => Err(BodyError::TooLarge),
+        Ok(Err(_)) => Err(BodyError::TooLarge(limit)),
         Err(_elapsed) => Err(BodyError::TooSlow),
+    }
+}
+
+/// Reads a body of at most [`MAX_PICTURE_BODY`] bytes without keeping it.
+async fn discard(body: Body) {
+    let mut chunks = body.into_data_stream();
+    let mut read = 0;
+    while let Some(Ok(chunk)) = chunks.next().await {
+        read += chunk.len();
+        if read > MAX_PICTURE_BODY {
+            return;
+        }
     }
 }
 

@@ -257,6 +257,7 @@ impl Snapshot {
         self.register_families(registry);
         self.register_board(registry);
         self.register_door(registry);
+        self.register_times(registry);
         let version = [(env!("CARGO_PKG_VERSION").to_owned(), 1.0)];
         registry.register(
             "build_info",
@@ -425,6 +426,24 @@ impl Snapshot {
         );
     }
 
+    fn register_times(&self, registry: &mut Registry) {
+        let Some(times) = &self.live.times else {
+            return;
+        };
+        let activities = [
+            ("indicate", &times.indicate),
+            ("lock", &times.lock),
+            ("capture", &times.capture),
+            ("sound", &times.sound),
+        ];
+        let activities = activities.map(|(name, window)| (name.to_owned(), flag(window.on)));
+        registry.register(
+            "times_on",
+            "1 for each activity that the windows of time allow now",
+            gauges("activity", activities),
+        );
+    }
+
     fn register_board(&self, registry: &mut Registry) {
         let board = &self.live.board;
         if let Some(celsius) = board.temperature_c {
@@ -547,10 +566,19 @@ async fn readiness(State(state): State<RouteState>) -> (StatusCode, &'static str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::socket::{BoardRecord, LiveDoor, LiveInference, ThrottlingRecord};
+    use crate::api::socket::{
+        BoardRecord, LiveDoor, LiveInference, LiveTimes, LiveWindow, ThrottlingRecord,
+    };
     use crate::learning::{InitialHeadRecord, ScoresRecord, ValidationRecord};
 
     const DASHBOARD: &str = include_str!("../../docs/grafana.json");
+
+    fn window(on: bool) -> LiveWindow {
+        LiveWindow {
+            on,
+            next_change: None,
+        }
+    }
 
     /// A snapshot in which every optional value is present.
     fn snapshot() -> Snapshot {
@@ -568,6 +596,13 @@ mod tests {
                     released: false,
                     held_open: true,
                     held_open_warnings: 2,
+                }),
+                times: Some(LiveTimes {
+                    clock_synchronized: true,
+                    indicate: window(true),
+                    lock: window(false),
+                    capture: window(true),
+                    sound: window(false),
                 }),
                 board: BoardRecord {
                     temperature_c: Some(51.5),
@@ -611,6 +646,8 @@ mod tests {
             "maskd_door{state=\"open\"} 1.0",
             "maskd_door{state=\"held_open\"} 1.0",
             "maskd_door_held_open_warnings_total 2",
+            "maskd_times_on{activity=\"indicate\"} 1.0",
+            "maskd_times_on{activity=\"lock\"} 0.0",
         ] {
             assert!(
                 text.lines().any(|exposed| exposed == line),

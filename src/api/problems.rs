@@ -25,16 +25,19 @@ pub enum Topic {
     Page,
     /// Settings that could not be saved to the config file.
     Settings,
+    /// The program that plays sounds.
+    Sound,
 }
 
 impl Topic {
     /// All topics.
-    pub const ALL: [Topic; 5] = [
+    pub const ALL: [Topic; 6] = [
         Topic::Config,
         Topic::Control,
         Topic::Mqtt,
         Topic::Page,
         Topic::Settings,
+        Topic::Sound,
     ];
 
     /// The name of the topic in [`Live::problems`] and in the metrics.
@@ -46,6 +49,7 @@ impl Topic {
             Topic::Mqtt => "mqtt",
             Topic::Page => "page",
             Topic::Settings => "settings",
+            Topic::Sound => "sound",
         }
     }
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitOptions, getpgrp, getpid, kill_process, waitpid};
 
-use crate::platform::{files, system};
+use crate::platform::{files, programs, system};
 
 /// Maximum number of rounds in which [`Family::kill`] lists and kills the members.
 /// [`PAUSE`] is the pause between two rounds.
@@ -148,8 +148,9 @@ impl Family {
     }
 
     /// Returns the orphans, which are children that this process did not start itself.
-    /// They are recognized by their process groups: except for the program, the children
-    /// that this process started are in its own process group.
+    /// They are recognized by their process groups: except for the camera program and the
+    /// programs of `platform::programs`, the children that this process started are in its
+    /// own process group.
     fn orphans(&self, processes: &[Process]) -> Vec<Process> {
         let (own, group) = (getpid(), getpgrp());
         let is_orphan = |process: &&Process| {
@@ -157,6 +158,7 @@ impl Family {
                 && process.parent == Some(own)
                 && process.id != self.program
                 && process.group != Some(group)
+                && !process.group.is_some_and(programs::is_program)
                 && process.started >= self.since
         };
         processes.iter().filter(is_orphan).copied().collect()

@@ -7,15 +7,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use image::RgbImage;
-use serde::Serialize;
 
 use super::output::{make_folder, write};
 use super::pictures::{Picture, expand};
 use super::progress::picture_bar;
-use super::recognizer::Recognizer;
-use super::{Failure, Global, complain, print, print_json};
+use super::{Failure, Global, complain, print, print_json, recognizer};
 use crate::decision::annotate;
-use crate::decision::frame_result::{FaceRecord, FaceResult, Probabilities};
+use crate::decision::frame_result::{FaceResult, PictureRecord, Probabilities};
 use crate::platform::text::printable;
 
 #[derive(Debug, Args)]
@@ -35,28 +33,13 @@ pub(super) struct Classify {
     annotate: Option<PathBuf>,
 }
 
-/// One line of the output of `maskd classify --json`. The format of this output is
-/// documented.
-#[derive(Debug, Serialize)]
-struct PictureRecord {
-    /// The path of the picture, `-` for standard input, or `examples/NAME` for a built-in
-    /// example.
-    picture: String,
-    /// Width of the picture as displayed, in pixels.
-    width: u32,
-    /// Height of the picture as displayed, in pixels.
-    height: u32,
-    /// Faces in descending order of their detector scores.
-    faces: Vec<FaceRecord>,
-}
-
 impl Classify {
     /// Classifies the pictures with the configured head. If `--state` is given, uses the
     /// head that is in use in that state directory instead.
     pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
         let config = global.load_config()?;
         let pictures = expand(&self.pictures)?;
-        let mut recognizer = Recognizer::open(&config, global)?;
+        let mut recognizer = recognizer::open(&config, global)?;
         let labels = recognizer.labels().to_vec();
         let annotated = self.annotate.as_deref().map(AnnotatedFolder::open);
         let mut annotated = annotated.transpose()?;
@@ -66,20 +49,12 @@ impl Classify {
             match picture.pixels() {
                 Ok(pixels) => {
                     let faces = recognizer.faces(&pixels)?;
-                    let record = PictureRecord {
-                        picture: picture.name(),
-                        width: pixels.width(),
-                        height: pixels.height(),
-                        faces: faces
-                            .iter()
-                            .map(|face| FaceRecord::new(face, &labels))
-                            .collect(),
-                    };
+                    let record = recognizer.record(picture.name(), &pixels, &faces);
                     progress.suspend(|| {
                         if self.json {
                             print_json(&record)
                         } else {
-                            print(record.text())
+                            print(as_text(&record))
                         }
                     })?;
                     if let Some(annotated) = &mut annotated {
@@ -106,33 +81,31 @@ impl Classify {
     }
 }
 
-impl PictureRecord {
-    fn text(&self) -> String {
-        let faces = match self.faces.len() {
-            0 => "no face".to_owned(),
-            1 => "1 face".to_owned(),
-            count => format!("{count} faces"),
-        };
-        let mut text = format!("{}: {faces}\n", printable(&self.picture));
-        for face in &self.faces {
-            let [x, y, width, height] = face.rect.map(f64::round);
-            let probabilities: Vec<String> = face
-                .probabilities
-                .iter()
-                .flat_map(Probabilities::iter)
-                .map(|(label, p)| format!("{label} {:.1} %", p * 100.0))
-                .collect();
-            let _ = writeln!(
-                text,
-                "  {:<12}  {}  at {x},{y} size {width}x{height}",
-                face.verdict,
-                probabilities.join(", "),
-            );
-        }
-        text
+/// Returns the record of a picture as text for people.
+fn as_text(record: &PictureRecord) -> String {
+    let faces = match record.faces.len() {
+        0 => "no face".to_owned(),
+        1 => "1 face".to_owned(),
+        count => format!("{count} faces"),
+    };
+    let mut text = format!("{}: {faces}\n", printable(&record.picture));
+    for face in &record.faces {
+        let [x, y, width, height] = face.rect.map(f64::round);
+        let probabilities: Vec<String> = face
+            .probabilities
+            .iter()
+            .flat_map(Probabilities::iter)
+            .map(|(label, p)| format!("{label} {:.1} %", p * 100.0))
+            .collect();
+        let _ = writeln!(
+            text,
+            "  {:<12}  {}  at {x},{y} size {width}x{height}",
+            face.verdict,
+            probabilities.join(", "),
+        );
     }
+    text
 }
-
 /// The folder for the annotated pictures.
 struct AnnotatedFolder<'a> {
     folder: &'a Path,

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::backend::daemon;
 use super::text::{counts, model_name, shown};
 use super::{Failure, Global, outcome, print, print_json};
-use crate::api::socket::{self, LiveDoor, LiveRetention};
+use crate::api::socket::{self, LiveDoor, LiveRetention, LiveTimes, LiveWindow};
 use crate::config::Config;
 use crate::indicate::{DoorPosition, UnlockReason};
 use crate::learning::heads::Heads;
@@ -158,6 +158,9 @@ fn daemon_text(status: &socket::Status) -> String {
     if let Some(door) = &live.door {
         text += &door_text(door);
     }
+    if let Some(times) = &live.times {
+        text += &times_text(times);
+    }
     if let Some(retention) = &live.retention {
         text += &retention_text(retention);
     }
@@ -222,6 +225,7 @@ fn door_text(door: &LiveDoor) -> String {
         Some(UnlockReason::ExitButton) => "unlocked by the exit button",
         Some(UnlockReason::Release) => "unlocked by the release line",
         Some(UnlockReason::Fault) => "unlocked by a fault",
+        Some(UnlockReason::Schedule) => "unlocked outside of times.lock",
     };
     let position = match door.position {
         None => "",
@@ -236,6 +240,34 @@ fn door_text(door: &LiveDoor) -> String {
         times => format!("; held open {times} times since the start"),
     };
     format!("door        {lock}{position}{held_open}\n")
+}
+
+/// Describes what the windows of time allow on one line, for example
+/// `lock off until 2026-11-30 08:00`. Leaves out what is always on.
+fn times_text(times: &LiveTimes) -> String {
+    let mut parts = Vec::new();
+    for (name, LiveWindow { on, next_change }) in [
+        ("LEDs", &times.indicate),
+        ("lock", &times.lock),
+        ("capturing", &times.capture),
+        ("sound", &times.sound),
+    ] {
+        let state = if *on { "on" } else { "off" };
+        // The date and the time without seconds and offset.
+        let time = next_change.as_deref().and_then(|next| next.get(..16));
+        match time {
+            Some(time) => parts.push(format!("{name} {state} until {}", time.replace('T', " "))),
+            None if !on => parts.push(format!("{name} {state}")),
+            None => {}
+        }
+    }
+    if !times.clock_synchronized {
+        parts.push("the windows do not apply, because the clock is not synchronized".to_owned());
+    }
+    if parts.is_empty() {
+        return String::new();
+    }
+    format!("times       {}\n", parts.join("; "))
 }
 
 fn camera_text(live: &socket::Live) -> String {
@@ -263,6 +295,29 @@ fn capture_text(live: &socket::Live) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_times_are_described_on_one_line() {
+        let window = |on, next: Option<&str>| LiveWindow {
+            on,
+            next_change: next.map(str::to_owned),
+        };
+        let mut times = LiveTimes {
+            clock_synchronized: true,
+            indicate: window(true, None),
+            lock: window(false, Some("2026-11-30T08:00:00+01:00")),
+            capture: window(false, None),
+            sound: window(true, None),
+        };
+        assert_eq!(
+            times_text(&times),
+            "times       lock off until 2026-11-30 08:00; capturing off\n"
+        );
+        (times.lock, times.capture) = (window(true, None), window(true, None));
+        assert_eq!(times_text(&times), "");
+        times.clock_synchronized = false;
+        assert!(times_text(&times).contains("do not apply"));
+    }
 
     #[test]
     fn the_door_is_described_on_one_line() {

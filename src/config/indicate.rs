@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Check;
 use crate::indicate::pins::{Backend, Input, Line, Output, PinDriver, PinFunction, PinOptions};
 use crate::indicate::{
-    Button, ContactType, DoorInput, DoorOptions, LockType, Opening, QuietHours, TimeOfDay,
+    Button, ContactType, DoorInput, DoorOptions, LockType, Opening, TimeOfDay, Window,
 };
 use crate::onnx::Label;
 
@@ -220,9 +220,8 @@ impl Indicate {
 
     /// Returns the quiet hours for the buzzer, or `None` if they are not configured.
     #[must_use]
-    pub fn quiet(&self) -> Option<QuietHours> {
-        let (from, to) = (self.quiet_from?, self.quiet_to?);
-        Some(QuietHours { from, to })
+    pub fn quiet(&self) -> Option<Window> {
+        Window::daily(self.quiet_from?, self.quiet_to?)
     }
 
     /// Returns the label that a button assigns.

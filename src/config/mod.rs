@@ -30,6 +30,8 @@ mod mqtt;
 mod refit;
 mod renamed;
 pub mod settings;
+mod sound;
+mod times;
 mod track;
 mod web;
 
@@ -45,6 +47,8 @@ pub(crate) use mqtt::is_device_name;
 pub use mqtt::{Fleet, Mqtt, Secret};
 pub use refit::Refit;
 pub use renamed::RenamedKey;
+pub use sound::Sound;
+pub use times::Times;
 pub use track::Track;
 pub use web::{Web, is_password_hash, is_token_hash};
 
@@ -69,6 +73,10 @@ pub struct Config {
     pub decide: Decide,
     /// The outputs and buttons at the door.
     pub indicate: Indicate,
+    /// When the lamps, the lock, capturing, and sounds are on.
+    pub times: Times,
+    /// The sounds for decisions.
+    pub sound: Sound,
     /// Which crops are kept for training.
     pub capture: Capture,
     /// When and how a head is trained from labeled crops.
@@ -354,6 +362,8 @@ impl Config {
             track,
             decide,
             indicate,
+            times,
+            sound,
             capture,
             refit,
             control,
@@ -369,6 +379,8 @@ impl Config {
         track.check(&mut check);
         decide.check(&mut check);
         indicate.check(&mut check);
+        times.check(indicate, &mut check);
+        sound.check(&mut check);
         capture.check(&mut check);
         refit.check(&mut check);
         control.check(&mut check);
@@ -555,6 +567,14 @@ mod tests {
                 quiet_to: Some("07:00".to_owned().try_into().unwrap()),
                 ..Indicate::default()
             },
+            sound: Sound {
+                mask: Some("m".into()),
+                no_mask: Some("n".into()),
+                unsure: Some("u".into()),
+                fault: Some("f".into()),
+                idle: Some("i".into()),
+                ..Sound::default()
+            },
             ..Config::default()
         };
         let table = toml::Table::try_from(full).unwrap();
@@ -659,6 +679,49 @@ mod tests {
         ] {
             assert!(has(words), "{words:?} is not in {found:#?}");
         }
+    }
+
+    #[test]
+    fn times_and_sounds_are_checked() {
+        let found = problems(
+            "[indicate]\nrelay-pulse-ms = 500\n[times]\nlock = [\"Mon-Fri 07:00-19:00\"]\n\
+             indicate = [\"Monday\"]\nholidays = [\"25.12.2026\"]\n[sound]\nmask = \"\"\n\
+             program = [\"aplay\"]\nlow-volume = 101\nmin-interval-ms = 600001\n\
+             time-limit-ms = 1\nlow-volume-times = [\"07:00-07:00\"]\n",
+        );
+        for words in [
+            "times.indicate is wrong: \"Monday\" is not a window such as \"Mon-Fri 07:00-19:00\"",
+            "times.holidays is wrong: \"25.12.2026\" is not a date such as",
+            "times.lock requires the relay of a door: set indicate.relay-pin",
+            "times.lock cannot be used with indicate.relay-pulse-ms and a fail-secure lock",
+            "sound.mask is empty",
+            "sound.program has no argument with \"{file}\"",
+            "sound.low-volume is 101, allowed is 0 to 100",
+            "sound.min-interval-ms is 600001, allowed is 0 to 600000",
+            "sound.time-limit-ms is 1, allowed is 100 to 60000",
+            "sound.low-volume-times is wrong: \"07:00-07:00\" is empty",
+        ] {
+            let has = found.iter().any(|problem| problem.contains(words));
+            assert!(has, "{words:?} is not in {found:#?}");
+        }
+        let found = problems("[times]\nholidays = [\"2026-12-25\"]\n");
+        assert!(
+            found[0].starts_with("times.holidays requires windows"),
+            "{found:#?}"
+        );
+        let windows = vec!["\"07:00-08:00\""; 51].join(",");
+        let found = problems(&format!("[times]\nsound = [{windows}]\n"));
+        assert_eq!(found, ["times.sound has 51 windows, allowed are 50"]);
+        let found = problems("[sound]\nprogram = []\n");
+        assert_eq!(found, ["sound.program is empty: name a program"]);
+        let sound = Sound {
+            program: ["mpv", "--volume={volume}", "{file}"]
+                .map(str::to_owned)
+                .to_vec(),
+            ..Sound::default()
+        };
+        let command = sound.command(Path::new("/a {volume}.wav"), 30);
+        assert_eq!(command, ["mpv", "--volume=30", "/a {volume}.wav"]);
     }
 
     #[test]

@@ -14,8 +14,10 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
+use super::classify_worker;
 use super::refit_worker::{RefitWorker, record_scores};
 use super::threads::{Threads, timer_runtime, within};
+use super::times::Allowed;
 use super::{DISK_LIMIT, DaemonError, Shared, StateDir, now, wall_clock};
 use crate::api::socket::{self, DaemonHandle, Live, LiveCapture, LiveRetention, lock_enrollments};
 use crate::config::settings::Tuning;
@@ -132,12 +134,13 @@ impl LearningState {
         let mut head = self.learning.head();
         let in_use = Arc::clone(&head.borrow());
         let off_because = self.learning.off_because();
+        let is_capturing = capture.enabled && shared.allowed.borrow().at(now()).capture;
         shared.live.send_modify(|live| {
             live.learning.head = in_use.number;
             live.learning.note.clone_from(&in_use.note);
             live.learning.labels = in_use.head.labels().to_vec();
             live.capture = LiveCapture {
-                on: capture.enabled && off_because.is_none(),
+                on: is_capturing && off_because.is_none(),
                 pictures: capture.keep == Keep::Pictures,
                 off_because: off_because.as_ref().map(|_| NO_STATE.to_owned()),
                 ..LiveCapture::default()
@@ -169,6 +172,7 @@ impl LearningState {
             enrollments: Arc::clone(&enrollments),
             dropped,
             tuning: shared.settings.subscribe(),
+            allowed: shared.allowed.subscribe(),
             paused_until: None,
             last_upkeep: None,
             announced: None,
@@ -186,13 +190,14 @@ impl LearningState {
         let sampler = CropSampler {
             head: head.clone(),
             policy: CapturePolicy::new(capture.options(), seed),
-            is_capturing: capture.enabled,
+            is_capturing,
             learning: self.learning.clone(),
             crops,
             dropped: dropped_in,
             enrollments: Arc::clone(&enrollments),
             live: Arc::clone(&shared.live),
         };
+        let classify = classify_worker::start(config, head.clone(), shared, threads)?;
         let handle = DaemonHandle {
             learning: self.learning,
             live: shared.live.subscribe(),
@@ -201,6 +206,7 @@ impl LearningState {
             refit,
             settings: Arc::clone(&shared.settings),
             judge,
+            classify,
         };
         Ok((sampler, handle, self.state))
     }
@@ -403,6 +409,8 @@ struct SampleWriter {
     /// Tells the sampler which crops were not stored.
     dropped: mpsc::UnboundedSender<Choice>,
     tuning: watch::Receiver<Tuning>,
+    /// What the time of day allows.
+    allowed: watch::Receiver<Allowed>,
     /// The time until which nothing is written. It is set when the disk refuses a write.
     paused_until: Option<Instant>,
     /// When the limits were last applied.
@@ -519,6 +527,11 @@ impl SampleWriter {
             .send_modify(|live| live.capture.dropped += batch.len() as u64);
     }
 
+    /// Whether the settings and the time of day allow capturing.
+    fn captures(&self) -> bool {
+        self.tuning.borrow().capture && self.allowed.borrow().at(now()).capture
+    }
+
     fn stored(&mut self, batch: &[NewCrop], count: u64) {
         if self.paused_until.take().is_some() {
             info!("face pictures are captured again");
@@ -528,7 +541,7 @@ impl SampleWriter {
             enrollments.stored(enrolled.id);
         }
         drop(enrollments);
-        let on = self.tuning.borrow().capture;
+        let on = self.captures();
         self.live.send_modify(|live| {
             live.capture.stored += count;
             (live.capture.on, live.capture.off_because) = (on, None);
@@ -637,7 +650,7 @@ impl SampleWriter {
     /// Stops capturing while labeled samples take up all the disk space that the config
     /// allows, and resumes capturing when there is space again.
     fn set_full(&mut self, is_full: bool) {
-        let on = self.tuning.borrow().capture;
+        let on = self.captures();
         let max_mib = self.options.max_mib;
         let reason = || {
             format!(
@@ -754,6 +767,7 @@ mod tests {
                     enrollments,
                     dropped,
                     tuning: watch::channel(Tuning::of(&Config::default())).1,
+                    allowed: watch::channel(Allowed::ALL).1,
                     paused_until: None,
                     last_upkeep: None,
                     announced: None,

@@ -1,5 +1,5 @@
-//! The control thread, which serves the control socket, reloads the config, and retries
-//! saving settings that could not be saved.
+//! The control thread, which serves the control socket, reloads the config, retries saving
+//! settings that could not be saved, and publishes what the time of day allows.
 //!
 //! Each of these tasks may have to wait for a disk or for clients. They therefore run in
 //! a separate thread and runtime, so that they cannot delay the watchdog and the signals.
@@ -18,6 +18,7 @@ use tracing::info;
 
 use super::reload::Reloader;
 use super::threads::{STOP_DEADLINE, Threads};
+use super::times::Times;
 use super::{DaemonError, Shared, service_manager};
 use crate::api::BLOCKING_THREADS;
 use crate::api::problems::{Problems, Topic};
@@ -29,9 +30,10 @@ use crate::config::settings::Settings;
 const SOCKET_RETRY: Duration = Duration::from_secs(2);
 /// How often the thread retries saving settings that could not be saved.
 const SAVE_RETRY: Duration = Duration::from_secs(15);
-/// Maximum number of blocking threads for opening the socket, reloading the config, and
-/// saving settings. Each of these three tasks uses at most one thread at a time.
-const OWN_BLOCKING_THREADS: usize = 3;
+/// Maximum number of blocking threads for opening the socket, reloading the config, saving
+/// settings, and reading the local time. Each of these four tasks uses at most one thread
+/// at a time.
+const OWN_BLOCKING_THREADS: usize = 4;
 
 /// Everything that is needed to serve the control socket.
 pub(super) struct ControlServer {
@@ -41,18 +43,31 @@ pub(super) struct ControlServer {
     pub(super) metrics_routes: Router,
 }
 
+/// What the control thread does besides serving the socket.
+pub(super) struct ControlTasks {
+    pub(super) reloader: Reloader,
+    /// Each message requests a reload of the config.
+    pub(super) reloads: mpsc::Receiver<()>,
+    /// Publishes what the time of day allows, or `None` if nothing depends on the time.
+    pub(super) times: Option<Arc<Times>>,
+}
+
 /// Starts the control thread, which ends when the inference thread ends or a stop is
 /// requested. Requests in progress then have a short time to finish. If `server` is
-/// `None`, there is no socket. Each message in `reloads` requests a reload of the config.
+/// `None`, there is no socket.
 pub(super) fn start(
     server: Option<ControlServer>,
     config: &Config,
-    reloader: Reloader,
-    reloads: mpsc::Receiver<()>,
+    tasks: ControlTasks,
     shared: &Shared,
     threads: &mut Threads,
 ) -> Result<(), DaemonError> {
     let configured = config.control.socket.clone();
+    let ControlTasks {
+        reloader,
+        reloads,
+        times,
+    } = tasks;
     let (problems, settings) = (shared.problems.clone(), Arc::clone(&shared.settings));
     let (stop, inference_ended) = (shared.stop.clone(), shared.inference_ended.clone());
     threads.start("control", move || {
@@ -87,6 +102,7 @@ pub(super) fn start(
                 tokio::join!(
                     reload(&reloader, reloads, &problems),
                     save_settings(&settings, &problems),
+                    update_times(times),
                 );
                 std::future::pending::<()>().await;
             };
@@ -182,6 +198,18 @@ async fn save_settings(settings: &Arc<Settings>, problems: &Problems) {
         } else if not_saved.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Keeps publishing what the time of day allows.
+async fn update_times(times: Option<Arc<Times>>) {
+    let Some(times) = times else { return };
+    loop {
+        let updating = Arc::clone(&times);
+        let Some(wait) = blocking(move || updating.update()).await else {
+            return;
+        };
+        tokio::time::sleep(wait).await;
     }
 }
 

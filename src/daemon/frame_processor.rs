@@ -852,6 +852,7 @@ mod tests {
             let decision = DoorDecision {
                 decision: self.decision,
                 mask_hold: self.decider.mask_hold(),
+                locks: true,
             };
             let readings = DoorReadings::default();
             self.is_open = self.door.step(now, decision, readings).is_energized;

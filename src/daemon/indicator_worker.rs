@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use super::console_worker::ConsoleFeed;
 use super::door_control::DoorControl;
 use super::threads::{STOP_DEADLINE, timer_runtime};
+use super::times::Allowed;
 use super::{DaemonError, Latest, now, wall_clock};
 use crate::api::metrics::{Heartbeat, Metrics};
 use crate::api::socket::{DaemonHandle, Live};
@@ -26,8 +27,8 @@ use crate::decision::frame_result::{FaceRecord, FrameResult};
 use crate::frame::Frame;
 use crate::indicate::pins::{Input, PinError, Pins};
 use crate::indicate::{
-    Button, ButtonFeedback, Debouncer, DecisionChange, DoorDecision, DoorReadings, Levels,
-    QuietHours, levels, warn_held_open,
+    Button, ButtonFeedback, Debouncer, DecisionChange, DoorDecision, DoorReadings, Levels, levels,
+    warn_held_open,
 };
 
 /// The interval at which blink patterns are updated and the age of frames is checked.
@@ -52,7 +53,10 @@ pub(super) struct IndicatorWorker {
     standing: watch::Sender<Standing>,
     upstream: Upstream,
     door: Option<DoorControl>,
-    quiet: Option<QuietHours>,
+    /// What the time of day allows.
+    allowed: watch::Receiver<Allowed>,
+    /// Sends the decision to the sound thread, if any decision has a sound.
+    sounds: Option<watch::Sender<Decision>>,
     outputs: Option<Outputs>,
     buttons: Buttons,
     tick: Duration,
@@ -60,6 +64,15 @@ pub(super) struct IndicatorWorker {
     /// Options of the decider. The settings in `tuning` override some of these options.
     decide: config::Decide,
     shown: Shown,
+}
+
+/// The other ends of the indicator thread's channels.
+pub(super) struct IndicatorLinks {
+    pub(super) tuning: watch::Receiver<Tuning>,
+    pub(super) allowed: watch::Receiver<Allowed>,
+    pub(super) upstream: Upstream,
+    pub(super) standing: watch::Sender<Standing>,
+    pub(super) sounds: Option<watch::Sender<Decision>>,
 }
 
 /// The decision that is currently shown.
@@ -76,10 +89,15 @@ impl IndicatorWorker {
         console: ConsoleFeed,
         pins: Option<Box<dyn Pins>>,
         handle: Option<DaemonHandle>,
-        tuning: watch::Receiver<Tuning>,
-        upstream: Upstream,
-        standing: watch::Sender<Standing>,
+        links: IndicatorLinks,
     ) -> IndicatorWorker {
+        let IndicatorLinks {
+            tuning,
+            allowed,
+            upstream,
+            standing,
+            sounds,
+        } = links;
         let indicate = &config.indicate;
         let door = DoorControl::new(indicate, pins.is_some());
         let has_inputs = pins.is_some() && indicate.has_buttons()
@@ -98,7 +116,8 @@ impl IndicatorWorker {
             standing,
             upstream,
             door,
-            quiet: indicate.quiet(),
+            allowed,
+            sounds,
             outputs: pins.map(Outputs::new),
             buttons: Buttons {
                 options: indicate.clone(),
@@ -219,6 +238,9 @@ impl IndicatorWorker {
         metrics.decision(decision);
         live.send_modify(|live| decision.name().clone_into(&mut live.decision));
         self.console.change(change);
+        if let Some(sounds) = &self.sounds {
+            sounds.send_replace(decision);
+        }
         self.shown = Shown {
             decision,
             since: now(),
@@ -243,7 +265,11 @@ impl IndicatorWorker {
         let Shown {
             decision, since, ..
         } = self.shown;
+        let allowed = self.allowed.borrow().at(at);
         let mut levels = levels(decision, at.saturating_duration_since(since));
+        if !allowed.indicate {
+            (levels.green, levels.red) = (false, false);
+        }
         if let Some(door) = &mut self.door {
             let readings = match &mut self.outputs {
                 Some(outputs) => door.read(|input| outputs.is_closed(input)),
@@ -252,6 +278,7 @@ impl IndicatorWorker {
             let decision = DoorDecision {
                 decision,
                 mask_hold: self.decider.mask_hold(),
+                locks: allowed.lock,
             };
             let state = door.step(at, decision, readings, live);
             levels.relay = Some(state.is_energized);
@@ -259,9 +286,7 @@ impl IndicatorWorker {
                 levels = warn_held_open(levels, at.saturating_duration_since(since));
             }
         }
-        if levels.buzzer && is_quiet(self.quiet, wall_clock()) {
-            levels.buzzer = false;
-        }
+        levels.buzzer &= allowed.sound;
         if let Some(leds) = self.buttons.leds(at) {
             (levels.green, levels.red) = leds;
         }
@@ -473,16 +498,6 @@ fn log_change(change: &DecisionChange, before: Decision) {
     }
 }
 
-/// Whether the buzzer must be silent at the given time. If the clock is so wrong that its
-/// time is not a valid date, the buzzer is not silenced.
-fn is_quiet(quiet: Option<QuietHours>, at: SystemTime) -> bool {
-    let local_time = || {
-        let at = jiff::Timestamp::try_from(at).ok()?;
-        Some(jiff::tz::TimeZone::system().to_datetime(at).time())
-    };
-    quiet.is_some_and(|quiet| local_time().is_some_and(|time| quiet.covers(time)))
-}
-
 fn unix_time() -> f64 {
     let since_1970 = wall_clock().duration_since(SystemTime::UNIX_EPOCH);
     // The time is rounded down to milliseconds.
@@ -612,6 +627,7 @@ mod tests {
         results: watch::Sender<Latest<FrameResult>>,
         results_in: watch::Receiver<Latest<FrameResult>>,
         frames: watch::Sender<Latest<Frame>>,
+        allowed: watch::Sender<Allowed>,
         stop: CancellationToken,
     }
 
@@ -625,17 +641,22 @@ mod tests {
             let (console, _worker) = console_worker::connect(Console::new(ConsoleStyle::Json));
             let (frames, frames_in) = watch::channel(Latest::Waiting);
             let (results, results_in) = watch::channel(Latest::Waiting);
+            let allowed = watch::Sender::new(Allowed::ALL);
             let worker = IndicatorWorker::new(
                 &config,
                 console,
                 Some(Box::new(FakePins(Arc::clone(&wires)))),
                 None,
-                Settings::new(&config, None).subscribe(),
-                Upstream {
-                    frames: frames_in,
-                    worked: watch::channel(now()).1,
+                IndicatorLinks {
+                    tuning: Settings::new(&config, None).subscribe(),
+                    allowed: allowed.subscribe(),
+                    upstream: Upstream {
+                        frames: frames_in,
+                        worked: watch::channel(now()).1,
+                    },
+                    standing: watch::channel(Standing::default()).0,
+                    sounds: None,
                 },
-                watch::channel(Standing::default()).0,
             );
             Rig {
                 worker: Some(worker),
@@ -644,6 +665,7 @@ mod tests {
                 results,
                 results_in,
                 frames,
+                allowed,
                 stop: CancellationToken::new(),
             }
         }
@@ -822,6 +844,48 @@ mod tests {
         worker.set_outputs(&live);
         assert_eq!(rig.relay(), Some(true));
         assert_eq!(live.borrow().door, None);
+    }
+
+    #[test]
+    fn the_time_of_day_limits_the_lamps_the_buzzer_and_the_lock() {
+        let mut rig = Rig::new(LockType::FailSecure, NORMAL);
+        let mut worker = rig.worker.take().unwrap();
+        worker.shown.decision = Decision::NoMask;
+        worker.shown.since = now();
+        let off = Allowed {
+            indicate: false,
+            lock: false,
+            sound: false,
+            ..Allowed::ALL
+        };
+        rig.allowed.send_replace(off);
+        worker.set_outputs(&rig.live);
+        let unlocked = Levels {
+            relay: Some(true),
+            ..Levels::default()
+        };
+        assert_eq!(rig.wires().levels, unlocked);
+        assert_eq!(
+            rig.door().unwrap().unlocked_by,
+            Some(UnlockReason::Schedule)
+        );
+        rig.wires().circuits.release = Circuit::Open;
+        worker.set_outputs(&rig.live);
+        assert_eq!(rig.door().unwrap().unlocked_by, Some(UnlockReason::Release));
+        rig.wires().circuits.release = Circuit::Closed;
+        // The thread that watches the time hangs, so the windows do not apply.
+        let long_ago = now().checked_sub(Duration::from_mins(2));
+        rig.allowed.send_replace(Allowed {
+            at: long_ago,
+            ..off
+        });
+        worker.shown.since = now();
+        worker.set_outputs(&rig.live);
+        let levels = rig.wires().levels;
+        assert!(
+            long_ago.is_none() || levels.red && levels.buzzer,
+            "{levels:?}"
+        );
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 use super::capture_worker::CropSampler;
 use super::frame_processor::{FrameProcessor, Monitor, ProcessedFrame};
 use super::threads::timer_runtime;
+use super::times::Allowed;
 use super::{DaemonError, Latest, now};
 use crate::api::metrics::Metrics;
 use crate::api::socket::Live;
@@ -33,6 +34,8 @@ pub(super) struct InferenceWorker {
     pub(super) sampler: Option<CropSampler>,
     pub(super) live: Arc<watch::Sender<Live>>,
     pub(super) tuning: watch::Receiver<Tuning>,
+    /// What the time of day allows.
+    pub(super) allowed: watch::Receiver<Allowed>,
     /// Sends frames to the live view of the page.
     pub(super) annotated_frames: watch::Sender<Option<AnnotatedFrame>>,
     pub(super) fps_meter: FpsMeter,
@@ -127,16 +130,18 @@ impl InferenceWorker {
         }
     }
 
-    /// Applies settings that have changed since the last frame.
+    /// Applies settings that have changed since the last frame, and the time of day.
     fn take_tuning(&mut self) {
-        if !self.tuning.has_changed().unwrap_or(false) {
+        let has_changed = self.tuning.has_changed().unwrap_or(false);
+        if !has_changed && !self.allowed.has_changed().unwrap_or(false) {
             return;
         }
+        let allowed = self.allowed.borrow_and_update().at(now());
         let tuning = *self.tuning.borrow_and_update();
         self.processor
             .set_thresholds(tuning.masked_threshold, tuning.unmasked_threshold);
         if let Some(sampler) = &mut self.sampler {
-            sampler.set_capture(tuning.capture);
+            sampler.set_capture(tuning.capture && allowed.capture);
         }
     }
 

@@ -40,6 +40,7 @@ use crate::vision::track::Tracker;
 
 mod camera_worker;
 mod capture_worker;
+mod classify_worker;
 mod console_worker;
 mod control;
 mod door_control;
@@ -54,18 +55,21 @@ mod service_manager;
 #[cfg(not(target_os = "linux"))]
 #[path = "no_service_manager.rs"]
 mod service_manager;
+mod sound_worker;
 mod threads;
+mod times;
 mod web;
 
 use capture_worker::LearningState;
-use control::ControlServer;
+use control::{ControlServer, ControlTasks};
 use frame_processor::{FrameProcessor, MotionGate};
-use indicator_worker::{IndicatorWorker, Upstream};
+use indicator_worker::{IndicatorLinks, IndicatorWorker, Upstream};
 use inference_worker::{FpsMeter, InferenceWorker, LiveMonitor};
 pub use mqtt::machine;
 pub use reload::ConfigFile;
 use reload::Reloader;
 use threads::Threads;
+use times::{Allowed, Times};
 
 /// Maximum time that startup waits for a disk that is not needed to watch the door.
 const DISK_LIMIT: Duration = Duration::from_secs(5);
@@ -241,6 +245,8 @@ struct Shared {
     problems: Problems,
     metrics: Arc<Metrics>,
     heartbeat: Arc<watch::Sender<Heartbeat>>,
+    /// What the time of day allows.
+    allowed: Arc<watch::Sender<Allowed>>,
     /// Triggered to ask all threads to stop.
     stop: CancellationToken,
     /// Triggered when the inference thread has ended, so that the threads outside the
@@ -260,6 +266,7 @@ impl Shared {
                 at: now(),
                 fresh: true,
             })),
+            allowed: Arc::new(watch::Sender::new(Allowed::ALL)),
             stop: CancellationToken::new(),
             inference_ended: CancellationToken::new(),
         }
@@ -285,6 +292,7 @@ impl Start<'_> {
         reloads: mpsc::Receiver<()>,
     ) -> Result<(), DaemonError> {
         let (config, shared) = (self.config, self.shared);
+        let times = publish_times(config, shared);
         let (sampler, server) = match parts.learning {
             Some(learning) => {
                 let (sampler, handle, state) = learning.start(config, shared, self.threads)?;
@@ -324,7 +332,12 @@ impl Start<'_> {
             settings: Arc::clone(&shared.settings),
             web: web_options,
         };
-        control::start(server, config, reloader, reloads, shared, self.threads)?;
+        let control = ControlTasks {
+            reloader,
+            reloads,
+            times,
+        };
+        control::start(server, config, control, shared, self.threads)?;
         let links = CameraPathLinks::new();
         let (console, console_worker) = console_worker::connect(console);
         self.threads.start("console", || console_worker.run())?;
@@ -333,9 +346,7 @@ impl Start<'_> {
             console,
             parts.pins,
             handle,
-            shared.settings.subscribe(),
-            links.upstream,
-            links.standing,
+            self.indicator_links(links.upstream, links.standing)?,
         );
         let inference = InferenceWorker {
             processor: frame_processor(parts.pipeline, parts.policy, config),
@@ -343,6 +354,7 @@ impl Start<'_> {
             sampler,
             live: Arc::clone(&shared.live),
             tuning: shared.settings.subscribe(),
+            allowed: shared.allowed.subscribe(),
             annotated_frames,
             fps_meter: FpsMeter::default(),
             monitor: LiveMonitor {
@@ -354,6 +366,31 @@ impl Start<'_> {
         let frames = (links.frames, links.frames_in);
         start_camera_path(camera, frames, inference, indicator, shared, self.threads)
     }
+
+    /// Starts the sound thread, and connects the indicator thread to the other threads.
+    fn indicator_links(
+        &mut self,
+        upstream: Upstream,
+        standing: watch::Sender<Standing>,
+    ) -> Result<IndicatorLinks, DaemonError> {
+        let shared = self.shared;
+        Ok(IndicatorLinks {
+            tuning: shared.settings.subscribe(),
+            allowed: shared.allowed.subscribe(),
+            upstream,
+            standing,
+            sounds: sound_worker::start(self.config, shared, self.threads)?,
+        })
+    }
+}
+
+/// Publishes what the time of day allows. Returns `None` if nothing depends on the time.
+fn publish_times(config: &Config, shared: &Shared) -> Option<Arc<Times>> {
+    let times = Times::new(config, shared);
+    times.has_windows().then(|| {
+        times.update();
+        Arc::new(times)
+    })
 }
 
 /// The channels between the threads that a frame passes through.

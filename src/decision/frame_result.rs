@@ -142,6 +142,21 @@ pub struct FaceRecord {
     pub probabilities: Option<Probabilities>,
 }
 
+/// A picture and the verdicts on its faces, as JSON. This is the documented output format
+/// of `maskd classify --json` and of the API.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct PictureRecord {
+    /// The path of the picture, `examples/NAME` for a built-in example, or `-` for
+    /// standard input and for a picture that was sent to the API.
+    pub picture: String,
+    /// Width of the picture as displayed, in pixels.
+    pub width: u32,
+    /// Height of the picture as displayed, in pixels.
+    pub height: u32,
+    /// Faces in descending order of their detector scores.
+    pub faces: Vec<FaceRecord>,
+}
+
 impl FaceRecord {
     /// Creates the record of a face. `labels` contains the label of each probability, in the order
     /// of the probabilities.

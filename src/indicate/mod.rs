@@ -2,14 +2,14 @@
 //!
 //! This module owns the console, the pins of a board with its push buttons, and the patterns of the
 //! outputs. The patterns are pure functions of the decision and the time. It also owns the state
-//! machine of the door. The module makes no decisions and does not know what a button does.
+//! machine of the door, and the weekly windows of time. The module makes no decisions and does not know what a button does.
 
 mod button;
 mod console;
 mod door;
 mod patterns;
 pub mod pins;
-mod quiet_hours;
+mod times;
 
 pub use button::{Button, Debouncer};
 pub use console::{Console, ConsoleStyle, DecisionChange};
@@ -18,4 +18,4 @@ pub use door::{
     DoorState, Egress, LockType, Opening, UnlockReason,
 };
 pub use patterns::{ButtonFeedback, Levels, levels, warn_held_open};
-pub use quiet_hours::{QuietHours, TimeOfDay};
+pub use times::{Holiday, Schedule, TimeOfDay, Window, WindowState};

@@ -24,11 +24,14 @@ pub struct Levels {
 /// Returns the state of the outputs for a decision that was made `elapsed` ago.
 /// [`Door`](super::Door) controls the relay, so this function leaves it out.
 ///
+/// Each decision has another rhythm, so that people who cannot tell red from green
+/// recognize it too.
+///
 /// | decision | green | red | buzzer |
 /// |---|---|---|---|
 /// | idle | off | off | off |
 /// | mask | on | off | off |
-/// | no mask | off | on | three chirps of 150 ms, one every 500 ms |
+/// | no mask | off | blinks, twice a second | three chirps of 150 ms, one every 500 ms |
 /// | unsure | blinks, once a second | blinks, once a second | off |
 /// | fault | off | blinks, 4 times a second | off |
 #[must_use]
@@ -38,7 +41,7 @@ pub fn levels(decision: Decision, elapsed: Duration) -> Levels {
     let (green, red, buzzer) = match decision {
         Decision::Idle => (false, false, false),
         Decision::Mask => (true, false, false),
-        Decision::NoMask => (false, true, ms < 1500 && ms % 500 < 150),
+        Decision::NoMask => (false, blink(500), ms < 1500 && ms % 500 < 150),
         Decision::Unsure => (blink(1000), blink(1000), false),
         Decision::Fault => (false, blink(250), false),
     };
@@ -121,10 +124,11 @@ mod tests {
         assert_eq!(at(Decision::NoMask, 0), on(false, true, true));
         assert!(at(Decision::NoMask, 149).buzzer);
         assert_eq!(at(Decision::NoMask, 150), on(false, true, false));
-        assert!(at(Decision::NoMask, 1149).buzzer);
+        assert_eq!(at(Decision::NoMask, 250), Levels::default());
+        assert_eq!(at(Decision::NoMask, 1149), on(false, true, true));
         assert!(
             !at(Decision::NoMask, 1500).buzzer,
-            "the buzzer stops, the lamp stays on"
+            "the buzzer stops, the lamp goes on"
         );
         assert!(at(Decision::NoMask, 60_000).red);
         assert_eq!(at(Decision::Unsure, 499), on(true, true, false));
@@ -158,6 +162,24 @@ mod tests {
         assert_eq!(lamps(ButtonFeedback::Accepted, 600), None);
         assert_eq!(lamps(ButtonFeedback::Refused, 999), Some((false, true)));
         assert_eq!(lamps(ButtonFeedback::Refused, 1000), None);
+    }
+
+    #[test]
+    fn each_decision_has_its_own_rhythm_without_color() {
+        // How often any lamp goes on in two seconds, and for how many milliseconds it is on.
+        let rhythm = |decision| {
+            let lit = |ms: u64| {
+                let levels = at(decision, ms);
+                levels.green || levels.red
+            };
+            let times = (2000..4000).filter(|ms| lit(*ms) && !lit(ms - 1)).count();
+            (times, (2000..4000).filter(|ms| lit(*ms)).count())
+        };
+        assert_eq!(rhythm(Decision::Idle), (0, 0));
+        assert_eq!(rhythm(Decision::Mask), (0, 2000));
+        assert_eq!(rhythm(Decision::Unsure), (2, 1000));
+        assert_eq!(rhythm(Decision::NoMask), (4, 1000));
+        assert_eq!(rhythm(Decision::Fault), (8, 1000));
     }
 
     proptest! {

@@ -1,11 +1,14 @@
 //! The names of classes.
 //!
-//! This module defines which names are valid labels. The same rule applies to labels in
+//! This module defines which names are valid labels. `protected_attribute` lists the words
+//! that are refused because they stand for attributes of people. The same rule applies to labels in
 //! model files, in names of picture folders, in the config, and in requests. This module
 //! is in the same folder as the code for model files because every label is written to a
 //! model file.
 
 use std::fmt;
+
+use super::protected_attribute;
 
 /// Maximum length of a label in characters.
 const MAX_CHARACTERS: usize = 64;
@@ -31,12 +34,32 @@ pub struct Label(String);
 
 /// A name that cannot be a label.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} cannot be a label: use 1 to {MAX_CHARACTERS} characters (at most {MAX_BYTES} bytes) \
-     without \"/\" and control characters, with no dot at the start, no space at either end, \
-     and none of the words \"unlabelled\", \"discard\", \"features\", and \"unsure\""
-)]
-pub struct LabelError(String);
+pub enum LabelError {
+    /// The name cannot be the name of a folder, or has another meaning.
+    #[error(
+        "{0:?} cannot be a label: use 1 to {MAX_CHARACTERS} characters (at most {MAX_BYTES} \
+         bytes) without \"/\" and control characters, with no dot at the start, no space at \
+         either end, and none of the words \"unlabelled\", \"discard\", \"features\", and \
+         \"unsure\""
+    )]
+    Name(String),
+    /// The name contains a word for an attribute of people that maskd does not classify.
+    #[error(
+        "{name:?} cannot be a label: the word {word:?} stands for the {attribute} of people, and \
+         maskd does not classify people by emotion, ethnicity, religion, age, sex, or similar \
+         attributes; for example, Article 5 of the EU AI Act (Regulation (EU) 2024/1689) prohibits \
+         inferring emotions at work and in schools, and inferring race, religion, or sexual \
+         orientation from biometric data (this is not legal advice)"
+    )]
+    ProtectedAttribute {
+        /// The name.
+        name: String,
+        /// The word in the name, in lowercase without diacritics.
+        word: &'static str,
+        /// The attribute that the word stands for.
+        attribute: &'static str,
+    },
+}
 
 impl Label {
     /// Accepts any name of 1 to 64 characters that can be the name of a visible
@@ -47,8 +70,9 @@ impl Label {
     /// labels would look the same.
     ///
     /// # Errors
-    /// [`LabelError`] for any other name, and for `unlabelled`, `discard`, `features`,
-    /// and `unsure`.
+    /// [`LabelError::Name`] for any other name, and for `unlabelled`, `discard`,
+    /// `features`, and `unsure`. [`LabelError::ProtectedAttribute`] for a name with a word
+    /// for emotion, ethnicity, religion, age, sex, or a similar attribute of people.
     pub fn new(name: &str) -> Result<Label, LabelError> {
         let fits = (1..=MAX_CHARACTERS).contains(&name.chars().count())
             && name.len() <= MAX_BYTES
@@ -56,10 +80,16 @@ impl Label {
             && name.trim() == name
             && !name.contains(|c: char| c == '/' || c.is_control())
             && !RESERVED.contains(&name);
-        if fits {
-            Ok(Label(name.to_owned()))
-        } else {
-            Err(LabelError(name.to_owned()))
+        if !fits {
+            return Err(LabelError::Name(name.to_owned()));
+        }
+        match protected_attribute::find(name) {
+            None => Ok(Label(name.to_owned())),
+            Some((word, attribute)) => Err(LabelError::ProtectedAttribute {
+                name: name.to_owned(),
+                word,
+                attribute,
+            }),
         }
     }
 
@@ -129,6 +159,20 @@ mod tests {
             error.starts_with("\"a/b\" cannot be a label: use 1 to 64"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn attributes_of_people_are_no_labels() {
+        let error = Label::new("Happy face").unwrap_err().to_string();
+        for words in [
+            "\"Happy face\" cannot be a label: the word \"happy\" stands for the emotion of people",
+            "Regulation (EU) 2024/1689",
+            "not legal advice",
+        ] {
+            assert!(error.contains(words), "{error}");
+        }
+        let read = through_a_file(["with_mask", "Männer"]).unwrap_err();
+        assert!(read.contains("the sex of people"), "{read}");
     }
 
     /// Writes a head file with these labels, and reads the labels back.

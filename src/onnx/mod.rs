@@ -16,6 +16,7 @@ mod label;
 mod ops;
 mod plan;
 mod pool;
+mod protected_attribute;
 mod rewrite;
 mod write;
 

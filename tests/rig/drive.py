@@ -74,7 +74,12 @@ def main():
                 kind, what = words.groups()
                 if kind == "pins":
                     mask, value, what = what.split(" ", 2)
-                    seen = levels(monitor) & int(mask, 0)
+                    # The lamps may blink.
+                    for _ in range(20):
+                        seen = levels(monitor) & int(mask, 0)
+                        if seen == int(value, 0):
+                            break
+                        time.sleep(0.13)
                     kind = "ok" if seen == int(value, 0) else "bad"
                     what += f" (read from outside: {seen:#010x})"
                 passed += kind == "ok"

@@ -17,6 +17,10 @@ use crate::api::file_work::FileWorkError;
 use crate::learning::{FailureKind, LearningError};
 use crate::platform::text::printable;
 
+/// After how many seconds a client may send a picture again if there was no place for it.
+/// Classifying a picture takes less than this on most boards.
+pub(super) const PICTURE_RETRY_SECONDS: u64 = 2;
+
 /// A response that reports a failure.
 #[derive(Debug)]
 pub struct ErrorResponse {
@@ -70,6 +74,15 @@ impl ErrorResponse {
             ..ErrorResponse::malformed(StatusCode::TOO_MANY_REQUESTS, sentence)
         }
     }
+
+    /// Creates the response to a request for which the daemon has no room at the moment.
+    /// The client may retry after `retry_after` seconds.
+    pub fn busy(retry_after: u64, sentence: impl std::fmt::Display) -> ErrorResponse {
+        ErrorResponse {
+            retry_after: Some(retry_after),
+            ..ErrorResponse::new(FailureKind::Unavailable, sentence)
+        }
+    }
 }
 
 impl IntoResponse for ErrorResponse {
@@ -96,8 +109,9 @@ impl From<ErrorRecord> for ErrorResponse {
 impl From<BodyError> for ErrorResponse {
     fn from(error: BodyError) -> ErrorResponse {
         let status = match error {
-            BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            BodyError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             BodyError::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            BodyError::Busy => return ErrorResponse::busy(PICTURE_RETRY_SECONDS, error),
         };
         ErrorResponse::malformed(status, error)
     }

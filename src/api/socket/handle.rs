@@ -3,10 +3,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::body::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::types::{ErrorRecord, Live};
+use crate::api::connections::{PICTURE_PLACES, PicturePlace};
 use crate::config::settings::Settings;
+use crate::decision::frame_result::PictureRecord;
 use crate::learning::Enrollment;
 use crate::learning::enrollment::{Enrollments, TimeLimit};
 use crate::learning::{
@@ -45,6 +48,21 @@ pub struct JudgeRequest {
     pub answer: RefitAnswer,
 }
 
+/// Capacity of the channel of requests. Each request has a place, so the channel is never
+/// full.
+pub(crate) const CLASSIFY_CHANNEL: usize = PICTURE_PLACES;
+
+/// A request to classify a picture, which the classify thread handles.
+#[derive(Debug)]
+pub struct ClassifyRequest {
+    /// The encoded picture.
+    pub(crate) picture: Bytes,
+    /// Channel for the result. If it is closed, nobody waits for the result anymore.
+    pub(crate) answer: oneshot::Sender<Result<PictureRecord, ErrorRecord>>,
+    /// Held until the picture is no longer in memory.
+    pub(crate) place: PicturePlace,
+}
+
 /// Access to the running daemon. All clones refer to the same daemon.
 #[derive(Debug, Clone)]
 pub struct DaemonHandle {
@@ -62,6 +80,8 @@ pub struct DaemonHandle {
     pub settings: Arc<Settings>,
     /// Sends the refit thread requests to judge heads from other devices.
     pub judge: mpsc::Sender<JudgeRequest>,
+    /// Sends pictures to the thread that classifies them.
+    pub classify: mpsc::Sender<ClassifyRequest>,
 }
 
 impl DaemonHandle {

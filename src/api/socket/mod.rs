@@ -21,6 +21,7 @@
 //! | GET, DELETE `/enroll` | | [`Enrollment`], the current or last one |
 //! | GET, DELETE `/enroll/{id}` | | [`Enrollment`], only the one with this ID |
 //! | POST `/refit` | none, or [`TrainRequest`] | [`RefitRecord`], when the refit is done |
+//! | POST `/classify` | a picture | [`PictureRecord`] |
 //! | GET `/heads` | | a list of [`HeadRecord`] |
 //! | GET `/heads/history` | | a list of [`SwitchRecord`], oldest first |
 //! | GET `/heads/{number}` | | [`HeadRecord`] |
@@ -31,7 +32,7 @@
 //! | POST `/heads/{number}/use` | | [`HeadInUse`] |
 //! | POST `/heads/rollback` | [`RollbackRequest`] | [`HeadInUse`] |
 //!
-//! Bodies are JSON objects of at most 64 KiB. The response to a failed request is an
+//! Bodies are JSON objects of at most 64 KiB, or a picture of at most 8 MiB. The response to a failed request is an
 //! [`ErrorRecord`] with an HTTP status that matches its `fault`. The user and the group
 //! of the socket may send any request; there is no other check. The daemon itself reads
 //! and writes the folders and files that a request names. Their paths must therefore be
@@ -60,12 +61,14 @@
 //! [`UnusedRecord`]: crate::learning::UnusedRecord
 //! [`SwitchRecord`]: crate::learning::SwitchRecord
 //! [`HeadRecord`]: crate::learning::HeadRecord
+//! [`PictureRecord`]: crate::decision::frame_result::PictureRecord
 //! [`QueueRecord`]: crate::learning::QueueRecord
 //! [`Change`]: crate::config::settings::Change
 //! [`SettingsRecord`]: crate::config::settings::SettingsRecord
 
 mod answer;
 mod board;
+mod classify;
 mod client;
 mod handle;
 mod listener;
@@ -80,14 +83,16 @@ use crate::learning::FailureKind;
 pub use answer::ErrorResponse;
 pub use board::{BoardRecord, ThrottlingRecord};
 pub use client::Client;
-pub(crate) use handle::lock_enrollments;
-pub use handle::{DaemonHandle, JudgeRequest, MAX_ENROLLED, RefitAnswer, RefitRequest};
+pub(crate) use handle::{CLASSIFY_CHANNEL, lock_enrollments};
+pub use handle::{
+    ClassifyRequest, DaemonHandle, JudgeRequest, MAX_ENROLLED, RefitAnswer, RefitRequest,
+};
 pub use listener::{Socket, bind};
 pub use server::{open_routes, serve};
 pub use types::{
     EnrollRequest, ErrorRecord, HeadInUse, LabelRequest, Live, LiveCamera, LiveCapture, LiveDoor,
-    LiveInference, LiveLearning, LiveRetention, RestoreRequest, RollbackRequest, Status,
-    TrainRequest, UndoRequest,
+    LiveInference, LiveLearning, LiveRetention, LiveTimes, LiveWindow, RestoreRequest,
+    RollbackRequest, Status, TrainRequest, UndoRequest,
 };
 
 /// File name of the socket.

@@ -23,6 +23,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::answer::{ErrorResponse, JsonBody, OptionalJsonBody};
+use super::classify;
 use super::listener::Socket;
 use super::types::{FileRequest, FolderRequest};
 use super::{
@@ -162,6 +163,7 @@ pub fn open_routes() -> OpenApiRouter<DaemonHandle> {
         .routes(routes!(enrollment, enroll, end_enrollment))
         .routes(routes!(enrollment_of, end_enrollment_of))
         .routes(routes!(refit))
+        .routes(routes!(classify::classify))
         .routes(routes!(heads))
         .routes(routes!(history))
         .routes(routes!(head))

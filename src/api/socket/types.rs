@@ -193,12 +193,43 @@ pub struct Live {
     /// line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub door: Option<LiveDoor>,
+    /// What the time of day allows; absent if nothing in the config depends on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<LiveTimes>,
     /// The state of the board.
     pub board: BoardRecord,
-    /// What needs attention, as a sentence for each topic: `config`, `control`, `page` or
-    /// `settings`. A problem stays here until it is solved.
+    /// What needs attention, as a sentence for each topic: `config`, `control`, `mqtt`,
+    /// `page`, `settings`, or `sound`. A problem stays here until it is solved.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub problems: BTreeMap<String, String>,
+}
+
+/// What `[times]` and the quiet hours allow, as part of [`Live`]. This format is stable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LiveTimes {
+    /// Whether the clock is synchronized with a time server. If not, only the quiet hours
+    /// apply.
+    pub clock_synchronized: bool,
+    /// Whether the lamps show the decision.
+    pub indicate: LiveWindow,
+    /// Whether the door locks.
+    pub lock: LiveWindow,
+    /// Whether face pictures may be captured. This does not depend on whether the settings
+    /// turn capture on.
+    pub capture: LiveWindow,
+    /// Whether the buzzer and the sounds are on.
+    pub sound: LiveWindow,
+}
+
+/// Whether an activity is on at this time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LiveWindow {
+    /// Whether the activity is on.
+    pub on: bool,
+    /// When this changes, in local time, such as `2026-11-30T19:00:00+01:00`; absent if not
+    /// within two weeks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_change: Option<String>,
 }
 
 /// The door, as part of [`Live`]. This format is stable.

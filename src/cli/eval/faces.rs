@@ -13,9 +13,9 @@ use super::truth::{
     Outcome, Outcomes, SkippedRecord, Truth, Truths, name_within, percent, pixels, skipped,
 };
 use crate::cli::progress::picture_bar;
-use crate::cli::recognizer::Recognizer;
 use crate::cli::{Failure, complain};
 use crate::decision::frame_result::{FaceRecord, FaceResult};
+use crate::decision::recognizer::Recognizer;
 use crate::frame::names::summarize;
 use crate::platform::text::printable;
 use crate::training::report::{DRAWS, GroupedShare, LEVEL, SEED, Tally};

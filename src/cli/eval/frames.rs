@@ -10,9 +10,9 @@ use super::truth::{
     Outcome, Outcomes, SkippedRecord, Truths, UNKNOWN_LABEL, percent, pixels, skipped,
 };
 use crate::cli::progress::picture_bar;
-use crate::cli::recognizer::Recognizer;
 use crate::cli::{Failure, complain};
 use crate::decision::decide::Verdict;
+use crate::decision::recognizer::Recognizer;
 use crate::frame::Rect;
 use crate::frame::decoding::{list, list_unread};
 use crate::frame::names::{Unused, summarize};

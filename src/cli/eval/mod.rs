@@ -13,7 +13,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::output::{can_write, write};
-use super::recognizer::Recognizer;
+use super::recognizer;
 use super::text::shown;
 use super::{Failure, Global, print};
 use crate::config::Config;
@@ -126,7 +126,7 @@ impl Eval {
         record: &mut Record,
     ) -> Result<(), Failure> {
         let sheet = self.errors.as_deref().map(ErrorSheet::open).transpose()?;
-        let mut recognizer = Recognizer::open(config, global)?;
+        let mut recognizer = recognizer::open(config, global)?;
         let truths = Truths::new(
             recognizer.labels(),
             &config.classify.masked_labels,

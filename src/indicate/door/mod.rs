@@ -100,6 +100,8 @@ pub struct DoorDecision {
     /// A decision that has been mask for at least this long is based on a face that was seen within
     /// this time.
     pub mask_hold: Duration,
+    /// Whether the door locks at this time. If not, it is unlocked for everybody.
+    pub locks: bool,
 }
 
 /// Why a door is unlocked.
@@ -114,6 +116,8 @@ pub enum UnlockReason {
     Release,
     /// There are no fresh frames, and the lock is fail-safe.
     Fault,
+    /// The door does not lock at this time.
+    Schedule,
 }
 
 impl From<Egress> for UnlockReason {
@@ -137,7 +141,7 @@ pub struct DoorState {
     /// The position of the door, or `None` if it has no contact.
     pub position: Option<DoorPosition>,
     /// When the door was found to be open for too long, or `None` if it is not. The time during a
-    /// release does not count.
+    /// release and the time in which the door does not lock do not count.
     pub held_open_since: Option<Instant>,
 }
 
@@ -262,7 +266,8 @@ impl Door {
             },
             None => self.next_phase(at, decision, position),
         };
-        self.open_time = self.next_open_time(at, egress, position);
+        let may_stay_open = egress == Some(Egress::Release) || !decision.locks;
+        self.open_time = self.next_open_time(at, may_stay_open, position);
         let unlocked = match self.phase {
             Phase::Mask { .. } => Some(UnlockReason::Mask),
             Phase::Egress { cause, .. } => Some(cause.into()),
@@ -270,6 +275,7 @@ impl Door {
                 && decision.decision == Decision::Fault)
                 .then_some(UnlockReason::Fault),
         };
+        let unlocked = unlocked.or((!decision.locks).then_some(UnlockReason::Schedule));
         DoorState {
             is_energized: match self.lock {
                 LockType::FailSecure => unlocked.is_some(),
@@ -353,15 +359,14 @@ impl Door {
     fn next_open_time(
         &self,
         at: Instant,
-        egress: Option<Egress>,
+        may_stay_open: bool,
         position: Option<DoorPosition>,
     ) -> OpenTime {
         let (Some(limit), Some(DoorPosition::Open)) = (self.held_open_after, position) else {
             return OpenTime::NotOpen;
         };
         match self.open_time {
-            // People must be able to leave, so the door may be open.
-            _ if egress == Some(Egress::Release) => OpenTime::Open { since: at },
+            _ if may_stay_open => OpenTime::Open { since: at },
             OpenTime::NotOpen => OpenTime::Open { since: at },
             OpenTime::Open { since } if apart(at, since) >= limit => {
                 OpenTime::HeldOpen { since: at }
@@ -396,6 +401,33 @@ mod tests {
         DoorDecision {
             decision,
             mask_hold: MASK_HOLD,
+            locks: true,
+        }
+    }
+
+    #[test]
+    fn it_is_unlocked_for_everybody_while_it_does_not_lock() {
+        let start = Instant::now();
+        let after = |ms| start + Duration::from_millis(ms);
+        for lock in [LockType::FailSecure, LockType::FailSafe] {
+            let mut door = Door::new(DoorOptions::without_inputs(lock, hold(3000)));
+            let mut step = |ms, decision, locks| {
+                let decision = DoorDecision {
+                    locks,
+                    ..seen(decision)
+                };
+                let state = door.step(after(ms), decision, DoorReadings::default());
+                let is_open = state.is_energized == (lock == LockType::FailSecure);
+                assert_eq!(is_open, state.unlocked.is_some());
+                state.unlocked
+            };
+            let schedule = Some(UnlockReason::Schedule);
+            assert_eq!(step(0, Decision::NoMask, false), schedule);
+            assert_eq!(step(50, Decision::NoMask, true), None);
+            assert_eq!(step(100, Decision::Unsure, false), schedule);
+            assert_eq!(step(150, Decision::Mask, false), Some(UnlockReason::Mask));
+            assert_eq!(step(200, Decision::NoMask, false), schedule);
+            assert_eq!(step(250, Decision::Idle, true), None);
         }
     }
 

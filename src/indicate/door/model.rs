@@ -1,7 +1,7 @@
 //! Checks all states that the door can reach.
 //!
 //! The check is a breadth-first search. From each state, it makes a step with each combination of
-//! decision, readings, and time since the previous step. Times are multiples of 15 ms, and ages
+//! decision, readings, time since the previous step, and whether the door locks at this time. Times are multiples of 15 ms, and ages
 //! that are so long that the door treats them alike count as one. The properties are checked
 //! after each step, so they hold for sequences of inputs of any length.
 
@@ -67,6 +67,7 @@ struct Input {
     elapsed: Duration,
     decision: Decision,
     readings: DoorReadings,
+    locks: bool,
 }
 
 fn circuits(input: Option<ContactType>) -> &'static [Circuit] {
@@ -88,11 +89,14 @@ fn inputs(options: &DoorOptions) -> Vec<Input> {
                             exit_button,
                             release,
                         };
-                        all.push(Input {
-                            elapsed,
-                            decision,
-                            readings,
-                        });
+                        for locks in [true, false] {
+                            all.push(Input {
+                                elapsed,
+                                decision,
+                                readings,
+                                locks,
+                            });
+                        }
                     }
                 }
             }
@@ -148,6 +152,7 @@ impl Model {
         let decision = DoorDecision {
             decision: input.decision,
             mask_hold: MASK_HOLD,
+            locks: input.locks,
         };
         let state = door.step(at, decision, input.readings);
         let is_driven_locked = match self.options.lock {
@@ -155,6 +160,11 @@ impl Model {
             LockType::FailSafe => state.is_energized,
         };
         assert_eq!(is_driven_locked, state.unlocked.is_none());
+        assert!(
+            input.locks || !is_driven_locked,
+            "it does not lock at this time"
+        );
+        self.check_schedule(node, at, input, &state);
 
         if is_active(self.options.release, input.readings.release, true) {
             assert!(!is_driven_locked, "a release unlocks at once");
@@ -193,6 +203,7 @@ impl Model {
         if state.held_open_since.is_some() {
             assert_eq!(state.position, Some(DoorPosition::Open));
             assert_ne!(state.egress, Some(Egress::Release));
+            assert!(input.locks);
         }
 
         // All times are moved so that the step happened at the origin.
@@ -212,6 +223,28 @@ impl Model {
         }
     }
 
+    /// Checks that the time in which the door does not lock changes nothing but the lock: the
+    /// same step at a time in which it locks demands the same for people who leave, and has
+    /// the same reason to unlock, if any.
+    fn check_schedule(&self, node: &Node, at: Instant, input: Input, state: &DoorState) {
+        if input.locks {
+            assert_ne!(state.unlocked, Some(UnlockReason::Schedule));
+            return;
+        }
+        let decision = DoorDecision {
+            decision: input.decision,
+            mask_hold: MASK_HOLD,
+            locks: true,
+        };
+        let locking = node.door.clone().step(at, decision, input.readings);
+        assert_eq!(
+            (state.egress, state.position),
+            (locking.egress, locking.position)
+        );
+        let schedule = Some(UnlockReason::Schedule);
+        assert_eq!(state.unlocked, locking.unlocked.or(schedule));
+    }
+
     /// Checks that the door is unlocked or locked for a reason. `since_egress` is the time since
     /// people last had to be able to leave, if this kept the door unlocked in the previous step.
     fn check_reason(
@@ -226,7 +259,8 @@ impl Model {
         let has_passed = node.was_open && state.position == Some(DoorPosition::Closed);
         let was_left_alone = since_egress.is_some_and(|since| since >= self.duration());
         let is_egress_now = is_egress(state.unlocked);
-        if is_egress(node.unlocked) && state.unlocked.is_none() {
+        let is_locked = matches!(state.unlocked, None | Some(UnlockReason::Schedule));
+        if is_egress(node.unlocked) && is_locked {
             assert!(was_left_alone || has_passed, "it locks in its normal way");
         }
         if was_left_alone {
@@ -247,6 +281,7 @@ impl Model {
             Some(UnlockReason::ExitButton | UnlockReason::Release) => {
                 assert!(since_egress.is_some());
             }
+            Some(UnlockReason::Schedule) => assert!(!input.locks),
             None => assert!(!is_fault || self.options.lock == LockType::FailSecure),
         }
     }
@@ -272,6 +307,7 @@ impl Model {
             elapsed: STEPS[0],
             decision: Decision::Idle,
             readings: self.normal(),
+            locks: true,
         };
         // The debouncing takes up to 45 ms.
         let limit = Duration::from_millis(45) + self.duration();

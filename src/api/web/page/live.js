@@ -171,6 +171,14 @@ class LiveView extends HTMLElement {
       ["Model", live.head === undefined ? "built-in" : `number ${live.head}`],
       ["Face pictures", live.capture.off_because ? `not kept: ${live.capture.off_because}` : live.capture.on ? "kept" : "not kept"],
     ];
+    if (live.times) {
+      const names = [["indicate", "LEDs"], ["lock", "Lock"], ["capture", "Capturing"], ["sound", "Sound"]];
+      for (const [key, name] of names) {
+        const { on, next_change: next } = live.times[key];
+        if (!on || next) figures.push([name, `${on ? "on" : "off"} at this time${next ? ` until ${next.slice(0, 10)} ${next.slice(11, 16)}` : ""}`]);
+      }
+      if (!live.times.clock_synchronized) figures.push(["Times", "do not apply, because the clock is not synchronized"]);
+    }
     const retention = live.retention;
     if (retention?.labeled_ending) {
       figures.push(["Deletion", `${count(retention.labeled_ending, "labeled face picture")} will reach the age limit (capture.keep-days); the first is deleted in ${retention.first_ends_in_hours} h`]);
