@@ -5,8 +5,6 @@ use std::collections::BTreeSet;
 use std::pin::pin;
 use std::time::Duration;
 
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use rumqttc::{AsyncClient, ConnectionError, Event, Packet, Publish, PublishOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -23,6 +21,7 @@ use crate::config::settings::Change;
 use crate::learning::fleet::Key;
 use crate::learning::{Channel, Learning, RefitRecord, RefitTrigger};
 use crate::onnx::UNLABELLED;
+use crate::platform::backoff::Backoff;
 
 /// How often the daemon's state is compared with the last published state.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -64,41 +63,6 @@ pub struct MqttContext {
     pub captures: bool,
 }
 
-/// Computes the delays between connection attempts. The delays grow exponentially. They
-/// also have jitter, so that the devices in a building do not all reconnect at the same
-/// time after a power failure.
-#[derive(Debug)]
-struct Backoff {
-    next: Duration,
-    random: ChaCha8Rng,
-}
-
-impl Backoff {
-    fn new(seed: u64) -> Backoff {
-        Backoff {
-            next: MIN_RETRY_DELAY,
-            random: ChaCha8Rng::seed_from_u64(seed),
-        }
-    }
-
-    /// Returns a random delay between half of the current delay and the whole current
-    /// delay, and then doubles the current delay.
-    fn next_delay(&mut self) -> Duration {
-        let delay = self.up_to(self.next);
-        self.next = (2 * self.next).min(MAX_RETRY_DELAY);
-        delay
-    }
-
-    /// Returns a random delay between half of `most` and `most`.
-    fn up_to(&mut self, most: Duration) -> Duration {
-        most.mul_f64(self.random.random_range(0.5..=1.0))
-    }
-
-    fn reset(&mut self) {
-        self.next = MIN_RETRY_DELAY;
-    }
-}
-
 /// How a connection ended.
 enum End {
     /// The daemon is stopping.
@@ -121,7 +85,7 @@ pub async fn serve(
     seed: u64,
     stop: &CancellationToken,
 ) {
-    let mut backoff = Backoff::new(seed);
+    let mut backoff = Backoff::new(MIN_RETRY_DELAY, MAX_RETRY_DELAY, seed);
     let run_id = options.machine.run_id(seed);
     let mut session = Session::new(options, context, run_id);
     let mut has_warned = false;
@@ -633,23 +597,4 @@ fn publish(client: &AsyncClient, topic: &str, payload: impl rumqttc::IntoPublish
         debug!(%error, topic, "cannot publish yet");
     }
     queued.is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retry_delays_grow_and_differ() {
-        let mut backoff = Backoff::new(7);
-        let mut expected = MIN_RETRY_DELAY;
-        for _ in 0..20 {
-            let delay = backoff.next_delay();
-            assert!(delay >= expected / 2 && delay <= expected, "{delay:?}");
-            expected = (2 * expected).min(MAX_RETRY_DELAY);
-        }
-        backoff.reset();
-        assert!(backoff.next_delay() <= MIN_RETRY_DELAY);
-        assert_ne!(Backoff::new(2).next_delay(), Backoff::new(5).next_delay());
-    }
 }
