@@ -27,6 +27,7 @@ use maskd::api::socket::{
 };
 use maskd::config::Config;
 use maskd::config::settings::Settings;
+use maskd::events::EventLog;
 use maskd::learning::enrollment::Enrollments;
 use maskd::learning::{
     Channel, DecisionRecord, FailureKind, InUse, LabelAction, Learning, LearningAccess,
@@ -79,6 +80,7 @@ impl Server {
             enrollments: Arc::clone(&enrollments),
             refit,
             judge: mpsc::channel(1).0,
+            events: EventLog::default(),
             settings: Arc::new(Settings::new(&Config::default(), None)),
         };
         let (_, pulse) = watch::channel(Heartbeat {

@@ -1,5 +1,6 @@
 //! Finds and ends the processes that a camera program has started. The program may leave
-//! such processes behind in sessions or process groups of their own.
+//! such processes behind in sessions or process groups of their own. Other programs are started as
+//! a [`ProgramGroup`], so that they are not mistaken for processes of a camera program.
 //!
 //! This module also collects the exit statuses of these processes. It knows nothing about
 //! pictures.
@@ -16,10 +17,17 @@
 //! process group of the program is ended.
 
 use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::{Child, ChildStdin, Command, ExitStatus};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitOptions, getpgrp, getpid, kill_process, waitpid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpgrp, getpid, kill_process,
+    kill_process_group, waitid, waitpgid, waitpid,
+};
 
 use crate::platform::{files, system};
 
@@ -34,7 +42,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// # Errors
 /// Returns the system's error. In that case, orphans keep running after the camera
 /// program has ended.
-pub fn adopt_orphans() -> std::io::Result<()> {
+pub fn adopt_orphans() -> io::Result<()> {
     system::adopt_orphans()
 }
 
@@ -148,18 +156,91 @@ impl Family {
     }
 
     /// Returns the orphans, which are children that this process did not start itself.
-    /// They are recognized by their process groups: except for the program, the children
-    /// that this process started are in its own process group.
+    /// They are recognized by their process groups: except for the program and the members of
+    /// a [`ProgramGroup`], the children that this process started are in its own process group.
     fn orphans(&self, processes: &[Process]) -> Vec<Process> {
         let (own, group) = (getpid(), getpgrp());
+        let groups = lock_groups();
         let is_orphan = |process: &&Process| {
             self.adopts
                 && process.parent == Some(own)
                 && process.id != self.program
                 && process.group != Some(group)
+                && process.group.is_none_or(|group| !groups.contains(&group))
                 && process.started >= self.since
         };
         processes.iter().filter(is_orphan).copied().collect()
+    }
+}
+
+/// The process groups of programs that are not cameras.
+static GROUPS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+fn lock_groups() -> MutexGuard<'static, Vec<Pid>> {
+    // A poisoned lock is safe to use, because the list is never half changed.
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A program that is not a camera, with the processes in its process group. When this value is
+/// dropped, the whole group is killed.
+#[derive(Debug)]
+pub(crate) struct ProgramGroup {
+    program: Child,
+    group: Pid,
+    is_reaped: bool,
+}
+
+impl ProgramGroup {
+    /// Starts a program in a process group of its own.
+    pub(crate) fn start(command: &mut Command) -> io::Result<ProgramGroup> {
+        // The lock is held while the program starts, so that no family mistakes it for an orphan.
+        let mut groups = lock_groups();
+        let program = command.process_group(0).spawn()?;
+        let group = Pid::from_child(&program);
+        groups.push(group);
+        Ok(ProgramGroup {
+            program,
+            group,
+            is_reaped: false,
+        })
+    }
+
+    /// Returns the standard input of the program, if it is a pipe and was not taken before.
+    pub(crate) fn take_input(&mut self) -> Option<ChildStdin> {
+        self.program.stdin.take()
+    }
+
+    /// Whether the program itself has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        // An error means that the child no longer exists.
+        !matches!(waitid(WaitId::Pid(self.group), options), Ok(None))
+    }
+
+    /// Kills the whole group, and returns the exit status of the program. The status must be
+    /// collected after the group is killed, because the system may then reuse the group's ID.
+    pub(crate) fn end(&mut self) -> io::Result<ExitStatus> {
+        let _ = kill_process_group(self.group, Signal::KILL);
+        self.is_reaped = true;
+        let status = self.program.wait();
+        // The other members become children of this process if it adopts orphans.
+        for _ in 0..ROUNDS {
+            match waitpgid(self.group, WaitOptions::NOHANG) {
+                Ok(Some(_)) => {}
+                Ok(None) => std::thread::sleep(PAUSE),
+                Err(_) => break,
+            }
+        }
+        lock_groups().retain(|group| *group != self.group);
+        status
+    }
+}
+
+impl Drop for ProgramGroup {
+    fn drop(&mut self) {
+        if !self.is_reaped {
+            let _ = self.end();
+        }
     }
 }
 

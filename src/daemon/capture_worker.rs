@@ -201,6 +201,7 @@ impl LearningState {
             refit,
             settings: Arc::clone(&shared.settings),
             judge,
+            events: shared.events.clone(),
         };
         Ok((sampler, handle, self.state))
     }

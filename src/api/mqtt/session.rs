@@ -18,6 +18,7 @@ use super::state::StateRecord;
 use super::{BrokerOptions, MqttError, identity};
 use crate::api::socket::{DaemonHandle, ErrorRecord, Live, RefitRequest};
 use crate::config::settings::Change;
+use crate::events::EventLog;
 use crate::learning::fleet::Key;
 use crate::learning::{Channel, Learning, RefitRecord, RefitTrigger};
 use crate::onnx::UNLABELLED;
@@ -47,6 +48,9 @@ const MAX_NAME_DELAY: Duration = Duration::from_mins(10);
 const MAX_LOOKS: u32 = 6;
 /// How long the broker may take to send the discovery message that it retained.
 const ANNOUNCE_DELAY: Duration = Duration::from_secs(1);
+/// Maximum age of an event when it is published. Home automation must not react to old events after
+/// an outage of the broker.
+const MAX_EVENT_AGE: Duration = Duration::from_mins(1);
 /// Minimum time between two discovery messages. Home Assistant triggers a discovery
 /// message each time it starts.
 const MIN_ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
@@ -61,6 +65,8 @@ pub struct MqttContext {
     /// Whether the config turns capturing on. If not, MQTT must not turn capturing on,
     /// because only the owner of the device may decide to store faces.
     pub captures: bool,
+    /// The newest events.
+    pub events: EventLog,
 }
 
 /// How a connection ended.
@@ -290,6 +296,8 @@ struct Session<'a> {
     unlabelled: Option<usize>,
     /// The last state published on this connection.
     published: Option<StateRecord>,
+    /// Place of the next event to publish in the log of events.
+    next_event: u64,
     /// The channel that receives the result of a refit that was requested over MQTT.
     refit: Option<oneshot::Receiver<Result<RefitRecord, ErrorRecord>>>,
     /// The rejection reasons that have already been logged.
@@ -317,6 +325,7 @@ impl<'a> Session<'a> {
             announce_at: None,
             unlabelled: None,
             published: None,
+            next_event: 0,
             refit: None,
             logged_rejections: BTreeSet::new(),
             has_warned_of_flood: false,
@@ -403,8 +412,25 @@ impl<'a> Session<'a> {
                 self.published = Some(record);
             }
         }
+        self.publish_events(client);
         self.exchange_heads(client);
         self.check_refit();
+    }
+
+    /// Publishes the events that happened since the last call. The messages are not retained,
+    /// because an event is not a state.
+    fn publish_events(&mut self, client: &AsyncClient) {
+        for logged in self.context.events.since(self.next_event) {
+            if logged.at.elapsed() <= MAX_EVENT_AGE {
+                let options = PublishOptions::at_least_once();
+                let topic = &self.options.topics.event;
+                if let Err(error) = client.try_publish(topic, logged.event.json(), options) {
+                    debug!(%error, topic, "cannot publish yet");
+                    return;
+                }
+            }
+            self.next_event = logged.place + 1;
+        }
     }
 
     /// Starts exchanging heads with other devices if this device is in a fleet and its

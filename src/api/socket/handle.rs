@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::types::{ErrorRecord, Live};
 use crate::config::settings::Settings;
+use crate::events::EventLog;
 use crate::learning::Enrollment;
 use crate::learning::enrollment::{Enrollments, TimeLimit};
 use crate::learning::{
@@ -62,6 +63,8 @@ pub struct DaemonHandle {
     pub settings: Arc<Settings>,
     /// Sends the refit thread requests to judge heads from other devices.
     pub judge: mpsc::Sender<JudgeRequest>,
+    /// The newest events, and the state of their receivers.
+    pub events: EventLog,
 }
 
 impl DaemonHandle {
