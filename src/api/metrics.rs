@@ -409,11 +409,12 @@ impl Snapshot {
     }
 
     fn register_events(&self, registry: &mut Registry) {
+        type Count = fn(&ReceiverRecord) -> u64;
         if self.receivers.is_empty() {
             return;
         }
         let label = |receiver: &ReceiverRecord| vec![("receiver", receiver.name.clone())];
-        let counts: [(_, _, fn(&ReceiverRecord) -> u64); 3] = [
+        let counts: [(_, _, Count); 3] = [
             (
                 "events_delivered",
                 "Events that a receiver got",

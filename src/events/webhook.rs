@@ -397,17 +397,14 @@ impl<F: Fn() -> Option<PathBuf>> Webhook<F> {
             let result = loop {
                 tokio::select! {
                     biased;
-                    event = events.recv() => match event {
-                        Some(event) => {
-                            self.push(&event, true);
-                            self.save();
+                    event = events.recv() => if let Some(event) = event {
+                        self.push(&event, true);
+                        self.save();
+                    } else {
+                        if let Ok(result) = tokio::time::timeout(GRACE, attempt).await {
+                            self.finish(&first, result);
                         }
-                        None => {
-                            if let Ok(result) = tokio::time::timeout(GRACE, attempt).await {
-                                self.finish(&first, result);
-                            }
-                            return;
-                        }
+                        return;
                     },
                     result = &mut attempt => break result,
                 }
@@ -419,9 +416,10 @@ impl<F: Fn() -> Option<PathBuf>> Webhook<F> {
     /// Opens the folder of the queue if it can be used, and writes the events to the disk that are
     /// not there yet.
     fn save(&mut self) {
-        let folder = match self.queue.has_folder() {
-            true => None,
-            false => (self.folder)(),
+        let folder = if self.queue.has_folder() {
+            None
+        } else {
+            (self.folder)()
         };
         let mut saved = Ok(());
         if let Some(folder) = folder {
