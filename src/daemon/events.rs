@@ -78,21 +78,44 @@ pub(super) fn start(
         problems: shared.problems.clone(),
     };
     let head = handle.map(|handle| handle.head.clone());
-    let ended = shared.inference_ended.clone();
+    let ending = Ending::of(shared);
     threads.start("events", move || {
-        timer_runtime()?.block_on(worker.run(reports_in, head, &ended));
+        timer_runtime()?.block_on(worker.run(reports_in, head, &ending));
         Ok(())
     })?;
     if let Some(handle) = handle.filter(|_| config.events.min_free_mib > 0) {
         let watch = DiskWatch::new(config.events.min_free_mib);
         let (state, feed) = (handle.learning.state().to_owned(), feed.clone());
-        let ended = shared.inference_ended.clone();
+        let ending = Ending::of(shared);
         threads.start("disk-space", move || {
-            timer_runtime()?.block_on(watch_disk(watch, &state, feed, &ended));
+            timer_runtime()?.block_on(watch_disk(watch, &state, feed, &ending));
             Ok(())
         })?;
     }
     Ok(feed)
+}
+
+/// The signs that the daemon ends.
+struct Ending {
+    stop: CancellationToken,
+    inference_ended: CancellationToken,
+}
+
+impl Ending {
+    fn of(shared: &Shared) -> Ending {
+        Ending {
+            stop: shared.stop.clone(),
+            inference_ended: shared.inference_ended.clone(),
+        }
+    }
+
+    /// Waits until the daemon ends.
+    async fn begun(&self) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = self.inference_ended.cancelled() => {}
+        }
+    }
 }
 
 /// Starts a thread for each receiver in the config. The threads end when their feeds are dropped.
@@ -156,21 +179,19 @@ fn lower_priority() {
     }
 }
 
-/// Measures the free space on the disk of the state directory until `ended` is triggered.
-async fn watch_disk(
-    mut watch: DiskWatch,
-    state: &Path,
-    feed: EventFeed,
-    ended: &CancellationToken,
-) {
-    while !ended.is_cancelled() {
+/// Measures the free space on the disk of the state directory until the daemon ends.
+async fn watch_disk(mut watch: DiskWatch, state: &Path, feed: EventFeed, ending: &Ending) {
+    loop {
         // Without an answer, the free space is unknown. Other modules report such a disk.
         if let Ok(disk) = rustix::fs::statvfs(state)
             && let Some(occurrence) = watch.observe(disk.f_bavail.saturating_mul(disk.f_frsize))
         {
             feed.send(occurrence);
         }
-        let _ = tokio::time::timeout(DISK_INTERVAL, ended.cancelled()).await;
+        let ended = tokio::time::timeout(DISK_INTERVAL, ending.begun()).await;
+        if ended.is_ok() {
+            return;
+        }
     }
 }
 
@@ -184,19 +205,20 @@ struct EventWorker {
 }
 
 impl EventWorker {
-    /// Runs until all feeds are dropped. If one of them is not dropped soon after `ended` is
-    /// triggered, because its thread hangs, does not wait for it.
+    /// Runs until all feeds are dropped. If one of them is not dropped soon after the daemon is
+    /// asked to stop, because its thread hangs, does not wait for it.
     async fn run(
         mut self,
         mut reports: mpsc::Receiver<(SystemTime, Occurrence)>,
         mut head: Option<watch::Receiver<Arc<InUse>>>,
-        ended: &CancellationToken,
+        ending: &Ending,
     ) {
         let mut number = head.as_ref().and_then(|head| head.borrow().number);
         let mut ticks = tokio::time::interval(RECEIVERS_INTERVAL);
         let deadline = async {
-            ended.cancelled().await;
-            tokio::time::sleep(STOP_DEADLINE / 3).await;
+            ending.begun().await;
+            // The indicator thread ends within half of this time.
+            tokio::time::sleep(STOP_DEADLINE * 2 / 3).await;
         };
         let mut deadline = std::pin::pin!(deadline);
         loop {

@@ -234,7 +234,7 @@ impl IndicatorWorker {
             before: self.shown.decision,
             faces: result
                 .filter(|_| decision != Decision::Fault)
-                .map(|result| FaceCounts::of(&result.faces)),
+                .map(|result| FaceCounts::of(result.faces.iter().map(|face| face.verdict))),
         });
         metrics.decision(decision);
         live.send_modify(|live| decision.name().clone_into(&mut live.decision));

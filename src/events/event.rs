@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::decision::decide::{Decision, Verdict};
-use crate::decision::frame_result::FaceResult;
 use crate::platform::hex;
 use crate::platform::text::printable;
 
@@ -96,12 +95,11 @@ pub struct FaceCounts {
 }
 
 impl FaceCounts {
-    /// Counts the faces in a frame.
-    #[must_use]
-    pub fn of(faces: &[FaceResult]) -> FaceCounts {
+    /// Counts the verdicts on the faces in a frame.
+    pub fn of(verdicts: impl IntoIterator<Item = Verdict>) -> FaceCounts {
         let mut counts = FaceCounts::default();
-        for face in faces {
-            match face.verdict {
+        for verdict in verdicts {
+            match verdict {
                 Verdict::Masked(_) => counts.masked_faces += 1,
                 Verdict::Unmasked(_) => counts.unmasked_faces += 1,
                 Verdict::Unsure(_) => counts.unsure_faces += 1,
@@ -366,6 +364,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::decision::decide::UnsureReason;
 
     #[test]
     fn the_json_has_the_documented_format() {
@@ -396,6 +395,29 @@ mod tests {
             json,
             json!({"kind": "decision", "decision": "fault", "before": "idle"})
         );
+    }
+
+    #[test]
+    fn faces_are_counted_by_verdict() {
+        let unsure = Verdict::Unsure(UnsureReason::TooSmall);
+        let verdicts = [
+            Verdict::Masked(0),
+            unsure,
+            Verdict::Unmasked(1),
+            Verdict::Masked(0),
+            Verdict::Masked(2),
+            unsure,
+        ];
+        let counts = FaceCounts::of(verdicts);
+        assert_eq!(
+            (
+                counts.masked_faces,
+                counts.unmasked_faces,
+                counts.unsure_faces
+            ),
+            (3, 1, 2)
+        );
+        assert_eq!(FaceCounts::of([]), FaceCounts::default());
     }
 
     #[test]
