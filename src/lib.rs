@@ -12,6 +12,7 @@
 //! | [`daemon`] | threads, channels, shutdown, watchdog |
 //! | [`api`] | how users and programs reach the daemon: control socket, web page, MQTT, metrics |
 //! | [`config`] | the TOML file: keys, defaults, checks, settings that can change at run time |
+//! | [`events`] | events at the door, and their delivery to webhooks and programs |
 //! | [`learning`] | learning on the device: capture, samples, labels, refit, gate, heads, fleets |
 //! | [`training`] | learning from a folder of pictures: data sets, augmentation, optimizer, report |
 //! | [`indicate`] | what people at the door see, hear, and press |
@@ -33,6 +34,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod decision;
+pub mod events;
 pub mod frame;
 pub mod indicate;
 pub mod learning;

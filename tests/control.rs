@@ -27,6 +27,7 @@ use maskd::api::socket::{
 };
 use maskd::config::Config;
 use maskd::config::settings::Settings;
+use maskd::events::EventLog;
 use maskd::learning::enrollment::Enrollments;
 use maskd::learning::{
     Channel, DecisionRecord, FailureKind, InUse, LabelAction, Learning, LearningAccess,
@@ -80,6 +81,7 @@ impl Server {
             refit,
             judge: mpsc::channel(1).0,
             classify: mpsc::channel(1).0,
+            events: EventLog::default(),
             settings: Arc::new(Settings::new(&Config::default(), None)),
         };
         let (_, pulse) = watch::channel(Heartbeat {

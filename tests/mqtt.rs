@@ -131,6 +131,9 @@ fn home_assistant_sees_the_device_and_sends_commands() {
     assert!(state["faces"].as_u64().unwrap() >= 1, "{state}");
     assert_eq!(state["problem"], "OFF", "{state}");
     assert_eq!(state["head"], 0);
+    let event = until("an event", || ear.json("maskd/door/event"));
+    assert_eq!(event["kind"], "decision", "{event}");
+    assert_eq!(event["device"], "door");
 
     // Capturing is paused and resumed.
     ear.publish("maskd/door/capture/set", b"OFF", false);
@@ -152,10 +155,13 @@ fn home_assistant_sees_the_device_and_sends_commands() {
     until("the discovery again", || {
         (ear.count(discovery) > before).then_some(())
     });
+    let events = ear.all("maskd/door/event");
     let late = Ear::listen(broker.port);
     expect_text(&late, "maskd/door/status", "online");
     until("the retained discovery", || late.json(discovery));
     until("the retained state", || late.json("maskd/door/state"));
+    let is_old = |event: &Vec<u8>| events.contains(event);
+    assert!(!late.all("maskd/door/event").iter().any(is_old), "retained");
     let own = |topic: &String| topic.starts_with("maskd/") || topic.starts_with("homeassistant/");
     assert!(late.topics().iter().all(own), "{:?}", late.topics());
 

@@ -28,6 +28,7 @@ use crate::api::file_work::{self, Length};
 use crate::api::problems::Topic;
 use crate::api::socket::{DaemonHandle, Live};
 use crate::decision::decide::Decision;
+use crate::events::ReceiverRecord;
 use crate::indicate::DoorPosition;
 use crate::learning::MeasuredRecord;
 use crate::vision::pipeline::Stage;
@@ -233,6 +234,8 @@ pub struct Snapshot {
     pub new_labels: usize,
     /// Whether decisions are fresh, as defined by [`Heartbeat::is_alive`].
     pub is_alive: bool,
+    /// The receivers of events.
+    pub receivers: Vec<ReceiverRecord>,
 }
 
 /// Creates gauges with the same name. Each gauge has a different value of the Prometheus
@@ -258,6 +261,7 @@ impl Snapshot {
         self.register_board(registry);
         self.register_door(registry);
         self.register_times(registry);
+        self.register_events(registry);
         let version = [(env!("CARGO_PKG_VERSION").to_owned(), 1.0)];
         registry.register(
             "build_info",
@@ -405,6 +409,46 @@ impl Snapshot {
         );
     }
 
+    fn register_events(&self, registry: &mut Registry) {
+        type Count = fn(&ReceiverRecord) -> u64;
+        if self.receivers.is_empty() {
+            return;
+        }
+        let label = |receiver: &ReceiverRecord| vec![("receiver", receiver.name.clone())];
+        let counts: [(_, _, Count); 3] = [
+            (
+                "events_delivered",
+                "Events that a receiver got",
+                |receiver| receiver.delivered,
+            ),
+            (
+                "event_failures",
+                "Attempts to deliver an event that failed",
+                |receiver| receiver.failed,
+            ),
+            (
+                "events_dropped",
+                "Events that a receiver will not get",
+                |receiver| receiver.dropped,
+            ),
+        ];
+        for (name, help, count) in counts {
+            let family = Family::<Vec<(&'static str, String)>, Counter>::default();
+            for receiver in &self.receivers {
+                let counter = family.get_or_create(&label(receiver)).clone();
+                counter.inc_by(count(receiver));
+            }
+            registry.register(name, help, family);
+        }
+        let waiting = Gauges::default();
+        for receiver in &self.receivers {
+            let gauge = waiting.get_or_create(&label(receiver)).clone();
+            gauge.set(receiver.waiting as f64);
+        }
+        let help = "Events that wait for delivery";
+        registry.register("events_waiting", help, waiting);
+    }
+
     fn register_door(&self, registry: &mut Registry) {
         let Some(door) = &self.live.door else { return };
         let states = [
@@ -522,6 +566,7 @@ async fn text(State(state): State<RouteState>) -> Response {
                 .collect(),
             new_labels: learning.map_or(0, |learning| learning.new_labels().unwrap_or(0)),
             is_alive,
+            receivers: state.handle.events.receivers(),
         };
         state.metrics.text(&snapshot)
     });
@@ -569,6 +614,7 @@ mod tests {
     use crate::api::socket::{
         BoardRecord, LiveDoor, LiveInference, LiveTimes, LiveWindow, ThrottlingRecord,
     };
+    use crate::events::ReceiverKind;
     use crate::learning::{InitialHeadRecord, ScoresRecord, ValidationRecord};
 
     const DASHBOARD: &str = include_str!("../../docs/grafana.json");
@@ -617,6 +663,13 @@ mod tests {
             samples: vec![("a\"b\\c\n".to_owned(), 2)],
             new_labels: 4,
             is_alive: true,
+            receivers: vec![ReceiverRecord {
+                delivered: 5,
+                failed: 2,
+                dropped: 1,
+                waiting: 3,
+                ..ReceiverRecord::new("home", ReceiverKind::Webhook)
+            }],
         }
     }
 
@@ -648,6 +701,10 @@ mod tests {
             "maskd_door_held_open_warnings_total 2",
             "maskd_times_on{activity=\"indicate\"} 1.0",
             "maskd_times_on{activity=\"lock\"} 0.0",
+            "maskd_events_delivered_total{receiver=\"home\"} 5",
+            "maskd_event_failures_total{receiver=\"home\"} 2",
+            "maskd_events_dropped_total{receiver=\"home\"} 1",
+            "maskd_events_waiting{receiver=\"home\"} 3.0",
         ] {
             assert!(
                 text.lines().any(|exposed| exposed == line),

@@ -19,6 +19,8 @@ pub enum Topic {
     Config,
     /// The control socket.
     Control,
+    /// The receivers of events.
+    Events,
     /// The files that are needed to connect to the MQTT broker.
     Mqtt,
     /// The listener of the page.
@@ -34,6 +36,7 @@ impl Topic {
     pub const ALL: [Topic; 6] = [
         Topic::Config,
         Topic::Control,
+        Topic::Events,
         Topic::Mqtt,
         Topic::Page,
         Topic::Settings,
@@ -46,6 +49,7 @@ impl Topic {
         match self {
             Topic::Config => "config",
             Topic::Control => "control",
+            Topic::Events => "events",
             Topic::Mqtt => "mqtt",
             Topic::Page => "page",
             Topic::Settings => "settings",

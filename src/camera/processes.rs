@@ -34,7 +34,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// # Errors
 /// Returns the system's error. In that case, orphans keep running after the camera
 /// program has ended.
-pub fn adopt_orphans() -> std::io::Result<()> {
+pub fn adopt_orphans() -> io::Result<()> {
     system::adopt_orphans()
 }
 

@@ -12,9 +12,10 @@ use crate::api::web;
 use crate::camera::command::RPICAM_PROGRAMS;
 use crate::camera::http::{probe_certificate, probe_picture};
 use crate::camera::{Camera, SourceError, Spec, webcam};
-use crate::config::Config;
+use crate::config::{Config, Webhook};
 use crate::daemon;
 use crate::decision::decide::VerdictPolicy;
+use crate::events::WebhookError;
 use crate::indicate::pins;
 use crate::learning::heads::Heads;
 use crate::learning::{self, LearningError, open_replay};
@@ -67,12 +68,13 @@ fn check(global: &Global) -> Report {
         check_source(&config, &mut report);
         check_pins(&config, &mut report);
         check_mqtt(&config, &mut report);
+        check_events(&config, &mut report);
         check_page(&config, &mut report);
     } else {
         report.line(
             State::Info,
             "not checked",
-            "models, source, pins, mqtt, page: correct the config first",
+            "models, source, pins, mqtt, events, page: correct the config first",
         );
     }
     check_state(global, &mut report);
@@ -338,6 +340,37 @@ fn check_mqtt(config: &Config, report: &mut Report) {
             "",
             "the password is sent unencrypted: set mqtt.tls",
         );
+    }
+}
+
+/// Contacts the receivers of webhooks, and checks whether the programs can be started. No event is
+/// sent, and no program is started.
+fn check_events(config: &Config, report: &mut Report) {
+    for webhook in config.events.webhook.iter().filter_map(Webhook::options) {
+        let receiver = format!("{} at {}", webhook.name, webhook.receiver());
+        match webhook.test_connection() {
+            Ok(()) => report.good("events", &format!("{receiver} can be reached")),
+            Err(error) => {
+                let exit = match error {
+                    WebhookError::File(_) => Failure::NO_INPUT,
+                    _ => Failure::UNAVAILABLE,
+                };
+                report.bad("events", &Failure::new(exit, format!("{receiver} {error}")));
+            }
+        }
+        if webhook.exposes_token() {
+            let warning = "the token is sent unencrypted: use an https address";
+            report.line(State::Info, "", warning);
+        }
+    }
+    for exec in &config.events.exec {
+        match exec.options().check() {
+            Ok(()) => report.good("events", &format!("{} can be started", exec.name)),
+            Err(error) => {
+                let sentence = format!("{}: the program {error}", exec.name);
+                report.bad("events", &Failure::new(Failure::UNAVAILABLE, sentence));
+            }
+        }
     }
 }
 

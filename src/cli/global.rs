@@ -125,7 +125,10 @@ impl Global {
         if self.state.is_some() || std::env::var_os("STATE_DIRECTORY").is_some() {
             return Ok(Some(StateDir::Named(self.state_dir()?)));
         }
-        if config.capture.enabled || config.fleet != config::Fleet::default() {
+        let needs_state = config.capture.enabled
+            || config.fleet != config::Fleet::default()
+            || !config.events.webhook.is_empty();
+        if needs_state {
             return Ok(Some(StateDir::Usual(self.state_dir()?)));
         }
         let usual = self.state_dir().ok().filter(|state| state.is_dir());

@@ -12,6 +12,7 @@ use super::text::{counts, model_name, shown};
 use super::{Failure, Global, outcome, print, print_json};
 use crate::api::socket::{self, LiveDoor, LiveRetention, LiveTimes, LiveWindow};
 use crate::config::Config;
+use crate::events::ReceiverRecord;
 use crate::indicate::{DoorPosition, UnlockReason};
 use crate::learning::heads::Heads;
 use crate::learning::samples::{Listing, Store};
@@ -128,6 +129,7 @@ fn daemon_text(status: &socket::Status) -> String {
         new_labels,
         progress,
         last_refit,
+        receivers,
     } = status;
     let waits = live.learning.waits_because.as_ref();
     let waits = waits.map_or(String::new(), |why| format!("; training waits: {why}"));
@@ -169,6 +171,9 @@ fn daemon_text(status: &socket::Status) -> String {
     }
     if let Some(note) = &live.learning.note {
         text += &format!("note        {note}\n");
+    }
+    for receiver in receivers {
+        text += &receiver_text(receiver);
     }
     for problem in live.problems.values() {
         text += &format!("problem     {problem}\n");
@@ -270,6 +275,36 @@ fn times_text(times: &LiveTimes) -> String {
     format!("times       {}\n", parts.join("; "))
 }
 
+/// Describes a receiver of events on one line, for example `home: 3 delivered, 1 waits`.
+fn receiver_text(receiver: &ReceiverRecord) -> String {
+    let ReceiverRecord {
+        name,
+        kind: _,
+        delivered,
+        failed,
+        dropped,
+        waiting,
+        failures_in_a_row: _,
+        last_delivered,
+        last_failed,
+        last_failure,
+        not_saved,
+    } = receiver;
+    let mut text = format!("events      {name}: {delivered} delivered");
+    if let Some(time) = last_delivered {
+        text += &format!(" (last {time})");
+    }
+    text += &format!(", {waiting} waiting, {dropped} lost");
+    if let (Some(time), Some(why)) = (last_failed, last_failure) {
+        let why = printable(why);
+        text += &format!("; {}, last {time}: {why}", counted(*failed, "failure"));
+    }
+    if let Some(why) = not_saved {
+        text += &format!("; a restart would lose them: {}", printable(why));
+    }
+    text + "\n"
+}
+
 fn camera_text(live: &socket::Live) -> String {
     let camera = if live.camera.lost {
         "lost; reconnecting"
@@ -295,6 +330,31 @@ fn capture_text(live: &socket::Live) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::ReceiverKind;
+
+    #[test]
+    fn a_receiver_is_described_on_one_line() {
+        let new = ReceiverRecord::new("home", ReceiverKind::Webhook);
+        assert_eq!(
+            receiver_text(&new),
+            "events      home: 0 delivered, 0 waiting, 0 lost\n"
+        );
+        let failing = ReceiverRecord {
+            delivered: 7,
+            failed: 1,
+            waiting: 2,
+            last_delivered: Some("T1".to_owned()),
+            last_failed: Some("T2".to_owned()),
+            last_failure: Some("the receiver answers 500".to_owned()),
+            not_saved: Some("the disk is full".to_owned()),
+            ..new
+        };
+        assert_eq!(
+            receiver_text(&failing),
+            "events      home: 7 delivered (last T1), 2 waiting, 0 lost; 1 failure, last T2: the \
+             receiver answers 500; a restart would lose them: the disk is full\n"
+        );
+    }
 
     #[test]
     fn the_times_are_described_on_one_line() {

@@ -147,7 +147,7 @@ impl Camera {
 
 /// Parses a SHA-256 digest in the forms that programs print: in uppercase or lowercase,
 /// with or without colons, and with or without a name and an equals sign before it.
-fn fingerprint(text: &str) -> Option<[u8; 32]> {
+pub(super) fn fingerprint(text: &str) -> Option<[u8; 32]> {
     let digits = text.rsplit('=').next()?.trim();
     hex::decode(&digits.replace(':', ""))
 }

@@ -24,6 +24,7 @@ mod classify;
 mod control;
 mod decide;
 mod detect;
+mod events;
 mod indicate;
 mod models;
 mod mqtt;
@@ -41,6 +42,7 @@ pub use classify::Classify;
 pub use control::Control;
 pub use decide::Decide;
 pub use detect::Detect;
+pub use events::{Events, Exec, Webhook};
 pub use indicate::{Buzzer, Indicate};
 pub use models::Models;
 pub(crate) use mqtt::is_device_name;
@@ -87,6 +89,8 @@ pub struct Config {
     pub web: Web,
     /// The MQTT broker that the daemon publishes its state to.
     pub mqtt: Mqtt,
+    /// Which events there are, and who receives them.
+    pub events: Events,
     /// Whether this device shares its heads, and the devices whose heads it evaluates.
     pub fleet: Fleet,
 }
@@ -369,6 +373,7 @@ impl Config {
             control,
             web,
             mqtt,
+            events,
             fleet,
         } = self;
         let mut check = Check::default();
@@ -386,6 +391,7 @@ impl Config {
         control.check(&mut check);
         web.check(&mut check);
         mqtt.check(&mut check);
+        events.check(&mut check);
         fleet.check(mqtt, &mut check);
         check.problems
     }

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{DaemonError, Latest};
+use super::events::EventFeed;
+use super::{DaemonError, Latest, now};
 use crate::api::socket::Live;
 use crate::camera::{Camera, CameraEvent, SourceError};
 use crate::decision::decide::Loss;
+use crate::events::Occurrence;
 use crate::frame::Frame;
 
 /// Reads the camera until its source ends or fails permanently, or until the token `stop`
@@ -20,17 +22,27 @@ pub(super) fn run(
     mut camera: Camera,
     frames: &watch::Sender<Latest<Frame>>,
     live: &watch::Sender<Live>,
+    events: &EventFeed,
     stop: &CancellationToken,
 ) -> Result<(), DaemonError> {
+    let mut lost_at = None;
     while !stop.is_cancelled() {
         match camera.next() {
             CameraEvent::Frame(frame) => {
+                if let Some(lost_at) = lost_at.take() {
+                    let seconds = now().saturating_duration_since(lost_at).as_secs();
+                    events.send(Occurrence::CameraBack { seconds });
+                }
                 frames.send_replace(Latest::Newest(Arc::new(frame)));
             }
             CameraEvent::Lost(error) => {
                 // Losses are counted here because the next frame may replace
                 // `Latest::Lost` before the inference thread reads it.
                 let why = reason(&error);
+                if lost_at.is_none() {
+                    lost_at = Some(now());
+                    events.send(Occurrence::camera_lost(&why));
+                }
                 live.send_modify(|live| {
                     live.camera.losses += 1;
                     live.camera.lost_because = Some(why);
@@ -44,6 +56,10 @@ pub(super) fn run(
             }
             CameraEvent::Unplugged => {
                 let why = "the camera is unplugged".to_owned();
+                if lost_at.is_none() {
+                    lost_at = Some(now());
+                    events.send(Occurrence::camera_lost(&why));
+                }
                 live.send_modify(|live| live.camera.lost_because = Some(why));
                 frames.send_replace(Latest::Lost(Loss::Unplugged));
             }

@@ -207,6 +207,7 @@ impl LearningState {
             settings: Arc::clone(&shared.settings),
             judge,
             classify,
+            events: shared.events.clone(),
         };
         Ok((sampler, handle, self.state))
     }

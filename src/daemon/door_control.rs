@@ -1,13 +1,15 @@
-//! The door at the indicator thread: reads its inputs, steps its state machine, and publishes its
-//! state.
+//! The door at the indicator thread: reads its inputs, steps its state machine, publishes its
+//! state, and reports its events.
 
 use std::time::Instant;
 
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use super::events::EventFeed;
 use crate::api::socket::{Live, LiveDoor};
 use crate::config;
+use crate::events::Occurrence;
 use crate::indicate::pins::Input;
 use crate::indicate::{
     Circuit, Door, DoorDecision, DoorInput, DoorOptions, DoorReadings, DoorState, Egress,
@@ -21,6 +23,7 @@ pub(super) struct DoorControl {
     state: Option<DoorState>,
     /// Number of warnings that the door is held open since the daemon started.
     held_open_warnings: u64,
+    events: EventFeed,
 }
 
 impl DoorControl {
@@ -33,7 +36,13 @@ impl DoorControl {
             options,
             state: None,
             held_open_warnings: 0,
+            events: EventFeed::default(),
         })
+    }
+
+    /// Makes the door report its events.
+    pub(super) fn set_events(&mut self, events: EventFeed) {
+        self.events = events;
     }
 
     /// Whether the door has any input.
@@ -96,9 +105,11 @@ impl DoorControl {
             (before, now) if before == now => {}
             (_, Some(Egress::Release)) => {
                 warn!("the release line is active or cannot be read: the door is unlocked");
+                self.events.send(Occurrence::DoorRelease);
             }
             (_, Some(Egress::ExitButton)) => {
                 info!("the exit button is pressed: the door is unlocked");
+                self.events.send(Occurrence::DoorExitButton);
             }
             (Some(Egress::Release), None) => {
                 info!("the release has ended: the door locks in the usual way");
@@ -111,8 +122,13 @@ impl DoorControl {
                 self.held_open_warnings += 1;
                 let limit_s = self.options.held_open_after.unwrap_or_default().as_secs();
                 warn!(limit_s, "the door is held open: close it");
+                let seconds = limit_s;
+                self.events.send(Occurrence::DoorHeldOpen { seconds });
             }
-            (Some(_), None) => info!("the door is no longer held open"),
+            (Some(_), None) => {
+                info!("the door is no longer held open");
+                self.events.send(Occurrence::DoorHeldOpenEnded);
+            }
             _ => {}
         }
     }

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::console_worker::ConsoleFeed;
 use super::door_control::DoorControl;
+use super::events::EventFeed;
 use super::threads::{STOP_DEADLINE, timer_runtime};
 use super::times::Allowed;
 use super::{DaemonError, Latest, now, wall_clock};
@@ -24,6 +25,7 @@ use crate::config::{self, Config};
 use crate::decision::confirm::Standing;
 use crate::decision::decide::{Decider, Decision, Loss, Progress};
 use crate::decision::frame_result::{FaceRecord, FrameResult};
+use crate::events::{FaceCounts, Occurrence};
 use crate::frame::Frame;
 use crate::indicate::pins::{Input, PinError, Pins};
 use crate::indicate::{
@@ -64,6 +66,7 @@ pub(super) struct IndicatorWorker {
     /// Options of the decider. The settings in `tuning` override some of these options.
     decide: config::Decide,
     shown: Shown,
+    events: EventFeed,
 }
 
 /// The other ends of the indicator thread's channels.
@@ -125,7 +128,17 @@ impl IndicatorWorker {
                 handle,
                 notice: None,
             },
+            events: EventFeed::default(),
         }
+    }
+
+    /// Makes the thread report changes in the decision, and the events of the door.
+    pub(super) fn with_events(mut self, events: &EventFeed) -> IndicatorWorker {
+        self.events = events.clone();
+        if let Some(door) = &mut self.door {
+            door.set_events(events.clone());
+        }
+        self
     }
 
     /// Runs until the inference thread closes `results`. After the token `stop` is
@@ -235,6 +248,13 @@ impl IndicatorWorker {
         let changes = self.shown.changes + 1;
         let change = describe(changes, decision, result);
         log_change(&change, self.shown.decision);
+        self.events.send(Occurrence::Decision {
+            decision,
+            before: self.shown.decision,
+            faces: result
+                .filter(|_| decision != Decision::Fault)
+                .map(|result| FaceCounts::of(result.faces.iter().map(|face| face.verdict))),
+        });
         metrics.decision(decision);
         live.send_modify(|live| decision.name().clone_into(&mut live.decision));
         self.console.change(change);

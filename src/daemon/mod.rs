@@ -30,6 +30,7 @@ use crate::config::Config;
 use crate::config::settings::Settings;
 use crate::decision::confirm::Standing;
 use crate::decision::decide::{LabelError, Loss, VerdictPolicy};
+use crate::events::EventLog;
 use crate::frame::Frame;
 use crate::indicate::pins::{PinError, PinOptions, Pins, PinsInUse};
 use crate::indicate::{Console, pins};
@@ -44,6 +45,7 @@ mod classify_worker;
 mod console_worker;
 mod control;
 mod door_control;
+mod events;
 mod frame_processor;
 mod indicator_worker;
 mod inference_worker;
@@ -62,6 +64,7 @@ mod web;
 
 use capture_worker::LearningState;
 use control::{ControlServer, ControlTasks};
+use events::EventFeed;
 use frame_processor::{FrameProcessor, MotionGate};
 use indicator_worker::{IndicatorLinks, IndicatorWorker, Upstream};
 use inference_worker::{FpsMeter, InferenceWorker, LiveMonitor};
@@ -244,6 +247,7 @@ struct Shared {
     live: Arc<watch::Sender<Live>>,
     problems: Problems,
     metrics: Arc<Metrics>,
+    events: EventLog,
     heartbeat: Arc<watch::Sender<Heartbeat>>,
     /// What the time of day allows.
     allowed: Arc<watch::Sender<Allowed>>,
@@ -262,6 +266,7 @@ impl Shared {
             problems: Problems::new(Arc::clone(&live)),
             live,
             metrics: Arc::new(Metrics::new()),
+            events: EventLog::default(),
             heartbeat: Arc::new(watch::Sender::new(Heartbeat {
                 at: now(),
                 fresh: true,
@@ -326,6 +331,7 @@ impl Start<'_> {
                 self.threads,
             )?;
         }
+        let events = events::start(config, handle.as_ref(), shared, self.threads)?;
         mqtt::start(config, handle.as_ref(), shared, self.threads)?;
         let reloader = Reloader {
             file: self.config_file.take(),
@@ -347,7 +353,8 @@ impl Start<'_> {
             parts.pins,
             handle,
             self.indicator_links(links.upstream, links.standing)?,
-        );
+        )
+        .with_events(&events);
         let inference = InferenceWorker {
             processor: frame_processor(parts.pipeline, parts.policy, config),
             standing: links.standing_in,
@@ -364,7 +371,8 @@ impl Start<'_> {
             overloaded_at: None,
         };
         let frames = (links.frames, links.frames_in);
-        start_camera_path(camera, frames, inference, indicator, shared, self.threads)
+        let workers = (inference, indicator);
+        start_camera_path(camera, frames, workers, events, shared, self.threads)
     }
 
     /// Starts the sound thread, and connects the indicator thread to the other threads.
@@ -441,15 +449,15 @@ fn frame_processor(
 fn start_camera_path(
     camera: Camera,
     (frames, frames_in): (watch::Sender<Latest<Frame>>, watch::Receiver<Latest<Frame>>),
-    inference: InferenceWorker,
-    indicator: IndicatorWorker,
+    (inference, indicator): (InferenceWorker, IndicatorWorker),
+    events: EventFeed,
     shared: &Shared,
     threads: &mut Threads,
 ) -> Result<(), DaemonError> {
     let (results, results_in) = watch::channel(Latest::Waiting);
     threads.start("camera", {
         let (live, stop) = (Arc::clone(&shared.live), shared.stop.clone());
-        move || camera_worker::run(camera, &frames, &live, &stop)
+        move || camera_worker::run(camera, &frames, &live, &events, &stop)
     })?;
     threads.start("inference", {
         let ended = shared.inference_ended.clone().drop_guard();

@@ -96,6 +96,7 @@ pub(super) fn start(
     let (live, stop) = (Arc::clone(&shared.live), shared.inference_ended.clone());
     let handle = handle.cloned();
     let captures = config.capture.enabled;
+    let events = shared.events.clone();
     threads.start("mqtt", move || {
         // The MQTT thread reads the files itself, because their disk may hang.
         let Some(options) = broker_options(&config, &problems, &stop)? else {
@@ -106,6 +107,7 @@ pub(super) fn start(
                 live: live.subscribe(),
                 handle: handle.clone(),
                 captures,
+                events: events.clone(),
             };
             let served = catch_unwind(AssertUnwindSafe(|| serve(&options, context, &stop)));
             match served {

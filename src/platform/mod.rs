@@ -5,6 +5,7 @@
 //! This module owns all `unsafe` code (in [`system`]). It knows nothing about the rest of
 //! the program.
 
+pub(crate) mod backoff;
 pub mod board;
 pub mod clock;
 #[cfg(test)]

@@ -7,7 +7,7 @@
 
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -62,67 +62,74 @@ fn groups() -> MutexGuard<'static, Vec<Pid>> {
     GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A running program, which is killed with its process group when this value is dropped.
-struct Program(Child);
+/// A running program with the processes in its process group. When this value is dropped, the
+/// whole group is killed.
+#[derive(Debug)]
+pub struct ProgramGroup {
+    program: Child,
+    group: Pid,
+    is_reaped: bool,
+}
 
-impl Program {
-    fn start(words: &[String]) -> Result<Program, ProgramError> {
-        let (word, arguments) = words.split_first().ok_or(ProgramError::Missing)?;
+impl ProgramGroup {
+    /// Starts a program in a process group of its own.
+    ///
+    /// # Errors
+    /// Returns the error of the system if the program cannot be started.
+    pub fn start(command: &mut Command) -> io::Result<ProgramGroup> {
         // The lock is held until the group is listed, so that nobody sees the process before.
         let mut groups = groups();
-        let started = Command::new(word)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn();
-        match started {
-            Ok(child) => {
-                groups.push(Pid::from_child(&child));
-                Ok(Program(child))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ProgramError::Missing),
-            Err(error) => Err(ProgramError::Start(error)),
-        }
+        let program = command.process_group(0).spawn()?;
+        let group = Pid::from_child(&program);
+        groups.push(group);
+        Ok(ProgramGroup {
+            program,
+            group,
+            is_reaped: false,
+        })
     }
 
-    /// Whether the program has ended. Its exit status is not collected, so its process
+    /// Returns the standard input of the program, if it is a pipe and was not taken before.
+    pub fn take_input(&mut self) -> Option<ChildStdin> {
+        self.program.stdin.take()
+    }
+
+    /// Whether the program itself has ended. Its exit status is not collected, so its process
     /// group cannot become that of another program.
-    fn has_ended(&self) -> bool {
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         // An error means that the process no longer exists.
-        !matches!(
-            waitid(WaitId::Pid(Pid::from_child(&self.0)), options),
-            Ok(None)
-        )
+        !matches!(waitid(WaitId::Pid(self.group), options), Ok(None))
     }
 
     /// Kills what is left of the process group, and collects the exit status of the program.
-    fn end(&mut self) -> io::Result<ExitStatus> {
-        let group = Pid::from_child(&self.0);
-        let _ = kill_process_group(group, Signal::KILL);
-        let status = self.0.wait();
+    ///
+    /// # Errors
+    /// Returns the error of the system if the exit status cannot be collected.
+    pub fn end(&mut self) -> io::Result<ExitStatus> {
+        let _ = kill_process_group(self.group, Signal::KILL);
+        self.is_reaped = true;
+        let status = self.program.wait();
         // The kernel passes orphans of the program to this process, which has to collect
         // their exit statuses. An error means that there are no more of them.
         for _ in 0..KILL_CHECKS {
-            match waitpgid(group, WaitOptions::NOHANG) {
+            match waitpgid(self.group, WaitOptions::NOHANG) {
                 Ok(Some(_)) => {}
                 Ok(None) => std::thread::sleep(CHECK),
                 Err(_) => break,
             }
         }
+        groups().retain(|group| *group != self.group);
         status
     }
 }
 
-impl Drop for Program {
+impl Drop for ProgramGroup {
     fn drop(&mut self) {
-        let group = Pid::from_child(&self.0);
-        if matches!(self.0.try_wait(), Ok(None)) {
+        if !self.is_reaped {
             let _ = self.end();
         }
-        groups().retain(|known| *known != group);
     }
 }
 
@@ -138,8 +145,19 @@ pub fn run(
     limit: Duration,
     mut is_stopped: impl FnMut() -> bool,
 ) -> Result<(), ProgramError> {
-    let mut program = Program::start(words)?;
-    let mut errors = program.0.stderr.take();
+    let (word, arguments) = words.split_first().ok_or(ProgramError::Missing)?;
+    let mut command = Command::new(word);
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let started = ProgramGroup::start(&mut command);
+    let mut program = started.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => ProgramError::Missing,
+        _ => ProgramError::Start(error),
+    })?;
+    let mut errors = program.program.stderr.take();
     let checks = limit.as_millis().div_ceil(CHECK.as_millis());
     let mut check = 0;
     while !program.has_ended() {

@@ -339,7 +339,7 @@ def queue_follows_the_device(browser, door):
     buttons = [button.get_attribute("id") for button in browser.driver.find_elements(By.CSS_SELECTOR, ".label")]
     assert buttons and "label-a/b" not in buttons, buttons
     until("the same crop", lambda: browser.shown() == shown)
-    for part in ["live", "label", "library", "learning", "settings"]:
+    for part in ["live", "label", "library", "learning", "events", "settings"]:
         browser.open(f"#{part}")
         until(f"the number in {part}", lambda: browser.text("#unlabelled-count") == str(len(waiting_samples(door))))
     door.maskd("label", *shown, "without_mask")
@@ -694,7 +694,7 @@ def accessible(browser):
     for scheme in ["light", "dark"]:
         for width in [1100, 360]:
             browser.size(width, 800, scheme)
-            for part in ["live", "label", "library", "learning", "settings"]:
+            for part in ["live", "label", "library", "learning", "events", "settings"]:
                 browser.open(f"#{part}")
                 until(f"{part} is drawn", lambda: browser.find("main h2"))
                 browser.check_accessibility(f"{part}, {scheme}, {width}")

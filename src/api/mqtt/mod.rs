@@ -11,6 +11,7 @@
 //! |---|---|---|
 //! | `maskd/DEVICE/status` | published, retained, last will | `online`, `offline` |
 //! | `maskd/DEVICE/state` | published, retained | [`StateRecord`] as JSON |
+//! | `maskd/DEVICE/event` | published | an [`Event`] as JSON |
 //! | `maskd/DEVICE/id` | published, retained | digits that are unique to this device |
 //! | `maskd/DEVICE/refit/set` | subscribed | `PRESS` |
 //! | `maskd/DEVICE/capture/set` | subscribed; obeyed if the config turns capturing on | `ON`, `OFF` |
@@ -21,6 +22,7 @@
 //! The client uses MQTT 5, because earlier versions do not let a client limit the size of
 //! the packets that the broker sends.
 //!
+//! [`Event`]: crate::events::Event
 //! [`DaemonHandle`]: crate::api::socket::DaemonHandle
 
 mod command;
@@ -132,11 +134,19 @@ pub struct BrokerOptions {
     trusted: Vec<[u8; 32]>,
 }
 
+/// Returns the name of this device: `mqtt.device`, or a name that is different on each machine.
+#[must_use]
+pub fn device_name(config: &Config, machine: &Machine) -> String {
+    let device = config.mqtt.device.clone();
+    device.unwrap_or_else(|| machine.device_name())
+}
+
 /// The topics of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Topics {
     status: String,
     state: String,
+    event: String,
     /// Topic for the ID of the device.
     id: String,
     refit: String,
@@ -155,6 +165,7 @@ impl Topics {
         Topics {
             status: own("status"),
             state: own("state"),
+            event: own("event"),
             id: own("id"),
             refit: own("refit/set"),
             capture: own("capture/set"),
@@ -185,8 +196,7 @@ impl BrokerOptions {
             Some(user) => Some((user, password(mqtt, credentials)?)),
             None => None,
         };
-        let device = mqtt.device.clone();
-        let device = device.unwrap_or_else(|| machine.device_name());
+        let device = device_name(config, machine);
         let topics = |device: &str| Topics::new(&mqtt.topic_prefix, &mqtt.discovery_prefix, device);
         let old_device = Some(machine.old_device_name());
         let old_device = old_device.filter(|old| mqtt.device.is_none() && *old != device);

@@ -5,8 +5,6 @@ use std::collections::BTreeSet;
 use std::pin::pin;
 use std::time::Duration;
 
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use rumqttc::{AsyncClient, ConnectionError, Event, Packet, Publish, PublishOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -20,9 +18,11 @@ use super::state::StateRecord;
 use super::{BrokerOptions, MqttError, identity};
 use crate::api::socket::{DaemonHandle, ErrorRecord, Live, RefitRequest};
 use crate::config::settings::Change;
+use crate::events::EventLog;
 use crate::learning::fleet::Key;
 use crate::learning::{Channel, Learning, RefitRecord, RefitTrigger};
 use crate::onnx::UNLABELLED;
+use crate::platform::backoff::Backoff;
 
 /// How often the daemon's state is compared with the last published state.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -48,6 +48,9 @@ const MAX_NAME_DELAY: Duration = Duration::from_mins(10);
 const MAX_LOOKS: u32 = 6;
 /// How long the broker may take to send the discovery message that it retained.
 const ANNOUNCE_DELAY: Duration = Duration::from_secs(1);
+/// Maximum age of an event when it is published. Home automation must not react to old events after
+/// an outage of the broker.
+const MAX_EVENT_AGE: Duration = Duration::from_mins(1);
 /// Minimum time between two discovery messages. Home Assistant triggers a discovery
 /// message each time it starts.
 const MIN_ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
@@ -62,41 +65,8 @@ pub struct MqttContext {
     /// Whether the config turns capturing on. If not, MQTT must not turn capturing on,
     /// because only the owner of the device may decide to store faces.
     pub captures: bool,
-}
-
-/// Computes the delays between connection attempts. The delays grow exponentially. They
-/// also have jitter, so that the devices in a building do not all reconnect at the same
-/// time after a power failure.
-#[derive(Debug)]
-struct Backoff {
-    next: Duration,
-    random: ChaCha8Rng,
-}
-
-impl Backoff {
-    fn new(seed: u64) -> Backoff {
-        Backoff {
-            next: MIN_RETRY_DELAY,
-            random: ChaCha8Rng::seed_from_u64(seed),
-        }
-    }
-
-    /// Returns a random delay between half of the current delay and the whole current
-    /// delay, and then doubles the current delay.
-    fn next_delay(&mut self) -> Duration {
-        let delay = self.up_to(self.next);
-        self.next = (2 * self.next).min(MAX_RETRY_DELAY);
-        delay
-    }
-
-    /// Returns a random delay between half of `most` and `most`.
-    fn up_to(&mut self, most: Duration) -> Duration {
-        most.mul_f64(self.random.random_range(0.5..=1.0))
-    }
-
-    fn reset(&mut self) {
-        self.next = MIN_RETRY_DELAY;
-    }
+    /// The newest events.
+    pub events: EventLog,
 }
 
 /// How a connection ended.
@@ -121,7 +91,7 @@ pub async fn serve(
     seed: u64,
     stop: &CancellationToken,
 ) {
-    let mut backoff = Backoff::new(seed);
+    let mut backoff = Backoff::new(MIN_RETRY_DELAY, MAX_RETRY_DELAY, seed);
     let run_id = options.machine.run_id(seed);
     let mut session = Session::new(options, context, run_id);
     let mut has_warned = false;
@@ -326,6 +296,8 @@ struct Session<'a> {
     unlabelled: Option<usize>,
     /// The last state published on this connection.
     published: Option<StateRecord>,
+    /// Place of the next event to publish in the log of events.
+    next_event: u64,
     /// The channel that receives the result of a refit that was requested over MQTT.
     refit: Option<oneshot::Receiver<Result<RefitRecord, ErrorRecord>>>,
     /// The rejection reasons that have already been logged.
@@ -353,6 +325,7 @@ impl<'a> Session<'a> {
             announce_at: None,
             unlabelled: None,
             published: None,
+            next_event: 0,
             refit: None,
             logged_rejections: BTreeSet::new(),
             has_warned_of_flood: false,
@@ -439,8 +412,25 @@ impl<'a> Session<'a> {
                 self.published = Some(record);
             }
         }
+        self.publish_events(client);
         self.exchange_heads(client);
         self.check_refit();
+    }
+
+    /// Publishes the events that happened since the last call. The messages are not retained,
+    /// because an event is not a state.
+    fn publish_events(&mut self, client: &AsyncClient) {
+        for logged in self.context.events.since(self.next_event) {
+            if logged.at.elapsed() <= MAX_EVENT_AGE {
+                let options = PublishOptions::at_least_once();
+                let topic = &self.options.topics.event;
+                if let Err(error) = client.try_publish(topic, logged.event.json(), options) {
+                    debug!(%error, topic, "cannot publish yet");
+                    return;
+                }
+            }
+            self.next_event = logged.place + 1;
+        }
     }
 
     /// Starts exchanging heads with other devices if this device is in a fleet and its
@@ -633,23 +623,4 @@ fn publish(client: &AsyncClient, topic: &str, payload: impl rumqttc::IntoPublish
         debug!(%error, topic, "cannot publish yet");
     }
     queued.is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retry_delays_grow_and_differ() {
-        let mut backoff = Backoff::new(7);
-        let mut expected = MIN_RETRY_DELAY;
-        for _ in 0..20 {
-            let delay = backoff.next_delay();
-            assert!(delay >= expected / 2 && delay <= expected, "{delay:?}");
-            expected = (2 * expected).min(MAX_RETRY_DELAY);
-        }
-        backoff.reset();
-        assert!(backoff.next_delay() <= MIN_RETRY_DELAY);
-        assert_ne!(Backoff::new(2).next_delay(), Backoff::new(5).next_delay());
-    }
 }

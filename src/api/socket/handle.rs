@@ -10,6 +10,7 @@ use super::types::{ErrorRecord, Live};
 use crate::api::connections::{PICTURE_PLACES, PicturePlace};
 use crate::config::settings::Settings;
 use crate::decision::frame_result::PictureRecord;
+use crate::events::EventLog;
 use crate::learning::Enrollment;
 use crate::learning::enrollment::{Enrollments, TimeLimit};
 use crate::learning::{
@@ -82,6 +83,8 @@ pub struct DaemonHandle {
     pub judge: mpsc::Sender<JudgeRequest>,
     /// Sends pictures to the thread that classifies them.
     pub classify: mpsc::Sender<ClassifyRequest>,
+    /// The newest events, and the state of their receivers.
+    pub events: EventLog,
 }
 
 impl DaemonHandle {

@@ -6,6 +6,7 @@
 //! | under `/api/v1` | request body | response |
 //! |---|---|---|
 //! | GET `/status` | | [`Status`] |
+//! | GET `/events` | | a list of [`Event`], newest first |
 //! | GET `/samples`, `/samples?label=L` | [`SampleFilter`] as a query | a list of [`SampleRecord`] |
 //! | GET `/samples/stats` | | [`CountRecord`] by label |
 //! | GET `/samples/unused` | | a list of [`UnusedRecord`] |
@@ -47,6 +48,7 @@
 //! them get the result of the same refit. The refit does not start if all of these
 //! clients have disconnected.
 //!
+//! [`Event`]: crate::events::Event
 //! [`SampleFilter`]: crate::learning::SampleFilter
 //! [`SampleRecord`]: crate::learning::SampleRecord
 //! [`CountRecord`]: crate::learning::CountRecord

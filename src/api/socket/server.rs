@@ -33,6 +33,7 @@ use super::{
 use crate::api::connections::{Client, Connections, Limits, read_body};
 use crate::api::file_work::{self, Length, Progress};
 use crate::config::settings::{Change, SettingsRecord};
+use crate::events::Event;
 use crate::learning::Enrollment;
 use crate::learning::{
     Channel, CountRecord, ExportRecord, FailureKind, HeadRecord, ImportRecord, LabelResult,
@@ -151,6 +152,7 @@ fn all_routes(handle: DaemonHandle, more: Router) -> Router {
 pub fn open_routes() -> OpenApiRouter<DaemonHandle> {
     OpenApiRouter::new()
         .routes(routes!(status))
+        .routes(routes!(events))
         .routes(routes!(samples))
         .routes(routes!(stats))
         .routes(routes!(picture))
@@ -257,9 +259,21 @@ async fn status(State(handle): State<DaemonHandle>) -> Answer<Status> {
             new_labels,
             progress,
             last_refit: learning.and_then(Learning::last_refit),
+            receivers: handle.events.receivers(),
         })
     })
     .await
+}
+
+#[utoipa::path(
+    get, path = "/events", tag = "status",
+    responses(
+        (status = 200, body = Vec<Event>, description = "The last 200 events, newest first"),
+        (status = "default", body = ErrorRecord, description = "Why the request failed"),
+    ),
+)]
+async fn events(State(handle): State<DaemonHandle>) -> Json<Vec<Event>> {
+    Json(handle.events.newest_first())
 }
 
 /// The header with the number of samples that match a filter.

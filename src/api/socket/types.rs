@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::board::BoardRecord;
+use crate::events::ReceiverRecord;
 use crate::indicate::{DoorPosition, UnlockReason};
 use crate::learning::Enrollment;
 use crate::learning::{
@@ -42,6 +43,9 @@ pub struct Status {
     /// The result of the last refit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_refit: Option<RefitRecord>,
+    /// The receivers of events, in the order of the config.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub receivers: Vec<ReceiverRecord>,
 }
 
 /// A request to label or delete samples.
@@ -198,8 +202,8 @@ pub struct Live {
     pub times: Option<LiveTimes>,
     /// The state of the board.
     pub board: BoardRecord,
-    /// What needs attention, as a sentence for each topic: `config`, `control`, `mqtt`,
-    /// `page`, `settings`, or `sound`. A problem stays here until it is solved.
+    /// What needs attention, as a sentence for each topic: `config`, `control`, `events`,
+    /// `mqtt`, `page`, `settings`, or `sound`. A problem stays here until it is solved.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub problems: BTreeMap<String, String>,
 }

@@ -18,7 +18,7 @@ use super::super::options::TlsTrust;
 use super::answer::{AnswerReader, Head};
 use super::connection::{self, ConnectError, Connection};
 use super::login::{self, Method};
-use super::tls::{self, TlsSetupError};
+use super::tls::{self, PeerName, TlsSetupError};
 use crate::platform::hex;
 use crate::platform::text::printable;
 
@@ -35,6 +35,12 @@ const BUFFER: usize = 64 * 1024;
 
 /// Maximum number of characters that a message quotes from a string sent by the camera.
 const MAX_TEXT: usize = 80;
+
+/// The words for a camera in messages about certificates.
+const CAMERA: PeerName = PeerName {
+    noun: "camera",
+    fingerprint_key: "camera.tls-fingerprint",
+};
 
 /// A client for one camera.
 pub(super) struct Client {
@@ -211,7 +217,7 @@ impl Client {
         if let Some(connector) = &self.tls {
             return Ok(connector.clone());
         }
-        let connector = tls::connector(&self.trust).map_err(|error| match error {
+        let connector = tls::connector(&self.trust, CAMERA).map_err(|error| match error {
             TlsSetupError::File(path, why) => SourceError::CaFile { path, why },
             TlsSetupError::Library(error) => SourceError::HttpClient {
                 url: self.camera.to_string(),
@@ -225,6 +231,9 @@ impl Client {
     fn not_connected(&self, error: ConnectError) -> SourceError {
         match error {
             ConnectError::Failed(why) => self.failed(&why),
+            ConnectError::Outdated => self.failed(
+                "it supports only outdated encryption, so read it with ffmpeg or curl through exec:",
+            ),
             ConnectError::Rejected(rejected) => SourceError::Certificate {
                 url: self.shown(),
                 why: rejected.why,

@@ -1,4 +1,4 @@
-//! Encrypted and unencrypted connections to cameras.
+//! Encrypted and unencrypted connections to cameras and to the receivers of events.
 //!
 //! Owns name resolution, the TCP connection, and the TLS handshake. Describes failures of
 //! these steps in words. Knows nothing about HTTP.
@@ -25,14 +25,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
 
 /// The reason that a connection could not be established.
 #[derive(Debug)]
-pub(super) enum ConnectError {
+pub(crate) enum ConnectError {
     Failed(String),
+    /// The other side supports only outdated encryption.
+    Outdated,
     Rejected(Rejected),
 }
 
 /// Connects to the host and port of `url` by trying the addresses of the host one after
 /// another. `limit` applies to all attempts together.
-pub(super) async fn tcp(url: &Url, limit: Duration) -> Result<TcpStream, ConnectError> {
+pub(crate) async fn tcp(url: &Url, limit: Duration) -> Result<TcpStream, ConnectError> {
     let failed = |error: &io::Error| ConnectError::Failed(error.to_string());
     let host = host(url);
     let port = url.port_or_known_default().unwrap_or(80);
@@ -43,7 +45,7 @@ pub(super) async fn tcp(url: &Url, limit: Duration) -> Result<TcpStream, Connect
     for address in addresses {
         last = match tokio::time::timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                // Without this option, a request may wait until the camera has
+                // Without this option, a request may wait until the other side has
                 // acknowledged the previous request.
                 stream.set_nodelay(true).map_err(|error| failed(&error))?;
                 return Ok(stream);
@@ -56,7 +58,7 @@ pub(super) async fn tcp(url: &Url, limit: Duration) -> Result<TcpStream, Connect
 }
 
 /// Encrypts a connection.
-pub(super) async fn tls(
+pub(crate) async fn tls(
     url: &Url,
     stream: TcpStream,
     connector: &TlsConnector,
@@ -88,8 +90,6 @@ fn explain(error: &io::Error) -> ConnectError {
     let inner = error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<Error>());
-    let outdated = "it supports only outdated encryption, so read it with ffmpeg or curl through \
-                    exec:";
     ConnectError::Failed(match inner {
         Some(Error::InvalidCertificate(CertificateError::Other(OtherError(other)))) => {
             match other.downcast_ref::<Rejected>() {
@@ -107,7 +107,7 @@ fn explain(error: &io::Error) -> ConnectError {
                 | AlertDescription::HandshakeFailure
                 | AlertDescription::InsufficientSecurity,
             ),
-        ) => outdated.to_owned(),
+        ) => return ConnectError::Outdated,
         Some(other) => format!("TLS failed: {other}"),
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
             "it ended the connection during the TLS handshake, so it may not use TLS on this port"

@@ -16,9 +16,9 @@
 
 pub mod answer;
 mod client;
-mod connection;
+pub(crate) mod connection;
 mod login;
-mod tls;
+pub(crate) mod tls;
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Encrypts connections to cameras.
+//! Encrypts connections to cameras and to the receivers of events.
 //!
 //! This module decides which certificates are accepted. Most cameras use a self-signed
 //! certificate that names no host or the wrong host. Certificate authorities cannot vouch
@@ -33,7 +33,7 @@ const MAX_FILE: u64 = 4 * 1024 * 1024;
 
 /// The reason that TLS cannot be used at all.
 #[derive(Debug)]
-pub(super) enum TlsSetupError {
+pub(crate) enum TlsSetupError {
     /// The file with certificates cannot be used. The first value is the path of the
     /// file, and the second value describes the problem.
     File(String, String),
@@ -44,11 +44,11 @@ pub(super) enum TlsSetupError {
 /// A certificate that was not accepted. The error that the TLS library returns contains
 /// this value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Rejected {
+pub(crate) struct Rejected {
     /// The SHA-256 of the certificate.
-    pub(super) fingerprint: String,
+    pub(crate) fingerprint: String,
     /// The reason for the rejection, worded to follow "the certificate FINGERPRINT".
-    pub(super) why: String,
+    pub(crate) why: String,
 }
 
 impl fmt::Display for Rejected {
@@ -59,8 +59,17 @@ impl fmt::Display for Rejected {
 
 impl std::error::Error for Rejected {}
 
+/// The other side of a connection, as messages name it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PeerName {
+    /// The noun, such as "camera".
+    pub(crate) noun: &'static str,
+    /// The config key for the fingerprint of its certificate.
+    pub(crate) fingerprint_key: &'static str,
+}
+
 /// Creates a connector that accepts only the certificates that `trust` describes.
-pub(super) fn connector(trust: &TlsTrust) -> Result<TlsConnector, TlsSetupError> {
+pub(crate) fn connector(trust: &TlsTrust, peer: PeerName) -> Result<TlsConnector, TlsSetupError> {
     let provider = Arc::new(ring::default_provider());
     let accepted = match trust {
         TlsTrust::Fingerprint(fingerprint) => Accepted::Fingerprint(*fingerprint),
@@ -77,6 +86,7 @@ pub(super) fn connector(trust: &TlsTrust) -> Result<TlsConnector, TlsSetupError>
     };
     let verifier = Verifier {
         accepted,
+        peer,
         provider: Arc::clone(&provider),
     };
     let config = ClientConfig::builder_with_provider(provider)
@@ -122,6 +132,7 @@ fn authorities(
 #[derive(Debug)]
 struct Verifier {
     accepted: Accepted,
+    peer: PeerName,
     provider: Arc<CryptoProvider>,
 }
 
@@ -150,9 +161,10 @@ impl ServerCertVerifier for Verifier {
             Accepted::Fingerprint(expected) if *expected == fingerprint => {
                 return Ok(ServerCertVerified::assertion());
             }
-            Accepted::Fingerprint(_) => {
-                "is not the one with the fingerprint in camera.tls-fingerprint".to_owned()
-            }
+            Accepted::Fingerprint(_) => format!(
+                "is not the one with the fingerprint in {}",
+                self.peer.fingerprint_key
+            ),
             Accepted::Signed { pinned, .. } if pinned.contains(end_entity) => {
                 return Ok(ServerCertVerified::assertion());
             }
@@ -172,7 +184,7 @@ impl ServerCertVerifier for Verifier {
                 );
                 match verified {
                     Ok(verified) => return Ok(verified),
-                    Err(error) => reason(&error),
+                    Err(error) => reason(&error, self.peer.noun),
                 }
             }
         };
@@ -212,7 +224,7 @@ impl ServerCertVerifier for Verifier {
 
 /// Returns the reason that the certificate authorities do not vouch for a certificate,
 /// worded to follow "the certificate FINGERPRINT".
-fn reason(error: &Error) -> String {
+fn reason(error: &Error, noun: &str) -> String {
     let Error::InvalidCertificate(error) = error else {
         return format!("cannot be checked: {error}");
     };
@@ -222,10 +234,10 @@ fn reason(error: &Error) -> String {
         CertificateError::Other(OtherError(other))
             if other.to_string().contains("CaUsedAsEndEntity") =>
         {
-            "is one that the camera signed itself".to_owned()
+            format!("is one that the {noun} signed itself")
         }
         CertificateError::UnknownIssuer => {
-            "is signed by no known certificate authority, or by the camera itself".to_owned()
+            format!("is signed by no known certificate authority, or by the {noun} itself")
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "is for another host name".to_owned()

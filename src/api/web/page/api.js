@@ -60,6 +60,7 @@ export const api = {
   /** Without the time limit, the page would keep showing what an unplugged device said last. */
   live: () => json("GET", "/live", undefined, { signal: AbortSignal.timeout(5000) }),
   status: () => json("GET", "/status"),
+  events: () => json("GET", "/events"),
   queue: () => json("GET", "/queue"),
   stats: () => json("GET", "/samples/stats"),
   samples,

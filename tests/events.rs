@@ -1,0 +1,435 @@
+//! Tests the delivery of events by a running daemon to webhooks and programs on the loopback
+//! interface.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and need threads and time"
+)]
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use support::{Running, maskd, root, text, wait_for};
+
+/// A camera that pauses for longer than `decide.stale-ms` again and again, so that the decision keeps
+/// changing to a fault and back. Its frames are small, so that no time is spent on them.
+const PAUSING_CAMERA: &str = "while :; do
+    for i in 1 2 3 4 5; do cat FOLDER/frame.jpg; sleep 0.1; done
+    sleep 0.8
+done";
+const KEY: &[u8] = b"a key for this test";
+
+/// A request that a receiver got.
+#[derive(Debug, Clone)]
+struct Received {
+    headers: Vec<(String, String)>,
+    body: String,
+}
+
+impl Received {
+    fn header(&self, name: &str) -> &str {
+        let header = self.headers.iter().find(|(key, _)| key == name);
+        header.map(|(_, value)| value.as_str()).unwrap_or_default()
+    }
+
+    fn id(&self) -> String {
+        self.header("webhook-id").to_owned()
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+/// A server that receives webhooks. While it does not answer, it keeps all connections open.
+struct Receiver {
+    port: u16,
+    received: Arc<Mutex<Vec<Received>>>,
+    answers: Arc<AtomicBool>,
+}
+
+impl Receiver {
+    fn start(answers: bool) -> Receiver {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let receiver = Receiver {
+            port: listener.local_addr().unwrap().port(),
+            received: Arc::default(),
+            answers: Arc::new(AtomicBool::new(answers)),
+        };
+        let (received, answers) = (
+            Arc::clone(&receiver.received),
+            Arc::clone(&receiver.answers),
+        );
+        thread::spawn(move || {
+            let mut silent = Vec::new();
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                // A connection without a request is a check.
+                let Some(request) = read_request(&stream) else {
+                    continue;
+                };
+                received.lock().unwrap().push(request);
+                if answers.load(Ordering::Relaxed) {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+                } else {
+                    silent.push(stream);
+                }
+            }
+        });
+        receiver
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/hook?token=Qx7Z9", self.port)
+    }
+
+    fn received(&self) -> Vec<Received> {
+        self.received.lock().unwrap().clone()
+    }
+}
+
+fn read_request(stream: &TcpStream) -> Option<Received> {
+    let mut reader = BufReader::new(stream.try_clone().ok()?);
+    let mut line = String::new();
+    let mut headers = Vec::new();
+    reader
+        .read_line(&mut line)
+        .ok()
+        .filter(|length| *length > 0)?;
+    assert_eq!(line, "POST /hook?token=Qx7Z9 HTTP/1.1\r\n");
+    loop {
+        line.clear();
+        reader.read_line(&mut line).ok()?;
+        let Some((name, value)) = line.trim_end().split_once(": ") else {
+            break;
+        };
+        headers.push((name.to_ascii_lowercase(), value.to_owned()));
+    }
+    let mut received = Received {
+        headers,
+        body: String::new(),
+    };
+    let mut body = vec![0; received.header("content-length").parse().ok()?];
+    reader.read_exact(&mut body).ok()?;
+    received.body = text(&body);
+    Some(received)
+}
+
+/// The HMAC-SHA256 of RFC 2104 for a key of at most 64 bytes.
+fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
+    let pad = |byte: u8| {
+        let mut block = [byte; 64];
+        for (to, from) in block.iter_mut().zip(key) {
+            *to ^= from;
+        }
+        block
+    };
+    let inner = Sha256::digest([&pad(0x36)[..], message].concat());
+    Sha256::digest([&pad(0x5c)[..], &inner[..]].concat()).to_vec()
+}
+
+#[track_caller]
+fn assert_signed(request: &Received) {
+    let (id, time) = (request.id(), request.header("webhook-timestamp"));
+    let code = hmac(KEY, format!("{id}.{time}.{}", request.body).as_bytes());
+    let expected = format!("v1,{}", STANDARD.encode(code));
+    assert_eq!(request.header("webhook-signature"), expected);
+}
+
+/// A device with a camera program.
+struct Door {
+    folder: tempfile::TempDir,
+}
+
+impl Door {
+    /// Creates a device. `FOLDER` stands for its folder.
+    fn new(camera: &str, events: &str) -> Door {
+        let door = Door {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        fs::copy(
+            root().join("tests/data/jpeg/separate-422.jpg"),
+            door.at("frame.jpg"),
+        )
+        .unwrap();
+        door.script("camera", camera);
+        fs::write(door.at("key"), [KEY, b"\n"].concat()).unwrap();
+        let config = format!(
+            "[camera]\nsource = \"exec:FOLDER/camera\"\n\
+             [decide]\nconfirm-ms = 0\nhold-ms = 0\nstale-ms = 500\n{events}"
+        );
+        let config = config.replace("FOLDER", &door.folder.path().display().to_string());
+        fs::write(door.at("maskd.toml"), config).unwrap();
+        door
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn script(&self, name: &str, text: &str) {
+        let path = self.at(name);
+        let text = text.replace("FOLDER", &self.folder.path().display().to_string());
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn command(&self, words: &[&str]) -> std::process::Command {
+        let mut command = maskd();
+        command.args(words).arg("--config");
+        command.arg(self.at("maskd.toml"));
+        command.arg("--state").arg(self.at("state"));
+        command
+    }
+
+    fn run(&self) -> Running {
+        Running::start(self.command(&["run", "--json"]), self.folder.path())
+    }
+
+    fn get(&self, path: &str) -> Option<String> {
+        let mut stream = UnixStream::connect(self.at("state/control.sock")).ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer.split_once("\r\n\r\n")?.1.to_owned())
+    }
+
+    fn json(&self, path: &str) -> Option<Value> {
+        serde_json::from_str(&self.get(path)?).ok()
+    }
+
+    /// Returns the state of a receiver.
+    fn receiver(&self, name: &str) -> Option<Value> {
+        let status = self.json("/api/v1/status")?;
+        let receivers = status["receivers"].as_array()?.iter();
+        receivers.clone().find(|one| one["name"] == name).cloned()
+    }
+}
+
+fn is_running(pid: &str) -> bool {
+    Path::new("/proc").join(pid).exists()
+}
+
+#[test]
+fn events_arrive_whatever_other_receivers_do() {
+    let (good, silent) = (Receiver::start(true), Receiver::start(false));
+    let door = Door::new(
+        PAUSING_CAMERA,
+        &format!(
+            "[[events.webhook]]\nname = \"good\"\nurl = {:?}\nevents = [\"decision\"]\n\
+             key-file = \"FOLDER/key\"\n\
+             [[events.webhook]]\nname = \"silent\"\nurl = {:?}\ntime-limit-ms = 300\n\
+             template = '{{\"text\": \"{{{{device}}}}: {{{{message}}}}\"}}'\n\
+             [[events.webhook]]\nname = \"refused\"\nurl = \"http://127.0.0.1:1/\"\n\
+             [[events.exec]]\nname = \"writer\"\ncommand = [\"FOLDER/writer\", \"a b\"]\n\
+             [[events.exec]]\nname = \"slow\"\ncommand = [\"FOLDER/slow\"]\ntime-limit-ms = 300\n",
+            good.url(),
+            silent.url()
+        ),
+    );
+    door.script(
+        "writer",
+        "cat >> FOLDER/written; echo \"$1\" >> FOLDER/arguments",
+    );
+    door.script("slow", "sleep 1000 & echo $! >> FOLDER/children; wait");
+    let running = door.run();
+    let received = wait_for("six events", || {
+        let received = good.received();
+        (received.len() >= 6).then_some(received)
+    });
+    for request in &received {
+        assert_signed(request);
+        let event = request.json();
+        assert_eq!(event["id"], request.id());
+        assert_eq!(event["kind"], "decision");
+        assert!(event["device"].as_str().unwrap().starts_with("maskd"));
+        assert!(event.get("box").is_none() && event.get("faces").is_none());
+    }
+    let decisions: Vec<String> = received
+        .iter()
+        .map(|request| request.json()["decision"].as_str().unwrap().to_owned())
+        .collect();
+    let shown = wait_for("the decisions on the console", || {
+        let shown = running.decisions();
+        (shown.len() >= decisions.len()).then_some(shown)
+    });
+    assert_eq!(decisions, shown[..decisions.len()], "all, in order");
+
+    // The API returns the newest event first.
+    let listed = door.json("/api/v1/events").unwrap();
+    let listed: Vec<String> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .rev()
+        .map(|event| event["id"].as_str().unwrap().to_owned())
+        .collect();
+    let ids: Vec<String> = received.iter().map(Received::id).collect();
+    assert_eq!(listed[..ids.len()], ids);
+
+    // The receivers that fail say why.
+    let failing = |name: &str, words: &str| {
+        wait_for(&format!("{name}: {words}"), || {
+            let record = door.receiver(name)?;
+            let why = record["last_failure"].as_str()?;
+            why.contains(words).then_some(record)
+        })
+    };
+    let record = failing("silent", "does not answer within 300 ms");
+    assert_eq!(record["delivered"], 0);
+    assert!(record["waiting"].as_u64().unwrap() >= 4, "{record}");
+    let first = &silent.received()[0];
+    let message = first.json()["text"].as_str().unwrap().to_owned();
+    assert!(message.contains(": "), "{message}");
+    assert_eq!(first.header("webhook-signature"), "", "there is no key");
+    failing("refused", "cannot be reached");
+    failing("slow", "was killed because it ran for longer than 300 ms");
+    let child = fs::read_to_string(door.at("children")).unwrap();
+    let child = child.lines().next().unwrap().to_owned();
+    wait_for("the end of its process group", || {
+        (!is_running(&child)).then_some(())
+    });
+    let written = wait_for("the events of a program", || {
+        let written = fs::read_to_string(door.at("written")).ok()?;
+        (written.lines().count() >= 3).then_some(written)
+    });
+    for (line, id) in written.lines().zip(&ids) {
+        let event: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(event["id"], *id);
+    }
+    let arguments = fs::read_to_string(door.at("arguments")).unwrap();
+    assert!(arguments.lines().all(|line| line == "a b"), "{arguments}");
+
+    let metrics = door.get("/metrics").unwrap();
+    for series in [
+        "maskd_events_delivered_total{receiver=\"good\"}",
+        "maskd_event_failures_total{receiver=\"refused\"}",
+        "maskd_events_waiting{receiver=\"silent\"}",
+    ] {
+        assert!(metrics.contains(series), "{series}");
+    }
+    let status = text(&door.command(&["status"]).output().unwrap().stdout);
+    assert!(status.contains("events      good: "), "{status}");
+    assert!(status.contains("events      slow: 0 delivered"), "{status}");
+    wait_for("the problem", || {
+        let live = door.json("/api/v1/status")?["live"].clone();
+        let problem = live["problems"]["events"].as_str()?;
+        problem.starts_with("events do not reach ").then_some(())
+    });
+    // No address is shown anywhere.
+    let everything = format!("{}{status}{metrics}", running.log());
+    assert!(!everything.contains("Qx7Z9"), "{everything}");
+
+    let check = door.command(&["check"]).output().unwrap();
+    let report = text(&check.stdout);
+    assert!(!check.status.success());
+    for line in [
+        format!(
+            "ok   events       good at 127.0.0.1:{} can be reached",
+            good.port
+        ),
+        "BAD  events       refused at 127.0.0.1:1 cannot be reached".to_owned(),
+        "ok   events       writer can be started".to_owned(),
+    ] {
+        assert!(report.contains(&line), "{line}\n{report}");
+    }
+    running.stop();
+}
+
+#[test]
+fn events_survive_a_kill_and_keep_their_ids() {
+    let receiver = Receiver::start(false);
+    let door = Door::new(
+        PAUSING_CAMERA,
+        &format!(
+            "[[events.webhook]]\nname = \"home\"\nurl = {:?}\ntime-limit-ms = 60000\n\
+             [[events.exec]]\nname = \"nobody\"\ncommand = [\"/bin/true\"]\n\
+             user = \"no such user\"\n",
+            receiver.url()
+        ),
+    );
+    let running = door.run();
+    wait_for("three events on disk", || {
+        (door.receiver("home")?["waiting"].as_u64()? >= 3).then_some(())
+    });
+    let ids: Vec<String> = wait_for("the list of events", || {
+        let events = door.json("/api/v1/events")?;
+        let ids = events.as_array()?.iter().rev();
+        ids.map(|event| Some(event["id"].as_str()?.to_owned()))
+            .collect()
+    });
+    let nobody = door.receiver("nobody").unwrap();
+    let why = nobody["last_failure"].as_str().unwrap();
+    assert!(
+        why.contains("there is no such user on this device"),
+        "{why}"
+    );
+    assert_eq!(nobody["delivered"], 0);
+    // The receiver got the first event, but its answer never arrives.
+    assert_eq!(receiver.received()[0].id(), ids[0]);
+    running.kill();
+
+    receiver.answers.store(true, Ordering::Relaxed);
+    let running = door.run();
+    let delivered = wait_for("the events again", || {
+        let again: Vec<Received> = receiver.received().split_off(1);
+        (again.len() >= ids.len() + 1).then_some(again)
+    });
+    let delivered: Vec<String> = delivered.iter().map(Received::id).collect();
+    // The last events of the list may have happened after the last one that was saved.
+    assert_eq!(delivered[..3], ids[..3], "in order, with their ids");
+    let mut once = delivered.clone();
+    once.sort();
+    once.dedup();
+    assert_eq!(once.len(), delivered.len(), "nothing was delivered twice");
+    let log = running.stop();
+    assert!(log.contains("events of an earlier run wait"), "{log}");
+}
+
+#[test]
+fn a_lost_camera_is_told_and_does_not_end_programs() {
+    let door = Door::new(
+        "for i in 1 2 3 4 5 6; do cat FOLDER/frame.jpg; sleep 0.1; done; exit 3",
+        "[[events.exec]]\nname = \"slow\"\ncommand = [\"FOLDER/slow\"]\n\
+         events = [\"camera_lost\"]\nmax-running = 2\n",
+    );
+    // The camera program ends while the other program runs.
+    door.script("slow", "sleep 2\ncat >> FOLDER/written");
+    let running = door.run();
+    let written = wait_for("the event of a program", || {
+        let written = fs::read_to_string(door.at("written")).ok()?;
+        written.ends_with('\n').then_some(written)
+    });
+    let event: Value = serde_json::from_str(written.lines().next().unwrap()).unwrap();
+    assert_eq!(event["kind"], "camera_lost");
+    assert!(!event["reason"].as_str().unwrap().is_empty(), "{event}");
+    let events = door.json("/api/v1/events").unwrap();
+    let kinds: Vec<&str> = events
+        .as_array()
+        .unwrap()
+        .iter()
+        .rev()
+        .map(|event| event["kind"].as_str().unwrap())
+        .filter(|kind| kind.starts_with("camera"))
+        .collect();
+    assert_eq!(kinds[..2], ["camera_lost", "camera_back"], "{kinds:?}");
+    let record = door.receiver("slow").unwrap();
+    assert_eq!(record["failed"], 0, "{record}");
+    running.stop();
+}
