@@ -82,6 +82,7 @@ impl RefitContext<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::input::GroupedSample;
+    use super::super::new_classes::Classes;
     use super::super::{RefitOptions, Sample};
     use super::*;
     use crate::learning::replay::Rows;
@@ -142,6 +143,7 @@ mod tests {
             adaptation: Adaptation::PlainReplay,
             cancelled: &|| false,
             classes: 2,
+            kinds: &Classes::default(),
             features: FEATURES,
             samples: &grouped,
             replay: &Rows::default(),
