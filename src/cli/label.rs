@@ -71,7 +71,9 @@ impl Label {
             text += &format!(", {} already had this label", result.already.len());
         }
         print(text + "\n")?;
-        if let LabelAction::As(label) = &action {
+        if let LabelAction::As(label) = &action
+            && !result.done.is_empty()
+        {
             tell_side(global, &before, [label])?;
         }
         report(&result.failed)

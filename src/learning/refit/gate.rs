@@ -325,7 +325,7 @@ mod tests {
                 needed: 0.75
             })
         );
-        for (found, mistaken, is_clear) in [(6, 6, true), (5, 0, false), (6, 7, false)] {
+        for (found, mistaken, is_clear) in [(4, 4, true), (3, 0, false), (6, 7, false)] {
             let refused = refusal(|measured| {
                 measured.new_classes = vec![NewClass {
                     label: "goggles".to_owned(),

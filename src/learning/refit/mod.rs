@@ -435,28 +435,6 @@ impl RefitContext<'_> {
         Ok(candidates)
     }
 
-    /// Returns the adaptations to try. Without a replay set, nothing can be translated. If a class
-    /// is new to the head in use, only this class is trained: faces of the replay set would be
-    /// taken for it if the other classes were trained too.
-    fn adaptations(&self) -> Vec<Adaptation> {
-        if self.kinds.are_any_new() {
-            return vec![Adaptation::NewClasses];
-        }
-        let all = &self.options.fit.adaptations;
-        let is_possible = |adaptation: &&Adaptation| {
-            **adaptation != Adaptation::TranslatedReplay || !self.replay.is_empty()
-        };
-        let mut possible: Vec<Adaptation> = all.iter().filter(is_possible).copied().collect();
-        if self.kinds.are_any_taught() {
-            possible.push(Adaptation::NewClasses);
-        }
-        if possible.is_empty() {
-            vec![Adaptation::PlainReplay]
-        } else {
-            possible
-        }
-    }
-
     /// Trains and calibrates a challenger with this context's adaptation.
     ///
     /// # Errors
@@ -647,13 +625,13 @@ impl RefitContext<'_> {
         replay_holdout: &Rows,
     ) -> Result<Candidate, Abort> {
         let calibrations = self.calibrations(&predictions);
-        let tolerance = self.options.fit.shift_tolerance;
         let mut calibrated = head.clone();
         let mut calibration = calibrations.of_all.clone();
         let mut replay = None;
-        let lowerings: &[f64] = match self.adaptation {
-            Adaptation::NewClasses => &LOWERINGS,
-            _ => &[0.0],
+        let (lowerings, tolerance): (&[f64], f64) = match self.adaptation {
+            // A lower logit costs recall, so no more is lowered than the gate requires.
+            Adaptation::NewClasses => (&LOWERINGS, self.options.gate.replay_tolerance),
+            _ => (&[0.0], self.options.fit.shift_tolerance),
         };
         let attempts = lowerings
             .iter()

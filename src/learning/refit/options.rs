@@ -206,7 +206,7 @@ impl Default for GateOptions {
             evident_sigmas: 2.0,
             perfect_gain: 0.02,
             perfect_sigmas: 1.0,
-            min_recall: 0.3,
+            min_recall: 0.2,
             min_precision: 0.5,
             max_suspects: 0.2,
             labels_checked: false,
