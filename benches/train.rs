@@ -151,7 +151,9 @@ fn refit() {
         .collect();
     let input = RefitInput {
         labels: &replay.labels,
+        masked_labels: &[],
         champion: &head,
+        champion_labels: &replay.labels,
         base: &head,
         samples: &samples,
         base_labels: &replay.labels,

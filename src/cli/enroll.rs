@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::backend::daemon;
 use super::interrupt::Interrupt;
+use super::label::tell_side;
 use super::progress::bar;
 use super::{Failure, Global, print};
 use crate::api::socket::{Client, ControlError, EnrollRequest, Live, MAX_ENROLLED};
@@ -56,6 +57,7 @@ impl Enroll {
             );
             return Err(Failure::new(Failure::UNAVAILABLE, sentence));
         };
+        let before = client.stats()?;
         // From here on, Ctrl-C must end the enrollment, not just this command.
         let interrupt = Interrupt::catch()?;
         let started = client.enroll_with(&EnrollRequest {
@@ -64,6 +66,7 @@ impl Enroll {
             seconds: Some(self.seconds),
             lease_seconds: Some(LEASE_SECONDS),
         })?;
+        tell_side(global, &before, [&self.label])?;
         let waited = self.wait(&client, &interrupt, started.id);
         let enrollment = of_this_command(client.end_enrollment_of(started.id));
         let (ended, last) = waited?;

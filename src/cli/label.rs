@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::Args;
 
 use super::{Failure, Global, backend, complain, ids, print};
-use crate::learning::{LabelAction, SampleSelector, UNLABELLED, UndoRecord};
+use crate::learning::{CountRecord, LabelAction, SampleSelector, UNLABELLED, UndoRecord};
 use crate::platform::text::counted;
 
 #[derive(Debug, Args)]
@@ -57,6 +57,7 @@ impl Label {
             name => LabelAction::As(name.to_owned()),
         };
         let backend = backend::open(global)?;
+        let before = backend.stats()?;
         let selector = match selector {
             SampleSelector::Ids(words) => {
                 SampleSelector::Ids(ids::resolve(backend.as_ref(), words, false)?)
@@ -70,8 +71,40 @@ impl Label {
             text += &format!(", {} already had this label", result.already.len());
         }
         print(text + "\n")?;
+        if let LabelAction::As(label) = &action
+            && !result.done.is_empty()
+        {
+            tell_side(global, &before, [label])?;
+        }
         report(&result.failed)
     }
+}
+
+/// Says that faces with these labels count as not masked, unless that is known: some face pictures
+/// had the label before, or the config names it. `before` are the labels before the action.
+pub(super) fn tell_side<'a>(
+    global: &Global,
+    before: &BTreeMap<String, CountRecord>,
+    labels: impl IntoIterator<Item = &'a String>,
+) -> Result<(), Failure> {
+    let config = global.load_config()?;
+    let named = [
+        &config.indicate.with_mask_label,
+        &config.indicate.without_mask_label,
+    ];
+    for label in labels {
+        let is_known = before.contains_key(label)
+            || label == UNLABELLED
+            || named.contains(&label)
+            || config.classify.masked_labels.contains(label);
+        if !is_known {
+            complain(&format!(
+                "faces with the new label {label} count as not masked (classify.masked-labels in \
+                 the config)"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Describes what an action did to face pictures.

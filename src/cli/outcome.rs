@@ -212,6 +212,7 @@ fn adapted(adaptation: Option<AdaptationRecord>) -> &'static str {
         Some(AdaptationRecord::TranslatedReplay) => {
             "both layers, mostly with built-in samples fitted to this camera"
         }
+        Some(AdaptationRecord::NewClasses) => "only the labels that the built-in model lacks",
         None => "unknown",
     }
 }

@@ -186,7 +186,7 @@ impl Samples {
             Samples::Restore { ids } => restore(backend, ids),
             Samples::Stats { json } => stats(backend, json),
             Samples::Export { folder } => export(backend, &folder),
-            Samples::Import { folder } => import(backend, &folder),
+            Samples::Import { folder } => import(global, backend, &folder),
             Samples::Purge {
                 label,
                 older_than_days,
@@ -373,7 +373,8 @@ fn export(backend: &dyn Backend, folder: &Path) -> Result<(), Failure> {
     Err(Failure::new(Failure::CANNOT_WRITE, sentence))
 }
 
-fn import(backend: &dyn Backend, folder: &Path) -> Result<(), Failure> {
+fn import(global: &Global, backend: &dyn Backend, folder: &Path) -> Result<(), Failure> {
+    let before = backend.stats()?;
     let record = backend.import(folder)?;
     let added = record.added.iter().map(|(label, count)| (label, *count));
     let mut text = format!("added: {}\n", counts(added));
@@ -390,6 +391,7 @@ fn import(backend: &dyn Backend, folder: &Path) -> Result<(), Failure> {
         text += &format!("cannot be used: {}: {}\n", shown(path), printable(why));
     }
     print(&text)?;
+    label::tell_side(global, &before, record.added.keys())?;
     if !record.unreadable.is_empty() {
         let sentence = format!("cannot use {}", counted(record.unreadable.len(), "picture"));
         return Err(Failure::new(Failure::DATA, sentence));

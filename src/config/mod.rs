@@ -340,6 +340,7 @@ impl Config {
     pub fn learning_options(&self) -> LearningOptions {
         LearningOptions {
             replay_file: self.models.replay.clone(),
+            masked_labels: self.classify.masked_labels.clone(),
             ..self.refit.options()
         }
     }

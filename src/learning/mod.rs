@@ -82,6 +82,8 @@ pub struct LearningOptions {
     pub seed: u64,
     /// Number of heads to keep for rollbacks, at least 2.
     pub keep_heads: usize,
+    /// The labels that count as masked. All others count as not masked.
+    pub masked_labels: Vec<String>,
     /// Path of the replay set. Without a path, the built-in replay set is used if it fits the
     /// base head.
     pub replay_file: Option<PathBuf>,
@@ -92,6 +94,7 @@ impl Default for LearningOptions {
         LearningOptions {
             seed: 42,
             keep_heads: 10,
+            masked_labels: vec!["with_mask".to_owned()],
             replay_file: None,
         }
     }

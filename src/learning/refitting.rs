@@ -285,6 +285,9 @@ impl Learning {
             progress: progress(&listing, &labels, &groups),
         };
         if let Some(head) = head {
+            if let Some(warning) = self.side_of_new(&labels, in_use.head.labels()) {
+                record = with_warning(record, &warning);
+            }
             record.head = Some(self.put_into_use(AcceptedHead {
                 labels: &labels,
                 head,
@@ -345,6 +348,31 @@ impl Learning {
         }
         let rows = embed(&[self.store.crop(sample, scaler)?])?;
         Ok(self.store.put_features(sample, backbone, &rows)?)
+    }
+
+    /// Returns a sentence that says which of the labels that the head in use lacks count as
+    /// masked, or `None` if it lacks none.
+    fn side_of_new(&self, labels: &[String], known: &[String]) -> Option<String> {
+        let masked = &self.options.masked_labels;
+        let of_side = |side: bool| -> Vec<&str> {
+            let new = labels.iter().filter(|label| !known.contains(label));
+            let of_side = new.filter(|label| masked.contains(label) == side);
+            of_side.map(String::as_str).collect()
+        };
+        let sentence = |labels: Vec<&str>, side: &str| {
+            let labels = labels.join(", ");
+            (!labels.is_empty()).then(|| {
+                format!(
+                    "faces with the new label {labels} count as {side} (classify.masked-labels)"
+                )
+            })
+        };
+        let both = [
+            sentence(of_side(true), "masked"),
+            sentence(of_side(false), "not masked"),
+        ];
+        let both: Vec<String> = both.into_iter().flatten().collect();
+        (!both.is_empty()).then(|| both.join("; "))
     }
 
     /// Compares a head from another device with the head in use, based on the labeled
@@ -497,6 +525,8 @@ impl Learning {
         let base = self.base.to_file();
         let input = RefitInput {
             labels,
+            masked_labels: &self.options.masked_labels,
+            champion_labels: &champion.labels,
             champion: &refit::grow(&champion.head, &champion.labels, labels)?,
             base: &refit::grow(&base.head, &base.labels, labels)?,
             base_labels: &base.labels,

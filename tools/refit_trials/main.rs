@@ -548,7 +548,9 @@ impl Trials<'_> {
     fn input<'b>(&'b self, samples: &'b [Sample]) -> RefitInput<'b> {
         RefitInput {
             labels: &self.head.labels,
+            masked_labels: &[],
             champion: &self.head.head,
+            champion_labels: &self.head.labels,
             base: &self.head.head,
             samples,
             base_labels: &self.head.labels,

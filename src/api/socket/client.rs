@@ -5,6 +5,7 @@ use std::error::Error;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, Url};
@@ -28,12 +29,19 @@ use crate::learning::{
 /// ID has at most 255 bytes.
 const IDS_PER_REQUEST: usize = 200;
 
-/// Sends requests to the daemon. There is no timeout, because a refit takes minutes.
+/// Time limit for requests that only read something. A daemon that works always answers them in
+/// much less time.
+const READ_LIMIT: Duration = Duration::from_secs(30);
+
+/// Sends requests to the daemon. Requests that only read something have a time limit. The others
+/// have none, because a refit or an import takes minutes.
 #[derive(Debug)]
 pub struct Client {
     runtime: Runtime,
     http: reqwest::Client,
     path: PathBuf,
+    /// Time limit for requests that only read something.
+    read_limit: Duration,
 }
 
 impl Client {
@@ -78,6 +86,7 @@ impl Client {
             runtime,
             http,
             path: path.to_owned(),
+            read_limit: READ_LIMIT,
         }))
     }
 
@@ -85,7 +94,7 @@ impl Client {
     ///
     /// # Errors
     /// Every request can return [`ControlError::Refused`] with the daemon's error
-    /// message, [`ControlError::Lost`], or [`ControlError::Answer`].
+    /// message, [`ControlError::Lost`], [`ControlError::TimeOut`], or [`ControlError::Answer`].
     pub fn status(&self) -> Result<Status, ControlError> {
         self.get(&["status"])
     }
@@ -400,7 +409,11 @@ impl Client {
         url: Url,
         json: Option<Vec<u8>>,
     ) -> Result<Vec<u8>, ControlError> {
+        let limit = (method == Method::GET).then_some(self.read_limit);
         let mut request = self.http.request(method, url);
+        if let Some(limit) = limit {
+            request = request.timeout(limit);
+        }
         if let Some(json) = json {
             request = request.header(CONTENT_TYPE, "application/json").body(json);
         }
@@ -408,7 +421,13 @@ impl Client {
             let response = request.send().await?;
             Ok::<_, reqwest::Error>((response.status(), response.bytes().await?))
         });
-        let (status, body) = response.map_err(|error| lost(&self.path, error))?;
+        let (status, body) = response.map_err(|error| match limit {
+            Some(limit) if error.is_timeout() => ControlError::TimeOut {
+                path: self.path.display().to_string(),
+                seconds: limit.as_secs(),
+            },
+            _ => lost(&self.path, error),
+        })?;
         if status.is_success() {
             return Ok(body.to_vec());
         }
@@ -444,5 +463,26 @@ fn lost(path: &Path, error: reqwest::Error) -> ControlError {
     ControlError::Lost {
         path: path.display().to_string(),
         why: innermost.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::learning::FailureKind;
+
+    #[test]
+    fn a_daemon_that_hangs_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control.sock");
+        // The system accepts connections to this socket, but nobody reads from them.
+        let _hanging = UnixListener::bind(&path).unwrap();
+        let mut client = Client::connect(&path).unwrap().unwrap();
+        client.read_limit = Duration::from_millis(10);
+        let error = client.status().unwrap_err();
+        assert!(matches!(error, ControlError::TimeOut { .. }), "{error}");
+        assert_eq!(error.fault(), FailureKind::Unavailable);
     }
 }

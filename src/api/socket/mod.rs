@@ -156,6 +156,17 @@ pub enum ControlError {
         /// The reason.
         why: String,
     },
+    /// The daemon accepts connections but does not respond in time.
+    #[error(
+        "the daemon at {path} has not answered for {seconds} seconds: if it goes on, look at its \
+         log and restart it"
+    )]
+    TimeOut {
+        /// Path of the socket.
+        path: String,
+        /// The time limit.
+        seconds: u64,
+    },
     /// The daemon's response cannot be parsed.
     #[error(
         "the daemon at {path} sent an answer that this version of maskd does not understand: restart the daemon after an update"
@@ -186,6 +197,7 @@ impl ControlError {
             ControlError::Io { .. }
             | ControlError::Removed { .. }
             | ControlError::Lost { .. }
+            | ControlError::TimeOut { .. }
             | ControlError::Answer { .. } => FailureKind::Unavailable,
         }
     }

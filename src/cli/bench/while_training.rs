@@ -309,7 +309,9 @@ impl BenchTrainer {
 fn fit(job: &TrainingJob, shared: &Shared) -> Result<(), Failure> {
     let input = RefitInput {
         labels: &job.replay.labels,
+        masked_labels: &[],
         champion: &job.head,
+        champion_labels: &job.replay.labels,
         base: &job.head,
         samples: &job.samples,
         base_labels: &job.replay.labels,

@@ -132,6 +132,17 @@ pub enum RefusalRecord {
         /// Number of samples that the new model classifies correctly.
         after: usize,
     },
+    /// The new model does not tell a new class from the others.
+    NewClassUnclear {
+        /// Name of the class.
+        label: String,
+        /// Number of held-out samples of the class.
+        samples: usize,
+        /// Number of these samples that the new model classifies as the class.
+        found: usize,
+        /// Number of held-out samples of other classes that the new model classifies as the class.
+        mistaken: usize,
+    },
     /// The new model forgets what the built-in model knew.
     Forgets {
         /// The present model's accuracy on the replay holdout, between 0 and 1.
@@ -166,6 +177,17 @@ impl From<Refusal> for RefusalRecord {
             Refusal::LessAccurate { before, after } => {
                 RefusalRecord::LessAccurate { before, after }
             }
+            Refusal::NewClassUnclear {
+                label,
+                samples,
+                found,
+                mistaken,
+            } => RefusalRecord::NewClassUnclear {
+                label,
+                samples,
+                found,
+                mistaken,
+            },
             Refusal::Forgets { before, after } => RefusalRecord::Forgets { before, after },
         }
     }
@@ -354,6 +376,9 @@ pub enum AdaptationRecord {
     /// Both layers were trained, mostly on replay rows that were translated to the device's
     /// camera.
     TranslatedReplay,
+    /// Only the classes that the replay set lacks were trained. The logits of all other classes
+    /// were only calibrated.
+    NewClasses,
 }
 
 impl From<Adaptation> for AdaptationRecord {
@@ -362,6 +387,7 @@ impl From<Adaptation> for AdaptationRecord {
             Adaptation::PlainReplay => AdaptationRecord::PlainReplay,
             Adaptation::Logits => AdaptationRecord::Logits,
             Adaptation::TranslatedReplay => AdaptationRecord::TranslatedReplay,
+            Adaptation::NewClasses => AdaptationRecord::NewClasses,
         }
     }
 }

@@ -69,7 +69,7 @@ impl<'a> Batches<'a> {
         let rows = |share: f32| (options.batch as f32 * share).round() as usize;
         let device = rows(options.device_share);
         let new = match context.adaptation {
-            Adaptation::PlainReplay | Adaptation::Logits => device,
+            Adaptation::PlainReplay | Adaptation::Logits | Adaptation::NewClasses => device,
             Adaptation::TranslatedReplay => {
                 rows(options.new_share * groups / (groups + options.half_share_groups)).min(device)
             }
@@ -238,6 +238,7 @@ impl Translation {
 #[cfg(test)]
 mod tests {
     use super::super::input::GroupedSample;
+    use super::super::new_classes::Classes;
     use super::super::{RefitOptions, Sample};
     use super::*;
     use crate::learning::replay::Rows;
@@ -271,6 +272,7 @@ mod tests {
             adaptation: Adaptation::TranslatedReplay,
             cancelled: &|| false,
             classes: 2,
+            kinds: &Classes::default(),
             features: 2,
             samples: &grouped,
             replay: &replay,

@@ -23,10 +23,12 @@ impl Prior {
     fn of(adaptation: Adaptation) -> Prior {
         match adaptation {
             // The training has already moved the decision boundary.
-            Adaptation::PlainReplay | Adaptation::TranslatedReplay => Prior {
-                temperature: 0.25,
-                shift: 0.15,
-            },
+            Adaptation::PlainReplay | Adaptation::TranslatedReplay | Adaptation::NewClasses => {
+                Prior {
+                    temperature: 0.25,
+                    shift: 0.15,
+                }
+            }
             // Nothing but the calibration moves the decision boundary.
             Adaptation::Logits => Prior {
                 temperature: 0.5,
@@ -116,6 +118,15 @@ impl Calibration {
             temperature: self.temperature,
             shift: self.shift.iter().map(|shift| share * shift).collect(),
         }
+    }
+
+    /// Returns a calibration that lowers the logits of these classes by `nats` more.
+    pub(super) fn lowered(mut self, classes: &[bool], nats: f64) -> Calibration {
+        let lowered = self.shift.iter_mut().zip(classes);
+        for (shift, _) in lowered.filter(|(_, is_lowered)| **is_lowered) {
+            *shift -= nats;
+        }
+        self
     }
 
     /// Returns a head whose logits are calibrated. The last layer of the head is divided by the

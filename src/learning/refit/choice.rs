@@ -33,6 +33,28 @@ pub(super) struct Candidate {
 }
 
 impl RefitContext<'_> {
+    /// Returns the adaptations to try. Without a replay set, nothing can be translated. If a class
+    /// is new to the head in use, only this class is trained: faces of the replay set would be
+    /// taken for it if the other classes were trained too.
+    pub(super) fn adaptations(&self) -> Vec<Adaptation> {
+        if self.kinds.are_any_new() {
+            return vec![Adaptation::NewClasses];
+        }
+        let all = &self.options.fit.adaptations;
+        let is_possible = |adaptation: &&Adaptation| {
+            **adaptation != Adaptation::TranslatedReplay || !self.replay.is_empty()
+        };
+        let mut possible: Vec<Adaptation> = all.iter().filter(is_possible).copied().collect();
+        if self.kinds.are_any_taught() {
+            possible.push(Adaptation::NewClasses);
+        }
+        if possible.is_empty() {
+            vec![Adaptation::PlainReplay]
+        } else {
+            possible
+        }
+    }
+
     /// Returns the index of the candidate to use, and predictions that evaluate this choice.
     pub(super) fn choose(&self, candidates: &[Candidate]) -> (usize, Vec<HeldOutPrediction>) {
         let mut predictions = candidates[0].predictions.clone();
@@ -82,6 +104,7 @@ impl RefitContext<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::input::GroupedSample;
+    use super::super::new_classes::Classes;
     use super::super::{RefitOptions, Sample};
     use super::*;
     use crate::learning::replay::Rows;
@@ -142,6 +165,7 @@ mod tests {
             adaptation: Adaptation::PlainReplay,
             cancelled: &|| false,
             classes: 2,
+            kinds: &Classes::default(),
             features: FEATURES,
             samples: &grouped,
             replay: &Rows::default(),

@@ -103,7 +103,13 @@ impl Comparison {
             calibration,
             worst,
             suspects,
+            new_classes: Vec::new(),
         }
+    }
+
+    /// Returns the scores of the challenger.
+    pub(super) fn after(&self) -> &Scores {
+        &self.after
     }
 }
 
@@ -410,11 +416,23 @@ pub(super) fn cross_entropy(logits: &[f64], label: usize) -> f64 {
 }
 
 /// Returns the fraction of rows that a head classifies correctly.
+#[cfg(test)]
 pub(super) fn accuracy(head: &HeadTensors, rows: &Rows) -> Result<f64, Abort> {
+    accuracy_by(head, rows, |logits, label| {
+        argmax(logits.iter()) == Some(label)
+    })
+}
+
+/// Returns the fraction of rows for whose logits and label `is_right` is true.
+pub(super) fn accuracy_by(
+    head: &HeadTensors,
+    rows: &Rows,
+    is_right: impl Fn(&[f64], usize) -> bool,
+) -> Result<f64, Abort> {
     let logits = logits(head, &rows.features)?;
     let right = logits
         .iter()
         .zip(&rows.labels)
-        .filter(|(logits, label)| argmax(logits.iter()) == Some(**label));
+        .filter(|(logits, label)| is_right(logits, **label));
     Ok(right.count() as f64 / rows.len() as f64)
 }

@@ -130,7 +130,9 @@ mod tests {
         };
         let input = RefitInput {
             labels: &labels,
+            masked_labels: &[],
             champion: &head,
+            champion_labels: &labels,
             base: &head,
             base_labels: &labels,
             samples,

@@ -6,7 +6,7 @@
 use std::cmp::Ordering;
 
 use super::options::GateOptions;
-use super::outcome::{Estimate, GateDecision, Measurements, Outcome, Refusal, Scores};
+use super::outcome::{Estimate, GateDecision, Measurements, NewClass, Outcome, Refusal, Scores};
 use crate::platform::text::people;
 
 /// The decision of the gate, with warnings.
@@ -124,9 +124,30 @@ fn not_better(measured: &Measurements, options: &GateOptions) -> Option<Refusal>
         let (before, after) = (before.right, after.right);
         return Some(Refusal::LessAccurate { before, after });
     }
+    if let Some(refusal) = new_class_unclear(measured, options) {
+        return Some(refusal);
+    }
     let replay = measured.replay?;
     let (before, after) = (replay.before, replay.after);
     (after < before - options.replay_tolerance).then_some(Refusal::Forgets { before, after })
+}
+
+/// Whether a new class is rarely recognized, or other faces are often taken for it.
+fn new_class_unclear(measured: &Measurements, options: &GateOptions) -> Option<Refusal> {
+    let is_unclear = |class: &&NewClass| {
+        let found = class.found as f64;
+        let classified = (class.found + class.mistaken) as f64;
+        class.found == 0
+            || found < options.min_recall * class.samples as f64
+            || found < options.min_precision * classified
+    };
+    let class = measured.new_classes.iter().find(is_unclear)?;
+    Some(Refusal::NewClassUnclear {
+        label: class.label.clone(),
+        samples: class.samples,
+        found: class.found,
+        mistaken: class.mistaken,
+    })
 }
 
 /// Returns a sentence that explains the decision.
@@ -251,6 +272,7 @@ mod tests {
             calibration: Calibration::identity(2),
             worst: Vec::new(),
             suspects: Vec::new(),
+            new_classes: Vec::new(),
         }
     }
 
@@ -303,6 +325,17 @@ mod tests {
                 needed: 0.75
             })
         );
+        for (found, mistaken, is_clear) in [(4, 4, true), (3, 0, false), (6, 7, false)] {
+            let refused = refusal(|measured| {
+                measured.new_classes = vec![NewClass {
+                    label: "goggles".to_owned(),
+                    samples: 20,
+                    found,
+                    mistaken,
+                }];
+            });
+            assert_eq!(refused.is_none(), is_clear, "{refused:?}");
+        }
         assert_eq!(
             refusal(|measured| measured.gain.mean = -0.2),
             Some(Refusal::NoGain {

@@ -2,8 +2,16 @@
 
 use std::collections::BTreeSet;
 
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
 use super::RefitError;
 use crate::onnx::HeadTensors;
+
+/// Number of hidden units that each new class gets.
+const OWN_UNITS: usize = 16;
+/// Seed of the initial weights of these units.
+const SEED: u64 = 42;
 
 /// Initial difference between the mean logit of the known classes and the logit
 /// of a new class.
@@ -12,6 +20,10 @@ pub(super) const NEW_CLASS_MARGIN: f32 = 2.0;
 /// Returns the head with additional classes. The rows of known labels are kept. The row of a new
 /// label is the mean of all rows, and the bias of a new label is 2 below the mean bias. The logit
 /// of a new label is therefore never the largest before the head is trained.
+///
+/// For each new label, the hidden layer gets 16 units with small random weights. No row of the
+/// output layer uses them yet. The known units were trained to tell the known classes apart, and
+/// may ignore what makes a new class different.
 ///
 /// # Errors
 /// Returns [`RefitError::Head`] if the tensors do not match the labels, if a
@@ -47,7 +59,8 @@ pub fn grow(
         })
         .collect();
     let mean_bias = head.b2.iter().sum::<f32>() / classes as f32;
-    let mut w2 = Vec::with_capacity(hidden * grown.len());
+    let new_units = OWN_UNITS * (grown.len() - classes);
+    let mut w2 = Vec::with_capacity((hidden + new_units) * grown.len());
     let mut b2 = Vec::with_capacity(grown.len());
     for label in grown {
         if let Some(known) = labels.iter().position(|known| known == label) {
@@ -57,11 +70,15 @@ pub fn grow(
             w2.extend_from_slice(&mean_row);
             b2.push(mean_bias - NEW_CLASS_MARGIN);
         }
+        w2.resize(w2.len() + new_units, 0.0);
     }
-    Ok(HeadTensors {
-        w1: head.w1.clone(),
-        b1: head.b1.clone(),
-        w2,
-        b2,
-    })
+    let (mut w1, mut b1) = (head.w1.clone(), head.b1.clone());
+    let features = head.features();
+    // The limit of He's uniform distribution for units with a ReLU.
+    let limit = (6.0 / features.max(1) as f32).sqrt();
+    let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+    let weights = std::iter::repeat_with(|| rng.random_range(-limit..=limit));
+    w1.extend(weights.take(new_units * features));
+    b1.resize(hidden + new_units, 0.0);
+    Ok(HeadTensors { w1, b1, w2, b2 })
 }

@@ -39,8 +39,12 @@ pub struct Sample {
 pub struct RefitInput<'a> {
     /// Names of the classes, in the order of the outputs of `champion` and `base`.
     pub labels: &'a [String],
-    /// The head in use.
+    /// The names of the classes that count as masked. All others count as not masked.
+    pub masked_labels: &'a [String],
+    /// The head in use. If it has fewer classes than `labels`, use [`grow`](super::grow) first.
     pub champion: &'a HeadTensors,
+    /// The classes that `champion` had before it was grown. They are a subset of `labels`.
+    pub champion_labels: &'a [String],
     /// The head that the device started with. If it has fewer classes than
     /// `labels`, use [`grow`](super::grow) first.
     pub base: &'a HeadTensors,

@@ -34,6 +34,7 @@ mod gate;
 mod grow;
 mod input;
 mod near_duplicates;
+mod new_classes;
 mod options;
 mod outcome;
 mod variants;
@@ -48,7 +49,7 @@ pub use input::{RefitInput, Sample};
 pub use options::{Adaptation, FitOptions, GateOptions, HoldOutOptions, RefitOptions};
 pub use outcome::{
     Advice, Calibration, ClassCount, CurvePoint, Estimate, GateDecision, HardExample, InitialHead,
-    Measurements, Outcome, Refusal, ReplayAccuracy, Scores, SkipReason, SkippedSample,
+    Measurements, NewClass, Outcome, Refusal, ReplayAccuracy, Scores, SkipReason, SkippedSample,
     TrainingSummary, Validation,
 };
 pub use variants::{VARIANTS, variants};
@@ -58,9 +59,10 @@ use crate::onnx::HeadTensors;
 use crate::training::train::{TrainError, TrainOptions, Trainer};
 use batches::Batches;
 use choice::Candidate;
-use evaluate::{HeldOutPrediction, accuracy, cross_entropy, logits, rows_of};
+use evaluate::{HeldOutPrediction, cross_entropy, logits, rows_of};
 use folds::{Split, split};
 use input::{GroupedSample, check_head, class_counts, too_few};
+use new_classes::{Classes, LOWERINGS};
 
 /// Minimum number of groups per class. A single group cannot be used for both
 /// training and validation.
@@ -142,7 +144,8 @@ pub fn fit(
     if let Some(refusal) = too_few(&outcome.counts) {
         return Ok(refused(groups, outcome, refusal));
     }
-    let context = RefitContext::new(input, options, cancelled, &samples, &replay_train);
+    let kinds = Classes::new(input, &samples);
+    let context = RefitContext::new(input, options, cancelled, &samples, &replay_train, &kinds);
     let split = split(&samples, input.labels.len(), &options.hold_out);
     let (measured, head) = match context.fit(input, &split, &replay_holdout) {
         Ok(evaluated) => evaluated,
@@ -194,7 +197,8 @@ pub(crate) fn evaluate_foreign(
     if let Some(refusal) = too_few(&outcome.counts) {
         return Ok(gate::refuse(outcome, refusal));
     }
-    let context = RefitContext::new(input, options, cancelled, &samples, &replay_train);
+    let kinds = Classes::new(input, &samples);
+    let context = RefitContext::new(input, options, cancelled, &samples, &replay_train, &kinds);
     let measured = match context.evaluate_foreign(input, challenger, &replay_holdout) {
         Ok(measured) => measured,
         Err(Abort::Cancelled) => return Err(RefitError::Cancelled),
@@ -222,7 +226,8 @@ pub fn learn(
     if samples.is_empty() {
         return Ok(None);
     }
-    let context = RefitContext::new(input, options, cancelled, &samples, &replay);
+    let kinds = Classes::new(input, &samples);
+    let context = RefitContext::new(input, options, cancelled, &samples, &replay, &kinds);
     let all: Vec<usize> = (0..samples.len()).collect();
     match context.learn_to(input.champion, &all, context.steps()) {
         Ok(head) => Ok(Some(head)),
@@ -301,6 +306,8 @@ struct RefitContext<'a> {
     adaptation: Adaptation,
     cancelled: &'a dyn Fn() -> bool,
     classes: usize,
+    /// Which classes are new, and which count as masked.
+    kinds: &'a Classes,
     /// Length of a feature vector.
     features: usize,
     samples: &'a [GroupedSample<'a>],
@@ -338,12 +345,14 @@ impl<'a> RefitContext<'a> {
         cancelled: &'a dyn Fn() -> bool,
         samples: &'a [GroupedSample<'a>],
         replay: &'a Rows,
+        kinds: &'a Classes,
     ) -> RefitContext<'a> {
         RefitContext {
             options,
             adaptation: options.fit.adaptations[0],
             cancelled,
             classes: input.labels.len(),
+            kinds,
             features: input.features(),
             samples,
             replay,
@@ -387,7 +396,9 @@ impl RefitContext<'_> {
             curve: chosen.curve,
         };
         let agreement = self.agreement(input)?;
-        let measured = compared.with(training, agreement, chosen.replay, chosen.calibration);
+        let new = self.kinds.new_classes(input.labels, compared.after());
+        let mut measured = compared.with(training, agreement, chosen.replay, chosen.calibration);
+        measured.new_classes = new;
         Ok((measured, chosen.head))
     }
 
@@ -418,21 +429,10 @@ impl RefitContext<'_> {
         if candidates.is_empty() {
             return Err(Abort::NotFinite);
         }
-        Ok(candidates)
-    }
-
-    /// Returns the adaptations to try. Without a replay set, nothing can be translated.
-    fn adaptations(&self) -> Vec<Adaptation> {
-        let all = &self.options.fit.adaptations;
-        let is_possible = |adaptation: &&Adaptation| {
-            **adaptation != Adaptation::TranslatedReplay || !self.replay.is_empty()
-        };
-        let possible: Vec<Adaptation> = all.iter().filter(is_possible).copied().collect();
-        if possible.is_empty() {
-            vec![Adaptation::PlainReplay]
-        } else {
-            possible
+        if self.kinds.are_any_taught() {
+            self.prefer_remembering(&mut candidates);
         }
+        Ok(candidates)
     }
 
     /// Trains and calibrates a challenger with this context's adaptation.
@@ -602,6 +602,7 @@ impl RefitContext<'_> {
         match self.adaptation {
             Adaptation::Logits => 0,
             Adaptation::PlainReplay | Adaptation::TranslatedReplay => self.options.fit.steps,
+            Adaptation::NewClasses => self.options.fit.new_class_steps,
         }
     }
 
@@ -624,16 +625,27 @@ impl RefitContext<'_> {
         replay_holdout: &Rows,
     ) -> Result<Candidate, Abort> {
         let calibrations = self.calibrations(&predictions);
-        let tolerance = self.options.fit.shift_tolerance;
         let mut calibrated = head.clone();
         let mut calibration = calibrations.of_all.clone();
         let mut replay = None;
-        let mut share = 0.0;
-        for tried in SHIFT_SHARES {
-            share = tried;
-            calibration = calibrations.of_all.with_shift_share(share);
+        let (lowerings, tolerance): (&[f64], f64) = match self.adaptation {
+            // A lower logit costs recall, so no more is lowered than the gate requires.
+            Adaptation::NewClasses => (&LOWERINGS, self.options.gate.replay_tolerance),
+            _ => (&[0.0], self.options.fit.shift_tolerance),
+        };
+        let attempts = lowerings
+            .iter()
+            .flat_map(|nats| SHIFT_SHARES.map(|share| (share, *nats)));
+        let changed = |calibration: &Calibration, (share, nats): (f64, f64)| {
+            let calibration = calibration.with_shift_share(share);
+            calibration.lowered(&self.kinds.taught, nats)
+        };
+        let mut used = (0.0, 0.0);
+        for attempt in attempts {
+            used = attempt;
+            calibration = changed(&calibrations.of_all, used);
             calibrated = calibration.fold_into(head);
-            replay = replay_accuracy(champion, &calibrated, replay_holdout)?;
+            replay = self.replay_accuracy(champion, &calibrated, replay_holdout)?;
             if replay.is_none_or(|replay| replay.after >= replay.before - tolerance) {
                 break;
             }
@@ -641,7 +653,7 @@ impl RefitContext<'_> {
         for prediction in &mut predictions {
             let of_fold = calibrations.without_fold.get(&prediction.fold);
             let of_fold = of_fold.unwrap_or(&calibrations.of_all);
-            let of_fold = of_fold.with_shift_share(share);
+            let of_fold = changed(of_fold, used);
             prediction.challenger = of_fold.apply(&prediction.challenger);
         }
         let weights = calibrated.w2.iter().chain(&calibrated.b2);
@@ -702,7 +714,7 @@ impl RefitContext<'_> {
         Ok(compared.with(
             training,
             self.agreement(input)?,
-            replay_accuracy(input.champion, challenger, replay_holdout)?,
+            self.replay_accuracy(input.champion, challenger, replay_holdout)?,
             Calibration::identity(self.classes),
         ))
     }
@@ -731,9 +743,17 @@ impl RefitContext<'_> {
         checkpoints: &[usize],
         mut at_checkpoint: impl FnMut(usize, &Trainer) -> Result<(), Abort>,
     ) -> Result<(), Abort> {
+        let fit = &self.options.fit;
+        let part = match self.adaptation {
+            Adaptation::NewClasses => Some(self.kinds.part(initial)),
+            _ => None,
+        };
         let train = TrainOptions {
-            dropout: self.options.fit.dropout,
-            init_lr: self.options.fit.learning_rate,
+            dropout: fit.dropout,
+            init_lr: match part {
+                Some(_) => fit.new_class_learning_rate,
+                None => fit.learning_rate,
+            },
             decay: 0.0,
             seed: self.options.seed,
             class_weights: Vec::new(),
@@ -747,29 +767,15 @@ impl RefitContext<'_> {
                     return Err(Abort::Cancelled);
                 }
                 let (features, labels) = batches.draw();
-                trainer.step(features, labels)?;
+                match &part {
+                    Some(part) => trainer.step_part(features, labels, part)?,
+                    None => trainer.step(features, labels)?,
+                };
             }
             at_checkpoint(checkpoint, &trainer)?;
         }
         Ok(())
     }
-}
-
-/// Returns the accuracy of the champion and of the challenger on the replay holdout, or `None` if
-/// there is no holdout.
-fn replay_accuracy(
-    champion: &HeadTensors,
-    challenger: &HeadTensors,
-    holdout: &Rows,
-) -> Result<Option<ReplayAccuracy>, Abort> {
-    if holdout.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(ReplayAccuracy {
-        before: accuracy(champion, holdout)?,
-        after: accuracy(challenger, holdout)?,
-        rows: holdout.len(),
-    }))
 }
 
 #[cfg(test)]

@@ -42,6 +42,10 @@ pub enum Adaptation {
     /// Both layers are trained, mostly on replay rows that are translated to the device's
     /// camera. Such a head depends little on individual labels.
     TranslatedReplay,
+    /// Only the classes that the replay set lacks are trained: their rows of the output layer,
+    /// and the hidden units that no other class uses. The logits of all other classes stay as
+    /// they are. A refit chooses this adaptation itself if there are such classes.
+    NewClasses,
 }
 
 /// The training recipe for the challenger.
@@ -57,6 +61,11 @@ pub struct FitOptions {
     pub batch: usize,
     /// Learning rate of Adam, greater than 0.
     pub learning_rate: f32,
+    /// Maximum number of steps with [`Adaptation::NewClasses`], at least 1. A new class starts
+    /// from nothing, so it needs more steps than a class that is only adapted.
+    pub new_class_steps: usize,
+    /// Learning rate with [`Adaptation::NewClasses`], greater than 0.
+    pub new_class_learning_rate: f32,
     /// Fraction of a batch that represents the device's camera, between 0 and 1. With
     /// [`Adaptation::PlainReplay`], this part of the batch consists of new rows. With
     /// [`Adaptation::TranslatedReplay`], it consists of new rows, and of replay rows
@@ -94,6 +103,8 @@ impl Default for FitOptions {
             steps: 150,
             batch: 64,
             learning_rate: 2e-4,
+            new_class_steps: 400,
+            new_class_learning_rate: 1e-3,
             device_share: 0.5,
             new_share: 0.5,
             half_share_groups: 50.0,
@@ -167,6 +178,12 @@ pub struct GateOptions {
     pub perfect_gain: f64,
     /// The same minimum in units of the standard error of the gain.
     pub perfect_sigmas: f64,
+    /// Minimum fraction of the held-out samples of a new class that are classified correctly,
+    /// between 0 and 1.
+    pub min_recall: f64,
+    /// Minimum fraction of the held-out samples classified as a new class that belong to it,
+    /// between 0 and 1.
+    pub min_precision: f64,
     /// Maximum fraction of the held-out samples whose labels look wrong, between 0 and 1.
     pub max_suspects: f64,
     /// Whether the owner vouches for the labels. The checks of the labels then only warn.
@@ -189,6 +206,8 @@ impl Default for GateOptions {
             evident_sigmas: 2.0,
             perfect_gain: 0.02,
             perfect_sigmas: 1.0,
+            min_recall: 0.2,
+            min_precision: 0.5,
             max_suspects: 0.2,
             labels_checked: false,
         }
@@ -212,14 +231,16 @@ impl FitOptions {
         if self.adaptations.is_empty() {
             return refuse("no adaptation");
         }
-        if self.steps == 0 {
+        if self.steps == 0 || self.new_class_steps == 0 {
             return refuse("no steps");
         }
         if self.batch < 2 {
             return refuse(format!("a batch of {}; use at least 2", self.batch));
         }
-        if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
-            return refuse(format!("a learning rate of {}", self.learning_rate));
+        for rate in [self.learning_rate, self.new_class_learning_rate] {
+            if !(rate > 0.0 && rate.is_finite()) {
+                return refuse(format!("a learning rate of {rate}"));
+            }
         }
         let groups = self.half_share_groups;
         if !(groups >= 0.0 && groups.is_finite()) {
@@ -276,6 +297,8 @@ impl GateOptions {
             self.replay_tolerance,
             self.min_agreement,
             self.max_suspects,
+            self.min_recall,
+            self.min_precision,
             self.evident_accuracy,
             self.evident_improvement,
         ];
@@ -293,10 +316,12 @@ mod tests {
     #[test]
     fn the_defaults_are_valid_and_each_bad_figure_is_refused() {
         assert_eq!(RefitOptions::default().check(), Ok(()));
-        let changes: [fn(&mut RefitOptions); 16] = [
+        let changes: [fn(&mut RefitOptions); 20] = [
             |options| options.fit.shift_tolerance = 1.1,
             |options| options.fit.adaptations.clear(),
             |options| options.fit.steps = 0,
+            |options| options.fit.new_class_steps = 0,
+            |options| options.fit.new_class_learning_rate = f32::NAN,
             |options| options.fit.batch = 1,
             |options| options.fit.learning_rate = 0.0,
             |options| options.fit.half_share_groups = -1.0,
@@ -310,6 +335,8 @@ mod tests {
             |options| options.gate.min_gain = f64::NAN,
             |options| options.gate.replay_tolerance = -0.1,
             |options| options.gate.max_suspects = 1.1,
+            |options| options.gate.min_recall = 1.1,
+            |options| options.gate.min_precision = -0.1,
         ];
         for (number, change) in changes.into_iter().enumerate() {
             let mut options = RefitOptions::default();

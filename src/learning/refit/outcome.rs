@@ -106,6 +106,17 @@ pub enum Refusal {
         /// Number of held-out samples that the challenger classifies correctly.
         after: usize,
     },
+    /// The challenger does not tell a new class from the others.
+    NewClassUnclear {
+        /// Name of the class.
+        label: String,
+        /// Number of held-out samples of the class.
+        samples: usize,
+        /// Number of these samples that the challenger classifies as the class.
+        found: usize,
+        /// Number of held-out samples of other classes that the challenger classifies as the class.
+        mistaken: usize,
+    },
     /// The challenger forgets what the built-in model knew.
     Forgets {
         /// The champion's accuracy on the replay holdout, between 0 and 1.
@@ -154,6 +165,17 @@ impl fmt::Display for Refusal {
                 f,
                 "on face pictures that it had not seen, the new model was right on {after}, the \
                  present one on {before}"
+            ),
+            Refusal::NewClassUnclear {
+                label,
+                samples,
+                found,
+                mistaken,
+            } => write!(
+                f,
+                "the new model does not tell {label} from the other labels: it recognized {found} \
+                 of {samples} face pictures of {label} that it had not seen, and took {mistaken} \
+                 others for {label}; label more face pictures of {label}"
             ),
             Refusal::Forgets { before, after } => write!(
                 f,
@@ -228,6 +250,21 @@ pub struct Measurements {
     pub worst: Vec<HardExample>,
     /// Samples whose labels look wrong.
     pub suspects: Vec<HardExample>,
+    /// How well the challenger tells the classes that are new to the champion from the others.
+    pub new_classes: Vec<NewClass>,
+}
+
+/// How well a challenger tells a new class from the others, on held-out samples.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewClass {
+    /// Name of the class.
+    pub label: String,
+    /// Number of samples of the class.
+    pub samples: usize,
+    /// Number of these samples that are classified as the class.
+    pub found: usize,
+    /// Number of samples of other classes that are classified as the class.
+    pub mistaken: usize,
 }
 
 /// How a challenger was trained.

@@ -1,6 +1,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::evaluate::accuracy;
 use super::grow::NEW_CLASS_MARGIN;
 use super::*;
 use crate::learning::replay::Replay;
@@ -74,7 +75,9 @@ impl TwoCameras {
     fn input<'a>(&'a self, samples: &'a [Sample]) -> RefitInput<'a> {
         RefitInput {
             labels: &self.labels,
+            masked_labels: &self.labels[..1],
             champion: &self.base,
+            champion_labels: &self.labels,
             base: &self.base,
             base_labels: &self.labels,
             samples,
@@ -360,7 +363,8 @@ fn an_adaptation_whose_numbers_are_not_finite_is_left_out() {
     let (grouped, _) = input
         .grouped(&replay, &options.hold_out, &|| false)
         .unwrap();
-    let context = RefitContext::new(&input, &options, &|| false, &grouped, &replay);
+    let kinds = Classes::new(&input, &grouped);
+    let context = RefitContext::new(&input, &options, &|| false, &grouped, &replay, &kinds);
     let split = split(&grouped, 2, &options.hold_out);
     let held_out = context.held_out(&input, &split).unwrap();
     let candidates = context.candidates(&input, &held_out, &split, &holdout);
@@ -568,9 +572,81 @@ fn a_new_class_grows_the_head_and_is_learned() {
     let measured = outcome.measured.unwrap();
     assert_eq!(measured.before.confusion[1][1], 0);
     assert!(measured.after.confusion[1][1] >= 5, "{:?}", measured.after);
+    assert_eq!(measured.training.adaptation, Some(Adaptation::NewClasses));
+    let replay = measured.replay.unwrap();
+    let tolerance = options().gate.replay_tolerance;
+    assert!(replay.after >= replay.before - tolerance, "{replay:?}");
 
     assert!(grow(&data.base, &data.labels, &grown[..2]).is_err());
     assert!(grow(&data.base, &grown, &grown).is_err());
+}
+
+#[test]
+fn a_new_class_changes_no_weight_of_the_others() {
+    let mut data = TwoCameras::new(12);
+    let grown = ["mask", "bare", "chin"].map(str::to_owned);
+    let head = grow(&data.base, &data.labels, &grown).unwrap();
+    let mut samples = data.samples(10);
+    for sample in &mut samples[..6] {
+        sample.label = 2;
+    }
+    let input = RefitInput {
+        labels: &grown,
+        champion: &head,
+        base: &head,
+        ..data.input(&samples)
+    };
+    let options = options();
+    let (replay, _) = input.checked().unwrap();
+    let (grouped, _) = input
+        .grouped(&replay, &options.hold_out, &|| false)
+        .unwrap();
+    let kinds = Classes::new(&input, &grouped);
+    let context = RefitContext {
+        adaptation: Adaptation::NewClasses,
+        ..RefitContext::new(&input, &options, &|| false, &grouped, &replay, &kinds)
+    };
+    let all: Vec<usize> = (0..grouped.len()).collect();
+    let learned = context.learn_to(&head, &all, 20).unwrap();
+    let (hidden, known) = (head.b1.len(), data.base.b1.len());
+    assert!(hidden > known);
+    assert_eq!(learned.w1[..known * FEATURES], head.w1[..known * FEATURES]);
+    assert_ne!(learned.w1[known * FEATURES..], head.w1[known * FEATURES..]);
+    assert_eq!(learned.b1[..known], head.b1[..known]);
+    assert_eq!(learned.w2[..2 * hidden], head.w2[..2 * hidden]);
+    assert_ne!(learned.w2[2 * hidden..], head.w2[2 * hidden..]);
+    assert_eq!(learned.b2[..2], head.b2[..2]);
+}
+
+#[test]
+fn a_class_that_the_head_knows_is_refitted_with_all_adaptations() {
+    let mut data = TwoCameras::new(14);
+    let grown = ["mask", "bare", "chin"].map(str::to_owned);
+    let head = grow(&data.base, &data.labels, &grown).unwrap();
+    let mut samples = data.samples(10);
+    samples[0].label = 2;
+    let adaptations = |champion_labels: &[String], samples: &[Sample]| {
+        let input = RefitInput {
+            labels: &grown,
+            champion: &head,
+            base: &head,
+            champion_labels,
+            ..data.input(samples)
+        };
+        let options = options();
+        let (replay, _) = input.checked().unwrap();
+        let (grouped, _) = input
+            .grouped(&replay, &options.hold_out, &|| false)
+            .unwrap();
+        let kinds = Classes::new(&input, &grouped);
+        let context = RefitContext::new(&input, &options, &|| false, &grouped, &replay, &kinds);
+        context.adaptations()
+    };
+    let usual = FitOptions::default().adaptations;
+    assert_eq!(adaptations(&grown[..2], &samples[1..]), usual);
+    assert_eq!(adaptations(&grown[..2], &samples), [Adaptation::NewClasses]);
+    let all: Vec<Adaptation> = usual.into_iter().chain([Adaptation::NewClasses]).collect();
+    assert_eq!(adaptations(&grown, &samples), all);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use ndarray::{Array, Array1, Array2, Dimension, Zip};
 
-use super::TrainError;
+use super::{Part, TrainError};
 use crate::onnx::HeadTensors;
 
 /// Adam's decay rate for the running mean of the gradient.
@@ -71,6 +71,23 @@ impl Layers {
     pub(super) fn iter(&self) -> impl Iterator<Item = &f32> {
         let weights = [&self.w1, &self.w2].into_iter().flatten();
         weights.chain(&self.b1).chain(&self.b2)
+    }
+
+    /// Sets these gradients to zero, except those of `part`.
+    pub(super) fn keep_only(&mut self, part: &Part) {
+        for (unit, _) in part.units.iter().enumerate().filter(|(_, is_in)| !**is_in) {
+            self.w1.row_mut(unit).fill(0.0);
+            self.b1[unit] = 0.0;
+        }
+        for (class, _) in part
+            .classes
+            .iter()
+            .enumerate()
+            .filter(|(_, is_in)| !**is_in)
+        {
+            self.w2.row_mut(class).fill(0.0);
+            self.b2[class] = 0.0;
+        }
     }
 
     /// Takes one step of Adam against `gradients`. `rate` is the learning rate with

@@ -267,6 +267,15 @@ pub struct Trainer {
     square: Layers,
 }
 
+/// A part of the weights of a head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// For each hidden unit, whether its weights and its bias belong to the part.
+    pub(crate) units: Vec<bool>,
+    /// For each class, whether its row of the output layer and its bias belong to the part.
+    pub(crate) classes: Vec<bool>,
+}
+
 impl Trainer {
     /// Starts with random weights from Glorot's uniform distribution between -limit
     /// and limit, where limit = sqrt(6 / (inputs + outputs)). This is Keras's
@@ -418,13 +427,40 @@ impl Trainer {
         mask: Option<&[bool]>,
     ) -> Result<StepLoss, TrainError> {
         let (loss, gradients) = self.backward(features, labels, mask)?;
+        self.descend(&gradients);
+        Ok(loss)
+    }
+
+    /// Takes a step like [`Trainer::step`], but without dropout, and only on a part of the
+    /// weights. All other weights stay exactly as they are.
+    ///
+    /// # Errors
+    /// Returns the same errors as [`Trainer::step`], and [`TrainError::Tensors`] if the part
+    /// does not have the shape of the head.
+    pub(crate) fn step_part(
+        &mut self,
+        features: &[f32],
+        labels: &[usize],
+        part: &Part,
+    ) -> Result<StepLoss, TrainError> {
+        if (part.units.len(), part.classes.len()) != (self.options.hidden, self.classes()) {
+            let problem = "the part to train does not have the shape of the head";
+            return Err(TrainError::Tensors(problem.to_owned()));
+        }
+        let (loss, mut gradients) = self.backward(features, labels, None)?;
+        gradients.keep_only(part);
+        self.descend(&gradients);
+        Ok(loss)
+    }
+
+    /// Takes a step of Adam against these gradients.
+    fn descend(&mut self, gradients: &Layers) {
         let rate = f64::from(self.learning_rate());
         self.steps += 1;
         let t = self.steps as f64;
         let rate = rate * (1.0 - BETA_2.powf(t)).sqrt() / (1.0 - BETA_1.powf(t));
         let (mean, square) = (&mut self.mean, &mut self.square);
-        self.weights.adam(rate as f32, mean, square, &gradients);
-        Ok(loss)
+        self.weights.adam(rate as f32, mean, square, gradients);
     }
 
     /// Computes the loss and its derivative with respect to every weight. The

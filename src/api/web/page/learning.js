@@ -48,6 +48,7 @@ function trained(adaptation) {
     "plain-replay": "both layers, with the face pictures of this device",
     logits: "only the scale and the threshold of the output",
     "translated-replay": "both layers, mostly with built-in samples fitted to this camera",
+    "new-classes": "only the labels that the built-in model lacks",
   };
   return parts[adaptation] ?? "unknown";
 }
@@ -116,7 +117,7 @@ class LearningView extends HTMLElement {
         h(
           "p",
           {},
-          samples.length === 0 ? "There are no face pictures yet. " : samples.map(([label, counted]) => `${counted.samples} ${words(label)}`).join(", ") + ". ",
+          samples.length === 0 ? "There are no face pictures yet. " : samples.map(([label, counted]) => `${counted.samples} ${label === "unlabelled" ? "unlabeled" : words(label)}`).join(", ") + ". ",
           progress(status.progress),
           `${count(status.new_labels, "new label")} since the last training.`,
         ),

@@ -13,7 +13,7 @@ export const labelName = (text) => text.trim().replaceAll(" ", "_");
 
 /** Creates the field for a new label. It takes over the text of the field that it replaces. */
 export const newLabelField = (id, before, attributes = {}) =>
-  h("input", { type: "text", id, value: before?.value ?? "", placeholder: "new label", "aria-label": "New label", maxlength: 64, required: true, ...attributes });
+  h("input", { type: "text", id, value: before?.value ?? "", placeholder: "new label", title: "Faces with a new label count as not masked, unless classify.masked-labels in the config names it", "aria-label": "New label", maxlength: 64, required: true, ...attributes });
 
 /** Returns the labels that a person can choose: those of the model, and others in use. */
 export function labelsOf(status) {
