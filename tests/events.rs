@@ -227,6 +227,10 @@ fn is_running(pid: &str) -> bool {
 }
 
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one run of the daemon serves all receivers"
+)]
 fn events_arrive_whatever_other_receivers_do() {
     let (good, silent) = (Receiver::start(true), Receiver::start(false));
     let door = Door::new(
@@ -389,7 +393,7 @@ fn events_survive_a_kill_and_keep_their_ids() {
     let running = door.run();
     let delivered = wait_for("the events again", || {
         let again: Vec<Received> = receiver.received().split_off(1);
-        (again.len() >= ids.len() + 1).then_some(again)
+        (again.len() > ids.len()).then_some(again)
     });
     let delivered: Vec<String> = delivered.iter().map(Received::id).collect();
     // The last events of the list may have happened after the last one that was saved.

@@ -16,6 +16,7 @@
 //! process group of the program is ended.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 

@@ -28,6 +28,10 @@ const MAX_AGE: Duration = Duration::from_mins(1);
 
 /// Which activities are allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the activities are independent of each other"
+)]
 pub(super) struct Allowed {
     /// Whether the lamps show the decision.
     pub(super) indicate: bool,

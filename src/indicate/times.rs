@@ -286,7 +286,7 @@ impl Schedule<'_> {
                 // Hours are at most 23 and minutes at most 59, so both fit.
                 let local = date.at((minute / 60) as i8, (minute % 60) as i8, 0, 0);
                 let moment = zone.to_ambiguous_timestamp(local);
-                let both = [moment.clone().earlier(), moment.later()];
+                let both = [moment.earlier(), moment.later()];
                 moments.extend(both.into_iter().flatten());
             }
         }
@@ -503,7 +503,7 @@ mod tests {
         let window = window.prop_filter_map("empty", |(days, from, to)| {
             // Many windows are near the hours that are skipped or repeated.
             let near = |minute: u16| {
-                if minute % 2 == 0 {
+                if minute.is_multiple_of(2) {
                     60 + minute % 180
                 } else {
                     minute

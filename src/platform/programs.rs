@@ -53,6 +53,7 @@ pub enum ProgramError {
 }
 
 /// Returns whether a process group belongs to a program that this module runs.
+#[must_use]
 pub fn is_program(group: Pid) -> bool {
     groups().contains(&group)
 }

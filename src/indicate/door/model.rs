@@ -164,7 +164,7 @@ impl Model {
             input.locks || !is_driven_locked,
             "it does not lock at this time"
         );
-        self.check_schedule(node, at, input, &state);
+        Self::check_schedule(node, at, input, &state);
 
         if is_active(self.options.release, input.readings.release, true) {
             assert!(!is_driven_locked, "a release unlocks at once");
@@ -226,7 +226,7 @@ impl Model {
     /// Checks that the time in which the door does not lock changes nothing but the lock: the
     /// same step at a time in which it locks demands the same for people who leave, and has
     /// the same reason to unlock, if any.
-    fn check_schedule(&self, node: &Node, at: Instant, input: Input, state: &DoorState) {
+    fn check_schedule(node: &Node, at: Instant, input: Input, state: &DoorState) {
         if input.locks {
             assert_ne!(state.unlocked, Some(UnlockReason::Schedule));
             return;
