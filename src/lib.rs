@@ -31,6 +31,7 @@ pub mod api;
 pub mod camera;
 pub mod cli;
 pub mod config;
+pub mod counts;
 pub mod daemon;
 pub mod decision;
 pub mod frame;

@@ -80,6 +80,7 @@ impl Server {
             refit,
             judge: mpsc::channel(1).0,
             settings: Arc::new(Settings::new(&Config::default(), None)),
+            counts: None,
         };
         let (_, pulse) = watch::channel(Heartbeat {
             // The heartbeat is in the future, so that it does not become too old during

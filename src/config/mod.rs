@@ -22,11 +22,14 @@ mod camera;
 mod capture;
 mod classify;
 mod control;
+mod counts;
 mod decide;
 mod detect;
 mod indicate;
+mod mode;
 mod models;
 mod mqtt;
+pub mod privacy;
 mod refit;
 mod renamed;
 pub mod settings;
@@ -37,9 +40,11 @@ pub use camera::Camera;
 pub use capture::{Capture, Keep};
 pub use classify::Classify;
 pub use control::Control;
+pub use counts::Counts;
 pub use decide::Decide;
 pub use detect::Detect;
 pub use indicate::{Buzzer, Indicate};
+pub use mode::Mode;
 pub use models::Models;
 pub(crate) use mqtt::is_device_name;
 pub use mqtt::{Fleet, Mqtt, Secret};
@@ -55,6 +60,8 @@ const MAX_CONFIG_BYTES: usize = 1024 * 1024;
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
+    /// What the device is for.
+    pub mode: Mode,
     /// Where frames come from.
     pub camera: Camera,
     /// Model files to use instead of the built-in ones.
@@ -73,6 +80,8 @@ pub struct Config {
     pub capture: Capture,
     /// When and how a head is trained from labeled crops.
     pub refit: Refit,
+    /// Whether passages are counted, and how long the numbers are kept.
+    pub counts: Counts,
     /// The Unix socket that other programs use.
     pub control: Control,
     /// The web page and who may use it.
@@ -216,6 +225,14 @@ fn from_table(table: &toml::Table, problems: &mut Vec<Problem>) -> Config {
     for (section, content) in table {
         let mut fail = |key: String, problem: String| problems.push(Problem { key, problem });
         match content {
+            toml::Value::String(_) if section == "mode" => {
+                let mut trial = good.clone();
+                trial.insert(section.clone(), content.clone());
+                match Config::deserialize(trial.clone()) {
+                    Ok(_) => good = trial,
+                    Err(error) => fail(section.clone(), wrong(error.message())),
+                }
+            }
             toml::Value::Table(content) if is_section(section) => {
                 for (key, value) in content {
                     if let Err(error) = add(&mut good, section, key, value) {
@@ -342,11 +359,30 @@ impl Config {
         Duration::from_millis(limit)
     }
 
+    /// Returns the config that the daemon runs with. In statistics mode, the outputs and the
+    /// buttons have their defaults, which use no pins, and no face pictures are kept.
+    #[must_use]
+    pub fn for_mode(&self) -> Config {
+        let mut config = self.clone();
+        if config.mode == Mode::Count {
+            config.indicate = Indicate::default();
+            config.capture.enabled = false;
+        }
+        config
+    }
+
+    /// Whether passages are counted.
+    #[must_use]
+    pub fn counts_passages(&self) -> bool {
+        self.counts.enabled || self.mode == Mode::Count
+    }
+
     /// Returns a problem for each value that is out of range or contradicts another
     /// value.
     #[must_use]
     pub fn check(&self) -> Vec<Problem> {
         let Config {
+            mode,
             camera,
             models,
             detect,
@@ -356,6 +392,7 @@ impl Config {
             indicate,
             capture,
             refit,
+            counts,
             control,
             web,
             mqtt,
@@ -371,10 +408,15 @@ impl Config {
         indicate.check(&mut check);
         capture.check(&mut check);
         refit.check(&mut check);
+        counts.check(&mut check);
         control.check(&mut check);
         web.check(&mut check);
         mqtt.check(&mut check);
         fleet.check(mqtt, &mut check);
+        if *mode == Mode::Count && capture.enabled {
+            let problem = "is true, but no face pictures are kept with mode = \"count\"";
+            check.fail("capture.enabled", problem.to_owned());
+        }
         check.problems
     }
 }
@@ -559,11 +601,17 @@ mod tests {
         };
         let table = toml::Table::try_from(full).unwrap();
         for (section, keys) in &table {
+            let Some(keys) = keys.as_table() else {
+                // The key stands before the first section.
+                let (top, _) = SHIPPED.split_once("\n[").unwrap();
+                assert!(top.contains(&format!("\n{section} = ")), "{section}");
+                continue;
+            };
             let (_, text) = SHIPPED
                 .split_once(&format!("\n[{section}]\n"))
                 .expect(section);
             let text = text.split("\n[").next().unwrap_or(text);
-            for key in keys.as_table().unwrap().keys() {
+            for key in keys.keys() {
                 let written = |line: &str| {
                     line.trim_start_matches("# ")
                         .split_once(" = ")
@@ -606,6 +654,25 @@ mod tests {
             "{found:#?}"
         );
         assert!(found.contains(&"decide.hold-ms is 600001, allowed is 0 to 600000".to_owned()));
+    }
+
+    #[test]
+    fn the_mode_is_checked() {
+        let mode = |text: &str| parse("test.toml", text).map(|config| config.mode);
+        assert_eq!(mode("").unwrap(), Mode::Door);
+        assert_eq!(mode("mode = \"count\"\n[web]\n").unwrap(), Mode::Count);
+        assert_eq!(
+            problems("mode = \"statistics\""),
+            ["mode is wrong: unknown variant statistics, expected `door` or `count`"]
+        );
+        assert_eq!(problems("mode = 1"), ["mode is outside of any [section]"]);
+        assert_eq!(
+            problems("mode = \"count\"\n[capture]\nenabled = true"),
+            ["capture.enabled is true, but no face pictures are kept with mode = \"count\""]
+        );
+        let counts = |text: &str| parse("test.toml", text).unwrap().counts_passages();
+        assert!(counts("mode = \"count\"") && counts("[counts]\nenabled = true"));
+        assert!(!counts(""));
     }
 
     #[test]

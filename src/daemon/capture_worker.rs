@@ -201,6 +201,7 @@ impl LearningState {
             refit,
             settings: Arc::clone(&shared.settings),
             judge,
+            counts: None,
         };
         Ok((sampler, handle, self.state))
     }

@@ -26,8 +26,8 @@ use crate::api::problems::Problems;
 use crate::api::socket::Live;
 use crate::api::web::{LiveView, WebError, WebOptions};
 use crate::camera::{Camera, SourceError, Spec, processes};
-use crate::config::Config;
 use crate::config::settings::Settings;
+use crate::config::{Config, Mode};
 use crate::decision::confirm::Standing;
 use crate::decision::decide::{LabelError, Loss, VerdictPolicy};
 use crate::frame::Frame;
@@ -42,6 +42,9 @@ mod camera_worker;
 mod capture_worker;
 mod console_worker;
 mod control;
+#[cfg(test)]
+mod count_sequences;
+mod counts_worker;
 mod door_control;
 mod frame_processor;
 mod indicator_worker;
@@ -59,6 +62,7 @@ mod web;
 
 use capture_worker::LearningState;
 use control::ControlServer;
+use counts_worker::PassageSink;
 use frame_processor::{FrameProcessor, MotionGate};
 use indicator_worker::{IndicatorWorker, Upstream};
 use inference_worker::{FpsMeter, InferenceWorker, LiveMonitor};
@@ -150,6 +154,7 @@ pub fn run(
     state: Option<StateDir>,
     config_file: Option<ConfigFile>,
 ) -> Result<(), DaemonError> {
+    let config = &config.for_mode();
     let runtime = Builder::new_current_thread().enable_all().build()?;
     // SIGHUP is caught first because it would otherwise end the process during startup,
     // and systemd would treat that as a normal exit.
@@ -285,9 +290,14 @@ impl Start<'_> {
         reloads: mpsc::Receiver<()>,
     ) -> Result<(), DaemonError> {
         let (config, shared) = (self.config, self.shared);
+        if config.mode == Mode::Count {
+            shared.live.send_modify(|live| live.statistics_mode = true);
+            info!("statistics mode: people are only counted");
+        }
         let (sampler, server) = match parts.learning {
             Some(learning) => {
-                let (sampler, handle, state) = learning.start(config, shared, self.threads)?;
+                let (sampler, mut handle, state) = learning.start(config, shared, self.threads)?;
+                handle.counts = counts_worker::start(config, &state, shared, self.threads)?;
                 let metrics_routes = metrics::routes(
                     Arc::clone(&shared.metrics),
                     handle.clone(),
@@ -303,6 +313,10 @@ impl Start<'_> {
             None => (None, None),
         };
         let handle = server.as_ref().map(|server| server.handle.clone());
+        let ledger = handle.as_ref().and_then(|handle| handle.counts.clone());
+        if ledger.is_none() && config.counts_passages() {
+            warn!("passages are not counted: this needs a state directory");
+        }
         let (annotated_frames, annotated_frames_in) = watch::channel(None);
         let mut web_options = None;
         if let Some(options) = parts.web_options {
@@ -341,12 +355,15 @@ impl Start<'_> {
             processor: frame_processor(parts.pipeline, parts.policy, config),
             standing: links.standing_in,
             sampler,
+            passages: ledger.map(|ledger| PassageSink::new(config, ledger)),
+            mode: config.mode,
+            published_at: None,
             live: Arc::clone(&shared.live),
             tuning: shared.settings.subscribe(),
             annotated_frames,
             fps_meter: FpsMeter::default(),
             monitor: LiveMonitor {
-                metrics: Arc::clone(&shared.metrics),
+                metrics: (config.mode == Mode::Door).then(|| Arc::clone(&shared.metrics)),
                 progress: links.progress,
             },
             overloaded_at: None,

@@ -3,7 +3,7 @@
 //! This module owns the file `format` in the state directory, which holds one decimal
 //! number and a line feed. The number identifies the layout of everything in the
 //! directory: `samples/`, `undo.json`, `ages.json`, `running-time.json`, `heads/`,
-//! `refit.json`, `fleet.json`, `rejected.json`, and `fleet.key`. The module itself does not access
+//! `refit.json`, `fleet.json`, `rejected.json`, `fleet.key`, and `counts/`. The module itself does not access
 //! any of these files.
 //!
 //! | number | meaning |

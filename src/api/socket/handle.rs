@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::types::{ErrorRecord, Live};
 use crate::config::settings::Settings;
+use crate::counts::ledger::{Precision, SharedLedger};
 use crate::learning::Enrollment;
 use crate::learning::enrollment::{Enrollments, TimeLimit};
 use crate::learning::{
@@ -62,6 +63,8 @@ pub struct DaemonHandle {
     pub settings: Arc<Settings>,
     /// Sends the refit thread requests to judge heads from other devices.
     pub judge: mpsc::Sender<JudgeRequest>,
+    /// The counts of passages, or `None` if nothing is counted.
+    pub counts: Option<SharedLedger>,
 }
 
 impl DaemonHandle {
@@ -93,6 +96,11 @@ impl DaemonHandle {
             return Err(ErrorRecord::new(FailureKind::Usage, sentence));
         }
         self.learning()?;
+        let is_rounded = |counts: &SharedLedger| counts.lock().precision() == Precision::Rounded;
+        if self.counts.as_ref().is_some_and(is_rounded) {
+            let sentence = "no face pictures are kept in statistics mode (mode = \"count\")";
+            return Err(ErrorRecord::new(FailureKind::NotNow, sentence));
+        }
         if let Some(why) = &self.live.borrow().capture.off_because {
             let sentence = format!("no face pictures can be stored: {why}");
             return Err(ErrorRecord::new(FailureKind::NotNow, sentence));

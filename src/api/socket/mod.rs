@@ -6,6 +6,7 @@
 //! | under `/api/v1` | request body | response |
 //! |---|---|---|
 //! | GET `/status` | | [`Status`] |
+//! | GET `/counts` | [`CountsQuery`] as a query | [`CountsRecord`], or CSV |
 //! | GET `/samples`, `/samples?label=L` | [`SampleFilter`] as a query | a list of [`SampleRecord`] |
 //! | GET `/samples/stats` | | [`CountRecord`] by label |
 //! | GET `/samples/unused` | | a list of [`UnusedRecord`] |
@@ -46,6 +47,8 @@
 //! them get the result of the same refit. The refit does not start if all of these
 //! clients have disconnected.
 //!
+//! [`CountsQuery`]: crate::counts::query::CountsQuery
+//! [`CountsRecord`]: crate::counts::query::CountsRecord
 //! [`SampleFilter`]: crate::learning::SampleFilter
 //! [`SampleRecord`]: crate::learning::SampleRecord
 //! [`CountRecord`]: crate::learning::CountRecord
@@ -67,6 +70,7 @@
 mod answer;
 mod board;
 mod client;
+mod counts;
 mod handle;
 mod listener;
 mod server;

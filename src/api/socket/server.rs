@@ -23,6 +23,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::answer::{ErrorResponse, JsonBody, OptionalJsonBody};
+use super::counts;
 use super::listener::Socket;
 use super::types::{FileRequest, FolderRequest};
 use super::{
@@ -150,6 +151,7 @@ fn all_routes(handle: DaemonHandle, more: Router) -> Router {
 pub fn open_routes() -> OpenApiRouter<DaemonHandle> {
     OpenApiRouter::new()
         .routes(routes!(status))
+        .routes(routes!(counts::counts))
         .routes(routes!(samples))
         .routes(routes!(stats))
         .routes(routes!(picture))
@@ -255,6 +257,7 @@ async fn status(State(handle): State<DaemonHandle>) -> Answer<Status> {
             new_labels,
             progress,
             last_refit: learning.and_then(Learning::last_refit),
+            passages_today: handle.passages_today(),
         })
     })
     .await

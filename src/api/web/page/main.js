@@ -6,6 +6,7 @@ import "./live.js";
 import "./label.js";
 import "./library.js";
 import "./learning.js";
+import "./counts.js";
 import "./settings.js";
 import { watchWaiting } from "./waiting.js";
 
@@ -14,6 +15,7 @@ const VIEWS = {
   label: ["label-queue", "Label"],
   library: ["library-view", "Library"],
   learning: ["learning-view", "Training"],
+  counts: ["counts-view", "Counts"],
   settings: ["settings-form", "Settings"],
 };
 
