@@ -32,6 +32,7 @@ pub mod api;
 pub mod camera;
 pub mod cli;
 pub mod config;
+pub mod counts;
 pub mod daemon;
 pub mod decision;
 pub mod events;

@@ -23,9 +23,9 @@ use syn::{Attribute, ItemMod, ItemUse, UseTree, Visibility};
 
 /// The folders in `src/` from top to bottom. Each folder may use the folders
 /// below it.
-const ORDER: [&str; 14] = [
-    "cli", "daemon", "api", "config", "events", "learning", "training", "indicate", "decision",
-    "vision", "camera", "frame", "onnx", "platform",
+const ORDER: [&str; 15] = [
+    "cli", "daemon", "api", "config", "events", "counts", "learning", "training", "indicate",
+    "decision", "vision", "camera", "frame", "onnx", "platform",
 ];
 
 /// Edges that the order allows but the design forbids, because training on a
@@ -33,7 +33,7 @@ const ORDER: [&str; 14] = [
 const FORBIDDEN: [(&str, &str); 2] = [("training", "indicate"), ("training", "decision")];
 
 /// Maximum number of files and folders directly in `src/`.
-const MAX_TOP_LEVEL: usize = 16;
+const MAX_TOP_LEVEL: usize = 17;
 
 /// Maximum number of lines in a file, not counting its tests.
 const MAX_LINES: usize = 800;

@@ -83,6 +83,7 @@ impl Server {
             classify: mpsc::channel(1).0,
             events: EventLog::default(),
             settings: Arc::new(Settings::new(&Config::default(), None)),
+            counts: None,
         };
         let (_, pulse) = watch::channel(Heartbeat {
             // The heartbeat is in the future, so that it does not become too old during

@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use crate::api::file_work::{self, Length};
 use crate::api::problems::Topic;
 use crate::api::socket::{DaemonHandle, Live};
+use crate::counts::Passages;
 use crate::decision::decide::Decision;
 use crate::events::ReceiverRecord;
 use crate::indicate::DoorPosition;
@@ -232,6 +233,8 @@ pub struct Snapshot {
     pub samples: Vec<(String, usize)>,
     /// Number of labels assigned since the last refit.
     pub new_labels: usize,
+    /// Published passages since the start of the daemon, or `None` if nothing is counted.
+    pub passages: Option<Passages>,
     /// Whether decisions are fresh, as defined by [`Heartbeat::is_alive`].
     pub is_alive: bool,
     /// The receivers of events.
@@ -262,6 +265,7 @@ impl Snapshot {
         self.register_door(registry);
         self.register_times(registry);
         self.register_events(registry);
+        self.register_passages(registry);
         let version = [(env!("CARGO_PKG_VERSION").to_owned(), 1.0)];
         registry.register(
             "build_info",
@@ -449,6 +453,21 @@ impl Snapshot {
         registry.register("events_waiting", help, waiting);
     }
 
+    fn register_passages(&self, registry: &mut Registry) {
+        let Some(passages) = &self.passages else {
+            return;
+        };
+        let family = Family::<Label, Counter>::default();
+        for (outcome, number) in passages.named() {
+            family.get_or_create(&[("outcome", outcome)]).inc_by(number);
+        }
+        registry.register(
+            "passages",
+            "People who have passed; in statistics mode, rounded and only in hours that are over",
+            family,
+        );
+    }
+
     fn register_door(&self, registry: &mut Registry) {
         let Some(door) = &self.live.door else { return };
         let states = [
@@ -565,6 +584,7 @@ async fn text(State(state): State<RouteState>) -> Response {
                 .map(|(label, count)| (label, count.samples))
                 .collect(),
             new_labels: learning.map_or(0, |learning| learning.new_labels().unwrap_or(0)),
+            passages: (state.handle.counts.as_ref()).map(|counts| counts.lock().total()),
             is_alive,
             receivers: state.handle.events.receivers(),
         };
@@ -662,6 +682,11 @@ mod tests {
             // Label folders can have any name, so the test uses characters that need escaping.
             samples: vec![("a\"b\\c\n".to_owned(), 2)],
             new_labels: 4,
+            passages: Some(Passages {
+                masked: 7,
+                unmasked: 2,
+                unsure: 0,
+            }),
             is_alive: true,
             receivers: vec![ReceiverRecord {
                 delivered: 5,
@@ -690,6 +715,8 @@ mod tests {
             "maskd_decision_changes_total{decision=\"fault\"} 0",
             "maskd_decision{decision=\"mask\"} 1.0",
             "maskd_frames_total 3",
+            "maskd_passages_total{outcome=\"masked\"} 7",
+            "maskd_passages_total{outcome=\"unsure\"} 0",
             "maskd_refits_total{outcome=\"refused\"} 1",
             "maskd_board_temperature_celsius 51.5",
             "maskd_board_throttling{reason=\"throttled\"} 1.0",

@@ -11,7 +11,10 @@ use super::Cli;
 
 /// The subcommands, in groups.
 const GROUPS: [(&str, &[&str]); 4] = [
-    ("At the door", &["run", "status", "check", "pins-off"]),
+    (
+        "At the door",
+        &["run", "status", "counts", "check", "privacy", "pins-off"],
+    ),
     (
         "Learning on this device",
         &[
@@ -29,7 +32,7 @@ const GROUPS: [(&str, &[&str]); 4] = [
 ];
 
 /// Examples of each subcommand: what a user wants, and the command for it.
-const EXAMPLES: [(&str, &[(&str, &str)]); 19] = [
+const EXAMPLES: [(&str, &[(&str, &str)]); 21] = [
     (
         "run",
         &[
@@ -77,6 +80,20 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 19] = [
     (
         "status",
         &[("See whether the camera works", "maskd status")],
+    ),
+    (
+        "counts",
+        &[
+            ("Show the people of each hour", "maskd counts"),
+            (
+                "Save the days of a month for a spreadsheet",
+                "maskd counts --by day --from 2026-11-01 --to 2026-11-30 --csv > november.csv",
+            ),
+        ],
+    ),
+    (
+        "privacy",
+        &[("See what is stored, and for how long", "maskd privacy")],
     ),
     (
         "label",

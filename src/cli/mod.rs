@@ -7,6 +7,7 @@ mod backend;
 mod bench;
 mod check;
 mod classify;
+mod counts;
 mod enroll;
 mod eval;
 mod failure;
@@ -24,6 +25,7 @@ mod output;
 mod passwd;
 mod pictures;
 mod pins_off;
+mod privacy;
 mod progress;
 mod recognizer;
 mod refit;
@@ -83,6 +85,15 @@ enum Command {
     /// If no daemon is running, this shows what the state directory contains, and
     /// the exit code is 69.
     Status(status::Status),
+    /// Show how many people passed with and without a mask, by hour or day
+    ///
+    /// Passages are counted if counts.enabled is true. The hours are those of the local
+    /// time. If no daemon is running, this shows what the state directory contains.
+    Counts(counts::Counts),
+    /// Show what the config stores, for how long, and who can see it
+    ///
+    /// Also prints a text for a sign at the door. All of it follows from the config.
+    Privacy(privacy::Privacy),
     /// Label face pictures, or delete them
     Label(label::Label),
     /// Have the daemon label the face that it sees now
@@ -219,6 +230,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Train(train) => train.run(&global.load_config()?),
         Command::Eval(eval) => eval.run(&global),
         Command::Status(status) => status.run(&global),
+        Command::Counts(counts) => counts.run(&global),
+        Command::Privacy(privacy) => privacy.run(&global),
         Command::Label(label) => label.run(&global),
         Command::Enroll(enroll) => enroll.run(&global),
         Command::Samples(samples) => samples.run(&global),

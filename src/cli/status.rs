@@ -130,20 +130,24 @@ fn daemon_text(status: &socket::Status) -> String {
         progress,
         last_refit,
         receivers,
+        passages_today,
     } = status;
     let waits = live.learning.waits_because.as_ref();
     let waits = waits.map_or(String::new(), |why| format!("; training waits: {why}"));
+    let decision = if live.statistics_mode {
+        "none: statistics mode only counts people".to_owned()
+    } else {
+        format!("{}, faces: {}", live.decision, live.inference.faces)
+    };
     let mut text = format!(
         "maskd {version}, state directory {}\n\
-         decision    {}, faces: {}\n\
+         decision    {decision}\n\
          camera      {}; {} frames processed, {} skipped\n\
          board       {}{waits}\n\
          model       {}, labels {}\n\
          capture     {}; {} stored, {} dropped since the start\n\
          samples     {}; {} since the last training\n",
         shown(state),
-        live.decision,
-        live.inference.faces,
         camera_text(live),
         live.inference.frames,
         live.inference.skipped,
@@ -157,15 +161,15 @@ fn daemon_text(status: &socket::Status) -> String {
         counted(*new_labels, "new label"),
     );
     text += &progress_text(progress);
-    if let Some(door) = &live.door {
-        text += &door_text(door);
+    if let Some(passages) = passages_today {
+        text += &format!("passages    {passages} today\n");
     }
-    if let Some(times) = &live.times {
-        text += &times_text(times);
-    }
-    if let Some(retention) = &live.retention {
-        text += &retention_text(retention);
-    }
+    text += &live.door.as_ref().map_or(String::new(), door_text);
+    text += &live.times.as_ref().map_or(String::new(), times_text);
+    text += &live
+        .retention
+        .as_ref()
+        .map_or(String::new(), retention_text);
     if let Some(why) = &live.learning.off_because {
         text += &format!("learning    off: the state directory cannot be used: {why}\n");
     }

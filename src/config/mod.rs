@@ -22,12 +22,15 @@ mod camera;
 mod capture;
 mod classify;
 mod control;
+mod counts;
 mod decide;
 mod detect;
 mod events;
 mod indicate;
+mod mode;
 mod models;
 mod mqtt;
+pub mod privacy;
 mod refit;
 mod renamed;
 pub mod settings;
@@ -40,10 +43,12 @@ pub use camera::Camera;
 pub use capture::{Capture, Keep};
 pub use classify::Classify;
 pub use control::Control;
+pub use counts::Counts;
 pub use decide::Decide;
 pub use detect::Detect;
 pub use events::{Events, Exec, Webhook};
 pub use indicate::{Buzzer, Indicate};
+pub use mode::Mode;
 pub use models::Models;
 pub(crate) use mqtt::is_device_name;
 pub use mqtt::{Fleet, Mqtt, Secret};
@@ -61,6 +66,8 @@ const MAX_CONFIG_BYTES: usize = 1024 * 1024;
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
+    /// What the device is for.
+    pub mode: Mode,
     /// Where frames come from.
     pub camera: Camera,
     /// Model files to use instead of the built-in ones.
@@ -83,6 +90,8 @@ pub struct Config {
     pub capture: Capture,
     /// When and how a head is trained from labeled crops.
     pub refit: Refit,
+    /// Whether passages are counted, and how long the numbers are kept.
+    pub counts: Counts,
     /// The Unix socket that other programs use.
     pub control: Control,
     /// The web page and who may use it.
@@ -228,6 +237,14 @@ fn from_table(table: &toml::Table, problems: &mut Vec<Problem>) -> Config {
     for (section, content) in table {
         let mut fail = |key: String, problem: String| problems.push(Problem { key, problem });
         match content {
+            toml::Value::String(_) if section == "mode" => {
+                let mut trial = good.clone();
+                trial.insert(section.clone(), content.clone());
+                match Config::deserialize(trial.clone()) {
+                    Ok(_) => good = trial,
+                    Err(error) => fail(section.clone(), wrong(error.message())),
+                }
+            }
             toml::Value::Table(content) if is_section(section) => {
                 for (key, value) in content {
                     if let Err(error) = add(&mut good, section, key, value) {
@@ -355,11 +372,32 @@ impl Config {
         Duration::from_millis(limit)
     }
 
+    /// Returns the config that the daemon runs with. In statistics mode, the outputs and the
+    /// buttons have their defaults, which use no pins, there are no sounds, and no face
+    /// pictures are kept.
+    #[must_use]
+    pub fn for_mode(&self) -> Config {
+        let mut config = self.clone();
+        if config.mode == Mode::Count {
+            config.indicate = Indicate::default();
+            config.sound = Sound::default();
+            config.capture.enabled = false;
+        }
+        config
+    }
+
+    /// Whether passages are counted.
+    #[must_use]
+    pub fn counts_passages(&self) -> bool {
+        self.counts.enabled || self.mode == Mode::Count
+    }
+
     /// Returns a problem for each value that is out of range or contradicts another
     /// value.
     #[must_use]
     pub fn check(&self) -> Vec<Problem> {
         let Config {
+            mode,
             camera,
             models,
             detect,
@@ -371,6 +409,7 @@ impl Config {
             sound,
             capture,
             refit,
+            counts,
             control,
             web,
             mqtt,
@@ -389,11 +428,16 @@ impl Config {
         sound.check(&mut check);
         capture.check(&mut check);
         refit.check(&mut check);
+        counts.check(&mut check);
         control.check(&mut check);
         web.check(&mut check);
         mqtt.check(&mut check);
         events.check(&mut check);
         fleet.check(mqtt, &mut check);
+        if *mode == Mode::Count && capture.enabled {
+            let problem = "is true, but no face pictures are kept with mode = \"count\"";
+            check.fail("capture.enabled", problem.to_owned());
+        }
         check.problems
     }
 }
@@ -524,6 +568,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "it lists every key")]
     fn shipped_config_documents_every_key() {
         let full = Config {
             models: Models {
@@ -586,11 +631,17 @@ mod tests {
         };
         let table = toml::Table::try_from(full).unwrap();
         for (section, keys) in &table {
+            let Some(keys) = keys.as_table() else {
+                // The key stands before the first section.
+                let (top, _) = SHIPPED.split_once("\n[").unwrap();
+                assert!(top.contains(&format!("\n{section} = ")), "{section}");
+                continue;
+            };
             let (_, text) = SHIPPED
                 .split_once(&format!("\n[{section}]\n"))
                 .expect(section);
             let text = text.split("\n[").next().unwrap_or(text);
-            for key in keys.as_table().unwrap().keys() {
+            for key in keys.keys() {
                 let written = |line: &str| {
                     line.trim_start_matches("# ")
                         .split_once(" = ")
@@ -633,6 +684,25 @@ mod tests {
             "{found:#?}"
         );
         assert!(found.contains(&"decide.hold-ms is 600001, allowed is 0 to 600000".to_owned()));
+    }
+
+    #[test]
+    fn the_mode_is_checked() {
+        let mode = |text: &str| parse("test.toml", text).map(|config| config.mode);
+        assert_eq!(mode("").unwrap(), Mode::Door);
+        assert_eq!(mode("mode = \"count\"\n[web]\n").unwrap(), Mode::Count);
+        assert_eq!(
+            problems("mode = \"statistics\""),
+            ["mode is wrong: unknown variant statistics, expected `door` or `count`"]
+        );
+        assert_eq!(problems("mode = 1"), ["mode is outside of any [section]"]);
+        assert_eq!(
+            problems("mode = \"count\"\n[capture]\nenabled = true"),
+            ["capture.enabled is true, but no face pictures are kept with mode = \"count\""]
+        );
+        let counts = |text: &str| parse("test.toml", text).unwrap().counts_passages();
+        assert!(counts("mode = \"count\"") && counts("[counts]\nenabled = true"));
+        assert!(!counts(""));
     }
 
     #[test]

@@ -208,6 +208,7 @@ impl LearningState {
             judge,
             classify,
             events: shared.events.clone(),
+            counts: None,
         };
         Ok((sampler, handle, self.state))
     }

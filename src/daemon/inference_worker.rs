@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::capture_worker::CropSampler;
+use super::counts_worker::PassageSink;
 use super::frame_processor::{FrameProcessor, Monitor, ProcessedFrame};
 use super::threads::timer_runtime;
 use super::times::Allowed;
@@ -19,6 +20,7 @@ use super::{DaemonError, Latest, now};
 use crate::api::metrics::Metrics;
 use crate::api::socket::Live;
 use crate::api::web::AnnotatedFrame;
+use crate::config::Mode;
 use crate::config::settings::Tuning;
 use crate::decision::confirm::Standing;
 use crate::decision::frame_result::FrameResult;
@@ -32,6 +34,13 @@ pub(super) struct InferenceWorker {
     pub(super) standing: watch::Receiver<Standing>,
     /// The sampler of crops, or `None` if there is no state directory.
     pub(super) sampler: Option<CropSampler>,
+    /// Counts the people who pass, or `None` if nothing is counted.
+    pub(super) passages: Option<PassageSink>,
+    /// In statistics mode, other threads get frames without faces, and statistics only once
+    /// per hour.
+    pub(super) mode: Mode,
+    /// When the statistics of this thread were last published in statistics mode.
+    pub(super) published_at: Option<Instant>,
     pub(super) live: Arc<watch::Sender<Live>>,
     pub(super) tuning: watch::Receiver<Tuning>,
     /// What the time of day allows.
@@ -44,6 +53,10 @@ pub(super) struct InferenceWorker {
     /// limit, or `None` if that was long ago.
     pub(super) overloaded_at: Option<Instant>,
 }
+
+/// How often statistics are published in statistics mode. A frame with faces takes longer, so
+/// at a shorter interval the numbers would show when somebody passes.
+const RARELY: Duration = Duration::from_hours(1);
 
 /// An overload is over when it has not recurred for this long. Each overload is logged
 /// only once.
@@ -74,7 +87,16 @@ impl InferenceWorker {
                     self.monitor.progress();
                     self.take_new_head();
                     self.take_tuning();
-                    let result = Arc::new(self.process(&frame)?);
+                    let result = self.process(&frame)?;
+                    if let Some(passages) = &mut self.passages {
+                        passages.observe(&result);
+                    }
+                    if self.mode == Mode::Count {
+                        self.publish_rarely(processed, skipped);
+                        results.send_replace(Latest::Newest(Arc::new(result.without_faces())));
+                        continue;
+                    }
+                    let result = Arc::new(result);
                     self.publish(&result, processed, skipped);
                     results.send_replace(Latest::Newest(Arc::clone(&result)));
                     self.annotated_frames
@@ -82,8 +104,29 @@ impl InferenceWorker {
                 }
             }
         }
+        if let Some(passages) = &mut self.passages {
+            passages.finish();
+        }
         info!(frames = processed, skipped, "no more frames");
         Ok(())
+    }
+
+    /// Updates the live status in statistics mode, at most once per hour and without anything
+    /// about faces.
+    fn publish_rarely(&mut self, processed: u64, skipped: u64) {
+        let at = now();
+        let is_due = |last: Instant| at.saturating_duration_since(last) >= RARELY;
+        let is_due = self.published_at.is_none_or(is_due);
+        self.live.send_if_modified(|live| {
+            let was_lost = std::mem::replace(&mut live.camera.lost, false);
+            if is_due {
+                (live.inference.frames, live.inference.skipped) = (processed, skipped);
+            }
+            is_due || was_lost
+        });
+        if is_due {
+            self.published_at = Some(at);
+        }
     }
 
     /// Updates the live status after a frame.
@@ -159,12 +202,17 @@ impl InferenceWorker {
             is_detected,
             left_out,
         } = processed;
+        if self.mode == Mode::Count {
+            return Ok(result);
+        }
         self.live.send_modify(|live| {
             live.inference.detections += u64::from(is_detected);
             live.inference.classified += classified.len() as u64;
         });
         self.log_overload(left_out);
-        self.monitor.metrics.verdict(result.latency);
+        if let Some(metrics) = &self.monitor.metrics {
+            metrics.verdict(result.latency);
+        }
         if let Some(sampler) = &mut self.sampler {
             sampler.offer(frame.at, classified);
         }
@@ -193,7 +241,8 @@ impl InferenceWorker {
 
 /// Records the progress of the work on frames.
 pub(super) struct LiveMonitor {
-    pub(super) metrics: Arc<Metrics>,
+    /// `None` in statistics mode, because the times of stages show when somebody passes.
+    pub(super) metrics: Option<Arc<Metrics>>,
     /// Sends the time at which a part of the work was done.
     pub(super) progress: watch::Sender<Instant>,
 }
@@ -208,7 +257,9 @@ impl Monitor for LiveMonitor {
     }
 
     fn stage(&self, stage: Stage, duration: Duration) {
-        self.metrics.stage(stage, duration);
+        if let Some(metrics) = &self.metrics {
+            metrics.stage(stage, duration);
+        }
     }
 }
 
@@ -267,7 +318,7 @@ mod tests {
     fn progress_on_a_frame_is_sent_at_once() {
         let start = now();
         let (progress, worked) = watch::channel(start);
-        let metrics = Arc::new(Metrics::new());
+        let metrics = Some(Arc::new(Metrics::new()));
         let monitor = LiveMonitor { metrics, progress };
         monitor.progress();
         assert!(worked.has_changed().is_ok_and(|changed| changed));

@@ -26,8 +26,8 @@ use crate::api::problems::Problems;
 use crate::api::socket::Live;
 use crate::api::web::{LiveView, WebError, WebOptions};
 use crate::camera::{Camera, SourceError, Spec, processes};
-use crate::config::Config;
 use crate::config::settings::Settings;
+use crate::config::{Config, Mode};
 use crate::decision::confirm::Standing;
 use crate::decision::decide::{LabelError, Loss, VerdictPolicy};
 use crate::events::EventLog;
@@ -44,6 +44,9 @@ mod capture_worker;
 mod classify_worker;
 mod console_worker;
 mod control;
+#[cfg(test)]
+mod count_sequences;
+mod counts_worker;
 mod door_control;
 mod events;
 mod frame_processor;
@@ -62,8 +65,9 @@ mod threads;
 mod times;
 mod web;
 
-use capture_worker::LearningState;
+use capture_worker::{CropSampler, LearningState};
 use control::{ControlServer, ControlTasks};
+use counts_worker::PassageSink;
 use events::EventFeed;
 use frame_processor::{FrameProcessor, MotionGate};
 use indicator_worker::{IndicatorLinks, IndicatorWorker, Upstream};
@@ -157,6 +161,7 @@ pub fn run(
     state: Option<StateDir>,
     config_file: Option<ConfigFile>,
 ) -> Result<(), DaemonError> {
+    let config = &config.for_mode();
     let runtime = Builder::new_current_thread().enable_all().build()?;
     // SIGHUP is caught first because it would otherwise end the process during startup,
     // and systemd would treat that as a normal exit.
@@ -298,24 +303,22 @@ impl Start<'_> {
     ) -> Result<(), DaemonError> {
         let (config, shared) = (self.config, self.shared);
         let times = publish_times(config, shared);
+        if config.mode == Mode::Count {
+            shared.live.send_modify(|live| live.statistics_mode = true);
+            info!("statistics mode: people are only counted");
+        }
         let (sampler, server) = match parts.learning {
             Some(learning) => {
-                let (sampler, handle, state) = learning.start(config, shared, self.threads)?;
-                let metrics_routes = metrics::routes(
-                    Arc::clone(&shared.metrics),
-                    handle.clone(),
-                    shared.heartbeat.subscribe(),
-                );
-                let server = ControlServer {
-                    handle,
-                    state,
-                    metrics_routes,
-                };
+                let (sampler, server) = self.learning(learning)?;
                 (Some(sampler), Some(server))
             }
             None => (None, None),
         };
         let handle = server.as_ref().map(|server| server.handle.clone());
+        let ledger = handle.as_ref().and_then(|handle| handle.counts.clone());
+        if ledger.is_none() && config.counts_passages() {
+            warn!("passages are not counted: this needs a state directory");
+        }
         let (annotated_frames, annotated_frames_in) = watch::channel(None);
         let mut web_options = None;
         if let Some(options) = parts.web_options {
@@ -359,13 +362,16 @@ impl Start<'_> {
             processor: frame_processor(parts.pipeline, parts.policy, config),
             standing: links.standing_in,
             sampler,
+            passages: ledger.map(|ledger| PassageSink::new(config, ledger)),
+            mode: config.mode,
+            published_at: None,
             live: Arc::clone(&shared.live),
             tuning: shared.settings.subscribe(),
             allowed: shared.allowed.subscribe(),
             annotated_frames,
             fps_meter: FpsMeter::default(),
             monitor: LiveMonitor {
-                metrics: Arc::clone(&shared.metrics),
+                metrics: (config.mode == Mode::Door).then(|| Arc::clone(&shared.metrics)),
                 progress: links.progress,
             },
             overloaded_at: None,
@@ -373,6 +379,27 @@ impl Start<'_> {
         let frames = (links.frames, links.frames_in);
         let workers = (inference, indicator);
         start_camera_path(camera, frames, workers, events, shared, self.threads)
+    }
+
+    /// Starts the threads that store crops and counts, and connects the control socket to them.
+    fn learning(
+        &mut self,
+        learning: LearningState,
+    ) -> Result<(CropSampler, ControlServer), DaemonError> {
+        let (config, shared) = (self.config, self.shared);
+        let (sampler, mut handle, state) = learning.start(config, shared, self.threads)?;
+        handle.counts = counts_worker::start(config, &state, shared, self.threads)?;
+        let metrics_routes = metrics::routes(
+            Arc::clone(&shared.metrics),
+            handle.clone(),
+            shared.heartbeat.subscribe(),
+        );
+        let server = ControlServer {
+            handle,
+            state,
+            metrics_routes,
+        };
+        Ok((sampler, server))
     }
 
     /// Starts the sound thread, and connects the indicator thread to the other threads.

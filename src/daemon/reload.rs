@@ -94,6 +94,12 @@ fn keys_that_need_a_restart(before: &Config, after: &Config) -> Vec<String> {
     let (before, after) = (table(before), table(after));
     let mut keys = Vec::new();
     for section in before.keys() {
+        if !before[section].is_table() {
+            if before.get(section) != after.get(section) {
+                keys.push(section.clone());
+            }
+            continue;
+        }
         let section_of = |config: &toml::Table| config.get(section)?.as_table().cloned();
         let old = section_of(&before).unwrap_or_default();
         let new = section_of(&after).unwrap_or_default();

@@ -102,6 +102,20 @@ impl FrameResult {
         decision(&self.faces)
     }
 
+    /// Returns the same frame as if nobody were in view. The decision is then idle.
+    #[must_use]
+    pub fn without_faces(self) -> FrameResult {
+        FrameResult {
+            latency: Duration::ZERO,
+            faces: Vec::new(),
+            evidence: Evidence {
+                run: None,
+                ..self.evidence
+            },
+            ..self
+        }
+    }
+
     /// Returns what the frame contributes to the decision over time.
     #[must_use]
     pub fn observation(&self) -> Observation {

@@ -3,8 +3,8 @@
 //! This module owns the file `format` in the state directory, which holds one decimal
 //! number and a line feed. The number identifies the layout of everything in the
 //! directory: `samples/`, `undo.json`, `ages.json`, `running-time.json`, `heads/`,
-//! `refit.json`, `fleet.json`, `rejected.json`, `fleet.key`, and `events/`. The module itself does not
-//! access any of these files.
+//! `refit.json`, `fleet.json`, `rejected.json`, `fleet.key`, `events/`, and `counts/`. The module
+//! itself does not access any of these files.
 //!
 //! | number | meaning |
 //! |---|---|

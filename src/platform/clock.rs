@@ -86,6 +86,18 @@ pub(crate) fn shown_now() -> String {
     now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// Returns the time that the wall clock shows, in seconds since 1970. The clock may not be
+/// synchronized, so nothing that cannot be undone may depend on this time. Returns `None` for
+/// a time that cannot be right: before 2026 or after 2099.
+#[must_use]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the hour that a passage is counted in; nothing is deleted because of it"
+)]
+pub(crate) fn shown_seconds() -> Option<i64> {
+    believable(SystemTime::now())
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

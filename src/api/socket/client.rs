@@ -18,6 +18,7 @@ use super::{
     ControlError, EnrollRequest, ErrorRecord, HeadInUse, LabelRequest, RestoreRequest,
     RollbackRequest, Status, TrainRequest, UndoRequest,
 };
+use crate::counts::query::{CountsQuery, CountsRecord};
 use crate::learning::Enrollment;
 use crate::learning::{
     CountRecord, ExportRecord, HeadRecord, ImportRecord, LabelAction, LabelResult, Purge,
@@ -104,9 +105,26 @@ impl Client {
     /// # Errors
     /// Returns the same errors as [`status`](Client::status).
     pub fn samples(&self, filter: &SampleFilter) -> Result<Vec<SampleRecord>, ControlError> {
-        let mut url = self.url(&["samples"])?;
-        let filter = serde_json::to_value(filter).map_err(|error| self.lost_because(&error))?;
-        for (name, value) in filter.as_object().into_iter().flatten() {
+        self.get_with(&["samples"], filter)
+    }
+
+    /// Returns the counts of passages that a query selects.
+    ///
+    /// # Errors
+    /// Returns the same errors as [`status`](Client::status).
+    pub fn counts(&self, query: &CountsQuery) -> Result<CountsRecord, ControlError> {
+        self.get_with(&["counts"], query)
+    }
+
+    /// Sends a request with the fields of `query` in its address.
+    fn get_with<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &impl Serialize,
+    ) -> Result<T, ControlError> {
+        let mut url = self.url(path)?;
+        let query = serde_json::to_value(query).map_err(|error| self.lost_because(&error))?;
+        for (name, value) in query.as_object().into_iter().flatten() {
             let value = value
                 .as_str()
                 .map_or_else(|| value.to_string(), str::to_owned);

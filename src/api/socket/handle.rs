@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::types::{ErrorRecord, Live};
 use crate::api::connections::{PICTURE_PLACES, PicturePlace};
 use crate::config::settings::Settings;
+use crate::counts::ledger::{Precision, SharedLedger};
 use crate::decision::frame_result::PictureRecord;
 use crate::events::EventLog;
 use crate::learning::Enrollment;
@@ -85,6 +86,8 @@ pub struct DaemonHandle {
     pub classify: mpsc::Sender<ClassifyRequest>,
     /// The newest events, and the state of their receivers.
     pub events: EventLog,
+    /// The counts of passages, or `None` if nothing is counted.
+    pub counts: Option<SharedLedger>,
 }
 
 impl DaemonHandle {
@@ -116,6 +119,11 @@ impl DaemonHandle {
             return Err(ErrorRecord::new(FailureKind::Usage, sentence));
         }
         self.learning()?;
+        let is_rounded = |counts: &SharedLedger| counts.lock().precision() == Precision::Rounded;
+        if self.counts.as_ref().is_some_and(is_rounded) {
+            let sentence = "no face pictures are kept in statistics mode (mode = \"count\")";
+            return Err(ErrorRecord::new(FailureKind::NotNow, sentence));
+        }
         if let Some(why) = &self.live.borrow().capture.off_because {
             let sentence = format!("no face pictures can be stored: {why}");
             return Err(ErrorRecord::new(FailureKind::NotNow, sentence));

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | GET `/status` | | [`Status`] |
 //! | GET `/events` | | a list of [`Event`], newest first |
+//! | GET `/counts` | [`CountsQuery`] as a query | [`CountsRecord`], or CSV |
 //! | GET `/samples`, `/samples?label=L` | [`SampleFilter`] as a query | a list of [`SampleRecord`] |
 //! | GET `/samples/stats` | | [`CountRecord`] by label |
 //! | GET `/samples/unused` | | a list of [`UnusedRecord`] |
@@ -49,6 +50,8 @@
 //! clients have disconnected.
 //!
 //! [`Event`]: crate::events::Event
+//! [`CountsQuery`]: crate::counts::query::CountsQuery
+//! [`CountsRecord`]: crate::counts::query::CountsRecord
 //! [`SampleFilter`]: crate::learning::SampleFilter
 //! [`SampleRecord`]: crate::learning::SampleRecord
 //! [`CountRecord`]: crate::learning::CountRecord
@@ -72,6 +75,7 @@ mod answer;
 mod board;
 mod classify;
 mod client;
+mod counts;
 mod handle;
 mod listener;
 mod server;

@@ -24,6 +24,7 @@ use utoipa_axum::routes;
 
 use super::answer::{ErrorResponse, JsonBody, OptionalJsonBody};
 use super::classify;
+use super::counts;
 use super::listener::Socket;
 use super::types::{FileRequest, FolderRequest};
 use super::{
@@ -153,6 +154,7 @@ pub fn open_routes() -> OpenApiRouter<DaemonHandle> {
     OpenApiRouter::new()
         .routes(routes!(status))
         .routes(routes!(events))
+        .routes(routes!(counts::counts))
         .routes(routes!(samples))
         .routes(routes!(stats))
         .routes(routes!(picture))
@@ -260,6 +262,7 @@ async fn status(State(handle): State<DaemonHandle>) -> Answer<Status> {
             progress,
             last_refit: learning.and_then(Learning::last_refit),
             receivers: handle.events.receivers(),
+            passages_today: handle.passages_today(),
         })
     })
     .await

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::board::BoardRecord;
+use crate::counts::Passages;
 use crate::events::ReceiverRecord;
 use crate::indicate::{DoorPosition, UnlockReason};
 use crate::learning::Enrollment;
@@ -46,6 +47,10 @@ pub struct Status {
     /// The receivers of events, in the order of the config.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub receivers: Vec<ReceiverRecord>,
+    /// The people who have passed today. In statistics mode, only hours that are over count.
+    /// Absent if passages are not counted, or the date is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passages_today: Option<Passages>,
 }
 
 /// A request to label or delete samples.
@@ -176,8 +181,12 @@ impl From<LearningError> for ErrorRecord {
 /// What the daemon is currently doing. This format is stable.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Live {
-    /// The current decision.
+    /// The current decision. In statistics mode, it is `idle` or `fault`.
     pub decision: String,
+    /// Whether maskd only counts passages. Nothing in the API then tells about a single
+    /// person. Absent if it does not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub statistics_mode: bool,
     /// The state of the camera.
     #[serde(flatten)]
     pub camera: LiveCamera,

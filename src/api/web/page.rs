@@ -10,7 +10,7 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 
 /// Path, content type, and content of each asset.
-const ASSETS: [(&str, &str, &str); 17] = [
+const ASSETS: [(&str, &str, &str); 18] = [
     ("/", HTML, include_str!("page/index.html")),
     ("/page.css", CSS, include_str!("page/page.css")),
     ("/icon.svg", SVG, include_str!("page/icon.svg")),
@@ -30,6 +30,7 @@ const ASSETS: [(&str, &str, &str); 17] = [
     ("/teach.js", SCRIPT, include_str!("page/teach.js")),
     ("/learning.js", SCRIPT, include_str!("page/learning.js")),
     ("/events.js", SCRIPT, include_str!("page/events.js")),
+    ("/counts.js", SCRIPT, include_str!("page/counts.js")),
     ("/charts.js", SCRIPT, include_str!("page/charts.js")),
     ("/settings.js", SCRIPT, include_str!("page/settings.js")),
 ];

@@ -78,6 +78,7 @@ export const api = {
   refit: (checked) => json("POST", "/refit", { labels_checked: checked }),
   use: (number) => json("POST", `/heads/${number}/use`),
   rollback: () => json("POST", "/heads/rollback", { steps: 1 }),
+  counts: (query) => json("GET", `/counts?${new URLSearchParams(query)}`),
   settings: () => json("GET", "/settings"),
   changeSettings: (change) => json("PATCH", "/settings", change),
   /** Waits for a picture whose number is greater than `after`. Returns { number, blob }, or null if none arrives in time. */
@@ -89,4 +90,5 @@ export const api = {
 };
 
 export const pictureOf = (id) => `/api/v1/samples/${encodeURIComponent(id)}/picture`;
+export const countsFile = (query) => `/api/v1/counts?${new URLSearchParams({ ...query, format: "csv" })}`;
 export const fileOfHead = (number) => `/api/v1/heads/${number}/file`;

@@ -145,6 +145,14 @@ class LiveView extends HTMLElement {
   }
 
   show(live) {
+    if (live.statistics_mode) {
+      this.aborter.abort();
+      this.picture.hidden = this.pause.hidden = true;
+      this.showDecision("idle", "Statistics mode: people are only counted");
+      fill(this.faces, h("li", { class: "hint" }, "Not shown in statistics mode"));
+      fill(this.reason, this.staleness(live));
+      return;
+    }
     this.showDecision(live.decision, DECISIONS[live.decision] ?? words(live.decision));
     const stale = this.staleness(live);
     if (stale) {

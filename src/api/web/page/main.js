@@ -7,6 +7,7 @@ import "./label.js";
 import "./library.js";
 import "./learning.js";
 import "./events.js";
+import "./counts.js";
 import "./settings.js";
 import { watchWaiting } from "./waiting.js";
 
@@ -16,6 +17,7 @@ const VIEWS = {
   library: ["library-view", "Library"],
   learning: ["learning-view", "Training"],
   events: ["events-view", "Events"],
+  counts: ["counts-view", "Counts"],
   settings: ["settings-form", "Settings"],
 };
 

@@ -1,0 +1,148 @@
+// The counts: how many people passed with and without a mask, by hour or day.
+
+import { api, countsFile } from "./api.js";
+import { fill, h, s, whileVisible } from "./dom.js";
+
+/** How often the view asks for new counts, in ms. */
+const INTERVAL = 30000;
+
+const OUTCOMES = ["masked", "unmasked", "unsure"];
+const WIDTH = 480;
+const HEIGHT = 160;
+const LEFT = 34;
+const BOTTOM = 22;
+const DAYS = 30;
+
+const two = (number) => String(number).padStart(2, "0");
+const dateOf = (date) => `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+
+/** Returns the date that is `days` days after a date such as 2026-11-30. */
+function after(text, days) {
+  const [year, month, day] = text.split("-").map(Number);
+  return dateOf(new Date(year, month - 1, day + days));
+}
+
+/** Returns a row without passages. */
+const none = (name) => ({ name, masked: 0, unmasked: 0, unsure: 0 });
+
+/** Draws a bar for each slot, in which the outcomes are stacked. */
+function bars(slots, title) {
+  const sums = slots.map((slot) => OUTCOMES.reduce((sum, outcome) => sum + slot[outcome], 0));
+  const max = Math.max(1, ...sums);
+  const bottom = HEIGHT - BOTTOM;
+  const step = (WIDTH - LEFT) / slots.length;
+  const height = (number) => (number / max) * (bottom - 10);
+  const parts = slots.flatMap((slot, at) => {
+    let y = bottom;
+    return OUTCOMES.map((outcome) => {
+      y -= height(slot[outcome]);
+      return slot[outcome] > 0 && s("rect", { class: outcome, x: LEFT + at * step + step * 0.1, y, width: step * 0.8, height: height(slot[outcome]) });
+    });
+  });
+  const every = Math.ceil(slots.length / 6);
+  const names = slots.map((slot, at) => at % every === 0 && s("text", { class: "tick", x: LEFT + at * step, y: HEIGHT - 6 }, slot.name.slice(-5)));
+  return s(
+    "svg",
+    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "plot bars", role: "img", "aria-label": `${title}. The table below has the numbers.` },
+    s("path", { class: "axis", d: `M${LEFT} 6V${bottom}H${WIDTH}` }),
+    s("text", { class: "tick end", x: LEFT - 5, y: 16 }, String(max)),
+    s("text", { class: "tick end", x: LEFT - 5, y: bottom }, "0"),
+    parts,
+    names,
+  );
+}
+
+const cells = (row) => OUTCOMES.map((outcome) => h("td", { class: "number" }, String(row[outcome])));
+
+function table(rows, total, unit) {
+  return h(
+    "div",
+    { class: "scroll" },
+    h(
+      "table",
+      { class: "counts" },
+      h("caption", {}, `People by ${unit}. Those with no passages are left out.`),
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, unit), OUTCOMES.map((outcome) => h("th", { scope: "col", class: "number" }, h("span", { class: `key ${outcome}`, "aria-hidden": "true" }), outcome)))),
+      h("tbody", {}, rows.map((row) => h("tr", {}, h("th", { scope: "row" }, row.name), cells(row)))),
+      h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, "total"), cells(total))),
+    ),
+  );
+}
+
+class CountsView extends HTMLElement {
+  connectedCallback() {
+    this.by = "hour";
+    this.date = h("input", { type: "date", id: "counts-date", value: dateOf(new Date()), max: dateOf(new Date()), onchange: () => this.load() });
+    this.buttons = { hour: this.choice("hour", "Hours of this day"), day: this.choice("day", `${DAYS} days up to this day`) };
+    this.error = h("p", { class: "error", role: "alert" });
+    this.status = h("p", { class: "hint", role: "status" });
+    this.content = h("div");
+    this.file = h("a", { class: "button quiet", download: "counts.csv" }, "Save as CSV");
+    fill(
+      this,
+      h("h2", {}, "Counts"),
+      h("div", { class: "row" }, h("label", { for: "counts-date" }, "Day"), h("div", {}, this.date)),
+      h("div", { class: "row", role: "group", "aria-label": "Period" }, Object.values(this.buttons)),
+      this.error,
+      this.status,
+      this.content,
+      this.file,
+    );
+    this.end = whileVisible(() => this.load(), INTERVAL);
+  }
+
+  disconnectedCallback() {
+    this.end();
+  }
+
+  choice(by, text) {
+    const choose = () => {
+      this.by = by;
+      return this.load();
+    };
+    return h("button", { type: "button", class: "quiet", onclick: choose }, text);
+  }
+
+  /** Returns the hours or days that the bars show, in which nobody has passed yet. */
+  slots(date) {
+    const slots = this.by === "hour" ? Array.from({ length: 24 }, (_, hour) => `${two(hour)}:00`) : Array.from({ length: DAYS }, (_, day) => after(date, day + 1 - DAYS));
+    return slots.map(none);
+  }
+
+  async load() {
+    for (const [by, button] of Object.entries(this.buttons)) button.setAttribute("aria-pressed", String(by === this.by));
+    const date = this.date.value || dateOf(new Date());
+    const query = { from: this.by === "hour" ? date : after(date, 1 - DAYS), to: date, by: this.by };
+    this.file.setAttribute("href", countsFile(query));
+    const turn = (this.turn = (this.turn ?? 0) + 1);
+    try {
+      const record = await api.counts(query);
+      if (turn === this.turn) this.show(record, date);
+    } catch (problem) {
+      if (turn !== this.turn) return;
+      this.file.hidden = true;
+      fill(this.error, problem.message);
+      fill(this.content);
+      fill(this.status);
+    }
+  }
+
+  show(record, date) {
+    const rows = record.rows.map((row) => ({ ...row, name: this.by === "hour" ? row.start.slice(11, 16) : row.start }));
+    const slots = this.slots(date);
+    for (const row of rows) {
+      // When summer time ends, two rows have the same hour on the clock.
+      const slot = slots.find((one) => one.name === row.name);
+      if (slot) for (const outcome of OUTCOMES) slot[outcome] += row[outcome];
+    }
+    const { masked, unmasked, unsure } = record.total;
+    const sum = `${masked} with a mask, ${unmasked} without, ${unsure} unsure`;
+    const period = this.by === "hour" ? `On ${date}` : `In the ${DAYS} days up to ${date}`;
+    this.file.hidden = false;
+    fill(this.error);
+    fill(this.status, `${period}: ${sum}.`, record.rounding && ` Statistics mode: ${record.rounding}.`);
+    fill(this.content, bars(slots, `${period}: ${sum}`), rows.length > 0 && table(rows, record.total, this.by));
+  }
+}
+
+customElements.define("counts-view", CountsView);
