@@ -135,7 +135,7 @@ impl Visit {
         let (x, y) = center(&self.rect);
         let expected = (x + self.speed.0 * moving, y + self.speed.1 * moving);
         let (x, y) = center(rect);
-        let distance = (x - expected.0).hypot(y - expected.1) / ((old + new) / 2.0);
+        let distance = (x - expected.0).hypot(y - expected.1) / old.midpoint(new);
         (distance <= MAX_DISTANCE).then_some(distance)
     }
 
@@ -400,18 +400,18 @@ mod tests {
             let mut next = people as u64;
             for frame in 0..frames {
                 let mut sightings = Vec::new();
-                for person in 0..people {
+                for (person, track) in tracks.iter_mut().enumerate() {
                     let draw = (frame * people + person) % 400;
                     // The first three frames are never missed, so that everybody counts.
                     if frame > 2 && misses[draw] < 4 && frame % 15 != 0 {
                         continue;
                     }
                     if restarts[draw] < 2 {
-                        tracks[person] = next;
+                        *track = next;
                         next += 1;
                     }
                     let x = 100.0 * person as f32 + f32::from(misses[draw]);
-                    sightings.push(sighting(tracks[person], x, Outcome::Masked));
+                    sightings.push(sighting(*track, x, Outcome::Masked));
                 }
                 film.frame(&sightings);
             }

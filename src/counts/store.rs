@@ -274,7 +274,10 @@ mod tests {
         let path = state.path().join(FOLDER).join("2026-11-30.counts");
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, text.replace(" 3 ", " 30 ")).unwrap();
-        assert_eq!(read(state.path()).unwrap().damaged, [path.clone()]);
+        assert_eq!(
+            read(state.path()).unwrap().damaged,
+            std::slice::from_ref(&path)
+        );
         let (store, stored) = CountStore::open(state.path()).unwrap().unwrap();
         assert_eq!(stored.hours, hours(next, 5));
         assert!(!path.exists());

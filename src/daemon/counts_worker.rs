@@ -164,7 +164,7 @@ impl CountsWorker {
         let problem = self.save().err();
         match (&problem, self.failed) {
             (Some(problem), false) => {
-                warn!(problem, "the counts are not stored; it is tried again")
+                warn!(problem, "the counts are not stored; it is tried again");
             }
             (None, true) => info!("the counts are stored again"),
             _ => {}

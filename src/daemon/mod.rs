@@ -168,6 +168,10 @@ pub fn run(
     // to clean up.
     let signals = runtime.block_on(async { Signals::catch(hangup) })?;
     let shared = Shared::new(&parts.settings);
+    if config.mode == Mode::Count {
+        shared.live.send_modify(|live| live.statistics_mode = true);
+        info!("statistics mode: people are only counted");
+    }
     // If startup fails halfway, this guard ends the threads that have already started.
     let _stop_on_return = shared.stop.clone().drop_guard();
     let camera = Camera::open(
@@ -290,10 +294,6 @@ impl Start<'_> {
         reloads: mpsc::Receiver<()>,
     ) -> Result<(), DaemonError> {
         let (config, shared) = (self.config, self.shared);
-        if config.mode == Mode::Count {
-            shared.live.send_modify(|live| live.statistics_mode = true);
-            info!("statistics mode: people are only counted");
-        }
         let (sampler, server) = match parts.learning {
             Some(learning) => {
                 let (sampler, mut handle, state) = learning.start(config, shared, self.threads)?;
