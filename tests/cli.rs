@@ -298,7 +298,8 @@ fn check_reports_every_problem_at_once() {
     }
     // The defaults are not checked in place of a config that cannot be used.
     assert!(
-        report.contains("not checked  models, source, pins, mqtt, page: correct the config"),
+        report
+            .contains("not checked  models, source, pins, mqtt, events, page: correct the config"),
         "{report}"
     );
     assert!(
@@ -400,7 +401,7 @@ fn bench_prints_a_table_and_the_documented_json() {
     assert!(output.status.success());
     let record: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(record["threads"], 1);
-    assert_eq!(record["frames"][0]["faces"], 2);
+    assert_eq!(record["frames"][0]["faces"], 4);
     assert!(record.get("while_training").is_none());
     assert!(record["load_ms"].as_f64().unwrap() > 0.0);
     for stage in ["decode_ms", "detect_ms", "crop_ms", "embed_ms", "head_ms"] {

@@ -188,7 +188,11 @@ fn people_are_counted_and_the_counts_survive_a_kill() {
     running.kill();
     assert_eq!(counts(&device, &["--csv", "--by", "day"]), csv);
 
-    // A damaged file is reported, and another one begins.
+    a_damaged_file_is_set_aside(&device, &reel);
+}
+
+/// Damages the counts and plays the film again.
+fn a_damaged_file_is_set_aside(device: &Device, reel: &Path) {
     let files: Vec<PathBuf> = fs::read_dir(device.at("state/counts"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -202,10 +206,10 @@ fn people_are_counted_and_the_counts_survive_a_kill() {
         let content = fs::read_to_string(file).unwrap();
         fs::write(file, &content[..content.len() - 9]).unwrap();
     }
-    let mut again = run(&device, &reel, &["--once"]);
+    let mut again = run(device, reel, &["--once"]);
     wait_for_end(&mut again);
     assert!(again.log().contains("is damaged"), "{}", again.log());
-    let record: Value = serde_json::from_str(&counts(&device, &["--json"])).unwrap();
+    let record: Value = serde_json::from_str(&counts(device, &["--json"])).unwrap();
     assert_eq!(numbers(&record["total"]), [1, 1, 0], "{record}");
 }
 
@@ -278,6 +282,71 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
 
+/// Checks that nothing can turn pictures on.
+fn pictures_are_refused(device: &Device, socket: &Path, page: &str) {
+    let enroll = device.maskd(&["enroll", "with_mask", "--count", "1"]);
+    assert_refused(&enroll, 75, "statistics mode");
+    let body = "{\"capture\": true}";
+    let header = "content-type: application/json\r\n";
+    let change = request("PATCH", "/api/v1/settings", header, body);
+    let (status, _, body) = ask(UnixStream::connect(socket).unwrap(), &change).unwrap();
+    assert_eq!(status, 400, "{}", text(&body));
+    let picture = request("GET", "/api/v1/live/picture", "", "");
+    let (status, _, body) = ask(TcpStream::connect(page).unwrap(), &picture).unwrap();
+    assert_eq!((status, body.len()), (204, 0), "no live picture");
+}
+
+/// Checks all messages to the broker.
+fn check_messages(ear: &Ear) {
+    let states = ear.all("maskd/door/state");
+    assert!(!states.is_empty());
+    for state in states {
+        let state: Value = serde_json::from_slice(&state).unwrap();
+        assert_eq!(
+            (&state["faces"], &state["decision"]),
+            (&0.into(), &"idle".into())
+        );
+    }
+    for topic in ear.topics() {
+        for payload in ear.all(&topic) {
+            assert!(!contains(&payload, b"\xff\xd8\xff"), "{topic}");
+        }
+    }
+}
+
+/// Checks the files in the state directory, and what the commands print.
+fn check_state(device: &Device) {
+    // Two people in an hour are withheld, so there is no file with counts either.
+    let stored = files(&device.at("state"));
+    for path in &stored {
+        let content = fs::read(path).unwrap();
+        for (kind, start) in [("JPEG", &b"\xff\xd8\xff"[..]), ("PNG", b"\x89PNG")] {
+            assert!(
+                !contains(&content, start),
+                "{} has a {kind}",
+                path.display()
+            );
+        }
+        let path = path.strip_prefix(device.at("state")).unwrap();
+        let is_sample = path.starts_with("samples") && path.file_name().unwrap() != ".lock";
+        let is_count = path
+            .extension()
+            .is_some_and(|extension| extension == "counts");
+        assert!(!is_sample && !is_count, "{}", path.display());
+    }
+    assert!(counts(device, &[]).contains("statistics mode: hours with fewer than 10"));
+    let record: Value = serde_json::from_str(&counts(device, &["--json"])).unwrap();
+    assert_eq!(numbers(&record["total"]), [0; 3]);
+    let config = device.at("maskd.toml");
+    let privacy = ["privacy", "--config", config.to_str().unwrap()];
+    let shown = device.stdout(&privacy);
+    assert!(
+        shown.contains("CAMERA IN USE") && !shown.contains("live picture"),
+        "{shown}"
+    );
+    assert!(device.json(&privacy)["stored"].is_array());
+}
+
 #[test]
 #[expect(
     clippy::too_many_lines,
@@ -322,16 +391,7 @@ fn statistics_mode_tells_nothing_about_a_single_person() {
     // The broker may still be found, and the disk opened.
     std::thread::sleep(Duration::from_millis(500));
     let at_first = said(&socket, &page).unwrap();
-    let enroll = device.maskd(&["enroll", "with_mask", "--count", "1"]);
-    assert_refused(&enroll, 75, "statistics mode");
-    let body = "{\"capture\": true}";
-    let header = "content-type: application/json\r\n";
-    let change = request("PATCH", "/api/v1/settings", header, body);
-    let (status, _, body) = ask(UnixStream::connect(&socket).unwrap(), &change).unwrap();
-    assert_eq!(status, 400, "{}", text(&body));
-    let picture = request("GET", "/api/v1/live/picture", "", "");
-    let (status, _, body) = ask(TcpStream::connect(&page).unwrap(), &picture).unwrap();
-    assert_eq!((status, body.len()), (204, 0), "no live picture");
+    pictures_are_refused(&device, &socket, &page);
 
     // Whatever passes, the daemon says the same.
     let start = Instant::now();
@@ -347,20 +407,7 @@ fn statistics_mode_tells_nothing_about_a_single_person() {
     }
     assert!(times > 5, "the film was watched {times} times");
     if let Some(ear) = ear {
-        let states = ear.all("maskd/door/state");
-        assert!(!states.is_empty());
-        for state in states {
-            let state: Value = serde_json::from_slice(&state).unwrap();
-            assert_eq!(
-                (&state["faces"], &state["decision"]),
-                (&0.into(), &"idle".into())
-            );
-        }
-        for topic in ear.topics() {
-            for payload in ear.all(&topic) {
-                assert!(!contains(&payload, b"\xff\xd8\xff"), "{topic}");
-            }
-        }
+        check_messages(&ear);
     }
     let out = fs::read_to_string(device.at("out")).unwrap();
     assert!(out.lines().all(|line| line.trim() == "idle"), "{out}");
@@ -370,33 +417,5 @@ fn statistics_mode_tells_nothing_about_a_single_person() {
         "{log}"
     );
 
-    // Two people in an hour are withheld, so there is no file with counts either.
-    let stored = files(&device.at("state"));
-    for path in &stored {
-        let content = fs::read(path).unwrap();
-        for (kind, start) in [("JPEG", &b"\xff\xd8\xff"[..]), ("PNG", b"\x89PNG")] {
-            assert!(
-                !contains(&content, start),
-                "{} has a {kind}",
-                path.display()
-            );
-        }
-        let path = path.strip_prefix(device.at("state")).unwrap();
-        let is_sample = path.starts_with("samples") && path.file_name().unwrap() != ".lock";
-        let is_count = path
-            .extension()
-            .is_some_and(|extension| extension == "counts");
-        assert!(!is_sample && !is_count, "{}", path.display());
-    }
-    assert!(counts(&device, &[]).contains("statistics mode: hours with fewer than 10"));
-    let record: Value = serde_json::from_str(&counts(&device, &["--json"])).unwrap();
-    assert_eq!(numbers(&record["total"]), [0; 3]);
-    let config = device.at("maskd.toml");
-    let privacy = ["privacy", "--config", config.to_str().unwrap()];
-    let shown = device.stdout(&privacy);
-    assert!(
-        shown.contains("CAMERA IN USE") && !shown.contains("live picture"),
-        "{shown}"
-    );
-    assert!(device.json(&privacy)["stored"].is_array());
+    check_state(&device);
 }

@@ -283,7 +283,7 @@ fn api(mode: Mode) -> &'static str {
         Mode::Count => "the published counts, the settings, and the state of the device",
         Mode::Door => {
             "the decision, stored face pictures and their labels, the counts if they are turned \
-             on, the settings, and the state of the device"
+             on, the settings, which can turn capturing on, and the state of the device"
         }
     }
 }

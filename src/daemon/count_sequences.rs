@@ -13,6 +13,7 @@
 
 use std::cell::Cell;
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,7 @@ const WIDTH: u32 = 640;
 const HEIGHT: u32 = 480;
 /// Width of a face in the photographs that are used, in pixels.
 const MIN_FACE: f32 = 40.0;
-/// How often each scene is played, each time with other people.
+/// How often each sequence is played, each time with other people.
 const TAKES: usize = 3;
 
 /// A person who was cut out of a photograph.
@@ -47,7 +48,7 @@ struct Person {
     is_masked: bool,
 }
 
-/// One person's way through a scene. Times are in seconds, and places are fractions of the
+/// One person's way through a sequence. Times are in seconds, and places are fractions of the
 /// frame.
 #[derive(Clone, Copy)]
 struct Walk {
@@ -61,7 +62,7 @@ struct Walk {
     hidden: &'static [(f32, f32)],
 }
 
-struct Scene {
+struct Sequence {
     name: &'static str,
     frames_per_second: f32,
     walks: Vec<Walk>,
@@ -100,30 +101,30 @@ fn one_by_one(stay: f32, pause: f32, people: u8, walk: impl Fn(f32, f32) -> Walk
         .collect()
 }
 
-fn scenes() -> Vec<Scene> {
-    let scene = |name, frames_per_second, walks| Scene {
+fn sequences() -> Vec<Sequence> {
+    let sequence = |name, frames_per_second, walks| Sequence {
         name,
         frames_per_second,
         walks,
     };
     let (left, right, middle) = ((-0.1, 0.5), (1.1, 0.5), (0.5, 0.5));
     vec![
-        scene(
+        sequence(
             "stand for 3 s, 3 s apart",
             6.0,
             one_by_one(3.0, 3.0, 3, |from, to| walk(from, to, middle, (0.53, 0.5))),
         ),
-        scene(
+        sequence(
             "walk across in 3 s, 1 s apart",
             6.0,
             one_by_one(3.0, 1.0, 3, |from, to| walk(from, to, left, right)),
         ),
-        scene(
+        sequence(
             "walk across in 3 s at 3 frames per second",
             3.0,
             one_by_one(3.0, 1.0, 3, |from, to| walk(from, to, left, right)),
         ),
-        scene(
+        sequence(
             "approach in 4 s and leave",
             6.0,
             one_by_one(4.0, 1.0, 3, |from, to| Walk {
@@ -131,7 +132,7 @@ fn scenes() -> Vec<Scene> {
                 ..walk(from, to, (0.45, 0.35), (0.75, 0.6))
             }),
         ),
-        scene(
+        sequence(
             "three at the same time",
             6.0,
             vec![
@@ -140,12 +141,12 @@ fn scenes() -> Vec<Scene> {
                 walk(1.5, 5.5, (0.8, 0.5), (0.75, 0.45)),
             ],
         ),
-        scene(
+        sequence(
             "two pass each other in front of the camera",
             6.0,
             vec![walk(0.5, 5.0, left, right), walk(0.5, 5.0, right, left)],
         ),
-        scene(
+        sequence(
             "missed for 0.5 s and 1.5 s while standing",
             6.0,
             one_by_one(6.0, 3.0, 2, |from, to| Walk {
@@ -153,7 +154,7 @@ fn scenes() -> Vec<Scene> {
                 ..walk(from, to, middle, (0.53, 0.5))
             }),
         ),
-        scene(
+        sequence(
             "missed for 1.2 s while walking",
             6.0,
             one_by_one(5.0, 2.0, 2, |from, to| Walk {
@@ -161,12 +162,12 @@ fn scenes() -> Vec<Scene> {
                 ..walk(from, to, left, right)
             }),
         ),
-        scene(
+        sequence(
             "stand in line, 1 s apart at the same place",
             6.0,
             one_by_one(3.0, 1.0, 3, |from, to| walk(from, to, middle, (0.53, 0.5))),
         ),
-        scene(
+        sequence(
             "away for 4 s, then back",
             6.0,
             vec![Walk {
@@ -291,8 +292,8 @@ fn at_time(walk: &Walk, time: f32) -> Option<((f32, f32), f32)> {
     Some((center, between(walk.size.0, walk.size.1)))
 }
 
-/// Plays a scene with these people, and returns what was counted.
-fn play(scene: &Scene, cast: &[&Person]) -> Vec<Outcome> {
+/// Plays a sequence with these people, and returns what was counted.
+fn play(sequence: &Sequence, cast: &[&Person]) -> Vec<Outcome> {
     let config = Config::default();
     let pipeline = Pipeline::open(&config.pipeline_options(), config.classify.threads(1)).unwrap();
     let policy =
@@ -301,14 +302,19 @@ fn play(scene: &Scene, cast: &[&Person]) -> Vec<Outcome> {
     let mut counter = PassageCounter::new(config.track.options().keep);
     let start = now();
     let time = SimulatedTime(Cell::new(start));
-    let length = scene.walks.iter().map(|walk| walk.to).fold(0.0, f32::max) + 3.0;
-    let frames = (length * scene.frames_per_second) as u32;
+    let length = sequence
+        .walks
+        .iter()
+        .map(|walk| walk.to)
+        .fold(0.0, f32::max)
+        + 3.0;
+    let frames = (length * sequence.frames_per_second) as u32;
     let mut outcomes = Vec::new();
     let empty = background();
     for number in 0..frames {
-        let seconds = number as f32 / scene.frames_per_second;
+        let seconds = number as f32 / sequence.frames_per_second;
         let mut pixels = empty.clone();
-        for (walk, person) in scene.walks.iter().zip(cast) {
+        for (walk, person) in sequence.walks.iter().zip(cast) {
             if let Some((center, face)) = at_time(walk, seconds) {
                 draw(&mut pixels, person, center, face);
             }
@@ -336,33 +342,42 @@ fn play(scene: &Scene, cast: &[&Person]) -> Vec<Outcome> {
 fn how_well_passages_are_counted() {
     let people = people();
     assert!(people.len() >= 3, "{} people", people.len());
-    println!("{} people from {}", people.len(), photographs().display());
-    println!("scene | people | counted | masked, unmasked | counted as masked, unmasked, unsure");
+    let report = |line: &str| std::io::stderr().write_all(format!("{line}\n").as_bytes());
+    let from = photographs();
+    report(&format!("{} people from {}", people.len(), from.display())).unwrap();
+    report(
+        "| sequence | people | counted | of them masked, unmasked | as masked, unmasked, unsure |",
+    )
+    .unwrap();
     let (mut all, mut all_counted) = (0, 0);
-    for (number, scene) in scenes().iter().enumerate() {
+    for (number, sequence) in sequences().iter().enumerate() {
         let (mut present, mut counted) = ([0; 2], [0; 3]);
         for take in 0..TAKES {
-            let first = (number * TAKES + take) * scene.walks.len();
-            let cast: Vec<&Person> = (0..scene.walks.len())
+            let first = (number * TAKES + take) * sequence.walks.len();
+            let cast: Vec<&Person> = (0..sequence.walks.len())
                 .map(|index| &people[(first + index) % people.len()])
                 .collect();
             for person in &cast {
                 present[usize::from(!person.is_masked)] += 1;
             }
-            for outcome in play(scene, &cast) {
+            for outcome in play(sequence, &cast) {
                 counted[outcome as usize] += 1;
             }
         }
-        let sums = (present.iter().sum::<i32>(), counted.iter().sum::<i32>());
-        println!(
-            "{} | {} | {} | {}, {} | {}, {}, {}",
-            scene.name, sums.0, sums.1, present[0], present[1], counted[0], counted[1], counted[2]
-        );
-        all += sums.0;
-        all_counted += sums.1;
+        let (sum, counted_sum) = (present.iter().sum::<i32>(), counted.iter().sum::<i32>());
+        let name = sequence.name;
+        let [masked, unmasked] = present;
+        let [as_masked, as_unmasked, as_unsure] = counted;
+        report(&format!(
+            "| {name} | {sum} | {counted_sum} | {masked}, {unmasked} | {as_masked}, {as_unmasked}, {as_unsure} |"
+        ))
+        .unwrap();
+        all += sum;
+        all_counted += counted_sum;
     }
-    println!("all scenes | {all} | {all_counted}");
-    // The scenes include two in which the rules must fail, so only a large change is an error.
+    report(&format!("| all | {all} | {all_counted} | | |")).unwrap();
+    // The sequences include two in which the rules must fail, so only a large change is an
+    // error.
     assert!(
         (all_counted - all).abs() * 5 < all,
         "{all_counted} of {all}"
