@@ -116,10 +116,6 @@ fn numbers(record: &Value) -> [u64; 3] {
 }
 
 #[test]
-#[expect(
-    clippy::too_many_lines,
-    reason = "one daemon is killed and started again"
-)]
 fn people_are_counted_and_the_counts_survive_a_kill() {
     let device = device("[counts]\nenabled = true\n");
     let reel = device.at("film");
@@ -348,10 +344,6 @@ fn check_state(device: &Device) {
 }
 
 #[test]
-#[expect(
-    clippy::too_many_lines,
-    reason = "one run of the daemon is watched from all sides"
-)]
 fn statistics_mode_tells_nothing_about_a_single_person() {
     let port = free_port();
     let folder = tempfile::tempdir().unwrap();
