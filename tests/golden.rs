@@ -259,7 +259,7 @@ fn faces_are_those_of_the_reference_detector() {
         // produced its input pixels. The pixels of the two decoders differ by one or two levels.
         // An error of half a cell at the finest stride would be 4 pixels.
         assert!(distance < 1.2, "{name}: {distance} pixels");
-        assert!(score < 0.01, "{name}: {score}");
+        assert!(score < 0.02, "{name}: {score}");
 
         pixels.pixels_mut().for_each(|pixel| pixel.0.reverse());
         let swapped = detector.detect(&pixels).unwrap();
