@@ -219,10 +219,11 @@ const RENAMED: [(&str, &str); 15] = [
     ("mqtt.topic", "mqtt.topic-prefix"),
 ];
 
-/// Returns the values in a config as a map. Each key has the form `section.key`.
+/// Returns the values in the sections of a config as a map. Each key has the form
+/// `section.key`.
 fn values(table: &toml::Table) -> BTreeMap<String, toml::Value> {
     let sections = table.iter().flat_map(|(section, keys)| {
-        let keys = keys.as_table().unwrap().iter();
+        let keys = keys.as_table().into_iter().flatten();
         keys.map(move |(key, value)| (format!("{section}.{key}"), value.clone()))
     });
     sections.collect()
