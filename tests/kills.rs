@@ -37,7 +37,7 @@ use serde_json::Value;
 use support::{Running, head, maskd, pieces, root};
 
 /// Number of kills, unless an environment variable sets a different number.
-const KILLS: u64 = 40;
+const KILLS: u64 = 24;
 /// One out of this many daemons lives long enough to finish a training run.
 const LONG_LIFE: u64 = 8;
 
