@@ -45,7 +45,7 @@ def grid(axes: list[str]) -> list[Settings]:
     for axis in axes:
         keys, _, values = axis.partition("=")
         if not values or not all("." in key for key in keys.split("+")):
-            raise Failure(f"`{axis}` is not SECTION.KEY=VALUE,VALUE,… .")
+            raise Failure(f"`{axis}` is not a setting with its values, such as detect.threshold=0.75,0.7.")
         choices.append([tuple((key, value) for key in keys.split("+")) for value in values.split(",")])
     return [tuple(itertools.chain(*each)) for each in itertools.product(*choices)]
 
