@@ -62,6 +62,7 @@ use crate::frame::quality::Quality;
 use crate::learning::active::ActiveHead;
 use crate::learning::heads::{Heads, HeadsError};
 use crate::learning::label_queue::Candidate;
+use crate::learning::refit::RefitOptions;
 use crate::learning::samples::{Sample, SampleKind, Store};
 use crate::onnx;
 use crate::platform::files;
@@ -76,10 +77,11 @@ use undo_log::UndoLog;
 const MAX_QUEUED: usize = 400;
 
 /// Options of learning on the device.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LearningOptions {
-    /// Seed of every refit. The same seed and labels give the same head.
-    pub seed: u64,
+    /// How every refit trains, and what its gate requires. The same options and labels give the
+    /// same head.
+    pub refit: RefitOptions,
     /// Number of heads to keep for rollbacks, at least 2.
     pub keep_heads: usize,
     /// The labels that count as masked. All others count as not masked.
@@ -92,7 +94,7 @@ pub struct LearningOptions {
 impl Default for LearningOptions {
     fn default() -> LearningOptions {
         LearningOptions {
-            seed: 42,
+            refit: RefitOptions::default(),
             keep_heads: 10,
             masked_labels: vec!["with_mask".to_owned()],
             replay_file: None,
