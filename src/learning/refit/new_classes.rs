@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::choice::Candidate;
-use super::evaluate::accuracy_by;
+use super::evaluate::accuracy;
 use super::input::{GroupedSample, RefitInput};
 use super::outcome::{NewClass, ReplayAccuracy, Scores};
 use super::{Abort, RefitContext};
@@ -137,14 +137,14 @@ impl RefitContext<'_> {
         if holdout.is_empty() {
             return Ok(None);
         }
-        let accuracy = |head| {
-            accuracy_by(head, holdout, |logits, label| {
+        let of = |head| {
+            accuracy(head, holdout, |logits, label| {
                 self.kinds.is_right(logits, label)
             })
         };
         Ok(Some(ReplayAccuracy {
-            before: accuracy(champion)?,
-            after: accuracy(challenger)?,
+            before: of(champion)?,
+            after: of(challenger)?,
             rows: holdout.len(),
         }))
     }
