@@ -18,7 +18,7 @@ use crate::vision::head::argmax;
 
 /// By how many nats the logits of the taught classes may be lowered, to be tried in turn until the
 /// accuracy on the replay holdout stays within the tolerance.
-pub(super) const LOWERINGS: [f64; 5] = [0.0, 0.5, 1.0, 1.5, 2.0];
+pub(super) const LOWERINGS: [f64; 9] = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0];
 
 /// The kinds of the classes of a head. Each list has one value per class.
 #[derive(Debug, Default)]

@@ -593,6 +593,9 @@ fn a_new_class_grows_the_head_and_is_learned() {
     assert_eq!(measured.before.confusion[1][1], 0);
     assert!(measured.after.confusion[1][1] >= 5, "{:?}", measured.after);
     assert_eq!(measured.training.adaptation, Some(Adaptation::NewClasses));
+    let points = measured.training.curve.iter();
+    let steps: Vec<usize> = points.map(|point| point.steps).collect();
+    assert_eq!(steps, [0, 400], "the training never stops early");
     let replay = measured.replay.unwrap();
     let tolerance = options().gate.replay_tolerance;
     assert!(replay.after >= replay.before - tolerance, "{replay:?}");
