@@ -110,15 +110,21 @@ impl TwoCameras {
 }
 
 /// Calls `work` with the context of a refit.
-fn in_context<T>(input: &RefitInput, work: impl FnOnce(&RefitContext) -> T) -> T {
+fn in_context<T>(input: &RefitInput, work: impl FnOnce(RefitContext) -> T) -> T {
     let options = options();
     let (replay, _) = input.checked().unwrap();
     let (grouped, _) = input
         .grouped(&replay, &options.hold_out, &|| false)
         .unwrap();
     let kinds = Classes::new(input, &grouped);
-    let context = RefitContext::new(input, &options, &|| false, &grouped, &replay, &kinds);
-    work(&context)
+    work(RefitContext::new(
+        input,
+        &options,
+        &|| false,
+        &grouped,
+        &replay,
+        &kinds,
+    ))
 }
 
 fn options() -> RefitOptions {
@@ -621,7 +627,7 @@ fn a_new_class_changes_no_weight_of_the_others() {
     let learned = in_context(&input, |context| {
         let context = RefitContext {
             adaptation: Adaptation::NewClasses,
-            ..*context
+            ..context
         };
         let all: Vec<usize> = (0..context.samples.len()).collect();
         context.learn_to(&head, &all, 20).unwrap()
