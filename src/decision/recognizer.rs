@@ -65,7 +65,10 @@ impl Recognizer {
                 face,
                 classification,
             } = recognized;
-            let verdict = self.policy.verdict(&face, &classification.probabilities);
+            let face_probability = classification.face.map(|opinion| opinion.probability);
+            let verdict =
+                self.policy
+                    .verdict(&face, &classification.probabilities, face_probability);
             FaceResult {
                 face,
                 track: None,
