@@ -208,6 +208,7 @@ class LiveView extends HTMLElement {
       "li",
       { class: `face ${face.verdict}` },
       h("strong", {}, words(face.verdict)),
+      face.unsure_reason === "unfamiliar" ? h("span", { class: "hint" }, "does not look like a face that the model knows") : "",
       all.length === 0
         ? h("span", { class: "hint" }, "too small or too unclear")
         : all.map(([label, share]) =>
