@@ -64,7 +64,7 @@ impl Default for Classify {
             small_face_raise: 0.4,
             min_face_pixels: 24.0,
             min_detector_score: 0.7,
-            unfamiliar_below: 0.2,
+            unfamiliar_below: 0.1,
             threads: 0,
             time_limit_ms: 1000,
         }
