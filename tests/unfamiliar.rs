@@ -88,24 +88,6 @@ fn a_head_that_looks_away_is_unsure_and_only_the_limit_makes_it_so() {
 }
 
 #[test]
-fn the_daemon_names_the_reason_too() {
-    let folder = tempfile::tempdir().unwrap();
-    let output = maskd()
-        .args(["run", "--once", "--json", "--rate", "0.5", "--config"])
-        .arg(config(folder.path(), 0.2))
-        .arg("--source")
-        .arg(frame(PHOTOGRAPH))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    let lines = text(&output.stdout);
-    let change = lines.lines().map(serde_json::from_str::<Value>).next();
-    let change = change.expect("the decision changes").unwrap();
-    assert_eq!(change["decision"], "no_mask", "{change}");
-    assert_only_the_head_is_unfamiliar(faces(&change));
-}
-
-#[test]
 fn without_the_face_check_nothing_is_unfamiliar() {
     let folder = tempfile::tempdir().unwrap();
     // Everything would be unfamiliar.
