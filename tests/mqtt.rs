@@ -118,7 +118,10 @@ fn home_assistant_sees_the_device_and_sends_commands() {
     expect_text(&ear, "maskd/door/status", "online");
     let discovery = "homeassistant/device/door/config";
     let device = until("the discovery", || ear.json(discovery));
-    assert_eq!(device["components"].as_object().unwrap().len(), 6);
+    assert_eq!(device["components"].as_object().unwrap().len(), 9);
+    // There is no relay.
+    let absent = serde_json::json!({ "platform": "sensor" });
+    assert_eq!(device["components"]["lock"], absent);
     assert_eq!(
         device["components"]["capture"]["command_topic"],
         "maskd/door/capture/set"
@@ -131,6 +134,7 @@ fn home_assistant_sees_the_device_and_sends_commands() {
     assert!(state["faces"].as_u64().unwrap() >= 1, "{state}");
     assert_eq!(state["problem"], "OFF", "{state}");
     assert_eq!(state["head"], 0);
+    assert_eq!(state.get("door"), None);
     let event = until("an event", || ear.json("maskd/door/event"));
     assert_eq!(event["kind"], "decision", "{event}");
     assert_eq!(event["device"], "door");
@@ -172,6 +176,81 @@ fn home_assistant_sees_the_device_and_sends_commands() {
     expect_text(&ear, "maskd/door/status", "online");
     running.0.kill().unwrap();
     expect_text(&ear, "maskd/door/status", "offline");
+}
+
+#[test]
+fn the_door_is_shown_and_no_message_unlocks_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(broker) = Broker::start(folder.path(), "") else {
+        return;
+    };
+    let ear = Ear::listen(broker.port);
+    // The door stays locked, because the masked person counts as unmasked.
+    let indicate = "[indicate]\nbackend = \"console\"\nrelay-pin = 23\n";
+    let closed = Door::new(
+        broker.port,
+        &format!("{indicate}[classify]\nmasked-labels = [\"without_mask\"]\n"),
+    );
+    let mut running = Running(closed.run());
+    let device = until("the discovery", || {
+        ear.json("homeassistant/device/door/config")
+    });
+    assert_eq!(device["components"]["lock"]["unique_id"], "maskd_door_lock");
+    assert_eq!(
+        device["components"]["contact"].as_object().unwrap().len(),
+        1,
+        "there is no contact"
+    );
+    let door = |reason: Option<&str>| {
+        until(&format!("{reason:?}"), || {
+            let state = ear.json("maskd/door/state")?;
+            let is_seen = state["faces"].as_u64()? > 0 && state["door"].is_object();
+            let unlocked_by = state["door"].get("unlocked_by").and_then(|by| by.as_str());
+            (is_seen && unlocked_by == reason).then_some(state["door"].clone())
+        })
+    };
+    door(None);
+    // Everything that a client could try.
+    for topic in ["door/set", "lock/set", "door", "relay/set", "unlock"] {
+        for payload in [
+            "UNLOCK",
+            "OPEN",
+            "ON",
+            "{\"door\":{\"unlocked_by\":\"mask\"}}",
+        ] {
+            ear.publish(&format!("maskd/door/{topic}"), payload.as_bytes(), false);
+        }
+    }
+    // The broker passes messages on in their order.
+    ear.publish("maskd/door/refit/set", b"PRESS", false);
+    until("the refit", || {
+        closed
+            .log()
+            .contains("training was requested over MQTT")
+            .then_some(())
+    });
+    let status = |door: &Door| {
+        let words = ["status", "--json", "--state"];
+        let output = maskd().args(words).arg(door.at("state")).output().unwrap();
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        status["live"]["door"].clone()
+    };
+    assert_eq!(status(&closed)["unlocked"], false);
+    running.stop();
+
+    let open = Door::new(broker.port, indicate);
+    let mut running = Running(open.run());
+    assert_eq!(door(Some("mask"))["held_open"], "OFF");
+    let published = status(&open);
+    assert_eq!(published["unlocked_by"], "mask", "{published}");
+    let words = ["status", "--state"];
+    let output = maskd().args(words).arg(open.at("state")).output().unwrap();
+    let shown = text(&output.stdout);
+    assert!(
+        shown.contains("door        unlocked by a mask\n"),
+        "{shown}"
+    );
+    running.stop();
 }
 
 #[test]

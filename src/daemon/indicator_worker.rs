@@ -841,7 +841,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_does_not_lock_out_a_release_and_a_door_without_inputs_is_not_published() {
+    fn a_mask_does_not_lock_out_a_release_and_a_door_without_inputs_is_published() {
         let mut rig = Rig::new(LockType::FailSecure, NORMAL);
         let mut worker = rig.worker.take().unwrap();
         worker.shown.decision = Decision::Mask;
@@ -863,7 +863,9 @@ mod tests {
         worker.shown.decision = Decision::Mask;
         worker.set_outputs(&live);
         assert_eq!(rig.relay(), Some(true));
-        assert_eq!(live.borrow().door, None);
+        let published = live.borrow().door.clone().unwrap();
+        assert_eq!(published.unlocked_by, Some(UnlockReason::Mask));
+        assert_eq!((published.position, published.released), (None, false));
     }
 
     #[test]

@@ -657,17 +657,22 @@ def another_device(browser):
     switch.touch()
     camera.write_text(CAMERA.format(switch=switch, pictures=ROOT / "assets/frames"))
     camera.chmod(0o755)
-    config = f"[camera]\nsource = \"exec:{camera}\"\n[decide]\nhold-ms = 500\n"
+    config = (
+        f"[camera]\nsource = \"exec:{camera}\"\n[decide]\nhold-ms = 500\n"
+        "[indicate]\nbackend = \"console\"\nrelay-pin = 23\nrelay = \"fail-safe\"\n"
+    )
     with Door(config, password=False) as door:
         browser.driver.get(f"{door.url}/#live")
         until("a face", lambda: browser.find(".face meter"))
         browser.wait("Frames per second", ".figures")
+        browser.wait("Door: ", ".door")
         teach(browser, door)
         switch.unlink()
         browser.wait("The camera is lost: ", "live-view .error")
         why = door.get("/live")["camera_lost_because"]
         assert why in browser.text("live-view .error"), why
         browser.wait("at least every 30 s", "live-view .error")
+        browser.wait("Door: unlocked by a fault", ".door")
         until("no old faces", lambda: not browser.find(".face"))
         assert "Frames per second" not in browser.text(".figures")
         assert browser.find(".camera.stale")
@@ -680,6 +685,7 @@ def another_device(browser):
         browser.wait("The device cannot be reached", ".decision")
         browser.wait("The device does not respond. Next try in ", "live-view .error")
         assert browser.text(".figures") == "" and not browser.find(".face")
+        assert browser.text(".door") == "", "the state of the door is not known"
         assert browser.find(".camera.stale")
         browser.shot("device-gone")
         browser.offline(False)

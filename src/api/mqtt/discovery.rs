@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::Topics;
 use crate::decision::decide::Decision;
+use crate::indicate::{DoorOptions, UnlockReason};
 
 /// Prefix of all identifiers in Home Assistant. The prefix keeps maskd's identifiers
 /// distinct from those of other integrations, which may have a device with the same name.
@@ -29,7 +30,40 @@ pub(super) struct Features {
     pub(super) capture: bool,
     /// A count of the unlabeled samples.
     pub(super) samples: bool,
+    /// The door, if there is one.
+    pub(super) door: Option<DoorOptions>,
 }
+
+/// Describes a lock in Home Assistant. [`LOCK_TEMPLATE`] makes the same words.
+fn lock_state(unlocked_by: Option<UnlockReason>) -> &'static str {
+    match unlocked_by {
+        None => "locked",
+        Some(UnlockReason::Mask) => "unlocked by mask",
+        Some(UnlockReason::ExitButton) => "unlocked by exit button",
+        Some(UnlockReason::Release) => "unlocked by release",
+        Some(UnlockReason::Fault) => "unlocked by fault",
+        Some(UnlockReason::Schedule) => "unlocked by schedule",
+    }
+}
+
+const LOCK_STATES: [Option<UnlockReason>; 6] = [
+    None,
+    Some(UnlockReason::Mask),
+    Some(UnlockReason::ExitButton),
+    Some(UnlockReason::Release),
+    Some(UnlockReason::Fault),
+    Some(UnlockReason::Schedule),
+];
+/// The state of the door is missing for a moment while the daemon starts. `None` makes an
+/// entity unknown.
+const LOCK_TEMPLATE: &str = "{% set door = value_json.door | default(none) %}\
+    {{ none if door is none else \
+    'unlocked by ' ~ (door.unlocked_by | replace('-', ' ')) if door.unlocked_by is defined \
+    else 'locked' }}";
+/// A contact that cannot be read makes the entity unknown.
+const CONTACT_TEMPLATE: &str = "{{ {'open': 'ON', 'closed': 'OFF'}\
+    [(value_json.door | default({})).position | default('unknown')] | default(none) }}";
+const HELD_OPEN_TEMPLATE: &str = "{{ (value_json.door | default({})).held_open | default(none) }}";
 
 /// The payload of the discovery topic, which describes one device and its entities. If
 /// the device does not have an entity, the payload lists only the platform of the entity.
@@ -124,6 +158,43 @@ pub(super) fn payload(device: &str, topics: &Topics, features: Features) -> Valu
                 "value_template": of_state("capture"),
             }),
         ),
+        entity(
+            "lock",
+            "sensor",
+            features.door.is_some(),
+            json!({
+                "name": "Door lock",
+                "device_class": "enum",
+                "options": LOCK_STATES.map(lock_state),
+                "icon": "mdi:door-closed-lock",
+                "state_topic": topics.state,
+                "value_template": LOCK_TEMPLATE,
+            }),
+        ),
+        entity(
+            "contact",
+            "binary_sensor",
+            features.door.is_some_and(|door| door.contact.is_some()),
+            json!({
+                "name": "Door",
+                "device_class": "door",
+                "state_topic": topics.state,
+                "value_template": CONTACT_TEMPLATE,
+            }),
+        ),
+        entity(
+            "held_open",
+            "binary_sensor",
+            features
+                .door
+                .is_some_and(|door| door.held_open_after.is_some()),
+            json!({
+                "name": "Door held open",
+                "device_class": "problem",
+                "state_topic": topics.state,
+                "value_template": HELD_OPEN_TEMPLATE,
+            }),
+        ),
     ];
     json!({
         "device": {
@@ -144,21 +215,31 @@ pub(super) fn payload(device: &str, topics: &Topics, features: Features) -> Valu
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::indicate::{ContactType, LockType, Opening};
 
     #[test]
     fn absent_entities_are_listed_for_removal() {
         let topics = Topics::new("maskd", "homeassistant", "door");
+        let opening = Opening::Hold(Duration::from_secs(3));
+        let door = DoorOptions {
+            contact: Some(ContactType::NormallyClosed),
+            held_open_after: Some(Duration::from_secs(30)),
+            ..DoorOptions::without_inputs(LockType::FailSecure, opening)
+        };
         let all = Features {
             refit: true,
             capture: true,
             samples: true,
+            door: Some(door),
         };
         let message = payload("door", &topics, all);
         assert_eq!(message["device"]["identifiers"], json!(["maskd_door"]));
         assert!(!is_old(message.to_string().as_bytes()));
         let entities = message["components"].as_object().unwrap();
-        assert_eq!(entities.len(), 6);
+        assert_eq!(entities.len(), 9);
         for (id, entity) in entities {
             assert!(entity["platform"].is_string(), "{id}");
             assert_eq!(entity["unique_id"], format!("maskd_door_{id}"));
@@ -173,6 +254,11 @@ mod tests {
             refit: false,
             capture: false,
             samples: false,
+            door: Some(DoorOptions {
+                contact: None,
+                held_open_after: None,
+                ..door
+            }),
         };
         let message = payload("door", &topics, none);
         assert_eq!(
@@ -183,5 +269,39 @@ mod tests {
             message["components"]["capture"],
             json!({"platform": "switch"})
         );
+        // The state of the lock is known without a contact.
+        assert!(message["components"]["lock"]["unique_id"].is_string());
+        for id in ["contact", "held_open"] {
+            let absent = json!({"platform": "binary_sensor"});
+            assert_eq!(message["components"][id], absent, "{id}");
+        }
+    }
+
+    #[test]
+    fn nobody_can_unlock_the_door_over_mqtt() {
+        let topics = Topics::new("maskd", "homeassistant", "door");
+        let opening = Opening::Hold(Duration::from_secs(3));
+        let features = Features {
+            refit: true,
+            capture: true,
+            samples: true,
+            door: Some(DoorOptions::without_inputs(LockType::FailSafe, opening)),
+        };
+        let message = payload("door", &topics, features);
+        let entities = message["components"].as_object().unwrap();
+        let with_commands = entities
+            .iter()
+            .filter(|(_, entity)| entity.get("command_topic").is_some());
+        let with_commands: Vec<&String> = with_commands.map(|(id, _)| id).collect();
+        assert_eq!(with_commands, ["capture", "refit"]);
+    }
+
+    #[test]
+    fn the_names_of_the_lock_states_follow_from_the_published_reasons() {
+        for reason in LOCK_STATES.into_iter().flatten() {
+            let json = serde_json::to_value(reason).unwrap();
+            let words = json.as_str().unwrap().replace('-', " ");
+            assert_eq!(lock_state(Some(reason)), format!("unlocked by {words}"));
+        }
     }
 }

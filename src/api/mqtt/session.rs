@@ -523,6 +523,7 @@ impl<'a> Session<'a> {
             refit: self.options.commands && learns,
             capture: self.options.commands && learns && self.context.captures,
             samples: learns,
+            door: self.options.door,
         };
         let payload = discovery::payload(&self.options.device, &self.options.topics, features);
         if publish(client, &self.options.topics.discovery, payload.to_string()) {

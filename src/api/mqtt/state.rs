@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::socket::Live;
+use crate::api::socket::{Live, LiveDoor};
 use crate::decision::decide::Decision;
+use crate::indicate::{DoorPosition, UnlockReason};
 
 /// The published state of a device. The format is stable. The state contains no personal
 /// data.
@@ -30,6 +31,32 @@ pub struct StateRecord {
     /// Processor temperature in degrees Celsius; absent if the board has no sensor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature_c: Option<f32>,
+    /// The state of the door; absent if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub door: Option<DoorRecord>,
+}
+
+/// The published state of a door. The format is stable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoorRecord {
+    /// Why the door is unlocked; absent if it is locked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlocked_by: Option<UnlockReason>,
+    /// Whether the door is open; absent if it has no contact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<DoorPosition>,
+    /// `ON` while the door is open for too long, and `OFF` otherwise.
+    pub held_open: String,
+}
+
+impl From<&LiveDoor> for DoorRecord {
+    fn from(door: &LiveDoor) -> DoorRecord {
+        DoorRecord {
+            unlocked_by: door.unlocked_by,
+            position: door.position,
+            held_open: on_off(door.held_open),
+        }
+    }
 }
 
 fn on_off(on: bool) -> String {
@@ -71,6 +98,7 @@ impl StateRecord {
             // The value is rounded so that changes of a few tenths of a degree are not
             // published.
             temperature_c: live.board.temperature_c.map(f32::round),
+            door: live.door.as_ref().map(DoorRecord::from),
         }
     }
 }
@@ -78,6 +106,35 @@ impl StateRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_door_is_published_with_the_reason_why_it_is_unlocked() {
+        let json = |live: &Live| serde_json::to_value(StateRecord::new(live, None)).unwrap();
+        let mut live = Live::default();
+        assert_eq!(json(&live).get("door"), None);
+        let mut door = LiveDoor {
+            unlocked: false,
+            unlocked_by: None,
+            position: None,
+            released: false,
+            held_open: false,
+            held_open_warnings: 0,
+        };
+        live.door = Some(door.clone());
+        assert_eq!(json(&live)["door"], serde_json::json!({"held_open": "OFF"}));
+        door = LiveDoor {
+            unlocked: true,
+            unlocked_by: Some(UnlockReason::ExitButton),
+            position: Some(DoorPosition::Open),
+            held_open: true,
+            ..door
+        };
+        live.door = Some(door);
+        let expected = serde_json::json!({
+            "unlocked_by": "exit-button", "position": "open", "held_open": "ON"
+        });
+        assert_eq!(json(&live)["door"], expected);
+    }
 
     #[test]
     fn the_most_urgent_problem_is_the_reason() {

@@ -202,8 +202,7 @@ pub struct Live {
     /// for the first time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention: Option<LiveRetention>,
-    /// The state of the door; absent unless it has a contact, an exit button, or a release
-    /// line.
+    /// The state of the door; absent if there is no relay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub door: Option<LiveDoor>,
     /// What the time of day allows; absent if nothing in the config depends on it.

@@ -10,7 +10,7 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 
 /// Path, content type, and content of each asset.
-const ASSETS: [(&str, &str, &str); 18] = [
+const ASSETS: [(&str, &str, &str); 19] = [
     ("/", HTML, include_str!("page/index.html")),
     ("/page.css", CSS, include_str!("page/page.css")),
     ("/icon.svg", SVG, include_str!("page/icon.svg")),
@@ -25,6 +25,7 @@ const ASSETS: [(&str, &str, &str); 18] = [
         include_str!("page/sample_panel.js"),
     ),
     ("/live.js", SCRIPT, include_str!("page/live.js")),
+    ("/door.js", SCRIPT, include_str!("page/door.js")),
     ("/label.js", SCRIPT, include_str!("page/label.js")),
     ("/library.js", SCRIPT, include_str!("page/library.js")),
     ("/teach.js", SCRIPT, include_str!("page/teach.js")),

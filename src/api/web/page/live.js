@@ -2,6 +2,7 @@
 
 import { api } from "./api.js";
 import "./teach.js";
+import { doorElement, showDoor } from "./door.js";
 import { count, fill, h, percent, whileVisible, words } from "./dom.js";
 
 const DECISIONS = {
@@ -29,13 +30,14 @@ class LiveView extends HTMLElement {
     this.moving = !reducedMotion.matches;
     this.pause = h("button", { type: "button", class: "quiet", onclick: () => this.toggle() });
     this.reason = h("p", { class: "error", role: "alert" });
+    this.door = doorElement();
     this.faces = h("ul", { class: "faces", "aria-label": "Faces" });
     this.figures = h("dl", { class: "figures" });
     fill(this, 
       h(
         "div",
         { class: "split" },
-        h("section", { "aria-label": "Camera" }, this.decision, this.reason, this.picture, h("div", { class: "row" }, this.pause)),
+        h("section", { "aria-label": "Camera" }, this.decision, this.door, this.reason, this.picture, h("div", { class: "row" }, this.pause)),
         h("section", { "aria-label": "Details" }, h("h2", {}, "Faces"), this.faces, h("h2", {}, "Device"), this.figures, h("teach-panel")),
       ),
     );
@@ -108,6 +110,7 @@ class LiveView extends HTMLElement {
   /** Says why the device cannot be reached, and counts down to the next attempt. */
   async waitForDevice(problem) {
     this.showDecision("fault", "The device cannot be reached");
+    showDoor(this.door, null);
     const seconds = RETRIES[Math.min(this.failures, RETRIES.length - 1)];
     this.failures += 1;
     // Every number would be announced, so the alert contains only the reason.
@@ -154,6 +157,7 @@ class LiveView extends HTMLElement {
       return;
     }
     this.showDecision(live.decision, DECISIONS[live.decision] ?? words(live.decision));
+    showDoor(this.door, live.door);
     const stale = this.staleness(live);
     if (stale) {
       // An alert is announced again whenever it is assigned.
