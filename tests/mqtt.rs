@@ -20,6 +20,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use broker::{Broker, Ear, free_port, until};
+use support::requests::get;
 use support::{frame, interrupt, maskd, text, wait};
 
 /// A device with a config, a state directory, and a log.
@@ -34,7 +35,8 @@ impl Door {
         };
         let config = format!(
             "[camera]\nplayback-fps = 10\n[decide]\nconfirm-ms = 100\nstale-ms = 60000\n\
-             [mqtt]\nhost = \"127.0.0.1\"\nport = {port}\ndevice = \"door\"\n{more}"
+             {}{more}",
+            broker::config(port)
         );
         fs::write(door.at("maskd.toml"), config).unwrap();
         door
@@ -381,12 +383,7 @@ fn a_silent_or_malformed_broker_does_no_harm() {
     assert_eq!(bytes[0], 0x10, "a CONNECT");
     let socket = door.at("state/control.sock");
     until("frames", || {
-        let mut stream = std::os::unix::net::UnixStream::connect(&socket).ok()?;
-        let request = "GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-        stream.write_all(request.as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        answer.starts_with("HTTP/1.1 200").then_some(())
+        (get(&socket, "/readyz", "")?.0 == 200).then_some(())
     });
     drop(silent);
     for nonsense in [

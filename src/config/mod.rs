@@ -553,7 +553,8 @@ mod tests {
 
     const SHIPPED: &str = include_str!("../../config/maskd.toml");
 
-    fn problems(text: &str) -> Vec<String> {
+    /// Returns the problems of a config that is not valid.
+    pub(super) fn problems(text: &str) -> Vec<String> {
         match parse("test.toml", text) {
             Err(ConfigError::Invalid { problems, .. }) => {
                 problems.iter().map(ToString::to_string).collect()

@@ -784,6 +784,8 @@ mod tests {
     #[test]
     fn the_exit_button_unlocks_and_the_door_locks_behind_the_person() {
         let mut rig = Rig::new(LockType::FailSecure, NORMAL);
+        let (events, mut reports) = EventFeed::connect();
+        rig.worker = rig.worker.take().map(|worker| worker.with_events(&events));
         let worker = rig.start();
         rig.wait_for("closed", |door| door.position == Some(DoorPosition::Closed));
         assert!(
@@ -819,12 +821,27 @@ mod tests {
         let door = rig.wait_for_reason(None);
         assert!(!door.held_open && door.held_open_warnings == 1);
         assert_eq!(door.position, Some(DoorPosition::Closed));
+        rig.wires().circuits.release = Circuit::Open;
+        rig.wait_for_reason(Some(UnlockReason::Release));
         rig.stop.cancel();
         drop(std::mem::replace(
             &mut rig.results,
             watch::channel(Latest::Waiting).0,
         ));
         worker.join().unwrap();
+        drop(events);
+        let mut told = Vec::new();
+        while let Ok((_, occurrence)) = reports.try_recv() {
+            told.push(occurrence);
+        }
+        told.retain(|occurrence| !matches!(occurrence, Occurrence::Decision { .. }));
+        let expected = [
+            Occurrence::DoorExitButton,
+            Occurrence::DoorHeldOpen { seconds: 0 },
+            Occurrence::DoorHeldOpenEnded,
+            Occurrence::DoorRelease,
+        ];
+        assert_eq!(told, expected);
     }
 
     #[test]
