@@ -36,6 +36,8 @@ const WIDTH: u32 = 640;
 const HEIGHT: u32 = 480;
 /// Width of a face in the photographs that are used, in pixels.
 const MIN_FACE: f32 = 40.0;
+/// Width of the surroundings of a face that are cut out with it, as a fraction of the face's width.
+const MARGIN: f32 = 0.5;
 /// How often each sequence is played, each time with other people.
 const TAKES: usize = 3;
 
@@ -205,7 +207,8 @@ fn boxes(xml: &str) -> Vec<(String, Rect)> {
         .collect()
 }
 
-/// Cuts out the people in the photographs whose faces are large enough.
+/// Cuts out the people in the photographs whose faces are large enough, and who have nobody beside
+/// them.
 fn people() -> Vec<Person> {
     let mut files: Vec<PathBuf> = fs::read_dir(photographs())
         .unwrap()
@@ -220,13 +223,25 @@ fn people() -> Vec<Person> {
             continue;
         };
         let picture = decode(&bytes).unwrap();
-        for (label, rect) in boxes(&fs::read_to_string(&xml).unwrap()) {
+        let boxes = boxes(&fs::read_to_string(&xml).unwrap());
+        for (label, rect) in &boxes {
             let Some(region) = rect
-                .region(0.5, picture.width(), picture.height())
+                .region(MARGIN, picture.width(), picture.height())
                 .filter(|_| rect.width >= MIN_FACE)
             else {
                 continue;
             };
+            // The faces of other people would be counted as well.
+            let surroundings = Rect {
+                x: rect.x - MARGIN * rect.width,
+                y: rect.y - MARGIN * rect.height,
+                width: rect.width * (1.0 + 2.0 * MARGIN),
+                height: rect.height * (1.0 + 2.0 * MARGIN),
+            };
+            let mut others = boxes.iter().filter(|(_, other)| other != rect);
+            if others.any(|(_, other)| surroundings.iou(other) > 0.0) {
+                continue;
+            }
             let [x, y, width, height] = region.as_array();
             people.push(Person {
                 picture: imageops::crop_imm(&picture, x, y, width, height).to_image(),
