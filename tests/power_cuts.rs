@@ -279,9 +279,8 @@ fn events_on_disk(state: &Path) -> BTreeSet<String> {
             let (head, json) = text
                 .split_once('\n')
                 .unwrap_or_else(|| panic!("{} is damaged", path.display()));
-            let digest = Sha256::digest(json)
-                .iter()
-                .map(|byte| format!("{byte:02x}"));
+            let digest = Sha256::digest(json);
+            let digest = digest.iter().map(|byte| format!("{byte:02x}"));
             let expected = format!("maskd-event-1 {}", digest.collect::<String>());
             assert_eq!(head, expected, "{} is damaged", path.display());
             let event: Value = serde_json::from_str(json).unwrap();
