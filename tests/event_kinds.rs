@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use support::door::Door;
-use support::receiver::Receiver;
+use support::receiver::{Received, Receiver};
 use support::{head, root, start_with_mounts, text, wait_for};
 
 /// A camera that always shows the same masked person.
@@ -35,7 +35,7 @@ fn webhook(receiver: &Receiver, more: &str) -> String {
 fn received(receiver: &Receiver, kind: &str) -> Value {
     wait_for(kind, || {
         let received = receiver.received();
-        let mut events = received.iter().map(|request| request.json());
+        let mut events = received.iter().map(Received::json);
         events.find(|event| event["kind"] == kind)
     })
 }
@@ -72,7 +72,7 @@ fn a_decision_that_stays_unsure_and_another_model_are_told() {
     }
     let models = || -> Vec<Value> {
         let received = receiver.received();
-        let events = received.iter().map(|request| request.json());
+        let events = received.iter().map(Received::json);
         let events = events.filter(|event| event["kind"] == "model");
         events.map(|event| event["model"].clone()).collect()
     };
@@ -122,7 +122,7 @@ fn certificates() -> PathBuf {
 }
 
 fn certificate(name: &str) -> String {
-    format!("ca-file = {:?}", certificates().join(name))
+    format!("ca-file = \"{}\"", certificates().join(name).display())
 }
 
 /// A device that sends its decisions to a receiver.
