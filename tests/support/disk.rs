@@ -87,12 +87,12 @@ impl<'a> Call<'a> {
     /// The path of a file descriptor, such as `3<\x61>`.
     fn descriptor(&self, index: usize) -> Option<PathBuf> {
         let (_, rest) = self.arguments.get(index)?.split_once('<')?;
-        path(unescape(rest.split('>').next()?)?)
+        Some(path(unescape(rest.split('>').next()?)?))
     }
 
     /// A path that is relative to a file descriptor.
     fn at(&self, index: usize) -> Option<PathBuf> {
-        let name = path(self.bytes(index + 1)?)?;
+        let name = path(self.bytes(index + 1)?);
         Some(match self.descriptor(index) {
             Some(folder) => folder.join(name),
             None => name,
@@ -119,16 +119,16 @@ impl<'a> Call<'a> {
             },
             "fsync" | "fdatasync" => Change::Sync(self.descriptor(0)?),
             "rename" => Change::Rename {
-                from: path(self.bytes(0)?)?,
-                to: path(self.bytes(1)?)?,
+                from: path(self.bytes(0)?),
+                to: path(self.bytes(1)?),
             },
             "renameat" | "renameat2" => Change::Rename {
                 from: self.at(0)?,
                 to: self.at(2)?,
             },
-            "unlink" | "rmdir" => Change::Delete(path(self.bytes(0)?)?),
+            "unlink" | "rmdir" => Change::Delete(path(self.bytes(0)?)),
             "unlinkat" => Change::Delete(self.at(0)?),
-            "mkdir" => Change::MakeFolder(path(self.bytes(0)?)?),
+            "mkdir" => Change::MakeFolder(path(self.bytes(0)?)),
             "mkdirat" => Change::MakeFolder(self.at(0)?),
             other => Change::Other {
                 name: other.to_owned(),
@@ -154,8 +154,8 @@ impl Change {
     }
 }
 
-fn path(bytes: Vec<u8>) -> Option<PathBuf> {
-    Some(PathBuf::from(OsString::from_vec(bytes)))
+fn path(bytes: Vec<u8>) -> PathBuf {
+    PathBuf::from(OsString::from_vec(bytes))
 }
 
 fn unescape(text: &str) -> Option<Vec<u8>> {
