@@ -58,6 +58,7 @@ fn time() -> f64 {
 }
 
 /// A change of a label that a client requested.
+#[derive(Debug)]
 struct Labeling {
     id: String,
     label: &'static str,
@@ -359,7 +360,13 @@ fn check(device: &Device, state: &Path, known: &Known, facts: &Facts, cut: Cut) 
             None => DISCARDED,
             Some(label) => label.unwrap_or("(none)"),
         };
-        assert!(allowed.contains(found), "{id} is {found}, not {allowed:?}");
+        let labelings = facts.labelings.iter().filter(|labeling| labeling.id == id);
+        assert!(
+            allowed.contains(found),
+            "{id} is {found}, not {allowed:?}: {cut:?}, before the run {:?}, then {:?}",
+            known.labels.get(&id),
+            labelings.collect::<Vec<_>>()
+        );
     }
     let labels = samples
         .iter()
