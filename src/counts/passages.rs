@@ -76,6 +76,15 @@ struct Motion {
     last_seen: Instant,
 }
 
+/// How well a face fits a visit.
+#[derive(Debug, Clone, Copy)]
+struct Fit {
+    /// Whether the face fits only if the visit was exchanged with the one that it met.
+    is_exchanged: bool,
+    /// The distance from the place where the face is expected, in lengths of a face's side.
+    distance: f32,
+}
+
 #[derive(Debug)]
 struct Visit {
     /// The track that continued the visit last.
@@ -168,21 +177,23 @@ impl Visit {
         }
     }
 
-    /// How far a face is from where this visit's face is expected, in lengths of a face's
-    /// side. Returns `None` if it is too far away, or much larger or smaller.
-    fn distance(&self, at: Instant, rect: &Rect) -> Option<f32> {
+    /// How well a face fits this visit, or `None` if it is too far from where the visit's face is
+    /// expected, or much larger or smaller.
+    fn fit(&self, at: Instant, rect: &Rect) -> Option<Fit> {
         let (old, new) = (side(&self.motion.rect), side(rect));
         let is_alike = old > 0.0 && new > 0.0 && (old / new).max(new / old) <= MAX_GROWTH;
         if !is_alike {
             return None;
         }
-        let own = self.motion.distance(at, rect, MAX_MOTION);
-        let exchanged = self
-            .met
-            .map(|met| met.distance(at, rect, MAX_HIDDEN_MOTION));
-        let distance = exchanged.map_or(own, |exchanged| own.min(exchanged));
-        let distance = distance / f32::midpoint(old, new);
-        (distance <= MAX_DISTANCE).then_some(distance)
+        let fit = |motion: &Motion, max_motion, is_exchanged| {
+            let distance = motion.distance(at, rect, max_motion) / f32::midpoint(old, new);
+            (distance <= MAX_DISTANCE).then_some(Fit {
+                is_exchanged,
+                distance,
+            })
+        };
+        let own = fit(&self.motion, MAX_MOTION, false);
+        own.or_else(|| fit(self.met.as_ref()?, MAX_HIDDEN_MOTION, true))
     }
 
     /// The outcome of most of the latest votes. The newest vote decides a tie.
@@ -258,18 +269,22 @@ impl PassageCounter {
     }
 
     /// Assigns faces with new tracks to the visits that are not seen in this frame. The
-    /// nearest pairs are matched first. The other faces begin visits.
+    /// nearest pairs are matched first, and those that fit only after an exchange last. The other
+    /// faces begin visits.
     fn start(&mut self, at: Instant, new: &[&Sighting], is_seen: &mut [bool]) {
-        let mut pairs: Vec<(f32, usize, usize)> = Vec::new();
+        let mut pairs: Vec<(Fit, usize, usize)> = Vec::new();
         for (face, sighting) in new.iter().enumerate() {
             for (index, visit) in self.visits.iter().enumerate() {
-                let distance = visit.distance(at, &sighting.rect);
-                if let Some(distance) = distance.filter(|_| !is_seen[index]) {
-                    pairs.push((distance, face, index));
+                let fit = visit.fit(at, &sighting.rect);
+                if let Some(fit) = fit.filter(|_| !is_seen[index]) {
+                    pairs.push((fit, face, index));
                 }
             }
         }
-        pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
+        pairs.sort_by(|(a, ..), (b, ..)| {
+            let by_distance = a.distance.total_cmp(&b.distance);
+            a.is_exchanged.cmp(&b.is_exchanged).then(by_distance)
+        });
         let mut is_assigned = vec![false; new.len()];
         for (_, face, index) in pairs {
             if !is_assigned[face] && !is_seen[index] {
