@@ -408,7 +408,7 @@ fn run(device: &Device, number: usize, rng: &mut ChaCha8Rng, done: &mut Done) ->
         std::thread::sleep(life + Duration::from_secs(if ends { 6 } else { 0 }));
         if ends {
             interrupt(&running.child, "-TERM");
-            assert_eq!(wait(&mut running.child, Duration::from_secs(20)), Some(0));
+            assert_eq!(wait(&mut running.child, Duration::from_mins(2)), Some(0));
         } else {
             running.child.kill().unwrap();
             running.child.wait().unwrap();
