@@ -14,7 +14,7 @@ use crate::learning::head_in_use;
 use crate::vision::head::Head;
 
 /// The config file that is read if it exists and `--config` is not given.
-const SYSTEM_CONFIG: &str = "/etc/maskd/maskd.toml";
+pub(super) const SYSTEM_CONFIG: &str = "/etc/maskd/maskd.toml";
 
 /// The state directory of the service. It belongs to the service's user.
 const SERVICE_STATE: &str = "/var/lib/maskd";

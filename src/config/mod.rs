@@ -25,11 +25,13 @@ mod control;
 mod counts;
 mod decide;
 mod detect;
+pub(crate) mod edit;
 mod events;
 mod indicate;
 mod mode;
 mod models;
 mod mqtt;
+mod network;
 pub mod privacy;
 mod refit;
 mod renamed;
@@ -58,6 +60,9 @@ pub use sound::Sound;
 pub use times::Times;
 pub use track::Track;
 pub use web::{Web, is_password_hash, is_token_hash};
+
+/// The config that is shipped: each key with its default and an explanation.
+pub(crate) const SHIPPED: &str = include_str!("../../config/maskd.toml");
 
 /// Maximum size of a config file, in bytes.
 const MAX_CONFIG_BYTES: usize = 1024 * 1024;
@@ -550,8 +555,6 @@ mod tests {
         let config = parse("test.toml", "[camera]\nsource = \"http://me:Qx7Z9@cam/\"").unwrap();
         assert!(!format!("{config:?}").contains("Qx7Z9"), "Debug hides it");
     }
-
-    const SHIPPED: &str = include_str!("../../config/maskd.toml");
 
     fn problems(text: &str) -> Vec<String> {
         match parse("test.toml", text) {
