@@ -162,7 +162,10 @@ pub(super) fn step(
             .plan
             .change(PARTS.iter().map(|part| part.edit(None)));
     }
-    dialogue.say("  Pins have GPIO numbers, which are not their positions in the header: see\n  docs/HARDWARE.md. A part that is not connected has the number \"none\".");
+    dialogue.say(
+        "  Pins have GPIO numbers, which are not their positions in the header: docs/HARDWARE.md\n  \
+         shows both. Answer \"none\" for a part that is not connected.",
+    );
     // The numbers in the drawing are only for an owner who starts.
     let is_new = !session.plan.config().indicate.has_pins();
     for part in &PARTS {
