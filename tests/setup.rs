@@ -186,7 +186,7 @@ fn what_cannot_work_is_refused_and_changes_nothing() {
         (&["--camera", "nowhere"], 66, "nowhere"),
         (&["--camera", "empty"], 66, "empty"),
         (&["--camera", "exec:no-such-program"], 69, "no-such-program"),
-        (&["--camera", "exec:true"], 69, "without a picture"),
+        (&["--camera", "exec:true"], 69, "no picture was received"),
         (&["--green-pin", "99"], 64, "indicate.green-pin is 99"),
         (
             &["--green-pin", "5", "--red-pin", "5"],
@@ -291,7 +291,7 @@ fn a_daemon_keeps_its_camera() {
     assert!(shown.contains("restart the daemon"), "{shown}");
     stdout(&place.setup(&[camera[0], camera[1], "--no-tests"]));
     assert!(place.config().contains("exec:cat photos/door.jpg"));
-    daemon.stop();
+    daemon.kill();
 }
 
 /// Setup on a terminal that `script` makes.
