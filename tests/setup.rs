@@ -110,7 +110,7 @@ fn options_write_a_config_with_all_comments() {
     let photos = place.at("photos");
     let photos = photos.display();
     for line in [
-        &format!("  {photos} sends pictures of 301x400 pixels.\n"),
+        &format!("  A picture of 301x400 pixels arrived from {photos}.\n"),
         "  The test picture is test.jpg.\n",
         &format!("wrote {}\n", place.at("maskd.toml").display()),
         &format!("the page: http://{page}\n"),
@@ -193,7 +193,7 @@ fn what_cannot_work_is_refused_and_changes_nothing() {
             64,
             "the same as green-pin",
         ),
-        (&["--page", "0.0.0.0:8080"], 78, "password"),
+        (&["--page", "0.0.0.0:8080"], 64, "--password-stdin"),
         (&["--page", &taken], 78, "cannot listen on"),
         (&["--page", "192.0.2.1:8080"], 78, "cannot listen on"),
         (&["--broker", &broker], 69, "MQTT broker"),
@@ -394,7 +394,7 @@ fn questions_on_a_terminal_lead_to_a_config() {
     terminal.answer("Camera: a number or a source [examples]", "nowhere\n");
     terminal.answer("Use this camera anyway? [y/N]", "\n");
     terminal.answer("Camera: a number or a source", "photos\n");
-    terminal.wait_for("sends pictures of 301x400 pixels.");
+    terminal.wait_for("A picture of 301x400 pixels arrived");
     terminal.answer("LEDs, a buzzer, or a relay connected?", "perhaps\n");
     terminal.answer("LEDs, a buzzer, or a relay connected?", "y\n");
     terminal.answer("GPIO number of the green LED [17]", "\n");

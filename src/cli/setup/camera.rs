@@ -53,15 +53,18 @@ pub(super) fn step(
             return Ok(());
         };
         let present = session.plan.config().camera.source.clone();
+        // The source as text without its password.
         let shown = present
             .parse()
             .map_or(present.clone(), |spec: Spec| spec.to_string());
-        let answer = dialogue.ask("Camera: a number or a source", &shown)?;
+        // An owner who starts has the built-in pictures, and wants a camera.
+        let is_new = present == Spec::Examples.to_string();
+        let first = found.first().filter(|_| is_new).map(|(spec, _)| spec);
+        let answer = dialogue.ask("Camera: a number or a source", first.unwrap_or(&shown))?;
         let number = answer.parse::<usize>().ok();
         let listed = number.and_then(|number| found.get(number.checked_sub(1)?));
         let source = match listed {
             Some((spec, _)) => spec.clone(),
-            // The shown source lacks its password.
             None if answer == shown => present,
             None => answer,
         };
@@ -163,7 +166,7 @@ fn test(session: &Session, test_picture: Option<&Path>) -> Result<(), Failure> {
     let frame = session.unless_interrupted(frame(&spec, config, session.interrupt))?;
     let (width, height) = frame.pixels.dimensions();
     session.say(&format!(
-        "  {spec} sends pictures of {width}x{height} pixels."
+        "  A picture of {width}x{height} pixels arrived from {spec}."
     ))?;
     if let Some(path) = test_picture {
         output::write(path, &jpeg(&frame)?)?;

@@ -76,7 +76,17 @@ pub(super) fn step(session: &mut Session, flags: &Flags) -> Result<(), Failure> 
     }
     // What this step did not set may rest on credentials of systemd, which setup cannot see.
     if flags.are_given() || session.dialogue.is_some() {
-        web::WebOptions::from_config(&session.plan.config().web, None)?;
+        let options = web::WebOptions::from_config(&session.plan.config().web, None);
+        options.map_err(|error| match error {
+            web::WebError::Open(listen) => {
+                let sentence = format!(
+                    "other machines can reach {listen}, so the page needs a password: add \
+                     --password-stdin, or use 127.0.0.1"
+                );
+                Failure::new(Failure::USAGE, sentence)
+            }
+            error => error.into(),
+        })?;
     }
     Ok(())
 }
