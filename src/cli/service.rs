@@ -181,7 +181,7 @@ pub(super) fn why_unreadable(path: &Path) -> Option<String> {
     ]);
     matches!(tested, Err(ProgramError::Failed { .. })).then(|| {
         format!(
-            "cannot be read by the user {NAME}: give that user access, for example with chmod a+r"
+            "cannot be read by the user {NAME}: give that user access, for example with chmod a+rX"
         )
     })
 }
