@@ -33,7 +33,7 @@ from door import MASKD, PASSWORD, ROOT, Door, until
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-dev-shm-usage", "--hide-scrollbars",
+    "--disable-dev-shm-usage", "--hide-scrollbars", "--lang=en-US",
 ]
 
 AXE = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text()
@@ -62,6 +62,7 @@ class Browser:
         options.binary_location = shutil.which("chromium")
         for flag in [*FLAGS, f"--user-data-dir={self.profile}"]:
             options.add_argument(flag)
+        options.add_experimental_option("prefs", {"intl.accept_languages": "en-US,en"})
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
         self.driver = webdriver.Chrome(options=options, service=service)
@@ -459,7 +460,7 @@ def panel(browser, door):
     until("the picture", lambda: browser.driver.execute_script(drawn))
     text = browser.text("dialog[open]")
     track = int(record["track"][1:])
-    for expected in [f"{record['predicted'].replace('_', ' ')}, {record['probability'] * 100:.0f} %", f"{record['face_side']} pixels", f"number {track}", f"{at + 1} of {len(shown)}"]:
+    for expected in [f"{record['predicted'].replace('_', ' ')}, {record['probability'] * 100:.0f}%", f"{record['face_side']} pixels", f"number {track}", f"{at + 1} of {len(shown)}"]:
         assert expected in text, (expected, text)
     browser.check_accessibility("the panel")
     browser.shot("panel")
@@ -574,7 +575,7 @@ def change_settings(browser, door):
     hold = browser.find("#hold_ms")
     hold.clear()
     hold.send_keys("600001", Keys.ENTER)
-    browser.wait("Hold time, in ms is 600001, allowed is 0 to 600000.", "#hold_ms-error")
+    browser.wait("Hold time, in ms is 600,001, allowed is 0 to 600,000.", "#hold_ms-error")
     assert browser.text("#unmasked_threshold-error") == ""
     field.clear()
     field.send_keys("0.7")
