@@ -22,8 +22,8 @@ use std::time::Duration;
 use image::{Rgb, RgbImage};
 use maskd::api::metrics::{self, Heartbeat};
 use maskd::api::socket::{
-    Client, ControlError, DaemonHandle, ErrorRecord, Live, LiveInference, RefitRequest,
-    TrainRequest, bind, serve,
+    Client, ControlError, DaemonHandle, DeviceAccess, DeviceFacts, ErrorRecord, Live,
+    LiveInference, RefitRequest, TrainRequest, bind, serve,
 };
 use maskd::config::Config;
 use maskd::config::settings::Settings;
@@ -84,6 +84,13 @@ impl Server {
             events: EventLog::default(),
             settings: Arc::new(Settings::new(&Config::default(), None)),
             counts: None,
+            device: DeviceAccess::new(DeviceFacts::new(
+                &Config::default(),
+                "door".to_owned(),
+                false,
+                std::time::Instant::now(),
+            ))
+            .0,
         };
         let (_, pulse) = watch::channel(Heartbeat {
             // The heartbeat is in the future, so that it does not become too old during

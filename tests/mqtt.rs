@@ -118,7 +118,7 @@ fn home_assistant_sees_the_device_and_sends_commands() {
     expect_text(&ear, "maskd/door/status", "online");
     let discovery = "homeassistant/device/door/config";
     let device = until("the discovery", || ear.json(discovery));
-    assert_eq!(device["components"].as_object().unwrap().len(), 6);
+    assert_eq!(device["components"].as_object().unwrap().len(), 9);
     assert_eq!(
         device["components"]["capture"]["command_topic"],
         "maskd/door/capture/set"

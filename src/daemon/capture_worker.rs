@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use super::classify_worker;
@@ -19,7 +19,10 @@ use super::refit_worker::{RefitWorker, record_scores};
 use super::threads::{Threads, timer_runtime, within};
 use super::times::Allowed;
 use super::{DISK_LIMIT, DaemonError, Shared, StateDir, now, wall_clock};
-use crate::api::socket::{self, DaemonHandle, Live, LiveCapture, LiveRetention, lock_enrollments};
+use crate::api::socket::{
+    self, DaemonHandle, DeviceAccess, ErrorRecord, Live, LiveCapture, LiveRetention,
+    lock_enrollments,
+};
 use crate::config::settings::Tuning;
 use crate::config::{self, Config, Keep};
 use crate::frame::Crop;
@@ -27,8 +30,8 @@ use crate::frame::quality::{Appearance, Placement, Quality};
 use crate::learning::Enrollment;
 use crate::learning::capture_policy::{CapturePolicy, Choice};
 use crate::learning::enrollment::Enrollments;
-use crate::learning::samples::NewSample;
-use crate::learning::{InUse, LearningAccess, LearningError, Limits, Upkeep};
+use crate::learning::samples::{Added, NewSample};
+use crate::learning::{FailureKind, InUse, LearningAccess, LearningError, Limits, Upkeep};
 use crate::onnx::Label;
 use crate::platform::clock::ClockReading;
 use crate::vision::embed::Feature;
@@ -36,6 +39,9 @@ use crate::vision::pipeline::{Classification, Pipeline};
 
 /// Capacity of the channel of crops. While the channel is full, new crops are dropped.
 const CROP_CHANNEL: usize = 16;
+/// Capacity of the channel of uploaded faces. Only the classify thread sends them, and it waits
+/// for each result.
+const UPLOAD_CHANNEL: usize = 1;
 /// Capacity of the channel of heads that other devices have shared.
 const JUDGE_CHANNEL: usize = 4;
 /// Capacity of the channel of refit requests. The refit thread empties it before each
@@ -127,6 +133,7 @@ impl LearningState {
     pub(super) fn start(
         self,
         config: &Config,
+        device: DeviceAccess,
         shared: &Shared,
         threads: &mut Threads,
     ) -> Result<(CropSampler, DaemonHandle, PathBuf), DaemonError> {
@@ -180,7 +187,8 @@ impl LearningState {
             is_full: false,
             cannot_save_ages: false,
         };
-        threads.start("capture", move || writer.run(crops_in))?;
+        let (uploads, uploads_in) = mpsc::channel(UPLOAD_CHANNEL);
+        threads.start("capture", move || writer.run(crops_in, uploads_in))?;
         let worker = RefitWorker::new(&self.learning, is_off, config, shared);
         threads.start("refit", move || worker.run(refit_in, judge_in))?;
 
@@ -197,7 +205,7 @@ impl LearningState {
             enrollments: Arc::clone(&enrollments),
             live: Arc::clone(&shared.live),
         };
-        let classify = classify_worker::start(config, head.clone(), shared, threads)?;
+        let classify = classify_worker::start(config, head.clone(), uploads, shared, threads)?;
         let handle = DaemonHandle {
             learning: self.learning,
             live: shared.live.subscribe(),
@@ -209,6 +217,7 @@ impl LearningState {
             classify,
             events: shared.events.clone(),
             counts: None,
+            device,
         };
         Ok((sampler, handle, self.state))
     }
@@ -230,6 +239,20 @@ struct NewCrop {
     quality: Quality,
     feature: Feature,
     enrolled: Option<EnrolledAs>,
+}
+
+/// A face in a picture that a person uploads.
+pub(super) struct UploadedCrop {
+    pub(super) crop: Crop,
+    pub(super) quality: Quality,
+    pub(super) feature: Feature,
+}
+
+/// A request to store the faces of an uploaded picture.
+pub(super) struct UploadRequest {
+    pub(super) crops: Vec<UploadedCrop>,
+    /// Channel for the result, which has an entry for each crop.
+    pub(super) answer: oneshot::Sender<Result<Vec<Added>, ErrorRecord>>,
 }
 
 /// The enrollment that a crop belongs to.
@@ -428,20 +451,33 @@ struct SampleWriter {
 }
 
 impl SampleWriter {
-    fn run(mut self, mut crops: mpsc::Receiver<NewCrop>) -> Result<(), DaemonError> {
+    fn run(
+        mut self,
+        mut crops: mpsc::Receiver<NewCrop>,
+        mut uploads: mpsc::Receiver<UploadRequest>,
+    ) -> Result<(), DaemonError> {
         let runtime = timer_runtime()?;
         self.apply_limits();
         let mut batch: Vec<NewCrop> = Vec::new();
         loop {
-            let first = runtime
-                .block_on(async { tokio::time::timeout(CLOCK_INTERVAL, crops.recv()).await });
-            let is_open = match first {
-                Ok(Some(crop)) => {
-                    batch.push(crop);
-                    runtime.block_on(gather(&mut crops, &mut batch))
+            let first = runtime.block_on(async {
+                tokio::select! {
+                    crop = crops.recv() => Wake::Crop(crop),
+                    Some(upload) = uploads.recv() => Wake::Upload(upload),
+                    () = tokio::time::sleep(CLOCK_INTERVAL) => Wake::Clock,
                 }
-                Ok(None) => false,
-                Err(_timeout) => true,
+            });
+            let is_open = match first {
+                Wake::Crop(Some(crop)) => {
+                    batch.push(crop);
+                    runtime.block_on(gather(&mut crops, &uploads, &mut batch))
+                }
+                Wake::Crop(None) => false,
+                Wake::Upload(upload) => {
+                    self.answer_upload(upload);
+                    true
+                }
+                Wake::Clock => true,
             };
             if !batch.is_empty() {
                 self.store(&batch);
@@ -511,6 +547,44 @@ impl SampleWriter {
                 self.pause(&error);
             }
         }
+    }
+
+    fn answer_upload(&mut self, upload: UploadRequest) {
+        let UploadRequest { crops, answer } = upload;
+        // The client may have disconnected in the meantime.
+        let _ = answer.send(self.add(&crops));
+    }
+
+    /// Stores the faces of an uploaded picture. If the disk refuses one of them, the faces that
+    /// were stored before remain.
+    fn add(&mut self, crops: &[UploadedCrop]) -> Result<Vec<Added>, ErrorRecord> {
+        if self.is_full || self.paused_until.is_some_and(|until| now() < until) {
+            let why = self.live.borrow().capture.off_because.clone();
+            let sentence = format!(
+                "no face pictures can be stored: {}",
+                why.as_deref().unwrap_or("the disk refused the last ones")
+            );
+            return Err(ErrorRecord::new(FailureKind::NotNow, sentence));
+        }
+        let access = self.learning.clone();
+        let learning = access.get()?;
+        let mut added = Vec::with_capacity(crops.len());
+        for UploadedCrop {
+            crop,
+            quality,
+            feature,
+        } in crops
+        {
+            added.push(learning.add(crop, quality, feature, ClockReading::now())?);
+            if self.room == 0 {
+                self.apply_limits();
+            }
+            self.room = self.room.saturating_sub(1);
+        }
+        let new = added.iter().filter(|added| added.is_new).count();
+        self.live
+            .send_modify(|live| live.capture.stored += new as u64);
+        Ok(added)
     }
 
     /// Counts the crops in `batch` as dropped. Notifies the sampler, so that it chooses
@@ -691,12 +765,26 @@ impl SampleWriter {
     }
 }
 
+/// What the capture thread has to do next.
+enum Wake {
+    /// Store a crop. `None` means that the channel is closed.
+    Crop(Option<NewCrop>),
+    Upload(UploadRequest),
+    /// Check the clock.
+    Clock,
+}
+
 /// Adds crops to a batch until it is full or [`BATCH_WAIT`] has passed. Returns false if
-/// the channel is closed. If the batch contains a crop from an enrollment, this function
-/// does not wait for more crops, because a person is watching the count.
-async fn gather(crops: &mut mpsc::Receiver<NewCrop>, batch: &mut Vec<NewCrop>) -> bool {
+/// the channel is closed. If the batch contains a crop from an enrollment, or an upload waits,
+/// this function does not wait for more crops, because a person is watching the count.
+async fn gather(
+    crops: &mut mpsc::Receiver<NewCrop>,
+    uploads: &mpsc::Receiver<UploadRequest>,
+    batch: &mut Vec<NewCrop>,
+) -> bool {
     let deadline = tokio::time::Instant::now() + BATCH_WAIT;
-    while batch.len() < MAX_BATCH && batch.iter().all(|crop| crop.enrolled.is_none()) {
+    let is_watched = |batch: &[NewCrop]| batch.iter().any(|crop| crop.enrolled.is_some());
+    while batch.len() < MAX_BATCH && !is_watched(batch) && uploads.is_empty() {
         match tokio::time::timeout_at(deadline, crops.recv()).await {
             Ok(Some(crop)) => batch.push(crop),
             Ok(None) => return false,

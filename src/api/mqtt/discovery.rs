@@ -11,6 +11,9 @@ use crate::decision::decide::Decision;
 /// distinct from those of other integrations, which may have a device with the same name.
 const ID_PREFIX: &str = "maskd_";
 
+/// Where people get help: the repository in `Cargo.toml`, which is empty until there is one.
+const SUPPORT_URL: &str = env!("CARGO_PKG_REPOSITORY");
+
 /// Whether a discovery message is from an earlier version, whose identifiers had no prefix.
 pub(super) fn is_old(payload: &[u8]) -> bool {
     let message: Option<Value> = serde_json::from_slice(payload).ok();
@@ -31,11 +34,35 @@ pub(super) struct Features {
     pub(super) samples: bool,
 }
 
-/// The payload of the discovery topic, which describes one device and its entities. If
-/// the device does not have an entity, the payload lists only the platform of the entity.
+/// A decision as a person reads it.
+fn readable(decision: Decision) -> &'static str {
+    match decision {
+        Decision::Idle => "Nobody there",
+        Decision::Mask => "Everybody wears a mask",
+        Decision::NoMask => "Somebody without a mask",
+        Decision::Unsure => "Unsure",
+        Decision::Fault => "No new frames",
+    }
+}
+
+/// Returns a template that turns the name of a decision into what a person reads.
+fn readable_template() -> String {
+    let names =
+        Decision::ALL.map(|decision| format!("'{}': '{}'", decision.name(), readable(decision)));
+    let names = names.join(", ");
+    format!("{{{{ {{{names}}}.get(value_json.decision, value_json.decision) }}}}")
+}
+
+/// The payload of the discovery topic, which describes one device and its entities. `page` is
+/// the address of the page, if other machines can reach it. If the device does not have an entity, the payload lists only the platform of the entity.
 /// This tells Home Assistant to remove the entity.
 #[expect(clippy::too_many_lines, reason = "a list of entities")]
-pub(super) fn payload(device: &str, topics: &Topics, features: Features) -> Value {
+pub(super) fn payload(
+    device: &str,
+    topics: &Topics,
+    features: Features,
+    page: Option<&str>,
+) -> Value {
     let entity = |id: &str, platform: &str, present: bool, more: Value| {
         let mut entity = json!({ "platform": platform });
         if present && let (Value::Object(entity), Value::Object(more)) = (&mut entity, more) {
@@ -46,7 +73,7 @@ pub(super) fn payload(device: &str, topics: &Topics, features: Features) -> Valu
         (id.to_owned(), entity)
     };
     let of_state = |name: &str| format!("{{{{ value_json.{name} }}}}");
-    let decisions: Vec<&str> = Decision::ALL.iter().map(|d| d.name()).collect();
+    let decisions = Decision::ALL.map(readable);
     let entities = [
         entity(
             "decision",
@@ -58,7 +85,20 @@ pub(super) fn payload(device: &str, topics: &Topics, features: Features) -> Valu
                 "options": decisions,
                 "icon": "mdi:face-mask",
                 "state_topic": topics.state,
-                "value_template": of_state("decision"),
+                "value_template": readable_template(),
+            }),
+        ),
+        entity(
+            "no_mask",
+            "event",
+            true,
+            json!({
+                "name": "Somebody without a mask",
+                "event_types": ["no_mask"],
+                "icon": "mdi:account-alert",
+                "state_topic": topics.event,
+                // Home Assistant ignores an empty result.
+                "value_template": "{{ {'event_type': 'no_mask', 'faces': value_json.unmasked_faces | default(0)} | tojson if value_json.kind == 'decision' and value_json.decision == 'no_mask' else '' }}",
             }),
         ),
         entity(
@@ -85,6 +125,33 @@ pub(super) fn payload(device: &str, topics: &Topics, features: Features) -> Valu
                 "value_template": of_state("problem"),
                 "json_attributes_topic": topics.state,
                 "json_attributes_template": "{{ {'reason': value_json.reason | default('')} | tojson }}",
+            }),
+        ),
+        entity(
+            "model",
+            "sensor",
+            true,
+            json!({
+                "name": "Model",
+                "entity_category": "diagnostic",
+                "icon": "mdi:brain",
+                "state_topic": topics.state,
+                "value_template": "{{ 'Built-in model' if value_json.head == 0 else 'Model ' ~ value_json.head }}",
+            }),
+        ),
+        entity(
+            "accuracy",
+            "sensor",
+            features.samples,
+            json!({
+                "name": "Accuracy",
+                "entity_category": "diagnostic",
+                "state_class": "measurement",
+                "unit_of_measurement": "%",
+                "suggested_display_precision": 1,
+                "icon": "mdi:target",
+                "state_topic": topics.state,
+                "value_template": "{{ value_json.accuracy | default(none) }}",
             }),
         ),
         entity(
@@ -125,18 +192,23 @@ pub(super) fn payload(device: &str, topics: &Topics, features: Features) -> Valu
             }),
         ),
     ];
+    let mut about = json!({
+        "identifiers": [format!("{ID_PREFIX}{device}")],
+        "name": device,
+        "manufacturer": "maskd",
+        "model": "Face mask detector",
+        "sw_version": env!("CARGO_PKG_VERSION"),
+    });
+    if let Some(page) = page {
+        about["configuration_url"] = json!(page);
+    }
+    let mut origin = json!({ "name": "maskd", "sw_version": env!("CARGO_PKG_VERSION") });
+    if !SUPPORT_URL.is_empty() {
+        origin["support_url"] = json!(SUPPORT_URL);
+    }
     json!({
-        "device": {
-            "identifiers": [format!("{ID_PREFIX}{device}")],
-            "name": device,
-            "manufacturer": "maskd",
-            "model": "Face mask detector",
-            "sw_version": env!("CARGO_PKG_VERSION"),
-        },
-        "origin": {
-            "name": "maskd",
-            "sw_version": env!("CARGO_PKG_VERSION"),
-        },
+        "device": about,
+        "origin": origin,
         "availability_topic": topics.status,
         "components": Value::Object(entities.into_iter().collect()),
     })
@@ -154,18 +226,27 @@ mod tests {
             capture: true,
             samples: true,
         };
-        let message = payload("door", &topics, all);
+        let page = "http://192.0.2.7:8080/";
+        let message = payload("door", &topics, all, Some(page));
+        assert_eq!(message["device"]["configuration_url"], page);
         assert_eq!(message["device"]["identifiers"], json!(["maskd_door"]));
         assert!(!is_old(message.to_string().as_bytes()));
         let entities = message["components"].as_object().unwrap();
-        assert_eq!(entities.len(), 6);
+        assert_eq!(entities.len(), 9);
         for (id, entity) in entities {
             assert!(entity["platform"].is_string(), "{id}");
             assert_eq!(entity["unique_id"], format!("maskd_door_{id}"));
             assert!(
-                entity["state_topic"] == "maskd/door/state" || id == "refit",
+                entity["state_topic"] == "maskd/door/state" || id == "refit" || id == "no_mask",
                 "{entity}"
             );
+        }
+        assert_eq!(entities["no_mask"]["state_topic"], "maskd/door/event");
+        let options = entities["decision"]["options"].as_array().unwrap();
+        let template = entities["decision"]["value_template"].as_str().unwrap();
+        for option in options {
+            let option = option.as_str().unwrap();
+            assert!(template.contains(&format!("'{option}'")), "{option}");
         }
         assert_eq!(entities["refit"]["command_topic"], "maskd/door/refit/set");
         assert_eq!(message["availability_topic"], "maskd/door/status");
@@ -174,7 +255,8 @@ mod tests {
             capture: false,
             samples: false,
         };
-        let message = payload("door", &topics, none);
+        let message = payload("door", &topics, none, None);
+        assert_eq!(message["device"].get("configuration_url"), None);
         assert_eq!(
             message["components"]["refit"],
             json!({"platform": "button"})

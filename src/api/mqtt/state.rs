@@ -27,6 +27,10 @@ pub struct StateRecord {
     pub refitting: String,
     /// Number of the head in use; 0 is the built-in one.
     pub head: u32,
+    /// How often the model in use was right on held-out face pictures of this device, in
+    /// percent; absent for the built-in model and for models that were not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
     /// Processor temperature in degrees Celsius; absent if the board has no sensor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature_c: Option<f32>,
@@ -37,10 +41,10 @@ fn on_off(on: bool) -> String {
 }
 
 impl StateRecord {
-    /// Creates the record from the live state. `unlabelled` is the value of
-    /// [`StateRecord::unlabelled`].
+    /// Creates the record from the live state. `unlabelled` and `accuracy` are the values of
+    /// [`StateRecord::unlabelled`] and [`StateRecord::accuracy`].
     #[must_use]
-    pub fn new(live: &Live, unlabelled: Option<usize>) -> StateRecord {
+    pub fn new(live: &Live, unlabelled: Option<usize>, accuracy: Option<f64>) -> StateRecord {
         let off = live.capture.off_because.as_ref();
         // If the camera reconnects before the decision becomes a fault, no problem is
         // reported.
@@ -68,6 +72,7 @@ impl StateRecord {
             capture: on_off(live.capture.on),
             refitting: on_off(live.learning.refitting),
             head: live.learning.head.unwrap_or(0),
+            accuracy,
             // The value is rounded so that changes of a few tenths of a degree are not
             // published.
             temperature_c: live.board.temperature_c.map(f32::round),
@@ -85,7 +90,7 @@ mod tests {
             decision: "mask".to_owned(),
             ..Live::default()
         };
-        let record = |live: &Live| StateRecord::new(live, Some(3));
+        let record = |live: &Live| StateRecord::new(live, Some(3), None);
         assert_eq!(record(&live).problem, "OFF");
         assert_eq!(record(&live).unlabelled, Some(3));
         live.learning.waits_because = Some("the board is throttled".to_owned());

@@ -25,8 +25,10 @@ use utoipa_axum::routes;
 use super::answer::{ErrorResponse, JsonBody, OptionalJsonBody};
 use super::classify;
 use super::counts;
+use super::device;
 use super::listener::Socket;
 use super::types::{FileRequest, FolderRequest};
+use super::upload;
 use super::{
     ControlError, DaemonHandle, EnrollRequest, ErrorRecord, HeadInUse, LabelRequest, RefitRequest,
     RestoreRequest, RollbackRequest, Status, TrainRequest, UndoRequest,
@@ -153,6 +155,8 @@ fn all_routes(handle: DaemonHandle, more: Router) -> Router {
 pub fn open_routes() -> OpenApiRouter<DaemonHandle> {
     OpenApiRouter::new()
         .routes(routes!(status))
+        .routes(routes!(device::device))
+        .routes(routes!(device::lamp_test))
         .routes(routes!(events))
         .routes(routes!(counts::counts))
         .routes(routes!(samples))
@@ -168,6 +172,7 @@ pub fn open_routes() -> OpenApiRouter<DaemonHandle> {
         .routes(routes!(enrollment_of, end_enrollment_of))
         .routes(routes!(refit))
         .routes(routes!(classify::classify))
+        .routes(routes!(upload::upload))
         .routes(routes!(heads))
         .routes(routes!(history))
         .routes(routes!(head))

@@ -313,6 +313,13 @@ pub struct LiveLearning {
     pub labels: Vec<String>,
     /// Whether a refit is running.
     pub refitting: bool,
+    /// How far the refit is; absent if none is running.
+    #[serde(
+        rename = "refit_progress",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub progress: Option<RefitProgress>,
     /// Why nothing is learned; absent if the state directory can be used.
     #[serde(rename = "learning_off", skip_serializing_if = "Option::is_none")]
     pub off_because: Option<String>,
@@ -322,6 +329,19 @@ pub struct LiveLearning {
     /// Why training is waiting; absent if it is not.
     #[serde(rename = "learning_waits", skip_serializing_if = "Option::is_none")]
     pub waits_because: Option<String>,
+}
+
+/// How far a refit is, as part of [`Live`]. This format is stable.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RefitProgress {
+    /// Time since the refit started, in seconds.
+    pub seconds: u64,
+    /// Number of steps so far. A step takes a fraction of a second on most boards.
+    pub steps: u64,
+    /// Number of steps of the last refit; absent if it is the first one since the daemon
+    /// started. Refits with a similar number of labels take a similar number of steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_steps: Option<u64>,
 }
 
 /// The state of capturing. This format is stable.

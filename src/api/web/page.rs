@@ -10,7 +10,7 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 
 /// Path, content type, and content of each asset.
-const ASSETS: [(&str, &str, &str); 22] = [
+const ASSETS: [(&str, &str, &str); 24] = [
     ("/", HTML, include_str!("page/index.html")),
     ("/page.css", CSS, include_str!("page/page.css")),
     ("/icon.svg", SVG, include_str!("page/icon.svg")),
@@ -20,6 +20,8 @@ const ASSETS: [(&str, &str, &str); 22] = [
     ("/texts/en.js", SCRIPT, include_str!("page/texts/en.js")),
     ("/texts/de.js", SCRIPT, include_str!("page/texts/de.js")),
     ("/texts/es.js", SCRIPT, include_str!("page/texts/es.js")),
+    ("/upload.js", SCRIPT, include_str!("page/upload.js")),
+    ("/device.js", SCRIPT, include_str!("page/device.js")),
     ("/dom.js", SCRIPT, include_str!("page/dom.js")),
     ("/marking.js", SCRIPT, include_str!("page/marking.js")),
     ("/waiting.js", SCRIPT, include_str!("page/waiting.js")),
@@ -74,9 +76,10 @@ mod tests {
 
         /// Names in braces.
         fn placeholders(&self) -> BTreeSet<&str> {
-            let name = |part| -> Option<&str> { Some(str::split_once(part, '}')?.0) };
-            let names = |text: &&str| -> Vec<&str> { text.split('{').filter_map(name).collect() };
-            self.texts().iter().flat_map(names).collect()
+            let parts = self.texts().into_iter().flat_map(|text| text.split('{'));
+            parts
+                .filter_map(|part| Some(part.split_once('}')?.0))
+                .collect()
         }
     }
 

@@ -346,13 +346,18 @@ fn sorted(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(paths)
 }
 
+/// Returns an id that is derived from the content of a picture.
+pub(super) fn content_id(bytes: &[u8]) -> String {
+    let hash = hex::encode(&sha256(bytes));
+    format!("{IMPORT}{}", &hash[..DIGITS])
+}
+
 /// Returns the file's own name if it is in the format of this store (from a capture or an
 /// earlier import), and otherwise a name derived from the content.
 fn import_id(path: &Path, bytes: &[u8]) -> String {
     let stem = id_of(path).unwrap_or_default();
     let own = name::parse(&stem);
-    let hash = hex::encode(&sha256(bytes));
-    let id = format!("{IMPORT}{}", &hash[..DIGITS]);
+    let id = content_id(bytes);
     match own {
         name::Name { at: Some(_), .. } => stem,
         name::Name { .. } if import_identity(&stem).is_some() => stem,

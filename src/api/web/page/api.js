@@ -77,6 +77,8 @@ export const api = {
   sample,
   /** Labels or discards samples, even if the page is closed in the meantime. */
   mark: (ids, mark) => json("POST", "/samples/label", { chosen: { ids }, mark }, { keepalive: true }),
+  /** Sends a picture, whose faces become samples without a label. */
+  upload: (picture, signal) => json("POST", "/samples/upload", undefined, { body: picture, headers: { "content-type": picture.type }, signal }),
   restore: (ids) => json("POST", "/samples/restore", { ids }),
   undo: (action) => json("POST", "/samples/undo", { action }),
   enroll: (request) => json("POST", "/enroll", request),
@@ -88,6 +90,8 @@ export const api = {
   refit: (checked) => json("POST", "/refit", { labels_checked: checked }),
   use: (number) => json("POST", `/heads/${number}/use`),
   rollback: () => json("POST", "/heads/rollback", { steps: 1 }),
+  device: () => json("GET", "/device"),
+  testLamps: () => json("POST", "/device/lamp-test"),
   counts: (query) => json("GET", `/counts?${new URLSearchParams(query)}`),
   settings: () => json("GET", "/settings"),
   changeSettings: (change) => json("PATCH", "/settings", change),

@@ -1,6 +1,6 @@
 // SVG plots, each with a text description for screen readers.
 
-import { h, s } from "./dom.js";
+import { h, s, scrollable } from "./dom.js";
 import { number as written, percent, t, words } from "./texts.js";
 
 const WIDTH = 320;
@@ -48,9 +48,8 @@ export function line({ points, title, x, y, chosen, format = (value) => written(
  */
 export function confusion(labels, rows, caption, address) {
   const max = Math.max(1, ...rows.flat());
-  return h(
-    "div",
-    { class: "scroll" },
+  return scrollable(
+    caption,
     h(
       "table",
       { class: "confusion" },

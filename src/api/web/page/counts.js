@@ -1,7 +1,7 @@
 // The counts: how many people passed with and without a mask, by hour or day.
 
 import { api, countsFile } from "./api.js";
-import { device, fill, h, s, whileVisible } from "./dom.js";
+import { device, fill, h, s, scrollable, whileVisible } from "./dom.js";
 import { day as written, number, rich, t } from "./texts.js";
 
 /** How often the view asks for new counts, in ms. */
@@ -57,13 +57,13 @@ const cells = (row) => OUTCOMES.map((outcome) => h("td", { class: "number" }, nu
 
 function table(rows, total, by) {
   const unit = t(by === "hour" ? "counts.hour" : "counts.dayColumn");
-  return h(
-    "div",
-    { class: "scroll" },
+  const caption = t(by === "hour" ? "counts.captionHour" : "counts.captionDay");
+  return scrollable(
+    caption,
     h(
       "table",
       { class: "counts" },
-      h("caption", {}, t(by === "hour" ? "counts.captionHour" : "counts.captionDay")),
+      h("caption", {}, caption),
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, unit), OUTCOMES.map((outcome) => h("th", { scope: "col", class: "number" }, h("span", { class: `key ${outcome}`, "aria-hidden": "true" }), t(`counts.${outcome}`))))),
       h("tbody", {}, rows.map((row) => h("tr", {}, h("th", { scope: "row" }, row.shown), cells(row)))),
       h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, t("counts.total")), cells(total))),
@@ -102,7 +102,7 @@ class CountsView extends HTMLElement {
       this.by = by;
       return this.load();
     };
-    return h("button", { type: "button", class: "quiet", onclick: choose }, text);
+    return h("button", { type: "button", class: "quiet", id: `counts-${by}`, onclick: choose }, text);
   }
 
   /** Returns the hours or days that the bars show, in which nobody has passed yet. */

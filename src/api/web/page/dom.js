@@ -37,6 +37,9 @@ export const figures = (pairs) => h("dl", { class: "figures" }, facts(pairs));
 /** Creates the names and values of a list of facts. */
 export const facts = (pairs) => pairs.filter(Boolean).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]);
 
+/** Creates a region that scrolls sideways if it does not fit, also with the keyboard. */
+export const scrollable = (name, ...children) => h("div", { class: "scroll", role: "region", "aria-label": name, tabindex: 0 }, children);
+
 /** Creates an HTML element; attributes that start with "on" are event listeners. */
 export const h = (tag, attributes, ...children) => build(document.createElement(tag), attributes, children);
 

@@ -40,6 +40,7 @@ class EventsView extends HTMLElement {
     redraw(
       this.list,
       receivers.length > 0 && h("h3", {}, t("events.last")),
+      events.some((one) => !one.clock_synchronized) && h("p", { class: "hint" }, t("events.clock")),
       events.length === 0
         ? h("p", { class: "hint" }, t("events.none"))
         : h("ol", { class: "plain", "aria-label": t("events.newestFirst") }, events.map(event)),
@@ -59,9 +60,8 @@ function sentence(event) {
 const event = (record) =>
   h(
     "li",
-    { class: "card event" },
-    h("time", { datetime: record.time }, record.clock_synchronized ? time(record.time) : t("events.clock", { time: time(record.time) })),
-    h("strong", {}, known(`event.${record.kind}`, words(record.kind))),
+    { class: `card event ${record.decision ?? record.kind}` },
+    h("div", { class: "row between" }, h("strong", {}, known(`event.${record.kind}`, words(record.kind))), h("time", { datetime: record.time }, time(record.time))),
     h("span", {}, sentence(record)),
   );
 
@@ -70,7 +70,7 @@ function receiver(record) {
   return h(
     "li",
     { class: `card event ${failures > 0 ? "bad" : "good"}` },
-    h("strong", {}, name),
+    h("strong", { translate: "no" }, name),
     h("span", {}, t("events.deliveries", { delivered, waiting, dropped })),
     record.last_delivered && h("span", { class: "hint" }, t("events.lastDelivery", { time: time(record.last_delivered) })),
     record.last_failure && h("span", { class: failures > 0 ? "error" : "hint" }, rich("events.lastFailure", { number: Math.max(failures, 1), time: time(record.last_failed), reason: device(record.last_failure) })),

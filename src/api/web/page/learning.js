@@ -76,6 +76,7 @@ class LearningView extends HTMLElement {
         this.shownState = state;
         this.render(status, heads, history);
       }
+      this.showProgress(status.live);
     } catch (problem) {
       this.shownState = null;
       fill(this, h("p", { class: "error", role: "alert" }, problem.shown));
@@ -103,6 +104,8 @@ class LearningView extends HTMLElement {
           t("training.newLabels", { number: status.new_labels }),
         ),
         h("p", { role: "status" }, live.refitting ? t("training.running") : live.learning_waits ? rich("training.pausedBecause", { reason: device(live.learning_waits) }) : null),
+        h("progress", { id: "training-progress", max: 1, hidden: !live.refitting, "aria-label": t("training.running") }),
+        h("p", { class: "hint", id: "training-steps" }),
         h(
           "div",
           { class: "row" },
@@ -125,6 +128,33 @@ class LearningView extends HTMLElement {
       [...heads].reverse().map((head) => this.head(head)),
       this.history(history),
     );
+  }
+
+  /** Shows how far the training is. Only a training that is not the first one has an end in sight. */
+  showProgress({ refitting, refit_progress: progress }) {
+    const [bar, text] = [this.querySelector("#training-progress"), this.querySelector("#training-steps")];
+    bar.hidden = !refitting;
+    if (!refitting || !progress) return fill(text);
+    const { seconds, steps, last_steps: last } = progress;
+    if (last) Object.assign(bar, { max: last, value: Math.min(steps, 0.98 * last) });
+    else bar.removeAttribute("value");
+    return fill(text, t(last ? "training.stepsOf" : "training.stepsSoFar", { number: seconds, steps, last }));
+  }
+
+  /** Says what distinguishes a trained model from the one before. */
+  changes({ outcome, labels }) {
+    const { measured, counts, learned } = outcome;
+    const rows = [[t("model.learned"), t("model.learnedFrom", { number: learned.length, labels: list(outcome.labels.map((label, at) => t("training.counted", { number: counts[at]?.samples ?? 0, label: words(label) }))) })]];
+    if (labels.length > outcome.labels.length) rows.push([t("panel.label"), list(labels.map(words))]);
+    if (measured) {
+      const { before, after } = measured;
+      rows.push([t("training.trained"), trained(measured.adaptation)]);
+      rows.push([t("model.accuracy"), t("model.fromTo", { before: percent(before.accuracy), after: percent(after.accuracy), number: after.samples })]);
+      const mistakes = [before.samples - before.right, after.samples - after.right];
+      rows.push([t("model.mistakes"), t("model.fromToMistakes", { before: mistakes[0], number: mistakes[1] })]);
+      if (measured.replay_before !== undefined) rows.push([t("model.others"), t("model.fromToOthers", { before: percent(measured.replay_before), after: percent(measured.replay_after) })]);
+    }
+    return [h("h4", {}, t("model.changed")), figures(rows)];
   }
 
   /** Shows which model came into use when, newest first. */
@@ -232,7 +262,7 @@ class LearningView extends HTMLElement {
         builtIn ? null : head.damage ? device(head.damage) : measured ? t("model.right", { right: measured.after.right, samples: measured.after.samples, before: measured.before.right }) : device(head.recipe),
       ),
       h("p", { class: "hint" }, t(builtIn ? "model.builtInAbout" : head.parent === undefined ? "model.fromBuiltIn" : "model.fromModel", { model: head.parent, labels: list(head.labels.map(words)) })),
-      head.outcome && [head.outcome.reason && h("p", {}, reason(head.outcome.reason)), this.remarks(head.outcome, head.number), this.measured(head.outcome, head.number)],
+      head.outcome && [this.changes(head), head.outcome.reason && h("p", {}, reason(head.outcome.reason)), this.remarks(head.outcome, head.number), this.measured(head.outcome, head.number)],
       !head.damage &&
         h(
           "div",

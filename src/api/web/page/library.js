@@ -2,6 +2,7 @@
 
 import { api } from "./api.js";
 import { fill, h, redraw } from "./dom.js";
+import "./upload.js";
 import { CHANGED, labelName, labelsOf, markSamples, newLabelField, restoreSamples } from "./marking.js";
 import { library, openSample, quality, thumbnail } from "./sample_panel.js";
 import { known, number as written, percent, t, time, words } from "./texts.js";
@@ -36,7 +37,8 @@ class LibraryView extends HTMLElement {
     this.pages = h("div", { class: "row pages" });
     this.bar = h("section", { class: "selection", "aria-label": t("library.selection") });
     this.form = h("div");
-    fill(this, this.heading, this.tabs, this.form, this.status, this.grid, this.pages, this.bar);
+    const upload = h("details", { class: "card filters" }, h("summary", { id: "upload-open" }, t("upload.title")), h("upload-panel"));
+    fill(this, this.heading, this.tabs, upload, this.form, this.status, this.grid, this.pages, this.bar);
     this.onChanged = () => this.load();
     window.addEventListener(CHANGED, this.onChanged);
     this.load();

@@ -28,8 +28,8 @@ class LiveView extends HTMLElement {
       h(
         "div",
         { class: "split" },
-        h("section", { "aria-label": t("live.camera") }, this.decision, this.reason, this.picture, h("div", { class: "row" }, this.pause)),
-        h("section", { "aria-label": t("live.details") }, h("h2", {}, t("live.faces")), this.faces, h("h2", {}, t("live.device")), this.figures, h("teach-panel")),
+        h("section", { "aria-label": t("live.camera") }, this.decision, this.reason, this.picture, h("div", { class: "row" }, this.pause), h("teach-panel")),
+        h("section", { "aria-label": t("live.details") }, h("h2", {}, t("live.faces")), this.faces, h("h2", {}, t("live.device")), this.figures, h("a", { href: "#device" }, t("live.more"))),
       ),
     );
     this.updateButton();
@@ -170,7 +170,6 @@ class LiveView extends HTMLElement {
             [t("live.fps"), number(live.frames_per_second, 1)],
             [t("live.latency"), t("live.ms", { number: Math.round(live.latency_ms) })],
           ]),
-      [t("live.temperature"), board.temperature_c === undefined ? t("common.unknown") : t("live.celsius", { number: Math.round(board.temperature_c) })],
       [t("live.model"), live.head === undefined ? t("live.builtIn") : t("live.modelNumber", { model: live.head })],
       [t("live.facePictures"), live.capture.off_because ? rich("live.notKeptBecause", { reason: device(live.capture.off_because) }) : live.capture.on ? t("live.kept") : t("live.notKept")],
     ];
@@ -187,7 +186,6 @@ class LiveView extends HTMLElement {
       figures.push([t("live.deletion"), t("live.ending", { number: retention.labeled_ending, hours: retention.first_ends_in_hours })]);
     }
     if (retention?.not_counted) figures.push([t("live.largeFiles"), t("live.notCounted", { number: retention.not_counted })]);
-    if (retention && !retention.clock_synchronized) figures.push([t("live.clock"), t("live.clockWrong")]);
     if (live.head_note) figures.push([t("live.note"), device(live.head_note)]);
     if (live.learning_off) figures.push([t("live.learning"), rich("live.learningOff", { reason: device(live.learning_off) })]);
     if (live.refitting) figures.push([t("live.training"), t("live.inProgress")]);

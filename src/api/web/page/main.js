@@ -8,6 +8,7 @@ import "./library.js";
 import "./learning.js";
 import "./events.js";
 import "./counts.js";
+import "./device.js";
 import "./settings.js";
 import { LANGUAGES, choose, language, rich, t } from "./texts.js";
 import { watchWaiting } from "./waiting.js";
@@ -19,6 +20,7 @@ const VIEWS = {
   learning: "learning-view",
   events: "events-view",
   counts: "counts-view",
+  device: "device-view",
   settings: "settings-form",
 };
 

@@ -3,6 +3,7 @@
 import { api } from "./api.js";
 import { fill, h, toast } from "./dom.js";
 import { announce } from "./marking.js";
+import "./upload.js";
 import { t, words } from "./texts.js";
 
 /** How often the counts are updated, in ms. */
@@ -28,6 +29,7 @@ class TeachPanel extends HTMLElement {
       this.buttons,
       this.status,
       this.enough,
+      h("details", {}, h("summary", { id: "upload-open" }, t("upload.title")), h("upload-panel")),
     );
     this.load();
   }
