@@ -41,6 +41,13 @@ use support::{assert_refused, maskd, text, wait};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+/// A device without pins and without a broker.
+fn device() -> DeviceAccess {
+    let started = std::time::Instant::now();
+    let facts = DeviceFacts::new(&Config::default(), "door".to_owned(), false, started);
+    DeviceAccess::new(facts).0
+}
+
 /// A control socket server with the same kind of handle as in the daemon. Its refit
 /// thread has no backbone.
 struct Server {
@@ -84,13 +91,7 @@ impl Server {
             events: EventLog::default(),
             settings: Arc::new(Settings::new(&Config::default(), None)),
             counts: None,
-            device: DeviceAccess::new(DeviceFacts::new(
-                &Config::default(),
-                "door".to_owned(),
-                false,
-                std::time::Instant::now(),
-            ))
-            .0,
+            device: device(),
         };
         let (_, pulse) = watch::channel(Heartbeat {
             // The heartbeat is in the future, so that it does not become too old during

@@ -309,12 +309,7 @@ impl Start<'_> {
             shared.live.send_modify(|live| live.statistics_mode = true);
             info!("statistics mode: people are only counted");
         }
-        let (device, lamp_tests) = DeviceAccess::new(DeviceFacts::new(
-            config,
-            device_name(config, &machine()),
-            pins::is_pi(),
-            now(),
-        ));
+        let (device, lamp_tests) = device_access(config);
         let (sampler, server) = match parts.learning {
             Some(learning) => {
                 let (sampler, server) = self.learning(learning, device)?;
@@ -428,6 +423,12 @@ impl Start<'_> {
             lamp_tests,
         })
     }
+}
+
+/// Collects what the owner sees of the device. The receiver is for the indicator thread.
+fn device_access(config: &Config) -> (DeviceAccess, mpsc::Receiver<LampTestRequest>) {
+    let name = device_name(config, &machine());
+    DeviceAccess::new(DeviceFacts::new(config, name, pins::is_pi(), now()))
 }
 
 /// Publishes what the time of day allows. Returns `None` if nothing depends on the time.

@@ -71,7 +71,7 @@ pub fn warn_held_open(levels: Levels, elapsed: Duration) -> Levels {
 }
 
 /// Duration of a test of the lamps.
-pub const LAMP_TEST: Duration = Duration::from_millis(5000);
+pub const LAMP_TEST: Duration = Duration::from_secs(5);
 
 /// Returns the state of the outputs `elapsed` after a test of the lamps began, or `None` once it
 /// is over. The green lamp is on for 2 s, then the red lamp for 2 s, then the buzzer for 500 ms.

@@ -486,6 +486,61 @@ def find_and_correct(browser, door):
     browser.wait("ugly", "main .error")
 
 
+def upload(browser, door):
+    """Uploads pictures with one face, with two faces, and without a face, and a file that is no picture."""
+
+    def labels():
+        return {sample["id"]: sample.get("label") for sample in door.get("/samples")}
+
+    folder = door.folder / "uploads"
+    folder.mkdir()
+    # Larger than what the page sends. A mirrored face is not yet among the samples.
+    for name, number in [("one", 128), ("another", 161), ("two", 39)]:
+        picture = Image.open(ROOT / f"assets/frames/maksssksksss{number}.jpg")
+        scale = 2400 / max(picture.size)
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize([round(side * scale) for side in picture.size]).save(folder / f"{name}.png")
+    Image.new("RGB", (320, 240), (90, 120, 150)).save(folder / "nobody.png")
+    (folder / "text.jpg").write_text("no picture")
+    before = labels()
+    browser.open("#library")
+    until("the library", browser.shown)
+    browser.click("#upload-open")
+    files = [str(folder / name) for name in ["one.png", "another.png", "two.png", "nobody.png", "text.jpg"]]
+    browser.find("#upload-files").send_keys("\n".join(files))
+    browser.wait("faces found", "#upload-found", seconds=300)
+    notes = browser.text("#upload-notes")
+    assert "No face was found in 1 picture: nobody.png." in notes, notes
+    assert "text.jpg is not a picture that this browser can open." in notes, notes
+    new = {id: label for id, label in labels().items() if id not in before}
+    assert len(new) >= 4 and set(new.values()) == {None}, new
+    pressed = browser.count("upload-panel .crop[aria-pressed='true']")
+    assert pressed == 2, f"the faces of the picture with several are not selected: {pressed}"
+    assert "faces in this picture" in browser.text("upload-panel .crops")
+    browser.check_accessibility("uploaded faces")
+    browser.shot("upload")
+    browser.click("#upload-label-without_mask")
+    browser.wait("2 face pictures labeled without mask.", "#toast")
+    until("two labels", lambda: list(labels().values()).count("without_mask") == list(before.values()).count("without_mask") + 2)
+    until("the others", lambda: browser.count("upload-panel .crop") == len(new) - 2)
+    browser.click("#upload-face-0")
+    browser.click("#upload-label-with_mask")
+    browser.wait("1 face picture labeled with mask.", "#toast")
+    browser.click("#upload-later")
+    browser.wait("The faces wait under Label.", "upload-panel")
+    door.maskd("label", *new, "discard")
+
+
+def device_view(browser, door):
+    browser.open("#device")
+    until("the check", lambda: browser.find(".checks li"))
+    record = door.get("/device")
+    browser.wait(record["version"])
+    browser.wait("Camera", ".checks")
+    browser.wait("No pins are used")
+    assert browser.find("#lamp-test").get_attribute("disabled"), "there are no lamps"
+    browser.shot("device")
+
+
 def turn_pages(browser, door):
     """More face pictures than one page has."""
     folder = door.folder / "many"
@@ -942,6 +997,8 @@ def main():
                 ("capture off", lambda: capture(door, False)),
                 ("the queue follows the device", lambda: queue_follows_the_device(browser, door)),
                 ("find and correct labels", lambda: find_and_correct(browser, door)),
+                ("upload pictures", lambda: upload(browser, door)),
+                ("device", lambda: device_view(browser, door)),
                 ("pages", lambda: turn_pages(browser, door)),
                 ("one panel for every face picture", lambda: panel(browser, door)),
                 ("training, scores, rollback", lambda: learn(browser, door)),

@@ -103,7 +103,7 @@ impl DeviceFacts {
             pins: PinsRecord::new(config, on_pi),
             page: PageFacts::new(config),
             broker,
-            fleet: (fleet.share || !fleet.trust.is_empty()).then(|| FleetRecord {
+            fleet: (fleet.share || !fleet.trust.is_empty()).then_some(FleetRecord {
                 shares: fleet.share,
                 trusted_devices: fleet.trust.len(),
             }),

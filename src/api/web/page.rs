@@ -187,8 +187,8 @@ mod tests {
                 rest = open.find('\n').map_or("", |end| &open[end..]);
             } else if open.starts_with("/*") {
                 rest = open.find("*/").map_or("", |end| &open[end..]);
-            } else if open.starts_with('/') {
-                rest = &open[1..];
+            } else if let Some(after) = open.strip_prefix('/') {
+                rest = after;
                 continue;
             } else {
                 let quote = &open[..1];

@@ -43,7 +43,7 @@ function checks({ live }, device) {
   }
   const jumped = live.retention && !live.retention.clock_synchronized;
   const isClockGood = device.clock_synchronized && !jumped;
-  check("clock", isClockGood, [t(device.clock_synchronized ? "check.clockGood" : "check.clockBad"), jumped && h("span", { class: "hint" }, " ", t("check.clockAges"))].filter(Boolean));
+  check("clock", isClockGood, [t(!device.clock_synchronized ? "check.clockBad" : jumped ? "check.clockJumped" : "check.clockGood"), jumped && h("span", { class: "hint" }, " ", t("check.clockAges"))].filter(Boolean));
   const { throttling } = live.board;
   if (throttling) check("power", !throttling.under_voltage && !throttling.under_voltage_since_boot, t(throttling.under_voltage ? "check.voltageLow" : throttling.under_voltage_since_boot ? "check.voltageWasLow" : "check.voltageGood"));
   if (device.broker) check("broker", device.broker.connected, device.broker.connected ? t("check.connected") : device.broker.problem ? english(device.broker.problem) : t("check.connecting"));

@@ -475,5 +475,6 @@ export default {
   "model.fromToOthers": "vorher {before}, jetzt {after}, auf den mitgelieferten Beispielen",
   "live.more": "Mehr über das Gerät",
   "check.clockAges": "Für das Alter der Gesichtsbilder zählt nur die Zeit, in der das Programm läuft.",
-  "device.page": "Diese Seite"
+  "device.page": "Diese Seite",
+  "check.clockJumped": "ist in den letzten 24 Stunden gesprungen"
 };

@@ -475,5 +475,6 @@ export default {
   "model.fromToOthers": "{before} before, {after} now, on the samples that come with maskd",
   "live.more": "More about the device",
   "check.clockAges": "The age of face pictures counts only the time that the daemon runs.",
-  "device.page": "This page"
+  "device.page": "This page",
+  "check.clockJumped": "it jumped within the last day"
 };

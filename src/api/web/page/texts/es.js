@@ -475,5 +475,6 @@ export default {
   "model.fromToOthers": "{before} antes, {after} ahora, con las muestras incluidas en maskd",
   "live.more": "Más sobre el equipo",
   "check.clockAges": "Para la antigüedad de las fotos solo cuenta el tiempo que el programa está en marcha.",
-  "device.page": "Esta página"
+  "device.page": "Esta página",
+  "check.clockJumped": "saltó en las últimas 24 horas"
 };
