@@ -814,19 +814,19 @@ def another_device(browser):
     shutil.rmtree(folder)
 
 
-def every_view(browser, look):
-    """Looks at every view in every language, in light and dark, on a phone and on a screen."""
-    browser.open("#live")
+def every_view(browser, look, parts=VIEWS):
+    """Looks at the views in every language, in light and dark, on a phone and on a screen."""
+    browser.open(f"#{parts[0]}")
     until("the language switch", lambda: browser.find("#language option"))
     for language in LANGUAGES:
         browser.speak(language)
         for scheme in ["light", "dark"]:
             for width in [1280, 360]:
                 browser.size(width, 800, scheme)
-                for part in VIEWS:
+                for part in parts:
                     browser.open(f"#{part}")
                     until(f"{part} is drawn", lambda: is_drawn(browser, part))
-                    look(part, language, f"{part}-{language}-{scheme}-{width}")
+                    look(language, f"{part}-{language}-{scheme}-{width}")
     browser.speak("en")
     browser.size(1100, 800)
 
@@ -836,13 +836,17 @@ def is_drawn(browser, part):
     return browser.find("main h2") and browser.find(ready.get(part, "main h2"))
 
 
-def accessible(browser):
-    def look(part, language, name):
-        browser.check_texts(name, language)
-        browser.check_accessibility(name)
-        browser.shot(name)
+def check_view(browser, prefix=""):
+    def look(language, name):
+        browser.check_texts(prefix + name, language)
+        browser.check_accessibility(prefix + name)
+        browser.shot(prefix + name)
 
-    every_view(browser, look)
+    return look
+
+
+def accessible(browser):
+    every_view(browser, check_view(browser))
 
 
 def languages(browser):
@@ -960,7 +964,7 @@ url = "http://127.0.0.1:9/hook"
         browser.driver.execute_script("arguments[0].value = '2020-01-01'; arguments[0].dispatchEvent(new Event('change'))", date)
         browser.wait("up to Jan 1, 2020: 0 with a mask, 0 without, 0 unsure.")
         assert not browser.find("table.counts")
-        every_view(browser, lambda part, language, name: part in ["events", "counts"] and (browser.check_accessibility(name), browser.check_texts(name, language), browser.shot(f"busy-{name}")))
+        every_view(browser, check_view(browser, "busy-"), ["events", "counts"])
         browser.driver.get("about:blank")
     receiver.close()
     shutil.rmtree(folder)
