@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use super::classify_worker;
@@ -20,8 +20,7 @@ use super::threads::{Threads, timer_runtime, within};
 use super::times::Allowed;
 use super::{DISK_LIMIT, DaemonError, Shared, StateDir, now, wall_clock};
 use crate::api::socket::{
-    self, DaemonHandle, DeviceAccess, ErrorRecord, Live, LiveCapture, LiveRetention,
-    lock_enrollments,
+    self, DaemonHandle, DeviceAccess, Live, LiveCapture, LiveRetention, lock_enrollments,
 };
 use crate::config::settings::Tuning;
 use crate::config::{self, Config, Keep};
@@ -30,12 +29,16 @@ use crate::frame::quality::{Appearance, Placement, Quality};
 use crate::learning::Enrollment;
 use crate::learning::capture_policy::{CapturePolicy, Choice};
 use crate::learning::enrollment::Enrollments;
-use crate::learning::samples::{Added, NewSample};
-use crate::learning::{FailureKind, InUse, LearningAccess, LearningError, Limits, Upkeep};
+use crate::learning::samples::NewSample;
+use crate::learning::{InUse, LearningAccess, LearningError, Limits, Upkeep};
 use crate::onnx::Label;
 use crate::platform::clock::ClockReading;
 use crate::vision::embed::Feature;
 use crate::vision::pipeline::{Classification, Pipeline};
+
+mod uploads;
+
+pub(super) use uploads::{UploadRequest, UploadedCrop};
 
 /// Capacity of the channel of crops. While the channel is full, new crops are dropped.
 const CROP_CHANNEL: usize = 16;
@@ -239,20 +242,6 @@ struct NewCrop {
     quality: Quality,
     feature: Feature,
     enrolled: Option<EnrolledAs>,
-}
-
-/// A face in a picture that a person uploads.
-pub(super) struct UploadedCrop {
-    pub(super) crop: Crop,
-    pub(super) quality: Quality,
-    pub(super) feature: Feature,
-}
-
-/// A request to store the faces of an uploaded picture.
-pub(super) struct UploadRequest {
-    pub(super) crops: Vec<UploadedCrop>,
-    /// Channel for the result, which has an entry for each crop.
-    pub(super) answer: oneshot::Sender<Result<Vec<Added>, ErrorRecord>>,
 }
 
 /// The enrollment that a crop belongs to.
@@ -549,44 +538,6 @@ impl SampleWriter {
         }
     }
 
-    fn answer_upload(&mut self, upload: UploadRequest) {
-        let UploadRequest { crops, answer } = upload;
-        // The client may have disconnected in the meantime.
-        let _ = answer.send(self.add(&crops));
-    }
-
-    /// Stores the faces of an uploaded picture. If the disk refuses one of them, the faces that
-    /// were stored before remain.
-    fn add(&mut self, crops: &[UploadedCrop]) -> Result<Vec<Added>, ErrorRecord> {
-        if self.is_full || self.paused_until.is_some_and(|until| now() < until) {
-            let why = self.live.borrow().capture.off_because.clone();
-            let sentence = format!(
-                "no face pictures can be stored: {}",
-                why.as_deref().unwrap_or("the disk refused the last ones")
-            );
-            return Err(ErrorRecord::new(FailureKind::NotNow, sentence));
-        }
-        let access = self.learning.clone();
-        let learning = access.get()?;
-        let mut added = Vec::with_capacity(crops.len());
-        for UploadedCrop {
-            crop,
-            quality,
-            feature,
-        } in crops
-        {
-            added.push(learning.add(crop, quality, feature, ClockReading::now())?);
-            if self.room == 0 {
-                self.apply_limits();
-            }
-            self.room = self.room.saturating_sub(1);
-        }
-        let new = added.iter().filter(|added| added.is_new).count();
-        self.live
-            .send_modify(|live| live.capture.stored += new as u64);
-        Ok(added)
-    }
-
     /// Counts the crops in `batch` as dropped. Notifies the sampler, so that it chooses
     /// other crops instead.
     fn drop_batch(&self, batch: &[NewCrop]) {
@@ -804,7 +755,7 @@ mod tests {
     use crate::frame::CROP_SIDE;
     use crate::learning::capture_policy::CaptureOptions;
     use crate::learning::enrollment::TimeLimit;
-    use crate::learning::{Learning, LearningOptions};
+    use crate::learning::{FailureKind, Learning, LearningOptions};
     use crate::onnx::FEATURES;
     use crate::vision::head::HeadId;
     use crate::vision::pipeline::open_model;
@@ -1039,6 +990,36 @@ mod tests {
         path.offer();
         path.write();
         assert_eq!(path.capture().stored, 2);
+    }
+
+    fn uploaded(number: usize) -> UploadedCrop {
+        let mut feature = Box::new([0.0; FEATURES]);
+        feature[number] = 1.0;
+        let shade = image::Rgb([(number * 20) as u8; 3]);
+        let crop = Crop::from_image(RgbImage::from_pixel(CROP_SIDE, CROP_SIDE, shade)).unwrap();
+        UploadedCrop {
+            quality: Quality::of(&crop),
+            crop,
+            feature: feature.into(),
+        }
+    }
+
+    #[test]
+    fn uploaded_faces_are_stored_once_and_only_while_there_is_room() {
+        let mut path = CapturePath::new(1, 1);
+        let faces = [uploaded(1), uploaded(2)];
+        let added = path.writer.add(&faces).unwrap();
+        assert!(added.iter().all(|added| added.is_new));
+        let again = path.writer.add(&faces[..1]).unwrap();
+        assert_eq!((&again[0].id, again[0].is_new), (&added[0].id, false));
+        let counts = path.writer.learning.get().unwrap().stats().unwrap();
+        assert_eq!(counts["unlabelled"].samples, 2);
+        assert_eq!(path.capture().stored, 2);
+        path.break_store();
+        assert!(path.writer.add(&[uploaded(3)]).is_err());
+        assert!(path.capture().off_because.is_some());
+        let refused = path.writer.add(&[uploaded(4)]).unwrap_err();
+        assert_eq!(refused.fault, FailureKind::NotNow, "{}", refused.error);
     }
 
     #[test]

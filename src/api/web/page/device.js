@@ -78,7 +78,10 @@ class DeviceView extends HTMLElement {
 
   show(device, status) {
     const found = checks(status, device);
-    const shown = JSON.stringify([device, found.map(({ name, isGood }) => [name, isGood]), status.live.problems]);
+    const { live } = status;
+    const minutes = Math.floor(device.uptime_seconds / 60);
+    const speed = [live.frames_per_second.toFixed(1), Math.round(live.latency_ms / 50)];
+    const shown = JSON.stringify([{ ...device, uptime_seconds: minutes }, found.map(({ name, isGood }) => [name, isGood]), live.problems, live.board, speed]);
     if (shown === this.shown) return;
     this.shown = shown;
     const bad = found.filter(({ isGood }) => !isGood).length;
@@ -117,8 +120,8 @@ class DeviceView extends HTMLElement {
       "pins",
       sorted.map(pin),
       sorted.length === 0 && h("p", { class: "hint" }, t("device.noPins")),
-      h("div", { class: "row" }, h("button", { type: "button", id: "lamp-test", class: "quiet", disabled: !hasLamps, onclick: () => this.test() }, t("device.testLamps"))),
-      h("p", { role: "status", id: "lamp-test-status", class: "hint" }, hasLamps ? t("device.testHint") : null),
+      h("div", { class: "row" }, h("button", { type: "button", id: "lamp-test", class: "quiet", disabled: !hasLamps || this.isTesting, onclick: () => this.test() }, t("device.testLamps"))),
+      h("p", { role: "status", id: "lamp-test-status", class: "hint" }, this.lampText ?? (hasLamps ? t("device.testHint") : null)),
     );
   }
 
@@ -148,23 +151,21 @@ class DeviceView extends HTMLElement {
 
   /** Tests the lamps, and says what to look for. */
   async test() {
-    const button = this.querySelector("#lamp-test");
-    button.disabled = true;
+    this.say("", true);
     try {
       const { duration_ms: ms } = await api.testLamps();
-      this.say(t("device.testing"));
-      this.testing = setTimeout(() => this.say(t("device.tested"), true), ms);
+      this.say(t("device.testing"), true);
+      this.testing = setTimeout(() => this.say(t("device.tested"), false), ms);
     } catch (problem) {
-      this.say(problem.shown, true);
+      this.say(problem.shown, false);
     }
   }
 
-  say(text, isOver = false) {
-    // The view may have been drawn again in the meantime.
-    const status = this.querySelector("#lamp-test-status");
-    if (status) fill(status, text);
-    const button = this.querySelector("#lamp-test");
-    if (button) button.disabled = !isOver;
+  /** Says how the test of the lamps goes. The text stays when the view is drawn again. */
+  say(text, isTesting) {
+    Object.assign(this, { lampText: text, isTesting });
+    fill(this.querySelector("#lamp-test-status"), text);
+    this.querySelector("#lamp-test").disabled = isTesting;
   }
 }
 
