@@ -482,8 +482,7 @@ def find_and_correct(browser, door):
     browser.open("#library?day=1999-12-31")
     browser.wait("No face pictures match.")
     browser.open("#library?quality=ugly")
-    until("the reason", lambda: browser.find("main .error"))
-    browser.wait("ugly", "main .error")
+    browser.wait("ugly", "main .error:not(:empty)")
 
 
 def upload(browser, door):
