@@ -1,12 +1,13 @@
-"""Checks what the daemon sends over MQTT against the schemas of Home Assistant.
+"""Checks what the daemon sends over MQTT with the schemas and templates of Home Assistant.
 
     python tests/homeassistant/check.py
 
-Needs mosquitto, Python 3.13, and the packages in `requirements.txt`. Home Assistant itself does
-not run: its schemas check the discovery message, and its templates read a real state and a real
-event.
+Needs mosquitto, Python 3.13, and the packages in `requirements.txt`. Home Assistant itself is
+not started: its schemas check the discovery message, and its templates read a real state and a
+real event.
 """
 
+import asyncio
 import importlib
 import json
 import os
@@ -15,15 +16,21 @@ import signal
 import socket
 import subprocess
 import tempfile
+from contextvars import ContextVar
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
 from homeassistant.components.mqtt.schemas import DEVICE_DISCOVERY_SCHEMA
 from homeassistant.const import __version__
+from homeassistant.core import HomeAssistant
+from homeassistant.helpers import frame
 from homeassistant.helpers.template import Template
 
 ROOT = Path(__file__).resolve().parents[2]
 MASKD = Path(os.environ.get("MASKD", ROOT / "target/release/maskd"))
+
+# The instance that the templates belong to.
+HASS = ContextVar("hass")
 
 # What Home Assistant copies from the device to each of its entities.
 SHARED = ["availability_topic", "device", "origin"]
@@ -67,7 +74,7 @@ def collect(port, wanted):
 
 def render(text, payload):
     """Renders a template of an entity as Home Assistant does for a message."""
-    return Template(text, None).async_render_with_possible_json_value(json.dumps(payload), parse_result=False)
+    return Template(text, HASS.get()).async_render_with_possible_json_value(json.dumps(payload), parse_result=False)
 
 
 def check_entity(key, component, device):
@@ -127,13 +134,20 @@ def main():
         subprocess.run(["rm", "-rf", folder], check=True)
     assert code == 0, f"the daemon ended with {code}"
     device = found[discovery][-1]
+    asyncio.run(check(device, found[state], found[event]))
+    print(f"ok  {len(device['components'])} entities fit Home Assistant {__version__}")
+
+
+async def check(device, states, events):
+    hass = HomeAssistant(tempfile.gettempdir())
+    frame.async_setup(hass)
+    HASS.set(hass)
     DEVICE_DISCOVERY_SCHEMA(device)
     with_page = device | {"device": device["device"] | {"configuration_url": "http://192.0.2.7:8080/"}}
     DEVICE_DISCOVERY_SCHEMA(with_page)
     for key, component in device["components"].items():
         check_entity(key, component, with_page)
-    check_values(device["components"], found[state], found[event])
-    print(f"ok  {len(device['components'])} entities fit Home Assistant {__version__}")
+    check_values(device["components"], states, events)
 
 
 if __name__ == "__main__":
