@@ -18,6 +18,7 @@ use super::classify_worker;
 use super::refit_worker::{RefitWorker, record_scores};
 use super::threads::{Threads, timer_runtime, within};
 use super::times::Allowed;
+use super::upload_request::UploadRequest;
 use super::{DISK_LIMIT, DaemonError, Shared, StateDir, now, wall_clock};
 use crate::api::socket::{
     self, DaemonHandle, DeviceAccess, Live, LiveCapture, LiveRetention, lock_enrollments,
@@ -37,8 +38,6 @@ use crate::vision::embed::Feature;
 use crate::vision::pipeline::{Classification, Pipeline};
 
 mod uploads;
-
-pub(super) use uploads::{UploadRequest, UploadedCrop};
 
 /// Capacity of the channel of crops. While the channel is full, new crops are dropped.
 const CROP_CHANNEL: usize = 16;
@@ -752,6 +751,7 @@ mod tests {
     use image::RgbImage;
 
     use super::*;
+    use crate::daemon::upload_request::UploadedCrop;
     use crate::frame::CROP_SIDE;
     use crate::learning::capture_policy::CaptureOptions;
     use crate::learning::enrollment::TimeLimit;

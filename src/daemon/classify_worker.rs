@@ -17,8 +17,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::capture_worker::{UploadRequest, UploadedCrop};
 use super::threads::{Threads, timer_runtime};
+use super::upload_request::{UploadRequest, UploadedCrop};
 use super::{DaemonError, Shared};
 use crate::api::socket::{
     CLASSIFY_CHANNEL, ClassifyRequest, ErrorRecord, MAX_UPLOADED_FACES, PictureTask, UploadRecord,

@@ -65,6 +65,7 @@ mod service_manager;
 mod sound_worker;
 mod threads;
 mod times;
+mod upload_request;
 mod web;
 
 use capture_worker::{CropSampler, LearningState};

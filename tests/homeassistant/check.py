@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -56,13 +57,24 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def connect(client, port):
+    """Connects as soon as the broker listens."""
+    for _ in range(600):
+        try:
+            client.connect("127.0.0.1", port)
+            return
+        except ConnectionRefusedError:
+            time.sleep(0.1)
+    raise AssertionError("the broker does not listen")
+
+
 def collect(port, wanted):
     """Connects to the broker, and waits for a message on each topic that is wanted."""
     messages = queue.Queue()
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
     client.on_message = lambda _client, _data, message: messages.put((message.topic, message.payload))
     client.on_connect = lambda client, *_: client.subscribe("#")
-    client.connect("127.0.0.1", port)
+    connect(client, port)
     client.loop_start()
     found = {}
     while not wanted(found):

@@ -52,6 +52,8 @@ max-per-track = 1000
 max-per-hour = 10000
 [refit]
 enabled = false
+[counts]
+enabled = true
 """
 
 

@@ -1,32 +1,25 @@
 //! The device as its owner sees it: the camera, the pins, the broker, the fleet, the disk, and
-//! the addresses. Also requests the test of the lamps.
+//! the addresses.
 //!
-//! This module reads what changes with each request, and takes the rest from the config. It
+//! This module reads what changes when it is asked, and takes the rest from the config. It
 //! shows no passwords: the camera and the broker are shown without their logins.
 
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use axum::Json;
-use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use utoipa::ToSchema;
 
-use super::answer::ErrorResponse;
-use super::{DaemonHandle, ErrorRecord};
-use crate::api::file_work::{self, Length};
+use super::types::ErrorRecord;
 use crate::camera::Spec;
 use crate::config::Config;
 use crate::indicate::pins::{PinDriver, PinFunction};
-use crate::learning::FailureKind;
 use crate::platform::text::printable;
 use crate::platform::{clock, files};
 
 const MIB: u64 = 1024 * 1024;
-/// How long the indicator thread may take to answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Addresses of no host, which are reserved for documentation. Connecting a UDP socket sends
 /// nothing, but tells which address of this machine packets would leave from.
 const ELSEWHERE: [(&str, &str); 2] = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
@@ -308,6 +301,26 @@ impl DeviceAccess {
         self.broker.send_replace(connection);
     }
 
+    /// Describes the device. `state` is the state directory. Reads files, so it must not be called
+    /// on the thread that serves requests.
+    pub(super) fn record(&self, state: &Path) -> DeviceRecord {
+        let facts = &self.facts;
+        DeviceRecord {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            name: facts.name.clone(),
+            board: board_model(),
+            uptime_seconds: now().saturating_duration_since(facts.started).as_secs(),
+            clock_synchronized: clock::is_synchronized(),
+            addresses: addresses().iter().map(IpAddr::to_string).collect(),
+            page: self.page(),
+            camera: facts.camera.clone(),
+            pins: facts.pins.clone(),
+            broker: self.broker(),
+            fleet: facts.fleet,
+            disk: disk(state),
+        }
+    }
+
     fn broker(&self) -> Option<BrokerRecord> {
         let (address, tls) = self.facts.broker.clone()?;
         let connection = self.broker.borrow().clone();
@@ -356,73 +369,4 @@ fn disk(state: &Path) -> Option<DiskRecord> {
 )]
 fn now() -> Instant {
     Instant::now()
-}
-
-/// Describes the device: its camera, pins, broker, disk, and addresses.
-#[utoipa::path(
-    get, path = "/device", tag = "device",
-    summary = "Describe the device",
-    responses(
-        (status = 200, body = DeviceRecord, description = "The device"),
-        (status = "default", body = ErrorRecord, description = "Why the request failed"),
-    ),
-)]
-pub(super) async fn device(
-    State(handle): State<DaemonHandle>,
-) -> Result<Json<DeviceRecord>, ErrorResponse> {
-    let record = file_work::run(Length::Short, move |_| {
-        let device = &handle.device;
-        let facts = &device.facts;
-        DeviceRecord {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            name: facts.name.clone(),
-            board: board_model(),
-            uptime_seconds: now().saturating_duration_since(facts.started).as_secs(),
-            clock_synchronized: clock::is_synchronized(),
-            addresses: addresses().iter().map(IpAddr::to_string).collect(),
-            page: device.page(),
-            camera: facts.camera.clone(),
-            pins: facts.pins.clone(),
-            broker: device.broker(),
-            fleet: facts.fleet,
-            disk: disk(handle.learning.state()),
-        }
-    })
-    .await?;
-    Ok(Json(record))
-}
-
-/// Switches on the green lamp, the red lamp, and the buzzer, one after the other. The relay of a
-/// door is not switched. The test is refused while the door is unlocked, and it ends early when
-/// the door is unlocked.
-#[utoipa::path(
-    post, path = "/device/lamp-test", tag = "device",
-    summary = "Test the lamps and the buzzer",
-    responses(
-        (status = 200, body = LampTestRecord, description = "The test has begun"),
-        (status = 409, body = ErrorRecord, description = "The lamps cannot be tested at this time", example = json!({
-            "error": "the lamps cannot be tested while the door is unlocked: try again when it is locked",
-            "fault": "not-now"
-        })),
-        (status = "default", body = ErrorRecord, description = "Why the request failed"),
-    ),
-)]
-pub(super) async fn lamp_test(
-    State(handle): State<DaemonHandle>,
-) -> Result<Json<LampTestRecord>, ErrorResponse> {
-    let not_now = |sentence: &str| ErrorResponse::new(FailureKind::NotNow, sentence);
-    let (answer, result) = oneshot::channel();
-    let request = LampTestRequest { answer };
-    handle.device.lamp_test.try_send(request).map_err(|error| {
-        not_now(match error {
-            mpsc::error::TrySendError::Full(_) => "another test of the lamps is requested",
-            mpsc::error::TrySendError::Closed(_) => "the daemon is stopping",
-        })
-    })?;
-    let result = tokio::time::timeout(ANSWER_LIMIT, result).await;
-    let result = result.ok().and_then(Result::ok);
-    let duration = result.ok_or_else(|| not_now("the lamps do not answer: try again"))??;
-    Ok(Json(LampTestRecord {
-        duration_ms: duration.as_millis() as u64,
-    }))
 }

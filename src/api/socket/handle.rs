@@ -7,8 +7,7 @@ use axum::body::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::device::DeviceAccess;
-use super::types::{ErrorRecord, Live};
-use super::upload::UploadRecord;
+use super::types::{ErrorRecord, Live, UploadRecord};
 use crate::api::connections::{PICTURE_PLACES, PicturePlace};
 use crate::config::settings::Settings;
 use crate::counts::ledger::{Precision, SharedLedger};

@@ -80,6 +80,7 @@ mod classify;
 mod client;
 mod counts;
 mod device;
+mod device_routes;
 mod handle;
 mod listener;
 mod server;
@@ -104,13 +105,12 @@ pub use handle::{
 };
 pub use listener::{Socket, bind};
 pub use server::{open_routes, serve};
+pub(crate) use types::MAX_UPLOADED_FACES;
 pub use types::{
     EnrollRequest, ErrorRecord, HeadInUse, LabelRequest, Live, LiveCamera, LiveCapture, LiveDoor,
     LiveInference, LiveLearning, LiveRetention, LiveTimes, LiveWindow, RefitProgress,
-    RestoreRequest, RollbackRequest, Status, TrainRequest, UndoRequest,
+    RestoreRequest, RollbackRequest, Status, TrainRequest, UndoRequest, UploadRecord, UploadedFace,
 };
-pub(crate) use upload::MAX_UPLOADED_FACES;
-pub use upload::{UploadRecord, UploadedFace};
 
 /// File name of the socket.
 pub const SOCKET: &str = "control.sock";

@@ -25,7 +25,7 @@ use utoipa_axum::routes;
 use super::answer::{ErrorResponse, JsonBody, OptionalJsonBody};
 use super::classify;
 use super::counts;
-use super::device;
+use super::device_routes;
 use super::listener::Socket;
 use super::types::{FileRequest, FolderRequest};
 use super::upload;
@@ -155,8 +155,8 @@ fn all_routes(handle: DaemonHandle, more: Router) -> Router {
 pub fn open_routes() -> OpenApiRouter<DaemonHandle> {
     OpenApiRouter::new()
         .routes(routes!(status))
-        .routes(routes!(device::device))
-        .routes(routes!(device::lamp_test))
+        .routes(routes!(device_routes::device))
+        .routes(routes!(device_routes::lamp_test))
         .routes(routes!(events))
         .routes(routes!(counts::counts))
         .routes(routes!(samples))

@@ -3,31 +3,13 @@
 //! The faces come from the classify thread. They are subject to the same limits on disk space as
 //! the crops from the camera.
 
-use tokio::sync::oneshot;
-
 use super::SampleWriter;
 use crate::api::socket::ErrorRecord;
 use crate::daemon::now;
-use crate::frame::Crop;
-use crate::frame::quality::Quality;
+use crate::daemon::upload_request::{UploadRequest, UploadedCrop};
 use crate::learning::FailureKind;
 use crate::learning::samples::Added;
 use crate::platform::clock::ClockReading;
-use crate::vision::embed::Feature;
-
-/// A face in a picture that a person uploads.
-pub(in crate::daemon) struct UploadedCrop {
-    pub(in crate::daemon) crop: Crop,
-    pub(in crate::daemon) quality: Quality,
-    pub(in crate::daemon) feature: Feature,
-}
-
-/// A request to store the faces of an uploaded picture.
-pub(in crate::daemon) struct UploadRequest {
-    pub(in crate::daemon) crops: Vec<UploadedCrop>,
-    /// Channel for the result, which has an entry for each crop.
-    pub(in crate::daemon) answer: oneshot::Sender<Result<Vec<Added>, ErrorRecord>>,
-}
 
 impl SampleWriter {
     pub(super) fn answer_upload(&mut self, upload: UploadRequest) {

@@ -17,7 +17,7 @@ use super::sample::{
     Added, Expired, LabelFilter, Labelled, NewSample, Pruned, Removed, Sample, SampleKind,
 };
 use super::{FEATURE_EXTENSION, FEATURES_FOLDER, JPEG_QUALITY, MAX_PICTURE_BYTES, UNLABELLED};
-use super::{feature, name, quality, sha256, transfer, trash_limits};
+use super::{feature, name, quality, sha256, trash_limits};
 use crate::frame::Crop;
 use crate::frame::quality::Quality;
 use crate::onnx::Label;
@@ -170,7 +170,7 @@ impl Store {
         feature: &Feature,
         backbone: [u8; 32],
     ) -> Result<Added, StoreError> {
-        let id = transfer::content_id(&jpeg(crop)?);
+        let id = name::content_id(&jpeg(crop)?);
         let new = NewSample {
             // The id has no time and no track.
             at: SystemTime::UNIX_EPOCH,
