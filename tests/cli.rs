@@ -427,6 +427,30 @@ fn bench_prints_a_table_and_the_documented_json() {
 }
 
 #[test]
+fn bench_prints_one_line_for_an_issue() {
+    let output = maskd()
+        .args(["bench", "--line", "--rounds", "1", "--threads", "2"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let line = text(&output.stdout);
+    assert_eq!(line.lines().count(), 1, "{line}");
+    let parts: Vec<&str> = line.trim_end().split("; ").collect();
+    let version = concat!("maskd ", env!("CARGO_PKG_VERSION"), " (commit ");
+    assert!(parts[0].starts_with(version), "{line}");
+    assert_eq!(parts[1], "1 picture of 640x480");
+    assert!(parts[2].starts_with("1 thread: decode "), "{line}");
+    assert!(parts[3].starts_with("2 threads: frame "), "{line}");
+    assert!(parts[4].starts_with("load "), "{line}");
+
+    let output = maskd()
+        .args(["bench", "--line", "--json"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(64));
+}
+
+#[test]
 fn bench_while_training_compares_frames_with_and_without_training() {
     let output = maskd()
         .args(["bench", "--while-training", "--rounds", "1", "--json"])

@@ -20,7 +20,7 @@ use crate::indicate::pins;
 use crate::learning::heads::Heads;
 use crate::learning::{self, LearningError, open_replay};
 use crate::platform::text::{counted, printable};
-use crate::platform::{files, hex};
+use crate::platform::{board, hex};
 use crate::vision::pipeline::Pipeline;
 
 #[derive(Debug, Args)]
@@ -178,10 +178,7 @@ impl Report {
 
     /// Lists the hardware that was found. Missing hardware does not count as a problem.
     fn hardware(&mut self) {
-        let model =
-            files::read_text(Path::new("/proc/device-tree/model"), files::MAX_PROC_BYTES).ok();
-        let model = model.map(|model| model.trim_end_matches('\0').trim().to_owned());
-        let board = model.unwrap_or_else(|| format!("{} machine", std::env::consts::ARCH));
+        let board = board::name();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         self.line(
             State::Info,

@@ -172,7 +172,16 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 21] = [
         "pins-off",
         &[("Switch all outputs off", "sudo maskd pins-off")],
     ),
-    ("bench", &[("Measure this board", "maskd bench")]),
+    (
+        "bench",
+        &[
+            ("Measure this board", "maskd bench"),
+            (
+                "Measure it and print one line to send",
+                "maskd bench --line",
+            ),
+        ],
+    ),
     (
         "completions",
         &[(
