@@ -313,7 +313,9 @@ fn check_reports_every_problem_at_once() {
         .arg(&config)
         .output()
         .unwrap();
-    assert_eq!(output.status.code(), Some(78));
+    assert_refused(&output, 78, "decide.hold-ms is 999999999");
+    let sentence = text(&output.stderr);
+    assert!(!sentence.contains("\\n"), "{sentence}");
 }
 
 #[test]

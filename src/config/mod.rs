@@ -159,6 +159,21 @@ fn count(problems: usize) -> String {
     }
 }
 
+impl ConfigError {
+    /// Returns the error as one sentence on one line.
+    #[must_use]
+    pub fn in_one_line(&self) -> String {
+        match self {
+            ConfigError::Invalid { file, problems } => {
+                let listed: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                let count = count(problems.len());
+                format!("the config {file} has {count}: {}", listed.join("; "))
+            }
+            error => error.to_string(),
+        }
+    }
+}
+
 fn list(problems: &[Problem]) -> String {
     problems
         .iter()
