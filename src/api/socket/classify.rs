@@ -23,8 +23,9 @@ use crate::learning::FailureKind;
 /// processor time while other threads keep all cores busy.
 const LIMIT: Duration = Duration::from_mins(5);
 
-/// Classifies a picture with the model and the thresholds that the daemon uses. The
-/// response is the same as that of `maskd classify --json` for a picture from standard
+/// Classifies a picture with the model and the thresholds that the daemon uses.
+///
+/// The response is the same as that of `maskd classify --json` for a picture from standard
 /// input. The picture is not stored.
 #[utoipa::path(
     post, path = "/classify", tag = "classify",
