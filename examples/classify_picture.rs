@@ -31,7 +31,9 @@ pub(crate) fn classify(picture: &Path) -> Result<Vec<String>, Box<dyn Error>> {
     let mut lines = Vec::new();
     for recognized in pipeline.recognize(&pixels)? {
         let face = &recognized.face;
-        let verdict = policy.verdict(face, &recognized.classification.probabilities);
+        let classification = &recognized.classification;
+        let face_probability = classification.face.map(|opinion| opinion.probability);
+        let verdict = policy.verdict(face, &classification.probabilities, face_probability);
         let (x, y) = (face.rect.x, face.rect.y);
         lines.push(format!("face at {x:.0},{y:.0}: {}", verdict.name(&labels)));
     }

@@ -298,8 +298,9 @@ fn check_reports_every_problem_at_once() {
     }
     // The defaults are not checked in place of a config that cannot be used.
     assert!(
-        report
-            .contains("not checked  models, source, pins, mqtt, events, page: correct the config"),
+        report.contains(
+            "not checked  models, source, pins, mqtt, events, page, sound: correct the config"
+        ),
         "{report}"
     );
     assert!(
@@ -313,7 +314,54 @@ fn check_reports_every_problem_at_once() {
         .arg(&config)
         .output()
         .unwrap();
-    assert_eq!(output.status.code(), Some(78));
+    assert_refused(&output, 78, "decide.hold-ms is 999999999");
+    let sentence = text(&output.stderr);
+    assert!(!sentence.contains("\\n"), "{sentence}");
+}
+
+#[test]
+fn check_reads_the_sounds_and_finds_their_player() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    fs::write(path("welcome.wav"), "sound").unwrap();
+    fs::write(path("empty.wav"), "").unwrap();
+    let check = |sound: &str| {
+        fs::write(path("maskd.toml"), format!("[sound]\n{sound}")).unwrap();
+        let (config, state) = (path("maskd.toml"), path("state"));
+        let output = run(&["check", "--config", &config, "--state", &state]);
+        (output.status.code(), text(&output.stdout))
+    };
+    let (exit, report) = check("");
+    assert_eq!(exit, Some(0), "{report}");
+    assert!(report.contains("ok   sound        none"), "{report}");
+    let player = "program = [\"sh\", \"{file}\"]\n";
+    let welcome = format!("mask = \"{}\"\n", path("welcome.wav"));
+    let (exit, report) = check(&format!("{welcome}{player}"));
+    assert_eq!(exit, Some(0), "{report}");
+    let good = format!("ok   sound        mask: {}", path("welcome.wav"));
+    assert!(report.contains(&good), "{report}");
+    assert!(report.contains("sh plays it"), "{report}");
+    for (name, problem) in [
+        ("empty.wav", "is empty"),
+        ("none.wav", "cannot be read"),
+        ("", "is not a file"),
+    ] {
+        let sound = format!("no-mask = \"{}\"\n{player}", path(name));
+        let (exit, report) = check(&sound);
+        assert_eq!(exit, Some(66), "{report}");
+        assert!(
+            report.contains("BAD  sound        the sound for no_mask"),
+            "{report}"
+        );
+        assert!(report.contains(problem), "{report}");
+    }
+    let missing = "program = [\"no-such-player\", \"{file}\"]\n";
+    let (exit, report) = check(&format!("{welcome}{missing}"));
+    assert_eq!(exit, Some(69), "{report}");
+    assert!(
+        report.contains("the player no-such-player is not installed"),
+        "{report}"
+    );
 }
 
 #[test]
@@ -424,6 +472,30 @@ fn bench_prints_a_table_and_the_documented_json() {
         table.contains("embed, per face") && table.contains("frames/s"),
         "{table}"
     );
+}
+
+#[test]
+fn bench_prints_one_line_for_an_issue() {
+    let output = maskd()
+        .args(["bench", "--line", "--rounds", "1", "--threads", "2"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let line = text(&output.stdout);
+    assert_eq!(line.lines().count(), 1, "{line}");
+    let parts: Vec<&str> = line.trim_end().split("; ").collect();
+    let version = concat!("maskd ", env!("CARGO_PKG_VERSION"), " (commit ");
+    assert!(parts[0].starts_with(version), "{line}");
+    assert_eq!(parts[1], "1 picture of 640x480");
+    assert!(parts[2].starts_with("1 thread: decode "), "{line}");
+    assert!(parts[3].starts_with("2 threads: frame "), "{line}");
+    assert!(parts[4].starts_with("load "), "{line}");
+
+    let output = maskd()
+        .args(["bench", "--line", "--json"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(64));
 }
 
 #[test]

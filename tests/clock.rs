@@ -13,7 +13,6 @@ mod broker;
 mod support;
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command};
@@ -22,6 +21,7 @@ use std::time::Duration;
 use broker::{Broker, Ear, until};
 use image::RgbImage;
 use serde_json::Value;
+use support::requests::{Answer, ask, request};
 use support::{at_time, frame, interrupt, maskd, text, wait};
 
 const PASSWORD: &str = "correct horse battery staple";
@@ -55,9 +55,7 @@ impl Door {
         }
         let hash = maskd::api::web::hash_password(PASSWORD).unwrap();
         let token = maskd::api::web::new_token().unwrap();
-        let mqtt = mqtt_port.map_or(String::new(), |port| {
-            format!("[mqtt]\nhost = \"127.0.0.1\"\nport = {port}\ndevice = \"door\"\n")
-        });
+        let mqtt = mqtt_port.map_or(String::new(), broker::config);
         let config = format!(
             "[decide]\nconfirm-ms = 100\nhold-ms = 100\nstale-ms = 60000\n[capture]\nenabled = true\n\
              [indicate]\nquiet-from = \"22:00\"\nquiet-to = \"07:00\"\n\
@@ -111,38 +109,29 @@ impl Door {
         fs::rename(self.at("new-time"), self.at("time")).unwrap();
     }
 
-    /// Sends a request with a header line and a body. Returns the response without parsing
-    /// it.
-    fn ask(&self, request: &str, line: &str, body: &str) -> String {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+    /// Sends a request with a header line and a body.
+    #[track_caller]
+    fn ask(&self, method: &str, path: &str, line: &str, body: &str) -> Answer {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream
             .set_read_timeout(Some(Duration::from_mins(1)))
             .unwrap();
-        let (port, length) = (self.port, body.len());
-        let request = format!(
-            "{request} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\
-             content-length: {length}\r\n{line}\r\n\r\n{body}"
-        );
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut response = Vec::new();
-        let _ = stream.read_to_end(&mut response);
-        text(&response)
+        ask(stream, &request(method, path, &format!("{line}\r\n"), body)).unwrap()
     }
 
     #[track_caller]
     fn status(&self, line: &str) -> Value {
-        let response = self.ask("GET /api/v1/status", line, "");
-        let (head, body) = response.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-        serde_json::from_str(body).unwrap()
+        let (status, head, body) = self.ask("GET", "/api/v1/status", line, "");
+        assert_eq!(status, 200, "{head}");
+        serde_json::from_slice(&body).unwrap()
     }
 
     #[track_caller]
     fn log_in(&self) -> String {
         let body = serde_json::json!({ "password": PASSWORD }).to_string();
-        let response = self.ask("POST /api/v1/session", "accept: */*", &body);
-        assert!(response.starts_with("HTTP/1.1 200"), "{response}");
-        let cookie = response
+        let (status, head, _) = self.ask("POST", "/api/v1/session", "accept: */*", &body);
+        assert_eq!(status, 200, "{head}");
+        let cookie = head
             .lines()
             .find_map(|line| line.strip_prefix("set-cookie: "));
         format!("cookie: {}", cookie.unwrap().split(';').next().unwrap())
@@ -181,12 +170,13 @@ fn jumps_of_the_clock_end_no_log_in_no_enrollment_and_no_connection() {
     };
     let first = door.log_in();
     let token = format!("authorization: Bearer {}", door.token);
-    let enrolled = door.ask(
-        "POST /api/v1/enroll",
+    let (status, _, enrolled) = door.ask(
+        "POST",
+        "/api/v1/enroll",
         &token,
         "{\"label\":\"with_mask\",\"count\":1000,\"seconds\":600}",
     );
-    assert!(enrolled.starts_with("HTTP/1.1 200"), "{enrolled}");
+    assert_eq!(status, 200, "{}", text(&enrolled));
     let (mut years, mut kept) = (Vec::new(), 0);
     for time in [
         "@2036-02-07 06:28:16",

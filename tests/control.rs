@@ -22,8 +22,8 @@ use std::time::Duration;
 use image::{Rgb, RgbImage};
 use maskd::api::metrics::{self, Heartbeat};
 use maskd::api::socket::{
-    Client, ControlError, DaemonHandle, ErrorRecord, Live, LiveInference, RefitRequest,
-    TrainRequest, bind, serve,
+    Client, ControlError, DaemonHandle, DeviceAccess, DeviceFacts, ErrorRecord, Live,
+    LiveInference, RefitRequest, TrainRequest, bind, serve,
 };
 use maskd::config::Config;
 use maskd::config::settings::Settings;
@@ -40,6 +40,13 @@ use serde_json::Value;
 use support::{assert_refused, maskd, text, wait};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+
+/// A device without pins and without a broker.
+fn device() -> DeviceAccess {
+    let started = std::time::Instant::now();
+    let facts = DeviceFacts::new(&Config::default(), "door".to_owned(), false, started);
+    DeviceAccess::new(facts).0
+}
 
 /// A control socket server with the same kind of handle as in the daemon. Its refit
 /// thread has no backbone.
@@ -84,6 +91,7 @@ impl Server {
             events: EventLog::default(),
             settings: Arc::new(Settings::new(&Config::default(), None)),
             counts: None,
+            device: device(),
         };
         let (_, pulse) = watch::channel(Heartbeat {
             // The heartbeat is in the future, so that it does not become too old during

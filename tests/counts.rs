@@ -13,7 +13,6 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -22,6 +21,7 @@ use std::time::{Duration, Instant};
 use broker::{Broker, Ear, free_port};
 use image::RgbImage;
 use serde_json::Value;
+use support::requests::{ask, get, get_json, request};
 use support::{Device, Running, assert_refused, frame, maskd, text, wait, wait_for};
 
 /// A picture with one masked face, and a picture with one unmasked face.
@@ -50,36 +50,10 @@ fn film(folder: &Path, scenes: &[(Option<&str>, usize)]) {
     }
 }
 
-/// Sends a request over a connection, and returns the response with its head.
-fn ask(mut stream: impl Read + Write, request: &str) -> Option<(u16, String, Vec<u8>)> {
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).ok()?;
-    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
-    let head = text(&answer[..end]);
-    let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some((status, head, answer[end + 4..].to_vec()))
-}
-
-fn request(method: &str, path: &str, header: &str, body: &str) -> String {
-    format!(
-        "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{header}\
-         content-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-}
-
-fn get(socket: &Path, path: &str, header: &str) -> Option<(u16, String, Vec<u8>)> {
-    ask(
-        UnixStream::connect(socket).ok()?,
-        &request("GET", path, header, ""),
-    )
-}
-
+/// Waits for the JSON that the daemon returns.
 #[track_caller]
-fn get_json(socket: &Path, path: &str) -> Value {
-    let answer = wait_for(path, || get(socket, path, ""));
-    serde_json::from_slice(&answer.2).unwrap_or_else(|_| panic!("{answer:?}"))
+fn json(socket: &Path, path: &str) -> Value {
+    wait_for(path, || get_json(socket, path))
 }
 
 fn device(config: &str) -> Device {
@@ -170,7 +144,7 @@ fn people_are_counted_and_the_counts_survive_a_kill() {
         let (status, ..) = get(&socket, &format!("/api/v1/counts?{path}"), "").unwrap();
         assert_eq!(status, 400, "{path}");
     }
-    let today = &get_json(&socket, "/api/v1/status")["passages_today"];
+    let today = &json(&socket, "/api/v1/status")["passages_today"];
     assert!(today.is_object(), "{today}");
     assert!(
         counts(&device, &["--csv", "--by", "day"]) == csv,
@@ -216,12 +190,12 @@ fn without_counting_there_are_no_counts() {
     film(&still, &[(None, 1)]);
     let running = run(&device, &still, &[]);
     let socket = device.at("state/control.sock");
-    let answer = get_json(&socket, "/api/v1/counts");
+    let answer = json(&socket, "/api/v1/counts");
     assert!(
         answer["error"].as_str().unwrap().contains("counts.enabled"),
         "{answer}"
     );
-    let status = get_json(&socket, "/api/v1/status");
+    let status = json(&socket, "/api/v1/status");
     assert_eq!(status.get("passages_today"), None);
     running.stop();
     assert!(!device.at("state/counts").exists());
@@ -349,10 +323,7 @@ fn statistics_mode_tells_nothing_about_a_single_person() {
     let folder = tempfile::tempdir().unwrap();
     let broker = Broker::start_at(folder.path(), port, "");
     let ear = broker.as_ref().map(|_| Ear::listen(port));
-    let mqtt = match ear {
-        Some(_) => format!("[mqtt]\nhost = \"127.0.0.1\"\nport = {port}\ndevice = \"door\"\n"),
-        None => String::new(),
-    };
+    let mqtt = ear.as_ref().map_or(String::new(), |_| broker::config(port));
     // The pins would be an error on a machine without them, but they are not used.
     let device = device(&format!(
         "mode = \"count\"\n[web]\nlisten = \"127.0.0.1:0\"\n[decide]\nconfirm-ms = 0\n\

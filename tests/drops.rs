@@ -204,9 +204,8 @@ fn short_losses_of_a_camera_are_no_news_for_home_assistant() {
     let ear = Ear::listen(broker.port);
     let camera = StreamCamera::start(|_| vec![MASKED; 16]);
     let config = format!(
-        "[decide]\nhold-ms = 6000\nstale-ms = 20000\n\
-         [mqtt]\nhost = \"127.0.0.1\"\nport = {}\ndevice = \"door\"\n",
-        broker.port
+        "[decide]\nhold-ms = 6000\nstale-ms = 20000\n{}",
+        broker::config(broker.port)
     );
     let mut seen: Vec<(String, String)> = Vec::new();
     watch(&config, &camera.url(), |_| {

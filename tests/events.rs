@@ -11,20 +11,19 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use support::{Running, maskd, root, text, wait_for};
+use support::door::{Door, KEY};
+use support::receiver::{Received, Receiver};
+use support::{text, wait_for};
+
+/// Keys of `[decide]`.
+const STALE: &str = "stale-ms = 500\n";
 
 /// A camera that pauses for longer than `decide.stale-ms` again and again, so that the decision keeps
 /// changing to a fault and back. Its frames are small, so that no time is spent on them.
@@ -32,103 +31,6 @@ const PAUSING_CAMERA: &str = "while :; do
     for i in 1 2 3 4 5; do cat FOLDER/frame.jpg; sleep 0.1; done
     sleep 0.8
 done";
-const KEY: &[u8] = b"a key for this test";
-
-/// A request that a receiver got.
-#[derive(Debug, Clone)]
-struct Received {
-    headers: Vec<(String, String)>,
-    body: String,
-}
-
-impl Received {
-    fn header(&self, name: &str) -> &str {
-        let header = self.headers.iter().find(|(key, _)| key == name);
-        header.map(|(_, value)| value.as_str()).unwrap_or_default()
-    }
-
-    fn id(&self) -> String {
-        self.header("webhook-id").to_owned()
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap()
-    }
-}
-
-/// A server that receives webhooks. While it does not answer, it keeps all connections open.
-struct Receiver {
-    port: u16,
-    received: Arc<Mutex<Vec<Received>>>,
-    answers: Arc<AtomicBool>,
-}
-
-impl Receiver {
-    fn start(answers: bool) -> Receiver {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let receiver = Receiver {
-            port: listener.local_addr().unwrap().port(),
-            received: Arc::default(),
-            answers: Arc::new(AtomicBool::new(answers)),
-        };
-        let (received, answers) = (
-            Arc::clone(&receiver.received),
-            Arc::clone(&receiver.answers),
-        );
-        thread::spawn(move || {
-            let mut silent = Vec::new();
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                // A connection without a request is a check.
-                let Some(request) = read_request(&stream) else {
-                    continue;
-                };
-                received.lock().unwrap().push(request);
-                if answers.load(Ordering::Relaxed) {
-                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-                } else {
-                    silent.push(stream);
-                }
-            }
-        });
-        receiver
-    }
-
-    fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/hook?token=Qx7Z9", self.port)
-    }
-
-    fn received(&self) -> Vec<Received> {
-        self.received.lock().unwrap().clone()
-    }
-}
-
-fn read_request(stream: &TcpStream) -> Option<Received> {
-    let mut reader = BufReader::new(stream.try_clone().ok()?);
-    let mut line = String::new();
-    let mut headers = Vec::new();
-    reader
-        .read_line(&mut line)
-        .ok()
-        .filter(|length| *length > 0)?;
-    assert_eq!(line, "POST /hook?token=Qx7Z9 HTTP/1.1\r\n");
-    loop {
-        line.clear();
-        reader.read_line(&mut line).ok()?;
-        let Some((name, value)) = line.trim_end().split_once(": ") else {
-            break;
-        };
-        headers.push((name.to_ascii_lowercase(), value.to_owned()));
-    }
-    let mut received = Received {
-        headers,
-        body: String::new(),
-    };
-    let mut body = vec![0; received.header("content-length").parse().ok()?];
-    reader.read_exact(&mut body).ok()?;
-    received.body = text(&body);
-    Some(received)
-}
 
 /// The HMAC-SHA256 of RFC 2104 for a key of at most 64 bytes.
 fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
@@ -151,77 +53,6 @@ fn assert_signed(request: &Received) {
     assert_eq!(request.header("webhook-signature"), expected);
 }
 
-/// A device with a camera program.
-struct Door {
-    folder: tempfile::TempDir,
-}
-
-impl Door {
-    /// Creates a device. `FOLDER` stands for its folder.
-    fn new(camera: &str, events: &str) -> Door {
-        let door = Door {
-            folder: tempfile::tempdir().unwrap(),
-        };
-        fs::copy(
-            root().join("tests/data/jpeg/separate-422.jpg"),
-            door.at("frame.jpg"),
-        )
-        .unwrap();
-        door.script("camera", camera);
-        fs::write(door.at("key"), [KEY, b"\n"].concat()).unwrap();
-        let config = format!(
-            "[camera]\nsource = \"exec:FOLDER/camera\"\n\
-             [decide]\nconfirm-ms = 0\nhold-ms = 0\nstale-ms = 500\n{events}"
-        );
-        let config = config.replace("FOLDER", &door.folder.path().display().to_string());
-        fs::write(door.at("maskd.toml"), config).unwrap();
-        door
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn script(&self, name: &str, text: &str) {
-        let path = self.at(name);
-        let text = text.replace("FOLDER", &self.folder.path().display().to_string());
-        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-
-    fn command(&self, words: &[&str]) -> std::process::Command {
-        let mut command = maskd();
-        command.args(words).arg("--config");
-        command.arg(self.at("maskd.toml"));
-        command.arg("--state").arg(self.at("state"));
-        command
-    }
-
-    fn run(&self) -> Running {
-        Running::start(self.command(&["run", "--json"]), self.folder.path())
-    }
-
-    fn get(&self, path: &str) -> Option<String> {
-        let mut stream = UnixStream::connect(self.at("state/control.sock")).ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        Some(answer.split_once("\r\n\r\n")?.1.to_owned())
-    }
-
-    fn json(&self, path: &str) -> Option<Value> {
-        serde_json::from_str(&self.get(path)?).ok()
-    }
-
-    /// Returns the state of a receiver.
-    fn receiver(&self, name: &str) -> Option<Value> {
-        let status = self.json("/api/v1/status")?;
-        let receivers = status["receivers"].as_array()?.iter();
-        receivers.clone().find(|one| one["name"] == name).cloned()
-    }
-}
-
 fn is_running(pid: &str) -> bool {
     Path::new("/proc").join(pid).exists()
 }
@@ -236,7 +67,7 @@ fn events_arrive_whatever_other_receivers_do() {
     let door = Door::new(
         PAUSING_CAMERA,
         &format!(
-            "[[events.webhook]]\nname = \"good\"\nurl = {:?}\nevents = [\"decision\"]\n\
+            "{STALE}[[events.webhook]]\nname = \"good\"\nurl = {:?}\nevents = [\"decision\"]\n\
              key-file = \"FOLDER/key\"\n\
              [[events.webhook]]\nname = \"silent\"\nurl = {:?}\ntime-limit-ms = 300\n\
              template = '{{\"text\": \"{{{{device}}}}: {{{{message}}}}\"}}'\n\
@@ -362,7 +193,7 @@ fn events_survive_a_kill_and_keep_their_ids() {
     let door = Door::new(
         PAUSING_CAMERA,
         &format!(
-            "[[events.webhook]]\nname = \"home\"\nurl = {:?}\ntime-limit-ms = 60000\n\
+            "{STALE}[[events.webhook]]\nname = \"home\"\nurl = {:?}\ntime-limit-ms = 60000\n\
              [[events.exec]]\nname = \"nobody\"\ncommand = [\"/bin/true\"]\n\
              user = \"no such user\"\n",
             receiver.url()
@@ -386,7 +217,8 @@ fn events_survive_a_kill_and_keep_their_ids() {
     );
     assert_eq!(nobody["delivered"], 0);
     // The receiver got the first event, but its answer never arrives.
-    assert_eq!(receiver.received()[0].id(), ids[0]);
+    let first = wait_for("the first request", || receiver.received().first().cloned());
+    assert_eq!(first.id(), ids[0]);
     running.kill();
 
     receiver.answers.store(true, Ordering::Relaxed);

@@ -588,6 +588,16 @@ fn without_a_state_directory_faces_are_still_classified() {
     assert!(output.status.success());
     assert!(!text(&output.stderr).contains("WARN"));
     assert!(!quiet.at("none").exists());
+
+    // The counts and the page need the directory, so it is created.
+    let counting = Door::new(&["[counts]\nenabled = true\n", LENIENT]).with_all_photos();
+    let mut command = counting.command(&["run", "--once", "--json", "--rate", "5"]);
+    command.env("XDG_STATE_HOME", counting.at("none"));
+    let output = command.arg("--source").arg(counting.at("camera")).output();
+    let output = output.unwrap();
+    assert!(output.status.success());
+    let logs = text(&output.stderr);
+    assert!(counting.at("none/maskd/counts").is_dir(), "{logs}");
 }
 
 #[test]

@@ -20,6 +20,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use broker::{Broker, Ear, free_port, until};
+use support::requests::get;
 use support::{frame, interrupt, maskd, text, wait};
 
 /// A device with a config, a state directory, and a log.
@@ -34,7 +35,8 @@ impl Door {
         };
         let config = format!(
             "[camera]\nplayback-fps = 10\n[decide]\nconfirm-ms = 100\nstale-ms = 60000\n\
-             [mqtt]\nhost = \"127.0.0.1\"\nport = {port}\ndevice = \"door\"\n{more}"
+             {}{more}",
+            broker::config(port)
         );
         fs::write(door.at("maskd.toml"), config).unwrap();
         door
@@ -118,7 +120,10 @@ fn home_assistant_sees_the_device_and_sends_commands() {
     expect_text(&ear, "maskd/door/status", "online");
     let discovery = "homeassistant/device/door/config";
     let device = until("the discovery", || ear.json(discovery));
-    assert_eq!(device["components"].as_object().unwrap().len(), 6);
+    assert_eq!(device["components"].as_object().unwrap().len(), 12);
+    // There is no relay.
+    let absent = serde_json::json!({ "platform": "sensor" });
+    assert_eq!(device["components"]["lock"], absent);
     assert_eq!(
         device["components"]["capture"]["command_topic"],
         "maskd/door/capture/set"
@@ -131,6 +136,7 @@ fn home_assistant_sees_the_device_and_sends_commands() {
     assert!(state["faces"].as_u64().unwrap() >= 1, "{state}");
     assert_eq!(state["problem"], "OFF", "{state}");
     assert_eq!(state["head"], 0);
+    assert_eq!(state.get("door"), None);
     let event = until("an event", || ear.json("maskd/door/event"));
     assert_eq!(event["kind"], "decision", "{event}");
     assert_eq!(event["device"], "door");
@@ -172,6 +178,81 @@ fn home_assistant_sees_the_device_and_sends_commands() {
     expect_text(&ear, "maskd/door/status", "online");
     running.0.kill().unwrap();
     expect_text(&ear, "maskd/door/status", "offline");
+}
+
+#[test]
+fn the_door_is_shown_and_no_message_unlocks_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(broker) = Broker::start(folder.path(), "") else {
+        return;
+    };
+    let ear = Ear::listen(broker.port);
+    // The door stays locked, because the masked person counts as unmasked.
+    let indicate = "[indicate]\nbackend = \"console\"\nrelay-pin = 23\n";
+    let closed = Door::new(
+        broker.port,
+        &format!("{indicate}[classify]\nmasked-labels = [\"without_mask\"]\n"),
+    );
+    let mut running = Running(closed.run());
+    let device = until("the discovery", || {
+        ear.json("homeassistant/device/door/config")
+    });
+    assert_eq!(device["components"]["lock"]["unique_id"], "maskd_door_lock");
+    assert_eq!(
+        device["components"]["contact"].as_object().unwrap().len(),
+        1,
+        "there is no contact"
+    );
+    let door = |reason: Option<&str>| {
+        until(&format!("{reason:?}"), || {
+            let state = ear.json("maskd/door/state")?;
+            let is_seen = state["faces"].as_u64()? > 0 && state["door"].is_object();
+            let unlocked_by = state["door"].get("unlocked_by").and_then(|by| by.as_str());
+            (is_seen && unlocked_by == reason).then_some(state["door"].clone())
+        })
+    };
+    door(None);
+    // Everything that a client could try.
+    for topic in ["door/set", "lock/set", "door", "relay/set", "unlock"] {
+        for payload in [
+            "UNLOCK",
+            "OPEN",
+            "ON",
+            "{\"door\":{\"unlocked_by\":\"mask\"}}",
+        ] {
+            ear.publish(&format!("maskd/door/{topic}"), payload.as_bytes(), false);
+        }
+    }
+    // The broker passes messages on in their order.
+    ear.publish("maskd/door/refit/set", b"PRESS", false);
+    until("the refit", || {
+        closed
+            .log()
+            .contains("training was requested over MQTT")
+            .then_some(())
+    });
+    let status = |door: &Door| {
+        let words = ["status", "--json", "--state"];
+        let output = maskd().args(words).arg(door.at("state")).output().unwrap();
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        status["live"]["door"].clone()
+    };
+    assert_eq!(status(&closed)["unlocked"], false);
+    running.stop();
+
+    let open = Door::new(broker.port, indicate);
+    let mut running = Running(open.run());
+    assert_eq!(door(Some("mask"))["held_open"], "OFF");
+    let published = status(&open);
+    assert_eq!(published["unlocked_by"], "mask", "{published}");
+    let words = ["status", "--state"];
+    let output = maskd().args(words).arg(open.at("state")).output().unwrap();
+    let shown = text(&output.stdout);
+    assert!(
+        shown.contains("door        unlocked by a mask\n"),
+        "{shown}"
+    );
+    running.stop();
 }
 
 #[test]
@@ -302,12 +383,7 @@ fn a_silent_or_malformed_broker_does_no_harm() {
     assert_eq!(bytes[0], 0x10, "a CONNECT");
     let socket = door.at("state/control.sock");
     until("frames", || {
-        let mut stream = std::os::unix::net::UnixStream::connect(&socket).ok()?;
-        let request = "GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-        stream.write_all(request.as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        answer.starts_with("HTTP/1.1 200").then_some(())
+        (get(&socket, "/readyz", "")?.0 == 200).then_some(())
     });
     drop(silent);
     for nonsense in [

@@ -138,21 +138,31 @@ impl Door {
 
     /// Sends a picture to be classified, with these header lines.
     fn classify(&self, lines: &[&str], picture: &[u8]) -> Response {
+        self.send_picture("classify", lines, picture)
+    }
+
+    /// Sends a picture whose faces become samples.
+    fn upload(&self, picture: &[u8]) -> Response {
+        let token = format!("authorization: Bearer {}", self.token);
+        self.send_picture("samples/upload", &[&token], picture)
+    }
+
+    fn send_picture(&self, path: &str, lines: &[&str], picture: &[u8]) -> Response {
         let mut stream = self.connect();
         // On a busy machine, a thread with a low priority may take a long time.
         let patience = Some(Duration::from_mins(5));
         stream.set_read_timeout(patience).unwrap();
         // The server may refuse the request before it has read all of it.
-        let _ = stream.write_all(&self.classify_head(lines, picture.len()));
+        let _ = stream.write_all(&self.picture_head(path, lines, picture.len()));
         let _ = stream.write_all(picture);
         read_response(stream)
     }
 
-    fn classify_head(&self, lines: &[&str], length: usize) -> Vec<u8> {
+    fn picture_head(&self, path: &str, lines: &[&str], length: usize) -> Vec<u8> {
         let head: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
         let port = self.port;
         let request = format!(
-            "POST /api/v1/classify HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\
+            "POST /api/v1/{path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\
              content-length: {length}\r\n{head}\r\n"
         );
         request.into_bytes()
@@ -347,6 +357,117 @@ fn a_sent_picture_gets_the_answer_of_the_command_line() {
 }
 
 #[test]
+fn faces_in_uploaded_pictures_become_samples_to_label() {
+    let door = Door::open("");
+    let one = fs::read(support::frame("maksssksksss128.jpg")).unwrap();
+    let answer = door.upload(&one);
+    assert_eq!(answer.status, 200, "{}", text(&answer.body));
+    let record = answer.json();
+    let [face] = &record["faces"].as_array().unwrap()[..] else {
+        panic!("{record}");
+    };
+    assert_eq!(face["new"], true);
+    assert_eq!(face["face"]["verdict"], "without_mask");
+    let id = face["id"].as_str().unwrap();
+    let samples = |query: &str| {
+        let answer = door.with_token(&format!("GET /api/v1/samples?{query}"), "");
+        answer.json()
+    };
+    // The sample is embedded at once: the model predicts its label. It has no label yet.
+    let sample = samples("label=unlabelled&predictions=true")[0].clone();
+    assert_eq!(sample["id"], id);
+    assert_eq!(sample["predicted"], "without_mask", "{sample}");
+    assert!(sample["face_side"].as_u64().unwrap() > 20, "{sample}");
+    let picture = door.with_token(&format!("GET /api/v1/samples/{id}/picture"), "");
+    assert_eq!(picture.header("content-type"), Some("image/jpeg"));
+    let label = format!(r#"{{"chosen": {{"ids": ["{id}"]}}, "mark": {{"as": "without_mask"}}}}"#);
+    let labeled = door.with_token("POST /api/v1/samples/label", &label);
+    assert_eq!(labeled.status, 200, "{}", text(&labeled.body));
+
+    // The same picture again adds nothing, and keeps the label.
+    let again = door.upload(&one).json();
+    assert_eq!(
+        (&again["faces"][0]["id"], &again["faces"][0]["new"]),
+        (&Value::from(id), &Value::from(false))
+    );
+    assert_eq!(samples("label=without_mask").as_array().unwrap().len(), 1);
+    assert!(samples("label=unlabelled").as_array().unwrap().is_empty());
+
+    // Each of several faces is a sample, and a picture without a face adds none.
+    let several = support::frame("maksssksksss39.jpg");
+    let record = door.upload(&fs::read(&several).unwrap()).json();
+    let faces = record["faces"].as_array().unwrap().len();
+    assert!(faces >= 2, "{record}");
+    assert_eq!(samples("label=unlabelled").as_array().unwrap().len(), faces);
+    let nobody = RgbImage::from_pixel(320, 240, image::Rgb([90, 120, 150]));
+    let mut png = std::io::Cursor::new(Vec::new());
+    nobody.write_to(&mut png, image::ImageFormat::Png).unwrap();
+    let record = door.upload(&png.into_inner()).json();
+    assert_eq!(record["faces"], serde_json::json!([]));
+    door.end();
+}
+
+#[test]
+fn uploads_need_access_room_and_a_picture() {
+    let door = Door::open("[capture]\nkeep = \"features\"\n");
+    let frame = fs::read(support::frame("maksssksksss128.jpg")).unwrap();
+    let path = "samples/upload";
+    assert_eq!(door.send_picture(path, &[], &frame).status, 401);
+    let refused = door.upload(&frame);
+    assert_eq!(refused.status, 409);
+    let sentence = refused.json()["error"].as_str().unwrap().to_owned();
+    assert!(sentence.contains("capture.keep"), "{sentence}");
+    door.end();
+
+    let door = Door::open("");
+    for other in [&b""[..], b"GIF89a", b"{\"picture\": 1}"] {
+        assert_eq!(door.upload(other).status, 415);
+    }
+    let cut = door.upload(&frame[..frame.len() / 2]);
+    assert_eq!(
+        (cut.status, &cut.json()["fault"]),
+        (422, &Value::from("data"))
+    );
+    assert_eq!(door.upload(&support::bomb()).status, 422);
+    assert_eq!(door.upload(&vec![0xff; 8 * 1024 * 1024 + 1]).status, 413);
+    let stats = door.with_token("GET /api/v1/samples/stats", "").json();
+    let mut counts = stats.as_object().unwrap().values();
+    assert!(counts.all(|count| count["samples"] == 0), "{stats}");
+    door.end();
+}
+
+#[test]
+fn the_device_is_described_without_secrets() {
+    let config = "[indicate]\nbackend = \"console\"\ngreen-pin = 17\n[mqtt]\nhost = \"127.0.0.1\"\n\
+                  port = 9\nuser = \"me\"\npassword = \"sesame\"\ndevice = \"front\"\n[fleet]\n\
+                  share = true\n";
+    let door = Door::open(config);
+    assert_eq!(door.ask("GET /api/v1/device", &[], "").status, 401);
+    let answer = door.with_token("GET /api/v1/device", "");
+    let device = answer.json();
+    assert_eq!(device["name"], "front");
+    assert_eq!(device["camera"], "examples");
+    assert_eq!(device["pins"]["driver"], "console");
+    assert_eq!(device["fleet"]["shares"], true);
+    assert!(device["disk"]["total_mib"].as_u64().unwrap() > 0);
+    assert_eq!(device.get("page"), None, "only this machine reaches it");
+    assert!(!text(&answer.body).contains("sesame"), "{device}");
+    let lost = support::wait_for("the broker is lost", || {
+        let device = door.with_token("GET /api/v1/device", "").json();
+        let broker = device["broker"].clone();
+        broker["problem"].is_string().then_some(broker)
+    });
+    assert_eq!(lost["connected"], false);
+    assert_eq!(lost["address"], "127.0.0.1:9");
+    // No pins are driven, so there are no lamps to test.
+    let refused = door.with_token("POST /api/v1/device/lamp-test", "");
+    assert_eq!(refused.status, 409);
+    let sentence = refused.json()["error"].as_str().unwrap().to_owned();
+    assert!(sentence.contains("no lamps are connected"), "{sentence}");
+    door.end();
+}
+
+#[test]
 fn pictures_beyond_the_limit_are_refused_until_a_place_is_free() {
     let door = Door::open("");
     let token = format!("authorization: Bearer {}", door.token);
@@ -358,7 +479,7 @@ fn pictures_beyond_the_limit_are_refused_until_a_place_is_free() {
         stream
             .set_read_timeout(Some(Duration::from_mins(5)))
             .unwrap();
-        let head = door.classify_head(&[&token], frame.len());
+        let head = door.picture_head("classify", &[&token], frame.len());
         stream.write_all(&head).unwrap();
         stream.write_all(&frame[..100]).unwrap();
         sending.push(stream);

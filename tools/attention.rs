@@ -251,7 +251,7 @@ fn process(
                 let probabilities = models.classify((number, index), frame, face)?;
                 tracker.vote(at, track, &probabilities, None)
             };
-            verdicts.push(policy.verdict(face, &vote));
+            verdicts.push(policy.verdict(face, &vote, None));
         }
         if index < ARRIVAL {
             continue;

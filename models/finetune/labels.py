@@ -53,8 +53,8 @@ class Picture:
 
 
 def is_held_out(path: Path) -> bool:
-    """One in five photographs is never trained with, chosen by its name."""
-    return int(hashlib.md5(path.name.encode()).hexdigest(), 16) % 5 == 0
+    """One in five photographs is never trained with, chosen by the name of its annotation."""
+    return int(hashlib.md5(path.with_suffix(".xml").name.encode()).hexdigest(), 16) % 5 == 0
 
 
 def _look(

@@ -38,10 +38,10 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// Maximum size of a request body, in bytes.
 pub(crate) const MAX_BODY: usize = 64 * 1024;
-/// Maximum size of the body of a request to [`PICTURE_PATH`], in bytes.
+/// Maximum size of the body of a request to one of the [`PICTURE_PATHS`], in bytes.
 pub(crate) const MAX_PICTURE_BODY: usize = 8 * 1024 * 1024;
 /// Where pictures are sent to. The bodies of these requests may be larger than others.
-const PICTURE_PATH: &str = "/api/v1/classify";
+const PICTURE_PATHS: [&str; 2] = ["/api/v1/classify", "/api/v1/samples/upload"];
 /// Maximum number of pictures in memory: one that is being classified, and the others
 /// that are being received or are waiting.
 pub(crate) const PICTURE_PLACES: usize = 3;
@@ -342,7 +342,7 @@ pub(crate) struct PicturePlace(
 /// that has access.
 pub(crate) async fn read_body(request: Request) -> Result<Request, BodyError> {
     let (mut head, body) = request.into_parts();
-    let is_picture = head.method == Method::POST && head.uri.path() == PICTURE_PATH;
+    let is_picture = head.method == Method::POST && PICTURE_PATHS.contains(&head.uri.path());
     let limit = if is_picture {
         let Ok(place) = FREE_PICTURE_PLACES.try_acquire() else {
             // Many clients read the response only after they have sent the whole body.

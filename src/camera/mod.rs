@@ -41,7 +41,7 @@ pub mod webcam;
 pub use address::{AddressError, CameraUrl};
 pub use error::SourceError;
 pub use options::{CameraOptions, TlsTrust, VideoFormat, VideoOptions};
-pub use reconnecting::{Camera, CameraEvent};
+pub use reconnecting::{Camera, CameraEvent, read_frame};
 pub use redact::text_without_secrets;
 pub use source::Source;
 pub use spec::{Spec, SpecError, WebcamSelector};

@@ -265,6 +265,20 @@ impl fmt::Debug for Camera {
     }
 }
 
+/// Reads the first frame of a source, without reconnecting. This is a test whether the source
+/// works, so nothing is logged. Returns `None` if the source ends without a frame, or if a
+/// stop is requested.
+///
+/// # Errors
+/// Returns the reason that there is no frame.
+pub fn read_frame(
+    spec: &Spec,
+    options: &CameraOptions,
+    stop: &CancellationToken,
+) -> Result<Option<Frame>, SourceError> {
+    open_source(spec, options, stop)?.next()
+}
+
 fn open_source(
     spec: &Spec,
     options: &CameraOptions,

@@ -6,6 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use super::service::{self, Permission};
 use super::{Failure, Global, print, print_json};
 use crate::api::mqtt;
 use crate::api::web;
@@ -14,13 +15,13 @@ use crate::camera::http::{probe_certificate, probe_picture};
 use crate::camera::{Camera, SourceError, Spec, webcam};
 use crate::config::{Config, Webhook};
 use crate::daemon;
-use crate::decision::decide::VerdictPolicy;
+use crate::decision::decide::{Decision, VerdictPolicy};
 use crate::events::WebhookError;
 use crate::indicate::pins;
 use crate::learning::heads::Heads;
 use crate::learning::{self, LearningError, open_replay};
 use crate::platform::text::{counted, printable};
-use crate::platform::{files, hex};
+use crate::platform::{board, hex};
 use crate::vision::pipeline::Pipeline;
 
 #[derive(Debug, Args)]
@@ -70,11 +71,18 @@ fn check(global: &Global) -> Report {
         check_mqtt(&config, &mut report);
         check_events(&config, &mut report);
         check_page(&config, &mut report);
+        let is_of_service = global
+            .config_file()
+            .is_some_and(|file| service::uses(&file));
+        check_sound(&config, is_of_service, &mut report);
+        if is_of_service {
+            check_drop_ins(&config, &mut report);
+        }
     } else {
         report.line(
             State::Info,
             "not checked",
-            "models, source, pins, mqtt, events, page: correct the config first",
+            "models, source, pins, mqtt, events, page, sound: correct the config first",
         );
     }
     check_state(global, &mut report);
@@ -178,10 +186,7 @@ impl Report {
 
     /// Lists the hardware that was found. Missing hardware does not count as a problem.
     fn hardware(&mut self) {
-        let model =
-            files::read_text(Path::new("/proc/device-tree/model"), files::MAX_PROC_BYTES).ok();
-        let model = model.map(|model| model.trim_end_matches('\0').trim().to_owned());
-        let board = model.unwrap_or_else(|| format!("{} machine", std::env::consts::ARCH));
+        let board = board::name();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         self.line(
             State::Info,
@@ -384,7 +389,78 @@ fn check_page(config: &Config, report: &mut Report) {
     }
 }
 
-fn is_program(name: &str) -> bool {
+/// Checks whether the sound files can be read, and whether their player is installed. No sound
+/// is played. With the config of the service, its user must be able to read the files.
+fn check_sound(config: &Config, is_of_service: bool, report: &mut Report) {
+    let sound = &config.sound;
+    let with_file = |decision: Decision| Some((decision, sound.file(decision)?));
+    let mut is_used = false;
+    for (decision, file) in Decision::ALL.into_iter().filter_map(with_file) {
+        is_used = true;
+        let name = decision.name();
+        let shown = file.display();
+        match problem_of_sound(file, is_of_service) {
+            None => report.good("sound", &format!("{name}: {shown}")),
+            Some(problem) => {
+                let sentence = format!("the sound for {name}, {shown}, {problem}");
+                report.bad("sound", &Failure::new(Failure::NO_INPUT, sentence));
+            }
+        }
+    }
+    if !is_used {
+        return report.good("sound", "none");
+    }
+    let player = sound.program.first().map_or("", String::as_str);
+    if is_program(player) {
+        report.good("sound", &format!("{player} plays it"));
+    } else {
+        let sentence = format!(
+            "the player {player} is not installed: install it, or name another in sound.program"
+        );
+        report.bad("sound", &Failure::new(Failure::UNAVAILABLE, sentence));
+    }
+}
+
+/// Returns why a sound file cannot be played, as the end of a sentence.
+fn problem_of_sound(file: &Path, is_of_service: bool) -> Option<String> {
+    if is_of_service && file.is_relative() {
+        return Some("needs its whole path, because the service runs in /".to_owned());
+    }
+    let metadata = match file.metadata() {
+        Ok(metadata) => metadata,
+        Err(error) => return Some(format!("cannot be read: {error}")),
+    };
+    if !metadata.is_file() {
+        return Some("is not a file".to_owned());
+    }
+    if metadata.len() == 0 {
+        return Some("is empty".to_owned());
+    }
+    if is_of_service && let Some(why) = service::why_unreadable(file) {
+        return Some(why);
+    }
+    let opened = std::fs::File::open(file);
+    opened.err().map(|error| format!("cannot be read: {error}"))
+}
+
+/// Warns if the service lacks a permission that the config needs.
+fn check_drop_ins(config: &Config, report: &mut Report) {
+    let users = config.network_users();
+    let sounds = config.sound.has_files().then_some("the sound");
+    let needed = [
+        (Permission::Network, users),
+        (Permission::Sound, sounds.into_iter().collect()),
+    ];
+    for (permission, users) in needed {
+        if !users.is_empty() && !service::has(permission) {
+            let (users, drop_in) = (users.join(" and "), permission.drop_in());
+            let warning = format!("the drop-in {drop_in} is not installed, but needed for {users}");
+            report.line(State::Warning, "service", &warning);
+        }
+    }
+}
+
+pub(super) fn is_program(name: &str) -> bool {
     use std::os::unix::fs::PermissionsExt;
     let is_executable = |path: &Path| {
         let metadata = path.metadata();

@@ -14,7 +14,7 @@ use crate::learning::head_in_use;
 use crate::vision::head::Head;
 
 /// The config file that is read if it exists and `--config` is not given.
-const SYSTEM_CONFIG: &str = "/etc/maskd/maskd.toml";
+pub(super) const SYSTEM_CONFIG: &str = "/etc/maskd/maskd.toml";
 
 /// The state directory of the service. It belongs to the service's user.
 const SERVICE_STATE: &str = "/var/lib/maskd";
@@ -82,8 +82,12 @@ impl Global {
             .or_else(|| Some(PathBuf::from(SYSTEM_CONFIG)).filter(is_there))
     }
 
-    pub(super) fn load_config(&self) -> Result<Config, ConfigError> {
-        let (config, renamed) = self.load_config_with_renames()?;
+    /// Loads the config. If the config has several problems, the failure lists them in one
+    /// sentence, whereas `maskd check` shows each one on a line of its own.
+    pub(super) fn load_config(&self) -> Result<Config, Failure> {
+        let loaded = self.load_config_with_renames();
+        let (config, renamed) =
+            loaded.map_err(|error| Failure::new(Failure::CONFIG, error.in_one_line()))?;
         for key in renamed {
             tracing::warn!("{key}");
         }
@@ -126,6 +130,8 @@ impl Global {
             return Ok(Some(StateDir::Named(self.state_dir()?)));
         }
         let needs_state = config.capture.enabled
+            || config.counts_passages()
+            || config.web.listen.is_some()
             || config.fleet != config::Fleet::default()
             || !config.events.webhook.is_empty();
         if needs_state {

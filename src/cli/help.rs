@@ -13,7 +13,9 @@ use super::Cli;
 const GROUPS: [(&str, &[&str]); 4] = [
     (
         "At the door",
-        &["run", "status", "counts", "check", "privacy", "pins-off"],
+        &[
+            "setup", "run", "status", "counts", "check", "privacy", "pins-off",
+        ],
     ),
     (
         "Learning on this device",
@@ -32,7 +34,21 @@ const GROUPS: [(&str, &[&str]); 4] = [
 ];
 
 /// Examples of each subcommand: what a user wants, and the command for it.
-const EXAMPLES: [(&str, &[(&str, &str)]); 21] = [
+const EXAMPLES: [(&str, &[(&str, &str)]); 22] = [
+    (
+        "setup",
+        &[
+            ("Answer questions on the terminal", "sudo maskd setup"),
+            (
+                "Set a camera and two LEDs without questions",
+                "sudo maskd setup --camera rpicam --green-pin 17 --red-pin 27 --yes",
+            ),
+            (
+                "Serve the page, with a password from a file",
+                "sudo maskd setup --page 0.0.0.0:8080 --password-stdin < password.txt",
+            ),
+        ],
+    ),
     (
         "run",
         &[
@@ -172,7 +188,16 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 21] = [
         "pins-off",
         &[("Switch all outputs off", "sudo maskd pins-off")],
     ),
-    ("bench", &[("Measure this board", "maskd bench")]),
+    (
+        "bench",
+        &[
+            ("Measure this board", "maskd bench"),
+            (
+                "Measure it and print one line to send",
+                "maskd bench --line",
+            ),
+        ],
+    ),
     (
         "completions",
         &[(
@@ -197,7 +222,7 @@ const EXIT_CODES: [(&str, &str); 10] = [
     ("130", "Ctrl-C at a question"),
 ];
 
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     (
         "~/.config/maskd/maskd.toml",
         "The config of a user. It is used instead of the next file if it exists.",
@@ -213,6 +238,10 @@ const FILES: [(&str, &str); 5] = [
     (
         "~/.local/state/maskd",
         "The state directory of a user, if the service does not run.",
+    ),
+    (
+        "/etc/systemd/system/maskd.service.d/network.conf",
+        "The drop-in with which \"maskd setup\" gives the service access to the network.",
     ),
     (
         "/run/maskd/control.sock",
@@ -355,7 +384,10 @@ mod tests {
     fn the_examples_are_valid_commands() {
         for (purpose, line) in EXAMPLES.iter().flat_map(|(_, examples)| *examples) {
             let from = line.find("maskd ").unwrap_or_default();
-            let own = line[from..].split(['|', '>']).next().unwrap_or_default();
+            let own = line[from..]
+                .split(['|', '>', '<'])
+                .next()
+                .unwrap_or_default();
             let parsed = command().try_get_matches_from(own.split_whitespace());
             assert!(parsed.is_ok(), "{purpose}: {line}: {parsed:?}");
         }

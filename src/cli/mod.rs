@@ -31,7 +31,10 @@ mod recognizer;
 mod refit;
 mod run;
 mod samples;
+mod service;
+mod setup;
 mod status;
+mod terminal;
 mod text;
 mod train;
 
@@ -120,6 +123,13 @@ enum Command {
     /// Share models with other devices through their broker
     #[command(subcommand)]
     Fleet(fleet::Fleet),
+    /// Set up the camera, the pins, the page, and the broker
+    ///
+    /// Asks for each of them, tests it, and writes the config, whose comments are kept.
+    /// With options, it asks only for what they do not set, and without a terminal, it asks
+    /// nothing. For the config of the service, it also gives the service access to the
+    /// network if the page, the broker, or the camera needs it, and restarts the service.
+    Setup(Box<setup::Setup>),
     /// Check the config and the models, and show the hardware
     Check(check::Check),
     /// Create a password hash or a token for the web page
@@ -239,6 +249,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Heads(heads) => heads.run(&global),
         Command::Rollback(rollback) => rollback.run(&global),
         Command::Fleet(fleet) => fleet.run(&global),
+        Command::Setup(setup) => setup.run(&global),
         Command::Check(check) => check.run(&global),
         Command::Passwd(passwd) => passwd.run(),
         Command::Openapi => print(web::description()),

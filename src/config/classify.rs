@@ -39,6 +39,10 @@ pub struct Classify {
     /// Minimum detector score of a face; 0 to 1. The verdict on a face with a lower score
     /// is unsure, unless the face check accepts the face.
     pub min_detector_score: f32,
+    /// The verdict on a face is unsure if the probability of a face according to the face
+    /// check is below this value; 0 to 1. With 0, or without a face check, no face is
+    /// unfamiliar.
+    pub unfamiliar_below: f32,
     /// Number of threads that classify the faces in a frame; 0 to 64. 0 means one thread
     /// per core, minus one for the camera and the system.
     pub threads: usize,
@@ -60,6 +64,7 @@ impl Default for Classify {
             small_face_raise: 0.4,
             min_face_pixels: 24.0,
             min_detector_score: 0.7,
+            unfamiliar_below: 0.1,
             threads: 0,
             time_limit_ms: 1000,
         }
@@ -131,6 +136,7 @@ impl Classify {
             0.0,
             1.0,
         );
+        check.within("classify.unfamiliar-below", self.unfamiliar_below, 0.0, 1.0);
         check.within("classify.threads", self.threads, 0, 64);
         check.within("classify.time-limit-ms", self.time_limit_ms, 10, 60_000);
     }
@@ -158,6 +164,7 @@ impl Classify {
             small_face_raise: self.small_face_raise,
             min_face: self.min_face_pixels,
             min_score: self.min_detector_score,
+            unfamiliar_below: self.unfamiliar_below,
         }
     }
 }

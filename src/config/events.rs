@@ -285,17 +285,9 @@ impl Events {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ConfigError, parse};
+    use super::super::parse;
+    use super::super::tests::problems;
     use super::*;
-
-    fn problems(text: &str) -> Vec<String> {
-        match parse("test.toml", text) {
-            Err(ConfigError::Invalid { problems, .. }) => {
-                problems.iter().map(ToString::to_string).collect()
-            }
-            other => panic!("{other:?}"),
-        }
-    }
 
     #[test]
     fn receivers_have_defaults() {

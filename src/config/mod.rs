@@ -25,11 +25,13 @@ mod control;
 mod counts;
 mod decide;
 mod detect;
+pub(crate) mod edit;
 mod events;
 mod indicate;
 mod mode;
 mod models;
 mod mqtt;
+mod network;
 pub mod privacy;
 mod refit;
 mod renamed;
@@ -58,6 +60,9 @@ pub use sound::Sound;
 pub use times::Times;
 pub use track::Track;
 pub use web::{Web, is_password_hash, is_token_hash};
+
+/// The config that is shipped: each key with its default and an explanation.
+pub(crate) const SHIPPED: &str = include_str!("../../config/maskd.toml");
 
 /// Maximum size of a config file, in bytes.
 const MAX_CONFIG_BYTES: usize = 1024 * 1024;
@@ -156,6 +161,21 @@ fn count(problems: usize) -> String {
         "a problem".to_owned()
     } else {
         format!("{problems} problems")
+    }
+}
+
+impl ConfigError {
+    /// Returns the error as one sentence on one line.
+    #[must_use]
+    pub fn in_one_line(&self) -> String {
+        match self {
+            ConfigError::Invalid { file, problems } => {
+                let listed: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                let count = count(problems.len());
+                format!("the config {file} has {count}: {}", listed.join("; "))
+            }
+            error => error.to_string(),
+        }
     }
 }
 
@@ -551,9 +571,8 @@ mod tests {
         assert!(!format!("{config:?}").contains("Qx7Z9"), "Debug hides it");
     }
 
-    const SHIPPED: &str = include_str!("../../config/maskd.toml");
-
-    fn problems(text: &str) -> Vec<String> {
+    /// Returns the problems of a config that is not valid.
+    pub(super) fn problems(text: &str) -> Vec<String> {
         match parse("test.toml", text) {
             Err(ConfigError::Invalid { problems, .. }) => {
                 problems.iter().map(ToString::to_string).collect()

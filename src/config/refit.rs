@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Check;
 use crate::learning::LearningOptions;
+use crate::learning::refit::RefitOptions;
 
 /// `[refit]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,7 +39,10 @@ impl Refit {
     /// Returns the options for [`crate::learning::Learning`].
     pub(super) fn options(&self) -> LearningOptions {
         LearningOptions {
-            seed: self.seed,
+            refit: RefitOptions {
+                seed: self.seed,
+                ..RefitOptions::default()
+            },
             keep_heads: self.keep_heads,
             ..LearningOptions::default()
         }

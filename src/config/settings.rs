@@ -12,10 +12,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use toml_edit::{DocumentMut, Item, TableLike, Value};
+use toml_edit::Value;
 use utoipa::ToSchema;
 
-use crate::config::{self, Config, Problem, renamed};
+use super::edit::{self, EditError};
+use crate::config::{self, Config, Problem};
 use crate::platform::files;
 
 /// The settings that can change while the daemon runs. Their format is a documented
@@ -503,7 +504,7 @@ impl Settings {
             return Err("the daemon was started without a config file".to_owned());
         };
         let read = config::read(file).map_err(|error| error.to_string())?;
-        let text = rewrite(&read, change)?;
+        let text = rewrite(&read, change).map_err(|error| error.to_string())?;
         // The file may have been edited since the daemon read it.
         config::parse("file", &text).map_err(|error| error.to_string())?;
         if text == read {
@@ -519,46 +520,12 @@ impl Settings {
 }
 
 /// Returns the text of a config with a change applied. The rest of the text stays the same.
-fn rewrite(text: &str, change: Change) -> Result<String, String> {
-    let mut document: DocumentMut = text
-        .parse()
-        .map_err(|_| "the config file is no longer valid TOML".to_owned())?;
-    for (name, key, mut value) in change.values() {
-        let section = document
-            .entry(name)
-            .or_insert_with(toml_edit::table)
-            .as_table_like_mut()
-            .ok_or_else(|| format!("{name} is not a section of the config file"))?;
-        if let Some(old) = renamed::old_name(name, key) {
-            rename(section, old, key);
-        }
-        if let Some(old) = section.get(key).and_then(Item::as_value) {
-            // The comment after the value is kept.
-            *value.decor_mut() = old.decor().clone();
-        }
-        match section.get_mut(key) {
-            Some(item) => *item = Item::Value(value),
-            None => {
-                section.insert(key, Item::Value(value));
-            }
-        }
+fn rewrite(text: &str, change: Change) -> Result<String, EditError> {
+    let mut document = edit::parse(text)?;
+    for (section, key, value) in change.values() {
+        edit::set(&mut document, section, key, value)?;
     }
     Ok(document.to_string())
-}
-
-/// Renames a key and keeps the comments around it. If a section has both names, it is
-/// left unchanged. Parsing the file again then reports the problem.
-fn rename(section: &mut dyn TableLike, old: &str, new: &str) {
-    if section.contains_key(new) {
-        return;
-    }
-    let decor = section.key(old).map(|key| key.leaf_decor().clone());
-    if let (Some(decor), Some(item)) = (decor, section.remove(old)) {
-        section.insert(new, item);
-        if let Some(mut key) = section.key_mut(new) {
-            *key.leaf_decor_mut() = decor;
-        }
-    }
 }
 
 #[cfg(test)]
@@ -568,8 +535,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    const SHIPPED: &str = include_str!("../../config/maskd.toml");
+    use crate::config::SHIPPED;
 
     fn hold(hold_ms: u64) -> Change {
         Change {

@@ -44,6 +44,12 @@ const MAX_DISTANCE: f32 = 1.2;
 const MAX_GROWTH: f32 = 1.7;
 /// A visit's face is expected to keep moving for this long after it was last seen.
 const MAX_MOTION: Duration = Duration::from_secs(1);
+/// Two visits meet if their faces are at most this far from each other, in lengths of a face's
+/// side. The tracker may then take one of them for the other.
+const MEETING: f32 = 2.0;
+/// If two visits were exchanged when they met, the face is expected to keep moving for this long.
+/// It is hidden behind the other one for longer than a face that is missed by itself.
+const MAX_HIDDEN_MOTION: Duration = Duration::from_secs(2);
 /// Time constant of the smoothed speed, in seconds. The position that the detector reports
 /// varies by a few percent from frame to frame, which must not look like a movement.
 const SPEED_MEMORY: f32 = 0.5;
@@ -61,14 +67,34 @@ pub struct PassageCounter {
     visits: Vec<Visit>,
 }
 
-#[derive(Debug)]
-struct Visit {
-    /// The track that continued the visit last.
-    track: u64,
+/// Where a face was seen last, and how it moved.
+#[derive(Debug, Clone, Copy)]
+struct Motion {
     rect: Rect,
     /// Smoothed speed of the face's center, in pixels per second.
     speed: (f32, f32),
     last_seen: Instant,
+}
+
+/// How well a face fits a visit.
+#[derive(Debug, Clone, Copy)]
+struct Fit {
+    /// Whether the face fits only if the visit was exchanged with the one that it met.
+    is_exchanged: bool,
+    /// The distance from the place where the face is expected, in lengths of a face's side.
+    distance: f32,
+}
+
+#[derive(Debug)]
+struct Visit {
+    /// The track that continued the visit last.
+    track: u64,
+    motion: Motion,
+    /// The motion of the nearest other visit when this visit was seen last, if the two met. The
+    /// tracker gives the box of a face that hides another one to either of their tracks. The
+    /// person who is still there then continues the wrong visit, and the person who comes out
+    /// continues this one at the place where the other one is expected.
+    met: Option<Motion>,
     /// Number of frames in which the face was seen.
     frames: u32,
     /// The latest outcomes other than unsure, oldest first.
@@ -84,24 +110,12 @@ fn side(rect: &Rect) -> f32 {
     (rect.width.max(0.0) * rect.height.max(0.0)).sqrt()
 }
 
-impl Visit {
-    fn new(at: Instant, sighting: &Sighting) -> Visit {
-        let mut visit = Visit {
-            track: sighting.track,
-            rect: sighting.rect,
-            speed: (0.0, 0.0),
-            last_seen: at,
-            frames: 0,
-            votes: VecDeque::new(),
-        };
-        visit.see(at, sighting);
-        visit
-    }
-
-    fn see(&mut self, at: Instant, sighting: &Sighting) {
+impl Motion {
+    /// Adds the position of the face in a frame.
+    fn see(&mut self, at: Instant, rect: Rect) {
         let elapsed = at.saturating_duration_since(self.last_seen).as_secs_f32();
         if elapsed > 0.0 {
-            let (from, to) = (center(&self.rect), center(&sighting.rect));
+            let (from, to) = (center(&self.rect), center(&rect));
             let weight = 1.0 - (-elapsed / SPEED_MEMORY).exp();
             let smooth =
                 |old: f32, from: f32, to: f32| old + weight * ((to - from) / elapsed - old);
@@ -110,9 +124,50 @@ impl Visit {
                 smooth(self.speed.1, from.1, to.1),
             );
         }
-        self.track = sighting.track;
-        self.rect = sighting.rect;
+        self.rect = rect;
         self.last_seen = at;
+    }
+
+    /// The distance between the center of a face and the place where this face is expected, in
+    /// pixels. The face is expected to keep moving for at most `max_motion`.
+    fn distance(&self, at: Instant, rect: &Rect, max_motion: Duration) -> f32 {
+        let moving = at.saturating_duration_since(self.last_seen);
+        let moving = moving.min(max_motion).as_secs_f32();
+        let (x, y) = center(&self.rect);
+        let expected = (x + self.speed.0 * moving, y + self.speed.1 * moving);
+        let (x, y) = center(rect);
+        (x - expected.0).hypot(y - expected.1)
+    }
+
+    /// How far the two faces were from each other when they were last seen, in lengths of a
+    /// face's side.
+    fn apart(&self, other: &Motion) -> f32 {
+        let ((x, y), (other_x, other_y)) = (center(&self.rect), center(&other.rect));
+        let length = f32::midpoint(side(&self.rect), side(&other.rect));
+        (x - other_x).hypot(y - other_y) / length
+    }
+}
+
+impl Visit {
+    fn new(at: Instant, sighting: &Sighting) -> Visit {
+        let mut visit = Visit {
+            track: sighting.track,
+            motion: Motion {
+                rect: sighting.rect,
+                speed: (0.0, 0.0),
+                last_seen: at,
+            },
+            met: None,
+            frames: 0,
+            votes: VecDeque::new(),
+        };
+        visit.see(at, sighting);
+        visit
+    }
+
+    fn see(&mut self, at: Instant, sighting: &Sighting) {
+        self.motion.see(at, sighting.rect);
+        self.track = sighting.track;
         self.frames = self.frames.saturating_add(1);
         if sighting.outcome != Outcome::Unsure {
             if self.votes.len() == VOTES {
@@ -122,21 +177,23 @@ impl Visit {
         }
     }
 
-    /// How far a face is from where this visit's face is expected, in lengths of a face's
-    /// side. Returns `None` if it is too far away, or much larger or smaller.
-    fn distance(&self, at: Instant, rect: &Rect) -> Option<f32> {
-        let (old, new) = (side(&self.rect), side(rect));
+    /// How well a face fits this visit, or `None` if it is too far from where the visit's face is
+    /// expected, or much larger or smaller.
+    fn fit(&self, at: Instant, rect: &Rect) -> Option<Fit> {
+        let (old, new) = (side(&self.motion.rect), side(rect));
         let is_alike = old > 0.0 && new > 0.0 && (old / new).max(new / old) <= MAX_GROWTH;
         if !is_alike {
             return None;
         }
-        let moving = at.saturating_duration_since(self.last_seen);
-        let moving = moving.min(MAX_MOTION).as_secs_f32();
-        let (x, y) = center(&self.rect);
-        let expected = (x + self.speed.0 * moving, y + self.speed.1 * moving);
-        let (x, y) = center(rect);
-        let distance = (x - expected.0).hypot(y - expected.1) / f32::midpoint(old, new);
-        (distance <= MAX_DISTANCE).then_some(distance)
+        let fit = |motion: &Motion, max_motion, is_exchanged| {
+            let distance = motion.distance(at, rect, max_motion) / f32::midpoint(old, new);
+            (distance <= MAX_DISTANCE).then_some(Fit {
+                is_exchanged,
+                distance,
+            })
+        };
+        let own = fit(&self.motion, MAX_MOTION, false);
+        own.or_else(|| fit(self.met.as_ref()?, MAX_HIDDEN_MOTION, true))
     }
 
     /// The outcome of most of the latest votes. The newest vote decides a tie.
@@ -156,7 +213,7 @@ impl Visit {
     fn passage(&self) -> Option<Passage> {
         (self.frames >= MIN_FRAMES).then(|| Passage {
             outcome: self.outcome(),
-            last_seen: self.last_seen,
+            last_seen: self.motion.last_seen,
         })
     }
 }
@@ -175,7 +232,8 @@ impl PassageCounter {
     /// that have ended.
     pub fn observe(&mut self, at: Instant, sightings: &[Sighting]) -> Vec<Passage> {
         let rejoin = self.rejoin;
-        let passages = self.end(|visit| at.saturating_duration_since(visit.last_seen) > rejoin);
+        let passages =
+            self.end(|visit| at.saturating_duration_since(visit.motion.last_seen) > rejoin);
         let mut new = Vec::new();
         // A visit continues at most once in a frame.
         let mut is_seen = vec![false; self.visits.len()];
@@ -190,22 +248,43 @@ impl PassageCounter {
             }
         }
         self.start(at, &new, &mut is_seen);
+        self.note_meetings(at);
         passages
     }
 
+    /// Notes which visits met, for the visits that were seen in the frame captured at time `at`.
+    fn note_meetings(&mut self, at: Instant) {
+        let motions: Vec<Motion> = self.visits.iter().map(|visit| visit.motion).collect();
+        for (index, visit) in self.visits.iter_mut().enumerate() {
+            if visit.motion.last_seen != at {
+                continue;
+            }
+            let others = motions.iter().enumerate();
+            let others = others.filter(|(other, _)| *other != index);
+            let others = others.map(|(_, other)| (visit.motion.apart(other), other));
+            let nearest = others.min_by(|a, b| a.0.total_cmp(&b.0));
+            let met = nearest.filter(|(distance, _)| *distance <= MEETING);
+            visit.met = met.map(|(_, motion)| *motion);
+        }
+    }
+
     /// Assigns faces with new tracks to the visits that are not seen in this frame. The
-    /// nearest pairs are matched first. The other faces begin visits.
+    /// nearest pairs are matched first, and those that fit only after an exchange last. The other
+    /// faces begin visits.
     fn start(&mut self, at: Instant, new: &[&Sighting], is_seen: &mut [bool]) {
-        let mut pairs: Vec<(f32, usize, usize)> = Vec::new();
+        let mut pairs: Vec<(Fit, usize, usize)> = Vec::new();
         for (face, sighting) in new.iter().enumerate() {
             for (index, visit) in self.visits.iter().enumerate() {
-                let distance = visit.distance(at, &sighting.rect);
-                if let Some(distance) = distance.filter(|_| !is_seen[index]) {
-                    pairs.push((distance, face, index));
+                let fit = visit.fit(at, &sighting.rect);
+                if let Some(fit) = fit.filter(|_| !is_seen[index]) {
+                    pairs.push((fit, face, index));
                 }
             }
         }
-        pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
+        pairs.sort_by(|(a, ..), (b, ..)| {
+            let by_distance = a.distance.total_cmp(&b.distance);
+            a.is_exchanged.cmp(&b.is_exchanged).then(by_distance)
+        });
         let mut is_assigned = vec![false; new.len()];
         for (_, face, index) in pairs {
             if !is_assigned[face] && !is_seen[index] {
@@ -365,6 +444,50 @@ mod tests {
         film.frames(9, &[]);
         film.frames(5, &[sighting(2, 100.0, Outcome::Masked)]);
         assert_eq!(film.end(), [Outcome::Masked; 2]);
+    }
+
+    /// Two people walk toward each other, and one hides the other for a while. `exchanges` says
+    /// whether the tracker then gives the visible face the track of the hidden one. Each person
+    /// moves by a quarter of a face per frame.
+    fn crossing(exchanges: bool) -> Vec<Outcome> {
+        let mut film = Film::new();
+        let mut tracks = (1, 2);
+        for step in 0..40_u8 {
+            let way = 10.0 * f32::from(step);
+            let (hidden, visible) = (way, 400.0 - way);
+            if step == 19 && exchanges {
+                tracks = (3, 1);
+            } else if step == 24 && !exchanges {
+                tracks = (3, 2);
+            }
+            let mut sightings = vec![sighting(tracks.1, visible, Outcome::Unmasked)];
+            if !(16..24).contains(&step) {
+                sightings.push(sighting(tracks.0, hidden, Outcome::Masked));
+            }
+            film.frame(&sightings);
+        }
+        film.end()
+    }
+
+    #[test]
+    fn people_who_hide_each_other_are_two_whatever_the_tracker_makes_of_them() {
+        for exchanges in [false, true] {
+            let outcomes = crossing(exchanges);
+            assert_eq!(outcomes.len(), 2, "{exchanges}: {outcomes:?}");
+        }
+    }
+
+    #[test]
+    fn somebody_who_comes_out_far_from_a_meeting_is_new() {
+        let mut film = Film::new();
+        let both = [
+            sighting(1, 100.0, Outcome::Masked),
+            sighting(2, 150.0, Outcome::Masked),
+        ];
+        film.frames(5, &both);
+        film.frames(5, &both[..1]);
+        film.frames(5, &[both[0], sighting(3, 300.0, Outcome::Masked)]);
+        assert_eq!(film.end().len(), 3);
     }
 
     #[test]

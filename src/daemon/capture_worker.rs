@@ -18,8 +18,11 @@ use super::classify_worker;
 use super::refit_worker::{RefitWorker, record_scores};
 use super::threads::{Threads, timer_runtime, within};
 use super::times::Allowed;
+use super::upload_request::UploadRequest;
 use super::{DISK_LIMIT, DaemonError, Shared, StateDir, now, wall_clock};
-use crate::api::socket::{self, DaemonHandle, Live, LiveCapture, LiveRetention, lock_enrollments};
+use crate::api::socket::{
+    self, DaemonHandle, DeviceAccess, Live, LiveCapture, LiveRetention, lock_enrollments,
+};
 use crate::config::settings::Tuning;
 use crate::config::{self, Config, Keep};
 use crate::frame::Crop;
@@ -34,8 +37,13 @@ use crate::platform::clock::ClockReading;
 use crate::vision::embed::Feature;
 use crate::vision::pipeline::{Classification, Pipeline};
 
+mod uploads;
+
 /// Capacity of the channel of crops. While the channel is full, new crops are dropped.
 const CROP_CHANNEL: usize = 16;
+/// Capacity of the channel of uploaded faces. Only the classify thread sends them, and it waits
+/// for each result.
+const UPLOAD_CHANNEL: usize = 1;
 /// Capacity of the channel of heads that other devices have shared.
 const JUDGE_CHANNEL: usize = 4;
 /// Capacity of the channel of refit requests. The refit thread empties it before each
@@ -127,6 +135,7 @@ impl LearningState {
     pub(super) fn start(
         self,
         config: &Config,
+        device: DeviceAccess,
         shared: &Shared,
         threads: &mut Threads,
     ) -> Result<(CropSampler, DaemonHandle, PathBuf), DaemonError> {
@@ -180,7 +189,8 @@ impl LearningState {
             is_full: false,
             cannot_save_ages: false,
         };
-        threads.start("capture", move || writer.run(crops_in))?;
+        let (uploads, uploads_in) = mpsc::channel(UPLOAD_CHANNEL);
+        threads.start("capture", move || writer.run(crops_in, uploads_in))?;
         let worker = RefitWorker::new(&self.learning, is_off, config, shared);
         threads.start("refit", move || worker.run(refit_in, judge_in))?;
 
@@ -197,7 +207,7 @@ impl LearningState {
             enrollments: Arc::clone(&enrollments),
             live: Arc::clone(&shared.live),
         };
-        let classify = classify_worker::start(config, head.clone(), shared, threads)?;
+        let classify = classify_worker::start(config, head.clone(), uploads, shared, threads)?;
         let handle = DaemonHandle {
             learning: self.learning,
             live: shared.live.subscribe(),
@@ -209,6 +219,7 @@ impl LearningState {
             classify,
             events: shared.events.clone(),
             counts: None,
+            device,
         };
         Ok((sampler, handle, self.state))
     }
@@ -428,20 +439,33 @@ struct SampleWriter {
 }
 
 impl SampleWriter {
-    fn run(mut self, mut crops: mpsc::Receiver<NewCrop>) -> Result<(), DaemonError> {
+    fn run(
+        mut self,
+        mut crops: mpsc::Receiver<NewCrop>,
+        mut uploads: mpsc::Receiver<UploadRequest>,
+    ) -> Result<(), DaemonError> {
         let runtime = timer_runtime()?;
         self.apply_limits();
         let mut batch: Vec<NewCrop> = Vec::new();
         loop {
-            let first = runtime
-                .block_on(async { tokio::time::timeout(CLOCK_INTERVAL, crops.recv()).await });
-            let is_open = match first {
-                Ok(Some(crop)) => {
-                    batch.push(crop);
-                    runtime.block_on(gather(&mut crops, &mut batch))
+            let first = runtime.block_on(async {
+                tokio::select! {
+                    crop = crops.recv() => Wake::Crop(crop),
+                    Some(upload) = uploads.recv() => Wake::Upload(upload),
+                    () = tokio::time::sleep(CLOCK_INTERVAL) => Wake::Clock,
                 }
-                Ok(None) => false,
-                Err(_timeout) => true,
+            });
+            let is_open = match first {
+                Wake::Crop(Some(crop)) => {
+                    batch.push(crop);
+                    runtime.block_on(gather(&mut crops, &uploads, &mut batch))
+                }
+                Wake::Crop(None) => false,
+                Wake::Upload(upload) => {
+                    self.answer_upload(upload);
+                    true
+                }
+                Wake::Clock => true,
             };
             if !batch.is_empty() {
                 self.store(&batch);
@@ -691,12 +715,26 @@ impl SampleWriter {
     }
 }
 
+/// What the capture thread has to do next.
+enum Wake {
+    /// Store a crop. `None` means that the channel is closed.
+    Crop(Option<NewCrop>),
+    Upload(UploadRequest),
+    /// Check the clock.
+    Clock,
+}
+
 /// Adds crops to a batch until it is full or [`BATCH_WAIT`] has passed. Returns false if
-/// the channel is closed. If the batch contains a crop from an enrollment, this function
-/// does not wait for more crops, because a person is watching the count.
-async fn gather(crops: &mut mpsc::Receiver<NewCrop>, batch: &mut Vec<NewCrop>) -> bool {
+/// the channel is closed. If the batch contains a crop from an enrollment, or an upload waits,
+/// this function does not wait for more crops, because a person is watching the count.
+async fn gather(
+    crops: &mut mpsc::Receiver<NewCrop>,
+    uploads: &mpsc::Receiver<UploadRequest>,
+    batch: &mut Vec<NewCrop>,
+) -> bool {
     let deadline = tokio::time::Instant::now() + BATCH_WAIT;
-    while batch.len() < MAX_BATCH && batch.iter().all(|crop| crop.enrolled.is_none()) {
+    let is_watched = |batch: &[NewCrop]| batch.iter().any(|crop| crop.enrolled.is_some());
+    while batch.len() < MAX_BATCH && !is_watched(batch) && uploads.is_empty() {
         match tokio::time::timeout_at(deadline, crops.recv()).await {
             Ok(Some(crop)) => batch.push(crop),
             Ok(None) => return false,
@@ -713,10 +751,11 @@ mod tests {
     use image::RgbImage;
 
     use super::*;
+    use crate::daemon::upload_request::UploadedCrop;
     use crate::frame::CROP_SIDE;
     use crate::learning::capture_policy::CaptureOptions;
     use crate::learning::enrollment::TimeLimit;
-    use crate::learning::{Learning, LearningOptions};
+    use crate::learning::{FailureKind, Learning, LearningOptions};
     use crate::onnx::FEATURES;
     use crate::vision::head::HeadId;
     use crate::vision::pipeline::open_model;
@@ -951,6 +990,36 @@ mod tests {
         path.offer();
         path.write();
         assert_eq!(path.capture().stored, 2);
+    }
+
+    fn uploaded(number: usize) -> UploadedCrop {
+        let mut feature = Box::new([0.0; FEATURES]);
+        feature[number] = 1.0;
+        let shade = image::Rgb([(number * 20) as u8; 3]);
+        let crop = Crop::from_image(RgbImage::from_pixel(CROP_SIDE, CROP_SIDE, shade)).unwrap();
+        UploadedCrop {
+            quality: Quality::of(&crop),
+            crop,
+            feature: feature.into(),
+        }
+    }
+
+    #[test]
+    fn uploaded_faces_are_stored_once_and_only_while_there_is_room() {
+        let mut path = CapturePath::new(1, 1);
+        let faces = [uploaded(1), uploaded(2)];
+        let added = path.writer.add(&faces).unwrap();
+        assert!(added.iter().all(|added| added.is_new));
+        let again = path.writer.add(&faces[..1]).unwrap();
+        assert_eq!((&again[0].id, again[0].is_new), (&added[0].id, false));
+        let counts = path.writer.learning.get().unwrap().stats().unwrap();
+        assert_eq!(counts["unlabelled"].samples, 2);
+        assert_eq!(path.capture().stored, 2);
+        path.break_store();
+        assert!(path.writer.add(&[uploaded(3)]).is_err());
+        assert!(path.capture().off_because.is_some());
+        let refused = path.writer.add(&[uploaded(4)]).unwrap_err();
+        assert_eq!(refused.fault, FailureKind::NotNow, "{}", refused.error);
     }
 
     #[test]

@@ -69,8 +69,8 @@ impl DoorControl {
         readings
     }
 
-    /// Returns the state of the door at time `at`. If the door has inputs, logs changes of the
-    /// state and publishes them in `live`.
+    /// Returns the state of the door at time `at`. Logs changes of the state, and publishes them
+    /// in `live`.
     pub(super) fn step(
         &mut self,
         at: Instant,
@@ -80,7 +80,7 @@ impl DoorControl {
     ) -> DoorState {
         let state = self.door.step(at, decision, readings);
         let before = self.state.replace(state);
-        if self.has_inputs() && before != Some(state) {
+        if before != Some(state) {
             self.log(before, &state);
             let record = LiveDoor {
                 unlocked: state.unlocked.is_some(),

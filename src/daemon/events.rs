@@ -44,6 +44,12 @@ const FOLDER: &str = "events";
 pub(super) struct EventFeed(Option<mpsc::Sender<(SystemTime, Occurrence)>>);
 
 impl EventFeed {
+    /// Returns a feed, and what is reported to it.
+    pub(super) fn connect() -> (EventFeed, mpsc::Receiver<(SystemTime, Occurrence)>) {
+        let (reports, reports_in) = mpsc::channel(CHANNEL);
+        (EventFeed(Some(reports)), reports_in)
+    }
+
     /// Reports that something happened now. If too many reports wait, the report is lost.
     pub(super) fn send(&self, occurrence: Occurrence) {
         let Some(reports) = &self.0 else { return };
@@ -65,8 +71,7 @@ pub(super) fn start(
     shared: &Shared,
     threads: &mut Threads,
 ) -> Result<EventFeed, DaemonError> {
-    let (reports, reports_in) = mpsc::channel(CHANNEL);
-    let feed = EventFeed(Some(reports));
+    let (feed, reports_in) = EventFeed::connect();
     let device = device_name(config, &machine());
     let factory =
         EventFactory::new(&device).map_err(|error| std::io::Error::other(error.to_string()))?;

@@ -438,10 +438,12 @@ impl<M: Models> FrameProcessor<M> {
             FaceState::Unsure | FaceState::Unclassified => (None, None),
             FaceState::Classified(classification) => {
                 let probabilities = &classification.probabilities;
-                if classification.head == self.models.head_id() {
-                    verdict_alone = Some(self.policy.verdict(&face, probabilities));
-                }
                 let opinion = classification.face;
+                if classification.head == self.models.head_id() {
+                    let face_probability = opinion.map(|opinion| opinion.probability);
+                    let alone = self.policy.verdict(&face, probabilities, face_probability);
+                    verdict_alone = Some(alone);
+                }
                 let vote = self.tracker.vote(frame.at, track, probabilities, opinion);
                 let classified = ClassifiedFace {
                     track,
@@ -456,9 +458,11 @@ impl<M: Models> FrameProcessor<M> {
                 (Some(vote), Some(classified))
             }
         };
+        let opinion = self.tracker.opinion(track);
+        let face_probability = opinion.map(|opinion| opinion.probability);
         let verdict = match (&probabilities, self.policy.unsure_reason(&face)) {
             (_, Some(reason)) => Verdict::Unsure(reason),
-            (Some(vote), None) => self.policy.verdict(&face, vote),
+            (Some(vote), None) => self.policy.verdict(&face, vote, face_probability),
             (None, None) => Verdict::Unsure(UnsureReason::Overload),
         };
         let result = FaceResult {
@@ -702,6 +706,7 @@ mod tests {
             small_face_raise: 0.0,
             min_face: 24.0,
             min_score: 0.55,
+            unfamiliar_below: 0.4,
         };
         let track_options = TrackOptions {
             min_iou: 0.3,
@@ -1217,6 +1222,38 @@ mod tests {
             assert_eq!(chain.classified(), usize::from(index == 0));
         }
         assert_eq!(chain.decision, Decision::Unsure);
+    }
+
+    #[test]
+    fn a_box_of_high_score_that_is_unfamiliar_is_unsure_and_opens_no_door() {
+        let mut chain = Chain::new();
+        let unfamiliar = Verdict::Unsure(UnsureReason::Unfamiliar);
+        let coat = Person {
+            is_face: false,
+            ..person(0, 40.0, 0.9, 0.97)
+        };
+        // The motionless coat is not classified in all of these frames.
+        for _ in 0..10 {
+            let faces = chain.step(&[coat]);
+            assert_eq!(faces[0].verdict, unfamiliar);
+            assert_eq!(
+                chain.classified(),
+                usize::from(faces[0].verdict_alone.is_some())
+            );
+            assert!(!chain.is_open);
+        }
+        assert_eq!(chain.decision, Decision::Unsure);
+        // A masked person beside the coat does not open the door either.
+        for _ in 0..5 {
+            let faces = chain.moved(&[coat, person(1, 40.0, 0.9, 0.97)]);
+            let verdicts: Vec<Verdict> = faces.iter().map(|face| face.verdict).collect();
+            assert_eq!(verdicts, [unfamiliar, Verdict::Masked(0)]);
+        }
+        assert_eq!(chain.decision, Decision::Unsure);
+        // A settled vote is used for 500 ms. The next classification decides, so a person who
+        // turns to the camera soon gets a verdict.
+        let verdicts = (0..10).map(|_| chain.moved(&[person(0, 40.0, 0.9, 0.97)])[0].verdict);
+        assert_eq!(verdicts.last(), Some(Verdict::Masked(0)));
     }
 
     #[test]

@@ -8,18 +8,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::console_worker::ConsoleFeed;
 use super::door_control::DoorControl;
 use super::events::EventFeed;
+use super::lamp_tester::LampTester;
 use super::threads::{STOP_DEADLINE, timer_runtime};
 use super::times::Allowed;
 use super::{DaemonError, Latest, now, wall_clock};
 use crate::api::metrics::{Heartbeat, Metrics};
-use crate::api::socket::{DaemonHandle, Live};
+use crate::api::socket::{DaemonHandle, LampTestRequest, Live};
 use crate::config::settings::Tuning;
 use crate::config::{self, Config};
 use crate::decision::confirm::Standing;
@@ -60,6 +61,7 @@ pub(super) struct IndicatorWorker {
     /// Sends the decision to the sound thread, if any decision has a sound.
     sounds: Option<watch::Sender<Decision>>,
     outputs: Option<Outputs>,
+    lamp_tester: LampTester,
     buttons: Buttons,
     tick: Duration,
     tuning: watch::Receiver<Tuning>,
@@ -76,6 +78,7 @@ pub(super) struct IndicatorLinks {
     pub(super) upstream: Upstream,
     pub(super) standing: watch::Sender<Standing>,
     pub(super) sounds: Option<watch::Sender<Decision>>,
+    pub(super) lamp_tests: mpsc::Receiver<LampTestRequest>,
 }
 
 /// The decision that is currently shown.
@@ -100,6 +103,7 @@ impl IndicatorWorker {
             upstream,
             standing,
             sounds,
+            lamp_tests,
         } = links;
         let indicate = &config.indicate;
         let door = DoorControl::new(indicate, pins.is_some());
@@ -122,6 +126,7 @@ impl IndicatorWorker {
             allowed,
             sounds,
             outputs: pins.map(Outputs::new),
+            lamp_tester: LampTester::new(lamp_tests),
             buttons: Buttons {
                 options: indicate.clone(),
                 contacts: Button::ALL.map(|button| (button, Debouncer::default())),
@@ -290,6 +295,7 @@ impl IndicatorWorker {
         if !allowed.indicate {
             (levels.green, levels.red) = (false, false);
         }
+        let mut is_unlocked = false;
         if let Some(door) = &mut self.door {
             let readings = match &mut self.outputs {
                 Some(outputs) => door.read(|input| outputs.is_closed(input)),
@@ -302,6 +308,7 @@ impl IndicatorWorker {
             };
             let state = door.step(at, decision, readings, live);
             levels.relay = Some(state.is_energized);
+            is_unlocked = state.unlocked.is_some();
             if let Some(since) = state.held_open_since {
                 levels = warn_held_open(levels, at.saturating_duration_since(since));
             }
@@ -310,6 +317,8 @@ impl IndicatorWorker {
         if let Some(leds) = self.buttons.leds(at) {
             (levels.green, levels.red) = leds;
         }
+        let has_lamps = self.outputs.is_some();
+        levels = self.lamp_tester.step(at, has_lamps, is_unlocked, levels);
         self.console.set_levels(levels);
         if let Some(outputs) = &mut self.outputs {
             outputs.set(levels);
@@ -676,6 +685,7 @@ mod tests {
                     },
                     standing: watch::channel(Standing::default()).0,
                     sounds: None,
+                    lamp_tests: mpsc::channel(1).1,
                 },
             );
             Rig {
@@ -784,6 +794,8 @@ mod tests {
     #[test]
     fn the_exit_button_unlocks_and_the_door_locks_behind_the_person() {
         let mut rig = Rig::new(LockType::FailSecure, NORMAL);
+        let (events, mut reports) = EventFeed::connect();
+        rig.worker = rig.worker.take().map(|worker| worker.with_events(&events));
         let worker = rig.start();
         rig.wait_for("closed", |door| door.position == Some(DoorPosition::Closed));
         assert!(
@@ -819,12 +831,27 @@ mod tests {
         let door = rig.wait_for_reason(None);
         assert!(!door.held_open && door.held_open_warnings == 1);
         assert_eq!(door.position, Some(DoorPosition::Closed));
+        rig.wires().circuits.release = Circuit::Open;
+        rig.wait_for_reason(Some(UnlockReason::Release));
         rig.stop.cancel();
         drop(std::mem::replace(
             &mut rig.results,
             watch::channel(Latest::Waiting).0,
         ));
         worker.join().unwrap();
+        drop(events);
+        let mut told = Vec::new();
+        while let Ok((_, occurrence)) = reports.try_recv() {
+            told.push(occurrence);
+        }
+        told.retain(|occurrence| !matches!(occurrence, Occurrence::Decision { .. }));
+        let expected = [
+            Occurrence::DoorExitButton,
+            Occurrence::DoorHeldOpen { seconds: 0 },
+            Occurrence::DoorHeldOpenEnded,
+            Occurrence::DoorRelease,
+        ];
+        assert_eq!(told, expected);
     }
 
     #[test]
@@ -841,7 +868,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_does_not_lock_out_a_release_and_a_door_without_inputs_is_not_published() {
+    fn a_mask_does_not_lock_out_a_release_and_a_door_without_inputs_is_published() {
         let mut rig = Rig::new(LockType::FailSecure, NORMAL);
         let mut worker = rig.worker.take().unwrap();
         worker.shown.decision = Decision::Mask;
@@ -863,7 +890,9 @@ mod tests {
         worker.shown.decision = Decision::Mask;
         worker.set_outputs(&live);
         assert_eq!(rig.relay(), Some(true));
-        assert_eq!(live.borrow().door, None);
+        let published = live.borrow().door.clone().unwrap();
+        assert_eq!(published.unlocked_by, Some(UnlockReason::Mask));
+        assert_eq!((published.position, published.released), (None, false));
     }
 
     #[test]

@@ -22,8 +22,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::api::metrics::{self, Heartbeat, Metrics};
+use crate::api::mqtt::device_name;
 use crate::api::problems::Problems;
-use crate::api::socket::Live;
+use crate::api::socket::{DeviceAccess, DeviceFacts, LampTestRequest, Live};
 use crate::api::web::{LiveView, WebError, WebOptions};
 use crate::camera::{Camera, SourceError, Spec, processes};
 use crate::config::settings::Settings;
@@ -52,6 +53,7 @@ mod events;
 mod frame_processor;
 mod indicator_worker;
 mod inference_worker;
+mod lamp_tester;
 mod mqtt;
 mod refit_worker;
 mod reload;
@@ -63,6 +65,7 @@ mod service_manager;
 mod sound_worker;
 mod threads;
 mod times;
+mod upload_request;
 mod web;
 
 use capture_worker::{CropSampler, LearningState};
@@ -307,9 +310,10 @@ impl Start<'_> {
             shared.live.send_modify(|live| live.statistics_mode = true);
             info!("statistics mode: people are only counted");
         }
+        let (device, lamp_tests) = device_access(config);
         let (sampler, server) = match parts.learning {
             Some(learning) => {
-                let (sampler, server) = self.learning(learning)?;
+                let (sampler, server) = self.learning(learning, device)?;
                 (Some(sampler), Some(server))
             }
             None => (None, None),
@@ -355,7 +359,7 @@ impl Start<'_> {
             console,
             parts.pins,
             handle,
-            self.indicator_links(links.upstream, links.standing)?,
+            self.indicator_links(links.upstream, links.standing, lamp_tests)?,
         )
         .with_events(&events);
         let inference = InferenceWorker {
@@ -385,9 +389,10 @@ impl Start<'_> {
     fn learning(
         &mut self,
         learning: LearningState,
+        device: DeviceAccess,
     ) -> Result<(CropSampler, ControlServer), DaemonError> {
         let (config, shared) = (self.config, self.shared);
-        let (sampler, mut handle, state) = learning.start(config, shared, self.threads)?;
+        let (sampler, mut handle, state) = learning.start(config, device, shared, self.threads)?;
         handle.counts = counts_worker::start(config, &state, shared, self.threads)?;
         let metrics_routes = metrics::routes(
             Arc::clone(&shared.metrics),
@@ -407,6 +412,7 @@ impl Start<'_> {
         &mut self,
         upstream: Upstream,
         standing: watch::Sender<Standing>,
+        lamp_tests: mpsc::Receiver<LampTestRequest>,
     ) -> Result<IndicatorLinks, DaemonError> {
         let shared = self.shared;
         Ok(IndicatorLinks {
@@ -415,8 +421,15 @@ impl Start<'_> {
             upstream,
             standing,
             sounds: sound_worker::start(self.config, shared, self.threads)?,
+            lamp_tests,
         })
     }
+}
+
+/// Collects what the owner sees of the device. The receiver is for the indicator thread.
+fn device_access(config: &Config) -> (DeviceAccess, mpsc::Receiver<LampTestRequest>) {
+    let name = device_name(config, &machine());
+    DeviceAccess::new(DeviceFacts::new(config, name, pins::is_pi(), now()))
 }
 
 /// Publishes what the time of day allows. Returns `None` if nothing depends on the time.

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use super::threads::timer_runtime;
 use super::{DaemonError, Shared, now};
 use crate::api::metrics::{Metrics, RefitEnd};
-use crate::api::socket::{ErrorRecord, JudgeRequest, Live, RefitRequest};
+use crate::api::socket::{ErrorRecord, JudgeRequest, Live, RefitProgress, RefitRequest};
 use crate::config::Config;
 use crate::config::settings::Tuning;
 use crate::frame::Crop;
@@ -44,6 +44,9 @@ const FIRST_RETRY: Duration = Duration::from_mins(1);
 /// label starts another refit.
 const MAX_RETRIES: u32 = 6;
 
+/// How often the progress of a refit is published.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The state of the refit thread.
 pub(super) struct RefitWorker {
     learning: LearningAccess,
@@ -57,6 +60,38 @@ pub(super) struct RefitWorker {
     new_pictures: NewPictures,
     /// Whether the daemon last reported that learning is off.
     is_off: bool,
+    /// Number of steps of the last refit that trained a model.
+    last_steps: Cell<Option<u64>>,
+}
+
+/// Counts the steps of a refit, and tells when to publish their number.
+struct StepCounter {
+    start: Instant,
+    steps: Cell<u64>,
+    published: Cell<Option<Instant>>,
+}
+
+impl StepCounter {
+    fn new(start: Instant) -> StepCounter {
+        StepCounter {
+            start,
+            steps: Cell::new(0),
+            published: Cell::new(None),
+        }
+    }
+
+    /// Counts a step that begins at time `at`. If it is time to publish the progress, returns
+    /// the number of steps and of seconds.
+    fn step(&self, at: Instant) -> Option<(u64, u64)> {
+        self.steps.set(self.steps.get() + 1);
+        let since = |time: Instant| at.saturating_duration_since(time);
+        let is_due = |time: Instant| since(time) >= PROGRESS_INTERVAL;
+        self.published
+            .get()
+            .is_none_or(is_due)
+            .then(|| self.published.set(Some(at)))
+            .map(|()| (self.steps.get(), since(self.start).as_secs()))
+    }
 }
 
 /// The next task of the refit thread.
@@ -93,6 +128,7 @@ impl RefitWorker {
                 reason: Cell::new(None),
             },
             new_pictures: NewPictures::default(),
+            last_steps: Cell::new(None),
         }
     }
 
@@ -272,10 +308,30 @@ impl RefitWorker {
         let learning = self.learning.get()?;
         self.live.send_modify(|live| live.learning.refitting = true);
         let start = now();
-        let result = self
-            .with_backbone(|embed| learning.refit(trigger, embed, &|| self.is_canceled(runtime)));
-        self.live
-            .send_modify(|live| live.learning.refitting = false);
+        let steps = StepCounter::new(start);
+        let is_canceled = || {
+            if let Some((steps, seconds)) = steps.step(now()) {
+                let progress = RefitProgress {
+                    seconds,
+                    steps,
+                    last_steps: self.last_steps.get(),
+                };
+                self.live
+                    .send_modify(|live| live.learning.progress = Some(progress));
+            }
+            self.is_canceled(runtime)
+        };
+        let result = self.with_backbone(|embed| learning.refit(trigger, embed, &is_canceled));
+        if result
+            .as_ref()
+            .is_ok_and(|record| record.outcome.measured.is_some())
+        {
+            self.last_steps.set(Some(steps.steps.get()));
+        }
+        self.live.send_modify(|live| {
+            live.learning.refitting = false;
+            live.learning.progress = None;
+        });
         self.report(&result, now().saturating_duration_since(start));
         result
     }
@@ -490,6 +546,17 @@ mod tests {
     use super::*;
 
     const MINUTE: Duration = Duration::from_mins(1);
+
+    #[test]
+    fn the_progress_is_published_at_most_once_per_interval() {
+        let start = now();
+        let steps = StepCounter::new(start);
+        assert_eq!(steps.step(start), Some((1, 0)));
+        let soon = start + PROGRESS_INTERVAL / 2;
+        assert_eq!(steps.step(soon), None);
+        assert_eq!(steps.step(start + PROGRESS_INTERVAL), Some((3, 1)));
+        assert_eq!(steps.step(start + MINUTE), Some((4, 60)));
+    }
 
     #[test]
     fn enough_new_labels_start_a_refit_once() {

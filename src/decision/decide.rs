@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::decision::confirm::{Basis, Evidence, Standing, apart};
 use crate::frame::Face;
@@ -33,6 +34,9 @@ pub struct VerdictOptions {
     /// Minimum detector score of a face. The verdict on a face with a lower score is unsure, unless
     /// the face check accepted the face.
     pub min_score: f32,
+    /// Limit between 0 and 1. The verdict is unsure if the probability that the crop shows a face
+    /// is below this limit. With 0, no face is unfamiliar.
+    pub unfamiliar_below: f32,
 }
 
 impl VerdictOptions {
@@ -46,12 +50,16 @@ impl VerdictOptions {
 }
 
 /// The reason the verdict on a face is unsure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum UnsureReason {
     /// The face is smaller than [`VerdictOptions::min_face`].
     TooSmall,
     /// The detector score is below [`VerdictOptions::min_score`].
     LowScore,
+    /// The crop looks unlike the faces that the face check has learned: its probability of a face
+    /// is below [`VerdictOptions::unfamiliar_below`].
+    Unfamiliar,
     /// P(masked) lies between the thresholds.
     Undecided,
     /// The frame had so many faces that there was no time to classify this one.
@@ -153,10 +161,20 @@ impl VerdictPolicy {
     }
 
     /// Returns the verdict on a face with these probabilities, one per label.
+    /// `face_probability` is the probability that the crop shows a face, or `None` if there is no
+    /// face check. Without it, no face is unfamiliar.
     #[must_use]
-    pub fn verdict(&self, face: &Face, probabilities: &[f32]) -> Verdict {
+    pub fn verdict(
+        &self,
+        face: &Face,
+        probabilities: &[f32],
+        face_probability: Option<f32>,
+    ) -> Verdict {
         if let Some(reason) = self.unsure_reason(face) {
             return Verdict::Unsure(reason);
+        }
+        if face_probability.is_some_and(|p| p < self.options.unfamiliar_below) {
+            return Verdict::Unsure(UnsureReason::Unfamiliar);
         }
         let side = |masked: bool| {
             let of_side = self.masked.iter().zip(probabilities).enumerate();
@@ -540,6 +558,7 @@ mod tests {
             small_face_raise: 0.5,
             min_face: 30.0,
             min_score: 0.6,
+            unfamiliar_below: 0.2,
         };
         VerdictPolicy::new(options, &labels()).expect("one label on each side")
     }
@@ -567,7 +586,7 @@ mod tests {
 
     #[test]
     fn thresholds_divide_masked_unsure_and_unmasked() {
-        let verdict = |p: [f32; 3]| policy().verdict(&face(50.0, 0.9), &p);
+        let verdict = |p: [f32; 3]| policy().verdict(&face(50.0, 0.9), &p, None);
         assert_eq!(verdict([0.1, 0.7, 0.2]), Verdict::Masked(1));
         assert_eq!(
             verdict([0.2, 0.69, 0.11]),
@@ -586,17 +605,60 @@ mod tests {
     fn small_and_low_scoring_faces_are_always_unsure() {
         let certain = [0.0, 1.0, 0.0];
         assert_eq!(
-            policy().verdict(&face(29.0, 0.9), &certain),
+            policy().verdict(&face(29.0, 0.9), &certain, None),
             Verdict::Unsure(UnsureReason::TooSmall)
         );
         assert_eq!(
-            policy().verdict(&face(30.0, 0.59), &certain),
+            policy().verdict(&face(30.0, 0.59), &certain, None),
             Verdict::Unsure(UnsureReason::LowScore)
         );
         assert_eq!(
-            policy().verdict(&face(30.0, 0.6), &certain),
+            policy().verdict(&face(30.0, 0.6), &certain, None),
             Verdict::Masked(1)
         );
+    }
+
+    #[test]
+    fn a_face_is_unfamiliar_if_the_crop_hardly_shows_a_face() {
+        let certain = [0.0, 1.0, 0.0];
+        let verdict = |side: f32, face_probability| {
+            policy().verdict(&face(side, 0.9), &certain, face_probability)
+        };
+        let unfamiliar = Verdict::Unsure(UnsureReason::Unfamiliar);
+        assert_eq!(verdict(50.0, Some(0.199)), unfamiliar);
+        assert_eq!(verdict(50.0, Some(0.2)), Verdict::Masked(1));
+        assert_eq!(verdict(50.0, None), Verdict::Masked(1));
+        let too_small = Verdict::Unsure(UnsureReason::TooSmall);
+        assert_eq!(verdict(29.0, Some(0.0)), too_small);
+    }
+
+    proptest! {
+        #[test]
+        fn a_higher_limit_or_a_less_likely_face_only_turns_verdicts_into_unsure(
+            side in 10.0_f32..100.0,
+            score in 0.0_f32..1.0,
+            masked in 0.0_f32..=1.0,
+            face_probability in prop::option::of(0.0_f32..=1.0),
+            limit in 0.0_f32..=1.0,
+            raise in 0.0_f32..=1.0,
+            lowered in 0.0_f32..=1.0,
+        ) {
+            let verdict = |unfamiliar_below: f32, face_probability: Option<f32>| {
+                let mut policy = policy();
+                policy.options.unfamiliar_below = unfamiliar_below;
+                let probabilities = [0.0, masked, 1.0 - masked];
+                policy.verdict(&face(side, score), &probabilities, face_probability)
+            };
+            let off = verdict(0.0, face_probability);
+            let before = verdict(limit, face_probability);
+            prop_assert_eq!(off, verdict(1.0, None));
+            let raised = verdict(limit + raise * (1.0 - limit), face_probability);
+            let less_likely = verdict(limit, face_probability.map(|p| p * lowered));
+            for (from, to) in [(off, before), (before, raised), (before, less_likely)] {
+                let is_unfamiliar = to == Verdict::Unsure(UnsureReason::Unfamiliar);
+                prop_assert!(to == from || is_unfamiliar, "{:?} became {:?}", from, to);
+            }
+        }
     }
 
     #[test]
@@ -610,6 +672,7 @@ mod tests {
                 small_face_raise: 0.0,
                 min_face: 0.0,
                 min_score: 0.0,
+                unfamiliar_below: 0.0,
             };
             VerdictPolicy::new(options, &labels())
         };
@@ -622,8 +685,10 @@ mod tests {
     #[test]
     fn both_thresholds_are_higher_for_small_faces() {
         let policy = policy();
-        let verdict =
-            |side: f32, masked: f32| policy.verdict(&face(side, 0.9), &[0.0, masked, 1.0 - masked]);
+        let verdict = |side: f32, masked: f32| {
+            let probabilities = [0.0, masked, 1.0 - masked];
+            policy.verdict(&face(side, 0.9), &probabilities, Some(0.2))
+        };
         // The thresholds are 0.7 and 0.4 for faces of at least 40 pixels, and 0.85 and 0.7 for
         // smaller faces.
         assert_eq!(verdict(40.0, 0.72), Verdict::Masked(1));

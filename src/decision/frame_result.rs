@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use crate::decision::confirm::{Evidence, Sighting};
-use crate::decision::decide::{Decision, Observation, Verdict};
+use crate::decision::decide::{Decision, Observation, UnsureReason, Verdict};
 use crate::frame::Face;
 
 /// A face in a frame and the verdict on it.
@@ -150,6 +150,9 @@ pub struct FaceRecord {
     pub track: Option<u64>,
     /// A label of the head, or `unsure`.
     pub verdict: String,
+    /// The reason the verdict is `unsure`. Absent for any other verdict.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unsure_reason: Option<UnsureReason>,
     /// The probability of each label. Absent if the face was not classified.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<BTreeMap<String, f64>>)]
@@ -193,6 +196,10 @@ impl FaceRecord {
                 .map(|(x, y)| [round(x, 10.0), round(y, 10.0)]),
             track: *track,
             verdict: verdict.name(labels).to_owned(),
+            unsure_reason: match *verdict {
+                Verdict::Unsure(reason) => Some(reason),
+                Verdict::Masked(_) | Verdict::Unmasked(_) => None,
+            },
             probabilities: probabilities
                 .as_ref()
                 .map(|all| Probabilities::new(labels, all, 1e4)),
@@ -234,7 +241,6 @@ impl Serialize for Probabilities {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decision::decide::UnsureReason;
     use crate::frame::Rect;
 
     #[test]
@@ -276,6 +282,18 @@ mod tests {
             json.contains("\"track\":7") && !json.contains("probabilities"),
             "{json}"
         );
+        for (reason, name) in [
+            (UnsureReason::TooSmall, "too_small"),
+            (UnsureReason::LowScore, "low_score"),
+            (UnsureReason::Unfamiliar, "unfamiliar"),
+            (UnsureReason::Undecided, "undecided"),
+            (UnsureReason::Overload, "overload"),
+        ] {
+            result.verdict = Verdict::Unsure(reason);
+            let json = serde_json::to_string(&FaceRecord::new(&result, &labels)).unwrap();
+            let expected = format!("\"verdict\":\"unsure\",\"unsure_reason\":\"{name}\"}}");
+            assert!(json.ends_with(&expected), "{json}");
+        }
     }
 
     const MASKED: Verdict = Verdict::Masked(0);

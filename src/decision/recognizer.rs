@@ -8,7 +8,7 @@ use image::RgbImage;
 use crate::decision::decide::{LabelError, VerdictPolicy};
 use crate::decision::frame_result::{FaceRecord, FaceResult, PictureRecord};
 use crate::vision::head::Head;
-use crate::vision::pipeline::{Pipeline, PipelineError, RecognizedFace};
+use crate::vision::pipeline::{Classification, Pipeline, PipelineError, RecognizedFace};
 
 /// The models and the policy for verdicts.
 #[derive(Debug)]
@@ -59,20 +59,37 @@ impl Recognizer {
     /// # Errors
     /// [`PipelineError`] if a model fails.
     pub fn faces(&mut self, pixels: &RgbImage) -> Result<Vec<FaceResult>, PipelineError> {
+        let recognized = self.recognize(pixels)?.into_iter();
+        Ok(recognized.map(|(result, _)| result).collect())
+    }
+
+    /// Like [`faces`](Recognizer::faces), but also returns the classification of each face,
+    /// with its crop and its feature.
+    ///
+    /// # Errors
+    /// [`PipelineError`] if a model fails.
+    pub fn recognize(
+        &mut self,
+        pixels: &RgbImage,
+    ) -> Result<Vec<(FaceResult, Classification)>, PipelineError> {
         let recognized = self.pipeline.recognize(pixels)?.into_iter();
         let results = recognized.map(|recognized| {
             let RecognizedFace {
                 face,
                 classification,
             } = recognized;
-            let verdict = self.policy.verdict(&face, &classification.probabilities);
-            FaceResult {
+            let face_probability = classification.face.map(|opinion| opinion.probability);
+            let verdict =
+                self.policy
+                    .verdict(&face, &classification.probabilities, face_probability);
+            let result = FaceResult {
                 face,
                 track: None,
-                probabilities: Some(classification.probabilities),
+                probabilities: Some(classification.probabilities.clone()),
                 verdict,
                 verdict_alone: Some(verdict),
-            }
+            };
+            (result, classification)
         });
         Ok(results.collect())
     }

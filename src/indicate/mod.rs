@@ -17,5 +17,5 @@ pub use door::{
     Circuit, ContactType, Door, DoorDecision, DoorInput, DoorOptions, DoorPosition, DoorReadings,
     DoorState, Egress, LockType, Opening, UnlockReason,
 };
-pub use patterns::{ButtonFeedback, Levels, levels, warn_held_open};
+pub use patterns::{ButtonFeedback, LAMP_TEST, Levels, lamp_test, levels, warn_held_open};
 pub use times::{Holiday, Schedule, TimeOfDay, Window, WindowState};

@@ -70,6 +70,22 @@ pub fn warn_held_open(levels: Levels, elapsed: Duration) -> Levels {
     }
 }
 
+/// Duration of a test of the lamps.
+pub const LAMP_TEST: Duration = Duration::from_secs(5);
+
+/// Returns the state of the outputs `elapsed` after a test of the lamps began, or `None` once it
+/// is over. The green lamp is on for 2 s, then the red lamp for 2 s, then the buzzer for 500 ms.
+#[must_use]
+pub fn lamp_test(elapsed: Duration) -> Option<Levels> {
+    let ms = elapsed.as_millis();
+    (elapsed < LAMP_TEST).then_some(Levels {
+        green: ms < 2000,
+        red: (2000..4000).contains(&ms),
+        buzzer: (4000..4500).contains(&ms),
+        relay: None,
+    })
+}
+
 /// The response of the lamps to a button press.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ButtonFeedback {

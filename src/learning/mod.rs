@@ -57,14 +57,17 @@ pub use state_format::StateFormatError;
 pub(crate) use state_format::refuse_within_state;
 pub use upkeep::{Limits, Upkeep};
 
-use crate::frame::Scaler;
 use crate::frame::quality::Quality;
+use crate::frame::{Crop, Scaler};
 use crate::learning::active::ActiveHead;
 use crate::learning::heads::{Heads, HeadsError};
 use crate::learning::label_queue::Candidate;
-use crate::learning::samples::{Sample, SampleKind, Store};
+use crate::learning::refit::RefitOptions;
+use crate::learning::samples::{Added, Sample, SampleKind, Store};
 use crate::onnx;
+use crate::platform::clock::ClockReading;
 use crate::platform::files;
+use crate::vision::embed::Feature;
 use crate::vision::head::Head;
 use browse::{KnownQuality, rounded};
 use records::{BUILT_IN, face_side, flaws, label_of, track_name};
@@ -76,10 +79,11 @@ use undo_log::UndoLog;
 const MAX_QUEUED: usize = 400;
 
 /// Options of learning on the device.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LearningOptions {
-    /// Seed of every refit. The same seed and labels give the same head.
-    pub seed: u64,
+    /// How every refit trains, and what its gate requires. The same options and labels give the
+    /// same head.
+    pub refit: RefitOptions,
     /// Number of heads to keep for rollbacks, at least 2.
     pub keep_heads: usize,
     /// The labels that count as masked. All others count as not masked.
@@ -92,7 +96,7 @@ pub struct LearningOptions {
 impl Default for LearningOptions {
     fn default() -> LearningOptions {
         LearningOptions {
-            seed: 42,
+            refit: RefitOptions::default(),
             keep_heads: 10,
             masked_labels: vec!["with_mask".to_owned()],
             replay_file: None,
@@ -295,6 +299,26 @@ impl Learning {
             without_picture,
             groups: groups.collect(),
         })
+    }
+
+    /// Stores a crop that a person adds, without a label. The feature must come from the
+    /// backbone of the built-in head.
+    ///
+    /// # Errors
+    /// Returns [`LearningError::Store`] if the store cannot be written to.
+    pub fn add(
+        &self,
+        crop: &Crop,
+        quality: &Quality,
+        feature: &Feature,
+        reading: ClockReading,
+    ) -> Result<Added, LearningError> {
+        let backbone = *self.base.backbone();
+        let added = self.store.add(crop, quality, feature, backbone)?;
+        if added.is_new {
+            self.captured(std::slice::from_ref(&added.id), reading);
+        }
+        Ok(added)
     }
 
     /// Copies pictures into the store from a folder that has one subfolder per

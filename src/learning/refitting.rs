@@ -292,7 +292,7 @@ impl Learning {
                 labels: &labels,
                 head,
                 recipe: "refit",
-                detail: ("seed", self.options.seed.to_string()),
+                detail: ("seed", self.options.refit.seed.to_string()),
                 compared: &in_use,
                 outcome: &record.outcome,
                 reason: (SwitchCause::Refit, trigger.channel),
@@ -533,11 +533,7 @@ impl Learning {
             samples,
             replay: replay.as_ref(),
         };
-        let options = RefitOptions {
-            seed: self.options.seed,
-            ..RefitOptions::default()
-        };
-        Ok(work(&input, &options)?)
+        Ok(work(&input, &self.options.refit)?)
     }
 
     /// Returns the classes of the next head: the classes of the head in use and of the

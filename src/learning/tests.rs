@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::frame::Crop;
+use crate::learning::refit::Adaptation;
 use crate::learning::replay::{Replay, Rows};
 use crate::onnx::{FEATURES, HeadFile, HeadTensors, ModelError, write_head};
 use crate::platform::clock::ClockReading;
@@ -93,10 +94,12 @@ impl Device {
     }
 
     fn open(&self) -> Learning {
-        let options = LearningOptions {
+        let mut options = LearningOptions {
             keep_heads: self.keep_heads,
             ..LearningOptions::default()
         };
+        // The other adaptations take seconds. It does not matter here how a head is trained.
+        options.refit.fit.adaptations = vec![Adaptation::Logits];
         Learning::open(&self.state(), Device::base(), options).unwrap()
     }
 

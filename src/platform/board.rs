@@ -200,6 +200,32 @@ impl Board {
     }
 }
 
+/// Returns the name of the board. If the firmware does not report one, returns the name of
+/// the processor or of its architecture.
+#[must_use]
+pub fn name() -> String {
+    let model = read(Path::new("/proc/device-tree/model"));
+    // The firmware ends the name with a zero byte.
+    let model = model.map(|model| model.trim_end_matches('\0').trim().to_owned());
+    let processor = || {
+        let text = read(Path::new("/proc/cpuinfo"))?;
+        let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+        let (_, name) = lines.find(|(key, _)| key.trim() == "model name")?;
+        Some(name.trim().to_owned())
+    };
+    model
+        .or_else(processor)
+        .unwrap_or_else(|| format!("{} machine", std::env::consts::ARCH))
+}
+
+/// Returns the highest clock frequency of the first core in MHz, or `None` if the kernel does
+/// not report it.
+#[must_use]
+pub fn max_mhz() -> Option<u32> {
+    let path = "/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq";
+    Some(read(Path::new(path))?.parse::<u32>().ok()? / 1000)
+}
+
 /// Returns the entries in `folder`, sorted by name.
 fn folders(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();

@@ -13,7 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
@@ -153,6 +153,8 @@ enum Access {
     /// Only the owner of the folder. The owner of the folder also becomes the owner of
     /// the file.
     Secret,
+    /// The owner of the file and the group with this number.
+    Group(u32),
     /// The users who may read the file that is replaced. The new file gets the
     /// permissions of the old file.
     Like(Permissions),
@@ -190,7 +192,7 @@ impl PendingFile {
         // Secret content must not be readable by others even for a moment.
         let mode = match access {
             Access::Usual => Mode::from_raw_mode(0o666),
-            Access::Secret | Access::Like(_) => Mode::from_raw_mode(0o600),
+            Access::Secret | Access::Group(_) | Access::Like(_) => Mode::from_raw_mode(0o600),
         };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         step()?;
@@ -211,6 +213,10 @@ impl PendingFile {
                 if file.metadata()?.uid() != owner.uid() {
                     fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
                 }
+            }
+            Access::Group(group) => {
+                fchown(&file, None, Some(*group))?;
+                file.set_permissions(Permissions::from_mode(0o640))?;
             }
             Access::Like(mode) => file.set_permissions(mode.clone())?,
         }
@@ -283,6 +289,12 @@ pub(crate) fn write_unless(
 /// (mode 0600). The owner of the folder also becomes the owner of the file.
 pub(crate) fn write_secret(path: &Path, content: &[u8]) -> Result<(), FileError> {
     replace(path, content, &Access::Secret, None)
+}
+
+/// Writes a file like [`write()`], but only the user of this process and the group with this
+/// number can read the file (mode 0640).
+pub(crate) fn write_group_secret(path: &Path, content: &[u8], group: u32) -> Result<(), FileError> {
+    replace(path, content, &Access::Group(group), None)
 }
 
 /// Writes an existing file like [`write()`]. The file keeps its mode. If `path` is a
@@ -553,7 +565,6 @@ pub(crate) fn lock(folder: &Path) -> Result<Option<Lock>, FileError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 

@@ -163,8 +163,12 @@ exit-button-pin = $exit
 release-pin = $release
 door-contact-pin = $contact
 held-open-ms = 2000
+[[events.exec]]
+name = "writer"
+command = ["/bin/tee", "-a", "/tmp/events"]
 TOML
     run
+    told() { grep -q "\"kind\":\"$1\"" /tmp/events; }
     check "a release line without a wire unlocks the door" until_so relay_is 1
     bounce closed $contact
     bounce closed $release
@@ -180,6 +184,9 @@ TOML
     check "the door locks behind the person who left" until_so relay_is 0
     wire open $release
     check "a cut wire of the release line unlocks the door" until_so relay_is 1
+    for kind in door_release door_exit_button door_held_open door_held_open_ended; do
+        check "a program gets the event $kind" until_so told $kind
+    done
     grep -E 'door|release' /tmp/log
     kill -KILL $maskd
     wait $maskd 2> /dev/null

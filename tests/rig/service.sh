@@ -114,6 +114,36 @@ check "the service starts with a bare face" systemctl start maskd
 check_pins 0 1 0 no_mask "only the red lamp is on after the chirps"
 systemctl stop maskd
 
+# Setup, while the service uses the pins.
+drop_in=/etc/systemd/system/maskd.service.d/network.conf
+page_opens() { bash -c 'exec 3<> /dev/tcp/127.0.0.1/8080' 2> /dev/null; }
+config /rig/mask
+systemctl start maskd
+check "the service has no drop-in before the setup" [ ! -e $drop_in ]
+echo "green door handle" | maskd setup --camera /rig/bare --green-pin $green --red-pin $red \
+    --page 0.0.0.0:8080 --password-stdin > /tmp/setup 2>&1
+check "setup succeeds while the service runs" [ $? = 0 ]
+sed 's/^/setup: /' /tmp/setup
+check "setup gives the service the network" [ -e $drop_in ]
+check "the service runs after the setup" systemctl -q is-active maskd
+check "the page can be opened" until_so page_opens
+check_pins 0 1 0 no_mask "the service uses the camera of the setup"
+before=$(main_pid)
+cp /etc/maskd/maskd.toml /tmp/before.toml
+maskd setup --camera "exec:sleep 600" > /tmp/setup 2>&1 &
+setup=$!
+is_stopped() { ! systemctl -q is-active maskd; }
+check "setup stops the service while it tests the camera" until_so is_stopped
+kill -INT $setup
+wait $setup
+check "an interrupted setup has the exit code 130" [ $? = 130 ]
+check "an interrupted setup starts the service again" systemctl -q is-active maskd
+check "an interrupted setup leaves the config" cmp -s /etc/maskd/maskd.toml /tmp/before.toml
+check "the service was stopped for the setup" [ "$(main_pid)" != "$before" ]
+systemctl stop maskd
+rm -r /etc/systemd/system/maskd.service.d
+systemctl daemon-reload
+
 echo 'camera = 3' >> /etc/maskd/maskd.toml
 systemctl start maskd
 sleep 7

@@ -44,6 +44,12 @@ pub fn free_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
+/// Returns the config of a device that is named `door` and uses the broker at this port. Further
+/// keys of `[mqtt]` may follow.
+pub fn config(port: u16) -> String {
+    format!("[mqtt]\nhost = \"127.0.0.1\"\nport = {port}\ndevice = \"door\"\n")
+}
+
 /// A running broker, which stops when this value is dropped.
 pub struct Broker {
     pub port: u16,

@@ -2,6 +2,10 @@
 //! and wait with a time limit.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod door;
+pub mod receiver;
+pub mod requests;
+
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;

@@ -41,11 +41,12 @@ use rumqttc::{
 };
 
 use crate::config::{self, Config, Secret};
+use crate::indicate::DoorOptions;
 use crate::learning::fleet;
 
 pub use identity::Machine;
 pub use session::{MqttContext, serve, test_connection};
-pub use state::StateRecord;
+pub use state::{DoorRecord, StateRecord};
 
 /// Maximum size of a packet that the broker may send, in bytes, if no device is trusted.
 const MAX_PACKET: u32 = 4096;
@@ -128,6 +129,8 @@ pub struct BrokerOptions {
     old_topics: Option<Topics>,
     commands: bool,
     discovery: bool,
+    /// The door, if there is one.
+    door: Option<DoorOptions>,
     /// Whether heads trained on this device are published.
     share: bool,
     /// Public keys of the devices whose heads are evaluated.
@@ -208,6 +211,7 @@ impl BrokerOptions {
             machine: machine.clone(),
             commands: mqtt.commands,
             discovery: !mqtt.discovery_prefix.is_empty(),
+            door: config.indicate.door(true),
             share: config.fleet.share,
             trusted: config.fleet.keys(),
             host,

@@ -16,7 +16,7 @@ use super::discovery::{self, Features};
 use super::exchange::HeadExchange;
 use super::state::StateRecord;
 use super::{BrokerOptions, MqttError, identity};
-use crate::api::socket::{DaemonHandle, ErrorRecord, Live, RefitRequest};
+use crate::api::socket::{BrokerConnection, DaemonHandle, ErrorRecord, Live, RefitRequest};
 use crate::config::settings::Change;
 use crate::events::EventLog;
 use crate::learning::fleet::Key;
@@ -116,6 +116,7 @@ pub async fn serve(
             End::Stopped | End::Closed(..) => return,
             End::TakenOver => {
                 let error = options.name_taken();
+                session.report(BrokerConnection::Lost(error.to_string()));
                 warn!(%error, "MQTT is paused");
                 let run_id = &session.run_id;
                 if wait_for_name(options, run_id, &mut backoff, stop)
@@ -127,6 +128,7 @@ pub async fn serve(
                 continue;
             }
             End::Lost(error, uptime) => {
+                session.report(BrokerConnection::Lost(error.to_string()));
                 if uptime.is_some_and(|uptime| uptime >= STABLE_AFTER) {
                     backoff.reset();
                 }
@@ -257,6 +259,7 @@ async fn connect(
         device = options.device,
         "MQTT connected"
     );
+    session.report(BrokerConnection::Connected);
     *has_warned = false;
     let lost = tokio::select! {
         error = &mut network => Some(error),
@@ -294,6 +297,8 @@ struct Session<'a> {
     announce_at: Option<Instant>,
     /// Number of samples without a label at the last count.
     unlabelled: Option<usize>,
+    /// Number of a model and its accuracy in percent, if it was measured.
+    accuracy: Option<(u32, Option<f64>)>,
     /// The last state published on this connection.
     published: Option<StateRecord>,
     /// Place of the next event to publish in the log of events.
@@ -314,6 +319,13 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
+    /// Tells the owner whether there is a connection.
+    fn report(&self, connection: BrokerConnection) {
+        if let Some(handle) = &self.context.handle {
+            handle.device.set_broker(connection);
+        }
+    }
+
     fn new(options: &'a BrokerOptions, context: MqttContext, run_id: String) -> Session<'a> {
         Session {
             exchange: None,
@@ -324,6 +336,7 @@ impl<'a> Session<'a> {
             run_id,
             announce_at: None,
             unlabelled: None,
+            accuracy: None,
             published: None,
             next_event: 0,
             refit: None,
@@ -404,7 +417,8 @@ impl<'a> Session<'a> {
             self.announce_at = None;
             self.announce(client);
         }
-        let record = StateRecord::new(&self.context.live.borrow(), self.unlabelled);
+        let accuracy = self.accuracy();
+        let record = StateRecord::new(&self.context.live.borrow(), self.unlabelled, accuracy);
         // There is no state to publish before the first decision.
         if !record.decision.is_empty() && self.published.as_ref() != Some(&record) {
             let json = serde_json::to_string(&record).unwrap_or_default();
@@ -512,6 +526,24 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Returns the accuracy of the model in use in percent, if it was measured. Reads its file
+    /// only when another model comes into use.
+    fn accuracy(&mut self) -> Option<f64> {
+        let number = self.context.live.borrow().learning.head?;
+        if let Some((known, accuracy)) = self.accuracy
+            && known == number
+        {
+            return accuracy;
+        }
+        let learning = self.context.handle.as_ref()?.learning().ok()?;
+        let outcome = learning.head(number).ok()?.outcome;
+        let measured = outcome.and_then(|outcome| outcome.measured);
+        let percent = |ratio: f64| (ratio * 1000.0).round() / 10.0;
+        let accuracy = measured.map(|measured| percent(measured.after.accuracy));
+        self.accuracy = Some((number, accuracy));
+        accuracy
+    }
+
     fn announce(&mut self, client: &AsyncClient) {
         let now = Instant::now();
         let is_recent = |at: Instant| now.duration_since(at) < MIN_ANNOUNCE_INTERVAL;
@@ -523,8 +555,12 @@ impl<'a> Session<'a> {
             refit: self.options.commands && learns,
             capture: self.options.commands && learns && self.context.captures,
             samples: learns,
+            door: self.options.door,
         };
-        let payload = discovery::payload(&self.options.device, &self.options.topics, features);
+        let handle = self.context.handle.as_ref();
+        let page = handle.and_then(|handle| handle.device.page());
+        let (device, topics) = (&self.options.device, &self.options.topics);
+        let payload = discovery::payload(device, topics, features, page.as_deref());
         if publish(client, &self.options.topics.discovery, payload.to_string()) {
             self.announced_at = Some(now);
         }

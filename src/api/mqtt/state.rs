@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::socket::Live;
+use crate::api::socket::{Live, LiveDoor};
 use crate::decision::decide::Decision;
+use crate::indicate::{DoorPosition, UnlockReason};
 
 /// The published state of a device. The format is stable. The state contains no personal
 /// data.
@@ -27,9 +28,39 @@ pub struct StateRecord {
     pub refitting: String,
     /// Number of the head in use; 0 is the built-in one.
     pub head: u32,
+    /// How often the model in use was right on held-out face pictures of this device, in
+    /// percent; absent for the built-in model and for models that were not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
     /// Processor temperature in degrees Celsius; absent if the board has no sensor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature_c: Option<f32>,
+    /// The state of the door; absent if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub door: Option<DoorRecord>,
+}
+
+/// The published state of a door. The format is stable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoorRecord {
+    /// Why the door is unlocked; absent if it is locked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlocked_by: Option<UnlockReason>,
+    /// Whether the door is open; absent if it has no contact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<DoorPosition>,
+    /// `ON` while the door is open for too long, and `OFF` otherwise.
+    pub held_open: String,
+}
+
+impl From<&LiveDoor> for DoorRecord {
+    fn from(door: &LiveDoor) -> DoorRecord {
+        DoorRecord {
+            unlocked_by: door.unlocked_by,
+            position: door.position,
+            held_open: on_off(door.held_open),
+        }
+    }
 }
 
 fn on_off(on: bool) -> String {
@@ -37,10 +68,10 @@ fn on_off(on: bool) -> String {
 }
 
 impl StateRecord {
-    /// Creates the record from the live state. `unlabelled` is the value of
-    /// [`StateRecord::unlabelled`].
+    /// Creates the record from the live state. `unlabelled` and `accuracy` are the values of
+    /// [`StateRecord::unlabelled`] and [`StateRecord::accuracy`].
     #[must_use]
-    pub fn new(live: &Live, unlabelled: Option<usize>) -> StateRecord {
+    pub fn new(live: &Live, unlabelled: Option<usize>, accuracy: Option<f64>) -> StateRecord {
         let off = live.capture.off_because.as_ref();
         // If the camera reconnects before the decision becomes a fault, no problem is
         // reported.
@@ -68,9 +99,11 @@ impl StateRecord {
             capture: on_off(live.capture.on),
             refitting: on_off(live.learning.refitting),
             head: live.learning.head.unwrap_or(0),
+            accuracy,
             // The value is rounded so that changes of a few tenths of a degree are not
             // published.
             temperature_c: live.board.temperature_c.map(f32::round),
+            door: live.door.as_ref().map(DoorRecord::from),
         }
     }
 }
@@ -80,12 +113,41 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_door_is_published_with_the_reason_why_it_is_unlocked() {
+        let json = |live: &Live| serde_json::to_value(StateRecord::new(live, None, None)).unwrap();
+        let mut live = Live::default();
+        assert_eq!(json(&live).get("door"), None);
+        let mut door = LiveDoor {
+            unlocked: false,
+            unlocked_by: None,
+            position: None,
+            released: false,
+            held_open: false,
+            held_open_warnings: 0,
+        };
+        live.door = Some(door.clone());
+        assert_eq!(json(&live)["door"], serde_json::json!({"held_open": "OFF"}));
+        door = LiveDoor {
+            unlocked: true,
+            unlocked_by: Some(UnlockReason::ExitButton),
+            position: Some(DoorPosition::Open),
+            held_open: true,
+            ..door
+        };
+        live.door = Some(door);
+        let expected = serde_json::json!({
+            "unlocked_by": "exit-button", "position": "open", "held_open": "ON"
+        });
+        assert_eq!(json(&live)["door"], expected);
+    }
+
+    #[test]
     fn the_most_urgent_problem_is_the_reason() {
         let mut live = Live {
             decision: "mask".to_owned(),
             ..Live::default()
         };
-        let record = |live: &Live| StateRecord::new(live, Some(3));
+        let record = |live: &Live| StateRecord::new(live, Some(3), None);
         assert_eq!(record(&live).problem, "OFF");
         assert_eq!(record(&live).unlabelled, Some(3));
         live.learning.waits_because = Some("the board is throttled".to_owned());

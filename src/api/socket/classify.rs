@@ -1,7 +1,8 @@
 //! Classifies a picture that a client sends. The picture is not stored.
 //!
 //! This module passes the picture on to the thread that classifies it, and waits for the
-//! result. `api::connections` limits the size and the number of the pictures.
+//! result, also for [`upload`](super::upload). `api::connections` limits the size and the
+//! number of the pictures.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use image::ImageFormat;
 use tokio::sync::{mpsc, oneshot};
 
 use super::answer::{ErrorResponse, PICTURE_RETRY_SECONDS};
-use super::handle::ClassifyRequest;
+use super::handle::{ClassifyRequest, PictureTask};
 use super::{DaemonHandle, ErrorRecord};
 use crate::api::connections::PicturePlace;
 use crate::decision::frame_result::PictureRecord;
@@ -23,8 +24,9 @@ use crate::learning::FailureKind;
 /// processor time while other threads keep all cores busy.
 const LIMIT: Duration = Duration::from_mins(5);
 
-/// Classifies a picture with the model and the thresholds that the daemon uses. The
-/// response is the same as that of `maskd classify --json` for a picture from standard
+/// Classifies a picture with the model and the thresholds that the daemon uses.
+///
+/// The response is the same as that of `maskd classify --json` for a picture from standard
 /// input. The picture is not stored.
 #[utoipa::path(
     post, path = "/classify", tag = "classify",
@@ -43,6 +45,18 @@ pub(super) async fn classify(
     Extension(place): Extension<PicturePlace>,
     picture: Bytes,
 ) -> Result<Json<PictureRecord>, ErrorResponse> {
+    let record = process(&handle, place, picture, PictureTask::Classify).await?;
+    Ok(Json(record))
+}
+
+/// Passes a picture on to the classify thread, and waits for the result. `task` makes the task
+/// from the channel for the result.
+pub(super) async fn process<T>(
+    handle: &DaemonHandle,
+    place: PicturePlace,
+    picture: Bytes,
+    task: impl FnOnce(oneshot::Sender<Result<T, ErrorRecord>>) -> PictureTask,
+) -> Result<T, ErrorResponse> {
     let is_accepted = matches!(
         image::guess_format(&picture),
         Ok(ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP)
@@ -55,7 +69,7 @@ pub(super) async fn classify(
     let (answer, result) = oneshot::channel();
     let request = ClassifyRequest {
         picture,
-        answer,
+        task: task(answer),
         place,
     };
     let busy = || {
@@ -73,5 +87,5 @@ pub(super) async fn classify(
     }
     let result = tokio::time::timeout(LIMIT, result).await;
     let record = result.map_err(|_elapsed| busy())?.map_err(|_| gone())?;
-    Ok(Json(record?))
+    Ok(record?)
 }

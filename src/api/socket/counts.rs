@@ -56,6 +56,7 @@ fn accepts_csv(headers: &HeaderMap) -> bool {
     })
 }
 
+/// Returns how many people passed, by hour or day.
 #[utoipa::path(
     get, path = "/counts", tag = "counts",
     params(CountsQuery),

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use axum::body::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::types::{ErrorRecord, Live};
+use super::device::DeviceAccess;
+use super::types::{ErrorRecord, Live, UploadRecord};
 use crate::api::connections::{PICTURE_PLACES, PicturePlace};
 use crate::config::settings::Settings;
 use crate::counts::ledger::{Precision, SharedLedger};
@@ -54,13 +55,33 @@ pub struct JudgeRequest {
 /// full.
 pub(crate) const CLASSIFY_CHANNEL: usize = PICTURE_PLACES;
 
-/// A request to classify a picture, which the classify thread handles.
+/// What to do with a picture, with the channel for the result. If the channel is closed, nobody
+/// waits for the result anymore.
+#[derive(Debug)]
+pub(crate) enum PictureTask {
+    /// Classify the faces.
+    Classify(oneshot::Sender<Result<PictureRecord, ErrorRecord>>),
+    /// Keep the faces as samples.
+    Keep(oneshot::Sender<Result<UploadRecord, ErrorRecord>>),
+}
+
+impl PictureTask {
+    /// Whether nobody waits for the result anymore.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        match self {
+            PictureTask::Classify(answer) => answer.is_closed(),
+            PictureTask::Keep(answer) => answer.is_closed(),
+        }
+    }
+}
+
+/// A request to classify a picture or to keep its faces, which the classify thread handles.
 #[derive(Debug)]
 pub struct ClassifyRequest {
     /// The encoded picture.
     pub(crate) picture: Bytes,
-    /// Channel for the result. If it is closed, nobody waits for the result anymore.
-    pub(crate) answer: oneshot::Sender<Result<PictureRecord, ErrorRecord>>,
+    /// What to do with the picture.
+    pub(crate) task: PictureTask,
     /// Held until the picture is no longer in memory.
     pub(crate) place: PicturePlace,
 }
@@ -88,6 +109,8 @@ pub struct DaemonHandle {
     pub events: EventLog,
     /// The counts of passages, or `None` if nothing is counted.
     pub counts: Option<SharedLedger>,
+    /// What the owner sees of the device.
+    pub device: DeviceAccess,
 }
 
 impl DaemonHandle {
@@ -118,16 +141,7 @@ impl DaemonHandle {
             let sentence = format!("cannot enroll {count} crops: take 1 to {MAX_ENROLLED}");
             return Err(ErrorRecord::new(FailureKind::Usage, sentence));
         }
-        self.learning()?;
-        let is_rounded = |counts: &SharedLedger| counts.lock().precision() == Precision::Rounded;
-        if self.counts.as_ref().is_some_and(is_rounded) {
-            let sentence = "no face pictures are kept in statistics mode (mode = \"count\")";
-            return Err(ErrorRecord::new(FailureKind::NotNow, sentence));
-        }
-        if let Some(why) = &self.live.borrow().capture.off_because {
-            let sentence = format!("no face pictures can be stored: {why}");
-            return Err(ErrorRecord::new(FailureKind::NotNow, sentence));
-        }
+        self.check_can_store()?;
         let mut enrollments = lock_enrollments(&self.enrollments);
         let limit = TimeLimit::new(now(), longest, lease);
         enrollments.start(&label, count, limit).ok_or_else(|| {
@@ -138,6 +152,24 @@ impl DaemonHandle {
             );
             ErrorRecord::new(FailureKind::NotNow, sentence)
         })
+    }
+
+    /// Whether face pictures can be stored, regardless of whether the settings turn capture on.
+    ///
+    /// # Errors
+    /// Returns why they cannot.
+    pub(crate) fn check_can_store(&self) -> Result<(), ErrorRecord> {
+        self.learning()?;
+        let is_rounded = |counts: &SharedLedger| counts.lock().precision() == Precision::Rounded;
+        if self.counts.as_ref().is_some_and(is_rounded) {
+            let sentence = "no face pictures are kept in statistics mode (mode = \"count\")";
+            return Err(ErrorRecord::new(FailureKind::NotNow, sentence));
+        }
+        if let Some(why) = &self.live.borrow().capture.off_because {
+            let sentence = format!("no face pictures can be stored: {why}");
+            return Err(ErrorRecord::new(FailureKind::NotNow, sentence));
+        }
+        Ok(())
     }
 
     /// Ends the current enrollment. Crops that were already taken are still stored.

@@ -6,6 +6,8 @@
 //! | under `/api/v1` | request body | response |
 //! |---|---|---|
 //! | GET `/status` | | [`Status`] |
+//! | GET `/device` | | [`DeviceRecord`] |
+//! | POST `/device/lamp-test` | | [`LampTestRecord`] |
 //! | GET `/events` | | a list of [`Event`], newest first |
 //! | GET `/counts` | [`CountsQuery`] as a query | [`CountsRecord`], or CSV |
 //! | GET `/samples`, `/samples?label=L` | [`SampleFilter`] as a query | a list of [`SampleRecord`] |
@@ -16,6 +18,7 @@
 //! | POST `/samples/label` | [`LabelRequest`] | [`LabelResult`] |
 //! | POST `/samples/undo` | [`UndoRequest`] | [`UndoRecord`] |
 //! | POST `/samples/restore` | [`RestoreRequest`] | [`LabelResult`] |
+//! | POST `/samples/upload` | a picture | [`UploadRecord`] |
 //! | POST `/samples/import` | `FolderRequest` | [`ImportRecord`] |
 //! | POST `/samples/export` | `FolderRequest` | [`ExportRecord`] |
 //! | POST `/samples/purge` | [`Purge`] | [`RemovedRecord`] |
@@ -76,10 +79,13 @@ mod board;
 mod classify;
 mod client;
 mod counts;
+mod device;
+mod device_routes;
 mod handle;
 mod listener;
 mod server;
 mod types;
+mod upload;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -89,16 +95,21 @@ use crate::learning::FailureKind;
 pub use answer::ErrorResponse;
 pub use board::{BoardRecord, ThrottlingRecord};
 pub use client::Client;
-pub(crate) use handle::{CLASSIFY_CHANNEL, lock_enrollments};
+pub use device::{
+    BrokerConnection, BrokerRecord, DeviceAccess, DeviceFacts, DeviceRecord, DiskRecord,
+    FleetRecord, LampTestRecord, LampTestRequest, PinRecord, PinsRecord,
+};
+pub(crate) use handle::{CLASSIFY_CHANNEL, PictureTask, lock_enrollments};
 pub use handle::{
     ClassifyRequest, DaemonHandle, JudgeRequest, MAX_ENROLLED, RefitAnswer, RefitRequest,
 };
 pub use listener::{Socket, bind};
 pub use server::{open_routes, serve};
+pub(crate) use types::MAX_UPLOADED_FACES;
 pub use types::{
     EnrollRequest, ErrorRecord, HeadInUse, LabelRequest, Live, LiveCamera, LiveCapture, LiveDoor,
-    LiveInference, LiveLearning, LiveRetention, LiveTimes, LiveWindow, RestoreRequest,
-    RollbackRequest, Status, TrainRequest, UndoRequest,
+    LiveInference, LiveLearning, LiveRetention, LiveTimes, LiveWindow, RefitProgress,
+    RestoreRequest, RollbackRequest, Status, TrainRequest, UndoRequest, UploadRecord, UploadedFace,
 };
 
 /// File name of the socket.

@@ -25,8 +25,10 @@ use utoipa_axum::routes;
 use super::answer::{ErrorResponse, JsonBody, OptionalJsonBody};
 use super::classify;
 use super::counts;
+use super::device_routes;
 use super::listener::Socket;
 use super::types::{FileRequest, FolderRequest};
+use super::upload;
 use super::{
     ControlError, DaemonHandle, EnrollRequest, ErrorRecord, HeadInUse, LabelRequest, RefitRequest,
     RestoreRequest, RollbackRequest, Status, TrainRequest, UndoRequest,
@@ -153,6 +155,8 @@ fn all_routes(handle: DaemonHandle, more: Router) -> Router {
 pub fn open_routes() -> OpenApiRouter<DaemonHandle> {
     OpenApiRouter::new()
         .routes(routes!(status))
+        .routes(routes!(device_routes::device))
+        .routes(routes!(device_routes::lamp_test))
         .routes(routes!(events))
         .routes(routes!(counts::counts))
         .routes(routes!(samples))
@@ -168,6 +172,7 @@ pub fn open_routes() -> OpenApiRouter<DaemonHandle> {
         .routes(routes!(enrollment_of, end_enrollment_of))
         .routes(routes!(refit))
         .routes(routes!(classify::classify))
+        .routes(routes!(upload::upload))
         .routes(routes!(heads))
         .routes(routes!(history))
         .routes(routes!(head))
@@ -228,6 +233,7 @@ async fn no_method() -> ErrorResponse {
     ErrorResponse::malformed(StatusCode::METHOD_NOT_ALLOWED, sentence)
 }
 
+/// Returns the state of the daemon.
 #[utoipa::path(
     get, path = "/status", tag = "status",
     responses(
@@ -268,6 +274,7 @@ async fn status(State(handle): State<DaemonHandle>) -> Answer<Status> {
     .await
 }
 
+/// Returns the last 200 events at the door.
 #[utoipa::path(
     get, path = "/events", tag = "status",
     responses(
@@ -282,6 +289,7 @@ async fn events(State(handle): State<DaemonHandle>) -> Json<Vec<Event>> {
 /// The header with the number of samples that match a filter.
 const X_TOTAL: HeaderName = HeaderName::from_static("x-total");
 
+/// Lists the samples that match a filter.
 #[utoipa::path(
     get, path = "/samples", tag = "samples",
     params(SampleFilter),
@@ -307,6 +315,7 @@ async fn samples(
     Ok(([(X_TOTAL, page.total.into())], Json(page.samples)))
 }
 
+/// Counts the samples by label.
 #[utoipa::path(
     get, path = "/samples/stats", tag = "samples",
     responses(
@@ -318,6 +327,7 @@ async fn stats(State(handle): State<DaemonHandle>) -> Answer<BTreeMap<String, Co
     answer(handle, |handle| Ok(handle.learning()?.stats()?)).await
 }
 
+/// Returns the picture of a sample.
 #[utoipa::path(
     get, path = "/samples/{id}/picture", tag = "samples",
     params(("id" = String, Path, description = "Id of a sample")),
@@ -337,6 +347,7 @@ async fn picture(
     Ok(([(CONTENT_TYPE, content)], picture))
 }
 
+/// Labels or discards samples.
 #[utoipa::path(
     post, path = "/samples/label", tag = "samples",
     request_body = LabelRequest,
@@ -360,6 +371,7 @@ async fn label(
     .await
 }
 
+/// Takes a labeling action back.
 #[utoipa::path(
     post, path = "/samples/undo", tag = "samples",
     request_body = UndoRequest,
@@ -375,6 +387,7 @@ async fn undo(
     answer(handle, move |handle| Ok(handle.learning()?.undo(action)?)).await
 }
 
+/// Restores samples that were discarded.
 #[utoipa::path(
     post, path = "/samples/restore", tag = "samples",
     request_body = RestoreRequest,
@@ -418,6 +431,7 @@ async fn export(
     .await
 }
 
+/// Deletes samples permanently.
 #[utoipa::path(
     post, path = "/samples/purge", tag = "samples",
     request_body = Purge,
@@ -445,6 +459,9 @@ async fn purge(
     .await
 }
 
+/// Starts to take and label crops of the person in front of the camera.
+///
+/// Only one enrollment can run at a time.
 #[utoipa::path(
     post, path = "/enroll", tag = "enroll",
     request_body = EnrollRequest,
@@ -478,6 +495,7 @@ fn another_enrollment(id: u64) -> ErrorResponse {
     ErrorResponse::new(FailureKind::Missing, sentence)
 }
 
+/// Returns an enrollment, and renews its lease.
 #[utoipa::path(
     get, path = "/enroll/{id}", tag = "enroll",
     params(("id" = u64, Path, description = "Id of an enrollment")),
@@ -495,6 +513,7 @@ async fn enrollment_of(
     enrollment.map(Json).ok_or_else(|| another_enrollment(id))
 }
 
+/// Ends an enrollment.
 #[utoipa::path(
     delete, path = "/enroll/{id}", tag = "enroll",
     params(("id" = u64, Path, description = "Id of an enrollment")),
@@ -519,6 +538,7 @@ fn never_enrolled() -> ErrorResponse {
     )
 }
 
+/// Returns the current enrollment, or the last one if none is running.
 #[utoipa::path(
     get, path = "/enroll", tag = "enroll",
     responses(
@@ -530,6 +550,7 @@ async fn enrollment(State(handle): State<DaemonHandle>) -> Answer<Enrollment> {
     handle.enrollment().map(Json).ok_or_else(never_enrolled)
 }
 
+/// Ends the current enrollment.
 #[utoipa::path(
     delete, path = "/enroll", tag = "enroll",
     responses(
@@ -542,9 +563,10 @@ async fn end_enrollment(State(handle): State<DaemonHandle>) -> Answer<Enrollment
     ended.map(Json).ok_or_else(never_enrolled)
 }
 
-/// Waits for the result of a refit that starts after this request. One refit answers all
-/// requests that arrived before it started. If a client disconnects, a refit that has
-/// already started continues.
+/// Trains on this device, and waits for the result.
+///
+/// The training starts after this request. One training answers all requests that arrived before
+/// it started. If a client disconnects, a training that has already started continues.
 #[utoipa::path(
     post, path = "/refit", tag = "refit",
     request_body = Option<TrainRequest>,
@@ -570,6 +592,7 @@ async fn refit(
     Ok(Json(record?))
 }
 
+/// Lists the built-in head and all heads in the state directory.
 #[utoipa::path(
     get, path = "/heads", tag = "heads",
     responses(
@@ -581,6 +604,7 @@ async fn heads(State(handle): State<DaemonHandle>) -> Answer<Vec<HeadRecord>> {
     answer(handle, |handle| Ok(handle.learning()?.head_records()?)).await
 }
 
+/// Lists which head came into use when, and why.
 #[utoipa::path(
     get, path = "/heads/history", tag = "heads",
     responses(
@@ -592,6 +616,7 @@ async fn history(State(handle): State<DaemonHandle>) -> Answer<Vec<SwitchRecord>
     answer(handle, |handle| Ok(handle.learning()?.history())).await
 }
 
+/// Returns a head.
 #[utoipa::path(
     get, path = "/heads/{number}", tag = "heads",
     params(("number" = u32, Path, description = "Number of a head; 0 for the built-in one")),
@@ -608,6 +633,7 @@ async fn head(
     answer(handle, move |handle| Ok(handle.learning()?.head(number)?)).await
 }
 
+/// Returns the file of a head.
 #[utoipa::path(
     get, path = "/heads/{number}/file", tag = "heads",
     params(("number" = u32, Path, description = "Number of a head; 0 for the built-in one")),
@@ -636,6 +662,7 @@ struct QueueLimit {
 /// Maximum number of groups in the queue if the request sets no limit.
 const QUEUE_GROUPS: usize = 50;
 
+/// Lists the crops without a label, most useful first.
 #[utoipa::path(
     get, path = "/queue", tag = "queue",
     params(("groups" = Option<usize>, Query, description = "Maximum number of groups; 50 if absent")),
@@ -656,6 +683,7 @@ async fn queue(
     .await
 }
 
+/// Returns the settings that can change while the daemon runs.
 #[utoipa::path(
     get, path = "/settings", tag = "settings",
     responses(
@@ -667,6 +695,7 @@ async fn settings(State(handle): State<DaemonHandle>) -> Json<SettingsRecord> {
     Json(handle.settings.record())
 }
 
+/// Changes settings, and saves them to the config file.
 #[utoipa::path(
     patch, path = "/settings", tag = "settings",
     request_body = Change,
@@ -714,6 +743,7 @@ async fn import_head(
     .await
 }
 
+/// Switches to a head.
 #[utoipa::path(
     post, path = "/heads/{number}/use", tag = "heads",
     params(("number" = u32, Path, description = "Number of a head; 0 for the built-in one")),
@@ -735,6 +765,7 @@ async fn use_head(
     .await
 }
 
+/// Goes back to the head that the current one was trained from.
 #[utoipa::path(
     post, path = "/heads/rollback", tag = "heads",
     request_body = RollbackRequest,

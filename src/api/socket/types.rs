@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::board::BoardRecord;
 use crate::counts::Passages;
+use crate::decision::frame_result::FaceRecord;
 use crate::events::ReceiverRecord;
 use crate::indicate::{DoorPosition, UnlockReason};
 use crate::learning::Enrollment;
@@ -121,6 +122,49 @@ pub struct EnrollRequest {
     pub lease_seconds: Option<u16>,
 }
 
+/// Maximum number of faces in an uploaded picture. A picture of a crowd is not useful, because
+/// a person has to label each face.
+pub(crate) const MAX_UPLOADED_FACES: usize = 16;
+
+/// The faces in an uploaded picture. This format is stable.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(example = json!({
+    "width": 800,
+    "height": 600,
+    "faces": [{
+        "id": "import-3f0c9a1be27d5846",
+        "new": true,
+        "face": {
+            "box": [310.2, 120.5, 142.0, 180.3],
+            "score": 0.97,
+            "landmarks": [[350.1, 190.2], [412.7, 188.9], [381.0, 225.4], [356.3, 261.8], [405.9, 260.2]],
+            "probabilities": { "with_mask": 0.93, "without_mask": 0.07 },
+            "verdict": "with_mask"
+        }
+    }]
+}))]
+pub struct UploadRecord {
+    /// Width of the picture in pixels.
+    pub width: u32,
+    /// Height of the picture in pixels.
+    pub height: u32,
+    /// The faces that were found, the one with the best detector score first. Empty if no
+    /// face was found; then nothing is stored.
+    pub faces: Vec<UploadedFace>,
+}
+
+/// A face in an uploaded picture, and its sample. This format is stable.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct UploadedFace {
+    /// Id of the sample, to label or discard it.
+    pub id: String,
+    /// Whether the sample is new. Otherwise, the same face picture was already there, and
+    /// keeps its label.
+    pub new: bool,
+    /// The face, as the model in use sees it.
+    pub face: FaceRecord,
+}
+
 /// A request to train on this device. A request without a body has the default values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -202,8 +246,7 @@ pub struct Live {
     /// for the first time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention: Option<LiveRetention>,
-    /// The state of the door; absent unless it has a contact, an exit button, or a release
-    /// line.
+    /// The state of the door; absent if there is no relay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub door: Option<LiveDoor>,
     /// What the time of day allows; absent if nothing in the config depends on it.
@@ -313,6 +356,13 @@ pub struct LiveLearning {
     pub labels: Vec<String>,
     /// Whether a refit is running.
     pub refitting: bool,
+    /// How far the refit is; absent if none is running.
+    #[serde(
+        rename = "refit_progress",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub progress: Option<RefitProgress>,
     /// Why nothing is learned; absent if the state directory can be used.
     #[serde(rename = "learning_off", skip_serializing_if = "Option::is_none")]
     pub off_because: Option<String>,
@@ -322,6 +372,19 @@ pub struct LiveLearning {
     /// Why training is waiting; absent if it is not.
     #[serde(rename = "learning_waits", skip_serializing_if = "Option::is_none")]
     pub waits_because: Option<String>,
+}
+
+/// How far a refit is, as part of [`Live`]. This format is stable.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RefitProgress {
+    /// Time since the refit started, in seconds.
+    pub seconds: u64,
+    /// Number of steps so far. A step takes a fraction of a second on most boards.
+    pub steps: u64,
+    /// Number of steps of the last refit; absent if it is the first one since the daemon
+    /// started. Refits with a similar number of labels take a similar number of steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_steps: Option<u64>,
 }
 
 /// The state of capturing. This format is stable.

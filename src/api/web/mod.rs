@@ -21,6 +21,7 @@
 //! considered.
 
 mod auth;
+mod examples;
 mod guard;
 mod live_view;
 mod page;

@@ -34,7 +34,7 @@ use utoipa_axum::routes;
 
 use super::auth::{Limiter, SessionKey, Sessions};
 use super::live_view::{LiveView, Viewer};
-use super::{WebError, WebOptions, guard, page};
+use super::{WebError, WebOptions, examples, guard, page};
 use crate::api::connections::{Client, Connections, Limits, Peer, Place, READ_TIMEOUT, read_body};
 use crate::api::problems::{Problems, Topic};
 use crate::api::socket::{self, DaemonHandle, ErrorRecord, ErrorResponse, Live};
@@ -329,7 +329,7 @@ fn own_routes() -> OpenApiRouter<App> {
         .routes(routes!(stream))
 }
 
-/// The `OpenAPI` description of the API as JSON, generated from the handlers.
+/// The `OpenAPI` description of the API as JSON, generated from the handlers and `examples.json`.
 #[must_use]
 pub fn description() -> String {
     let mut api = own_routes().into_openapi();
@@ -349,6 +349,7 @@ pub fn description() -> String {
     components.add_security_scheme("session", cookie);
     let needs = |name: &str| SecurityRequirement::new::<_, [&str; 0], &str>(name, []);
     api.security = Some(vec![needs("token"), needs("session")]);
+    examples::add_to(&mut api);
     // Serializing strings and numbers cannot fail.
     api.to_pretty_json().unwrap_or_default() + "\n"
 }
@@ -468,6 +469,7 @@ pub struct LogIn {
     pub password: String,
 }
 
+/// Returns whether the client is logged in.
 #[utoipa::path(
     get, path = "/session", tag = "session",
     responses(
@@ -488,6 +490,7 @@ fn record(app: &App, visitor: Option<Visitor>) -> SessionRecord {
     }
 }
 
+/// Logs in with a password, and sets a session cookie.
 #[utoipa::path(
     post, path = "/session", tag = "session",
     request_body = LogIn,
@@ -567,6 +570,7 @@ fn end_session(app: &App, headers: &HeaderMap) {
     }
 }
 
+/// Logs out.
 #[utoipa::path(
     delete, path = "/session", tag = "session",
     responses(
@@ -606,6 +610,7 @@ pub struct LiveFrame {
     pub faces: Vec<FaceRecord>,
 }
 
+/// Returns the state of the daemon and the faces in the newest frame.
 #[utoipa::path(
     get, path = "/live", tag = "live",
     responses(
@@ -644,7 +649,9 @@ struct After {
 /// the next picture.
 const X_PICTURE: HeaderName = HeaderName::from_static("x-picture");
 
-/// Waits for a picture with a higher number. Returns no content if none arrives in time.
+/// Waits for a picture with a higher number.
+///
+/// Returns no content if none arrives in time.
 #[utoipa::path(
     get, path = "/live/picture", tag = "live",
     params(("after" = Option<u64>, Query, description = "The number of the last picture, from its header x-picture")),

@@ -1,5 +1,6 @@
 //! `maskd bench`, which measures how long each stage of processing a frame takes.
 
+mod line;
 mod timing;
 mod while_training;
 
@@ -40,6 +41,11 @@ pub(super) struct Bench {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+
+    /// Print one line about the board and its speed, for an issue [default picture: a frame
+    /// of 640x480 pixels]
+    #[arg(long, conflicts_with_all = ["json", "while_training"])]
+    line: bool,
 }
 
 /// The object that `maskd bench --json` prints. Memory sizes are in MB (1 MB is 1,000,000
@@ -96,11 +102,18 @@ struct Stages {
 
 impl Bench {
     pub(super) fn run(self, config: &Config) -> Result<(), Failure> {
-        let pictures = readable(&self.pictures)?;
+        let pictures = if self.line && self.pictures.is_empty() {
+            vec![(String::new(), line::camera_frame()?)]
+        } else {
+            readable(&self.pictures)?
+        };
         let threads = match usize::from(self.threads) {
             0 => config.classify.threads(0),
             threads => threads,
         };
+        if self.line {
+            return print(line::line(config, &pictures, self.rounds, threads)?);
+        }
         let start = Stopwatch::start();
         let mut pipeline = Pipeline::open(&config.pipeline_options(), threads)?;
         let load_ms = start.ms();

@@ -11,7 +11,9 @@ mod drivers;
 mod drivers;
 mod in_use;
 
+use std::convert::Infallible;
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +43,16 @@ pub enum Line {
     Number(u32),
     /// The kernel's name for the line, such as `GPIO17`.
     Name(String),
+}
+
+impl FromStr for Line {
+    type Err = Infallible;
+
+    /// Reads a number, or otherwise a name.
+    fn from_str(text: &str) -> Result<Line, Infallible> {
+        let number = text.parse().map(Line::Number);
+        Ok(number.unwrap_or_else(|_| Line::Name(text.to_owned())))
+    }
 }
 
 impl fmt::Display for Line {

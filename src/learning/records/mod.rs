@@ -247,6 +247,7 @@ pub struct SampleFilter {
     pub day: Option<String>,
     /// Only samples of this quality.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
     pub quality: Option<QualityFilter>,
     /// Whether to list the discarded samples that can still be restored, instead of the
     /// other samples.
@@ -259,6 +260,7 @@ pub struct SampleFilter {
     pub predictions: bool,
     /// The order of the samples. If absent, they are ordered by ID.
     #[serde(skip_serializing_if = "SampleOrder::is_default")]
+    #[param(inline)]
     pub order: SampleOrder,
     /// How many of the matching samples to leave out at the beginning of the list.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -415,16 +415,8 @@ pub(super) fn cross_entropy(logits: &[f64], label: usize) -> f64 {
     sum.ln() + largest - logits[label]
 }
 
-/// Returns the fraction of rows that a head classifies correctly.
-#[cfg(test)]
-pub(super) fn accuracy(head: &HeadTensors, rows: &Rows) -> Result<f64, Abort> {
-    accuracy_by(head, rows, |logits, label| {
-        argmax(logits.iter()) == Some(label)
-    })
-}
-
 /// Returns the fraction of rows for whose logits and label `is_right` is true.
-pub(super) fn accuracy_by(
+pub(super) fn accuracy(
     head: &HeadTensors,
     rows: &Rows,
     is_right: impl Fn(&[f64], usize) -> bool,

@@ -609,6 +609,11 @@ impl RefitContext<'_> {
     /// Returns the step counts at which early stopping measures the loss.
     fn checkpoints(&self) -> Vec<usize> {
         let steps = self.steps();
+        if self.adaptation == Adaptation::NewClasses {
+            // The loss rises because the head becomes too sure, which the calibration corrects.
+            // Meanwhile, it still learns to tell the new class from the others.
+            return vec![steps];
+        }
         let mut checkpoints = vec![steps.div_ceil(3), (2 * steps).div_ceil(3), steps];
         checkpoints.dedup();
         checkpoints

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::choice::Candidate;
-use super::evaluate::accuracy_by;
+use super::evaluate::accuracy;
 use super::input::{GroupedSample, RefitInput};
 use super::outcome::{NewClass, ReplayAccuracy, Scores};
 use super::{Abort, RefitContext};
@@ -18,7 +18,7 @@ use crate::vision::head::argmax;
 
 /// By how many nats the logits of the taught classes may be lowered, to be tried in turn until the
 /// accuracy on the replay holdout stays within the tolerance.
-pub(super) const LOWERINGS: [f64; 5] = [0.0, 0.5, 1.0, 1.5, 2.0];
+pub(super) const LOWERINGS: [f64; 9] = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0];
 
 /// The kinds of the classes of a head. Each list has one value per class.
 #[derive(Debug, Default)]
@@ -137,14 +137,14 @@ impl RefitContext<'_> {
         if holdout.is_empty() {
             return Ok(None);
         }
-        let accuracy = |head| {
-            accuracy_by(head, holdout, |logits, label| {
+        let of = |head| {
+            accuracy(head, holdout, |logits, label| {
                 self.kinds.is_right(logits, label)
             })
         };
         Ok(Some(ReplayAccuracy {
-            before: accuracy(champion)?,
-            after: accuracy(challenger)?,
+            before: of(champion)?,
+            after: of(challenger)?,
             rows: holdout.len(),
         }))
     }

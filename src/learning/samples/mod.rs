@@ -57,8 +57,8 @@ pub use listing::Reader;
 pub use name::TrackKey;
 pub(crate) use name::{is_day, is_own as is_complete_id};
 pub use sample::{
-    Count, Discarded, DuplicateId, Expired, LabelFilter, Labelled, Listing, NewSample, Pruned,
-    Removed, Restored, Sample, SampleKind, Stats,
+    Added, Count, Discarded, DuplicateId, Expired, LabelFilter, Labelled, Listing, NewSample,
+    Pruned, Removed, Restored, Sample, SampleKind, Stats,
 };
 pub use store::Store;
 pub use transfer::{Exported, Imported};

@@ -6,6 +6,9 @@ use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 
+use super::sha256;
+use crate::platform::hex;
+
 /// A key for samples that show the same face within a few seconds. Such samples are
 /// near-duplicates, so they must stay together when samples are split.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +37,17 @@ impl TrackKey {
             TrackKey::Alone(_) => None,
         }
     }
+}
+
+/// The beginning of the id of a picture that a person added.
+pub(super) const IMPORT: &str = "import-";
+/// Number of hexadecimal digits that follow [`IMPORT`].
+pub(super) const DIGITS: usize = 16;
+
+/// Returns an id that is derived from the content of a picture.
+pub(super) fn content_id(bytes: &[u8]) -> String {
+    let hash = hex::encode(&sha256(bytes));
+    format!("{IMPORT}{}", &hash[..DIGITS])
 }
 
 /// What a name contains.

@@ -301,6 +301,16 @@ pub struct Pruned {
     pub not_counted: usize,
 }
 
+/// The result of adding a crop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Added {
+    /// Id of the sample.
+    pub id: String,
+    /// Whether the sample is new. Otherwise, the store already had the same crop, with any
+    /// label, or among the discarded samples.
+    pub is_new: bool,
+}
+
 /// A crop to store.
 #[derive(Debug, Clone, Copy)]
 pub struct NewSample<'a> {

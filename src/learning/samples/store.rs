@@ -6,6 +6,7 @@ use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use image::codecs::jpeg::JpegEncoder;
 use tracing::warn;
@@ -13,14 +14,22 @@ use tracing::warn;
 use super::error::StoreError;
 use super::listing::{Reader, cache_name, entries};
 use super::sample::{
-    Expired, LabelFilter, Labelled, NewSample, Pruned, Removed, Sample, SampleKind,
+    Added, Expired, LabelFilter, Labelled, NewSample, Pruned, Removed, Sample, SampleKind,
 };
 use super::{FEATURE_EXTENSION, FEATURES_FOLDER, JPEG_QUALITY, MAX_PICTURE_BYTES, UNLABELLED};
 use super::{feature, name, quality, sha256, trash_limits};
 use crate::frame::Crop;
+use crate::frame::quality::Quality;
 use crate::onnx::Label;
 use crate::platform::files::{self, FileError, Lock, PendingFile};
 use crate::vision::embed::Feature;
+
+/// The temporary files of a crop that is about to become a sample.
+struct Prepared {
+    content: PendingFile,
+    extension: &'static str,
+    features: Option<PendingFile>,
+}
 
 /// Write access to the store for one process at a time. A `Store` also provides
 /// everything that a [`Reader`] provides. Threads can share a `Store`.
@@ -133,8 +142,64 @@ impl Store {
         touched: &mut BTreeSet<PathBuf>,
     ) -> Result<String, StoreError> {
         let folder = self.folder_of(new.label);
-        files::make_real_folder(&folder)?;
-        let cache = self.root.join(FEATURES_FOLDER);
+        let prepared = self.prepare(&folder, new)?;
+        let _guard = self.lock_changes();
+        let mut taken = self.ids()?;
+        taken.extend(self.trash().ids()?);
+        let mut numbers = u64::from(new.number)..;
+        let id = loop {
+            let number = numbers.next().unwrap_or(u64::MAX);
+            let id = name::id(new.at, new.track, number);
+            if !taken.contains(&id) {
+                break id;
+            }
+        };
+        self.place(prepared, &folder, &id, touched)?;
+        Ok(id)
+    }
+
+    /// Stores a crop that a person adds, without a label. Its id is derived from its content,
+    /// so that the same crop is not stored again. It is a track of its own.
+    ///
+    /// # Errors
+    /// [`StoreError::Rows`], [`StoreError::Encode`], or [`StoreError::File`].
+    pub fn add(
+        &self,
+        crop: &Crop,
+        quality: &Quality,
+        feature: &Feature,
+        backbone: [u8; 32],
+    ) -> Result<Added, StoreError> {
+        let id = name::content_id(&jpeg(crop)?);
+        let new = NewSample {
+            // The id has no time and no track.
+            at: SystemTime::UNIX_EPOCH,
+            track: 0,
+            number: 0,
+            label: None,
+            crop: Some(crop),
+            quality: Some(quality),
+            feature,
+            backbone,
+        };
+        let folder = self.folder_of(None);
+        let prepared = self.prepare(&folder, &new)?;
+        let mut touched = BTreeSet::new();
+        let guard = self.lock_changes();
+        let is_known = self.ids()?.contains(&id) || self.trash().ids()?.contains(&id);
+        if is_known {
+            return Ok(Added { id, is_new: false });
+        }
+        let placed = self.place(prepared, &folder, &id, &mut touched);
+        drop(guard);
+        settle_all(&touched);
+        placed?;
+        Ok(Added { id, is_new: true })
+    }
+
+    /// Writes a crop and its features to temporary files.
+    fn prepare(&self, folder: &Path, new: &NewSample) -> Result<Prepared, StoreError> {
+        files::make_real_folder(folder)?;
         let encode = |picture: Option<&[u8; 32]>| {
             let rows = [new.feature];
             feature::encode(&new.backbone, picture, &rows).ok_or(StoreError::Rows { rows: 1 })
@@ -150,38 +215,44 @@ impl Store {
             }
             None => (FEATURE_EXTENSION, encode(None)?, None),
         };
-        let pending = pending(&folder, &content)?;
+        let content = pending(folder, &content)?;
         // Everything that needs space on the disk is written before the sample exists.
-        let features = features
-            .map(|bytes| self::pending(&cache, &bytes))
-            .transpose()?;
-        touched.insert(folder.clone());
+        let cache = self.root.join(FEATURES_FOLDER);
+        let features = features.map(|bytes| pending(&cache, &bytes)).transpose()?;
+        Ok(Prepared {
+            content,
+            extension,
+            features,
+        })
+    }
 
-        let _guard = self.lock_changes();
-        let mut taken = self.ids()?;
-        taken.extend(self.trash().ids()?);
-        let mut numbers = u64::from(new.number)..;
-        let id = loop {
-            let number = numbers.next().unwrap_or(u64::MAX);
-            let id = name::id(new.at, new.track, number);
-            if !taken.contains(&id) {
-                break id;
-            }
-        };
-        let path = folder.join(format!("{id}.{extension}"));
+    /// Turns temporary files into a sample. The caller holds the lock for changes.
+    fn place(
+        &self,
+        prepared: Prepared,
+        folder: &Path,
+        id: &str,
+        touched: &mut BTreeSet<PathBuf>,
+    ) -> Result<(), StoreError> {
+        let Prepared {
+            content,
+            extension,
+            features,
+        } = prepared;
+        touched.insert(folder.to_owned());
         // Store the picture first, because a picture without features is a sample, but
         // features without their picture are useless.
-        pending.place(&path)?;
+        content.place(&folder.join(format!("{id}.{extension}")))?;
         if let Some(features) = features {
-            touched.insert(cache.clone());
-            let path = self.cache(&id);
+            touched.insert(self.root.join(FEATURES_FOLDER));
+            let path = self.cache(id);
             // A failure is not an error, because the sample already exists and its
             // features can be computed again.
             if let Err(error) = features.place(&path) {
                 warn!(%error, "the features of a face picture are not stored");
             }
         }
-        Ok(id)
+        Ok(())
     }
 
     /// Labels samples by moving their files. `None` removes the label. Returns one result

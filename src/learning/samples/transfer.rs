@@ -13,13 +13,12 @@ use super::listing::{
 };
 use super::sample::SampleKind;
 use super::store::{Store, jpeg, pending, settle_all};
-use super::{MAX_PICTURE_BYTES, name, sha256};
+use super::{MAX_PICTURE_BYTES, name};
 use crate::frame::names::{LEADS_UP, Unused, why_not_read};
 use crate::frame::{CROP_SIDE, Scaler, decoding};
 use crate::learning::refuse_within_state;
 use crate::onnx::{Label, UNLABELLED};
 use crate::platform::files::{self, FileError};
-use crate::platform::hex;
 
 /// The result of importing a folder.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -204,9 +203,6 @@ impl Reader {
     }
 }
 
-const IMPORT: &str = "import-";
-const DIGITS: usize = 16;
-
 /// Returns the id of an imported file with the track suffix removed. Any other id is
 /// returned unchanged.
 fn identity(id: &str) -> &str {
@@ -216,8 +212,8 @@ fn identity(id: &str) -> &str {
 /// If the id consists of `import-`, 16 hexadecimal digits, and optionally a track suffix,
 /// returns the id with this suffix removed. Otherwise, returns `None`.
 fn import_identity(id: &str) -> Option<&str> {
-    let (identity, rest) = id.split_at_checked(IMPORT.len() + DIGITS)?;
-    let digits = identity.strip_prefix(IMPORT)?;
+    let (identity, rest) = id.split_at_checked(name::IMPORT.len() + name::DIGITS)?;
+    let digits = identity.strip_prefix(name::IMPORT)?;
     let is_hex = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
     let fits = digits.bytes().all(is_hex) && (rest.is_empty() || rest.starts_with("-t"));
     fits.then_some(identity)
@@ -351,8 +347,7 @@ fn sorted(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
 fn import_id(path: &Path, bytes: &[u8]) -> String {
     let stem = id_of(path).unwrap_or_default();
     let own = name::parse(&stem);
-    let hash = hex::encode(&sha256(bytes));
-    let id = format!("{IMPORT}{}", &hash[..DIGITS]);
+    let id = name::content_id(bytes);
     match own {
         name::Name { at: Some(_), .. } => stem,
         name::Name { .. } if import_identity(&stem).is_some() => stem,

@@ -1,11 +1,20 @@
 // Requests to the daemon. A failure is thrown as an ApiError with a one-sentence message.
 
+import { device } from "./dom.js";
+import { t } from "./texts.js";
+
 export class ApiError extends Error {
   /** `fields` says what is wrong with each field of the request, if the device knows. */
-  constructor(status, sentence, fields = {}) {
+  constructor(status, sentence, { fields = {}, isFromDevice = false } = {}) {
     super(sentence);
     this.status = status;
     this.fields = fields;
+    this.isFromDevice = isFromDevice;
+  }
+
+  /** Returns the message for display. */
+  get shown() {
+    return this.isFromDevice ? device(this.message) : this.message;
   }
 }
 
@@ -20,7 +29,7 @@ async function request(method, path, body, options = {}) {
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError(0, "The device does not respond.");
+    throw new ApiError(0, t("error.silent"));
   }
   if (response.ok) return response;
   const record = await response.json().catch(() => ({}));
@@ -28,7 +37,8 @@ async function request(method, path, body, options = {}) {
   if (response.status === 401 && path !== "/session") {
     window.dispatchEvent(new Event("logged-out"));
   }
-  throw new ApiError(response.status, sentence(record.error ?? `The device responded with status ${response.status}.`), record.fields);
+  if (record.error === undefined) throw new ApiError(response.status, t("error.status", { status: String(response.status) }));
+  throw new ApiError(response.status, sentence(record.error), { fields: record.fields, isFromDevice: true });
 }
 
 function sentence(text) {
@@ -67,6 +77,8 @@ export const api = {
   sample,
   /** Labels or discards samples, even if the page is closed in the meantime. */
   mark: (ids, mark) => json("POST", "/samples/label", { chosen: { ids }, mark }, { keepalive: true }),
+  /** Sends a picture, whose faces become samples without a label. */
+  upload: (picture, signal) => json("POST", "/samples/upload", undefined, { body: picture, headers: { "content-type": picture.type }, signal }),
   restore: (ids) => json("POST", "/samples/restore", { ids }),
   undo: (action) => json("POST", "/samples/undo", { action }),
   enroll: (request) => json("POST", "/enroll", request),
@@ -78,6 +90,8 @@ export const api = {
   refit: (checked) => json("POST", "/refit", { labels_checked: checked }),
   use: (number) => json("POST", `/heads/${number}/use`),
   rollback: () => json("POST", "/heads/rollback", { steps: 1 }),
+  device: () => json("GET", "/device"),
+  testLamps: () => json("POST", "/device/lamp-test"),
   counts: (query) => json("GET", `/counts?${new URLSearchParams(query)}`),
   settings: () => json("GET", "/settings"),
   changeSettings: (change) => json("PATCH", "/settings", change),

@@ -1,6 +1,7 @@
 // SVG plots, each with a text description for screen readers.
 
-import { h, percent, s, words } from "./dom.js";
+import { h, s, scrollable } from "./dom.js";
+import { number as written, percent, t, words } from "./texts.js";
 
 const WIDTH = 320;
 const HEIGHT = 160;
@@ -10,7 +11,7 @@ const MARGIN = { left: 44, right: 12, top: 12, bottom: 30 };
  * Draws a line through points [x, y], with a dot at each point.
  * `chosen` is the x value of the filled dot. `format` converts a y value to text.
  */
-export function line({ points, title, x, y, chosen, format = (value) => String(Number(value.toPrecision(2))) }) {
+export function line({ points, title, x, y, chosen, format = (value) => written(value, 2) }) {
   const xs = points.map((point) => point[0]);
   const ys = points.map((point) => point[1]);
   const span = (values) => {
@@ -28,12 +29,12 @@ export function line({ points, title, x, y, chosen, format = (value) => String(N
   const [first, last] = [points[0], points[points.length - 1]];
   return s(
     "svg",
-    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "plot", role: "img", "aria-label": `${title}: from ${format(first[1])} at ${x} ${first[0]} to ${format(last[1])} at ${x} ${last[0]}` },
+    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "plot", role: "img", "aria-label": t("chart.line", { title, axis: x, from: format(first[1]), first: first[0], to: format(last[1]), last: last[0] }) },
     s("title", {}, title),
     s("path", { class: "axis", d: `M${MARGIN.left} ${MARGIN.top}V${bottom}H${WIDTH - MARGIN.right}` }),
     s("text", { x: MARGIN.left - 6, y: MARGIN.top + 4, class: "tick end" }, format(high)),
     s("text", { x: MARGIN.left - 6, y: bottom, class: "tick end" }, format(low)),
-    ...places.map(([px], number) => s("text", { x: px, y: bottom + 14, class: "tick middle" }, String(points[number][0]))),
+    ...places.map(([px], number) => s("text", { x: px, y: bottom + 14, class: "tick middle" }, written(points[number][0]))),
     s("text", { x: (WIDTH + MARGIN.left) / 2, y: HEIGHT - 3, class: "tick middle" }, x),
     s("text", { x: MARGIN.left + 8, y: MARGIN.top + 4, class: "tick" }, y),
     s("polyline", { class: "line", points: places.map((place) => place.join(",")).join(" ") }),
@@ -47,14 +48,13 @@ export function line({ points, title, x, y, chosen, format = (value) => String(N
  */
 export function confusion(labels, rows, caption, address) {
   const max = Math.max(1, ...rows.flat());
-  return h(
-    "div",
-    { class: "scroll" },
+  return scrollable(
+    caption,
     h(
       "table",
       { class: "confusion" },
       h("caption", {}, caption),
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "true \\ predicted"), labels.map((label) => h("th", { scope: "col" }, words(label))))),
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("chart.corner")), labels.map((label) => h("th", { scope: "col" }, words(label))))),
       h(
         "tbody",
         {},
@@ -64,9 +64,9 @@ export function confusion(labels, rows, caption, address) {
             {},
             h("th", { scope: "row" }, words(labels[at] ?? "?")),
             row.map((number, column) => {
-              const text = String(number);
+              const text = written(number);
               const filter = { label: labels[at], predicted: labels[column] };
-              const content = address && number > 0 ? h("a", { href: address(filter), "aria-label": `${text} labeled ${words(labels[at])}, predicted ${words(labels[column])}` }, text) : text;
+              const content = address && number > 0 ? h("a", { href: address(filter), "aria-label": t("chart.cell", { number, label: words(labels[at]), predicted: words(labels[column]) }) }, text) : text;
               const cell = h("td", { class: number === 0 ? "" : at === column ? "right" : "wrong" }, content);
               cell.style.setProperty("--share", number / max);
               return cell;
@@ -80,4 +80,4 @@ export function confusion(labels, rows, caption, address) {
 
 /** Formats an accuracy and its confidence interval as text. */
 export const score = ({ right, samples, accuracy, interval }) =>
-  `${percent(accuracy)} (${right} of ${samples}; 95 % interval ${percent(interval[0], 0)} to ${percent(interval[1], 0)})`;
+  t("chart.score", { accuracy: percent(accuracy), right, samples, low: percent(interval[0], 0), high: percent(interval[1], 0) });

@@ -1,7 +1,8 @@
 // The counts: how many people passed with and without a mask, by hour or day.
 
 import { api, countsFile } from "./api.js";
-import { fill, h, s, whileVisible } from "./dom.js";
+import { device, fill, h, s, scrollable, whileVisible } from "./dom.js";
+import { day as written, number, rich, t } from "./texts.js";
 
 /** How often the view asks for new counts, in ms. */
 const INTERVAL = 30000;
@@ -23,7 +24,7 @@ function after(text, days) {
 }
 
 /** Returns a row without passages. */
-const none = (name) => ({ name, masked: 0, unmasked: 0, unsure: 0 });
+const none = (name) => ({ name, short: name.includes(":") ? name : written(name, true), masked: 0, unmasked: 0, unsure: 0 });
 
 /** Draws a bar for each slot, in which the outcomes are stacked. */
 function bars(slots, title) {
@@ -40,31 +41,32 @@ function bars(slots, title) {
     });
   });
   const every = Math.ceil(slots.length / 6);
-  const names = slots.map((slot, at) => at % every === 0 && s("text", { class: "tick", x: LEFT + at * step, y: HEIGHT - 6 }, slot.name.slice(-5)));
+  const names = slots.map((slot, at) => at % every === 0 && s("text", { class: "tick", x: LEFT + at * step, y: HEIGHT - 6 }, slot.short));
   return s(
     "svg",
-    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "plot bars", role: "img", "aria-label": `${title}. The table below has the numbers.` },
+    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "plot bars", role: "img", "aria-label": t("counts.barsTitle", { sum: title }) },
     s("path", { class: "axis", d: `M${LEFT} 6V${bottom}H${WIDTH}` }),
-    s("text", { class: "tick end", x: LEFT - 5, y: 16 }, String(max)),
+    s("text", { class: "tick end", x: LEFT - 5, y: 16 }, number(max)),
     s("text", { class: "tick end", x: LEFT - 5, y: bottom }, "0"),
     parts,
     names,
   );
 }
 
-const cells = (row) => OUTCOMES.map((outcome) => h("td", { class: "number" }, String(row[outcome])));
+const cells = (row) => OUTCOMES.map((outcome) => h("td", { class: "number" }, number(row[outcome])));
 
-function table(rows, total, unit) {
-  return h(
-    "div",
-    { class: "scroll" },
+function table(rows, total, by) {
+  const unit = t(by === "hour" ? "counts.hour" : "counts.dayColumn");
+  const caption = t(by === "hour" ? "counts.captionHour" : "counts.captionDay");
+  return scrollable(
+    caption,
     h(
       "table",
       { class: "counts" },
-      h("caption", {}, `People by ${unit}. Those with no passages are left out.`),
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, unit), OUTCOMES.map((outcome) => h("th", { scope: "col", class: "number" }, h("span", { class: `key ${outcome}`, "aria-hidden": "true" }), outcome)))),
-      h("tbody", {}, rows.map((row) => h("tr", {}, h("th", { scope: "row" }, row.name), cells(row)))),
-      h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, "total"), cells(total))),
+      h("caption", {}, caption),
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, unit), OUTCOMES.map((outcome) => h("th", { scope: "col", class: "number" }, h("span", { class: `key ${outcome}`, "aria-hidden": "true" }), t(`counts.${outcome}`))))),
+      h("tbody", {}, rows.map((row) => h("tr", {}, h("th", { scope: "row" }, row.shown), cells(row)))),
+      h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, t("counts.total")), cells(total))),
     ),
   );
 }
@@ -73,16 +75,16 @@ class CountsView extends HTMLElement {
   connectedCallback() {
     this.by = "hour";
     this.date = h("input", { type: "date", id: "counts-date", value: dateOf(new Date()), max: dateOf(new Date()), onchange: () => this.load() });
-    this.buttons = { hour: this.choice("hour", "Hours of this day"), day: this.choice("day", `${DAYS} days up to this day`) };
+    this.buttons = { hour: this.choice("hour", t("counts.byHour")), day: this.choice("day", t("counts.byDay", { number: DAYS })) };
     this.error = h("p", { class: "error", role: "alert" });
     this.status = h("p", { class: "hint", role: "status" });
     this.content = h("div");
-    this.file = h("a", { class: "button quiet", download: "counts.csv" }, "Save as CSV");
+    this.file = h("a", { class: "button quiet", download: "counts.csv" }, t("counts.save"));
     fill(
       this,
-      h("h2", {}, "Counts"),
-      h("div", { class: "row" }, h("label", { for: "counts-date" }, "Day"), h("div", {}, this.date)),
-      h("div", { class: "row", role: "group", "aria-label": "Period" }, Object.values(this.buttons)),
+      h("h2", {}, t("counts.title")),
+      h("div", { class: "row" }, h("label", { for: "counts-date" }, t("counts.day")), h("div", {}, this.date)),
+      h("div", { class: "row", role: "group", "aria-label": t("counts.period") }, Object.values(this.buttons)),
       this.error,
       this.status,
       this.content,
@@ -100,7 +102,7 @@ class CountsView extends HTMLElement {
       this.by = by;
       return this.load();
     };
-    return h("button", { type: "button", class: "quiet", onclick: choose }, text);
+    return h("button", { type: "button", class: "quiet", id: `counts-${by}`, onclick: choose }, text);
   }
 
   /** Returns the hours or days that the bars show, in which nobody has passed yet. */
@@ -121,14 +123,17 @@ class CountsView extends HTMLElement {
     } catch (problem) {
       if (turn !== this.turn) return;
       this.file.hidden = true;
-      fill(this.error, problem.message);
+      fill(this.error, problem.shown);
       fill(this.content);
       fill(this.status);
     }
   }
 
   show(record, date) {
-    const rows = record.rows.map((row) => ({ ...row, name: this.by === "hour" ? row.start.slice(11, 16) : row.start }));
+    const rows = record.rows.map((row) => {
+      const name = this.by === "hour" ? row.start.slice(11, 16) : row.start;
+      return { ...row, name, shown: this.by === "hour" ? name : written(name) };
+    });
     const slots = this.slots(date);
     for (const row of rows) {
       // When summer time ends, two rows have the same hour on the clock.
@@ -136,12 +141,11 @@ class CountsView extends HTMLElement {
       if (slot) for (const outcome of OUTCOMES) slot[outcome] += row[outcome];
     }
     const { masked, unmasked, unsure } = record.total;
-    const sum = `${masked} with a mask, ${unmasked} without, ${unsure} unsure`;
-    const period = this.by === "hour" ? `On ${date}` : `In the ${DAYS} days up to ${date}`;
+    const sum = t(this.by === "hour" ? "counts.onDay" : "counts.inDays", { number: DAYS, date: written(date), masked, unmasked, unsure });
     this.file.hidden = false;
     fill(this.error);
-    fill(this.status, `${period}: ${sum}.`, record.rounding && ` Statistics mode: ${record.rounding}.`);
-    fill(this.content, bars(slots, `${period}: ${sum}`), rows.length > 0 && table(rows, record.total, this.by));
+    fill(this.status, sum, record.rounding && [" ", rich("counts.statistics", { rounding: device(record.rounding) })]);
+    fill(this.content, bars(slots, sum), rows.length > 0 && table(rows, record.total, this.by));
   }
 }
 

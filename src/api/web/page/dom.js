@@ -1,4 +1,6 @@
-// Helpers that build elements and format text.
+// Helpers that build elements, show messages, and repeat requests.
+
+import { t } from "./texts.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -29,32 +31,32 @@ export function redraw(element, ...children) {
   if (again && selection) again.setSelectionRange(...selection);
 }
 
+/** Creates a list of facts from pairs of a name and a value. */
+export const figures = (pairs) => h("dl", { class: "figures" }, facts(pairs));
+
+/** Creates the names and values of a list of facts. */
+export const facts = (pairs) => pairs.filter(Boolean).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]);
+
+/** Creates a region that scrolls sideways if it does not fit, also with the keyboard. */
+export const scrollable = (name, ...children) => h("div", { class: "scroll", role: "region", "aria-label": name, tabindex: 0 }, children);
+
 /** Creates an HTML element; attributes that start with "on" are event listeners. */
 export const h = (tag, attributes, ...children) => build(document.createElement(tag), attributes, children);
 
 /** Same as `h`, but creates an SVG element. */
 export const s = (tag, attributes, ...children) => build(document.createElementNS(SVG, tag), attributes, children);
 
-/** Formats a label or a decision for display. For example, with_mask becomes "with mask". */
-export const words = (name) => name.replaceAll("_", " ");
-
-export const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
-
-export const count = (number, one, many = `${one}s`) => `${number} ${number === 1 ? one : many}`;
-
-const TIME = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
-const SHORT_TIME = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
-
-/** Formats a UTC time from the device in the time zone of the browser. */
-export const time = (utc, short = false) => (short ? SHORT_TIME : TIME).format(new Date(utc));
+/** Marks a text from the device as English, so that screen readers pronounce it right. */
+export const device = (text) => h("span", { lang: "en" }, text);
 
 let hide;
 
-/** Shows a message at the bottom of the page, with a button if `action` is given. */
+/** Shows a message at the bottom of the page, with a button if `action` is given. The message is
+    a text, an element, or a list of these. */
 export function toast(text, action) {
   const place = document.getElementById("toast");
   clearTimeout(hide);
-  place.replaceChildren(text);
+  fill(place, h("span", {}, text));
   if (action) place.append(" ", h("button", { type: "button", class: "quiet", onclick: action.run }, action.name));
   hide = setTimeout(() => place.replaceChildren(), 8000);
 }
@@ -69,7 +71,7 @@ export function confirmed(question, yes) {
       h(
         "form",
         { method: "dialog", class: "row" },
-        h("button", { value: "no", class: "quiet" }, "Cancel"),
+        h("button", { value: "no", class: "quiet" }, t("common.cancel")),
         h("button", { value: "yes" }, yes),
       ),
     );

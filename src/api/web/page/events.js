@@ -1,7 +1,8 @@
 // The view of the last events, and of the programs and webhooks that receive them.
 
 import { api } from "./api.js";
-import { count, fill, h, redraw, time, whileVisible, words } from "./dom.js";
+import { device, fill, h, redraw, whileVisible } from "./dom.js";
+import { known, rich, t, time, words } from "./texts.js";
 
 const INTERVAL = 3000;
 
@@ -10,7 +11,7 @@ class EventsView extends HTMLElement {
     this.error = h("p", { class: "error", role: "alert" });
     this.receivers = h("div");
     this.list = h("div");
-    fill(this, h("h2", {}, "Events"), this.error, this.receivers, this.list);
+    fill(this, h("h2", {}, t("events.title")), this.error, this.receivers, this.list);
     this.end = whileVisible(() => this.look(), INTERVAL);
   }
 
@@ -26,7 +27,7 @@ class EventsView extends HTMLElement {
       this.show(events, receivers);
     } catch (problem) {
       // An alert is announced again whenever it is assigned.
-      if (this.isConnected && this.error.textContent !== problem.message) fill(this.error, problem.message);
+      if (this.isConnected && this.error.textContent !== problem.message) fill(this.error, problem.shown);
     }
   }
 
@@ -35,24 +36,33 @@ class EventsView extends HTMLElement {
     const shown = JSON.stringify([events.map(({ id }) => id), receivers]);
     if (shown === this.shown) return;
     this.shown = shown;
-    redraw(this.receivers, receivers.length > 0 && [h("h3", {}, "Receivers"), h("ul", { class: "plain", "aria-label": "Receivers" }, receivers.map(receiver))]);
+    redraw(this.receivers, receivers.length > 0 && [h("h3", {}, t("events.receivers")), h("ul", { class: "plain", "aria-label": t("events.receivers") }, receivers.map(receiver))]);
     redraw(
       this.list,
-      receivers.length > 0 && h("h3", {}, "Last events"),
+      receivers.length > 0 && h("h3", {}, t("events.last")),
+      events.some((one) => !one.clock_synchronized) && h("p", { class: "hint" }, t("events.clock")),
       events.length === 0
-        ? h("p", { class: "hint" }, "Nothing has happened since the device was started.")
-        : h("ol", { class: "plain", "aria-label": "Events, newest first" }, events.map(event)),
+        ? h("p", { class: "hint" }, t("events.none"))
+        : h("ol", { class: "plain", "aria-label": t("events.newestFirst") }, events.map(event)),
     );
   }
 }
 
-const event = ({ kind, time: at, message, clock_synchronized: isSynchronized }) =>
+/** Returns a sentence that says what happened. */
+function sentence(event) {
+  const { kind, decision, seconds, model, reason, free_mib: free } = event;
+  const key = kind === "decision" ? `event.decision.${decision}` : model === 0 ? "event.model.builtIn" : `event.${kind}.text`;
+  // A newer device may know other kinds of events.
+  if (known(key) === undefined) return device(event.message);
+  return rich(key, { seconds, model, free, reason: reason && device(reason) });
+}
+
+const event = (record) =>
   h(
     "li",
-    { class: "card event" },
-    h("time", { datetime: at }, time(at), isSynchronized ? "" : " (the clock of the device may be wrong)"),
-    h("strong", {}, words(kind)),
-    h("span", {}, message),
+    { class: `card event ${record.decision ?? record.kind}` },
+    h("div", { class: "row between" }, h("strong", {}, known(`event.${record.kind}`, words(record.kind))), h("time", { datetime: record.time }, time(record.time))),
+    h("span", {}, sentence(record)),
   );
 
 function receiver(record) {
@@ -60,11 +70,11 @@ function receiver(record) {
   return h(
     "li",
     { class: `card event ${failures > 0 ? "bad" : "good"}` },
-    h("strong", {}, name),
-    h("span", {}, `${delivered} delivered, ${waiting} waiting, ${dropped} lost`),
-    record.last_delivered && h("span", { class: "hint" }, `Last delivery: ${time(record.last_delivered)}`),
-    record.last_failure && h("span", { class: failures > 0 ? "error" : "hint" }, `Last failure (${time(record.last_failed)}${failures > 1 ? `, ${count(failures, "time")} in a row` : ""}): ${record.last_failure}.`),
-    record.not_saved && h("span", { class: "error" }, `A restart would lose the waiting events: ${record.not_saved}.`),
+    h("strong", { translate: "no" }, name),
+    h("span", {}, t("events.deliveries", { delivered, waiting, dropped })),
+    record.last_delivered && h("span", { class: "hint" }, t("events.lastDelivery", { time: time(record.last_delivered) })),
+    record.last_failure && h("span", { class: failures > 0 ? "error" : "hint" }, rich("events.lastFailure", { number: Math.max(failures, 1), time: time(record.last_failed), reason: device(record.last_failure) })),
+    record.not_saved && h("span", { class: "error" }, rich("events.notSaved", { reason: device(record.not_saved) })),
   );
 }
 

@@ -1,9 +1,10 @@
 // The queue of face pictures to label. Labeling each one takes a single tap or key press.
 
 import { api, pictureOf } from "./api.js";
-import { count, h, percent, redraw, time, toast, words } from "./dom.js";
-import { CHANGED, labelName, labelsOf, newLabelField } from "./marking.js";
+import { device, h, redraw, toast } from "./dom.js";
+import { CHANGED, labelName, labelsOf, newLabelField, reasonOf } from "./marking.js";
 import { faceSize, quality, strip } from "./sample_panel.js";
+import { percent, rich, t, time, words } from "./texts.js";
 import { WAITING, showWaiting } from "./waiting.js";
 
 /** Maximum number of steps that can be undone. */
@@ -12,7 +13,7 @@ const MAX_UNDO = 20;
 /** Number of steps that are shown below the queue. */
 const SHOWN_HISTORY = 6;
 
-const NOTHING_SELECTED = "No face picture is selected.";
+const NOTHING_SELECTED = t("queue.noneSelected");
 
 /** Returns whether a sample still has no label, or true if the device does not respond. */
 async function waits(sample) {
@@ -82,7 +83,7 @@ class LabelQueue extends HTMLElement {
       if (!this.isConnected || turn !== this.turn) return;
       // Keys must not label what is not shown, and the next look at the device must load again.
       Object.assign(this, { groups: [], total: -1 });
-      redraw(this, h("p", { class: "error", role: "alert" }, problem.message), h("button", { type: "button", id: "again", onclick: () => this.load() }, "Try again"));
+      redraw(this, h("p", { class: "error", role: "alert" }, problem.shown), h("button", { type: "button", id: "again", onclick: () => this.load() }, t("common.tryAgain")));
     }
   }
 
@@ -111,28 +112,30 @@ class LabelQueue extends HTMLElement {
     const guess = Object.entries(first.probabilities).sort((a, b) => b[1] - a[1])[0];
     redraw(
       this,
-      h("h2", {}, samples.length === 1 ? "What is this?" : `What are these ${samples.length}?`),
+      h("h2", {}, samples.length === 1 ? t("queue.whatIsThis") : t("queue.whatAreThese", { number: samples.length })),
       h(
         "p",
         { class: "hint" },
-        guess ? `The model says ${words(guess[0])}, ${percent(guess[1], 0)}. ` : "The model has not classified it yet. ",
-        `${usefulness > 0.5 ? "This label is especially useful. " : ""}${count(this.total, "face picture")} to label.`,
+        guess ? t("queue.modelSays", { label: words(guess[0]), percent: percent(guess[1], 0) }) : t("queue.notClassified"),
+        " ",
+        usefulness > 0.5 && [t("queue.useful"), " "],
+        t("queue.left", { number: this.total }),
       ),
       h("div", { class: samples.length === 1 ? "crops one" : "crops" }, samples.map((sample, at) => this.facePicture(sample, at, excluded, samples.length))),
       h(
         "div",
-        { class: "labels", role: "group", "aria-label": "Labels" },
+        { class: "labels", role: "group", "aria-label": t("queue.labels") },
         this.labels.map((label, at) =>
-          h("button", { type: "button", id: `label-${label}`, class: `label ${label}`, "aria-keyshortcuts": at < 9 ? String(at + 1) : null, onclick: () => this.label(label) }, h("kbd", {}, String(at + 1)), ` ${words(label)}`),
+          h("button", { type: "button", id: `label-${label}`, class: `label ${label}`, "aria-keyshortcuts": at < 9 ? String(at + 1) : null, onclick: () => this.label(label) }, h("kbd", {}, String(at + 1)), " ", words(label)),
         ),
       ),
       h(
         "div",
         { class: "row" },
-        h("button", { type: "button", id: "discard", class: "quiet", "aria-keyshortcuts": "d", onclick: () => this.discard() }, h("kbd", {}, "D"), " Discard"),
-        h("button", { type: "button", id: "skip", class: "quiet", "aria-keyshortcuts": "s", onclick: () => this.skip() }, h("kbd", {}, "S"), " Skip"),
+        h("button", { type: "button", id: "discard", class: "quiet", "aria-keyshortcuts": "d", onclick: () => this.discard() }, h("kbd", {}, "D"), " ", t("mark.discard")),
+        h("button", { type: "button", id: "skip", class: "quiet", "aria-keyshortcuts": "s", onclick: () => this.skip() }, h("kbd", {}, "S"), " ", t("queue.skip")),
         this.undoButton(),
-        h("form", { class: "row", onsubmit: (event) => this.useNewLabel(event) }, this.newLabel, h("button", { class: "quiet", id: "use-new-label" }, "Use")),
+        h("form", { class: "row", onsubmit: (event) => this.useNewLabel(event) }, this.newLabel, h("button", { class: "quiet", id: "use-new-label" }, t("mark.use"))),
       ),
       this.newLabelError,
       this.history(),
@@ -140,13 +143,12 @@ class LabelQueue extends HTMLElement {
   }
 
   undoButton() {
-    return h("button", { type: "button", id: "undo", class: "quiet", "aria-keyshortcuts": "u", disabled: this.done.length === 0, onclick: () => this.undo() }, h("kbd", {}, "U"), " Undo");
+    return h("button", { type: "button", id: "undo", class: "quiet", "aria-keyshortcuts": "u", disabled: this.done.length === 0, onclick: () => this.undo() }, h("kbd", {}, "U"), " ", t("mark.undo"));
   }
 
   facePicture(sample, at, excluded, total) {
-    const facts = `${faceSize(sample)}, ${quality(sample)}`;
-    const image = h("img", { src: pictureOf(sample.id), alt: `Face ${at + 1} of ${total}, ${time(sample.time)}`, width: 224, height: 224 });
-    const caption = h("figcaption", {}, `Face size ${faceSize(sample)}, quality ${quality(sample)}, `, h("time", { datetime: sample.time }, time(sample.time, true)));
+    const image = h("img", { src: pictureOf(sample.id), alt: t("queue.face", { at: at + 1, number: total, time: time(sample.time) }), width: 224, height: 224 });
+    const caption = h("figcaption", {}, rich("queue.caption", { size: faceSize(sample), quality: quality(sample), time: h("time", { datetime: sample.time }, time(sample.time, true)) }));
     if (total === 1) return h("figure", {}, image, caption);
     // Near duplicates are labeled together, except for those that the user deselects with a tap.
     return h(
@@ -159,7 +161,7 @@ class LabelQueue extends HTMLElement {
           class: "crop",
           id: `crop-${sample.id}`,
           "aria-pressed": String(!excluded.has(sample.id)),
-          "aria-label": `Face ${at + 1} of ${total}, ${facts}: label with the others`,
+          "aria-label": t("queue.faceButton", { at: at + 1, number: total, size: faceSize(sample), quality: quality(sample) }),
           onclick: (event) => {
             if (!excluded.delete(sample.id)) excluded.add(sample.id);
             event.currentTarget.setAttribute("aria-pressed", String(!excluded.has(sample.id)));
@@ -194,17 +196,17 @@ class LabelQueue extends HTMLElement {
     const items = this.done
       .slice(-SHOWN_HISTORY)
       .reverse()
-      .flatMap(({ group, what }) => group.samples.slice(0, 1).map((sample) => ({ id: sample.id, name: what, caption: h("span", {}, group.samples.length > 1 ? `${what} (${group.samples.length})` : what) })));
-    return items.length > 0 && h("section", { "aria-label": "Labeled just now" }, h("h3", {}, "Labeled just now"), strip(items));
+      .flatMap(({ group, what }) => group.samples.slice(0, 1).map((sample) => ({ id: sample.id, name: what, caption: h("span", {}, group.samples.length > 1 ? t("queue.several", { what, number: group.samples.length }) : what) })));
+    return items.length > 0 && h("section", { "aria-label": t("queue.justNow") }, h("h3", {}, t("queue.justNow")), strip(items));
   }
 
   renderEmpty() {
     redraw(
       this,
-      h("h2", {}, "Nothing to label"),
-      h("p", {}, this.capturing ? "Face pictures that the model is uncertain about appear here." : "Face pictures are not kept. To collect some, turn this on in the settings."),
-      this.featureOnly > 0 && h("p", { class: "hint" }, `${count(this.featureOnly, "sample was", "samples were")} stored without a picture and cannot be shown.`),
-      h("div", { class: "row" }, this.undoButton(), h("a", { class: "button quiet", href: "#library" }, "Go to the library"), h("a", { class: "button quiet", href: "#learning" }, "Go to training")),
+      h("h2", {}, t("queue.empty")),
+      h("p", {}, t(this.capturing ? "queue.emptyHint" : "queue.notCapturing")),
+      this.featureOnly > 0 && h("p", { class: "hint" }, t("queue.withoutPicture", { number: this.featureOnly })),
+      h("div", { class: "row" }, this.undoButton(), h("a", { class: "button quiet", href: "#library" }, t("queue.toLibrary")), h("a", { class: "button quiet", href: "#learning" }, t("queue.toTraining"))),
       this.history(),
     );
   }
@@ -254,11 +256,11 @@ class LabelQueue extends HTMLElement {
   }
 
   label(label) {
-    return this.mark({ as: label }, (number) => `${words(label)}: ${count(number, "face picture")}`, "labeled", words(label));
+    return this.mark({ as: label }, (number) => t("mark.labeled", { number, label: words(label) }), words(label));
   }
 
   discard() {
-    return this.mark("discard", (number) => `${count(number, "face picture")} discarded`, "discarded", "discarded");
+    return this.mark("discard", (number) => t("mark.discarded", { number }), t("queue.discarded"));
   }
 
   /**
@@ -266,7 +268,7 @@ class LabelQueue extends HTMLElement {
    * message from their number, and `what` names the action. Returns the problem if the device
    * refuses the request.
    */
-  async mark(mark, success, verb, what) {
+  async mark(mark, success, what) {
     if (!this.group) return undefined;
     const group = this.dequeue();
     if (!group) {
@@ -281,16 +283,16 @@ class LabelQueue extends HTMLElement {
     try {
       const { failed } = await step.sent;
       const reasons = Object.values(failed);
-      toast(reasons.length > 0 ? `${count(reasons.length, "face picture")} not ${verb}: ${reasons[0]}` : success(ids.length), {
-        name: "Undo",
+      toast(reasons.length > 0 ? rich("mark.notChanged", { number: reasons.length, reason: device(reasons[0]) }) : success(ids.length), {
+        name: t("mark.undo"),
         run: () => this.undo(step),
       });
       return undefined;
     } catch (problem) {
       this.forget(step);
-      toast(problem.message);
+      toast(problem.shown);
       this.requeue(group);
-      return problem.message;
+      return problem.shown;
     }
   }
 
@@ -317,14 +319,13 @@ class LabelQueue extends HTMLElement {
       const { done, failed } = sent.action ? await api.undo(sent.action) : { done: [], failed: {} };
       const samples = step.group.samples.filter((sample) => done.includes(sample.id));
       const left = step.group.samples.length - samples.length;
-      const why = Object.values(failed)[0] ?? "they were changed or deleted since";
-      toast(left === 0 ? "Undone." : `Not undone for ${count(left, "face picture")}: ${why}`);
+      toast(left === 0 ? t("mark.undone") : rich("mark.notUndone", { number: left, reason: reasonOf(failed) }));
       if (samples.length > 0) this.requeue({ ...step.group, samples });
       else this.render();
     } catch (problem) {
       // The device does not have the step any more, or it may succeed later.
       if (problem.status !== 404) this.addUndo(step);
-      toast(problem.message);
+      toast(problem.shown);
       this.render();
     }
   }

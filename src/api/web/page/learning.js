@@ -2,81 +2,61 @@
 
 import { api, fileOfHead } from "./api.js";
 import { confusion, line, score } from "./charts.js";
-import { confirmed, count, fill, h, percent, redraw, toast, whileVisible, words } from "./dom.js";
+import { confirmed, device, figures, fill, h, redraw, toast, whileVisible } from "./dom.js";
 import { CHANGED } from "./marking.js";
 import { library, strip } from "./sample_panel.js";
+import { known, list, number, percent, rich, t, time, words } from "./texts.js";
 
 /** Returns a sentence that says what to capture and label next, with a link to the face pictures. */
 function advice(entry) {
   const [kind, about] = Object.entries(entry)[0];
-  const label = about.label && words(about.label);
-  const link = (filter, text) => h("a", { id: `advice-${kind}-${about.label ?? ""}`, href: library(filter) }, text);
-  switch (kind) {
-    case "more-tracks":
-      return [link({ label: "unlabelled" }, `Label pictures of more people ${label}`), `: there are ${about.groups} so far, and ${about.wanted} would give a clearer result.`];
-    case "another-day":
-      return [link({ label: about.label }, `All pictures labeled ${label}`), " are from one day: add some from another day or in different light."];
-    case "more-of":
-      return [link({ label: about.label }, `Pictures labeled ${label}`), ` are misclassified most often (${about.wrong} of ${about.samples}): label more of them.`];
-    case "check-labels":
-      return ["Check the ", link({ suspect: true }, `${count(about.suspects, "picture")} whose label may be wrong`), "."];
-    default:
-      return kind;
-  }
+  const filter = { "more-tracks": { label: "unlabelled" }, "check-labels": { suspect: true } }[kind] ?? { label: about.label };
+  const label = kind === "more-tracks" ? labeled(about.label) : about.label && words(about.label);
+  const { groups, wanted, wrong, samples } = about;
+  if (known(`advice.${kind}`) === undefined) return device(kind);
+  const text = t(`advice.${kind}.link`, { label, number: about.suspects });
+  const link = h("a", { id: `advice-${kind}-${about.label ?? ""}`, href: library(filter) }, text);
+  return rich(`advice.${kind}`, { link, groups, wanted, wrong, samples });
 }
 
 /** Returns the words that follow "people" for a label. */
-function labeled(label) {
-  return { with_mask: "with a mask", without_mask: "without a mask" }[label] ?? `labeled ${words(label)}`;
-}
+const labeled = (label) => known(`training.${label}`, t("training.labeled", { label: words(label) }));
 
 /** Returns a sentence that says how many people are labeled so far, and how many help. */
 function progress(records) {
-  if (records.length === 0) return "";
-  const parts = records.map(({ label, tracks, wanted }, number) => `${tracks}${tracks < wanted ? ` of ${wanted}` : ""}${number === 0 ? " people" : ""} ${labeled(label)}`);
+  if (records.length === 0) return null;
+  const parts = records.map(({ label, tracks, wanted }) => t(tracks < wanted ? "training.peopleOf" : "training.people", { number: tracks, wanted, label: labeled(label) }));
   const present = records.filter((record) => record.tracks > 0);
   const days = new Set(present.map((record) => record.only_day));
-  if (days.size === 1 && !days.has(undefined)) parts.push("all on one day");
-  else if (days.size > 0 && !days.has(undefined)) parts.push("each on one day only");
-  else parts.push(...present.filter((record) => record.only_day !== undefined).map((record) => `those ${labeled(record.label)} on one day only`));
-  return `Labeled so far: ${parts.join(", ")}. `;
+  if (days.size === 1 && !days.has(undefined)) parts.push(t("training.allOneDay"));
+  else if (days.size > 0 && !days.has(undefined)) parts.push(t("training.eachOneDay"));
+  else parts.push(...present.filter((record) => record.only_day !== undefined).map((record) => t("training.thoseOneDay", { label: labeled(record.label) })));
+  return [t("training.progress", { parts: list(parts) }), " "];
 }
 
 /** Returns a phrase that says which part of the model was trained. */
-function trained(adaptation) {
-  const parts = {
-    "plain-replay": "both layers, with the face pictures of this device",
-    logits: "only the scale and the threshold of the output",
-    "translated-replay": "both layers, mostly with built-in samples fitted to this camera",
-    "new-classes": "only the labels that the built-in model lacks",
-  };
-  return parts[adaptation] ?? "unknown";
-}
+const trained = (adaptation) => known(`adaptation.${adaptation}`, t("common.unknown"));
 
 /** Returns a phrase that says why a model came into use. */
 function cause(entry) {
-  const causes = {
-    refit: "trained on this device",
-    import: "imported",
-    fleet: "offered by another device",
-    rollback: "rolled back",
-    use: "chosen",
-    fallback: entry.note ?? "used in place of a model that cannot be used",
-    found: "found in use, for an unknown reason",
-  };
-  const channels = { "command-line": ", requested on the command line", page: ", requested on the page", mqtt: ", requested over MQTT" };
-  const automatic = entry.cause === "refit" ? ", started automatically" : "";
-  return (causes[entry.cause] ?? entry.cause) + (channels[entry.channel] ?? automatic);
+  const cause = entry.cause === "fallback" && entry.note ? device(entry.note) : known(`cause.${entry.cause}`, entry.cause);
+  const channel = entry.channel ? `channel.${entry.channel}` : entry.cause === "refit" ? "channel.automatic" : undefined;
+  return channel && known(channel) !== undefined ? rich(channel, { cause }) : [cause];
 }
 
-const named = (number) => (number === 0 ? "the built-in model" : `model ${number}`);
+const nameOf = (model) => (model === 0 ? t("model.builtIn") : t("model.number", { model }));
+
+const inUse = (model) => (model === undefined || model === 0 ? t("training.builtInInUse") : t("training.inUse", { model }));
 
 const capitalized = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+/** Marks a reason from the device as English, and makes it a sentence. */
+const reason = (text) => device(`${capitalized(text)}.`);
 
 class LearningView extends HTMLElement {
   connectedCallback() {
     this.opened = new Set();
-    fill(this, h("p", {}, "Loading…"));
+    fill(this, h("p", {}, t("page.loading")));
     this.end = whileVisible(() => this.look(), 2000);
     this.onChanged = () => this.look();
     window.addEventListener(CHANGED, this.onChanged);
@@ -96,9 +76,10 @@ class LearningView extends HTMLElement {
         this.shownState = state;
         this.render(status, heads, history);
       }
+      this.showProgress(status.live);
     } catch (problem) {
       this.shownState = null;
-      fill(this, h("p", { class: "error", role: "alert" }, problem.message));
+      fill(this, h("p", { class: "error", role: "alert" }, problem.shown));
     }
   }
 
@@ -110,50 +91,81 @@ class LearningView extends HTMLElement {
     const next = (outcome?.advice ?? []).filter((entry) => status.progress.length === 0 || !("more-tracks" in entry || "another-day" in entry));
     redraw(
       this,
-      h("h2", {}, "Training on this device"),
+      h("h2", {}, t("training.title")),
       h(
         "section",
-        { class: "card", "aria-label": "Now" },
+        { class: "card", "aria-label": t("training.now") },
         h(
           "p",
           {},
-          samples.length === 0 ? "There are no face pictures yet. " : samples.map(([label, counted]) => `${counted.samples} ${label === "unlabelled" ? "unlabeled" : words(label)}`).join(", ") + ". ",
+          samples.length === 0 ? t("training.noPictures") : [list(samples.map(([label, counted]) => t("training.counted", { number: counted.samples, label: words(label) }))), "."],
+          " ",
           progress(status.progress),
-          `${count(status.new_labels, "new label")} since the last training.`,
+          t("training.newLabels", { number: status.new_labels }),
         ),
-        h("p", { role: "status" }, live.refitting ? "Training…" : live.learning_waits ? `Training is paused: ${live.learning_waits}.` : ""),
+        h("p", { role: "status" }, live.refitting ? t("training.running") : live.learning_waits ? rich("training.pausedBecause", { reason: device(live.learning_waits) }) : null),
+        h("progress", { id: "training-progress", max: 1, hidden: !live.refitting, "aria-label": t("training.running") }),
+        h("p", { class: "hint", id: "training-steps" }),
         h(
           "div",
           { class: "row" },
-          h("button", { type: "button", id: "refit", disabled: live.refitting, onclick: () => this.refit() }, "Train now"),
-          h("button", { type: "button", id: "rollback", class: "quiet", disabled: live.head === undefined, onclick: () => this.rollback() }, "Roll back"),
+          h("button", { type: "button", id: "refit", disabled: live.refitting, onclick: () => this.refit() }, t("training.start")),
+          h("button", { type: "button", id: "rollback", class: "quiet", disabled: live.head === undefined, onclick: () => this.rollback() }, t("training.rollback")),
         ),
         h(
           "label",
           { class: "row hint" },
           h("input", { type: "checkbox", id: "labels-checked", checked: this.labelsChecked === true, onchange: (event) => (this.labelsChecked = event.target.checked) }),
-          "I have checked every label. If labels look wrong, only warn me.",
+          t("training.checked"),
         ),
       ),
       outcome && this.result(last),
       next.length > 0 &&
-        h("section", { class: "card", "aria-label": "What to do next" }, h("h3", {}, "What to do next"), h("ul", {}, next.map((entry) => h("li", {}, advice(entry))))),
-      h("h2", {}, "Models"),
-      heads.length === 1 && h("p", { class: "hint" }, "The built-in model is in use. To train one for this camera, label some face pictures of each kind, then choose Train now."),
+        h("section", { class: "card", "aria-label": t("training.whatNext") }, h("h3", {}, t("training.whatNext")), h("ul", {}, next.map((entry) => h("li", {}, advice(entry))))),
+      h("h2", {}, t("training.models")),
+      heads.length === 1 && h("p", { class: "hint" }, t("training.onlyBuiltIn")),
       this.accuracyPlot(heads),
       [...heads].reverse().map((head) => this.head(head)),
       this.history(history),
     );
   }
 
+  /** Shows how far the training is. Only a training that is not the first one has an end in sight. */
+  showProgress({ refitting, refit_progress: progress }) {
+    const [bar, text] = [this.querySelector("#training-progress"), this.querySelector("#training-steps")];
+    bar.hidden = !refitting;
+    if (!refitting || !progress) return fill(text);
+    const { seconds, steps, last_steps: last } = progress;
+    if (last) Object.assign(bar, { max: last, value: Math.min(steps, 0.98 * last) });
+    else bar.removeAttribute("value");
+    return fill(text, t(last ? "training.stepsOf" : "training.stepsSoFar", { number: seconds, steps, last }));
+  }
+
+  /** Says what distinguishes a trained model from the one before. */
+  changes({ outcome, labels }) {
+    const { measured, counts, learned } = outcome;
+    const rows = [[t("model.learned"), t("model.learnedFrom", { number: learned.length, labels: list(outcome.labels.map((label, at) => t("training.counted", { number: counts[at]?.samples ?? 0, label: words(label) }))) })]];
+    if (labels.length > outcome.labels.length) rows.push([t("panel.label"), list(labels.map(words))]);
+    if (measured) {
+      const { before, after } = measured;
+      rows.push([t("training.trained"), trained(measured.adaptation)]);
+      rows.push([t("model.accuracy"), t("model.fromTo", { before: percent(before.accuracy), after: percent(after.accuracy), number: after.samples })]);
+      const mistakes = [before.samples - before.right, after.samples - after.right];
+      rows.push([t("model.mistakes"), t("model.fromToMistakes", { before: mistakes[0], number: mistakes[1] })]);
+      if (measured.replay_before !== undefined) rows.push([t("model.others"), t("model.fromToOthers", { before: percent(measured.replay_before), after: percent(measured.replay_after) })]);
+    }
+    return [h("h4", {}, t("model.changed")), figures(rows)];
+  }
+
   /** Shows which model came into use when, newest first. */
   history(history) {
     if (history.length === 0) return null;
-    const time = (entry) => entry.time.replace("T", " ").replace("Z", " UTC") + (entry.clock_synchronized ? "" : ", clock not synchronized");
+    const at = (entry) => (entry.clock_synchronized ? time(entry.time) : t("history.notSynchronized", { time: time(entry.time) }));
+    const text = (entry) => rich(entry.head === 0 ? "history.builtIn" : "history.model", { model: entry.head, cause: h("span", {}, cause(entry)) });
     return this.details(
       "history",
-      "Which model came into use when",
-      h("ol", { reversed: true, class: "history" }, [...history].reverse().map((entry) => h("li", { value: entry.sequence }, `${capitalized(named(entry.head))}: ${cause(entry)}. `, h("span", { class: "hint" }, time(entry))))),
+      t("history.title"),
+      h("ol", { reversed: true, class: "history" }, [...history].reverse().map((entry) => h("li", { value: entry.sequence }, text(entry), " ", h("span", { class: "hint" }, at(entry))))),
     );
   }
 
@@ -171,15 +183,15 @@ class LearningView extends HTMLElement {
     const { outcome } = last;
     const [mark, title] =
       outcome.ruling === "accepted"
-        ? ["good", `The last training produced model ${last.head}`]
+        ? ["good", t("training.accepted", { model: last.head })]
         : outcome.ruling === "nothing-to-gain"
-          ? ["", "There was nothing to gain from the last training"]
-          : ["bad", "The last training changed nothing"];
+          ? ["", t("training.nothingToGain")]
+          : ["bad", t("training.refused")];
     return h(
       "section",
-      { class: `card ${mark}`, "aria-label": "The last training" },
+      { class: `card ${mark}`, "aria-label": t("training.last") },
       h("h3", {}, title),
-      outcome.reason && h("p", {}, `${capitalized(outcome.reason)}.`),
+      outcome.reason && h("p", {}, reason(outcome.reason)),
       this.remarks(outcome, "last"),
       this.measured(outcome, "last"),
     );
@@ -188,9 +200,9 @@ class LearningView extends HTMLElement {
   /** Shows what the owner should know, regardless of the decision. */
   remarks(outcome, key) {
     return [
-      outcome.labels_checked && h("p", { class: "hint" }, "The owner vouched for the labels."),
-      outcome.warning && h("p", { class: "hint" }, `${capitalized(outcome.warning)}.`),
-      outcome.measured && this.facePictures("Labels to check", outcome.measured.suspects, outcome.labels, `suspects-${key}`),
+      outcome.labels_checked && h("p", { class: "hint" }, t("training.vouched")),
+      outcome.warning && h("p", { class: "hint" }, reason(outcome.warning)),
+      outcome.measured && this.facePictures("training.toCheck", outcome.measured.suspects, outcome.labels, `suspects-${key}`),
     ];
   }
 
@@ -199,26 +211,31 @@ class LearningView extends HTMLElement {
     if (!measured) return null;
     return this.details(
       `details-${key}`,
-      "Details",
-      h("dl", { class: "figures" }, h("dt", {}, "Before"), h("dd", {}, score(measured.before)), h("dt", {}, "After"), h("dd", {}, score(measured.after)), h("dt", {}, "Loss"), h("dd", {}, `${Math.abs(measured.gain).toFixed(3)} ${measured.gain < 0 ? "higher" : "lower"}, standard error ${measured.standard_error.toFixed(3)}`), h("dt", {}, "Trained"), h("dd", {}, trained(measured.adaptation))),
+      t("training.detailsTitle"),
+      figures([
+        [t("training.before"), score(measured.before)],
+        [t("training.after"), score(measured.after)],
+        [t("training.loss"), t(measured.gain < 0 ? "training.lossHigher" : "training.lossLower", { loss: number(Math.abs(measured.gain), 3), error: number(measured.standard_error, 3) })],
+        [t("training.trained"), trained(measured.adaptation)],
+      ]),
       h(
         "div",
         { class: "split" },
         measured.curve.length > 1 &&
-          h("figure", {}, line({ points: measured.curve.map((point) => [point.steps, point.loss]), title: "Loss on held-out pictures", x: "steps", y: "loss", chosen: measured.steps }), h("figcaption", {}, "Loss on held-out pictures. The filled dot marks the chosen number of steps.")),
-        h("div", {}, confusion(labels, measured.before.confusion, "Before"), confusion(labels, measured.after.confusion, "After", library), h("p", { class: "hint" }, "A number links to the face pictures with this label for which the model in use predicts this.")),
+          h("figure", {}, line({ points: measured.curve.map((point) => [point.steps, point.loss]), title: t("training.curveTitle"), x: t("training.steps"), y: t("training.lossAxis"), chosen: measured.steps }), h("figcaption", {}, t("training.curveCaption"))),
+        h("div", {}, confusion(labels, measured.before.confusion, t("training.before")), confusion(labels, measured.after.confusion, t("training.after"), library), h("p", { class: "hint" }, t("training.cells"))),
       ),
-      this.facePictures("Worst mistakes", measured.worst, labels, `worst-${key}`),
+      this.facePictures("training.worst", measured.worst, labels, `worst-${key}`),
     );
   }
 
-  facePictures(title, list, labels, key) {
-    if (list.length === 0) return null;
-    const items = list.map((sample) => {
+  facePictures(title, samples, labels, key) {
+    if (samples.length === 0) return null;
+    const items = samples.map((sample) => {
       const label = words(labels[sample.label] ?? "?");
-      return { id: sample.id, name: `Labeled ${label} at the training`, caption: [h("span", {}, label), h("span", { class: "hint" }, `probability ${percent(sample.probability, 0)}`)] };
+      return { id: sample.id, name: t("training.labeledThen", { label }), caption: [h("span", {}, label), h("span", { class: "hint" }, t("training.probability", { percent: percent(sample.probability, 0) }))] };
     });
-    return this.details(key, `${title} (${list.length})`, strip(items));
+    return this.details(key, t(title, { number: samples.length }), strip(items));
   }
 
   /** Plots the accuracy of the models over time. */
@@ -226,7 +243,7 @@ class LearningView extends HTMLElement {
     const measured = heads.filter((head) => head.outcome?.measured);
     if (measured.length < 2) return null;
     const points = measured.map((head) => [head.number, head.outcome.measured.after.accuracy]);
-    return h("figure", { class: "card" }, line({ points, title: "Accuracy of each model", x: "model", y: "accuracy", chosen: heads.find((head) => head.current)?.number, format: (value) => percent(value, 0) }), h("figcaption", {}, "Each model was measured on the pictures held out at the time. The filled dot marks the model in use."));
+    return h("figure", { class: "card" }, line({ points, title: t("training.accuracyTitle"), x: t("training.modelAxis"), y: t("training.accuracyAxis"), chosen: heads.find((head) => head.current)?.number, format: (value) => percent(value, 0) }), h("figcaption", {}, t("training.accuracyCaption")));
   }
 
   head(head) {
@@ -239,19 +256,19 @@ class LearningView extends HTMLElement {
       h(
         "summary",
         { id: `${key}-summary` },
-        h("strong", {}, builtIn ? "Built-in model" : `Model ${head.number}`),
-        head.current && h("span", { class: "badge" }, "in use"),
+        h("strong", {}, nameOf(head.number)),
+        head.current && h("span", { class: "badge" }, t("model.inUse")),
         " ",
-        builtIn ? "" : head.damage ?? (measured ? `right on ${measured.after.right} of ${measured.after.samples}, before on ${measured.before.right}` : head.recipe),
+        builtIn ? null : head.damage ? device(head.damage) : measured ? t("model.right", { right: measured.after.right, samples: measured.after.samples, before: measured.before.right }) : device(head.recipe),
       ),
-      h("p", { class: "hint" }, `${builtIn ? "Part of maskd or of the configured classifier" : `Trained from ${head.parent === undefined ? "the built-in model" : `model ${head.parent}`}`}; labels: ${head.labels.map(words).join(", ")}.`),
-      head.outcome && [head.outcome.reason && h("p", {}, `${capitalized(head.outcome.reason)}.`), this.remarks(head.outcome, head.number), this.measured(head.outcome, head.number)],
+      h("p", { class: "hint" }, t(builtIn ? "model.builtInAbout" : head.parent === undefined ? "model.fromBuiltIn" : "model.fromModel", { model: head.parent, labels: list(head.labels.map(words)) })),
+      head.outcome && [this.changes(head), head.outcome.reason && h("p", {}, reason(head.outcome.reason)), this.remarks(head.outcome, head.number), this.measured(head.outcome, head.number)],
       !head.damage &&
         h(
           "div",
           { class: "row" },
-          h("button", { type: "button", id: `use-${head.number}`, class: "quiet", disabled: head.current, onclick: () => this.use(head.number) }, "Use this model"),
-          h("a", { class: "button quiet", href: fileOfHead(head.number), download: `model-${head.number}.onnx` }, "Export"),
+          h("button", { type: "button", id: `use-${head.number}`, class: "quiet", disabled: head.current, onclick: () => this.use(head.number) }, t("model.use")),
+          h("a", { class: "button quiet", href: fileOfHead(head.number), download: `model-${head.number}.onnx` }, t("model.export")),
         ),
     );
   }
@@ -262,32 +279,33 @@ class LearningView extends HTMLElement {
     const checked = box.checked;
     box.checked = false;
     this.labelsChecked = false;
-    toast("Training…");
+    toast(t("training.started"));
     setTimeout(() => this.look(), 200);
     try {
       const record = await api.refit(checked);
-      toast(record.head === undefined ? "The model stays as it is." : `Model ${record.head} is in use.`);
+      toast(record.head === undefined ? t("training.unchanged") : inUse(record.head));
     } catch (problem) {
-      toast(problem.message);
+      toast(problem.shown);
     }
     this.look();
   }
 
   async rollback() {
-    if (await confirmed("Go back to the previous model?", "Roll back")) await this.change(() => api.rollback());
+    if (await confirmed(t("training.rollbackQuestion"), t("training.rollback"))) await this.change(() => api.rollback());
   }
 
-  async use(number) {
-    if (await confirmed(`Use ${named(number)}?`, "Use it")) await this.change(() => api.use(number));
+  async use(model) {
+    const question = model === 0 ? t("training.useBuiltInQuestion") : t("training.useQuestion", { model });
+    if (await confirmed(question, t("training.useIt"))) await this.change(() => api.use(model));
   }
 
   /** Changes the model in use, and says which one is then in use. */
   async change(request) {
     try {
       const { head } = await request();
-      toast(head === undefined ? "The built-in model is in use." : `Model ${head} is in use.`);
+      toast(inUse(head));
     } catch (problem) {
-      toast(problem.message);
+      toast(problem.shown);
     }
     this.look();
   }

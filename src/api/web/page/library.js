@@ -1,9 +1,11 @@
 // The library: all face pictures, by label. They can be filtered, relabeled, discarded, and restored.
 
 import { api } from "./api.js";
-import { count, fill, h, percent, redraw, time, words } from "./dom.js";
+import { fill, h, redraw } from "./dom.js";
+import "./upload.js";
 import { CHANGED, labelName, labelsOf, markSamples, newLabelField, restoreSamples } from "./marking.js";
 import { library, openSample, quality, thumbnail } from "./sample_panel.js";
+import { known, number as written, percent, t, time, words } from "./texts.js";
 
 /** Number of face pictures on a page, which fills the rows of most screens. */
 const PAGE = 48;
@@ -28,14 +30,15 @@ class LibraryView extends HTMLElement {
     Object.assign(this, fromAddress());
     this.selected = new Set();
     this.samples = [];
-    this.heading = h("h2", {}, "Library");
-    this.tabs = h("nav", { class: "tabs", "aria-label": "Labels" });
+    this.heading = h("h2", {}, t("library.title"));
+    this.tabs = h("nav", { class: "tabs", "aria-label": t("library.tabs") });
     this.status = h("p", { class: "hint", role: "status", id: "library-status" });
     this.grid = h("div", { onkeydown: (event) => this.move(event), onfocusin: (event) => this.rove(event.target) });
     this.pages = h("div", { class: "row pages" });
-    this.bar = h("section", { class: "selection", "aria-label": "Selection" });
+    this.bar = h("section", { class: "selection", "aria-label": t("library.selection") });
     this.form = h("div");
-    fill(this, this.heading, this.tabs, this.form, this.status, this.grid, this.pages, this.bar);
+    const upload = h("details", { class: "card filters" }, h("summary", { id: "upload-open" }, t("upload.title")), h("upload-panel"));
+    fill(this, this.heading, this.tabs, upload, this.form, this.status, this.grid, this.pages, this.bar);
     this.onChanged = () => this.load();
     window.addEventListener(CHANGED, this.onChanged);
     this.load();
@@ -76,7 +79,7 @@ class LibraryView extends HTMLElement {
       Object.assign(this, { samples: [], total: 0 });
       this.selected.clear();
       fill(this.status);
-      fill(this.grid, h("p", { class: "error", role: "alert" }, problem.message), h("button", { type: "button", onclick: () => this.load() }, "Try again"));
+      fill(this.grid, h("p", { class: "error", role: "alert" }, problem.shown), h("button", { type: "button", onclick: () => this.load() }, t("common.tryAgain")));
       fill(this.pages);
       fill(this.bar);
     }
@@ -86,8 +89,8 @@ class LibraryView extends HTMLElement {
     this.renderTabs();
     this.renderFilters();
     const first = this.page * PAGE;
-    const range = this.total > this.samples.length ? `${first + 1} to ${first + this.samples.length} of ` : "";
-    this.status.textContent = this.total === 0 ? "No face pictures match." : `${range}${count(this.total, "face picture")}`;
+    const key = this.total === 0 ? "library.noMatch" : this.total > this.samples.length ? "library.range" : "library.some";
+    this.status.textContent = t(key, { first: first + 1, last: first + this.samples.length, number: this.total });
     this.renderGrid();
     this.renderPages();
     this.renderBar();
@@ -97,10 +100,10 @@ class LibraryView extends HTMLElement {
     const all = Object.values(this.counts).reduce((sum, { samples }) => sum + samples, 0);
     const counted = (label) => this.counts[label]?.samples ?? 0;
     const entries = [
-      ["all", "All", all, {}],
-      ["label-unlabelled", "Unlabeled", counted("unlabelled"), { label: "unlabelled" }],
+      ["all", t("library.all"), all, {}],
+      ["label-unlabelled", t("library.unlabeled"), counted("unlabelled"), { label: "unlabelled" }],
       ...this.labels.map((label) => [`label-${label}`, words(label), counted(label), { label }]),
-      ["discarded", "Discarded", this.discarded, { discarded: "true" }],
+      ["discarded", t("library.discarded"), this.discarded, { discarded: "true" }],
     ];
     const current = this.filter.discarded ? "discarded" : this.filter.label ? `label-${this.filter.label}` : "all";
     const rest = Object.fromEntries(MORE.filter((name) => this.filter[name]).map((name) => [name, this.filter[name]]));
@@ -112,7 +115,7 @@ class LibraryView extends HTMLElement {
           event.preventDefault();
           this.show(wanted);
         };
-        return h("a", { id: `tab-${key}`, href: library(wanted), "aria-current": key === current ? "true" : null, onclick: open }, name, " ", h("span", { class: "number" }, String(number)));
+        return h("a", { id: `tab-${key}`, href: library(wanted), "aria-current": key === current ? "true" : null, onclick: open }, name, " ", h("span", { class: "number" }, written(number)));
       }),
     );
   }
@@ -125,7 +128,7 @@ class LibraryView extends HTMLElement {
         "label",
         { class: "field" },
         label,
-        h("select", { id: `filter-${name}`, onchange: (event) => change(name, event.target.value) }, h("option", { value: "" }, "any"), options.map((value) => h("option", { value, selected: this.filter[name] === value }, words(value)))),
+        h("select", { id: `filter-${name}`, onchange: (event) => change(name, event.target.value) }, h("option", { value: "" }, t("library.any")), options.map((value) => h("option", { value, selected: this.filter[name] === value }, known(`quality.${value}`, words(value))))),
       );
     const input = (name, label, attributes) =>
       h("label", { class: "field" }, label, h("input", { id: `filter-${name}`, value: this.filter[name] ?? "", onchange: (event) => event.target.reportValidity() && change(name, event.target.value), ...attributes }));
@@ -136,18 +139,18 @@ class LibraryView extends HTMLElement {
       h(
         "details",
         { class: "card filters", open: wasOpen ?? active > 0 },
-        h("summary", { id: "filters" }, "Filters", active > 0 ? ` (${active} active)` : ""),
+        h("summary", { id: "filters" }, active > 0 ? t("library.filtersActive", { number: active }) : t("library.filters")),
         h(
           "div",
           { class: "fields" },
-          select("predicted", "Model says", this.labels),
-          select("quality", "Quality", QUALITIES),
-          input("day", "Day (UTC)", { type: "date" }),
-          input("track", "Track", { type: "number", min: 0, step: 1, inputmode: "numeric" }),
-          check("suspect", "Label may be wrong"),
-          check("worst", "Worst results of the last training"),
+          select("predicted", t("library.modelSays"), this.labels),
+          select("quality", t("library.quality"), QUALITIES),
+          input("day", t("library.day"), { type: "date" }),
+          input("track", t("library.track"), { type: "number", min: 0, step: 1, inputmode: "numeric" }),
+          check("suspect", t("library.suspect")),
+          check("worst", t("library.worst")),
         ),
-        active > 0 && h("button", { type: "button", class: "quiet", id: "filters-clear", onclick: () => this.show({ label: this.filter.label, discarded: this.filter.discarded }) }, "Clear filters"),
+        active > 0 && h("button", { type: "button", class: "quiet", id: "filters-clear", onclick: () => this.show({ label: this.filter.label, discarded: this.filter.discarded }) }, t("library.clearFilters")),
       ),
     );
   }
@@ -161,10 +164,10 @@ class LibraryView extends HTMLElement {
     fill(
       this.grid,
       [...groups].map(([label, samples]) => [
-        this.filter.label === undefined && h("h3", { class: "class" }, label === undefined ? "Unlabeled" : words(label)),
-        h("ul", { class: "gallery", "aria-label": label === undefined ? "Unlabeled" : words(label) }, samples.map((sample) => this.cell(sample, ids))),
+        this.filter.label === undefined && h("h3", { class: "class" }, label === undefined ? t("library.unlabeled") : words(label)),
+        h("ul", { class: "gallery", "aria-label": label === undefined ? t("library.unlabeled") : words(label) }, samples.map((sample) => this.cell(sample, ids))),
       ]),
-      this.samples.length > 0 && h("p", { class: "hint" }, "Keyboard: arrow keys move, Space selects, and Enter opens. With the mouse, hold Shift to select a range."),
+      this.samples.length > 0 && h("p", { class: "hint" }, t("library.keyboard")),
     );
     const all = this.thumbnails();
     if (all.length === 0) {
@@ -177,25 +180,25 @@ class LibraryView extends HTMLElement {
   }
 
   cell(sample, ids) {
-    const label = sample.label === undefined ? "unlabeled" : `labeled ${words(sample.label)}`;
+    const label = sample.label === undefined ? t("library.notLabeled") : t("library.labeled", { label: words(sample.label) });
     const differs = sample.predicted !== undefined && sample.predicted !== sample.label;
     const notes = [
-      sample.suspect && h("span", { class: "note bad" }, "label may be wrong"),
-      sample.worst && h("span", { class: "note" }, "worst result"),
+      sample.suspect && h("span", { class: "note bad" }, t("library.noteSuspect")),
+      sample.worst && h("span", { class: "note" }, t("library.noteWorst")),
       sample.flaws && h("span", { class: "note" }, quality(sample)),
-      differs && h("span", { class: "note" }, `model: ${words(sample.predicted)} ${percent(sample.probability, 0)}`),
+      differs && h("span", { class: "note" }, t("library.noteModel", { label: words(sample.predicted), percent: percent(sample.probability, 0) })),
     ];
     return h(
       "li",
       { class: "cell" },
       sample.picture
-        ? thumbnail(sample.id, ids, `Face picture, ${label}, ${time(sample.time)}`, { tabindex: -1, onclick: (event) => this.click(event, sample.id) })
-        : h("button", { type: "button", class: "thumbnail none", "data-sample": sample.id, tabindex: -1, onclick: (event) => this.click(event, sample.id) }, "stored without a picture"),
+        ? thumbnail(sample.id, ids, t("library.picture", { label, time: time(sample.time) }), { tabindex: -1, onclick: (event) => this.click(event, sample.id) })
+        : h("button", { type: "button", class: "thumbnail none", "data-sample": sample.id, tabindex: -1, onclick: (event) => this.click(event, sample.id) }, t("library.noPicture")),
       h(
         "label",
         { class: "caption" },
         // The keyboard selects with Space on the picture, so that Tab leaves the grid.
-        h("input", { type: "checkbox", tabindex: -1, checked: this.selected.has(sample.id), "aria-label": `Select the face picture of ${time(sample.time)}`, onclick: (event) => this.check(event, sample.id) }),
+        h("input", { type: "checkbox", tabindex: -1, checked: this.selected.has(sample.id), "aria-label": t("library.select", { time: time(sample.time) }), onclick: (event) => this.check(event, sample.id) }),
         h("span", {}, time(sample.time, true), notes),
       ),
     );
@@ -205,7 +208,7 @@ class LibraryView extends HTMLElement {
     const last = Math.ceil(this.total / PAGE) - 1;
     const button = (id, name, page) =>
       h("button", { type: "button", class: "quiet", id, "aria-disabled": String(page < 0 || page > last), onclick: () => page >= 0 && page <= last && this.turnTo(page) }, name);
-    redraw(this.pages, last > 0 && [button("page-previous", "Previous page", this.page - 1), h("span", {}, `Page ${this.page + 1} of ${last + 1}`), button("page-next", "Next page", this.page + 1)]);
+    redraw(this.pages, last > 0 && [button("page-previous", t("library.previous"), this.page - 1), h("span", {}, t("library.page", { page: this.page + 1, pages: last + 1 })), button("page-next", t("library.next"), this.page + 1)]);
   }
 
   async turnTo(page) {
@@ -218,13 +221,13 @@ class LibraryView extends HTMLElement {
     const act = (id, name, action, kind = "quiet") => h("button", { type: "button", class: kind, id, onclick: () => this.act(action) }, name);
     this.newLabel = newLabelField("library-new-label", this.newLabel);
     const others = this.filter.discarded
-      ? act("library-restore", "Restore", (ids) => restoreSamples(ids))
+      ? act("library-restore", t("mark.restore"), (ids) => restoreSamples(ids))
       : [
           h(
             "span",
-            { class: "row", role: "group", "aria-label": "Move to the label" },
+            { class: "row", role: "group", "aria-label": t("library.moveTo") },
             this.labels.map((label) => act(`library-label-${label}`, words(label), (ids) => markSamples(ids, { as: label }))),
-            act("library-no-label", "no label", (ids) => markSamples(ids, "unlabelled")),
+            act("library-no-label", t("label.none"), (ids) => markSamples(ids, "unlabelled")),
           ),
           h(
             "form",
@@ -237,16 +240,16 @@ class LibraryView extends HTMLElement {
               },
             },
             this.newLabel,
-            h("button", { class: "quiet", id: "library-use" }, "Use"),
+            h("button", { class: "quiet", id: "library-use" }, t("mark.use")),
           ),
-          act("library-discard", "Discard", (ids) => markSamples(ids, "discard"), "quiet danger"),
+          act("library-discard", t("mark.discard"), (ids) => markSamples(ids, "discard"), "quiet danger"),
         ];
     redraw(
       this.bar,
       this.samples.length > 0 && [
-        h("strong", { role: "status" }, number === 0 ? "Nothing selected" : `${number} selected`),
-        h("button", { type: "button", class: "quiet", id: "select-all", onclick: () => this.select(this.samples.map((sample) => sample.id)) }, "Select all"),
-        number > 0 && h("button", { type: "button", class: "quiet", id: "select-none", onclick: () => this.select([]) }, "Clear"),
+        h("strong", { role: "status" }, number === 0 ? t("library.nothingSelected") : t("library.selected", { number })),
+        h("button", { type: "button", class: "quiet", id: "select-all", onclick: () => this.select(this.samples.map((sample) => sample.id)) }, t("library.selectAll")),
+        number > 0 && h("button", { type: "button", class: "quiet", id: "select-none", onclick: () => this.select([]) }, t("library.clear")),
         number > 0 && others,
       ],
     );

@@ -2,15 +2,9 @@
 
 import { api } from "./api.js";
 import "./teach.js";
-import { count, fill, h, percent, whileVisible, words } from "./dom.js";
-
-const DECISIONS = {
-  idle: "Nobody there",
-  mask: "Everybody wears a mask",
-  no_mask: "Somebody without a mask",
-  unsure: "Unsure",
-  fault: "No new frames from the camera",
-};
+import { doorElement, showDoor } from "./door.js";
+import { device, facts, fill, h, whileVisible } from "./dom.js";
+import { known, number, percent, rich, t, time, words } from "./texts.js";
 
 /** How often the view asks for the state of the device, in ms. */
 const INTERVAL = 500;
@@ -18,7 +12,7 @@ const INTERVAL = 500;
 /** The waits between attempts to reach a device that does not respond, in seconds. */
 const RETRIES = [1, 2, 4, 8];
 
-const CURRENT = "The newest frame, with a box around each face";
+const CURRENT = t("live.current");
 
 const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -29,14 +23,15 @@ class LiveView extends HTMLElement {
     this.moving = !reducedMotion.matches;
     this.pause = h("button", { type: "button", class: "quiet", onclick: () => this.toggle() });
     this.reason = h("p", { class: "error", role: "alert" });
-    this.faces = h("ul", { class: "faces", "aria-label": "Faces" });
+    this.door = doorElement();
+    this.faces = h("ul", { class: "faces", "aria-label": t("live.faces") });
     this.figures = h("dl", { class: "figures" });
     fill(this, 
       h(
         "div",
         { class: "split" },
-        h("section", { "aria-label": "Camera" }, this.decision, this.reason, this.picture, h("div", { class: "row" }, this.pause)),
-        h("section", { "aria-label": "Details" }, h("h2", {}, "Faces"), this.faces, h("h2", {}, "Device"), this.figures, h("teach-panel")),
+        h("section", { "aria-label": t("live.camera") }, this.decision, this.door, this.reason, this.picture, h("div", { class: "row" }, this.pause), h("teach-panel")),
+        h("section", { "aria-label": t("live.details") }, h("h2", {}, t("live.faces")), this.faces, h("h2", {}, t("live.device")), this.figures, h("a", { href: "#device" }, t("live.more"))),
       ),
     );
     this.updateButton();
@@ -53,7 +48,7 @@ class LiveView extends HTMLElement {
   }
 
   updateButton() {
-    this.pause.replaceChildren(this.moving ? "Pause the picture" : "Resume the picture");
+    this.pause.replaceChildren(this.moving ? t("live.pause") : t("live.resume"));
   }
 
   toggle() {
@@ -107,25 +102,26 @@ class LiveView extends HTMLElement {
 
   /** Says why the device cannot be reached, and counts down to the next attempt. */
   async waitForDevice(problem) {
-    this.showDecision("fault", "The device cannot be reached");
+    this.showDecision("fault", t("decision.unreachable"));
+    showDoor(this.door, null);
     const seconds = RETRIES[Math.min(this.failures, RETRIES.length - 1)];
     this.failures += 1;
     // Every number would be announced, so the alert contains only the reason.
     const next = h("span", { "aria-hidden": "true" });
-    this.clear([problem.message, next]);
+    this.clear([problem.shown, next]);
     for (let left = seconds; left > 0 && this.isConnected; left -= 1) {
-      next.textContent = ` Next try in ${left} s.`;
+      next.textContent = t("live.nextTry", { number: left });
       await new Promise((resolve) => setTimeout(resolve, 1000));
     }
-    next.textContent = " Trying again…";
+    next.textContent = t("live.tryingAgain");
   }
 
   /** Removes everything that is no longer true, and says why. */
   clear(reason) {
     this.picture.classList.add("stale");
-    this.picture.alt = "The last frame that was received, not what the camera sees now";
+    this.picture.alt = t("live.stale");
     fill(this.reason, reason);
-    fill(this.faces, h("li", { class: "hint" }, "Unknown"));
+    fill(this.faces, h("li", { class: "hint" }, t("common.unknown")));
     fill(this.figures);
   }
 
@@ -138,9 +134,10 @@ class LiveView extends HTMLElement {
   /** Returns why the newest frame is not what the camera sees now, or null if it is. */
   staleness(live) {
     if (live.camera_lost) {
-      return `The camera is lost${live.camera_lost_because ? `: ${live.camera_lost_because}` : ""}. The device tries to reconnect it, first after half a second, then less often, at least every 30 s.`;
+      const because = live.camera_lost_because;
+      return because ? rich("live.lostBecause", { reason: device(because) }) : rich("live.lost");
     }
-    if (live.decision === "fault") return "The device waits for the next frame from the camera.";
+    if (live.decision === "fault") return rich("live.waits");
     return null;
   }
 
@@ -148,58 +145,58 @@ class LiveView extends HTMLElement {
     if (live.statistics_mode) {
       this.aborter.abort();
       this.picture.hidden = this.pause.hidden = true;
-      this.showDecision("idle", "Statistics mode: people are only counted");
-      fill(this.faces, h("li", { class: "hint" }, "Not shown in statistics mode"));
+      this.showDecision("idle", t("decision.statistics"));
+      fill(this.faces, h("li", { class: "hint" }, t("live.notShown")));
       fill(this.reason, this.staleness(live));
       return;
     }
-    this.showDecision(live.decision, DECISIONS[live.decision] ?? words(live.decision));
+    this.showDecision(live.decision, known(`decision.${live.decision}`, words(live.decision)));
+    showDoor(this.door, live.door);
     const stale = this.staleness(live);
     if (stale) {
       // An alert is announced again whenever it is assigned.
-      if (this.reason.textContent !== stale) this.clear(stale);
+      const text = stale.map((part) => part.textContent ?? part).join("");
+      if (this.reason.textContent !== text) this.clear(stale);
     } else {
       this.picture.classList.remove("stale");
       this.picture.alt = CURRENT;
       fill(this.reason);
       const faces = live.frame?.faces ?? [];
       this.faces.replaceChildren(...faces.map((face) => this.face(face)));
-      if (faces.length === 0) this.faces.append(h("li", { class: "hint" }, "No face in the newest frame."));
+      if (faces.length === 0) this.faces.append(h("li", { class: "hint" }, t("live.noFace")));
     }
     const board = live.board ?? {};
     const figures = [
-      ["Camera", live.camera_lost ? `lost; reconnecting (${count(live.camera_losses, "time")} so far)` : live.frame ? "running" : "starting"],
+      [t("live.camera"), live.camera_lost ? t("live.cameraLost", { number: live.camera_losses }) : live.frame ? t("live.cameraRuns") : t("live.cameraStarts")],
       ...(stale
         ? []
         : [
-            ["Frames per second", live.frames_per_second.toFixed(1)],
-            ["Latency", `${live.latency_ms.toFixed(0)} ms`],
+            [t("live.fps"), number(live.frames_per_second, 1)],
+            [t("live.latency"), t("live.ms", { number: Math.round(live.latency_ms) })],
           ]),
-      ["Temperature", board.temperature_c === undefined ? "unknown" : `${board.temperature_c.toFixed(0)} °C`],
-      ["Model", live.head === undefined ? "built-in" : `number ${live.head}`],
-      ["Face pictures", live.capture.off_because ? `not kept: ${live.capture.off_because}` : live.capture.on ? "kept" : "not kept"],
+      [t("live.model"), live.head === undefined ? t("live.builtIn") : t("live.modelNumber", { model: live.head })],
+      [t("live.facePictures"), live.capture.off_because ? rich("live.notKeptBecause", { reason: device(live.capture.off_because) }) : live.capture.on ? t("live.kept") : t("live.notKept")],
     ];
     if (live.times) {
-      const names = [["indicate", "LEDs"], ["lock", "Lock"], ["capture", "Capturing"], ["sound", "Sound"]];
+      const names = [["indicate", t("live.leds")], ["lock", t("live.lock")], ["capture", t("live.capturing")], ["sound", t("live.sound")]];
       for (const [key, name] of names) {
         const { on, next_change: next } = live.times[key];
-        if (!on || next) figures.push([name, `${on ? "on" : "off"} at this time${next ? ` until ${next.slice(0, 10)} ${next.slice(11, 16)}` : ""}`]);
+        if (!on || next) figures.push([name, next ? t(on ? "live.onUntil" : "live.offUntil", { time: time(next, true) }) : t(on ? "live.on" : "live.off")]);
       }
-      if (!live.times.clock_synchronized) figures.push(["Times", "do not apply, because the clock is not synchronized"]);
+      if (!live.times.clock_synchronized) figures.push([t("live.times"), t("live.timesDoNotApply")]);
     }
     const retention = live.retention;
     if (retention?.labeled_ending) {
-      figures.push(["Deletion", `${count(retention.labeled_ending, "labeled face picture")} will reach the age limit (capture.keep-days); the first is deleted in ${retention.first_ends_in_hours} h`]);
+      figures.push([t("live.deletion"), t("live.ending", { number: retention.labeled_ending, hours: retention.first_ends_in_hours })]);
     }
-    if (retention?.not_counted) figures.push(["Large files", `${retention.not_counted} over 1 MiB do not count toward capture.max-mib`]);
-    if (retention && !retention.clock_synchronized) figures.push(["Clock", "not synchronized, or it jumped within the last day; the age of face pictures counts only the time that the daemon runs"]);
-    if (live.head_note) figures.push(["Note", live.head_note]);
-    if (live.learning_off) figures.push(["Learning", `off: the state directory cannot be used: ${live.learning_off}`]);
-    if (live.refitting) figures.push(["Training", "in progress"]);
-    if (live.learning_waits) figures.push(["Training", `paused: ${live.learning_waits}`]);
-    if (board.throttling?.under_voltage) figures.push(["Power supply", "voltage too low"]);
-    for (const problem of Object.values(live.problems ?? {})) figures.push(["Problem", problem]);
-    this.figures.replaceChildren(...figures.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+    if (retention?.not_counted) figures.push([t("live.largeFiles"), t("live.notCounted", { number: retention.not_counted })]);
+    if (live.head_note) figures.push([t("live.note"), device(live.head_note)]);
+    if (live.learning_off) figures.push([t("live.learning"), rich("live.learningOff", { reason: device(live.learning_off) })]);
+    if (live.refitting) figures.push([t("live.training"), t("live.inProgress")]);
+    if (live.learning_waits) figures.push([t("live.training"), rich("live.paused", { reason: device(live.learning_waits) })]);
+    if (board.throttling?.under_voltage) figures.push([t("live.power"), t("live.voltage")]);
+    for (const problem of Object.values(live.problems ?? {})) figures.push([t("live.problem"), device(problem)]);
+    fill(this.figures, facts(figures));
   }
 
   face(face) {
@@ -208,8 +205,9 @@ class LiveView extends HTMLElement {
       "li",
       { class: `face ${face.verdict}` },
       h("strong", {}, words(face.verdict)),
+      face.unsure_reason === "unfamiliar" ? h("span", { class: "hint" }, t("live.unfamiliar")) : "",
       all.length === 0
-        ? h("span", { class: "hint" }, "too small or too unclear")
+        ? h("span", { class: "hint" }, t("live.unclear"))
         : all.map(([label, share]) =>
             h("label", { class: "share" }, h("span", {}, words(label)), h("meter", { min: 0, max: 1, value: share }), h("span", { class: "number" }, percent(share, 0))),
           ),

@@ -1,29 +1,33 @@
-// The shell of the page, which handles login and navigation.
+// The shell of the page, which handles login, navigation, and the choice of the language.
 
 import { api } from "./api.js";
-import { h, toast } from "./dom.js";
+import { fill, h, toast } from "./dom.js";
 import "./live.js";
 import "./label.js";
 import "./library.js";
 import "./learning.js";
 import "./events.js";
 import "./counts.js";
+import "./device.js";
 import "./settings.js";
+import { LANGUAGES, choose, language, rich, t } from "./texts.js";
 import { watchWaiting } from "./waiting.js";
 
 const VIEWS = {
-  live: ["live-view", "Live"],
-  label: ["label-queue", "Label"],
-  library: ["library-view", "Library"],
-  learning: ["learning-view", "Training"],
-  events: ["events-view", "Events"],
-  counts: ["counts-view", "Counts"],
-  settings: ["settings-form", "Settings"],
+  live: "live-view",
+  label: "label-queue",
+  library: "library-view",
+  learning: "learning-view",
+  events: "events-view",
+  counts: "counts-view",
+  device: "device-view",
+  settings: "settings-form",
 };
 
 const main = document.getElementById("main");
 const nav = document.querySelector("nav");
 const logOut = document.getElementById("log-out");
+const languages = document.getElementById("language");
 
 /** Ends the updates of the number of waiting face pictures. */
 let endWaiting = () => {};
@@ -32,22 +36,21 @@ function show() {
   // What follows a question mark is for the view.
   const wanted = location.hash.slice(1).split("?")[0];
   const name = VIEWS[wanted] ? wanted : "live";
-  const [tag, title] = VIEWS[name];
-  document.title = `${title} · maskd`;
+  document.title = t("page.title", { view: t(`nav.${name}`) });
   for (const link of nav.children) {
     if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  main.replaceChildren(h(tag));
+  main.replaceChildren(h(VIEWS[name]));
 }
 
 function askForPassword(session) {
   endWaiting();
   nav.hidden = true;
   logOut.hidden = true;
-  document.title = "Log in · maskd";
+  document.title = t("page.title", { view: t("login.title") });
   if (!session.password) {
-    main.replaceChildren(h("p", {}, "No password is set on this device. To create one, run ", h("code", {}, "maskd passwd"), "."));
+    main.replaceChildren(h("p", {}, rich("login.none", { command: h("code", {}, "maskd passwd") })));
     return;
   }
   const error = h("p", { class: "error", role: "alert" });
@@ -62,18 +65,18 @@ function askForPassword(session) {
         try {
           begin(await api.logIn(password.value));
         } catch (problem) {
-          error.replaceChildren(problem.message);
+          error.replaceChildren(problem.status === 401 ? t("login.wrong") : problem.shown);
           password.select();
         }
       },
     },
-    h("h2", {}, "Log in"),
+    h("h2", {}, t("login.title")),
     // Password managers expect a user name.
     h("input", { type: "text", autocomplete: "username", value: "maskd", hidden: true }),
-    h("label", { for: "password" }, "Password"),
+    h("label", { for: "password" }, t("login.password")),
     password,
     error,
-    h("button", {}, "Log in"),
+    h("button", {}, t("login.button")),
   );
   main.replaceChildren(form);
   password.focus();
@@ -92,15 +95,20 @@ async function start() {
   try {
     begin(await api.session());
   } catch (problem) {
-    main.replaceChildren(h("p", { class: "error", role: "alert" }, problem.message), h("button", { type: "button", onclick: start }, "Try again"));
+    main.replaceChildren(h("p", { class: "error", role: "alert" }, problem.shown), h("button", { type: "button", onclick: start }, t("common.tryAgain")));
   }
 }
 
+for (const element of document.querySelectorAll("[data-text]")) element.prepend(t(element.dataset.text));
+nav.setAttribute("aria-label", t("page.pages"));
+languages.setAttribute("aria-label", t("page.language"));
+fill(languages, Object.entries(LANGUAGES).map(([value, name]) => h("option", { value, lang: value, selected: value === language }, name)));
+languages.addEventListener("change", () => choose(languages.value));
 logOut.addEventListener("click", async () => {
   try {
     askForPassword(await api.logOut());
   } catch (problem) {
-    toast(problem.message);
+    toast(problem.shown);
   }
 });
 window.addEventListener("logged-out", start);

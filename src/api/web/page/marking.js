@@ -1,7 +1,8 @@
 // Changes labels from any view. Every change can be undone, and every view hears of it.
 
 import { api } from "./api.js";
-import { count, h, toast, words } from "./dom.js";
+import { device, h, toast } from "./dom.js";
+import { rich, t, words } from "./texts.js";
 
 /** The event that tells every view that labels have changed on the device. */
 export const CHANGED = "samples-changed";
@@ -13,7 +14,7 @@ export const labelName = (text) => text.trim().replaceAll(" ", "_");
 
 /** Creates the field for a new label. It takes over the text of the field that it replaces. */
 export const newLabelField = (id, before, attributes = {}) =>
-  h("input", { type: "text", id, value: before?.value ?? "", placeholder: "new label", title: "Faces with a new label count as not masked, unless classify.masked-labels in the config names it", "aria-label": "New label", maxlength: 64, required: true, ...attributes });
+  h("input", { type: "text", id, value: before?.value ?? "", placeholder: t("mark.newLabel"), title: t("mark.newLabelHint"), "aria-label": t("mark.newLabelName"), maxlength: 64, required: true, ...attributes });
 
 /** Returns the labels that a person can choose: those of the model, and others in use. */
 export function labelsOf(status) {
@@ -22,9 +23,9 @@ export function labelsOf(status) {
 }
 
 function success(mark, number) {
-  if (mark === "discard") return `${count(number, "face picture")} discarded.`;
-  if (mark === "unlabelled") return `${count(number, "face picture")} without a label now.`;
-  return `${count(number, "face picture")} labeled ${words(mark.as)}.`;
+  if (mark === "discard") return t("mark.discarded", { number });
+  if (mark === "unlabelled") return t("mark.cleared", { number });
+  return t("mark.labeled", { number, label: words(mark.as) });
 }
 
 /**
@@ -36,23 +37,29 @@ export async function markSamples(ids, mark) {
   try {
     result = await api.mark(ids, mark);
   } catch (problem) {
-    toast(problem.message);
+    toast(problem.shown);
     return false;
   }
   const reasons = Object.values(result.failed);
-  const undo = result.action === undefined ? undefined : { name: "Undo", run: () => undoAction(result.action) };
-  toast(reasons.length > 0 ? `${count(reasons.length, "face picture")} not changed: ${reasons[0]}.` : success(mark, ids.length), undo);
+  const undo = result.action === undefined ? undefined : { name: t("mark.undo"), run: () => undoAction(result.action) };
+  toast(reasons.length > 0 ? rich("mark.notChanged", { number: reasons.length, reason: device(reasons[0]) }) : success(mark, ids.length), undo);
   announce();
   return true;
+}
+
+/** Returns why something was not undone. */
+export function reasonOf(failed) {
+  const [reason] = Object.values(failed);
+  return reason === undefined ? t("mark.changedSince") : device(reason);
 }
 
 async function undoAction(action) {
   try {
     const { changed, failed } = await api.undo(action);
     const left = changed.length + Object.keys(failed).length;
-    toast(left === 0 ? "Undone." : `Not undone for ${count(left, "face picture")}: ${Object.values(failed)[0] ?? "they were changed or deleted since"}.`);
+    toast(left === 0 ? t("mark.undone") : rich("mark.notUndone", { number: left, reason: reasonOf(failed) }));
   } catch (problem) {
-    toast(problem.message);
+    toast(problem.shown);
   }
   announce();
 }
@@ -62,9 +69,9 @@ export async function restoreSamples(ids) {
   try {
     const { done, failed } = await api.restore(ids);
     const reasons = Object.values(failed);
-    toast(reasons.length > 0 ? `${count(reasons.length, "face picture")} not restored: ${reasons[0]}.` : `${count(done.length, "face picture")} restored.`);
+    toast(reasons.length > 0 ? rich("mark.notRestored", { number: reasons.length, reason: device(reasons[0]) }) : t("mark.restored", { number: done.length }));
   } catch (problem) {
-    toast(problem.message);
+    toast(problem.shown);
   }
   announce();
 }

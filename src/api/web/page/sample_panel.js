@@ -2,25 +2,18 @@
 // person can do with it.
 
 import { api, pictureOf } from "./api.js";
-import { fill, h, percent, redraw, time, words } from "./dom.js";
+import { figures, fill, h, redraw } from "./dom.js";
 import { CHANGED, labelName, labelsOf, markSamples, newLabelField, restoreSamples } from "./marking.js";
-
-const FLAWS = {
-  small: "the face is small",
-  blurred: "blurred",
-  dark: "dark",
-  "cut-off": "partly outside the frame",
-  "no-face": "no face visible",
-};
+import { known, list, percent, t, time, words } from "./texts.js";
 
 /** Describes the quality of a picture in words. */
 export function quality(sample) {
   const flaws = sample.flaws ?? [];
-  return flaws.length === 0 ? "good" : flaws.map((flaw) => FLAWS[flaw] ?? flaw).join(", ");
+  return flaws.length === 0 ? t("quality.good") : list(flaws.map((flaw) => known(`quality.${flaw}`, flaw)));
 }
 
 /** Describes the size of the face in its frame. */
-export const faceSize = (sample) => (sample.face_side === undefined ? "unknown" : `${sample.face_side} pixels`);
+export const faceSize = (sample) => (sample.face_side === undefined ? t("common.unknown") : t("panel.pixels", { number: sample.face_side }));
 
 /** Returns the address of the library with a filter. */
 export const library = (filter) => `#library?${new URLSearchParams(filter)}`;
@@ -35,7 +28,7 @@ const trackNumber = (track) => /^t\d+$/.test(track) && Number(track.slice(1));
 export function thumbnail(id, ids, name, attributes = {}) {
   return h(
     "button",
-    { type: "button", class: "thumbnail", "data-sample": id, "aria-label": `${name}: open`, onclick: () => openSample(id, ids), ...attributes },
+    { type: "button", class: "thumbnail", "data-sample": id, "aria-label": t("panel.open", { name }), onclick: () => openSample(id, ids), ...attributes },
     h("img", { src: pictureOf(id), alt: "", width: 224, height: 224, loading: "lazy" }),
   );
 }
@@ -56,13 +49,13 @@ class SamplePanel extends HTMLElement {
     this.about = h("div");
     this.actions = h("div");
     this.position = h("span", { class: "hint", id: "panel-position" });
-    this.previous = h("button", { type: "button", class: "quiet", id: "panel-previous", "aria-keyshortcuts": "ArrowLeft", onclick: () => this.step(-1) }, "Previous");
-    this.next = h("button", { type: "button", class: "quiet", id: "panel-next", "aria-keyshortcuts": "ArrowRight", onclick: () => this.step(1) }, "Next");
-    this.heading = h("h2", { id: "panel-title" }, "Face picture");
+    this.previous = h("button", { type: "button", class: "quiet", id: "panel-previous", "aria-keyshortcuts": "ArrowLeft", onclick: () => this.step(-1) }, t("panel.previous"));
+    this.next = h("button", { type: "button", class: "quiet", id: "panel-next", "aria-keyshortcuts": "ArrowRight", onclick: () => this.step(1) }, t("panel.next"));
+    this.heading = h("h2", { id: "panel-title" }, t("panel.title"));
     this.dialog = h(
       "dialog",
       { class: "panel", "aria-labelledby": "panel-title", onclose: () => this.closed(), onkeydown: (event) => this.press(event) },
-      h("div", { class: "row between" }, this.heading, h("button", { type: "button", class: "quiet", id: "panel-close", onclick: () => this.dialog.close() }, "Close")),
+      h("div", { class: "row between" }, this.heading, h("button", { type: "button", class: "quiet", id: "panel-close", onclick: () => this.dialog.close() }, t("panel.close"))),
       h("div", { class: "panel-body" }, this.picture, h("div", {}, this.about, this.actions)),
       h("div", { class: "row between" }, this.previous, this.position, this.next),
     );
@@ -118,48 +111,48 @@ class SamplePanel extends HTMLElement {
       this.labels = labelsOf(status);
       this.render();
     } catch (problem) {
-      if (this.isConnected) fill(this.about, h("p", { class: "error", role: "alert" }, problem.message));
+      if (this.isConnected) fill(this.about, h("p", { class: "error", role: "alert" }, problem.shown));
     }
   }
 
   render() {
-    this.position.textContent = `${this.at + 1} of ${this.ids.length}`;
+    this.position.textContent = t("panel.position", { at: this.at + 1, number: this.ids.length });
     const [isFirst, isLast] = [this.at === 0, this.at === this.ids.length - 1];
     // A disabled button would drop the focus out of the panel.
     this.previous.setAttribute("aria-disabled", String(isFirst));
     this.next.setAttribute("aria-disabled", String(isLast));
     const { sample } = this;
     if (sample === undefined) {
-      this.heading.textContent = "Loading…";
+      this.heading.textContent = t("page.loading");
       fill(this.about);
       return;
     }
     if (sample === null) {
-      this.heading.textContent = "Deleted";
+      this.heading.textContent = t("panel.deleted");
       this.picture.removeAttribute("src");
       this.picture.alt = "";
-      fill(this.about, h("p", {}, "This face picture no longer exists."));
+      fill(this.about, h("p", {}, t("panel.gone")));
       redraw(this.actions);
       return;
     }
-    const label = sample.label === undefined ? "no label" : words(sample.label);
-    this.heading.textContent = sample.discarded ? "Discarded" : sample.label === undefined ? "Not labeled" : `Labeled ${label}`;
-    this.picture.alt = `Face picture, ${label}, ${time(sample.time)}`;
+    const label = sample.label === undefined ? t("label.none") : words(sample.label);
+    this.heading.textContent = sample.discarded ? t("panel.discarded") : sample.label === undefined ? t("panel.notLabeled") : t("panel.labeled", { label });
+    this.picture.alt = t("library.picture", { label, time: time(sample.time) });
     const track = trackNumber(sample.track);
     const facts = [
-      ["Label", label + (sample.suspect ? " (may be wrong)" : "")],
-      ["Model says", sample.predicted === undefined ? "not classified yet" : `${words(sample.predicted)}, ${percent(sample.probability, 0)}`],
-      ["Quality", sample.picture ? quality(sample) : "stored without a picture"],
-      ["Face size", faceSize(sample)],
-      ["Time", time(sample.time)],
-      ["Track", track === false ? "added by a person" : h("a", { href: library({ track, day: sample.day }), id: "panel-track", onclick: () => this.dialog.close() }, `number ${track}`)],
+      [t("panel.label"), sample.suspect ? t("panel.mayBeWrong", { label }) : label],
+      [t("panel.modelSays"), sample.predicted === undefined ? t("panel.notClassified") : t("panel.prediction", { label: words(sample.predicted), percent: percent(sample.probability, 0) })],
+      [t("panel.quality"), sample.picture ? quality(sample) : t("library.noPicture")],
+      [t("panel.size"), faceSize(sample)],
+      [t("panel.time"), time(sample.time)],
+      [t("panel.track"), track === false ? t("panel.byPerson") : h("a", { href: library({ track, day: sample.day }), id: "panel-track", onclick: () => this.dialog.close() }, t("panel.trackNumber", { track: String(track) }))],
     ];
-    redraw(this.about, h("dl", { class: "figures" }, facts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])));
+    redraw(this.about, figures(facts));
     redraw(this.actions, sample.discarded ? this.discardedActions() : this.keptActions());
   }
 
   discardedActions() {
-    return h("div", { class: "row" }, h("button", { type: "button", id: "panel-restore", onclick: () => restoreSamples([this.sampleId]) }, "Restore"));
+    return h("div", { class: "row" }, h("button", { type: "button", id: "panel-restore", onclick: () => restoreSamples([this.sampleId]) }, t("mark.restore")));
   }
 
   keptActions() {
@@ -169,9 +162,9 @@ class SamplePanel extends HTMLElement {
     return [
       h(
         "div",
-        { class: "row choices", role: "group", "aria-label": "Label" },
+        { class: "row choices", role: "group", "aria-label": t("panel.label") },
         this.labels.map((label) => button(`panel-label-${label}`, words(label), sample.label === label, { as: label })),
-        button("panel-no-label", "no label", sample.label === undefined, "unlabelled"),
+        button("panel-no-label", t("label.none"), sample.label === undefined, "unlabelled"),
       ),
       h(
         "form",
@@ -184,8 +177,8 @@ class SamplePanel extends HTMLElement {
           },
         },
         this.newLabel,
-        h("button", { class: "quiet", id: "panel-use" }, "Use"),
-        h("button", { type: "button", class: "quiet danger", id: "panel-discard", "aria-keyshortcuts": "d", onclick: () => this.mark("discard") }, "Discard"),
+        h("button", { class: "quiet", id: "panel-use" }, t("mark.use")),
+        h("button", { type: "button", class: "quiet danger", id: "panel-discard", "aria-keyshortcuts": "d", onclick: () => this.mark("discard") }, t("mark.discard")),
       ),
     ];
   }

@@ -1,8 +1,10 @@
 // Records face pictures of the person in front of the camera while a button is held.
 
 import { api } from "./api.js";
-import { count, fill, h, toast, words } from "./dom.js";
+import { fill, h, toast } from "./dom.js";
 import { announce } from "./marking.js";
+import "./upload.js";
+import { t, words } from "./texts.js";
 
 /** How often the counts are updated, in ms. */
 const INTERVAL = 400;
@@ -17,16 +19,17 @@ const MAX_PICTURES = 1000;
 
 class TeachPanel extends HTMLElement {
   connectedCallback() {
-    this.buttons = h("div", { class: "row", role: "group", "aria-label": "Record" });
+    this.buttons = h("div", { class: "row", role: "group", "aria-label": t("teach.record") });
     this.status = h("p", { role: "status", id: "teach-status" });
     this.enough = h("ul", { class: "hint plain" });
     fill(
       this,
-      h("h2", {}, "Teach"),
-      h("p", { class: "hint" }, "Stand in front of the camera, and hold a button. While you hold it, the pictures of your face get this label. Only pictures that show something new are kept, so turn your head a little."),
+      h("h2", {}, t("teach.title")),
+      h("p", { class: "hint" }, t("teach.hint")),
       this.buttons,
       this.status,
       this.enough,
+      h("details", {}, h("summary", { id: "upload-open" }, t("upload.title")), h("upload-panel")),
     );
     this.load();
   }
@@ -75,14 +78,14 @@ class TeachPanel extends HTMLElement {
         onkeyup: (event) => isKey(event) && this.stop(),
         oncontextmenu: (event) => event.preventDefault(),
       },
-      `Hold: ${words(label)}`,
+      t("teach.hold", { label: words(label) }),
     );
   }
 
   async start(label) {
     if (this.held) return;
     const held = (this.held = { label });
-    this.status.textContent = "Starting…";
+    this.status.textContent = t("teach.starting");
     let enrollment;
     try {
       enrollment = await api.enroll({ label, count: MAX_PICTURES, seconds: LONGEST, lease_seconds: LEASE });
@@ -100,7 +103,7 @@ class TeachPanel extends HTMLElement {
       this.say(enrollment, false);
     } catch (problem) {
       this.status.textContent = "";
-      toast(problem.message);
+      toast(problem.shown);
     }
     if (held === this.held) this.held = null;
     announce();
@@ -113,18 +116,17 @@ class TeachPanel extends HTMLElement {
 
   say({ label, taken, stored }, recording) {
     this.status.textContent = recording
-      ? `Recording ${words(label)}: ${count(taken, "picture")}`
+      ? t("teach.recording", { label: words(label), number: taken })
       : stored === 0
-        ? "No picture was recorded: there was no face, or nothing new to see."
-        : `Recorded ${words(label)}: ${count(stored, "picture")}`;
+        ? t("teach.nothing")
+        : t("teach.recorded", { label: words(label), number: stored });
   }
 }
 
 /** Says whether there are enough people with a label to train. */
 function sufficiency({ label, tracks, wanted, only_day: onlyDay }) {
-  const people = `${words(label)}: ${count(tracks, "person", "people")} so far`;
-  if (tracks < wanted) return `${people}, ${wanted} give a clear result. Not enough yet.`;
-  return onlyDay === undefined ? `${people}. Enough.` : `${people}. Enough, but all on one day: record some on another day.`;
+  const key = tracks < wanted ? "teach.notEnough" : onlyDay === undefined ? "teach.enough" : "teach.oneDay";
+  return t(key, { label: words(label), number: tracks, wanted });
 }
 
 customElements.define("teach-panel", TeachPanel);

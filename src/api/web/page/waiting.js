@@ -3,6 +3,7 @@
 import { api } from "./api.js";
 import { whileVisible } from "./dom.js";
 import { CHANGED } from "./marking.js";
+import { number as written, t } from "./texts.js";
 
 /** The event that tells how many face pictures wait on the device. */
 export const WAITING = "waiting";
@@ -17,8 +18,8 @@ export function showWaiting(number) {
   shown += 1;
   const badge = document.getElementById("unlabelled-count");
   badge.hidden = number === 0;
-  badge.textContent = number;
-  badge.setAttribute("aria-label", `${number} to label`);
+  badge.textContent = written(number);
+  badge.setAttribute("aria-label", t("nav.waiting", { number }));
 }
 
 async function look() {
