@@ -30,7 +30,7 @@ impl Default for Detect {
         Detect {
             input_size: 320,
             threshold: 0.7,
-            low_threshold: 0.3,
+            low_threshold: 0.5,
             face_check: 0.8,
             idle_interval_ms: 1000,
         }
