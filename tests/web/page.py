@@ -698,7 +698,7 @@ def change_settings(browser, door):
     hold.clear()
     hold.send_keys("600001", Keys.ENTER)
     browser.wait("Hold time, in ms is 600,001, allowed is 0 to 600,000.", "#hold_ms-error")
-    assert browser.text("#unmasked_threshold-error") == ""
+    assert browser.text("#unmasked_threshold-error") != "", "the thresholds still contradict each other"
     field.clear()
     field.send_keys("0.7")
     hold = browser.find("#hold_ms")

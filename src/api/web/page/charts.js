@@ -43,13 +43,14 @@ export function line({ points, title, x, y, chosen, format = (value) => written(
 }
 
 /**
- * Draws a confusion matrix. Rows are the true labels, and columns are the predicted labels.
- * `address` returns the address of the face pictures of a cell.
+ * Draws a confusion matrix. Rows are the true labels, and columns are the predicted labels. A
+ * screen reader calls it `name`, which no other matrix on the page may have. `address` returns the
+ * address of the face pictures of a cell.
  */
-export function confusion(labels, rows, caption, address) {
+export function confusion(labels, rows, { caption, name, address }) {
   const max = Math.max(1, ...rows.flat());
   return scrollable(
-    caption,
+    name,
     h(
       "table",
       { class: "confusion" },

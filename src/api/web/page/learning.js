@@ -154,7 +154,7 @@ class LearningView extends HTMLElement {
       rows.push([t("model.mistakes"), t("model.fromToMistakes", { before: mistakes[0], number: mistakes[1] })]);
       if (measured.replay_before !== undefined) rows.push([t("model.others"), t("model.fromToOthers", { before: percent(measured.replay_before), after: percent(measured.replay_after) })]);
     }
-    return [h("h4", {}, t("model.changed")), figures(rows)];
+    return [h("h3", {}, t("model.changed")), figures(rows)];
   }
 
   /** Shows which model came into use when, newest first. */
@@ -209,6 +209,8 @@ class LearningView extends HTMLElement {
   /** Shows the figures, behind a disclosure. */
   measured({ measured, labels }, key) {
     if (!measured) return null;
+    const model = key === "last" ? t("training.last") : t("model.number", { model: key });
+    const matrix = ({ confusion: rows }, caption, address) => confusion(labels, rows, { caption, name: `${model}: ${caption}`, address });
     return this.details(
       `details-${key}`,
       t("training.detailsTitle"),
@@ -223,7 +225,7 @@ class LearningView extends HTMLElement {
         { class: "split" },
         measured.curve.length > 1 &&
           h("figure", {}, line({ points: measured.curve.map((point) => [point.steps, point.loss]), title: t("training.curveTitle"), x: t("training.steps"), y: t("training.lossAxis"), chosen: measured.steps }), h("figcaption", {}, t("training.curveCaption"))),
-        h("div", {}, confusion(labels, measured.before.confusion, t("training.before")), confusion(labels, measured.after.confusion, t("training.after"), library), h("p", { class: "hint" }, t("training.cells"))),
+        h("div", {}, matrix(measured.before, t("training.before")), matrix(measured.after, t("training.after"), library), h("p", { class: "hint" }, t("training.cells"))),
       ),
       this.facePictures("training.worst", measured.worst, labels, `worst-${key}`),
     );
