@@ -821,9 +821,11 @@ def another_device(browser):
     shutil.rmtree(folder)
 
 
-def every_view(browser, look, parts=VIEWS):
-    """Looks at the views in every language, in light and dark, on a phone and on a screen."""
-    browser.open(f"#{parts[0]}")
+def every_view(browser, look, parts=VIEWS, url=None):
+    """Looks at the views in every language, in light and dark, on a phone and on a screen. `url` is the address of
+    another daemon than the first one."""
+    url = url or browser.url
+    browser.driver.get(f"{url}/#{parts[0]}")
     until("the language switch", lambda: browser.find("#language option"))
     for language in LANGUAGES:
         browser.speak(language)
@@ -831,7 +833,7 @@ def every_view(browser, look, parts=VIEWS):
             for width in [1280, 360]:
                 browser.size(width, 800, scheme)
                 for part in parts:
-                    browser.open(f"#{part}")
+                    browser.driver.get(f"{url}/#{part}")
                     until(f"{part} is drawn", lambda: is_drawn(browser, part))
                     look(language, f"{part}-{language}-{scheme}-{width}")
     browser.speak("en")
@@ -971,7 +973,7 @@ url = "http://127.0.0.1:9/hook"
         browser.driver.execute_script("arguments[0].value = '2020-01-01'; arguments[0].dispatchEvent(new Event('change'))", date)
         browser.wait("up to Jan 1, 2020: 0 with a mask, 0 without, 0 unsure.")
         assert not browser.find("table.counts")
-        every_view(browser, check_view(browser, "busy-"), ["events", "counts"])
+        every_view(browser, check_view(browser, "busy-"), ["events", "counts"], door.url)
         browser.driver.get("about:blank")
     receiver.close()
     shutil.rmtree(folder)
