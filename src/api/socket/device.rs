@@ -264,7 +264,7 @@ pub struct LampTestRecord {
     pub duration_ms: u64,
 }
 
-/// What [`DaemonHandle`] needs for this module.
+/// What [`DaemonHandle`](super::DaemonHandle) needs for this module.
 #[derive(Debug, Clone)]
 pub struct DeviceAccess {
     /// What is known since the daemon started.

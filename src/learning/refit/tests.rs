@@ -643,10 +643,6 @@ fn a_new_class_changes_no_weight_of_the_others() {
 }
 
 #[test]
-#[expect(
-    clippy::redundant_closure_for_method_calls,
-    reason = "a path to the method would fix the lifetime of the context"
-)]
 fn a_class_that_the_head_knows_is_refitted_with_all_adaptations() {
     let mut data = TwoCameras::new(14);
     let (head, grown) = data.grown();
