@@ -104,6 +104,11 @@ fn is_topic(topic: &str) -> bool {
 }
 
 impl Mqtt {
+    /// Returns the port of the broker, which depends on `tls` if none is set.
+    pub(crate) fn broker_port(&self) -> u16 {
+        self.port.unwrap_or(if self.tls { 8883 } else { 1883 })
+    }
+
     pub(super) fn check(&self, check: &mut Check) {
         let fail = |check: &mut Check, key: &str, problem: &str| {
             check.fail(&format!("mqtt.{key}"), problem.to_owned());

@@ -200,20 +200,26 @@ impl Board {
     }
 }
 
+/// Returns the model of the board, or `None` if the firmware does not report it.
+#[must_use]
+pub fn model() -> Option<String> {
+    let model = read(Path::new("/proc/device-tree/model"))?;
+    // The firmware ends the name with a zero byte.
+    let model = model.trim_end_matches('\0').trim();
+    (!model.is_empty()).then(|| model.to_owned())
+}
+
 /// Returns the name of the board. If the firmware does not report one, returns the name of
 /// the processor or of its architecture.
 #[must_use]
 pub fn name() -> String {
-    let model = read(Path::new("/proc/device-tree/model"));
-    // The firmware ends the name with a zero byte.
-    let model = model.map(|model| model.trim_end_matches('\0').trim().to_owned());
     let processor = || {
         let text = read(Path::new("/proc/cpuinfo"))?;
         let mut lines = text.lines().filter_map(|line| line.split_once(':'));
         let (_, name) = lines.find(|(key, _)| key.trim() == "model name")?;
         Some(name.trim().to_owned())
     };
-    model
+    model()
         .or_else(processor)
         .unwrap_or_else(|| format!("{} machine", std::env::consts::ARCH))
 }

@@ -1,5 +1,5 @@
 //! Access to the operating system and the board: atomic file writes, system calls,
-//! clocks, programs, temperature, and supply voltage. This module also encodes bytes as hexadecimal
+//! clocks, programs, addresses, temperature, and supply voltage. This module also encodes bytes as hexadecimal
 //! digits and makes untrusted text safe to display.
 //!
 //! This module owns all `unsafe` code (in [`system`]). It knows nothing about the rest of
@@ -12,6 +12,7 @@ pub mod clock;
 pub(crate) mod faults;
 pub mod files;
 pub mod hex;
+pub(crate) mod network;
 pub mod programs;
 pub mod system;
 pub mod text;

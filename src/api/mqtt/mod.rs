@@ -203,7 +203,7 @@ impl BrokerOptions {
         let topics = |device: &str| Topics::new(&mqtt.topic_prefix, &mqtt.discovery_prefix, device);
         let old_device = Some(machine.old_device_name());
         let old_device = old_device.filter(|old| mqtt.device.is_none() && *old != device);
-        let port = mqtt.port.unwrap_or(if mqtt.tls { 8883 } else { 1883 });
+        let port = mqtt.broker_port();
         Ok(Some(BrokerOptions {
             tls: mqtt.tls.then(|| tls(mqtt)).transpose()?,
             topics: topics(&device),

@@ -4,7 +4,7 @@
 //! This module reads what changes when it is asked, and takes the rest from the config. It
 //! shows no passwords: the camera and the broker are shown without their logins.
 
-use std::net::{IpAddr, UdpSocket};
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -17,12 +17,9 @@ use crate::camera::Spec;
 use crate::config::Config;
 use crate::indicate::pins::{PinDriver, PinFunction};
 use crate::platform::text::printable;
-use crate::platform::{clock, files};
+use crate::platform::{board, clock, network};
 
 const MIB: u64 = 1024 * 1024;
-/// Addresses of no host, which are reserved for documentation. Connecting a UDP socket sends
-/// nothing, but tells which address of this machine packets would leave from.
-const ELSEWHERE: [(&str, &str); 2] = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
 
 /// What is known about the device when the daemon starts.
 #[derive(Debug, Clone)]
@@ -78,10 +75,10 @@ impl DeviceFacts {
     #[must_use]
     pub fn new(config: &Config, name: String, on_pi: bool, started: Instant) -> DeviceFacts {
         let mqtt = &config.mqtt;
-        let broker = mqtt.host.as_ref().map(|host| {
-            let port = mqtt.port.unwrap_or(if mqtt.tls { 8883 } else { 1883 });
-            (format!("{host}:{port}"), mqtt.tls)
-        });
+        let broker = mqtt
+            .host
+            .as_ref()
+            .map(|host| (format!("{host}:{}", mqtt.broker_port()), mqtt.tls));
         let fleet = &config.fleet;
         let camera = match config.camera.source.parse::<Spec>() {
             // The path may contain a person's name.
@@ -291,7 +288,7 @@ impl DeviceAccess {
     /// The address of the page for other machines, or `None` if they cannot reach it.
     pub(crate) fn page(&self) -> Option<String> {
         let PageFacts { scheme, host, port } = self.facts.page.as_ref()?;
-        let own = || addresses().first().copied().map(host_of);
+        let own = || network::addresses().first().copied().map(host_of);
         let host = host.clone().or_else(own)?;
         Some(format!("{scheme}://{host}:{port}/"))
     }
@@ -308,10 +305,10 @@ impl DeviceAccess {
         DeviceRecord {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             name: facts.name.clone(),
-            board: board_model(),
+            board: board::model(),
             uptime_seconds: now().saturating_duration_since(facts.started).as_secs(),
             clock_synchronized: clock::is_synchronized(),
-            addresses: addresses().iter().map(IpAddr::to_string).collect(),
+            addresses: network::addresses().iter().map(IpAddr::to_string).collect(),
             page: self.page(),
             camera: facts.camera.clone(),
             pins: facts.pins.clone(),
@@ -334,24 +331,6 @@ impl DeviceAccess {
             },
         })
     }
-}
-
-/// Returns the addresses from which packets to other machines would leave.
-fn addresses() -> Vec<IpAddr> {
-    let own = ELSEWHERE.iter().filter_map(|(from, to)| {
-        let socket = UdpSocket::bind(from).ok()?;
-        socket.connect(to).ok()?;
-        Some(socket.local_addr().ok()?.ip())
-    });
-    let is_useful = |address: &IpAddr| !address.is_unspecified() && !address.is_loopback();
-    own.filter(is_useful).collect()
-}
-
-fn board_model() -> Option<String> {
-    let path = Path::new("/proc/device-tree/model");
-    let model = files::read_text(path, files::MAX_PROC_BYTES).ok()?;
-    let model = model.trim_end_matches('\0').trim().to_owned();
-    (!model.is_empty()).then_some(model)
 }
 
 fn disk(state: &Path) -> Option<DiskRecord> {

@@ -1,7 +1,6 @@
 //! The step for the page: its address and its password.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::str::FromStr;
 
 use clap::Args;
@@ -10,6 +9,7 @@ use super::{OrNone, Session};
 use crate::api::web;
 use crate::cli::{Failure, passwd};
 use crate::config::edit::ConfigEdit;
+use crate::platform::network;
 
 /// The address that is offered to an owner who has none.
 const USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8080);
@@ -184,27 +184,15 @@ pub(super) fn url(listen: SocketAddr, has_tls: bool) -> String {
     let scheme = if has_tls { "https" } else { "http" };
     let host = if listen.ip().is_unspecified() {
         // An IPv6 socket for all addresses usually accepts IPv4 too.
-        own_address(USUAL.ip()).or_else(|_| own_address(Ipv6Addr::UNSPECIFIED.into()))
+        network::addresses().first().copied()
     } else {
-        Ok(listen.ip())
+        Some(listen.ip())
     };
     match host {
-        Ok(host) => format!("{scheme}://{}", SocketAddr::new(host, listen.port())),
+        Some(host) => format!("{scheme}://{}", SocketAddr::new(host, listen.port())),
         // "hostname -I" prints the address once there is one.
-        Err(_) => format!("{scheme}://ADDRESS:{}", listen.port()),
+        None => format!("{scheme}://ADDRESS:{}", listen.port()),
     }
-}
-
-/// Returns the address of this device in its network. The system chooses it for a connection to
-/// an address that is reserved for documentation. Nothing is sent.
-fn own_address(any: IpAddr) -> io::Result<IpAddr> {
-    let outside: IpAddr = match any {
-        IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 1).into(),
-        IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
-    };
-    let socket = UdpSocket::bind((any, 0))?;
-    socket.connect((outside, 9))?;
-    Ok(socket.local_addr()?.ip())
 }
 
 #[cfg(test)]
