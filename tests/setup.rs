@@ -113,7 +113,7 @@ fn options_write_a_config_with_all_comments() {
         &format!("  A picture of 301x400 pixels arrived from {photos}.\n"),
         "  The test picture is test.jpg.\n",
         &format!("wrote {}\n", place.at("maskd.toml").display()),
-        &format!("the page: http://{page}\n"),
+        &format!("the page: http://{page}/\n"),
     ] {
         assert!(shown.contains(line), "{line:?} is not in {shown}");
     }
@@ -259,7 +259,7 @@ fn a_password_is_read_from_standard_input() {
         .lines()
         .find_map(|line| line.strip_prefix("the page: "));
     let address = address.unwrap();
-    assert!(address.starts_with("http://") && address.ends_with(":8080"));
+    assert!(address.starts_with("http://") && address.ends_with(":8080/"));
     assert!(!address.contains("0.0.0.0"), "{address}");
     // Without a terminal, there is no QR code.
     assert!(!shown.contains('█'), "{shown}");

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use utoipa::ToSchema;
 
+use super::page_url::PageUrl;
 use super::types::ErrorRecord;
 use crate::camera::Spec;
 use crate::config::Config;
@@ -30,43 +31,8 @@ pub struct DeviceFacts {
     pins: PinsRecord,
     broker: Option<(String, bool)>,
     fleet: Option<FleetRecord>,
-    page: Option<PageFacts>,
-}
-
-/// Where the page is.
-#[derive(Debug, Clone)]
-struct PageFacts {
-    scheme: &'static str,
-    /// A name or an address that other machines can use, or `None` to use the address of this
-    /// machine.
-    host: Option<String>,
-    port: u16,
-}
-
-impl PageFacts {
-    /// Returns where other machines find the page, or `None` if only this machine does.
-    fn new(config: &Config) -> Option<PageFacts> {
-        let web = &config.web;
-        let listen = web.listen.filter(|listen| !listen.ip().is_loopback())?;
-        let own = (!listen.ip().is_unspecified()).then(|| host_of(listen.ip()));
-        Some(PageFacts {
-            scheme: if web.tls_certificate.is_some() {
-                "https"
-            } else {
-                "http"
-            },
-            host: web.allowed_hosts.first().cloned().or(own),
-            port: listen.port(),
-        })
-    }
-}
-
-/// Writes an address as the host of a URL.
-fn host_of(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => format!("[{address}]"),
-    }
+    /// Where the page is, if other machines can reach it.
+    page: Option<PageUrl>,
 }
 
 impl DeviceFacts {
@@ -91,7 +57,7 @@ impl DeviceFacts {
             started,
             camera,
             pins: PinsRecord::new(config, on_pi),
-            page: PageFacts::new(config),
+            page: PageUrl::new(&config.web).filter(|page| !page.is_local()),
             broker,
             fleet: (fleet.share || !fleet.trust.is_empty()).then_some(FleetRecord {
                 shares: fleet.share,
@@ -287,10 +253,7 @@ impl DeviceAccess {
 
     /// The address of the page for other machines, or `None` if they cannot reach it.
     pub(crate) fn page(&self) -> Option<String> {
-        let PageFacts { scheme, host, port } = self.facts.page.as_ref()?;
-        let own = || network::addresses().first().copied().map(host_of);
-        let host = host.clone().or_else(own)?;
-        Some(format!("{scheme}://{host}:{port}/"))
+        self.facts.page.as_ref()?.url()
     }
 
     /// Publishes the connection to the broker.

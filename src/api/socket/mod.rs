@@ -83,6 +83,7 @@ mod device;
 mod device_routes;
 mod handle;
 mod listener;
+mod page_url;
 mod server;
 mod types;
 mod upload;
@@ -104,6 +105,7 @@ pub use handle::{
     ClassifyRequest, DaemonHandle, JudgeRequest, MAX_ENROLLED, RefitAnswer, RefitRequest,
 };
 pub use listener::{Socket, bind};
+pub(crate) use page_url::PageUrl;
 pub use server::{open_routes, serve};
 pub(crate) use types::MAX_UPLOADED_FACES;
 pub use types::{

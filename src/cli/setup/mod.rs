@@ -24,6 +24,7 @@ use clap::Args;
 use super::interrupt::Interrupt;
 use super::terminal::INTERRUPTED;
 use super::{Failure, Global, print, print_bytes, service};
+use crate::api::socket::PageUrl;
 use crate::indicate::pins::Line;
 use devices::Devices;
 use dialogue::Dialogue;
@@ -230,10 +231,11 @@ impl Setup {
         } else if !self.no_service {
             print(format!("start maskd with: maskd run --config {file}\n"))?;
         }
-        let Some(listen) = config.web.listen else {
+        let Some(page) = PageUrl::new(&config.web) else {
             return Ok(());
         };
-        let address = page::url(listen, config.web.tls_certificate.is_some());
+        // "hostname -I" prints the address once there is one.
+        let address = page.url().unwrap_or_else(|| page.with_host("ADDRESS"));
         print(format!("the page: {address}\n"))?;
         let code = qr_code::lines(&address).filter(|_| io::stdout().is_terminal());
         code.map_or(Ok(()), |code| print_bytes(code.as_bytes()))

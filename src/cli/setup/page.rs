@@ -9,7 +9,6 @@ use super::{OrNone, Session};
 use crate::api::web;
 use crate::cli::{Failure, passwd};
 use crate::config::edit::ConfigEdit;
-use crate::platform::network;
 
 /// The address that is offered to an owner who has none.
 const USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8080);
@@ -179,22 +178,6 @@ fn password_edit(password: &str) -> Result<ConfigEdit, Failure> {
     Ok(ConfigEdit::set("web", "password-hash", hash))
 }
 
-/// Returns the address at which a browser opens the page.
-pub(super) fn url(listen: SocketAddr, has_tls: bool) -> String {
-    let scheme = if has_tls { "https" } else { "http" };
-    let host = if listen.ip().is_unspecified() {
-        // An IPv6 socket for all addresses usually accepts IPv4 too.
-        network::addresses().first().copied()
-    } else {
-        Some(listen.ip())
-    };
-    match host {
-        Some(host) => format!("{scheme}://{}", SocketAddr::new(host, listen.port())),
-        // "hostname -I" prints the address once there is one.
-        None => format!("{scheme}://ADDRESS:{}", listen.port()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,18 +201,5 @@ mod tests {
         ] {
             assert!(parse(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn the_url_has_an_address_that_others_can_open() {
-        let url = |listen: &str, has_tls| url(listen.parse().unwrap(), has_tls);
-        assert_eq!(url("127.0.0.1:8080", false), "http://127.0.0.1:8080");
-        assert_eq!(url("[::1]:8443", true), "https://[::1]:8443");
-        let all = url("0.0.0.0:8080", false);
-        assert!(
-            all.starts_with("http://") && all.ends_with(":8080"),
-            "{all}"
-        );
-        assert!(!all.contains("0.0.0.0"), "{all}");
     }
 }
