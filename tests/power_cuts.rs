@@ -18,6 +18,7 @@ mod disk;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -295,6 +296,25 @@ fn events_on_disk(state: &Path) -> BTreeSet<String> {
         .collect()
 }
 
+/// Panics if a sample has two pictures.
+fn check_names(state: &Path) {
+    let mut found: BTreeMap<OsString, PathBuf> = BTreeMap::new();
+    for folder in fs::read_dir(state.join("samples")).into_iter().flatten() {
+        let folder = folder.unwrap().path();
+        for file in fs::read_dir(&folder).into_iter().flatten() {
+            let file = file.unwrap();
+            if file
+                .path()
+                .extension()
+                .is_some_and(|ending| ending == "jpg")
+            {
+                let other = found.insert(file.file_name(), file.path());
+                assert!(other.is_none(), "{other:?} and {}", file.path().display());
+            }
+        }
+    }
+}
+
 fn passages_on_disk(state: &Path) -> u64 {
     let stored = store::read(state).unwrap();
     assert_eq!(stored.damaged, Vec::<PathBuf>::new());
@@ -352,6 +372,7 @@ fn check(device: &Device, state: &Path, known: &Known, facts: &Facts, cut: Cut) 
         "{passages} of {} passages",
         known.passages
     );
+    check_names(state);
     let base = Arc::clone(&device.base);
     let learning = Learning::open(state, base, LearningOptions::default()).unwrap();
     let samples = learning.samples(&SampleFilter::default()).unwrap();

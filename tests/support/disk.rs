@@ -24,9 +24,10 @@ pub const CALLS: &str = "openat,write,pwrite64,writev,fsync,fdatasync,rename,ren
 /// A change of a file or a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Change {
-    /// A file was opened. It may be new.
+    /// A file was opened.
     Open {
         path: PathBuf,
+        creates: bool,
         empties: bool,
     },
     Write {
@@ -107,6 +108,7 @@ impl<'a> Call<'a> {
             "openat" if self.arguments.get(2)?.contains("O_DIRECTORY") => return None,
             "openat" => Change::Open {
                 path: self.at(0)?,
+                creates: self.arguments[2].contains("O_CREAT"),
                 empties: self.arguments[2].contains("O_TRUNC"),
             },
             "write" => Change::Write {
@@ -344,11 +346,18 @@ impl Disk {
 
     fn change(&mut self, change: &Change) {
         match change {
-            Change::Open { path, empties } => {
+            Change::Open {
+                path,
+                creates,
+                empties,
+            } => {
                 if !self.names.contains_key(path) {
-                    self.files.push(Content::default());
-                    let node = Node::File(self.files.len() - 1);
-                    self.name(NameChange::Add(path.clone(), node));
+                    // Another thread may have moved a file that was opened for reading.
+                    if *creates {
+                        self.files.push(Content::default());
+                        let node = Node::File(self.files.len() - 1);
+                        self.name(NameChange::Add(path.clone(), node));
+                    }
                 } else if *empties && let Some(file) = self.file(path) {
                     file.current.clear();
                 }
