@@ -312,7 +312,7 @@ fn malformed_messages_and_floods_change_nothing() {
     // The broker retains an old command, a huge command, and a message on a topic that
     // other devices also use.
     ear.publish("maskd/door/refit/set", b"PRESS", true);
-    ear.publish("maskd/door/capture/set", &vec![b'x'; 3_000_000], true);
+    ear.publish("maskd/door/capture/set", &vec![b'x'; 5_000_000], true);
     ear.publish("homeassistant/status", &vec![0xff; 100_000], true);
     until("all are retained", || {
         (ear.count("homeassistant/status") == 1).then_some(())
@@ -322,7 +322,7 @@ fn malformed_messages_and_floods_change_nothing() {
     expect_text(&ear, "maskd/door/status", "online");
     expect_state(&ear, "capture", "ON");
 
-    ear.publish("maskd/door/capture/set", &vec![b'x'; 3_000_000], false);
+    ear.publish("maskd/door/capture/set", &vec![b'x'; 5_000_000], false);
     ear.publish("maskd/door/capture/set", b"{\"on\": tru", false);
     ear.publish("maskd/door/capture/set", b"\xff\xfe\x00", false);
     ear.publish("maskd/door/nothing", b"x", false);

@@ -31,9 +31,9 @@ const SIGNATURE: usize = 64;
 const FIXED: usize = MAGIC.len() + KEY + SIGNATURE + 4;
 /// Maximum size of the JSON in an offer, in bytes.
 const MAX_JSON: usize = 4096;
-/// Maximum size of an offer, in bytes. Even the offer of a head with many labels is less than half
-/// as large.
-pub const MAX_OFFER: usize = 2 * 1024 * 1024;
+/// Maximum size of an offer, in bytes. The offer of a head that was refitted from the built-in one
+/// is about half as large.
+pub const MAX_OFFER: usize = 4 * 1024 * 1024;
 /// The key file in the state directory.
 const FILE: &str = "fleet.key";
 /// Maximum size of a key file to read, in bytes. A valid key file has [`KEY`]

@@ -79,6 +79,7 @@
 //! fixed order on CPUs of the same kind. A CPU with different vector instructions may
 //! round the last digit differently.
 
+mod average;
 mod layers;
 
 use ndarray::{Array2, ArrayView2, Axis, Zip};
@@ -89,6 +90,7 @@ use serde::{Deserialize, Serialize};
 use crate::onnx::{FEATURES, HeadTensors, MAX_FEATURES};
 use crate::vision::head::argmax;
 
+pub use average::average_logits;
 use layers::{BETA_1, BETA_2, Layers, bits};
 
 /// Minimum distance of probabilities from 0 and 1. Keras calls it `epsilon()`.
