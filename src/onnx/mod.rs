@@ -36,7 +36,7 @@ pub use write::{
     check_seal, read_metadata, write_classifier, write_face_check, write_head, write_sealed_head,
 };
 
-/// Maximum size of a model file in bytes (64 MiB). The built-in classifier is 9 MiB.
+/// Maximum size of a model file in bytes (64 MiB). The built-in classifier is 10 MiB.
 pub const MAX_MODEL_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Length of the built-in backbone's feature vector, which is the input of the head. Other
