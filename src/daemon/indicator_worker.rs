@@ -15,12 +15,12 @@ use tracing::{info, warn};
 use super::console_worker::ConsoleFeed;
 use super::door_control::DoorControl;
 use super::events::EventFeed;
-use super::lamp_tester::LampTester;
+use super::led_tester::LedTester;
 use super::threads::{STOP_DEADLINE, timer_runtime};
 use super::times::Allowed;
 use super::{DaemonError, Latest, now, wall_clock};
 use crate::api::metrics::{Heartbeat, Metrics};
-use crate::api::socket::{DaemonHandle, LampTestRequest, Live};
+use crate::api::socket::{DaemonHandle, LedTestRequest, Live};
 use crate::config::settings::Tuning;
 use crate::config::{self, Config};
 use crate::decision::confirm::Standing;
@@ -61,7 +61,7 @@ pub(super) struct IndicatorWorker {
     /// Sends the decision to the sound thread, if any decision has a sound.
     sounds: Option<watch::Sender<Decision>>,
     outputs: Option<Outputs>,
-    lamp_tester: LampTester,
+    led_tester: LedTester,
     buttons: Buttons,
     tick: Duration,
     tuning: watch::Receiver<Tuning>,
@@ -78,7 +78,7 @@ pub(super) struct IndicatorLinks {
     pub(super) upstream: Upstream,
     pub(super) standing: watch::Sender<Standing>,
     pub(super) sounds: Option<watch::Sender<Decision>>,
-    pub(super) lamp_tests: mpsc::Receiver<LampTestRequest>,
+    pub(super) led_tests: mpsc::Receiver<LedTestRequest>,
 }
 
 /// The decision that is currently shown.
@@ -103,7 +103,7 @@ impl IndicatorWorker {
             upstream,
             standing,
             sounds,
-            lamp_tests,
+            led_tests,
         } = links;
         let indicate = &config.indicate;
         let door = DoorControl::new(indicate, pins.is_some());
@@ -126,7 +126,7 @@ impl IndicatorWorker {
             allowed,
             sounds,
             outputs: pins.map(Outputs::new),
-            lamp_tester: LampTester::new(lamp_tests),
+            led_tester: LedTester::new(led_tests),
             buttons: Buttons {
                 options: indicate.clone(),
                 contacts: Button::ALL.map(|button| (button, Debouncer::default())),
@@ -317,8 +317,8 @@ impl IndicatorWorker {
         if let Some(leds) = self.buttons.leds(at) {
             (levels.green, levels.red) = leds;
         }
-        let has_lamps = self.outputs.is_some();
-        levels = self.lamp_tester.step(at, has_lamps, is_unlocked, levels);
+        let has_leds = self.outputs.is_some();
+        levels = self.led_tester.step(at, has_leds, is_unlocked, levels);
         self.console.set_levels(levels);
         if let Some(outputs) = &mut self.outputs {
             outputs.set(levels);
@@ -491,7 +491,7 @@ impl Buttons {
     /// to a press.
     fn leds(&self, at: Instant) -> Option<(bool, bool)> {
         let (start, notice) = self.notice?;
-        notice.lamps(at.saturating_duration_since(start))
+        notice.leds(at.saturating_duration_since(start))
     }
 }
 
@@ -685,7 +685,7 @@ mod tests {
                     },
                     standing: watch::channel(Standing::default()).0,
                     sounds: None,
-                    lamp_tests: mpsc::channel(1).1,
+                    led_tests: mpsc::channel(1).1,
                 },
             );
             Rig {
@@ -896,7 +896,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_day_limits_the_lamps_the_buzzer_and_the_lock() {
+    fn the_time_of_day_limits_the_leds_the_buzzer_and_the_lock() {
         let mut rig = Rig::new(LockType::FailSecure, NORMAL);
         let mut worker = rig.worker.take().unwrap();
         worker.shown.decision = Decision::NoMask;

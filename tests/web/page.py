@@ -538,7 +538,7 @@ def device_view(browser, door):
     browser.wait(record["version"])
     browser.wait("Camera", ".checks")
     browser.wait("No pins are used")
-    assert browser.find("#lamp-test").get_attribute("disabled"), "there are no lamps"
+    assert browser.find("#led-test").get_attribute("disabled"), "there are no LEDs"
     browser.shot("device")
 
 

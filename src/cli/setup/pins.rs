@@ -1,4 +1,4 @@
-//! The step for the lamps, the buzzer, and the relay: asks for their pins, and switches each of
+//! The step for the LEDs, the buzzer, and the relay: asks for their pins, and switches each of
 //! them on, so that the user can tell whether the right one is on.
 
 use std::fmt;
