@@ -463,7 +463,10 @@ fn the_device_is_described_without_secrets() {
     let refused = door.with_token("POST /api/v1/device/led-test", "");
     assert_eq!(refused.status, 409);
     let sentence = refused.json()["error"].as_str().unwrap().to_owned();
-    assert!(sentence.contains("no LEDs are connected"), "{sentence}");
+    assert!(
+        sentence.contains("no LED or buzzer is connected"),
+        "{sentence}"
+    );
     door.end();
 }
 

@@ -62,6 +62,8 @@ pub(super) struct IndicatorWorker {
     sounds: Option<watch::Sender<Decision>>,
     outputs: Option<Outputs>,
     led_tester: LedTester,
+    /// Whether the LED test has something to switch.
+    has_leds: bool,
     buttons: Buttons,
     tick: Duration,
     tuning: watch::Receiver<Tuning>,
@@ -125,6 +127,7 @@ impl IndicatorWorker {
             door,
             allowed,
             sounds,
+            has_leds: pins.is_some() && indicate.has_leds(),
             outputs: pins.map(Outputs::new),
             led_tester: LedTester::new(led_tests),
             buttons: Buttons {
@@ -317,8 +320,7 @@ impl IndicatorWorker {
         if let Some(leds) = self.buttons.leds(at) {
             (levels.green, levels.red) = leds;
         }
-        let has_leds = self.outputs.is_some();
-        levels = self.led_tester.step(at, has_leds, is_unlocked, levels);
+        levels = self.led_tester.step(at, self.has_leds, is_unlocked, levels);
         self.console.set_levels(levels);
         if let Some(outputs) = &mut self.outputs {
             outputs.set(levels);
@@ -539,6 +541,7 @@ mod tests {
     use std::thread;
 
     use image::RgbImage;
+    use tokio::sync::oneshot;
 
     use super::*;
     use crate::api::socket::LiveDoor;
@@ -657,12 +660,16 @@ mod tests {
         results_in: watch::Receiver<Latest<FrameResult>>,
         frames: watch::Sender<Latest<Frame>>,
         allowed: watch::Sender<Allowed>,
+        led_tests: mpsc::Sender<LedTestRequest>,
         stop: CancellationToken,
     }
 
     impl Rig {
         fn new(lock: LockType, circuits: DoorReadings) -> Rig {
-            let config = door_config(lock);
+            Rig::with_config(&door_config(lock), circuits)
+        }
+
+        fn with_config(config: &Config, circuits: DoorReadings) -> Rig {
             let wires = Arc::new(Mutex::new(Wires {
                 circuits,
                 ..Wires::default()
@@ -671,13 +678,14 @@ mod tests {
             let (frames, frames_in) = watch::channel(Latest::Waiting);
             let (results, results_in) = watch::channel(Latest::Waiting);
             let allowed = watch::Sender::new(Allowed::ALL);
+            let (led_tests, led_tests_in) = mpsc::channel(1);
             let worker = IndicatorWorker::new(
-                &config,
+                config,
                 console,
                 Some(Box::new(FakePins(Arc::clone(&wires)))),
                 None,
                 IndicatorLinks {
-                    tuning: Settings::new(&config, None).subscribe(),
+                    tuning: Settings::new(config, None).subscribe(),
                     allowed: allowed.subscribe(),
                     upstream: Upstream {
                         frames: frames_in,
@@ -685,7 +693,7 @@ mod tests {
                     },
                     standing: watch::channel(Standing::default()).0,
                     sounds: None,
-                    led_tests: mpsc::channel(1).1,
+                    led_tests: led_tests_in,
                 },
             );
             Rig {
@@ -696,6 +704,7 @@ mod tests {
                 results_in,
                 frames,
                 allowed,
+                led_tests,
                 stop: CancellationToken::new(),
             }
         }
@@ -864,6 +873,21 @@ mod tests {
             rig.wires().panics = true;
             assert!(worker.join().is_err());
             assert_eq!(rig.wires().levels, Levels::default());
+        }
+    }
+
+    #[test]
+    fn a_relay_without_leds_has_nothing_to_test() {
+        for green in [None, Some(Line::Number(17))] {
+            let mut config = door_config(LockType::FailSecure);
+            config.indicate.green_pin.clone_from(&green);
+            let mut rig = Rig::with_config(&config, NORMAL);
+            let mut worker = rig.worker.take().unwrap();
+            let (answer, mut result) = oneshot::channel();
+            rig.led_tests.try_send(LedTestRequest { answer }).unwrap();
+            worker.set_outputs(&rig.live);
+            let result = result.try_recv().unwrap();
+            assert_eq!(result.is_ok(), green.is_some(), "{result:?}");
         }
     }
 

@@ -24,7 +24,7 @@ impl LedTester {
     }
 
     /// Replaces the LEDs and the buzzer in `levels` while a test is in progress. `has_leds`
-    /// tells whether there are any pins, and `is_unlocked` whether the door is unlocked: people
+    /// tells whether there is something to test, and `is_unlocked` whether the door is unlocked: people
     /// rely on the LEDs then, so a test is refused, and one in progress ends.
     pub(super) fn step(
         &mut self,
@@ -37,6 +37,10 @@ impl LedTester {
             info!("the test of the LEDs ends, because the door is unlocked");
         }
         while let Ok(request) = self.requests.try_recv() {
+            // A client that was told that the LEDs do not answer does not expect a test.
+            if request.answer.is_closed() {
+                continue;
+            }
             let accepted = self.begin(at, has_leds, is_unlocked);
             // The client may have disconnected in the meantime.
             let _ = request.answer.send(accepted);
@@ -60,7 +64,7 @@ impl LedTester {
     ) -> Result<Duration, ErrorRecord> {
         let refuse = |sentence: &str| Err(ErrorRecord::new(FailureKind::NotNow, sentence));
         if !has_leds {
-            return refuse("no LEDs are connected: set their pins in [indicate]");
+            return refuse("no LED or buzzer is connected: set their pins in [indicate]");
         }
         if is_unlocked {
             return refuse(
@@ -144,6 +148,16 @@ mod tests {
         assert!(rig.request(10, true, false).1);
         assert_eq!(rig.levels(500, true), SHOWN, "the door was unlocked");
         assert_eq!(rig.levels(600, false), SHOWN, "the test does not go on");
+    }
+
+    #[test]
+    fn an_abandoned_request_starts_no_test() {
+        let mut rig = Rig::new();
+        let (answer, result) = oneshot::channel();
+        rig.requests.try_send(LedTestRequest { answer }).unwrap();
+        drop(result);
+        assert_eq!(rig.levels(0, false), SHOWN);
+        assert!(rig.request(10, true, false).1, "the next one");
     }
 
     #[test]
