@@ -14,6 +14,9 @@ ok() { # WHAT COMMAND…
         echo "BAD  $1"
     fi
 }
+not() { # COMMAND…
+    ! "$@"
+}
 finish() {
     echo "$passed passed, $failed failed"
     [ "$failed" -eq 0 ]

@@ -155,7 +155,7 @@ pub(super) fn step(
     let Some(dialogue) = &session.dialogue else {
         return Ok(());
     };
-    dialogue.say("\nLamps, buzzer, and relay");
+    dialogue.say("\nLEDs, buzzer, and relay");
     let is_used = session.plan.config().indicate.has_pins() || pins::is_pi();
     if !dialogue.yes("Are LEDs, a buzzer, or a relay connected?", is_used)? {
         return session
