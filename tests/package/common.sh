@@ -33,3 +33,17 @@ debian_root() { # [ROOT.tar]
     fi
     echo "$cached"
 }
+
+# Unpacks a minimal Debian, and prints its folder.
+unpacked_root() { # [ROOT.tar]
+    local archive root
+    archive=$(debian_root "$@")
+    root=$(mktemp -d)
+    tar -C "$root" -xf "$archive"
+    mount --bind /proc "$root/proc"
+    echo "$root"
+}
+remove_root() { # ROOT
+    umount "$1/proc"
+    rm -rf "$1"
+}
