@@ -120,8 +120,8 @@ class DeviceView extends HTMLElement {
       "pins",
       sorted.map(pin),
       sorted.length === 0 && h("p", { class: "hint" }, t("device.noPins")),
-      h("div", { class: "row" }, h("button", { type: "button", id: "led-test", class: "quiet", disabled: !hasLeds || this.isTesting, onclick: () => this.test() }, t("device.testLeds"))),
-      h("p", { role: "status", id: "led-test-status", class: "hint" }, this.ledText ?? (hasLeds ? t("device.testHint") : null)),
+      hasLeds && h("div", { class: "row" }, h("button", { type: "button", id: "led-test", class: "quiet", disabled: this.isTesting, onclick: () => this.test() }, t("device.testLeds"))),
+      hasLeds && h("p", { role: "status", id: "led-test-status", class: "hint" }, this.ledText ?? t("device.testHint")),
     );
   }
 
@@ -141,8 +141,8 @@ class DeviceView extends HTMLElement {
   board(device, { live }) {
     const { temperature_c: temperature, throttling } = live.board;
     return this.card("board", [
-      [t("device.model"), device.board ? h("span", { translate: "no" }, device.board) : t("common.unknown")],
-      [t("live.temperature"), temperature === undefined ? t("common.unknown") : t("live.celsius", { number: Math.round(temperature) })],
+      device.board && [t("device.model"), h("span", { translate: "no" }, device.board)],
+      temperature !== undefined && [t("live.temperature"), t("live.celsius", { number: Math.round(temperature) })],
       throttling && [t("device.throttled"), yesNo(throttling.throttled || throttling.frequency_capped)],
       device.disk && [t("device.disk"), t("device.freeOf", { free: space(device.disk.free_mib), total: space(device.disk.total_mib) })],
       [t("device.uptime"), duration(device.uptime_seconds)],
