@@ -274,12 +274,12 @@ def walk(options):
             told = train(browser)
             title = told.splitlines()[0]
             watch.step(f"round {number}: {title}", browser)
-            is_accepted = "produced model" in title
-            if is_accepted:
+            model = re.search(r"produced model (\d+)", title)
+            if model:
                 break
-        assert is_accepted, told
+        assert model, told
         browser.open("#live")
-        browser.wait("number 1", ".figures")
+        browser.wait(f"number {model.group(1)}", ".figures")
         camera.show("with_mask")
         until("a face", lambda: browser.find(".face meter"))
         watch.step("the trained model classifies a face", browser)
