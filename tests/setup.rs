@@ -615,10 +615,7 @@ fn the_password_of_the_broker_gets_a_file_of_its_own() {
         return;
     };
     for password in ["wrong", "open sesame"] {
-        terminal.answer(
-            "Host name or address of the broker",
-            &format!("{address}\n"),
-        );
+        terminal.answer("Host name or address of the broker", format!("{address}\n"));
         terminal.answer("encrypted (TLS)? [y/N]", "\n");
         terminal.answer("User name", "door\n");
         terminal.answer("Password", format!("{password}\n"));
