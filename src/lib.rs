@@ -1,5 +1,5 @@
 //! `maskd` finds the faces in camera frames, classifies each face as masked or
-//! unmasked, and drives the lamps, buzzer, and relay of a door. It trains on labeled
+//! unmasked, and drives the LEDs, buzzer, and relay of a door. It trains on labeled
 //! face pictures on the same device.
 //!
 //! A frame travels `camera -> vision -> decision -> indicate`; a crop travels

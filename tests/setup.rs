@@ -347,11 +347,11 @@ impl Terminal {
 
     /// Waits for a question, and answers it.
     #[track_caller]
-    fn answer(&mut self, question: &str, answer: &str) {
+    fn answer(&mut self, question: &str, answer: impl AsRef<[u8]>) {
         self.wait_for(question);
         self.wait_for_prompt();
         self.shown.clear();
-        self.keys.write_all(answer.as_bytes()).unwrap();
+        self.keys.write_all(answer.as_ref()).unwrap();
     }
 
     /// The question is complete when its last blank is shown. The terminal then has the right
@@ -407,10 +407,9 @@ fn questions_on_a_terminal_lead_to_a_config() {
         "Address and port of the page, or none [0.0.0.0:8080]",
         "door\n",
     );
-    terminal.answer(
-        "Address and port of the page, or none",
-        &format!("{port}\n"),
-    );
+    terminal.answer("Address and port of the page, or none", format!("{port}\n"));
+    terminal.answer("Password of the page", b"caf\xe9 caf\xe9\n");
+    terminal.wait_for("not valid UTF-8");
     terminal.answer("Password of the page", "password\n");
     terminal.wait_for("easy to guess");
     terminal.answer("Password of the page", "green door handle\n");
@@ -616,13 +615,10 @@ fn the_password_of_the_broker_gets_a_file_of_its_own() {
         return;
     };
     for password in ["wrong", "open sesame"] {
-        terminal.answer(
-            "Host name or address of the broker",
-            &format!("{address}\n"),
-        );
+        terminal.answer("Host name or address of the broker", format!("{address}\n"));
         terminal.answer("encrypted (TLS)? [y/N]", "\n");
         terminal.answer("User name", "door\n");
-        terminal.answer("Password", &format!("{password}\n"));
+        terminal.answer("Password", format!("{password}\n"));
         if password == "wrong" {
             terminal.answer("Use this broker anyway? [y/N]", "\n");
         }

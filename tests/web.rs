@@ -459,11 +459,14 @@ fn the_device_is_described_without_secrets() {
     });
     assert_eq!(lost["connected"], false);
     assert_eq!(lost["address"], "127.0.0.1:9");
-    // No pins are driven, so there are no lamps to test.
-    let refused = door.with_token("POST /api/v1/device/lamp-test", "");
+    // No pins are driven, so there are no LEDs to test.
+    let refused = door.with_token("POST /api/v1/device/led-test", "");
     assert_eq!(refused.status, 409);
     let sentence = refused.json()["error"].as_str().unwrap().to_owned();
-    assert!(sentence.contains("no lamps are connected"), "{sentence}");
+    assert!(
+        sentence.contains("no LED or buzzer is connected"),
+        "{sentence}"
+    );
     door.end();
 }
 

@@ -222,7 +222,7 @@ const EXIT_CODES: [(&str, &str); 10] = [
     ("130", "Ctrl-C at a question"),
 ];
 
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 7] = [
     (
         "~/.config/maskd/maskd.toml",
         "The config of a user. It is used instead of the next file if it exists.",
@@ -230,6 +230,10 @@ const FILES: [(&str, &str); 6] = [
     (
         "/etc/maskd/maskd.toml",
         "The config of the service, and of users without a config of their own.",
+    ),
+    (
+        "/usr/share/maskd/maskd.toml",
+        "All keys with their defaults, in the Debian package.",
     ),
     (
         "/var/lib/maskd",

@@ -92,17 +92,31 @@ pub(super) fn has(permission: Permission) -> bool {
     })
 }
 
-/// Gives the service access to the network, unless it has it. Returns the path of the drop-in
-/// if it was written. A drop-in that somebody changed is kept.
-pub(super) fn allow_network() -> Result<Option<PathBuf>, Failure> {
+/// What was done about the access of the service to the network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum NetworkAccess {
+    /// A drop-in already gives it.
+    Present,
+    /// This drop-in was written.
+    Given(PathBuf),
+    /// Somebody changed or masked this drop-in, which does not give it.
+    Refused(PathBuf),
+}
+
+/// Gives the service access to the network, unless it has it. A drop-in that somebody changed is
+/// kept.
+pub(super) fn allow_network() -> Result<NetworkAccess, Failure> {
     let folder = Path::new(DROP_INS[0]);
     let path = folder.join(Permission::Network.drop_in());
-    if has(Permission::Network) || path.exists() {
-        return Ok(None);
+    if has(Permission::Network) {
+        return Ok(NetworkAccess::Present);
+    }
+    if path.exists() {
+        return Ok(NetworkAccess::Refused(path));
     }
     output::make_folder(folder)?;
     output::write(&path, NETWORK.as_bytes())?;
-    Ok(Some(path))
+    Ok(NetworkAccess::Given(path))
 }
 
 /// Whether systemd is the service manager of this machine.

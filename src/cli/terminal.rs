@@ -35,7 +35,8 @@ pub(super) enum Echo {
 
 /// Prints a prompt to standard error, and reads a line from the terminal. After Ctrl-C, at
 /// the end of the input, and after a signal that `interrupt` catches, this function fails
-/// with the sentence `unanswered`.
+/// with the sentence `unanswered`. A line that cannot be used, for example because it is not
+/// UTF-8, leads to [`Failure::DATA`].
 pub(super) fn ask(
     prompt: &str,
     echo: Echo,
@@ -98,7 +99,7 @@ impl LineMode {
                 Err(Errno::CANCELED) => return Err(none()),
                 Err(error) => {
                     let sentence = format!("the terminal cannot be read: {error}");
-                    return Err(Failure::new(Failure::DATA, sentence));
+                    return Err(Failure::new(Failure::NO_INPUT, sentence));
                 }
             }
         }

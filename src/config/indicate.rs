@@ -161,6 +161,13 @@ impl Indicate {
         !self.lines().is_empty()
     }
 
+    /// Whether an LED or a buzzer is configured.
+    #[must_use]
+    pub fn has_leds(&self) -> bool {
+        let pins = [&self.green_pin, &self.red_pin, &self.buzzer_pin];
+        pins.iter().any(|pin| pin.is_some())
+    }
+
     /// Whether any button is configured.
     #[must_use]
     pub fn has_buttons(&self) -> bool {

@@ -87,7 +87,7 @@ pub struct Config {
     pub decide: Decide,
     /// The outputs and buttons at the door.
     pub indicate: Indicate,
-    /// When the lamps, the lock, capturing, and sounds are on.
+    /// When the LEDs, the lock, capturing, and sounds are on.
     pub times: Times,
     /// The sounds for decisions.
     pub sound: Sound,

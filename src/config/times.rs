@@ -1,4 +1,4 @@
-//! `[times]`: when the lamps, the lock, capturing, and sounds are on.
+//! `[times]`: when the LEDs, the lock, capturing, and sounds are on.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ const MAX_HOLIDAYS: usize = 400;
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Times {
-    /// When the lamps show the decision; at most 50 windows.
+    /// When the LEDs show the decision; at most 50 windows.
     pub indicate: Vec<Window>,
     /// When the door locks. Outside of these windows, it is unlocked. At most 50 windows.
     pub lock: Vec<Window>,

@@ -327,7 +327,7 @@ impl CropSampler {
         while let Ok(choice) = self.dropped.try_recv() {
             self.policy.give_back(choice);
         }
-        let enrolling = self.enrolling().and_then(|enrolled_as| {
+        let enrolling = self.enrolling(at).and_then(|enrolled_as| {
             // The person who is being enrolled is assumed to be the nearest person, whose
             // face is the largest.
             let nearest = faces.iter().max_by(|a, b| a.area.total_cmp(&b.area))?;
@@ -402,11 +402,11 @@ impl CropSampler {
         }
     }
 
-    /// Returns the ID and the label of the enrollment in progress. Both are attached to
-    /// each crop of the enrollment.
-    fn enrolling(&self) -> Option<EnrolledAs> {
+    /// Returns the ID and the label of the enrollment that was in progress when a frame was
+    /// captured. Both are attached to each crop of the enrollment.
+    fn enrolling(&self, captured: Instant) -> Option<EnrolledAs> {
         let enrollments = lock_enrollments(&self.enrollments);
-        let Enrollment { id, label, .. } = enrollments.active()?;
+        let Enrollment { id, label, .. } = enrollments.active_at(captured)?;
         let label = Label::new(label).ok()?;
         Some(EnrolledAs { id: *id, label })
     }
@@ -824,6 +824,11 @@ mod tests {
 
         /// Offers a new face on track 1 that the classifier is unsure about.
         fn offer(&mut self) {
+            self.offer_captured(now());
+        }
+
+        /// Offers such a face in a frame that was captured at a time.
+        fn offer_captured(&mut self, at: Instant) {
             let mut feature = Box::new([0.0; FEATURES]);
             feature[self.faces] = 1.0;
             self.faces += 1;
@@ -847,7 +852,7 @@ mod tests {
                 },
                 classification,
             };
-            self.sampler.offer(now(), vec![face]);
+            self.sampler.offer(at, vec![face]);
         }
 
         /// Stores the waiting crops in the same way as the capture thread, and returns
@@ -933,6 +938,17 @@ mod tests {
             path.writer.learning.get().unwrap().stats().unwrap()["with_mask"].samples,
             3
         );
+    }
+
+    #[test]
+    fn an_enrollment_takes_no_frame_from_before_it_started() {
+        let mut path = CapturePath::new(8, 100);
+        let before = now();
+        path.enroll(5);
+        path.offer_captured(before.checked_sub(Duration::from_secs(1)).unwrap());
+        assert_eq!(path.enrollment().taken, 0);
+        path.offer();
+        assert_eq!(path.enrollment().taken, 1);
     }
 
     #[test]

@@ -15,12 +15,12 @@ use tracing::{info, warn};
 use super::console_worker::ConsoleFeed;
 use super::door_control::DoorControl;
 use super::events::EventFeed;
-use super::lamp_tester::LampTester;
+use super::led_tester::LedTester;
 use super::threads::{STOP_DEADLINE, timer_runtime};
 use super::times::Allowed;
 use super::{DaemonError, Latest, now, wall_clock};
 use crate::api::metrics::{Heartbeat, Metrics};
-use crate::api::socket::{DaemonHandle, LampTestRequest, Live};
+use crate::api::socket::{DaemonHandle, LedTestRequest, Live};
 use crate::config::settings::Tuning;
 use crate::config::{self, Config};
 use crate::decision::confirm::Standing;
@@ -61,7 +61,9 @@ pub(super) struct IndicatorWorker {
     /// Sends the decision to the sound thread, if any decision has a sound.
     sounds: Option<watch::Sender<Decision>>,
     outputs: Option<Outputs>,
-    lamp_tester: LampTester,
+    led_tester: LedTester,
+    /// Whether the LED test has something to switch.
+    has_leds: bool,
     buttons: Buttons,
     tick: Duration,
     tuning: watch::Receiver<Tuning>,
@@ -78,7 +80,7 @@ pub(super) struct IndicatorLinks {
     pub(super) upstream: Upstream,
     pub(super) standing: watch::Sender<Standing>,
     pub(super) sounds: Option<watch::Sender<Decision>>,
-    pub(super) lamp_tests: mpsc::Receiver<LampTestRequest>,
+    pub(super) led_tests: mpsc::Receiver<LedTestRequest>,
 }
 
 /// The decision that is currently shown.
@@ -103,7 +105,7 @@ impl IndicatorWorker {
             upstream,
             standing,
             sounds,
-            lamp_tests,
+            led_tests,
         } = links;
         let indicate = &config.indicate;
         let door = DoorControl::new(indicate, pins.is_some());
@@ -125,8 +127,9 @@ impl IndicatorWorker {
             door,
             allowed,
             sounds,
+            has_leds: pins.is_some() && indicate.has_leds(),
             outputs: pins.map(Outputs::new),
-            lamp_tester: LampTester::new(lamp_tests),
+            led_tester: LedTester::new(led_tests),
             buttons: Buttons {
                 options: indicate.clone(),
                 contacts: Button::ALL.map(|button| (button, Debouncer::default())),
@@ -317,8 +320,7 @@ impl IndicatorWorker {
         if let Some(leds) = self.buttons.leds(at) {
             (levels.green, levels.red) = leds;
         }
-        let has_lamps = self.outputs.is_some();
-        levels = self.lamp_tester.step(at, has_lamps, is_unlocked, levels);
+        levels = self.led_tester.step(at, self.has_leds, is_unlocked, levels);
         self.console.set_levels(levels);
         if let Some(outputs) = &mut self.outputs {
             outputs.set(levels);
@@ -491,7 +493,7 @@ impl Buttons {
     /// to a press.
     fn leds(&self, at: Instant) -> Option<(bool, bool)> {
         let (start, notice) = self.notice?;
-        notice.lamps(at.saturating_duration_since(start))
+        notice.leds(at.saturating_duration_since(start))
     }
 }
 
@@ -539,6 +541,7 @@ mod tests {
     use std::thread;
 
     use image::RgbImage;
+    use tokio::sync::oneshot;
 
     use super::*;
     use crate::api::socket::LiveDoor;
@@ -657,12 +660,16 @@ mod tests {
         results_in: watch::Receiver<Latest<FrameResult>>,
         frames: watch::Sender<Latest<Frame>>,
         allowed: watch::Sender<Allowed>,
+        led_tests: mpsc::Sender<LedTestRequest>,
         stop: CancellationToken,
     }
 
     impl Rig {
         fn new(lock: LockType, circuits: DoorReadings) -> Rig {
-            let config = door_config(lock);
+            Rig::with_config(&door_config(lock), circuits)
+        }
+
+        fn with_config(config: &Config, circuits: DoorReadings) -> Rig {
             let wires = Arc::new(Mutex::new(Wires {
                 circuits,
                 ..Wires::default()
@@ -671,13 +678,14 @@ mod tests {
             let (frames, frames_in) = watch::channel(Latest::Waiting);
             let (results, results_in) = watch::channel(Latest::Waiting);
             let allowed = watch::Sender::new(Allowed::ALL);
+            let (led_tests, led_tests_in) = mpsc::channel(1);
             let worker = IndicatorWorker::new(
-                &config,
+                config,
                 console,
                 Some(Box::new(FakePins(Arc::clone(&wires)))),
                 None,
                 IndicatorLinks {
-                    tuning: Settings::new(&config, None).subscribe(),
+                    tuning: Settings::new(config, None).subscribe(),
                     allowed: allowed.subscribe(),
                     upstream: Upstream {
                         frames: frames_in,
@@ -685,7 +693,7 @@ mod tests {
                     },
                     standing: watch::channel(Standing::default()).0,
                     sounds: None,
-                    lamp_tests: mpsc::channel(1).1,
+                    led_tests: led_tests_in,
                 },
             );
             Rig {
@@ -696,6 +704,7 @@ mod tests {
                 results_in,
                 frames,
                 allowed,
+                led_tests,
                 stop: CancellationToken::new(),
             }
         }
@@ -868,6 +877,21 @@ mod tests {
     }
 
     #[test]
+    fn a_relay_without_leds_has_nothing_to_test() {
+        for green in [None, Some(Line::Number(17))] {
+            let mut config = door_config(LockType::FailSecure);
+            config.indicate.green_pin.clone_from(&green);
+            let mut rig = Rig::with_config(&config, NORMAL);
+            let mut worker = rig.worker.take().unwrap();
+            let (answer, mut result) = oneshot::channel();
+            rig.led_tests.try_send(LedTestRequest { answer }).unwrap();
+            worker.set_outputs(&rig.live);
+            let result = result.try_recv().unwrap();
+            assert_eq!(result.is_ok(), green.is_some(), "{result:?}");
+        }
+    }
+
+    #[test]
     fn a_mask_does_not_lock_out_a_release_and_a_door_without_inputs_is_published() {
         let mut rig = Rig::new(LockType::FailSecure, NORMAL);
         let mut worker = rig.worker.take().unwrap();
@@ -896,7 +920,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_day_limits_the_lamps_the_buzzer_and_the_lock() {
+    fn the_time_of_day_limits_the_leds_the_buzzer_and_the_lock() {
         let mut rig = Rig::new(LockType::FailSecure, NORMAL);
         let mut worker = rig.worker.take().unwrap();
         worker.shown.decision = Decision::NoMask;

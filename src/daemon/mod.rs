@@ -24,7 +24,7 @@ use tracing::{debug, info, warn};
 use crate::api::metrics::{self, Heartbeat, Metrics};
 use crate::api::mqtt::device_name;
 use crate::api::problems::Problems;
-use crate::api::socket::{DeviceAccess, DeviceFacts, LampTestRequest, Live};
+use crate::api::socket::{DeviceAccess, DeviceFacts, LedTestRequest, Live};
 use crate::api::web::{LiveView, WebError, WebOptions};
 use crate::camera::{Camera, SourceError, Spec, processes};
 use crate::config::settings::Settings;
@@ -53,7 +53,7 @@ mod events;
 mod frame_processor;
 mod indicator_worker;
 mod inference_worker;
-mod lamp_tester;
+mod led_tester;
 mod mqtt;
 mod refit_worker;
 mod reload;
@@ -310,7 +310,7 @@ impl Start<'_> {
             shared.live.send_modify(|live| live.statistics_mode = true);
             info!("statistics mode: people are only counted");
         }
-        let (device, lamp_tests) = device_access(config);
+        let (device, led_tests) = device_access(config);
         let (sampler, server) = match parts.learning {
             Some(learning) => {
                 let (sampler, server) = self.learning(learning, device)?;
@@ -359,7 +359,7 @@ impl Start<'_> {
             console,
             parts.pins,
             handle,
-            self.indicator_links(links.upstream, links.standing, lamp_tests)?,
+            self.indicator_links(links.upstream, links.standing, led_tests)?,
         )
         .with_events(&events);
         let inference = InferenceWorker {
@@ -412,7 +412,7 @@ impl Start<'_> {
         &mut self,
         upstream: Upstream,
         standing: watch::Sender<Standing>,
-        lamp_tests: mpsc::Receiver<LampTestRequest>,
+        led_tests: mpsc::Receiver<LedTestRequest>,
     ) -> Result<IndicatorLinks, DaemonError> {
         let shared = self.shared;
         Ok(IndicatorLinks {
@@ -421,13 +421,13 @@ impl Start<'_> {
             upstream,
             standing,
             sounds: sound_worker::start(self.config, shared, self.threads)?,
-            lamp_tests,
+            led_tests,
         })
     }
 }
 
 /// Collects what the owner sees of the device. The receiver is for the indicator thread.
-fn device_access(config: &Config) -> (DeviceAccess, mpsc::Receiver<LampTestRequest>) {
+fn device_access(config: &Config) -> (DeviceAccess, mpsc::Receiver<LedTestRequest>) {
     let name = device_name(config, &machine());
     DeviceAccess::new(DeviceFacts::new(config, name, pins::is_pi(), now()))
 }

@@ -33,7 +33,7 @@ const MAX_AGE: Duration = Duration::from_mins(1);
     reason = "the activities are independent of each other"
 )]
 pub(super) struct Allowed {
-    /// Whether the lamps show the decision.
+    /// Whether the LEDs show the decision.
     pub(super) indicate: bool,
     /// Whether the door locks.
     pub(super) lock: bool,

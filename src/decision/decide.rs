@@ -200,7 +200,7 @@ impl VerdictPolicy {
     }
 }
 
-/// The decision that the lamps at the door show.
+/// The decision that the LEDs at the door show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {

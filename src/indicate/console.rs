@@ -116,7 +116,7 @@ impl Console {
 
     /// Shows the state of the outputs, regardless of whether they are connected.
     pub fn set_levels(&mut self, levels: Levels) {
-        let lamp = |on: bool, name: &str| {
+        let led = |on: bool, name: &str| {
             if on {
                 format!("●{name}")
             } else {
@@ -129,17 +129,17 @@ impl Console {
             buzzer,
             relay,
         } = levels;
-        let mut lamps = format!(
+        let mut leds = format!(
             "{} {} {}",
-            lamp(green, "green"),
-            lamp(red, "red"),
-            lamp(buzzer, "buzzer")
+            led(green, "green"),
+            led(red, "red"),
+            led(buzzer, "buzzer")
         );
         if let Some(on) = relay {
-            lamps += &format!(" {}", lamp(on, "relay"));
+            leds += &format!(" {}", led(on, "relay"));
         }
         self.live.set_message(format!(
-            "{lamps}  {:<8} {}",
+            "{leds}  {:<8} {}",
             self.decision.name(),
             printable(&self.faces)
         ));

@@ -1,4 +1,4 @@
-//! The outputs that show the decision: lamps, a buzzer, a relay, and the console.
+//! The outputs that show the decision: LEDs, a buzzer, a relay, and the console.
 //!
 //! This module owns the console, the pins of a board with its push buttons, and the patterns of the
 //! outputs. The patterns are pure functions of the decision and the time. It also owns the state
@@ -17,5 +17,5 @@ pub use door::{
     Circuit, ContactType, Door, DoorDecision, DoorInput, DoorOptions, DoorPosition, DoorReadings,
     DoorState, Egress, LockType, Opening, UnlockReason,
 };
-pub use patterns::{ButtonFeedback, LAMP_TEST, Levels, lamp_test, levels, warn_held_open};
+pub use patterns::{ButtonFeedback, LED_TEST, Levels, led_test, levels, warn_held_open};
 pub use times::{Holiday, Schedule, TimeOfDay, Window, WindowState};

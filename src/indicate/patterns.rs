@@ -1,5 +1,5 @@
-//! The patterns of the lamps and the buzzer for each decision, and the patterns with which
-//! the lamps acknowledge a button press.
+//! The patterns of the LEDs and the buzzer for each decision, and the patterns with which
+//! the LEDs acknowledge a button press.
 //!
 //! The patterns are pure functions of the decision and the time since the decision was
 //! made.
@@ -11,9 +11,9 @@ use crate::decision::decide::Decision;
 /// The state of each output; true means on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Levels {
-    /// Green lamp.
+    /// Green LED.
     pub green: bool,
-    /// Red lamp.
+    /// Red LED.
     pub red: bool,
     /// Buzzer.
     pub buzzer: bool,
@@ -54,7 +54,7 @@ pub fn levels(decision: Decision, elapsed: Duration) -> Levels {
 }
 
 /// Adds the warning that a door is held open to the state of the outputs. The warning began
-/// `elapsed` ago. Once a second, the red lamp and the buzzer are on for 200 ms. Between these
+/// `elapsed` ago. Once a second, the red LED and the buzzer are on for 200 ms. Between these
 /// signals, the outputs show what they would show without the warning.
 #[must_use]
 pub fn warn_held_open(levels: Levels, elapsed: Duration) -> Levels {
@@ -70,15 +70,15 @@ pub fn warn_held_open(levels: Levels, elapsed: Duration) -> Levels {
     }
 }
 
-/// Duration of a test of the lamps.
-pub const LAMP_TEST: Duration = Duration::from_secs(5);
+/// Duration of a test of the LEDs.
+pub const LED_TEST: Duration = Duration::from_secs(5);
 
-/// Returns the state of the outputs `elapsed` after a test of the lamps began, or `None` once it
-/// is over. The green lamp is on for 2 s, then the red lamp for 2 s, then the buzzer for 500 ms.
+/// Returns the state of the outputs `elapsed` after a test of the LEDs began, or `None` once it
+/// is over. The green LED is on for 2 s, then the red LED for 2 s, then the buzzer for 500 ms.
 #[must_use]
-pub fn lamp_test(elapsed: Duration) -> Option<Levels> {
+pub fn led_test(elapsed: Duration) -> Option<Levels> {
     let ms = elapsed.as_millis();
-    (elapsed < LAMP_TEST).then_some(Levels {
+    (elapsed < LED_TEST).then_some(Levels {
         green: ms < 2000,
         red: (2000..4000).contains(&ms),
         buzzer: (4000..4500).contains(&ms),
@@ -86,7 +86,7 @@ pub fn lamp_test(elapsed: Duration) -> Option<Levels> {
     })
 }
 
-/// The response of the lamps to a button press.
+/// The response of the LEDs to a button press.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ButtonFeedback {
     /// The press was accepted, and crops are captured.
@@ -96,7 +96,7 @@ pub enum ButtonFeedback {
 }
 
 impl ButtonFeedback {
-    /// Returns the states of the green lamp and of the red lamp, `elapsed` after the press. These
+    /// Returns the states of the green LED and of the red LED, `elapsed` after the press. These
     /// states replace those for the decision. Returns `None` once the feedback is over. The buzzer
     /// and the relay are not affected.
     ///
@@ -105,7 +105,7 @@ impl ButtonFeedback {
     /// | accepted | three flashes of 100 ms, one every 200 ms | off |
     /// | refused | off | on for 1 s |
     #[must_use]
-    pub fn lamps(self, elapsed: Duration) -> Option<(bool, bool)> {
+    pub fn leds(self, elapsed: Duration) -> Option<(bool, bool)> {
         let ms = elapsed.as_millis();
         match self {
             ButtonFeedback::Accepted => (ms < 600).then_some((ms % 200 < 100, false)),
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(at(Decision::NoMask, 1149), on(false, true, true));
         assert!(
             !at(Decision::NoMask, 1500).buzzer,
-            "the buzzer stops, the lamp goes on"
+            "the buzzer stops, the LED goes on"
         );
         assert!(at(Decision::NoMask, 60_000).red);
         assert_eq!(at(Decision::Unsure, 499), on(true, true, false));
@@ -171,18 +171,18 @@ mod tests {
 
     #[test]
     fn feedback_is_that_of_the_table_and_ends() {
-        let lamps = |feedback: ButtonFeedback, ms| feedback.lamps(Duration::from_millis(ms));
-        assert_eq!(lamps(ButtonFeedback::Accepted, 0), Some((true, false)));
-        assert_eq!(lamps(ButtonFeedback::Accepted, 100), Some((false, false)));
-        assert_eq!(lamps(ButtonFeedback::Accepted, 599), Some((false, false)));
-        assert_eq!(lamps(ButtonFeedback::Accepted, 600), None);
-        assert_eq!(lamps(ButtonFeedback::Refused, 999), Some((false, true)));
-        assert_eq!(lamps(ButtonFeedback::Refused, 1000), None);
+        let leds = |feedback: ButtonFeedback, ms| feedback.leds(Duration::from_millis(ms));
+        assert_eq!(leds(ButtonFeedback::Accepted, 0), Some((true, false)));
+        assert_eq!(leds(ButtonFeedback::Accepted, 100), Some((false, false)));
+        assert_eq!(leds(ButtonFeedback::Accepted, 599), Some((false, false)));
+        assert_eq!(leds(ButtonFeedback::Accepted, 600), None);
+        assert_eq!(leds(ButtonFeedback::Refused, 999), Some((false, true)));
+        assert_eq!(leds(ButtonFeedback::Refused, 1000), None);
     }
 
     #[test]
     fn each_decision_has_its_own_rhythm_without_color() {
-        // How often any lamp goes on in two seconds, and for how many milliseconds it is on.
+        // How often any LED goes on in two seconds, and for how many milliseconds it is on.
         let rhythm = |decision| {
             let lit = |ms: u64| {
                 let levels = at(decision, ms);

@@ -63,6 +63,14 @@ impl Enrollments {
         self.last.as_ref().filter(|last| !last.is_over())
     }
 
+    /// Returns the active enrollment if it had started when a frame was captured. On a slow device,
+    /// frames wait, and an earlier one may show the person before the mask was put on.
+    #[must_use]
+    pub fn active_at(&self, captured: Instant) -> Option<&Enrollment> {
+        let has_started = self.limit.is_some_and(|limit| limit.started_at <= captured);
+        self.active().filter(|_| has_started)
+    }
+
     /// Starts an enrollment of `wanted` crops. Returns `None` if another
     /// enrollment is active.
     pub fn start(&mut self, label: &Label, wanted: u32, limit: TimeLimit) -> Option<Enrollment> {

@@ -14,6 +14,9 @@ ok() { # WHAT COMMAND…
         echo "BAD  $1"
     fi
 }
+not() { # COMMAND…
+    ! "$@"
+}
 finish() {
     echo "$passed passed, $failed failed"
     [ "$failed" -eq 0 ]
@@ -29,4 +32,18 @@ debian_root() { # [ROOT.tar]
         mv "$cached.part" "$cached"
     fi
     echo "$cached"
+}
+
+# Unpacks a minimal Debian, and prints its folder.
+unpacked_root() { # [ROOT.tar]
+    local archive root
+    archive=$(debian_root "$@")
+    root=$(mktemp -d)
+    tar -C "$root" -xf "$archive"
+    mount --bind /proc "$root/proc"
+    echo "$root"
+}
+remove_root() { # ROOT
+    umount "$1/proc"
+    rm -rf "$1"
 }

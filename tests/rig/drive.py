@@ -74,7 +74,7 @@ def main():
                 kind, what = words.groups()
                 if kind == "pins":
                     mask, value, what = what.split(" ", 2)
-                    # The lamps may blink.
+                    # The LEDs may blink.
                     for _ in range(20):
                         seen = levels(monitor) & int(mask, 0)
                         if seen == int(value, 0):

@@ -35,7 +35,7 @@ until_so() { # COMMAND…
     return 1
 }
 
-# The GPIO lines of the lamps, the buzzer, and a button, on a Pi and on other machines.
+# The GPIO lines of the LEDs, the buzzer, and a button, on a Pi and on other machines.
 if [ "$machine" = pi3 ]; then
     green=17 red=27 buzzer=22 button=5
     backend='backend = "rppal"'
@@ -71,11 +71,11 @@ TOML
 }
 
 level() { cat "$lines/sim_gpio$1/value" 2> /dev/null; }
-lamps() { echo "$(level $green)$(level $red)"; }
-shows() { [ "$(lamps)" = "$1" ]; }
-# Checks the lamps. On a Pi, the host reads the pins, because the machine cannot
+leds() { echo "$(level $green)$(level $red)"; }
+shows() { [ "$(leds)" = "$1" ]; }
+# Checks the LEDs. On a Pi, the host reads the pins, because the machine cannot
 # read them itself.
-check_lamps() { # GREEN RED WHAT
+check_leds() { # GREEN RED WHAT
     if [ "$machine" = pi3 ]; then
         mask=$(((1 << green) | (1 << red)))
         echo "rig pins $mask $((($1 << green) | ($2 << red))) $3"
@@ -116,7 +116,7 @@ grep -E 'pins|GPIO|board' /tmp/log
 
 start /pictures/mask
 check "the decision for the masked face is mask" until_so decided mask
-check_lamps 1 0 "only the green lamp is on"
+check_leds 1 0 "only the green LED is on"
 seconds=$(awk -v now="$(awk '{print $1}' /proc/uptime)" -v begun="$(awk -v hz=100 '{print $22 / hz}' /proc/$maskd/stat)" 'BEGIN { print now - begun }')
 echo "first decision, including its check, after $seconds s of emulation; $(grep VmRSS /proc/$maskd/status)"
 if [ "$machine" != pi3 ]; then
@@ -132,7 +132,7 @@ check_all_low "the pins are low afterward"
 
 start /pictures/bare
 check "the decision for the bare face is no_mask" until_so decided no_mask
-check_lamps 0 1 "only the red lamp is on"
+check_leds 0 1 "only the red LED is on"
 kill -KILL $maskd
 wait $maskd 2> /dev/null
 check "maskd pins-off succeeds" quietly maskd pins-off --config /tmp/maskd.toml

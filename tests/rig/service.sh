@@ -23,7 +23,7 @@ while read -r module; do
 done < /modules/order
 machine=$(cat /rig/machine)
 
-# The GPIO lines of the lamps and the buzzer, on a Pi and on other machines.
+# The GPIO lines of the LEDs and the buzzer, on a Pi and on other machines.
 if [ "$machine" = pi3 ]; then
     green=17 red=27 buzzer=22 label=pinctrl-bcm2835
 else
@@ -86,7 +86,7 @@ check "the service runs as its own user" [ "$(stat -c %U "/proc/$(main_pid)")" =
 check "only its user can access the state" [ "$(stat -c %U:%a /var/lib/maskd)" = maskd:700 ]
 check "maskd status reaches the daemon, which makes decisions in its sandbox" until_so is decision '"mask"'
 echo "first decision $(cut -d ' ' -f 1 /proc/uptime) s after the boot (the service was started at $asked s); $(grep VmRSS "/proc/$(main_pid)/status" | tr -s '[:space:]' ' ')"
-check_pins 1 0 0 mask "only the green lamp is on"
+check_pins 1 0 0 mask "only the green LED is on"
 
 before=$(restarts)
 kill -KILL "$(main_pid)"
@@ -100,18 +100,18 @@ else
 fi
 again() { [ "$(restarts)" -gt "$before" ] && systemctl -q is-active maskd; }
 check "systemd restarts a killed service" until_so again
-check_pins 1 0 0 mask "only the green lamp is on after the restart"
+check_pins 1 0 0 mask "only the green LED is on after the restart"
 
 before=$(restarts)
 kill -STOP "$(main_pid)"
 check "the watchdog kills and restarts a service that hangs" until_so again
-check_pins 1 0 0 mask "only the green lamp is on after the watchdog's restart"
+check_pins 1 0 0 mask "only the green LED is on after the watchdog's restart"
 check "the service stops" systemctl stop maskd
 check_pins 0 0 0 - "the pins are low afterward"
 
 config /rig/bare
 check "the service starts with a bare face" systemctl start maskd
-check_pins 0 1 0 no_mask "only the red lamp is on after the chirps"
+check_pins 0 1 0 no_mask "only the red LED is on after the chirps"
 systemctl stop maskd
 
 # Setup, while the service uses the pins.

@@ -212,17 +212,17 @@ pub struct DiskRecord {
     pub total_mib: u64,
 }
 
-/// A request to test the lamps, which the indicator thread handles.
+/// A request to test the LEDs, which the indicator thread handles.
 #[derive(Debug)]
-pub struct LampTestRequest {
+pub struct LedTestRequest {
     /// Channel for the duration of the test, or for the reason why it is refused.
     pub(crate) answer: oneshot::Sender<Result<Duration, ErrorRecord>>,
 }
 
-/// A test of the lamps that has begun. This format is stable.
+/// A test of the LEDs that has begun. This format is stable.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({ "duration_ms": 5000 }))]
-pub struct LampTestRecord {
+pub struct LedTestRecord {
     /// How long the test takes, in milliseconds.
     pub duration_ms: u64,
 }
@@ -234,19 +234,19 @@ pub struct DeviceAccess {
     pub facts: DeviceFacts,
     /// The connection to the MQTT broker.
     pub broker: watch::Sender<BrokerConnection>,
-    /// Sends requests to test the lamps to the indicator thread.
-    pub lamp_test: mpsc::Sender<LampTestRequest>,
+    /// Sends requests to test the LEDs to the indicator thread.
+    pub led_test: mpsc::Sender<LedTestRequest>,
 }
 
 impl DeviceAccess {
     /// Creates the access to a device. The receiver is for the indicator thread.
     #[must_use]
-    pub fn new(facts: DeviceFacts) -> (DeviceAccess, mpsc::Receiver<LampTestRequest>) {
-        let (lamp_test, requests) = mpsc::channel(1);
+    pub fn new(facts: DeviceFacts) -> (DeviceAccess, mpsc::Receiver<LedTestRequest>) {
+        let (led_test, requests) = mpsc::channel(1);
         let access = DeviceAccess {
             facts,
             broker: watch::Sender::default(),
-            lamp_test,
+            led_test,
         };
         (access, requests)
     }

@@ -1,4 +1,4 @@
-//! The routes that describe the device and test its lamps.
+//! The routes that describe the device and test its LEDs.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use axum::extract::State;
 use tokio::sync::{mpsc, oneshot};
 
 use super::answer::ErrorResponse;
-use super::device::{DeviceRecord, LampTestRecord, LampTestRequest};
+use super::device::{DeviceRecord, LedTestRecord, LedTestRequest};
 use super::{DaemonHandle, ErrorRecord};
 use crate::api::file_work::{self, Length};
 use crate::learning::FailureKind;
@@ -34,37 +34,37 @@ pub(super) async fn device(
     Ok(Json(record))
 }
 
-/// Switches on the green lamp, the red lamp, and the buzzer, one after the other. The relay of a
+/// Switches on the green LED, the red LED, and the buzzer, one after the other. The relay of a
 /// door is not switched. The test is refused while the door is unlocked, and it ends early when
 /// the door is unlocked.
 #[utoipa::path(
-    post, path = "/device/lamp-test", tag = "device",
-    summary = "Test the lamps and the buzzer",
+    post, path = "/device/led-test", tag = "device",
+    summary = "Test the LEDs and the buzzer",
     responses(
-        (status = 200, body = LampTestRecord, description = "The test has begun"),
-        (status = 409, body = ErrorRecord, description = "The lamps cannot be tested at this time", example = json!({
-            "error": "the lamps cannot be tested while the door is unlocked: try again when it is locked",
+        (status = 200, body = LedTestRecord, description = "The test has begun"),
+        (status = 409, body = ErrorRecord, description = "The LEDs cannot be tested at this time", example = json!({
+            "error": "the LEDs cannot be tested while the door is unlocked: try again when it is locked",
             "fault": "not-now"
         })),
         (status = "default", body = ErrorRecord, description = "Why the request failed"),
     ),
 )]
-pub(super) async fn lamp_test(
+pub(super) async fn led_test(
     State(handle): State<DaemonHandle>,
-) -> Result<Json<LampTestRecord>, ErrorResponse> {
+) -> Result<Json<LedTestRecord>, ErrorResponse> {
     let not_now = |sentence: &str| ErrorResponse::new(FailureKind::NotNow, sentence);
     let (answer, result) = oneshot::channel();
-    let request = LampTestRequest { answer };
-    handle.device.lamp_test.try_send(request).map_err(|error| {
+    let request = LedTestRequest { answer };
+    handle.device.led_test.try_send(request).map_err(|error| {
         not_now(match error {
-            mpsc::error::TrySendError::Full(_) => "another test of the lamps is requested",
+            mpsc::error::TrySendError::Full(_) => "another test of the LEDs is requested",
             mpsc::error::TrySendError::Closed(_) => "the daemon is stopping",
         })
     })?;
     let result = tokio::time::timeout(ANSWER_LIMIT, result).await;
     let result = result.ok().and_then(Result::ok);
-    let duration = result.ok_or_else(|| not_now("the lamps do not answer: try again"))??;
-    Ok(Json(LampTestRecord {
+    let duration = result.ok_or_else(|| not_now("the LEDs do not answer: try again"))??;
+    Ok(Json(LedTestRecord {
         duration_ms: duration.as_millis() as u64,
     }))
 }

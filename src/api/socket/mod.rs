@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | GET `/status` | | [`Status`] |
 //! | GET `/device` | | [`DeviceRecord`] |
-//! | POST `/device/lamp-test` | | [`LampTestRecord`] |
+//! | POST `/device/led-test` | | [`LedTestRecord`] |
 //! | GET `/events` | | a list of [`Event`], newest first |
 //! | GET `/counts` | [`CountsQuery`] as a query | [`CountsRecord`], or CSV |
 //! | GET `/samples`, `/samples?label=L` | [`SampleFilter`] as a query | a list of [`SampleRecord`] |
@@ -98,7 +98,7 @@ pub use board::{BoardRecord, ThrottlingRecord};
 pub use client::Client;
 pub use device::{
     BrokerConnection, BrokerRecord, DeviceAccess, DeviceFacts, DeviceRecord, DiskRecord,
-    FleetRecord, LampTestRecord, LampTestRequest, PinRecord, PinsRecord,
+    FleetRecord, LedTestRecord, LedTestRequest, PinRecord, PinsRecord,
 };
 pub(crate) use handle::{CLASSIFY_CHANNEL, PictureTask, lock_enrollments};
 pub use handle::{

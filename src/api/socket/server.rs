@@ -156,7 +156,7 @@ pub fn open_routes() -> OpenApiRouter<DaemonHandle> {
     OpenApiRouter::new()
         .routes(routes!(status))
         .routes(routes!(device_routes::device))
-        .routes(routes!(device_routes::lamp_test))
+        .routes(routes!(device_routes::led_test))
         .routes(routes!(events))
         .routes(routes!(counts::counts))
         .routes(routes!(samples))

@@ -266,7 +266,7 @@ pub struct LiveTimes {
     /// Whether the clock is synchronized with a time server. If not, only the quiet hours
     /// apply.
     pub clock_synchronized: bool,
-    /// Whether the lamps show the decision.
+    /// Whether the LEDs show the decision.
     pub indicate: LiveWindow,
     /// Whether the door locks.
     pub lock: LiveWindow,

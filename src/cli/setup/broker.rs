@@ -31,7 +31,7 @@ impl FromStr for BrokerAddress {
         };
         let port = port
             .parse()
-            .map_err(|_| "write a host name or an IPv4 address, such as broker.lan, or none")?;
+            .map_err(|_| "write a host name or an IPv4 address, such as broker.lan or broker.lan:8883, or none")?;
         Ok(BrokerAddress {
             host: host.to_owned(),
             port: Some(port),

@@ -67,13 +67,16 @@ impl Dialogue<'_> {
         self.line(&format!("{question}: "), Echo::Hidden)
     }
 
+    /// Asks until the answer is a usable line, because one wrong key must not cost the user all
+    /// answers before it.
     fn line(&self, prompt: &str, echo: Echo) -> Result<String, Failure> {
         let unanswered = super::interrupted().sentence;
-        terminal::ask(
-            &printable_lines(prompt),
-            echo,
-            &unanswered,
-            Some(self.interrupt),
-        )
+        let prompt = printable_lines(prompt);
+        loop {
+            match terminal::ask(&prompt, echo, &unanswered, Some(self.interrupt)) {
+                Err(failure) if failure.exit == Failure::DATA => self.refuse(failure)?,
+                answer => return answer,
+            }
+        }
     }
 }

@@ -22,8 +22,9 @@ use std::str::FromStr;
 use clap::Args;
 
 use super::interrupt::Interrupt;
+use super::service::{self, NetworkAccess};
 use super::terminal::INTERRUPTED;
-use super::{Failure, Global, print, print_bytes, service};
+use super::{Failure, Global, print, print_bytes};
 use crate::api::socket::PageUrl;
 use crate::indicate::pins::Line;
 use devices::Devices;
@@ -168,11 +169,21 @@ impl Setup {
             }
         }
         session.unless_interrupted(Ok(()))?;
-        let written = session.plan.write()?;
+        // If one of the files cannot be written, the others stay as they were.
+        let network = self.allow_network(&session)?;
+        let written = session.plan.write().inspect_err(|_| {
+            if let Some(NetworkAccess::Given(file)) = &network {
+                // Without this file, the service is as it was. An error would hide the first one.
+                let _ = std::fs::remove_file(file);
+            }
+        })?;
         print(match written {
             Written::Changed => format!("wrote {}\n", session.plan.file().display()),
             Written::Unchanged => format!("{} stays as it is\n", session.plan.file().display()),
         })?;
+        if let Some(network) = &network {
+            print_network(&session, network)?;
+        }
         self.apply(&session)?;
         drop(session);
         Ok(())
@@ -220,6 +231,14 @@ impl Setup {
         broker::step(session, &self.broker)
     }
 
+    /// Gives the service access to the network if the config needs it.
+    fn allow_network(&self, session: &Session) -> Result<Option<NetworkAccess>, Failure> {
+        let plan = &session.plan;
+        let is_needed =
+            plan.is_of_service() && !self.no_service && !plan.config().network_users().is_empty();
+        is_needed.then(service::allow_network).transpose()
+    }
+
     /// Applies the written config, and prints the address of the page.
     fn apply(&self, session: &Session) -> Result<(), Failure> {
         let config = session.plan.config();
@@ -242,16 +261,25 @@ impl Setup {
     }
 }
 
-/// Gives the service the network if the config needs it, and restarts the service.
-fn apply_to_service(session: &Session) -> Result<(), Failure> {
-    let users = session.plan.config().network_users();
-    if !users.is_empty()
-        && let Some(drop_in) = service::allow_network()?
-    {
-        let users = users.join(" and ");
-        let drop_in = drop_in.display();
-        print(format!("wrote {drop_in}, which is needed for {users}\n"))?;
+/// Prints what was done about the access of the service to the network.
+fn print_network(session: &Session, network: &NetworkAccess) -> Result<(), Failure> {
+    let users = session.plan.config().network_users().join(" and ");
+    match network {
+        NetworkAccess::Present => Ok(()),
+        NetworkAccess::Given(file) => print(format!(
+            "wrote {}, which is needed for {users}\n",
+            file.display()
+        )),
+        NetworkAccess::Refused(file) => print(format!(
+            "{} gives no access to the network, which is needed for {users}: remove it, and run \
+             setup again\n",
+            file.display()
+        )),
     }
+}
+
+/// Restarts the service.
+fn apply_to_service(session: &Session) -> Result<(), Failure> {
     if !service::has_manager() {
         return print(
             "systemd does not run here: apply the config with \"systemctl restart maskd\"\n",

@@ -1,4 +1,4 @@
-//! The step for the lamps, the buzzer, and the relay: asks for their pins, and switches each of
+//! The step for the LEDs, the buzzer, and the relay: asks for their pins, and switches each of
 //! them on, so that the user can tell whether the right one is on.
 
 use std::fmt;
@@ -155,7 +155,7 @@ pub(super) fn step(
     let Some(dialogue) = &session.dialogue else {
         return Ok(());
     };
-    dialogue.say("\nLamps, buzzer, and relay");
+    dialogue.say("\nLEDs, buzzer, and relay");
     let is_used = session.plan.config().indicate.has_pins() || pins::is_pi();
     if !dialogue.yes("Are LEDs, a buzzer, or a relay connected?", is_used)? {
         return session

@@ -1,4 +1,4 @@
-//! The pins of a board: outputs for the lamps, the buzzer, and the relay, and inputs for
+//! The pins of a board: outputs for the LEDs, the buzzer, and the relay, and inputs for
 //! the buttons and the door.
 //!
 //! This module owns the function of each line. The module `drivers` requests the lines from
@@ -68,9 +68,9 @@ impl fmt::Display for Line {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Output {
-    /// Green lamp.
+    /// Green LED.
     Green,
-    /// Red lamp.
+    /// Red LED.
     Red,
     /// Buzzer.
     Buzzer,

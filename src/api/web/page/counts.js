@@ -13,6 +13,8 @@ const HEIGHT = 160;
 const LEFT = 34;
 const BOTTOM = 22;
 const DAYS = 30;
+/** The status of the response while nobody is counted. */
+const CONFLICT = 409;
 
 const two = (number) => String(number).padStart(2, "0");
 const dateOf = (date) => `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
@@ -80,11 +82,17 @@ class CountsView extends HTMLElement {
     this.status = h("p", { class: "hint", role: "status" });
     this.content = h("div");
     this.file = h("a", { class: "button quiet", download: "counts.csv" }, t("counts.save"));
+    this.controls = h(
+      "div",
+      { class: "row" },
+      h("label", { for: "counts-date" }, t("counts.day")),
+      h("div", {}, this.date),
+      h("div", { class: "row", role: "group", "aria-label": t("counts.period") }, Object.values(this.buttons)),
+    );
     fill(
       this,
       h("h2", {}, t("counts.title")),
-      h("div", { class: "row" }, h("label", { for: "counts-date" }, t("counts.day")), h("div", {}, this.date)),
-      h("div", { class: "row", role: "group", "aria-label": t("counts.period") }, Object.values(this.buttons)),
+      this.controls,
       this.error,
       this.status,
       this.content,
@@ -122,9 +130,12 @@ class CountsView extends HTMLElement {
       if (turn === this.turn) this.show(record, date);
     } catch (problem) {
       if (turn !== this.turn) return;
+      // Counting is off until the owner turns it on, which is no error.
+      const isOff = problem.status === CONFLICT;
       this.file.hidden = true;
-      fill(this.error, problem.shown);
-      fill(this.content);
+      this.controls.hidden = isOff;
+      fill(this.error, isOff ? null : problem.shown);
+      fill(this.content, isOff && h("p", {}, rich("counts.off", { key: h("code", {}, "counts.enabled = true"), file: h("code", {}, "maskd.toml") })));
       fill(this.status);
     }
   }
@@ -142,7 +153,7 @@ class CountsView extends HTMLElement {
     }
     const { masked, unmasked, unsure } = record.total;
     const sum = t(this.by === "hour" ? "counts.onDay" : "counts.inDays", { number: DAYS, date: written(date), masked, unmasked, unsure });
-    this.file.hidden = false;
+    this.file.hidden = this.controls.hidden = false;
     fill(this.error);
     fill(this.status, sum, record.rounding && [" ", rich("counts.statistics", { rounding: device(record.rounding) })]);
     fill(this.content, bars(slots, sum), rows.length > 0 && table(rows, record.total, this.by));

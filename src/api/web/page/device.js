@@ -1,4 +1,4 @@
-// The device: what is connected to it, how it is doing, and a test of the lamps.
+// The device: what is connected to it, how it is doing, and a test of the LEDs.
 
 import { api } from "./api.js";
 import { device as english, figures, fill, h, redraw, whileVisible } from "./dom.js";
@@ -112,7 +112,7 @@ class DeviceView extends HTMLElement {
   }
 
   pins({ pins }) {
-    const hasLamps = pins.lines.some(({ function: name }) => ["green", "red", "buzzer"].includes(name));
+    const hasLeds = pins.lines.some(({ function: name }) => ["green", "red", "buzzer"].includes(name));
     const pin = ({ line, function: name, active_low: isLow }) => [known(`pin.${name}`, name), isLow ? t("pin.activeLow", { line }) : t("pin.line", { line })];
     const isOutput = ({ function: name }) => OUTPUTS.includes(name);
     const sorted = [...pins.lines.filter(isOutput), ...pins.lines.filter((line) => !isOutput(line))];
@@ -120,8 +120,8 @@ class DeviceView extends HTMLElement {
       "pins",
       sorted.map(pin),
       sorted.length === 0 && h("p", { class: "hint" }, t("device.noPins")),
-      h("div", { class: "row" }, h("button", { type: "button", id: "lamp-test", class: "quiet", disabled: !hasLamps || this.isTesting, onclick: () => this.test() }, t("device.testLamps"))),
-      h("p", { role: "status", id: "lamp-test-status", class: "hint" }, this.lampText ?? (hasLamps ? t("device.testHint") : null)),
+      hasLeds && h("div", { class: "row" }, h("button", { type: "button", id: "led-test", class: "quiet", disabled: this.isTesting, onclick: () => this.test() }, t("device.testLeds"))),
+      hasLeds && h("p", { role: "status", id: "led-test-status", class: "hint" }, this.ledText ?? t("device.testHint")),
     );
   }
 
@@ -141,19 +141,19 @@ class DeviceView extends HTMLElement {
   board(device, { live }) {
     const { temperature_c: temperature, throttling } = live.board;
     return this.card("board", [
-      [t("device.model"), device.board ? h("span", { translate: "no" }, device.board) : t("common.unknown")],
-      [t("live.temperature"), temperature === undefined ? t("common.unknown") : t("live.celsius", { number: Math.round(temperature) })],
+      device.board && [t("device.model"), h("span", { translate: "no" }, device.board)],
+      temperature !== undefined && [t("live.temperature"), t("live.celsius", { number: Math.round(temperature) })],
       throttling && [t("device.throttled"), yesNo(throttling.throttled || throttling.frequency_capped)],
       device.disk && [t("device.disk"), t("device.freeOf", { free: space(device.disk.free_mib), total: space(device.disk.total_mib) })],
       [t("device.uptime"), duration(device.uptime_seconds)],
     ]);
   }
 
-  /** Tests the lamps, and says what to look for. */
+  /** Tests the LEDs, and says what to look for. */
   async test() {
     this.say("", true);
     try {
-      const { duration_ms: ms } = await api.testLamps();
+      const { duration_ms: ms } = await api.testLeds();
       this.say(t("device.testing"), true);
       this.testing = setTimeout(() => this.say(t("device.tested"), false), ms);
     } catch (problem) {
@@ -161,11 +161,11 @@ class DeviceView extends HTMLElement {
     }
   }
 
-  /** Says how the test of the lamps goes. The text stays when the view is drawn again. */
+  /** Says how the test of the LEDs goes. The text stays when the view is drawn again. */
   say(text, isTesting) {
-    Object.assign(this, { lampText: text, isTesting });
-    fill(this.querySelector("#lamp-test-status"), text);
-    this.querySelector("#lamp-test").disabled = isTesting;
+    Object.assign(this, { ledText: text, isTesting });
+    fill(this.querySelector("#led-test-status"), text);
+    this.querySelector("#led-test").disabled = isTesting;
   }
 }
 

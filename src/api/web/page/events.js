@@ -61,8 +61,9 @@ const event = (record) =>
   h(
     "li",
     { class: `card event ${record.decision ?? record.kind}` },
-    h("div", { class: "row between" }, h("strong", {}, known(`event.${record.kind}`, words(record.kind))), h("time", { datetime: record.time }, time(record.time))),
-    h("span", {}, sentence(record)),
+    // Most events are decisions, whose sentence needs no title.
+    h("div", { class: "row between" }, h("strong", {}, record.kind === "decision" ? sentence(record) : known(`event.${record.kind}`, words(record.kind))), h("time", { datetime: record.time }, time(record.time))),
+    record.kind !== "decision" && h("span", {}, sentence(record)),
   );
 
 function receiver(record) {

@@ -206,7 +206,15 @@ class LabelQueue extends HTMLElement {
       h("h2", {}, t("queue.empty")),
       h("p", {}, t(this.capturing ? "queue.emptyHint" : "queue.notCapturing")),
       this.featureOnly > 0 && h("p", { class: "hint" }, t("queue.withoutPicture", { number: this.featureOnly })),
-      h("div", { class: "row" }, this.undoButton(), h("a", { class: "button quiet", href: "#library" }, t("queue.toLibrary")), h("a", { class: "button quiet", href: "#learning" }, t("queue.toTraining"))),
+      h(
+        "div",
+        { class: "row" },
+        this.done.length > 0 && this.undoButton(),
+        !this.capturing && h("a", { class: "button quiet", href: "#settings" }, t("queue.toSettings")),
+        h("a", { class: "button quiet", href: "#live" }, t("queue.toLive")),
+        h("a", { class: "button quiet", href: "#library" }, t("queue.toLibrary")),
+        h("a", { class: "button quiet", href: "#learning" }, t("queue.toTraining")),
+      ),
       this.history(),
     );
   }

@@ -22,16 +22,15 @@ function advice(entry) {
 /** Returns the words that follow "people" for a label. */
 const labeled = (label) => known(`training.${label}`, t("training.labeled", { label: words(label) }));
 
-/** Returns a sentence that says how many people are labeled so far, and how many help. */
+/** Says how many people are labeled so far, and how many help. */
 function progress(records) {
-  if (records.length === 0) return null;
   const parts = records.map(({ label, tracks, wanted }) => t(tracks < wanted ? "training.peopleOf" : "training.people", { number: tracks, wanted, label: labeled(label) }));
   const present = records.filter((record) => record.tracks > 0);
   const days = new Set(present.map((record) => record.only_day));
   if (days.size === 1 && !days.has(undefined)) parts.push(t("training.allOneDay"));
   else if (days.size > 0 && !days.has(undefined)) parts.push(t("training.eachOneDay"));
   else parts.push(...present.filter((record) => record.only_day !== undefined).map((record) => t("training.thoseOneDay", { label: labeled(record.label) })));
-  return [t("training.progress", { parts: list(parts) }), " "];
+  return list(parts);
 }
 
 /** Returns a phrase that says which part of the model was trained. */
@@ -95,14 +94,13 @@ class LearningView extends HTMLElement {
       h(
         "section",
         { class: "card", "aria-label": t("training.now") },
-        h(
-          "p",
-          {},
-          samples.length === 0 ? t("training.noPictures") : [list(samples.map(([label, counted]) => t("training.counted", { number: counted.samples, label: words(label) }))), "."],
-          " ",
-          progress(status.progress),
-          t("training.newLabels", { number: status.new_labels }),
-        ),
+        samples.length === 0
+          ? h("p", {}, t("training.noPictures"))
+          : figures([
+              [t("training.pictures"), list(samples.map(([label, counted]) => t("training.counted", { number: counted.samples, label: words(label) })))],
+              status.progress.length > 0 && [t("training.labeledPeople"), progress(status.progress)],
+              [t("training.newLabels"), t("training.sinceLast", { number: status.new_labels })],
+            ]),
         h("p", { role: "status" }, live.refitting ? t("training.running") : live.learning_waits ? rich("training.pausedBecause", { reason: device(live.learning_waits) }) : null),
         h("progress", { id: "training-progress", max: 1, hidden: !live.refitting, "aria-label": t("training.running") }),
         h("p", { class: "hint", id: "training-steps" }),
@@ -123,7 +121,7 @@ class LearningView extends HTMLElement {
       next.length > 0 &&
         h("section", { class: "card", "aria-label": t("training.whatNext") }, h("h3", {}, t("training.whatNext")), h("ul", {}, next.map((entry) => h("li", {}, advice(entry))))),
       h("h2", {}, t("training.models")),
-      heads.length === 1 && h("p", { class: "hint" }, t("training.onlyBuiltIn")),
+      heads.length === 1 && !last && h("p", { class: "hint" }, t("training.onlyBuiltIn")),
       this.accuracyPlot(heads),
       [...heads].reverse().map((head) => this.head(head)),
       this.history(history),

@@ -30,8 +30,9 @@ class LiveView extends HTMLElement {
       h(
         "div",
         { class: "split" },
-        h("section", { "aria-label": t("live.camera") }, this.decision, this.door, this.reason, this.picture, h("div", { class: "row" }, this.pause), h("teach-panel")),
-        h("section", { "aria-label": t("live.details") }, h("h2", {}, t("live.faces")), this.faces, h("h2", {}, t("live.device")), this.figures, h("a", { href: "#device" }, t("live.more"))),
+        h("section", { "aria-label": t("live.camera") }, this.decision, this.door, this.reason, this.picture, h("div", { class: "row" }, this.pause)),
+        // The picture and the buttons for teaching must be visible together.
+        h("section", { "aria-label": t("live.details") }, h("teach-panel"), h("h2", {}, t("live.faces")), this.faces, h("h2", {}, t("live.device")), this.figures, h("a", { href: "#device" }, t("live.more"))),
       ),
     );
     this.updateButton();
@@ -167,7 +168,7 @@ class LiveView extends HTMLElement {
     }
     const board = live.board ?? {};
     const figures = [
-      [t("live.camera"), live.camera_lost ? t("live.cameraLost", { number: live.camera_losses }) : live.frame ? t("live.cameraRuns") : t("live.cameraStarts")],
+      [t("live.camera"), live.camera_lost ? t("live.cameraLost", { number: live.camera_losses }) : stale ? t("live.cameraSilent") : live.frame ? t("live.cameraRuns") : t("live.cameraStarts")],
       ...(stale
         ? []
         : [

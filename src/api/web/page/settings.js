@@ -42,7 +42,7 @@ class SettingsForm extends HTMLElement {
         // The page says what is wrong beside each field, which the browser does not.
         { class: "card settings", novalidate: true, onsubmit: (event) => this.save(event) },
         FIELDS.map(({ name }) => h("div", { class: "field" }, h("label", { for: name }, nameOf(name)), this.inputs[name], this.errors[name], h("p", { class: "hint", id: `${name}-hint` }, t(`settings.${name}.hint`)))),
-        h("div", { class: "field" }, h("label", { for: "capture" }, t("settings.capture")), this.capture, h("p", { class: "hint", id: "capture-hint" }, t("settings.capture.hint"))),
+        h("div", { class: "field" }, h("label", { class: "row" }, this.capture, t("settings.capture")), h("p", { class: "hint", id: "capture-hint" }, t("settings.capture.hint"))),
         this.error,
         this.note,
         h("button", { id: "save" }, t("settings.save")),

@@ -25,10 +25,11 @@ class TeachPanel extends HTMLElement {
     fill(
       this,
       h("h2", {}, t("teach.title")),
-      h("p", { class: "hint" }, t("teach.hint")),
       this.buttons,
       this.status,
+      h("p", { class: "hint" }, t("teach.hint")),
       this.enough,
+      h("p", {}, h("a", { href: "#learning" }, t("queue.toTraining"))),
       h("details", {}, h("summary", { id: "upload-open" }, t("upload.title")), h("upload-panel")),
     );
     this.load();

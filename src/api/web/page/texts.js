@@ -75,7 +75,7 @@ export const percent = (share, digits = 1) => share.toLocaleString(locale, { sty
 export const list = (parts) => new Intl.ListFormat(locale, { type: "unit", style: "short" }).format(parts);
 
 const TIME = new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle: "medium" });
-const SHORT_TIME = new Intl.DateTimeFormat(locale, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
+const SHORT_TIME = new Intl.DateTimeFormat(locale, { month: "short", day: "numeric", hour: "numeric", minute: "2-digit" });
 const DAY = new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeZone: "UTC" });
 const SHORT_DAY = new Intl.DateTimeFormat(locale, { month: "numeric", day: "numeric", timeZone: "UTC" });
 
