@@ -6,7 +6,7 @@
 //! zero.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::{FeatureCache, Trials, accuracy, floats, logits};
+use super::{FeatureCache, Trials, accuracy, floats, logits, mislabel};
 
 /// Minimum number of test pictures in each class.
 const MIN_TEST: usize = 10;
@@ -96,7 +96,6 @@ impl RealCamera {
         light: &str,
         folder: &Path,
         labels: &[String],
-        cache: &Path,
         features: &mut FeatureCache,
     ) -> anyhow::Result<Vec<RealCamera>> {
         let mut names = Vec::new();
@@ -111,7 +110,7 @@ impl RealCamera {
         names.sort();
         let mut cameras = Vec::new();
         for name in names {
-            let camera = RealCamera::read(light, folder, &name, labels, cache, features)?;
+            let camera = RealCamera::read(light, folder, &name, labels, features)?;
             cameras.push(camera);
         }
         Ok(cameras)
@@ -122,12 +121,11 @@ impl RealCamera {
         folder: &Path,
         name: &str,
         labels: &[String],
-        cache: &Path,
         features: &mut FeatureCache,
     ) -> anyhow::Result<RealCamera> {
         let rows = features.variants + 1;
-        let index = cache.join(format!("{light}-{name}.json"));
-        let values = cache.join(format!("{light}-{name}.f32"));
+        let index = features.folder.join(format!("{light}-{name}.json"));
+        let values = features.folder.join(format!("{light}-{name}.f32"));
         let cached = if let (Ok(json), Ok(bytes)) = (fs::read(&index), fs::read(&values)) {
             let mut cached: CachedPictures = serde_json::from_slice(&json)?;
             let floats = floats(&bytes);
@@ -159,14 +157,18 @@ impl RealCamera {
         })
     }
 
-    /// Draws `labels` pictures of each class for training. The rest is the test set. With
-    /// `new_people`, only pictures of some of the people are drawn, and the test set contains
-    /// only the others. Returns `None` if there are too few pictures or people.
+    /// Draws pictures of each class for training, some of which get wrong labels. The rest is
+    /// the test set. With `new_people`, only pictures of some of the people are drawn, and the
+    /// test set contains only the others. Returns `None` if there are too few pictures or
+    /// people.
     fn draw(
         &self,
-        labels: usize,
+        Drawing {
+            labels,
+            mislabeled,
+            new_people,
+        }: Drawing,
         classes: usize,
-        new_people: bool,
         seed: u64,
     ) -> Option<(Vec<Sample>, Vec<usize>)> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -208,6 +210,8 @@ impl RealCamera {
                 return None;
             }
         }
+        let share = f64::from(mislabeled) / 100.0;
+        mislabel(&mut samples, share, classes, &mut random);
         Some((samples, test))
     }
 
@@ -219,6 +223,56 @@ impl RealCamera {
             rows.push(&picture.features[..width], picture.label);
         }
         rows
+    }
+}
+
+/// What is drawn from a camera for training.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Drawing {
+    /// Whether the test pictures show other people.
+    new_people: bool,
+    /// Percentage of the labels that are wrong.
+    mislabeled: u32,
+    /// Number of pictures of each class.
+    labels: usize,
+}
+
+impl Drawing {
+    /// Returns all combinations for which there are trials.
+    fn all(trials: &Trials) -> Vec<Drawing> {
+        let mut all = Vec::new();
+        for &mislabeled in &trials.arguments.mislabeled {
+            // With wrong labels, the people who gave them are enough.
+            let people: &[bool] = if mislabeled == 0 {
+                &[false, true]
+            } else {
+                &[false]
+            };
+            for &labels in &trials.arguments.crops {
+                for &new_people in people {
+                    all.push(Drawing {
+                        new_people,
+                        mislabeled,
+                        labels,
+                    });
+                }
+            }
+        }
+        all
+    }
+}
+
+impl fmt::Display for Drawing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.labels)?;
+        if self.mislabeled > 0 {
+            write!(f, ", {}% wrong", self.mislabeled)?;
+        }
+        f.write_str(if self.new_people {
+            ", other people"
+        } else {
+            ""
+        })
     }
 }
 
@@ -246,6 +300,7 @@ struct Trial {
     light: String,
     camera: String,
     labels: usize,
+    mislabeled: u32,
     new_people: bool,
     draw: u64,
     /// For each test picture, its index, and whether the head before and the head after
@@ -267,8 +322,11 @@ struct Trial {
 impl Trial {
     fn unit(&self) -> Unit {
         Unit {
-            labels: self.labels,
-            new_people: self.new_people,
+            drawing: Drawing {
+                labels: self.labels,
+                mislabeled: self.mislabeled,
+                new_people: self.new_people,
+            },
             camera: self.camera.clone(),
             light: self.light.clone(),
         }
@@ -278,8 +336,7 @@ impl Trial {
 /// The trials of a camera in one light with a number of labels.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Unit {
-    labels: usize,
-    new_people: bool,
+    drawing: Drawing,
     camera: String,
     light: String,
 }
@@ -396,36 +453,35 @@ pub(super) fn run(trials: &Trials, cameras: &[RealCamera], results: &Path) -> an
         .with_context(|| format!("cannot write {}", results.display()))?;
     let classes = trials.head.labels.len();
     let mut left_out: BTreeSet<String> = BTreeSet::new();
-    for &labels in &trials.arguments.crops {
-        for new_people in [false, true] {
-            for camera in cameras {
-                let mut draws = 0;
-                for draw in 0..trials.arguments.seeds {
-                    let unit = Unit {
-                        labels,
-                        new_people,
-                        camera: camera.name.clone(),
-                        light: camera.light.clone(),
-                    };
-                    // Lights and numbers of labels share their seeds, so differences between
-                    // them are not differences between draws.
-                    let Some((samples, test)) = camera.draw(labels, classes, new_people, draw)
-                    else {
-                        continue;
-                    };
-                    draws += 1;
-                    if known.contains(&(unit, draw)) {
-                        continue;
-                    }
-                    let trial = one(trials, camera, (labels, new_people, draw), &samples, &test)?;
-                    let mut line = serde_json::to_vec(&trial)?;
-                    line.push(b'\n');
-                    file.write_all(&line)?;
-                    done.push(trial);
+    for drawing in Drawing::all(trials) {
+        for camera in cameras {
+            let mut draws = 0;
+            for draw in 0..trials.arguments.seeds {
+                let unit = Unit {
+                    drawing,
+                    camera: camera.name.clone(),
+                    light: camera.light.clone(),
+                };
+                // Lights and numbers of labels share their seeds, so differences between
+                // them are not differences between draws.
+                let Some((samples, test)) = camera.draw(drawing, classes, draw) else {
+                    continue;
+                };
+                draws += 1;
+                if known.contains(&(unit, draw)) {
+                    continue;
                 }
-                if draws == 0 && !new_people {
-                    left_out.insert(format!("{labels} labels: {} {}", camera.light, camera.name));
-                }
+                let trial = one(trials, camera, (drawing, draw), &samples, &test)?;
+                let mut line = serde_json::to_vec(&trial)?;
+                line.push(b'\n');
+                file.write_all(&line)?;
+                done.push(trial);
+            }
+            if draws == 0 && !drawing.new_people {
+                left_out.insert(format!(
+                    "{} labels: {} {}",
+                    drawing.labels, camera.light, camera.name
+                ));
             }
         }
     }
@@ -459,7 +515,7 @@ fn read(results: &Path) -> anyhow::Result<Vec<Trial>> {
 fn one(
     trials: &Trials,
     camera: &RealCamera,
-    (labels, new_people, draw): (usize, bool, u64),
+    (drawing, draw): (Drawing, u64),
     samples: &[Sample],
     test: &[usize],
 ) -> anyhow::Result<Trial> {
@@ -479,8 +535,9 @@ fn one(
     Ok(Trial {
         light: camera.light.clone(),
         camera: camera.name.clone(),
-        labels,
-        new_people,
+        labels: drawing.labels,
+        mislabeled: drawing.mislabeled,
+        new_people: drawing.new_people,
         draw,
         test: test
             .iter()
@@ -509,18 +566,13 @@ fn tables(trials: &Trials, done: &[Trial]) -> anyhow::Result<String> {
          |---|---|---|---|---|---|---|---|---|"
     )?;
     let mut lines = String::new();
-    let mut groups: BTreeMap<(bool, usize), Vec<Pooled>> = BTreeMap::new();
+    let mut groups: BTreeMap<Drawing, Vec<Pooled>> = BTreeMap::new();
     for (unit, trials) in &units {
         let pooled = Pooled::of(trials);
         writeln!(
             lines,
-            "{:2} {} {:9} {:14} {:5.1} -> {:5.1} [{:+.1}, {:+.1}], gate {:5.1}, accepted {} of {}, nothing to gain {}",
-            unit.labels,
-            if unit.new_people {
-                "new people"
-            } else {
-                "same people"
-            },
+            "{} {:9} {:14} {:5.1} -> {:5.1} [{:+.1}, {:+.1}], gate {:5.1}, accepted {} of {}, nothing to gain {}",
+            unit.drawing,
             unit.light,
             unit.camera,
             100.0 * pooled.before,
@@ -532,12 +584,9 @@ fn tables(trials: &Trials, done: &[Trial]) -> anyhow::Result<String> {
             pooled.trials,
             pooled.nothing_to_gain,
         )?;
-        groups
-            .entry((unit.new_people, unit.labels))
-            .or_default()
-            .push(pooled);
+        groups.entry(unit.drawing).or_default().push(pooled);
     }
-    for ((new_people, labels), units) in &groups {
+    for (drawing, units) in &groups {
         let mean = |value: fn(&Pooled) -> f64| {
             100.0 * units.iter().map(value).sum::<f64>() / units.len() as f64
         };
@@ -551,8 +600,7 @@ fn tables(trials: &Trials, done: &[Trial]) -> anyhow::Result<String> {
         let changes = old_changes().count().max(1) as f64;
         writeln!(
             text,
-            "| {labels}{} | {} | {:.1} | {:.1} | {:.1} | {} | {} | {} | {:+.2} ({:+.2}) |",
-            if *new_people { ", other people" } else { "" },
+            "| {drawing} | {} | {:.1} | {:.1} | {:.1} | {} | {} | {} | {:+.2} ({:+.2}) |",
             units.len(),
             mean(|unit| unit.before),
             mean(|unit| unit.gated),

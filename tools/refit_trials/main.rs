@@ -14,13 +14,14 @@
 //! ```
 //!
 //! The first pair of commands runs the trials on real cameras (`cameras.rs`). They can be
-//! interrupted and continue where they stopped. The second pair runs the trials on pictures
-//! of many people from one simulated camera.
+//! interrupted and continue where they stopped. With `--mislabeled 30`, 30% of the labels are
+//! wrong. The second pair runs the trials on pictures of many people from one simulated
+//! camera.
 //!
-//! The pictures from a camera are cropped to the largest detected face. If no face is
-//! detected, a picture from a simulated camera is kept whole, and a picture from a real
-//! camera is left out, because no device would capture it. Features are stored in the cache
-//! folder, because computing them takes nearly all of the time.
+//! The pictures from a camera are cropped to the largest face. Faces are found and cropped as
+//! the daemon does with the default config. If no face is found, a picture from a simulated
+//! camera is kept whole, and a picture from a real camera is left out, because no device would
+//! capture it. Features are stored in the cache folder, because computing them takes long.
 
 mod cameras;
 
@@ -33,22 +34,26 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use clap::{Parser, ValueEnum};
 use image::RgbImage;
-use maskd::frame::{Crop, Region, Scaler};
+use maskd::config::Config;
+use maskd::frame::{Crop, Scaler};
 use maskd::learning::MeasuredRecord;
 use maskd::learning::refit::{
     self, Adaptation, FitOptions, GateDecision, GateOptions, Measurements, RefitInput,
     RefitOptions, Sample,
 };
 use maskd::learning::replay::{Replay, Rows};
-use maskd::onnx::{Classifier, Graph, HeadFile, HeadTensors, ModelFile, ThreadPool, read_file};
+use maskd::onnx::{Classifier, HeadFile, HeadTensors, ModelFile, read_file};
+use maskd::platform::hex;
 use maskd::training::dataset::{self, Dataset};
 use maskd::training::train::{TrainOptions, Trainer};
-use maskd::vision::detect::{Detector, DetectorOptions};
-use maskd::vision::embed::{Backbone, Embedder, Feature};
-use maskd::vision::pipeline::{SHIPPED_CLASSIFIER, SHIPPED_DETECTOR};
+use maskd::vision::embed::Feature;
+use maskd::vision::pipeline::{
+    Pipeline, PipelineOptions, RecognizedFace, SHIPPED_CLASSIFIER, SHIPPED_DETECTOR,
+};
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use sha2::{Digest, Sha256};
 
 use cameras::RealCamera;
 
@@ -77,7 +82,8 @@ struct Arguments {
     /// [default: the built-in one].
     #[arg(long)]
     head: Option<PathBuf>,
-    /// Cache folder for features. Each backbone needs its own folder.
+    /// Cache folder for features. It has a subfolder for each combination of models and
+    /// settings on which features depend.
     #[arg(long)]
     cache: PathBuf,
     /// Number of draws for each combination of camera and number of crops.
@@ -92,6 +98,9 @@ struct Arguments {
     /// Fractions of wrong labels.
     #[arg(long = "wrong-share", default_values_t = [0.1, 0.3, 0.5])]
     shares: Vec<f64>,
+    /// Percentages of the labels on real cameras that are wrong.
+    #[arg(long = "mislabeled", default_values_t = [0], value_parser = clap::value_parser!(u32).range(..=100))]
+    mislabeled: Vec<u32>,
     /// Also train without replay, without translation, and without variants.
     #[arg(long)]
     arms: bool,
@@ -185,31 +194,23 @@ struct Trials<'a> {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let (backbone, head) = initial_head(arguments)?;
+    let head = initial_head(arguments)?;
     let replay = Replay::parse(&fs::read(&arguments.replay)?)?;
     if replay.backbone_sha256 != head.backbone_sha256 {
         bail!("the replay set must belong to the backbone of the head");
     }
-    fs::create_dir_all(&arguments.cache)?;
-    let mut features = FeatureCache::open(backbone, head.head.features())?;
-    let old = features.rows(
-        &arguments.cache.join("old"),
-        &arguments.holdout,
-        &head.labels,
-        false,
-    )?;
+    let mut features = FeatureCache::open(arguments, &head)?;
+    let old = features.rows("old", &arguments.holdout, &head.labels, false)?;
     let mut real = Vec::new();
     for light in &arguments.lights {
         let (name, folder) = light
             .split_once('=')
             .context("a light must have the form NAME=DIR")?;
         let folder = Path::new(folder);
-        let cache = &arguments.cache;
         real.extend(RealCamera::read_all(
             name,
             folder,
             &head.labels,
-            cache,
             &mut features,
         )?);
     }
@@ -218,12 +219,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let (name, folder) = camera
             .split_once('=')
             .context("a camera must have the form NAME=DIR")?;
-        let all = features.rows(
-            &arguments.cache.join(name),
-            Path::new(folder),
-            &head.labels,
-            true,
-        )?;
+        let all = features.rows(name, Path::new(folder), &head.labels, true)?;
         cameras.push(Camera::split(name, &all, features.variants));
     }
     let fit = arguments.fit();
@@ -257,29 +253,23 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     trials.speed()
 }
 
-/// Returns the backbone, and the head that every refit starts from.
-fn initial_head(arguments: &Arguments) -> anyhow::Result<(Graph, HeadFile)> {
-    let parts = |classifier: Classifier| {
-        let head = HeadFile {
-            backbone_sha256: classifier.backbone_sha256,
-            labels: classifier.labels,
-            head: classifier.head,
-        };
-        (classifier.backbone, head)
+/// Returns the head that every refit starts from.
+fn initial_head(arguments: &Arguments) -> anyhow::Result<HeadFile> {
+    let of_classifier = |classifier: Classifier| HeadFile {
+        backbone_sha256: classifier.backbone_sha256,
+        labels: classifier.labels,
+        head: classifier.head,
     };
-    let (backbone, shipped) = parts(Classifier::parse("the built-in model", SHIPPED_CLASSIFIER)?);
     let Some(path) = &arguments.head else {
-        return Ok((backbone, shipped));
+        let shipped = Classifier::parse("the built-in model", SHIPPED_CLASSIFIER)?;
+        return Ok(of_classifier(shipped));
     };
-    match ModelFile::parse(&path.display().to_string(), &read_file(path)?)? {
-        ModelFile::Classifier(classifier) => Ok(parts(*classifier)),
-        ModelFile::Head(head) => {
-            if head.backbone_sha256 != shipped.backbone_sha256 {
-                bail!("the head must belong to the built-in backbone");
-            }
-            Ok((backbone, head))
-        }
-    }
+    Ok(
+        match ModelFile::parse(&path.display().to_string(), &read_file(path)?)? {
+            ModelFile::Classifier(classifier) => of_classifier(*classifier),
+            ModelFile::Head(head) => head,
+        },
+    )
 }
 
 /// Reads the 32-bit floats in a file of the cache.
@@ -290,9 +280,11 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 
 /// Computes and caches the features of pictures.
 struct FeatureCache {
-    detector: Detector,
-    embedder: Embedder,
+    /// The daemon's pipeline with the default config.
+    pipeline: Pipeline,
     scaler: Scaler,
+    /// Folder of the cache for these models and settings.
+    folder: PathBuf,
     /// Number of variants of each crop.
     variants: usize,
     /// Length of a feature vector.
@@ -300,37 +292,46 @@ struct FeatureCache {
 }
 
 impl FeatureCache {
-    fn open(backbone: Graph, width: usize) -> anyhow::Result<FeatureCache> {
-        let options = DetectorOptions {
-            side: 320,
-            threshold: 0.5,
+    fn open(arguments: &Arguments, head: &HeadFile) -> anyhow::Result<FeatureCache> {
+        let options = PipelineOptions {
+            classifier_file: arguments.head.clone(),
+            ..Config::default().pipeline_options()
         };
+        // Features that were computed with other models or settings must not be mixed with
+        // these.
+        let settings = format!(
+            "{} {} {:?} {:?} {}",
+            hex::encode(&head.backbone_sha256),
+            hex::encode(&Sha256::digest(SHIPPED_DETECTOR)),
+            options.detector,
+            options.face_check,
+            options.margin
+        );
+        let folder = hex::encode(&Sha256::digest(settings)[..8]);
+        let folder = arguments.cache.join(folder);
+        fs::create_dir_all(&folder)?;
         Ok(FeatureCache {
-            detector: Detector::new(
-                "the built-in model",
-                SHIPPED_DETECTOR,
-                options,
-                ThreadPool::alone(),
-            )?,
-            embedder: Embedder::new(&Backbone::new(backbone, width)?, 1, ThreadPool::alone())?,
+            pipeline: Pipeline::open(&options, 1)?,
             scaler: Scaler::default(),
+            folder,
             variants: refit::VARIANTS,
-            width,
+            width: head.head.features(),
         })
     }
 
     /// Returns the rows for the pictures in a folder. If `camera` is true, crops each
     /// picture, and returns a row for the crop, followed by the rows for its variants.
-    /// Otherwise, returns one row for each whole picture. The cache file stores labels
+    /// Otherwise, returns one row for each whole picture. The cache file `name` stores labels
     /// and features as 32-bit floats.
     fn rows(
         &mut self,
-        cache: &Path,
+        name: &str,
         folder: &Path,
         labels: &[String],
         camera: bool,
     ) -> anyhow::Result<Rows> {
-        if let Ok(bytes) = fs::read(cache) {
+        let cache = self.folder.join(name);
+        if let Ok(bytes) = fs::read(&cache) {
             let values = floats(&bytes);
             let mut rows = Rows::default();
             for row in values.chunks_exact(1 + self.width) {
@@ -345,13 +346,17 @@ impl FeatureCache {
             let label = labels.iter().position(|label| label == name);
             let label = label.with_context(|| format!("the head has no label {name}"))?;
             let (pixels, _) = dataset::load(&picture.path).map_err(anyhow::Error::msg)?;
-            let crop = self.crop(&pixels, camera)?;
+            let face = if camera { self.face(&pixels)? } else { None };
+            let crop = match face {
+                Some(crop) => crop,
+                None => self.whole(&pixels)?,
+            };
             let mut crops = vec![crop];
             if camera {
                 let variants = refit::variants(&crops[0], at as u64);
                 crops.extend(variants);
             }
-            for feature in self.embedder.embed(&crops)? {
+            for feature in self.pipeline.embed(&crops)? {
                 rows.push(feature.values(), label);
             }
             if at % 100 == 99 {
@@ -368,41 +373,39 @@ impl FeatureCache {
             bytes.extend((*label as f32).to_le_bytes());
             bytes.extend(row.iter().flat_map(|value| value.to_le_bytes()));
         }
-        maskd::platform::files::write(cache, &bytes)?;
+        maskd::platform::files::write(&cache, &bytes)?;
         Ok(rows)
     }
 
-    fn crop(&mut self, pixels: &RgbImage, cut: bool) -> anyhow::Result<Crop> {
+    /// Returns the whole picture as a crop.
+    fn whole(&mut self, pixels: &RgbImage) -> anyhow::Result<Crop> {
         let whole = maskd::training::augment::whole(pixels).context("the picture is empty")?;
-        let face = if cut { self.face(pixels)? } else { None };
-        Ok(self.scaler.crop(pixels, face.unwrap_or(whole))?)
+        Ok(self.scaler.crop(pixels, whole)?)
     }
 
-    /// Returns the region of the largest face, if there is one.
-    fn face(&mut self, pixels: &RgbImage) -> anyhow::Result<Option<Region>> {
-        let (width, height) = pixels.dimensions();
-        let faces = self.detector.detect(pixels)?;
-        let rects = faces.iter().map(|face| face.rect);
-        let largest = rects.max_by(|a, b| a.area().total_cmp(&b.area()));
-        Ok(largest.and_then(|rect| rect.region(0.15, width, height)))
+    /// Returns the crop of the largest face, if there is one.
+    fn face(&mut self, pixels: &RgbImage) -> anyhow::Result<Option<Crop>> {
+        let area = |found: &RecognizedFace| found.face.rect.area();
+        let faces = self.pipeline.recognize(pixels)?.into_iter();
+        let largest = faces.max_by(|a, b| area(a).total_cmp(&area(b)));
+        Ok(largest.map(|found| found.classification.crop))
     }
 
     /// Returns the features of the largest face and of its variants, or `None` if no face is
-    /// detected. With `is_crop`, the whole picture is the face.
+    /// found. With `is_crop`, the whole picture is the face.
     fn of_picture(&mut self, path: &Path, is_crop: bool) -> anyhow::Result<Option<Vec<f32>>> {
         let (pixels, _) = dataset::load(path).map_err(anyhow::Error::msg)?;
-        let region = if is_crop {
-            maskd::training::augment::whole(&pixels)
+        let crop = if is_crop {
+            Some(self.whole(&pixels)?)
         } else {
             self.face(&pixels)?
         };
-        let Some(region) = region else {
+        let Some(crop) = crop else {
             return Ok(None);
         };
-        let mut crops = vec![self.scaler.crop(&pixels, region)?];
-        let variants = refit::variants(&crops[0], 0);
-        crops.extend(variants);
-        let features = self.embedder.embed(&crops)?;
+        let mut crops = refit::variants(&crop, 0);
+        crops.insert(0, crop);
+        let features = self.pipeline.embed(&crops)?;
         let values = features.iter().flat_map(Feature::values);
         Ok(Some(values.copied().collect()))
     }
@@ -453,14 +456,19 @@ impl Camera {
                 });
             }
         }
-        let mut mislabelled: Vec<usize> = (0..samples.len()).collect();
-        mislabelled.shuffle(&mut random);
-        let count = (wrong * samples.len() as f64).round() as usize;
-        for at in mislabelled.into_iter().take(count) {
-            let other = random.random_range(1..classes);
-            samples[at].label = (samples[at].label + other) % classes;
-        }
+        mislabel(&mut samples, wrong, classes, &mut random);
         samples
+    }
+}
+
+/// Gives wrong labels to the fraction `share` of the samples.
+fn mislabel(samples: &mut [Sample], share: f64, classes: usize, random: &mut ChaCha8Rng) {
+    let mut order: Vec<usize> = (0..samples.len()).collect();
+    order.shuffle(random);
+    let count = (share * samples.len() as f64).round() as usize;
+    for at in order.into_iter().take(count) {
+        let other = random.random_range(1..classes);
+        samples[at].label = (samples[at].label + other) % classes;
     }
 }
 
