@@ -56,11 +56,12 @@ static struct block *blocks;
 static FILE *out;
 static int where;
 
-/* Returns whether this is an FMLA instruction on vectors of 32-bit or 64-bit floats, by
- * vector or by element (Arm ARM C7.2). */
+/* Returns whether this is an FMLA instruction on vectors of 32-bit or 64-bit floats, or
+ * of 16-bit floats, by vector or by element (Arm ARM C7.2). */
 static bool is_fmla(uint32_t code)
 {
-    return (code & 0xbfa0fc00) == 0x0e20cc00 || (code & 0xbf80f400) == 0x0f801000;
+    return (code & 0xbfa0fc00) == 0x0e20cc00 || (code & 0xbf80f400) == 0x0f801000 ||
+           (code & 0xbfe0fc00) == 0x0e400c00 || (code & 0xbfc0f400) == 0x0f001000;
 }
 
 static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)

@@ -12,7 +12,27 @@ use super::check::floats;
 use super::error::{ModelError, guarded, one_line};
 use super::pool::ThreadPool;
 use super::rewrite;
+#[cfg(any(test, target_arch = "aarch64"))]
+use crate::platform::hex;
 use crate::platform::system;
+
+/// SHA-256 of the models that may be computed with 16-bit floats, which are the built-in face
+/// detector and the built-in backbone, and the number of their first convolutions that need 32-bit
+/// floats. In another model, the values between the layers may be too large.
+///
+/// The second layer of the backbone multiplies differences of adjacent pixels by up to 56, and
+/// rounding errors with them.
+#[cfg(any(test, target_arch = "aarch64"))]
+const HALF_PRECISION: [(&str, usize); 2] = [
+    (
+        "29d585c78254c19832c5df4183db4aed87c85d27a61841e99e571666e9829a43",
+        0,
+    ),
+    (
+        "4feeba44c77f4c3874ff976f0df06d95f0944481ad4370f7637ad67ed80ea316",
+        3,
+    ),
+];
 
 /// The shapes of a model's outputs.
 pub(super) type Shapes = Vec<Option<Vec<usize>>>;
@@ -68,6 +88,18 @@ impl Graph {
         hash.finalize().into()
     }
 
+    /// If 16-bit floats are accurate enough for this model, and large enough, returns the number
+    /// of its first convolutions that need 32-bit floats. This is known only of the built-in
+    /// models.
+    #[cfg(any(test, target_arch = "aarch64"))]
+    fn half_precision(&self) -> Option<usize> {
+        let sha256 = hex::encode(&self.sha256());
+        let mut known = HALF_PRECISION.iter();
+        known
+            .find(|(model, _)| *model == sha256)
+            .map(|(_, first)| *first)
+    }
+
     /// Makes the model ready to run on inputs of the shape `input`, and checks that the
     /// outputs then have the shapes `outputs`.
     ///
@@ -103,6 +135,8 @@ impl Graph {
     /// of its outputs. `None` stands for an output that does not consist of 32-bit floats in a
     /// fixed shape.
     pub(super) fn compile(self, input: [usize; 4]) -> Result<(Plan, Shapes), ModelError> {
+        #[cfg(target_arch = "aarch64")]
+        let half_precision = self.half_precision();
         let Graph { name, kind, proto } = self;
         let build = || -> TractResult<(Arc<TypedSimplePlan>, Shapes)> {
             let model = onnx().model_for_proto_model(&proto)?;
@@ -111,7 +145,7 @@ impl Graph {
                 .with_input_fact(0, f32::fact(input).into())?
                 .into_typed()?;
             #[cfg(target_arch = "aarch64")]
-            let model = rewrite::use_blocked_layout(model)?;
+            let model = rewrite::use_blocked_layout(model, half_precision)?;
             let mut model = model.into_decluttered()?;
             rewrite::rewrite(&mut model)?;
             let model = model.into_optimized()?;
@@ -235,5 +269,26 @@ impl Outputs {
         plain
             .map(Cow::Borrowed)
             .map_err(|error| failed(one_line(&error)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::onnx::{Classifier, parse_detector};
+    use crate::vision::pipeline::{SHIPPED_CLASSIFIER, SHIPPED_DETECTOR};
+
+    /// If a built-in model changes, measure its features and verdicts with 16-bit floats (see
+    /// docs/decisions/why-does-maskd-have-its-own-operators.md), and then change the hash.
+    #[test]
+    fn only_the_built_in_models_allow_half_precision() {
+        let detector = parse_detector("detector", SHIPPED_DETECTOR).unwrap();
+        assert_eq!(detector.half_precision(), Some(0));
+        let mut backbone = Classifier::parse("classifier", SHIPPED_CLASSIFIER)
+            .unwrap()
+            .backbone;
+        assert_eq!(backbone.half_precision(), Some(3));
+        let graph = backbone.proto.graph.as_mut().unwrap();
+        graph.initializer[0].name.push('x');
+        assert_eq!(backbone.half_precision(), None);
     }
 }

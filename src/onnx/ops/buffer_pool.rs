@@ -1,9 +1,9 @@
 //! Reuses the memory of freed tensors. Without reuse, each new tensor is first filled
 //! with zeros, which took an eighth of the time per face on x86.
 //!
-//! Each thread keeps one buffer, which it reuses only for a tensor with exactly the same
-//! number of values. One buffer is enough because the blocks of a MobileNet alternate
-//! between the same sizes. Keeping three buffers was not faster.
+//! Each thread keeps one buffer, which it reuses only for a tensor of the same type with
+//! exactly the same number of values. One buffer is enough because the blocks of a MobileNet
+//! alternate between the same sizes. Keeping three buffers was not faster.
 
 use std::cell::Cell;
 
@@ -17,18 +17,21 @@ thread_local! {
     static FREE: Cell<Option<Tensor>> = const { Cell::new(None) };
 }
 
-/// Returns a tensor of floats whose values are arbitrary.
-pub(in crate::onnx) fn tensor(shape: &[usize]) -> TractResult<Tensor> {
+/// Returns a tensor whose values are arbitrary.
+pub(in crate::onnx) fn tensor<T: Datum>(shape: &[usize]) -> TractResult<Tensor> {
+    let fits = |free: &Tensor| {
+        free.datum_type() == T::datum_type() && free.len() == shape.iter().product::<usize>()
+    };
     match FREE.take() {
-        Some(free) if free.len() == shape.iter().product::<usize>() => free.into_shape(shape),
+        Some(free) if fits(&free) => free.into_shape(shape),
         other => {
             FREE.set(other);
-            Tensor::zero::<f32>(shape)
+            Tensor::zero_dt(T::datum_type(), shape)
         }
     }
 }
 
-/// Returns the memory of a tensor of floats to the pool, unless the tensor is shared.
+/// Returns the memory of a tensor to the pool, unless the tensor is shared.
 pub(in crate::onnx) fn recycle(values: TValue) {
     if values.is_exclusive() {
         FREE.set(Some(values.into_tensor()));
@@ -59,8 +62,10 @@ mod tests {
         recycle(floats(&[2, 5], 2.0));
         let shared = floats(&[7], 3.0);
         recycle(shared.clone());
+        let halves = tensor::<u16>(&[5, 2]).unwrap();
+        assert_eq!(halves.datum_type(), u16::datum_type());
         for (shape, value) in [([3, 2], 0.0), ([5, 2], 2.0), ([5, 2], 0.0)] {
-            let taken = tensor(&shape).unwrap();
+            let taken = tensor::<f32>(&shape).unwrap();
             assert_eq!((taken.shape(), first(&taken)), (&shape[..], value));
         }
         assert_eq!(first(&shared), 3.0);

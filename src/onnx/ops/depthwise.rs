@@ -84,7 +84,7 @@ impl DepthwiseConv3x3 {
 
     /// Copies a plane of the input into its phases, whose padding is already zero.
     #[inline(always)]
-    pub(in crate::onnx) fn split_phases(&self, plane: &[f32], phases: &mut [f32]) {
+    pub(in crate::onnx) fn split_phases<T: Copy>(&self, plane: &[T], phases: &mut [T]) {
         let [height, width] = self.phase_size();
         let [top, left] = self.0.before;
         for (y, values) in plane.chunks_exact(self.0.input[1]).enumerate() {
@@ -121,13 +121,13 @@ impl DepthwiseConv3x3 {
 
     /// Returns the first `count` inputs of the kernel element at `row` and `column`.
     #[inline(always)]
-    pub(in crate::onnx) fn values<'a>(
+    pub(in crate::onnx) fn values<'a, T>(
         &self,
-        phases: &'a [f32],
+        phases: &'a [T],
         row: usize,
         column: usize,
         count: usize,
-    ) -> &'a [f32] {
+    ) -> &'a [T] {
         let [height, width] = self.phase_size();
         let plane = row % self.0.stride * self.0.stride + column % self.0.stride;
         let start = (plane * height + row / self.0.stride) * width + column / self.0.stride;
@@ -261,7 +261,7 @@ impl EvalOp for DepthwiseConv3x3 {
         let (input, mut output) = if input.is_exclusive() && from == to {
             (None, input.into_tensor().into_shape(&shape)?)
         } else {
-            (Some(input), buffer_pool::tensor(&shape)?)
+            (Some(input), buffer_pool::tensor::<f32>(&shape)?)
         };
         let plain = match &input {
             Some(input) => Some(input.try_as_plain_ram()?),

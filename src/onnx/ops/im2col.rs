@@ -63,7 +63,7 @@ impl EvalOp for Im2col {
         let input = input.try_as_plain_ram()?;
         let input = input.as_slice::<f32>()?;
         let [from, to] = [self.0.input, self.0.output].map(|side| side[0] * side[1]);
-        let mut output = buffer_pool::tensor(&shape)?;
+        let mut output = buffer_pool::tensor::<f32>(&shape)?;
         let total = output.len();
         par_chunks_mut(
             output.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?,

@@ -56,7 +56,7 @@ impl EvalOp for MaxPool2x2 {
         let width = shape[rank - 1];
         let plain = input.try_as_plain_ram()?;
         let values = plain.as_slice::<f32>()?;
-        let mut output = buffer_pool::tensor(&shape)?;
+        let mut output = buffer_pool::tensor::<f32>(&shape)?;
         let total = output.len();
         par_chunks_mut(
             output.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?,

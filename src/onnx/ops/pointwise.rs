@@ -191,7 +191,7 @@ impl EvalOp for Pointwise {
         };
         let params = params.try_as_plain_ram()?;
         let (params, _) = params.as_slice::<f32>()?.as_chunks::<BLOCK>();
-        let mut output = buffer_pool::tensor(&self.shape)?;
+        let mut output = buffer_pool::tensor::<f32>(&self.shape)?;
         // Each thread packs its own copy of the input.
         let threads = match current_tract_executor() {
             Executor::MultiThread(pool) => pool.current_num_threads(),

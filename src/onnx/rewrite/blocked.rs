@@ -14,8 +14,8 @@ use tract_onnx::tract_core::ops::math::Add;
 
 use super::{Clamp, constant, conv_geometry, fused_clamp, is_halving, is_planar};
 use crate::onnx::ops::blocked::{
-    BlockedDepthwise, BlockedMaxPool, BlockedPointwise, BlockedRgbConv, FromBlocked, LANES, RGB,
-    ToBlocked, product_params,
+    BlockedDepthwise, BlockedMaxPool, BlockedPointwise, BlockedRgbConv, FromBlocked, Precision,
+    RGB, ToBlocked, product_params,
 };
 use crate::onnx::ops::depthwise::{KERNEL_SIDE, PARAMS};
 
@@ -23,28 +23,43 @@ use crate::onnx::ops::depthwise::{KERNEL_SIDE, PARAMS};
 const TAPS: usize = KERNEL_SIDE * KERNEL_SIDE;
 
 /// Rewrites a model that is not yet decluttered. In this state, the convolutions have the
-/// form in which the file describes them.
-pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
+/// form in which the file describes them. If there is a `limit`, only this number of
+/// convolutions is replaced, from the input of the model on.
+pub(super) fn rewrite<P: Precision>(
+    model: &mut TypedModel,
+    precision: P,
+    limit: Option<usize>,
+) -> TractResult<()> {
     // The rules recognize only constants.
     model.prop_consts()?;
+    let nodes = model.eval_order()?.into_iter().map(|id| model.node(id));
+    let convolutions = nodes.filter(|node| node.op_is::<Conv>());
+    let names: Vec<String> = convolutions
+        .take(limit.unwrap_or(usize::MAX))
+        .map(|node| node.name.clone())
+        .collect();
     Rewriter::<()>::default()
-        .with_rule_for("blocked conv", |(), model, node, name, conv: &Conv| {
-            convolution(model, node, name, conv)
+        .with_rule_for("blocked conv", move |(), model, node, name, conv: &Conv| {
+            if names.contains(&node.name) {
+                convolution(model, node, name, conv, precision)
+            } else {
+                Ok(None)
+            }
         })
         .with_rule_for(
             "blocked max pool",
-            |(), model, node, name, pool: &MaxPool| max_pool(model, node, name, pool),
+            |(), model, node, name, pool: &MaxPool| max_pool::<P>(model, node, name, pool),
         )
         .with_rule_for("blocked sum", |(), model, node, name, sum: &TypedBinOp| {
-            sum_of_products(model, node, name, sum)
+            sum_of_products::<P>(model, node, name, sum)
         })
         .with_rule_for(
             "canceled conversions",
-            |(), model, node, _, _: &ToBlocked| canceled(model, node),
+            |(), model, node, _, _: &ToBlocked<P>| canceled::<P>(model, node),
         )
         .with_rule_for(
             "product and depthwise",
-            |(), model, node, name, op: &BlockedDepthwise| {
+            |(), model, node, name, op: &BlockedDepthwise<P>| {
                 product_and_depthwise(model, node, name, op)
             },
         )
@@ -58,11 +73,12 @@ struct Constants {
     clamp: Clamp,
 }
 
-fn convolution(
+fn convolution<P: Precision>(
     model: &TypedModel,
     node: &TypedNode,
     name: &str,
     conv: &Conv,
+    precision: P,
 ) -> TractResult<Option<TypedModelPatch>> {
     let fact = model.outlet_fact(node.inputs[0])?;
     let (Some(&[pictures, channels, height, width]), Some(&[_, out_channels, ..])) = (
@@ -79,24 +95,9 @@ fn convolution(
         && fact.datum_type == f32::datum_type()
         && conv.q_params.is_none()
         && conv.kernel_fmt == KernelFormat::OIHW;
-    let (true, Some(kernel), Some(bias)) = (
-        is_known,
-        constant(model, node.inputs[1])?,
-        constant(model, node.inputs[2])?,
-    ) else {
+    let sizes = [out_channels, channels / conv.group];
+    let Some(constants) = constants(model, node, conv, sizes)?.filter(|_| is_known) else {
         return Ok(None);
-    };
-    let side = spec.kernel_shape.iter().product::<usize>();
-    let is_shaped = !kernel.is_empty()
-        && kernel.len() == out_channels * channels / conv.group * side
-        && matches!(bias.len(), n if n == 1 || n == out_channels);
-    if !is_shaped {
-        return Ok(None);
-    }
-    let constants = Constants {
-        kernel,
-        bias,
-        clamp: fused_clamp(model, node)?,
     };
     let last = constants.clamp.last;
     let geometry = conv_geometry(conv, &[height, width]);
@@ -109,72 +110,114 @@ fn convolution(
     let input = patch.tap_model(model, node.inputs[0])?;
     let wire = match geometry {
         _ if is_pointwise => {
-            let input = to_blocked(&mut patch, name, input)?;
-            let params = wire_params(&mut patch, name, out_channels, &constants)?;
+            let input = to_blocked(&mut patch, name, input, precision)?;
+            let params = wire_params::<P>(&mut patch, name, out_channels, &constants)?;
             let op = BlockedPointwise {
-                groups: out_channels.div_ceil(LANES),
+                precision,
+                groups: out_channels.div_ceil(P::LANES),
                 is_clamped: constants.clamp.is_bounded(),
             };
             patch.wire_node(format!("{name}.product"), op, &[input, params])?
         }
         Some(geometry) if is_depthwise => {
-            let input = to_blocked(&mut patch, name, input)?;
-            let params = depthwise_params(channels, &constants)?;
+            let input = to_blocked(&mut patch, name, input, precision)?;
+            let params = depthwise_params::<P>(channels, &constants)?;
             let params = patch.add_const(format!("{name}.params"), params)?;
             let op = BlockedDepthwise {
+                precision,
                 geometry,
                 is_clamped: false,
             };
             patch.wire_node(format!("{name}.taps"), op, &[input, params])?
         }
         Some(geometry) if conv.group == 1 && channels == RGB => {
-            let params = wire_params(&mut patch, name, out_channels, &constants)?;
+            let params = wire_params::<P>(&mut patch, name, out_channels, &constants)?;
             let op = BlockedRgbConv {
+                precision,
                 geometry,
-                groups: out_channels.div_ceil(LANES),
+                groups: out_channels.div_ceil(P::LANES),
                 is_clamped: constants.clamp.is_bounded(),
             };
             patch.wire_node(format!("{name}.rgb"), op, &[input, params])?
         }
         _ => return Ok(None),
     };
-    from_blocked(&mut patch, model, name, wire[0], out_channels, last)?;
+    let op = FromBlocked {
+        precision,
+        channels: out_channels,
+    };
+    from_blocked(&mut patch, model, name, wire[0], op, last)?;
     Ok(Some(patch))
 }
 
-fn to_blocked(patch: &mut TypedModelPatch, name: &str, wire: OutletId) -> TractResult<OutletId> {
-    Ok(patch.wire_node(format!("{name}.to_blocked"), ToBlocked, &[wire])?[0])
+/// Returns the constants of a convolution with these numbers of output channels and of input
+/// channels of each output channel. Returns `None` if they are not constant or do not have the
+/// expected size.
+fn constants(
+    model: &TypedModel,
+    node: &TypedNode,
+    conv: &Conv,
+    [out_channels, channels]: [usize; 2],
+) -> TractResult<Option<Constants>> {
+    let (Some(kernel), Some(bias)) = (
+        constant(model, node.inputs[1])?,
+        constant(model, node.inputs[2])?,
+    ) else {
+        return Ok(None);
+    };
+    let side = conv.pool_spec.kernel_shape.iter().product::<usize>();
+    let is_shaped = !kernel.is_empty()
+        && kernel.len() == out_channels * channels * side
+        && matches!(bias.len(), n if n == 1 || n == out_channels);
+    if !is_shaped {
+        return Ok(None);
+    }
+    let clamp = fused_clamp(model, node)?;
+    Ok(Some(Constants {
+        kernel,
+        bias,
+        clamp,
+    }))
+}
+
+fn to_blocked<P: Precision>(
+    patch: &mut TypedModelPatch,
+    name: &str,
+    wire: OutletId,
+    precision: P,
+) -> TractResult<OutletId> {
+    let op = ToBlocked { precision };
+    Ok(patch.wire_node(format!("{name}.to_blocked"), op, &[wire])?[0])
 }
 
 /// Converts the output of an operator to the planar layout. The result replaces the output
 /// of the node `last`.
-fn from_blocked(
+fn from_blocked<P: Precision>(
     patch: &mut TypedModelPatch,
     model: &TypedModel,
     name: &str,
     wire: OutletId,
-    channels: usize,
+    op: FromBlocked<P>,
     last: usize,
 ) -> TractResult<()> {
-    let op = FromBlocked { channels };
     let wire = patch.wire_node(format!("{name}.from_blocked"), op, &[wire])?[0];
     patch.shunt_outside(model, last.into(), wire)
 }
 
 /// Adds the parameters of a product.
-fn wire_params(
+fn wire_params<P: Precision>(
     patch: &mut TypedModelPatch,
     name: &str,
     out_channels: usize,
     constants: &Constants,
 ) -> TractResult<OutletId> {
     let clamp = [constants.clamp.low, constants.clamp.high];
-    let params = product_params(&constants.kernel, out_channels, &constants.bias, clamp)?;
+    let params = product_params::<P>(&constants.kernel, out_channels, &constants.bias, clamp)?;
     patch.add_const(format!("{name}.params"), params)
 }
 
-/// Returns the parameters of [`BlockedDepthwise`], `[channels / 4, 12, 4]`.
-fn depthwise_params(channels: usize, constants: &Constants) -> TractResult<Tensor> {
+/// Returns the parameters of [`BlockedDepthwise`], `[channels / lanes, 12, lanes]`.
+fn depthwise_params<P: Precision>(channels: usize, constants: &Constants) -> TractResult<Tensor> {
     let Constants {
         kernel,
         bias,
@@ -187,25 +230,26 @@ fn depthwise_params(channels: usize, constants: &Constants) -> TractResult<Tenso
         index if index == TAPS + 1 => clamp.low,
         _ => clamp.high,
     };
-    let groups = channels.div_ceil(LANES);
-    let params: Vec<f32> = (0..groups * PARAMS * LANES)
+    let groups = channels.div_ceil(P::LANES);
+    let params: Vec<P::Value> = (0..groups * PARAMS * P::LANES)
         .map(|at| {
-            let (group, index, lane) = (at / (PARAMS * LANES), at / LANES % PARAMS, at % LANES);
-            value(group * LANES + lane, index)
+            let (row, lane) = (at / P::LANES, at % P::LANES);
+            let (group, index) = (row / PARAMS, row % PARAMS);
+            P::value(value(group * P::LANES + lane, index))
         })
         .collect();
-    Tensor::from_shape(&[groups, PARAMS, LANES], &params)
+    Tensor::from_shape(&[groups, PARAMS, P::LANES], &params)
 }
 
 /// Replaces max pooling if its input has the blocked layout anyway.
-fn max_pool(
+fn max_pool<P: Precision>(
     model: &TypedModel,
     node: &TypedNode,
     name: &str,
     pool: &MaxPool,
 ) -> TractResult<Option<TypedModelPatch>> {
     let before = model.node(node.inputs[0].node);
-    let Some(FromBlocked { channels }) = before.op_as() else {
+    let Some(op) = before.op_as::<FromBlocked<P>>() else {
         return Ok(None);
     };
     if !is_halving(model, node, pool)? {
@@ -213,13 +257,16 @@ fn max_pool(
     }
     let mut patch = TypedModelPatch::default();
     let wire = patch.tap_model(model, before.inputs[0])?;
-    let wire = patch.wire_node(format!("{name}.halved"), BlockedMaxPool, &[wire])?[0];
-    from_blocked(&mut patch, model, name, wire, *channels, node.id)?;
+    let pool = BlockedMaxPool {
+        precision: op.precision,
+    };
+    let wire = patch.wire_node(format!("{name}.halved"), pool, &[wire])?[0];
+    from_blocked(&mut patch, model, name, wire, op.clone(), node.id)?;
     Ok(Some(patch))
 }
 
 /// Fuses the sum of a product and another picture.
-fn sum_of_products(
+fn sum_of_products<P: Precision>(
     model: &TypedModel,
     node: &TypedNode,
     name: &str,
@@ -232,14 +279,14 @@ fn sum_of_products(
         return Ok(None);
     }
     for (product, added) in [(one, other), (other, one)] {
-        if let Some(patch) = added_product(model, node, name, product, added)? {
+        if let Some(patch) = added_product::<P>(model, node, name, product, added)? {
             return Ok(Some(patch));
         }
     }
     Ok(None)
 }
 
-fn added_product(
+fn added_product<P: Precision>(
     model: &TypedModel,
     node: &TypedNode,
     name: &str,
@@ -247,11 +294,11 @@ fn added_product(
     added: OutletId,
 ) -> TractResult<Option<TypedModelPatch>> {
     let converted = model.node(product.node);
-    let Some(FromBlocked { channels }) = converted.op_as() else {
+    let Some(planar) = converted.op_as::<FromBlocked<P>>() else {
         return Ok(None);
     };
     let producer = model.node(converted.inputs[0].node);
-    let Some(op) = producer.op_as::<BlockedPointwise>() else {
+    let Some(op) = producer.op_as::<BlockedPointwise<P>>() else {
         return Ok(None);
     };
     let is_alone = is_used_once(model, producer)? && is_used_once(model, converted)?;
@@ -263,9 +310,9 @@ fn added_product(
     }
     let mut patch = TypedModelPatch::default();
     let mut wires = patch.taps(model, &[input, params, added])?;
-    wires[2] = to_blocked(&mut patch, name, wires[2])?;
+    wires[2] = to_blocked(&mut patch, name, wires[2], op.precision)?;
     let wire = patch.wire_node(format!("{name}.product"), op.clone(), &wires)?[0];
-    from_blocked(&mut patch, model, name, wire, *channels, node.id)?;
+    from_blocked(&mut patch, model, name, wire, planar.clone(), node.id)?;
     Ok(Some(patch))
 }
 
@@ -277,9 +324,12 @@ fn is_used_once(model: &TypedModel, node: &TypedNode) -> TractResult<bool> {
 }
 
 /// Removes a conversion to the blocked layout after one to the planar layout.
-fn canceled(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+fn canceled<P: Precision>(
+    model: &TypedModel,
+    node: &TypedNode,
+) -> TractResult<Option<TypedModelPatch>> {
     let before = model.node(node.inputs[0].node);
-    if !before.op_is::<FromBlocked>() {
+    if !before.op_is::<FromBlocked<P>>() {
         return Ok(None);
     }
     let mut patch = TypedModelPatch::default();
@@ -289,17 +339,17 @@ fn canceled(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedMod
 }
 
 /// Fuses a product with the depthwise convolution that uses it.
-fn product_and_depthwise(
+fn product_and_depthwise<P: Precision>(
     model: &TypedModel,
     node: &TypedNode,
     name: &str,
-    op: &BlockedDepthwise,
+    op: &BlockedDepthwise<P>,
 ) -> TractResult<Option<TypedModelPatch>> {
     let &[input, params] = &node.inputs[..] else {
         return Ok(None);
     };
     let producer = model.node(input.node);
-    let Some(product) = producer.op_as::<BlockedPointwise>() else {
+    let Some(product) = producer.op_as::<BlockedPointwise<P>>() else {
         return Ok(None);
     };
     let [input, weights] = producer.inputs[..] else {
@@ -330,6 +380,36 @@ mod tests {
         case, compare_rewritten, convolution, count, limited, noise, pointwise, pool_spec, run,
     };
     use super::*;
+    use crate::onnx::ops::blocked::{Half, Single};
+
+    /// A rewrite in single precision or half precision.
+    struct Rewrite {
+        apply: fn(&mut TypedModel) -> TractResult<()>,
+        /// The largest difference from tract's result that rounding can cause if no value is
+        /// much larger than 10.
+        tolerance: f32,
+        /// The largest difference, as a fraction of the largest value, that rounding can cause in
+        /// two blocks of a MobileNet.
+        relative_tolerance: f32,
+    }
+
+    /// Returns the rewrites for the precisions that this processor has.
+    fn rewrites() -> impl Iterator<Item = Rewrite> {
+        let single = Rewrite {
+            apply: |model| rewrite(model, Single, None),
+            tolerance: 1e-4,
+            relative_tolerance: 1e-4,
+        };
+        let half = Half::detect().map(|_| Rewrite {
+            apply: |model| match Half::detect() {
+                Some(half) => rewrite(model, half, None),
+                None => Ok(()),
+            },
+            tolerance: 0.1,
+            relative_tolerance: 0.01,
+        });
+        [single].into_iter().chain(half)
+    }
 
     /// Adds a convolution with a kernel of `side` x `side`, and a clamp from 0 to 6 if
     /// `is_clamped`.
@@ -410,10 +490,31 @@ mod tests {
         model
     }
 
-    fn close(before: &Tensor, after: &Tensor) {
-        before
-            .close_enough(after, Approximation::Approximate)
-            .unwrap();
+    fn values(tensor: &Tensor) -> Vec<f32> {
+        let plain = tensor.try_as_plain_ram().unwrap();
+        plain.as_slice::<f32>().unwrap().to_vec()
+    }
+
+    fn largest_difference(before: &[f32], after: &[f32]) -> f32 {
+        assert_eq!(before.len(), after.len());
+        let differences = before.iter().zip(after).map(|(a, b)| (a - b).abs());
+        differences.fold(0.0, f32::max)
+    }
+
+    /// Checks that the rewritten model computes the same as the model, and returns it.
+    fn compare(model: &TypedModel, input: &Tensor, case: &Rewrite) -> TypedModel {
+        let mut rewritten = model.clone();
+        (case.apply)(&mut rewritten).unwrap();
+        let [before, after] = [model, &rewritten].map(|model| values(&run(model, input)));
+        let largest = before
+            .iter()
+            .fold(1.0_f32, |largest, value| largest.max(value.abs()));
+        let difference = largest_difference(&before, &after);
+        assert!(
+            difference <= case.relative_tolerance * largest,
+            "{difference} of {largest}"
+        );
+        rewritten
     }
 
     proptest! {
@@ -437,7 +538,10 @@ mod tests {
             };
             let model = pointwise(&shape, out_channels, bias, [low, high], seed);
             // A depthwise convolution has the same form if there is only one channel.
-            compare_rewritten(rewrite, model, &noise(&shape, seed), "BlockedPointwise", 1e-4);
+            for Rewrite { apply, tolerance, .. } in rewrites() {
+                let (model, input) = (model.clone(), noise(&shape, seed));
+                compare_rewritten(apply, model, &input, "BlockedPointwise", tolerance);
+            }
         }
 
         #[test]
@@ -445,7 +549,10 @@ mod tests {
             prop_assume!(case.input != [1, 1]);
             let shape = [1, channels, case.input[0], case.input[1]];
             let model = convolution(&case, DataFormat::NCHW, &shape, channels, channels, seed);
-            compare_rewritten(rewrite, model, &noise(&shape, seed), "BlockedDepthwise", 1e-4);
+            for Rewrite { apply, tolerance, .. } in rewrites() {
+                let (model, input) = (model.clone(), noise(&shape, seed));
+                compare_rewritten(apply, model, &input, "BlockedDepthwise", tolerance);
+            }
         }
 
         #[test]
@@ -453,7 +560,10 @@ mod tests {
             prop_assume!(case.input != [1, 1]);
             let shape = [1, RGB, case.input[0], case.input[1]];
             let model = convolution(&case, DataFormat::NCHW, &shape, out_channels, 1, seed);
-            compare_rewritten(rewrite, model, &noise(&shape, seed), "BlockedRgbConv", 1e-4);
+            for Rewrite { apply, tolerance, .. } in rewrites() {
+                let (model, input) = (model.clone(), noise(&shape, seed));
+                compare_rewritten(apply, model, &input, "BlockedRgbConv", tolerance);
+            }
         }
 
         #[test]
@@ -464,28 +574,53 @@ mod tests {
             stride in 1..=2_usize,
         ) {
             let shape = [1, RGB, side[0], side[1]];
-            let mut model = mobile_net(&shape, [channels, wide], stride);
-            let input = noise(&shape, 1);
-            let before = run(&model, &input);
-            rewrite(&mut model).unwrap();
-            close(&before, &run(&model, &input));
+            let model = mobile_net(&shape, [channels, wide], stride);
+            for case in rewrites() {
+                compare(&model, &noise(&shape, 1), &case);
+            }
         }
     }
 
     #[test]
     fn a_mobile_net_stays_in_the_blocked_layout() {
-        let mut model = mobile_net(&[1, RGB, 28, 28], [8, 16], 1);
-        rewrite(&mut model).unwrap();
-        for (name, expected) in [
-            ("BlockedRgbConv", 1),
-            ("BlockedDepthwise", 2),
-            ("BlockedPointwise", 2),
-            ("FromBlocked", 1),
-            ("ToBlocked", 0),
-            ("Add", 0),
-        ] {
-            assert_eq!(count(&model, name), expected, "{name}");
+        for Rewrite { apply, .. } in rewrites() {
+            let mut model = mobile_net(&[1, RGB, 28, 28], [8, 16], 1);
+            apply(&mut model).unwrap();
+            for (name, expected) in [
+                ("BlockedRgbConv", 1),
+                ("BlockedDepthwise", 2),
+                ("BlockedPointwise", 2),
+                ("FromBlocked", 1),
+                ("ToBlocked", 0),
+                ("Add", 0),
+            ] {
+                assert_eq!(count(&model, name), expected, "{name}");
+            }
         }
+    }
+
+    #[test]
+    fn the_first_layers_can_be_in_single_precision() {
+        let Some(half) = Half::detect() else {
+            return;
+        };
+        let model = mobile_net(&[1, RGB, 28, 28], [8, 16], 1);
+        let input = noise(&[1, RGB, 28, 28], 1);
+        let mut last_difference = f32::INFINITY;
+        for (limit, conversions) in [(0, 1), (4, 2), (7, 1)] {
+            let mut rewritten = model.clone();
+            rewrite(&mut rewritten, Single, Some(limit)).unwrap();
+            rewrite(&mut rewritten, half, None).unwrap();
+            assert_eq!(count(&rewritten, "FromBlocked"), conversions);
+            let [before, after] = [&model, &rewritten].map(|model| values(&run(model, &input)));
+            let difference = largest_difference(&before, &after);
+            assert!(
+                difference < last_difference,
+                "{difference} with {limit} layers"
+            );
+            last_difference = difference;
+        }
+        assert!(last_difference < 1e-4, "{last_difference}");
     }
 
     /// The rows of these pictures do not fit into the buffers at once.
@@ -493,25 +628,26 @@ mod tests {
     fn large_pictures_are_computed_in_parts() {
         for stride in [1, 2] {
             let shape = [1, RGB, 600, 90];
-            let mut model = mobile_net(&shape, [8, 64], stride);
-            let input = noise(&shape, 1);
-            let before = run(&model, &input);
-            rewrite(&mut model).unwrap();
-            close(&before, &run(&model, &input));
+            let model = mobile_net(&shape, [8, 64], stride);
+            for case in rewrites() {
+                compare(&model, &noise(&shape, 1), &case);
+            }
         }
     }
 
     #[test]
     fn threads_share_what_one_computes() {
         let shape = [1, RGB, 60, 60];
-        let mut model = mobile_net(&shape, [24, 84], 1);
-        rewrite(&mut model).unwrap();
-        let plan = model.into_optimized().unwrap().into_runnable().unwrap();
-        let run = || plan.run(tvec!(noise(&shape, 1).into_tvalue())).unwrap();
-        let one = run();
-        for threads in 2..=5 {
-            let pool = Executor::multithread(threads);
-            assert_eq!(multithread_tract_scope(pool, run), one);
+        for Rewrite { apply, .. } in rewrites() {
+            let mut model = mobile_net(&shape, [24, 84], 1);
+            apply(&mut model).unwrap();
+            let plan = model.into_optimized().unwrap().into_runnable().unwrap();
+            let run = || plan.run(tvec!(noise(&shape, 1).into_tvalue())).unwrap();
+            let one = run();
+            for threads in 2..=5 {
+                let pool = Executor::multithread(threads);
+                assert_eq!(multithread_tract_scope(pool, run), one);
+            }
         }
     }
 
@@ -528,12 +664,11 @@ mod tests {
         let wire = model.wire_node("pool", pool, &[wire]).unwrap()[0];
         let wire = conv(&mut model, wire, "after", 6, [1, 1, 1], false);
         model.select_output_outlets(&[wire]).unwrap();
-        let input = noise(&shape, 3);
-        let before = run(&model, &input);
-        rewrite(&mut model).unwrap();
-        assert_eq!(count(&model, "BlockedMaxPool"), 1);
-        assert_eq!(count(&model, "ToBlocked"), 1);
-        close(&before, &run(&model, &input));
+        for case in rewrites() {
+            let model = compare(&model, &noise(&shape, 3), &case);
+            assert_eq!(count(&model, "BlockedMaxPool"), 1);
+            assert_eq!(count(&model, "ToBlocked"), 1);
+        }
     }
 
     /// The sum of two pictures cannot be fused if something else uses both of them, or if
@@ -553,12 +688,11 @@ mod tests {
                 vec![sum]
             };
             model.select_output_outlets(&outputs).unwrap();
-            let input = noise(&shape, 3);
-            let before = run(&model, &input);
-            rewrite(&mut model).unwrap();
-            assert_eq!(count(&model, "BlockedPointwise"), 1);
-            assert_eq!(count(&model, "Add"), 1);
-            close(&before, &run(&model, &input));
+            for case in rewrites() {
+                let model = compare(&model, &noise(&shape, 3), &case);
+                assert_eq!(count(&model, "BlockedPointwise"), 1);
+                assert_eq!(count(&model, "Add"), 1);
+            }
         }
     }
 }

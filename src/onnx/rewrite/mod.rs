@@ -20,14 +20,26 @@ mod blocked;
 #[cfg(target_arch = "x86_64")]
 mod products;
 
+#[cfg(target_arch = "aarch64")]
+use super::ops::blocked::{Half, Single};
 use super::ops::depthwise::{ConvGeometry, DepthwiseConv3x3, KERNEL_SIDE, PARAMS};
 use super::ops::max_pool::MaxPool2x2;
 
 /// Rewrites a model that is not yet decluttered. Replaces the convolutions of a face detector
-/// and of a MobileNet.
+/// and of a MobileNet. If `half_precision` is present and the processor can compute with 16-bit
+/// floats, the new operators do so, except for the first ones. `half_precision` is their number.
 #[cfg(target_arch = "aarch64")]
-pub(super) fn use_blocked_layout(mut model: TypedModel) -> TractResult<TypedModel> {
-    blocked::rewrite(&mut model)?;
+pub(super) fn use_blocked_layout(
+    mut model: TypedModel,
+    half_precision: Option<usize>,
+) -> TractResult<TypedModel> {
+    match half_precision.zip(Half::detect()) {
+        Some((first, half)) => {
+            blocked::rewrite(&mut model, Single, Some(first))?;
+            blocked::rewrite(&mut model, half, None)?;
+        }
+        None => blocked::rewrite(&mut model, Single, None)?,
+    }
     Ok(model)
 }
 

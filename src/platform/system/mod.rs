@@ -1,7 +1,7 @@
 //! Functions that no safe crate provides: lowering the priority of the calling thread,
 //! asking whether the clock is synchronized, locking a byte of a file, allocating
-//! aligned blocks, and returning memory to the system. All of them can be called from
-//! safe code at any time.
+//! aligned blocks, returning memory to the system, and computing with vectors of 16-bit
+//! floats. All of them can be called from safe code at any time.
 //!
 //! This module owns all `unsafe` code in the crate. It knows nothing about what a thread
 //! does or what memory is used for. Most of the functions need Linux: `linux.rs` contains
@@ -9,9 +9,12 @@
 #![expect(
     unsafe_code,
     reason = "five system calls, one of which fills a struct on the stack, two requests to the \
-              allocator, and the layout of blocks of memory"
+              allocator, the layout of blocks of memory, and instructions that only some \
+              processors have"
 )]
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod half;
 #[cfg(target_os = "linux")]
 #[path = "linux.rs"]
 mod os;

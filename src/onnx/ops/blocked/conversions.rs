@@ -1,7 +1,5 @@
 //! Conversions between the planar layout (NCHW) and the blocked layout.
 
-use std::ops::Range;
-
 use tract_linalg::multithread::par_chunks_mut;
 #[allow(
     clippy::wildcard_imports,
@@ -9,15 +7,17 @@ use tract_linalg::multithread::par_chunks_mut;
 )]
 use tract_onnx::tract_core::internal::*;
 
-use super::{LANES, Lanes, Size, vectors};
+use super::{Precision, Size, vectors};
 use crate::onnx::ops::buffer_pool;
 
 /// Converts a single picture `[1, channels, height, width]` to the blocked layout. Missing
 /// channels of the last vector are zero.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::onnx) struct ToBlocked;
+pub(in crate::onnx) struct ToBlocked<P> {
+    pub(in crate::onnx) precision: P,
+}
 
-impl ToBlocked {
+impl<P: Precision> ToBlocked<P> {
     fn size(shape: &[usize]) -> TractResult<Size> {
         let &[1, channels, height, width] = shape else {
             bail!("{shape:?} is not a single picture");
@@ -25,49 +25,13 @@ impl ToBlocked {
         ensure!(height > 0 && channels > 0 && width > 0);
         Ok(Size {
             height,
-            groups: channels.div_ceil(LANES),
+            groups: channels.div_ceil(P::LANES),
             width,
         })
     }
 }
 
-/// Writes part of up to four planes as vectors.
-fn interleave(planes: &[&[f32]], part: Range<usize>, to: &mut [Lanes]) {
-    // The compiler vectorizes this case.
-    if let [a, b, c, d] = planes {
-        let [a, b, c, d] = [a, b, c, d].map(|plane| &plane[part.clone()]);
-        for (to, (((a, b), c), d)) in to.iter_mut().zip(a.iter().zip(b).zip(c).zip(d)) {
-            *to = [*a, *b, *c, *d];
-        }
-        return;
-    }
-    to.fill([0.0; LANES]);
-    for (lane, plane) in planes.iter().enumerate() {
-        for (to, value) in to.iter_mut().zip(&plane[part.clone()]) {
-            to[lane] = *value;
-        }
-    }
-}
-
-/// Writes vectors to up to four planes, beginning at the pixel `start`.
-fn deinterleave(from: &[Lanes], planes: &mut [&mut [f32]], start: usize) {
-    let part = start..start + from.len();
-    // The compiler vectorizes this case.
-    if let [a, b, c, d] = planes {
-        let [a, b, c, d] = [a, b, c, d].map(|plane| &mut plane[part.clone()]);
-        for (from, (((a, b), c), d)) in from.iter().zip(a.iter_mut().zip(b).zip(c).zip(d)) {
-            [*a, *b, *c, *d] = *from;
-        }
-        return;
-    }
-    for (lane, plane) in planes.iter_mut().enumerate() {
-        for (to, from) in plane[part.clone()].iter_mut().zip(from) {
-            *to = from[lane];
-        }
-    }
-}
-
-impl Op for ToBlocked {
+impl<P: Precision> Op for ToBlocked<P> {
     fn name(&self) -> StaticName {
         "ToBlocked".into()
     }
@@ -75,7 +39,7 @@ impl Op for ToBlocked {
     op_as_typed_op!();
 }
 
-impl EvalOp for ToBlocked {
+impl<P: Precision> EvalOp for ToBlocked<P> {
     op_out_of_plan!();
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
@@ -84,83 +48,21 @@ impl EvalOp for ToBlocked {
         let area = size.height * size.width;
         let plain = input.try_as_plain_ram()?;
         let planes: Vec<&[f32]> = plain.as_slice::<f32>()?.chunks_exact(area).collect();
-        let mut output = buffer_pool::tensor(&size.shape())?;
+        let mut output = buffer_pool::tensor::<P::Value>(&size.shape::<P>())?;
         let total = output.len();
-        par_chunks_mut(
-            output.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?,
-            size.row() * LANES,
-            total,
-            |first, rows| {
-                let (rows, _) = rows.as_chunks_mut::<LANES>();
-                for (y, row) in (first..).zip(rows.chunks_exact_mut(size.row())) {
-                    let groups = planes.chunks(LANES).zip(row.chunks_exact_mut(size.width));
-                    for (planes, to) in groups {
-                        let row = y * size.width..(y + 1) * size.width;
-                        interleave(planes, row, to);
-                    }
-                }
-                Ok(())
-            },
-        )?;
-        Ok(tvec!(output.into_tvalue()))
-    }
-}
-
-impl TypedOp for ToBlocked {
-    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        let Some(shape) = inputs[0].shape.as_concrete() else {
-            bail!("the size of the picture is not fixed");
-        };
-        let shape = Self::size(shape)?.shape();
-        Ok(tvec!(inputs[0].datum_type.fact(shape)))
-    }
-
-    as_op!();
-}
-
-/// Converts a picture to the planar layout. The output is `[1, channels, height, width]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::onnx) struct FromBlocked {
-    pub(in crate::onnx) channels: usize,
-}
-
-impl FromBlocked {
-    fn shape(&self, shape: &[usize]) -> TractResult<([usize; 4], Size)> {
-        let size = Size::of(shape)?;
-        ensure!(self.channels.div_ceil(LANES) == size.groups);
-        Ok(([1, self.channels, size.height, size.width], size))
-    }
-}
-
-impl Op for FromBlocked {
-    fn name(&self) -> StaticName {
-        "FromBlocked".into()
-    }
-
-    op_as_typed_op!();
-}
-
-impl EvalOp for FromBlocked {
-    op_out_of_plan!();
-
-    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let input = args_1!(inputs);
-        let (shape, size) = self.shape(input.shape())?;
-        let plain = input.try_as_plain_ram()?;
-        let input: &[Lanes] = vectors(&plain)?;
-        let mut output = Tensor::zero::<f32>(&shape)?;
-        let total = output.len();
-        let area = size.height * size.width;
         {
             let mut plain = output.try_as_plain_ram_mut()?;
-            let groups = plain.as_slice_mut::<f32>()?.chunks_mut(LANES * area);
-            let mut groups: Vec<&mut [f32]> = groups.collect();
-            par_chunks_mut(&mut groups, 1, total, |first, groups| {
-                for (group, planes) in (first..).zip(groups) {
-                    let mut planes: TVec<&mut [f32]> = planes.chunks_exact_mut(area).collect();
-                    for (y, row) in input.chunks_exact(size.row()).enumerate() {
-                        let from = &row[group * size.width..][..size.width];
-                        deinterleave(from, &mut planes, y * size.width);
+            let out = P::vectors_mut(plain.as_slice_mut::<P::Value>()?);
+            par_chunks_mut(out, size.row(), total, |first, rows| {
+                for (y, row) in (first..).zip(rows.chunks_exact_mut(size.row())) {
+                    let part = y * size.width..(y + 1) * size.width;
+                    let groups = planes
+                        .chunks(P::LANES)
+                        .zip(row.chunks_exact_mut(size.width));
+                    for (planes, to) in groups {
+                        let planes: TVec<&[f32]> =
+                            planes.iter().map(|plane| &plane[part.clone()]).collect();
+                        self.precision.interleave(&planes, to);
                     }
                 }
                 Ok(())
@@ -170,13 +72,83 @@ impl EvalOp for FromBlocked {
     }
 }
 
-impl TypedOp for FromBlocked {
+impl<P: Precision> TypedOp for ToBlocked<P> {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        let Some(shape) = inputs[0].shape.as_concrete() else {
+            bail!("the size of the picture is not fixed");
+        };
+        let shape = Self::size(shape)?.shape::<P>();
+        Ok(tvec!(P::Value::datum_type().fact(shape)))
+    }
+
+    as_op!();
+}
+
+/// Converts a picture to the planar layout. The output is `[1, channels, height, width]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::onnx) struct FromBlocked<P> {
+    pub(in crate::onnx) precision: P,
+    pub(in crate::onnx) channels: usize,
+}
+
+impl<P: Precision> FromBlocked<P> {
+    fn shape(&self, shape: &[usize]) -> TractResult<([usize; 4], Size)> {
+        let size = Size::of::<P>(shape)?;
+        ensure!(self.channels.div_ceil(P::LANES) == size.groups);
+        Ok(([1, self.channels, size.height, size.width], size))
+    }
+}
+
+impl<P: Precision> Op for FromBlocked<P> {
+    fn name(&self) -> StaticName {
+        "FromBlocked".into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl<P: Precision> EvalOp for FromBlocked<P> {
+    op_out_of_plan!();
+
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let input = args_1!(inputs);
+        let (shape, size) = self.shape(input.shape())?;
+        let plain = input.try_as_plain_ram()?;
+        let input = vectors::<P>(&plain)?;
+        let mut output = Tensor::zero::<f32>(&shape)?;
+        let total = output.len();
+        let area = size.height * size.width;
+        {
+            let mut plain = output.try_as_plain_ram_mut()?;
+            let groups = plain.as_slice_mut::<f32>()?.chunks_mut(P::LANES * area);
+            let mut groups: Vec<&mut [f32]> = groups.collect();
+            par_chunks_mut(&mut groups, 1, total, |first, groups| {
+                for (group, planes) in (first..).zip(groups) {
+                    let mut planes: TVec<&mut [f32]> = planes.chunks_exact_mut(area).collect();
+                    for (y, row) in input.chunks_exact(size.row()).enumerate() {
+                        let from = &row[group * size.width..][..size.width];
+                        let part = y * size.width..(y + 1) * size.width;
+                        let mut planes: TVec<&mut [f32]> = planes
+                            .iter_mut()
+                            .map(|plane| &mut plane[part.clone()])
+                            .collect();
+                        self.precision.deinterleave(from, &mut planes);
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(tvec!(output.into_tvalue()))
+    }
+}
+
+impl<P: Precision> TypedOp for FromBlocked<P> {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         let Some(shape) = inputs[0].shape.as_concrete() else {
             bail!("the size of the picture is not fixed");
         };
         let (shape, _) = self.shape(shape)?;
-        Ok(tvec!(inputs[0].datum_type.fact(shape)))
+        Ok(tvec!(f32::fact(shape)))
     }
 
     as_op!();

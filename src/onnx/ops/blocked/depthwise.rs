@@ -8,7 +8,6 @@
 
 use std::array::from_fn;
 
-use fearless_simd::{Level, Simd, SimdBase, SimdFloat, dispatch, f32x4};
 use tract_linalg::multithread::par_chunks_mut;
 #[allow(
     clippy::wildcard_imports,
@@ -17,12 +16,13 @@ use tract_linalg::multithread::par_chunks_mut;
 use tract_onnx::tract_core::internal::*;
 
 use super::pointwise::{BLOCK, Product, Target};
-use super::{LANES, Lanes, PRODUCTS_PER_VALUE, Size, threads, vectors};
+use super::precision::{Kernel, Lanes, Precision, Vector};
+use super::{PRODUCTS_PER_VALUE, Size, threads, vectors};
 use crate::onnx::ops::buffer_pool;
 use crate::onnx::ops::depthwise::{ConvGeometry, KERNEL_SIDE, PARAMS};
 
-/// The [`PARAMS`] of [`LANES`] channels.
-type GroupParams = [Lanes; PARAMS];
+/// The [`PARAMS`] of the channels of a vector.
+type GroupParams<P> = [<P as Precision>::Lanes; PARAMS];
 
 /// Number of adjacent pixels in a row that are computed together. Their sums and inputs
 /// fit in the 32 registers of aarch64, and the widths of the layers of a MobileNet on
@@ -38,16 +38,17 @@ const WIDE_WINDOW: usize = 2 * (TILE - 1) + KERNEL_SIDE;
 const BUFFER: usize = 20 << 10;
 
 /// The operator has two or three inputs: a picture, the parameters of the depthwise
-/// convolution `[channels / 4, 12, 4]`, and optionally the parameters of the 1x1
+/// convolution `[channels / lanes, 12, lanes]`, and optionally the parameters of the 1x1
 /// convolution (see [`product_params`](super::product_params)).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::onnx) struct BlockedDepthwise {
+pub(in crate::onnx) struct BlockedDepthwise<P> {
+    pub(in crate::onnx) precision: P,
     pub(in crate::onnx) geometry: ConvGeometry,
     /// Whether the result of the 1x1 convolution is clamped.
     pub(in crate::onnx) is_clamped: bool,
 }
 
-impl BlockedDepthwise {
+impl<P: Precision> BlockedDepthwise<P> {
     /// Number of columns of the padded input.
     fn padded_width(&self) -> usize {
         let ConvGeometry { output, stride, .. } = self.geometry;
@@ -70,12 +71,12 @@ impl BlockedDepthwise {
     /// Computes all rows of the output for some groups of channels. `input` returns these
     /// groups of a range of rows.
     #[inline(always)]
-    fn convolve<S: Simd>(
+    fn convolve<V: Vector<Precision = P>>(
         &self,
-        simd: S,
-        input: &Input,
-        params: &[GroupParams],
-        out: &mut [&mut [Lanes]],
+        token: V::Token,
+        input: &Input<P>,
+        params: &[GroupParams<P>],
+        out: &mut [&mut [P::Lanes]],
     ) {
         let ConvGeometry {
             input: [height, width],
@@ -88,8 +89,8 @@ impl BlockedDepthwise {
         // The buffer is a ring. Row `y` of the input is in row `y % count` of the buffer.
         let count = (BUFFER / stored_row).clamp(KERNEL_SIDE, height + KERNEL_SIDE - 1);
         let at_once = (count - KERNEL_SIDE) / stride + 1;
-        let mut buffer = vec![[0.0; LANES]; count * stored_row];
-        let zeros = vec![[0.0; LANES]; stored_row];
+        let mut buffer = vec![P::ZERO; count * stored_row];
+        let zeros = vec![P::ZERO; stored_row];
         let mut next = 0;
         for (index, out) in out.chunks_mut(at_once).enumerate() {
             let first = index * at_once;
@@ -97,14 +98,14 @@ impl BlockedDepthwise {
             let end = (last_row + 1).saturating_sub(top).min(height);
             if next < end {
                 // The rows of the ring, beginning with the row for `next`.
-                let mut rows: Vec<&mut [Lanes]> = buffer.chunks_exact_mut(stored_row).collect();
+                let mut rows: Vec<&mut [P::Lanes]> = buffer.chunks_exact_mut(stored_row).collect();
                 rows.rotate_left(next % count);
                 let mut rows = Target {
                     rows: &mut rows[..end - next],
                     stride: stored_width,
                     left,
                 };
-                input.write(simd, next, width, &mut rows);
+                input.write::<V>(token, next, width, &mut rows);
                 next = end;
             }
             for (y, out) in (first..).zip(out) {
@@ -114,8 +115,8 @@ impl BlockedDepthwise {
                 });
                 let width = self.geometry.output[1];
                 match stride {
-                    1 => convolve_row::<S, 1, WINDOW>(simd, rows, params, out, width),
-                    _ => convolve_row::<S, 2, WIDE_WINDOW>(simd, rows, params, out, width),
+                    1 => convolve_row::<V, 1, WINDOW>(token, rows, params, out, width),
+                    _ => convolve_row::<V, 2, WIDE_WINDOW>(token, rows, params, out, width),
                 }
             }
         }
@@ -123,26 +124,32 @@ impl BlockedDepthwise {
 }
 
 /// Where the input of the depthwise convolution comes from.
-enum Input<'a> {
+enum Input<'a, P: Precision> {
     /// Groups `first..` of a picture with `groups` groups.
     Picture {
-        values: &'a [Lanes],
+        values: &'a [P::Lanes],
         groups: usize,
         first: usize,
     },
     /// The product of a picture with weights.
     Product {
-        values: &'a [Lanes],
+        values: &'a [P::Lanes],
         /// Number of groups of `values`.
         groups: usize,
-        product: Product<'a>,
+        product: Product<'a, P>,
     },
 }
 
-impl Input<'_> {
+impl<P: Precision> Input<'_, P> {
     /// Writes rows of the input, beginning with the row `first_row`.
     #[inline(always)]
-    fn write<S: Simd>(&self, simd: S, first_row: usize, width: usize, out: &mut Target) {
+    fn write<V: Vector<Precision = P>>(
+        &self,
+        token: V::Token,
+        first_row: usize,
+        width: usize,
+        out: &mut Target<P>,
+    ) {
         match self {
             Input::Picture {
                 values,
@@ -164,7 +171,7 @@ impl Input<'_> {
             } => {
                 let row = groups * width;
                 let values = &values[first_row * row..][..out.rows.len() * row];
-                product.rows(simd, values, width, &[], out);
+                product.rows::<V, false>(token, values, width, &[], out);
             }
         }
     }
@@ -173,11 +180,11 @@ impl Input<'_> {
 /// Computes a row of the output. Each row of the input contains all columns of the first
 /// group, then all columns of the next group, and so on.
 #[inline(always)]
-fn convolve_row<S: Simd, const STRIDE: usize, const WINDOW: usize>(
-    simd: S,
-    rows: [&[Lanes]; KERNEL_SIDE],
-    params: &[GroupParams],
-    out: &mut [Lanes],
+fn convolve_row<V: Vector, const STRIDE: usize, const WINDOW: usize>(
+    token: V::Token,
+    rows: [&[Lanes<V>]; KERNEL_SIDE],
+    params: &[GroupParams<V::Precision>],
+    out: &mut [Lanes<V>],
     width: usize,
 ) {
     let stored_width = rows[0].len() / params.len();
@@ -189,12 +196,12 @@ fn convolve_row<S: Simd, const STRIDE: usize, const WINDOW: usize>(
         let mut x = 0;
         while x + TILE <= width {
             let windows = rows.map(|row| &row[x * STRIDE..x * STRIDE + WINDOW]);
-            convolve_tile::<S, STRIDE, TILE, WINDOW>(simd, windows, params, &mut out[x..x + TILE]);
+            convolve_tile::<V, STRIDE, TILE, WINDOW>(token, windows, params, &mut out[x..x + TILE]);
             x += TILE;
         }
         while x < width {
             let windows = rows.map(|row| &row[x * STRIDE..x * STRIDE + KERNEL_SIDE]);
-            convolve_tile::<S, STRIDE, 1, KERNEL_SIDE>(simd, windows, params, &mut out[x..=x]);
+            convolve_tile::<V, STRIDE, 1, KERNEL_SIDE>(token, windows, params, &mut out[x..=x]);
             x += 1;
         }
     }
@@ -202,16 +209,16 @@ fn convolve_row<S: Simd, const STRIDE: usize, const WINDOW: usize>(
 
 /// Computes the output of `COLUMNS` adjacent pixels, for a group of channels.
 #[inline(always)]
-fn convolve_tile<S: Simd, const STRIDE: usize, const COLUMNS: usize, const WINDOW: usize>(
-    simd: S,
-    windows: [&[Lanes]; KERNEL_SIDE],
-    params: &GroupParams,
-    out: &mut [Lanes],
+fn convolve_tile<V: Vector, const STRIDE: usize, const COLUMNS: usize, const WINDOW: usize>(
+    token: V::Token,
+    windows: [&[Lanes<V>]; KERNEL_SIDE],
+    params: &GroupParams<V::Precision>,
+    out: &mut [Lanes<V>],
 ) {
-    let number = |index: usize| f32x4::from_slice(simd, &params[index]);
+    let number = |index: usize| V::load(token, &params[index]);
     let mut sums = [number(KERNEL_SIDE * KERNEL_SIDE); COLUMNS];
     for (row, window) in windows.into_iter().enumerate() {
-        let window: [f32x4<S>; WINDOW] = from_fn(|x| f32x4::from_slice(simd, &window[x]));
+        let window: [V; WINDOW] = from_fn(|x| V::load(token, &window[x]));
         for column in 0..KERNEL_SIDE {
             let tap = number(row * KERNEL_SIDE + column);
             for (x, sum) in sums.iter_mut().enumerate() {
@@ -221,11 +228,27 @@ fn convolve_tile<S: Simd, const STRIDE: usize, const COLUMNS: usize, const WINDO
     }
     let [low, high] = [PARAMS - 2, PARAMS - 1].map(number);
     for (out, sum) in out.iter_mut().zip(sums) {
-        sum.max(low).min(high).store_slice(out);
+        sum.max(low).min(high).store(out);
     }
 }
 
-impl Op for BlockedDepthwise {
+/// The convolution of some groups of channels.
+struct ConvolveKernel<'a, 'b, P: Precision> {
+    op: &'a BlockedDepthwise<P>,
+    input: Input<'a, P>,
+    params: &'a [GroupParams<P>],
+    rows: &'a mut [&'b mut [P::Lanes]],
+}
+
+impl<P: Precision> Kernel<P> for ConvolveKernel<'_, '_, P> {
+    #[inline(always)]
+    fn run<V: Vector<Precision = P>>(self, token: V::Token) {
+        self.op
+            .convolve::<V>(token, &self.input, self.params, self.rows);
+    }
+}
+
+impl<P: Precision> Op for BlockedDepthwise<P> {
     fn name(&self) -> StaticName {
         "BlockedDepthwise".into()
     }
@@ -239,14 +262,14 @@ impl Op for BlockedDepthwise {
 
 /// The part of the output that a thread computes: its first group, and the vectors in each
 /// row.
-struct Share<'a> {
+struct Share<'a, P: Precision> {
     first: usize,
-    rows: Vec<&'a mut [Lanes]>,
+    rows: Vec<&'a mut [P::Lanes]>,
 }
 
 /// Divides a picture into parts of `groups` groups.
-fn shares(out: &mut [Lanes], size: Size, groups: usize) -> Vec<Share<'_>> {
-    let mut shares: Vec<Share> = (0..size.groups)
+fn shares<P: Precision>(out: &mut [P::Lanes], size: Size, groups: usize) -> Vec<Share<'_, P>> {
+    let mut shares: Vec<Share<P>> = (0..size.groups)
         .step_by(groups)
         .map(|first| Share {
             first,
@@ -261,16 +284,16 @@ fn shares(out: &mut [Lanes], size: Size, groups: usize) -> Vec<Share<'_>> {
     shares
 }
 
-impl EvalOp for BlockedDepthwise {
+impl<P: Precision> EvalOp for BlockedDepthwise<P> {
     op_out_of_plan!();
 
     fn eval(&self, _ctx: &EvalContext, mut inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let weights = (inputs.len() == 3).then(|| inputs.pop()).flatten();
         let (input, params) = args_2!(inputs);
-        let from = Size::of(input.shape())?;
+        let from = Size::of::<P>(input.shape())?;
         ensure!([from.height, from.width] == self.geometry.input);
         let params = params.try_as_plain_ram()?;
-        let (params, _) = vectors(&params)?.as_chunks::<PARAMS>();
+        let (params, _) = vectors::<P>(&params)?.as_chunks::<PARAMS>();
         let to = Size {
             height: self.geometry.output[0],
             groups: params.len(),
@@ -281,8 +304,8 @@ impl EvalOp for BlockedDepthwise {
             None => None,
         };
         let product = match &weights {
-            Some(weights) => Some(Product::new(
-                vectors(weights)?,
+            Some(weights) => Some(Product::<P>::new(
+                vectors::<P>(weights)?,
                 from.groups,
                 to.groups,
                 self.is_clamped,
@@ -290,20 +313,21 @@ impl EvalOp for BlockedDepthwise {
             None => None,
         };
         ensure!(product.is_some() || from.groups == to.groups);
-        let mut output = buffer_pool::tensor(&to.shape())?;
+        let mut output = buffer_pool::tensor::<P::Value>(&to.shape::<P>())?;
         {
             let plain = input.try_as_plain_ram()?;
-            let values = vectors(&plain)?;
+            let values = vectors::<P>(&plain)?;
             let products = match product {
-                Some(_) => values.len() * LANES * to.groups * LANES / PRODUCTS_PER_VALUE,
+                Some(_) => values.len() * P::LANES * to.groups * P::LANES / PRODUCTS_PER_VALUE,
                 None => 0,
             };
             let total = output.len() + products;
             let share = to.groups.div_ceil(threads());
             let share = share.next_multiple_of(BLOCK);
             let mut plain = output.try_as_plain_ram_mut()?;
-            let (out, _) = plain.as_slice_mut::<f32>()?.as_chunks_mut::<LANES>();
-            par_chunks_mut(&mut shares(out, to, share), 1, total, |_, shares| {
+            let out = P::vectors_mut(plain.as_slice_mut::<P::Value>()?);
+            let mut shares = shares::<P>(out, to, share);
+            par_chunks_mut(&mut shares, 1, total, |_, shares| {
                 for Share { first, rows } in shares {
                     let count = share.min(to.groups - *first);
                     let input = match product {
@@ -318,8 +342,12 @@ impl EvalOp for BlockedDepthwise {
                             first: *first,
                         },
                     };
-                    let params = &params[*first..][..count];
-                    dispatch!(Level::new(), simd => self.convolve(simd, &input, params, rows));
+                    self.precision.run(ConvolveKernel {
+                        op: self,
+                        input,
+                        params: &params[*first..][..count],
+                        rows,
+                    });
                 }
                 Ok(())
             })?;
@@ -329,7 +357,7 @@ impl EvalOp for BlockedDepthwise {
     }
 }
 
-impl TypedOp for BlockedDepthwise {
+impl<P: Precision> TypedOp for BlockedDepthwise<P> {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         let [height, width] = self.geometry.output;
         let mut fact = inputs[0].without_value();

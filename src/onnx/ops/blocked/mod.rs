@@ -1,8 +1,9 @@
 //! Operators for aarch64, which use a layout of their own, the *blocked layout*:
-//! `[height, channels / 4, width, 4]`. The values of four channels of a pixel form a
-//! vector, and the vectors of adjacent pixels in a row are adjacent in memory. If the
-//! number of channels is not a multiple of four, the picture has additional channels, whose
-//! values are arbitrary but finite.
+//! `[height, channels / lanes, width, lanes]`. The values of a few channels of a pixel form
+//! a vector, and the vectors of adjacent pixels in a row are adjacent in memory. A vector
+//! has four lanes in single precision and eight in half precision (see [`Precision`]). If
+//! the number of channels is not a multiple of the number of lanes, the picture has
+//! additional channels, whose values are arbitrary but finite.
 //!
 //! With this layout, neither a matrix product nor a depthwise convolution has to rearrange
 //! its input. An operator reads and writes whole vectors, and each row of a picture is
@@ -10,11 +11,13 @@
 
 mod conversions;
 mod depthwise;
+#[cfg(test)]
+mod emulated;
 mod max_pool;
 mod pointwise;
+mod precision;
 mod rgb;
 
-use fearless_simd::{Simd, SimdBase, f32x4};
 use tract_linalg::multithread::{Executor, current_tract_executor};
 #[allow(
     clippy::wildcard_imports,
@@ -26,12 +29,8 @@ pub(in crate::onnx) use conversions::{FromBlocked, ToBlocked};
 pub(in crate::onnx) use depthwise::BlockedDepthwise;
 pub(in crate::onnx) use max_pool::BlockedMaxPool;
 pub(in crate::onnx) use pointwise::{BlockedPointwise, product_params};
+pub(in crate::onnx) use precision::{Half, Precision, Single};
 pub(in crate::onnx) use rgb::{BlockedRgbConv, RGB};
-
-/// Number of channels per vector.
-pub(in crate::onnx) const LANES: usize = 4;
-/// The values of [`LANES`] channels of one pixel.
-type Lanes = [f32; LANES];
 
 /// tract shares work among threads only if the work consists of a minimum number of
 /// values. This many multiplications count as one value.
@@ -41,18 +40,18 @@ const PRODUCTS_PER_VALUE: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Size {
     height: usize,
-    /// Number of groups of [`LANES`] channels.
+    /// Number of vectors per pixel.
     groups: usize,
     width: usize,
 }
 
 impl Size {
-    /// Returns the size of a picture of shape `[height, channels / 4, width, 4]`.
-    fn of(shape: &[usize]) -> TractResult<Size> {
-        let &[height, groups, width, LANES] = shape else {
+    /// Returns the size of a picture of shape `[height, channels / lanes, width, lanes]`.
+    fn of<P: Precision>(shape: &[usize]) -> TractResult<Size> {
+        let &[height, groups, width, lanes] = shape else {
             bail!("{shape:?} is not a picture in the blocked layout");
         };
-        ensure!(height > 0 && groups > 0 && width > 0);
+        ensure!(height > 0 && groups > 0 && width > 0 && lanes == P::LANES);
         Ok(Size {
             height,
             groups,
@@ -60,8 +59,8 @@ impl Size {
         })
     }
 
-    fn shape(self) -> [usize; 4] {
-        [self.height, self.groups, self.width, LANES]
+    fn shape<P: Precision>(self) -> [usize; 4] {
+        [self.height, self.groups, self.width, P::LANES]
     }
 
     /// Number of vectors in a row.
@@ -71,8 +70,8 @@ impl Size {
 }
 
 /// Returns the vectors of a tensor.
-fn vectors<'a>(plain: &'a PlainView<'_>) -> TractResult<&'a [Lanes]> {
-    Ok(plain.as_slice::<f32>()?.as_chunks().0)
+fn vectors<'a, P: Precision>(plain: &'a PlainView<'_>) -> TractResult<&'a [P::Lanes]> {
+    Ok(P::vectors(plain.as_slice::<P::Value>()?))
 }
 
 /// Number of threads that may share the work of an operator.
@@ -80,26 +79,5 @@ fn threads() -> usize {
     match current_tract_executor() {
         Executor::MultiThread(pool) => pool.current_num_threads().max(1),
         _ => 1,
-    }
-}
-
-/// Returns a vector in which each value is number `lane` of `vector`. On aarch64, this
-/// compiles to no instruction, because a multiplication can select one value of a vector.
-/// The other way to select a value, an index, would compile to separate loads.
-#[expect(
-    clippy::inline_always,
-    reason = "code inside `dispatch!` must be inlined to be compiled for its instruction set"
-)]
-#[inline(always)]
-fn broadcast<S: Simd>(vector: f32x4<S>, lane: usize) -> f32x4<S> {
-    let pair = if lane < LANES / 2 {
-        vector.zip_low(vector)
-    } else {
-        vector.zip_high(vector)
-    };
-    if lane.is_multiple_of(2) {
-        pair.zip_low(pair)
-    } else {
-        pair.zip_high(pair)
     }
 }

@@ -7,8 +7,8 @@
 )]
 
 use std::array::from_fn;
+use std::iter;
 
-use fearless_simd::{Level, Simd, SimdBase, SimdFloat, dispatch, f32x4};
 use tract_linalg::multithread::par_chunks_mut;
 #[allow(
     clippy::wildcard_imports,
@@ -16,7 +16,8 @@ use tract_linalg::multithread::par_chunks_mut;
 )]
 use tract_onnx::tract_core::internal::*;
 
-use super::{LANES, Lanes, PRODUCTS_PER_VALUE, Size, broadcast, threads, vectors};
+use super::precision::{Kernel, Lanes, Precision, Vector};
+use super::{PRODUCTS_PER_VALUE, Size, threads, vectors};
 use crate::onnx::ops::buffer_pool;
 
 /// Maximum number of vectors of output channels in a tile, and maximum number of adjacent
@@ -39,71 +40,74 @@ const CHUNK: usize = 16 << 10;
 /// The operator has two or three inputs: a picture, the parameters (see
 /// [`product_params`]), and optionally a picture that is added to the result.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::onnx) struct BlockedPointwise {
-    /// Number of output channels, divided by four and rounded up.
+pub(in crate::onnx) struct BlockedPointwise<P> {
+    pub(in crate::onnx) precision: P,
+    /// Number of vectors of output channels.
     pub(in crate::onnx) groups: usize,
     /// Whether the result is clamped.
     pub(in crate::onnx) is_clamped: bool,
 }
 
-/// Returns the parameters of a product, of shape `[rows, 4]`. `weights` is `[out channels,
+/// Returns the parameters of a product, of shape `[rows, lanes]`. `weights` is `[out channels,
 /// channels]`, and `bias` has one value or one for each output channel. The result is
 /// divided into blocks of up to [`BLOCK`] vectors of output channels. For each block, the
 /// parameters contain the biases, and then the weights for each input channel. They end with
 /// the bounds of the clamp.
-pub(in crate::onnx) fn product_params(
+pub(in crate::onnx) fn product_params<P: Precision>(
     weights: &[f32],
     out_channels: usize,
     bias: &[f32],
     clamp: [f32; 2],
 ) -> TractResult<Tensor> {
     let channels = weights.len() / out_channels;
-    let depth = 1 + channels.next_multiple_of(LANES);
-    let groups = out_channels.div_ceil(LANES);
+    let depth = 1 + channels.next_multiple_of(P::LANES);
+    let groups = out_channels.div_ceil(P::LANES);
     let value = |channel: usize, row: usize| match row {
         _ if channel >= out_channels || row > channels => 0.0,
         0 => bias[channel % bias.len()],
         _ => weights[channel * channels + row - 1],
     };
-    let mut params = Vec::with_capacity((groups * depth + CLAMP_ROWS) * LANES);
+    let mut params = Vec::with_capacity((groups * depth + CLAMP_ROWS) * P::LANES);
     for first in (0..groups).step_by(BLOCK) {
         let count = BLOCK.min(groups - first);
         for row in 0..depth {
-            let channels = LANES * first..LANES * (first + count);
-            params.extend(channels.map(|channel| value(channel, row)));
+            let channels = P::LANES * first..P::LANES * (first + count);
+            params.extend(channels.map(|channel| P::value(value(channel, row))));
         }
     }
-    params.extend(clamp.into_iter().flat_map(|bound| [bound; LANES]));
-    Tensor::from_shape(&[groups * depth + CLAMP_ROWS, LANES], &params)
+    for bound in clamp {
+        params.extend(iter::repeat_n(P::value(bound), P::LANES));
+    }
+    Tensor::from_shape(&[groups * depth + CLAMP_ROWS, P::LANES], &params)
 }
 
 /// The weights and bounds of a product.
 #[derive(Clone, Copy)]
-pub(super) struct Product<'a> {
-    params: &'a [Lanes],
+pub(super) struct Product<'a, P: Precision> {
+    params: &'a [P::Lanes],
     /// Number of vectors for each vector of output channels: one of biases, and the weights.
     depth: usize,
-    clamp: Option<[f32; 2]>,
+    clamp: Option<[P::Lanes; 2]>,
 }
 
 /// Part of a picture into which a product is written.
-pub(super) struct Target<'a> {
+pub(super) struct Target<'a, P: Precision> {
     /// Rows of the picture. Each row contains `stride` vectors for each group.
-    pub(super) rows: &'a mut [&'a mut [Lanes]],
+    pub(super) rows: &'a mut [&'a mut [P::Lanes]],
     pub(super) stride: usize,
     /// Index of the first pixel.
     pub(super) left: usize,
 }
 
-impl<'a> Product<'a> {
+impl<'a, P: Precision> Product<'a, P> {
     /// Reads the parameters of a product of pictures with `in_groups` vectors per pixel.
     pub(super) fn new(
-        params: &'a [Lanes],
+        params: &'a [P::Lanes],
         in_groups: usize,
         groups: usize,
         is_clamped: bool,
-    ) -> TractResult<Product<'a>> {
-        let depth = 1 + LANES * in_groups;
+    ) -> TractResult<Product<'a, P>> {
+        let depth = 1 + P::LANES * in_groups;
         let Some((params, &[low, high])) = params.split_last_chunk::<CLAMP_ROWS>() else {
             bail!("the product has no parameters");
         };
@@ -111,13 +115,13 @@ impl<'a> Product<'a> {
         Ok(Product {
             params,
             depth,
-            clamp: is_clamped.then_some([low[0], high[0]]),
+            clamp: is_clamped.then_some([low, high]),
         })
     }
 
     /// Returns the product for some of the output channels. `first` must be a multiple of
     /// [`BLOCK`].
-    pub(super) fn groups(self, first: usize, count: usize) -> Product<'a> {
+    pub(super) fn groups(self, first: usize, count: usize) -> Product<'a, P> {
         Product {
             params: &self.params[first * self.depth..][..count * self.depth],
             ..self
@@ -125,26 +129,27 @@ impl<'a> Product<'a> {
     }
 
     /// Returns the parameters of each block.
-    pub(super) fn blocks(self) -> impl Iterator<Item = &'a [Lanes]> {
+    pub(super) fn blocks(self) -> impl Iterator<Item = &'a [P::Lanes]> {
         self.params.chunks(BLOCK * self.depth)
     }
 
-    pub(super) fn clamp(self) -> Option<[f32; 2]> {
+    pub(super) fn clamp(self) -> Option<[P::Lanes; 2]> {
         self.clamp
     }
 
     /// Computes the product for each row of `input`. Each row of `added` is added to the
-    /// corresponding row of the result; if there are no rows, nothing is added.
+    /// corresponding row of the result; if there are no rows, nothing is added. If `IN_PARTS` is
+    /// true, the sums are computed in parts (see [`Precision::PART`]).
     #[inline(always)]
-    pub(super) fn rows<S: Simd>(
+    pub(super) fn rows<V: Vector<Precision = P>, const IN_PARTS: bool>(
         self,
-        simd: S,
-        input: &[Lanes],
+        token: V::Token,
+        input: &[P::Lanes],
         width: usize,
-        added: &[Lanes],
-        out: &mut Target,
+        added: &[P::Lanes],
+        out: &mut Target<P>,
     ) {
-        let row = (self.depth - 1) / LANES * width;
+        let row = (self.depth - 1) / P::LANES * width;
         let added_row = self.params.len() / self.depth * width;
         for (block, params) in self.blocks().enumerate() {
             let groups = params.len() / self.depth;
@@ -163,9 +168,9 @@ impl<'a> Product<'a> {
                     left: out.left,
                 };
                 match groups {
-                    BLOCK => row.block::<S, BLOCK>(simd, params.as_chunks().0),
-                    2 => row.block::<S, 2>(simd, params.as_chunks().0),
-                    _ => row.block::<S, 1>(simd, params.as_chunks().0),
+                    BLOCK => row.block::<V, BLOCK, IN_PARTS>(token, params.as_chunks().0),
+                    2 => row.block::<V, 2, IN_PARTS>(token, params.as_chunks().0),
+                    _ => row.block::<V, 1, IN_PARTS>(token, params.as_chunks().0),
                 }
             }
         }
@@ -173,105 +178,158 @@ impl<'a> Product<'a> {
 }
 
 /// A row of a picture and its product with a block of weights.
-struct Row<'a> {
-    input: &'a [Lanes],
+struct Row<'a, P: Precision> {
+    input: &'a [P::Lanes],
     width: usize,
-    added: Option<&'a [Lanes]>,
-    clamp: Option<[f32; 2]>,
-    out: &'a mut [Lanes],
+    added: Option<&'a [P::Lanes]>,
+    clamp: Option<[P::Lanes; 2]>,
+    out: &'a mut [P::Lanes],
     stride: usize,
     left: usize,
 }
 
-impl Row<'_> {
+impl<P: Precision> Row<'_, P> {
     #[inline(always)]
-    fn block<S: Simd, const GROUPS: usize>(&mut self, simd: S, params: &[[Lanes; GROUPS]]) {
+    fn block<V: Vector<Precision = P>, const GROUPS: usize, const IN_PARTS: bool>(
+        &mut self,
+        token: V::Token,
+        params: &[[P::Lanes; GROUPS]],
+    ) {
         let mut x = 0;
         while x + TILE <= self.width {
-            self.tile::<S, TILE, GROUPS>(simd, x, params);
+            self.tile::<V, TILE, GROUPS, IN_PARTS>(token, x, params);
             x += TILE;
         }
         while x + NARROW_TILE <= self.width {
-            self.tile::<S, NARROW_TILE, GROUPS>(simd, x, params);
+            self.tile::<V, NARROW_TILE, GROUPS, IN_PARTS>(token, x, params);
             x += NARROW_TILE;
         }
         while x < self.width {
-            self.tile::<S, 1, GROUPS>(simd, x, params);
+            self.tile::<V, 1, GROUPS, IN_PARTS>(token, x, params);
             x += 1;
         }
     }
 
     /// Computes the product for `PIXELS` pixels, starting at the pixel `x`.
     #[inline(always)]
-    fn tile<S: Simd, const PIXELS: usize, const GROUPS: usize>(
+    fn tile<
+        V: Vector<Precision = P>,
+        const PIXELS: usize,
+        const GROUPS: usize,
+        const IN_PARTS: bool,
+    >(
         &mut self,
-        simd: S,
+        token: V::Token,
         x: usize,
-        params: &[[Lanes; GROUPS]],
+        params: &[[P::Lanes; GROUPS]],
     ) {
         let Some((bias, weights)) = params.split_first() else {
             return;
         };
-        let mut sums = biases::<S, PIXELS, GROUPS>(simd, bias);
-        if let Some(added) = self.added {
-            for (sums, added) in sums.iter_mut().zip(added.chunks_exact(self.width)) {
-                let added = &added[x..x + PIXELS];
-                for (sum, added) in sums.iter_mut().zip(added) {
-                    *sum += f32x4::from_slice(simd, added);
-                }
-            }
+        if !IN_PARTS || P::PART == usize::MAX {
+            let sums = biases::<V, PIXELS, GROUPS>(token, bias);
+            let sums = plus(token, sums, self.added, self.width, x);
+            let sums = self.plus_products(token, sums, self.input, weights, x);
+            self.store(token, sums, self.clamp, x);
+            return;
         }
-        let (weights, _) = weights.as_chunks::<LANES>();
-        for (pixels, weights) in self.input.chunks_exact(self.width).zip(weights) {
-            let pixels = &pixels[x..x + PIXELS];
-            let pixels: [f32x4<S>; PIXELS] = from_fn(|x| f32x4::from_slice(simd, &pixels[x]));
-            for (lane, weights) in weights.iter().enumerate() {
-                add_products(simd, |x| broadcast(pixels[x], lane), weights, &mut sums);
+        let inputs = self.input.chunks(P::PART * self.width);
+        let parts = inputs.zip(weights.chunks(P::PART * P::LANES));
+        let count = parts.len();
+        for (index, (input, weights)) in parts.enumerate() {
+            let init = if index == 0 { bias } else { &[P::ZERO; GROUPS] };
+            let sums = biases::<V, PIXELS, GROUPS>(token, init);
+            let mut sums = self.plus_products(token, sums, input, weights, x);
+            if index == 0 {
+                sums = plus(token, sums, self.added, self.width, x);
+            } else {
+                // The sum of the parts before is where the result will be.
+                sums = plus(token, sums, Some(self.out), self.stride, self.left + x);
             }
+            let clamp = self.clamp.filter(|_| index + 1 == count);
+            self.store(token, sums, clamp, x);
         }
+    }
+
+    /// Adds the products of some channels of the input.
+    #[inline(always)]
+    fn plus_products<V: Vector<Precision = P>, const PIXELS: usize, const GROUPS: usize>(
+        &self,
+        token: V::Token,
+        mut sums: [[V; PIXELS]; GROUPS],
+        input: &[P::Lanes],
+        weights: &[[P::Lanes; GROUPS]],
+        x: usize,
+    ) -> [[V; PIXELS]; GROUPS] {
+        let pixels = input.chunks_exact(self.width).map(
+            #[inline(always)]
+            |pixels| {
+                let pixels = &pixels[x..x + PIXELS];
+                from_fn(|x| V::load(token, &pixels[x]))
+            },
+        );
+        V::add_products::<PIXELS, GROUPS>(token, pixels, weights, &mut sums);
+        sums
+    }
+
+    /// Clamps and stores the result of a tile.
+    #[inline(always)]
+    fn store<V: Vector<Precision = P>, const PIXELS: usize, const GROUPS: usize>(
+        &mut self,
+        token: V::Token,
+        mut sums: [[V; PIXELS]; GROUPS],
+        clamp: Option<[P::Lanes; 2]>,
+        x: usize,
+    ) {
         let out = self.out.chunks_exact_mut(self.stride);
-        store(simd, &mut sums, self.clamp, out, self.left + x);
+        store(token, &mut sums, clamp, out, self.left + x);
     }
 }
 
 /// Returns the biases of a block for each pixel of a tile.
 #[inline(always)]
-pub(super) fn biases<S: Simd, const PIXELS: usize, const GROUPS: usize>(
-    simd: S,
-    bias: &[Lanes; GROUPS],
-) -> [[f32x4<S>; PIXELS]; GROUPS] {
-    from_fn(|group| [f32x4::from_slice(simd, &bias[group]); PIXELS])
+pub(super) fn biases<V: Vector, const PIXELS: usize, const GROUPS: usize>(
+    token: V::Token,
+    bias: &[Lanes<V>; GROUPS],
+) -> [[V; PIXELS]; GROUPS] {
+    from_fn(|group| [V::load(token, &bias[group]); PIXELS])
 }
 
-/// Multiplies a channel of the input by the weights of a block. `pixel` returns vectors in
-/// which all values are equal.
+/// Adds pixels of another picture, if there is one. `stride` is the number of its vectors in
+/// each row of a group.
 #[inline(always)]
-pub(super) fn add_products<S: Simd, const PIXELS: usize, const GROUPS: usize>(
-    simd: S,
-    pixel: impl Fn(usize) -> f32x4<S>,
-    weights: &[Lanes; GROUPS],
-    sums: &mut [[f32x4<S>; PIXELS]; GROUPS],
-) {
-    for (sums, weight) in sums.iter_mut().zip(weights) {
-        let weight = f32x4::from_slice(simd, weight);
-        for (x, sum) in sums.iter_mut().enumerate() {
-            *sum = weight.mul_add(pixel(x), *sum);
+fn plus<V: Vector, const PIXELS: usize, const GROUPS: usize>(
+    token: V::Token,
+    mut sums: [[V; PIXELS]; GROUPS],
+    added: Option<&[Lanes<V>]>,
+    stride: usize,
+    x: usize,
+) -> [[V; PIXELS]; GROUPS] {
+    if let Some(added) = added {
+        for (sums, added) in sums.iter_mut().zip(added.chunks_exact(stride)) {
+            let added = &added[x..x + PIXELS];
+            for (sum, added) in sums.iter_mut().zip(added) {
+                *sum = sum.plus(V::load(token, added));
+            }
         }
     }
+    sums
 }
 
 /// Clamps the result of a tile, and stores the vectors of each group in the corresponding
 /// row of `out`, beginning at `x`.
 #[inline(always)]
-pub(super) fn store<'a, S: Simd, const PIXELS: usize, const GROUPS: usize>(
-    simd: S,
-    sums: &mut [[f32x4<S>; PIXELS]; GROUPS],
-    clamp: Option<[f32; 2]>,
-    out: impl Iterator<Item = &'a mut [Lanes]>,
+pub(super) fn store<'a, V: Vector, const PIXELS: usize, const GROUPS: usize>(
+    token: V::Token,
+    sums: &mut [[V; PIXELS]; GROUPS],
+    clamp: Option<[Lanes<V>; 2]>,
+    out: impl Iterator<Item = &'a mut [Lanes<V>]>,
     x: usize,
-) {
-    if let Some(clamp) = clamp {
-        let [low, high] = clamp.map(|bound| f32x4::splat(simd, bound));
+) where
+    Lanes<V>: 'a,
+{
+    if let Some([low, high]) = clamp {
+        let (low, high) = (V::load(token, &low), V::load(token, &high));
         for sum in sums.as_flattened_mut() {
             *sum = sum.max(low).min(high);
         }
@@ -279,12 +337,29 @@ pub(super) fn store<'a, S: Simd, const PIXELS: usize, const GROUPS: usize>(
     for (sums, out) in sums.iter().zip(out) {
         let out = &mut out[x..x + PIXELS];
         for (out, sum) in out.iter_mut().zip(sums) {
-            sum.store_slice(out);
+            sum.store(out);
         }
     }
 }
 
-impl Op for BlockedPointwise {
+/// The product of some rows of a picture.
+struct RowsKernel<'a, 'b, P: Precision> {
+    product: Product<'a, P>,
+    input: &'a [P::Lanes],
+    width: usize,
+    added: &'a [P::Lanes],
+    out: &'b mut Target<'b, P>,
+}
+
+impl<P: Precision> Kernel<P> for RowsKernel<'_, '_, P> {
+    #[inline(always)]
+    fn run<V: Vector<Precision = P>>(self, token: V::Token) {
+        self.product
+            .rows::<V, true>(token, self.input, self.width, self.added, self.out);
+    }
+}
+
+impl<P: Precision> Op for BlockedPointwise<P> {
     fn name(&self) -> StaticName {
         "BlockedPointwise".into()
     }
@@ -296,37 +371,42 @@ impl Op for BlockedPointwise {
     op_as_typed_op!();
 }
 
-impl EvalOp for BlockedPointwise {
+impl<P: Precision> EvalOp for BlockedPointwise<P> {
     op_out_of_plan!();
 
     fn eval(&self, _ctx: &EvalContext, mut inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let added = (inputs.len() == 3).then(|| inputs.pop()).flatten();
         let (input, params) = args_2!(inputs);
-        let from = Size::of(input.shape())?;
+        let from = Size::of::<P>(input.shape())?;
         let to = Size {
             groups: self.groups,
             ..from
         };
         let params = params.try_as_plain_ram()?;
-        let product = Product::new(vectors(&params)?, from.groups, to.groups, self.is_clamped)?;
-        let mut output = buffer_pool::tensor(&to.shape())?;
+        let product = Product::<P>::new(
+            vectors::<P>(&params)?,
+            from.groups,
+            to.groups,
+            self.is_clamped,
+        )?;
+        let mut output = buffer_pool::tensor::<P::Value>(&to.shape::<P>())?;
         {
             let plain = input.try_as_plain_ram()?;
-            let input = vectors(&plain)?;
+            let input = vectors::<P>(&plain)?;
             let added = match &added {
                 Some(added) => Some(added.try_as_plain_ram()?),
                 None => None,
             };
             let added = match &added {
-                Some(added) => vectors(added)?,
+                Some(added) => vectors::<P>(added)?,
                 None => &[],
             };
             ensure!(added.is_empty() || added.len() == to.height * to.row());
-            let products = output.len() * LANES * from.groups;
+            let products = output.len() * P::LANES * from.groups;
             let share = to.height.div_ceil(threads());
             let mut plain = output.try_as_plain_ram_mut()?;
-            let (out, _) = plain.as_slice_mut::<f32>()?.as_chunks_mut::<LANES>();
-            let mut shares: Vec<&mut [Lanes]> = out.chunks_mut(share * to.row()).collect();
+            let out = P::vectors_mut(plain.as_slice_mut::<P::Value>()?);
+            let mut shares: Vec<&mut [P::Lanes]> = out.chunks_mut(share * to.row()).collect();
             let chunk = (CHUNK / from.row()).max(1);
             par_chunks_mut(
                 &mut shares,
@@ -341,13 +421,16 @@ impl EvalOp for BlockedPointwise {
                         for (out, input) in out.chunks_mut(chunk * to.row()).zip(inputs) {
                             let added = added.next().unwrap_or_default();
                             let mut rows: Vec<_> = out.chunks_exact_mut(to.row()).collect();
-                            let mut out = Target {
-                                rows: &mut rows,
-                                stride: to.width,
-                                left: 0,
-                            };
-                            dispatch!(Level::new(), simd => {
-                                product.rows(simd, input, to.width, added, &mut out);
+                            self.precision.run(RowsKernel {
+                                product,
+                                input,
+                                width: to.width,
+                                added,
+                                out: &mut Target {
+                                    rows: &mut rows,
+                                    stride: to.width,
+                                    left: 0,
+                                },
                             });
                         }
                     }
@@ -360,7 +443,7 @@ impl EvalOp for BlockedPointwise {
     }
 }
 
-impl TypedOp for BlockedPointwise {
+impl<P: Precision> TypedOp for BlockedPointwise<P> {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         let mut fact = inputs[0].without_value();
         fact.shape.set(1, self.groups.to_dim());

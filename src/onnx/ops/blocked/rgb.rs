@@ -6,9 +6,6 @@
     reason = "code inside `dispatch!` must be inlined to be compiled for its instruction set"
 )]
 
-use std::array::from_fn;
-
-use fearless_simd::{Level, Simd, SimdBase, dispatch, f32x4};
 use tract_linalg::multithread::par_chunks_mut;
 #[allow(
     clippy::wildcard_imports,
@@ -16,8 +13,9 @@ use tract_linalg::multithread::par_chunks_mut;
 )]
 use tract_onnx::tract_core::internal::*;
 
-use super::pointwise::{BLOCK, Product, add_products, biases, store};
-use super::{LANES, Lanes, PRODUCTS_PER_VALUE, Size, broadcast, threads, vectors};
+use super::pointwise::{BLOCK, Product, biases, store};
+use super::precision::{Kernel, Lanes, Precision, SPREAD, Vector, add_channel};
+use super::{PRODUCTS_PER_VALUE, Size, threads, vectors};
 use crate::onnx::ops::buffer_pool;
 use crate::onnx::ops::depthwise::{ConvGeometry, DepthwiseConv3x3, KERNEL_SIDE};
 
@@ -26,36 +24,37 @@ pub(in crate::onnx) const RGB: usize = 3;
 /// Number of weights for each output channel.
 const TAPS: usize = RGB * KERNEL_SIDE * KERNEL_SIDE;
 
-/// Number of adjacent pixels in a row that are computed together. They are two vectors of
-/// the input. With [`BLOCK`] vectors of output channels, the sums, the input, and the
+/// Number of adjacent pixels in a row that are computed together. They are one or two vectors
+/// of the input. With [`BLOCK`] vectors of output channels, the sums, the input, and the
 /// weights fit in the 32 registers of aarch64.
-const TILE: usize = 8;
+const TILE: usize = SPREAD;
 
 /// The values that each kernel element reads for the pixels of a tile.
-type Panel = [[f32; TILE]; TAPS];
+type Panel<P> = [[<P as Precision>::Value; TILE]; TAPS];
 
 /// The operator has two inputs: a single picture `[1, 3, height, width]`, and the parameters
 /// of a product with [`TAPS`] input channels (see
 /// [`product_params`](super::product_params)).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::onnx) struct BlockedRgbConv {
+pub(in crate::onnx) struct BlockedRgbConv<P> {
+    pub(in crate::onnx) precision: P,
     pub(in crate::onnx) geometry: ConvGeometry,
-    /// Number of output channels, divided by four and rounded up.
+    /// Number of vectors of output channels.
     pub(in crate::onnx) groups: usize,
     pub(in crate::onnx) is_clamped: bool,
 }
 
 /// The picture, for each kernel element as one long row. The values for adjacent pixels are
 /// adjacent.
-struct Runs<'a> {
-    runs: Vec<&'a [f32]>,
+struct Runs<'a, P: Precision> {
+    runs: Vec<&'a [P::Value]>,
     /// Number of values between the beginnings of two rows.
     width: usize,
 }
 
-impl Runs<'_> {
+impl<P: Precision> Runs<'_, P> {
     /// Writes the values of a row.
-    fn fill(&self, y: usize, panels: &mut [Panel]) {
+    fn fill(&self, y: usize, panels: &mut [Panel<P>]) {
         for (tap, run) in self.runs.iter().enumerate() {
             let (values, _) = run[y * self.width..].as_chunks::<TILE>();
             for (panel, values) in panels.iter_mut().zip(values) {
@@ -67,23 +66,23 @@ impl Runs<'_> {
     /// Computes rows of the output, starting at row `first`. A row contains `width` vectors
     /// for each group.
     #[inline(always)]
-    fn convolve_rows<'a, S: Simd>(
+    fn convolve_rows<'a, V: Vector<Precision = P>>(
         &self,
-        simd: S,
+        token: V::Token,
         first: usize,
-        product: Product,
-        rows: impl Iterator<Item = &'a mut [Lanes]>,
+        product: Product<P>,
+        rows: impl Iterator<Item = &'a mut [P::Lanes]>,
         width: usize,
     ) {
-        let mut panels = vec![[[0.0; TILE]; TAPS]; width.div_ceil(TILE)];
+        let mut panels = vec![[[P::value(0.0); TILE]; TAPS]; width.div_ceil(TILE)];
         for (y, row) in (first..).zip(rows) {
             self.fill(y, &mut panels);
             for (params, out) in product.blocks().zip(row.chunks_mut(BLOCK * width)) {
                 let clamp = product.clamp();
                 match out.len() / width {
-                    BLOCK => block::<S, BLOCK>(simd, &panels, params, clamp, out, width),
-                    2 => block::<S, 2>(simd, &panels, params, clamp, out, width),
-                    _ => block::<S, 1>(simd, &panels, params, clamp, out, width),
+                    BLOCK => block::<V, BLOCK>(token, &panels, params, clamp, out, width),
+                    2 => block::<V, 2>(token, &panels, params, clamp, out, width),
+                    _ => block::<V, 1>(token, &panels, params, clamp, out, width),
                 }
             }
         }
@@ -92,12 +91,12 @@ impl Runs<'_> {
 
 /// Computes a block of output channels for a row.
 #[inline(always)]
-fn block<S: Simd, const GROUPS: usize>(
-    simd: S,
-    panels: &[Panel],
-    params: &[Lanes],
-    clamp: Option<[f32; 2]>,
-    out: &mut [Lanes],
+fn block<V: Vector, const GROUPS: usize>(
+    token: V::Token,
+    panels: &[Panel<V::Precision>],
+    params: &[Lanes<V>],
+    clamp: Option<[Lanes<V>; 2]>,
+    out: &mut [Lanes<V>],
     width: usize,
 ) {
     let (params, _) = params.as_chunks::<GROUPS>();
@@ -105,29 +104,44 @@ fn block<S: Simd, const GROUPS: usize>(
         return;
     };
     for (x, panel) in (0..width).step_by(TILE).zip(panels) {
-        let mut sums = biases::<S, TILE, GROUPS>(simd, bias);
+        let mut sums = biases::<V, TILE, GROUPS>(token, bias);
         for (values, weights) in panel.iter().zip(weights) {
-            let (halves, _) = values.as_chunks::<LANES>();
-            let halves: [f32x4<S>; TILE / LANES] =
-                from_fn(|half| f32x4::from_slice(simd, &halves[half]));
-            let pixel = |x: usize| broadcast(halves[x / LANES], x % LANES);
-            add_products(simd, pixel, weights, &mut sums);
+            let pixels = V::spread(token, values);
+            add_channel(token, |x| pixels[x], weights, &mut sums);
         }
         if x + TILE <= width {
-            store(simd, &mut sums, clamp, out.chunks_exact_mut(width), x);
+            store(token, &mut sums, clamp, out.chunks_exact_mut(width), x);
             continue;
         }
         // The remaining pixels of the tile are not stored.
-        let mut whole = [[[0.0; LANES]; TILE]; GROUPS];
+        let mut whole = [[V::Precision::ZERO; TILE]; GROUPS];
         let rows = whole.iter_mut().map(|row| &mut row[..]);
-        store(simd, &mut sums, clamp, rows, 0);
+        store(token, &mut sums, clamp, rows, 0);
         for (out, whole) in out.chunks_exact_mut(width).zip(&whole) {
             out[x..].copy_from_slice(&whole[..width - x]);
         }
     }
 }
 
-impl Op for BlockedRgbConv {
+/// The convolution of some rows of the output.
+struct RowsKernel<'a, P: Precision> {
+    runs: &'a Runs<'a, P>,
+    first: usize,
+    product: Product<'a, P>,
+    out: &'a mut [P::Lanes],
+    size: Size,
+}
+
+impl<P: Precision> Kernel<P> for RowsKernel<'_, P> {
+    #[inline(always)]
+    fn run<V: Vector<Precision = P>>(self, token: V::Token) {
+        let rows = self.out.chunks_exact_mut(self.size.row());
+        self.runs
+            .convolve_rows::<V>(token, self.first, self.product, rows, self.size.width);
+    }
+}
+
+impl<P: Precision> Op for BlockedRgbConv<P> {
     fn name(&self) -> StaticName {
         "BlockedRgbConv".into()
     }
@@ -139,7 +153,7 @@ impl Op for BlockedRgbConv {
     op_as_typed_op!();
 }
 
-impl EvalOp for BlockedRgbConv {
+impl<P: Precision> EvalOp for BlockedRgbConv<P> {
     op_out_of_plan!();
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
@@ -152,15 +166,21 @@ impl EvalOp for BlockedRgbConv {
             width: output[1],
         };
         let params = params.try_as_plain_ram()?;
-        let in_groups = TAPS.div_ceil(LANES);
-        let product = Product::new(vectors(&params)?, in_groups, to.groups, self.is_clamped)?;
+        let in_groups = TAPS.div_ceil(P::LANES);
+        let product = Product::<P>::new(
+            vectors::<P>(&params)?,
+            in_groups,
+            to.groups,
+            self.is_clamped,
+        )?;
         let taps = DepthwiseConv3x3(self.geometry);
         let [height, width] = taps.phase_size();
         // A tile may read after the end of the last row.
         let plane = self.geometry.stride.pow(2) * height * width + TILE;
-        let mut phases = vec![0.0; RGB * plane];
+        let mut phases = vec![P::value(0.0); RGB * plane];
         let input = input.try_as_plain_ram()?;
-        let planes = input.as_slice::<f32>()?.chunks_exact(from[0] * from[1]);
+        let input = self.precision.values(input.as_slice::<f32>()?);
+        let planes = input.chunks_exact(from[0] * from[1]);
         for (from, phases) in planes.zip(phases.chunks_exact_mut(plane)) {
             taps.split_phases(from, phases);
         }
@@ -170,25 +190,28 @@ impl EvalOp for BlockedRgbConv {
                 taps.values(phases, tap / KERNEL_SIDE, tap % KERNEL_SIDE, count)
             })
         });
-        let runs = Runs {
+        let runs = Runs::<P> {
             runs: runs.collect(),
             width,
         };
-        let mut output = buffer_pool::tensor(&to.shape())?;
+        let mut output = buffer_pool::tensor::<P::Value>(&to.shape::<P>())?;
         let products = output.len() * TAPS;
         let share = to.height.div_ceil(threads());
         let mut plain = output.try_as_plain_ram_mut()?;
-        let (out, _) = plain.as_slice_mut::<f32>()?.as_chunks_mut::<LANES>();
-        let mut shares: Vec<&mut [Lanes]> = out.chunks_mut(share * to.row()).collect();
+        let out = P::vectors_mut(plain.as_slice_mut::<P::Value>()?);
+        let mut shares: Vec<&mut [P::Lanes]> = out.chunks_mut(share * to.row()).collect();
         par_chunks_mut(
             &mut shares,
             1,
             products / PRODUCTS_PER_VALUE,
             |first, shares| {
                 for (index, out) in (first..).zip(shares) {
-                    let rows = out.chunks_exact_mut(to.row());
-                    dispatch!(Level::new(), simd => {
-                        runs.convolve_rows(simd, index * share, product, rows, to.width);
+                    self.precision.run(RowsKernel {
+                        runs: &runs,
+                        first: index * share,
+                        product,
+                        out,
+                        size: to,
                     });
                 }
                 Ok(())
@@ -198,15 +221,15 @@ impl EvalOp for BlockedRgbConv {
     }
 }
 
-impl TypedOp for BlockedRgbConv {
-    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+impl<P: Precision> TypedOp for BlockedRgbConv<P> {
+    fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         let [height, width] = self.geometry.output;
         let size = Size {
             height,
             groups: self.groups,
             width,
         };
-        Ok(tvec!(inputs[0].datum_type.fact(size.shape())))
+        Ok(tvec!(P::Value::datum_type().fact(size.shape::<P>())))
     }
 
     as_op!();
