@@ -10,6 +10,8 @@ use tract_onnx::prelude::*;
 
 use super::check::floats;
 use super::error::{ModelError, guarded, one_line};
+#[cfg(target_arch = "aarch64")]
+use super::ops::blocked::Half;
 use super::pool::ThreadPool;
 use super::rewrite;
 #[cfg(any(test, target_arch = "aarch64"))]
@@ -135,8 +137,9 @@ impl Graph {
     /// of its outputs. `None` stands for an output that does not consist of 32-bit floats in a
     /// fixed shape.
     pub(super) fn compile(self, input: [usize; 4]) -> Result<(Plan, Shapes), ModelError> {
+        // Processors without 16-bit floats are slow and do not need the hash of the model.
         #[cfg(target_arch = "aarch64")]
-        let half_precision = self.half_precision();
+        let half = Half::detect().and_then(|half| Some((half, self.half_precision()?)));
         let Graph { name, kind, proto } = self;
         let build = || -> TractResult<(Arc<TypedSimplePlan>, Shapes)> {
             let model = onnx().model_for_proto_model(&proto)?;
@@ -145,7 +148,7 @@ impl Graph {
                 .with_input_fact(0, f32::fact(input).into())?
                 .into_typed()?;
             #[cfg(target_arch = "aarch64")]
-            let model = rewrite::use_blocked_layout(model, half_precision)?;
+            let model = rewrite::use_blocked_layout(model, half)?;
             let mut model = model.into_decluttered()?;
             rewrite::rewrite(&mut model)?;
             let model = model.into_optimized()?;

@@ -26,15 +26,15 @@ use super::ops::depthwise::{ConvGeometry, DepthwiseConv3x3, KERNEL_SIDE, PARAMS}
 use super::ops::max_pool::MaxPool2x2;
 
 /// Rewrites a model that is not yet decluttered. Replaces the convolutions of a face detector
-/// and of a MobileNet. If `half_precision` is present and the processor can compute with 16-bit
-/// floats, the new operators do so, except for the first ones. `half_precision` is their number.
+/// and of a MobileNet. If `half` is present, the new operators compute with 16-bit floats, except
+/// for the first ones. Their number is in `half`.
 #[cfg(target_arch = "aarch64")]
 pub(super) fn use_blocked_layout(
     mut model: TypedModel,
-    half_precision: Option<usize>,
+    half: Option<(Half, usize)>,
 ) -> TractResult<TypedModel> {
-    match half_precision.zip(Half::detect()) {
-        Some((first, half)) => {
+    match half {
+        Some((half, first)) => {
             blocked::rewrite(&mut model, Single, Some(first))?;
             blocked::rewrite(&mut model, half, None)?;
         }
