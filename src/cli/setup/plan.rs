@@ -13,6 +13,9 @@ use crate::platform::files::{self, FileError};
 /// Name of the file with the password of the broker, in the folder of the config.
 const PASSWORD_FILE: &str = "mqtt-password";
 
+/// The largest file with a password that is put back if the config cannot be written.
+const PASSWORD_LIMIT: u64 = 64 * 1024;
+
 pub(super) struct Plan {
     file: PathBuf,
     /// The text of the file when setup was started, or the shipped config.
@@ -129,15 +132,11 @@ impl Plan {
         if let Some(folder) = self.file.parent() {
             files::make_folder(folder).map_err(cannot_write)?;
         }
-        if let Some(password) = &self.broker_password {
-            let (file, bytes) = (self.password_file(), password.as_bytes());
-            match service::group().filter(|_| self.is_of_service) {
-                Some(group) => files::write_group_secret(&file, bytes, group),
-                None => files::write_secret(&file, bytes),
-            }
-            .map_err(cannot_write)?;
-        }
-        match &present {
+        let before = match &self.broker_password {
+            Some(password) => Some(self.replace_password(password.as_bytes())?),
+            None => None,
+        };
+        let written = match &present {
             Some(present) if *present == text => return Ok(Written::Unchanged),
             Some(_) => files::rewrite(&self.file, text.as_bytes()),
             // Every user may read the config of the service, as the package installs it. The
@@ -146,9 +145,44 @@ impl Plan {
                 files::write(&self.file, text.as_bytes())
             }
             None => files::write_secret(&self.file, text.as_bytes()),
-        }
-        .map_err(cannot_write)?;
+        };
+        written.map_err(|error| {
+            if let Some(before) = before {
+                self.restore_password(before.as_deref());
+            }
+            cannot_write(error)
+        })?;
         Ok(Written::Changed)
+    }
+
+    /// Writes the file with the password of the broker. Returns what it contained before, or
+    /// `None` if there was no such file.
+    fn replace_password(&self, password: &[u8]) -> Result<Option<Vec<u8>>, Failure> {
+        let file = self.password_file();
+        let before = match files::read_own(&file, PASSWORD_LIMIT) {
+            Ok(before) => Some(before),
+            Err(error) if error.is_missing() => None,
+            Err(error) => return Err(cannot_write(error)),
+        };
+        self.write_password(password).map_err(cannot_write)?;
+        Ok(before)
+    }
+
+    fn write_password(&self, password: &[u8]) -> Result<(), FileError> {
+        let file = self.password_file();
+        match service::group().filter(|_| self.is_of_service) {
+            Some(group) => files::write_group_secret(&file, password, group),
+            None => files::write_secret(&file, password),
+        }
+    }
+
+    /// Puts the file with the password of the broker back as it was.
+    fn restore_password(&self, before: Option<&[u8]>) {
+        // The config could not be written. A second error would hide that one.
+        let _ = match before {
+            Some(before) => self.write_password(before).ok(),
+            None => files::delete(&self.password_file()).ok(),
+        };
     }
 }
 
@@ -268,5 +302,30 @@ mod tests {
         }
         let config = config::load(&file).unwrap().0;
         assert_eq!(config.mqtt.password_file, Some(password));
+    }
+
+    #[test]
+    fn without_its_config_the_password_of_the_broker_stays_as_it_was() {
+        for before in [None, Some("old sesame")] {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("maskd.toml");
+            let password = folder.path().join("mqtt-password");
+            if let Some(before) = before {
+                std::fs::write(&password, before).unwrap();
+            }
+            let mut plan = open(&file);
+            plan.change([
+                ConfigEdit::set("mqtt", "host", "broker.lan"),
+                ConfigEdit::set("mqtt", "user", "door"),
+            ])
+            .unwrap();
+            plan.set_broker_password(Some("open sesame".to_owned()))
+                .unwrap();
+            // A link to nothing is not replaced.
+            std::os::unix::fs::symlink("nothing", &file).unwrap();
+            assert_eq!(plan.write().unwrap_err().exit, Failure::CANNOT_WRITE);
+            let after = std::fs::read_to_string(&password).ok();
+            assert_eq!(after.as_deref(), before);
+        }
     }
 }
