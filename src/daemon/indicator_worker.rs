@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::console_worker::ConsoleFeed;
 use super::door_control::DoorControl;
 use super::events::EventFeed;
-use super::led_tester::LedTester;
+use super::led_tester::{LedTestRules, LedTester};
 use super::threads::{STOP_DEADLINE, timer_runtime};
 use super::times::Allowed;
 use super::{DaemonError, Latest, now, wall_clock};
@@ -64,6 +64,7 @@ pub(super) struct IndicatorWorker {
     led_tester: LedTester,
     /// Whether the LED test has something to switch.
     has_leds: bool,
+    has_buzzer: bool,
     buttons: Buttons,
     tick: Duration,
     tuning: watch::Receiver<Tuning>,
@@ -128,6 +129,7 @@ impl IndicatorWorker {
             allowed,
             sounds,
             has_leds: pins.is_some() && indicate.has_leds(),
+            has_buzzer: pins.is_some() && indicate.buzzer_pin.is_some(),
             outputs: pins.map(Outputs::new),
             led_tester: LedTester::new(led_tests),
             buttons: Buttons {
@@ -320,7 +322,12 @@ impl IndicatorWorker {
         if let Some(leds) = self.buttons.leds(at) {
             (levels.green, levels.red) = leds;
         }
-        levels = self.led_tester.step(at, self.has_leds, is_unlocked, levels);
+        let rules = LedTestRules {
+            has_leds: self.has_leds,
+            is_silenced: self.has_buzzer && !allowed.sound,
+            is_unlocked,
+        };
+        levels = self.led_tester.step(at, rules, levels);
         self.console.set_levels(levels);
         if let Some(outputs) = &mut self.outputs {
             outputs.set(levels);
@@ -874,6 +881,20 @@ mod tests {
             assert!(worker.join().is_err());
             assert_eq!(rig.wires().levels, Levels::default());
         }
+    }
+
+    #[test]
+    fn a_test_of_the_leds_leaves_out_a_buzzer_in_the_quiet_hours() {
+        let mut config = door_config(LockType::FailSecure);
+        config.indicate.buzzer_pin = Some(Line::Number(22));
+        let mut rig = Rig::with_config(&config, NORMAL);
+        rig.allowed.send_modify(|allowed| allowed.sound = false);
+        let mut worker = rig.worker.take().unwrap();
+        let (answer, mut result) = oneshot::channel();
+        rig.led_tests.try_send(LedTestRequest { answer }).unwrap();
+        worker.set_outputs(&rig.live);
+        let test = result.try_recv().unwrap().unwrap();
+        assert!(test.buzzer_silenced, "{test:?}");
     }
 
     #[test]

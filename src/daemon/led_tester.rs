@@ -1,13 +1,25 @@
 //! The test of the LEDs at the indicator thread.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tracing::info;
 
-use crate::api::socket::{ErrorRecord, LedTestRequest};
+use crate::api::socket::{ErrorRecord, LedTestRecord, LedTestRequest};
 use crate::indicate::{LED_TEST, Levels, led_test};
 use crate::learning::FailureKind;
+
+/// What a test of the LEDs depends on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LedTestRules {
+    /// Whether there is something to test.
+    pub(super) has_leds: bool,
+    /// Whether a buzzer is connected that the config silences at this time.
+    pub(super) is_silenced: bool,
+    /// Whether the door is unlocked. People rely on the LEDs then, so a test is refused, and one
+    /// in progress ends.
+    pub(super) is_unlocked: bool,
+}
 
 /// Accepts requests to test the LEDs, and remembers when the test in progress began.
 pub(super) struct LedTester {
@@ -23,17 +35,9 @@ impl LedTester {
         }
     }
 
-    /// Replaces the LEDs and the buzzer in `levels` while a test is in progress. `has_leds`
-    /// tells whether there is something to test, and `is_unlocked` whether the door is unlocked: people
-    /// rely on the LEDs then, so a test is refused, and one in progress ends.
-    pub(super) fn step(
-        &mut self,
-        at: Instant,
-        has_leds: bool,
-        is_unlocked: bool,
-        levels: Levels,
-    ) -> Levels {
-        if is_unlocked && self.since.take().is_some() {
+    /// Replaces the LEDs and the buzzer in `levels` while a test is in progress.
+    pub(super) fn step(&mut self, at: Instant, rules: LedTestRules, levels: Levels) -> Levels {
+        if rules.is_unlocked && self.since.take().is_some() {
             info!("the test of the LEDs ends, because the door is unlocked");
         }
         while let Ok(request) = self.requests.try_recv() {
@@ -41,7 +45,7 @@ impl LedTester {
             if request.answer.is_closed() {
                 continue;
             }
-            let accepted = self.begin(at, has_leds, is_unlocked);
+            let accepted = self.begin(at, rules);
             // The client may have disconnected in the meantime.
             let _ = request.answer.send(accepted);
         }
@@ -52,21 +56,17 @@ impl LedTester {
         };
         Levels {
             relay: levels.relay,
+            buzzer: test.buzzer && !rules.is_silenced,
             ..test
         }
     }
 
-    fn begin(
-        &mut self,
-        at: Instant,
-        has_leds: bool,
-        is_unlocked: bool,
-    ) -> Result<Duration, ErrorRecord> {
+    fn begin(&mut self, at: Instant, rules: LedTestRules) -> Result<LedTestRecord, ErrorRecord> {
         let refuse = |sentence: &str| Err(ErrorRecord::new(FailureKind::NotNow, sentence));
-        if !has_leds {
+        if !rules.has_leds {
             return refuse("no LED or buzzer is connected: set their pins in [indicate]");
         }
-        if is_unlocked {
+        if rules.is_unlocked {
             return refuse(
                 "the LEDs cannot be tested while the door is unlocked: try again when it is locked",
             );
@@ -76,12 +76,17 @@ impl LedTester {
         }
         info!("the LEDs are tested");
         self.since = Some(at);
-        Ok(LED_TEST)
+        Ok(LedTestRecord {
+            duration_ms: LED_TEST.as_millis() as u64,
+            buzzer_silenced: rules.is_silenced,
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::sync::oneshot;
 
     use super::*;
@@ -92,6 +97,20 @@ mod tests {
         red: false,
         buzzer: false,
         relay: Some(false),
+    };
+
+    const LOCKED: LedTestRules = LedTestRules {
+        has_leds: true,
+        is_silenced: false,
+        is_unlocked: false,
+    };
+    const UNLOCKED: LedTestRules = LedTestRules {
+        is_unlocked: true,
+        ..LOCKED
+    };
+    const SILENCED: LedTestRules = LedTestRules {
+        is_silenced: true,
+        ..LOCKED
     };
 
     struct Rig {
@@ -111,43 +130,52 @@ mod tests {
         }
 
         /// Requests a test at a time, and returns the levels and the answer.
-        fn request(&mut self, ms: u64, has_leds: bool, is_unlocked: bool) -> (Levels, bool) {
+        fn request(&mut self, ms: u64, rules: LedTestRules) -> (Levels, Option<LedTestRecord>) {
             let (answer, mut result) = oneshot::channel();
             self.requests.try_send(LedTestRequest { answer }).unwrap();
-            let at = self.start + Duration::from_millis(ms);
-            let levels = self.tester.step(at, has_leds, is_unlocked, SHOWN);
-            (levels, result.try_recv().unwrap().is_ok())
+            let levels = self.levels(ms, rules);
+            (levels, result.try_recv().unwrap().ok())
         }
 
-        fn levels(&mut self, ms: u64, is_unlocked: bool) -> Levels {
+        fn levels(&mut self, ms: u64, rules: LedTestRules) -> Levels {
             let at = self.start + Duration::from_millis(ms);
-            self.tester.step(at, true, is_unlocked, SHOWN)
+            self.tester.step(at, rules, SHOWN)
         }
     }
 
     #[test]
     fn a_test_shows_each_led_and_ends_by_itself() {
         let mut rig = Rig::new();
-        assert_eq!(rig.levels(0, false), SHOWN);
-        let (levels, accepted) = rig.request(0, true, false);
-        assert!(accepted && levels.green && !levels.red);
-        let (_, accepted) = rig.request(100, true, false);
-        assert!(!accepted, "only one at a time");
-        let red = rig.levels(2500, false);
+        assert_eq!(rig.levels(0, LOCKED), SHOWN);
+        let (levels, test) = rig.request(0, LOCKED);
+        assert!(!test.unwrap().buzzer_silenced && levels.green && !levels.red);
+        let (_, test) = rig.request(100, LOCKED);
+        assert!(test.is_none(), "only one at a time");
+        let red = rig.levels(2500, LOCKED);
         assert!(red.red && !red.green && red.relay == Some(false));
-        assert!(rig.levels(4200, false).buzzer);
+        assert!(rig.levels(4200, LOCKED).buzzer);
         let over = LED_TEST.as_millis() as u64;
-        assert_eq!(rig.levels(over, false), SHOWN);
-        assert!(rig.request(over + 1, true, false).1, "the next one");
+        assert_eq!(rig.levels(over, LOCKED), SHOWN);
+        assert!(rig.request(over + 1, LOCKED).1.is_some(), "the next one");
+    }
+
+    #[test]
+    fn a_silenced_buzzer_stays_silent() {
+        let mut rig = Rig::new();
+        let (levels, test) = rig.request(0, SILENCED);
+        assert!(test.unwrap().buzzer_silenced && levels.green);
+        assert!(!rig.levels(4200, SILENCED).buzzer);
+        assert!(rig.levels(4300, LOCKED).buzzer, "the quiet hours are over");
     }
 
     #[test]
     fn no_test_disturbs_an_unlocked_door() {
         let mut rig = Rig::new();
-        assert_eq!(rig.request(0, true, true), (SHOWN, false));
-        assert!(rig.request(10, true, false).1);
-        assert_eq!(rig.levels(500, true), SHOWN, "the door was unlocked");
-        assert_eq!(rig.levels(600, false), SHOWN, "the test does not go on");
+        let (levels, test) = rig.request(0, UNLOCKED);
+        assert!(levels == SHOWN && test.is_none());
+        assert!(rig.request(10, LOCKED).1.is_some());
+        assert_eq!(rig.levels(500, UNLOCKED), SHOWN, "the door was unlocked");
+        assert_eq!(rig.levels(600, LOCKED), SHOWN, "the test does not go on");
     }
 
     #[test]
@@ -156,12 +184,17 @@ mod tests {
         let (answer, result) = oneshot::channel();
         rig.requests.try_send(LedTestRequest { answer }).unwrap();
         drop(result);
-        assert_eq!(rig.levels(0, false), SHOWN);
-        assert!(rig.request(10, true, false).1, "the next one");
+        assert_eq!(rig.levels(0, LOCKED), SHOWN);
+        assert!(rig.request(10, LOCKED).1.is_some(), "the next one");
     }
 
     #[test]
     fn without_pins_there_is_nothing_to_test() {
-        assert_eq!(Rig::new().request(0, false, false), (SHOWN, false));
+        let rules = LedTestRules {
+            has_leds: false,
+            ..LOCKED
+        };
+        let (levels, test) = Rig::new().request(0, rules);
+        assert!(levels == SHOWN && test.is_none());
     }
 }

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -215,16 +215,19 @@ pub struct DiskRecord {
 /// A request to test the LEDs, which the indicator thread handles.
 #[derive(Debug)]
 pub struct LedTestRequest {
-    /// Channel for the duration of the test, or for the reason why it is refused.
-    pub(crate) answer: oneshot::Sender<Result<Duration, ErrorRecord>>,
+    /// Channel for the test that has begun, or for the reason why it is refused.
+    pub(crate) answer: oneshot::Sender<Result<LedTestRecord, ErrorRecord>>,
 }
 
 /// A test of the LEDs that has begun. This format is stable.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
-#[schema(example = json!({ "duration_ms": 5000 }))]
+#[schema(example = json!({ "duration_ms": 5000, "buzzer_silenced": false }))]
 pub struct LedTestRecord {
     /// How long the test takes, in milliseconds.
     pub duration_ms: u64,
+    /// Whether the buzzer stays silent, because the config silences it at this time.
+    #[serde(default)]
+    pub buzzer_silenced: bool,
 }
 
 /// What [`DaemonHandle`](super::DaemonHandle) needs for this module.

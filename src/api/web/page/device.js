@@ -153,9 +153,9 @@ class DeviceView extends HTMLElement {
   async test() {
     this.say("", true);
     try {
-      const { duration_ms: ms } = await api.testLeds();
-      this.say(t("device.testing"), true);
-      this.testing = setTimeout(() => this.say(t("device.tested"), false), ms);
+      const { duration_ms: ms, buzzer_silenced: isSilenced } = await api.testLeds();
+      this.say(t(isSilenced ? "device.testingSilenced" : "device.testing"), true);
+      this.testing = setTimeout(() => this.say(t(isSilenced ? "device.testedSilenced" : "device.tested"), false), ms);
     } catch (problem) {
       this.say(problem.shown, false);
     }
