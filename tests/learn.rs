@@ -125,7 +125,7 @@ fn check_sentences(device: &Device) {
     }
     let details = [
         "evaluated by  cross-validation in 5 folds by person",
-        "95 % interval",
+        "95% interval",
         "loss",
         "agreement",
         "replay        ",
@@ -613,7 +613,7 @@ fn heads_are_imported_used_and_rolled_back() {
     let set = device.pictures();
     let set = set.to_str().unwrap();
     let report = device.stdout(&["eval", "--dataset", set]);
-    assert!(report.contains("accuracy 50.00 %"), "{report}");
+    assert!(report.contains("accuracy 50.00%"), "{report}");
     let both = device.maskd(&["eval", "--dataset", set, "--model", &bare]);
     assert_refused(&both, 64, "not both");
 

@@ -88,8 +88,8 @@ fn a_truncated_picture_is_skipped() {
     for share in [10, 50, 95] {
         let part = &whole[..whole.len() * share / 100];
         let output = classify(part, "part.jpg");
-        assert_eq!(output.status.code(), Some(65), "{share} %");
-        assert!(output.stdout.is_empty(), "{share} %");
+        assert_eq!(output.status.code(), Some(65), "{share}%");
+        assert!(output.stdout.is_empty(), "{share}%");
     }
     assert_skipped(&whole[..whole.len() / 2], "half.jpg", "it is cut off");
     let png = encoded(&image::load_from_memory(&whole).unwrap(), ImageFormat::Png);
@@ -109,7 +109,7 @@ fn data(name: &str) -> Vec<u8> {
 fn a_damaged_picture_is_skipped_whatever_ends_it() {
     let damaged = "it is damaged, since some of its data is missing or invalid";
     // If the first picture were decoded, its missing part would be gray, and the verdict
-    // on it would be "with_mask, 99 %".
+    // on it would be "with_mask, 99%".
     assert_skipped(&data("jpeg/cut-short.jpg"), "short.jpg", damaged);
     assert_skipped(&data("jpeg/bytes-missing.jpg"), "missing.jpg", damaged);
     let whole = example();
@@ -117,8 +117,8 @@ fn a_damaged_picture_is_skipped_whatever_ends_it() {
         let mut part = whole[..whole.len() * share / 100].to_vec();
         part.extend_from_slice(&[0xff, 0xd9]);
         let output = classify(&part, "ended.jpg");
-        assert_eq!(output.status.code(), Some(65), "{share} %");
-        assert!(output.stdout.is_empty(), "{share} %");
+        assert_eq!(output.status.code(), Some(65), "{share}%");
+        assert!(output.stdout.is_empty(), "{share}%");
     }
 }
 

@@ -318,7 +318,7 @@ fn main() -> anyhow::Result<()> {
         faces: HashMap::new(),
         probabilities: HashMap::new(),
     };
-    for (light, share) in [("good light", 1.0), ("30 % of it", 0.3)] {
+    for (light, share) in [("good light", 1.0), ("30% of it", 0.3)] {
         let mut all_counts: Vec<Counts> = SETTINGS.iter().map(|_| Counts::default()).collect();
         for number in 0..2 * PAIRS {
             let (mask, face) = (
@@ -348,7 +348,7 @@ fn main() -> anyhow::Result<()> {
         for ((still_ms, settled_ms), counts) in SETTINGS.iter().zip(&all_counts) {
             let percent = |part: usize, whole: usize| 100.0 * part as f64 / whole as f64;
             println!(
-                "{still_ms:>8} {settled_ms:>11} {:>7.1} % {:>9.1} % {:>4.1} %   {}     {}",
+                "{still_ms:>8} {settled_ms:>11} {:>8.1}% {:>10.1}% {:>5.1}%   {}     {}",
                 percent(counts.detections, counts.frames),
                 percent(counts.classified, counts.with_person),
                 percent(counts.right, counts.with_person),

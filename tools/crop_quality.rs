@@ -118,7 +118,7 @@ fn main() -> anyhow::Result<()> {
         let of =
             |value: fn(&Quality) -> Option<f32>| quantiles(all.iter().filter_map(value).collect());
         eprintln!(
-            "{}: {} pictures, {} faces, bad {}, {flaws:?}\n  (0, 1, 5, 50, 100 %)  side {}  outside {}\n  sharpness {}  light {}\n  face {}",
+            "{}: {} pictures, {} faces, bad {}, {flaws:?}\n  (0, 1, 5, 50, 100%)  side {}  outside {}\n  sharpness {}  light {}\n  face {}",
             folder.display(),
             paths.len(),
             all.len(),

@@ -95,7 +95,7 @@ fn as_text(record: &PictureRecord) -> String {
             .probabilities
             .iter()
             .flat_map(Probabilities::iter)
-            .map(|(label, p)| format!("{label} {:.1} %", p * 100.0))
+            .map(|(label, p)| format!("{label} {:.1}%", p * 100.0))
             .collect();
         let _ = writeln!(
             text,

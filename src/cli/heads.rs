@@ -158,7 +158,7 @@ fn head_line(head: &HeadRecord) -> String {
     }
     let measured = head.outcome.as_ref().and_then(|o| o.measured.as_ref());
     let accuracy = measured.map_or(String::new(), |measured| {
-        format!(", accuracy {:.1} %", 100.0 * measured.after.accuracy)
+        format!(", accuracy {:.1}%", 100.0 * measured.after.accuracy)
     });
     format!(
         "{mark} model {}  from {}, recipe {}, labels {}{accuracy}\n",

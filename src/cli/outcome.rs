@@ -184,7 +184,7 @@ fn figures(outcome: &OutcomeRecord) -> String {
     if let (Some(before), Some(after)) = (replay_before, replay_after) {
         let _ = writeln!(
             text,
-            "replay        {:.1} % right before, {:.1} % after, of {replay_samples} built-in samples",
+            "replay        {:.1}% right before, {:.1}% after, of {replay_samples} built-in samples",
             100.0 * before,
             100.0 * after
         );
@@ -220,7 +220,7 @@ fn adapted(adaptation: Option<AdaptationRecord>) -> &'static str {
 fn scores(scores: &ScoresRecord) -> String {
     let [low, high] = scores.interval.map(|share| 100.0 * share);
     format!(
-        "{} of {} right, {:.1} % (95 % interval {low:.1} to {high:.1}), loss {:.3}",
+        "{} of {} right, {:.1}% (95% interval {low:.1} to {high:.1}), loss {:.3}",
         scores.right,
         scores.samples,
         100.0 * scores.accuracy,

@@ -157,7 +157,7 @@ fn overlap(a: &LabelBox, b: &LabelBox) -> bool {
     a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3]
 }
 
-/// Returns the text of a label, for example `with mask 97 %`.
+/// Returns the text of a label, for example `with mask 97%`.
 fn caption(face: &FaceResult, labels: &[String]) -> String {
     let name = face.verdict.name(labels).replace('_', " ");
     let probability = match (face.verdict, &face.probabilities) {
@@ -165,7 +165,7 @@ fn caption(face: &FaceResult, labels: &[String]) -> String {
         _ => None,
     };
     match probability {
-        Some(p) => format!("{name} {:.0} %", p * 100.0),
+        Some(p) => format!("{name} {:.0}%", p * 100.0),
         None => name,
     }
 }
@@ -229,8 +229,8 @@ mod tests {
             height: 10.0,
         };
         let caption = |verdict| caption(&result(rect, verdict), &labels());
-        assert_eq!(caption(Verdict::Masked(0)), "with mask 97 %");
-        assert_eq!(caption(Verdict::Unmasked(1)), "without mask 3 %");
+        assert_eq!(caption(Verdict::Masked(0)), "with mask 97%");
+        assert_eq!(caption(Verdict::Unmasked(1)), "without mask 3%");
         assert_eq!(caption(Verdict::Unsure(UnsureReason::TooSmall)), "unsure");
     }
 

@@ -157,13 +157,13 @@ impl Drop for Console {
     }
 }
 
-/// Describes the faces as text, for example `2 faces: with_mask 98 %, unsure`.
+/// Describes the faces as text, for example `2 faces: with_mask 98%, unsure`.
 fn describe(faces: impl Iterator<Item = FaceRecord>) -> String {
     let words: Vec<String> = faces
         .map(|face| {
             let mut all = face.probabilities.iter().flat_map(Probabilities::iter);
             match all.find(|(label, _)| *label == face.verdict) {
-                Some((_, p)) => format!("{} {:.0} %", face.verdict, p * 100.0),
+                Some((_, p)) => format!("{} {:.0}%", face.verdict, p * 100.0),
                 None => face.verdict,
             }
         })

@@ -611,7 +611,7 @@ impl Trials<'_> {
         for camera in &self.cameras {
             let before = accuracy(&self.head.head, &camera.test)?;
             println!(
-                "{}: {before:.1} % on the camera, {old:.1} % on old pictures",
+                "{}: {before:.1}% on the camera, {old:.1}% on old pictures",
                 camera.name
             );
         }
@@ -747,7 +747,7 @@ impl Trials<'_> {
                 }
             }
             println!(
-                "{:.0} % | {} | {accepted} | {harmful} | {worst:+.1} | {missed}",
+                "{:.0}% | {} | {accepted} | {harmful} | {worst:+.1} | {missed}",
                 100.0 * wrong,
                 self.arguments.wrong
             );

@@ -95,7 +95,7 @@ impl Evaluation {
             .collect();
         worst.sort_by(|a, b| a.0.total_cmp(&b.0));
         for (p, picture) in worst.iter().take(WORST) {
-            text += &format!("{:>7.2} %  {}\n", p * 100.0, shown(&picture.path));
+            text += &format!("{:>7.2}%  {}\n", p * 100.0, shown(&picture.path));
         }
         if sweep {
             let masked = &config.classify.masked_labels;

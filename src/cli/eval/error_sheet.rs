@@ -223,7 +223,7 @@ fn description(error: &WrongPicture, labels: &[String]) -> String {
         if text != label {
             let _ = write!(text, ", {label}");
         }
-        let _ = write!(text, " {:.1} %", 100.0 * p);
+        let _ = write!(text, " {:.1}%", 100.0 * p);
     }
     let _ = write!(text, ", score {:.2}", face.face.score);
     if error.faces > 1 {

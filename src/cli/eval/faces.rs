@@ -293,7 +293,7 @@ impl FacesRecord {
             "",
             "unsure",
             "faces a picture",
-            "90 % interval",
+            "90% interval",
             "mean",
         );
         let cameras = self.cameras.iter();
@@ -340,7 +340,7 @@ impl Counts {
             faces_per_picture,
         } = *self;
         format!(
-            "  {pictures:>8}  {found:>5}  {right:>5}  {:>5.1} %  {unsure:>6}  {faces_per_picture:>15.2}",
+            "  {pictures:>8}  {found:>5}  {right:>5}  {:>6.1}%  {unsure:>6}  {faces_per_picture:>15.2}",
             percent(right, pictures)
         )
     }
@@ -353,6 +353,6 @@ impl Scores {
             None => String::new(),
         };
         let mean = 100.0 * self.mean_of_cameras;
-        format!("{}  {interval:>13}  {mean:>5.1} %", self.counts.columns())
+        format!("{}  {interval:>13}  {mean:>6.1}%", self.counts.columns())
     }
 }

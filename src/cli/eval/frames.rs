@@ -200,7 +200,7 @@ impl FramesRecord {
             pictures => format!(", {pictures} skipped"),
         };
         let mut text = format!(
-            "{}{skipped}, {}: {} found, {} right end to end ({:.1} %, 95 % interval {low:.1} to {high:.1}), \
+            "{}{skipped}, {}: {} found, {} right end to end ({:.1}%, 95% interval {low:.1} to {high:.1}), \
              {} unsure, {:.3} false detections per frame\n\n{:<24} {:>6} {:>6} {:>6} {:>8}\n",
             counted(self.frames, "frame"),
             counted(self.faces, "face"),
@@ -222,7 +222,7 @@ impl FramesRecord {
                 right,
             } = counts;
             text += &format!(
-                "{name:<24} {faces:>6} {found:>6} {right:>6} {:>6.1} %\n",
+                "{name:<24} {faces:>6} {found:>6} {right:>6} {:>7.1}%\n",
                 percent(*right, *faces)
             );
         }

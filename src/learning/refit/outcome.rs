@@ -179,8 +179,8 @@ impl fmt::Display for Refusal {
             ),
             Refusal::Forgets { before, after } => write!(
                 f,
-                "the new model forgets: it was right on {:.1} % of the built-in example faces, the \
-                 present one on {:.1} %",
+                "the new model forgets: it was right on {:.1}% of the built-in example faces, the \
+                 present one on {:.1}%",
                 100.0 * after,
                 100.0 * before
             ),

@@ -251,7 +251,7 @@ impl fmt::Display for Report {
         writeln!(f, "{}", self.confusion_table())?;
         writeln!(
             f,
-            "accuracy {:.2} % (95 % interval {low:.2} to {high:.2} %), calibration error {:.3}",
+            "accuracy {:.2}% (95% interval {low:.2} to {high:.2}%), calibration error {:.3}",
             self.accuracy * 100.0,
             self.calibration_error
         )
@@ -452,7 +452,7 @@ mod tests {
         let text = report.to_string();
         assert!(text.starts_with(&report.table()));
         assert!(text.ends_with(
-            "\naccuracy 66.67 % (95 % interval 20.77 to 93.85 %), calibration error 0.400\n"
+            "\naccuracy 66.67% (95% interval 20.77 to 93.85%), calibration error 0.400\n"
         ));
     }
 

@@ -69,10 +69,10 @@ pub fn sweep_table(names: &[String], rows: &[SweepRow]) -> String {
     }
     table.push('\n');
     for row in rows {
-        table += &format!("{:>9.2}  {:>6.2} %", row.threshold, row.accuracy * 100.0);
+        table += &format!("{:>9.2}  {:>7.2}%", row.threshold, row.accuracy * 100.0);
         for (heading, recall) in headings.iter().zip(row.recall) {
-            let width = heading.chars().count() - 2;
-            table += &format!("  {:>width$.2} %", recall * 100.0);
+            let width = heading.chars().count() - 1;
+            table += &format!("  {:>width$.2}%", recall * 100.0);
         }
         table.push('\n');
     }
@@ -105,8 +105,8 @@ mod tests {
         assert_eq!(
             sweep_table(&names, &rows[1..3]),
             "threshold  accuracy  recall class 0  recall class 1\n     \
-             0.50   75.00 %        100.00 %         50.00 %\n     \
-             0.75  100.00 %        100.00 %        100.00 %\n"
+             0.50    75.00%         100.00%          50.00%\n     \
+             0.75   100.00%         100.00%         100.00%\n"
         );
         assert_eq!(sweep(2, &[0.5]), Err(ReportError::Class(2)));
         let short = threshold_sweep(&[0, 1], &[0.5; 3], &names, 0, &[0.5]);
