@@ -259,6 +259,10 @@ impl Indicate {
                     &key,
                     format!("is {line}, allowed is 0 to {LAST_HEADER_GPIO} with rppal"),
                 ),
+                Line::Name(name) if by_number && name.parse::<u32>().is_ok() => check.fail(
+                    &key,
+                    format!("is a text: write the number {name} without quotes"),
+                ),
                 Line::Name(_) if by_number => check.fail(
                     &key,
                     format!(

@@ -314,6 +314,9 @@ fn is_section(name: &str) -> bool {
 }
 
 fn wrong(message: &str) -> String {
+    if message.starts_with("invalid socket address") {
+        return "is wrong: write an IP address and a port, such as \"0.0.0.0:8080\"".to_owned();
+    }
     format!("is wrong: {}", without_value(&one_line(message)))
 }
 
@@ -335,11 +338,24 @@ fn without_value(message: &str) -> String {
             kind => format!(" {kind}"),
         };
         return format!(
-            "{}{shown}, expected {expected}",
-            start.trim_end_matches([' ', ':'])
+            "{}{shown}, expected {}",
+            start.trim_end_matches([' ', ':']),
+            in_words(expected)
         );
     }
     message.to_owned()
+}
+
+/// Replaces the name of a type with words that an owner understands.
+fn in_words(expected: &str) -> &str {
+    match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, without quotes",
+        "f32" | "f64" => "a number, without quotes",
+        "a boolean" => "true or false, without quotes",
+        "a string" | "path string" => "a text in quotes",
+        "a sequence" => "a list, such as [\"red\"]",
+        expected => expected,
+    }
 }
 
 fn one_line(message: &str) -> String {
@@ -697,6 +713,42 @@ mod tests {
             keys.sort();
             keys
         };
+    #[test]
+    fn types_are_named_in_words() {
+        for (text, expected) in [
+            (
+                "[camera]\nfps = \"15\"",
+                "camera.fps is wrong: invalid type string, expected a whole number, without quotes",
+            ),
+            (
+                "[camera]\nloop = \"yes\"",
+                "camera.loop is wrong: invalid type string, expected true or false, without quotes",
+            ),
+            (
+                "[camera]\nplayback-fps = \"1\"",
+                "camera.playback-fps is wrong: invalid type string, expected a number, without quotes",
+            ),
+            (
+                "[camera]\nsource = 3",
+                "camera.source is wrong: invalid type integer, expected a text in quotes",
+            ),
+            (
+                "[indicate]\nactive-low = \"red\"",
+                "indicate.active-low is wrong: invalid type string, expected a list, such as [\"red\"]",
+            ),
+            (
+                "[indicate]\ngreen-pin = \"17\"",
+                "indicate.green-pin is a text: write the number 17 without quotes",
+            ),
+            (
+                "[web]\nlisten = \"8080\"",
+                "web.listen is wrong: write an IP address and a port, such as \"0.0.0.0:8080\"",
+            ),
+        ] {
+            assert_eq!(problems(text), [expected]);
+        }
+    }
+
         assert_eq!(
             sorted(keys.iter().map(ToString::to_string).collect()),
             sorted(expected.map(String::from).to_vec()),
