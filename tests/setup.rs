@@ -118,10 +118,10 @@ fn options_write_a_config_with_all_comments() {
         assert!(shown.contains(line), "{line:?} is not in {shown}");
     }
     let expected = shipped()
-        .replace("source = \"examples\"", &format!("source = \"{photos}\""))
+        .replace("#source = \"examples\"", &format!("source = \"{photos}\""))
         .replace("# green-pin = 17", "green-pin = 17")
         .replace("# red-pin = 27", "red-pin = 27")
-        .replace("active-low = []", "active-low = [\"red\"]")
+        .replace("#active-low = []", "active-low = [\"red\"]")
         .replace(
             "# listen = \"127.0.0.1:8080\"",
             &format!("listen = \"{page}\""),

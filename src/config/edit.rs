@@ -60,8 +60,8 @@ pub(crate) enum EditError {
 }
 
 /// Returns the text of a config with these changes. A key that is new to the text takes the
-/// place of its commented-out example, such as `# green-pin = 17`. Without an example, it is
-/// added to the end of its section.
+/// place of its commented-out default or example, such as `#fps = 15` or `# green-pin = 17`.
+/// Without either, it is added to the end of its section.
 ///
 /// # Errors
 /// Returns an [`EditError`] if the text cannot be changed in this way.
@@ -87,12 +87,12 @@ pub(crate) fn edited(text: &str, edits: &[ConfigEdit]) -> Result<String, EditErr
 }
 
 /// Parses the text of a config.
-pub(super) fn parse(text: &str) -> Result<DocumentMut, EditError> {
+fn parse(text: &str) -> Result<DocumentMut, EditError> {
     text.parse().map_err(|_| EditError::Syntax)
 }
 
 /// Sets a key of a document. The comment after its present value is kept.
-pub(super) fn set(
+fn set(
     document: &mut DocumentMut,
     section: &str,
     key: &str,
@@ -133,15 +133,17 @@ fn rename(section: &mut dyn TableLike, old: &str, new: &str) {
     }
 }
 
-/// Returns the text with the commented-out example of a key turned into a key. Returns `None`
-/// if the text has the key, or if it has no example that is valid TOML.
+/// Returns the text with the commented-out default or example of a key turned into a key.
+/// Returns `None` if the text has the key, perhaps under its former name, or if it has no example
+/// that is valid TOML.
 fn with_example(text: &str, section: &str, key: &str) -> Option<String> {
-    let has_key = |text: &str| {
+    let has_key = |text: &str, key: &str| {
         let document = Document::parse(text).ok()?;
         let table = document.get(section).and_then(Item::as_table_like);
         Some(table.is_some_and(|table| table.contains_key(key)))
     };
-    if has_key(text)? {
+    let old_name = renamed::old_name(section, key);
+    if has_key(text, key)? || old_name.is_some_and(|old| has_key(text, old) == Some(true)) {
         return None;
     }
     let header = format!("[{section}]");
@@ -155,12 +157,13 @@ fn with_example(text: &str, section: &str, key: &str) -> Option<String> {
             // The example of a section.
             is_in_section = false;
         }
-        let example = line.strip_prefix("# ").filter(|_| is_in_section);
+        let example = line.strip_prefix("# ").or_else(|| line.strip_prefix('#'));
+        let example = example.filter(|_| is_in_section);
         let name = example.and_then(|example| Some(example.split_once('=')?.0.trim()));
         if let Some(example) = example.filter(|_| name == Some(key)) {
             let (before, after) = (&text[..start], &text[start + line.len()..]);
             let changed = [before, example, after].concat();
-            return (has_key(&changed) == Some(true)).then_some(changed);
+            return (has_key(&changed, key) == Some(true)).then_some(changed);
         }
         start += line.len();
     }
@@ -225,7 +228,7 @@ mod tests {
                 "# listen = \"127.0.0.1:8080\"\n",
                 "listen = \"0.0.0.0:8080\"\n",
             )
-            .replace("source = \"examples\"\n", "source = \"rpicam\"\n");
+            .replace("#source = \"examples\"\n", "source = \"rpicam\"\n");
         assert_eq!(text, expected);
         let config = config::parse("any", &text).unwrap();
         assert_eq!(config.indicate.green_pin, Some(Line::Number(5)));
@@ -241,18 +244,20 @@ mod tests {
             } else if line.starts_with("# [") {
                 section.clear();
             }
-            let key = line
-                .strip_prefix("# ")
-                .and_then(|line| line.split_once(" = "));
-            let Some((key, _)) = key.filter(|(key, _)| !section.is_empty() && !key.contains(' '))
-            else {
+            let Some(example) = line.strip_prefix('#') else {
+                continue;
+            };
+            let example = example.strip_prefix(' ').unwrap_or(example);
+            let key = example.split_once(" = ").map(|(key, _)| key);
+            let Some(key) = key.filter(|key| !section.is_empty() && !key.contains(' ')) else {
                 continue;
             };
             let text = with_example(SHIPPED, &section, key).unwrap();
-            assert_eq!(text.len() + 2, SHIPPED.len(), "{section}.{key}");
+            let removed = line.len() - example.len();
+            assert_eq!(text.len() + removed, SHIPPED.len(), "{section}.{key}");
             seen += 1;
         }
-        assert!(seen > 20, "only {seen} examples were found");
+        assert!(seen > 100, "only {seen} examples were found");
     }
 
     #[test]
@@ -286,6 +291,14 @@ mod tests {
             without,
             "[indicate]\n# active-low = [\n#   \"red\",\n# ]\nbuzzer-hz = 90\n"
         );
+    }
+
+    #[test]
+    fn a_key_with_its_former_name_is_renamed_and_its_default_stays_a_comment() {
+        let text = "[classify]\n#masked-threshold = 0.5\nmask-from = 0.8\n";
+        let edit = ConfigEdit::set("classify", "masked-threshold", 0.7);
+        let expected = "[classify]\n#masked-threshold = 0.5\nmasked-threshold = 0.7\n";
+        assert_eq!(edited(text, &[edit]).unwrap(), expected);
     }
 
     #[test]

@@ -322,7 +322,7 @@ mod tests {
         let shipped = include_str!("../../config/maskd.toml");
         let (_, section) = shipped.split_once("\n[events]\n").unwrap();
         let section = section.split("\n[").next().unwrap();
-        let on = section.replace("\n# [[", "\n[[").replace("\n# ", "\n");
+        let on = section.replace("\n# ", "\n").replace("\n#", "\n");
         let keys = on.lines().filter(|line| {
             let is_key = |(key, _): (&str, &str)| key.bytes().all(|byte| byte != b' ');
             line.starts_with("[[") || line.split_once(" = ").is_some_and(is_key)

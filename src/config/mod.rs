@@ -598,8 +598,31 @@ mod tests {
     }
 
     #[test]
-    fn shipped_config_equals_the_defaults() {
+    fn shipped_config_sets_nothing_and_shows_the_defaults() {
         assert_eq!(parse("maskd.toml", SHIPPED).unwrap(), Config::default());
+        let shown: toml::Table = SHIPPED
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(default) if default.starts_with(|c: char| c.is_ascii_lowercase()) => default,
+                _ => line,
+            })
+            .collect::<Vec<&str>>()
+            .join("\n")
+            .parse()
+            .unwrap();
+        let defaults = toml::Table::try_from(Config::default()).unwrap();
+        let keys = |table: &toml::Table| -> Vec<String> {
+            let keys = table.iter().flat_map(|(section, value)| match value {
+                toml::Value::Table(keys) => {
+                    keys.keys().map(|key| format!("{section}.{key}")).collect()
+                }
+                _ => vec![section.clone()],
+            });
+            keys.collect()
+        };
+        assert_eq!(keys(&shown), keys(&defaults));
+        let text = shown.to_string();
+        assert_eq!(parse("maskd.toml", &text).unwrap(), Config::default());
     }
 
     #[test]
@@ -669,7 +692,7 @@ mod tests {
             let Some(keys) = keys.as_table() else {
                 // The key stands before the first section.
                 let (top, _) = SHIPPED.split_once("\n[").unwrap();
-                assert!(top.contains(&format!("\n{section} = ")), "{section}");
+                assert!(top.contains(&format!("\n#{section} = ")), "{section}");
                 continue;
             };
             let (_, text) = SHIPPED
@@ -678,7 +701,7 @@ mod tests {
             let text = text.split("\n[").next().unwrap_or(text);
             for key in keys.keys() {
                 let written = |line: &str| {
-                    line.trim_start_matches("# ")
+                    line.trim_start_matches(['#', ' '])
                         .split_once(" = ")
                         .is_some_and(|(k, _)| k == key)
                 };
@@ -690,29 +713,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn all_problems_are_reported_at_once() {
-        let found = problems(
-            "lonely = 1\n[decide]\nhold-ms = 600001\nconfirm-ms = \"soon\"\nhold = 3\n\
-             [camera]\nsource = \"ftp://x\"\n[tea]\nlisten = 1\nport = 2\n[detect]\nthreshold = nan\n",
-        );
-        let keys: Vec<&str> = found
-            .iter()
-            .map(|problem| problem.split(' ').next().unwrap())
-            .collect();
-        let expected = [
-            "lonely",
-            "decide.confirm-ms",
-            "decide.hold",
-            "tea",
-            "camera.source",
-            "detect.threshold",
-            "decide.hold-ms",
-        ];
-        let sorted = |mut keys: Vec<String>| {
-            keys.sort();
-            keys
-        };
     #[test]
     fn types_are_named_in_words() {
         for (text, expected) in [
@@ -749,6 +749,29 @@ mod tests {
         }
     }
 
+    #[test]
+    fn all_problems_are_reported_at_once() {
+        let found = problems(
+            "lonely = 1\n[decide]\nhold-ms = 600001\nconfirm-ms = \"soon\"\nhold = 3\n\
+             [camera]\nsource = \"ftp://x\"\n[tea]\nlisten = 1\nport = 2\n[detect]\nthreshold = nan\n",
+        );
+        let keys: Vec<&str> = found
+            .iter()
+            .map(|problem| problem.split(' ').next().unwrap())
+            .collect();
+        let expected = [
+            "lonely",
+            "decide.confirm-ms",
+            "decide.hold",
+            "tea",
+            "camera.source",
+            "detect.threshold",
+            "decide.hold-ms",
+        ];
+        let sorted = |mut keys: Vec<String>| {
+            keys.sort();
+            keys
+        };
         assert_eq!(
             sorted(keys.iter().map(ToString::to_string).collect()),
             sorted(expected.map(String::from).to_vec()),

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use toml_edit::Value;
 use utoipa::ToSchema;
 
-use super::edit::{self, EditError};
+use super::edit::{self, ConfigEdit, EditError};
 use crate::config::{self, Config, Problem};
 use crate::platform::files;
 
@@ -521,11 +521,11 @@ impl Settings {
 
 /// Returns the text of a config with a change applied. The rest of the text stays the same.
 fn rewrite(text: &str, change: Change) -> Result<String, EditError> {
-    let mut document = edit::parse(text)?;
-    for (section, key, value) in change.values() {
-        edit::set(&mut document, section, key, value)?;
-    }
-    Ok(document.to_string())
+    let edits = change.values().into_iter();
+    let edits: Vec<ConfigEdit> = edits
+        .map(|(section, key, value)| ConfigEdit::set(section, key, value))
+        .collect();
+    edit::edited(text, &edits)
 }
 
 #[cfg(test)]
@@ -565,7 +565,7 @@ mod tests {
             "[classify]\nmargin = 0.2\n# why\nmasked-threshold = 0.7 # so\n"
         );
         let all = rewrite(SHIPPED, hold(7)).unwrap();
-        assert_eq!(all, SHIPPED.replace("hold-ms = 1500", "hold-ms = 7"));
+        assert_eq!(all, SHIPPED.replace("#hold-ms = 1500", "hold-ms = 7"));
         assert_eq!(rewrite("", hold(7)).unwrap(), "[decide]\nhold-ms = 7\n");
     }
 

@@ -93,7 +93,7 @@ fn set_address(
     session.plan.change([
         ConfigEdit::set_or_unset("mqtt", "host", host),
         ConfigEdit::set_or_unset("mqtt", "port", port),
-        ConfigEdit::set("mqtt", "tls", tls),
+        ConfigEdit::set_or_unset("mqtt", "tls", tls.then_some(true)),
     ])
 }
 

@@ -131,7 +131,9 @@ fn name_of(output: Output) -> &'static str {
 
 fn active_low_edit(outputs: &[Output]) -> ConfigEdit {
     let names: Array = outputs.iter().map(|output| name_of(*output)).collect();
-    ConfigEdit::set("indicate", "active-low", names)
+    // The config does not write out its defaults.
+    let names = Some(names).filter(|names| !names.is_empty());
+    ConfigEdit::set_or_unset("indicate", "active-low", names)
 }
 
 /// Sets the pins to `choices`, which are in the order of [`PARTS`], or asks for them.
