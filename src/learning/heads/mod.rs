@@ -68,10 +68,7 @@ pub enum HeadsError {
     #[error(transparent)]
     Damaged(#[from] ModelError),
     /// The requested rollback goes back past the first head.
-    #[error(
-        "cannot go back {}: after {possible} the built-in model is in use",
-        counted(*steps, "model")
-    )]
+    #[error("{}", no_parent(*steps, *possible))]
     NoParent {
         /// Number of steps requested.
         steps: u32,
@@ -112,6 +109,17 @@ pub enum HeadsError {
         /// The folder that contains the heads.
         path: String,
     },
+}
+
+/// Says why it is not possible to go back by `steps`.
+fn no_parent(steps: u32, possible: u32) -> String {
+    match possible {
+        0 => "cannot go back: the built-in model is in use, and no model was before it".to_owned(),
+        _ => format!(
+            "cannot go back {}: the built-in model is already reached after {possible}",
+            counted(steps, "model")
+        ),
+    }
 }
 
 impl HeadsError {

@@ -210,14 +210,16 @@ fn going_back_follows_the_parents_and_keeps_what_is_left_behind() {
     heads.switch(Some(fifth)).unwrap();
     assert_eq!(rollback(&mut heads, 2).unwrap(), Some(2));
     let error = rollback(&mut heads, 3).unwrap_err();
-    let sentence = "cannot go back 3 models: after 2 the built-in model is in use";
+    let sentence = "cannot go back 3 models: the built-in model is already reached after 2";
     assert_eq!(error.to_string(), sentence);
     assert_eq!(used(&heads), (Some(2), None), "nothing changed");
     drop(heads);
     let mut heads = Heads::open(state.path()).unwrap();
     assert_eq!(rollback(&mut heads, 2).unwrap(), None);
     assert_eq!(used(&heads), (None, None));
-    assert!(rollback(&mut heads, 1).is_err());
+    let error = rollback(&mut heads, 1).unwrap_err();
+    let sentence = "cannot go back: the built-in model is in use, and no model was before it";
+    assert_eq!(error.to_string(), sentence);
     assert_eq!(heads.list().unwrap().len(), 5);
 }
 
