@@ -199,7 +199,8 @@ impl Camera {
             if error.is_missing_input() {
                 // The path is logged only at the debug level, because pictures are often
                 // named after the people in them.
-                tracing::warn!(error = "its pictures cannot be used", "camera lost");
+                let why = "its pictures cannot be read; \"maskd check\" says why";
+                tracing::warn!(error = why, "camera lost");
                 tracing::debug!(%error, "camera lost");
             } else {
                 tracing::warn!(%error, "camera lost");

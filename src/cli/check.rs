@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::service::{self, Permission};
 use super::{Failure, Global, print, print_json};
 use crate::api::mqtt;
+use crate::api::socket::PageUrl;
 use crate::api::web;
 use crate::camera::command::RPICAM_PROGRAMS;
 use crate::camera::http::{probe_certificate, probe_picture};
@@ -21,8 +22,11 @@ use crate::indicate::pins;
 use crate::learning::heads::Heads;
 use crate::learning::{self, LearningError, open_replay};
 use crate::platform::text::{counted, printable};
-use crate::platform::{board, hex};
+use crate::platform::{board, files, hex};
 use crate::vision::pipeline::Pipeline;
+
+/// With less free space, the disk counts as full. This is the default of `events.min-free-mib`.
+const MIN_FREE_MIB: u128 = 50;
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
@@ -383,7 +387,11 @@ fn check_events(config: &Config, report: &mut Report) {
 fn check_page(config: &Config, report: &mut Report) {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
     match web::WebOptions::from_config(&config.web, credentials.as_deref().map(Path::new)) {
-        Ok(Some(plan)) => report.good("page", &plan.to_string()),
+        Ok(Some(plan)) => {
+            let url = PageUrl::new(&config.web).and_then(|page| page.url());
+            let url = url.unwrap_or_else(|| plan.listen().to_string());
+            report.good("page", &format!("{url}, for anyone with {}", plan.needs()));
+        }
         Ok(None) => report.good("page", "none"),
         Err(error) => report.bad("page", &error.into()),
     }
@@ -487,7 +495,34 @@ fn check_learned(state: &Path, report: &mut Report) {
     }
 }
 
+/// Returns why nothing can be stored in a state directory, or `None` if there is no reason.
+fn why_not_stored(state: &Path) -> Option<String> {
+    let folder = files::nearest_folder(state);
+    let disk = rustix::fs::statvfs(&folder).ok()?;
+    if disk.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+        return Some(format!(
+            "the file system of {} is read-only, so nothing can be stored there: mount it writable",
+            state.display()
+        ));
+    }
+    let free_mib = u128::from(disk.f_bavail) * u128::from(disk.f_frsize) / (1024 * 1024);
+    (free_mib < MIN_FREE_MIB).then(|| {
+        format!(
+            "only {free_mib} MiB are free on the disk of {}, too few for face pictures and models: \
+             delete files",
+            state.display()
+        )
+    })
+}
+
 fn check_state(global: &Global, report: &mut Report) {
+    let full = global
+        .state_dir()
+        .ok()
+        .and_then(|state| why_not_stored(&state));
+    if let Some(why) = full {
+        return report.bad("state", &Failure::new(Failure::CANNOT_WRITE, why));
+    }
     match global.state_dir() {
         Ok(state) if state.is_dir() => check_learned(&state, report),
         Ok(state) if !state.exists() => {

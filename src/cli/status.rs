@@ -310,13 +310,13 @@ fn receiver_text(receiver: &ReceiverRecord) -> String {
 }
 
 fn camera_text(live: &socket::Live) -> String {
-    let camera = if live.camera.lost {
-        "lost; reconnecting"
-    } else {
-        "connected"
+    let camera = match (live.camera.lost, &live.camera.lost_because) {
+        (false, _) => "connected".to_owned(),
+        (true, None) => "lost; reconnecting".to_owned(),
+        (true, Some(why)) => format!("lost: {}; reconnecting", printable(why)),
     };
     match live.camera.losses {
-        0 => camera.to_owned(),
+        0 => camera,
         1 => format!("{camera}; lost once since the start"),
         times => format!("{camera}; lost {times} times since the start"),
     }
@@ -335,6 +335,23 @@ fn capture_text(live: &socket::Live) -> String {
 mod tests {
     use super::*;
     use crate::events::ReceiverKind;
+
+    #[test]
+    fn a_lost_camera_is_explained() {
+        let mut live = socket::Live::default();
+        assert_eq!(camera_text(&live), "connected");
+        live.camera.lost = true;
+        live.camera.lost_because = Some("the camera\nis unplugged".to_owned());
+        live.camera.losses = 2;
+        let text = camera_text(&live);
+        assert!(text.starts_with("lost: the camera") && !text.contains('\n'));
+        assert!(text.ends_with("is unplugged; reconnecting; lost 2 times since the start"));
+        live.camera.lost = false;
+        assert_eq!(
+            camera_text(&live),
+            "connected; lost 2 times since the start"
+        );
+    }
 
     #[test]
     fn a_receiver_is_described_on_one_line() {

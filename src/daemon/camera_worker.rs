@@ -74,7 +74,7 @@ pub(super) fn run(
 /// named after the people in them.
 fn reason(error: &SourceError) -> String {
     if error.is_missing_input() {
-        "its pictures cannot be used".to_owned()
+        "its pictures cannot be read; \"maskd check\" says why".to_owned()
     } else {
         error.to_string()
     }

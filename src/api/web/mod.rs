@@ -98,20 +98,21 @@ pub struct WebOptions {
     frame_interval: Duration,
 }
 
-/// Writes the address, and what a visitor needs to get access.
-impl std::fmt::Display for WebOptions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
-        let needs = match (self.access.has_password(), self.access.is_open()) {
+impl WebOptions {
+    /// The address on which the page is served.
+    pub(crate) fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// What a visitor needs to get access.
+    pub(crate) fn needs(&self) -> &'static str {
+        match (self.access.has_password(), self.access.is_open()) {
             (true, _) => "a password",
             (false, false) => "a token",
             (false, true) => "access to this device",
-        };
-        write!(f, "{scheme}://{}, for anyone with {needs}", self.listen)
+        }
     }
-}
 
-impl WebOptions {
     /// Returns the options from a config, or `None` if the config turns the page off.
     /// `credentials` is systemd's credentials directory.
     ///

@@ -40,6 +40,7 @@ use crate::api::problems::{Problems, Topic};
 use crate::api::socket::{self, DaemonHandle, ErrorRecord, ErrorResponse, Live};
 use crate::decision::frame_result::FaceRecord;
 use crate::learning::{Channel, FailureKind};
+use crate::platform::network;
 
 /// Limits on the number of connections. A browser opens about six connections.
 const LIMITS: Limits = Limits {
@@ -188,7 +189,14 @@ pub async fn serve(server: WebServer, stop: CancellationToken) {
         let listener = bind(listen, &problems).await;
         let scheme = if app.is_tls() { "https" } else { "http" };
         // The configured port may be 0, which means any free port.
-        let address = listener.local_addr().unwrap_or(listen);
+        let mut address = listener.local_addr().unwrap_or(listen);
+        // A browser cannot open the address that stands for all addresses of the device.
+        if let Some(own) = network::addresses()
+            .first()
+            .filter(|_| address.ip().is_unspecified())
+        {
+            address.set_ip(*own);
+        }
         tracing::info!("the page is at {scheme}://{address}");
         accept(&listener, &app, &service).await;
     };
