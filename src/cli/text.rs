@@ -9,6 +9,17 @@ pub(super) fn shown(path: &Path) -> String {
     printable(&path.display().to_string()).into_owned()
 }
 
+/// Returns the place of a document, such as `CAMERAS.md`: where the package installs it, or else in
+/// the repository.
+pub(super) fn document(name: &str) -> String {
+    let installed = format!("/usr/share/doc/maskd/docs/{name}");
+    if Path::new(&installed).exists() {
+        installed
+    } else {
+        format!("docs/{name}")
+    }
+}
+
 /// Formats counts by label, such as "with_mask 3, without_mask 4".
 pub(super) fn counts<'a>(counts: impl Iterator<Item = (&'a String, usize)>) -> String {
     let counts: Vec<String> = counts

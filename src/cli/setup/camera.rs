@@ -11,6 +11,7 @@ use crate::camera::command::RPICAM_PROGRAMS;
 use crate::camera::{Spec, read_frame};
 use crate::cli::check::is_program;
 use crate::cli::interrupt::Interrupt;
+use crate::cli::text::document;
 use crate::cli::{Failure, output, service};
 use crate::config::Config;
 use crate::config::edit::ConfigEdit;
@@ -45,8 +46,12 @@ pub(super) fn step(
     if !cfg!(feature = "camera") {
         text += "  -  USB cameras: this build has no webcam support\n";
     }
-    text += "  -  a network camera: type its address, http://…\n\
-             \x20 -  any other source: type it (docs/CAMERAS.md), or examples for built-in pictures";
+    text += &format!(
+        "  -  a network camera: type its address, http://…\n\
+         \x20 -  any other source: type it, or examples for built-in pictures\n  \
+         {} lists the sources.",
+        document("CAMERAS.md")
+    );
     session.say(&text)?;
     loop {
         let Some(dialogue) = &session.dialogue else {

@@ -11,6 +11,7 @@ use super::dialogue::Dialogue;
 use super::{OrNone, Session};
 use crate::cli::Failure;
 use crate::cli::global::SERVICE_RUNTIME;
+use crate::cli::text::document;
 use crate::config::Indicate;
 use crate::config::edit::ConfigEdit;
 use crate::indicate::Levels;
@@ -164,10 +165,11 @@ pub(super) fn step(
             .plan
             .change(PARTS.iter().map(|part| part.edit(None)));
     }
-    dialogue.say(
-        "  Pins have GPIO numbers, which are not their positions in the header: docs/HARDWARE.md\n  \
-         shows both. Answer \"none\" for a part that is not connected.",
-    );
+    dialogue.say(&format!(
+        "  Pins have GPIO numbers, which are not their positions in the header. Both are in\n  \
+         {}.\n  Answer \"none\" for a part that is not connected.",
+        document("HARDWARE.md")
+    ));
     // The numbers in the drawing are only for an owner who starts.
     let is_new = !session.plan.config().indicate.has_pins();
     for part in &PARTS {
