@@ -657,10 +657,10 @@ def learn(browser, door):
     until("no message", lambda: browser.text("#toast") == "")
     browser.shot("learning")
     browser.driver.execute_script("document.getElementById('refit').focus()")
-    browser.tab_to("Roll back")
+    browser.tab_to("Previous model")
     browser.press(Keys.ENTER)
     until("the question", lambda: browser.find("dialog[open]"))
-    browser.tab_to("Roll back")
+    browser.tab_to("Previous model")
     browser.press(Keys.ENTER)
     browser.wait("Model 1 is in use.", "#toast")
     # The live state does not change until the next frame.

@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn texts_for_people_are_only_in_the_catalogs() {
         /// Names of keys, events, errors, languages, methods, and commands.
-        const NAMES: [&str; 18] = [
+        const NAMES: [&str; 19] = [
             "Enter",
             "Delete",
             "Home",
@@ -237,6 +237,7 @@ mod tests {
             "DELETE",
             "UTC",
             "maskd passwd",
+            "sudo maskd setup",
         ];
         /// Classes of elements that a condition chooses.
         const CLASSES: [&str; 3] = ["crops one", "dot chosen", "quiet danger"];

@@ -10,8 +10,9 @@ const MARGIN = { left: 44, right: 12, top: 12, bottom: 30 };
 /**
  * Draws a line through points [x, y], with a dot at each point.
  * `chosen` is the x value of the filled dot. `format` converts a y value to text.
+ * Without it, y values have two digits, or more if the ends of the axis would look the same.
  */
-export function line({ points, title, x, y, chosen, format = (value) => written(value, 2) }) {
+export function line({ points, title, x, y, chosen, format }) {
   const xs = points.map((point) => point[0]);
   const ys = points.map((point) => point[1]);
   const span = (values) => {
@@ -20,6 +21,8 @@ export function line({ points, title, x, y, chosen, format = (value) => written(
   };
   const [left, right] = span(xs);
   const [low, high] = span(ys);
+  const digits = [2, 3, 4].find((count) => written(low, count) !== written(high, count)) ?? 5;
+  const text = format ?? ((value) => written(value, digits));
   const at = ([px, py]) => [
     MARGIN.left + ((px - left) / (right - left)) * (WIDTH - MARGIN.left - MARGIN.right),
     HEIGHT - MARGIN.bottom - ((py - low) / (high - low)) * (HEIGHT - MARGIN.top - MARGIN.bottom),
@@ -29,11 +32,11 @@ export function line({ points, title, x, y, chosen, format = (value) => written(
   const [first, last] = [points[0], points[points.length - 1]];
   return s(
     "svg",
-    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "plot", role: "img", "aria-label": t("chart.line", { title, axis: x, from: format(first[1]), first: first[0], to: format(last[1]), last: last[0] }) },
+    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "plot", role: "img", "aria-label": t("chart.line", { title, axis: x, from: text(first[1]), first: first[0], to: text(last[1]), last: last[0] }) },
     s("title", {}, title),
     s("path", { class: "axis", d: `M${MARGIN.left} ${MARGIN.top}V${bottom}H${WIDTH - MARGIN.right}` }),
-    s("text", { x: MARGIN.left - 6, y: MARGIN.top + 4, class: "tick end" }, format(high)),
-    s("text", { x: MARGIN.left - 6, y: bottom, class: "tick end" }, format(low)),
+    s("text", { x: MARGIN.left - 6, y: MARGIN.top + 4, class: "tick end" }, text(high)),
+    s("text", { x: MARGIN.left - 6, y: bottom, class: "tick end" }, text(low)),
     ...places.map(([px], number) => s("text", { x: px, y: bottom + 14, class: "tick middle" }, written(points[number][0]))),
     s("text", { x: (WIDTH + MARGIN.left) / 2, y: HEIGHT - 3, class: "tick middle" }, x),
     s("text", { x: MARGIN.left + 8, y: MARGIN.top + 4, class: "tick" }, y),

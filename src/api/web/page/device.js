@@ -2,7 +2,7 @@
 
 import { api } from "./api.js";
 import { device as english, figures, fill, h, redraw, whileVisible } from "./dom.js";
-import { known, list, number, rich, t } from "./texts.js";
+import { known, list, milliseconds, number, rich, t } from "./texts.js";
 
 const INTERVAL = 3000;
 
@@ -21,6 +21,7 @@ function duration(seconds) {
   const days = Math.floor(hours / 24);
   if (days > 0) return list([t("device.days", { number: days }), t("device.hours", { number: hours % 24 })]);
   if (hours > 0) return list([t("device.hours", { number: hours }), t("device.minutes", { number: minutes % 60 })]);
+  if (minutes === 0) return t("device.underMinute");
   return t("device.minutes", { number: minutes });
 }
 
@@ -43,7 +44,7 @@ function checks({ live }, device) {
   }
   const jumped = live.retention && !live.retention.clock_synchronized;
   const isClockGood = device.clock_synchronized && !jumped;
-  check("clock", isClockGood, [t(!device.clock_synchronized ? "check.clockBad" : jumped ? "check.clockJumped" : "check.clockGood"), jumped && h("span", { class: "hint" }, " ", t("check.clockAges"))].filter(Boolean));
+  check("clock", isClockGood, [t(!device.clock_synchronized ? "check.clockBad" : jumped ? "check.clockJumped" : "check.clockGood"), jumped && h("span", { class: "hint" }, ". ", t("check.clockAges"))].filter(Boolean));
   const { throttling } = live.board;
   if (throttling) check("power", !throttling.under_voltage && !throttling.under_voltage_since_boot, t(throttling.under_voltage ? "check.voltageLow" : throttling.under_voltage_since_boot ? "check.voltageWasLow" : "check.voltageGood"));
   if (device.broker) check("broker", device.broker.connected, device.broker.connected ? t("check.connected") : device.broker.problem ? english(device.broker.problem) : t("check.connecting"));
@@ -106,7 +107,7 @@ class DeviceView extends HTMLElement {
     return this.card("camera", [
       [t("device.source"), device.camera === "pictures" ? t("device.pictures") : h("span", { translate: "no" }, device.camera)],
       isRunning && [t("live.fps"), number(live.frames_per_second, 1)],
-      isRunning && [t("live.latency"), t("live.ms", { number: Math.round(live.latency_ms) })],
+      isRunning && [t("live.latency"), milliseconds(live.latency_ms)],
       [t("device.losses"), number(live.camera_losses)],
     ]);
   }

@@ -85,6 +85,7 @@ class LearningView extends HTMLElement {
   render(status, heads, history) {
     const { live, last_refit: last } = status;
     const samples = Object.entries(status.samples);
+    const hasLabels = samples.some(([label, counted]) => label !== "unlabelled" && counted.samples > 0);
     const outcome = last?.outcome;
     // The sentence about the progress already says what these say.
     const next = (outcome?.advice ?? []).filter((entry) => status.progress.length === 0 || !("more-tracks" in entry || "another-day" in entry));
@@ -107,7 +108,7 @@ class LearningView extends HTMLElement {
         h(
           "div",
           { class: "row" },
-          h("button", { type: "button", id: "refit", disabled: live.refitting, onclick: () => this.refit() }, t("training.start")),
+          h("button", { type: "button", id: "refit", disabled: live.refitting || !hasLabels, onclick: () => this.refit() }, t("training.start")),
           h("button", { type: "button", id: "rollback", class: "quiet", disabled: live.head === undefined, onclick: () => this.rollback() }, t("training.rollback")),
         ),
         h(

@@ -4,7 +4,7 @@ import { api } from "./api.js";
 import "./teach.js";
 import { doorElement, showDoor } from "./door.js";
 import { device, facts, fill, h, whileVisible } from "./dom.js";
-import { known, number, percent, rich, t, time, words } from "./texts.js";
+import { known, milliseconds, number, percent, rich, t, time, words } from "./texts.js";
 
 /** How often the view asks for the state of the device, in ms. */
 const INTERVAL = 500;
@@ -173,7 +173,7 @@ class LiveView extends HTMLElement {
         ? []
         : [
             [t("live.fps"), number(live.frames_per_second, 1)],
-            [t("live.latency"), t("live.ms", { number: Math.round(live.latency_ms) })],
+            [t("live.latency"), milliseconds(live.latency_ms)],
           ]),
       [t("live.model"), live.head === undefined ? t("live.builtIn") : t("live.modelNumber", { model: live.head })],
       [t("live.facePictures"), live.capture.off_because ? rich("live.notKeptBecause", { reason: device(live.capture.off_because) }) : live.capture.on ? t("live.kept") : t("live.notKept")],

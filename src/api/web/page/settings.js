@@ -47,6 +47,7 @@ class SettingsForm extends HTMLElement {
         this.note,
         h("button", { id: "save" }, t("settings.save")),
       ),
+      h("p", { class: "hint" }, rich("settings.more", { command: h("code", {}, "sudo maskd setup") })),
     );
   }
 

@@ -127,7 +127,8 @@ class TeachPanel extends HTMLElement {
 /** Says whether there are enough people with a label to train. */
 function sufficiency({ label, tracks, wanted, only_day: onlyDay }) {
   const key = tracks < wanted ? "teach.notEnough" : onlyDay === undefined ? "teach.enough" : "teach.oneDay";
-  return t(key, { label: words(label), number: tracks, wanted });
+  const text = t(key, { label: words(label), number: tracks, wanted });
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 customElements.define("teach-panel", TeachPanel);

@@ -70,6 +70,9 @@ export const words = (name) => known(`label.${name}`, known(`verdict.${name}`, n
 
 export const number = (value, digits = 0) => value.toLocaleString(locale, { minimumFractionDigits: digits, maximumFractionDigits: digits });
 
+/** Writes a time in milliseconds. A short one keeps a digit, because 0 ms would look like a fault. */
+export const milliseconds = (time) => t("live.ms", { number: number(time, time < 10 ? 1 : 0) });
+
 export const percent = (share, digits = 1) => share.toLocaleString(locale, { style: "percent", minimumFractionDigits: digits, maximumFractionDigits: digits });
 
 export const list = (parts) => new Intl.ListFormat(locale, { type: "unit", style: "short" }).format(parts);
