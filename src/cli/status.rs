@@ -136,6 +136,9 @@ fn daemon_text(status: &socket::Status) -> String {
     let waits = waits.map_or(String::new(), |why| format!("; training waits: {why}"));
     let decision = if live.statistics_mode {
         "none: statistics mode only counts people".to_owned()
+    } else if live.camera.lost {
+        // The faces are those of a frame that is no longer current.
+        live.decision.clone()
     } else {
         format!("{}, faces: {}", live.decision, live.inference.faces)
     };
