@@ -189,11 +189,12 @@ fn daemon_text(status: &socket::Status) -> String {
         id: _,
         label,
         wanted,
-        taken: _,
+        taken,
         stored,
     }) = enrollment
     {
-        text += &format!("enrollment  {label}: {stored} of {wanted}\n");
+        let end = if taken < wanted { "" } else { ", ended" };
+        text += &format!("enrollment  {label}: {stored} of {wanted}{end}\n");
     }
     if live.learning.refitting {
         text += "training    in progress\n";
