@@ -134,14 +134,7 @@ fn daemon_text(status: &socket::Status) -> String {
     } = status;
     let waits = live.learning.waits_because.as_ref();
     let waits = waits.map_or(String::new(), |why| format!("; training waits: {why}"));
-    let decision = if live.statistics_mode {
-        "none: statistics mode only counts people".to_owned()
-    } else if live.camera.lost {
-        // The faces are those of a frame that is no longer current.
-        live.decision.clone()
-    } else {
-        format!("{}, faces: {}", live.decision, live.inference.faces)
-    };
+    let decision = decision_text(live);
     let mut text = format!(
         "maskd {version}, state directory {}\n\
          decision    {decision}\n\
@@ -311,6 +304,17 @@ fn receiver_text(receiver: &ReceiverRecord) -> String {
         text += &format!("; a restart would lose them: {}", printable(why));
     }
     text + "\n"
+}
+
+fn decision_text(live: &socket::Live) -> String {
+    if live.statistics_mode {
+        "none: statistics mode only counts people".to_owned()
+    } else if live.camera.lost {
+        // The faces are those of a frame that is no longer current.
+        live.decision.clone()
+    } else {
+        format!("{}, faces: {}", live.decision, live.inference.faces)
+    }
 }
 
 fn camera_text(live: &socket::Live) -> String {
