@@ -768,7 +768,7 @@ def teach(browser, door):
     assert recorded() == before + number
     enrollment = door.get("/enroll")
     assert enrollment["taken"] == enrollment["wanted"] == number, enrollment
-    browser.wait("without mask: ", "teach-panel .plain")
+    browser.wait("Without mask: ", "teach-panel .plain")
     browser.shot("teach")
     # Nothing more is recorded after the button is released.
     seq = door.get("/live")["frames"]
