@@ -118,6 +118,12 @@ fn not_better(measured: &Measurements, options: &GateOptions) -> Option<Refusal>
     if gain < needed && !may_be_noise {
         return Some(Refusal::NoGain { gain, needed });
     }
+    // A challenger that is less sure has a lower loss on samples that both heads misclassify. If
+    // their labels are wrong, this is no gain.
+    if after.right <= before.right && measured.recognized_gain < options.min_gain.min(0.0) {
+        let gain = measured.recognized_gain;
+        return Some(Refusal::NoGain { gain, needed: 0.0 });
+    }
     // A champion without mistakes must not be replaced by a challenger that makes some.
     let spoils = before.right == before.samples && after.right < before.right;
     if spoils || after.accuracy < before.accuracy - options.accuracy_tolerance {
@@ -262,6 +268,7 @@ mod tests {
             after: scores(18),
             gain: estimate(0.4, 0.1),
             groups: 12,
+            recognized_gain: 0.2,
             fewest_groups: 5,
             agreement: estimate(0.95, 0.13),
             replay: Some(ReplayAccuracy {
@@ -397,6 +404,26 @@ mod tests {
             measured.after.right = measured.before.right;
         });
         assert!(matches!(no_better, Some(Refusal::NoGain { .. })));
+    }
+
+    #[test]
+    fn a_challenger_that_is_only_less_sure_of_its_mistakes_is_refused() {
+        let less_sure = |measured: &mut Measurements| measured.recognized_gain = -0.01;
+        // More samples became right, so the challenger is better.
+        assert_eq!(refusal(less_sure), None);
+        let no_better = refusal(|measured| {
+            less_sure(measured);
+            measured.after.right = measured.before.right;
+        });
+        assert_eq!(
+            no_better,
+            Some(Refusal::NoGain {
+                gain: -0.01,
+                needed: 0.0
+            })
+        );
+        let surer = refusal(|measured| measured.after.right = measured.before.right);
+        assert_eq!(surer, None);
     }
 
     #[test]
