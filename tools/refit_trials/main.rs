@@ -499,6 +499,7 @@ fn open_gate(options: &RefitOptions) -> RefitOptions {
         gate: GateOptions {
             min_gain: -1e9,
             min_sigmas: -1e9,
+            recognized_tolerance: 1e9,
             accuracy_tolerance: 1.0,
             replay_tolerance: 1.0,
             min_agreement: 0.0,
