@@ -139,6 +139,7 @@ fn figures(outcome: &OutcomeRecord) -> String {
         after,
         gain,
         standard_error,
+        recognized_gain,
         agreement,
         agreement_error,
         replay_before,
@@ -173,13 +174,15 @@ fn figures(outcome: &OutcomeRecord) -> String {
          adapted       {adaptation}\n\
          before        {}\n\
          after         {}\n\
-         loss change   {:+.3}, standard error {standard_error:.3}\n\
+         loss change   {:+.3}, standard error {standard_error:.3}; {:+.3} on samples that either \
+         model recognizes\n\
          labels        agreement {agreement:.2} with a model that was trained without them (chance \
          is 0.50 ± {agreement_error:.2})\n",
         people(*groups),
         scores(before),
         scores(after),
         -gain,
+        -recognized_gain,
     );
     if let (Some(before), Some(after)) = (replay_before, replay_after) {
         let _ = writeln!(

@@ -596,11 +596,9 @@ fn tables(trials: &Trials, done: &[Trial]) -> anyhow::Result<String> {
             let trials: usize = chosen.iter().map(|unit| unit.trials).sum();
             format!("{}: {accepted} of {trials}", chosen.len())
         };
-        let old_changes = || units.iter().flat_map(|unit| &unit.old).map(|new| new - old);
-        let changes = old_changes().count().max(1) as f64;
         writeln!(
             text,
-            "| {drawing} | {} | {:.1} | {:.1} | {:.1} | {} | {} | {} | {:+.2} ({:+.2}) |",
+            "| {drawing} | {} | {:.1} | {:.1} | {:.1} | {} | {} | {} | {} |",
             units.len(),
             mean(|unit| unit.before),
             mean(|unit| unit.gated),
@@ -608,11 +606,25 @@ fn tables(trials: &Trials, done: &[Trial]) -> anyhow::Result<String> {
             let_through(Pooled::gains),
             let_through(Pooled::loses),
             helped(units),
-            old_changes().sum::<f64>() / changes,
-            old_changes().fold(0.0, f64::min),
+            forgotten(units, old),
         )?;
     }
     Ok(lines + "\n" + &text)
+}
+
+/// Returns the mean and the worst change of the accuracy on old pictures by the accepted heads,
+/// compared with the accuracy `before`, in points.
+fn forgotten(units: &[Pooled], before: f64) -> String {
+    let changes: Vec<f64> = units
+        .iter()
+        .flat_map(|unit| &unit.old)
+        .map(|after| after - before)
+        .collect();
+    let Some(worst) = changes.iter().copied().reduce(f64::min) else {
+        return "-".to_owned();
+    };
+    let mean = changes.iter().sum::<f64>() / changes.len() as f64;
+    format!("{mean:+.2} ({worst:+.2})")
 }
 
 /// Returns the mean gain of the units that need help, with an interval over cameras.

@@ -119,6 +119,9 @@ struct Arguments {
     /// Fraction of new and translated samples in a batch.
     #[arg(long)]
     device_share: Option<f32>,
+    /// Fraction of the hidden units that are dropped in a step.
+    #[arg(long)]
+    dropout: Option<f32>,
     /// Fraction of the features that are dropped in a step.
     #[arg(long)]
     feature_dropout: Option<f32>,
@@ -140,6 +143,7 @@ impl Arguments {
             learning_rate: self.learning_rate.unwrap_or(defaults.learning_rate),
             new_share: self.new_share.unwrap_or(defaults.new_share),
             device_share: self.device_share.unwrap_or(defaults.device_share),
+            dropout: self.dropout.unwrap_or(defaults.dropout),
             feature_dropout: self.feature_dropout.unwrap_or(defaults.feature_dropout),
             ..defaults
         }
@@ -495,6 +499,7 @@ fn open_gate(options: &RefitOptions) -> RefitOptions {
         gate: GateOptions {
             min_gain: -1e9,
             min_sigmas: -1e9,
+            recognized_tolerance: 1e9,
             accuracy_tolerance: 1.0,
             replay_tolerance: 1.0,
             min_agreement: 0.0,

@@ -270,6 +270,11 @@ pub struct MeasuredRecord {
     pub gain: f64,
     /// Standard error of `gain`, computed from the spread of the groups.
     pub standard_error: f64,
+    /// The mean of the same decrease over the face pictures on which at least one of the two
+    /// models is right. The other pictures may have wrong labels. 0 in models that were stored by
+    /// earlier versions.
+    #[serde(default)]
+    pub recognized_gain: f64,
     /// How well the labels agree with a model that was trained without them,
     /// between 0.5 (no agreement) and 1 (full agreement). It is the fraction of
     /// pairs of groups from different classes whose logits are in the order
@@ -319,6 +324,7 @@ impl From<Measurements> for MeasuredRecord {
             after: measured.after.into(),
             gain: measured.gain.mean,
             standard_error: measured.gain.standard_error,
+            recognized_gain: measured.recognized_gain,
             agreement: measured.agreement.mean,
             agreement_error: measured.agreement.standard_error,
             groups: measured.groups,

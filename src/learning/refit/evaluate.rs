@@ -51,6 +51,7 @@ pub(super) struct Comparison {
     before: Scores,
     after: Scores,
     gain: Estimate,
+    recognized_gain: f64,
     groups: usize,
     fewest_groups: usize,
     worst: Vec<HardExample>,
@@ -86,6 +87,7 @@ impl Comparison {
             before,
             after,
             gain,
+            recognized_gain,
             groups,
             fewest_groups,
             worst,
@@ -96,6 +98,7 @@ impl Comparison {
             before,
             after,
             gain,
+            recognized_gain,
             groups,
             fewest_groups,
             agreement,
@@ -117,10 +120,18 @@ impl RefitContext<'_> {
     /// Compares the champion and the challenger on these predictions.
     pub(super) fn compare(&self, predictions: &[HeldOutPrediction]) -> Result<Comparison, Abort> {
         let label = |held: &HeldOutPrediction| self.samples[held.sample].label();
-        let gain = self.balanced(predictions.iter().map(|held| {
+        let gain_on = |held: &HeldOutPrediction| {
             let loss = |logits: &[f64]| cross_entropy(logits, label(held)).min(LOSS_CAP);
             (held.sample, loss(&held.champion) - loss(&held.challenger))
-        }));
+        };
+        let is_recognized = |held: &&HeldOutPrediction| {
+            let label = Some(label(held));
+            argmax(&held.champion) == label || argmax(&held.challenger) == label
+        };
+        let gain = self.balanced(predictions.iter().map(gain_on));
+        let recognized_gain = self
+            .balanced(predictions.iter().filter(is_recognized).map(gain_on))
+            .mean;
         if !gain.mean.is_finite() {
             return Err(Abort::NotFinite);
         }
@@ -134,6 +145,7 @@ impl RefitContext<'_> {
             before: self.scores(predictions, |held| &held.champion),
             after: self.scores(predictions, |held| &held.challenger),
             gain,
+            recognized_gain,
             groups: predictions
                 .iter()
                 .map(|held| self.samples[held.sample].group)

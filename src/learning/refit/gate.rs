@@ -83,18 +83,17 @@ pub(super) fn is_evident(
 
 /// Whether the evidence on held-out samples outvotes a low agreement with a head that never saw the
 /// labels. Such a head is hardly better than chance if the camera is very different from the
-/// training data. An agreement below 0.5 is never outvoted, because it suggests that the labels of
-/// two classes are swapped, and swapped labels can be learned too.
+/// training data. On labels that are wrong at random, a challenger is right no more often than the
+/// champion, and hardly surer where one of them is right. An agreement below 0.5 is never
+/// outvoted, because it suggests that the labels of two classes are swapped, and swapped labels can
+/// be learned too.
 fn is_outvoted(measured: &Measurements, options: &GateOptions) -> bool {
     let (before, after) = (&measured.before, &measured.after);
     measured.agreement.mean >= 0.5
-        && is_evident(
-            before,
-            after,
-            &measured.gain,
-            measured.fewest_groups,
-            options,
-        )
+        && after.samples >= options.evident_samples
+        && measured.fewest_groups >= options.evident_groups
+        && after.right >= before.right
+        && measured.recognized_gain >= options.evident_gain
 }
 
 fn labels_look_wrong(measured: &Measurements, options: &GateOptions) -> Option<Refusal> {
@@ -116,6 +115,13 @@ fn not_better(measured: &Measurements, options: &GateOptions) -> Option<Refusal>
     let may_be_noise =
         needed <= 0.0 && after.right > before.right && gain >= -measured.gain.standard_error;
     if gain < needed && !may_be_noise {
+        return Some(Refusal::NoGain { gain, needed });
+    }
+    // A challenger that is less sure has a lower loss on samples that both heads misclassify. If
+    // their labels are wrong, this is no gain.
+    let needed = -options.recognized_tolerance;
+    if after.right <= before.right && measured.recognized_gain < needed {
+        let gain = measured.recognized_gain;
         return Some(Refusal::NoGain { gain, needed });
     }
     // A champion without mistakes must not be replaced by a challenger that makes some.
@@ -262,6 +268,7 @@ mod tests {
             after: scores(18),
             gain: estimate(0.4, 0.1),
             groups: 12,
+            recognized_gain: 0.2,
             fewest_groups: 5,
             agreement: estimate(0.95, 0.13),
             replay: Some(ReplayAccuracy {
@@ -317,8 +324,7 @@ mod tests {
         assert_eq!(
             refusal(|measured| {
                 measured.agreement.mean = 0.6;
-                measured.gain.mean = 0.1;
-                measured.gain.standard_error = 0.1;
+                measured.recognized_gain = 0.01;
             }),
             Some(Refusal::LabelsDisagree {
                 agreement: 0.6,
@@ -371,12 +377,11 @@ mod tests {
         // The labels of the two classes may be swapped.
         let swapped = refusal(|measured| measured.agreement.mean = 0.4);
         assert!(matches!(swapped, Some(Refusal::LabelsDisagree { .. })));
-        let changes: [fn(&mut Measurements); 5] = [
+        let changes: [fn(&mut Measurements); 4] = [
             |measured| measured.after.samples = 8,
             |measured| measured.fewest_groups = 4,
-            |measured| measured.after.accuracy = 0.65,
-            |measured| measured.before.accuracy = 0.8,
-            |measured| measured.gain.standard_error = 0.3,
+            |measured| measured.after.right = measured.before.right - 1,
+            |measured| measured.recognized_gain = 0.04,
         ];
         for change in changes {
             let weak = refusal(|measured| {
@@ -397,6 +402,26 @@ mod tests {
             measured.after.right = measured.before.right;
         });
         assert!(matches!(no_better, Some(Refusal::NoGain { .. })));
+    }
+
+    #[test]
+    fn a_challenger_that_is_only_less_sure_of_its_mistakes_is_refused() {
+        let less_sure = |measured: &mut Measurements| measured.recognized_gain = -0.03;
+        // More samples became right, so the challenger is better.
+        assert_eq!(refusal(less_sure), None);
+        let no_better = refusal(|measured| {
+            less_sure(measured);
+            measured.after.right = measured.before.right;
+        });
+        assert_eq!(
+            no_better,
+            Some(Refusal::NoGain {
+                gain: -0.03,
+                needed: -0.02
+            })
+        );
+        let surer = refusal(|measured| measured.after.right = measured.before.right);
+        assert_eq!(surer, None);
     }
 
     #[test]

@@ -149,6 +149,10 @@ pub struct GateOptions {
     /// samples, the standard error is so large that no challenger would pass. Instead, the gate
     /// requires that the labels agree with a head that was trained without them.
     pub min_sigmas: f64,
+    /// Maximum increase of the loss on held-out samples that at least one of the two heads
+    /// classifies correctly, in nats, at least 0. It applies if the challenger does not classify
+    /// more samples correctly.
+    pub recognized_tolerance: f64,
     /// Maximum decrease in accuracy on held-out samples, between 0 and 1.
     pub accuracy_tolerance: f64,
     /// Maximum decrease in accuracy on the replay holdout, between 0 and 1.
@@ -160,14 +164,17 @@ pub struct GateOptions {
     /// that it would have with random labels. The fewer groups there are, the
     /// higher the required agreement.
     pub agreement_sigmas: f64,
-    /// Minimum number of held-out samples that can show that the labels can be trusted. Together
-    /// with the next four options, it defines when the challenger is so much better that a low
-    /// agreement and single labels that look wrong do not matter.
+    /// Minimum number of held-out samples that can show that the labels can be trusted.
     pub evident_samples: usize,
     /// Minimum number of groups of each class among these samples. Many pictures of two people
     /// show little about other people.
     pub evident_groups: usize,
-    /// Minimum accuracy of the challenger on these samples, between 0 and 1.
+    /// Minimum gain, in nats, on samples that at least one of the two heads classifies correctly, so
+    /// that a low agreement does not matter.
+    pub evident_gain: f64,
+    /// Together with the next two options, this defines when the challenger is so much better that
+    /// single labels that look wrong do not matter: the minimum accuracy of the challenger on
+    /// these samples, between 0 and 1.
     pub evident_accuracy: f64,
     /// Minimum increase of the accuracy, between 0 and 1.
     pub evident_improvement: f64,
@@ -195,12 +202,14 @@ impl Default for GateOptions {
         GateOptions {
             min_gain: 0.0,
             min_sigmas: 0.0,
+            recognized_tolerance: 0.02,
             accuracy_tolerance: 0.1,
             replay_tolerance: 0.011,
             min_agreement: 0.75,
             agreement_sigmas: 1.5,
             evident_samples: 10,
             evident_groups: 5,
+            evident_gain: 0.05,
             evident_accuracy: 0.7,
             evident_improvement: 0.15,
             evident_sigmas: 2.0,
@@ -286,11 +295,15 @@ impl GateOptions {
             self.min_sigmas,
             self.agreement_sigmas,
             self.evident_sigmas,
+            self.evident_gain,
             self.perfect_gain,
             self.perfect_sigmas,
         ];
         if !margins.into_iter().all(f64::is_finite) {
             return refuse("a margin that is not a finite number");
+        }
+        if !self.recognized_tolerance.is_finite() || self.recognized_tolerance < 0.0 {
+            return refuse("a tolerance that is not at least 0");
         }
         let shares = [
             self.accuracy_tolerance,
@@ -316,7 +329,7 @@ mod tests {
     #[test]
     fn the_defaults_are_valid_and_each_bad_figure_is_refused() {
         assert_eq!(RefitOptions::default().check(), Ok(()));
-        let changes: [fn(&mut RefitOptions); 20] = [
+        let changes: [fn(&mut RefitOptions); 21] = [
             |options| options.fit.shift_tolerance = 1.1,
             |options| options.fit.adaptations.clear(),
             |options| options.fit.steps = 0,
@@ -333,6 +346,7 @@ mod tests {
             |options| options.hold_out.min_groups = 0,
             |options| options.hold_out.near_duplicate = f32::NAN,
             |options| options.gate.min_gain = f64::NAN,
+            |options| options.gate.recognized_tolerance = -0.1,
             |options| options.gate.replay_tolerance = -0.1,
             |options| options.gate.max_suspects = 1.1,
             |options| options.gate.min_recall = 1.1,

@@ -233,6 +233,10 @@ pub struct Measurements {
     /// Mean decrease of the loss in nats, balanced by class and group. Each
     /// loss is capped at [`LOSS_CAP`](super::LOSS_CAP).
     pub gain: Estimate,
+    /// The mean of the same decrease over the samples that at least one of the two heads
+    /// classifies correctly. The other samples may have wrong labels, and a challenger that is
+    /// less sure has a lower loss on wrong labels.
+    pub recognized_gain: f64,
     /// Number of groups of the held-out samples.
     pub groups: usize,
     /// Number of held-out groups of the class that has the fewest.

@@ -5,6 +5,7 @@ use super::evaluate::accuracy;
 use super::grow::NEW_CLASS_MARGIN;
 use super::*;
 use crate::learning::replay::Replay;
+use crate::training::train::{TrainOptions, Trainer};
 use crate::vision::embed::FEATURES;
 use crate::vision::head::argmax;
 
