@@ -3,7 +3,7 @@
 
 #![expect(
     clippy::inline_always,
-    reason = "code inside `dispatch!` must be inlined to be compiled for its instruction set"
+    reason = "code for an instruction set must be inlined to be compiled for it"
 )]
 
 use tract_linalg::multithread::par_chunks_mut;
@@ -103,7 +103,7 @@ fn block<V: Vector, const PIXELS: usize>(
 ) {
     match out.len() / width {
         3 if V::Precision::BLOCK == 3 => {
-            block_of::<V, 3, PIXELS>(token, panels, params, clamp, out, width)
+            block_of::<V, 3, PIXELS>(token, panels, params, clamp, out, width);
         }
         2 => block_of::<V, 2, PIXELS>(token, panels, params, clamp, out, width),
         _ => block_of::<V, 1, PIXELS>(token, panels, params, clamp, out, width),
