@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+#[cfg(target_arch = "x86_64")]
+use fearless_simd::Level;
 use prost::Message;
 use sha2::{Digest, Sha256};
 use tract_onnx::pb::{ModelProto, NodeProto};
@@ -149,6 +151,8 @@ impl Graph {
                 .into_typed()?;
             #[cfg(target_arch = "aarch64")]
             let model = rewrite::use_blocked_layout(model, half)?;
+            #[cfg(target_arch = "x86_64")]
+            let model = rewrite::use_blocked_layout(model, Level::new())?;
             let mut model = model.into_decluttered()?;
             rewrite::rewrite(&mut model)?;
             let model = model.into_optimized()?;

@@ -15,6 +15,21 @@ use tract_onnx::tract_core::internal::*;
 
 thread_local! {
     static FREE: Cell<Option<Tensor>> = const { Cell::new(None) };
+    static SCRATCH: Cell<Option<Tensor>> = const { Cell::new(None) };
+}
+
+/// Returns a tensor of at least `len` arbitrary values, in which an operator keeps intermediate
+/// results.
+pub(in crate::onnx) fn scratch<T: Datum>(len: usize) -> TractResult<Tensor> {
+    match SCRATCH.take() {
+        Some(free) if free.datum_type() == T::datum_type() && free.len() >= len => Ok(free),
+        _ => Tensor::zero_dt(T::datum_type(), &[len]),
+    }
+}
+
+/// Returns the memory of [`scratch`] to the pool.
+pub(in crate::onnx) fn recycle_scratch(values: Tensor) {
+    SCRATCH.set(Some(values));
 }
 
 /// Returns a tensor whose values are arbitrary.
@@ -69,5 +84,17 @@ mod tests {
             assert_eq!((taken.shape(), first(&taken)), (&shape[..], value));
         }
         assert_eq!(first(&shared), 3.0);
+    }
+
+    #[test]
+    fn scratch_memory_grows() {
+        for len in [5, 3, 9] {
+            let values = scratch::<f32>(len).unwrap();
+            assert!(values.len() >= len);
+            recycle_scratch(values);
+        }
+        let values = scratch::<f32>(2).unwrap();
+        assert_eq!(values.len(), 9);
+        assert_eq!(scratch::<u16>(2).unwrap().len(), 2);
     }
 }

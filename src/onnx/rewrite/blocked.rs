@@ -371,6 +371,7 @@ fn product_and_depthwise<P: Precision>(
 
 #[cfg(test)]
 mod tests {
+    use fearless_simd::Level;
     use proptest::prelude::*;
     use tract_linalg::multithread::{Executor, multithread_tract_scope};
     use tract_onnx::tract_core::ops::cnn::{PaddingSpec, PoolSpec};
@@ -393,13 +394,50 @@ mod tests {
         relative_tolerance: f32,
     }
 
-    /// Returns the rewrites for the precisions that this processor has.
-    fn rewrites() -> impl Iterator<Item = Rewrite> {
-        let single = Rewrite {
-            apply: |model| rewrite(model, Single, None),
+    fn in_single_precision(apply: fn(&mut TypedModel) -> TractResult<()>) -> Rewrite {
+        Rewrite {
+            apply,
             tolerance: 1e-4,
             relative_tolerance: 1e-4,
-        };
+        }
+    }
+
+    /// Returns the rewrites for the instruction sets in single precision, if this processor has
+    /// them.
+    #[cfg(target_arch = "x86_64")]
+    fn single_precision() -> Vec<Rewrite> {
+        let level = Level::new();
+        let mut rewrites = vec![in_single_precision(|model| match Level::new().as_sse2() {
+            Some(sse2) => rewrite(model, Single(sse2), None),
+            None => Ok(()),
+        })];
+        if level.as_avx2().is_some() {
+            rewrites.push(in_single_precision(|model| match Level::new().as_avx2() {
+                Some(avx2) => rewrite(model, Single(avx2), None),
+                None => Ok(()),
+            }));
+        }
+        if level.as_avx512().is_some() {
+            rewrites.push(in_single_precision(|model| {
+                match Level::new().as_avx512() {
+                    Some(avx512) => rewrite(model, Single(avx512), None),
+                    None => Ok(()),
+                }
+            }));
+        }
+        rewrites
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    fn single_precision() -> Vec<Rewrite> {
+        vec![in_single_precision(|model| match Level::new().as_neon() {
+            Some(neon) => rewrite(model, Single(neon), None),
+            None => Ok(()),
+        })]
+    }
+
+    /// Returns the rewrites for the precisions that this processor has.
+    fn rewrites() -> impl Iterator<Item = Rewrite> {
         let half = Half::detect().map(|_| Rewrite {
             apply: |model| match Half::detect() {
                 Some(half) => rewrite(model, half, None),
@@ -408,7 +446,7 @@ mod tests {
             tolerance: 0.1,
             relative_tolerance: 0.01,
         });
-        [single].into_iter().chain(half)
+        single_precision().into_iter().chain(half)
     }
 
     /// Adds a convolution with a kernel of `side` x `side`, and a clamp from 0 to 6 if
@@ -604,12 +642,16 @@ mod tests {
         let Some(half) = Half::detect() else {
             return;
         };
+        #[cfg(target_arch = "aarch64")]
+        let single = Level::new().as_neon().map(Single).unwrap();
+        #[cfg(target_arch = "x86_64")]
+        let single = Level::new().as_sse2().map(Single).unwrap();
         let model = mobile_net(&[1, RGB, 28, 28], [8, 16], 1);
         let input = noise(&[1, RGB, 28, 28], 1);
         let mut last_difference = f32::INFINITY;
         for (limit, conversions) in [(0, 1), (4, 2), (7, 1)] {
             let mut rewritten = model.clone();
-            rewrite(&mut rewritten, Single, Some(limit)).unwrap();
+            rewrite(&mut rewritten, single, Some(limit)).unwrap();
             rewrite(&mut rewritten, half, None).unwrap();
             assert_eq!(count(&rewritten, "FromBlocked"), conversions);
             let [before, after] = [&model, &rewritten].map(|model| values(&run(model, &input)));

@@ -3,6 +3,7 @@
 //! This module knows the forms in which tract represents the operators to replace, and
 //! leaves all other operators unchanged.
 
+use fearless_simd::Level;
 #[allow(
     clippy::wildcard_imports,
     reason = "tract's macros expect its names in scope"
@@ -15,13 +16,11 @@ use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat, MaxPool, PoolSpec};
 use tract_onnx::tract_core::ops::math::{Max, Min};
 use tract_onnx::tract_core::ops::nn::DataFormat;
 
-#[cfg(any(test, target_arch = "aarch64"))]
 mod blocked;
-#[cfg(target_arch = "x86_64")]
-mod products;
 
 #[cfg(target_arch = "aarch64")]
-use super::ops::blocked::{Half, Single};
+use super::ops::blocked::Half;
+use super::ops::blocked::Single;
 use super::ops::depthwise::{ConvGeometry, DepthwiseConv3x3, KERNEL_SIDE, PARAMS};
 use super::ops::max_pool::MaxPool2x2;
 
@@ -33,12 +32,29 @@ pub(super) fn use_blocked_layout(
     mut model: TypedModel,
     half: Option<(Half, usize)>,
 ) -> TractResult<TypedModel> {
+    let Some(neon) = Level::new().as_neon() else {
+        return Ok(model);
+    };
     match half {
         Some((half, first)) => {
-            blocked::rewrite(&mut model, Single, Some(first))?;
+            blocked::rewrite(&mut model, Single(neon), Some(first))?;
             blocked::rewrite(&mut model, half, None)?;
         }
-        None => blocked::rewrite(&mut model, Single, None)?,
+        None => blocked::rewrite(&mut model, Single(neon), None)?,
+    }
+    Ok(model)
+}
+
+/// Rewrites a model that is not yet decluttered. Replaces the convolutions of a face detector
+/// and of a MobileNet by operators for the longest vectors of an instruction set.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn use_blocked_layout(mut model: TypedModel, level: Level) -> TractResult<TypedModel> {
+    if let Some(avx512) = level.as_avx512() {
+        blocked::rewrite(&mut model, Single(avx512), None)?;
+    } else if let Some(avx2) = level.as_avx2() {
+        blocked::rewrite(&mut model, Single(avx2), None)?;
+    } else if let Some(sse2) = level.as_sse2() {
+        blocked::rewrite(&mut model, Single(sse2), None)?;
     }
     Ok(model)
 }
@@ -56,8 +72,6 @@ pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
     // Propagate the split into parts up to the node that produces the planes, and down to
     // the node that consumes them.
     model.declutter()?;
-    #[cfg(target_arch = "x86_64")]
-    products::rewrite(model)?;
     Ok(())
 }
 
@@ -239,7 +253,6 @@ struct Clamp {
 }
 
 impl Clamp {
-    #[cfg(any(test, target_arch = "aarch64"))]
     fn is_bounded(&self) -> bool {
         self.low > f32::NEG_INFINITY || self.high < f32::INFINITY
     }
@@ -510,41 +523,6 @@ mod tests {
             let shape = [1, channels, case.input[0], case.input[1]];
             let model = convolution(&case, DataFormat::NCHW, &shape, channels, channels, seed);
             compare(model, &noise(&shape, seed), "DepthwiseConv3x3", 1e-4);
-        }
-
-        #[cfg(target_arch = "x86_64")]
-        #[test]
-        fn pointwise_conv_equals_that_of_tract(
-            channels in 2..40_usize,
-            out_channels in 2..40_usize,
-            geometry in [1..20_usize, 16..20],
-            has_bias: bool,
-            low in proptest::option::of(-0.5..0.0_f32),
-            high in proptest::option::of(0.1..0.5_f32),
-            seed: u32,
-        ) {
-            let shape = [1, channels, geometry[0], geometry[1]];
-            let bias = if has_bias {
-                noise(&[out_channels], seed.wrapping_add(2))
-            } else {
-                Tensor::zero::<f32>(&[out_channels]).unwrap()
-            };
-            let model = pointwise(&shape, out_channels, bias, [low, high], seed);
-            compare(model, &noise(&shape, seed), "Pointwise", 1e-4);
-        }
-
-        #[cfg(target_arch = "x86_64")]
-        #[test]
-        fn im2col_and_pointwise_conv_equal_the_conv_of_tract(
-            case in case(),
-            channels in 2..=products::MAX_IM2COL_CHANNELS,
-            out_channels in 2..20_usize,
-            seed: u32,
-        ) {
-            let shape = [1, channels, case.input[0] + 16, case.input[1] + 16];
-            let case = ConvCase { input: [shape[2], shape[3]], ..case };
-            let model = convolution(&case, DataFormat::NCHW, &shape, out_channels, 1, seed);
-            compare(model, &noise(&shape, seed), "Im2col", 1e-4);
         }
 
         #[test]

@@ -3,7 +3,7 @@
 
 #![expect(
     clippy::inline_always,
-    reason = "code inside `dispatch!` must be inlined to be compiled for its instruction set"
+    reason = "code for an instruction set must be inlined to be compiled for it"
 )]
 
 use std::array::from_fn;
@@ -15,7 +15,7 @@ use tract_linalg::multithread::par_chunks_mut;
 )]
 use tract_onnx::tract_core::internal::*;
 
-use super::pointwise::{BLOCK, Product, Target};
+use super::pointwise::{Product, Target};
 use super::precision::{Kernel, Lanes, Precision, Vector};
 use super::{PRODUCTS_PER_VALUE, Size, threads, vectors};
 use crate::onnx::ops::buffer_pool;
@@ -24,18 +24,22 @@ use crate::onnx::ops::depthwise::{ConvGeometry, KERNEL_SIDE, PARAMS};
 /// The [`PARAMS`] of the channels of a vector.
 type GroupParams<P> = [<P as Precision>::Lanes; PARAMS];
 
-/// Number of adjacent pixels in a row that are computed together. Their sums and inputs
-/// fit in the 32 registers of aarch64, and the widths of the layers of a MobileNet on
-/// 224x224 pixels are multiples of this number.
+/// Number of adjacent pixels in a row that are computed together if there are 32 registers.
+/// Their sums and inputs fit in these registers, and the widths of the layers of a MobileNet
+/// on 224x224 pixels are multiples of this number.
 const TILE: usize = 7;
-/// Number of columns that a tile reads, with a stride of 1 and with a stride of 2.
-const WINDOW: usize = TILE - 1 + KERNEL_SIDE;
-const WIDE_WINDOW: usize = 2 * (TILE - 1) + KERNEL_SIDE;
+/// The same if there are 16 registers.
+const SMALL_TILE: usize = 4;
 
-/// Number of vectors in the buffer for rows of the input. These vectors take 320 KB, which
-/// fits in the L2 cache. With a larger buffer, the weights of the 1x1 convolution would be
-/// read less often, but the rows would be read from memory.
-const BUFFER: usize = 20 << 10;
+/// Returns the number of columns that a tile reads.
+const fn window(tile: usize, stride: usize) -> usize {
+    (tile - 1) * stride + KERNEL_SIDE
+}
+
+/// Number of bytes in the buffer for rows of the input. They fit in the L2 cache. With a
+/// larger buffer, the weights of the 1x1 convolution would be read less often, but the rows
+/// would be read from memory.
+const BUFFER: usize = 320 << 10;
 
 /// The operator has two or three inputs: a picture, the parameters of the depthwise
 /// convolution `[channels / lanes, 12, lanes]`, and optionally the parameters of the 1x1
@@ -49,10 +53,22 @@ pub(in crate::onnx) struct BlockedDepthwise<P> {
 }
 
 impl<P: Precision> BlockedDepthwise<P> {
-    /// Number of columns of the padded input.
-    fn padded_width(&self) -> usize {
-        let ConvGeometry { output, stride, .. } = self.geometry;
-        (output[1] - 1) * stride + KERNEL_SIDE
+    /// Number of columns of the input in the buffer, with the padding.
+    fn stored_width(&self) -> usize {
+        let ConvGeometry {
+            input,
+            output,
+            before,
+            stride,
+        } = self.geometry;
+        ((output[1] - 1) * stride + KERNEL_SIDE).max(before[1] + input[1])
+    }
+
+    /// Number of vectors in the buffer for some groups of channels.
+    fn buffer_len(&self, groups: usize) -> usize {
+        let row = groups * self.stored_width();
+        let most = self.geometry.input[0] + KERNEL_SIDE - 1;
+        (BUFFER / (row * size_of::<P::Lanes>())).clamp(KERNEL_SIDE, most) * row
     }
 
     /// Returns the input row that the kernel row `row` covers for the output row `y`, or
@@ -68,7 +84,7 @@ impl<P: Precision> BlockedDepthwise<P> {
         (source < input[0]).then_some(source)
     }
 
-    /// Computes all rows of the output for some groups of channels. `input` returns these
+    /// Computes some rows of the output for some groups of channels. `input` returns these
     /// groups of a range of rows.
     #[inline(always)]
     fn convolve<V: Vector<Precision = P>>(
@@ -76,7 +92,10 @@ impl<P: Precision> BlockedDepthwise<P> {
         token: V::Token,
         input: &Input<P>,
         params: &[GroupParams<P>],
-        out: &mut [&mut [P::Lanes]],
+        buffer: &mut [P::Lanes],
+        Share {
+            first_row, rows, ..
+        }: &mut Share<P>,
     ) {
         let ConvGeometry {
             input: [height, width],
@@ -84,16 +103,19 @@ impl<P: Precision> BlockedDepthwise<P> {
             stride,
             ..
         } = self.geometry;
-        let stored_width = self.padded_width().max(left + width);
+        let stored_width = self.stored_width();
         let stored_row = params.len() * stored_width;
         // The buffer is a ring. Row `y` of the input is in row `y % count` of the buffer.
-        let count = (BUFFER / stored_row).clamp(KERNEL_SIDE, height + KERNEL_SIDE - 1);
+        let count = buffer.len() / stored_row;
         let at_once = (count - KERNEL_SIDE) / stride + 1;
-        let mut buffer = vec![P::ZERO; count * stored_row];
+        for row in buffer.chunks_exact_mut(stored_width) {
+            row[..left].fill(P::ZERO);
+            row[left + width..].fill(P::ZERO);
+        }
         let zeros = vec![P::ZERO; stored_row];
-        let mut next = 0;
-        for (index, out) in out.chunks_mut(at_once).enumerate() {
-            let first = index * at_once;
+        let mut next = (*first_row * stride).saturating_sub(top);
+        for (index, out) in rows.chunks_mut(at_once).enumerate() {
+            let first = *first_row + index * at_once;
             let last_row = (first + out.len() - 1) * stride + KERNEL_SIDE - 1;
             let end = (last_row + 1).saturating_sub(top).min(height);
             if next < end {
@@ -114,9 +136,19 @@ impl<P: Precision> BlockedDepthwise<P> {
                     None => &zeros,
                 });
                 let width = self.geometry.output[1];
-                match stride {
-                    1 => convolve_row::<V, 1, WINDOW>(token, rows, params, out, width),
-                    _ => convolve_row::<V, 2, WIDE_WINDOW>(token, rows, params, out, width),
+                match (stride, P::HAS_32_REGISTERS) {
+                    (1, true) => convolve_row::<V, 1, TILE, { window(TILE, 1) }>(
+                        token, rows, params, out, width,
+                    ),
+                    (1, false) => convolve_row::<V, 1, SMALL_TILE, { window(SMALL_TILE, 1) }>(
+                        token, rows, params, out, width,
+                    ),
+                    (_, true) => convolve_row::<V, 2, TILE, { window(TILE, 2) }>(
+                        token, rows, params, out, width,
+                    ),
+                    (_, false) => convolve_row::<V, 2, SMALL_TILE, { window(SMALL_TILE, 2) }>(
+                        token, rows, params, out, width,
+                    ),
                 }
             }
         }
@@ -171,7 +203,7 @@ impl<P: Precision> Input<'_, P> {
             } => {
                 let row = groups * width;
                 let values = &values[first_row * row..][..out.rows.len() * row];
-                product.rows::<V, false>(token, values, width, &[], out);
+                product.rows::<V>(token, values, width, out);
             }
         }
     }
@@ -180,7 +212,7 @@ impl<P: Precision> Input<'_, P> {
 /// Computes a row of the output. Each row of the input contains all columns of the first
 /// group, then all columns of the next group, and so on.
 #[inline(always)]
-fn convolve_row<V: Vector, const STRIDE: usize, const WINDOW: usize>(
+fn convolve_row<V: Vector, const STRIDE: usize, const COLUMNS: usize, const WINDOW: usize>(
     token: V::Token,
     rows: [&[Lanes<V>]; KERNEL_SIDE],
     params: &[GroupParams<V::Precision>],
@@ -193,16 +225,22 @@ fn convolve_row<V: Vector, const STRIDE: usize, const WINDOW: usize>(
     let groups = windows.zip(params).zip(out.chunks_exact_mut(width));
     for ((((above, middle), below), params), out) in groups {
         let rows = [above, middle, below];
-        let mut x = 0;
-        while x + TILE <= width {
-            let windows = rows.map(|row| &row[x * STRIDE..x * STRIDE + WINDOW]);
-            convolve_tile::<V, STRIDE, TILE, WINDOW>(token, windows, params, &mut out[x..x + TILE]);
-            x += TILE;
+        if width < COLUMNS {
+            for (x, out) in out.iter_mut().enumerate() {
+                let windows = rows.map(|row| &row[x * STRIDE..][..KERNEL_SIDE]);
+                let out = std::slice::from_mut(out);
+                convolve_tile::<V, STRIDE, 1, KERNEL_SIDE>(token, windows, params, out);
+            }
+            continue;
         }
+        let mut x = 0;
         while x < width {
-            let windows = rows.map(|row| &row[x * STRIDE..x * STRIDE + KERNEL_SIDE]);
-            convolve_tile::<V, STRIDE, 1, KERNEL_SIDE>(token, windows, params, &mut out[x..=x]);
-            x += 1;
+            // The last tile overlaps the previous tile, so some pixels are computed twice.
+            x = x.min(width - COLUMNS);
+            let windows = rows.map(|row| &row[x * STRIDE..][..WINDOW]);
+            let out = &mut out[x..x + COLUMNS];
+            convolve_tile::<V, STRIDE, COLUMNS, WINDOW>(token, windows, params, out);
+            x += COLUMNS;
         }
     }
 }
@@ -237,14 +275,15 @@ struct ConvolveKernel<'a, 'b, P: Precision> {
     op: &'a BlockedDepthwise<P>,
     input: Input<'a, P>,
     params: &'a [GroupParams<P>],
-    rows: &'a mut [&'b mut [P::Lanes]],
+    buffer: &'a mut [P::Lanes],
+    share: &'a mut Share<'b, P>,
 }
 
 impl<P: Precision> Kernel<P> for ConvolveKernel<'_, '_, P> {
     #[inline(always)]
     fn run<V: Vector<Precision = P>>(self, token: V::Token) {
         self.op
-            .convolve::<V>(token, &self.input, self.params, self.rows);
+            .convolve::<V>(token, &self.input, self.params, self.buffer, self.share);
     }
 }
 
@@ -260,28 +299,49 @@ impl<P: Precision> Op for BlockedDepthwise<P> {
     op_as_typed_op!();
 }
 
-/// The part of the output that a thread computes: its first group, and the vectors in each
-/// row.
+/// The part of the output that a thread computes: some groups of channels of some rows.
 struct Share<'a, P: Precision> {
-    first: usize,
+    first_group: usize,
+    first_row: usize,
     rows: Vec<&'a mut [P::Lanes]>,
 }
 
-/// Divides a picture into parts of `groups` groups.
-fn shares<P: Precision>(out: &mut [P::Lanes], size: Size, groups: usize) -> Vec<Share<'_, P>> {
-    let mut shares: Vec<Share<P>> = (0..size.groups)
-        .step_by(groups)
-        .map(|first| Share {
-            first,
-            rows: Vec::with_capacity(size.height),
-        })
-        .collect();
-    for row in out.chunks_exact_mut(size.row()) {
-        for (share, part) in shares.iter_mut().zip(row.chunks_mut(groups * size.width)) {
-            share.rows.push(part);
+/// Divides a picture into parts of up to `groups` groups and `rows` rows.
+fn shares<P: Precision>(
+    out: &mut [P::Lanes],
+    size: Size,
+    [groups, rows]: [usize; 2],
+) -> Vec<Share<'_, P>> {
+    let mut shares = Vec::new();
+    for (index, chunk) in out.chunks_mut(rows * size.row()).enumerate() {
+        let first = shares.len();
+        shares.extend((0..size.groups).step_by(groups).map(|first_group| Share {
+            first_group,
+            first_row: index * rows,
+            rows: Vec::with_capacity(rows),
+        }));
+        for row in chunk.chunks_exact_mut(size.row()) {
+            let parts = row.chunks_mut(groups * size.width);
+            for (share, part) in shares[first..].iter_mut().zip(parts) {
+                share.rows.push(part);
+            }
         }
     }
     shares
+}
+
+/// Returns the maximum numbers of groups and of rows of a thread's share. Either the groups or
+/// the rows are divided, whichever makes the largest share smaller. If the rows are divided,
+/// two threads compute the rows of the input that both need. `groups` must be a multiple of
+/// `block`.
+fn largest_share(size: Size, threads: usize, block: usize) -> [usize; 2] {
+    let groups = size.groups.div_ceil(threads).next_multiple_of(block);
+    let rows = size.height.div_ceil(threads);
+    if groups.min(size.groups) * size.height <= size.groups * (rows + KERNEL_SIDE - 1) {
+        [groups, size.height]
+    } else {
+        [size.groups, rows]
+    }
 }
 
 impl<P: Precision> EvalOp for BlockedDepthwise<P> {
@@ -322,32 +382,39 @@ impl<P: Precision> EvalOp for BlockedDepthwise<P> {
                 None => 0,
             };
             let total = output.len() + products;
-            let share = to.groups.div_ceil(threads());
-            let share = share.next_multiple_of(BLOCK);
+            let block = if product.is_some() { P::BLOCK } else { 1 };
+            let largest = largest_share(to, threads(), block);
             let mut plain = output.try_as_plain_ram_mut()?;
             let out = P::vectors_mut(plain.as_slice_mut::<P::Value>()?);
-            let mut shares = shares::<P>(out, to, share);
+            let mut shares = shares::<P>(out, to, largest);
             par_chunks_mut(&mut shares, 1, total, |_, shares| {
-                for Share { first, rows } in shares {
-                    let count = share.min(to.groups - *first);
+                for share in shares {
+                    let first = share.first_group;
+                    let count = largest[0].min(to.groups - first);
                     let input = match product {
                         Some(product) => Input::Product {
                             values,
                             groups: from.groups,
-                            product: product.groups(*first, count),
+                            product: product.groups(first, count),
                         },
                         None => Input::Picture {
                             values,
                             groups: from.groups,
-                            first: *first,
+                            first,
                         },
                     };
+                    let len = self.buffer_len(count);
+                    let mut scratch = buffer_pool::scratch::<P::Value>(len * P::LANES)?;
+                    let mut plain = scratch.try_as_plain_ram_mut()?;
+                    let buffer = P::vectors_mut(plain.as_slice_mut::<P::Value>()?);
                     self.precision.run(ConvolveKernel {
                         op: self,
                         input,
-                        params: &params[*first..][..count],
-                        rows,
+                        params: &params[first..][..count],
+                        buffer: &mut buffer[..len],
+                        share,
                     });
+                    buffer_pool::recycle_scratch(scratch);
                 }
                 Ok(())
             })?;
@@ -368,4 +435,24 @@ impl<P: Precision> TypedOp for BlockedDepthwise<P> {
     }
 
     as_op!();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_share_the_channels_unless_their_blocks_cannot_be_divided_evenly() {
+        let size = |side: usize, groups: usize| Size {
+            height: side,
+            groups,
+            width: side,
+        };
+        assert_eq!(largest_share(size(56, 9), 1, 3), [9, 56]);
+        assert_eq!(largest_share(size(56, 6), 2, 3), [3, 56]);
+        assert_eq!(largest_share(size(56, 9), 2, 3), [9, 28]);
+        assert_eq!(largest_share(size(7, 10), 2, 3), [6, 7]);
+        assert_eq!(largest_share(size(112, 2), 2, 3), [2, 56]);
+        assert_eq!(largest_share(size(112, 2), 2, 1), [1, 112]);
+    }
 }

@@ -2,7 +2,7 @@
 
 #![expect(
     clippy::inline_always,
-    reason = "code inside `dispatch!` must be inlined to be compiled for its instruction set"
+    reason = "code for an instruction set must be inlined to be compiled for it"
 )]
 
 use tract_linalg::multithread::par_chunks_mut;

@@ -1,9 +1,9 @@
-//! Operators for aarch64, which use a layout of their own, the *blocked layout*:
+//! Operators that use a layout of their own, the *blocked layout*:
 //! `[height, channels / lanes, width, lanes]`. The values of a few channels of a pixel form
 //! a vector, and the vectors of adjacent pixels in a row are adjacent in memory. A vector
-//! has four lanes in single precision and eight in half precision (see [`Precision`]). If
-//! the number of channels is not a multiple of the number of lanes, the picture has
-//! additional channels, whose values are arbitrary but finite.
+//! has 4 to 16 lanes (see [`Precision`]). If the number of channels is not a multiple of the
+//! number of lanes, the picture has additional channels, whose values are arbitrary but
+//! finite.
 //!
 //! With this layout, neither a matrix product nor a depthwise convolution has to rearrange
 //! its input. An operator reads and writes whole vectors, and each row of a picture is
@@ -13,6 +13,8 @@ mod conversions;
 mod depthwise;
 #[cfg(test)]
 mod emulated;
+#[cfg(any(test, target_arch = "aarch64"))]
+mod half;
 mod max_pool;
 mod pointwise;
 mod precision;
@@ -27,9 +29,11 @@ use tract_onnx::tract_core::internal::*;
 
 pub(in crate::onnx) use conversions::{FromBlocked, ToBlocked};
 pub(in crate::onnx) use depthwise::BlockedDepthwise;
+#[cfg(any(test, target_arch = "aarch64"))]
+pub(in crate::onnx) use half::Half;
 pub(in crate::onnx) use max_pool::BlockedMaxPool;
 pub(in crate::onnx) use pointwise::{BlockedPointwise, product_params};
-pub(in crate::onnx) use precision::{Half, Precision, Single};
+pub(in crate::onnx) use precision::{Precision, Single};
 pub(in crate::onnx) use rgb::{BlockedRgbConv, RGB};
 
 /// tract shares work among threads only if the work consists of a minimum number of

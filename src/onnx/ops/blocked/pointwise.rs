@@ -3,7 +3,7 @@
 
 #![expect(
     clippy::inline_always,
-    reason = "code inside `dispatch!` must be inlined to be compiled for its instruction set"
+    reason = "code for an instruction set must be inlined to be compiled for it"
 )]
 
 use std::array::from_fn;
@@ -20,22 +20,25 @@ use super::precision::{Kernel, Lanes, Precision, Vector};
 use super::{PRODUCTS_PER_VALUE, Size, threads, vectors};
 use crate::onnx::ops::buffer_pool;
 
-/// Maximum number of vectors of output channels in a tile, and maximum number of adjacent
-/// pixels in a tile. The sums (21 vectors), seven pixels, and the weights fit in the 32
-/// registers of aarch64, and the widths of the layers of a MobileNet on 224x224 pixels are
-/// multiples of seven.
-pub(super) const BLOCK: usize = 3;
+/// Maximum number of adjacent pixels in a tile if there are 32 registers. The sums of three
+/// vectors of output channels (21 vectors), seven pixels, and the weights fit in the 32 registers
+/// of aarch64, and the widths of the layers of a MobileNet on 224x224 pixels are multiples of
+/// seven.
 const TILE: usize = 7;
 /// Number of pixels in a narrower tile, for the end of a row.
 const NARROW_TILE: usize = 3;
+/// Maximum number of adjacent pixels in a tile if there are 16 registers. The sums of two vectors
+/// of output channels (12 vectors), one pixel, and the weights take 15 registers. If they took 16,
+/// the compiler would keep a sum in memory.
+const SMALL_TILE: usize = 6;
 
 /// Number of vectors at the end of the parameters: the lower and upper bounds of the clamp.
 const CLAMP_ROWS: usize = 2;
 
-/// Number of vectors of the input after which the weights are read again. These vectors
-/// take 256 KB, which fits in the L2 cache. For fewer vectors, the weights, which may not
-/// fit in any cache, would be read more often.
-const CHUNK: usize = 16 << 10;
+/// Number of bytes of the input after which the weights are read again. They fit in the L2
+/// cache. For fewer bytes, the weights, which may not fit in any cache, would be read more
+/// often.
+const CHUNK: usize = 256 << 10;
 
 /// The operator has two or three inputs: a picture, the parameters (see
 /// [`product_params`]), and optionally a picture that is added to the result.
@@ -50,9 +53,9 @@ pub(in crate::onnx) struct BlockedPointwise<P> {
 
 /// Returns the parameters of a product, of shape `[rows, lanes]`. `weights` is `[out channels,
 /// channels]`, and `bias` has one value or one for each output channel. The result is
-/// divided into blocks of up to [`BLOCK`] vectors of output channels. For each block, the
-/// parameters contain the biases, and then the weights for each input channel. They end with
-/// the bounds of the clamp.
+/// divided into blocks of up to [`Precision::BLOCK`] vectors of output channels. For each
+/// block, the parameters contain the biases, and then the weights for each input channel.
+/// They end with the bounds of the clamp.
 pub(in crate::onnx) fn product_params<P: Precision>(
     weights: &[f32],
     out_channels: usize,
@@ -68,8 +71,8 @@ pub(in crate::onnx) fn product_params<P: Precision>(
         _ => weights[channel * channels + row - 1],
     };
     let mut params = Vec::with_capacity((groups * depth + CLAMP_ROWS) * P::LANES);
-    for first in (0..groups).step_by(BLOCK) {
-        let count = BLOCK.min(groups - first);
+    for first in (0..groups).step_by(P::BLOCK) {
+        let count = P::BLOCK.min(groups - first);
         for row in 0..depth {
             let channels = P::LANES * first..P::LANES * (first + count);
             params.extend(channels.map(|channel| P::value(value(channel, row))));
@@ -120,7 +123,7 @@ impl<'a, P: Precision> Product<'a, P> {
     }
 
     /// Returns the product for some of the output channels. `first` must be a multiple of
-    /// [`BLOCK`].
+    /// [`Precision::BLOCK`].
     pub(super) fn groups(self, first: usize, count: usize) -> Product<'a, P> {
         Product {
             params: &self.params[first * self.depth..][..count * self.depth],
@@ -130,48 +133,36 @@ impl<'a, P: Precision> Product<'a, P> {
 
     /// Returns the parameters of each block.
     pub(super) fn blocks(self) -> impl Iterator<Item = &'a [P::Lanes]> {
-        self.params.chunks(BLOCK * self.depth)
+        self.params.chunks(P::BLOCK * self.depth)
     }
 
     pub(super) fn clamp(self) -> Option<[P::Lanes; 2]> {
         self.clamp
     }
 
-    /// Computes the product for each row of `input`. Each row of `added` is added to the
-    /// corresponding row of the result; if there are no rows, nothing is added. If `IN_PARTS` is
-    /// true, the sums are computed in parts (see [`Precision::PART`]).
+    /// Computes the product for each row of `input`.
     #[inline(always)]
-    pub(super) fn rows<V: Vector<Precision = P>, const IN_PARTS: bool>(
+    pub(super) fn rows<V: Vector<Precision = P>>(
         self,
         token: V::Token,
         input: &[P::Lanes],
         width: usize,
-        added: &[P::Lanes],
         out: &mut Target<P>,
     ) {
         let row = (self.depth - 1) / P::LANES * width;
-        let added_row = self.params.len() / self.depth * width;
         for (block, params) in self.blocks().enumerate() {
             let groups = params.len() / self.depth;
-            let mut added = added.chunks_exact(added_row);
             for (input, to) in input.chunks_exact(row).zip(out.rows.iter_mut()) {
-                let to = &mut to[block * BLOCK * out.stride..][..groups * out.stride];
                 let mut row = Row {
                     input,
                     width,
-                    added: added
-                        .next()
-                        .map(|row| &row[block * BLOCK * width..][..groups * width]),
+                    added: None,
                     clamp: self.clamp,
-                    out: to,
+                    out: &mut to[block * P::BLOCK * out.stride..][..groups * out.stride],
                     stride: out.stride,
                     left: out.left,
                 };
-                match groups {
-                    BLOCK => row.block::<V, BLOCK, IN_PARTS>(token, params.as_chunks().0),
-                    2 => row.block::<V, 2, IN_PARTS>(token, params.as_chunks().0),
-                    _ => row.block::<V, 1, IN_PARTS>(token, params.as_chunks().0),
-                }
+                row.multiply::<V, false>(token, params, groups);
             }
         }
     }
@@ -189,6 +180,22 @@ struct Row<'a, P: Precision> {
 }
 
 impl<P: Precision> Row<'_, P> {
+    /// Computes the product with the parameters of a block of `groups` vectors of output
+    /// channels. If `IN_PARTS` is true, the sums are computed in parts (see [`Precision::PART`]).
+    #[inline(always)]
+    fn multiply<V: Vector<Precision = P>, const IN_PARTS: bool>(
+        &mut self,
+        token: V::Token,
+        params: &[P::Lanes],
+        groups: usize,
+    ) {
+        match groups {
+            3 if P::BLOCK == 3 => self.block::<V, 3, IN_PARTS>(token, params.as_chunks().0),
+            2 => self.block::<V, 2, IN_PARTS>(token, params.as_chunks().0),
+            _ => self.block::<V, 1, IN_PARTS>(token, params.as_chunks().0),
+        }
+    }
+
     #[inline(always)]
     fn block<V: Vector<Precision = P>, const GROUPS: usize, const IN_PARTS: bool>(
         &mut self,
@@ -196,17 +203,34 @@ impl<P: Precision> Row<'_, P> {
         params: &[[P::Lanes; GROUPS]],
     ) {
         let mut x = 0;
-        while x + TILE <= self.width {
-            self.tile::<V, TILE, GROUPS, IN_PARTS>(token, x, params);
-            x += TILE;
+        if P::HAS_32_REGISTERS {
+            while x + TILE <= self.width {
+                self.tile::<V, TILE, GROUPS, IN_PARTS>(token, x, params);
+                x += TILE;
+            }
+            while x + NARROW_TILE <= self.width {
+                self.tile::<V, NARROW_TILE, GROUPS, IN_PARTS>(token, x, params);
+                x += NARROW_TILE;
+            }
+            while x < self.width {
+                self.tile::<V, 1, GROUPS, IN_PARTS>(token, x, params);
+                x += 1;
+            }
+            return;
         }
-        while x + NARROW_TILE <= self.width {
-            self.tile::<V, NARROW_TILE, GROUPS, IN_PARTS>(token, x, params);
-            x += NARROW_TILE;
-        }
-        while x < self.width {
-            self.tile::<V, 1, GROUPS, IN_PARTS>(token, x, params);
-            x += 1;
+        // The widths of the tiles of a row differ by at most one.
+        let count = self.width.div_ceil(SMALL_TILE);
+        for tile in 0..count {
+            let end = (tile + 1) * self.width / count;
+            match end - x {
+                6 => self.tile::<V, 6, GROUPS, IN_PARTS>(token, x, params),
+                5 => self.tile::<V, 5, GROUPS, IN_PARTS>(token, x, params),
+                4 => self.tile::<V, 4, GROUPS, IN_PARTS>(token, x, params),
+                3 => self.tile::<V, 3, GROUPS, IN_PARTS>(token, x, params),
+                2 => self.tile::<V, 2, GROUPS, IN_PARTS>(token, x, params),
+                _ => self.tile::<V, 1, GROUPS, IN_PARTS>(token, x, params),
+            }
+            x = end;
         }
     }
 
@@ -263,10 +287,7 @@ impl<P: Precision> Row<'_, P> {
     ) -> [[V; PIXELS]; GROUPS] {
         let pixels = input.chunks_exact(self.width).map(
             #[inline(always)]
-            |pixels| {
-                let pixels = &pixels[x..x + PIXELS];
-                from_fn(|x| V::load(token, &pixels[x]))
-            },
+            |pixels| &pixels[x..].as_chunks::<PIXELS>().0[0],
         );
         V::add_products::<PIXELS, GROUPS>(token, pixels, weights, &mut sums);
         sums
@@ -342,20 +363,84 @@ pub(super) fn store<'a, V: Vector, const PIXELS: usize, const GROUPS: usize>(
     }
 }
 
-/// The product of some rows of a picture.
-struct RowsKernel<'a, 'b, P: Precision> {
-    product: Product<'a, P>,
-    input: &'a [P::Lanes],
-    width: usize,
-    added: &'a [P::Lanes],
-    out: &'b mut Target<'b, P>,
+/// The part of a row of the output that is the product with one block of weights.
+struct Part<'a, P: Precision> {
+    y: usize,
+    block: usize,
+    out: &'a mut [P::Lanes],
 }
 
-impl<P: Precision> Kernel<P> for RowsKernel<'_, '_, P> {
+/// Divides the output into parts. The parts of up to `chunk` rows that use the same weights
+/// follow each other.
+fn parts<P: Precision>(out: &mut [P::Lanes], size: Size, chunk: usize) -> Vec<Part<'_, P>> {
+    let block = P::BLOCK * size.width;
+    let blocks = size.groups.div_ceil(P::BLOCK);
+    let mut parts = Vec::with_capacity(size.height * blocks);
+    for (index, rows) in out.chunks_mut(chunk * size.row()).enumerate() {
+        let rows = rows.chunks_exact_mut(size.row());
+        let mut rows: Vec<_> = rows.map(|row| row.chunks_mut(block)).collect();
+        for block in 0..blocks {
+            for (y, out) in (index * chunk..).zip(&mut rows) {
+                parts.extend(out.next().map(|out| Part { y, block, out }));
+            }
+        }
+    }
+    parts
+}
+
+/// Divides the parts of a picture of `total` vectors among threads.
+fn shares<P: Precision>(
+    parts: Vec<Part<'_, P>>,
+    total: usize,
+    threads: usize,
+) -> Vec<Vec<Part<'_, P>>> {
+    let share = total.div_ceil(threads);
+    let mut shares: Vec<Vec<Part<P>>> = (0..threads).map(|_| Vec::new()).collect();
+    let mut done = 0;
+    for part in parts {
+        let middle = done + part.out.len() / 2;
+        done += part.out.len();
+        shares[middle / share].push(part);
+    }
+    shares
+}
+
+/// The product of some parts of a picture.
+struct PartsKernel<'a, 'b, P: Precision> {
+    product: Product<'a, P>,
+    input: &'a [P::Lanes],
+    size: Size,
+    /// A picture that is added to the result. If it is empty, nothing is added.
+    added: &'a [P::Lanes],
+    parts: &'a mut [Part<'b, P>],
+}
+
+impl<P: Precision> Kernel<P> for PartsKernel<'_, '_, P> {
     #[inline(always)]
     fn run<V: Vector<Precision = P>>(self, token: V::Token) {
-        self.product
-            .rows::<V, true>(token, self.input, self.width, self.added, self.out);
+        let Product {
+            params,
+            depth,
+            clamp,
+        } = self.product;
+        let width = self.size.width;
+        let row = (depth - 1) / P::LANES * width;
+        for part in self.parts {
+            let count = part.out.len();
+            let groups = count / width;
+            let added = (part.y * self.size.groups + part.block * P::BLOCK) * width;
+            let mut row = Row {
+                input: &self.input[part.y * row..][..row],
+                width,
+                added: self.added.get(added..added + count),
+                clamp,
+                out: part.out,
+                stride: width,
+                left: 0,
+            };
+            let params = &params[part.block * P::BLOCK * depth..][..groups * depth];
+            row.multiply::<V, true>(token, params, groups);
+        }
     }
 }
 
@@ -403,36 +488,24 @@ impl<P: Precision> EvalOp for BlockedPointwise<P> {
             };
             ensure!(added.is_empty() || added.len() == to.height * to.row());
             let products = output.len() * P::LANES * from.groups;
-            let share = to.height.div_ceil(threads());
             let mut plain = output.try_as_plain_ram_mut()?;
             let out = P::vectors_mut(plain.as_slice_mut::<P::Value>()?);
-            let mut shares: Vec<&mut [P::Lanes]> = out.chunks_mut(share * to.row()).collect();
-            let chunk = (CHUNK / from.row()).max(1);
+            let chunk = (CHUNK / (from.row() * size_of::<P::Lanes>())).max(1);
+            let total = out.len();
+            let mut shares = shares(parts::<P>(out, to, chunk), total, threads());
             par_chunks_mut(
                 &mut shares,
                 1,
                 products / PRODUCTS_PER_VALUE,
-                |first, shares| {
-                    let inputs = input.chunks(share * from.row()).skip(first);
-                    let mut added = added.chunks(share * to.row()).skip(first);
-                    for (out, input) in shares.iter_mut().zip(inputs) {
-                        let mut added = added.next().unwrap_or_default().chunks(chunk * to.row());
-                        let inputs = input.chunks(chunk * from.row());
-                        for (out, input) in out.chunks_mut(chunk * to.row()).zip(inputs) {
-                            let added = added.next().unwrap_or_default();
-                            let mut rows: Vec<_> = out.chunks_exact_mut(to.row()).collect();
-                            self.precision.run(RowsKernel {
-                                product,
-                                input,
-                                width: to.width,
-                                added,
-                                out: &mut Target {
-                                    rows: &mut rows,
-                                    stride: to.width,
-                                    left: 0,
-                                },
-                            });
-                        }
+                |_, shares| {
+                    for parts in shares {
+                        self.precision.run(PartsKernel {
+                            product,
+                            input,
+                            size: to,
+                            added,
+                            parts,
+                        });
                     }
                     Ok(())
                 },
@@ -451,4 +524,42 @@ impl<P: Precision> TypedOp for BlockedPointwise<P> {
     }
 
     as_op!();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::half::Half;
+    use super::*;
+
+    #[test]
+    fn shares_contain_each_part_once_and_are_equal_up_to_one_part() {
+        for (height, groups, width, chunk) in [(7, 10, 7, 7), (56, 2, 56, 9), (1, 1, 5, 1)] {
+            let size = Size {
+                height,
+                groups,
+                width,
+            };
+            let total = height * size.row();
+            for threads in 1..=5 {
+                let mut out = vec![Half::ZERO; total];
+                let shares = shares(parts::<Half>(&mut out, size, chunk), total, threads);
+                assert_eq!(shares.len(), threads);
+                let sums = shares
+                    .iter()
+                    .map(|parts| parts.iter().map(|part| part.out.len()).sum::<usize>());
+                for sum in sums {
+                    let difference = sum.abs_diff(total / threads);
+                    assert!(difference <= Half::BLOCK * width, "{difference}");
+                }
+                let mut found: Vec<_> = shares.iter().flatten().collect();
+                assert_eq!(
+                    found.iter().map(|part| part.out.len()).sum::<usize>(),
+                    total
+                );
+                found.sort_by_key(|part| (part.y, part.block));
+                found.dedup_by_key(|part| (part.y, part.block));
+                assert_eq!(found.len(), height * groups.div_ceil(Half::BLOCK));
+            }
+        }
+    }
 }

@@ -1,29 +1,21 @@
-//! The types of numbers with which the operators compute: single precision with vectors of four
-//! values, and half precision with vectors of eight values.
+//! The types of numbers with which the operators compute: single precision with vectors of 4 to
+//! 16 values, and half precision with vectors of eight values.
 
 #![expect(
     clippy::inline_always,
-    reason = "code inside `dispatch!` must be inlined to be compiled for its instruction set"
+    reason = "code for an instruction set must be inlined to be compiled for it"
 )]
 
 use std::array::from_fn;
 use std::borrow::Cow;
 use std::fmt::Debug;
 
-use fearless_simd::{Level, Simd, SimdBase, SimdFloat, dispatch, f32x4};
+use fearless_simd::{Simd, SimdBase, SimdFloat};
 #[allow(
     clippy::wildcard_imports,
     reason = "tract's macros expect its names in scope"
 )]
 use tract_onnx::tract_core::internal::*;
-
-#[cfg(not(target_arch = "aarch64"))]
-use super::emulated::{F16x8, HalfPrecision};
-#[cfg(target_arch = "aarch64")]
-use crate::platform::system::half::{F16x8, HalfPrecision};
-
-/// Number of values that [`Vector::spread`] spreads.
-pub(in crate::onnx) const SPREAD: usize = 8;
 
 /// The type of the numbers in a picture in the blocked layout.
 pub(in crate::onnx) trait Precision:
@@ -40,6 +32,10 @@ pub(in crate::onnx) trait Precision:
     /// rounded less.
     const PART: usize;
     const ZERO: Self::Lanes;
+    /// Whether the processor has 32 registers for vectors. Otherwise, it has 16.
+    const HAS_32_REGISTERS: bool;
+    /// Maximum number of vectors of output channels that a product computes together.
+    const BLOCK: usize = if Self::HAS_32_REGISTERS { 3 } else { 2 };
 
     /// Rounds a number to this precision.
     fn value(value: f32) -> Self::Value;
@@ -89,16 +85,16 @@ pub(in crate::onnx) trait Vector: Copy {
     fn mul_add(self, factor: Self, sum: Self) -> Self;
 
     /// Returns a vector for each value. All values of the vector are equal to it.
-    fn spread(
+    fn spread<const COUNT: usize>(
         token: Self::Token,
-        values: &[<Self::Precision as Precision>::Value; SPREAD],
-    ) -> [Self; SPREAD];
+        values: &[<Self::Precision as Precision>::Value; COUNT],
+    ) -> [Self; COUNT];
 
     /// Multiplies pixels of the input by the weights of a block. `pixels` returns the vectors
     /// of each group of channels of the input.
-    fn add_products<const PIXELS: usize, const GROUPS: usize>(
+    fn add_products<'a, const PIXELS: usize, const GROUPS: usize>(
         token: Self::Token,
-        pixels: impl Iterator<Item = [Self; PIXELS]>,
+        pixels: impl Iterator<Item = &'a [Lanes<Self>; PIXELS]>,
         weights: &[[Lanes<Self>; GROUPS]],
         sums: &mut [[Self; PIXELS]; GROUPS],
     );
@@ -121,16 +117,31 @@ pub(super) fn add_channel<V: Vector, const PIXELS: usize, const GROUPS: usize>(
     }
 }
 
-/// 32-bit floats.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::onnx) struct Single;
+/// 32-bit floats. A vector has the `N` values that fit in the longest register of the
+/// instruction set `S`.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::onnx) struct Single<S, const N: usize>(pub(in crate::onnx) S);
 
-impl Precision for Single {
+/// There is only one value of each type.
+impl<S, const N: usize> PartialEq for Single<S, N> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl<S, const N: usize> Eq for Single<S, N> {}
+
+impl<S: Simd, const N: usize> Precision for Single<S, N>
+where
+    S::f32s: SimdBase<S, Array = [f32; N]>,
+{
     type Value = f32;
-    type Lanes = [f32; Single::LANES];
-    const LANES: usize = 4;
+    type Lanes = [f32; N];
+    const LANES: usize = N;
     const PART: usize = usize::MAX;
-    const ZERO: Self::Lanes = [0.0; Single::LANES];
+    const ZERO: Self::Lanes = [0.0; N];
+    // x86 processors with vectors of 16 values have 32 registers.
+    const HAS_32_REGISTERS: bool = cfg!(target_arch = "aarch64") || N == 16;
 
     fn value(value: f32) -> f32 {
         value
@@ -150,13 +161,14 @@ impl Precision for Single {
 
     fn interleave(self, planes: &[&[f32]], to: &mut [Self::Lanes]) {
         // The compiler vectorizes this case.
-        if let [a, b, c, d] = planes {
-            for (to, (((a, b), c), d)) in to.iter_mut().zip(a.iter().zip(*b).zip(*c).zip(*d)) {
-                *to = [*a, *b, *c, *d];
+        if let Ok(planes) = <[&[f32]; N]>::try_from(planes) {
+            let planes = planes.map(|plane| &plane[..to.len()]);
+            for (x, to) in to.iter_mut().enumerate() {
+                *to = planes.map(|plane| plane[x]);
             }
             return;
         }
-        to.fill(Single::ZERO);
+        to.fill(Self::ZERO);
         for (lane, plane) in planes.iter().enumerate() {
             for (to, value) in to.iter_mut().zip(*plane) {
                 to[lane] = *value;
@@ -166,10 +178,12 @@ impl Precision for Single {
 
     fn deinterleave(self, from: &[Self::Lanes], planes: &mut [&mut [f32]]) {
         // The compiler vectorizes this case.
-        if let [a, b, c, d] = planes {
+        if let [a, b, c, d] = planes
+            && N == 4
+        {
             let planes = a.iter_mut().zip(&mut **b).zip(&mut **c).zip(&mut **d);
             for (from, (((a, b), c), d)) in from.iter().zip(planes) {
-                [*a, *b, *c, *d] = *from;
+                [*a, *b, *c, *d] = [from[0], from[1], from[2], from[3]];
             }
             return;
         }
@@ -181,314 +195,112 @@ impl Precision for Single {
     }
 
     #[inline(always)]
-    fn run(self, kernel: impl Kernel<Single>) {
-        dispatch!(Level::new(), simd => run_single(simd, kernel));
+    fn run(self, kernel: impl Kernel<Self>) {
+        self.0.vectorize(
+            #[inline(always)]
+            || kernel.run::<Floats<S, N>>(self.0),
+        );
     }
 }
 
-/// `f32x4` is a type of an instruction set, which the macro `dispatch!` cannot name.
-#[inline(always)]
-fn run_single<S: Simd>(simd: S, kernel: impl Kernel<Single>) {
-    kernel.run::<f32x4<S>>(simd);
-}
+/// A vector of 32-bit floats.
+#[derive(Clone, Copy)]
+pub(in crate::onnx) struct Floats<S: Simd, const N: usize>(S::f32s);
 
-impl<S: Simd> Vector for f32x4<S> {
-    type Precision = Single;
+impl<S: Simd, const N: usize> Vector for Floats<S, N>
+where
+    S::f32s: SimdBase<S, Array = [f32; N]>,
+{
+    type Precision = Single<S, N>;
     type Token = S;
 
     #[inline(always)]
-    fn load(simd: S, values: &[f32; 4]) -> Self {
-        f32x4::from_slice(simd, values)
+    fn load(simd: S, values: &[f32; N]) -> Self {
+        Self(S::f32s::load_array_ref(simd, values))
     }
 
     #[inline(always)]
-    fn store(self, values: &mut [f32; 4]) {
-        self.store_slice(values);
+    fn store(self, values: &mut [f32; N]) {
+        self.0.store_array(values);
     }
 
     #[inline(always)]
     fn plus(self, other: Self) -> Self {
-        self + other
+        Self(self.0 + other.0)
     }
 
     #[inline(always)]
     fn max(self, other: Self) -> Self {
-        <Self as SimdBase<S>>::max(self, other)
+        Self(self.0.max(other.0))
     }
 
     #[inline(always)]
     fn min(self, other: Self) -> Self {
-        <Self as SimdBase<S>>::min(self, other)
+        Self(self.0.min(other.0))
     }
 
     #[inline(always)]
     fn mul_add(self, factor: Self, sum: Self) -> Self {
-        <Self as SimdFloat<S>>::mul_add(self, factor, sum)
+        Self(self.0.mul_add(factor.0, sum.0))
     }
 
     #[inline(always)]
-    fn spread(simd: S, values: &[f32; SPREAD]) -> [Self; SPREAD] {
-        let (halves, _) = values.as_chunks::<{ Single::LANES }>();
-        let halves: [Self; SPREAD / Single::LANES] =
-            from_fn(|half| f32x4::from_slice(simd, &halves[half]));
-        from_fn(|x| broadcast(halves[x / Single::LANES], x % Single::LANES))
+    fn spread<const COUNT: usize>(simd: S, values: &[f32; COUNT]) -> [Self; COUNT] {
+        if cfg!(target_arch = "aarch64") {
+            let (vectors, _) = values.as_chunks::<N>();
+            return from_fn(|x| broadcast(Self::load(simd, &vectors[x / N]), x % N));
+        }
+        from_fn(|x| Self(S::f32s::splat(simd, values[x])))
     }
 
     #[inline(always)]
-    fn add_products<const PIXELS: usize, const GROUPS: usize>(
+    fn add_products<'a, const PIXELS: usize, const GROUPS: usize>(
         simd: S,
-        pixels: impl Iterator<Item = [Self; PIXELS]>,
-        weights: &[[[f32; 4]; GROUPS]],
+        pixels: impl Iterator<Item = &'a [[f32; N]; PIXELS]>,
+        weights: &[[[f32; N]; GROUPS]],
         sums: &mut [[Self; PIXELS]; GROUPS],
     ) {
-        let (weights, _) = weights.as_chunks::<{ Single::LANES }>();
-        for (pixels, weights) in pixels.zip(weights) {
+        if cfg!(target_arch = "aarch64") {
+            let (weights, _) = weights.as_chunks::<N>();
+            for (pixels, weights) in pixels.zip(weights) {
+                let pixels = pixels.each_ref().map(|pixel| Self::load(simd, pixel));
+                for (lane, weights) in weights.iter().enumerate() {
+                    add_channel(simd, |x| broadcast(pixels[x], lane), weights, sums);
+                }
+            }
+            return;
+        }
+        // The length of `chunks` is not known when this is compiled, so the compiler does not
+        // unroll the loop. Otherwise, it would run out of registers.
+        for (pixels, weights) in pixels.zip(weights.chunks(N)) {
             for (lane, weights) in weights.iter().enumerate() {
-                add_channel(simd, |x| broadcast(pixels[x], lane), weights, sums);
+                let weights = weights.each_ref().map(|weight| Self::load(simd, weight));
+                for (x, pixel) in pixels.iter().enumerate() {
+                    // A load can copy a value to a whole register.
+                    let pixel = Self(S::f32s::splat(simd, pixel[lane % N]));
+                    for (sums, weight) in sums.iter_mut().zip(weights) {
+                        sums[x] = weight.mul_add(pixel, sums[x]);
+                    }
+                }
             }
         }
     }
 }
 
-/// Returns a vector in which each value is number `lane` of `vector`. On aarch64, this
-/// compiles to no instruction, because a multiplication can select one value of a vector.
-/// The other way to select a value, an index, would compile to separate loads.
+/// Returns a vector in which each value is number `lane` of `vector`, which has four values. On
+/// aarch64, this compiles to no instruction, because a multiplication can select one value of a
+/// vector. The other way to select a value, an index, would compile to separate loads.
 #[inline(always)]
-fn broadcast<S: Simd>(vector: f32x4<S>, lane: usize) -> f32x4<S> {
-    let pair = if lane < Single::LANES / 2 {
+fn broadcast<S: Simd, const N: usize>(vector: Floats<S, N>, lane: usize) -> Floats<S, N> {
+    let Floats(vector) = vector;
+    let pair = if lane < N / 2 {
         vector.zip_low(vector)
     } else {
         vector.zip_high(vector)
     };
-    if lane.is_multiple_of(2) {
+    Floats(if lane.is_multiple_of(2) {
         pair.zip_low(pair)
     } else {
         pair.zip_high(pair)
-    }
-}
-
-/// 16-bit floats. In memory, each of them is a `u16` with the same bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::onnx) struct Half(HalfPrecision);
-
-impl Half {
-    /// Returns `None` if the processor cannot compute with 16-bit floats.
-    pub(in crate::onnx) fn detect() -> Option<Half> {
-        HalfPrecision::detect().map(Half)
-    }
-}
-
-impl Precision for Half {
-    type Value = u16;
-    type Lanes = [u16; Half::LANES];
-    const LANES: usize = 8;
-    const PART: usize = 4;
-    const ZERO: Self::Lanes = [0; Half::LANES];
-
-    fn value(value: f32) -> u16 {
-        f16::from_f32(value).to_bits()
-    }
-
-    fn values(self, values: &[f32]) -> Cow<'_, [u16]> {
-        let mut rounded = vec![0; values.len()];
-        let (whole, rest) = values.as_chunks::<{ Half::LANES }>();
-        let (to, rest_to) = rounded.as_chunks_mut::<{ Half::LANES }>();
-        self.0.run(
-            #[inline(always)]
-            || {
-                for (to, from) in to.iter_mut().zip(whole) {
-                    F16x8::from_f32(self.0, from).store(to);
-                }
-            },
-        );
-        for (to, from) in rest_to.iter_mut().zip(rest) {
-            *to = Half::value(*from);
-        }
-        Cow::Owned(rounded)
-    }
-
-    fn vectors(values: &[u16]) -> &[Self::Lanes] {
-        values.as_chunks().0
-    }
-
-    fn vectors_mut(values: &mut [u16]) -> &mut [Self::Lanes] {
-        values.as_chunks_mut().0
-    }
-
-    fn interleave(self, planes: &[&[f32]], to: &mut [Self::Lanes]) {
-        let count = to.len();
-        self.0.run(
-            #[inline(always)]
-            || {
-                // Without bounds checks, this case takes a third of the instructions.
-                if let Ok(planes) = <[&[f32]; Half::LANES]>::try_from(planes) {
-                    let planes = planes.map(|plane| &plane[..count]);
-                    for (x, to) in to.iter_mut().enumerate() {
-                        let values = from_fn(|lane| planes[lane][x]);
-                        F16x8::from_f32(self.0, &values).store(to);
-                    }
-                    return;
-                }
-                for (x, to) in to.iter_mut().enumerate() {
-                    let value = |lane: usize| planes.get(lane).map_or(0.0, |plane| plane[x]);
-                    F16x8::from_f32(self.0, &from_fn(value)).store(to);
-                }
-            },
-        );
-    }
-
-    fn deinterleave(self, from: &[Self::Lanes], planes: &mut [&mut [f32]]) {
-        let count = from.len();
-        self.0.run(
-            #[inline(always)]
-            || {
-                if let Ok(planes) = <&mut [&mut [f32]; Half::LANES]>::try_from(&mut *planes) {
-                    let mut planes = planes.each_mut().map(|plane| &mut plane[..count]);
-                    for (x, from) in from.iter().enumerate() {
-                        let values = F16x8::load(self.0, from).to_f32();
-                        for (plane, value) in planes.iter_mut().zip(values) {
-                            plane[x] = value;
-                        }
-                    }
-                    return;
-                }
-                for (x, from) in from.iter().enumerate() {
-                    let values = F16x8::load(self.0, from).to_f32();
-                    for (plane, value) in planes.iter_mut().zip(values) {
-                        plane[x] = value;
-                    }
-                }
-            },
-        );
-    }
-
-    #[inline(always)]
-    fn run(self, kernel: impl Kernel<Half>) {
-        self.0.run(
-            #[inline(always)]
-            || kernel.run::<F16x8>(self.0),
-        );
-    }
-}
-
-impl Vector for F16x8 {
-    type Precision = Half;
-    type Token = HalfPrecision;
-
-    #[inline(always)]
-    fn load(token: HalfPrecision, values: &[u16; 8]) -> Self {
-        F16x8::load(token, values)
-    }
-
-    #[inline(always)]
-    fn store(self, values: &mut [u16; 8]) {
-        self.store(values);
-    }
-
-    #[inline(always)]
-    fn plus(self, other: Self) -> Self {
-        self.plus(other)
-    }
-
-    #[inline(always)]
-    fn max(self, other: Self) -> Self {
-        self.max(other)
-    }
-
-    #[inline(always)]
-    fn min(self, other: Self) -> Self {
-        self.min(other)
-    }
-
-    #[inline(always)]
-    fn mul_add(self, factor: Self, sum: Self) -> Self {
-        self.mul_add(factor, sum)
-    }
-
-    #[inline(always)]
-    fn spread(token: HalfPrecision, values: &[u16; SPREAD]) -> [Self; SPREAD] {
-        let all = F16x8::load(token, values);
-        [
-            all.broadcast::<0>(),
-            all.broadcast::<1>(),
-            all.broadcast::<2>(),
-            all.broadcast::<3>(),
-            all.broadcast::<4>(),
-            all.broadcast::<5>(),
-            all.broadcast::<6>(),
-            all.broadcast::<7>(),
-        ]
-    }
-
-    // The channels are written out because the compiler would not unroll a loop of this size.
-    #[inline(always)]
-    fn add_products<const PIXELS: usize, const GROUPS: usize>(
-        token: HalfPrecision,
-        pixels: impl Iterator<Item = [Self; PIXELS]>,
-        weights: &[[[u16; 8]; GROUPS]],
-        sums: &mut [[Self; PIXELS]; GROUPS],
-    ) {
-        let (weights, _) = weights.as_chunks::<{ Half::LANES }>();
-        for (pixels, [a, b, c, d, e, f, g, h]) in pixels.zip(weights) {
-            add_channel(token, |x| pixels[x].broadcast::<0>(), a, sums);
-            add_channel(token, |x| pixels[x].broadcast::<1>(), b, sums);
-            add_channel(token, |x| pixels[x].broadcast::<2>(), c, sums);
-            add_channel(token, |x| pixels[x].broadcast::<3>(), d, sums);
-            add_channel(token, |x| pixels[x].broadcast::<4>(), e, sums);
-            add_channel(token, |x| pixels[x].broadcast::<5>(), f, sums);
-            add_channel(token, |x| pixels[x].broadcast::<6>(), g, sums);
-            add_channel(token, |x| pixels[x].broadcast::<7>(), h, sums);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::super::emulated::{F16x8 as EmulatedF16x8, HalfPrecision as Emulation};
-    use super::*;
-
-    /// Values of which some become subnormal numbers or zero when they are rounded, and whose
-    /// products are not too large for half precision.
-    fn values() -> impl Strategy<Value = [f32; 8]> {
-        let value = (-1.0..1.0_f32, -30..7_i32);
-        let value = value.prop_map(|(part, exponent)| part * (exponent as f32).exp2());
-        proptest::array::uniform8(value)
-    }
-
-    proptest! {
-        /// `emulated` converts with the crate `half`.
-        #[test]
-        fn half_precision_is_rounded_as_by_the_crate_half(a in values(), b in values(), c in values()) {
-            let Some(Half(token)) = Half::detect() else {
-                return Ok(());
-            };
-            let ours = [a, b, c].map(|values| F16x8::from_f32(token, &values));
-            let theirs = [a, b, c]
-                .map(|values| EmulatedF16x8::from_f32(Emulation, &values));
-            let [a, b, c] = ours;
-            let [x, y, z] = theirs;
-            for (ours, theirs) in [
-                (a, x),
-                (a.plus(b), x.plus(y)),
-                (a.max(b), x.max(y)),
-                (a.min(b), x.min(y)),
-                (a.broadcast::<5>(), x.broadcast::<5>()),
-            ] {
-                prop_assert_eq!(ours.to_f32(), theirs.to_f32());
-                let (mut bits, mut expected) = ([0; 8], [0; 8]);
-                ours.store(&mut bits);
-                theirs.store(&mut expected);
-                prop_assert_eq!(bits, expected);
-                prop_assert_eq!(F16x8::load(token, &bits).to_f32(), ours.to_f32());
-            }
-            // The emulation rounds twice, which in rare cases changes the last bit.
-            let (ours, theirs) = (a.mul_add(b, c).to_f32(), x.mul_add(y, z).to_f32());
-            for (ours, theirs) in ours.into_iter().zip(theirs) {
-                let bit = theirs.abs() / 1024.0 + 1e-7;
-                prop_assert!(ours == theirs || (ours - theirs).abs() <= bit, "{ours}, {theirs}");
-            }
-        }
-    }
+    })
 }

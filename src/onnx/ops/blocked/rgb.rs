@@ -3,7 +3,7 @@
 
 #![expect(
     clippy::inline_always,
-    reason = "code inside `dispatch!` must be inlined to be compiled for its instruction set"
+    reason = "code for an instruction set must be inlined to be compiled for it"
 )]
 
 use tract_linalg::multithread::par_chunks_mut;
@@ -13,8 +13,8 @@ use tract_linalg::multithread::par_chunks_mut;
 )]
 use tract_onnx::tract_core::internal::*;
 
-use super::pointwise::{BLOCK, Product, biases, store};
-use super::precision::{Kernel, Lanes, Precision, SPREAD, Vector, add_channel};
+use super::pointwise::{Product, biases, store};
+use super::precision::{Kernel, Lanes, Precision, Vector, add_channel};
 use super::{PRODUCTS_PER_VALUE, Size, threads, vectors};
 use crate::onnx::ops::buffer_pool;
 use crate::onnx::ops::depthwise::{ConvGeometry, DepthwiseConv3x3, KERNEL_SIDE};
@@ -24,10 +24,12 @@ pub(in crate::onnx) const RGB: usize = 3;
 /// Number of weights for each output channel.
 const TAPS: usize = RGB * KERNEL_SIDE * KERNEL_SIDE;
 
-/// Number of adjacent pixels in a row that are computed together. They are one or two vectors
-/// of the input. With [`BLOCK`] vectors of output channels, the sums, the input, and the
-/// weights fit in the 32 registers of aarch64.
-const TILE: usize = SPREAD;
+/// Number of adjacent pixels in a row that are computed together if there are 32 registers.
+/// On aarch64, they are one or two vectors of the input. With three vectors of output
+/// channels, the sums, the input, and the weights fit in the registers.
+const TILE: usize = 8;
+/// The same if there are 16 registers, and two vectors of output channels.
+const SMALL_TILE: usize = 4;
 
 /// The values that each kernel element reads for the pixels of a tile.
 type Panel<P> = [[<P as Precision>::Value; TILE]; TAPS];
@@ -77,12 +79,12 @@ impl<P: Precision> Runs<'_, P> {
         let mut panels = vec![[[P::value(0.0); TILE]; TAPS]; width.div_ceil(TILE)];
         for (y, row) in (first..).zip(rows) {
             self.fill(y, &mut panels);
-            for (params, out) in product.blocks().zip(row.chunks_mut(BLOCK * width)) {
+            for (params, out) in product.blocks().zip(row.chunks_mut(P::BLOCK * width)) {
                 let clamp = product.clamp();
-                match out.len() / width {
-                    BLOCK => block::<V, BLOCK>(token, &panels, params, clamp, out, width),
-                    2 => block::<V, 2>(token, &panels, params, clamp, out, width),
-                    _ => block::<V, 1>(token, &panels, params, clamp, out, width),
+                if P::HAS_32_REGISTERS {
+                    block::<V, TILE>(token, &panels, params, clamp, out, width);
+                } else {
+                    block::<V, SMALL_TILE>(token, &panels, params, clamp, out, width);
                 }
             }
         }
@@ -91,7 +93,26 @@ impl<P: Precision> Runs<'_, P> {
 
 /// Computes a block of output channels for a row.
 #[inline(always)]
-fn block<V: Vector, const GROUPS: usize>(
+fn block<V: Vector, const PIXELS: usize>(
+    token: V::Token,
+    panels: &[Panel<V::Precision>],
+    params: &[Lanes<V>],
+    clamp: Option<[Lanes<V>; 2]>,
+    out: &mut [Lanes<V>],
+    width: usize,
+) {
+    match out.len() / width {
+        3 if V::Precision::BLOCK == 3 => {
+            block_of::<V, 3, PIXELS>(token, panels, params, clamp, out, width);
+        }
+        2 => block_of::<V, 2, PIXELS>(token, panels, params, clamp, out, width),
+        _ => block_of::<V, 1, PIXELS>(token, panels, params, clamp, out, width),
+    }
+}
+
+/// Computes a block of `GROUPS` vectors of output channels for a row.
+#[inline(always)]
+fn block_of<V: Vector, const GROUPS: usize, const PIXELS: usize>(
     token: V::Token,
     panels: &[Panel<V::Precision>],
     params: &[Lanes<V>],
@@ -103,18 +124,20 @@ fn block<V: Vector, const GROUPS: usize>(
     let Some((bias, weights)) = params.split_first() else {
         return;
     };
-    for (x, panel) in (0..width).step_by(TILE).zip(panels) {
-        let mut sums = biases::<V, TILE, GROUPS>(token, bias);
+    for x in (0..width).step_by(PIXELS) {
+        let panel = &panels[x / TILE];
+        let mut sums = biases::<V, PIXELS, GROUPS>(token, bias);
         for (values, weights) in panel.iter().zip(weights) {
-            let pixels = V::spread(token, values);
+            let (values, _) = values.as_chunks::<PIXELS>();
+            let pixels = V::spread(token, &values[x % TILE / PIXELS]);
             add_channel(token, |x| pixels[x], weights, &mut sums);
         }
-        if x + TILE <= width {
+        if x + PIXELS <= width {
             store(token, &mut sums, clamp, out.chunks_exact_mut(width), x);
             continue;
         }
         // The remaining pixels of the tile are not stored.
-        let mut whole = [[V::Precision::ZERO; TILE]; GROUPS];
+        let mut whole = [[V::Precision::ZERO; PIXELS]; GROUPS];
         let rows = whole.iter_mut().map(|row| &mut row[..]);
         store(token, &mut sums, clamp, rows, 0);
         for (out, whole) in out.chunks_exact_mut(width).zip(&whole) {
