@@ -790,7 +790,7 @@ mod tests {
             after: scores(3),
             gain: 0.1,
             standard_error: 0.0,
-            recognized_gain: 0.1,
+            recognized_gain: Some(0.1),
             agreement: 1.0,
             agreement_error: 0.0,
             replay_before: Some(1.0),

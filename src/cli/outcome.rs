@@ -124,6 +124,11 @@ fn remarks(outcome: &OutcomeRecord) -> String {
     text
 }
 
+/// Formats the gain on face pictures on which either model is right.
+fn of_recognized(gain: f64) -> String {
+    format!("; {:+.3} where either model is right", -gain)
+}
+
 /// Formats the figures of an outcome. They are for developers.
 fn figures(outcome: &OutcomeRecord) -> String {
     let Some(measured) = &outcome.measured else {
@@ -167,6 +172,7 @@ fn figures(outcome: &OutcomeRecord) -> String {
     };
     let adaptation = adapted(*adaptation);
     let shift: Vec<String> = shift.iter().map(|shift| format!("{shift:+.2}")).collect();
+    let recognized = recognized_gain.map(of_recognized).unwrap_or_default();
     let mut text = format!(
         "evaluated by  {method}\n\
          tested on     {}\n\
@@ -174,15 +180,13 @@ fn figures(outcome: &OutcomeRecord) -> String {
          adapted       {adaptation}\n\
          before        {}\n\
          after         {}\n\
-         loss change   {:+.3}, standard error {standard_error:.3}; {:+.3} on samples that either \
-         model recognizes\n\
+         loss change   {:+.3}, standard error {standard_error:.3}{recognized}\n\
          labels        agreement {agreement:.2} with a model that was trained without them (chance \
          is 0.50 ± {agreement_error:.2})\n",
         people(*groups),
         scores(before),
         scores(after),
         -gain,
-        -recognized_gain,
     );
     if let (Some(before), Some(after)) = (replay_before, replay_after) {
         let _ = writeln!(

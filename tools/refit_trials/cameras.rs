@@ -634,6 +634,9 @@ fn helped(units: &[Pooled]) -> String {
         let gain = 100.0 * (unit.gated - unit.before);
         cameras.entry(&unit.camera).or_default().push(gain);
     }
+    if cameras.is_empty() {
+        return "-".to_owned();
+    }
     let cameras: Vec<Vec<f64>> = cameras.into_values().collect();
     let mean = |drawn: &[usize]| {
         let gains = || drawn.iter().flat_map(|at| &cameras[*at]);

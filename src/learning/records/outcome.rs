@@ -271,10 +271,10 @@ pub struct MeasuredRecord {
     /// Standard error of `gain`, computed from the spread of the groups.
     pub standard_error: f64,
     /// The mean of the same decrease over the face pictures on which at least one of the two
-    /// models is right. The other pictures may have wrong labels. 0 in models that were stored by
-    /// earlier versions.
+    /// models is right. The other pictures may have wrong labels. Null if a label has no such
+    /// picture, and in models that were stored by earlier versions.
     #[serde(default)]
-    pub recognized_gain: f64,
+    pub recognized_gain: Option<f64>,
     /// How well the labels agree with a model that was trained without them,
     /// between 0.5 (no agreement) and 1 (full agreement). It is the fraction of
     /// pairs of groups from different classes whose logits are in the order
@@ -660,6 +660,7 @@ mod tests {
         expected["measured"]["curve"] = serde_json::json!([]);
         expected["measured"]["adaptation"] = serde_json::Value::Null;
         expected["measured"]["groups"] = serde_json::json!(0);
+        expected["measured"]["recognized_gain"] = serde_json::Value::Null;
         assert_eq!(serde_json::to_value(&read).unwrap(), expected);
     }
 }

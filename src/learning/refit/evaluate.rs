@@ -51,7 +51,7 @@ pub(super) struct Comparison {
     before: Scores,
     after: Scores,
     gain: Estimate,
-    recognized_gain: f64,
+    recognized_gain: Option<f64>,
     groups: usize,
     fewest_groups: usize,
     worst: Vec<HardExample>,
@@ -129,9 +129,15 @@ impl RefitContext<'_> {
             argmax(&held.champion) == label || argmax(&held.challenger) == label
         };
         let gain = self.balanced(predictions.iter().map(gain_on));
-        let recognized_gain = self
-            .balanced(predictions.iter().filter(is_recognized).map(gain_on))
-            .mean;
+        let recognized = || predictions.iter().filter(is_recognized);
+        // A mean over some of the classes would hide what happens to the others.
+        let labels = |held: Vec<&HeldOutPrediction>| -> BTreeSet<usize> {
+            held.into_iter().map(label).collect()
+        };
+        let are_all_classes_recognized =
+            labels(predictions.iter().collect()) == labels(recognized().collect());
+        let recognized_gain =
+            are_all_classes_recognized.then(|| self.balanced(recognized().map(gain_on)).mean);
         if !gain.mean.is_finite() {
             return Err(Abort::NotFinite);
         }

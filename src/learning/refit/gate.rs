@@ -90,10 +90,12 @@ pub(super) fn is_evident(
 fn is_outvoted(measured: &Measurements, options: &GateOptions) -> bool {
     let (before, after) = (&measured.before, &measured.after);
     measured.agreement.mean >= 0.5
-        && after.samples >= options.evident_samples
+        && after.samples >= options.outvoting_samples
         && measured.fewest_groups >= options.evident_groups
         && after.right >= before.right
-        && measured.recognized_gain >= options.evident_gain
+        && measured
+            .recognized_gain
+            .is_some_and(|gain| gain >= options.outvoting_gain)
 }
 
 fn labels_look_wrong(measured: &Measurements, options: &GateOptions) -> Option<Refusal> {
@@ -119,9 +121,11 @@ fn not_better(measured: &Measurements, options: &GateOptions) -> Option<Refusal>
     }
     // A challenger that is less sure has a lower loss on samples that both heads misclassify. If
     // their labels are wrong, this is no gain.
-    let needed = -options.recognized_tolerance;
-    if after.right <= before.right && measured.recognized_gain < needed {
-        let gain = measured.recognized_gain;
+    if let Some(gain) = measured.recognized_gain
+        && after.right <= before.right
+        && gain < -options.recognized_tolerance
+    {
+        let needed = -options.recognized_tolerance;
         return Some(Refusal::NoGain { gain, needed });
     }
     // A champion without mistakes must not be replaced by a challenger that makes some.
@@ -268,7 +272,7 @@ mod tests {
             after: scores(18),
             gain: estimate(0.4, 0.1),
             groups: 12,
-            recognized_gain: 0.2,
+            recognized_gain: Some(0.2),
             fewest_groups: 5,
             agreement: estimate(0.95, 0.13),
             replay: Some(ReplayAccuracy {
@@ -324,7 +328,7 @@ mod tests {
         assert_eq!(
             refusal(|measured| {
                 measured.agreement.mean = 0.6;
-                measured.recognized_gain = 0.01;
+                measured.recognized_gain = Some(0.01);
             }),
             Some(Refusal::LabelsDisagree {
                 agreement: 0.6,
@@ -377,11 +381,12 @@ mod tests {
         // The labels of the two classes may be swapped.
         let swapped = refusal(|measured| measured.agreement.mean = 0.4);
         assert!(matches!(swapped, Some(Refusal::LabelsDisagree { .. })));
-        let changes: [fn(&mut Measurements); 4] = [
-            |measured| measured.after.samples = 8,
+        let changes: [fn(&mut Measurements); 5] = [
+            |measured| measured.after.samples = 19,
             |measured| measured.fewest_groups = 4,
             |measured| measured.after.right = measured.before.right - 1,
-            |measured| measured.recognized_gain = 0.04,
+            |measured| measured.recognized_gain = Some(0.04),
+            |measured| measured.recognized_gain = None,
         ];
         for change in changes {
             let weak = refusal(|measured| {
@@ -406,7 +411,7 @@ mod tests {
 
     #[test]
     fn a_challenger_that_is_only_less_sure_of_its_mistakes_is_refused() {
-        let less_sure = |measured: &mut Measurements| measured.recognized_gain = -0.03;
+        let less_sure = |measured: &mut Measurements| measured.recognized_gain = Some(-0.03);
         // More samples became right, so the challenger is better.
         assert_eq!(refusal(less_sure), None);
         let no_better = refusal(|measured| {

@@ -164,17 +164,19 @@ pub struct GateOptions {
     /// that it would have with random labels. The fewer groups there are, the
     /// higher the required agreement.
     pub agreement_sigmas: f64,
-    /// Minimum number of held-out samples that can show that the labels can be trusted.
-    pub evident_samples: usize,
-    /// Minimum number of groups of each class among these samples. Many pictures of two people
-    /// show little about other people.
+    /// Minimum number of held-out samples that can outvote a low agreement. With fewer, wrong labels
+    /// may look predictable by chance.
+    pub outvoting_samples: usize,
+    /// Minimum gain, in nats, that can outvote a low agreement. It is measured on samples that at
+    /// least one of the two heads classifies correctly.
+    pub outvoting_gain: f64,
+    /// Minimum number of held-out groups of each class that can outvote a low agreement, or make
+    /// single labels that look wrong irrelevant. Many pictures of two people show little about
+    /// other people.
     pub evident_groups: usize,
-    /// Minimum gain, in nats, on samples that at least one of the two heads classifies correctly, so
-    /// that a low agreement does not matter.
-    pub evident_gain: f64,
-    /// Together with the next two options, this defines when the challenger is so much better that
-    /// single labels that look wrong do not matter: the minimum accuracy of the challenger on
-    /// these samples, between 0 and 1.
+    /// Minimum number of held-out samples that can make single labels that look wrong irrelevant.
+    pub evident_samples: usize,
+    /// Minimum accuracy of the challenger on these samples, between 0 and 1.
     pub evident_accuracy: f64,
     /// Minimum increase of the accuracy, between 0 and 1.
     pub evident_improvement: f64,
@@ -207,9 +209,10 @@ impl Default for GateOptions {
             replay_tolerance: 0.011,
             min_agreement: 0.75,
             agreement_sigmas: 1.5,
-            evident_samples: 10,
+            outvoting_samples: 20,
+            outvoting_gain: 0.05,
             evident_groups: 5,
-            evident_gain: 0.05,
+            evident_samples: 10,
             evident_accuracy: 0.7,
             evident_improvement: 0.15,
             evident_sigmas: 2.0,
@@ -295,7 +298,7 @@ impl GateOptions {
             self.min_sigmas,
             self.agreement_sigmas,
             self.evident_sigmas,
-            self.evident_gain,
+            self.outvoting_gain,
             self.perfect_gain,
             self.perfect_sigmas,
         ];

@@ -235,8 +235,8 @@ pub struct Measurements {
     pub gain: Estimate,
     /// The mean of the same decrease over the samples that at least one of the two heads
     /// classifies correctly. The other samples may have wrong labels, and a challenger that is
-    /// less sure has a lower loss on wrong labels.
-    pub recognized_gain: f64,
+    /// less sure has a lower loss on wrong labels. `None` if a class has no such sample.
+    pub recognized_gain: Option<f64>,
     /// Number of groups of the held-out samples.
     pub groups: usize,
     /// Number of held-out groups of the class that has the fewest.
