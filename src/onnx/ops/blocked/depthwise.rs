@@ -233,14 +233,17 @@ fn convolve_row<V: Vector, const STRIDE: usize, const COLUMNS: usize, const WIND
             }
             continue;
         }
+        let last = width - COLUMNS;
         let mut x = 0;
-        while x < width {
-            // The last tile overlaps the previous tile, so some pixels are computed twice.
-            x = x.min(width - COLUMNS);
-            let windows = rows.map(|row| &row[x * STRIDE..][..WINDOW]);
+        loop {
+            let windows = rows.map(|row| &row[x * STRIDE..x * STRIDE + WINDOW]);
             let out = &mut out[x..x + COLUMNS];
             convolve_tile::<V, STRIDE, COLUMNS, WINDOW>(token, windows, params, out);
-            x += COLUMNS;
+            if x == last {
+                break;
+            }
+            // The last tile may overlap the previous tile, so some pixels are computed twice.
+            x = (x + COLUMNS).min(last);
         }
     }
 }

@@ -184,7 +184,7 @@ impl Vector for F16x8 {
     ) {
         let (weights, _) = weights.as_chunks::<{ Half::LANES }>();
         for (pixels, [a, b, c, d, e, f, g, h]) in pixels.zip(weights) {
-            let pixels = pixels.each_ref().map(|pixel| Self::load(token, pixel));
+            let pixels: [Self; PIXELS] = from_fn(|x| Self::load(token, &pixels[x]));
             add_channel(token, |x| pixels[x].broadcast::<0>(), a, sums);
             add_channel(token, |x| pixels[x].broadcast::<1>(), b, sums);
             add_channel(token, |x| pixels[x].broadcast::<2>(), c, sums);

@@ -287,7 +287,7 @@ impl<P: Precision> Row<'_, P> {
     ) -> [[V; PIXELS]; GROUPS] {
         let pixels = input.chunks_exact(self.width).map(
             #[inline(always)]
-            |pixels| &pixels[x..].as_chunks::<PIXELS>().0[0],
+            |pixels| &pixels[x..x + PIXELS].as_chunks::<PIXELS>().0[0],
         );
         V::add_products::<PIXELS, GROUPS>(token, pixels, weights, &mut sums);
         sums

@@ -263,7 +263,7 @@ where
         if cfg!(target_arch = "aarch64") {
             let (weights, _) = weights.as_chunks::<N>();
             for (pixels, weights) in pixels.zip(weights) {
-                let pixels = pixels.each_ref().map(|pixel| Self::load(simd, pixel));
+                let pixels: [Self; PIXELS] = from_fn(|x| Self::load(simd, &pixels[x]));
                 for (lane, weights) in weights.iter().enumerate() {
                     add_channel(simd, |x| broadcast(pixels[x], lane), weights, sums);
                 }
