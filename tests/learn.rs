@@ -624,7 +624,7 @@ fn heads_are_imported_used_and_rolled_back() {
     assert_refused(
         &device.maskd(&["rollback", "2"]),
         64,
-        "after 1 the built-in",
+        "the built-in model is already reached after 1",
     );
     assert_eq!(
         device.stdout(&["heads", "import", copy.to_str().unwrap()]),
