@@ -314,6 +314,16 @@ impl SourceError {
         )
     }
 
+    /// Returns the error without the paths of pictures, because pictures are often named after
+    /// the people in them.
+    pub(crate) fn without_paths(&self) -> String {
+        if self.is_missing_input() {
+            "its pictures cannot be read; \"maskd check\" says why".to_owned()
+        } else {
+            self.to_string()
+        }
+    }
+
     /// Whether the camera is known to be unplugged, in which case reopening it
     /// cannot succeed until a person has plugged it in.
     #[must_use]

@@ -196,14 +196,10 @@ impl Camera {
                 continue;
             }
             self.loss = Some(Loss::of(&error));
+            tracing::warn!(error = error.without_paths(), "camera lost");
             if error.is_missing_input() {
-                // The path is logged only at the debug level, because pictures are often
-                // named after the people in them.
-                let why = "its pictures cannot be read; \"maskd check\" says why";
-                tracing::warn!(error = why, "camera lost");
+                // The path is logged only at the debug level.
                 tracing::debug!(%error, "camera lost");
-            } else {
-                tracing::warn!(%error, "camera lost");
             }
             return CameraEvent::Lost(error);
         }

@@ -14,7 +14,7 @@ use crate::api::web;
 use crate::camera::command::RPICAM_PROGRAMS;
 use crate::camera::http::{probe_certificate, probe_picture};
 use crate::camera::{Camera, SourceError, Spec, webcam};
-use crate::config::{Config, Webhook};
+use crate::config::{Config, Events, Webhook};
 use crate::daemon;
 use crate::decision::decide::{Decision, VerdictPolicy};
 use crate::events::WebhookError;
@@ -24,9 +24,6 @@ use crate::learning::{self, LearningError, open_replay};
 use crate::platform::text::{counted, printable};
 use crate::platform::{board, files, hex};
 use crate::vision::pipeline::Pipeline;
-
-/// With less free space, the disk counts as full. This is the default of `events.min-free-mib`.
-const MIN_FREE_MIB: u128 = 50;
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
@@ -506,7 +503,8 @@ fn why_not_stored(state: &Path) -> Option<String> {
         ));
     }
     let free_mib = u128::from(disk.f_bavail) * u128::from(disk.f_frsize) / (1024 * 1024);
-    (free_mib < MIN_FREE_MIB).then(|| {
+    let needed = u128::from(Events::default().min_free_mib);
+    (free_mib < needed).then(|| {
         format!(
             "only {free_mib} MiB are free on the disk of {}, too few for face pictures and models: \
              delete files",

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::events::EventFeed;
 use super::{DaemonError, Latest, now};
 use crate::api::socket::Live;
-use crate::camera::{Camera, CameraEvent, SourceError};
+use crate::camera::{Camera, CameraEvent};
 use crate::decision::decide::Loss;
 use crate::events::Occurrence;
 use crate::frame::Frame;
@@ -38,7 +38,7 @@ pub(super) fn run(
             CameraEvent::Lost(error) => {
                 // Losses are counted here because the next frame may replace
                 // `Latest::Lost` before the inference thread reads it.
-                let why = reason(&error);
+                let why = error.without_paths();
                 if lost_at.is_none() {
                     lost_at = Some(now());
                     events.send(Occurrence::camera_lost(&why));
@@ -68,14 +68,4 @@ pub(super) fn run(
         }
     }
     Ok(())
-}
-
-/// Returns why a camera was lost, without the paths of pictures, because pictures are often
-/// named after the people in them.
-fn reason(error: &SourceError) -> String {
-    if error.is_missing_input() {
-        "its pictures cannot be read; \"maskd check\" says why".to_owned()
-    } else {
-        error.to_string()
-    }
 }

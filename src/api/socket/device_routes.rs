@@ -35,8 +35,8 @@ pub(super) async fn device(
 }
 
 /// Switches on the green LED, the red LED, and the buzzer, one after the other. The relay of a
-/// door is not switched. The buzzer stays silent while the config silences it. The test is refused while the door is unlocked, and it ends early when
-/// the door is unlocked.
+/// door is not switched. The buzzer stays silent while the config silences it. The test is
+/// refused while the door is unlocked, and it ends early when the door is unlocked.
 #[utoipa::path(
     post, path = "/device/led-test", tag = "device",
     summary = "Test the LEDs and the buzzer",

@@ -191,9 +191,8 @@ pub async fn serve(server: WebServer, stop: CancellationToken) {
         // The configured port may be 0, which means any free port.
         let mut address = listener.local_addr().unwrap_or(listen);
         // A browser cannot open the address that stands for all addresses of the device.
-        if let Some(own) = network::addresses()
-            .first()
-            .filter(|_| address.ip().is_unspecified())
+        if address.ip().is_unspecified()
+            && let Some(own) = network::addresses().first()
         {
             address.set_ip(*own);
         }
