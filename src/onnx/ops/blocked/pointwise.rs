@@ -344,7 +344,7 @@ pub(super) fn store<'a, V: Vector, const PIXELS: usize, const GROUPS: usize>(
     token: V::Token,
     sums: &mut [[V; PIXELS]; GROUPS],
     clamp: Option<[Lanes<V>; 2]>,
-    out: impl Iterator<Item = &'a mut [Lanes<V>]>,
+    mut out: impl Iterator<Item = &'a mut [Lanes<V>]>,
     x: usize,
 ) where
     Lanes<V>: 'a,
@@ -355,7 +355,12 @@ pub(super) fn store<'a, V: Vector, const PIXELS: usize, const GROUPS: usize>(
             *sum = sum.max(low).min(high);
         }
     }
-    for (sums, out) in sums.iter().zip(out) {
+    // The number of iterations is known when this is compiled. Otherwise, the compiler would not
+    // unroll the loop, and would keep all sums in memory.
+    for sums in sums {
+        let Some(out) = out.next() else {
+            return;
+        };
         let out = &mut out[x..x + PIXELS];
         for (out, sum) in out.iter_mut().zip(sums) {
             sum.store(out);
