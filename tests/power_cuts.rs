@@ -167,8 +167,11 @@ impl Device {
         self.at("state")
     }
 
-    /// Starts the daemon under `strace`, which is not its parent.
+    /// Starts the daemon under `strace`, which is not its parent. When this returns, `strace` has
+    /// attached to it. Without that, it would not notice that the daemon is killed.
     fn start(&self) -> Running {
+        let trace = self.at("trace");
+        let _ = fs::remove_file(&trace);
         let program = maskd();
         let mut command = Command::new("strace");
         for (name, _) in program.get_envs() {
@@ -176,13 +179,17 @@ impl Device {
         }
         command.args(["-D", "-f", "--seccomp-bpf", "-ttt", "-y", "-xx"]);
         command.args(["-s", "100000000", "-e", &format!("trace={CALLS}"), "-o"]);
-        command.arg(self.at("trace")).arg(program.get_program());
+        command.arg(&trace).arg(program.get_program());
         command.args(["run", "--json", "--rate", "20", "--config"]);
         command.arg(self.at("maskd.toml"));
         command.arg("--state").arg(self.state());
         command.arg("--source").arg(self.at("camera"));
         command.stdin(Stdio::null());
-        Running::start(command, self.folder.path())
+        let running = Running::start(command, self.folder.path());
+        wait_for("the first system call", || {
+            fs::metadata(&trace).ok().filter(|file| file.len() > 0)
+        });
+        running
     }
 
     /// Waits until the kernel has ended the daemon and strace has written everything.
