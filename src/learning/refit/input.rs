@@ -4,6 +4,7 @@
 //! samples. If a head or the replay set is invalid, the caller gets an error.
 //! If a sample is invalid, it is skipped and listed in the outcome.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::near_duplicates::{self, GroupedCrop};
@@ -59,18 +60,20 @@ pub struct RefitInput<'a> {
     pub replay: Option<&'a Replay>,
 }
 
-impl RefitInput<'_> {
+impl<'a> RefitInput<'a> {
     /// Checks the input and returns the replay rows to train on and the replay
-    /// rows to evaluate on. Both are empty if there is no replay set.
+    /// rows to evaluate on. Both are empty if there is no replay set. They are borrowed from the
+    /// replay set if its labels have the same indices as in the head, because the rows take
+    /// megabytes.
     ///
     /// # Errors
     /// Returns [`RefitError::Head`] if a head does not match the labels, and [`RefitError::Replay`]
     /// if the replay set cannot be used.
-    pub(super) fn checked(&self) -> Result<(Rows, Rows), RefitError> {
+    pub(super) fn checked(&self) -> Result<(Cow<'a, Rows>, Cow<'a, Rows>), RefitError> {
         check_head("head in use", self.champion, self)?;
         check_head("built-in head", self.base, self)?;
         match self.replay {
-            None => Ok((Rows::default(), Rows::default())),
+            None => Ok((Cow::default(), Cow::default())),
             Some(replay) => Ok((
                 self.renumbered(replay, &replay.train)?,
                 self.renumbered(replay, &replay.holdout)?,
@@ -85,7 +88,7 @@ impl RefitInput<'_> {
 
     /// Returns the replay rows with each label replaced by its index in the
     /// head.
-    fn renumbered(&self, replay: &Replay, rows: &Rows) -> Result<Rows, RefitError> {
+    fn renumbered(&self, replay: &Replay, rows: &'a Rows) -> Result<Cow<'a, Rows>, RefitError> {
         let fail = |problem: &str| Err(RefitError::Replay(problem.to_owned()));
         if rows.is_empty() {
             return fail("it has no rows to train on, or none to evaluate on");
@@ -102,10 +105,11 @@ impl RefitInput<'_> {
         };
         let labels: Option<Vec<usize>> = rows.labels.iter().map(number).collect();
         match labels {
-            Some(labels) => Ok(Rows {
+            Some(labels) if labels == rows.labels => Ok(Cow::Borrowed(rows)),
+            Some(labels) => Ok(Cow::Owned(Rows {
                 features: rows.features.clone(),
                 labels,
-            }),
+            })),
             None => fail("it has a class that the head does not have"),
         }
     }
