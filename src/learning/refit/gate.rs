@@ -84,18 +84,26 @@ pub(super) fn is_evident(
 /// Whether the evidence on held-out samples outvotes a low agreement with a head that never saw the
 /// labels. Such a head is hardly better than chance if the camera is very different from the
 /// training data. On labels that are wrong at random, a challenger is right no more often than the
-/// champion, and hardly surer where one of them is right. An agreement below 0.5 is never
-/// outvoted, because it suggests that the labels of two classes are swapped, and swapped labels can
-/// be learned too.
+/// champion, and hardly surer where one of them is right. If the champion is very sure of a wrong
+/// class, even a challenger that is right there only once has a large gain, so it must recognize
+/// each class. An agreement below 0.5 is never outvoted, because it suggests that the labels of two
+/// classes are swapped, and swapped labels can be learned too.
 fn is_outvoted(measured: &Measurements, options: &GateOptions) -> bool {
     let (before, after) = (&measured.before, &measured.after);
     measured.agreement.mean >= 0.5
         && after.samples >= options.outvoting_samples
         && measured.fewest_groups >= options.evident_groups
         && after.right >= before.right
+        && recognizes_each_class(after)
         && measured
             .recognized_gain
             .is_some_and(|gain| gain >= options.outvoting_gain)
+}
+
+/// Whether at least half of the samples of each class were classified correctly.
+fn recognizes_each_class(scores: &Scores) -> bool {
+    let mut rows = scores.confusion.iter().enumerate();
+    rows.all(|(class, row)| 2 * row[class] >= row.iter().sum())
 }
 
 fn labels_look_wrong(measured: &Measurements, options: &GateOptions) -> Option<Refusal> {
@@ -381,10 +389,11 @@ mod tests {
         // The labels of the two classes may be swapped.
         let swapped = refusal(|measured| measured.agreement.mean = 0.4);
         assert!(matches!(swapped, Some(Refusal::LabelsDisagree { .. })));
-        let changes: [fn(&mut Measurements); 5] = [
+        let changes: [fn(&mut Measurements); 6] = [
             |measured| measured.after.samples = 19,
             |measured| measured.fewest_groups = 4,
             |measured| measured.after.right = measured.before.right - 1,
+            |measured| measured.after.confusion = vec![vec![4, 6], vec![0, 10]],
             |measured| measured.recognized_gain = Some(0.04),
             |measured| measured.recognized_gain = None,
         ];
