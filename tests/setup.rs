@@ -306,8 +306,14 @@ struct Terminal {
 impl Terminal {
     /// Starts setup. Returns `None` if there is no `script`.
     fn start(place: &Place, words: &str) -> Option<Terminal> {
+        Terminal::start_with(place, "", words)
+    }
+
+    /// Same as [`start`](Terminal::start), with settings of the environment.
+    fn start_with(place: &Place, environment: &str, words: &str) -> Option<Terminal> {
         let inside = format!(
-            "{} setup --config maskd.toml --state state {words}; echo status $?; stty -a",
+            "{environment} {} setup --config maskd.toml --state state {words}; \
+             echo status $?; stty -a",
             env!("CARGO_BIN_EXE_maskd")
         );
         let mut command = Command::new("script");
@@ -442,6 +448,46 @@ fn questions_on_a_terminal_lead_to_a_config() {
     let kept = shipped.lines().zip(written.lines());
     let changed = kept.filter(|(before, after)| before != after).count();
     assert_eq!(changed, 5);
+}
+
+#[test]
+fn the_default_is_a_camera_that_works() {
+    let place = Place::new();
+    let program = place.at("rpicam-vid");
+    let write_program = |text: &str| {
+        fs::write(&program, text).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    write_program("#!/bin/sh\necho no cameras available >&2\nexit 255\n");
+    let path = format!("PATH={}:$PATH", place.folder.path().display());
+    let Some(mut terminal) = Terminal::start_with(&place, &path, "--no-service") else {
+        return;
+    };
+    terminal.wait_for("1  rpicam: the camera module of a Raspberry Pi");
+    terminal.wait_for("cannot be used: ");
+    terminal.wait_for("no cameras available");
+    terminal.answer("Camera: a number or a source [examples]", "1\n");
+    terminal.answer("Use this camera anyway? [y/N]", "\n");
+    terminal.answer("Camera: a number or a source [examples]", "\u{3}");
+    let shown = terminal.end();
+    assert!(shown.contains("nothing was changed"), "{shown}");
+
+    write_program("#!/bin/sh\nwhile cat photos/door.jpg; do sleep 0.1; done\n");
+    let mut terminal = Terminal::start_with(&place, &path, "--no-service").unwrap();
+    terminal.answer("Camera: a number or a source [rpicam]", "nowhere\n");
+    terminal.answer("Use this camera anyway? [y/N]", "\n");
+    terminal.answer("Camera: a number or a source [rpicam]", "\n");
+    terminal.wait_for("A picture of 301x400 pixels arrived from rpicam");
+    terminal.answer("LEDs, a buzzer, or a relay connected?", "\u{3}");
+    terminal.end();
+
+    // A configured camera that stopped working is not offered again after it was refused.
+    place.write_config("[camera]\nsource = \"gone\"\n");
+    let mut terminal = Terminal::start_with(&place, &path, "--no-service").unwrap();
+    terminal.answer("Camera: a number or a source [gone]", "\n");
+    terminal.answer("Use this camera anyway? [y/N]", "\n");
+    terminal.answer("Camera: a number or a source [rpicam]", "\u{3}");
+    terminal.end();
 }
 
 #[test]

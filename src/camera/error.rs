@@ -2,6 +2,7 @@
 
 use super::spec::SpecError;
 use crate::frame::PictureError;
+use crate::platform::text_code::TextCode;
 
 /// How to use a webcam with a build without webcam support.
 const WEBCAM_ADVICE: &str = if cfg!(target_os = "linux") {
@@ -324,6 +325,63 @@ impl SourceError {
         }
     }
 
+    /// The machine-readable form of [`without_paths`](SourceError::without_paths), or `None` for
+    /// errors that a running daemon rarely sees.
+    pub(crate) fn code(&self) -> Option<TextCode> {
+        let code = TextCode::new;
+        let of_url = |name, url: &str| TextCode::new(name).with("url", url);
+        let of_program = |name, program: &str| TextCode::new(name).with("program", program);
+        Some(match self {
+            error if error.is_missing_input() => code("pictures-unreadable"),
+            SourceError::WebcamMissing { wanted, .. } => {
+                code("webcam-missing").with("webcam", wanted.as_str())
+            }
+            SourceError::WebcamUnplugged { webcam, .. } => {
+                code("webcam-unplugged").with("webcam", webcam.as_str())
+            }
+            SourceError::Webcam { webcam, why } => code("webcam-unusable")
+                .with("webcam", webcam.as_str())
+                .with("error", why.as_str()),
+            SourceError::RpicamMissing => code("rpicam-missing"),
+            SourceError::CommandMissing { program } => of_program("command-missing", program),
+            SourceError::CommandEnded {
+                program,
+                status,
+                reason,
+            } => of_program("command-ended", program)
+                .with("status", status.as_str())
+                .with("error", reason.as_str()),
+            SourceError::CommandClosed { program, .. } => of_program("command-closed", program),
+            SourceError::Stalled {
+                camera, seconds, ..
+            } => code("stalled").with("camera", camera.as_str()).with(
+                "milliseconds",
+                (f64::from(*seconds) * 1000.0).round() as u64,
+            ),
+            SourceError::Http { url, why } => of_url("http", url).with("error", why.as_str()),
+            SourceError::Certificate {
+                url, fingerprint, ..
+            } => of_url("certificate", url).with("fingerprint", fingerprint.as_str()),
+            SourceError::HttpLogin { url, status } => {
+                of_url("http-login", url).with("status", status.as_str())
+            }
+            SourceError::HttpRefused { url, status } => {
+                of_url("http-refused", url).with("status", status.as_str())
+            }
+            SourceError::HttpStatus { url, status } => {
+                of_url("http-status", url).with("status", status.as_str())
+            }
+            SourceError::HttpBusy { url, status } => {
+                of_url("http-busy", url).with("status", status.as_str())
+            }
+            SourceError::HttpNoPicture {
+                url, content_type, ..
+            } => of_url("http-no-picture", url).with("content_type", content_type.as_str()),
+            SourceError::HttpEnded { url, .. } => of_url("http-ended", url),
+            _ => return None,
+        })
+    }
+
     /// Whether the camera is known to be unplugged, in which case reopening it
     /// cannot succeed until a person has plugged it in.
     #[must_use]
@@ -346,5 +404,22 @@ mod tests {
         assert!(!SourceError::CommandMissing { program: path() }.is_missing_input());
         let (url, received) = (path(), path());
         assert!(!SourceError::HttpEnded { url, received }.is_missing_input());
+    }
+
+    #[test]
+    fn codes_have_no_paths_of_pictures() {
+        let path = || "/home/pat/portrait-of-pat.jpg".to_owned();
+        let missing = SourceError::NoFile { path: path() };
+        assert_eq!(missing.code(), Some(TextCode::new("pictures-unreadable")));
+        let stalled = SourceError::Stalled {
+            camera: "http://cam/mjpeg".to_owned(),
+            seconds: 2.5,
+            received: "nothing".to_owned(),
+        };
+        let json = serde_json::to_string(&stalled.code()).unwrap();
+        assert_eq!(
+            json,
+            r#"{"code":"stalled","values":{"camera":"http://cam/mjpeg","milliseconds":2500}}"#
+        );
     }
 }

@@ -15,6 +15,7 @@ use crate::camera::{Camera, CameraEvent};
 use crate::decision::decide::Loss;
 use crate::events::Occurrence;
 use crate::frame::Frame;
+use crate::platform::text_code::TextCode;
 
 /// Reads the camera until its source ends or fails permanently, or until the token `stop`
 /// is triggered.
@@ -38,14 +39,15 @@ pub(super) fn run(
             CameraEvent::Lost(error) => {
                 // Losses are counted here because the next frame may replace
                 // `Latest::Lost` before the inference thread reads it.
-                let why = error.without_paths();
+                let (why, code) = (error.without_paths(), error.code());
                 if lost_at.is_none() {
                     lost_at = Some(now());
-                    events.send(Occurrence::camera_lost(&why));
+                    events.send(Occurrence::camera_lost(&why, code.clone()));
                 }
                 live.send_modify(|live| {
                     live.camera.losses += 1;
                     live.camera.lost_because = Some(why);
+                    live.camera.lost_code = code;
                 });
                 let loss = if error.is_unplugged() {
                     Loss::Unplugged
@@ -56,11 +58,15 @@ pub(super) fn run(
             }
             CameraEvent::Unplugged => {
                 let why = "the camera is unplugged".to_owned();
+                let code = Some(TextCode::new("unplugged"));
                 if lost_at.is_none() {
                     lost_at = Some(now());
-                    events.send(Occurrence::camera_lost(&why));
+                    events.send(Occurrence::camera_lost(&why, code.clone()));
                 }
-                live.send_modify(|live| live.camera.lost_because = Some(why));
+                live.send_modify(|live| {
+                    live.camera.lost_because = Some(why);
+                    live.camera.lost_code = code;
+                });
                 frames.send_replace(Latest::Lost(Loss::Unplugged));
             }
             CameraEvent::Failed(error) => return Err(error.into()),

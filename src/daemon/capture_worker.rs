@@ -34,6 +34,7 @@ use crate::learning::samples::NewSample;
 use crate::learning::{InUse, LearningAccess, LearningError, Limits, Upkeep};
 use crate::onnx::Label;
 use crate::platform::clock::ClockReading;
+use crate::platform::text_code::TextCode;
 use crate::vision::embed::Feature;
 use crate::vision::pipeline::{Classification, Pipeline};
 
@@ -152,6 +153,9 @@ impl LearningState {
                 on: is_capturing && off_because.is_none(),
                 pictures: capture.keep == Keep::Pictures,
                 off_because: off_because.as_ref().map(|_| NO_STATE.to_owned()),
+                off_code: off_because
+                    .as_ref()
+                    .map(|_| TextCode::new("state-unusable")),
                 ..LiveCapture::default()
             };
             live.learning.off_because.clone_from(&off_because);
@@ -570,7 +574,7 @@ impl SampleWriter {
         let on = self.captures();
         self.live.send_modify(|live| {
             live.capture.stored += count;
-            (live.capture.on, live.capture.off_because) = (on, None);
+            live.capture.can_store(on);
         });
         self.room = self.room.saturating_sub(count);
         if self.room == 0 {
@@ -580,12 +584,15 @@ impl SampleWriter {
 
     /// Stops writing for [`UPKEEP_INTERVAL`] after the disk refused a write.
     fn pause(&mut self, error: &LearningError) {
-        let reason = match error {
-            LearningError::Store(error) if error.is_no_space() => "the disk is full".to_owned(),
-            LearningError::Store(error) if error.is_read_only() => {
-                "the state directory cannot be written".to_owned()
+        let (reason, code) = match error {
+            LearningError::Store(error) if error.is_no_space() => {
+                ("the disk is full".to_owned(), Some("disk-full"))
             }
-            error => error.to_string(),
+            LearningError::Store(error) if error.is_read_only() => (
+                "the state directory cannot be written".to_owned(),
+                Some("state-read-only"),
+            ),
+            error => (error.to_string(), None),
         };
         // This is logged once, not for every batch.
         if self.paused_until.is_none() {
@@ -595,10 +602,9 @@ impl SampleWriter {
             );
         }
         self.paused_until = now().checked_add(UPKEEP_INTERVAL);
-        self.live.send_modify(|live| {
-            live.capture.on = false;
-            live.capture.off_because = Some(reason);
-        });
+        let code = code.map(TextCode::new);
+        self.live
+            .send_modify(|live| live.capture.cannot_store(reason, code));
     }
 
     /// Deletes samples that exceed the limits on age and disk space, and announces
@@ -689,14 +695,12 @@ impl SampleWriter {
             if !was_full {
                 warn!(reason = reason(), "face pictures are no longer captured");
             }
-            self.live.send_modify(|live| {
-                live.capture.on = false;
-                live.capture.off_because = Some(reason());
-            });
+            let code = TextCode::new("capture-full").with("mib", max_mib);
+            self.live
+                .send_modify(|live| live.capture.cannot_store(reason(), Some(code)));
         } else if was_full {
             info!("face pictures are captured again");
-            self.live
-                .send_modify(|live| (live.capture.on, live.capture.off_because) = (on, None));
+            self.live.send_modify(|live| live.capture.can_store(on));
         }
     }
 

@@ -226,7 +226,7 @@ impl RefitWorker {
             let capture = self.tuning.borrow().capture;
             self.live.send_modify(|live| {
                 live.learning.off_because = None;
-                (live.capture.on, live.capture.off_because) = (capture, None);
+                live.capture.can_store(capture);
             });
         } else {
             let off_because = self.learning.off_because();
@@ -531,6 +531,7 @@ impl BoardMonitor {
         self.live.send_modify(|live| {
             live.board = status.into();
             live.learning.waits_because = reason.map(|reason| reason.to_string());
+            live.learning.waits_code = reason.map(ThrottleReason::code);
         });
         reason
     }

@@ -11,10 +11,14 @@ use utoipa::ToSchema;
 use crate::decision::decide::{Decision, Verdict};
 use crate::platform::hex;
 use crate::platform::text::printable;
+use crate::platform::text_code::TextCode;
 
 /// Maximum number of characters in a reason that an event quotes. With this limit, the JSON of an
 /// event always fits into [`MAX_JSON`].
 const MAX_REASON: usize = 300;
+
+/// Maximum size of the JSON of a reason's code, in bytes. It has the same purpose as [`MAX_REASON`].
+const MAX_REASON_CODE: usize = 600;
 
 /// Maximum size of the JSON of an event, in bytes. This is also the smallest size of a pipe, so
 /// that an event can be written to a program without waiting.
@@ -135,6 +139,9 @@ pub enum Occurrence {
     CameraLost {
         /// Why the camera is lost.
         reason: String,
+        /// The machine-readable form of the reason; absent for rare reasons.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason_code: Option<TextCode>,
     },
     /// The lost camera sends frames again.
     CameraBack {
@@ -170,11 +177,18 @@ pub enum Occurrence {
 }
 
 impl Occurrence {
-    /// Creates the occurrence of a lost camera. A reason that is too long is cut off.
+    /// Creates the occurrence of a lost camera. A reason that is too long is cut off, and a
+    /// code that is too long is left out.
     #[must_use]
-    pub fn camera_lost(reason: &str) -> Occurrence {
+    pub fn camera_lost(reason: &str, code: Option<TextCode>) -> Occurrence {
         let reason: String = printable(reason).chars().take(MAX_REASON).collect();
-        Occurrence::CameraLost { reason }
+        let fits = |code: &TextCode| {
+            serde_json::to_string(code).is_ok_and(|json| json.len() <= MAX_REASON_CODE)
+        };
+        Occurrence::CameraLost {
+            reason,
+            reason_code: code.filter(fits),
+        }
     }
 
     /// The kind of the event.
@@ -209,7 +223,7 @@ impl Occurrence {
             Occurrence::Unsure { seconds } => {
                 format!("The decision has been unsure for {seconds} s.")
             }
-            Occurrence::CameraLost { reason } => format!("The camera is lost: {reason}."),
+            Occurrence::CameraLost { reason, .. } => format!("The camera is lost: {reason}."),
             Occurrence::CameraBack { seconds } => {
                 format!("The camera is back after {seconds} s.")
             }
@@ -246,7 +260,7 @@ impl Occurrence {
                 }),
             },
             Occurrence::Unsure { seconds: 30 },
-            Occurrence::camera_lost("no frame arrived for 5000 ms"),
+            Occurrence::camera_lost("the camera is unplugged", Some(TextCode::new("unplugged"))),
             Occurrence::CameraBack { seconds: 12 },
             Occurrence::Model { model: 3 },
             Occurrence::DiskFull { free_mib: 41 },
@@ -443,11 +457,23 @@ mod tests {
     #[test]
     fn a_reason_is_cut_off() {
         // This character needs the most bytes in JSON.
-        let lost = Occurrence::camera_lost(&"\u{1b}".repeat(5000));
+        let code = |length| Some(TextCode::new("http").with("error", "x".repeat(length)));
+        let lost = Occurrence::camera_lost(&"\u{1b}".repeat(5000), code(5000));
+        let no_code = |lost: &Occurrence| {
+            matches!(
+                lost,
+                Occurrence::CameraLost {
+                    reason_code: None,
+                    ..
+                }
+            )
+        };
+        assert!(no_code(&lost));
         let mut factory = EventFactory::new(&"d".repeat(64)).unwrap();
         let event = factory.event(lost, SystemTime::UNIX_EPOCH, false);
         assert!(event.json().len() < MAX_JSON);
-        let wide = Occurrence::camera_lost(&"\u{1f6aa}".repeat(5000));
+        let wide = Occurrence::camera_lost(&"\u{1f6aa}".repeat(5000), code(500));
+        assert!(!no_code(&wide));
         let event = factory.event(wide, SystemTime::UNIX_EPOCH, false);
         assert!(event.json().len() < MAX_JSON);
     }

@@ -24,6 +24,7 @@ use crate::learning::samples::{Listing, Sample, SampleKind, StoreError};
 use crate::learning::{InUse, Learning};
 use crate::onnx::{self, HeadFile, HeadTensors, ModelError};
 use crate::platform::files::{self, FileError};
+use crate::platform::text_code::TextCode;
 use crate::vision::embed::Feature;
 use crate::vision::head::Head;
 
@@ -227,7 +228,9 @@ impl Learning {
             Err(error) => {
                 warn!(%error, "the result of the training stands, but it is not saved yet");
                 *unsaved = Some(last);
-                with_warning(record, &format!("the result is not saved: {error}"))
+                let warning = format!("the result is not saved: {error}");
+                let code = TextCode::new("not-saved").with("error", error.to_string());
+                with_warning(record, &warning, code)
             }
         }
     }
@@ -285,8 +288,8 @@ impl Learning {
             progress: progress(&listing, &labels, &groups),
         };
         if let Some(head) = head {
-            if let Some(warning) = self.side_of_new(&labels, in_use.head.labels()) {
-                record = with_warning(record, &warning);
+            for (warning, code) in self.sides_of_new(&labels, in_use.head.labels()) {
+                record = with_warning(record, &warning, code);
             }
             record.head = Some(self.put_into_use(AcceptedHead {
                 labels: &labels,
@@ -350,29 +353,25 @@ impl Learning {
         Ok(self.store.put_features(sample, backbone, &rows)?)
     }
 
-    /// Returns a sentence that says which of the labels that the head in use lacks count as
-    /// masked, or `None` if it lacks none.
-    fn side_of_new(&self, labels: &[String], known: &[String]) -> Option<String> {
+    /// Returns the sentences, with their codes, that say which of the labels that the head in use
+    /// lacks count as masked and which do not.
+    fn sides_of_new(&self, labels: &[String], known: &[String]) -> Vec<(String, TextCode)> {
         let masked = &self.options.masked_labels;
-        let of_side = |side: bool| -> Vec<&str> {
-            let new = labels.iter().filter(|label| !known.contains(label));
-            let of_side = new.filter(|label| masked.contains(label) == side);
-            of_side.map(String::as_str).collect()
-        };
-        let sentence = |labels: Vec<&str>, side: &str| {
-            let labels = labels.join(", ");
-            (!labels.is_empty()).then(|| {
-                format!(
-                    "faces with the new label {labels} count as {side} (classify.masked-labels)"
-                )
-            })
-        };
-        let both = [
-            sentence(of_side(true), "masked"),
-            sentence(of_side(false), "not masked"),
+        let sides = [
+            (true, "masked", "new-label-masked"),
+            (false, "not masked", "new-label-unmasked"),
         ];
-        let both: Vec<String> = both.into_iter().flatten().collect();
-        (!both.is_empty()).then(|| both.join("; "))
+        let warnings = sides.into_iter().filter_map(|(is_masked, side, code)| {
+            let new = labels.iter().filter(|label| !known.contains(label));
+            let of_side = new.filter(|label| masked.contains(label) == is_masked);
+            let labels: Vec<&str> = of_side.map(String::as_str).collect();
+            let labels = labels.join(", ");
+            let warning = format!(
+                "faces with the new label {labels} count as {side} (classify.masked-labels)"
+            );
+            (!labels.is_empty()).then(|| (warning, TextCode::new(code).with("labels", labels)))
+        });
+        warnings.collect()
     }
 
     /// Compares a head from another device with the head in use, based on the labeled
@@ -645,7 +644,8 @@ impl Learning {
 
 /// Adds a warning to the record of a refit. Keeps the warnings that the record already
 /// has.
-fn with_warning(mut record: RefitRecord, warning: &str) -> RefitRecord {
+fn with_warning(mut record: RefitRecord, warning: &str, code: TextCode) -> RefitRecord {
+    record.outcome.warning_codes.push(code);
     let warnings = record.outcome.warning.take().into_iter();
     let warnings: Vec<String> = warnings.chain([warning.to_owned()]).collect();
     record.outcome.warning = Some(warnings.join("; "));

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::files;
+use super::text_code::TextCode;
 
 /// Number of degrees Celsius by which a hot board must cool below its limit before work
 /// resumes. With a smaller value, work would start and stop all the time.
@@ -96,6 +97,19 @@ pub enum ThrottleReason {
         /// Temperature of the processor in degrees Celsius.
         temperature_c: f32,
     },
+}
+
+impl ThrottleReason {
+    /// The machine-readable form of the reason.
+    pub(crate) fn code(self) -> TextCode {
+        match self {
+            ThrottleReason::UnderVoltage => TextCode::new("under-voltage"),
+            ThrottleReason::Throttled => TextCode::new("throttled"),
+            ThrottleReason::Hot { temperature_c } => {
+                TextCode::new("hot").with("celsius", temperature_c.round() as i64)
+            }
+        }
+    }
 }
 
 impl BoardStatus {

@@ -19,6 +19,7 @@ use crate::learning::{
     CountRecord, FailureKind, LabelAction, LearningError, ProgressRecord, RefitRecord,
     SampleSelector,
 };
+use crate::platform::text_code::TextCode;
 
 /// The state of the daemon, its samples and its learning. This format is stable.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -323,6 +324,13 @@ pub struct LiveCamera {
         skip_serializing_if = "Option::is_none"
     )]
     pub lost_because: Option<String>,
+    /// The machine-readable form of `camera_lost_because`; absent for rare reasons.
+    #[serde(
+        rename = "camera_lost_code",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub lost_code: Option<TextCode>,
 }
 
 /// The inference thread, as part of [`Live`].
@@ -372,6 +380,13 @@ pub struct LiveLearning {
     /// Why training is waiting; absent if it is not.
     #[serde(rename = "learning_waits", skip_serializing_if = "Option::is_none")]
     pub waits_because: Option<String>,
+    /// The machine-readable form of `learning_waits`.
+    #[serde(
+        rename = "learning_waits_code",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub waits_code: Option<TextCode>,
 }
 
 /// How far a refit is, as part of [`Live`]. This format is stable.
@@ -398,11 +413,26 @@ pub struct LiveCapture {
     /// the settings turn capture on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub off_because: Option<String>,
+    /// The machine-readable form of `off_because`; absent for rare reasons.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub off_code: Option<TextCode>,
     /// Number of crops stored since the daemon started.
     pub stored: u64,
     /// Number of crops dropped since the daemon started because the disk was too slow or
     /// could not be written to.
     pub dropped: u64,
+}
+
+impl LiveCapture {
+    /// Records that crops can be stored, and whether they are captured.
+    pub(crate) fn can_store(&mut self, on: bool) {
+        (self.on, self.off_because, self.off_code) = (on, None, None);
+    }
+
+    /// Records why no crops can be stored.
+    pub(crate) fn cannot_store(&mut self, because: String, code: Option<TextCode>) {
+        (self.on, self.off_because, self.off_code) = (false, Some(because), code);
+    }
 }
 
 /// The state of the limits on age and disk space. This format is stable.

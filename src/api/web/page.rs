@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn texts_for_people_are_only_in_the_catalogs() {
         /// Names of keys, events, errors, languages, methods, and commands.
-        const NAMES: [&str; 19] = [
+        const NAMES: [&str; 21] = [
             "Enter",
             "Delete",
             "Home",
@@ -237,6 +237,8 @@ mod tests {
             "DELETE",
             "UTC",
             "maskd passwd",
+            "maskd check",
+            "maskd train --replay",
             "sudo maskd setup",
         ];
         /// Classes of elements that a condition chooses.

@@ -1,5 +1,6 @@
 //! The step for the camera: lists the cameras of this machine, and reads a frame.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::camera::command::RPICAM_PROGRAMS;
 use crate::camera::{Spec, read_frame};
 use crate::cli::check::is_program;
 use crate::cli::interrupt::Interrupt;
+use crate::cli::terminal::INTERRUPTED;
 use crate::cli::text::document;
 use crate::cli::{Failure, output, service};
 use crate::config::Config;
@@ -38,10 +40,19 @@ pub(super) fn step(
             None => Ok(()),
         };
     }
+    let configured = session.plan.config().camera.source.clone();
+    // An owner who starts has the built-in pictures, and wants a camera.
+    let examples = Spec::Examples.to_string();
+    let is_new = configured == examples;
     let found = found();
+    let mut refused = BTreeSet::new();
     let mut text = "\nCamera\n".to_owned();
     for (index, (spec, words)) in found.iter().enumerate() {
         text += &format!("  {}  {spec}: {words}\n", index + 1);
+        if is_new && let Some(why) = why_refused(session, spec)? {
+            text += &format!("     cannot be used: {why}\n");
+            refused.insert(spec.clone());
+        }
     }
     if !cfg!(feature = "camera") {
         text += "  -  USB cameras: this build has no webcam support\n";
@@ -53,24 +64,27 @@ pub(super) fn step(
         document("CAMERAS.md")
     );
     session.say(&text)?;
+    // The source as text without its password.
+    let shown = configured
+        .parse()
+        .map_or(configured.clone(), |spec: Spec| spec.to_string());
     loop {
         let Some(dialogue) = &session.dialogue else {
             return Ok(());
         };
-        let present = session.plan.config().camera.source.clone();
-        // The source as text without its password.
-        let shown = present
-            .parse()
-            .map_or(present.clone(), |spec: Spec| spec.to_string());
-        // An owner who starts has the built-in pictures, and wants a camera.
-        let is_new = present == Spec::Examples.to_string();
-        let first = found.first().filter(|_| is_new).map(|(spec, _)| spec);
-        let answer = dialogue.ask("Camera: a number or a source", first.unwrap_or(&shown))?;
+        let specs = found.iter().map(|(spec, _)| spec);
+        let mut cameras = specs.filter(|spec| !refused.contains(*spec));
+        let default = if is_new || refused.contains(&configured) {
+            cameras.next().unwrap_or(&examples)
+        } else {
+            &shown
+        };
+        let answer = dialogue.ask("Camera: a number or a source", default)?;
         let number = answer.parse::<usize>().ok();
         let listed = number.and_then(|number| found.get(number.checked_sub(1)?));
         let source = match listed {
             Some((spec, _)) => spec.clone(),
-            None if answer == shown => present,
+            None if answer == shown => configured.clone(),
             None => answer,
         };
         let chosen = choose(session, &source);
@@ -86,6 +100,28 @@ pub(super) fn step(
         if is_chosen && dialogue.yes("Use this camera anyway?", false)? {
             return Ok(());
         }
+        refused.insert(source);
+    }
+}
+
+/// Tests a camera of this machine before it is offered. Returns why it cannot be used, or `None`
+/// if it can, or if it cannot be tested now.
+fn why_refused(session: &Session, source: &str) -> Result<Option<String>, Failure> {
+    let Ok(spec) = source.parse::<Spec>() else {
+        return Ok(None);
+    };
+    if !session.is_tested || session.devices.free().is_err() {
+        return Ok(None);
+    }
+    if let Some(dialogue) = &session.dialogue {
+        dialogue.say(&format!("  Waiting for a picture from {spec} …"));
+    }
+    let config = session.plan.config();
+    let frame = session.unless_interrupted(frame(&spec, config, session.interrupt));
+    match frame {
+        Err(failure) if failure.exit == INTERRUPTED => Err(failure),
+        Err(failure) => Ok(Some(failure.sentence)),
+        Ok(_) => Ok(None),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::learning::refit::{
     Measurements, Outcome, Refusal, Scores, SkipReason, SkippedSample, Validation,
 };
 use crate::platform::text::{counted, people};
+use crate::platform::text_code::TextCode;
 
 /// The outcome of a refit. Its JSON is a documented contract.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -19,10 +20,17 @@ pub struct OutcomeRecord {
     pub ruling: DecisionRecord,
     /// The reason for the decision, as a sentence.
     pub reason: String,
+    /// The machine-readable form of `reason`. Absent in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason_code: Option<TextCode>,
     /// A message about this refit that the owner should read, regardless of the
     /// gate's decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
+    /// The machine-readable form of each sentence in `warning`. Empty in records of earlier
+    /// versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warning_codes: Vec<TextCode>,
     /// Whether the owner vouched for the labels. If the labels looked wrong, the
     /// warning says so, and the new model was not refused for that reason.
     #[serde(default)]
@@ -47,7 +55,9 @@ impl From<Outcome> for OutcomeRecord {
         OutcomeRecord {
             ruling: outcome.decision.into(),
             reason: outcome.reason,
+            reason_code: outcome.reason_code,
             warning: outcome.warning,
+            warning_codes: outcome.warning_codes,
             labels_checked: outcome.labels_checked,
             labels: outcome.labels,
             counts: outcome.counts.into_iter().map(Into::into).collect(),

@@ -3,11 +3,8 @@
 //! This module defines the order and the limits of the checks. The gate uses only the
 //! measurements.
 
-use std::cmp::Ordering;
-
 use super::options::GateOptions;
-use super::outcome::{Estimate, GateDecision, Measurements, NewClass, Outcome, Refusal, Scores};
-use crate::platform::text::people;
+use super::outcome::{Estimate, GateDecision, Measurements, NewClass, Refusal, Scores};
 
 /// The decision of the gate, with warnings.
 #[derive(Debug, Clone, PartialEq)]
@@ -168,85 +165,8 @@ fn new_class_unclear(measured: &Measurements, options: &GateOptions) -> Option<R
     })
 }
 
-/// Returns a sentence that explains the decision.
-pub(super) fn reason(decision: &GateDecision, measured: &Measurements) -> String {
-    match decision {
-        GateDecision::Accepted => reason_to_accept(measured),
-        GateDecision::Refused(refusal) => reason_to_refuse(refusal, measured),
-        GateDecision::NothingToGain => format!(
-            "the present model was right on all {} face pictures of {} that it was tested on, and \
-             the new one is hardly surer of the right answers",
-            measured.before.samples,
-            people(measured.groups)
-        ),
-    }
-}
-
-/// Returns a sentence that explains why a challenger is accepted.
-fn reason_to_accept(measured: &Measurements) -> String {
-    let sentence = held_out_sentence(measured, "previous");
-    match measured.after.right.cmp(&measured.before.right) {
-        Ordering::Greater => sentence,
-        Ordering::Equal => sentence + ", and it was surer of the right answers",
-        Ordering::Less => sentence + ", but it was surer of the right answers",
-    }
-}
-
-/// Returns the outcome for a refit that was refused before a challenger was measured.
-pub(super) fn refuse(outcome: Outcome, refusal: Refusal) -> Outcome {
-    Outcome {
-        reason: refusal.to_string(),
-        decision: GateDecision::Refused(refusal),
-        ..outcome
-    }
-}
-
-/// Returns a sentence that explains why a challenger is refused.
-fn reason_to_refuse(refusal: &Refusal, measured: &Measurements) -> String {
-    match refusal {
-        Refusal::LessAccurate { .. } => held_out_sentence(measured, "present"),
-        Refusal::NoGain { .. } => {
-            let sentence = held_out_sentence(measured, "present");
-            match measured.after.right.cmp(&measured.before.right) {
-                Ordering::Less => sentence,
-                Ordering::Equal => sentence + ", and it was not clearly surer of the right answers",
-                Ordering::Greater => {
-                    sentence + ", but it was not clearly surer of the right answers"
-                }
-            }
-        }
-        Refusal::Forgets { before, after } => {
-            let rows = measured.replay.map_or(0, |replay| replay.rows);
-            let right = |share: &f64| (share * rows as f64).round();
-            format!(
-                "the new model forgets: it was right on {} of {rows} built-in example faces, the \
-                 present one on {}",
-                right(after),
-                right(before)
-            )
-        }
-        _ => refusal.to_string(),
-    }
-}
-
-/// Compares how many held-out samples both heads classify correctly.
-fn held_out_sentence(measured: &Measurements, other: &str) -> String {
-    let (before, after) = (&measured.before, &measured.after);
-    let new = format!(
-        "on face pictures of {} that it had not seen, the new model was right on {} of {}",
-        people(measured.groups),
-        after.right,
-        after.samples
-    );
-    if after.right == before.right {
-        format!("{new}, as many as the {other} one")
-    } else {
-        format!("{new}, the {other} one on {}", before.right)
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::Adaptation;
     use super::super::outcome::{
         Calibration, HardExample, InitialHead, ReplayAccuracy, TrainingSummary, Validation,
@@ -255,7 +175,7 @@ mod tests {
     use crate::training::report::wilson;
 
     /// A challenger that passes by a wide margin.
-    fn good() -> Measurements {
+    pub(in crate::learning::refit) fn good() -> Measurements {
         let scores = |right| Scores {
             samples: 20,
             right,
@@ -513,63 +433,6 @@ mod tests {
         assert_eq!(
             (refused.decision, refused.warnings.len()),
             (GateDecision::Refused(doubts[0].clone()), 0)
-        );
-    }
-
-    #[test]
-    fn reasons_are_sentences_with_counts() {
-        let reason = |before: usize, after: usize, refusal: Option<Refusal>| {
-            let mut measured = good();
-            measured.before.right = before;
-            measured.after.right = after;
-            match refusal {
-                Some(refusal) => reason_to_refuse(&refusal, &measured),
-                None => reason_to_accept(&measured),
-            }
-        };
-        let no_gain = || {
-            Some(Refusal::NoGain {
-                gain: -0.1,
-                needed: 0.0,
-            })
-        };
-        let new = "on face pictures of 12 people that it had not seen, the new model was right on";
-        assert_eq!(
-            reason(17, 14, no_gain()),
-            format!("{new} 14 of 20, the present one on 17")
-        );
-        assert_eq!(
-            reason(17, 17, no_gain()),
-            format!(
-                "{new} 17 of 20, as many as the present one, and it was not clearly surer of the \
-                 right answers"
-            )
-        );
-        assert_eq!(
-            reason(17, 18, no_gain()),
-            format!(
-                "{new} 18 of 20, the present one on 17, but it was not clearly surer of the right \
-                 answers"
-            )
-        );
-        assert_eq!(
-            reason(14, 18, None),
-            format!("{new} 18 of 20, the previous one on 14")
-        );
-        assert_eq!(
-            reason(18, 17, None),
-            format!(
-                "{new} 17 of 20, the previous one on 18, but it was surer of the right answers"
-            )
-        );
-        let forgets = Refusal::Forgets {
-            before: 0.99,
-            after: 0.95,
-        };
-        assert_eq!(
-            reason(14, 18, Some(forgets)),
-            "the new model forgets: it was right on 285 of 300 built-in example faces, the present \
-             one on 297"
         );
     }
 }

@@ -37,6 +37,7 @@ mod near_duplicates;
 mod new_classes;
 mod options;
 mod outcome;
+mod reason;
 mod training;
 mod variants;
 
@@ -57,6 +58,7 @@ pub use variants::{VARIANTS, variants};
 
 use crate::learning::replay::Rows;
 use crate::onnx::HeadTensors;
+use crate::platform::text_code::TextCode;
 use crate::training::train::TrainError;
 use choice::Candidate;
 use evaluate::{HeldOutPrediction, logits};
@@ -138,7 +140,7 @@ pub fn fit(
         .collect();
     let refused = |groups, outcome: Outcome, refusal| Fit {
         groups,
-        outcome: gate::refuse(outcome, refusal),
+        outcome: reason::refuse(outcome, refusal),
         head: None,
     };
     outcome.labels_checked = options.gate.labels_checked;
@@ -196,14 +198,14 @@ pub(crate) fn evaluate_foreign(
     let (samples, mut outcome) =
         before_measuring(input, &replay_train, &options.hold_out, cancelled)?;
     if let Some(refusal) = too_few(&outcome.counts) {
-        return Ok(gate::refuse(outcome, refusal));
+        return Ok(reason::refuse(outcome, refusal));
     }
     let kinds = Classes::new(input, &samples);
     let context = RefitContext::new(input, options, cancelled, &samples, &replay_train, &kinds);
     let measured = match context.evaluate_foreign(input, challenger, &replay_holdout) {
         Ok(measured) => measured,
         Err(Abort::Cancelled) => return Err(RefitError::Cancelled),
-        Err(Abort::NotFinite) => return Ok(gate::refuse(outcome, Refusal::NotFinite)),
+        Err(Abort::NotFinite) => return Ok(reason::refuse(outcome, Refusal::NotFinite)),
     };
     add_measured(&mut outcome, &samples, measured, options);
     Ok(outcome)
@@ -250,10 +252,12 @@ fn before_measuring<'a>(
 ) -> Result<(Vec<GroupedSample<'a>>, Outcome), RefitError> {
     let (samples, skipped) = input.grouped(replay, options, cancelled)?;
     let counts = class_counts(&samples, input.labels);
-    let outcome = Outcome {
+    let mut outcome = Outcome {
         decision: GateDecision::Accepted,
         reason: String::new(),
-        warning: input.replay.is_none().then(|| NO_REPLAY.to_owned()),
+        reason_code: None,
+        warning: None,
+        warning_codes: Vec::new(),
         labels_checked: false,
         labels: input.labels.to_vec(),
         advice: advice::advice(&counts, &samples, None),
@@ -262,6 +266,9 @@ fn before_measuring<'a>(
         measured: None,
         learned: Vec::new(),
     };
+    if input.replay.is_none() {
+        outcome.add_warning(NO_REPLAY, Some(TextCode::new("no-replay")));
+    }
     Ok((samples, outcome))
 }
 
@@ -276,12 +283,11 @@ fn add_measured(
     outcome.advice = advice::advice(&outcome.counts, samples, Some(&measured));
     let Ruling { decision, warnings } = gate(&measured, &options.gate);
     for doubt in warnings {
-        outcome.add_warning(&format!(
-            "the labels were vouched for, so this did not refuse the new model: {doubt}"
-        ));
+        let warning =
+            format!("the labels were vouched for, so this did not refuse the new model: {doubt}");
+        outcome.add_warning(&warning, doubt.code());
     }
-    outcome.reason = gate::reason(&decision, &measured);
-    outcome.decision = decision;
+    reason::decide(outcome, decision, &measured);
     outcome.measured = Some(measured);
 }
 

@@ -7,6 +7,7 @@
 use std::fmt;
 
 use super::options::Adaptation;
+use crate::platform::text_code::TextCode;
 
 /// The outcome of evaluating a challenger.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,9 +16,13 @@ pub struct Outcome {
     pub decision: GateDecision,
     /// The reason for the decision, as a sentence.
     pub reason: String,
+    /// The machine-readable form of the reason, or `None` while nothing is decided.
+    pub reason_code: Option<TextCode>,
     /// A message about this refit that the owner should read, regardless of the
     /// gate's decision.
     pub warning: Option<String>,
+    /// The machine-readable form of each warning.
+    pub warning_codes: Vec<TextCode>,
     /// Whether the owner vouched for the labels. The checks of the labels then only warn.
     pub labels_checked: bool,
     /// Names of the classes. All per-class values are in this order.
@@ -37,7 +42,8 @@ pub struct Outcome {
 
 impl Outcome {
     /// Adds a warning, and keeps those that the outcome already has.
-    pub(super) fn add_warning(&mut self, warning: &str) {
+    pub(super) fn add_warning(&mut self, warning: &str, code: Option<TextCode>) {
+        self.warning_codes.extend(code);
         self.warning = Some(match self.warning.take() {
             Some(earlier) => format!("{earlier}; {warning}"),
             None => warning.to_owned(),
@@ -185,6 +191,42 @@ impl fmt::Display for Refusal {
                 100.0 * before
             ),
         }
+    }
+}
+
+impl Refusal {
+    /// The machine-readable form of the sentence, or `None` if it depends on the measurements.
+    pub(super) fn code(&self) -> Option<TextCode> {
+        Some(match self {
+            Refusal::NoSamples => TextCode::new("no-samples"),
+            Refusal::OneClass { label } => TextCode::new("one-class").with("label", label.as_str()),
+            Refusal::TooFewGroups {
+                label,
+                groups,
+                needed,
+            } => TextCode::new("too-few-people")
+                .with("label", label.as_str())
+                .with("people", *groups)
+                .with("needed", *needed),
+            Refusal::NotFinite => TextCode::new("not-finite"),
+            Refusal::LabelsDisagree { .. } => TextCode::new("labels-disagree"),
+            Refusal::LabelsLookWrong { suspects, samples } => TextCode::new("labels-look-wrong")
+                .with("suspects", *suspects)
+                .with("samples", *samples),
+            Refusal::NewClassUnclear {
+                label,
+                samples,
+                found,
+                mistaken,
+            } => TextCode::new("new-class-unclear")
+                .with("label", label.as_str())
+                .with("samples", *samples)
+                .with("found", *found)
+                .with("mistaken", *mistaken),
+            Refusal::NoGain { .. } | Refusal::LessAccurate { .. } | Refusal::Forgets { .. } => {
+                return None;
+            }
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 // The device: what is connected to it, how it is doing, and a test of the LEDs.
 
 import { api } from "./api.js";
-import { device as english, figures, fill, h, redraw, whileVisible } from "./dom.js";
+import { clause, device as english, figures, fill, h, redraw, whileVisible } from "./dom.js";
 import { known, list, milliseconds, number, rich, t } from "./texts.js";
 
 const INTERVAL = 3000;
@@ -32,7 +32,7 @@ function checks({ live }, device) {
   const found = [];
   const check = (name, isGood, text) => found.push({ name: t(`check.${name}`), isGood, text });
   const because = live.camera_lost_because;
-  if (live.camera_lost) check("camera", false, because ? rich("check.cameraLostBecause", { reason: english(because) }) : t("check.cameraLost"));
+  if (live.camera_lost) check("camera", false, because ? rich("check.cameraLostBecause", { reason: clause(because, live.camera_lost_code) }) : t("check.cameraLost"));
   else if (live.decision === "fault") check("camera", false, t("decision.fault"));
   else check("camera", true, t("check.cameraGood", { fps: number(live.frames_per_second, 1) }));
   if (live.learning_off) check("learning", false, english(live.learning_off));
@@ -40,7 +40,7 @@ function checks({ live }, device) {
   else check("learning", true, live.head ? t("training.inUse", { model: live.head }) : t("training.builtInInUse"));
   if (device.disk) {
     const { free_mib: free } = device.disk;
-    check("disk", free >= MIN_FREE_MIB && !live.capture.off_because, live.capture.off_because ? english(live.capture.off_because) : t("check.free", { space: space(free) }));
+    check("disk", free >= MIN_FREE_MIB && !live.capture.off_because, live.capture.off_because ? clause(live.capture.off_because, live.capture.off_code) : t("check.free", { space: space(free) }));
   }
   const jumped = live.retention && !live.retention.clock_synchronized;
   const isClockGood = device.clock_synchronized && !jumped;

@@ -1,6 +1,6 @@
 // Helpers that build elements, show messages, and repeat requests.
 
-import { t } from "./texts.js";
+import { known, number, rich, t, words } from "./texts.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -48,6 +48,28 @@ export const s = (tag, attributes, ...children) => build(document.createElementN
 
 /** Marks a text from the device as English, so that screen readers pronounce it right. */
 export const device = (text) => h("span", { lang: "en" }, text);
+
+/** The commands that sentences name, by the codes of the sentences. */
+const COMMANDS = { "no-replay": "maskd train --replay", "pictures-unreadable": "maskd check" };
+
+/** Returns a value of a sentence from the device. A text such as an error message is English. */
+const valueOf = ([name, value]) => [name, typeof value !== "string" ? value : name === "label" ? words(value) : device(value)];
+
+/** Returns a clause from the device in the language of the page, or in English if the catalog lacks its code. */
+export function clause(text, code, key = `reason.${code?.code}`) {
+  if (known(key) === undefined) return device(text);
+  const { people, milliseconds, ...values } = code.values ?? {};
+  const seconds = milliseconds === undefined ? undefined : number(milliseconds / 1000, 1);
+  return h("span", {}, rich(key, { ...Object.fromEntries(Object.entries(values).map(valueOf)), number: people, seconds, command: h("code", {}, COMMANDS[code.code] ?? "") }));
+}
+
+/** Makes a clause a sentence. */
+export function sentence(clause) {
+  const [first] = clause.childNodes;
+  if (first instanceof Text) first.data = first.data.charAt(0).toUpperCase() + first.data.slice(1);
+  clause.append(".");
+  return clause;
+}
 
 let hide;
 

@@ -1,7 +1,7 @@
 // The view of the last events, and of the programs and webhooks that receive them.
 
 import { api } from "./api.js";
-import { device, fill, h, redraw, whileVisible } from "./dom.js";
+import { clause, device, fill, h, redraw, whileVisible } from "./dom.js";
 import { known, rich, t, time, words } from "./texts.js";
 
 const INTERVAL = 3000;
@@ -50,11 +50,11 @@ class EventsView extends HTMLElement {
 
 /** Returns a sentence that says what happened. */
 function sentence(event) {
-  const { kind, decision, seconds, model, reason, free_mib: free } = event;
+  const { kind, decision, seconds, model, reason, reason_code: code, free_mib: free } = event;
   const key = kind === "decision" ? `event.decision.${decision}` : model === 0 ? "event.model.builtIn" : `event.${kind}.text`;
   // A newer device may know other kinds of events.
   if (known(key) === undefined) return device(event.message);
-  return rich(key, { seconds, model, free, reason: reason && device(reason) });
+  return rich(key, { seconds, model, free, reason: reason && clause(reason, code) });
 }
 
 const event = (record) =>

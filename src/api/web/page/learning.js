@@ -2,7 +2,7 @@
 
 import { api, fileOfHead } from "./api.js";
 import { confusion, line, score } from "./charts.js";
-import { confirmed, device, figures, fill, h, redraw, toast, whileVisible } from "./dom.js";
+import { clause, confirmed, device, figures, fill, h, redraw, sentence, toast, whileVisible } from "./dom.js";
 import { CHANGED } from "./marking.js";
 import { library, strip } from "./sample_panel.js";
 import { known, list, number, percent, rich, t, time, words } from "./texts.js";
@@ -47,10 +47,15 @@ const nameOf = (model) => (model === 0 ? t("model.builtIn") : t("model.number", 
 
 const inUse = (model) => (model === undefined || model === 0 ? t("training.builtInInUse") : t("training.inUse", { model }));
 
-const capitalized = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+/** Returns the reason for a decision as a sentence. */
+const reason = (outcome) => sentence(clause(outcome.reason, outcome.reason_code));
 
-/** Marks a reason from the device as English, and makes it a sentence. */
-const reason = (text) => device(`${capitalized(text)}.`);
+/** Returns the warnings about a training as sentences. */
+function warnings({ warning, warning_codes: codes = [] }) {
+  const isKnown = codes.length > 0 && codes.every(({ code }) => known(`warning.${code}`) !== undefined);
+  const clauses = isKnown ? codes.map((code) => clause(warning, code, `warning.${code.code}`)) : [device(warning)];
+  return clauses.map((one) => h("p", { class: "hint" }, sentence(one)));
+}
 
 class LearningView extends HTMLElement {
   connectedCallback() {
@@ -102,7 +107,7 @@ class LearningView extends HTMLElement {
               status.progress.length > 0 && [t("training.labeledPeople"), progress(status.progress)],
               [t("training.newLabels"), t("training.sinceLast", { number: status.new_labels })],
             ]),
-        h("p", { role: "status" }, live.refitting ? t("training.running") : live.learning_waits ? rich("training.pausedBecause", { reason: device(live.learning_waits) }) : null),
+        h("p", { role: "status" }, live.refitting ? t("training.running") : live.learning_waits ? rich("training.pausedBecause", { reason: clause(live.learning_waits, live.learning_waits_code) }) : null),
         h("progress", { id: "training-progress", max: 1, hidden: !live.refitting, "aria-label": t("training.running") }),
         h("p", { class: "hint", id: "training-steps" }),
         h(
@@ -190,7 +195,7 @@ class LearningView extends HTMLElement {
       "section",
       { class: `card ${mark}`, "aria-label": t("training.last") },
       h("h3", {}, title),
-      outcome.reason && h("p", {}, reason(outcome.reason)),
+      outcome.reason && h("p", {}, reason(outcome)),
       this.remarks(outcome, "last"),
       this.measured(outcome, "last"),
     );
@@ -200,7 +205,7 @@ class LearningView extends HTMLElement {
   remarks(outcome, key) {
     return [
       outcome.labels_checked && h("p", { class: "hint" }, t("training.vouched")),
-      outcome.warning && h("p", { class: "hint" }, reason(outcome.warning)),
+      outcome.warning && warnings(outcome),
       outcome.measured && this.facePictures("training.toCheck", outcome.measured.suspects, outcome.labels, `suspects-${key}`),
     ];
   }
@@ -263,7 +268,7 @@ class LearningView extends HTMLElement {
         builtIn ? null : head.damage ? device(head.damage) : measured ? t("model.right", { right: measured.after.right, samples: measured.after.samples, before: measured.before.right }) : device(head.recipe),
       ),
       h("p", { class: "hint" }, t(builtIn ? "model.builtInAbout" : head.parent === undefined ? "model.fromBuiltIn" : "model.fromModel", { model: head.parent, labels: list(head.labels.map(words)) })),
-      head.outcome && [this.changes(head), head.outcome.reason && h("p", {}, reason(head.outcome.reason)), this.remarks(head.outcome, head.number), this.measured(head.outcome, head.number)],
+      head.outcome && [this.changes(head), head.outcome.reason && h("p", {}, reason(head.outcome)), this.remarks(head.outcome, head.number), this.measured(head.outcome, head.number)],
       !head.damage &&
         h(
           "div",

@@ -3,7 +3,7 @@
 import { api } from "./api.js";
 import "./teach.js";
 import { doorElement, showDoor } from "./door.js";
-import { device, facts, fill, h, whileVisible } from "./dom.js";
+import { clause, device, facts, fill, h, whileVisible } from "./dom.js";
 import { known, milliseconds, number, percent, rich, t, time, words } from "./texts.js";
 
 /** How often the view asks for the state of the device, in ms. */
@@ -136,7 +136,7 @@ class LiveView extends HTMLElement {
   staleness(live) {
     if (live.camera_lost) {
       const because = live.camera_lost_because;
-      return because ? rich("live.lostBecause", { reason: device(because) }) : rich("live.lost");
+      return because ? rich("live.lostBecause", { reason: clause(because, live.camera_lost_code) }) : rich("live.lost");
     }
     if (live.decision === "fault") return rich("live.waits");
     return null;
@@ -176,7 +176,7 @@ class LiveView extends HTMLElement {
             [t("live.latency"), milliseconds(live.latency_ms)],
           ]),
       [t("live.model"), live.head === undefined ? t("live.builtIn") : t("live.modelNumber", { model: live.head })],
-      [t("live.facePictures"), live.capture.off_because ? rich("live.notKeptBecause", { reason: device(live.capture.off_because) }) : live.capture.on ? t("live.kept") : t("live.notKept")],
+      [t("live.facePictures"), live.capture.off_because ? rich("live.notKeptBecause", { reason: clause(live.capture.off_because, live.capture.off_code) }) : live.capture.on ? t("live.kept") : t("live.notKept")],
     ];
     if (live.times) {
       const names = [["indicate", t("live.leds")], ["lock", t("live.lock")], ["capture", t("live.capturing")], ["sound", t("live.sound")]];
@@ -194,7 +194,7 @@ class LiveView extends HTMLElement {
     if (live.head_note) figures.push([t("live.note"), device(live.head_note)]);
     if (live.learning_off) figures.push([t("live.learning"), rich("live.learningOff", { reason: device(live.learning_off) })]);
     if (live.refitting) figures.push([t("live.training"), t("live.inProgress")]);
-    if (live.learning_waits) figures.push([t("live.training"), rich("live.paused", { reason: device(live.learning_waits) })]);
+    if (live.learning_waits) figures.push([t("live.training"), rich("live.paused", { reason: clause(live.learning_waits, live.learning_waits_code) })]);
     if (board.throttling?.under_voltage) figures.push([t("live.power"), t("live.voltage")]);
     for (const problem of Object.values(live.problems ?? {})) figures.push([t("live.problem"), device(problem)]);
     fill(this.figures, facts(figures));

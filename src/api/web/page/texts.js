@@ -1,8 +1,8 @@
 // The texts of the page in the language of the person who reads it.
 //
 // Each file in the folder `texts` is the catalog of a language. Every text that the page shows
-// comes from there, except for names, numbers, and sentences from the device, which are in
-// English.
+// comes from there, except for names, numbers, and those sentences from the device whose code the
+// catalog lacks. These are in English.
 
 /** The languages, by their own names. */
 export const LANGUAGES = { en: "English", de: "Deutsch", es: "Español" };
