@@ -17,7 +17,7 @@ const SEED: u64 = 42;
 /// of a new class.
 pub(super) const NEW_CLASS_MARGIN: f32 = 2.0;
 
-/// Returns the head with additional classes. The rows of known labels are kept. The row of a new
+/// Adds classes to a head. The rows of known labels are kept. The row of a new
 /// label is the mean of all rows, and the bias of a new label is 2 below the mean bias. The logit
 /// of a new label is therefore never the largest before the head is trained.
 ///
@@ -29,7 +29,7 @@ pub(super) const NEW_CLASS_MARGIN: f32 = 2.0;
 /// Returns [`RefitError::Head`] if the tensors do not match the labels, if a
 /// known label is missing from `grown`, or if two labels are the same.
 pub fn grow(
-    head: &HeadTensors,
+    head: HeadTensors,
     labels: &[String],
     grown: &[String],
 ) -> Result<HeadTensors, RefitError> {
@@ -72,8 +72,8 @@ pub fn grow(
         }
         w2.resize(w2.len() + new_units, 0.0);
     }
-    let (mut w1, mut b1) = (head.w1.clone(), head.b1.clone());
     let features = head.features();
+    let HeadTensors { mut w1, mut b1, .. } = head;
     // The limit of He's uniform distribution for units with a ReLU.
     let limit = (6.0 / features.max(1) as f32).sqrt();
     let mut rng = ChaCha8Rng::seed_from_u64(SEED);

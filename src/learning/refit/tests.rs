@@ -90,7 +90,10 @@ impl TwoCameras {
     /// Returns the base head with the additional class `chin`, and its labels.
     fn grown(&self) -> (HeadTensors, [String; 3]) {
         let labels = ["mask", "bare", "chin"].map(str::to_owned);
-        (grow(&self.base, &self.labels, &labels).unwrap(), labels)
+        (
+            grow(self.base.clone(), &self.labels, &labels).unwrap(),
+            labels,
+        )
     }
 
     fn fit(&self, samples: &[Sample], options: &RefitOptions) -> Fit {
@@ -562,7 +565,7 @@ fn many_tracks_have_a_permanent_hold_out() {
 fn a_new_class_grows_the_head_and_is_learned() {
     let mut data = TwoCameras::new(11);
     let grown = ["mask", "chin", "bare"].map(str::to_owned);
-    let head = grow(&data.base, &data.labels, &grown).unwrap();
+    let head = grow(data.base.clone(), &data.labels, &grown).unwrap();
     // For every known picture, the grown head computes the same logits of the known
     // classes as the base head.
     let before = logits(&data.base, &data.replay.holdout.features).unwrap();
@@ -607,8 +610,8 @@ fn a_new_class_grows_the_head_and_is_learned() {
     let tolerance = options().gate.replay_tolerance;
     assert!(replay.after >= replay.before - tolerance, "{replay:?}");
 
-    assert!(grow(&data.base, &data.labels, &grown[..2]).is_err());
-    assert!(grow(&data.base, &grown, &grown).is_err());
+    assert!(grow(data.base.clone(), &data.labels, &grown[..2]).is_err());
+    assert!(grow(data.base.clone(), &grown, &grown).is_err());
 }
 
 #[test]
