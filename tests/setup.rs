@@ -226,6 +226,15 @@ fn what_cannot_work_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn a_wrong_config_is_refused_in_one_line() {
+    let place = Place::new();
+    place.write_config("[camera]\nsource = [\"rpicam\"]\n");
+    let refused = place.setup(&["--camera", "photos"]);
+    assert_refused(&refused, 78, "has a problem: camera.source is wrong");
+    assert!(!text(&refused.stderr).contains("\\n"));
+}
+
+#[test]
 fn without_tests_a_camera_may_be_missing() {
     let place = Place::new();
     let words = ["--camera", "http://127.0.0.1:9/stream", "--no-tests"];

@@ -7,20 +7,21 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::service::{self, Permission};
-use super::{Failure, Global, print, print_json};
+use super::{Failure, Global, backend, print, print_json};
 use crate::api::mqtt;
 use crate::api::socket::PageUrl;
 use crate::api::web;
 use crate::camera::command::RPICAM_PROGRAMS;
 use crate::camera::http::{probe_certificate, probe_picture};
 use crate::camera::{Camera, SourceError, Spec, webcam};
-use crate::config::{Config, Events, Webhook};
+use crate::config::{Config, Webhook};
 use crate::daemon;
 use crate::decision::decide::{Decision, VerdictPolicy};
 use crate::events::WebhookError;
 use crate::indicate::pins;
 use crate::learning::heads::Heads;
 use crate::learning::{self, LearningError, open_replay};
+use crate::platform::disk::DiskSpace;
 use crate::platform::text::{counted, printable};
 use crate::platform::{board, files, hex};
 use crate::vision::pipeline::Pipeline;
@@ -65,19 +66,19 @@ fn check(global: &Global) -> Report {
             None
         }
     };
-    if let Some(config) = config {
-        check_models(&config, &mut report);
-        check_source(&config, &mut report);
-        check_pins(&config, &mut report);
-        check_mqtt(&config, &mut report);
-        check_events(&config, &mut report);
-        check_page(&config, &mut report);
+    if let Some(config) = &config {
+        check_models(config, &mut report);
+        check_source(config, &mut report);
+        check_pins(config, &mut report);
+        check_mqtt(config, &mut report);
+        check_events(config, &mut report);
+        check_page(global, config, &mut report);
         let is_of_service = global
             .config_file()
             .is_some_and(|file| service::uses(&file));
-        check_sound(&config, is_of_service, &mut report);
+        check_sound(config, is_of_service, &mut report);
         if is_of_service {
-            check_drop_ins(&config, &mut report);
+            check_drop_ins(config, &mut report);
         }
     } else {
         report.line(
@@ -86,7 +87,7 @@ fn check(global: &Global) -> Report {
             "models, source, pins, mqtt, events, page, sound: correct the config first",
         );
     }
-    check_state(global, &mut report);
+    check_state(global, config.as_ref(), &mut report);
     report.hardware();
     report
 }
@@ -380,17 +381,41 @@ fn check_events(config: &Config, report: &mut Report) {
     }
 }
 
-/// Checks whether the web page can be served, without opening a port.
-fn check_page(config: &Config, report: &mut Report) {
+/// Checks whether the web page can be served. If no daemon serves it, its port is opened for a
+/// moment.
+fn check_page(global: &Global, config: &Config, report: &mut Report) {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
-    match web::WebOptions::from_config(&config.web, credentials.as_deref().map(Path::new)) {
-        Ok(Some(plan)) => {
-            let url = PageUrl::new(&config.web).and_then(|page| page.url());
-            let url = url.unwrap_or_else(|| plan.listen().to_string());
-            report.good("page", &format!("{url}, for anyone with {}", plan.needs()));
-        }
-        Ok(None) => report.good("page", "none"),
-        Err(error) => report.bad("page", &error.into()),
+    let credentials = credentials.as_deref().map(Path::new);
+    let options = match web::WebOptions::from_config(&config.web, credentials) {
+        Ok(Some(options)) => options,
+        Ok(None) => return report.good("page", "none"),
+        Err(error) => return report.bad("page", &error.into()),
+    };
+    let url = PageUrl::new(&config.web).and_then(|page| page.url());
+    if let Err(error) = web::test_port(options.listen())
+        && !(error.is_in_use() && is_served(global, config, url.as_deref()))
+    {
+        return report.bad("page", &error.into());
+    }
+    let url = url.unwrap_or_else(|| options.listen().to_string());
+    report.good(
+        "page",
+        &format!("{url}, for anyone with {}", options.needs()),
+    );
+}
+
+/// Whether a daemon with this config serves the page, or may serve it.
+fn is_served(global: &Global, config: &Config, url: Option<&str>) -> bool {
+    let Ok(state) = global.state_dir() else {
+        return false;
+    };
+    match backend::daemon(global, config, &state) {
+        Ok(Some(client)) => client.status().map_or(true, |status| {
+            status.page.as_deref() == url && !status.live.problems.contains_key("page")
+        }),
+        Ok(None) => false,
+        // A daemon runs, but does not answer this user.
+        Err(_) => true,
     }
 }
 
@@ -492,32 +517,33 @@ fn check_learned(state: &Path, report: &mut Report) {
     }
 }
 
-/// Returns why nothing can be stored in a state directory, or `None` if there is no reason.
-fn why_not_stored(state: &Path) -> Option<String> {
-    let folder = files::nearest_folder(state);
-    let disk = rustix::fs::statvfs(&folder).ok()?;
-    if disk.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+/// Returns why nothing can be stored in a state directory, or `None` if there is no reason. The
+/// disk is full below `min_free_mib`.
+fn why_not_stored(state: &Path, min_free_mib: u64) -> Option<String> {
+    let disk = DiskSpace::of(&files::nearest_folder(state))?;
+    if disk.is_read_only {
         return Some(format!(
             "the file system of {} is read-only, so nothing can be stored there: mount it writable",
             state.display()
         ));
     }
-    let free_mib = u128::from(disk.f_bavail) * u128::from(disk.f_frsize) / (1024 * 1024);
-    let needed = u128::from(Events::default().min_free_mib);
-    (free_mib < needed).then(|| {
+    (disk.free_mib < min_free_mib).then(|| {
         format!(
-            "only {free_mib} MiB are free on the disk of {}, too few for face pictures and models: \
+            "only {} MiB are free on the disk of {}, and events.min-free-mib is {min_free_mib}: \
              delete files",
+            disk.free_mib,
             state.display()
         )
     })
 }
 
-fn check_state(global: &Global, report: &mut Report) {
+/// Checks the state directory. Without a config, no disk is too full.
+fn check_state(global: &Global, config: Option<&Config>, report: &mut Report) {
+    let min_free_mib = config.map_or(0, |config| config.events.min_free_mib);
     let full = global
         .state_dir()
         .ok()
-        .and_then(|state| why_not_stored(&state));
+        .and_then(|state| why_not_stored(&state, min_free_mib));
     if let Some(why) = full {
         return report.bad("state", &Failure::new(Failure::CANNOT_WRITE, why));
     }

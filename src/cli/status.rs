@@ -123,6 +123,7 @@ fn daemon_text(status: &socket::Status) -> String {
     let socket::Status {
         version,
         state,
+        page,
         live,
         samples,
         enrollment,
@@ -156,6 +157,9 @@ fn daemon_text(status: &socket::Status) -> String {
         sample_counts(samples),
         counted(*new_labels, "new label"),
     );
+    if let Some(page) = page {
+        text += &format!("page        {page}\n");
+    }
     text += &progress_text(progress);
     if let Some(passages) = passages_today {
         text += &format!("passages    {passages} today\n");

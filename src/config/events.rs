@@ -23,7 +23,8 @@ pub struct Events {
     /// 3600000. With 0, there is no such event.
     pub unsure_after_ms: u64,
     /// If the disk of the state directory has less free space than this, in MiB, there is the event
-    /// `disk_full`; 0 to 100000. With 0, there is no such event.
+    /// `disk_full`, and `maskd check` and the page say that the disk is full; 0 to 100000. With 0,
+    /// no disk is full.
     pub min_free_mib: u64,
     /// Receivers of HTTP requests.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -226,7 +226,7 @@ fn parse_with_renames(file: &str, text: &str) -> Result<(Config, Vec<RenamedKey>
         ConfigError::Syntax {
             file: file.to_owned(),
             line,
-            problem: text_without_secrets(&one_line(error.message())),
+            problem: text_without_secrets(&syntax_problem(&one_line(error.message()))),
         }
     })?;
     let mut problems = Vec::new();
@@ -313,9 +313,21 @@ fn is_section(name: &str) -> bool {
     Config::deserialize(empty).is_ok()
 }
 
+/// Replaces the parser's message about a number that TOML cannot hold.
+fn syntax_problem(message: &str) -> String {
+    if message.starts_with("invalid type: integer") {
+        "the number is too large".to_owned()
+    } else {
+        message.to_owned()
+    }
+}
+
 fn wrong(message: &str) -> String {
     if message.starts_with("invalid socket address") {
         return "is wrong: write an IP address and a port, such as \"0.0.0.0:8080\"".to_owned();
+    }
+    if message.starts_with("invalid value: integer") {
+        return "is wrong: the number is negative or too large".to_owned();
     }
     format!("is wrong: {}", without_value(&one_line(message)))
 }
@@ -335,6 +347,8 @@ fn without_value(message: &str) -> String {
         let shown = match kind {
             "" if is_word => format!(" {word}"),
             "" => String::new(),
+            "sequence" => " list".to_owned(),
+            "map" => " section".to_owned(),
             kind => format!(" {kind}"),
         };
         return format!(
@@ -721,6 +735,14 @@ mod tests {
                 "camera.fps is wrong: invalid type string, expected a whole number, without quotes",
             ),
             (
+                "[decide]\nhold-ms = -1",
+                "decide.hold-ms is wrong: the number is negative or too large",
+            ),
+            (
+                "[camera]\nsource = [\"rpicam\"]",
+                "camera.source is wrong: invalid type list, expected a text in quotes",
+            ),
+            (
                 "[camera]\nloop = \"yes\"",
                 "camera.loop is wrong: invalid type string, expected true or false, without quotes",
             ),
@@ -747,6 +769,15 @@ mod tests {
         ] {
             assert_eq!(problems(text), [expected]);
         }
+    }
+
+    #[test]
+    fn a_number_that_toml_cannot_hold_is_named() {
+        let error = parse("test.toml", "[decide]\nhold-ms = 99999999999999999999\n").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the config test.toml is not valid TOML: line 2: the number is too large"
+        );
     }
 
     #[test]

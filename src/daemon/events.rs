@@ -26,6 +26,7 @@ use crate::events::{
     Webhook,
 };
 use crate::learning::InUse;
+use crate::platform::disk::DiskSpace;
 use crate::platform::{clock, system};
 
 /// Maximum number of reports that wait for the events thread.
@@ -188,8 +189,8 @@ fn lower_priority() {
 async fn watch_disk(mut watch: DiskWatch, state: &Path, feed: EventFeed, ending: &Ending) {
     loop {
         // Without an answer, the free space is unknown. Other modules report such a disk.
-        if let Ok(disk) = rustix::fs::statvfs(state)
-            && let Some(occurrence) = watch.observe(disk.f_bavail.saturating_mul(disk.f_frsize))
+        if let Some(disk) = DiskSpace::of(state)
+            && let Some(occurrence) = watch.observe(disk.free_mib)
         {
             feed.send(occurrence);
         }

@@ -7,9 +7,6 @@ use std::time::{Duration, Instant};
 use super::event::Occurrence;
 use crate::decision::decide::Decision;
 
-/// Number of bytes in a mebibyte.
-const MIB: u64 = 1024 * 1024;
-
 /// Notices when the decision has been unsure for long.
 #[derive(Debug)]
 pub struct UnsureTimer {
@@ -63,10 +60,9 @@ impl DiskWatch {
         }
     }
 
-    /// Returns the event if the disk became full or has space again. `free` is the free space in
-    /// bytes.
-    pub fn observe(&mut self, free: u64) -> Option<Occurrence> {
-        let free_mib = free / MIB;
+    /// Returns the event if the disk became full or has space again. `free_mib` is the free space
+    /// in MiB.
+    pub fn observe(&mut self, free_mib: u64) -> Option<Occurrence> {
         if !self.is_full && free_mib < self.min_free_mib {
             self.is_full = true;
             Some(Occurrence::DiskFull { free_mib })
@@ -109,7 +105,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_told_once_until_there_is_space() {
         let mut watch = DiskWatch::new(50);
-        let mut observe = |mib: u64| watch.observe(mib * MIB);
+        let mut observe = |mib: u64| watch.observe(mib);
         assert_eq!(observe(50), None);
         assert_eq!(observe(49), Some(Occurrence::DiskFull { free_mib: 49 }));
         assert_eq!(observe(0), None);

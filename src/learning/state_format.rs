@@ -38,6 +38,9 @@ pub enum StateFormatError {
     /// The file with the format number cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),
+    /// There is something else than a directory.
+    #[error("the state directory {} is not a folder: name another one with --state", .0.display())]
+    NoFolder(PathBuf),
     /// The file does not hold a valid number.
     #[error(
         "{} holds no format number: delete it, unless a newer maskd has used this state directory",
@@ -91,6 +94,9 @@ pub(crate) fn refuse_within_state(folder: &Path) -> Option<&'static str> {
 }
 
 fn number(state: &Path) -> Result<Option<u32>, StateFormatError> {
+    if state.metadata().is_ok_and(|state| !state.is_dir()) {
+        return Err(StateFormatError::NoFolder(state.to_owned()));
+    }
     let path = state.join(FILE);
     let bytes = match files::read_own(&path, MAX_BYTES) {
         Err(error) if error.is_missing() => return Ok(None),
@@ -112,6 +118,17 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn a_file_is_no_state_directory() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let sentence = format!(
+            "the state directory {} is not a folder: name another one with --state",
+            file.path().display()
+        );
+        assert_eq!(check(file.path()).unwrap_err().to_string(), sentence);
+        assert_eq!(stamp(file.path()).unwrap_err().to_string(), sentence);
+    }
 
     #[test]
     fn a_directory_is_numbered_once_and_a_newer_one_is_left_alone() {

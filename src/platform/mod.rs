@@ -8,6 +8,7 @@
 pub(crate) mod backoff;
 pub mod board;
 pub mod clock;
+pub(crate) mod disk;
 #[cfg(test)]
 pub(crate) mod faults;
 pub mod files;

@@ -17,10 +17,9 @@ use super::types::ErrorRecord;
 use crate::camera::Spec;
 use crate::config::Config;
 use crate::indicate::pins::{PinDriver, PinFunction};
+use crate::platform::disk::DiskSpace;
 use crate::platform::text::printable;
 use crate::platform::{board, clock, network};
-
-const MIB: u64 = 1024 * 1024;
 
 /// What is known about the device when the daemon starts.
 #[derive(Debug, Clone)]
@@ -31,8 +30,10 @@ pub struct DeviceFacts {
     pins: PinsRecord,
     broker: Option<(String, bool)>,
     fleet: Option<FleetRecord>,
-    /// Where the page is, if other machines can reach it.
+    /// Where the page is.
     page: Option<PageUrl>,
+    /// The free space below which the disk of the state directory counts as full, in MiB.
+    min_free_mib: u64,
 }
 
 impl DeviceFacts {
@@ -57,13 +58,23 @@ impl DeviceFacts {
             started,
             camera,
             pins: PinsRecord::new(config, on_pi),
-            page: PageUrl::new(&config.web).filter(|page| !page.is_local()),
+            page: PageUrl::new(&config.web),
+            min_free_mib: config.events.min_free_mib,
             broker,
             fleet: (fleet.share || !fleet.trust.is_empty()).then_some(FleetRecord {
                 shares: fleet.share,
                 trusted_devices: fleet.trust.len(),
             }),
         }
+    }
+
+    fn disk(&self, state: &Path) -> Option<DiskRecord> {
+        let disk = DiskSpace::of(state)?;
+        Some(DiskRecord {
+            free_mib: disk.free_mib,
+            total_mib: disk.total_mib,
+            min_free_mib: self.min_free_mib,
+        })
     }
 }
 
@@ -94,7 +105,7 @@ pub enum BrokerConnection {
         "lines": [{ "line": "17", "function": "green", "active_low": false }]
     },
     "broker": { "address": "broker.example:8883", "tls": true, "connected": true },
-    "disk": { "free_mib": 20480, "total_mib": 30720 }
+    "disk": { "free_mib": 20480, "total_mib": 30720, "min_free_mib": 50 }
 }))]
 pub struct DeviceRecord {
     /// Version of the daemon.
@@ -210,6 +221,9 @@ pub struct DiskRecord {
     pub free_mib: u64,
     /// Size in MiB.
     pub total_mib: u64,
+    /// The free space below which the disk counts as full, in MiB (`events.min-free-mib`).
+    #[serde(default)]
+    pub min_free_mib: u64,
 }
 
 /// A request to test the LEDs, which the indicator thread handles.
@@ -256,6 +270,12 @@ impl DeviceAccess {
 
     /// The address of the page for other machines, or `None` if they cannot reach it.
     pub(crate) fn page(&self) -> Option<String> {
+        let page = self.facts.page.as_ref();
+        page.filter(|page| !page.is_local())?.url()
+    }
+
+    /// The address of the page, or `None` if there is none or this machine has no address.
+    pub(super) fn own_page(&self) -> Option<String> {
         self.facts.page.as_ref()?.url()
     }
 
@@ -280,7 +300,7 @@ impl DeviceAccess {
             pins: facts.pins.clone(),
             broker: self.broker(),
             fleet: facts.fleet,
-            disk: disk(state),
+            disk: facts.disk(state),
         }
     }
 
@@ -297,15 +317,6 @@ impl DeviceAccess {
             },
         })
     }
-}
-
-fn disk(state: &Path) -> Option<DiskRecord> {
-    let disk = rustix::fs::statvfs(state).ok()?;
-    let mib = |blocks: u64| blocks.saturating_mul(disk.f_frsize) / MIB;
-    Some(DiskRecord {
-        free_mib: mib(disk.f_bavail),
-        total_mib: mib(disk.f_blocks),
-    })
 }
 
 #[expect(

@@ -261,6 +261,7 @@ async fn status(State(handle): State<DaemonHandle>) -> Answer<Status> {
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             state: state.canonicalize().unwrap_or_else(|_| state.to_owned()),
+            page: handle.device.own_page(),
             live,
             samples,
             enrollment: handle.enrollment(),

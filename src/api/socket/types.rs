@@ -29,6 +29,9 @@ pub struct Status {
     /// The state directory of the daemon.
     #[schema(value_type = String)]
     pub state: PathBuf,
+    /// The address of the page; absent if there is no page, or if this machine has no address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<String>,
     /// What the daemon is doing.
     pub live: Live,
     /// Number of samples by label. Samples without a label are counted under

@@ -29,7 +29,7 @@ mod server;
 mod tls;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +37,7 @@ use std::time::Duration;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config;
+use crate::platform::network;
 
 pub use auth::{Access, Token, hash_password, new_token};
 pub use live_view::{AnnotatedFrame, LiveView, draw};
@@ -79,13 +80,59 @@ pub enum WebError {
     #[error("this password cannot be used: {0}")]
     Password(String),
     /// The port cannot be opened, for example because another program uses it.
-    #[error("cannot listen on {listen}: {source}")]
+    #[error("cannot listen on {listen}: {}", why_not_open(*listen, source))]
     Listen {
         /// Address and port.
         listen: SocketAddr,
         /// The system's error.
         source: io::Error,
     },
+}
+
+impl WebError {
+    /// Whether another program uses the port.
+    pub(crate) fn is_in_use(&self) -> bool {
+        matches!(self, WebError::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
+    }
+}
+
+/// Says why the port of the page cannot be opened, and what to do.
+fn why_not_open(listen: SocketAddr, error: &io::Error) -> String {
+    let own = || match network::addresses().as_slice() {
+        [] => String::new(),
+        some => format!(
+            ", or to an address of this device ({})",
+            some.iter()
+                .map(IpAddr::to_string)
+                .collect::<Vec<_>>()
+                .join(", ")
+        ),
+    };
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable => format!(
+            "this device does not have this address; set web.listen to 0.0.0.0:{}{}",
+            listen.port(),
+            own()
+        ),
+        io::ErrorKind::AddrInUse => {
+            "another program uses this port; stop it, or set web.listen to another port".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => "this user may not open this port; set web.listen to a \
+                                            port from 1024 up, such as 8080"
+            .to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Opens the port of the page for a moment, to see whether this is possible.
+///
+/// # Errors
+/// Returns [`WebError::Listen`] if the port cannot be opened.
+pub(crate) fn test_port(listen: SocketAddr) -> Result<(), WebError> {
+    match TcpListener::bind(listen) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(WebError::Listen { listen, source }),
+    }
 }
 
 /// The options for serving the page. They are checked before the daemon starts.

@@ -1,6 +1,6 @@
 //! The step for the page: its address and its password.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use clap::Args;
@@ -104,7 +104,7 @@ fn set_address(session: &mut Session, choice: OrNone<PageAddress>) -> Result<(),
         }
         // A daemon that runs may serve the page at this address.
         if session.is_tested && (before != Some(listen) || !session.devices.are_in_use()) {
-            TcpListener::bind(listen).map_err(|source| web::WebError::Listen { listen, source })?;
+            web::test_port(listen)?;
         }
     }
     let listen = listen.map(|listen| listen.to_string());

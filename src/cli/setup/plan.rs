@@ -47,7 +47,8 @@ impl Plan {
             Some(text) => text,
             None => config::SHIPPED.to_owned(),
         };
-        let config = config::parse(&file.display().to_string(), &text)?;
+        let config = config::parse(&file.display().to_string(), &text)
+            .map_err(|error| Failure::new(Failure::CONFIG, error.in_one_line()))?;
         check_writable(&file, text.len())?;
         Ok(Plan {
             is_of_service: service::uses(&file),

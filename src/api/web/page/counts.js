@@ -152,11 +152,14 @@ class CountsView extends HTMLElement {
       if (slot) for (const outcome of OUTCOMES) slot[outcome] += row[outcome];
     }
     const { masked, unmasked, unsure } = record.total;
-    const sum = t(this.by === "hour" ? "counts.onDay" : "counts.inDays", { number: DAYS, date: written(date), masked, unmasked, unsure });
+    const isEmpty = masked + unmasked + unsure === 0;
+    const sum = isEmpty
+      ? t(this.by === "hour" ? "counts.noneOnDay" : "counts.noneInDays", { number: DAYS, date: written(date) })
+      : t(this.by === "hour" ? "counts.onDay" : "counts.inDays", { number: DAYS, date: written(date), masked, unmasked, unsure });
     this.file.hidden = this.controls.hidden = false;
     fill(this.error);
     fill(this.status, sum, record.rounding && [" ", rich("counts.statistics", { rounding: device(record.rounding) })]);
-    fill(this.content, bars(slots, sum), rows.length > 0 && table(rows, record.total, this.by));
+    fill(this.content, !isEmpty && [bars(slots, sum), table(rows, record.total, this.by)]);
   }
 }
 

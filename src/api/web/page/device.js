@@ -6,9 +6,6 @@ import { known, list, milliseconds, number, rich, t } from "./texts.js";
 
 const INTERVAL = 3000;
 
-/** Below this much free space, the check fails. */
-const MIN_FREE_MIB = 200;
-
 const MIB_PER_GIB = 1024;
 
 const OUTPUTS = ["green", "red", "buzzer", "relay"];
@@ -39,8 +36,8 @@ function checks({ live }, device) {
   else if (live.head_note) check("learning", false, english(live.head_note));
   else check("learning", true, live.head ? t("training.inUse", { model: live.head }) : t("training.builtInInUse"));
   if (device.disk) {
-    const { free_mib: free } = device.disk;
-    check("disk", free >= MIN_FREE_MIB && !live.capture.off_because, live.capture.off_because ? clause(live.capture.off_because, live.capture.off_code) : t("check.free", { space: space(free) }));
+    const { free_mib: free, min_free_mib: needed } = device.disk;
+    check("disk", free >= needed && !live.capture.off_because, live.capture.off_because ? clause(live.capture.off_because, live.capture.off_code) : t("check.free", { space: space(free) }));
   }
   const jumped = live.retention && !live.retention.clock_synchronized;
   const isClockGood = device.clock_synchronized && !jumped;

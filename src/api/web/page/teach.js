@@ -4,7 +4,8 @@ import { api } from "./api.js";
 import { fill, h, toast } from "./dom.js";
 import { announce } from "./marking.js";
 import "./upload.js";
-import { t, words } from "./texts.js";
+import { library } from "./sample_panel.js";
+import { rich, t, words } from "./texts.js";
 
 /** How often the counts are updated, in ms. */
 const INTERVAL = 400;
@@ -17,16 +18,32 @@ const LEASE = 3;
 
 const MAX_PICTURES = 1000;
 
+/** The model contradicts the label of a picture if it is at least this sure of another one. */
+const SURE = 0.9;
+
+/** The page asks whether a label is right if the model contradicts at least this share of a recording. */
+const CONTRADICTED_SHARE = 0.8;
+
+/** Fewer pictures say little. */
+const MIN_PICTURES = 5;
+
+/** The most recent pictures of a recording that are compared with the model. */
+const COMPARED = 50;
+
 class TeachPanel extends HTMLElement {
   connectedCallback() {
     this.buttons = h("div", { class: "row", role: "group", "aria-label": t("teach.record") });
     this.status = h("p", { role: "status", id: "teach-status" });
+    this.question = h("p", { class: "error", role: "alert", id: "teach-question" });
     this.enough = h("ul", { class: "hint plain" });
+    /** The labels about which the page has asked. */
+    this.asked = new Set();
     fill(
       this,
       h("h2", {}, t("teach.title")),
       this.buttons,
       this.status,
+      this.question,
       h("p", { class: "hint" }, t("teach.hint")),
       this.enough,
       h("p", {}, h("a", { href: "#learning" }, t("queue.toTraining"))),
@@ -43,6 +60,7 @@ class TeachPanel extends HTMLElement {
     try {
       const { live, progress } = await api.status();
       if (!this.isConnected) return;
+      this.known = live.labels;
       const shown = [...this.buttons.children].map((button) => button.dataset.label);
       // Buttons that a person holds must stay.
       if (JSON.stringify(shown) !== JSON.stringify(live.labels)) fill(this.buttons, live.labels.map((label) => this.button(label)));
@@ -87,6 +105,7 @@ class TeachPanel extends HTMLElement {
     if (this.held) return;
     const held = (this.held = { label });
     this.status.textContent = t("teach.starting");
+    fill(this.question);
     let enrollment;
     try {
       enrollment = await api.enroll({ label, count: MAX_PICTURES, seconds: LONGEST, lease_seconds: LEASE });
@@ -102,6 +121,7 @@ class TeachPanel extends HTMLElement {
         enrollment = await api.enrollment(enrollment.id);
       }
       this.say(enrollment, false);
+      await this.compare(enrollment);
     } catch (problem) {
       this.status.textContent = "";
       toast(problem.shown);
@@ -113,6 +133,17 @@ class TeachPanel extends HTMLElement {
 
   stop() {
     this.held = null;
+  }
+
+  /** Asks once whether a label is right that the model contradicts on nearly all pictures of a recording. */
+  async compare({ label, stored }) {
+    if (stored < MIN_PICTURES || !this.known.includes(label) || this.asked.has(label)) return;
+    const { samples } = await api.samples({ label, order: "label", limit: Math.min(stored, COMPARED), predictions: true });
+    const others = samples.filter(({ predicted, probability }) => predicted !== undefined && predicted !== label && probability >= SURE);
+    if (others.length < CONTRADICTED_SHARE * samples.length) return;
+    this.asked.add(label);
+    const link = h("a", { href: library({ label }) }, t("teach.check"));
+    fill(this.question, rich("teach.contradicted", { other: words(others[0].predicted), number: others.length, total: samples.length, label: words(label) }), " ", link);
   }
 
   say({ label, taken, stored }, recording) {

@@ -547,5 +547,9 @@ export default {
   "reason.http-status": "{url} antwortete {status}; prüfen Sie den Pfad der Adresse im Handbuch der Kamera",
   "reason.http-busy": "{url} antwortete {status}; prüfen Sie, ob andere Programme die Kamera verwenden, oder starten Sie die Kamera neu",
   "reason.http-no-picture": "{url} sendet {content_type} ohne ein JPEG-Bild; suchen Sie im Handbuch der Kamera die Adresse des MJPEG-Streams oder eines JPEG-Bildes",
-  "reason.http-ended": "der Stream {url} ist zu Ende; prüfen Sie die Kamera und das Netzwerk"
+  "reason.http-ended": "der Stream {url} ist zu Ende; prüfen Sie die Kamera und das Netzwerk",
+  "counts.noneOnDay": "Am {date} ging niemand vorbei.",
+  "counts.noneInDays": "In den {number} Tagen bis {date} ging niemand vorbei.",
+  "teach.contradicted": { "one": "Das jetzige Modell sagt bei {number} dieser {total} Bilder „{other}“. Stimmt die Kategorie „{label}“?", "other": "Das jetzige Modell sagt bei {number} dieser {total} Bilder „{other}“. Stimmt die Kategorie „{label}“?" },
+  "teach.check": "Bilder prüfen"
 };

@@ -547,5 +547,9 @@ export default {
   "reason.http-status": "{url} answered {status}; check the path of the address in the camera's manual",
   "reason.http-busy": "{url} answered {status}; check whether other programs use the camera, or restart the camera",
   "reason.http-no-picture": "{url} sends {content_type} without a JPEG picture; find the address of the MJPEG stream or of a JPEG picture in the camera's manual",
-  "reason.http-ended": "the stream {url} ended; check the camera and the network"
+  "reason.http-ended": "the stream {url} ended; check the camera and the network",
+  "counts.noneOnDay": "No passages on {date}.",
+  "counts.noneInDays": "No passages in the {number} days up to {date}.",
+  "teach.contradicted": { "one": "The present model says “{other}” on {number} of these {total} pictures. Is the label “{label}” right?", "other": "The present model says “{other}” on {number} of these {total} pictures. Is the label “{label}” right?" },
+  "teach.check": "Check the pictures"
 };

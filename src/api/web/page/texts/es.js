@@ -547,5 +547,9 @@ export default {
   "reason.http-status": "{url} respondió {status}; compruebe la ruta de la dirección en el manual de la cámara",
   "reason.http-busy": "{url} respondió {status}; compruebe si otros programas usan la cámara, o reiníciela",
   "reason.http-no-picture": "{url} envía {content_type} sin ninguna imagen JPEG; busque en el manual de la cámara la dirección del flujo MJPEG o de una imagen JPEG",
-  "reason.http-ended": "el flujo {url} terminó; revise la cámara y la red"
+  "reason.http-ended": "el flujo {url} terminó; revise la cámara y la red",
+  "counts.noneOnDay": "Nadie pasó el {date}.",
+  "counts.noneInDays": "Nadie pasó en los {number} días hasta el {date}.",
+  "teach.contradicted": { "one": "El modelo actual dice «{other}» en {number} de estas {total} fotos. ¿Es correcta la etiqueta «{label}»?", "other": "El modelo actual dice «{other}» en {number} de estas {total} fotos. ¿Es correcta la etiqueta «{label}»?" },
+  "teach.check": "Revisar las fotos"
 };
