@@ -393,7 +393,7 @@ fn check_page(global: &Global, config: &Config, report: &mut Report) {
     };
     let url = PageUrl::new(&config.web).and_then(|page| page.url());
     if let Err(error) = web::test_port(options.listen())
-        && !(error.is_in_use() && is_served(global, config, url.as_deref()))
+        && !(error.may_be_open() && is_served(global, config, url.as_deref()))
     {
         return report.bad("page", &error.into());
     }

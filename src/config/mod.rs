@@ -129,7 +129,7 @@ impl std::fmt::Display for Problem {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the config {}: {source}", path.display())]
+    #[error("cannot read the config {}: {source}{}", path.display(), advice(source))]
     Read {
         /// Path of the file.
         path: PathBuf,
@@ -154,6 +154,15 @@ pub enum ConfigError {
         /// All problems; at least one.
         problems: Vec<Problem>,
     },
+}
+
+/// Says what to do if the config cannot be read, as the end of a sentence.
+fn advice(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "; check the path, or write a config with maskd setup",
+        std::io::ErrorKind::PermissionDenied => "; run maskd with sudo, or as a user who may",
+        _ => "",
+    }
 }
 
 fn count(problems: usize) -> String {

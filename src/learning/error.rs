@@ -139,6 +139,7 @@ impl LearningError {
             LearningError::Label(_) | LearningError::Day(_) => FailureKind::Usage,
             LearningError::StateFormat(StateFormatError::File(error))
             | LearningError::File(error) => of_file(error),
+            LearningError::StateFormat(StateFormatError::NoFolder(_)) => FailureKind::System,
             LearningError::StateFormat(_)
             | LearningError::ReplayFile { .. }
             | LearningError::OtherBackbone { .. }

@@ -37,10 +37,11 @@ pub struct Label(String);
 pub enum LabelError {
     /// The name cannot be the name of a folder, or has another meaning.
     #[error(
-        "{0:?} cannot be a label: use 1 to {MAX_CHARACTERS} characters (at most {MAX_BYTES} \
+        "{:?} cannot be a label: use 1 to {MAX_CHARACTERS} characters (at most {MAX_BYTES} \
          bytes) without \"/\" and control characters, with no dot at the start, no space at \
          either end, and none of the words \"unlabelled\", \"discard\", \"features\", and \
-         \"unsure\""
+         \"unsure\"",
+        beginning(.0)
     )]
     Name(String),
     /// The name contains a word for an attribute of people that maskd does not classify.
@@ -59,6 +60,14 @@ pub enum LabelError {
         /// The attribute that the word stands for.
         attribute: &'static str,
     },
+}
+
+/// Returns the beginning of a name, so that a message about a huge name stays readable.
+fn beginning(name: &str) -> String {
+    match name.char_indices().nth(MAX_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.to_owned(),
+    }
 }
 
 impl Label {
@@ -157,6 +166,15 @@ mod tests {
         let error = Label::new("a/b").unwrap_err().to_string();
         assert!(
             error.starts_with("\"a/b\" cannot be a label: use 1 to 64"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_huge_name_is_not_repeated() {
+        let error = Label::new(&"ä".repeat(100_000)).unwrap_err().to_string();
+        assert!(
+            error.len() < 500 && error.contains("ä…\" cannot"),
             "{error}"
         );
     }

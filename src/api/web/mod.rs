@@ -90,9 +90,10 @@ pub enum WebError {
 }
 
 impl WebError {
-    /// Whether another program uses the port.
-    pub(crate) fn is_in_use(&self) -> bool {
-        matches!(self, WebError::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
+    /// Whether another process may have opened the port: it is in use, or only others may open it.
+    pub(crate) fn may_be_open(&self) -> bool {
+        use io::ErrorKind::{AddrInUse, PermissionDenied};
+        matches!(self, WebError::Listen { source, .. } if matches!(source.kind(), AddrInUse | PermissionDenied))
     }
 }
 
