@@ -794,7 +794,7 @@ def wrong_button(browser):
     for record in map(json.loads, answer.stdout.splitlines()):
         faces = record["faces"]
         if len(faces) == 1 and faces[0].get("probabilities", {}).get("with_mask", 0) > 0.95:
-            shutil.copy(record["file"], folder)
+            shutil.copy(record["picture"], folder)
     assert len(list(folder.iterdir())) >= 6
     config = f"[camera]\nsource = \"{folder}\"\nplayback-fps = 2.0\n"
     with Door(config, password=False) as door:
