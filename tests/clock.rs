@@ -21,8 +21,8 @@ use std::time::Duration;
 use broker::{Broker, Ear, until};
 use image::RgbImage;
 use serde_json::Value;
-use support::requests::{Answer, ask, request};
-use support::{at_time, frame, interrupt, maskd, text, wait};
+use support::requests::{Answer, ask, get_json, request};
+use support::{Running, at_time, frame, interrupt, maskd, text, wait, wait_for};
 
 const PASSWORD: &str = "correct horse battery staple";
 
@@ -220,4 +220,54 @@ fn jumps_of_the_clock_end_no_log_in_no_enrollment_and_no_connection() {
     if ear.is_some() {
         assert_eq!(log.matches("MQTT connected").count(), 1, "{log}");
     }
+}
+
+/// The file of a time zone without summer time (RFC 8536), which is `hours` ahead of UTC.
+fn zone_file(hours: i32) -> Vec<u8> {
+    let mut part = b"TZif2".to_vec();
+    part.resize(20, 0);
+    // There is one type of local time, whose name has four bytes.
+    for count in [0_u32, 0, 0, 0, 1, 4] {
+        part.extend(count.to_be_bytes());
+    }
+    part.extend((hours * 3600).to_be_bytes());
+    part.extend(b"\0\0LOC\0");
+    [&part[..], &part, format!("\nLOC{}\n", -hours).as_bytes()].concat()
+}
+
+#[test]
+fn a_new_time_zone_applies_without_a_restart_and_a_missing_one_is_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let quiet = "[indicate]\nquiet-from = \"22:00\"\nquiet-to = \"07:00\"\n";
+    fs::write(at("maskd.toml"), quiet).unwrap();
+    let set_zone = |bytes: &[u8]| {
+        fs::write(at("new"), bytes).unwrap();
+        fs::rename(at("new"), at("zone")).unwrap();
+    };
+    set_zone(&zone_file(3));
+    let mut command = maskd();
+    command.arg("run").arg("--config").arg(at("maskd.toml"));
+    command.arg("--state").arg(at("state"));
+    command.env("TZ", format!(":{}", at("zone").display()));
+    let daemon = Running::start(command, folder.path());
+    let socket = at("state/control.sock");
+    let times = || Some(get_json(&socket, "/api/v1/status")?["live"]["times"].clone());
+    let offset = |end: &'static str| {
+        wait_for("the time zone", || {
+            let times = times()?;
+            let next = times["sound"]["next_change"].as_str()?;
+            (next.ends_with(end) && times["time_zone_known"] == true).then_some(())
+        });
+    };
+    offset("+03:00");
+    set_zone(&zone_file(-4));
+    offset("-04:00");
+    set_zone(b"not a time zone");
+    wait_for("an unknown time zone", || {
+        (times()?["time_zone_known"] == false).then_some(())
+    });
+    let log = daemon.log();
+    let sentence = "the time zone of the device is not known";
+    assert_eq!(log.matches(sentence).count(), 1, "{log}");
 }

@@ -664,6 +664,7 @@ mod tests {
                     held_open_warnings: 2,
                 }),
                 times: Some(LiveTimes {
+                    time_zone_known: true,
                     clock_synchronized: true,
                     indicate: window(true),
                     lock: window(false),

@@ -23,7 +23,7 @@ use crate::learning::heads::Heads;
 use crate::learning::{self, LearningError, open_replay};
 use crate::platform::disk::DiskSpace;
 use crate::platform::text::{counted, printable};
-use crate::platform::{board, files, hex};
+use crate::platform::{board, clock, files, hex};
 use crate::vision::pipeline::Pipeline;
 
 #[derive(Debug, Args)]
@@ -71,20 +71,22 @@ fn check(global: &Global) -> Report {
         check_source(config, &mut report);
         check_pins(config, &mut report);
         check_mqtt(config, &mut report);
-        check_events(config, &mut report);
-        check_page(global, config, &mut report);
         let is_of_service = global
             .config_file()
             .is_some_and(|file| service::uses(&file));
+        check_events(config, is_of_service, &mut report);
+        check_page(global, config, &mut report);
         check_sound(config, is_of_service, &mut report);
+        check_times(config, &mut report);
         if is_of_service {
+            check_files(config, &mut report);
             check_drop_ins(config, &mut report);
         }
     } else {
         report.line(
             State::Info,
             "not checked",
-            "models, source, pins, mqtt, events, page, sound: correct the config first",
+            "models, source, pins, mqtt, events, page, sound, times: correct the config first",
         );
     }
     check_state(global, config.as_ref(), &mut report);
@@ -352,7 +354,7 @@ fn check_mqtt(config: &Config, report: &mut Report) {
 
 /// Contacts the receivers of webhooks, and checks whether the programs can be started. No event is
 /// sent, and no program is started.
-fn check_events(config: &Config, report: &mut Report) {
+fn check_events(config: &Config, is_of_service: bool, report: &mut Report) {
     for webhook in config.events.webhook.iter().filter_map(Webhook::options) {
         let receiver = format!("{} at {}", webhook.name, webhook.receiver());
         match webhook.test_connection() {
@@ -371,6 +373,15 @@ fn check_events(config: &Config, report: &mut Report) {
         }
     }
     for exec in &config.events.exec {
+        if is_of_service && exec.user.is_some() {
+            let sentence = format!(
+                "{}: the program cannot run as another user, because the service does not run as \
+                 root: remove the key user",
+                exec.name
+            );
+            report.bad("events", &Failure::new(Failure::CONFIG, sentence));
+            continue;
+        }
         match exec.options().check() {
             Ok(()) => report.good("events", &format!("{} can be started", exec.name)),
             Err(error) => {
@@ -451,6 +462,23 @@ fn check_sound(config: &Config, is_of_service: bool, report: &mut Report) {
     }
 }
 
+/// Checks whether the device has a time zone, if the config needs it. The service may have
+/// another one, if its environment sets `TZ`.
+fn check_times(config: &Config, report: &mut Report) {
+    if !config.depends_on_time_of_day() {
+        return report.good("times", "none");
+    }
+    let zone = clock::time_zone();
+    if zone.is_unknown() {
+        let found = "the time zone of the device is not known: set it with \"timedatectl \
+                     set-timezone\", or correct the environment variable TZ; until then, windows \
+                     do not apply, and quiet hours are in UTC";
+        return report.line(State::Warning, "times", found);
+    }
+    let name = zone.iana_name().unwrap_or("a time zone without a name");
+    report.good("times", &format!("in the time zone of the device, {name}"));
+}
+
 /// Returns why a sound file cannot be played, as the end of a sentence.
 fn problem_of_sound(file: &Path, is_of_service: bool) -> Option<String> {
     if is_of_service && file.is_relative() {
@@ -471,6 +499,17 @@ fn problem_of_sound(file: &Path, is_of_service: bool) -> Option<String> {
     }
     let opened = std::fs::File::open(file);
     opened.err().map(|error| format!("cannot be read: {error}"))
+}
+
+/// Checks whether the service can read the files that the config names. The other checks read them
+/// as the user who runs this command, who is often root.
+fn check_files(config: &Config, report: &mut Report) {
+    for (key, file) in config.files() {
+        if let Some(why) = service::why_unreadable(file) {
+            let sentence = format!("the file of {key}, {}, {why}", file.display());
+            report.bad("files", &Failure::new(Failure::NO_INPUT, sentence));
+        }
+    }
 }
 
 /// Warns if the service lacks a permission that the config needs.

@@ -195,7 +195,8 @@ pub(super) fn why_unreadable(path: &Path) -> Option<String> {
     ]);
     matches!(tested, Err(ProgramError::Failed { .. })).then(|| {
         format!(
-            "cannot be read by the user {NAME}: give that user access, for example with chmod a+rX"
+            "cannot be read by the user {NAME}: give that user access, for example with \"chgrp {NAME} \
+             FILE\" and \"chmod g+r FILE\""
         )
     })
 }

@@ -271,7 +271,11 @@ fn times_text(times: &LiveTimes) -> String {
             None => {}
         }
     }
-    if !times.clock_synchronized {
+    if !times.time_zone_known {
+        parts.push(
+            "the windows do not apply, because the time zone of the device is not known".to_owned(),
+        );
+    } else if !times.clock_synchronized {
         parts.push("the windows do not apply, because the clock is not synchronized".to_owned());
     }
     if parts.is_empty() {
@@ -397,6 +401,7 @@ mod tests {
         };
         let mut times = LiveTimes {
             clock_synchronized: true,
+            time_zone_known: true,
             indicate: window(true, None),
             lock: window(false, Some("2026-11-30T08:00:00+01:00")),
             capture: window(false, None),
@@ -409,7 +414,9 @@ mod tests {
         (times.lock, times.capture) = (window(true, None), window(true, None));
         assert_eq!(times_text(&times), "");
         times.clock_synchronized = false;
-        assert!(times_text(&times).contains("do not apply"));
+        assert!(times_text(&times).contains("the clock is not synchronized"));
+        times.time_zone_known = false;
+        assert!(times_text(&times).contains("the time zone of the device is not known"));
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod decide;
 mod detect;
 pub(crate) mod edit;
 mod events;
+mod files;
 mod indicate;
 mod mode;
 mod models;
@@ -449,6 +450,14 @@ impl Config {
     #[must_use]
     pub fn counts_passages(&self) -> bool {
         self.counts.enabled || self.mode == Mode::Count
+    }
+
+    /// Whether anything depends on the local time: windows, or the quiet hours.
+    #[must_use]
+    pub(crate) fn depends_on_time_of_day(&self) -> bool {
+        self.times.has_windows()
+            || self.indicate.quiet().is_some()
+            || !self.sound.low_volume_times.is_empty()
     }
 
     /// Returns a problem for each value that is out of range or contradicts another

@@ -5,12 +5,16 @@
 //! keys, so that a new key cannot be forgotten. Anything that the config cannot know, such as
 //! the disks and the backups of the device, is not covered.
 
+use std::net::IpAddr;
+
+use reqwest::Url;
 use serde::Serialize;
 
-use super::events::{Events, Webhook};
-use super::{Capture, Config, Control, Counts, Fleet, Indicate, Keep, Mode, Mqtt, Web};
+use super::events::Webhook;
+use super::{Capture, Config, Control, Counts, Fleet, Indicate, Keep, Mode, Mqtt, Refit, Web};
 use crate::camera::Spec;
 use crate::counts::rounding;
+use crate::events::EventKind;
 
 /// What a config means for people in front of the camera. This format is stable.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -63,12 +67,12 @@ impl PrivacyRecord {
             times: _,
             sound: _,
             capture,
-            refit: _,
+            refit,
             counts,
             control,
             web,
             mqtt,
-            events,
+            events: _,
             fleet,
         } = config;
         let mode = *mode;
@@ -78,14 +82,15 @@ impl PrivacyRecord {
         };
         record.stored.extend(face_pictures(capture, indicate, mode));
         record.stored.extend(passages(counts, mode));
-        record.stored.push(decisions(mode));
-        record.stored.extend(waiting_events(events, mode));
+        record.stored.extend(models(refit, mode));
+        record.stored.push(decisions(indicate, mode));
+        record.stored.extend(waiting_events(config));
         record.seen_by.push(socket(control, mode));
         record.seen_by.extend(page(web, mode));
-        record.seen_by.extend(broker(mqtt, mode));
-        record.seen_by.extend(receivers(events, mode));
+        record.seen_by.extend(broker(mqtt, indicate, mode));
+        record.seen_by.extend(receivers(config));
         record.leaves_device.extend(network(web, mqtt, mode));
-        record.leaves_device.extend(webhooks(events, mode));
+        record.leaves_device.extend(events_over_network(config));
         record.leaves_device.extend(shared_models(fleet));
         record.sign = sign(config);
         record
@@ -116,6 +121,11 @@ impl PrivacyRecord {
 /// How the pictures of the camera reach the device, if they cross a network.
 fn frames(source: &str) -> Option<String> {
     match source.parse::<Spec>() {
+        Ok(Spec::Http(_)) if is_loopback(source.trim()) => Some(
+            "a program on this device sends the pictures of the camera; maskd does not know where \
+             it gets them"
+                .to_owned(),
+        ),
         Ok(Spec::Http(_)) if source.trim().starts_with("https:") => Some(
             "the camera sends its pictures to this device over the network, encrypted".to_owned(),
         ),
@@ -167,6 +177,10 @@ fn face_pictures(capture: &Capture, indicate: &Indicate, mode: Mode) -> Vec<Stor
         Keep::Pictures => "pictures of faces, and numbers that describe each face",
         Keep::Features => "numbers that describe each face, but no pictures",
     };
+    let discarded = match keep {
+        Keep::Pictures => "; a picture that is discarded stays for a day",
+        Keep::Features => "",
+    };
     let mut when = vec![if *enabled {
         "of people who pass"
     } else {
@@ -178,11 +192,21 @@ fn face_pictures(capture: &Capture, indicate: &Indicate, mode: Mode) -> Vec<Stor
     vec![Stored {
         what: format!("{what} ({})", when.join(", and ")),
         kept: format!(
-            "{}; at most {max_mib} MiB, and the oldest without a label are deleted first; a \
-             picture that is discarded stays for a day",
+            "{}; at most {max_mib} MiB, for which the oldest without a label are deleted{discarded}",
             days(*keep_days)
         ),
     }]
+}
+
+/// The models that were trained on this device.
+fn models(refit: &Refit, mode: Mode) -> Option<Stored> {
+    (mode == Mode::Door).then(|| Stored {
+        what: "models that are trained on stored faces; they contain no pictures".to_owned(),
+        kept: format!(
+            "the last {}, even if the faces are deleted earlier",
+            refit.keep_heads
+        ),
+    })
 }
 
 /// The counts of passages.
@@ -207,74 +231,150 @@ fn passages(counts: &Counts, mode: Mode) -> Vec<Stored> {
 }
 
 /// The log and standard output.
-fn decisions(mode: Mode) -> Stored {
+fn decisions(indicate: &Indicate, mode: Mode) -> Stored {
     let what = match mode {
-        Mode::Count => "log: the state of the device, and nothing about people",
+        Mode::Count => "log: the state of the device, and nothing about people".to_owned(),
         Mode::Door => {
-            "log and standard output: each change of the decision with its time, the number of \
-             faces, and their verdicts; no pictures"
+            let door = if has_door_inputs(indicate) {
+                format!("; {DOOR_INPUTS}")
+            } else {
+                String::new()
+            };
+            format!(
+                "log and standard output: each change of the decision with its time, the number \
+                 of faces, and their verdicts{door}; no pictures"
+            )
         }
     };
     Stored {
-        what: what.to_owned(),
+        what,
         kept: "as long as the system keeps its log".to_owned(),
     }
 }
 
-/// What events tell.
-fn event_text(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Count => "the state of the device, and nothing about people",
-        Mode::Door => {
-            "each change of the decision with its time and the number of faces, and the state of \
-             the device; no pictures"
-        }
+/// What the events of these kinds tell. No kinds stand for all of them.
+fn event_text(config: &Config, kinds: &[EventKind]) -> String {
+    if config.mode == Mode::Count {
+        return "the state of the device, and nothing about people".to_owned();
     }
+    let has = |listed: &[EventKind]| kinds.is_empty() || kinds.iter().any(|k| listed.contains(k));
+    let mut parts = Vec::new();
+    if has(&[EventKind::Decision]) {
+        parts.push("each change of the decision with its time and the number of faces");
+    }
+    if has(&[EventKind::Unsure]) {
+        parts.push("the times at which the decision is unsure for long");
+    }
+    let door = [
+        EventKind::DoorRelease,
+        EventKind::DoorExitButton,
+        EventKind::DoorHeldOpen,
+        EventKind::DoorHeldOpenEnded,
+    ];
+    if has(&door) && has_door_inputs(&config.indicate) {
+        parts.push(DOOR_INPUTS);
+    }
+    let device = [
+        EventKind::CameraLost,
+        EventKind::CameraBack,
+        EventKind::Model,
+        EventKind::DiskFull,
+        EventKind::DiskFree,
+    ];
+    if has(&device) {
+        parts.push("the state of the device");
+    }
+    parts.push("no pictures");
+    parts.join("; ")
+}
+
+/// What the inputs of a door tell.
+const DOOR_INPUTS: &str = "the times at which somebody presses the exit button, the door is \
+                           released, or it is held open";
+
+/// Whether people who leave can be noticed without a camera.
+fn has_door_inputs(indicate: &Indicate) -> bool {
+    indicate.exit_button_pin.is_some()
+        || indicate.release_pin.is_some()
+        || indicate.door_contact_pin.is_some()
 }
 
 /// Events that wait on disk for webhooks.
-fn waiting_events(events: &Events, mode: Mode) -> Option<Stored> {
-    let has_webhooks = !events.webhook.is_empty();
-    has_webhooks.then(|| Stored {
-        what: format!("events for webhooks: {}", event_text(mode)),
+fn waiting_events(config: &Config) -> Vec<Stored> {
+    let stored = |webhook: &Webhook| Stored {
+        what: format!(
+            "events for the webhook \"{}\": {}",
+            webhook.name,
+            event_text(config, &webhook.events)
+        ),
         kept: "until the webhook has received them, or newer events take their place".to_owned(),
-    })
+    };
+    config.events.webhook.iter().map(stored).collect()
 }
 
 /// The webhooks and programs that receive events.
-fn receivers(events: &Events, mode: Mode) -> Vec<SeenBy> {
-    let seen_by = |through: String, who: &str| SeenBy {
+fn receivers(config: &Config) -> Vec<SeenBy> {
+    let seen_by = |through: String, who: &str, kinds: &[EventKind]| SeenBy {
         through,
         who: who.to_owned(),
-        what: event_text(mode).to_owned(),
+        what: event_text(config, kinds),
     };
-    let webhooks = events.webhook.iter().map(|webhook| {
+    let webhooks = config.events.webhook.iter().map(|webhook| {
         let through = format!("the webhook \"{}\"", webhook.name);
-        seen_by(through, "whoever runs the server at its address")
+        let who = "whoever runs the server at its address";
+        seen_by(through, who, &webhook.events)
     });
-    let programs = events.exec.iter().map(|program| {
+    let programs = config.events.exec.iter().map(|program| {
         let through = format!("the program of the receiver \"{}\"", program.name);
-        seen_by(through, "the program, and whoever it tells")
+        seen_by(
+            through,
+            "the program, and whoever it tells",
+            &program.events,
+        )
     });
     webhooks.chain(programs).collect()
 }
 
-/// What webhooks send over a network.
-fn webhooks(events: &Events, mode: Mode) -> Vec<String> {
-    let sentence = |webhook: &Webhook| {
+/// What webhooks and programs may send over a network.
+fn events_over_network(config: &Config) -> Vec<String> {
+    let sent = |webhook: &Webhook| {
         let is_encrypted = webhook.url.0.starts_with("https:");
-        let encrypted = if is_encrypted {
+        let how = if is_loopback(&webhook.url.0) {
+            "on this device, which may send them on"
+        } else if is_encrypted {
             "encrypted"
         } else {
             "not encrypted"
         };
         format!(
-            "events are sent to the webhook \"{}\" ({}), {encrypted}",
+            "events are sent to the webhook \"{}\" ({}), {how}",
             webhook.name,
-            event_text(mode)
+            event_text(config, &webhook.events)
         )
     };
-    events.webhook.iter().map(sentence).collect()
+    let webhooks = config.events.webhook.iter().map(sent);
+    let programs = config.events.exec.iter().map(|program| {
+        format!(
+            "the program of the receiver \"{}\" gets events; maskd does not know whether it sends \
+             them on",
+            program.name
+        )
+    });
+    webhooks.chain(programs).collect()
+}
+
+/// Whether an address names this device.
+fn is_loopback(url: &str) -> bool {
+    let url = Url::parse(url);
+    let host = url.as_ref().ok().and_then(Url::host_str);
+    // The host of an IPv6 address has brackets.
+    host.is_some_and(|host| is_loopback_name(host.trim_matches(['[', ']'])))
+}
+
+/// Whether a host name or an IP address names this device.
+fn is_loopback_name(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// What the API offers.
@@ -282,8 +382,8 @@ fn api(mode: Mode) -> &'static str {
     match mode {
         Mode::Count => "the published counts, the settings, and the state of the device",
         Mode::Door => {
-            "the decision, stored face pictures and their labels, the counts if they are turned \
-             on, the settings, which can turn capturing on, and the state of the device"
+            "the decision, the last events with their times, stored face pictures and their \
+             labels, the counts if they are turned on, the settings, which can turn capturing on, and the state of the device"
         }
     }
 }
@@ -337,7 +437,7 @@ fn page(web: &Web, mode: Mode) -> Option<SeenBy> {
     })
 }
 
-fn broker(mqtt: &Mqtt, mode: Mode) -> Option<SeenBy> {
+fn broker(mqtt: &Mqtt, indicate: &Indicate, mode: Mode) -> Option<SeenBy> {
     let Mqtt {
         host,
         commands,
@@ -359,15 +459,22 @@ fn broker(mqtt: &Mqtt, mode: Mode) -> Option<SeenBy> {
              pictures without a label, and the state of the device; no pictures"
         }
     };
-    let commands = if *commands {
-        "; they can also start training, and pause capturing"
+    let door = if mode == Mode::Door && indicate.relay_pin.is_some() {
+        "; whether the door is locked, and why it is not"
     } else {
         ""
+    };
+    let commands = match mode {
+        _ if !*commands => "",
+        Mode::Count => "; anyone whom it lets write them can start training",
+        Mode::Door => {
+            "; anyone whom it lets write them can start training, and pause and resume capturing"
+        }
     };
     Some(SeenBy {
         through: format!("the MQTT broker {host}, topics under {topic_prefix}/"),
         who: "anyone whom the broker lets read these topics".to_owned(),
-        what: format!("{what}{commands}"),
+        what: format!("{what}{door}{commands}"),
     })
 }
 
@@ -390,10 +497,12 @@ fn network(web: &Web, mqtt: &Mqtt, mode: Mode) -> Vec<String> {
             Mode::Count => "the state of the device is",
             Mode::Door => "decisions and the number of faces are",
         };
-        sentences.push(format!(
-            "{what} sent to the MQTT broker {host}, {}",
+        let how = if is_loopback_name(host) {
+            "on this device, which may send them on"
+        } else {
             encrypted(mqtt.tls)
-        ));
+        };
+        sentences.push(format!("{what} sent to the MQTT broker {host}, {how}"));
     }
     sentences
 }
@@ -454,6 +563,9 @@ fn sign(config: &Config) -> String {
             );
         }
     }
+    if config.mode == Mode::Door && config.web.listen.is_some() {
+        text += "Authorized people can watch the pictures while they are taken.\n";
+    }
     if config.mode == Mode::Door && config.counts.enabled {
         text += &format!(
             "The number of people per hour is kept for {}.\n",
@@ -480,7 +592,7 @@ mod tests {
     #[test]
     fn the_default_config_stores_and_sends_little() {
         let record = of("");
-        assert_eq!(record.stored.len(), 2, "{record:#?}");
+        assert_eq!(record.stored.len(), 3, "{record:#?}");
         assert!(record.stored[0].what.contains("only when somebody asks"));
         assert_eq!(record.seen_by.len(), 1);
         assert!(record.leaves_device.is_empty());
@@ -509,8 +621,11 @@ mod tests {
                 .sign
                 .contains("Pictures of some faces are stored for up to 1 day")
         );
+        let discarded = "a picture that is discarded";
+        assert!(record.stored[0].kept.contains(discarded));
         let record = of("[capture]\nenabled = true\nkeep = \"features\"");
         assert!(record.stored[0].what.contains("but no pictures"));
+        assert!(!record.stored[0].kept.contains(discarded));
         assert!(
             record
                 .sign
@@ -594,6 +709,70 @@ mod tests {
         ));
         assert!(record.leaves_device[0].ends_with(", encrypted"));
         assert!(record.leaves_device[1].contains("received"));
+    }
+
+    #[test]
+    fn receivers_get_only_the_kinds_of_events_that_they_select() {
+        let of_kinds = |kinds: &str, indicate: &str| {
+            let text = format!(
+                "[indicate]\n{indicate}\n[[events.webhook]]\nname = \"w\"\nurl = \
+                 \"https://a.lan/\"\nevents = [{kinds}]\n[[events.exec]]\nname = \"e\"\n\
+                 command = [\"/bin/true\"]\nevents = [{kinds}]\n"
+            );
+            let record = of(&text);
+            let webhook = record.seen_by[1].what.clone();
+            assert_eq!(record.seen_by[2].what, webhook);
+            assert!(record.stored[3].what.ends_with(&webhook), "{record:#?}");
+            assert!(record.leaves_device[0].contains(&webhook), "{record:#?}");
+            assert!(record.leaves_device[1].contains("does not know whether"));
+            webhook
+        };
+        let device = "the state of the device; no pictures";
+        assert_eq!(of_kinds("\"camera_lost\"", ""), device);
+        let button = "relay-pin = 23\nexit-button-pin = 19";
+        assert_eq!(of_kinds("\"disk_full\"", button), device);
+        let door = of_kinds("\"door_exit_button\"", button);
+        assert_eq!(door, format!("{DOOR_INPUTS}; no pictures"));
+        let all = of_kinds("", button);
+        for part in ["each change of the decision", DOOR_INPUTS, device] {
+            assert!(all.contains(part), "{part}: {all}");
+        }
+        assert!(!of_kinds("", "").contains(DOOR_INPUTS));
+    }
+
+    #[test]
+    fn the_inputs_of_the_door_are_in_the_log_and_on_the_broker() {
+        let text = "[mqtt]\nhost = \"b\"\n";
+        let without = of(text);
+        assert!(!all(&without).contains("door is locked"));
+        let door = of(&format!(
+            "{text}[indicate]\nrelay-pin = 23\nrelease-pin = 13\n"
+        ));
+        assert!(door.stored[2].what.contains(DOOR_INPUTS), "{door:#?}");
+        assert!(door.seen_by[1].what.contains("whether the door is locked"));
+    }
+
+    #[test]
+    fn what_stays_on_the_device_crosses_no_network() {
+        for host in ["localhost", "127.0.0.1", "[::1]"] {
+            let record = of(&format!(
+                "[camera]\nsource = \"http://{host}:1/a\"\n[mqtt]\nhost = \"127.0.0.1\"\n\
+                 [[events.webhook]]\nname = \"w\"\nurl = \"http://{host}:8/\"\n"
+            ));
+            for sentence in &record.leaves_device {
+                assert!(sentence.contains("on this device"), "{sentence}");
+                assert!(!sentence.contains("encrypted"), "{sentence}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_sign_tells_that_people_can_be_watched() {
+        let watched = "Authorized people can watch";
+        assert!(!of("").sign.contains(watched));
+        assert!(of("[web]\nlisten = \"127.0.0.1:1\"").sign.contains(watched));
+        let count = of("mode = \"count\"\n[web]\nlisten = \"127.0.0.1:1\"");
+        assert!(!count.sign.contains(watched));
     }
 
     #[test]

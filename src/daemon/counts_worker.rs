@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::tz::TimeZone;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -103,7 +102,7 @@ pub(super) fn start(
         Mode::Door => Precision::Exact,
         Mode::Count => Precision::Rounded,
     };
-    let ledger = SharedLedger::new(Ledger::new(precision, TimeZone::system()));
+    let ledger = SharedLedger::new(Ledger::new(precision, clock::time_zone()));
     let worker = CountsWorker {
         state: state.to_owned(),
         keep_days: config.counts.keep_days,
@@ -150,7 +149,7 @@ impl CountsWorker {
     /// Closes hours, stores what has changed, and deletes what is too old.
     fn turn(&mut self, is_over: bool) {
         // The time zone of a device may change while the daemon runs.
-        let zone = TimeZone::system();
+        let zone = clock::time_zone();
         let seconds = clock::shown_seconds();
         {
             let mut ledger = self.ledger.lock();

@@ -15,7 +15,7 @@ use super::{Shared, wall_clock};
 use crate::api::socket::{Live, LiveTimes, LiveWindow};
 use crate::config::{self, Config};
 use crate::indicate::{Schedule, Window, WindowState};
-use crate::platform::clock::ClockReading;
+use crate::platform::clock::{self, ClockReading};
 
 /// The longest time between two updates. After a jump of the clock or a change of the time
 /// zone, the outputs are right again after this time.
@@ -82,6 +82,7 @@ struct Found {
 pub(super) struct Times {
     options: config::Times,
     quiet: Option<Window>,
+    has_windows: bool,
     low_volume: Vec<Window>,
     allowed: Arc<watch::Sender<Allowed>>,
     live: Arc<watch::Sender<Live>>,
@@ -92,6 +93,7 @@ impl Times {
         Times {
             options: config.times.clone(),
             quiet: config.indicate.quiet(),
+            has_windows: config.depends_on_time_of_day(),
             low_volume: config.sound.low_volume_times.clone(),
             allowed: Arc::clone(&shared.allowed),
             live: Arc::clone(&shared.live),
@@ -100,7 +102,7 @@ impl Times {
 
     /// Whether anything depends on the time.
     pub(super) fn has_windows(&self) -> bool {
-        self.options.has_windows() || self.quiet.is_some() || !self.low_volume.is_empty()
+        self.has_windows
     }
 
     /// Publishes what is allowed now. Returns how long to wait until the next update.
@@ -111,7 +113,7 @@ impl Times {
             allowed,
             record,
             next_change,
-        } = self.find(&TimeZone::system(), ClockReading::now(), at);
+        } = self.find(&clock::time_zone(), ClockReading::now(), at);
         let before = self.allowed.send_replace(allowed);
         for (activity, before, now) in [
             ("indicate", before.indicate, allowed.indicate),
@@ -123,32 +125,46 @@ impl Times {
                 info!(activity, on = now, "a window of time has started or ended");
             }
         }
-        let is_synchronized = record.clock_synchronized;
-        let mut was_synchronized = None;
+        let mut before = None;
         self.live.send_if_modified(|live| {
-            let before = live.times.replace(record.clone());
-            was_synchronized = before.as_ref().map(|times| times.clock_synchronized);
+            before = live.times.replace(record.clone());
             before.as_ref() != Some(&record)
         });
-        if self.options.has_windows() && was_synchronized != Some(is_synchronized) {
-            if is_synchronized {
-                info!("the clock is synchronized: the windows in [times] apply");
-            } else {
-                warn!("the clock is not synchronized: the windows in [times] do not apply");
-            }
-        }
+        self.log_reason(before.as_ref(), &record);
         let wait = next_change.map(|next| Duration::try_from(next.duration_since(at)));
         let wait = wait.and_then(Result::ok).unwrap_or(MAX_WAIT);
         wait.clamp(MIN_WAIT, MAX_WAIT)
     }
 
+    /// Logs why the windows apply or do not apply, if this differs from what was found before.
+    fn log_reason(&self, before: Option<&LiveTimes>, now: &LiveTimes) {
+        let reason = |times: &LiveTimes| (times.clock_synchronized, times.time_zone_known);
+        let is_new = before.map(reason) != Some(reason(now));
+        if is_new && self.has_windows() && !now.time_zone_known {
+            warn!(
+                "the time zone of the device is not known, so the windows in [times] do not apply \
+                 and the quiet hours are in UTC: set it with \"timedatectl set-timezone\", or \
+                 correct the environment variable TZ"
+            );
+        }
+        if is_new && self.options.has_windows() {
+            if !now.clock_synchronized {
+                warn!("the clock is not synchronized: the windows in [times] do not apply");
+            } else if now.time_zone_known {
+                info!("the clock is synchronized: the windows in [times] apply");
+            }
+        }
+    }
+
     /// Returns what is allowed at the time `at` of the wall clock. The windows apply only
-    /// if the clock is synchronized. The quiet hours always apply, because a wrong clock
-    /// can then only silence the buzzer.
+    /// if the clock is synchronized and the time zone is known. The quiet hours always apply,
+    /// because a wrong clock can then only silence the buzzer.
     fn find(&self, zone: &TimeZone, clock: ClockReading, at: Timestamp) -> Found {
         let clock_synchronized = clock.unix_seconds().is_some();
+        let time_zone_known = !zone.is_unknown();
+        let is_certain = clock_synchronized && time_zone_known;
         let state = |windows: &[Window], except| {
-            let windows = if clock_synchronized { windows } else { &[] };
+            let windows = if is_certain { windows } else { &[] };
             let schedule = Schedule {
                 windows,
                 holidays: &self.options.holidays,
@@ -162,7 +178,7 @@ impl Times {
         let sound = state(&self.options.sound, self.quiet);
         let low_volume = match self.low_volume[..] {
             [] => None,
-            _ if !clock_synchronized => None,
+            _ if !is_certain => None,
             ref windows => Some(state(windows, None)),
         };
         let record = |state: WindowState| LiveWindow {
@@ -190,6 +206,7 @@ impl Times {
             },
             record: LiveTimes {
                 clock_synchronized,
+                time_zone_known,
                 indicate: record(indicate),
                 lock: record(lock),
                 capture: record(capture),
@@ -218,6 +235,10 @@ mod tests {
                           [sound]\nlow-volume-times = [\"12:00-13:00\"]\n";
 
     fn find(at: &str, is_synchronized: bool) -> Found {
+        find_in(&TimeZone::posix("CET-1").unwrap(), at, is_synchronized)
+    }
+
+    fn find_in(zone: &TimeZone, at: &str, is_synchronized: bool) -> Found {
         let config = parse("test", CONFIG).unwrap();
         let settings = Arc::new(Settings::new(&config, None));
         let times = Times::new(&config, &Shared::new(&settings));
@@ -227,7 +248,7 @@ mod tests {
             monotonic: super::super::now(),
             synchronized: is_synchronized.then(|| SystemTime::try_from(at).unwrap()),
         };
-        times.find(&TimeZone::posix("CET-1").unwrap(), clock, at)
+        times.find(zone, clock, at)
     }
 
     #[test]
@@ -258,6 +279,23 @@ mod tests {
             let night = find("2026-11-30T22:30:00Z", is_synchronized);
             assert!(!night.allowed.sound, "the quiet hours always apply");
         }
+    }
+
+    #[test]
+    fn the_windows_do_not_apply_in_an_unknown_time_zone() {
+        // A Monday, before the door locks in any time zone that shows this time.
+        let unknown = find_in(&TimeZone::unknown(), "2026-11-30T06:30:00Z", true);
+        assert!(unknown.record.clock_synchronized && !unknown.record.time_zone_known);
+        assert!(unknown.allowed.lock && unknown.allowed.capture);
+        let noon = find_in(&TimeZone::unknown(), "2026-11-30T12:30:00Z", true);
+        assert!(!noon.allowed.low_volume);
+        let night = find_in(&TimeZone::unknown(), "2026-11-30T22:30:00Z", true);
+        assert!(!night.allowed.sound, "the quiet hours always apply");
+        assert!(
+            !find_in(&TimeZone::UTC, "2026-11-30T06:30:00Z", true)
+                .allowed
+                .lock
+        );
     }
 
     #[test]

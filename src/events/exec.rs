@@ -83,7 +83,7 @@ pub enum ExecError {
     /// Only root may start programs as another user.
     #[error(
         "cannot run as the user {user}: only root may start programs as another user, and maskd \
-         does not run as root: remove the key user, or let the program call sudo"
+         does not run as root: remove the key user"
     )]
     NotRoot {
         /// Name of the user.

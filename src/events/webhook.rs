@@ -108,6 +108,9 @@ pub enum WebhookError {
     /// The receiver responds with an error.
     #[error("answers {0}")]
     Status(StatusCode),
+    /// The receiver names another address.
+    #[error("answers {0}, and redirects are not followed: set its url to the final address")]
+    Redirect(StatusCode),
 }
 
 impl WebhookError {
@@ -245,6 +248,8 @@ impl WebhookOptions {
         let status = limited.unwrap_or(Err(WebhookError::Timeout(self.time_limit)))?;
         if status.is_success() {
             Ok(())
+        } else if status.is_redirection() {
+            Err(WebhookError::Redirect(status))
         } else {
             Err(WebhookError::Status(status))
         }
@@ -341,6 +346,22 @@ pub struct Webhook<F> {
     /// How often the first event of the queue was refused.
     refusals: u32,
     retry_at: Option<Instant>,
+    memory_only: MemoryOnly,
+}
+
+/// Whether events wait only in memory, for the log. If each event is delivered at once, there is
+/// nothing to save between two events. This must not make each event news while the disk is full.
+#[derive(Debug, Default)]
+struct MemoryOnly(bool);
+
+impl MemoryOnly {
+    /// Notes the result of an attempt to save the waiting events. Returns whether the log does not
+    /// tell yet that they wait only in memory.
+    fn is_new(&mut self, is_failed: bool, waiting: usize) -> bool {
+        let before = self.0;
+        self.0 = is_failed || before && waiting == 0;
+        is_failed && !before
+    }
 }
 
 impl<F: Fn() -> Option<PathBuf>> Webhook<F> {
@@ -363,6 +384,7 @@ impl<F: Fn() -> Option<PathBuf>> Webhook<F> {
             secrets: None,
             refusals: 0,
             retry_at: None,
+            memory_only: MemoryOnly::default(),
         }
     }
 
@@ -455,10 +477,9 @@ impl<F: Fn() -> Option<PathBuf>> Webhook<F> {
         };
         let not_saved = not_saved.filter(|_| self.queue.unsaved() > 0);
         let waiting = self.queue.len();
-        let mut is_new = false;
+        let is_new = self.memory_only.is_new(not_saved.is_some(), waiting);
         self.state.change(|record| {
             record.waiting = waiting;
-            is_new = record.not_saved.is_none() && not_saved.is_some();
             record.not_saved.clone_from(&not_saved);
         });
         if let Some(why) = not_saved.filter(|_| is_new) {
@@ -516,5 +537,22 @@ impl<F: Fn() -> Option<PathBuf>> Webhook<F> {
             let dropped = self.state.count_dropped();
             warn_dropped(receiver, dropped, &format!("the receiver {why}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_says_once_that_the_disk_is_full() {
+        let mut memory_only = MemoryOnly::default();
+        let mut is_new = |is_failed, waiting| memory_only.is_new(is_failed, waiting);
+        assert!(!is_new(false, 1), "saved");
+        assert!(is_new(true, 1));
+        assert!(!is_new(false, 0), "delivered, so there is nothing to save");
+        assert!(!is_new(true, 1), "the disk is still full");
+        assert!(!is_new(false, 1), "saved");
+        assert!(is_new(true, 2));
     }
 }

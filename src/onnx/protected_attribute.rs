@@ -25,63 +25,85 @@ impl Attribute {
 const ATTRIBUTES: [Attribute; 8] = [
     Attribute {
         name: "emotion",
-        words: "emotion emotions emotional mood happy happiness sad sadness angry anger fearful \
-                disgusted emotionen gefuhl gefuehl gefuhle gefuehle stimmung glucklich \
-                gluecklich frohlich froehlich traurig wutend wuetend angstlich aengstlich \
-                emocion emociones sentimiento sentimientos feliz felices triste tristes enojado \
-                enojada enfadado enfadada",
+        words: "emotion emotions emotional mood happy happiness sad sadness angry anger \
+                fearful disgusted emotionen gefuhl gefuehl gefuhle gefuehle stimmung \
+                glucklich gluecklich frohlich froehlich traurig wutend wuetend angstlich \
+                aengstlich emocion emociones sentimiento sentimientos feliz felices \
+                triste tristes enojado enojada enfadado enfadada moods fear disgust \
+                surprise surprised freude trauer wut angst ekel uberrascht ueberrascht \
+                uberraschung ueberraschung alegria tristeza felicidad miedo asco \
+                sorpresa enojo enojados enfado",
     },
     Attribute {
         name: "ethnicity",
-        words: "ethnicity ethnic race racial nationality asian african caucasian hispanic latino \
-                latina arab ethnie ethnisch ethnizitat ethnizitaet rasse hautfarbe nationalitat \
-                nationalitaet staatsangehorigkeit staatsangehoerigkeit asiatisch afrikanisch \
-                arabisch etnia etnico etnica raza nacionalidad asiatico asiatica africano \
-                africana arabe",
+        words: "ethnicity ethnic race racial nationality asian african caucasian \
+                hispanic latino latina arab ethnie ethnisch ethnizitat ethnizitaet rasse \
+                hautfarbe nationalitat nationalitaet staatsangehorigkeit \
+                staatsangehoerigkeit asiatisch afrikanisch arabisch etnia etnico etnica \
+                raza nacionalidad asiatico asiatica africano africana arabe ethnicities \
+                races nationalities asians africans caucasians hispanics latinos latinas \
+                arabs indian indians ethnien rassen nationalitaten nationalitaeten \
+                asiate asiatin asiaten afrikaner afrikanerin araber araberin inder \
+                inderin etnias razas nacionalidades asiaticos asiaticas africanos \
+                africanas arabes",
     },
     Attribute {
         name: "religion",
         words: "religion religions religious faith muslim islamic jewish christian hindu \
-                buddhist religios religioes glaube konfession muslimisch judisch juedisch \
-                christlich religiones religioso religiosa musulman musulmana judio judia \
-                cristiano cristiana",
+                buddhist religios religioes glaube konfession muslimisch judisch \
+                juedisch christlich religiones religioso religiosa musulman musulmana \
+                judio judia cristiano cristiana muslims jew jews christians hindus \
+                buddhists catholic catholics religionen muslime muslimin jude juden \
+                judin juedin christen katholisch buddhistisch musulmanes judios judias \
+                cristianos cristianas catolico catolica catolicos catolicas",
     },
     Attribute {
         name: "political opinion",
-        words: "political politics politik politisch politica politico",
+        words: "political politics politik politisch politica politico politicas \
+                politicos",
     },
     Attribute {
         name: "sexual orientation",
         words: "sexual sexuality homosexual heterosexual gay lesbian sexuell sexualitat \
-                sexualitaet homosexuell heterosexuell schwul lesbisch sexualidad lesbiana",
+                sexualitaet homosexuell heterosexuell schwul lesbisch sexualidad \
+                lesbiana bisexual homosexuals gays lesbians schwule lesbe lesben \
+                bisexuell homosexuales lesbianas",
     },
     Attribute {
         name: "disability",
         words: "disability disabled behinderung behindert discapacidad discapacitado \
-                discapacitada",
+                discapacitada disabilities behinderungen behinderte behinderter \
+                discapacidades discapacitados discapacitadas",
     },
     Attribute {
         name: "age",
-        words: "age ages aged child children adult adults teenager elderly alter altersgruppe \
-                kinder erwachsen erwachsene senior senioren edad edades nino nina ninos ninas \
-                adulto adulta adultos anciano anciana",
+        words: "age ages aged child children adult adults teenager elderly alter \
+                altersgruppe kinder erwachsen erwachsene senior senioren edad edades \
+                nino nina ninos ninas adulto adulta adultos anciano anciana young youth \
+                kid kids baby babies toddler toddlers teen teens teenagers seniors jung \
+                jugendlich jugendliche altersgruppen altersklasse joven jovenes bebe \
+                bebes adolescente adolescentes",
     },
     Attribute {
         name: "sex",
-        words: "sex sexes gender genders male males female females man men woman women boy boys \
-                girl girls geschlecht mann manner maenner frau frauen mannlich maennlich \
-                weiblich junge madchen maedchen sexo genero hombre hombres mujer mujeres \
-                masculino femenino chico chica",
+        words: "sex sexes gender genders male males female females man men woman women \
+                boy boys girl girls geschlecht mann manner maenner frau frauen mannlich \
+                maennlich weiblich junge madchen maedchen sexo genero hombre hombres \
+                mujer mujeres masculino femenino chico chica lady ladies transgender \
+                geschlechter jungen jungs dame damen herr herren sexos generos masculina \
+                femenina chicos chicas varon varones senora senoras",
     },
 ];
 
 /// Returns the first word in a name that stands for an attribute of people, as the list
 /// spells it, and the name of the attribute. Compares whole words, without regard to case
-/// and diacritics. A word is a sequence of letters.
+/// and diacritics. A word is a sequence of letters, or a part of it that begins with an
+/// uppercase letter, as in `ageGroup`.
 pub(super) fn find(name: &str) -> Option<(&'static str, &'static str)> {
-    let folded = fold(name);
-    let mut words = folded.split(|c: char| !c.is_alphabetic());
-    words.find_map(|word| {
+    let plain: String = name.chars().filter_map(plain).collect();
+    let words = plain.split(|c: char| !c.is_alphabetic() && !is_mark(c));
+    words.flat_map(with_parts).find_map(|word| {
+        let word = fold(word);
         ATTRIBUTES.iter().find_map(|attribute| {
             let known = attribute.words().find(|known| *known == word)?;
             Some((known, attribute.name))
@@ -89,10 +111,109 @@ pub(super) fn find(name: &str) -> Option<(&'static str, &'static str)> {
     })
 }
 
-/// Returns a name in lowercase, without the diacritics of Latin letters.
-fn fold(name: &str) -> String {
-    let mut folded = String::with_capacity(name.len());
-    for c in name.chars().flat_map(char::to_lowercase) {
+/// Returns a word, and its parts that begin with an uppercase letter after a lowercase one.
+fn with_parts(word: &str) -> Vec<&str> {
+    let mut parts = vec![word];
+    let mut start = 0;
+    let mut is_after_lowercase = false;
+    for (index, c) in word.char_indices() {
+        if is_after_lowercase && c.is_uppercase() {
+            parts.push(&word[start..index]);
+            start = index;
+        }
+        is_after_lowercase = c.is_lowercase() || is_after_lowercase && is_mark(c);
+    }
+    parts.push(&word[start..]);
+    parts
+}
+
+/// Whether a character is a combining diacritical mark, which follows its letter.
+fn is_mark(c: char) -> bool {
+    matches!(c, '\u{300}'..='\u{36f}')
+}
+
+/// Returns the Latin letter that looks like a character, or the character itself. Returns `None`
+/// for a character that nobody sees.
+fn plain(c: char) -> Option<char> {
+    let code = u32::from(c);
+    // The alphabet from a first letter on.
+    let letter = |first: u32, a: char| char::from_u32(u32::from(a) + code - first);
+    match c {
+        '\u{ad}'
+        | '\u{61c}'
+        | '\u{200b}'..='\u{200f}'
+        | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{fe00}'..='\u{fe0f}'
+        | '\u{feff}'
+        | '\u{e0000}'..='\u{e01ef}' => None,
+        // Fullwidth letters, and letters in circles.
+        'Ａ'..='Ｚ' => letter(0xff21, 'A'),
+        'ａ'..='ｚ' => letter(0xff41, 'a'),
+        'Ⓐ'..='Ⓩ' => letter(0x24b6, 'A'),
+        'ⓐ'..='ⓩ' => letter(0x24d0, 'a'),
+        // Mathematical letters: an uppercase and a lowercase alphabet for each style.
+        '\u{1d400}'..='\u{1d6a3}' => {
+            let index = (code - 0x1d400) % 52;
+            let first = if index < 26 { 'A' } else { 'G' };
+            char::from_u32(u32::from(first) + index)
+        }
+        c => Some(look_alike(c)),
+    }
+}
+
+/// Returns the Latin letter that looks like a Greek, Cyrillic, or phonetic letter, or the
+/// character itself.
+fn look_alike(c: char) -> char {
+    match c {
+        'А' | 'Α' => 'A',
+        'а' | 'α' | 'ɑ' => 'a',
+        'В' | 'Β' => 'B',
+        'С' => 'C',
+        'с' | 'ϲ' => 'c',
+        'ԁ' => 'd',
+        'Е' | 'Ε' => 'E',
+        'е' | 'є' | 'ε' => 'e',
+        'ɡ' => 'g',
+        'Н' | 'Η' => 'H',
+        'һ' => 'h',
+        'І' | 'Ι' => 'I',
+        'і' | 'ι' | 'ı' | 'ɩ' => 'i',
+        'Ј' => 'J',
+        'ј' => 'j',
+        'К' | 'Κ' => 'K',
+        'к' | 'κ' => 'k',
+        'ӏ' | 'Ӏ' | 'ł' => 'l',
+        'М' | 'Μ' => 'M',
+        'м' => 'm',
+        'Ν' => 'N',
+        'п' | 'η' => 'n',
+        'О' | 'Ο' => 'O',
+        'о' | 'ο' | 'σ' => 'o',
+        'Р' | 'Ρ' => 'P',
+        'р' | 'ρ' => 'p',
+        'ԛ' => 'q',
+        'г' => 'r',
+        'Ѕ' => 'S',
+        'ѕ' | 'ſ' => 's',
+        'Т' | 'Τ' => 'T',
+        'т' | 'τ' => 't',
+        'υ' | 'ц' => 'u',
+        'ν' | 'ѵ' => 'v',
+        'ԝ' | 'ω' => 'w',
+        'Х' | 'Χ' => 'X',
+        'х' | 'χ' => 'x',
+        'У' | 'Υ' => 'Y',
+        'у' | 'γ' => 'y',
+        'Ζ' => 'Z',
+        c => c,
+    }
+}
+
+/// Returns a word in lowercase, without the diacritics of Latin letters.
+fn fold(word: &str) -> String {
+    let mut folded = String::with_capacity(word.len());
+    for c in word.chars().flat_map(char::to_lowercase) {
         match c {
             'à'..='å' | 'ā' | 'ă' | 'ą' => folded.push('a'),
             'ç' | 'ć' | 'č' => folded.push('c'),
@@ -103,8 +224,7 @@ fn fold(name: &str) -> String {
             'ù'..='ü' | 'ū' | 'ů' | 'ű' => folded.push('u'),
             'ý' | 'ÿ' => folded.push('y'),
             'ß' => folded.push_str("ss"),
-            // Combining diacritical marks, which follow the letter.
-            '\u{300}'..='\u{36f}' => {}
+            c if is_mark(c) => {}
             c => folded.push(c),
         }
     }
@@ -136,8 +256,32 @@ mod tests {
             ("niño-con-mascarilla", ("nino", "age")),
             ("Gefühl", ("gefuhl", "emotion")),
             ("sexual orientation", ("sexual", "sexual orientation")),
+            ("Disgust", ("disgust", "emotion")),
+            ("Nationalitäten", ("nationalitaten", "ethnicity")),
+            ("jóvenes", ("jovenes", "age")),
+            ("ageGroup", ("age", "age")),
+            ("isMale", ("male", "sex")),
+            ("maskAgeA\u{308}", ("age", "age")),
         ] {
             assert_eq!(find(name), Some(found), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn words_are_found_in_letters_that_look_alike() {
+        for name in [
+            "mаn",         // with a Cyrillic a
+            "ΜΑΝ",         // Greek
+            "ＭＡＮ",      // fullwidth
+            "ⓜⓐⓝ",         // in circles
+            "𝐦𝐚𝐧",         // bold
+            "𝓜𝓪𝓷",         // script
+            "m\u{200b}an", // with a space of no width
+            "m\u{ad}an",   // with a soft hyphen
+            "\u{202e}man", // with a change of direction
+            "ma\u{fe0f}n", // with a variation selector
+        ] {
+            assert_eq!(find(name), Some(("man", "sex")), "{name:?}");
         }
     }
 
@@ -166,6 +310,12 @@ mod tests {
             "con mascarilla",
             "Schutzmaske",
             "마스크",
+            "маска",
+            "без маски",
+            "μάσκα",
+            "withMask",
+            "IMAGE",
+            "imaGe",
             "A-1",
         ] {
             assert_eq!(find(name), None, "{name:?}");
@@ -206,9 +356,8 @@ mod tests {
         }
 
         #[test]
-        fn nothing_is_found_but_whole_words(name in "[a-zA-Zäéñ _0-9-]{0,24}") {
-            let lower = name.to_lowercase();
-            let lower = lower.replace('ä', "a").replace('é', "e").replace('ñ', "n");
+        fn nothing_is_found_but_whole_words(name in "[a-zäéñ _0-9-]{0,24}") {
+            let lower = name.replace('ä', "a").replace('é', "e").replace('ñ', "n");
             let is_letter = |c: char| c.is_ascii_lowercase();
             // All ways to cut the name into a word and what is around it.
             let has_word = all_words().iter().any(|word| {

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Instant, SystemTime};
 
 use jiff::Timestamp;
+use jiff::tz::{TimeZone, reset_system_time_zone_cache};
 
 use super::system;
 
@@ -96,6 +97,16 @@ pub(crate) fn shown_now() -> String {
 )]
 pub(crate) fn shown_seconds() -> Option<i64> {
     believable(SystemTime::now())
+}
+
+/// Finds the time zone of the device: the one in the environment variable `TZ`, or else the one
+/// of `/etc/localtime`. Returns an unknown time zone, which shows UTC, if there is none or if it
+/// cannot be read. This reads files, so that a change of the time zone takes effect at once.
+#[must_use]
+pub(crate) fn time_zone() -> TimeZone {
+    // jiff would otherwise use a time zone for five minutes.
+    reset_system_time_zone_cache();
+    TimeZone::system()
 }
 
 #[cfg(test)]

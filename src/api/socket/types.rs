@@ -270,6 +270,8 @@ pub struct LiveTimes {
     /// Whether the clock is synchronized with a time server. If not, only the quiet hours
     /// apply.
     pub clock_synchronized: bool,
+    /// Whether the device has a time zone. If not, only the quiet hours apply, in UTC.
+    pub time_zone_known: bool,
     /// Whether the LEDs show the decision.
     pub indicate: LiveWindow,
     /// Whether the door locks.

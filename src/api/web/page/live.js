@@ -184,7 +184,8 @@ class LiveView extends HTMLElement {
         const { on, next_change: next } = live.times[key];
         if (!on || next) figures.push([name, next ? t(on ? "live.onUntil" : "live.offUntil", { time: time(next, true) }) : t(on ? "live.on" : "live.off")]);
       }
-      if (!live.times.clock_synchronized) figures.push([t("live.times"), t("live.timesDoNotApply")]);
+      if (!live.times.time_zone_known) figures.push([t("live.times"), t("live.timesWithoutZone")]);
+      else if (!live.times.clock_synchronized) figures.push([t("live.times"), t("live.timesDoNotApply")]);
     }
     const retention = live.retention;
     if (retention?.labeled_ending) {

@@ -81,6 +81,7 @@ export default {
   "live.offUntil": "zurzeit ausgeschaltet, bis {time}",
   "live.times": "Zeiten",
   "live.timesDoNotApply": "gelten nicht, weil die Uhr nicht synchronisiert ist",
+  "live.timesWithoutZone": "gelten nicht, weil die Zeitzone des Geräts nicht bekannt ist",
   "live.deletion": "Löschung",
   "live.ending": { "one": "{number} zugeordnetes Gesichtsbild erreicht bald die Altersgrenze (capture.keep-days) und wird in {hours} h gelöscht", "other": "{number} zugeordnete Gesichtsbilder erreichen bald die Altersgrenze (capture.keep-days); das erste wird in {hours} h gelöscht" },
   "live.largeFiles": "Große Dateien",

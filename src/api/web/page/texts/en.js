@@ -81,6 +81,7 @@ export default {
   "live.offUntil": "off at this time until {time}",
   "live.times": "Times",
   "live.timesDoNotApply": "do not apply, because the clock is not synchronized",
+  "live.timesWithoutZone": "do not apply, because the time zone of the device is not known",
   "live.deletion": "Deletion",
   "live.ending": { "one": "{number} labeled face picture will reach the age limit (capture.keep-days); it is deleted in {hours} h", "other": "{number} labeled face pictures will reach the age limit (capture.keep-days); the first is deleted in {hours} h" },
   "live.largeFiles": "Large files",

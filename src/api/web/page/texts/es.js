@@ -81,6 +81,7 @@ export default {
   "live.offUntil": "inactivo hasta {time}",
   "live.times": "Horarios",
   "live.timesDoNotApply": "no se aplican, porque el reloj no está sincronizado",
+  "live.timesWithoutZone": "no se aplican, porque no se conoce la zona horaria del dispositivo",
   "live.deletion": "Borrado",
   "live.ending": { "one": "{number} foto etiquetada está por llegar al límite de antigüedad (capture.keep-days); se borra en {hours} h", "other": "{number} fotos etiquetadas están por llegar al límite de antigüedad (capture.keep-days); la primera se borra en {hours} h" },
   "live.largeFiles": "Archivos grandes",
