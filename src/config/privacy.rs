@@ -383,7 +383,8 @@ fn api(mode: Mode) -> &'static str {
         Mode::Count => "the published counts, the settings, and the state of the device",
         Mode::Door => {
             "the decision, the last events with their times, stored face pictures and their \
-             labels, the counts if they are turned on, the settings, which can turn capturing on, and the state of the device"
+             labels, the counts if they are turned on, the settings, which can turn capturing \
+             on, and the state of the device"
         }
     }
 }
