@@ -300,7 +300,7 @@ fn check_reports_every_problem_at_once() {
     // The defaults are not checked in place of a config that cannot be used.
     assert!(
         report.contains(
-            "not checked  models, source, pins, mqtt, events, page, sound: correct the config"
+            "not checked  models, source, pins, mqtt, events, page, sound, times: correct the config"
         ),
         "{report}"
     );
