@@ -150,14 +150,14 @@ impl LearningState {
             live.learning.note.clone_from(&in_use.note);
             live.learning.labels = in_use.head.labels().to_vec();
             live.capture = LiveCapture {
-                on: is_capturing && off_because.is_none(),
+                on: is_capturing,
                 pictures: capture.keep == Keep::Pictures,
-                off_because: off_because.as_ref().map(|_| NO_STATE.to_owned()),
-                off_code: off_because
-                    .as_ref()
-                    .map(|_| TextCode::new("state-unusable")),
                 ..LiveCapture::default()
             };
+            if off_because.is_some() {
+                let code = TextCode::new("state-unusable");
+                live.capture.cannot_store(NO_STATE.to_owned(), Some(code));
+            }
             live.learning.off_because.clone_from(&off_because);
         });
         let is_off = off_because.is_some();
