@@ -107,6 +107,10 @@ fn labels(config: &Config, samples: &Listing) -> Vec<String> {
     labels
 }
 
+fn page_text(page: Option<&str>) -> String {
+    page.map_or(String::new(), |page| format!("page        {page}\n"))
+}
+
 /// Says how many people are labeled so far, and how many help.
 fn progress_text(progress: &[ProgressRecord]) -> String {
     match progress_sentence(progress).as_str() {
@@ -157,9 +161,7 @@ fn daemon_text(status: &socket::Status) -> String {
         sample_counts(samples),
         counted(*new_labels, "new label"),
     );
-    if let Some(page) = page {
-        text += &format!("page        {page}\n");
-    }
+    text += &page_text(page.as_deref());
     text += &progress_text(progress);
     if let Some(passages) = passages_today {
         text += &format!("passages    {passages} today\n");

@@ -66,6 +66,21 @@ const CLOCK_INTERVAL: Duration = Duration::from_mins(1);
 /// not open.
 const NO_STATE: &str = "the state directory cannot be used";
 
+/// Returns the state of capturing at the start. `is_off` tells whether the state directory is not
+/// open.
+fn at_start(keep: Keep, is_capturing: bool, is_off: bool) -> LiveCapture {
+    let mut capture = LiveCapture {
+        on: is_capturing,
+        pictures: keep == Keep::Pictures,
+        ..LiveCapture::default()
+    };
+    if is_off {
+        let code = TextCode::new("state-unusable");
+        capture.cannot_store(NO_STATE.to_owned(), Some(code));
+    }
+    capture
+}
+
 /// A handle to the state directory before the threads start. The directory may not be open
 /// yet.
 pub(super) struct LearningState {
@@ -149,15 +164,7 @@ impl LearningState {
             live.learning.head = in_use.number;
             live.learning.note.clone_from(&in_use.note);
             live.learning.labels = in_use.head.labels().to_vec();
-            live.capture = LiveCapture {
-                on: is_capturing && off_because.is_none(),
-                pictures: capture.keep == Keep::Pictures,
-                off_because: off_because.as_ref().map(|_| NO_STATE.to_owned()),
-                off_code: off_because
-                    .as_ref()
-                    .map(|_| TextCode::new("state-unusable")),
-                ..LiveCapture::default()
-            };
+            live.capture = at_start(capture.keep, is_capturing, off_because.is_some());
             live.learning.off_because.clone_from(&off_because);
         });
         let is_off = off_because.is_some();
