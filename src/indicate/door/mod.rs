@@ -672,6 +672,25 @@ mod tests {
     }
 
     #[test]
+    fn it_locks_behind_the_person_who_left_although_a_mask_is_seen_outside() {
+        for opening in [hold(10_000), pulse(300)] {
+            let mut door = Scenario::new(opening);
+            door.decision = Decision::Mask;
+            door.readings.exit_button = Circuit::Closed;
+            assert_eq!(door.pass(200), EXIT);
+            door.readings.exit_button = Circuit::Open;
+            door.pass(45);
+            door.readings.contact = Circuit::Open;
+            door.pass(60);
+            door.readings.contact = Circuit::Closed;
+            door.pass(60);
+            assert_eq!(door.state.unlocked, None);
+            assert_eq!(door.pass(1300), None, "the decision may be older");
+            assert_eq!(door.pass(300), MASK, "somebody else is outside");
+        }
+    }
+
+    #[test]
     fn a_release_wins_over_a_fault_and_ends_in_the_normal_way() {
         let mut door = Scenario::new(pulse(500));
         door.decision = Decision::Fault;
