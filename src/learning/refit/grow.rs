@@ -17,9 +17,9 @@ const SEED: u64 = 42;
 /// of a new class.
 pub(super) const NEW_CLASS_MARGIN: f32 = 2.0;
 
-/// Adds classes to a head. The rows of known labels are kept. The row of a new
-/// label is the mean of all rows, and the bias of a new label is 2 below the mean bias. The logit
-/// of a new label is therefore never the largest before the head is trained.
+/// Adds classes to a head. The rows of known labels are kept. The row of a new label is the mean of
+/// all rows, and the bias of a new label is 2 below the mean bias. The logit of a new label is
+/// therefore never the largest before the head is trained.
 ///
 /// For each new label, the hidden layer gets 16 units with small random weights. No row of the
 /// output layer uses them yet. The known units were trained to tell the known classes apart, and
