@@ -17,7 +17,7 @@ use crate::camera::{Camera, SourceError, Spec, webcam};
 use crate::config::{Config, Webhook};
 use crate::daemon;
 use crate::decision::decide::{Decision, VerdictPolicy};
-use crate::events::WebhookError;
+use crate::events::{ExecError, WebhookError};
 use crate::indicate::pins;
 use crate::learning::heads::Heads;
 use crate::learning::{self, LearningError, open_replay};
@@ -373,16 +373,14 @@ fn check_events(config: &Config, is_of_service: bool, report: &mut Report) {
         }
     }
     for exec in &config.events.exec {
-        if is_of_service && exec.user.is_some() {
-            let sentence = format!(
-                "{}: the program cannot run as another user, because the service does not run as \
-                 root: remove the key user",
-                exec.name
-            );
-            report.bad("events", &Failure::new(Failure::CONFIG, sentence));
-            continue;
-        }
-        match exec.options().check() {
+        let checked = match &exec.user {
+            // The service does not run as root, unlike most people who run this command.
+            Some(user) if is_of_service && user != service::NAME => {
+                Err(ExecError::NotRoot { user: user.clone() })
+            }
+            _ => exec.options().check(),
+        };
+        match checked {
             Ok(()) => report.good("events", &format!("{} can be started", exec.name)),
             Err(error) => {
                 let sentence = format!("{}: the program {error}", exec.name);

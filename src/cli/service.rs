@@ -13,7 +13,7 @@ use crate::platform::files;
 use crate::platform::programs::{self, ProgramError};
 
 /// The name of the service, and of its user.
-const NAME: &str = "maskd";
+pub(super) const NAME: &str = "maskd";
 /// The folders in which the unit can be installed.
 const UNIT_FOLDERS: [&str; 3] = [
     "/etc/systemd/system",
